@@ -1,0 +1,379 @@
+//! What the operator asked for, once it has been checked.
+//!
+//! Every value here is usable as it stands: names are resolved to ids, defaults are filled in,
+//! nothing is an `Option` that means "use the default". What can only be judged with the
+//! certificates in hand is checked later, by `generation`, which reports against the same
+//! [`Place`]s.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+
+use crate::addr::HostPattern;
+
+use super::problem::{Place, Sources};
+
+/// A whole configuration directory.
+#[derive(Debug)]
+pub struct Config {
+    /// The files it was read from, for drawing problems that are found later.
+    pub sources: Sources,
+    /// Process-wide settings.
+    pub gateway: Gateway,
+    /// The admin listener, if there is one.
+    pub admin: Option<Admin>,
+    /// Certificates, indexed by [`CertificateId`].
+    pub certificates: Vec<Certificate>,
+    /// Upstreams, indexed by [`UpstreamId`].
+    pub upstreams: Vec<Upstream>,
+    /// Profiles, in the order of their names.
+    pub profiles: Vec<Profile>,
+}
+
+/// `[gateway]`.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Number of data workers, one thread each; at least 1. Default: one per core.
+    pub workers: usize,
+    /// Where access-log lines go.
+    pub access_log: AccessLog,
+    /// How long a drain may take from the first TERM until what is left is cut. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// Where access-log lines go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output, the container convention.
+    Stdout,
+    /// A file, opened for appending.
+    File(PathBuf),
+}
+
+/// `[admin]`: metrics and health. Absent means no admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where `listen` is written.
+    pub place: Place,
+    /// Plain HTTP address. A loopback address, unless `expose` says otherwise.
+    pub listen: SocketAddr,
+}
+
+/// Index into [`Config::certificates`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CertificateId(pub usize);
+
+/// Index into [`Config::upstreams`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct UpstreamId(pub usize);
+
+/// `[certificate.NAME]`: one identity, as one or more chain-and-key pairs (say RSA and ECDSA).
+#[derive(Debug)]
+pub struct Certificate {
+    /// `NAME`.
+    pub name: String,
+    /// Where the table is.
+    pub place: Place,
+    /// At least one pair.
+    pub pairs: Vec<CertificatePair>,
+}
+
+/// A PEM certificate chain and its private key.
+#[derive(Debug)]
+pub struct CertificatePair {
+    /// Leaf first, then intermediates. Absolute, or relative to the working directory.
+    pub chain: PathBuf,
+    /// Where `chain` is written.
+    pub chain_place: Place,
+    /// PKCS#8, PKCS#1 or SEC1, unencrypted.
+    pub key: PathBuf,
+    /// Where `key` is written.
+    pub key_place: Place,
+}
+
+/// `[upstream.NAME]`.
+#[derive(Debug)]
+pub struct Upstream {
+    /// `NAME`.
+    pub name: String,
+    /// Where the table is.
+    pub place: Place,
+    /// In order of preference, at least one; the next is used while the one before cannot be
+    /// connected to.
+    pub endpoints: Vec<Endpoint>,
+    /// How the endpoints' certificates are verified. Ignored for `http` endpoints.
+    pub verify: Verify,
+    /// Name sent as SNI and looked for in the certificate; `None`: the endpoint's own host.
+    pub server_name: Option<String>,
+    /// From the first SYN to the end of the TLS handshake, per endpoint. Default 5 s.
+    pub connect_timeout: Duration,
+    /// From the last byte of the request head to the first byte of the answer; bytes of a request
+    /// body that is still being sent restart it. Default 60 s.
+    pub first_byte_timeout: Duration,
+    /// Longest silence inside an answer's body. Default 5 min.
+    pub idle_timeout: Duration,
+    /// How long an unused connection is kept. Default 30 s. A shorter `Keep-Alive: timeout` from
+    /// the upstream wins.
+    pub keep_alive: Duration,
+    /// Idle connections kept per worker and endpoint. Default 64; 0 turns keep-alive off.
+    pub max_idle: usize,
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is written.
+    pub place: Place,
+    /// TLS (`https://`) or not (`http://`).
+    pub tls: bool,
+    /// Name or IP address (IPv6 without brackets), lower case.
+    pub host: String,
+    /// Port; 443 or 80 when the URL has none.
+    pub port: u16,
+}
+
+/// How an upstream's certificate is verified.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verify {
+    /// Against the system's roots, name included.
+    System,
+    /// Against the roots in this PEM file only, name included.
+    Ca {
+        /// The file. Absolute, or relative to the working directory.
+        file: PathBuf,
+        /// Where it is written.
+        place: Place,
+    },
+    /// The leaf's public key must hash to one of these (SHA-256 of the SubjectPublicKeyInfo, as in
+    /// RFC 7469); name, chain and dates are not looked at.
+    Pin(Vec<[u8; 32]>),
+    /// Not at all: anyone on the path can read and change the traffic. Said loudly wherever the
+    /// configuration is shown.
+    None {
+        /// Where it is written.
+        place: Place,
+    },
+}
+
+/// `[profile.NAME]`: a side of the gateway, with its listeners and routes.
+#[derive(Debug)]
+pub struct Profile {
+    /// `NAME`.
+    pub name: String,
+    /// Where the table is.
+    pub place: Place,
+    /// Hosts this profile answers for. Empty: any. Others get 421.
+    pub hosts: Vec<(HostPattern, Place)>,
+    /// Certificates its TLS listeners choose from by SNI. The first is the default, for clients
+    /// that send no SNI.
+    pub certificates: Vec<CertificateId>,
+    /// What a client gets whose SNI no certificate covers.
+    pub unknown_sni: UnknownSni,
+    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Fields set on every answer of an upstream, unless the route says otherwise.
+    pub response_headers: Vec<ResponseHeader>,
+    /// Longest request body of routes that say nothing, in bytes. Default 10 MiB.
+    pub max_body: u64,
+    /// Limits on what a client may do.
+    pub limits: Limits,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
+    /// At least one.
+    pub listeners: Vec<Listener>,
+    /// In the order of the file. At least one.
+    pub routes: Vec<Route>,
+}
+
+/// What a client gets whose SNI no certificate of the profile covers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnknownSni {
+    /// The default certificate; the client decides whether it likes it.
+    Default,
+    /// The alert `unrecognized_name` (RFC 6066 section 3), and no certificate.
+    Refuse,
+}
+
+/// Limits on what a client may do.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Fields in a request head. Default 100, 1 to 256.
+    pub header_count: usize,
+    /// Bytes of a request head, request line included. Default 32 KiB, 1 KiB to 64 KiB.
+    pub header_size: usize,
+    /// Open connections per listener. Default 20,000.
+    pub connections: usize,
+    /// Open connections per client address (IPv6: per /64) and listener. Default 2,000: a whole
+    /// call centre may sit behind one address.
+    pub connections_per_client: usize,
+    /// Concurrent HTTP/2 streams per connection. Default 128.
+    pub streams: u32,
+}
+
+/// How long a client may take.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From accept to the end of the TLS handshake. Default 10 s.
+    pub handshake: Duration,
+    /// From the first byte of a request head to its last. Default 15 s.
+    pub header: Duration,
+    /// Between requests on one connection. Default 75 s.
+    pub keep_alive: Duration,
+    /// Longest silence while a body is awaited from or taken by the client. Default 30 s.
+    pub body_idle: Duration,
+    /// Bytes per second a client must send or take on average, over the time the gateway waits for
+    /// it. Looked at from `body_idle`'s third on. Default 200; 0 turns it off.
+    pub min_rate: u64,
+    /// Longest silence in a WebSocket, both directions together. Default 2 min: longer than any
+    /// Engine.IO heartbeat.
+    pub tunnel_idle: Duration,
+}
+
+/// `[[profile.NAME.listener]]`.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where `listen` is written.
+    pub place: Place,
+    /// Address to bind. Port 0 is refused, except by tests.
+    pub listen: SocketAddr,
+    /// What it serves.
+    pub serve: Serve,
+    /// Whether HTTP/2 is offered by ALPN. Default true.
+    pub http2: bool,
+    /// Certificates asked of clients.
+    pub client_certificates: ClientCertificates,
+}
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Serve {
+    /// The profile's routes, over TLS.
+    Routes,
+    /// Over TLS, only the routes to this upstream, written as that upstream sees them: with their
+    /// `strip-prefix` already taken off.
+    Component(UpstreamId),
+    /// Plain HTTP: every request is redirected to the same URL under `https`, on this port if it
+    /// is not 443.
+    RedirectToHttps {
+        /// The port named in the redirect.
+        port: u16,
+    },
+}
+
+/// Certificates asked of clients.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ClientCertificates {
+    /// None.
+    Off,
+    /// Asked for; a client without one is served, one with a bad one is not.
+    Optional {
+        /// PEM file with the CAs they must come from.
+        ca: PathBuf,
+        /// Where it is written.
+        place: Place,
+    },
+    /// Demanded.
+    Required {
+        /// PEM file with the CAs they must come from.
+        ca: PathBuf,
+        /// Where it is written.
+        place: Place,
+    },
+}
+
+/// `[[profile.NAME.route]]`.
+#[derive(Debug)]
+pub struct Route {
+    /// Where `path` is written.
+    pub place: Place,
+    /// Name in logs and metrics. Default: the path. Unique within the profile together with the
+    /// methods.
+    pub name: String,
+    /// Which paths.
+    pub path: PathPattern,
+    /// Which methods; empty: any but CONNECT and TRACE. HEAD goes with GET.
+    pub methods: Vec<Method>,
+    /// What is done.
+    pub action: Action,
+    /// Longest request body, in bytes.
+    pub max_body: u64,
+    /// Whether WebSocket upgrades are carried. Default true for upstream routes.
+    pub websocket: bool,
+    /// Whether an idempotent request without body may be sent a second time when a kept
+    /// connection turns out to have been closed by the upstream. Default true. A Socket.IO poll
+    /// never is.
+    pub retry: bool,
+    /// Whether `%2F` and `%5C` may stand in the path. Default false: they are where a proxy and a
+    /// component disagree about what a path names.
+    pub allow_encoded_slash: bool,
+    /// The request is served, but log and metric say that without this route it would have been
+    /// denied.
+    pub report_only: bool,
+    /// First-byte limit for this route; the upstream's own by default.
+    pub first_byte_timeout: Option<Duration>,
+    /// Fields set on or removed from the upstream's answer: the profile's, overridden by the
+    /// route's own and by `framed-by`.
+    pub response_headers: Vec<ResponseHeader>,
+}
+
+/// Which paths a route takes, compared after percent-decoding.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PathPattern {
+    /// `/ccm/webhook`: this path and no other.
+    Exact(String),
+    /// `/socket.io/`: it ends in `/` and takes everything below. The path without the slash is
+    /// redirected to it.
+    Subtree(String),
+}
+
+impl PathPattern {
+    /// The pattern as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(path) | Self::Subtree(path) => path,
+        }
+    }
+}
+
+/// What a route does with a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Passes it on.
+    Proxy {
+        /// To whom.
+        upstream: UpstreamId,
+        /// Taken off the front of the path; starts with `/`, does not end in one, is a prefix of
+        /// the route's path.
+        strip_prefix: Option<String>,
+    },
+    /// Sends the client elsewhere.
+    Redirect {
+        /// Path or URL, put into `Location` as it is; the query is not carried over.
+        to: String,
+        /// 301, 302, 303, 307 or 308. Default 302.
+        status: u16,
+    },
+    /// Answers 403.
+    Deny,
+}
+
+/// A field set on, or taken from, an upstream's answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ResponseHeader {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value; `None` removes the field.
+    pub value: Option<HeaderValue>,
+}
+
+/// Whether `listen` can only be reached from this host.
+#[must_use]
+pub fn is_loopback(listen: IpAddr) -> bool {
+    listen.to_canonical().is_loopback()
+}

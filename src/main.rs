@@ -1,0 +1,5 @@
+//! The `app-gateway` program.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
