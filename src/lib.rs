@@ -9,3 +9,6 @@ pub mod units;
 
 // What the operator asked for.
 pub mod config;
+
+// How bytes move.
+pub mod message;

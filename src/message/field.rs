@@ -1,0 +1,202 @@
+//! Fields of a message head, as ranges into the bytes they came in.
+
+use bytes::Bytes;
+
+/// A field the gateway itself acts on; all others are [`Known::Other`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Known {
+    /// `Host`.
+    Host,
+    /// `Content-Length`.
+    ContentLength,
+    /// `Transfer-Encoding`.
+    TransferEncoding,
+    /// `Connection`.
+    Connection,
+    /// `Keep-Alive`: hop-by-hop.
+    KeepAlive,
+    /// `Proxy-Connection`, `Proxy-Authorization`: meant for a proxy, not for a component.
+    Proxy,
+    /// `TE`: hop-by-hop.
+    Te,
+    /// `Trailer`.
+    Trailer,
+    /// `Upgrade`: hop-by-hop.
+    Upgrade,
+    /// `Expect`.
+    Expect,
+    /// `X-Forwarded-For`.
+    ForwardedFor,
+    /// `X-Forwarded-Proto`.
+    ForwardedProto,
+    /// `X-Forwarded-Host`.
+    ForwardedHost,
+    /// `X-Forwarded-Port`.
+    ForwardedPort,
+    /// Others that tell where a request came from, and spellings with `_` that a component may
+    /// read as one of these: never passed on, not even for a trusted proxy.
+    ForwardedOther,
+    /// `X-Request-Id`.
+    RequestId,
+    /// `Sec-WebSocket-Key`.
+    WebSocketKey,
+    /// `Sec-WebSocket-Accept`.
+    WebSocketAccept,
+    /// `User-Agent`.
+    UserAgent,
+    /// Anything else.
+    Other,
+}
+
+impl Known {
+    /// Classifies a field name, in any case.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            2 if is("te") => Self::Te,
+            4 if is("host") => Self::Host,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::Trailer,
+            9 if is("forwarded") || like(name, b"x-real-ip") => Self::ForwardedOther,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::KeepAlive,
+            10 if is("user-agent") => Self::UserAgent,
+            12 if is("x-request-id") => Self::RequestId,
+            12 if like(name, b"x-request-id") => Self::ForwardedOther,
+            14 if is("content-length") => Self::ContentLength,
+            14 if like(name, b"x-original-uri") => Self::ForwardedOther,
+            15 if is("x-forwarded-for") => Self::ForwardedFor,
+            16 if is("x-forwarded-host") => Self::ForwardedHost,
+            16 if is("x-forwarded-port") => Self::ForwardedPort,
+            16 if is("proxy-connection") => Self::Proxy,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            17 if is("x-forwarded-proto") => Self::ForwardedProto,
+            17 if is("sec-websocket-key") => Self::WebSocketKey,
+            19 if is("proxy-authorization") => Self::Proxy,
+            20 if is("sec-websocket-accept") => Self::WebSocketAccept,
+            len if len > 12 && like(&name[..12], b"x-forwarded-") => Self::ForwardedOther,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Equal but for case, with `_` read as `-`: CGI and its heirs make the two indistinguishable.
+fn like(name: &[u8], known: &[u8]) -> bool {
+    name.len() == known.len()
+        && name.iter().zip(known).all(|(a, b)| {
+            let a = if *a == b'_' { b'-' } else { a.to_ascii_lowercase() };
+            a == *b
+        })
+}
+
+/// One field: where its name and value stand in the head.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// What it is.
+    pub known: Known,
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+/// The fields of one head, in the order they came.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    bytes: Bytes,
+    list: Vec<Field>,
+}
+
+impl Fields {
+    /// Takes over `bytes`, with no field yet.
+    #[must_use]
+    pub fn new(bytes: Bytes, capacity: usize) -> Self {
+        Self { bytes, list: Vec::with_capacity(capacity) }
+    }
+
+    /// Adds the field whose name and value stand at these byte ranges.
+    pub fn push(&mut self, name: (usize, usize), value: (usize, usize)) {
+        let known = Known::of(self.bytes.get(name.0..name.1).unwrap_or_default());
+        // A head is at most 64 KiB, so its offsets fit.
+        #[expect(clippy::cast_possible_truncation, reason = "bounded by the size of a head")]
+        let range = |(start, end): (usize, usize)| (start as u32, end as u32);
+        self.list.push(Field { known, name: range(name), value: range(value) });
+    }
+
+    /// All fields.
+    pub fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.list.iter().map(|f| (f.known, self.slice(f.name), self.slice(f.value)))
+    }
+
+    /// Values of the fields classified as `known`.
+    pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.list.iter().filter(move |f| f.known == known).map(|f| self.slice(f.value))
+    }
+
+    /// Value of the first field classified as `known`.
+    #[must_use]
+    pub fn first(&self, known: Known) -> Option<&[u8]> {
+        self.all(known).next()
+    }
+
+    /// Value of the first field called `name`, in any case.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(_, n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, _, v)| v)
+    }
+
+    /// Number of fields.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The bytes the ranges point into.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    fn slice(&self, (start, end): (u32, u32)) -> &[u8] {
+        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+    }
+}
+
+/// The comma-separated tokens of all values, trimmed, empty ones left out.
+pub fn tokens<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
+    values.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).filter(|t| !t.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_names_in_any_case() {
+        assert_eq!(Known::of(b"HOST"), Known::Host);
+        assert_eq!(Known::of(b"Transfer-Encoding"), Known::TransferEncoding);
+        assert_eq!(Known::of(b"Transfer_Encoding"), Known::Other);
+        assert_eq!(Known::of(b"accept"), Known::Other);
+        assert_eq!(Known::of(b""), Known::Other);
+    }
+
+    #[test]
+    fn spellings_that_a_component_may_confuse_are_not_passed_on() {
+        for name in ["X_Forwarded_For", "x-forwarded_host", "X-Forwarded-Server", "X_Real_IP", "Forwarded", "X_Request_ID"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::ForwardedOther, "{name}");
+        }
+    }
+
+    #[test]
+    fn splits_token_lists() {
+        let values: [&[u8]; 2] = [b"close, x-a ,,", b" Upgrade"];
+        let found: Vec<_> = tokens(values.into_iter()).collect();
+        assert_eq!(found, [&b"close"[..], b"x-a", b"Upgrade"]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Heads as they are passed on: hop-by-hop fields gone, ours added.
+//!
+//! The field lists are written straight into the outgoing bytes; nothing is removed from a map.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, HeaderValue};
+
+use super::body::Framing;
+use super::field::{Fields, Known, tokens};
+use super::request::RequestHead;
+use super::response::ResponseHead;
+use super::{host, path};
+
+/// What an upstream is told about where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The client is a proxy whose own `X-Forwarded-*` are believed.
+    pub trusted: bool,
+    /// Taken off the front of the path.
+    pub strip_prefix: Option<&'a str>,
+    /// Id of the request.
+    pub request_id: &'a str,
+}
+
+/// Writes the head of `head` as the upstream gets it, down to the empty line.
+///
+/// `websocket_key` is sent for WebSockets that came over HTTP/2, which carry none.
+pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>, websocket_key: Option<&str>) {
+    out.extend_from_slice(if head.upgrade { "GET" } else { head.method.as_str() }.as_bytes());
+    out.push(b' ');
+    let stripped = origin.strip_prefix.map(|prefix| stripped(&head.target, prefix.len()));
+    match stripped {
+        Some(target) => {
+            if target.first() != Some(&b'/') {
+                out.push(b'/');
+            }
+            out.extend_from_slice(target);
+        }
+        None => out.extend_from_slice(&head.target),
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    field(out, "Host", &head.host);
+    let named = Nominated::of(&head.fields);
+    for (known, name, value) in head.fields.iter() {
+        let passed = match known {
+            Known::Other | Known::UserAgent | Known::WebSocketKey | Known::WebSocketAccept => {
+                !named.contains(name)
+            }
+            Known::Trailer => head.framing == Framing::Chunked,
+            _ => false,
+        };
+        if passed {
+            raw_field(out, name, value);
+        }
+    }
+    write_origin(out, head, origin);
+    match head.framing {
+        Framing::Length(length) => number_field(out, "Content-Length", length),
+        Framing::Chunked => field(out, "Transfer-Encoding", b"chunked"),
+        // A length of nothing is said where a length is expected (RFC 9110 section 8.6).
+        Framing::None if head.fields.first(Known::ContentLength).is_some() => {
+            number_field(out, "Content-Length", 0);
+        }
+        Framing::None | Framing::Close => {}
+    }
+    if head.expects_continue {
+        field(out, "Expect", b"100-continue");
+    }
+    if head.upgrade {
+        field(out, "Connection", b"Upgrade");
+        field(out, "Upgrade", b"websocket");
+    }
+    if let Some(key) = websocket_key {
+        field(out, "Sec-WebSocket-Key", key.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
+    let believed = |known| if origin.trusted { head.fields.first(known) } else { None };
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    if origin.trusted {
+        for value in head.fields.all(Known::ForwardedFor) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+    }
+    write_ip(out, origin.client);
+    out.extend_from_slice(b"\r\n");
+    field(out, "X-Forwarded-Proto", believed(Known::ForwardedProto).unwrap_or(b"https"));
+    let host = believed(Known::ForwardedHost).unwrap_or(&head.host);
+    if !host.is_empty() {
+        field(out, "X-Forwarded-Host", host);
+    }
+    // The port the client used, not the one we listen on: a firewall may map 443 to 8443.
+    match believed(Known::ForwardedPort) {
+        Some(port) => field(out, "X-Forwarded-Port", port),
+        None => number_field(out, "X-Forwarded-Port", host::parse(&head.host).and_then(|h| h.port).unwrap_or(443).into()),
+    }
+    if let Some(prefix) = origin.strip_prefix {
+        field(out, "X-Forwarded-Prefix", prefix.as_bytes());
+        field(out, "X-Original-URI", &head.target);
+    }
+    field(out, "X-Request-Id", origin.request_id.as_bytes());
+}
+
+/// The raw target without the part that decodes to the first `prefix` bytes of its path.
+fn stripped(target: &[u8], prefix: usize) -> &[u8] {
+    let mut at = 0;
+    for _ in 0..prefix {
+        at += if target.get(at) == Some(&b'%') { 3 } else { 1 };
+    }
+    target.get(at..).unwrap_or_default()
+}
+
+/// Changes to an upstream's answer, in the form they are applied in.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    gone: Vec<HeaderName>,
+    set: Vec<(HeaderName, HeaderValue)>,
+    block: Vec<u8>,
+}
+
+impl Edits {
+    /// Prepares a list of fields to set (`Some`) or to remove (`None`).
+    pub fn new(changes: impl Iterator<Item = (HeaderName, Option<HeaderValue>)>) -> Self {
+        let mut edits = Self::default();
+        for (name, value) in changes {
+            if let Some(value) = value {
+                raw_field(&mut edits.block, name.as_str().as_bytes(), value.as_bytes());
+                edits.set.push((name.clone(), value));
+            }
+            edits.gone.push(name);
+        }
+        edits
+    }
+
+    /// The fields that are set.
+    #[must_use]
+    pub fn set(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.set
+    }
+
+    /// Names whose upstream value is dropped, those that are set included.
+    #[must_use]
+    pub fn dropped(&self) -> &[HeaderName] {
+        &self.gone
+    }
+
+    fn drops(&self, name: &[u8]) -> bool {
+        self.gone.iter().any(|gone| name.eq_ignore_ascii_case(gone.as_str().as_bytes()))
+    }
+}
+
+/// The end-to-end fields of an answer, edits applied; framing and `Connection` are the caller's.
+pub fn passed_fields<'a>(
+    head: &'a ResponseHead,
+    edits: &'a Edits,
+) -> impl Iterator<Item = (Known, &'a [u8], &'a [u8])> {
+    let named = Nominated::of(&head.fields);
+    head.fields.iter().filter(move |(known, name, _)| match known {
+        Known::Other | Known::UserAgent | Known::WebSocketKey | Known::WebSocketAccept => {
+            !named.contains(name) && !edits.drops(name)
+        }
+        Known::Trailer => head.framing == Framing::Chunked,
+        _ => false,
+    })
+}
+
+/// How the body of an answer is framed for an HTTP/1 client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sent {
+    /// As a length, possibly that of a body that is not sent (HEAD, 304).
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// Until the connection closes (HTTP/1.0).
+    Close,
+    /// No body and nothing said about one (1xx, 204).
+    Nothing,
+}
+
+/// Writes an answer's head for an HTTP/1 client, down to the empty line.
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, edits: &Edits, sent: Sent, tail: &[u8]) {
+    status_line(out, head.status, head.phrase());
+    for (_, name, value) in passed_fields(head, edits) {
+        raw_field(out, name, value);
+    }
+    out.extend_from_slice(&edits.block);
+    match sent {
+        Sent::Length(length) => number_field(out, "Content-Length", length),
+        Sent::Chunked => field(out, "Transfer-Encoding", b"chunked"),
+        Sent::Close | Sent::Nothing => {}
+    }
+    out.extend_from_slice(tail);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes `HTTP/1.1 CODE phrase`.
+pub fn status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(phrase);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes `name: value`. Neither may hold CR or LF; parsed heads and checked types never do.
+pub fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    raw_field(out, name.as_bytes(), value);
+}
+
+/// Writes `name: number`.
+pub fn number_field(out: &mut Vec<u8>, name: &str, value: u64) {
+    raw_field(out, name.as_bytes(), itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    use std::io::Write as _;
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{ip}");
+}
+
+/// Names that `Connection` declares to be for this hop only.
+struct Nominated<'a>(Vec<&'a [u8]>);
+
+impl<'a> Nominated<'a> {
+    fn of(fields: &'a Fields) -> Self {
+        let plain = |t: &&[u8]| {
+            !t.eq_ignore_ascii_case(b"close")
+                && !t.eq_ignore_ascii_case(b"keep-alive")
+                && !t.eq_ignore_ascii_case(b"upgrade")
+        };
+        Self(tokens(fields.all(Known::Connection)).filter(plain).collect())
+    }
+
+    fn contains(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|named| named.eq_ignore_ascii_case(name))
+    }
+}
+
+/// The path part of a stripped target, for showing.
+#[must_use]
+pub fn stripped_target(target: &[u8], prefix: Option<&str>) -> Vec<u8> {
+    let Some(prefix) = prefix else { return target.to_vec() };
+    let rest = stripped(target, prefix.len());
+    if path::raw(rest).first() == Some(&b'/') { rest.to_vec() } else { [b"/", rest].concat() }
+}
+
+#[cfg(test)]
+mod tests;

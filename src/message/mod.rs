@@ -1,0 +1,24 @@
+//! HTTP messages: reading heads, deciding where bodies end, writing what is passed on.
+//!
+//! HTTP/1.1 is parsed here, on httparse, for both sides of the gateway; HTTP/2 requests are turned
+//! into the same [`RequestHead`]. What is ambiguous is refused, never repaired: a repaired message
+//! is read one way by us and another way by the next hop, which is how requests are smuggled.
+//!
+//! Never: opens a socket, knows a route or an upstream.
+
+pub mod body;
+pub mod field;
+pub mod forward;
+pub mod host;
+pub mod path;
+pub mod query;
+pub mod reason;
+pub mod request;
+pub mod response;
+pub mod scan;
+
+pub use body::{BadBody, BodyDecoder, Framing, Step};
+pub use field::{Field, Fields, Known};
+pub use reason::Reason;
+pub use request::{RequestHead, Version};
+pub use response::ResponseHead;

@@ -1,0 +1,149 @@
+//! The closed list of words for why a request did not get its upstream's answer.
+
+use http::StatusCode;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $word:literal, $status:literal;)+) => {
+        /// Why the gateway answered itself, or why an exchange ended early.
+        ///
+        /// The word is the same in the `gateway-reason` field, the access log and the metrics.
+        /// Dashboards depend on it: adding one is a feature, changing one is a breaking change.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// All of them, for metrics and documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable word.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// Status code of a reply with this reason; for ends without a reply, the one logged.
+            #[must_use]
+            pub const fn code(self) -> u16 {
+                match self { $(Self::$variant => $status,)+ }
+            }
+
+            /// What it means, one sentence.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request head is not HTTP/1.1 as RFC 9112 writes it.
+    BadRequest => "bad_request", 400;
+    /// A line of the request head ends in LF without CR.
+    BareLf => "bare_lf", 400;
+    /// More than one statement of where the body ends, or one that is not exactly a number or `chunked`.
+    AmbiguousFraming => "ambiguous_framing", 400;
+    /// A chunk of the request body is malformed.
+    BadChunk => "bad_chunk", 400;
+    /// `Host` is missing, repeated, malformed, or disagrees with the request target.
+    BadHost => "bad_host", 400;
+    /// The path can be read in two ways: dot segments, encoded slashes, backslashes or control bytes.
+    AmbiguousPath => "ambiguous_path", 400;
+    /// The request target is neither a path nor a URL.
+    BadTarget => "bad_target", 400;
+    /// An upgrade request is malformed.
+    BadUpgrade => "bad_upgrade", 400;
+    /// `Connection` names a field that must not be removed.
+    BadConnection => "bad_connection_field", 400;
+    /// A plain HTTP request came to a TLS port.
+    PlainHttp => "plain_http_on_tls_port", 400;
+    /// The route denies it.
+    RouteDenied => "route_denied", 403;
+    /// The route does not carry WebSockets.
+    WebSocketDenied => "websocket_not_allowed", 403;
+    /// No route takes this path.
+    NoRoute => "no_route", 404;
+    /// The route does not take this method.
+    MethodNotAllowed => "method_not_allowed", 405;
+    /// The request head took too long.
+    HeaderTimeout => "header_timeout", 408;
+    /// The request body stalled or came too slowly.
+    BodyTooSlow => "body_too_slow", 408;
+    /// The request body is larger than the route allows.
+    BodyTooLarge => "body_too_large", 413;
+    /// `Expect` asks for something other than `100-continue`.
+    BadExpect => "expectation_failed", 417;
+    /// This host is not served here.
+    UnknownHost => "unknown_host", 421;
+    /// The request head is larger than allowed, or has more fields.
+    HeaderTooLarge => "header_too_large", 431;
+    /// The HTTP version is not 1.0, 1.1 or 2.
+    BadVersion => "http_version", 505;
+    /// No endpoint of the upstream could be connected to.
+    UpstreamConnect => "upstream_connect_failed", 502;
+    /// Connecting to the upstream took too long.
+    UpstreamConnectTimeout => "upstream_connect_timeout", 504;
+    /// The upstream's certificate was not accepted.
+    UpstreamTls => "upstream_tls_failed", 502;
+    /// The upstream's name could not be resolved.
+    UpstreamUnresolved => "upstream_unresolved", 502;
+    /// The upstream closed the connection before it answered.
+    UpstreamClosed => "upstream_closed", 502;
+    /// The upstream's answer is not HTTP/1.1, is ambiguous, or is one nobody asked for.
+    UpstreamBadAnswer => "upstream_bad_answer", 502;
+    /// The upstream did not start its answer in time.
+    UpstreamFirstByteTimeout => "upstream_first_byte_timeout", 504;
+    /// The upstream's answer stalled.
+    UpstreamStalled => "upstream_stalled", 504;
+    /// The upstream's answer ended before its stated end.
+    UpstreamCut => "upstream_cut", 502;
+    /// The gateway is out of file descriptors.
+    NoDescriptors => "out_of_descriptors", 503;
+    /// The gateway is shutting down.
+    Draining => "draining", 503;
+    /// Too many open connections on the listener.
+    TooManyConnections => "too_many_connections", 503;
+    /// Too many open connections from this client.
+    TooManyFromClient => "too_many_connections_from_client", 503;
+    /// The client went away first.
+    ClientGone => "client_gone", 499;
+    /// The client took the answer too slowly.
+    ClientTooSlow => "client_too_slow", 499;
+    /// The TLS handshake failed.
+    TlsHandshake => "tls_handshake_failed", 0;
+    /// The TLS handshake took too long.
+    HandshakeTimeout => "tls_handshake_timeout", 0;
+    /// A tunnel was silent for too long.
+    TunnelIdle => "tunnel_idle", 0;
+    /// A fault in the gateway itself.
+    Internal => "internal", 500;
+}
+
+impl Reason {
+    /// The status of a reply with this reason.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.code()).unwrap_or(StatusCode::BAD_GATEWAY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_plain() {
+        let mut words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        assert!(words.iter().all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn every_reason_has_a_sentence() {
+        assert!(Reason::ALL.iter().all(|reason| reason.sentence().ends_with('.')));
+    }
+}

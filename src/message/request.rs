@@ -1,0 +1,336 @@
+//! A request head, from either protocol version, checked.
+//!
+//! In: bytes of HTTP/1.1 up to the empty line, or an HTTP/2 request from hyper.
+//! Out: a [`RequestHead`] whose host is agreed and whose body's end is unambiguous, or the
+//! [`Reason`] it was refused for.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::Method;
+use http::request::Parts;
+
+use super::body::Framing;
+use super::field::{Fields, Known, tokens};
+use super::{Reason, host};
+
+/// The most fields a head may have, whatever the configuration says.
+pub const MOST_FIELDS: usize = 256;
+
+/// Protocol version of the client's side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Version {
+    /// As it is written in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// A checked request head.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// Of the client's side.
+    pub version: Version,
+    /// Any registered or unregistered method; not CONNECT, except as an HTTP/2 WebSocket.
+    pub method: Method,
+    /// Path and query exactly as they came, starting with `/`.
+    pub target: Bytes,
+    /// Authority as the client wrote it, port included; empty only for HTTP/1.0 without `Host`.
+    pub host: Bytes,
+    /// All fields as they came (HTTP/2: names lower case, cookie crumbs joined).
+    pub fields: Fields,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// `Expect: 100-continue` from an HTTP/1.1 client with a body.
+    pub expects_continue: bool,
+    /// The client asks for a WebSocket, in the way of its version.
+    pub upgrade: bool,
+    /// Whether the connection may carry another request afterwards.
+    pub keep_alive: bool,
+}
+
+impl RequestHead {
+    /// Reads an HTTP/1.x head. `bytes` ends with the empty line; `most` bounds the number of fields.
+    ///
+    /// # Errors
+    ///
+    /// The [`Reason`] to refuse it with. The connection cannot be used further: where the next
+    /// message starts is not known.
+    pub fn parse(bytes: Bytes, most: usize) -> Result<Self, Reason> {
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut parsed = httparse::Request::new(&mut []);
+        let limit = most.min(MOST_FIELDS);
+        let slots = slots.get_mut(..limit).ok_or(Reason::Internal)?;
+        match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &bytes, slots) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(Reason::BadRequest),
+            Err(httparse::Error::TooManyHeaders) => return Err(Reason::HeaderTooLarge),
+            Err(httparse::Error::Version) => return Err(Reason::BadVersion),
+            Err(_) => return Err(Reason::BadRequest),
+        }
+        let base = bytes.as_ptr().addr();
+        let range = |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
+        let mut fields = Fields::new(bytes.clone(), parsed.headers.len());
+        for header in parsed.headers.iter() {
+            fields.push(range(header.name.as_bytes()), range(header.value));
+        }
+        let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
+        let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
+            .map_err(|_| Reason::BadRequest)?;
+        let (start, end) = range(parsed.path.unwrap_or_default().as_bytes());
+        let (target, authority) = split_target(&method, bytes.slice(start..end))?;
+        let host = agreed_host(version, &fields, authority)?;
+        let framing = framing(version, &fields)?;
+        nominations(&fields)?;
+        Ok(Self {
+            expects_continue: expects_continue(version, &fields, framing)?,
+            upgrade: wants_websocket(version, &method, &fields, framing)?,
+            keep_alive: keeps_alive(version, &fields),
+            version,
+            method,
+            target,
+            host,
+            fields,
+            framing,
+        })
+    }
+
+    /// Takes over an HTTP/2 request. `ended` says that no body follows.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestHead::parse`]; only the stream is refused.
+    pub fn from_h2(parts: &Parts, websocket: bool, ended: bool) -> Result<Self, Reason> {
+        let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+        let fields = fields_of(&parts.headers);
+        let hosts: Vec<_> = fields.all(Known::Host).collect();
+        let host = match (authority, hosts.as_slice()) {
+            (Some(a), []) => a,
+            (None, [h]) => h,
+            (Some(a), [h]) if a.eq_ignore_ascii_case(h) => a,
+            _ => return Err(Reason::BadHost),
+        };
+        host::parse(host).ok_or(Reason::BadHost)?;
+        if fields.all(Known::TransferEncoding).next().is_some() {
+            return Err(Reason::AmbiguousFraming);
+        }
+        let length = content_length(&fields)?;
+        let framing = match length {
+            _ if ended || websocket => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        if parts.method == Method::CONNECT && !websocket {
+            return Err(Reason::MethodNotAllowed);
+        }
+        let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+        if !target.starts_with('/') {
+            return Err(Reason::BadTarget);
+        }
+        Ok(Self {
+            version: Version::Http2,
+            method: parts.method.clone(),
+            target: Bytes::copy_from_slice(target.as_bytes()),
+            host: Bytes::copy_from_slice(host),
+            fields,
+            framing,
+            expects_continue: false,
+            upgrade: websocket,
+            keep_alive: true,
+        })
+    }
+
+    /// The host name the client asked for, without port. Empty if it sent none.
+    #[must_use]
+    pub fn host_name(&self) -> &str {
+        host::parse(&self.host).map_or("", |h| h.host)
+    }
+}
+
+/// Writes an HTTP/2 field list as text, so that one kind of [`Fields`] serves both versions.
+fn fields_of(map: &http::HeaderMap) -> Fields {
+    let mut text = Vec::with_capacity(64 * map.len());
+    let mut ranges = Vec::with_capacity(map.len());
+    let mut push = |name: &[u8], values: &mut dyn Iterator<Item = &[u8]>, joint: &[u8]| {
+        let start = text.len();
+        text.extend_from_slice(name);
+        let value = text.len();
+        for (index, part) in values.enumerate() {
+            if index > 0 {
+                text.extend_from_slice(joint);
+            }
+            text.extend_from_slice(part);
+        }
+        ranges.push(((start, value), (value, text.len())));
+    };
+    for name in map.keys() {
+        let mut values = map.get_all(name).iter().map(http::HeaderValue::as_bytes);
+        if *name == http::header::COOKIE {
+            // RFC 9113 section 8.2.3: crumbs are put together again before HTTP/1.1.
+            push(name.as_str().as_bytes(), &mut values, b"; ");
+        } else {
+            for value in values {
+                push(name.as_str().as_bytes(), &mut std::iter::once(value), b"");
+            }
+        }
+    }
+    let mut fields = Fields::new(Bytes::from(text), ranges.len());
+    for (name, value) in ranges {
+        fields.push(name, value);
+    }
+    fields
+}
+
+/// Origin-form as it is; absolute-form split into its authority and the rest (RFC 9112 section 3.2).
+fn split_target(method: &Method, target: Bytes) -> Result<(Bytes, Option<Bytes>), Reason> {
+    if *method == Method::CONNECT {
+        return Err(Reason::MethodNotAllowed);
+    }
+    if target.contains(&b'#') {
+        return Err(Reason::BadTarget);
+    }
+    if target.first() == Some(&b'/') {
+        return Ok((target, None));
+    }
+    let scheme = if target.len() > 8 && target[..8].eq_ignore_ascii_case(b"https://") {
+        8
+    } else if target.len() > 7 && target[..7].eq_ignore_ascii_case(b"http://") {
+        7
+    } else {
+        return Err(Reason::BadTarget);
+    };
+    let end = target[scheme..].iter().position(|b| matches!(b, b'/' | b'?'));
+    let authority = target.slice(scheme..end.map_or(target.len(), |end| scheme + end));
+    let rest = match end {
+        None => Bytes::from_static(b"/"),
+        Some(end) if target[scheme + end] == b'/' => target.slice(scheme + end..),
+        Some(end) => Bytes::from([b"/", &target[scheme + end..]].concat()),
+    };
+    Ok((rest, Some(authority)))
+}
+
+/// The one host the message names, or a refusal (RFC 9112 section 3.2).
+fn agreed_host(version: Version, fields: &Fields, authority: Option<Bytes>) -> Result<Bytes, Reason> {
+    let mut hosts = fields.all(Known::Host);
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(Reason::BadHost);
+    }
+    let host = match (authority, host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            return Err(Reason::BadHost);
+        }
+        (Some(authority), _) => authority,
+        (None, Some(host)) => fields.bytes().slice_ref(host),
+        (None, None) if version == Version::Http10 => return Ok(Bytes::new()),
+        (None, None) => return Err(Reason::BadHost),
+    };
+    host::parse(&host).ok_or(Reason::BadHost)?;
+    Ok(host)
+}
+
+/// Where the body ends (RFC 9112 section 6.3), refusing whatever two readers could read differently.
+fn framing(version: Version, fields: &Fields) -> Result<Framing, Reason> {
+    let length = content_length(fields)?;
+    let mut codings = fields.all(Known::TransferEncoding);
+    match (codings.next(), codings.next(), length) {
+        (None, _, None | Some(0)) => Ok(Framing::None),
+        (None, _, Some(length)) => Ok(Framing::Length(length)),
+        (Some(coding), None, None)
+            if version == Version::Http11 && coding.eq_ignore_ascii_case(b"chunked") =>
+        {
+            Ok(Framing::Chunked)
+        }
+        _ => Err(Reason::AmbiguousFraming),
+    }
+}
+
+/// The value of the only `Content-Length`; digits and nothing else.
+pub(super) fn content_length(fields: &Fields) -> Result<Option<u64>, Reason> {
+    let mut lengths = fields.all(Known::ContentLength);
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(digits), None) => parse_length(digits).map(Some).ok_or(Reason::AmbiguousFraming),
+        (Some(_), Some(_)) => Err(Reason::AmbiguousFraming),
+    }
+}
+
+/// `1*DIGIT` that fits; no sign, no list, no space.
+fn parse_length(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn expects_continue(version: Version, fields: &Fields, framing: Framing) -> Result<bool, Reason> {
+    match fields.first(Known::Expect) {
+        None => Ok(false),
+        // RFC 9110 section 10.1.1: ignored from HTTP/1.0, and pointless without a body.
+        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => {
+            Ok(version == Version::Http11 && framing != Framing::None)
+        }
+        Some(_) => Err(Reason::BadExpect),
+    }
+}
+
+/// Whether `Connection` has this token.
+fn connection_has(fields: &Fields, token: &[u8]) -> bool {
+    tokens(fields.all(Known::Connection)).any(|t| t.eq_ignore_ascii_case(token))
+}
+
+/// `Connection` may name fields for one hop only (RFC 9110 section 7.6.1). Naming one that says where
+/// the message ends or whom it is for is an attempt to have us remove it.
+fn nominations(fields: &Fields) -> Result<(), Reason> {
+    let vital = |token: &[u8]| {
+        matches!(
+            Known::of(token),
+            Known::Host | Known::ContentLength | Known::TransferEncoding | Known::Expect
+        )
+    };
+    if tokens(fields.all(Known::Connection)).any(vital) {
+        return Err(Reason::BadConnection);
+    }
+    Ok(())
+}
+
+/// Only `websocket` is ever carried. Other upgrades (`h2c`!) are dropped like any hop-by-hop field,
+/// which RFC 9110 section 7.8 allows: the request is then answered without the upgrade.
+fn wants_websocket(
+    version: Version,
+    method: &Method,
+    fields: &Fields,
+    framing: Framing,
+) -> Result<bool, Reason> {
+    let asked = tokens(fields.all(Known::Upgrade)).any(|t| t.eq_ignore_ascii_case(b"websocket"));
+    if !asked || version != Version::Http11 || !connection_has(fields, b"upgrade") {
+        return Ok(false);
+    }
+    // RFC 6455 section 4.1. A body before the switch would be a second stream of bytes in which
+    // to hide a request.
+    if *method != Method::GET || framing != Framing::None {
+        return Err(Reason::BadUpgrade);
+    }
+    Ok(true)
+}
+
+fn keeps_alive(version: Version, fields: &Fields) -> bool {
+    version == Version::Http11 && !connection_has(fields, b"close")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! An upstream's answer, not trusted either.
+//!
+//! In: bytes up to the empty line. Out: a [`ResponseHead`] whose body's end is unambiguous, or
+//! [`Reason::UpstreamBadAnswer`].
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::body::Framing;
+use super::field::{Fields, Known, tokens};
+use super::request::{MOST_FIELDS, content_length};
+use super::Reason;
+
+/// The largest head an upstream may send, in bytes.
+pub const MOST_HEAD: usize = 64 * 1024;
+
+/// A checked response head.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// 100 to 999.
+    pub status: u16,
+    /// All fields as they came.
+    pub fields: Fields,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// The upstream will take another request on this connection.
+    pub keep_alive: bool,
+    reason: (usize, usize),
+}
+
+impl ResponseHead {
+    /// Reads a head that ends with the empty line. `head_request`: the request was HEAD.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::UpstreamBadAnswer`] for anything malformed, over the limits, or with two
+    /// statements of where the body ends.
+    pub fn parse(bytes: Bytes, head_request: bool) -> Result<Self, Reason> {
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let complete = httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut parsed, &bytes, &mut slots);
+        if !matches!(complete, Ok(httparse::Status::Complete(_))) {
+            return Err(Reason::UpstreamBadAnswer);
+        }
+        let base = bytes.as_ptr().addr();
+        let range = |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
+        let mut fields = Fields::new(bytes.clone(), parsed.headers.len());
+        for header in parsed.headers.iter() {
+            fields.push(range(header.name.as_bytes()), range(header.value));
+        }
+        let status = parsed.code.filter(|code| *code >= 100).ok_or(Reason::UpstreamBadAnswer)?;
+        let http11 = parsed.version == Some(1);
+        let phrase = parsed.reason.unwrap_or_default().as_bytes();
+        let reason = if phrase.is_empty() { (0, 0) } else { range(phrase) };
+        let framing = framing(status, http11, &fields)?;
+        let bodyless = head_request || status < 200 || status == 204 || status == 304;
+        let close = tokens(fields.all(Known::Connection)).any(|t| t.eq_ignore_ascii_case(b"close"));
+        Ok(Self {
+            status,
+            keep_alive: http11 && !close,
+            framing: if bodyless { Framing::None } else { framing },
+            fields,
+            reason,
+        })
+    }
+
+    /// The reason phrase, possibly empty.
+    #[must_use]
+    pub fn phrase(&self) -> &[u8] {
+        self.fields.bytes().get(self.reason.0..self.reason.1).unwrap_or_default()
+    }
+
+    /// How long the upstream says it keeps an idle connection (`Keep-Alive: timeout=5`).
+    #[must_use]
+    pub fn keep_alive_hint(&self) -> Option<Duration> {
+        tokens(self.fields.all(Known::KeepAlive)).find_map(|token| {
+            let (name, value) = std::str::from_utf8(token).ok()?.split_once('=')?;
+            let seconds: u32 = value.trim().parse().ok()?;
+            name.trim().eq_ignore_ascii_case("timeout").then(|| Duration::from_secs(seconds.into()))
+        })
+    }
+}
+
+fn framing(status: u16, http11: bool, fields: &Fields) -> Result<Framing, Reason> {
+    let length = content_length(fields).map_err(|_| Reason::UpstreamBadAnswer)?;
+    let mut codings = fields.all(Known::TransferEncoding);
+    match (codings.next(), codings.next(), length) {
+        (None, _, Some(length)) => Ok(Framing::Length(length)),
+        (None, _, None) => Ok(Framing::Close),
+        (Some(coding), None, None)
+            if http11 && status >= 200 && status != 204 && coding.eq_ignore_ascii_case(b"chunked") =>
+        {
+            Ok(Framing::Chunked)
+        }
+        _ => Err(Reason::UpstreamBadAnswer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &str) -> Result<ResponseHead, Reason> {
+        ResponseHead::parse(Bytes::copy_from_slice(head.as_bytes()), false)
+    }
+
+    #[test]
+    fn decides_where_the_body_ends() {
+        let framing = |head: &str| parse(head).unwrap().framing;
+        assert_eq!(framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), Framing::Length(5));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Framing::Chunked);
+        assert_eq!(framing("HTTP/1.1 200\r\n\r\n"), Framing::Close);
+        assert_eq!(framing("HTTP/1.1 304 NM\r\nContent-Length: 5\r\n\r\n"), Framing::None);
+        assert_eq!(framing("HTTP/1.1 204 NC\r\n\r\n"), Framing::None);
+        let head = ResponseHead::parse(Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), true);
+        assert_eq!(head.unwrap().framing, Framing::None);
+    }
+
+    #[test]
+    fn refuses_answers_that_can_be_read_in_two_ways() {
+        for head in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 204 NC\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+            "HTTP/1.1 99 OK\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+            "\r\n",
+        ] {
+            assert!(parse(head).is_err(), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn knows_how_long_the_connection_is_kept() {
+        let head = parse("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n").unwrap();
+        assert_eq!(head.keep_alive_hint(), Some(Duration::from_secs(5)));
+        assert!(head.keep_alive);
+        assert!(!parse("HTTP/1.1 200 OK\r\nConnection: Close\r\n\r\n").unwrap().keep_alive);
+        assert!(!parse("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n").unwrap().keep_alive);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = ResponseHead::parse(Bytes::from(bytes), false);
+        }
+    }
+}

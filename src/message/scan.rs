@@ -1,0 +1,62 @@
+//! Finds the end of a head in bytes that arrive in pieces.
+
+/// What a head looks like so far.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scan {
+    /// It goes on.
+    Partial,
+    /// It ends before this byte; what follows is body or the next message.
+    Ends(usize),
+    /// A line ends in LF alone. Some read that as a line end and some do not, so nobody may rely
+    /// on it (RFC 9112 section 2.2 lets a recipient refuse it).
+    BareLf,
+}
+
+/// Remembers how far it has looked, so that a head sent a byte at a time is read once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadScanner {
+    seen: usize,
+    line: usize,
+}
+
+impl HeadScanner {
+    /// Looks at what is new in `bytes`, which must start where it did in earlier calls.
+    pub fn scan(&mut self, bytes: &[u8]) -> Scan {
+        let unseen = bytes.get(self.seen..).unwrap_or_default();
+        for offset in memchr::memchr_iter(b'\n', unseen) {
+            let at = self.seen + offset;
+            if at == 0 || bytes.get(at - 1) != Some(&b'\r') {
+                return Scan::BareLf;
+            }
+            if at - 1 == self.line {
+                return Scan::Ends(at + 1);
+            }
+            self.line = at + 1;
+        }
+        self.seen = bytes.len();
+        Scan::Partial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_end_wherever_the_pieces_break() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody";
+        for cut in 0..head.len() {
+            let mut scanner = HeadScanner::default();
+            let first = scanner.scan(&head[..cut]);
+            let end = if first == Scan::Partial { scanner.scan(head) } else { first };
+            assert_eq!(end, Scan::Ends(head.len() - 4), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn refuses_bare_lf() {
+        for head in [&b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..], b"\n", b"GET / HTTP/1.1\r\n\n"] {
+            assert_eq!(HeadScanner::default().scan(head), Scan::BareLf);
+        }
+    }
+}
