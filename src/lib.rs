@@ -12,3 +12,5 @@ pub mod config;
 
 // How bytes move.
 pub mod message;
+pub mod net;
+pub mod tls;

@@ -1,0 +1,231 @@
+//! Coarse time for deadlines that are set often and rarely reached.
+//!
+//! A tokio timer costs a look at the clock, a place in its wheel and sometimes a wake-up of the
+//! poller each time it is set. Here setting a deadline is a store; one task per worker looks over
+//! the table four times a second, and only while a deadline is set.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How late a deadline may be noticed.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// A worker's clock.
+#[derive(Clone)]
+pub struct Clock(Rc<Table>);
+
+struct Table {
+    now: Cell<Instant>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<usize>>,
+    armed: Cell<usize>,
+    started: Notify,
+}
+
+#[derive(Default)]
+struct Slot {
+    deadline: Option<Instant>,
+    waker: Option<Waker>,
+}
+
+impl Clock {
+    /// A clock that stands still until [`Clock::run`] is polled.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Rc::new(Table {
+            now: Cell::new(Instant::now()),
+            slots: RefCell::default(),
+            free: RefCell::default(),
+            armed: Cell::new(0),
+            started: Notify::new(),
+        }))
+    }
+
+    /// The time, at most [`TICK`] old while any deadline is set.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        if self.0.armed.get() == 0 {
+            self.0.now.set(Instant::now());
+        }
+        self.0.now.get()
+    }
+
+    /// A deadline to be set later; it belongs to one task.
+    #[must_use]
+    pub fn alarm(&self) -> Alarm {
+        let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
+            let mut slots = self.0.slots.borrow_mut();
+            slots.push(Slot::default());
+            slots.len() - 1
+        });
+        Alarm { clock: self.clone(), slot }
+    }
+
+    /// Wakes every task that waits on an alarm, so that it looks at what has changed.
+    pub fn wake_all(&self) {
+        self.wake(|_| true);
+    }
+
+    /// Ticks for ever; a worker runs this as one of its tasks.
+    pub async fn run(self) {
+        loop {
+            if self.0.armed.get() == 0 {
+                self.0.started.notified().await;
+            }
+            tokio::time::sleep(TICK).await;
+            let now = Instant::now();
+            self.0.now.set(now);
+            self.wake(|slot| slot.deadline.is_some_and(|deadline| deadline <= now));
+        }
+    }
+
+    fn wake(&self, due: impl Fn(&Slot) -> bool) {
+        let slots = self.0.slots.borrow();
+        let due: Vec<Waker> =
+            slots.iter().filter(|slot| due(slot)).filter_map(|slot| slot.waker.clone()).collect();
+        drop(slots);
+        for waker in due {
+            waker.wake();
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One deadline. Dropping it forgets it.
+pub struct Alarm {
+    clock: Clock,
+    slot: usize,
+}
+
+impl Alarm {
+    /// Sets the deadline to `after` from now, give or take [`TICK`], never early.
+    pub fn set(&self, after: Duration) {
+        self.set_at(self.clock.now() + after + TICK);
+    }
+
+    /// Sets the deadline.
+    pub fn set_at(&self, deadline: Instant) {
+        self.change(Some(deadline));
+    }
+
+    /// Takes the deadline away. The task is still woken by [`Clock::wake_all`].
+    pub fn clear(&self) {
+        self.change(None);
+    }
+
+    fn change(&self, deadline: Option<Instant>) {
+        let table = &self.clock.0;
+        let mut slots = table.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(self.slot) else { return };
+        let armed = table.armed.get();
+        match (slot.deadline.is_some(), deadline.is_some()) {
+            (false, true) => {
+                table.armed.set(armed + 1);
+                if armed == 0 {
+                    table.started.notify_one();
+                }
+            }
+            (true, false) => table.armed.set(armed - 1),
+            _ => {}
+        }
+        slot.deadline = deadline;
+    }
+
+    /// Ready once the deadline has passed; otherwise the task is woken when it has.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut slots = self.clock.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(self.slot) else { return Poll::Pending };
+        match &slot.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => slot.waker = Some(cx.waker().clone()),
+        }
+        match slot.deadline {
+            Some(deadline) if deadline <= self.clock.0.now.get() => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.clear();
+        if let Some(slot) = self.clock.0.slots.borrow_mut().get_mut(self.slot) {
+            slot.waker = None;
+        }
+        self.clock.0.free.borrow_mut().push(self.slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build_local(tokio::runtime::LocalOptions::default())
+            .unwrap();
+        runtime.block_on(test);
+    }
+
+    #[test]
+    fn an_alarm_goes_off_after_its_time_and_not_before() {
+        run(async {
+            let clock = Clock::new();
+            tokio::task::spawn_local(clock.clone().run());
+            let start = Instant::now();
+            let alarm = clock.alarm();
+            alarm.set(Duration::from_secs(3));
+            poll_fn(|cx| alarm.poll(cx)).await;
+            let waited = start.elapsed();
+            assert!(waited >= Duration::from_secs(3) && waited <= Duration::from_secs(4), "{waited:?}");
+        });
+    }
+
+    #[test]
+    fn a_dropped_alarm_leaves_nothing_armed() {
+        run(async {
+            let clock = Clock::new();
+            let alarm = clock.alarm();
+            alarm.set(Duration::from_secs(1));
+            alarm.set(Duration::from_secs(2));
+            assert_eq!(clock.0.armed.get(), 1);
+            drop(alarm);
+            assert_eq!(clock.0.armed.get(), 0);
+            let _reused = clock.alarm();
+            assert_eq!(clock.0.slots.borrow().len(), 1);
+        });
+    }
+
+    #[test]
+    fn wakes_everyone_when_asked() {
+        run(async {
+            let clock = Clock::new();
+            let alarm = clock.alarm();
+            let told = Rc::new(Cell::new(false));
+            let waiting = tokio::task::spawn_local({
+                let told = Rc::clone(&told);
+                poll_fn(move |cx| {
+                    let _ = alarm.poll(cx);
+                    if told.get() { Poll::Ready(()) } else { Poll::Pending }
+                })
+            });
+            tokio::task::yield_now().await;
+            told.set(true);
+            clock.wake_all();
+            waiting.await.unwrap();
+        });
+    }
+}

@@ -1,0 +1,59 @@
+//! Listening sockets.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections the kernel may hold for us before they are accepted. The kernel caps it at
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Binds one of several sockets that share `address` (`SO_REUSEPORT`), one per worker; the kernel
+/// spreads connections over them.
+///
+/// # Errors
+///
+/// The system's: in use by another program, not permitted, no such address.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` means IPv6; `0.0.0.0` means IPv4. An operator who wants both writes both.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Tells whether `address` is free: binds it alone, without `SO_REUSEPORT`, and lets go.
+///
+/// A second gateway started by mistake would otherwise share the port with the first and take
+/// half of its connections.
+///
+/// # Errors
+///
+/// The system's.
+pub fn probe(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+/// Raises the soft limit on open files to the hard one and returns it.
+///
+/// # Errors
+///
+/// The system's; the limit is then what it was.
+pub fn raise_open_files() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}

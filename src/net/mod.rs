@@ -1,0 +1,25 @@
+//! How bytes move: listening, dialling, waiting, copying.
+//!
+//! A data worker is one thread with one [`Local`]: its clock, its scratch buffer and its open
+//! tasks. Nothing here is shared between threads, so nothing here takes a lock.
+//!
+//! Never: knows a route, an upstream or a configuration file.
+
+pub mod clock;
+pub mod dial;
+pub mod listen;
+pub mod local;
+pub mod outgoing;
+pub mod relay;
+
+pub use clock::{Alarm, Clock};
+pub use dial::{CheckedAddr, DialError, dial};
+pub use local::{Local, Phase};
+pub use outgoing::Outgoing;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream in both directions.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}

@@ -1,0 +1,148 @@
+//! Bytes on their way out.
+//!
+//! What a sink takes at once is never copied; only what it does not take is kept, and given back
+//! once it has gone.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+/// The unsent bytes of one direction.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    pending: Vec<u8>,
+    at: usize,
+    unflushed: bool,
+}
+
+impl Outgoing {
+    /// Nothing to send.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { pending: Vec::new(), at: 0, unflushed: false }
+    }
+
+    /// Where bytes may be appended that go out with the next [`Outgoing::write`] or
+    /// [`Outgoing::poll_flush`].
+    pub fn staged(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
+    /// Whether everything has been taken by the sink.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.at == self.pending.len()
+    }
+
+    /// Bytes not yet taken by the sink.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pending.len() - self.at
+    }
+
+    /// Sends what is staged and then `parts`, as one piece if the sink can; keeps what it does not
+    /// take.
+    ///
+    /// # Errors
+    ///
+    /// The sink's.
+    pub fn write<W>(&mut self, cx: &mut Context<'_>, sink: &mut W, parts: [&[u8]; 3]) -> io::Result<()>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        let mut sent = 0;
+        let all: usize = parts.iter().map(|part| part.len()).sum();
+        self.unflushed = true;
+        loop {
+            let staged = self.pending.get(self.at..).unwrap_or_default();
+            if staged.is_empty() && sent == all {
+                self.release();
+                return Ok(());
+            }
+            let [a, b, c] = after(parts, sent);
+            let slices = [IoSlice::new(staged), IoSlice::new(a), IoSlice::new(b), IoSlice::new(c)];
+            let first = usize::from(staged.is_empty());
+            let slices = slices.get(first..).unwrap_or_default();
+            match Pin::new(&mut *sink).poll_write_vectored(cx, slices) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(taken)) => {
+                    let of_staged = taken.min(staged.len());
+                    self.at += of_staged;
+                    sent += taken - of_staged;
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    for part in after(parts, sent) {
+                        self.pending.extend_from_slice(part);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends what is left and flushes the sink.
+    ///
+    /// # Errors
+    ///
+    /// The sink's.
+    pub fn poll_flush<W>(&mut self, cx: &mut Context<'_>, sink: &mut W) -> Poll<io::Result<()>>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        if !self.is_empty() {
+            self.write(cx, sink, [&[], &[], &[]])?;
+            if !self.is_empty() {
+                return Poll::Pending;
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(sink).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the memory back.
+    fn release(&mut self) {
+        self.pending = Vec::new();
+        self.at = 0;
+    }
+}
+
+/// `parts` without their first `gone` bytes.
+fn after(mut parts: [&[u8]; 3], mut gone: usize) -> [&[u8]; 3] {
+    for part in &mut parts {
+        let here = gone.min(part.len());
+        *part = part.get(here..).unwrap_or_default();
+        gone -= here;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncReadExt as _;
+
+    #[tokio::test]
+    async fn sends_staged_bytes_first_and_keeps_what_does_not_fit() {
+        let (mut near, mut far) = tokio::io::duplex(4);
+        let mut out = Outgoing::new();
+        out.staged().extend_from_slice(b"head-");
+        poll_fn(|cx| Poll::Ready(out.write(cx, &mut near, [b"5\r\n", b"hello", b"\r\n"]))).await.unwrap();
+        assert_eq!(out.len(), 11);
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        poll_fn(|cx| out.poll_flush(cx, &mut near)).await.unwrap();
+        assert!(out.is_empty() && out.pending.capacity() == 0);
+        drop(near);
+        assert_eq!(reader.await.unwrap(), b"head-5\r\nhello\r\n");
+    }
+}

@@ -1,0 +1,313 @@
+//! Certificates as they lie on disk: read, checked, ready to be shown.
+//!
+//! In: a chain file and a key file. Out: an [`Identity`], with [`Finding`]s that an operator can
+//! act on. What makes a certificate unusable is an error; what will soon, or only for some
+//! clients, is a warning.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::addr::HostPattern;
+
+use super::DEVELOPMENT_ORGANIZATION;
+
+/// A certificate this close to its end, in days, is warned about.
+const SOON: i64 = 21;
+
+/// Which of the two files a finding is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Subject {
+    /// The chain.
+    Chain,
+    /// The key.
+    Key,
+}
+
+/// Something wrong with a certificate or key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// The certificate cannot be used.
+    pub fatal: bool,
+    /// Stable name, `certificate.what`.
+    pub code: &'static str,
+    /// Which file.
+    pub subject: Subject,
+    /// What is wrong, one line.
+    pub message: String,
+    /// The way out.
+    pub help: String,
+}
+
+impl Finding {
+    fn fatal(code: &'static str, subject: Subject, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { fatal: true, code, subject, message: message.into(), help: help.into() }
+    }
+
+    fn warning(code: &'static str, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { fatal: false, code, subject: Subject::Chain, message: message.into(), help: help.into() }
+    }
+}
+
+/// A certificate chain with its key, and what it says about itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// For the handshake.
+    pub key: Arc<CertifiedKey>,
+    /// Host names it covers, wildcards included.
+    pub names: Vec<HostPattern>,
+    /// Addresses it covers.
+    pub addresses: Vec<IpAddr>,
+    /// End of validity, in seconds since 1970.
+    pub not_after: i64,
+    /// Made for development.
+    pub development: bool,
+}
+
+impl Identity {
+    /// Whether a client that asks for `host` would accept it.
+    #[must_use]
+    pub fn covers(&self, host: &str) -> bool {
+        host.parse::<IpAddr>().map_or_else(
+            |_| self.names.iter().any(|name| name.covers(host)),
+            |ip| self.addresses.contains(&ip.to_canonical()),
+        )
+    }
+}
+
+/// Reads and checks a chain and its key.
+///
+/// `roots` are the subjects (DER) of CAs clients are assumed to know, to tell whether a chain
+/// is complete.
+///
+/// # Errors
+///
+/// All findings, if one of them is fatal.
+pub fn load(
+    chain: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+    roots: &[Vec<u8>],
+) -> Result<(Identity, Vec<Finding>), Vec<Finding>> {
+    let mut findings = Vec::new();
+    let chain = read_chain(chain).map_err(|finding| findings.push(finding)).ok();
+    let key = read_key(key).map_err(|finding| findings.push(finding)).ok();
+    let (Some(chain), Some(key)) = (chain, key) else { return Err(findings) };
+    let facts = inspect(&chain, roots, &mut findings);
+    let signing = provider.key_provider.load_private_key(key).map_err(|error| {
+        findings.push(Finding::fatal(
+            "certificate.bad-key",
+            Subject::Key,
+            format!("the private key cannot be used: {error}"),
+            "RSA (2048 bits and more), ECDSA P-256 / P-384 / P-521 and Ed25519 keys are supported",
+        ));
+    });
+    let (Some(facts), Ok(signing)) = (facts, signing) else { return Err(findings) };
+    let certified = CertifiedKey::new(chain, signing);
+    if let Err(rustls::Error::InconsistentKeys(_)) = certified.keys_match() {
+        findings.push(Finding::fatal(
+            "certificate.key-mismatch",
+            Subject::Key,
+            "the private key does not belong to the certificate",
+            "the first certificate in the chain file must be the one that was issued for this key",
+        ));
+    }
+    if findings.iter().any(|finding| finding.fatal) {
+        return Err(findings);
+    }
+    Ok((Identity { key: Arc::new(certified), ..facts }, findings))
+}
+
+/// Reads the CA certificates of a PEM file.
+///
+/// # Errors
+///
+/// A sentence: not PEM, none in it, or one that is no certificate.
+pub fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    read_chain(path).map_err(|finding| finding.message)
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Finding> {
+    let bad = |message: String| {
+        Finding::fatal(
+            "certificate.unreadable",
+            Subject::Chain,
+            message,
+            "the file must be PEM: `-----BEGIN CERTIFICATE-----`, the certificate of the server first, then its intermediates",
+        )
+    };
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(bad("there is no certificate in this file".to_owned())),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(bad(format!("the certificate file cannot be read: {}", pem_error(&error)))),
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| {
+        let encrypted = std::fs::read(path).is_ok_and(|text| {
+            memchr::memmem::find(&text, b"ENCRYPTED").is_some()
+        });
+        let (message, help) = if encrypted {
+            ("the private key is encrypted".to_owned(), "decrypt it with `openssl pkey -in KEY -out NEW` and protect the file by its permissions")
+        } else {
+            (format!("the private key cannot be read: {}", pem_error(&error)), "the file must be PEM with a PKCS#8, PKCS#1 or SEC1 key: `-----BEGIN PRIVATE KEY-----`")
+        };
+        Finding::fatal("certificate.bad-key", Subject::Key, message, help)
+    })
+}
+
+fn pem_error(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "nothing of the kind is in it".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What the chain says, checked; `None` if the leaf is no certificate. The key is filled in later.
+fn inspect(chain: &[CertificateDer<'static>], roots: &[Vec<u8>], findings: &mut Vec<Finding>) -> Option<Identity> {
+    let parsed: Vec<_> = chain.iter().map(|der| X509Certificate::from_der(der)).collect();
+    let mut certificates = Vec::new();
+    for (index, parsed) in parsed.into_iter().enumerate() {
+        match parsed {
+            Ok((_, certificate)) => certificates.push(certificate),
+            Err(error) => findings.push(Finding::fatal(
+                "certificate.unreadable",
+                Subject::Chain,
+                format!("certificate {} of the file is damaged: {error}", index + 1),
+                "export it again from where it came from",
+            )),
+        }
+    }
+    let leaf = certificates.first()?;
+    check_dates(leaf, findings);
+    check_order(&certificates, roots, findings);
+    let (names, addresses) = subject_names(leaf);
+    if names.is_empty() && addresses.is_empty() {
+        findings.push(Finding::warning(
+            "certificate.no-names",
+            "the certificate names no host (no subjectAltName), so no current client accepts it",
+            "ask for a certificate with the public host name as a DNS subjectAltName",
+        ));
+    }
+    let development = leaf
+        .subject()
+        .iter_organization()
+        .any(|name| name.as_str().is_ok_and(|name| name == DEVELOPMENT_ORGANIZATION));
+    Some(Identity {
+        key: Arc::new(CertifiedKey::new(chain.to_vec(), Arc::new(NoKey))),
+        names,
+        addresses,
+        not_after: leaf.validity().not_after.timestamp(),
+        development,
+    })
+}
+
+fn check_dates(leaf: &X509Certificate<'_>, findings: &mut Vec<Finding>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
+    let (start, end) = (leaf.validity().not_before, leaf.validity().not_after);
+    if now > end.timestamp() {
+        findings.push(Finding::fatal(
+            "certificate.expired",
+            Subject::Chain,
+            format!("the certificate expired on {end}"),
+            "install the renewed certificate",
+        ));
+    } else if now < start.timestamp() {
+        findings.push(Finding::fatal(
+            "certificate.not-yet-valid",
+            Subject::Chain,
+            format!("the certificate is valid only from {start}"),
+            "check this host's clock, or wait",
+        ));
+    } else if end.timestamp() - now < SOON * 86_400 {
+        let days = (end.timestamp() - now) / 86_400;
+        findings.push(Finding::warning(
+            "certificate.expires-soon",
+            format!("the certificate expires in {days} days, on {end}"),
+            "renew it now",
+        ));
+    }
+}
+
+fn check_order(certificates: &[X509Certificate<'_>], roots: &[Vec<u8>], findings: &mut Vec<Finding>) {
+    for (index, pair) in certificates.windows(2).enumerate() {
+        let [below, above] = pair else { continue };
+        if below.issuer().as_raw() != above.subject().as_raw() {
+            findings.push(Finding::fatal(
+                "certificate.chain-order",
+                Subject::Chain,
+                format!("certificate {} of the file did not issue certificate {}", index + 2, index + 1),
+                format!("order the file from the server's certificate upwards; the next one must be `{}`", below.issuer()),
+            ));
+            return;
+        }
+    }
+    let Some(last) = certificates.last() else { return };
+    let self_issued = last.issuer().as_raw() == last.subject().as_raw();
+    let known = roots.iter().any(|root| root == last.issuer().as_raw());
+    if !self_issued && !known && !roots.is_empty() {
+        findings.push(Finding::warning(
+            "certificate.chain-incomplete",
+            format!("the chain ends below `{}`, which this system does not know as a root", last.issuer()),
+            "append the missing intermediate certificates; browsers may fetch them, the webhook senders' Java and PHP clients do not",
+        ));
+    }
+}
+
+fn subject_names(leaf: &X509Certificate<'_>) -> (Vec<HostPattern>, Vec<IpAddr>) {
+    let (mut names, mut addresses) = (Vec::new(), Vec::new());
+    let Ok(Some(extension)) = leaf.subject_alternative_name() else { return (names, addresses) };
+    for name in &extension.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => names.extend(HostPattern::parse(name)),
+            GeneralName::IPAddress(bytes) => {
+                if let Ok(v4) = <[u8; 4]>::try_from(*bytes) {
+                    addresses.push(IpAddr::from(v4));
+                } else if let Ok(v6) = <[u8; 16]>::try_from(*bytes) {
+                    addresses.push(IpAddr::from(v6));
+                }
+            }
+            _ => {}
+        }
+    }
+    (names, addresses)
+}
+
+/// Subjects of the system's roots, for telling whether a chain is complete. Empty if they cannot be
+/// read.
+#[must_use]
+pub fn system_root_subjects() -> Vec<Vec<u8>> {
+    let loaded = rustls_native_certs::load_native_certs();
+    loaded
+        .certs
+        .iter()
+        .filter_map(|der| X509Certificate::from_der(der).ok())
+        .map(|(_, certificate)| certificate.subject().as_raw().to_vec())
+        .collect()
+}
+
+/// Stands in until the real key has been loaded.
+#[derive(Debug)]
+struct NoKey;
+
+impl rustls::sign::SigningKey for NoKey {
+    fn choose_scheme(&self, _: &[rustls::SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+        None
+    }
+
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        rustls::SignatureAlgorithm::Anonymous
+    }
+}

@@ -1,0 +1,131 @@
+//! The server side: which certificate a client is shown, and the settings of a listener.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SignatureAlgorithm};
+use rustls_pki_types::CertificateDer;
+
+use super::Identity;
+
+/// What a listener wants of TLS.
+pub struct Settings {
+    /// Identities in order; the first is the default. Each has at least one pair.
+    pub identities: Vec<Vec<Identity>>,
+    /// Clients whose SNI none covers are refused instead of shown the default.
+    pub refuse_unknown: bool,
+    /// Offer HTTP/2.
+    pub http2: bool,
+    /// CAs of client certificates, and whether one is demanded.
+    pub clients: Option<(Vec<CertificateDer<'static>>, bool)>,
+}
+
+/// Builds the configuration of a listener.
+///
+/// TLS 1.2 and 1.3; session tickets with keys of this process, rotated by aws-lc-rs; no early
+/// data, which could be replayed.
+///
+/// # Errors
+///
+/// A sentence, if the client CAs cannot be used.
+pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, String> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| error.to_string())?;
+    let builder = match settings.clients {
+        None => builder.with_no_client_auth(),
+        Some((authorities, required)) => {
+            let mut roots = RootCertStore::empty();
+            for authority in authorities {
+                roots.add(authority).map_err(|error| error.to_string())?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+        }
+    };
+    let resolver = Resolver::new(settings.identities, settings.refuse_unknown);
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = if settings.http2 {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    } else {
+        vec![b"http/1.1".to_vec()]
+    };
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
+    // Tickets serve both versions; a table of sessions would be memory per connection.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// Chooses by SNI, then by what the client can verify.
+#[derive(Debug)]
+struct Resolver {
+    identities: Vec<Vec<Arc<CertifiedKey>>>,
+    exact: HashMap<String, usize>,
+    /// Keyed by what follows `*.`.
+    wildcard: HashMap<String, usize>,
+    refuse_unknown: bool,
+}
+
+impl Resolver {
+    fn new(identities: Vec<Vec<Identity>>, refuse_unknown: bool) -> Self {
+        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
+        for (index, pairs) in identities.iter().enumerate() {
+            for name in pairs.iter().flat_map(|pair| &pair.names) {
+                // The first identity in the configuration that covers a name is shown for it.
+                match name.as_str().strip_prefix("*.") {
+                    Some(suffix) => _ = wildcard.entry(suffix.to_owned()).or_insert(index),
+                    None => _ = exact.entry(name.as_str().to_owned()).or_insert(index),
+                }
+            }
+        }
+        let identities =
+            identities.into_iter().map(|pairs| pairs.into_iter().map(|p| p.key).collect()).collect();
+        Self { identities, exact, wildcard, refuse_unknown }
+    }
+
+    fn by_name(&self, sni: &str) -> Option<usize> {
+        let sni = sni.to_ascii_lowercase();
+        self.exact
+            .get(&sni)
+            .or_else(|| self.wildcard.get(sni.split_once('.')?.1))
+            .copied()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let index = match hello.server_name() {
+            None => 0,
+            Some(sni) => match self.by_name(sni) {
+                Some(index) => index,
+                None if self.refuse_unknown => return None,
+                None => 0,
+            },
+        };
+        let pairs = self.identities.get(index)?;
+        let usable = |pair: &&Arc<CertifiedKey>| {
+            pair.key.choose_scheme(hello.signature_schemes()).is_some()
+                && suits(pair.key.algorithm(), hello.cipher_suites())
+        };
+        // None usable: the handshake fails either way, and fails clearest on the first.
+        pairs.iter().find(usable).or_else(|| pairs.first()).cloned()
+    }
+}
+
+/// Whether a cipher suite the client offers goes with a key of this kind. In TLS 1.3 all do; in
+/// 1.2 the suite names the kind.
+fn suits(algorithm: SignatureAlgorithm, offered: &[CipherSuite]) -> bool {
+    offered.iter().any(|suite| {
+        let name = suite.as_str().unwrap_or_default();
+        name.starts_with("TLS13_")
+            || match algorithm {
+                SignatureAlgorithm::RSA => name.starts_with("TLS_ECDHE_RSA_"),
+                _ => name.starts_with("TLS_ECDHE_ECDSA_"),
+            }
+    })
+}
