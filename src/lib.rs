@@ -10,7 +10,14 @@ pub mod units;
 // What the operator asked for.
 pub mod config;
 
+// What is told.
+pub mod telemetry;
+
 // How bytes move.
 pub mod message;
 pub mod net;
 pub mod tls;
+
+// What is decided.
+pub mod route;
+pub mod upstream;

@@ -1,0 +1,244 @@
+//! The access log: one JSON object per line, written by a thread of its own.
+//!
+//! A worker formats a line into its own buffer and hands full buffers over a bounded queue. If the
+//! writer does not keep up, buffers are dropped and their lines counted: a slow disk must not
+//! become slow chats.
+
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use tokio::sync::Notify;
+
+/// Buffers that may wait for the writer.
+const QUEUE: usize = 64;
+/// A buffer this large, in bytes, is handed over at once.
+const FULL: usize = 32 * 1024;
+/// A line waits at most this long in its worker.
+const FLUSH: Duration = Duration::from_millis(200);
+
+/// The writer's end.
+pub struct AccessLog {
+    sender: Option<SyncSender<Batch>>,
+    writer: Option<JoinHandle<()>>,
+    dropped: IntCounter,
+}
+
+struct Batch {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+impl AccessLog {
+    /// No access log.
+    #[must_use]
+    pub fn off(dropped: IntCounter) -> Self {
+        Self { sender: None, writer: None, dropped }
+    }
+
+    /// To standard output.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started.
+    pub fn stdout(dropped: IntCounter) -> io::Result<Self> {
+        Self::start(Box::new(io::stdout()), dropped)
+    }
+
+    /// To the end of a file, which is created if need be.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened for appending, or no thread can be started.
+    pub fn file(path: &Path, dropped: IntCounter) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        Self::start(Box::new(file), dropped)
+    }
+
+    fn start(sink: Box<dyn Write + Send>, dropped: IntCounter) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let lost = dropped.clone();
+        let writer = std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write_all(&receiver, sink, &lost))?;
+        Ok(Self { sender: Some(sender), writer: Some(writer), dropped })
+    }
+
+    /// A worker's end.
+    #[must_use]
+    pub fn lines(&self) -> Rc<Lines> {
+        Rc::new(Lines {
+            sender: self.sender.clone(),
+            dropped: self.dropped.clone(),
+            buffer: RefCell::default(),
+            begun: Notify::new(),
+        })
+    }
+
+    /// Waits until everything handed over has been written. All [`Lines`] must be gone by then.
+    pub fn finish(mut self) {
+        self.sender = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_all(receiver: &Receiver<Batch>, mut sink: Box<dyn Write + Send>, dropped: &IntCounter) {
+    while let Ok(batch) = receiver.recv() {
+        if sink.write_all(&batch.bytes).and_then(|()| sink.flush()).is_err() {
+            dropped.inc_by(batch.lines);
+        }
+    }
+}
+
+/// A worker's lines on their way to the writer.
+pub struct Lines {
+    sender: Option<SyncSender<Batch>>,
+    dropped: IntCounter,
+    buffer: RefCell<Buffer>,
+    begun: Notify,
+}
+
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+impl Lines {
+    /// Whether there is a log to write to.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.sender.is_some()
+    }
+
+    /// Adds a line; `write` appends it without the line end.
+    pub fn add(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.is_on() {
+            return;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.bytes.is_empty() {
+            self.begun.notify_one();
+        }
+        write(&mut buffer.bytes);
+        buffer.bytes.push(b'\n');
+        buffer.lines += 1;
+        if buffer.bytes.len() >= FULL {
+            drop(buffer);
+            self.flush();
+        }
+    }
+
+    /// Hands over what there is.
+    pub fn flush(&self) {
+        let Buffer { bytes, lines } = self.buffer.take();
+        let Some(sender) = self.sender.as_ref().filter(|_| lines > 0) else { return };
+        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) =
+            sender.try_send(Batch { bytes, lines })
+        {
+            self.dropped.inc_by(batch.lines);
+        }
+    }
+
+    /// Flushes a moment after lines come in, for ever; a worker runs this as one of its tasks.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            self.begun.notified().await;
+            tokio::time::sleep(FLUSH).await;
+            self.flush();
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Appends `"key":"value",` with JSON escapes; bytes that are not UTF-8 become U+FFFD.
+pub fn text(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    name(out, key);
+    let plain = |b: &u8| (0x20..0x7f).contains(b) && *b != b'"' && *b != b'\\';
+    if value.iter().all(plain) {
+        out.push(b'"');
+        out.extend_from_slice(value);
+        out.push(b'"');
+    } else {
+        // Writing to a Vec cannot fail.
+        let _ = serde_json::to_writer(&mut *out, &String::from_utf8_lossy(value));
+    }
+    out.push(b',');
+}
+
+/// Appends `"key":number,`.
+pub fn number(out: &mut Vec<u8>, key: &str, value: u64) {
+    name(out, key);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    out.push(b',');
+}
+
+/// Appends `"key":milliseconds,` with three decimals.
+pub fn millis(out: &mut Vec<u8>, key: &str, value: Duration) {
+    name(out, key);
+    let micros = value.as_micros();
+    let _ = write!(out, "{}.{:03},", micros / 1000, micros % 1000);
+}
+
+fn name(out: &mut Vec<u8>, key: &str) {
+    out.push(b'"');
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counter() -> IntCounter {
+        IntCounter::new("dropped", "lines").unwrap()
+    }
+
+    #[test]
+    fn writes_every_line_before_it_finishes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let log = AccessLog::file(&path, counter()).unwrap();
+        let lines = log.lines();
+        for index in 0..5000 {
+            lines.add(|out| number(out, "n", index));
+        }
+        drop(lines);
+        let dropped = log.dropped.clone();
+        log.finish();
+        let written = std::fs::read_to_string(path).unwrap();
+        assert_eq!(written.lines().count() as u64 + dropped.get(), 5000);
+        assert!(written.starts_with("\"n\":0,\n"));
+    }
+
+    #[test]
+    fn counts_what_a_full_disk_loses() {
+        let dropped = counter();
+        let log = AccessLog::file(Path::new("/dev/full"), dropped.clone()).unwrap();
+        log.lines().add(|out| number(out, "n", 1));
+        log.finish();
+        assert_eq!(dropped.get(), 1);
+    }
+
+    #[test]
+    fn escapes_what_needs_it() {
+        let mut out = Vec::new();
+        text(&mut out, "a", b"x\"\\\n\xff");
+        text(&mut out, "b", b"plain");
+        millis(&mut out, "c", Duration::from_micros(1234));
+        assert_eq!(String::from_utf8(out).unwrap(), "\"a\":\"x\\\"\\\\\\n\u{fffd}\",\"b\":\"plain\",\"c\":1.234,");
+    }
+}

@@ -1,0 +1,123 @@
+//! A connection to an endpoint: TCP, and TLS if the endpoint wants it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::message::Reason;
+use crate::net::{DialError, dial};
+
+use super::Endpoint;
+
+/// An open connection to an endpoint.
+pub enum Stream {
+    /// With TLS. Boxed: a TLS session is a kilobyte.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Without.
+    Plain(TcpStream),
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{endpoint}: {detail}")]
+pub struct ConnectError {
+    /// The word for it.
+    pub reason: Reason,
+    /// The endpoint's label.
+    pub endpoint: String,
+    /// What the socket or TLS said.
+    pub detail: String,
+}
+
+/// Connects to `endpoint` within `budget`, TLS included.
+///
+/// # Errors
+///
+/// [`ConnectError`], whose reason tells unresolved names, refusals, time-outs and TLS failures
+/// apart.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the socket.
+pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, ConnectError> {
+    let deadline = Instant::now() + budget;
+    let failed = |reason, detail: String| ConnectError { reason, endpoint: endpoint.label.clone(), detail };
+    let addresses = endpoint.addresses.load_full();
+    let tcp = dial(&addresses, budget).await.map_err(|error| {
+        let reason = match &error {
+            DialError::NoAddress => Reason::UpstreamUnresolved,
+            DialError::TimedOut { .. } => Reason::UpstreamConnectTimeout,
+            DialError::Refused(cause) if is_out_of_descriptors(cause) => Reason::NoDescriptors,
+            DialError::Refused(_) => Reason::UpstreamConnect,
+        };
+        failed(reason, error.to_string())
+    })?;
+    let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
+    let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
+    match timeout_at(deadline, handshake).await {
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Err(error)) => Err(failed(Reason::UpstreamTls, format!("TLS: {error}"))),
+        Err(_) => Err(failed(Reason::UpstreamConnectTimeout, format!("no TLS handshake within {budget:?}"))),
+    }
+}
+
+/// Whether the process or the system has no file descriptor left.
+#[must_use]
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+macro_rules! either {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tls(stream) => {
+                let $stream = Pin::new(&mut **stream);
+                $call
+            }
+            Stream::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,349 @@
+//! One request and its answer on one upstream connection.
+//!
+//! Nothing here waits: every call does what can be done now. The caller owns the loop, so request
+//! body and answer move at the same time in one task, and an answer that comes before the request
+//! is finished is seen when it comes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead as _, ReadBuf};
+
+use crate::message::response::MOST_HEAD;
+use crate::message::scan::{HeadScanner, Scan};
+use crate::message::{BodyDecoder, Framing, Reason, ResponseHead, Step};
+use crate::net::relay::Side;
+use crate::net::{Local, Outgoing};
+
+use super::connect::Stream;
+use super::pool::is_quiet;
+
+/// Interim answers (1xx) an upstream may send before the real one.
+const MOST_INTERIM: u8 = 8;
+
+/// What a poll for the head found.
+#[derive(Debug)]
+pub enum Received {
+    /// A 1xx answer other than 101; the real one follows.
+    Interim(ResponseHead),
+    /// The answer.
+    Final(ResponseHead),
+}
+
+/// What a poll for the body found.
+#[derive(Debug, Eq, PartialEq)]
+pub enum BodyStep {
+    /// Some of it was handed over; there may be more.
+    Some,
+    /// It has ended, with these trailer fields as text.
+    End(Vec<u8>),
+}
+
+/// A failure, and whether the request may have been acted upon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// The word for it.
+    pub reason: Reason,
+    /// Not one byte of an answer was seen.
+    pub silent: bool,
+}
+
+/// See the module.
+pub struct Exchange {
+    stream: Stream,
+    reused: bool,
+    out: Outgoing,
+    sending: Framing,
+    sent: bool,
+    broken: bool,
+    input: BytesMut,
+    scanner: HeadScanner,
+    interim: u8,
+    head_request: bool,
+    heard: bool,
+    decoder: Option<BodyDecoder>,
+    reusable: bool,
+}
+
+impl Exchange {
+    /// Begins: `head` is the request's head as it goes out, `sending` the framing it states.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes nobody asked for: an
+    /// answer that comes before its request would be taken for that of another.
+    pub fn begin(mut stream: Stream, reused: bool, head: Vec<u8>, sending: Framing, head_request: bool) -> Result<Self, Failure> {
+        if !reused && !is_quiet(&mut stream) {
+            return Err(Failure { reason: Reason::UpstreamBadAnswer, silent: false });
+        }
+        let mut out = Outgoing::new();
+        *out.staged() = head;
+        Ok(Self {
+            stream,
+            reused,
+            out,
+            sent: sending == Framing::None,
+            sending,
+            broken: false,
+            input: BytesMut::new(),
+            scanner: HeadScanner::default(),
+            interim: 0,
+            head_request,
+            heard: false,
+            decoder: None,
+            reusable: true,
+        })
+    }
+
+    /// Whether the connection had carried another request before.
+    #[must_use]
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Whether the whole request has been handed over to this exchange.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// Whether more of the request body may be handed over now.
+    #[must_use]
+    pub fn takes_more(&self) -> bool {
+        !self.sent && !self.broken && self.out.is_empty()
+    }
+
+    /// Whether bytes of the request are waiting for the upstream to take them.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        !self.out.is_empty() && !self.broken
+    }
+
+    /// Hands over some of the request body, framed as the head says.
+    pub fn send(&mut self, cx: &mut Context<'_>, data: &[u8]) {
+        if self.broken || data.is_empty() {
+            return;
+        }
+        let written = if self.sending == Framing::Chunked {
+            let mut size = [0; 18];
+            let size = chunk_size(&mut size, data.len());
+            self.out.write(cx, &mut self.stream, [size, data, b"\r\n"])
+        } else {
+            self.out.write(cx, &mut self.stream, [data, &[], &[]])
+        };
+        // The upstream may have answered and closed without reading on; that answer is what counts.
+        self.broken |= written.is_err();
+    }
+
+    /// Says that the request body has ended.
+    pub fn finish(&mut self, cx: &mut Context<'_>, trailers: &[u8]) {
+        if self.sending == Framing::Chunked && !self.broken {
+            let written = self.out.write(cx, &mut self.stream, [b"0\r\n", trailers, b"\r\n"]);
+            self.broken |= written.is_err();
+        }
+        self.sent = true;
+    }
+
+    /// Sends what is staged.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.broken {
+            self.broken = ready!(self.out.poll_flush(cx, &mut self.stream)).is_err();
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits for the next head.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the upstream closes, sends what is not HTTP/1.1, or floods.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<Result<Received, Failure>> {
+        loop {
+            match self.scanner.scan(&self.input) {
+                Scan::Ends(end) => {
+                    let head = self.input.split_to(end).freeze();
+                    self.scanner = HeadScanner::default();
+                    return Poll::Ready(self.received(head));
+                }
+                Scan::BareLf => return self.fail(Reason::UpstreamBadAnswer),
+                Scan::Partial => {}
+            }
+            let expected = b"HTTP/1.";
+            let start = self.input.len().min(expected.len());
+            if self.input.len() > MOST_HEAD || self.input.get(..start) != expected.get(..start) {
+                return self.fail(Reason::UpstreamBadAnswer);
+            }
+            match ready!(self.fill(cx, local)) {
+                Ok(0) | Err(_) => return self.fail(Reason::UpstreamClosed),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn received(&mut self, head: Bytes) -> Result<Received, Failure> {
+        let bad = Failure { reason: Reason::UpstreamBadAnswer, silent: false };
+        let head = ResponseHead::parse(head, self.head_request).map_err(|_| bad)?;
+        if head.status < 200 && head.status != 101 {
+            self.interim += 1;
+            return if self.interim > MOST_INTERIM { Err(bad) } else { Ok(Received::Interim(head)) };
+        }
+        self.reusable = head.keep_alive && head.framing != Framing::Close;
+        self.decoder = Some(BodyDecoder::new(head.framing));
+        Ok(Received::Final(head))
+    }
+
+    /// Hands some of the answer's body to `sink`, reading at most once.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::UpstreamCut`] if it ends early, [`Reason::UpstreamBadAnswer`] if it is malformed.
+    pub fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+        sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
+    ) -> Poll<Result<BodyStep, Reason>> {
+        let Some(mut decoder) = self.decoder.take() else { return Poll::Ready(Err(Reason::Internal)) };
+        let result = self.step(cx, local, &mut decoder, sink);
+        self.decoder = Some(decoder);
+        result
+    }
+
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+        decoder: &mut BodyDecoder,
+        sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
+    ) -> Poll<Result<BodyStep, Reason>> {
+        if !self.input.is_empty() || decoder.is_done() {
+            let mut at = 0;
+            let ended = hand_over(decoder, &self.input, &mut at, cx, sink);
+            self.input.advance(at);
+            if self.input.is_empty() {
+                self.input = BytesMut::new();
+            }
+            return Poll::Ready(self.stepped(decoder, ended));
+        }
+        let stream = &mut self.stream;
+        let (ended, surplus) = ready!(local.with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            match ready!(Pin::new(stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    let mut at = 0;
+                    let ended = hand_over(decoder, buffer.filled(), &mut at, cx, sink);
+                    Poll::Ready((ended, at < buffer.filled().len()))
+                }
+                // A TLS stream that stops without close_notify was cut, even if the body was to end
+                // with the connection.
+                Ok(()) if decoder.ends_with_connection() => Poll::Ready((Ok(true), false)),
+                Ok(()) | Err(_) => Poll::Ready((Err(Reason::UpstreamCut), false)),
+            }
+        }));
+        self.reusable &= !surplus;
+        Poll::Ready(self.stepped(decoder, ended))
+    }
+
+    fn stepped(&mut self, decoder: &mut BodyDecoder, ended: Result<bool, Reason>) -> Result<BodyStep, Reason> {
+        if !ended? {
+            return Ok(BodyStep::Some);
+        }
+        let trailers = decoder.trailers().map_err(|_| Reason::UpstreamBadAnswer)?;
+        Ok(BodyStep::End(trailers))
+    }
+
+    /// Takes the connection out after a 101, with what was read beyond its head.
+    #[must_use]
+    pub fn into_tunnel(self) -> Side<Stream> {
+        Side { io: self.stream, early: self.input.freeze() }
+    }
+
+    /// The connection, if request and answer are complete and it may carry another.
+    #[must_use]
+    pub fn into_idle(self) -> Option<Stream> {
+        let complete = self.sent
+            && !self.broken
+            && self.out.is_empty()
+            && self.input.is_empty()
+            && self.decoder.as_ref().is_some_and(BodyDecoder::is_done);
+        (complete && self.reusable).then_some(self.stream)
+    }
+
+    fn fill(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<io::Result<usize>> {
+        let (stream, input) = (&mut self.stream, &mut self.input);
+        let read = ready!(local.with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            input.extend_from_slice(buffer.filled());
+            Poll::Ready(io::Result::Ok(buffer.filled().len()))
+        }))?;
+        self.heard |= read > 0;
+        Poll::Ready(Ok(read))
+    }
+
+    fn fail<T>(&self, reason: Reason) -> Poll<Result<T, Failure>> {
+        Poll::Ready(Err(Failure { reason, silent: !self.heard }))
+    }
+}
+
+/// Passes all data in `input` to `sink`; whether the body has ended.
+fn hand_over(
+    decoder: &mut BodyDecoder,
+    input: &[u8],
+    at: &mut usize,
+    cx: &mut Context<'_>,
+    sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
+) -> Result<bool, Reason> {
+    loop {
+        match decoder.decode(input, at) {
+            Ok(Step::Data(range)) => sink(cx, input.get(range).unwrap_or_default()),
+            Ok(Step::More) => return Ok(decoder.is_done()),
+            Ok(Step::End) => return Ok(true),
+            Err(_) => return Err(Reason::UpstreamBadAnswer),
+        }
+    }
+}
+
+/// Writes `length` as a chunk-size line into `buffer` and returns it.
+#[must_use]
+pub fn chunk_size(buffer: &mut [u8; 18], length: usize) -> &[u8] {
+    let mut at = buffer.len() - 2;
+    buffer[16] = b'\r';
+    buffer[17] = b'\n';
+    let mut left = length;
+    loop {
+        at -= 1;
+        buffer[at] = b"0123456789abcdef"[left & 15];
+        left >>= 4;
+        if left == 0 || at == 0 {
+            return &buffer[at..];
+        }
+    }
+}
+
+/// How long a connection may be kept: as configured, or a second less than the upstream says.
+#[must_use]
+pub fn kept_for(configured: Duration, head: &ResponseHead) -> Duration {
+    match head.keep_alive_hint() {
+        // The upstream counts from its last byte, we from ours; a second covers the difference.
+        Some(hint) => configured.min(hint.saturating_sub(Duration::from_secs(1))),
+        None => configured,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_chunk_sizes() {
+        let mut buffer = [0; 18];
+        assert_eq!(chunk_size(&mut buffer, 0), b"0\r\n");
+        assert_eq!(chunk_size(&mut buffer, 15), b"f\r\n");
+        assert_eq!(chunk_size(&mut buffer, 0x1_2345), b"12345\r\n");
+        assert_eq!(chunk_size(&mut buffer, usize::MAX), b"ffffffffffffffff\r\n");
+    }
+}

@@ -1,0 +1,96 @@
+//! Idle connections to endpoints, of one worker.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::connect::Stream;
+
+/// How often closed and expired connections are let go.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A worker's idle connections, by [`super::Endpoint::identity`].
+#[derive(Default)]
+pub struct Pool {
+    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    filled: Notify,
+}
+
+struct Idle {
+    stream: Stream,
+    expires: Instant,
+}
+
+impl Pool {
+    /// The connection to this endpoint that was used last and is still good.
+    #[must_use]
+    pub fn take(&self, identity: u64) -> Option<Stream> {
+        let mut pools = self.idle.borrow_mut();
+        let idle = pools.get_mut(&identity)?;
+        let now = Instant::now();
+        while let Some(mut candidate) = idle.pop() {
+            if candidate.expires > now && is_quiet(&mut candidate.stream) {
+                return Some(candidate.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for `keep`, unless `most` are kept already.
+    pub fn put(&self, identity: u64, stream: Stream, keep: Duration, most: usize) {
+        let mut pools = self.idle.borrow_mut();
+        let idle = pools.entry(identity).or_default();
+        if idle.len() < most && !keep.is_zero() {
+            idle.push(Idle { stream, expires: Instant::now() + keep });
+            self.filled.notify_one();
+        }
+    }
+
+    /// Number of idle connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.idle.borrow().values().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes all of them, say to get file descriptors back.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    /// Lets go of closed and expired connections, for ever; sleeps while there is none.
+    pub async fn sweep(self: Rc<Self>) {
+        loop {
+            if self.is_empty() {
+                self.filled.notified().await;
+            }
+            tokio::time::sleep(SWEEP).await;
+            let now = Instant::now();
+            let mut pools = self.idle.borrow_mut();
+            for idle in pools.values_mut() {
+                idle.retain_mut(|kept| kept.expires > now && is_quiet(&mut kept.stream));
+            }
+            pools.retain(|_, idle| !idle.is_empty());
+        }
+    }
+}
+
+/// Whether nothing has come in: a close, or bytes nobody asked for, make a connection unusable.
+pub fn is_quiet(stream: &mut Stream) -> bool {
+    let mut byte = [0; 1];
+    let mut buffer = ReadBuf::new(&mut byte);
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(Pin::new(stream).poll_read(&mut cx, &mut buffer), Poll::Pending)
+}
