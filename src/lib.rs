@@ -21,3 +21,6 @@ pub mod tls;
 // What is decided.
 pub mod route;
 pub mod upstream;
+
+// One compiled configuration.
+pub mod generation;

@@ -4,3 +4,4 @@ pub mod checked;
 pub mod problem;
 
 pub use checked::*;
+pub use problem::Place;

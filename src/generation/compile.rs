@@ -1,0 +1,293 @@
+//! From a checked configuration to a [`Generation`].
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::ServerName;
+
+use crate::config::problem::{Place, Problem, Severity};
+use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId, Verify};
+use crate::message::forward::Edits;
+use crate::route::{Rule, Table};
+use crate::telemetry::Metrics;
+use crate::tls::{Identity, certificate, client, server};
+use crate::upstream::{Endpoint, Limits, Upstream};
+
+use super::site::{Action, Route, Served, Site};
+use super::{Generation, identities};
+
+/// A compiled configuration and what an operator should still hear about it.
+pub struct Compiled {
+    /// Ready to serve.
+    pub generation: Generation,
+    /// Certificates that end soon, chains that look incomplete.
+    pub warnings: Vec<Problem>,
+}
+
+/// Compiles a configuration: loads certificates, prepares TLS, builds the route tables. Blocks on
+/// the file system.
+///
+/// # Errors
+///
+/// The configuration back, and every problem found in it.
+pub fn compile(
+    config: Config,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Metrics,
+) -> Result<Compiled, (Config, Vec<Problem>)> {
+    let mut problems = Vec::new();
+    let loaded = identities::load_all(&config, provider, metrics, &mut problems);
+    for profile in &config.profiles {
+        identities::judge(profile, &config, &loaded, &mut problems);
+    }
+    let upstreams: Vec<_> =
+        config.upstreams.iter().map(|u| Arc::new(upstream(u, provider, &mut problems))).collect();
+    let mut sites = Vec::new();
+    let compiler = Compiler { config: &config, loaded: &loaded, upstreams: &upstreams, provider, metrics };
+    if problems.iter().all(|problem| problem.severity == Severity::Warning) {
+        for profile in &config.profiles {
+            for listener in &profile.listeners {
+                sites.extend(compiler.site(profile, listener, &mut problems).map(Arc::new));
+            }
+        }
+    }
+    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err((config, problems));
+    }
+    Ok(Compiled { generation: Generation { config, sites, upstreams }, warnings: problems })
+}
+
+fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        code,
+        message,
+        place: Some(place),
+        label: "named here".to_owned(),
+        related: None,
+        help: Some(help.to_owned()),
+    }
+}
+
+fn upstream(config: &config::Upstream, provider: &Arc<CryptoProvider>, problems: &mut Vec<Problem>) -> Upstream {
+    let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
+    let tls = if uses_tls { trust(config, provider, problems) } else { None };
+    let endpoints = config.endpoints.iter().map(|endpoint| {
+        let name = config.server_name.as_ref().unwrap_or(&endpoint.host);
+        let tls = match (&tls, ServerName::try_from(name.clone())) {
+            (Some(tls), Ok(name)) if endpoint.tls => Some((Arc::clone(tls), name)),
+            (Some(_), Err(_)) if endpoint.tls => {
+                problems.push(error(
+                    "upstream.server-name",
+                    endpoint.place,
+                    format!("`{name}` is not a name a certificate could carry"),
+                    "set `server-name` to the name in the component's certificate",
+                ));
+                None
+            }
+            _ => None,
+        };
+        let mut hasher = DefaultHasher::new();
+        (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
+        format!("{:?}", config.verify).hash(&mut hasher);
+        Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, tls, hasher.finish()))
+    });
+    Upstream {
+        name: config.name.clone(),
+        endpoints: endpoints.collect(),
+        limits: Limits {
+            connect: config.connect_timeout,
+            first_byte: config.first_byte_timeout,
+            idle: config.idle_timeout,
+            keep_alive: config.keep_alive,
+            max_idle: config.max_idle,
+        },
+    }
+}
+
+fn trust(config: &config::Upstream, provider: &Arc<CryptoProvider>, problems: &mut Vec<Problem>) -> Option<Arc<ClientConfig>> {
+    let (trust, place) = match &config.verify {
+        Verify::System => (client::Trust::System, config.place),
+        Verify::Pin(pins) => (client::Trust::Pins(pins.clone()), config.place),
+        Verify::None { place } => (client::Trust::Nothing, *place),
+        Verify::Ca { file, place } => match certificate::read_authorities(file) {
+            Ok(authorities) => (client::Trust::Authorities(authorities), *place),
+            Err(message) => {
+                problems.push(error("upstream.ca-file", *place, message, "the file must be PEM, with the CA certificate that issued the component's certificate"));
+                return None;
+            }
+        },
+    };
+    client::config(trust, provider)
+        .map_err(|message| problems.push(error("upstream.trust", place, message, "name the component's CA with `ca-file`, or its key with `pin`")))
+        .ok()
+}
+
+struct Compiler<'a> {
+    config: &'a Config,
+    loaded: &'a [Vec<Identity>],
+    upstreams: &'a [Arc<Upstream>],
+    provider: &'a Arc<CryptoProvider>,
+    metrics: &'a Metrics,
+}
+
+impl Compiler<'_> {
+    fn site(&self, profile: &Profile, listener: &config::Listener, problems: &mut Vec<Problem>) -> Option<Site> {
+        let label = listener.listen.to_string();
+        let (served, tls) = match listener.serve {
+            Serve::RedirectToHttps { port } => (Served::RedirectToHttps(port), None),
+            Serve::Routes => (self.routes(profile, None), Some(self.tls(profile, listener, problems)?)),
+            Serve::Component(id) => (self.routes(profile, Some(id)), Some(self.tls(profile, listener, problems)?)),
+        };
+        Some(Site {
+            profile: profile.name.clone(),
+            address: listener.listen,
+            metrics: self.metrics.listener(&profile.name, &label),
+            label,
+            place: listener.place,
+            served,
+            hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),
+            trusted: profile.trusted_proxies.clone(),
+            limits: profile.limits.clone(),
+            timeouts: profile.timeouts.clone(),
+            tls,
+        })
+    }
+
+    fn tls(&self, profile: &Profile, listener: &config::Listener, problems: &mut Vec<Problem>) -> Option<Arc<rustls::ServerConfig>> {
+        let (clients, place) = match &listener.client_certificates {
+            ClientCertificates::Off => (None, listener.place),
+            ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
+            ClientCertificates::Required { ca, place } => (Some((ca, true)), *place),
+        };
+        let unusable = |message: String| {
+            error("listener.client-ca", place, message, "the file must be PEM, with the CA certificates that issue client certificates")
+        };
+        let clients = match clients.map(|(ca, required)| certificate::read_authorities(ca).map(|cas| (cas, required))) {
+            None => None,
+            Some(Ok(clients)) => Some(clients),
+            Some(Err(message)) => {
+                problems.push(unusable(message));
+                return None;
+            }
+        };
+        let identities = profile.certificates.iter().filter_map(|id| self.loaded.get(id.0).cloned()).collect();
+        let settings = server::Settings {
+            identities,
+            refuse_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
+            http2: listener.http2,
+            clients,
+        };
+        server::config(settings, self.provider).map_err(|message| problems.push(unusable(message))).ok()
+    }
+
+    /// All routes of a profile, or those a component's own port serves.
+    fn routes(&self, profile: &Profile, component: Option<UpstreamId>) -> Served {
+        let (mut rules, mut routes) = (Vec::new(), Vec::new());
+        let prefixes: Vec<Option<&str>> = component.map_or(vec![None], |id| prefixes(profile, id));
+        for route in &profile.routes {
+            let seen = match (component, &route.action) {
+                (None, _) => vec![(route.path.clone(), strip_prefix(route))],
+                (Some(id), config::Action::Proxy { upstream, strip_prefix }) if *upstream == id => {
+                    without(&route.path, strip_prefix.as_deref()).map(|path| (path, None)).into_iter().collect()
+                }
+                // A denial must hold on the component's own port too.
+                (Some(_), config::Action::Deny) => {
+                    prefixes.iter().filter_map(|p| without(&route.path, *p)).map(|path| (path, None)).collect()
+                }
+                _ => Vec::new(),
+            };
+            for (path, strip) in seen {
+                rules.push(Rule { path, methods: route.methods.clone() });
+                routes.push(Arc::new(self.route(profile, route, strip)));
+            }
+        }
+        Served::Routes { table: Table::new(rules), routes }
+    }
+
+    fn route(&self, profile: &Profile, route: &config::Route, strip_prefix: Option<String>) -> Route {
+        let action = match &route.action {
+            config::Action::Deny => Action::Deny,
+            config::Action::Redirect { to, status } => Action::Redirect { to: to.clone(), status: *status },
+            config::Action::Proxy { upstream, .. } => {
+                let written = self.config.upstreams.get(upstream.0);
+                let verified = written.is_none_or(|u| !matches!(u.verify, Verify::None { .. }));
+                match self.upstreams.get(upstream.0) {
+                    Some(upstream) => Action::Proxy {
+                        counters: self.metrics.upstream(&upstream.name, verified),
+                        first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
+                        upstream: Arc::clone(upstream),
+                        strip_prefix,
+                    },
+                    None => Action::Deny,
+                }
+            }
+        };
+        let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
+        Route {
+            name: route.name.clone(),
+            place: route.place,
+            action,
+            max_body: route.max_body,
+            websocket: route.websocket,
+            retry: route.retry,
+            allow_encoded_slash: route.allow_encoded_slash,
+            report_only: route.report_only,
+            edits: Edits::new(edits),
+            metrics: self.metrics.route(&profile.name, &route.name),
+        }
+    }
+}
+
+fn strip_prefix(route: &config::Route) -> Option<String> {
+    match &route.action {
+        config::Action::Proxy { strip_prefix, .. } => strip_prefix.clone(),
+        _ => None,
+    }
+}
+
+/// The prefixes that routes to this upstream take off, each once.
+fn prefixes(profile: &Profile, id: UpstreamId) -> Vec<Option<&str>> {
+    let mut found: Vec<Option<&str>> = Vec::new();
+    for route in &profile.routes {
+        if let config::Action::Proxy { upstream, strip_prefix } = &route.action
+            && *upstream == id
+            && !found.contains(&strip_prefix.as_deref())
+        {
+            found.push(strip_prefix.as_deref());
+        }
+    }
+    found
+}
+
+/// A pattern as the component sees it; `None` if it does not start with the prefix.
+fn without(path: &PathPattern, prefix: Option<&str>) -> Option<PathPattern> {
+    let Some(prefix) = prefix else { return Some(path.clone()) };
+    let rest = path.as_str().strip_prefix(prefix)?;
+    if !rest.is_empty() && !rest.starts_with('/') {
+        return None;
+    }
+    let rest = if rest.is_empty() { "/".to_owned() } else { rest.to_owned() };
+    Some(match path {
+        PathPattern::Exact(_) => PathPattern::Exact(rest),
+        PathPattern::Subtree(_) => PathPattern::Subtree(rest),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_sees_its_paths_without_the_prefix() {
+        let exact = |path: &str| PathPattern::Exact(path.to_owned());
+        let subtree = |path: &str| PathPattern::Subtree(path.to_owned());
+        assert_eq!(without(&exact("/ccm/webhook"), Some("/ccm")), Some(exact("/webhook")));
+        assert_eq!(without(&subtree("/file-engine/"), Some("/file-engine")), Some(subtree("/")));
+        assert_eq!(without(&exact("/ccm"), Some("/ccm")), Some(exact("/")));
+        assert_eq!(without(&exact("/ccmx/a"), Some("/ccm")), None);
+        assert_eq!(without(&exact("/a"), None), Some(exact("/a")));
+    }
+}

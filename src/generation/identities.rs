@@ -1,0 +1,101 @@
+//! Certificates of a configuration, loaded and judged.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+use crate::config::problem::{Problem, Severity};
+use crate::config::{Certificate, CertificateId, Config, Profile, Serve, is_loopback};
+use crate::telemetry::Metrics;
+use crate::tls::certificate::{load, system_root_subjects};
+use crate::tls::{Finding, Identity, Subject};
+
+/// Loads every certificate; by [`CertificateId`]. One that cannot be used is an empty list.
+pub(super) fn load_all(
+    config: &Config,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Metrics,
+    problems: &mut Vec<Problem>,
+) -> Vec<Vec<Identity>> {
+    let roots = system_root_subjects();
+    let one = |certificate: &Certificate| {
+        let mut pairs = Vec::new();
+        for (index, pair) in certificate.pairs.iter().enumerate() {
+            let findings = match load(&pair.chain, &pair.key, provider, &roots) {
+                Ok((identity, findings)) => {
+                    metrics.certificate(&certificate.name, index, identity.not_after);
+                    pairs.push(identity);
+                    findings
+                }
+                Err(findings) => findings,
+            };
+            problems.extend(findings.into_iter().map(|finding| {
+                let place = match finding.subject {
+                    Subject::Chain => pair.chain_place,
+                    Subject::Key => pair.key_place,
+                };
+                problem(finding, place)
+            }));
+        }
+        pairs
+    };
+    config.certificates.iter().map(one).collect()
+}
+
+fn problem(finding: Finding, place: crate::config::Place) -> Problem {
+    Problem {
+        severity: if finding.fatal { Severity::Error } else { Severity::Warning },
+        code: finding.code,
+        message: finding.message,
+        place: Some(place),
+        label: "this file".to_owned(),
+        related: None,
+        help: Some(finding.help),
+    }
+}
+
+/// Judges a profile's certificates against what the profile serves.
+pub(super) fn judge(profile: &Profile, config: &Config, loaded: &[Vec<Identity>], problems: &mut Vec<Problem>) {
+    let pairs = |id: &CertificateId| loaded.get(id.0).map(Vec::as_slice).unwrap_or_default();
+    let usable = profile.certificates.iter().any(|id| !pairs(id).is_empty());
+    for (host, place) in profile.hosts.iter().filter(|_| usable) {
+        let covers = |identity: &Identity| {
+            identity.names.contains(host) || identity.covers(host.as_str())
+        };
+        if !profile.certificates.iter().any(|id| pairs(id).iter().any(covers)) {
+            problems.push(Problem {
+                severity: Severity::Error,
+                code: "certificate.host-not-covered",
+                message: format!("no certificate of profile `{}` covers the host `{host}`", profile.name),
+                place: Some(*place),
+                label: "clients that ask for this host would be shown a certificate for another".to_owned(),
+                related: None,
+                help: Some("add a certificate whose subjectAltName has this host to the profile's `certificates`, or take the host out".to_owned()),
+            });
+        }
+    }
+    let development = profile.certificates.iter().find(|id| pairs(id).iter().any(|pair| pair.development));
+    let exposed = profile.listeners.iter().find(|listener| {
+        !matches!(listener.serve, Serve::RedirectToHttps { .. }) && !is_loopback(listener.listen.ip())
+    });
+    let (Some(id), Some(listener)) = (development, exposed) else { return };
+    let Some(certificate) = config.certificates.get(id.0) else { return };
+    problems.push(Problem {
+        severity: Severity::Error,
+        code: "certificate.development",
+        message: format!(
+            "certificate `{}` is a development certificate, and `{}` can be reached from other hosts",
+            certificate.name, listener.listen
+        ),
+        place: Some(listener.place),
+        label: "not a loopback address".to_owned(),
+        related: Some((certificate.place, "made by `app-gateway demo`; its key is not protected".to_owned())),
+        help: Some(loopback_help(listener.listen.ip())),
+    });
+}
+
+fn loopback_help(ip: IpAddr) -> String {
+    let loopback = if ip.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+    format!("install the certificate of your site, or listen on {loopback} to try things out on this host")
+}

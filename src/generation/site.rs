@@ -1,0 +1,186 @@
+//! What one listener serves, and how it decides about a request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::ServerConfig;
+
+use crate::addr::{ClientAddr, HostPattern};
+use crate::config::{Limits, Place, Timeouts};
+use crate::message::forward::Edits;
+use crate::message::{Framing, Reason, RequestHead, path};
+use crate::route::{Match, Table};
+use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
+use crate::upstream::Upstream;
+
+/// One listener, compiled.
+pub struct Site {
+    /// The profile's name.
+    pub profile: String,
+    /// The address it listens on.
+    pub address: SocketAddr,
+    /// The address as text, the listener's name in logs and metrics.
+    pub label: String,
+    /// Where `listen` is written.
+    pub place: Place,
+    /// What it serves.
+    pub served: Served,
+    /// Hosts it answers for; empty: any.
+    pub hosts: Vec<HostPattern>,
+    /// Peers whose `X-Forwarded-*` are believed.
+    pub trusted: Vec<IpNet>,
+    /// Limits on what a client may do.
+    pub limits: Limits,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
+    /// TLS settings; `None` for plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Counters.
+    pub metrics: ListenerMetrics,
+}
+
+/// What a listener serves.
+pub enum Served {
+    /// Routes.
+    Routes {
+        /// Finds a route's index.
+        table: Table,
+        /// By the table's indices.
+        routes: Vec<Arc<Route>>,
+    },
+    /// A redirect to the same URL under `https`, on this port.
+    RedirectToHttps(u16),
+}
+
+/// One route, compiled.
+pub struct Route {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Where `path` is written.
+    pub place: Place,
+    /// What is done.
+    pub action: Action,
+    /// Longest request body, in bytes.
+    pub max_body: u64,
+    /// WebSockets are carried.
+    pub websocket: bool,
+    /// A request may be sent again on a fresh connection; see [`crate::config::Route::retry`].
+    pub retry: bool,
+    /// `%2F` may stand in the path.
+    pub allow_encoded_slash: bool,
+    /// Log and metric say that it would be denied without this route.
+    pub report_only: bool,
+    /// Changes to the upstream's answer.
+    pub edits: Edits,
+    /// Counters.
+    pub metrics: RouteMetrics,
+}
+
+/// What a route does.
+pub enum Action {
+    /// Passes the request on.
+    Proxy {
+        /// To whom.
+        upstream: Arc<Upstream>,
+        /// The upstream's counters.
+        counters: UpstreamMetrics,
+        /// Taken off the front of the path.
+        strip_prefix: Option<String>,
+        /// Limit to the first byte of the answer.
+        first_byte: Duration,
+    },
+    /// Sends the client elsewhere.
+    Redirect {
+        /// `Location`.
+        to: String,
+        /// Its status.
+        status: u16,
+    },
+    /// Answers 403.
+    Deny,
+}
+
+/// What is to be done with a request.
+pub enum Decision {
+    /// This route takes it.
+    Route(Arc<Route>),
+    /// It lacks the `/` at the end of its path.
+    AddSlash,
+    /// It belongs on `https`.
+    ToHttps(u16),
+}
+
+/// Why nothing is done with a request.
+pub struct Refusal {
+    /// The word for it.
+    pub reason: Reason,
+    /// The route that refused it, if it came that far.
+    pub route: Option<Arc<Route>>,
+    /// Value of `Allow`, for 405.
+    pub allow: Option<String>,
+}
+
+impl Refusal {
+    fn of(reason: Reason) -> Self {
+        Self { reason, route: None, allow: None }
+    }
+
+    fn by(reason: Reason, route: &Arc<Route>) -> Self {
+        Self { reason, route: Some(Arc::clone(route)), allow: None }
+    }
+}
+
+impl Site {
+    /// Decides about a request by host, path, method, upgrade and stated length, in this order.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] with the first rule that refuses it.
+    pub fn decide(&self, head: &RequestHead) -> Result<Decision, Refusal> {
+        let host = head.host_name();
+        if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.covers(host)) {
+            return Err(Refusal::of(Reason::UnknownHost));
+        }
+        let (table, routes) = match &self.served {
+            Served::RedirectToHttps(port) => return Ok(Decision::ToHttps(*port)),
+            Served::Routes { table, routes } => (table, routes),
+        };
+        let raw = path::raw(&head.target);
+        let (decoded, strict) = match path::matchable(raw, false) {
+            Ok(decoded) => (decoded, true),
+            // It may still be one that the route's own setting lets through.
+            Err(_) => (path::matchable(raw, true).map_err(Refusal::of)?, false),
+        };
+        let method = if head.upgrade { &http::Method::GET } else { &head.method };
+        let found = table.find(&decoded, method);
+        if !strict && !matches!(&found, Match::Rule(i) if routes.get(*i).is_some_and(|r| r.allow_encoded_slash)) {
+            return Err(Refusal::of(Reason::AmbiguousPath));
+        }
+        let route = match found {
+            Match::Rule(index) => routes.get(index).ok_or_else(|| Refusal::of(Reason::Internal))?,
+            Match::Slash => return Ok(Decision::AddSlash),
+            Match::Nothing => return Err(Refusal::of(Reason::NoRoute)),
+            Match::Method(allow) => {
+                return Err(Refusal { allow: Some(allow), ..Refusal::of(Reason::MethodNotAllowed) });
+            }
+        };
+        if matches!(route.action, Action::Deny) {
+            return Err(Refusal::by(Reason::RouteDenied, route));
+        }
+        if head.upgrade && !(route.websocket && matches!(route.action, Action::Proxy { .. })) {
+            return Err(Refusal::by(Reason::WebSocketDenied, route));
+        }
+        if matches!(head.framing, Framing::Length(length) if length > route.max_body) {
+            return Err(Refusal::by(Reason::BodyTooLarge, route));
+        }
+        Ok(Decision::Route(Arc::clone(route)))
+    }
+
+    /// Whether this client's `X-Forwarded-*` are believed.
+    #[must_use]
+    pub fn trusts(&self, client: ClientAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&client.ip()))
+    }
+}
