@@ -24,3 +24,6 @@ pub mod upstream;
 
 // One compiled configuration.
 pub mod generation;
+
+// Who serves a client.
+pub mod reverse;

@@ -1,0 +1,224 @@
+//! What became of one request or connection: its log line and its counters.
+//!
+//! A [`Record`] is made when a request's head is there and written when it is dropped, so that no
+//! way out can forget it and none can write it twice.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::generation::{Route, Site};
+use crate::message::{Known, Reason, RequestHead, Version, query};
+use crate::telemetry::access_log::{millis, number, text};
+use crate::upstream::{Endpoint, Upstream};
+
+use super::{Facts, RequestId, Worker};
+
+/// See the module.
+pub(super) struct Record {
+    worker: Rc<Worker>,
+    facts: Rc<Facts>,
+    site: Arc<Site>,
+    pub(super) id: RequestId,
+    start: Instant,
+    request: Option<Asked>,
+    route: Option<Arc<Route>>,
+    upstream: Option<(Arc<Upstream>, Arc<Endpoint>)>,
+    /// 0 until an answer has begun.
+    pub(super) status: u16,
+    pub(super) reason: Option<Reason>,
+    /// What the system or TLS said, for the operator.
+    pub(super) detail: Option<String>,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    first_byte: Option<Duration>,
+    tunnel: Option<&'static str>,
+}
+
+struct Asked {
+    version: Version,
+    method: http::Method,
+    host: Bytes,
+    target: Bytes,
+    agent: Option<Bytes>,
+}
+
+impl Record {
+    /// For a request.
+    pub(super) fn of(worker: &Rc<Worker>, facts: &Rc<Facts>, site: &Arc<Site>, head: &RequestHead) -> Self {
+        let known = if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
+        let mut record = Self::refused(worker, facts, site);
+        record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
+        record.request = Some(Asked {
+            version: head.version,
+            method: head.method.clone(),
+            host: head.host.clone(),
+            target: head.target.clone(),
+            agent: head.fields.first(Known::UserAgent).map(|agent| head.fields.bytes().slice_ref(agent)),
+        });
+        record
+    }
+
+    /// For a connection or request that was refused before its head could be read.
+    pub(super) fn refused(worker: &Rc<Worker>, facts: &Rc<Facts>, site: &Arc<Site>) -> Self {
+        Self {
+            id: worker.ids.next(),
+            worker: Rc::clone(worker),
+            facts: Rc::clone(facts),
+            site: Arc::clone(site),
+            start: Instant::now(),
+            request: None,
+            route: None,
+            upstream: None,
+            status: 0,
+            reason: None,
+            detail: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            first_byte: None,
+            tunnel: None,
+        }
+    }
+
+    /// Notes the route.
+    pub(super) fn on_route(&mut self, route: &Arc<Route>) {
+        route.metrics.in_flight.inc();
+        if route.report_only {
+            route.metrics.report_only.inc();
+        }
+        self.route = Some(Arc::clone(route));
+    }
+
+    /// Notes the endpoint.
+    pub(super) fn on_endpoint(&mut self, upstream: &Arc<Upstream>, endpoint: &Arc<Endpoint>) {
+        self.upstream = Some((Arc::clone(upstream), Arc::clone(endpoint)));
+    }
+
+    /// Notes that the upstream's answer has begun.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.status = status;
+        self.first_byte = Some(self.start.elapsed());
+    }
+
+    /// The record of the tunnel that the request becomes; its end is set when it ends.
+    pub(super) fn into_tunnel(mut self) -> Self {
+        self.tunnel = Some("unknown");
+        if let Some(route) = &self.route {
+            route.metrics.in_flight.dec();
+            route.metrics.websockets_active.inc();
+            route.metrics.websockets_opened.inc();
+        }
+        self
+    }
+
+    /// Notes how a tunnel ended.
+    pub(super) fn tunnel_ended(&mut self, word: &'static str) {
+        self.tunnel = Some(word);
+    }
+
+    fn count(&self) {
+        if let Some(reason) = self.reason {
+            self.worker.metrics.refused(reason as usize);
+        }
+        let Some(route) = &self.route else { return };
+        let metrics = &route.metrics;
+        let class = usize::from(self.status / 100);
+        let class = if (1..=5).contains(&class) { class - 1 } else { 5 };
+        if let Some(counter) = metrics.requests.get(class) {
+            counter.inc();
+        }
+        if self.request_bytes > 0 {
+            metrics.request_bytes.inc_by(self.request_bytes);
+        }
+        if self.response_bytes > 0 {
+            metrics.response_bytes.inc_by(self.response_bytes);
+        }
+        let seconds = self.start.elapsed().as_secs_f64();
+        if self.tunnel.is_some() {
+            metrics.websockets_active.dec();
+            metrics.websocket_seconds.observe(seconds);
+        } else {
+            metrics.in_flight.dec();
+            metrics.seconds.observe(seconds);
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"time\":\"");
+        self.worker.stamp.write_rfc3339(out);
+        out.extend_from_slice(b"\",");
+        text(out, "id", self.id.as_str().as_bytes());
+        let event = match (&self.request, self.tunnel) {
+            (None, _) => "refused",
+            (Some(_), Some(_)) => "tunnel",
+            (Some(_), None) => "request",
+        };
+        text(out, "event", event.as_bytes());
+        text(out, "profile", self.site.profile.as_bytes());
+        text(out, "listener", self.site.label.as_bytes());
+        text(out, "client", self.facts.client.0.to_string().as_bytes());
+        if let Some(asked) = &self.request {
+            text(out, "method", asked.method.as_str().as_bytes());
+            text(out, "host", &asked.host);
+            let target = String::from_utf8_lossy(&asked.target);
+            text(out, "path", query::masked(&target).as_bytes());
+            text(out, "protocol", asked.version.as_str().as_bytes());
+            if let Some(agent) = &asked.agent {
+                text(out, "user_agent", agent);
+            }
+        }
+        self.write_served(out);
+        text(out, "tls", self.facts.tls.as_bytes());
+        if let Some(sni) = &self.facts.sni {
+            text(out, "sni", sni.as_bytes());
+        }
+        // The last comma.
+        out.pop();
+        out.push(b'}');
+    }
+
+    fn write_served(&self, out: &mut Vec<u8>) {
+        if let Some(route) = &self.route {
+            text(out, "route", route.name.as_bytes());
+            if route.report_only {
+                text(out, "would_deny", b"no_route");
+            }
+        }
+        if let Some((upstream, endpoint)) = &self.upstream {
+            text(out, "upstream", upstream.name.as_bytes());
+            text(out, "endpoint", endpoint.label.as_bytes());
+        }
+        number(out, "status", self.status.into());
+        if let Some(reason) = self.reason {
+            text(out, "reason", reason.word().as_bytes());
+        }
+        if let Some(detail) = &self.detail {
+            text(out, "detail", detail.as_bytes());
+        }
+        if let Some(end) = self.tunnel {
+            text(out, "end", end.as_bytes());
+        }
+        number(out, "request_bytes", self.request_bytes);
+        number(out, "response_bytes", self.response_bytes);
+        if let Some(first_byte) = self.first_byte {
+            millis(out, "first_byte_ms", first_byte);
+        }
+        millis(out, "duration_ms", self.start.elapsed());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Nobody said how it ended: the task was dropped, because the client had gone or a worker
+        // was stopped.
+        if self.status == 0 && self.reason.is_none() {
+            self.reason = Some(Reason::ClientGone);
+            self.status = Reason::ClientGone.code();
+        }
+        self.count();
+        self.worker.lines.add(|out| self.write(out));
+    }
+}

@@ -1,0 +1,85 @@
+//! After the upstream's 101: bytes we no longer read.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+
+use crate::net::admission::Permit;
+use crate::net::relay::{End, Side, relay};
+use crate::net::{Io, Local};
+use crate::upstream::Stream;
+
+use super::record::Record;
+
+/// Joins client and upstream in a task of its own, which is small: the state of the request that
+/// became the tunnel is gone.
+pub(super) fn spawn<T: Io>(
+    local: &Rc<Local>,
+    client: Side<T>,
+    upstream: Side<Stream>,
+    idle: Duration,
+    (mut record, permit): (Box<Record>, Option<Permit>),
+) {
+    let own = Rc::clone(local);
+    local.spawn(async move {
+        let summary = relay(&own, client, upstream, idle).await;
+        record.request_bytes = summary.a_to_b;
+        record.response_bytes = summary.b_to_a;
+        record.tunnel_ended(match summary.end {
+            End::ClosedByA => "client_closed",
+            End::ClosedByB => "upstream_closed",
+            End::BrokenA => "client_broken",
+            End::BrokenB => "upstream_broken",
+            End::Idle => "tunnel_idle",
+            End::Draining => "draining",
+        });
+        drop((record, permit));
+    });
+}
+
+/// A `Sec-WebSocket-Key` (RFC 6455 section 4.1), for WebSockets that came over HTTP/2.
+pub(super) fn new_key() -> String {
+    let mut nonce = [0; 16];
+    // Not a secret: it only shows that the answer is to this request.
+    let _ = SystemRandom::new().fill(&mut nonce);
+    base64(&nonce)
+}
+
+/// The `Sec-WebSocket-Accept` that belongs to `key` (RFC 6455 section 4.2.2).
+pub(super) fn accept_for(key: &str) -> String {
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    base64(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for index in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * index) & 63) as usize];
+            out.push(if index <= group.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_the_example_of_rfc_6455() {
+        assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn agrees_with_the_examples_of_rfc_4648() {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(new_key().len(), 24);
+    }
+}
