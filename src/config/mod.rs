@@ -2,5 +2,10 @@
 
 pub mod checked;
 pub mod problem;
+mod expand;
+pub mod file;
+mod read;
+mod shape;
+mod wording;
 
 pub use checked::*;
