@@ -30,13 +30,16 @@ const SIZE: [(&str, u64); 7] = [
 ///
 /// A sentence without a full stop that says what is wrong and what to write instead.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text)
-        .ok_or_else(|| format!("`{text}` is not a duration; write one like `500ms`, `30s` or `5min`"))?;
+    let (number, unit) = split(text).ok_or_else(|| {
+        format!("`{text}` is not a duration; write one like `500ms`, `30s` or `5min`")
+    })?;
     if unit.is_empty() {
         return Err(format!("`{text}` has no unit; write `{number}s` for seconds"));
     }
     let Some((_, millis)) = TIME.iter().find(|(name, _)| *name == unit) else {
-        return Err(format!("`{unit}` is not a unit of time; use ms, s, min or h, one number and one unit"));
+        return Err(format!(
+            "`{unit}` is not a unit of time; use ms, s, min or h, one number and one unit"
+        ));
     };
     let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*millis));
     millis.map(Duration::from_millis).ok_or_else(|| format!("`{text}` is too long to be counted"))
@@ -48,8 +51,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 ///
 /// A sentence without a full stop that says what is wrong and what to write instead.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let (number, unit) = split(text)
-        .ok_or_else(|| format!("`{text}` is not a size; write one like `10MiB`, `64KiB` or `512B`"))?;
+    let (number, unit) = split(text).ok_or_else(|| {
+        format!("`{text}` is not a size; write one like `10MiB`, `64KiB` or `512B`")
+    })?;
     let exact = SIZE.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B");
     let Some((_, bytes)) = exact else {
         return Err(match unit.chars().next().map(|first| first.to_ascii_uppercase()) {

@@ -322,7 +322,7 @@ pub struct Route {
 }
 
 /// Which paths a route takes, compared after percent-decoding.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum PathPattern {
     /// `/ccm/webhook`: this path and no other.
     Exact(String),

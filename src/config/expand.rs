@@ -56,7 +56,9 @@ enum Trouble {
 impl Trouble {
     fn at(self, place: Place) -> Problem {
         let (code, message) = match &self {
-            Self::Unset(name) => ("env.unset", format!("the environment variable `{name}` is not set")),
+            Self::Unset(name) => {
+                ("env.unset", format!("the environment variable `{name}` is not set"))
+            }
             Self::Open => ("env.syntax", "`${` is never closed".to_owned()),
             Self::Name(name) => ("env.syntax", format!("`{name}` is not the name of a variable")),
             Self::Lone => ("env.syntax", "a `$` stands alone".to_owned()),

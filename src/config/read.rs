@@ -27,8 +27,11 @@ pub(super) fn read(dir: &Path, found: &mut Findings) -> Sources {
     };
     if paths.is_empty() {
         found.push(
-            Problem::nowhere("files.none", format!("there is no `*.toml` file in `{}`", dir.display()))
-                .with_help("copy the shipped `config/` directory there, or name another one"),
+            Problem::nowhere(
+                "files.none",
+                format!("there is no `*.toml` file in `{}`", dir.display()),
+            )
+            .with_help("copy the shipped `config/` directory there, or name another one"),
         );
     }
     if paths.len() > MOST_FILES {
@@ -62,7 +65,10 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let visible = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
-        if visible && path.extension().is_some_and(|extension| extension == "toml") && !path.is_dir() {
+        if visible
+            && path.extension().is_some_and(|extension| extension == "toml")
+            && !path.is_dir()
+        {
             paths.push(path);
         }
     }
@@ -72,7 +78,8 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn no_directory(dir: &Path, error: &io::Error) -> Problem {
     let shown = dir.display();
-    let message = format!("the configuration directory `{shown}` cannot be read: {}", reason(error));
+    let message =
+        format!("the configuration directory `{shown}` cannot be read: {}", reason(error));
     let help = match (error.kind(), dir.parent()) {
         (io::ErrorKind::NotADirectory, Some(parent)) if dir.is_file() => {
             format!("the whole directory is the configuration: name `{}`", parent.display())
@@ -80,7 +87,8 @@ fn no_directory(dir: &Path, error: &io::Error) -> Problem {
         (io::ErrorKind::PermissionDenied, _) => {
             "the user the gateway runs as needs to read and enter it".to_owned()
         }
-        _ => "create it with a copy of the shipped `config/` directory, or name another one".to_owned(),
+        _ => "create it with a copy of the shipped `config/` directory, or name another one"
+            .to_owned(),
     };
     Problem::nowhere("files.no-directory", message).with_help(help)
 }
@@ -91,22 +99,36 @@ fn text(path: &Path) -> Result<String, Problem> {
         Problem::nowhere("files.unreadable", message).with_help(help)
     };
     let failed = |error: io::Error| {
-        unreadable(reason(&error), "every `*.toml` of the directory counts: make it readable, or remove it")
+        unreadable(
+            reason(&error),
+            "every `*.toml` of the directory counts: make it readable, or remove it",
+        )
     };
     // Asked before opening: opening a pipe would wait for somebody to write into it.
     if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(unreadable("it is not a file".to_owned(), "remove it, or give it another ending"));
+        return Err(unreadable(
+            "it is not a file".to_owned(),
+            "remove it, or give it another ending",
+        ));
     }
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    File::open(path)
+        .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
+        .map_err(failed)?;
     if bytes.len() as u64 > LONGEST_FILE {
-        return Err(unreadable("it is longer than 4 MiB".to_owned(), "is it a configuration file?"));
+        return Err(unreadable(
+            "it is longer than 4 MiB".to_owned(),
+            "is it a configuration file?",
+        ));
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count();
         let why = format!("line {line} is not UTF-8");
-        unreadable(why, "save it as UTF-8; an editor that writes Latin-1 does this with an accent in a comment")
+        unreadable(
+            why,
+            "save it as UTF-8; an editor that writes Latin-1 does this with an accent in a comment",
+        )
     })
 }
 

@@ -15,7 +15,7 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::expand::{Env, expand};
 use super::file::{AdminFile, CertificateFile, GatewayFile, ProfileFile, UpstreamFile};
-use super::problem::{Findings, Place, Problem};
+use super::problem::{Findings, Place};
 use super::wording;
 
 /// Syntax errors shown per file. After the first few, the parser reports its own confusion.
@@ -162,7 +162,10 @@ impl Shaper<'_> {
             if TABLE_KEYS.contains(&name) && !value.get_ref().is_table() {
                 wrong.push((key.span(), wording::not_a_table(name, place, self.text)));
             } else if TABLE_ARRAY_KEYS.contains(&name) {
-                let good = value.get_ref().as_array().is_some_and(|a| a.iter().all(|v| v.get_ref().is_table()));
+                let good = value
+                    .get_ref()
+                    .as_array()
+                    .is_some_and(|a| a.iter().all(|v| v.get_ref().is_table()));
                 if !good {
                     wrong.push((key.span(), wording::not_tables(name, place, self.text)));
                 }
@@ -186,8 +189,9 @@ impl Shaper<'_> {
             self.found.strike(place, wording::shape(&error, place, self.text));
             self.found.damage(place);
             let Some(table) = take_out(&mut value, &span) else { break };
-            let table = self.place(&table);
+            let (table, item) = (self.place(&table), self.place(&value.span()));
             self.found.damage(table);
+            self.found.damage(item);
         }
         let place = self.place(&value.span());
         self.found.damage(place);
@@ -240,7 +244,8 @@ mod tests {
 
     #[test]
     fn reports_every_mistake_of_a_table() {
-        let text = "[upstream.chat]\nendpoint = [\"a\"]\nmax-idle = \"64\"\npin = \"x\"\nkeepalive = 1\n";
+        let text =
+            "[upstream.chat]\nendpoint = [\"a\"]\nmax-idle = \"64\"\npin = \"x\"\nkeepalive = 1\n";
         let expected = [
             ("key.missing", "[upstream.chat]"),
             ("key.unknown", "endpoint"),
@@ -260,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_broken_route_leaves_the_others() {
-        let text = "[[profile.a.route]]\npth = \"/\"\n[[profile.a.route]]\npath = \"/\"\ndeny = 1\n";
+        let text =
+            "[[profile.a.route]]\npth = \"/\"\n[[profile.a.route]]\npath = \"/\"\ndeny = 1\n";
         let mut found = Findings::default();
         let mut shaped = Shaped::default();
         shape((0, text), &|_| None, &mut shaped, &mut found);

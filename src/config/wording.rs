@@ -38,14 +38,18 @@ pub(super) fn syntax(error: &toml::de::Error, file: u16, text: &str) -> Problem 
     if message.starts_with("duplicate key") {
         return Problem::error("toml.duplicate", place, format!("`{marked}` is written twice"))
             .with_label("the second time")
-            .with_help("keep one of them; a list of listeners or routes has double brackets: `[[...]]`");
+            .with_help(
+                "keep one of them; a list of listeners or routes has double brackets: `[[...]]`",
+            );
     }
-    let said = if message.contains("string values must be quoted") || message.contains("missing value") {
-        "a value is missing or not in quotes".to_owned()
-    } else {
-        message.split(", expected").next().unwrap_or(message).to_owned()
-    };
-    let label = message.split_once(", expected ").map(|(_, expected)| format!("expected {expected}"));
+    let said =
+        if message.contains("string values must be quoted") || message.contains("missing value") {
+            "a value is missing or not in quotes".to_owned()
+        } else {
+            message.split(", expected").next().unwrap_or(message).to_owned()
+        };
+    let label =
+        message.split_once(", expected ").map(|(_, expected)| format!("expected {expected}"));
     Problem::error("toml.syntax", place, format!("this is not TOML: {said}"))
         .with_label(label.unwrap_or_default())
         .with_help("text is written in quotes, tables as `[name]`, lists as `[\"a\", \"b\"]`, comments after `#`")
@@ -53,14 +57,15 @@ pub(super) fn syntax(error: &toml::de::Error, file: u16, text: &str) -> Problem 
 
 /// A table nobody knows, at the top of a file.
 pub(super) fn unknown_table(name: &str, place: Place, known: &[&str]) -> Problem {
-    let problem = Problem::error("key.unknown", place, format!("there is no table called `{name}`"));
+    let problem =
+        Problem::error("key.unknown", place, format!("there is no table called `{name}`"));
     match name {
-        "listener" | "listen" | "server" => {
-            problem.with_label("a listener belongs to a profile").with_help("write `[[profile.NAME.listener]]`")
-        }
-        "route" | "routes" | "location" => {
-            problem.with_label("a route belongs to a profile").with_help("write `[[profile.NAME.route]]`")
-        }
+        "listener" | "listen" | "server" => problem
+            .with_label("a listener belongs to a profile")
+            .with_help("write `[[profile.NAME.listener]]`"),
+        "route" | "routes" | "location" => problem
+            .with_label("a route belongs to a profile")
+            .with_help("write `[[profile.NAME.route]]`"),
         _ => problem.with_label(suggest(name, known, "the tables are")),
     }
 }
@@ -76,7 +81,9 @@ pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
     let header = marked(text, place).starts_with("[[");
     let problem = Problem::error("value.kind", place, format!("`{name}` is one table"));
     if header {
-        problem.with_label("double brackets make a list").with_help("write it in single brackets, once")
+        problem
+            .with_label("double brackets make a list")
+            .with_help("write it in single brackets, once")
     } else {
         problem.with_label("this is not a table")
     }
@@ -93,7 +100,9 @@ pub(super) fn not_tables(name: &str, place: Place, text: &str) -> Problem {
         _ if name == "pairs" => problem
             .with_label("this is not")
             .with_help("write `pairs = [{ chain = \"x.crt\", key = \"x.key\" }]`"),
-        _ => problem.with_label("this is not").with_help(format!("write `[[profile.NAME.{name}]]` once for each")),
+        _ => problem
+            .with_label("this is not")
+            .with_help(format!("write `[[profile.NAME.{name}]]` once for each")),
     }
 }
 
@@ -102,16 +111,19 @@ pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Proble
     let message = error.message();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("unknown field") {
-        let (name, known) = quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
+        let (name, known) =
+            quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
         return unknown_key(name, place, known);
     }
     if message.starts_with("missing field") {
         let name = quoted.first().copied().unwrap_or_default();
         let label = format!("`{name}` has to be in this table");
-        return Problem::error("key.missing", place, format!("`{name}` is missing")).with_label(label);
+        return Problem::error("key.missing", place, format!("`{name}` is missing"))
+            .with_label(label);
     }
     if message.starts_with("unknown variant") {
-        let (name, known) = quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
+        let (name, known) =
+            quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
         let choices: Vec<_> = known.iter().map(|word| format!("\"{word}\"")).collect();
         return Problem::error("value.word", place, format!("`{name}` is not a value of this key"))
             .with_label(format!("write {}", choices.join(" or ")));
@@ -120,7 +132,8 @@ pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Proble
 }
 
 fn unknown_key(name: &str, place: Place, known: &[&str]) -> Problem {
-    let problem = Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
+    let problem =
+        Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
     match nearest(name, known.iter().copied()) {
         Some(best) => problem.with_label(format!("did you mean `{best}`?")),
         None => problem
@@ -131,9 +144,14 @@ fn unknown_key(name: &str, place: Place, known: &[&str]) -> Problem {
 
 /// `invalid type: integer `5`, expected a string` and its like.
 fn kind(message: &str, place: Place, text: &str) -> Problem {
-    let stripped = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    let stripped =
+        message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     let Some((is, wanted)) = stripped.and_then(|rest| rest.split_once(", expected ")) else {
-        return Problem::error("value.kind", place, format!("this value cannot be read: {message}"));
+        return Problem::error(
+            "value.kind",
+            place,
+            format!("this value cannot be read: {message}"),
+        );
     };
     let is = match is {
         "map" => "a table".to_owned(),
@@ -154,7 +172,9 @@ fn kind(message: &str, place: Place, text: &str) -> Problem {
     let written = marked(text, place);
     match wanted {
         "a list" if written.starts_with('"') => problem.with_help(format!("write `[{written}]`")),
-        "a string" if !written.starts_with(['[', '{', '"']) => problem.with_help(format!("write `\"{written}\"`")),
+        "a string" if !written.starts_with(['[', '{', '"']) => {
+            problem.with_help(format!("write `\"{written}\"`"))
+        }
         "a whole number" | "true or false" if written.len() > 2 && written.starts_with('"') => {
             problem.with_help(format!("write `{}`, without quotes", written.trim_matches('"')))
         }
