@@ -56,7 +56,6 @@ pub type Fields = BTreeMap<toml::Spanned<String>, Written<String>>;
 /// environment, `$$` is a `$`.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(dead_code, reason = "the outermost table is read by hand, this describes it")]
 pub struct DirectoryFile {
     /// Process-wide settings.
     pub gateway: Option<GatewayFile>,

@@ -1,0 +1,234 @@
+//! What the operator reads when the configuration is wrong, and that the shipped one is not.
+//!
+//! Every directory in `tests/check` holds one mistake, named after it, and `NAME.out` beside it
+//! what `app-gateway check` says. `UPDATE_GOLDEN=1 cargo test --test check` writes the `.out` files
+//! anew; read the difference as if it were three in the morning.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use app_gateway::config::{self, Action, Config, PathPattern, Serve};
+use proptest::prelude::*;
+
+/// The environment of the corpus: nothing of the machine the tests run on.
+fn corpus_env(name: &str) -> Option<String> {
+    match name {
+        "HOST" => Some("127.0.0.2".to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_mistake_is_explained() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir("tests/check").unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.is_dir());
+    cases.sort();
+    assert!(cases.len() >= 45, "only {} cases", cases.len());
+    for case in cases {
+        let Err(refused) = config::load(&case, &corpus_env) else {
+            wrong.push(format!("{} was accepted", case.display()));
+            continue;
+        };
+        let drawn = config::draw(&refused.sources, &refused.problems, false);
+        let golden = case.with_extension("out");
+        if update {
+            fs::write(&golden, &drawn).unwrap();
+        } else if fs::read_to_string(&golden).unwrap_or_default() != drawn {
+            wrong.push(format!("{} is now:\n{drawn}", golden.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_missing_directory_is_explained() {
+    for (path, code) in [("tests/check/none", "does not exist"), ("tests/check.rs", "name `tests`")]
+    {
+        let refused = config::load(Path::new(path), &corpus_env).unwrap_err();
+        let drawn = config::draw(&refused.sources, &refused.problems, false);
+        assert!(drawn.contains(code), "{drawn}");
+    }
+}
+
+#[test]
+fn colour_changes_nothing_but_the_colour() {
+    let refused = config::load(Path::new("tests/check/route-path"), &corpus_env).unwrap_err();
+    let coloured = config::draw(&refused.sources, &refused.problems, true);
+    assert!(coloured.contains("\u{1b}["));
+    let json = config::to_json(&refused.sources, &refused.problems);
+    assert_eq!(json["errors"].as_u64(), Some(refused.problems.len() as u64));
+}
+
+/// The shipped configuration, with certificates that exist.
+fn shipped() -> Config {
+    let pem = fs::canonicalize("tests/check/dummy.pem").unwrap();
+    let certs = tempfile::tempdir().unwrap();
+    for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key"] {
+        fs::copy(&pem, certs.path().join(name)).unwrap();
+    }
+    let env = |name: &str| match name {
+        "CERT_DIR" => Some(certs.path().display().to_string()),
+        "HYBRID_CHAT_CA" => Some(pem.display().to_string()),
+        _ => None,
+    };
+    match config::load(Path::new("config"), &env) {
+        Ok(loaded) => {
+            let drawn = config::draw(&loaded.config.sources, &loaded.warnings, false);
+            assert!(loaded.warnings.is_empty(), "{drawn}");
+            loaded.config
+        }
+        Err(refused) => panic!("{}", config::draw(&refused.sources, &refused.problems, false)),
+    }
+}
+
+#[test]
+fn the_shipped_configuration_has_every_port_of_the_prerequisites() {
+    let config = shipped();
+    let port = |id: config::UpstreamId| config.upstreams[id.0].endpoints[0].port;
+    let profile = |name| config.profiles.iter().find(|profile| profile.name == name).unwrap();
+    let routed = |name| -> BTreeSet<u16> {
+        let upstreams = profile(name).routes.iter().filter_map(|route| match route.action {
+            Action::Proxy { upstream, .. } => Some(port(upstream)),
+            _ => None,
+        });
+        upstreams.collect()
+    };
+    let public = BTreeSet::from([8497, 8482, 8451, 8495, 8449]);
+    let mut internet = public.clone();
+    internet.insert(8444);
+    assert_eq!(routed("internet"), internet);
+    let lan = [8497, 8447, 8446, 8454, 8482, 8455, 8495, 8449, 8450, 8452, 8448, 8444];
+    assert_eq!(routed("lan"), BTreeSet::from(lan));
+
+    let listeners = &profile("internet").listeners;
+    let components = listeners.iter().filter_map(|listener| match listener.serve {
+        Serve::Component(upstream) => {
+            assert_eq!(listener.listen.port(), port(upstream));
+            Some(listener.listen.port())
+        }
+        _ => None,
+    });
+    assert_eq!(components.collect::<BTreeSet<u16>>(), public);
+    assert!(listeners.iter().any(|l| l.listen.port() == 8443 && l.serve == Serve::Routes));
+    assert!(profile("lan").listeners.iter().any(|l| l.listen.port() == 443));
+}
+
+#[test]
+fn the_shipped_configuration_opens_nothing_by_accident() {
+    let config = shipped();
+    let internet = config.profiles.iter().find(|profile| profile.name == "internet").unwrap();
+    for route in &internet.routes {
+        let Action::Proxy { .. } = route.action else { continue };
+        let path = route.path.as_str();
+        if let PathPattern::Subtree(_) = route.path {
+            let open = [
+                "/customer-gadget/",
+                "/socket.io/",
+                "/chat/socket.io/",
+                "/chat/api/customer/transcript/",
+                "/file-engine/api/downloadFileStream/",
+            ];
+            assert!(open.contains(&path), "{path} is wide open");
+        }
+        for closed in ["FromUrl", "send", "metrics", "actuator", "history", "external"] {
+            assert!(!path.contains(closed), "{path}");
+        }
+        let polls = path.contains("socket.io");
+        assert!(polls || !route.methods.is_empty(), "{path} takes any method");
+        assert!(!(polls && route.retry), "{path} may be sent twice");
+    }
+}
+
+#[test]
+fn the_schema_knows_every_key_that_is_used() {
+    let schema = config::schema();
+    for entry in fs::read_dir("config").unwrap() {
+        let path = entry.unwrap().path();
+        let file: toml::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let file = serde_json::to_value(file).unwrap();
+        known(&schema, &schema, &file, &path.display().to_string());
+    }
+}
+
+/// Every key of `value` has a description in `schema`, all the way down.
+fn known(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    value: &serde_json::Value,
+    at: &str,
+) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return known(root, root.pointer(&reference[1..]).unwrap(), value, at);
+    }
+    if let Some(options) = schema["anyOf"].as_array() {
+        let option = options.iter().find(|option| option["type"] != "null").unwrap();
+        return known(root, option, value, at);
+    }
+    match value {
+        serde_json::Value::Object(keys) => {
+            for (key, value) in keys {
+                let at = format!("{at}: {key}");
+                let property = &schema["properties"][key];
+                let rest = &schema["additionalProperties"];
+                let schema = if property.is_null() { rest } else { property };
+                assert!(schema.is_object(), "{at} is not in the schema: {schema}");
+                let described = rest.is_object() || property["description"].is_string();
+                assert!(described, "{at} has no description");
+                known(root, schema, value, &at);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().for_each(|item| known(root, &schema["items"], item, at));
+        }
+        _ => {}
+    }
+}
+
+/// Loads and draws one file of these bytes.
+fn survive(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.toml"), bytes).unwrap();
+    if let Err(refused) = config::load(dir.path(), &corpus_env) {
+        assert!(!refused.problems.is_empty());
+        config::draw(&refused.sources, &refused.problems, false);
+        config::to_json(&refused.sources, &refused.problems);
+    }
+}
+
+fn shipped_text() -> Vec<u8> {
+    let names = ["gateway", "certificates", "upstreams", "internet", "lan"];
+    let files = names.map(|name| fs::read(format!("config/{name}.toml")).unwrap());
+    files.concat()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn random_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        survive(&bytes);
+    }
+
+    #[test]
+    fn random_toml_is_survived(text in "([a-z.\\[\\]{}=\"'#0-9 \n$é-]|\\[\\[profile.a.route\\]\\]\n|path = \"|= \\[){0,60}") {
+        survive(text.as_bytes());
+    }
+
+    #[test]
+    fn mutated_configurations_are_survived(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..40, "[a-z\\[\\]{}=\"'/.:$ \n0-9]{0,4}"), 1..6),
+    ) {
+        let mut text = shipped_text();
+        for (index, length, new) in changes {
+            let start = index.index(text.len());
+            let end = (start + length).min(text.len());
+            text.splice(start..end, new.bytes());
+        }
+        survive(&text);
+    }
+}
