@@ -31,7 +31,7 @@ const SIZE: [(&str, u64); 7] = [
 /// A sentence without a full stop that says what is wrong and what to write instead.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text).ok_or_else(|| {
-        format!("`{text}` is not a duration; write one like `500ms`, `30s` or `5min`")
+        format!("`{text}` is not a duration; write one number and one unit, like `500ms`, `90s` or `5min`")
     })?;
     if unit.is_empty() {
         return Err(format!("`{text}` has no unit; write `{number}s` for seconds"));
@@ -52,7 +52,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// A sentence without a full stop that says what is wrong and what to write instead.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text).ok_or_else(|| {
-        format!("`{text}` is not a size; write one like `10MiB`, `64KiB` or `512B`")
+        format!("`{text}` is not a size; write one number and one unit, like `10MiB` or `64KiB`")
     })?;
     let exact = SIZE.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B");
     let Some((_, bytes)) = exact else {

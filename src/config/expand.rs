@@ -74,7 +74,7 @@ impl Trouble {
                 format!("set {name} where the gateway is started, or write a default: `${{{name}:-...}}`")
             }
             Self::Lone => {
-                "write `$$` for a literal `$`; variables of a request, as nginx has them, do not exist here".to_owned()
+                "write `$$` for a literal `$`; nginx's variables and regular expressions do not exist here".to_owned()
             }
             Self::Nested => "give every variable a default of its own, without `$`".to_owned(),
             Self::Open | Self::Name(_) => "write `${NAME}` or `${NAME:-default}`; `$$` is a literal `$`".to_owned(),

@@ -22,6 +22,7 @@ pub mod problem;
 mod read;
 mod schema;
 mod shape;
+mod syntax;
 mod wording;
 
 use std::path::Path;

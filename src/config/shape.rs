@@ -7,6 +7,7 @@
 //! In: one file. Out: [`Shaped`], to which files are added one by one. Never: decides what a value
 //! means.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use serde::de::DeserializeOwned;
@@ -16,10 +17,7 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 use super::expand::{Env, expand};
 use super::file::{AdminFile, CertificateFile, GatewayFile, ProfileFile, UpstreamFile};
 use super::problem::{Findings, Place};
-use super::wording;
-
-/// Syntax errors shown per file. After the first few, the parser reports its own confusion.
-const SYNTAX_ERRORS: usize = 10;
+use super::{syntax, wording};
 
 /// Mistakes taken out of one item before it is given up.
 const MISTAKES: usize = 64;
@@ -69,15 +67,15 @@ pub(super) fn shape(
     found: &mut Findings,
 ) -> bool {
     let (root, errors) = DeTable::parse_recoverable(text);
-    for error in errors.iter().take(SYNTAX_ERRORS) {
-        found.push(wording::syntax(error, file, text));
+    for problem in syntax::problems(&errors, file, text) {
+        found.push(problem);
     }
     if !errors.is_empty() {
         return false;
     }
     let mut root = root.into_inner();
     expand(&mut root, file, env, found);
-    let mut shaper = Shaper { file, text, found };
+    let mut shaper = Shaper { file, text, found, excused: HashSet::new() };
     for (key, value) in root {
         match key.get_ref().as_ref() {
             "gateway" => shaped.gateway.push(shaper.item(&key, value)),
@@ -99,6 +97,8 @@ struct Shaper<'a> {
     file: u16,
     text: &'a str,
     found: &'a mut Findings,
+    /// Keys that are missing from the table at a place because of a mistake already reported.
+    excused: HashSet<(Place, String)>,
 }
 
 impl Shaper<'_> {
@@ -172,7 +172,8 @@ impl Shaper<'_> {
             }
         }
         for (key, problem) in wrong {
-            take_out(item, &key);
+            let taken = take_out(item, &key).and_then(|(_, key)| key);
+            self.excused.extend(taken.map(|key| (own, key)));
             self.found.damage(own);
             self.found.push(problem);
         }
@@ -186,10 +187,15 @@ impl Shaper<'_> {
             };
             let span = error.span().unwrap_or_else(|| value.span());
             let place = self.place(&span);
-            self.found.strike(place, wording::shape(&error, place, self.text));
+            let missing = wording::missing(&error).map(|key| (place, key.to_owned()));
+            if missing.is_none_or(|missing| !self.excused.contains(&missing)) {
+                self.found.strike(place, wording::shape(&error, place, self.text));
+            }
             self.found.damage(place);
-            let Some(table) = take_out(&mut value, &span) else { break };
+            let Some((table, key)) = take_out(&mut value, &span) else { break };
             let (table, item) = (self.place(&table), self.place(&value.span()));
+            let key = wording::meant(&error).or(key);
+            self.excused.extend(key.map(|key| (table, key)));
             self.found.damage(table);
             self.found.damage(item);
         }
@@ -202,8 +208,11 @@ impl Shaper<'_> {
 /// Takes what is written at `span` out of `value`: a key with its value, or an element of an array.
 /// The innermost match goes, because an array of tables has the place of its first table.
 ///
-/// Returns the place of the table or array it was in.
-fn take_out(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Range<usize>> {
+/// Returns the place of the table or array it was in, and the key it had in a table.
+fn take_out(
+    value: &mut Spanned<DeValue<'_>>,
+    span: &Range<usize>,
+) -> Option<(Range<usize>, Option<String>)> {
     let own = value.span();
     match value.get_mut() {
         DeValue::Table(table) => {
@@ -213,7 +222,7 @@ fn take_out(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Ran
             let here = |key: &Range<usize>, value: &Range<usize>| key == span || value == span;
             let key = table.iter().find(|(key, value)| here(&key.span(), &value.span()))?.0.clone();
             table.remove(&key);
-            Some(own)
+            Some((own, Some(key.into_inner().into_owned())))
         }
         DeValue::Array(array) => {
             if let Some(inside) = array.iter_mut().find_map(|value| take_out(value, span)) {
@@ -222,7 +231,7 @@ fn take_out(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<Ran
             let index = array.iter().position(|value| value.span() == *span)?;
             let kept = std::mem::replace(array, DeArray::new()).into_iter().enumerate();
             *array = kept.filter(|(at, _)| *at != index).map(|(_, value)| value).collect();
-            Some(own)
+            Some((own, None))
         }
         _ => None,
     }
@@ -247,7 +256,6 @@ mod tests {
         let text =
             "[upstream.chat]\nendpoint = [\"a\"]\nmax-idle = \"64\"\npin = \"x\"\nkeepalive = 1\n";
         let expected = [
-            ("key.missing", "[upstream.chat]"),
             ("key.unknown", "endpoint"),
             ("value.kind", "\"64\""),
             ("value.kind", "\"x\""),
@@ -272,6 +280,6 @@ mod tests {
         shape((0, text), &|_| None, &mut shaped, &mut found);
         let body = shaped.profiles[0].body.as_ref().unwrap();
         assert_eq!(body.route.as_ref().unwrap().value.len(), 1);
-        assert_eq!(found.into_sorted().len(), 3);
+        assert_eq!(found.into_sorted().len(), 2);
     }
 }

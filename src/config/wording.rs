@@ -1,12 +1,43 @@
-//! How mistakes of syntax and shape are said.
+//! How mistakes of shape are said.
 //!
 //! The libraries speak to programmers (`invalid type: sequence, expected a map`); the reader of
 //! these sentences configures networks.
 //!
-//! In: an error of `toml` or serde. Out: a [`Problem`]. Never: an opinion of its own on what is
+//! In: an error of serde. Out: a [`Problem`]. Never: an opinion of its own on what is
 //! wrong.
 
 use super::problem::{Place, Problem};
+
+/// Tables at the top of a file that have no name of their own.
+const TOP: [&str; 2] = ["gateway", "admin"];
+
+/// What nginx calls it, and what we do.
+const NGINX: [(&str, &str); 24] = [
+    ("access_log", "access-log"),
+    ("add_header", "response-headers"),
+    ("client_header_timeout", "header"),
+    ("client_body_timeout", "body-idle"),
+    ("client_max_body_size", "max-body"),
+    ("keepalive", "max-idle"),
+    ("keepalive_timeout", "keep-alive"),
+    ("large_client_header_buffers", "header-size"),
+    ("limit_conn", "connections-per-client"),
+    ("limit_except", "methods"),
+    ("location", "path"),
+    ("proxy_connect_timeout", "connect-timeout"),
+    ("proxy_pass", "upstream"),
+    ("proxy_read_timeout", "first-byte-timeout"),
+    ("proxy_ssl_name", "server-name"),
+    ("proxy_ssl_trusted_certificate", "ca-file"),
+    ("return", "redirect"),
+    ("rewrite", "strip-prefix"),
+    ("server_name", "hosts"),
+    ("set_real_ip_from", "trusted-proxies"),
+    ("ssl_certificate", "chain"),
+    ("ssl_certificate_key", "key"),
+    ("ssl_client_certificate", "client-ca"),
+    ("worker_processes", "workers"),
+];
 
 /// The known name that `name` was probably meant to be.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -27,32 +58,6 @@ pub(super) fn suggest(name: &str, known: &[&str], what: &str) -> String {
         None if known.is_empty() => format!("there is no {what}"),
         None => format!("{what}: {}", known.join(", ")),
     }
-}
-
-/// A mistake in the TOML itself.
-pub(super) fn syntax(error: &toml::de::Error, file: u16, text: &str) -> Problem {
-    let span = error.span().unwrap_or(text.len()..text.len());
-    let place = Place::of(file, &span);
-    let marked = text.get(span).unwrap_or_default();
-    let message = error.message();
-    if message.starts_with("duplicate key") {
-        return Problem::error("toml.duplicate", place, format!("`{marked}` is written twice"))
-            .with_label("the second time")
-            .with_help(
-                "keep one of them; a list of listeners or routes has double brackets: `[[...]]`",
-            );
-    }
-    let said =
-        if message.contains("string values must be quoted") || message.contains("missing value") {
-            "a value is missing or not in quotes".to_owned()
-        } else {
-            message.split(", expected").next().unwrap_or(message).to_owned()
-        };
-    let label =
-        message.split_once(", expected ").map(|(_, expected)| format!("expected {expected}"));
-    Problem::error("toml.syntax", place, format!("this is not TOML: {said}"))
-        .with_label(label.unwrap_or_default())
-        .with_help("text is written in quotes, tables as `[name]`, lists as `[\"a\", \"b\"]`, comments after `#`")
 }
 
 /// A table nobody knows, at the top of a file.
@@ -78,14 +83,17 @@ pub(super) fn needs_a_name(table: &str, place: Place) -> Problem {
 
 /// Something else where a table is needed.
 pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
-    let header = marked(text, place).starts_with("[[");
     let problem = Problem::error("value.kind", place, format!("`{name}` is one table"));
-    if header {
-        problem
+    match marked(text, place).strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
+        Some(path) => problem
             .with_label("double brackets make a list")
-            .with_help("write it in single brackets, once")
-    } else {
-        problem.with_label("this is not a table")
+            .with_help(format!("write `[{path}]`, once")),
+        None if TOP.contains(&name) => problem
+            .with_label("this is not a table")
+            .with_help(format!("write `[{name}]` and its keys below it")),
+        None => problem
+            .with_label("this is not a table")
+            .with_help(format!("write `[profile.NAME.{name}]` and its keys below it")),
     }
 }
 
@@ -125,8 +133,14 @@ pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Proble
         let (name, known) =
             quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
         let choices: Vec<_> = known.iter().map(|word| format!("\"{word}\"")).collect();
-        return Problem::error("value.word", place, format!("`{name}` is not a value of this key"))
-            .with_label(format!("write {}", choices.join(" or ")));
+        let problem =
+            Problem::error("value.word", place, format!("`{name}` is not a value of this key"));
+        return match choices.as_slice() {
+            [only] => problem
+                .with_label(format!("the only one is {only}"))
+                .with_help("for anything else leave the key out"),
+            _ => problem.with_label(format!("write {}", choices.join(" or "))),
+        };
     }
     kind(message, place, text)
 }
@@ -134,12 +148,32 @@ pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Proble
 fn unknown_key(name: &str, place: Place, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
-    match nearest(name, known.iter().copied()) {
-        Some(best) => problem.with_label(format!("did you mean `{best}`?")),
-        None => problem
+    let nginx = NGINX.iter().find(|(theirs, ours)| *theirs == name && known.contains(ours));
+    match (nginx, nearest(name, known.iter().copied())) {
+        (Some((_, ours)), _) => problem.with_label(format!("nginx's `{name}` is `{ours}` here")),
+        (None, Some(best)) => problem.with_label(format!("did you mean `{best}`?")),
+        (None, None) => problem
             .with_label("not a key of this table")
             .with_help(format!("its keys are {}", known.join(", "))),
     }
+}
+
+/// The key that an unknown one was meant to be: there is no sense in calling that missing.
+pub(super) fn meant(error: &toml::de::Error) -> Option<String> {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") {
+        return None;
+    }
+    let name = quoted.next()?;
+    let known: Vec<_> = quoted.collect();
+    let nginx = NGINX.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
+    nginx.or_else(|| nearest(name, known)).map(str::to_owned)
+}
+
+/// The key that is missing, if that is what is wrong.
+pub(super) fn missing(error: &toml::de::Error) -> Option<&str> {
+    error.message().strip_prefix("missing field `")?.split('`').next()
 }
 
 /// `invalid type: integer `5`, expected a string` and its like.
@@ -172,8 +206,12 @@ fn kind(message: &str, place: Place, text: &str) -> Problem {
     let written = marked(text, place);
     match wanted {
         "a list" if written.starts_with('"') => problem.with_help(format!("write `[{written}]`")),
-        "a string" if !written.starts_with(['[', '{', '"']) => {
+        "a string" if written.starts_with(|c: char| c.is_ascii_digit()) => {
             problem.with_help(format!("write `\"{written}\"`"))
+        }
+        "true or false" if ["\"yes\"", "\"on\"", "\"no\"", "\"off\""].contains(&written) => {
+            let word = if written.contains('y') || written == "\"on\"" { "true" } else { "false" };
+            problem.with_help(format!("write `{word}`"))
         }
         "a whole number" | "true or false" if written.len() > 2 && written.starts_with('"') => {
             problem.with_help(format!("write `{}`, without quotes", written.trim_matches('"')))
@@ -188,7 +226,6 @@ fn with_article(what: &str) -> String {
     let bare = what.split([' ', '`', '"']).next().unwrap_or(what);
     match bare {
         "floating" => "a number with a fraction".to_owned(),
-        "boolean" => "true or false".to_owned(),
         _ => format!("{article} {bare}"),
     }
 }

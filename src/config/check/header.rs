@@ -154,6 +154,7 @@ impl Check<'_> {
                     self.place(written),
                     "the list of origins is empty",
                 )
+                .with_label("nobody, or anyone?")
                 .with_help("for none at all write `framed-by = \"nobody\"`"),
             );
         }

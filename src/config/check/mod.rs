@@ -112,7 +112,7 @@ impl Known {
                 if all.is_empty() {
                     format!("define `[{kind}.{name}]`")
                 } else {
-                    format!("there are {all}")
+                    format!("there is {all}")
                 },
             );
         };
@@ -144,13 +144,18 @@ impl Check<'_> {
             let Some(before) = first.insert(name, place) else { continue };
             first.insert(name, before);
             let table = if kind == name { format!("[{name}]") } else { format!("[{kind}.{name}]") };
+            let help = match kind {
+                "profile" => {
+                    "keep its settings in one file; other files may add listeners and routes to it"
+                }
+                _ if kind == name => "every `*.toml` of the directory is read: keep one of them",
+                _ => "every `*.toml` of the directory is read: keep one of them, or rename one",
+            };
             self.found.push(
                 Problem::error("table.twice", place, format!("`{table}` is there twice"))
                     .with_label("the second time")
                     .with_related(before, "the first time")
-                    .with_help(
-                        "all `*.toml` of the directory count: keep one of them, or rename one",
-                    ),
+                    .with_help(help),
             );
         }
     }
@@ -168,8 +173,8 @@ impl Check<'_> {
     }
 
     fn unused(&mut self, code: &'static str, known: &Known) {
-        // What refers to it may be just what could not be read.
-        if self.found.any_damage() {
+        // What refers to it may be just what is wrong.
+        if self.found.refused() {
             return;
         }
         for (name, place, _) in known.entries.iter().filter(|(.., used)| !used) {
@@ -204,7 +209,7 @@ impl Check<'_> {
             "stdout" => AccessLog::Stdout,
             "off" => AccessLog::Off,
             path if path.contains('/') => {
-                let path = self.dir.join(path);
+                let path = value::join(self.dir, path);
                 if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
                     let message =
                         format!("the access log cannot be written to `{}`", path.display());

@@ -127,9 +127,7 @@ impl Check<'_> {
         }
         let upper = text.to_ascii_uppercase();
         let label = match upper.as_str() {
-            "CONNECT" | "TRACE" => {
-                "never passed on: it would talk to the gateway, not to a component".to_owned()
-            }
+            "CONNECT" | "TRACE" => "never passed on to a component".to_owned(),
             _ if METHODS.contains(&upper.as_str()) => {
                 format!("methods are in capitals: \"{upper}\"")
             }
@@ -335,9 +333,15 @@ pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, Stri
             "a path that ends in `/` takes everything below it; any other takes exactly itself",
         );
     }
-    if text.contains('\\') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if text.contains(' ') {
         return said(
-            "there is a space, a backslash or a control character in it",
+            "there is a space in it",
+            "let a route for the path above it, ending in `/`, take such requests",
+        );
+    }
+    if text.contains('\\') || text.chars().any(char::is_control) {
+        return said(
+            "there is a backslash or a control character in it",
             "requests with such paths are answered 400 before any route is looked at",
         );
     }

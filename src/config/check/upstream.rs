@@ -167,7 +167,7 @@ impl Check<'_> {
             Problem::error("upstream.pin", self.place(written), "this is not a pin")
                 .with_label(said)
                 .with_help(
-                    "openssl x509 -in server.crt -noout -pubkey | openssl pkey -pubin -outform der \
+                    "what follows `sha256/` is printed by: openssl x509 -in server.crt -noout -pubkey | openssl pkey -pubin -outform der \
                  | openssl dgst -sha256 -binary | base64",
                 ),
         );

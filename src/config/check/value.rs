@@ -4,9 +4,10 @@
 //! was found, so that the check can go on. Never: clamps a value silently.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::file::{Amount, Written};
@@ -107,29 +108,35 @@ impl Check<'_> {
     pub(super) fn readable(&mut self, written: &Written<String>, what: &str) -> Option<PathBuf> {
         let place = self.place(written);
         if written.value.is_empty() {
-            self.found.push(Problem::error(
-                "file.empty",
-                place,
-                format!("the path of the {what} is empty"),
-            ));
+            let message = format!("the path of the {what} is empty");
+            self.found.push(Problem::error("file.empty", place, message).with_label("name a file"));
             return None;
         }
-        let path = self.dir.join(&written.value);
-        let failure = match File::open(&path).and_then(|file| file.metadata()) {
-            Ok(metadata) if metadata.is_dir() => "it is a directory".to_owned(),
+        let path = join(self.dir, &written.value);
+        let (failure, help) = match File::open(&path).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_dir() => {
+                ("it is a directory".to_owned(), "name the file in it")
+            }
             Ok(_) => return Some(path),
-            Err(error) => read::reason(&error),
+            Err(error) => {
+                let help = match error.kind() {
+                    ErrorKind::PermissionDenied => "the user the gateway runs as needs to read it",
+                    _ if written.value.starts_with('/') => "in a container: is it mounted there?",
+                    _ => "relative paths start at the directory of this file",
+                };
+                (read::reason(&error), help)
+            }
         };
         let message = format!("the {what} `{}` cannot be read", path.display());
-        let problem = Problem::error("file.unreadable", place, message).with_label(failure);
-        let relative = !written.value.starts_with('/');
-        self.found.push(if relative {
-            problem.with_help("paths are relative to the directory of this file")
-        } else {
-            problem.with_help("the user the gateway runs as needs to read it")
-        });
+        let problem = Problem::error("file.unreadable", place, message);
+        self.found.push(problem.with_label(failure).with_help(help));
         None
     }
+}
+
+/// `path`, which may be relative to `dir`, without steps that go nowhere.
+pub(super) fn join(dir: &Path, path: &str) -> PathBuf {
+    dir.join(path).components().collect()
 }
 
 /// Reads an address to listen on.
@@ -150,6 +157,12 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, (String, String)> {
     if text.parse::<u16>().is_ok() {
         return said("a port alone", every(text));
     }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+        && port.parse::<u16>().is_ok()
+    {
+        return said("an IPv6 address is written in brackets", format!("write `[{host}]:{port}`"));
+    }
     if let Ok(ip) = text.parse::<IpAddr>() {
         let shown = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
         return said("the port is missing", format!("write `{shown}:8443`"));
@@ -168,9 +181,6 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, (String, String)> {
     }
     if host.is_empty() || host == "*" {
         return said("the address is missing", every(port));
-    }
-    if host.parse::<Ipv6Addr>().is_ok() {
-        return said("IPv6 needs brackets", format!("write `[{host}]:{port}`"));
     }
     said(
         &format!("`{host}` is not an IP address"),
