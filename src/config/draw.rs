@@ -3,12 +3,16 @@
 //! People get the offending line with the mistake underlined and the way out below it, as from a
 //! compiler, because a network engineer at three in the morning should not have to count lines.
 //!
-//! In: problems and the files they are in. Out: text or JSON. Never: leaves a problem out.
+//! In: problems and the files they are in. Out: text or JSON. Never: draws more than
+//! anybody would read; the rest is counted.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 
 use super::problem::{Place, Problem, Severity, Source, Sources};
+
+/// Most problems drawn.
+const DRAWN: usize = 100;
 
 /// Columns of the drawing.
 const WIDTH: usize = 110;
@@ -18,11 +22,22 @@ const WIDTH: usize = 110;
 pub fn draw(sources: &Sources, problems: &[Problem], colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() }.term_width(WIDTH);
     let mut out = String::new();
+    let is_error = |problem: &Problem| problem.severity == Severity::Error;
+    let errors = problems.iter().filter(|problem| is_error(problem)).count();
+    let (mut room, mut warnings) = (DRAWN, DRAWN.saturating_sub(errors));
     for problem in problems {
+        let left = if is_error(problem) { &mut room } else { &mut warnings };
+        if *left == 0 {
+            continue;
+        }
+        *left -= 1;
         out.push_str(renderer.render(&[group(sources, problem)]).trim_end());
         out.push_str("\n\n");
     }
     out.push_str(&count(problems));
+    if problems.len() > DRAWN {
+        out.push_str(", the first 100 of which are shown");
+    }
     out.push('\n');
     out
 }

@@ -59,7 +59,6 @@ pub struct Refused {
 /// # Errors
 ///
 /// [`Refused`], with every problem that could be found and the files they are in.
-#[expect(clippy::result_large_err, reason = "made once per load")]
 pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
     let mut found = Findings::default();
     let sources = read::read(dir, &mut found);

@@ -93,6 +93,7 @@ fn no_directory(dir: &Path, error: &io::Error) -> Problem {
     Problem::nowhere("files.no-directory", message).with_help(help)
 }
 
+#[expect(clippy::result_large_err, reason = "once per file")]
 fn text(path: &Path) -> Result<String, Problem> {
     let unreadable = |why: String, help: &str| {
         let message = format!("`{}` cannot be read: {why}", path.display());

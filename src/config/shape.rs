@@ -75,17 +75,17 @@ pub(super) fn shape(
     }
     let mut root = root.into_inner();
     expand(&mut root, file, env, found);
-    let mut shaper = Shaper { file, text, found, excused: HashSet::new() };
+    let mut reader = Reader { file, text, found, excused: HashSet::new() };
     for (key, value) in root {
         match key.get_ref().as_ref() {
-            "gateway" => shaped.gateway.push(shaper.item(&key, value)),
-            "admin" => shaped.admin.push(shaper.item(&key, value)),
-            "certificate" => shaper.items(&key, value, &mut shaped.certificates),
-            "upstream" => shaper.items(&key, value, &mut shaped.upstreams),
-            "profile" => shaper.items(&key, value, &mut shaped.profiles),
+            "gateway" => shaped.gateway.push(reader.item(&key, value)),
+            "admin" => shaped.admin.push(reader.item(&key, value)),
+            "certificate" => reader.items(&key, value, &mut shaped.certificates),
+            "upstream" => reader.items(&key, value, &mut shaped.upstreams),
+            "profile" => reader.items(&key, value, &mut shaped.profiles),
             _ => {
-                let place = shaper.place(&key.span());
-                shaper.found.strike(place, wording::unknown_table(key.get_ref(), place, &TABLES));
+                let place = reader.place(&key.span());
+                reader.found.strike(place, wording::unknown_table(key.get_ref(), place, &TABLES));
             }
         }
     }
@@ -93,7 +93,7 @@ pub(super) fn shape(
 }
 
 /// One file being read.
-struct Shaper<'a> {
+struct Reader<'a> {
     file: u16,
     text: &'a str,
     found: &'a mut Findings,
@@ -101,7 +101,7 @@ struct Shaper<'a> {
     excused: HashSet<(Place, String)>,
 }
 
-impl Shaper<'_> {
+impl Reader<'_> {
     fn place(&self, span: &Range<usize>) -> Place {
         Place::of(self.file, span)
     }

@@ -12,7 +12,10 @@ const SHOWN: usize = 10;
 
 /// What is said about the errors of one file.
 pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> {
-    let mut problems = Vec::new();
+    if let Some(problem) = nginx(errors, file, text) {
+        return vec![problem];
+    }
+    let mut problems: Vec<Problem> = Vec::new();
     // A table that is there already: its keys would all be reported as written twice.
     let mut inside = 0..0;
     for error in errors {
@@ -32,13 +35,38 @@ pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> 
                 key_twice(file, text, span)
             });
         } else {
-            problems.push(not_toml(error.message(), Place::of(file, &span)));
+            let problem = not_toml(error.message(), Place::of(file, &span));
+            // Once is enough.
+            let told = problems.iter().any(|before| before.help == problem.help);
+            problems.push(if told { Problem { help: None, ..problem } } else { problem });
         }
         if problems.len() == SHOWN {
             break;
         }
     }
     problems
+}
+
+/// A file in the language this one's readers know best.
+fn nginx(errors: &[Error], file: u16, text: &str) -> Option<Problem> {
+    let mut lines = errors.iter().filter_map(|error| {
+        let line = line_of(text, error.span()?.start);
+        let code = text.get(line.clone())?.split('#').next()?.trim();
+        (code.ends_with([';', '{']) && !code.contains('=')).then_some(line)
+    });
+    let first = lines.next()?;
+    lines.next()?;
+    Some(
+        Problem::error(
+            "toml.syntax",
+            Place::of(file, &first),
+            "this file is written like an nginx configuration",
+        )
+        .with_label("`server`, `location`, braces and semicolons")
+        .with_help(
+            "the files here are TOML: the shipped `config/` directory shows how the same is said",
+        ),
+    )
 }
 
 fn table_twice(file: u16, text: &str, line: std::ops::Range<usize>) -> Problem {

@@ -46,23 +46,15 @@ impl Check<'_> {
                         .with_label("upper and lower case make no difference"),
                 );
             }
-            let value = match value.value.as_str() {
-                "" => None,
-                text => match HeaderValue::from_str(text) {
-                    Ok(value) => Some(value),
-                    Err(_) => {
-                        self.found.push(
-                            Problem::error(
-                                "header.value",
-                                self.place(value),
-                                "this cannot be sent in a header field",
-                            )
-                            .with_label("there is a line break or another control character in it"),
-                        );
-                        continue;
-                    }
-                },
+            let Ok(set) = HeaderValue::from_str(&value.value) else {
+                let message = "this cannot be sent in a header field";
+                self.found.push(
+                    Problem::error("header.value", self.place(value), message)
+                        .with_label("there is a line break or another control character in it"),
+                );
+                continue;
             };
+            let value = Some(set).filter(|set| !set.is_empty());
             fields.push(ResponseHeader { name, value });
         }
         fields
@@ -147,7 +139,7 @@ impl Check<'_> {
             },
             FramedBy::Origins(origins) => origins,
         };
-        if origins.is_empty() && !self.found.any_damage() {
+        if origins.is_empty() && !self.found.is_damaged(self.place(written)) {
             self.found.push(
                 Problem::error(
                     "route.framed-by",

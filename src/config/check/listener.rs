@@ -36,11 +36,8 @@ impl Check<'_> {
         let Some(component) = &file.component else { return Some(Serve::Routes) };
         let Some(index) = upstreams.find(&component.value) else {
             let place = self.place(component);
-            self.found.push(upstreams.unknown(
-                "listener.unknown-upstream",
-                &component.value,
-                place,
-            ));
+            let problem = upstreams.unknown("listener.unknown-upstream", &component.value, place);
+            self.found.strike(place, problem);
             return None;
         };
         Some(Serve::Component(UpstreamId(index)))

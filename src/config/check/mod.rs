@@ -236,6 +236,7 @@ impl Check<'_> {
     }
 
     /// `None`: there is one, and it is wrong.
+    #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
     fn admin(&mut self, items: &[Item<AdminFile>]) -> Option<Option<Admin>> {
         self.once("admin", items.iter().map(|item| (item.name.as_str(), item.place)));
         let Some(item) = items.first() else { return Some(None) };

@@ -120,7 +120,7 @@ impl Check<'_> {
             }
         }
         if let Some(list) = body.hosts.as_ref().filter(|list| list.value.is_empty())
-            && !self.found.any_damage()
+            && !self.found.is_damaged(self.place(list))
         {
             self.found.push(
                 Problem::error("profile.host", self.place(list), "this list of hosts is empty")

@@ -105,7 +105,7 @@ impl Check<'_> {
 
     fn methods(&mut self, file: &RouteFile) -> Option<Vec<Method>> {
         let Some(list) = &file.methods else { return Some(Vec::new()) };
-        if list.value.is_empty() && !self.found.any_damage() {
+        if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
             self.found.push(
                 Problem::error(
                     "route.methods",
