@@ -299,4 +299,17 @@ proptest! {
         }
         survive(&text);
     }
+
+    #[test]
+    fn any_value_is_survived(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), "[^\"\\\\\\pC]{0,8}|/\\PC{0,4}|\\$\\{[A-Z:-]{0,4}\\}?|https://[a-z:@/\\[\\]0-9]{0,8}"), 1..4),
+    ) {
+        let text = String::from_utf8(shipped_text()).unwrap();
+        let mut pieces: Vec<&str> = text.split('"').collect();
+        for (index, new) in &changes {
+            let value = 1 + 2 * index.index(pieces.len() / 2);
+            pieces[value] = new;
+        }
+        survive(pieces.join("\"").as_bytes());
+    }
 }

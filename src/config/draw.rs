@@ -6,7 +6,7 @@
 //! In: problems and the files they are in. Out: text or JSON. Never: draws more than
 //! anybody would read; the rest is counted.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 
 use super::problem::{Place, Problem, Severity, Source, Sources};
@@ -64,31 +64,55 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
         Severity::Warning => Level::WARNING,
     };
     let mut group = Group::with_title(level.primary_title(&problem.message).id(problem.code));
-    let related = problem.related.as_ref().map(|(place, label)| (*place, label.as_str()));
-    if let Some((source, place)) = locate(sources, problem.place) {
-        let mut snippet = Snippet::source(&source.text).path(&source.name).annotation(
-            AnnotationKind::Primary.span(span(&source.text, place)).label(label(&problem.label)),
-        );
-        let beside = related.filter(|(other, _)| other.file == place.file);
-        if let Some((other, label)) = beside {
-            let span = span(&source.text, other);
-            snippet = snippet.annotation(AnnotationKind::Context.span(span).label(label));
+    let primary =
+        problem.place.map(|place| Mark { place, label: label(&problem.label), first: true });
+    let related = problem.related.as_ref();
+    let related =
+        related.map(|(place, text)| Mark { place: *place, label: label(text), first: false });
+    let marks: Vec<Mark<'_>> = primary.into_iter().chain(related).collect();
+    match marks.as_slice() {
+        // Two places of one file are drawn in one piece, in the order of the file.
+        [one, other] if one.place.file == other.place.file => {
+            group = group.elements(snippet(sources, &marks));
         }
-        group = group.element(snippet);
-    }
-    let elsewhere =
-        related.filter(|(other, _)| problem.place.is_none_or(|place| place.file != other.file));
-    if let Some((other, label)) = elsewhere
-        && let Some((source, other)) = locate(sources, Some(other))
-    {
-        let annotation = AnnotationKind::Context.span(span(&source.text, other)).label(label);
-        group =
-            group.element(Snippet::source(&source.text).path(&source.name).annotation(annotation));
+        marks => {
+            for mark in marks {
+                group = group.elements(snippet(sources, std::slice::from_ref(mark)));
+            }
+        }
     }
     match &problem.help {
         Some(help) => group.element(Level::HELP.message(help)),
         None => group,
     }
+}
+
+/// A place to underline.
+struct Mark<'a> {
+    place: Place,
+    label: Option<&'a str>,
+    /// Whether it is the problem itself.
+    first: bool,
+}
+
+/// The lines of `marks`, all of one file, and those between them.
+///
+/// Cut out here and not by the renderer, which would go through the whole file for every problem.
+fn snippet<'a>(sources: &'a Sources, marks: &[Mark<'a>]) -> Option<Snippet<'a, Annotation<'a>>> {
+    let source = sources.files.get(usize::from(marks.first()?.place.file))?;
+    let spans = || marks.iter().map(|mark| span(&source.text, mark.place));
+    let first = spans().map(|span| span.start).min()?;
+    let last = spans().map(|span| span.end).max()?;
+    let start = source.text.get(..first)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let end =
+        source.text.get(last..)?.find('\n').map_or(source.text.len(), |newline| last + newline);
+    let line = 1 + source.text.get(..start)?.matches('\n').count();
+    let lines = source.text.get(start..end)?;
+    let snippet = Snippet::source(lines).path(&source.name).line_start(line);
+    Some(snippet.annotations(marks.iter().zip(spans()).map(|(mark, span)| {
+        let kind = if mark.first { AnnotationKind::Primary } else { AnnotationKind::Context };
+        kind.span(span.start - start..span.end - start).label(mark.label)
+    })))
 }
 
 fn label(text: &str) -> Option<&str> {
