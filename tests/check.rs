@@ -151,6 +151,59 @@ fn the_shipped_configuration_opens_nothing_by_accident() {
     }
 }
 
+/// Whether a comment is a table header or a `key = value`.
+fn is_code(comment: &str) -> bool {
+    let key = comment.split(" = ").next().unwrap();
+    let bare = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    comment.starts_with('[') || bare && key != comment
+}
+
+/// Commented-out settings are the part of a shipped file that rots unseen.
+#[test]
+fn what_is_commented_out_works_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::copy("tests/check/dummy.pem", at("partners-ca.crt")).unwrap();
+    for name in ["gateway", "certificates", "upstreams", "internet", "lan"] {
+        let text = fs::read_to_string(format!("config/{name}.toml")).unwrap();
+        let all: Vec<&str> = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(code) if is_code(code) => code,
+                _ => line,
+            })
+            .collect();
+        let pem = at("partners-ca.crt").display().to_string();
+        let text = all.join("\n").replace("/etc/app-gateway/chat-internal.crt", &pem);
+        let text = text.replace("/etc/app-gateway/chat-internal.key", &pem);
+        fs::write(at(&format!("{name}.toml")), text).unwrap();
+    }
+    fs::create_dir(at("certs")).unwrap();
+    for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key", "ca.crt"] {
+        fs::copy("tests/check/dummy.pem", at("certs").join(name)).unwrap();
+    }
+    let env = |name: &str| match name {
+        "CERT_DIR" => Some("certs".to_owned()),
+        "HYBRID_CHAT_CA" => Some("certs/ca.crt".to_owned()),
+        "INTERNET_ADDR" => Some("192.0.2.1".to_owned()),
+        "LAN_ADDR" => Some("192.0.2.2".to_owned()),
+        _ => None,
+    };
+    let config = match config::load(dir.path(), &env) {
+        Ok(loaded) => loaded.config,
+        Err(refused) => panic!("{}", config::draw(&refused.sources, &refused.problems, false)),
+    };
+    let listeners = || config.profiles.iter().flat_map(|profile| &profile.listeners);
+    assert!(
+        listeners().any(|listener| matches!(listener.serve, Serve::RedirectToHttps { port: 443 }))
+    );
+    assert!(listeners().any(|l| l.client_certificates != config::ClientCertificates::Off));
+    assert!(
+        config.profiles.iter().flat_map(|profile| &profile.routes).any(|route| route.report_only)
+    );
+    assert_eq!(config.certificates.len(), 2);
+}
+
 #[test]
 fn the_schema_knows_every_key_that_is_used() {
     let schema = config::schema();
@@ -205,10 +258,10 @@ fn what_is_not_written_has_the_documented_default() {
         ("chat.example.com", 443)
     );
     assert_eq!((&upstream.verify, upstream.max_idle), (&Verify::System, 64));
-    assert_eq!(upstream.first_byte_timeout, Duration::from_secs(60));
+    assert_eq!(upstream.first_byte_timeout, Duration::from_mins(1));
     let [profile] = config.profiles.as_slice() else { panic!("one profile") };
     assert_eq!((profile.max_body, profile.limits.header_size), (10 << 20, 32 << 10));
-    assert_eq!(profile.timeouts.tunnel_idle, Duration::from_secs(120));
+    assert_eq!(profile.timeouts.tunnel_idle, Duration::from_mins(2));
     assert!(profile.listeners[0].http2);
     let route = &profile.routes[0];
     assert_eq!((route.name.as_str(), route.max_body), ("/a/", 10 << 20));

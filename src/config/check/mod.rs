@@ -96,8 +96,9 @@ struct Known {
 impl Known {
     /// Index of what is called `name`.
     fn find(&mut self, name: &str) -> Option<usize> {
-        let index = self.entries.iter().position(|(known, ..)| known == name)?;
-        self.entries[index].2 = true;
+        let mut entries = self.entries.iter_mut().enumerate();
+        let (index, (_, _, used)) = entries.find(|(_, (known, ..))| known == name)?;
+        *used = true;
         Some(index)
     }
 
@@ -117,7 +118,7 @@ impl Known {
             );
         };
         // That it is unused as long as it is misspelt is not news.
-        let at = self.find(&best).map(|index| self.entries[index].1);
+        let at = self.find(&best).and_then(|index| Some(self.entries.get(index)?.1));
         let problem = problem.with_label(format!("did you mean `{best}`?"));
         match at {
             Some(at) => problem.with_related(at, "this one"),
