@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use app_gateway::config::{self, Action, Config, PathPattern, Serve, Verify};
+use app_gateway::config::{self, Action, Config, Loaded, PathPattern, Serve, Verify};
 use proptest::prelude::*;
 
 /// The environment of the corpus: nothing of the machine the tests run on.
@@ -71,8 +71,14 @@ fn colour_changes_nothing_but_the_colour() {
     assert_eq!(json["errors"].as_u64(), Some(refused.problems.len() as u64));
 }
 
-/// The shipped configuration, with certificates that exist.
+/// The shipped configuration, with certificates that exist and components on another host.
 fn shipped() -> Config {
+    let Loaded { config, warnings } = shipped_with(Some("10.0.0.5"));
+    assert!(warnings.is_empty(), "{}", config::draw(&config.sources, &warnings, false));
+    config
+}
+
+fn shipped_with(host: Option<&str>) -> Loaded {
     let pem = fs::canonicalize("tests/check/dummy.pem").unwrap();
     let certs = tempfile::tempdir().unwrap();
     for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key"] {
@@ -81,16 +87,20 @@ fn shipped() -> Config {
     let env = |name: &str| match name {
         "CERT_DIR" => Some(certs.path().display().to_string()),
         "HYBRID_CHAT_CA" => Some(pem.display().to_string()),
+        "HYBRID_CHAT_HOST" => host.map(str::to_owned),
         _ => None,
     };
     match config::load(Path::new("config"), &env) {
-        Ok(loaded) => {
-            let drawn = config::draw(&loaded.config.sources, &loaded.warnings, false);
-            assert!(loaded.warnings.is_empty(), "{drawn}");
-            loaded.config
-        }
+        Ok(loaded) => loaded,
         Err(refused) => panic!("{}", config::draw(&refused.sources, &refused.problems, false)),
     }
+}
+
+#[test]
+fn on_one_host_the_shipped_configuration_warns_of_the_ports_it_shares() {
+    let Loaded { warnings, .. } = shipped_with(None);
+    let codes: Vec<_> = warnings.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, ["upstream.own-address"; 5]);
 }
 
 #[test]
@@ -149,6 +159,18 @@ fn the_shipped_configuration_opens_nothing_by_accident() {
         assert!(polls || !route.methods.is_empty(), "{path} takes any method");
         assert!(!(polls && route.retry), "{path} may be sent twice");
     }
+}
+
+#[test]
+fn files_from_windows_are_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "\u{feff}[gateway]\nworkers = 2\n[admin]\nlisten = \"0.0.0.0:9145\"\n";
+    fs::write(dir.path().join("a.toml"), text.replace('\n', "\r\n")).unwrap();
+    let refused = config::load(dir.path(), &corpus_env).unwrap_err();
+    let drawn = config::draw(&refused.sources, &refused.problems, false);
+    let codes: Vec<_> = refused.problems.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, ["profile.none", "admin.exposed"], "{drawn}");
+    assert!(drawn.contains("a.toml:4:10") && !drawn.contains('\r'), "{drawn}");
 }
 
 /// Whether a comment is a table header or a `key = value`.

@@ -1,17 +1,17 @@
-//! Things that exclude each other: addresses bound twice, routes written twice, redirects in a
-//! circle.
+//! Things that exclude each other: addresses bound twice, routes written twice, endpoints that are
+//! listeners, redirects in a circle.
 //!
 //! In: all of them, from all files. Out: problems that show both places. Never: picks a winner.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::PathPattern;
-use crate::config::file::{AdminFile, ProfileFile, RouteFile};
+use crate::config::file::{AdminFile, ProfileFile, RouteFile, UpstreamFile, Written};
 use crate::config::problem::{Place, Problem};
 use crate::config::shape::Item;
 
-use super::{Check, route, value};
+use super::{Check, route, upstream, value};
 
 impl Check<'_> {
     /// With `SO_REUSEPORT`, which every worker needs, the kernel lets two listeners share an
@@ -21,15 +21,10 @@ impl Check<'_> {
         admin: &[Item<AdminFile>],
         profiles: &[Item<ProfileFile>],
     ) {
-        let profiles = profiles.iter().flat_map(|item| {
-            let listeners =
-                item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
-            listeners.map(|listener| (item.place.file, &listener.value.listen))
-        });
         let admin =
             admin.iter().filter_map(|item| Some((item.place.file, &item.body.as_ref()?.listen)));
         let mut by_port: HashMap<u16, Vec<(SocketAddr, Place)>> = HashMap::new();
-        for (file, written) in profiles.chain(admin) {
+        for (file, written) in listeners(profiles).chain(admin) {
             let Ok(address) = value::address(&written.value) else { continue };
             let place = Place::of(file, &written.span);
             let others = by_port.entry(address.port()).or_default();
@@ -45,6 +40,53 @@ impl Check<'_> {
                     .with_help("0.0.0.0 is every address of this host: name the addresses one by one, or change a port")
             };
             self.found.push(problem.with_label("here").with_related(before, "and here"));
+        }
+    }
+
+    /// An endpoint that is an address of ours would send every request round and round.
+    pub(super) fn own_endpoints(
+        &mut self,
+        upstreams: &[Item<UpstreamFile>],
+        profiles: &[Item<ProfileFile>],
+    ) {
+        let listening: Vec<(SocketAddr, Place)> = listeners(profiles)
+            .filter_map(|(file, written)| {
+                Some((value::address(&written.value).ok()?, Place::of(file, &written.span)))
+            })
+            .collect();
+        let endpoints = upstreams.iter().flat_map(|item| {
+            let endpoints = item.body.iter().flat_map(|body| &body.endpoints.value);
+            endpoints.map(|written| (item.place.file, written))
+        });
+        for (file, written) in endpoints {
+            let place = Place::of(file, &written.span);
+            let Ok(endpoint) = upstream::endpoint(&written.value, place) else { continue };
+            let Ok(ip) = endpoint.host.parse::<IpAddr>() else { continue };
+            let address = SocketAddr::new(ip, endpoint.port);
+            // Every host has loopback; whether it has another address, only that host knows.
+            let ours = |listen: &SocketAddr| {
+                *listen == address || overlap(*listen, address) && ip.is_loopback()
+            };
+            let Some((listen, at)) = listening.iter().find(|(listen, _)| ours(listen)) else {
+                continue;
+            };
+            let problem = if *listen == address {
+                Problem::error(
+                    "upstream.own-address",
+                    place,
+                    format!("`{}` is the gateway itself", written.value),
+                )
+                .with_label("every request would come back here")
+                .with_related(*at, "the gateway listens there")
+            } else {
+                let message = format!("`{}` and the gateway want the same port", written.value);
+                Problem::warning("upstream.own-address", place, message)
+                    .with_label("on this host only one of them can have it")
+                    .with_related(*at, "the gateway listens on every address, that one included")
+            };
+            self.found.push(problem.with_help(
+                "name the host the component runs on; if it is this one, listen on one address and leave it another",
+            ));
         }
     }
 
@@ -134,8 +176,19 @@ impl Check<'_> {
     }
 }
 
+/// Every `listen` of every profile, with its file.
+fn listeners(profiles: &[Item<ProfileFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
+    profiles.iter().flat_map(|item| {
+        let listeners =
+            item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
+        listeners.map(|listener| (item.place.file, &listener.value.listen))
+    })
+}
+
+/// Whether two addresses cannot be had by two programs.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4()
+    a.port() == b.port()
+        && a.is_ipv4() == b.is_ipv4()
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 

@@ -65,6 +65,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     let mut names = Names { certificates: &mut certificate_names, upstreams: &mut upstream_names };
     let profiles = check.profiles(&shaped.profiles, &mut names);
     check.clashing_addresses(&shaped.admin, &shaped.profiles);
+    check.own_endpoints(&shaped.upstreams, &shaped.profiles);
     check.unused("certificate.unused", &certificate_names);
     check.unused("upstream.unused", &upstream_names);
     if check.found.refused() {

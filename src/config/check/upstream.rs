@@ -219,7 +219,11 @@ impl Check<'_> {
 }
 
 /// Reads `scheme://host:port`.
-fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, String)> {
+///
+/// # Errors
+///
+/// What is wrong with it, and what to write.
+pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, String)> {
     let said = |said: &str, help: &str| Err((said.to_owned(), help.to_owned()));
     let Some((scheme, rest)) = text.split_once("://") else {
         return said("the scheme is missing", &format!("write `https://{text}`"));
