@@ -31,7 +31,7 @@ const SIZE: [(&str, u64); 7] = [
 /// A sentence without a full stop that says what is wrong and what to write instead.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text).ok_or_else(|| {
-        format!("`{text}` is not a duration; write one number and one unit, like `500ms`, `90s` or `5min`")
+        format!("`{text}` is not a duration; write one number and one unit, like `90s` or `5min`")
     })?;
     if unit.is_empty() {
         return Err(format!("`{text}` has no unit; write `{number}s` for seconds"));

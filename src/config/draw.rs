@@ -140,6 +140,8 @@ pub fn to_json(sources: &Sources, problems: &[Problem]) -> Value {
     let list: Vec<Value> = problems
         .iter()
         .map(|problem| {
+            let place = locate(sources, problem.place);
+            let place = place.map(|(source, place)| position(source, place));
             json!({
                 "severity": match problem.severity {
                     Severity::Error => "error",
@@ -147,7 +149,7 @@ pub fn to_json(sources: &Sources, problems: &[Problem]) -> Value {
                 },
                 "code": problem.code,
                 "message": problem.message,
-                "place": locate(sources, problem.place).map(|(source, place)| position(source, place)),
+                "place": place,
                 "label": label(&problem.label),
                 "related": problem.related.as_ref().and_then(|(place, label)| {
                     let (source, place) = locate(sources, Some(*place))?;

@@ -71,13 +71,18 @@ impl Trouble {
         };
         let help = match self {
             Self::Unset(name) => {
-                format!("set {name} where the gateway is started, or write a default: `${{{name}:-...}}`")
+                format!(
+                    "set {name} where the gateway is started, \
+ or write a default: `${{{name}:-...}}`"
+                )
             }
-            Self::Lone => {
-                "write `$$` for a literal `$`; nginx's variables and regular expressions do not exist here".to_owned()
-            }
+            Self::Lone => "write `$$` for a literal `$`; \
+ nginx's variables and regular expressions do not exist here"
+                .to_owned(),
             Self::Nested => "give every variable a default of its own, without `$`".to_owned(),
-            Self::Open | Self::Name(_) => "write `${NAME}` or `${NAME:-default}`; `$$` is a literal `$`".to_owned(),
+            Self::Open | Self::Name(_) => {
+                "write `${NAME}` or `${NAME:-default}`; `$$` is a literal `$`".to_owned()
+            }
         };
         Problem::error(code, place, message).with_label(label).with_help(help)
     }

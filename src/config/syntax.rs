@@ -7,6 +7,9 @@ use toml::de::Error;
 
 use super::problem::{Place, Problem};
 
+/// TOML in one line.
+const FORM: &str = r#"tables are written `[name]`, text `key = "text"`, lists `key = ["a", "b"]`"#;
+
 /// Syntax errors shown per file. After the first few, the parser reports its own confusion.
 const SHOWN: usize = 10;
 
@@ -152,7 +155,7 @@ fn not_toml(message: &str, place: Place) -> Problem {
     };
     Problem::error("toml.syntax", place, format!("this is not TOML: {said}"))
         .with_label(label)
-        .with_help("tables are written `[name]`, text `key = \"text\"`, lists `key = [\"a\", \"b\"]`, comments `# ...`")
+        .with_help(FORM)
 }
 
 /// The line `at` is in, without its end.

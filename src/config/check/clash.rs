@@ -33,11 +33,12 @@ impl Check<'_> {
             let Some((other, before)) = clash else { continue };
             let problem = if other == address {
                 Problem::error("listen.twice", place, format!("{address} is listened on twice"))
-                    .with_help("the kernel would deal connections out between the two at random: change one")
+                    .with_help("connections would go to the one or the other at random: change one")
             } else {
                 let message = format!("{address} and {other} are the same port of the same host");
-                Problem::error("listen.overlap", place, message)
-                    .with_help("0.0.0.0 is every address of this host: name the addresses one by one, or change a port")
+                Problem::error("listen.overlap", place, message).with_help(
+                    "0.0.0.0 is every address of this host: name the addresses, or change a port",
+                )
             };
             self.found.push(problem.with_label("here").with_related(before, "and here"));
         }
@@ -85,7 +86,7 @@ impl Check<'_> {
                     .with_related(*at, "the gateway listens on every address, that one included")
             };
             self.found.push(problem.with_help(
-                "name the host the component runs on; if it is this one, listen on one address and leave it another",
+                "name the component's host; if it is this one, listen on one address and leave it another",
             ));
         }
     }
@@ -142,7 +143,9 @@ impl Check<'_> {
                     Problem::error("route.twice", *place, message)
                         .with_label("the second route")
                         .with_related(*before, "the first route")
-                        .with_help("remove one of them, or give them different `methods` (GET includes HEAD)"),
+                        .with_help(
+                            "remove one, or give them different `methods` (GET includes HEAD)",
+                        ),
                 );
             }
             others.push((written, *place));

@@ -253,7 +253,7 @@ impl Check<'_> {
                 Problem::error("admin.exposed", place, message)
                     .with_label("metrics and health, without TLS and without a password")
                     .with_help(
-                        "listen on 127.0.0.1; or, if a firewall lets only Prometheus in, add `expose = true`",
+                        "listen on 127.0.0.1; or, if only Prometheus can get there, add `expose = true`",
                     ),
             );
         }

@@ -272,7 +272,7 @@ impl Check<'_> {
             Problem::error("route.strip-prefix", self.place(written), message).with_label(label);
         let problem = problem.with_related(self.place(&file.path), "the path of this route");
         self.found.push(problem.with_help(
-            "path = \"/ccm/webhook\" with strip-prefix = \"/ccm\" reaches the component as /webhook",
+            "with strip-prefix = \"/ccm\", /ccm/webhook reaches the component as /webhook",
         ));
         None
     }

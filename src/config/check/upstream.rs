@@ -137,7 +137,7 @@ impl Check<'_> {
         let place = self.place(written);
         self.found.push(
             Problem::warning("upstream.not-verified", place, "this upstream could be anybody")
-                .with_label("its certificate is NOT verified: whoever is on the path can read and change every chat")
+                .with_label("NOT verified: whoever is on the path can read and change every chat")
                 .with_help("name its certificate or CA with `ca-file`, or its key with `pin`"),
         );
         Some(Verify::None { place })
@@ -167,7 +167,8 @@ impl Check<'_> {
             Problem::error("upstream.pin", self.place(written), "this is not a pin")
                 .with_label(said)
                 .with_help(
-                    "what follows `sha256/` is printed by: openssl x509 -in server.crt -noout -pubkey | openssl pkey -pubin -outform der \
+                    "what follows `sha256/` is printed by: \
+ openssl x509 -in server.crt -noout -pubkey | openssl pkey -pubin -outform der \
                  | openssl dgst -sha256 -binary | base64",
                 ),
         );
