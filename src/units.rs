@@ -1,1 +1,165 @@
 //! Durations and sizes as operators write them.
+//!
+//! Every number in the configuration carries its unit, because `timeout = 30` has meant seconds in
+//! one proxy and milliseconds in the next. One number, one unit, nothing between them.
+//!
+//! In: text such as `500ms`, `5min`, `10MiB`. Out: a [`Duration`] or a number of bytes; or a
+//! sentence that says what to write instead. Never: guesses a unit.
+
+use std::time::Duration;
+
+/// Units of time, longest first, with their length in milliseconds. `min` before `m`: what we
+/// print is the first that fits.
+const TIME: [(&str, u64); 5] =
+    [("h", 3_600_000), ("min", 60_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// Units of size, largest first, with their length in bytes.
+const SIZE: [(&str, u64); 7] = [
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// Reads a duration: `500ms`, `30s`, `5min` (or `5m`), `1h`.
+///
+/// # Errors
+///
+/// A sentence without a full stop that says what is wrong and what to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text).ok_or_else(|| {
+        format!("`{text}` is not a duration; write one number and one unit, like `90s` or `5min`")
+    })?;
+    if unit.is_empty() {
+        return Err(format!("`{text}` has no unit; write `{number}s` for seconds"));
+    }
+    let Some((_, millis)) = TIME.iter().find(|(name, _)| *name == unit) else {
+        return Err(format!(
+            "`{unit}` is not a unit of time; use ms, s, min or h, one number and one unit"
+        ));
+    };
+    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*millis));
+    millis.map(Duration::from_millis).ok_or_else(|| format!("`{text}` is too long to be counted"))
+}
+
+/// Reads a size in bytes: `10MiB`, `64KiB`, `1MB`, `512B`, or a plain number of bytes.
+///
+/// # Errors
+///
+/// A sentence without a full stop that says what is wrong and what to write instead.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text).ok_or_else(|| {
+        format!("`{text}` is not a size; write one number and one unit, like `10MiB` or `64KiB`")
+    })?;
+    let exact = SIZE.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B");
+    let Some((_, bytes)) = exact else {
+        return Err(match unit.chars().next().map(|first| first.to_ascii_uppercase()) {
+            // nginx's `10m` and everyone's `10mb`: the meaning is clear, the spelling is not ours.
+            Some(first @ ('K' | 'M' | 'G')) if unit.len() <= 3 => {
+                format!("`{unit}` is not a unit of size; write `{number}{first}iB`")
+            }
+            _ => format!("`{unit}` is not a unit of size; use B, KiB, MiB or GiB (or KB, MB, GB)"),
+        });
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*bytes));
+    bytes.ok_or_else(|| format!("`{text}` is too large to be counted"))
+}
+
+/// Writes a duration the way [`parse_duration`] reads it, in the longest unit that is exact.
+///
+/// What is shorter than a millisecond is dropped.
+#[must_use]
+pub fn display_duration(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 { "0s".to_owned() } else { display(millis, &TIME) }
+}
+
+/// Writes a number of bytes the way [`parse_size`] reads it, in the largest unit that is exact.
+#[must_use]
+pub fn display_size(bytes: u64) -> String {
+    if bytes == 0 { "0B".to_owned() } else { display(bytes, &SIZE) }
+}
+
+fn display(amount: u64, units: &[(&str, u64)]) -> String {
+    let unit = units.iter().find(|(_, length)| amount.is_multiple_of(*length));
+    unit.map_or_else(|| amount.to_string(), |(name, length)| format!("{}{name}", amount / length))
+}
+
+/// The digits in front and the rest; `None` without digits or with more than one number.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let whole = !number.is_empty() && !unit.bytes().any(|b| b.is_ascii_digit() || b == b' ');
+    whole.then_some((number, unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_durations() {
+        let cases = [
+            ("500ms", 500),
+            ("0s", 0),
+            ("30s", 30_000),
+            ("5min", 300_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_duration() {
+        for text in ["", "s", "30", "1.5s", "1h30m", "30 s", "-1s", "+1s", "30S", "1d", "٣s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert!(parse_duration("99999999999999999999h").unwrap_err().contains("too long"));
+        assert_eq!(parse_duration("30").unwrap_err(), "`30` has no unit; write `30s` for seconds");
+    }
+
+    #[test]
+    fn reads_sizes() {
+        let cases = [
+            ("0", 0),
+            ("512", 512),
+            ("512B", 512),
+            ("64KiB", 65_536),
+            ("1MB", 1_000_000),
+            ("10MiB", 10_485_760),
+            ("2GiB", 2_147_483_648),
+            ("1GB", 1_000_000_000),
+            ("3KB", 3_000),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_size() {
+        for text in ["", "MiB", "1.5MiB", "10 MiB", "-1", "10mib", "10x", "10MiBs"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert!(parse_size("10m").unwrap_err().ends_with("write `10MiB`"));
+        assert!(parse_size("99999999999GiB").unwrap_err().contains("too large"));
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        for text in ["500ms", "1500ms", "30s", "90s", "5min", "90min", "1h", "0s"] {
+            assert_eq!(display_duration(parse_duration(text).unwrap()), text);
+        }
+        for text in ["1B", "1500B", "64KiB", "10MiB", "1MB", "30MiB", "0B"] {
+            let shown = display_size(parse_size(text).unwrap());
+            assert_eq!(parse_size(&shown), parse_size(text), "{text} {shown}");
+        }
+        assert_eq!(display_size(10 << 20), "10MiB");
+    }
+}

@@ -149,8 +149,8 @@ pub enum Verify {
         /// Where it is written.
         place: Place,
     },
-    /// The leaf's public key must hash to one of these (SHA-256 of the SubjectPublicKeyInfo, as in
-    /// RFC 7469); name, chain and dates are not looked at.
+    /// The leaf's public key must hash to one of these (SHA-256 of the `SubjectPublicKeyInfo`, as
+    /// in RFC 7469); name, chain and dates are not looked at.
     Pin(Vec<[u8; 32]>),
     /// Not at all: anyone on the path can read and change the traffic. Said loudly wherever the
     /// configuration is shown.
@@ -288,6 +288,7 @@ pub enum ClientCertificates {
 
 /// `[[profile.NAME.route]]`.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent switches of the file")]
 pub struct Route {
     /// Where `path` is written.
     pub place: Place,
@@ -322,7 +323,7 @@ pub struct Route {
 }
 
 /// Which paths a route takes, compared after percent-decoding.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum PathPattern {
     /// `/ccm/webhook`: this path and no other.
     Exact(String),

@@ -1,0 +1,214 @@
+//! Things that exclude each other: addresses bound twice, routes written twice, endpoints that are
+//! listeners, redirects in a circle.
+//!
+//! In: all of them, from all files. Out: problems that show both places. Never: picks a winner.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::checked::PathPattern;
+use crate::config::file::{AdminFile, ProfileFile, RouteFile, UpstreamFile, Written};
+use crate::config::problem::{Place, Problem};
+use crate::config::shape::Item;
+
+use super::{Check, route, upstream, value};
+
+impl Check<'_> {
+    /// With `SO_REUSEPORT`, which every worker needs, the kernel lets two listeners share an
+    /// address and deals the connections out between them. Nobody means that.
+    pub(super) fn clashing_addresses(
+        &mut self,
+        admin: &[Item<AdminFile>],
+        profiles: &[Item<ProfileFile>],
+    ) {
+        let admin =
+            admin.iter().filter_map(|item| Some((item.place.file, &item.body.as_ref()?.listen)));
+        let mut by_port: HashMap<u16, Vec<(SocketAddr, Place)>> = HashMap::new();
+        for (file, written) in listeners(profiles).chain(admin) {
+            let Ok(address) = value::address(&written.value) else { continue };
+            let place = Place::of(file, &written.span);
+            let others = by_port.entry(address.port()).or_default();
+            let clash = others.iter().find(|(other, _)| overlap(*other, address)).copied();
+            others.push((address, place));
+            let Some((other, before)) = clash else { continue };
+            let problem = if other == address {
+                Problem::error("listen.twice", place, format!("{address} is listened on twice"))
+                    .with_help("connections would go to the one or the other at random: change one")
+            } else {
+                let message = format!("{address} and {other} are the same port of the same host");
+                Problem::error("listen.overlap", place, message).with_help(
+                    "0.0.0.0 is every address of this host: name the addresses, or change a port",
+                )
+            };
+            self.found.push(problem.with_label("here").with_related(before, "and here"));
+        }
+    }
+
+    /// An endpoint that is an address of ours would send every request round and round.
+    pub(super) fn own_endpoints(
+        &mut self,
+        upstreams: &[Item<UpstreamFile>],
+        profiles: &[Item<ProfileFile>],
+    ) {
+        let listening: Vec<(SocketAddr, Place)> = listeners(profiles)
+            .filter_map(|(file, written)| {
+                Some((value::address(&written.value).ok()?, Place::of(file, &written.span)))
+            })
+            .collect();
+        let endpoints = upstreams.iter().flat_map(|item| {
+            let endpoints = item.body.iter().flat_map(|body| &body.endpoints.value);
+            endpoints.map(|written| (item.place.file, written))
+        });
+        for (file, written) in endpoints {
+            let place = Place::of(file, &written.span);
+            let Ok(endpoint) = upstream::endpoint(&written.value, place) else { continue };
+            let Ok(ip) = endpoint.host.parse::<IpAddr>() else { continue };
+            let address = SocketAddr::new(ip, endpoint.port);
+            // Every host has loopback; whether it has another address, only that host knows.
+            let ours = |listen: &SocketAddr| {
+                *listen == address || overlap(*listen, address) && ip.is_loopback()
+            };
+            let Some((listen, at)) = listening.iter().find(|(listen, _)| ours(listen)) else {
+                continue;
+            };
+            let problem = if *listen == address {
+                Problem::error(
+                    "upstream.own-address",
+                    place,
+                    format!("`{}` is the gateway itself", written.value),
+                )
+                .with_label("every request would come back here")
+                .with_related(*at, "the gateway listens there")
+            } else {
+                let message = format!("`{}` and the gateway want the same port", written.value);
+                Problem::warning("upstream.own-address", place, message)
+                    .with_label("on this host only one of them can have it")
+                    .with_related(*at, "the gateway listens on every address, that one included")
+            };
+            self.found.push(problem.with_help(
+                "name the component's host; if it is this one, listen on one address and leave it another",
+            ));
+        }
+    }
+
+    /// Routes of one profile that would take the same request, and redirects to themselves.
+    pub(super) fn clashing_routes(&mut self, parts: &[&Item<ProfileFile>]) {
+        let routes: Vec<(&RouteFile, PathPattern, Place)> = parts
+            .iter()
+            .flat_map(|item| {
+                let routes =
+                    item.body.iter().flat_map(|body| &body.route).flat_map(|list| &list.value);
+                routes.map(|written| (item.place.file, &written.value))
+            })
+            .filter_map(|(file, written)| {
+                let exact = written.exact.as_ref().is_some_and(|exact| exact.value);
+                let pattern = route::path(&written.path.value, exact).ok()?;
+                Some((written, pattern, Place::of(file, &written.path.span)))
+            })
+            .collect();
+        self.same_request(&routes);
+        self.same_name(&routes);
+        for (written, pattern, place) in &routes {
+            let Some(target) = &written.redirect else { continue };
+            let path = target.value.split(['?', '#']).next().unwrap_or_default();
+            let best = routes.iter().map(|(_, pattern, _)| pattern).filter(|p| takes(p, path));
+            let best = best.max_by_key(|p| (p.as_str().len(), matches!(p, PathPattern::Exact(_))));
+            if best == Some(pattern) {
+                let message = format!("`{}` redirects to itself", pattern.as_str());
+                let target = Place { file: place.file, ..Place::of(place.file, &target.span) };
+                self.found.push(
+                    Problem::error("route.redirect-loop", target, message)
+                        .with_label(
+                            "no other route takes this path, so it would be redirected again",
+                        )
+                        .with_related(*place, "this route takes it")
+                        .with_help(
+                            "add a route for the target; for the root alone, write `exact = true`",
+                        ),
+                );
+            }
+        }
+    }
+
+    fn same_request(&mut self, routes: &[(&RouteFile, PathPattern, Place)]) {
+        let mut seen: HashMap<&PathPattern, Vec<(&RouteFile, Place)>> = HashMap::new();
+        for (written, pattern, place) in routes {
+            let others = seen.entry(pattern).or_default();
+            if let Some((_, before)) =
+                others.iter().find(|(other, _)| methods_overlap(other, written))
+            {
+                let message =
+                    format!("two routes take the same requests for `{}`", pattern.as_str());
+                self.found.push(
+                    Problem::error("route.twice", *place, message)
+                        .with_label("the second route")
+                        .with_related(*before, "the first route")
+                        .with_help(
+                            "remove one, or give them different `methods` (GET includes HEAD)",
+                        ),
+                );
+            }
+            others.push((written, *place));
+        }
+    }
+
+    /// Names tell routes apart in logs and metrics.
+    fn same_name(&mut self, routes: &[(&RouteFile, PathPattern, Place)]) {
+        let mut seen: HashMap<&str, (Place, &PathPattern)> = HashMap::new();
+        for (written, pattern, place) in routes {
+            let name = written.name.as_ref().map_or(&written.path.value, |name| &name.value);
+            let at = written.name.as_ref().map_or(*place, |name| Place::of(place.file, &name.span));
+            let Some((before, other)) = seen.get(name.as_str()).copied() else {
+                seen.insert(name, (at, pattern));
+                continue;
+            };
+            // The same path for other methods may well be called the same.
+            if other != pattern {
+                self.found.push(
+                    Problem::error(
+                        "route.name-twice",
+                        at,
+                        format!("two routes are called `{name}`"),
+                    )
+                    .with_label("the second time")
+                    .with_related(before, "the first time")
+                    .with_help("logs and metrics could not tell them apart: rename one"),
+                );
+            }
+        }
+    }
+}
+
+/// Every `listen` of every profile, with its file.
+fn listeners(profiles: &[Item<ProfileFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
+    profiles.iter().flat_map(|item| {
+        let listeners =
+            item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
+        listeners.map(|listener| (item.place.file, &listener.value.listen))
+    })
+}
+
+/// Whether two addresses cannot be had by two programs.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn methods_overlap(a: &RouteFile, b: &RouteFile) -> bool {
+    let (Some(a), Some(b)) = (&a.methods, &b.methods) else { return true };
+    a.value.iter().any(|a| {
+        let a = a.value.as_str();
+        b.value
+            .iter()
+            .map(|b| b.value.as_str())
+            .any(|b| a == b || a == "GET" && b == "HEAD" || a == "HEAD" && b == "GET")
+    })
+}
+
+fn takes(pattern: &PathPattern, path: &str) -> bool {
+    match pattern {
+        PathPattern::Exact(exact) => exact == path,
+        PathPattern::Subtree(root) => path.starts_with(root.as_str()),
+    }
+}

@@ -1,0 +1,90 @@
+//! `[[profile.NAME.listener]]`: one address and what is served there.
+//!
+//! In: the table. Out: a [`Listener`]. Never: binds.
+
+use crate::config::checked::{ClientCertificates, Listener, Serve, UpstreamId};
+use crate::config::file::{ClientCertificateFile, ListenerFile, Written};
+use crate::config::problem::{Place, Problem};
+
+use super::{Check, Known};
+
+impl Check<'_> {
+    pub(super) fn listener(
+        &mut self,
+        written: &Written<ListenerFile>,
+        upstreams: &mut Known,
+    ) -> Option<Listener> {
+        let file = &written.value;
+        let listen = self.address(&file.listen);
+        let client_certificates = self.client_certificates(file);
+        let serve = self.serve(file, upstreams);
+        Some(Listener {
+            place: self.place(&file.listen),
+            listen: listen?,
+            serve: serve?,
+            http2: file.http2.as_ref().is_none_or(|http2| http2.value),
+            client_certificates: client_certificates?,
+        })
+    }
+
+    fn serve(&mut self, file: &ListenerFile, upstreams: &mut Known) -> Option<Serve> {
+        if let Some(port) = &file.redirect_to_https {
+            self.redirect_only(file, self.place(port));
+            let port = self.number(Some(port), 443, 1..=65_535);
+            return u16::try_from(port).ok().map(|port| Serve::RedirectToHttps { port });
+        }
+        let Some(component) = &file.component else { return Some(Serve::Routes) };
+        let Some(index) = upstreams.find(&component.value) else {
+            let place = self.place(component);
+            let problem = upstreams.unknown("listener.unknown-upstream", &component.value, place);
+            self.found.strike(place, problem);
+            return None;
+        };
+        Some(Serve::Component(UpstreamId(index)))
+    }
+
+    /// A listener that redirects to https does nothing else.
+    fn redirect_only(&mut self, file: &ListenerFile, place: Place) {
+        let others = [
+            file.component.as_ref().map(|written| ("component", self.place(written))),
+            file.http2.as_ref().map(|written| ("http2", self.place(written))),
+            file.client_ca.as_ref().map(|written| ("client-ca", self.place(written))),
+            file.client_certificate
+                .as_ref()
+                .map(|written| ("client-certificate", self.place(written))),
+        ];
+        for (key, other) in others.into_iter().flatten() {
+            let message = format!("`{key}` has no effect on a listener that only redirects");
+            self.found.push(
+                Problem::error("listener.redirects", other, message)
+                    .with_label("take this out")
+                    .with_related(place, "this makes it plain HTTP, and every answer a redirect"),
+            );
+        }
+    }
+
+    fn client_certificates(&mut self, file: &ListenerFile) -> Option<ClientCertificates> {
+        let Some(written) = &file.client_ca else {
+            if let Some(written) = &file.client_certificate {
+                let message = "`client-certificate` has no effect without `client-ca`";
+                self.found.push(
+                    Problem::error("listener.client-certificate", self.place(written), message)
+                        .with_label("no certificate is asked for")
+                        .with_help(
+                            "name the CA that the clients' certificates come from with `client-ca`",
+                        ),
+                );
+                return None;
+            }
+            return Some(ClientCertificates::Off);
+        };
+        let place = self.place(written);
+        let ca = self.readable(written, "client CA file")?;
+        Some(match file.client_certificate.as_ref().map(|written| written.value) {
+            Some(ClientCertificateFile::Optional) => ClientCertificates::Optional { ca, place },
+            Some(ClientCertificateFile::Required) | None => {
+                ClientCertificates::Required { ca, place }
+            }
+        })
+    }
+}

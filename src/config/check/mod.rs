@@ -1,0 +1,300 @@
+//! What the files mean: names resolved, defaults filled in, everything doubtful asked about.
+//!
+//! In: [`Shaped`] files. Out: a configuration without its sources, or nothing and a list of
+//! problems. Never: stops at the first problem, opens a socket, reads a certificate.
+
+mod clash;
+mod header;
+mod listener;
+mod profile;
+mod route;
+mod upstream;
+mod value;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::checked::{
+    AccessLog, Admin, Certificate, CertificatePair, Config, Gateway, is_loopback,
+};
+use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
+use super::problem::{Findings, Place, Problem, Sources};
+use super::shape::{Item, Shaped};
+use super::wording;
+
+/// How long a drain may take.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Bounds of the number of workers. More threads than this is a typing mistake.
+const WORKERS: RangeInclusive<u64> = 1..=512;
+
+/// The state of one check.
+pub(super) struct Check<'a> {
+    /// The configuration directory, which relative paths start from.
+    dir: &'a Path,
+    /// The file whose items are being looked at.
+    file: u16,
+    /// What has been found so far.
+    found: &'a mut Findings,
+}
+
+impl Check<'_> {
+    fn place<T>(&self, written: &Written<T>) -> Place {
+        Place::of(self.file, &written.span)
+    }
+}
+
+/// Checks everything. The sources of the returned configuration are still empty.
+///
+/// `None` comes with at least one error in `found`.
+pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option<Config> {
+    let mut check = Check { dir, file: 0, found };
+    let gateway = check.gateway(&shaped.gateway);
+    let admin = check.admin(&shaped.admin);
+    let mut certificate_names = check.names("certificate", &shaped.certificates);
+    let mut upstream_names = check.names("upstream", &shaped.upstreams);
+    let certificates: Option<Vec<_>> =
+        shaped.certificates.iter().map(|item| check.certificate(item)).collect();
+    let upstreams: Option<Vec<_>> =
+        shaped.upstreams.iter().map(|item| check.upstream(item)).collect();
+    let mut names = Names { certificates: &mut certificate_names, upstreams: &mut upstream_names };
+    let profiles = check.profiles(&shaped.profiles, &mut names);
+    check.clashing_addresses(&shaped.admin, &shaped.profiles);
+    check.own_endpoints(&shaped.upstreams, &shaped.profiles);
+    check.unused("certificate.unused", &certificate_names);
+    check.unused("upstream.unused", &upstream_names);
+    if check.found.refused() {
+        return None;
+    }
+    Some(Config {
+        sources: Sources::default(),
+        gateway,
+        admin: admin?,
+        certificates: certificates?,
+        upstreams: upstreams?,
+        profiles: profiles?,
+    })
+}
+
+/// What routes and profiles may refer to.
+struct Names<'a> {
+    certificates: &'a mut Known,
+    upstreams: &'a mut Known,
+}
+
+/// The names of one kind of thing.
+struct Known {
+    kind: &'static str,
+    /// Name, place, whether something refers to it.
+    entries: Vec<(String, Place, bool)>,
+}
+
+impl Known {
+    /// Index of what is called `name`.
+    fn find(&mut self, name: &str) -> Option<usize> {
+        let mut entries = self.entries.iter_mut().enumerate();
+        let (index, (_, _, used)) = entries.find(|(_, (known, ..))| known == name)?;
+        *used = true;
+        Some(index)
+    }
+
+    /// The problem of referring to `name`, which is not among them.
+    fn unknown(&mut self, code: &'static str, name: &str, place: Place) -> Problem {
+        let kind = self.kind;
+        let problem = Problem::error(code, place, format!("no {kind} is called `{name}`"));
+        let known: Vec<_> = self.entries.iter().map(|(known, ..)| known.as_str()).collect();
+        let Some(best) = wording::nearest(name, known.iter().copied()).map(str::to_owned) else {
+            let all = known.join(", ");
+            return problem.with_label(format!("there is no `[{kind}.{name}]`")).with_help(
+                if all.is_empty() {
+                    format!("define `[{kind}.{name}]`")
+                } else {
+                    format!("there is {all}")
+                },
+            );
+        };
+        // That it is unused as long as it is misspelt is not news.
+        let at = self.find(&best).and_then(|index| Some(self.entries.get(index)?.1));
+        let problem = problem.with_label(format!("did you mean `{best}`?"));
+        match at {
+            Some(at) => problem.with_related(at, "this one"),
+            None => problem,
+        }
+    }
+}
+
+impl Check<'_> {
+    /// The names of `items`, each of which may be taken once.
+    fn names<T>(&mut self, kind: &'static str, items: &[Item<T>]) -> Known {
+        self.once(kind, items.iter().map(|item| (item.name.as_str(), item.place)));
+        let entries = items.iter().map(|item| (item.name.clone(), item.place, false)).collect();
+        for item in items {
+            self.name(&item.name, item.place);
+        }
+        Known { kind, entries }
+    }
+
+    /// Complains about every name that was there before.
+    fn once<'n>(&mut self, kind: &str, items: impl Iterator<Item = (&'n str, Place)>) {
+        let mut first = HashMap::new();
+        for (name, place) in items {
+            let Some(before) = first.insert(name, place) else { continue };
+            first.insert(name, before);
+            let table = if kind == name { format!("[{name}]") } else { format!("[{kind}.{name}]") };
+            let help = match kind {
+                "profile" => {
+                    "keep its settings in one file; other files may add listeners and routes to it"
+                }
+                _ if kind == name => "every `*.toml` of the directory is read: keep one of them",
+                _ => "every `*.toml` of the directory is read: keep one of them, or rename one",
+            };
+            self.found.push(
+                Problem::error("table.twice", place, format!("`{table}` is there twice"))
+                    .with_label("the second time")
+                    .with_related(before, "the first time")
+                    .with_help(help),
+            );
+        }
+    }
+
+    /// Names end up in metrics and logs, where they must need no quoting.
+    fn name(&mut self, name: &str, place: Place) {
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !plain || name.is_empty() || name.len() > 64 {
+            self.found.push(
+                Problem::error("table.name", place, format!("`{name}` cannot be a name"))
+                    .with_label("it appears in metrics and logs")
+                    .with_help("use up to 64 letters, digits, `-`, `_` and `.`"),
+            );
+        }
+    }
+
+    fn unused(&mut self, code: &'static str, known: &Known) {
+        // What refers to it may be just what is wrong.
+        if self.found.refused() {
+            return;
+        }
+        for (name, place, _) in known.entries.iter().filter(|(.., used)| !used) {
+            let message = format!("nothing uses {} `{name}`", known.kind);
+            self.found.push(
+                Problem::warning(code, *place, message).with_label("no profile refers to it"),
+            );
+        }
+    }
+
+    fn gateway(&mut self, items: &[Item<GatewayFile>]) -> Gateway {
+        self.once("gateway", items.iter().map(|item| (item.name.as_str(), item.place)));
+        let nothing = GatewayFile::default();
+        let item = items.first();
+        self.file = item.map_or(0, |item| item.place.file);
+        let body = item.and_then(|item| item.body.as_ref()).unwrap_or(&nothing);
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Gateway {
+            workers: self.count(body.workers.as_ref(), cores, WORKERS),
+            access_log: self.access_log(body.access_log.as_ref()),
+            drain_timeout: self.duration(
+                body.drain_timeout.as_ref(),
+                DRAIN,
+                Duration::ZERO..=value::HOURS_24,
+            ),
+        }
+    }
+
+    fn access_log(&mut self, written: Option<&Written<String>>) -> AccessLog {
+        let Some(written) = written else { return AccessLog::Stdout };
+        match written.value.as_str() {
+            "stdout" => AccessLog::Stdout,
+            "off" => AccessLog::Off,
+            path if path.contains('/') => {
+                let path = value::join(self.dir, path);
+                if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
+                    let message =
+                        format!("the access log cannot be written to `{}`", path.display());
+                    self.found.push(
+                        Problem::error("gateway.access-log", self.place(written), message)
+                            .with_label("its directory does not exist, or it is a directory itself")
+                            .with_help("create the directory, or write \"stdout\""),
+                    );
+                }
+                AccessLog::File(path)
+            }
+            word => {
+                let message = format!("`{word}` is neither \"stdout\", \"off\" nor a path");
+                self.found.push(
+                    Problem::error("gateway.access-log", self.place(written), message)
+                        .with_label("a path has a `/` in it")
+                        .with_help(format!(
+                            "for a file in the configuration directory write `./{word}`"
+                        )),
+                );
+                AccessLog::Stdout
+            }
+        }
+    }
+
+    /// `None`: there is one, and it is wrong.
+    #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
+    fn admin(&mut self, items: &[Item<AdminFile>]) -> Option<Option<Admin>> {
+        self.once("admin", items.iter().map(|item| (item.name.as_str(), item.place)));
+        let Some(item) = items.first() else { return Some(None) };
+        self.file = item.place.file;
+        let body = item.body.as_ref()?;
+        let listen = self.address(&body.listen)?;
+        let place = self.place(&body.listen);
+        let exposed = body.expose.as_ref().is_some_and(|expose| expose.value);
+        if !is_loopback(listen.ip()) && !exposed {
+            let message = format!("the admin listener on {listen} can be reached from other hosts");
+            self.found.push(
+                Problem::error("admin.exposed", place, message)
+                    .with_label("metrics and health, without TLS and without a password")
+                    .with_help(
+                        "listen on 127.0.0.1; or, if only Prometheus can get there, add `expose = true`",
+                    ),
+            );
+        }
+        Some(Some(Admin { place, listen }))
+    }
+
+    fn certificate(&mut self, item: &Item<CertificateFile>) -> Option<Certificate> {
+        self.file = item.place.file;
+        let body = item.body.as_ref()?;
+        let list = &body.pairs;
+        if list.value.is_empty() && !self.found.is_damaged(item.place) {
+            let message = format!("certificate `{}` has no pair", item.name);
+            self.found.push(
+                Problem::error("certificate.empty", self.place(list), message)
+                    .with_label("at least one chain and key")
+                    .with_help(
+                        "write `pairs = [{ chain = \"gateway.crt\", key = \"gateway.key\" }]`",
+                    ),
+            );
+        }
+        let pairs = list.value.iter().map(|pair| {
+            let chain = self.readable(&pair.chain, "certificate chain");
+            let key = self.readable(&pair.key, "private key");
+            let (chain_place, key_place) = (self.place(&pair.chain), self.place(&pair.key));
+            Some(CertificatePair { chain: chain?, chain_place, key: key?, key_place })
+        });
+        let pairs: Vec<_> = pairs.collect();
+        let pairs: Option<Vec<_>> = pairs.into_iter().collect();
+        Some(Certificate { name: item.name.clone(), place: item.place, pairs: pairs? })
+    }
+
+    /// An address and port to listen on.
+    fn address(&mut self, written: &Written<String>) -> Option<SocketAddr> {
+        match value::address(&written.value) {
+            Ok(address) => Some(address),
+            Err((said, help)) => {
+                let message = format!("`{}` is not an address to listen on", written.value);
+                let problem = Problem::error("listen.address", self.place(written), message);
+                self.found.push(problem.with_label(said).with_help(help));
+                None
+            }
+        }
+    }
+}

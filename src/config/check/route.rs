@@ -1,0 +1,386 @@
+//! `[[profile.NAME.route]]`: which requests, and what is done with them.
+//!
+//! In: the table, and what the profile says for all its routes. Out: a [`Route`]. Never: matches a
+//! request.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Method};
+
+use crate::config::checked::{Action, PathPattern, ResponseHeader, Route, UpstreamId};
+use crate::config::file::{RouteFile, Written};
+use crate::config::problem::{Place, Problem};
+use crate::config::wording;
+
+use super::profile::LONGEST_BODY;
+use super::{Check, Known};
+
+/// Methods a route may name.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Statuses of a redirect (RFC 9110 section 15.4).
+const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
+
+/// Bounds of the first-byte timeout.
+const FIRST_BYTE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_hours(1);
+
+/// What a profile says for all its routes.
+pub(super) struct Shared {
+    pub(super) max_body: u64,
+    pub(super) response_headers: Vec<ResponseHeader>,
+}
+
+impl Check<'_> {
+    pub(super) fn route(
+        &mut self,
+        written: &Written<RouteFile>,
+        shared: &Shared,
+        upstreams: &mut Known,
+    ) -> Option<Route> {
+        let file = &written.value;
+        let path = self.path(file);
+        let methods = self.methods(file);
+        let action = self.action(written, upstreams);
+        let max_body = self.size(file.max_body.as_ref(), shared.max_body, 0..=LONGEST_BODY);
+        let patience = |check: &mut Self, written| {
+            check.duration(Some(written), *FIRST_BYTE.start(), FIRST_BYTE)
+        };
+        let first_byte_timeout =
+            file.first_byte_timeout.as_ref().map(|written| patience(self, written));
+        let response_headers = self.route_fields(file, &shared.response_headers);
+        let name = self.route_name(file);
+        let action = action?;
+        if !matches!(action, Action::Proxy { .. }) {
+            self.upstream_only(file);
+        }
+        let yes = |written: Option<&Written<bool>>, default| {
+            written.map_or(default, |written| written.value)
+        };
+        Some(Route {
+            place: self.place(&file.path),
+            name: name?,
+            path: path?,
+            methods: methods?,
+            websocket: yes(file.websocket.as_ref(), matches!(action, Action::Proxy { .. })),
+            action,
+            max_body,
+            retry: yes(file.retry.as_ref(), true),
+            allow_encoded_slash: yes(file.allow_encoded_slash.as_ref(), false),
+            report_only: yes(file.report_only.as_ref(), false),
+            first_byte_timeout,
+            response_headers,
+        })
+    }
+
+    fn path(&mut self, file: &RouteFile) -> Option<PathPattern> {
+        match path(&file.path.value, file.exact.as_ref().is_some_and(|exact| exact.value)) {
+            Ok(path) => Some(path),
+            Err((said, help)) => {
+                let message = format!("`{}` is not a path a request can match", file.path.value);
+                let problem = Problem::error("route.path", self.place(&file.path), message);
+                self.found.push(problem.with_label(said).with_help(help));
+                None
+            }
+        }
+    }
+
+    fn route_name(&mut self, file: &RouteFile) -> Option<String> {
+        let Some(written) = &file.name else { return Some(file.path.value.clone()) };
+        let name = &written.value;
+        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+            self.found.push(
+                Problem::error(
+                    "route.name",
+                    self.place(written),
+                    "this cannot be the name of a route",
+                )
+                .with_label("it appears in metrics and logs")
+                .with_help("use up to 128 printable characters, or leave `name` out"),
+            );
+            return None;
+        }
+        Some(name.clone())
+    }
+
+    fn methods(&mut self, file: &RouteFile) -> Option<Vec<Method>> {
+        let Some(list) = &file.methods else { return Some(Vec::new()) };
+        if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
+            self.found.push(
+                Problem::error(
+                    "route.methods",
+                    self.place(list),
+                    "this route takes no method at all",
+                )
+                .with_label("an empty list")
+                .with_help("leave `methods` out for all methods, or write `deny = true`"),
+            );
+        }
+        let methods: Vec<_> = list.value.iter().map(|written| self.method(written)).collect();
+        methods.into_iter().collect()
+    }
+
+    fn method(&mut self, written: &Written<String>) -> Option<Method> {
+        let text = written.value.as_str();
+        if METHODS.contains(&text) {
+            return Method::from_bytes(text.as_bytes()).ok();
+        }
+        let upper = text.to_ascii_uppercase();
+        let label = match upper.as_str() {
+            "CONNECT" | "TRACE" => "never passed on to a component".to_owned(),
+            _ if METHODS.contains(&upper.as_str()) => {
+                format!("methods are in capitals: \"{upper}\"")
+            }
+            "*" | "ANY" | "ALL" => "leave `methods` out for all of them".to_owned(),
+            _ => match wording::nearest(&upper, METHODS) {
+                Some(best) => format!("did you mean \"{best}\"?"),
+                None => format!("one of {}", METHODS.join(", ")),
+            },
+        };
+        let message = format!("`{text}` is not a method a route can take");
+        self.found
+            .push(Problem::error("route.method", self.place(written), message).with_label(label));
+        None
+    }
+
+    fn action(&mut self, written: &Written<RouteFile>, upstreams: &mut Known) -> Option<Action> {
+        let file = &written.value;
+        let deny = file.deny.as_ref().filter(|deny| deny.value);
+        let mut given = [
+            file.upstream.as_ref().map(|written| ("upstream", self.place(written))),
+            file.redirect.as_ref().map(|written| ("redirect", self.place(written))),
+            deny.map(|written| ("deny", self.place(written))),
+        ]
+        .into_iter()
+        .flatten();
+        if let (Some((first, at)), Some((second, place))) = (given.next(), given.next()) {
+            self.found.push(
+                Problem::error(
+                    "route.two-actions",
+                    place,
+                    format!("this route has both `{first}` and `{second}`"),
+                )
+                .with_label("this one")
+                .with_related(at, "or this one")
+                .with_help("a route does exactly one of `upstream`, `redirect` and `deny`"),
+            );
+            return None;
+        }
+        if let Some(status) = file.status.as_ref().filter(|_| file.redirect.is_none()) {
+            self.found.push(
+                Problem::error(
+                    "route.status",
+                    self.place(status),
+                    "`status` belongs to a redirect",
+                )
+                .with_label("this route has no `redirect`"),
+            );
+        }
+        if let Some(target) = &file.redirect {
+            return self.redirect(target, file.status.as_ref());
+        }
+        if deny.is_some() {
+            return Some(Action::Deny);
+        }
+        let Some(upstream) = &file.upstream else {
+            self.no_action(written);
+            return None;
+        };
+        let strip_prefix = self.strip_prefix(file);
+        let Some(index) = upstreams.find(&upstream.value) else {
+            let place = self.place(upstream);
+            self.found.push(upstreams.unknown("route.unknown-upstream", &upstream.value, place));
+            return None;
+        };
+        Some(Action::Proxy { upstream: UpstreamId(index), strip_prefix: strip_prefix? })
+    }
+
+    fn no_action(&mut self, written: &Written<RouteFile>) {
+        if self.found.is_damaged(self.place(written)) {
+            return;
+        }
+        let path = &written.value.path;
+        let message = format!("the route `{}` does nothing", path.value);
+        self.found.push(
+            Problem::error("route.no-action", self.place(path), message)
+                .with_label("what is done with these requests?")
+                .with_help("add `upstream = \"NAME\"`, `redirect = \"/path/\"` or `deny = true`"),
+        );
+    }
+
+    fn redirect(
+        &mut self,
+        target: &Written<String>,
+        status: Option<&Written<i64>>,
+    ) -> Option<Action> {
+        let to = &target.value;
+        let place = self.place(target);
+        let elsewhere = to.starts_with("https://") || to.starts_with("http://");
+        let label = if to.starts_with("//") || to.starts_with("/\\") {
+            "a browser takes this for another host"
+        } else if !to.starts_with('/') && !elsewhere {
+            "it starts with `/`, `https://` or `http://`"
+        } else if to.contains(' ') || !to.is_ascii() || HeaderValue::from_str(to).is_err() {
+            "it goes into `Location` as it is: write other characters as %XX"
+        } else {
+            return self
+                .redirect_status(status)
+                .map(|status| Action::Redirect { to: to.clone(), status });
+        };
+        let message = format!("`{to}` is not a place to redirect to");
+        self.found.push(Problem::error("route.redirect", place, message).with_label(label));
+        None
+    }
+
+    fn redirect_status(&mut self, status: Option<&Written<i64>>) -> Option<u16> {
+        let Some(written) = status else { return Some(302) };
+        let known = REDIRECTS.into_iter().find(|status| i64::from(*status) == written.value);
+        if known.is_none() {
+            let message = format!("{} is not the status of a redirect", written.value);
+            self.found.push(
+                Problem::error("route.status", self.place(written), message)
+                    .with_label("301, 302, 303, 307 or 308")
+                    .with_help(
+                        "302 for now, 301 for ever; 307 and 308 keep the method and the body",
+                    ),
+            );
+        }
+        known
+    }
+
+    /// `None`: there is one, and it is wrong.
+    #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
+    fn strip_prefix(&mut self, file: &RouteFile) -> Option<Option<String>> {
+        let Some(written) = &file.strip_prefix else { return Some(None) };
+        let (prefix, path) = (written.value.as_str(), file.path.value.as_str());
+        let bare = prefix.trim_end_matches('/');
+        let whole =
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let label = if bare.is_empty() {
+            "this takes nothing off".to_owned()
+        } else if !prefix.starts_with('/') {
+            format!("it starts with `/`: `/{prefix}`")
+        } else if prefix != bare {
+            format!("without the `/` at its end: `{bare}`")
+        } else if !whole {
+            format!("`{path}` does not start with it")
+        } else {
+            return Some(Some(prefix.to_owned()));
+        };
+        let message = format!("`{prefix}` cannot be taken off `{path}`");
+        let problem =
+            Problem::error("route.strip-prefix", self.place(written), message).with_label(label);
+        let problem = problem.with_related(self.place(&file.path), "the path of this route");
+        self.found.push(problem.with_help(
+            "with strip-prefix = \"/ccm\", /ccm/webhook reaches the component as /webhook",
+        ));
+        None
+    }
+
+    /// Keys that speak of an upstream's answer or of the way to it.
+    fn upstream_only(&mut self, file: &RouteFile) {
+        fn key<T>(
+            check: &Check<'_>,
+            name: &'static str,
+            written: Option<&Written<T>>,
+        ) -> Option<(&'static str, Place)> {
+            written.map(|written| (name, check.place(written)))
+        }
+        let keys = [
+            key(self, "strip-prefix", file.strip_prefix.as_ref()),
+            key(self, "max-body", file.max_body.as_ref()),
+            key(self, "websocket", file.websocket.as_ref()),
+            key(self, "retry", file.retry.as_ref()),
+            key(self, "allow-encoded-slash", file.allow_encoded_slash.as_ref()),
+            key(self, "report-only", file.report_only.as_ref()),
+            key(self, "first-byte-timeout", file.first_byte_timeout.as_ref()),
+            key(self, "response-headers", file.response_headers.as_ref()),
+            key(self, "framed-by", file.framed_by.as_ref()),
+        ];
+        for (key, place) in keys.into_iter().flatten() {
+            let message = format!("`{key}` has no effect on a route that goes to no upstream");
+            self.found.push(
+                Problem::error("route.upstream-only", place, message)
+                    .with_label("take this out")
+                    .with_related(self.place(&file.path), "this route answers by itself"),
+            );
+        }
+    }
+}
+
+/// Reads a path pattern.
+///
+/// # Errors
+///
+/// What is wrong with it, and what to write.
+pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, String)> {
+    let said = |said: &str, help: &str| Err((said.to_owned(), help.to_owned()));
+    if !text.starts_with('/') {
+        return said("it starts with `/`", &format!("write `/{text}`"));
+    }
+    if text.contains('%') {
+        return said("paths are compared after decoding", "write the character itself, not %XX");
+    }
+    if text.contains(['?', '#']) {
+        return said(
+            "a path ends before `?` and `#`",
+            "queries cannot be matched; take that part out",
+        );
+    }
+    if text.contains(['*', '^', '$']) {
+        return said(
+            "there are no wildcards and no regular expressions",
+            "a path that ends in `/` takes everything below it; any other takes exactly itself",
+        );
+    }
+    if text.contains(' ') {
+        return said(
+            "there is a space in it",
+            "let a route for the path above it, ending in `/`, take such requests",
+        );
+    }
+    if text.contains('\\') || text.chars().any(char::is_control) {
+        return said(
+            "there is a backslash or a control character in it",
+            "requests with such paths are answered 400 before any route is looked at",
+        );
+    }
+    if text.contains("//") {
+        return said("an empty segment", "write one `/`");
+    }
+    if text.split('/').any(|segment| segment == "." || segment == "..") {
+        return said(
+            "a segment of dots",
+            "requests with such paths are answered 400 before any route is looked at",
+        );
+    }
+    let text = text.to_owned();
+    Ok(if text.ends_with('/') && !exact {
+        PathPattern::Subtree(text)
+    } else {
+        PathPattern::Exact(text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_paths() {
+        assert_eq!(path("/a/", false), Ok(PathPattern::Subtree("/a/".to_owned())));
+        assert_eq!(path("/a", false), Ok(PathPattern::Exact("/a".to_owned())));
+        assert_eq!(path("/", true), Ok(PathPattern::Exact("/".to_owned())));
+        assert!(path("/.well-known/...", false).is_ok());
+    }
+
+    #[test]
+    fn refuses_what_no_request_can_match() {
+        for text in [
+            "", "a", "/%61", "/a?b", "/a#b", "/a b", "/a//b", "/../a", "/a/.", "/a*", "^/a",
+            "/a\\b",
+        ] {
+            assert!(path(text, false).is_err(), "{text}");
+        }
+    }
+}

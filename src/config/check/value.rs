@@ -1,0 +1,190 @@
+//! Single values: durations, sizes, numbers, files, addresses.
+//!
+//! In: a value as written, its default and its bounds. Out: the value; the default where a problem
+//! was found, so that the check can go on. Never: clamps a value silently.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::file::{Amount, Written};
+use crate::config::problem::{Place, Problem};
+use crate::config::read;
+use crate::units;
+
+use super::Check;
+
+/// Upper bound of durations nobody means to make longer.
+pub(super) const HOURS_24: Duration = Duration::from_hours(24);
+
+impl Check<'_> {
+    /// A duration within `bounds`.
+    pub(super) fn duration(
+        &mut self,
+        written: Option<&Written<String>>,
+        default: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(written) = written else { return default };
+        let place = self.place(written);
+        match units::parse_duration(&written.value) {
+            Ok(duration) if bounds.contains(&duration) => return duration,
+            Ok(duration) => self.out_of_bounds(
+                place,
+                &units::display_duration(duration),
+                [units::display_duration(*bounds.start()), units::display_duration(*bounds.end())],
+            ),
+            Err(said) => self.found.push(Problem::error("value.duration", place, said)),
+        }
+        default
+    }
+
+    /// A size in bytes within `bounds`.
+    pub(super) fn size(
+        &mut self,
+        written: Option<&Written<Amount>>,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+    ) -> u64 {
+        let Some(written) = written else { return default };
+        let place = self.place(written);
+        let size = match &written.value {
+            Amount::Text(text) => units::parse_size(text),
+            Amount::Bytes(bytes) => {
+                u64::try_from(*bytes).map_err(|_| "a size cannot be negative".to_owned())
+            }
+        };
+        match size {
+            Ok(size) if bounds.contains(&size) => return size,
+            Ok(size) => self.out_of_bounds(
+                place,
+                &units::display_size(size),
+                [units::display_size(*bounds.start()), units::display_size(*bounds.end())],
+            ),
+            Err(said) => self.found.push(Problem::error("value.size", place, said)),
+        }
+        default
+    }
+
+    /// A whole number within `bounds`.
+    pub(super) fn number(
+        &mut self,
+        written: Option<&Written<i64>>,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+    ) -> u64 {
+        let Some(written) = written else { return default };
+        match u64::try_from(written.value) {
+            Ok(number) if bounds.contains(&number) => number,
+            _ => {
+                let bounds = [bounds.start().to_string(), bounds.end().to_string()];
+                self.out_of_bounds(self.place(written), &written.value.to_string(), bounds);
+                default
+            }
+        }
+    }
+
+    /// A number of things, within `bounds`.
+    pub(super) fn count(
+        &mut self,
+        written: Option<&Written<i64>>,
+        default: usize,
+        bounds: RangeInclusive<u64>,
+    ) -> usize {
+        usize::try_from(self.number(written, default as u64, bounds)).unwrap_or(default)
+    }
+
+    fn out_of_bounds(&mut self, place: Place, value: &str, [least, most]: [String; 2]) {
+        self.found.push(
+            Problem::error("value.bounds", place, format!("{value} is out of bounds"))
+                .with_label(format!("from {least} to {most}")),
+        );
+    }
+
+    /// The path of a file that can be opened now.
+    pub(super) fn readable(&mut self, written: &Written<String>, what: &str) -> Option<PathBuf> {
+        let place = self.place(written);
+        if written.value.is_empty() {
+            let message = format!("the path of the {what} is empty");
+            self.found.push(Problem::error("file.empty", place, message).with_label("name a file"));
+            return None;
+        }
+        let path = join(self.dir, &written.value);
+        let (failure, help) = match File::open(&path).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_dir() => {
+                ("it is a directory".to_owned(), "name the file in it")
+            }
+            Ok(_) => return Some(path),
+            Err(error) => {
+                let help = match error.kind() {
+                    ErrorKind::PermissionDenied => "the user the gateway runs as needs to read it",
+                    _ if written.value.starts_with('/') => "in a container: is it mounted there?",
+                    _ => "relative paths start at the directory of this file",
+                };
+                (read::reason(&error), help)
+            }
+        };
+        let message = format!("the {what} `{}` cannot be read", path.display());
+        let problem = Problem::error("file.unreadable", place, message);
+        self.found.push(problem.with_label(failure).with_help(help));
+        None
+    }
+}
+
+/// `path`, which may be relative to `dir`, without steps that go nowhere.
+pub(super) fn join(dir: &Path, path: &str) -> PathBuf {
+    dir.join(path).components().collect()
+}
+
+/// Reads an address to listen on.
+///
+/// # Errors
+///
+/// What is wrong with it, and what to write.
+pub(super) fn address(text: &str) -> Result<SocketAddr, (String, String)> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        if address.port() == 0 {
+            let help = "port 0 would mean another port at every start".to_owned();
+            return Err(("port 0 is no port".to_owned(), help));
+        }
+        return Ok(address);
+    }
+    let every = |port: &str| format!("for every address of this host write `0.0.0.0:{port}`");
+    let said = |said: &str, help: String| Err((said.to_owned(), help));
+    if text.parse::<u16>().is_ok() {
+        return said("a port alone", every(text));
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+        && port.parse::<u16>().is_ok()
+    {
+        return said("an IPv6 address is written in brackets", format!("write `[{host}]:{port}`"));
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        let shown = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        return said("the port is missing", format!("write `{shown}:8443`"));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return said(
+            "an IP address and a port are needed",
+            "write it like `0.0.0.0:8443`".to_owned(),
+        );
+    };
+    if port.parse::<u16>().is_err() {
+        return said(
+            &format!("`{port}` is not a port"),
+            "ports are numbers from 1 to 65535".to_owned(),
+        );
+    }
+    if host.is_empty() || host == "*" {
+        return said("the address is missing", every(port));
+    }
+    said(
+        &format!("`{host}` is not an IP address"),
+        "a name could mean another address tomorrow: write the address itself, or 0.0.0.0"
+            .to_owned(),
+    )
+}

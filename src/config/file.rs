@@ -1,0 +1,377 @@
+//! What may be written in the files, key by key.
+//!
+//! The doc comments of this module are the descriptions in `app-gateway schema`, so they speak to
+//! the operator. House rule: no `flatten`, no `untagged`, no internally tagged enums. All three go
+//! through serde's buffer, which forgets where the value was written.
+//!
+//! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+
+/// A value and where in its file it is written.
+#[derive(Clone, Debug)]
+pub struct Written<T> {
+    /// What is written.
+    pub value: T,
+    /// Byte range in the file.
+    pub span: Range<usize>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Written<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<T>::deserialize(deserializer)?;
+        let span = spanned.span();
+        Ok(Self { value: spanned.into_inner(), span })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Written<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
+}
+
+/// Shorthand: most keys may be absent, and their place is needed when they are not.
+pub type Maybe<T> = Option<Written<T>>;
+
+/// Names of fields and what they are set to, each with its place.
+pub type Fields = BTreeMap<toml::Spanned<String>, Written<String>>;
+
+/// One or all of the `*.toml` files of a configuration directory of app-gateway. Which file holds
+/// which table does not matter. `${NAME}` and `${NAME:-default}` in any string are taken from the
+/// environment, `$$` is a `$`.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DirectoryFile {
+    /// Process-wide settings.
+    pub gateway: Option<GatewayFile>,
+    /// Metrics and health, over plain HTTP. Without this table there is no admin listener.
+    pub admin: Option<AdminFile>,
+    /// Certificates of the gateway, by name.
+    pub certificate: Option<BTreeMap<String, CertificateFile>>,
+    /// The components behind the gateway, by name.
+    pub upstream: Option<BTreeMap<String, UpstreamFile>>,
+    /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
+    /// routes to a profile.
+    pub profile: Option<BTreeMap<String, ProfileFile>>,
+}
+
+/// Process-wide settings.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GatewayFile {
+    /// Data workers, one thread each. Default: one per core.
+    pub workers: Maybe<i64>,
+    /// Where access-log lines go: `"stdout"`, `"off"`, or the path of a file. Default `"stdout"`.
+    pub access_log: Maybe<String>,
+    /// How long a drain may take until what is left is cut, e.g. `"30s"`. Default 30 s.
+    pub drain_timeout: Maybe<String>,
+}
+
+/// Metrics and health, over plain HTTP.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AdminFile {
+    /// Address and port, e.g. `"127.0.0.1:9145"`. Anything but loopback needs `expose = true`.
+    pub listen: Written<String>,
+    /// Allows an address that other hosts can reach. Default false.
+    pub expose: Maybe<bool>,
+}
+
+/// One identity of the gateway.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CertificateFile {
+    /// One or more chain-and-key pairs for the same names, say one ECDSA and one RSA.
+    pub pairs: Written<Vec<PairFile>>,
+}
+
+/// A certificate chain and its private key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PairFile {
+    /// PEM file: the certificate first, then the intermediates. Relative to this directory.
+    pub chain: Written<String>,
+    /// PEM file with the unencrypted private key. Relative to this directory.
+    pub key: Written<String>,
+}
+
+/// A component behind the gateway.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UpstreamFile {
+    /// Where it is, e.g. `"https://10.0.0.5:8444"`, in order of preference: the next is used while
+    /// the one before cannot be connected to.
+    pub endpoints: Written<Vec<Written<String>>>,
+    /// PEM file with the CAs its certificate must come from. Default: the system's.
+    pub ca_file: Maybe<String>,
+    /// Instead of a CA: hashes of the public keys it may have, each `"sha256/BASE64"`.
+    pub pin: Maybe<Vec<Written<String>>>,
+    /// Instead of a CA: `"none"` looks at no certificate at all, and is said loudly.
+    pub verify: Maybe<VerifyFile>,
+    /// Name looked for in its certificate, and sent as SNI. Default: the endpoint's host.
+    pub server_name: Maybe<String>,
+    /// From the first SYN to the end of the TLS handshake. Default `"5s"`.
+    pub connect_timeout: Maybe<String>,
+    /// From the end of the request to the first byte of the answer. Default `"60s"`.
+    pub first_byte_timeout: Maybe<String>,
+    /// Longest silence inside an answer's body. Default `"5min"`.
+    pub idle_timeout: Maybe<String>,
+    /// How long an unused connection is kept. Default `"30s"`.
+    pub keep_alive: Maybe<String>,
+    /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
+    pub max_idle: Maybe<i64>,
+}
+
+/// How little a certificate is verified.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyFile {
+    /// Anyone on the path can read and change the traffic.
+    None,
+}
+
+/// A side of the gateway, with its listeners and routes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ProfileFile {
+    /// Hosts it answers for, e.g. `"chat.example.com"` or `"*.example.com"`. Default: any.
+    pub hosts: Maybe<Vec<Written<String>>>,
+    /// Names of `[certificate.NAME]` tables. The first is shown to clients that send no SNI.
+    pub certificates: Maybe<Vec<Written<String>>>,
+    /// What a client gets whose SNI no certificate covers. Default `"default"`.
+    pub unknown_sni: Maybe<UnknownSniFile>,
+    /// Networks whose `X-Forwarded-*` and `X-Request-Id` are believed. Default: none.
+    pub trusted_proxies: Maybe<Vec<Written<String>>>,
+    /// Longest request body of routes that say nothing. Default `"10MiB"`.
+    pub max_body: Maybe<Amount>,
+    /// Fields set on every answer of an upstream; `""` removes the field.
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
+    pub response_headers: Maybe<Fields>,
+    /// What a client may use.
+    pub limits: Maybe<LimitsFile>,
+    /// How long a client may take.
+    pub timeouts: Maybe<TimeoutsFile>,
+    /// Addresses it listens on.
+    pub listener: Maybe<Vec<Written<ListenerFile>>>,
+    /// What it serves. The longest matching path wins; what matches none is answered 404.
+    pub route: Maybe<Vec<Written<RouteFile>>>,
+}
+
+/// What a client gets whose SNI no certificate covers.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownSniFile {
+    /// The first certificate of the profile.
+    Default,
+    /// A TLS alert.
+    Refuse,
+}
+
+/// What a client may use.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LimitsFile {
+    /// Fields in a request head, 1 to 256. Default 100.
+    pub header_count: Maybe<i64>,
+    /// Bytes of a request head, 1 KiB to 64 KiB. Default `"32KiB"`.
+    pub header_size: Maybe<Amount>,
+    /// Open connections per listener. Default 20000.
+    pub connections: Maybe<i64>,
+    /// Open connections per client address (IPv6: per /64) and listener. Default 2000.
+    pub connections_per_client: Maybe<i64>,
+    /// Concurrent HTTP/2 streams per connection. Default 128.
+    pub streams: Maybe<i64>,
+}
+
+/// How long a client may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TimeoutsFile {
+    /// From accept to the end of the TLS handshake. Default `"10s"`.
+    pub handshake: Maybe<String>,
+    /// From the first byte of a request head to its last. Default `"15s"`.
+    pub header: Maybe<String>,
+    /// Between requests on one connection. Default `"75s"`.
+    pub keep_alive: Maybe<String>,
+    /// Longest silence while a body is sent or taken by the client. Default `"30s"`.
+    pub body_idle: Maybe<String>,
+    /// Bytes per second a client must send or take on average; 0 turns it off. Default 200.
+    pub min_rate: Maybe<i64>,
+    /// Longest silence in a WebSocket. Default `"2min"`.
+    pub tunnel_idle: Maybe<String>,
+}
+
+/// An address a profile listens on.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ListenerFile {
+    /// Address and port, e.g. `"0.0.0.0:8443"` or `"[::]:8443"`.
+    pub listen: Written<String>,
+    /// Serve only the routes to this upstream, with their `strip-prefix` already taken off.
+    pub component: Maybe<String>,
+    /// Plain HTTP: redirect everything to https on this port.
+    pub redirect_to_https: Maybe<i64>,
+    /// Offer HTTP/2. Default true.
+    pub http2: Maybe<bool>,
+    /// PEM file with CAs: ask clients for a certificate of theirs.
+    pub client_ca: Maybe<String>,
+    /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
+    pub client_certificate: Maybe<ClientCertificateFile>,
+}
+
+/// Whether a client may come without a certificate.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificateFile {
+    /// No.
+    Required,
+    /// Yes.
+    Optional,
+}
+
+/// What is done with requests for a path. Exactly one of `upstream`, `redirect` and `deny`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RouteFile {
+    /// `"/a/b"`: exactly this path. `"/a/"`: everything below it.
+    pub path: Written<String>,
+    /// `path` ends in `/`, but only that very path is meant: `"/"` for the root alone.
+    pub exact: Maybe<bool>,
+    /// Methods it takes. Default: any. `GET` admits `HEAD`.
+    pub methods: Maybe<Vec<Written<String>>>,
+    /// Name in logs and metrics. Default: the path.
+    pub name: Maybe<String>,
+    /// Pass the request on to this `[upstream.NAME]`.
+    pub upstream: Maybe<String>,
+    /// Send the client to this path or URL.
+    pub redirect: Maybe<String>,
+    /// Status of the redirect: 301, 302, 303, 307 or 308. Default 302.
+    pub status: Maybe<i64>,
+    /// Answer 403.
+    pub deny: Maybe<bool>,
+    /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
+    pub strip_prefix: Maybe<String>,
+    /// Longest request body, e.g. `"30MiB"`. Default: the profile's.
+    pub max_body: Maybe<Amount>,
+    /// Carry WebSocket upgrades. Default true.
+    pub websocket: Maybe<bool>,
+    /// Send a request without body a second time when a kept connection turns out to be closed.
+    /// Default true. A Socket.IO poll never is.
+    pub retry: Maybe<bool>,
+    /// Admit `%2F` and `%5C` in the path. Default false.
+    pub allow_encoded_slash: Maybe<bool>,
+    /// Serve it, but log and count it as what would be denied without this route.
+    pub report_only: Maybe<bool>,
+    /// From the end of the request to the first byte of the answer. Default: the upstream's.
+    pub first_byte_timeout: Maybe<String>,
+    /// Fields set on the answer, on top of the profile's; `""` removes the field.
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
+    pub response_headers: Maybe<Fields>,
+    /// Who may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list of origins.
+    pub framed_by: Maybe<FramedBy>,
+}
+
+/// A size: text with a unit, or a number of bytes.
+#[derive(Clone, Debug)]
+pub enum Amount {
+    /// `"10MiB"`
+    Text(String),
+    /// `4096`
+    Bytes(i64),
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = Amount;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as \"10MiB\", or a number of bytes")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+                Ok(Amount::Text(text.to_owned()))
+            }
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Amount, E> {
+                Ok(Amount::Bytes(bytes))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Amount {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A size such as \"10MiB\", \"64KiB\" or \"1MB\", or a number of bytes.",
+            "type": ["string", "integer"],
+            "minimum": 0,
+        })
+    }
+}
+
+/// Who may show a page in a frame.
+#[derive(Debug)]
+pub enum FramedBy {
+    /// One of the words.
+    Word(String),
+    /// Pages of these origins.
+    Origins(Vec<Written<String>>),
+}
+
+impl<'de> Deserialize<'de> for FramedBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = FramedBy;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"nobody\", \"self\", \"anyone\", or a list of origins")
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<FramedBy, E> {
+                Ok(FramedBy::Word(word.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<FramedBy, A::Error> {
+                let mut origins = Vec::new();
+                while let Some(origin) = seq.next_element()? {
+                    origins.push(origin);
+                }
+                Ok(FramedBy::Origins(origins))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for FramedBy {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FramedBy".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Who may show the page in a frame.",
+            "oneOf": [
+                { "enum": ["nobody", "self", "anyone"] },
+                { "type": "array", "minItems": 1, "items": { "type": "string" } },
+            ],
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! The JSON Schema of the files, for editors.
+//!
+//! In: the file types and their doc comments. Out: JSON Schema 2020-12 of one file. Never: more
+//! than the shape; what only `check` can know, it does not say.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value};
+
+use super::file::DirectoryFile;
+
+/// The schema of a configuration file.
+#[must_use]
+pub fn schema() -> Value {
+    let generator = SchemaSettings::draft2020_12().for_deserialize().into_generator();
+    let mut schema = generator.into_root_schema_for::<DirectoryFile>();
+    schema.insert("title".to_owned(), "app-gateway configuration".into());
+    let mut schema = schema.to_value();
+    without_null(&mut schema);
+    schema
+}
+
+/// A key of ours may be absent; TOML has no null that it could be.
+fn without_null(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        Value::Object(keys) => {
+            keys.values_mut().for_each(without_null);
+            // `int64` is what the reader of the file counts in, not the one who writes it.
+            keys.remove("format");
+            if let Some(Value::Array(types)) = keys.get_mut("type") {
+                types.retain(|name| name != "null");
+                if let [only] = types.as_mut_slice() {
+                    let only = only.take();
+                    keys.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(only) = sole_option(keys) {
+                keys.remove("anyOf");
+                keys.extend(only);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `X` of `anyOf: [X, null]`.
+fn sole_option(keys: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let mut options =
+        keys.get("anyOf")?.as_array()?.iter().filter(|option| option["type"] != "null");
+    let only = options.next()?.as_object()?.clone();
+    options.next().is_none().then_some(only)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn describes_what_may_be_written_and_nothing_else() {
+        let schema = schema();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert_eq!(schema["additionalProperties"], false);
+        assert!(!schema.to_string().contains("null"), "{schema:#}");
+        let route = &schema["$defs"]["RouteFile"];
+        assert_eq!(route["required"], serde_json::json!(["path"]));
+        assert_eq!(route["properties"]["max-body"]["$ref"], "#/$defs/Size");
+        assert_eq!(route["properties"]["retry"]["type"], "boolean");
+    }
+}

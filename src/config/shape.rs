@@ -1,0 +1,285 @@
+//! From a text to the file types: is it TOML, are the keys known, are the values of the right kind.
+//!
+//! serde stops at the first mistake. So each mistake is taken out of the parsed tree by its place
+//! and the tree is read again, until nothing is wrong or nothing can be taken out. What an item
+//! lost is remembered, so that later steps do not complain that it is missing.
+//!
+//! In: one file. Out: [`Shaped`], to which files are added one by one. Never: decides what a value
+//! means.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
+
+use super::expand::{Env, expand};
+use super::file::{AdminFile, CertificateFile, GatewayFile, ProfileFile, UpstreamFile};
+use super::problem::{Findings, Place};
+use super::{syntax, wording};
+
+/// Mistakes taken out of one item before it is given up.
+const MISTAKES: usize = 64;
+
+/// The tables that are known at the top of a file.
+const TABLES: [&str; 5] = ["gateway", "admin", "certificate", "upstream", "profile"];
+
+/// Keys that are always a table of their own.
+const TABLE_KEYS: [&str; 2] = ["limits", "timeouts"];
+
+/// Keys that are always an array of tables.
+const TABLE_ARRAY_KEYS: [&str; 3] = ["listener", "route", "pairs"];
+
+/// Everything the files say, with places and without meaning.
+#[derive(Debug, Default)]
+pub(super) struct Shaped {
+    /// Every `[gateway]`.
+    pub(super) gateway: Vec<Item<GatewayFile>>,
+    /// Every `[admin]`.
+    pub(super) admin: Vec<Item<AdminFile>>,
+    /// Every `[certificate.NAME]`.
+    pub(super) certificates: Vec<Item<CertificateFile>>,
+    /// Every `[upstream.NAME]`.
+    pub(super) upstreams: Vec<Item<UpstreamFile>>,
+    /// Every `[profile.NAME]`, and every mention of one.
+    pub(super) profiles: Vec<Item<ProfileFile>>,
+}
+
+/// A named table.
+#[derive(Debug)]
+pub(super) struct Item<T> {
+    /// Its name; for `[gateway]` and `[admin]` that very word.
+    pub(super) name: String,
+    /// Its header.
+    pub(super) place: Place,
+    /// What is in it; `None` if that is not even a table of the right kind.
+    pub(super) body: Option<T>,
+}
+
+/// Reads one file into `shaped`. A file with a syntax error adds nothing.
+///
+/// Returns whether the file could be parsed.
+pub(super) fn shape(
+    (file, text): (u16, &str),
+    env: Env<'_>,
+    shaped: &mut Shaped,
+    found: &mut Findings,
+) -> bool {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for problem in syntax::problems(&errors, file, text) {
+        found.push(problem);
+    }
+    if !errors.is_empty() {
+        return false;
+    }
+    let mut root = root.into_inner();
+    expand(&mut root, file, env, found);
+    let mut reader = Reader { file, text, found, excused: HashSet::new() };
+    for (key, value) in root {
+        match key.get_ref().as_ref() {
+            "gateway" => shaped.gateway.push(reader.item(&key, value)),
+            "admin" => shaped.admin.push(reader.item(&key, value)),
+            "certificate" => reader.items(&key, value, &mut shaped.certificates),
+            "upstream" => reader.items(&key, value, &mut shaped.upstreams),
+            "profile" => reader.items(&key, value, &mut shaped.profiles),
+            _ => {
+                let place = reader.place(&key.span());
+                reader.found.strike(place, wording::unknown_table(key.get_ref(), place, &TABLES));
+            }
+        }
+    }
+    true
+}
+
+/// One file being read.
+struct Reader<'a> {
+    file: u16,
+    text: &'a str,
+    found: &'a mut Findings,
+    /// Keys that are missing from the table at a place because of a mistake already reported.
+    excused: HashSet<(Place, String)>,
+}
+
+impl Reader<'_> {
+    fn place(&self, span: &Range<usize>) -> Place {
+        Place::of(self.file, span)
+    }
+
+    /// Reads `[key.NAME]` for every NAME.
+    fn items<T: DeserializeOwned>(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: Spanned<DeValue<'_>>,
+        into: &mut Vec<Item<T>>,
+    ) {
+        let span = value.span();
+        let DeValue::Table(table) = value.into_inner() else {
+            let place = self.place(&span);
+            self.found.damage(place);
+            self.found.strike(place, wording::needs_a_name(key.get_ref(), place));
+            return;
+        };
+        for (name, value) in table {
+            if value.get_ref().is_table() {
+                into.push(self.item(&name, value));
+                continue;
+            }
+            // `[upstream]` with the keys of one upstream in it: the name is what is missing.
+            let place = self.place(&name.span());
+            self.found.damage(place);
+            let place = if span.is_empty() { place } else { self.place(&span) };
+            self.found.strike(place, wording::needs_a_name(key.get_ref(), place));
+        }
+    }
+
+    /// Reads one table.
+    fn item<T: DeserializeOwned>(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        mut value: Spanned<DeValue<'_>>,
+    ) -> Item<T> {
+        let place = self.place(&value.span());
+        let name = key.get_ref().clone().into_owned();
+        if value.get_ref().is_table() {
+            self.demand_tables(&mut value);
+            return Item { name, place, body: self.body(value) };
+        }
+        self.found.damage(place);
+        self.found.strike(place, wording::not_a_table(&name, place, self.text));
+        Item { name, place, body: None }
+    }
+
+    /// serde reads an array where a table is wanted, field by field in the order of the type. No
+    /// operator means that, so the kinds of tables are looked at first.
+    fn demand_tables(&mut self, item: &mut Spanned<DeValue<'_>>) {
+        let own = self.place(&item.span());
+        let DeValue::Table(table) = item.get_mut() else { return };
+        let mut wrong = Vec::new();
+        for (key, value) in table.iter_mut() {
+            let name = key.get_ref().as_ref();
+            let place = Place::of(self.file, &value.span());
+            if TABLE_KEYS.contains(&name) && !value.get_ref().is_table() {
+                wrong.push((key.span(), wording::not_a_table(name, place, self.text)));
+            } else if TABLE_ARRAY_KEYS.contains(&name) {
+                let good = value
+                    .get_ref()
+                    .as_array()
+                    .is_some_and(|a| a.iter().all(|v| v.get_ref().is_table()));
+                if !good {
+                    wrong.push((key.span(), wording::not_tables(name, place, self.text)));
+                }
+            }
+        }
+        for (key, problem) in wrong {
+            let taken = take_out(item, &key).and_then(|(_, key)| key);
+            self.excused.extend(taken.map(|key| (own, key)));
+            self.found.damage(own);
+            self.found.push(problem);
+        }
+    }
+
+    fn body<T: DeserializeOwned>(&mut self, mut value: Spanned<DeValue<'_>>) -> Option<T> {
+        for _ in 0..MISTAKES {
+            let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
+                Ok(body) => return Some(body),
+                Err(error) => error,
+            };
+            let span = error.span().unwrap_or_else(|| value.span());
+            let place = self.place(&span);
+            let missing = wording::missing(&error).map(|key| (place, key.to_owned()));
+            if missing.is_none_or(|missing| !self.excused.contains(&missing)) {
+                self.found.strike(place, wording::shape(&error, place, self.text));
+            }
+            self.found.damage(place);
+            let Some((table, key)) = take_out(&mut value, &span) else { break };
+            let (table, item) = (self.place(&table), self.place(&value.span()));
+            let key = wording::meant(&error).or(key);
+            self.excused.extend(key.map(|key| (table, key)));
+            self.found.damage(table);
+            self.found.damage(item);
+        }
+        let place = self.place(&value.span());
+        self.found.damage(place);
+        None
+    }
+}
+
+/// Takes what is written at `span` out of `value`: a key with its value, or an element of an array.
+/// The innermost match goes, because an array of tables has the place of its first table.
+///
+/// Returns the place of the table or array it was in, and the key it had in a table.
+fn take_out(
+    value: &mut Spanned<DeValue<'_>>,
+    span: &Range<usize>,
+) -> Option<(Range<usize>, Option<String>)> {
+    let own = value.span();
+    match value.get_mut() {
+        DeValue::Table(table) => {
+            if let Some(inside) = table.iter_mut().find_map(|(_, value)| take_out(value, span)) {
+                return Some(inside);
+            }
+            let here = |key: &Range<usize>, value: &Range<usize>| key == span || value == span;
+            let key = table.iter().find(|(key, value)| here(&key.span(), &value.span()))?.0.clone();
+            table.remove(&key);
+            Some((own, Some(key.into_inner().into_owned())))
+        }
+        DeValue::Array(array) => {
+            if let Some(inside) = array.iter_mut().find_map(|value| take_out(value, span)) {
+                return Some(inside);
+            }
+            let index = array.iter().position(|value| value.span() == *span)?;
+            let kept = std::mem::replace(array, DeArray::new()).into_iter().enumerate();
+            *array = kept.filter(|(at, _)| *at != index).map(|(_, value)| value).collect();
+            Some((own, None))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<(&'static str, String)> {
+        let mut found = Findings::default();
+        let mut shaped = Shaped::default();
+        shape((0, text), &|_| None, &mut shaped, &mut found);
+        let marked = |place: Option<Place>| {
+            place.map_or(String::new(), |p| text[p.start as usize..p.end as usize].to_owned())
+        };
+        found.into_sorted().into_iter().map(|p| (p.code, marked(p.place))).collect()
+    }
+
+    #[test]
+    fn reports_every_mistake_of_a_table() {
+        let text =
+            "[upstream.chat]\nendpoint = [\"a\"]\nmax-idle = \"64\"\npin = \"x\"\nkeepalive = 1\n";
+        let expected = [
+            ("key.unknown", "endpoint"),
+            ("value.kind", "\"64\""),
+            ("value.kind", "\"x\""),
+            ("key.unknown", "keepalive"),
+        ];
+        assert_eq!(problems(text), expected.map(|(code, at)| (code, at.to_owned())));
+    }
+
+    #[test]
+    fn an_array_is_not_a_table() {
+        let text = "[profile.a]\nlimits = [1, 2]\n[profile.a.route]\npath = \"/\"\n";
+        let codes: Vec<_> = problems(text).into_iter().map(|(code, _)| code).collect();
+        assert_eq!(codes, ["value.kind", "value.kind"]);
+    }
+
+    #[test]
+    fn a_broken_route_leaves_the_others() {
+        let text =
+            "[[profile.a.route]]\npth = \"/\"\n[[profile.a.route]]\npath = \"/\"\ndeny = 1\n";
+        let mut found = Findings::default();
+        let mut shaped = Shaped::default();
+        shape((0, text), &|_| None, &mut shaped, &mut found);
+        let body = shaped.profiles[0].body.as_ref().unwrap();
+        assert_eq!(body.route.as_ref().unwrap().value.len(), 1);
+        assert_eq!(found.into_sorted().len(), 2);
+    }
+}

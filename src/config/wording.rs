@@ -1,0 +1,251 @@
+//! How mistakes of shape are said.
+//!
+//! The libraries speak to programmers (`invalid type: sequence, expected a map`); the reader of
+//! these sentences configures networks.
+//!
+//! In: an error of serde. Out: a [`Problem`]. Never: an opinion of its own on what is
+//! wrong.
+
+use super::problem::{Place, Problem};
+
+/// Tables at the top of a file that have no name of their own.
+const TOP: [&str; 2] = ["gateway", "admin"];
+
+/// What nginx calls it, and what we do.
+const NGINX: [(&str, &str); 24] = [
+    ("access_log", "access-log"),
+    ("add_header", "response-headers"),
+    ("client_header_timeout", "header"),
+    ("client_body_timeout", "body-idle"),
+    ("client_max_body_size", "max-body"),
+    ("keepalive", "max-idle"),
+    ("keepalive_timeout", "keep-alive"),
+    ("large_client_header_buffers", "header-size"),
+    ("limit_conn", "connections-per-client"),
+    ("limit_except", "methods"),
+    ("location", "path"),
+    ("proxy_connect_timeout", "connect-timeout"),
+    ("proxy_pass", "upstream"),
+    ("proxy_read_timeout", "first-byte-timeout"),
+    ("proxy_ssl_name", "server-name"),
+    ("proxy_ssl_trusted_certificate", "ca-file"),
+    ("return", "redirect"),
+    ("rewrite", "strip-prefix"),
+    ("server_name", "hosts"),
+    ("set_real_ip_from", "trusted-proxies"),
+    ("ssl_certificate", "chain"),
+    ("ssl_certificate_key", "key"),
+    ("ssl_client_certificate", "client-ca"),
+    ("worker_processes", "workers"),
+];
+
+/// The known name that `name` was probably meant to be.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_ascii_lowercase().replace('_', "-");
+    let ranked = known.into_iter().map(|known| {
+        let distance = strsim::damerau_levenshtein(&lower, &known.to_ascii_lowercase());
+        let inside = known.starts_with(&lower) || lower.starts_with(known);
+        (if inside && lower.len() > 2 { distance.min(2) } else { distance }, known)
+    });
+    let (distance, best) = ranked.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 2.max(lower.chars().count() / 3)).then_some(best)
+}
+
+/// "did you mean", or all there is to choose from.
+pub(super) fn suggest(name: &str, known: &[&str], what: &str) -> String {
+    match nearest(name, known.iter().copied()) {
+        Some(best) => format!("did you mean `{best}`?"),
+        None if known.is_empty() => format!("there is no {what}"),
+        None => format!("{what}: {}", known.join(", ")),
+    }
+}
+
+/// A table nobody knows, at the top of a file.
+pub(super) fn unknown_table(name: &str, place: Place, known: &[&str]) -> Problem {
+    let problem =
+        Problem::error("key.unknown", place, format!("there is no table called `{name}`"));
+    match name {
+        "listener" | "listen" | "server" => problem
+            .with_label("a listener belongs to a profile")
+            .with_help("write `[[profile.NAME.listener]]`"),
+        "route" | "routes" | "location" => problem
+            .with_label("a route belongs to a profile")
+            .with_help("write `[[profile.NAME.route]]`"),
+        _ => problem.with_label(suggest(name, known, "the tables are")),
+    }
+}
+
+/// `[upstream]` where `[upstream.NAME]` is needed.
+pub(super) fn needs_a_name(table: &str, place: Place) -> Problem {
+    Problem::error("key.no-name", place, format!("every {table} has a name"))
+        .with_label(format!("write `[{table}.NAME]`"))
+}
+
+/// Something else where a table is needed.
+pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
+    let problem = Problem::error("value.kind", place, format!("`{name}` is one table"));
+    match marked(text, place).strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
+        Some(path) => problem
+            .with_label("double brackets make a list")
+            .with_help(format!("write `[{path}]`, once")),
+        None if TOP.contains(&name) => problem
+            .with_label("this is not a table")
+            .with_help(format!("write `[{name}]` and its keys below it")),
+        None => problem
+            .with_label("this is not a table")
+            .with_help(format!("write `[profile.NAME.{name}]` and its keys below it")),
+    }
+}
+
+/// Something else where an array of tables is needed.
+pub(super) fn not_tables(name: &str, place: Place, text: &str) -> Problem {
+    let header = marked(text, place);
+    let problem = Problem::error("value.kind", place, format!("`{name}` is a list of tables"));
+    match header.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(path) if !path.starts_with('[') && path.ends_with(name) => problem
+            .with_label("single brackets make one table")
+            .with_help(format!("write `[[{path}]]`, once for every {name}")),
+        _ if name == "pairs" => problem
+            .with_label("this is not")
+            .with_help("write `pairs = [{ chain = \"x.crt\", key = \"x.key\" }]`"),
+        _ => problem
+            .with_label("this is not")
+            .with_help(format!("write `[[profile.NAME.{name}]]` once for each")),
+    }
+}
+
+/// What serde did not like.
+pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Problem {
+    let message = error.message();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if message.starts_with("unknown field") {
+        let (name, known) =
+            quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
+        return unknown_key(name, place, known);
+    }
+    if message.starts_with("missing field") {
+        let name = quoted.first().copied().unwrap_or_default();
+        let label = format!("`{name}` has to be in this table");
+        return Problem::error("key.missing", place, format!("`{name}` is missing"))
+            .with_label(label);
+    }
+    if message.starts_with("unknown variant") {
+        let (name, known) =
+            quoted.split_first().map_or(("", &[][..]), |(name, rest)| (*name, rest));
+        let choices: Vec<_> = known.iter().map(|word| format!("\"{word}\"")).collect();
+        let problem =
+            Problem::error("value.word", place, format!("`{name}` is not a value of this key"));
+        return match choices.as_slice() {
+            [only] => problem
+                .with_label(format!("the only one is {only}"))
+                .with_help("for anything else leave the key out"),
+            _ => problem.with_label(format!("write {}", choices.join(" or "))),
+        };
+    }
+    kind(message, place, text)
+}
+
+fn unknown_key(name: &str, place: Place, known: &[&str]) -> Problem {
+    let problem =
+        Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
+    let nginx = NGINX.iter().find(|(theirs, ours)| *theirs == name && known.contains(ours));
+    match (nginx, nearest(name, known.iter().copied())) {
+        (Some((_, ours)), _) => problem.with_label(format!("nginx's `{name}` is `{ours}` here")),
+        (None, Some(best)) => problem.with_label(format!("did you mean `{best}`?")),
+        (None, None) => problem
+            .with_label("not a key of this table")
+            .with_help(format!("its keys are {}", known.join(", "))),
+    }
+}
+
+/// The key that an unknown one was meant to be: there is no sense in calling that missing.
+pub(super) fn meant(error: &toml::de::Error) -> Option<String> {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") {
+        return None;
+    }
+    let name = quoted.next()?;
+    let known: Vec<_> = quoted.collect();
+    let nginx = NGINX.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
+    nginx.or_else(|| nearest(name, known)).map(str::to_owned)
+}
+
+/// The key that is missing, if that is what is wrong.
+pub(super) fn missing(error: &toml::de::Error) -> Option<&str> {
+    error.message().strip_prefix("missing field `")?.split('`').next()
+}
+
+/// `invalid type: integer `5`, expected a string` and its like.
+fn kind(message: &str, place: Place, text: &str) -> Problem {
+    let stripped =
+        message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    let Some((is, wanted)) = stripped.and_then(|rest| rest.split_once(", expected ")) else {
+        return Problem::error(
+            "value.kind",
+            place,
+            format!("this value cannot be read: {message}"),
+        );
+    };
+    let is = match is {
+        "map" => "a table".to_owned(),
+        "sequence" => "a list".to_owned(),
+        other => with_article(other),
+    };
+    let wanted = match wanted {
+        "a sequence" => "a list",
+        "i64" => "a whole number",
+        "a map" => "a table",
+        "a boolean" => "true or false",
+        other if other.starts_with("struct ") => "a table",
+        other if other.starts_with("enum ") || other == "string or table" => "a string",
+        other => other,
+    };
+    let problem = Problem::error("value.kind", place, format!("this key takes {wanted}"))
+        .with_label(format!("this is {is}"));
+    let written = marked(text, place);
+    match wanted {
+        "a list" if written.starts_with('"') => problem.with_help(format!("write `[{written}]`")),
+        "a string" if written.starts_with(|c: char| c.is_ascii_digit()) => {
+            problem.with_help(format!("write `\"{written}\"`"))
+        }
+        "true or false" if ["\"yes\"", "\"on\"", "\"no\"", "\"off\""].contains(&written) => {
+            let word = if written.contains('y') || written == "\"on\"" { "true" } else { "false" };
+            problem.with_help(format!("write `{word}`"))
+        }
+        "a whole number" | "true or false" if written.len() > 2 && written.starts_with('"') => {
+            problem.with_help(format!("write `{}`, without quotes", written.trim_matches('"')))
+        }
+        _ => problem,
+    }
+}
+
+fn with_article(what: &str) -> String {
+    let article = if what.starts_with(['i', 'o']) { "an" } else { "a" };
+    // The value itself stands above the label, there is no need to repeat it.
+    let bare = what.split([' ', '`', '"']).next().unwrap_or(what);
+    match bare {
+        "floating" => "a number with a fraction".to_owned(),
+        _ => format!("{article} {bare}"),
+    }
+}
+
+fn marked(text: &str, place: Place) -> &str {
+    text.get(place.start as usize..place.end as usize).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_was_meant() {
+        let known = ["chat-server", "mre", "mre-frontend", "file-engine"];
+        let nearest = |name| nearest(name, known);
+        assert_eq!(nearest("chat_server"), Some("chat-server"));
+        assert_eq!(nearest("chatserver"), Some("chat-server"));
+        assert_eq!(nearest("file-engin"), Some("file-engine"));
+        assert_eq!(nearest("chat"), Some("chat-server"));
+        assert_eq!(nearest("database"), None);
+    }
+}

@@ -1,0 +1,390 @@
+//! What the operator reads when the configuration is wrong, and that the shipped one is not.
+//!
+//! Every directory in `tests/check` holds one mistake, named after it, and `NAME.out` beside it
+//! what `app-gateway check` says. `UPDATE_GOLDEN=1 cargo test --test check` writes the `.out` files
+//! anew; read the difference as if it were three in the morning.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use app_gateway::config::{self, Action, Config, Loaded, PathPattern, Serve, Verify};
+use proptest::prelude::*;
+
+/// The environment of the corpus: nothing of the machine the tests run on.
+fn corpus_env(name: &str) -> Option<String> {
+    match name {
+        "HOST" => Some("127.0.0.2".to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_mistake_is_explained() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir("tests/check").unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.is_dir());
+    cases.sort();
+    assert!(cases.len() >= 80, "only {} cases", cases.len());
+    for case in cases {
+        let drawn = match config::load(&case, &corpus_env) {
+            Err(refused) => config::draw(&refused.sources, &refused.problems, false),
+            Ok(loaded) => config::draw(&loaded.config.sources, &loaded.warnings, false),
+        };
+        // A case is refused, unless its name says that it is only warned about.
+        let warning = case.file_name().unwrap().to_string_lossy().starts_with("warning");
+        if drawn.contains("error[") == warning || drawn.starts_with("no problems") {
+            wrong.push(format!("{}:\n{drawn}", case.display()));
+        }
+        let golden = case.with_extension("out");
+        if update {
+            fs::write(&golden, &drawn).unwrap();
+        } else if fs::read_to_string(&golden).unwrap_or_default() != drawn {
+            wrong.push(format!("{} is now:\n{drawn}", golden.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_missing_directory_is_explained() {
+    for (path, code) in [("tests/check/none", "does not exist"), ("tests/check.rs", "name `tests`")]
+    {
+        let refused = config::load(Path::new(path), &corpus_env).unwrap_err();
+        let drawn = config::draw(&refused.sources, &refused.problems, false);
+        assert!(drawn.contains(code), "{drawn}");
+    }
+}
+
+#[test]
+fn colour_changes_nothing_but_the_colour() {
+    let refused = config::load(Path::new("tests/check/route-path"), &corpus_env).unwrap_err();
+    let coloured = config::draw(&refused.sources, &refused.problems, true);
+    assert!(coloured.contains("\u{1b}["));
+    let json = config::to_json(&refused.sources, &refused.problems);
+    assert_eq!(json["errors"].as_u64(), Some(refused.problems.len() as u64));
+}
+
+/// The shipped configuration, with certificates that exist and components on another host.
+fn shipped() -> Config {
+    let Loaded { config, warnings } = shipped_with(Some("10.0.0.5"));
+    assert!(warnings.is_empty(), "{}", config::draw(&config.sources, &warnings, false));
+    config
+}
+
+fn shipped_with(host: Option<&str>) -> Loaded {
+    let pem = fs::canonicalize("tests/check/dummy.pem").unwrap();
+    let certs = tempfile::tempdir().unwrap();
+    for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key"] {
+        fs::copy(&pem, certs.path().join(name)).unwrap();
+    }
+    let env = |name: &str| match name {
+        "CERT_DIR" => Some(certs.path().display().to_string()),
+        "HYBRID_CHAT_CA" => Some(pem.display().to_string()),
+        "HYBRID_CHAT_HOST" => host.map(str::to_owned),
+        _ => None,
+    };
+    match config::load(Path::new("config"), &env) {
+        Ok(loaded) => loaded,
+        Err(refused) => panic!("{}", config::draw(&refused.sources, &refused.problems, false)),
+    }
+}
+
+#[test]
+fn on_one_host_the_shipped_configuration_warns_of_the_ports_it_shares() {
+    let Loaded { warnings, .. } = shipped_with(None);
+    let codes: Vec<_> = warnings.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, ["upstream.own-address"; 5]);
+}
+
+#[test]
+fn the_shipped_configuration_has_every_port_of_the_prerequisites() {
+    let config = shipped();
+    let port = |id: config::UpstreamId| config.upstreams[id.0].endpoints[0].port;
+    let profile = |name| config.profiles.iter().find(|profile| profile.name == name).unwrap();
+    let routed = |name| -> BTreeSet<u16> {
+        let upstreams = profile(name).routes.iter().filter_map(|route| match route.action {
+            Action::Proxy { upstream, .. } => Some(port(upstream)),
+            _ => None,
+        });
+        upstreams.collect()
+    };
+    let public = BTreeSet::from([8497, 8482, 8451, 8495, 8449]);
+    let mut internet = public.clone();
+    internet.insert(8444);
+    assert_eq!(routed("internet"), internet);
+    let lan = [8497, 8447, 8446, 8454, 8482, 8455, 8495, 8449, 8450, 8452, 8448, 8444];
+    assert_eq!(routed("lan"), BTreeSet::from(lan));
+
+    let listeners = &profile("internet").listeners;
+    let components = listeners.iter().filter_map(|listener| match listener.serve {
+        Serve::Component(upstream) => {
+            assert_eq!(listener.listen.port(), port(upstream));
+            Some(listener.listen.port())
+        }
+        _ => None,
+    });
+    assert_eq!(components.collect::<BTreeSet<u16>>(), public);
+    assert!(listeners.iter().any(|l| l.listen.port() == 8443 && l.serve == Serve::Routes));
+    assert!(profile("lan").listeners.iter().any(|l| l.listen.port() == 443));
+}
+
+#[test]
+fn the_shipped_configuration_opens_nothing_by_accident() {
+    let config = shipped();
+    let internet = config.profiles.iter().find(|profile| profile.name == "internet").unwrap();
+    for route in &internet.routes {
+        let Action::Proxy { .. } = route.action else { continue };
+        let path = route.path.as_str();
+        if let PathPattern::Subtree(_) = route.path {
+            let open = [
+                "/customer-gadget/",
+                "/socket.io/",
+                "/chat/socket.io/",
+                "/chat/api/customer/transcript/",
+                "/file-engine/api/downloadFileStream/",
+            ];
+            assert!(open.contains(&path), "{path} is wide open");
+        }
+        for closed in ["FromUrl", "send", "metrics", "actuator", "history", "external"] {
+            assert!(!path.contains(closed), "{path}");
+        }
+        let polls = path.contains("socket.io");
+        assert!(polls || !route.methods.is_empty(), "{path} takes any method");
+        assert!(!(polls && route.retry), "{path} may be sent twice");
+    }
+}
+
+#[test]
+fn files_from_windows_are_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "\u{feff}[gateway]\nworkers = 2\n[admin]\nlisten = \"0.0.0.0:9145\"\n";
+    fs::write(dir.path().join("a.toml"), text.replace('\n', "\r\n")).unwrap();
+    let refused = config::load(dir.path(), &corpus_env).unwrap_err();
+    let drawn = config::draw(&refused.sources, &refused.problems, false);
+    let codes: Vec<_> = refused.problems.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, ["profile.none", "admin.exposed"], "{drawn}");
+    assert!(drawn.contains("a.toml:4:10") && !drawn.contains('\r'), "{drawn}");
+}
+
+/// Whether a comment is a table header or a `key = value`.
+fn is_code(comment: &str) -> bool {
+    let key = comment.split(" = ").next().unwrap();
+    let bare = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    comment.starts_with('[') || bare && key != comment
+}
+
+/// Commented-out settings are the part of a shipped file that rots unseen.
+#[test]
+fn what_is_commented_out_works_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::copy("tests/check/dummy.pem", at("partners-ca.crt")).unwrap();
+    for name in ["gateway", "certificates", "upstreams", "internet", "lan"] {
+        let text = fs::read_to_string(format!("config/{name}.toml")).unwrap();
+        let all: Vec<&str> = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(code) if is_code(code) => code,
+                _ => line,
+            })
+            .collect();
+        let pem = at("partners-ca.crt").display().to_string();
+        let text = all.join("\n").replace("/etc/app-gateway/chat-internal.crt", &pem);
+        let text = text.replace("/etc/app-gateway/chat-internal.key", &pem);
+        fs::write(at(&format!("{name}.toml")), text).unwrap();
+    }
+    fs::create_dir(at("certs")).unwrap();
+    for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key", "ca.crt"] {
+        fs::copy("tests/check/dummy.pem", at("certs").join(name)).unwrap();
+    }
+    let env = |name: &str| match name {
+        "CERT_DIR" => Some("certs".to_owned()),
+        "HYBRID_CHAT_CA" => Some("certs/ca.crt".to_owned()),
+        "INTERNET_ADDR" => Some("192.0.2.1".to_owned()),
+        "LAN_ADDR" => Some("192.0.2.2".to_owned()),
+        _ => None,
+    };
+    let config = match config::load(dir.path(), &env) {
+        Ok(loaded) => loaded.config,
+        Err(refused) => panic!("{}", config::draw(&refused.sources, &refused.problems, false)),
+    };
+    let listeners = || config.profiles.iter().flat_map(|profile| &profile.listeners);
+    assert!(
+        listeners().any(|listener| matches!(listener.serve, Serve::RedirectToHttps { port: 443 }))
+    );
+    assert!(listeners().any(|l| l.client_certificates != config::ClientCertificates::Off));
+    assert!(
+        config.profiles.iter().flat_map(|profile| &profile.routes).any(|route| route.report_only)
+    );
+    assert_eq!(config.certificates.len(), 2);
+}
+
+#[test]
+fn the_schema_knows_every_key_that_is_used() {
+    let schema = config::schema();
+    for entry in fs::read_dir("config").unwrap() {
+        let path = entry.unwrap().path();
+        let file: toml::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let file = serde_json::to_value(file).unwrap();
+        known(&schema, &schema, &file, &path.display().to_string());
+    }
+}
+
+#[test]
+fn what_is_not_written_has_the_documented_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write("x.pem", "");
+    write(
+        "a.toml",
+        r#"
+        [certificate.c]
+        pairs = [{ chain = "x.pem", key = "x.pem" }]
+        [upstream.u]
+        endpoints = ["https://Chat.Example.com"]
+        [profile.p]
+        certificates = ["c"]
+        response-headers = { X-Frame-Options = "SAMEORIGIN", Server = "" }
+        "#,
+    );
+    // A profile may be spread over files, its settings may not.
+    write(
+        "b.toml",
+        r#"
+        [[profile.p.listener]]
+        listen = "127.0.0.1:8443"
+        [[profile.p.route]]
+        path = "/a/"
+        upstream = "u"
+        framed-by = ["https://a.example.com", "https://b.example.com"]
+        "#,
+    );
+    let loaded = config::load(dir.path(), &corpus_env);
+    let config = loaded
+        .unwrap_or_else(|r| panic!("{}", config::draw(&r.sources, &r.problems, false)))
+        .config;
+
+    assert!(config.admin.is_none());
+    assert_eq!(config.gateway.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.certificates[0].pairs[0].chain, dir.path().join("x.pem"));
+    let upstream = &config.upstreams[0];
+    assert_eq!(
+        (upstream.endpoints[0].host.as_str(), upstream.endpoints[0].port),
+        ("chat.example.com", 443)
+    );
+    assert_eq!((&upstream.verify, upstream.max_idle), (&Verify::System, 64));
+    assert_eq!(upstream.first_byte_timeout, Duration::from_mins(1));
+    let [profile] = config.profiles.as_slice() else { panic!("one profile") };
+    assert_eq!((profile.max_body, profile.limits.header_size), (10 << 20, 32 << 10));
+    assert_eq!(profile.timeouts.tunnel_idle, Duration::from_mins(2));
+    assert!(profile.listeners[0].http2);
+    let route = &profile.routes[0];
+    assert_eq!((route.name.as_str(), route.max_body), ("/a/", 10 << 20));
+    assert!(route.websocket && route.retry && !route.report_only && !route.allow_encoded_slash);
+    let fields = route.response_headers.iter().map(|field| {
+        (field.name.as_str(), field.value.as_ref().map(|value| value.to_str().unwrap()))
+    });
+    let ancestors = "frame-ancestors https://a.example.com https://b.example.com";
+    assert_eq!(
+        fields.collect::<Vec<_>>(),
+        [("server", None), ("x-frame-options", None), ("content-security-policy", Some(ancestors)),]
+    );
+    let at = config.sources.locate(route.place);
+    assert!(at.ends_with("b.toml:5"), "{at}");
+}
+
+/// Every key of `value` has a description in `schema`, all the way down.
+fn known(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    value: &serde_json::Value,
+    at: &str,
+) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return known(root, root.pointer(&reference[1..]).unwrap(), value, at);
+    }
+    match value {
+        serde_json::Value::Object(keys) => {
+            for (key, value) in keys {
+                let at = format!("{at}: {key}");
+                let property = &schema["properties"][key];
+                let rest = &schema["additionalProperties"];
+                let schema = if property.is_null() { rest } else { property };
+                assert!(schema.is_object(), "{at} is not in the schema: {schema}");
+                let described = rest.is_object() || property["description"].is_string();
+                assert!(described, "{at} has no description");
+                known(root, schema, value, &at);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for item in items {
+                known(root, &schema["items"], item, at);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Loads and draws one file of these bytes.
+fn survive(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.toml"), bytes).unwrap();
+    if let Err(refused) = config::load(dir.path(), &corpus_env) {
+        assert!(!refused.problems.is_empty());
+        let _ = config::draw(&refused.sources, &refused.problems, false);
+        let _ = config::to_json(&refused.sources, &refused.problems);
+    }
+}
+
+fn shipped_text() -> Vec<u8> {
+    let names = ["gateway", "certificates", "upstreams", "internet", "lan"];
+    let files = names.map(|name| fs::read(format!("config/{name}.toml")).unwrap());
+    files.concat()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn random_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        survive(&bytes);
+    }
+
+    #[test]
+    fn random_toml_is_survived(text in "([a-z.\\[\\]{}=\"'#0-9 \n$é-]|\\[\\[profile.a.route\\]\\]\n|path = \"|= \\[){0,60}") {
+        survive(text.as_bytes());
+    }
+
+    #[test]
+    fn mutated_configurations_are_survived(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..40, "[a-z\\[\\]{}=\"'/.:$ \n0-9]{0,4}"), 1..6),
+    ) {
+        let mut text = shipped_text();
+        for (index, length, new) in changes {
+            let start = index.index(text.len());
+            let end = (start + length).min(text.len());
+            text.splice(start..end, new.bytes());
+        }
+        survive(&text);
+    }
+
+    #[test]
+    fn any_value_is_survived(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), "[^\"\\\\\\pC]{0,8}|/\\PC{0,4}|\\$\\{[A-Z:-]{0,4}\\}?|https://[a-z:@/\\[\\]0-9]{0,8}"), 1..4),
+    ) {
+        let text = String::from_utf8(shipped_text()).unwrap();
+        let mut pieces: Vec<&str> = text.split('"').collect();
+        for (index, new) in &changes {
+            let value = 1 + 2 * index.index(pieces.len() / 2);
+            pieces[value] = new;
+        }
+        survive(pieces.join("\"").as_bytes());
+    }
+}
