@@ -62,7 +62,9 @@ impl HostPattern {
         }
         let labels = bare.strip_prefix("*.").unwrap_or(bare);
         if labels.contains('*') {
-            return Err("`*` may only stand alone as the first label, as in `*.example.com`".to_owned());
+            return Err(
+                "`*` may only stand alone as the first label, as in `*.example.com`".to_owned()
+            );
         }
         let well_formed = labels.split('.').all(|label| {
             (1..=63).contains(&label.len())
@@ -116,7 +118,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_name() {
-        for text in ["", ".", "https://a", "a:443", "a.*.b", "*", "*.", "ex ample", "héllo", "a..b"] {
+        for text in ["", ".", "https://a", "a:443", "a.*.b", "*", "*.", "ex ample", "héllo", "a..b"]
+        {
             assert!(HostPattern::parse(text).is_err(), "{text}");
         }
     }

@@ -9,3 +9,7 @@ pub mod units;
 
 // What the operator asked for.
 pub mod config;
+
+// What stands in for Hybrid Chat.
+#[cfg(feature = "demo")]
+pub mod demo;
