@@ -128,8 +128,11 @@ struct Open {
     conversation: String,
 }
 
-/// Subscribes to what one socket may say.
+/// Subscribes to what one socket may say, and tells it who is here.
 fn listen(socket: &SocketRef, chat: &Shared) {
+    // Whoever has not said who they are sees what a customer sees.
+    socket.join(CUSTOMERS);
+    let _ = socket.emit("presence", &json!({ "agents": lock(chat).agents() }));
     let shared = chat.clone();
     socket.on("join", move |socket: SocketRef, io: SocketIo, Data(asked): Data<Join>| {
         let chat = shared.clone();
