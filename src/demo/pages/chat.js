@@ -72,10 +72,17 @@ export class Log {
   #list;
   #side;
   #items = new Map();
+  // Whether the reader is at the end, and so wants to stay there whatever grows or shrinks.
+  #atEnd = true;
 
   constructor(list, side) {
     this.#list = list;
     this.#side = side;
+    list.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = list;
+      this.#atEnd = scrollHeight - scrollTop - clientHeight < 80;
+    });
+    new ResizeObserver(() => this.#stay()).observe(list);
   }
 
   clear() {
@@ -83,17 +90,11 @@ export class Log {
     this.#items.clear();
   }
 
-  get size() {
-    return this.#items.size;
-  }
-
   // Shows a message, or what has become of it.
   show(message) {
-    const nearEnd = this.#isAtEnd();
     const old = this.#items.get(message.id);
     const item = this.#item(message);
     if (old) {
-      // A progress report must not tear the picture down every time.
       old.replaceWith(item);
     } else {
       this.#list.append(item);
@@ -101,7 +102,8 @@ export class Log {
     this.#items.set(message.id, item);
     item.message = message;
     this.#regroup(item);
-    if (nearEnd || message.from === this.#side) this.toEnd();
+    if (message.from === this.#side && !old) this.toEnd();
+    else this.#stay();
   }
 
   progress(id, part) {
@@ -110,12 +112,12 @@ export class Log {
   }
 
   toEnd() {
+    this.#atEnd = true;
     this.#list.scrollTop = this.#list.scrollHeight;
   }
 
-  #isAtEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.#list;
-    return scrollHeight - scrollTop - clientHeight < 80;
+  #stay() {
+    if (this.#atEnd) this.toEnd();
   }
 
   #item(message) {
@@ -152,7 +154,7 @@ export class Log {
     const link = make("a", { className: "file", href: url, download: name });
     if (/^image\/(png|jpeg|gif|webp)$/.test(type)) {
       const picture = make("img", { src: url, alt: name });
-      picture.onload = () => this.#isAtEnd() || this.toEnd();
+      picture.onload = () => this.#stay();
       link.classList.add("picture");
       link.append(picture);
     }

@@ -70,7 +70,8 @@ socket.onOpen = () => key && join();
 socket.on("welcome", ({ messages, agents, conversation }) => {
   joined = true;
   document.documentElement.dataset.conversation = conversation;
-  if (messages.length > 0) start();
+  // A server that has started anew knows nothing of us, and it is only polite to say hello again.
+  $("welcome").hidden = messages.length > 0 || unsent.size > 0;
   messages.forEach(heard);
   for (const message of unsent.values()) socket.emit("message", message);
   showAgents(agents);
