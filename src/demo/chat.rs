@@ -141,8 +141,8 @@ impl Chat {
     /// Somebody says something. `None` if they may not, or said nothing.
     ///
     /// Saying the same id again gives the message as it was kept the first time.
-    pub(crate) fn say(&mut self, sid: Sid, said: Said) -> Option<Message> {
-        let session = self.sessions.get(&sid)?;
+    pub(crate) fn say(&mut self, speaker: Sid, said: Said) -> Option<Message> {
+        let session = self.sessions.get(&speaker)?;
         let id = match session.side {
             Side::Customer => session.conversation.clone(),
             Side::Agent => said.conversation,

@@ -68,15 +68,15 @@ impl FileEngine {
             collected => collected?,
         };
         let content_type = field(header::CONTENT_TYPE).unwrap_or_default();
-        let (name, media_type, content) = match multipart::boundary(content_type) {
-            Some(boundary) => match multipart::first_file(&body, boundary) {
-                Some(part) => (part.name, part.media_type, body.slice(part.content)),
-                None => return Ok(refused(StatusCode::BAD_REQUEST, "the form has no file")),
-            },
-            None => {
-                let name = echo::parameter(head.uri.query(), "filename").unwrap_or_default();
-                (name, Some(content_type.to_owned()), body)
-            }
+        let (name, media_type, content) = if let Some(boundary) = multipart::boundary(content_type)
+        {
+            let Some(part) = multipart::first_file(&body, boundary) else {
+                return Ok(refused(StatusCode::BAD_REQUEST, "the form has no file"));
+            };
+            (part.name, part.media_type, body.slice(part.content))
+        } else {
+            let name = echo::parameter(head.uri.query(), "filename").unwrap_or_default();
+            (name, Some(content_type.to_owned()), body)
         };
         if content.len() > MAX_FILE {
             return Ok(too_large());
