@@ -105,7 +105,9 @@ impl Chat {
     /// of it.
     pub(crate) fn join_customer(&mut self, sid: Sid, key: &str, name: &str) -> Session {
         let id = hex(digest(&SHA256, key.as_bytes()).as_ref().get(..8).unwrap_or_default());
-        let name = or_default(name, "Customer");
+        // So that two who did not say can be told apart.
+        let unnamed = format!("Customer {}", id.get(..4).unwrap_or_default());
+        let name = or_default(name, &unnamed);
         if !self.conversations.contains_key(&id) {
             self.make_room();
         }

@@ -178,6 +178,8 @@ function drawOpen() {
   const { summary } = conversations.get(open);
   $("nothing-open").hidden = true;
   $("open").hidden = false;
+  // Nothing that is hidden has a height to grow from.
+  composer.refresh();
   $("who").textContent = summary.name;
   avatar($("avatar"), summary.name);
   $("presence").textContent = summary.online ? "Online" : "Away: will see your answer on return";

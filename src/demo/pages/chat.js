@@ -258,6 +258,7 @@ export class Composer {
       event.preventDefault();
       files.forEach((file) => this.onFile(file));
     });
+    // Fits the line to what is in it, once it can be seen.
     this.refresh = grow;
     grow();
   }
