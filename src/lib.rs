@@ -27,3 +27,7 @@ pub mod generation;
 
 // Who serves a client.
 pub mod reverse;
+
+// What stands in for Hybrid Chat, and the tests' world.
+#[cfg(feature = "demo")]
+pub mod demo;

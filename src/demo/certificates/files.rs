@@ -1,0 +1,71 @@
+//! Writing one file of the set whole or not at all, and telling our files from somebody else's.
+//!
+//! A private key cannot carry an organization, so every file starts with a line of text that says
+//! whose it is; PEM readers skip what stands before `-----BEGIN`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{DEVELOPMENT_ORGANIZATION, Error};
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Readers {
+    Anyone,
+    Owner,
+}
+
+/// Replaces `path` with `pem`: readers see the old file or the new one, never half of one.
+pub(super) fn write(path: &Path, pem: &str, readers: Readers) -> Result<(), Error> {
+    let text = format!("# {DEVELOPMENT_ORGANIZATION}: never deploy, never commit\n{pem}");
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    replace(&new, path, &text, readers).map_err(Error::file(path))
+}
+
+fn replace(new: &Path, path: &Path, text: &str, readers: Readers) -> io::Result<()> {
+    // A leftover may have wider permissions, and `mode` counts only for a file that is created.
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mode = match readers {
+        Readers::Anyone => 0o644,
+        Readers::Owner => 0o600,
+    };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path)
+}
+
+/// Refuses if `path` holds something that was not made here. Missing and empty files are fine.
+pub(super) fn refuse_foreign(path: &Path) -> Result<(), Error> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file(path)(error)),
+        Ok(bytes) => bytes,
+    };
+    let marked = bytes
+        .strip_prefix(b"# ")
+        .is_some_and(|rest| rest.starts_with(DEVELOPMENT_ORGANIZATION.as_bytes()));
+    if bytes.is_empty() || marked || certificate_is_ours(&bytes) {
+        Ok(())
+    } else {
+        Err(Error::Foreign { path: path.to_owned() })
+    }
+}
+
+fn certificate_is_ours(pem: &[u8]) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem) else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
+    let mut organizations = certificate.subject().iter_organization();
+    organizations.any(|name| name.as_str() == Ok(DEVELOPMENT_ORGANIZATION))
+}

@@ -1,0 +1,281 @@
+//! The chat server: Socket.IO and its REST side on one port, as the product has it.
+//!
+//! Speaks Engine.IO 3 and 4. Events in: `join`, `message`, `typing`, `open`, `echo`. Events out:
+//! `welcome`, `message`, `typing`, `history`, `presence`, `conversation`, `echo`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use socketioxide::SocketIo;
+use socketioxide::extract::{Data, SocketRef};
+use socketioxide::service::SocketIoService;
+
+use crate::demo::chat::{Chat, Said, Session, Side};
+use crate::demo::echo::{self, Seen};
+use crate::demo::reply::{self, BodyError, Reply};
+use crate::demo::server;
+
+const PATH: &str = "/socket.io";
+/// The product's, not the library's: a gateway that stalls for six seconds loses every chat.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+const PING_TIMEOUT: Duration = Duration::from_secs(6);
+/// The most one polling request or WebSocket message may carry, in bytes.
+const MAX_PAYLOAD: u32 = 1_000_000;
+
+/// The rooms everybody of one side is in; a customer is also in the room of their conversation.
+const AGENTS: &str = "agents";
+const CUSTOMERS: &str = "customers";
+
+type Shared = Arc<Mutex<Chat>>;
+
+/// The chat server.
+pub(crate) struct ChatServer {
+    chat: Shared,
+    sockets: SocketIoService<Nothing>,
+}
+
+impl ChatServer {
+    pub(crate) fn new() -> Self {
+        let (sockets, io) = SocketIo::builder()
+            .req_path(PATH)
+            .ping_interval(PING_INTERVAL)
+            .ping_timeout(PING_TIMEOUT)
+            .max_payload(MAX_PAYLOAD.into())
+            .ws_max_message_size(MAX_PAYLOAD as usize)
+            .ws_max_frame_size(MAX_PAYLOAD as usize)
+            .build_with_inner_svc(Nothing);
+        let chat = Shared::default();
+        let shared = chat.clone();
+        io.ns("/", move |socket: SocketRef| {
+            let chat = shared.clone();
+            async move { listen(&socket, &chat) }
+        });
+        Self { chat, sockets }
+    }
+
+    pub(crate) async fn answer(
+        &self,
+        seen: Seen,
+        request: Request<Incoming>,
+    ) -> Result<Reply, BodyError> {
+        let path = request.uri().path();
+        if path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            let Ok(reply) = self.sockets.call(request).await;
+            return Ok(server::boxed(reply));
+        }
+        if request.method() == Method::GET {
+            if let Some(conversation) = path.strip_prefix("/api/customer/transcript/") {
+                return Ok(self.transcript(conversation));
+            }
+            if path == "/metrics" {
+                let count = lock(&self.chat).sockets();
+                return Ok(reply::text(StatusCode::OK, format!("chat_sockets {count}\n")));
+            }
+        }
+        let mut also = Map::new();
+        if path == "/api/getSocketCount" {
+            also.insert("sockets".to_owned(), json!(lock(&self.chat).sockets()));
+        }
+        if path == "/api/customer/init" {
+            also.insert("socket".to_owned(), json!({ "path": "/socket.io/" }));
+        }
+        echo::answer_also(seen, request, also).await
+    }
+
+    fn transcript(&self, conversation: &str) -> Reply {
+        match lock(&self.chat).history(conversation) {
+            Some(messages) => reply::json(StatusCode::OK, &json!({ "messages": messages })),
+            None => reply::json(StatusCode::NOT_FOUND, &json!({ "error": "no such conversation" })),
+        }
+    }
+}
+
+impl fmt::Debug for ChatServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatServer").field("chat", &self.chat).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Join {
+    role: Side,
+    #[serde(default)]
+    name: String,
+    /// A customer's secret, the same when they come back.
+    #[serde(default)]
+    key: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Typing {
+    #[serde(default)]
+    conversation: String,
+    on: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Open {
+    conversation: String,
+}
+
+/// Subscribes to what one socket may say, and tells it who is here.
+fn listen(socket: &SocketRef, chat: &Shared) {
+    // Whoever has not said who they are sees what a customer sees.
+    socket.join(CUSTOMERS);
+    let _ = socket.emit("presence", &json!({ "agents": lock(chat).agents() }));
+    let shared = chat.clone();
+    socket.on("join", move |socket: SocketRef, io: SocketIo, Data(asked): Data<Join>| {
+        let chat = shared.clone();
+        async move { join(&socket, &io, &chat, asked).await }
+    });
+    let shared = chat.clone();
+    socket.on("message", move |socket: SocketRef, io: SocketIo, Data(said): Data<Said>| {
+        let chat = shared.clone();
+        async move { say(&socket, &io, &chat, said).await }
+    });
+    let shared = chat.clone();
+    socket.on("typing", move |socket: SocketRef, Data(typing): Data<Typing>| {
+        let chat = shared.clone();
+        async move { type_on(&socket, &chat, typing).await }
+    });
+    let shared = chat.clone();
+    socket.on("open", move |socket: SocketRef, Data(asked): Data<Open>| {
+        let chat = shared.clone();
+        async move { open(&socket, &chat, &asked.conversation) }
+    });
+    socket.on("echo", async |socket: SocketRef, Data(value): Data<Value>| {
+        // A socket that is gone by now cannot be told anything, here and below.
+        let _ = socket.emit("echo", &value);
+    });
+    let shared = chat.clone();
+    socket.on_disconnect(move |socket: SocketRef, io: SocketIo| {
+        let chat = shared.clone();
+        async move { leave(&socket, &io, &chat).await }
+    });
+}
+
+async fn join(socket: &SocketRef, io: &SocketIo, chat: &Shared, asked: Join) {
+    // Whoever joins twice has changed their name, or their side.
+    socket.leave_all();
+    let (session, welcome) = {
+        let mut chat = lock(chat);
+        let session = match asked.role {
+            Side::Customer => chat.join_customer(socket.id, &asked.key, &asked.name),
+            Side::Agent => chat.join_agent(socket.id, &asked.name),
+        };
+        let welcome = welcome(&chat, &session);
+        (session, welcome)
+    };
+    match session.side {
+        Side::Customer => socket.join([CUSTOMERS.to_owned(), session.conversation.clone()]),
+        Side::Agent => socket.join(AGENTS),
+    }
+    let _ = socket.emit("welcome", &welcome);
+    announce(io, chat, &session).await;
+}
+
+fn welcome(chat: &Chat, session: &Session) -> Value {
+    match session.side {
+        Side::Customer => json!({
+            "role": session.side,
+            "name": session.name,
+            "conversation": session.conversation,
+            "messages": chat.history(&session.conversation),
+            "agents": chat.agents(),
+        }),
+        Side::Agent => json!({
+            "role": session.side,
+            "name": session.name,
+            "conversations": chat.summaries(),
+            "agents": chat.agents(),
+        }),
+    }
+}
+
+/// Tells the other side that somebody came or went.
+async fn announce(io: &SocketIo, chat: &Shared, session: &Session) {
+    match session.side {
+        Side::Customer => {
+            let summary = lock(chat).summary(&session.conversation);
+            let _ = io.to(AGENTS).emit("conversation", &summary).await;
+        }
+        Side::Agent => {
+            let present = json!({ "agents": lock(chat).agents() });
+            let _ = io.to([AGENTS, CUSTOMERS]).emit("presence", &present).await;
+        }
+    }
+}
+
+async fn say(socket: &SocketRef, io: &SocketIo, chat: &Shared, said: Said) {
+    let message = lock(chat).say(socket.id, said);
+    let Some(message) = message else { return };
+    // The sender hears it too: that is how they know it was kept.
+    let rooms = vec![AGENTS.to_owned(), message.conversation.clone()];
+    let _ = io.to(rooms).emit("message", &message).await;
+}
+
+async fn type_on(socket: &SocketRef, chat: &Shared, typing: Typing) {
+    let session = lock(chat).session(socket.id).cloned();
+    let Some(session) = session else { return };
+    let conversation = match session.side {
+        Side::Customer => session.conversation,
+        Side::Agent => typing.conversation,
+    };
+    let notice = json!({
+        "conversation": conversation,
+        "from": session.side,
+        "name": session.name,
+        "on": typing.on,
+    });
+    let _ = socket.to(vec![AGENTS.to_owned(), conversation]).emit("typing", &notice).await;
+}
+
+fn open(socket: &SocketRef, chat: &Shared, conversation: &str) {
+    let messages = {
+        let chat = lock(chat);
+        let is_agent = chat.session(socket.id).is_some_and(|session| session.side == Side::Agent);
+        is_agent.then(|| chat.history(conversation)).flatten()
+    };
+    if let Some(messages) = messages {
+        let history = json!({ "conversation": conversation, "messages": messages });
+        let _ = socket.emit("history", &history);
+    }
+}
+
+async fn leave(socket: &SocketRef, io: &SocketIo, chat: &Shared) {
+    let session = lock(chat).leave(socket.id);
+    if let Some(session) = session {
+        announce(io, chat, &session).await;
+    }
+}
+
+fn lock(chat: &Shared) -> MutexGuard<'_, Chat> {
+    // A chat after a panic half-way is still good enough to look at.
+    chat.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the Socket.IO service falls back to. Never reached: it is only given its own path.
+#[derive(Clone, Copy, Debug)]
+struct Nothing;
+
+impl Service<Request<Incoming>> for Nothing {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn call(&self, _: Request<Incoming>) -> Self::Future {
+        let mut response = Response::new(Empty::new());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        ready(Ok(response))
+    }
+}

@@ -1,0 +1,57 @@
+//! Responses, in the few shapes the components answer with.
+
+use std::error::Error;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use serde_json::Value;
+
+/// What ends a body, or a connection, early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    #[error("closed without an answer, as asked")]
+    AsAsked,
+    #[error("the body could not be read")]
+    Other(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// A body of any kind.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+/// What a component answers.
+pub(crate) type Reply = Response<Body>;
+
+/// A JSON document.
+pub(crate) fn json(status: StatusCode, value: &Value) -> Reply {
+    let text = format!("{value:#}\n");
+    content(status, HeaderValue::from_static("application/json"), text.into())
+}
+
+/// One sentence, for people.
+pub(crate) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> Reply {
+    content(status, HeaderValue::from_static("text/plain; charset=utf-8"), sentence.into())
+}
+
+/// Bytes of a given type. Nothing a stand-in says is worth keeping, so caches are told not to.
+pub(crate) fn content(status: StatusCode, media_type: HeaderValue, bytes: Bytes) -> Reply {
+    let mut reply = Response::new(full(bytes));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
+/// No body.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *reply.status_mut() = status;
+    reply
+}
+
+/// A body that is all there.
+pub(crate) fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}

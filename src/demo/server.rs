@@ -1,0 +1,187 @@
+//! One listening component: accepting, TLS, HTTP/1.1, and who answers what.
+//!
+//! The product's components speak HTTP/1.1 over TLS 1.2 or 1.3 and nothing else, so neither does
+//! this.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::demo::certificates::Pair;
+use crate::demo::components::{Component, Error, World};
+use crate::demo::echo::{self, Seen};
+use crate::demo::reply::{BodyError, Reply};
+use crate::demo::{channels, gadgets};
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept, which is nearly always "too many open files".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What one listener needs to answer.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) component: Component,
+    pub(crate) world: Arc<World>,
+    pub(crate) tls: TlsAcceptor,
+}
+
+/// TLS as the components speak it.
+pub(crate) fn acceptor(identity: &Pair) -> Result<TlsAcceptor, Error> {
+    let chain = CertificateDer::pem_file_iter(&identity.chain)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| Error::Identity(error.into()))?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key)
+        .map_err(|error| Error::Identity(error.into()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| Error::Identity(error.into()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Serves until the sender of `running` is gone.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    site: Arc<Site>,
+    mut running: watch::Receiver<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            // Nothing is ever sent: an answer means the sender is gone.
+            _ = running.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let stream = Mortal::new(stream, running.clone());
+        tokio::spawn(converse(stream, peer, site.clone()));
+    }
+}
+
+/// One connection. Whatever ends it is the peer's business: a stand-in keeps no log.
+async fn converse(stream: Mortal, peer: SocketAddr, site: Arc<Site>) {
+    let _ = stream.socket.set_nodelay(true);
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, site.tls.accept(stream));
+    let Ok(Ok(tls)) = handshake.await else { return };
+    let sni = tls.get_ref().1.server_name().map(ToOwned::to_owned);
+    let answer = service_fn(move |request| {
+        let site = site.clone();
+        let seen = Seen { component: site.component, peer, sni: sni.clone() };
+        async move { site.answer(seen, request).await }
+    });
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(tls), answer)
+        .with_upgrades()
+        .await;
+}
+
+impl Site {
+    async fn answer(&self, seen: Seen, request: Request<Incoming>) -> Result<Reply, BodyError> {
+        let world = &self.world;
+        world.count(self.component);
+        let reply = match self.component {
+            Component::ChatServer => world.chat.answer(seen, request).await,
+            Component::FileEngine => world.files.answer(seen, request).await,
+            Component::CustomerChannelManager => channels::answer(seen, request).await,
+            Component::CustomerGadget | Component::AgentGadget => {
+                match gadgets::page(self.component, &request) {
+                    Some(page) => Ok(page),
+                    None => echo::answer(seen, request).await,
+                }
+            }
+            _ => echo::answer(seen, request).await,
+        };
+        reply.map(|reply| named(reply, self.component))
+    }
+}
+
+/// Says who answered, also where the body cannot.
+fn named(mut reply: Reply, component: Component) -> Reply {
+    let name = http::HeaderValue::from_static(component.name());
+    reply.headers_mut().insert("stand-in-component", name);
+    reply
+}
+
+/// Brings a response of another library into our shape.
+pub(crate) fn boxed<B>(reply: Response<B>) -> Reply
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    reply.map(|body| body.map_err(|error| BodyError::Other(error.into())).boxed_unsync())
+}
+
+/// A socket that dies with the stand-in, even after the Socket.IO server has taken it over.
+struct Mortal {
+    socket: TcpStream,
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
+}
+
+impl Mortal {
+    fn new(socket: TcpStream, mut running: watch::Receiver<()>) -> Self {
+        let end = Box::pin(async move { while running.changed().await.is_ok() {} });
+        Self { socket, end, ended: false }
+    }
+
+    fn alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.ended = self.ended || self.end.as_mut().poll(cx).is_ready();
+        if self.ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl AsyncRead for Mortal {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.alive(cx)?;
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Mortal {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // Only reading asks whether the end has come. A task that writes also reads, and the
+        // wake-up can be kept for one of them only.
+        if self.ended {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes));
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
