@@ -116,7 +116,7 @@ for (const version of ['--http1.1', '--http2']) {
       assert.equal(answer.json.headers['content-length'], String(MB30), 'a known length stays known');
     });
 
-    test('30 MB through an echo: both directions at once', async () => {
+    test('30 MB through an echo: both directions at once', { skip: isReference && version === '--http1.1' && 'nginx stops reading such a request' }, async () => {
       const body = randomBytes(MB30);
       const answer = await ask('/o/mirror', { args: [version, '--data-binary', '@-', '-H', 'Expect:'], input: body });
       assert.equal(answer.status, 200, answer.err);

@@ -65,7 +65,7 @@ export async function openWorld(story, { names = [] } = {}) {
     pair: (cert) => ({ chain: cert.crt, key: cert.key }),
     close: async () => {
       const failures = [];
-      for (const closer of closers.reverse()) await Promise.resolve(closer()).catch((error) => failures.push(error));
+      for (const closer of closers.reverse()) await (async () => closer())().catch((error) => failures.push(error));
       if (failures.length === 0 && !process.env.E2E_KEEP) rmSync(dir, { recursive: true, force: true });
       else console.error(`# kept ${dir}`);
       if (failures.length) throw new AggregateError(failures, failures.map((f) => f.message).join('; '));
