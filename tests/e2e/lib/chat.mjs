@@ -13,13 +13,15 @@ const io2 = require('socket.io-client-v2');
 /** Hybrid Chat's heartbeat, which is shorter than the library's own. */
 const heartbeat = { pingInterval: 3000, pingTimeout: 6000 };
 
-/** `major` is 2 or 4. `requests` holds every HTTP request the server was sent, as method, transport and sid. */
+/** `major` is 2 or 4. `requests` holds every HTTP request the server was sent, and whether its answer is still waited for. */
 export async function startChat(world, major, { port = 0, path = '/socket.io', ...options } = {}) {
   const chat = { requests: [], disconnects: [], sockets: new Set() };
   const server = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText });
-  const record = (req) => {
+  const record = (req, answer) => {
     const query = new URL(req.url, 'https://x').searchParams;
-    chat.requests.push({ method: req.method, url: req.url, transport: query.get('transport'), sid: query.get('sid'), upgrade: Boolean(req.headers.upgrade) });
+    const one = { method: req.method, url: req.url, sid: query.get('sid'), upgrade: Boolean(req.headers.upgrade), waiting: true };
+    answer.on('close', () => { one.waiting = false; });
+    chat.requests.push(one);
   };
   const settings = { path, ...heartbeat, maxHttpBufferSize: 1e7, ...options };
   const io = major === 2 ? server2(server, settings) : new Server4(server, settings);
