@@ -76,14 +76,15 @@ export async function startOrigin(world, { address = world.upstreamAddress, port
   const origin = { requests: [], connections: 0, aborted: 0 };
   // Ours is to record; limits of Node's own would only blur what the gateway lets through.
   const server = https.createServer({ key: cert.keyText, cert: cert.crtText, maxHeaderSize: 256 * 1024, ...tls }, (req, res) => {
-    const url = new URL(req.url, 'https://x');
+    // Not `new URL`: it tidies up what is to be recorded, and takes `//x` for a host.
+    const [pathname, search = ''] = req.url.split('?', 2);
     const seen = {
       method: req.method, url: req.url, version: req.httpVersion, rawHeaders: req.rawHeaders, headers: req.headers,
-      connection: req.socket.number, query: url.searchParams,
+      connection: req.socket.number, query: new URLSearchParams(search),
     };
     origin.requests.push(seen);
     res.on('close', () => { if (!res.writableFinished) origin.aborted += 1; });
-    const path = Object.keys(handlers).find((p) => url.pathname === p || url.pathname.endsWith(p));
+    const path = Object.keys(handlers).find((p) => pathname.endsWith(p));
     if (path) handlers[path](req, res, seen, origin);
     else json(res, seen);
   });
