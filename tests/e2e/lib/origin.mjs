@@ -85,7 +85,7 @@ export async function startOrigin(world, { address = world.upstreamAddress, port
     origin.requests.push(seen);
     res.on('close', () => { if (!res.writableFinished) origin.aborted += 1; });
     const path = Object.keys(handlers).find((p) => pathname.endsWith(p));
-    if (path) handlers[path](req, res, seen, origin);
+    if (path !== undefined) handlers[path](req, res, seen, origin);
     else json(res, seen);
   });
   server.keepAliveTimeout = 60_000;
