@@ -55,6 +55,9 @@ async function say(page, text) {
   await page.click('#send');
 }
 
+/** The agent's page lists customers once they have written; a click shows what they wrote. */
+const openConversation = (page, name) => page.locator('#conversations button', { hasText: name }).click();
+
 test('the customer on 8443 and the agent on the LAN port chat with each other over WSS', { skip }, async () => {
   const customer = await visit(customerUrl);
   const agent = await visit(agentUrl);
@@ -62,10 +65,11 @@ test('the customer on 8443 and the agent on the LAN port chat with each other ov
   assert.notEqual(new URL(customerUrl).port, new URL(agentUrl).port);
 
   for (const { page } of [customer, agent]) await shows(page, '#transport', 'websocket');
-  if (await customer.page.locator('#name').isVisible()) await customer.page.fill('#name', 'Ada');
-  if (await agent.page.locator('#name').isVisible()) await agent.page.fill('#name', 'Grace');
+  await customer.page.fill('#name', 'Ada');
+  await agent.page.fill('#name', 'Grace');
 
   await say(customer.page, 'Good morning, is anybody there?');
+  await openConversation(agent.page, 'Ada');
   await shows(agent.page, '#messages', 'Good morning, is anybody there?');
   await say(agent.page, 'Yes: how can I help? ✓ 你好');
   await shows(customer.page, '#messages', 'Yes: how can I help? ✓ 你好');
@@ -90,9 +94,13 @@ test('the customer on 8443 and the agent on the LAN port chat with each other ov
 test('what markup a person types stays text', { skip }, async () => {
   const [customer, agent] = [await visit(customerUrl), await visit(agentUrl)];
   for (const { page } of [customer, agent]) await shows(page, '#transport', 'websocket');
+  await customer.page.fill('#name', '<i>Eve</i>');
   await say(customer.page, '<img src=x onerror="document.title=1"> & <b>bold</b>');
-  await shows(agent.page, '#messages', '<b>bold</b>');
-  assert.equal(await agent.page.locator('#messages img, #messages b').count(), 0);
+  await openConversation(agent.page, '<i>Eve</i>');
+  for (const { page } of [customer, agent]) {
+    await shows(page, '#messages', '<b>bold</b>');
+    assert.equal(await page.locator('#messages img, #messages b, #conversations i').count(), 0);
+  }
   await customer.context.close();
   await agent.context.close();
 });

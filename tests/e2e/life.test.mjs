@@ -24,6 +24,7 @@ before(async () => {
       // Answers when the test says so.
       '/held': (_req, res) => held.push(res),
       '/half': (_req, res) => { res.writeHead(200, { 'content-length': '10' }); res.write('first'); held.push(res); },
+      '/dies': (_req, res) => res.destroy(),
       // Gives up after half of what it promised.
       '/short': (_req, res) => { res.writeHead(200, { 'content-length': '100' }); res.write('half'); setImmediate(() => res.destroy()); },
     },
@@ -61,25 +62,19 @@ describe('upstreams that are not well', () => {
     assert.equal(posted.json.length, 100_000, 'a body is not lost on the way to the second');
   });
 
-  for (const [path, status, what] of [
-    ['/dead/seen', 502, 'nobody listens'],
-    ['/silent/seen', 504, 'the TLS handshake does not end'],
-    ['/slow/held', 504, 'the first byte does not come'],
+  for (const [path, status, reason, what] of [
+    ['/dead/seen', 502, 'upstream_connect_failed', 'nobody listens'],
+    ['/silent/seen', 504, 'upstream_connect_timeout', 'the TLS handshake does not end'],
+    ['/slow/held', 504, 'upstream_first_byte_timeout', 'the first byte does not come'],
+    ['/slow/dies', 502, 'upstream_closed', 'the connection is closed instead of an answer'],
   ]) {
     test(`${status} when ${what}`, { skip: gatewayOnly }, async () => {
       const answer = await ask(path);
-      assert.ok(answer.status === status || (status === 504 && path === '/silent/seen' && answer.status === 502), `got ${answer.status}`);
-      const reason = answer.headers.get('gateway-reason');
-      assert.match(reason ?? '', /^[a-z][a-z0-9-]*$/);
+      assert.deepEqual([answer.status, answer.headers.get('gateway-reason')], [status, reason]);
       const line = await gateway.accessLine('of it', (l) => l.path === path);
-      assert.deepEqual([line.status, line.reason], [answer.status, reason]);
+      assert.deepEqual([line.status, line.reason], [status, reason]);
     });
   }
-
-  test('each of them has a reason of its own', { skip: gatewayOnly }, async () => {
-    const reasons = new Set(gateway.access.filter((l) => l.status >= 500).map((l) => l.reason));
-    assert.ok(reasons.size >= 3, [...reasons].join(', '));
-  });
 
   test('an answer cut short is cut short for the client', async () => {
     const peer = await dial(world, gateway);
@@ -110,14 +105,14 @@ describe('the admin listener', { skip: gatewayOnly }, () => {
   test('metrics are Prometheus text, named app_gateway_, and count', async () => {
     const total = async () => {
       const { body } = await gateway.admin('/metrics');
-      return body.split('\n').filter((l) => /^app_gateway_requests_total\{/.test(l) && l.includes('"origin"')).reduce((sum, l) => sum + Number(l.split(' ').at(-1)), 0);
+      return body.split('\n').filter((l) => /^app_gateway_http_requests_total\{.*route="\/origin\/"/.test(l)).reduce((sum, l) => sum + Number(l.split(' ').at(-1)), 0);
     };
     const before = await total();
     for (let i = 0; i < 3; i++) await ask('/origin/seen');
     await until('three more requests in the metrics', async () => (await total()) === before + 3);
     const { body } = await gateway.admin('/metrics');
     for (const line of body.split('\n').filter((l) => l && !l.startsWith('#'))) assert.match(line, /^app_gateway_[a-z0-9_]+(\{.*\})? [0-9.eE+-]+$/);
-    assert.doesNotMatch(body, /seen/, 'paths of clients are no labels');
+    assert.doesNotMatch(body, /origin\/seen/, 'paths of clients are no labels');
   });
 
   test('it is not reachable through the gateway', async () => {
@@ -137,7 +132,7 @@ test('connections of one client are limited, and come back', { skip: gatewayOnly
   }
   await until('those over the limit to be closed', () => closed.size >= 20, { within: 5000 });
   assert.ok(closed.size <= 21, `${closed.size} were closed`);
-  await until('the refusals in the log', () => gateway.access.filter((l) => l.event === 'refused').length >= 20);
+  await until('the refusals in the log', () => gateway.access.filter((l) => l.event === 'refused' && l.reason === 'too_many_connections_from_client').length >= 20);
   for (const socket of open) socket.destroy();
   await until('room again', async () => (await ask('/origin/seen')).status === 200, { every: 100 });
 });

@@ -243,8 +243,7 @@ describe('over HTTP/1.1', () => {
     const upstream = await until('the upstream to be asked', () => slow.peers.slice(before).find((p) => p.bytes.includes('/slow/unasked')));
     upstream.socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n');
     const answer = await peer.answer();
-    assert.equal(answer.status, 502);
-    assert.ok(answer.headers.get('gateway-reason'));
+    assert.deepEqual([answer.status, answer.headers.get('gateway-reason')], [502, 'upstream_bad_answer']);
     peer.close();
   });
 
@@ -253,8 +252,7 @@ describe('over HTTP/1.1', () => {
     const peer = await dial(world, gateway);
     peer.send(upgrade('/plain/ws'));
     const answer = await peer.answer();
-    assert.ok(answer.status >= 400 && answer.status < 500, `got ${answer.status}`);
-    assert.match(answer.headers.get('gateway-reason'), /websocket/);
+    assert.deepEqual([answer.status, answer.headers.get('gateway-reason')], [403, 'websocket_not_allowed']);
     assert.equal(echo.opened.length, before);
     peer.close();
     assert.equal((await curl(world, gateway, '/plain/page')).status, 200, 'ordinary requests pass');
@@ -347,8 +345,7 @@ describe('over HTTP/2 (RFC 8441)', { skip: gatewayOnly }, () => {
   test('a route without WebSocket refuses it', async () => {
     const session = await connect2(world, gateway);
     const socket = await webSocket2(session, '/plain/ws');
-    assert.ok(socket.status >= 400 && socket.status < 500);
-    assert.match(socket.headers['gateway-reason'], /websocket/);
+    assert.deepEqual([socket.status, socket.headers['gateway-reason']], [403, 'websocket_not_allowed']);
     session.close();
   });
 

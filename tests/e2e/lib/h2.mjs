@@ -8,8 +8,10 @@ import { inTime, once, until } from './wait.mjs';
 export async function connect2(world, gateway, { host = 'localhost', listener = gateway.listener(), ...options } = {}) {
   const lookup = (_host, { all }, done) => (all ? done(null, [{ address: listener.host, family: 4 }]) : done(null, listener.host, 4));
   const session = http2.connect(`https://${host}:${listener.port}`, { ca: world.ca.text, lookup, ...options });
-  session.on('error', (error) => { session.failed = error; });
-  await once(session, 'remoteSettings');
+  const failed = new Promise((_, fail) => session.once('error', fail));
+  failed.catch(() => {}); // later errors are seen on the streams
+  session.on('error', () => {});
+  await Promise.race([once(session, 'remoteSettings'), failed]);
   return session;
 }
 
