@@ -147,7 +147,7 @@ for part in "${parts[@]}"; do
       ;;
     e2e)
       step "Node modules" install_node_modules
-      [ -n "${APP_GATEWAY:-}" ] || step "The gateway" build_binary
+      if [ -z "${APP_GATEWAY:-}" ]; then step "The gateway" build_binary; fi
       step "End-to-end tests" end_to_end
       ;;
     *)

@@ -3,7 +3,7 @@
 // carried by nginx instead: what passes there and fails here is the gateway's, not the test's.
 
 import http from 'node:http';
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import assert from 'node:assert/strict';
@@ -18,13 +18,13 @@ export const isReference = process.env.E2E_REFERENCE === 'nginx';
 /** For the `skip` option of a test that asks for what the reference proxy does not have. */
 export const gatewayOnly = isReference && 'not something the reference proxy does';
 
-/** The binary: $APP_GATEWAY, else the release build, else the debug build. */
+/** The binary: $APP_GATEWAY, else the newer of the release and the debug build. */
 export function binary() {
   const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
   const places = process.env.APP_GATEWAY
     ? [process.env.APP_GATEWAY]
     : ['release', 'debug'].map((profile) => join(target, profile, 'app-gateway'));
-  const found = places.find(existsSync);
+  const found = places.filter(existsSync).sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
   if (!found) throw new Error(`no gateway binary (looked for ${places.join(', ')}): cargo build, or set APP_GATEWAY`);
   return found;
 }
@@ -38,7 +38,13 @@ export async function startGateway(world, config, { readyStatus = 200 } = {}) {
   mkdirSync(directory);
   const admin = `${world.address}:${adminPort}`;
   writeFileSync(join(directory, 'gateway.toml'), toToml({ admin: { listen: admin }, ...config }));
-  return launch({ args: ['run', '-c', directory], admin, config, readyStatus });
+  const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
+  // Kept with E2E_KEEP=1, for reading after a failure.
+  gateway.process.ended.then(() => {
+    const { stdout, stderr } = gateway.process;
+    if (existsSync(directory)) writeFileSync(join(directory, 'said.log'), `${stderr}\n${stdout}`);
+  });
+  return gateway;
 }
 
 /** Starts the binary with `args` and waits until its admin listener says it is ready. */

@@ -3,6 +3,11 @@
 import { spawn } from 'node:child_process';
 import { inTime } from './wait.mjs';
 
+// A test process that ends, however it ends, leaves no programs behind.
+const children = new Set();
+process.on('exit', () => { for (const child of children) child.kill('SIGKILL'); });
+for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(1));
+
 /** Starts a long-running program, collecting what it says. */
 export function start(program, args, options = {}) {
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
@@ -13,10 +18,8 @@ export function start(program, args, options = {}) {
     child.on('error', (error) => { running.stderr += String(error); done(running.exit = { code: -1, error }); });
     child.on('close', (code, signal) => done(running.exit = { code, signal }));
   });
-  // A test process that dies must not leave programs behind.
-  const reap = () => { if (!running.exit) child.kill('SIGKILL'); };
-  process.once('exit', reap);
-  running.ended.then(() => process.off('exit', reap));
+  children.add(child);
+  running.ended.then(() => children.delete(child));
   running.stop = async (signal = 'SIGTERM', within = 20_000) => {
     if (!running.exit) child.kill(signal);
     try {
