@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Every check there is, from formatting to a browser chatting through the gateway. Installs what is missing (as root
+# on Debian; otherwise it says what to install), stops at the first failure.
+#
+#   scripts/test.sh              everything
+#   scripts/test.sh lint rust    some parts: lint, rust, docs, deny, e2e
+#
+# APP_GATEWAY=path   tests that binary end to end, instead of building one
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly CARGO_DENY_VERSION=0.20.2
+target="${CARGO_TARGET_DIR:-$PWD/target}"
+tools="$target/tools"
+export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
+
+current=""
+on_exit() {
+  local code=$?
+  if [ "$code" -ne 0 ] && [ -n "$current" ]; then
+    printf '\nFAILED: %s (exit code %s). Nothing after it was run.\n' "$current" "$code" >&2
+  fi
+}
+trap on_exit EXIT
+
+# step HEADING COMMAND...: says what is done, does it, says how long it took.
+step() {
+  current=$1
+  shift
+  printf '\n=== %s\n' "$current"
+  local since=$SECONDS
+  "$@"
+  printf -- '--- %s: %s s\n' "$current" "$((SECONDS - since))"
+  current=""
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The Debian package behind each program the tests run.
+debian_packages() {
+  local pair
+  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium; do
+    have "${pair%%:*}" || echo "${pair##*:}"
+  done
+  [ -e /usr/include/stdio.h ] || echo libc6-dev
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+}
+
+install_debian_packages() {
+  local packages
+  mapfile -t packages < <(debian_packages)
+  if [ "${#packages[@]}" -eq 0 ]; then
+    echo "nothing is missing"
+    return
+  fi
+  if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
+    echo "Missing: ${packages[*]}. On Debian: apt-get install ${packages[*]}" >&2
+    return 1
+  fi
+  echo "installing ${packages[*]}"
+  # Services that come with a package (nginx) must not be started: the tests run their own.
+  local options=(-qq -o DPkg::Lock::Timeout=600)
+  DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" update
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get "${options[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null
+}
+
+require_toolchains() {
+  have cargo || { echo "Missing: a Rust toolchain (cargo)" >&2; return 1; }
+  have node || { echo "Missing: Node.js 20 or newer, with npm" >&2; return 1; }
+  local major
+  major=$(node -p 'process.versions.node.split(".")[0]')
+  [ "$major" -ge 20 ] || { echo "Node.js is $major, the tests need 20 or newer" >&2; return 1; }
+  printf '%s, node %s, npm %s\n' "$(cargo --version)" "$(node --version)" "$(npm --version 2>/dev/null)"
+}
+
+clippy() { cargo clippy --locked --all-targets "$@" -- -D warnings; }
+
+unit_tests() {
+  if have cargo-nextest; then
+    cargo nextest run --locked --no-fail-fast
+  else
+    cargo test --locked --no-fail-fast --lib --bins --tests
+  fi
+}
+
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps; }
+
+install_cargo_deny() {
+  if have cargo-deny; then
+    cargo-deny --version
+    return
+  fi
+  # Unoptimised: building it quickly matters more than its second of running.
+  CARGO_TARGET_DIR="$tools/build" cargo install cargo-deny --locked --version "$CARGO_DENY_VERSION" --debug --root "$tools"
+  rm -rf "$tools/build"
+}
+
+advisories() {
+  # The database comes from a public git repository, which a closed network does not reach.
+  if timeout 120 cargo deny fetch db >/dev/null 2>&1; then
+    cargo deny check advisories
+  else
+    echo "SKIPPED: no advisory database can be reached from here"
+  fi
+}
+
+install_node_modules() {
+  local modules=tests/e2e/node_modules
+  if [ -e "$modules/.package-lock.json" ] && [ "$modules/.package-lock.json" -nt tests/e2e/package-lock.json ]; then
+    echo "up to date"
+    return
+  fi
+  (cd tests/e2e && npm ci --no-fund --no-audit --loglevel=error)
+}
+
+build_binary() {
+  # The profile of the tests above, so almost everything is built already.
+  cargo build --locked --bin app-gateway
+}
+
+end_to_end() {
+  APP_GATEWAY="${APP_GATEWAY:-$target/debug/app-gateway}" E2E_ARTIFACTS="$target/e2e" \
+    node --test --test-reporter=spec --test-concurrency=2 --test-timeout=400000 tests/e2e/*.test.mjs
+}
+
+parts=("$@")
+[ "${#parts[@]}" -gt 0 ] || parts=(lint rust docs deny e2e)
+
+step "Programs from Debian" install_debian_packages
+step "Toolchains" require_toolchains
+for part in "${parts[@]}"; do
+  case "$part" in
+    lint)
+      step "Formatting" cargo fmt --check
+      step "Clippy" clippy
+      step "Clippy without the demo" clippy --no-default-features
+      ;;
+    rust)
+      step "Unit and integration tests" unit_tests
+      step "Documentation tests" cargo test --locked --doc
+      ;;
+    docs) step "API documentation" docs ;;
+    deny)
+      step "cargo-deny" install_cargo_deny
+      step "Dependencies: bans, licences, sources" cargo deny check bans licenses sources
+      step "Dependencies: advisories" advisories
+      ;;
+    e2e)
+      step "Node modules" install_node_modules
+      if [ -z "${APP_GATEWAY:-}" ]; then step "The gateway" build_binary; fi
+      step "End-to-end tests" end_to_end
+      ;;
+    *)
+      echo "no such part: $part (lint, rust, docs, deny, e2e)" >&2
+      exit 2
+      ;;
+  esac
+done

@@ -1,0 +1,113 @@
+// The program under test. `startGateway` writes a configuration directory, starts the binary on it, waits for the
+// admin listener to say it is ready, and hands back what it says. With E2E_REFERENCE=nginx the same configuration is
+// carried by nginx instead: what passes there and fails here is the gateway's, not the test's.
+
+import http from 'node:http';
+import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import assert from 'node:assert/strict';
+import { start } from './processes.mjs';
+import { startReference } from './reference.mjs';
+import { toToml } from './toml.mjs';
+import { until } from './wait.mjs';
+
+export const root = resolve(dirname(fileURLToPath(import.meta.url)), '../../..');
+export const isReference = process.env.E2E_REFERENCE === 'nginx';
+
+/** For the `skip` option of a test that asks for what the reference proxy does not have. */
+export const gatewayOnly = isReference && 'not something the reference proxy does';
+
+/** The binary: $APP_GATEWAY, else the newer of the release and the debug build. */
+export function binary() {
+  const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
+  const places = process.env.APP_GATEWAY
+    ? [process.env.APP_GATEWAY]
+    : ['release', 'debug'].map((profile) => join(target, profile, 'app-gateway'));
+  const found = places.filter(existsSync).sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
+  if (!found) throw new Error(`no gateway binary (looked for ${places.join(', ')}): cargo build, or set APP_GATEWAY`);
+  return found;
+}
+
+let number = 0;
+
+export async function startGateway(world, config, { readyStatus = 200 } = {}) {
+  if (isReference) return startReference(world, config);
+  const adminPort = await world.freePort();
+  const directory = join(world.dir, `config-${++number}`);
+  mkdirSync(directory);
+  const admin = `${world.address}:${adminPort}`;
+  writeFileSync(join(directory, 'gateway.toml'), toToml({ admin: { listen: admin }, ...config }));
+  const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
+  // Kept with E2E_KEEP=1, for reading after a failure.
+  gateway.process.ended.then(() => {
+    const { stdout, stderr } = gateway.process;
+    if (existsSync(directory)) writeFileSync(join(directory, 'said.log'), `${stderr}\n${stdout}`);
+  });
+  return gateway;
+}
+
+/** Starts the binary with `args` and waits until its admin listener says it is ready. */
+export async function launch({ args, env = {}, admin, config, cwd, readyStatus = 200, readyWithin = 15_000 }) {
+  const running = start(binary(), args, { cwd, env: { ...process.env, RUST_BACKTRACE: '1', ...env } });
+  const gateway = {
+    process: running,
+    config,
+    /** Access-log lines so far, parsed. */
+    access: [],
+    get stderr() { return running.stderr; },
+    /** Address and port of the n-th listener of a profile. */
+    listener: (profile = 'internet', n = 0) => endpointOf(config.profile[profile].listener[n].listen),
+    admin: (path) => get(`http://${admin}${path}`),
+    /** The first access-log line that fits, waited for: lines are written when a request is over. */
+    accessLine: (what, fits) => until(() => `the access-log line ${what} in:\n${running.stdout}\n${running.stderr}`,
+      () => gateway.access.find(fits)),
+    stop: async (signal) => {
+      const exit = await running.stop(signal);
+      assert.ok(!running.stderr.includes('panicked at'), `the gateway panicked:\n${running.stderr}`);
+      return exit;
+    },
+    /** Every story ends with a clean stop: no panic, exit code 0. */
+    close: async () => {
+      const exit = await gateway.stop();
+      assert.deepEqual({ code: exit.code, signal: exit.signal }, { code: 0, signal: null },
+        `the gateway ended badly:\n${running.stderr}`);
+    },
+  };
+  let rest = '';
+  running.onStdout = (text) => {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop();
+    for (const line of lines) {
+      if (!line.startsWith('{')) continue; // `demo` also prints for people
+      gateway.access.push(JSON.parse(line)); // throws for a line that is no JSON: that is a failure too
+    }
+  };
+  if (admin) {
+    try {
+      await until(() => `${args.join(' ')} to be ready:\n${running.stderr}`, async () => {
+        if (running.exit) throw new Error(`the gateway ended with ${running.exit.code}:\n${running.stderr}`);
+        return (await get(`http://${admin}/readyz`).catch(() => null))?.status === readyStatus;
+      }, { within: readyWithin });
+    } catch (error) {
+      running.child.kill('SIGKILL');
+      throw error;
+    }
+  }
+  return gateway;
+}
+
+/** `host:port` taken apart. */
+export function endpointOf(listen) {
+  const colon = listen.lastIndexOf(':');
+  return { host: listen.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(listen.slice(colon + 1)) };
+}
+
+function get(url) {
+  return new Promise((done, fail) => {
+    http.get(url, { agent: false }, (answer) => {
+      let body = '';
+      answer.setEncoding('utf8').on('data', (d) => { body += d; }).on('end', () => done({ status: answer.statusCode, body }));
+    }).on('error', fail);
+  });
+}

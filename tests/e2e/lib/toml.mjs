@@ -1,0 +1,28 @@
+// Writes a configuration held as plain objects (same words as the files) as TOML.
+
+const bare = (key) => (/^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key));
+
+function value(v) {
+  if (Array.isArray(v)) return `[${v.map(value).join(', ')}]`;
+  if (v !== null && typeof v === 'object') {
+    return `{ ${Object.entries(v).map(([k, w]) => `${bare(k)} = ${value(w)}`).join(', ')} }`;
+  }
+  return JSON.stringify(v);
+}
+
+const lines = (table) => Object.entries(table).map(([k, v]) => `${bare(k)} = ${value(v)}\n`).join('');
+
+export function toToml(config) {
+  let out = '';
+  for (const single of ['gateway', 'admin']) if (config[single]) out += `[${single}]\n${lines(config[single])}\n`;
+  for (const kind of ['certificate', 'upstream']) {
+    for (const [name, table] of Object.entries(config[kind] ?? {})) out += `[${kind}.${bare(name)}]\n${lines(table)}\n`;
+  }
+  for (const [name, profile] of Object.entries(config.profile ?? {})) {
+    const { listener = [], route = [], ...rest } = profile;
+    out += `[profile.${bare(name)}]\n${lines(rest)}\n`;
+    for (const one of listener) out += `[[profile.${bare(name)}.listener]]\n${lines(one)}\n`;
+    for (const one of route) out += `[[profile.${bare(name)}.route]]\n${lines(one)}\n`;
+  }
+  return out;
+}

@@ -1,0 +1,35 @@
+// Waiting on conditions. A test never sleeps for "long enough": it says what it waits for, and says so when it
+// does not come.
+
+export const tick = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/** Polls `condition` until it returns something truthy, and returns that. */
+export async function until(what, condition, { within = 10_000, every = 20 } = {}) {
+  const deadline = Date.now() + within;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`waited ${within} ms in vain for ${typeof what === 'function' ? what() : what}`);
+    await tick(every);
+  }
+}
+
+/** Settles as `promise` does, or fails after `within` ms with what was waited for. */
+export async function inTime(what, promise, within = 15_000) {
+  let timer;
+  const late = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`waited ${within} ms in vain for ${what}`)), within);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The arguments of the next `event` of an emitter (as an array), in time. */
+export function once(emitter, event, within = 15_000) {
+  let listener;
+  const next = new Promise((done) => emitter.once(event, listener = (...args) => done(args)));
+  return inTime(`the event "${event}"`, next, within).finally(() => emitter.off(event, listener));
+}
