@@ -158,9 +158,9 @@ impl Wire {
             Io::Client(tls) => tls.read(&mut buffer),
             Io::Server(tls) => tls.read(&mut buffer),
         };
-        match read {
+        match &read {
             Ok(0) => self.ended = Some(End::Clean),
-            Ok(length) => self.input.extend_from_slice(&buffer[..length]),
+            Ok(length) => self.input.extend_from_slice(&buffer[..*length]),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
                 io::ErrorKind::Interrupted => return true,
