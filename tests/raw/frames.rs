@@ -43,7 +43,8 @@ impl Frames {
         let mut wire = World::over(world.tcp(), b"h2");
         wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let mut frames = Self { wire, stream: 0 };
-        frames.frame(SETTINGS, 0, 0, b"");
+        // SETTINGS_HEADER_TABLE_SIZE 0: whoever answers cannot refer to earlier answers.
+        frames.frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]);
         frames
     }
 

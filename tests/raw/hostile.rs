@@ -88,12 +88,13 @@ fn heads_no_upstream_should_send() {
     let cases = || BAD.iter().copied().chain(floods.iter().map(String::as_bytes));
     for answer in cases() {
         let (mut client, mut upstream) = answered_with(&world, GET, answer);
-        let got = client.answer();
-        let said = got.field("gateway-reason").unwrap_or_default();
-        if (got.status(), said.as_str()) != (502, "upstream_bad_answer") || !client.input.is_empty() {
+        let head = text(&client.head());
+        if !head.starts_with("HTTP/1.1 502 ") || !head.contains("\ngateway-reason: upstream_bad_answer\n") {
             let what = text(&answer[..answer.len().min(200)]);
-            wrong.push(format!("{what}\n  answered {} {said} {}", got.status(), text(&client.input)));
+            wrong.push(format!("--- {what}\n  answered {head}"));
+            continue;
         }
+        client.until("the reason", |input| find(input, b"reason: upstream_bad_answer"));
         upstream.end();
         next_is_served_afresh(&world);
     }

@@ -70,7 +70,9 @@ fn the_upstream_says_continue() {
     assert_eq!(client.answered(200), "ok");
     client.send("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
     upstream.message(true);
-    world.ends_with(&["request POST 200", "request GET 499 client_gone"]);
+    upstream.send(OK);
+    assert_eq!(client.answered(200), "ok");
+    world.ends_with(&["request POST 200", "request GET 200"]);
 }
 
 #[test]
@@ -153,7 +155,7 @@ fn http_1_0() {
         got,
         "GET /x HTTP/1.1\nHost: \nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
     );
-    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n");
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n");
     let answer = client.answer();
     assert_eq!(answer.golden(), "HTTP/1.1 200 OK\nX-Request-Id: ID\nConnection: close\n\n");
     assert_eq!((text(&answer.body).as_str(), client.ended), ("abc", Some(End::Clean)));

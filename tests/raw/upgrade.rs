@@ -57,6 +57,7 @@ fn bytes_that_come_early_wait_for_the_switch() {
     client.send("three");
     upstream.expect("three");
     upstream.finish();
+    assert_eq!(client.end(), End::Clean);
     client.finish();
     upstream.end();
     world.ends_with(&["tunnel GET 101 upstream_closed"]);

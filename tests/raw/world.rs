@@ -176,11 +176,6 @@ impl World {
         }
     }
 
-    /// Where clients connect to.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.listen
-    }
-
     /// A TCP connection to the gateway.
     pub(crate) fn tcp(&self) -> TcpStream {
         TcpStream::connect(self.listen).unwrap()
