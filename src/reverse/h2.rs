@@ -379,7 +379,13 @@ struct Answered {
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
     record.reason = Some(reason);
     let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
-    own(record, reply)
+    let response = own(record, reply);
+    if reason == Reason::ClientGone {
+        // Nobody gets this answer, and the log does not say that somebody did.
+        record.status = reason.code();
+        record.response_bytes = 0;
+    }
+    response
 }
 
 fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {

@@ -168,6 +168,7 @@ impl Exchange {
     pub fn poll_head(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<Result<Received, Failure>> {
         loop {
             match self.scanner.scan(&self.input) {
+                Scan::Ends(end) if end > MOST_HEAD => return self.fail(Reason::UpstreamBadAnswer),
                 Scan::Ends(end) => {
                     let head = self.input.split_to(end).freeze();
                     self.scanner = HeadScanner::default();
@@ -256,7 +257,11 @@ impl Exchange {
         if !ended? {
             return Ok(BodyStep::Some);
         }
-        let trailers = decoder.trailers().map_err(|_| Reason::UpstreamBadAnswer)?;
+        let Ok(trailers) = decoder.trailers() else {
+            // The decoder is done, but whoever wrote this cannot be trusted with another request.
+            self.reusable = false;
+            return Err(Reason::UpstreamBadAnswer);
+        };
         Ok(BodyStep::End(trailers))
     }
 
