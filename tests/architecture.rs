@@ -31,7 +31,7 @@ fn layers() -> Vec<Layer> {
         let mut layer = Layer { about: String::new(), modules: Vec::new() };
         for line in block.lines().map(str::trim).filter(|line| !line.starts_with("//!")) {
             if let Some(comment) = line.strip_prefix("//") {
-                layer.about = comment.trim().trim_end_matches('.').to_owned();
+                comment.trim().trim_end_matches('.').clone_into(&mut layer.about);
             } else if let Some(module) = declared(line) {
                 layer.modules.push(module.to_owned());
             }
@@ -242,6 +242,40 @@ fn families() -> BTreeSet<String> {
 }
 
 #[test]
+fn the_readme_shows_every_port_and_every_open_path() {
+    let readme = read("README.md");
+    let quoted = |line: &str| line.split('"').nth(1).map(str::to_owned);
+    let mut missing = Vec::new();
+    let mut upstream = String::new();
+    for line in read("config/upstreams.toml").lines() {
+        if let Some(rest) = line.strip_prefix("[upstream.") {
+            upstream = rest.split(']').next().unwrap().to_owned();
+        } else if line.starts_with("endpoints") {
+            let endpoint = quoted(line).unwrap();
+            let port = endpoint.rsplit(':').next().unwrap();
+            let row = format!("| {port} | `{upstream}` |");
+            if !readme.contains(&row) {
+                missing.push(format!("{row} (config/upstreams.toml)"));
+            }
+        }
+    }
+    for file in ["config/internet.toml", "config/lan.toml"] {
+        for route in read(file).split("[[profile.").filter(|table| table.contains("\nupstream = "))
+        {
+            let path =
+                route.lines().find(|line| line.starts_with("path = ")).and_then(quoted).unwrap();
+            let named = [path.as_str(), path.trim_end_matches('/')]
+                .iter()
+                .any(|path| readme.contains(&format!("`{path}`")));
+            if !named {
+                missing.push(format!("`{path}` ({file})"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "the port tables of README.md lack:\n{}", missing.join("\n"));
+}
+
+#[test]
 fn every_decision_is_listed() {
     let architecture = read("ARCHITECTURE.md");
     let decisions: Vec<String> = files(Path::new("docs/decisions"), "md")
@@ -379,7 +413,7 @@ fn code(text: &str) -> String {
         } else if first == '"' {
             string(rest)
         } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
-            rest[1..].find("'").map_or(rest.len(), |at| at + 2)
+            rest[1..].find('\'').map_or(rest.len(), |at| at + 2)
         } else {
             out.push(first);
             rest = &rest[first.len_utf8()..];
