@@ -13,11 +13,12 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 
-# Build from the bundled sources, whatever else this machine has installed.
-ENV AWS_LC_SYS_USE_SYSTEM=0 \
-    RUSTFLAGS="-C target-feature=+crt-static"
-RUN cargo build --release --locked --no-default-features --features jemalloc \
- && strip -o /app-gateway target/release/app-gateway
+# AWS_LC_SYS_USE_SYSTEM=0: from the bundled sources, whatever else this machine has installed.
+# --target, even though it is the host's: the flag must not reach procedural macros, which cannot be static.
+RUN target="$(rustc --print host-tuple)" \
+ && AWS_LC_SYS_USE_SYSTEM=0 RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --release --locked --target "$target" --no-default-features --features jemalloc \
+ && strip -o /app-gateway "target/$target/release/app-gateway"
 
 # Static, or it would not start in an empty image; and able to say so.
 RUN ! readelf --program-headers /app-gateway | grep -q INTERP \
