@@ -68,7 +68,7 @@ pub async fn relay<A: Io, B: Io>(local: &Rc<Local>, a: Side<A>, b: Side<B>, idle
     drop((a_early, b_early));
     let alarm = local.clock.alarm();
     alarm.set(idle);
-    let mut watch = Watch { alarm, idle, moved: local.clock.now(), first: None };
+    let mut watch = Watch { alarm, idle, moved: local.clock.now(), first: None, closing: None };
     let end = poll_fn(|cx| {
         let before = ab.bytes + ba.bytes;
         match ab.poll(cx, local, &mut a, &mut b) {
@@ -89,9 +89,6 @@ pub async fn relay<A: Io, B: Io>(local: &Rc<Local>, a: Side<A>, b: Side<B>, idle
         if before != ab.bytes + ba.bytes {
             watch.moved = local.clock.now();
         }
-        if local.phase() == Phase::Cutting {
-            return Poll::Ready(End::Draining);
-        }
         watch.poll(cx, local)
     })
     .await;
@@ -104,15 +101,35 @@ struct Watch {
     idle: Duration,
     moved: Instant,
     first: Option<End>,
+    /// When to close while draining, once that has begun.
+    closing: Option<Option<Instant>>,
 }
 
 impl Watch {
-    fn poll(&self, cx: &Context<'_>, local: &Local) -> Poll<End> {
+    fn poll(&mut self, cx: &Context<'_>, local: &Local) -> Poll<End> {
+        let now = local.clock.now();
+        if local.phase() == Phase::Cutting {
+            return Poll::Ready(End::Draining);
+        }
+        if local.phase() == Phase::Draining && self.closing.is_none() {
+            let at = local.closing_time().map(|after| now + after);
+            self.closing = Some(at);
+            if let Some(at) = at {
+                self.alarm.set_at(at);
+            }
+        }
         if self.alarm.poll(cx).is_pending() {
             return Poll::Pending;
         }
+        if let Some(Some(at)) = self.closing {
+            if at <= now {
+                return Poll::Ready(End::Draining);
+            }
+            self.alarm.set_at(at);
+            return Poll::Pending;
+        }
         let due = self.moved + self.idle;
-        if due > local.clock.now() {
+        if due > now {
             self.alarm.set_at(due + super::clock::TICK);
             return Poll::Pending;
         }
@@ -262,6 +279,38 @@ mod tests {
     }
 
     #[test]
+    fn tunnels_close_one_after_another_while_draining() {
+        run(async {
+            let local = Local::new();
+            tokio::task::spawn_local(local.clock.clone().run());
+            let start = Instant::now();
+            let relays: Vec<_> = (0..40)
+                .map(|_| {
+                    let local = Rc::clone(&local);
+                    tokio::task::spawn_local(async move {
+                        let (_client, a) = tokio::io::duplex(64);
+                        let (b, _server) = tokio::io::duplex(64);
+                        let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600)).await;
+                        (summary.end, start.elapsed())
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            local.enter(Phase::Draining, Duration::from_secs(20));
+            let mut ends = Vec::new();
+            for relay in relays {
+                let (end, after) = relay.await.unwrap();
+                assert_eq!(end, End::Draining);
+                ends.push(after.as_secs());
+            }
+            ends.sort_unstable();
+            assert!(ends[39] <= 21, "{ends:?}");
+            ends.dedup();
+            assert!(ends.len() > 5, "{ends:?}");
+        });
+    }
+
+    #[test]
     fn ends_when_the_worker_cuts() {
         run(async {
             let local = Local::new();
@@ -269,7 +318,7 @@ mod tests {
             let (b, _server) = tokio::io::duplex(64);
             tokio::task::spawn_local({
                 let local = Rc::clone(&local);
-                async move { local.enter(Phase::Cutting) }
+                async move { local.enter(Phase::Cutting, Duration::ZERO) }
             });
             let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10)).await;
             assert_eq!(summary.end, End::Draining);

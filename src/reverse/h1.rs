@@ -30,13 +30,16 @@ use super::acquire::{Acquired, acquire};
 use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
-use super::transfer::{Client, NoAnswer, Upload, await_head, is_switch, may_repeat};
+use super::transfer::{Client, NoAnswer, Upload, await_head, is_switch, may_repeat, push};
 use super::{Facts, Service, Worker, tunnel};
 
 /// Bytes read ahead while an answer is awaited: pipelined requests, early WebSocket frames.
 const READ_AHEAD: usize = 64 * 1024;
 /// Chunks smaller than this are copied so that they leave together with what follows.
 const SMALL: usize = 4 * 1024;
+
+/// Reads per poll before others get their turn.
+const TURNS: usize = 16;
 
 /// A client's connection.
 struct Conn<T> {
@@ -204,7 +207,7 @@ impl<T: Io> Conn<T> {
             if Pin::new(&mut self.io).poll_shutdown(cx).is_pending() {
                 return self.alarm.poll(cx);
             }
-            for _ in 0..16 {
+            for _ in 0..TURNS {
                 self.input.clear();
                 match self.poll_fill(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
@@ -240,7 +243,13 @@ impl<T: Io> Client for Sender<'_, T> {
     fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
         let (conn, upload) = (&mut *self.conn, &mut self.upload);
         let local = Rc::clone(&conn.local);
+        let mut turns = TURNS;
         while !upload.is_done() && !upload.held && exchange.takes_more() {
+            if turns == 0 {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
+            turns -= 1;
             if !conn.input.is_empty() {
                 let mut at = 0;
                 let result = feed(upload, cx, (&local, exchange), &conn.input, &mut at);
@@ -586,12 +595,9 @@ impl Download {
         exchange: &mut Exchange,
         alarm: &Alarm,
     ) -> Poll<Result<(), Reason>> {
-        if !sender.upload.is_done()
-            && let Err(reason) = sender.poll_upload(cx, exchange)
-        {
+        if let Err(reason) = push(sender, cx, exchange) {
             return Poll::Ready(Err(reason));
         }
-        let _ = exchange.poll_flush(cx);
         let before = self.bytes;
         let blocked = match self.advance(cx, sender.conn, exchange) {
             Poll::Ready(Ok(Flow::Done)) => return Poll::Ready(Ok(())),
@@ -641,7 +647,7 @@ impl Download {
 
     /// Moves what can be moved. Pending: the client does not take it.
     fn advance<T: Io>(&mut self, cx: &mut Context<'_>, conn: &mut Conn<T>, exchange: &mut Exchange) -> Poll<Result<Flow, Reason>> {
-        for _ in 0..16 {
+        for _ in 0..TURNS {
             let mut waiting = false;
             if !self.ended && (conn.out.is_empty() || self.staged) {
                 self.staged = false;

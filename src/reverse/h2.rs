@@ -35,7 +35,7 @@ use super::accept::Admitted;
 use super::acquire::acquire;
 use super::record::Record;
 use super::reply::Reply;
-use super::transfer::{Client, NoAnswer, Upload, await_head, is_switch, may_repeat};
+use super::transfer::{Client, NoAnswer, Upload, await_head, is_switch, may_repeat, push};
 use super::{Facts, Service, Worker, tunnel};
 
 /// Receive window of a connection: enough to keep a fast uploader busy, shared by its streams.
@@ -556,11 +556,8 @@ impl Relay {
     /// Moves what can be moved; pending when only others can go on.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let Some(exchange) = &mut self.exchange else { return Poll::Ready(Err(Reason::Internal)) };
-        if !self.sender.upload.is_done() {
-            self.sender.poll_upload(cx, exchange)?;
-            self.record.request_bytes = self.sender.upload.bytes;
-        }
-        let _ = exchange.poll_flush(cx);
+        push(&mut self.sender, cx, exchange)?;
+        self.record.request_bytes = self.sender.upload.bytes;
         let queue = &mut self.ready;
         let mut sink = |_: &mut Context<'_>, data: &[u8]| queue.push_back(Bytes::copy_from_slice(data));
         match exchange.poll_body(cx, &self.worker.local, &mut sink) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::generation::{Route, Site};
+use crate::net::Phase;
 use crate::message::{Known, Reason, RequestHead, Version, query};
 use crate::telemetry::access_log::{millis, number, text};
 use crate::upstream::{Endpoint, Upstream};
@@ -227,6 +228,9 @@ impl Drop for Record {
         if self.status == 0 && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
             self.status = Reason::ClientGone.code();
+        }
+        if self.reason.is_none() && self.tunnel.is_none() && self.worker.local.phase() == Phase::Cutting {
+            self.reason = Some(Reason::Draining);
         }
         self.count();
         self.worker.lines.add(|out| self.write(out));

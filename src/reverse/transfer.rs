@@ -70,6 +70,23 @@ impl Upload {
     }
 }
 
+/// Moves what can be moved of the request, from the client and to the upstream, until one of them
+/// has to be waited for.
+///
+/// # Errors
+///
+/// What is wrong with the body or its sender.
+pub(super) fn push<C: Client>(client: &mut C, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
+    loop {
+        client.poll_upload(cx, exchange)?;
+        // If more would be taken, it is the client that has none.
+        let starved = exchange.takes_more() || client.upload().is_done() || client.upload().held;
+        if exchange.poll_flush(cx).is_pending() || starved || !exchange.takes_more() {
+            return Ok(());
+        }
+    }
+}
+
 /// Where request bodies come from and interim answers go to.
 pub(super) trait Client {
     /// Moves as much of the request body as can be moved now.
@@ -112,10 +129,9 @@ pub(super) async fn await_head<C: Client>(
     let mut go_on = client.upload().held.then(|| local.clock.now() + super::CONTINUE);
     poll_fn(|cx| {
         let before = client.upload().bytes;
-        if let Err(reason) = client.poll_upload(cx, exchange) {
+        if let Err(reason) = push(client, cx, exchange) {
             return Poll::Ready(Err(NoAnswer::Client(reason)));
         }
-        let _ = exchange.poll_flush(cx);
         loop {
             match exchange.poll_head(cx, local) {
                 Poll::Ready(Ok(Received::Interim(head))) => {

@@ -37,7 +37,7 @@ pub struct Gateway {
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<(Phase, Duration)>,
     ended: mpsc::UnboundedReceiver<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -62,7 +62,7 @@ impl Gateway {
     pub fn start(generation: Generation, metrics: Arc<Metrics>, bound: Bound) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
-        let (phase, _) = watch::channel(Phase::Serving);
+        let (phase, _) = watch::channel((Phase::Serving, Duration::ZERO));
         let (ending, ended) = mpsc::unbounded_channel();
         let sites = worker::shared(&generation);
         let mut workers = Vec::new();
@@ -125,7 +125,8 @@ impl Gateway {
             Some(limit) => tracing::info!("draining: no new connections, {limit:?} for what is open; a second signal cuts it"),
             None => tracing::info!("draining without a time limit; TERM cuts what is open"),
         }
-        self.phase.send_replace(Phase::Draining);
+        // WebSockets close in the first half, so that what their clients do next has the second.
+        self.phase.send_replace((Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2)));
         let drained = tokio::select! {
             () = emptied(&mut self.ended, self.workers.len()) => true,
             () = signals.second() => false,
@@ -136,7 +137,7 @@ impl Gateway {
             return Ok(End::Drained);
         }
         tracing::warn!("cutting the connections that are still open");
-        self.phase.send_replace(Phase::Cutting);
+        self.phase.send_replace((Phase::Cutting, Duration::ZERO));
         let last = emptied(&mut self.ended, self.workers.len());
         let _ = tokio::time::timeout(LAST_WORDS, last).await;
         Ok(End::Cut)

@@ -56,6 +56,8 @@ pub struct Exchange {
     stream: Stream,
     reused: bool,
     out: Outgoing,
+    /// The head is staged and may leave together with the first of the body.
+    staged: bool,
     sending: Framing,
     sent: bool,
     broken: bool,
@@ -85,6 +87,7 @@ impl Exchange {
             stream,
             reused,
             out,
+            staged: true,
             sent: sending == Framing::None,
             sending,
             broken: false,
@@ -113,7 +116,7 @@ impl Exchange {
     /// Whether more of the request body may be handed over now.
     #[must_use]
     pub fn takes_more(&self) -> bool {
-        !self.sent && !self.broken && self.out.is_empty()
+        !self.sent && !self.broken && (self.staged || self.out.is_empty())
     }
 
     /// Whether bytes of the request are waiting for the upstream to take them.
@@ -127,6 +130,7 @@ impl Exchange {
         if self.broken || data.is_empty() {
             return;
         }
+        self.staged = false;
         let written = if self.sending == Framing::Chunked {
             let mut size = [0; 18];
             let size = chunk_size(&mut size, data.len());
@@ -149,6 +153,7 @@ impl Exchange {
 
     /// Sends what is staged.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.staged = false;
         if !self.broken {
             self.broken = ready!(self.out.poll_flush(cx, &mut self.stream)).is_err();
         }
