@@ -79,8 +79,9 @@ impl Local {
     pub fn closing_time(&self) -> Option<Duration> {
         let spread = self.spread.get();
         // A new hasher is differently keyed each time, which is all the chance that is needed.
-        let chance = RandomState::new().build_hasher().finish() % 1000;
-        (!spread.is_zero()).then(|| spread.mul_f64(chance as f64 / 1000.0))
+        let chance = RandomState::new().build_hasher().finish();
+        let share = u32::from(u16::try_from(chance & 0xffff).unwrap_or_default());
+        (!spread.is_zero()).then(|| spread * share / 0x1_0000)
     }
 
     /// Runs a task that a drain waits for.

@@ -62,13 +62,19 @@ pub struct Side<T> {
 /// # Cancellation
 ///
 /// Dropping the future closes both streams.
-pub async fn relay<A: Io, B: Io>(local: &Rc<Local>, a: Side<A>, b: Side<B>, idle: Duration) -> Summary {
+pub async fn relay<A: Io, B: Io>(
+    local: &Rc<Local>,
+    a: Side<A>,
+    b: Side<B>,
+    idle: Duration,
+) -> Summary {
     let (Side { io: mut a, early: a_early }, Side { io: mut b, early: b_early }) = (a, b);
     let (mut ab, mut ba) = (Direction::new(&a_early), Direction::new(&b_early));
     drop((a_early, b_early));
     let alarm = local.clock.alarm();
     alarm.set(idle);
-    let mut watch = Watch { alarm, idle, moved: local.clock.now(), first: None, closing: None };
+    let mut watch =
+        Watch { alarm, idle, moved: local.clock.now(), first: None, closing: Closing::No };
     let end = poll_fn(|cx| {
         let before = ab.bytes + ba.bytes;
         match ab.poll(cx, local, &mut a, &mut b) {
@@ -101,8 +107,18 @@ struct Watch {
     idle: Duration,
     moved: Instant,
     first: Option<End>,
-    /// When to close while draining, once that has begun.
-    closing: Option<Option<Instant>>,
+
+    closing: Closing,
+}
+
+/// What draining means for this relay.
+enum Closing {
+    /// It has not begun.
+    No,
+    /// It is left alone.
+    LeftAlone,
+    /// It closes then.
+    At(Instant),
 }
 
 impl Watch {
@@ -111,17 +127,19 @@ impl Watch {
         if local.phase() == Phase::Cutting {
             return Poll::Ready(End::Draining);
         }
-        if local.phase() == Phase::Draining && self.closing.is_none() {
-            let at = local.closing_time().map(|after| now + after);
-            self.closing = Some(at);
-            if let Some(at) = at {
-                self.alarm.set_at(at);
-            }
+        if local.phase() == Phase::Draining && matches!(self.closing, Closing::No) {
+            self.closing = match local.closing_time() {
+                None => Closing::LeftAlone,
+                Some(after) => {
+                    self.alarm.set_at(now + after);
+                    Closing::At(now + after)
+                }
+            };
         }
         if self.alarm.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if let Some(Some(at)) = self.closing {
+        if let Closing::At(at) = self.closing {
             if at <= now {
                 return Poll::Ready(End::Draining);
             }
@@ -240,7 +258,9 @@ mod tests {
             let (b, mut server) = tokio::io::duplex(7);
             let relaying = tokio::task::spawn_local({
                 let local = Rc::clone(&local);
-                async move { relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60)).await }
+                async move {
+                    relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60)).await
+                }
             });
             let answering = tokio::task::spawn_local(async move {
                 let mut all = String::new();
@@ -290,7 +310,9 @@ mod tests {
                     tokio::task::spawn_local(async move {
                         let (_client, a) = tokio::io::duplex(64);
                         let (b, _server) = tokio::io::duplex(64);
-                        let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600)).await;
+                        let summary =
+                            relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600))
+                                .await;
                         (summary.end, start.elapsed())
                     })
                 })

@@ -59,7 +59,11 @@ impl Gateway {
     /// # Errors
     ///
     /// [`StartError`] if a thread or the access log cannot be started.
-    pub fn start(generation: Generation, metrics: Arc<Metrics>, bound: Bound) -> Result<Self, StartError> {
+    pub fn start(
+        generation: Generation,
+        metrics: Arc<Metrics>,
+        bound: Bound,
+    ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
         let (phase, _) = watch::channel((Phase::Serving, Duration::ZERO));
@@ -81,7 +85,16 @@ impl Gateway {
         metrics.generation.set(1);
         health.serving.store(true, Ordering::Relaxed);
         let generation = Arc::new(generation);
-        Ok(Self { generation, metrics, health, access_log, admin: bound.admin, phase, ended, workers })
+        Ok(Self {
+            generation,
+            metrics,
+            health,
+            access_log,
+            admin: bound.admin,
+            phase,
+            ended,
+            workers,
+        })
     }
 
     /// Serves until told to end by a signal.
@@ -121,9 +134,12 @@ impl Gateway {
             limit = signals.first(self.generation.config.gateway.drain_timeout) => limit,
         };
         self.health.draining.store(true, Ordering::Relaxed);
-        match limit {
-            Some(limit) => tracing::info!("draining: no new connections, {limit:?} for what is open; a second signal cuts it"),
-            None => tracing::info!("draining without a time limit; TERM cuts what is open"),
+        if let Some(limit) = limit {
+            tracing::info!(
+                "draining: no new connections, {limit:?} for what is open; a second signal cuts it"
+            );
+        } else {
+            tracing::info!("draining without a time limit; TERM cuts what is open");
         }
         // WebSockets close in the first half, so that what their clients do next has the second.
         self.phase.send_replace((Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2)));
@@ -164,7 +180,12 @@ async fn refresh_names(generation: Arc<Generation>) {
         tokio::time::sleep(resolve::REFRESH).await;
         let generation = Arc::clone(&generation);
         let looked_up = tokio::task::spawn_blocking(move || {
-            for endpoint in generation.upstreams.iter().flat_map(|u| &u.endpoints).filter(|e| resolve::is_name(e)) {
+            for endpoint in generation
+                .upstreams
+                .iter()
+                .flat_map(|u| &u.endpoints)
+                .filter(|e| resolve::is_name(e))
+            {
                 if let Err(error) = resolve::refresh(endpoint) {
                     tracing::warn!("{error}; the addresses it had are kept");
                 }

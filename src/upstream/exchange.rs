@@ -52,6 +52,7 @@ pub struct Failure {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
 pub struct Exchange {
     stream: Stream,
     reused: bool,
@@ -77,7 +78,13 @@ impl Exchange {
     ///
     /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes nobody asked for: an
     /// answer that comes before its request would be taken for that of another.
-    pub fn begin(mut stream: Stream, reused: bool, head: Vec<u8>, sending: Framing, head_request: bool) -> Result<Self, Failure> {
+    pub fn begin(
+        mut stream: Stream,
+        reused: bool,
+        head: Vec<u8>,
+        sending: Framing,
+        head_request: bool,
+    ) -> Result<Self, Failure> {
         if !reused && !is_quiet(&mut stream) {
             return Err(Failure { reason: Reason::UpstreamBadAnswer, silent: false });
         }
@@ -165,14 +172,18 @@ impl Exchange {
     /// # Errors
     ///
     /// [`Failure`] if the upstream closes, sends what is not HTTP/1.1, or floods.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<Result<Received, Failure>> {
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+    ) -> Poll<Result<Received, Failure>> {
         loop {
             match self.scanner.scan(&self.input) {
                 Scan::Ends(end) if end > MOST_HEAD => return self.fail(Reason::UpstreamBadAnswer),
                 Scan::Ends(end) => {
                     let head = self.input.split_to(end).freeze();
                     self.scanner = HeadScanner::default();
-                    return Poll::Ready(self.received(head));
+                    return Poll::Ready(self.received(&head));
                 }
                 Scan::BareLf => return self.fail(Reason::UpstreamBadAnswer),
                 Scan::Partial => {}
@@ -189,12 +200,16 @@ impl Exchange {
         }
     }
 
-    fn received(&mut self, head: Bytes) -> Result<Received, Failure> {
+    fn received(&mut self, head: &Bytes) -> Result<Received, Failure> {
         let bad = Failure { reason: Reason::UpstreamBadAnswer, silent: false };
         let head = ResponseHead::parse(head, self.head_request).map_err(|_| bad)?;
         if head.status < 200 && head.status != 101 {
             self.interim += 1;
-            return if self.interim > MOST_INTERIM { Err(bad) } else { Ok(Received::Interim(head)) };
+            return if self.interim > MOST_INTERIM {
+                Err(bad)
+            } else {
+                Ok(Received::Interim(head))
+            };
         }
         self.reusable = head.keep_alive && head.framing != Framing::Close;
         self.decoder = Some(BodyDecoder::new(head.framing));
@@ -212,9 +227,13 @@ impl Exchange {
         local: &Local,
         sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
     ) -> Poll<Result<BodyStep, Reason>> {
-        let Some(mut decoder) = self.decoder.take() else { return Poll::Ready(Err(Reason::Internal)) };
+        let Some(mut decoder) = self.decoder.take() else {
+            return Poll::Ready(Err(Reason::Internal));
+        };
         let result = self.step(cx, local, &mut decoder, sink);
         self.decoder = Some(decoder);
+        // Even where the body has ended, as it has when only its trailers are malformed.
+        self.reusable &= !matches!(result, Poll::Ready(Err(_)));
         result
     }
 
@@ -232,7 +251,7 @@ impl Exchange {
             if self.input.is_empty() {
                 self.input = BytesMut::new();
             }
-            return Poll::Ready(self.stepped(decoder, ended));
+            return Poll::Ready(Self::stepped(decoder, ended));
         }
         let stream = &mut self.stream;
         let (ended, surplus) = ready!(local.with_scratch(|scratch| {
@@ -250,18 +269,14 @@ impl Exchange {
             }
         }));
         self.reusable &= !surplus;
-        Poll::Ready(self.stepped(decoder, ended))
+        Poll::Ready(Self::stepped(decoder, ended))
     }
 
-    fn stepped(&mut self, decoder: &mut BodyDecoder, ended: Result<bool, Reason>) -> Result<BodyStep, Reason> {
+    fn stepped(decoder: &mut BodyDecoder, ended: Result<bool, Reason>) -> Result<BodyStep, Reason> {
         if !ended? {
             return Ok(BodyStep::Some);
         }
-        let Ok(trailers) = decoder.trailers() else {
-            // The decoder is done, but whoever wrote this cannot be trusted with another request.
-            self.reusable = false;
-            return Err(Reason::UpstreamBadAnswer);
-        };
+        let trailers = decoder.trailers().map_err(|_| Reason::UpstreamBadAnswer)?;
         Ok(BodyStep::End(trailers))
     }
 

@@ -18,6 +18,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 
 /// What became of a stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -113,6 +114,22 @@ impl Frames {
                 return Outcome::Answer(status, body);
             }
         }
+    }
+
+    /// Waits for the next head on a stream; its status.
+    pub(crate) fn status(&mut self, stream: u32) -> u16 {
+        loop {
+            match self.next() {
+                (HEADERS, _, on, payload) if on == stream => return status_of(&payload),
+                (RST_STREAM, _, on, payload) if on == stream => panic!("reset: {}", code(&payload)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Makes room for more of an answer.
+    pub(crate) fn make_room(&mut self, stream: u32, bytes: u32) {
+        self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
     }
 
     /// The next frame; acknowledges settings and pings.

@@ -25,6 +25,7 @@ mod ambiguous_h2;
 mod exact;
 mod hostile;
 mod hostile_kept;
+mod http2;
 mod limits;
 mod log;
 mod order;
