@@ -178,8 +178,7 @@ fn what_is_sound_arrives_as_http_1() {
     client.trailers(stream, &[("x-sum", "1"), ("content-length", "9"), ("host", "b"), ("authorization", "b")]);
     let message = upstream.message(false);
     assert!(message.golden().ends_with("X-Request-Id: ID\nTransfer-Encoding: chunked\n\n"));
-    // Request trailers of HTTP/2 are not passed on, by design; harmful ones least of all.
-    assert_eq!((text(&message.body), message.trailers.as_str()), ("0\n\nend".to_owned(), "\n"));
+    assert_eq!((text(&message.body), message.trailers.as_str()), ("0\n\nend".to_owned(), "x-sum: 1\n\n"));
     upstream.send("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(client.outcome(stream), Outcome::Answer(204, Vec::new()));
     world.ends_with(&["request GET 200", "request POST 204"]);

@@ -116,17 +116,6 @@ impl Frames {
         }
     }
 
-    /// Waits for the next head on a stream; its status.
-    pub(crate) fn status(&mut self, stream: u32) -> u16 {
-        loop {
-            match self.next() {
-                (HEADERS, _, on, payload) if on == stream => return status_of(&payload),
-                (RST_STREAM, _, on, payload) if on == stream => panic!("reset: {}", code(&payload)),
-                _ => {}
-            }
-        }
-    }
-
     /// Makes room for more of an answer.
     pub(crate) fn make_room(&mut self, stream: u32, bytes: u32) {
         self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
