@@ -68,9 +68,14 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
             service: Rc::clone(service),
             site: service.site.load_full(),
             facts: Rc::clone(&facts),
-            stall: streams.current.borrow().clone().unwrap_or_default(),
+            stall: Rc::default(),
         };
-        async move { Ok::<_, Infallible>(stream.answer(request).await) }
+        let streams = Rc::clone(&streams);
+        async move {
+            // Only here is it the stream's own task that runs.
+            let stall = streams.current.borrow().clone().unwrap_or_default();
+            Ok::<_, Infallible>(H2Request { stall, ..stream }.answer(request).await)
+        }
     });
     let mut builder = http2::Builder::new(Spawner(Rc::clone(&streams)));
     builder
