@@ -66,6 +66,8 @@ impl Known {
             12 if is("x-request-id") => Self::RequestId,
             12 if like(name, b"x-request-id") => Self::ForwardedOther,
             14 if is("content-length") => Self::ContentLength,
+            // Ours to say: an upstream's would pass for a refusal of the gateway's.
+            14 if is("gateway-reason") => Self::ForwardedOther,
             14 if like(name, b"x-original-uri") => Self::ForwardedOther,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
             16 if is("x-forwarded-host") => Self::ForwardedHost,

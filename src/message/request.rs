@@ -242,6 +242,8 @@ fn agreed_host(
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
             return Err(Reason::BadHost);
         }
+        // RFC 9112 section 3.2: the field is required even where the target says it all.
+        (Some(_), None) if version == Version::Http11 => return Err(Reason::BadHost),
         (Some(authority), _) => authority,
         (None, Some(host)) => fields.bytes().slice_ref(host),
         (None, None) if version == Version::Http10 => return Ok(Bytes::new()),

@@ -179,6 +179,7 @@ impl Exchange {
     ) -> Poll<Result<Received, Failure>> {
         loop {
             match self.scanner.scan(&self.input) {
+                Scan::Ends(end) if end > MOST_HEAD => return self.fail(Reason::UpstreamBadAnswer),
                 Scan::Ends(end) => {
                     let head = self.input.split_to(end).freeze();
                     self.scanner = HeadScanner::default();
@@ -231,6 +232,8 @@ impl Exchange {
         };
         let result = self.step(cx, local, &mut decoder, sink);
         self.decoder = Some(decoder);
+        // Even where the body has ended, as it has when only its trailers are malformed.
+        self.reusable &= !matches!(result, Poll::Ready(Err(_)));
         result
     }
 

@@ -72,7 +72,7 @@ impl Download {
         if let Err(reason) = push(sender, cx, exchange) {
             return Poll::Ready(Err(reason));
         }
-        let before = self.bytes;
+        let before = self.taken(sender.conn);
         let blocked = match self.advance(cx, sender.conn, exchange) {
             Poll::Ready(Ok(Flow::Done)) => return Poll::Ready(Ok(())),
             Poll::Ready(Ok(Flow::Again)) => {
@@ -87,18 +87,25 @@ impl Download {
             return Poll::Ready(Err(Reason::ClientGone));
         }
         let now = sender.conn.local.clock.now();
-        if !self.pace.moved(now, self.bytes - before) {
+        let moved = self.taken(sender.conn).saturating_sub(before);
+        // A look at the clock is no progress: a client that takes nothing is waited for as before.
+        if (!blocked || moved > 0) && !self.pace.moved(now, moved) {
             return Poll::Ready(Err(Reason::ClientTooSlow));
         }
         if blocked {
             self.pace.wait(now);
             self.silent_since = None;
-        } else if self.bytes != before {
+        } else if moved > 0 {
             self.silent_since = Some(now);
         } else {
             self.silent_since.get_or_insert(now);
         }
         self.look_at_clock(cx, &sender.upload, alarm, now)
+    }
+
+    /// Bytes of the body that have left.
+    fn taken<T>(&self, conn: &Conn<T>) -> u64 {
+        self.bytes.saturating_sub(conn.out.len() as u64)
     }
 
     fn look_at_clock(

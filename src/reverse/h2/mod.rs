@@ -68,9 +68,14 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
             service: Rc::clone(service),
             site: service.site.load_full(),
             facts: Rc::clone(&facts),
-            stall: streams.current.borrow().clone().unwrap_or_default(),
+            stall: Rc::default(),
         };
-        async move { Ok::<_, Infallible>(stream.answer(request).await) }
+        let streams = Rc::clone(&streams);
+        async move {
+            // Only here is it the stream's own task that runs.
+            let stall = streams.current.borrow().clone().unwrap_or_default();
+            Ok::<_, Infallible>(H2Request { stall, ..stream }.answer(request).await)
+        }
     });
     let mut builder = http2::Builder::new(Spawner(Rc::clone(&streams)));
     builder
@@ -361,7 +366,13 @@ struct Answered {
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
     record.reason = Some(reason);
     let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
-    own(record, reply)
+    let response = own(record, reply);
+    if reason == Reason::ClientGone {
+        // Nobody gets this answer, and the log does not say that somebody did.
+        record.status = reason.code();
+        record.response_bytes = 0;
+    }
+    response
 }
 
 fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {

@@ -1,0 +1,202 @@
+//! Whoever gives up is felt on the other side at once.
+
+use std::time::{Duration, Instant};
+
+use crate::frames::{END_STREAM, Frames, Outcome};
+use crate::wire::{End, Wire, find};
+use crate::world::World;
+
+/// "At once": the machine may be busy, but no timer of the gateway's is this short.
+const AT_ONCE: Duration = Duration::from_millis(900);
+
+const POLL: &str = "GET /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// The upstream notices that the gateway has given up.
+fn feels(upstream: &mut Wire, since: Instant) {
+    upstream.end();
+    let felt = since.elapsed();
+    assert!(felt < AT_ONCE, "after {felt:?}");
+}
+
+#[test]
+fn a_poll_whose_client_leaves() {
+    let world = World::plain();
+    for how in [Wire::reset as fn(Wire), Wire::cut, drop, |mut wire: Wire| wire.finish()] {
+        let client = world.sent(POLL);
+        let mut upstream = world.accept();
+        upstream.message(true);
+        upstream.is_silent();
+        let since = Instant::now();
+        how(client);
+        feels(&mut upstream, since);
+    }
+    world.ends_with(&["request GET 499 client_gone"; 4]);
+}
+
+#[test]
+fn a_poll_that_is_cancelled_over_http_2() {
+    let world = World::plain();
+    let mut client = Frames::client(&world);
+    let other = client.get("/other");
+    let mut others = world.accept();
+    others.message(true);
+    let poll = client.get("/poll");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    let since = Instant::now();
+    client.cancel(poll);
+    feels(&mut upstream, since);
+    // The connection and its other streams are none the worse for it.
+    others.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(client.outcome(other), Outcome::Answer(200, b"ok".to_vec()));
+    world.ends_with(&["request GET 200", "request GET 499 client_gone"]);
+}
+
+#[test]
+fn polls_whose_http_2_connection_breaks() {
+    let world = World::plain();
+    for how in [Wire::reset as fn(Wire), drop] {
+        let mut client = Frames::client(&world);
+        client.get("/one");
+        let mut one = world.accept();
+        one.message(true);
+        client.get("/two");
+        let mut two = world.accept();
+        two.message(true);
+        let since = Instant::now();
+        how(client.wire);
+        feels(&mut one, since);
+        feels(&mut two, since);
+    }
+    world.ends_with(&["request GET 499 client_gone"; 4]);
+}
+
+#[test]
+fn an_upload_that_breaks_off_stays_unfinished() {
+    let world = World::plain();
+    for how in [Wire::reset as fn(Wire), Wire::cut, drop] {
+        for framing in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+            let mut client = world.sent(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+            client.send("4\r\nabcd\r\n".get(..5).unwrap());
+            let mut upstream = world.accept();
+            upstream.head();
+            upstream.until("some of the body", |input| find(input, b"a"));
+            let since = Instant::now();
+            how(client);
+            feels(&mut upstream, since);
+            assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None, "{framing}");
+            assert!(upstream.input.len() < 9, "{framing}");
+        }
+    }
+    world.ends_with(&["request POST 499 client_gone"; 6]);
+}
+
+#[test]
+fn an_upload_cancelled_over_http_2_stays_unfinished() {
+    let world = World::plain();
+    for length in [&[][..], &[("content-length", "9")]] {
+        let mut client = Frames::client(&world);
+        let stream = client.post(length);
+        client.data(stream, b"abc", 0);
+        let mut upstream = world.accept();
+        upstream.head();
+        upstream.until("some of the body", |input| find(input, b"abc"));
+        let since = Instant::now();
+        client.cancel(stream);
+        feels(&mut upstream, since);
+        assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None);
+    }
+    world.ends_with(&["request POST 499 client_gone"; 2]);
+}
+
+#[test]
+fn a_download_whose_client_leaves() {
+    let world = World::plain();
+    for body in ["Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "Content-Length: 9\r\n\r\nabc", "\r\nabc"] {
+        let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut upstream = world.accept();
+        upstream.message(true);
+        upstream.send(format!("HTTP/1.1 200 OK\r\n{body}"));
+        client.until("start of the body", |input| find(input, b"abc"));
+        let since = Instant::now();
+        client.reset();
+        feels(&mut upstream, since);
+    }
+    let mut client = Frames::client(&world);
+    let stream = client.get("/");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    client.wire.until("start of the body", |input| find(input, b"abc"));
+    let since = Instant::now();
+    client.cancel(stream);
+    feels(&mut upstream, since);
+    world.ends_with(&["request GET 200 client_gone"; 4]);
+}
+
+#[test]
+fn an_upstream_that_leaves_is_felt_by_the_client() {
+    let world = World::plain();
+    let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    client.until("start of the body", |input| find(input, b"abc"));
+    let since = Instant::now();
+    upstream.reset();
+    assert_eq!(client.end(), End::Cut);
+    assert!(since.elapsed() < AT_ONCE);
+
+    let mut client = Frames::client(&world);
+    let stream = client.get("/");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+    let since = Instant::now();
+    upstream.reset();
+    assert!(matches!(client.outcome(stream), Outcome::Reset(_)));
+    assert!(since.elapsed() < AT_ONCE);
+    world.ends_with(&["request GET 200 upstream_cut"; 2]);
+}
+
+#[test]
+fn an_upstream_that_leaves_during_an_upload() {
+    let world = World::plain();
+    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc");
+    let mut upstream = world.accept();
+    upstream.head();
+    upstream.take(3);
+    upstream.reset();
+    client.refused(502, "upstream_closed");
+    assert_eq!(client.end(), End::Clean);
+
+    let mut client = Frames::client(&world);
+    let stream = client.post(&[]);
+    client.data(stream, b"abc", 0);
+    let mut upstream = world.accept();
+    upstream.head();
+    upstream.reset();
+    assert!(matches!(client.outcome(stream), Outcome::Answer(502, _)));
+    // Too late, and harmless.
+    client.data(stream, b"more", END_STREAM);
+    let next = client.get("/next");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(client.outcome(next), Outcome::Answer(204, Vec::new()));
+    world.ends_with(&["request POST 502 upstream_closed", "request POST 502 upstream_closed", "request GET 204"]);
+}
+
+#[test]
+fn a_client_that_leaves_while_the_upstream_is_dialled() {
+    // Nobody accepts, so the TLS handshake with the upstream does not get on.
+    let world = World::with(crate::world::Setup { tls: true, ..Default::default() });
+    let client = world.sent(POLL);
+    let mut world = world;
+    world.wait("the gateway to dial", |world| world.was_dialled());
+    let address = client.local();
+    client.reset();
+    let lines = world.lines_of(address, 1);
+    assert_eq!(lines[0]["reason"], "client_gone");
+    world.ends_with(&["request GET 499 client_gone"]);
+}

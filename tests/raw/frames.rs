@@ -1,0 +1,206 @@
+//! HTTP/2 by hand: frames no library would send.
+//!
+//! Field lists go out as literals (RFC 7541 section 6.2.2), so what a test writes is what is sent.
+//! Of an answer only the status is read, from the static table where most have their place; what
+//! else it says is in the access log.
+
+use crate::wire::Wire;
+use crate::world::World;
+
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+/// Both.
+pub(crate) const END: u8 = END_STREAM | END_HEADERS;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+/// What became of a stream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// An answer, with its body; complete.
+    Answer(u16, Vec<u8>),
+    /// It was reset with this code.
+    Reset(u32),
+    /// The connection was given up with this code.
+    GoAway(u32),
+}
+
+/// An HTTP/2 client connection.
+pub(crate) struct Frames {
+    pub(crate) wire: Wire,
+    /// The stream opened last.
+    stream: u32,
+}
+
+impl Frames {
+    /// Connects and says hello.
+    pub(crate) fn client(world: &World) -> Self {
+        let mut wire = World::over(world.tcp(), b"h2");
+        wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let mut frames = Self { wire, stream: 0 };
+        // SETTINGS_HEADER_TABLE_SIZE 0: whoever answers cannot refer to earlier answers.
+        frames.frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]);
+        frames
+    }
+
+    /// Sends a frame.
+    pub(crate) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        self.wire.send(frame);
+    }
+
+    /// Opens a stream with these fields; its number.
+    pub(crate) fn open(&mut self, fields: &[(&str, &str)], flags: u8) -> u32 {
+        self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };
+        self.frame(HEADERS, flags, self.stream, &block(fields));
+        self.stream
+    }
+
+    /// A GET of `path` on a stream of its own.
+    pub(crate) fn get(&mut self, path: &str) -> u32 {
+        self.open(&[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)], END)
+    }
+
+    /// Begins a POST to `/`.
+    pub(crate) fn post(&mut self, more: &[(&str, &str)]) -> u32 {
+        let mut fields = vec![(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
+        fields.extend_from_slice(more);
+        self.open(&fields, END_HEADERS)
+    }
+
+    /// Sends some body.
+    pub(crate) fn data(&mut self, stream: u32, data: &[u8], flags: u8) {
+        self.frame(DATA, flags, stream, data);
+    }
+
+    /// Sends trailer fields.
+    pub(crate) fn trailers(&mut self, stream: u32, fields: &[(&str, &str)]) {
+        self.frame(HEADERS, END, stream, &block(fields));
+    }
+
+    /// Gives a stream up.
+    pub(crate) fn cancel(&mut self, stream: u32) {
+        self.frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    }
+
+    /// Waits for the end of a stream.
+    pub(crate) fn outcome(&mut self, stream: u32) -> Outcome {
+        let (mut status, mut body) = (0, Vec::new());
+        loop {
+            let (kind, flags, on, payload) = self.next();
+            match kind {
+                HEADERS if on == stream && status == 0 => {
+                    status = status_of(&payload);
+                    // An interim answer is followed by the real one.
+                    if (100..200).contains(&status) && flags & END_STREAM == 0 {
+                        status = 0;
+                    }
+                }
+                DATA if on == stream => body.extend(payload),
+                RST_STREAM if on == stream => return Outcome::Reset(code(&payload)),
+                GOAWAY if code(&payload[4..]) != 0 => return Outcome::GoAway(code(&payload[4..])),
+                _ => {}
+            }
+            if on == stream && matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+                return Outcome::Answer(status, body);
+            }
+        }
+    }
+
+    /// Makes room for more of an answer.
+    pub(crate) fn make_room(&mut self, stream: u32, bytes: u32) {
+        self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
+    }
+
+    /// The next frame; acknowledges settings and pings.
+    pub(crate) fn next(&mut self) -> (u8, u8, u32, Vec<u8>) {
+        let head = self.wire.take(9);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let (kind, flags) = (head[3], head[4]);
+        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap()) & 0x7fff_ffff;
+        let payload = self.wire.take(usize::try_from(length).unwrap());
+        if flags & 1 == 0 && matches!(kind, SETTINGS | PING) {
+            let back = if kind == PING { payload.clone() } else { Vec::new() };
+            self.frame(kind, 1, 0, &back);
+        }
+        (kind, flags, stream, payload)
+    }
+}
+
+fn code(payload: &[u8]) -> u32 {
+    u32::from_be_bytes(payload[..4].try_into().unwrap())
+}
+
+/// Writes a field list.
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in fields {
+        out.push(0);
+        for part in [name, value] {
+            string(&mut out, part.as_bytes());
+        }
+    }
+    out
+}
+
+/// A string literal without Huffman coding, its length with a prefix of seven bits.
+fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    let low = |length: usize| u8::try_from(length & 0x7f).unwrap();
+    let mut length = bytes.len();
+    if length < 127 {
+        out.push(low(length));
+    } else {
+        out.push(127);
+        length -= 127;
+        while length >= 128 {
+            out.push(low(length) | 0x80);
+            length >>= 7;
+        }
+        out.push(low(length));
+    }
+    out.extend_from_slice(bytes);
+}
+
+/// Reads `:status`, the first field: from the static table, or as a literal of three digits.
+fn status_of(block: &[u8]) -> u16 {
+    // A change of the table's size may come first.
+    let start = block.iter().position(|byte| byte & 0xe0 != 0x20).unwrap();
+    let block = &block[start..];
+    let known = [200, 204, 206, 304, 400, 404, 500];
+    if block[0] & 0x80 != 0 {
+        return known.get(usize::from(block[0] & 0x7f) - 8).copied().unwrap_or_default();
+    }
+    let length = usize::from(block[1] & 0x7f);
+    let value = &block[2..2 + length];
+    let digits = if block[1] & 0x80 == 0 { String::from_utf8(value.to_vec()).unwrap() } else { digits(value) };
+    digits.parse().unwrap()
+}
+
+/// Digits in the Huffman code of RFC 7541: `0`, `1` and `2` have five bits, the others six.
+fn digits(coded: &[u8]) -> String {
+    let bits: Vec<u8> = coded.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+    let number = |bits: &[u8]| bits.iter().fold(0, |number, bit| number << 1 | bit);
+    let (mut out, mut at) = (String::new(), 0);
+    while at + 5 <= bits.len() {
+        let short = number(&bits[at..at + 5]);
+        if short < 3 {
+            out.push(char::from(b'0' + short));
+            at += 5;
+        } else if at + 6 <= bits.len() && (0x19..=0x1f).contains(&number(&bits[at..at + 6])) {
+            out.push(char::from(b'3' + number(&bits[at..at + 6]) - 0x19));
+            at += 6;
+        } else {
+            break;
+        }
+    }
+    out
+}

@@ -1,0 +1,209 @@
+//! Connections to upstreams that carry one request after another: nothing of one exchange may
+//! reach the client of the next, and no request is sent twice that must not be.
+
+use crate::wire::{Wire, find};
+use crate::world::{Setup, World};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+
+/// One exchange of `request`; the upstream's end, which the gateway has kept.
+fn kept(world: &World) -> Wire {
+    let mut client = world.sent("GET /first HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upstream = world.accept();
+    upstream.message(false);
+    upstream.send(OK);
+    assert_eq!(client.answered(200), "ok");
+    upstream
+}
+
+/// Another client asks; it is served on a new connection and gets the answer meant for it.
+fn next_is_served_afresh(world: &World) {
+    let mut client = world.sent("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upstream = world.accept();
+    assert!(upstream.message(false).head.starts_with(b"GET /next "));
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nfresh");
+    assert_eq!(client.answered(200), "fresh");
+}
+
+#[test]
+fn it_is_kept_at_all() {
+    let world = World::plain();
+    let mut upstream = kept(&world);
+    for _ in 0..3 {
+        let mut client = world.sent("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(upstream.message(false).head.starts_with(b"GET /again "));
+        upstream.send(OK);
+        assert_eq!(client.answered(200), "ok");
+    }
+    assert!(!world.was_dialled());
+    world.ends_with(&["request GET 200"; 4]);
+}
+
+#[test]
+fn bytes_behind_an_answer_are_nobodys() {
+    let world = World::plain();
+    let cases: &[(&str, &str, &[u8])] = &[
+        ("GET", "Content-Length: 2\r\n\r\nok", EVIL),
+        ("GET", "Content-Length: 2\r\n\r\nok", b"\r\n"),
+        ("GET", "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", EVIL),
+        ("GET", "Content-Length: 0\r\n\r\n", EVIL),
+        ("GET", "Content-Length: 2\r\n\r\nok", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+        ("HEAD", "Content-Length: 4\r\n\r\n", b"evil"),
+        ("HEAD", "Transfer-Encoding: chunked\r\n\r\n", b"4\r\nevil\r\n0\r\n\r\n"),
+    ];
+    for (method, answer, surplus) in cases {
+        let mut client = world.sent(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut upstream = world.accept();
+        upstream.message(false);
+        upstream.send([b"HTTP/1.1 200 OK\r\n", answer.as_bytes(), surplus].concat());
+        let got = client.message(*method == "HEAD");
+        assert_eq!(got.status(), 200);
+        assert!(got.body == b"ok" || got.body.is_empty());
+        client.is_silent();
+        upstream.end();
+        next_is_served_afresh(&world);
+    }
+    for status in ["204 No Content", "304 Not Modified"] {
+        let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut upstream = world.accept();
+        upstream.message(false);
+        upstream.send([format!("HTTP/1.1 {status}\r\n\r\n").as_bytes(), EVIL].concat());
+        assert_eq!(client.answer().status().to_string(), status[..3]);
+        client.is_silent();
+        upstream.end();
+        next_is_served_afresh(&world);
+    }
+    let mut lines = vec!["request GET 200"; cases.len() + 2];
+    lines.extend(["request GET 200"; 5]);
+    lines.extend(["request HEAD 200", "request HEAD 200", "request GET 204", "request GET 304"]);
+    world.ends_with(&lines);
+}
+
+#[test]
+fn bytes_that_come_while_it_is_idle_are_nobodys() {
+    let world = World::plain();
+    let mut upstream = kept(&world);
+    upstream.send(EVIL);
+    next_is_served_afresh(&world);
+    upstream.end();
+    world.ends_with(&["request GET 200"; 2]);
+}
+
+#[test]
+fn bytes_that_come_while_it_is_idle_with_tls() {
+    let world = World::with(Setup { tls: true, ..Setup::default() });
+    let mut upstream = kept(&world);
+    upstream.send(EVIL);
+    next_is_served_afresh(&world);
+    upstream.end();
+    world.ends_with(&["request GET 200"; 2]);
+}
+
+#[test]
+fn an_answer_before_its_request_is_refused() {
+    let world = World::with(Setup { tls: true, ..Setup::default() });
+    let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    // Sent inside the handshake: it is there when the gateway's connection is.
+    let mut upstream = world.accept_and_send(EVIL);
+    client.refused(502, "upstream_bad_answer");
+    upstream.end();
+    assert_eq!(find(&upstream.input, b"GET"), None);
+    next_is_served_afresh(&world);
+    world.ends_with(&["request GET 200", "request GET 502 upstream_bad_answer"]);
+}
+
+#[test]
+fn one_closed_while_idle_is_noticed() {
+    let world = World::plain();
+    for request in ["POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", "GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        kept(&world).finish();
+        let mut client = world.sent(request);
+        let mut upstream = world.accept();
+        upstream.message(false);
+        upstream.send([&OK[..17], b"Connection: close\r\n", &OK[17..]].concat());
+        assert_eq!(client.answered(200), "ok");
+    }
+    world.ends_with(&["request GET 200", "request GET 200", "request GET 200", "request POST 200"]);
+}
+
+/// Sends `request` on a kept connection, which the upstream closes once it has it; the client.
+fn closed_on(world: &World, request: &str) -> Wire {
+    let mut upstream = kept(world);
+    let client = world.sent(request);
+    upstream.message(false);
+    upstream.finish();
+    client
+}
+
+#[test]
+fn what_is_harmless_is_repeated_once_on_a_new_connection() {
+    let world = World::plain();
+    for line in ["GET /", "HEAD /", "DELETE /a", "PUT /a", "OPTIONS /"] {
+        let mut client = closed_on(&world, &format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut upstream = world.accept();
+        assert!(upstream.message(false).head.starts_with(line.as_bytes()));
+        upstream.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        client.answered(204);
+    }
+    let mut client = closed_on(&world, "GET /twice HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upstream = world.accept();
+    upstream.message(false);
+    upstream.finish();
+    client.refused(502, "upstream_closed");
+    assert!(!world.was_dialled(), "once is enough");
+    let mut lines = vec!["request GET 200"; 6];
+    lines.extend(["request GET 204", "request HEAD 204", "request DELETE 204", "request PUT 204", "request OPTIONS 204"]);
+    lines.push("request GET 502 upstream_closed");
+    world.ends_with(&lines);
+}
+
+#[test]
+fn what_is_not_harmless_is_never_repeated() {
+    let routes = "[[profile.edge.route]]\npath = \"/once/\"\nupstream = \"stage\"\nretry = false";
+    let world = World::with(Setup { routes, ..Setup::default() });
+    for request in [
+        "POST / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        "PATCH / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "UNKNOWN / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        "GET /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /chat/socket.io/?transport=polling&EIO=3 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /once/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let mut client = closed_on(&world, request);
+        client.refused(502, "upstream_closed");
+        assert!(!world.was_dialled(), "{request}");
+    }
+}
+
+#[test]
+fn nothing_is_repeated_once_an_answer_has_begun() {
+    let world = World::plain();
+    for begun in ["H", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"] {
+        let mut upstream = kept(&world);
+        let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        upstream.message(false);
+        upstream.send(begun);
+        upstream.finish();
+        client.refused(502, "upstream_closed");
+        assert!(!world.was_dialled(), "{begun}");
+    }
+}
+
+#[test]
+fn one_that_is_not_to_be_kept_is_not() {
+    let world = World::plain();
+    for head in ["HTTP/1.1 200 OK\r\nConnection: x, Close\r\n", "HTTP/1.0 200 OK\r\n", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"] {
+        let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut upstream = world.accept();
+        upstream.message(false);
+        upstream.send(format!("{head}Content-Length: 2\r\n\r\nok"));
+        assert_eq!(client.answered(200), "ok");
+        upstream.end();
+        next_is_served_afresh(&world);
+    }
+    world.ends_with(&["request GET 200"; 6]);
+}

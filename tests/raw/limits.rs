@@ -1,0 +1,127 @@
+//! Too many connections, and too few file descriptors for them: what is new is turned away, what
+//! is there goes on, and it passes.
+
+use std::net::Ipv4Addr;
+
+use crate::wire::Wire;
+use crate::world::{Setup, World};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+/// Whether this client is served; if not, it was told why, or its connection closed.
+fn is_served(world: &World, client: &mut Wire, reason: &str) -> bool {
+    if client.handshake().is_err() || client.try_send(GET.as_bytes()).is_err() {
+        return false;
+    }
+    // The gateway dials the upstream, or answers, or closes.
+    let deadline = std::time::Instant::now() + crate::wire::PATIENCE;
+    while std::time::Instant::now() < deadline {
+        if let Some(mut upstream) = world.try_accept() {
+            upstream.message(true);
+            upstream.send(OK);
+            assert_eq!(client.answered(200), "ok");
+            return true;
+        }
+        client.fill(std::time::Instant::now() + std::time::Duration::from_millis(20));
+        if !client.input.is_empty() {
+            client.refused(503, reason);
+            return false;
+        }
+        if client.ended.is_some() {
+            return false;
+        }
+    }
+    panic!("neither served nor turned away");
+}
+
+fn from(world: &World, last: u8) -> Wire {
+    World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, last), None), b"http/1.1")
+}
+
+#[test]
+fn connections_of_one_client() {
+    let mut world = World::with(Setup { limits: "connections-per-client = 3", ..Setup::default() });
+    let reason = "too_many_connections_from_client";
+    let mut clients: Vec<Wire> = (0..3).map(|_| from(&world, 5)).collect();
+    for client in &mut clients {
+        assert!(is_served(&world, client, reason));
+    }
+    let mut fourth = from(&world, 5);
+    assert!(!is_served(&world, &mut fourth, reason));
+    assert_eq!(world.lines_of(fourth.local(), 1)[0]["reason"], reason);
+    assert!(is_served(&world, &mut from(&world, 6), reason), "others are not affected");
+    for client in &mut clients {
+        assert!(is_served(&world, client, reason), "nor what is there");
+    }
+    clients.pop();
+    world.wait("room", |world| is_served(world, &mut from(world, 5), reason));
+    world.stop();
+}
+
+#[test]
+fn connections_of_all_clients() {
+    let mut world = World::with(Setup { limits: "connections = 2", ..Setup::default() });
+    let reason = "too_many_connections";
+    let mut clients = vec![from(&world, 5), from(&world, 6)];
+    for client in &mut clients {
+        assert!(is_served(&world, client, reason));
+    }
+    let mut third = from(&world, 7);
+    assert!(!is_served(&world, &mut third, reason));
+    assert_eq!(world.lines_of(third.local(), 1)[0]["reason"], reason);
+    clients.pop();
+    world.wait("room", |world| is_served(world, &mut from(world, 7), reason));
+    world.stop();
+}
+
+#[test]
+fn descriptors() {
+    let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
+    let mut first = world.client();
+    assert!(is_served(&world, &mut first, ""));
+    // More than there can be, all kept open.
+    let mut crowd: Vec<Wire> = (0..100).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
+    let served = crowd.iter_mut().filter_map(|client| client.handshake().ok()).count();
+    assert!((10..64).contains(&served), "{served} of 100 were admitted");
+    // Whoever was turned away was turned away at once, not left to wait: each handshake above has
+    // succeeded or failed. While it lasts, more are turned away as well.
+    assert!(World::over(world.tcp(), b"http/1.1").handshake().is_err());
+    drop(crowd);
+    world.wait("the gateway to recover", |world| {
+        let mut client = World::over(world.tcp(), b"http/1.1");
+        is_served(world, &mut client, "out_of_descriptors")
+    });
+    assert!(is_served(&world, &mut first, ""), "the one that was there all the time");
+    let log = world.log();
+    world.stop();
+    assert!(log.contains("out_of_descriptors"), "{log}");
+}
+
+#[test]
+fn descriptors_for_upstreams() {
+    let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
+    // Each client's request takes a connection to the upstream as well, so these run out too.
+    let mut crowd = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let mut client = World::over(world.tcp(), b"http/1.1");
+        if client.handshake().is_ok() && client.try_send(GET.as_bytes()).is_ok() {
+            client.fill(std::time::Instant::now() + std::time::Duration::from_millis(20));
+            crowd.push(client);
+        }
+        held.extend(world.try_accept());
+    }
+    let turned_away = crowd.iter().filter(|client| !client.input.is_empty() || client.ended.is_some()).count();
+    assert!(turned_away > 0 || crowd.len() < 40, "there were enough");
+    for client in crowd.iter_mut().filter(|client| !client.input.is_empty()) {
+        client.refused(503, "out_of_descriptors");
+    }
+    drop((crowd, held));
+    world.wait("the gateway to recover", |world| {
+        while world.try_accept().is_some() {}
+        let mut client = World::over(world.tcp(), b"http/1.1");
+        is_served(world, &mut client, "out_of_descriptors")
+    });
+    world.stop();
+}

@@ -1,0 +1,115 @@
+//! The access log: one line for everything that was asked for or refused, none for anything else,
+//! and no secret in any.
+//!
+//! That the counts are right is checked at the end of nearly every other test as well.
+
+use crate::frames::{Frames, Outcome};
+use crate::wire::Wire;
+use crate::world::World;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const SECRET: &str = "s3cr3t";
+
+#[test]
+fn secrets_stay_out_of_it() {
+    let mut world = World::plain();
+    let parameters = [
+        "hub.verify_token", "sig", "token", "access_token", "auth_token", "refresh_token", "id_token", "password",
+        "secret", "client_secret", "api_key", "apikey", "code", "signature", "SIG", "si%67", "hub%2Everify_token",
+    ];
+    let query: Vec<String> = parameters.iter().map(|name| format!("{name}={SECRET}")).collect();
+    let target = format!("/ccm?a=b&{}&c=d", query.join("&"));
+    let mut client = world.sent(format!(
+        "GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {SECRET}\r\nCookie: io={SECRET}\r\n\
+         X-Viber-Content-Signature: {SECRET}\r\nProxy-Authorization: {SECRET}\r\n\r\n"
+    ));
+    let mut upstream = world.accept();
+    let message = upstream.message(true);
+    assert!(message.golden().starts_with(&format!("GET {target} HTTP/1.1\n")), "they reach the upstream");
+    upstream.send(format!("HTTP/1.1 302 Found\r\nLocation: /?token={SECRET}\r\nSet-Cookie: a={SECRET}\r\nContent-Length: 0\r\n\r\n"));
+    client.answered(302);
+    // A request that is refused is logged with its path as well.
+    client.send(format!("GET /a/../b?token={SECRET} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    client.refused(400, "ambiguous_path");
+    client.send(format!("GET /a HTTP/1.1\r\nAuthorization: {SECRET}\r\nHost: {SECRET}@a\r\n\r\n"));
+    client.refused(400, "bad_host");
+    let lines = world.lines_of(client.local(), 3);
+    world.stop();
+    let masked: Vec<String> = parameters.iter().map(|name| format!("{name}=***")).collect();
+    assert_eq!(lines[0]["path"], format!("/ccm?a=b&{}&c=d", masked.join("&")));
+    assert!(!world.log().contains(SECRET), "{}", world.log());
+}
+
+#[test]
+fn what_a_line_says() {
+    let mut world = World::plain();
+    let mut client = world.sent(
+        "POST /a?b=\"c\\d HTTP/1.1\r\nHost: Chat.Example:8443\r\nUser-Agent: x\"y\\zé\r\nContent-Length: 5\r\n\r\nhello",
+    );
+    let mut upstream = world.accept();
+    upstream.message(false);
+    upstream.send("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    let answer = client.answer();
+    let line = world.lines_of(client.local(), 1).remove(0);
+    for (key, value) in [
+        ("event", "request"), ("profile", "edge"), ("method", "POST"), ("host", "Chat.Example:8443"),
+        ("path", "/a?b=\"c\\d"), ("route", "/"), ("upstream", "stage"), ("protocol", "HTTP/1.1"),
+        ("tls", "1.3"), ("sni", "localhost"), ("id", &answer.field("x-request-id").unwrap()),
+    ] {
+        let said = line[key].as_str().unwrap_or_default();
+        assert!(said == value || key == "tls" && said.contains(value), "{key}: {line}");
+    }
+    for (key, value) in [("status", 201), ("request_bytes", 5), ("response_bytes", 3)] {
+        assert_eq!(line[key], value, "{line}");
+    }
+    for key in ["duration_ms", "first_byte_ms"] {
+        assert!(line[key].as_f64().is_some_and(|millis| (0.0..8000.0).contains(&millis)), "{line}");
+    }
+    world.stop();
+}
+
+#[test]
+fn one_line_for_each_and_none_for_nothing() {
+    let world = World::plain();
+    // A kept connection with three requests, one of them refused.
+    let mut client = world.client();
+    for (request, status) in [("GET /1", 200), ("GET /a/../b", 400), ("HEAD /2", 200)] {
+        client.send(format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        if status == 200 {
+            let mut upstream = world.accept();
+            upstream.message(true);
+            upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        }
+        assert_eq!(client.message(request.starts_with("HEAD")).status(), status);
+    }
+    drop(client);
+    // Streams of one connection, one cancelled.
+    let mut client = Frames::client(&world);
+    let (one, two) = (client.get("/1"), client.get("/2"));
+    let (mut first, mut second) = (world.accept(), world.accept());
+    first.message(true);
+    client.cancel(two);
+    second.end();
+    first.send(OK);
+    assert_eq!(client.outcome(one), Outcome::Answer(200, b"ok".to_vec()));
+    drop(client);
+    // Part of a head, and then nothing more.
+    let mut client = world.sent("GET / HT");
+    client.finish();
+    client.end();
+    // Not TLS; TLS that goes no further.
+    let mut plain = Wire::plain(world.tcp());
+    plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    plain.refused(400, "plain_http_on_tls_port");
+    let mut noise = Wire::plain(world.tcp());
+    noise.send(b"\x00\x01\x02\x03\x04\x05\x06\x07");
+    noise.end();
+    // Connections on which nobody asks for anything.
+    drop(world.client());
+    drop(Frames::client(&world));
+    world.ends_with(&[
+        "request GET 200", "request GET 400 ambiguous_path", "request HEAD 200", "request GET 200",
+        "request GET 499 client_gone", "refused 499 client_gone", "refused 400 plain_http_on_tls_port",
+        "refused 0 tls_handshake_failed",
+    ]);
+}

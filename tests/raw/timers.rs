@@ -1,0 +1,325 @@
+//! What takes too long is ended, and only that.
+
+use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::frames::{Frames, Outcome};
+use crate::wire::{End, PATIENCE, Wire, find};
+use crate::world::{Setup, World};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+fn with_timeouts(timeouts: &'static str) -> World {
+    World::with(Setup { timeouts, ..Setup::default() })
+}
+
+/// Sends `piece` again and again until the peer says or does something; how long that took.
+fn drip(wire: &mut Wire, piece: &str, every: Duration) -> Duration {
+    let start = Instant::now();
+    while wire.ended.is_none() && wire.input.is_empty() {
+        let _ = wire.try_send(piece.as_bytes());
+        wire.fill(Instant::now() + every);
+        assert!(start.elapsed() < PATIENCE, "the gateway lets itself be dripped on");
+    }
+    start.elapsed()
+}
+
+fn is_about(waited: Duration, seconds: u64) {
+    let (least, most) = (Duration::from_millis(seconds * 1000 - 100), Duration::from_millis(seconds * 1000 + 1900));
+    assert!((least..most).contains(&waited), "{waited:?} instead of {seconds} s");
+}
+
+#[test]
+fn a_head_that_is_dripped() {
+    let world = with_timeouts("header = \"1s\"");
+    let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+    is_about(drip(&mut client, "x", Duration::from_millis(100)), 1);
+    client.refused(408, "header_timeout");
+    assert_eq!(client.end(), End::Clean);
+    assert!(!world.was_dialled());
+    world.ends_with(&["refused 408 header_timeout"]);
+}
+
+#[test]
+fn a_second_head_that_is_dripped() {
+    let world = with_timeouts("header = \"1s\"");
+    let mut client = world.sent(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send(OK);
+    client.answered(200);
+    client.send("G");
+    is_about(drip(&mut client, "E", Duration::from_millis(100)), 1);
+    client.refused(408, "header_timeout");
+    world.ends_with(&["request GET 200", "refused 408 header_timeout"]);
+}
+
+#[test]
+fn a_body_that_is_dripped() {
+    let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
+    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+    let mut upstream = world.accept();
+    is_about(drip(&mut client, "x", Duration::from_millis(200)), 1);
+    client.refused(408, "body_too_slow");
+    upstream.end();
+    world.ends_with(&["request POST 408 body_too_slow"]);
+}
+
+#[test]
+fn a_body_that_is_dripped_over_http_2() {
+    let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
+    let mut client = Frames::client(&world);
+    let stream = client.post(&[]);
+    let mut upstream = world.accept();
+    let start = Instant::now();
+    let outcome = loop {
+        client.data(stream, b"x", 0);
+        thread::sleep(Duration::from_millis(200));
+        while upstream.fill(Instant::now()) {}
+        if upstream.ended.is_some() {
+            break client.outcome(stream);
+        }
+        assert!(start.elapsed() < PATIENCE);
+    };
+    is_about(start.elapsed(), 1);
+    assert!(matches!(outcome, Outcome::Answer(408, _)), "{outcome:?}");
+    world.ends_with(&["request POST 408 body_too_slow"]);
+}
+
+#[test]
+fn a_body_that_is_slow_and_honest() {
+    let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 200\nheader = \"1s\"\nkeep-alive = \"1s\"");
+    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n");
+    let mut upstream = world.accept();
+    upstream.head();
+    for _ in 0..15 {
+        client.send(vec![b'x'; 200]);
+        upstream.take(200);
+        thread::sleep(Duration::from_millis(200));
+    }
+    upstream.send(OK);
+    assert_eq!(client.answered(200), "ok");
+    world.ends_with(&["request POST 200"]);
+}
+
+#[test]
+fn a_body_that_stops() {
+    let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 0");
+    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let mut upstream = world.accept();
+    let start = Instant::now();
+    client.refused(408, "body_too_slow");
+    is_about(start.elapsed(), 1);
+    upstream.end();
+    assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None);
+    world.ends_with(&["request POST 408 body_too_slow"]);
+}
+
+#[test]
+fn a_connection_that_is_not_used() {
+    let world = with_timeouts("keep-alive = \"1s\"");
+    let mut client = world.sent(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send(OK);
+    client.answered(200);
+    let start = Instant::now();
+    assert_eq!(client.end(), End::Clean);
+    is_about(start.elapsed(), 1);
+    assert!(client.input.is_empty());
+    let mut client = world.client();
+    assert_eq!(client.end(), End::Clean);
+    world.ends_with(&["request GET 200"]);
+}
+
+#[test]
+fn an_answer_that_takes_its_time_is_waited_for() {
+    let world = with_timeouts("keep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"\nhandshake = \"1s\"");
+    let mut client = world.sent(GET);
+    let mut other = Frames::client(&world);
+    let (mut upstream, stream) = (world.accept(), other.get("/"));
+    let mut others = world.accept();
+    upstream.message(true);
+    thread::sleep(Duration::from_millis(3000));
+    upstream.send(OK);
+    others.send(OK);
+    assert_eq!(client.answered(200), "ok");
+    assert_eq!(other.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
+    world.ends_with(&["request GET 200"; 2]);
+}
+
+#[test]
+fn a_handshake_that_does_not_get_on() {
+    let world = with_timeouts("handshake = \"1s\"");
+    let start = Instant::now();
+    let mut silent = Wire::plain(world.tcp());
+    let mut dripping = Wire::plain(world.tcp());
+    // The start of a ClientHello that never ends.
+    dripping.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+    is_about(drip(&mut dripping, "x", Duration::from_millis(100)), 1);
+    silent.end();
+    is_about(start.elapsed(), 1);
+    assert!(silent.input.is_empty());
+    let mut world = world;
+    for wire in [&silent, &dripping] {
+        let lines = world.lines_of(wire.local(), 1);
+        assert_eq!(lines[0]["reason"], "tls_handshake_timeout");
+    }
+    world.stop();
+}
+
+/// A client asks for a lot and reads nothing of it.
+fn unread(world: &World, window: Option<usize>) -> (Wire, Wire) {
+    let tcp = world.tcp_from(Ipv4Addr::LOCALHOST, window);
+    let mut client = World::over(tcp, b"http/1.1");
+    client.send(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+    (client, upstream)
+}
+
+/// Sends until it is not taken any more, for ever; how long that lasted.
+fn pour(upstream: &mut Wire) -> Duration {
+    let start = Instant::now();
+    let piece = vec![b'x'; 64 * 1024];
+    while upstream.try_send(&piece).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "the gateway takes it all");
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_download_that_is_not_read() {
+    // With and without a rate: silence is a reason of its own.
+    for timeouts in ["body-idle = \"1s\"", "body-idle = \"1s\"\nmin-rate = 0"] {
+        let world = with_timeouts(timeouts);
+        let (client, mut upstream) = unread(&world, None);
+        is_about(pour(&mut upstream), 1);
+        drop(client);
+        world.ends_with(&["request GET 200 client_too_slow"]);
+    }
+}
+
+#[test]
+fn a_download_that_is_read_too_slowly() {
+    let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 100000");
+    let (mut client, mut upstream) = unread(&world, Some(4096));
+    let pouring = thread::spawn(move || pour(&mut upstream));
+    let start = Instant::now();
+    while !pouring.is_finished() {
+        client.fill(Instant::now() + Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(200));
+        assert!(start.elapsed() < PATIENCE);
+    }
+    drop((pouring.join().unwrap(), client));
+    world.ends_with(&["request GET 200 client_too_slow"]);
+}
+
+#[test]
+fn an_upstream_that_cannot_be_connected_to() {
+    let address = Ipv4Addr::new(127, 127, 1, 1);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddrV4::new(address, 0).into()).unwrap();
+    socket.listen(0).unwrap();
+    let stage: std::net::TcpListener = socket.into();
+    let target = stage.local_addr().unwrap();
+    // Fill the backlog: what comes after that is neither accepted nor refused.
+    let mut full = Vec::new();
+    while let Ok(tcp) = std::net::TcpStream::connect_timeout(&target, Duration::from_millis(200)) {
+        full.push(tcp);
+        assert!(full.len() < 100);
+    }
+    let setup = Setup { upstream: "connect-timeout = \"500ms\"", ..Setup::default() };
+    let world = World::on_stage(setup, stage, address);
+    let start = Instant::now();
+    let mut client = world.sent(GET);
+    client.refused(504, "upstream_connect_timeout");
+    assert!((400..2000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    drop(client);
+    world.ends_with(&["request GET 504 upstream_connect_timeout"]);
+}
+
+#[test]
+fn an_upstream_that_does_not_answer() {
+    let setup = Setup { upstream: "first-byte-timeout = \"1s\"", ..Setup::default() };
+    let world = World::with(setup);
+    let mut client = world.sent(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    let start = Instant::now();
+    client.refused(504, "upstream_first_byte_timeout");
+    is_about(start.elapsed(), 1);
+    upstream.end();
+
+    // A route may have more patience; an upload is not counted while it lasts.
+    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n");
+    let mut upstream = world.accept();
+    upstream.head();
+    for _ in 0..6 {
+        client.send(vec![b'x'; 1000]);
+        upstream.take(1000);
+        thread::sleep(Duration::from_millis(400));
+    }
+    upstream.send(OK);
+    assert_eq!(client.answered(200), "ok");
+    world.ends_with(&["request GET 504 upstream_first_byte_timeout", "request POST 200"]);
+}
+
+#[test]
+fn an_upstream_whose_tls_does_not_get_on() {
+    let world = World::with(Setup { tls: true, upstream: "connect-timeout = \"500ms\"", ..Setup::default() });
+    let mut client = world.sent(GET);
+    client.refused(504, "upstream_connect_timeout");
+    drop(client);
+    world.ends_with(&["request GET 504 upstream_connect_timeout"]);
+}
+
+#[test]
+fn an_answer_that_stops() {
+    let world = World::with(Setup { upstream: "idle-timeout = \"1s\"", ..Setup::default() });
+    let mut client = world.sent(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..4 {
+        upstream.send("1\r\nx\r\n");
+        thread::sleep(Duration::from_millis(400));
+    }
+    let start = Instant::now();
+    assert_eq!(client.end(), End::Cut);
+    assert!(start.elapsed() < Duration::from_secs(3));
+    assert_eq!(find(&client.input, b"0\r\n\r\n"), None);
+    upstream.end();
+    world.ends_with(&["request GET 200 upstream_stalled"]);
+}
+
+#[test]
+fn a_tunnel_in_which_nothing_moves() {
+    let world = with_timeouts("tunnel-idle = \"1s\"\nkeep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"");
+    let mut client = world.sent(UPGRADE);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    client.answered(101);
+    // Either direction is a sign of life.
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(600));
+        client.send("x");
+        upstream.expect("x");
+        thread::sleep(Duration::from_millis(600));
+        upstream.send("y");
+        client.expect("y");
+    }
+    let start = Instant::now();
+    client.end();
+    is_about(start.elapsed(), 1);
+    upstream.end();
+    world.ends_with(&["tunnel GET 101 tunnel_idle"]);
+}

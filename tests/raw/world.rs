@@ -1,0 +1,374 @@
+//! The real program between a client that is a socket and an upstream that is a test.
+//!
+//! The test plays the upstream itself, in the order of its own lines: it sends a request, accepts
+//! the gateway's connection, looks at what was forwarded, answers. Nothing is recorded by a thread
+//! at the side, so nothing has to be waited for that the test did not ask for.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use app_gateway::demo::certificates::{DevelopmentCertificates, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::wire::{PATIENCE, Wire, text};
+
+/// What differs from world to world; pieces of the configuration file.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Setup {
+    /// Keys of the profile.
+    pub(crate) profile: &'static str,
+    /// Keys of its limits.
+    pub(crate) limits: &'static str,
+    /// Keys of its timeouts.
+    pub(crate) timeouts: &'static str,
+    /// Keys of the upstream.
+    pub(crate) upstream: &'static str,
+    /// Keys of the route for `/`.
+    pub(crate) route: &'static str,
+    /// More routes, as `[[profile.edge.route]]` tables; their upstream is `stage`.
+    pub(crate) routes: &'static str,
+    /// Whether the upstream speaks TLS.
+    pub(crate) tls: bool,
+    /// File descriptors the program may have.
+    pub(crate) descriptors: Option<u32>,
+}
+
+/// See the module.
+pub(crate) struct World {
+    dir: TempDir,
+    gateway: Child,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    stage: TcpListener,
+    tls: bool,
+}
+
+fn certificates() -> &'static DevelopmentCertificates {
+    static MADE: OnceLock<DevelopmentCertificates> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw-certificates");
+        ensure(&directory).unwrap()
+    })
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn client_config(protocol: &[u8]) -> Arc<ClientConfig> {
+    static BASE: LazyLock<ClientConfig> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certificates().ca).unwrap()).unwrap();
+        ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    });
+    let mut config = BASE.clone();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
+}
+
+fn server_config() -> Arc<ServerConfig> {
+    static CONFIG: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
+        let pair = &certificates().components;
+        let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(&pair.key).unwrap())
+            .unwrap();
+        // Lets a test answer inside the handshake, before there is a request.
+        config.send_half_rtt_data = true;
+        Arc::new(config)
+    });
+    Arc::clone(&CONFIG)
+}
+
+/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
+fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    let third = u8::try_from(count % 250).unwrap() + 2;
+    Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
+}
+
+fn free_port(address: Ipv4Addr) -> SocketAddr {
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
+}
+
+impl World {
+    /// With everything as it is by default.
+    pub(crate) fn plain() -> Self {
+        Self::with(Setup::default())
+    }
+
+    /// Starts the program and waits until it is ready.
+    pub(crate) fn with(setup: Setup) -> Self {
+        let address = own_address();
+        let stage = TcpListener::bind((address, 0)).unwrap();
+        Self::on_stage(setup, stage, address)
+    }
+
+    /// With an upstream of the test's own making.
+    pub(crate) fn on_stage(setup: Setup, stage: TcpListener, address: Ipv4Addr) -> Self {
+        stage.set_nonblocking(true).unwrap();
+        let (listen, admin) = (free_port(address), free_port(address));
+        let dir = tempfile::tempdir().unwrap();
+        let upstream = stage.local_addr().unwrap();
+        fs::write(dir.path().join("gateway.toml"), written(&setup, upstream, listen, admin)).unwrap();
+        let program = env!("CARGO_BIN_EXE_app-gateway");
+        let mut command = match setup.descriptors {
+            None => Command::new(program),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
+        let gateway = command
+            .args(["run", "-c"])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut world = Self { dir, gateway, listen, admin, stage, tls: setup.tls };
+        world.wait("the program to be ready", |world| {
+            assert_eq!(world.gateway.try_wait().unwrap(), None, "it has ended");
+            world.admin("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        });
+        world
+    }
+
+    /// Asks the admin listener.
+    pub(crate) fn admin(&self, path: &str) -> Option<String> {
+        let mut admin = TcpStream::connect(self.admin).ok()?;
+        admin.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(admin, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        admin.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Looks until something is true.
+    pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A TCP connection to the gateway.
+    pub(crate) fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.listen).unwrap()
+    }
+
+    /// A TCP connection from an address of the client's choice, with a small window if it says so.
+    pub(crate) fn tcp_from(&self, from: Ipv4Addr, window: Option<usize>) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Some(window) = window {
+            socket.set_recv_buffer_size(window).unwrap();
+        }
+        socket.bind(&SocketAddrV4::new(from, 0).into()).unwrap();
+        socket.connect(&self.listen.into()).unwrap();
+        socket.into()
+    }
+
+    /// TLS over a connection, with this one protocol offered.
+    pub(crate) fn over(tcp: TcpStream, protocol: &[u8]) -> Wire {
+        let name = "localhost".try_into().unwrap();
+        let tls = ClientConnection::new(client_config(protocol), name).unwrap();
+        Wire::client(tls, tcp)
+    }
+
+    /// An HTTP/1 client.
+    pub(crate) fn client(&self) -> Wire {
+        let mut wire = Self::over(self.tcp(), b"http/1.1");
+        wire.handshake().unwrap();
+        wire
+    }
+
+    /// An HTTP/1 client that has sent this.
+    pub(crate) fn sent(&self, bytes: impl AsRef<[u8]>) -> Wire {
+        let mut wire = self.client();
+        wire.send(bytes);
+        wire
+    }
+
+    /// The next connection the gateway makes to the upstream, handshake included.
+    pub(crate) fn accept(&self) -> Wire {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(wire) = self.accepted(b"") {
+                return wire;
+            }
+            assert!(Instant::now() < deadline, "the gateway does not connect to the upstream");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// As [`World::accept`], sending `early` before anything can have been received.
+    pub(crate) fn accept_and_send(&self, early: &[u8]) -> Wire {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(wire) = self.accepted(early) {
+                return wire;
+            }
+            assert!(Instant::now() < deadline, "the gateway does not connect to the upstream");
+        }
+    }
+
+    /// A connection the gateway has made already, if there is one.
+    pub(crate) fn try_accept(&self) -> Option<Wire> {
+        self.accepted(b"")
+    }
+
+    fn accepted(&self, early: &[u8]) -> Option<Wire> {
+        let (mut tcp, _) = self.stage.accept().ok()?;
+        tcp.set_nonblocking(false).unwrap();
+        if !self.tls {
+            tcp.write_all(early).unwrap();
+            return Some(Wire::plain(tcp));
+        }
+        let mut tls = ServerConnection::new(server_config()).unwrap();
+        tls.writer().write_all(early).unwrap();
+        let mut wire = Wire::server(tls, tcp);
+        wire.handshake().unwrap();
+        Some(wire)
+    }
+
+    /// Whether the gateway has made a connection to the upstream that was not accepted yet.
+    pub(crate) fn was_dialled(&self) -> bool {
+        self.stage.accept().is_ok()
+    }
+
+    /// The lines of the access log about one client connection, once there are `count`.
+    pub(crate) fn lines_of(&mut self, client: SocketAddr, count: usize) -> Vec<serde_json::Value> {
+        let client = client.to_string();
+        let mut found = Vec::new();
+        self.wait(&format!("{count} lines about {client}"), |world| {
+            found = world.lines();
+            found.retain(|line| line["client"] == client.as_str());
+            found.len() >= count
+        });
+        assert_eq!(found.len(), count, "{found:#?}");
+        found
+    }
+
+    fn lines(&self) -> Vec<serde_json::Value> {
+        let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        whole.lines().map(parse).collect()
+    }
+
+    /// The access log as it stands.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
+    }
+
+    /// Ends the program; the access log must then hold exactly these lines, in any order. One is
+    /// written `EVENT METHOD STATUS WORD`, the word being the reason or a tunnel's end.
+    pub(crate) fn ends_with(mut self, expected: &[&str]) {
+        self.stop();
+        let mut lines: Vec<String> = self.lines().iter().map(summary).collect();
+        let mut expected = expected.to_vec();
+        lines.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(lines, expected, "\n{}", self.log());
+    }
+
+    /// Ends the program cleanly.
+    pub(crate) fn stop(&mut self) {
+        kill_process(Pid::from_child(&self.gateway), Signal::TERM).unwrap();
+        let mut code = None;
+        self.wait("the program to end", |world| {
+            code = world.gateway.try_wait().unwrap();
+            code.is_some()
+        });
+        assert_eq!(code.and_then(|code| code.code()), Some(0));
+    }
+}
+
+fn summary(line: &serde_json::Value) -> String {
+    for key in ["time", "id", "profile", "listener", "client", "status", "duration_ms", "tls"] {
+        assert!(!line[key].is_null(), "{key} is missing: {line}");
+    }
+    let word = |key: &str| line[key].as_str().map(|word| format!(" {word}")).unwrap_or_default();
+    let end = if line["reason"].is_null() { word("end") } else { word("reason") };
+    format!("{}{} {}{end}", line["event"].as_str().unwrap(), word("method"), line["status"])
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Ours, and it may have ended already.
+        let _ = self.gateway.kill();
+        let _ = self.gateway.wait();
+        if thread::panicking() {
+            let stderr = fs::read(self.dir.path().join("stderr")).unwrap_or_default();
+            eprintln!("--- the program said:\n{}\n--- access log:\n{}", text(&stderr), self.log());
+        }
+    }
+}
+
+fn written(setup: &Setup, upstream: SocketAddr, listen: SocketAddr, admin: SocketAddr) -> String {
+    let set = certificates();
+    let (chain, key, ca) = (&set.gateway.chain, &set.gateway.key, &set.ca);
+    let endpoint = if setup.tls {
+        format!("endpoints = [\"https://{upstream}\"]\nca-file = {ca:?}\nserver-name = \"localhost\"")
+    } else {
+        format!("endpoints = [\"http://{upstream}\"]")
+    };
+    let Setup { profile, limits, timeouts, upstream, route, routes, .. } = setup;
+    format!(
+        r#"
+[gateway]
+workers = 1
+access-log = "./access.log"
+drain-timeout = "1s"
+
+[admin]
+listen = "{admin}"
+
+[certificate.own]
+pairs = [{{ chain = {chain:?}, key = {key:?} }}]
+
+[upstream.stage]
+{endpoint}
+{upstream}
+
+[profile.edge]
+certificates = ["own"]
+{profile}
+[profile.edge.limits]
+{limits}
+[profile.edge.timeouts]
+{timeouts}
+[[profile.edge.listener]]
+listen = "{listen}"
+[[profile.edge.route]]
+path = "/"
+upstream = "stage"
+{route}
+{routes}
+"#
+    )
+}
