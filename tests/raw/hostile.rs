@@ -206,9 +206,9 @@ fn the_same_bodies_for_an_http_2_client() {
         assert!(matches!(outcome, Outcome::Reset(_)), "{}: {outcome:?}", text(rest));
     }
     drop(client);
-    let word = |closes: &bool| if *closes { "upstream_cut" } else { "upstream_bad_answer" };
+    let reason = |closes: &bool| if *closes { "upstream_cut" } else { "upstream_bad_answer" };
     let lines: Vec<String> =
-        BROKEN.iter().map(|(_, closes)| format!("request GET 200 {}", word(closes))).collect();
+        BROKEN.iter().map(|(_, closes)| format!("request GET 200 {}", reason(closes))).collect();
     world.ends_with(&lines.iter().map(String::as_str).collect::<Vec<_>>());
 }
 

@@ -348,7 +348,7 @@ fn written(setup: &Setup, upstream: SocketAddr, listen: SocketAddr, admin: Socke
 [gateway]
 workers = 1
 access-log = "./access.log"
-drain-timeout = "1s"
+drain-timeout = "200ms"
 
 [admin]
 listen = "{admin}"
