@@ -112,7 +112,11 @@ fn an_upload_cancelled_over_http_2_stays_unfinished() {
 #[test]
 fn a_download_whose_client_leaves() {
     let world = World::plain();
-    for body in ["Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "Content-Length: 9\r\n\r\nabc", "\r\nabc"] {
+    for body in [
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "Content-Length: 9\r\n\r\nabc",
+        "\r\nabc",
+    ] {
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let mut upstream = world.accept();
         upstream.message(true);
@@ -184,7 +188,11 @@ fn an_upstream_that_leaves_during_an_upload() {
     upstream.message(true);
     upstream.send("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(client.outcome(next), Outcome::Answer(204, Vec::new()));
-    world.ends_with(&["request POST 502 upstream_closed", "request POST 502 upstream_closed", "request GET 204"]);
+    world.ends_with(&[
+        "request POST 502 upstream_closed",
+        "request POST 502 upstream_closed",
+        "request GET 204",
+    ]);
 }
 
 #[test]

@@ -208,7 +208,11 @@ fn refuses(cases: &[Case]) {
             faults.push(format!("logged as {}", lines[0]));
         }
         if !faults.is_empty() {
-            wrong.push(format!("{}\n  wanted {status} {reason}\n  {}", text(request).trim(), faults.join("\n  ")));
+            wrong.push(format!(
+                "{}\n  wanted {status} {reason}\n  {}",
+                text(request).trim(),
+                faults.join("\n  ")
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));

@@ -90,7 +90,8 @@ fn is_refusal(outcome: &Outcome) -> bool {
 #[test]
 fn heads_that_are_malformed() {
     // Whatever is forwarded all the same is answered 504 soon, and so listed.
-    let world = World::with(Setup { upstream: "first-byte-timeout = \"500ms\"", ..Setup::default() });
+    let world =
+        World::with(Setup { upstream: "first-byte-timeout = \"500ms\"", ..Setup::default() });
     let mut wrong = Vec::new();
     for fields in HEADS {
         let mut client = Frames::client(&world);
@@ -125,7 +126,9 @@ fn a_refused_stream_leaves_the_others_alone() {
 #[test]
 fn bodies_that_are_not_as_long_as_they_say() {
     let world = World::plain();
-    for (length, data, rest) in [("5", "abc", ""), ("3", "abcde", ""), ("3", "abc", "GET / HTTP/1.1")] {
+    for (length, data, rest) in
+        [("5", "abc", ""), ("3", "abcde", ""), ("3", "abc", "GET / HTTP/1.1")]
+    {
         let mut client = Frames::client(&world);
         let stream = client.post(&[("content-length", length)]);
         if rest.is_empty() {
@@ -155,9 +158,18 @@ fn what_is_sound_arrives_as_http_1() {
     let mut client = Frames::client(&world);
     let stream = client.open(
         &[
-            M, S, (":authority", "Chat.Example:8443"), (":path", "/a//b;c/%7e?sig=a+b&&x=%zz"),
-            ("cookie", "a=b"), ("x-a", "1"), ("x-a", "2"), ("cookie", "c=d"), ("te", "trailers"),
-            ("x-forwarded-for", "10.0.0.1"), ("host", "chat.example:8443"), ("x_real_ip", "10.0.0.1"),
+            M,
+            S,
+            (":authority", "Chat.Example:8443"),
+            (":path", "/a//b;c/%7e?sig=a+b&&x=%zz"),
+            ("cookie", "a=b"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("cookie", "c=d"),
+            ("te", "trailers"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("host", "chat.example:8443"),
+            ("x_real_ip", "10.0.0.1"),
         ],
         END,
     );
@@ -175,10 +187,16 @@ fn what_is_sound_arrives_as_http_1() {
     client.data(stream, b"0\r\n\r\n", 0);
     client.data(stream, b"", 0);
     client.data(stream, b"end", 0);
-    client.trailers(stream, &[("x-sum", "1"), ("content-length", "9"), ("host", "b"), ("authorization", "b")]);
+    client.trailers(
+        stream,
+        &[("x-sum", "1"), ("content-length", "9"), ("host", "b"), ("authorization", "b")],
+    );
     let message = upstream.message(false);
     assert!(message.golden().ends_with("X-Request-Id: ID\nTransfer-Encoding: chunked\n\n"));
-    assert_eq!((text(&message.body), message.trailers.as_str()), ("0\n\nend".to_owned(), "x-sum: 1\n\n"));
+    assert_eq!(
+        (text(&message.body), message.trailers.as_str()),
+        ("0\n\nend".to_owned(), "x-sum: 1\n\n")
+    );
     upstream.send("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(client.outcome(stream), Outcome::Answer(204, Vec::new()));
     world.ends_with(&["request GET 200", "request POST 204"]);
@@ -186,7 +204,10 @@ fn what_is_sound_arrives_as_http_1() {
 
 #[test]
 fn heads_that_are_too_large() {
-    let world = World::with(Setup { limits: "header-count = 20\nheader-size = \"2KiB\"", ..Setup::default() });
+    let world = World::with(Setup {
+        limits: "header-count = 20\nheader-size = \"2KiB\"",
+        ..Setup::default()
+    });
     let long = "x".repeat(3000);
     let many = [("x", "y"); 30];
     for more in [&[("x", long.as_str())][..], &many] {

@@ -98,7 +98,8 @@ fn what_a_stranger_says_about_himself_is_dropped() {
 
 #[test]
 fn what_a_trusted_proxy_says_is_passed_on() {
-    let world = World::with(Setup { profile: "trusted-proxies = [\"127.0.0.1\"]", ..Setup::default() });
+    let world =
+        World::with(Setup { profile: "trusted-proxies = [\"127.0.0.1\"]", ..Setup::default() });
     let message = forwarded(
         &world,
         "GET / HTTP/1.1\r\nHost: a:8443\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n\
@@ -134,7 +135,8 @@ fn fields_for_one_hop_stay_on_it() {
 
 #[test]
 fn a_prefix_is_taken_off_and_nothing_else() {
-    let routes = "[[profile.edge.route]]\npath = \"/ccm/\"\nupstream = \"stage\"\nstrip-prefix = \"/ccm\"";
+    let routes =
+        "[[profile.edge.route]]\npath = \"/ccm/\"\nupstream = \"stage\"\nstrip-prefix = \"/ccm\"";
     let world = World::with(Setup { routes, ..Setup::default() });
     for (target, stripped) in [
         ("/ccm/a?b=/ccm/c", "/a?b=/ccm/c"),
@@ -185,8 +187,12 @@ fn any_method_that_is_a_token() {
         assert!(text(&message.head).starts_with(&format!("{method} /x HTTP/1.1\nHost: a\n")));
     }
     world.ends_with(&[
-        "request PUT 200", "request PATCH 200", "request OPTIONS 200", "request PROPFIND 200",
-        "request m-search 200", "request X! 200",
+        "request PUT 200",
+        "request PATCH 200",
+        "request OPTIONS 200",
+        "request PROPFIND 200",
+        "request m-search 200",
+        "request X! 200",
     ]);
 }
 
@@ -206,7 +212,8 @@ fn a_megabyte_in_chunks() {
     let world = World::plain();
     let body = noise(1 << 20);
     let mut request =
-        b"POST /up HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nContent-Type: a/b\r\n\r\n".to_vec();
+        b"POST /up HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\nContent-Type: a/b\r\n\r\n"
+            .to_vec();
     let (mut rest, mut size) = (&body[..], 1);
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(size.min(rest.len()));

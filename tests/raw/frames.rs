@@ -67,12 +67,16 @@ impl Frames {
 
     /// A GET of `path` on a stream of its own.
     pub(crate) fn get(&mut self, path: &str) -> u32 {
-        self.open(&[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)], END)
+        self.open(
+            &[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)],
+            END,
+        )
     }
 
     /// Begins a POST to `/`.
     pub(crate) fn post(&mut self, more: &[(&str, &str)]) -> u32 {
-        let mut fields = vec![(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
+        let mut fields =
+            vec![(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
         fields.extend_from_slice(more);
         self.open(&fields, END_HEADERS)
     }
@@ -181,13 +185,18 @@ fn status_of(block: &[u8]) -> u16 {
     }
     let length = usize::from(block[1] & 0x7f);
     let value = &block[2..2 + length];
-    let digits = if block[1] & 0x80 == 0 { String::from_utf8(value.to_vec()).unwrap() } else { digits(value) };
+    let digits = if block[1] & 0x80 == 0 {
+        String::from_utf8(value.to_vec()).unwrap()
+    } else {
+        digits(value)
+    };
     digits.parse().unwrap()
 }
 
 /// Digits in the Huffman code of RFC 7541: `0`, `1` and `2` have five bits, the others six.
 fn digits(coded: &[u8]) -> String {
-    let bits: Vec<u8> = coded.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+    let bits: Vec<u8> =
+        coded.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
     let number = |bits: &[u8]| bits.iter().fold(0, |number, bit| number << 1 | bit);
     let (mut out, mut at) = (String::new(), 0);
     while at + 5 <= bits.len() {

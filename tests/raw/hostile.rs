@@ -79,9 +79,14 @@ fn answered_with(world: &World, request: &str, answer: &[u8]) -> (Wire, Wire) {
 
 #[test]
 fn heads_no_upstream_should_send() {
-    let fields = |count| format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "X: y\r\n".repeat(count));
+    let fields = |count| {
+        format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "X: y\r\n".repeat(count))
+    };
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "y".repeat(70_000));
-    let interims = format!("{}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 102 Processing\r\n\r\n".repeat(2000));
+    let interims = format!(
+        "{}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 102 Processing\r\n\r\n".repeat(2000)
+    );
     let floods = [fields(300), large, interims.replace("102", "100")];
     let world = World::plain();
     let mut wrong = Vec::new();
@@ -89,7 +94,9 @@ fn heads_no_upstream_should_send() {
     for answer in cases() {
         let (mut client, mut upstream) = answered_with(&world, GET, answer);
         let head = text(&client.head());
-        if !head.starts_with("HTTP/1.1 502 ") || !head.contains("\ngateway-reason: upstream_bad_answer\n") {
+        if !head.starts_with("HTTP/1.1 502 ")
+            || !head.contains("\ngateway-reason: upstream_bad_answer\n")
+        {
             let what = text(&answer[..answer.len().min(200)]);
             wrong.push(format!("--- {what}\n  answered {head}"));
             continue;
@@ -100,7 +107,10 @@ fn heads_no_upstream_should_send() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let count = cases().count();
-    world.ends_with(&[vec!["request GET 200"; count], vec!["request GET 502 upstream_bad_answer"; count]].concat());
+    world.ends_with(
+        &[vec!["request GET 200"; count], vec!["request GET 502 upstream_bad_answer"; count]]
+            .concat(),
+    );
 }
 
 #[test]
@@ -113,7 +123,9 @@ fn the_same_heads_for_an_http_2_client() {
         upstream.message(false);
         upstream.send(answer);
         match client.outcome(stream) {
-            Outcome::Answer(502, body) => assert!(find(&body, b"reason: upstream_bad_answer").is_some()),
+            Outcome::Answer(502, body) => {
+                assert!(find(&body, b"reason: upstream_bad_answer").is_some())
+            }
             other => panic!("{}: {other:?}", text(answer)),
         }
     }
@@ -149,7 +161,8 @@ const BROKEN: &[(&[u8], bool)] = &[
 /// Whether these bytes end as a complete answer would.
 fn is_complete(got: &[u8]) -> bool {
     let Some(head) = find(got, b"\r\n\r\n") else { return false };
-    got.ends_with(b"\r\n0\r\n\r\n") || (find(got, b"Content-Length: 5\r\n").is_some() && got.len() - head - 4 >= 5)
+    got.ends_with(b"\r\n0\r\n\r\n")
+        || (find(got, b"Content-Length: 5\r\n").is_some() && got.len() - head - 4 >= 5)
 }
 
 #[test]
@@ -168,7 +181,11 @@ fn bodies_that_break_off() {
         upstream.end();
         next_is_served_afresh(&world);
         words.push("request GET 200");
-        words.push(if *closes { "request GET 200 upstream_cut" } else { "request GET 200 upstream_bad_answer" });
+        words.push(if *closes {
+            "request GET 200 upstream_cut"
+        } else {
+            "request GET 200 upstream_bad_answer"
+        });
     }
     world.ends_with(&words);
 }
@@ -193,8 +210,13 @@ fn the_same_bodies_for_an_http_2_client() {
 #[test]
 fn an_answer_that_ends_with_a_reset() {
     let world = World::plain();
-    for body in ["Content-Length: 5\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "\r\nabc"] {
-        let (mut client, upstream) = answered_with(&world, GET, format!("HTTP/1.1 200 OK\r\n{body}").as_bytes());
+    for body in [
+        "Content-Length: 5\r\n\r\nabc",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "\r\nabc",
+    ] {
+        let (mut client, upstream) =
+            answered_with(&world, GET, format!("HTTP/1.1 200 OK\r\n{body}").as_bytes());
         client.until("start of the body", |input| find(input, b"abc"));
         upstream.reset();
         assert_eq!(client.end(), End::Cut, "{body}");
@@ -207,7 +229,8 @@ fn an_answer_that_ends_with_a_reset() {
 fn an_answer_until_the_end_of_the_connection() {
     let world = World::plain();
     for version in ["1.1", "1.0"] {
-        let (mut client, mut upstream) = answered_with(&world, GET, format!("HTTP/{version} 200 OK\r\n\r\nabc").as_bytes());
+        let (mut client, mut upstream) =
+            answered_with(&world, GET, format!("HTTP/{version} 200 OK\r\n\r\nabc").as_bytes());
         upstream.finish();
         assert_eq!(client.answered(200), "abc");
         next_is_served_afresh(&world);

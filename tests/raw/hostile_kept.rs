@@ -116,7 +116,10 @@ fn an_answer_before_its_request_is_refused() {
 #[test]
 fn one_closed_while_idle_is_noticed() {
     let world = World::plain();
-    for request in ["POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", "GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: a\r\n\r\n"] {
+    for request in [
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        "GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
         kept(&world).finish();
         let mut client = world.sent(request);
         let mut upstream = world.accept();
@@ -153,7 +156,13 @@ fn what_is_harmless_is_repeated_once_on_a_new_connection() {
     client.refused(502, "upstream_closed");
     assert!(!world.was_dialled(), "once is enough");
     let mut lines = vec!["request GET 200"; 6];
-    lines.extend(["request GET 204", "request HEAD 204", "request DELETE 204", "request PUT 204", "request OPTIONS 204"]);
+    lines.extend([
+        "request GET 204",
+        "request HEAD 204",
+        "request DELETE 204",
+        "request PUT 204",
+        "request OPTIONS 204",
+    ]);
     lines.push("request GET 502 upstream_closed");
     world.ends_with(&lines);
 }
@@ -182,7 +191,8 @@ fn what_is_not_harmless_is_never_repeated() {
 #[test]
 fn nothing_is_repeated_once_an_answer_has_begun() {
     let world = World::plain();
-    for begun in ["H", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"] {
+    for begun in ["H", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"]
+    {
         let mut upstream = kept(&world);
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         upstream.message(false);
@@ -196,7 +206,11 @@ fn nothing_is_repeated_once_an_answer_has_begun() {
 #[test]
 fn one_that_is_not_to_be_kept_is_not() {
     let world = World::plain();
-    for head in ["HTTP/1.1 200 OK\r\nConnection: x, Close\r\n", "HTTP/1.0 200 OK\r\n", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"] {
+    for head in [
+        "HTTP/1.1 200 OK\r\nConnection: x, Close\r\n",
+        "HTTP/1.0 200 OK\r\n",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n",
+    ] {
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let mut upstream = world.accept();
         upstream.message(false);

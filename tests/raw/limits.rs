@@ -112,7 +112,8 @@ fn descriptors_for_upstreams() {
         }
         held.extend(world.try_accept());
     }
-    let turned_away = crowd.iter().filter(|client| !client.input.is_empty() || client.ended.is_some()).count();
+    let turned_away =
+        crowd.iter().filter(|client| !client.input.is_empty() || client.ended.is_some()).count();
     assert!(turned_away > 0 || crowd.len() < 40, "there were enough");
     for client in crowd.iter_mut().filter(|client| !client.input.is_empty()) {
         client.refused(503, "out_of_descriptors");

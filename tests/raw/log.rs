@@ -14,8 +14,23 @@ const SECRET: &str = "s3cr3t";
 fn secrets_stay_out_of_it() {
     let mut world = World::plain();
     let parameters = [
-        "hub.verify_token", "sig", "token", "access_token", "auth_token", "refresh_token", "id_token", "password",
-        "secret", "client_secret", "api_key", "apikey", "code", "signature", "SIG", "si%67", "hub%2Everify_token",
+        "hub.verify_token",
+        "sig",
+        "token",
+        "access_token",
+        "auth_token",
+        "refresh_token",
+        "id_token",
+        "password",
+        "secret",
+        "client_secret",
+        "api_key",
+        "apikey",
+        "code",
+        "signature",
+        "SIG",
+        "si%67",
+        "hub%2Everify_token",
     ];
     let query: Vec<String> = parameters.iter().map(|name| format!("{name}={SECRET}")).collect();
     let target = format!("/ccm?a=b&{}&c=d", query.join("&"));
@@ -25,7 +40,10 @@ fn secrets_stay_out_of_it() {
     ));
     let mut upstream = world.accept();
     let message = upstream.message(true);
-    assert!(message.golden().starts_with(&format!("GET {target} HTTP/1.1\n")), "they reach the upstream");
+    assert!(
+        message.golden().starts_with(&format!("GET {target} HTTP/1.1\n")),
+        "they reach the upstream"
+    );
     upstream.send(format!("HTTP/1.1 302 Found\r\nLocation: /?token={SECRET}\r\nSet-Cookie: a={SECRET}\r\nContent-Length: 0\r\n\r\n"));
     client.answered(302);
     // A request that is refused is logged with its path as well.
@@ -48,13 +66,22 @@ fn what_a_line_says() {
     );
     let mut upstream = world.accept();
     upstream.message(false);
-    upstream.send("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    upstream
+        .send("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     let answer = client.answer();
     let line = world.lines_of(client.local(), 1).remove(0);
     for (key, value) in [
-        ("event", "request"), ("profile", "edge"), ("method", "POST"), ("host", "Chat.Example:8443"),
-        ("path", "/a?b=\"c\\d"), ("route", "/"), ("upstream", "stage"), ("protocol", "HTTP/1.1"),
-        ("tls", "1.3"), ("sni", "localhost"), ("id", &answer.field("x-request-id").unwrap()),
+        ("event", "request"),
+        ("profile", "edge"),
+        ("method", "POST"),
+        ("host", "Chat.Example:8443"),
+        ("path", "/a?b=\"c\\d"),
+        ("route", "/"),
+        ("upstream", "stage"),
+        ("protocol", "HTTP/1.1"),
+        ("tls", "1.3"),
+        ("sni", "localhost"),
+        ("id", &answer.field("x-request-id").unwrap()),
     ] {
         let said = line[key].as_str().unwrap_or_default();
         assert!(said == value || key == "tls" && said.contains(value), "{key}: {line}");
@@ -108,8 +135,13 @@ fn one_line_for_each_and_none_for_nothing() {
     drop(world.client());
     drop(Frames::client(&world));
     world.ends_with(&[
-        "request GET 200", "request GET 400 ambiguous_path", "request HEAD 200", "request GET 200",
-        "request GET 499 client_gone", "refused 499 client_gone", "refused 400 plain_http_on_tls_port",
+        "request GET 200",
+        "request GET 400 ambiguous_path",
+        "request HEAD 200",
+        "request GET 200",
+        "request GET 499 client_gone",
+        "refused 499 client_gone",
+        "refused 400 plain_http_on_tls_port",
         "refused 0 tls_handshake_failed",
     ]);
 }

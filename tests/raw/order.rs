@@ -6,7 +6,8 @@ use crate::wire::{End, text};
 use crate::world::World;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const EXPECTING: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n";
+const EXPECTING: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n";
 
 #[test]
 fn requests_in_one_write_are_answered_in_order() {
@@ -50,7 +51,10 @@ fn a_refusal_in_the_middle_does_not_stop_the_rest() {
     upstream.send(OK);
     assert_eq!(client.answered(200), "ok");
     world.ends_with(&[
-        "request GET 400 ambiguous_path", "request GET 200", "request HEAD 400 ambiguous_path", "request GET 200",
+        "request GET 400 ambiguous_path",
+        "request GET 200",
+        "request HEAD 400 ambiguous_path",
+        "request GET 200",
     ]);
 }
 
@@ -155,7 +159,8 @@ fn http_1_0() {
         got,
         "GET /x HTTP/1.1\nHost: \nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
     );
-    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n");
+    upstream
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n");
     let answer = client.answer();
     assert_eq!(answer.golden(), "HTTP/1.1 200 OK\nX-Request-Id: ID\nConnection: close\n\n");
     assert_eq!((text(&answer.body).as_str(), client.ended), ("abc", Some(End::Clean)));
@@ -184,13 +189,19 @@ fn trailers_both_ways() {
     let mut upstream = world.accept();
     let message = upstream.message(false);
     assert!(message.golden().contains("\nTrailer: X-Sum\n"));
-    assert_eq!((text(&message.body).as_str(), message.trailers.as_str()), ("abc", "X-Sum: 1\nx-two: 2\n\n"));
+    assert_eq!(
+        (text(&message.body).as_str(), message.trailers.as_str()),
+        ("abc", "X-Sum: 1\nx-two: 2\n\n")
+    );
     upstream.send(
         "HTTP/1.1 200 OK\r\nTrailer: X-Time\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Time: 3\r\nSet-Cookie: a=b\r\n\
          Content-Length: 1\r\nX-Request-Id: x\r\n\r\n",
     );
     let answer = client.answer();
-    assert_eq!(answer.golden(), "HTTP/1.1 200 OK\nTrailer: X-Time\nTransfer-Encoding: chunked\nX-Request-Id: ID\n\n");
+    assert_eq!(
+        answer.golden(),
+        "HTTP/1.1 200 OK\nTrailer: X-Time\nTransfer-Encoding: chunked\nX-Request-Id: ID\n\n"
+    );
     assert_eq!((text(&answer.body).as_str(), answer.trailers.as_str()), ("ok", "X-Time: 3\n\n"));
     world.ends_with(&["request POST 200"]);
 }
@@ -226,7 +237,10 @@ fn a_304_keeps_its_length_and_has_no_body() {
         upstream.message(true);
         upstream.send("HTTP/1.1 304 Not Modified\r\nETag: \"e\"\r\nContent-Length: 10\r\n\r\n");
         let answer = client.answer();
-        assert_eq!(answer.golden(), "HTTP/1.1 304 Not Modified\nETag: \"e\"\nContent-Length: 10\nX-Request-Id: ID\n\n");
+        assert_eq!(
+            answer.golden(),
+            "HTTP/1.1 304 Not Modified\nETag: \"e\"\nContent-Length: 10\nX-Request-Id: ID\n\n"
+        );
     }
     world.ends_with(&["request GET 304"; 2]);
 }
@@ -239,7 +253,9 @@ fn an_answer_before_the_body_has_come() {
     let mut upstream = world.accept();
     upstream.head();
     upstream.take(1000);
-    upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+    upstream.send(
+        "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
+    );
     drop(upstream);
     // The client has not read yet, and sends on.
     for _ in 0..10 {

@@ -31,7 +31,8 @@ fn drip(wire: &mut Wire, piece: &str, every: Duration) -> Duration {
 }
 
 fn is_about(waited: Duration, seconds: u64) {
-    let (least, most) = (Duration::from_millis(seconds * 1000 - 100), Duration::from_millis(seconds * 1000 + 1900));
+    let (least, most) =
+        (Duration::from_millis(seconds * 1000 - 100), Duration::from_millis(seconds * 1000 + 1900));
     assert!((least..most).contains(&waited), "{waited:?} instead of {seconds} s");
 }
 
@@ -94,7 +95,8 @@ fn a_body_that_is_dripped_over_http_2() {
 
 #[test]
 fn a_body_that_is_slow_and_honest() {
-    let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 200\nheader = \"1s\"\nkeep-alive = \"1s\"");
+    let world =
+        with_timeouts("body-idle = \"1s\"\nmin-rate = 200\nheader = \"1s\"\nkeep-alive = \"1s\"");
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n");
     let mut upstream = world.accept();
     upstream.head();
@@ -111,7 +113,8 @@ fn a_body_that_is_slow_and_honest() {
 #[test]
 fn a_body_that_stops() {
     let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 0");
-    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let mut client =
+        world.sent("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
     let mut upstream = world.accept();
     let start = Instant::now();
     client.refused(408, "body_too_slow");
@@ -140,7 +143,9 @@ fn a_connection_that_is_not_used() {
 
 #[test]
 fn an_answer_that_takes_its_time_is_waited_for() {
-    let world = with_timeouts("keep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"\nhandshake = \"1s\"");
+    let world = with_timeouts(
+        "keep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"\nhandshake = \"1s\"",
+    );
     let mut client = world.sent(GET);
     let mut other = Frames::client(&world);
     let (mut upstream, stream) = (world.accept(), other.get("/"));
@@ -274,7 +279,11 @@ fn an_upstream_that_does_not_answer() {
 
 #[test]
 fn an_upstream_whose_tls_does_not_get_on() {
-    let world = World::with(Setup { tls: true, upstream: "connect-timeout = \"500ms\"", ..Setup::default() });
+    let world = World::with(Setup {
+        tls: true,
+        upstream: "connect-timeout = \"500ms\"",
+        ..Setup::default()
+    });
     let mut client = world.sent(GET);
     client.refused(504, "upstream_connect_timeout");
     drop(client);
@@ -302,11 +311,15 @@ fn an_answer_that_stops() {
 
 #[test]
 fn a_tunnel_in_which_nothing_moves() {
-    let world = with_timeouts("tunnel-idle = \"1s\"\nkeep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"");
+    let world = with_timeouts(
+        "tunnel-idle = \"1s\"\nkeep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"",
+    );
     let mut client = world.sent(UPGRADE);
     let mut upstream = world.accept();
     upstream.message(true);
-    upstream.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    upstream.send(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    );
     client.answered(101);
     // Either direction is a sign of life.
     for _ in 0..3 {

@@ -88,7 +88,12 @@ fn nothing_is_relayed_if_the_upstream_refuses() {
 #[test]
 fn a_switch_to_something_else_is_refused() {
     let world = World::plain();
-    for fields in ["Upgrade: h2c\r\nConnection: Upgrade\r\n", "Connection: Upgrade\r\n", "Upgrade: websocketx\r\n", ""] {
+    for fields in [
+        "Upgrade: h2c\r\nConnection: Upgrade\r\n",
+        "Connection: Upgrade\r\n",
+        "Upgrade: websocketx\r\n",
+        "",
+    ] {
         let mut client = world.sent([UPGRADE, "early"].concat());
         let mut upstream = world.accept();
         upstream.message(true);
@@ -109,7 +114,11 @@ fn a_switch_with_a_body_is_refused() {
         upstream.send(SWITCH.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n")));
         let answer = client.answer();
         // RFC 9110 section 8.6: no length in a 1xx. Refusing it and leaving it out are both sound.
-        assert!(answer.status() == 502 || answer.field("content-length").is_none(), "{}", answer.golden());
+        assert!(
+            answer.status() == 502 || answer.field("content-length").is_none(),
+            "{}",
+            answer.golden()
+        );
         assert_eq!(answer.field("transfer-encoding"), None);
     }
 }

@@ -106,7 +106,8 @@ impl Wire {
     /// Sends; the peer takes it within [`PATIENCE`].
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let bytes = bytes.as_ref();
-        self.try_send(bytes).unwrap_or_else(|error| panic!("cannot send {:?}: {error}", text(bytes)));
+        self.try_send(bytes)
+            .unwrap_or_else(|error| panic!("cannot send {:?}: {error}", text(bytes)));
         self
     }
 
@@ -217,7 +218,11 @@ impl Wire {
                 self.expect("\r\n");
             }
             let ends = |input: &[u8]| {
-                if input.starts_with(b"\r\n") { Some(2) } else { Some(find(input, b"\r\n\r\n")? + 4) }
+                if input.starts_with(b"\r\n") {
+                    Some(2)
+                } else {
+                    Some(find(input, b"\r\n\r\n")? + 4)
+                }
             };
             message.trailers = text(&self.until("end of the trailer", ends));
         } else if let Some(length) = message.field("content-length") {
@@ -276,7 +281,11 @@ impl Message {
         if !self.head.starts_with(b"HTTP/") {
             return 0;
         }
-        text(&self.head).split(' ').nth(1).and_then(|code| code.trim().parse().ok()).unwrap_or_default()
+        text(&self.head)
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.trim().parse().ok())
+            .unwrap_or_default()
     }
 
     /// The value of a field, any case.
@@ -291,7 +300,9 @@ impl Message {
     pub(crate) fn golden(&self) -> String {
         let head = text(&self.head);
         let line = |line: &str| match line.split_once(": ") {
-            Some((name, value)) if name == "X-Request-Id" && value.len() == 32 => format!("{name}: ID\n"),
+            Some((name, value)) if name == "X-Request-Id" && value.len() == 32 => {
+                format!("{name}: ID\n")
+            }
             Some((name, _)) if name == "Date" => format!("{name}: DATE\n"),
             _ => format!("{line}\n"),
         };
@@ -306,5 +317,10 @@ pub(crate) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 
 /// Bytes as readable text: CRLF is a line end, everything else that is not printable is escaped.
 pub(crate) fn text(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string().replace("\\r\\n", "\n").replace("\\\"", "\"").replace("\\'", "'")
+    bytes
+        .escape_ascii()
+        .to_string()
+        .replace("\\r\\n", "\n")
+        .replace("\\\"", "\"")
+        .replace("\\'", "'")
 }

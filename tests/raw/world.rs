@@ -85,7 +85,8 @@ fn client_config(protocol: &[u8]) -> Arc<ClientConfig> {
 fn server_config() -> Arc<ServerConfig> {
     static CONFIG: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
         let pair = &certificates().components;
-        let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
+        let chain =
+            CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -131,7 +132,8 @@ impl World {
         let (listen, admin) = (free_port(address), free_port(address));
         let dir = tempfile::tempdir().unwrap();
         let upstream = stage.local_addr().unwrap();
-        fs::write(dir.path().join("gateway.toml"), written(&setup, upstream, listen, admin)).unwrap();
+        fs::write(dir.path().join("gateway.toml"), written(&setup, upstream, listen, admin))
+            .unwrap();
         let program = env!("CARGO_BIN_EXE_app-gateway");
         let mut command = match setup.descriptors {
             None => Command::new(program),
@@ -333,7 +335,9 @@ fn written(setup: &Setup, upstream: SocketAddr, listen: SocketAddr, admin: Socke
     let set = certificates();
     let (chain, key, ca) = (&set.gateway.chain, &set.gateway.key, &set.ca);
     let endpoint = if setup.tls {
-        format!("endpoints = [\"https://{upstream}\"]\nca-file = {ca:?}\nserver-name = \"localhost\"")
+        format!(
+            "endpoints = [\"https://{upstream}\"]\nca-file = {ca:?}\nserver-name = \"localhost\""
+        )
     } else {
         format!("endpoints = [\"http://{upstream}\"]")
     };
