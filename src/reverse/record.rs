@@ -123,6 +123,12 @@ impl Record {
     /// The record of the tunnel that the request becomes; its end is set when it ends.
     pub(super) fn into_tunnel(mut self) -> Self {
         self.tunnel = Some("unknown");
+        if let Some(asked) = &mut self.request {
+            // Slices of the head would keep all of it for as long as the tunnel lives.
+            asked.host = Bytes::copy_from_slice(&asked.host);
+            asked.target = Bytes::copy_from_slice(&asked.target);
+            asked.agent = asked.agent.take().map(|agent| Bytes::copy_from_slice(&agent));
+        }
         if let Some(route) = &self.route {
             route.metrics.in_flight.dec();
             route.metrics.websockets_active.inc();
