@@ -18,7 +18,7 @@ use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
 use super::site::{Action, Route, Served, Site};
-use super::{Generation, identities};
+use super::{Generation, Shown, identities};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -29,7 +29,8 @@ pub struct Compiled {
 }
 
 /// Compiles a configuration: loads certificates, prepares TLS, builds the route tables. Blocks on
-/// the file system.
+/// the file system. What `previous` has learned is carried over: endpoints that stay the same keep
+/// their addresses and TLS sessions, listeners their ticket keys.
 ///
 /// # Errors
 ///
@@ -38,17 +39,18 @@ pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
     metrics: &Metrics,
+    previous: Option<&Generation>,
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
-    let loaded = identities::load_all(&config, provider, metrics, &mut problems);
+    let loaded = identities::load_all(&config, provider, &mut problems);
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
     let upstreams: Vec<_> =
-        config.upstreams.iter().map(|u| Arc::new(upstream(u, provider, &mut problems))).collect();
+        config.upstreams.iter().map(|u| Arc::new(upstream(u, provider, previous, &mut problems))).collect();
     let mut sites = Vec::new();
     let compiler =
-        Compiler { config: &config, loaded: &loaded, upstreams: &upstreams, provider, metrics };
+        Compiler { config: &config, loaded: &loaded, upstreams: &upstreams, provider, metrics, previous };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
             for listener in &profile.listeners {
@@ -56,10 +58,24 @@ pub fn compile(
             }
         }
     }
+    let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
+        let one = |(index, pair): (usize, &Identity)| {
+            let mut hasher = DefaultHasher::new();
+            pair.key.cert.first().map(|leaf| leaf.as_ref().to_vec()).hash(&mut hasher);
+            Shown {
+                name: certificate.name.clone(),
+                pair: index,
+                not_after: pair.not_after,
+                print: hasher.finish(),
+            }
+        };
+        pairs.iter().enumerate().map(one).collect::<Vec<_>>()
+    });
+    let certificates = certificates.collect();
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
-    Ok(Compiled { generation: Generation { config, sites, upstreams }, warnings: problems })
+    Ok(Compiled { generation: Generation { config, sites, upstreams, certificates }, warnings: problems })
 }
 
 fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
@@ -77,14 +93,15 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
 fn upstream(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
+    previous: Option<&Generation>,
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
     let endpoints = config.endpoints.iter().map(|endpoint| {
         let name = config.server_name.as_ref().unwrap_or(&endpoint.host);
-        let tls = match (&tls, ServerName::try_from(name.clone())) {
-            (Some(tls), Ok(name)) if endpoint.tls => Some((Arc::clone(tls), name)),
+        let verified = match (&tls, ServerName::try_from(name.clone())) {
+            (Some((tls, _)), Ok(name)) if endpoint.tls => Some((Arc::clone(tls), name)),
             (Some(_), Err(_)) if endpoint.tls => {
                 problems.push(error(
                     "upstream.server-name",
@@ -98,8 +115,11 @@ fn upstream(
         };
         let mut hasher = DefaultHasher::new();
         (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
-        format!("{:?}", config.verify).hash(&mut hasher);
-        Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, tls, hasher.finish()))
+        tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
+        let identity = hasher.finish();
+        known(previous, identity).unwrap_or_else(|| {
+            Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
+        })
     });
     Upstream {
         name: config.name.clone(),
@@ -114,33 +134,57 @@ fn upstream(
     }
 }
 
+/// The endpoint of an earlier generation that is the same in every respect.
+fn known(previous: Option<&Generation>, identity: u64) -> Option<Arc<Endpoint>> {
+    let mut all = previous?.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+    all.find(|endpoint| endpoint.identity == identity).cloned()
+}
+
+/// TLS settings for an upstream, and a hash of what is trusted, file contents included.
 fn trust(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
     problems: &mut Vec<Problem>,
-) -> Option<Arc<ClientConfig>> {
+) -> Option<(Arc<ClientConfig>, u64)> {
+    let mut hasher = DefaultHasher::new();
     let (trust, place) = match &config.verify {
-        Verify::System => (client::Trust::System, config.place),
-        Verify::Pin(pins) => (client::Trust::Pins(pins.clone()), config.place),
-        Verify::None { place } => (client::Trust::Nothing, *place),
+        Verify::System => {
+            "system".hash(&mut hasher);
+            (client::Trust::System, config.place)
+        }
+        Verify::Pin(pins) => {
+            pins.hash(&mut hasher);
+            (client::Trust::Pins(pins.clone()), config.place)
+        }
+        Verify::None { place } => {
+            "none".hash(&mut hasher);
+            (client::Trust::Nothing, *place)
+        }
         Verify::Ca { file, place } => match certificate::read_authorities(file) {
-            Ok(authorities) => (client::Trust::Authorities(authorities), *place),
+            Ok(authorities) => {
+                authorities.iter().for_each(|authority| authority.as_ref().hash(&mut hasher));
+                (client::Trust::Authorities(authorities), *place)
+            }
             Err(message) => {
-                problems.push(error("upstream.ca-file", *place, message, "the file must be PEM, with the CA certificate that issued the component's certificate"));
+                problems.push(error(
+                    "upstream.ca-file",
+                    *place,
+                    message,
+                    "the file must be PEM, with the CA certificate that issued the component's certificate",
+                ));
                 return None;
             }
         },
     };
-    client::config(trust, provider)
-        .map_err(|message| {
-            problems.push(error(
-                "upstream.trust",
-                place,
-                message,
-                "name the component's CA with `ca-file`, or its key with `pin`",
-            ));
-        })
-        .ok()
+    let built = client::config(trust, provider).map_err(|message| {
+        problems.push(error(
+            "upstream.trust",
+            place,
+            message,
+            "name the component's CA with `ca-file`, or its key with `pin`",
+        ));
+    });
+    Some((built.ok()?, hasher.finish()))
 }
 
 struct Compiler<'a> {
@@ -149,6 +193,7 @@ struct Compiler<'a> {
     upstreams: &'a [Arc<Upstream>],
     provider: &'a Arc<CryptoProvider>,
     metrics: &'a Metrics,
+    previous: Option<&'a Generation>,
 }
 
 impl Compiler<'_> {
@@ -159,13 +204,16 @@ impl Compiler<'_> {
         problems: &mut Vec<Problem>,
     ) -> Option<Site> {
         let label = listener.listen.to_string();
-        let (served, tls) = match listener.serve {
-            Serve::RedirectToHttps { port } => (Served::RedirectToHttps(port), None),
-            Serve::Routes => {
-                (self.routes(profile, None), Some(self.tls(profile, listener, problems)?))
-            }
-            Serve::Component(id) => {
-                (self.routes(profile, Some(id)), Some(self.tls(profile, listener, problems)?))
+        let served = match listener.serve {
+            Serve::RedirectToHttps { port } => Served::RedirectToHttps(port),
+            Serve::Routes => self.routes(profile, None),
+            Serve::Component(id) => self.routes(profile, Some(id)),
+        };
+        let (tls, admits) = match served {
+            Served::RedirectToHttps(_) => (None, 0),
+            Served::Routes { .. } => {
+                let (tls, admits) = self.tls(profile, listener, problems)?;
+                (Some(tls), admits)
             }
         };
         Some(Site {
@@ -180,6 +228,7 @@ impl Compiler<'_> {
             limits: profile.limits.clone(),
             timeouts: profile.timeouts.clone(),
             tls,
+            admits,
         })
     }
 
@@ -188,7 +237,7 @@ impl Compiler<'_> {
         profile: &Profile,
         listener: &config::Listener,
         problems: &mut Vec<Problem>,
-    ) -> Option<Arc<rustls::ServerConfig>> {
+    ) -> Option<(Arc<rustls::ServerConfig>, u64)> {
         let (clients, place) = match &listener.client_certificates {
             ClientCertificates::Off => (None, listener.place),
             ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
@@ -212,17 +261,34 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        let identities =
-            profile.certificates.iter().filter_map(|id| self.loaded.get(id.0).cloned()).collect();
+        let mut hasher = DefaultHasher::new();
+        for (authorities, required) in &clients {
+            required.hash(&mut hasher);
+            authorities.iter().for_each(|authority| authority.as_ref().hash(&mut hasher));
+        }
+        let admits = hasher.finish();
+        let chosen = profile.certificates.iter();
         let settings = server::Settings {
-            identities,
+            identities: chosen.filter_map(|id| self.loaded.get(id.0).cloned()).collect(),
             refuse_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
             http2: listener.http2,
             clients,
+            ticketer: self.ticketer(listener, admits),
         };
-        server::config(settings, self.provider)
-            .map_err(|message| problems.push(unusable(message)))
-            .ok()
+        let built = server::config(settings, self.provider);
+        let tls = built.map_err(|message| problems.push(unusable(message))).ok()?;
+        Some((tls, admits))
+    }
+
+    /// The ticket keys the listener had, if it lets the same clients in.
+    fn ticketer(
+        &self,
+        listener: &config::Listener,
+        admits: u64,
+    ) -> Option<Arc<dyn rustls::server::ProducesTickets>> {
+        let mut sites = self.previous?.sites.iter();
+        let site = sites.find(|site| site.address == listener.listen && site.admits == admits)?;
+        site.tls.as_ref().map(|tls| Arc::clone(&tls.ticketer))
     }
 
     /// All routes of a profile, or those a component's own port serves.
@@ -266,11 +332,9 @@ impl Compiler<'_> {
                 Action::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => {
-                let written = self.config.upstreams.get(upstream.0);
-                let verified = written.is_none_or(|u| !matches!(u.verify, Verify::None { .. }));
                 match self.upstreams.get(upstream.0) {
                     Some(upstream) => Action::Proxy {
-                        counters: self.metrics.upstream(&upstream.name, verified),
+                        counters: self.metrics.upstream(&upstream.name),
                         first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                         upstream: Arc::clone(upstream),
                         strip_prefix,

@@ -7,7 +7,6 @@ use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Problem, Severity};
 use crate::config::{Certificate, CertificateId, Config, Profile, Serve, is_loopback};
-use crate::telemetry::Metrics;
 use crate::tls::certificate::{load, system_root_subjects};
 use crate::tls::{Finding, Identity, Subject};
 
@@ -15,16 +14,14 @@ use crate::tls::{Finding, Identity, Subject};
 pub(super) fn load_all(
     config: &Config,
     provider: &Arc<CryptoProvider>,
-    metrics: &Metrics,
     problems: &mut Vec<Problem>,
 ) -> Vec<Vec<Identity>> {
     let roots = system_root_subjects();
     let one = |certificate: &Certificate| {
         let mut pairs = Vec::new();
-        for (index, pair) in certificate.pairs.iter().enumerate() {
+        for pair in &certificate.pairs {
             let findings = match load(&pair.chain, &pair.key, provider, &roots) {
                 Ok((identity, findings)) => {
-                    metrics.certificate(&certificate.name, index, identity.not_after);
                     pairs.push(identity);
                     findings
                 }

@@ -7,9 +7,11 @@ pub mod compile;
 pub mod identities;
 pub mod site;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{ClientCertificates, Config, Verify};
+use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
 pub use compile::compile;
@@ -23,4 +25,55 @@ pub struct Generation {
     pub sites: Vec<Arc<Site>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    certificates: Vec<Shown>,
+}
+
+/// A certificate as it is told about.
+struct Shown {
+    /// Name of the identity.
+    name: String,
+    /// Number of the pair, from 0.
+    pair: usize,
+    /// End of validity, in seconds since 1970.
+    not_after: i64,
+    /// Hash of the leaf.
+    print: u64,
+}
+
+impl Generation {
+    /// Name, number of the pair, and a hash of each certificate.
+    pub fn prints(&self) -> impl Iterator<Item = (&str, usize, u64)> {
+        self.certificates.iter().map(|shown| (shown.name.as_str(), shown.pair, shown.print))
+    }
+
+    /// Puts what is known of certificates and upstreams into the metrics.
+    pub fn tell(&self, metrics: &Metrics) {
+        let verified = |u: &crate::config::Upstream| !matches!(u.verify, Verify::None { .. });
+        let upstreams: Vec<_> =
+            self.config.upstreams.iter().map(|u| (u.name.clone(), verified(u))).collect();
+        let certificates: Vec<_> =
+            self.certificates.iter().map(|s| (s.name.clone(), s.pair, s.not_after)).collect();
+        metrics.tell(&certificates, &upstreams);
+    }
+
+    /// Files the configuration names: certificates, keys, CA bundles.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let pairs = self.config.certificates.iter().flat_map(|certificate| &certificate.pairs);
+        let mut files: Vec<_> = pairs.flat_map(|pair| [pair.chain.clone(), pair.key.clone()]).collect();
+        for upstream in &self.config.upstreams {
+            if let Verify::Ca { file, .. } = &upstream.verify {
+                files.push(file.clone());
+            }
+        }
+        for listener in self.config.profiles.iter().flat_map(|profile| &profile.listeners) {
+            match &listener.client_certificates {
+                ClientCertificates::Off => {}
+                ClientCertificates::Optional { ca, .. } | ClientCertificates::Required { ca, .. } => {
+                    files.push(ca.clone());
+                }
+            }
+        }
+        files
+    }
 }

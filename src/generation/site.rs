@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
@@ -37,6 +38,9 @@ pub struct Site {
     pub timeouts: Timeouts,
     /// TLS settings; `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Equal for two generations of a listener if tickets of one may resume in the other: the
+    /// same clients are let in.
+    pub admits: u64,
     /// Counters.
     pub metrics: ListenerMetrics,
 }
@@ -106,6 +110,18 @@ pub enum Action {
     Deny,
 }
 
+/// What is asked for, as far as routes care.
+pub struct Asked<'a> {
+    /// Host name without port.
+    pub host: &'a str,
+    /// Raw path and query.
+    pub target: &'a [u8],
+    /// The method.
+    pub method: &'a Method,
+    /// It is to become a WebSocket.
+    pub upgrade: bool,
+}
+
 /// What is to be done with a request.
 pub enum Decision {
     /// This route takes it.
@@ -143,7 +159,25 @@ impl Site {
     ///
     /// [`Refusal`] with the first rule that refuses it.
     pub fn decide(&self, head: &RequestHead) -> Result<Decision, Refusal> {
-        let host = head.host_name();
+        // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
+        let method = if head.upgrade { &Method::GET } else { &head.method };
+        let asked = Asked { host: head.host_name(), target: &head.target, method, upgrade: head.upgrade };
+        let decision = self.decide_asked(&asked)?;
+        if let (Decision::Route(route), Framing::Length(length)) = (&decision, head.framing)
+            && length > route.max_body
+        {
+            return Err(Refusal::by(Reason::BodyTooLarge, route));
+        }
+        Ok(decision)
+    }
+
+    /// Decides by host, path, method and upgrade alone: what is left to ask about a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] with the first rule that refuses it.
+    pub fn decide_asked(&self, asked: &Asked<'_>) -> Result<Decision, Refusal> {
+        let host = asked.host;
         if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.covers(host)) {
             return Err(Refusal::of(Reason::UnknownHost));
         }
@@ -151,14 +185,13 @@ impl Site {
             Served::RedirectToHttps(port) => return Ok(Decision::ToHttps(*port)),
             Served::Routes { table, routes } => (table, routes),
         };
-        let raw = path::raw(&head.target);
+        let raw = path::raw(asked.target);
         let (decoded, strict) = match path::matchable(raw, false) {
             Ok(decoded) => (decoded, true),
             // It may still be one that the route's own setting lets through.
             Err(_) => (path::matchable(raw, true).map_err(Refusal::of)?, false),
         };
-        let method = if head.upgrade { &http::Method::GET } else { &head.method };
-        let found = table.find(&decoded, method);
+        let found = table.find(&decoded, asked.method);
         if !strict
             && !matches!(&found, Match::Rule(i) if routes.get(*i).is_some_and(|r| r.allow_encoded_slash))
         {
@@ -178,11 +211,8 @@ impl Site {
         if matches!(route.action, Action::Deny) {
             return Err(Refusal::by(Reason::RouteDenied, route));
         }
-        if head.upgrade && !(route.websocket && matches!(route.action, Action::Proxy { .. })) {
+        if asked.upgrade && !(route.websocket && matches!(route.action, Action::Proxy { .. })) {
             return Err(Refusal::by(Reason::WebSocketDenied, route));
-        }
-        if matches!(head.framing, Framing::Length(length) if length > route.max_body) {
-            return Err(Refusal::by(Reason::BodyTooLarge, route));
         }
         Ok(Decision::Route(Arc::clone(route)))
     }

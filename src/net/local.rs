@@ -30,6 +30,7 @@ pub struct Local {
     scratch: RefCell<Box<[u8]>>,
     phase: Cell<Phase>,
     spread: Cell<Duration>,
+    generation: Cell<u64>,
     open: Cell<usize>,
     emptied: Notify,
 }
@@ -43,6 +44,7 @@ impl Local {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             phase: Cell::new(Phase::Serving),
             spread: Cell::new(Duration::ZERO),
+            generation: Cell::new(0),
             open: Cell::new(0),
             emptied: Notify::new(),
         })
@@ -70,6 +72,18 @@ impl Local {
     pub fn enter(&self, phase: Phase, spread: Duration) {
         self.phase.set(phase);
         self.spread.set(spread);
+        self.clock.wake_all();
+    }
+
+    /// Number of configuration changes this worker has heard of.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Tells every task that waits on an alarm that the configuration has changed.
+    pub fn reloaded(&self) {
+        self.generation.set(self.generation.get() + 1);
         self.clock.wake_all();
     }
 

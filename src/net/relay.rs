@@ -35,6 +35,8 @@ pub enum End {
     Idle,
     /// The gateway shuts down.
     Draining,
+    /// A new configuration does not allow it any more.
+    Forbidden,
 }
 
 /// What a relay did.
@@ -57,7 +59,8 @@ pub struct Side<T> {
 }
 
 /// Joins `a` and `b` until both have closed, one breaks, nothing moves for `idle`, or the worker
-/// cuts what is left. One side's end of stream is passed on to the other.
+/// cuts what is left. One side's end of stream is passed on to the other. `allowed` is asked once
+/// after each change of configuration.
 ///
 /// # Cancellation
 ///
@@ -67,6 +70,7 @@ pub async fn relay<A: Io, B: Io>(
     a: Side<A>,
     b: Side<B>,
     idle: Duration,
+    allowed: &dyn Fn() -> bool,
 ) -> Summary {
     let (Side { io: mut a, early: a_early }, Side { io: mut b, early: b_early }) = (a, b);
     let (mut ab, mut ba) = (Direction::new(&a_early), Direction::new(&b_early));
@@ -74,7 +78,7 @@ pub async fn relay<A: Io, B: Io>(
     let alarm = local.clock.alarm();
     alarm.set(idle);
     let mut watch =
-        Watch { alarm, idle, moved: local.clock.now(), first: None, closing: Closing::No };
+        Watch { alarm, idle, moved: local.clock.now(), first: None, closing: Closing::No, generation: local.generation() };
     let end = poll_fn(|cx| {
         let before = ab.bytes + ba.bytes;
         match ab.poll(cx, local, &mut a, &mut b) {
@@ -95,6 +99,12 @@ pub async fn relay<A: Io, B: Io>(
         if before != ab.bytes + ba.bytes {
             watch.moved = local.clock.now();
         }
+        if watch.generation != local.generation() {
+            watch.generation = local.generation();
+            if !allowed() {
+                return Poll::Ready(End::Forbidden);
+            }
+        }
         watch.poll(cx, local)
     })
     .await;
@@ -109,6 +119,7 @@ struct Watch {
     first: Option<End>,
 
     closing: Closing,
+    generation: u64,
 }
 
 /// What draining means for this relay.
@@ -259,7 +270,7 @@ mod tests {
             let relaying = tokio::task::spawn_local({
                 let local = Rc::clone(&local);
                 async move {
-                    relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60)).await
+                    relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60), &|| true).await
                 }
             });
             let answering = tokio::task::spawn_local(async move {
@@ -292,7 +303,7 @@ mod tests {
                 client.write_all(b"x").await.unwrap();
                 std::future::pending::<()>().await;
             });
-            let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10)).await;
+            let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
             assert_eq!((summary.end, summary.a_to_b), (End::Idle, 1));
             assert!((17..=20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         });
@@ -311,7 +322,7 @@ mod tests {
                         let (_client, a) = tokio::io::duplex(64);
                         let (b, _server) = tokio::io::duplex(64);
                         let summary =
-                            relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600))
+                            relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600), &|| true)
                                 .await;
                         (summary.end, start.elapsed())
                     })
@@ -342,7 +353,7 @@ mod tests {
                 let local = Rc::clone(&local);
                 async move { local.enter(Phase::Cutting, Duration::ZERO) }
             });
-            let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10)).await;
+            let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
             assert_eq!(summary.end, End::Draining);
         });
     }

@@ -19,7 +19,7 @@ use crate::addr::ClientAddr;
 use crate::generation::Site;
 use crate::message::Reason;
 use crate::net::admission::{Full, Permit};
-use crate::net::{Alarm, Phase};
+use crate::net::Alarm;
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::record::Record;
@@ -41,7 +41,7 @@ impl Drop for Admitted {
     }
 }
 
-/// Takes connections from `listener` until the worker drains; those that already wait in the
+/// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
 /// kernel's queue then are taken too, because closing the socket would reset them.
 pub async fn run(service: Rc<Service>, listener: TcpListener) {
     let local = &service.worker.local;
@@ -49,7 +49,7 @@ pub async fn run(service: Rc<Service>, listener: TcpListener) {
     loop {
         let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
             Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-            Poll::Pending if local.phase() != Phase::Serving => Poll::Ready(None),
+            Poll::Pending if service.is_going() => Poll::Ready(None),
             Poll::Pending => alarm.poll(cx).map(|()| None),
         });
         match accepted.await {

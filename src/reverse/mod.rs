@@ -28,7 +28,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::addr::ClientAddr;
 use crate::generation::Site;
-use crate::net::Local;
+use crate::net::{Local, Phase};
 use crate::net::admission::Admission;
 use crate::telemetry::stamp::Stamp;
 use crate::telemetry::{Lines, Metrics};
@@ -78,6 +78,16 @@ pub struct Service {
     pub site: Arc<ArcSwap<Site>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
+    /// The listener is being removed.
+    pub closing: Cell<bool>,
+}
+
+impl Service {
+    /// Whether connections finish what they do and take nothing new.
+    #[must_use]
+    pub fn is_going(&self) -> bool {
+        self.closing.get() || self.worker.local.phase() != Phase::Serving
+    }
 }
 
 /// What is known about a client connection, from its handshake on.

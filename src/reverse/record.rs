@@ -10,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::generation::{Route, Site};
-use crate::message::{Known, Reason, RequestHead, Version, query};
+use crate::generation::site::{self, Action};
+use crate::generation::{Decision, Route, Site};
+use crate::message::{Known, Reason, RequestHead, Version, host, query};
 use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
 use crate::upstream::{Endpoint, Upstream};
@@ -135,6 +136,21 @@ impl Record {
             route.metrics.websockets_opened.inc();
         }
         self
+    }
+
+    /// Whether what became a tunnel would be passed on to the same endpoint today.
+    pub(super) fn is_still_allowed(&self, site: &Site) -> bool {
+        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return true };
+        let asked = site::Asked {
+            host: host::parse(&asked.host).map_or("", |h| h.host),
+            target: &asked.target,
+            method: &http::Method::GET,
+            upgrade: true,
+        };
+        let Ok(Decision::Route(route)) = site.decide_asked(&asked) else { return false };
+        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
+        let known = self.endpoint.as_ref().map(|endpoint| endpoint.identity);
+        now.name == upstream.name && now.endpoints.iter().any(|e| Some(e.identity) == known)
     }
 
     /// Notes how a tunnel ended.

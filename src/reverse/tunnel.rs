@@ -7,26 +7,28 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::net::relay::{End, Side, relay};
-use crate::net::{Io, Local};
+use crate::net::Io;
 use crate::upstream::Stream;
 
 use super::accept::Admitted;
+use super::Service;
 use super::record::Record;
 
 /// Joins client and upstream in a task of its own, which is small: the state of the request that
 /// became the tunnel is gone.
 pub(super) fn spawn<T: Io>(
-    local: &Rc<Local>,
+    service: &Rc<Service>,
     client: Side<T>,
     upstream: Side<Stream>,
     idle: Duration,
     (mut record, admitted): (Box<Record>, Option<Admitted>),
 ) {
-    let own = Rc::clone(local);
+    let own = Rc::clone(service);
     // Boxed, because a task's state holds what is moved into it once for each move.
     let client = Side { io: Box::new(client.io), early: client.early };
-    local.spawn(async move {
-        let summary = relay(&own, client, upstream, idle).await;
+    service.worker.local.spawn(async move {
+        let allowed = || record.is_still_allowed(&own.site.load());
+        let summary = relay(&own.worker.local, client, upstream, idle, &allowed).await;
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;
         record.tunnel_ended(match summary.end {
@@ -36,6 +38,7 @@ pub(super) fn spawn<T: Io>(
             End::BrokenB => "upstream_broken",
             End::Idle => "tunnel_idle",
             End::Draining => "draining",
+            End::Forbidden => "policy",
         });
         drop((record, admitted));
     });

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use crate::config;
-use crate::generation::Generation;
+use crate::generation::{Generation, Site};
 use crate::net::listen;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::resolve;
@@ -65,31 +65,39 @@ fn hint(error: &io::Error, address: SocketAddr) -> String {
 /// [`StartError::Bind`] for the first address that cannot be had.
 pub fn bind(generation: &Generation) -> Result<Bound, StartError> {
     let config = &generation.config;
-    let failed = |address, place, source| StartError::Bind {
-        address,
-        place: config.sources.locate(place),
-        source,
-    };
-    for site in &generation.sites {
-        listen::probe(site.address).map_err(|error| failed(site.address, site.place, error))?;
-    }
-    let mut workers = Vec::new();
-    for _ in 0..config.gateway.workers {
-        let sockets: Result<Vec<_>, _> = generation
-            .sites
-            .iter()
-            .map(|site| {
-                listen::bind(site.address).map_err(|error| failed(site.address, site.place, error))
-            })
-            .collect();
-        workers.push(sockets?);
-    }
+    let all: Vec<_> = generation.sites.iter().collect();
+    let workers = bind_sites(generation, &all, config.gateway.workers, &|_| true)?;
     let admin = config.admin.as_ref().map(|admin| {
-        listen::probe(admin.listen)
-            .and_then(|()| listen::bind(admin.listen))
-            .map_err(|error| failed(admin.listen, admin.place, error))
+        listen::probe(admin.listen).and_then(|()| listen::bind(admin.listen)).map_err(|source| {
+            let place = config.sources.locate(admin.place);
+            StartError::Bind { address: admin.listen, place, source }
+        })
     });
     Ok(Bound { workers, admin: admin.transpose()? })
+}
+
+/// Binds these listeners once per worker; the result is by worker, then by listener. `probe` says
+/// for which ports another program has to be looked for: not for those we listen on ourselves.
+///
+/// # Errors
+///
+/// [`StartError::Bind`] for the first address that cannot be had; what was bound is let go.
+pub(super) fn bind_sites(
+    generation: &Generation,
+    sites: &[&Arc<Site>],
+    workers: usize,
+    probe: &dyn Fn(u16) -> bool,
+) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    let failed = |site: &Site, source| StartError::Bind {
+        address: site.address,
+        place: generation.config.sources.locate(site.place),
+        source,
+    };
+    for site in sites.iter().filter(|site| probe(site.address.port())) {
+        listen::probe(site.address).map_err(|error| failed(site, error))?;
+    }
+    let one = |site: &&Arc<Site>| listen::bind(site.address).map_err(|error| failed(site, error));
+    (0..workers).map(|_| sites.iter().map(one).collect()).collect()
 }
 
 /// Looks up every endpoint's name once. What cannot be resolved is said, and tried again later: a

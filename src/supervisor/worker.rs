@@ -1,14 +1,15 @@
 //! One data worker: a thread, its runtime, its listeners.
 
-use std::net::TcpListener;
+use std::cell::Cell;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use crate::generation::{Generation, Site};
+use crate::generation::Site;
 use crate::net::Phase;
 use crate::net::admission::Admission;
 use crate::reverse::{Service, Worker, accept};
@@ -21,27 +22,36 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 /// What the workers of one listener share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    site: Arc<ArcSwap<Site>>,
+    pub(super) site: Arc<ArcSwap<Site>>,
     admission: Arc<Admission>,
+}
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// Where it is in its life, and the time over which tunnels close.
+    Enter(Phase, Duration),
+    /// Take connections from a further socket.
+    Listen(TcpListener, Shared),
+    /// Take no more from this address.
+    Close(SocketAddr),
+    /// The configuration has changed.
+    Reloaded,
 }
 
 /// What a worker thread is started with.
 pub(super) struct Seed {
-    pub(super) sockets: Vec<TcpListener>,
-    pub(super) sites: Vec<Shared>,
+    pub(super) sockets: Vec<(TcpListener, Shared)>,
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) phase: watch::Receiver<(Phase, Duration)>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) ending: mpsc::UnboundedSender<()>,
 }
 
-/// One per site, in their order.
-pub(super) fn shared(generation: &Generation) -> Vec<Shared> {
-    let one = |site: &Arc<Site>| Shared {
-        site: Arc::new(ArcSwap::new(Arc::clone(site))),
-        admission: Arc::default(),
-    };
-    generation.sites.iter().map(one).collect()
+impl Shared {
+    /// For a listener that is new.
+    pub(super) fn new(site: &Arc<Site>) -> Self {
+        Self { site: Arc::new(ArcSwap::new(Arc::clone(site))), admission: Arc::default() }
+    }
 }
 
 /// Says that the worker has ended, also when it panics.
@@ -70,31 +80,53 @@ pub(super) fn run(seed: Seed) {
 async fn work(mut seed: Seed) {
     let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics));
     let local = Rc::clone(&worker.local);
-    for (socket, shared) in seed.sockets.into_iter().zip(seed.sites) {
-        let service = Rc::new(Service {
-            worker: Rc::clone(&worker),
-            site: shared.site,
-            admission: shared.admission,
-        });
-        match tokio::net::TcpListener::from_std(socket) {
-            Ok(listener) => local.spawn(accept::run(service, listener)),
-            Err(error) => return tracing::error!("a worker cannot take connections: {error}"),
-        }
+    let mut services = Vec::new();
+    for (socket, shared) in seed.sockets {
+        services.extend(listen(&worker, socket, shared));
     }
     loop {
-        let (phase, spread) = *seed.phase.borrow_and_update();
-        if phase != local.phase() {
-            local.enter(phase, spread);
-        }
-        if phase == Phase::Cutting {
-            // Tunnels write their lines; what is still open after that goes with the runtime.
-            let _ = tokio::time::timeout(LAST_LINES, local.emptied()).await;
-            break;
-        }
-        tokio::select! {
-            changed = seed.phase.changed() => if changed.is_err() { return },
-            () = local.emptied(), if phase != Phase::Serving => break,
+        let serving = local.phase() == Phase::Serving;
+        let command = tokio::select! {
+            command = seed.commands.recv() => command,
+            () = local.emptied(), if !serving => break,
+        };
+        match command {
+            None => break,
+            Some(Command::Enter(phase, spread)) => {
+                local.enter(phase, spread);
+                if phase == Phase::Cutting {
+                    // Tunnels write their lines; what is still open after that goes with the
+                    // runtime.
+                    let _ = tokio::time::timeout(LAST_LINES, local.emptied()).await;
+                    break;
+                }
+            }
+            Some(Command::Listen(socket, shared)) => services.extend(listen(&worker, socket, shared)),
+            Some(Command::Close(address)) => {
+                services.retain(|(known, service): &(SocketAddr, Rc<Service>)| {
+                    service.closing.set(service.closing.get() || *known == address);
+                    *known != address
+                });
+                local.clock.wake_all();
+            }
+            Some(Command::Reloaded) => local.reloaded(),
         }
     }
     worker.lines.flush();
+}
+
+/// Takes connections from a socket, as a task of this worker.
+fn listen(worker: &Rc<Worker>, socket: TcpListener, shared: Shared) -> Option<(SocketAddr, Rc<Service>)> {
+    let address = socket.local_addr().ok()?;
+    let service = Rc::new(Service {
+        worker: Rc::clone(worker),
+        site: shared.site,
+        admission: shared.admission,
+        closing: Cell::new(false),
+    });
+    match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => worker.local.spawn(accept::run(Rc::clone(&service), listener)),
+        Err(error) => tracing::error!("a worker cannot take connections on {address}: {error}"),
+    }
+    Some((address, service))
 }

@@ -39,6 +39,9 @@ pub struct Metrics {
     upstream_reused: IntCounterVec,
     unverified: IntGaugeVec,
     not_after: IntGaugeVec,
+    reloads: IntCounterVec,
+    last_reload_successful: IntGauge,
+    last_reload_success: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
     /// Access-log lines lost.
@@ -212,6 +215,26 @@ impl Metrics {
                 "End of validity of a configured certificate, in seconds since 1970.",
                 &["certificate", "pair"],
             )?,
+            reloads: counters(
+                &registry,
+                "config_reloads_total",
+                "Attempts to reload the configuration, by result.",
+                &["result"],
+            )?,
+            last_reload_successful: single(
+                &registry,
+                IntGauge::new(
+                    named("config_last_reload_successful"),
+                    "1 if the last attempt to load the configuration succeeded, 0 if it was refused.",
+                )?,
+            )?,
+            last_reload_success: single(
+                &registry,
+                IntGauge::new(
+                    named("config_last_reload_success_timestamp_seconds"),
+                    "When the configuration that serves was loaded, in seconds since 1970.",
+                )?,
+            )?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
             log_dropped: single(
                 &registry,
@@ -262,8 +285,7 @@ impl Metrics {
 
     /// Handles of an upstream.
     #[must_use]
-    pub fn upstream(&self, name: &str, verified: bool) -> UpstreamMetrics {
-        self.unverified.with_label_values(&[name]).set(i64::from(!verified));
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
         UpstreamMetrics {
             connected: self.upstream_connects.with_label_values(&[name, "ok"]),
             failed: self.upstream_connects.with_label_values(&[name, "failed"]),
@@ -271,9 +293,26 @@ impl Metrics {
         }
     }
 
-    /// Tells when a certificate ends. `pair` counts the chain-and-key pairs of one identity from 0.
-    pub fn certificate(&self, name: &str, pair: usize, not_after: i64) {
-        self.not_after.with_label_values(&[name, &pair.to_string()]).set(not_after);
+    /// Tells when certificates end (name, number of the pair from 0, seconds since 1970) and which
+    /// upstreams are verified, in place of what was told before.
+    pub fn tell(&self, certificates: &[(String, usize, i64)], upstreams: &[(String, bool)]) {
+        self.not_after.reset();
+        for (name, pair, not_after) in certificates {
+            self.not_after.with_label_values(&[name, pair.to_string().as_str()]).set(*not_after);
+        }
+        self.unverified.reset();
+        for (name, verified) in upstreams {
+            self.unverified.with_label_values(&[name.as_str()]).set(i64::from(!verified));
+        }
+    }
+
+    /// Counts a reload and says how it went.
+    pub fn reloaded(&self, result: &str, good: bool) {
+        self.reloads.with_label_values(&[result]).inc();
+        self.last_reload_successful.set(i64::from(good));
+        if good {
+            self.last_reload_success.set(jiff::Timestamp::now().as_second());
+        }
     }
 
     /// Counts a refusal; `reason` is its index in the list given to [`Metrics::new`].
@@ -340,7 +379,7 @@ mod tests {
         metrics.refused(1);
         metrics.refused(9);
         metrics.route("internet", "/x/").requests[1].inc();
-        let _ = metrics.upstream("u", false);
+        metrics.tell(&[], &[("u".to_owned(), false)]);
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
         assert!(text.contains(

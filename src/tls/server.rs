@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SignatureAlgorithm};
@@ -23,6 +23,8 @@ pub struct Settings {
     pub http2: bool,
     /// CAs of client certificates, and whether one is demanded.
     pub clients: Option<(Vec<CertificateDer<'static>>, bool)>,
+    /// Ticket keys to go on with; new ones if there are none.
+    pub ticketer: Option<Arc<dyn ProducesTickets>>,
 }
 
 /// Builds the configuration of a listener.
@@ -60,7 +62,10 @@ pub fn config(
     } else {
         vec![b"http/1.1".to_vec()]
     };
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
+    config.ticketer = match settings.ticketer {
+        Some(ticketer) => ticketer,
+        None => aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?,
+    };
     // Tickets serve both versions; a table of sessions would be memory per connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;

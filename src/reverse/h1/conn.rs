@@ -13,7 +13,8 @@ use tokio::io::ReadBuf;
 use crate::generation::Site;
 use crate::message::Reason;
 use crate::message::scan::{HeadScanner, Scan};
-use crate::net::{Alarm, Io, Local, Outgoing, Phase};
+use crate::net::{Alarm, Io, Local, Outgoing};
+use crate::reverse::Service;
 
 use super::TURNS;
 
@@ -33,7 +34,7 @@ pub(super) struct Conn<T> {
 
 impl<T: Io> Conn<T> {
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
-    pub(super) async fn read_head(&mut self, site: &Site) -> Result<Option<Bytes>, Reason> {
+    pub(super) async fn read_head(&mut self, service: &Service, site: &Site) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
         let mut begun = false;
         self.alarm.set(site.timeouts.keep_alive);
@@ -72,7 +73,7 @@ impl<T: Io> Conn<T> {
                 }
             }
             let due = self.alarm.poll(cx).is_ready();
-            match (begun, due || (!begun && self.local.phase() != Phase::Serving)) {
+            match (begun, due || (!begun && service.is_going())) {
                 (_, false) => Poll::Pending,
                 (true, true) => Poll::Ready(Err(Reason::HeaderTimeout)),
                 (false, true) => Poll::Ready(Ok(None)),

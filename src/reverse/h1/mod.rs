@@ -19,7 +19,7 @@ use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Origin, Sent, field, write_request, write_response};
 use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
-use crate::net::{Alarm, Io, Outgoing, Phase};
+use crate::net::{Alarm, Io, Outgoing};
 use crate::telemetry::UpstreamMetrics;
 use crate::upstream::exchange::{Failure, kept_for};
 use crate::upstream::{Exchange, Upstream};
@@ -64,7 +64,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
     };
     loop {
         let site = service.site.load_full();
-        let head = match conn.read_head(&site).await {
+        let head = match conn.read_head(service, &site).await {
             Ok(Some(head)) => RequestHead::parse(&head, site.limits.header_count),
             Ok(None) => break,
             Err(reason) => Err(reason),
@@ -72,7 +72,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
         let next = match head {
             Ok(head) => {
                 let record = Box::new(Record::of(worker, &facts, &site, &head));
-                let request = Request { worker, facts: &facts, site: &site, head };
+                let request = Request { service, worker, facts: &facts, site: &site, head };
                 request.serve(&mut conn, record).await
             }
             Err(reason) => {
@@ -97,7 +97,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 let client = Side { io: conn.io, early: conn.input.freeze() };
                 let idle = site.timeouts.tunnel_idle;
                 return tunnel::spawn(
-                    &worker.local,
+                    service,
                     client,
                     upstream,
                     idle,
@@ -111,6 +111,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
 
 /// One request being served.
 struct Request<'a> {
+    service: &'a Rc<Service>,
     worker: &'a Rc<Worker>,
     facts: &'a Rc<Facts>,
     site: &'a Arc<Site>,
@@ -266,7 +267,7 @@ impl Request<'_> {
         // A body that is still on its way, or was never asked for, leaves the connection in a
         // state that only closing it resolves.
         let kept = self.head.keep_alive
-            && self.worker.local.phase() == Phase::Serving
+            && !self.service.is_going()
             && exchange.is_sent()
             && !sender.upload.held;
         let sent = answer.sent(self.head.version);
@@ -340,7 +341,7 @@ impl Request<'_> {
         record.response_bytes = reply.body.len() as u64;
         let kept = self.head.keep_alive
             && self.head.framing == Framing::None
-            && self.worker.local.phase() == Phase::Serving;
+            && !self.service.is_going();
         reply.write(conn.out.staged(), self.worker, &record.id, Some(&self.head.method), !kept);
         if kept { Next::KeepAlive } else { Next::Close }
     }

@@ -96,17 +96,16 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
             return Poll::Ready(());
         }
         let rung = alarm.poll(cx).is_ready();
-        let phase = worker.local.phase();
         let now = clock.now();
         let unused = streams.open.get() == 0 && rung && now >= streams.used.get() + idle;
-        if going.is_none() && (phase != Phase::Serving || unused) {
+        if going.is_none() && (service.is_going() || unused) {
             going = Some(now);
             connection.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
         }
         let gone = going.is_some_and(|since| streams.open.get() == 0 && now >= since + GOING);
         let stuck = blocked.get().is_some_and(|since| now >= since + stall);
-        if phase == Phase::Cutting || gone || stuck {
+        if worker.local.phase() == Phase::Cutting || gone || stuck {
             return Poll::Ready(());
         }
         if rung {
@@ -335,12 +334,12 @@ impl H2Request {
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
         let upstream: Side<Stream> = answered.exchange.into_tunnel();
-        let (local, idle) = (Rc::clone(&self.service.worker.local), self.site.timeouts.tunnel_idle);
+                let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
         let record = Box::new(record.into_tunnel());
         self.service.worker.local.spawn(async move {
             if let Ok(upgraded) = upgrade.await {
                 let client = Side { io: TokioIo::new(upgraded), early: Bytes::new() };
-                tunnel::spawn(&local, client, upstream, idle, (record, None));
+                tunnel::spawn(&service, client, upstream, idle, (record, None));
             }
         });
         response
