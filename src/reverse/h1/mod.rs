@@ -264,8 +264,9 @@ impl Request<'_> {
         (answer, alarm): (&Answer<'_>, &Alarm),
     ) -> Next {
         // A body that is still on its way, or was never asked for, leaves the connection in a
-        // state that only closing it resolves.
+        // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
         let kept = self.head.keep_alive
+            && !self.head.upgrade
             && self.worker.local.phase() == Phase::Serving
             && exchange.is_sent()
             && !sender.upload.held;
@@ -339,6 +340,7 @@ impl Request<'_> {
         record.status = reply.status.as_u16();
         record.response_bytes = reply.body.len() as u64;
         let kept = self.head.keep_alive
+            && !self.head.upgrade
             && self.head.framing == Framing::None
             && self.worker.local.phase() == Phase::Serving;
         reply.write(conn.out.staged(), self.worker, &record.id, Some(&self.head.method), !kept);
