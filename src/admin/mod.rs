@@ -1,8 +1,8 @@
 //! The admin listener: metrics and health, over plain HTTP, on loopback unless told otherwise.
 //!
 //! Served by hyper on the control runtime, so that a busy data worker does not hide its own
-//! metrics.
-//! Never: changes anything.
+//! metrics. The one thing that can be asked to happen here is a reload, from this host only; what
+//! is reloaded is what lies on disk.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,11 +17,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::Metrics;
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The field a reload must be asked for with.
+pub const RELOAD_FIELD: &str = "app-gateway-reload";
 
 /// What health checks look at.
 #[derive(Debug, Default)]
@@ -46,18 +50,46 @@ impl Health {
     }
 }
 
-/// Serves until dropped.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<Health>) {
+/// What came of a reload, for whoever asked for it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// `applied`, `unchanged` or `refused`.
+    pub result: &'static str,
+    /// Number of the generation that serves.
+    pub generation: u64,
+    /// One line per change.
+    pub changes: Vec<String>,
+    /// Problems and warnings, drawn.
+    pub problems: String,
+}
+
+/// Asks for a reload; the answer comes through the sender.
+pub type Reload = oneshot::Sender<Outcome>;
+
+/// Serves until dropped. Reloads are asked for through `reloads`.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    reloads: mpsc::UnboundedSender<Reload>,
+) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
+        let (metrics, health, reloads) =
+            (Arc::clone(&metrics), Arc::clone(&health), reloads.clone());
+        let local = peer.ip().to_canonical().is_loopback();
         tokio::task::spawn_local(async move {
             let answer = service_fn(|request: Request<Incoming>| {
-                let response = answer(&request, &metrics, &health);
-                async move { Ok::<_, Infallible>(response) }
+                let (metrics, health, reloads) = (&metrics, &health, &reloads);
+                async move {
+                    Ok::<_, Infallible>(match request.uri().path() {
+                        "/reload" => reload(&request, local, health, reloads).await,
+                        _ => answer(&request, metrics, health),
+                    })
+                }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -65,6 +97,40 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<Hea
             let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
         });
     }
+}
+
+/// Reloads, for a client on this host that says what it is: a page in a browser on this host can
+/// send a plain POST here, but not with a field of its own.
+async fn reload(
+    request: &Request<Incoming>,
+    local: bool,
+    health: &Health,
+    reloads: &mpsc::UnboundedSender<Reload>,
+) -> Response<Full<Bytes>> {
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "reload is asked for with POST\n");
+    }
+    if !local || !request.headers().contains_key(RELOAD_FIELD) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "a reload is asked for with `app-gateway reload`, on this host\n",
+        );
+    }
+    let (sender, outcome) = oneshot::channel();
+    if health.draining.load(Ordering::Relaxed) || reloads.send(sender).is_err() {
+        return text(StatusCode::CONFLICT, "the gateway is draining\n");
+    }
+    let Ok(outcome) = outcome.await else {
+        return text(StatusCode::CONFLICT, "the gateway is draining\n");
+    };
+    let body = serde_json::to_vec(&outcome).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    if outcome.result == "refused" {
+        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+    }
+    let kind = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 fn answer(
@@ -88,7 +154,7 @@ fn answer(
             Err("draining") => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
         },
-        "/" => text(StatusCode::OK, "app-gateway admin: /metrics /livez /readyz\n"),
+        "/" => text(StatusCode::OK, "app-gateway admin: /metrics /livez /readyz, POST /reload\n"),
         _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n"),
     }
 }

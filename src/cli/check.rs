@@ -58,7 +58,7 @@ fn examine(directory: &Path) -> Examined {
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         return Examined { generation: None, sources: config.sources, problems };
     };
-    match compile(config, &tls::provider(), &metrics) {
+    match compile(config, &tls::provider(), &metrics, None) {
         Ok(compiled) => {
             problems.extend(compiled.warnings);
             Examined {

@@ -4,12 +4,16 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use crate::config::Env;
 use crate::demo;
 use crate::net::listen::probe;
+use crate::supervisor::Origin;
+use crate::tls;
 
 use super::{environment, load, log_to_stderr, run, say, say_wrong};
+
+type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Where the stand-in listens: the components' real ports, on an address of their own.
 const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -45,19 +49,19 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
         std::env::var("LAN_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or_else(lan_port);
     let mut set = demo::environment(&certificates, STAND_IN);
     set.push(("LAN_PORT".to_owned(), lan.to_string()));
-    let env = |name: &str| {
+    let env = move |name: &str| {
         let demo = set.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         // One's own choice of log wins; without one the terminal is kept for what is said here.
         demo.or_else(|| environment(name))
             .or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
     };
-    let code = serve(config, &env, lan, &certificates.ca);
+    let code = serve(config, Arc::new(env), lan, &certificates.ca);
     runtime.block_on(stand_in.stop());
     code
 }
 
-fn serve(directory: &Path, env: Env<'_>, lan: u16, ca: &Path) -> ExitCode {
-    let Ok(config) = load(directory, env) else {
+fn serve(directory: &Path, env: Environment, lan: u16, ca: &Path) -> ExitCode {
+    let Ok(config) = load(directory, &*env) else {
         say_wrong(&format!(
             "the demo runs on the shipped configuration, which is refused or not in {}; name it with -c",
             directory.display()
@@ -65,7 +69,9 @@ fn serve(directory: &Path, env: Env<'_>, lan: u16, ca: &Path) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let admin = config.admin.as_ref().map(|admin| admin.listen);
-    run::serve(config, || say(&welcome(lan, admin, ca)))
+    let origin =
+        Origin { directory: directory.to_owned(), environment: env, provider: tls::provider() };
+    run::serve(config, origin, || say(&welcome(lan, admin, ca)))
 }
 
 /// 443 if it can be had.

@@ -46,7 +46,7 @@ pub(super) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         return ExitCode::FAILURE;
     };
-    let generation = match compile(config, &tls::provider(), &metrics) {
+    let generation = match compile(config, &tls::provider(), &metrics, None) {
         Ok(compiled) => compiled.generation,
         Err(refused) => {
             let (config, problems) = *refused;

@@ -3,11 +3,13 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 78 (`EX_CONFIG`) when `run` is
 //! given a bad configuration, so that a service manager need not try again.
 
+mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod explain;
 mod healthcheck;
+mod reload;
 mod run;
 
 use std::ffi::OsString;
@@ -65,6 +67,8 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "certs-example")]
         directory: PathBuf,
     },
+    /// Have the running gateway read its configuration again, and say what came of it
+    Reload,
     /// Ask the running gateway whether it is ready (exit code 0) or not (1)
     Healthcheck,
 }
@@ -107,6 +111,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Demo { directory: certificates }) => {
             demo::demo(&chosen(directory), &certificates)
         }
+        Some(Command::Reload) => reload::reload(&chosen(directory)),
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::config::{Config, Verify};
 use crate::generation::{Generation, compile};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
-use crate::supervisor::{End, Gateway, StartError, start};
+use crate::supervisor::{End, Gateway, Origin, StartError, start};
 use crate::telemetry::Metrics;
 use crate::tls;
 
@@ -22,16 +23,21 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         ));
         return ExitCode::from(EX_CONFIG);
     };
-    serve(config, || tracing::info!("configuration from {}", directory.display()))
+    let origin = Origin {
+        directory: directory.to_owned(),
+        environment: Arc::new(environment),
+        provider: tls::provider(),
+    };
+    serve(config, origin, || tracing::info!("configuration from {}", directory.display()))
 }
 
 /// Compiles a configuration and serves it; `started` is called once everything listens.
-pub(super) fn serve(config: Config, started: impl FnOnce()) -> ExitCode {
+pub(super) fn serve(config: Config, origin: Origin, started: impl FnOnce()) -> ExitCode {
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         say_wrong("app-gateway does not start: two metrics have one name");
         return ExitCode::FAILURE;
     };
-    let compiled = match compile(config, &tls::provider(), &metrics) {
+    let compiled = match compile(config, &origin.provider, &metrics, None) {
         Ok(compiled) => compiled,
         Err(refused) => {
             let (config, problems) = *refused;
@@ -48,8 +54,8 @@ pub(super) fn serve(config: Config, started: impl FnOnce()) -> ExitCode {
     }
     start::resolve_names(&generation);
     announce(&generation);
-    let begun =
-        start::bind(&generation).and_then(|bound| Gateway::start(generation, metrics, bound));
+    let begun = start::bind(&generation)
+        .and_then(|bound| Gateway::start(generation, metrics, bound, origin));
     let gateway = match begun {
         Ok(gateway) => gateway,
         Err(error) => return refused(&error),

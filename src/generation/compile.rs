@@ -46,11 +46,13 @@ pub fn compile(
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
-    let upstreams: Vec<_> =
-        config.upstreams.iter().map(|u| Arc::new(upstream(u, provider, previous, &mut problems))).collect();
+    let upstreams: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
+        .collect();
     let mut sites = Vec::new();
-    let compiler =
-        Compiler { config: &config, loaded: &loaded, upstreams: &upstreams, provider, metrics, previous };
+    let compiler = Compiler { loaded: &loaded, upstreams: &upstreams, provider, metrics, previous };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
             for listener in &profile.listeners {
@@ -75,7 +77,10 @@ pub fn compile(
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
-    Ok(Compiled { generation: Generation { config, sites, upstreams, certificates }, warnings: problems })
+    Ok(Compiled {
+        generation: Generation { config, sites, upstreams, certificates },
+        warnings: problems,
+    })
 }
 
 fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
@@ -188,7 +193,6 @@ fn trust(
 }
 
 struct Compiler<'a> {
-    config: &'a Config,
     loaded: &'a [Vec<Identity>],
     upstreams: &'a [Arc<Upstream>],
     provider: &'a Arc<CryptoProvider>,
@@ -262,7 +266,7 @@ impl Compiler<'_> {
             }
         };
         let mut hasher = DefaultHasher::new();
-        for (authorities, required) in &clients {
+        if let Some((authorities, required)) = &clients {
             required.hash(&mut hasher);
             authorities.iter().for_each(|authority| authority.as_ref().hash(&mut hasher));
         }
@@ -331,17 +335,15 @@ impl Compiler<'_> {
             config::Action::Redirect { to, status } => {
                 Action::Redirect { to: to.clone(), status: *status }
             }
-            config::Action::Proxy { upstream, .. } => {
-                match self.upstreams.get(upstream.0) {
-                    Some(upstream) => Action::Proxy {
-                        counters: self.metrics.upstream(&upstream.name),
-                        first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
-                        upstream: Arc::clone(upstream),
-                        strip_prefix,
-                    },
-                    None => Action::Deny,
-                }
-            }
+            config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
+                Some(upstream) => Action::Proxy {
+                    counters: self.metrics.upstream(&upstream.name),
+                    first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
+                    upstream: Arc::clone(upstream),
+                    strip_prefix,
+                },
+                None => Action::Deny,
+            },
         };
         let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
         Route {

@@ -60,7 +60,8 @@ impl Generation {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = self.config.certificates.iter().flat_map(|certificate| &certificate.pairs);
-        let mut files: Vec<_> = pairs.flat_map(|pair| [pair.chain.clone(), pair.key.clone()]).collect();
+        let mut files: Vec<_> =
+            pairs.flat_map(|pair| [pair.chain.clone(), pair.key.clone()]).collect();
         for upstream in &self.config.upstreams {
             if let Verify::Ca { file, .. } = &upstream.verify {
                 files.push(file.clone());
@@ -69,7 +70,8 @@ impl Generation {
         for listener in self.config.profiles.iter().flat_map(|profile| &profile.listeners) {
             match &listener.client_certificates {
                 ClientCertificates::Off => {}
-                ClientCertificates::Optional { ca, .. } | ClientCertificates::Required { ca, .. } => {
+                ClientCertificates::Optional { ca, .. }
+                | ClientCertificates::Required { ca, .. } => {
                     files.push(ca.clone());
                 }
             }

@@ -161,7 +161,8 @@ impl Site {
     pub fn decide(&self, head: &RequestHead) -> Result<Decision, Refusal> {
         // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
         let method = if head.upgrade { &Method::GET } else { &head.method };
-        let asked = Asked { host: head.host_name(), target: &head.target, method, upgrade: head.upgrade };
+        let asked =
+            Asked { host: head.host_name(), target: &head.target, method, upgrade: head.upgrade };
         let decision = self.decide_asked(&asked)?;
         if let (Decision::Route(route), Framing::Length(length)) = (&decision, head.framing)
             && length > route.max_body

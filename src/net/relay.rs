@@ -77,8 +77,14 @@ pub async fn relay<A: Io, B: Io>(
     drop((a_early, b_early));
     let alarm = local.clock.alarm();
     alarm.set(idle);
-    let mut watch =
-        Watch { alarm, idle, moved: local.clock.now(), first: None, closing: Closing::No, generation: local.generation() };
+    let mut watch = Watch {
+        alarm,
+        idle,
+        moved: local.clock.now(),
+        first: None,
+        closing: Closing::No,
+        generation: local.generation(),
+    };
     let end = poll_fn(|cx| {
         let before = ab.bytes + ba.bytes;
         match ab.poll(cx, local, &mut a, &mut b) {
@@ -270,7 +276,14 @@ mod tests {
             let relaying = tokio::task::spawn_local({
                 let local = Rc::clone(&local);
                 async move {
-                    relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60), &|| true).await
+                    relay(
+                        &local,
+                        side(a, b"early "),
+                        side(b, b""),
+                        Duration::from_secs(60),
+                        &|| true,
+                    )
+                    .await
                 }
             });
             let answering = tokio::task::spawn_local(async move {
@@ -303,7 +316,8 @@ mod tests {
                 client.write_all(b"x").await.unwrap();
                 std::future::pending::<()>().await;
             });
-            let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
+            let summary =
+                relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
             assert_eq!((summary.end, summary.a_to_b), (End::Idle, 1));
             assert!((17..=20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
         });
@@ -321,9 +335,14 @@ mod tests {
                     tokio::task::spawn_local(async move {
                         let (_client, a) = tokio::io::duplex(64);
                         let (b, _server) = tokio::io::duplex(64);
-                        let summary =
-                            relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600), &|| true)
-                                .await;
+                        let summary = relay(
+                            &local,
+                            side(a, b""),
+                            side(b, b""),
+                            Duration::from_secs(600),
+                            &|| true,
+                        )
+                        .await;
                         (summary.end, start.elapsed())
                     })
                 })
@@ -353,7 +372,8 @@ mod tests {
                 let local = Rc::clone(&local);
                 async move { local.enter(Phase::Cutting, Duration::ZERO) }
             });
-            let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
+            let summary =
+                relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
             assert_eq!(summary.end, End::Draining);
         });
     }

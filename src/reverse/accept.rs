@@ -18,8 +18,8 @@ use tokio_rustls::server::TlsStream;
 use crate::addr::ClientAddr;
 use crate::generation::Site;
 use crate::message::Reason;
-use crate::net::admission::{Full, Permit};
 use crate::net::Alarm;
+use crate::net::admission::{Full, Permit};
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::record::Record;

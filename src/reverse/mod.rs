@@ -28,8 +28,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::addr::ClientAddr;
 use crate::generation::Site;
-use crate::net::{Local, Phase};
 use crate::net::admission::Admission;
+use crate::net::{Local, Phase};
 use crate::telemetry::stamp::Stamp;
 use crate::telemetry::{Lines, Metrics};
 use crate::upstream::Pool;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::config::{Action, ClientCertificates, Config, Profile, Serve, Upstream, UpstreamId, Verify};
+use crate::config::{
+    Action, ClientCertificates, Config, Profile, Serve, Upstream, UpstreamId, Verify,
+};
 use crate::generation::Generation;
 
 /// One line per difference, in the order listeners, routes, upstreams, certificates, and what a
@@ -30,7 +32,12 @@ pub(super) fn between(old: &Generation, new: &Generation) -> Vec<String> {
     lines
 }
 
-fn compare(lines: &mut Vec<String>, what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) {
+fn compare(
+    lines: &mut Vec<String>,
+    what: &str,
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) {
     for (name, text) in new {
         match old.get(name) {
             None => lines.push(format!("{what} {name} added")),
@@ -63,7 +70,8 @@ fn listeners(generation: &Generation) -> BTreeMap<String, String> {
 }
 
 fn routes(config: &Config) -> BTreeMap<String, String> {
-    let all = config.profiles.iter().flat_map(|profile| profile.routes.iter().map(move |r| (profile, r)));
+    let all =
+        config.profiles.iter().flat_map(|profile| profile.routes.iter().map(move |r| (profile, r)));
     all.map(|(profile, route)| {
         let action = match &route.action {
             Action::Proxy { upstream, strip_prefix } => {
@@ -75,7 +83,12 @@ fn routes(config: &Config) -> BTreeMap<String, String> {
         let name = format!("{} {} ({})", route.path.as_str(), methods.join(","), profile.name);
         let settings = (
             (&route.name, &route.path, route.max_body, route.websocket, route.retry),
-            (route.allow_encoded_slash, route.report_only, route.first_byte_timeout, &route.response_headers),
+            (
+                route.allow_encoded_slash,
+                route.report_only,
+                route.first_byte_timeout,
+                &route.response_headers,
+            ),
         );
         (name.replace("  ", " "), format!("{action} {settings:?}"))
     })
@@ -90,7 +103,8 @@ fn upstreams(config: &Config) -> BTreeMap<String, String> {
             Verify::None { .. } => "none".to_owned(),
             other => format!("{other:?}"),
         };
-        let times = (u.connect_timeout, u.first_byte_timeout, u.idle_timeout, u.keep_alive, u.max_idle);
+        let times =
+            (u.connect_timeout, u.first_byte_timeout, u.idle_timeout, u.keep_alive, u.max_idle);
         format!("{endpoints:?} {verify} {:?} {times:?}", u.server_name)
     };
     config.upstreams.iter().map(|upstream| (upstream.name.clone(), text(upstream))).collect()

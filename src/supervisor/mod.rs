@@ -1,4 +1,4 @@
-//! Starts the gateway, keeps it, drains it.
+//! Starts the gateway, reloads it, drains it.
 //!
 //! ```text
 //! main thread     control runtime: signals, admin listener, name look-ups
@@ -8,6 +8,8 @@
 //!
 //! In: a compiled configuration. Out: when it has ended, and how.
 
+mod changes;
+mod reload;
 pub mod start;
 mod worker;
 
@@ -17,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::admin::{self, Health};
 use crate::generation::Generation;
@@ -25,19 +27,21 @@ use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::resolve;
 
+pub use reload::Origin;
 pub use start::{Bound, StartError};
+
+use reload::Reloader;
+use worker::{Command, Shared};
 
 /// After cutting, how long workers get to write their last log lines.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A gateway that serves.
 pub struct Gateway {
-    generation: Arc<Generation>,
-    metrics: Arc<Metrics>,
+    reloader: Reloader,
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
-    phase: watch::Sender<(Phase, Duration)>,
     ended: mpsc::UnboundedReceiver<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -63,38 +67,42 @@ impl Gateway {
         generation: Generation,
         metrics: Arc<Metrics>,
         bound: Bound,
+        origin: Origin,
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
-        let (phase, _) = watch::channel((Phase::Serving, Duration::ZERO));
         let (ending, ended) = mpsc::unbounded_channel();
-        let sites = worker::shared(&generation);
-        let mut workers = Vec::new();
+        let listeners: Vec<_> =
+            generation.sites.iter().map(|site| (site.address, Shared::new(site))).collect();
+        let (mut workers, mut commands) = (Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            commands.push(sender);
+            let shared = listeners.iter().map(|(_, shared)| shared.clone());
             let seed = worker::Seed {
-                sockets,
-                sites: sites.clone(),
+                sockets: sockets.into_iter().zip(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
-                phase: phase.subscribe(),
+                commands: receiver,
                 ending: ending.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.push(thread.spawn(move || worker::run(seed)).map_err(StartError::Thread)?);
         }
+        generation.tell(&metrics);
         metrics.generation.set(1);
+        metrics.loaded();
         health.serving.store(true, Ordering::Relaxed);
-        let generation = Arc::new(generation);
-        Ok(Self {
-            generation,
+        let reloader = Reloader {
+            origin,
             metrics,
-            health,
-            access_log,
-            admin: bound.admin,
-            phase,
-            ended,
-            workers,
-        })
+            fingerprint: reload::fingerprint(&generation),
+            generation: Arc::new(generation),
+            listeners: listeners.into_iter().collect(),
+            workers: commands,
+            number: 1,
+        };
+        Ok(Self { reloader, health, access_log, admin: bound.admin, ended, workers })
     }
 
     /// Serves until told to end by a signal.
@@ -123,15 +131,28 @@ impl Gateway {
 
     async fn control(&mut self) -> std::io::Result<End> {
         let mut signals = Signals::new()?;
+        let (reloads, mut asked) = mpsc::unbounded_channel();
         if let Some(listener) = self.admin.take() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let (metrics, health) = (Arc::clone(&self.metrics), Arc::clone(&self.health));
-            tokio::task::spawn_local(admin::serve(listener, metrics, health));
+            let (metrics, health) = (Arc::clone(&self.reloader.metrics), Arc::clone(&self.health));
+            tokio::task::spawn_local(admin::serve(listener, metrics, health, reloads.clone()));
         }
-        tokio::task::spawn_local(refresh_names(Arc::clone(&self.generation)));
-        let limit = tokio::select! {
-            _ = self.ended.recv() => return Ok(End::WorkerDied),
-            limit = signals.first(self.generation.config.gateway.drain_timeout) => limit,
+        let limit = loop {
+            let names = tokio::time::sleep(resolve::REFRESH);
+            tokio::select! {
+                _ = self.ended.recv() => return Ok(End::WorkerDied),
+                wish = signals.next() => match wish {
+                    Wish::End => break Some(self.reloader.generation.config.gateway.drain_timeout),
+                    Wish::EndWithoutLimit => break None,
+                    Wish::Reload => _ = self.reloader.reload("HUP").await,
+                },
+                Some(reply) = asked.recv() => {
+                    let outcome = self.reloader.reload("command").await;
+                    // Whoever asked may have gone; the log has the outcome.
+                    let _ = reply.send(outcome);
+                }
+                () = names => refresh_names(Arc::clone(&self.reloader.generation)),
+            }
         };
         self.health.draining.store(true, Ordering::Relaxed);
         if let Some(limit) = limit {
@@ -142,7 +163,7 @@ impl Gateway {
             tracing::info!("draining without a time limit; TERM cuts what is open");
         }
         // WebSockets close in the first half, so that what their clients do next has the second.
-        self.phase.send_replace((Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2)));
+        self.tell(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
         let drained = tokio::select! {
             () = emptied(&mut self.ended, self.workers.len()) => true,
             () = signals.second() => false,
@@ -153,10 +174,17 @@ impl Gateway {
             return Ok(End::Drained);
         }
         tracing::warn!("cutting the connections that are still open");
-        self.phase.send_replace((Phase::Cutting, Duration::ZERO));
+        self.tell(Phase::Cutting, Duration::ZERO);
         let last = emptied(&mut self.ended, self.workers.len());
         let _ = tokio::time::timeout(LAST_WORDS, last).await;
         Ok(End::Cut)
+    }
+
+    fn tell(&self, phase: Phase, spread: Duration) {
+        for worker in &self.reloader.workers {
+            // One that is gone has ended.
+            let _ = worker.send(Command::Enter(phase, spread));
+        }
     }
 }
 
@@ -174,26 +202,23 @@ async fn expired(limit: Option<Duration>) {
     }
 }
 
-/// Looks the names of endpoints up again and again, on threads of their own.
-async fn refresh_names(generation: Arc<Generation>) {
-    loop {
-        tokio::time::sleep(resolve::REFRESH).await;
-        let generation = Arc::clone(&generation);
-        let looked_up = tokio::task::spawn_blocking(move || {
-            for endpoint in generation
-                .upstreams
-                .iter()
-                .flat_map(|u| &u.endpoints)
-                .filter(|e| resolve::is_name(e))
-            {
-                if let Err(error) = resolve::refresh(endpoint) {
-                    tracing::warn!("{error}; the addresses it had are kept");
-                }
+/// Looks the names of endpoints up again, on a thread that may block.
+fn refresh_names(generation: Arc<Generation>) {
+    tokio::task::spawn_blocking(move || {
+        let endpoints = generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+        for endpoint in endpoints.filter(|endpoint| resolve::is_name(endpoint)) {
+            if let Err(error) = resolve::refresh(endpoint) {
+                tracing::warn!("{error}; the addresses it had are kept");
             }
-        });
-        // It only fails if the runtime is going away.
-        let _ = looked_up.await;
-    }
+        }
+    });
+}
+
+/// What a signal asks for.
+enum Wish {
+    End,
+    EndWithoutLimit,
+    Reload,
 }
 
 struct Signals {
@@ -217,17 +242,21 @@ impl Signals {
         })
     }
 
-    /// The first signal to end, as the time a drain may take.
-    async fn first(&mut self, limit: Duration) -> Option<Duration> {
+    /// The next signal that asks for something this version does.
+    async fn next(&mut self) -> Wish {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return Some(limit),
-                _ = self.interrupt.recv() => return Some(limit),
-                _ = self.quit.recv() => return None,
+                _ = self.terminate.recv() => return Wish::End,
+                _ = self.interrupt.recv() => return Wish::End,
+                _ = self.quit.recv() => return Wish::EndWithoutLimit,
+                _ = self.hangup.recv() => return Wish::Reload,
                 // Their default action would end the gateway; habits from nginx must not.
-                _ = self.hangup.recv() => tracing::warn!("HUP: this version does not reload; restart it to apply a change"),
-                _ = self.reopen.recv() => tracing::warn!("USR1: this version does not reopen its log; use logrotate's copytruncate"),
-                _ = self.upgrade.recv() => tracing::warn!("USR2: this version does not upgrade itself in place"),
+                _ = self.reopen.recv() => {
+                    tracing::warn!("USR1: this version does not reopen its log; use logrotate's copytruncate");
+                }
+                _ = self.upgrade.recv() => {
+                    tracing::warn!("USR2: this version does not upgrade itself in place");
+                }
             }
         }
     }

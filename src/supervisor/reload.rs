@@ -102,7 +102,8 @@ impl Reloader {
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Outcome {
         let Prepared { generation, fingerprint, sockets, warnings } = prepared;
         let changes = changes::between(&self.generation, &generation);
-        let added: Vec<_> = self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
+        let added: Vec<_> =
+            self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (socket, (_, shared)) in sockets.into_iter().zip(&added) {
                 // A worker that is gone is noticed by the control loop.
@@ -181,7 +182,8 @@ impl Attempt {
                 tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
             }
         }
-        let sockets = self.bind(&generation).map_err(|error| NotPrepared::Refused(error.to_string()))?;
+        let sockets =
+            self.bind(&generation).map_err(|error| NotPrepared::Refused(error.to_string()))?;
         warnings.extend(compiled.warnings);
         let warnings = if warnings.is_empty() {
             String::new()

@@ -101,7 +101,9 @@ async fn work(mut seed: Seed) {
                     break;
                 }
             }
-            Some(Command::Listen(socket, shared)) => services.extend(listen(&worker, socket, shared)),
+            Some(Command::Listen(socket, shared)) => {
+                services.extend(listen(&worker, socket, shared))
+            }
             Some(Command::Close(address)) => {
                 services.retain(|(known, service): &(SocketAddr, Rc<Service>)| {
                     service.closing.set(service.closing.get() || *known == address);
@@ -116,7 +118,11 @@ async fn work(mut seed: Seed) {
 }
 
 /// Takes connections from a socket, as a task of this worker.
-fn listen(worker: &Rc<Worker>, socket: TcpListener, shared: Shared) -> Option<(SocketAddr, Rc<Service>)> {
+fn listen(
+    worker: &Rc<Worker>,
+    socket: TcpListener,
+    shared: Shared,
+) -> Option<(SocketAddr, Rc<Service>)> {
     let address = socket.local_addr().ok()?;
     let service = Rc::new(Service {
         worker: Rc::clone(worker),

@@ -306,6 +306,12 @@ impl Metrics {
         }
     }
 
+    /// Says that the first configuration was loaded.
+    pub fn loaded(&self) {
+        self.last_reload_successful.set(1);
+        self.last_reload_success.set(jiff::Timestamp::now().as_second());
+    }
+
     /// Counts a reload and says how it went.
     pub fn reloaded(&self, result: &str, good: bool) {
         self.reloads.with_label_values(&[result]).inc();

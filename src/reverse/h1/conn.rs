@@ -34,7 +34,11 @@ pub(super) struct Conn<T> {
 
 impl<T: Io> Conn<T> {
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
-    pub(super) async fn read_head(&mut self, service: &Service, site: &Site) -> Result<Option<Bytes>, Reason> {
+    pub(super) async fn read_head(
+        &mut self,
+        service: &Service,
+        site: &Site,
+    ) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
         let mut begun = false;
         self.alarm.set(site.timeouts.keep_alive);

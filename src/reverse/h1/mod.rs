@@ -96,13 +96,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 }
                 let client = Side { io: conn.io, early: conn.input.freeze() };
                 let idle = site.timeouts.tunnel_idle;
-                return tunnel::spawn(
-                    service,
-                    client,
-                    upstream,
-                    idle,
-                    (record, Some(admitted)),
-                );
+                return tunnel::spawn(service, client, upstream, idle, (record, Some(admitted)));
             }
         }
     }
@@ -265,8 +259,9 @@ impl Request<'_> {
         (answer, alarm): (&Answer<'_>, &Alarm),
     ) -> Next {
         // A body that is still on its way, or was never asked for, leaves the connection in a
-        // state that only closing it resolves.
+        // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
         let kept = self.head.keep_alive
+            && !self.head.upgrade
             && !self.service.is_going()
             && exchange.is_sent()
             && !sender.upload.held;
@@ -340,6 +335,7 @@ impl Request<'_> {
         record.status = reply.status.as_u16();
         record.response_bytes = reply.body.len() as u64;
         let kept = self.head.keep_alive
+            && !self.head.upgrade
             && self.head.framing == Framing::None
             && !self.service.is_going();
         reply.write(conn.out.staged(), self.worker, &record.id, Some(&self.head.method), !kept);

@@ -334,7 +334,7 @@ impl H2Request {
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
         let upstream: Side<Stream> = answered.exchange.into_tunnel();
-                let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
+        let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
         let record = Box::new(record.into_tunnel());
         self.service.worker.local.spawn(async move {
             if let Ok(upgraded) = upgrade.await {
