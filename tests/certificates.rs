@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use rcgen::{
@@ -255,7 +254,7 @@ fn development_certificates_stay_on_this_host() {
         ("192.0.2.1:8443", false),
     ] {
         let site = Site::new(listen, r#""localhost""#);
-        let copy = |from: &Path, to: &str| site.write(to, fs::read(from).unwrap());
+        let copy = |from: &std::path::Path, to: &str| site.write(to, fs::read(from).unwrap());
         copy(&certificates.gateway.chain, "site.crt");
         copy(&certificates.gateway.key, "site.key");
         if ok {
