@@ -232,8 +232,9 @@ fn the_readme_lists_every_metric() {
 /// Names of all metric families, as a scrape of a gateway with one of everything shows them.
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
-    let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u", true));
-    metrics.certificate("c", 0, 0);
+    let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
+    metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
+    metrics.reloaded("applied", true);
     let text = String::from_utf8(metrics.render()).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

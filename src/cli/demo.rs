@@ -8,12 +8,10 @@ use std::sync::Arc;
 
 use crate::demo;
 use crate::net::listen::probe;
-use crate::supervisor::Origin;
+use crate::supervisor::{Environment, Origin};
 use crate::tls;
 
 use super::{environment, load, log_to_stderr, run, say, say_wrong};
-
-type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Where the stand-in listens: the components' real ports, on an address of their own.
 const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));

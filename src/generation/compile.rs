@@ -167,7 +167,9 @@ fn trust(
         }
         Verify::Ca { file, place } => match certificate::read_authorities(file) {
             Ok(authorities) => {
-                authorities.iter().for_each(|authority| authority.as_ref().hash(&mut hasher));
+                for authority in &authorities {
+                    authority.as_ref().hash(&mut hasher);
+                }
                 (client::Trust::Authorities(authorities), *place)
             }
             Err(message) => {
@@ -268,7 +270,9 @@ impl Compiler<'_> {
         let mut hasher = DefaultHasher::new();
         if let Some((authorities, required)) = &clients {
             required.hash(&mut hasher);
-            authorities.iter().for_each(|authority| authority.as_ref().hash(&mut hasher));
+            for authority in authorities {
+                authority.as_ref().hash(&mut hasher);
+            }
         }
         let admits = hasher.finish();
         let chosen = profile.certificates.iter();

@@ -218,6 +218,24 @@ impl Site {
         Ok(Decision::Route(Arc::clone(route)))
     }
 
+    /// The same listener serving nothing, for what is left of it once its profile is gone.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        let served = Served::Routes { table: Table::default(), routes: Vec::new() };
+        Self {
+            served,
+            profile: self.profile.clone(),
+            label: self.label.clone(),
+            hosts: self.hosts.clone(),
+            trusted: self.trusted.clone(),
+            limits: self.limits.clone(),
+            timeouts: self.timeouts.clone(),
+            tls: self.tls.clone(),
+            metrics: self.metrics.clone(),
+            ..*self
+        }
+    }
+
     /// Whether this client's `X-Forwarded-*` are believed.
     #[must_use]
     pub fn trusts(&self, client: ClientAddr) -> bool {

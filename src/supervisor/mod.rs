@@ -27,7 +27,7 @@ use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::resolve;
 
-pub use reload::Origin;
+pub use reload::{Environment, Origin};
 pub use start::{Bound, StartError};
 
 use reload::Reloader;

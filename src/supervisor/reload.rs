@@ -26,13 +26,16 @@ use super::changes;
 use super::start::{StartError, bind_sites};
 use super::worker::{Command, Shared};
 
+/// Looks up environment variables.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// Where the configuration comes from, each time anew.
 #[derive(Clone)]
 pub struct Origin {
     /// The directory.
     pub directory: PathBuf,
     /// The environment its `${NAME}`s are looked up in.
-    pub environment: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub environment: Environment,
     /// For what is compiled from it.
     pub provider: Arc<CryptoProvider>,
 }
@@ -112,10 +115,9 @@ impl Reloader {
         }
         self.listeners.retain(|address, shared| {
             let kept = generation.sites.iter().find(|site| site.address == *address);
-            match kept.or_else(|| successor(&generation, &shared.site.load())) {
-                Some(site) => shared.site.store(Arc::clone(site)),
-                None => tracing::debug!("{address} leaves with its profile"),
-            }
+            let heir = kept.or_else(|| successor(&generation, &shared.site.load())).cloned();
+            let heir = heir.unwrap_or_else(|| Arc::new(shared.site.load().emptied()));
+            shared.site.store(heir);
             if kept.is_none() {
                 for worker in &self.workers {
                     let _ = worker.send(Command::Close(*address));

@@ -102,7 +102,7 @@ async fn work(mut seed: Seed) {
                 }
             }
             Some(Command::Listen(socket, shared)) => {
-                services.extend(listen(&worker, socket, shared))
+                services.extend(listen(&worker, socket, shared));
             }
             Some(Command::Close(address)) => {
                 services.retain(|(known, service): &(SocketAddr, Rc<Service>)| {
