@@ -26,8 +26,15 @@ pub mod upstream;
 pub mod generation;
 
 // Who serves a client.
+pub mod admin;
 pub mod reverse;
+
+// Who starts and drains.
+pub mod supervisor;
 
 // What stands in for Hybrid Chat, and the tests' world.
 #[cfg(feature = "demo")]
 pub mod demo;
+
+// Who talks to the operator.
+pub mod cli;

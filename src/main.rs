@@ -1,5 +1,9 @@
 //! The `app-gateway` program.
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    app_gateway::cli::main(std::env::args_os())
 }

@@ -18,7 +18,6 @@ use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Edits, Origin, Sent, field, write_request, write_response};
 use crate::message::scan::{HeadScanner, Scan};
 use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead, Step, Version};
-use crate::net::admission::Permit;
 use crate::net::clock::TICK;
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io, Local, Outgoing, Phase};
@@ -26,6 +25,7 @@ use crate::telemetry::UpstreamMetrics;
 use crate::upstream::exchange::{Failure, chunk_size, kept_for};
 use crate::upstream::{BodyStep, Exchange, Upstream};
 
+use super::accept::Admitted;
 use super::acquire::{Acquired, acquire};
 use super::pace::Pace;
 use super::record::Record;
@@ -61,7 +61,7 @@ enum Next {
 }
 
 /// Serves one connection until it closes.
-pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, permit: Permit) {
+pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
     let worker = &service.worker;
     let facts = Rc::new(facts);
     let mut conn = Conn {
@@ -105,7 +105,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, per
                 }
                 let client = Side { io: conn.io, early: conn.input.freeze() };
                 let idle = site.timeouts.tunnel_idle;
-                return tunnel::spawn(&worker.local, client, upstream, idle, (record, Some(permit)));
+                return tunnel::spawn(&worker.local, client, upstream, idle, (record, Some(admitted)));
             }
         }
     }

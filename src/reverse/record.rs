@@ -119,6 +119,16 @@ impl Record {
         self.tunnel = Some(word);
     }
 
+    /// Appends the present time as `Date` wants it.
+    pub(super) fn write_date(&self, out: &mut Vec<u8>) {
+        self.worker.stamp.write_http(out);
+    }
+
+    /// Whether the request is HEAD.
+    pub(super) fn is_head(&self) -> bool {
+        self.request.as_ref().is_some_and(|asked| asked.method == http::Method::HEAD)
+    }
+
     fn count(&self) {
         if let Some(reason) = self.reason {
             self.worker.metrics.refused(reason as usize);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
-use crate::net::admission::Permit;
 use crate::net::relay::{End, Side, relay};
 use crate::net::{Io, Local};
 use crate::upstream::Stream;
 
+use super::accept::Admitted;
 use super::record::Record;
 
 /// Joins client and upstream in a task of its own, which is small: the state of the request that
@@ -20,7 +20,7 @@ pub(super) fn spawn<T: Io>(
     client: Side<T>,
     upstream: Side<Stream>,
     idle: Duration,
-    (mut record, permit): (Box<Record>, Option<Permit>),
+    (mut record, admitted): (Box<Record>, Option<Admitted>),
 ) {
     let own = Rc::clone(local);
     local.spawn(async move {
@@ -35,7 +35,7 @@ pub(super) fn spawn<T: Io>(
             End::Idle => "tunnel_idle",
             End::Draining => "draining",
         });
-        drop((record, permit));
+        drop((record, admitted));
     });
 }
 

@@ -70,15 +70,10 @@ impl AccessLog {
         Ok(Self { sender: Some(sender), writer: Some(writer), dropped })
     }
 
-    /// A worker's end.
+    /// What a worker thread makes its end from.
     #[must_use]
-    pub fn lines(&self) -> Rc<Lines> {
-        Rc::new(Lines {
-            sender: self.sender.clone(),
-            dropped: self.dropped.clone(),
-            buffer: RefCell::default(),
-            begun: Notify::new(),
-        })
+    pub fn handle(&self) -> Handle {
+        Handle { sender: self.sender.clone(), dropped: self.dropped.clone() }
     }
 
     /// Waits until everything handed over has been written. All [`Lines`] must be gone by then.
@@ -87,6 +82,25 @@ impl AccessLog {
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
+    }
+}
+
+/// A worker's way to the writer, before the worker runs.
+pub struct Handle {
+    sender: Option<SyncSender<Batch>>,
+    dropped: IntCounter,
+}
+
+impl Handle {
+    /// The worker's end.
+    #[must_use]
+    pub fn lines(self) -> Rc<Lines> {
+        Rc::new(Lines {
+            sender: self.sender,
+            dropped: self.dropped,
+            buffer: RefCell::default(),
+            begun: Notify::new(),
+        })
     }
 }
 
@@ -212,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
         let log = AccessLog::file(&path, counter()).unwrap();
-        let lines = log.lines();
+        let lines = log.handle().lines();
         for index in 0..5000 {
             lines.add(|out| number(out, "n", index));
         }
@@ -228,7 +242,7 @@ mod tests {
     fn counts_what_a_full_disk_loses() {
         let dropped = counter();
         let log = AccessLog::file(Path::new("/dev/full"), dropped.clone()).unwrap();
-        log.lines().add(|out| number(out, "n", 1));
+        log.handle().lines().add(|out| number(out, "n", 1));
         log.finish();
         assert_eq!(dropped.get(), 1);
     }

@@ -16,8 +16,7 @@ mod check;
 mod files;
 mod issue;
 
-/// The Organization in the subject of every certificate made here, and of no other certificate.
-pub const DEVELOPMENT_ORGANIZATION: &str = "app-gateway development certificate";
+pub use crate::tls::DEVELOPMENT_ORGANIZATION;
 
 /// Held while a set is written, so that two programs never write one set between them.
 const LOCK: &str = ".development-certificates.lock";

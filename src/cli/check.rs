@@ -1,0 +1,90 @@
+//! `app-gateway check`: everything `run` would find, without binding anything.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::config::problem::{Problem, Severity, Sources};
+use crate::config::{self, Loaded, Refused};
+use crate::generation::{Generation, Served, compile};
+use crate::message::Reason;
+use crate::telemetry::Metrics;
+use crate::tls;
+
+use super::{Format, colour, environment, say, say_wrong};
+
+pub(super) fn check(directory: &Path, format: Format) -> ExitCode {
+    match (examine(directory), format) {
+        (Examined { generation: Some(generation), problems, .. }, Format::Text) => {
+            draw(&generation.config.sources, &problems);
+            say(&format!("configuration {} test is successful: {}\n", directory.display(), summary(&generation)));
+            ExitCode::SUCCESS
+        }
+        (Examined { sources, problems, .. }, Format::Text) => {
+            draw(&sources, &problems);
+            say_wrong(&format!("configuration {} test failed", directory.display()));
+            ExitCode::FAILURE
+        }
+        (Examined { generation, sources, problems }, Format::Json) => {
+            let sources = generation.as_ref().map_or(&sources, |g| &g.config.sources);
+            let mut report = config::to_json(sources, &problems);
+            if let Value::Object(report) = &mut report {
+                report.insert("ok".to_owned(), json!(generation.is_some()));
+            }
+            say(&format!("{report:#}\n"));
+            if generation.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+struct Examined {
+    generation: Option<Generation>,
+    sources: Sources,
+    problems: Vec<Problem>,
+}
+
+fn examine(directory: &Path) -> Examined {
+    let (config, mut problems) = match config::load(directory, &environment) {
+        Ok(Loaded { config, warnings }) => (config, warnings),
+        Err(Refused { sources, problems }) => return Examined { generation: None, sources, problems },
+    };
+    let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
+        return Examined { generation: None, sources: config.sources, problems };
+    };
+    match compile(config, &tls::provider(), &metrics) {
+        Ok(compiled) => {
+            problems.extend(compiled.warnings);
+            Examined { generation: Some(compiled.generation), sources: Sources::default(), problems }
+        }
+        Err((config, found)) => {
+            problems.extend(found);
+            // Errors last, next to the prompt.
+            problems.sort_by_key(|problem| problem.severity == Severity::Error);
+            Examined { generation: None, sources: config.sources, problems }
+        }
+    }
+}
+
+fn draw(sources: &Sources, problems: &[Problem]) {
+    if !problems.is_empty() {
+        say_wrong(&config::draw(sources, problems, colour(&std::io::stderr())));
+    }
+}
+
+/// What is in it, in numbers.
+pub(super) fn summary(generation: &Generation) -> String {
+    let config = &generation.config;
+    let routes: usize = config.profiles.iter().map(|profile| profile.routes.len()).sum();
+    let served = generation.sites.iter().filter(|site| matches!(site.served, Served::Routes { .. })).count();
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    [
+        count(config.profiles.len(), "profile"),
+        count(generation.sites.len(), "listener"),
+        format!("{served} of them with TLS"),
+        count(routes, "route"),
+        count(config.upstreams.len(), "upstream"),
+        count(config.certificates.len(), "certificate"),
+    ]
+    .join(", ")
+}

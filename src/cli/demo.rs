@@ -1,0 +1,86 @@
+//! `app-gateway demo`: everything on one host, to look at.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::Env;
+use crate::demo;
+use crate::net::listen::probe;
+
+use super::{environment, load, log_to_stderr, run, say, say_wrong};
+
+/// Where the stand-in listens: the components' real ports, on an address of their own.
+const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// The LAN profile's port where 443 may not be bound or is taken.
+const OTHER_LAN_PORT: u16 = 10443;
+
+pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
+    log_to_stderr();
+    let certificates = match demo::ensure(certificates) {
+        Ok(certificates) => certificates,
+        Err(error) => {
+            say_wrong(&format!("the demo cannot make its certificates: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // The stand-in has a runtime of its own, as the real components have hosts of their own.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say_wrong(&format!("the demo cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let stand_in = match runtime.block_on(demo::start(STAND_IN, &certificates)) {
+        Ok(stand_in) => stand_in,
+        Err(error) => {
+            say_wrong(&format!("the Hybrid Chat stand-in cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let lan = std::env::var("LAN_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or_else(lan_port);
+    let mut set = demo::environment(&certificates, STAND_IN);
+    set.push(("LAN_PORT".to_owned(), lan.to_string()));
+    let env = |name: &str| {
+        let demo = set.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        // One's own choice of log wins; without one the terminal is kept for what is said here.
+        demo.or_else(|| environment(name)).or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
+    };
+    let code = serve(config, &env, lan, &certificates.ca);
+    runtime.block_on(stand_in.stop());
+    code
+}
+
+fn serve(directory: &Path, env: Env<'_>, lan: u16, ca: &Path) -> ExitCode {
+    let Ok(config) = load(directory, env) else {
+        say_wrong(&format!("the demo runs on the shipped configuration, which is refused or not in {}; name it with -c", directory.display()));
+        return ExitCode::FAILURE;
+    };
+    let admin = config.admin.as_ref().map(|admin| admin.listen);
+    run::serve(config, || say(&welcome(lan, admin, ca)))
+}
+
+/// 443 if it can be had.
+fn lan_port() -> u16 {
+    let standard = SocketAddr::from((Ipv4Addr::LOCALHOST, 443));
+    if probe(standard).is_ok() { 443 } else { OTHER_LAN_PORT }
+}
+
+fn welcome(lan: u16, admin: Option<SocketAddr>, ca: &Path) -> String {
+    let lan = if lan == 443 { String::new() } else { format!(":{lan}") };
+    let mut text = format!(
+        "\nThe demo is up. Open these two in two browser windows and chat:\n\n  \
+         customer   https://localhost:8443/customer-gadget/\n  \
+         agent      https://localhost{lan}/agent-gadget/\n\n\
+         Each page shows its transport: polling first, then websocket.\n\
+         The browser warns about the certificate, which was made for this demo: go on, or trust\n  {}\n",
+        ca.display()
+    );
+    if let Some(admin) = admin {
+        let _ = write!(text, "\nmetrics      http://{admin}/metrics\n");
+    }
+    text.push_str("access log   set ACCESS_LOG=stdout to see one line per request\nend          Ctrl-C\n\n");
+    text
+}

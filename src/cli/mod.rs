@@ -1,0 +1,170 @@
+//! The command line: arguments in, text and exit codes out.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 78 (`EX_CONFIG`) when `run` is
+//! given a bad configuration, so that a service manager need not try again.
+
+mod check;
+#[cfg(feature = "demo")]
+mod demo;
+mod explain;
+mod healthcheck;
+mod run;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, Loaded, Refused};
+
+/// Bad configuration at start, from sysexits.h.
+const EX_CONFIG: u8 = 78;
+
+/// Reverse proxy at the edge of Hybrid Chat.
+#[derive(Parser)]
+#[command(name = "app-gateway", version, about, long_about = None, max_term_width = 100)]
+struct Cli {
+    /// Check the configuration and exit, as `nginx -t` does (same as `check`)
+    #[arg(short = 't')]
+    test: bool,
+    #[command(flatten)]
+    directory: Directory,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args, Clone)]
+struct Directory {
+    /// Configuration directory [default: /etc/app-gateway if it exists, else ./config]
+    #[arg(short = 'c', long = "config", value_name = "DIR", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until told to end (TERM or INT: finish and end; again: at once; QUIT: no time limit)
+    Run,
+    /// Check a configuration directory, certificates included, and say everything that is wrong
+    Check {
+        /// The directory; the same as -c
+        directory: Option<PathBuf>,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Say what would be done with a request, by which line of which file
+    Explain(explain::Asked),
+    /// Print the JSON Schema of the configuration files, for editors
+    Schema,
+    /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Where the development certificates are kept
+        #[arg(long, value_name = "DIR", default_value = "certs-example")]
+        directory: PathBuf,
+    },
+    /// Ask the running gateway whether it is ready (exit code 0) or not (1)
+    Healthcheck,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people: each problem drawn in its file
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Runs the program with these arguments, the first being its name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing help can only fail if nobody reads it.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let directory = cli.directory.config.clone();
+    match cli.command {
+        None if cli.test => check::check(&chosen(directory), Format::Text),
+        None => {
+            let _ = <Cli as clap::CommandFactory>::command().print_help();
+            ExitCode::from(2)
+        }
+        Some(Command::Run) => run::run(&chosen(directory)),
+        Some(Command::Check { directory: named, format }) => check::check(&chosen(named.or(directory)), format),
+        Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
+        Some(Command::Schema) => {
+            say(&format!("{:#}\n", config::schema()));
+            ExitCode::SUCCESS
+        }
+        #[cfg(feature = "demo")]
+        Some(Command::Demo { directory: certificates }) => demo::demo(&chosen(directory), &certificates),
+        Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),
+    }
+}
+
+/// The directory asked for, or the first of the usual ones.
+fn chosen(asked: Option<PathBuf>) -> PathBuf {
+    let system = Path::new("/etc/app-gateway");
+    asked.unwrap_or_else(|| if system.is_dir() { system.to_owned() } else { PathBuf::from("config") })
+}
+
+/// The environment as `${NAME}` sees it. A value that is not UTF-8 reads as absent.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Loads a directory; what is wrong goes to standard error, drawn.
+fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
+    match config::load(directory, env) {
+        Ok(Loaded { config, warnings }) => {
+            complain(&config.sources, &warnings);
+            Ok(config)
+        }
+        Err(Refused { sources, problems }) => {
+            complain(&sources, &problems);
+            Err(())
+        }
+    }
+}
+
+fn complain(sources: &config::problem::Sources, problems: &[config::problem::Problem]) {
+    if !problems.is_empty() {
+        say_wrong(&config::draw(sources, problems, colour(&io::stderr())));
+    }
+}
+
+/// Whether a stream is a terminal that wants colour (<https://no-color.org>).
+fn colour(stream: &impl io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes to standard output. A reader that has gone has all it wanted.
+fn say(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes a line to standard error.
+fn say_wrong(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", text.trim_end());
+}
+
+/// Sends the program's own log to standard error; `APP_GATEWAY_LOG` filters it (default `info`).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_env_var("APP_GATEWAY_LOG")
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    // A second subscriber is refused; the first goes on.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}

@@ -1,0 +1,87 @@
+//! `app-gateway run`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{Config, Verify};
+use crate::generation::{Generation, compile};
+use crate::message::Reason;
+use crate::net::listen::raise_open_files;
+use crate::supervisor::{End, Gateway, StartError, start};
+use crate::telemetry::Metrics;
+use crate::tls;
+
+use super::{EX_CONFIG, check, complain, environment, load, log_to_stderr, say_wrong};
+
+pub(super) fn run(directory: &Path) -> ExitCode {
+    log_to_stderr();
+    let Ok(config) = load(directory, &environment) else {
+        say_wrong(&format!("app-gateway does not start: the configuration in {} is refused", directory.display()));
+        return ExitCode::from(EX_CONFIG);
+    };
+    serve(config, || tracing::info!("configuration from {}", directory.display()))
+}
+
+/// Compiles a configuration and serves it; `started` is called once everything listens.
+pub(super) fn serve(config: Config, started: impl FnOnce()) -> ExitCode {
+    let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
+        say_wrong("app-gateway does not start: two metrics have one name");
+        return ExitCode::FAILURE;
+    };
+    let compiled = match compile(config, &tls::provider(), &metrics) {
+        Ok(compiled) => compiled,
+        Err((config, problems)) => {
+            complain(&config.sources, &problems);
+            say_wrong("app-gateway does not start: the configuration is refused");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    let generation = compiled.generation;
+    complain(&generation.config.sources, &compiled.warnings);
+    match raise_open_files() {
+        Ok(limit) => tracing::debug!("{limit} open files allowed"),
+        Err(error) => tracing::warn!("the limit on open files stays as it is: {error}"),
+    }
+    start::resolve_names(&generation);
+    announce(&generation);
+    let begun = start::bind(&generation).and_then(|bound| Gateway::start(generation, metrics, bound));
+    let gateway = match begun {
+        Ok(gateway) => gateway,
+        Err(error) => return refused(&error),
+    };
+    started();
+    tracing::info!("serving");
+    match gateway.run() {
+        Ok(End::Drained | End::Cut) => ExitCode::SUCCESS,
+        Ok(End::WorkerDied) => {
+            say_wrong("app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            say_wrong(&format!("app-gateway ends: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refused(error: &StartError) -> ExitCode {
+    say_wrong(&format!("app-gateway does not start: {error}"));
+    ExitCode::FAILURE
+}
+
+/// Says what is about to be served, and loudly what is not safe.
+fn announce(generation: &Generation) {
+    tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
+    for site in &generation.sites {
+        tracing::info!(profile = site.profile, "listening on {}", site.address);
+    }
+    for upstream in &generation.config.upstreams {
+        if let Verify::None { place } = upstream.verify {
+            tracing::warn!(
+                upstream = upstream.name,
+                "NOT VERIFIED: anyone between here and this upstream can read and change its traffic ({})",
+                generation.config.sources.locate(place)
+            );
+        }
+    }
+}
