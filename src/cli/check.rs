@@ -18,7 +18,11 @@ pub(super) fn check(directory: &Path, format: Format) -> ExitCode {
     match (examine(directory), format) {
         (Examined { generation: Some(generation), problems, .. }, Format::Text) => {
             draw(&generation.config.sources, &problems);
-            say(&format!("configuration {} test is successful: {}\n", directory.display(), summary(&generation)));
+            say(&format!(
+                "configuration {} test is successful: {}\n",
+                directory.display(),
+                summary(&generation)
+            ));
             ExitCode::SUCCESS
         }
         (Examined { sources, problems, .. }, Format::Text) => {
@@ -47,7 +51,9 @@ struct Examined {
 fn examine(directory: &Path) -> Examined {
     let (config, mut problems) = match config::load(directory, &environment) {
         Ok(Loaded { config, warnings }) => (config, warnings),
-        Err(Refused { sources, problems }) => return Examined { generation: None, sources, problems },
+        Err(Refused { sources, problems }) => {
+            return Examined { generation: None, sources, problems };
+        }
     };
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         return Examined { generation: None, sources: config.sources, problems };
@@ -55,9 +61,14 @@ fn examine(directory: &Path) -> Examined {
     match compile(config, &tls::provider(), &metrics) {
         Ok(compiled) => {
             problems.extend(compiled.warnings);
-            Examined { generation: Some(compiled.generation), sources: Sources::default(), problems }
+            Examined {
+                generation: Some(compiled.generation),
+                sources: Sources::default(),
+                problems,
+            }
         }
-        Err((config, found)) => {
+        Err(refused) => {
+            let (config, found) = *refused;
             problems.extend(found);
             // Errors last, next to the prompt.
             problems.sort_by_key(|problem| problem.severity == Severity::Error);
@@ -76,8 +87,11 @@ fn draw(sources: &Sources, problems: &[Problem]) {
 pub(super) fn summary(generation: &Generation) -> String {
     let config = &generation.config;
     let routes: usize = config.profiles.iter().map(|profile| profile.routes.len()).sum();
-    let served = generation.sites.iter().filter(|site| matches!(site.served, Served::Routes { .. })).count();
-    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let served =
+        generation.sites.iter().filter(|site| matches!(site.served, Served::Routes { .. })).count();
+    let count = |number: usize, what: &str| {
+        format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    };
     [
         count(config.profiles.len(), "profile"),
         count(generation.sites.len(), "listener"),

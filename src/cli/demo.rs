@@ -26,13 +26,14 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
         }
     };
     // The stand-in has a runtime of its own, as the real components have hosts of their own.
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say_wrong(&format!("the demo cannot start: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                say_wrong(&format!("the demo cannot start: {error}"));
+                return ExitCode::FAILURE;
+            }
+        };
     let stand_in = match runtime.block_on(demo::start(STAND_IN, &certificates)) {
         Ok(stand_in) => stand_in,
         Err(error) => {
@@ -40,13 +41,15 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let lan = std::env::var("LAN_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or_else(lan_port);
+    let lan =
+        std::env::var("LAN_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or_else(lan_port);
     let mut set = demo::environment(&certificates, STAND_IN);
     set.push(("LAN_PORT".to_owned(), lan.to_string()));
     let env = |name: &str| {
         let demo = set.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         // One's own choice of log wins; without one the terminal is kept for what is said here.
-        demo.or_else(|| environment(name)).or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
+        demo.or_else(|| environment(name))
+            .or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
     };
     let code = serve(config, &env, lan, &certificates.ca);
     runtime.block_on(stand_in.stop());
@@ -55,7 +58,10 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
 
 fn serve(directory: &Path, env: Env<'_>, lan: u16, ca: &Path) -> ExitCode {
     let Ok(config) = load(directory, env) else {
-        say_wrong(&format!("the demo runs on the shipped configuration, which is refused or not in {}; name it with -c", directory.display()));
+        say_wrong(&format!(
+            "the demo runs on the shipped configuration, which is refused or not in {}; name it with -c",
+            directory.display()
+        ));
         return ExitCode::FAILURE;
     };
     let admin = config.admin.as_ref().map(|admin| admin.listen);
@@ -81,6 +87,8 @@ fn welcome(lan: u16, admin: Option<SocketAddr>, ca: &Path) -> String {
     if let Some(admin) = admin {
         let _ = write!(text, "\nmetrics      http://{admin}/metrics\n");
     }
-    text.push_str("access log   set ACCESS_LOG=stdout to see one line per request\nend          Ctrl-C\n\n");
+    text.push_str(
+        "access log   set ACCESS_LOG=stdout to see one line per request\nend          Ctrl-C\n\n",
+    );
     text
 }

@@ -48,7 +48,8 @@ pub(super) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
     };
     let generation = match compile(config, &tls::provider(), &metrics) {
         Ok(compiled) => compiled.generation,
-        Err((config, problems)) => {
+        Err(refused) => {
+            let (config, problems) = *refused;
             complain(&config.sources, &problems);
             return ExitCode::FAILURE;
         }
@@ -78,7 +79,11 @@ impl<'a> Explained<'a> {
         let mut explained = Self { generation, text: String::new(), served: false };
         explained.line("request", &format!("{} {}", asked.method, asked.url), "");
         let client = ClientAddr(SocketAddr::new(asked.from, 0));
-        let trusted = if site.trusts(client) { "a trusted proxy: its X-Forwarded-* are believed" } else { "not a trusted proxy" };
+        let trusted = if site.trusts(client) {
+            "a trusted proxy: its X-Forwarded-* are believed"
+        } else {
+            "not a trusted proxy"
+        };
         explained.line("from", &format!("{} ({trusted})", asked.from), "");
         explained.line("profile", &site.profile, &explained.place_of_profile(site));
         explained.line("listener", &site.label, &generation.config.sources.locate(site.place));
@@ -88,17 +93,23 @@ impl<'a> Explained<'a> {
                 return Err(format!("`{field}` is not a field; write it as `Name: value`"));
             }
             let _ = write!(text, "{field}\r\n");
-            if field.to_ascii_lowercase().starts_with("upgrade:") && !text.contains("\r\nConnection:") {
+            if field.to_ascii_lowercase().starts_with("upgrade:")
+                && !text.contains("\r\nConnection:")
+            {
                 text.push_str("Connection: Upgrade\r\n");
             }
         }
         text.push_str("\r\n");
-        match RequestHead::parse(Bytes::from(text), site.limits.header_count) {
+        match RequestHead::parse(&Bytes::from(text), site.limits.header_count) {
             Err(reason) => explained.refused(&Refusal { reason, route: None, allow: None }, site),
             Ok(head) => match site.decide(&head) {
                 Err(refusal) => explained.refused(&refusal, site),
-                Ok(Decision::AddSlash) => explained.verdict("308 to the same path with `/` at its end"),
-                Ok(Decision::ToHttps(port)) => explained.verdict(&format!("308 to the same URL on https, port {port}")),
+                Ok(Decision::AddSlash) => {
+                    explained.verdict("308 to the same path with `/` at its end")
+                }
+                Ok(Decision::ToHttps(port)) => {
+                    explained.verdict(&format!("308 to the same URL on https, port {port}"))
+                }
                 Ok(Decision::Route(route)) => explained.route(&route, &head, site, client),
             },
         }
@@ -147,16 +158,26 @@ impl<'a> Explained<'a> {
             Action::Proxy { upstream, strip_prefix, first_byte, .. } => {
                 self.upstream(upstream);
                 let rewritten = stripped_target(&head.target, strip_prefix.as_deref());
-                let note = strip_prefix.as_deref().map_or("unchanged".to_owned(), |p| format!("`{p}` taken off"));
+                let note = strip_prefix
+                    .as_deref()
+                    .map_or("unchanged".to_owned(), |p| format!("`{p}` taken off"));
                 self.line("path sent", &String::from_utf8_lossy(&rewritten), &note);
                 self.limits(route, site, upstream, display_duration(*first_byte));
-                self.fields(route, head, &Origin {
-                    client: client.ip(),
-                    trusted: site.trusts(client),
-                    strip_prefix: strip_prefix.as_deref(),
-                    request_id: "(made for each request)",
-                });
-                let report = if route.report_only { ", but only reported: without this route it would be denied" } else { "" };
+                self.fields(
+                    route,
+                    head,
+                    &Origin {
+                        client: client.ip(),
+                        trusted: site.trusts(client),
+                        strip_prefix: strip_prefix.as_deref(),
+                        request_id: "(made for each request)",
+                    },
+                );
+                let report = if route.report_only {
+                    ", but only reported: without this route it would be denied"
+                } else {
+                    ""
+                };
                 let how = if head.upgrade { "as a WebSocket" } else { "over HTTP/1.1" };
                 self.verdict(&format!("passed on to {} {how}{report}", upstream.name));
             }
@@ -164,7 +185,11 @@ impl<'a> Explained<'a> {
     }
 
     fn upstream(&mut self, upstream: &Upstream) {
-        let Some(written) = self.generation.config.upstreams.iter().find(|u| u.name == upstream.name) else { return };
+        let Some(written) =
+            self.generation.config.upstreams.iter().find(|u| u.name == upstream.name)
+        else {
+            return;
+        };
         let locate = |place| self.generation.config.sources.locate(place);
         let verify = match &written.verify {
             Verify::System => "certificate verified by the system's roots".to_owned(),
@@ -203,7 +228,10 @@ impl<'a> Explained<'a> {
         );
         self.line("limits", &limits, "");
         let websocket = if route.websocket {
-            format!("allowed, closed after {} of silence", display_duration(site.timeouts.tunnel_idle))
+            format!(
+                "allowed, closed after {} of silence",
+                display_duration(site.timeouts.tunnel_idle)
+            )
         } else {
             "refused".to_owned()
         };
@@ -217,13 +245,15 @@ impl<'a> Explained<'a> {
         for (index, line) in sent.lines().skip(1).filter(|line| !line.is_empty()).enumerate() {
             self.line(if index == 0 { "adds" } else { "" }, line, "");
         }
-        let set = route.edits.set();
-        let answer = set.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+        let changed = route.edits.set();
+        let answer = changed
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
         let removed = route
             .edits
             .dropped()
             .iter()
-            .filter(|name| !set.iter().any(|(set, _)| set == *name))
+            .filter(|name| !changed.iter().any(|(known, _)| known == *name))
             .map(|name| format!("{name} removed"));
         for (index, line) in answer.chain(removed).enumerate() {
             self.line(if index == 0 { "answer" } else { "" }, &line, "");
@@ -233,7 +263,11 @@ impl<'a> Explained<'a> {
 
 /// Authority, port and target of a URL.
 fn split(url: &str) -> Result<(&str, u16, String), String> {
-    let usage = || format!("`{url}` is not a URL; write it as the client does, e.g. https://chat.example.com:8443/socket.io/");
+    let usage = || {
+        format!(
+            "`{url}` is not a URL; write it as the client does, e.g. https://chat.example.com:8443/socket.io/"
+        )
+    };
     let (scheme, rest) = url.split_once("://").ok_or_else(usage)?;
     let default = match scheme {
         "https" | "wss" => 443,
@@ -248,7 +282,11 @@ fn split(url: &str) -> Result<(&str, u16, String), String> {
 }
 
 /// The listener that a port means.
-fn choose<'a>(generation: &'a Generation, port: u16, profile: Option<&str>) -> Result<&'a Arc<Site>, String> {
+fn choose<'a>(
+    generation: &'a Generation,
+    port: u16,
+    profile: Option<&str>,
+) -> Result<&'a Arc<Site>, String> {
     let of_profile = |site: &&Arc<Site>| profile.is_none_or(|name| site.profile == name);
     let whole = |site: &&Arc<Site>| {
         // A profile's main listener serves all its routes.
@@ -259,7 +297,8 @@ fn choose<'a>(generation: &'a Generation, port: u16, profile: Option<&str>) -> R
                 || matches!(other.served, Served::RedirectToHttps(_))
         })
     };
-    let mut with_port = generation.sites.iter().filter(of_profile).filter(|site| site.address.port() == port);
+    let mut with_port =
+        generation.sites.iter().filter(of_profile).filter(|site| site.address.port() == port);
     if let Some(site) = with_port.next() {
         return Ok(site);
     }
@@ -268,7 +307,8 @@ fn choose<'a>(generation: &'a Generation, port: u16, profile: Option<&str>) -> R
     {
         return Ok(site);
     }
-    let listeners: Vec<_> = generation.sites.iter().map(|s| format!("{} ({})", s.label, s.profile)).collect();
+    let listeners: Vec<_> =
+        generation.sites.iter().map(|s| format!("{} ({})", s.label, s.profile)).collect();
     Err(format!(
         "no listener has port {port}; there are {}.\nName the port in the URL, or the profile with --profile if a firewall maps the port",
         listeners.join(", ")

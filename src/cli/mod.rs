@@ -95,14 +95,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(2)
         }
         Some(Command::Run) => run::run(&chosen(directory)),
-        Some(Command::Check { directory: named, format }) => check::check(&chosen(named.or(directory)), format),
+        Some(Command::Check { directory: named, format }) => {
+            check::check(&chosen(named.or(directory)), format)
+        }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
             ExitCode::SUCCESS
         }
         #[cfg(feature = "demo")]
-        Some(Command::Demo { directory: certificates }) => demo::demo(&chosen(directory), &certificates),
+        Some(Command::Demo { directory: certificates }) => {
+            demo::demo(&chosen(directory), &certificates)
+        }
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),
     }
 }
@@ -110,7 +114,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// The directory asked for, or the first of the usual ones.
 fn chosen(asked: Option<PathBuf>) -> PathBuf {
     let system = Path::new("/etc/app-gateway");
-    asked.unwrap_or_else(|| if system.is_dir() { system.to_owned() } else { PathBuf::from("config") })
+    asked.unwrap_or_else(
+        || if system.is_dir() { system.to_owned() } else { PathBuf::from("config") },
+    )
 }
 
 /// The environment as `${NAME}` sees it. A value that is not UTF-8 reads as absent.

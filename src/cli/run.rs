@@ -16,7 +16,10 @@ use super::{EX_CONFIG, check, complain, environment, load, log_to_stderr, say_wr
 pub(super) fn run(directory: &Path) -> ExitCode {
     log_to_stderr();
     let Ok(config) = load(directory, &environment) else {
-        say_wrong(&format!("app-gateway does not start: the configuration in {} is refused", directory.display()));
+        say_wrong(&format!(
+            "app-gateway does not start: the configuration in {} is refused",
+            directory.display()
+        ));
         return ExitCode::from(EX_CONFIG);
     };
     serve(config, || tracing::info!("configuration from {}", directory.display()))
@@ -30,7 +33,8 @@ pub(super) fn serve(config: Config, started: impl FnOnce()) -> ExitCode {
     };
     let compiled = match compile(config, &tls::provider(), &metrics) {
         Ok(compiled) => compiled,
-        Err((config, problems)) => {
+        Err(refused) => {
+            let (config, problems) = *refused;
             complain(&config.sources, &problems);
             say_wrong("app-gateway does not start: the configuration is refused");
             return ExitCode::from(EX_CONFIG);
@@ -44,7 +48,8 @@ pub(super) fn serve(config: Config, started: impl FnOnce()) -> ExitCode {
     }
     start::resolve_names(&generation);
     announce(&generation);
-    let begun = start::bind(&generation).and_then(|bound| Gateway::start(generation, metrics, bound));
+    let begun =
+        start::bind(&generation).and_then(|bound| Gateway::start(generation, metrics, bound));
     let gateway = match begun {
         Ok(gateway) => gateway,
         Err(error) => return refused(&error),
@@ -54,7 +59,9 @@ pub(super) fn serve(config: Config, started: impl FnOnce()) -> ExitCode {
     match gateway.run() {
         Ok(End::Drained | End::Cut) => ExitCode::SUCCESS,
         Ok(End::WorkerDied) => {
-            say_wrong("app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above");
+            say_wrong(
+                "app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above",
+            );
             ExitCode::FAILURE
         }
         Err(error) => {

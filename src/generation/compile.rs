@@ -8,7 +8,9 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 
 use crate::config::problem::{Place, Problem, Severity};
-use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId, Verify};
+use crate::config::{
+    self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId, Verify,
+};
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
 use crate::telemetry::Metrics;
@@ -36,7 +38,7 @@ pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
     metrics: &Metrics,
-) -> Result<Compiled, (Config, Vec<Problem>)> {
+) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
     let loaded = identities::load_all(&config, provider, metrics, &mut problems);
     for profile in &config.profiles {
@@ -45,7 +47,8 @@ pub fn compile(
     let upstreams: Vec<_> =
         config.upstreams.iter().map(|u| Arc::new(upstream(u, provider, &mut problems))).collect();
     let mut sites = Vec::new();
-    let compiler = Compiler { config: &config, loaded: &loaded, upstreams: &upstreams, provider, metrics };
+    let compiler =
+        Compiler { config: &config, loaded: &loaded, upstreams: &upstreams, provider, metrics };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
             for listener in &profile.listeners {
@@ -54,7 +57,7 @@ pub fn compile(
         }
     }
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
-        return Err((config, problems));
+        return Err(Box::new((config, problems)));
     }
     Ok(Compiled { generation: Generation { config, sites, upstreams }, warnings: problems })
 }
@@ -71,7 +74,11 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
     }
 }
 
-fn upstream(config: &config::Upstream, provider: &Arc<CryptoProvider>, problems: &mut Vec<Problem>) -> Upstream {
+fn upstream(
+    config: &config::Upstream,
+    provider: &Arc<CryptoProvider>,
+    problems: &mut Vec<Problem>,
+) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
     let endpoints = config.endpoints.iter().map(|endpoint| {
@@ -107,7 +114,11 @@ fn upstream(config: &config::Upstream, provider: &Arc<CryptoProvider>, problems:
     }
 }
 
-fn trust(config: &config::Upstream, provider: &Arc<CryptoProvider>, problems: &mut Vec<Problem>) -> Option<Arc<ClientConfig>> {
+fn trust(
+    config: &config::Upstream,
+    provider: &Arc<CryptoProvider>,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<ClientConfig>> {
     let (trust, place) = match &config.verify {
         Verify::System => (client::Trust::System, config.place),
         Verify::Pin(pins) => (client::Trust::Pins(pins.clone()), config.place),
@@ -121,7 +132,14 @@ fn trust(config: &config::Upstream, provider: &Arc<CryptoProvider>, problems: &m
         },
     };
     client::config(trust, provider)
-        .map_err(|message| problems.push(error("upstream.trust", place, message, "name the component's CA with `ca-file`, or its key with `pin`")))
+        .map_err(|message| {
+            problems.push(error(
+                "upstream.trust",
+                place,
+                message,
+                "name the component's CA with `ca-file`, or its key with `pin`",
+            ));
+        })
         .ok()
 }
 
@@ -134,12 +152,21 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn site(&self, profile: &Profile, listener: &config::Listener, problems: &mut Vec<Problem>) -> Option<Site> {
+    fn site(
+        &self,
+        profile: &Profile,
+        listener: &config::Listener,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Site> {
         let label = listener.listen.to_string();
         let (served, tls) = match listener.serve {
             Serve::RedirectToHttps { port } => (Served::RedirectToHttps(port), None),
-            Serve::Routes => (self.routes(profile, None), Some(self.tls(profile, listener, problems)?)),
-            Serve::Component(id) => (self.routes(profile, Some(id)), Some(self.tls(profile, listener, problems)?)),
+            Serve::Routes => {
+                (self.routes(profile, None), Some(self.tls(profile, listener, problems)?))
+            }
+            Serve::Component(id) => {
+                (self.routes(profile, Some(id)), Some(self.tls(profile, listener, problems)?))
+            }
         };
         Some(Site {
             profile: profile.name.clone(),
@@ -156,16 +183,28 @@ impl Compiler<'_> {
         })
     }
 
-    fn tls(&self, profile: &Profile, listener: &config::Listener, problems: &mut Vec<Problem>) -> Option<Arc<rustls::ServerConfig>> {
+    fn tls(
+        &self,
+        profile: &Profile,
+        listener: &config::Listener,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Arc<rustls::ServerConfig>> {
         let (clients, place) = match &listener.client_certificates {
             ClientCertificates::Off => (None, listener.place),
             ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
             ClientCertificates::Required { ca, place } => (Some((ca, true)), *place),
         };
         let unusable = |message: String| {
-            error("listener.client-ca", place, message, "the file must be PEM, with the CA certificates that issue client certificates")
+            error(
+                "listener.client-ca",
+                place,
+                message,
+                "the file must be PEM, with the CA certificates that issue client certificates",
+            )
         };
-        let clients = match clients.map(|(ca, required)| certificate::read_authorities(ca).map(|cas| (cas, required))) {
+        let clients = match clients
+            .map(|(ca, required)| certificate::read_authorities(ca).map(|cas| (cas, required)))
+        {
             None => None,
             Some(Ok(clients)) => Some(clients),
             Some(Err(message)) => {
@@ -173,14 +212,17 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        let identities = profile.certificates.iter().filter_map(|id| self.loaded.get(id.0).cloned()).collect();
+        let identities =
+            profile.certificates.iter().filter_map(|id| self.loaded.get(id.0).cloned()).collect();
         let settings = server::Settings {
             identities,
             refuse_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
             http2: listener.http2,
             clients,
         };
-        server::config(settings, self.provider).map_err(|message| problems.push(unusable(message))).ok()
+        server::config(settings, self.provider)
+            .map_err(|message| problems.push(unusable(message)))
+            .ok()
     }
 
     /// All routes of a profile, or those a component's own port serves.
@@ -191,12 +233,17 @@ impl Compiler<'_> {
             let seen = match (component, &route.action) {
                 (None, _) => vec![(route.path.clone(), strip_prefix(route))],
                 (Some(id), config::Action::Proxy { upstream, strip_prefix }) if *upstream == id => {
-                    without(&route.path, strip_prefix.as_deref()).map(|path| (path, None)).into_iter().collect()
+                    without(&route.path, strip_prefix.as_deref())
+                        .map(|path| (path, None))
+                        .into_iter()
+                        .collect()
                 }
                 // A denial must hold on the component's own port too.
-                (Some(_), config::Action::Deny) => {
-                    prefixes.iter().filter_map(|p| without(&route.path, *p)).map(|path| (path, None)).collect()
-                }
+                (Some(_), config::Action::Deny) => prefixes
+                    .iter()
+                    .filter_map(|p| without(&route.path, *p))
+                    .map(|path| (path, None))
+                    .collect(),
                 _ => Vec::new(),
             };
             for (path, strip) in seen {
@@ -207,10 +254,17 @@ impl Compiler<'_> {
         Served::Routes { table: Table::new(rules), routes }
     }
 
-    fn route(&self, profile: &Profile, route: &config::Route, strip_prefix: Option<String>) -> Route {
+    fn route(
+        &self,
+        profile: &Profile,
+        route: &config::Route,
+        strip_prefix: Option<String>,
+    ) -> Route {
         let action = match &route.action {
             config::Action::Deny => Action::Deny,
-            config::Action::Redirect { to, status } => Action::Redirect { to: to.clone(), status: *status },
+            config::Action::Redirect { to, status } => {
+                Action::Redirect { to: to.clone(), status: *status }
+            }
             config::Action::Proxy { upstream, .. } => {
                 let written = self.config.upstreams.get(upstream.0);
                 let verified = written.is_none_or(|u| !matches!(u.verify, Verify::None { .. }));

@@ -56,13 +56,17 @@ fn problem(finding: Finding, place: crate::config::Place) -> Problem {
 }
 
 /// Judges a profile's certificates against what the profile serves.
-pub(super) fn judge(profile: &Profile, config: &Config, loaded: &[Vec<Identity>], problems: &mut Vec<Problem>) {
+pub(super) fn judge(
+    profile: &Profile,
+    config: &Config,
+    loaded: &[Vec<Identity>],
+    problems: &mut Vec<Problem>,
+) {
     let pairs = |id: &CertificateId| loaded.get(id.0).map(Vec::as_slice).unwrap_or_default();
     let usable = profile.certificates.iter().any(|id| !pairs(id).is_empty());
     for (host, place) in profile.hosts.iter().filter(|_| usable) {
-        let covers = |identity: &Identity| {
-            identity.names.contains(host) || identity.covers(host.as_str())
-        };
+        let covers =
+            |identity: &Identity| identity.names.contains(host) || identity.covers(host.as_str());
         if !profile.certificates.iter().any(|id| pairs(id).iter().any(covers)) {
             problems.push(Problem {
                 severity: Severity::Error,
@@ -75,9 +79,11 @@ pub(super) fn judge(profile: &Profile, config: &Config, loaded: &[Vec<Identity>]
             });
         }
     }
-    let development = profile.certificates.iter().find(|id| pairs(id).iter().any(|pair| pair.development));
+    let development =
+        profile.certificates.iter().find(|id| pairs(id).iter().any(|pair| pair.development));
     let exposed = profile.listeners.iter().find(|listener| {
-        !matches!(listener.serve, Serve::RedirectToHttps { .. }) && !is_loopback(listener.listen.ip())
+        !matches!(listener.serve, Serve::RedirectToHttps { .. })
+            && !is_loopback(listener.listen.ip())
     });
     let (Some(id), Some(listener)) = (development, exposed) else { return };
     let Some(certificate) = config.certificates.get(id.0) else { return };
@@ -97,5 +103,7 @@ pub(super) fn judge(profile: &Profile, config: &Config, loaded: &[Vec<Identity>]
 
 fn loopback_help(ip: IpAddr) -> String {
     let loopback = if ip.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-    format!("install the certificate of your site, or listen on {loopback} to try things out on this host")
+    format!(
+        "install the certificate of your site, or listen on {loopback} to try things out on this host"
+    )
 }

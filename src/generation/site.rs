@@ -55,6 +55,10 @@ pub enum Served {
 }
 
 /// One route, compiled.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings of the operator, independent of each other"
+)]
 pub struct Route {
     /// Its name in logs and metrics.
     pub name: String,
@@ -155,7 +159,9 @@ impl Site {
         };
         let method = if head.upgrade { &http::Method::GET } else { &head.method };
         let found = table.find(&decoded, method);
-        if !strict && !matches!(&found, Match::Rule(i) if routes.get(*i).is_some_and(|r| r.allow_encoded_slash)) {
+        if !strict
+            && !matches!(&found, Match::Rule(i) if routes.get(*i).is_some_and(|r| r.allow_encoded_slash))
+        {
             return Err(Refusal::of(Reason::AmbiguousPath));
         }
         let route = match found {
@@ -163,7 +169,10 @@ impl Site {
             Match::Slash => return Ok(Decision::AddSlash),
             Match::Nothing => return Err(Refusal::of(Reason::NoRoute)),
             Match::Method(allow) => {
-                return Err(Refusal { allow: Some(allow), ..Refusal::of(Reason::MethodNotAllowed) });
+                return Err(Refusal {
+                    allow: Some(allow),
+                    ..Refusal::of(Reason::MethodNotAllowed)
+                });
             }
         };
         if matches!(route.action, Action::Deny) {

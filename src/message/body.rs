@@ -118,7 +118,8 @@ impl BodyDecoder {
             }
             match self.state {
                 State::Length(left) | State::Data(left) => {
-                    let taken = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let taken =
+                        usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                     let data = *at..*at + taken;
                     *at = data.end;
                     let left = left - taken as u64;
@@ -204,7 +205,8 @@ impl BodyDecoder {
 
 fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
     let mut slots = [httparse::EMPTY_HEADER; 64];
-    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(text, &mut slots) else {
+    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(text, &mut slots)
+    else {
         return Err(BadBody::Trailer);
     };
     let mut out = Vec::with_capacity(text.len());
@@ -226,8 +228,21 @@ fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
 
 fn forbidden(name: &[u8]) -> bool {
     const NAMES: &[&str] = &[
-        "authorization", "cookie", "set-cookie", "cache-control", "content-encoding", "content-type",
-        "content-range", "location", "range", "www-authenticate", "origin", "max-forwards", "age", "date", "vary",
+        "authorization",
+        "cookie",
+        "set-cookie",
+        "cache-control",
+        "content-encoding",
+        "content-type",
+        "content-range",
+        "location",
+        "range",
+        "www-authenticate",
+        "origin",
+        "max-forwards",
+        "age",
+        "date",
+        "vary",
     ];
     NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
@@ -240,11 +255,13 @@ fn forbidden(name: &[u8]) -> bool {
 pub fn trailer_fields(text: &[u8]) -> Result<Fields, BadBody> {
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let whole = Bytes::from([text, b"\r\n"].concat());
-    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(&whole, &mut slots) else {
+    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(&whole, &mut slots)
+    else {
         return Err(BadBody::Trailer);
     };
     let base = whole.as_ptr().addr();
-    let range = |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
+    let range =
+        |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
     let mut fields = Fields::new(whole.clone(), headers.len());
     for header in headers {
         fields.push(range(header.name.as_bytes()), range(header.value));

@@ -170,7 +170,10 @@ impl Fields {
 
 /// The comma-separated tokens of all values, trimmed, empty ones left out.
 pub fn tokens<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    values.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).filter(|t| !t.is_empty())
+    values
+        .flat_map(|value| value.split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|t| !t.is_empty())
 }
 
 #[cfg(test)]
@@ -188,7 +191,14 @@ mod tests {
 
     #[test]
     fn spellings_that_a_component_may_confuse_are_not_passed_on() {
-        for name in ["X_Forwarded_For", "x-forwarded_host", "X-Forwarded-Server", "X_Real_IP", "Forwarded", "X_Request_ID"] {
+        for name in [
+            "X_Forwarded_For",
+            "x-forwarded_host",
+            "X-Forwarded-Server",
+            "X_Real_IP",
+            "Forwarded",
+            "X_Request_ID",
+        ] {
             assert_eq!(Known::of(name.as_bytes()), Known::ForwardedOther, "{name}");
         }
     }

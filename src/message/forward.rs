@@ -28,7 +28,12 @@ pub struct Origin<'a> {
 /// Writes the head of `head` as the upstream gets it, down to the empty line.
 ///
 /// `websocket_key` is sent for WebSockets that came over HTTP/2, which carry none.
-pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>, websocket_key: Option<&str>) {
+pub fn write_request(
+    out: &mut Vec<u8>,
+    head: &RequestHead,
+    origin: &Origin<'_>,
+    websocket_key: Option<&str>,
+) {
     out.extend_from_slice(if head.upgrade { "GET" } else { head.method.as_str() }.as_bytes());
     out.push(b' ');
     let stripped = origin.strip_prefix.map(|prefix| stripped(&head.target, prefix.len()));
@@ -98,7 +103,11 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
     // The port the client used, not the one we listen on: a firewall may map 443 to 8443.
     match believed(Known::ForwardedPort) {
         Some(port) => field(out, "X-Forwarded-Port", port),
-        None => number_field(out, "X-Forwarded-Port", host::parse(&head.host).and_then(|h| h.port).unwrap_or(443).into()),
+        None => number_field(
+            out,
+            "X-Forwarded-Port",
+            host::parse(&head.host).and_then(|h| h.port).unwrap_or(443).into(),
+        ),
     }
     if let Some(prefix) = origin.strip_prefix {
         field(out, "X-Forwarded-Prefix", prefix.as_bytes());
@@ -184,7 +193,13 @@ pub enum Sent {
 }
 
 /// Writes an answer's head for an HTTP/1 client, down to the empty line.
-pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, edits: &Edits, sent: Sent, tail: &[u8]) {
+pub fn write_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    edits: &Edits,
+    sent: Sent,
+    tail: &[u8],
+) {
     status_line(out, head.status, head.phrase());
     for (_, name, value) in passed_fields(head, edits) {
         raw_field(out, name, value);

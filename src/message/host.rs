@@ -44,7 +44,10 @@ mod tests {
 
     #[test]
     fn reads_names_and_addresses() {
-        assert_eq!(parse(b"chat.example.com:8443"), Some(HostPort { host: "chat.example.com", port: Some(8443) }));
+        assert_eq!(
+            parse(b"chat.example.com:8443"),
+            Some(HostPort { host: "chat.example.com", port: Some(8443) })
+        );
         assert_eq!(parse(b"127.0.0.1"), Some(HostPort { host: "127.0.0.1", port: None }));
         assert_eq!(parse(b"[::1]:443"), Some(HostPort { host: "::1", port: Some(443) }));
         assert_eq!(parse(b"a:"), Some(HostPort { host: "a", port: None }));
@@ -52,7 +55,10 @@ mod tests {
 
     #[test]
     fn refuses_everything_else() {
-        for text in ["", ":80", "a b", "a/b", "u@a", "a,b", "[::1", "[::1]x", "a:port", "a:99999", "a:-1", "a%2e", "[x]", "a:80:80", "a\0"] {
+        for text in [
+            "", ":80", "a b", "a/b", "u@a", "a,b", "[::1", "[::1]x", "a:port", "a:99999", "a:-1",
+            "a%2e", "[x]", "a:80:80", "a\0",
+        ] {
             assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -7,8 +7,23 @@ use std::borrow::Cow;
 /// `hub.verify_token` is Messenger's webhook secret, `sig` Viber's signature; the others are what
 /// components and their clients are known to put into URLs.
 const SECRET: &[&str] = &[
-    "hub.verify_token", "sig", "signature", "token", "access_token", "auth_token", "id_token",
-    "refresh_token", "code", "password", "passwd", "pwd", "secret", "client_secret", "api_key", "apikey", "key",
+    "hub.verify_token",
+    "sig",
+    "signature",
+    "token",
+    "access_token",
+    "auth_token",
+    "id_token",
+    "refresh_token",
+    "code",
+    "password",
+    "passwd",
+    "pwd",
+    "secret",
+    "client_secret",
+    "api_key",
+    "apikey",
+    "key",
 ];
 
 /// The target with the values of secret parameters replaced by `***`.
@@ -50,8 +65,10 @@ mod tests {
     #[test]
     fn masks_secrets_and_nothing_else() {
         assert_eq!(masked("/a?b=c"), "/a?b=c");
-        assert_eq!(masked("/ccm/webhook?hub.mode=subscribe&hub.verify_token=s3cr3t&hub.challenge=1"),
-            "/ccm/webhook?hub.mode=subscribe&hub.verify_token=***&hub.challenge=1");
+        assert_eq!(
+            masked("/ccm/webhook?hub.mode=subscribe&hub.verify_token=s3cr3t&hub.challenge=1"),
+            "/ccm/webhook?hub.mode=subscribe&hub.verify_token=***&hub.challenge=1"
+        );
         assert_eq!(masked("/r?SI%67=abc"), "/r?SI%67=***");
         assert_eq!(masked("/sig=abc"), "/sig=abc");
         assert_eq!(masked("/a?sig"), "/a?sig");

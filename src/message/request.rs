@@ -70,20 +70,24 @@ impl RequestHead {
     ///
     /// The [`Reason`] to refuse it with. The connection cannot be used further: where the next
     /// message starts is not known.
-    pub fn parse(bytes: Bytes, most: usize) -> Result<Self, Reason> {
+    pub fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
         let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut parsed = httparse::Request::new(&mut []);
         let limit = most.min(MOST_FIELDS);
         let slots = slots.get_mut(..limit).ok_or(Reason::Internal)?;
-        match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &bytes, slots) {
+        match httparse::ParserConfig::default().parse_request_with_uninit_headers(
+            &mut parsed,
+            bytes,
+            slots,
+        ) {
             Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) => return Err(Reason::BadRequest),
             Err(httparse::Error::TooManyHeaders) => return Err(Reason::HeaderTooLarge),
             Err(httparse::Error::Version) => return Err(Reason::BadVersion),
-            Err(_) => return Err(Reason::BadRequest),
+            Ok(httparse::Status::Partial) | Err(_) => return Err(Reason::BadRequest),
         }
         let base = bytes.as_ptr().addr();
-        let range = |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
+        let range =
+            |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
         let mut fields = Fields::new(bytes.clone(), parsed.headers.len());
         for header in parsed.headers.iter() {
             fields.push(range(header.name.as_bytes()), range(header.value));
@@ -224,7 +228,11 @@ fn split_target(method: &Method, target: Bytes) -> Result<(Bytes, Option<Bytes>)
 }
 
 /// The one host the message names, or a refusal (RFC 9112 section 3.2).
-fn agreed_host(version: Version, fields: &Fields, authority: Option<Bytes>) -> Result<Bytes, Reason> {
+fn agreed_host(
+    version: Version,
+    fields: &Fields,
+    authority: Option<Bytes>,
+) -> Result<Bytes, Reason> {
     let mut hosts = fields.all(Known::Host);
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Reason;
 use super::body::Framing;
 use super::field::{Fields, Known, tokens};
 use super::request::{MOST_FIELDS, content_length};
-use super::Reason;
 
 /// The largest head an upstream may send, in bytes.
 pub const MOST_HEAD: usize = 64 * 1024;
@@ -37,16 +37,20 @@ impl ResponseHead {
     ///
     /// [`Reason::UpstreamBadAnswer`] for anything malformed, over the limits, or with two
     /// statements of where the body ends.
-    pub fn parse(bytes: Bytes, head_request: bool) -> Result<Self, Reason> {
+    pub fn parse(bytes: &Bytes, head_request: bool) -> Result<Self, Reason> {
         let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
-        let complete = httparse::ParserConfig::default()
-            .parse_response_with_uninit_headers(&mut parsed, &bytes, &mut slots);
+        let complete = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            bytes,
+            &mut slots,
+        );
         if !matches!(complete, Ok(httparse::Status::Complete(_))) {
             return Err(Reason::UpstreamBadAnswer);
         }
         let base = bytes.as_ptr().addr();
-        let range = |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
+        let range =
+            |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
         let mut fields = Fields::new(bytes.clone(), parsed.headers.len());
         for header in parsed.headers.iter() {
             fields.push(range(header.name.as_bytes()), range(header.value));
@@ -91,7 +95,10 @@ fn framing(status: u16, http11: bool, fields: &Fields) -> Result<Framing, Reason
         (None, _, Some(length)) => Ok(Framing::Length(length)),
         (None, _, None) => Ok(Framing::Close),
         (Some(coding), None, None)
-            if http11 && status >= 200 && status != 204 && coding.eq_ignore_ascii_case(b"chunked") =>
+            if http11
+                && status >= 200
+                && status != 204
+                && coding.eq_ignore_ascii_case(b"chunked") =>
         {
             Ok(Framing::Chunked)
         }
@@ -104,18 +111,24 @@ mod tests {
     use super::*;
 
     fn parse(head: &str) -> Result<ResponseHead, Reason> {
-        ResponseHead::parse(Bytes::copy_from_slice(head.as_bytes()), false)
+        ResponseHead::parse(&Bytes::copy_from_slice(head.as_bytes()), false)
     }
 
     #[test]
     fn decides_where_the_body_ends() {
         let framing = |head: &str| parse(head).unwrap().framing;
         assert_eq!(framing("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), Framing::Length(5));
-        assert_eq!(framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Framing::Chunked);
+        assert_eq!(
+            framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Framing::Chunked
+        );
         assert_eq!(framing("HTTP/1.1 200\r\n\r\n"), Framing::Close);
         assert_eq!(framing("HTTP/1.1 304 NM\r\nContent-Length: 5\r\n\r\n"), Framing::None);
         assert_eq!(framing("HTTP/1.1 204 NC\r\n\r\n"), Framing::None);
-        let head = ResponseHead::parse(Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), true);
+        let head = ResponseHead::parse(
+            &Bytes::from_static(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+            true,
+        );
         assert_eq!(head.unwrap().framing, Framing::None);
     }
 
@@ -141,7 +154,9 @@ mod tests {
 
     #[test]
     fn knows_how_long_the_connection_is_kept() {
-        let head = parse("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let head =
+            parse("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n")
+                .unwrap();
         assert_eq!(head.keep_alive_hint(), Some(Duration::from_secs(5)));
         assert!(head.keep_alive);
         assert!(!parse("HTTP/1.1 200 OK\r\nConnection: Close\r\n\r\n").unwrap().keep_alive);
@@ -151,7 +166,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            let _ = ResponseHead::parse(Bytes::from(bytes), false);
+            let _ = ResponseHead::parse(&Bytes::from(bytes), false);
         }
     }
 }

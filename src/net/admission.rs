@@ -44,7 +44,12 @@ impl Admission {
     /// # Errors
     ///
     /// Which limit is reached.
-    pub fn admit(self: &Arc<Self>, client: ClientAddr, most: usize, most_per_client: usize) -> Result<Permit, Full> {
+    pub fn admit(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        most: usize,
+        most_per_client: usize,
+    ) -> Result<Permit, Full> {
         let client = client.network();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.all >= most {
@@ -81,16 +86,19 @@ mod tests {
     #[test]
     fn counts_all_and_each_client_and_forgets_who_has_left() {
         let admission = Arc::new(Admission::default());
-        let (a, b) = (ClientAddr("192.0.2.1:1".parse().unwrap()), ClientAddr("192.0.2.2:1".parse().unwrap()));
+        let (a, b) = (
+            ClientAddr("192.0.2.1:1".parse().unwrap()),
+            ClientAddr("192.0.2.2:1".parse().unwrap()),
+        );
         let first = admission.admit(a, 3, 2).unwrap();
-        let _second = admission.admit(a, 3, 2).unwrap();
+        let second = admission.admit(a, 3, 2).unwrap();
         assert_eq!(admission.admit(a, 3, 2).unwrap_err(), Full::Client);
-        let _third = admission.admit(b, 3, 2).unwrap();
+        let third = admission.admit(b, 3, 2).unwrap();
         assert_eq!(admission.admit(b, 3, 2).unwrap_err(), Full::Listener);
         drop(first);
         let again = admission.admit(b, 3, 2);
         assert!(again.is_ok());
-        drop((again, _second, _third));
+        drop((again, second, third));
         assert!(admission.open.lock().unwrap().clients.is_empty());
     }
 }

@@ -190,7 +190,10 @@ mod tests {
             alarm.set(Duration::from_secs(3));
             poll_fn(|cx| alarm.poll(cx)).await;
             let waited = start.elapsed();
-            assert!(waited >= Duration::from_secs(3) && waited <= Duration::from_secs(4), "{waited:?}");
+            assert!(
+                waited >= Duration::from_secs(3) && waited <= Duration::from_secs(4),
+                "{waited:?}"
+            );
         });
     }
 

@@ -1,7 +1,9 @@
 //! What belongs to one data worker.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -27,6 +29,7 @@ pub struct Local {
     pub clock: Clock,
     scratch: RefCell<Box<[u8]>>,
     phase: Cell<Phase>,
+    spread: Cell<Duration>,
     open: Cell<usize>,
     emptied: Notify,
 }
@@ -39,6 +42,7 @@ impl Local {
             clock: Clock::new(),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             phase: Cell::new(Phase::Serving),
+            spread: Cell::new(Duration::ZERO),
             open: Cell::new(0),
             emptied: Notify::new(),
         })
@@ -61,10 +65,23 @@ impl Local {
         self.phase.get()
     }
 
-    /// Moves on and tells every task that waits on an alarm.
-    pub fn enter(&self, phase: Phase) {
+    /// Moves on and tells every task that waits on an alarm. `spread` is the time over which
+    /// tunnels are closed while draining; zero: they are left alone.
+    pub fn enter(&self, phase: Phase, spread: Duration) {
         self.phase.set(phase);
+        self.spread.set(spread);
         self.clock.wake_all();
+    }
+
+    /// A moment for a tunnel to close while draining, somewhere in the time over which all are
+    /// closed: clients that reconnect must not all come at once. `None`: it is left alone.
+    #[must_use]
+    pub fn closing_time(&self) -> Option<Duration> {
+        let spread = self.spread.get();
+        // A new hasher is differently keyed each time, which is all the chance that is needed.
+        let chance = RandomState::new().build_hasher().finish();
+        let share = u32::from(u16::try_from(chance & 0xffff).unwrap_or_default());
+        (!spread.is_zero()).then(|| spread * share / 0x1_0000)
     }
 
     /// Runs a task that a drain waits for.

@@ -48,7 +48,12 @@ impl Outgoing {
     /// # Errors
     ///
     /// The sink's.
-    pub fn write<W>(&mut self, cx: &mut Context<'_>, sink: &mut W, parts: [&[u8]; 3]) -> io::Result<()>
+    pub fn write<W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut W,
+        parts: [&[u8]; 3],
+    ) -> io::Result<()>
     where
         W: AsyncWrite + Unpin,
     {
@@ -133,7 +138,9 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(4);
         let mut out = Outgoing::new();
         out.staged().extend_from_slice(b"head-");
-        poll_fn(|cx| Poll::Ready(out.write(cx, &mut near, [b"5\r\n", b"hello", b"\r\n"]))).await.unwrap();
+        poll_fn(|cx| Poll::Ready(out.write(cx, &mut near, [b"5\r\n", b"hello", b"\r\n"])))
+            .await
+            .unwrap();
         assert_eq!(out.len(), 11);
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();

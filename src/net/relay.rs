@@ -62,13 +62,19 @@ pub struct Side<T> {
 /// # Cancellation
 ///
 /// Dropping the future closes both streams.
-pub async fn relay<A: Io, B: Io>(local: &Rc<Local>, a: Side<A>, b: Side<B>, idle: Duration) -> Summary {
+pub async fn relay<A: Io, B: Io>(
+    local: &Rc<Local>,
+    a: Side<A>,
+    b: Side<B>,
+    idle: Duration,
+) -> Summary {
     let (Side { io: mut a, early: a_early }, Side { io: mut b, early: b_early }) = (a, b);
     let (mut ab, mut ba) = (Direction::new(&a_early), Direction::new(&b_early));
     drop((a_early, b_early));
     let alarm = local.clock.alarm();
     alarm.set(idle);
-    let mut watch = Watch { alarm, idle, moved: local.clock.now(), first: None };
+    let mut watch =
+        Watch { alarm, idle, moved: local.clock.now(), first: None, closing: Closing::No };
     let end = poll_fn(|cx| {
         let before = ab.bytes + ba.bytes;
         match ab.poll(cx, local, &mut a, &mut b) {
@@ -89,9 +95,6 @@ pub async fn relay<A: Io, B: Io>(local: &Rc<Local>, a: Side<A>, b: Side<B>, idle
         if before != ab.bytes + ba.bytes {
             watch.moved = local.clock.now();
         }
-        if local.phase() == Phase::Cutting {
-            return Poll::Ready(End::Draining);
-        }
         watch.poll(cx, local)
     })
     .await;
@@ -104,15 +107,47 @@ struct Watch {
     idle: Duration,
     moved: Instant,
     first: Option<End>,
+
+    closing: Closing,
+}
+
+/// What draining means for this relay.
+enum Closing {
+    /// It has not begun.
+    No,
+    /// It is left alone.
+    LeftAlone,
+    /// It closes then.
+    At(Instant),
 }
 
 impl Watch {
-    fn poll(&self, cx: &Context<'_>, local: &Local) -> Poll<End> {
+    fn poll(&mut self, cx: &Context<'_>, local: &Local) -> Poll<End> {
+        let now = local.clock.now();
+        if local.phase() == Phase::Cutting {
+            return Poll::Ready(End::Draining);
+        }
+        if local.phase() == Phase::Draining && matches!(self.closing, Closing::No) {
+            self.closing = match local.closing_time() {
+                None => Closing::LeftAlone,
+                Some(after) => {
+                    self.alarm.set_at(now + after);
+                    Closing::At(now + after)
+                }
+            };
+        }
         if self.alarm.poll(cx).is_pending() {
             return Poll::Pending;
         }
+        if let Closing::At(at) = self.closing {
+            if at <= now {
+                return Poll::Ready(End::Draining);
+            }
+            self.alarm.set_at(at);
+            return Poll::Pending;
+        }
         let due = self.moved + self.idle;
-        if due > local.clock.now() {
+        if due > now {
             self.alarm.set_at(due + super::clock::TICK);
             return Poll::Pending;
         }
@@ -223,7 +258,9 @@ mod tests {
             let (b, mut server) = tokio::io::duplex(7);
             let relaying = tokio::task::spawn_local({
                 let local = Rc::clone(&local);
-                async move { relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60)).await }
+                async move {
+                    relay(&local, side(a, b"early "), side(b, b""), Duration::from_secs(60)).await
+                }
             });
             let answering = tokio::task::spawn_local(async move {
                 let mut all = String::new();
@@ -262,6 +299,40 @@ mod tests {
     }
 
     #[test]
+    fn tunnels_close_one_after_another_while_draining() {
+        run(async {
+            let local = Local::new();
+            tokio::task::spawn_local(local.clock.clone().run());
+            let start = Instant::now();
+            let relays: Vec<_> = (0..40)
+                .map(|_| {
+                    let local = Rc::clone(&local);
+                    tokio::task::spawn_local(async move {
+                        let (_client, a) = tokio::io::duplex(64);
+                        let (b, _server) = tokio::io::duplex(64);
+                        let summary =
+                            relay(&local, side(a, b""), side(b, b""), Duration::from_secs(600))
+                                .await;
+                        (summary.end, start.elapsed())
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            local.enter(Phase::Draining, Duration::from_secs(20));
+            let mut ends = Vec::new();
+            for relay in relays {
+                let (end, after) = relay.await.unwrap();
+                assert_eq!(end, End::Draining);
+                ends.push(after.as_secs());
+            }
+            ends.sort_unstable();
+            assert!(ends[39] <= 21, "{ends:?}");
+            ends.dedup();
+            assert!(ends.len() > 5, "{ends:?}");
+        });
+    }
+
+    #[test]
     fn ends_when_the_worker_cuts() {
         run(async {
             let local = Local::new();
@@ -269,7 +340,7 @@ mod tests {
             let (b, _server) = tokio::io::duplex(64);
             tokio::task::spawn_local({
                 let local = Rc::clone(&local);
-                async move { local.enter(Phase::Cutting) }
+                async move { local.enter(Phase::Cutting, Duration::ZERO) }
             });
             let summary = relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10)).await;
             assert_eq!(summary.end, End::Draining);

@@ -72,7 +72,10 @@ fn admit(service: &Rc<Service>, stream: TcpStream, client: ClientAddr) {
             active.inc();
             let admitted = Admitted { _permit: permit, active };
             let own = Rc::clone(service);
-            service.worker.local.spawn(async move { connection(own, site, stream, (client, admitted)).await });
+            service
+                .worker
+                .local
+                .spawn(async move { connection(own, site, stream, (client, admitted)).await });
         }
         Err(full) => {
             let reason = match full {
@@ -85,7 +88,13 @@ fn admit(service: &Rc<Service>, stream: TcpStream, client: ClientAddr) {
 }
 
 /// Notes a connection that ends before its first request.
-fn refuse(service: &Rc<Service>, site: &Arc<Site>, client: ClientAddr, reason: Reason, detail: Option<String>) {
+fn refuse(
+    service: &Rc<Service>,
+    site: &Arc<Site>,
+    client: ClientAddr,
+    reason: Reason,
+    detail: Option<String>,
+) {
     let facts = Rc::new(Facts { client, tls: "", sni: None });
     let mut record = Record::refused(&service.worker, &facts, site);
     record.reason = Some(reason);
@@ -115,7 +124,12 @@ async fn shed(service: &Rc<Service>, listener: &TcpListener) {
     tokio::time::sleep(BREATH).await;
 }
 
-async fn connection(service: Rc<Service>, site: Arc<Site>, stream: TcpStream, (client, admitted): (ClientAddr, Admitted)) {
+async fn connection(
+    service: Rc<Service>,
+    site: Arc<Site>,
+    stream: TcpStream,
+    (client, admitted): (ClientAddr, Admitted),
+) {
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
         return refuse(&service, &site, client, Reason::ClientGone, None);
@@ -147,7 +161,9 @@ async fn connection(service: Rc<Service>, site: Arc<Site>, stream: TcpStream, (c
         }
         Err(NoTls::PlainHttp(stream)) => explain(&service, &site, client, stream).await,
         Err(NoTls::TimedOut) => refuse(&service, &site, client, Reason::HandshakeTimeout, None),
-        Err(NoTls::Failed(error)) => refuse(&service, &site, client, Reason::TlsHandshake, Some(error.to_string())),
+        Err(NoTls::Failed(error)) => {
+            refuse(&service, &site, client, Reason::TlsHandshake, Some(error.to_string()));
+        }
     }
 }
 
@@ -158,10 +174,16 @@ enum NoTls {
     Failed(io::Error),
 }
 
-async fn handshake(stream: TcpStream, config: &Arc<ServerConfig>, alarm: &Alarm) -> Result<TlsStream<TcpStream>, NoTls> {
+async fn handshake(
+    stream: TcpStream,
+    config: &Arc<ServerConfig>,
+    alarm: &Alarm,
+) -> Result<TlsStream<TcpStream>, NoTls> {
     let mut first = [0; 1];
     match until(alarm, stream.peek(&mut first)).await.ok_or(NoTls::TimedOut)? {
-        Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => return Err(NoTls::PlainHttp(stream)),
+        Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => {
+            return Err(NoTls::PlainHttp(stream));
+        }
         Ok(_) => {}
         Err(error) => return Err(NoTls::Failed(error)),
     }
@@ -180,7 +202,12 @@ async fn until<F: Future>(alarm: &Alarm, future: F) -> Option<F::Output> {
 }
 
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
-async fn explain(service: &Rc<Service>, site: &Arc<Site>, client: ClientAddr, mut stream: TcpStream) {
+async fn explain(
+    service: &Rc<Service>,
+    site: &Arc<Site>,
+    client: ClientAddr,
+    mut stream: TcpStream,
+) {
     let facts = Rc::new(Facts { client, tls: "", sni: None });
     let mut record = Record::refused(&service.worker, &facts, site);
     record.reason = Some(Reason::PlainHttp);

@@ -45,7 +45,11 @@ pub(super) async fn acquire(
                 counters.failed.inc();
                 // Once per outage of a few seconds; each request has its own log line.
                 if !endpoint.is_shunned() {
-                    tracing::warn!(upstream = upstream.name, reason = error.reason.word(), "{error}");
+                    tracing::warn!(
+                        upstream = upstream.name,
+                        reason = error.reason.word(),
+                        "{error}"
+                    );
                 }
                 endpoint.shun();
                 failed = Some(error);

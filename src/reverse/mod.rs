@@ -131,7 +131,8 @@ impl Ids {
     fn next(&self) -> RequestId {
         let count = self.count.get();
         self.count.set(count.wrapping_add(1));
-        let halves = [mixed(self.seed.wrapping_add(count)), mixed(self.seed.rotate_left(32) ^ count)];
+        let halves =
+            [mixed(self.seed.wrapping_add(count)), mixed(self.seed.rotate_left(32) ^ count)];
         let mut id = RequestId { text: [0; RequestId::MOST], length: 32 };
         for (index, digit) in id.text.iter_mut().take(32).enumerate() {
             let half = halves[index / 16];

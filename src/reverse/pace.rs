@@ -38,7 +38,8 @@ impl Pace {
         if self.waited < self.idle / 3 {
             return true;
         }
-        let keeps_up = u128::from(self.bytes) * 1000 >= u128::from(self.min_rate) * self.waited.as_millis();
+        let keeps_up =
+            u128::from(self.bytes) * 1000 >= u128::from(self.min_rate) * self.waited.as_millis();
         (self.waited, self.bytes) = (Duration::ZERO, 0);
         keeps_up
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::generation::{Route, Site};
 use crate::message::{Known, Reason, RequestHead, Version, query};
+use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
 use crate::upstream::{Endpoint, Upstream};
 
@@ -48,8 +49,14 @@ struct Asked {
 
 impl Record {
     /// For a request.
-    pub(super) fn of(worker: &Rc<Worker>, facts: &Rc<Facts>, site: &Arc<Site>, head: &RequestHead) -> Self {
-        let known = if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
+    pub(super) fn of(
+        worker: &Rc<Worker>,
+        facts: &Rc<Facts>,
+        site: &Arc<Site>,
+        head: &RequestHead,
+    ) -> Self {
+        let known =
+            if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
         record.request = Some(Asked {
@@ -57,7 +64,10 @@ impl Record {
             method: head.method.clone(),
             host: head.host.clone(),
             target: head.target.clone(),
-            agent: head.fields.first(Known::UserAgent).map(|agent| head.fields.bytes().slice_ref(agent)),
+            agent: head
+                .fields
+                .first(Known::UserAgent)
+                .map(|agent| head.fields.bytes().slice_ref(agent)),
         });
         record
     }
@@ -227,6 +237,12 @@ impl Drop for Record {
         if self.status == 0 && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
             self.status = Reason::ClientGone.code();
+        }
+        if self.reason.is_none()
+            && self.tunnel.is_none()
+            && self.worker.local.phase() == Phase::Cutting
+        {
+            self.reason = Some(Reason::Draining);
         }
         self.count();
         self.worker.lines.add(|out| self.write(out));

@@ -2,8 +2,8 @@
 
 use http::{Method, StatusCode};
 
-use crate::generation::{Decision, Route};
 use crate::generation::site::Action;
+use crate::generation::{Decision, Route};
 use crate::message::forward::{field, number_field, status_line};
 use crate::message::{Reason, RequestHead, host};
 
@@ -81,7 +81,14 @@ impl Reply {
     }
 
     /// Writes the reply for an HTTP/1 client; `asked` is the request's method, if it was read.
-    pub(super) fn write(&self, out: &mut Vec<u8>, worker: &Worker, id: &RequestId, asked: Option<&Method>, close: bool) {
+    pub(super) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        worker: &Worker,
+        id: &RequestId,
+        asked: Option<&Method>,
+        close: bool,
+    ) {
         let phrase = self.status.canonical_reason().unwrap_or_default();
         status_line(out, self.status.as_u16(), phrase.as_bytes());
         out.extend_from_slice(b"Date: ");

@@ -51,7 +51,13 @@ impl Upload {
     ///
     /// [`Reason::BodyTooLarge`] if it goes over the route's limit, [`Reason::BodyTooSlow`] if it
     /// took too long.
-    pub(super) fn pass(&mut self, cx: &mut Context<'_>, now: Instant, data: &[u8], exchange: &mut Exchange) -> Result<(), Reason> {
+    pub(super) fn pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        data: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), Reason> {
         self.bytes += data.len() as u64;
         if self.bytes > self.max {
             return Err(Reason::BodyTooLarge);
@@ -67,6 +73,27 @@ impl Upload {
     pub(super) fn end(&mut self, cx: &mut Context<'_>, trailers: &[u8], exchange: &mut Exchange) {
         self.ended = true;
         exchange.finish(cx, trailers);
+    }
+}
+
+/// Moves what can be moved of the request, from the client and to the upstream, until one of them
+/// has to be waited for.
+///
+/// # Errors
+///
+/// What is wrong with the body or its sender.
+pub(super) fn push<C: Client>(
+    client: &mut C,
+    cx: &mut Context<'_>,
+    exchange: &mut Exchange,
+) -> Result<(), Reason> {
+    loop {
+        client.poll_upload(cx, exchange)?;
+        // If more would be taken, it is the client that has none.
+        let starved = exchange.takes_more() || client.upload().is_done() || client.upload().held;
+        if exchange.poll_flush(cx).is_pending() || starved || !exchange.takes_more() {
+            return Ok(());
+        }
     }
 }
 
@@ -112,10 +139,9 @@ pub(super) async fn await_head<C: Client>(
     let mut go_on = client.upload().held.then(|| local.clock.now() + super::CONTINUE);
     poll_fn(|cx| {
         let before = client.upload().bytes;
-        if let Err(reason) = client.poll_upload(cx, exchange) {
+        if let Err(reason) = push(client, cx, exchange) {
             return Poll::Ready(Err(NoAnswer::Client(reason)));
         }
-        let _ = exchange.poll_flush(cx);
         loop {
             match exchange.poll_head(cx, local) {
                 Poll::Ready(Ok(Received::Interim(head))) => {
@@ -194,18 +220,23 @@ pub(super) fn may_repeat(head: &RequestHead, allowed: bool) -> bool {
         head.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
     );
-    allowed && idempotent && head.framing == Framing::None && (head.upgrade || !is_poll(&head.target))
+    allowed
+        && idempotent
+        && head.framing == Framing::None
+        && (head.upgrade || !is_poll(&head.target))
 }
 
 /// Whether this is an Engine.IO request, by the parameter all of them carry.
 fn is_poll(target: &[u8]) -> bool {
-    memchr::memmem::find(target, b"?EIO=").is_some() || memchr::memmem::find(target, b"&EIO=").is_some()
+    memchr::memmem::find(target, b"?EIO=").is_some()
+        || memchr::memmem::find(target, b"&EIO=").is_some()
 }
 
 /// Whether a 101 is the switch that was asked for.
 pub(super) fn is_switch(head: &ResponseHead) -> bool {
     head.status == 101
-        && field::tokens(head.fields.all(Known::Upgrade)).any(|t| t.eq_ignore_ascii_case(b"websocket"))
+        && field::tokens(head.fields.all(Known::Upgrade))
+            .any(|t| t.eq_ignore_ascii_case(b"websocket"))
 }
 
 #[cfg(test)]
@@ -217,7 +248,7 @@ mod tests {
     fn only_harmless_requests_are_repeated() {
         let may = |text: &str| {
             let text = format!("{text} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-            may_repeat(&RequestHead::parse(Bytes::from(text), 100).unwrap(), true)
+            may_repeat(&RequestHead::parse(&Bytes::from(text), 100).unwrap(), true)
         };
         assert!(may("GET /a"));
         assert!(may("DELETE /a"));

@@ -26,7 +26,8 @@ impl Rule {
         if self.methods.is_empty() {
             return *method != Method::TRACE;
         }
-        self.methods.contains(method) || (*method == Method::HEAD && self.methods.contains(&Method::GET))
+        self.methods.contains(method)
+            || (*method == Method::HEAD && self.methods.contains(&Method::GET))
     }
 }
 
@@ -110,7 +111,8 @@ mod tests {
 
     fn rule(path: &str, methods: &[Method]) -> Rule {
         let path = path.to_owned();
-        let path = if path.ends_with('/') { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
+        let path =
+            if path.ends_with('/') { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
         Rule { path, methods: methods.to_vec() }
     }
 

@@ -37,7 +37,7 @@ pub struct Gateway {
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<(Phase, Duration)>,
     ended: mpsc::UnboundedReceiver<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -59,10 +59,14 @@ impl Gateway {
     /// # Errors
     ///
     /// [`StartError`] if a thread or the access log cannot be started.
-    pub fn start(generation: Generation, metrics: Arc<Metrics>, bound: Bound) -> Result<Self, StartError> {
+    pub fn start(
+        generation: Generation,
+        metrics: Arc<Metrics>,
+        bound: Bound,
+    ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
-        let (phase, _) = watch::channel(Phase::Serving);
+        let (phase, _) = watch::channel((Phase::Serving, Duration::ZERO));
         let (ending, ended) = mpsc::unbounded_channel();
         let sites = worker::shared(&generation);
         let mut workers = Vec::new();
@@ -81,7 +85,16 @@ impl Gateway {
         metrics.generation.set(1);
         health.serving.store(true, Ordering::Relaxed);
         let generation = Arc::new(generation);
-        Ok(Self { generation, metrics, health, access_log, admin: bound.admin, phase, ended, workers })
+        Ok(Self {
+            generation,
+            metrics,
+            health,
+            access_log,
+            admin: bound.admin,
+            phase,
+            ended,
+            workers,
+        })
     }
 
     /// Serves until told to end by a signal.
@@ -122,10 +135,13 @@ impl Gateway {
         };
         self.health.draining.store(true, Ordering::Relaxed);
         match limit {
-            Some(limit) => tracing::info!("draining: no new connections, {limit:?} for what is open; a second signal cuts it"),
+            Some(limit) => tracing::info!(
+                "draining: no new connections, {limit:?} for what is open; a second signal cuts it"
+            ),
             None => tracing::info!("draining without a time limit; TERM cuts what is open"),
         }
-        self.phase.send_replace(Phase::Draining);
+        // WebSockets close in the first half, so that what their clients do next has the second.
+        self.phase.send_replace((Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2)));
         let drained = tokio::select! {
             () = emptied(&mut self.ended, self.workers.len()) => true,
             () = signals.second() => false,
@@ -136,7 +152,7 @@ impl Gateway {
             return Ok(End::Drained);
         }
         tracing::warn!("cutting the connections that are still open");
-        self.phase.send_replace(Phase::Cutting);
+        self.phase.send_replace((Phase::Cutting, Duration::ZERO));
         let last = emptied(&mut self.ended, self.workers.len());
         let _ = tokio::time::timeout(LAST_WORDS, last).await;
         Ok(End::Cut)
@@ -163,7 +179,12 @@ async fn refresh_names(generation: Arc<Generation>) {
         tokio::time::sleep(resolve::REFRESH).await;
         let generation = Arc::clone(&generation);
         let looked_up = tokio::task::spawn_blocking(move || {
-            for endpoint in generation.upstreams.iter().flat_map(|u| &u.endpoints).filter(|e| resolve::is_name(e)) {
+            for endpoint in generation
+                .upstreams
+                .iter()
+                .flat_map(|u| &u.endpoints)
+                .filter(|e| resolve::is_name(e))
+            {
                 if let Err(error) = resolve::refresh(endpoint) {
                     tracing::warn!("{error}; the addresses it had are kept");
                 }

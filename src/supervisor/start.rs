@@ -65,7 +65,11 @@ fn hint(error: &io::Error, address: SocketAddr) -> String {
 /// [`StartError::Bind`] for the first address that cannot be had.
 pub fn bind(generation: &Generation) -> Result<Bound, StartError> {
     let config = &generation.config;
-    let failed = |address, place, source| StartError::Bind { address, place: config.sources.locate(place), source };
+    let failed = |address, place, source| StartError::Bind {
+        address,
+        place: config.sources.locate(place),
+        source,
+    };
     for site in &generation.sites {
         listen::probe(site.address).map_err(|error| failed(site.address, site.place, error))?;
     }
@@ -74,7 +78,9 @@ pub fn bind(generation: &Generation) -> Result<Bound, StartError> {
         let sockets: Result<Vec<_>, _> = generation
             .sites
             .iter()
-            .map(|site| listen::bind(site.address).map_err(|error| failed(site.address, site.place, error)))
+            .map(|site| {
+                listen::bind(site.address).map_err(|error| failed(site.address, site.place, error))
+            })
             .collect();
         workers.push(sockets?);
     }
@@ -92,13 +98,20 @@ pub fn resolve_names(generation: &Generation) {
     for upstream in &generation.upstreams {
         for endpoint in &upstream.endpoints {
             if let Err(error) = resolve::refresh(endpoint) {
-                tracing::warn!(upstream = upstream.name, "{error}; it is looked up again every {:?}", resolve::REFRESH);
+                tracing::warn!(
+                    upstream = upstream.name,
+                    "{error}; it is looked up again every {:?}",
+                    resolve::REFRESH
+                );
             }
         }
     }
 }
 
-pub(super) fn open_log(log: &config::AccessLog, metrics: &Arc<Metrics>) -> Result<AccessLog, StartError> {
+pub(super) fn open_log(
+    log: &config::AccessLog,
+    metrics: &Arc<Metrics>,
+) -> Result<AccessLog, StartError> {
     let dropped = metrics.log_dropped.clone();
     match log {
         config::AccessLog::Off => Ok(AccessLog::off(dropped)),

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -13,6 +14,9 @@ use crate::net::admission::Admission;
 use crate::reverse::{Service, Worker, accept};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
+
+/// How long tasks get to end by themselves when a worker cuts.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// What the workers of one listener share.
 #[derive(Clone)]
@@ -27,7 +31,7 @@ pub(super) struct Seed {
     pub(super) sites: Vec<Shared>,
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) phase: watch::Receiver<(Phase, Duration)>,
     pub(super) ending: mpsc::UnboundedSender<()>,
 }
 
@@ -78,9 +82,14 @@ async fn work(mut seed: Seed) {
         }
     }
     loop {
-        let phase = *seed.phase.borrow_and_update();
+        let (phase, spread) = *seed.phase.borrow_and_update();
         if phase != local.phase() {
-            local.enter(phase);
+            local.enter(phase, spread);
+        }
+        if phase == Phase::Cutting {
+            // Tunnels write their lines; what is still open after that goes with the runtime.
+            let _ = tokio::time::timeout(LAST_LINES, local.emptied()).await;
+            break;
         }
         tokio::select! {
             changed = seed.phase.changed() => if changed.is_err() { return },

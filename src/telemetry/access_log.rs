@@ -253,6 +253,9 @@ mod tests {
         text(&mut out, "a", b"x\"\\\n\xff");
         text(&mut out, "b", b"plain");
         millis(&mut out, "c", Duration::from_micros(1234));
-        assert_eq!(String::from_utf8(out).unwrap(), "\"a\":\"x\\\"\\\\\\n\u{fffd}\",\"b\":\"plain\",\"c\":1.234,");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\"a\":\"x\\\"\\\\\\n\u{fffd}\",\"b\":\"plain\",\"c\":1.234,"
+        );
     }
 }

@@ -98,35 +98,135 @@ impl Metrics {
     /// # Errors
     ///
     /// Only if two families were given one name, which the tests would have noticed.
+    #[expect(clippy::too_many_lines, reason = "one entry per metric family, and nothing else")]
     pub fn new(reasons: impl Iterator<Item = &'static str>) -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
         let route = &["profile", "route"];
         let listener = &["profile", "listener"];
-        let reason_counts = counters(&registry, "refused_total", "Requests and connections that the gateway ended itself, by reason.", &["reason"])?;
-        let build = gauges(&registry, "build_info", "Version of the gateway; always 1.", &["version"])?;
+        let reason_counts = counters(
+            &registry,
+            "refused_total",
+            "Requests and connections that the gateway ended itself, by reason.",
+            &["reason"],
+        )?;
+        let build =
+            gauges(&registry, "build_info", "Version of the gateway; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let start = single(&registry, IntGauge::new(named("start_time_seconds"), "When the process started, in seconds since 1970.")?)?;
+        let start = single(
+            &registry,
+            IntGauge::new(
+                named("start_time_seconds"),
+                "When the process started, in seconds since 1970.",
+            )?,
+        )?;
         start.set(jiff::Timestamp::now().as_second());
         Ok(Arc::new(Self {
-            requests: counters(&registry, "http_requests_total", "Requests answered, by class of status code.", &["profile", "route", "class"])?,
-            seconds: histograms(&registry, "http_request_duration_seconds", "From the end of a request's head to the end of its answer.", REQUEST_BUCKETS)?,
-            in_flight: gauges(&registry, "http_requests_in_flight", "Requests being served.", route)?,
-            request_bytes: counters(&registry, "http_request_bytes_total", "Bytes of request bodies.", route)?,
-            response_bytes: counters(&registry, "http_response_bytes_total", "Bytes of response bodies.", route)?,
-            report_only: counters(&registry, "http_report_only_total", "Requests served by a route that only reports; without it they would be denied.", route)?,
+            requests: counters(
+                &registry,
+                "http_requests_total",
+                "Requests answered, by class of status code.",
+                &["profile", "route", "class"],
+            )?,
+            seconds: histograms(
+                &registry,
+                "http_request_duration_seconds",
+                "From the end of a request's head to the end of its answer.",
+                REQUEST_BUCKETS,
+            )?,
+            in_flight: gauges(
+                &registry,
+                "http_requests_in_flight",
+                "Requests being served.",
+                route,
+            )?,
+            request_bytes: counters(
+                &registry,
+                "http_request_bytes_total",
+                "Bytes of request bodies.",
+                route,
+            )?,
+            response_bytes: counters(
+                &registry,
+                "http_response_bytes_total",
+                "Bytes of response bodies.",
+                route,
+            )?,
+            report_only: counters(
+                &registry,
+                "http_report_only_total",
+                "Requests served by a route that only reports; without it they would be denied.",
+                route,
+            )?,
             websockets_active: gauges(&registry, "websocket_active", "Open WebSockets.", route)?,
-            websockets_opened: counters(&registry, "websocket_opened_total", "WebSockets opened.", route)?,
-            websocket_seconds: histograms(&registry, "websocket_duration_seconds", "How long WebSockets lasted.", TUNNEL_BUCKETS)?,
-            connections_active: gauges(&registry, "connections_active", "Open client connections.", listener)?,
-            connections: counters(&registry, "connections_total", "Client connections accepted.", listener)?,
-            handshakes: counters(&registry, "tls_handshakes_total", "Client TLS handshakes finished, by version.", &["profile", "listener", "version"])?,
-            upstream_connects: counters(&registry, "upstream_connects_total", "Connections to upstreams, by result.", &["upstream", "result"])?,
-            upstream_reused: counters(&registry, "upstream_reused_total", "Requests sent on a kept upstream connection.", &["upstream"])?,
-            unverified: gauges(&registry, "upstream_unverified", "1 for upstreams whose certificate is not verified (`verify = \"none\"`).", &["upstream"])?,
-            not_after: gauges(&registry, "tls_certificate_not_after_timestamp_seconds", "End of validity of a configured certificate, in seconds since 1970.", &["certificate", "pair"])?,
+            websockets_opened: counters(
+                &registry,
+                "websocket_opened_total",
+                "WebSockets opened.",
+                route,
+            )?,
+            websocket_seconds: histograms(
+                &registry,
+                "websocket_duration_seconds",
+                "How long WebSockets lasted.",
+                TUNNEL_BUCKETS,
+            )?,
+            connections_active: gauges(
+                &registry,
+                "connections_active",
+                "Open client connections.",
+                listener,
+            )?,
+            connections: counters(
+                &registry,
+                "connections_total",
+                "Client connections accepted.",
+                listener,
+            )?,
+            handshakes: counters(
+                &registry,
+                "tls_handshakes_total",
+                "Client TLS handshakes finished, by version.",
+                &["profile", "listener", "version"],
+            )?,
+            upstream_connects: counters(
+                &registry,
+                "upstream_connects_total",
+                "Connections to upstreams, by result.",
+                &["upstream", "result"],
+            )?,
+            upstream_reused: counters(
+                &registry,
+                "upstream_reused_total",
+                "Requests sent on a kept upstream connection.",
+                &["upstream"],
+            )?,
+            unverified: gauges(
+                &registry,
+                "upstream_unverified",
+                "1 for upstreams whose certificate is not verified (`verify = \"none\"`).",
+                &["upstream"],
+            )?,
+            not_after: gauges(
+                &registry,
+                "tls_certificate_not_after_timestamp_seconds",
+                "End of validity of a configured certificate, in seconds since 1970.",
+                &["certificate", "pair"],
+            )?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
-            log_dropped: single(&registry, IntCounter::new(named("access_log_dropped_total"), "Access-log lines lost because the disk was full or slow.")?)?,
-            generation: single(&registry, IntGauge::new(named("config_generation"), "Number of the configuration generation that serves.")?)?,
+            log_dropped: single(
+                &registry,
+                IntCounter::new(
+                    named("access_log_dropped_total"),
+                    "Access-log lines lost because the disk was full or slow.",
+                )?,
+            )?,
+            generation: single(
+                &registry,
+                IntGauge::new(
+                    named("config_generation"),
+                    "Number of the configuration generation that serves.",
+                )?,
+            )?,
             registry,
         }))
     }
@@ -136,7 +236,8 @@ impl Metrics {
     pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
         let labels = &[profile, route];
         RouteMetrics {
-            requests: CLASSES.map(|class| self.requests.with_label_values(&[profile, route, class])),
+            requests: CLASSES
+                .map(|class| self.requests.with_label_values(&[profile, route, class])),
             seconds: self.seconds.with_label_values(labels),
             in_flight: self.in_flight.with_label_values(labels),
             request_bytes: self.request_bytes.with_label_values(labels),
@@ -154,7 +255,8 @@ impl Metrics {
         ListenerMetrics {
             active: self.connections_active.with_label_values(&[profile, listener]),
             accepted: self.connections.with_label_values(&[profile, listener]),
-            handshakes: ["1.2", "1.3"].map(|v| self.handshakes.with_label_values(&[profile, listener, v])),
+            handshakes: ["1.2", "1.3"]
+                .map(|v| self.handshakes.with_label_values(&[profile, listener, v])),
         }
     }
 
@@ -200,15 +302,30 @@ fn single<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> pro
     Ok(metric)
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
     single(registry, IntCounterVec::new(Opts::new(named(name), help), labels)?)
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
     single(registry, IntGaugeVec::new(Opts::new(named(name), help), labels)?)
 }
 
-fn histograms(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> prometheus::Result<HistogramVec> {
     let options = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
     single(registry, HistogramVec::new(options, &["profile", "route"])?)
 }
@@ -226,7 +343,9 @@ mod tests {
         metrics.upstream("u", false);
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
-        assert!(text.contains("app_gateway_http_requests_total{class=\"2xx\",profile=\"internet\",route=\"/x/\"} 1\n"));
+        assert!(text.contains(
+            "app_gateway_http_requests_total{class=\"2xx\",profile=\"internet\",route=\"/x/\"} 1\n"
+        ));
         assert!(text.contains("app_gateway_upstream_unverified{upstream=\"u\"} 1\n"));
     }
 }

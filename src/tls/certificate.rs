@@ -48,12 +48,23 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn fatal(code: &'static str, subject: Subject, message: impl Into<String>, help: impl Into<String>) -> Self {
+    fn fatal(
+        code: &'static str,
+        subject: Subject,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
         Self { fatal: true, code, subject, message: message.into(), help: help.into() }
     }
 
     fn warning(code: &'static str, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { fatal: false, code, subject: Subject::Chain, message: message.into(), help: help.into() }
+        Self {
+            fatal: false,
+            code,
+            subject: Subject::Chain,
+            message: message.into(),
+            help: help.into(),
+        }
     }
 }
 
@@ -144,12 +155,15 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Finding> {
             "the file must be PEM: `-----BEGIN CERTIFICATE-----`, the certificate of the server first, then its intermediates",
         )
     };
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     match chain {
-        Ok(chain) if chain.is_empty() => Err(bad("there is no certificate in this file".to_owned())),
+        Ok(chain) if chain.is_empty() => {
+            Err(bad("there is no certificate in this file".to_owned()))
+        }
         Ok(chain) => Ok(chain),
-        Err(error) => Err(bad(format!("the certificate file cannot be read: {}", pem_error(&error)))),
+        Err(error) => {
+            Err(bad(format!("the certificate file cannot be read: {}", pem_error(&error))))
+        }
     }
 }
 
@@ -176,7 +190,11 @@ fn pem_error(error: &pem::Error) -> String {
 }
 
 /// What the chain says, checked; `None` if the leaf is no certificate. The key is filled in later.
-fn inspect(chain: &[CertificateDer<'static>], roots: &[Vec<u8>], findings: &mut Vec<Finding>) -> Option<Identity> {
+fn inspect(
+    chain: &[CertificateDer<'static>],
+    roots: &[Vec<u8>],
+    findings: &mut Vec<Finding>,
+) -> Option<Identity> {
     let parsed: Vec<_> = chain.iter().map(|der| X509Certificate::from_der(der)).collect();
     let mut certificates = Vec::new();
     for (index, parsed) in parsed.into_iter().enumerate() {
@@ -241,7 +259,11 @@ fn check_dates(leaf: &X509Certificate<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-fn check_order(certificates: &[X509Certificate<'_>], roots: &[Vec<u8>], findings: &mut Vec<Finding>) {
+fn check_order(
+    certificates: &[X509Certificate<'_>],
+    roots: &[Vec<u8>],
+    findings: &mut Vec<Finding>,
+) {
     for (index, pair) in certificates.windows(2).enumerate() {
         let [below, above] = pair else { continue };
         if below.issuer().as_raw() != above.subject().as_raw() {
@@ -303,7 +325,10 @@ pub fn system_root_subjects() -> Vec<Vec<u8>> {
 struct NoKey;
 
 impl rustls::sign::SigningKey for NoKey {
-    fn choose_scheme(&self, _: &[rustls::SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+    fn choose_scheme(
+        &self,
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Box<dyn rustls::sign::Signer>> {
         None
     }
 

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -50,7 +54,10 @@ pub fn config(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<Client
     Ok(Arc::new(config))
 }
 
-fn web(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {
+fn web(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, String> {
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map_err(|error| error.to_string())
@@ -85,9 +92,12 @@ impl ServerCertVerifier for Lenient {
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if let Some(pins) = &self.pins {
-            let pin = pin_of(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+            let pin =
+                pin_of(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
             if !pins.contains(&pin) {
-                return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+                return Err(Error::InvalidCertificate(
+                    CertificateError::ApplicationVerificationFailure,
+                ));
             }
         }
         Ok(ServerCertVerified::assertion())

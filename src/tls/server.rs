@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SignatureAlgorithm};
 use rustls_pki_types::CertificateDer;
@@ -31,7 +33,10 @@ pub struct Settings {
 /// # Errors
 ///
 /// A sentence, if the client CAs cannot be used.
-pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, String> {
+pub fn config(
+    settings: Settings,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<ServerConfig>, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| error.to_string())?;
@@ -42,7 +47,8 @@ pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<Arc<
             for authority in authorities {
                 roots.add(authority).map_err(|error| error.to_string())?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
             let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
             builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
         }
@@ -83,17 +89,16 @@ impl Resolver {
                 }
             }
         }
-        let identities =
-            identities.into_iter().map(|pairs| pairs.into_iter().map(|p| p.key).collect()).collect();
+        let identities = identities
+            .into_iter()
+            .map(|pairs| pairs.into_iter().map(|p| p.key).collect())
+            .collect();
         Self { identities, exact, wildcard, refuse_unknown }
     }
 
     fn by_name(&self, sni: &str) -> Option<usize> {
         let sni = sni.to_ascii_lowercase();
-        self.exact
-            .get(&sni)
-            .or_else(|| self.wildcard.get(sni.split_once('.')?.1))
-            .copied()
+        self.exact.get(&sni).or_else(|| self.wildcard.get(sni.split_once('.')?.1)).copied()
     }
 }
 

@@ -48,7 +48,8 @@ pub struct ConnectError {
 /// Dropping the future closes the socket.
 pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + budget;
-    let failed = |reason, detail: String| ConnectError { reason, endpoint: endpoint.label.clone(), detail };
+    let failed =
+        |reason, detail: String| ConnectError { reason, endpoint: endpoint.label.clone(), detail };
     let addresses = endpoint.addresses.load_full();
     let tcp = dial(&addresses, budget).await.map_err(|error| {
         let reason = match &error {
@@ -64,7 +65,10 @@ pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, Co
     match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => Err(failed(Reason::UpstreamTls, format!("TLS: {error}"))),
-        Err(_) => Err(failed(Reason::UpstreamConnectTimeout, format!("no TLS handshake within {budget:?}"))),
+        Err(_) => Err(failed(
+            Reason::UpstreamConnectTimeout,
+            format!("no TLS handshake within {budget:?}"),
+        )),
     }
 }
 
@@ -91,13 +95,21 @@ macro_rules! either {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         either!(self, stream => stream.poll_write(cx, buf))
     }
 

@@ -52,10 +52,13 @@ pub struct Failure {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
 pub struct Exchange {
     stream: Stream,
     reused: bool,
     out: Outgoing,
+    /// The head is staged and may leave together with the first of the body.
+    staged: bool,
     sending: Framing,
     sent: bool,
     broken: bool,
@@ -75,7 +78,13 @@ impl Exchange {
     ///
     /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes nobody asked for: an
     /// answer that comes before its request would be taken for that of another.
-    pub fn begin(mut stream: Stream, reused: bool, head: Vec<u8>, sending: Framing, head_request: bool) -> Result<Self, Failure> {
+    pub fn begin(
+        mut stream: Stream,
+        reused: bool,
+        head: Vec<u8>,
+        sending: Framing,
+        head_request: bool,
+    ) -> Result<Self, Failure> {
         if !reused && !is_quiet(&mut stream) {
             return Err(Failure { reason: Reason::UpstreamBadAnswer, silent: false });
         }
@@ -85,6 +94,7 @@ impl Exchange {
             stream,
             reused,
             out,
+            staged: true,
             sent: sending == Framing::None,
             sending,
             broken: false,
@@ -113,7 +123,7 @@ impl Exchange {
     /// Whether more of the request body may be handed over now.
     #[must_use]
     pub fn takes_more(&self) -> bool {
-        !self.sent && !self.broken && self.out.is_empty()
+        !self.sent && !self.broken && (self.staged || self.out.is_empty())
     }
 
     /// Whether bytes of the request are waiting for the upstream to take them.
@@ -127,6 +137,7 @@ impl Exchange {
         if self.broken || data.is_empty() {
             return;
         }
+        self.staged = false;
         let written = if self.sending == Framing::Chunked {
             let mut size = [0; 18];
             let size = chunk_size(&mut size, data.len());
@@ -149,6 +160,7 @@ impl Exchange {
 
     /// Sends what is staged.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.staged = false;
         if !self.broken {
             self.broken = ready!(self.out.poll_flush(cx, &mut self.stream)).is_err();
         }
@@ -160,13 +172,17 @@ impl Exchange {
     /// # Errors
     ///
     /// [`Failure`] if the upstream closes, sends what is not HTTP/1.1, or floods.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<Result<Received, Failure>> {
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+    ) -> Poll<Result<Received, Failure>> {
         loop {
             match self.scanner.scan(&self.input) {
                 Scan::Ends(end) => {
                     let head = self.input.split_to(end).freeze();
                     self.scanner = HeadScanner::default();
-                    return Poll::Ready(self.received(head));
+                    return Poll::Ready(self.received(&head));
                 }
                 Scan::BareLf => return self.fail(Reason::UpstreamBadAnswer),
                 Scan::Partial => {}
@@ -183,12 +199,16 @@ impl Exchange {
         }
     }
 
-    fn received(&mut self, head: Bytes) -> Result<Received, Failure> {
+    fn received(&mut self, head: &Bytes) -> Result<Received, Failure> {
         let bad = Failure { reason: Reason::UpstreamBadAnswer, silent: false };
         let head = ResponseHead::parse(head, self.head_request).map_err(|_| bad)?;
         if head.status < 200 && head.status != 101 {
             self.interim += 1;
-            return if self.interim > MOST_INTERIM { Err(bad) } else { Ok(Received::Interim(head)) };
+            return if self.interim > MOST_INTERIM {
+                Err(bad)
+            } else {
+                Ok(Received::Interim(head))
+            };
         }
         self.reusable = head.keep_alive && head.framing != Framing::Close;
         self.decoder = Some(BodyDecoder::new(head.framing));
@@ -206,7 +226,9 @@ impl Exchange {
         local: &Local,
         sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
     ) -> Poll<Result<BodyStep, Reason>> {
-        let Some(mut decoder) = self.decoder.take() else { return Poll::Ready(Err(Reason::Internal)) };
+        let Some(mut decoder) = self.decoder.take() else {
+            return Poll::Ready(Err(Reason::Internal));
+        };
         let result = self.step(cx, local, &mut decoder, sink);
         self.decoder = Some(decoder);
         result
@@ -226,7 +248,7 @@ impl Exchange {
             if self.input.is_empty() {
                 self.input = BytesMut::new();
             }
-            return Poll::Ready(self.stepped(decoder, ended));
+            return Poll::Ready(Self::stepped(decoder, ended));
         }
         let stream = &mut self.stream;
         let (ended, surplus) = ready!(local.with_scratch(|scratch| {
@@ -244,10 +266,10 @@ impl Exchange {
             }
         }));
         self.reusable &= !surplus;
-        Poll::Ready(self.stepped(decoder, ended))
+        Poll::Ready(Self::stepped(decoder, ended))
     }
 
-    fn stepped(&mut self, decoder: &mut BodyDecoder, ended: Result<bool, Reason>) -> Result<BodyStep, Reason> {
+    fn stepped(decoder: &mut BodyDecoder, ended: Result<bool, Reason>) -> Result<BodyStep, Reason> {
         if !ended? {
             return Ok(BodyStep::Some);
         }

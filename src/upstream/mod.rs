@@ -79,8 +79,14 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint that has not been resolved yet.
     #[must_use]
-    pub fn new(host: String, port: u16, tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, identity: u64) -> Self {
-        let label = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    pub fn new(
+        host: String,
+        port: u16,
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+        identity: u64,
+    ) -> Self {
+        let label =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self {
             label,
             host,

@@ -20,7 +20,7 @@ before(async () => {
     [customerUrl, agentUrl] = process.env.E2E_DEMO.split(' ');
     return;
   }
-  demo = await launch({ args: ['demo'], cwd: root, admin: process.env.ADMIN_ADDR ?? '127.0.0.1:9145', readyWithin: 30_000 });
+  demo = await launch({ args: ['demo'], cwd: root, env: { ACCESS_LOG: 'stdout' }, admin: process.env.ADMIN_ADDR ?? '127.0.0.1:9145', readyWithin: 30_000 });
   world.onClose(() => demo.close());
   const printed = (what) => until(() => `the ${what} address in:\n${demo.process.stdout}${demo.stderr}`,
     () => new RegExp(`https://[^\\s"'<>]*/${what}/[^\\s"'<>]*`).exec(demo.process.stdout + demo.stderr)?.[0]);

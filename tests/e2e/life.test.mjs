@@ -41,7 +41,7 @@ before(async () => {
       failover: { endpoints: [dead, origin.url], ...verified },
       dead: { endpoints: [dead], ...verified },
       silent: { endpoints: [`https://${world.upstreamAddress}:${silent.address().port}`], ...verified, 'connect-timeout': '500ms' },
-      slow: { endpoints: [origin.url], ...verified, 'first-byte-timeout': '500ms', 'idle-timeout': '700ms' },
+      slow: { endpoints: [origin.url], ...verified, 'first-byte-timeout': '500ms', 'idle-timeout': '1s' },
     },
     profile: isReference ? {} : { limits: { 'connections-per-client': 20 } },
     route: ['origin', 'failover', 'dead', 'silent', 'slow'].map((name) => ({ path: `/${name}/`, upstream: name, 'strip-prefix': `/${name}` })),

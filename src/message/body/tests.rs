@@ -1,7 +1,11 @@
 use super::*;
 
 /// Feeds `input` in pieces of `size` bytes; the data, and where the body ended.
-fn decode(framing: Framing, input: &[u8], size: usize) -> Result<(Vec<u8>, Option<usize>), BadBody> {
+fn decode(
+    framing: Framing,
+    input: &[u8],
+    size: usize,
+) -> Result<(Vec<u8>, Option<usize>), BadBody> {
     let mut decoder = BodyDecoder::new(framing);
     let (mut data, mut base) = (Vec::new(), 0);
     for piece in input.chunks(size) {
@@ -52,7 +56,11 @@ fn refuses_every_bad_chunk() {
         b"0\r\n\n",
         b"0\r\nA: b\n\r\n",
     ] {
-        assert!(decode(Framing::Chunked, input, 7).is_err(), "{:?}", String::from_utf8_lossy(input));
+        assert!(
+            decode(Framing::Chunked, input, 7).is_err(),
+            "{:?}",
+            String::from_utf8_lossy(input)
+        );
     }
     let endless = [&b"4;"[..], &vec![b'a'; 9000]].concat();
     assert_eq!(decode(Framing::Chunked, &endless, 100), Err(BadBody::Chunk));

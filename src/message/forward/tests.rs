@@ -2,11 +2,12 @@ use super::*;
 use bytes::Bytes;
 
 fn request(text: &str) -> RequestHead {
-    RequestHead::parse(Bytes::copy_from_slice(text.as_bytes()), 100).unwrap()
+    RequestHead::parse(&Bytes::copy_from_slice(text.as_bytes()), 100).unwrap()
 }
 
 fn passed_on(text: &str, trusted: bool, strip_prefix: Option<&str>) -> String {
-    let origin = Origin { client: "192.0.2.7".parse().unwrap(), trusted, strip_prefix, request_id: "id-1" };
+    let origin =
+        Origin { client: "192.0.2.7".parse().unwrap(), trusted, strip_prefix, request_id: "id-1" };
     let mut out = Vec::new();
     write_request(&mut out, &request(text), &origin, None);
     String::from_utf8(out).unwrap()
@@ -40,7 +41,8 @@ fn believes_only_trusted_proxies() {
 
 #[test]
 fn strips_a_prefix_however_it_was_spelt() {
-    let out = passed_on("GET /%63cm/webhook?a=%2F HTTP/1.1\r\nHost: a\r\n\r\n", false, Some("/ccm"));
+    let out =
+        passed_on("GET /%63cm/webhook?a=%2F HTTP/1.1\r\nHost: a\r\n\r\n", false, Some("/ccm"));
     assert!(out.starts_with("GET /webhook?a=%2F HTTP/1.1\r\n"), "{out}");
     assert!(out.contains("X-Forwarded-Prefix: /ccm\r\nX-Original-URI: /%63cm/webhook?a=%2F\r\n"));
 }
@@ -63,14 +65,15 @@ fn states_the_length_once() {
     assert_eq!(out.matches("Content-Length: 7\r\n").count(), 1);
     let out = passed_on("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", false, None);
     assert!(out.contains("Content-Length: 0\r\n"));
-    let out = passed_on("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", false, None);
+    let out =
+        passed_on("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", false, None);
     assert!(out.contains("Transfer-Encoding: chunked\r\n"));
 }
 
 #[test]
 fn edits_an_answer() {
     let bytes = b"HTTP/1.1 200 Fine\r\nX-Frame-Options: DENY\r\nServer: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\n\r\n";
-    let head = ResponseHead::parse(Bytes::from_static(bytes), false).unwrap();
+    let head = ResponseHead::parse(&Bytes::from_static(bytes), false).unwrap();
     let edits = Edits::new(
         [
             (HeaderName::from_static("x-frame-options"), None),

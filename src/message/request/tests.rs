@@ -1,7 +1,7 @@
 use super::*;
 
 fn parse(head: &str) -> Result<RequestHead, Reason> {
-    RequestHead::parse(Bytes::copy_from_slice(head.as_bytes()), 100)
+    RequestHead::parse(&Bytes::copy_from_slice(head.as_bytes()), 100)
 }
 
 #[track_caller]
@@ -15,7 +15,9 @@ fn with(fields: &str) -> String {
 
 #[test]
 fn keeps_path_query_and_host_byte_for_byte() {
-    let head = parse("GET /a%2Fb//c?x=%41&sig=A+/= HTTP/1.1\r\nhOsT: Chat.Example.com:8443\r\n\r\n").unwrap();
+    let head =
+        parse("GET /a%2Fb//c?x=%41&sig=A+/= HTTP/1.1\r\nhOsT: Chat.Example.com:8443\r\n\r\n")
+            .unwrap();
     assert_eq!(&head.target[..], b"/a%2Fb//c?x=%41&sig=A+/=");
     assert_eq!(&head.host[..], b"Chat.Example.com:8443");
     assert_eq!(head.host_name(), "Chat.Example.com");
@@ -101,7 +103,9 @@ fn sees_websockets_and_nothing_else_as_upgrades() {
 
 #[test]
 fn answers_expectations_and_versions() {
-    assert!(parse(&with("Expect: 100-Continue\r\nContent-Length: 1\r\n")).unwrap().expects_continue);
+    assert!(
+        parse(&with("Expect: 100-Continue\r\nContent-Length: 1\r\n")).unwrap().expects_continue
+    );
     assert!(!parse(&with("Expect: 100-continue\r\n")).unwrap().expects_continue);
     refused(&with("Expect: 200-ok\r\n"), Reason::BadExpect);
     refused("GET / HTTP/3.0\r\nHost: a\r\n\r\n", Reason::BadVersion);
@@ -133,6 +137,6 @@ fn joins_the_cookies_of_http2() {
 proptest::proptest! {
     #[test]
     fn never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        let _ = RequestHead::parse(Bytes::from(bytes), 100);
+        let _ = RequestHead::parse(&Bytes::from(bytes), 100);
     }
 }

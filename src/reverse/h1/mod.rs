@@ -1,0 +1,346 @@
+//! HTTP/1 clients: one connection, one request after another.
+
+mod conn;
+mod download;
+mod sender;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::Method;
+
+use crate::generation::site::Action;
+use crate::generation::{Decision, Route, Site};
+use crate::message::forward::{Origin, Sent, field, write_request, write_response};
+use crate::message::{Framing, Reason, RequestHead, ResponseHead};
+use crate::net::relay::Side;
+use crate::net::{Alarm, Io, Outgoing, Phase};
+use crate::telemetry::UpstreamMetrics;
+use crate::upstream::exchange::{Failure, kept_for};
+use crate::upstream::{Exchange, Upstream};
+
+use super::accept::Admitted;
+use super::acquire::{Acquired, acquire};
+use super::pace::Pace;
+use super::record::Record;
+use super::reply::Reply;
+use super::transfer::{Client as _, NoAnswer, Upload, await_head, is_switch, may_repeat};
+use super::{Facts, Service, Worker, tunnel};
+use conn::Conn;
+use download::{Answer, Download};
+use sender::Sender;
+
+/// Reads per poll before others get their turn.
+const TURNS: usize = 16;
+
+/// What becomes of the connection after a request.
+enum Next {
+    /// It carries another.
+    KeepAlive,
+    /// It is closed; unread bytes of the client are waited for, so that a reset does not take the
+    /// answer away from it.
+    Close,
+    /// It is cut: the answer is incomplete and the client must notice.
+    Cut,
+    /// It has become a tunnel.
+    Tunnel(Side<crate::upstream::Stream>, Box<Record>),
+}
+
+/// Serves one connection until it closes.
+pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
+    let worker = &service.worker;
+    let facts = Rc::new(facts);
+    let mut conn = Conn {
+        io,
+        input: BytesMut::new(),
+        out: Outgoing::new(),
+        alarm: worker.local.clock.alarm(),
+        local: Rc::clone(&worker.local),
+    };
+    loop {
+        let site = service.site.load_full();
+        let head = match conn.read_head(&site).await {
+            Ok(Some(head)) => RequestHead::parse(&head, site.limits.header_count),
+            Ok(None) => break,
+            Err(reason) => Err(reason),
+        };
+        let next = match head {
+            Ok(head) => {
+                let record = Box::new(Record::of(worker, &facts, &site, &head));
+                let request = Request { worker, facts: &facts, site: &site, head };
+                request.serve(&mut conn, record).await
+            }
+            Err(reason) => {
+                let mut record = Record::refused(worker, &facts, &site);
+                record.reason = Some(reason);
+                record.status = reason.code();
+                if reason != Reason::ClientGone {
+                    let reply = Reply::refusal(reason, &record.id);
+                    reply.write(conn.out.staged(), worker, &record.id, None, true);
+                }
+                Next::Close
+            }
+        };
+        match next {
+            Next::KeepAlive if conn.flush(&site).await.is_ok() => {}
+            Next::KeepAlive | Next::Cut => return,
+            Next::Close => break conn.linger(&site).await,
+            Next::Tunnel(upstream, record) => {
+                if conn.flush(&site).await.is_err() {
+                    return;
+                }
+                let client = Side { io: conn.io, early: conn.input.freeze() };
+                let idle = site.timeouts.tunnel_idle;
+                return tunnel::spawn(
+                    &worker.local,
+                    client,
+                    upstream,
+                    idle,
+                    (record, Some(admitted)),
+                );
+            }
+        }
+    }
+    let _ = poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx)).await;
+}
+
+/// One request being served.
+struct Request<'a> {
+    worker: &'a Rc<Worker>,
+    facts: &'a Rc<Facts>,
+    site: &'a Arc<Site>,
+    head: RequestHead,
+}
+
+/// Where a route sends a request.
+struct Target<'a> {
+    route: &'a Route,
+    upstream: &'a Arc<Upstream>,
+    counters: &'a UpstreamMetrics,
+    origin: Origin<'a>,
+    first_byte: Duration,
+}
+
+impl Request<'_> {
+    async fn serve<T: Io>(self, conn: &mut Conn<T>, mut record: Box<Record>) -> Next {
+        let decision = match self.site.decide(&self.head) {
+            Ok(decision) => decision,
+            Err(refusal) => {
+                if let Some(route) = &refusal.route {
+                    record.on_route(route);
+                }
+                return self.refuse(conn, record, refusal.reason, refusal.allow);
+            }
+        };
+        if let Decision::Route(route) = &decision {
+            record.on_route(route);
+        }
+        if let Some(reply) = Reply::for_decision(&decision, &self.head) {
+            return self.reply(conn, &mut record, &reply);
+        }
+        let Decision::Route(route) = decision else {
+            return self.refuse(conn, record, Reason::Internal, None);
+        };
+        let Action::Proxy { upstream, counters, strip_prefix, first_byte } = &route.action else {
+            return self.refuse(conn, record, Reason::Internal, None);
+        };
+        let id = record.id;
+        let origin = Origin {
+            client: self.facts.client.ip(),
+            trusted: self.site.trusts(self.facts.client),
+            strip_prefix: strip_prefix.as_deref(),
+            request_id: id.as_str(),
+        };
+        let target = Target { route: &route, upstream, counters, origin, first_byte: *first_byte };
+        self.proxy(conn, record, &target).await
+    }
+
+    async fn proxy<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        mut record: Box<Record>,
+        target: &Target<'_>,
+    ) -> Next {
+        let timeouts = &self.site.timeouts;
+        let upload =
+            Upload::new(&self.head, target.route.max_body, timeouts.body_idle, timeouts.min_rate);
+        let alarm = self.worker.local.clock.alarm();
+        let mut sender = Sender { conn, upload, version: self.head.version };
+        let mut fresh = false;
+        loop {
+            let acquired = match self.acquire(&mut sender, target, fresh).await {
+                Ok(acquired) => acquired,
+                Err((reason, detail)) => {
+                    record.detail = detail;
+                    return self.refuse(sender.conn, record, reason, None);
+                }
+            };
+            record.on_endpoint(target.upstream, &acquired.endpoint);
+            let mut request = Vec::with_capacity(512);
+            write_request(&mut request, &self.head, &target.origin, None);
+            let head_request = self.head.method == Method::HEAD;
+            let begun = Exchange::begin(
+                acquired.stream,
+                acquired.reused,
+                request,
+                self.head.framing,
+                head_request,
+            );
+            let mut exchange = match begun {
+                Ok(exchange) => exchange,
+                Err(failure) => return self.refuse(sender.conn, record, failure.reason, None),
+            };
+            let local = &self.worker.local;
+            let answer =
+                await_head(&mut sender, &mut exchange, local, &alarm, target.first_byte).await;
+            record.request_bytes = sender.upload.bytes;
+            let head = match answer {
+                Ok(head) if head.status == 101 => {
+                    return self.switch(&mut sender, record, exchange, &head, target.route);
+                }
+                Ok(head) => head,
+                Err(NoAnswer::Upstream(failure))
+                    if !fresh && self.may_repeat(failure, &exchange, target.route) =>
+                {
+                    fresh = true;
+                    continue;
+                }
+                Err(NoAnswer::Upstream(Failure { reason, .. }) | NoAnswer::Client(reason)) => {
+                    return self.refuse(sender.conn, record, reason, None);
+                }
+            };
+            record.answered(head.status);
+            let answer =
+                Answer { head: &head, route: target.route, idle: target.upstream.limits.idle };
+            let next =
+                self.answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm)).await;
+            if let Some(stream) = exchange.into_idle() {
+                let limits = &target.upstream.limits;
+                let keep = kept_for(limits.keep_alive, &head);
+                self.worker.pool.put(acquired.endpoint.identity, stream, keep, limits.max_idle);
+            }
+            return next;
+        }
+    }
+
+    fn may_repeat(&self, failure: Failure, exchange: &Exchange, route: &Route) -> bool {
+        failure.silent
+            && failure.reason == Reason::UpstreamClosed
+            && exchange.is_reused()
+            && may_repeat(&self.head, route.retry)
+    }
+
+    /// Gets a connection, unless the client goes first.
+    async fn acquire<T: Io>(
+        &self,
+        sender: &mut Sender<'_, T>,
+        target: &Target<'_>,
+        fresh: bool,
+    ) -> Result<Acquired, (Reason, Option<String>)> {
+        let mut acquiring = pin!(acquire(self.worker, target.upstream, target.counters, fresh));
+        poll_fn(|cx| match acquiring.as_mut().poll(cx) {
+            Poll::Ready(Ok(acquired)) => Poll::Ready(Ok(acquired)),
+            Poll::Ready(Err(None)) => Poll::Ready(Err((Reason::UpstreamConnect, None))),
+            Poll::Ready(Err(Some(error))) => {
+                Poll::Ready(Err((error.reason, Some(error.to_string()))))
+            }
+            Poll::Pending => sender.poll_gone(cx).map(|()| Err((Reason::ClientGone, None))),
+        })
+        .await
+    }
+
+    /// Passes the answer on.
+    async fn answer<T: Io>(
+        &self,
+        sender: &mut Sender<'_, T>,
+        record: &mut Record,
+        exchange: &mut Exchange,
+        (answer, alarm): (&Answer<'_>, &Alarm),
+    ) -> Next {
+        // A body that is still on its way, or was never asked for, leaves the connection in a
+        // state that only closing it resolves.
+        let kept = self.head.keep_alive
+            && self.worker.local.phase() == Phase::Serving
+            && exchange.is_sent()
+            && !sender.upload.held;
+        let sent = answer.sent(self.head.version);
+        let mut tail = Vec::with_capacity(96);
+        field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
+        if !kept {
+            field(&mut tail, "Connection", b"close");
+        }
+        write_response(sender.conn.out.staged(), answer.head, &answer.route.edits, sent, &tail);
+        let timeouts = &self.site.timeouts;
+        let mut download = Download {
+            chunked: sent == Sent::Chunked,
+            staged: true,
+            ended: false,
+            bytes: 0,
+            pace: Pace::new(timeouts.body_idle, timeouts.min_rate),
+            idle: answer.idle,
+            silent_since: None,
+        };
+        let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
+        record.request_bytes = sender.upload.bytes;
+        record.response_bytes = download.bytes;
+        match result {
+            Ok(()) if kept => Next::KeepAlive,
+            Ok(()) => Next::Close,
+            Err(reason) => {
+                record.reason = Some(reason);
+                Next::Cut
+            }
+        }
+    }
+
+    /// Becomes a tunnel after a 101 that was asked for.
+    fn switch<T: Io>(
+        &self,
+        sender: &mut Sender<'_, T>,
+        mut record: Box<Record>,
+        exchange: Exchange,
+        head: &ResponseHead,
+        route: &Route,
+    ) -> Next {
+        if !self.head.upgrade || !is_switch(head) {
+            return self.refuse(sender.conn, record, Reason::UpstreamBadAnswer, None);
+        }
+        record.answered(101);
+        let mut tail = b"Connection: Upgrade\r\nUpgrade: websocket\r\n".to_vec();
+        field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
+        write_response(sender.conn.out.staged(), head, &route.edits, Sent::Nothing, &tail);
+        Next::Tunnel(exchange.into_tunnel(), Box::new(record.into_tunnel()))
+    }
+
+    /// Answers with a refusal.
+    fn refuse<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        mut record: Box<Record>,
+        reason: Reason,
+        allow: Option<String>,
+    ) -> Next {
+        record.reason = Some(reason);
+        record.status = reason.code();
+        if reason == Reason::ClientGone {
+            return Next::Cut;
+        }
+        let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+        self.reply(conn, &mut record, &reply)
+    }
+
+    fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, reply: &Reply) -> Next {
+        record.status = reply.status.as_u16();
+        record.response_bytes = reply.body.len() as u64;
+        let kept = self.head.keep_alive
+            && self.head.framing == Framing::None
+            && self.worker.local.phase() == Phase::Serving;
+        reply.write(conn.out.staged(), self.worker, &record.id, Some(&self.head.method), !kept);
+        if kept { Next::KeepAlive } else { Next::Close }
+    }
+}

@@ -1,0 +1,233 @@
+//! The bodies of an HTTP/2 stream, both ways.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use crate::message::{Reason, ResponseHead};
+use crate::net::clock::TICK;
+use crate::net::{Alarm, Clock};
+use crate::reverse::Worker;
+use crate::reverse::record::Record;
+use crate::reverse::transfer::{Client, Upload, push};
+use crate::upstream::{BodyStep, Exchange};
+
+use super::streams::Stall;
+
+/// The request body of a stream.
+pub(super) struct Sender {
+    pub(super) body: Incoming,
+    pub(super) upload: Upload,
+    pub(super) stated: Option<u64>,
+    pub(super) clock: Clock,
+}
+
+impl Client for Sender {
+    fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
+        let now = self.clock.now();
+        while !self.upload.is_done() && exchange.takes_more() {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => {
+                    self.upload.pace.wait(now);
+                    return Ok(());
+                }
+                Poll::Ready(Some(Err(_))) => return Err(Reason::ClientGone),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.upload.pass(cx, now, data, exchange)?;
+                        if self.stated.is_some_and(|stated| self.upload.bytes > stated) {
+                            return Err(Reason::AmbiguousFraming);
+                        }
+                    }
+                    // Trailers of requests are not passed on: HTTP/2 clients of Hybrid Chat send
+                    // none, and a component that trusts one would trust what we cannot vouch for.
+                }
+                Poll::Ready(None) => {
+                    if self.stated.is_some_and(|stated| self.upload.bytes != stated) {
+                        return Err(Reason::AmbiguousFraming);
+                    }
+                    self.upload.end(cx, b"", exchange);
+                }
+            }
+        }
+        if self.upload.pace.moved(now, 0) { Ok(()) } else { Err(Reason::BodyTooSlow) }
+    }
+
+    fn upload(&mut self) -> &mut Upload {
+        &mut self.upload
+    }
+
+    fn interim(&mut self, _: &mut Context<'_>, _: Option<&ResponseHead>) {}
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        // hyper drops the request when its stream is reset.
+        Poll::Pending
+    }
+}
+
+/// The body of an answer.
+pub(super) enum AnswerBody {
+    Empty,
+    Own(Option<Bytes>),
+    Relay(Box<Relay>),
+}
+
+/// Why a stream is reset instead of ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.word())]
+pub(super) struct Cut(Reason);
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Self::Relay(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Own(None) => true,
+            Self::Own(Some(_)) | Self::Relay(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Own(None) => SizeHint::with_exact(0),
+            Self::Own(Some(body)) => SizeHint::with_exact(body.len() as u64),
+            Self::Relay(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer on its way, and the rest of the request if there is any.
+pub(super) struct Relay {
+    pub(super) exchange: Option<Exchange>,
+    pub(super) sender: Sender,
+    pub(super) record: Box<Record>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) alarm: Alarm,
+    pub(super) stall: Rc<Stall>,
+    pub(super) patience: Duration,
+    pub(super) idle: Duration,
+    pub(super) identity: u64,
+    pub(super) keep: Duration,
+    pub(super) max_idle: usize,
+    pub(super) ready: VecDeque<Bytes>,
+    pub(super) trailers: Option<Vec<u8>>,
+    pub(super) ended: bool,
+    pub(super) silent_since: Option<Instant>,
+}
+
+impl Relay {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.stall.deadline.set(None);
+        loop {
+            if let Some(data) = self.ready.pop_front() {
+                self.record.response_bytes += data.len() as u64;
+                self.silent_since = None;
+                self.stall.deadline.set(Some(self.worker.local.clock.now() + self.patience));
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            if self.ended {
+                return Poll::Ready(
+                    self.trailers.take().and_then(|text| trailer_frame(&text)).map(Ok),
+                );
+            }
+            if let Err(reason) = ready!(self.advance(cx)) {
+                self.record.reason = Some(reason);
+                self.exchange = None;
+                return Poll::Ready(Some(Err(Cut(reason))));
+            }
+        }
+    }
+
+    /// Moves what can be moved; pending when only others can go on.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(Err(Reason::Internal)) };
+        push(&mut self.sender, cx, exchange)?;
+        self.record.request_bytes = self.sender.upload.bytes;
+        let queue = &mut self.ready;
+        let mut sink =
+            |_: &mut Context<'_>, data: &[u8]| queue.push_back(Bytes::copy_from_slice(data));
+        match exchange.poll_body(cx, &self.worker.local, &mut sink) {
+            Poll::Ready(Ok(BodyStep::Some)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(BodyStep::End(trailers))) => {
+                self.trailers = (!trailers.is_empty()).then_some(trailers);
+                self.finish();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(reason)) => Poll::Ready(Err(reason)),
+            Poll::Pending => self.look_at_clock(cx),
+        }
+    }
+
+    fn look_at_clock(&mut self, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
+        let now = self.worker.local.clock.now();
+        let silent = *self.silent_since.get_or_insert(now) + self.idle;
+        let upload = self.sender.upload.pace.deadline();
+        self.alarm.set_at(upload.map_or(silent, |upload| upload.min(silent)) + TICK);
+        if self.alarm.poll(cx).is_ready() {
+            if upload.is_some_and(|at| at <= now) {
+                return Poll::Ready(Err(Reason::BodyTooSlow));
+            }
+            if silent <= now {
+                return Poll::Ready(Err(Reason::UpstreamStalled));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ends an exchange whose answer has no body.
+    pub(super) fn skip_body(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let step = exchange.poll_body(&mut cx, &self.worker.local, &mut |_, _| {});
+        if matches!(step, Poll::Ready(Ok(BodyStep::End(_)))) {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.ended = true;
+        self.stall.deadline.set(None);
+        if let Some(stream) = self.exchange.take().and_then(Exchange::into_idle) {
+            self.worker.pool.put(self.identity, stream, self.keep, self.max_idle);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.ended || self.record.reason.is_some() {
+            return;
+        }
+        let now = self.worker.local.clock.now();
+        let stalled = self.stall.deadline.get().is_some_and(|at| at <= now);
+        self.record.reason = Some(if stalled { Reason::ClientTooSlow } else { Reason::ClientGone });
+    }
+}
+
+fn trailer_frame(text: &[u8]) -> Option<Frame<Bytes>> {
+    let fields = crate::message::body::trailer_fields(text).ok()?;
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (_, name, value) in fields.iter() {
+        map.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(Frame::trailers(map))
+}
