@@ -105,10 +105,10 @@ impl<'a> Explained<'a> {
             Ok(head) => match site.decide(&head) {
                 Err(refusal) => explained.refused(&refusal, site),
                 Ok(Decision::AddSlash) => {
-                    explained.verdict("308 to the same path with `/` at its end")
+                    explained.verdict("308 to the same path with `/` at its end");
                 }
                 Ok(Decision::ToHttps(port)) => {
-                    explained.verdict(&format!("308 to the same URL on https, port {port}"))
+                    explained.verdict(&format!("308 to the same URL on https, port {port}"));
                 }
                 Ok(Decision::Route(route)) => explained.route(&route, &head, site, client),
             },
@@ -162,7 +162,7 @@ impl<'a> Explained<'a> {
                     .as_deref()
                     .map_or("unchanged".to_owned(), |p| format!("`{p}` taken off"));
                 self.line("path sent", &String::from_utf8_lossy(&rewritten), &note);
-                self.limits(route, site, upstream, display_duration(*first_byte));
+                self.limits(route, site, upstream, &display_duration(*first_byte));
                 self.fields(
                     route,
                     head,
@@ -219,7 +219,7 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn limits(&mut self, route: &Route, site: &Site, upstream: &Upstream, first_byte: String) {
+    fn limits(&mut self, route: &Route, site: &Site, upstream: &Upstream, first_byte: &str) {
         let limits = format!(
             "body {}, connect {}, first byte {first_byte}, silence in the answer {}",
             display_size(route.max_body),

@@ -8,13 +8,20 @@ use std::time::Duration;
 
 use crate::config;
 
-use super::{environment, load, say, say_wrong};
+use super::{complain, environment, say, say_wrong};
 
 /// For connecting, and again for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn healthcheck(directory: &Path) -> ExitCode {
-    let Ok(config) = load(directory, &environment) else { return ExitCode::FAILURE };
+    // Warnings are for whoever starts the gateway, not for a health log every few seconds.
+    let config = match config::load(directory, &environment) {
+        Ok(loaded) => loaded.config,
+        Err(refused) => {
+            complain(&refused.sources, &refused.problems);
+            return ExitCode::FAILURE;
+        }
+    };
     let Some(config::Admin { listen, .. }) = config.admin else {
         say_wrong("there is no [admin] listener to ask; add one to gateway.toml");
         return ExitCode::FAILURE;

@@ -69,6 +69,7 @@ async fn ask(
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    #[expect(clippy::disallowed_methods, reason = "a test's client, at an address of this test")]
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("hybrid-chat.internal")?;
     let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;

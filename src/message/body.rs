@@ -197,15 +197,22 @@ impl BodyDecoder {
         if self.trailers.is_empty() {
             return Ok(Vec::new());
         }
-        let mut text = std::mem::take(&mut self.trailers);
-        text.extend_from_slice(b"\r\n");
-        passable_trailers(&text)
+        passable_trailers(&std::mem::take(&mut self.trailers))
     }
 }
 
-fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
+/// The field lines in `text` that may be passed on as trailers; see [`BodyDecoder::trailers`].
+///
+/// # Errors
+///
+/// [`BadBody::Trailer`] if they are not fields.
+pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = [text, b"\r\n"].concat();
     let mut slots = [httparse::EMPTY_HEADER; 64];
-    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(text, &mut slots)
+    let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(&text, &mut slots)
     else {
         return Err(BadBody::Trailer);
     };

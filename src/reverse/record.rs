@@ -27,7 +27,8 @@ pub(super) struct Record {
     start: Instant,
     request: Option<Asked>,
     route: Option<Arc<Route>>,
-    upstream: Option<(Arc<Upstream>, Arc<Endpoint>)>,
+    upstream: Option<Arc<Upstream>>,
+    endpoint: Option<Arc<Endpoint>>,
     /// 0 until an answer has begun.
     pub(super) status: u16,
     pub(super) reason: Option<Reason>,
@@ -83,6 +84,7 @@ impl Record {
             request: None,
             route: None,
             upstream: None,
+            endpoint: None,
             status: 0,
             reason: None,
             detail: None,
@@ -102,9 +104,14 @@ impl Record {
         self.route = Some(Arc::clone(route));
     }
 
-    /// Notes the endpoint.
-    pub(super) fn on_endpoint(&mut self, upstream: &Arc<Upstream>, endpoint: &Arc<Endpoint>) {
-        self.upstream = Some((Arc::clone(upstream), Arc::clone(endpoint)));
+    /// Notes whom the request goes to.
+    pub(super) fn on_upstream(&mut self, upstream: &Arc<Upstream>) {
+        self.upstream = Some(Arc::clone(upstream));
+    }
+
+    /// Notes the endpoint it was connected to.
+    pub(super) fn on_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
+        self.endpoint = Some(Arc::clone(endpoint));
     }
 
     /// Notes that the upstream's answer has begun.
@@ -207,8 +214,10 @@ impl Record {
                 text(out, "would_deny", b"no_route");
             }
         }
-        if let Some((upstream, endpoint)) = &self.upstream {
+        if let Some(upstream) = &self.upstream {
             text(out, "upstream", upstream.name.as_bytes());
+        }
+        if let Some(endpoint) = &self.endpoint {
             text(out, "endpoint", endpoint.label.as_bytes());
         }
         number(out, "status", self.status.into());

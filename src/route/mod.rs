@@ -127,26 +127,26 @@ mod tests {
     }
 
     #[track_caller]
-    fn finds(method: &Method, path: &str, expected: Match) {
-        assert_eq!(table().find(path.as_bytes(), method), expected, "{method} {path}");
+    fn finds(method: &Method, path: &str, expected: &Match) {
+        assert_eq!(&table().find(path.as_bytes(), method), expected, "{method} {path}");
     }
 
     #[test]
     fn the_longest_path_wins() {
-        finds(&Method::GET, "/", Match::Rule(0));
-        finds(&Method::HEAD, "/favicon.ico", Match::Rule(0));
-        finds(&Method::GET, "/file-engine/", Match::Rule(1));
-        finds(&Method::GET, "/file-engine/api/statistics", Match::Rule(1));
-        finds(&Method::GET, "/file-engine/api/stat", Match::Rule(2));
-        finds(&Method::POST, "/file-engine/api/stat", Match::Rule(3));
-        finds(&Method::GET, "/file-enginex", Match::Rule(0));
+        finds(&Method::GET, "/", &Match::Rule(0));
+        finds(&Method::HEAD, "/favicon.ico", &Match::Rule(0));
+        finds(&Method::GET, "/file-engine/", &Match::Rule(1));
+        finds(&Method::GET, "/file-engine/api/statistics", &Match::Rule(1));
+        finds(&Method::GET, "/file-engine/api/stat", &Match::Rule(2));
+        finds(&Method::POST, "/file-engine/api/stat", &Match::Rule(3));
+        finds(&Method::GET, "/file-enginex", &Match::Rule(0));
     }
 
     #[test]
     fn a_method_does_not_fall_through_to_a_wider_route() {
-        finds(&Method::GET, "/file-engine/private/x", Match::Method("PUT".into()));
-        finds(&Method::DELETE, "/file-engine/api/stat", Match::Method("GET, HEAD, POST".into()));
-        finds(&Method::TRACE, "/file-engine/x", Match::Method(String::new()));
+        finds(&Method::GET, "/file-engine/private/x", &Match::Method("PUT".into()));
+        finds(&Method::DELETE, "/file-engine/api/stat", &Match::Method("GET, HEAD, POST".into()));
+        finds(&Method::TRACE, "/file-engine/x", &Match::Method(String::new()));
     }
 
     #[test]

@@ -134,11 +134,12 @@ impl Gateway {
             limit = signals.first(self.generation.config.gateway.drain_timeout) => limit,
         };
         self.health.draining.store(true, Ordering::Relaxed);
-        match limit {
-            Some(limit) => tracing::info!(
+        if let Some(limit) = limit {
+            tracing::info!(
                 "draining: no new connections, {limit:?} for what is open; a second signal cuts it"
-            ),
-            None => tracing::info!("draining without a time limit; TERM cuts what is open"),
+            );
+        } else {
+            tracing::info!("draining without a time limit; TERM cuts what is open");
         }
         // WebSockets close in the first half, so that what their clients do next has the second.
         self.phase.send_replace((Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2)));

@@ -340,7 +340,7 @@ mod tests {
         metrics.refused(1);
         metrics.refused(9);
         metrics.route("internet", "/x/").requests[1].inc();
-        metrics.upstream("u", false);
+        let _ = metrics.upstream("u", false);
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
         assert!(text.contains(

@@ -172,6 +172,7 @@ impl Request<'_> {
         let alarm = self.worker.local.clock.alarm();
         let mut sender = Sender { conn, upload, version: self.head.version };
         let mut fresh = false;
+        record.on_upstream(target.upstream);
         loop {
             let acquired = match self.acquire(&mut sender, target, fresh).await {
                 Ok(acquired) => acquired,
@@ -180,7 +181,7 @@ impl Request<'_> {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
-            record.on_endpoint(target.upstream, &acquired.endpoint);
+            record.on_endpoint(&acquired.endpoint);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;

@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
+use crate::message::body::{passable_trailers, trailer_fields};
+use crate::message::forward::field;
 use crate::message::{Reason, ResponseHead};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Clock};
@@ -26,6 +28,8 @@ pub(super) struct Sender {
     pub(super) body: Incoming,
     pub(super) upload: Upload,
     pub(super) stated: Option<u64>,
+    /// Trailer fields as text, as they came.
+    pub(super) trailers: Vec<u8>,
     pub(super) clock: Clock,
 }
 
@@ -46,14 +50,17 @@ impl Client for Sender {
                             return Err(Reason::AmbiguousFraming);
                         }
                     }
-                    // Trailers of requests are not passed on: HTTP/2 clients of Hybrid Chat send
-                    // none, and a component that trusts one would trust what we cannot vouch for.
+                    for (name, value) in frame.trailers_ref().into_iter().flatten() {
+                        field(&mut self.trailers, name.as_str(), value.as_bytes());
+                    }
                 }
                 Poll::Ready(None) => {
                     if self.stated.is_some_and(|stated| self.upload.bytes != stated) {
                         return Err(Reason::AmbiguousFraming);
                     }
-                    self.upload.end(cx, b"", exchange);
+                    let trailers = passable_trailers(&std::mem::take(&mut self.trailers))
+                        .map_err(|_| Reason::BadRequest)?;
+                    self.upload.end(cx, &trailers, exchange);
                 }
             }
         }
@@ -224,7 +231,7 @@ impl Drop for Relay {
 }
 
 fn trailer_frame(text: &[u8]) -> Option<Frame<Bytes>> {
-    let fields = crate::message::body::trailer_fields(text).ok()?;
+    let fields = trailer_fields(text).ok()?;
     let mut map = HeaderMap::with_capacity(fields.len());
     for (_, name, value) in fields.iter() {
         map.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);

@@ -176,6 +176,7 @@ impl H2Request {
                 Framing::Length(length) => Some(length),
                 _ => None,
             },
+            trailers: Vec::new(),
             clock: worker.local.clock.clone(),
         };
         let key = upgrade.is_some().then(tunnel::new_key);
@@ -214,11 +215,12 @@ impl H2Request {
         };
         let alarm = worker.local.clock.alarm();
         let mut fresh = false;
+        record.on_upstream(upstream);
         loop {
             let acquired = acquire(worker, upstream, counters, fresh).await.map_err(|error| {
                 error.map_or((Reason::UpstreamConnect, None), |e| (e.reason, Some(e.to_string())))
             })?;
-            record.on_endpoint(upstream, &acquired.endpoint);
+            record.on_endpoint(&acquired.endpoint);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;

@@ -83,7 +83,7 @@ impl<T> Watched<T> {
         match &result {
             Poll::Ready(_) => self.blocked.set(None),
             Poll::Pending if self.blocked.get().is_none() => {
-                self.blocked.set(Some(self.clock.now()))
+                self.blocked.set(Some(self.clock.now()));
             }
             Poll::Pending => {}
         }
