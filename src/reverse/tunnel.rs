@@ -23,8 +23,6 @@ pub(super) fn spawn<T: Io>(
     (mut record, admitted): (Box<Record>, Option<Admitted>),
 ) {
     let own = Rc::clone(local);
-    // Boxed, because a task's state holds what is moved into it once for each move.
-    let client = Side { io: Box::new(client.io), early: client.early };
     local.spawn(async move {
         let summary = relay(&own, client, upstream, idle).await;
         record.request_bytes = summary.a_to_b;
