@@ -29,7 +29,7 @@ pub mod generation;
 pub mod admin;
 pub mod reverse;
 
-// Who starts and drains.
+// Who starts, reloads and drains.
 pub mod supervisor;
 
 // What stands in for Hybrid Chat, and the tests' world.

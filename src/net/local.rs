@@ -101,6 +101,8 @@ impl Local {
     /// Runs a task that a drain waits for.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let open = Open::new(Rc::clone(self));
+        // Boxed: a future that awaits one it was given holds room for it twice.
+        let task = Box::pin(task);
         tokio::task::spawn_local(async move {
             let _open = open;
             task.await;

@@ -174,11 +174,12 @@ enum NoTls {
     Failed(io::Error),
 }
 
+/// Boxed: the stream is large, and moves a few times before it has found its place.
 async fn handshake(
     stream: TcpStream,
     config: &Arc<ServerConfig>,
     alarm: &Alarm,
-) -> Result<TlsStream<TcpStream>, NoTls> {
+) -> Result<Box<TlsStream<TcpStream>>, NoTls> {
     let mut first = [0; 1];
     match until(alarm, stream.peek(&mut first)).await.ok_or(NoTls::TimedOut)? {
         Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => {
@@ -188,7 +189,7 @@ async fn handshake(
         Err(error) => return Err(NoTls::Failed(error)),
     }
     let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream);
-    until(alarm, accepting).await.ok_or(NoTls::TimedOut)?.map_err(NoTls::Failed)
+    until(alarm, accepting).await.ok_or(NoTls::TimedOut)?.map(Box::new).map_err(NoTls::Failed)
 }
 
 /// Runs `future` until the alarm goes off.

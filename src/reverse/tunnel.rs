@@ -24,8 +24,6 @@ pub(super) fn spawn<T: Io>(
     (mut record, admitted): (Box<Record>, Option<Admitted>),
 ) {
     let own = Rc::clone(service);
-    // Boxed, because a task's state holds what is moved into it once for each move.
-    let client = Side { io: Box::new(client.io), early: client.early };
     service.worker.local.spawn(async move {
         let allowed = || record.is_still_allowed(&own.site.load());
         let summary = relay(&own.worker.local, client, upstream, idle, &allowed).await;
