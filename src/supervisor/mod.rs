@@ -9,6 +9,7 @@
 //! In: a compiled configuration. Out: when it has ended, and how.
 
 pub mod start;
+pub mod watch;
 mod worker;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::admin::{self, Health};
 use crate::generation::Generation;
@@ -37,7 +38,7 @@ pub struct Gateway {
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
-    phase: watch::Sender<(Phase, Duration)>,
+    phase: tokio::sync::watch::Sender<(Phase, Duration)>,
     ended: mpsc::UnboundedReceiver<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -66,7 +67,7 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
-        let (phase, _) = watch::channel((Phase::Serving, Duration::ZERO));
+        let (phase, _) = tokio::sync::watch::channel((Phase::Serving, Duration::ZERO));
         let (ending, ended) = mpsc::unbounded_channel();
         let sites = worker::shared(&generation);
         let mut workers = Vec::new();
