@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::demo;
 use crate::net::listen::probe;
+use crate::supervisor::watch::Watch;
 use crate::supervisor::{Environment, Origin};
 use crate::tls;
 
@@ -59,6 +60,7 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
 }
 
 fn serve(directory: &Path, env: Environment, lan: u16, ca: &Path) -> ExitCode {
+    let watch = Watch::new(directory.to_owned());
     let Ok(config) = load(directory, &*env) else {
         say_wrong(&format!(
             "the demo runs on the shipped configuration, which is refused or not in {}; name it with -c",
@@ -69,7 +71,7 @@ fn serve(directory: &Path, env: Environment, lan: u16, ca: &Path) -> ExitCode {
     let admin = config.admin.as_ref().map(|admin| admin.listen);
     let origin =
         Origin { directory: directory.to_owned(), environment: env, provider: tls::provider() };
-    run::serve(config, origin, || say(&welcome(lan, admin, ca)))
+    run::serve(config, (origin, watch), || say(&welcome(lan, admin, ca)))
 }
 
 /// 443 if it can be had.

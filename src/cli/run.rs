@@ -8,6 +8,7 @@ use crate::config::{Config, Verify};
 use crate::generation::{Generation, compile};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
+use crate::supervisor::watch::Watch;
 use crate::supervisor::{End, Gateway, Origin, StartError, start};
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -16,6 +17,8 @@ use super::{EX_CONFIG, check, complain, environment, load, log_to_stderr, say_wr
 
 pub(super) fn run(directory: &Path) -> ExitCode {
     log_to_stderr();
+    // Before anything is read, so that no change falls between.
+    let watch = Watch::new(directory.to_owned());
     let Ok(config) = load(directory, &environment) else {
         say_wrong(&format!(
             "app-gateway does not start: the configuration in {} is refused",
@@ -28,11 +31,15 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         environment: Arc::new(environment),
         provider: tls::provider(),
     };
-    serve(config, origin, || tracing::info!("configuration from {}", directory.display()))
+    serve(config, (origin, watch), || tracing::info!("configuration from {}", directory.display()))
 }
 
 /// Compiles a configuration and serves it; `started` is called once everything listens.
-pub(super) fn serve(config: Config, origin: Origin, started: impl FnOnce()) -> ExitCode {
+pub(super) fn serve(
+    config: Config,
+    (origin, watch): (Origin, Watch),
+    started: impl FnOnce(),
+) -> ExitCode {
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         say_wrong("app-gateway does not start: two metrics have one name");
         return ExitCode::FAILURE;
@@ -55,7 +62,7 @@ pub(super) fn serve(config: Config, origin: Origin, started: impl FnOnce()) -> E
     start::resolve_names(&generation);
     announce(&generation);
     let begun = start::bind(&generation)
-        .and_then(|bound| Gateway::start(generation, metrics, bound, origin));
+        .and_then(|bound| Gateway::start(generation, metrics, bound, (origin, watch)));
     let gateway = match begun {
         Ok(gateway) => gateway,
         Err(error) => return refused(&error),

@@ -11,6 +11,7 @@
 mod changes;
 mod reload;
 pub mod start;
+pub mod watch;
 mod worker;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::admin::{self, Health};
+use crate::admin::{self, Health, Outcome};
 use crate::generation::Generation;
 use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
@@ -31,6 +32,7 @@ pub use reload::{Environment, Origin};
 pub use start::{Bound, StartError};
 
 use reload::Reloader;
+use watch::Watch;
 use worker::{Command, Shared};
 
 /// After cutting, how long workers get to write their last log lines.
@@ -39,6 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A gateway that serves.
 pub struct Gateway {
     reloader: Reloader,
+    watch: Watch,
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
@@ -67,7 +70,7 @@ impl Gateway {
         generation: Generation,
         metrics: Arc<Metrics>,
         bound: Bound,
-        origin: Origin,
+        (origin, watch): (Origin, Watch),
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
@@ -102,7 +105,7 @@ impl Gateway {
             workers: commands,
             number: 1,
         };
-        Ok(Self { reloader, health, access_log, admin: bound.admin, ended, workers })
+        Ok(Self { reloader, watch, health, access_log, admin: bound.admin, ended, workers })
     }
 
     /// Serves until told to end by a signal.
@@ -137,21 +140,27 @@ impl Gateway {
             let (metrics, health) = (Arc::clone(&self.reloader.metrics), Arc::clone(&self.health));
             tokio::task::spawn_local(admin::serve(listener, metrics, health, reloads.clone()));
         }
+        self.watch.also(self.reloader.generation.files());
+        let mut names = tokio::time::interval(resolve::REFRESH);
+        names.tick().await;
         let limit = loop {
-            let names = tokio::time::sleep(resolve::REFRESH);
             tokio::select! {
                 _ = self.ended.recv() => return Ok(End::WorkerDied),
                 wish = signals.next() => match wish {
                     Wish::End => break Some(self.reloader.generation.config.gateway.drain_timeout),
                     Wish::EndWithoutLimit => break None,
-                    Wish::Reload => _ = self.reloader.reload("HUP").await,
+                    Wish::Reload => {
+                        self.watch.remember().await;
+                        self.reload("HUP").await;
+                    }
                 },
                 Some(reply) = asked.recv() => {
-                    let outcome = self.reloader.reload("command").await;
+                    self.watch.remember().await;
                     // Whoever asked may have gone; the log has the outcome.
-                    let _ = reply.send(outcome);
+                    let _ = reply.send(self.reload("command").await);
                 }
-                () = names => refresh_names(Arc::clone(&self.reloader.generation)),
+                () = self.watch.changed() => _ = self.reload("files").await,
+                _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
             }
         };
         self.health.draining.store(true, Ordering::Relaxed);
@@ -178,6 +187,13 @@ impl Gateway {
         let last = emptied(&mut self.ended, self.workers.len());
         let _ = tokio::time::timeout(LAST_WORDS, last).await;
         Ok(End::Cut)
+    }
+
+    async fn reload(&mut self, trigger: &str) -> Outcome {
+        let outcome = self.reloader.reload(trigger).await;
+        self.watch.settle();
+        self.watch.also(self.reloader.generation.files());
+        outcome
     }
 
     fn tell(&self, phase: Phase, spread: Duration) {
