@@ -159,7 +159,7 @@ impl Gateway {
                     // Whoever asked may have gone; the log has the outcome.
                     let _ = reply.send(self.reload("command").await);
                 }
-                () = self.watch.changed() => _ = self.reload("files").await,
+                () = self.watch.changed() => { self.reload("files").await; }
                 _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
             }
         };
