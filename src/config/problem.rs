@@ -1,7 +1,7 @@
 //! Problems in a configuration, and where they are.
 //!
 //! A problem that only follows from another is noise at three in the morning, so the steps of
-//! loading share [`Findings`], which remembers what has been complained about already.
+//! loading share `Findings`, which remembers what has been complained about already.
 //!
 //! In: what a step found. Out: a list in reading order. Never: decides what is wrong.
 

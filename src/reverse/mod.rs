@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One task per client connection drives everything that belongs to it, upstream included. Each
-//! request ends in exactly one [`record::Record`], which is the log line and the counters.
+//! request ends in exactly one `Record`, which is the log line and the counters.
 
 pub mod accept;
 mod acquire;
