@@ -21,7 +21,7 @@ export function authority(dir, name = 'ca') {
     '-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign,cRLSign', '-out', crt);
 
   /** A leaf for `names` (host names and addresses): paths, texts and the key's pin as in RFC 7469. */
-  function issue(file, names, { kind = 'ecdsa', client = false, bits = {} } = {}) {
+  function issue(file, names, { kind = 'ecdsa', client = false, expired = false, bits = {} } = {}) {
     const paths = { key: join(dir, `${file}.key`), crt: join(dir, `${file}.crt`) };
     const csr = join(dir, `${file}.csr`);
     const ext = join(dir, `${file}.ext`);
@@ -33,7 +33,8 @@ export function authority(dir, name = 'ca') {
       lines.push('subjectAltName=' + names.map((n) => (isAddress(n) ? `IP:${n}` : `DNS:${n}`)).join(','));
     }
     writeFileSync(ext, lines.join('\n') + '\n');
-    openssl('x509', '-req', '-in', csr, '-CA', crt, '-CAkey', key, '-days', String(bits.days ?? 20),
+    if (expired) past(csr, ext, paths.crt);
+    else openssl('x509', '-req', '-in', csr, '-CA', crt, '-CAkey', key, '-days', String(bits.days ?? 20),
       '-set_serial', `0x${Date.now().toString(16)}${Math.floor(Math.random() * 0xffffff).toString(16)}`,
       '-extfile', ext, '-out', paths.crt);
     const spki = execFileSync('sh', ['-c',
@@ -43,6 +44,16 @@ export function authority(dir, name = 'ca') {
       keyText: readFileSync(paths.key), crtText: readFileSync(paths.crt),
       pin: `sha256/${spki.toString().trim()}`,
     };
+  }
+
+  /** Signs what has ended long ago: `openssl x509` takes no dates, `openssl ca` does. */
+  function past(csr, ext, out) {
+    const config = join(dir, `${name}-past.cnf`);
+    writeFileSync(join(dir, `${name}-past.txt`), '');
+    writeFileSync(config, `[ca]\ndefault_ca = past\n[past]\ndatabase = ${dir}/${name}-past.txt\nnew_certs_dir = ${dir}\n`
+      + 'rand_serial = yes\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n');
+    openssl('ca', '-batch', '-notext', '-config', config, '-in', csr, '-cert', crt, '-keyfile', key,
+      '-startdate', '20200101000000Z', '-enddate', '20200201000000Z', '-extfile', ext, '-out', out);
   }
 
   return { crt, key, text: readFileSync(crt), issue };

@@ -3,11 +3,11 @@
 // carried by nginx instead: what passes there and fails here is the gateway's, not the test's.
 
 import http from 'node:http';
-import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import assert from 'node:assert/strict';
-import { start } from './processes.mjs';
+import { run, start } from './processes.mjs';
 import { startReference } from './reference.mjs';
 import { toToml } from './toml.mjs';
 import { until } from './wait.mjs';
@@ -37,8 +37,19 @@ export async function startGateway(world, config, { readyStatus = 200 } = {}) {
   const directory = join(world.dir, `config-${++number}`);
   mkdirSync(directory);
   const admin = `${world.address}:${adminPort}`;
-  writeFileSync(join(directory, 'gateway.toml'), toToml({ admin: { listen: admin }, ...config }));
+  const text = (written) => toToml({ admin: { listen: admin }, ...written });
+  writeFileSync(join(directory, 'gateway.toml'), text(config));
   const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
+  gateway.directory = directory;
+  /** Replaces the configuration file in one step, so that nobody reads half of it; `listener()` is then of the new one. */
+  gateway.write = (next) => {
+    writeFileSync(join(directory, 'gateway.toml.new'), text(next));
+    renameSync(join(directory, 'gateway.toml.new'), join(directory, 'gateway.toml'));
+    gateway.config = next;
+  };
+  /** `app-gateway reload`, as an operator would. */
+  gateway.reload = () => run(binary(), ['reload', '-c', directory], { within: 20_000 });
+  gateway.check = () => run(binary(), ['check', directory], { within: 20_000 });
   // Kept with E2E_KEEP=1, for reading after a failure.
   gateway.process.ended.then(() => {
     const { stdout, stderr } = gateway.process;
@@ -57,8 +68,20 @@ export async function launch({ args, env = {}, admin, config, cwd, readyStatus =
     access: [],
     get stderr() { return running.stderr; },
     /** Address and port of the n-th listener of a profile. */
-    listener: (profile = 'internet', n = 0) => endpointOf(config.profile[profile].listener[n].listen),
-    admin: (path) => get(`http://${admin}${path}`),
+    listener: (profile = 'internet', n = 0) => endpointOf(gateway.config.profile[profile].listener[n].listen),
+    admin: (path, options) => get(`http://${admin}${path}`, options),
+    /** One number out of the metrics; 0 for a counter that has not counted yet. */
+    metric: async (name) => {
+      const { body } = await gateway.admin('/metrics');
+      const line = body.split('\n').find((l) => l.startsWith(`app_gateway_${name} `));
+      return Number(line?.split(' ').at(-1) ?? 0);
+    },
+    /** Asks for a reload as the command does, without the time it takes to start a program. */
+    post: async () => {
+      const { status, body } = await gateway.admin('/reload', { method: 'POST', headers: { 'app-gateway-reload': '1' } });
+      return { status, ...(body.startsWith('{') ? JSON.parse(body) : { body }) };
+    },
+    hup: () => running.child.kill('SIGHUP'),
     /** The first access-log line that fits, waited for: lines are written when a request is over. */
     accessLine: (what, fits) => until(() => `the access-log line ${what} in:\n${running.stdout}\n${running.stderr}`,
       () => gateway.access.find(fits)),
@@ -103,11 +126,11 @@ export function endpointOf(listen) {
   return { host: listen.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(listen.slice(colon + 1)) };
 }
 
-function get(url) {
+function get(url, options = {}) {
   return new Promise((done, fail) => {
-    http.get(url, { agent: false }, (answer) => {
+    http.request(url, { agent: false, ...options }, (answer) => {
       let body = '';
       answer.setEncoding('utf8').on('data', (d) => { body += d; }).on('end', () => done({ status: answer.statusCode, body }));
-    }).on('error', fail);
+    }).on('error', fail).end();
   });
 }
