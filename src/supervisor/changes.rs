@@ -2,27 +2,44 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use crate::config::{
-    Action, ClientCertificates, Config, Profile, Serve, Upstream, UpstreamId, Verify,
+    AccessLog, Action, ClientCertificates, Config, Profile, Serve, Upstream, UpstreamId, Verify,
 };
 use crate::generation::Generation;
 
+/// What only a start can set, as it was at the start.
+pub(super) struct Fixed {
+    workers: usize,
+    access_log: AccessLog,
+    admin: Option<SocketAddr>,
+}
+
+impl Fixed {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            workers: config.gateway.workers,
+            access_log: config.gateway.access_log.clone(),
+            admin: config.admin.as_ref().map(|admin| admin.listen),
+        }
+    }
+}
+
 /// One line per difference, in the order listeners, routes, upstreams, certificates, and what a
 /// reload cannot change.
-pub(super) fn between(old: &Generation, new: &Generation) -> Vec<String> {
+pub(super) fn between(started: &Fixed, old: &Generation, new: &Generation) -> Vec<String> {
     let mut lines = Vec::new();
     compare(&mut lines, "listener", &listeners(old), &listeners(new));
     compare(&mut lines, "route", &routes(&old.config), &routes(&new.config));
     compare(&mut lines, "upstream", &upstreams(&old.config), &upstreams(&new.config));
     compare(&mut lines, "profile", &profiles(&old.config), &profiles(&new.config));
     compare(&mut lines, "certificate", &certificates(old), &certificates(new));
-    let (before, after) = (&old.config.gateway, &new.config.gateway);
-    let admin = |config: &Config| config.admin.as_ref().map(|admin| admin.listen);
+    let now = Fixed::of(&new.config);
     let fixed = [
-        ("gateway.workers", before.workers != after.workers),
-        ("gateway.access-log", before.access_log != after.access_log),
-        ("admin.listen", admin(&old.config) != admin(&new.config)),
+        ("gateway.workers", started.workers != now.workers),
+        ("gateway.access-log", started.access_log != now.access_log),
+        ("admin.listen", started.admin != now.admin),
     ];
     let changed = fixed.iter().filter(|(_, changed)| *changed);
     lines.extend(changed.map(|(name, _)| format!("needs restart: {name}")));

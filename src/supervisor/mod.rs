@@ -100,6 +100,7 @@ impl Gateway {
             origin,
             metrics,
             fingerprint: reload::fingerprint(&generation),
+            started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
             listeners: listeners.into_iter().collect(),
             workers: commands,

@@ -47,6 +47,7 @@ pub(super) struct Reloader {
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: HashMap<SocketAddr, Shared>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
+    pub(super) started: changes::Fixed,
     /// Of the generation that serves.
     pub(super) number: u64,
     pub(super) fingerprint: Vec<u8>,
@@ -74,6 +75,7 @@ impl Reloader {
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
             fingerprint: self.fingerprint.clone(),
+            workers: self.workers.len(),
         };
         // Reading and key loading block; health checks go on meanwhile.
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
@@ -104,7 +106,7 @@ impl Reloader {
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Outcome {
         let Prepared { generation, fingerprint, sockets, warnings } = prepared;
-        let changes = changes::between(&self.generation, &generation);
+        let changes = changes::between(&self.started, &self.generation, &generation);
         let added: Vec<_> =
             self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
@@ -160,6 +162,7 @@ struct Attempt {
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
     fingerprint: Vec<u8>,
+    workers: usize,
 }
 
 impl Attempt {
@@ -200,7 +203,7 @@ impl Attempt {
         let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
         let new: Vec<_> = new.collect();
         let ours = |port: u16| !known.iter().any(|address| address.port() == port);
-        bind_sites(generation, &new, self.previous.config.gateway.workers, &ours)
+        bind_sites(generation, &new, self.workers, &ours)
     }
 }
 

@@ -34,14 +34,15 @@ pub(super) struct Conn<T> {
 
 impl<T: Io> Conn<T> {
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
-    pub(super) async fn read_head(
-        &mut self,
-        service: &Service,
-        site: &Site,
-    ) -> Result<Option<Bytes>, Reason> {
+    pub(super) async fn read_head(&mut self, service: &Service) -> Result<Option<Bytes>, Reason> {
+        // Copied: a connection that waits must not keep a configuration alive.
+        let (timeouts, most) = {
+            let site = service.site.load();
+            (site.timeouts.clone(), site.limits.header_size)
+        };
         let mut scanner = HeadScanner::default();
         let mut begun = false;
-        self.alarm.set(site.timeouts.keep_alive);
+        self.alarm.set(timeouts.keep_alive);
         poll_fn(|cx| {
             loop {
                 // RFC 9112 section 2.2: an empty line before the request line is ignored.
@@ -49,10 +50,10 @@ impl<T: Io> Conn<T> {
                     self.input.advance(2);
                 }
                 if !self.input.is_empty() && !std::mem::replace(&mut begun, true) {
-                    self.alarm.set(site.timeouts.header);
+                    self.alarm.set(timeouts.header);
                 }
                 match scanner.scan(&self.input) {
-                    Scan::Ends(end) if end > site.limits.header_size => {
+                    Scan::Ends(end) if end > most => {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
                     Scan::Ends(end) => {
@@ -63,7 +64,7 @@ impl<T: Io> Conn<T> {
                         return Poll::Ready(Ok(Some(head)));
                     }
                     Scan::BareLf => return Poll::Ready(Err(Reason::BareLf)),
-                    Scan::Partial if self.input.len() > site.limits.header_size => {
+                    Scan::Partial if self.input.len() > most => {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
                     Scan::Partial => {}

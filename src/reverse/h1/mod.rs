@@ -63,8 +63,10 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
         local: Rc::clone(&worker.local),
     };
     loop {
+        let head = conn.read_head(service).await;
+        // What is in force now decides, not what was when the client began to think.
         let site = service.site.load_full();
-        let head = match conn.read_head(service, &site).await {
+        let head = match head {
             Ok(Some(head)) => RequestHead::parse(&head, site.limits.header_count),
             Ok(None) => break,
             Err(reason) => Err(reason),
