@@ -590,6 +590,44 @@ describe('connections that stay', { skip }, () => {
     }
   });
 
+  test('connections that were made under another trust are not used again', async (t) => {
+    const gateway = await open(t, [], { gateway: { workers: 1 } });
+    for (let i = 0; i < 3; i++) assert.equal((await gateway.ask('/steady/who')).status, 200);
+    const { 'ca-file': _, ...unverified } = upstreams.a;
+    await gateway.apply({ ...gateway.config, upstream: { ...upstreams, a: { ...unverified, pin: [world.certs.gateway.pin] } } });
+    assert.equal((await gateway.ask('/steady/who')).status, 502);
+    await gateway.apply({ ...gateway.config, upstream: { ...upstreams, a: { ...unverified, pin: [world.certs.upstream.pin] } } });
+    assert.equal((await gateway.ask('/steady/who')).status, 200);
+  });
+
+  test('an authority that is added to the ones an upstream is verified by cuts nobody', async (t) => {
+    const bundle = join(world.dir, 'bundle.crt');
+    writeFileSync(bundle, world.ca.text);
+    const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }]);
+    await gateway.apply({ ...gateway.config, upstream: { ...upstreams, echo: { ...upstreams.echo, 'ca-file': bundle } } });
+    const socket = await webSocket(gateway, '/ws/');
+    // Any certificate will do as a second one.
+    writeFileSync(bundle, Buffer.concat([world.ca.text, world.certs.gateway.crtText]));
+    const number = await gateway.generation();
+    gateway.hup();
+    await until('the reload', async () => (await gateway.generation()) === number + 1);
+    const again = await webSocket(gateway, '/ws/');
+    await again.echo('there');
+    await socket.echo('still');
+  });
+
+  test('connections are counted across reloads', async (t) => {
+    const gateway = await open(t, [], { limits: { 'connections-per-client': 20 } });
+    const peers = await Promise.all(Array.from({ length: 10 }, () => gateway.dial()));
+    for (const peer of peers) assert.equal((await asked(peer, '/steady/who')).status, 200);
+    await gateway.apply(profiled(gateway.config, { limits: { 'connections-per-client': 5 } }));
+    for (const peer of peers) assert.equal((await asked(peer, '/steady/who')).status, 200, 'who is there stays');
+    await assert.rejects(gateway.dial(), 'ten are there, five are the limit');
+    for (const peer of peers.slice(0, 6)) peer.close();
+    await until('room again', async () => (await gateway.ask('/steady/who').catch(() => ({}))).status === 200);
+    for (const peer of peers.slice(6)) assert.equal((await asked(peer, '/steady/who')).status, 200);
+  });
+
   test('a request is decided by what is in force when its head is complete', async (t) => {
     const gateway = await open(t, [{ path: '/flip/', upstream: 'a' }]);
     const [late, running] = [await gateway.dial(), await gateway.dial()];
