@@ -27,7 +27,7 @@ const held = [];
 
 before(async () => {
   if (isReference) return;
-  world = await openWorld('reload');
+  world = await openWorld('reload', { names: ['other.test'] });
   const routes = (name) => ({
     '/who': (_req, res) => res.end(name),
     '/half': (_req, res) => { res.writeHead(200, { 'content-length': '10' }); res.write('first'); held.push(res); },
@@ -180,6 +180,22 @@ describe('what asks for a reload', { skip }, () => {
       assert.ok(age > -2 && age < 30, `the last reload was ${age} s ago`);
     });
   }
+
+  test('the first request on a kept connection is decided anew: HTTP/1.1', async (t) => {
+    const gateway = await open(t, [{ path: '/old/', upstream: 'a' }]);
+    const peer = await gateway.dial();
+    assert.equal((await asked(peer, '/old/who')).status, 200);
+    await gateway.apply(routed(gateway.config, [{ path: '/old/', deny: true }]));
+    assert.equal((await asked(peer, '/old/who')).status, 403);
+  });
+
+  test('the first request on a kept connection is decided anew: HTTP/2', async (t) => {
+    const gateway = await open(t, [{ path: '/old/', upstream: 'a' }]);
+    const session = await gateway.dial2();
+    assert.equal((await ask2(session, '/old/who')).status, 200);
+    await gateway.apply(routed(gateway.config, [{ path: '/old/', deny: true }]));
+    assert.equal((await ask2(session, '/old/who')).status, 403);
+  });
 
   test('unchanged content is unchanged, and no new generation', async (t) => {
     const gateway = await open(t);
@@ -446,6 +462,32 @@ describe('listeners', { skip }, () => {
     assert.equal((await gateway.ask('/steady/who')).status, 200);
   });
 
+  test('one that is removed serves whom it took: a connection is refused, or answered', async (t) => {
+    const gateway = await open(t);
+    const [kept] = gateway.config.profile.internet.listener;
+    const listener = await freeListener();
+    const seen = { refused: 0, answered: 0, cut: [] };
+    for (let round = 0; round < 8; round++) {
+      await gateway.apply(listening(gateway.config, kept, listener));
+      let removed = false;
+      const before = seen.answered;
+      const wave = Promise.all(Array.from({ length: 8 }, async () => {
+        for (let last = false; !last;) {
+          last = removed;
+          await ask(world, at(listener), '/steady/who').then(
+            () => { seen.answered += 1; },
+            (error) => { if (error.code === 'ECONNREFUSED') seen.refused += 1; else seen.cut.push(error.message); },
+          );
+        }
+      }));
+      await until('the wave to run', () => seen.answered > before + 8);
+      await gateway.apply(listening(gateway.config, kept));
+      removed = true;
+      await wave;
+    }
+    assert.deepEqual(seen.cut, [], JSON.stringify(seen));
+  });
+
   test('one that is moved answers where it is now, and only there', async (t) => {
     const gateway = await open(t);
     const [before] = gateway.config.profile.internet.listener;
@@ -535,7 +577,6 @@ describe('connections that stay', { skip }, () => {
     assert.ok(sessions.every((session) => !session.closed && !session.destroyed));
     assert.deepEqual(clients.map((client) => [client.lost, client.id]), clients.map((client) => [undefined, client.id0]));
     assert.deepEqual(gateway.access.filter((l) => l.event === 'tunnel'), [], 'no WebSocket has ended');
-    // The same connections to the upstreams, too: pools are not thrown away.
     assert.equal((await gateway.results()).applied, 20);
   });
 
@@ -547,6 +588,44 @@ describe('connections that stay', { skip }, () => {
       await gateway.apply(routed(gateway.config, [{ path: `/new-${i}/`, upstream: 'b' }]));
       assert.equal(await connection(), first);
     }
+  });
+
+  test('connections that were made under another trust are not used again', async (t) => {
+    const gateway = await open(t, [], { gateway: { workers: 1 } });
+    for (let i = 0; i < 3; i++) assert.equal((await gateway.ask('/steady/who')).status, 200);
+    const { 'ca-file': _, ...unverified } = upstreams.a;
+    await gateway.apply({ ...gateway.config, upstream: { ...upstreams, a: { ...unverified, pin: [world.certs.gateway.pin] } } });
+    assert.equal((await gateway.ask('/steady/who')).status, 502);
+    await gateway.apply({ ...gateway.config, upstream: { ...upstreams, a: { ...unverified, pin: [world.certs.upstream.pin] } } });
+    assert.equal((await gateway.ask('/steady/who')).status, 200);
+  });
+
+  test('an authority that is added to the ones an upstream is verified by cuts nobody', async (t) => {
+    const bundle = join(world.dir, 'bundle.crt');
+    writeFileSync(bundle, world.ca.text);
+    const gateway = await open(t, [{ path: '/ws/', upstream: 'echo' }]);
+    await gateway.apply({ ...gateway.config, upstream: { ...upstreams, echo: { ...upstreams.echo, 'ca-file': bundle } } });
+    const socket = await webSocket(gateway, '/ws/');
+    // Any certificate will do as a second one.
+    writeFileSync(bundle, Buffer.concat([world.ca.text, world.certs.gateway.crtText]));
+    const number = await gateway.generation();
+    gateway.hup();
+    await until('the reload', async () => (await gateway.generation()) === number + 1);
+    const again = await webSocket(gateway, '/ws/');
+    await again.echo('there');
+    await socket.echo('still');
+  });
+
+  test('connections are counted across reloads', async (t) => {
+    const gateway = await open(t, [], { limits: { 'connections-per-client': 20 } });
+    const peers = await Promise.all(Array.from({ length: 10 }, () => gateway.dial()));
+    for (const peer of peers) assert.equal((await asked(peer, '/steady/who')).status, 200);
+    await gateway.apply(profiled(gateway.config, { limits: { 'connections-per-client': 5 } }));
+    for (const peer of peers) assert.equal((await asked(peer, '/steady/who')).status, 200, 'who is there stays');
+    await assert.rejects(gateway.dial(), 'ten are there, five are the limit');
+    for (const peer of peers.slice(0, 6)) peer.close();
+    await until('room again', async () => (await gateway.ask('/steady/who').catch(() => ({}))).status === 200);
+    for (const peer of peers.slice(6)) assert.equal((await asked(peer, '/steady/who')).status, 200);
   });
 
   test('a request is decided by what is in force when its head is complete', async (t) => {
@@ -666,6 +745,7 @@ describe('under load', { skip }, () => {
     const webSockets = await Promise.all(Array.from({ length: 10 }, () => webSocket(gateway, '/ws/')));
     const leavers = await Promise.all(Array.from({ length: 3 }, () => webSocket(gateway, '/leaving/')));
     for (const socket of webSockets) running.push(repeat('a WebSocket', async () => { await socket.echo('there'); await tick(20); }));
+    const uploaded = [];
     const uploads = Array.from({ length: 5 }, () => ask(world, listener, '/flip/digest', {
       method: 'POST', within: 60_000,
       body: async (request) => {
@@ -676,8 +756,7 @@ describe('under load', { skip }, () => {
           sent += 2048;
           await tick(50);
         }
-        request.sent = sent;
-        request.setHeader; // chunked: the length is known only now
+        uploaded.push(sent);
         request.end();
       },
     }));
@@ -706,9 +785,12 @@ describe('under load', { skip }, () => {
     assert.deepEqual(load.failed, [], `of ${load.done} in ${Date.now() - began} ms`);
     assert.deepEqual(ended.filter((one) => one.status === 'rejected').map((one) => one.reason.message), []);
     assert.ok(ended.every((one) => one.value.status === 200));
-    for (const { value } of ended.slice(0, 5)) assert.ok(JSON.parse(value.body).length > 10 * 2048, 'a slow upload was slow');
-    const got = ended.slice(5).map(({ value }) => value.body.length).sort((x, y) => x - y);
-    assert.deepEqual(got, drips.sent.slice(-5).sort((x, y) => x - y), 'slow downloads are whole');
+    const sorted = (numbers) => numbers.sort((x, y) => x - y);
+    const taken = ended.slice(0, 5).map(({ value }) => JSON.parse(value.body).length);
+    assert.deepEqual(sorted(taken), sorted(uploaded), 'slow uploads are whole');
+    assert.ok(uploaded.every((sent) => sent > 10 * 2048), 'and were slow');
+    const got = ended.slice(5).map(({ value }) => value.body.length);
+    assert.deepEqual(sorted(got), sorted(drips.sent), 'slow downloads are whole');
     assert.equal(sockets.size, 4, 'kept connections were kept');
     assert.deepEqual(webSockets.filter(isClosed).length, 0);
     await until('the lines of those that had to go', () => gateway.access.filter((l) => l.event === 'tunnel').length === 3);
