@@ -149,8 +149,9 @@ impl Record {
         };
         let Ok(Decision::Route(route)) = site.decide_asked(&asked) else { return false };
         let Action::Proxy { upstream: now, .. } = &route.action else { return false };
-        let known = self.endpoint.as_ref().map(|endpoint| endpoint.identity);
-        now.name == upstream.name && now.endpoints.iter().any(|e| Some(e.identity) == known)
+        // By address: a further CA to verify an endpoint by does not make it another endpoint.
+        let known = self.endpoint.as_ref().map(|endpoint| endpoint.label.as_str());
+        now.name == upstream.name && now.endpoints.iter().any(|e| Some(e.label.as_str()) == known)
     }
 
     /// Notes how a tunnel ended.
