@@ -195,7 +195,7 @@ pub struct Profile {
 pub enum UnknownSni {
     /// The default certificate; the client decides whether it likes it.
     Default,
-    /// The alert `unrecognized_name` (RFC 6066 section 3), and no certificate.
+    /// An alert (`access_denied`), and no certificate.
     Refuse,
 }
 

@@ -200,7 +200,17 @@ impl Site {
         }
         let route = match found {
             Match::Rule(index) => routes.get(index).ok_or_else(|| Refusal::of(Reason::Internal))?,
-            Match::Slash => return Ok(Decision::AddSlash),
+            Match::Slash => {
+                // What is denied below is denied here, and not by way of a redirect.
+                let below = [&*decoded, b"/"].concat();
+                let Match::Rule(index) = table.find(&below, asked.method) else {
+                    return Ok(Decision::AddSlash);
+                };
+                match routes.get(index) {
+                    Some(route) if matches!(route.action, Action::Deny) => route,
+                    _ => return Ok(Decision::AddSlash),
+                }
+            }
             Match::Nothing => return Err(Refusal::of(Reason::NoRoute)),
             Match::Method(allow) => {
                 return Err(Refusal {

@@ -8,7 +8,9 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, RootCertStore, ServerConfig, SignatureAlgorithm};
+use rustls::{
+    CipherSuite, NamedGroup, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
+};
 use rustls_pki_types::CertificateDer;
 
 use super::Identity;
@@ -119,12 +121,28 @@ impl ResolvesServerCert for Resolver {
         };
         let pairs = self.identities.get(index)?;
         let usable = |pair: &&Arc<CertifiedKey>| {
-            pair.key.choose_scheme(hello.signature_schemes()).is_some()
-                && suits(pair.key.algorithm(), hello.cipher_suites())
+            pair.key.choose_scheme(hello.signature_schemes()).is_some_and(|signer| {
+                suits(pair.key.algorithm(), hello.cipher_suites())
+                    && curve_offered(signer.scheme(), &hello)
+            })
         };
         // None usable: the handshake fails either way, and fails clearest on the first.
         pairs.iter().find(usable).or_else(|| pairs.first()).cloned()
     }
+}
+
+/// Whether a TLS 1.2 client that would verify with this scheme takes the key's curve: there its list
+/// of groups speaks for certificates too (RFC 8422 section 5.1.1). TLS 1.3 tells the two apart.
+fn curve_offered(scheme: SignatureScheme, hello: &ClientHello<'_>) -> bool {
+    let curve = match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => NamedGroup::secp256r1,
+        SignatureScheme::ECDSA_NISTP384_SHA384 => NamedGroup::secp384r1,
+        SignatureScheme::ECDSA_NISTP521_SHA512 => NamedGroup::secp521r1,
+        _ => return true,
+    };
+    let modern = |suite: &CipherSuite| suite.as_str().unwrap_or_default().starts_with("TLS13_");
+    hello.cipher_suites().iter().any(modern)
+        || hello.named_groups().is_none_or(|groups| groups.contains(&curve))
 }
 
 /// Whether a cipher suite the client offers goes with a key of this kind. In TLS 1.3 all do; in
