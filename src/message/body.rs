@@ -266,14 +266,7 @@ pub fn trailer_fields(text: &[u8]) -> Result<Fields, BadBody> {
     else {
         return Err(BadBody::Trailer);
     };
-    let base = whole.as_ptr().addr();
-    let range =
-        |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
-    let mut fields = Fields::new(whole.clone(), headers.len());
-    for header in headers {
-        fields.push(range(header.name.as_bytes()), range(header.value));
-    }
-    Ok(fields)
+    Ok(Fields::parsed(&whole, headers))
 }
 
 #[cfg(test)]

@@ -116,6 +116,16 @@ impl Fields {
         Self { bytes, list: Vec::with_capacity(capacity) }
     }
 
+    /// The fields httparse found in `bytes`.
+    #[must_use]
+    pub fn parsed(bytes: &Bytes, headers: &[httparse::Header<'_>]) -> Self {
+        let mut fields = Self::new(bytes.clone(), headers.len());
+        for header in headers {
+            fields.push(within(bytes, header.name.as_bytes()), within(bytes, header.value));
+        }
+        fields
+    }
+
     /// Adds the field whose name and value stand at these byte ranges.
     pub fn push(&mut self, name: (usize, usize), value: (usize, usize)) {
         let known = Known::of(self.bytes.get(name.0..name.1).unwrap_or_default());
@@ -168,6 +178,13 @@ impl Fields {
     fn slice(&self, (start, end): (u32, u32)) -> &[u8] {
         self.bytes.get(start as usize..end as usize).unwrap_or_default()
     }
+}
+
+/// Where `part`, a slice of `whole`, stands in it.
+#[must_use]
+pub fn within(whole: &Bytes, part: &[u8]) -> (usize, usize) {
+    let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
+    (start, start.wrapping_add(part.len()))
 }
 
 /// The comma-separated tokens of all values, trimmed, empty ones left out.

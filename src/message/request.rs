@@ -11,7 +11,7 @@ use http::Method;
 use http::request::Parts;
 
 use super::body::Framing;
-use super::field::{Fields, Known, tokens};
+use super::field::{Fields, Known, tokens, within};
 use super::{Reason, host};
 
 /// The most fields a head may have, whatever the configuration says.
@@ -85,17 +85,11 @@ impl RequestHead {
             Err(httparse::Error::Version) => return Err(Reason::BadVersion),
             Ok(httparse::Status::Partial) | Err(_) => return Err(Reason::BadRequest),
         }
-        let base = bytes.as_ptr().addr();
-        let range =
-            |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
-        let mut fields = Fields::new(bytes.clone(), parsed.headers.len());
-        for header in parsed.headers.iter() {
-            fields.push(range(header.name.as_bytes()), range(header.value));
-        }
+        let fields = Fields::parsed(bytes, parsed.headers);
         let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
         let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
             .map_err(|_| Reason::BadRequest)?;
-        let (start, end) = range(parsed.path.unwrap_or_default().as_bytes());
+        let (start, end) = within(bytes, parsed.path.unwrap_or_default().as_bytes());
         let (target, authority) = split_target(&method, bytes.slice(start..end))?;
         let host = agreed_host(version, &fields, authority)?;
         let framing = framing(version, &fields)?;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Reason;
 use super::body::Framing;
-use super::field::{Fields, Known, tokens};
+use super::field::{Fields, Known, tokens, within};
 use super::request::{MOST_FIELDS, content_length};
 
 /// The largest head an upstream may send, in bytes.
@@ -48,17 +48,11 @@ impl ResponseHead {
         if !matches!(complete, Ok(httparse::Status::Complete(_))) {
             return Err(Reason::UpstreamBadAnswer);
         }
-        let base = bytes.as_ptr().addr();
-        let range =
-            |part: &[u8]| (part.as_ptr().addr() - base, part.as_ptr().addr() - base + part.len());
-        let mut fields = Fields::new(bytes.clone(), parsed.headers.len());
-        for header in parsed.headers.iter() {
-            fields.push(range(header.name.as_bytes()), range(header.value));
-        }
+        let fields = Fields::parsed(bytes, parsed.headers);
         let status = parsed.code.filter(|code| *code >= 100).ok_or(Reason::UpstreamBadAnswer)?;
         let http11 = parsed.version == Some(1);
         let phrase = parsed.reason.unwrap_or_default().as_bytes();
-        let reason = if phrase.is_empty() { (0, 0) } else { range(phrase) };
+        let reason = if phrase.is_empty() { (0, 0) } else { within(bytes, phrase) };
         let framing = framing(status, http11, &fields)?;
         let bodyless = head_request || status < 200 || status == 204 || status == 304;
         let close = tokens(fields.all(Known::Connection)).any(|t| t.eq_ignore_ascii_case(b"close"));

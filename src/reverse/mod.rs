@@ -28,6 +28,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::addr::ClientAddr;
 use crate::generation::Site;
+use crate::message::forward::Origin;
 use crate::net::admission::Admission;
 use crate::net::{Local, Phase};
 use crate::telemetry::stamp::Stamp;
@@ -95,6 +96,23 @@ struct Facts {
     client: ClientAddr,
     tls: &'static str,
     sni: Option<String>,
+}
+
+impl Facts {
+    /// What an upstream is told about where a request of this connection came from.
+    fn origin<'a>(
+        &self,
+        site: &Site,
+        strip_prefix: Option<&'a str>,
+        id: &'a RequestId,
+    ) -> Origin<'a> {
+        Origin {
+            client: self.client.ip(),
+            trusted: site.trusts(self.client),
+            strip_prefix,
+            request_id: id.as_str(),
+        }
+    }
 }
 
 /// An id for one request, 32 hexadecimal digits or what a trusted proxy sent.

@@ -147,12 +147,7 @@ impl Request<'_> {
             return self.refuse(conn, record, Reason::Internal, None);
         };
         let id = record.id;
-        let origin = Origin {
-            client: self.facts.client.ip(),
-            trusted: self.site.trusts(self.facts.client),
-            strip_prefix: strip_prefix.as_deref(),
-            request_id: id.as_str(),
-        };
+        let origin = self.facts.origin(self.site, strip_prefix.as_deref(), &id);
         let target = Target { route: &route, upstream, counters, origin, first_byte: *first_byte };
         self.proxy(conn, record, &target).await
     }

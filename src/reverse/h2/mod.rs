@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route, Site};
-use crate::message::forward::{Edits, Origin, passed_fields, write_request};
+use crate::message::forward::{Edits, passed_fields, write_request};
 use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io, Phase};
@@ -211,12 +211,7 @@ impl H2Request {
             return Err((Reason::Internal, None));
         };
         let id = record.id;
-        let origin = Origin {
-            client: self.facts.client.ip(),
-            trusted: self.site.trusts(self.facts.client),
-            strip_prefix: strip_prefix.as_deref(),
-            request_id: id.as_str(),
-        };
+        let origin = self.facts.origin(&self.site, strip_prefix.as_deref(), &id);
         let alarm = worker.local.clock.alarm();
         let mut fresh = false;
         record.on_upstream(upstream);
