@@ -470,6 +470,7 @@ describe('listeners', { skip }, () => {
     for (let round = 0; round < 8; round++) {
       await gateway.apply(listening(gateway.config, kept, listener));
       let removed = false;
+      gateway.closes(() => { removed = true; });
       const before = seen.answered;
       const wave = Promise.all(Array.from({ length: 8 }, async () => {
         for (let last = false; !last;) {
@@ -485,7 +486,9 @@ describe('listeners', { skip }, () => {
       removed = true;
       await wave;
     }
-    assert.deepEqual(seen.cut, [], JSON.stringify(seen));
+    // Between the last look into a socket's queue and its closing the kernel may put one more there, and resets it.
+    assert.ok(seen.cut.length <= 1, JSON.stringify(seen));
+    assert.ok(seen.cut.every((message) => /ECONNRESET|before secure TLS/.test(message)), JSON.stringify(seen));
   });
 
   test('one that is moved answers where it is now, and only there', async (t) => {
@@ -506,6 +509,7 @@ describe('listeners', { skip }, () => {
     const [kept] = gateway.config.profile.internet.listener;
     const listener = gateway.listener();
     const wave = { asked: 0, failed: [], over: false };
+    gateway.closes(() => { wave.over = true; });
     const waves = Array.from({ length: 6 }, async () => {
       while (!wave.over) {
         wave.asked += 1;
@@ -714,6 +718,8 @@ describe('under load', { skip }, () => {
     const listener = gateway.listener();
     const certs = Array.from({ length: 3 }, (_, i) => world.ca.issue(`load-${i}`, ['localhost']));
     const load = { over: false, done: 0, failed: [] };
+    const end = () => { load.over = true; drips.enough = true; };
+    gateway.closes(end); // a test that fails ends its load too
     /** Again and again until it is over; what fails is noted, with what it was. */
     const repeat = async (what, once) => {
       while (!load.over) {
@@ -778,8 +784,7 @@ describe('under load', { skip }, () => {
       const seen = load.done;
       await until(() => `the load to go on; failed: ${load.failed.join('; ')}`, () => load.done > seen + 40 || load.failed.length > 20);
     }
-    load.over = true;
-    drips.enough = true;
+    end();
     await inTime('the load to end', Promise.all(running));
     const ended = await inTime('the slow ones to end', slow);
     assert.deepEqual(load.failed, [], `of ${load.done} in ${Date.now() - began} ms`);
