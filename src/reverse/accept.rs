@@ -53,11 +53,22 @@ pub async fn run(service: Rc<Service>, listener: TcpListener) {
             Poll::Pending => alarm.poll(cx).map(|()| None),
         });
         match accepted.await {
-            None => return,
+            None => return take_the_rest(&service, listener),
             Some(Ok((stream, peer))) => admit(&service, stream, ClientAddr(peer)),
             Some(Err(error)) if is_out_of_descriptors(&error) => shed(&service, &listener).await,
             // The client was gone before we came to it.
             Some(Err(_)) => tokio::time::sleep(BREATH).await,
+        }
+    }
+}
+
+/// Takes what waits in the kernel's queue without the poller having told of it yet.
+fn take_the_rest(service: &Rc<Service>, listener: TcpListener) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = taken {
+            admit(service, stream, ClientAddr(peer));
         }
     }
 }
