@@ -30,6 +30,7 @@ use std::path::Path;
 pub use checked::*;
 pub use draw::{draw, to_json};
 pub use expand::Env;
+pub use read::list;
 pub use schema::schema;
 
 pub use problem::Place;

@@ -60,7 +60,13 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files of `dir` that are configuration, sorted: its `*.toml`, without hidden ones and
+/// directories.
+///
+/// # Errors
+///
+/// The system's, if the directory cannot be listed.
+pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

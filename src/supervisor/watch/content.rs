@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::config;
+
 /// Longest part of a file that is read, in bytes; of what is longer, the size is compared as well.
 /// The same as the longest configuration file that is accepted.
 const LONGEST_FILE: u64 = 4 << 20;
@@ -73,20 +75,9 @@ impl Content {
     }
 }
 
-/// The files that are configuration, sorted: as `config` lists them.
+/// The files that are configuration, as many as are looked at.
 fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let visible = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
-        if visible
-            && path.extension().is_some_and(|extension| extension == "toml")
-            && !path.is_dir()
-        {
-            paths.push(path);
-        }
-    }
-    paths.sort();
+    let mut paths = config::list(directory)?;
     paths.truncate(MOST_FILES);
     Ok(paths)
 }
