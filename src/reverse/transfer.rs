@@ -211,6 +211,12 @@ impl UpstreamWait {
     }
 }
 
+/// Whether this failure is one to send the request again after: a kept connection that the upstream
+/// had closed, with not one byte of an answer seen.
+pub(super) fn is_stale(failure: Failure, exchange: &Exchange) -> bool {
+    failure.silent && failure.reason == Reason::UpstreamClosed && exchange.is_reused()
+}
+
 /// Whether a request may be sent again when a kept connection proves closed before any answer.
 ///
 /// Only if doing it twice is the same as doing it once (RFC 9110 section 9.2.2), there is no body

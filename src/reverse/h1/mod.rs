@@ -29,7 +29,7 @@ use super::acquire::{Acquired, acquire};
 use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
-use super::transfer::{Client as _, NoAnswer, Upload, await_head, is_switch, may_repeat};
+use super::transfer::{Client as _, NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use super::{Facts, Service, Worker, tunnel};
 use conn::Conn;
 use download::{Answer, Download};
@@ -198,7 +198,9 @@ impl Request<'_> {
                 }
                 Ok(head) => head,
                 Err(NoAnswer::Upstream(failure))
-                    if !fresh && self.may_repeat(failure, &exchange, target.route) =>
+                    if !fresh
+                        && is_stale(failure, &exchange)
+                        && may_repeat(&self.head, target.route.retry) =>
                 {
                     fresh = true;
                     continue;
@@ -219,13 +221,6 @@ impl Request<'_> {
             }
             return next;
         }
-    }
-
-    fn may_repeat(&self, failure: Failure, exchange: &Exchange, route: &Route) -> bool {
-        failure.silent
-            && failure.reason == Reason::UpstreamClosed
-            && exchange.is_reused()
-            && may_repeat(&self.head, route.retry)
     }
 
     /// Gets a connection, unless the client goes first.

@@ -35,7 +35,7 @@ use super::accept::Admitted;
 use super::acquire::acquire;
 use super::record::Record;
 use super::reply::Reply;
-use super::transfer::{NoAnswer, Upload, await_head, is_switch, may_repeat};
+use super::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use super::{Facts, Service, tunnel};
 use body::{AnswerBody, Relay, Sender};
 use streams::{Spawner, Stall, Streams, Watched};
@@ -246,10 +246,8 @@ impl H2Request {
                     });
                 }
                 Err(NoAnswer::Upstream(failure))
-                    if failure.silent
-                        && failure.reason == Reason::UpstreamClosed
-                        && exchange.is_reused()
-                        && !fresh
+                    if !fresh
+                        && is_stale(failure, &exchange)
                         && may_repeat(asked.head, asked.route.retry) =>
                 {
                     fresh = true;
