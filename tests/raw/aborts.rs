@@ -84,7 +84,7 @@ fn an_upload_that_breaks_off_stays_unfinished() {
             let since = Instant::now();
             how(client);
             feels(&mut upstream, since);
-            assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None, "{framing}");
+            assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None, "{framing}");
             assert!(upstream.input.len() < 9, "{framing}");
         }
     }
@@ -104,7 +104,7 @@ fn an_upload_cancelled_over_http_2_stays_unfinished() {
         let since = Instant::now();
         client.cancel(stream);
         feels(&mut upstream, since);
-        assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None);
+        assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);
     }
     world.ends_with(&["request POST 499 client_gone"; 2]);
 }

@@ -102,7 +102,7 @@ fn a_chunked_body_larger_than_allowed_is_never_completed() {
     assert_eq!(client.end(), End::Clean);
     let mut upstream = world.accept();
     upstream.end();
-    assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None);
+    assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);
     assert_eq!(find(&upstream.input, b"second"), None);
     world.ends_with(&["request POST 413 body_too_large"]);
 }

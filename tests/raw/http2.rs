@@ -96,7 +96,7 @@ fn a_body_that_stops() {
     let mut upstream = world.accept();
     assert!(matches!(client.outcome(stream), Outcome::Answer(408, _)));
     upstream.end();
-    assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None);
+    assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);
     world.ends_with(&["request POST 408 body_too_slow"]);
 }
 

@@ -120,7 +120,7 @@ fn a_body_that_stops() {
     client.refused(408, "body_too_slow");
     is_about(start.elapsed(), 1);
     upstream.end();
-    assert_eq!(find(&upstream.input, b"0\r\n\r\n"), None);
+    assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);
     world.ends_with(&["request POST 408 body_too_slow"]);
 }
 
@@ -306,7 +306,8 @@ fn an_answer_that_stops() {
     let start = Instant::now();
     assert_eq!(client.end(), End::Cut);
     assert!(start.elapsed() < Duration::from_secs(3));
-    assert_eq!(find(&client.input, b"0\r\n\r\n"), None);
+    // With the line end before it: a request id that ends in 0 ends the head in the same bytes.
+    assert_eq!(find(&client.input, b"\r\n0\r\n\r\n"), None);
     upstream.end();
     world.ends_with(&["request GET 200 upstream_stalled"]);
 }
