@@ -77,6 +77,12 @@ pub fn display_duration(duration: Duration) -> String {
     if millis == 0 { "0s".to_owned() } else { display(millis, &TIME) }
 }
 
+/// Writes a time, in seconds since 1970, as RFC 3339 does: `2026-11-23T03:02:32Z`.
+#[must_use]
+pub fn display_timestamp(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
 /// Writes a number of bytes the way [`parse_size`] reads it, in the largest unit that is exact.
 #[must_use]
 pub fn display_size(bytes: u64) -> String {

@@ -18,7 +18,7 @@ use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
 use super::site::{Action, Route, Served, Site};
-use super::{Generation, Shown, identities};
+use super::{Edition, Generation, Shown, edition, identities};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -52,7 +52,15 @@ pub fn compile(
         .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
         .collect();
     let mut sites = Vec::new();
-    let compiler = Compiler { loaded: &loaded, upstreams: &upstreams, provider, metrics, previous };
+    let edition = Arc::<Edition>::default();
+    let compiler = Compiler {
+        loaded: &loaded,
+        upstreams: &upstreams,
+        provider,
+        metrics,
+        previous,
+        edition: &edition,
+    };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
             for listener in &profile.listeners {
@@ -61,15 +69,10 @@ pub fn compile(
         }
     }
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
-        let one = |(index, pair): (usize, &Identity)| {
-            let mut hasher = DefaultHasher::new();
-            pair.key.cert.first().map(|leaf| leaf.as_ref().to_vec()).hash(&mut hasher);
-            Shown {
-                name: certificate.name.clone(),
-                pair: index,
-                not_after: pair.not_after,
-                print: hasher.finish(),
-            }
+        let one = |(index, pair): (usize, &Identity)| Shown {
+            name: certificate.name.clone(),
+            pair: index,
+            not_after: pair.not_after,
         };
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
@@ -77,10 +80,10 @@ pub fn compile(
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
-    Ok(Compiled {
-        generation: Generation { config, sites, upstreams, certificates },
-        warnings: problems,
-    })
+    let contents = edition::Contents::new();
+    let mut generation = Generation { config, sites, upstreams, contents, edition, certificates };
+    generation.contents = edition::read(generation.files());
+    Ok(Compiled { generation, warnings: problems })
 }
 
 fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
@@ -200,6 +203,7 @@ struct Compiler<'a> {
     provider: &'a Arc<CryptoProvider>,
     metrics: &'a Metrics,
     previous: Option<&'a Generation>,
+    edition: &'a Arc<Edition>,
 }
 
 impl Compiler<'_> {
@@ -235,6 +239,7 @@ impl Compiler<'_> {
             timeouts: profile.timeouts.clone(),
             tls,
             admits,
+            edition: Arc::clone(self.edition),
         })
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -11,10 +12,12 @@ use rustls::ServerConfig;
 use crate::addr::{ClientAddr, HostPattern};
 use crate::config::{Limits, Place, Timeouts};
 use crate::message::forward::Edits;
-use crate::message::{Framing, Reason, RequestHead, path};
+use crate::message::{Framing, Reason, RequestHead, host, path};
 use crate::route::{Match, Table};
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
-use crate::upstream::Upstream;
+use crate::upstream::{Endpoint, Upstream};
+
+use super::Edition;
 
 /// One listener, compiled.
 pub struct Site {
@@ -43,6 +46,8 @@ pub struct Site {
     pub admits: u64,
     /// Counters.
     pub metrics: ListenerMetrics,
+    /// The name of its generation.
+    pub edition: Arc<Edition>,
 }
 
 /// What a listener serves.
@@ -120,6 +125,23 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// It is to become a WebSocket.
     pub upgrade: bool,
+}
+
+/// A tunnel, as a configuration judges it.
+#[derive(Clone)]
+pub struct Carried {
+    /// What its listener served when it was opened.
+    pub site: Arc<Site>,
+    /// The route that took it.
+    pub route: Option<Arc<Route>>,
+    /// The host that was asked for, port included.
+    pub host: Bytes,
+    /// The path that was asked for, query included.
+    pub target: Bytes,
+    /// The upstream it goes to.
+    pub upstream: Arc<Upstream>,
+    /// The endpoint it goes to.
+    pub endpoint: Option<Arc<Endpoint>>,
 }
 
 /// What is to be done with a request.
@@ -228,6 +250,23 @@ impl Site {
         Ok(Decision::Route(Arc::clone(route)))
     }
 
+    /// Whether what became a tunnel would be passed on to the same endpoint today.
+    #[must_use]
+    pub fn still_carries(&self, tunnel: &Carried) -> bool {
+        let asked = Asked {
+            host: host::parse(&tunnel.host).map_or("", |h| h.host),
+            target: &tunnel.target,
+            method: &Method::GET,
+            upgrade: true,
+        };
+        let Ok(Decision::Route(route)) = self.decide_asked(&asked) else { return false };
+        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
+        // By address: a further CA to verify an endpoint by does not make it another endpoint.
+        let known = tunnel.endpoint.as_ref().map(|endpoint| endpoint.label.as_str());
+        now.name == tunnel.upstream.name
+            && now.endpoints.iter().any(|e| Some(e.label.as_str()) == known)
+    }
+
     /// The same listener serving nothing, for what is left of it once its profile is gone.
     #[must_use]
     pub fn emptied(&self) -> Self {
@@ -242,6 +281,7 @@ impl Site {
             timeouts: self.timeouts.clone(),
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
+            edition: Arc::clone(&self.edition),
             ..*self
         }
     }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::generation::site::{self, Action};
-use crate::generation::{Decision, Route, Site};
-use crate::message::{Known, Reason, RequestHead, Version, host, query};
+use crate::generation::site::Carried;
+use crate::generation::{Route, Site};
+use crate::message::{Known, Reason, RequestHead, Version, path, query};
 use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
+use crate::telemetry::recent::Request;
 use crate::upstream::{Endpoint, Upstream};
 
 use super::{Facts, RequestId, Worker};
@@ -39,6 +40,8 @@ pub(super) struct Record {
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
     tunnel: Option<&'static str>,
+    /// Its number among the worker's tunnels.
+    listed: Option<u64>,
 }
 
 struct Asked {
@@ -61,6 +64,13 @@ impl Record {
             if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
+        worker.recent.add(&Request {
+            listener: site.address,
+            method: &head.method,
+            upgrade: head.upgrade,
+            host: head.host_name(),
+            path: path::raw(&head.target),
+        });
         record.request = Some(Asked {
             version: head.version,
             method: head.method.clone(),
@@ -93,6 +103,7 @@ impl Record {
             response_bytes: 0,
             first_byte: None,
             tunnel: None,
+            listed: None,
         }
     }
 
@@ -135,23 +146,25 @@ impl Record {
             route.metrics.websockets_active.inc();
             route.metrics.websockets_opened.inc();
         }
+        self.listed = self.carried().map(|tunnel| self.worker.tunnels.add(tunnel));
         self
     }
 
     /// Whether what became a tunnel would be passed on to the same endpoint today.
     pub(super) fn is_still_allowed(&self, site: &Site) -> bool {
-        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return true };
-        let asked = site::Asked {
-            host: host::parse(&asked.host).map_or("", |h| h.host),
-            target: &asked.target,
-            method: &http::Method::GET,
-            upgrade: true,
-        };
-        let Ok(Decision::Route(route)) = site.decide_asked(&asked) else { return false };
-        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
-        // By address: a further CA to verify an endpoint by does not make it another endpoint.
-        let known = self.endpoint.as_ref().map(|endpoint| endpoint.label.as_str());
-        now.name == upstream.name && now.endpoints.iter().any(|e| Some(e.label.as_str()) == known)
+        self.carried().is_none_or(|tunnel| site.still_carries(&tunnel))
+    }
+
+    fn carried(&self) -> Option<Carried> {
+        let asked = self.request.as_ref()?;
+        Some(Carried {
+            site: Arc::clone(&self.site),
+            route: self.route.clone(),
+            host: asked.host.clone(),
+            target: asked.target.clone(),
+            upstream: Arc::clone(self.upstream.as_ref()?),
+            endpoint: self.endpoint.clone(),
+        })
     }
 
     /// Notes how a tunnel ended.
@@ -221,6 +234,8 @@ impl Record {
             }
         }
         self.write_served(out);
+        number(out, "generation", self.site.edition.number());
+        text(out, "config", self.site.edition.hash().as_bytes());
         text(out, "tls", self.facts.tls.as_bytes());
         if let Some(sni) = &self.facts.sni {
             text(out, "sni", sni.as_bytes());
@@ -275,6 +290,9 @@ impl Drop for Record {
             && self.worker.local.phase() == Phase::Cutting
         {
             self.reason = Some(Reason::Draining);
+        }
+        if let Some(number) = self.listed {
+            self.worker.tunnels.remove(number);
         }
         self.count();
         self.worker.lines.add(|out| self.write(out));

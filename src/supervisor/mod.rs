@@ -9,11 +9,14 @@
 //! In: a compiled configuration. Out: when it has ended, and how.
 
 mod changes;
+mod plan;
 mod reload;
 pub mod start;
 pub mod watch;
 mod worker;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -22,9 +25,12 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::admin::{self, Health, Outcome};
+use crate::admin::report::Outcome;
+use crate::admin::socket::{self, Socket};
+use crate::admin::{self, Ask, Desk, Health};
 use crate::generation::Generation;
 use crate::net::Phase;
+use crate::telemetry::access_log::Reopener;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::resolve;
 
@@ -45,6 +51,7 @@ pub struct Gateway {
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
+    socket: Option<Socket>,
     ended: mpsc::UnboundedReceiver<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -73,10 +80,13 @@ impl Gateway {
         (origin, watch): (Origin, Watch),
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
+        let wish = &generation.config.socket;
+        let socket = socket::open(wish, &origin.directory).map_err(StartError::Socket)?;
         let health = Arc::<Health>::default();
         let (ending, ended) = mpsc::unbounded_channel();
         let listeners: Vec<_> =
             generation.sites.iter().map(|site| (site.address, Shared::new(site))).collect();
+        let count = bound.workers.len().max(1);
         let (mut workers, mut commands) = (Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -86,27 +96,34 @@ impl Gateway {
                 sockets: sockets.into_iter().zip(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
+                recent: generation.config.gateway.recent_requests.div_ceil(count),
                 commands: receiver,
                 ending: ending.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.push(thread.spawn(move || worker::run(seed)).map_err(StartError::Thread)?);
         }
+        let hash = generation.hash();
         generation.tell(&metrics);
-        metrics.generation.set(1);
+        metrics.serves(1, &hash);
         metrics.loaded();
+        generation.edition.name(1, hash);
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {
-            origin,
             metrics,
-            fingerprint: reload::fingerprint(&generation),
             started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
             listeners: listeners.into_iter().collect(),
             workers: commands,
             number: 1,
+            trial: None,
+            previous: None,
+            status: Rc::new(RefCell::new(start::first_status(&origin.directory))),
+            origin,
         };
-        Ok(Self { reloader, watch, health, access_log, admin: bound.admin, ended, workers })
+        reloader.remember_start();
+        let admin = bound.admin;
+        Ok(Self { reloader, watch, health, access_log, admin, socket, ended, workers })
     }
 
     /// Serves until told to end by a signal.
@@ -135,12 +152,7 @@ impl Gateway {
 
     async fn control(&mut self) -> std::io::Result<End> {
         let mut signals = Signals::new()?;
-        let (reloads, mut asked) = mpsc::unbounded_channel();
-        if let Some(listener) = self.admin.take() {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let (metrics, health) = (Arc::clone(&self.reloader.metrics), Arc::clone(&self.health));
-            tokio::task::spawn_local(admin::serve(listener, metrics, health, reloads.clone()));
-        }
+        let mut asked = self.open_desk()?;
         self.watch.also(self.reloader.generation.files());
         let mut names = tokio::time::interval(resolve::REFRESH);
         names.tick().await;
@@ -152,15 +164,15 @@ impl Gateway {
                     Wish::EndWithoutLimit => break None,
                     Wish::Reload => {
                         self.watch.remember().await;
-                        self.reload("HUP").await;
+                        self.reload("HUP", None).await;
                     }
                 },
-                Some(reply) = asked.recv() => {
-                    self.watch.remember().await;
-                    // Whoever asked may have gone; the log has the outcome.
-                    let _ = reply.send(self.reload("command").await);
+                Some(ask) = asked.recv() => self.answer(ask).await,
+                // Until it is confirmed or undone, what is on trial is what the files are about.
+                () = self.watch.changed(), if self.reloader.follows_files() => {
+                    self.reload("files", None).await;
                 }
-                () = self.watch.changed() => { self.reload("files").await; }
+                () = self.reloader.overdue() => { self.roll_back().await; }
                 _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
             }
         };
@@ -190,8 +202,72 @@ impl Gateway {
         Ok(End::Cut)
     }
 
-    async fn reload(&mut self, trigger: &str) -> Outcome {
-        let outcome = self.reloader.reload(trigger).await;
+    /// Starts answering on the admin listener and the admin socket. What is passed on comes out of
+    /// the result.
+    fn open_desk(&mut self) -> std::io::Result<mpsc::UnboundedReceiver<Ask>> {
+        let (asks, asked) = mpsc::unbounded_channel();
+        let reopener = self.access_log.reopener();
+        let desk = Rc::new(Desk {
+            metrics: Arc::clone(&self.reloader.metrics),
+            health: Arc::clone(&self.health),
+            status: Rc::clone(&self.reloader.status),
+            asks,
+            reopen: Box::new(move || reopener.reopen()),
+        });
+        if let Some(listener) = self.admin.take() {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::task::spawn_local(admin::serve(listener, Rc::clone(&desk)));
+        }
+        if let Some(socket) = &self.socket {
+            tracing::info!(
+                "commands on this host reach this gateway at {}",
+                socket.path().display()
+            );
+            let listener = tokio::net::UnixListener::from_std(socket.listener()?)?;
+            tokio::task::spawn_local(admin::serve_socket(listener, desk));
+        }
+        tokio::task::spawn_local(reopen_on_signal(self.access_log.reopener())?);
+        Ok(asked)
+    }
+
+    /// Does what was asked for over the admin listener. Whoever asked may have gone; the log has
+    /// what came of it.
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Reload(confirm, reply) => {
+                self.watch.remember().await;
+                let _ = reply.send(self.reload("command", confirm).await);
+            }
+            Ask::Confirm(reply) => {
+                let _ = reply.send(self.reloader.confirm());
+            }
+            Ask::Rollback(reply) => {
+                let _ = reply.send(self.roll_back().await);
+            }
+            Ask::Plan(directory, reply) => {
+                let planning = plan::Planning {
+                    origin: self.reloader.origin.clone(),
+                    directory,
+                    generation: Arc::clone(&self.reloader.generation),
+                    started: self.reloader.started.clone(),
+                    workers: self.reloader.workers.clone(),
+                };
+                tokio::task::spawn_local(async move { reply.send(planning.plan().await) });
+            }
+        }
+    }
+
+    /// Goes back to what was confirmed last. The files that were tried stay known, so that they are
+    /// not tried again until they change.
+    async fn roll_back(&mut self) -> Outcome {
+        let outcome = self.reloader.roll_back().await;
+        refresh_names(Arc::clone(&self.reloader.generation));
+        self.watch.also(self.reloader.generation.files());
+        outcome
+    }
+
+    async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
+        let outcome = self.reloader.reload(trigger, confirm).await;
         self.watch.settle();
         self.watch.also(self.reloader.generation.files());
         outcome
@@ -219,6 +295,19 @@ async fn expired(limit: Option<Duration>) {
     }
 }
 
+/// Opens the access log anew on every USR1, also while draining.
+fn reopen_on_signal(reopener: Reopener) -> std::io::Result<impl Future<Output = ()>> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    Ok(async move {
+        while asked.recv().await.is_some() {
+            match reopener.reopen() {
+                Ok(()) => tracing::info!("USR1: the access log is open anew"),
+                Err(message) => tracing::error!("USR1: {message}"),
+            }
+        }
+    })
+}
+
 /// Looks the names of endpoints up again, on a thread that may block.
 fn refresh_names(generation: Arc<Generation>) {
     tokio::task::spawn_blocking(move || {
@@ -243,7 +332,6 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
-    reopen: Signal,
     upgrade: Signal,
 }
 
@@ -254,7 +342,6 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
             upgrade: signal(SignalKind::user_defined2())?,
         })
     }
@@ -268,9 +355,6 @@ impl Signals {
                 _ = self.quit.recv() => return Wish::EndWithoutLimit,
                 _ = self.hangup.recv() => return Wish::Reload,
                 // Their default action would end the gateway; habits from nginx must not.
-                _ = self.reopen.recv() => {
-                    tracing::warn!("USR1: this version does not reopen its log; use logrotate's copytruncate");
-                }
                 _ = self.upgrade.recv() => {
                     tracing::warn!("USR2: this version does not upgrade itself in place");
                 }

@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::admin::report::Status;
+use crate::admin::socket::SocketError;
 use crate::config;
 use crate::generation::{Generation, Site};
 use crate::net::listen;
 use crate::telemetry::{AccessLog, Metrics};
+use crate::units::display_timestamp;
 use crate::upstream::resolve;
 
 /// Sockets, bound and listening.
@@ -38,6 +42,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The admin socket cannot be had.
+    #[error(transparent)]
+    Socket(SocketError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -113,6 +120,18 @@ pub fn resolve_names(generation: &Generation) {
                 );
             }
         }
+    }
+}
+
+/// How the gateway is before it has done anything.
+pub(super) fn first_status(directory: &Path) -> Status {
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: display_timestamp(jiff::Timestamp::now().as_second()),
+        directory: directory.display().to_string(),
+        ..Status::default()
     }
 }
 
