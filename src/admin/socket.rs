@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::AdminSocket;
+use crate::units::display_hex;
 
 /// Where a service of the system has its sockets.
 const SYSTEM: &str = "/run/app-gateway";
@@ -70,8 +71,7 @@ pub fn usual(directory: &Path) -> Vec<PathBuf> {
         "admin.sock".to_owned()
     } else {
         let hash = digest(&SHA256, directory.as_os_str().as_encoded_bytes());
-        let digits: String =
-            hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let digits = display_hex(hash.as_ref().get(..6).unwrap_or_default());
         format!("admin-{digits}.sock")
     };
     let user =

@@ -16,21 +16,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Has the gateway read its files again; with `confirm`, for this long only.
 pub(super) fn reload(directory: &Path, confirm: Option<String>) -> ExitCode {
-    change(directory, "reload", Question { confirm, ..Question::default() })
+    change(directory, "reload", &Question { confirm, ..Question::default() })
 }
 
 /// Keeps what waits for its confirmation.
 pub(super) fn confirm(directory: &Path) -> ExitCode {
-    change(directory, "confirm", Question::default())
+    change(directory, "confirm", &Question::default())
 }
 
 /// Goes back to what served before.
 pub(super) fn rollback(directory: &Path) -> ExitCode {
-    change(directory, "rollback", Question::default())
+    change(directory, "rollback", &Question::default())
 }
 
-fn change(directory: &Path, verb: &str, question: Question) -> ExitCode {
-    let answer = ask(directory, &format!("POST /{verb}"), &question, PATIENCE);
+fn change(directory: &Path, verb: &str, question: &Question) -> ExitCode {
+    let answer = ask(directory, &format!("POST /{verb}"), question, PATIENCE);
     let outcome = match answer.and_then(|answer| answer.json::<Outcome>()) {
         Ok(outcome) => outcome,
         Err(message) => {

@@ -5,13 +5,13 @@
 //! is for people and covers what is in effect: two gateways that do the same have the same one.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
 use crate::config::Config;
+use crate::units::display_hex;
 
 /// Digits of the hash that are shown: 48 bits tell any two configurations of a site apart.
 const DIGITS: usize = 12;
@@ -90,13 +90,12 @@ pub(super) fn effective(config: &Config, contents: &Contents) -> String {
     // What a list names.
     let mut others: Vec<_> = others.into_values().flatten().collect();
     others.sort_unstable();
-    others.iter().for_each(|content| hash.add(content));
-    let mut out = String::new();
-    for byte in hash.0.finish().as_ref().iter().take(DIGITS / 2) {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{byte:02x}");
+    for content in &others {
+        hash.add(content);
     }
-    out
+    let mut digits = display_hex(hash.0.finish().as_ref());
+    digits.truncate(DIGITS);
+    digits
 }
 
 struct Hash(Context);

@@ -6,7 +6,7 @@ use crate::admin::report::{Change, How, Key, Means, Open};
 use crate::config::outline::{Item, Name, Value};
 use crate::config::{AccessLog, AdminSocket, Config};
 use crate::generation::Generation;
-use crate::units::display_timestamp;
+use crate::units::{display_hex, display_timestamp};
 
 /// Keys shown of one change in a line of the log.
 const KEYS_IN_A_LINE: usize = 3;
@@ -105,7 +105,10 @@ pub(super) fn between<'a>(
             (None, _) => How::Added,
             (_, None) => How::Removed,
             (Some((before, _)), Some(_)) if keys.is_empty() => {
-                *kept.entry(before.kind.clone()).or_default() += 1;
+                // Of `gateway` and the like there is only one, which is not worth counting.
+                if !before.name.is_empty() {
+                    *kept.entry(before.kind.clone()).or_default() += 1;
+                }
                 continue;
             }
             _ => How::Changed,
@@ -258,6 +261,6 @@ fn content(generation: &Generation, value: &Value) -> Option<String> {
     let path = generation.config.outline.file(value)?;
     let content = generation.contents.get(&path)?;
     let Some(hash) = content else { return Some("unreadable".to_owned()) };
-    let digits: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    Some(format!("sha256 {digits}…"))
+    let beginning = hash.get(..4).unwrap_or_default();
+    Some(format!("sha256 {}…", display_hex(beginning)))
 }

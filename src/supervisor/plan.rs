@@ -6,7 +6,7 @@
 //! In: a directory, and what the workers have open. Out: a [`Plan`]. Never: binds, looks up a name,
 //! or touches a metric.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
-use crate::config::{self, Refused};
+use crate::config::{self, Place, Refused};
 use crate::generation::site::{Action, Asked, Carried};
-use crate::generation::{self, Decision, Generation, Route, Served, Site};
+use crate::generation::{self, Decision, Generation, Served};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::telemetry::recent::Seen;
@@ -87,17 +87,15 @@ impl Planning {
         } else {
             config::draw(&new.config.sources, &compiled.warnings, false)
         };
-        let tunnels: Vec<_> =
-            census.tunnels.iter().map(|tunnel| (tunnel, is_closed(tunnel, new))).collect();
+        let now = OpenNow::new(old, &census.tunnels, new);
         let (differences, kept) = changes::between(&self.started, old, new);
-        let items =
-            differences.into_iter().map(|difference| touched(difference, old, &tunnels)).collect();
+        let items = differences.into_iter().map(|difference| now.at(difference)).collect();
         Plan {
             refused: false,
             new_config: new.hash(),
             items,
             kept,
-            open: all_open(old, &tunnels),
+            open: now.all,
             requests: rerouted(&census.recent, old, new),
             ..self.empty(problems)
         }
@@ -127,70 +125,72 @@ fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
     new.heir(&tunnel.site).is_none_or(|site| !site.still_carries(tunnel))
 }
 
-/// Adds what is open at an item.
-fn touched(difference: Difference<'_>, old: &Generation, tunnels: &[(&Carried, bool)]) -> Change {
-    let Difference { mut change, old: item, .. } = difference;
-    let Some((name, item)) = item else { return change };
-    match name.kind.as_str() {
-        "route" => {
-            let Some(place) = item.keys.get("path").map(|path| path.place) else { return change };
-            let is_it = |route: &Arc<Route>| route.place == place;
-            change.open = at_routes(old, is_it);
-            let here = |tunnel: &&(&Carried, bool)| {
-                let route = tunnel.0.route.as_ref();
-                route.is_some_and(|route| {
-                    // Also one that was opened under an earlier generation of the route.
-                    old_routes(old).any(|known| is_it(known) && known.name == route.name)
-                        && tunnel.0.site.profile == name.within
-                })
+/// What is open in the running gateway, by where it is.
+#[derive(Default)]
+struct OpenNow {
+    all: Open,
+    /// By where a route's `path` is written.
+    routes: HashMap<Place, Open>,
+    /// By name.
+    upstreams: HashMap<String, Open>,
+    /// By address.
+    listeners: HashMap<String, Open>,
+}
+
+impl OpenNow {
+    fn new(generation: &Generation, tunnels: &[Carried], new: &Generation) -> Self {
+        let mut now = Self::default();
+        // A tunnel may have been opened under an earlier generation of its route.
+        let mut places = HashMap::new();
+        for site in &generation.sites {
+            let connections = gauge(&site.metrics.active);
+            now.all.connections += connections;
+            now.listeners.entry(site.label.clone()).or_default().connections = connections;
+            let Served::Routes { routes, .. } = &site.served else { continue };
+            for route in routes {
+                places.insert((site.profile.as_str(), route.name.as_str()), route.place);
+                // The listeners of a profile share a route's gauge.
+                let hash_map::Entry::Vacant(entry) = now.routes.entry(route.place) else {
+                    continue;
+                };
+                let requests = gauge(&route.metrics.in_flight);
+                entry.insert(Open { requests, ..Open::default() });
+                now.all.requests += requests;
+                if let Action::Proxy { upstream, .. } = &route.action {
+                    now.upstreams.entry(upstream.name.clone()).or_default().requests += requests;
+                }
+            }
+        }
+        for tunnel in tunnels {
+            let closes = is_closed(tunnel, new);
+            let count = |open: &mut Open| {
+                open.websockets += 1;
+                open.closing += u64::from(closes);
             };
-            count(&mut change.open, tunnels.iter().filter(here));
+            count(&mut now.all);
+            count(now.upstreams.entry(tunnel.upstream.name.clone()).or_default());
+            count(now.listeners.entry(tunnel.site.label.clone()).or_default());
+            let name = tunnel.route.as_ref().map_or("", |route| route.name.as_str());
+            if let Some(place) = places.get(&(tunnel.site.profile.as_str(), name)) {
+                count(now.routes.entry(*place).or_default());
+            }
         }
-        "upstream" => {
-            let goes_there = |route: &Arc<Route>| matches!(&route.action, Action::Proxy { upstream, .. } if upstream.name == name.name);
-            change.open = at_routes(old, goes_there);
-            count(&mut change.open, tunnels.iter().filter(|t| t.0.upstream.name == name.name));
-        }
-        "listener" => {
-            let address = item.keys.get("listen").map(|listen| listen.exact().trim_matches('"'));
-            let is_it = |site: &Site| Some(site.label.as_str()) == address;
-            let site = old.sites.iter().find(|site| is_it(site));
-            change.open.connections = site.map_or(0, |site| gauge(&site.metrics.active));
-            count(&mut change.open, tunnels.iter().filter(|tunnel| is_it(&tunnel.0.site)));
-        }
-        _ => {}
+        now
     }
-    change
-}
 
-fn count<'a>(open: &mut Open, tunnels: impl Iterator<Item = &'a (&'a Carried, bool)>) {
-    for (_, closes) in tunnels {
-        open.websockets += 1;
-        open.closing += u64::from(*closes);
+    /// The change, with what is open at its item.
+    fn at(&self, difference: Difference<'_>) -> Change {
+        let Difference { mut change, old } = difference;
+        let Some((name, item)) = old else { return change };
+        let open = match name.kind.as_str() {
+            "route" => item.keys.get("path").and_then(|path| self.routes.get(&path.place)),
+            "upstream" => self.upstreams.get(&name.name),
+            "listener" => self.listeners.get(&name.name),
+            _ => None,
+        };
+        change.open = open.copied().unwrap_or_default();
+        change
     }
-}
-
-fn old_routes(generation: &Generation) -> impl Iterator<Item = &Arc<Route>> {
-    generation.sites.iter().flat_map(|site| match &site.served {
-        Served::Routes { routes, .. } => routes.as_slice(),
-        Served::RedirectToHttps(_) => &[],
-    })
-}
-
-/// Requests in progress at these routes. Listeners of a profile share a route's gauge.
-fn at_routes(generation: &Generation, is_one: impl Fn(&Arc<Route>) -> bool) -> Open {
-    let mut gauges = HashMap::new();
-    for route in old_routes(generation).filter(|route| is_one(route)) {
-        gauges.insert(route.place, gauge(&route.metrics.in_flight));
-    }
-    Open { requests: gauges.into_values().sum(), ..Open::default() }
-}
-
-fn all_open(generation: &Generation, tunnels: &[(&Carried, bool)]) -> Open {
-    let mut open = at_routes(generation, |_| true);
-    open.connections = generation.sites.iter().map(|site| gauge(&site.metrics.active)).sum();
-    count(&mut open, tunnels.iter());
-    open
 }
 
 fn gauge(gauge: &prometheus::IntGauge) -> u64 {

@@ -118,8 +118,10 @@ impl Reloader {
         let begun = Instant::now();
         if let (Some(trial), None) = (&self.trial, confirm) {
             let problems = format!(
-                "generation {} waits for its confirmation until {}: `app-gateway confirm` keeps it, \
-                 `app-gateway rollback` undoes it, `app-gateway reload --confirm TIME` tries another\n",
+                "generation {} waits for its confirmation until {}\n  \
+                   keep it:      app-gateway confirm\n  \
+                   undo it:      app-gateway rollback\n  \
+                   try another:  app-gateway reload --confirm TIME\n",
                 self.generation.edition.number(),
                 display_timestamp(trial.until_seconds),
             );
