@@ -255,3 +255,30 @@ fn a_passed_socket_goes_on_to_the_next_process() {
     signal(successor, Signal::TERM);
     service.told("STOPPING=1");
 }
+
+#[test]
+fn the_shipped_units_are_understood_and_confined() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    let service = fs::read_to_string(shipped.join("app-gateway.service")).unwrap();
+    // The program and the user of the unit are not installed here.
+    let service = service
+        .replace("/usr/local/bin/app-gateway ", concat!(env!("CARGO_BIN_EXE_app-gateway"), " "))
+        .replace("\nUser=app-gateway\nGroup=app-gateway\n", "\nUser=daemon\nGroup=daemon\n");
+    let unit = dir.path().join("app-gateway.service");
+    fs::write(&unit, service).unwrap();
+    let socket = dir.path().join("app-gateway.socket");
+    fs::copy(shipped.join("app-gateway.socket"), &socket).unwrap();
+    let said = Command::new("systemd-analyze").arg("verify").args([&unit, &socket]).output();
+    let said = said.unwrap();
+    let complaints = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success() && complaints.is_empty(), "{complaints}");
+    // 0 is best, 10 worst.
+    let security = ["security", "--offline=yes", "--threshold=25"];
+    let said = Command::new("systemd-analyze").args(security).arg(&unit).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+}
