@@ -52,6 +52,10 @@ pub struct Gateway {
     pub recent_requests: usize,
     /// Whether files that change are applied by themselves. Default true.
     pub reload_on_change: bool,
+    /// How long connections are still taken after readiness is gone. Default 0.
+    pub drain_delay: Duration,
+    /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
+    pub upgrade_timeout: Duration,
 }
 
 /// Where commands like `reload` reach the gateway on this host.

@@ -84,6 +84,12 @@ pub struct GatewayFile {
     pub recent_requests: Maybe<i64>,
     /// Apply files that change by themselves, and not only when a reload is asked for. Default true.
     pub reload_on_change: Maybe<bool>,
+    /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer
+    /// in front can send them elsewhere first, e.g. `"5s"`. Default 0 s.
+    pub drain_delay: Maybe<String>,
+    /// After an upgrade in place, how long the old process keeps the WebSockets it has, e.g.
+    /// `"12h"`. Then it drains. Default 12 h.
+    pub upgrade_timeout: Maybe<String>,
 }
 
 /// Metrics and health, over plain HTTP, and the socket of commands like `reload`.

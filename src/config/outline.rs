@@ -92,6 +92,12 @@ impl Outline {
         Self { directory: directory.to_owned(), items: BTreeMap::new() }
     }
 
+    /// The directory it is of.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The items, in the order of their names.
     pub fn items(&self) -> impl Iterator<Item = (&Name, &Item)> {
         self.items.iter()

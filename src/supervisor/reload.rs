@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +27,9 @@ use crate::units::{display_duration, display_timestamp};
 use crate::upstream::resolve;
 
 use super::changes;
-use super::start::{StartError, bind_sites};
+use super::inheritance::Inheritance;
+use super::start::{Held, Sockets, StartError, bind_sites, hold};
+use super::succession::Program;
 use super::worker::{Command, Shared};
 
 /// A roll-back that cannot have its sockets is tried again after this time.
@@ -49,6 +51,8 @@ pub struct Origin {
     pub environment: Environment,
     /// For what is compiled from it.
     pub provider: Arc<CryptoProvider>,
+    /// How to start this program anew; `None` where that makes no sense.
+    pub program: Option<Program>,
 }
 
 /// What the running gateway is made of, for changing it.
@@ -57,6 +61,8 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: HashMap<SocketAddr, Shared>,
+    /// The listening sockets once more; `None` once another process has them.
+    pub(super) held: Option<Held>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
     pub(super) started: changes::Fixed,
     /// The highest number given to a generation so far.
@@ -88,8 +94,9 @@ pub(super) struct Previous {
 struct Prepared {
     generation: Arc<Generation>,
     hash: String,
-    /// By worker, then by the new listeners in the order of their sites.
-    sockets: Vec<Vec<TcpListener>>,
+    /// By worker; each with its number among the new listeners.
+    sockets: Vec<Sockets>,
+    held: Held,
     warnings: String,
 }
 
@@ -179,6 +186,11 @@ impl Reloader {
             until: Instant::now() + confirm,
             until_seconds: jiff::Timestamp::now().as_second().saturating_add(seconds),
         });
+    }
+
+    /// Whether the generation that serves waits for its confirmation.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.trial.is_some()
     }
 
     /// Whether files that change are applied by themselves.
@@ -291,7 +303,7 @@ impl Reloader {
             origin: self.origin.clone(),
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
-            workers: self.workers.len(),
+            workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
         }
     }
 
@@ -305,7 +317,7 @@ impl Reloader {
 
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
-        let Prepared { generation, hash, sockets, warnings } = prepared;
+        let Prepared { generation, hash, sockets, held, warnings } = prepared;
         if generation.edition.number() == 0 {
             self.number += 1;
             generation.edition.name(self.number, hash);
@@ -315,10 +327,16 @@ impl Reloader {
         let added: Vec<_> =
             self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
-            for (socket, (_, shared)) in sockets.into_iter().zip(&added) {
+            for (number, socket) in sockets {
+                let Some((_, shared)) = added.get(number) else { continue };
                 // A worker that is gone is noticed by the control loop.
                 let _ = worker.send(Command::Listen(socket, shared.clone()));
             }
+        }
+        if let Some(all) = &mut self.held {
+            // Before workers close theirs: in a socket that is still open connections would wait.
+            all.retain(|address, _| generation.sites.iter().any(|site| site.address == *address));
+            all.extend(held);
         }
         self.listeners.retain(|address, shared| {
             let kept = generation.sites.iter().any(|site| site.address == *address);
@@ -366,6 +384,7 @@ struct Preparing {
     origin: Origin,
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
+    /// Those that take connections.
     workers: usize,
 }
 
@@ -395,28 +414,36 @@ impl Preparing {
                 tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
             }
         }
-        let sockets = self.bind(&generation)?;
+        let (sockets, held) = self.bind(&generation)?;
         let warnings = if compiled.warnings.is_empty() {
             String::new()
         } else {
             config::draw(&generation.config.sources, &compiled.warnings, false)
         };
         let hash = generation.hash();
-        Ok(Prepared { generation: Arc::new(generation), hash, sockets, warnings })
+        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, warnings })
     }
 
     /// Prepares a generation that served before.
     fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
-        let sockets = self.bind(&generation)?;
-        Ok(Prepared { generation, hash: String::new(), sockets, warnings: String::new() })
+        let (sockets, held) = self.bind(&generation)?;
+        Ok(Prepared { generation, hash: String::new(), sockets, held, warnings: String::new() })
     }
 
-    fn bind(&self, generation: &Generation) -> Result<Vec<Vec<TcpListener>>, NotPrepared> {
+    fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
+        if self.workers == 0 {
+            return Ok((Vec::new(), Held::new()));
+        }
         let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
         let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
         let new: Vec<_> = new.collect();
-        let ours = |port: u16| !known.iter().any(|address| address.port() == port);
-        let bound = bind_sites(generation, &new, self.workers, &ours);
+        let ours = |port: u16| known.iter().any(|address| address.port() == port);
+        let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
+        let bound = bind_sites(generation, &new, workers, &mut Inheritance::default());
+        let bound = bound.and_then(|sockets| {
+            let held = hold(new.iter().copied(), &sockets)?;
+            Ok((sockets, held))
+        });
         bound.map_err(|error: StartError| NotPrepared::Refused(format!("{error}\n")))
     }
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,6 +18,8 @@ use crate::reverse::{Service, Worker, accept};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
 use crate::telemetry::recent::Seen;
+
+use super::systemd::Pulse;
 
 /// How long tasks get to end by themselves when a worker cuts.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -40,6 +43,8 @@ pub(super) enum Command {
     Reloaded,
     /// Say what is open.
     Census(mpsc::UnboundedSender<Census>),
+    /// Show with this number that you are alive.
+    Beat(u64),
 }
 
 /// What a worker has open, and what it was asked of late.
@@ -58,6 +63,7 @@ pub(super) struct Seed {
     pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) ending: mpsc::UnboundedSender<()>,
+    pub(super) pulse: Pulse,
 }
 
 impl Shared {
@@ -130,6 +136,7 @@ async fn work(mut seed: Seed) {
                 // Whoever asked may have lost patience.
                 let _ = answer.send(census);
             }
+            Some(Command::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
         }
     }
     worker.lines.flush();

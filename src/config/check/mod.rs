@@ -31,6 +31,9 @@ use super::wording;
 /// How long a drain may take.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long a process keeps its WebSockets after it was upgraded: a working day.
+const UPGRADE: Duration = Duration::from_secs(12 * 3600);
+
 /// Bounds of the number of workers. More threads than this is a typing mistake.
 const WORKERS: RangeInclusive<u64> = 1..=512;
 
@@ -215,6 +218,16 @@ impl Check<'_> {
             ),
             recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT),
             reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
+            drain_delay: self.duration(
+                body.drain_delay.as_ref(),
+                Duration::ZERO,
+                Duration::ZERO..=Duration::from_secs(600),
+            ),
+            upgrade_timeout: self.duration(
+                body.upgrade_timeout.as_ref(),
+                UPGRADE,
+                Duration::ZERO..=value::HOURS_24,
+            ),
         }
     }
 
