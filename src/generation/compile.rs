@@ -17,8 +17,8 @@ use crate::telemetry::Metrics;
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
-use super::site::{Action, Route, Served, Site};
-use super::{Generation, Shown, identities};
+use super::site::{Account, Action, Names, Route, Served, Site};
+use super::{Alive, Generation, Shown, identities};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -52,7 +52,15 @@ pub fn compile(
         .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
         .collect();
     let mut sites = Vec::new();
-    let compiler = Compiler { loaded: &loaded, upstreams: &upstreams, provider, metrics, previous };
+    let alive = Alive::new(&metrics.generations_alive);
+    let compiler = Compiler {
+        loaded: &loaded,
+        upstreams: &upstreams,
+        provider,
+        metrics,
+        previous,
+        alive: &alive,
+    };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
             for listener in &profile.listeners {
@@ -78,7 +86,7 @@ pub fn compile(
         return Err(Box::new((config, problems)));
     }
     Ok(Compiled {
-        generation: Generation { config, sites, upstreams, certificates },
+        generation: Generation { config, sites, upstreams, certificates, _alive: alive },
         warnings: problems,
     })
 }
@@ -127,7 +135,7 @@ fn upstream(
         })
     });
     Upstream {
-        name: config.name.clone(),
+        name: config.name.as_str().into(),
         endpoints: endpoints.collect(),
         limits: Limits {
             connect: config.connect_timeout,
@@ -200,6 +208,7 @@ struct Compiler<'a> {
     provider: &'a Arc<CryptoProvider>,
     metrics: &'a Metrics,
     previous: Option<&'a Generation>,
+    alive: &'a Arc<Alive>,
 }
 
 impl Compiler<'_> {
@@ -223,10 +232,9 @@ impl Compiler<'_> {
             }
         };
         Some(Site {
-            profile: profile.name.clone(),
             address: listener.listen,
             metrics: self.metrics.listener(&profile.name, &label),
-            label,
+            names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
             place: listener.place,
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),
@@ -235,6 +243,7 @@ impl Compiler<'_> {
             timeouts: profile.timeouts.clone(),
             tls,
             admits,
+            alive: Arc::clone(self.alive),
         })
     }
 
@@ -351,16 +360,18 @@ impl Compiler<'_> {
         };
         let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
         Route {
-            name: route.name.clone(),
+            account: Arc::new(Account {
+                name: route.name.clone(),
+                report_only: route.report_only,
+                metrics: self.metrics.route(&profile.name, &route.name),
+            }),
             place: route.place,
             action,
             max_body: route.max_body,
             websocket: route.websocket,
             retry: route.retry,
             allow_encoded_slash: route.allow_encoded_slash,
-            report_only: route.report_only,
             edits: Edits::new(edits),
-            metrics: self.metrics.route(&profile.name, &route.name),
         }
     }
 }

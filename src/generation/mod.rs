@@ -10,6 +10,8 @@ pub mod site;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus::IntGauge;
+
 use crate::config::{ClientCertificates, Config, Verify};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -25,7 +27,26 @@ pub struct Generation {
     pub sites: Vec<Arc<Site>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    _alive: Arc<Alive>,
     certificates: Vec<Shown>,
+}
+
+/// Counts a generation for as long as anything of it is in use: held by the generation and by each
+/// of its sites.
+#[derive(Debug)]
+pub struct Alive(IntGauge);
+
+impl Alive {
+    fn new(gauge: &IntGauge) -> Arc<Self> {
+        gauge.inc();
+        Arc::new(Self(gauge.clone()))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A certificate as it is told about.

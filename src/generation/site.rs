@@ -16,14 +16,14 @@ use crate::route::{Match, Table};
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
+use super::Alive;
+
 /// One listener, compiled.
 pub struct Site {
-    /// The profile's name.
-    pub profile: String,
+    /// What it is called.
+    pub names: Arc<Names>,
     /// The address it listens on.
     pub address: SocketAddr,
-    /// The address as text, the listener's name in logs and metrics.
-    pub label: String,
     /// Where `listen` is written.
     pub place: Place,
     /// What it serves.
@@ -43,6 +43,17 @@ pub struct Site {
     pub admits: u64,
     /// Counters.
     pub metrics: ListenerMetrics,
+    /// Of the generation it belongs to.
+    pub alive: Arc<Alive>,
+}
+
+/// What a listener is called: all that a tunnel keeps of the site it was opened under.
+#[derive(Debug)]
+pub struct Names {
+    /// The profile's name.
+    pub profile: String,
+    /// The address as text, the listener's name in logs and metrics.
+    pub listener: String,
 }
 
 /// What a listener serves.
@@ -64,8 +75,8 @@ pub enum Served {
     reason = "settings of the operator, independent of each other"
 )]
 pub struct Route {
-    /// Its name in logs and metrics.
-    pub name: String,
+    /// What is told about it.
+    pub account: Arc<Account>,
     /// Where `path` is written.
     pub place: Place,
     /// What is done.
@@ -78,10 +89,16 @@ pub struct Route {
     pub retry: bool,
     /// `%2F` may stand in the path.
     pub allow_encoded_slash: bool,
-    /// Log and metric say that it would be denied without this route.
-    pub report_only: bool,
     /// Changes to the upstream's answer.
     pub edits: Edits,
+}
+
+/// What is told about a route: all that a tunnel keeps of the one that let it in.
+pub struct Account {
+    /// The route's name in logs and metrics.
+    pub name: String,
+    /// Log and metric say that the request would be denied without this route.
+    pub report_only: bool,
     /// Counters.
     pub metrics: RouteMetrics,
 }
@@ -234,14 +251,14 @@ impl Site {
         let served = Served::Routes { table: Table::default(), routes: Vec::new() };
         Self {
             served,
-            profile: self.profile.clone(),
-            label: self.label.clone(),
+            names: Arc::clone(&self.names),
             hosts: self.hosts.clone(),
             trusted: self.trusted.clone(),
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
+            alive: Arc::clone(&self.alive),
             ..*self
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::generation::site::{self, Action};
+use crate::generation::site::{self, Account, Action, Names};
 use crate::generation::{Decision, Route, Site};
 use crate::message::{Known, Reason, RequestHead, Version, host, query};
 use crate::net::Phase;
@@ -23,13 +23,14 @@ use super::{Facts, RequestId, Worker};
 pub(super) struct Record {
     worker: Rc<Worker>,
     facts: Rc<Facts>,
-    site: Arc<Site>,
+    names: Arc<Names>,
     pub(super) id: RequestId,
     start: Instant,
     request: Option<Asked>,
-    route: Option<Arc<Route>>,
-    upstream: Option<Arc<Upstream>>,
-    endpoint: Option<Arc<Endpoint>>,
+    route: Option<Arc<Account>>,
+    /// Name of the upstream, and of the endpoint.
+    upstream: Option<Arc<str>>,
+    endpoint: Option<Arc<str>>,
     /// 0 until an answer has begun.
     pub(super) status: u16,
     pub(super) reason: Option<Reason>,
@@ -39,6 +40,8 @@ pub(super) struct Record {
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
     tunnel: Option<&'static str>,
+    /// Of the Close frame the client of a WebSocket was sent by us.
+    pub(super) close_code: Option<u16>,
 }
 
 struct Asked {
@@ -80,7 +83,7 @@ impl Record {
             id: worker.ids.next(),
             worker: Rc::clone(worker),
             facts: Rc::clone(facts),
-            site: Arc::clone(site),
+            names: Arc::clone(&site.names),
             start: Instant::now(),
             request: None,
             route: None,
@@ -93,11 +96,13 @@ impl Record {
             response_bytes: 0,
             first_byte: None,
             tunnel: None,
+            close_code: None,
         }
     }
 
     /// Notes the route.
-    pub(super) fn on_route(&mut self, route: &Arc<Route>) {
+    pub(super) fn on_route(&mut self, route: &Route) {
+        let route = &route.account;
         route.metrics.in_flight.inc();
         if route.report_only {
             route.metrics.report_only.inc();
@@ -106,13 +111,13 @@ impl Record {
     }
 
     /// Notes whom the request goes to.
-    pub(super) fn on_upstream(&mut self, upstream: &Arc<Upstream>) {
-        self.upstream = Some(Arc::clone(upstream));
+    pub(super) fn on_upstream(&mut self, upstream: &Upstream) {
+        self.upstream = Some(Arc::clone(&upstream.name));
     }
 
     /// Notes the endpoint it was connected to.
-    pub(super) fn on_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
-        self.endpoint = Some(Arc::clone(endpoint));
+    pub(super) fn on_endpoint(&mut self, endpoint: &Endpoint) {
+        self.endpoint = Some(Arc::clone(&endpoint.label));
     }
 
     /// Notes that the upstream's answer has begun.
@@ -150,8 +155,8 @@ impl Record {
         let Ok(Decision::Route(route)) = site.decide_asked(&asked) else { return false };
         let Action::Proxy { upstream: now, .. } = &route.action else { return false };
         // By address: a further CA to verify an endpoint by does not make it another endpoint.
-        let known = self.endpoint.as_ref().map(|endpoint| endpoint.label.as_str());
-        now.name == upstream.name && now.endpoints.iter().any(|e| Some(e.label.as_str()) == known)
+        let known = self.endpoint.as_ref();
+        now.name == *upstream && now.endpoints.iter().any(|e| Some(&e.label) == known)
     }
 
     /// Notes how a tunnel ended.
@@ -207,8 +212,8 @@ impl Record {
             (Some(_), None) => "request",
         };
         text(out, "event", event.as_bytes());
-        text(out, "profile", self.site.profile.as_bytes());
-        text(out, "listener", self.site.label.as_bytes());
+        text(out, "profile", self.names.profile.as_bytes());
+        text(out, "listener", self.names.listener.as_bytes());
         text(out, "client", self.facts.client.0.to_string().as_bytes());
         if let Some(asked) = &self.request {
             text(out, "method", asked.method.as_str().as_bytes());
@@ -238,10 +243,10 @@ impl Record {
             }
         }
         if let Some(upstream) = &self.upstream {
-            text(out, "upstream", upstream.name.as_bytes());
+            text(out, "upstream", upstream.as_bytes());
         }
         if let Some(endpoint) = &self.endpoint {
-            text(out, "endpoint", endpoint.label.as_bytes());
+            text(out, "endpoint", endpoint.as_bytes());
         }
         number(out, "status", self.status.into());
         if let Some(reason) = self.reason {
@@ -252,6 +257,9 @@ impl Record {
         }
         if let Some(end) = self.tunnel {
             text(out, "end", end.as_bytes());
+        }
+        if let Some(code) = self.close_code {
+            number(out, "close_code", code.into());
         }
         number(out, "request_bytes", self.request_bytes);
         number(out, "response_bytes", self.response_bytes);

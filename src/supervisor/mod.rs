@@ -103,6 +103,7 @@ impl Gateway {
             started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
             listeners: listeners.into_iter().collect(),
+            retired: Vec::new(),
             workers: commands,
             number: 1,
         };

@@ -10,8 +10,9 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::crypto::CryptoProvider;
 use tokio::sync::mpsc::UnboundedSender;
@@ -46,6 +47,8 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: HashMap<SocketAddr, Shared>,
+    /// What listeners that were removed served, for as long as they have connections.
+    pub(super) retired: Vec<(SocketAddr, Weak<ArcSwap<Site>>)>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
     pub(super) started: changes::Fixed,
     /// Of the generation that serves.
@@ -76,6 +79,7 @@ impl Reloader {
             previous: Arc::clone(&self.generation),
             fingerprint: self.fingerprint.clone(),
             workers: self.workers.len(),
+            leaving: self.leaving(),
         };
         // Reading and key loading block; health checks go on meanwhile.
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
@@ -115,17 +119,20 @@ impl Reloader {
                 let _ = worker.send(Command::Listen(socket, shared.clone()));
             }
         }
+        self.retired.retain(|(_, place)| {
+            let place = place.upgrade();
+            place.inspect(|place| place.store(heir(&generation, &place.load()))).is_some()
+        });
         self.listeners.retain(|address, shared| {
-            let kept = generation.sites.iter().find(|site| site.address == *address);
-            let heir = kept.or_else(|| successor(&generation, &shared.site.load())).cloned();
-            let heir = heir.unwrap_or_else(|| Arc::new(shared.site.load().emptied()));
-            shared.site.store(heir);
-            if kept.is_none() {
+            shared.site.store(heir(&generation, &shared.site.load()));
+            let kept = generation.sites.iter().any(|site| site.address == *address);
+            if !kept {
                 for worker in &self.workers {
                     let _ = worker.send(Command::Close(*address));
                 }
+                self.retired.push((*address, Arc::downgrade(&shared.site)));
             }
-            kept.is_some()
+            kept
         });
         self.listeners.extend(added);
         self.generation = Arc::new(generation);
@@ -144,15 +151,28 @@ impl Reloader {
         self.outcome("applied", changes, warnings)
     }
 
+    /// Ports that workers may still be about to let go.
+    fn leaving(&self) -> Vec<u16> {
+        let open = self.retired.iter().filter(|(_, place)| place.strong_count() > 0);
+        open.map(|(address, _)| address.port()).collect()
+    }
+
     fn added<'a>(&self, generation: &'a Generation) -> impl Iterator<Item = &'a Arc<Site>> {
         let known: Vec<_> = self.generation.sites.iter().map(|site| site.address).collect();
         generation.sites.iter().filter(move |site| !known.contains(&site.address))
     }
 }
 
-/// The listener that connections of a removed one are judged by: another of the same profile.
+/// What the connections of a listener are judged by: what is served there now, or, if it is gone,
+/// what another listener of the same profile serves, or nothing.
+fn heir(generation: &Generation, site: &Site) -> Arc<Site> {
+    let kept = generation.sites.iter().find(|other| other.address == site.address);
+    let heir = kept.or_else(|| successor(generation, site)).cloned();
+    heir.unwrap_or_else(|| Arc::new(site.emptied()))
+}
+
 fn successor<'a>(generation: &'a Generation, gone: &Site) -> Option<&'a Arc<Site>> {
-    let mut same = generation.sites.iter().filter(|site| site.profile == gone.profile);
+    let mut same = generation.sites.iter().filter(|site| site.names.profile == gone.names.profile);
     same.find(|site| site.tls.is_some() == gone.tls.is_some())
 }
 
@@ -163,6 +183,7 @@ struct Attempt {
     previous: Arc<Generation>,
     fingerprint: Vec<u8>,
     workers: usize,
+    leaving: Vec<u16>,
 }
 
 impl Attempt {
@@ -202,7 +223,9 @@ impl Attempt {
         let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
         let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
         let new: Vec<_> = new.collect();
-        let ours = |port: u16| !known.iter().any(|address| address.port() == port);
+        let ours = |port: u16| {
+            !known.iter().any(|address| address.port() == port) && !self.leaving.contains(&port)
+        };
         bind_sites(generation, &new, self.workers, &ours)
     }
 }

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub log_dropped: IntCounter,
     /// Number of the generation that serves.
     pub generation: IntGauge,
+    /// Generations of which something is in use.
+    pub generations_alive: IntGauge,
 }
 
 /// Handles of one route.
@@ -248,6 +250,13 @@ impl Metrics {
                 IntGauge::new(
                     named("config_generation"),
                     "Number of the configuration generation that serves.",
+                )?,
+            )?,
+            generations_alive: single(
+                &registry,
+                IntGauge::new(
+                    named("config_generations_alive"),
+                    "Configuration generations in memory: the one that serves, and those that requests still use.",
                 )?,
             )?,
             registry,

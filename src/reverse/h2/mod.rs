@@ -53,7 +53,11 @@ const GOING: Duration = Duration::from_secs(5);
 pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _admitted: Admitted) {
     let worker = &service.worker;
     let clock = worker.local.clock.clone();
-    let site = service.site.load_full();
+    // Copied: a connection that waits must not keep a configuration alive.
+    let (limits, timeouts) = {
+        let site = service.site.load();
+        (site.limits.clone(), site.timeouts.clone())
+    };
     let facts = Rc::new(facts);
     let streams = Rc::new(Streams {
         used: Cell::new(clock.now()),
@@ -81,15 +85,15 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
     builder
         .enable_connect_protocol()
         .auto_date_header(false)
-        .max_concurrent_streams(site.limits.streams)
-        .max_header_list_size(u32::try_from(site.limits.header_size).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
     let alarm = clock.alarm();
     let mut going: Option<Instant> = None;
-    let (idle, stall) = (site.timeouts.keep_alive, site.timeouts.body_idle);
+    let (idle, stall) = (timeouts.keep_alive, timeouts.body_idle);
     alarm.set(idle.min(stall));
     poll_fn(|cx| {
         if connection.as_mut().poll(cx).is_ready() {
