@@ -70,10 +70,6 @@ pub enum Served {
 }
 
 /// One route, compiled.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "settings of the operator, independent of each other"
-)]
 pub struct Route {
     /// What is told about it.
     pub account: Arc<Account>,

@@ -14,7 +14,7 @@ use crate::net::websocket::{Frames, Sender};
 use crate::net::{Alarm, Io, Local, Phase};
 
 /// How long the peers get, for the rest of a frame and for their answers together.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Tells both sides and waits for their answers, for [`PATIENCE`] at most, or for as long as the
 /// worker does not cut. Returns whether side A was told. `ab` carries what comes from A, `ba` what

@@ -9,11 +9,11 @@ fn frame(sender: Sender, first: u8, length: usize) -> Vec<u8> {
     match length {
         0..=125 => frame.push(mask | u8::try_from(length).unwrap()),
         126..=65535 => {
-            frame.push(mask | 126);
+            frame.push(mask | 0x7e);
             frame.extend(u16::try_from(length).unwrap().to_be_bytes());
         }
         _ => {
-            frame.push(mask | 127);
+            frame.push(mask | 0x7f);
             frame.extend((length as u64).to_be_bytes());
         }
     }

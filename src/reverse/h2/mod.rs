@@ -46,6 +46,9 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes of answers hyper may hold for a stream that the client has not made room for.
 const SEND_BUFFER: usize = 64 << 10;
+/// Turns a connection gets when the worker cuts, for the Close frames of its tunnels: theirs, that
+/// of hyper's task between them and the connection, and its own, and as many again.
+const LAST_TURNS: u32 = 8;
 /// How long a connection that has been told to go may take to do so.
 const GOING: Duration = Duration::from_secs(5);
 
@@ -93,6 +96,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
     let alarm = clock.alarm();
     let mut going: Option<Instant> = None;
+    let mut last_turns = LAST_TURNS;
     let (idle, stall) = (timeouts.keep_alive, timeouts.body_idle);
     alarm.set(idle.min(stall));
     poll_fn(|cx| {
@@ -109,8 +113,15 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         }
         let gone = going.is_some_and(|since| streams.open.get() == 0 && now >= since + GOING);
         let stuck = blocked.get().is_some_and(|since| now >= since + stall);
-        if worker.local.phase() == Phase::Cutting || gone || stuck {
+        if gone || stuck {
             return Poll::Ready(());
+        }
+        if worker.local.phase() == Phase::Cutting {
+            last_turns -= 1;
+            if last_turns == 0 || streams.open.get() == 0 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
         }
         if rung {
             alarm.set(if going.is_some() { GOING } else { idle.min(stall) });
