@@ -130,12 +130,12 @@ fn begin(
 fn announce(generation: &Generation) {
     tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
     for site in &generation.sites {
-        tracing::info!(profile = site.profile, "listening on {}", site.address);
+        tracing::info!(profile = site.names.profile, "listening on {}", site.address);
     }
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {
             tracing::warn!(
-                upstream = upstream.name,
+                upstream = &*upstream.name,
                 "NOT VERIFIED: anyone between here and this upstream can read and change its traffic ({})",
                 generation.config.sources.locate(place)
             );

@@ -17,8 +17,8 @@ use crate::telemetry::Metrics;
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
-use super::site::{Action, Route, Served, Site};
-use super::{Edition, Generation, Shown, edition, identities};
+use super::site::{Account, Action, Names, Route, Served, Site};
+use super::{Alive, Edition, Generation, Shown, edition, identities};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -53,6 +53,7 @@ pub fn compile(
         .collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
+    let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
         upstreams: &upstreams,
@@ -60,6 +61,7 @@ pub fn compile(
         metrics,
         previous,
         edition: &edition,
+        alive: &alive,
     };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
@@ -81,7 +83,8 @@ pub fn compile(
         return Err(Box::new((config, problems)));
     }
     let contents = edition::Contents::new();
-    let mut generation = Generation { config, sites, upstreams, contents, edition, certificates };
+    let mut generation =
+        Generation { config, sites, upstreams, contents, edition, _alive: alive, certificates };
     generation.contents = edition::read(generation.files());
     Ok(Compiled { generation, warnings: problems })
 }
@@ -130,7 +133,7 @@ fn upstream(
         })
     });
     Upstream {
-        name: config.name.clone(),
+        name: config.name.as_str().into(),
         endpoints: endpoints.collect(),
         limits: Limits {
             connect: config.connect_timeout,
@@ -204,6 +207,7 @@ struct Compiler<'a> {
     metrics: &'a Metrics,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
+    alive: &'a Arc<Alive>,
 }
 
 impl Compiler<'_> {
@@ -227,10 +231,9 @@ impl Compiler<'_> {
             }
         };
         Some(Site {
-            profile: profile.name.clone(),
             address: listener.listen,
             metrics: self.metrics.listener(&profile.name, &label),
-            label,
+            names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
             place: listener.place,
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),
@@ -240,6 +243,7 @@ impl Compiler<'_> {
             tls,
             admits,
             edition: Arc::clone(self.edition),
+            alive: Arc::clone(self.alive),
         })
     }
 
@@ -356,16 +360,18 @@ impl Compiler<'_> {
         };
         let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
         Route {
-            name: route.name.clone(),
+            account: Arc::new(Account {
+                name: route.name.clone(),
+                report_only: route.report_only,
+                metrics: self.metrics.route(&profile.name, &route.name),
+            }),
             place: route.place,
             action,
             max_body: route.max_body,
             websocket: route.websocket,
             retry: route.retry,
             allow_encoded_slash: route.allow_encoded_slash,
-            report_only: route.report_only,
             edits: Edits::new(edits),
-            metrics: self.metrics.route(&profile.name, &route.name),
         }
     }
 }

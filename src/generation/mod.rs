@@ -12,6 +12,8 @@ pub mod site;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus::IntGauge;
+
 use crate::config::{ClientCertificates, Config, Verify};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -33,7 +35,26 @@ pub struct Generation {
     pub contents: edition::Contents,
     /// Its name, the same in all its sites.
     pub edition: Arc<Edition>,
+    _alive: Arc<Alive>,
     certificates: Vec<Shown>,
+}
+
+/// Counts a generation for as long as anything of it is in use: held by the generation and by each
+/// of its sites.
+#[derive(Debug)]
+pub struct Alive(IntGauge);
+
+impl Alive {
+    fn new(gauge: &IntGauge) -> Arc<Self> {
+        gauge.inc();
+        Arc::new(Self(gauge.clone()))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A certificate as it is told about.
@@ -75,7 +96,8 @@ impl Generation {
     pub fn heir(&self, site: &Site) -> Option<&Arc<Site>> {
         let same = self.sites.iter().find(|heir| heir.address == site.address);
         same.or_else(|| {
-            let mut others = self.sites.iter().filter(|heir| heir.profile == site.profile);
+            let mut others =
+                self.sites.iter().filter(|heir| heir.names.profile == site.names.profile);
             others.find(|heir| heir.tls.is_some() == site.tls.is_some())
         })
     }

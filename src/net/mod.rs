@@ -14,6 +14,7 @@ pub mod listen;
 pub mod local;
 pub mod outgoing;
 pub mod relay;
+pub mod websocket;
 
 pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};

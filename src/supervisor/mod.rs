@@ -139,6 +139,7 @@ impl Gateway {
             generation: Arc::new(generation),
             listeners: listeners.into_iter().collect(),
             held: Some(held),
+            retired: Vec::new(),
             workers: commands,
             number: 1,
             trial: None,

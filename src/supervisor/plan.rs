@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
 use crate::config::{self, Place, Refused};
 use crate::generation::site::{Action, Asked, Carried};
-use crate::generation::{self, Decision, Generation, Served};
+use crate::generation::{self, Decision, Generation, Served, Site};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::telemetry::recent::Seen;
@@ -122,7 +122,10 @@ async fn census(workers: &[UnboundedSender<Command>]) -> Census {
 
 /// Whether a reload would close the tunnel, as the tunnel itself finds out after one.
 fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
-    new.heir(&tunnel.site).is_none_or(|site| !site.still_carries(tunnel))
+    let asked = (&*tunnel.host, &*tunnel.target);
+    let carries =
+        |site: &Arc<Site>| site.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref());
+    !new.heir(&tunnel.place.load()).is_some_and(carries)
 }
 
 /// What is open in the running gateway, by where it is.
@@ -145,19 +148,23 @@ impl OpenNow {
         for site in &generation.sites {
             let connections = gauge(&site.metrics.active);
             now.all.connections += connections;
-            now.listeners.entry(site.label.clone()).or_default().connections = connections;
+            now.listeners.entry(site.names.listener.clone()).or_default().connections = connections;
             let Served::Routes { routes, .. } = &site.served else { continue };
             for route in routes {
-                places.insert((site.profile.as_str(), route.name.as_str()), route.place);
+                places.insert(
+                    (site.names.profile.as_str(), route.account.name.as_str()),
+                    route.place,
+                );
                 // The listeners of a profile share a route's gauge.
                 let hash_map::Entry::Vacant(entry) = now.routes.entry(route.place) else {
                     continue;
                 };
-                let requests = gauge(&route.metrics.in_flight);
+                let requests = gauge(&route.account.metrics.in_flight);
                 entry.insert(Open { requests, ..Open::default() });
                 now.all.requests += requests;
                 if let Action::Proxy { upstream, .. } = &route.action {
-                    now.upstreams.entry(upstream.name.clone()).or_default().requests += requests;
+                    now.upstreams.entry(upstream.name.to_string()).or_default().requests +=
+                        requests;
                 }
             }
         }
@@ -168,10 +175,10 @@ impl OpenNow {
                 open.closing += u64::from(closes);
             };
             count(&mut now.all);
-            count(now.upstreams.entry(tunnel.upstream.name.clone()).or_default());
-            count(now.listeners.entry(tunnel.site.label.clone()).or_default());
+            count(now.upstreams.entry(tunnel.upstream.to_string()).or_default());
+            count(now.listeners.entry(tunnel.names.listener.clone()).or_default());
             let name = tunnel.route.as_ref().map_or("", |route| route.name.as_str());
-            if let Some(place) = places.get(&(tunnel.site.profile.as_str(), name)) {
+            if let Some(place) = places.get(&(tunnel.names.profile.as_str(), name)) {
                 count(now.routes.entry(*place).or_default());
             }
         }
@@ -231,9 +238,11 @@ fn decided(seen: &Seen, generation: &Generation) -> String {
     match site.decide_asked(&asked) {
         Ok(Decision::Route(route)) => match &route.action {
             Action::Proxy { upstream, strip_prefix: Some(prefix), .. } => {
-                format!("route {} to {} without {prefix}", route.name, upstream.name)
+                format!("route {} to {} without {prefix}", route.account.name, upstream.name)
             }
-            Action::Proxy { upstream, .. } => format!("route {} to {}", route.name, upstream.name),
+            Action::Proxy { upstream, .. } => {
+                format!("route {} to {}", route.account.name, upstream.name)
+            }
             Action::Redirect { to, status } => format!("{status} to {to}"),
             Action::Deny => format!("refused {}", Reason::RouteDenied.word()),
         },

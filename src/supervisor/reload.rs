@@ -12,9 +12,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
@@ -63,6 +64,8 @@ pub(super) struct Reloader {
     pub(super) listeners: HashMap<SocketAddr, Shared>,
     /// The listening sockets once more; `None` once another process has them.
     pub(super) held: Option<Held>,
+    /// What listeners that were removed served, for as long as they have connections.
+    pub(super) retired: Vec<(SocketAddr, Weak<ArcSwap<Site>>)>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
     pub(super) started: changes::Fixed,
     /// The highest number given to a generation so far.
@@ -304,6 +307,7 @@ impl Reloader {
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
             workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
+            leaving: self.leaving(),
         }
     }
 
@@ -338,15 +342,18 @@ impl Reloader {
             all.retain(|address, _| generation.sites.iter().any(|site| site.address == *address));
             all.extend(held);
         }
+        self.retired.retain(|(_, place)| {
+            let place = place.upgrade();
+            place.inspect(|place| place.store(heir(&generation, &place.load()))).is_some()
+        });
         self.listeners.retain(|address, shared| {
+            shared.site.store(heir(&generation, &shared.site.load()));
             let kept = generation.sites.iter().any(|site| site.address == *address);
-            let heir = generation.heir(&shared.site.load()).cloned();
-            let heir = heir.unwrap_or_else(|| Arc::new(shared.site.load().emptied()));
-            shared.site.store(heir);
             if !kept {
                 for worker in &self.workers {
                     let _ = worker.send(Command::Close(*address));
                 }
+                self.retired.push((*address, Arc::downgrade(&shared.site)));
             }
             kept
         });
@@ -373,10 +380,21 @@ impl Reloader {
         Came { result: Verdict::Applied, changes, problems: warnings }
     }
 
+    /// Ports that workers may still be about to let go.
+    fn leaving(&self) -> Vec<u16> {
+        let open = self.retired.iter().filter(|(_, place)| place.strong_count() > 0);
+        open.map(|(address, _)| address.port()).collect()
+    }
+
     fn added<'a>(&self, generation: &'a Generation) -> impl Iterator<Item = &'a Arc<Site>> {
         let known: Vec<_> = self.generation.sites.iter().map(|site| site.address).collect();
         generation.sites.iter().filter(move |site| !known.contains(&site.address))
     }
+}
+
+/// What the connections of a listener are judged by from now on.
+fn heir(generation: &Generation, site: &Site) -> Arc<Site> {
+    generation.heir(site).cloned().unwrap_or_else(|| Arc::new(site.emptied()))
 }
 
 /// What a thread needs to prepare a reload.
@@ -386,6 +404,7 @@ struct Preparing {
     previous: Arc<Generation>,
     /// Those that take connections.
     workers: usize,
+    leaving: Vec<u16>,
 }
 
 impl Preparing {
@@ -437,7 +456,9 @@ impl Preparing {
         let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
         let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
         let new: Vec<_> = new.collect();
-        let ours = |port: u16| known.iter().any(|address| address.port() == port);
+        let ours = |port: u16| {
+            known.iter().any(|address| address.port() == port) || self.leaving.contains(&port)
+        };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
         let bound = bind_sites(generation, &new, workers, &mut Inheritance::default());
         let bound = bound.and_then(|sockets| {

@@ -179,7 +179,7 @@ pub fn resolve_names(generation: &Generation) {
         for endpoint in &upstream.endpoints {
             if let Err(error) = resolve::refresh(endpoint) {
                 tracing::warn!(
-                    upstream = upstream.name,
+                    upstream = &*upstream.name,
                     "{error}; it is looked up again every {:?}",
                     resolve::REFRESH
                 );

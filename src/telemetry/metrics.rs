@@ -48,6 +48,8 @@ pub struct Metrics {
     reasons: Vec<IntCounter>,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
+    /// Generations of which something is in use.
+    pub generations_alive: IntGauge,
 }
 
 /// Handles of one route.
@@ -254,6 +256,13 @@ impl Metrics {
                 IntGauge::new(
                     named("config_generation"),
                     "Number of the configuration generation that serves.",
+                )?,
+            )?,
+            generations_alive: single(
+                &registry,
+                IntGauge::new(
+                    named("config_generations_alive"),
+                    "Configuration generations in memory: the one that serves, and those that requests still use.",
                 )?,
             )?,
             registry,
