@@ -138,8 +138,9 @@ impl Reloader {
         self.generation = Arc::new(generation);
         self.fingerprint = fingerprint;
         self.number += 1;
+        let endpoints = self.generation.endpoints();
         for worker in &self.workers {
-            let _ = worker.send(Command::Reloaded);
+            let _ = worker.send(Command::Reloaded(Arc::clone(&endpoints)));
         }
         self.generation.tell(&self.metrics);
         self.metrics.generation.set(i64::try_from(self.number).unwrap_or(i64::MAX));

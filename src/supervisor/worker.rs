@@ -34,8 +34,8 @@ pub(super) enum Command {
     Listen(TcpListener, Shared),
     /// Take no more from this address.
     Close(SocketAddr),
-    /// The configuration has changed.
-    Reloaded,
+    /// The configuration has changed; the identities of its endpoints, sorted.
+    Reloaded(Arc<[u64]>),
 }
 
 /// What a worker thread is started with.
@@ -111,7 +111,10 @@ async fn work(mut seed: Seed) {
                 });
                 local.clock.wake_all();
             }
-            Some(Command::Reloaded) => local.reloaded(),
+            Some(Command::Reloaded(endpoints)) => {
+                worker.pool.keep(&endpoints);
+                local.reloaded();
+            }
         }
     }
     worker.lines.flush();
