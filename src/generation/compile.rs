@@ -38,7 +38,7 @@ pub struct Compiled {
 pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
@@ -204,7 +204,7 @@ struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
     upstreams: &'a [Arc<Upstream>],
     provider: &'a Arc<CryptoProvider>,
-    metrics: &'a Metrics,
+    metrics: &'a Arc<Metrics>,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,

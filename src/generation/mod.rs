@@ -102,6 +102,15 @@ impl Generation {
         })
     }
 
+    /// The identities of all endpoints, sorted.
+    #[must_use]
+    pub fn endpoints(&self) -> Arc<[u64]> {
+        let all = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+        let mut all: Vec<_> = all.map(|endpoint| endpoint.identity).collect();
+        all.sort_unstable();
+        all.into()
+    }
+
     /// Puts what is known of certificates and upstreams into the metrics.
     pub fn tell(&self, metrics: &Metrics) {
         let verified = |u: &crate::config::Upstream| !matches!(u.verify, Verify::None { .. });

@@ -21,6 +21,7 @@ use crate::message::Reason;
 use crate::net::admission::{Full, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Phase, listen};
+use crate::telemetry::lease::Lease;
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::record::Record;
@@ -38,6 +39,7 @@ const BREATH: Duration = Duration::from_millis(20);
 pub(super) struct Admitted {
     _permit: Permit,
     active: IntGauge,
+    _lease: Arc<Lease>,
 }
 
 impl Drop for Admitted {
@@ -99,7 +101,8 @@ fn admit(service: &Rc<Service>, stream: TcpStream, client: ClientAddr) {
         Ok(permit) => {
             let active = site.metrics.active.clone();
             active.inc();
-            let admitted = Admitted { _permit: permit, active };
+            let lease = Arc::clone(&site.metrics.lease);
+            let admitted = Admitted { _permit: permit, active, _lease: lease };
             let own = Rc::clone(service);
             service
                 .worker

@@ -361,8 +361,9 @@ impl Reloader {
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(Previous { generation: left, by_itself });
+        let endpoints = self.generation.endpoints();
         for worker in &self.workers {
-            let _ = worker.send(Command::Reloaded);
+            let _ = worker.send(Command::Reloaded(Arc::clone(&endpoints)));
         }
         let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
