@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Allotment, Metrics};
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
@@ -54,11 +54,12 @@ pub fn compile(
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
+    let names = metrics.allot(config.gateway.metrics_limit);
     let compiler = Compiler {
         loaded: &loaded,
         upstreams: &upstreams,
         provider,
-        metrics,
+        names: &names,
         previous,
         edition: &edition,
         alive: &alive,
@@ -79,12 +80,21 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    problems.extend(counted_together(&names, config.gateway.metrics_limit));
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
     let contents = edition::Contents::new();
-    let mut generation =
-        Generation { config, sites, upstreams, contents, edition, _alive: alive, certificates };
+    let mut generation = Generation {
+        config,
+        sites,
+        upstreams,
+        contents,
+        edition,
+        _alive: alive,
+        names,
+        certificates,
+    };
     generation.contents = edition::read(generation.files());
     Ok(Compiled { generation, warnings: problems })
 }
@@ -99,6 +109,27 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
         related: None,
         help: Some(help.to_owned()),
     }
+}
+
+/// Says that some names have no series of their own.
+fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
+    let [routes, listeners, upstreams] = names.over();
+    let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
+    let over = counts.iter().filter(|(count, _)| *count > 0);
+    let over: Vec<_> = over.map(|(count, kind)| format!("{count} {kind}")).collect();
+    (!over.is_empty()).then(|| Problem {
+        severity: Severity::Warning,
+        code: "gateway.metrics-limit",
+        message: format!("{} are over `metrics-limit`, which is {limit}", over.join(" and ")),
+        place: None,
+        label: String::new(),
+        related: None,
+        help: Some(
+            "they are counted together as `other`; raise it under `[gateway]` if your Prometheus \
+             can take more series"
+                .to_owned(),
+        ),
+    })
 }
 
 fn upstream(
@@ -204,7 +235,7 @@ struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
     upstreams: &'a [Arc<Upstream>],
     provider: &'a Arc<CryptoProvider>,
-    metrics: &'a Arc<Metrics>,
+    names: &'a Allotment,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
@@ -232,7 +263,7 @@ impl Compiler<'_> {
         };
         Some(Site {
             address: listener.listen,
-            metrics: self.metrics.listener(&profile.name, &label),
+            metrics: self.names.listener(&profile.name, &label),
             names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
             place: listener.place,
             served,
@@ -350,7 +381,7 @@ impl Compiler<'_> {
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
                 Some(upstream) => Action::Proxy {
-                    counters: self.metrics.upstream(&upstream.name),
+                    counters: self.names.upstream(&upstream.name),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
@@ -358,12 +389,13 @@ impl Compiler<'_> {
                 None => Action::Deny,
             },
         };
+        let metrics = self.names.route(&profile.name, &route.name);
         let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
         Route {
             account: Arc::new(Account {
                 name: route.name.clone(),
                 report_only: route.report_only,
-                metrics: self.metrics.route(&profile.name, &route.name),
+                metrics: if route.websocket { metrics.with_websockets() } else { metrics },
             }),
             place: route.place,
             action,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use prometheus::IntGauge;
 
 use crate::config::{ClientCertificates, Config, Verify};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Allotment, Metrics};
 use crate::upstream::Upstream;
 
 pub use compile::compile;
@@ -36,6 +36,8 @@ pub struct Generation {
     /// Its name, the same in all its sites.
     pub edition: Arc<Edition>,
     _alive: Arc<Alive>,
+    /// What it is called in the metrics.
+    names: Allotment,
     certificates: Vec<Shown>,
 }
 
@@ -118,7 +120,7 @@ impl Generation {
             self.config.upstreams.iter().map(|u| (u.name.clone(), verified(u))).collect();
         let certificates: Vec<_> =
             self.certificates.iter().map(|s| (s.name.clone(), s.pair, s.not_after)).collect();
-        metrics.tell(&certificates, &upstreams);
+        metrics.tell(&self.names, &certificates, &upstreams);
     }
 
     /// Files the configuration names: certificates, keys, CA bundles.

@@ -9,9 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use prometheus::IntGauge;
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -22,6 +23,7 @@ use crate::net::admission::{Full, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Phase, listen};
 use crate::telemetry::lease::Lease;
+use crate::telemetry::listeners::{Handshake, Rejection};
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::record::Record;
@@ -110,10 +112,11 @@ fn admit(service: &Rc<Service>, stream: TcpStream, client: ClientAddr) {
                 .spawn(async move { connection(own, site, stream, (client, admitted)).await });
         }
         Err(full) => {
-            let reason = match full {
-                Full::Listener => Reason::TooManyConnections,
-                Full::Client => Reason::TooManyFromClient,
+            let (reason, counted) = match full {
+                Full::Listener => (Reason::TooManyConnections, Rejection::Listener),
+                Full::Client => (Reason::TooManyFromClient, Rejection::Client),
             };
+            site.metrics.reject(counted);
             refuse(service, &site, client, reason, None);
         }
     }
@@ -150,6 +153,7 @@ async fn shed(service: &Rc<Service>, listener: &TcpListener) {
     if let Some((stream, peer)) = waiting.await {
         drop(stream);
         let site = service.site.load_full();
+        site.metrics.reject(Rejection::Descriptors);
         refuse(service, &site, ClientAddr(peer), Reason::NoDescriptors, None);
     }
     *worker.spare.borrow_mut() = File::open("/dev/null").ok();
@@ -172,16 +176,18 @@ async fn connection(
     };
     let alarm = service.worker.local.clock.alarm();
     alarm.set(site.timeouts.handshake);
+    let begun = Instant::now();
     match handshake(stream, config, &alarm).await {
         Ok(stream) => {
             let (_, session) = stream.get_ref();
-            let (index, tls) = match session.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => (1, "TLSv1.3"),
-                _ => (0, "TLSv1.2"),
+            let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+            let (how, tls) = match (session.protocol_version(), resumed) {
+                (Some(ProtocolVersion::TLSv1_3), false) => (Handshake::Full13, "TLSv1.3"),
+                (Some(ProtocolVersion::TLSv1_3), true) => (Handshake::Resumed13, "TLSv1.3"),
+                (_, false) => (Handshake::Full12, "TLSv1.2"),
+                (_, true) => (Handshake::Resumed12, "TLSv1.2"),
             };
-            if let Some(counter) = site.metrics.handshakes.get(index) {
-                counter.inc();
-            }
+            site.metrics.shook_hands(how, begun.elapsed());
             let facts = Facts { client, tls, sni: session.server_name().map(str::to_owned) };
             let is_h2 = session.alpn_protocol() == Some(b"h2");
             drop((alarm, site));
@@ -193,8 +199,12 @@ async fn connection(
             }
         }
         Err(NoTls::PlainHttp(stream)) => explain(&service, &site, client, stream).await,
-        Err(NoTls::TimedOut) => refuse(&service, &site, client, Reason::HandshakeTimeout, None),
+        Err(NoTls::TimedOut) => {
+            site.metrics.handshake_failed(Handshake::TimedOut);
+            refuse(&service, &site, client, Reason::HandshakeTimeout, None);
+        }
         Err(NoTls::Failed(error)) => {
+            site.metrics.handshake_failed(Handshake::Failed);
             refuse(&service, &site, client, Reason::TlsHandshake, Some(error.to_string()));
         }
     }

@@ -5,10 +5,20 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod allotment;
+pub mod exposition;
 pub mod lease;
+pub mod listeners;
 pub mod metrics;
+mod process;
 pub mod recent;
 pub mod stamp;
+pub mod upstreams;
+pub mod websockets;
 
 pub use access_log::{AccessLog, Lines};
-pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
+pub use allotment::Allotment;
+pub use listeners::ListenerMetrics;
+pub use metrics::{Metrics, RouteMetrics};
+pub use upstreams::UpstreamMetrics;
+pub use websockets::WebSocketMetrics;
