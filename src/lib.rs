@@ -22,6 +22,9 @@ pub mod tls;
 pub mod route;
 pub mod upstream;
 
+// How a client is met.
+pub mod downstream;
+
 // One compiled configuration.
 pub mod generation;
 

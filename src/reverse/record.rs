@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::downstream::{RequestId, Worker};
 use crate::generation::site::{self, Action};
 use crate::generation::{Decision, Route, Site};
 use crate::message::{Known, Reason, RequestHead, Version, host, query};
@@ -17,7 +18,7 @@ use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
 use crate::upstream::{Endpoint, Upstream};
 
-use super::{Facts, RequestId, Worker};
+use super::Facts;
 
 /// See the module.
 pub(super) struct Record {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use crate::downstream::{Worker, accept};
 use crate::generation::Site;
 use crate::net::Phase;
 use crate::net::admission::Admission;
-use crate::reverse::{Service, Worker, accept};
+use crate::reverse::Service;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
 

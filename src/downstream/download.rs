@@ -5,33 +5,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::generation::Route;
-use crate::message::forward::Sent;
+use crate::message::forward::{Edits, Sent};
 use crate::message::{Framing, Known, Reason, ResponseHead, Version};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Io};
-use crate::reverse::pace::Pace;
-use crate::reverse::transfer::{Upload, push};
 use crate::upstream::exchange::chunk_size;
 use crate::upstream::{BodyStep, Exchange};
 
 use super::TURNS;
 use super::conn::Conn;
+use super::pace::Pace;
 use super::sender::Sender;
+use super::transfer::{Upload, push};
 
 /// Chunks smaller than this are copied so that they leave together with what follows.
 const SMALL: usize = 4 * 1024;
 
 /// An answer and what applies to it.
-pub(super) struct Answer<'a> {
-    pub(super) head: &'a ResponseHead,
-    pub(super) route: &'a Route,
-    pub(super) idle: Duration,
+pub(crate) struct Answer<'a> {
+    pub(crate) head: &'a ResponseHead,
+    pub(crate) edits: &'a Edits,
+    pub(crate) idle: Duration,
 }
 
 impl Answer<'_> {
     /// How its body is framed for this client.
-    pub(super) fn sent(&self, version: Version) -> Sent {
+    pub(crate) fn sent(&self, version: Version) -> Sent {
         let stated = || {
             let length = self.head.fields.first(Known::ContentLength)?;
             std::str::from_utf8(length).ok()?.parse().ok()
@@ -50,19 +49,19 @@ impl Answer<'_> {
 }
 
 /// The body of an answer on its way to the client.
-pub(super) struct Download {
-    pub(super) chunked: bool,
+pub(crate) struct Download {
+    pub(crate) chunked: bool,
     /// The head is staged and may leave with the first of the body.
-    pub(super) staged: bool,
-    pub(super) ended: bool,
-    pub(super) bytes: u64,
-    pub(super) pace: Pace,
-    pub(super) idle: Duration,
-    pub(super) silent_since: Option<Instant>,
+    pub(crate) staged: bool,
+    pub(crate) ended: bool,
+    pub(crate) bytes: u64,
+    pub(crate) pace: Pace,
+    pub(crate) idle: Duration,
+    pub(crate) silent_since: Option<Instant>,
 }
 
 impl Download {
-    pub(super) fn poll<T: Io>(
+    pub(crate) fn poll<T: Io>(
         &mut self,
         cx: &mut Context<'_>,
         sender: &mut Sender<'_, T>,

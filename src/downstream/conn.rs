@@ -10,13 +10,11 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 
-use crate::generation::Site;
+use super::TURNS;
+use crate::config::Timeouts;
 use crate::message::Reason;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::net::{Alarm, Io, Local, Outgoing};
-use crate::reverse::Service;
-
-use super::TURNS;
 
 /// Bytes read ahead while an answer is awaited: pipelined requests, early `WebSocket` frames.
 const READ_AHEAD: usize = 64 * 1024;
@@ -24,22 +22,29 @@ const READ_AHEAD: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A client's connection.
-pub(super) struct Conn<T> {
-    pub(super) io: T,
-    pub(super) input: BytesMut,
-    pub(super) out: Outgoing,
-    pub(super) alarm: Alarm,
-    pub(super) local: Rc<Local>,
+pub(crate) struct Conn<T> {
+    pub(crate) io: T,
+    pub(crate) input: BytesMut,
+    pub(crate) out: Outgoing,
+    pub(crate) alarm: Alarm,
+    pub(crate) local: Rc<Local>,
 }
 
 impl<T: Io> Conn<T> {
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
-    pub(super) async fn read_head(&mut self, service: &Service) -> Result<Option<Bytes>, Reason> {
-        // Copied: a connection that waits must not keep a configuration alive.
-        let (timeouts, most) = {
-            let site = service.site.load();
-            (site.timeouts.clone(), site.limits.header_size)
-        };
+    ///
+    /// `most` bounds the head, in bytes; `is_going` says whether one that has not begun is still
+    /// waited for.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the head or its sender.
+    pub(crate) async fn read_head(
+        &mut self,
+        timeouts: &Timeouts,
+        most: usize,
+        is_going: &dyn Fn() -> bool,
+    ) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
         let mut begun = false;
         self.alarm.set(timeouts.keep_alive);
@@ -78,7 +83,7 @@ impl<T: Io> Conn<T> {
                 }
             }
             let due = self.alarm.poll(cx).is_ready();
-            match (begun, due || (!begun && service.is_going())) {
+            match (begun, due || (!begun && is_going())) {
                 (_, false) => Poll::Pending,
                 (true, true) => Poll::Ready(Err(Reason::HeaderTimeout)),
                 (false, true) => Poll::Ready(Ok(None)),
@@ -88,7 +93,7 @@ impl<T: Io> Conn<T> {
     }
 
     /// Reads once into `input`.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let (io, input) = (&mut self.io, &mut self.input);
         self.local.with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
@@ -99,11 +104,15 @@ impl<T: Io> Conn<T> {
     }
 
     /// Sends what is staged, within the time a client may take.
-    pub(super) async fn flush(&mut self, site: &Site) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The client's socket's, or that time ran out.
+    pub(crate) async fn flush(&mut self, within: Duration) -> io::Result<()> {
         if self.out.is_empty() && self.try_flush().await? {
             return Ok(());
         }
-        self.alarm.set(site.timeouts.body_idle);
+        self.alarm.set(within);
         poll_fn(|cx| match self.out.poll_flush(cx, &mut self.io) {
             Poll::Pending if self.alarm.poll(cx).is_ready() => {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -122,8 +131,8 @@ impl<T: Io> Conn<T> {
     }
 
     /// Sends what is staged, says that nothing follows, and reads on for a moment.
-    pub(super) async fn linger(&mut self, site: &Site) {
-        if self.flush(site).await.is_err() {
+    pub(crate) async fn linger(&mut self, within: Duration) {
+        if self.flush(within).await.is_err() {
             return;
         }
         self.alarm.set(LINGER);
@@ -146,7 +155,7 @@ impl<T: Io> Conn<T> {
     }
 
     /// Ready when the client has closed. Reads ahead, up to a limit, to find out.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.input.len() < READ_AHEAD {
             if matches!(ready!(self.poll_fill(cx)), Ok(0) | Err(_)) {
                 return Poll::Ready(());

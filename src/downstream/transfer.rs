@@ -17,19 +17,19 @@ use crate::upstream::{Exchange, Received};
 use super::pace::Pace;
 
 /// The body of a request on its way to the upstream.
-pub(super) struct Upload {
+pub(crate) struct Upload {
     /// Cuts an HTTP/1 body out of the connection; unused for HTTP/2.
-    pub(super) decoder: BodyDecoder,
-    pub(super) bytes: u64,
-    pub(super) pace: Pace,
+    pub(crate) decoder: BodyDecoder,
+    pub(crate) bytes: u64,
+    pub(crate) pace: Pace,
     max: u64,
     /// Set while the client waits to be told to go on.
-    pub(super) held: bool,
+    pub(crate) held: bool,
     ended: bool,
 }
 
 impl Upload {
-    pub(super) fn new(head: &RequestHead, max: u64, idle: Duration, min_rate: u64) -> Self {
+    pub(crate) fn new(head: &RequestHead, max: u64, idle: Duration, min_rate: u64) -> Self {
         Self {
             decoder: BodyDecoder::new(head.framing),
             bytes: 0,
@@ -41,7 +41,7 @@ impl Upload {
     }
 
     /// Whether the whole body has been read from the client.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.ended
     }
 
@@ -51,7 +51,7 @@ impl Upload {
     ///
     /// [`Reason::BodyTooLarge`] if it goes over the route's limit, [`Reason::BodyTooSlow`] if it
     /// took too long.
-    pub(super) fn pass(
+    pub(crate) fn pass(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
@@ -70,7 +70,7 @@ impl Upload {
     }
 
     /// Passes the end on.
-    pub(super) fn end(&mut self, cx: &mut Context<'_>, trailers: &[u8], exchange: &mut Exchange) {
+    pub(crate) fn end(&mut self, cx: &mut Context<'_>, trailers: &[u8], exchange: &mut Exchange) {
         self.ended = true;
         exchange.finish(cx, trailers);
     }
@@ -82,7 +82,7 @@ impl Upload {
 /// # Errors
 ///
 /// What is wrong with the body or its sender.
-pub(super) fn push<C: Client>(
+pub(crate) fn push<C: Client>(
     client: &mut C,
     cx: &mut Context<'_>,
     exchange: &mut Exchange,
@@ -98,7 +98,7 @@ pub(super) fn push<C: Client>(
 }
 
 /// Where request bodies come from and interim answers go to.
-pub(super) trait Client {
+pub(crate) trait Client {
     /// Moves as much of the request body as can be moved now.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ pub(super) trait Client {
 }
 
 /// Why there is no answer.
-pub(super) enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// The client's doing.
     Client(Reason),
     /// The upstream's.
@@ -128,7 +128,7 @@ pub(super) enum NoAnswer {
 /// # Cancellation
 ///
 /// Dropping the future leaves a half-sent request behind; the exchange must be dropped too.
-pub(super) async fn await_head<C: Client>(
+pub(crate) async fn await_head<C: Client>(
     client: &mut C,
     exchange: &mut Exchange,
     local: &Local,
@@ -213,7 +213,7 @@ impl UpstreamWait {
 
 /// Whether this failure is one to send the request again after: a kept connection that the upstream
 /// had closed, with not one byte of an answer seen.
-pub(super) fn is_stale(failure: Failure, exchange: &Exchange) -> bool {
+pub(crate) fn is_stale(failure: Failure, exchange: &Exchange) -> bool {
     failure.silent && failure.reason == Reason::UpstreamClosed && exchange.is_reused()
 }
 
@@ -221,7 +221,7 @@ pub(super) fn is_stale(failure: Failure, exchange: &Exchange) -> bool {
 ///
 /// Only if doing it twice is the same as doing it once (RFC 9110 section 9.2.2), there is no body
 /// to read again, and it is no Socket.IO poll: two polls of one session at once end the session.
-pub(super) fn may_repeat(head: &RequestHead, allowed: bool) -> bool {
+pub(crate) fn may_repeat(head: &RequestHead, allowed: bool) -> bool {
     let idempotent = matches!(
         head.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
@@ -239,7 +239,7 @@ fn is_poll(target: &[u8]) -> bool {
 }
 
 /// Whether a 101 is the switch that was asked for.
-pub(super) fn is_switch(head: &ResponseHead) -> bool {
+pub(crate) fn is_switch(head: &ResponseHead) -> bool {
     head.status == 101
         && field::tokens(head.fields.all(Known::Upgrade))
             .any(|t| t.eq_ignore_ascii_case(b"websocket"))

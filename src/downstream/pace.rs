@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     idle: Duration,
     min_rate: u64,
     since: Option<Instant>,
@@ -19,17 +19,17 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) const fn new(idle: Duration, min_rate: u64) -> Self {
+    pub(crate) const fn new(idle: Duration, min_rate: u64) -> Self {
         Self { idle, min_rate, since: None, waited: Duration::ZERO, bytes: 0 }
     }
 
     /// We wait for the client.
-    pub(super) fn wait(&mut self, now: Instant) {
+    pub(crate) fn wait(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }
 
     /// We do not: it has moved `bytes`, or something else holds us up. Whether it keeps up.
-    pub(super) fn moved(&mut self, now: Instant, bytes: u64) -> bool {
+    pub(crate) fn moved(&mut self, now: Instant, bytes: u64) -> bool {
         if let Some(since) = self.since.take() {
             self.waited += now.saturating_duration_since(since);
         }
@@ -45,7 +45,7 @@ impl Pace {
     }
 
     /// When the present silence will have lasted too long.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.since.map(|since| since + self.idle)
     }
 }

@@ -10,17 +10,17 @@ use tokio::io::ReadBuf;
 use crate::message::forward::{Edits, Sent, write_response};
 use crate::message::{Reason, ResponseHead, Step, Version};
 use crate::net::{Io, Local};
-use crate::reverse::transfer::{Client, Upload};
 use crate::upstream::Exchange;
 
 use super::TURNS;
 use super::conn::Conn;
+use super::transfer::{Client, Upload};
 
 /// A connection with the request body that is being read from it.
-pub(super) struct Sender<'a, T> {
-    pub(super) conn: &'a mut Conn<T>,
-    pub(super) upload: Upload,
-    pub(super) version: Version,
+pub(crate) struct Sender<'a, T> {
+    pub(crate) conn: &'a mut Conn<T>,
+    pub(crate) upload: Upload,
+    pub(crate) version: Version,
 }
 
 impl<T: Io> Client for Sender<'_, T> {

@@ -1,0 +1,124 @@
+//! Taking connections: the accept loop, admission, and what to do when descriptors run out.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::addr::ClientAddr;
+use crate::config::Limits;
+use crate::message::Reason;
+use crate::net::admission::{Admission, Full, Permit};
+use crate::upstream::connect::is_out_of_descriptors;
+
+use super::Worker;
+
+/// Pause after the system could not give us a connection.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// One listener on one worker.
+pub trait Door: 'static {
+    /// The worker.
+    fn worker(&self) -> &Rc<Worker>;
+
+    /// Whether nothing new is taken: the worker drains, or the listener is being removed.
+    fn is_going(&self) -> bool;
+
+    /// Lets a connection in, as a task of the worker, or refuses it.
+    fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr);
+
+    /// Notes that a client was turned away because the system has no more descriptors.
+    fn shed(self: &Rc<Self>, client: ClientAddr);
+}
+
+/// A connection that was let in.
+pub(crate) struct Admitted {
+    _permit: Permit,
+    active: IntGauge,
+}
+
+impl Admitted {
+    /// Lets a connection in if `limits` allow one more; `active` counts those that are.
+    ///
+    /// # Errors
+    ///
+    /// Which limit is reached.
+    pub(crate) fn new(
+        admission: &Arc<Admission>,
+        client: ClientAddr,
+        limits: &Limits,
+        active: &IntGauge,
+    ) -> Result<Self, Reason> {
+        let (most, each) = (limits.connections, limits.connections_per_client);
+        let permit = admission.admit(client, most, each).map_err(|full| match full {
+            Full::Listener => Reason::TooManyConnections,
+            Full::Client => Reason::TooManyFromClient,
+        })?;
+        active.inc();
+        Ok(Self { _permit: permit, active: active.clone() })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.active.dec();
+    }
+}
+
+/// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
+/// kernel's queue then are taken too, because closing the socket would reset them.
+pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
+    let alarm = door.worker().local.clock.alarm();
+    loop {
+        let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+            Poll::Pending if door.is_going() => Poll::Ready(None),
+            Poll::Pending => alarm.poll(cx).map(|()| None),
+        });
+        match accepted.await {
+            None => return take_the_rest(&door, listener),
+            Some(Ok((stream, peer))) => door.admit(stream, ClientAddr(peer)),
+            Some(Err(error)) if is_out_of_descriptors(&error) => shed(&door, &listener).await,
+            // The client was gone before we came to it.
+            Some(Err(_)) => tokio::time::sleep(BREATH).await,
+        }
+    }
+}
+
+/// Takes what waits in the kernel's queue without the poller having told of it yet.
+fn take_the_rest<D: Door>(door: &Rc<D>, listener: TcpListener) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = taken {
+            door.admit(stream, ClientAddr(peer));
+        }
+    }
+}
+
+/// Out of file descriptors: gives up idle upstream connections; failing that, takes one waiting
+/// client only to close its connection, so that the queue does not fill with clients who wait for
+/// nothing.
+async fn shed<D: Door>(door: &Rc<D>, listener: &TcpListener) {
+    let worker = door.worker();
+    if !worker.pool.is_empty() {
+        worker.pool.clear();
+        return;
+    }
+    drop(worker.spare.take());
+    let waiting = poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    });
+    if let Some((stream, peer)) = waiting.await {
+        drop(stream);
+        door.shed(ClientAddr(peer));
+    }
+    *worker.spare.borrow_mut() = File::open("/dev/null").ok();
+    tokio::time::sleep(BREATH).await;
+}
