@@ -11,7 +11,10 @@ pub mod dial;
 pub mod listen;
 pub mod local;
 pub mod outgoing;
+pub mod rate;
 pub mod relay;
+pub mod splice;
+pub mod tunnel;
 
 pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};
