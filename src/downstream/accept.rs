@@ -11,7 +11,6 @@ use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::addr::ClientAddr;
-use crate::config::Limits;
 use crate::message::Reason;
 use crate::net::admission::{Admission, Full, Permit};
 use crate::upstream::connect::is_out_of_descriptors;
@@ -43,7 +42,7 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Lets a connection in if `limits` allow one more; `active` counts those that are.
+    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `active` counts those that are.
     ///
     /// # Errors
     ///
@@ -51,10 +50,9 @@ impl Admitted {
     pub(crate) fn new(
         admission: &Arc<Admission>,
         client: ClientAddr,
-        limits: &Limits,
+        (most, each): (usize, usize),
         active: &IntGauge,
     ) -> Result<Self, Reason> {
-        let (most, each) = (limits.connections, limits.connections_per_client);
         let permit = admission.admit(client, most, each).map_err(|full| match full {
             Full::Listener => Reason::TooManyConnections,
             Full::Client => Reason::TooManyFromClient,

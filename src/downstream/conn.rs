@@ -11,7 +11,6 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 
 use super::TURNS;
-use crate::config::Timeouts;
 use crate::message::Reason;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::net::{Alarm, Io, Local, Outgoing};
@@ -20,6 +19,16 @@ use crate::net::{Alarm, Io, Local, Outgoing};
 const READ_AHEAD: usize = 64 * 1024;
 /// How long what a client still sends is read after the connection has been closed for writing.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// What a head may take.
+pub(crate) struct HeadLimits {
+    /// Until it begins.
+    pub(crate) keep_alive: Duration,
+    /// From its first byte to its last.
+    pub(crate) header: Duration,
+    /// Bytes.
+    pub(crate) size: usize,
+}
 
 /// A client's connection.
 pub(crate) struct Conn<T> {
@@ -33,7 +42,7 @@ pub(crate) struct Conn<T> {
 impl<T: Io> Conn<T> {
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
     ///
-    /// `most` bounds the head, in bytes; `is_going` says whether one that has not begun is still
+    /// `is_going` says whether one that has not begun is still
     /// waited for.
     ///
     /// # Errors
@@ -41,13 +50,12 @@ impl<T: Io> Conn<T> {
     /// What is wrong with the head or its sender.
     pub(crate) async fn read_head(
         &mut self,
-        timeouts: &Timeouts,
-        most: usize,
+        limits: &HeadLimits,
         is_going: &dyn Fn() -> bool,
     ) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
         let mut begun = false;
-        self.alarm.set(timeouts.keep_alive);
+        self.alarm.set(limits.keep_alive);
         poll_fn(|cx| {
             loop {
                 // RFC 9112 section 2.2: an empty line before the request line is ignored.
@@ -55,10 +63,10 @@ impl<T: Io> Conn<T> {
                     self.input.advance(2);
                 }
                 if !self.input.is_empty() && !std::mem::replace(&mut begun, true) {
-                    self.alarm.set(timeouts.header);
+                    self.alarm.set(limits.header);
                 }
                 match scanner.scan(&self.input) {
-                    Scan::Ends(end) if end > most => {
+                    Scan::Ends(end) if end > limits.size => {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
                     Scan::Ends(end) => {
@@ -69,7 +77,7 @@ impl<T: Io> Conn<T> {
                         return Poll::Ready(Ok(Some(head)));
                     }
                     Scan::BareLf => return Poll::Ready(Err(Reason::BareLf)),
-                    Scan::Partial if self.input.len() > most => {
+                    Scan::Partial if self.input.len() > limits.size => {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
                     Scan::Partial => {}

@@ -53,6 +53,10 @@ reasons! {
     AmbiguousPath => "ambiguous_path", 400;
     /// The request target is neither a path nor a URL.
     BadTarget => "bad_target", 400;
+    /// This is a proxy: it takes `CONNECT host:port`, or a request for a whole `http://` URL.
+    NotProxied => "not_a_proxy_request", 400;
+    /// The client asks for an `https://` URL in clear instead of by CONNECT.
+    HttpsInClear => "https_without_connect", 400;
     /// An upgrade request is malformed.
     BadUpgrade => "bad_upgrade", 400;
     /// `Connection` names a field that must not be removed.
@@ -107,6 +111,14 @@ reasons! {
     TooManyConnections => "too_many_connections", 503;
     /// Too many open connections from this client.
     TooManyFromClient => "too_many_connections_from_client", 503;
+    /// Too many open tunnels.
+    TooManyTunnels => "too_many_tunnels", 503;
+    /// Too many open tunnels of this client.
+    TooManyTunnelsOfClient => "too_many_tunnels_of_client", 429;
+    /// This client asks for new tunnels faster than it may.
+    TooFast => "too_many_new_tunnels", 429;
+    /// The parent proxy did not open the tunnel.
+    ParentRefused => "parent_refused", 502;
     /// The client went away first.
     ClientGone => "client_gone", 499;
     /// The client took the answer too slowly.
@@ -117,6 +129,8 @@ reasons! {
     HandshakeTimeout => "tls_handshake_timeout", 0;
     /// A tunnel was silent for too long.
     TunnelIdle => "tunnel_idle", 0;
+    /// The TLS message a client begins its tunnel with took too long.
+    HelloTimeout => "egress_hello_timeout", 0;
     /// A fault in the gateway itself.
     Internal => "internal", 500;
 }

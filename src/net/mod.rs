@@ -6,6 +6,7 @@
 //! Never: knows a route, an upstream or a configuration file.
 
 pub mod admission;
+pub mod aside;
 pub mod clock;
 pub mod dial;
 pub mod listen;

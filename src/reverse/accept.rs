@@ -27,7 +27,8 @@ impl Door for Service {
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr) {
         let site = self.site.load_full();
         site.metrics.accepted.inc();
-        match Admitted::new(&self.admission, client, &site.limits, &site.metrics.active) {
+        let limits = (site.limits.connections, site.limits.connections_per_client);
+        match Admitted::new(&self.admission, client, limits, &site.metrics.active) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use http::Method;
 
 use crate::downstream::accept::Admitted;
+use crate::downstream::conn::HeadLimits;
 use crate::downstream::download::{Answer, Download};
 use crate::downstream::pace::Pace;
 use crate::downstream::sender::Sender;
@@ -58,11 +59,15 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
     };
     loop {
         // Copied: a connection that waits must not keep a configuration alive.
-        let (timeouts, most) = {
+        let limits = {
             let site = service.site.load();
-            (site.timeouts.clone(), site.limits.header_size)
+            HeadLimits {
+                keep_alive: site.timeouts.keep_alive,
+                header: site.timeouts.header,
+                size: site.limits.header_size,
+            }
         };
-        let head = conn.read_head(&timeouts, most, &|| service.is_going()).await;
+        let head = conn.read_head(&limits, &|| service.is_going()).await;
         // What is in force now decides, not what was when the client began to think.
         let site = service.site.load_full();
         let head = match head {
