@@ -19,6 +19,7 @@ pub mod net;
 pub mod tls;
 
 // What is decided.
+pub mod egress;
 pub mod route;
 pub mod upstream;
 

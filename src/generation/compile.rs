@@ -78,7 +78,7 @@ pub fn compile(
         return Err(Box::new((config, problems)));
     }
     Ok(Compiled {
-        generation: Generation { config, sites, upstreams, certificates },
+        generation: Generation { config, sites, upstreams, outlet: None, certificates },
         warnings: problems,
     })
 }

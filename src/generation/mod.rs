@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod identities;
+pub mod outlet;
 pub mod site;
 
 use std::path::PathBuf;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 
 use crate::config::{ClientCertificates, Config, Verify};
 use crate::telemetry::Metrics;
-use crate::upstream::Upstream;
+use crate::upstream::{Endpoint, Upstream};
 
 pub use compile::compile;
+pub use outlet::Outlet;
 pub use site::{Decision, Refusal, Route, Served, Site};
 
 /// One compiled configuration.
@@ -25,6 +27,8 @@ pub struct Generation {
     pub sites: Vec<Arc<Site>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The forward proxy, if there is one.
+    pub outlet: Option<Arc<Outlet>>,
     certificates: Vec<Shown>,
 }
 
@@ -41,6 +45,14 @@ struct Shown {
 }
 
 impl Generation {
+    /// Every endpoint whose name has to be looked up again and again: of upstreams, and of parents
+    /// of the forward proxy.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let parents = self.outlet.iter().flat_map(|outlet| &outlet.parents);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+        upstreams.chain(parents.flat_map(|parent| &parent.endpoints))
+    }
+
     /// Name, number of the pair, and a hash of each certificate.
     pub fn prints(&self) -> impl Iterator<Item = (&str, usize, u64)> {
         self.certificates.iter().map(|shown| (shown.name.as_str(), shown.pair, shown.print))
@@ -56,7 +68,7 @@ impl Generation {
         metrics.tell(&certificates, &upstreams);
     }
 
-    /// Files the configuration names: certificates, keys, CA bundles.
+    /// Files the configuration names: certificates, keys, CA bundles, users, credentials.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = self.config.certificates.iter().flat_map(|certificate| &certificate.pairs);
@@ -76,6 +88,7 @@ impl Generation {
                 }
             }
         }
+        files.extend(self.config.forward.iter().flat_map(|forward| forward.files().cloned()));
         files
     }
 }

@@ -78,6 +78,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
+        forward: None,
     })
 }
 
