@@ -31,6 +31,7 @@ pub mod generation;
 
 // Who serves a client.
 pub mod admin;
+pub mod forward;
 pub mod reverse;
 
 // Who starts, reloads and drains.

@@ -7,6 +7,9 @@ use crate::message::forward::{field, number_field, status_line};
 
 use super::{RequestId, Worker};
 
+/// Media type of replies for people.
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// A reply of our own, for either protocol version.
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -14,6 +17,10 @@ pub(crate) struct Reply {
     pub(crate) reason: Option<Reason>,
     pub(crate) location: Option<Vec<u8>>,
     pub(crate) allow: Option<String>,
+    /// Media type of the body.
+    pub(crate) kind: &'static str,
+    /// Further fields.
+    pub(crate) more: Vec<(&'static str, String)>,
     pub(crate) body: String,
 }
 
@@ -34,13 +41,29 @@ impl Reply {
             reason.word(),
             id.as_str(),
         );
-        Self { status, reason: Some(reason), location: None, allow: None, body }
+        Self {
+            status,
+            reason: Some(reason),
+            location: None,
+            allow: None,
+            kind: TEXT,
+            more: Vec::new(),
+            body,
+        }
     }
 
     /// Sends the client elsewhere.
     pub(crate) fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
         let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));
-        Self { status, reason: None, location: Some(location), allow: None, body }
+        Self {
+            status,
+            reason: None,
+            location: Some(location),
+            allow: None,
+            kind: TEXT,
+            more: Vec::new(),
+            body,
+        }
     }
 
     /// Writes the reply for an HTTP/1 client; `asked` is the request's method, if it was read.
@@ -57,7 +80,7 @@ impl Reply {
         out.extend_from_slice(b"Date: ");
         worker.stamp.write_http(out);
         out.extend_from_slice(b"\r\n");
-        field(out, "Content-Type", b"text/plain; charset=utf-8");
+        field(out, "Content-Type", self.kind.as_bytes());
         number_field(out, "Content-Length", self.body.len() as u64);
         field(out, "X-Request-Id", id.as_str().as_bytes());
         self.each_field(|name, value| field(out, name, value));
@@ -82,6 +105,9 @@ impl Reply {
         }
         if let Some(allow) = &self.allow {
             add("Allow", allow.as_bytes());
+        }
+        for (name, value) in &self.more {
+            add(name, value.as_bytes());
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The forward proxy of a generation: rules, guard, users, parents, listeners.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 
-use crate::addr::{Destination, Host, Pattern};
+use crate::addr::{Destination, Host, Name, Pattern};
 use crate::config::{ForwardLimits, ForwardTimeouts, Place};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::upstream::Endpoint;
@@ -31,6 +32,10 @@ pub struct Outlet {
     pub limits: ForwardLimits,
     /// How long.
     pub timeouts: ForwardTimeouts,
+    /// TLS towards origins for that; `None`: it is not served.
+    pub origin_tls: Option<Arc<ClientConfig>>,
+    /// Names that are not looked up, and what they stand for.
+    pub hosts: HashMap<Name, Arc<[IpAddr]>>,
     /// What rules in report mode have let through; goes on over reloads.
     pub seen: Arc<Seen>,
 }

@@ -92,19 +92,19 @@ pub enum End {
     Forbidden,
 }
 
-/// Joins `a` and `b`; `early` was read from A already and goes to B first.
+/// Joins `a` and `b`; the bytes with each were read from it already, and go to the other first.
 ///
 /// # Cancellation
 ///
 /// Dropping the future closes both.
 pub async fn join<A: Leg, B: Leg>(
     local: &Rc<Local>,
-    (mut a, early): (A, Bytes),
-    mut b: B,
+    (mut a, of_a): (A, Bytes),
+    (mut b, of_b): (B, Bytes),
     terms: Terms<'_>,
 ) -> End {
-    let (mut ab, mut ba) = (Direction::new(&early), Direction::new(&[]));
-    drop(early);
+    let (mut ab, mut ba) = (Direction::new(&of_a), Direction::new(&of_b));
+    drop((of_a, of_b));
     let mut watch = Watch::new(local, &terms);
     poll_fn(|cx| {
         let now = local.clock.now();

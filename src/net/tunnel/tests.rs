@@ -76,7 +76,7 @@ fn a_flood_is_spliced_and_arrives_whole_and_half_close_is_honoured() {
         });
         let moved = Moved::default();
         let early = Bytes::from_static(b"early ");
-        let end = join(&local, (a, early), b, terms(&moved)).await;
+        let end = join(&local, (a, early), (b, Bytes::new()), terms(&moved)).await;
         assert_eq!(end, End::ClosedByA);
         upload.await.unwrap();
         let got = answer.await.unwrap();
@@ -104,7 +104,7 @@ fn a_reader_that_stops_holds_the_writer_and_no_byte_is_lost() {
         let own = Rc::clone(&local);
         let tunnel = tokio::task::spawn_local(async move {
             let moved = Moved::default();
-            join(&own, (a, Bytes::new()), b, terms(&moved)).await
+            join(&own, (a, Bytes::new()), (b, Bytes::new()), terms(&moved)).await
         });
         // Far more than the sockets and a pipe hold: it cannot end before somebody reads.
         for _ in 0..200 {
@@ -127,14 +127,14 @@ fn ends_when_idle_when_its_time_is_up_and_when_forbidden() {
         let start = Instant::now();
         let ((_client, a), (b, _origin)) = (duplex(64), duplex(64));
         let moved = Moved::default();
-        let end = join(&local, (a, Bytes::new()), b, terms(&moved)).await;
+        let end = join(&local, (a, Bytes::new()), (b, Bytes::new()), terms(&moved)).await;
         assert_eq!(end, End::Idle);
         assert!(start.elapsed() >= Duration::from_secs(60));
 
         let ((_client, a), (b, _origin)) = (duplex(64), duplex(64));
         let limited =
             Terms { ends_at: Some(Instant::now() + Duration::from_secs(5)), ..terms(&moved) };
-        assert_eq!(join(&local, (a, Bytes::new()), b, limited).await, End::Expired);
+        assert_eq!(join(&local, (a, Bytes::new()), (b, Bytes::new()), limited).await, End::Expired);
 
         let ((_client, a), (b, _origin)) = (duplex(64), duplex(64));
         let asked = Cell::new(0);
@@ -150,7 +150,10 @@ fn ends_when_idle_when_its_time_is_up_and_when_forbidden() {
             }
         });
         let asking = Terms { allowed: &allowed, ..terms(&moved) };
-        assert_eq!(join(&local, (a, Bytes::new()), b, asking).await, End::Forbidden);
+        assert_eq!(
+            join(&local, (a, Bytes::new()), (b, Bytes::new()), asking).await,
+            End::Forbidden
+        );
     });
 }
 
@@ -170,7 +173,7 @@ fn a_rate_is_kept() {
         });
         let moved = Moved::default();
         let slow = Terms { rates: [Some(Arc::new(Rate::new(1000))), None], ..terms(&moved) };
-        assert_eq!(join(&local, (a, Bytes::new()), b, slow).await, End::ClosedByA);
+        assert_eq!(join(&local, (a, Bytes::new()), (b, Bytes::new()), slow).await, End::ClosedByA);
         assert_eq!(reader.await.unwrap(), 10_000);
         let took = start.elapsed();
         // Ten seconds' worth, less the burst, and a tick each time it was held.
