@@ -48,6 +48,10 @@ pub struct Gateway {
     pub access_log: AccessLog,
     /// How long a drain may take from the first TERM until what is left is cut. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long connections are still taken after readiness is gone. Default 0.
+    pub drain_delay: Duration,
+    /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
+    pub upgrade_timeout: Duration,
 }
 
 /// Where access-log lines go.

@@ -80,6 +80,12 @@ pub struct GatewayFile {
     pub access_log: Maybe<String>,
     /// How long a drain may take until what is left is cut, e.g. `"30s"`. Default 30 s.
     pub drain_timeout: Maybe<String>,
+    /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer
+    /// in front can send them elsewhere first, e.g. `"5s"`. Default 0 s.
+    pub drain_delay: Maybe<String>,
+    /// After an upgrade in place, how long the old process keeps the WebSockets it has, e.g.
+    /// `"12h"`. Then it drains. Default 12 h.
+    pub upgrade_timeout: Maybe<String>,
 }
 
 /// Metrics and health, over plain HTTP.

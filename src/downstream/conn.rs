@@ -42,7 +42,7 @@ pub(crate) struct Conn<T> {
 impl<T: Io> Conn<T> {
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
     ///
-    /// `is_going` says whether one that has not begun is still
+    /// `closes_idle` says whether one that has not begun is no longer
     /// waited for.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl<T: Io> Conn<T> {
     pub(crate) async fn read_head(
         &mut self,
         limits: &HeadLimits,
-        is_going: &dyn Fn() -> bool,
+        closes_idle: &dyn Fn() -> bool,
     ) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
         let mut begun = false;
@@ -91,7 +91,7 @@ impl<T: Io> Conn<T> {
                 }
             }
             let due = self.alarm.poll(cx).is_ready();
-            match (begun, due || (!begun && is_going())) {
+            match (begun, due || (!begun && closes_idle())) {
                 (_, false) => Poll::Pending,
                 (true, true) => Poll::Ready(Err(Reason::HeaderTimeout)),
                 (false, true) => Poll::Ready(Ok(None)),

@@ -57,7 +57,7 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
                 size: outlet.limits.header_size,
             }
         };
-        let head = conn.read_head(&limits, &|| service.is_going()).await;
+        let head = conn.read_head(&limits, &|| service.closes_idle()).await;
         // What is in force now decides, not what was when the client began to think.
         let stand = service.stand.load_full();
         let asked = match head {

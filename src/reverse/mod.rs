@@ -46,6 +46,13 @@ impl Service {
     pub fn is_going(&self) -> bool {
         self.closing.get() || self.worker.local.phase() != Phase::Serving
     }
+
+    /// Whether a kept connection is closed without waiting for its next request. Not if another
+    /// process has taken over: there is time, and a request may be on its way.
+    #[must_use]
+    pub fn closes_idle(&self) -> bool {
+        self.is_going() && self.worker.local.phase() != Phase::Succeeded
+    }
 }
 
 /// What is known about a client connection, from its handshake on.

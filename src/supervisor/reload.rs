@@ -8,7 +8,7 @@
 //! Never: closes a connection that the new configuration still allows.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +23,9 @@ use crate::telemetry::Metrics;
 use crate::upstream::resolve;
 
 use super::changes;
-use super::start::{StartError, bind_sites};
+use super::inheritance::Inheritance;
+use super::start::{Held, Sockets, StartError, bind_sites, hold};
+use super::succession::Program;
 use super::worker::{Command, Shared};
 
 /// Looks up environment variables.
@@ -38,6 +40,8 @@ pub struct Origin {
     pub environment: Environment,
     /// For what is compiled from it.
     pub provider: Arc<CryptoProvider>,
+    /// How to start this program anew; `None` where that makes no sense.
+    pub program: Option<Program>,
 }
 
 /// What the running gateway is made of, for changing it.
@@ -46,6 +50,8 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: HashMap<SocketAddr, Shared>,
+    /// The listening sockets once more; `None` once another process has them.
+    pub(super) held: Option<Held>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
     pub(super) started: changes::Fixed,
     /// Of the generation that serves.
@@ -57,8 +63,9 @@ pub(super) struct Reloader {
 struct Prepared {
     generation: Generation,
     fingerprint: Vec<u8>,
-    /// By worker, then by the new listeners in the order of their sites.
-    sockets: Vec<Vec<TcpListener>>,
+    /// By worker; each with its number among the new listeners.
+    sockets: Vec<Sockets>,
+    held: Held,
     warnings: String,
 }
 
@@ -75,7 +82,7 @@ impl Reloader {
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
             fingerprint: self.fingerprint.clone(),
-            workers: self.workers.len(),
+            workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
         };
         // Reading and key loading block; health checks go on meanwhile.
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
@@ -105,15 +112,21 @@ impl Reloader {
 
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Outcome {
-        let Prepared { generation, fingerprint, sockets, warnings } = prepared;
+        let Prepared { generation, fingerprint, sockets, held, warnings } = prepared;
         let changes = changes::between(&self.started, &self.generation, &generation);
         let added: Vec<_> =
             self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
-            for (socket, (_, shared)) in sockets.into_iter().zip(&added) {
+            for (number, socket) in sockets {
+                let Some((_, shared)) = added.get(number) else { continue };
                 // A worker that is gone is noticed by the control loop.
                 let _ = worker.send(Command::Listen(socket, shared.clone()));
             }
+        }
+        if let Some(all) = &mut self.held {
+            // Before workers close theirs: in a socket that is still open connections would wait.
+            all.retain(|address, _| generation.sites.iter().any(|site| site.address == *address));
+            all.extend(held);
         }
         self.listeners.retain(|address, shared| {
             let kept = generation.sites.iter().find(|site| site.address == *address);
@@ -162,6 +175,7 @@ struct Attempt {
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
     fingerprint: Vec<u8>,
+    /// Those that take connections.
     workers: usize,
 }
 
@@ -187,7 +201,7 @@ impl Attempt {
                 tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
             }
         }
-        let sockets =
+        let (sockets, held) =
             self.bind(&generation).map_err(|error| NotPrepared::Refused(error.to_string()))?;
         warnings.extend(compiled.warnings);
         let warnings = if warnings.is_empty() {
@@ -195,15 +209,21 @@ impl Attempt {
         } else {
             draw(&generation.config.sources, &warnings)
         };
-        Ok(Prepared { generation, fingerprint, sockets, warnings })
+        Ok(Prepared { generation, fingerprint, sockets, held, warnings })
     }
 
-    fn bind(&self, generation: &Generation) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), StartError> {
+        if self.workers == 0 {
+            return Ok((Vec::new(), Held::new()));
+        }
         let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
         let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
         let new: Vec<_> = new.collect();
-        let ours = |port: u16| !known.iter().any(|address| address.port() == port);
-        bind_sites(generation, &new, self.workers, &ours)
+        let ours = |port: u16| known.iter().any(|address| address.port() == port);
+        let sockets =
+            bind_sites(generation, &new, (self.workers, &ours), &mut Inheritance::default())?;
+        let held = hold(new.iter().copied(), &sockets)?;
+        Ok((sockets, held))
     }
 }
 

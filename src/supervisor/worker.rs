@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,6 +17,8 @@ use crate::net::admission::Admission;
 use crate::reverse::Service;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
+
+use super::systemd::Pulse;
 
 /// How long tasks get to end by themselves when a worker cuts.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -37,6 +40,8 @@ pub(super) enum Command {
     Close(SocketAddr),
     /// The configuration has changed.
     Reloaded,
+    /// Show with this number that you are alive.
+    Beat(u64),
 }
 
 /// What a worker thread is started with.
@@ -46,6 +51,7 @@ pub(super) struct Seed {
     pub(super) metrics: Arc<Metrics>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) ending: mpsc::UnboundedSender<()>,
+    pub(super) pulse: Pulse,
 }
 
 impl Shared {
@@ -113,6 +119,7 @@ async fn work(mut seed: Seed) {
                 local.clock.wake_all();
             }
             Some(Command::Reloaded) => local.reloaded(),
+            Some(Command::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
         }
     }
     worker.lines.flush();

@@ -30,6 +30,9 @@ use super::wording;
 /// How long a drain may take.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long a process keeps its WebSockets after it was upgraded: a working day.
+const UPGRADE: Duration = Duration::from_secs(12 * 3600);
+
 /// Bounds of the number of workers. More threads than this is a typing mistake.
 const WORKERS: RangeInclusive<u64> = 1..=512;
 
@@ -201,6 +204,16 @@ impl Check<'_> {
             drain_timeout: self.duration(
                 body.drain_timeout.as_ref(),
                 DRAIN,
+                Duration::ZERO..=value::HOURS_24,
+            ),
+            drain_delay: self.duration(
+                body.drain_delay.as_ref(),
+                Duration::ZERO,
+                Duration::ZERO..=Duration::from_secs(600),
+            ),
+            upgrade_timeout: self.duration(
+                body.upgrade_timeout.as_ref(),
+                UPGRADE,
                 Duration::ZERO..=value::HOURS_24,
             ),
         }

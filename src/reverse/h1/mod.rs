@@ -67,7 +67,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 size: site.limits.header_size,
             }
         };
-        let head = conn.read_head(&limits, &|| service.is_going()).await;
+        let head = conn.read_head(&limits, &|| service.closes_idle()).await;
         // What is in force now decides, not what was when the client began to think.
         let site = service.site.load_full();
         let head = match head {
