@@ -1,5 +1,7 @@
 //! The forward proxy of a generation: rules, guard, users, parents, listeners.
 
+mod compile;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use crate::addr::{Destination, Host, Pattern};
 use crate::config::{ForwardLimits, ForwardTimeouts, Place};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::upstream::Endpoint;
+
+pub use compile::{Inputs, compile};
 
 /// `[forward]`, compiled.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub struct Listener {
     /// TLS between client and proxy; `None`: plain.
     pub tls: Option<Arc<ServerConfig>>,
     /// Equal for two generations of a listener if tickets of one may resume in the other.
-    pub(super) admits: u64,
+    admits: u64,
 }
 
 /// A proxy to go through.
@@ -63,14 +67,14 @@ pub struct Parent {
     /// Value of the `Proxy-Authorization` field to send.
     pub authorization: Option<Secret>,
     /// Destinations connected to directly all the same.
-    pub(super) no_proxy: Vec<Pattern>,
+    no_proxy: Vec<Pattern>,
     /// From the first SYN to the parent's answer.
     pub connect_timeout: Duration,
 }
 
 /// A value that is sent and never shown.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Secret(pub(super) String);
+pub struct Secret(String);
 
 impl Secret {
     /// The value, for the wire.
