@@ -186,7 +186,7 @@ fn what_is_commented_out_works_too() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::copy("tests/check/dummy.pem", at("partners-ca.crt")).unwrap();
-    for name in ["gateway", "certificates", "upstreams", "internet", "lan"] {
+    for name in ["gateway", "certificates", "upstreams", "internet", "lan", "forward"] {
         let text = fs::read_to_string(format!("config/{name}.toml")).unwrap();
         let all: Vec<&str> = text
             .lines()
@@ -198,6 +198,8 @@ fn what_is_commented_out_works_too() {
         let pem = at("partners-ca.crt").display().to_string();
         let text = all.join("\n").replace("/etc/app-gateway/chat-internal.crt", &pem);
         let text = text.replace("/etc/app-gateway/chat-internal.key", &pem);
+        let text = text.replace("/etc/app-gateway/forward.htpasswd", &pem);
+        let text = text.replace("/etc/app-gateway/enterprise-proxy.txt", &pem);
         fs::write(at(&format!("{name}.toml")), text).unwrap();
     }
     fs::create_dir(at("certs")).unwrap();
@@ -344,7 +346,7 @@ fn survive(bytes: &[u8]) {
 }
 
 fn shipped_text() -> Vec<u8> {
-    let names = ["gateway", "certificates", "upstreams", "internet", "lan"];
+    let names = ["gateway", "certificates", "upstreams", "internet", "lan", "forward"];
     let files = names.map(|name| fs::read(format!("config/{name}.toml")).unwrap());
     files.concat()
 }

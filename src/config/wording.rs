@@ -9,7 +9,7 @@
 use super::problem::{Place, Problem};
 
 /// Tables at the top of a file that have no name of their own.
-const TOP: [&str; 2] = ["gateway", "admin"];
+const TOP: [&str; 3] = ["gateway", "admin", "forward"];
 
 /// What nginx calls it, and what we do.
 const NGINX: [(&str, &str); 24] = [
@@ -68,6 +68,9 @@ pub(super) fn unknown_table(name: &str, place: Place, known: &[&str]) -> Problem
         "listener" | "listen" | "server" => problem
             .with_label("a listener belongs to a profile")
             .with_help("write `[[profile.NAME.listener]]`"),
+        "rule" | "rules" | "acl" | "http_access" => problem
+            .with_label("a rule belongs to the forward proxy")
+            .with_help("write `[[forward.rule]]`"),
         "route" | "routes" | "location" => problem
             .with_label("a route belongs to a profile")
             .with_help("write `[[profile.NAME.route]]`"),
@@ -91,6 +94,9 @@ pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
         None if TOP.contains(&name) => problem
             .with_label("this is not a table")
             .with_help(format!("write `[{name}]` and its keys below it")),
+        None if name == "sni" => problem
+            .with_label("this is not a table")
+            .with_help("write `sni = { mismatch = \"refuse\" }`"),
         None => problem
             .with_label("this is not a table")
             .with_help(format!("write `[profile.NAME.{name}]` and its keys below it")),
@@ -108,6 +114,9 @@ pub(super) fn not_tables(name: &str, place: Place, text: &str) -> Problem {
         _ if name == "pairs" => problem
             .with_label("this is not")
             .with_help("write `pairs = [{ chain = \"x.crt\", key = \"x.key\" }]`"),
+        _ if ["rule", "parent"].contains(&name) => problem
+            .with_label("this is not")
+            .with_help(format!("write `[[forward.{name}]]` once for each")),
         _ => problem
             .with_label("this is not")
             .with_help(format!("write `[[profile.NAME.{name}]]` once for each")),

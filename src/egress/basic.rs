@@ -31,6 +31,27 @@ impl Basic {
     }
 }
 
+impl Basic {
+    /// The value of the field, to log in with.
+    #[must_use]
+    pub fn to_field(&self) -> String {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let pair = [self.user.as_bytes(), b":", &self.password].concat();
+        let mut field = String::from("Basic ");
+        for group in pair.chunks(3) {
+            let bits = group.iter().fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte));
+            let bits = bits << (8 * (3 - group.len()));
+            for place in 0..4 {
+                let digit = DIGITS.get((bits >> (18 - 6 * place)) as usize & 63);
+                let digit = digit.filter(|_| place <= group.len());
+                field.push(digit.map_or('=', |digit| char::from(*digit)));
+            }
+        }
+        field
+    }
+}
+
 impl fmt::Debug for Basic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Basic").field("user", &self.user).finish_non_exhaustive()
@@ -84,6 +105,17 @@ mod tests {
         assert_eq!(read("BASIC  YTo= "), pair("a", ""));
         assert_eq!(read("Basic YTpiOmM="), pair("a", "b:c"));
         assert_eq!(read("Basic dGVzdDoxMjPCow=="), pair("test", "123£"));
+    }
+
+    #[test]
+    fn what_is_sent_can_be_read() {
+        for (user, password) in [("Aladdin", "open sesame"), ("a", ""), ("a", "b:c"), ("ab", "c£")]
+        {
+            let basic = Basic { user: user.to_owned(), password: password.as_bytes().to_vec() };
+            assert_eq!(Basic::parse(basic.to_field().as_bytes()), Some(basic));
+        }
+        let basic = Basic { user: "Aladdin".to_owned(), password: b"open sesame".to_vec() };
+        assert_eq!(basic.to_field(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Service {
     /// What all listeners on all workers share.
     pub commons: Arc<Commons>,
     /// The listener is being removed.
-    pub closing: Cell<bool>,
+    pub closing: Rc<Cell<bool>>,
 }
 
 impl Service {

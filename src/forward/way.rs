@@ -92,6 +92,17 @@ impl Tally {
 }
 
 impl Stand {
+    /// The same listener where nothing is allowed any more.
+    #[must_use]
+    pub fn closed(&self) -> Self {
+        let way = Way {
+            outlet: Arc::new(self.way.outlet.closed()),
+            rules: HashMap::new(),
+            no_rule: Arc::clone(&self.way.no_rule),
+        };
+        self.under(&Arc::new(way))
+    }
+
     /// The same listener under another way: for what is left of it once it has been removed.
     #[must_use]
     pub fn under(&self, way: &Arc<Way>) -> Self {

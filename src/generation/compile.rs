@@ -18,7 +18,7 @@ use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
 use super::site::{Action, Route, Served, Site};
-use super::{Generation, Shown, identities};
+use super::{Generation, Shown, identities, outlet};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -74,11 +74,17 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
+    let outlet = config
+        .forward
+        .as_ref()
+        .and_then(|forward| outlet::compile(forward, &inputs, &mut problems))
+        .map(Arc::new);
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
     Ok(Compiled {
-        generation: Generation { config, sites, upstreams, outlet: None, certificates },
+        generation: Generation { config, sites, upstreams, outlet, certificates },
         warnings: problems,
     })
 }

@@ -8,10 +8,11 @@ pub mod identities;
 pub mod outlet;
 pub mod site;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{ClientCertificates, Config, Verify};
+use crate::config::{ClientCertificates, Config, Place, Verify};
 use crate::telemetry::Metrics;
 use crate::upstream::{Endpoint, Upstream};
 
@@ -32,6 +33,26 @@ pub struct Generation {
     certificates: Vec<Shown>,
 }
 
+/// Which way a listener leads.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Kind {
+    /// To the components: a site.
+    In,
+    /// To the internet: the outlet.
+    Out,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    /// Which way it leads.
+    pub kind: Kind,
+    /// The address.
+    pub address: SocketAddr,
+    /// Where it is written.
+    pub place: Place,
+}
+
 /// A certificate as it is told about.
 struct Shown {
     /// Name of the identity.
@@ -45,6 +66,17 @@ struct Shown {
 }
 
 impl Generation {
+    /// Every address that is listened on, but for the admin listener: sites, then the outlet's.
+    #[must_use]
+    pub fn spots(&self) -> Vec<Spot> {
+        let sites = self.sites.iter();
+        let sites =
+            sites.map(|site| Spot { kind: Kind::In, address: site.address, place: site.place });
+        let outlet = self.outlet.iter().flat_map(|outlet| &outlet.listeners);
+        let outlet = outlet.map(|l| Spot { kind: Kind::Out, address: l.address, place: l.place });
+        sites.chain(outlet).collect()
+    }
+
     /// Every endpoint whose name has to be looked up again and again: of upstreams, and of parents
     /// of the forward proxy.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {

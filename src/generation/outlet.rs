@@ -1,5 +1,7 @@
 //! The forward proxy of a generation: rules, guard, users, parents, listeners.
 
+mod compile;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,8 @@ use crate::addr::{Destination, Host, Name, Pattern};
 use crate::config::{ForwardLimits, ForwardTimeouts, Place};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::upstream::Endpoint;
+
+pub use compile::{Inputs, compile};
 
 /// `[forward]`, compiled.
 #[derive(Debug)]
@@ -52,7 +56,7 @@ pub struct Listener {
     /// TLS between client and proxy; `None`: plain.
     pub tls: Option<Arc<ServerConfig>>,
     /// Equal for two generations of a listener if tickets of one may resume in the other.
-    pub(super) admits: u64,
+    admits: u64,
 }
 
 /// A proxy to go through.
@@ -68,14 +72,14 @@ pub struct Parent {
     /// Value of the `Proxy-Authorization` field to send.
     pub authorization: Option<Secret>,
     /// Destinations connected to directly all the same.
-    pub(super) no_proxy: Vec<Pattern>,
+    no_proxy: Vec<Pattern>,
     /// From the first SYN to the parent's answer.
     pub connect_timeout: Duration,
 }
 
 /// A value that is sent and never shown.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Secret(pub(super) String);
+pub struct Secret(String);
 
 impl Secret {
     /// The value, for the wire.
@@ -92,6 +96,24 @@ impl fmt::Debug for Secret {
 }
 
 impl Outlet {
+    /// The same without rules: what is left once `[forward]` has gone.
+    #[must_use]
+    pub fn closed(&self) -> Self {
+        Self {
+            listeners: Vec::new(),
+            policy: Policy::default(),
+            guard: Guard::new(Vec::new()),
+            users: None,
+            parents: Vec::new(),
+            https_absolute_form: false,
+            origin_tls: None,
+            hosts: HashMap::new(),
+            limits: self.limits.clone(),
+            timeouts: self.timeouts.clone(),
+            seen: Arc::clone(&self.seen),
+        }
+    }
+
     /// The parent a destination is reached through under a rule; `None`: directly.
     #[must_use]
     pub fn parent(&self, rule: &Rule, destination: &Destination) -> Option<&Arc<Parent>> {

@@ -200,7 +200,7 @@ impl Watch {
             }
         }
         match local.phase() {
-            Phase::Serving => {}
+            Phase::Serving | Phase::Succeeded => {}
             Phase::Cutting => return Poll::Ready(End::Draining),
             Phase::Draining if matches!(self.closing, Closing::No) => {
                 self.closing = match local.closing_time() {

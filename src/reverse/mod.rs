@@ -37,7 +37,7 @@ pub struct Service {
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// The listener is being removed.
-    pub closing: Cell<bool>,
+    pub closing: Rc<Cell<bool>>,
 }
 
 impl Service {

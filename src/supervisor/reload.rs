@@ -7,8 +7,6 @@
 //! In: the directory the gateway was started on. Out: an [`Outcome`] for whoever asked.
 //! Never: closes a connection that the new configuration still allows.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,15 +16,17 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admin::Outcome;
 use crate::config::{self, Config, Loaded, Refused};
-use crate::generation::{Generation, Site, compile};
+use crate::forward::{Commons, Way};
+use crate::generation::{Generation, Spot, compile};
 use crate::telemetry::Metrics;
 use crate::upstream::resolve;
 
 use super::changes;
 use super::inheritance::Inheritance;
-use super::start::{Held, Sockets, StartError, bind_sites, hold};
+use super::posts::{Shared, posts};
+use super::start::{Held, Sockets, StartError, bind_spots, hold};
 use super::succession::Program;
-use super::worker::{Command, Shared};
+use super::worker::Command;
 
 /// Looks up environment variables.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -49,7 +49,11 @@ pub(super) struct Reloader {
     pub(super) origin: Origin,
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
-    pub(super) listeners: HashMap<SocketAddr, Shared>,
+    pub(super) listeners: Vec<(Spot, Shared)>,
+    /// Of the forward proxy, for the whole life of the process.
+    pub(super) commons: Arc<Commons>,
+    /// The way out at present, if there is one.
+    pub(super) way: Option<Arc<Way>>,
     /// The listening sockets once more; `None` once another process has them.
     pub(super) held: Option<Held>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
@@ -114,39 +118,41 @@ impl Reloader {
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Outcome {
         let Prepared { generation, fingerprint, sockets, held, warnings } = prepared;
         let changes = changes::between(&self.started, &self.generation, &generation);
-        let added: Vec<_> =
-            self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
+        let way = generation.outlet.clone();
+        let way = way.map(|outlet| Way::new(outlet, &self.metrics, self.way.as_deref()));
+        let posts = posts(&generation, way.as_ref(), &self.metrics);
+        let spots = generation.spots();
+        let added = added(&self.generation.spots(), &spots);
+        if let Some(all) = &mut self.held {
+            // Before workers close theirs: in a socket that is still open connections would wait.
+            all.retain(|address, _| spots.iter().any(|spot| spot.address == *address));
+            all.extend(held);
+        }
+        self.listeners.retain(|(spot, shared)| {
+            let stays = shared.swap(&posts, way.as_ref());
+            if !stays {
+                tell(&self.workers, || Command::Close(spot.kind, spot.address));
+            }
+            stays
+        });
+        let fresh: Vec<_> = added
+            .iter()
+            .filter_map(|spot| posts.iter().find(|post| same(&post.spot(), spot)))
+            .map(|post| (post.spot(), Shared::new(post, &self.commons)))
+            .collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (number, socket) in sockets {
-                let Some((_, shared)) = added.get(number) else { continue };
+                let Some((_, shared)) = fresh.get(number) else { continue };
                 // A worker that is gone is noticed by the control loop.
                 let _ = worker.send(Command::Listen(socket, shared.clone()));
             }
         }
-        if let Some(all) = &mut self.held {
-            // Before workers close theirs: in a socket that is still open connections would wait.
-            all.retain(|address, _| generation.sites.iter().any(|site| site.address == *address));
-            all.extend(held);
-        }
-        self.listeners.retain(|address, shared| {
-            let kept = generation.sites.iter().find(|site| site.address == *address);
-            let heir = kept.or_else(|| successor(&generation, &shared.site.load())).cloned();
-            let heir = heir.unwrap_or_else(|| Arc::new(shared.site.load().emptied()));
-            shared.site.store(heir);
-            if kept.is_none() {
-                for worker in &self.workers {
-                    let _ = worker.send(Command::Close(*address));
-                }
-            }
-            kept.is_some()
-        });
-        self.listeners.extend(added);
+        self.listeners.extend(fresh);
+        self.way = way;
         self.generation = Arc::new(generation);
         self.fingerprint = fingerprint;
         self.number += 1;
-        for worker in &self.workers {
-            let _ = worker.send(Command::Reloaded);
-        }
+        tell(&self.workers, || Command::Reloaded);
         self.generation.tell(&self.metrics);
         self.metrics.generation.set(i64::try_from(self.number).unwrap_or(i64::MAX));
         self.metrics.reloaded("applied", true);
@@ -156,17 +162,22 @@ impl Reloader {
         }
         self.outcome("applied", changes, warnings)
     }
+}
 
-    fn added<'a>(&self, generation: &'a Generation) -> impl Iterator<Item = &'a Arc<Site>> {
-        let known: Vec<_> = self.generation.sites.iter().map(|site| site.address).collect();
-        generation.sites.iter().filter(move |site| !known.contains(&site.address))
+fn tell(workers: &[UnboundedSender<Command>], command: impl Fn() -> Command) {
+    for worker in workers {
+        // A worker that is gone is noticed by the control loop.
+        let _ = worker.send(command());
     }
 }
 
-/// The listener that connections of a removed one are judged by: another of the same profile.
-fn successor<'a>(generation: &'a Generation, gone: &Site) -> Option<&'a Arc<Site>> {
-    let mut same = generation.sites.iter().filter(|site| site.profile == gone.profile);
-    same.find(|site| site.tls.is_some() == gone.tls.is_some())
+/// Those of `now` that were not there before.
+fn added(before: &[Spot], now: &[Spot]) -> Vec<Spot> {
+    now.iter().filter(|spot| !before.iter().any(|known| same(known, spot))).copied().collect()
+}
+
+fn same(a: &Spot, b: &Spot) -> bool {
+    (a.kind, a.address) == (b.kind, b.address)
 }
 
 /// What a thread needs to prepare a reload.
@@ -194,7 +205,7 @@ impl Attempt {
         if fingerprint == self.fingerprint {
             return Err(NotPrepared::Unchanged);
         }
-        for endpoint in generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
+        for endpoint in generation.endpoints() {
             if endpoint.addresses.load().is_empty()
                 && let Err(error) = resolve::refresh(endpoint)
             {
@@ -216,13 +227,12 @@ impl Attempt {
         if self.workers == 0 {
             return Ok((Vec::new(), Held::new()));
         }
-        let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
-        let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
-        let new: Vec<_> = new.collect();
-        let ours = |port: u16| known.iter().any(|address| address.port() == port);
+        let known = self.previous.spots();
+        let new = added(&known, &generation.spots());
+        let ours = |port: u16| known.iter().any(|spot| spot.address.port() == port);
         let sockets =
-            bind_sites(generation, &new, (self.workers, &ours), &mut Inheritance::default())?;
-        let held = hold(new.iter().copied(), &sockets)?;
+            bind_spots(generation, &new, (self.workers, &ours), &mut Inheritance::default())?;
+        let held = hold(&new, &sockets)?;
         Ok((sockets, held))
     }
 }
