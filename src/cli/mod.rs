@@ -57,7 +57,7 @@ enum Command {
         format: Format,
     },
     /// Say what would be done with a request, by which line of which file
-    Explain(explain::Asked),
+    Explain(explain::Explain),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway

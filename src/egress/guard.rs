@@ -68,10 +68,10 @@ impl Barred {
 
     /// What to add to the rule's `addresses`; `None` if nothing opens it.
     #[must_use]
-    pub fn listing(&self) -> Option<IpNet> {
+    pub fn listing(&self) -> Option<IpAddr> {
         match self {
-            Self::Special { block, .. } => Some(*block),
-            Self::Own { ip, may_be_listed } => may_be_listed.then(|| IpNet::from(*ip)),
+            Self::Special { ip, .. } => Some(*ip),
+            Self::Own { ip, may_be_listed } => may_be_listed.then_some(*ip),
         }
     }
 }
