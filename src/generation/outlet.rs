@@ -30,13 +30,11 @@ pub struct Outlet {
     pub users: Option<Arc<Users>>,
     /// By [`crate::config::ParentId`].
     pub parents: Vec<Arc<Parent>>,
-    /// Whether `GET https://…` is served by opening TLS to the origin.
-    pub https_absolute_form: bool,
     /// How many, how fast.
     pub limits: ForwardLimits,
     /// How long.
     pub timeouts: ForwardTimeouts,
-    /// TLS towards origins for that; `None`: it is not served.
+    /// TLS towards origins, where `GET https://…` is served by opening it; `None`: it is not.
     pub origin_tls: Option<Arc<ClientConfig>>,
     /// Names that are not looked up, and what they stand for.
     pub hosts: HashMap<Name, Arc<[IpAddr]>>,
@@ -105,7 +103,6 @@ impl Outlet {
             guard: Guard::new(Vec::new()),
             users: None,
             parents: Vec::new(),
-            https_absolute_form: false,
             origin_tls: None,
             hosts: HashMap::new(),
             limits: self.limits.clone(),

@@ -5,6 +5,7 @@
 //!
 //! In: every mention of it. Out: a [`Forward`]. Never: reads the users, looks a name up.
 
+mod hosts;
 mod parent;
 mod rule;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use crate::config::checked::{
     CertificateId, ClientCertificates, Forward, ForwardLimits, ForwardListener, ForwardTimeouts,
-    UsersFile, is_loopback,
+    UsersFile, Verify, is_loopback,
 };
 use crate::config::file::{
     ForwardFile, ForwardLimitsFile, ForwardListenerFile, ForwardTimeoutsFile, Written,
@@ -53,6 +54,8 @@ impl Check<'_> {
             let place = self.place(written);
             self.readable(written, "users file").map(|file| UsersFile { file, place })
         });
+        let hosts = self.pinned_hosts(body.hosts.as_ref());
+        let https = self.absolute_form(body);
         let limits = self.forward_limits(body.limits.as_ref().map(|written| &written.value));
         let timeouts = self.forward_timeouts(body.timeouts.as_ref().map(|written| &written.value));
         let listeners = self.ways_in(items, certificates);
@@ -67,7 +70,8 @@ impl Check<'_> {
                 Some(users) => Some(users?),
                 None => None,
             },
-            https_absolute_form: body.https_absolute_form.as_ref().is_some_and(|w| w.value),
+            https_absolute_form: https?,
+            hosts,
             limits,
             timeouts,
         };
@@ -75,6 +79,26 @@ impl Check<'_> {
         self.open_to_all(&forward);
         self.own_parents(&forward, items);
         Some(Some(forward))
+    }
+
+    /// Whether `GET https://...` is served, and what certificates of origins are verified by.
+    /// `None`: it is wrong.
+    #[expect(clippy::option_option, reason = "wrong, off and on are three things")]
+    fn absolute_form(&mut self, body: &ForwardFile) -> Option<Option<Verify>> {
+        let on = body.https_absolute_form.as_ref().is_some_and(|written| written.value);
+        let Some(written) = &body.https_ca_file else {
+            return Some(on.then_some(Verify::System));
+        };
+        let place = self.place(written);
+        if !on {
+            let message = "`https-ca-file` has no effect without `https-absolute-form = true`";
+            self.found.push(
+                Problem::error("forward.ca-without-https", place, message)
+                    .with_label("the gateway opens no TLS of its own"),
+            );
+        }
+        let file = self.readable(written, "CA file")?;
+        Some(on.then_some(Verify::Ca { file, place }))
     }
 
     fn ways_in(
@@ -282,6 +306,8 @@ impl Check<'_> {
 const fn has_settings(body: &ForwardFile) -> bool {
     body.users_file.is_some()
         || body.https_absolute_form.is_some()
+        || body.https_ca_file.is_some()
+        || body.hosts.is_some()
         || body.via.is_some()
         || body.mode.is_some()
         || body.sni.is_some()

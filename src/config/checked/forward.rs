@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::addr::Pattern;
+use crate::addr::{Name, Pattern};
 use crate::config::problem::Place;
 
 use super::{CertificateId, ClientCertificates, Endpoint, Verify};
@@ -25,12 +25,24 @@ pub struct Forward {
     pub parents: Vec<Parent>,
     /// Who may log in.
     pub users: Option<UsersFile>,
-    /// Whether `GET https://…` is served by opening TLS to the origin. Default false.
-    pub https_absolute_form: bool,
+    /// How origins are verified when `GET https://…` is served by opening TLS to them:
+    /// [`Verify::System`] or [`Verify::Ca`]. `None`: it is not served.
+    pub https_absolute_form: Option<Verify>,
+    /// Names that are not looked up.
+    pub hosts: Vec<PinnedHost>,
     /// How many, how fast.
     pub limits: ForwardLimits,
     /// How long.
     pub timeouts: ForwardTimeouts,
+}
+
+/// A line of `[forward.hosts]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PinnedHost {
+    /// The name.
+    pub name: Name,
+    /// What it stands for; not judged.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The htpasswd file.
@@ -215,7 +227,9 @@ impl Forward {
         let users = self.users.iter().map(|users| &users.file);
         let credentials =
             self.parents.iter().filter_map(|parent| Some(&parent.credentials.as_ref()?.0));
-        let parents = self.parents.iter().filter_map(|parent| match &parent.verify {
+        let verified = self.parents.iter().map(|parent| &parent.verify);
+        let verified = verified.chain(&self.https_absolute_form);
+        let parents = verified.filter_map(|verify| match verify {
             Verify::Ca { file, .. } => Some(file),
             _ => None,
         });

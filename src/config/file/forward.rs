@@ -1,9 +1,14 @@
 //! The forward proxy, as written.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Amount, ClientCertificateFile, Maybe, Written};
+
+/// Host names and addresses, each with its place.
+pub type Hosts = BTreeMap<toml::Spanned<String>, Written<Vec<Written<String>>>>;
 
 /// The way out: a proxy through which components reach other hosts. What no rule allows is denied.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -14,6 +19,13 @@ pub struct ForwardFile {
     /// Serve `GET https://...` (axios sends it instead of CONNECT) by opening TLS to the origin.
     /// Default false.
     pub https_absolute_form: Maybe<bool>,
+    /// PEM file with the CAs that certificates of origins must come from when it does. Default: the
+    /// system's. Only with `https-absolute-form`.
+    pub https_ca_file: Maybe<String>,
+    /// Names that are not looked up, and the addresses they stand for, like lines of `/etc/hosts`:
+    /// `"api.example.com" = ["192.0.2.1"]`. The rules hold for them as for all others.
+    #[schemars(with = "Option<BTreeMap<String, Vec<String>>>")]
+    pub hosts: Maybe<Hosts>,
     /// The parent that rules go through that say nothing. Default `"direct"`.
     pub via: Maybe<String>,
     /// What becomes of destinations that no rule lists, for rules that say nothing. Default

@@ -49,6 +49,9 @@ pub fn compile(
         .rules
         .iter()
         .map(|rule| Rule { settings: rule.clone(), at: sources.locate(rule.place) });
+    let origin_tls = origin_tls(forward, inputs, problems);
+    let hosts = forward.hosts.iter();
+    let hosts = hosts.map(|host| (host.name.clone(), Arc::from(host.addresses.as_slice())));
     let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
     Some(Outlet {
         listeners: listeners.into_iter().collect::<Option<_>>()?,
@@ -56,9 +59,8 @@ pub fn compile(
         guard: Guard::new(own(inputs.config)),
         users: users?,
         parents: parents.into_iter().collect::<Option<_>>()?,
-        https_absolute_form: forward.https_absolute_form,
-        origin_tls: None,
-        hosts: std::collections::HashMap::new(),
+        origin_tls: origin_tls?,
+        hosts: hosts.collect(),
         limits: forward.limits.clone(),
         timeouts: forward.timeouts.clone(),
         seen: before.map(|outlet| Arc::clone(&outlet.seen)).unwrap_or_default(),
@@ -260,22 +262,45 @@ fn trust(
     hasher: &mut DefaultHasher,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<ClientConfig>> {
-    let (trust, place) = match &written.verify {
-        Verify::Ca { file, place } => match certificate::read_authorities(file) {
-            Ok(authorities) => {
-                authorities.iter().for_each(|authority| authority.as_ref().hash(hasher));
-                (Ok(client::Trust::Authorities(authorities)), *place)
-            }
-            Err(message) => (Err(message), *place),
-        },
-        _ => (Ok(client::Trust::System), written.place),
-    };
-    let built = trust.and_then(|trust| client::config(trust, inputs.provider));
+    let built = verified_by(&written.verify, inputs, hasher);
+    let place = if let Verify::Ca { place, .. } = written.verify { place } else { written.place };
     let refuse = |message| {
         let help = "the file must be PEM, with the CA certificate that issued the parent's";
         problems.push(wrong("forward.parent-trust", place, message, help));
     };
     built.map_err(refuse).ok()
+}
+
+/// TLS settings towards origins. `None`: they cannot be had. `Some(None)`: none are wanted.
+#[expect(clippy::option_option, reason = "wrong, none and some are three things")]
+fn origin_tls(
+    forward: &Forward,
+    inputs: &Inputs<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Option<Arc<ClientConfig>>> {
+    let Some(verify) = &forward.https_absolute_form else { return Some(None) };
+    let place = if let Verify::Ca { place, .. } = verify { *place } else { forward.place };
+    let refuse = |message| {
+        let help = "the file must be PEM, with the CA certificates that issue those of the origins";
+        problems.push(wrong("forward.https-trust", place, message, help));
+    };
+    verified_by(verify, inputs, &mut DefaultHasher::new()).map(Some).map_err(refuse).ok()
+}
+
+fn verified_by(
+    verify: &Verify,
+    inputs: &Inputs<'_>,
+    hasher: &mut DefaultHasher,
+) -> Result<Arc<ClientConfig>, String> {
+    let trust = match verify {
+        Verify::Ca { file, .. } => {
+            let authorities = certificate::read_authorities(file)?;
+            authorities.iter().for_each(|authority| authority.as_ref().hash(hasher));
+            client::Trust::Authorities(authorities)
+        }
+        _ => client::Trust::System,
+    };
+    client::config(trust, inputs.provider)
 }
 
 /// The first line of the file, `user:password`, as the value of a field.
