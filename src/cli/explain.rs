@@ -351,7 +351,9 @@ fn choose<'a>(
         return Ok(site);
     }
     if generation.sites.is_empty() {
-        return Err("no profile listens anywhere; for the forward proxy ask `explain egress`".to_owned());
+        return Err(
+            "no profile listens anywhere; for the forward proxy ask `explain egress`".to_owned()
+        );
     }
     let listeners: Vec<_> =
         generation.sites.iter().map(|s| format!("{} ({})", s.label, s.profile)).collect();
