@@ -110,3 +110,6 @@ fn covers(pattern: &Pattern, host: &Host) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,10 +231,16 @@ impl Check<'_> {
             return;
         }
         let message = format!("the list of `{key}` is empty");
+        let help = match key {
+            "clients" => {
+                "for any client at all, write `clients = [\"0.0.0.0/0\", \"::/0\"]`".to_owned()
+            }
+            _ => format!("leave `{key}` out if it should not matter"),
+        };
         self.found.push(
             Problem::error("forward.list-empty", self.place(list), message)
                 .with_label("nobody, or anybody?")
-                .with_help(format!("leave `{key}` out if it should not matter")),
+                .with_help(help),
         );
     }
 
@@ -272,7 +278,7 @@ impl Check<'_> {
                     Problem::error(
                         "forward.addresses",
                         place,
-                        format!("`{network}` is on the internet and needs no listing"),
+                        format!("`{}` is on the internet and needs no listing", written.value),
                     )
                     .with_label("`addresses` opens what is not the internet")
                     .with_help("where clients may go is said by `allow`"),
