@@ -85,7 +85,7 @@ fn with_extensions(extensions: &[(u16, &[u8])]) -> Vec<u8> {
     message(&[&fixed[..], &size, &list].concat())
 }
 
-/// A ClientHello of this body, in one record.
+/// A `ClientHello` of this body, in one record.
 fn message(body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(body.len()).unwrap().to_be_bytes();
     let record = u16::try_from(body.len() + 4).unwrap().to_be_bytes();

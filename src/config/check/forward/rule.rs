@@ -323,30 +323,26 @@ impl Check<'_> {
 
     fn moment(&mut self, written: &Written<String>) -> Option<Timestamp> {
         let text = &written.value;
-        match text.parse() {
-            Ok(moment) => Some(moment),
-            Err(_) => {
-                let date = text.parse::<jiff::civil::Date>().is_ok();
-                let label = if date && text.len() == 10 {
-                    "midnight of which time zone?"
-                } else {
-                    "date, time, and the distance from UTC"
-                };
-                let day = text.get(..10).filter(|_| date).unwrap_or("2030-01-31");
-                self.found.push(
-                    Problem::error(
-                        "forward.moment",
-                        self.place(written),
-                        format!("`{text}` is not a moment"),
-                    )
-                    .with_label(label)
-                    .with_help(format!(
-                        "write it like `{day}T18:00:00+01:00` or `{day}T17:00:00Z`"
-                    )),
-                );
-                None
-            }
+        if let Ok(moment) = text.parse() {
+            return Some(moment);
         }
+        let date = text.parse::<jiff::civil::Date>().is_ok();
+        let label = if date && text.len() == 10 {
+            "midnight of which time zone?"
+        } else {
+            "date, time, and the distance from UTC"
+        };
+        let day = text.get(..10).filter(|_| date).unwrap_or("2030-01-31");
+        self.found.push(
+            Problem::error(
+                "forward.moment",
+                self.place(written),
+                format!("`{text}` is not a moment"),
+            )
+            .with_label(label)
+            .with_help(format!("write it like `{day}T18:00:00+01:00` or `{day}T17:00:00Z`")),
+        );
+        None
     }
 
     /// `None`: it is wrong.
