@@ -104,15 +104,17 @@ impl Destination {
         }
         let text = plain(authority)?;
         let (host, port) = split(text)?;
+        let host = if text.starts_with('[') {
+            let ip: Ipv6Addr = host.parse().map_err(|_| BadDestination::Brackets)?;
+            Host::Addr(IpAddr::V6(ip))
+        } else {
+            Host::parse(host)?
+        };
         let port = match port {
             None | Some("") => default.ok_or(BadDestination::NoPort)?,
             Some(digits) => port_number(digits)?,
         };
-        if text.starts_with('[') {
-            let ip: Ipv6Addr = host.parse().map_err(|_| BadDestination::Brackets)?;
-            return Ok(Self { host: Host::Addr(IpAddr::V6(ip)), port });
-        }
-        Ok(Self { host: Host::parse(host)?, port })
+        Ok(Self { host, port })
     }
 }
 

@@ -89,9 +89,9 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
 }
 
-const fn v6(segments: [u16; 8], length: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = segments;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length)
+const fn v6(parts: [u16; 8], length: u8) -> Ipv6Net {
+    let [p0, p1, p2, p3, p4, p5, p6, p7] = parts;
+    Ipv6Net::new_assert(Ipv6Addr::new(p0, p1, p2, p3, p4, p5, p6, p7), length)
 }
 
 /// A block stands before the blocks that contain it.
@@ -169,28 +169,21 @@ pub fn special(ip: IpAddr) -> Option<(IpNet, Special)> {
 #[must_use]
 pub fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else { return None };
-    let [_, b, c, _, _, _, g, h] = ip.segments();
+    let [_, p1, p2, _, _, _, p6, p7] = ip.segments();
     let join = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    let (_, what) =
-        V6.iter().find(|(block, _)| block.contains(&ip)).copied().unwrap_or_else(|| {
-            (v6([0; 8], 128), if is_isatap(ip) { Special::Isatap } else { Special::Reserved })
-        });
-    match what {
+    match special(IpAddr::V6(ip)).map(|(_, what)| what) {
         // Operators of 64:ff9b:1::/48 choose where the address is; most choose the end.
-        Special::Mapped | Special::Compatible | Special::Nat64 | Special::Isatap => {
-            Some(join(g, h))
-        }
-        Special::SixToFour => Some(join(b, c)),
-        Special::Teredo => Some(join(!g, !h)),
-        _ if is_isatap(ip) => Some(join(g, h)),
-        _ => None,
+        Some(Special::Mapped | Special::Compatible | Special::Nat64) => Some(join(p6, p7)),
+        Some(Special::SixToFour) => Some(join(p1, p2)),
+        Some(Special::Teredo) => Some(join(!p6, !p7)),
+        _ => is_isatap(ip).then(|| join(p6, p7)),
     }
 }
 
 /// Whether the interface part of the address is that of RFC 5214 section 6.1.
 const fn is_isatap(ip: Ipv6Addr) -> bool {
-    let [_, _, _, _, e, f, _, _] = ip.segments();
-    f == 0x5efe && (e == 0 || e == 0x0200)
+    let [_, _, _, _, p4, p5, _, _] = ip.segments();
+    p5 == 0x5efe && (p4 == 0 || p4 == 0x0200)
 }
 
 #[cfg(test)]

@@ -129,7 +129,6 @@ mod tests {
             "Basic YWI=",
             "Basic OmI=",
             "Basic YTpi=",
-            "Basic YTp=",
             "Basic YQ===",
             "Basic Y",
             "Basic YT pi",

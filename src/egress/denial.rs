@@ -50,7 +50,7 @@ impl Denial {
             Reason::EgressPort => {
                 format!("{rule} allows {}, but not port {port}", destination.host)
             }
-            Reason::EgressTime => format!("{rule} allows {destination}, but not now",),
+            Reason::EgressTime => format!("{rule} allows {destination}, but not now"),
             Reason::EgressClient => {
                 format!("{rule} allows {}, but not to {}", destination.host, shown(client))
             }
@@ -100,7 +100,7 @@ impl Denial {
                 "change `from` and `until` of rule `{name}` in {at}: it holds {}",
                 period(rule)
             )),
-            Reason::EgressClient => self.admit(client, rule),
+            Reason::EgressClient => admit(client, rule),
             Reason::ProxyAuthRequired => {
                 Some(format!("send Proxy-Authorization with a user of rule `{name}` ({at})"))
             }
@@ -115,19 +115,6 @@ impl Denial {
                 Some(format!("add \"{host}\" to `allow`{and} of rule `{name}` in {at}"))
             }
         }
-    }
-
-    /// How a rule that allows the destination could be made to hold for this client.
-    fn admit(&self, client: &Client<'_>, rule: &Rule) -> Option<String> {
-        let settings = &rule.settings;
-        let in_networks =
-            settings.clients.is_empty() || crate::config::any_holds(&settings.clients, client.ip);
-        let (what, key) = match client.user {
-            _ if !in_networks => (client.ip.to_string(), "clients"),
-            Some(user) if !settings.users.is_empty() => (user.to_owned(), "users"),
-            _ => (client.names.first()?.clone(), "client-names"),
-        };
-        Some(format!("add \"{what}\" to `{key}` of rule `{}` in {}", settings.name, rule.at))
     }
 
     /// The denial in full, for people.
@@ -166,6 +153,19 @@ impl Denial {
             "id": id,
         })
     }
+}
+
+/// How a rule that allows the destination could be made to hold for this client.
+fn admit(client: &Client<'_>, rule: &Rule) -> Option<String> {
+    let settings = &rule.settings;
+    let in_networks =
+        settings.clients.is_empty() || crate::config::any_holds(&settings.clients, client.ip);
+    let (what, key) = match client.user {
+        _ if !in_networks => (client.ip.to_string(), "clients"),
+        Some(user) if !settings.users.is_empty() => (user.to_owned(), "users"),
+        _ => (client.names.first()?.clone(), "client-names"),
+    };
+    Some(format!("add \"{what}\" to `{key}` of rule `{}` in {}", settings.name, rule.at))
 }
 
 /// A client, as shown.

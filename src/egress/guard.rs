@@ -95,6 +95,12 @@ impl Guard {
         Self { own, is_local: listen::is_local }
     }
 
+    /// One that is told which addresses are local, as if on another host.
+    #[cfg(test)]
+    pub(super) fn with_locals(own: Vec<Own>, is_local: fn(IpAddr) -> bool) -> Self {
+        Self { own, is_local }
+    }
+
     /// Judges one address under a rule.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Reads the name out of a TLS ClientHello (RFC 8446 section 4.1.2) without decrypting anything.
+//! Reads the name out of a TLS `ClientHello` (RFC 8446 section 4.1.2) without decrypting anything.
 //!
 //! The message may come in many packets and in many records, and with post-quantum key shares it is
 //! longer than one packet. The reader keeps the message, not the records; what is sent on to the
@@ -13,7 +13,7 @@ pub const MOST: usize = 16 * 1024;
 /// Content type of handshake records (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
 
-/// Handshake type of the ClientHello.
+/// Handshake type of the `ClientHello`.
 const CLIENT_HELLO: u8 = 1;
 
 /// Longest record.
@@ -37,7 +37,7 @@ pub enum Progress {
     TooLarge,
 }
 
-/// What a ClientHello says openly.
+/// What a `ClientHello` says openly.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hello {
     /// The server name: lower case, without trailing dot.

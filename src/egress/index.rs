@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::addr::{Host, Pattern};
+use crate::addr::{Host, Name, Pattern};
 
 /// Number of a rule.
 type Id = usize;
@@ -19,7 +19,15 @@ pub(super) struct Index {
     exact: HashMap<Box<str>, Vec<Id>>,
     below: HashMap<Box<str>, Vec<Id>>,
     /// By family and length; as many entries as there are lengths.
-    nets: Vec<((bool, u8), HashMap<IpNet, Vec<Id>>)>,
+    nets: Vec<Nets>,
+}
+
+/// The networks of one family and length.
+#[derive(Debug)]
+struct Nets {
+    v4: bool,
+    length: u8,
+    rules: HashMap<IpNet, Vec<Id>>,
 }
 
 impl Index {
@@ -36,12 +44,13 @@ impl Index {
     }
 
     fn nets_like(&mut self, net: IpNet) -> &mut HashMap<IpNet, Vec<Id>> {
-        let key = (net.addr().is_ipv4(), net.prefix_len());
-        let at = self.nets.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
-            self.nets.push((key, HashMap::new()));
+        let (v4, length) = (net.addr().is_ipv4(), net.prefix_len());
+        let known = self.nets.iter().position(|nets| nets.v4 == v4 && nets.length == length);
+        let at = known.unwrap_or_else(|| {
+            self.nets.push(Nets { v4, length, rules: HashMap::new() });
             self.nets.len() - 1
         });
-        &mut self.nets[at].1
+        &mut self.nets[at].rules
     }
 
     /// The rules that list `host`, in no order, some perhaps twice.
@@ -52,17 +61,13 @@ impl Index {
         };
         let exact = name.and_then(|name| self.exact.get(name.as_str()));
         let below = name.filter(|_| !self.below.is_empty()).into_iter();
-        let below = below.flat_map(|name| name.parents()).filter_map(|name| self.below.get(name));
+        let below = below.flat_map(Name::parents).filter_map(|name| self.below.get(name));
         let nets = ip.into_iter().flat_map(|ip| self.holding(ip));
         exact.into_iter().chain(below).chain(nets).flatten().copied()
     }
 
     fn holding(&self, ip: IpAddr) -> impl Iterator<Item = &Vec<Id>> {
-        self.nets.iter().filter_map(move |((v4, length), nets)| {
-            if *v4 != ip.is_ipv4() {
-                return None;
-            }
-            nets.get(&IpNet::new(ip, *length).ok()?.trunc())
-        })
+        let alike = self.nets.iter().filter(move |nets| nets.v4 == ip.is_ipv4());
+        alike.filter_map(move |nets| nets.rules.get(&IpNet::new(ip, nets.length).ok()?.trunc()))
     }
 }

@@ -45,3 +45,6 @@ pub use hello::{Hello, HelloReader, Progress};
 pub use password::Users;
 pub use policy::{Client, Grant, Policy, Rule, Verdict};
 pub use seen::{Seen, Sighting};
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,7 @@ impl Seen {
     pub fn report(&self) -> Report {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = inner.sightings.iter().collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.sort_by_key(|(key, _)| *key);
         let sightings = all.into_iter().map(|((client, user, destination), times)| Sighting {
             client: *client,
             user: user.clone(),
@@ -112,10 +112,9 @@ impl Report {
         if self.unkept > 0 {
             let _ = writeln!(text, "# INCOMPLETE: there was no room for {} requests.", self.unkept);
         }
-        let mut rules: BTreeMap<(IpAddr, Option<&str>, BTreeSet<u16>), Vec<Vec<&Sighting>>> =
-            BTreeMap::new();
+        let mut rules: BTreeMap<_, Vec<Vec<&Sighting>>> = BTreeMap::new();
         for ((client, user, _), sightings) in self.by_host() {
-            let ports = sightings.iter().map(|sighting| sighting.port).collect();
+            let ports: BTreeSet<u16> = sightings.iter().map(|sighting| sighting.port).collect();
             rules.entry((client, user, ports)).or_default().push(sightings);
         }
         for (number, ((client, user, ports), hosts)) in rules.iter().enumerate() {

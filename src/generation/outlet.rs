@@ -130,3 +130,6 @@ fn covers(pattern: &Pattern, host: &Host) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

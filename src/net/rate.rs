@@ -36,7 +36,7 @@ impl Rate {
 
     /// Notes that `bytes` have moved.
     pub fn moved(&self, now: Instant, bytes: usize) {
-        let cost = u128::from(self.cost) * bytes as u128 >> 10;
+        let cost = (u128::from(self.cost) * bytes as u128) >> 10;
         let cost = u64::try_from(cost).unwrap_or(u64::MAX);
         let now = self.since(now);
         let _ = self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {

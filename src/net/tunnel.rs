@@ -200,7 +200,6 @@ impl Watch {
             }
         }
         match local.phase() {
-            Phase::Serving | Phase::Succeeded => {}
             Phase::Cutting => return Poll::Ready(End::Draining),
             Phase::Draining if matches!(self.closing, Closing::No) => {
                 self.closing = match local.closing_time() {
@@ -211,7 +210,7 @@ impl Watch {
                     }
                 };
             }
-            Phase::Draining => {}
+            Phase::Serving | Phase::Succeeded | Phase::Draining => {}
         }
         if let Some(until) = held_until {
             self.alarm.set_at(until);

@@ -1,5 +1,7 @@
 //! What is different between two generations, in the operator's words.
 
+mod way_out;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -35,6 +37,7 @@ pub(super) fn between(started: &Fixed, old: &Generation, new: &Generation) -> Ve
     compare(&mut lines, "upstream", &upstreams(&old.config), &upstreams(&new.config));
     compare(&mut lines, "profile", &profiles(&old.config), &profiles(&new.config));
     compare(&mut lines, "certificate", &certificates(old), &certificates(new));
+    way_out::compare(&mut lines, old, new);
     let now = Fixed::of(&new.config);
     let fixed = [
         ("gateway.workers", started.workers != now.workers),

@@ -4,6 +4,7 @@
 //! The decision is made by the code that serves clients.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -195,7 +196,8 @@ impl Explained<'_> {
             }
         );
         if rule.settings.rate > 0 {
-            limits += &format!(", {} per second", display_size(rule.settings.rate));
+            let rate = display_size(rule.settings.rate);
+            let _ = write!(limits, ", {rate} per second");
         }
         self.lines.line("limits", &limits, "");
         if let Some(until) = rule.settings.until {

@@ -277,8 +277,12 @@ impl Check<'_> {
         let rate = self.size(written, 0, 0..=1 << 40);
         if let Some(written) = written.filter(|_| (1..1024).contains(&rate)) {
             self.found.push(
-                Problem::error("value.bounds", self.place(written), "this is hardly a byte")
-                    .with_label("from 1KiB per second on; 0 is no limit"),
+                Problem::error(
+                    "value.bounds",
+                    self.place(written),
+                    "at this rate a tunnel stands still",
+                )
+                .with_label("from 1KiB per second on; 0 is no limit"),
             );
         }
         rate

@@ -170,7 +170,9 @@ fn tls(
         Some((ca, required)) => match certificate::read_authorities(ca) {
             Ok(authorities) => {
                 required.hash(&mut hasher);
-                authorities.iter().for_each(|authority| authority.as_ref().hash(&mut hasher));
+                for authority in &authorities {
+                    authority.as_ref().hash(&mut hasher);
+                }
                 Some((authorities, required))
             }
             Err(message) => {
@@ -223,16 +225,16 @@ fn parent(
     let mut endpoints = Vec::new();
     for endpoint in &written.endpoints {
         let verified = match &tls {
-            Some(tls) if endpoint.tls => match ServerName::try_from(endpoint.host.clone()) {
-                Ok(name) => Some((Arc::clone(tls), name)),
-                Err(_) => {
+            Some(tls) if endpoint.tls => {
+                let Ok(name) = ServerName::try_from(endpoint.host.clone()) else {
                     let message =
                         format!("`{}` is not a name a certificate could carry", endpoint.host);
                     let help = "name the parent as its certificate does";
                     problems.push(wrong("forward.parent-name", endpoint.place, message, help));
                     return None;
-                }
-            },
+                };
+                Some((Arc::clone(tls), name))
+            }
             _ => None,
         };
         let mut hasher = DefaultHasher::new();
@@ -295,7 +297,9 @@ fn verified_by(
     let trust = match verify {
         Verify::Ca { file, .. } => {
             let authorities = certificate::read_authorities(file)?;
-            authorities.iter().for_each(|authority| authority.as_ref().hash(hasher));
+            for authority in &authorities {
+                authority.as_ref().hash(hasher);
+            }
             client::Trust::Authorities(authorities)
         }
         _ => client::Trust::System,

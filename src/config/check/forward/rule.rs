@@ -231,10 +231,16 @@ impl Check<'_> {
             return;
         }
         let message = format!("the list of `{key}` is empty");
+        let help = match key {
+            "clients" => {
+                "for any client at all, write `clients = [\"0.0.0.0/0\", \"::/0\"]`".to_owned()
+            }
+            _ => format!("leave `{key}` out if it should not matter"),
+        };
         self.found.push(
             Problem::error("forward.list-empty", self.place(list), message)
                 .with_label("nobody, or anybody?")
-                .with_help(format!("leave `{key}` out if it should not matter")),
+                .with_help(help),
         );
     }
 
@@ -272,7 +278,7 @@ impl Check<'_> {
                     Problem::error(
                         "forward.addresses",
                         place,
-                        format!("`{network}` is on the internet and needs no listing"),
+                        format!("`{}` is on the internet and needs no listing", written.value),
                     )
                     .with_label("`addresses` opens what is not the internet")
                     .with_help("where clients may go is said by `allow`"),
@@ -317,30 +323,26 @@ impl Check<'_> {
 
     fn moment(&mut self, written: &Written<String>) -> Option<Timestamp> {
         let text = &written.value;
-        match text.parse() {
-            Ok(moment) => Some(moment),
-            Err(_) => {
-                let date = text.parse::<jiff::civil::Date>().is_ok();
-                let label = if date && text.len() == 10 {
-                    "midnight of which time zone?"
-                } else {
-                    "date, time, and the distance from UTC"
-                };
-                let day = text.get(..10).filter(|_| date).unwrap_or("2030-01-31");
-                self.found.push(
-                    Problem::error(
-                        "forward.moment",
-                        self.place(written),
-                        format!("`{text}` is not a moment"),
-                    )
-                    .with_label(label)
-                    .with_help(format!(
-                        "write it like `{day}T18:00:00+01:00` or `{day}T17:00:00Z`"
-                    )),
-                );
-                None
-            }
+        if let Ok(moment) = text.parse() {
+            return Some(moment);
         }
+        let date = text.parse::<jiff::civil::Date>().is_ok();
+        let label = if date && text.len() == 10 {
+            "midnight of which time zone?"
+        } else {
+            "date, time, and the distance from UTC"
+        };
+        let day = text.get(..10).filter(|_| date).unwrap_or("2030-01-31");
+        self.found.push(
+            Problem::error(
+                "forward.moment",
+                self.place(written),
+                format!("`{text}` is not a moment"),
+            )
+            .with_label(label)
+            .with_help(format!("write it like `{day}T18:00:00+01:00` or `{day}T17:00:00Z`")),
+        );
+        None
     }
 
     /// `None`: it is wrong.
