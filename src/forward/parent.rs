@@ -32,9 +32,10 @@ enum No {
 /// [`Unreached::Failed`].
 pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<Reached, Unreached> {
     let mut last = None;
-    let fresh = parent.endpoints.iter().filter(|endpoint| !endpoint.is_shunned());
-    let shunned = parent.endpoints.iter().filter(|endpoint| endpoint.is_shunned());
-    for endpoint in fresh.chain(shunned) {
+    // In full before the first is tried: one that fails is passed over from then on.
+    let (shunned, fresh): (Vec<_>, Vec<_>) =
+        parent.endpoints.iter().partition(|endpoint| endpoint.is_shunned());
+    for endpoint in fresh.into_iter().chain(shunned) {
         match ask(parent, endpoint, destination).await {
             Ok((stream, early)) => {
                 endpoint.welcome();

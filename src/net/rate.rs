@@ -12,11 +12,15 @@ use tokio::time::Instant;
 /// How far ahead of the rate bytes may run; longer than a coarse clock's tick.
 const BURST: Duration = Duration::from_millis(500);
 
+/// Fewest bytes worth a system call.
+const LEAST: usize = 512;
+
 /// One limit. Shared between workers; touched once per piece moved.
 #[derive(Debug)]
 pub struct Rate {
     /// Nanoseconds that one byte takes, times 1024.
     cost: u64,
+    piece: usize,
     epoch: Instant,
     /// Nanoseconds after `epoch`.
     paid_until: AtomicU64,
@@ -29,9 +33,16 @@ impl Rate {
         let cost = (1_000_000_000_u128 << 10) / u128::from(bytes_per_second.max(1));
         Self {
             cost: u64::try_from(cost).unwrap_or(u64::MAX).max(1),
+            piece: usize::try_from(bytes_per_second / 16).unwrap_or(usize::MAX).max(LEAST),
             epoch: Instant::now(),
             paid_until: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes that should move at a time, at most: a larger piece would have to be waited for long.
+    #[must_use]
+    pub const fn piece(&self) -> usize {
+        self.piece
     }
 
     /// Notes that `bytes` have moved.

@@ -110,7 +110,8 @@ pub async fn join<A: Leg, B: Leg>(
         let now = local.clock.now();
         let held_until = terms.rates.iter().flatten().filter_map(|rate| rate.wait(now)).max();
         let before = ab.bytes + ba.bytes;
-        let pass = Pass { local, held: held_until.is_some() };
+        let piece = terms.rates.iter().flatten().map(|rate| rate.piece()).min();
+        let pass = Pass { local, held: held_until.is_some(), piece };
         match ab.poll(cx, &pass, &mut a, &mut b) {
             Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenA),
             Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenB),
@@ -247,6 +248,8 @@ struct Pass<'a> {
     local: &'a Local,
     /// Nothing more may be read for now.
     held: bool,
+    /// Bytes that may be read before the rates are asked again.
+    piece: Option<usize>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -293,7 +296,8 @@ impl Direction {
         from: &mut R,
         to: &mut W,
     ) -> Poll<Result<(), Broken>> {
-        for _ in 0..TURNS {
+        let turns = if pass.piece.is_some() { 1 } else { TURNS };
+        for _ in 0..turns {
             if self.closed {
                 return Poll::Ready(Ok(()));
             }
@@ -309,7 +313,10 @@ impl Direction {
             let step = match (self.way, from.socket(), to.socket()) {
                 (Way::Splice, Some(from), Some(to)) => self.splice(cx, pass, from, to),
                 _ if pass.held => return Poll::Pending,
-                _ => pass.local.with_scratch(|scratch| self.copy(cx, scratch, from, to)),
+                _ => pass.local.with_scratch(|scratch| {
+                    let size = pass.piece.map_or(scratch.len(), |piece| piece.min(scratch.len()));
+                    self.copy(cx, scratch.get_mut(..size).unwrap_or_default(), from, to)
+                }),
             };
             match step {
                 Poll::Ready(result) => result?,
@@ -377,7 +384,7 @@ impl Direction {
             },
         };
         if pipe.held() == 0 {
-            match self.fill(cx, &mut pipe, from) {
+            match self.fill(cx, pass, &mut pipe, from) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Pending => {
@@ -412,11 +419,13 @@ impl Direction {
     fn fill(
         &mut self,
         cx: &mut Context<'_>,
+        pass: &Pass<'_>,
         pipe: &mut Pipe,
         from: &TcpStream,
     ) -> Poll<Result<(), Broken>> {
+        let most = pass.piece.map_or(MOST, |piece| piece.min(MOST));
         loop {
-            let filled = ready!(from.poll_read_ready(cx)).and_then(|()| pipe.fill(from, MOST));
+            let filled = ready!(from.poll_read_ready(cx)).and_then(|()| pipe.fill(from, most));
             match filled {
                 Ok(0) => self.ended = true,
                 Ok(count) => {

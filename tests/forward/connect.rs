@@ -96,7 +96,7 @@ fn bytes_sent_before_the_answer_reach_the_origin_after_it() {
 #[test]
 fn much_passes_both_ways_while_another_client_reads_nothing() {
     let world = World::plain();
-    let (stopped, mut flooding) = world.tunnel("video.xx.fbcdn.net");
+    let (stopped, flooding) = world.tunnel("video.xx.fbcdn.net");
     // As much as both sockets take, and more: it stays in the origin's own buffers.
     flooding.tcp().set_nonblocking(true).unwrap();
     let piece = vec![7; 1 << 20];
@@ -141,7 +141,10 @@ fn a_destination_that_cannot_be_reached_is_told_before_any_200() {
     // The connection is good for another request.
     client.send(format!("CONNECT graph.facebook.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port()));
     assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
+    let mut origin = world.accept();
     drop(client);
+    origin.end();
+    drop(origin);
     world.ends_with(&[
         "egress CONNECT 502 upstream_connect_failed",
         "tunnel CONNECT 200 client_closed",

@@ -37,6 +37,8 @@ fn tunnels_survive_a_reload_and_those_of_a_rule_that_is_gone_are_closed() {
     waiting.send(format!("CONNECT chatapi.viber.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port()));
     assert_eq!(waiting.answer().status(), 403);
     drop((kept, waiting));
+    kept_origin.end();
+    drop(kept_origin);
     world.ends_with(&[
         "tunnel CONNECT 200 policy",
         "tunnel CONNECT 200 client_closed",

@@ -90,6 +90,7 @@ fn a_client_may_speak_tls_to_the_proxy() {
     client.send(&data);
     client.expect("thanks");
     assert!(reading.join().unwrap());
+    client.end();
     drop(client);
     // Somebody who does not is told so.
     let mut plain = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");

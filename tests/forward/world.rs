@@ -136,9 +136,20 @@ impl World {
 
     /// The same without a forward proxy.
     pub(crate) fn reload_without(&mut self) {
+        let (admin, other) = (self.admin, free_port(self.address));
         let text = format!(
-            "[gateway]\nworkers = 1\naccess-log = \"./access.log\"\ndrain-timeout = \"200ms\"\n[admin]\nlisten = \"{}\"\n",
-            self.admin
+            r#"
+[gateway]
+workers = 1
+access-log = "./access.log"
+drain-timeout = "200ms"
+[admin]
+listen = "{admin}"
+[profile.edge]
+[[profile.edge.listener]]
+listen = "{other}"
+redirect-to-https = 443
+"#
         );
         self.write_and_reload(&text);
     }
