@@ -5,13 +5,16 @@
 //!
 //! Never: knows a route, an upstream or a configuration file.
 
+pub mod activation;
 pub mod admission;
 pub mod clock;
 pub mod dial;
+pub mod handover;
 pub mod listen;
 pub mod local;
 pub mod outgoing;
 pub mod relay;
+pub mod websocket;
 
 pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};

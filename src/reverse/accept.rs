@@ -18,14 +18,19 @@ use tokio_rustls::server::TlsStream;
 use crate::addr::ClientAddr;
 use crate::generation::Site;
 use crate::message::Reason;
-use crate::net::Alarm;
 use crate::net::admission::{Full, Permit};
+use crate::net::clock::TICK;
+use crate::net::{Alarm, Phase, listen};
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::record::Record;
 use super::reply::Reply;
 use super::{Facts, Service, h1, h2};
 
+/// How long a listener that was removed waits for the last word of handshakes: that of TCP, which
+/// takes one way there and back. A client turned away in this time tries again after a second, and
+/// is refused then.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(500);
 /// Pause after the system could not give us a connection.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -42,15 +47,28 @@ impl Drop for Admitted {
 }
 
 /// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
-/// kernel's queue then are taken too, because closing the socket would reset them.
+/// kernel's queue then are taken too, because closing the socket would reset them. A listener that is removed first
+/// turns new clients away, and gives those whose handshake has begun the time to end it.
 pub async fn run(service: Rc<Service>, listener: TcpListener) {
     let local = &service.worker.local;
     let alarm = local.clock.alarm();
+    let mut leaves = None;
     loop {
-        let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
-            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-            Poll::Pending if service.is_going() => Poll::Ready(None),
-            Poll::Pending => alarm.poll(cx).map(|()| None),
+        let accepted = poll_fn(|cx| {
+            if service.closing.get() && leaves.is_none() && listen::turn_away(&listener).is_ok() {
+                leaves = Some(local.clock.now() + LAST_HANDSHAKES + TICK);
+            }
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(Some(accepted));
+            }
+            match leaves {
+                Some(at) if local.phase() == Phase::Serving && local.clock.now() < at => {
+                    alarm.set_at(at);
+                }
+                _ if service.is_going() => return Poll::Ready(None),
+                _ => {}
+            }
+            alarm.poll(cx).map(|()| None)
         });
         match accepted.await {
             None => return take_the_rest(&service, listener),
@@ -146,6 +164,7 @@ async fn connection(
         return refuse(&service, &site, client, Reason::ClientGone, None);
     }
     let Some(config) = &site.tls else {
+        drop(site);
         return h1::serve(&service, Facts { client, tls: "", sni: None }, stream, admitted).await;
     };
     let alarm = service.worker.local.clock.alarm();
