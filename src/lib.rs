@@ -23,11 +23,11 @@ pub mod egress;
 pub mod route;
 pub mod upstream;
 
-// How a client is met.
-pub mod downstream;
-
 // One compiled configuration.
 pub mod generation;
+
+// How a client is met.
+pub mod downstream;
 
 // Who serves a client.
 pub mod admin;

@@ -133,8 +133,12 @@ impl<'a> Explained<'a> {
             "not a trusted proxy"
         };
         explained.line("from", &format!("{} ({trusted})", asked.from), "");
-        explained.line("profile", &site.profile, &explained.place_of_profile(site));
-        explained.line("listener", &site.label, &generation.config.sources.locate(site.place));
+        explained.line("profile", &site.names.profile, &explained.place_of_profile(site));
+        explained.line(
+            "listener",
+            &site.names.listener,
+            &generation.config.sources.locate(site.place),
+        );
         let mut text = format!("{} {target} HTTP/1.1\r\nHost: {authority}\r\n", asked.method);
         for field in &asked.headers {
             if field.contains(['\r', '\n']) || !field.contains(':') {
@@ -174,13 +178,17 @@ impl<'a> Explained<'a> {
     }
 
     fn place_of_profile(&self, site: &Site) -> String {
-        let profile = self.generation.config.profiles.iter().find(|p| p.name == site.profile);
+        let profile = self.generation.config.profiles.iter().find(|p| p.name == site.names.profile);
         profile.map_or(String::new(), |p| self.generation.config.sources.locate(p.place))
     }
 
     fn refused(&mut self, refusal: &Refusal, site: &Site) {
         if let Some(route) = &refusal.route {
-            self.line("route", &route.name, &self.generation.config.sources.locate(route.place));
+            self.line(
+                "route",
+                &route.account.name,
+                &self.generation.config.sources.locate(route.place),
+            );
         }
         let reason = refusal.reason;
         self.line("verdict", &format!("refused: {} {}", reason.code(), reason.word()), "");
@@ -189,12 +197,16 @@ impl<'a> Explained<'a> {
             self.line("allowed", allow, "");
         }
         if reason == Reason::NoRoute {
-            self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", site.profile), "");
+            self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", site.names.profile), "");
         }
     }
 
     fn route(&mut self, route: &Arc<Route>, head: &RequestHead, site: &Site, client: ClientAddr) {
-        self.line("route", &route.name, &self.generation.config.sources.locate(route.place));
+        self.line(
+            "route",
+            &route.account.name,
+            &self.generation.config.sources.locate(route.place),
+        );
         match &route.action {
             Action::Deny => self.line("verdict", "refused: 403 route_denied", ""),
             Action::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
@@ -216,7 +228,7 @@ impl<'a> Explained<'a> {
                         request_id: "(made for each request)",
                     },
                 );
-                let report = if route.report_only {
+                let report = if route.account.report_only {
                     ", but only reported: without this route it would be denied"
                 } else {
                     ""
@@ -229,7 +241,7 @@ impl<'a> Explained<'a> {
 
     fn upstream(&mut self, upstream: &Upstream) {
         let Some(written) =
-            self.generation.config.upstreams.iter().find(|u| u.name == upstream.name)
+            self.generation.config.upstreams.iter().find(|u| *u.name == *upstream.name)
         else {
             return;
         };
@@ -330,12 +342,12 @@ fn choose<'a>(
     port: u16,
     profile: Option<&str>,
 ) -> Result<&'a Arc<Site>, String> {
-    let of_profile = |site: &&Arc<Site>| profile.is_none_or(|name| site.profile == name);
+    let of_profile = |site: &&Arc<Site>| profile.is_none_or(|name| site.names.profile == name);
     let whole = |site: &&Arc<Site>| {
         // A profile's main listener serves all its routes.
         let Served::Routes { routes, .. } = &site.served else { return false };
         generation.sites.iter().all(|other| {
-            other.profile != site.profile
+            other.names.profile != site.names.profile
                 || matches!(&other.served, Served::Routes { routes: others, .. } if others.len() <= routes.len())
                 || matches!(other.served, Served::RedirectToHttps(_))
         })
@@ -355,8 +367,11 @@ fn choose<'a>(
             "no profile listens anywhere; for the forward proxy ask `explain egress`".to_owned()
         );
     }
-    let listeners: Vec<_> =
-        generation.sites.iter().map(|s| format!("{} ({})", s.label, s.profile)).collect();
+    let listeners: Vec<_> = generation
+        .sites
+        .iter()
+        .map(|s| format!("{} ({})", s.names.listener, s.names.profile))
+        .collect();
     Err(format!(
         "no listener has port {port}; there are {}.\nName the port in the URL, or the profile with --profile if a firewall maps the port",
         listeners.join(", ")

@@ -112,7 +112,7 @@ fn begin(
 ) -> Result<Gateway, String> {
     let begun = start::bind(&generation, &mut inheritance)
         .and_then(|bound| Gateway::start(generation, metrics, bound, (origin, watch)));
-    let gateway = begun.map_err(|error| {
+    let mut gateway = begun.map_err(|error| {
         inheritance.refuse(&error.to_string());
         error.to_string()
     })?;
@@ -120,6 +120,7 @@ fn begin(
         .ready()
         .map_err(|error| format!("the process to succeed does not make way: {error}"))?;
     if inheritance.succeeds() {
+        gateway.take_socket();
         tracing::info!("took over the listening sockets of the process before");
     }
     Ok(gateway)
@@ -129,7 +130,7 @@ fn begin(
 fn announce(generation: &Generation) {
     tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
     for site in &generation.sites {
-        tracing::info!(profile = site.profile, "listening on {}", site.address);
+        tracing::info!(profile = site.names.profile, "listening on {}", site.address);
     }
     for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
         tracing::info!("the forward proxy listens on {}", listener.address);
@@ -137,7 +138,7 @@ fn announce(generation: &Generation) {
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {
             tracing::warn!(
-                upstream = upstream.name,
+                upstream = &*upstream.name,
                 "NOT VERIFIED: anyone between here and this upstream can read and change its traffic ({})",
                 generation.config.sources.locate(place)
             );

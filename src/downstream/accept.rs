@@ -13,10 +13,16 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::addr::ClientAddr;
 use crate::message::Reason;
 use crate::net::admission::{Admission, Full, Permit};
+use crate::net::clock::TICK;
+use crate::net::{Phase, listen};
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::Worker;
 
+/// How long a listener that was removed waits for the last word of handshakes: that of TCP, which
+/// takes one way there and back. A client turned away in this time tries again after a second, and
+/// is refused then.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(500);
 /// Pause after the system could not give us a connection.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -25,8 +31,13 @@ pub trait Door: 'static {
     /// The worker.
     fn worker(&self) -> &Rc<Worker>;
 
+    /// Whether the listener is being removed.
+    fn is_closing(&self) -> bool;
+
     /// Whether nothing new is taken: the worker drains, or the listener is being removed.
-    fn is_going(&self) -> bool;
+    fn is_going(&self) -> bool {
+        self.is_closing() || self.worker().local.phase() != Phase::Serving
+    }
 
     /// Lets a connection in, as a task of the worker, or refuses it.
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr);
@@ -69,14 +80,28 @@ impl Drop for Admitted {
 }
 
 /// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
-/// kernel's queue then are taken too, because closing the socket would reset them.
+/// kernel's queue then are taken too, because closing the socket would reset them. A listener that is removed first
+/// turns new clients away, and gives those whose handshake has begun the time to end it.
 pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
-    let alarm = door.worker().local.clock.alarm();
+    let local = &door.worker().local;
+    let alarm = local.clock.alarm();
+    let mut leaves = None;
     loop {
-        let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
-            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-            Poll::Pending if door.is_going() => Poll::Ready(None),
-            Poll::Pending => alarm.poll(cx).map(|()| None),
+        let accepted = poll_fn(|cx| {
+            if door.is_closing() && leaves.is_none() && listen::turn_away(&listener).is_ok() {
+                leaves = Some(local.clock.now() + LAST_HANDSHAKES + TICK);
+            }
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(Some(accepted));
+            }
+            match leaves {
+                Some(at) if local.phase() == Phase::Serving && local.clock.now() < at => {
+                    alarm.set_at(at);
+                }
+                _ if door.is_going() => return Poll::Ready(None),
+                _ => {}
+            }
+            alarm.poll(cx).map(|()| None)
         });
         match accepted.await {
             None => return take_the_rest(&door, listener),

@@ -7,7 +7,7 @@
 //! A listener is a [`accept::Door`]: it says how a connection is let in and what is done with it.
 //! What it decides about a request is its own affair.
 //!
-//! Never: knows a site, a route or a rule.
+//! Never: decides anything about a request.
 
 pub mod accept;
 pub(crate) mod conn;
@@ -18,6 +18,7 @@ pub(crate) mod pace;
 pub(crate) mod reply;
 pub(crate) mod sender;
 pub(crate) mod transfer;
+pub mod tunnels;
 mod worker;
 
 use std::time::Duration;

@@ -20,8 +20,8 @@ impl Door for Service {
         &self.worker
     }
 
-    fn is_going(&self) -> bool {
-        Self::is_going(self)
+    fn is_closing(&self) -> bool {
+        self.closing.get()
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr) {

@@ -17,8 +17,8 @@ use crate::telemetry::Metrics;
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
-use super::site::{Action, Route, Served, Site};
-use super::{Generation, Shown, identities, outlet};
+use super::site::{Account, Action, Names, Route, Served, Site};
+use super::{Alive, Edition, Generation, Shown, edition, identities, outlet};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -52,7 +52,17 @@ pub fn compile(
         .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
         .collect();
     let mut sites = Vec::new();
-    let compiler = Compiler { loaded: &loaded, upstreams: &upstreams, provider, metrics, previous };
+    let edition = Arc::<Edition>::default();
+    let alive = Alive::new(&metrics.generations_alive);
+    let compiler = Compiler {
+        loaded: &loaded,
+        upstreams: &upstreams,
+        provider,
+        metrics,
+        previous,
+        edition: &edition,
+        alive: &alive,
+    };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
             for listener in &profile.listeners {
@@ -61,15 +71,10 @@ pub fn compile(
         }
     }
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
-        let one = |(index, pair): (usize, &Identity)| {
-            let mut hasher = DefaultHasher::new();
-            pair.key.cert.first().map(|leaf| leaf.as_ref().to_vec()).hash(&mut hasher);
-            Shown {
-                name: certificate.name.clone(),
-                pair: index,
-                not_after: pair.not_after,
-                print: hasher.finish(),
-            }
+        let one = |(index, pair): (usize, &Identity)| Shown {
+            name: certificate.name.clone(),
+            pair: index,
+            not_after: pair.not_after,
         };
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
@@ -83,10 +88,19 @@ pub fn compile(
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
-    Ok(Compiled {
-        generation: Generation { config, sites, upstreams, outlet, certificates },
-        warnings: problems,
-    })
+    let contents = edition::Contents::new();
+    let mut generation = Generation {
+        config,
+        sites,
+        upstreams,
+        outlet,
+        contents,
+        edition,
+        _alive: alive,
+        certificates,
+    };
+    generation.contents = edition::read(generation.files());
+    Ok(Compiled { generation, warnings: problems })
 }
 
 fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
@@ -133,7 +147,7 @@ fn upstream(
         })
     });
     Upstream {
-        name: config.name.clone(),
+        name: config.name.as_str().into(),
         endpoints: endpoints.collect(),
         limits: Limits {
             connect: config.connect_timeout,
@@ -206,6 +220,8 @@ struct Compiler<'a> {
     provider: &'a Arc<CryptoProvider>,
     metrics: &'a Metrics,
     previous: Option<&'a Generation>,
+    edition: &'a Arc<Edition>,
+    alive: &'a Arc<Alive>,
 }
 
 impl Compiler<'_> {
@@ -229,10 +245,9 @@ impl Compiler<'_> {
             }
         };
         Some(Site {
-            profile: profile.name.clone(),
             address: listener.listen,
             metrics: self.metrics.listener(&profile.name, &label),
-            label,
+            names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
             place: listener.place,
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),
@@ -241,6 +256,8 @@ impl Compiler<'_> {
             timeouts: profile.timeouts.clone(),
             tls,
             admits,
+            edition: Arc::clone(self.edition),
+            alive: Arc::clone(self.alive),
         })
     }
 
@@ -357,16 +374,18 @@ impl Compiler<'_> {
         };
         let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
         Route {
-            name: route.name.clone(),
+            account: Arc::new(Account {
+                name: route.name.clone(),
+                report_only: route.report_only,
+                metrics: self.metrics.route(&profile.name, &route.name),
+            }),
             place: route.place,
             action,
             max_body: route.max_body,
             websocket: route.websocket,
             retry: route.retry,
             allow_encoded_slash: route.allow_encoded_slash,
-            report_only: route.report_only,
             edits: Edits::new(edits),
-            metrics: self.metrics.route(&profile.name, &route.name),
         }
     }
 }

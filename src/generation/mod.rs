@@ -4,7 +4,9 @@
 //! certificates in hand. Compiling reads certificate files and starts nothing.
 
 pub mod compile;
+pub mod edition;
 pub mod identities;
+pub mod load;
 pub mod outlet;
 pub mod site;
 
@@ -12,11 +14,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use prometheus::IntGauge;
+
 use crate::config::{ClientCertificates, Config, Place, Verify};
 use crate::telemetry::Metrics;
 use crate::upstream::{Endpoint, Upstream};
 
 pub use compile::compile;
+pub use edition::Edition;
+pub use load::load;
 pub use outlet::Outlet;
 pub use site::{Decision, Refusal, Route, Served, Site};
 
@@ -30,6 +36,11 @@ pub struct Generation {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The forward proxy, if there is one.
     pub outlet: Option<Arc<Outlet>>,
+    /// What the files it names held when it was compiled.
+    pub contents: edition::Contents,
+    /// Its name, the same in all its sites.
+    pub edition: Arc<Edition>,
+    _alive: Arc<Alive>,
     certificates: Vec<Shown>,
 }
 
@@ -53,6 +64,24 @@ pub struct Spot {
     pub place: Place,
 }
 
+/// Counts a generation for as long as anything of it is in use: held by the generation and by each
+/// of its sites.
+#[derive(Debug)]
+pub struct Alive(IntGauge);
+
+impl Alive {
+    fn new(gauge: &IntGauge) -> Arc<Self> {
+        gauge.inc();
+        Arc::new(Self(gauge.clone()))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A certificate as it is told about.
 struct Shown {
     /// Name of the identity.
@@ -61,8 +90,6 @@ struct Shown {
     pair: usize,
     /// End of validity, in seconds since 1970.
     not_after: i64,
-    /// Hash of the leaf.
-    print: u64,
 }
 
 impl Generation {
@@ -85,9 +112,38 @@ impl Generation {
         upstreams.chain(parents.flat_map(|parent| &parent.endpoints))
     }
 
-    /// Name, number of the pair, and a hash of each certificate.
-    pub fn prints(&self) -> impl Iterator<Item = (&str, usize, u64)> {
-        self.certificates.iter().map(|shown| (shown.name.as_str(), shown.pair, shown.print))
+    /// When a certificate ends, in seconds since 1970. `key` is the chain's as in
+    /// [`crate::config::outline`]: `pairs.1.chain`.
+    #[must_use]
+    pub fn ends(&self, certificate: &str, key: &str) -> Option<i64> {
+        let pair: usize = key.strip_prefix("pairs.")?.strip_suffix(".chain")?.parse().ok()?;
+        let mut all = self.certificates.iter();
+        let shown = all.find(|shown| shown.name == certificate && shown.pair + 1 == pair)?;
+        Some(shown.not_after)
+    }
+
+    /// A hash of every byte it was made from. Equal: nothing has changed.
+    #[must_use]
+    pub fn fingerprint(&self) -> Vec<u8> {
+        edition::fingerprint(&self.config, &self.contents)
+    }
+
+    /// A hash of what is in effect, 12 hexadecimal digits.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        edition::effective(&self.config, &self.contents)
+    }
+
+    /// What the connections of a listener are served by, here: the listener of that address, or if
+    /// there is none, another of the same profile. `None`: nothing serves them any more.
+    #[must_use]
+    pub fn heir(&self, site: &Site) -> Option<&Arc<Site>> {
+        let same = self.sites.iter().find(|heir| heir.address == site.address);
+        same.or_else(|| {
+            let mut others =
+                self.sites.iter().filter(|heir| heir.names.profile == site.names.profile);
+            others.find(|heir| heir.tls.is_some() == site.tls.is_some())
+        })
     }
 
     /// Puts what is known of certificates and upstreams into the metrics.

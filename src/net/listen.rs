@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 /// Connections the kernel may hold for us before they are accepted. The kernel caps it at
 /// `net.core.somaxconn`.
@@ -45,6 +45,28 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
     }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())
+}
+
+/// Lets a listening socket answer no new client, while handshakes that have begun go on: with
+/// `SO_REUSEPORT` nothing else keeps a connection out of the queue between the last look into it and
+/// its end, and the kernel resets what it finds there then. A client who comes now tries again a
+/// second later.
+///
+/// # Errors
+///
+/// The system's.
+pub fn turn_away<'a>(listener: impl Into<SockRef<'a>>) -> io::Result<()> {
+    // Classic BPF, on a packet that begins with its TCP header (bpf(4) of any BSD has the codes).
+    const PROGRAM: [SockFilter; 5] = [
+        // The flags, those of them that are SYN and ACK,
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x54, 0, 0, 0x12),
+        // SYN without ACK: dropped. Anything else: taken.
+        SockFilter::new(0x15, 0, 1, 0x02),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    listener.into().attach_filter(&PROGRAM)
 }
 
 /// Raises the soft limit on open files to the hard one and returns it.

@@ -18,6 +18,7 @@ pub mod rate;
 pub mod relay;
 pub mod splice;
 pub mod tunnel;
+pub mod websocket;
 
 pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};

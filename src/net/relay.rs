@@ -15,7 +15,10 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
+use super::websocket::{Close, Frames, Sender};
 use super::{Alarm, Io, Local, Outgoing, Phase};
+
+mod farewell;
 
 /// Reads per poll before others get their turn.
 const TURNS: usize = 16;
@@ -48,6 +51,20 @@ pub struct Summary {
     pub a_to_b: u64,
     /// Bytes from B to A.
     pub b_to_a: u64,
+    /// The code of the Close frame that side A was sent, if it was sent one.
+    pub close_code: Option<u16>,
+}
+
+impl End {
+    /// What the peers of a WebSocket are told, if it is we who end it.
+    fn close(self) -> Option<Close> {
+        match self {
+            Self::ClosedByA | Self::ClosedByB | Self::BrokenA | Self::BrokenB => None,
+            Self::Idle => Some(Close { code: 1001, word: "tunnel_idle" }),
+            Self::Draining => Some(Close { code: 1001, word: "draining" }),
+            Self::Forbidden => Some(Close { code: 1008, word: "policy" }),
+        }
+    }
 }
 
 /// One end of a relay: a stream, and what was already read from it.
@@ -65,15 +82,43 @@ pub struct Side<T> {
 /// # Cancellation
 ///
 /// Dropping the future closes both streams.
-pub async fn relay<A: Io, B: Io>(
+pub fn relay<A: Io, B: Io>(
     local: &Rc<Local>,
     a: Side<A>,
     b: Side<B>,
     idle: Duration,
     allowed: &dyn Fn() -> bool,
+) -> impl Future<Output = Summary> {
+    join(local, (a, None), (b, None), idle, allowed)
+}
+
+/// As [`relay`], for a WebSocket that `a` asked `b` for: if it is ended from here, both are sent a
+/// Close frame (RFC 6455 section 5.5.1) where one of their frames ends, and get a moment to answer
+/// it. What does not look like frames is closed without.
+///
+/// # Cancellation
+///
+/// Dropping the future closes both streams, without Close frames.
+pub fn relay_websocket<A: Io, B: Io>(
+    local: &Rc<Local>,
+    a: Side<A>,
+    b: Side<B>,
+    idle: Duration,
+    allowed: &dyn Fn() -> bool,
+) -> impl Future<Output = Summary> {
+    let frames = |sender| Some(Frames::of(sender));
+    join(local, (a, frames(Sender::Client)), (b, frames(Sender::Server)), idle, allowed)
+}
+
+async fn join<A: Io, B: Io>(
+    local: &Rc<Local>,
+    (a, a_frames): (Side<A>, Option<Frames>),
+    (b, b_frames): (Side<B>, Option<Frames>),
+    idle: Duration,
+    allowed: &dyn Fn() -> bool,
 ) -> Summary {
     let (Side { io: mut a, early: a_early }, Side { io: mut b, early: b_early }) = (a, b);
-    let (mut ab, mut ba) = (Direction::new(&a_early), Direction::new(&b_early));
+    let (mut ab, mut ba) = (Direction::new(&a_early, a_frames), Direction::new(&b_early, b_frames));
     drop((a_early, b_early));
     let alarm = local.clock.alarm();
     alarm.set(idle);
@@ -114,7 +159,19 @@ pub async fn relay<A: Io, B: Io>(
         watch.poll(cx, local)
     })
     .await;
-    Summary { end, a_to_b: ab.bytes, b_to_a: ba.bytes }
+    let mut close_code = None;
+    if let Some(close) = end.close() {
+        // Boxed: a tunnel that is open has no room for how it ends.
+        let told = Box::pin(farewell::say(
+            local,
+            &watch.alarm,
+            (&mut ab, &mut a),
+            (&mut ba, &mut b),
+            close,
+        ));
+        close_code = told.await.then_some(close.code);
+    }
+    Summary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code }
 }
 
 /// Looks after the idle time without touching the alarm for each message.
@@ -180,15 +237,20 @@ enum Broken {
 struct Direction {
     out: Outgoing,
     bytes: u64,
+    /// Of a WebSocket.
+    frames: Option<Frames>,
     ended: bool,
     closed: bool,
 }
 
 impl Direction {
-    fn new(early: &[u8]) -> Self {
+    fn new(early: &[u8], mut frames: Option<Frames>) -> Self {
         let mut out = Outgoing::new();
         out.staged().extend_from_slice(early);
-        Self { out, bytes: early.len() as u64, ended: false, closed: false }
+        if let Some(frames) = &mut frames {
+            frames.pass(early);
+        }
+        Self { out, bytes: early.len() as u64, frames, ended: false, closed: false }
     }
 
     fn poll<R: Io, W: Io>(
@@ -242,6 +304,9 @@ impl Direction {
         let data = buffer.filled();
         self.ended = data.is_empty();
         self.bytes += data.len() as u64;
+        if let Some(frames) = &mut self.frames {
+            frames.pass(data);
+        }
         if !data.is_empty() {
             self.out.write(cx, to, [data, &[], &[]]).map_err(|_| Broken::To)?;
         }
@@ -250,131 +315,4 @@ impl Direction {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    fn run(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build_local(tokio::runtime::LocalOptions::default())
-            .unwrap();
-        runtime.block_on(test);
-    }
-
-    fn side<T>(io: T, early: &'static [u8]) -> Side<T> {
-        Side { io, early: Bytes::from_static(early) }
-    }
-
-    #[test]
-    fn carries_early_bytes_first_and_half_closes() {
-        run(async {
-            let local = Local::new();
-            let (mut client, a) = tokio::io::duplex(7);
-            let (b, mut server) = tokio::io::duplex(7);
-            let relaying = tokio::task::spawn_local({
-                let local = Rc::clone(&local);
-                async move {
-                    relay(
-                        &local,
-                        side(a, b"early "),
-                        side(b, b""),
-                        Duration::from_secs(60),
-                        &|| true,
-                    )
-                    .await
-                }
-            });
-            let answering = tokio::task::spawn_local(async move {
-                let mut all = String::new();
-                server.read_to_string(&mut all).await.unwrap();
-                server.write_all(b"good bye, and thanks").await.unwrap();
-                all
-            });
-            client.write_all(b"hello, how are you?").await.unwrap();
-            client.shutdown().await.unwrap();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).await.unwrap();
-            assert_eq!(answer, "good bye, and thanks");
-            assert_eq!(answering.await.unwrap(), "early hello, how are you?");
-            let summary = relaying.await.unwrap();
-            assert_eq!((summary.end, summary.a_to_b, summary.b_to_a), (End::ClosedByA, 25, 20));
-        });
-    }
-
-    #[test]
-    fn ends_when_nothing_moves() {
-        run(async {
-            let local = Local::new();
-            tokio::task::spawn_local(local.clock.clone().run());
-            let (mut client, a) = tokio::io::duplex(64);
-            let (b, _server) = tokio::io::duplex(64);
-            let start = Instant::now();
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(Duration::from_secs(8)).await;
-                client.write_all(b"x").await.unwrap();
-                std::future::pending::<()>().await;
-            });
-            let summary =
-                relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
-            assert_eq!((summary.end, summary.a_to_b), (End::Idle, 1));
-            assert!((17..=20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-        });
-    }
-
-    #[test]
-    fn tunnels_close_one_after_another_while_draining() {
-        run(async {
-            let local = Local::new();
-            tokio::task::spawn_local(local.clock.clone().run());
-            let start = Instant::now();
-            let relays: Vec<_> = (0..40)
-                .map(|_| {
-                    let local = Rc::clone(&local);
-                    tokio::task::spawn_local(async move {
-                        let (_client, a) = tokio::io::duplex(64);
-                        let (b, _server) = tokio::io::duplex(64);
-                        let summary = relay(
-                            &local,
-                            side(a, b""),
-                            side(b, b""),
-                            Duration::from_secs(600),
-                            &|| true,
-                        )
-                        .await;
-                        (summary.end, start.elapsed())
-                    })
-                })
-                .collect();
-            tokio::task::yield_now().await;
-            local.enter(Phase::Draining, Duration::from_secs(20));
-            let mut ends = Vec::new();
-            for relay in relays {
-                let (end, after) = relay.await.unwrap();
-                assert_eq!(end, End::Draining);
-                ends.push(after.as_secs());
-            }
-            ends.sort_unstable();
-            assert!(ends[39] <= 21, "{ends:?}");
-            ends.dedup();
-            assert!(ends.len() > 5, "{ends:?}");
-        });
-    }
-
-    #[test]
-    fn ends_when_the_worker_cuts() {
-        run(async {
-            let local = Local::new();
-            let (_client, a) = tokio::io::duplex(64);
-            let (b, _server) = tokio::io::duplex(64);
-            tokio::task::spawn_local({
-                let local = Rc::clone(&local);
-                async move { local.enter(Phase::Cutting, Duration::ZERO) }
-            });
-            let summary =
-                relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
-            assert_eq!(summary.end, End::Draining);
-        });
-    }
-}
+mod tests;

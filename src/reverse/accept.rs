@@ -20,8 +20,8 @@ impl Door for Service {
         &self.worker
     }
 
-    fn is_going(&self) -> bool {
-        Self::is_going(self)
+    fn is_closing(&self) -> bool {
+        self.closing.get()
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr) {
@@ -69,6 +69,7 @@ async fn connection(
         return refuse(&service, &site, client, Reason::ClientGone, None);
     }
     let Some(config) = &site.tls else {
+        drop(site);
         return h1::serve(&service, Facts { client, tls: "", sni: None }, stream, admitted).await;
     };
     let alarm = service.worker.local.clock.alarm();

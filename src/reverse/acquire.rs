@@ -45,7 +45,7 @@ pub(super) async fn acquire(
                 // Once per outage of a few seconds; each request has its own log line.
                 if !endpoint.is_shunned() {
                     tracing::warn!(
-                        upstream = upstream.name,
+                        upstream = &*upstream.name,
                         reason = error.reason.word(),
                         "{error}"
                     );

@@ -7,15 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::downstream::{RequestId, Worker};
-use crate::generation::site::{self, Action};
-use crate::generation::{Decision, Route, Site};
-use crate::message::{Known, Reason, RequestHead, Version, host, query};
+use crate::generation::site::{Account, Carried, Names};
+use crate::generation::{Edition, Route, Site};
+use crate::message::{Known, Reason, RequestHead, Version, path, query};
 use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
+use crate::telemetry::recent::Request;
 use crate::upstream::{Endpoint, Upstream};
 
 use super::Facts;
@@ -24,13 +26,15 @@ use super::Facts;
 pub(super) struct Record {
     worker: Rc<Worker>,
     facts: Rc<Facts>,
-    site: Arc<Site>,
+    names: Arc<Names>,
+    edition: Arc<Edition>,
     pub(super) id: RequestId,
     start: Instant,
     request: Option<Asked>,
-    route: Option<Arc<Route>>,
-    upstream: Option<Arc<Upstream>>,
-    endpoint: Option<Arc<Endpoint>>,
+    route: Option<Arc<Account>>,
+    /// Name of the upstream, and of the endpoint.
+    upstream: Option<Arc<str>>,
+    endpoint: Option<Arc<str>>,
     /// 0 until an answer has begun.
     pub(super) status: u16,
     pub(super) reason: Option<Reason>,
@@ -40,6 +44,10 @@ pub(super) struct Record {
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
     tunnel: Option<&'static str>,
+    /// Its number among the worker's tunnels.
+    listed: Option<u64>,
+    /// Of the Close frame the client of a WebSocket was sent by us.
+    pub(super) close_code: Option<u16>,
 }
 
 struct Asked {
@@ -62,6 +70,13 @@ impl Record {
             if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
+        worker.recent.add(&Request {
+            listener: site.address,
+            method: &head.method,
+            upgrade: head.upgrade,
+            host: head.host_name(),
+            path: path::raw(&head.target),
+        });
         record.request = Some(Asked {
             version: head.version,
             method: head.method.clone(),
@@ -81,7 +96,8 @@ impl Record {
             id: worker.ids.next(),
             worker: Rc::clone(worker),
             facts: Rc::clone(facts),
-            site: Arc::clone(site),
+            names: Arc::clone(&site.names),
+            edition: Arc::clone(&site.edition),
             start: Instant::now(),
             request: None,
             route: None,
@@ -94,11 +110,14 @@ impl Record {
             response_bytes: 0,
             first_byte: None,
             tunnel: None,
+            listed: None,
+            close_code: None,
         }
     }
 
     /// Notes the route.
-    pub(super) fn on_route(&mut self, route: &Arc<Route>) {
+    pub(super) fn on_route(&mut self, route: &Route) {
+        let route = &route.account;
         route.metrics.in_flight.inc();
         if route.report_only {
             route.metrics.report_only.inc();
@@ -107,13 +126,13 @@ impl Record {
     }
 
     /// Notes whom the request goes to.
-    pub(super) fn on_upstream(&mut self, upstream: &Arc<Upstream>) {
-        self.upstream = Some(Arc::clone(upstream));
+    pub(super) fn on_upstream(&mut self, upstream: &Upstream) {
+        self.upstream = Some(Arc::clone(&upstream.name));
     }
 
     /// Notes the endpoint it was connected to.
-    pub(super) fn on_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
-        self.endpoint = Some(Arc::clone(endpoint));
+    pub(super) fn on_endpoint(&mut self, endpoint: &Endpoint) {
+        self.endpoint = Some(Arc::clone(&endpoint.label));
     }
 
     /// Notes that the upstream's answer has begun.
@@ -142,17 +161,21 @@ impl Record {
     /// Whether what became a tunnel would be passed on to the same endpoint today.
     pub(super) fn is_still_allowed(&self, site: &Site) -> bool {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return true };
-        let asked = site::Asked {
-            host: host::parse(&asked.host).map_or("", |h| h.host),
-            target: &asked.target,
-            method: &http::Method::GET,
-            upgrade: true,
-        };
-        let Ok(Decision::Route(route)) = site.decide_asked(&asked) else { return false };
-        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
-        // By address: a further CA to verify an endpoint by does not make it another endpoint.
-        let known = self.endpoint.as_ref().map(|endpoint| endpoint.label.as_str());
-        now.name == upstream.name && now.endpoints.iter().any(|e| Some(e.label.as_str()) == known)
+        site.still_carries((&asked.host, &asked.target), upstream, self.endpoint.as_deref())
+    }
+
+    /// Lists the tunnel that the request has become; `place` is what its listener serves.
+    pub(super) fn list(&mut self, place: &Arc<ArcSwap<Site>>) {
+        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return };
+        self.listed = Some(self.worker.tunnels.add(Carried {
+            place: Arc::clone(place),
+            names: Arc::clone(&self.names),
+            route: self.route.clone(),
+            host: asked.host.clone(),
+            target: asked.target.clone(),
+            upstream: Arc::clone(upstream),
+            endpoint: self.endpoint.clone(),
+        }));
     }
 
     /// Notes how a tunnel ended.
@@ -208,8 +231,8 @@ impl Record {
             (Some(_), None) => "request",
         };
         text(out, "event", event.as_bytes());
-        text(out, "profile", self.site.profile.as_bytes());
-        text(out, "listener", self.site.label.as_bytes());
+        text(out, "profile", self.names.profile.as_bytes());
+        text(out, "listener", self.names.listener.as_bytes());
         text(out, "client", self.facts.client.0.to_string().as_bytes());
         if let Some(asked) = &self.request {
             text(out, "method", asked.method.as_str().as_bytes());
@@ -222,6 +245,8 @@ impl Record {
             }
         }
         self.write_served(out);
+        number(out, "generation", self.edition.number());
+        text(out, "config", self.edition.hash().as_bytes());
         text(out, "tls", self.facts.tls.as_bytes());
         if let Some(sni) = &self.facts.sni {
             text(out, "sni", sni.as_bytes());
@@ -239,10 +264,10 @@ impl Record {
             }
         }
         if let Some(upstream) = &self.upstream {
-            text(out, "upstream", upstream.name.as_bytes());
+            text(out, "upstream", upstream.as_bytes());
         }
         if let Some(endpoint) = &self.endpoint {
-            text(out, "endpoint", endpoint.label.as_bytes());
+            text(out, "endpoint", endpoint.as_bytes());
         }
         number(out, "status", self.status.into());
         if let Some(reason) = self.reason {
@@ -253,6 +278,9 @@ impl Record {
         }
         if let Some(end) = self.tunnel {
             text(out, "end", end.as_bytes());
+        }
+        if let Some(code) = self.close_code {
+            number(out, "close_code", code.into());
         }
         number(out, "request_bytes", self.request_bytes);
         number(out, "response_bytes", self.response_bytes);
@@ -276,6 +304,9 @@ impl Drop for Record {
             && self.worker.local.phase() == Phase::Cutting
         {
             self.reason = Some(Reason::Draining);
+        }
+        if let Some(number) = self.listed {
+            self.worker.tunnels.remove(number);
         }
         self.count();
         self.worker.lines.add(|out| self.write(out));

@@ -8,7 +8,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::downstream::accept::Admitted;
 use crate::net::Io;
-use crate::net::relay::{End, Side, relay};
+use crate::net::relay::{End, Side, relay_websocket};
 use crate::upstream::Stream;
 
 use super::Service;
@@ -24,9 +24,11 @@ pub(super) fn spawn<T: Io>(
     (mut record, admitted): (Box<Record>, Option<Admitted>),
 ) {
     let own = Rc::clone(service);
+    record.list(&service.site);
     service.worker.local.spawn(async move {
         let allowed = || record.is_still_allowed(&own.site.load());
-        let summary = relay(&own.worker.local, client, upstream, idle, &allowed).await;
+        let summary = relay_websocket(&own.worker.local, client, upstream, idle, &allowed).await;
+        record.close_code = summary.close_code;
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;
         record.tunnel_ended(match summary.end {

@@ -9,7 +9,9 @@
 //! In: a compiled configuration. Out: when it has ended, and how.
 
 mod changes;
+mod desk;
 mod inheritance;
+mod plan;
 mod posts;
 mod reload;
 mod signals;
@@ -19,6 +21,8 @@ mod systemd;
 pub mod watch;
 mod worker;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -27,7 +31,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::admin::{self, Health, Outcome};
+use crate::admin::report::Outcome;
+use crate::admin::socket::Socket;
+use crate::admin::{Ask, Health};
 use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::net::Phase;
@@ -56,6 +62,7 @@ pub struct Gateway {
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
+    socket: Option<Socket>,
     ended: mpsc::UnboundedReceiver<()>,
     /// Workers that have not said that they have ended.
     left: usize,
@@ -104,6 +111,7 @@ impl Gateway {
         let way = generation.outlet.clone().map(|outlet| Way::new(outlet, &metrics, None));
         let posts = posts::posts(&generation, way.as_ref(), &metrics);
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
+        let count = bound.workers.len().max(1);
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -115,6 +123,7 @@ impl Gateway {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
+                recent: generation.config.gateway.recent_requests.div_ceil(count),
                 commands: receiver,
                 ending: ending.clone(),
                 pulse: systemd::Pulse::default(),
@@ -123,25 +132,42 @@ impl Gateway {
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.push(thread.spawn(move || worker::run(seed)).map_err(StartError::Thread)?);
         }
+        let hash = generation.hash();
         generation.tell(&metrics);
-        metrics.generation.set(1);
+        metrics.serves(1, &hash);
         metrics.loaded();
+        generation.edition.name(1, hash);
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {
-            origin,
             metrics,
-            fingerprint: reload::fingerprint(&generation),
             started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
             listeners: spots.into_iter().zip(listeners).collect(),
             commons,
             way,
             held: Some(held),
+            retired: Vec::new(),
             workers: commands,
             number: 1,
+            trial: None,
+            previous: None,
+            status: Rc::new(RefCell::new(start::first_status(&origin.directory))),
+            origin,
         };
-        let (admin, left) = (bound.admin, workers.len());
-        Ok(Self { reloader, watch, health, access_log, admin, ended, left, workers, pulses })
+        reloader.remember_start();
+        let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
+        Ok(Self {
+            reloader,
+            watch,
+            health,
+            access_log,
+            admin,
+            socket,
+            ended,
+            left,
+            workers,
+            pulses,
+        })
     }
 
     /// Serves until told to end by a signal.
@@ -170,16 +196,7 @@ impl Gateway {
 
     async fn control(&mut self) -> std::io::Result<End> {
         let mut signals = Signals::new()?;
-        let (reloads, asked) = mpsc::unbounded_channel();
-        let admin = match &self.admin {
-            None => None,
-            Some(listener) => {
-                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-                let metrics = Arc::clone(&self.reloader.metrics);
-                let serving = admin::serve(listener, metrics, Arc::clone(&self.health), reloads);
-                Some(tokio::task::spawn_local(serving))
-            }
-        };
+        let (asked, desk) = self.open_desk()?;
         let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
         systemd::ready(&self.status());
@@ -188,8 +205,8 @@ impl Gateway {
             Leave::WorkerDied => return Ok(End::WorkerDied),
             Leave::End(limit) => limit,
             Leave::Succeeded(successor) => {
-                if let Some(admin) = admin {
-                    admin.abort();
+                for task in desk {
+                    task.abort();
                 }
                 self.hand_over(&successor);
                 match self.outlive(&mut signals).await {
@@ -205,7 +222,7 @@ impl Gateway {
     async fn serve(
         &mut self,
         signals: &mut Signals,
-        mut asked: mpsc::UnboundedReceiver<admin::Reload>,
+        mut asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Leave {
         let mut names = tokio::time::interval(resolve::REFRESH);
         names.tick().await;
@@ -220,16 +237,16 @@ impl Gateway {
                     Wish::EndWithoutLimit => return Leave::End(None),
                     Wish::Reload => {
                         self.watch.remember().await;
-                        self.reload("HUP").await;
+                        self.reload("HUP", None).await;
                     }
                     Wish::Upgrade => self.upgrade(&mut upgrade),
                 },
-                Some(reply) = asked.recv() => {
-                    self.watch.remember().await;
-                    // Whoever asked may have gone; the log has the outcome.
-                    let _ = reply.send(self.reload("command").await);
+                Some(ask) = asked.recv() => self.answer(ask).await,
+                // Until it is confirmed or undone, what is on trial is what the files are about.
+                () = self.watch.changed(), if self.reloader.follows_files() => {
+                    self.reload("files", None).await;
                 }
-                () = self.watch.changed() => { self.reload("files").await; }
+                () = self.reloader.overdue() => { self.roll_back().await; }
                 _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
                 result = finished(&mut upgrade) => match result {
                     Ok(successor) => return Leave::Succeeded(successor),
@@ -243,6 +260,9 @@ impl Gateway {
     fn upgrade(&self, upgrade: &mut Option<Upgrade>) {
         if upgrade.is_some() {
             return refused(&UpgradeError::UnderWay);
+        }
+        if self.reloader.is_on_trial() {
+            return refused(&UpgradeError::OnTrial);
         }
         let begun = self
             .heirlooms()
@@ -268,7 +288,7 @@ impl Gateway {
         );
         self.health.draining.store(true, Ordering::Relaxed);
         systemd::succeeded_by(successor.pid);
-        self.admin = None;
+        (self.admin, self.socket) = (None, None);
         self.reloader.held = None;
         self.tell(Phase::Succeeded, Duration::ZERO);
         successor.go();
@@ -290,10 +310,12 @@ impl Gateway {
                 wish = signals.next() => match wish {
                     Wish::End => return Some(Some(limit)),
                     Wish::EndWithoutLimit => return Some(None),
-                    Wish::Reload => { self.reload("HUP").await; }
+                    Wish::Reload => { self.reload("HUP", None).await; }
                     Wish::Upgrade => tracing::warn!("USR2: another process serves already; send it there"),
                 },
-                () = self.watch.changed() => { self.reload("files").await; }
+                () = self.watch.changed(), if self.reloader.follows_files() => {
+                    self.reload("files", None).await;
+                }
             }
         }
     }
@@ -340,9 +362,9 @@ impl Gateway {
         End::Cut
     }
 
-    async fn reload(&mut self, trigger: &str) -> Outcome {
+    async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
         systemd::reloading();
-        let outcome = self.reloader.reload(trigger).await;
+        let outcome = self.reloader.reload(trigger, confirm).await;
         self.watch.settle();
         self.watch.also(self.reloader.generation.files());
         systemd::ready(&self.status());
@@ -351,7 +373,8 @@ impl Gateway {
 
     /// One line for `systemctl status`.
     fn status(&self) -> String {
-        format!("serving configuration generation {}", self.reloader.number)
+        let edition = &self.reloader.generation.edition;
+        format!("serving generation {}, configuration {}", edition.number(), edition.hash())
     }
 
     fn tell(&self, phase: Phase, spread: Duration) {
@@ -400,7 +423,8 @@ async fn expired(limit: Option<Duration>) {
 /// Looks the names of endpoints up again, on a thread that may block.
 fn refresh_names(generation: Arc<Generation>) {
     tokio::task::spawn_blocking(move || {
-        for endpoint in generation.endpoints().filter(|endpoint| resolve::is_name(endpoint)) {
+        let endpoints = generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+        for endpoint in endpoints.filter(|endpoint| resolve::is_name(endpoint)) {
             if let Err(error) = resolve::refresh(endpoint) {
                 tracing::warn!("{error}; the addresses it had are kept");
             }

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 
@@ -35,6 +35,23 @@ pub(super) struct Shared {
 enum Served {
     In(Arc<ArcSwap<Site>>),
     Out(Arc<ArcSwap<Stand>>, Arc<Commons>),
+}
+
+/// What a listener that was removed served.
+pub(super) enum Retired {
+    In(Weak<ArcSwap<Site>>),
+    Out(Weak<ArcSwap<Stand>>, Arc<Commons>),
+}
+
+impl Retired {
+    /// What it serves, if a connection of it is left.
+    pub(super) fn upgrade(&self) -> Option<Shared> {
+        let served = match self {
+            Self::In(site) => Served::In(site.upgrade()?),
+            Self::Out(stand, commons) => Served::Out(stand.upgrade()?, Arc::clone(commons)),
+        };
+        Some(Shared { served, admission: Arc::default() })
+    }
 }
 
 /// All of a generation, in the order of its spots.
@@ -74,16 +91,13 @@ impl Shared {
     }
 
     /// Serves what stands at the same address now; if nothing does, connections that are left are
-    /// judged by what is nearest. Whether the listener stays.
-    pub(super) fn swap(&self, posts: &[Post], way: Option<&Arc<Way>>) -> bool {
+    /// judged by what is nearest.
+    pub(super) fn swap(&self, generation: &Generation, posts: &[Post], way: Option<&Arc<Way>>) {
         match &self.served {
             Served::In(site) => {
-                let sites: Vec<_> = posts.iter().filter_map(Post::site).collect();
                 let old = site.load_full();
-                let kept = sites.iter().find(|site| site.address == old.address);
-                let heir = kept.or_else(|| successor(&sites, &old)).map(|site| Arc::clone(site));
+                let heir = generation.heir(&old).cloned();
                 site.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
-                kept.is_some()
             }
             Served::Out(stand, _) => {
                 let old = stand.load_full();
@@ -94,8 +108,15 @@ impl Shared {
                     None => old.closed(),
                 };
                 stand.store(kept.cloned().unwrap_or_else(|| Arc::new(heir())));
-                kept.is_some()
             }
+        }
+    }
+
+    /// For as long as a listener that was removed has connections.
+    pub(super) fn downgrade(&self) -> Retired {
+        match &self.served {
+            Served::In(site) => Retired::In(Arc::downgrade(site)),
+            Served::Out(stand, commons) => Retired::Out(Arc::downgrade(stand), Arc::clone(commons)),
         }
     }
 
@@ -122,10 +143,6 @@ impl Shared {
 }
 
 impl Post {
-    fn site(&self) -> Option<&Arc<Site>> {
-        if let Self::In(site) = self { Some(site) } else { None }
-    }
-
     fn stand(&self) -> Option<&Arc<Stand>> {
         if let Self::Out(stand) = self { Some(stand) } else { None }
     }
@@ -157,10 +174,4 @@ impl Serving {
         }
         closes
     }
-}
-
-/// The listener that connections of a removed one are judged by: another of the same profile.
-fn successor<'a>(sites: &'a [&'a Arc<Site>], gone: &Site) -> Option<&'a &'a Arc<Site>> {
-    let mut same = sites.iter().filter(|site| site.profile == gone.profile);
-    same.find(|site| site.tls.is_some() == gone.tls.is_some())
 }

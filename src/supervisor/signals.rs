@@ -20,7 +20,6 @@ pub(super) struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
-    reopen: Signal,
     upgrade: Signal,
 }
 
@@ -31,25 +30,18 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
             upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
     /// The next signal that asks for something.
     pub(super) async fn next(&mut self) -> Wish {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Wish::End,
-                _ = self.interrupt.recv() => return Wish::End,
-                _ = self.quit.recv() => return Wish::EndWithoutLimit,
-                _ = self.hangup.recv() => return Wish::Reload,
-                _ = self.upgrade.recv() => return Wish::Upgrade,
-                // Its default action would end the gateway; habits from nginx must not.
-                _ = self.reopen.recv() => {
-                    tracing::warn!("USR1: this version does not reopen its log; use logrotate's copytruncate");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::End,
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.quit.recv() => Wish::EndWithoutLimit,
+            _ = self.hangup.recv() => Wish::Reload,
+            _ = self.upgrade.recv() => Wish::Upgrade,
         }
     }
 

@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::admin::report::Status;
+use crate::admin::socket::{self, Socket, SocketError};
 use crate::config;
 use crate::generation::{Generation, Spot};
 use crate::net::listen;
 use crate::telemetry::{AccessLog, Metrics};
+use crate::units::display_timestamp;
 use crate::upstream::resolve;
 
 use super::inheritance::Inheritance;
@@ -24,6 +28,7 @@ pub struct Bound {
     /// By worker; spots are numbered as in the generation.
     pub(super) workers: Vec<Sockets>,
     pub(super) admin: Option<TcpListener>,
+    pub(super) socket: Option<Socket>,
 }
 
 /// Why the gateway does not start.
@@ -47,6 +52,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The admin socket cannot be had.
+    #[error(transparent)]
+    Socket(SocketError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -91,7 +99,14 @@ pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bo
             StartError::Bind { address: admin.listen, place, source }
         })
     });
-    let bound = Bound { workers, admin: admin.transpose()? };
+    let admin = admin.transpose()?;
+    // A predecessor still has it.
+    let socket = if inheritance.succeeds() {
+        None
+    } else {
+        socket::open(&config.socket, config.outline.directory()).map_err(StartError::Socket)?
+    };
+    let bound = Bound { workers, admin, socket };
     inheritance.complain();
     Ok(bound)
 }
@@ -160,6 +175,18 @@ pub fn resolve_names(generation: &Generation) {
         if let Err(error) = resolve::refresh(endpoint) {
             tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
         }
+    }
+}
+
+/// How the gateway is before it has done anything.
+pub(super) fn first_status(directory: &Path) -> Status {
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: display_timestamp(jiff::Timestamp::now().as_second()),
+        directory: directory.display().to_string(),
+        ..Status::default()
     }
 }
 

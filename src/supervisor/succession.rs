@@ -51,6 +51,10 @@ pub(super) enum UpgradeError {
     FirstProcess,
     #[error("another upgrade is under way")]
     UnderWay,
+    #[error(
+        "the configuration waits for its confirmation, which the new process would not know of: `app-gateway confirm` or `rollback` first"
+    )]
+    OnTrial,
     #[error("{} cannot be started: {source}", path.display())]
     Spawn { path: PathBuf, source: io::Error },
     #[error("the new process does not serve: {0}")]

@@ -10,9 +10,11 @@ use tokio::sync::mpsc;
 
 use crate::downstream::Worker;
 use crate::generation::Kind;
+use crate::generation::site::Carried;
 use crate::net::Phase;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
+use crate::telemetry::recent::Seen;
 
 use super::posts::{Serving, Shared};
 use super::systemd::Pulse;
@@ -30,8 +32,17 @@ pub(super) enum Command {
     Close(Kind, SocketAddr),
     /// The configuration has changed.
     Reloaded,
+    /// Say what is open.
+    Census(mpsc::UnboundedSender<Census>),
     /// Show with this number that you are alive.
     Beat(u64),
+}
+
+/// What a worker has open, and what it was asked of late.
+#[derive(Default)]
+pub(super) struct Census {
+    pub(super) tunnels: Vec<Carried>,
+    pub(super) recent: Vec<Seen>,
 }
 
 /// What a worker thread is started with.
@@ -39,6 +50,8 @@ pub(super) struct Seed {
     pub(super) sockets: Vec<(TcpListener, Shared)>,
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
+    /// How many requests it remembers.
+    pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) ending: mpsc::UnboundedSender<()>,
     pub(super) pulse: Pulse,
@@ -68,7 +81,7 @@ pub(super) fn run(seed: Seed) {
 }
 
 async fn work(mut seed: Seed) {
-    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics));
+    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), seed.recent);
     let local = Rc::clone(&worker.local);
     let mut services = Vec::new();
     for (socket, shared) in seed.sockets {
@@ -99,6 +112,11 @@ async fn work(mut seed: Seed) {
                 local.clock.wake_all();
             }
             Some(Command::Reloaded) => local.reloaded(),
+            Some(Command::Census(answer)) => {
+                let census = Census { tunnels: worker.tunnels.all(), recent: worker.recent.all() };
+                // Whoever asked may have lost patience.
+                let _ = answer.send(census);
+            }
             Some(Command::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
         }
     }

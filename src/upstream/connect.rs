@@ -58,8 +58,11 @@ pub struct ConnectError {
 /// Dropping the future closes the socket.
 pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + budget;
-    let failed =
-        |reason, detail: String| ConnectError { reason, endpoint: endpoint.label.clone(), detail };
+    let failed = |reason, detail: String| ConnectError {
+        reason,
+        endpoint: endpoint.label.to_string(),
+        detail,
+    };
     let addresses = endpoint.addresses.load_full();
     let tcp = dial(&addresses, budget).await.map_err(|error| {
         let reason = match &error {

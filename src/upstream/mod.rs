@@ -32,7 +32,7 @@ const SHUNNED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Upstream {
     /// Its name in the configuration.
-    pub name: String,
+    pub name: Arc<str>,
     /// In order of preference.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Its limits.
@@ -59,7 +59,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Endpoint {
     /// Host and port, as shown to operators.
-    pub label: String,
+    pub label: Arc<str>,
     /// Name or address to resolve.
     pub host: String,
     /// Its port.
@@ -88,7 +88,7 @@ impl Endpoint {
         let label =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self {
-            label,
+            label: label.into(),
             host,
             port,
             tls,

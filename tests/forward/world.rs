@@ -149,6 +149,9 @@ listen = "{admin}"
 [[profile.edge.listener]]
 listen = "{other}"
 redirect-to-https = 443
+[[profile.edge.route]]
+path = "/"
+deny = true
 "#
         );
         self.write_and_reload(&text);

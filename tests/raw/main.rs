@@ -14,6 +14,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod farewell;
 mod frames;
 mod wire;
 mod world;

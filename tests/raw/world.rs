@@ -169,6 +169,23 @@ impl World {
         Some(answer)
     }
 
+    /// Denies what the route for `/` took, by a reload.
+    pub(crate) fn deny(&self) {
+        let file = self.dir.path().join("gateway.toml");
+        let before = fs::read_to_string(&file).unwrap();
+        let taking = "path = \"/\"\nupstream = \"stage\"";
+        assert!(before.contains(taking));
+        fs::write(file, before.replace(taking, "path = \"/\"\ndeny = true")).unwrap();
+        let mut admin = TcpStream::connect(self.admin).unwrap();
+        admin.set_read_timeout(Some(PATIENCE)).unwrap();
+        let fields =
+            "Host: admin\r\nApp-Gateway-Reload: 1\r\nConnection: close\r\nContent-Length: 0";
+        write!(admin, "POST /reload HTTP/1.1\r\n{fields}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        admin.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     /// Looks until something is true.
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;

@@ -68,7 +68,7 @@ fn users_and_credentials_are_read_and_watched() {
     assert!(through("11.1.2.3:443"));
     let files = generation.files();
     assert!(["users", "login"].iter().all(|name| files.contains(&dir.path().join(name))));
-    assert!(generation.endpoints().any(|endpoint| endpoint.label == "localhost:3128"));
+    assert!(generation.endpoints().any(|endpoint| *endpoint.label == *"localhost:3128"));
 }
 
 #[test]

@@ -46,6 +46,9 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes of answers hyper may hold for a stream that the client has not made room for.
 const SEND_BUFFER: usize = 64 << 10;
+/// Turns a connection gets when the worker cuts, for the Close frames of its tunnels: theirs, that
+/// of hyper's task between them and the connection, and its own, and as many again.
+const LAST_TURNS: u32 = 8;
 /// How long a connection that has been told to go may take to do so.
 const GOING: Duration = Duration::from_secs(5);
 
@@ -53,7 +56,11 @@ const GOING: Duration = Duration::from_secs(5);
 pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _admitted: Admitted) {
     let worker = &service.worker;
     let clock = worker.local.clock.clone();
-    let site = service.site.load_full();
+    // Copied: a connection that waits must not keep a configuration alive.
+    let (limits, timeouts) = {
+        let site = service.site.load();
+        (site.limits.clone(), site.timeouts.clone())
+    };
     let facts = Rc::new(facts);
     let streams = Rc::new(Streams {
         used: Cell::new(clock.now()),
@@ -81,15 +88,16 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
     builder
         .enable_connect_protocol()
         .auto_date_header(false)
-        .max_concurrent_streams(site.limits.streams)
-        .max_header_list_size(u32::try_from(site.limits.header_size).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
     let alarm = clock.alarm();
     let mut going: Option<Instant> = None;
-    let (idle, stall) = (site.timeouts.keep_alive, site.timeouts.body_idle);
+    let mut last_turns = LAST_TURNS;
+    let (idle, stall) = (timeouts.keep_alive, timeouts.body_idle);
     alarm.set(idle.min(stall));
     poll_fn(|cx| {
         if connection.as_mut().poll(cx).is_ready() {
@@ -105,8 +113,15 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         }
         let gone = going.is_some_and(|since| streams.open.get() == 0 && now >= since + GOING);
         let stuck = blocked.get().is_some_and(|since| now >= since + stall);
-        if worker.local.phase() == Phase::Cutting || gone || stuck {
+        if gone || stuck {
             return Poll::Ready(());
+        }
+        if worker.local.phase() == Phase::Cutting {
+            last_turns -= 1;
+            if last_turns == 0 || streams.open.get() == 0 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
         }
         if rung {
             alarm.set(if going.is_some() { GOING } else { idle.min(stall) });

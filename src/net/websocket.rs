@@ -1,0 +1,199 @@
+//! Where frames begin and end in the bytes of a WebSocket (RFC 6455 section 5.2), and the one frame
+//! we send ourselves: Close.
+//!
+//! Nothing is kept or copied: sixteen bytes of state for each direction, and a look at each header
+//! as it passes. What the frames say is nobody's business here.
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+
+/// Who sends; clients mask what they send, servers do not (section 5.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sender {
+    /// The one that asked for the WebSocket.
+    Client,
+    /// The one that was asked.
+    Server,
+}
+
+/// Follows the frames of one direction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Frames {
+    /// Bytes of the frame that are still to come, once its header is there; before that, its
+    /// length as far as it is known.
+    left: u64,
+    at: At,
+    sender: Sender,
+    /// Of the frame that passes.
+    opcode: u8,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum At {
+    /// Between two frames.
+    Between,
+    /// Before the second byte of a header.
+    Second,
+    /// In an extended length of which so many bytes are missing.
+    Length(u8),
+    /// In a masking key or a payload.
+    Body,
+    /// These are no frames.
+    Lost,
+}
+
+const CLOSE: u8 = 8;
+const FINAL: u8 = 0x80;
+const MASKED: u8 = 0x80;
+/// Longest payload of a control frame (section 5.5).
+const SHORT: u8 = 125;
+
+impl Frames {
+    /// Before the first frame.
+    #[must_use]
+    pub const fn of(sender: Sender) -> Self {
+        Self { left: 0, at: At::Between, sender, opcode: 0, closed: false }
+    }
+
+    /// Takes note of bytes that pass.
+    pub fn pass(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            data = self.step(data);
+        }
+    }
+
+    /// Takes note of bytes up to the end of the frame that has begun, and says how many those are;
+    /// `None` if it does not end in `data`, of which then all are noted.
+    pub fn pass_one(&mut self, data: &[u8]) -> Option<usize> {
+        let mut rest = data;
+        while !self.is_between() {
+            if rest.is_empty() {
+                return None;
+            }
+            rest = self.step(rest);
+        }
+        Some(data.len() - rest.len())
+    }
+
+    /// Whether a frame of ours may be put here.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.at == At::Between
+    }
+
+    /// Whether these are no frames: where one would end is then unknown for good.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.at == At::Lost
+    }
+
+    /// Whether a Close has passed; nothing may follow it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Takes at least one byte.
+    fn step<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
+        if self.at == At::Body {
+            let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len());
+            self.left -= here as u64;
+            if self.left == 0 {
+                self.end();
+            }
+            return data.get(here..).unwrap_or_default();
+        }
+        let Some((byte, rest)) = data.split_first() else { return data };
+        match self.at {
+            At::Between => self.first(*byte),
+            At::Second => self.second(*byte),
+            At::Length(missing) => {
+                self.left = self.left << 8 | u64::from(*byte);
+                match missing - 1 {
+                    // The highest bit of a length is 0.
+                    0 if self.left >> 63 != 0 => self.at = At::Lost,
+                    0 => self.body(self.left),
+                    missing => self.at = At::Length(missing),
+                }
+            }
+            At::Body => {}
+            At::Lost => return &[],
+        }
+        rest
+    }
+
+    fn first(&mut self, byte: u8) {
+        self.opcode = byte & 0x0f;
+        self.at = match self.opcode {
+            // Extensions may use the three reserved bits of data frames.
+            0..=2 => At::Second,
+            // Control frames are whole, and no extension that exists changes them.
+            CLOSE..=10 if byte & 0xf0 == FINAL => At::Second,
+            _ => At::Lost,
+        };
+    }
+
+    fn second(&mut self, byte: u8) {
+        self.left = 0;
+        let masked = byte & MASKED != 0;
+        match byte & !MASKED {
+            _ if masked != (self.sender == Sender::Client) => self.at = At::Lost,
+            length if self.opcode >= CLOSE && length > SHORT => self.at = At::Lost,
+            126 => self.at = At::Length(2),
+            127 => self.at = At::Length(8),
+            length => self.body(u64::from(length)),
+        }
+    }
+
+    fn body(&mut self, length: u64) {
+        // No overflow: the highest bit of a length is 0.
+        self.left = length + if self.sender == Sender::Client { 4 } else { 0 };
+        self.at = At::Body;
+        if self.left == 0 {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.at = At::Between;
+        self.closed |= self.opcode == CLOSE;
+    }
+}
+
+/// Why we close, for whoever is at the other end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Close {
+    /// RFC 6455 section 7.4.1.
+    pub code: u16,
+    /// A word for it, of at most 123 bytes.
+    pub word: &'static str,
+}
+
+impl Close {
+    /// The frame as `sender` sends it.
+    #[must_use]
+    pub fn frame(self, sender: Sender) -> Vec<u8> {
+        let mut payload = self.code.to_be_bytes().to_vec();
+        payload.extend_from_slice(self.word.as_bytes());
+        payload.truncate(usize::from(SHORT));
+        let length = u8::try_from(payload.len()).unwrap_or_default();
+        let mut frame = vec![FINAL | CLOSE];
+        match sender {
+            Sender::Server => frame.push(length),
+            Sender::Client => {
+                let mut key = [0; 4];
+                // Without randomness the key is zero, which is a key too: this payload is no
+                // secret, and none that a client chose.
+                let _ = SystemRandom::new().fill(&mut key);
+                frame.push(MASKED | length);
+                frame.extend_from_slice(&key);
+                payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+            }
+        }
+        frame.extend_from_slice(&payload);
+        frame
+    }
+}
+
+#[cfg(test)]
+mod tests;
