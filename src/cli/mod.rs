@@ -7,6 +7,7 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod egress;
 mod explain;
 mod healthcheck;
 mod plan;
@@ -69,6 +70,9 @@ enum Command {
     },
     /// Say what would be done with a request, by which line of which file
     Explain(explain::Explain),
+    /// Say what goes out through the forward proxy of the running gateway
+    #[command(subcommand)]
+    Egress(egress::Asked),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -150,6 +154,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             check::check(&chosen(named.or(directory)), format)
         }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
+        Some(Command::Egress(asked)) => egress::egress(&chosen(directory), &asked),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
             ExitCode::SUCCESS

@@ -133,17 +133,15 @@ impl Names {
         }
         let begun = entry.waiting.is_some() || self.begin(name.clone());
         if !begun {
-            return Step::Known(entry.last_good(now).map_or(Err(NoAddress::Busy), Ok));
+            return Step::Known(entry.last_good(now).ok_or(NoAddress::Busy));
         }
         let waiting = entry.waiting.get_or_insert_default();
-        match held {
-            Some(held) => Step::Known(held),
-            None => {
-                let (sender, answer) = oneshot::channel();
-                waiting.push(sender);
-                Step::Wait(answer)
-            }
+        if let Some(held) = held {
+            return Step::Known(held);
         }
+        let (sender, answer) = oneshot::channel();
+        waiting.push(sender);
+        Step::Wait(answer)
     }
 
     /// Begins a look-up on a thread of its own.

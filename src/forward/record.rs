@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::addr::Destination;
+use crate::addr::{ClientAddr, Destination};
 use crate::downstream::{RequestId, Worker};
 use crate::egress::{Client, Denial, Grant};
 use crate::generation::outlet::Listener;
@@ -171,8 +171,9 @@ impl Record {
         Client { ip: self.facts.client.ip(), user: self.user.as_deref(), names: &self.facts.names }
     }
 
-    pub(super) fn client_address(&self) -> SocketAddr {
-        self.facts.client.0
+    /// The client's own address and port.
+    pub(super) fn address(&self) -> ClientAddr {
+        self.facts.client
     }
 
     pub(super) fn destination(&self) -> Option<&Destination> {

@@ -48,7 +48,7 @@ pub(super) fn reply(record: &Record, wants: Wants) -> Reply {
     if reason.code() == 429 {
         more.push(("Retry-After", "1".into()));
     }
-    Reply { body, kind, more, ..base }
+    Reply { kind, more, body, ..base }
 }
 
 fn text(record: &Record, reason: Reason) -> String {

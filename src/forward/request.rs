@@ -65,7 +65,7 @@ impl Request<'_> {
         record: &mut Record,
     ) -> Result<Ready, Refused> {
         let (outlet, commons) = (&self.way.outlet, &self.service.commons);
-        let client = self.client(record);
+        let client = record.address();
         let refused = |record: &mut Record, reason, detail| {
             record.refused(reason, detail);
             Refused
@@ -111,10 +111,6 @@ impl Request<'_> {
             Some(Err(Unreached::Failed(reason, said))) => Err(refused(record, reason, Some(said))),
             None => Err(refused(record, Reason::ClientGone, None)),
         }
-    }
-
-    fn client(&self, record: &Record) -> crate::addr::ClientAddr {
-        crate::addr::ClientAddr(record.client_address())
     }
 
     /// Where it is to go.

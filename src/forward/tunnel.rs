@@ -76,7 +76,7 @@ fn shown(record: &Record) -> Open {
     Open {
         id: record.id.as_str().into(),
         since: Timestamp::now(),
-        client: record.client_address(),
+        client: record.address().0,
         user: record.user.clone(),
         destination: record.destination().map(ToString::to_string).unwrap_or_default().into(),
         dialled: record.dialled,

@@ -22,13 +22,13 @@ pub(super) async fn user_of(
     let Some(users) = users else { return Ok(None) };
     let Some(value) = fields.named("proxy-authorization") else { return Ok(None) };
     let basic = Basic::parse(value).ok_or(Reason::ProxyAuthFailed)?;
-    let right = match users.known(&basic.user, &basic.password, Instant::now()) {
-        Some(right) => right,
-        None => {
-            let (users, asked) = (Arc::clone(users), basic.clone());
-            let verified = commons.hashers.run(move || users.verify(&asked.user, &asked.password));
-            verified.await.ok_or(Reason::TooFast)?
-        }
+    let known = users.known(&basic.user, &basic.password, Instant::now());
+    let right = if let Some(right) = known {
+        right
+    } else {
+        let (users, asked) = (Arc::clone(users), basic.clone());
+        let verified = commons.hashers.run(move || users.verify(&asked.user, &asked.password));
+        verified.await.ok_or(Reason::TooFast)?
     };
     if right { Ok(Some(basic.user)) } else { Err(Reason::ProxyAuthFailed) }
 }

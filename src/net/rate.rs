@@ -77,13 +77,12 @@ mod tests {
         let start = Instant::now();
         let (mut now, mut moved) = (start, 0);
         while now < start + Duration::from_secs(10) {
-            match rate.wait(now) {
-                Some(until) => now = until,
-                None => {
-                    rate.moved(now, 100);
-                    moved += 100;
-                    now += Duration::from_millis(1);
-                }
+            if let Some(until) = rate.wait(now) {
+                now = until;
+            } else {
+                rate.moved(now, 100);
+                moved += 100;
+                now += Duration::from_millis(1);
             }
         }
         assert!((10_000..=10_700).contains(&moved), "{moved}");

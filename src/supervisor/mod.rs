@@ -117,6 +117,7 @@ impl Gateway {
         let held = start::hold(&spots, &bound.workers)?;
         let commons = Commons::new(&metrics);
         let way = generation.outlet.clone().map(|outlet| Way::new(outlet, &metrics, None));
+        commons.follow(way.as_ref());
         let posts = posts::posts(&generation, way.as_ref(), &metrics);
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);

@@ -367,6 +367,7 @@ impl Reloader {
             stays
         });
         self.listeners.extend(fresh);
+        self.commons.follow(way.as_ref());
         self.way = way;
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);

@@ -218,7 +218,19 @@ sni = { mismatch = "allow", missing = "allow", not-tls = "allow" }
     let mut world = World::with(setup);
     let (client, origin) = world.tunnel("chatapi.viber.com");
     let local = client.local();
+    let told = world.command(&["egress", "list"]);
+    let port = world.port();
+    for part in [format!("chatapi.viber.com:{port}"), "learning".to_owned(), local.to_string()] {
+        assert!(told.contains(&part), "{part} is missing: {told}");
+    }
     drop((client, origin));
+    let suggested = world.command(&["egress", "suggest"]);
+    for part in ["[[forward.rule]]", "\"chatapi.viber.com\"", "clients = [\"127.0.0.1\"]"] {
+        assert!(suggested.contains(part), "{part} is missing: {suggested}");
+    }
+    world.wait("the tunnel to be off the list", |world| {
+        world.command(&["egress", "list"]) == "no tunnel is open\n"
+    });
     let line = world.lines_of(local, 1).remove(0);
     assert_eq!(line["would_deny"], "egress_denied");
     assert_eq!(line["status"], 200);

@@ -168,6 +168,18 @@ deny = true
         self.wait("the reload", |world| world.metrics().contains(&now));
     }
 
+    /// What the program says to a command about this gateway.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
+            .args(arguments)
+            .arg("-c")
+            .arg(self.dir.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// All metrics, as text.
     pub(crate) fn metrics(&self) -> String {
         self.ask_admin("/metrics").unwrap_or_default()
