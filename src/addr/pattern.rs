@@ -39,33 +39,8 @@ impl Pattern {
             }
             return Ok(Self::Net(net));
         }
-        if text == "*" {
-            return wrong(
-                "this would allow the whole internet",
-                "name the hosts; to find out which ones are needed, write `mode = \"report\"`"
-                    .to_owned(),
-            );
-        }
-        if let Some((_, rest)) = text.split_once("://") {
-            let host = rest.split(['/', ':', '?']).next().unwrap_or_default();
-            return wrong("a URL", format!("write the host alone: `{host}`"));
-        }
-        if let Some(rest) = text.strip_prefix('.') {
-            return wrong(
-                "a leading dot, as squid has it",
-                format!(
-                    "write `*.{rest}` for the names below it, and `{rest}` as well if it is needed"
-                ),
-            );
-        }
-        if let Some((host, port)) = text.rsplit_once(':')
-            && port.bytes().all(|b| b.is_ascii_digit())
-            && !host.contains(':')
-        {
-            return wrong("a port", format!("write `{host}`, and the port in `ports`"));
-        }
-        if let Some(host) = text.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            return wrong("brackets", format!("write the address without them: `{host}`"));
+        if let Some(wrong) = foreign(text) {
+            return Err(wrong);
         }
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         if name.contains('*') {
@@ -89,6 +64,40 @@ impl Pattern {
             ),
         }
     }
+}
+
+/// What people write who know another proxy better: what it is here, and what to write instead.
+fn foreign(text: &str) -> Option<(String, String)> {
+    let said = |said: &str, help: String| Some((said.to_owned(), help));
+    if text == "*" {
+        return said(
+            "this would allow the whole internet",
+            "name the hosts; to find out which ones are needed, write `mode = \"report\"`"
+                .to_owned(),
+        );
+    }
+    if let Some((_, rest)) = text.split_once("://") {
+        let host = rest.split(['/', ':', '?']).next().unwrap_or_default();
+        return said("a URL", format!("write the host alone: `{host}`"));
+    }
+    if let Some(rest) = text.strip_prefix('.') {
+        return said(
+            "a leading dot, as squid has it",
+            format!(
+                "write `*.{rest}` for the names below it, and `{rest}` as well if it is needed"
+            ),
+        );
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && port.bytes().all(|b| b.is_ascii_digit())
+        && !host.contains(':')
+    {
+        return said("a port", format!("write `{host}`, and the port in `ports`"));
+    }
+    if let Some(host) = text.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+        return said("brackets", format!("write the address without them: `{host}`"));
+    }
+    None
 }
 
 /// `10.0.0.0/8`, or one address.

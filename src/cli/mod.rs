@@ -256,3 +256,24 @@ fn log_to_stderr() {
         .with_target(false)
         .try_init();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether these arguments are understood, as a command that explains.
+    fn explains(arguments: &str) -> bool {
+        let all = ["app-gateway", "explain"].into_iter().chain(arguments.split_whitespace());
+        Cli::try_parse_from(all).is_ok_and(|cli| matches!(cli.command, Some(Command::Explain(_))))
+    }
+
+    #[test]
+    fn explain_takes_a_request_or_a_way_out() {
+        assert!(explains("GET https://chat.example.com/ --from 192.0.2.1"));
+        assert!(explains("egress api.twilio.com:443 --client 10.0.0.5"));
+        assert!(explains("egress api.twilio.com:443 --client 10.0.0.5 --user ccm --certificate a"));
+        for wrong in ["", "GET", "egress", "egress a:443", "egress a:443 --client ccm", "GET a b"] {
+            assert!(!explains(wrong), "{wrong}");
+        }
+    }
+}

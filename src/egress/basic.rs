@@ -88,6 +88,8 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(value: &str) -> Option<(String, String)> {
@@ -138,6 +140,22 @@ mod tests {
             assert_eq!(read(value), None, "{value}");
         }
         assert_eq!(read(&format!("Basic {}", "YTpi".repeat(1000))), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Basic::parse(&bytes);
+            let _ = Basic::parse(&[b"Basic ", bytes.as_slice()].concat());
+        }
+
+        #[test]
+        fn any_pair_comes_through(user in "[^:\\pC]{1,20}", password in proptest::collection::vec(any::<u8>(), 0..50)) {
+            let basic = Basic { user, password };
+            prop_assert_eq!(Basic::parse(basic.to_field().as_bytes()), Some(basic));
+        }
     }
 
     #[test]

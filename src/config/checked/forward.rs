@@ -243,7 +243,7 @@ impl Forward {
     }
 }
 
-/// Whether every one of `networks` may hold `ip`, an IPv4 address in IPv6 form counted as IPv4.
+/// Whether one of `networks` holds `ip`; IPv4 in the form of IPv6 counts as IPv4.
 #[must_use]
 pub fn any_holds(networks: &[IpNet], ip: IpAddr) -> bool {
     let ip = ip.to_canonical();

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::egress::tests::{client, now, policy, rule, to};
 
@@ -204,6 +206,39 @@ fn report_mode_for_users_asks_who_it_is() {
     assert_eq!(said(&policy, &nobody, "example.com:443"), "proxy_auth_required");
     let user = Client { user: Some("fe"), ..nobody };
     assert_eq!(said(&policy, &user, "example.com:443"), "learning reports egress_denied");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn the_index_finds_what_a_look_at_every_line_finds(
+        lists in proptest::collection::vec(proptest::collection::vec(
+            "(\\*\\.)?[ab](\\.[ab]){0,3}|10\\.[01]\\.0\\.0/16|10\\.0\\.0\\.[0-3]", 0..6), 0..6),
+        host in "[ab](\\.[ab]){0,4}|10\\.[0-2]\\.0\\.[0-4]",
+    ) {
+        let rules = lists.iter().enumerate().map(|(number, list)| {
+            rule(&number.to_string(), &list.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        let rules: Vec<_> = rules.collect();
+        let destination = to(&format!("{host}:443"));
+        let covers = |pattern: &str| match pattern.strip_prefix("*.") {
+            Some(suffix) => host.ends_with(&format!(".{suffix}")),
+            None => match (pattern.parse::<ipnet::IpNet>(), host.parse::<IpAddr>()) {
+                (Ok(net), Ok(ip)) => net.contains(&ip),
+                _ => pattern == host,
+            },
+        };
+        let expected = lists.iter().position(|list| list.iter().any(|pattern| covers(pattern)));
+        let policy = policy(rules);
+        match (policy.decide(&client("192.0.2.1"), &destination, now()), expected) {
+            (Verdict::Allowed(grant), Some(number)) => {
+                prop_assert_eq!(&grant.rule.settings.name, &number.to_string());
+            }
+            (Verdict::Denied(_), None) => {}
+            (verdict, expected) => prop_assert!(false, "{:?} {:?}", verdict, expected),
+        }
+    }
 }
 
 #[test]
