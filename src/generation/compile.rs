@@ -18,7 +18,7 @@ use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
 use super::site::{Account, Action, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities};
+use super::{Alive, Edition, Generation, Shown, edition, identities, outlet};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -81,6 +81,12 @@ pub fn compile(
     });
     let certificates = certificates.collect();
     problems.extend(counted_together(&names, config.gateway.metrics_limit));
+    let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
+    let outlet = config
+        .forward
+        .as_ref()
+        .and_then(|forward| outlet::compile(forward, &inputs, &mut problems))
+        .map(Arc::new);
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
@@ -89,6 +95,7 @@ pub fn compile(
         config,
         sites,
         upstreams,
+        outlet,
         contents,
         edition,
         _alive: alive,
@@ -113,7 +120,7 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
 
 /// Says that some names have no series of their own.
 fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
-    let [routes, listeners, upstreams] = names.over();
+    let [routes, listeners, upstreams, _] = names.over();
     let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
     let over = counts.iter().filter(|(count, _)| *count > 0);
     let over: Vec<_> = over.map(|(count, kind)| format!("{count} {kind}")).collect();

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::downstream::Worker;
 use crate::message::Reason;
 use crate::telemetry::UpstreamMetrics;
 use crate::telemetry::upstreams::ConnectFailure;
 use crate::upstream::{ConnectError, Connection, Endpoint, Upstream, connect};
-
-use super::Worker;
 
 /// A connection and whose it is.
 pub(super) struct Acquired {

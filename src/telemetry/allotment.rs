@@ -1,21 +1,22 @@
 //! Which names of a configuration get series of their own, so that no configuration, however
 //! large, makes more than so many.
 //!
-//! The first `most` routes, listeners, upstreams and certificates of a configuration have series
+//! The first `most` routes, listeners, upstreams, certificates and egress rules of a configuration have series
 //! under their names; what comes after is counted together under [`OTHER`], and a gauge says how
 //! many that are. Equal configurations get equal series, whatever was served before.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::egress::NO_RULE;
 use super::lease::Series;
-use super::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
+use super::{ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, UpstreamMetrics};
 
 /// The name of what has none of its own.
 pub const OTHER: &str = "other";
 
 /// What can be over the limit, in the order of [`Allotment::over`].
-pub const KINDS: [&str; 4] = ["route", "listener", "upstream", "certificate"];
+pub const KINDS: [&str; 5] = ["route", "listener", "upstream", "rule", "certificate"];
 
 /// The names of one configuration.
 pub struct Allotment {
@@ -27,9 +28,9 @@ pub struct Allotment {
 #[derive(Default)]
 struct Names {
     /// With series of their own.
-    own: [HashSet<Series>; 3],
+    own: [HashSet<Series>; 4],
     /// Without.
-    over: [HashSet<Series>; 3],
+    over: [HashSet<Series>; 4],
 }
 
 impl Allotment {
@@ -65,6 +66,13 @@ impl Allotment {
         if self.admits(2, Series::Upstream(name.to_owned())) { name } else { OTHER }
     }
 
+    /// Handles of a rule of the forward proxy; `reasons` as in [`super::EgressMetrics::rule`].
+    #[must_use]
+    pub fn rule(&self, name: &str, reasons: usize) -> RuleMetrics {
+        let own = name == NO_RULE || self.admits(3, Series::Rule(name.to_owned()));
+        self.metrics.egress.rule(if own { name } else { OTHER }, reasons)
+    }
+
     fn admits(&self, kind: usize, series: Series) -> bool {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let Names { own, over } = &mut *names;
@@ -84,11 +92,11 @@ impl Allotment {
         self.most
     }
 
-    /// How many routes, listeners and upstreams have no series of their own.
+    /// How many routes, listeners, upstreams and rules have no series of their own.
     #[must_use]
-    pub fn over(&self) -> [usize; 3] {
+    pub fn over(&self) -> [usize; 4] {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        [0, 1, 2].map(|kind| names.over[kind].len())
+        [0, 1, 2, 3].map(|kind| names.over[kind].len())
     }
 
     /// All series in use.
@@ -100,12 +108,14 @@ impl Allotment {
             Series::Route(other(), other()),
             Series::Listener(other(), other()),
             Series::Upstream(other()),
+            Series::Rule(other()),
         ];
         for (over, series) in names.over.iter().zip(others) {
             if !over.is_empty() {
                 all.insert(series);
             }
         }
+        all.insert(Series::Rule(NO_RULE.to_owned()));
         all
     }
 }

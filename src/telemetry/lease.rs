@@ -22,6 +22,8 @@ pub(super) enum Series {
     Listener(String, String),
     /// Upstream.
     Upstream(String),
+    /// Rule of the forward proxy. Nobody leases these.
+    Rule(String),
 }
 
 impl Series {
@@ -37,7 +39,7 @@ impl Series {
         if let Some(listener) = value("listener") {
             return Some(Self::Listener(value("profile")?, listener));
         }
-        value("upstream").map(Self::Upstream)
+        value("upstream").map(Self::Upstream).or_else(|| value("rule").map(Self::Rule))
     }
 }
 
@@ -93,12 +95,10 @@ mod tests {
     use crate::telemetry::upstreams::ConnectFailure;
 
     fn rendered(metrics: &Metrics) -> String {
-        // What the system says of the process changes meanwhile.
         let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
-        text.lines()
-            .filter(|line| !line.starts_with("process_"))
-            .map(|l| format!("{l}\n"))
-            .collect()
+        // What the system says of the process changes meanwhile.
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with("process_")).collect();
+        lines.join("\n")
     }
 
     #[test]

@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use super::allotment::{Allotment, KINDS, OTHER};
+use super::egress::EgressMetrics;
 use super::exposition::{self, Format};
 use super::lease::{Lease, Leases, Series};
 use super::listeners::{ListenerMetrics, Listeners};
@@ -52,7 +53,7 @@ pub struct Metrics {
     upstreams: Upstreams,
     overflow: IntGaugeVec,
     /// What the configuration that serves has; none before one does.
-    serving: Mutex<Option<HashSet<Series>>>,
+    serving: Mutex<Option<Arc<HashSet<Series>>>>,
     unverified: IntGaugeVec,
     not_after: IntGaugeVec,
     reloads: IntCounterVec,
@@ -62,6 +63,8 @@ pub struct Metrics {
     generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
+    /// Of the forward proxy.
+    pub egress: EgressMetrics,
     /// Access-log lines written.
     pub log_written: IntCounter,
     /// Access-log lines lost.
@@ -210,6 +213,7 @@ impl Metrics {
                 &registry,
                 IntCounter::new(named("access_log_lines_total"), "Access-log lines written.")?,
             )?,
+            egress: EgressMetrics::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -301,6 +305,7 @@ impl Metrics {
             }
             Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
             Series::Upstream(name) => self.upstreams.forget(name),
+            Series::Rule(_) => {}
         }
     }
 
@@ -313,14 +318,13 @@ impl Metrics {
             }
             Series::Listener(profile, listener) => self.listeners.is_used(profile, listener),
             Series::Upstream(name) => self.upstreams.is_used(name),
+            Series::Rule(_) => false,
         }
     }
 
     /// What is not shown: series of a configuration that does not serve, because it is kept for a
     /// roll-back or is only being prepared, and of which nothing is in use.
-    fn hidden(&self) -> HashSet<Series> {
-        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(serving) = &*serving else { return HashSet::new() };
+    fn hidden(&self, serving: &HashSet<Series>) -> HashSet<Series> {
         // Held while looking, so that nothing looked at goes meanwhile.
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = leases.keys().filter(|series| !serving.contains(series));
@@ -364,7 +368,7 @@ impl Metrics {
             self.overflow.with_label_values(&[kind]).set(count);
         }
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        *serving = Some(names.series());
+        *serving = Some(Arc::new(names.series()));
     }
 
     /// Says which configuration serves: its number and its hash.
@@ -405,9 +409,15 @@ impl Metrics {
     /// would wait for.
     #[must_use]
     pub fn render(&self, format: Format) -> Vec<u8> {
-        let hidden = self.hidden();
-        let shown = |labels: &[LabelPair]| {
-            hidden.is_empty() || Series::of(labels).is_none_or(|series| !hidden.contains(&series))
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hidden = serving.as_ref().map(|serving| self.hidden(serving)).unwrap_or_default();
+        let shown = |labels: &[LabelPair]| match &serving {
+            // Nobody leases these.
+            Some(serving) if labels.iter().any(|label| label.name() == "rule") => {
+                Series::of(labels).is_none_or(|series| serving.contains(&series))
+            }
+            _ if hidden.is_empty() => true,
+            _ => Series::of(labels).is_none_or(|series| !hidden.contains(&series)),
         };
         exposition::write(&self.registry.gather(), format, &shown)
     }

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod allotment;
+pub mod egress;
 pub mod exposition;
 pub mod lease;
 pub mod listeners;
@@ -18,6 +19,7 @@ pub mod websockets;
 
 pub use access_log::{AccessLog, Lines};
 pub use allotment::Allotment;
+pub use egress::{EgressMetrics, RuleMetrics};
 pub use listeners::ListenerMetrics;
 pub use metrics::{Metrics, RouteMetrics};
 pub use upstreams::UpstreamMetrics;
