@@ -236,6 +236,7 @@ fn families() -> BTreeSet<String> {
     let names = metrics.allot(1);
     let _one =
         (names.route("p", "r").with_websockets(), names.listener("p", "l"), names.upstream("u"));
+    let _rule = names.rule("r", 0);
     metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.serves(1, "h");
     metrics.reloaded("applied", true);

@@ -128,6 +128,15 @@ impl Metrics {
             )?,
         )?;
         start.set(jiff::Timestamp::now().as_second());
+        let reloads = counters(
+            &registry,
+            "config_reloads_total",
+            "Attempts to reload the configuration, by result.",
+            &["result"],
+        )?;
+        for result in ["applied", "unchanged", "refused"] {
+            let _there_from_the_start = reloads.with_label_values(&[result]);
+        }
         Ok(Arc::new(Self {
             requests: counters(
                 &registry,
@@ -188,12 +197,7 @@ impl Metrics {
                 "End of validity of a configured certificate, in seconds since 1970.",
                 &["certificate", "pair"],
             )?,
-            reloads: counters(
-                &registry,
-                "config_reloads_total",
-                "Attempts to reload the configuration, by result.",
-                &["result"],
-            )?,
+            reloads,
             last_reload_successful: single(
                 &registry,
                 IntGauge::new(
