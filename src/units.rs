@@ -77,6 +77,19 @@ pub fn display_duration(duration: Duration) -> String {
     if millis == 0 { "0s".to_owned() } else { display(millis, &TIME) }
 }
 
+/// Writes bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn display_hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// Writes a time, in seconds since 1970, as RFC 3339 does: `2026-11-23T03:02:32Z`.
+#[must_use]
+pub fn display_timestamp(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
 /// Writes a number of bytes the way [`parse_size`] reads it, in the largest unit that is exact.
 #[must_use]
 pub fn display_size(bytes: u64) -> String {

@@ -1,30 +1,45 @@
-//! The admin listener: metrics and health, over plain HTTP, on loopback unless told otherwise.
+//! The admin listener and the admin socket: metrics, health, and what operators ask for.
 //!
 //! Served by hyper on the control runtime, so that a busy data worker does not hide its own
-//! metrics. The one thing that can be asked to happen here is a reload, from this host only; what
-//! is reloaded is what lies on disk.
+//! metrics. What changes the gateway is asked for over the socket, by root or the gateway's own
+//! user; or over TCP from this host, with a field that a page in a browser cannot send unasked.
+//! What is applied is always what lies on disk.
 
+pub mod report;
+pub mod socket;
+
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::Metrics;
+use crate::units::parse_duration;
+
+use report::{Outcome, Plan, Status, Verdict};
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The field a reload must be asked for with.
+/// The longest body that is read, in bytes.
+const LONGEST_BODY: usize = 16 * 1024;
+
+/// The field that verbs must be asked for with over TCP.
 pub const RELOAD_FIELD: &str = "app-gateway-reload";
 
 /// What health checks look at.
@@ -50,117 +65,264 @@ impl Health {
     }
 }
 
-/// What came of a reload, for whoever asked for it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Outcome {
-    /// `applied`, `unchanged` or `refused`.
-    pub result: &'static str,
-    /// Number of the generation that serves.
-    pub generation: u64,
-    /// One line per change.
-    pub changes: Vec<String>,
-    /// Problems and warnings, drawn.
-    pub problems: String,
+/// What is asked of whoever runs the gateway, and where the answer goes.
+pub enum Ask {
+    /// Read the configuration again; undo it after this time unless it is confirmed.
+    Reload(Option<Duration>, oneshot::Sender<Outcome>),
+    /// What waits for confirmation stays.
+    Confirm(oneshot::Sender<Outcome>),
+    /// What waits for confirmation is undone now.
+    Rollback(oneshot::Sender<Outcome>),
+    /// What would this directory change; without one, the gateway's own.
+    Plan(Option<PathBuf>, oneshot::Sender<Plan>),
 }
 
-/// Asks for a reload; the answer comes through the sender.
-pub type Reload = oneshot::Sender<Outcome>;
+/// What the body of a question says.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// To a reload: a duration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<String>,
+    /// To a plan: a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+}
 
-/// Serves until dropped. Reloads are asked for through `reloads`.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    reloads: mpsc::UnboundedSender<Reload>,
-) {
+/// What answers are made from.
+pub struct Desk {
+    /// For scrapes.
+    pub metrics: Arc<Metrics>,
+    /// For health checks.
+    pub health: Arc<Health>,
+    /// Kept up to date by whoever runs the gateway.
+    pub status: Rc<RefCell<Status>>,
+    /// To whoever runs the gateway.
+    pub asks: mpsc::UnboundedSender<Ask>,
+    /// Opens the access log's file anew; the error is a sentence.
+    pub reopen: Box<dyn Fn() -> Result<(), String>>,
+}
+
+/// Where a question came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Peer {
+    /// The socket, from root or our own user.
+    Trusted,
+    /// The socket, from somebody else.
+    Stranger,
+    /// TCP, this host.
+    Local,
+    /// TCP, another host.
+    Remote,
+}
+
+/// Answers on the admin listener until dropped.
+pub async fn serve(listener: TcpListener, desk: Rc<Desk>) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (metrics, health, reloads) =
-            (Arc::clone(&metrics), Arc::clone(&health), reloads.clone());
         let local = peer.ip().to_canonical().is_loopback();
-        tokio::task::spawn_local(async move {
-            let answer = service_fn(|request: Request<Incoming>| {
-                let (metrics, health, reloads) = (&metrics, &health, &reloads);
-                async move {
-                    Ok::<_, Infallible>(match request.uri().path() {
-                        "/reload" => reload(&request, local, health, reloads).await,
-                        _ => answer(&request, metrics, health),
-                    })
-                }
-            });
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            // A scraper that goes away is no news.
-            let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
-        });
+        let peer = if local { Peer::Local } else { Peer::Remote };
+        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk)));
     }
 }
 
-/// Reloads, for a client on this host that says what it is: a page in a browser on this host can
-/// send a plain POST here, but not with a field of its own.
-async fn reload(
-    request: &Request<Incoming>,
-    local: bool,
-    health: &Health,
-    reloads: &mpsc::UnboundedSender<Reload>,
-) -> Response<Full<Bytes>> {
-    if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "reload is asked for with POST\n");
+/// Answers on the admin socket until dropped.
+pub async fn serve_socket(listener: UnixListener, desk: Rc<Desk>) {
+    let own = rustix::process::geteuid().as_raw();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+        let peer = if known { Peer::Trusted } else { Peer::Stranger };
+        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk)));
     }
-    if !local || !request.headers().contains_key(RELOAD_FIELD) {
-        return text(
-            StatusCode::FORBIDDEN,
-            "a reload is asked for with `app-gateway reload`, on this host\n",
-        );
-    }
-    let (sender, outcome) = oneshot::channel();
-    if health.draining.load(Ordering::Relaxed) || reloads.send(sender).is_err() {
-        return text(StatusCode::CONFLICT, "the gateway is draining\n");
-    }
-    let Ok(outcome) = outcome.await else {
-        return text(StatusCode::CONFLICT, "the gateway is draining\n");
-    };
-    let body = serde_json::to_vec(&outcome).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    if outcome.result == "refused" {
-        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
-    }
-    let kind = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    metrics: &Metrics,
-    health: &Health,
-) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+async fn connection<T>(stream: T, peer: Peer, desk: Rc<Desk>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let answer = service_fn(|request: Request<Incoming>| {
+        let desk = &desk;
+        async move { Ok::<_, Infallible>(answer(request, peer, desk).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // A scraper that goes away is no news.
+    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+}
+
+async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response<Full<Bytes>> {
+    if peer == Peer::Stranger {
+        return text(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask here\n");
     }
-    match request.uri().path() {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/reload" | "/confirm" | "/rollback" | "/plan" | "/quit" | "/stop" | "/reopen" => {
+            verb(&path, request, peer, desk).await
+        }
+        _ if request.method() != Method::GET && request.method() != Method::HEAD => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
+        }
+        "/status" | "/reloads" if peer == Peer::Remote => {
+            text(StatusCode::FORBIDDEN, "this is told on this host only\n")
+        }
+        "/status" => {
+            let mut status = desk.status.borrow().clone();
+            desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
+            json(StatusCode::OK, &status)
+        }
+        "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
+        path => read(path, desk),
+    }
+}
+
+/// What can be read by whoever gets here.
+fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
+    match path {
         "/metrics" => {
-            let mut response = Response::new(Full::new(Bytes::from(metrics.render())));
+            let mut response = Response::new(Full::new(Bytes::from(desk.metrics.render())));
             let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response
         }
         "/livez" => text(StatusCode::OK, "alive\n"),
-        "/readyz" | "/healthz" => match health.ready() {
+        "/readyz" | "/healthz" => match desk.health.ready() {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err("draining") => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
         },
-        "/" => text(StatusCode::OK, "app-gateway admin: /metrics /livez /readyz, POST /reload\n"),
-        _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n"),
+        "/" => text(
+            StatusCode::OK,
+            "app-gateway admin: GET /metrics /livez /readyz /status /reloads\n\
+             POST /reload /confirm /rollback /plan /reopen /quit /stop, on this host\n",
+        ),
+        _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
     }
 }
 
+/// Does what is asked for, or passes it on to whoever runs the gateway.
+async fn verb(
+    path: &str,
+    request: Request<Incoming>,
+    peer: Peer,
+    desk: &Desk,
+) -> Response<Full<Bytes>> {
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "this is asked for with POST\n");
+    }
+    let field = request.headers().contains_key(RELOAD_FIELD);
+    if peer == Peer::Remote || (peer == Peer::Local && !field) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "this is asked for with `app-gateway reload` and the like, on this host\n",
+        );
+    }
+    let question = match question(request).await {
+        Ok(question) => question,
+        Err(message) => return said(StatusCode::BAD_REQUEST, message),
+    };
+    if question.directory.is_some() && peer != Peer::Trusted {
+        return text(
+            StatusCode::FORBIDDEN,
+            "a plan of another directory is made over the admin socket only: it would show what \
+             whoever asks may not read\n",
+        );
+    }
+    match path {
+        "/stop" => signal(rustix::process::Signal::TERM),
+        "/quit" => signal(rustix::process::Signal::QUIT),
+        "/reopen" => match (desk.reopen)() {
+            Ok(()) => text(StatusCode::OK, "the access log is open anew\n"),
+            Err(message) => said(StatusCode::INTERNAL_SERVER_ERROR, message),
+        },
+        _ => pass_on(path, question, desk).await,
+    }
+}
+
+async fn question(request: Request<Incoming>) -> Result<Question, String> {
+    let body = Limited::new(request.into_body(), LONGEST_BODY).collect().await;
+    let body = body.map_err(|error| format!("the body cannot be read: {error}"))?.to_bytes();
+    if body.is_empty() {
+        return Ok(Question::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("the body is not a question: {error}"))
+}
+
+/// Sends ourselves a signal, so that there is one way to end.
+fn signal(signal: rustix::process::Signal) -> Response<Full<Bytes>> {
+    let own = rustix::process::getpid();
+    match rustix::process::kill_process(own, signal) {
+        Ok(()) => text(StatusCode::ACCEPTED, "draining\n"),
+        Err(error) => said(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<Bytes>> {
+    let confirm = match question.confirm.as_deref().map(parse_duration).transpose() {
+        Ok(confirm) => confirm,
+        Err(message) => return said(StatusCode::BAD_REQUEST, message),
+    };
+    if desk.health.draining.load(Ordering::Relaxed) {
+        return text(StatusCode::CONFLICT, "the gateway is draining\n");
+    }
+    if path == "/plan" {
+        let (sender, plan) = oneshot::channel();
+        return answered(desk, Ask::Plan(question.directory, sender), plan)
+            .await
+            .map_or_else(|gone| gone, |plan| json(StatusCode::OK, &plan));
+    }
+    let (sender, outcome) = oneshot::channel();
+    let ask = match path {
+        "/confirm" => Ask::Confirm(sender),
+        "/rollback" => Ask::Rollback(sender),
+        _ => Ask::Reload(confirm, sender),
+    };
+    match answered(desk, ask, outcome).await {
+        Ok(outcome) if outcome.result == Verdict::Refused => {
+            json(StatusCode::UNPROCESSABLE_ENTITY, &outcome)
+        }
+        Ok(outcome) => json(StatusCode::OK, &outcome),
+        Err(gone) => gone,
+    }
+}
+
+/// The answer to a question that was passed on; or that nobody is there any more.
+async fn answered<T>(
+    desk: &Desk,
+    ask: Ask,
+    answer: oneshot::Receiver<T>,
+) -> Result<T, Response<Full<Bytes>>> {
+    let gone = || text(StatusCode::CONFLICT, "the gateway is draining\n");
+    desk.asks.send(ask).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    plain(status, Bytes::from_static(body.as_bytes()))
+}
+
+fn said(status: StatusCode, mut message: String) -> Response<Full<Bytes>> {
+    message.push('\n');
+    plain(status, Bytes::from(message))
+}
+
+fn plain(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

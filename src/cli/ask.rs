@@ -1,34 +1,53 @@
-//! Asking the running gateway, over its admin listener.
+//! Asking the running gateway: over its admin socket, else over its admin listener.
 
-use std::io::{self, Read as _, Write as _};
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::admin::socket;
+use crate::admin::{Question, RELOAD_FIELD};
 use crate::config;
 
-use super::{complain, environment, say_wrong};
+use super::environment;
 
 /// For connecting.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The largest answer that is read, in bytes: a drawn configuration error can be long.
-const MOST: u64 = 4 << 20;
+/// The largest answer that is read, in bytes: a plan of many routes is long.
+const MOST: u64 = 64 << 20;
 
-/// The admin listener's address in a configuration directory; what is wrong has been said if there
-/// is none. Warnings are for whoever starts the gateway, not for each question to it.
-pub(super) fn admin_of(directory: &Path) -> Option<SocketAddr> {
-    let config = match config::load(directory, &environment) {
-        Ok(loaded) => loaded.config,
-        Err(refused) => {
-            complain(&refused.sources, &refused.problems);
-            return None;
-        }
-    };
-    let admin = config.admin.map(|admin| reachable(admin.listen));
-    if admin.is_none() {
-        say_wrong("there is no [admin] listener to ask; add one to gateway.toml");
+/// An answer.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: String,
+}
+
+impl Answer {
+    /// Reads the body as what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// What the gateway said instead.
+    pub(super) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, String> {
+        serde_json::from_str(&self.body)
+            .map_err(|_| format!("the gateway answered {}: {}", self.status, self.body.trim()))
     }
-    admin
+}
+
+/// Where a gateway may be asked.
+enum Door {
+    Socket(PathBuf),
+    Listener(SocketAddr),
+}
+
+/// Where the gateway that runs on `directory` may be asked, best first.
+fn doors(directory: &Path) -> Vec<Door> {
+    let said = config::doors(directory, &environment);
+    let sockets = said.socket.into_iter().chain(socket::usual(directory));
+    let listener = said.listen.map(|listen| Door::Listener(reachable(listen)));
+    sockets.map(Door::Socket).chain(listener).collect()
 }
 
 /// Where a wildcard address is reached from this host.
@@ -41,23 +60,92 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Sends a request line with further fields, and waits `patience` for the answer: status and body.
+/// Asks the gateway that runs on `directory`, with a request line like `GET /status`, and waits
+/// `patience` for the answer.
 ///
 /// # Errors
 ///
-/// The system's, or an answer that is not HTTP.
+/// Where it was looked for, why it was not found there, and the way out.
 pub(super) fn ask(
-    address: SocketAddr,
-    request: &str,
+    directory: &Path,
+    line: &str,
+    question: &Question,
     patience: Duration,
-) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(patience))?;
-    let text = format!("{request}\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(text.as_bytes())?;
+) -> Result<Answer, String> {
+    let body = serde_json::to_string(question).unwrap_or_default();
+    let mut request = format!("{line} HTTP/1.1\r\nHost: app-gateway\r\nConnection: close\r\n");
+    if line.starts_with("POST") {
+        let _ = write!(
+            request,
+            "{RELOAD_FIELD}: 1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+    } else {
+        request.push_str("\r\n");
+    }
+    let mut tried = format!("no gateway that runs on {} answers:", directory.display());
+    for door in doors(directory) {
+        let (name, connected) = match &door {
+            Door::Socket(path) => {
+                (path.display().to_string(), UnixStream::connect(path).map(Stream::Unix))
+            }
+            Door::Listener(address) => (
+                address.to_string(),
+                TcpStream::connect_timeout(address, PATIENCE).map(Stream::Tcp),
+            ),
+        };
+        match connected {
+            // Once it is connected, no other door is tried: a verb must not be done twice.
+            Ok(mut stream) => {
+                return exchange(&mut stream, &request, patience)
+                    .map_err(|error| format!("no answer from the gateway at {name}: {error}"));
+            }
+            Err(error) => {
+                let _ = write!(tried, "\n  {name}: {}", why(&error));
+            }
+        }
+    }
+    tried.push_str(
+        "\nstart it with `app-gateway run`, or name the directory it runs on with `-c DIR`",
+    );
+    Err(tried)
+}
+
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such socket".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; be root, or the user the gateway runs as".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+fn exchange(stream: &mut Stream, request: &str, patience: Duration) -> io::Result<Answer> {
+    match stream {
+        Stream::Unix(stream) => {
+            stream.set_read_timeout(Some(patience))?;
+            talk(stream, request)
+        }
+        Stream::Tcp(stream) => {
+            stream.set_read_timeout(Some(patience))?;
+            talk(stream, request)
+        }
+    }
+}
+
+fn talk(stream: &mut (impl Read + Write), request: &str) -> io::Result<Answer> {
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer)?;
     let status = answer.get(9..12).and_then(|code| code.parse().ok());
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    status.zip(body).ok_or_else(|| io::Error::other("the answer is not HTTP"))
+    let both = status.zip(body).map(|(status, body)| Answer { status, body });
+    both.ok_or_else(|| io::Error::other("the answer is not HTTP"))
 }

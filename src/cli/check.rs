@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::config::problem::{Problem, Severity, Sources};
-use crate::config::{self, Loaded, Refused};
-use crate::generation::{Generation, Served, compile};
+use crate::config::problem::{Problem, Sources};
+use crate::config::{self, Refused};
+use crate::generation::{self, Generation, Served};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -49,31 +49,16 @@ struct Examined {
 }
 
 fn examine(directory: &Path) -> Examined {
-    let (config, mut problems) = match config::load(directory, &environment) {
-        Ok(Loaded { config, warnings }) => (config, warnings),
-        Err(Refused { sources, problems }) => {
-            return Examined { generation: None, sources, problems };
-        }
-    };
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
-        return Examined { generation: None, sources: config.sources, problems };
+        return Examined { generation: None, sources: Sources::default(), problems: Vec::new() };
     };
-    match compile(config, &tls::provider(), &metrics, None) {
-        Ok(compiled) => {
-            problems.extend(compiled.warnings);
-            Examined {
-                generation: Some(compiled.generation),
-                sources: Sources::default(),
-                problems,
-            }
-        }
-        Err(refused) => {
-            let (config, found) = *refused;
-            problems.extend(found);
-            // Errors last, next to the prompt.
-            problems.sort_by_key(|problem| problem.severity == Severity::Error);
-            Examined { generation: None, sources: config.sources, problems }
-        }
+    match generation::load(directory, &environment, &tls::provider(), &metrics, None) {
+        Ok(compiled) => Examined {
+            generation: Some(compiled.generation),
+            sources: Sources::default(),
+            problems: compiled.warnings,
+        },
+        Err(Refused { sources, problems }) => Examined { generation: None, sources, problems },
     }
 }
 

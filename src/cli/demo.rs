@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::demo;
 use crate::net::listen::probe;
 use crate::supervisor::watch::Watch;
-use crate::supervisor::{Environment, Origin};
+use crate::supervisor::{Environment, Inheritance, Origin};
 use crate::tls;
 
 use super::{environment, load, log_to_stderr, run, say, say_wrong};
@@ -69,9 +69,15 @@ fn serve(directory: &Path, env: Environment, lan: u16, ca: &Path) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let admin = config.admin.as_ref().map(|admin| admin.listen);
-    let origin =
-        Origin { directory: directory.to_owned(), environment: env, provider: tls::provider() };
-    run::serve(config, (origin, watch), || say(&welcome(lan, admin, ca)))
+    let origin = Origin {
+        directory: directory.to_owned(),
+        environment: env,
+        provider: tls::provider(),
+        // The stand-in lives in this process and would end with it.
+        program: None,
+    };
+    let started = || say(&welcome(lan, admin, ca));
+    run::serve(config, (origin, watch), Inheritance::default(), started)
 }
 
 /// 443 if it can be had.

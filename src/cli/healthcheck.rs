@@ -4,25 +4,26 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::ask::{admin_of, ask};
+use crate::admin::Question;
+
+use super::ask::ask;
 use super::{say, say_wrong};
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn healthcheck(directory: &Path) -> ExitCode {
-    let Some(admin) = admin_of(directory) else { return ExitCode::FAILURE };
-    match ask(admin, "GET /readyz HTTP/1.1", PATIENCE) {
-        Ok((200, _)) => {
+    match ask(directory, "GET /readyz", &Question::default(), PATIENCE) {
+        Ok(answer) if answer.status == 200 => {
             say("ready\n");
             ExitCode::SUCCESS
         }
-        Ok((_, body)) => {
-            say_wrong(body.trim());
+        Ok(answer) => {
+            say_wrong(answer.body.trim());
             ExitCode::FAILURE
         }
-        Err(error) => {
-            say_wrong(&format!("no answer from the gateway's admin listener on {admin}: {error}"));
+        Err(message) => {
+            say_wrong(&message);
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! The command line: arguments in, text and exit codes out.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 78 (`EX_CONFIG`) when `run` is
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 3 `plan` found changes, 78 (`EX_CONFIG`) when `run` is
 //! given a bad configuration, so that a service manager need not try again.
 
 mod ask;
@@ -9,8 +9,11 @@ mod check;
 mod demo;
 mod explain;
 mod healthcheck;
+mod plan;
 mod reload;
 mod run;
+mod signal;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -20,9 +23,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config, Loaded, Refused};
+use crate::units;
 
 /// Bad configuration at start, from sysexits.h.
 const EX_CONFIG: u8 = 78;
+
+/// `plan` found that something would change.
+const EX_CHANGES: u8 = 3;
 
 /// Reverse proxy at the edge of Hybrid Chat.
 #[derive(Parser)]
@@ -31,6 +38,9 @@ struct Cli {
     /// Check the configuration and exit, as `nginx -t` does (same as `check`)
     #[arg(short = 't')]
     test: bool,
+    /// Tell the running gateway something, as `nginx -s` does
+    #[arg(short = 's', value_name = "SIGNAL", value_enum)]
+    signal: Option<signal::Signal>,
     #[command(flatten)]
     directory: Directory,
     #[command(subcommand)]
@@ -67,8 +77,38 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "certs-example")]
         directory: PathBuf,
     },
+    /// Say what a directory would change in the running gateway, and change nothing
+    ///
+    /// The gateway reads the directory itself, judges it as a reload would, and says what is
+    /// different, what is open there, and which of the latest requests would be answered
+    /// differently. Exit code 0: no changes, 3: changes, 1: it would be refused.
+    Plan {
+        /// The directory [default: the one the gateway runs on]
+        directory: Option<PathBuf>,
+        /// Say it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Have the running gateway read its configuration again, and say what came of it
-    Reload,
+    Reload {
+        /// Undo it after this time (say 60s) unless `app-gateway confirm` comes first
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        confirm: Option<String>,
+    },
+    /// Keep what was applied with `reload --confirm`
+    Confirm {
+        /// Undo it at once instead (the same as `rollback`)
+        #[arg(long)]
+        abort: bool,
+    },
+    /// Go back to the configuration that served before, whatever the files say now
+    Rollback,
+    /// Say how the running gateway is: its configuration, and what came of the latest reloads
+    Status {
+        /// Say it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the running gateway whether it is ready (exit code 0) or not (1)
     Healthcheck,
 }
@@ -94,6 +134,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let directory = cli.directory.config.clone();
     match cli.command {
         None if cli.test => check::check(&chosen(directory), Format::Text),
+        None if let Some(signal) = cli.signal => signal::signal(&chosen(directory), signal),
         None => {
             let _ = <Cli as clap::CommandFactory>::command().print_help();
             ExitCode::from(2)
@@ -111,9 +152,33 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Demo { directory: certificates }) => {
             demo::demo(&chosen(directory), &certificates)
         }
-        Some(Command::Reload) => reload::reload(&chosen(directory)),
+        Some(Command::Plan { directory: named, json }) => {
+            plan::plan(&chosen(directory), named, json)
+        }
+        Some(Command::Reload { confirm }) => reload::reload(&chosen(directory), confirm),
+        Some(Command::Confirm { abort: false }) => reload::confirm(&chosen(directory)),
+        Some(Command::Confirm { abort: true } | Command::Rollback) => {
+            reload::rollback(&chosen(directory))
+        }
+        Some(Command::Status { json }) => status::status(&chosen(directory), json),
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),
     }
+}
+
+/// A duration of at least a second and at most a day, as written.
+fn time(text: &str) -> Result<String, String> {
+    match units::parse_duration(text)?.as_secs() {
+        1..=86_400 => Ok(text.to_owned()),
+        _ => Err("from 1s to 24h".to_owned()),
+    }
+}
+
+/// The beginning of a text, if it has more than `most` characters.
+fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// The directory asked for, or the first of the usual ones.

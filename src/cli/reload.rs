@@ -1,58 +1,72 @@
-//! `app-gateway reload`: has the running gateway read its configuration again, and waits.
+//! `app-gateway reload`, `confirm` and `rollback`: have the running gateway change its
+//! configuration, and wait for what comes of it.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
+use crate::admin::Question;
+use crate::admin::report::{Outcome, Verdict};
 
-use crate::admin::RELOAD_FIELD;
-
-use super::ask::{admin_of, ask};
+use super::ask::ask;
 use super::{say, say_wrong};
 
 /// For the answer: names may have to be looked up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) fn reload(directory: &Path) -> ExitCode {
-    // What is refused here the gateway would refuse too, in the same words, and stay as it is.
-    let Some(admin) = admin_of(directory) else {
-        say_wrong("reload refused; the gateway goes on as it was");
-        return ExitCode::FAILURE;
-    };
-    let request = format!("POST /reload HTTP/1.1\r\n{RELOAD_FIELD}: 1\r\nContent-Length: 0");
-    let (status, body) = match ask(admin, &request, PATIENCE) {
-        Ok(answer) => answer,
-        Err(error) => {
-            say_wrong(&format!("no answer from the gateway's admin listener on {admin}: {error}"));
+/// Has the gateway read its files again; with `confirm`, for this long only.
+pub(super) fn reload(directory: &Path, confirm: Option<String>) -> ExitCode {
+    change(directory, "reload", &Question { confirm, ..Question::default() })
+}
+
+/// Keeps what waits for its confirmation.
+pub(super) fn confirm(directory: &Path) -> ExitCode {
+    change(directory, "confirm", &Question::default())
+}
+
+/// Goes back to what served before.
+pub(super) fn rollback(directory: &Path) -> ExitCode {
+    change(directory, "rollback", &Question::default())
+}
+
+fn change(directory: &Path, verb: &str, question: &Question) -> ExitCode {
+    let answer = ask(directory, &format!("POST /{verb}"), question, PATIENCE);
+    let outcome = match answer.and_then(|answer| answer.json::<Outcome>()) {
+        Ok(outcome) => outcome,
+        Err(message) => {
+            say_wrong(&message);
             return ExitCode::FAILURE;
         }
     };
-    let Ok(outcome) = serde_json::from_str::<Value>(&body) else {
-        say_wrong(&format!("the gateway answered {status}: {}", body.trim()));
-        return ExitCode::FAILURE;
-    };
-    let text =
-        |name: &str| outcome.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    if !text("problems").is_empty() {
-        say_wrong(&text("problems"));
+    if !outcome.problems.is_empty() {
+        say_wrong(&outcome.problems);
     }
-    let generation = outcome.get("generation").and_then(Value::as_u64).unwrap_or_default();
-    match text("result").as_str() {
-        "applied" => {
-            say(&format!("applied: generation {generation}\n"));
-            for change in outcome.get("changes").and_then(Value::as_array).into_iter().flatten() {
-                say(&format!("  {}\n", change.as_str().unwrap_or_default()));
+    let Outcome { generation, config, .. } = &outcome;
+    match outcome.result {
+        Verdict::Applied => {
+            say(&format!("applied: generation {generation}, configuration {config}\n"));
+            for change in &outcome.changes {
+                say(&format!("  {change}\n"));
             }
-            ExitCode::SUCCESS
         }
-        "unchanged" => {
-            say(&format!("unchanged: generation {generation}\n"));
-            ExitCode::SUCCESS
+        Verdict::Unchanged | Verdict::Confirmed => {
+            let word = outcome.result.word();
+            say(&format!("{word}: generation {generation}, configuration {config}\n"));
         }
-        _ => {
-            say_wrong(&format!("reload refused; generation {generation} goes on serving"));
-            ExitCode::FAILURE
+        Verdict::Refused => {
+            say_wrong(&format!("{verb} refused; generation {generation} goes on serving"));
+            return ExitCode::FAILURE;
         }
     }
+    if let Some(pending) = &outcome.pending {
+        say(&format!(
+            "on trial until {}, then generation {} serves again\n  keep it:     app-gateway confirm\n  undo it now: app-gateway rollback\n",
+            pending.until, pending.back_to
+        ));
+    } else if verb == "rollback" {
+        say("the files are as they were: change them back before the next reload or restart\n");
+    } else if question.confirm.is_some() {
+        say("nothing was changed, so nothing waits for a confirmation\n");
+    }
+    ExitCode::SUCCESS
 }

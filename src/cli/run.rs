@@ -4,40 +4,58 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::config::{Config, Verify};
+use crate::config::{self, Config, Loaded, Refused, Verify};
 use crate::generation::{Generation, compile};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
 use crate::supervisor::watch::Watch;
-use crate::supervisor::{End, Gateway, Origin, StartError, start};
+use crate::supervisor::{End, Gateway, Inheritance, Origin, Program, start};
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{EX_CONFIG, check, complain, environment, load, log_to_stderr, say_wrong};
+use super::{EX_CONFIG, check, complain, environment, log_to_stderr, say_wrong};
 
 pub(super) fn run(directory: &Path) -> ExitCode {
     log_to_stderr();
+    let inheritance = match Inheritance::receive() {
+        Ok(inheritance) => inheritance,
+        Err(error) => {
+            say_wrong(&format!("app-gateway does not start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     // Before anything is read, so that no change falls between.
     let watch = Watch::new(directory.to_owned());
-    let Ok(config) = load(directory, &environment) else {
-        say_wrong(&format!(
-            "app-gateway does not start: the configuration in {} is refused",
-            directory.display()
-        ));
-        return ExitCode::from(EX_CONFIG);
+    let config = match config::load(directory, &environment) {
+        Ok(Loaded { config, warnings }) => {
+            complain(&config.sources, &warnings);
+            config
+        }
+        Err(Refused { sources, problems }) => {
+            inheritance.refuse(&config::draw(&sources, &problems, false));
+            complain(&sources, &problems);
+            say_wrong(&format!(
+                "app-gateway does not start: the configuration in {} is refused",
+                directory.display()
+            ));
+            return ExitCode::from(EX_CONFIG);
+        }
     };
     let origin = Origin {
         directory: directory.to_owned(),
         environment: Arc::new(environment),
         provider: tls::provider(),
+        program: Program::of_this_process(),
     };
-    serve(config, (origin, watch), || tracing::info!("configuration from {}", directory.display()))
+    let started = || tracing::info!("configuration from {}", directory.display());
+    serve(config, (origin, watch), inheritance, started)
 }
 
 /// Compiles a configuration and serves it; `started` is called once everything listens.
 pub(super) fn serve(
     config: Config,
     (origin, watch): (Origin, Watch),
+    inheritance: Inheritance,
     started: impl FnOnce(),
 ) -> ExitCode {
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
@@ -48,6 +66,7 @@ pub(super) fn serve(
         Ok(compiled) => compiled,
         Err(refused) => {
             let (config, problems) = *refused;
+            inheritance.refuse(&config::draw(&config.sources, &problems, false));
             complain(&config.sources, &problems);
             say_wrong("app-gateway does not start: the configuration is refused");
             return ExitCode::from(EX_CONFIG);
@@ -61,11 +80,12 @@ pub(super) fn serve(
     }
     start::resolve_names(&generation);
     announce(&generation);
-    let begun = start::bind(&generation)
-        .and_then(|bound| Gateway::start(generation, metrics, bound, (origin, watch)));
-    let gateway = match begun {
+    let gateway = match begin((generation, metrics), (origin, watch), inheritance) {
         Ok(gateway) => gateway,
-        Err(error) => return refused(&error),
+        Err(error) => {
+            say_wrong(&format!("app-gateway does not start: {error}"));
+            return ExitCode::FAILURE;
+        }
     };
     started();
     tracing::info!("serving");
@@ -84,9 +104,26 @@ pub(super) fn serve(
     }
 }
 
-fn refused(error: &StartError) -> ExitCode {
-    say_wrong(&format!("app-gateway does not start: {error}"));
-    ExitCode::FAILURE
+/// Binds, starts, and relieves the process that this one succeeds, if there is one.
+fn begin(
+    (generation, metrics): (Generation, Arc<Metrics>),
+    (origin, watch): (Origin, Watch),
+    mut inheritance: Inheritance,
+) -> Result<Gateway, String> {
+    let begun = start::bind(&generation, &mut inheritance)
+        .and_then(|bound| Gateway::start(generation, metrics, bound, (origin, watch)));
+    let mut gateway = begun.map_err(|error| {
+        inheritance.refuse(&error.to_string());
+        error.to_string()
+    })?;
+    inheritance
+        .ready()
+        .map_err(|error| format!("the process to succeed does not make way: {error}"))?;
+    if inheritance.succeeds() {
+        gateway.take_socket();
+        tracing::info!("took over the listening sockets of the process before");
+    }
+    Ok(gateway)
 }
 
 /// Says what is about to be served, and loudly what is not safe.

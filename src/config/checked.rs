@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::addr::HostPattern;
 
+use super::outline::Outline;
 use super::problem::{Place, Sources};
 
 /// A whole configuration directory.
@@ -21,10 +22,14 @@ use super::problem::{Place, Sources};
 pub struct Config {
     /// The files it was read from, for drawing problems that are found later.
     pub sources: Sources,
+    /// What they say, for comparing.
+    pub outline: Outline,
     /// Process-wide settings.
     pub gateway: Gateway,
     /// The admin listener, if there is one.
     pub admin: Option<Admin>,
+    /// The admin socket.
+    pub socket: AdminSocket,
     /// Certificates, indexed by [`CertificateId`].
     pub certificates: Vec<Certificate>,
     /// Upstreams, indexed by [`UpstreamId`].
@@ -42,6 +47,32 @@ pub struct Gateway {
     pub access_log: AccessLog,
     /// How long a drain may take from the first TERM until what is left is cut. Default 30 s.
     pub drain_timeout: Duration,
+    /// How many of the latest requests are remembered, for `plan`, in all workers together. Default
+    /// 1,000; 0 remembers none.
+    pub recent_requests: usize,
+    /// Whether files that change are applied by themselves. Default true.
+    pub reload_on_change: bool,
+    /// How long connections are still taken after readiness is gone. Default 0.
+    pub drain_delay: Duration,
+    /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
+    pub upgrade_timeout: Duration,
+}
+
+/// Where commands like `reload` reach the gateway on this host.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AdminSocket {
+    /// In the system's directory for such things, under a name made from the configuration
+    /// directory's.
+    Usual,
+    /// Nowhere.
+    Off,
+    /// At this path.
+    At {
+        /// Absolute, or relative to the working directory; at most 90 bytes.
+        path: PathBuf,
+        /// Where it is written.
+        place: Place,
+    },
 }
 
 /// Where access-log lines go.
@@ -55,7 +86,7 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-/// `[admin]`: metrics and health. Absent means no admin listener.
+/// `[admin]` with `listen`: metrics and health over TCP.
 #[derive(Debug)]
 pub struct Admin {
     /// Where `listen` is written.

@@ -59,7 +59,7 @@ pub type Fields = BTreeMap<toml::Spanned<String>, Written<String>>;
 pub struct DirectoryFile {
     /// Process-wide settings.
     pub gateway: Option<GatewayFile>,
-    /// Metrics and health, over plain HTTP. Without this table there is no admin listener.
+    /// Metrics and health, over plain HTTP, and the socket of commands like `reload`.
     pub admin: Option<AdminFile>,
     /// Certificates of the gateway, by name.
     pub certificate: Option<BTreeMap<String, CertificateFile>>,
@@ -80,16 +80,30 @@ pub struct GatewayFile {
     pub access_log: Maybe<String>,
     /// How long a drain may take until what is left is cut, e.g. `"30s"`. Default 30 s.
     pub drain_timeout: Maybe<String>,
+    /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.
+    pub recent_requests: Maybe<i64>,
+    /// Apply files that change by themselves, and not only when a reload is asked for. Default true.
+    pub reload_on_change: Maybe<bool>,
+    /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer
+    /// in front can send them elsewhere first, e.g. `"5s"`. Default 0 s.
+    pub drain_delay: Maybe<String>,
+    /// After an upgrade in place, how long the old process keeps the WebSockets it has, e.g.
+    /// `"12h"`. Then it drains. Default 12 h.
+    pub upgrade_timeout: Maybe<String>,
 }
 
-/// Metrics and health, over plain HTTP.
+/// Metrics and health, over plain HTTP, and the socket of commands like `reload`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AdminFile {
     /// Address and port, e.g. `"127.0.0.1:9145"`. Anything but loopback needs `expose = true`.
-    pub listen: Written<String>,
+    /// Default: none.
+    pub listen: Maybe<String>,
     /// Allows an address that other hosts can reach. Default false.
     pub expose: Maybe<bool>,
+    /// Path of the socket over which `app-gateway reload` and the like reach the gateway, or
+    /// `"off"`. Default: one in `/run/app-gateway`, which every command finds by itself.
+    pub socket: Maybe<String>,
 }
 
 /// One identity of the gateway.

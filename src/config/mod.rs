@@ -15,9 +15,11 @@
 
 mod check;
 pub mod checked;
+mod doors;
 mod draw;
 mod expand;
 pub mod file;
+pub mod outline;
 pub mod problem;
 mod read;
 mod schema;
@@ -28,8 +30,10 @@ mod wording;
 use std::path::Path;
 
 pub use checked::*;
+pub use doors::{Doors, doors};
 pub use draw::{draw, to_json};
 pub use expand::Env;
+pub use outline::Outline;
 pub use read::list;
 pub use schema::schema;
 
@@ -64,7 +68,7 @@ pub struct Refused {
 pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
     let mut found = Findings::default();
     let sources = read::read(dir, &mut found);
-    let mut shaped = shape::Shaped::default();
+    let mut shaped = shape::Shaped { outline: Outline::new(dir), ..shape::Shaped::default() };
     let mut whole = !found.refused();
     for (index, source) in sources.files.iter().enumerate() {
         let file = u16::try_from(index).unwrap_or(u16::MAX);
@@ -74,7 +78,10 @@ pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
     let config = if whole { check::check(&shaped, dir, &mut found) } else { None };
     let problems = found.into_sorted();
     match config {
-        Some(config) => Ok(Loaded { config: Config { sources, ..config }, warnings: problems }),
+        Some(config) => {
+            let outline = shaped.outline;
+            Ok(Loaded { config: Config { sources, outline, ..config }, warnings: problems })
+        }
         None => Err(Refused { sources, problems }),
     }
 }

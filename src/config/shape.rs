@@ -16,6 +16,7 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::expand::{Env, expand};
 use super::file::{AdminFile, CertificateFile, GatewayFile, ProfileFile, UpstreamFile};
+use super::outline::Outline;
 use super::problem::{Findings, Place};
 use super::{syntax, wording};
 
@@ -34,6 +35,8 @@ const TABLE_ARRAY_KEYS: [&str; 3] = ["listener", "route", "pairs"];
 /// Everything the files say, with places and without meaning.
 #[derive(Debug, Default)]
 pub(super) struct Shaped {
+    /// What all of them say.
+    pub(super) outline: Outline,
     /// Every `[gateway]`.
     pub(super) gateway: Vec<Item<GatewayFile>>,
     /// Every `[admin]`.
@@ -75,6 +78,7 @@ pub(super) fn shape(
     }
     let mut root = root.into_inner();
     expand(&mut root, file, env, found);
+    shaped.outline.add(file, &root);
     let mut reader = Reader { file, text, found, excused: HashSet::new() };
     for (key, value) in root {
         match key.get_ref().as_ref() {

@@ -18,7 +18,7 @@ use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
 use super::site::{Account, Action, Names, Route, Served, Site};
-use super::{Alive, Generation, Shown, identities};
+use super::{Alive, Edition, Generation, Shown, edition, identities};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -52,6 +52,7 @@ pub fn compile(
         .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
         .collect();
     let mut sites = Vec::new();
+    let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
@@ -59,6 +60,7 @@ pub fn compile(
         provider,
         metrics,
         previous,
+        edition: &edition,
         alive: &alive,
     };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
@@ -69,15 +71,10 @@ pub fn compile(
         }
     }
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
-        let one = |(index, pair): (usize, &Identity)| {
-            let mut hasher = DefaultHasher::new();
-            pair.key.cert.first().map(|leaf| leaf.as_ref().to_vec()).hash(&mut hasher);
-            Shown {
-                name: certificate.name.clone(),
-                pair: index,
-                not_after: pair.not_after,
-                print: hasher.finish(),
-            }
+        let one = |(index, pair): (usize, &Identity)| Shown {
+            name: certificate.name.clone(),
+            pair: index,
+            not_after: pair.not_after,
         };
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
@@ -85,10 +82,11 @@ pub fn compile(
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
-    Ok(Compiled {
-        generation: Generation { config, sites, upstreams, certificates, _alive: alive },
-        warnings: problems,
-    })
+    let contents = edition::Contents::new();
+    let mut generation =
+        Generation { config, sites, upstreams, contents, edition, _alive: alive, certificates };
+    generation.contents = edition::read(generation.files());
+    Ok(Compiled { generation, warnings: problems })
 }
 
 fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
@@ -208,6 +206,7 @@ struct Compiler<'a> {
     provider: &'a Arc<CryptoProvider>,
     metrics: &'a Arc<Metrics>,
     previous: Option<&'a Generation>,
+    edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
 }
 
@@ -243,6 +242,7 @@ impl Compiler<'_> {
             timeouts: profile.timeouts.clone(),
             tls,
             admits,
+            edition: Arc::clone(self.edition),
             alive: Arc::clone(self.alive),
         })
     }

@@ -4,7 +4,9 @@
 //! certificates in hand. Compiling reads certificate files and starts nothing.
 
 pub mod compile;
+pub mod edition;
 pub mod identities;
+pub mod load;
 pub mod site;
 
 use std::path::PathBuf;
@@ -17,6 +19,8 @@ use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
 pub use compile::compile;
+pub use edition::Edition;
+pub use load::load;
 pub use site::{Decision, Refusal, Route, Served, Site};
 
 /// One compiled configuration.
@@ -27,6 +31,10 @@ pub struct Generation {
     pub sites: Vec<Arc<Site>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What the files it names held when it was compiled.
+    pub contents: edition::Contents,
+    /// Its name, the same in all its sites.
+    pub edition: Arc<Edition>,
     _alive: Arc<Alive>,
     certificates: Vec<Shown>,
 }
@@ -57,14 +65,41 @@ struct Shown {
     pair: usize,
     /// End of validity, in seconds since 1970.
     not_after: i64,
-    /// Hash of the leaf.
-    print: u64,
 }
 
 impl Generation {
-    /// Name, number of the pair, and a hash of each certificate.
-    pub fn prints(&self) -> impl Iterator<Item = (&str, usize, u64)> {
-        self.certificates.iter().map(|shown| (shown.name.as_str(), shown.pair, shown.print))
+    /// When a certificate ends, in seconds since 1970. `key` is the chain's as in
+    /// [`crate::config::outline`]: `pairs.1.chain`.
+    #[must_use]
+    pub fn ends(&self, certificate: &str, key: &str) -> Option<i64> {
+        let pair: usize = key.strip_prefix("pairs.")?.strip_suffix(".chain")?.parse().ok()?;
+        let mut all = self.certificates.iter();
+        let shown = all.find(|shown| shown.name == certificate && shown.pair + 1 == pair)?;
+        Some(shown.not_after)
+    }
+
+    /// A hash of every byte it was made from. Equal: nothing has changed.
+    #[must_use]
+    pub fn fingerprint(&self) -> Vec<u8> {
+        edition::fingerprint(&self.config, &self.contents)
+    }
+
+    /// A hash of what is in effect, 12 hexadecimal digits.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        edition::effective(&self.config, &self.contents)
+    }
+
+    /// What the connections of a listener are served by, here: the listener of that address, or if
+    /// there is none, another of the same profile. `None`: nothing serves them any more.
+    #[must_use]
+    pub fn heir(&self, site: &Site) -> Option<&Arc<Site>> {
+        let same = self.sites.iter().find(|heir| heir.address == site.address);
+        same.or_else(|| {
+            let mut others =
+                self.sites.iter().filter(|heir| heir.names.profile == site.names.profile);
+            others.find(|heir| heir.tls.is_some() == site.tls.is_some())
+        })
     }
 
     /// The identities of all endpoints, sorted.

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::Method;
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -11,12 +13,12 @@ use rustls::ServerConfig;
 use crate::addr::{ClientAddr, HostPattern};
 use crate::config::{Limits, Place, Timeouts};
 use crate::message::forward::Edits;
-use crate::message::{Framing, Reason, RequestHead, path};
+use crate::message::{Framing, Reason, RequestHead, host, path};
 use crate::route::{Match, Table};
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
-use super::Alive;
+use super::{Alive, Edition};
 
 /// One listener, compiled.
 pub struct Site {
@@ -43,6 +45,8 @@ pub struct Site {
     pub admits: u64,
     /// Counters.
     pub metrics: ListenerMetrics,
+    /// The name of its generation.
+    pub edition: Arc<Edition>,
     /// Of the generation it belongs to.
     pub alive: Arc<Alive>,
 }
@@ -133,6 +137,25 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// It is to become a WebSocket.
     pub upgrade: bool,
+}
+
+/// A tunnel, as a configuration judges it.
+#[derive(Clone)]
+pub struct Carried {
+    /// What its listener serves at present.
+    pub place: Arc<ArcSwap<Site>>,
+    /// What its listener was called when it was opened.
+    pub names: Arc<Names>,
+    /// Of the route that took it.
+    pub route: Option<Arc<Account>>,
+    /// The host that was asked for, port included.
+    pub host: Bytes,
+    /// The path that was asked for, query included.
+    pub target: Bytes,
+    /// Name of the upstream it goes to.
+    pub upstream: Arc<str>,
+    /// Name of the endpoint it goes to.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// What is to be done with a request.
@@ -241,6 +264,27 @@ impl Site {
         Ok(Decision::Route(Arc::clone(route)))
     }
 
+    /// Whether what became a tunnel would be passed on to the same endpoint today. `host` and
+    /// `target` are what its request asked for.
+    #[must_use]
+    pub fn still_carries(
+        &self,
+        (host, target): (&[u8], &[u8]),
+        upstream: &str,
+        endpoint: Option<&str>,
+    ) -> bool {
+        let asked = Asked {
+            host: host::parse(host).map_or("", |h| h.host),
+            target,
+            method: &Method::GET,
+            upgrade: true,
+        };
+        let Ok(Decision::Route(route)) = self.decide_asked(&asked) else { return false };
+        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
+        // By address: a further CA to verify an endpoint by does not make it another endpoint.
+        *now.name == *upstream && now.endpoints.iter().any(|e| Some(&*e.label) == endpoint)
+    }
+
     /// The same listener serving nothing, for what is left of it once its profile is gone.
     #[must_use]
     pub fn emptied(&self) -> Self {
@@ -254,6 +298,7 @@ impl Site {
             timeouts: self.timeouts.clone(),
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
+            edition: Arc::clone(&self.edition),
             alive: Arc::clone(&self.alive),
             ..*self
         }

@@ -17,6 +17,9 @@ const SCRATCH: usize = 64 * 1024;
 pub enum Phase {
     /// Takes connections.
     Serving,
+    /// Another process takes them. Answers what comes on those it has, each for the last time, and
+    /// leaves tunnels alone.
+    Succeeded,
     /// Takes no more and finishes what it has.
     Draining,
     /// Cuts what is left.

@@ -5,9 +5,11 @@
 //!
 //! Never: knows a route, an upstream or a configuration file.
 
+pub mod activation;
 pub mod admission;
 pub mod clock;
 pub mod dial;
+pub mod handover;
 pub mod listen;
 pub mod local;
 pub mod outgoing;

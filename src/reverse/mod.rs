@@ -16,6 +16,7 @@ mod record;
 mod reply;
 mod transfer;
 mod tunnel;
+pub mod tunnels;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -31,9 +32,12 @@ use crate::generation::Site;
 use crate::message::forward::Origin;
 use crate::net::admission::Admission;
 use crate::net::{Local, Phase};
+use crate::telemetry::recent::Recent;
 use crate::telemetry::stamp::Stamp;
 use crate::telemetry::{Lines, Metrics};
 use crate::upstream::Pool;
+
+use tunnels::Tunnels;
 
 /// What all connections of one worker share.
 pub struct Worker {
@@ -45,6 +49,10 @@ pub struct Worker {
     pub lines: Rc<Lines>,
     /// Counters that have no listener or route.
     pub metrics: Arc<Metrics>,
+    /// Open tunnels.
+    pub tunnels: Tunnels,
+    /// The latest requests.
+    pub recent: Recent,
     stamp: Stamp,
     ids: Ids,
     /// Held so that there is one to give up when none is left.
@@ -52,14 +60,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// For the current thread, whose runtime must run local tasks.
+    /// For the current thread, whose runtime must run local tasks. `recent` is how many requests it
+    /// remembers.
     #[must_use]
-    pub fn new(lines: Rc<Lines>, metrics: Arc<Metrics>) -> Rc<Self> {
+    pub fn new(lines: Rc<Lines>, metrics: Arc<Metrics>, recent: usize) -> Rc<Self> {
         let worker = Rc::new(Self {
             local: Local::new(),
             pool: Rc::default(),
             lines,
             metrics,
+            tunnels: Tunnels::default(),
+            recent: Recent::new(recent),
             stamp: Stamp::default(),
             ids: Ids::new(),
             spare: RefCell::new(File::open("/dev/null").ok()),
@@ -88,6 +99,13 @@ impl Service {
     #[must_use]
     pub fn is_going(&self) -> bool {
         self.closing.get() || self.worker.local.phase() != Phase::Serving
+    }
+
+    /// Whether a kept connection is closed without waiting for its next request. Not if another
+    /// process has taken over: there is time, and a request may be on its way.
+    #[must_use]
+    pub fn closes_idle(&self) -> bool {
+        self.is_going() && self.worker.local.phase() != Phase::Succeeded
     }
 }
 

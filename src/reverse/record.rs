@@ -7,14 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::generation::site::{self, Account, Action, Names};
-use crate::generation::{Decision, Route, Site};
-use crate::message::{Known, Reason, RequestHead, Version, host, query};
+use crate::generation::site::{Account, Carried, Names};
+use crate::generation::{Edition, Route, Site};
+use crate::message::{Known, Reason, RequestHead, Version, path, query};
 use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
+use crate::telemetry::recent::Request;
 use crate::upstream::{Endpoint, Upstream};
 
 use super::{Facts, RequestId, Worker};
@@ -24,6 +26,7 @@ pub(super) struct Record {
     worker: Rc<Worker>,
     facts: Rc<Facts>,
     names: Arc<Names>,
+    edition: Arc<Edition>,
     pub(super) id: RequestId,
     start: Instant,
     request: Option<Asked>,
@@ -40,6 +43,8 @@ pub(super) struct Record {
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
     tunnel: Option<&'static str>,
+    /// Its number among the worker's tunnels.
+    listed: Option<u64>,
     /// Of the Close frame the client of a WebSocket was sent by us.
     pub(super) close_code: Option<u16>,
 }
@@ -64,6 +69,13 @@ impl Record {
             if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
+        worker.recent.add(&Request {
+            listener: site.address,
+            method: &head.method,
+            upgrade: head.upgrade,
+            host: head.host_name(),
+            path: path::raw(&head.target),
+        });
         record.request = Some(Asked {
             version: head.version,
             method: head.method.clone(),
@@ -84,6 +96,7 @@ impl Record {
             worker: Rc::clone(worker),
             facts: Rc::clone(facts),
             names: Arc::clone(&site.names),
+            edition: Arc::clone(&site.edition),
             start: Instant::now(),
             request: None,
             route: None,
@@ -96,6 +109,7 @@ impl Record {
             response_bytes: 0,
             first_byte: None,
             tunnel: None,
+            listed: None,
             close_code: None,
         }
     }
@@ -146,17 +160,21 @@ impl Record {
     /// Whether what became a tunnel would be passed on to the same endpoint today.
     pub(super) fn is_still_allowed(&self, site: &Site) -> bool {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return true };
-        let asked = site::Asked {
-            host: host::parse(&asked.host).map_or("", |h| h.host),
-            target: &asked.target,
-            method: &http::Method::GET,
-            upgrade: true,
-        };
-        let Ok(Decision::Route(route)) = site.decide_asked(&asked) else { return false };
-        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
-        // By address: a further CA to verify an endpoint by does not make it another endpoint.
-        let known = self.endpoint.as_ref();
-        now.name == *upstream && now.endpoints.iter().any(|e| Some(&e.label) == known)
+        site.still_carries((&asked.host, &asked.target), upstream, self.endpoint.as_deref())
+    }
+
+    /// Lists the tunnel that the request has become; `place` is what its listener serves.
+    pub(super) fn list(&mut self, place: &Arc<ArcSwap<Site>>) {
+        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return };
+        self.listed = Some(self.worker.tunnels.add(Carried {
+            place: Arc::clone(place),
+            names: Arc::clone(&self.names),
+            route: self.route.clone(),
+            host: asked.host.clone(),
+            target: asked.target.clone(),
+            upstream: Arc::clone(upstream),
+            endpoint: self.endpoint.clone(),
+        }));
     }
 
     /// Notes how a tunnel ended.
@@ -226,6 +244,8 @@ impl Record {
             }
         }
         self.write_served(out);
+        number(out, "generation", self.edition.number());
+        text(out, "config", self.edition.hash().as_bytes());
         text(out, "tls", self.facts.tls.as_bytes());
         if let Some(sni) = &self.facts.sni {
             text(out, "sni", sni.as_bytes());
@@ -283,6 +303,9 @@ impl Drop for Record {
             && self.worker.local.phase() == Phase::Cutting
         {
             self.reason = Some(Reason::Draining);
+        }
+        if let Some(number) = self.listed {
+            self.worker.tunnels.remove(number);
         }
         self.count();
         self.worker.lines.add(|out| self.write(out));

@@ -24,6 +24,7 @@ pub(super) fn spawn<T: Io>(
     (mut record, admitted): (Box<Record>, Option<Admitted>),
 ) {
     let own = Rc::clone(service);
+    record.list(&service.site);
     service.worker.local.spawn(async move {
         let allowed = || record.is_still_allowed(&own.site.load());
         let summary = relay_websocket(&own.worker.local, client, upstream, idle, &allowed).await;

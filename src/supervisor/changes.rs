@@ -1,155 +1,266 @@
 //! What is different between two generations, in the operator's words.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{
-    AccessLog, Action, ClientCertificates, Config, Profile, Serve, Upstream, UpstreamId, Verify,
-};
+use crate::admin::report::{Change, How, Key, Means, Open};
+use crate::config::outline::{Item, Name, Value};
+use crate::config::{AccessLog, AdminSocket, Config};
 use crate::generation::Generation;
+use crate::units::{display_hex, display_timestamp};
 
-/// What only a start can set, as it was at the start.
-pub(super) struct Fixed {
-    workers: usize,
-    access_log: AccessLog,
-    admin: Option<SocketAddr>,
-}
+/// Keys shown of one change in a line of the log.
+const KEYS_IN_A_LINE: usize = 3;
+
+/// What only a start can set, as it was at the start: item, key, value in effect.
+#[derive(Clone)]
+pub(super) struct Fixed(Vec<(&'static str, &'static str, String)>);
 
 impl Fixed {
     pub(super) fn of(config: &Config) -> Self {
-        Self {
-            workers: config.gateway.workers,
-            access_log: config.gateway.access_log.clone(),
-            admin: config.admin.as_ref().map(|admin| admin.listen),
-        }
+        let log = match &config.gateway.access_log {
+            AccessLog::Off => "off".to_owned(),
+            AccessLog::Stdout => "stdout".to_owned(),
+            AccessLog::File(path) => path.display().to_string(),
+        };
+        let socket = match &config.socket {
+            AdminSocket::Usual => "the usual place".to_owned(),
+            AdminSocket::Off => "off".to_owned(),
+            AdminSocket::At { path, .. } => path.display().to_string(),
+        };
+        let listen =
+            config.admin.as_ref().map_or("none".to_owned(), |admin| admin.listen.to_string());
+        Self(vec![
+            ("gateway", "workers", config.gateway.workers.to_string()),
+            ("gateway", "access-log", log),
+            ("gateway", "recent-requests", config.gateway.recent_requests.to_string()),
+            ("admin", "listen", listen),
+            ("admin", "socket", socket),
+        ])
+    }
+
+    /// What is different now, as `gateway.workers`.
+    pub(super) fn outdated(&self, config: &Config) -> Vec<String> {
+        let now = Self::of(config);
+        let pairs = self.0.iter().zip(&now.0).filter(|(old, new)| old != new);
+        pairs.map(|((item, key, _), _)| format!("{item}.{key}")).collect()
+    }
+
+    fn holds(&self, name: &Name, key: &str) -> bool {
+        self.0.iter().any(|(item, fixed, _)| *item == name.kind && *fixed == key)
+    }
+
+    fn changes(&self, old: &Config, new: &Config) -> Vec<Change> {
+        let now = Self::of(new);
+        let pairs = self.0.iter().zip(&now.0).filter(|(started, now)| started != now);
+        let place = |config: &Config, item: &str, key: &str| {
+            let item = config.outline.items().find(|(name, _)| name.kind == item);
+            let value = item.and_then(|(_, item)| item.keys.get(key));
+            value.map_or(String::new(), |value| config.sources.locate(value.place))
+        };
+        let one = |((item, key, started), (.., now)): (&(&str, &str, String), &(_, _, String))| {
+            let (old_place, new_place) = (place(old, item, key), place(new, item, key));
+            let keys = vec![Key {
+                key: (*key).to_owned(),
+                old: Some(started.clone()),
+                new: Some(now.clone()),
+                old_place: old_place.clone(),
+                new_place: new_place.clone(),
+            }];
+            Change {
+                means: Means::NeedsRestart,
+                how: How::Changed,
+                what: format!("{item}.{key}"),
+                old_place,
+                new_place,
+                keys,
+                open: Open::default(),
+            }
+        };
+        pairs.map(one).collect()
     }
 }
 
-/// One line per difference, in the order listeners, routes, upstreams, certificates, and what a
-/// reload cannot change.
-pub(super) fn between(started: &Fixed, old: &Generation, new: &Generation) -> Vec<String> {
-    let mut lines = Vec::new();
-    compare(&mut lines, "listener", &listeners(old), &listeners(new));
-    compare(&mut lines, "route", &routes(&old.config), &routes(&new.config));
-    compare(&mut lines, "upstream", &upstreams(&old.config), &upstreams(&new.config));
-    compare(&mut lines, "profile", &profiles(&old.config), &profiles(&new.config));
-    compare(&mut lines, "certificate", &certificates(old), &certificates(new));
-    let now = Fixed::of(&new.config);
-    let fixed = [
-        ("gateway.workers", started.workers != now.workers),
-        ("gateway.access-log", started.access_log != now.access_log),
-        ("admin.listen", started.admin != now.admin),
-    ];
-    let changed = fixed.iter().filter(|(_, changed)| *changed);
-    lines.extend(changed.map(|(name, _)| format!("needs restart: {name}")));
+/// An item of one or both sides.
+struct Pair<'a> {
+    old: Option<(&'a Name, &'a Item)>,
+    new: Option<(&'a Name, &'a Item)>,
+}
+
+/// What is different, and the item of the old generation it is about.
+pub(super) struct Difference<'a> {
+    pub(super) change: Change,
+    pub(super) old: Option<(&'a Name, &'a Item)>,
+}
+
+/// Compares two generations. Differences are ordered by what they take, then by name. The second result is how many items of each kind are the same.
+pub(super) fn between<'a>(
+    started: &Fixed,
+    old: &'a Generation,
+    new: &'a Generation,
+) -> (Vec<Difference<'a>>, BTreeMap<String, usize>) {
+    let (mut found, mut kept) = (Vec::new(), BTreeMap::new());
+    for pair in pairs(old, new) {
+        let keys = keys(&pair, started, old, new);
+        let how = match (pair.old, pair.new) {
+            (None, _) => How::Added,
+            (_, None) => How::Removed,
+            (Some((before, _)), Some(_)) if keys.is_empty() => {
+                // Of `gateway` and the like there is only one, which is not worth counting.
+                if !before.name.is_empty() {
+                    *kept.entry(before.kind.clone()).or_default() += 1;
+                }
+                continue;
+            }
+            _ => How::Changed,
+        };
+        let Some((name, _)) = pair.new.or(pair.old) else { continue };
+        let moved = keys.iter().any(|key| key.key == "listen");
+        let listener = name.kind == "listener" && (how != How::Changed || moved);
+        let place = |side: Option<(&Name, &Item)>, config: &Config| {
+            side.map_or(String::new(), |(_, item)| config.sources.locate(item.place))
+        };
+        let change = Change {
+            means: if listener { Means::Rebind } else { Means::Swap },
+            how,
+            what: name.to_string(),
+            old_place: place(pair.old, &old.config),
+            new_place: place(pair.new, &new.config),
+            keys: if how == How::Changed { keys } else { Vec::new() },
+            open: Open::default(),
+        };
+        found.push(Difference { change, old: pair.old });
+    }
+    let restart = started.changes(&old.config, &new.config).into_iter();
+    found.extend(restart.map(|change| Difference { change, old: None }));
+    found.sort_by_key(|difference| difference.change.means);
+    (found, kept)
+}
+
+/// One line per difference, for logs.
+pub(super) fn lines<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<String> {
+    let mut lines: Vec<_> = changes.map(line).collect();
     if lines.is_empty() {
         lines.push("only comments, spelling or file contents without effect".to_owned());
     }
     lines
 }
 
-fn compare(
-    lines: &mut Vec<String>,
-    what: &str,
-    old: &BTreeMap<String, String>,
-    new: &BTreeMap<String, String>,
-) {
-    for (name, text) in new {
-        match old.get(name) {
-            None => lines.push(format!("{what} {name} added")),
-            Some(before) if before != text => lines.push(format!("{what} {name} changed")),
-            Some(_) => {}
+fn line(change: &Change) -> String {
+    let what = &change.what;
+    match (change.means, change.how) {
+        (Means::NeedsRestart, _) => format!("needs restart: {what}"),
+        (_, How::Added) => format!("{what} added"),
+        (_, How::Removed) => format!("{what} removed"),
+        (_, How::Changed) => {
+            let keys = change.keys.iter().take(KEYS_IN_A_LINE).map(told);
+            let more = change.keys.len().saturating_sub(KEYS_IN_A_LINE);
+            let more = if more > 0 { format!(", {more} more") } else { String::new() };
+            format!("{what} changed: {}{more}", keys.collect::<Vec<_>>().join(", "))
         }
     }
-    let gone = old.keys().filter(|name| !new.contains_key(*name));
-    lines.extend(gone.map(|name| format!("{what} {name} removed")));
 }
 
-fn listeners(generation: &Generation) -> BTreeMap<String, String> {
-    let profiles = generation.config.profiles.iter();
-    let all = profiles.flat_map(|profile| profile.listeners.iter().map(move |l| (profile, l)));
-    all.map(|(profile, listener)| {
-        let name = format!("{} ({})", listener.listen, profile.name);
-        let clients = match &listener.client_certificates {
-            ClientCertificates::Off => String::new(),
-            ClientCertificates::Optional { ca, .. } => format!("optional {}", ca.display()),
-            ClientCertificates::Required { ca, .. } => format!("required {}", ca.display()),
-        };
-        let kind = match listener.serve {
-            Serve::RedirectToHttps { port } => format!("to {port}"),
-            Serve::Routes => "routes".to_owned(),
-            Serve::Component(id) => format!("component {}", upstream_name(&generation.config, id)),
-        };
-        (name, format!("{kind} {} {clients}", listener.http2))
-    })
-    .collect()
+/// `max-body "1MiB" -> "2MiB"`.
+fn told(key: &Key) -> String {
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(default)".to_owned());
+    format!("{} {} -> {}", key.key, value(&key.old), value(&key.new))
 }
 
-fn routes(config: &Config) -> BTreeMap<String, String> {
-    let all =
-        config.profiles.iter().flat_map(|profile| profile.routes.iter().map(move |r| (profile, r)));
-    all.map(|(profile, route)| {
-        let action = match &route.action {
-            Action::Proxy { upstream, strip_prefix } => {
-                format!("{} {strip_prefix:?}", upstream_name(config, *upstream))
-            }
-            other => format!("{other:?}"),
-        };
-        let methods: Vec<_> = route.methods.iter().map(http::Method::as_str).collect();
-        let name = format!("{} {} ({})", route.path.as_str(), methods.join(","), profile.name);
-        let settings = (
-            (&route.name, &route.path, route.max_body, route.websocket, route.retry),
-            (
-                route.allow_encoded_slash,
-                route.report_only,
-                route.first_byte_timeout,
-                &route.response_headers,
-            ),
-        );
-        (name.replace("  ", " "), format!("{action} {settings:?}"))
-    })
-    .collect()
+/// All items, those of both sides together: by name, and what is left by what is most alike: a
+/// route whose methods changed, a listener that moved.
+fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<Pair<'a>> {
+    let (before, after) = (&old.config.outline, &new.config.outline);
+    let gone = alike(before.items().filter(|(name, _)| after.item(name).is_none()));
+    let mut fresh = alike(after.items().filter(|(name, _)| before.item(name).is_none()));
+    let mut pairs = Vec::new();
+    for (name, item) in after.items() {
+        if let Some(same) = before.item(name) {
+            pairs.push(Pair { old: Some((name, same)), new: Some((name, item)) });
+        }
+    }
+    for (group, gone) in gone {
+        let fresh = fresh.remove(&group).unwrap_or_default();
+        if let ([old], [new]) = (gone.as_slice(), fresh.as_slice())
+            && (group.kind == "route" || (group.kind == "listener" && moved(old.1, new.1)))
+        {
+            pairs.push(Pair { old: Some(*old), new: Some(*new) });
+            continue;
+        }
+        pairs.extend(gone.into_iter().map(|old| Pair { old: Some(old), new: None }));
+        pairs.extend(fresh.into_iter().map(|new| Pair { old: None, new: Some(new) }));
+    }
+    pairs.extend(fresh.into_values().flatten().map(|new| Pair { old: None, new: Some(new) }));
+    pairs
 }
 
-fn upstreams(config: &Config) -> BTreeMap<String, String> {
-    let text = |u: &Upstream| {
-        let endpoints: Vec<_> = u.endpoints.iter().map(|e| (e.tls, &e.host, e.port)).collect();
-        let verify = match &u.verify {
-            Verify::Ca { file, .. } => format!("ca {}", file.display()),
-            Verify::None { .. } => "none".to_owned(),
-            other => format!("{other:?}"),
-        };
-        let times =
-            (u.connect_timeout, u.first_byte_timeout, u.idle_timeout, u.keep_alive, u.max_idle);
-        format!("{endpoints:?} {verify} {:?} {times:?}", u.server_name)
+/// Items by the part of their name that stays when a route's methods or a listener's address change.
+fn alike<'a>(
+    items: impl Iterator<Item = (&'a Name, &'a Item)>,
+) -> BTreeMap<Name, Vec<(&'a Name, &'a Item)>> {
+    let mut groups = BTreeMap::<_, Vec<_>>::new();
+    for (name, item) in items {
+        let mut group = Name { further: String::new(), ..name.clone() };
+        if group.kind == "listener" {
+            group.name.clear();
+        }
+        groups.entry(group).or_default().push((name, item));
+    }
+    groups
+}
+
+/// Whether two listeners differ in their address alone.
+fn moved(old: &Item, new: &Item) -> bool {
+    let others = |item: &Item| -> Vec<(String, String)> {
+        let others = item.keys.iter().filter(|(key, _)| *key != "listen");
+        others.map(|(key, value)| (key.clone(), value.exact().to_owned())).collect()
     };
-    config.upstreams.iter().map(|upstream| (upstream.name.clone(), text(upstream))).collect()
+    others(old) == others(new)
 }
 
-fn profiles(config: &Config) -> BTreeMap<String, String> {
-    let text = |profile: &Profile| {
-        let hosts: Vec<_> = profile.hosts.iter().map(|(host, _)| host.as_str()).collect();
-        let names = profile.certificates.iter().filter_map(|id| config.certificates.get(id.0));
-        let names: Vec<_> = names.map(|certificate| certificate.name.as_str()).collect();
-        format!(
-            "{hosts:?} {names:?} {:?} {:?} {:?} {:?}",
-            profile.unknown_sni, profile.trusted_proxies, profile.limits, profile.timeouts
-        )
-    };
-    config.profiles.iter().map(|profile| (profile.name.clone(), text(profile))).collect()
-}
-
-fn certificates(generation: &Generation) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::<String, String>::new();
-    for (name, pair, print) in generation.prints() {
-        let text: &mut String = found.entry(name.to_owned()).or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{pair} {print}");
+/// The keys of an item that are different, contents of files they name included.
+fn keys(pair: &Pair<'_>, started: &Fixed, old: &Generation, new: &Generation) -> Vec<Key> {
+    let (Some((_, before)), Some((name, after))) = (pair.old, pair.new) else { return Vec::new() };
+    let names: BTreeSet<&String> = before.keys.keys().chain(after.keys.keys()).collect();
+    let mut found = Vec::new();
+    for key in names.into_iter().filter(|key| !started.holds(name, key)) {
+        let (was, is) = (before.keys.get(key), after.keys.get(key));
+        let place = |value: Option<&Value>, config: &Config| {
+            value.map_or(String::new(), |value| config.sources.locate(value.place))
+        };
+        let mut add = |key: String, old_value: Option<String>, new_value: Option<String>| {
+            found.push(Key {
+                key,
+                old: old_value,
+                new: new_value,
+                old_place: place(was, &old.config),
+                new_place: place(is, &new.config),
+            });
+        };
+        if was.map(Value::exact) != is.map(Value::exact) {
+            add(key.clone(), was.map(Value::shown), is.map(Value::shown));
+        }
+        let (Some(was), Some(is)) = (was, is) else { continue };
+        let (held, holds) = (content(old, was), content(new, is));
+        if held != holds {
+            let ends = |generation: &Generation| {
+                let end = (name.kind == "certificate").then(|| generation.ends(&name.name, key));
+                let end = end.flatten().map(display_timestamp);
+                end.map_or(String::new(), |end| format!(", valid until {end}"))
+            };
+            let told = |content: Option<String>, generation: &Generation| {
+                content.map(|content| format!("{content}{}", ends(generation)))
+            };
+            add(format!("{key} (contents)"), told(held, old), told(holds, new));
+        }
     }
     found
 }
 
-fn upstream_name(config: &Config, id: UpstreamId) -> &str {
-    config.upstreams.get(id.0).map_or("", |upstream| upstream.name.as_str())
+/// The beginning of the hash of the file that a value names.
+fn content(generation: &Generation, value: &Value) -> Option<String> {
+    let path = generation.config.outline.file(value)?;
+    let content = generation.contents.get(&path)?;
+    let Some(hash) = content else { return Some("unreadable".to_owned()) };
+    let beginning = hash.get(..4).unwrap_or_default();
+    Some(format!("sha256 {}…", display_hex(beginning)))
 }

@@ -1,4 +1,4 @@
-//! Starts the gateway, reloads it, drains it.
+//! Starts the gateway, reloads it, hands it over, drains it.
 //!
 //! ```text
 //! main thread     control runtime: signals, admin listener, name look-ups
@@ -9,29 +9,43 @@
 //! In: a compiled configuration. Out: when it has ended, and how.
 
 mod changes;
+mod desk;
+mod inheritance;
+mod plan;
 mod reload;
+mod signals;
 pub mod start;
+mod succession;
+mod systemd;
 pub mod watch;
 mod worker;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::admin::{self, Health, Outcome};
+use crate::admin::report::Outcome;
+use crate::admin::socket::Socket;
+use crate::admin::{Ask, Health};
 use crate::generation::Generation;
 use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::resolve;
 
+pub use inheritance::Inheritance;
 pub use reload::{Environment, Origin};
 pub use start::{Bound, StartError};
+pub use succession::Program;
 
 use reload::Reloader;
+use signals::{Signals, Wish};
+use succession::{Successor, Upgrade, UpgradeError};
 use watch::Watch;
 use worker::{Command, Shared};
 
@@ -45,8 +59,12 @@ pub struct Gateway {
     health: Arc<Health>,
     access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
+    socket: Option<Socket>,
     ended: mpsc::UnboundedReceiver<()>,
+    /// Workers that have not said that they have ended.
+    left: usize,
     workers: Vec<JoinHandle<()>>,
+    pulses: Vec<systemd::Pulse>,
 }
 
 /// How a gateway ended.
@@ -57,6 +75,15 @@ pub enum End {
     /// The rest was cut.
     Cut,
     /// A worker thread died.
+    WorkerDied,
+}
+
+/// Why a gateway stops taking connections.
+enum Leave {
+    /// It ends; what is open may take this long.
+    End(Option<Duration>),
+    /// Another process serves.
+    Succeeded(Successor),
     WorkerDied,
 }
 
@@ -75,45 +102,71 @@ impl Gateway {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
         let (ending, ended) = mpsc::unbounded_channel();
+        let held = start::hold(&generation.sites, &bound.workers)?;
         let listeners: Vec<_> =
             generation.sites.iter().map(|site| (site.address, Shared::new(site))).collect();
-        let (mut workers, mut commands) = (Vec::new(), Vec::new());
+        let count = bound.workers.len().max(1);
+        let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             commands.push(sender);
-            let shared = listeners.iter().map(|(_, shared)| shared.clone());
+            let shared = |(number, socket)| {
+                let (_, shared): &(_, Shared) = listeners.get(number)?;
+                Some((socket, shared.clone()))
+            };
             let seed = worker::Seed {
-                sockets: sockets.into_iter().zip(shared).collect(),
+                sockets: sockets.into_iter().filter_map(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
+                recent: generation.config.gateway.recent_requests.div_ceil(count),
                 commands: receiver,
                 ending: ending.clone(),
+                pulse: systemd::Pulse::default(),
             };
+            pulses.push(Arc::clone(&seed.pulse));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             workers.push(thread.spawn(move || worker::run(seed)).map_err(StartError::Thread)?);
         }
+        let hash = generation.hash();
         generation.tell(&metrics);
-        metrics.generation.set(1);
+        metrics.serves(1, &hash);
         metrics.loaded();
+        generation.edition.name(1, hash);
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {
-            origin,
             metrics,
-            fingerprint: reload::fingerprint(&generation),
             started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
             listeners: listeners.into_iter().collect(),
+            held: Some(held),
             retired: Vec::new(),
             workers: commands,
             number: 1,
+            trial: None,
+            previous: None,
+            status: Rc::new(RefCell::new(start::first_status(&origin.directory))),
+            origin,
         };
-        Ok(Self { reloader, watch, health, access_log, admin: bound.admin, ended, workers })
+        reloader.remember_start();
+        let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
+        Ok(Self {
+            reloader,
+            watch,
+            health,
+            access_log,
+            admin,
+            socket,
+            ended,
+            left,
+            workers,
+            pulses,
+        })
     }
 
     /// Serves until told to end by a signal.
     ///
     /// TERM and INT drain, bounded by the configured time; a second one cuts. QUIT drains without
-    /// limit.
+    /// limit. USR2 starts the program anew and drains once that serves.
     ///
     /// # Errors
     ///
@@ -136,36 +189,144 @@ impl Gateway {
 
     async fn control(&mut self) -> std::io::Result<End> {
         let mut signals = Signals::new()?;
-        let (reloads, mut asked) = mpsc::unbounded_channel();
-        if let Some(listener) = self.admin.take() {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let (metrics, health) = (Arc::clone(&self.reloader.metrics), Arc::clone(&self.health));
-            tokio::task::spawn_local(admin::serve(listener, metrics, health, reloads.clone()));
-        }
+        let (asked, desk) = self.open_desk()?;
+        let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
+        tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
+        systemd::ready(&self.status());
         self.watch.also(self.reloader.generation.files());
-        let mut names = tokio::time::interval(resolve::REFRESH);
-        names.tick().await;
-        let limit = loop {
-            tokio::select! {
-                _ = self.ended.recv() => return Ok(End::WorkerDied),
-                wish = signals.next() => match wish {
-                    Wish::End => break Some(self.reloader.generation.config.gateway.drain_timeout),
-                    Wish::EndWithoutLimit => break None,
-                    Wish::Reload => {
-                        self.watch.remember().await;
-                        self.reload("HUP").await;
-                    }
-                },
-                Some(reply) = asked.recv() => {
-                    self.watch.remember().await;
-                    // Whoever asked may have gone; the log has the outcome.
-                    let _ = reply.send(self.reload("command").await);
+        let limit = match self.serve(&mut signals, asked).await {
+            Leave::WorkerDied => return Ok(End::WorkerDied),
+            Leave::End(limit) => limit,
+            Leave::Succeeded(successor) => {
+                for task in desk {
+                    task.abort();
                 }
-                () = self.watch.changed() => { self.reload("files").await; }
-                _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
+                self.hand_over(&successor);
+                match self.outlive(&mut signals).await {
+                    None => return Ok(End::Drained),
+                    Some(limit) => limit,
+                }
             }
         };
+        Ok(self.drain(limit, &mut signals).await)
+    }
+
+    /// Serves, until there is a reason to stop.
+    async fn serve(
+        &mut self,
+        signals: &mut Signals,
+        mut asked: mpsc::UnboundedReceiver<Ask>,
+    ) -> Leave {
+        let mut names = tokio::time::interval(resolve::REFRESH);
+        names.tick().await;
+        let mut upgrade: Option<Upgrade> = None;
+        loop {
+            tokio::select! {
+                _ = self.ended.recv() => return Leave::WorkerDied,
+                wish = signals.next() => match wish {
+                    Wish::End => {
+                        return Leave::End(Some(self.reloader.generation.config.gateway.drain_timeout));
+                    }
+                    Wish::EndWithoutLimit => return Leave::End(None),
+                    Wish::Reload => {
+                        self.watch.remember().await;
+                        self.reload("HUP", None).await;
+                    }
+                    Wish::Upgrade => self.upgrade(&mut upgrade),
+                },
+                Some(ask) = asked.recv() => self.answer(ask).await,
+                // Until it is confirmed or undone, what is on trial is what the files are about.
+                () = self.watch.changed(), if self.reloader.follows_files() => {
+                    self.reload("files", None).await;
+                }
+                () = self.reloader.overdue() => { self.roll_back().await; }
+                _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
+                result = finished(&mut upgrade) => match result {
+                    Ok(successor) => return Leave::Succeeded(successor),
+                    Err(error) => refused(&error),
+                },
+            }
+        }
+    }
+
+    /// Starts a successor, unless there is one already.
+    fn upgrade(&self, upgrade: &mut Option<Upgrade>) {
+        if upgrade.is_some() {
+            return refused(&UpgradeError::UnderWay);
+        }
+        if self.reloader.is_on_trial() {
+            return refused(&UpgradeError::OnTrial);
+        }
+        let begun = self
+            .heirlooms()
+            .map_err(UpgradeError::from)
+            .and_then(|sockets| Upgrade::begin(self.reloader.origin.program.as_ref(), sockets));
+        match begun {
+            Ok(begun) => *upgrade = Some(begun),
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// The sockets a successor gets.
+    fn heirlooms(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+        let held = self.reloader.held.iter().flat_map(|held| held.values().flatten());
+        held.chain(&self.admin).map(std::net::TcpListener::try_clone).collect()
+    }
+
+    /// Leaves the sockets to the successor.
+    fn hand_over(&mut self, successor: &Successor) {
+        tracing::info!(
+            "upgrade: process {} serves; this one finishes what is open and then ends",
+            successor.pid
+        );
         self.health.draining.store(true, Ordering::Relaxed);
+        systemd::succeeded_by(successor.pid);
+        (self.admin, self.socket) = (None, None);
+        self.reloader.held = None;
+        self.tell(Phase::Succeeded, Duration::ZERO);
+        successor.go();
+    }
+
+    /// Finishes what is open while another process serves. Still follows the configuration, so
+    /// that a WebSocket that is not allowed any more is closed here too. `None` if nothing is left,
+    /// otherwise the time that a drain may take then.
+    async fn outlive(&mut self, signals: &mut Signals) -> Option<Option<Duration>> {
+        let until = Instant::now() + self.reloader.generation.config.gateway.upgrade_timeout;
+        loop {
+            let limit = self.reloader.generation.config.gateway.drain_timeout;
+            tokio::select! {
+                () = emptied(&mut self.ended, &mut self.left) => {
+                    tracing::info!("everything is finished; the new process goes on alone");
+                    return None;
+                }
+                () = tokio::time::sleep_until(until) => return Some(Some(limit)),
+                wish = signals.next() => match wish {
+                    Wish::End => return Some(Some(limit)),
+                    Wish::EndWithoutLimit => return Some(None),
+                    Wish::Reload => { self.reload("HUP", None).await; }
+                    Wish::Upgrade => tracing::warn!("USR2: another process serves already; send it there"),
+                },
+                () = self.watch.changed(), if self.reloader.follows_files() => {
+                    self.reload("files", None).await;
+                }
+            }
+        }
+    }
+
+    /// Takes nothing new and waits for what is open, at most `limit`.
+    async fn drain(&mut self, limit: Option<Duration>, signals: &mut Signals) -> End {
+        self.health.draining.store(true, Ordering::Relaxed);
+        let delay = self.reloader.generation.config.gateway.drain_delay;
+        let delay = if self.reloader.held.is_some() { delay } else { Duration::ZERO };
+        systemd::stopping(limit.map(|limit| limit + delay));
+        let mut impatient = false;
+        if !delay.is_zero() {
+            tracing::info!("not ready any more; connections are still taken for {delay:?}");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = signals.second() => impatient = true,
+            }
+        }
         if let Some(limit) = limit {
             tracing::info!(
                 "draining: no new connections, {limit:?} for what is open; a second signal cuts it"
@@ -173,29 +334,40 @@ impl Gateway {
         } else {
             tracing::info!("draining without a time limit; TERM cuts what is open");
         }
+        // Duplicates first: as long as there is one, connections wait where nobody takes them.
+        self.reloader.held = None;
         // WebSockets close in the first half, so that what their clients do next has the second.
         self.tell(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
         let drained = tokio::select! {
-            () = emptied(&mut self.ended, self.workers.len()) => true,
-            () = signals.second() => false,
+            () = emptied(&mut self.ended, &mut self.left) => true,
+            () = signals.second(), if !impatient => false,
+            () = std::future::ready(()), if impatient => false,
             () = expired(limit) => false,
         };
         if drained {
             tracing::info!("drained");
-            return Ok(End::Drained);
+            return End::Drained;
         }
         tracing::warn!("cutting the connections that are still open");
         self.tell(Phase::Cutting, Duration::ZERO);
-        let last = emptied(&mut self.ended, self.workers.len());
+        let last = emptied(&mut self.ended, &mut self.left);
         let _ = tokio::time::timeout(LAST_WORDS, last).await;
-        Ok(End::Cut)
+        End::Cut
     }
 
-    async fn reload(&mut self, trigger: &str) -> Outcome {
-        let outcome = self.reloader.reload(trigger).await;
+    async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
+        systemd::reloading();
+        let outcome = self.reloader.reload(trigger, confirm).await;
         self.watch.settle();
         self.watch.also(self.reloader.generation.files());
+        systemd::ready(&self.status());
         outcome
+    }
+
+    /// One line for `systemctl status`.
+    fn status(&self) -> String {
+        let edition = &self.reloader.generation.edition;
+        format!("serving generation {}, configuration {}", edition.number(), edition.hash())
     }
 
     fn tell(&self, phase: Phase, spread: Duration) {
@@ -207,10 +379,31 @@ impl Gateway {
 }
 
 /// Waits until every worker has said that it has ended.
-async fn emptied(ended: &mut mpsc::UnboundedReceiver<()>, workers: usize) {
-    for _ in 0..workers {
+///
+/// # Cancellation
+///
+/// Safe: those who have are counted.
+async fn emptied(ended: &mut mpsc::UnboundedReceiver<()>, left: &mut usize) {
+    while *left > 0 {
         ended.recv().await;
+        *left -= 1;
     }
+}
+
+/// Waits for an upgrade that is under way, and takes it away.
+async fn finished(upgrade: &mut Option<Upgrade>) -> Result<Successor, UpgradeError> {
+    match upgrade {
+        None => std::future::pending().await,
+        Some(begun) => {
+            let result = begun.finished().await;
+            *upgrade = None;
+            result
+        }
+    }
+}
+
+fn refused(error: &UpgradeError) {
+    tracing::error!("upgrade refused, this process goes on serving: {error}");
 }
 
 async fn expired(limit: Option<Duration>) {
@@ -230,60 +423,4 @@ fn refresh_names(generation: Arc<Generation>) {
             }
         }
     });
-}
-
-/// What a signal asks for.
-enum Wish {
-    End,
-    EndWithoutLimit,
-    Reload,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    hangup: Signal,
-    reopen: Signal,
-    upgrade: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
-            upgrade: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// The next signal that asks for something this version does.
-    async fn next(&mut self) -> Wish {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Wish::End,
-                _ = self.interrupt.recv() => return Wish::End,
-                _ = self.quit.recv() => return Wish::EndWithoutLimit,
-                _ = self.hangup.recv() => return Wish::Reload,
-                // Their default action would end the gateway; habits from nginx must not.
-                _ = self.reopen.recv() => {
-                    tracing::warn!("USR1: this version does not reopen its log; use logrotate's copytruncate");
-                }
-                _ = self.upgrade.recv() => {
-                    tracing::warn!("USR2: this version does not upgrade itself in place");
-                }
-            }
-        }
-    }
-
-    /// A signal to stop draining.
-    async fn second(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -7,25 +7,38 @@
 //! In: the directory the gateway was started on. Out: an [`Outcome`] for whoever asked.
 //! Never: closes a connection that the new configuration still allows.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::crypto::CryptoProvider;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
-use crate::admin::Outcome;
-use crate::config::{self, Config, Loaded, Refused};
-use crate::generation::{Generation, Site, compile};
+use crate::admin::report::{Attempt, Outcome, Pending, Status, Verdict};
+use crate::config::{self, Refused};
+use crate::generation::{self, Generation, Site};
 use crate::telemetry::Metrics;
+use crate::units::{display_duration, display_timestamp};
 use crate::upstream::resolve;
 
 use super::changes;
-use super::start::{StartError, bind_sites};
+use super::inheritance::Inheritance;
+use super::start::{Held, Sockets, StartError, bind_sites, hold};
+use super::succession::Program;
 use super::worker::{Command, Shared};
+
+/// A roll-back that cannot have its sockets is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How long after the watcher has applied a change `reload --confirm` still means that change: whoever
+/// saved a file had no time to ask first.
+const JUST_NOW: Duration = Duration::from_mins(5);
 
 /// Looks up environment variables.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -39,6 +52,8 @@ pub struct Origin {
     pub environment: Environment,
     /// For what is compiled from it.
     pub provider: Arc<CryptoProvider>,
+    /// How to start this program anew; `None` where that makes no sense.
+    pub program: Option<Program>,
 }
 
 /// What the running gateway is made of, for changing it.
@@ -47,21 +62,44 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: HashMap<SocketAddr, Shared>,
+    /// The listening sockets once more; `None` once another process has them.
+    pub(super) held: Option<Held>,
     /// What listeners that were removed served, for as long as they have connections.
     pub(super) retired: Vec<(SocketAddr, Weak<ArcSwap<Site>>)>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
     pub(super) started: changes::Fixed,
-    /// Of the generation that serves.
+    /// The highest number given to a generation so far.
     pub(super) number: u64,
-    pub(super) fingerprint: Vec<u8>,
+    /// The generation that serves waits for its confirmation.
+    pub(super) trial: Option<Trial>,
+    /// What served before.
+    pub(super) previous: Option<Previous>,
+    pub(super) status: Rc<RefCell<Status>>,
+}
+
+/// A configuration on trial.
+pub(super) struct Trial {
+    /// The last one that was not.
+    back: Arc<Generation>,
+    until: Instant,
+    /// `until`, in seconds since 1970.
+    until_seconds: i64,
+}
+
+/// The generation that served before the present one.
+pub(super) struct Previous {
+    generation: Arc<Generation>,
+    /// When the present one took its place, if the watcher did that.
+    by_itself: Option<Instant>,
 }
 
 /// A generation that only needs to be committed.
 struct Prepared {
-    generation: Generation,
-    fingerprint: Vec<u8>,
-    /// By worker, then by the new listeners in the order of their sites.
-    sockets: Vec<Vec<TcpListener>>,
+    generation: Arc<Generation>,
+    hash: String,
+    /// By worker; each with its number among the new listeners.
+    sockets: Vec<Sockets>,
+    held: Held,
     warnings: String,
 }
 
@@ -70,54 +108,239 @@ enum NotPrepared {
     Refused(String),
 }
 
+/// What came of an attempt, before it is told.
+struct Came {
+    result: Verdict,
+    changes: Vec<String>,
+    problems: String,
+}
+
+impl Came {
+    fn refused(problems: String) -> Self {
+        Self { result: Verdict::Refused, changes: Vec::new(), problems }
+    }
+}
+
 impl Reloader {
-    /// Tries the directory's present contents. `trigger` is for the log.
-    pub(super) async fn reload(&mut self, trigger: &str) -> Outcome {
-        let attempt = Attempt {
-            origin: self.origin.clone(),
-            metrics: Arc::clone(&self.metrics),
-            previous: Arc::clone(&self.generation),
-            fingerprint: self.fingerprint.clone(),
-            workers: self.workers.len(),
-            leaving: self.leaving(),
-        };
-        // Reading and key loading block; health checks go on meanwhile.
-        let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
-        let failed = |error| Err(NotPrepared::Refused(format!("the reload failed: {error}")));
-        match prepared.unwrap_or_else(failed) {
+    /// Tries the directory's present contents. `trigger` is for the log. With `confirm` it is undone
+    /// after that time, unless [`Reloader::confirm`] comes first.
+    pub(super) async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
+        let begun = Instant::now();
+        if let (Some(trial), None) = (&self.trial, confirm) {
+            let problems = format!(
+                "generation {} waits for its confirmation until {}\n  \
+                   keep it:      app-gateway confirm\n  \
+                   undo it:      app-gateway rollback\n  \
+                   try another:  app-gateway reload --confirm TIME\n",
+                self.generation.edition.number(),
+                display_timestamp(trial.until_seconds),
+            );
+            tracing::error!(trigger, "reload refused: {}", problems.trim_end());
+            self.metrics.put_off("refused");
+            return self.tell(trigger, begun, Came::refused(problems));
+        }
+        let came = match self.prepare().await {
             Ok(prepared) => self.commit(prepared, trigger),
             Err(NotPrepared::Unchanged) => {
                 tracing::info!(trigger, "reload: nothing has changed");
                 self.metrics.reloaded("unchanged", true);
-                self.outcome("unchanged", Vec::new(), String::new())
+                Came { result: Verdict::Unchanged, changes: Vec::new(), problems: String::new() }
             }
             Err(NotPrepared::Refused(problems)) => {
                 tracing::error!(
                     trigger,
                     "reload refused; generation {} goes on serving\n{problems}",
-                    self.number
+                    self.generation.edition.number()
                 );
                 self.metrics.reloaded("refused", false);
-                self.outcome("refused", Vec::new(), problems)
+                Came::refused(problems)
             }
+        };
+        if let Some(confirm) = confirm {
+            self.try_out(came.result, confirm);
+        }
+        self.tell(trigger, begun, came)
+    }
+
+    /// Sets the time by which what serves has to be confirmed. What was confirmed last is what it
+    /// goes back to, however many configurations were tried since.
+    fn try_out(&mut self, result: Verdict, confirm: Duration) {
+        let just_now = |since: Instant| since.elapsed() < JUST_NOW;
+        let before = self.previous.as_ref().filter(|previous| match result {
+            Verdict::Applied => true,
+            Verdict::Unchanged => previous.by_itself.is_some_and(just_now),
+            _ => false,
+        });
+        let back = match (&self.trial, before) {
+            // One that is refused changes nothing, the time included.
+            _ if result == Verdict::Refused => return,
+            (Some(trial), _) => Arc::clone(&trial.back),
+            (None, Some(before)) => Arc::clone(&before.generation),
+            (None, None) => return,
+        };
+        tracing::warn!(
+            "generation {} is undone in {} unless it is confirmed: app-gateway confirm",
+            self.generation.edition.number(),
+            display_duration(confirm)
+        );
+        let seconds = i64::try_from(confirm.as_secs()).unwrap_or_default();
+        self.trial = Some(Trial {
+            back,
+            until: Instant::now() + confirm,
+            until_seconds: jiff::Timestamp::now().as_second().saturating_add(seconds),
+        });
+    }
+
+    /// Whether the generation that serves waits for its confirmation.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// Whether files that change are applied by themselves.
+    pub(super) fn follows_files(&self) -> bool {
+        self.trial.is_none() && self.generation.config.gateway.reload_on_change
+    }
+
+    /// Waits until the time for a confirmation is over; for ever without one.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub(super) async fn overdue(&self) {
+        match &self.trial {
+            Some(trial) => tokio::time::sleep_until(trial.until).await,
+            None => std::future::pending().await,
         }
     }
 
-    fn outcome(&self, result: &'static str, changes: Vec<String>, problems: String) -> Outcome {
-        Outcome { result, generation: self.number, changes, problems }
+    /// Keeps what is on trial.
+    pub(super) fn confirm(&mut self) -> Outcome {
+        let begun = Instant::now();
+        let came = if self.trial.take().is_some() {
+            tracing::info!("generation {} is confirmed", self.generation.edition.number());
+            self.metrics.loaded();
+            if let Some(previous) = &mut self.previous {
+                previous.by_itself = None;
+            }
+            Came { result: Verdict::Confirmed, changes: Vec::new(), problems: String::new() }
+        } else {
+            Came::refused("nothing waits for a confirmation\n".to_owned())
+        };
+        self.tell("confirm", begun, came)
+    }
+
+    /// Undoes what is on trial, or without a trial the latest change. Files are not looked at: what
+    /// served before is still in memory. What is undone becomes what served before.
+    pub(super) async fn roll_back(&mut self) -> Outcome {
+        let begun = Instant::now();
+        let on_trial = self.trial.as_ref().map(|trial| &trial.back);
+        let Some(back) = on_trial.or(self.previous.as_ref().map(|before| &before.generation))
+        else {
+            let why = "the gateway has had no other configuration since it was started\n";
+            return self.tell("rollback", begun, Came::refused(why.to_owned()));
+        };
+        let (attempt, back) = (self.attempt(), Arc::clone(back));
+        let number = back.edition.number();
+        let prepared = tokio::task::spawn_blocking(move || attempt.prepare_again(back)).await;
+        let failed = |error| Err(NotPrepared::Refused(format!("the roll-back failed: {error}\n")));
+        let came = match prepared.unwrap_or_else(failed) {
+            Ok(prepared) => {
+                self.trial = None;
+                self.commit(prepared, "rollback")
+            }
+            Err(NotPrepared::Refused(problems)) => {
+                tracing::error!("cannot go back to generation {number}: {problems}");
+                self.metrics.reloaded("refused", false);
+                if let Some(trial) = &mut self.trial {
+                    trial.until = Instant::now() + AGAIN;
+                }
+                Came::refused(problems)
+            }
+            Err(NotPrepared::Unchanged) => {
+                Came { result: Verdict::Unchanged, changes: Vec::new(), problems: String::new() }
+            }
+        };
+        self.tell("rollback", begun, came)
+    }
+
+    /// Remembers an attempt, and makes the answer for whoever asked for it.
+    fn tell(&self, trigger: &str, begun: Instant, came: Came) -> Outcome {
+        let edition = &self.generation.edition;
+        let pending = self.trial.as_ref().map(|trial| Pending {
+            until: display_timestamp(trial.until_seconds),
+            back_to: trial.back.edition.number(),
+        });
+        let mut status = self.status.borrow_mut();
+        status.generation = edition.number();
+        edition.hash().clone_into(&mut status.config);
+        status.pending.clone_from(&pending);
+        status.needs_restart = self.started.outdated(&self.generation.config);
+        status.remember(Attempt {
+            time: display_timestamp(jiff::Timestamp::now().as_second()),
+            trigger: trigger.to_owned(),
+            result: came.result,
+            generation: edition.number(),
+            config: edition.hash().to_owned(),
+            milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            changes: came.changes.clone(),
+            problems: came.problems.clone(),
+        });
+        Outcome {
+            result: came.result,
+            generation: edition.number(),
+            config: edition.hash().to_owned(),
+            changes: came.changes,
+            problems: came.problems,
+            pending,
+        }
+    }
+
+    /// Remembers the start, which is the first attempt.
+    pub(super) fn remember_start(&self) {
+        let came = Came { result: Verdict::Applied, changes: Vec::new(), problems: String::new() };
+        self.tell("start", Instant::now(), came);
+    }
+
+    fn attempt(&self) -> Preparing {
+        Preparing {
+            origin: self.origin.clone(),
+            metrics: Arc::clone(&self.metrics),
+            previous: Arc::clone(&self.generation),
+            workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
+            leaving: self.leaving(),
+        }
+    }
+
+    /// Reading and key loading block; health checks go on meanwhile.
+    async fn prepare(&self) -> Result<Prepared, NotPrepared> {
+        let attempt = self.attempt();
+        let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
+        let failed = |error| Err(NotPrepared::Refused(format!("the reload failed: {error}\n")));
+        prepared.unwrap_or_else(failed)
     }
 
     /// Puts a generation into force. Nothing here can fail.
-    fn commit(&mut self, prepared: Prepared, trigger: &str) -> Outcome {
-        let Prepared { generation, fingerprint, sockets, warnings } = prepared;
-        let changes = changes::between(&self.started, &self.generation, &generation);
+    fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
+        let Prepared { generation, hash, sockets, held, warnings } = prepared;
+        if generation.edition.number() == 0 {
+            self.number += 1;
+            generation.edition.name(self.number, hash);
+        }
+        let (differences, _) = changes::between(&self.started, &self.generation, &generation);
+        let changes = changes::lines(differences.iter().map(|difference| &difference.change));
         let added: Vec<_> =
             self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
-            for (socket, (_, shared)) in sockets.into_iter().zip(&added) {
+            for (number, socket) in sockets {
+                let Some((_, shared)) = added.get(number) else { continue };
                 // A worker that is gone is noticed by the control loop.
                 let _ = worker.send(Command::Listen(socket, shared.clone()));
             }
+        }
+        if let Some(all) = &mut self.held {
+            // Before workers close theirs: in a socket that is still open connections would wait.
+            all.retain(|address, _| generation.sites.iter().any(|site| site.address == *address));
+            all.extend(held);
         }
         self.retired.retain(|(_, place)| {
             let place = place.upgrade();
@@ -135,21 +358,27 @@ impl Reloader {
             kept
         });
         self.listeners.extend(added);
-        self.generation = Arc::new(generation);
-        self.fingerprint = fingerprint;
-        self.number += 1;
+        let left = std::mem::replace(&mut self.generation, generation);
+        let by_itself = (trigger == "files").then(Instant::now);
+        self.previous = Some(Previous { generation: left, by_itself });
         let endpoints = self.generation.endpoints();
         for worker in &self.workers {
             let _ = worker.send(Command::Reloaded(Arc::clone(&endpoints)));
         }
+        let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
-        self.metrics.generation.set(i64::try_from(self.number).unwrap_or(i64::MAX));
+        self.metrics.serves(edition.number(), edition.hash());
         self.metrics.reloaded("applied", true);
-        tracing::info!(trigger, "reload applied: generation {} serves", self.number);
+        tracing::info!(
+            trigger,
+            "reload applied: generation {} serves, configuration {}",
+            edition.number(),
+            edition.hash()
+        );
         for change in &changes {
             tracing::info!("  {change}");
         }
-        self.outcome("applied", changes, warnings)
+        Came { result: Verdict::Applied, changes, problems: warnings }
     }
 
     /// Ports that workers may still be about to let go.
@@ -164,42 +393,38 @@ impl Reloader {
     }
 }
 
-/// What the connections of a listener are judged by: what is served there now, or, if it is gone,
-/// what another listener of the same profile serves, or nothing.
+/// What the connections of a listener are judged by from now on.
 fn heir(generation: &Generation, site: &Site) -> Arc<Site> {
-    let kept = generation.sites.iter().find(|other| other.address == site.address);
-    let heir = kept.or_else(|| successor(generation, site)).cloned();
-    heir.unwrap_or_else(|| Arc::new(site.emptied()))
-}
-
-fn successor<'a>(generation: &'a Generation, gone: &Site) -> Option<&'a Arc<Site>> {
-    let mut same = generation.sites.iter().filter(|site| site.names.profile == gone.names.profile);
-    same.find(|site| site.tls.is_some() == gone.tls.is_some())
+    generation.heir(site).cloned().unwrap_or_else(|| Arc::new(site.emptied()))
 }
 
 /// What a thread needs to prepare a reload.
-struct Attempt {
+struct Preparing {
     origin: Origin,
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
-    fingerprint: Vec<u8>,
+    /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
 }
 
-impl Attempt {
+impl Preparing {
     fn prepare(self) -> Result<Prepared, NotPrepared> {
         let environment = |name: &str| (self.origin.environment)(name);
-        let draw = |sources: &_, problems: &[_]| config::draw(sources, problems, false);
-        let loaded = config::load(&self.origin.directory, &environment);
-        let Loaded { config, mut warnings } = loaded.map_err(|Refused { sources, problems }| {
-            NotPrepared::Refused(draw(&sources, &problems))
+        let directory = &self.origin.directory;
+        let provider = &self.origin.provider;
+        let loaded = generation::load(
+            directory,
+            &environment,
+            provider,
+            &self.metrics,
+            Some(&self.previous),
+        );
+        let compiled = loaded.map_err(|Refused { sources, problems }| {
+            NotPrepared::Refused(config::draw(&sources, &problems, false))
         })?;
-        let compiled = compile(config, &self.origin.provider, &self.metrics, Some(&self.previous))
-            .map_err(|refused| NotPrepared::Refused(draw(&refused.0.sources, &refused.1)))?;
         let generation = compiled.generation;
-        let fingerprint = fingerprint(&generation);
-        if fingerprint == self.fingerprint {
+        if generation.fingerprint() == self.previous.fingerprint() {
             return Err(NotPrepared::Unchanged);
         }
         for endpoint in generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
@@ -209,44 +434,38 @@ impl Attempt {
                 tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
             }
         }
-        let sockets =
-            self.bind(&generation).map_err(|error| NotPrepared::Refused(error.to_string()))?;
-        warnings.extend(compiled.warnings);
-        let warnings = if warnings.is_empty() {
+        let (sockets, held) = self.bind(&generation)?;
+        let warnings = if compiled.warnings.is_empty() {
             String::new()
         } else {
-            draw(&generation.config.sources, &warnings)
+            config::draw(&generation.config.sources, &compiled.warnings, false)
         };
-        Ok(Prepared { generation, fingerprint, sockets, warnings })
+        let hash = generation.hash();
+        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, warnings })
     }
 
-    fn bind(&self, generation: &Generation) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    /// Prepares a generation that served before.
+    fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
+        let (sockets, held) = self.bind(&generation)?;
+        Ok(Prepared { generation, hash: String::new(), sockets, held, warnings: String::new() })
+    }
+
+    fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
+        if self.workers == 0 {
+            return Ok((Vec::new(), Held::new()));
+        }
         let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
         let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
         let new: Vec<_> = new.collect();
         let ours = |port: u16| {
-            !known.iter().any(|address| address.port() == port) && !self.leaving.contains(&port)
+            known.iter().any(|address| address.port() == port) || self.leaving.contains(&port)
         };
-        bind_sites(generation, &new, self.workers, &ours)
+        let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
+        let bound = bind_sites(generation, &new, workers, &mut Inheritance::default());
+        let bound = bound.and_then(|sockets| {
+            let held = hold(new.iter().copied(), &sockets)?;
+            Ok((sockets, held))
+        });
+        bound.map_err(|error: StartError| NotPrepared::Refused(format!("{error}\n")))
     }
-}
-
-/// A hash of everything a generation was made from: the texts, and the files they name.
-pub(super) fn fingerprint(generation: &Generation) -> Vec<u8> {
-    let Config { sources, .. } = &generation.config;
-    let mut hash = Context::new(&SHA256);
-    let mut add = |name: &str, text: &[u8]| {
-        for part in [name.as_bytes(), text] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-    };
-    for source in &sources.files {
-        add(&source.name, source.text.as_bytes());
-    }
-    for file in generation.files() {
-        // One that cannot be read any more is different from what it was.
-        add(&file.to_string_lossy(), &std::fs::read(&file).unwrap_or_default());
-    }
-    hash.finish().as_ref().to_vec()
 }

@@ -1,20 +1,34 @@
 //! Everything that can fail before the first connection is taken.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::admin::report::Status;
+use crate::admin::socket::{self, Socket, SocketError};
 use crate::config;
 use crate::generation::{Generation, Site};
 use crate::net::listen;
 use crate::telemetry::{AccessLog, Metrics};
+use crate::units::display_timestamp;
 use crate::upstream::resolve;
+
+use super::inheritance::Inheritance;
+
+/// A worker's sockets, each with the number of its site.
+pub(super) type Sockets = Vec<(usize, TcpListener)>;
+
+/// The listening sockets once more, by address: what a successor is handed.
+pub(super) type Held = HashMap<SocketAddr, Vec<TcpListener>>;
 
 /// Sockets, bound and listening.
 pub struct Bound {
-    /// One list per worker, in the order of the generation's sites.
-    pub(super) workers: Vec<Vec<TcpListener>>,
+    /// By worker; sites are numbered as in the generation.
+    pub(super) workers: Vec<Sockets>,
     pub(super) admin: Option<TcpListener>,
+    pub(super) socket: Option<Socket>,
 }
 
 /// Why the gateway does not start.
@@ -38,9 +52,15 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The admin socket cannot be had.
+    #[error(transparent)]
+    Socket(SocketError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// A listening socket cannot be duplicated.
+    #[error("cannot duplicate a listening socket: {0}; is the limit on open files reached?")]
+    Duplicate(#[source] io::Error),
 }
 
 fn hint(error: &io::Error, address: SocketAddr) -> String {
@@ -58,26 +78,41 @@ fn hint(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// Binds every listener once per worker, and the admin listener.
+/// Binds every listener once per worker, and the admin listener. What was inherited is used as it
+/// is, because connections may wait in it; what is not needed of it is left in `inheritance`.
 ///
 /// # Errors
 ///
 /// [`StartError::Bind`] for the first address that cannot be had.
-pub fn bind(generation: &Generation) -> Result<Bound, StartError> {
+pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bound, StartError> {
     let config = &generation.config;
     let all: Vec<_> = generation.sites.iter().collect();
-    let workers = bind_sites(generation, &all, config.gateway.workers, &|_| true)?;
+    let workers = bind_sites(generation, &all, (config.gateway.workers, &|_| false), inheritance)?;
     let admin = config.admin.as_ref().map(|admin| {
-        listen::probe(admin.listen).and_then(|()| listen::bind(admin.listen)).map_err(|source| {
+        let free = |()| listen::bind(admin.listen);
+        match inheritance.take(admin.listen).pop() {
+            Some(listener) => Ok(listener),
+            None => listen::probe(admin.listen).and_then(free),
+        }
+        .map_err(|source| {
             let place = config.sources.locate(admin.place);
             StartError::Bind { address: admin.listen, place, source }
         })
     });
-    Ok(Bound { workers, admin: admin.transpose()? })
+    let admin = admin.transpose()?;
+    // A predecessor still has it.
+    let socket = if inheritance.succeeds() {
+        None
+    } else {
+        socket::open(&config.socket, config.outline.directory()).map_err(StartError::Socket)?
+    };
+    let bound = Bound { workers, admin, socket };
+    inheritance.complain();
+    Ok(bound)
 }
 
-/// Binds these listeners once per worker; the result is by worker, then by listener. `probe` says
-/// for which ports another program has to be looked for: not for those we listen on ourselves.
+/// Binds these listeners once per worker. Another program that has a port is looked for, unless
+/// the port is `ours` or inherited.
 ///
 /// # Errors
 ///
@@ -85,19 +120,56 @@ pub fn bind(generation: &Generation) -> Result<Bound, StartError> {
 pub(super) fn bind_sites(
     generation: &Generation,
     sites: &[&Arc<Site>],
-    workers: usize,
-    probe: &dyn Fn(u16) -> bool,
-) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    (workers, ours): (usize, &dyn Fn(u16) -> bool),
+    inheritance: &mut Inheritance,
+) -> Result<Vec<Sockets>, StartError> {
     let failed = |site: &Site, source| StartError::Bind {
         address: site.address,
         place: generation.config.sources.locate(site.place),
         source,
     };
-    for site in sites.iter().filter(|site| probe(site.address.port())) {
+    let free = |port| !ours(port) && !inheritance.knows(port);
+    for site in sites.iter().filter(|site| free(site.address.port())) {
         listen::probe(site.address).map_err(|error| failed(site, error))?;
     }
-    let one = |site: &&Arc<Site>| listen::bind(site.address).map_err(|error| failed(site, error));
-    (0..workers).map(|_| sites.iter().map(one).collect()).collect()
+    let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for (number, site) in sites.iter().enumerate() {
+        let mut sockets = inheritance.take(site.address);
+        while sockets.len() < workers {
+            sockets.push(another(site.address, &sockets).map_err(|error| failed(site, error))?);
+        }
+        // There may be more than workers, and each may have connections waiting in it.
+        for (index, socket) in sockets.into_iter().enumerate() {
+            if let Some(worker) = by_worker.get_mut(index % workers) {
+                worker.push((number, socket));
+            }
+        }
+    }
+    Ok(by_worker)
+}
+
+/// Duplicates of sockets, by the addresses of their sites.
+pub(super) fn hold<'a>(
+    sites: impl IntoIterator<Item = &'a Arc<Site>>,
+    workers: &[Sockets],
+) -> Result<Held, StartError> {
+    let sites: Vec<_> = sites.into_iter().map(|site| site.address).collect();
+    let mut held = Held::new();
+    for (number, socket) in workers.iter().flatten() {
+        let Some(address) = sites.get(*number) else { continue };
+        let duplicate = socket.try_clone().map_err(StartError::Duplicate)?;
+        held.entry(*address).or_default().push(duplicate);
+    }
+    Ok(held)
+}
+
+/// One more socket for an address. Where a service manager opened the first without
+/// `SO_REUSEPORT`, workers share it.
+fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListener> {
+    match sockets.first() {
+        Some(first) if !socket2::SockRef::from(first).reuse_port()? => first.try_clone(),
+        _ => listen::bind(address),
+    }
 }
 
 /// Looks up every endpoint's name once. What cannot be resolved is said, and tried again later: a
@@ -113,6 +185,18 @@ pub fn resolve_names(generation: &Generation) {
                 );
             }
         }
+    }
+}
+
+/// How the gateway is before it has done anything.
+pub(super) fn first_status(directory: &Path) -> Status {
+    let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: display_timestamp(jiff::Timestamp::now().as_second()),
+        directory: directory.display().to_string(),
+        ..Status::default()
     }
 }
 

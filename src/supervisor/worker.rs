@@ -4,17 +4,22 @@ use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::generation::Site;
+use crate::generation::site::Carried;
 use crate::net::Phase;
 use crate::net::admission::Admission;
 use crate::reverse::{Service, Worker, accept};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
+use crate::telemetry::recent::Seen;
+
+use super::systemd::Pulse;
 
 /// How long tasks get to end by themselves when a worker cuts.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -36,6 +41,17 @@ pub(super) enum Command {
     Close(SocketAddr),
     /// The configuration has changed; the identities of its endpoints, sorted.
     Reloaded(Arc<[u64]>),
+    /// Say what is open.
+    Census(mpsc::UnboundedSender<Census>),
+    /// Show with this number that you are alive.
+    Beat(u64),
+}
+
+/// What a worker has open, and what it was asked of late.
+#[derive(Default)]
+pub(super) struct Census {
+    pub(super) tunnels: Vec<Carried>,
+    pub(super) recent: Vec<Seen>,
 }
 
 /// What a worker thread is started with.
@@ -43,8 +59,11 @@ pub(super) struct Seed {
     pub(super) sockets: Vec<(TcpListener, Shared)>,
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
+    /// How many requests it remembers.
+    pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) ending: mpsc::UnboundedSender<()>,
+    pub(super) pulse: Pulse,
 }
 
 impl Shared {
@@ -78,7 +97,7 @@ pub(super) fn run(seed: Seed) {
 }
 
 async fn work(mut seed: Seed) {
-    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics));
+    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), seed.recent);
     let local = Rc::clone(&worker.local);
     let mut services = Vec::new();
     for (socket, shared) in seed.sockets {
@@ -115,6 +134,12 @@ async fn work(mut seed: Seed) {
                 worker.pool.keep(&endpoints);
                 local.reloaded();
             }
+            Some(Command::Census(answer)) => {
+                let census = Census { tunnels: worker.tunnels.all(), recent: worker.recent.all() };
+                // Whoever asked may have lost patience.
+                let _ = answer.send(census);
+            }
+            Some(Command::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
         }
     }
     worker.lines.flush();

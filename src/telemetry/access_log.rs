@@ -5,11 +5,12 @@
 //! become slow chats.
 
 use std::cell::RefCell;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,10 +26,15 @@ const FLUSH: Duration = Duration::from_millis(200);
 
 /// The writer's end.
 pub struct AccessLog {
-    sender: Option<SyncSender<Batch>>,
+    sender: Option<Arc<SyncSender<Batch>>>,
     writer: Option<JoinHandle<()>>,
     dropped: IntCounter,
+    /// The file it goes to, and one that is to take its place.
+    file: Option<(PathBuf, Next)>,
 }
+
+/// A file that the writer takes up before it writes again.
+type Next = Arc<Mutex<Option<File>>>;
 
 struct Batch {
     bytes: Vec<u8>,
@@ -39,7 +45,7 @@ impl AccessLog {
     /// No access log.
     #[must_use]
     pub fn off(dropped: IntCounter) -> Self {
-        Self { sender: None, writer: None, dropped }
+        Self { sender: None, writer: None, dropped, file: None }
     }
 
     /// To standard output.
@@ -48,7 +54,7 @@ impl AccessLog {
     ///
     /// If no thread can be started.
     pub fn stdout(dropped: IntCounter) -> io::Result<Self> {
-        Self::start(Box::new(io::stdout()), dropped)
+        Self::start(Box::new(io::stdout()), dropped, Next::default())
     }
 
     /// To the end of a file, which is created if need be.
@@ -57,23 +63,32 @@ impl AccessLog {
     ///
     /// If it cannot be opened for appending, or no thread can be started.
     pub fn file(path: &Path, dropped: IntCounter) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
-        Self::start(Box::new(file), dropped)
+        let next = Next::default();
+        let log = Self::start(Box::new(append(path)?), dropped, Arc::clone(&next))?;
+        Ok(Self { file: Some((path.to_owned(), next)), ..log })
     }
 
-    fn start(sink: Box<dyn Write + Send>, dropped: IntCounter) -> io::Result<Self> {
+    fn start(sink: Box<dyn Write + Send>, dropped: IntCounter, next: Next) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
         let lost = dropped.clone();
         let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver, sink, &lost))?;
-        Ok(Self { sender: Some(sender), writer: Some(writer), dropped })
+            .spawn(move || write_all(&receiver, sink, &lost, &next))?;
+        let sender = Some(Arc::new(sender));
+        Ok(Self { sender, writer: Some(writer), dropped, file: None })
     }
 
     /// What a worker thread makes its end from.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { sender: self.sender.clone(), dropped: self.dropped.clone() }
+        Handle { sender: self.sender.as_deref().cloned(), dropped: self.dropped.clone() }
+    }
+
+    /// What opens its file anew.
+    #[must_use]
+    pub fn reopener(&self) -> Reopener {
+        let sender = self.sender.as_ref().map(Arc::downgrade).unwrap_or_default();
+        Reopener { file: self.file.clone(), sender }
     }
 
     /// Waits until everything handed over has been written. All [`Lines`] must be gone by then.
@@ -83,6 +98,42 @@ impl AccessLog {
             let _ = writer.join();
         }
     }
+}
+
+/// Opens the log's file anew, after something has moved it away.
+pub struct Reopener {
+    file: Option<(PathBuf, Next)>,
+    /// Weak, so that it does not keep the writer waiting for more.
+    sender: Weak<SyncSender<Batch>>,
+}
+
+impl Reopener {
+    /// Opens the file under its name, and creates it if need be; what is written from now on goes
+    /// there. Without a file there is nothing to do. Blocks for as long as the system takes to open
+    /// a file.
+    ///
+    /// # Errors
+    ///
+    /// A sentence; the log goes on where it was.
+    pub fn reopen(&self) -> Result<(), String> {
+        let Some((path, next)) = &self.file else { return Ok(()) };
+        let file = append(path).map_err(|error| {
+            format!(
+                "the access log {} cannot be opened anew, and goes on where it was: {error}",
+                path.display()
+            )
+        })?;
+        *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        if let Some(sender) = self.sender.upgrade() {
+            // So that the old file is let go at once. If the queue is full, the writer is awake.
+            let _ = sender.try_send(Batch { bytes: Vec::new(), lines: 0 });
+        }
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
 }
 
 /// A worker's way to the writer, before the worker runs.
@@ -104,8 +155,16 @@ impl Handle {
     }
 }
 
-fn write_all(receiver: &Receiver<Batch>, mut sink: Box<dyn Write + Send>, dropped: &IntCounter) {
+fn write_all(
+    receiver: &Receiver<Batch>,
+    mut sink: Box<dyn Write + Send>,
+    dropped: &IntCounter,
+    next: &Next,
+) {
     while let Ok(batch) = receiver.recv() {
+        if let Some(file) = next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            sink = Box::new(file);
+        }
         if sink.write_all(&batch.bytes).and_then(|()| sink.flush()).is_err() {
             dropped.inc_by(batch.lines);
         }
@@ -236,6 +295,39 @@ mod tests {
         let written = std::fs::read_to_string(path).unwrap();
         assert_eq!(written.lines().count() as u64 + dropped.get(), 5000);
         assert!(written.starts_with("\"n\":0,\n"));
+    }
+
+    #[test]
+    fn goes_on_in_a_new_file_when_the_old_one_was_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+        let log = AccessLog::file(&path, counter()).unwrap();
+        let (lines, reopener) = (log.handle().lines(), log.reopener());
+        lines.add(|out| number(out, "n", 1));
+        lines.flush();
+        while std::fs::read(&path).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&path, &moved).unwrap();
+        reopener.reopen().unwrap();
+        lines.add(|out| number(out, "n", 2));
+        drop((lines, reopener));
+        log.finish();
+        assert_eq!(std::fs::read_to_string(moved).unwrap(), "\"n\":1,\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "\"n\":2,\n");
+    }
+
+    #[test]
+    fn stays_where_it_is_if_there_is_no_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("below").join("access.log");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let log = AccessLog::file(&path, counter()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(path.parent().unwrap()).unwrap();
+        let said = log.reopener().reopen().unwrap_err();
+        assert!(said.contains("goes on where it was"), "{said}");
+        log.finish();
     }
 
     #[test]

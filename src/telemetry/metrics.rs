@@ -45,12 +45,12 @@ pub struct Metrics {
     reloads: IntCounterVec,
     last_reload_successful: IntGauge,
     last_reload_success: IntGauge,
+    config: IntGaugeVec,
+    generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
-    /// Number of the generation that serves.
-    pub generation: IntGauge,
     /// Generations of which something is in use.
     pub generations_alive: IntGauge,
 }
@@ -252,6 +252,12 @@ impl Metrics {
                     "Access-log lines lost because the disk was full or slow.",
                 )?,
             )?,
+            config: gauges(
+                &registry,
+                "config_info",
+                "Hash of the configuration that serves; always 1. Equal for gateways that do the same.",
+                &["hash"],
+            )?,
             generation: single(
                 &registry,
                 IntGauge::new(
@@ -263,7 +269,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new(
                     named("config_generations_alive"),
-                    "Configuration generations in memory: the one that serves, and those that requests still use.",
+                    "Configuration generations in memory: the one that serves, the one before it, and those that requests still use.",
                 )?,
             )?,
             registry,
@@ -365,10 +371,22 @@ impl Metrics {
         }
     }
 
-    /// Says that the first configuration was loaded.
+    /// Says which configuration serves: its number and its hash.
+    pub fn serves(&self, number: u64, hash: &str) {
+        self.generation.set(i64::try_from(number).unwrap_or(i64::MAX));
+        self.config.reset();
+        self.config.with_label_values(&[hash]).set(1);
+    }
+
+    /// Says that the first configuration was loaded, or that the one that serves is the wanted one.
     pub fn loaded(&self) {
         self.last_reload_successful.set(1);
         self.last_reload_success.set(jiff::Timestamp::now().as_second());
+    }
+
+    /// Counts a reload that was not tried.
+    pub fn put_off(&self, result: &str) {
+        self.reloads.with_label_values(&[result]).inc();
     }
 
     /// Counts a reload and says how it went.

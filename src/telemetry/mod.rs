@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod lease;
 pub mod metrics;
+pub mod recent;
 pub mod stamp;
 
 pub use access_log::{AccessLog, Lines};

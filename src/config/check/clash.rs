@@ -21,8 +21,9 @@ impl Check<'_> {
         admin: &[Item<AdminFile>],
         profiles: &[Item<ProfileFile>],
     ) {
-        let admin =
-            admin.iter().filter_map(|item| Some((item.place.file, &item.body.as_ref()?.listen)));
+        let admin = admin
+            .iter()
+            .filter_map(|item| Some((item.place.file, item.body.as_ref()?.listen.as_ref()?)));
         let mut by_port: HashMap<u16, Vec<(SocketAddr, Place)>> = HashMap::new();
         for (file, written) in listeners(profiles).chain(admin) {
             let Ok(address) = value::address(&written.value) else { continue };

@@ -20,9 +20,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::{
-    AccessLog, Admin, Certificate, CertificatePair, Config, Gateway, is_loopback,
+    AccessLog, Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, is_loopback,
 };
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
+use super::outline::Outline;
 use super::problem::{Findings, Place, Problem, Sources};
 use super::shape::{Item, Shaped};
 use super::wording;
@@ -30,8 +31,18 @@ use super::wording;
 /// How long a drain may take.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long a process keeps its WebSockets after it was upgraded: a working day.
+const UPGRADE: Duration = Duration::from_secs(12 * 3600);
+
 /// Bounds of the number of workers. More threads than this is a typing mistake.
 const WORKERS: RangeInclusive<u64> = 1..=512;
+
+/// Most requests that are remembered: about 60 MB.
+const RECENT: RangeInclusive<u64> = 0..=100_000;
+
+/// Longest path of a socket, in bytes. The kernel takes 107; the gateway needs some for a name of its
+/// own beside it.
+const LONGEST_SOCKET: usize = 90;
 
 /// The state of one check.
 pub(super) struct Check<'a> {
@@ -56,6 +67,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     let mut check = Check { dir, file: 0, found };
     let gateway = check.gateway(&shaped.gateway);
     let admin = check.admin(&shaped.admin);
+    let socket = check.socket(&shaped.admin);
     let mut certificate_names = check.names("certificate", &shaped.certificates);
     let mut upstream_names = check.names("upstream", &shaped.upstreams);
     let certificates: Option<Vec<_>> =
@@ -73,8 +85,10 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     }
     Some(Config {
         sources: Sources::default(),
+        outline: Outline::default(),
         gateway,
         admin: admin?,
+        socket,
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
@@ -202,6 +216,18 @@ impl Check<'_> {
                 DRAIN,
                 Duration::ZERO..=value::HOURS_24,
             ),
+            recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT),
+            reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
+            drain_delay: self.duration(
+                body.drain_delay.as_ref(),
+                Duration::ZERO,
+                Duration::ZERO..=Duration::from_secs(600),
+            ),
+            upgrade_timeout: self.duration(
+                body.upgrade_timeout.as_ref(),
+                UPGRADE,
+                Duration::ZERO..=value::HOURS_24,
+            ),
         }
     }
 
@@ -244,8 +270,9 @@ impl Check<'_> {
         let Some(item) = items.first() else { return Some(None) };
         self.file = item.place.file;
         let body = item.body.as_ref()?;
-        let listen = self.address(&body.listen)?;
-        let place = self.place(&body.listen);
+        let Some(written) = &body.listen else { return Some(None) };
+        let listen = self.address(written)?;
+        let place = self.place(written);
         let exposed = body.expose.as_ref().is_some_and(|expose| expose.value);
         if !is_loopback(listen.ip()) && !exposed {
             let message = format!("the admin listener on {listen} can be reached from other hosts");
@@ -258,6 +285,39 @@ impl Check<'_> {
             );
         }
         Some(Some(Admin { place, listen }))
+    }
+
+    fn socket(&mut self, items: &[Item<AdminFile>]) -> AdminSocket {
+        let written = items.first().and_then(|item| item.body.as_ref()?.socket.as_ref());
+        let (Some(written), Some(item)) = (written, items.first()) else {
+            return AdminSocket::Usual;
+        };
+        self.file = item.place.file;
+        if written.value == "off" {
+            return AdminSocket::Off;
+        }
+        let (path, place) = (value::join(self.dir, &written.value), self.place(written));
+        let problem = if !written.value.contains('/') {
+            Some(("neither a path nor \"off\"", format!("write `./{}`", written.value)))
+        } else if path.as_os_str().len() > LONGEST_SOCKET {
+            Some((
+                "too long for a socket",
+                format!(
+                    "use at most {LONGEST_SOCKET} bytes, the configuration directory included if it is relative"
+                ),
+            ))
+        } else if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
+            let help = "create the directory that it is to be in".to_owned();
+            Some(("its directory does not exist, or it is a directory itself", help))
+        } else {
+            None
+        };
+        if let Some((label, help)) = problem {
+            let message = format!("`{}` cannot be the admin socket", written.value);
+            let problem = Problem::error("admin.socket", place, message);
+            self.found.push(problem.with_label(label).with_help(help));
+        }
+        AdminSocket::At { path, place }
     }
 
     fn certificate(&mut self, item: &Item<CertificateFile>) -> Option<Certificate> {

@@ -78,7 +78,7 @@ impl<T: Io> Conn<T> {
                 }
             }
             let due = self.alarm.poll(cx).is_ready();
-            match (begun, due || (!begun && service.is_going())) {
+            match (begun, due || (!begun && service.closes_idle())) {
                 (_, false) => Poll::Pending,
                 (true, true) => Poll::Ready(Err(Reason::HeaderTimeout)),
                 (false, true) => Poll::Ready(Ok(None)),

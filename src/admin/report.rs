@@ -1,0 +1,287 @@
+//! What the gateway answers to those who run it, as the admin listener sends it and the commands
+//! read it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+/// Most attempts that are remembered.
+const REMEMBERED: usize = 50;
+
+/// Longest text of problems that is remembered of an attempt, in bytes. Whoever asked got all of it.
+const LONGEST_PROBLEMS: usize = 8 * 1024;
+
+/// What came of an attempt to change the configuration.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It is in force.
+    Applied,
+    /// There was nothing to do.
+    Unchanged,
+    /// It is not in force, and everything is as it was.
+    Refused,
+    /// It was in force already, and stays.
+    Confirmed,
+}
+
+impl Verdict {
+    /// The word for it, as in the metric.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+            Self::Confirmed => "confirmed",
+        }
+    }
+}
+
+/// What came of an attempt, for whoever asked for it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Outcome {
+    /// What came of it.
+    pub result: Verdict,
+    /// Number of the generation that serves.
+    pub generation: u64,
+    /// Hash of the configuration that serves.
+    pub config: String,
+    /// One line per change.
+    pub changes: Vec<String>,
+    /// Problems and warnings, drawn.
+    pub problems: String,
+    /// It is undone unless it is confirmed by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+/// A configuration that waits for its confirmation.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Pending {
+    /// When it is undone, as RFC 3339 writes it.
+    pub until: String,
+    /// The generation that serves then.
+    pub back_to: u64,
+}
+
+/// An attempt that is remembered.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Attempt {
+    /// When it ended, as RFC 3339 writes it.
+    pub time: String,
+    /// What asked for it: `start`, `files`, `HUP`, `command`, `confirm`, `rollback`.
+    pub trigger: String,
+    /// What came of it.
+    pub result: Verdict,
+    /// Number of the generation that serves since.
+    pub generation: u64,
+    /// Hash of the configuration that serves since.
+    pub config: String,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// One line per change.
+    pub changes: Vec<String>,
+    /// Problems and warnings, drawn; the first 8 KiB.
+    pub problems: String,
+}
+
+/// How the gateway is.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started, as RFC 3339 writes it.
+    pub started: String,
+    /// `starting`, `serving` or `draining`.
+    pub phase: String,
+    /// The configuration directory.
+    pub directory: String,
+    /// Number of the generation that serves.
+    pub generation: u64,
+    /// Hash of the configuration that serves.
+    pub config: String,
+    /// It waits for its confirmation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+    /// Keys whose new values only a restart can set.
+    pub needs_restart: Vec<String>,
+    /// The latest attempts to change the configuration, oldest first.
+    pub reloads: VecDeque<Attempt>,
+}
+
+impl Status {
+    /// Remembers an attempt, and forgets the oldest if there are too many.
+    pub fn remember(&mut self, mut attempt: Attempt) {
+        if attempt.problems.len() > LONGEST_PROBLEMS {
+            let mut end = LONGEST_PROBLEMS;
+            while !attempt.problems.is_char_boundary(end) {
+                end -= 1;
+            }
+            attempt.problems.truncate(end);
+            attempt.problems.push_str("…\n");
+        }
+        if self.reloads.len() == REMEMBERED {
+            self.reloads.pop_front();
+        }
+        self.reloads.push_back(attempt);
+    }
+}
+
+/// What a directory would change in the running gateway.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Plan {
+    /// The directory.
+    pub directory: String,
+    /// Why it would be refused, drawn; or the warnings it would be applied with.
+    pub problems: String,
+    /// It would be refused, and nothing would change.
+    pub refused: bool,
+    /// Number of the generation that serves.
+    pub generation: u64,
+    /// Hash of the configuration that serves.
+    pub config: String,
+    /// Hash of the directory's; empty if it would be refused.
+    pub new_config: String,
+    /// What is different.
+    pub items: Vec<Change>,
+    /// How many items of each kind stay as they are.
+    pub kept: BTreeMap<String, usize>,
+    /// What is open now.
+    pub open: Open,
+    /// Requests of late that would be answered differently.
+    pub requests: Requests,
+}
+
+/// What a change takes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// What is served is exchanged; sockets and connections stay.
+    Swap,
+    /// A socket is bound, or closed to new connections.
+    Rebind,
+    /// Only a restart can do it; until then the old value counts.
+    NeedsRestart,
+}
+
+/// What happens to an item.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// Some of its keys are different.
+    Changed,
+}
+
+/// An item that is different.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Change {
+    /// What it takes.
+    pub means: Means,
+    /// What happens to it.
+    pub how: How,
+    /// What it is: `route /ccm/ GET (internet)`.
+    pub what: String,
+    /// Where it is now, `file:line`; empty if it is new.
+    pub old_place: String,
+    /// Where it will be, `file:line`; empty if it is gone.
+    pub new_place: String,
+    /// Its keys that are different, if it is changed.
+    pub keys: Vec<Key>,
+    /// What is open there.
+    pub open: Open,
+}
+
+/// A key that is different.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Key {
+    /// Its name.
+    pub key: String,
+    /// Its value now, as TOML; `None`: the default.
+    pub old: Option<String>,
+    /// Its value then, as TOML; `None`: the default.
+    pub new: Option<String>,
+    /// Where it is now, `file:line`; empty if it is not there.
+    pub old_place: String,
+    /// Where it will be, `file:line`; empty if it is not there.
+    pub new_place: String,
+}
+
+/// What is open, in all or at an item.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Open {
+    /// Client connections.
+    pub connections: u64,
+    /// Requests being served. They end as they began.
+    pub requests: u64,
+    /// WebSockets.
+    pub websockets: u64,
+    /// WebSockets that would be closed, because they would not be allowed any more.
+    pub closing: u64,
+}
+
+impl Open {
+    /// Whether there is anything.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// Requests of late, asked again.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Requests {
+    /// How many were looked at.
+    pub looked_at: usize,
+    /// How many would be answered differently.
+    pub different: usize,
+    /// Those, most frequent first; at most 100 kinds.
+    pub kinds: Vec<Rerouted>,
+}
+
+/// Equal requests that would be answered differently.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rerouted {
+    /// How many.
+    pub count: usize,
+    /// The method; `WS` for a WebSocket.
+    pub method: String,
+    /// The path, without query.
+    pub path: String,
+    /// What is done with it now.
+    pub old: String,
+    /// What would be done with it.
+    pub new: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_is_bounded() {
+        let mut status = Status::default();
+        for number in 0..120 {
+            status.remember(Attempt {
+                time: String::new(),
+                trigger: "files".to_owned(),
+                result: Verdict::Refused,
+                generation: number,
+                config: String::new(),
+                milliseconds: 0,
+                changes: Vec::new(),
+                problems: "ä".repeat(5000),
+            });
+        }
+        assert_eq!(status.reloads.len(), REMEMBERED);
+        assert_eq!(status.reloads[0].generation, 70);
+        let problems = &status.reloads[0].problems;
+        assert!(problems.len() < LONGEST_PROBLEMS + 8 && problems.ends_with("…\n"));
+    }
+}

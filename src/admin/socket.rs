@@ -1,0 +1,246 @@
+//! The admin socket: how commands on this host reach the gateway, and which one.
+//!
+//! Every configuration directory has a usual place for it, which gateway and commands find alike,
+//! without reading a file: a gateway whose configuration was just broken must still be asked. The
+//! permissions of the file let its owner in; who comes in is checked once more, by the kernel's
+//! word for it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::config::AdminSocket;
+use crate::units::display_hex;
+
+/// Where a service of the system has its sockets.
+const SYSTEM: &str = "/run/app-gateway";
+
+/// The configuration directory whose socket has the plainest name.
+const MAIN: &str = "/etc/app-gateway";
+
+/// A bound socket. When it is dropped, its file goes, if it is still the same one.
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file.
+    file: (u64, u64),
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody listens on it.
+    #[error("the admin socket {path} is taken by a running gateway{}", process(*pid))]
+    Taken {
+        /// Its path.
+        path: PathBuf,
+        /// The process that listens.
+        pid: Option<i32>,
+    },
+    /// There is something else at its path.
+    #[error(
+        "the admin socket cannot be {0}: there is something else; move it away, or set `admin.socket`"
+    )]
+    NoSocket(PathBuf),
+    /// The system says no.
+    #[error("cannot listen on the admin socket {path}: {source}")]
+    System {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn process(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+/// Where the socket of a configuration directory usually is, best first: for services of the system,
+/// and for what a user starts.
+#[must_use]
+pub fn usual(directory: &Path) -> Vec<PathBuf> {
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    let name = if directory == Path::new(MAIN) {
+        "admin.sock".to_owned()
+    } else {
+        let hash = digest(&SHA256, directory.as_os_str().as_encoded_bytes());
+        let digits = display_hex(hash.as_ref().get(..6).unwrap_or_default());
+        format!("admin-{digits}.sock")
+    };
+    let user =
+        std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("app-gateway"));
+    let places = [Some(PathBuf::from(SYSTEM)), user.filter(|dir| dir.is_absolute())];
+    places.into_iter().flatten().map(|place| place.join(&name)).collect()
+}
+
+/// Opens the socket that is wished for. `None`: there is none, because none is wished for, or
+/// because the usual places cannot be had, which is said in the log and keeps nobody from starting.
+/// Blocks.
+///
+/// # Errors
+///
+/// [`SocketError`] if a socket that was asked for by its path cannot be had.
+pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<Socket>, SocketError> {
+    match wish {
+        AdminSocket::Off => Ok(None),
+        AdminSocket::At { path, .. } => bind(path).map(Some),
+        AdminSocket::Usual => {
+            let mut why = None;
+            for path in usual(directory) {
+                let bound = path.parent().map(make_directory).transpose();
+                let bound =
+                    bound.map_err(|source| SocketError::System { path: path.clone(), source });
+                match bound.and_then(|_| bind(&path)) {
+                    Ok(socket) => return Ok(Some(socket)),
+                    Err(error @ SocketError::Taken { .. }) => {
+                        tracing::warn!(
+                            "{error}; commands on this host reach that one, and this one only over `admin.listen`"
+                        );
+                        return Ok(None);
+                    }
+                    Err(error) => why = why.or(Some(error)),
+                }
+            }
+            if let Some(why) = why {
+                tracing::info!("{why}; commands on this host use `admin.listen`");
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Binds a socket. One that a dead process left behind is replaced. Blocks.
+///
+/// # Errors
+///
+/// [`SocketError`].
+pub fn bind(path: &Path) -> Result<Socket, SocketError> {
+    let failed = |source| SocketError::System { path: path.to_owned(), source };
+    if let Ok(there) = fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            return Err(SocketError::NoSocket(path.to_owned()));
+        }
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+            Ok(other) => {
+                let peer = rustix::net::sockopt::socket_peercred(&other).ok();
+                let pid = peer.map(|peer| peer.pid.as_raw_nonzero().get());
+                return Err(SocketError::Taken { path: path.to_owned(), pid });
+            }
+        }
+    }
+    // Under a name of our own until nobody else may use it; taking the place of what is there is
+    // then one step.
+    let mut own = path.as_os_str().to_owned();
+    own.push(format!(".{}", std::process::id()));
+    let own = PathBuf::from(own);
+    let _ = fs::remove_file(&own);
+    let listener = UnixListener::bind(&own).map_err(failed)?;
+    let placed = (|| {
+        fs::set_permissions(&own, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let file = fs::symlink_metadata(&own)?;
+        fs::rename(&own, path)?;
+        Ok((file.dev(), file.ino()))
+    })();
+    match placed {
+        Ok(file) => Ok(Socket { listener, path: path.to_owned(), file }),
+        Err(error) => {
+            let _ = fs::remove_file(&own);
+            Err(failed(error))
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().mode(0o755).create(path)
+}
+
+impl Socket {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The listening end; the file stays until `self` is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if there is no descriptor left.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Another gateway may have taken the place over.
+        let same = fs::symlink_metadata(&self.path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == self.file);
+        if same {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_for_its_owner_and_goes_with_its_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let socket = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_dead_one_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = bind(&path).unwrap();
+        let taken = bind(&path).err().unwrap().to_string();
+        assert!(taken.contains(&format!("process {}", std::process::id())), "{taken}");
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+    }
+
+    #[test]
+    fn what_took_its_place_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let socket = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "other").unwrap();
+        drop(socket);
+        assert_eq!(fs::read(&path).unwrap(), b"other");
+        assert!(matches!(bind(&path), Err(SocketError::NoSocket(_))));
+    }
+
+    #[test]
+    fn a_directory_has_one_name_however_it_is_spelt() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let spelt = dir.path().join(".").join("..").join(dir.path().file_name().unwrap());
+        assert_eq!(usual(dir.path()), usual(&spelt));
+        assert_ne!(usual(dir.path()), usual(other.path()));
+    }
+}

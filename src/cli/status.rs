@@ -1,0 +1,101 @@
+//! `app-gateway status`: how the running gateway is, and how it came to be so.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::admin::Question;
+use crate::admin::report::{Attempt, Status, Verdict};
+
+use super::ask::ask;
+use super::{say, say_wrong, shortened};
+
+/// For the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Attempts shown; the JSON has all that are remembered.
+const SHOWN: usize = 10;
+
+/// Columns.
+const WIDTH: usize = 80;
+
+pub(super) fn status(directory: &Path, json: bool) -> ExitCode {
+    let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
+    match answer.and_then(|answer| answer.json::<Status>()) {
+        Ok(status) if json => {
+            say(&format!("{:#}\n", serde_json::json!(status)));
+            ExitCode::SUCCESS
+        }
+        Ok(status) => {
+            say(&text(&status));
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            say_wrong(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<14}{value}");
+    };
+    line(
+        "gateway",
+        &format!("{}, version {}, process {}", status.phase, status.version, status.pid),
+    );
+    line("since", &status.started);
+    line("directory", &status.directory);
+    line("generation", &format!("{}, configuration {}", status.generation, status.config));
+    if let Some(pending) = &status.pending {
+        line(
+            "on trial",
+            &format!("until {}, then generation {} again", pending.until, pending.back_to),
+        );
+        line("", "keep it: app-gateway confirm; undo it now: app-gateway rollback");
+    }
+    if !status.needs_restart.is_empty() {
+        line("needs restart", &status.needs_restart.join(", "));
+    }
+    out.push_str(
+        "\ntime                  trigger   result     generation  configuration     took\n",
+    );
+    let skipped = status.reloads.len().saturating_sub(SHOWN);
+    for attempt in status.reloads.iter().skip(skipped) {
+        let _ = writeln!(
+            out,
+            "{:<20}  {:<8}  {:<9}  {:>10}  {:<13} {:>5} ms",
+            attempt.time,
+            attempt.trigger,
+            attempt.result.word(),
+            attempt.generation,
+            attempt.config,
+            attempt.milliseconds
+        );
+        if let Some(summary) = summary(attempt) {
+            let _ = writeln!(out, "  {}", shortened(&summary, WIDTH - 2));
+        }
+    }
+    let last = status.reloads.back().filter(|last| last.result == Verdict::Refused);
+    if let Some(last) = last {
+        let _ = write!(out, "\nthe last one was refused:\n\n{}", last.problems);
+    }
+    out
+}
+
+/// What an attempt was about, in one line.
+fn summary(attempt: &Attempt) -> Option<String> {
+    let first = match attempt.result {
+        Verdict::Refused => attempt.problems.lines().find(|line| !line.is_empty()),
+        _ => attempt.changes.first().map(String::as_str),
+    }?;
+    let more = attempt.changes.len().saturating_sub(1);
+    if attempt.result == Verdict::Refused || more == 0 {
+        return Some(first.to_owned());
+    }
+    Some(format!("{} changes: {first}, …", more + 1))
+}

@@ -1,0 +1,66 @@
+//! Where a gateway that runs on a directory can be asked, however broken the directory is.
+//!
+//! A command that finds a mistake in a file must still find the gateway, which is where a refusal
+//! is counted. So this reads the one table it needs, from whatever can be parsed.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::expand::{Env, expand};
+use super::problem::Findings;
+use super::read;
+
+/// What `[admin]` says, as far as it can be read.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Doors {
+    /// `socket`, if it is a path.
+    pub socket: Option<PathBuf>,
+    /// `listen`.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Reads `[admin]` from the files of `dir`. Never fails; what cannot be read is not there.
+#[must_use]
+pub fn doors(dir: &Path, env: Env<'_>) -> Doors {
+    let mut doors = Doors::default();
+    for path in read::list(dir).unwrap_or_default() {
+        // Opening a named pipe would wait for somebody to write into it.
+        if !fs::metadata(&path).is_ok_and(|there| there.is_file()) {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let (root, _) = DeTable::parse_recoverable(&text);
+        let mut root = root.into_inner();
+        expand(&mut root, 0, env, &mut Findings::default());
+        let Some(admin) = root.get("admin").and_then(|admin| admin.get_ref().as_table()) else {
+            continue;
+        };
+        let text = |key: &str| admin.get(key).and_then(|value| value.get_ref().as_str());
+        let socket = text("socket").filter(|path| path.contains('/'));
+        doors.socket = doors.socket.or(socket.map(|path| dir.join(path)));
+        doors.listen = doors.listen.or(text("listen").and_then(|listen| listen.parse().ok()));
+    }
+    doors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_them_in_broken_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = |name: &str| (name == "PORT").then(|| "9145".to_owned());
+        let text = "[admin]\nlisten = \"127.0.0.1:${PORT}\"\nsocket = \"./a.sock\"\n\n[gateway\nworkers = = 2\n";
+        fs::write(dir.path().join("a.toml"), text).unwrap();
+        fs::write(dir.path().join("b.toml"), b"\xff").unwrap();
+        assert!(super::super::load(dir.path(), &env).is_err());
+        let found = doors(dir.path(), &env);
+        assert_eq!(found.listen, Some(SocketAddr::from(([127, 0, 0, 1], 9145))));
+        assert_eq!(found.socket, Some(dir.path().join("./a.sock")));
+        assert_eq!(doors(Path::new("/nowhere"), &env), Doors::default());
+    }
+}

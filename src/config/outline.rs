@@ -1,0 +1,351 @@
+//! What the files say, item by item: for telling two configurations apart in the operator's words.
+//!
+//! Taken from the parsed files after the environment was put in, and not from what they mean: so a
+//! key that is added tomorrow is compared too, every difference has a line, and two directories
+//! that say the same have the same outline, whatever their comments, order and file names are.
+//!
+//! In: parsed files. Out: named items with their keys. Never: knows what a key does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::Place;
+
+/// The keys that tell the tables of an array apart. Tables without one are keys of their item.
+const NAMING: [&str; 3] = ["path", "listen", "name"];
+
+/// What a key has in its name if its value is not to be shown.
+const SECRET: [&str; 4] = ["password", "secret", "token", "credential"];
+
+/// Everything the files of a directory say.
+#[derive(Debug, Default)]
+pub struct Outline {
+    directory: PathBuf,
+    items: BTreeMap<Name, Item>,
+}
+
+/// What an item is called.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Name {
+    /// `gateway`, `upstream`, `route`, …
+    pub kind: String,
+    /// What it is in: the profile of a route; empty for what stands alone.
+    pub within: String,
+    /// Name, path or address; empty where there is only one of the kind.
+    pub name: String,
+    /// What else tells it apart: the methods of a route.
+    pub further: String,
+}
+
+/// A table, or several of one name.
+#[derive(Debug)]
+pub struct Item {
+    /// Where it begins.
+    pub place: Place,
+    /// Its keys, those of tables in it with dots.
+    pub keys: BTreeMap<String, Value>,
+}
+
+/// The value of a key.
+#[derive(Debug)]
+pub struct Value {
+    /// Where it is written.
+    pub place: Place,
+    /// As TOML.
+    written: String,
+    /// The text, if it is one: it may name a file.
+    text: Option<String>,
+    secret: bool,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        for part in [&self.name, &self.further].into_iter().filter(|part| !part.is_empty()) {
+            write!(f, " {part}")?;
+        }
+        if self.within.is_empty() { Ok(()) } else { write!(f, " ({})", self.within) }
+    }
+}
+
+impl Value {
+    /// As TOML, secrets included: for comparing.
+    #[must_use]
+    pub fn exact(&self) -> &str {
+        &self.written
+    }
+
+    /// For people: without passwords.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        if self.secret { "(secret)".to_owned() } else { without_credentials(&self.written) }
+    }
+}
+
+impl Outline {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), items: BTreeMap::new() }
+    }
+
+    /// The directory it is of.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The items, in the order of their names.
+    pub fn items(&self) -> impl Iterator<Item = (&Name, &Item)> {
+        self.items.iter()
+    }
+
+    /// The item of this name.
+    #[must_use]
+    pub fn item(&self, name: &Name) -> Option<&Item> {
+        self.items.get(name)
+    }
+
+    /// The path of the file that a value names, if it is one.
+    #[must_use]
+    pub fn file(&self, value: &Value) -> Option<PathBuf> {
+        value.text.as_ref().map(|text| self.directory.join(text).components().collect())
+    }
+
+    /// Adds what a file says.
+    pub(super) fn add(&mut self, file: u16, root: &DeTable<'_>) {
+        for (key, value) in root {
+            let kind = key.get_ref().as_ref();
+            let DeValue::Table(table) = value.get_ref() else { continue };
+            let place = Place::of(file, &value.span());
+            let named = !table.is_empty() && table.iter().all(|(_, v)| v.get_ref().is_table());
+            if !named || kind == "gateway" || kind == "admin" {
+                let name = Name::alone(kind, "");
+                self.table(&name, (file, place), table);
+                continue;
+            }
+            for (key, value) in table {
+                let DeValue::Table(table) = value.get_ref() else { continue };
+                let name = Name::alone(kind, key.get_ref());
+                self.table(&name, (file, Place::of(file, &value.span())), table);
+            }
+        }
+    }
+
+    fn table(&mut self, name: &Name, (file, place): (u16, Place), table: &DeTable<'_>) {
+        let item =
+            self.items.entry(name.clone()).or_insert_with(|| Item { place, keys: BTreeMap::new() });
+        if item.keys.is_empty() {
+            item.place = place;
+        }
+        for (key, value) in table {
+            let key = key.get_ref().as_ref();
+            match value.get_ref() {
+                DeValue::Array(list) if !list.is_empty() && list.iter().all(names_itself) => {
+                    for value in list {
+                        let DeValue::Table(table) = value.get_ref() else { continue };
+                        let part = Name::part(name, key, table);
+                        let place = Place::of(file, &value.span());
+                        self.table(&part, (file, place), table);
+                    }
+                }
+                _ => {
+                    if let Some(item) = self.items.get_mut(name) {
+                        item.key(key, file, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Name {
+    fn alone(kind: &str, name: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            within: String::new(),
+            further: String::new(),
+        }
+    }
+
+    /// A table of the array `key` of `owner`.
+    fn part(owner: &Self, key: &str, table: &DeTable<'_>) -> Self {
+        let text = |key: &str| table.get(key).and_then(|v| v.get_ref().as_str()).unwrap_or("");
+        let name = NAMING.iter().map(|key| text(key)).find(|text| !text.is_empty());
+        let methods = table.get("methods").and_then(|v| v.get_ref().as_array());
+        let methods = methods.into_iter().flatten().filter_map(|v| v.get_ref().as_str());
+        let mut further = methods.collect::<Vec<_>>().join(",");
+        if table.get("exact").is_some_and(|v| v.get_ref().as_bool() == Some(true)) {
+            further.push_str(if further.is_empty() { "exact" } else { " exact" });
+        }
+        Self {
+            kind: key.to_owned(),
+            name: name.unwrap_or_default().to_owned(),
+            within: if owner.name.is_empty() { owner.kind.clone() } else { owner.name.clone() },
+            further,
+        }
+    }
+}
+
+impl Item {
+    /// Takes a key up, or the keys of the table it is.
+    fn key(&mut self, key: &str, file: u16, value: &Spanned<DeValue<'_>>) {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                for (inner, value) in table {
+                    self.key(&format!("{key}.{}", inner.get_ref()), file, value);
+                }
+            }
+            DeValue::Array(list)
+                if !list.is_empty() && list.iter().all(|v| v.get_ref().is_table()) =>
+            {
+                for (index, value) in list.iter().enumerate() {
+                    self.key(&format!("{key}.{}", index + 1), file, value);
+                }
+            }
+            plain => {
+                let last = key.rsplit('.').next().unwrap_or(key);
+                let secret = SECRET.iter().any(|word| last.contains(word));
+                let value = Value {
+                    place: Place::of(file, &value.span()),
+                    written: written(plain),
+                    text: plain.as_str().map(str::to_owned),
+                    // A file that holds one may be named.
+                    secret: secret && !last.ends_with("-file"),
+                };
+                self.keys.insert(key.to_owned(), value);
+            }
+        }
+    }
+}
+
+fn names_itself(value: &Spanned<DeValue<'_>>) -> bool {
+    let DeValue::Table(table) = value.get_ref() else { return false };
+    NAMING.iter().any(|key| table.get(*key).is_some_and(|value| value.get_ref().is_str()))
+}
+
+/// A value as TOML, on one line.
+fn written(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(list) => {
+            let list: Vec<_> = list.iter().map(|value| written(value.get_ref())).collect();
+            format!("[{}]", list.join(", "))
+        }
+        DeValue::Table(table) => {
+            let mut out = String::from("{");
+            for (key, value) in table {
+                // Writing to a String cannot fail.
+                let _ = write!(out, " {} = {},", key.get_ref(), written(value.get_ref()));
+            }
+            out.push_str(" }");
+            out
+        }
+    }
+}
+
+/// `https://user:password@host` without what stands before the `@`.
+fn without_credentials(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after.find(['/', '"', ' ']).unwrap_or(after.len());
+        let (authority, after) = after.split_at(end);
+        out.push_str(before);
+        out.push_str("://");
+        match authority.rsplit_once('@') {
+            Some((_, host)) => {
+                out.push_str("***@");
+                out.push_str(host);
+            }
+            None => out.push_str(authority),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outline(text: &str) -> Outline {
+        let mut outline = Outline::new(Path::new("/etc/x"));
+        outline.add(0, DeTable::parse(text).unwrap().get_ref());
+        outline
+    }
+
+    fn lines(outline: &Outline) -> Vec<String> {
+        let keys = outline.items().flat_map(|(name, item)| {
+            item.keys.iter().map(move |(key, value)| format!("{name}: {key} = {}", value.shown()))
+        });
+        keys.collect()
+    }
+
+    #[test]
+    fn names_every_item_and_key() {
+        let outline = outline(
+            r#"
+            gateway.workers = 2
+            [certificate.main]
+            pairs = [{ chain = "a.crt", key = "a.key" }, { chain = "b.crt", key = "b.key" }]
+            [profile.lan]
+            hosts = ["a", "b"]
+            limits.streams = 7
+            [[profile.lan.route]]
+            path = "/x/"
+            methods = ["GET", "PUT"]
+            [[profile.lan.listener]]
+            listen = "127.0.0.1:443"
+            [forward]
+            listen = "127.0.0.1:3128"
+            [[forward.rule]]
+            name = "all"
+            "#,
+        );
+        assert_eq!(
+            lines(&outline),
+            [
+                "certificate main: pairs.1.chain = \"a.crt\"",
+                "certificate main: pairs.1.key = \"a.key\"",
+                "certificate main: pairs.2.chain = \"b.crt\"",
+                "certificate main: pairs.2.key = \"b.key\"",
+                "forward: listen = \"127.0.0.1:3128\"",
+                "gateway: workers = 2",
+                "listener 127.0.0.1:443 (lan): listen = \"127.0.0.1:443\"",
+                "profile lan: hosts = [\"a\", \"b\"]",
+                "profile lan: limits.streams = 7",
+                "route /x/ GET,PUT (lan): methods = [\"GET\", \"PUT\"]",
+                "route /x/ GET,PUT (lan): path = \"/x/\"",
+                "rule all (forward): name = \"all\"",
+            ]
+        );
+        let chain =
+            &outline.item(&Name::alone("certificate", "main")).unwrap().keys["pairs.1.chain"];
+        assert_eq!(outline.file(chain), Some(PathBuf::from("/etc/x/a.crt")));
+    }
+
+    #[test]
+    fn shows_no_secret() {
+        let outline = outline(
+            "[upstream.a]\npassword = 'p'\npassword-file = 'f'\nproxy = 'http://u:p@h:1/x'\n",
+        );
+        assert_eq!(
+            lines(&outline),
+            [
+                "upstream a: password = (secret)",
+                "upstream a: password-file = \"f\"",
+                "upstream a: proxy = \"http://***@h:1/x\"",
+            ]
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Passing sockets to another process, with a word about each.
+//!
+//! A pair of connected `SOCK_SEQPACKET` sockets: one packet is one message, at most one descriptor
+//! travels with it (`SCM_RIGHTS`, unix(7)), and the end of either process is the end of the
+//! conversation for the other. One end becomes the other process's standard input, because that is
+//! the one descriptor that can be given to a new process without a number having to be agreed on.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_type};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+
+/// Longest message, in bytes; what is longer is cut off.
+const LONGEST: usize = 60 * 1024;
+/// How long the other side may take to read what is sent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One end of a conversation. Its calls block.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends; the second is for the other process.
+    ///
+    /// # Errors
+    ///
+    /// The system's: out of descriptors.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// The end that was given to this process as its standard input, which is empty from then on.
+    ///
+    /// # Errors
+    ///
+    /// If standard input is something else.
+    pub fn from_stdin() -> io::Result<Self> {
+        let end = io::stdin().as_fd().try_clone_to_owned()?;
+        if socket_type(&end)? != SocketType::SEQPACKET {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a handover's socket"));
+        }
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        Ok(Self(end))
+    }
+
+    /// Sends a message, and a descriptor with it.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `BrokenPipe` if the other process has gone, `WouldBlock` if it does not read.
+    pub fn send(&self, words: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let words = words.as_bytes();
+        let words = words.get(..LONGEST).unwrap_or(words);
+        set_socket_timeout(&self.0, Timeout::Send, Some(PATIENCE))?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let rights = descriptor.as_slice();
+        // There is room for the one descriptor that there can be.
+        let fits = rights.is_empty() || control.push(SendAncillaryMessage::ScmRights(rights));
+        debug_assert!(fits);
+        sendmsg(&self.0, &[IoSlice::new(words)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message, and the descriptor that came with it.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` if the other process has gone, `WouldBlock` if nothing came `within` that
+    /// time.
+    pub fn receive(&self, within: Duration) -> io::Result<(String, Option<OwnedFd>)> {
+        set_socket_timeout(&self.0, Timeout::Recv, Some(within))?;
+        let mut words = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut words)];
+        let received = recvmsg(&self.0, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let mut descriptor = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptor = rights.last();
+            }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            // What does not fit is closed by the kernel: out of descriptors here.
+            return Err(io::Error::other("a descriptor was lost on the way"));
+        }
+        if received.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        words.truncate(received.bytes);
+        Ok((String::from_utf8_lossy(&words).into_owned(), descriptor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn pair() -> (Channel, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        (ours, Channel(theirs))
+    }
+
+    #[test]
+    fn a_listening_socket_goes_over_and_still_listens() {
+        let (here, there) = pair();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        here.send("socket", Some(listener.as_fd())).unwrap();
+        drop(listener);
+        let (words, descriptor) = there.receive(SOON).unwrap();
+        assert_eq!(words, "socket");
+        let listener = TcpListener::from(descriptor.unwrap());
+        assert_eq!(listener.local_addr().unwrap(), address);
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn messages_keep_their_bounds_and_the_end_is_told() {
+        let (here, there) = pair();
+        here.send("one", None).unwrap();
+        here.send(&"x".repeat(100_000), None).unwrap();
+        drop(here);
+        assert_eq!(there.receive(SOON).unwrap().0, "one");
+        assert_eq!(there.receive(SOON).unwrap().0.len(), LONGEST);
+        let end = there.receive(SOON).unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(there.send("late", None).is_err());
+    }
+
+    #[test]
+    fn silence_has_an_end() {
+        let (_here, there) = pair();
+        let silence = there.receive(Duration::from_millis(20)).unwrap_err();
+        assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,104 @@
+//! Answering those who run the gateway: the admin listener and socket, and what comes in over them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::admin::report::Outcome;
+use crate::admin::{self, Ask, Desk, socket};
+use crate::telemetry::access_log::Reopener;
+
+use super::{Gateway, plan, refresh_names};
+
+impl Gateway {
+    /// Takes the admin socket, which a predecessor had until now. Without one the gateway serves all
+    /// the same.
+    pub fn take_socket(&mut self) {
+        let config = &self.reloader.generation.config;
+        match socket::open(&config.socket, &self.reloader.origin.directory) {
+            Ok(socket) => self.socket = socket,
+            Err(error) => tracing::error!("{error}; commands on this host use `admin.listen`"),
+        }
+    }
+
+    /// Starts answering on the admin listener and the admin socket, in tasks that may be aborted.
+    /// What is passed on comes out of the channel.
+    pub(super) fn open_desk(
+        &mut self,
+    ) -> std::io::Result<(mpsc::UnboundedReceiver<Ask>, Vec<JoinHandle<()>>)> {
+        let (asks, asked) = mpsc::unbounded_channel();
+        let mut tasks = Vec::new();
+        let reopener = self.access_log.reopener();
+        let desk = Rc::new(Desk {
+            metrics: Arc::clone(&self.reloader.metrics),
+            health: Arc::clone(&self.health),
+            status: Rc::clone(&self.reloader.status),
+            asks,
+            reopen: Box::new(move || reopener.reopen()),
+        });
+        if let Some(listener) = &self.admin {
+            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            tasks.push(spawn_local(admin::serve(listener, Rc::clone(&desk))));
+        }
+        if let Some(socket) = &self.socket {
+            let path = socket.path().display();
+            tracing::info!("commands on this host reach this gateway at {path}");
+            let listener = tokio::net::UnixListener::from_std(socket.listener()?)?;
+            tasks.push(spawn_local(admin::serve_socket(listener, desk)));
+        }
+        spawn_local(reopen_on_signal(self.access_log.reopener())?);
+        Ok((asked, tasks))
+    }
+
+    /// Does what was asked for over the admin listener. Whoever asked may have gone; the log has
+    /// what came of it.
+    pub(super) async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Reload(confirm, reply) => {
+                self.watch.remember().await;
+                let _ = reply.send(self.reload("command", confirm).await);
+            }
+            Ask::Confirm(reply) => {
+                let _ = reply.send(self.reloader.confirm());
+            }
+            Ask::Rollback(reply) => {
+                let _ = reply.send(self.roll_back().await);
+            }
+            Ask::Plan(directory, reply) => {
+                let planning = plan::Planning {
+                    origin: self.reloader.origin.clone(),
+                    directory,
+                    generation: Arc::clone(&self.reloader.generation),
+                    started: self.reloader.started.clone(),
+                    workers: self.reloader.workers.clone(),
+                };
+                spawn_local(async move { reply.send(planning.plan().await) });
+            }
+        }
+    }
+
+    /// Goes back to what was confirmed last. The files that were tried stay known, so that they are
+    /// not tried again until they change.
+    pub(super) async fn roll_back(&mut self) -> Outcome {
+        let outcome = self.reloader.roll_back().await;
+        refresh_names(Arc::clone(&self.reloader.generation));
+        self.watch.also(self.reloader.generation.files());
+        outcome
+    }
+}
+
+/// Opens the access log anew on every USR1, also while draining.
+fn reopen_on_signal(reopener: Reopener) -> std::io::Result<impl Future<Output = ()>> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    Ok(async move {
+        while asked.recv().await.is_some() {
+            match reopener.reopen() {
+                Ok(()) => tracing::info!("USR1: the access log is open anew"),
+                Err(message) => tracing::error!("USR1: {message}"),
+            }
+        }
+    })
+}

@@ -1,0 +1,253 @@
+//! What a directory would change, told without changing anything: `app-gateway plan`.
+//!
+//! The same steps as a reload, up to the point where sockets would be bound; then every open tunnel
+//! and the latest requests are judged by the new configuration, on a thread that may block.
+//!
+//! In: a directory, and what the workers have open. Out: a [`Plan`]. Never: binds, looks up a name,
+//! or touches a metric.
+
+use std::collections::{HashMap, hash_map};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
+use crate::config::{self, Place, Refused};
+use crate::generation::site::{Action, Asked, Carried};
+use crate::generation::{self, Decision, Generation, Served, Site};
+use crate::message::Reason;
+use crate::telemetry::Metrics;
+use crate::telemetry::recent::Seen;
+
+use super::changes::{self, Difference};
+use super::reload::Origin;
+use super::worker::{Census, Command};
+
+/// How long workers may take to say what they have open.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most kinds of requests that are told.
+const KINDS: usize = 100;
+
+/// Everything that a plan is made from.
+pub(super) struct Planning {
+    pub(super) origin: Origin,
+    /// In place of the origin's own.
+    pub(super) directory: Option<PathBuf>,
+    pub(super) generation: Arc<Generation>,
+    pub(super) started: changes::Fixed,
+    pub(super) workers: Vec<UnboundedSender<Command>>,
+}
+
+impl Planning {
+    /// Makes the plan.
+    pub(super) async fn plan(self) -> Plan {
+        let census = census(&self.workers).await;
+        let failed = self.empty(format!("the plan failed: {}\n", Reason::Internal.sentence()));
+        tokio::task::spawn_blocking(move || self.judge(&census)).await.unwrap_or(failed)
+    }
+
+    fn empty(&self, problems: String) -> Plan {
+        let edition = &self.generation.edition;
+        let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
+        Plan {
+            directory: directory.display().to_string(),
+            refused: true,
+            problems,
+            generation: edition.number(),
+            config: edition.hash().to_owned(),
+            new_config: String::new(),
+            items: Vec::new(),
+            kept: std::collections::BTreeMap::new(),
+            open: Open::default(),
+            requests: Requests::default(),
+        }
+    }
+
+    fn judge(self, census: &Census) -> Plan {
+        let environment = |name: &str| (self.origin.environment)(name);
+        let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
+        // Not the running gateway's: a plan must not add routes to its metrics.
+        let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
+            return self.empty("the plan failed: two metrics have one name\n".to_owned());
+        };
+        let (provider, old) = (&self.origin.provider, &self.generation);
+        let loaded = generation::load(directory, &environment, provider, &metrics, Some(old));
+        let compiled = match loaded {
+            Ok(compiled) => compiled,
+            Err(Refused { sources, problems }) => {
+                return self.empty(config::draw(&sources, &problems, false));
+            }
+        };
+        let new = &compiled.generation;
+        let problems = if compiled.warnings.is_empty() {
+            String::new()
+        } else {
+            config::draw(&new.config.sources, &compiled.warnings, false)
+        };
+        let now = OpenNow::new(old, &census.tunnels, new);
+        let (differences, kept) = changes::between(&self.started, old, new);
+        let items = differences.into_iter().map(|difference| now.at(difference)).collect();
+        Plan {
+            refused: false,
+            new_config: new.hash(),
+            items,
+            kept,
+            open: now.all,
+            requests: rerouted(&census.recent, old, new),
+            ..self.empty(problems)
+        }
+    }
+}
+
+/// What all workers have open. One that does not answer is left out.
+async fn census(workers: &[UnboundedSender<Command>]) -> Census {
+    let (sender, mut answers) = unbounded_channel();
+    for worker in workers {
+        let _ = worker.send(Command::Census(sender.clone()));
+    }
+    drop(sender);
+    let mut all = Census::default();
+    let gather = async {
+        while let Some(mut census) = answers.recv().await {
+            all.tunnels.append(&mut census.tunnels);
+            all.recent.append(&mut census.recent);
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, gather).await;
+    all
+}
+
+/// Whether a reload would close the tunnel, as the tunnel itself finds out after one.
+fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
+    let asked = (&*tunnel.host, &*tunnel.target);
+    let carries =
+        |site: &Arc<Site>| site.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref());
+    !new.heir(&tunnel.place.load()).is_some_and(carries)
+}
+
+/// What is open in the running gateway, by where it is.
+#[derive(Default)]
+struct OpenNow {
+    all: Open,
+    /// By where a route's `path` is written.
+    routes: HashMap<Place, Open>,
+    /// By name.
+    upstreams: HashMap<String, Open>,
+    /// By address.
+    listeners: HashMap<String, Open>,
+}
+
+impl OpenNow {
+    fn new(generation: &Generation, tunnels: &[Carried], new: &Generation) -> Self {
+        let mut now = Self::default();
+        // A tunnel may have been opened under an earlier generation of its route.
+        let mut places = HashMap::new();
+        for site in &generation.sites {
+            let connections = gauge(&site.metrics.active);
+            now.all.connections += connections;
+            now.listeners.entry(site.names.listener.clone()).or_default().connections = connections;
+            let Served::Routes { routes, .. } = &site.served else { continue };
+            for route in routes {
+                places.insert(
+                    (site.names.profile.as_str(), route.account.name.as_str()),
+                    route.place,
+                );
+                // The listeners of a profile share a route's gauge.
+                let hash_map::Entry::Vacant(entry) = now.routes.entry(route.place) else {
+                    continue;
+                };
+                let requests = gauge(&route.account.metrics.in_flight);
+                entry.insert(Open { requests, ..Open::default() });
+                now.all.requests += requests;
+                if let Action::Proxy { upstream, .. } = &route.action {
+                    now.upstreams.entry(upstream.name.to_string()).or_default().requests +=
+                        requests;
+                }
+            }
+        }
+        for tunnel in tunnels {
+            let closes = is_closed(tunnel, new);
+            let count = |open: &mut Open| {
+                open.websockets += 1;
+                open.closing += u64::from(closes);
+            };
+            count(&mut now.all);
+            count(now.upstreams.entry(tunnel.upstream.to_string()).or_default());
+            count(now.listeners.entry(tunnel.names.listener.clone()).or_default());
+            let name = tunnel.route.as_ref().map_or("", |route| route.name.as_str());
+            if let Some(place) = places.get(&(tunnel.names.profile.as_str(), name)) {
+                count(now.routes.entry(*place).or_default());
+            }
+        }
+        now
+    }
+
+    /// The change, with what is open at its item.
+    fn at(&self, difference: Difference<'_>) -> Change {
+        let Difference { mut change, old } = difference;
+        let Some((name, item)) = old else { return change };
+        let open = match name.kind.as_str() {
+            "route" => item.keys.get("path").and_then(|path| self.routes.get(&path.place)),
+            "upstream" => self.upstreams.get(&name.name),
+            "listener" => self.listeners.get(&name.name),
+            _ => None,
+        };
+        change.open = open.copied().unwrap_or_default();
+        change
+    }
+}
+
+fn gauge(gauge: &prometheus::IntGauge) -> u64 {
+    u64::try_from(gauge.get()).unwrap_or_default()
+}
+
+/// Asks both generations about every request.
+fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> Requests {
+    let mut kinds = HashMap::<(String, String, String, String), usize>::new();
+    let mut different = 0;
+    for seen in recent {
+        let (before, after) = (decided(seen, old), decided(seen, new));
+        if before == after {
+            continue;
+        }
+        different += 1;
+        let method = if seen.upgrade { "WS".to_owned() } else { seen.method.to_string() };
+        let path = String::from_utf8_lossy(seen.path()).into_owned();
+        *kinds.entry((method, path, before, after)).or_default() += 1;
+    }
+    let kinds = kinds.into_iter();
+    let mut kinds: Vec<_> = kinds
+        .map(|((method, path, old, new), count)| Rerouted { count, method, path, old, new })
+        .collect();
+    kinds.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.path.cmp(&b.path)));
+    kinds.truncate(KINDS);
+    Requests { looked_at: recent.len(), different, kinds }
+}
+
+/// What a generation does with a request, in words.
+fn decided(seen: &Seen, generation: &Generation) -> String {
+    let Some(site) = generation.sites.iter().find(|site| site.address == seen.listener) else {
+        return "no listener".to_owned();
+    };
+    // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
+    let method = if seen.upgrade { &http::Method::GET } else { &seen.method };
+    let asked = Asked { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
+    match site.decide_asked(&asked) {
+        Ok(Decision::Route(route)) => match &route.action {
+            Action::Proxy { upstream, strip_prefix: Some(prefix), .. } => {
+                format!("route {} to {} without {prefix}", route.account.name, upstream.name)
+            }
+            Action::Proxy { upstream, .. } => {
+                format!("route {} to {}", route.account.name, upstream.name)
+            }
+            Action::Redirect { to, status } => format!("{status} to {to}"),
+            Action::Deny => format!("refused {}", Reason::RouteDenied.word()),
+        },
+        Ok(Decision::AddSlash) => "308 to the same path with /".to_owned(),
+        Ok(Decision::ToHttps(port)) => format!("308 to https, port {port}"),
+        Err(refusal) => format!("refused {} {}", refusal.reason.code(), refusal.reason.word()),
+    }
+}

@@ -1,0 +1,158 @@
+//! The latest requests of a worker, for `plan`: which of them would a new configuration treat
+//! differently?
+//!
+//! A ring of slots that are written over, the worker's own: noting a request copies some hundred
+//! bytes, takes no lock, and once the ring has come round allocates nothing. Of a request only what
+//! routes look at is kept: no query, no field, no client.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+use http::Method;
+
+/// Longest host and path together that are kept, in bytes. What is longer cannot be judged later, so
+/// it is not noted.
+const LONGEST: usize = 512;
+
+/// A request as it is noted.
+pub struct Request<'a> {
+    /// The listener it came to.
+    pub listener: SocketAddr,
+    /// Its method.
+    pub method: &'a Method,
+    /// It asked for a WebSocket.
+    pub upgrade: bool,
+    /// The host it asked for, without port.
+    pub host: &'a str,
+    /// The path it asked for, raw, without query.
+    pub path: &'a [u8],
+}
+
+/// A request as it was noted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Seen {
+    /// The listener it came to.
+    pub listener: SocketAddr,
+    /// Its method.
+    pub method: Method,
+    /// It asked for a WebSocket.
+    pub upgrade: bool,
+    host: usize,
+    /// Host, then path.
+    text: Vec<u8>,
+}
+
+impl Seen {
+    /// The host it asked for, without port.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.text.get(..self.host).unwrap_or_default();
+        std::str::from_utf8(host).unwrap_or_default()
+    }
+
+    /// The path it asked for, raw, without query.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        self.text.get(self.host..).unwrap_or_default()
+    }
+
+    fn write(&mut self, request: &Request<'_>) {
+        self.listener = request.listener;
+        self.method.clone_from(request.method);
+        self.upgrade = request.upgrade;
+        self.host = request.host.len();
+        self.text.clear();
+        self.text.extend_from_slice(request.host.as_bytes());
+        self.text.extend_from_slice(request.path);
+    }
+}
+
+/// See the module.
+pub struct Recent {
+    most: usize,
+    ring: RefCell<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    slots: Vec<Seen>,
+    next: usize,
+}
+
+impl Recent {
+    /// Remembers up to `most` requests; none if that is 0.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, ring: RefCell::default() }
+    }
+
+    /// Notes a request, in place of the oldest if there is no more room.
+    pub fn add(&self, request: &Request<'_>) {
+        if self.most == 0 || request.host.len() + request.path.len() > LONGEST {
+            return;
+        }
+        let mut ring = self.ring.borrow_mut();
+        let next = ring.next;
+        ring.next = if next + 1 < self.most { next + 1 } else { 0 };
+        if let Some(slot) = ring.slots.get_mut(next) {
+            slot.write(request);
+            return;
+        }
+        let mut seen = Seen {
+            listener: request.listener,
+            method: Method::GET,
+            upgrade: false,
+            host: 0,
+            text: Vec::new(),
+        };
+        seen.write(request);
+        ring.slots.push(seen);
+    }
+
+    /// All that are remembered, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Seen> {
+        self.ring.borrow().slots.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(recent: &Recent, path: &str) {
+        recent.add(&Request {
+            listener: SocketAddr::from(([127, 0, 0, 1], 443)),
+            method: &Method::PUT,
+            upgrade: false,
+            host: "a.test",
+            path: path.as_bytes(),
+        });
+    }
+
+    fn paths(recent: &Recent) -> Vec<String> {
+        let text = |seen: &Seen| String::from_utf8_lossy(seen.path()).into_owned();
+        recent.all().iter().map(text).collect()
+    }
+
+    #[test]
+    fn the_oldest_goes_first() {
+        let recent = Recent::new(3);
+        for path in ["/1", "/2", "/3", "/four", "/5"] {
+            add(&recent, path);
+        }
+        assert_eq!(paths(&recent), ["/four", "/5", "/3"]);
+        let all = recent.all();
+        assert_eq!((all[0].host(), &all[0].method), ("a.test", &Method::PUT));
+    }
+
+    #[test]
+    fn room_is_bounded() {
+        let recent = Recent::new(2);
+        add(&recent, &"x".repeat(LONGEST));
+        assert_eq!(paths(&recent), [""; 0]);
+        let none = Recent::new(0);
+        add(&none, "/");
+        assert_eq!(paths(&none), [""; 0]);
+    }
+}

@@ -1,0 +1,375 @@
+// The program replaced while clients are connected: USR2 starts it anew, and nobody may notice.
+
+import { after, before, describe, test } from 'node:test';
+import assert from 'node:assert/strict';
+import https from 'node:https';
+import net from 'node:net';
+import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { WebSocketServer } from 'ws';
+import { openWorld } from './lib/world.mjs';
+import { ask, ask2 } from './lib/ask.mjs';
+import { chatClient, startChat } from './lib/chat.mjs';
+import { dial } from './lib/raw.mjs';
+import { connect2, webSocket2 } from './lib/h2.mjs';
+import { TEXT, frame, unframe } from './lib/frames.mjs';
+import { binary, gatewayOnly, isReference, launch } from './lib/gateway.mjs';
+import { toToml } from './lib/toml.mjs';
+import { inTime, once, tick, until } from './lib/wait.mjs';
+
+const skip = gatewayOnly;
+
+let world, origin, echo, chat, upstreams;
+const held = [];
+
+before(async () => {
+  if (isReference) return;
+  world = await openWorld('upgrade');
+  origin = await world.origin({
+    routes: {
+      '/who': (_req, res) => res.end('origin'),
+      '/half': (_req, res) => { res.writeHead(200, { 'content-length': '10' }); res.write('first'); held.push(res); },
+    },
+  });
+  echo = https.createServer({ key: world.certs.upstream.keyText, cert: world.certs.upstream.crtText });
+  const sockets = new WebSocketServer({ server: echo, perMessageDeflate: false });
+  sockets.on('connection', (ws) => ws.on('error', () => {}).on('message', (data, binary) => ws.send(data, { binary })));
+  await new Promise((done) => echo.listen(0, world.upstreamAddress, done));
+  world.onClose(() => new Promise((done) => { for (const ws of sockets.clients) ws.terminate(); echo.close(done); echo.closeAllConnections(); }));
+  chat = await startChat(world, 4);
+  const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
+  const at = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified });
+  upstreams = { origin: at(origin.port), echo: at(echo.address().port), chat: at(chat.port) };
+});
+after(() => world?.close());
+
+const routes = [
+  { path: '/origin/', upstream: 'origin', 'strip-prefix': '/origin' },
+  { path: '/ws/', upstream: 'echo' },
+  { path: '/socket.io/', upstream: 'chat' },
+];
+
+let number = 0;
+
+/** A gateway started through a link, so that what it is upgraded to can be chosen. Ends with the test, successors too. */
+async function open(t, settings = {}, route = routes) {
+  const directory = join(world.dir, `upgrade-${++number}`);
+  mkdirSync(directory);
+  const link = join(directory, 'app-gateway');
+  const program = (target) => { symlinkSync(target, `${link}.new`); renameSync(`${link}.new`, link); };
+  program(binary());
+  const admin = `${world.address}:${await world.freePort()}`;
+  const config = await world.plainConfig({ upstream: upstreams, route, gateway: { workers: 2, ...settings } });
+  mkdirSync(join(directory, 'config'));
+  const write = (next) => {
+    const file = join(directory, 'config', 'gateway.toml');
+    writeFileSync(`${file}.new`, toToml({ admin: { listen: admin }, ...next }));
+    renameSync(`${file}.new`, file);
+  };
+  write(config);
+  const gateway = await launch({ program: link, args: ['run', '-c', join(directory, 'config')], admin, config });
+  /** Every process so far, the first one first. */
+  const pids = () => [gateway.process.pid, ...[...gateway.stderr.matchAll(/upgrade: process (\d+) serves/g)].map(([, pid]) => Number(pid))];
+  const closers = [];
+  t.after(async () => {
+    for (const close of closers) close();
+    for (const pid of pids()) kill(pid, 'SIGTERM');
+    const exit = await inTime('all processes to end', gateway.process.ended);
+    assert.ok(!gateway.stderr.includes('panicked at'), gateway.stderr);
+    assert.equal(exit.code, 0, gateway.stderr);
+  });
+  const closing = (peer, close) => { closers.push(close); return peer; };
+  return Object.assign(gateway, {
+    directory, program, write, pids,
+    dial: async () => { const peer = await dial(world, gateway); return closing(peer, () => peer.close()); },
+    dial2: async () => { const session = await connect2(world, gateway); return closing(session, () => session.destroy()); },
+    closes: (close) => closers.push(close),
+    ask: (path, options) => ask(world, gateway.listener(), path, options),
+    /** Upgrades, and waits until the new process alone takes connections. */
+    upgrade: async () => {
+      const before = pids().length;
+      kill(pids().at(-1), 'SIGUSR2');
+      await until(() => `the new process to serve:\n${gateway.stderr}`, () => pids().length > before, { within: 30_000 });
+      await until('the new process to answer on the admin listener', async () => (await gateway.admin('/readyz').catch(() => null))?.status === 200);
+      return pids().at(-1);
+    },
+    /** Upgrades to something that does not serve; what the log says of it. */
+    fails: async () => {
+      const count = () => gateway.stderr.split('upgrade refused').length;
+      const before = count();
+      kill(pids().at(-1), 'SIGUSR2');
+      await until(() => `the upgrade to be refused:\n${gateway.stderr}`, () => count() > before, { within: 30_000 });
+      return gateway.stderr.slice(gateway.stderr.lastIndexOf('upgrade refused'));
+    },
+  });
+}
+
+function kill(pid, signal) {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (error.code !== 'ESRCH') throw error;
+  }
+}
+
+function isAlive(pid) {
+  try {
+    // A process that has ended and was not waited for is still there to signals.
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+const get = (path) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
+async function asked(peer, path) {
+  peer.send(get(path));
+  return peer.answer();
+}
+
+async function webSocket(gateway, path) {
+  const peer = await gateway.dial();
+  peer.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`);
+  assert.equal((await peer.answer({ head: true })).status, 101);
+  peer.echo = async (text) => {
+    peer.send(frame(TEXT, text));
+    const one = await until(() => `the echo of ${text}`, () => {
+      if (peer.closed || peer.ended) throw new Error('the WebSocket was closed');
+      return unframe(peer.bytes);
+    }, { every: 5 });
+    peer.bytes = one.rest;
+    assert.equal(one.payload.toString(), text);
+  };
+  return peer;
+}
+
+/** Requests without a pause until told to stop, on kept-alive connections and on new ones. */
+function load(gateway, lanes) {
+  const state = { done: 0, failures: [], enough: false };
+  const agents = [];
+  const lane = async (agent) => {
+    while (!state.enough) {
+      try {
+        const answer = await gateway.ask('/origin/who', { agent });
+        if (answer.status !== 200 || answer.body.toString() !== 'origin') throw new Error(`status ${answer.status}`);
+        state.done += 1;
+      } catch (error) {
+        state.failures.push(error);
+        await tick(20);
+      }
+    }
+  };
+  const running = Array.from({ length: lanes }, (_, i) => {
+    const agent = i % 2 ? new https.Agent({ keepAlive: true, maxSockets: 1 }) : false;
+    if (agent) agents.push(agent);
+    return lane(agent);
+  });
+  state.stop = async () => {
+    state.enough = true;
+    await Promise.all(running);
+    for (const agent of agents) agent.destroy();
+  };
+  gateway.closes(() => { state.enough = true; for (const agent of agents) agent.destroy(); });
+  return state;
+}
+
+describe('an upgrade in place', { skip }, () => {
+  test('under load: no request fails, no WebSocket is cut, and the old process ends when its last one does', async (t) => {
+    const gateway = await open(t);
+    const sockets = await Promise.all(Array.from({ length: 20 }, () => webSocket(gateway, '/ws/')));
+    const session = await gateway.dial2();
+    const socket2 = await webSocket2(session, '/ws/h2');
+    const clients = await Promise.all([1, 2, 3, 4].map(async () => {
+      const client = await chatClient(world, gateway, 4, '/socket.io');
+      gateway.closes(() => client.close());
+      client.on('disconnect', (reason) => { client.lost = reason; });
+      await until('the WebSocket transport', () => client.io.engine.transport.name === 'websocket');
+      return client;
+    }));
+    const [download, uploader] = [await gateway.dial(), await gateway.dial()];
+    const before = held.length;
+    download.send(get('/origin/half'));
+    await until('the first half', () => download.text().endsWith('first'));
+    uploader.send('POST /origin/digest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nabc');
+    const traffic = load(gateway, 8);
+    await until('some traffic', () => traffic.done > 20);
+
+    await gateway.upgrade();
+    const done = traffic.done;
+    await until('traffic through the new process', () => traffic.done > done + 50, { within: 20_000 });
+    await traffic.stop();
+    assert.deepEqual(traffic.failures.map(String), []);
+    const route = '{profile="internet",route="/ws/"}';
+    assert.equal(await gateway.metric(`websocket_active${route}`), 0, 'the metrics are those of the new process');
+
+    for (const socket of sockets) await socket.echo('after the upgrade');
+    socket2.send(TEXT, 'still');
+    assert.equal((await socket2.receive()).payload.toString(), 'still');
+    for (const client of clients) {
+      await inTime('the answer of the chat', new Promise((answered) => client.emit('transport', answered)));
+      assert.equal(client.lost, undefined);
+    }
+    uploader.send('def');
+    assert.equal((await uploader.answer()).status, 200, 'an upload is finished');
+    held[before].end('later');
+    assert.equal((await download.answer()).body, 'firstlater', 'a download is finished');
+
+    const [old] = gateway.pids();
+    assert.ok(isAlive(old), 'the old process keeps the WebSockets');
+    for (const peer of [...sockets, ...clients, download, uploader]) peer.close();
+    socket2.close?.();
+    session.destroy();
+    await until(() => `the old process to end:\n${gateway.stderr}`, () => !isAlive(old));
+    assert.equal((await gateway.ask('/origin/who')).status, 200);
+    const ours = gateway.access.filter((l) => l.event === 'tunnel' && ['draining', 'policy', 'tunnel_idle'].includes(l.end));
+    assert.deepEqual(ours, [], 'no WebSocket was ended by the gateway');
+  });
+
+  test('a kept-alive connection is answered once more and then closed, HTTP/2 is asked to come anew', async (t) => {
+    const gateway = await open(t);
+    const kept = await gateway.dial();
+    assert.equal((await asked(kept, '/origin/who')).status, 200);
+    const session = await gateway.dial2();
+    assert.equal((await ask2(session, '/origin/who')).status, 200);
+    const goaway = new Promise((done) => session.once('goaway', done));
+    const [old] = gateway.pids();
+    await gateway.upgrade();
+    await inTime('GOAWAY', goaway);
+    const answer = await asked(kept, '/origin/who');
+    assert.equal(answer.status, 200);
+    assert.equal(answer.headers.get('connection'), 'close');
+    kept.close();
+    await until('the old process to end', () => !isAlive(old));
+  });
+
+  test('again and again, with more and with fewer workers', async (t) => {
+    const gateway = await open(t);
+    const sockets = [await webSocket(gateway, '/ws/')];
+    const traffic = load(gateway, 4);
+    for (const workers of [1, 3, 2]) {
+      gateway.write({ ...gateway.config, gateway: { ...gateway.config.gateway, workers } });
+      await gateway.upgrade();
+      sockets.push(await webSocket(gateway, '/ws/'));
+      const done = traffic.done;
+      await until('traffic', () => traffic.done > done + 10);
+    }
+    await traffic.stop();
+    assert.deepEqual(traffic.failures.map(String), []);
+    for (const socket of sockets) await socket.echo('still');
+    assert.equal(gateway.pids().filter(isAlive).length, 4, 'each keeps its WebSocket');
+  });
+
+  test('listeners of the new configuration are opened, and those it does not have are closed', async (t) => {
+    const gateway = await open(t);
+    const old = gateway.listener();
+    const listen = `${world.address}:${await world.freePort()}`;
+    const { config } = gateway;
+    const internet = { ...config.profile.internet, listener: [{ listen }] };
+    // The old process does not get to see it: the upgrade is asked for at once.
+    gateway.write({ ...config, profile: { internet } });
+    await gateway.upgrade();
+    const [host, port] = listen.split(':');
+    assert.equal((await ask(world, { host, port }, '/origin/who')).status, 200);
+    await assert.rejects(ask(world, old, '/origin/who'));
+  });
+
+  test('what a new configuration forbids is closed in the old process too', async (t) => {
+    const gateway = await open(t);
+    const socket = await webSocket(gateway, '/ws/');
+    const chats = await webSocket(gateway, '/socket.io/?EIO=4&transport=websocket');
+    const [old] = gateway.pids();
+    await gateway.upgrade();
+    const { config } = gateway;
+    gateway.write({ ...config, profile: { internet: { ...config.profile.internet, route: routes.filter(({ path }) => path !== '/ws/') } } });
+    await until('the WebSocket to be closed', () => socket.closed || socket.ended);
+    await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === '/ws/' && l.end === 'policy');
+    assert.ok(isAlive(old) && !chats.closed, 'and no other');
+  });
+
+  test('after upgrade-timeout the old process drains', async (t) => {
+    const gateway = await open(t, { 'upgrade-timeout': '1s', 'drain-timeout': '2s' });
+    const socket = await webSocket(gateway, '/ws/');
+    const [old] = gateway.pids();
+    await gateway.upgrade();
+    await socket.echo('left alone at first');
+    await until('the WebSocket to be closed', () => socket.closed || socket.ended);
+    await until('the old process to end', () => !isAlive(old));
+    assert.equal((await gateway.ask('/origin/who')).status, 200);
+  });
+});
+
+describe('an upgrade that fails leaves everything as it was', { skip }, () => {
+  const stays = async (gateway, socket) => {
+    await socket.echo('as before');
+    assert.equal((await gateway.ask('/origin/who')).status, 200);
+    assert.equal((await gateway.admin('/readyz')).status, 200);
+    assert.equal(gateway.pids().length, 1);
+  };
+  const script = (gateway, text) => {
+    const path = join(gateway.directory, `broken-${++number}`);
+    writeFileSync(path, `#!/bin/sh\n${text}\n`);
+    chmodSync(path, 0o755);
+    return path;
+  };
+
+  test('a configuration that is refused is drawn in the log', async (t) => {
+    const gateway = await open(t);
+    const socket = await webSocket(gateway, '/ws/');
+    gateway.write({ ...gateway.config, profile: { internet: { ...gateway.config.profile.internet, route: [{ path: '/x/', upstream: 'orign' }] } } });
+    const said = await gateway.fails();
+    assert.match(said, /gateway\.toml:\d+/);
+    assert.match(said, /did you mean `origin`/);
+    gateway.write(gateway.config);
+    await stays(gateway, socket);
+  });
+
+  test('a port that another program has', async (t) => {
+    const gateway = await open(t);
+    const socket = await webSocket(gateway, '/ws/');
+    const { internet } = gateway.config.profile;
+    const other = net.createServer().listen(0, world.upstreamAddress);
+    await once(other, 'listening');
+    t.after(() => other.close());
+    const taken = `${world.upstreamAddress}:${other.address().port}`;
+    gateway.write({ ...gateway.config, profile: { internet: { ...internet, listener: [...internet.listener, { listen: taken }] } } });
+    assert.match(await gateway.fails(), new RegExp(`cannot listen on ${taken}`));
+    gateway.write(gateway.config);
+    await stays(gateway, socket);
+  });
+
+  test('a program that ends, one that is something else, one that is gone', async (t) => {
+    const gateway = await open(t);
+    const socket = await webSocket(gateway, '/ws/');
+    gateway.program(script(gateway, 'exit 3'));
+    assert.match(await gateway.fails(), /ended before it served \(exit status: 3\)/);
+    gateway.program(script(gateway, 'exec kill -9 $$'));
+    assert.match(await gateway.fails(), /ended before it served \(signal: 9/);
+    gateway.program(join(gateway.directory, 'nothing'));
+    assert.match(await gateway.fails(), /cannot be started: No such file/);
+    await stays(gateway, socket);
+    gateway.program(binary());
+    await gateway.upgrade();
+    await socket.echo('and then it works');
+  });
+
+  test('TERM while the new process gets ready ends both', async (t) => {
+    const gateway = await open(t);
+    const mark = join(gateway.directory, 'pid');
+    gateway.program(script(gateway, `echo $$ > ${mark}.new; mv ${mark}.new ${mark}; exec sleep 60`));
+    kill(gateway.process.pid, 'SIGUSR2');
+    const pid = Number(await until('the new process', () => { try { return readFileSync(mark, 'utf8').trim(); } catch { return ''; } }));
+    kill(gateway.process.pid, 'SIGUSR2');
+    await until('a second one to be refused', () => gateway.stderr.includes('another upgrade is under way'));
+    kill(gateway.process.pid, 'SIGTERM');
+    await inTime('the end', gateway.process.ended);
+    assert.ok(!isAlive(pid));
+  });
+});
+
+test('drain-delay: not ready at once, and connections are taken until it is over', { skip }, async (t) => {
+  const gateway = await open(t, { 'drain-delay': '1500ms', 'drain-timeout': '2s' });
+  kill(gateway.process.pid, 'SIGTERM');
+  await until('not to be ready', async () => (await gateway.admin('/readyz')).status === 503);
+  assert.equal((await gateway.ask('/origin/who')).status, 200, 'a balancer that has not noticed yet is served');
+  await inTime('the end', gateway.process.ended);
+});

@@ -1,0 +1,284 @@
+//! The program under a service manager: what systemd is told, and the sockets it passes.
+//!
+//! The test is the service manager: it has the socket that `NOTIFY_SOCKET` names, and starts the
+//! program with listening sockets from descriptor 3 on.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A gateway whose only listener redirects, so that it needs no certificate.
+struct Service {
+    dir: TempDir,
+    notify: UnixDatagram,
+    listen: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Service {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        // An address of its own: a port that was free a moment ago stays so.
+        let [.., a, b] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, 0x60 | a & 0x1f, b, next());
+        let listen = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+        let service = Self { dir, notify, listen, child: None };
+        service.write("drain-timeout = \"2s\"");
+        service
+    }
+
+    fn write(&self, gateway: &str) {
+        let listen = self.listen;
+        let text = format!(
+            "[gateway]\nworkers = 2\naccess-log = \"off\"\n{gateway}\n\n[profile.edge]\n\n\
+             [[profile.edge.listener]]\nlisten = \"{listen}\"\nredirect-to-https = 443\n\n\
+             [[profile.edge.route]]\npath = \"/\"\ndeny = true\n"
+        );
+        let config = self.dir.path().join("config");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("gateway.toml"), text).unwrap();
+    }
+
+    /// The program, told where to report.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit());
+        command
+    }
+
+    fn run(&mut self, command: &mut Command) {
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    fn start(&mut self, environment: &[(&str, &str)]) {
+        let mut command = self.command(env!("CARGO_BIN_EXE_app-gateway"));
+        command.args(["run", "-c"]).arg(self.dir.path().join("config"));
+        self.run(command.envs(environment.iter().copied()));
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Waits for a message with this in it; those before it are skipped.
+    fn told(&self, what: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut said = Vec::new();
+        while Instant::now() < deadline {
+            let mut bytes = [0; 4096];
+            let Ok(length) = self.notify.recv(&mut bytes) else { break };
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if text.contains(what) {
+                return text;
+            }
+            said.push(text);
+        }
+        panic!("{what} was not said, but {said:?}");
+    }
+
+    /// The status line of a redirect, through a new connection.
+    fn redirect(&self) -> String {
+        let mut client = TcpStream::connect(self.listen).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    fn ends(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let child = self.child.as_mut().unwrap();
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it does not end");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Counts the services of this process.
+fn next() -> u8 {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn is_told_of_start_reload_and_end() {
+    let mut service = Service::new();
+    service.start(&[]);
+    assert!(service.told("READY=1").contains("generation 1"));
+    assert!(service.redirect().starts_with("HTTP/1.1 308"), "{}", service.redirect());
+    service.write("drain-timeout = \"3s\"");
+    signal(service.pid(), Signal::HUP);
+    // Units of Type=notify-reload need both in one message.
+    assert!(service.told("RELOADING=1").contains("MONOTONIC_USEC="));
+    assert!(service.told("READY=1").contains("generation 2"));
+    signal(service.pid(), Signal::TERM);
+    service.told("STOPPING=1");
+    // 3 s of drain and ten for good measure.
+    service.told("EXTEND_TIMEOUT_USEC=13000000");
+    service.ends();
+}
+
+#[test]
+fn a_watchdog_hears_from_it() {
+    let mut service = Service::new();
+    service.start(&[("WATCHDOG_USEC", "400000")]);
+    service.told("READY=1");
+    for _ in 0..3 {
+        service.told("WATCHDOG=1");
+    }
+    signal(service.pid(), Signal::TERM);
+    service.ends();
+}
+
+#[test]
+fn without_a_watchdog_nothing_is_said_to_one() {
+    let mut service = Service::new();
+    // Meant for another process, as after an upgrade.
+    service.start(&[("WATCHDOG_USEC", "100000"), ("WATCHDOG_PID", "1")]);
+    service.told("READY=1");
+    signal(service.pid(), Signal::TERM);
+    let last = service.told("STOPPING=1");
+    assert!(!last.contains("WATCHDOG"));
+    service.ends();
+}
+
+#[test]
+fn an_upgrade_names_the_new_main_process() {
+    let mut service = Service::new();
+    service.start(&[]);
+    service.told("READY=1");
+    signal(service.pid(), Signal::USR2);
+    let said = service.told("MAINPID=");
+    let line = said.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap();
+    let successor: u32 = line.parse().unwrap();
+    assert_ne!(successor, service.pid());
+    service.told("READY=1");
+    // Nothing is open, so the old process is done.
+    service.ends();
+    assert!(service.redirect().starts_with("HTTP/1.1 308"));
+    signal(successor, Signal::TERM);
+    service.told("STOPPING=1");
+}
+
+/// Starts the program with these sockets as its descriptors from 3 on.
+fn activate(service: &mut Service, sockets: &[TcpListener]) {
+    // By way of high numbers: one socket may have the number that another is to get.
+    let mut steps = Vec::new();
+    for (index, socket) in sockets.iter().enumerate() {
+        fcntl_setfd(socket, FdFlags::empty()).unwrap();
+        steps.push(format!("exec {}<&{}", 50 + index, socket.as_raw_fd()));
+    }
+    let all = 0..sockets.len();
+    steps.extend(all.map(|index| format!("exec {0}<&{1} {1}<&-", 3 + index, 50 + index)));
+    steps.push(format!("export LISTEN_PID=$$ LISTEN_FDS={}", sockets.len()));
+    steps.push("exec \"$0\" \"$@\"".to_owned());
+    let script = steps.join("; ");
+    let mut command = service.command("bash");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_app-gateway"), "run", "-c"]);
+    let command = command.arg(service.dir.path().join("config"));
+    service.run(command);
+}
+
+#[test]
+fn sockets_that_are_passed_are_used() {
+    let mut service = Service::new();
+    let socket = TcpListener::bind(service.listen).unwrap();
+    // Waits in the queue since before the program was started.
+    let mut early = TcpStream::connect(service.listen).unwrap();
+    activate(&mut service, &[socket]);
+    service.told("READY=1");
+    write!(early, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    for _ in 0..20 {
+        assert!(service.redirect().starts_with("HTTP/1.1 308"));
+    }
+    signal(service.pid(), Signal::TERM);
+    service.ends();
+}
+
+#[test]
+fn a_passed_socket_goes_on_to_the_next_process() {
+    let mut service = Service::new();
+    let socket = TcpListener::bind(service.listen).unwrap();
+    activate(&mut service, &[socket]);
+    service.told("READY=1");
+    signal(service.pid(), Signal::USR2);
+    let said = service.told("MAINPID=");
+    let line = said.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap();
+    let successor: u32 = line.parse().unwrap();
+    service.told("READY=1");
+    service.ends();
+    for _ in 0..20 {
+        assert!(service.redirect().starts_with("HTTP/1.1 308"));
+    }
+    signal(successor, Signal::TERM);
+    service.told("STOPPING=1");
+}
+
+#[test]
+fn the_shipped_units_are_understood_and_confined() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    let service = fs::read_to_string(shipped.join("app-gateway.service")).unwrap();
+    // The program and the user of the unit are not installed here.
+    let service = service
+        .replace("/usr/local/bin/app-gateway ", concat!(env!("CARGO_BIN_EXE_app-gateway"), " "))
+        .replace("\nUser=app-gateway\nGroup=app-gateway\n", "\nUser=daemon\nGroup=daemon\n");
+    let unit = dir.path().join("app-gateway.service");
+    fs::write(&unit, service).unwrap();
+    let socket = dir.path().join("app-gateway.socket");
+    fs::copy(shipped.join("app-gateway.socket"), &socket).unwrap();
+    let said = Command::new("systemd-analyze").arg("verify").args([&unit, &socket]).output();
+    let said = said.unwrap();
+    let complaints = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success() && complaints.is_empty(), "{complaints}");
+    // 0 is best, 10 worst.
+    let security = ["security", "--offline=yes", "--threshold=25"];
+    let said = Command::new("systemd-analyze").args(security).arg(&unit).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+}
