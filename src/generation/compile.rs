@@ -1,5 +1,6 @@
 //! From a checked configuration to a [`Generation`].
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -46,10 +47,11 @@ pub fn compile(
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
+    let known = known(previous);
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
+        .map(|u| Arc::new(upstream(u, provider, &known, &mut problems)))
         .collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
@@ -104,7 +106,7 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
 fn upstream(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
-    previous: Option<&Generation>,
+    known: &HashMap<u64, &Arc<Endpoint>>,
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
@@ -128,9 +130,10 @@ fn upstream(
         (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
         tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
         let identity = hasher.finish();
-        known(previous, identity).unwrap_or_else(|| {
-            Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
-        })
+        known.get(&identity).map_or_else(
+            || Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity)),
+            |known| Arc::clone(known),
+        )
     });
     Upstream {
         name: config.name.as_str().into(),
@@ -145,10 +148,11 @@ fn upstream(
     }
 }
 
-/// The endpoint of an earlier generation that is the same in every respect.
-fn known(previous: Option<&Generation>, identity: u64) -> Option<Arc<Endpoint>> {
-    let mut all = previous?.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    all.find(|endpoint| endpoint.identity == identity).cloned()
+/// The endpoints of an earlier generation, by what makes them the same in every respect.
+fn known(previous: Option<&Generation>) -> HashMap<u64, &Arc<Endpoint>> {
+    let upstreams = previous.map_or(&[][..], |previous| &previous.upstreams);
+    let all = upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+    all.map(|endpoint| (endpoint.identity, endpoint)).collect()
 }
 
 /// TLS settings for an upstream, and a hash of what is trusted, file contents included.
