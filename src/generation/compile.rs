@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
@@ -14,12 +14,12 @@ use crate::config::{
 };
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, UpstreamMetrics};
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
-use super::site::{Account, Action, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities};
+use super::site::{Account, Action, Begin, Names, Route, Served, Site};
+use super::{Alive, Edition, Generation, Shown, edition, identities, outlet};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -53,12 +53,14 @@ pub fn compile(
         .iter()
         .map(|u| Arc::new(upstream(u, provider, &known, &mut problems)))
         .collect();
+    let counted: Vec<_> =
+        upstreams.iter().map(|u| (Arc::clone(u), metrics.upstream(&u.name))).collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
-        upstreams: &upstreams,
+        upstreams: &counted,
         provider,
         metrics,
         previous,
@@ -81,12 +83,26 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
+    let outlet = config
+        .forward
+        .as_ref()
+        .and_then(|forward| outlet::compile(forward, &inputs, &mut problems))
+        .map(Arc::new);
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
     let contents = edition::Contents::new();
-    let mut generation =
-        Generation { config, sites, upstreams, contents, edition, _alive: alive, certificates };
+    let mut generation = Generation {
+        config,
+        sites,
+        upstreams,
+        outlet,
+        contents,
+        edition,
+        _alive: alive,
+        certificates,
+    };
     generation.contents = edition::read(generation.files());
     Ok(Compiled { generation, warnings: problems })
 }
@@ -206,7 +222,8 @@ fn trust(
 
 struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
-    upstreams: &'a [Arc<Upstream>],
+    /// With their counters.
+    upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
     metrics: &'a Arc<Metrics>,
     previous: Option<&'a Generation>,
@@ -341,6 +358,12 @@ impl Compiler<'_> {
         Served::Routes { table: Table::new(rules), routes }
     }
 
+    fn begin(&self, profile: &Profile, route: &config::Route) -> Begin {
+        let metrics = Arc::clone(self.metrics);
+        let (profile, route) = (profile.name.clone(), route.name.clone());
+        Box::new(move || metrics.route(&profile, &route))
+    }
+
     fn route(
         &self,
         profile: &Profile,
@@ -353,8 +376,8 @@ impl Compiler<'_> {
                 Action::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
-                Some(upstream) => Action::Proxy {
-                    counters: self.metrics.upstream(&upstream.name),
+                Some((upstream, counters)) => Action::Proxy {
+                    counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
@@ -367,7 +390,7 @@ impl Compiler<'_> {
             account: Arc::new(Account {
                 name: route.name.clone(),
                 report_only: route.report_only,
-                metrics: self.metrics.route(&profile.name, &route.name),
+                metrics: LazyLock::new(self.begin(profile, route)),
             }),
             place: route.place,
             action,

@@ -11,6 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::egress::EgressMetrics;
 use super::lease::{Lease, Leases, Series};
 
 /// Seconds; up to a minute, because long polls last that long.
@@ -49,6 +50,8 @@ pub struct Metrics {
     generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
+    /// Of the forward proxy.
+    pub egress: EgressMetrics,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
     /// Generations of which something is in use.
@@ -245,6 +248,7 @@ impl Metrics {
                 )?,
             )?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
+            egress: EgressMetrics::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -415,16 +419,19 @@ impl Metrics {
     }
 }
 
-fn named(name: &str) -> String {
+pub(super) fn named(name: &str) -> String {
     format!("app_gateway_{name}")
 }
 
-fn single<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+pub(super) fn single<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn counters(
+pub(super) fn counters(
     registry: &Registry,
     name: &str,
     help: &str,
@@ -433,7 +440,7 @@ fn counters(
     single(registry, IntCounterVec::new(Opts::new(named(name), help), labels)?)
 }
 
-fn gauges(
+pub(super) fn gauges(
     registry: &Registry,
     name: &str,
     help: &str,
