@@ -166,7 +166,7 @@ fn the_shipped_forward_proxy_opens_the_platforms_hosts_to_this_host_alone() {
     let config = shipped();
     let forward = config.forward.as_ref().unwrap();
     assert!(forward.listeners.iter().all(|listener| listener.listen.ip().is_loopback()));
-    assert!(!forward.https_absolute_form && forward.parents.is_empty());
+    assert!(forward.https_absolute_form.is_none() && forward.parents.is_empty());
     let mut open = BTreeSet::new();
     for rule in &forward.rules {
         assert_eq!((rule.effect, rule.mode), (config::Effect::Allow, config::Mode::Enforce));
