@@ -15,6 +15,7 @@ use crate::message::Reason;
 use crate::net::admission::{Admission, Full, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Phase, listen};
+use crate::telemetry::ListenerMetrics;
 use crate::telemetry::lease::Lease;
 use crate::upstream::connect::is_out_of_descriptors;
 
@@ -51,11 +52,11 @@ pub trait Door: 'static {
 pub(crate) struct Admitted {
     _permit: Permit,
     active: IntGauge,
-    _lease: Option<Arc<Lease>>,
+    _lease: Arc<Lease>,
 }
 
 impl Admitted {
-    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `active` counts those that are.
+    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` count those that are.
     ///
     /// # Errors
     ///
@@ -64,20 +65,15 @@ impl Admitted {
         admission: &Arc<Admission>,
         client: ClientAddr,
         (most, each): (usize, usize),
-        active: &IntGauge,
+        metrics: &ListenerMetrics,
     ) -> Result<Self, Reason> {
         let permit = admission.admit(client, most, each).map_err(|full| match full {
             Full::Listener => Reason::TooManyConnections,
             Full::Client => Reason::TooManyFromClient,
         })?;
+        let (active, lease) = (metrics.active.clone(), Arc::clone(&metrics.lease));
         active.inc();
-        Ok(Self { _permit: permit, active: active.clone(), _lease: None })
-    }
-
-    /// Keeps the listener's series from ending before the connection does.
-    pub(crate) fn counting_on(mut self, lease: &Arc<Lease>) -> Self {
-        self._lease = Some(Arc::clone(lease));
-        self
+        Ok(Self { _permit: permit, active, _lease: lease })
     }
 }
 

@@ -28,9 +28,8 @@ impl Door for Service {
         let site = self.site.load_full();
         site.metrics.accepted.inc();
         let limits = (site.limits.connections, site.limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &site.metrics.active) {
+        match Admitted::new(&self.admission, client, limits, &site.metrics) {
             Ok(admitted) => {
-                let admitted = admitted.counting_on(&site.metrics.lease);
                 let own = Rc::clone(self);
                 self.worker
                     .local
