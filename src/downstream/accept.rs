@@ -98,16 +98,20 @@ pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
     let local = &door.worker().local;
     let alarm = local.clock.alarm();
     let mut leaves = None;
+    listen::let_in(&listener);
     loop {
         let accepted = poll_fn(|cx| {
-            if door.is_closing() && leaves.is_none() && listen::turn_away(&listener).is_ok() {
+            // A socket that another process has taken over is not ours to close to anybody.
+            let serving = local.phase() == Phase::Serving;
+            let removed = serving && door.is_closing();
+            if removed && leaves.is_none() && listen::turn_away(&listener).is_ok() {
                 leaves = Some(local.clock.now() + LAST_HANDSHAKES + TICK);
             }
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(Some(accepted));
             }
             match leaves {
-                Some(at) if local.phase() == Phase::Serving && local.clock.now() < at => {
+                Some(at) if serving && local.clock.now() < at => {
                     alarm.set_at(at);
                 }
                 _ if door.is_going() => return Poll::Ready(None),

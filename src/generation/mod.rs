@@ -154,11 +154,10 @@ impl Generation {
         &self.names
     }
 
-    /// The identities of all upstreams' endpoints, sorted.
+    /// The identities of all endpoints, sorted.
     #[must_use]
     pub fn identities(&self) -> Arc<[u64]> {
-        let all = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-        let mut all: Vec<_> = all.map(|endpoint| endpoint.identity).collect();
+        let mut all: Vec<_> = self.endpoints().map(|endpoint| endpoint.identity).collect();
         all.sort_unstable();
         all.into()
     }

@@ -41,9 +41,21 @@ impl Allotment {
     /// Handles of a route.
     #[must_use]
     pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
+        self.begin(profile, route)()
+    }
+
+    /// Decides now which series a route has, and makes them when the result is called.
+    #[must_use]
+    pub fn begin(
+        &self,
+        profile: &str,
+        route: &str,
+    ) -> impl FnOnce() -> RouteMetrics + Send + Sync + use<> {
         let own = self.admits(0, Series::Route(profile.to_owned(), route.to_owned()));
         let (profile, route) = if own { (profile, route) } else { (OTHER, OTHER) };
-        self.metrics.route(profile, route)
+        let (profile, route) = (profile.to_owned(), route.to_owned());
+        let metrics = Arc::clone(&self.metrics);
+        move || metrics.route(&profile, &route)
     }
 
     /// Handles of a listener.

@@ -4,7 +4,7 @@ import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import https from 'node:https';
 import net from 'node:net';
-import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { WebSocketServer } from 'ws';
@@ -14,7 +14,7 @@ import { chatClient, startChat } from './lib/chat.mjs';
 import { dial } from './lib/raw.mjs';
 import { connect2, webSocket2 } from './lib/h2.mjs';
 import { TEXT, frame, unframe } from './lib/frames.mjs';
-import { gatewayOnly, isReference, launch } from './lib/gateway.mjs';
+import { gatewayOnly, isReference } from './lib/gateway.mjs';
 import { reachable } from './lib/nginx.mjs';
 import { toToml } from './lib/toml.mjs';
 import { inTime, once, tick, until } from './lib/wait.mjs';
@@ -239,27 +239,6 @@ describe('what asks for a reload', { skip }, () => {
     unlinkSync(more);
     await until('it to be gone', async () => !(await reachable(at(listener).host, at(listener).port)));
     assert.equal((await gateway.ask('/steady/who')).status, 200);
-  });
-
-  test('a directory whose contents are exchanged by a symbolic link, as Kubernetes does', async (t) => {
-    const config = await world.plainConfig({ upstream: upstreams, route: [steady] });
-    const admin = `${world.address}:${await world.freePort()}`;
-    const directory = join(world.dir, 'mounted');
-    const version = (name, routes) => {
-      mkdirSync(join(directory, name), { recursive: true });
-      writeFileSync(join(directory, name, 'gateway.toml'), toToml({ admin: { listen: admin }, ...routed(config, routes) }));
-      symlinkSync(name, join(directory, '..new'));
-      renameSync(join(directory, '..new'), join(directory, '..data'));
-    };
-    version('..1', []);
-    symlinkSync('..data/gateway.toml', join(directory, 'gateway.toml'));
-    const gateway = await launch({ args: ['run', '-c', directory], admin, config });
-    t.after(() => gateway.close());
-    const status = async () => (await ask(world, gateway.listener(), '/new/who')).status;
-    assert.equal(await status(), 404);
-    version('..2', [{ path: '/new/', upstream: 'b' }]);
-    rmSync(join(directory, '..1'), { recursive: true });
-    await until(() => `the new version; ${gateway.stderr}`, async () => (await status()) === 200);
   });
 });
 
