@@ -10,13 +10,13 @@ use crate::message::Reason;
 use crate::net::listen::raise_open_files;
 use crate::supervisor::watch::Watch;
 use crate::supervisor::{End, Gateway, Inheritance, Origin, Program, start};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Voice};
 use crate::tls;
 
-use super::{EX_CONFIG, check, complain, environment, log_to_stderr, say_wrong};
+use super::{EX_CONFIG, check, complain, environment, say_wrong};
 
 pub(super) fn run(directory: &Path) -> ExitCode {
-    log_to_stderr();
+    let voice = Voice::raise();
     let inheritance = match Inheritance::receive() {
         Ok(inheritance) => inheritance,
         Err(error) => {
@@ -46,6 +46,7 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         environment: Arc::new(environment),
         provider: tls::provider(),
         program: Program::of_this_process(),
+        voice,
     };
     let started = || tracing::info!("configuration from {}", directory.display());
     serve(config, (origin, watch), inheritance, started)
@@ -58,6 +59,7 @@ pub(super) fn serve(
     inheritance: Inheritance,
     started: impl FnOnce(),
 ) -> ExitCode {
+    origin.voice.change(config.gateway.voice);
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         say_wrong("app-gateway does not start: two metrics have one name");
         return ExitCode::FAILURE;

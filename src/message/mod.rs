@@ -11,14 +11,15 @@ pub mod field;
 pub mod forward;
 pub mod host;
 pub mod path;
-pub mod query;
 pub mod reason;
 pub mod request;
 pub mod response;
 pub mod scan;
+pub mod trace;
 
 pub use body::{BadBody, BodyDecoder, Framing, Step};
 pub use field::{Field, Fields, Known};
 pub use reason::Reason;
 pub use request::{RequestHead, Version};
 pub use response::ResponseHead;
+pub use trace::TraceParent;

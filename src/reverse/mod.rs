@@ -29,6 +29,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::addr::ClientAddr;
 use crate::generation::Site;
+use crate::message::TraceParent;
 use crate::message::forward::Origin;
 use crate::net::admission::Admission;
 use crate::net::{Local, Phase};
@@ -122,13 +123,14 @@ impl Facts {
         &self,
         site: &Site,
         strip_prefix: Option<&'a str>,
-        id: &'a RequestId,
+        (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> Origin<'a> {
         Origin {
             client: self.client.ip(),
             trusted: site.trusts(self.client),
             strip_prefix,
             request_id: id.as_str(),
+            trace,
         }
     }
 }
@@ -146,6 +148,11 @@ impl RequestId {
     fn as_str(&self) -> &str {
         let text = self.text.get(..usize::from(self.length)).unwrap_or_default();
         std::str::from_utf8(text).unwrap_or_default()
+    }
+
+    /// The digits of an id of our own.
+    fn digits(&self) -> [u8; 32] {
+        self.text.first_chunk().copied().unwrap_or([b'0'; 32])
     }
 
     /// Takes over an id if it is short and harmless in logs and fields.
@@ -185,6 +192,11 @@ impl Ids {
             *digit = b"0123456789abcdef"[(half >> (60 - 4 * (index % 16)) & 15) as usize];
         }
         id
+    }
+
+    /// An id for what one request is in its trace: another for each call of [`Ids::next`].
+    fn span(&self) -> u64 {
+        mixed(self.seed.rotate_left(16) ^ self.count.get())
     }
 }
 

@@ -35,7 +35,7 @@ use crate::admin::socket::Socket;
 use crate::admin::{Ask, Health};
 use crate::generation::Generation;
 use crate::net::Phase;
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::Metrics;
 use crate::upstream::resolve;
 
 pub use inheritance::Inheritance;
@@ -57,7 +57,6 @@ pub struct Gateway {
     reloader: Reloader,
     watch: Watch,
     health: Arc<Health>,
-    access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
     socket: Option<Socket>,
     ended: mpsc::UnboundedReceiver<()>,
@@ -145,22 +144,12 @@ impl Gateway {
             trial: None,
             previous: None,
             status: Rc::new(RefCell::new(start::first_status(&origin.directory))),
+            log: access_log,
             origin,
         };
         reloader.remember_start();
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
-        Ok(Self {
-            reloader,
-            watch,
-            health,
-            access_log,
-            admin,
-            socket,
-            ended,
-            left,
-            workers,
-            pulses,
-        })
+        Ok(Self { reloader, watch, health, admin, socket, ended, left, workers, pulses })
     }
 
     /// Serves until told to end by a signal.
@@ -182,7 +171,7 @@ impl Gateway {
             for worker in self.workers.drain(..) {
                 let _ = worker.join();
             }
-            self.access_log.finish();
+            self.reloader.log.finish();
         }
         Ok(end)
     }

@@ -23,13 +23,14 @@ use tokio::time::Instant;
 use crate::admin::report::{Attempt, Outcome, Pending, Status, Verdict};
 use crate::config::{self, Refused};
 use crate::generation::{self, Generation, Site};
-use crate::telemetry::Metrics;
+use crate::telemetry::access_log::{Opener, Outlet};
+use crate::telemetry::{AccessLog, Metrics, Voice};
 use crate::units::{display_duration, display_timestamp};
 use crate::upstream::resolve;
 
 use super::changes;
 use super::inheritance::Inheritance;
-use super::start::{Held, Sockets, StartError, bind_sites, hold};
+use super::start::{Held, Sockets, StartError, bind_sites, hold, no_log};
 use super::succession::Program;
 use super::worker::{Command, Shared};
 
@@ -54,6 +55,8 @@ pub struct Origin {
     pub provider: Arc<CryptoProvider>,
     /// How to start this program anew; `None` where that makes no sense.
     pub program: Option<Program>,
+    /// Speaks about the gateway.
+    pub voice: Voice,
 }
 
 /// What the running gateway is made of, for changing it.
@@ -75,6 +78,7 @@ pub(super) struct Reloader {
     /// What served before.
     pub(super) previous: Option<Previous>,
     pub(super) status: Rc<RefCell<Status>>,
+    pub(super) log: AccessLog,
 }
 
 /// A configuration on trial.
@@ -100,6 +104,8 @@ struct Prepared {
     /// By worker; each with its number among the new listeners.
     sockets: Vec<Sockets>,
     held: Held,
+    /// Where the access log goes from now on, if that is another place.
+    log: Option<Outlet>,
     warnings: String,
 }
 
@@ -308,6 +314,7 @@ impl Reloader {
             previous: Arc::clone(&self.generation),
             workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
             leaving: self.leaving(),
+            log: self.log.opener(),
         }
     }
 
@@ -321,7 +328,7 @@ impl Reloader {
 
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
-        let Prepared { generation, hash, sockets, held, warnings } = prepared;
+        let Prepared { generation, hash, sockets, held, log, warnings } = prepared;
         if generation.edition.number() == 0 {
             self.number += 1;
             generation.edition.name(self.number, hash);
@@ -361,7 +368,12 @@ impl Reloader {
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(Previous { generation: left, by_itself });
+        self.origin.voice.change(self.generation.config.gateway.voice);
+        let change_log = self.log.change(&self.generation.config.gateway.access_log, log);
         for worker in &self.workers {
+            if change_log {
+                let _ = worker.send(Command::Log(self.log.handle()));
+            }
             let _ = worker.send(Command::Reloaded);
         }
         let edition = &self.generation.edition;
@@ -405,6 +417,7 @@ struct Preparing {
     /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
+    log: Opener,
 }
 
 impl Preparing {
@@ -434,19 +447,28 @@ impl Preparing {
             }
         }
         let (sockets, held) = self.bind(&generation)?;
+        let log = self.open_log(&generation)?;
         let warnings = if compiled.warnings.is_empty() {
             String::new()
         } else {
             config::draw(&generation.config.sources, &compiled.warnings, false)
         };
         let hash = generation.hash();
-        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, warnings })
+        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, log, warnings })
     }
 
     /// Prepares a generation that served before.
     fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
         let (sockets, held) = self.bind(&generation)?;
-        Ok(Prepared { generation, hash: String::new(), sockets, held, warnings: String::new() })
+        let log = self.open_log(&generation)?;
+        let (hash, warnings) = (String::new(), String::new());
+        Ok(Prepared { generation, hash, sockets, held, log, warnings })
+    }
+
+    fn open_log(&self, generation: &Generation) -> Result<Option<Outlet>, NotPrepared> {
+        let config = &generation.config.gateway.access_log;
+        let opened = self.log.open(config).map_err(|error| no_log(config, error));
+        opened.map_err(|error| NotPrepared::Refused(format!("{error}\n")))
     }
 
     fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {

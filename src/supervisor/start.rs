@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::admin::report::Status;
 use crate::admin::socket::{self, Socket, SocketError};
-use crate::config;
+use crate::config::{self, LogTarget};
 use crate::generation::{Generation, Site};
 use crate::net::listen;
 use crate::telemetry::{AccessLog, Metrics};
@@ -200,15 +200,21 @@ pub(super) fn first_status(directory: &Path) -> Status {
     }
 }
 
+/// Opens the access log.
 pub(super) fn open_log(
-    log: &config::AccessLog,
-    metrics: &Arc<Metrics>,
+    config: &config::AccessLog,
+    metrics: &Metrics,
 ) -> Result<AccessLog, StartError> {
-    let dropped = metrics.log_dropped.clone();
-    match log {
-        config::AccessLog::Off => Ok(AccessLog::off(dropped)),
-        config::AccessLog::Stdout => AccessLog::stdout(dropped).map_err(StartError::Thread),
-        config::AccessLog::File(path) => AccessLog::file(path, dropped)
-            .map_err(|source| StartError::AccessLog { path: path.display().to_string(), source }),
+    let opened = AccessLog::open(config, metrics.log_dropped.clone());
+    opened.map_err(|source| no_log(config, source))
+}
+
+/// The access log cannot be opened.
+pub(super) fn no_log(config: &config::AccessLog, source: io::Error) -> StartError {
+    match &config.target {
+        LogTarget::File { path, .. } => {
+            StartError::AccessLog { path: path.display().to_string(), source }
+        }
+        LogTarget::Off | LogTarget::Stdout => StartError::Thread(source),
     }
 }

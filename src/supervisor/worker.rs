@@ -41,6 +41,8 @@ pub(super) enum Command {
     Close(SocketAddr),
     /// The configuration has changed.
     Reloaded,
+    /// Write the access log there.
+    Log(Handle),
     /// Say what is open.
     Census(mpsc::UnboundedSender<Census>),
     /// Show with this number that you are alive.
@@ -131,6 +133,7 @@ async fn work(mut seed: Seed) {
                 local.clock.wake_all();
             }
             Some(Command::Reloaded) => local.reloaded(),
+            Some(Command::Log(handle)) => worker.lines.change(handle),
             Some(Command::Census(answer)) => {
                 let census = Census { tunnels: worker.tunnels.all(), recent: worker.recent.all() };
                 // Whoever asked may have lost patience.
