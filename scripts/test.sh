@@ -39,10 +39,12 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The Debian package behind each program the tests run.
 debian_packages() {
   local pair
-  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd; do
+  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd logrotate:logrotate; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
   [ -e /usr/include/stdio.h ] || echo libc6-dev
+  # A client of the forward proxy, in its tests.
+  python3 -c 'import requests' 2>/dev/null || echo python3-requests
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 

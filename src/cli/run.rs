@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::config::problem::{Problem, Sources};
 use crate::config::{self, Config, Loaded, Refused, Verify};
 use crate::generation::{Generation, compile};
 use crate::message::Reason;
@@ -28,7 +29,8 @@ pub(super) fn run(directory: &Path) -> ExitCode {
     let watch = Watch::new(directory.to_owned());
     let config = match config::load(directory, &environment) {
         Ok(Loaded { config, warnings }) => {
-            complain(&config.sources, &warnings);
+            voice.change(config.gateway.voice);
+            warn(&voice, &config.sources, &warnings);
             config
         }
         Err(Refused { sources, problems }) => {
@@ -75,7 +77,7 @@ pub(super) fn serve(
         }
     };
     let generation = compiled.generation;
-    complain(&generation.config.sources, &compiled.warnings);
+    warn(&origin.voice, &generation.config.sources, &compiled.warnings);
     match raise_open_files() {
         Ok(limit) => tracing::debug!("{limit} open files allowed"),
         Err(error) => tracing::warn!("the limit on open files stays as it is: {error}"),
@@ -106,6 +108,15 @@ pub(super) fn serve(
     }
 }
 
+/// Draws what the operator should know, for people; programs get it as what the gateway says.
+fn warn(voice: &Voice, sources: &Sources, warnings: &[Problem]) {
+    if voice.is_json() && !warnings.is_empty() {
+        tracing::warn!("{}", config::draw(sources, warnings, false).trim_end());
+    } else {
+        complain(sources, warnings);
+    }
+}
+
 /// Binds, starts, and relieves the process that this one succeeds, if there is one.
 fn begin(
     (generation, metrics): (Generation, Arc<Metrics>),
@@ -133,6 +144,9 @@ fn announce(generation: &Generation) {
     tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
     for site in &generation.sites {
         tracing::info!(profile = site.names.profile, "listening on {}", site.address);
+    }
+    for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
+        tracing::info!("the forward proxy listens on {}", listener.address);
     }
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {

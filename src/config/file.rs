@@ -6,6 +6,9 @@
 //!
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
+mod forward;
+mod log;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -14,8 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-mod log;
-
+pub use forward::*;
 pub use log::*;
 
 /// A value and where in its file it is written.
@@ -72,6 +74,9 @@ pub struct DirectoryFile {
     /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
     /// routes to a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
+    /// The way out, for components that call other hosts. Further files may add listeners, rules
+    /// and parents to it.
+    pub forward: Option<ForwardFile>,
 }
 
 /// Process-wide settings.

@@ -5,6 +5,7 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod egress;
 pub mod line;
 pub mod mask;
 pub mod metrics;
@@ -13,5 +14,6 @@ pub mod stamp;
 pub mod voice;
 
 pub use access_log::{AccessLog, Lines};
+pub use egress::{EgressMetrics, RuleMetrics};
 pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
 pub use voice::Voice;

@@ -57,6 +57,12 @@ impl Voice {
         Self { filter: (first && !from_env).then_some(handle), json }
     }
 
+    /// Whether it speaks JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json.load(Ordering::Relaxed)
+    }
+
     /// Speaks as configured from now on.
     pub fn change(&self, to: config::Voice) {
         self.json.store(to.json, Ordering::Relaxed);

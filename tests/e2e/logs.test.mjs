@@ -109,7 +109,7 @@ describe('formats', { skip }, () => {
       ['/empty', ['-X', 'DELETE']],
       ['/short', ['-d', 'some body']],
       ['/short', ['--http2']],
-      ['/short', ['--http1.0']],
+      ['/short', ['--http1.0', '--no-alpn']],
       ['/a%20b/%c3%a9/short;x=[1]|2'],
     ];
     for (const [path, args = []] of requests) {

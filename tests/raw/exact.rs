@@ -116,7 +116,7 @@ fn what_a_trusted_proxy_says_is_passed_on() {
 }
 
 /// The `traceparent` of a forwarded head: its parts after the version.
-fn trace_of(message: &crate::wire::Message) -> [String; 3] {
+fn trace_of(message: &Message) -> [String; 3] {
     let value = message.field("traceparent").unwrap();
     let rest = value.strip_prefix("00-").unwrap().to_owned();
     let parts: Vec<_> = rest.split('-').map(str::to_owned).collect();

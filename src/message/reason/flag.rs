@@ -54,6 +54,8 @@ flags! {
     TooLarge => "BL";
     /// The access rules deny it.
     Denied => "AC";
+    /// Nobody has logged in.
+    Unknown => "AD";
     /// A tunnel was silent for too long.
     Idle => "SI";
     /// The gateway drains.
@@ -94,24 +96,46 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::PlainHttp
         | Reason::BadExpect
         | Reason::BadVersion
+        | Reason::NotProxied
+        | Reason::HttpsInClear
+        | Reason::BadDestination
+        | Reason::NotTls
+        | Reason::BadHello
         | Reason::TlsHandshake => Flag::ClientProtocol,
-        Reason::RouteDenied | Reason::WebSocketDenied => Flag::Denied,
+        Reason::RouteDenied
+        | Reason::WebSocketDenied
+        | Reason::EgressDenied
+        | Reason::EgressClient
+        | Reason::EgressPort
+        | Reason::EgressTime
+        | Reason::EgressForbidden
+        | Reason::EgressLiteral
+        | Reason::EgressAddress
+        | Reason::SniMismatch
+        | Reason::SniMissing => Flag::Denied,
+        Reason::ProxyAuthRequired | Reason::ProxyAuthFailed => Flag::Unknown,
         Reason::NoRoute | Reason::MethodNotAllowed | Reason::UnknownHost => Flag::NoRoute,
         Reason::HeaderTimeout
         | Reason::BodyTooSlow
         | Reason::ClientTooSlow
-        | Reason::HandshakeTimeout => Flag::ClientTimeout,
+        | Reason::HandshakeTimeout
+        | Reason::HelloTimeout => Flag::ClientTimeout,
         Reason::BodyTooLarge | Reason::HeaderTooLarge => Flag::TooLarge,
-        Reason::UpstreamConnect | Reason::UpstreamConnectTimeout | Reason::UpstreamTls => {
-            Flag::UpstreamFailure
-        }
+        Reason::UpstreamConnect
+        | Reason::UpstreamConnectTimeout
+        | Reason::UpstreamTls
+        | Reason::ParentRefused => Flag::UpstreamFailure,
         Reason::UpstreamUnresolved => Flag::UpstreamUnhealthy,
         Reason::UpstreamClosed | Reason::UpstreamCut => Flag::UpstreamClosed,
         Reason::UpstreamBadAnswer => Flag::UpstreamProtocol,
         Reason::UpstreamFirstByteTimeout | Reason::UpstreamStalled => Flag::UpstreamTimeout,
         Reason::NoDescriptors => Flag::Overloaded,
         Reason::Draining => Flag::Draining,
-        Reason::TooManyConnections | Reason::TooManyFromClient => Flag::Limited,
+        Reason::TooManyConnections
+        | Reason::TooManyFromClient
+        | Reason::TooManyTunnels
+        | Reason::TooManyTunnelsOfClient
+        | Reason::TooFast => Flag::Limited,
         Reason::ClientGone => Flag::ClientGone,
         Reason::TunnelIdle => Flag::Idle,
         Reason::Internal => Flag::Internal,

@@ -1,0 +1,303 @@
+//! What became of one request or connection: its log line and its counters.
+//!
+//! Made when a request's head is there, written when it is dropped, so that no way out can forget
+//! it and none can write it twice.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::addr::{ClientAddr, Destination};
+use crate::downstream::{RequestId, Worker};
+use crate::egress::{Client, Denial, Grant};
+use crate::generation::outlet::Listener;
+use crate::message::reason::Flag;
+use crate::message::{Form, ProxiedHead, Reason, Version};
+use crate::net::Phase;
+use crate::telemetry::line::{Event, Key, Line};
+
+use super::way::{PROFILE, Tally};
+use super::{Facts, Stand, Way};
+
+/// See the module.
+pub(super) struct Record {
+    worker: Rc<Worker>,
+    facts: Rc<Facts>,
+    listener: Arc<Listener>,
+    tally: Arc<Tally>,
+    pub(super) id: RequestId,
+    pub(super) start: Instant,
+    asked: Option<Box<Asked>>,
+    pub(super) user: Option<Box<str>>,
+    destination: Option<Destination>,
+    /// What report mode let through.
+    reported: Option<Reason>,
+    /// Why it is denied, in full.
+    pub(super) denial: Option<Box<Denial>>,
+    pub(super) dialled: Option<SocketAddr>,
+    pub(super) parent: Option<Box<str>>,
+    pub(super) sni: Option<Box<str>>,
+    connect: Option<Duration>,
+    /// 0 until an answer has begun.
+    pub(super) status: u16,
+    /// Why it was refused or cut.
+    pub(super) reason: Option<Reason>,
+    /// What was found, and let pass by a setting.
+    pub(super) noted: Option<Reason>,
+    /// What the system, the resolver or a parent said, for the operator.
+    pub(super) detail: Option<String>,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    tunnel: Option<&'static str>,
+    active: bool,
+}
+
+/// What is only needed for the line.
+struct Asked {
+    version: Version,
+    method: http::Method,
+    form: Form,
+    /// As it was written, as long as it is not known to be a destination.
+    authority: Bytes,
+    path: Option<Bytes>,
+    agent: Option<Bytes>,
+}
+
+impl Record {
+    /// For a connection, or a request that was refused before its head could be read.
+    pub(super) fn new(worker: &Rc<Worker>, facts: &Rc<Facts>, stand: &Arc<Stand>) -> Self {
+        Self {
+            id: worker.ids.next(),
+            worker: Rc::clone(worker),
+            facts: Rc::clone(facts),
+            listener: Arc::clone(&stand.listener),
+            tally: Arc::clone(&stand.way.no_rule),
+            start: Instant::now(),
+            asked: None,
+            user: None,
+            destination: None,
+            reported: None,
+            denial: None,
+            dialled: None,
+            parent: None,
+            sni: None,
+            connect: None,
+            status: 0,
+            reason: None,
+            noted: None,
+            detail: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            tunnel: None,
+            active: false,
+        }
+    }
+
+    /// Notes what is asked for.
+    pub(super) fn on_head(&mut self, asked: &ProxiedHead) {
+        let ProxiedHead { form, head } = asked;
+        // Copies: slices of the head would keep all of it for as long as a tunnel lives.
+        let agent = head.fields.first(crate::message::Known::UserAgent);
+        self.asked = Some(Box::new(Asked {
+            version: head.version,
+            method: head.method.clone(),
+            form: *form,
+            authority: Bytes::copy_from_slice(&head.host),
+            path: (*form != Form::Connect).then(|| Bytes::copy_from_slice(&head.target)),
+            agent: agent.map(Bytes::copy_from_slice),
+        }));
+    }
+
+    /// Notes where it is to go.
+    pub(super) fn on_destination(&mut self, destination: &Destination) {
+        self.destination = Some(destination.clone());
+        if let Some(asked) = &mut self.asked {
+            asked.authority = Bytes::new();
+        }
+    }
+
+    /// Notes under which rule it may.
+    pub(super) fn on_grant(&mut self, way: &Way, grant: &Grant) {
+        self.tally = Arc::clone(way.tally(&grant.rule));
+        self.active = true;
+        self.tally.metrics.active.inc();
+        if let Some(denial) = &grant.reported {
+            self.reported = Some(denial.reason);
+            self.tally.metrics.reported.inc();
+        }
+    }
+
+    /// Notes that the rules deny it.
+    pub(super) fn denied(&mut self, way: &Way, denial: Denial) {
+        if !self.active
+            && let Some(rule) = &denial.rule
+        {
+            self.tally = Arc::clone(way.tally(rule));
+        }
+        self.refused(denial.reason, None);
+        self.denial = Some(Box::new(denial));
+    }
+
+    /// Notes that it is refused.
+    pub(super) fn refused(&mut self, reason: Reason, detail: Option<String>) {
+        self.reason = Some(reason);
+        self.status = reason.code();
+        self.detail = detail.or(self.detail.take());
+    }
+
+    /// Notes that there is a connection to the destination.
+    pub(super) fn connected(&mut self) {
+        let took = self.start.elapsed();
+        self.tally.metrics.connect.observe(took.as_secs_f64());
+        self.connect = Some(took);
+    }
+
+    /// Notes that it has become a tunnel, whose end is set when it ends.
+    pub(super) fn opened(&mut self) {
+        self.status = 200;
+        self.tunnel = Some("unknown");
+    }
+
+    /// Notes how a tunnel ended.
+    pub(super) fn tunnel_ended(&mut self, word: &'static str) {
+        self.tunnel = Some(word);
+    }
+
+    /// Who asks, as the rules see it.
+    pub(super) fn client(&self) -> Client<'_> {
+        Client { ip: self.facts.client.ip(), user: self.user.as_deref(), names: &self.facts.names }
+    }
+
+    /// The client's own address and port.
+    pub(super) fn address(&self) -> ClientAddr {
+        self.facts.client
+    }
+
+    pub(super) fn destination(&self) -> Option<&Destination> {
+        self.destination.as_ref()
+    }
+
+    pub(super) fn rule(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn count(&self) {
+        let metrics = &self.tally.metrics;
+        match self.reason {
+            Some(reason) => {
+                self.worker.metrics.refused(reason as usize);
+                metrics.refused(reason as usize, reason.word());
+            }
+            None => metrics.served.inc(),
+        }
+        metrics.sent.inc_by(self.request_bytes);
+        metrics.received.inc_by(self.response_bytes);
+        if self.active {
+            metrics.active.dec();
+        }
+    }
+
+    fn tell_asked(&self, line: &mut impl Line, asked: &Asked) {
+        line.text(Key::Method, asked.method.as_str().as_bytes());
+        match &self.destination {
+            Some(destination) => {
+                line.text(Key::Destination, destination.to_string().as_bytes());
+            }
+            None => line.text(Key::Destination, &asked.authority),
+        }
+        if let Some(path) = &asked.path {
+            let scheme = if asked.form == Form::Https { "https" } else { "http" };
+            line.text(Key::Scheme, scheme.as_bytes());
+            line.target(Key::Path, path);
+        }
+        line.text(Key::Protocol, asked.version.as_str().as_bytes());
+        if let Some(agent) = &asked.agent {
+            line.text(Key::Agent, agent);
+        }
+    }
+
+    fn tell_outcome(&self, line: &mut impl Line) {
+        if let Some(dialled) = &self.dialled {
+            line.address(Key::Dialled, *dialled);
+        }
+        if let Some(parent) = &self.parent {
+            line.text(Key::Parent, parent.as_bytes());
+        }
+        if let Some(sni) = &self.sni {
+            line.text(Key::Sni, sni.as_bytes());
+        }
+        line.number(Key::Status, self.status.into());
+        if let Some(reason) = self.reason.or(self.noted) {
+            line.text(Key::Reason, reason.word().as_bytes());
+        }
+        let reason = self.reason.map(Reason::flag);
+        if let Some(flag) = reason.or_else(|| self.tunnel.and_then(Flag::of_end)) {
+            line.text(Key::Flags, flag.letters().as_bytes());
+        }
+        if let (Some(denial), Some(destination)) = (&self.denial, &self.destination) {
+            line.text(Key::Detail, denial.why(&self.client(), destination).as_bytes());
+        } else if let Some(detail) = &self.detail {
+            line.text(Key::Detail, detail.as_bytes());
+        }
+        if let Some(end) = self.tunnel {
+            line.text(Key::End, end.as_bytes());
+        }
+        line.number(Key::RequestBytes, self.request_bytes);
+        line.number(Key::ResponseBytes, self.response_bytes);
+        if let Some(connect) = self.connect {
+            line.took(Key::Connect, connect);
+        }
+        line.took(Key::Duration, self.start.elapsed());
+    }
+}
+
+impl Event for Record {
+    fn tell<L: Line>(&self, line: &mut L) {
+        line.text(Key::Id, self.id.as_str().as_bytes());
+        let event = match (&self.asked, self.tunnel) {
+            (None, _) => "refused",
+            (Some(_), Some(_)) => "tunnel",
+            (Some(_), None) => "egress",
+        };
+        line.text(Key::Event, event.as_bytes());
+        line.text(Key::Profile, PROFILE.as_bytes());
+        line.text(Key::Listener, self.listener.label.as_bytes());
+        line.address(Key::Client, self.facts.client.0);
+        if let Some(user) = &self.user {
+            line.text(Key::User, user.as_bytes());
+        }
+        if let Some(asked) = &self.asked {
+            self.tell_asked(line, asked);
+        }
+        if self.active || self.denial.as_ref().is_some_and(|denial| denial.rule.is_some()) {
+            line.text(Key::Rule, self.tally.name.as_bytes());
+        }
+        if let Some(reason) = self.reported {
+            line.text(Key::WouldDeny, reason.word().as_bytes());
+        }
+        self.tell_outcome(line);
+        line.text(Key::Tls, self.facts.tls.as_bytes());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Nobody said how it ended: the task was dropped, because the client had gone or a worker
+        // was stopped.
+        if self.status == 0 && self.reason.is_none() {
+            self.refused(Reason::ClientGone, None);
+        }
+        if self.reason.is_none()
+            && self.tunnel.is_none()
+            && self.worker.local.phase() == Phase::Cutting
+        {
+            self.reason = Some(Reason::Draining);
+        }
+        self.count();
+        self.worker.lines.add(&self.worker.stamp, self);
+    }
+}
