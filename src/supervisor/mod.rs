@@ -11,6 +11,7 @@
 mod changes;
 mod desk;
 mod inheritance;
+mod origin;
 mod plan;
 mod posts;
 mod reload;
@@ -41,7 +42,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::resolve;
 
 pub use inheritance::Inheritance;
-pub use reload::{Environment, Origin};
+pub use origin::{Environment, Origin};
 pub use start::{Bound, StartError};
 pub use succession::Program;
 

@@ -9,12 +9,10 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::CryptoProvider;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -23,15 +21,15 @@ use crate::config::{self, Refused};
 use crate::forward::{Commons, Way};
 use crate::generation::{self, Generation, Spot};
 use crate::telemetry::access_log::{Opener, Outlet};
-use crate::telemetry::{AccessLog, Metrics, Voice};
+use crate::telemetry::{AccessLog, Metrics};
 use crate::units::{display_duration, display_timestamp};
 use crate::upstream::resolve;
 
 use super::changes;
 use super::inheritance::Inheritance;
+use super::origin::Origin;
 use super::posts::{Retired, Shared, posts};
-use super::start::{Held, Sockets, StartError, bind_spots, hold, no_log};
-use super::succession::Program;
+use super::start::{Held, Sockets, StartError, bind_spots, hold, open_next_log};
 use super::worker::Command;
 
 /// A roll-back that cannot have its sockets is tried again after this time.
@@ -40,24 +38,6 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How long after the watcher has applied a change `reload --confirm` still means that change: whoever
 /// saved a file had no time to ask first.
 const JUST_NOW: Duration = Duration::from_mins(5);
-
-/// Looks up environment variables.
-pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
-/// Where the configuration comes from, each time anew.
-#[derive(Clone)]
-pub struct Origin {
-    /// The directory.
-    pub directory: PathBuf,
-    /// The environment its `${NAME}`s are looked up in.
-    pub environment: Environment,
-    /// For what is compiled from it.
-    pub provider: Arc<CryptoProvider>,
-    /// How to start this program anew; `None` where that makes no sense.
-    pub program: Option<Program>,
-    /// Speaks about the gateway.
-    pub voice: Voice,
-}
 
 /// What the running gateway is made of, for changing it.
 pub(super) struct Reloader {
@@ -116,6 +96,12 @@ struct Prepared {
 enum NotPrepared {
     Unchanged,
     Refused(String),
+}
+
+impl From<StartError> for NotPrepared {
+    fn from(error: StartError) -> Self {
+        Self::Refused(format!("{error}\n"))
+    }
 }
 
 /// What came of an attempt, before it is told.
@@ -461,7 +447,7 @@ impl Preparing {
             }
         }
         let (sockets, held) = self.bind(&generation)?;
-        let log = self.open_log(&generation)?;
+        let log = open_next_log(&self.log, &generation)?;
         let warnings = if compiled.warnings.is_empty() {
             String::new()
         } else {
@@ -474,15 +460,9 @@ impl Preparing {
     /// Prepares a generation that served before.
     fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
         let (sockets, held) = self.bind(&generation)?;
-        let log = self.open_log(&generation)?;
+        let log = open_next_log(&self.log, &generation)?;
         let (hash, warnings) = (String::new(), String::new());
         Ok(Prepared { generation, hash, sockets, held, log, warnings })
-    }
-
-    fn open_log(&self, generation: &Generation) -> Result<Option<Outlet>, NotPrepared> {
-        let config = &generation.config.gateway.access_log;
-        let opened = self.log.open(config).map_err(|error| no_log(config, error));
-        opened.map_err(|error| NotPrepared::Refused(format!("{error}\n")))
     }
 
     fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
@@ -495,11 +475,8 @@ impl Preparing {
             known.iter().any(|spot| spot.address.port() == port) || self.leaving.contains(&port)
         };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
-        let bound = bind_spots(generation, &new, workers, &mut Inheritance::default());
-        let bound = bound.and_then(|sockets| {
-            let held = hold(&new, &sockets)?;
-            Ok((sockets, held))
-        });
-        bound.map_err(|error: StartError| NotPrepared::Refused(format!("{error}\n")))
+        let sockets = bind_spots(generation, &new, workers, &mut Inheritance::default())?;
+        let held = hold(&new, &sockets)?;
+        Ok((sockets, held))
     }
 }

@@ -10,6 +10,7 @@ use crate::admin::socket::{self, Socket, SocketError};
 use crate::config::{self, LogTarget};
 use crate::generation::{Generation, Spot};
 use crate::net::listen;
+use crate::telemetry::access_log::{Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
@@ -198,8 +199,16 @@ pub(super) fn open_log(
     opened.map_err(|source| no_log(config, source))
 }
 
-/// The access log cannot be opened.
-pub(super) fn no_log(config: &config::AccessLog, source: io::Error) -> StartError {
+/// Opens the log of another generation, if the present one goes elsewhere.
+pub(super) fn open_next_log(
+    opener: &Opener,
+    generation: &Generation,
+) -> Result<Option<Outlet>, StartError> {
+    let config = &generation.config.gateway.access_log;
+    opener.open(config).map_err(|source| no_log(config, source))
+}
+
+fn no_log(config: &config::AccessLog, source: io::Error) -> StartError {
     match &config.target {
         LogTarget::File { path, .. } => {
             StartError::AccessLog { path: path.display().to_string(), source }
