@@ -369,7 +369,8 @@ impl Reloader {
         if self.log.change(&self.generation.config.gateway.access_log, log) {
             tell(&self.workers, || Command::Log(self.log.handle()));
         }
-        tell(&self.workers, || Command::Reloaded);
+        let endpoints = self.generation.identities();
+        tell(&self.workers, || Command::Reloaded(Arc::clone(&endpoints)));
         let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
         self.metrics.serves(edition.number(), edition.hash());

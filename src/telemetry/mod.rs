@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod egress;
+pub mod lease;
 pub mod line;
 pub mod mask;
 pub mod metrics;
