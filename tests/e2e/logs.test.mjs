@@ -90,15 +90,15 @@ describe('formats', { skip }, () => {
   test('combined is what nginx writes, byte for byte but for the time', async (t) => {
     const port = await world.freePort();
     const nginx = await world.nginx(`
-      access_log $PREFIX/logs/access.log combined;
       server {
+        access_log $PREFIX/logs/access.log combined;
         listen ${world.address}:${port} ssl http2;
         ssl_certificate ${world.certs.gateway.crt};
         ssl_certificate_key ${world.certs.gateway.key};
         location / { proxy_pass ${origin.url}; proxy_set_header Host $http_host; proxy_http_version 1.1; }
       }`, { ports: [[world.address, port]] });
     const file = join(place(), 'access.log');
-    const gateway = await open(t, { file, format: 'combined' });
+    const gateway = await open(t, { file, format: 'combined' }, { gateway: { workers: 1 } });
     const requests = [
       ['/short'],
       ['/short', ['-A', 'Mozilla/5.0 "quoted" back\\slash', '-e', 'https://chat.example.com/a?b=c']],
@@ -110,11 +110,11 @@ describe('formats', { skip }, () => {
       ['/short', ['-d', 'some body']],
       ['/short', ['--http2']],
       ['/short', ['--http1.0', '--no-alpn']],
-      ['/a%20b/%c3%a9/short;x=[1]|2'],
+      ['/a%20b/%c3%a9;x=[1]|2/short', ['--globoff']],
     ];
     for (const [path, args = []] of requests) {
       const answers = [await ask(gateway, path, { args }), await ask(gateway, path, { args, listener: { host: world.address, port } })];
-      assert.equal(answers[0].status, answers[1].status, `${path} ${answers[0].err} ${answers[1].err}`);
+      assert.ok(answers[0].status > 0 && answers[0].status === answers[1].status, `${path} ${answers[0].err} ${answers[1].err}`);
     }
     const lines = (path) => fs.readFileSync(path, 'utf8').split('\n').slice(0, -1);
     const theirs = join(nginx.prefix, 'logs/access.log');
