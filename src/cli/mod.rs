@@ -7,9 +7,11 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod explain;
 mod healthcheck;
 mod plan;
+mod ports;
 mod reload;
 mod run;
 mod signal;
@@ -68,6 +70,13 @@ enum Command {
     },
     /// Say what would be done with a request, by which line of which file
     Explain(explain::Asked),
+    /// Try what the product requires from this host: components, certificates, proxy, ports, limits
+    ///
+    /// Opens connections and hangs up again; changes nothing. Exit code 0: nothing failed (warnings
+    /// do not count), 1: something did.
+    Doctor(doctor::Asked),
+    /// Print what a firewall has to let through, as a table for its administrators
+    Ports(ports::Form),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -144,6 +153,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             check::check(&chosen(named.or(directory)), format)
         }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
+        Some(Command::Doctor(asked)) => doctor::doctor(&chosen(directory), &asked),
+        Some(Command::Ports(form)) => ports::ports(&chosen(directory), &form),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
             ExitCode::SUCCESS
@@ -201,6 +212,17 @@ fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
             complain(&config.sources, &warnings);
             Ok(config)
         }
+        Err(Refused { sources, problems }) => {
+            complain(&sources, &problems);
+            Err(())
+        }
+    }
+}
+
+/// Loads a directory for a command that is about something else: warnings are not drawn.
+fn load_quietly(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
+    match config::load(directory, env) {
+        Ok(loaded) => Ok(loaded.config),
         Err(Refused { sources, problems }) => {
             complain(&sources, &problems);
             Err(())

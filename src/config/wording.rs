@@ -9,7 +9,7 @@
 use super::problem::{Place, Problem};
 
 /// Tables at the top of a file that have no name of their own.
-const TOP: [&str; 2] = ["gateway", "admin"];
+const TOP: [&str; 3] = ["gateway", "admin", "doctor"];
 
 /// What nginx calls it, and what we do.
 const NGINX: [(&str, &str); 24] = [

@@ -4,6 +4,7 @@
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
 mod clash;
+mod doctor;
 mod header;
 mod listener;
 mod profile;
@@ -76,6 +77,8 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         shaped.upstreams.iter().map(|item| check.upstream(item)).collect();
     let mut names = Names { certificates: &mut certificate_names, upstreams: &mut upstream_names };
     let profiles = check.profiles(&shaped.profiles, &mut names);
+    let (upstream_list, profile_list) = (labels(&shaped.upstreams), labels(&shaped.profiles));
+    let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
     check.clashing_addresses(&shaped.admin, &shaped.profiles);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);
     check.unused("certificate.unused", &certificate_names);
@@ -92,7 +95,13 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
+        doctor,
     })
+}
+
+/// The names of items.
+fn labels<T>(items: &[Item<T>]) -> Vec<&str> {
+    items.iter().map(|item| item.name.as_str()).collect()
 }
 
 /// What routes and profiles may refer to.
