@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::admin::Question;
 use crate::admin::report::Status;
+use crate::config;
 use crate::config::problem::Severity;
-use crate::config::{self, Config};
 use crate::doctor::{self, Group, Known, Row, State, table};
 use crate::generation;
 use crate::message::Reason;
@@ -70,7 +70,7 @@ pub(super) fn doctor(directory: &Path, asked: &Asked) -> ExitCode {
     if asked.json {
         print_json(directory, &rows);
     } else {
-        print(directory, &rows, &config, began);
+        print(directory, &rows, began);
     }
     let failed = rows.iter().any(|row| row.state == State::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -120,14 +120,13 @@ fn known(directory: &Path) -> Known {
     Known { directory: directory.to_owned(), errors, warnings, pid }
 }
 
-fn print(directory: &Path, rows: &[Row], config: &Config, began: Instant) {
+fn print(directory: &Path, rows: &[Row], began: Instant) {
     say(&table::text(rows, colour(&std::io::stdout())));
-    let host = config.doctor.fqdn.as_deref().unwrap_or("this host");
     say(&format!(
-        "\n{} checks for {host} by {} in {:.1} s:\n{}\n",
+        "\n{} rows in {:.1} s, by {}\n{}\n",
         rows.len(),
-        directory.display(),
         began.elapsed().as_secs_f64(),
+        directory.display(),
         table::summary(rows)
     ));
 }

@@ -6,6 +6,7 @@
 //! [`Place`]s.
 
 mod doctor;
+mod forward;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use super::outline::Outline;
 use super::problem::{Place, Sources};
 
 pub use doctor::{Doctor, Target};
+pub use forward::*;
 
 /// A whole configuration directory.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub struct Config {
     pub profiles: Vec<Profile>,
     /// What `doctor` looks at besides.
     pub doctor: Doctor,
+    /// The forward proxy, if there is one.
+    pub forward: Option<Forward>,
 }
 
 /// `[gateway]`.

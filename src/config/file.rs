@@ -7,6 +7,7 @@
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
 mod doctor;
+mod forward;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 pub use doctor::DoctorFile;
+pub use forward::*;
 
 /// A value and where in its file it is written.
 #[derive(Clone, Debug)]
@@ -74,6 +76,9 @@ pub struct DirectoryFile {
     pub profile: Option<BTreeMap<String, ProfileFile>>,
     /// What `app-gateway doctor` looks at besides the gateway itself.
     pub doctor: Option<DoctorFile>,
+    /// The way out, for components that call other hosts. Further files may add listeners, rules
+    /// and parents to it.
+    pub forward: Option<ForwardFile>,
 }
 
 /// Process-wide settings.

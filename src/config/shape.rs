@@ -15,7 +15,9 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::expand::{Env, expand};
-use super::file::{AdminFile, CertificateFile, DoctorFile, GatewayFile, ProfileFile, UpstreamFile};
+use super::file::{
+    AdminFile, CertificateFile, DoctorFile, ForwardFile, GatewayFile, ProfileFile, UpstreamFile,
+};
 use super::outline::Outline;
 use super::problem::{Findings, Place};
 use super::{syntax, wording};
@@ -24,13 +26,14 @@ use super::{syntax, wording};
 const MISTAKES: usize = 64;
 
 /// The tables that are known at the top of a file.
-const TABLES: [&str; 6] = ["gateway", "admin", "certificate", "upstream", "profile", "doctor"];
+const TABLES: [&str; 7] =
+    ["gateway", "admin", "certificate", "upstream", "profile", "forward", "doctor"];
 
 /// Keys that are always a table of their own.
-const TABLE_KEYS: [&str; 3] = ["limits", "timeouts", "health"];
+const TABLE_KEYS: [&str; 4] = ["limits", "timeouts", "sni", "health"];
 
 /// Keys that are always an array of tables.
-const TABLE_ARRAY_KEYS: [&str; 3] = ["listener", "route", "pairs"];
+const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "parent"];
 
 /// Everything the files say, with places and without meaning.
 #[derive(Debug, Default)]
@@ -49,6 +52,8 @@ pub(super) struct Shaped {
     pub(super) profiles: Vec<Item<ProfileFile>>,
     /// Every `[doctor]`.
     pub(super) doctor: Vec<Item<DoctorFile>>,
+    /// Every `[forward]`, and every mention of it.
+    pub(super) forward: Vec<Item<ForwardFile>>,
 }
 
 /// A named table.
@@ -87,6 +92,7 @@ pub(super) fn shape(
             "gateway" => shaped.gateway.push(reader.item(&key, value)),
             "admin" => shaped.admin.push(reader.item(&key, value)),
             "doctor" => shaped.doctor.push(reader.item(&key, value)),
+            "forward" => shaped.forward.push(reader.item(&key, value)),
             "certificate" => reader.items(&key, value, &mut shaped.certificates),
             "upstream" => reader.items(&key, value, &mut shaped.upstreams),
             "profile" => reader.items(&key, value, &mut shaped.profiles),

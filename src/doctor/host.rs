@@ -291,30 +291,47 @@ fn names(word: &str, log: &Path) -> bool {
 /// fail.
 const APART: (i64, i64) = (2, 60);
 
-/// Judges this host's clock by what all who answered said it was.
+/// Judges this host's clock by what all who answered said it was, and theirs by each other.
 pub(super) fn clock(rows: &[Row]) -> Row {
     let row = row("system configuration", "clock", "");
-    let mut ahead: Vec<i64> = rows.iter().filter_map(|row| row.clock_ahead_ms).collect();
-    ahead.sort_unstable();
+    let mut told: Vec<(i64, &str)> =
+        rows.iter().filter_map(|row| Some((row.clock_ahead_ms?, row.name.as_str()))).collect();
+    told.sort_unstable();
     let sync = synchronised()
         .map_or("; no time service seen on this host".to_owned(), |by| format!("; kept by {by}"));
-    let Some(median) = ahead.get(ahead.len() / 2) else {
+    let (Some((median, _)), Some(first), Some(last)) =
+        (told.get(told.len() / 2), told.first(), told.last())
+    else {
         return row.note(
             format!("nobody who answered said what time it is{sync}"),
             "compare it yourself: chronyc tracking, or timedatectl",
         );
     };
-    let seconds = (median.abs() + 500) / 1000;
+    let seconds = |ms: i64| (ms.abs() + 500) / 1000;
+    let off = seconds(*median);
     let way = if *median > 0 { "behind" } else { "ahead of" };
-    let others = format!("{} that answered", ahead.len());
+    let others = match told.len() {
+        1 => "the clock of 1 that answered".to_owned(),
+        more => format!("the clocks of {more} that answered"),
+    };
     let next = "have chrony or systemd-timesyncd keep the time, here and on the hosts of the components: timedatectl set-ntp true";
-    if seconds > APART.1 {
-        row.failed(format!("{seconds} s {way} the clocks of {others}{sync}"), next)
-    } else if seconds > APART.0 {
-        row.warning(format!("{seconds} s {way} the clocks of {others}{sync}"), next)
-    } else {
-        row.good(format!("agrees with the clocks of {others}{sync}"))
+    if off > APART.1 {
+        return row.failed(format!("{off} s {way} {others}{sync}"), next);
     }
+    if off > APART.0 {
+        return row.warning(format!("{off} s {way} {others}{sync}"), next);
+    }
+    let farthest = if median - first.0 > last.0 - median { first } else { last };
+    let apart = farthest.0 - median;
+    if seconds(apart) > APART.0 {
+        let way = if apart > 0 { "ahead" } else { "behind" };
+        let (name, apart) = (farthest.1, seconds(apart));
+        return row.warning(
+            format!("agrees with most of {others}; the clock of {name} is {apart} s {way}{sync}"),
+            next,
+        );
+    }
+    row.good(format!("agrees with {others}{sync}"))
 }
 
 fn synchronised() -> Option<&'static str> {
@@ -363,7 +380,10 @@ mod tests {
             clock(&rows)
         };
         assert_eq!(with(&[]).state, State::Note);
-        assert_eq!(with(&[400, -300, 90_000]).state, State::Good);
+        assert_eq!(with(&[400, -300, 900]).state, State::Good);
+        let one_off = with(&[400, -300, -90_000]);
+        assert_eq!(one_off.state, State::Warning);
+        assert!(one_off.found.contains("the clock of x is 90 s behind"), "{}", one_off.found);
         let behind = with(&[9_800, 10_200, 10_000]);
         assert_eq!(behind.state, State::Warning);
         assert!(behind.found.starts_with("10 s behind the clocks of 3"), "{}", behind.found);

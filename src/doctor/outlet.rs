@@ -3,9 +3,11 @@
 //!
 //! In: a proxy's address and a list of hosts. Works with any proxy that knows CONNECT.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::config::{Config, Target};
+use crate::addr::Pattern;
+use crate::config::{Config, Effect, Target};
 use crate::tls::{self, client};
 use crate::upstream::Stream;
 
@@ -20,12 +22,45 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
         let row = Row::new(Group::Proxy, "connectivity 4-5", "forward-proxy", "");
         return vec![super::known(vec![row.not_configured("proxy = \"10.0.0.4:3128\"")])];
     };
-    through(&proxy, &config.doctor.platforms, config.doctor.timeout)
+    through(&proxy, &platforms(config), config.doctor.timeout)
 }
 
-/// The proxy the components use.
+/// The proxy the components use: the one that is named, or the gateway's own.
 pub(super) fn proxy(config: &Config) -> Option<Target> {
-    config.doctor.proxy.clone()
+    let own = || {
+        let mut plain = config.forward.iter().flat_map(|forward| &forward.listeners);
+        let listener = plain.find(|listener| listener.certificates.is_empty())?;
+        let host = match listener.listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let (host, port) = (host.to_string(), listener.listen.port());
+        Some(Target { place: Some(listener.place), host, port })
+    };
+    config.doctor.proxy.clone().or_else(own)
+}
+
+/// What has to be reached through it: what is named, or else the names that the rules allow.
+pub(super) fn platforms(config: &Config) -> Vec<Target> {
+    let named = config.doctor.platforms.iter().any(|target| target.place.is_some());
+    let allowed = config.forward.iter().flat_map(|forward| &forward.rules);
+    let allowed = allowed.filter(|rule| rule.effect == Effect::Allow).flat_map(|rule| {
+        let port = rule.ports.first().copied().unwrap_or(443);
+        rule.destinations.iter().filter_map(move |destination| match destination {
+            Pattern::Exact(name) => {
+                Some(Target { place: Some(rule.place), host: name.as_str().to_owned(), port })
+            }
+            Pattern::Below(_) | Pattern::Net(_) => None,
+        })
+    });
+    let mut allowed: Vec<Target> = allowed.collect();
+    if named || allowed.is_empty() {
+        return config.doctor.platforms.clone();
+    }
+    allowed.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+    allowed.dedup_by(|a, b| (&a.host, a.port) == (&b.host, b.port));
+    allowed
 }
 
 /// A check of the proxy, and one for each host that is to be reached through it.
@@ -84,7 +119,7 @@ async fn platform(proxy: &Target, host: &Target, budget: Budget) -> Row {
         403 => {
             return row.failed(
                 said,
-                format!("allow {label} in the proxy's list, for the components and for this host: app-gateway explain egress {label}"),
+                format!("allow {label} in the proxy's list, for the components and for this host: app-gateway explain egress {label} --client IP"),
             );
         }
         405 | 501 | 400 => {

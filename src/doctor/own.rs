@@ -72,6 +72,10 @@ pub(super) fn listeners(config: &Config, facts: &Known) -> super::Check {
             ));
         }
     }
+    for listener in config.forward.iter().flat_map(|forward| &forward.listeners) {
+        let place = config.sources.locate(listener.place);
+        wanted.push(("connectivity 4-5", "forward-proxy".to_owned(), listener.listen, place));
+    }
     if let Some(admin) = &config.admin {
         wanted.push((
             "system configuration",

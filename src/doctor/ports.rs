@@ -165,7 +165,7 @@ fn outwards(config: &Config, all: &mut Vec<Opening>) {
             through,
         ));
     }
-    for platform in &config.doctor.platforms {
+    for platform in &outlet::platforms(config) {
         let purpose = "messages and files, through the proxy";
         all.push(Opening::new(
             [&label, &platform.host],

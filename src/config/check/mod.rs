@@ -5,6 +5,7 @@
 
 mod clash;
 mod doctor;
+mod forward;
 mod header;
 mod listener;
 mod profile;
@@ -75,11 +76,16 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         shaped.certificates.iter().map(|item| check.certificate(item)).collect();
     let upstreams: Option<Vec<_>> =
         shaped.upstreams.iter().map(|item| check.upstream(item)).collect();
-    let mut names = Names { certificates: &mut certificate_names, upstreams: &mut upstream_names };
+    let mut names = Names {
+        certificates: &mut certificate_names,
+        upstreams: &mut upstream_names,
+        forward: !shaped.forward.is_empty(),
+    };
     let profiles = check.profiles(&shaped.profiles, &mut names);
     let (upstream_list, profile_list) = (labels(&shaped.upstreams), labels(&shaped.profiles));
     let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
-    check.clashing_addresses(&shaped.admin, &shaped.profiles);
+    let forward = check.forward(&shaped.forward, &mut certificate_names);
+    check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);
     check.unused("certificate.unused", &certificate_names);
     check.unused("upstream.unused", &upstream_names);
@@ -96,6 +102,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         upstreams: upstreams?,
         profiles: profiles?,
         doctor,
+        forward: forward?,
     })
 }
 
@@ -108,6 +115,8 @@ fn labels<T>(items: &[Item<T>]) -> Vec<&str> {
 struct Names<'a> {
     certificates: &'a mut Known,
     upstreams: &'a mut Known,
+    /// Whether there is a forward proxy, so that a gateway without profiles has something to do.
+    forward: bool,
 }
 
 /// The names of one kind of thing.
@@ -170,6 +179,9 @@ impl Check<'_> {
             first.insert(name, before);
             let table = if kind == name { format!("[{name}]") } else { format!("[{kind}.{name}]") };
             let help = match kind {
+                "forward" => {
+                    "keep its settings in one file; other files may add listeners, rules and parents to it"
+                }
                 "profile" => {
                     "keep its settings in one file; other files may add listeners and routes to it"
                 }

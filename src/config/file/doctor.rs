@@ -23,9 +23,10 @@ pub struct DoctorFile {
     pub public_port: Maybe<i64>,
     /// Profiles that face the internet. Default `["internet"]`.
     pub public: Maybe<Vec<Written<String>>>,
-    /// The forward proxy the components use, e.g. `"10.0.0.4:3128"`. Default port 3128.
+    /// The forward proxy the components use, e.g. `"10.0.0.4:3128"`. Default: the gateway's own.
     pub proxy: Maybe<String>,
-    /// What has to be reached through it. Default: Facebook, Viber and Twilio. Default port 443.
+    /// What has to be reached through it. Default: the names that `[forward]` allows; without it,
+    /// Facebook, Viber and Twilio. Default port 443.
     pub platforms: Maybe<Vec<Written<String>>>,
     /// Microsoft SQL Server. Default port 1433.
     pub sql: Maybe<Vec<Written<String>>>,
