@@ -54,8 +54,6 @@ struct One {
     tls: Option<Result<Proof, String>>,
     how: String,
     unverified: bool,
-    /// File with the CAs, if that is how it is verified.
-    ca: Option<String>,
     path: Option<String>,
     place: String,
 }
@@ -74,13 +72,11 @@ impl One {
         let file = |path: &Path| {
             path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
         };
-        let (how, ca) = match &upstream.verify {
-            Verify::System => ("verified by the system's CAs".to_owned(), None),
-            Verify::Ca { file: path, .. } => {
-                (format!("verified by {}", file(path)), Some(path.display().to_string()))
-            }
-            Verify::Pin(_) => ("verified by its pinned key".to_owned(), None),
-            Verify::None { .. } => ("NOT VERIFIED".to_owned(), None),
+        let how = match &upstream.verify {
+            Verify::System => "verified by the system's CAs".to_owned(),
+            Verify::Ca { file: path, .. } => format!("verified by {}", file(path)),
+            Verify::Pin(_) => "verified by its pinned key".to_owned(),
+            Verify::None { .. } => "NOT VERIFIED".to_owned(),
         };
         Self {
             upstream: upstream.name.clone(),
@@ -91,7 +87,6 @@ impl One {
             tls: endpoint.tls.then(|| settings.map(|settings| Proof { settings, name })),
             how,
             unverified: matches!(upstream.verify, Verify::None { .. }),
-            ca,
             path: health.map(|(_, path)| path.clone()),
             place: config.sources.locate(endpoint.place),
         }
@@ -187,13 +182,11 @@ impl One {
                     first.map_or("THE NAME IN THE CERTIFICATE", String::as_str)
                 )
             }
-            Doubt::Issuer | Doubt::Other(_) => {
-                let file = self.ca.as_deref().unwrap_or("components.crt");
-                format!(
-                    "if it is the right one: openssl s_client -connect {} </dev/null | openssl x509 > {file}, and ca-file = \"{file}\" in [upstream.{who}]",
-                    self.label
-                )
-            }
+            // A file of its own: the one that is named may vouch for others too.
+            Doubt::Issuer | Doubt::Other(_) => format!(
+                "if it is the right one, trust it alone: openssl s_client -connect {} </dev/null | openssl x509 > {who}.crt, and ca-file = \"{who}.crt\" in [upstream.{who}]",
+                self.label
+            ),
             Doubt::Pin => format!(
                 "if its key was changed on purpose, change `pin` in [upstream.{who}]; if not, somebody else answers on {}",
                 self.label

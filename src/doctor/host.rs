@@ -227,7 +227,7 @@ fn rotation(log: &AccessLog, root: &Path) -> Row {
                 Some(file) => row.good(format!("by {}", file.display())),
                 None => row.warning(
                     "nothing in /etc/logrotate.d names it: it grows until the disk is full",
-                    format!("write /etc/logrotate.d/app-gateway: {} {{ daily rotate 14 compress copytruncate missingok }}", path.display()),
+                    "name it in /etc/logrotate.d/app-gateway, with `daily`, `rotate 14`, `compress` and `copytruncate`",
                 ),
             }
         }

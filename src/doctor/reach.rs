@@ -206,7 +206,10 @@ pub async fn resolve(host: &str, port: u16, budget: Budget) -> Result<Vec<Checke
         resolve::refresh(&endpoint).map(|()| endpoint.addresses.load().to_vec())
     });
     match budget.wait("answer of the resolver", lookup).await? {
-        Ok(looked) => looked.map_err(Trouble::Unresolved),
+        // Rust's own words in front of the resolver's say nothing more.
+        Ok(looked) => looked.map_err(|words| {
+            Trouble::Unresolved(words.replace("failed to lookup address information: ", ""))
+        }),
         Err(error) => Err(Trouble::Unreachable(error.to_string())),
     }
 }
