@@ -99,11 +99,11 @@ fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
         .replace("\"graph.facebook.com\",", "\"graph.facebook.com\", \"localhost\",")
         .leak();
     let hosts = "\"localhost\" = [\"ADDRESS\"]";
-    let world = World::with(Setup { forward, rules, hosts, ..Setup::default() });
+    let world = World::with(Setup { forward, hosts, rules, ..Setup::default() });
     // The demo's certificates are for localhost.
     let mut client =
         world.sent("GET https://localhost:PORT/me HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut origin = crate::tls::as_origin(world.accept());
+    let mut origin = crate::tls::as_origin(&world.accept());
     let head = text(&origin.head());
     assert!(
         head.starts_with(&format!("GET /me HTTP/1.1\nHost: localhost:{}\n", world.port())),
@@ -115,7 +115,7 @@ fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
     let port = world.port();
     client.send(format!("GET https://graph.facebook.com:{port}/ HTTP/1.1\r\nHost: a\r\n\r\n"));
     let origin = world.accept();
-    let refused = std::thread::spawn(move || crate::tls::try_as_origin(origin));
+    let refused = std::thread::spawn(move || crate::tls::try_as_origin(&origin));
     let answer = client.answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("upstream_tls_failed"));
     assert!(text(&answer.body).contains("graph.facebook.com"));

@@ -134,8 +134,8 @@ fn an_answer_that_changes_between_two_look_ups_is_judged_anew() {
     let (mut client, mut origin) = world.tunnel("rebind.fbcdn.net");
     let trapped: &'static str =
         format!("\"rebind.fbcdn.net\" = [\"{}\"]", trap.local_addr().unwrap().ip()).leak();
-    let listen = world.listen;
-    world.reload(Setup { hosts: trapped, ..first }, listen);
+    let at = world.listen;
+    world.reload(Setup { hosts: trapped, ..first }, at);
     // What is open stays where it is; what is new is judged by where it would lead.
     client.send("still the same origin");
     origin.expect("still the same origin");

@@ -10,13 +10,13 @@ const CONNECT: &str = "CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r
 #[test]
 fn tunnels_are_limited_per_client_and_room_is_made_when_one_closes() {
     let world = World::with(Setup { limits: "tunnels-per-client = 2", ..Setup::default() });
-    let (first, _origin) = world.tunnel("graph.facebook.com");
+    let (first, origin) = world.tunnel("graph.facebook.com");
     let (_second, _other) = world.tunnel("graph.facebook.com");
     let answer = world.sent(CONNECT).answer();
     assert_eq!(answer.status(), 429);
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("too_many_tunnels_of_client"));
     assert_eq!(answer.field("retry-after").as_deref(), Some("1"));
-    drop((first, _origin));
+    drop((first, origin));
     let mut world = world;
     world.wait("room for another", |world| {
         text(&world.sent(CONNECT).head()).starts_with("HTTP/1.1 200 ")

@@ -18,11 +18,11 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// The origin's end of a connection, with the demo's certificate.
-pub(crate) fn as_origin(wire: Wire) -> Wire {
+pub(crate) fn as_origin(wire: &Wire) -> Wire {
     try_as_origin(wire).unwrap()
 }
 
-pub(crate) fn try_as_origin(wire: Wire) -> std::io::Result<Wire> {
+pub(crate) fn try_as_origin(wire: &Wire) -> std::io::Result<Wire> {
     let pair = &certificates().components;
     let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
     let config = ServerConfig::builder_with_provider(provider())

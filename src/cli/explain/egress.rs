@@ -166,7 +166,17 @@ impl Explained<'_> {
         self.settings(rule, destination.port);
         let found = match &destination.host {
             Host::Addr(ip) => Ok(vec![*ip]),
-            Host::Name(name) => resolve(name.as_str()),
+            Host::Name(name) => match self.outlet.hosts.get(name) {
+                Some(pinned) => {
+                    self.lines.line(
+                        "addresses",
+                        "not looked up: they stand in [forward.hosts]",
+                        "",
+                    );
+                    Ok(pinned.to_vec())
+                }
+                None => resolve(name.as_str()),
+            },
         };
         match found {
             Ok(found) => self.addresses(rule, destination, &found, client),

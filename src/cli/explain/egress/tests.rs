@@ -29,6 +29,9 @@ name = "enterprise"
 endpoints = ["http://10.0.0.9:3128"]
 no-proxy = ["intranet.example.com"]
 
+[forward.hosts]
+"pinned.fbcdn.net" = ["8.8.8.8", "127.0.0.1"]
+
 [[forward.rule]]
 name = "learning"
 clients = ["192.0.2.10"]
@@ -114,6 +117,12 @@ fn other_verdicts_are_told_apart() {
             "10.0.0.5",
             false,
             &["denied after all: 403 egress_address", "loopback"],
+        ),
+        (
+            "pinned.fbcdn.net:443",
+            "10.0.0.5",
+            true,
+            &["stand in [forward.hosts]", "8.8.8.8  ", "BARRED: 127.0.0.1"],
         ),
         (
             "intranet.example.com:8443",

@@ -10,7 +10,7 @@ use crate::config::checked::PinnedHost;
 use crate::config::file::{Hosts, Written};
 use crate::config::problem::{Place, Problem};
 
-use super::super::Check;
+use crate::config::check::Check;
 
 impl Check<'_> {
     /// The table; entries that cannot be used are left out, and said.
