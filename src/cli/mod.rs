@@ -7,10 +7,12 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod egress;
 mod explain;
 mod healthcheck;
 mod plan;
+mod ports;
 mod reload;
 mod run;
 mod signal;
@@ -73,6 +75,13 @@ enum Command {
     /// Say what goes out through the forward proxy of the running gateway
     #[command(subcommand)]
     Egress(egress::Asked),
+    /// Try what the product requires from this host: components, certificates, proxy, ports, limits
+    ///
+    /// Opens connections and hangs up again; changes nothing. Exit code 0: nothing failed (warnings
+    /// do not count), 1: something did.
+    Doctor(doctor::Asked),
+    /// Print what a firewall has to let through, as a table for its administrators
+    Ports(ports::Form),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -154,6 +163,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             check::check(&chosen(named.or(directory)), format)
         }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
+        Some(Command::Doctor(asked)) => doctor::doctor(&chosen(directory), &asked),
+        Some(Command::Ports(form)) => ports::ports(&chosen(directory), &form),
         Some(Command::Egress(asked)) => egress::egress(&chosen(directory), &asked),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
@@ -213,6 +224,17 @@ fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
             complain(&config.sources, &warnings);
             Ok(config)
         }
+        Err(Refused { sources, problems }) => {
+            complain(&sources, &problems);
+            Err(())
+        }
+    }
+}
+
+/// Loads a directory for a command that is about something else: warnings are not drawn.
+fn load_quietly(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
+    match config::load(directory, env) {
+        Ok(loaded) => Ok(loaded.config),
         Err(Refused { sources, problems }) => {
             complain(&sources, &problems);
             Err(())

@@ -5,6 +5,7 @@
 //! certificates in hand is checked later, by `generation`, which reports against the same
 //! [`Place`]s.
 
+mod doctor;
 mod forward;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,7 @@ use crate::addr::HostPattern;
 use super::outline::Outline;
 use super::problem::{Place, Sources};
 
+pub use doctor::{Doctor, Target};
 pub use forward::*;
 
 /// A whole configuration directory.
@@ -40,6 +42,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Profiles, in the order of their names.
     pub profiles: Vec<Profile>,
+    /// What `doctor` looks at besides.
+    pub doctor: Doctor,
     /// The forward proxy, if there is one.
     pub forward: Option<Forward>,
 }

@@ -6,6 +6,7 @@
 //!
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
+mod doctor;
 mod forward;
 mod log;
 
@@ -17,6 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+pub use doctor::DoctorFile;
 pub use forward::*;
 pub use log::*;
 
@@ -74,6 +76,8 @@ pub struct DirectoryFile {
     /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
     /// routes to a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
+    /// What `app-gateway doctor` looks at besides the gateway itself.
+    pub doctor: Option<DoctorFile>,
     /// The way out, for components that call other hosts. Further files may add listeners, rules
     /// and parents to it.
     pub forward: Option<ForwardFile>,

@@ -4,6 +4,7 @@
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
 mod clash;
+mod doctor;
 mod forward;
 mod header;
 mod listener;
@@ -84,6 +85,8 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         forward: !shaped.forward.is_empty(),
     };
     let profiles = check.profiles(&shaped.profiles, &mut names);
+    let (upstream_list, profile_list) = (labels(&shaped.upstreams), labels(&shaped.profiles));
+    let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
     let forward = check.forward(&shaped.forward, &mut certificate_names);
     check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);
@@ -101,8 +104,14 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
+        doctor,
         forward: forward?,
     })
+}
+
+/// The names of items.
+fn labels<T>(items: &[Item<T>]) -> Vec<&str> {
+    items.iter().map(|item| item.name.as_str()).collect()
 }
 
 /// What routes and profiles may refer to.
