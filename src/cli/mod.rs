@@ -18,7 +18,7 @@ mod status;
 mod upgrade;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -240,21 +240,6 @@ fn say(text: &str) {
 /// Writes a line to standard error.
 fn say_wrong(text: &str) {
     let _ = writeln!(io::stderr(), "{}", text.trim_end());
-}
-
-/// Sends the program's own log to standard error; `APP_GATEWAY_LOG` filters it (default `info`).
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_env_var("APP_GATEWAY_LOG")
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
-    // A second subscriber is refused; the first goes on.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::report::{Change, How, Key, Means, Open};
 use crate::config::outline::{Item, Name, Value};
-use crate::config::{AccessLog, AdminSocket, Config};
+use crate::config::{AdminSocket, Config};
 use crate::generation::Generation;
 use crate::units::{display_hex, display_timestamp};
 
@@ -17,11 +17,6 @@ pub(super) struct Fixed(Vec<(&'static str, &'static str, String)>);
 
 impl Fixed {
     pub(super) fn of(config: &Config) -> Self {
-        let log = match &config.gateway.access_log {
-            AccessLog::Off => "off".to_owned(),
-            AccessLog::Stdout => "stdout".to_owned(),
-            AccessLog::File(path) => path.display().to_string(),
-        };
         let socket = match &config.socket {
             AdminSocket::Usual => "the usual place".to_owned(),
             AdminSocket::Off => "off".to_owned(),
@@ -31,7 +26,6 @@ impl Fixed {
             config.admin.as_ref().map_or("none".to_owned(), |admin| admin.listen.to_string());
         Self(vec![
             ("gateway", "workers", config.gateway.workers.to_string()),
-            ("gateway", "access-log", log),
             ("gateway", "recent-requests", config.gateway.recent_requests.to_string()),
             ("admin", "listen", listen),
             ("admin", "socket", socket),

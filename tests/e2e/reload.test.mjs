@@ -805,10 +805,8 @@ describe('under load', { skip }, () => {
 });
 
 describe('settings that need a restart', { skip }, () => {
-  const log = () => join(world.dir, 'access.log');
   const changes = {
     'gateway.workers': (config) => ({ ...config, gateway: { ...config.gateway, workers: 3 } }),
-    'gateway.access-log': (config) => ({ ...config, gateway: { ...config.gateway, 'access-log': log() } }),
     'admin.listen': async (config) => ({ ...config, admin: { listen: `${world.address}:${await world.freePort()}` } }),
   };
   for (const [name, change] of Object.entries(changes)) {

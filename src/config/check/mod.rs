@@ -7,6 +7,7 @@ mod clash;
 mod forward;
 mod header;
 mod listener;
+mod log;
 mod profile;
 mod route;
 mod upstream;
@@ -21,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::{
-    AccessLog, Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, is_loopback,
+    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, is_loopback,
 };
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
 use super::outline::Outline;
@@ -225,6 +226,8 @@ impl Check<'_> {
         Gateway {
             workers: self.count(body.workers.as_ref(), cores, WORKERS),
             access_log: self.access_log(body.access_log.as_ref()),
+            voice: log::voice(body),
+            trace_context: body.trace_context.as_ref().is_none_or(|on| on.value),
             drain_timeout: self.duration(
                 body.drain_timeout.as_ref(),
                 DRAIN,
@@ -243,38 +246,6 @@ impl Check<'_> {
                 UPGRADE,
                 Duration::ZERO..=value::HOURS_24,
             ),
-        }
-    }
-
-    fn access_log(&mut self, written: Option<&Written<String>>) -> AccessLog {
-        let Some(written) = written else { return AccessLog::Stdout };
-        match written.value.as_str() {
-            "stdout" => AccessLog::Stdout,
-            "off" => AccessLog::Off,
-            path if path.contains('/') => {
-                let path = value::join(self.dir, path);
-                if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
-                    let message =
-                        format!("the access log cannot be written to `{}`", path.display());
-                    self.found.push(
-                        Problem::error("gateway.access-log", self.place(written), message)
-                            .with_label("its directory does not exist, or it is a directory itself")
-                            .with_help("create the directory, or write \"stdout\""),
-                    );
-                }
-                AccessLog::File(path)
-            }
-            word => {
-                let message = format!("`{word}` is neither \"stdout\", \"off\" nor a path");
-                self.found.push(
-                    Problem::error("gateway.access-log", self.place(written), message)
-                        .with_label("a path has a `/` in it")
-                        .with_help(format!(
-                            "for a file in the configuration directory write `./{word}`"
-                        )),
-                );
-                AccessLog::Stdout
-            }
         }
     }
 
