@@ -1,7 +1,8 @@
 //! From a checked configuration to a [`Generation`].
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
@@ -13,11 +14,11 @@ use crate::config::{
 };
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
-use super::site::{Account, Action, Names, Route, Served, Site};
+use super::site::{Account, Action, Begin, Names, Route, Served, Site};
 use super::{Alive, Edition, Generation, Shown, edition, identities, outlet};
 
 /// A compiled configuration and what an operator should still hear about it.
@@ -38,7 +39,7 @@ pub struct Compiled {
 pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
@@ -46,19 +47,23 @@ pub fn compile(
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
+    let known = known(previous);
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
+        .map(|u| Arc::new(upstream(u, provider, &known, &mut problems)))
         .collect();
+    let names = metrics.allot(config.gateway.metrics_limit);
+    let counted: Vec<_> =
+        upstreams.iter().map(|u| (Arc::clone(u), names.upstream(&u.name))).collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
-        upstreams: &upstreams,
+        upstreams: &counted,
         provider,
-        metrics,
+        names: &names,
         previous,
         edition: &edition,
         alive: &alive,
@@ -79,6 +84,7 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    problems.extend(counted_together(&names, config.gateway.metrics_limit));
     let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
     let outlet = config
         .forward
@@ -97,6 +103,7 @@ pub fn compile(
         contents,
         edition,
         _alive: alive,
+        names,
         certificates,
     };
     generation.contents = edition::read(generation.files());
@@ -115,10 +122,31 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
     }
 }
 
+/// Says that some names have no series of their own.
+fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
+    let [routes, listeners, upstreams, _] = names.over();
+    let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
+    let over = counts.iter().filter(|(count, _)| *count > 0);
+    let over: Vec<_> = over.map(|(count, kind)| format!("{count} {kind}")).collect();
+    (!over.is_empty()).then(|| Problem {
+        severity: Severity::Warning,
+        code: "gateway.metrics-limit",
+        message: format!("{} are over `metrics-limit`, which is {limit}", over.join(" and ")),
+        place: None,
+        label: String::new(),
+        related: None,
+        help: Some(
+            "they are counted together as `other`; raise it under `[gateway]` if your Prometheus \
+             can take more series"
+                .to_owned(),
+        ),
+    })
+}
+
 fn upstream(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
-    previous: Option<&Generation>,
+    known: &HashMap<u64, &Arc<Endpoint>>,
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
@@ -142,9 +170,10 @@ fn upstream(
         (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
         tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
         let identity = hasher.finish();
-        known(previous, identity).unwrap_or_else(|| {
-            Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
-        })
+        known.get(&identity).map_or_else(
+            || Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity)),
+            |known| Arc::clone(known),
+        )
     });
     Upstream {
         name: config.name.as_str().into(),
@@ -159,10 +188,11 @@ fn upstream(
     }
 }
 
-/// The endpoint of an earlier generation that is the same in every respect.
-fn known(previous: Option<&Generation>, identity: u64) -> Option<Arc<Endpoint>> {
-    let mut all = previous?.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    all.find(|endpoint| endpoint.identity == identity).cloned()
+/// The endpoints of an earlier generation, by what makes them the same in every respect.
+fn known(previous: Option<&Generation>) -> HashMap<u64, &Arc<Endpoint>> {
+    let upstreams = previous.map_or(&[][..], |previous| &previous.upstreams);
+    let all = upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+    all.map(|endpoint| (endpoint.identity, endpoint)).collect()
 }
 
 /// TLS settings for an upstream, and a hash of what is trusted, file contents included.
@@ -216,9 +246,10 @@ fn trust(
 
 struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
-    upstreams: &'a [Arc<Upstream>],
+    /// With their counters.
+    upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
-    metrics: &'a Metrics,
+    names: &'a Allotment,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
@@ -246,7 +277,7 @@ impl Compiler<'_> {
         };
         Some(Site {
             address: listener.listen,
-            metrics: self.metrics.listener(&profile.name, &label),
+            metrics: self.names.listener(&profile.name, &label),
             names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
             place: listener.place,
             served,
@@ -351,6 +382,11 @@ impl Compiler<'_> {
         Served::Routes { table: Table::new(rules), routes }
     }
 
+    fn begin(&self, profile: &Profile, route: &config::Route) -> Begin {
+        let begin = self.names.begin(&profile.name, &route.name);
+        if route.websocket { Box::new(move || begin().with_websockets()) } else { Box::new(begin) }
+    }
+
     fn route(
         &self,
         profile: &Profile,
@@ -363,8 +399,8 @@ impl Compiler<'_> {
                 Action::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
-                Some(upstream) => Action::Proxy {
-                    counters: self.metrics.upstream(&upstream.name),
+                Some((upstream, counters)) => Action::Proxy {
+                    counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
@@ -377,7 +413,7 @@ impl Compiler<'_> {
             account: Arc::new(Account {
                 name: route.name.clone(),
                 report_only: route.report_only,
-                metrics: self.metrics.route(&profile.name, &route.name),
+                metrics: LazyLock::new(self.begin(profile, route)),
             }),
             place: route.place,
             action,
