@@ -235,6 +235,7 @@ fn families() -> BTreeSet<String> {
     let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
     metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.reloaded("applied", true);
+    metrics.serves(1, "h");
     let text = String::from_utf8(metrics.render()).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
