@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::telemetry::Metrics;
 use crate::units::parse_duration;
 
-use report::{Outcome, Plan, Status, Verdict};
+use report::{Outcome, Plan, Status, Succession, Verdict};
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +73,8 @@ pub enum Ask {
     Confirm(oneshot::Sender<Outcome>),
     /// What waits for confirmation is undone now.
     Rollback(oneshot::Sender<Outcome>),
+    /// Start the program anew and hand over to it.
+    Upgrade(oneshot::Sender<Succession>),
     /// What would this directory change; without one, the gateway's own.
     Plan(Option<PathBuf>, oneshot::Sender<Plan>),
 }
@@ -163,9 +165,8 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     }
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/reload" | "/confirm" | "/rollback" | "/plan" | "/quit" | "/stop" | "/reopen" => {
-            verb(&path, request, peer, desk).await
-        }
+        "/reload" | "/confirm" | "/rollback" | "/upgrade" | "/plan" | "/quit" | "/stop"
+        | "/reopen" => verb(&path, request, peer, desk).await,
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
@@ -200,7 +201,7 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         "/" => text(
             StatusCode::OK,
             "app-gateway admin: GET /metrics /livez /readyz /status /reloads\n\
-             POST /reload /confirm /rollback /plan /reopen /quit /stop, on this host\n",
+             POST /reload /confirm /rollback /plan /upgrade /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
     }
@@ -276,6 +277,14 @@ async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<B
         return answered(desk, Ask::Plan(question.directory, sender), plan)
             .await
             .map_or_else(|gone| gone, |plan| json(StatusCode::OK, &plan));
+    }
+    if path == "/upgrade" {
+        let (sender, succession) = oneshot::channel();
+        return match answered(desk, Ask::Upgrade(sender), succession).await {
+            Ok(done) if done.pid.is_none() => json(StatusCode::UNPROCESSABLE_ENTITY, &done),
+            Ok(done) => json(StatusCode::OK, &done),
+            Err(gone) => gone,
+        };
     }
     let (sender, outcome) = oneshot::channel();
     let ask = match path {

@@ -14,6 +14,7 @@ mod reload;
 mod run;
 mod signal;
 mod status;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -103,6 +104,11 @@ enum Command {
     },
     /// Go back to the configuration that served before, whatever the files say now
     Rollback,
+    /// Start the program anew and hand the listening sockets over to it, as USR2 does
+    ///
+    /// Waits until the new process serves. If it does not, the old one goes on as it was, and this
+    /// says why.
+    Upgrade,
     /// Say how the running gateway is: its configuration, and what came of the latest reloads
     Status {
         /// Say it as JSON
@@ -157,6 +163,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(Command::Reload { confirm }) => reload::reload(&chosen(directory), confirm),
         Some(Command::Confirm { abort: false }) => reload::confirm(&chosen(directory)),
+        Some(Command::Upgrade) => upgrade::upgrade(&chosen(directory)),
         Some(Command::Confirm { abort: true } | Command::Rollback) => {
             reload::rollback(&chosen(directory))
         }

@@ -67,6 +67,7 @@ impl Gateway {
             Ask::Rollback(reply) => {
                 let _ = reply.send(self.roll_back().await);
             }
+            Ask::Upgrade(reply) => self.upgrade(Some(reply)),
             Ask::Plan(directory, reply) => {
                 let planning = plan::Planning {
                     origin: self.reloader.origin.clone(),

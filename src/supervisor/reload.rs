@@ -100,6 +100,7 @@ struct Prepared {
     /// By worker; each with its number among the new listeners.
     sockets: Vec<Sockets>,
     held: Held,
+    changes: Vec<String>,
     warnings: String,
 }
 
@@ -306,6 +307,7 @@ impl Reloader {
             origin: self.origin.clone(),
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
+            started: self.started.clone(),
             workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
             leaving: self.leaving(),
         }
@@ -321,13 +323,11 @@ impl Reloader {
 
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
-        let Prepared { generation, hash, sockets, held, warnings } = prepared;
+        let Prepared { generation, hash, sockets, held, changes, warnings } = prepared;
         if generation.edition.number() == 0 {
             self.number += 1;
             generation.edition.name(self.number, hash);
         }
-        let (differences, _) = changes::between(&self.started, &self.generation, &generation);
-        let changes = changes::lines(differences.iter().map(|difference| &difference.change));
         let added: Vec<_> =
             self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
@@ -402,6 +402,7 @@ struct Preparing {
     origin: Origin,
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
+    started: changes::Fixed,
     /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
@@ -440,13 +441,21 @@ impl Preparing {
             config::draw(&generation.config.sources, &compiled.warnings, false)
         };
         let hash = generation.hash();
-        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, warnings })
+        let changes = self.changes(&generation);
+        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, changes, warnings })
     }
 
     /// Prepares a generation that served before.
     fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
         let (sockets, held) = self.bind(&generation)?;
-        Ok(Prepared { generation, hash: String::new(), sockets, held, warnings: String::new() })
+        let changes = self.changes(&generation);
+        let (hash, warnings) = (String::new(), String::new());
+        Ok(Prepared { generation, hash, sockets, held, changes, warnings })
+    }
+
+    fn changes(&self, generation: &Generation) -> Vec<String> {
+        let (differences, _) = changes::between(&self.started, &self.previous, generation);
+        changes::lines(&differences)
     }
 
     fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
