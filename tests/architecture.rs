@@ -233,6 +233,7 @@ fn the_readme_lists_every_metric() {
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
     let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
+    let _rule = metrics.egress.rule("r", 0);
     metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.reloaded("applied", true);
     metrics.serves(1, "h");

@@ -7,6 +7,7 @@
 
 pub mod report;
 pub mod socket;
+pub mod way_out;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -101,6 +102,8 @@ pub struct Desk {
     pub status: Rc<RefCell<Status>>,
     /// To whoever runs the gateway.
     pub asks: mpsc::UnboundedSender<Ask>,
+    /// For questions about the forward proxy.
+    pub way_out: way_out::WayOut,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
@@ -170,7 +173,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
-        "/status" | "/reloads" if peer == Peer::Remote => {
+        "/status" | "/reloads" | way_out::TUNNELS | way_out::SEEN if peer == Peer::Remote => {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
         "/status" => {
@@ -179,7 +182,10 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
             json(StatusCode::OK, &status)
         }
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
-        path => read(path, desk),
+        path => match desk.way_out.told(path) {
+            Some(told) => json(StatusCode::OK, &told),
+            None => read(path, desk),
+        },
     }
 }
 
@@ -200,7 +206,7 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         },
         "/" => text(
             StatusCode::OK,
-            "app-gateway admin: GET /metrics /livez /readyz /status /reloads\n\
+            "app-gateway admin: GET /metrics /livez /readyz /status /reloads /egress/tunnels /egress/seen\n\
              POST /reload /confirm /rollback /plan /upgrade /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),

@@ -5,6 +5,8 @@
 //! certificates in hand is checked later, by `generation`, which reports against the same
 //! [`Place`]s.
 
+mod forward;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::addr::HostPattern;
 
 use super::outline::Outline;
 use super::problem::{Place, Sources};
+
+pub use forward::*;
 
 /// A whole configuration directory.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Profiles, in the order of their names.
     pub profiles: Vec<Profile>,
+    /// The forward proxy, if there is one.
+    pub forward: Option<Forward>,
 }
 
 /// `[gateway]`.

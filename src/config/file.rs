@@ -6,6 +6,8 @@
 //!
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
+mod forward;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -13,6 +15,8 @@ use std::ops::Range;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
+
+pub use forward::*;
 
 /// A value and where in its file it is written.
 #[derive(Clone, Debug)]
@@ -68,6 +72,9 @@ pub struct DirectoryFile {
     /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
     /// routes to a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
+    /// The way out, for components that call other hosts. Further files may add listeners, rules
+    /// and parents to it.
+    pub forward: Option<ForwardFile>,
 }
 
 /// Process-wide settings.

@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::downstream::Worker;
 use crate::telemetry::UpstreamMetrics;
 use crate::upstream::{ConnectError, Endpoint, Stream, Upstream, connect};
-
-use super::Worker;
 
 /// A connection and whose it is.
 pub(super) struct Acquired {

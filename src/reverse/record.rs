@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::downstream::{RequestId, Worker};
 use crate::generation::site::{Account, Carried, Names};
 use crate::generation::{Edition, Route, Site};
 use crate::message::{Known, Reason, RequestHead, Version, path, query};
@@ -19,7 +20,7 @@ use crate::telemetry::access_log::{millis, number, text};
 use crate::telemetry::recent::Request;
 use crate::upstream::{Endpoint, Upstream};
 
-use super::{Facts, RequestId, Worker};
+use super::Facts;
 
 /// See the module.
 pub(super) struct Record {

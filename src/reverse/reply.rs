@@ -1,124 +1,44 @@
-//! Replies the gateway makes itself.
+//! Replies that a configuration asks for: redirects.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
+use crate::downstream::Reply;
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route};
-use crate::message::forward::{field, number_field, status_line};
-use crate::message::{Reason, RequestHead, host};
+use crate::message::{RequestHead, host};
 
-use super::{RequestId, Worker};
-
-/// A reply of our own, for either protocol version.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    /// The word in `gateway-reason`; `None` for redirects that a configuration asks for.
-    pub(super) reason: Option<Reason>,
-    pub(super) location: Option<Vec<u8>>,
-    pub(super) allow: Option<String>,
-    pub(super) body: String,
+/// For a decision that is not an upstream's to answer.
+pub(super) fn for_decision(decision: &Decision, head: &RequestHead) -> Option<Reply> {
+    match decision {
+        Decision::Route(route) => for_route(route),
+        Decision::AddSlash => {
+            // Relative to the host the client used: behind a firewall our port is not its port.
+            let mut parts = head.target.splitn(2, |b| *b == b'?');
+            let mut to = parts.next().unwrap_or_default().to_vec();
+            if to.starts_with(b"//") {
+                // `Location: //x/` would name a host.
+                to.insert(0, b'.');
+                to.insert(0, b'/');
+            }
+            to.push(b'/');
+            if let Some(query) = parts.next() {
+                to.push(b'?');
+                to.extend_from_slice(query);
+            }
+            Some(Reply::redirect(StatusCode::PERMANENT_REDIRECT, to))
+        }
+        Decision::ToHttps(port) => {
+            let name = host::parse(&head.host).map_or("", |h| h.host);
+            let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
+            let port = if *port == 443 { String::new() } else { format!(":{port}") };
+            let to = [b"https://", name.as_bytes(), port.as_bytes(), &head.target].concat();
+            Some(Reply::redirect(StatusCode::PERMANENT_REDIRECT, to))
+        }
+    }
 }
 
-impl Reply {
-    /// For a refusal. The client learns the word and what it means, nothing about what is behind
-    /// the gateway.
-    pub(super) fn refusal(reason: Reason, id: &RequestId) -> Self {
-        let status = match reason.code() {
-            // Ends that have no status of their own are answered, if they can be, as a timeout.
-            0 | 499 => StatusCode::REQUEST_TIMEOUT,
-            _ => reason.status(),
-        };
-        let phrase = status.canonical_reason().unwrap_or_default();
-        let body = format!(
-            "{} {phrase}\n\n{}\n\nreason: {}\nrequest: {}\n",
-            status.as_u16(),
-            reason.sentence(),
-            reason.word(),
-            id.as_str(),
-        );
-        Self { status, reason: Some(reason), location: None, allow: None, body }
-    }
-
-    fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
-        let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));
-        Self { status, reason: None, location: Some(location), allow: None, body }
-    }
-
-    /// For a decision that is not an upstream's to answer.
-    pub(super) fn for_decision(decision: &Decision, head: &RequestHead) -> Option<Self> {
-        match decision {
-            Decision::Route(route) => Self::for_route(route),
-            Decision::AddSlash => {
-                // Relative to the host the client used: behind a firewall our port is not its port.
-                let mut parts = head.target.splitn(2, |b| *b == b'?');
-                let mut to = parts.next().unwrap_or_default().to_vec();
-                if to.starts_with(b"//") {
-                    // `Location: //x/` would name a host.
-                    to.insert(0, b'.');
-                    to.insert(0, b'/');
-                }
-                to.push(b'/');
-                if let Some(query) = parts.next() {
-                    to.push(b'?');
-                    to.extend_from_slice(query);
-                }
-                Some(Self::redirect(StatusCode::PERMANENT_REDIRECT, to))
-            }
-            Decision::ToHttps(port) => {
-                let name = host::parse(&head.host).map_or("", |h| h.host);
-                let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
-                let port = if *port == 443 { String::new() } else { format!(":{port}") };
-                let to = [b"https://", name.as_bytes(), port.as_bytes(), &head.target].concat();
-                Some(Self::redirect(StatusCode::PERMANENT_REDIRECT, to))
-            }
-        }
-    }
-
-    fn for_route(route: &Route) -> Option<Self> {
-        let Action::Redirect { to, status } = &route.action else { return None };
-        let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
-        Some(Self::redirect(status, to.clone().into_bytes()))
-    }
-
-    /// Writes the reply for an HTTP/1 client; `asked` is the request's method, if it was read.
-    pub(super) fn write(
-        &self,
-        out: &mut Vec<u8>,
-        worker: &Worker,
-        id: &RequestId,
-        asked: Option<&Method>,
-        close: bool,
-    ) {
-        let phrase = self.status.canonical_reason().unwrap_or_default();
-        status_line(out, self.status.as_u16(), phrase.as_bytes());
-        out.extend_from_slice(b"Date: ");
-        worker.stamp.write_http(out);
-        out.extend_from_slice(b"\r\n");
-        field(out, "Content-Type", b"text/plain; charset=utf-8");
-        number_field(out, "Content-Length", self.body.len() as u64);
-        field(out, "X-Request-Id", id.as_str().as_bytes());
-        self.each_field(|name, value| field(out, name, value));
-        if close {
-            field(out, "Connection", b"close");
-        }
-        out.extend_from_slice(b"\r\n");
-        if asked != Some(&Method::HEAD) {
-            out.extend_from_slice(self.body.as_bytes());
-        }
-    }
-
-    /// The fields both versions carry.
-    pub(super) fn each_field(&self, mut add: impl FnMut(&'static str, &[u8])) {
-        add("Cache-Control", b"no-store");
-        add("X-Content-Type-Options", b"nosniff");
-        if let Some(reason) = self.reason {
-            add("gateway-reason", reason.word().as_bytes());
-        }
-        if let Some(location) = &self.location {
-            add("Location", location);
-        }
-        if let Some(allow) = &self.allow {
-            add("Allow", allow.as_bytes());
-        }
-    }
+fn for_route(route: &Route) -> Option<Reply> {
+    let Action::Redirect { to, status } = &route.action else { return None };
+    let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
+    Some(Reply::redirect(status, to.clone().into_bytes()))
 }

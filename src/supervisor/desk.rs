@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 
 use crate::admin::report::Outcome;
+use crate::admin::way_out::WayOut;
 use crate::admin::{self, Ask, Desk, socket};
 use crate::telemetry::access_log::Reopener;
 
@@ -37,6 +38,7 @@ impl Gateway {
             health: Arc::clone(&self.health),
             status: Rc::clone(&self.reloader.status),
             asks,
+            way_out: self.way_out(),
             reopen: Box::new(move || reopener.reopen()),
         });
         if let Some(listener) = &self.admin {
@@ -51,6 +53,15 @@ impl Gateway {
         }
         spawn_local(reopen_on_signal(self.access_log.reopener())?);
         Ok((asked, tasks))
+    }
+
+    fn way_out(&self) -> WayOut {
+        let (tunnels, seen) =
+            (Arc::clone(&self.reloader.commons), Arc::clone(&self.reloader.commons));
+        WayOut {
+            tunnels: Box::new(move || tunnels.live.json()),
+            seen: Box::new(move || serde_json::json!(seen.seen())),
+        }
     }
 
     /// Does what was asked for over the admin listener. Whoever asked may have gone; the log has

@@ -12,6 +12,7 @@ mod changes;
 mod desk;
 mod inheritance;
 mod plan;
+mod posts;
 mod reload;
 mod signals;
 pub mod start;
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 use crate::admin::report::{Outcome, Succession};
 use crate::admin::socket::Socket;
 use crate::admin::{Ask, Health};
+use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
@@ -43,11 +45,12 @@ pub use reload::{Environment, Origin};
 pub use start::{Bound, StartError};
 pub use succession::Program;
 
+use posts::Shared;
 use reload::Reloader;
 use signals::{Signals, Wish};
 use succession::{Successor, Upgrade, UpgradeError};
 use watch::Watch;
-use worker::{Command, Shared};
+use worker::Command;
 
 /// After cutting, how long workers get to write their last log lines.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -110,17 +113,20 @@ impl Gateway {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
         let (ending, ended) = mpsc::unbounded_channel();
-        let held = start::hold(&generation.sites, &bound.workers)?;
-        let listeners: Vec<_> =
-            generation.sites.iter().map(|site| (site.address, Shared::new(site))).collect();
+        let spots = generation.spots();
+        let held = start::hold(&spots, &bound.workers)?;
+        let commons = Commons::new(&metrics);
+        let way = generation.outlet.clone().map(|outlet| Way::new(outlet, &metrics, None));
+        commons.follow(way.as_ref());
+        let posts = posts::posts(&generation, way.as_ref(), &metrics);
+        let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             commands.push(sender);
             let shared = |(number, socket)| {
-                let (_, shared): &(_, Shared) = listeners.get(number)?;
-                Some((socket, shared.clone()))
+                listeners.get(number).map(|shared: &Shared| (socket, shared.clone()))
             };
             let seed = worker::Seed {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
@@ -145,7 +151,9 @@ impl Gateway {
             metrics,
             started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
-            listeners: listeners.into_iter().collect(),
+            listeners: spots.into_iter().zip(listeners).collect(),
+            commons,
+            way,
             held: Some(held),
             retired: Vec::new(),
             workers: commands,

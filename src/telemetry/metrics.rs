@@ -11,6 +11,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::egress::EgressMetrics;
+
 /// Seconds; up to a minute, because long polls last that long.
 const REQUEST_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -46,6 +48,8 @@ pub struct Metrics {
     generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
+    /// Of the forward proxy.
+    pub egress: EgressMetrics,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
     /// Generations of which something is in use.
@@ -238,6 +242,7 @@ impl Metrics {
                 )?,
             )?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
+            egress: EgressMetrics::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -365,16 +370,19 @@ impl Metrics {
     }
 }
 
-fn named(name: &str) -> String {
+pub(super) fn named(name: &str) -> String {
     format!("app_gateway_{name}")
 }
 
-fn single<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+pub(super) fn single<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn counters(
+pub(super) fn counters(
     registry: &Registry,
     name: &str,
     help: &str,
@@ -383,7 +391,7 @@ fn counters(
     single(registry, IntCounterVec::new(Opts::new(named(name), help), labels)?)
 }
 
-fn gauges(
+pub(super) fn gauges(
     registry: &Registry,
     name: &str,
     help: &str,

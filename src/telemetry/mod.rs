@@ -5,9 +5,11 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod egress;
 pub mod metrics;
 pub mod recent;
 pub mod stamp;
 
 pub use access_log::{AccessLog, Lines};
+pub use egress::{EgressMetrics, RuleMetrics};
 pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
