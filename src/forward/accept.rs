@@ -29,7 +29,7 @@ impl Door for Service {
         stand.metrics.accepted.inc();
         let limits = &stand.way.outlet.limits;
         let limits = (limits.connections, limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &stand.metrics.active) {
+        match Admitted::new(&self.admission, client, limits, &stand.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker

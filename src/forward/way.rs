@@ -73,7 +73,7 @@ impl Way {
 
     /// What each listener serves, in the order of the files.
     #[must_use]
-    pub fn stands(self: &Arc<Self>, metrics: &Metrics) -> Vec<Arc<Stand>> {
+    pub fn stands(self: &Arc<Self>, metrics: &Arc<Metrics>) -> Vec<Arc<Stand>> {
         let one = |listener: &Arc<Listener>| {
             Arc::new(Stand {
                 listener: Arc::clone(listener),

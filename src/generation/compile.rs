@@ -1,7 +1,8 @@
 //! From a checked configuration to a [`Generation`].
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
@@ -13,11 +14,11 @@ use crate::config::{
 };
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, UpstreamMetrics};
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
-use super::site::{Account, Action, Names, Route, Served, Site};
+use super::site::{Account, Action, Begin, Names, Route, Served, Site};
 use super::{Alive, Edition, Generation, Shown, edition, identities, outlet};
 
 /// A compiled configuration and what an operator should still hear about it.
@@ -38,7 +39,7 @@ pub struct Compiled {
 pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
@@ -46,17 +47,20 @@ pub fn compile(
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
+    let known = known(previous);
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
+        .map(|u| Arc::new(upstream(u, provider, &known, &mut problems)))
         .collect();
+    let counted: Vec<_> =
+        upstreams.iter().map(|u| (Arc::clone(u), metrics.upstream(&u.name))).collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
-        upstreams: &upstreams,
+        upstreams: &counted,
         provider,
         metrics,
         previous,
@@ -118,7 +122,7 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
 fn upstream(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
-    previous: Option<&Generation>,
+    known: &HashMap<u64, &Arc<Endpoint>>,
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
@@ -142,9 +146,10 @@ fn upstream(
         (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
         tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
         let identity = hasher.finish();
-        known(previous, identity).unwrap_or_else(|| {
-            Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
-        })
+        known.get(&identity).map_or_else(
+            || Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity)),
+            |known| Arc::clone(known),
+        )
     });
     Upstream {
         name: config.name.as_str().into(),
@@ -159,10 +164,11 @@ fn upstream(
     }
 }
 
-/// The endpoint of an earlier generation that is the same in every respect.
-fn known(previous: Option<&Generation>, identity: u64) -> Option<Arc<Endpoint>> {
-    let mut all = previous?.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    all.find(|endpoint| endpoint.identity == identity).cloned()
+/// The endpoints of an earlier generation, by what makes them the same in every respect.
+fn known(previous: Option<&Generation>) -> HashMap<u64, &Arc<Endpoint>> {
+    let upstreams = previous.map_or(&[][..], |previous| &previous.upstreams);
+    let all = upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+    all.map(|endpoint| (endpoint.identity, endpoint)).collect()
 }
 
 /// TLS settings for an upstream, and a hash of what is trusted, file contents included.
@@ -216,9 +222,10 @@ fn trust(
 
 struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
-    upstreams: &'a [Arc<Upstream>],
+    /// With their counters.
+    upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
-    metrics: &'a Metrics,
+    metrics: &'a Arc<Metrics>,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
@@ -351,6 +358,12 @@ impl Compiler<'_> {
         Served::Routes { table: Table::new(rules), routes }
     }
 
+    fn begin(&self, profile: &Profile, route: &config::Route) -> Begin {
+        let metrics = Arc::clone(self.metrics);
+        let (profile, route) = (profile.name.clone(), route.name.clone());
+        Box::new(move || metrics.route(&profile, &route))
+    }
+
     fn route(
         &self,
         profile: &Profile,
@@ -363,8 +376,8 @@ impl Compiler<'_> {
                 Action::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
-                Some(upstream) => Action::Proxy {
-                    counters: self.metrics.upstream(&upstream.name),
+                Some((upstream, counters)) => Action::Proxy {
+                    counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
@@ -377,7 +390,7 @@ impl Compiler<'_> {
             account: Arc::new(Account {
                 name: route.name.clone(),
                 report_only: route.report_only,
-                metrics: self.metrics.route(&profile.name, &route.name),
+                metrics: LazyLock::new(self.begin(profile, route)),
             }),
             place: route.place,
             action,

@@ -146,6 +146,14 @@ impl Generation {
         })
     }
 
+    /// The identities of all endpoints, sorted.
+    #[must_use]
+    pub fn identities(&self) -> Arc<[u64]> {
+        let mut all: Vec<_> = self.endpoints().map(|endpoint| endpoint.identity).collect();
+        all.sort_unstable();
+        all.into()
+    }
+
     /// Puts what is known of certificates and upstreams into the metrics.
     pub fn tell(&self, metrics: &Metrics) {
         let verified = |u: &crate::config::Upstream| !matches!(u.verify, Verify::None { .. });

@@ -28,7 +28,7 @@ impl Door for Service {
         let site = self.site.load_full();
         site.metrics.accepted.inc();
         let limits = (site.limits.connections, site.limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &site.metrics.active) {
+        match Admitted::new(&self.admission, client, limits, &site.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker

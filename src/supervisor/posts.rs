@@ -58,7 +58,7 @@ impl Retired {
 pub(super) fn posts(
     generation: &Generation,
     way: Option<&Arc<Way>>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Vec<Post> {
     let out = way.into_iter().flat_map(|way| way.stands(metrics)).map(Post::Out);
     generation.sites.iter().cloned().map(Post::In).chain(out).collect()

@@ -372,7 +372,8 @@ impl Reloader {
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(Previous { generation: left, by_itself });
-        tell(&self.workers, || Command::Reloaded);
+        let endpoints = self.generation.identities();
+        tell(&self.workers, || Command::Reloaded(Arc::clone(&endpoints)));
         let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
         self.metrics.serves(edition.number(), edition.hash());

@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use super::egress::EgressMetrics;
+use super::lease::{Lease, Leases, Series};
 
 /// Seconds; up to a minute, because long polls last that long.
 const REQUEST_BUCKETS: &[f64] =
@@ -25,6 +26,7 @@ pub const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 /// All metric families of the process.
 pub struct Metrics {
     registry: Registry,
+    pub(super) leases: Leases,
     requests: IntCounterVec,
     seconds: HistogramVec,
     in_flight: IntGaugeVec,
@@ -77,6 +79,7 @@ pub struct RouteMetrics {
     pub websockets_opened: IntCounter,
     /// How long they lasted.
     pub websocket_seconds: Histogram,
+    _lease: Arc<Lease>,
 }
 
 /// Handles of one listener.
@@ -88,6 +91,8 @@ pub struct ListenerMetrics {
     pub accepted: IntCounter,
     /// Finished handshakes: TLS 1.2, TLS 1.3.
     pub handshakes: [IntCounter; 2],
+    /// For what outlives the listener.
+    pub lease: Arc<Lease>,
 }
 
 /// Handles of one upstream.
@@ -99,6 +104,7 @@ pub struct UpstreamMetrics {
     pub failed: IntCounter,
     /// Requests sent on a connection that had carried others.
     pub reused: IntCounter,
+    _lease: Arc<Lease>,
 }
 
 impl Metrics {
@@ -271,12 +277,14 @@ impl Metrics {
                 )?,
             )?,
             registry,
+            leases: Leases::default(),
         }))
     }
 
     /// Handles of a route.
     #[must_use]
-    pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
+    pub fn route(self: &Arc<Self>, profile: &str, route: &str) -> RouteMetrics {
+        let lease = Lease::of(self, Series::Route(profile.to_owned(), route.to_owned()));
         let labels = &[profile, route];
         RouteMetrics {
             requests: CLASSES
@@ -289,13 +297,16 @@ impl Metrics {
             websockets_active: self.websockets_active.with_label_values(labels),
             websockets_opened: self.websockets_opened.with_label_values(labels),
             websocket_seconds: self.websocket_seconds.with_label_values(labels),
+            _lease: lease,
         }
     }
 
     /// Handles of a listener.
     #[must_use]
-    pub fn listener(&self, profile: &str, listener: &str) -> ListenerMetrics {
+    pub fn listener(self: &Arc<Self>, profile: &str, listener: &str) -> ListenerMetrics {
+        let series = Series::Listener(profile.to_owned(), listener.to_owned());
         ListenerMetrics {
+            lease: Lease::of(self, series),
             active: self.connections_active.with_label_values(&[profile, listener]),
             accepted: self.connections.with_label_values(&[profile, listener]),
             handshakes: ["1.2", "1.3"]
@@ -305,11 +316,49 @@ impl Metrics {
 
     /// Handles of an upstream.
     #[must_use]
-    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+    pub fn upstream(self: &Arc<Self>, name: &str) -> UpstreamMetrics {
         UpstreamMetrics {
+            _lease: Lease::of(self, Series::Upstream(name.to_owned())),
             connected: self.upstream_connects.with_label_values(&[name, "ok"]),
             failed: self.upstream_connects.with_label_values(&[name, "failed"]),
             reused: self.upstream_reused.with_label_values(&[name]),
+        }
+    }
+
+    /// Ends the series of something that is gone.
+    pub(super) fn forget(&self, series: &Series) {
+        // What is not there need not go.
+        match series {
+            Series::Route(profile, route) => {
+                let labels = &[profile.as_str(), route.as_str()];
+                for class in CLASSES {
+                    let _ = self.requests.remove_label_values(&[profile, route, class]);
+                }
+                for family in [&self.seconds, &self.websocket_seconds] {
+                    let _ = family.remove_label_values(labels);
+                }
+                for family in [&self.in_flight, &self.websockets_active] {
+                    let _ = family.remove_label_values(labels);
+                }
+                let counters = [&self.request_bytes, &self.response_bytes, &self.report_only];
+                for family in counters.into_iter().chain([&self.websockets_opened]) {
+                    let _ = family.remove_label_values(labels);
+                }
+            }
+            Series::Listener(profile, listener) => {
+                let labels = &[profile.as_str(), listener.as_str()];
+                let _ = self.connections_active.remove_label_values(labels);
+                let _ = self.connections.remove_label_values(labels);
+                for version in ["1.2", "1.3"] {
+                    let _ = self.handshakes.remove_label_values(&[profile, listener, version]);
+                }
+            }
+            Series::Upstream(name) => {
+                for result in ["ok", "failed"] {
+                    let _ = self.upstream_connects.remove_label_values(&[name, result]);
+                }
+                let _ = self.upstream_reused.remove_label_values(&[name]);
+            }
         }
     }
 
@@ -419,7 +468,8 @@ mod tests {
         let metrics = Metrics::new(["a", "b"].into_iter()).unwrap();
         metrics.refused(1);
         metrics.refused(9);
-        metrics.route("internet", "/x/").requests[1].inc();
+        let route = metrics.route("internet", "/x/");
+        route.requests[1].inc();
         metrics.tell(&[], &[("u".to_owned(), false)]);
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));

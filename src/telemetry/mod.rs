@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod egress;
+pub mod lease;
 pub mod metrics;
 pub mod recent;
 pub mod stamp;

@@ -65,6 +65,11 @@ impl Pool {
         self.len() == 0
     }
 
+    /// Closes those to endpoints that nobody asks for any more; `known` is sorted.
+    pub fn keep(&self, known: &[u64]) {
+        self.idle.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
+    }
+
     /// Closes all of them, say to get file descriptors back.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();

@@ -60,7 +60,7 @@ export async function startGateway(world, config, { readyStatus = 200, admin: mo
   return gateway;
 }
 
-/** Starts the binary with `args` and waits until its admin listener says it is ready. */
+/** Starts the binary (or what starts it) with `args` and waits until its admin listener says it is ready. */
 export async function launch({ program = binary(), args, env = {}, admin, config, cwd, readyStatus = 200, readyWithin = 15_000 }) {
   const running = start(program, args, { cwd, env: { ...process.env, RUST_BACKTRACE: '1', ...env } });
   const gateway = {
