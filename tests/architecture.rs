@@ -232,7 +232,7 @@ fn the_readme_lists_every_metric() {
 /// Names of all metric families, as a scrape of a gateway with one of everything shows them.
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
-    let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
+    let _held = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
     let _rule = metrics.egress.rule("r", 0);
     metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.reloaded("applied", true);
