@@ -90,6 +90,7 @@ struct Prepared {
     held: Held,
     /// Where the access log goes from now on, if that is another place.
     log: Option<Outlet>,
+    changes: Vec<String>,
     warnings: String,
 }
 
@@ -302,6 +303,7 @@ impl Reloader {
             origin: self.origin.clone(),
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
+            started: self.started.clone(),
             workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
             leaving: self.leaving(),
             log: self.log.opener(),
@@ -318,13 +320,11 @@ impl Reloader {
 
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
-        let Prepared { generation, hash, sockets, held, log, warnings } = prepared;
+        let Prepared { generation, hash, sockets, held, log, changes, warnings } = prepared;
         if generation.edition.number() == 0 {
             self.number += 1;
             generation.edition.name(self.number, hash);
         }
-        let (differences, _) = changes::between(&self.started, &self.generation, &generation);
-        let changes = changes::lines(differences.iter().map(|difference| &difference.change));
         let way = generation.outlet.clone();
         let way = way.map(|outlet| Way::new(outlet, generation.names(), self.way.as_deref()));
         let posts = posts(&generation, way.as_ref());
@@ -415,6 +415,7 @@ struct Preparing {
     origin: Origin,
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
+    started: changes::Fixed,
     /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
@@ -455,15 +456,22 @@ impl Preparing {
             config::draw(&generation.config.sources, &compiled.warnings, false)
         };
         let hash = generation.hash();
-        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, log, warnings })
+        let (changes, generation) = (self.changes(&generation), Arc::new(generation));
+        Ok(Prepared { generation, hash, sockets, held, log, changes, warnings })
     }
 
     /// Prepares a generation that served before.
     fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
         let (sockets, held) = self.bind(&generation)?;
         let log = open_next_log(&self.log, &generation)?;
+        let changes = self.changes(&generation);
         let (hash, warnings) = (String::new(), String::new());
-        Ok(Prepared { generation, hash, sockets, held, log, warnings })
+        Ok(Prepared { generation, hash, sockets, held, log, changes, warnings })
+    }
+
+    fn changes(&self, generation: &Generation) -> Vec<String> {
+        let (differences, _) = changes::between(&self.started, &self.previous, generation);
+        changes::lines(&differences)
     }
 
     fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
