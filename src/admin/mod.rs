@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::Metrics;
+use crate::telemetry::exposition::Format;
 use crate::units::parse_duration;
 
 use report::{Outcome, Plan, Status, Succession, Verdict};
@@ -182,6 +183,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
             json(StatusCode::OK, &status)
         }
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
+        "/metrics" => metrics(&request, desk).await,
         path => match desk.way_out.told(path) {
             Some(told) => json(StatusCode::OK, &told),
             None => read(path, desk),
@@ -189,15 +191,26 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     }
 }
 
+/// In the format the scraper prefers. Written on another thread: with thousands of series it takes
+/// a while, and signals should not wait.
+async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Response<Full<Bytes>> {
+    let accept = request.headers().get_all(header::ACCEPT);
+    let accept: Vec<_> = accept.iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::preferred(&accept.join(","));
+    let metrics = Arc::clone(&desk.metrics);
+    let Ok(text) = tokio::task::spawn_blocking(move || metrics.render(format)).await else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n");
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let kind = header::HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
+    response
+}
+
 /// What can be read by whoever gets here.
 fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
     match path {
-        "/metrics" => {
-            let mut response = Response::new(Full::new(Bytes::from(desk.metrics.render())));
-            let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" | "/healthz" => match desk.health.ready() {
             Ok(()) => text(StatusCode::OK, "ready\n"),

@@ -17,6 +17,7 @@ use crate::net::clock::TICK;
 use crate::net::{Phase, listen};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::lease::Lease;
+use crate::telemetry::listeners::Rejection;
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::Worker;
@@ -56,7 +57,8 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` count those that are.
+    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` are the
+    /// listener's.
     ///
     /// # Errors
     ///
@@ -68,12 +70,18 @@ impl Admitted {
         metrics: &ListenerMetrics,
     ) -> Result<Self, Reason> {
         let permit = admission.admit(client, most, each).map_err(|full| match full {
-            Full::Listener => Reason::TooManyConnections,
-            Full::Client => Reason::TooManyFromClient,
+            Full::Listener => {
+                metrics.reject(Rejection::Listener);
+                Reason::TooManyConnections
+            }
+            Full::Client => {
+                metrics.reject(Rejection::Client);
+                Reason::TooManyFromClient
+            }
         })?;
-        let (active, lease) = (metrics.active.clone(), Arc::clone(&metrics.lease));
-        active.inc();
-        Ok(Self { _permit: permit, active, _lease: lease })
+        metrics.active.inc();
+        let lease = Arc::clone(&metrics.lease);
+        Ok(Self { _permit: permit, active: metrics.active.clone(), _lease: lease })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::config::{
 };
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::{Metrics, UpstreamMetrics};
+use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::{Endpoint, Limits, Upstream};
 
@@ -53,8 +53,9 @@ pub fn compile(
         .iter()
         .map(|u| Arc::new(upstream(u, provider, &known, &mut problems)))
         .collect();
+    let names = metrics.allot(config.gateway.metrics_limit);
     let counted: Vec<_> =
-        upstreams.iter().map(|u| (Arc::clone(u), metrics.upstream(&u.name))).collect();
+        upstreams.iter().map(|u| (Arc::clone(u), names.upstream(&u.name))).collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
@@ -62,7 +63,7 @@ pub fn compile(
         loaded: &loaded,
         upstreams: &counted,
         provider,
-        metrics,
+        names: &names,
         previous,
         edition: &edition,
         alive: &alive,
@@ -84,6 +85,7 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    problems.extend(counted_together(&names, config.gateway.metrics_limit));
     let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
     let outlet = config
         .forward
@@ -102,6 +104,7 @@ pub fn compile(
         contents,
         edition,
         _alive: alive,
+        names,
         certificates,
     };
     generation.contents = edition::read(generation.files());
@@ -118,6 +121,27 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
         related: None,
         help: Some(help.to_owned()),
     }
+}
+
+/// Says that some names have no series of their own.
+fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
+    let [routes, listeners, upstreams, _] = names.over();
+    let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
+    let over = counts.iter().filter(|(count, _)| *count > 0);
+    let over: Vec<_> = over.map(|(count, kind)| format!("{count} {kind}")).collect();
+    (!over.is_empty()).then(|| Problem {
+        severity: Severity::Warning,
+        code: "gateway.metrics-limit",
+        message: format!("{} are over `metrics-limit`, which is {limit}", over.join(" and ")),
+        place: None,
+        label: String::new(),
+        related: None,
+        help: Some(
+            "they are counted together as `other`; raise it under `[gateway]` if your Prometheus \
+             can take more series"
+                .to_owned(),
+        ),
+    })
 }
 
 fn upstream(
@@ -226,7 +250,7 @@ struct Compiler<'a> {
     /// With their counters.
     upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
-    metrics: &'a Arc<Metrics>,
+    names: &'a Allotment,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
@@ -255,7 +279,7 @@ impl Compiler<'_> {
         };
         Some(Site {
             address: listener.listen,
-            metrics: self.metrics.listener(&profile.name, &label),
+            metrics: self.names.listener(&profile.name, &label),
             names: Arc::new(Names {
                 profile: profile.name.clone(),
                 listener: label,
@@ -366,9 +390,8 @@ impl Compiler<'_> {
     }
 
     fn begin(&self, profile: &Profile, route: &config::Route) -> Begin {
-        let metrics = Arc::clone(self.metrics);
-        let (profile, route) = (profile.name.clone(), route.name.clone());
-        Box::new(move || metrics.route(&profile, &route))
+        let begin = self.names.begin(&profile.name, &route.name);
+        if route.websocket { Box::new(move || begin().with_websockets()) } else { Box::new(begin) }
     }
 
     fn route(

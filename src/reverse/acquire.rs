@@ -3,14 +3,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::downstream::Worker;
+use crate::message::Reason;
 use crate::telemetry::UpstreamMetrics;
-use crate::upstream::{ConnectError, Endpoint, Stream, Upstream, connect};
+use crate::telemetry::upstreams::ConnectFailure;
+use crate::upstream::{ConnectError, Connection, Endpoint, Upstream, connect};
 
 /// A connection and whose it is.
 pub(super) struct Acquired {
-    pub(super) stream: Stream,
-    pub(super) reused: bool,
+    pub(super) connection: Connection,
     pub(super) endpoint: Arc<Endpoint>,
 }
 
@@ -30,18 +33,20 @@ pub(super) async fn acquire(
 ) -> Result<Acquired, Option<ConnectError>> {
     let mut failed = None;
     for endpoint in upstream.candidates() {
-        if !fresh && let Some(stream) = worker.pool.take(endpoint.identity) {
+        if !fresh && let Some(connection) = worker.pool.take(endpoint.identity) {
             counters.reused.inc();
-            return Ok(Acquired { stream, reused: true, endpoint: Arc::clone(endpoint) });
+            return Ok(Acquired { connection, endpoint: Arc::clone(endpoint) });
         }
+        let begun = Instant::now();
         match connect(endpoint, upstream.limits.connect).await {
             Ok(stream) => {
-                counters.connected.inc();
+                counters.connected(begun.elapsed());
                 endpoint.welcome();
-                return Ok(Acquired { stream, reused: false, endpoint: Arc::clone(endpoint) });
+                let connection = Connection { stream, reused: false, seat: Some(counters.seat()) };
+                return Ok(Acquired { connection, endpoint: Arc::clone(endpoint) });
             }
             Err(error) => {
-                counters.failed.inc();
+                counters.connect_failed(counted(error.reason));
                 // Once per outage of a few seconds; each request has its own log line.
                 if !endpoint.is_shunned() {
                     tracing::warn!(
@@ -56,4 +61,15 @@ pub(super) async fn acquire(
         }
     }
     Err(failed)
+}
+
+/// What a failure to connect is counted as.
+fn counted(reason: Reason) -> ConnectFailure {
+    match reason {
+        Reason::UpstreamConnectTimeout => ConnectFailure::TimedOut,
+        Reason::UpstreamTls => ConnectFailure::Tls,
+        Reason::UpstreamUnresolved => ConnectFailure::Unresolved,
+        Reason::NoDescriptors => ConnectFailure::Descriptors,
+        _ => ConnectFailure::Refused,
+    }
 }

@@ -116,9 +116,10 @@ impl Gateway {
         let spots = generation.spots();
         let held = start::hold(&spots, &bound.workers)?;
         let commons = Commons::new(&metrics);
-        let way = generation.outlet.clone().map(|outlet| Way::new(outlet, &metrics, None));
+        let way =
+            generation.outlet.clone().map(|outlet| Way::new(outlet, generation.names(), None));
         commons.follow(way.as_ref());
-        let posts = posts::posts(&generation, way.as_ref(), &metrics);
+        let posts = posts::posts(&generation, way.as_ref());
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());

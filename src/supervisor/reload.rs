@@ -326,8 +326,8 @@ impl Reloader {
         let (differences, _) = changes::between(&self.started, &self.generation, &generation);
         let changes = changes::lines(differences.iter().map(|difference| &difference.change));
         let way = generation.outlet.clone();
-        let way = way.map(|outlet| Way::new(outlet, &self.metrics, self.way.as_deref()));
-        let posts = posts(&generation, way.as_ref(), &self.metrics);
+        let way = way.map(|outlet| Way::new(outlet, generation.names(), self.way.as_deref()));
+        let posts = posts(&generation, way.as_ref());
         let spots = generation.spots();
         let added = added(&self.generation.spots(), &spots);
         let fresh: Vec<_> = added

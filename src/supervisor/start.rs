@@ -10,7 +10,7 @@ use crate::admin::socket::{self, Socket, SocketError};
 use crate::config::{self, LogTarget};
 use crate::generation::{Generation, Spot};
 use crate::net::listen;
-use crate::telemetry::access_log::{Opener, Outlet};
+use crate::telemetry::access_log::{Counts, Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
@@ -195,7 +195,9 @@ pub(super) fn open_log(
     config: &config::AccessLog,
     metrics: &Metrics,
 ) -> Result<AccessLog, StartError> {
-    let opened = AccessLog::open(config, metrics.log_dropped.clone());
+    let counts =
+        Counts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
+    let opened = AccessLog::open(config, counts);
     opened.map_err(|source| no_log(config, source))
 }
 

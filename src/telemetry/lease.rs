@@ -8,7 +8,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus::proto::LabelPair;
+
 use super::Metrics;
+use super::websockets::WebSocketMetrics;
 
 /// The series of one thing with a name.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -19,6 +22,25 @@ pub(super) enum Series {
     Listener(String, String),
     /// Upstream.
     Upstream(String),
+    /// Rule of the forward proxy. Nobody leases these.
+    Rule(String),
+}
+
+impl Series {
+    /// Whose series one with these labels is.
+    pub(super) fn of(labels: &[LabelPair]) -> Option<Self> {
+        let value = |name: &str| {
+            let label = labels.iter().find(|label| label.name() == name)?;
+            Some(label.value().to_owned())
+        };
+        if let Some(route) = value("route") {
+            return Some(Self::Route(value("profile")?, route));
+        }
+        if let Some(listener) = value("listener") {
+            return Some(Self::Listener(value("profile")?, listener));
+        }
+        value("upstream").map(Self::Upstream).or_else(|| value("rule").map(Self::Rule))
+    }
 }
 
 /// How many leases there are of what.
@@ -37,6 +59,12 @@ impl Lease {
         *leases.entry(series.clone()).or_default() += 1;
         drop(leases);
         Arc::new(Self { metrics: Arc::clone(metrics), series })
+    }
+
+    /// Handles for the WebSockets of the route it is for; they last as long as the lease.
+    pub(super) fn websockets(&self) -> Option<WebSocketMetrics> {
+        let Series::Route(profile, route) = &self.series else { return None };
+        Some(self.metrics.websockets.handles(profile, route))
     }
 }
 
@@ -62,21 +90,28 @@ impl std::fmt::Debug for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::exposition::Format;
+    use crate::telemetry::listeners::Rejection;
+    use crate::telemetry::upstreams::ConnectFailure;
 
     fn rendered(metrics: &Metrics) -> String {
-        String::from_utf8(metrics.render()).unwrap()
+        let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
+        // What the system says of the process changes meanwhile.
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with("process_")).collect();
+        lines.join("\n")
     }
 
     #[test]
     fn a_series_ends_with_the_last_who_counts_on_it() {
         let metrics = Metrics::new(["a"].into_iter()).unwrap();
         let empty = rendered(&metrics);
-        let (old, other) = (metrics.route("internet", "/x/"), metrics.route("internet", "/y/"));
+        let (old, other) =
+            (metrics.route("internet", "/x/").with_websockets(), metrics.route("internet", "/y/"));
         let listener = metrics.listener("internet", "127.0.0.1:1");
         let upstream = metrics.upstream("u");
         old.requests[1].inc();
-        listener.handshakes[0].inc();
-        upstream.failed.inc();
+        listener.reject(Rejection::Client);
+        upstream.connect_failed(ConnectFailure::Tls);
         // A reload: the new one is there before the old one goes.
         let new = metrics.route("internet", "/x/");
         drop((old, other));

@@ -5,16 +5,26 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod allotment;
 pub mod egress;
+pub mod exposition;
 pub mod lease;
 pub mod line;
+pub mod listeners;
 pub mod mask;
 pub mod metrics;
+mod process;
 pub mod recent;
 pub mod stamp;
+pub mod upstreams;
 pub mod voice;
+pub mod websockets;
 
 pub use access_log::{AccessLog, Lines};
+pub use allotment::Allotment;
 pub use egress::{EgressMetrics, RuleMetrics};
-pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
+pub use listeners::ListenerMetrics;
+pub use metrics::{Metrics, RouteMetrics};
+pub use upstreams::UpstreamMetrics;
 pub use voice::Voice;
+pub use websockets::WebSocketMetrics;

@@ -23,7 +23,7 @@ use crate::net::CheckedAddr;
 
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Received};
-pub use pool::Pool;
+pub use pool::{Connection, Pool};
 
 /// How long an endpoint that could not be connected to is passed over while others are left.
 const SHUNNED: Duration = Duration::from_secs(5);

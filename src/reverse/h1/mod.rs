@@ -177,17 +177,12 @@ impl Request<'_> {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
-            record.on_endpoint(&acquired.endpoint);
+            record.on_endpoint(&acquired.endpoint, acquired.connection.reused);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
-            let begun = Exchange::begin(
-                acquired.stream,
-                acquired.reused,
-                request,
-                self.head.framing,
-                head_request,
-            );
+            let begun =
+                Exchange::begin(acquired.connection, request, self.head.framing, head_request);
             let mut exchange = match begun {
                 Ok(exchange) => exchange,
                 Err(failure) => return self.refuse(sender.conn, record, failure.reason, None),
@@ -196,6 +191,10 @@ impl Request<'_> {
             let answer =
                 await_head(&mut sender, &mut exchange, local, &alarm, target.first_byte).await;
             record.request_bytes = sender.upload.bytes;
+            match &answer {
+                Ok(head) => record.answered(head.status, target.counters),
+                Err(_) => target.counters.unanswered(),
+            }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
                     return self.switch(&mut sender, record, exchange, &head, target.route);
@@ -206,6 +205,7 @@ impl Request<'_> {
                         && is_stale(failure, &exchange)
                         && may_repeat(&self.head, target.route.retry) =>
                 {
+                    target.counters.retries.inc();
                     fresh = true;
                     continue;
                 }
@@ -213,7 +213,6 @@ impl Request<'_> {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
-            record.answered(head.status);
             let answer = Answer {
                 head: &head,
                 edits: &target.route.edits,
@@ -221,10 +220,10 @@ impl Request<'_> {
             };
             let next =
                 self.answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm)).await;
-            if let Some(stream) = exchange.into_idle() {
+            if let Some(connection) = exchange.into_idle() {
                 let limits = &target.upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
-                self.worker.pool.put(acquired.endpoint.identity, stream, keep, limits.max_idle);
+                self.worker.pool.put(acquired.endpoint.identity, connection, keep, limits.max_idle);
             }
             return next;
         }
@@ -298,7 +297,7 @@ impl Request<'_> {
     fn switch<T: Io>(
         &self,
         sender: &mut Sender<'_, T>,
-        mut record: Box<Record>,
+        record: Box<Record>,
         exchange: Exchange,
         head: &ResponseHead,
         route: &Route,
@@ -306,11 +305,11 @@ impl Request<'_> {
         if !self.head.upgrade || !is_switch(head) {
             return self.refuse(sender.conn, record, Reason::UpstreamBadAnswer, None);
         }
-        record.answered(101);
         let mut tail = b"Connection: Upgrade\r\nUpgrade: websocket\r\n".to_vec();
         field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
         write_response(sender.conn.out.staged(), head, &route.edits, Sent::Nothing, &tail);
-        Next::Tunnel(exchange.into_tunnel(), Box::new(record.into_tunnel()))
+        let (upstream, seat) = exchange.into_tunnel();
+        Next::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
     }
 
     /// Answers with a refusal.

@@ -32,7 +32,7 @@ use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io, Phase};
 use crate::upstream::exchange::kept_for;
-use crate::upstream::{Exchange, Stream, Upstream};
+use crate::upstream::{Exchange, Upstream};
 
 use super::acquire::acquire;
 use super::record::Record;
@@ -234,21 +234,20 @@ impl H2Request {
             let acquired = acquire(worker, upstream, counters, fresh).await.map_err(|error| {
                 error.map_or((Reason::UpstreamConnect, None), |e| (e.reason, Some(e.to_string())))
             })?;
-            record.on_endpoint(&acquired.endpoint);
+            record.on_endpoint(&acquired.endpoint, acquired.connection.reused);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
-            let mut exchange = Exchange::begin(
-                acquired.stream,
-                acquired.reused,
-                request,
-                asked.head.framing,
-                head_request,
-            )
-            .map_err(|failure| (failure.reason, None))?;
+            let mut exchange =
+                Exchange::begin(acquired.connection, request, asked.head.framing, head_request)
+                    .map_err(|failure| (failure.reason, None))?;
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
+            match &answer {
+                Ok(head) => record.answered(head.status, counters),
+                Err(_) => counters.unanswered(),
+            }
             match answer {
                 Ok(head) => {
                     let identity = acquired.endpoint.identity;
@@ -265,6 +264,7 @@ impl H2Request {
                         && is_stale(failure, &exchange)
                         && may_repeat(asked.head, asked.route.retry) =>
                 {
+                    counters.retries.inc();
                     fresh = true;
                 }
                 Err(NoAnswer::Upstream(failure)) => return Err((failure.reason, None)),
@@ -277,11 +277,10 @@ impl H2Request {
     fn relay(
         &self,
         sender: Sender,
-        mut record: Box<Record>,
+        record: Box<Record>,
         answered: Answered,
         route: &Route,
     ) -> Response<AnswerBody> {
-        record.answered(answered.head.status);
         let mut response = Response::new(AnswerBody::Empty);
         *response.status_mut() =
             StatusCode::from_u16(answered.head.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -337,13 +336,13 @@ impl H2Request {
         if !is_switch(&answered.head) || accepted != Some(tunnel::accept_for(key).as_bytes()) {
             return refuse(&mut record, Reason::UpstreamBadAnswer, None);
         }
-        record.answered(200);
+        record.status = 200;
         let mut response = Response::new(AnswerBody::Empty);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
-        let upstream: Side<Stream> = answered.exchange.into_tunnel();
+        let (upstream, seat) = answered.exchange.into_tunnel();
         let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
-        let record = Box::new(record.into_tunnel());
+        let record = Box::new(record.into_tunnel(seat));
         self.service.worker.local.spawn(async move {
             if let Ok(upgraded) = upgrade.await {
                 let client = Side { io: TokioIo::new(upgraded), early: Bytes::new() };

@@ -40,6 +40,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long the last lines may take when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// What becomes of lines.
+#[derive(Clone)]
+pub struct Counts {
+    /// They were written.
+    pub written: IntCounter,
+    /// They were lost.
+    pub dropped: IntCounter,
+}
+
 /// The writer's end.
 pub struct AccessLog {
     target: LogTarget,
@@ -57,15 +66,14 @@ type Current = Arc<Mutex<Option<(PathBuf, Orders, Weak<SyncSender<Batch>>)>>>;
 /// What is counted about lines.
 #[derive(Clone)]
 struct Tally {
-    /// Lines lost, in all.
-    dropped: IntCounter,
+    counts: Counts,
     /// Lines lost because the queue was full.
     overflowed: Arc<AtomicU64>,
 }
 
 impl Tally {
     fn overflow(&self, lines: u64) {
-        self.dropped.inc_by(lines);
+        self.counts.dropped.inc_by(lines);
         self.overflowed.fetch_add(lines, Ordering::Relaxed);
     }
 }
@@ -76,13 +84,13 @@ impl AccessLog {
     /// # Errors
     ///
     /// If the file cannot be opened for appending, or no thread can be started.
-    pub fn open(config: &config::AccessLog, dropped: IntCounter) -> io::Result<Self> {
+    pub fn open(config: &config::AccessLog, counts: Counts) -> io::Result<Self> {
         let mut log = Self {
             target: LogTarget::Off,
             style: style(config),
             outlet: None,
             retired: Vec::new(),
-            tally: Tally { dropped, overflowed: Arc::default() },
+            tally: Tally { counts, overflowed: Arc::default() },
             current: Current::default(),
         };
         let outlet = log.opener().open(config)?;
@@ -93,7 +101,7 @@ impl AccessLog {
     /// What opens another log to take this one's place.
     #[must_use]
     pub fn opener(&self) -> Opener {
-        Opener { target: self.target.clone(), dropped: self.tally.dropped.clone() }
+        Opener { target: self.target.clone(), counts: self.tally.counts.clone() }
     }
 
     /// Writes as configured from now on; `outlet` is what its [`Opener`] has opened. Whether workers
@@ -197,7 +205,7 @@ fn same_place(a: &LogTarget, b: &LogTarget) -> bool {
 pub struct Opener {
     /// Where the present one goes.
     target: LogTarget,
-    dropped: IntCounter,
+    counts: Counts,
 }
 
 impl Opener {
@@ -211,7 +219,7 @@ impl Opener {
         if same_place(&self.target, &config.target) {
             return Ok(None);
         }
-        Outlet::open(&config.target, self.dropped.clone())
+        Outlet::open(&config.target, self.counts.clone())
     }
 }
 

@@ -7,12 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
-
 use crate::config::{LogTarget, Rotation};
 
-use super::Pipe;
 use super::sink::Sink;
+use super::{Counts, Pipe};
 
 /// Buffers that may wait for the writer.
 const QUEUE: usize = 64;
@@ -46,22 +44,22 @@ pub struct Outlet {
 
 impl Outlet {
     /// `None` if there is to be no log.
-    pub(super) fn open(target: &LogTarget, dropped: IntCounter) -> io::Result<Option<Self>> {
+    pub(super) fn open(target: &LogTarget, counts: Counts) -> io::Result<Option<Self>> {
         let sink = match target {
             LogTarget::Off => return Ok(None),
             LogTarget::Stdout => Sink::stdout()?,
             LogTarget::File { path, rotation } => Sink::open(path, *rotation)?,
         };
-        Self::start(sink, dropped).map(Some)
+        Self::start(sink, counts).map(Some)
     }
 
-    fn start(sink: Sink, dropped: IntCounter) -> io::Result<Self> {
+    fn start(sink: Sink, counts: Counts) -> io::Result<Self> {
         let (sender, batches) = sync_channel(QUEUE);
         let (ending, done) = channel();
         let (waiting, orders) = (Arc::<AtomicU64>::default(), Orders::default());
         let writer = Writer {
             sink,
-            dropped,
+            counts,
             waiting: Arc::clone(&waiting),
             orders: Arc::clone(&orders),
             lost: None,
@@ -113,7 +111,7 @@ impl Retired {
 
 struct Writer {
     sink: Sink,
-    dropped: IntCounter,
+    counts: Counts,
     waiting: Arc<AtomicU64>,
     orders: Orders,
     /// It cannot be written: lines lost so far, and since when.
@@ -128,13 +126,22 @@ impl Writer {
             if batch.lines == 0 {
                 continue;
             }
-            match self.sink.write(&batch.bytes, batch.lines) {
-                Ok(()) => self.recovered(),
-                Err((lost, error)) => self.failed(lost, &error),
-            }
+            let unfinished = self.sink.unfinished();
+            let lost = match self.sink.write(&batch.bytes, batch.lines) {
+                Ok(()) => {
+                    self.recovered();
+                    0
+                }
+                Err((lost, error)) => {
+                    self.failed(lost, &error);
+                    lost
+                }
+            };
+            let settled = batch.lines - lost + unfinished;
+            self.counts.written.inc_by(settled.saturating_sub(self.sink.unfinished()));
             self.waiting.fetch_sub(batch.lines, Ordering::Relaxed);
         }
-        self.dropped.inc_by(self.sink.give_up());
+        self.counts.dropped.inc_by(self.sink.give_up());
     }
 
     fn obey(&mut self) {
@@ -150,7 +157,7 @@ impl Writer {
     }
 
     fn failed(&mut self, lost: u64, error: &io::Error) {
-        self.dropped.inc_by(lost);
+        self.counts.dropped.inc_by(lost);
         if let Some((so_far, _)) = &mut self.lost {
             *so_far += lost;
             return;

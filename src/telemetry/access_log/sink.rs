@@ -118,6 +118,11 @@ impl Sink {
         count(rest).saturating_sub(1)
     }
 
+    /// Lines that are written in part: 0 or 1.
+    pub(super) fn unfinished(&self) -> u64 {
+        self.torn.is_some().into()
+    }
+
     /// What cannot be finished any more: the number of lines.
     pub(super) fn give_up(&mut self) -> u64 {
         self.torn.take().map_or(0, |_| 1)

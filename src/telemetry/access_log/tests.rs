@@ -23,8 +23,10 @@ fn config(path: &Path, rotation: Option<Rotation>) -> config::AccessLog {
 }
 
 fn open(path: &Path, rotation: Option<Rotation>) -> (AccessLog, IntCounter) {
-    let dropped = IntCounter::new("dropped", "lines").unwrap();
-    (AccessLog::open(&config(path, rotation), dropped.clone()).unwrap(), dropped)
+    let counter = |name| IntCounter::new(name, "lines").unwrap();
+    let (written, dropped) = (counter("written"), counter("dropped"));
+    let counts = Counts { written, dropped: dropped.clone() };
+    (AccessLog::open(&config(path, rotation), counts).unwrap(), dropped)
 }
 
 fn add(lines: &Lines, numbers: std::ops::Range<u64>) {

@@ -41,6 +41,7 @@ export async function startGateway(world, config, { readyStatus = 200 } = {}) {
   writeFileSync(join(directory, 'gateway.toml'), text(config));
   const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
   gateway.directory = directory;
+  gateway.adminAddress = admin;
   /** Replaces the configuration file in one step, so that nobody reads half of it; `listener()` is then of the new one. */
   gateway.write = (next) => {
     writeFileSync(join(directory, 'gateway.toml.new'), text(next));
