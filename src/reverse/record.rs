@@ -250,7 +250,7 @@ impl Record {
     fn flag(&self) -> Option<Flag> {
         self.reason
             .map(Reason::flag)
-            .or_else(|| self.tunnel.and_then(|how| Flag::of_end(how.word())))
+            .or_else(|| self.tunnel.and_then(|end| Flag::of_end(end.word())))
     }
 
     fn tell_served(&self, line: &mut impl Line) {

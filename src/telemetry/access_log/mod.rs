@@ -40,6 +40,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long the last lines may take when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// What becomes of lines.
+#[derive(Clone)]
+pub struct Counts {
+    /// They were written.
+    pub written: IntCounter,
+    /// They were lost.
+    pub dropped: IntCounter,
+}
+
 /// The writer's end.
 pub struct AccessLog {
     target: LogTarget,
@@ -53,15 +62,6 @@ pub struct AccessLog {
 
 /// What a [`Reopener`] finds the file by.
 type Current = Arc<Mutex<Option<(PathBuf, Orders, Weak<SyncSender<Batch>>)>>>;
-
-/// What becomes of lines.
-#[derive(Clone)]
-pub struct Counts {
-    /// They were written.
-    pub written: IntCounter,
-    /// They were lost.
-    pub dropped: IntCounter,
-}
 
 /// What is counted about lines.
 #[derive(Clone)]

@@ -126,11 +126,19 @@ impl Writer {
             if batch.lines == 0 {
                 continue;
             }
-            match self.sink.write(&batch.bytes, batch.lines) {
-                Ok(()) => self.recovered(),
-                Err((lost, error)) => self.failed(lost, &error),
-            }
-            self.counts.written.inc_by(self.sink.done());
+            let unfinished = self.sink.unfinished();
+            let lost = match self.sink.write(&batch.bytes, batch.lines) {
+                Ok(()) => {
+                    self.recovered();
+                    0
+                }
+                Err((lost, error)) => {
+                    self.failed(lost, &error);
+                    lost
+                }
+            };
+            let settled = batch.lines - lost + unfinished;
+            self.counts.written.inc_by(settled.saturating_sub(self.sink.unfinished()));
             self.waiting.fetch_sub(batch.lines, Ordering::Relaxed);
         }
         self.counts.dropped.inc_by(self.sink.give_up());

@@ -26,8 +26,6 @@ pub(super) struct Sink {
     rotation: Option<Rotation>,
     looked: Instant,
     torn: Option<Torn>,
-    /// Lines written and not told about.
-    done: u64,
 }
 
 /// A line that could be written in part.
@@ -42,13 +40,13 @@ impl Sink {
     pub(super) fn stdout() -> io::Result<Self> {
         // Not by way of `io::stdout()`, whose buffer does not say what it could not write.
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Self { file, path: None, rotation: None, looked: Instant::now(), torn: None, done: 0 })
+        Ok(Self { file, path: None, rotation: None, looked: Instant::now(), torn: None })
     }
 
     pub(super) fn open(path: &Path, rotation: Option<Rotation>) -> io::Result<Self> {
         let file = append(path, None)?;
         let path = Some(path.to_owned());
-        Ok(Self { file, path, rotation, looked: Instant::now(), torn: None, done: 0 })
+        Ok(Self { file, path, rotation, looked: Instant::now(), torn: None })
     }
 
     /// What it is called.
@@ -83,10 +81,7 @@ impl Sink {
         let mut length = self.settle().map_err(|error| (lines, error))?;
         if let Some(torn) = self.torn.take() {
             match put(&mut self.file, &torn.line, torn.written) {
-                Ok(()) => {
-                    length += (torn.line.len() - torn.written) as u64;
-                    self.done += 1;
-                }
+                Ok(()) => length += (torn.line.len() - torn.written) as u64,
                 Err((written, error)) => {
                     let length = length + (written - torn.written) as u64;
                     self.torn = Some(Torn { written, length, ..torn });
@@ -105,7 +100,6 @@ impl Sink {
             }
             length += part.len() as u64;
             left -= count(part);
-            self.done += count(part);
             rest = further;
         }
         Ok(())
@@ -114,7 +108,6 @@ impl Sink {
     /// Keeps the line that was cut at `written`, if one was. How many lines of `part` are lost.
     fn tear(&mut self, part: &[u8], written: usize, length: u64) -> u64 {
         let (done, rest) = part.split_at(written);
-        self.done += count(done);
         let begin = memchr::memrchr(b'\n', done).map_or(0, |end| end + 1);
         if begin == written {
             return count(rest);
@@ -125,9 +118,9 @@ impl Sink {
         count(rest).saturating_sub(1)
     }
 
-    /// How many lines were written since the last call.
-    pub(super) fn done(&mut self) -> u64 {
-        std::mem::take(&mut self.done)
+    /// Lines that are written in part: 0 or 1.
+    pub(super) fn unfinished(&self) -> u64 {
+        self.torn.is_some().into()
     }
 
     /// What cannot be finished any more: the number of lines.
