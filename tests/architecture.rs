@@ -235,6 +235,14 @@ fn families() -> BTreeSet<String> {
     let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
     metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.reloaded("applied", true);
+    let endpoint = app_gateway::telemetry::endpoints::Told {
+        upstream: "u",
+        endpoint: "e",
+        up: true,
+        since: 0,
+    };
+    metrics.endpoints.tell([endpoint].into_iter());
+    metrics.endpoints.checked("u", "good");
     let text = String::from_utf8(metrics.render()).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

@@ -30,6 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::Metrics;
 use crate::units::parse_duration;
+use crate::upstream::Upstream;
+use crate::upstream::snapshot::Snapshot;
 
 use report::{Outcome, Plan, Status, Verdict};
 
@@ -97,6 +99,8 @@ pub struct Desk {
     pub health: Arc<Health>,
     /// Kept up to date by whoever runs the gateway.
     pub status: Rc<RefCell<Status>>,
+    /// Those of the generation that serves.
+    pub upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
     /// To whoever runs the gateway.
     pub asks: mpsc::UnboundedSender<Ask>,
     /// Opens the access log's file anew; the error is a sentence.
@@ -169,17 +173,24 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
-        "/status" | "/reloads" if peer == Peer::Remote => {
+        "/status" | "/reloads" | "/upstreams" if peer == Peer::Remote => {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
         "/status" => {
             let mut status = desk.status.borrow().clone();
             desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
+            status.upstreams = snapshots(desk);
             json(StatusCode::OK, &status)
         }
+        "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
         path => read(path, desk),
     }
+}
+
+/// How the upstreams are.
+fn snapshots(desk: &Desk) -> Vec<Snapshot> {
+    desk.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
 }
 
 /// What can be read by whoever gets here.
@@ -199,7 +210,7 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         },
         "/" => text(
             StatusCode::OK,
-            "app-gateway admin: GET /metrics /livez /readyz /status /reloads\n\
+            "app-gateway admin: GET /metrics /livez /readyz /status /upstreams /reloads\n\
              POST /reload /confirm /rollback /plan /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),

@@ -153,6 +153,45 @@ pub struct Upstream {
     pub keep_alive: Duration,
     /// Idle connections kept per worker and endpoint. Default 64; 0 turns keep-alive off.
     pub max_idle: usize,
+    /// How its endpoints are asked whether they are well; `None`: not at all.
+    pub check: Option<Check>,
+}
+
+/// `[upstream.NAME.check]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Time between two checks. Default 5 s.
+    pub every: Duration,
+    /// How long one may take. Default 2 s.
+    pub timeout: Duration,
+    /// Good ones in a row until an endpoint is up. Default 2.
+    pub rise: u32,
+    /// Bad ones in a row until it is down. Default 3.
+    pub fall: u32,
+    /// What it is taken for before the first. Default true.
+    pub initially_up: bool,
+}
+
+/// What is asked of an endpoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CheckKind {
+    /// A TCP connection.
+    Tcp,
+    /// A TLS handshake too, if it is an `https` endpoint.
+    Tls,
+    /// An answer to a GET.
+    Http {
+        /// Path and query.
+        path: String,
+        /// `Host`; `None`: the endpoint's own.
+        host: Option<String>,
+        /// Statuses that are well, first and last of each range.
+        status: Vec<(u16, u16)>,
+        /// What the body's beginning must contain; empty: nothing.
+        body: String,
+    },
 }
 
 /// One address of an upstream.

@@ -149,6 +149,59 @@ pub struct UpstreamFile {
     pub keep_alive: Maybe<String>,
     /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
     pub max_idle: Maybe<i64>,
+    /// Ask every endpoint again and again whether it is well, and send nothing to one that is not.
+    /// Default: not asked.
+    pub check: Maybe<CheckFile>,
+}
+
+/// How every endpoint is asked whether it is well.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CheckFile {
+    /// What is asked. Default: `"http"` with a `path`, else `"tls"` for `https://` endpoints and
+    /// `"tcp"` for others.
+    pub kind: Maybe<CheckKindFile>,
+    /// Path of a GET, e.g. `"/api/SystemInfo"`.
+    pub path: Maybe<String>,
+    /// `Host` of that GET. Default: the endpoint's host and port.
+    pub host: Maybe<String>,
+    /// Statuses that are well, e.g. `"200-299, 404"`. Default `"200-399"`.
+    pub status: Maybe<String>,
+    /// What the first 64 KiB of the answer's body must contain.
+    pub body: Maybe<String>,
+    /// Time between two checks, give or take a tenth; a fifth of it while the results do not agree
+    /// with the state. Default `"5s"`.
+    pub every: Maybe<String>,
+    /// How long a check may take, all of it. Default `"2s"`.
+    pub timeout: Maybe<String>,
+    /// Good checks in a row until an endpoint that was down is up. Default 2.
+    pub rise: Maybe<i64>,
+    /// Bad checks in a row until an endpoint that was up is down. Default 3.
+    pub fall: Maybe<i64>,
+    /// What an endpoint is taken for before it was checked. Default `"up"`.
+    pub initial: Maybe<InitialFile>,
+}
+
+/// What is asked of an endpoint.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckKindFile {
+    /// A GET, over TLS if the endpoint is `https://`.
+    Http,
+    /// A TLS handshake, its certificate verified.
+    Tls,
+    /// A TCP connection.
+    Tcp,
+}
+
+/// What an endpoint is taken for before it was checked.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitialFile {
+    /// Well, until `fall` checks were bad.
+    Up,
+    /// Not well, until `rise` checks were good.
+    Down,
 }
 
 /// How little a certificate is verified.

@@ -15,7 +15,7 @@ use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
 use crate::telemetry::Metrics;
 use crate::tls::{Identity, certificate, client, server};
-use crate::upstream::{Endpoint, Limits, Upstream};
+use crate::upstream::{Check, Endpoint, Limits, Upstream, check};
 
 use super::site::{Account, Action, Names, Route, Served, Site};
 use super::{Alive, Edition, Generation, Shown, edition, identities};
@@ -108,6 +108,9 @@ fn upstream(
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
+    let before = previous
+        .and_then(|previous| previous.upstreams.iter().find(|before| *before.name == config.name));
+    let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
     let endpoints = config.endpoints.iter().map(|endpoint| {
         let name = config.server_name.as_ref().unwrap_or(&endpoint.host);
@@ -128,13 +131,22 @@ fn upstream(
         (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
         tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
         let identity = hasher.finish();
-        known(previous, identity).unwrap_or_else(|| {
-            Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
+        known(before, identity).unwrap_or_else(|| {
+            let mut new = Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity);
+            // How it is does not depend on how its certificate is verified.
+            let same = before.and_then(|b| b.endpoints.iter().find(|e| e.label == new.label));
+            match (same, &check) {
+                (Some(same), _) => new.health = Arc::clone(&same.health),
+                (None, Some(check)) => new.health.presume(check.initially_up),
+                (None, None) => {}
+            }
+            Arc::new(new)
         })
     });
     Upstream {
         name: config.name.as_str().into(),
         endpoints: endpoints.collect(),
+        check: check.clone(),
         limits: Limits {
             connect: config.connect_timeout,
             first_byte: config.first_byte_timeout,
@@ -145,10 +157,30 @@ fn upstream(
     }
 }
 
-/// The endpoint of an earlier generation that is the same in every respect.
-fn known(previous: Option<&Generation>, identity: u64) -> Option<Arc<Endpoint>> {
-    let mut all = previous?.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    all.find(|endpoint| endpoint.identity == identity).cloned()
+/// The endpoint of the upstream of an earlier generation that is the same in every respect.
+fn known(before: Option<&Arc<Upstream>>, identity: u64) -> Option<Arc<Endpoint>> {
+    before?.endpoints.iter().find(|endpoint| endpoint.identity == identity).cloned()
+}
+
+fn compiled_check(config: &config::Check) -> Check {
+    let kind = match &config.kind {
+        config::CheckKind::Tcp => check::Kind::Tcp,
+        config::CheckKind::Tls => check::Kind::Tls,
+        config::CheckKind::Http { path, host, status, body } => check::Kind::Http(check::Get {
+            path: path.clone(),
+            host: host.clone(),
+            status: status.clone(),
+            body: body.clone(),
+        }),
+    };
+    Check {
+        kind,
+        every: config.every,
+        timeout: config.timeout,
+        rise: config.rise,
+        fall: config.fall,
+        initially_up: config.initially_up,
+    }
 }
 
 /// TLS settings for an upstream, and a hash of what is trusted, file contents included.

@@ -39,6 +39,8 @@ pub(super) struct Record {
     pub(super) reason: Option<Reason>,
     /// What the system or TLS said, for the operator.
     pub(super) detail: Option<String>,
+    /// Seconds after which the client is told to ask again.
+    pub(super) retry_after: Option<u64>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
@@ -105,6 +107,7 @@ impl Record {
             status: 0,
             reason: None,
             detail: None,
+            retry_after: None,
             request_bytes: 0,
             response_bytes: 0,
             first_byte: None,

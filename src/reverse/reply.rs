@@ -16,6 +16,8 @@ pub(super) struct Reply {
     pub(super) reason: Option<Reason>,
     pub(super) location: Option<Vec<u8>>,
     pub(super) allow: Option<String>,
+    /// Seconds after which asking again may be worth it.
+    pub(super) retry_after: Option<u64>,
     pub(super) body: String,
 }
 
@@ -36,12 +38,19 @@ impl Reply {
             reason.word(),
             id.as_str(),
         );
-        Self { status, reason: Some(reason), location: None, allow: None, body }
+        Self { status, reason: Some(reason), location: None, allow: None, retry_after: None, body }
     }
 
     fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
         let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));
-        Self { status, reason: None, location: Some(location), allow: None, body }
+        Self {
+            status,
+            reason: None,
+            location: Some(location),
+            allow: None,
+            retry_after: None,
+            body,
+        }
     }
 
     /// For a decision that is not an upstream's to answer.
@@ -119,6 +128,9 @@ impl Reply {
         }
         if let Some(allow) = &self.allow {
             add("Allow", allow.as_bytes());
+        }
+        if let Some(seconds) = self.retry_after {
+            add("Retry-After", seconds.to_string().as_bytes());
         }
     }
 }

@@ -36,6 +36,7 @@ impl Gateway {
             metrics: Arc::clone(&self.reloader.metrics),
             health: Arc::clone(&self.health),
             status: Rc::clone(&self.reloader.status),
+            upstreams: self.checks.upstreams(),
             asks,
             reopen: Box::new(move || reopener.reopen()),
         });
@@ -84,6 +85,7 @@ impl Gateway {
     /// not tried again until they change.
     pub(super) async fn roll_back(&mut self) -> Outcome {
         let outcome = self.reloader.roll_back().await;
+        self.checks.follow(&self.reloader.generation);
         refresh_names(Arc::clone(&self.reloader.generation));
         self.watch.also(self.reloader.generation.files());
         outcome

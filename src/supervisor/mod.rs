@@ -9,6 +9,7 @@
 //! In: a compiled configuration. Out: when it has ended, and how.
 
 mod changes;
+mod checks;
 mod desk;
 mod inheritance;
 mod plan;
@@ -43,6 +44,7 @@ pub use reload::{Environment, Origin};
 pub use start::{Bound, StartError};
 pub use succession::Program;
 
+use checks::Checks;
 use reload::Reloader;
 use signals::{Signals, Wish};
 use succession::{Successor, Upgrade, UpgradeError};
@@ -65,6 +67,7 @@ pub struct Gateway {
     left: usize,
     workers: Vec<JoinHandle<()>>,
     pulses: Vec<systemd::Pulse>,
+    checks: Checks,
 }
 
 /// How a gateway ended.
@@ -148,6 +151,7 @@ impl Gateway {
             origin,
         };
         reloader.remember_start();
+        let checks = Checks::new(Arc::clone(&reloader.metrics));
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
         Ok(Self {
             reloader,
@@ -160,6 +164,7 @@ impl Gateway {
             left,
             workers,
             pulses,
+            checks,
         })
     }
 
@@ -194,6 +199,7 @@ impl Gateway {
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
         systemd::ready(&self.status());
         self.watch.also(self.reloader.generation.files());
+        self.checks.follow(&self.reloader.generation);
         let limit = match self.serve(&mut signals, asked).await {
             Leave::WorkerDied => return Ok(End::WorkerDied),
             Leave::End(limit) => limit,
@@ -358,6 +364,7 @@ impl Gateway {
     async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
         systemd::reloading();
         let outcome = self.reloader.reload(trigger, confirm).await;
+        self.checks.follow(&self.reloader.generation);
         self.watch.settle();
         self.watch.also(self.reloader.generation.files());
         systemd::ready(&self.status());

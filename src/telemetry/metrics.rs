@@ -11,6 +11,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::endpoints::Endpoints;
+
 /// Seconds; up to a minute, because long polls last that long.
 const REQUEST_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -46,6 +48,8 @@ pub struct Metrics {
     generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
+    /// Of endpoints.
+    pub endpoints: Endpoints,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
     /// Generations of which something is in use.
@@ -237,6 +241,7 @@ impl Metrics {
                     "When the configuration that serves was loaded, in seconds since 1970.",
                 )?,
             )?,
+            endpoints: Endpoints::new(&registry)?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
             log_dropped: single(
                 &registry,
@@ -374,7 +379,7 @@ fn single<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> pro
     Ok(metric)
 }
 
-fn counters(
+pub(super) fn counters(
     registry: &Registry,
     name: &str,
     help: &str,
@@ -383,7 +388,7 @@ fn counters(
     single(registry, IntCounterVec::new(Opts::new(named(name), help), labels)?)
 }
 
-fn gauges(
+pub(super) fn gauges(
     registry: &Registry,
     name: &str,
     help: &str,

@@ -5,6 +5,7 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod endpoints;
 pub mod metrics;
 pub mod recent;
 pub mod stamp;

@@ -54,15 +54,9 @@ pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, Co
         detail,
     };
     let addresses = endpoint.addresses.load_full();
-    let tcp = dial(&addresses, budget).await.map_err(|error| {
-        let reason = match &error {
-            DialError::NoAddress => Reason::UpstreamUnresolved,
-            DialError::TimedOut { .. } => Reason::UpstreamConnectTimeout,
-            DialError::Refused(cause) if is_out_of_descriptors(cause) => Reason::NoDescriptors,
-            DialError::Refused(_) => Reason::UpstreamConnect,
-        };
-        failed(reason, error.to_string())
-    })?;
+    let tcp = dial(&addresses, budget)
+        .await
+        .map_err(|error| failed(dial_error(&error), error.to_string()))?;
     let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
     let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
     match timeout_at(deadline, handshake).await {
@@ -72,6 +66,17 @@ pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, Co
             Reason::UpstreamConnectTimeout,
             format!("no TLS handshake within {budget:?}"),
         )),
+    }
+}
+
+/// The word for why there is no connection.
+#[must_use]
+pub fn dial_error(error: &DialError) -> Reason {
+    match error {
+        DialError::NoAddress => Reason::UpstreamUnresolved,
+        DialError::TimedOut { .. } => Reason::UpstreamConnectTimeout,
+        DialError::Refused(cause) if is_out_of_descriptors(cause) => Reason::NoDescriptors,
+        DialError::Refused(_) => Reason::UpstreamConnect,
     }
 }
 

@@ -6,14 +6,16 @@
 //!
 //! Never: knows who the client is, or a route.
 
+pub mod check;
 pub mod connect;
 pub mod exchange;
+pub mod health;
 pub mod pool;
 pub mod resolve;
+pub mod snapshot;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -21,12 +23,14 @@ use rustls_pki_types::ServerName;
 
 use crate::net::CheckedAddr;
 
+pub use check::Check;
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Received};
+pub use health::Health;
 pub use pool::Pool;
 
-/// How long an endpoint that could not be connected to is passed over while others are left.
-const SHUNNED: Duration = Duration::from_secs(5);
+/// Told to clients where no check says when the state may change.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A named group of endpoints.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Upstream {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Its limits.
     pub limits: Limits,
+    /// How its endpoints are asked whether they are well.
+    pub check: Option<Arc<Check>>,
 }
 
 /// How long things may take with an upstream; see the fields of the same names in
@@ -71,9 +77,8 @@ pub struct Endpoint {
     /// Connections may be shared between generations when this is equal: same address, same
     /// verification.
     pub identity: u64,
-    /// Milliseconds after `birth` until which it is passed over.
-    shunned_until: AtomicU64,
-    birth: Instant,
+    /// Whether it is to be used.
+    pub health: Arc<Health>,
 }
 
 impl Endpoint {
@@ -94,40 +99,25 @@ impl Endpoint {
             tls,
             addresses: ArcSwap::default(),
             identity,
-            shunned_until: AtomicU64::new(0),
-            birth: Instant::now(),
+            health: Arc::default(),
         }
-    }
-
-    /// Notes that it could not be connected to.
-    pub fn shun(&self) {
-        self.shunned_until.store(self.age(SHUNNED), Ordering::Relaxed);
-    }
-
-    /// Notes that it could.
-    pub fn welcome(&self) {
-        if self.shunned_until.load(Ordering::Relaxed) != 0 {
-            self.shunned_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether it could not be connected to a moment ago.
-    #[must_use]
-    pub fn is_shunned(&self) -> bool {
-        let until = self.shunned_until.load(Ordering::Relaxed);
-        until != 0 && self.age(Duration::ZERO) < until
-    }
-
-    fn age(&self, more: Duration) -> u64 {
-        u64::try_from((self.birth.elapsed() + more).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl Upstream {
-    /// The endpoints in the order to try them: as configured, those that just failed last.
+    /// The endpoints in the order to try them: as configured, those that just failed last, those
+    /// that are down not at all.
     pub fn candidates(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let fresh = self.endpoints.iter().filter(|endpoint| !endpoint.is_shunned());
-        let shunned = self.endpoints.iter().filter(|endpoint| endpoint.is_shunned());
+        let up = || self.endpoints.iter().filter(|endpoint| endpoint.health.is_up());
+        let fresh = up().filter(|endpoint| !endpoint.health.is_shunned());
+        let shunned = up().filter(|endpoint| endpoint.health.is_shunned());
         fresh.chain(shunned)
+    }
+
+    /// When it may be worth asking again, while every endpoint is down.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        let every = self.check.as_ref().map_or(RETRY_AFTER, |check| check.every);
+        every.clamp(Duration::from_secs(1), Duration::from_secs(60))
     }
 }

@@ -5,6 +5,7 @@
 
 mod clash;
 mod header;
+mod health;
 mod listener;
 mod profile;
 mod route;

@@ -35,6 +35,7 @@ impl Check<'_> {
         );
         let first_byte_timeout =
             self.duration(body.first_byte_timeout.as_ref(), 60 * SECOND, 100 * MILLISECOND..=HOUR);
+        let check = self.health_check(body);
         Some(Upstream {
             name: item.name.clone(),
             place: item.place,
@@ -54,6 +55,7 @@ impl Check<'_> {
                 100 * MILLISECOND..=HOUR,
             ),
             max_idle: self.count(body.max_idle.as_ref(), 64, 0..=65_536),
+            check,
         })
     }
 

@@ -25,7 +25,7 @@ use crate::upstream::exchange::{Failure, kept_for};
 use crate::upstream::{Exchange, Upstream};
 
 use super::accept::Admitted;
-use super::acquire::{Acquired, acquire};
+use super::acquire::{Acquired, Unreachable, acquire};
 use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
@@ -168,9 +168,10 @@ impl Request<'_> {
         loop {
             let acquired = match self.acquire(&mut sender, target, fresh).await {
                 Ok(acquired) => acquired,
-                Err((reason, detail)) => {
-                    record.detail = detail;
-                    return self.refuse(sender.conn, record, reason, None);
+                Err(unreachable) => {
+                    record.detail = unreachable.detail;
+                    record.retry_after = unreachable.retry_after;
+                    return self.refuse(sender.conn, record, unreachable.reason, None);
                 }
             };
             record.on_endpoint(&acquired.endpoint);
@@ -229,15 +230,11 @@ impl Request<'_> {
         sender: &mut Sender<'_, T>,
         target: &Target<'_>,
         fresh: bool,
-    ) -> Result<Acquired, (Reason, Option<String>)> {
+    ) -> Result<Acquired, Unreachable> {
         let mut acquiring = pin!(acquire(self.worker, target.upstream, target.counters, fresh));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
-            Poll::Ready(Ok(acquired)) => Poll::Ready(Ok(acquired)),
-            Poll::Ready(Err(None)) => Poll::Ready(Err((Reason::UpstreamConnect, None))),
-            Poll::Ready(Err(Some(error))) => {
-                Poll::Ready(Err((error.reason, Some(error.to_string()))))
-            }
-            Poll::Pending => sender.poll_gone(cx).map(|()| Err((Reason::ClientGone, None))),
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),
         })
         .await
     }
@@ -319,7 +316,8 @@ impl Request<'_> {
         if reason == Reason::ClientGone {
             return Next::Cut;
         }
-        let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+        let retry_after = record.retry_after;
+        let reply = Reply { allow, retry_after, ..Reply::refusal(reason, &record.id) };
         self.reply(conn, &mut record, &reply)
     }
 

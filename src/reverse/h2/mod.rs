@@ -32,7 +32,7 @@ use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Stream, Upstream};
 
 use super::accept::Admitted;
-use super::acquire::acquire;
+use super::acquire::{Unreachable, acquire};
 use super::record::Record;
 use super::reply::Reply;
 use super::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
@@ -201,9 +201,10 @@ impl H2Request {
         let key = upgrade.is_some().then(tunnel::new_key);
         let asked = Asked { head: &head, route: &route, key: key.as_deref() };
         match self.exchange(&mut sender, &mut record, &asked).await {
-            Err((reason, detail)) => {
-                record.detail = detail;
-                refuse(&mut record, reason, None)
+            Err(unreachable) => {
+                record.detail = unreachable.detail;
+                record.retry_after = unreachable.retry_after;
+                refuse(&mut record, unreachable.reason, None)
             }
             Ok(answered) if answered.head.status == 101 => match (upgrade, key) {
                 (Some(upgrade), Some(key)) => self.switch(upgrade, &key, record, answered, &route),
@@ -219,11 +220,11 @@ impl H2Request {
         sender: &mut Sender,
         record: &mut Record,
         asked: &Asked<'_>,
-    ) -> Result<Answered, (Reason, Option<String>)> {
+    ) -> Result<Answered, Unreachable> {
         let worker = &self.service.worker;
         let Action::Proxy { upstream, counters, strip_prefix, first_byte } = &asked.route.action
         else {
-            return Err((Reason::Internal, None));
+            return Err(Reason::Internal.into());
         };
         let id = record.id;
         let origin = self.facts.origin(&self.site, strip_prefix.as_deref(), &id);
@@ -231,9 +232,7 @@ impl H2Request {
         let mut fresh = false;
         record.on_upstream(upstream);
         loop {
-            let acquired = acquire(worker, upstream, counters, fresh).await.map_err(|error| {
-                error.map_or((Reason::UpstreamConnect, None), |e| (e.reason, Some(e.to_string())))
-            })?;
+            let acquired = acquire(worker, upstream, counters, fresh).await?;
             record.on_endpoint(&acquired.endpoint);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, asked.head, &origin, asked.key);
@@ -245,7 +244,7 @@ impl H2Request {
                 asked.head.framing,
                 head_request,
             )
-            .map_err(|failure| (failure.reason, None))?;
+            .map_err(|failure| failure.reason)?;
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
@@ -267,8 +266,8 @@ impl H2Request {
                 {
                     fresh = true;
                 }
-                Err(NoAnswer::Upstream(failure)) => return Err((failure.reason, None)),
-                Err(NoAnswer::Client(reason)) => return Err((reason, None)),
+                Err(NoAnswer::Upstream(failure)) => return Err(failure.reason.into()),
+                Err(NoAnswer::Client(reason)) => return Err(reason.into()),
             }
         }
     }
@@ -372,7 +371,8 @@ struct Answered {
 
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
     record.reason = Some(reason);
-    let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+    let retry_after = record.retry_after;
+    let reply = Reply { allow, retry_after, ..Reply::refusal(reason, &record.id) };
     let response = own(record, reply);
     if reason == Reason::ClientGone {
         // Nobody gets this answer, and the log does not say that somebody did.
