@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use app_gateway::message::Reason;
 use app_gateway::telemetry::Metrics;
+use app_gateway::telemetry::endpoints::{Told, Upstream};
 
 /// Lines of a file without its tests: what a newcomer reads in one sitting.
 const LONGEST_FILE: usize = 500;
@@ -235,13 +236,9 @@ fn families() -> BTreeSet<String> {
     let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
     metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.reloaded("applied", true);
-    let endpoint = app_gateway::telemetry::endpoints::Told {
-        upstream: "u",
-        endpoint: "e",
-        up: true,
-        since: 0,
-    };
-    metrics.endpoints.tell([endpoint].into_iter());
+    let upstream = Upstream { name: "u", on_backup: false, sessions: 0 };
+    let endpoint = Told { upstream: "u", endpoint: "e", up: true, since: 0, open: 0 };
+    metrics.endpoints.tell([upstream].into_iter(), [endpoint].into_iter());
     metrics.endpoints.checked("u", "good");
     let text = String::from_utf8(metrics.render()).unwrap();
     text.lines()

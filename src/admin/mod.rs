@@ -5,6 +5,7 @@
 //! user; or over TCP from this host, with a field that a page in a browser cannot send unasked.
 //! What is applied is always what lies on disk.
 
+mod duty;
 pub mod report;
 pub mod socket;
 
@@ -28,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, endpoints};
 use crate::units::parse_duration;
 use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
@@ -89,6 +90,15 @@ pub struct Question {
     /// To a plan: a directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+    /// About an endpoint: the name of its upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Its host and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// `up`, `drain`, `maintenance`; of an upstream as a whole `return`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duty: Option<String>,
 }
 
 /// What answers are made from.
@@ -167,9 +177,8 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     }
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/reload" | "/confirm" | "/rollback" | "/plan" | "/quit" | "/stop" | "/reopen" => {
-            verb(&path, request, peer, desk).await
-        }
+        "/reload" | "/confirm" | "/rollback" | "/plan" | "/quit" | "/stop" | "/reopen"
+        | "/endpoint" => verb(&path, request, peer, desk).await,
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
@@ -193,10 +202,31 @@ fn snapshots(desk: &Desk) -> Vec<Snapshot> {
     desk.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
 }
 
+/// Puts how the upstreams are into the metrics.
+fn tell(desk: &Desk) {
+    let all = snapshots(desk);
+    let upstreams = all.iter().map(|one| endpoints::Upstream {
+        name: &one.upstream,
+        on_backup: one.on_backup,
+        sessions: one.sessions,
+    });
+    let told = all.iter().flat_map(|one| {
+        one.endpoints.iter().map(|endpoint| endpoints::Told {
+            upstream: &one.upstream,
+            endpoint: &endpoint.endpoint,
+            up: endpoint.state == "up",
+            since: endpoint.since,
+            open: endpoint.open,
+        })
+    });
+    desk.metrics.endpoints.tell(upstreams, told);
+}
+
 /// What can be read by whoever gets here.
 fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
     match path {
         "/metrics" => {
+            tell(desk);
             let mut response = Response::new(Full::new(Bytes::from(desk.metrics.render())));
             let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -211,7 +241,7 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         "/" => text(
             StatusCode::OK,
             "app-gateway admin: GET /metrics /livez /readyz /status /upstreams /reloads\n\
-             POST /reload /confirm /rollback /plan /reopen /quit /stop, on this host\n",
+             POST /reload /confirm /rollback /plan /endpoint /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
     }
@@ -246,6 +276,10 @@ async fn verb(
         );
     }
     match path {
+        "/endpoint" => match duty::assign(&desk.upstreams.borrow(), &question) {
+            Ok(done) => said(StatusCode::OK, done),
+            Err(message) => said(StatusCode::UNPROCESSABLE_ENTITY, message),
+        },
         "/stop" => signal(rustix::process::Signal::TERM),
         "/quit" => signal(rustix::process::Signal::QUIT),
         "/reopen" => match (desk.reopen)() {

@@ -7,6 +7,7 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod endpoint;
 mod explain;
 mod healthcheck;
 mod plan;
@@ -103,6 +104,18 @@ enum Command {
     },
     /// Go back to the configuration that served before, whatever the files say now
     Rollback,
+    /// Take an endpoint of an upstream out of use, or put it back
+    ///
+    /// Holds until the gateway is restarted, reloads included.
+    Endpoint {
+        /// What is to happen
+        #[arg(value_enum)]
+        wish: endpoint::Wish,
+        /// Name of the upstream
+        upstream: String,
+        /// Host and port of the endpoint, as `app-gateway status` shows them
+        endpoint: Option<String>,
+    },
     /// Say how the running gateway is: its configuration, and what came of the latest reloads
     Status {
         /// Say it as JSON
@@ -159,6 +172,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Confirm { abort: false }) => reload::confirm(&chosen(directory)),
         Some(Command::Confirm { abort: true } | Command::Rollback) => {
             reload::rollback(&chosen(directory))
+        }
+        Some(Command::Endpoint { wish, upstream, endpoint }) => {
+            endpoint::endpoint(&chosen(directory), wish, upstream, endpoint)
         }
         Some(Command::Status { json }) => status::status(&chosen(directory), json),
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),

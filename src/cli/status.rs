@@ -97,9 +97,20 @@ fn upstreams(out: &mut String, all: &[Snapshot]) {
         upstream.endpoints.iter().map(move |endpoint| (&upstream.upstream, endpoint))
     });
     let mut first = true;
+    for upstream in all.iter().filter(|upstream| upstream.on_backup) {
+        let _ = writeln!(
+            out,
+            "\n{} uses its backups since {}: {}",
+            upstream.upstream,
+            display_timestamp(upstream.since),
+            upstream.why
+        );
+    }
     for (upstream, endpoint) in rows.filter(|(_, e)| e.checked || e.state != "up") {
         if std::mem::take(&mut first) {
-            out.push_str("\nupstream                  endpoint                state     since\n");
+            out.push_str(
+                "\nupstream                  endpoint                state        since\n",
+            );
         }
         let since = if endpoint.since == 0 {
             "the start".to_owned()
@@ -108,7 +119,7 @@ fn upstreams(out: &mut String, all: &[Snapshot]) {
         };
         let _ = writeln!(
             out,
-            "{upstream:<24}  {:<22}  {:<8}  {since}",
+            "{upstream:<24}  {:<22}  {:<11}  {since}",
             endpoint.endpoint, endpoint.state
         );
         let why = endpoint.fault.as_ref().or(Some(&endpoint.why)).filter(|why| !why.is_empty());

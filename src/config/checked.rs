@@ -134,9 +134,20 @@ pub struct Upstream {
     pub name: String,
     /// Where the table is.
     pub place: Place,
-    /// In order of preference, at least one; the next is used while the one before cannot be
-    /// connected to.
+    /// Primary ones first, at least one, at most 64.
     pub endpoints: Vec<Endpoint>,
+    /// How they share the work. Default: the first that is well gets it.
+    pub balance: Balance,
+    /// How long an endpoint that came up takes to get its whole share. Default 0.
+    pub slow_start: Duration,
+    /// Whether Socket.IO sessions stay on their endpoint. Default true.
+    pub sticky: bool,
+    /// Requests per second that may go to another endpoint. Default 100.
+    pub retries: u32,
+    /// When an endpoint is left out for a while.
+    pub eject: Eject,
+    /// When the backups are used.
+    pub fail_over: FailOver,
     /// How the endpoints' certificates are verified. Ignored for `http` endpoints.
     pub verify: Verify,
     /// Name sent as SNI and looked for in the certificate; `None`: the endpoint's own host.
@@ -205,6 +216,71 @@ pub struct Endpoint {
     pub host: String,
     /// Port; 443 or 80 when the URL has none.
     pub port: u16,
+    /// It is used only while no primary one is well.
+    pub backup: bool,
+    /// Its share, 1 to 100. Default 1.
+    pub weight: u16,
+    /// What it is there for.
+    pub duty: Duty,
+}
+
+/// What an endpoint is there for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Duty {
+    /// Everything.
+    Up,
+    /// Nothing new.
+    Drain,
+    /// Nothing at all.
+    Maintenance,
+}
+
+/// How endpoints share the work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Balance {
+    /// The first that is well gets all of it.
+    First,
+    /// By turns, by weight.
+    Weighted,
+    /// The one with the fewest open requests and WebSockets for its weight.
+    LeastConnections,
+    /// By the client's address.
+    Hash,
+}
+
+/// `[upstream.NAME.eject]`: when an endpoint is left out for a while.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent words of one list")]
+pub struct Eject {
+    /// No connection.
+    pub connect: bool,
+    /// No TLS handshake.
+    pub tls: bool,
+    /// Closed before an answer, or an answer that is not HTTP.
+    pub reset: bool,
+    /// No answer in time.
+    pub timeout: bool,
+    /// Answers with these statuses, first and last of each range.
+    pub statuses: Vec<(u16, u16)>,
+    /// How much of that within the window. Default 1.
+    pub errors: u32,
+    /// Default 10 s.
+    pub window: Duration,
+    /// How long the first time. Default 5 s.
+    pub time: Duration,
+    /// How long at most. Default 30 s.
+    pub longest: Duration,
+    /// Share of the endpoints that may be left out, in percent. Default 50.
+    pub most: u32,
+}
+
+/// `[upstream.NAME.fail-over]`: when the backups are used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FailOver {
+    /// Requests in a row that could not connect. Default 3.
+    pub failures: u32,
+    /// How long a primary endpoint must be well; `None`: until a command. Default 1 min.
+    pub return_after: Option<Duration>,
 }
 
 /// How an upstream's certificate is verified.

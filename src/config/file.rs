@@ -14,6 +14,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+mod upstream;
+
+pub use upstream::{
+    BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, InitialFile, StickyFile,
+    UpstreamFile, VerifyFile,
+};
+
 /// A value and where in its file it is written.
 #[derive(Clone, Debug)]
 pub struct Written<T> {
@@ -122,94 +129,6 @@ pub struct PairFile {
     pub chain: Written<String>,
     /// PEM file with the unencrypted private key. Relative to this directory.
     pub key: Written<String>,
-}
-
-/// A component behind the gateway.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct UpstreamFile {
-    /// Where it is, e.g. `"https://10.0.0.5:8444"`, in order of preference: the next is used while
-    /// the one before cannot be connected to.
-    pub endpoints: Written<Vec<Written<String>>>,
-    /// PEM file with the CAs its certificate must come from. Default: the system's.
-    pub ca_file: Maybe<String>,
-    /// Instead of a CA: hashes of the public keys it may have, each `"sha256/BASE64"`.
-    pub pin: Maybe<Vec<Written<String>>>,
-    /// Instead of a CA: `"none"` looks at no certificate at all, and is said loudly.
-    pub verify: Maybe<VerifyFile>,
-    /// Name looked for in its certificate, and sent as SNI. Default: the endpoint's host.
-    pub server_name: Maybe<String>,
-    /// From the first SYN to the end of the TLS handshake. Default `"5s"`.
-    pub connect_timeout: Maybe<String>,
-    /// From the end of the request to the first byte of the answer. Default `"60s"`.
-    pub first_byte_timeout: Maybe<String>,
-    /// Longest silence inside an answer's body. Default `"5min"`.
-    pub idle_timeout: Maybe<String>,
-    /// How long an unused connection is kept. Default `"30s"`.
-    pub keep_alive: Maybe<String>,
-    /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
-    pub max_idle: Maybe<i64>,
-    /// Ask every endpoint again and again whether it is well, and send nothing to one that is not.
-    /// Default: not asked.
-    pub check: Maybe<CheckFile>,
-}
-
-/// How every endpoint is asked whether it is well.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct CheckFile {
-    /// What is asked. Default: `"http"` with a `path`, else `"tls"` for `https://` endpoints and
-    /// `"tcp"` for others.
-    pub kind: Maybe<CheckKindFile>,
-    /// Path of a GET, e.g. `"/api/SystemInfo"`.
-    pub path: Maybe<String>,
-    /// `Host` of that GET. Default: the endpoint's host and port.
-    pub host: Maybe<String>,
-    /// Statuses that are well, e.g. `"200-299, 404"`. Default `"200-399"`.
-    pub status: Maybe<String>,
-    /// What the first 64 KiB of the answer's body must contain.
-    pub body: Maybe<String>,
-    /// Time between two checks, give or take a tenth; a fifth of it while the results do not agree
-    /// with the state. Default `"5s"`.
-    pub every: Maybe<String>,
-    /// How long a check may take, all of it. Default `"2s"`.
-    pub timeout: Maybe<String>,
-    /// Good checks in a row until an endpoint that was down is up. Default 2.
-    pub rise: Maybe<i64>,
-    /// Bad checks in a row until an endpoint that was up is down. Default 3.
-    pub fall: Maybe<i64>,
-    /// What an endpoint is taken for before it was checked. Default `"up"`.
-    pub initial: Maybe<InitialFile>,
-}
-
-/// What is asked of an endpoint.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-pub enum CheckKindFile {
-    /// A GET, over TLS if the endpoint is `https://`.
-    Http,
-    /// A TLS handshake, its certificate verified.
-    Tls,
-    /// A TCP connection.
-    Tcp,
-}
-
-/// What an endpoint is taken for before it was checked.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum InitialFile {
-    /// Well, until `fall` checks were bad.
-    Up,
-    /// Not well, until `rise` checks were good.
-    Down,
-}
-
-/// How little a certificate is verified.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum VerifyFile {
-    /// Anyone on the path can read and change the traffic.
-    None,
 }
 
 /// A side of the gateway, with its listeners and routes.

@@ -27,7 +27,7 @@ const MISTAKES: usize = 64;
 const TABLES: [&str; 5] = ["gateway", "admin", "certificate", "upstream", "profile"];
 
 /// Keys that are always a table of their own.
-const TABLE_KEYS: [&str; 3] = ["limits", "timeouts", "check"];
+const TABLE_KEYS: [&str; 5] = ["limits", "timeouts", "check", "eject", "fail-over"];
 
 /// Keys that are always an array of tables.
 const TABLE_ARRAY_KEYS: [&str; 3] = ["listener", "route", "pairs"];

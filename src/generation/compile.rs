@@ -3,22 +3,18 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::ServerName;
 
 use crate::config::problem::{Place, Problem, Severity};
-use crate::config::{
-    self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId, Verify,
-};
+use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId};
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
 use crate::telemetry::Metrics;
-use crate::tls::{Identity, certificate, client, server};
-use crate::upstream::{Check, Endpoint, Limits, Upstream, check};
+use crate::tls::{Identity, certificate, server};
+use crate::upstream::Upstream;
 
 use super::site::{Account, Action, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities};
+use super::{Alive, Edition, Generation, Shown, edition, identities, upstreams};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -49,7 +45,7 @@ pub fn compile(
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| Arc::new(upstream(u, provider, previous, &mut problems)))
+        .map(|u| Arc::new(upstreams::compile(u, provider, previous, &mut problems)))
         .collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
@@ -89,7 +85,7 @@ pub fn compile(
     Ok(Compiled { generation, warnings: problems })
 }
 
-fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
+pub(super) fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
     Problem {
         severity: Severity::Error,
         code,
@@ -99,137 +95,6 @@ fn error(code: &'static str, place: Place, message: String, help: &str) -> Probl
         related: None,
         help: Some(help.to_owned()),
     }
-}
-
-fn upstream(
-    config: &config::Upstream,
-    provider: &Arc<CryptoProvider>,
-    previous: Option<&Generation>,
-    problems: &mut Vec<Problem>,
-) -> Upstream {
-    let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
-    let before = previous
-        .and_then(|previous| previous.upstreams.iter().find(|before| *before.name == config.name));
-    let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
-    let tls = if uses_tls { trust(config, provider, problems) } else { None };
-    let endpoints = config.endpoints.iter().map(|endpoint| {
-        let name = config.server_name.as_ref().unwrap_or(&endpoint.host);
-        let verified = match (&tls, ServerName::try_from(name.clone())) {
-            (Some((tls, _)), Ok(name)) if endpoint.tls => Some((Arc::clone(tls), name)),
-            (Some(_), Err(_)) if endpoint.tls => {
-                problems.push(error(
-                    "upstream.server-name",
-                    endpoint.place,
-                    format!("`{name}` is not a name a certificate could carry"),
-                    "set `server-name` to the name in the component's certificate",
-                ));
-                None
-            }
-            _ => None,
-        };
-        let mut hasher = DefaultHasher::new();
-        (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
-        tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
-        let identity = hasher.finish();
-        known(before, identity).unwrap_or_else(|| {
-            let mut new = Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity);
-            // How it is does not depend on how its certificate is verified.
-            let same = before.and_then(|b| b.endpoints.iter().find(|e| e.label == new.label));
-            match (same, &check) {
-                (Some(same), _) => new.health = Arc::clone(&same.health),
-                (None, Some(check)) => new.health.presume(check.initially_up),
-                (None, None) => {}
-            }
-            Arc::new(new)
-        })
-    });
-    Upstream {
-        name: config.name.as_str().into(),
-        endpoints: endpoints.collect(),
-        check: check.clone(),
-        limits: Limits {
-            connect: config.connect_timeout,
-            first_byte: config.first_byte_timeout,
-            idle: config.idle_timeout,
-            keep_alive: config.keep_alive,
-            max_idle: config.max_idle,
-        },
-    }
-}
-
-/// The endpoint of the upstream of an earlier generation that is the same in every respect.
-fn known(before: Option<&Arc<Upstream>>, identity: u64) -> Option<Arc<Endpoint>> {
-    before?.endpoints.iter().find(|endpoint| endpoint.identity == identity).cloned()
-}
-
-fn compiled_check(config: &config::Check) -> Check {
-    let kind = match &config.kind {
-        config::CheckKind::Tcp => check::Kind::Tcp,
-        config::CheckKind::Tls => check::Kind::Tls,
-        config::CheckKind::Http { path, host, status, body } => check::Kind::Http(check::Get {
-            path: path.clone(),
-            host: host.clone(),
-            status: status.clone(),
-            body: body.clone(),
-        }),
-    };
-    Check {
-        kind,
-        every: config.every,
-        timeout: config.timeout,
-        rise: config.rise,
-        fall: config.fall,
-        initially_up: config.initially_up,
-    }
-}
-
-/// TLS settings for an upstream, and a hash of what is trusted, file contents included.
-fn trust(
-    config: &config::Upstream,
-    provider: &Arc<CryptoProvider>,
-    problems: &mut Vec<Problem>,
-) -> Option<(Arc<ClientConfig>, u64)> {
-    let mut hasher = DefaultHasher::new();
-    let (trust, place) = match &config.verify {
-        Verify::System => {
-            "system".hash(&mut hasher);
-            (client::Trust::System, config.place)
-        }
-        Verify::Pin(pins) => {
-            pins.hash(&mut hasher);
-            (client::Trust::Pins(pins.clone()), config.place)
-        }
-        Verify::None { place } => {
-            "none".hash(&mut hasher);
-            (client::Trust::Nothing, *place)
-        }
-        Verify::Ca { file, place } => match certificate::read_authorities(file) {
-            Ok(authorities) => {
-                for authority in &authorities {
-                    authority.as_ref().hash(&mut hasher);
-                }
-                (client::Trust::Authorities(authorities), *place)
-            }
-            Err(message) => {
-                problems.push(error(
-                    "upstream.ca-file",
-                    *place,
-                    message,
-                    "the file must be PEM, with the CA certificate that issued the component's certificate",
-                ));
-                return None;
-            }
-        },
-    };
-    let built = client::config(trust, provider).map_err(|message| {
-        problems.push(error(
-            "upstream.trust",
-            place,
-            message,
-            "name the component's CA with `ca-file`, or its key with `pin`",
-        ));
-    });
-    Some((built.ok()?, hasher.finish()))
 }
 
 struct Compiler<'a> {

@@ -8,6 +8,7 @@ pub mod edition;
 pub mod identities;
 pub mod load;
 pub mod site;
+mod upstreams;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,19 +1,47 @@
-//! A connection to an upstream: a kept one, or a new one to the first endpoint that answers.
+//! A connection to an upstream: a kept one, or a new one to the endpoint that is chosen.
 
+use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::message::Reason;
+use crate::addr::ClientAddr;
+use crate::message::{Reason, RequestHead};
 use crate::telemetry::UpstreamMetrics;
-use crate::upstream::{ConnectError, Endpoint, Stream, Upstream, connect};
+use crate::upstream::eject::Trouble;
+use crate::upstream::engine::{self, Session};
+use crate::upstream::exchange::Failure;
+use crate::upstream::sessions::Learner;
+use crate::upstream::{
+    Busy, ConnectError, Endpoint, Exchange, Seat, Stream, Upstream, connect, ring,
+};
 
 use super::Worker;
+
+/// Who asks for a connection, and what for.
+pub(super) struct Errand<'a> {
+    pub(super) to: To<'a>,
+    pub(super) head: &'a RequestHead,
+    pub(super) client: ClientAddr,
+    /// Kept connections are passed over.
+    pub(super) fresh: bool,
+}
 
 /// A connection and whose it is.
 pub(super) struct Acquired {
     pub(super) stream: Stream,
     pub(super) reused: bool,
+    pub(super) whose: Whose,
+}
+
+/// What a connection is asked for: the upstream, and its counters.
+pub(super) type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
+
+/// Whose a connection is, and what came of the request on it.
+pub(super) struct Whose {
     pub(super) endpoint: Arc<Endpoint>,
+    index: usize,
+    /// The answer opens a session.
+    opens: bool,
 }
 
 /// Why there is none.
@@ -46,46 +74,156 @@ impl From<ConnectError> for Unreachable {
     }
 }
 
-/// Gets a connection; `fresh` passes over kept ones.
+/// Gets a connection.
 ///
-/// Endpoints are tried in the order of preference. Connecting is the only thing that is ever
-/// repeated without asking what the request is: nothing of it has been sent.
+/// A session goes where it is, or nowhere. Everything else goes to the endpoint that is chosen, and
+/// if that cannot be connected to, to the next. Connecting is the only thing that is ever repeated
+/// without asking what the request is: nothing of it has been sent.
 ///
 /// # Errors
 ///
-/// That of the last endpoint tried; [`Reason::UpstreamDown`] if there is none to try.
+/// That of the last endpoint tried; [`Reason::UpstreamDown`] if there is none to try;
+/// [`Reason::SessionLost`] for a session whose endpoint is gone.
 pub(super) async fn acquire(
     worker: &Rc<Worker>,
-    upstream: &Upstream,
-    counters: &UpstreamMetrics,
-    fresh: bool,
+    errand: Errand<'_>,
 ) -> Result<Acquired, Unreachable> {
+    let (upstream, _) = errand.to;
+    let session =
+        if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
+    if let Session::Of(id) = session
+        && let Some(seat) = upstream.seat(id)
+    {
+        let Seat::At(index, endpoint) = seat else { return Err(Reason::SessionLost.into()) };
+        return try_one(worker, &errand, (index, endpoint)).await.map_err(|error| Unreachable {
+            detail: Some(error.to_string()),
+            ..Reason::SessionLost.into()
+        });
+    }
+    let mut choice = upstream.choose(|| place(errand.client));
     let mut failed = None;
-    for endpoint in upstream.candidates() {
-        if !fresh && let Some(stream) = worker.pool.take(endpoint.identity) {
-            counters.reused.inc();
-            return Ok(Acquired { stream, reused: true, endpoint: Arc::clone(endpoint) });
+    while let Some(chosen) = choice.next() {
+        if failed.is_some() && !upstream.may_retry() {
+            break;
         }
-        match connect(endpoint, upstream.limits.connect).await {
-            Ok(stream) => {
-                counters.connected.inc();
-                endpoint.health.welcome();
-                return Ok(Acquired { stream, reused: false, endpoint: Arc::clone(endpoint) });
-            }
-            Err(error) => {
-                counters.failed.inc();
-                // Once per outage of a few seconds; each request has its own log line.
-                if !endpoint.health.is_shunned() {
-                    tracing::warn!(
-                        upstream = &*upstream.name,
-                        reason = error.reason.word(),
-                        "{error}"
-                    );
+        match try_one(worker, &errand, chosen).await {
+            Ok(mut acquired) => {
+                acquired.whose.opens = session == Session::Opens;
+                if upstream.policy.fail_over.is_some() {
+                    upstream.memory.tiers.connected();
                 }
-                endpoint.health.shun();
-                failed = Some(error);
+                return Ok(acquired);
             }
+            Err(error) => failed = Some(error),
         }
     }
-    Err(failed.map_or_else(|| Unreachable::down(upstream), Unreachable::from))
+    let Some(error) = failed else { return Err(Unreachable::down(upstream)) };
+    if upstream.policy.fail_over.is_some() && error.reason != Reason::NoDescriptors {
+        upstream.memory.tiers.failed();
+    }
+    Err(error.into())
+}
+
+/// A connection to this endpoint.
+async fn try_one(
+    worker: &Rc<Worker>,
+    errand: &Errand<'_>,
+    (index, endpoint): (usize, &Arc<Endpoint>),
+) -> Result<Acquired, ConnectError> {
+    let (upstream, counters) = errand.to;
+    let whose = Whose { endpoint: Arc::clone(endpoint), index, opens: false };
+    if !errand.fresh
+        && let Some(stream) = worker.pool.take(endpoint.identity)
+    {
+        counters.reused.inc();
+        return Ok(Acquired { stream, reused: true, whose });
+    }
+    match connect(endpoint, upstream.limits.connect).await {
+        Ok(stream) => {
+            counters.connected.inc();
+            endpoint.health.circuit.connected();
+            Ok(Acquired { stream, reused: false, whose })
+        }
+        Err(error) => {
+            counters.failed.inc();
+            // Once per outage of a few seconds; each request has its own log line.
+            if endpoint.health.is_news() {
+                let reason = error.reason.word();
+                tracing::warn!(upstream = &*upstream.name, reason, "{error}");
+            }
+            let trouble = match error.reason {
+                // Not its doing.
+                Reason::NoDescriptors => None,
+                Reason::UpstreamTls => Some(Trouble::Tls),
+                _ => Some(Trouble::Connect),
+            };
+            if let Some(trouble) = trouble {
+                whose.met(trouble, errand.to);
+            }
+            Err(error)
+        }
+    }
+}
+
+impl Whose {
+    /// Counts the request, or the WebSocket it becomes, as open there.
+    pub(super) fn busy(&self, upstream: &Upstream) -> Option<Busy> {
+        (upstream.endpoints.len() > 1).then(|| Busy::new(&self.endpoint.health))
+    }
+
+    /// Notes the answer.
+    pub(super) fn answered(&self, status: u16, exchange: &mut Exchange, to: To<'_>) {
+        let (upstream, _) = to;
+        if upstream.policy.eject.counts(status) {
+            self.met(Trouble::Status, to);
+        } else if self.endpoint.health.circuit.close() {
+            let (upstream, endpoint) = (&*upstream.name, &*self.endpoint.label);
+            tracing::info!(upstream, endpoint, "the endpoint answers again");
+        }
+        let rank = upstream.ranks.get(self.index).filter(|_| self.opens && status == 200);
+        if let Some(rank) = rank {
+            let memory = Arc::clone(&upstream.memory);
+            exchange.shown_to(Some(Learner::new(memory, rank.number)));
+        }
+    }
+
+    /// Notes that there was none. A kept connection that was closed says nothing.
+    pub(super) fn failed(&self, failure: Failure, reused: bool, to: To<'_>) {
+        match failure.reason {
+            Reason::UpstreamClosed if reused && failure.silent => {}
+            Reason::UpstreamClosed | Reason::UpstreamBadAnswer => self.met(Trouble::Reset, to),
+            Reason::UpstreamFirstByteTimeout => self.met(Trouble::Timeout, to),
+            _ => {}
+        }
+    }
+
+    /// Counts trouble, and leaves the endpoint out if there is too much of it.
+    fn met(&self, trouble: Trouble, (upstream, counters): To<'_>) {
+        let health = &self.endpoint.health;
+        health.hurry();
+        let eject = &upstream.policy.eject;
+        let counts = trouble == Trouble::Status || eject.on.contains(&trouble);
+        if !counts || !health.circuit.count(eject) || !upstream.can_spare(self.index) {
+            return;
+        }
+        if let Some(time) = health.circuit.open(eject, trouble) {
+            counters.ejected.inc();
+            tracing::warn!(
+                upstream = &*upstream.name,
+                endpoint = &*self.endpoint.label,
+                reason = trouble.word(),
+                "the endpoint is left out for {time:?}"
+            );
+        }
+    }
+}
+
+/// Where a client is among all, as nginx hashes `$remote_addr`.
+fn place(client: ClientAddr) -> u32 {
+    let mut text = [0; 46];
+    let mut rest = &mut text[..];
+    // An address is at most 45 characters.
+    let _ = write!(rest, "{}", client.ip());
+    let left = rest.len();
+    ring::place(text.get(..text.len() - left).unwrap_or_default())
 }

@@ -17,8 +17,9 @@ use crate::message::{Known, Reason, RequestHead, Version, path, query};
 use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
 use crate::telemetry::recent::Request;
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::{Busy, Upstream};
 
+use super::acquire::Whose;
 use super::{Facts, RequestId, Worker};
 
 /// See the module.
@@ -45,6 +46,8 @@ pub(super) struct Record {
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
     tunnel: Option<&'static str>,
+    /// Counts it among what is open at the endpoint.
+    busy: Option<Busy>,
     /// Its number among the worker's tunnels.
     listed: Option<u64>,
     /// Of the Close frame the client of a WebSocket was sent by us.
@@ -104,6 +107,7 @@ impl Record {
             route: None,
             upstream: None,
             endpoint: None,
+            busy: None,
             status: 0,
             reason: None,
             detail: None,
@@ -133,8 +137,9 @@ impl Record {
     }
 
     /// Notes the endpoint it was connected to.
-    pub(super) fn on_endpoint(&mut self, endpoint: &Endpoint) {
-        self.endpoint = Some(Arc::clone(&endpoint.label));
+    pub(super) fn on_endpoint(&mut self, whose: &Whose, upstream: &Upstream) {
+        self.endpoint = Some(Arc::clone(&whose.endpoint.label));
+        self.busy = whose.busy(upstream);
     }
 
     /// Notes that the upstream's answer has begun.

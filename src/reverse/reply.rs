@@ -9,6 +9,9 @@ use crate::message::{Reason, RequestHead, host};
 
 use super::{RequestId, Worker};
 
+/// What Engine.IO says to a session it does not know; its clients then open another.
+const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
+
 /// A reply of our own, for either protocol version.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -18,6 +21,8 @@ pub(super) struct Reply {
     pub(super) allow: Option<String>,
     /// Seconds after which asking again may be worth it.
     pub(super) retry_after: Option<u64>,
+    /// The origin whose pages may read it.
+    pub(super) origin: Option<Vec<u8>>,
     pub(super) body: String,
 }
 
@@ -31,6 +36,9 @@ impl Reply {
             _ => reason.status(),
         };
         let phrase = status.canonical_reason().unwrap_or_default();
+        if reason == Reason::SessionLost {
+            return Self { reason: Some(reason), ..Self::of(status, SESSION_UNKNOWN.to_owned()) };
+        }
         let body = format!(
             "{} {phrase}\n\n{}\n\nreason: {}\nrequest: {}\n",
             status.as_u16(),
@@ -38,19 +46,42 @@ impl Reply {
             reason.word(),
             id.as_str(),
         );
-        Self { status, reason: Some(reason), location: None, allow: None, retry_after: None, body }
+        Self { reason: Some(reason), ..Self::of(status, body) }
+    }
+
+    fn of(status: StatusCode, body: String) -> Self {
+        Self {
+            status,
+            reason: None,
+            location: None,
+            allow: None,
+            retry_after: None,
+            origin: None,
+            body,
+        }
+    }
+
+    /// The type of its body.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.reason {
+            Some(Reason::SessionLost) => "application/json",
+            _ => "text/plain; charset=utf-8",
+        }
+    }
+
+    /// Lets the page that asked see it, as Engine.IO does with answers of this kind.
+    pub(super) fn seen_by(mut self, head: &RequestHead) -> Self {
+        let named = |(_, name, _): &(_, &[u8], &[u8])| name.eq_ignore_ascii_case(b"origin");
+        if self.reason == Some(Reason::SessionLost) {
+            let origin = head.fields.iter().find(named);
+            self.origin = Some(origin.map_or(b"*".to_vec(), |(.., origin)| origin.to_vec()));
+        }
+        self
     }
 
     fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
         let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));
-        Self {
-            status,
-            reason: None,
-            location: Some(location),
-            allow: None,
-            retry_after: None,
-            body,
-        }
+        Self { location: Some(location), ..Self::of(status, body) }
     }
 
     /// For a decision that is not an upstream's to answer.
@@ -103,7 +134,7 @@ impl Reply {
         out.extend_from_slice(b"Date: ");
         worker.stamp.write_http(out);
         out.extend_from_slice(b"\r\n");
-        field(out, "Content-Type", b"text/plain; charset=utf-8");
+        field(out, "Content-Type", self.kind().as_bytes());
         number_field(out, "Content-Length", self.body.len() as u64);
         field(out, "X-Request-Id", id.as_str().as_bytes());
         self.each_field(|name, value| field(out, name, value));
@@ -128,6 +159,13 @@ impl Reply {
         }
         if let Some(allow) = &self.allow {
             add("Allow", allow.as_bytes());
+        }
+        if let Some(origin) = &self.origin {
+            add("Access-Control-Allow-Origin", origin);
+            if origin != b"*" {
+                add("Access-Control-Allow-Credentials", b"true");
+                add("Vary", b"Origin");
+            }
         }
         if let Some(seconds) = self.retry_after {
             add("Retry-After", seconds.to_string().as_bytes());

@@ -11,12 +11,14 @@ use tokio::task::{JoinHandle, spawn_local};
 use crate::generation::Generation;
 use crate::net::Local;
 use crate::telemetry::Metrics;
-use crate::telemetry::endpoints::Told;
 use crate::upstream::check::{Word, ask};
 use crate::upstream::{Check, Endpoint, Upstream};
 
 /// The least time between two checks of an endpoint, however many requests find it wanting.
 const AT_MOST_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is decided which tier of an upstream is used.
+const JUDGED: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(super) struct Checks {
@@ -62,6 +64,9 @@ impl Checks {
         self.metrics.endpoints.forget(gone, Word::RESULTS);
         let local = Local::new();
         for upstream in all {
+            if upstream.policy.fail_over.is_some() {
+                self.tasks.push(spawn_local(mind(Arc::clone(upstream))));
+            }
             for endpoint in &upstream.endpoints {
                 let health = &endpoint.health;
                 match &upstream.check {
@@ -81,16 +86,7 @@ impl Checks {
                 }
             }
         }
-        let endpoints = all.iter().flat_map(|upstream| {
-            upstream.endpoints.iter().map(|endpoint| told(&upstream.name, endpoint))
-        });
-        self.metrics.endpoints.tell(endpoints);
     }
-}
-
-fn told<'a>(upstream: &'a str, endpoint: &'a Endpoint) -> Told<'a> {
-    let (up, since) = (endpoint.health.is_up(), endpoint.health.told().since);
-    Told { upstream, endpoint: &endpoint.label, up, since }
 }
 
 /// An endpoint that is checked.
@@ -100,6 +96,29 @@ struct Watched {
     check: Arc<Check>,
     metrics: Arc<Metrics>,
     local: Rc<Local>,
+}
+
+/// Decides for ever which tier of an upstream is used.
+async fn mind(upstream: Arc<Upstream>) {
+    let Some(settings) = upstream.policy.fail_over else { return };
+    let tiers = &upstream.memory.tiers;
+    loop {
+        tokio::time::sleep(JUDGED).await;
+        let now = jiff::Timestamp::now().as_second();
+        let moved = tiers.judge(upstream.seen(), &settings, Instant::now(), now);
+        let Some(moved) = moved else { continue };
+        let name = &*upstream.name;
+        if moved.to_backup {
+            tracing::warn!(upstream = name, "the backups are used: {}", moved.why);
+            continue;
+        }
+        tracing::info!(upstream = name, "the primary endpoints are used again: {}", moved.why);
+        for (endpoint, rank) in upstream.endpoints.iter().zip(&upstream.ranks) {
+            if !rank.backup {
+                endpoint.health.rise();
+            }
+        }
+    }
 }
 
 /// Checks for ever. A request that could not connect brings the next check forward.
@@ -141,7 +160,6 @@ impl Watched {
         } else {
             tracing::warn!(upstream, endpoint, "the endpoint is down: {}", change.why);
         }
-        self.metrics.endpoints.changed(&told(&self.upstream, &self.endpoint));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Metrics of endpoints: whether they are well, and what checks say.
 //!
-//! Written by the control runtime, so labels are looked up where something happens.
+//! Written by the control runtime, most of it when somebody asks, so labels are looked up there.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
@@ -11,6 +11,9 @@ use super::metrics::{counters, gauges};
 pub struct Endpoints {
     up: IntGaugeVec,
     last_change: IntGaugeVec,
+    open: IntGaugeVec,
+    on_backup: IntGaugeVec,
+    sessions: IntGaugeVec,
     checks: IntCounterVec,
 }
 
@@ -23,8 +26,25 @@ pub struct Told<'a> {
     pub endpoint: &'a str,
     /// It is used.
     pub up: bool,
-    /// When that changed, in seconds since 1970; 0: never.
+    /// When checks changed that, in seconds since 1970; 0: never.
     pub since: i64,
+    /// Open requests and WebSockets.
+    pub open: usize,
+}
+
+/// An upstream, as it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its backups are used.
+    pub on_backup: bool,
+    /// Socket.IO sessions whose endpoint is known.
+    pub sessions: usize,
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl Endpoints {
@@ -34,7 +54,7 @@ impl Endpoints {
             up: gauges(
                 registry,
                 "upstream_endpoint_up",
-                "1 for endpoints that requests are sent to, 0 for those that are down.",
+                "1 for endpoints that requests are sent to, 0 for those that are down or taken out.",
                 endpoint,
             )?,
             last_change: gauges(
@@ -42,6 +62,24 @@ impl Endpoints {
                 "upstream_endpoint_last_change_timestamp_seconds",
                 "When a check last took an endpoint for up or down, in seconds since 1970; 0: never.",
                 endpoint,
+            )?,
+            open: gauges(
+                registry,
+                "upstream_endpoint_open",
+                "Open requests and WebSockets, of upstreams with several endpoints.",
+                endpoint,
+            )?,
+            on_backup: gauges(
+                registry,
+                "upstream_on_backup",
+                "1 while the backups of an upstream are used, and not its primary endpoints.",
+                &["upstream"],
+            )?,
+            sessions: gauges(
+                registry,
+                "upstream_sessions",
+                "Socket.IO sessions whose endpoint is known, of upstreams with several endpoints.",
+                &["upstream"],
             )?,
             checks: counters(
                 registry,
@@ -52,20 +90,26 @@ impl Endpoints {
         })
     }
 
-    /// Tells of all endpoints there are, in place of those told before.
-    pub fn tell<'a>(&self, all: impl Iterator<Item = Told<'a>>) {
-        self.up.reset();
-        self.last_change.reset();
-        for told in all {
-            self.changed(&told);
+    /// Tells of all upstreams there are, in place of those told before.
+    pub fn tell<'a>(
+        &self,
+        upstreams: impl Iterator<Item = Upstream<'a>>,
+        all: impl Iterator<Item = Told<'a>>,
+    ) {
+        let families = [&self.up, &self.last_change, &self.open, &self.on_backup, &self.sessions];
+        for family in families {
+            family.reset();
         }
-    }
-
-    /// Tells of one.
-    pub fn changed(&self, told: &Told<'_>) {
-        let labels = &[told.upstream, told.endpoint];
-        self.up.with_label_values(labels).set(i64::from(told.up));
-        self.last_change.with_label_values(labels).set(told.since);
+        for Upstream { name, on_backup, sessions } in upstreams {
+            self.on_backup.with_label_values(&[name]).set(i64::from(on_backup));
+            self.sessions.with_label_values(&[name]).set(number(sessions));
+        }
+        for told in all {
+            let labels = &[told.upstream, told.endpoint];
+            self.up.with_label_values(labels).set(i64::from(told.up));
+            self.last_change.with_label_values(labels).set(told.since);
+            self.open.with_label_values(labels).set(number(told.open));
+        }
     }
 
     /// Counts a check; `result` is a word from a closed list.

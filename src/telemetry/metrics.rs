@@ -39,6 +39,7 @@ pub struct Metrics {
     handshakes: IntCounterVec,
     upstream_connects: IntCounterVec,
     upstream_reused: IntCounterVec,
+    upstream_ejected: IntCounterVec,
     unverified: IntGaugeVec,
     not_after: IntGaugeVec,
     reloads: IntCounterVec,
@@ -99,6 +100,8 @@ pub struct UpstreamMetrics {
     pub failed: IntCounter,
     /// Requests sent on a connection that had carried others.
     pub reused: IntCounter,
+    /// Times an endpoint was left out.
+    pub ejected: IntCounter,
 }
 
 impl Metrics {
@@ -209,6 +212,12 @@ impl Metrics {
                 "Requests sent on a kept upstream connection.",
                 &["upstream"],
             )?,
+            upstream_ejected: counters(
+                &registry,
+                "upstream_ejections_total",
+                "Times an endpoint was left out for a while because of what requests met there.",
+                &["upstream"],
+            )?,
             unverified: gauges(
                 &registry,
                 "upstream_unverified",
@@ -310,6 +319,7 @@ impl Metrics {
             connected: self.upstream_connects.with_label_values(&[name, "ok"]),
             failed: self.upstream_connects.with_label_values(&[name, "failed"]),
             reused: self.upstream_reused.with_label_values(&[name]),
+            ejected: self.upstream_ejected.with_label_values(&[name]),
         }
     }
 

@@ -4,16 +4,61 @@
 //! The request path reads and writes atomics; what is only for people is behind a lock that only
 //! the control runtime takes.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::check::{Check, Fault};
+use super::eject::Circuit;
 
-/// How long an endpoint that could not be connected to is passed over while others are left.
-const SHUNNED: Duration = Duration::from_secs(5);
+/// How long after a failure another like it is no news.
+const SAID: Duration = Duration::from_secs(5);
+
+/// What an endpoint is there for.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Duty {
+    /// Everything.
+    #[default]
+    Up,
+    /// Sessions it has, and nothing new.
+    Drain,
+    /// Nothing but WebSockets that are open.
+    Maintenance,
+}
+
+impl Duty {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// An open request or WebSocket of an endpoint.
+#[derive(Debug)]
+pub struct Busy(Arc<Health>);
+
+impl Busy {
+    /// Counts one, until it is dropped.
+    #[must_use]
+    pub fn new(health: &Arc<Health>) -> Self {
+        health.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(health))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -22,8 +67,16 @@ pub struct Health {
     down: AtomicBool,
     /// Checks in a row that do not agree with `down`.
     contrary: AtomicU32,
-    /// Milliseconds after `birth` until which it is passed over.
-    shunned_until: AtomicU64,
+    /// What requests have found.
+    pub circuit: Circuit,
+    /// What the operator has said with a command.
+    duty: AtomicU8,
+    /// Open requests and WebSockets.
+    open: AtomicUsize,
+    /// Milliseconds after `birth` when it came up last; 0: it was never down.
+    rose: AtomicU64,
+    /// Milliseconds after `birth` when it was last said that it could not be connected to.
+    said: AtomicU64,
     birth: Instant,
     hurry: Notify,
     told: Mutex<Told>,
@@ -56,7 +109,11 @@ impl Default for Health {
         Self {
             down: AtomicBool::new(false),
             contrary: AtomicU32::new(0),
-            shunned_until: AtomicU64::new(0),
+            circuit: Circuit::default(),
+            duty: AtomicU8::new(Duty::Up as u8),
+            open: AtomicUsize::new(0),
+            rose: AtomicU64::new(0),
+            said: AtomicU64::new(0),
             birth: Instant::now(),
             hurry: Notify::new(),
             told: Mutex::default(),
@@ -91,7 +148,7 @@ impl Health {
         told.fault = result.as_ref().err().map(ToString::to_string);
         if result.is_ok() {
             // It can be connected to after all.
-            self.welcome();
+            self.circuit.connected();
         }
         if result.is_ok() == up {
             self.contrary.store(0, Ordering::Relaxed);
@@ -105,6 +162,9 @@ impl Health {
         }
         self.contrary.store(0, Ordering::Relaxed);
         self.down.store(up, Ordering::Relaxed);
+        if !up {
+            self.rise();
+        }
         let why = match result {
             Ok(()) => format!("{} in a row", counted(contrary, "good check")),
             Err(fault) => format!("{} in a row: {fault}", counted(contrary, "bad check")),
@@ -134,29 +194,76 @@ impl Health {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that it could not be connected to.
-    pub fn shun(&self) {
-        self.shunned_until.store(self.age(SHUNNED), Ordering::Relaxed);
+    /// Notes that a request has found something wrong: it is to be checked soon.
+    pub fn hurry(&self) {
         self.hurry.notify_one();
     }
 
-    /// Notes that it could.
-    pub fn welcome(&self) {
-        if self.shunned_until.load(Ordering::Relaxed) != 0 {
-            self.shunned_until.store(0, Ordering::Relaxed);
+    /// What the operator has said with a command.
+    #[must_use]
+    pub fn duty(&self) -> Duty {
+        match self.duty.load(Ordering::Relaxed) {
+            0 => Duty::Up,
+            1 => Duty::Drain,
+            _ => Duty::Maintenance,
         }
     }
 
-    /// Whether it could not be connected to a moment ago.
-    #[must_use]
-    pub fn is_shunned(&self) -> bool {
-        let until = self.shunned_until.load(Ordering::Relaxed);
-        until != 0 && self.age(Duration::ZERO) < until
+    /// Says what it is there for.
+    pub fn assign(&self, duty: Duty) {
+        if duty == Duty::Up && self.duty() != Duty::Up {
+            self.rise();
+        }
+        self.duty.store(duty as u8, Ordering::Relaxed);
     }
 
-    fn age(&self, more: Duration) -> u64 {
-        u64::try_from((self.birth.elapsed() + more).as_millis()).unwrap_or(u64::MAX)
+    /// Open requests and WebSockets, of upstreams that count them.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
+
+    /// How much of its share of new work it takes, in percent: after it came up, a tenth at first
+    /// and all of it after `slow_start`.
+    #[must_use]
+    pub fn share(&self, slow_start: Duration) -> u64 {
+        let rose = self.rose.load(Ordering::Relaxed);
+        if rose == 0 || slow_start.is_zero() {
+            return 100;
+        }
+        let (since, all) = (self.age().saturating_sub(rose), millis(slow_start).max(1));
+        if since >= all {
+            // So that the clock is not looked at again.
+            self.rose.store(0, Ordering::Relaxed);
+            return 100;
+        }
+        (100 * since / all).max(10)
+    }
+
+    /// Whether it is worth saying that it could not be connected to: it was not said a moment ago.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        let now = self.age().max(1);
+        let said = self.said.load(Ordering::Relaxed);
+        let news = said == 0 || now > said + millis(SAID);
+        if news {
+            self.said.store(now, Ordering::Relaxed);
+        }
+        news
+    }
+
+    /// Notes that it came up.
+    pub fn rise(&self) {
+        self.rose.store(self.age().max(1), Ordering::Relaxed);
+    }
+
+    fn age(&self) -> u64 {
+        millis(self.birth.elapsed())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 8)
 }
 
 fn counted(count: u32, what: &str) -> String {
@@ -213,11 +320,21 @@ mod tests {
     }
 
     #[test]
-    fn a_good_check_ends_being_passed_over() {
-        let (health, check) = (Health::default(), check(1, 1));
-        health.shun();
-        assert!(health.is_shunned());
-        health.checked(&Ok(()), &check, 0);
-        assert!(!health.is_shunned());
+    fn takes_its_share_slowly_after_it_came_up() {
+        let health = Health::default();
+        let minute = Duration::from_mins(1);
+        assert_eq!(health.share(minute), 100, "it was never down");
+        health.assign(Duty::Drain);
+        health.assign(Duty::Up);
+        assert_eq!(health.share(minute), 10);
+        assert_eq!(health.share(Duration::ZERO), 100);
+    }
+
+    #[test]
+    fn counts_what_is_open() {
+        let health = Arc::<Health>::default();
+        let (one, _two) = (Busy::new(&health), Busy::new(&health));
+        drop(one);
+        assert_eq!(health.open(), 1);
     }
 }

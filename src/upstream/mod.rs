@@ -6,13 +6,20 @@
 //!
 //! Never: knows who the client is, or a route.
 
+pub mod budget;
 pub mod check;
+pub mod choose;
 pub mod connect;
+pub mod eject;
+pub mod engine;
 pub mod exchange;
 pub mod health;
 pub mod pool;
 pub mod resolve;
+pub mod ring;
+pub mod sessions;
 pub mod snapshot;
+pub mod tier;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +31,10 @@ use rustls_pki_types::ServerName;
 use crate::net::CheckedAddr;
 
 pub use check::Check;
+pub use choose::{Balance, Memory, Policy, Rank, Seat};
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Received};
-pub use health::Health;
+pub use health::{Busy, Duty, Health};
 pub use pool::Pool;
 
 /// Told to clients where no check says when the state may change.
@@ -37,8 +45,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 pub struct Upstream {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// In order of preference.
+    /// Primary ones first, in the order of the configuration; at most 64.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// What each of them is in this upstream.
+    pub ranks: Vec<Rank>,
+    /// How they share the work.
+    pub policy: Policy,
+    /// What was learned about them.
+    pub memory: Arc<Memory>,
     /// Its limits.
     pub limits: Limits,
     /// How its endpoints are asked whether they are well.
@@ -105,15 +119,6 @@ impl Endpoint {
 }
 
 impl Upstream {
-    /// The endpoints in the order to try them: as configured, those that just failed last, those
-    /// that are down not at all.
-    pub fn candidates(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let up = || self.endpoints.iter().filter(|endpoint| endpoint.health.is_up());
-        let fresh = up().filter(|endpoint| !endpoint.health.is_shunned());
-        let shunned = up().filter(|endpoint| endpoint.health.is_shunned());
-        fresh.chain(shunned)
-    }
-
     /// When it may be worth asking again, while every endpoint is down.
     #[must_use]
     pub fn retry_after(&self) -> Duration {

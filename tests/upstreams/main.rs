@@ -15,3 +15,7 @@ mod origin;
 mod world;
 
 mod checks;
+mod duty;
+mod eject;
+mod sticky;
+mod tiers;

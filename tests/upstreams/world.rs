@@ -197,11 +197,11 @@ upstream = "stage"
     }
 
     /// The value of a metric, labels included in its name; 0 if it is not there.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = self.admin("/metrics").body;
         let name = format!("app_gateway_{name} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     /// The state of an endpoint, as the status says it.

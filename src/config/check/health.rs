@@ -10,7 +10,8 @@ use crate::config::problem::Problem;
 
 use super::Check;
 
-const SECOND: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(2);
 const SHORTEST: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -19,8 +20,13 @@ const WELL: [(u16, u16); 1] = [(200, 399)];
 
 impl Check<'_> {
     pub(super) fn health_check(&mut self, upstream: &UpstreamFile) -> Option<HealthCheck> {
-        let file = &upstream.check.as_ref()?.value;
-        let all_tls = upstream.endpoints.value.iter().all(|e| e.value.starts_with("https://"));
+        let Some(file) = upstream.check.as_ref().map(|check| &check.value) else {
+            // Whether a primary endpoint is back can only be known by asking.
+            return upstream.backup.as_ref().map(|_| connecting());
+        };
+        let backups = upstream.backup.iter().flat_map(|list| &list.value);
+        let mut all = upstream.endpoints.value.iter().chain(backups);
+        let all_tls = all.all(|endpoint| endpoint.value.starts_with("https://"));
         let kind = match (file.kind.as_ref().map(|kind| kind.value), &file.path) {
             (Some(CheckKindFile::Tls), _) if !all_tls => {
                 self.check_of_plain(file);
@@ -37,18 +43,15 @@ impl Check<'_> {
         if !matches!(kind, CheckKind::Http { .. }) {
             self.needless(file);
         }
-        let every = self.duration(file.every.as_ref(), 5 * SECOND, SHORTEST..=HOUR);
+        let every = self.duration(file.every.as_ref(), EVERY, SHORTEST..=HOUR);
         let timeout =
-            self.duration(file.timeout.as_ref(), 2 * SECOND, SHORTEST / 10..=300 * SECOND);
-        let number = |check: &mut Self, written: Option<&Written<i64>>, default: u64| {
-            u32::try_from(check.number(written, default, 1..=100)).unwrap_or(1)
-        };
+            self.duration(file.timeout.as_ref(), TIMEOUT, SHORTEST / 10..=Duration::from_mins(5));
         Some(HealthCheck {
             kind,
             every,
             timeout,
-            rise: number(self, file.rise.as_ref(), 2),
-            fall: number(self, file.fall.as_ref(), 3),
+            rise: self.number_u32(file.rise.as_ref(), 2, 1..=100),
+            fall: self.number_u32(file.fall.as_ref(), 3, 1..=100),
             initially_up: !matches!(
                 file.initial.as_ref().map(|initial| initial.value),
                 Some(InitialFile::Down)
@@ -138,12 +141,24 @@ impl Check<'_> {
     }
 }
 
+/// The check of upstreams that have backups and say nothing else.
+fn connecting() -> HealthCheck {
+    HealthCheck {
+        kind: CheckKind::Tls,
+        every: EVERY,
+        timeout: TIMEOUT,
+        rise: 2,
+        fall: 3,
+        initially_up: true,
+    }
+}
+
 /// Reads `200-299, 404`.
 ///
 /// # Errors
 ///
 /// The part that is wrong.
-fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
+pub(super) fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
     let status =
         |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
     text.split(',')

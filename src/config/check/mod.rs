@@ -3,6 +3,7 @@
 //! In: [`Shaped`] files. Out: a configuration without its sources, or nothing and a list of
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
+mod balance;
 mod clash;
 mod header;
 mod health;

@@ -21,11 +21,11 @@ use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io, Outgoing};
 use crate::telemetry::UpstreamMetrics;
-use crate::upstream::exchange::{Failure, kept_for};
+use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
 use super::accept::Admitted;
-use super::acquire::{Acquired, Unreachable, acquire};
+use super::acquire::{Acquired, Errand, Unreachable, acquire};
 use super::pace::Pace;
 use super::record::Record;
 use super::reply::Reply;
@@ -174,7 +174,8 @@ impl Request<'_> {
                     return self.refuse(sender.conn, record, unreachable.reason, None);
                 }
             };
-            record.on_endpoint(&acquired.endpoint);
+            let (whose, to) = (acquired.whose, (target.upstream, target.counters));
+            record.on_endpoint(&whose, target.upstream);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
@@ -193,6 +194,9 @@ impl Request<'_> {
             let answer =
                 await_head(&mut sender, &mut exchange, local, &alarm, target.first_byte).await;
             record.request_bytes = sender.upload.bytes;
+            if let Ok(head) = &answer {
+                whose.answered(head.status, &mut exchange, to);
+            }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
                     return self.switch(&mut sender, record, exchange, &head, target.route);
@@ -201,12 +205,17 @@ impl Request<'_> {
                 Err(NoAnswer::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
-                        && may_repeat(&self.head, target.route.retry) =>
+                        && may_repeat(&self.head, target.route.retry)
+                        && target.upstream.may_retry() =>
                 {
                     fresh = true;
                     continue;
                 }
-                Err(NoAnswer::Upstream(Failure { reason, .. }) | NoAnswer::Client(reason)) => {
+                Err(NoAnswer::Upstream(failure)) => {
+                    whose.failed(failure, exchange.is_reused(), to);
+                    return self.refuse(sender.conn, record, failure.reason, None);
+                }
+                Err(NoAnswer::Client(reason)) => {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
@@ -218,7 +227,7 @@ impl Request<'_> {
             if let Some(stream) = exchange.into_idle() {
                 let limits = &target.upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
-                self.worker.pool.put(acquired.endpoint.identity, stream, keep, limits.max_idle);
+                self.worker.pool.put(whose.endpoint.identity, stream, keep, limits.max_idle);
             }
             return next;
         }
@@ -231,7 +240,9 @@ impl Request<'_> {
         target: &Target<'_>,
         fresh: bool,
     ) -> Result<Acquired, Unreachable> {
-        let mut acquiring = pin!(acquire(self.worker, target.upstream, target.counters, fresh));
+        let to = (target.upstream, target.counters);
+        let (head, client) = (&self.head, self.facts.client);
+        let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),
@@ -318,7 +329,7 @@ impl Request<'_> {
         }
         let retry_after = record.retry_after;
         let reply = Reply { allow, retry_after, ..Reply::refusal(reason, &record.id) };
-        self.reply(conn, &mut record, &reply)
+        self.reply(conn, &mut record, &reply.seen_by(&self.head))
     }
 
     fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, reply: &Reply) -> Next {

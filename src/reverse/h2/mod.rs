@@ -32,7 +32,7 @@ use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Stream, Upstream};
 
 use super::accept::Admitted;
-use super::acquire::{Unreachable, acquire};
+use super::acquire::{Errand, Unreachable, acquire};
 use super::record::Record;
 use super::reply::Reply;
 use super::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
@@ -203,8 +203,11 @@ impl H2Request {
         match self.exchange(&mut sender, &mut record, &asked).await {
             Err(unreachable) => {
                 record.detail = unreachable.detail;
-                record.retry_after = unreachable.retry_after;
-                refuse(&mut record, unreachable.reason, None)
+                let reply = Reply {
+                    retry_after: unreachable.retry_after,
+                    ..Reply::refusal(unreachable.reason, &record.id)
+                };
+                refused(&mut record, unreachable.reason, reply.seen_by(&head))
             }
             Ok(answered) if answered.head.status == 101 => match (upgrade, key) {
                 (Some(upgrade), Some(key)) => self.switch(upgrade, &key, record, answered, &route),
@@ -232,8 +235,10 @@ impl H2Request {
         let mut fresh = false;
         record.on_upstream(upstream);
         loop {
-            let acquired = acquire(worker, upstream, counters, fresh).await?;
-            record.on_endpoint(&acquired.endpoint);
+            let (to, head, client) = ((upstream, counters), asked.head, self.facts.client);
+            let acquired = acquire(worker, Errand { to, head, client, fresh }).await?;
+            let whose = acquired.whose;
+            record.on_endpoint(&whose, upstream);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
@@ -250,7 +255,8 @@ impl H2Request {
             record.request_bytes = sender.upload.bytes;
             match answer {
                 Ok(head) => {
-                    let identity = acquired.endpoint.identity;
+                    whose.answered(head.status, &mut exchange, to);
+                    let identity = whose.endpoint.identity;
                     return Ok(Answered {
                         head,
                         exchange,
@@ -262,11 +268,15 @@ impl H2Request {
                 Err(NoAnswer::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
-                        && may_repeat(asked.head, asked.route.retry) =>
+                        && may_repeat(asked.head, asked.route.retry)
+                        && upstream.may_retry() =>
                 {
                     fresh = true;
                 }
-                Err(NoAnswer::Upstream(failure)) => return Err(failure.reason.into()),
+                Err(NoAnswer::Upstream(failure)) => {
+                    whose.failed(failure, exchange.is_reused(), to);
+                    return Err(failure.reason.into());
+                }
                 Err(NoAnswer::Client(reason)) => return Err(reason.into()),
             }
         }
@@ -370,9 +380,12 @@ struct Answered {
 }
 
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
+    let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+    refused(record, reason, reply)
+}
+
+fn refused(record: &mut Record, reason: Reason, reply: Reply) -> Response<AnswerBody> {
     record.reason = Some(reason);
-    let retry_after = record.retry_after;
-    let reply = Reply { allow, retry_after, ..Reply::refusal(reason, &record.id) };
     let response = own(record, reply);
     if reason == Reason::ClientGone {
         // Nobody gets this answer, and the log does not say that somebody did.
@@ -395,7 +408,7 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
             headers.insert(name, value);
         }
     });
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind()));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
     let mut date = Vec::with_capacity(32);
     record.write_date(&mut date);
