@@ -43,6 +43,8 @@ debian_packages() {
     have "${pair%%:*}" || echo "${pair##*:}"
   done
   [ -e /usr/include/stdio.h ] || echo libc6-dev
+  # A client of the forward proxy, in its tests.
+  python3 -c 'import requests' 2>/dev/null || echo python3-requests
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 

@@ -3,8 +3,15 @@
 //! In: text from the configuration or from a client. Out: types that cannot hold a malformed one.
 //! Never: looks a name up.
 
+pub mod destination;
+pub mod pattern;
+pub mod special;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+
+pub use destination::{BadDestination, Destination, Host, Name};
+pub use pattern::Pattern;
 
 /// The address a client connected from: the TCP peer of an accepted connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

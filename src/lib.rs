@@ -19,14 +19,19 @@ pub mod net;
 pub mod tls;
 
 // What is decided.
+pub mod egress;
 pub mod route;
 pub mod upstream;
 
 // One compiled configuration.
 pub mod generation;
 
+// How a client is met.
+pub mod downstream;
+
 // Who serves a client.
 pub mod admin;
+pub mod forward;
 pub mod reverse;
 
 // Who starts, reloads and drains.

@@ -234,6 +234,7 @@ fn the_readme_lists_every_metric() {
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
     let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
+    let _rule = metrics.egress.rule("r", 0);
     metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.reloaded("applied", true);
     let upstream = Upstream { name: "u", on_backup: false, sessions: 0 };

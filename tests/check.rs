@@ -162,6 +162,34 @@ fn the_shipped_configuration_opens_nothing_by_accident() {
 }
 
 #[test]
+fn the_shipped_forward_proxy_opens_the_platforms_hosts_to_this_host_alone() {
+    let config = shipped();
+    let forward = config.forward.as_ref().unwrap();
+    assert!(forward.listeners.iter().all(|listener| listener.listen.ip().is_loopback()));
+    assert!(forward.https_absolute_form.is_none() && forward.parents.is_empty());
+    let mut open = BTreeSet::new();
+    for rule in &forward.rules {
+        assert_eq!((rule.effect, rule.mode), (config::Effect::Allow, config::Mode::Enforce));
+        assert_eq!((rule.sni, rule.ports.as_slice()), (config::Sni::STRICT, &[443][..]));
+        assert!(rule.addresses.is_empty(), "{}", rule.name);
+        let loopback = |network: &ipnet::IpNet| network.addr().is_loopback();
+        assert!(rule.clients.iter().all(loopback) && !rule.clients.is_empty(), "{}", rule.name);
+        open.extend(rule.destinations.iter().map(ToString::to_string));
+    }
+    let expected = [
+        "graph.facebook.com",
+        "*.fbcdn.net",
+        "*.fbsbx.com",
+        "chatapi.viber.com",
+        "dl-media.viber.com",
+        "api.twilio.com",
+        "mms.twiliocdn.com",
+        "media.twiliocdn.com",
+    ];
+    assert_eq!(open, expected.map(str::to_owned).into());
+}
+
+#[test]
 fn files_from_windows_are_read_too() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{feff}[gateway]\nworkers = 2\n[admin]\nlisten = \"0.0.0.0:9145\"\n";
@@ -186,7 +214,7 @@ fn what_is_commented_out_works_too() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::copy("tests/check/dummy.pem", at("partners-ca.crt")).unwrap();
-    for name in ["gateway", "certificates", "upstreams", "internet", "lan"] {
+    for name in ["gateway", "certificates", "upstreams", "internet", "lan", "forward"] {
         let text = fs::read_to_string(format!("config/{name}.toml")).unwrap();
         let all: Vec<&str> = text
             .lines()
@@ -198,6 +226,8 @@ fn what_is_commented_out_works_too() {
         let pem = at("partners-ca.crt").display().to_string();
         let text = all.join("\n").replace("/etc/app-gateway/chat-internal.crt", &pem);
         let text = text.replace("/etc/app-gateway/chat-internal.key", &pem);
+        let text = text.replace("/etc/app-gateway/forward.htpasswd", &pem);
+        let text = text.replace("/etc/app-gateway/enterprise-proxy.txt", &pem);
         fs::write(at(&format!("{name}.toml")), text).unwrap();
     }
     fs::create_dir(at("certs")).unwrap();
@@ -224,6 +254,10 @@ fn what_is_commented_out_works_too() {
         config.profiles.iter().flat_map(|profile| &profile.routes).any(|route| route.report_only)
     );
     assert_eq!(config.certificates.len(), 2);
+    let forward = config.forward.as_ref().unwrap();
+    assert!(forward.rules.len() >= 9 && forward.users.is_some());
+    assert!(forward.listeners.iter().any(|listener| !listener.certificates.is_empty()));
+    assert_eq!(forward.parents[0].endpoints.len(), 2);
 }
 
 #[test]
@@ -344,7 +378,7 @@ fn survive(bytes: &[u8]) {
 }
 
 fn shipped_text() -> Vec<u8> {
-    let names = ["gateway", "certificates", "upstreams", "internet", "lan"];
+    let names = ["gateway", "certificates", "upstreams", "internet", "lan", "forward"];
     let files = names.map(|name| fs::read(format!("config/{name}.toml")).unwrap());
     files.concat()
 }

@@ -8,6 +8,7 @@
 mod duty;
 pub mod report;
 pub mod socket;
+pub mod way_out;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -34,7 +35,7 @@ use crate::units::parse_duration;
 use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
 
-use report::{Outcome, Plan, Status, Verdict};
+use report::{Outcome, Plan, Status, Succession, Verdict};
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,6 +77,8 @@ pub enum Ask {
     Confirm(oneshot::Sender<Outcome>),
     /// What waits for confirmation is undone now.
     Rollback(oneshot::Sender<Outcome>),
+    /// Start the program anew and hand over to it.
+    Upgrade(oneshot::Sender<Succession>),
     /// What would this directory change; without one, the gateway's own.
     Plan(Option<PathBuf>, oneshot::Sender<Plan>),
 }
@@ -113,6 +116,8 @@ pub struct Desk {
     pub upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
     /// To whoever runs the gateway.
     pub asks: mpsc::UnboundedSender<Ask>,
+    /// For questions about the forward proxy.
+    pub way_out: way_out::WayOut,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
@@ -177,12 +182,14 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     }
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/reload" | "/confirm" | "/rollback" | "/plan" | "/quit" | "/stop" | "/reopen"
-        | "/endpoint" => verb(&path, request, peer, desk).await,
+        "/reload" | "/confirm" | "/rollback" | "/upgrade" | "/plan" | "/quit" | "/stop"
+        | "/reopen" | "/endpoint" => verb(&path, request, peer, desk).await,
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
-        "/status" | "/reloads" | "/upstreams" if peer == Peer::Remote => {
+        "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN
+            if peer == Peer::Remote =>
+        {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
         "/status" => {
@@ -193,7 +200,10 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         }
         "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
-        path => read(path, desk),
+        path => match desk.way_out.told(path) {
+            Some(told) => json(StatusCode::OK, &told),
+            None => read(path, desk),
+        },
     }
 }
 
@@ -240,8 +250,8 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         },
         "/" => text(
             StatusCode::OK,
-            "app-gateway admin: GET /metrics /livez /readyz /status /upstreams /reloads\n\
-             POST /reload /confirm /rollback /plan /endpoint /reopen /quit /stop, on this host\n",
+            "app-gateway admin: GET /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen\n\
+             POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
     }
@@ -321,6 +331,14 @@ async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<B
         return answered(desk, Ask::Plan(question.directory, sender), plan)
             .await
             .map_or_else(|gone| gone, |plan| json(StatusCode::OK, &plan));
+    }
+    if path == "/upgrade" {
+        let (sender, succession) = oneshot::channel();
+        return match answered(desk, Ask::Upgrade(sender), succession).await {
+            Ok(done) if done.pid.is_none() => json(StatusCode::UNPROCESSABLE_ENTITY, &done),
+            Ok(done) => json(StatusCode::OK, &done),
+            Err(gone) => gone,
+        };
     }
     let (sender, outcome) = oneshot::channel();
     let ask = match path {

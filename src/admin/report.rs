@@ -58,6 +58,15 @@ pub struct Outcome {
     pub pending: Option<Pending>,
 }
 
+/// What came of an upgrade in place.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Succession {
+    /// The process that serves now; `None` if everything is as it was.
+    pub pid: Option<u32>,
+    /// Why it is as it was.
+    pub problems: String,
+}
+
 /// A configuration that waits for its confirmation.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Pending {

@@ -77,13 +77,22 @@ pub(super) fn summary(generation: &Generation) -> String {
     let count = |number: usize, what: &str| {
         format!("{number} {what}{}", if number == 1 { "" } else { "s" })
     };
-    [
+    let way_out = generation.outlet.as_ref().map(|outlet| {
+        let (listeners, rules) = (outlet.listeners.len(), outlet.policy.rules().len());
+        format!(
+            "{} of the forward proxy with {}",
+            count(listeners, "listener"),
+            count(rules, "rule")
+        )
+    });
+    let mut parts = vec![
         count(config.profiles.len(), "profile"),
         count(generation.sites.len(), "listener"),
         format!("{served} of them with TLS"),
         count(routes, "route"),
         count(config.upstreams.len(), "upstream"),
         count(config.certificates.len(), "certificate"),
-    ]
-    .join(", ")
+    ];
+    parts.extend(way_out);
+    parts.join(", ")
 }

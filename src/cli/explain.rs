@@ -1,6 +1,9 @@
-//! `app-gateway explain METHOD URL`: what would be done with a request, and which line says so.
+//! `app-gateway explain METHOD URL`: what would be done with a request, and which line says so; and
+//! `explain egress`, for the way out.
 //!
 //! The decision is made by the code that serves requests, on a request made from the arguments.
+
+mod egress;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::addr::ClientAddr;
 use crate::config::Verify;
@@ -24,8 +27,24 @@ use crate::upstream::{Upstream, resolve};
 
 use super::{complain, environment, load, say, say_wrong};
 
+/// `explain METHOD URL`, or `explain egress HOST:PORT`.
 #[derive(Args)]
-pub(super) struct Asked {
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Explain {
+    #[command(subcommand)]
+    side: Option<Side>,
+    #[command(flatten)]
+    request: Option<Asked>,
+}
+
+#[derive(Subcommand)]
+enum Side {
+    /// Say whether a client of the forward proxy may go somewhere, by which line of which file
+    Egress(egress::Asked),
+}
+
+#[derive(Args)]
+struct Asked {
     /// Request method
     method: String,
     /// URL as the client types it; the port chooses the listener (443 if there is none)
@@ -41,22 +60,34 @@ pub(super) struct Asked {
     headers: Vec<String>,
 }
 
-pub(super) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
-    let Ok(config) = load(directory, &environment) else { return ExitCode::FAILURE };
-    let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
-        return ExitCode::FAILURE;
-    };
-    let generation = match compile(config, &tls::provider(), &metrics, None) {
-        Ok(compiled) => compiled.generation,
+pub(super) fn explain(directory: &Path, asked: &Explain) -> ExitCode {
+    match (&asked.side, &asked.request) {
+        (Some(Side::Egress(asked)), _) => egress::explain(directory, asked),
+        (None, Some(asked)) => request(directory, asked),
+        // clap demands one of them.
+        (None, None) => ExitCode::from(2),
+    }
+}
+
+/// The directory, compiled. What is wrong with it has been said.
+fn generation(directory: &Path) -> Option<Generation> {
+    let config = load(directory, &environment).ok()?;
+    let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).ok()?;
+    match compile(config, &tls::provider(), &metrics, None) {
+        Ok(compiled) => Some(compiled.generation),
         Err(refused) => {
             let (config, problems) = *refused;
             complain(&config.sources, &problems);
-            return ExitCode::FAILURE;
+            None
         }
-    };
+    }
+}
+
+fn request(directory: &Path, asked: &Asked) -> ExitCode {
+    let Some(generation) = generation(directory) else { return ExitCode::FAILURE };
     match Explained::of(&generation, asked) {
         Ok(explained) => {
-            say(&explained.text);
+            say(&explained.lines.text);
             if explained.served { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(message) => {
@@ -66,9 +97,26 @@ pub(super) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
     }
 }
 
+/// What is said, line by line: what it is about, what is so, and where that is written.
+#[derive(Default)]
+struct Lines {
+    text: String,
+}
+
+impl Lines {
+    fn line(&mut self, name: &str, value: &str, place: &str) {
+        let gap = if place.is_empty() { "" } else { "  " };
+        let _ = writeln!(self.text, "{name:<11} {value:<44}{gap}{place}").map(|()| {
+            let end = self.text.trim_end().len();
+            self.text.truncate(end);
+            self.text.push('\n');
+        });
+    }
+}
+
 struct Explained<'a> {
     generation: &'a Generation,
-    text: String,
+    lines: Lines,
     served: bool,
 }
 
@@ -76,7 +124,7 @@ impl<'a> Explained<'a> {
     fn of(generation: &'a Generation, asked: &Asked) -> Result<Self, String> {
         let (authority, port, target) = split(&asked.url)?;
         let site = choose(generation, port, asked.profile.as_deref())?;
-        let mut explained = Self { generation, text: String::new(), served: false };
+        let mut explained = Self { generation, lines: Lines::default(), served: false };
         explained.line("request", &format!("{} {}", asked.method, asked.url), "");
         let client = ClientAddr(SocketAddr::new(asked.from, 0));
         let trusted = if site.trusts(client) {
@@ -121,12 +169,7 @@ impl<'a> Explained<'a> {
     }
 
     fn line(&mut self, name: &str, value: &str, place: &str) {
-        let gap = if place.is_empty() { "" } else { "  " };
-        let _ = writeln!(self.text, "{name:<11} {value:<44}{gap}{place}").map(|()| {
-            let end = self.text.trim_end().len();
-            self.text.truncate(end);
-            self.text.push('\n');
-        });
+        self.lines.line(name, value, place);
     }
 
     fn verdict(&mut self, text: &str) {
@@ -318,6 +361,11 @@ fn choose<'a>(
         && let Some(site) = generation.sites.iter().filter(of_profile).find(whole)
     {
         return Ok(site);
+    }
+    if generation.sites.is_empty() {
+        return Err(
+            "no profile listens anywhere; for the forward proxy ask `explain egress`".to_owned()
+        );
     }
     let listeners: Vec<_> = generation
         .sites

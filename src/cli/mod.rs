@@ -7,6 +7,7 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod egress;
 mod endpoint;
 mod explain;
 mod healthcheck;
@@ -15,6 +16,7 @@ mod reload;
 mod run;
 mod signal;
 mod status;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -68,7 +70,10 @@ enum Command {
         format: Format,
     },
     /// Say what would be done with a request, by which line of which file
-    Explain(explain::Asked),
+    Explain(explain::Explain),
+    /// Say what goes out through the forward proxy of the running gateway
+    #[command(subcommand)]
+    Egress(egress::Asked),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -116,6 +121,11 @@ enum Command {
         /// Host and port of the endpoint, as `app-gateway status` shows them
         endpoint: Option<String>,
     },
+    /// Start the program anew and hand the listening sockets over to it, as USR2 does
+    ///
+    /// Waits until the new process serves. If it does not, the old one goes on as it was, and this
+    /// says why.
+    Upgrade,
     /// Say how the running gateway is: its configuration, and what came of the latest reloads
     Status {
         /// Say it as JSON
@@ -157,6 +167,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             check::check(&chosen(named.or(directory)), format)
         }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
+        Some(Command::Egress(asked)) => egress::egress(&chosen(directory), &asked),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
             ExitCode::SUCCESS
@@ -170,6 +181,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(Command::Reload { confirm }) => reload::reload(&chosen(directory), confirm),
         Some(Command::Confirm { abort: false }) => reload::confirm(&chosen(directory)),
+        Some(Command::Upgrade) => upgrade::upgrade(&chosen(directory)),
         Some(Command::Confirm { abort: true } | Command::Rollback) => {
             reload::rollback(&chosen(directory))
         }
@@ -259,4 +271,25 @@ fn log_to_stderr() {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether these arguments are understood, as a command that explains.
+    fn explains(arguments: &str) -> bool {
+        let all = ["app-gateway", "explain"].into_iter().chain(arguments.split_whitespace());
+        Cli::try_parse_from(all).is_ok_and(|cli| matches!(cli.command, Some(Command::Explain(_))))
+    }
+
+    #[test]
+    fn explain_takes_a_request_or_a_way_out() {
+        assert!(explains("GET https://chat.example.com/ --from 192.0.2.1"));
+        assert!(explains("egress api.twilio.com:443 --client 10.0.0.5"));
+        assert!(explains("egress api.twilio.com:443 --client 10.0.0.5 --user ccm --certificate a"));
+        for wrong in ["", "GET", "egress", "egress a:443", "egress a:443 --client ccm", "GET a b"] {
+            assert!(!explains(wrong), "{wrong}");
+        }
+    }
 }

@@ -132,6 +132,9 @@ fn announce(generation: &Generation) {
     for site in &generation.sites {
         tracing::info!(profile = site.names.profile, "listening on {}", site.address);
     }
+    for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
+        tracing::info!("the forward proxy listens on {}", listener.address);
+    }
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {
             tracing::warn!(

@@ -57,7 +57,7 @@ mod tests {
         let text = "[admin]\nlisten = \"127.0.0.1:${PORT}\"\nsocket = \"./a.sock\"\n\n[gateway\nworkers = = 2\n";
         fs::write(dir.path().join("a.toml"), text).unwrap();
         fs::write(dir.path().join("b.toml"), b"\xff").unwrap();
-        assert!(super::super::load(dir.path(), &env).is_err());
+        assert!(crate::config::load(dir.path(), &env).is_err());
         let found = doors(dir.path(), &env);
         assert_eq!(found.listen, Some(SocketAddr::from(([127, 0, 0, 1], 9145))));
         assert_eq!(found.socket, Some(dir.path().join("./a.sock")));

@@ -6,6 +6,8 @@
 //!
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
+mod forward;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 mod upstream;
 
+pub use forward::*;
 pub use upstream::{
     BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, InitialFile, StickyFile,
     UpstreamFile, VerifyFile,
@@ -75,6 +78,9 @@ pub struct DirectoryFile {
     /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
     /// routes to a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
+    /// The way out, for components that call other hosts. Further files may add listeners, rules
+    /// and parents to it.
+    pub forward: Option<ForwardFile>,
 }
 
 /// Process-wide settings.

@@ -15,7 +15,9 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::expand::{Env, expand};
-use super::file::{AdminFile, CertificateFile, GatewayFile, ProfileFile, UpstreamFile};
+use super::file::{
+    AdminFile, CertificateFile, ForwardFile, GatewayFile, ProfileFile, UpstreamFile,
+};
 use super::outline::Outline;
 use super::problem::{Findings, Place};
 use super::{syntax, wording};
@@ -24,13 +26,13 @@ use super::{syntax, wording};
 const MISTAKES: usize = 64;
 
 /// The tables that are known at the top of a file.
-const TABLES: [&str; 5] = ["gateway", "admin", "certificate", "upstream", "profile"];
+const TABLES: [&str; 6] = ["gateway", "admin", "certificate", "upstream", "profile", "forward"];
 
 /// Keys that are always a table of their own.
-const TABLE_KEYS: [&str; 5] = ["limits", "timeouts", "check", "eject", "fail-over"];
+const TABLE_KEYS: [&str; 6] = ["limits", "timeouts", "sni", "check", "eject", "fail-over"];
 
 /// Keys that are always an array of tables.
-const TABLE_ARRAY_KEYS: [&str; 3] = ["listener", "route", "pairs"];
+const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "parent"];
 
 /// Everything the files say, with places and without meaning.
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ pub(super) struct Shaped {
     pub(super) upstreams: Vec<Item<UpstreamFile>>,
     /// Every `[profile.NAME]`, and every mention of one.
     pub(super) profiles: Vec<Item<ProfileFile>>,
+    /// Every `[forward]`, and every mention of it.
+    pub(super) forward: Vec<Item<ForwardFile>>,
 }
 
 /// A named table.
@@ -84,6 +88,7 @@ pub(super) fn shape(
         match key.get_ref().as_ref() {
             "gateway" => shaped.gateway.push(reader.item(&key, value)),
             "admin" => shaped.admin.push(reader.item(&key, value)),
+            "forward" => shaped.forward.push(reader.item(&key, value)),
             "certificate" => reader.items(&key, value, &mut shaped.certificates),
             "upstream" => reader.items(&key, value, &mut shaped.upstreams),
             "profile" => reader.items(&key, value, &mut shaped.profiles),

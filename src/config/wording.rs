@@ -9,7 +9,7 @@
 use super::problem::{Place, Problem};
 
 /// Tables at the top of a file that have no name of their own.
-const TOP: [&str; 2] = ["gateway", "admin"];
+const TOP: [&str; 3] = ["gateway", "admin", "forward"];
 
 /// What nginx calls it, and what we do.
 const NGINX: [(&str, &str); 24] = [
@@ -38,6 +38,28 @@ const NGINX: [(&str, &str); 24] = [
     ("ssl_client_certificate", "client-ca"),
     ("worker_processes", "workers"),
 ];
+
+/// What squid calls it, and what we do.
+const SQUID: [(&str, &str); 9] = [
+    ("acl", "rule"),
+    ("auth_param", "users-file"),
+    ("cache_peer", "parent"),
+    ("dst", "allow"),
+    ("dstdomain", "allow"),
+    ("http_access", "rule"),
+    ("http_port", "listener"),
+    ("port", "ports"),
+    ("src", "clients"),
+];
+
+/// The key that is `name` in another program's configuration, and that program.
+fn elsewhere(name: &str, known: &[&str]) -> Option<(&'static str, &'static str)> {
+    let nginx = NGINX.iter().map(|pair| (pair, "nginx"));
+    let mut all = nginx.chain(SQUID.iter().map(|pair| (pair, "squid")));
+    let ((_, ours), whose) =
+        all.find(|((theirs, ours), _)| *theirs == name && known.contains(ours))?;
+    Some((ours, whose))
+}
 
 /// The known name that `name` was probably meant to be.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -68,6 +90,9 @@ pub(super) fn unknown_table(name: &str, place: Place, known: &[&str]) -> Problem
         "listener" | "listen" | "server" => problem
             .with_label("a listener belongs to a profile")
             .with_help("write `[[profile.NAME.listener]]`"),
+        "rule" | "rules" | "acl" | "http_access" => problem
+            .with_label("a rule belongs to the forward proxy")
+            .with_help("write `[[forward.rule]]`"),
         "route" | "routes" | "location" => problem
             .with_label("a route belongs to a profile")
             .with_help("write `[[profile.NAME.route]]`"),
@@ -91,6 +116,9 @@ pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
         None if TOP.contains(&name) => problem
             .with_label("this is not a table")
             .with_help(format!("write `[{name}]` and its keys below it")),
+        None if name == "sni" => problem
+            .with_label("this is not a table")
+            .with_help("write `sni = { mismatch = \"refuse\" }`"),
         None => problem
             .with_label("this is not a table")
             .with_help(format!("write `[profile.NAME.{name}]` and its keys below it")),
@@ -108,6 +136,9 @@ pub(super) fn not_tables(name: &str, place: Place, text: &str) -> Problem {
         _ if name == "pairs" => problem
             .with_label("this is not")
             .with_help("write `pairs = [{ chain = \"x.crt\", key = \"x.key\" }]`"),
+        _ if ["rule", "parent"].contains(&name) => problem
+            .with_label("this is not")
+            .with_help(format!("write `[[forward.{name}]]` once for each")),
         _ => problem
             .with_label("this is not")
             .with_help(format!("write `[[profile.NAME.{name}]]` once for each")),
@@ -148,9 +179,10 @@ pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Proble
 fn unknown_key(name: &str, place: Place, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
-    let nginx = NGINX.iter().find(|(theirs, ours)| *theirs == name && known.contains(ours));
-    match (nginx, nearest(name, known.iter().copied())) {
-        (Some((_, ours)), _) => problem.with_label(format!("nginx's `{name}` is `{ours}` here")),
+    match (elsewhere(name, known), nearest(name, known.iter().copied())) {
+        (Some((ours, whose)), _) => {
+            problem.with_label(format!("{whose}'s `{name}` is `{ours}` here"))
+        }
         (None, Some(best)) => problem.with_label(format!("did you mean `{best}`?")),
         (None, None) => problem
             .with_label("not a key of this table")
@@ -167,8 +199,8 @@ pub(super) fn meant(error: &toml::de::Error) -> Option<String> {
     }
     let name = quoted.next()?;
     let known: Vec<_> = quoted.collect();
-    let nginx = NGINX.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
-    nginx.or_else(|| nearest(name, known)).map(str::to_owned)
+    let theirs = elsewhere(name, &known).map(|(ours, _)| ours);
+    theirs.or_else(|| nearest(name, known)).map(str::to_owned)
 }
 
 /// The key that is missing, if that is what is wrong.
@@ -187,7 +219,10 @@ fn kind(message: &str, place: Place, text: &str) -> Problem {
             format!("this value cannot be read: {message}"),
         );
     };
+    let written = marked(text, place);
     let is = match is {
+        // To the parser a date is a table of its own kind.
+        "map" if written.starts_with(|c: char| c.is_ascii_digit()) => "a date".to_owned(),
         "map" => "a table".to_owned(),
         "sequence" => "a list".to_owned(),
         other => with_article(other),
@@ -203,9 +238,10 @@ fn kind(message: &str, place: Place, text: &str) -> Problem {
     };
     let problem = Problem::error("value.kind", place, format!("this key takes {wanted}"))
         .with_label(format!("this is {is}"));
-    let written = marked(text, place);
     match wanted {
-        "a list" if written.starts_with('"') => problem.with_help(format!("write `[{written}]`")),
+        "a list" if written.starts_with(|c: char| c == '"' || c.is_ascii_digit()) => {
+            problem.with_help(format!("write `[{written}]`"))
+        }
         "a string" if written.starts_with(|c: char| c.is_ascii_digit()) => {
             problem.with_help(format!("write `\"{written}\"`"))
         }

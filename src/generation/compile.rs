@@ -14,7 +14,7 @@ use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
 
 use super::site::{Account, Action, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities, upstreams};
+use super::{Alive, Edition, Generation, Shown, edition, identities, outlet, upstreams};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -75,12 +75,26 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
+    let outlet = config
+        .forward
+        .as_ref()
+        .and_then(|forward| outlet::compile(forward, &inputs, &mut problems))
+        .map(Arc::new);
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((config, problems)));
     }
     let contents = edition::Contents::new();
-    let mut generation =
-        Generation { config, sites, upstreams, contents, edition, _alive: alive, certificates };
+    let mut generation = Generation {
+        config,
+        sites,
+        upstreams,
+        outlet,
+        contents,
+        edition,
+        _alive: alive,
+        certificates,
+    };
     generation.contents = edition::read(generation.files());
     Ok(Compiled { generation, warnings: problems })
 }

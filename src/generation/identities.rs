@@ -1,12 +1,12 @@
 //! Certificates of a configuration, loaded and judged.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Problem, Severity};
-use crate::config::{Certificate, CertificateId, Config, Profile, Serve, is_loopback};
+use crate::config::{Certificate, CertificateId, Config, Place, Profile, Serve, is_loopback};
 use crate::tls::certificate::{load, system_root_subjects};
 use crate::tls::{Finding, Identity, Subject};
 
@@ -40,7 +40,7 @@ pub(super) fn load_all(
     config.certificates.iter().map(one).collect()
 }
 
-fn problem(finding: Finding, place: crate::config::Place) -> Problem {
+fn problem(finding: Finding, place: Place) -> Problem {
     Problem {
         severity: if finding.fatal { Severity::Error } else { Severity::Warning },
         code: finding.code,
@@ -76,25 +76,41 @@ pub(super) fn judge(
             });
         }
     }
-    let development =
-        profile.certificates.iter().find(|id| pairs(id).iter().any(|pair| pair.development));
     let exposed = profile.listeners.iter().find(|listener| {
         !matches!(listener.serve, Serve::RedirectToHttps { .. })
             && !is_loopback(listener.listen.ip())
     });
-    let (Some(id), Some(listener)) = (development, exposed) else { return };
-    let Some(certificate) = config.certificates.get(id.0) else { return };
+    if let Some(listener) = exposed {
+        let at = (listener.listen, listener.place);
+        judge_exposed(&profile.certificates, at, config, loaded, problems);
+    }
+}
+
+/// Refuses a development certificate, whose key is not protected, on an address that other hosts
+/// can reach.
+pub fn judge_exposed(
+    chosen: &[CertificateId],
+    (listen, place): (SocketAddr, Place),
+    config: &Config,
+    loaded: &[Vec<Identity>],
+    problems: &mut Vec<Problem>,
+) {
+    let pairs = |id: &CertificateId| loaded.get(id.0).map(Vec::as_slice).unwrap_or_default();
+    let development = chosen.iter().find(|id| pairs(id).iter().any(|pair| pair.development));
+    let Some(certificate) = development.and_then(|id| config.certificates.get(id.0)) else {
+        return;
+    };
     problems.push(Problem {
         severity: Severity::Error,
         code: "certificate.development",
         message: format!(
-            "certificate `{}` is a development certificate, and `{}` can be reached from other hosts",
-            certificate.name, listener.listen
+            "certificate `{}` is a development certificate, and `{listen}` can be reached from other hosts",
+            certificate.name
         ),
-        place: Some(listener.place),
+        place: Some(place),
         label: "not a loopback address".to_owned(),
         related: Some((certificate.place, "made by `app-gateway demo`; its key is not protected".to_owned())),
-        help: Some(loopback_help(listener.listen.ip())),
+        help: Some(loopback_help(listen.ip())),
     });
 }
 

@@ -7,21 +7,24 @@ pub mod compile;
 pub mod edition;
 pub mod identities;
 pub mod load;
+pub mod outlet;
 pub mod site;
 mod upstreams;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus::IntGauge;
 
-use crate::config::{ClientCertificates, Config, Verify};
+use crate::config::{ClientCertificates, Config, Place, Verify};
 use crate::telemetry::Metrics;
-use crate::upstream::Upstream;
+use crate::upstream::{Endpoint, Upstream};
 
 pub use compile::compile;
 pub use edition::Edition;
 pub use load::load;
+pub use outlet::Outlet;
 pub use site::{Decision, Refusal, Route, Served, Site};
 
 /// One compiled configuration.
@@ -32,12 +35,34 @@ pub struct Generation {
     pub sites: Vec<Arc<Site>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The forward proxy, if there is one.
+    pub outlet: Option<Arc<Outlet>>,
     /// What the files it names held when it was compiled.
     pub contents: edition::Contents,
     /// Its name, the same in all its sites.
     pub edition: Arc<Edition>,
     _alive: Arc<Alive>,
     certificates: Vec<Shown>,
+}
+
+/// Which way a listener leads.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Kind {
+    /// To the components: a site.
+    In,
+    /// To the internet: the outlet.
+    Out,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    /// Which way it leads.
+    pub kind: Kind,
+    /// The address.
+    pub address: SocketAddr,
+    /// Where it is written.
+    pub place: Place,
 }
 
 /// Counts a generation for as long as anything of it is in use: held by the generation and by each
@@ -69,6 +94,25 @@ struct Shown {
 }
 
 impl Generation {
+    /// Every address that is listened on, but for the admin listener: sites, then the outlet's.
+    #[must_use]
+    pub fn spots(&self) -> Vec<Spot> {
+        let sites = self.sites.iter();
+        let sites =
+            sites.map(|site| Spot { kind: Kind::In, address: site.address, place: site.place });
+        let outlet = self.outlet.iter().flat_map(|outlet| &outlet.listeners);
+        let outlet = outlet.map(|l| Spot { kind: Kind::Out, address: l.address, place: l.place });
+        sites.chain(outlet).collect()
+    }
+
+    /// Every endpoint whose name has to be looked up again and again: of upstreams, and of parents
+    /// of the forward proxy.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let parents = self.outlet.iter().flat_map(|outlet| &outlet.parents);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+        upstreams.chain(parents.flat_map(|parent| &parent.endpoints))
+    }
+
     /// When a certificate ends, in seconds since 1970. `key` is the chain's as in
     /// [`crate::config::outline`]: `pairs.1.chain`.
     #[must_use]
@@ -113,7 +157,7 @@ impl Generation {
         metrics.tell(&certificates, &upstreams);
     }
 
-    /// Files the configuration names: certificates, keys, CA bundles.
+    /// Files the configuration names: certificates, keys, CA bundles, users, credentials.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = self.config.certificates.iter().flat_map(|certificate| &certificate.pairs);
@@ -133,6 +177,7 @@ impl Generation {
                 }
             }
         }
+        files.extend(self.config.forward.iter().flat_map(|forward| forward.files().cloned()));
         files
     }
 }

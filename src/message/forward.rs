@@ -233,7 +233,7 @@ pub fn number_field(out: &mut Vec<u8>, name: &str, value: u64) {
     raw_field(out, name.as_bytes(), itoa::Buffer::new().format(value).as_bytes());
 }
 
-fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(super) fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -247,10 +247,10 @@ fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
 }
 
 /// Names that `Connection` declares to be for this hop only.
-struct Nominated<'a>(Vec<&'a [u8]>);
+pub(super) struct Nominated<'a>(Vec<&'a [u8]>);
 
 impl<'a> Nominated<'a> {
-    fn of(fields: &'a Fields) -> Self {
+    pub(super) fn of(fields: &'a Fields) -> Self {
         let plain = |t: &&[u8]| {
             !t.eq_ignore_ascii_case(b"close")
                 && !t.eq_ignore_ascii_case(b"keep-alive")
@@ -259,7 +259,7 @@ impl<'a> Nominated<'a> {
         Self(tokens(fields.all(Known::Connection)).filter(plain).collect())
     }
 
-    fn contains(&self, name: &[u8]) -> bool {
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
         self.0.iter().any(|named| named.eq_ignore_ascii_case(name))
     }
 }

@@ -11,6 +11,7 @@ pub mod field;
 pub mod forward;
 pub mod host;
 pub mod path;
+pub mod proxied;
 pub mod query;
 pub mod reason;
 pub mod request;
@@ -19,6 +20,7 @@ pub mod scan;
 
 pub use body::{BadBody, BodyDecoder, Framing, Step};
 pub use field::{Field, Fields, Known};
+pub use proxied::{Form, ProxiedHead};
 pub use reason::Reason;
 pub use request::{RequestHead, Version};
 pub use response::ResponseHead;

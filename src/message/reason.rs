@@ -53,6 +53,10 @@ reasons! {
     AmbiguousPath => "ambiguous_path", 400;
     /// The request target is neither a path nor a URL.
     BadTarget => "bad_target", 400;
+    /// This is a proxy: it takes `CONNECT host:port`, or a request for a whole `http://` URL.
+    NotProxied => "not_a_proxy_request", 400;
+    /// The client asks for an `https://` URL in clear instead of by CONNECT.
+    HttpsInClear => "https_without_connect", 400;
     /// An upgrade request is malformed.
     BadUpgrade => "bad_upgrade", 400;
     /// `Connection` names a field that must not be removed.
@@ -111,6 +115,14 @@ reasons! {
     TooManyConnections => "too_many_connections", 503;
     /// Too many open connections from this client.
     TooManyFromClient => "too_many_connections_from_client", 503;
+    /// Too many open tunnels.
+    TooManyTunnels => "too_many_tunnels", 503;
+    /// Too many open tunnels of this client.
+    TooManyTunnelsOfClient => "too_many_tunnels_of_client", 429;
+    /// This client asks for new tunnels faster than it may.
+    TooFast => "too_many_new_tunnels", 429;
+    /// The parent proxy did not open the tunnel.
+    ParentRefused => "parent_refused", 502;
     /// The client went away first.
     ClientGone => "client_gone", 499;
     /// The client took the answer too slowly.
@@ -121,6 +133,36 @@ reasons! {
     HandshakeTimeout => "tls_handshake_timeout", 0;
     /// A tunnel was silent for too long.
     TunnelIdle => "tunnel_idle", 0;
+    /// The TLS message a client begins its tunnel with took too long.
+    HelloTimeout => "egress_hello_timeout", 0;
+    /// What the forward proxy is asked for is not a host and a port.
+    BadDestination => "bad_destination", 400;
+    /// No rule of the forward proxy allows this destination to this client.
+    EgressDenied => "egress_denied", 403;
+    /// No rule of the forward proxy is for this client.
+    EgressClient => "egress_client", 403;
+    /// A rule of the forward proxy allows this host, but not this port.
+    EgressPort => "egress_port", 403;
+    /// A rule of the forward proxy allows this destination, but not at this time.
+    EgressTime => "egress_time", 403;
+    /// A rule of the forward proxy denies this destination.
+    EgressForbidden => "egress_forbidden", 403;
+    /// The destination is an address, and no rule of the forward proxy lists it.
+    EgressLiteral => "egress_literal", 403;
+    /// The destination has an address that no rule of the forward proxy lists: it is not on the internet, or the gateway's own.
+    EgressAddress => "egress_address", 403;
+    /// A rule of the forward proxy allows this destination, to users that log in.
+    ProxyAuthRequired => "proxy_auth_required", 407;
+    /// The user is unknown to the forward proxy, or the password is wrong.
+    ProxyAuthFailed => "proxy_auth_failed", 407;
+    /// The name inside TLS is not the one the tunnel was asked for.
+    SniMismatch => "egress_sni_mismatch", 0;
+    /// There is no name inside TLS to compare.
+    SniMissing => "egress_sni_missing", 0;
+    /// What the client sends through the tunnel is not TLS.
+    NotTls => "egress_not_tls", 0;
+    /// The TLS message a client begins its tunnel with is malformed, or too long.
+    BadHello => "egress_bad_hello", 0;
     /// A fault in the gateway itself.
     Internal => "internal", 500;
 }

@@ -71,40 +71,10 @@ impl RequestHead {
     /// The [`Reason`] to refuse it with. The connection cannot be used further: where the next
     /// message starts is not known.
     pub fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
-        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
-        let mut parsed = httparse::Request::new(&mut []);
-        let limit = most.min(MOST_FIELDS);
-        let slots = slots.get_mut(..limit).ok_or(Reason::Internal)?;
-        match httparse::ParserConfig::default().parse_request_with_uninit_headers(
-            &mut parsed,
-            bytes,
-            slots,
-        ) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Err(httparse::Error::TooManyHeaders) => return Err(Reason::HeaderTooLarge),
-            Err(httparse::Error::Version) => return Err(Reason::BadVersion),
-            Ok(httparse::Status::Partial) | Err(_) => return Err(Reason::BadRequest),
-        }
-        let fields = Fields::parsed(bytes, parsed.headers);
-        let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
-        let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
-            .map_err(|_| Reason::BadRequest)?;
-        let (start, end) = within(bytes, parsed.path.unwrap_or_default().as_bytes());
-        let (target, authority) = split_target(&method, bytes.slice(start..end))?;
-        let host = agreed_host(version, &fields, authority)?;
-        let framing = framing(version, &fields)?;
-        nominations(&fields)?;
-        Ok(Self {
-            expects_continue: expects_continue(version, &fields, framing)?,
-            upgrade: wants_websocket(version, &method, &fields, framing)?,
-            keep_alive: keeps_alive(version, &fields),
-            version,
-            method,
-            target,
-            host,
-            fields,
-            framing,
-        })
+        let raw = RawHead::parse(bytes, most)?;
+        let (target, authority) = split_target(&raw.method, raw.target.clone())?;
+        let host = agreed_host(raw.version, &raw.fields, authority)?;
+        raw.check(target, host)
     }
 
     /// Takes over an HTTP/2 request. `ended` says that no body follows.
@@ -156,6 +126,57 @@ impl RequestHead {
     #[must_use]
     pub fn host_name(&self) -> &str {
         host::parse(&self.host).map_or("", |h| h.host)
+    }
+}
+
+/// An HTTP/1.x head taken apart, and not yet judged.
+pub(super) struct RawHead {
+    pub(super) version: Version,
+    pub(super) method: Method,
+    pub(super) target: Bytes,
+    pub(super) fields: Fields,
+}
+
+impl RawHead {
+    pub(super) fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut parsed = httparse::Request::new(&mut []);
+        let limit = most.min(MOST_FIELDS);
+        let slots = slots.get_mut(..limit).ok_or(Reason::Internal)?;
+        match httparse::ParserConfig::default().parse_request_with_uninit_headers(
+            &mut parsed,
+            bytes,
+            slots,
+        ) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(Reason::HeaderTooLarge),
+            Err(httparse::Error::Version) => return Err(Reason::BadVersion),
+            Ok(httparse::Status::Partial) | Err(_) => return Err(Reason::BadRequest),
+        }
+        let fields = Fields::parsed(bytes, parsed.headers);
+        let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
+        let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
+            .map_err(|_| Reason::BadRequest)?;
+        let (start, end) = within(bytes, parsed.path.unwrap_or_default().as_bytes());
+        Ok(Self { version, method, target: bytes.slice(start..end), fields })
+    }
+
+    /// Judges everything but target and host, which the caller has.
+    pub(super) fn check(self, target: Bytes, host: Bytes) -> Result<RequestHead, Reason> {
+        let Self { version, method, fields, .. } = self;
+        let framing = framing(version, &fields)?;
+        nominations(&fields)?;
+        Ok(RequestHead {
+            expects_continue: expects_continue(version, &fields, framing)?,
+            upgrade: wants_websocket(version, &method, &fields, framing)?,
+            keep_alive: keeps_alive(version, &fields),
+            version,
+            method,
+            target,
+            host,
+            fields,
+            framing,
+        })
     }
 }
 

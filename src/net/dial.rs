@@ -1,7 +1,10 @@
 //! Connecting, to checked addresses only.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -60,6 +63,91 @@ pub async fn dial(addrs: &[CheckedAddr], budget: Duration) -> Result<TcpStream, 
     Err(refused.map_or(DialError::NoAddress, DialError::Refused))
 }
 
+/// How long an attempt may take before the next address is tried beside it (RFC 8305 section 8).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Connects to whichever address answers first, and says which (RFC 8305 section 5): the families
+/// take turns, and an address is tried beside the ones before it once they have failed or been
+/// silent for a moment. Losers are closed. `TCP_NODELAY` is set.
+///
+/// # Errors
+///
+/// As [`dial`]; `budget` covers all attempts together.
+///
+/// # Cancellation
+///
+/// Dropping the future closes all sockets being tried.
+pub async fn race(
+    addrs: &[CheckedAddr],
+    budget: Duration,
+) -> Result<(TcpStream, SocketAddr), DialError> {
+    let deadline = Instant::now() + budget;
+    let waiting = in_turns(addrs);
+    let mut waiting = waiting.iter().peekable();
+    let mut attempts: Vec<Attempt> = Vec::new();
+    let mut refused = None;
+    loop {
+        if attempts.is_empty() && waiting.peek().is_none() {
+            return Err(refused.map_or(DialError::NoAddress, DialError::Refused));
+        }
+        if let Some(CheckedAddr(addr)) = waiting.next() {
+            attempts.push(attempt(*addr));
+        }
+        let pause = match waiting.peek() {
+            Some(_) => deadline.min(Instant::now() + ATTEMPT_DELAY),
+            None => deadline,
+        };
+        match timeout_at(pause, first(&mut attempts)).await {
+            Ok(Ok((stream, addr))) => {
+                stream.set_nodelay(true).map_err(DialError::Refused)?;
+                return Ok((stream, addr));
+            }
+            Ok(Err(error)) => refused = Some(error),
+            Err(_) if Instant::now() >= deadline => return Err(DialError::TimedOut { budget }),
+            Err(_) => {}
+        }
+    }
+}
+
+type Attempt = Pin<Box<dyn Future<Output = io::Result<(TcpStream, SocketAddr)>>>>;
+
+fn attempt(addr: SocketAddr) -> Attempt {
+    Box::pin(async move {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that dials")]
+        let stream = TcpStream::connect(addr).await?;
+        Ok((stream, addr))
+    })
+}
+
+/// The result of the attempt that ends first; it is taken out. Waits for ever if there is none.
+async fn first(attempts: &mut Vec<Attempt>) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        for index in 0..attempts.len() {
+            let polled = attempts.get_mut(index).map(|attempt| attempt.as_mut().poll(cx));
+            if let Some(Poll::Ready(result)) = polled {
+                drop(attempts.swap_remove(index));
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// The addresses with their families taking turns, the family of the first going first.
+fn in_turns(addrs: &[CheckedAddr]) -> Vec<CheckedAddr> {
+    let Some(leader) = addrs.first() else { return Vec::new() };
+    let leads = |addr: &&CheckedAddr| addr.0.is_ipv6() == leader.0.is_ipv6();
+    let mut leading = addrs.iter().filter(leads);
+    let mut others = addrs.iter().filter(|addr| !leads(addr));
+    let mut order = Vec::with_capacity(addrs.len());
+    while order.len() < addrs.len() {
+        order.extend(leading.next());
+        order.extend(others.next());
+    }
+    order
+}
+
 /// Why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -75,4 +163,58 @@ pub enum DialError {
         /// What the caller allowed.
         budget: Duration,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    fn checked(text: &str) -> CheckedAddr {
+        CheckedAddr(text.parse().unwrap())
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let addrs = ["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "192.0.2.1:1"];
+        let order = in_turns(&addrs.map(checked));
+        let order: Vec<_> = order.iter().map(|addr| addr.get().ip().to_string()).collect();
+        assert_eq!(order, ["2001:db8::1", "192.0.2.1", "2001:db8::2", "2001:db8::3"]);
+    }
+
+    #[tokio::test]
+    async fn what_refuses_is_passed_over_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let gone = TcpListener::bind("127.0.0.2:0").await.unwrap().local_addr().unwrap();
+        let addrs = [CheckedAddr(gone), CheckedAddr(good)];
+        let (stream, addr) = race(&addrs, Duration::from_secs(30)).await.unwrap();
+        assert_eq!((addr, stream.peer_addr().unwrap()), (good, good));
+        let none = race(&[CheckedAddr(gone)], Duration::from_secs(30)).await;
+        assert!(matches!(none, Err(DialError::Refused(_))));
+        let nothing = race(&[], Duration::from_secs(30)).await;
+        assert!(matches!(nothing, Err(DialError::NoAddress)));
+    }
+
+    #[tokio::test]
+    async fn what_is_silent_is_overtaken() {
+        // A listener whose queue is full answers no SYN.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&"127.0.0.3:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let silent = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut full = Vec::new();
+        while full.len() < 64 {
+            match race(&[CheckedAddr(silent)], Duration::from_millis(100)).await {
+                Ok(stream) => full.push(stream),
+                Err(_) => break,
+            }
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let addrs = [CheckedAddr(silent), CheckedAddr(good)];
+        let (_, addr) = race(&addrs, Duration::from_secs(30)).await.unwrap();
+        assert_eq!(addr, good);
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::splice::Pipes;
 
 /// Size of the scratch buffer, in bytes: four TLS records.
 const SCRATCH: usize = 64 * 1024;
@@ -30,6 +31,8 @@ pub enum Phase {
 pub struct Local {
     /// Deadlines.
     pub clock: Clock,
+    /// Empty pipes, for splicing.
+    pub pipes: Pipes,
     scratch: RefCell<Box<[u8]>>,
     phase: Cell<Phase>,
     spread: Cell<Duration>,
@@ -44,6 +47,7 @@ impl Local {
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
             clock: Clock::new(),
+            pipes: Pipes::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             phase: Cell::new(Phase::Serving),
             spread: Cell::new(Duration::ZERO),

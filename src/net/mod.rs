@@ -7,13 +7,17 @@
 
 pub mod activation;
 pub mod admission;
+pub mod aside;
 pub mod clock;
 pub mod dial;
 pub mod handover;
 pub mod listen;
 pub mod local;
 pub mod outgoing;
+pub mod rate;
 pub mod relay;
+pub mod splice;
+pub mod tunnel;
 pub mod websocket;
 
 pub use clock::{Alarm, Clock};

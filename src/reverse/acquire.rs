@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::addr::ClientAddr;
+use crate::downstream::Worker;
 use crate::message::{Reason, RequestHead};
 use crate::telemetry::UpstreamMetrics;
 use crate::upstream::eject::Trouble;
@@ -14,8 +15,6 @@ use crate::upstream::sessions::Learner;
 use crate::upstream::{
     Busy, ConnectError, Endpoint, Exchange, Seat, Stream, Upstream, connect, ring,
 };
-
-use super::Worker;
 
 /// Who asks for a connection, and what for.
 pub(super) struct Errand<'a> {

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::downstream::{RequestId, Worker};
 use crate::generation::site::{Account, Carried, Names};
 use crate::generation::{Edition, Route, Site};
 use crate::message::{Known, Reason, RequestHead, Version, path, query};
@@ -19,8 +20,8 @@ use crate::telemetry::access_log::{millis, number, text};
 use crate::telemetry::recent::Request;
 use crate::upstream::{Busy, Upstream};
 
+use super::Facts;
 use super::acquire::Whose;
-use super::{Facts, RequestId, Worker};
 
 /// See the module.
 pub(super) struct Record {
@@ -40,8 +41,6 @@ pub(super) struct Record {
     pub(super) reason: Option<Reason>,
     /// What the system or TLS said, for the operator.
     pub(super) detail: Option<String>,
-    /// Seconds after which the client is told to ask again.
-    pub(super) retry_after: Option<u64>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     first_byte: Option<Duration>,
@@ -111,7 +110,6 @@ impl Record {
             status: 0,
             reason: None,
             detail: None,
-            retry_after: None,
             request_bytes: 0,
             response_bytes: 0,
             first_byte: None,

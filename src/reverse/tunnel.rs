@@ -6,12 +6,12 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
+use crate::downstream::accept::Admitted;
 use crate::net::Io;
 use crate::net::relay::{End, Side, relay_websocket};
 use crate::upstream::Stream;
 
 use super::Service;
-use super::accept::Admitted;
 use super::record::Record;
 
 /// Joins client and upstream in a task of its own, which is small: the state of the request that

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 
 use crate::admin::report::Outcome;
+use crate::admin::way_out::WayOut;
 use crate::admin::{self, Ask, Desk, socket};
 use crate::telemetry::access_log::Reopener;
 
@@ -38,6 +39,7 @@ impl Gateway {
             status: Rc::clone(&self.reloader.status),
             upstreams: self.checks.upstreams(),
             asks,
+            way_out: self.way_out(),
             reopen: Box::new(move || reopener.reopen()),
         });
         if let Some(listener) = &self.admin {
@@ -54,6 +56,15 @@ impl Gateway {
         Ok((asked, tasks))
     }
 
+    fn way_out(&self) -> WayOut {
+        let (tunnels, seen) =
+            (Arc::clone(&self.reloader.commons), Arc::clone(&self.reloader.commons));
+        WayOut {
+            tunnels: Box::new(move || tunnels.live.json()),
+            seen: Box::new(move || serde_json::json!(seen.seen())),
+        }
+    }
+
     /// Does what was asked for over the admin listener. Whoever asked may have gone; the log has
     /// what came of it.
     pub(super) async fn answer(&mut self, ask: Ask) {
@@ -68,6 +79,7 @@ impl Gateway {
             Ask::Rollback(reply) => {
                 let _ = reply.send(self.roll_back().await);
             }
+            Ask::Upgrade(reply) => self.upgrade(Some(reply)),
             Ask::Plan(directory, reply) => {
                 let planning = plan::Planning {
                     origin: self.reloader.origin.clone(),

@@ -13,6 +13,7 @@ mod checks;
 mod desk;
 mod inheritance;
 mod plan;
+mod posts;
 mod reload;
 mod signals;
 pub mod start;
@@ -28,12 +29,13 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::admin::report::Outcome;
+use crate::admin::report::{Outcome, Succession};
 use crate::admin::socket::Socket;
 use crate::admin::{Ask, Health};
+use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
@@ -45,14 +47,18 @@ pub use start::{Bound, StartError};
 pub use succession::Program;
 
 use checks::Checks;
+use posts::Shared;
 use reload::Reloader;
 use signals::{Signals, Wish};
 use succession::{Successor, Upgrade, UpgradeError};
 use watch::Watch;
-use worker::{Command, Shared};
+use worker::Command;
 
 /// After cutting, how long workers get to write their last log lines.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long the answer to whoever asked for an upgrade gets to be sent.
+const LAST_ANSWER: Duration = Duration::from_millis(200);
 
 /// A gateway that serves.
 pub struct Gateway {
@@ -68,7 +74,12 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     pulses: Vec<systemd::Pulse>,
     checks: Checks,
+    /// A successor that is getting ready.
+    upgrade: Option<(Upgrade, Option<Reply>)>,
 }
+
+/// Tells whoever asked for an upgrade what came of it.
+type Reply = oneshot::Sender<Succession>;
 
 /// How a gateway ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,8 +96,8 @@ pub enum End {
 enum Leave {
     /// It ends; what is open may take this long.
     End(Option<Duration>),
-    /// Another process serves.
-    Succeeded(Successor),
+    /// Another process serves; who asked for that waits to hear it.
+    Succeeded(Successor, Option<Reply>),
     WorkerDied,
 }
 
@@ -105,17 +116,20 @@ impl Gateway {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<Health>::default();
         let (ending, ended) = mpsc::unbounded_channel();
-        let held = start::hold(&generation.sites, &bound.workers)?;
-        let listeners: Vec<_> =
-            generation.sites.iter().map(|site| (site.address, Shared::new(site))).collect();
+        let spots = generation.spots();
+        let held = start::hold(&spots, &bound.workers)?;
+        let commons = Commons::new(&metrics);
+        let way = generation.outlet.clone().map(|outlet| Way::new(outlet, &metrics, None));
+        commons.follow(way.as_ref());
+        let posts = posts::posts(&generation, way.as_ref(), &metrics);
+        let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             commands.push(sender);
             let shared = |(number, socket)| {
-                let (_, shared): &(_, Shared) = listeners.get(number)?;
-                Some((socket, shared.clone()))
+                listeners.get(number).map(|shared: &Shared| (socket, shared.clone()))
             };
             let seed = worker::Seed {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
@@ -140,7 +154,9 @@ impl Gateway {
             metrics,
             started: changes::Fixed::of(&generation.config),
             generation: Arc::new(generation),
-            listeners: listeners.into_iter().collect(),
+            listeners: spots.into_iter().zip(listeners).collect(),
+            commons,
+            way,
             held: Some(held),
             retired: Vec::new(),
             workers: commands,
@@ -165,6 +181,7 @@ impl Gateway {
             workers,
             pulses,
             checks,
+            upgrade: None,
         })
     }
 
@@ -203,11 +220,18 @@ impl Gateway {
         let limit = match self.serve(&mut signals, asked).await {
             Leave::WorkerDied => return Ok(End::WorkerDied),
             Leave::End(limit) => limit,
-            Leave::Succeeded(successor) => {
+            Leave::Succeeded(successor, reply) => {
                 for task in desk {
                     task.abort();
                 }
                 self.hand_over(&successor);
+                if let Some(reply) = reply {
+                    let _ = reply
+                        .send(Succession { pid: Some(successor.pid), problems: String::new() });
+                    // The answer is written by a task of its own, and there may be nothing else
+                    // that keeps this process.
+                    tokio::time::sleep(LAST_ANSWER).await;
+                }
                 match self.outlive(&mut signals).await {
                     None => return Ok(End::Drained),
                     Some(limit) => limit,
@@ -225,7 +249,6 @@ impl Gateway {
     ) -> Leave {
         let mut names = tokio::time::interval(resolve::REFRESH);
         names.tick().await;
-        let mut upgrade: Option<Upgrade> = None;
         loop {
             tokio::select! {
                 _ = self.ended.recv() => return Leave::WorkerDied,
@@ -238,7 +261,7 @@ impl Gateway {
                         self.watch.remember().await;
                         self.reload("HUP", None).await;
                     }
-                    Wish::Upgrade => self.upgrade(&mut upgrade),
+                    Wish::Upgrade => self.upgrade(None),
                 },
                 Some(ask) = asked.recv() => self.answer(ask).await,
                 // Until it is confirmed or undone, what is on trial is what the files are about.
@@ -247,29 +270,28 @@ impl Gateway {
                 }
                 () = self.reloader.overdue() => { self.roll_back().await; }
                 _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
-                result = finished(&mut upgrade) => match result {
-                    Ok(successor) => return Leave::Succeeded(successor),
-                    Err(error) => refused(&error),
+                (result, reply) = finished(&mut self.upgrade) => match result {
+                    Ok(successor) => return Leave::Succeeded(successor, reply),
+                    Err(error) => refused(&error, reply),
                 },
             }
         }
     }
 
-    /// Starts a successor, unless there is one already.
-    fn upgrade(&self, upgrade: &mut Option<Upgrade>) {
-        if upgrade.is_some() {
-            return refused(&UpgradeError::UnderWay);
-        }
-        if self.reloader.is_on_trial() {
-            return refused(&UpgradeError::OnTrial);
-        }
-        let begun = self
-            .heirlooms()
-            .map_err(UpgradeError::from)
-            .and_then(|sockets| Upgrade::begin(self.reloader.origin.program.as_ref(), sockets));
+    /// Starts a successor, unless there is one already. `reply`: somebody waits for the outcome.
+    fn upgrade(&mut self, reply: Option<Reply>) {
+        let begun = if self.upgrade.is_some() {
+            Err(UpgradeError::UnderWay)
+        } else if self.reloader.is_on_trial() {
+            Err(UpgradeError::OnTrial)
+        } else {
+            self.heirlooms()
+                .map_err(UpgradeError::from)
+                .and_then(|sockets| Upgrade::begin(self.reloader.origin.program.as_ref(), sockets))
+        };
         match begun {
-            Ok(begun) => *upgrade = Some(begun),
-            Err(error) => refused(&error),
+            Ok(begun) => self.upgrade = Some((begun, reply)),
+            Err(error) => refused(&error, reply),
         }
     }
 
@@ -398,19 +420,24 @@ async fn emptied(ended: &mut mpsc::UnboundedReceiver<()>, left: &mut usize) {
 }
 
 /// Waits for an upgrade that is under way, and takes it away.
-async fn finished(upgrade: &mut Option<Upgrade>) -> Result<Successor, UpgradeError> {
+async fn finished(
+    upgrade: &mut Option<(Upgrade, Option<Reply>)>,
+) -> (Result<Successor, UpgradeError>, Option<Reply>) {
     match upgrade {
         None => std::future::pending().await,
-        Some(begun) => {
+        Some((begun, _)) => {
             let result = begun.finished().await;
-            *upgrade = None;
-            result
+            (result, upgrade.take().and_then(|(_, reply)| reply))
         }
     }
 }
 
-fn refused(error: &UpgradeError) {
+fn refused(error: &UpgradeError, reply: Option<Reply>) {
     tracing::error!("upgrade refused, this process goes on serving: {error}");
+    if let Some(reply) = reply {
+        // Whoever asked may have gone; the log has it.
+        let _ = reply.send(Succession { pid: None, problems: error.to_string() });
+    }
 }
 
 async fn expired(limit: Option<Duration>) {

@@ -8,30 +8,30 @@
 //! Never: closes a connection that the new configuration still allows.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::admin::report::{Attempt, Outcome, Pending, Status, Verdict};
 use crate::config::{self, Refused};
-use crate::generation::{self, Generation, Site};
+use crate::forward::{Commons, Way};
+use crate::generation::{self, Generation, Spot};
 use crate::telemetry::Metrics;
 use crate::units::{display_duration, display_timestamp};
 use crate::upstream::resolve;
 
 use super::changes;
 use super::inheritance::Inheritance;
-use super::start::{Held, Sockets, StartError, bind_sites, hold};
+use super::posts::{Retired, Shared, posts};
+use super::start::{Held, Sockets, StartError, bind_spots, hold};
 use super::succession::Program;
-use super::worker::{Command, Shared};
+use super::worker::Command;
 
 /// A roll-back that cannot have its sockets is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -61,11 +61,15 @@ pub(super) struct Reloader {
     pub(super) origin: Origin,
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
-    pub(super) listeners: HashMap<SocketAddr, Shared>,
+    pub(super) listeners: Vec<(Spot, Shared)>,
+    /// Of the forward proxy, for the whole life of the process.
+    pub(super) commons: Arc<Commons>,
+    /// The way out at present, if there is one.
+    pub(super) way: Option<Arc<Way>>,
     /// The listening sockets once more; `None` once another process has them.
     pub(super) held: Option<Held>,
     /// What listeners that were removed served, for as long as they have connections.
-    pub(super) retired: Vec<(SocketAddr, Weak<ArcSwap<Site>>)>,
+    pub(super) retired: Vec<(SocketAddr, Retired)>,
     pub(super) workers: Vec<UnboundedSender<Command>>,
     pub(super) started: changes::Fixed,
     /// The highest number given to a generation so far.
@@ -328,42 +332,47 @@ impl Reloader {
         }
         let (differences, _) = changes::between(&self.started, &self.generation, &generation);
         let changes = changes::lines(differences.iter().map(|difference| &difference.change));
-        let added: Vec<_> =
-            self.added(&generation).map(|site| (site.address, Shared::new(site))).collect();
+        let way = generation.outlet.clone();
+        let way = way.map(|outlet| Way::new(outlet, &self.metrics, self.way.as_deref()));
+        let posts = posts(&generation, way.as_ref(), &self.metrics);
+        let spots = generation.spots();
+        let added = added(&self.generation.spots(), &spots);
+        let fresh: Vec<_> = added
+            .iter()
+            .filter_map(|spot| posts.iter().find(|post| same(&post.spot(), spot)))
+            .map(|post| (post.spot(), Shared::new(post, &self.commons)))
+            .collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (number, socket) in sockets {
-                let Some((_, shared)) = added.get(number) else { continue };
+                let Some((_, shared)) = fresh.get(number) else { continue };
                 // A worker that is gone is noticed by the control loop.
                 let _ = worker.send(Command::Listen(socket, shared.clone()));
             }
         }
         if let Some(all) = &mut self.held {
             // Before workers close theirs: in a socket that is still open connections would wait.
-            all.retain(|address, _| generation.sites.iter().any(|site| site.address == *address));
+            all.retain(|address, _| spots.iter().any(|spot| spot.address == *address));
             all.extend(held);
         }
         self.retired.retain(|(_, place)| {
-            let place = place.upgrade();
-            place.inspect(|place| place.store(heir(&generation, &place.load()))).is_some()
+            place.upgrade().inspect(|place| place.swap(&generation, &posts, way.as_ref())).is_some()
         });
-        self.listeners.retain(|address, shared| {
-            shared.site.store(heir(&generation, &shared.site.load()));
-            let kept = generation.sites.iter().any(|site| site.address == *address);
-            if !kept {
-                for worker in &self.workers {
-                    let _ = worker.send(Command::Close(*address));
-                }
-                self.retired.push((*address, Arc::downgrade(&shared.site)));
+        self.listeners.retain(|(spot, shared)| {
+            shared.swap(&generation, &posts, way.as_ref());
+            let stays = spots.iter().any(|now| same(now, spot));
+            if !stays {
+                tell(&self.workers, || Command::Close(spot.kind, spot.address));
+                self.retired.push((spot.address, shared.downgrade()));
             }
-            kept
+            stays
         });
-        self.listeners.extend(added);
+        self.listeners.extend(fresh);
+        self.commons.follow(way.as_ref());
+        self.way = way;
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(Previous { generation: left, by_itself });
-        for worker in &self.workers {
-            let _ = worker.send(Command::Reloaded);
-        }
+        tell(&self.workers, || Command::Reloaded);
         let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
         self.metrics.serves(edition.number(), edition.hash());
@@ -382,19 +391,25 @@ impl Reloader {
 
     /// Ports that workers may still be about to let go.
     fn leaving(&self) -> Vec<u16> {
-        let open = self.retired.iter().filter(|(_, place)| place.strong_count() > 0);
+        let open = self.retired.iter().filter(|(_, place)| place.upgrade().is_some());
         open.map(|(address, _)| address.port()).collect()
-    }
-
-    fn added<'a>(&self, generation: &'a Generation) -> impl Iterator<Item = &'a Arc<Site>> {
-        let known: Vec<_> = self.generation.sites.iter().map(|site| site.address).collect();
-        generation.sites.iter().filter(move |site| !known.contains(&site.address))
     }
 }
 
-/// What the connections of a listener are judged by from now on.
-fn heir(generation: &Generation, site: &Site) -> Arc<Site> {
-    generation.heir(site).cloned().unwrap_or_else(|| Arc::new(site.emptied()))
+fn tell(workers: &[UnboundedSender<Command>], command: impl Fn() -> Command) {
+    for worker in workers {
+        // A worker that is gone is noticed by the control loop.
+        let _ = worker.send(command());
+    }
+}
+
+/// Those of `now` that were not there before.
+fn added(before: &[Spot], now: &[Spot]) -> Vec<Spot> {
+    now.iter().filter(|spot| !before.iter().any(|known| same(known, spot))).copied().collect()
+}
+
+fn same(a: &Spot, b: &Spot) -> bool {
+    (a.kind, a.address) == (b.kind, b.address)
 }
 
 /// What a thread needs to prepare a reload.
@@ -426,7 +441,7 @@ impl Preparing {
         if generation.fingerprint() == self.previous.fingerprint() {
             return Err(NotPrepared::Unchanged);
         }
-        for endpoint in generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
+        for endpoint in generation.endpoints() {
             if endpoint.addresses.load().is_empty()
                 && let Err(error) = resolve::refresh(endpoint)
             {
@@ -453,16 +468,15 @@ impl Preparing {
         if self.workers == 0 {
             return Ok((Vec::new(), Held::new()));
         }
-        let known: Vec<_> = self.previous.sites.iter().map(|site| site.address).collect();
-        let new = generation.sites.iter().filter(|site| !known.contains(&site.address));
-        let new: Vec<_> = new.collect();
+        let known = self.previous.spots();
+        let new = added(&known, &generation.spots());
         let ours = |port: u16| {
-            known.iter().any(|address| address.port() == port) || self.leaving.contains(&port)
+            known.iter().any(|spot| spot.address.port() == port) || self.leaving.contains(&port)
         };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
-        let bound = bind_sites(generation, &new, workers, &mut Inheritance::default());
+        let bound = bind_spots(generation, &new, workers, &mut Inheritance::default());
         let bound = bound.and_then(|sockets| {
-            let held = hold(new.iter().copied(), &sockets)?;
+            let held = hold(&new, &sockets)?;
             Ok((sockets, held))
         });
         bound.map_err(|error: StartError| NotPrepared::Refused(format!("{error}\n")))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::admin::report::Status;
 use crate::admin::socket::{self, Socket, SocketError};
 use crate::config;
-use crate::generation::{Generation, Site};
+use crate::generation::{Generation, Spot};
 use crate::net::listen;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
@@ -17,7 +17,7 @@ use crate::upstream::resolve;
 
 use super::inheritance::Inheritance;
 
-/// A worker's sockets, each with the number of its site.
+/// A worker's sockets, each with the number of its spot.
 pub(super) type Sockets = Vec<(usize, TcpListener)>;
 
 /// The listening sockets once more, by address: what a successor is handed.
@@ -25,7 +25,7 @@ pub(super) type Held = HashMap<SocketAddr, Vec<TcpListener>>;
 
 /// Sockets, bound and listening.
 pub struct Bound {
-    /// By worker; sites are numbered as in the generation.
+    /// By worker; spots are numbered as in the generation.
     pub(super) workers: Vec<Sockets>,
     pub(super) admin: Option<TcpListener>,
     pub(super) socket: Option<Socket>,
@@ -86,8 +86,8 @@ fn hint(error: &io::Error, address: SocketAddr) -> String {
 /// [`StartError::Bind`] for the first address that cannot be had.
 pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bound, StartError> {
     let config = &generation.config;
-    let all: Vec<_> = generation.sites.iter().collect();
-    let workers = bind_sites(generation, &all, (config.gateway.workers, &|_| false), inheritance)?;
+    let all = generation.spots();
+    let workers = bind_spots(generation, &all, (config.gateway.workers, &|_| false), inheritance)?;
     let admin = config.admin.as_ref().map(|admin| {
         let free = |()| listen::bind(admin.listen);
         match inheritance.take(admin.listen).pop() {
@@ -117,26 +117,26 @@ pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bo
 /// # Errors
 ///
 /// [`StartError::Bind`] for the first address that cannot be had; what was bound is let go.
-pub(super) fn bind_sites(
+pub(super) fn bind_spots(
     generation: &Generation,
-    sites: &[&Arc<Site>],
+    spots: &[Spot],
     (workers, ours): (usize, &dyn Fn(u16) -> bool),
     inheritance: &mut Inheritance,
 ) -> Result<Vec<Sockets>, StartError> {
-    let failed = |site: &Site, source| StartError::Bind {
-        address: site.address,
-        place: generation.config.sources.locate(site.place),
+    let failed = |spot: &Spot, source| StartError::Bind {
+        address: spot.address,
+        place: generation.config.sources.locate(spot.place),
         source,
     };
     let free = |port| !ours(port) && !inheritance.knows(port);
-    for site in sites.iter().filter(|site| free(site.address.port())) {
-        listen::probe(site.address).map_err(|error| failed(site, error))?;
+    for spot in spots.iter().filter(|spot| free(spot.address.port())) {
+        listen::probe(spot.address).map_err(|error| failed(spot, error))?;
     }
     let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, site) in sites.iter().enumerate() {
-        let mut sockets = inheritance.take(site.address);
+    for (number, spot) in spots.iter().enumerate() {
+        let mut sockets = inheritance.take(spot.address);
         while sockets.len() < workers {
-            sockets.push(another(site.address, &sockets).map_err(|error| failed(site, error))?);
+            sockets.push(another(spot.address, &sockets).map_err(|error| failed(spot, error))?);
         }
         // There may be more than workers, and each may have connections waiting in it.
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -148,15 +148,11 @@ pub(super) fn bind_sites(
     Ok(by_worker)
 }
 
-/// Duplicates of sockets, by the addresses of their sites.
-pub(super) fn hold<'a>(
-    sites: impl IntoIterator<Item = &'a Arc<Site>>,
-    workers: &[Sockets],
-) -> Result<Held, StartError> {
-    let sites: Vec<_> = sites.into_iter().map(|site| site.address).collect();
+/// Duplicates of sockets, by the addresses of their spots.
+pub(super) fn hold(spots: &[Spot], workers: &[Sockets]) -> Result<Held, StartError> {
     let mut held = Held::new();
     for (number, socket) in workers.iter().flatten() {
-        let Some(address) = sites.get(*number) else { continue };
+        let Some(Spot { address, .. }) = spots.get(*number) else { continue };
         let duplicate = socket.try_clone().map_err(StartError::Duplicate)?;
         held.entry(*address).or_default().push(duplicate);
     }
@@ -175,15 +171,9 @@ fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListen
 /// Looks up every endpoint's name once. What cannot be resolved is said, and tried again later: a
 /// component that is not there yet is no reason not to start.
 pub fn resolve_names(generation: &Generation) {
-    for upstream in &generation.upstreams {
-        for endpoint in &upstream.endpoints {
-            if let Err(error) = resolve::refresh(endpoint) {
-                tracing::warn!(
-                    upstream = &*upstream.name,
-                    "{error}; it is looked up again every {:?}",
-                    resolve::REFRESH
-                );
-            }
+    for endpoint in generation.endpoints() {
+        if let Err(error) = resolve::refresh(endpoint) {
+            tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
         }
     }
 }

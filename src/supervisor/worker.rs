@@ -1,35 +1,26 @@
 //! One data worker: a thread, its runtime, its listeners.
 
-use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use crate::generation::Site;
+use crate::downstream::Worker;
+use crate::generation::Kind;
 use crate::generation::site::Carried;
 use crate::net::Phase;
-use crate::net::admission::Admission;
-use crate::reverse::{Service, Worker, accept};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
 use crate::telemetry::recent::Seen;
 
+use super::posts::{Serving, Shared};
 use super::systemd::Pulse;
 
 /// How long tasks get to end by themselves when a worker cuts.
 const LAST_LINES: Duration = Duration::from_millis(200);
-
-/// What the workers of one listener share.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) site: Arc<ArcSwap<Site>>,
-    admission: Arc<Admission>,
-}
 
 /// What a worker is told.
 pub(super) enum Command {
@@ -38,7 +29,7 @@ pub(super) enum Command {
     /// Take connections from a further socket.
     Listen(TcpListener, Shared),
     /// Take no more from this address.
-    Close(SocketAddr),
+    Close(Kind, SocketAddr),
     /// The configuration has changed.
     Reloaded,
     /// Say what is open.
@@ -64,13 +55,6 @@ pub(super) struct Seed {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) ending: mpsc::UnboundedSender<()>,
     pub(super) pulse: Pulse,
-}
-
-impl Shared {
-    /// For a listener that is new.
-    pub(super) fn new(site: &Arc<Site>) -> Self {
-        Self { site: Arc::new(ArcSwap::new(Arc::clone(site))), admission: Arc::default() }
-    }
 }
 
 /// Says that the worker has ended, also when it panics.
@@ -101,7 +85,7 @@ async fn work(mut seed: Seed) {
     let local = Rc::clone(&worker.local);
     let mut services = Vec::new();
     for (socket, shared) in seed.sockets {
-        services.extend(listen(&worker, socket, shared));
+        services.extend(shared.listen(&worker, socket));
     }
     loop {
         let serving = local.phase() == Phase::Serving;
@@ -121,13 +105,10 @@ async fn work(mut seed: Seed) {
                 }
             }
             Some(Command::Listen(socket, shared)) => {
-                services.extend(listen(&worker, socket, shared));
+                services.extend(shared.listen(&worker, socket));
             }
-            Some(Command::Close(address)) => {
-                services.retain(|(known, service): &(SocketAddr, Rc<Service>)| {
-                    service.closing.set(service.closing.get() || *known == address);
-                    *known != address
-                });
+            Some(Command::Close(kind, address)) => {
+                services.retain(|service: &Serving| !service.close(kind, address));
                 local.clock.wake_all();
             }
             Some(Command::Reloaded) => local.reloaded(),
@@ -140,24 +121,4 @@ async fn work(mut seed: Seed) {
         }
     }
     worker.lines.flush();
-}
-
-/// Takes connections from a socket, as a task of this worker.
-fn listen(
-    worker: &Rc<Worker>,
-    socket: TcpListener,
-    shared: Shared,
-) -> Option<(SocketAddr, Rc<Service>)> {
-    let address = socket.local_addr().ok()?;
-    let service = Rc::new(Service {
-        worker: Rc::clone(worker),
-        site: shared.site,
-        admission: shared.admission,
-        closing: Cell::new(false),
-    });
-    match tokio::net::TcpListener::from_std(socket) {
-        Ok(listener) => worker.local.spawn(accept::run(Rc::clone(&service), listener)),
-        Err(error) => tracing::error!("a worker cannot take connections on {address}: {error}"),
-    }
-    Some((address, service))
 }

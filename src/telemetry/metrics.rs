@@ -11,6 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::egress::EgressMetrics;
 use super::endpoints::Endpoints;
 
 /// Seconds; up to a minute, because long polls last that long.
@@ -51,6 +52,8 @@ pub struct Metrics {
     reasons: Vec<IntCounter>,
     /// Of endpoints.
     pub endpoints: Endpoints,
+    /// Of the forward proxy.
+    pub egress: EgressMetrics,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
     /// Generations of which something is in use.
@@ -252,6 +255,7 @@ impl Metrics {
             )?,
             endpoints: Endpoints::new(&registry)?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
+            egress: EgressMetrics::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -380,11 +384,14 @@ impl Metrics {
     }
 }
 
-fn named(name: &str) -> String {
+pub(super) fn named(name: &str) -> String {
     format!("app_gateway_{name}")
 }
 
-fn single<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+pub(super) fn single<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

@@ -5,10 +5,12 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod egress;
 pub mod endpoints;
 pub mod metrics;
 pub mod recent;
 pub mod stamp;
 
 pub use access_log::{AccessLog, Lines};
+pub use egress::{EgressMetrics, RuleMetrics};
 pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};

@@ -7,6 +7,7 @@
 
 pub mod certificate;
 pub mod client;
+pub mod peer;
 pub mod server;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::message::Reason;
+use crate::net::tunnel::Leg;
 use crate::net::{DialError, dial};
 
 use super::Endpoint;
@@ -22,6 +23,15 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// Without.
     Plain(TcpStream),
+}
+
+impl Leg for Stream {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tls(_) => None,
+            Self::Plain(stream) => Some(stream),
+        }
+    }
 }
 
 /// Why there is none.

@@ -174,6 +174,12 @@ impl Circuit {
         Some(time)
     }
 
+    /// Opens it for this time, whatever it was.
+    pub fn open_for(&self, time: Duration) {
+        self.cause.store(Trouble::Connect as u8, Ordering::Relaxed);
+        self.until.store((self.age() + millis(time)).max(1) << 1, Ordering::Relaxed);
+    }
+
     /// Closes it because a connection was made, if it was opened for want of one. Whether it was
     /// open.
     pub fn connected(&self) -> bool {

@@ -14,6 +14,7 @@ import { dial } from './lib/raw.mjs';
 import { connect2, webSocket2 } from './lib/h2.mjs';
 import { TEXT, frame, unframe } from './lib/frames.mjs';
 import { binary, gatewayOnly, isReference, launch } from './lib/gateway.mjs';
+import { run } from './lib/processes.mjs';
 import { toToml } from './lib/toml.mjs';
 import { inTime, once, tick, until } from './lib/wait.mjs';
 
@@ -284,6 +285,24 @@ describe('an upgrade in place', { skip }, () => {
     await until('the WebSocket to be closed', () => socket.closed || socket.ended);
     await gateway.accessLine('of it', (l) => l.event === 'tunnel' && l.path === '/ws/' && l.end === 'policy');
     assert.ok(isAlive(old) && !chats.closed, 'and no other');
+  });
+
+  test('the command waits for the outcome, good or bad', async (t) => {
+    const gateway = await open(t);
+    const socket = await webSocket(gateway, '/ws/');
+    const command = () => run(binary(), ['upgrade', '-c', join(gateway.directory, 'config')], { within: 30_000 });
+    gateway.write({ ...gateway.config, upstream: {} });
+    const bad = await command();
+    assert.equal(bad.code, 1, bad.out + bad.err);
+    assert.match(bad.err, /gateway\.toml:\d+[^]*upgrade refused/);
+    gateway.write(gateway.config);
+    const good = await command();
+    assert.equal(good.code, 0, good.out + good.err);
+    await until('the line in the log', () => gateway.pids().length === 2);
+    assert.match(good.out, new RegExp(`process ${gateway.pids().at(-1)} serves`));
+    await socket.echo('still');
+    const again = await command();
+    assert.equal(again.code, 0, 'the socket for commands went over, too');
   });
 
   test('after upgrade-timeout the old process drains', async (t) => {

@@ -71,7 +71,8 @@ impl Wire {
         wire
     }
 
-    fn tcp(&self) -> &TcpStream {
+    /// The socket.
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match &self.io {
             Io::Plain(tcp) => tcp,
             Io::Client(tls) => &tls.sock,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::PathPattern;
-use crate::config::file::{AdminFile, ProfileFile, RouteFile, UpstreamFile, Written};
+use crate::config::file::{AdminFile, ForwardFile, ProfileFile, RouteFile, UpstreamFile, Written};
 use crate::config::problem::{Place, Problem};
 use crate::config::shape::Item;
 
@@ -20,12 +20,13 @@ impl Check<'_> {
         &mut self,
         admin: &[Item<AdminFile>],
         profiles: &[Item<ProfileFile>],
+        forward: &[Item<ForwardFile>],
     ) {
         let admin = admin
             .iter()
             .filter_map(|item| Some((item.place.file, item.body.as_ref()?.listen.as_ref()?)));
         let mut by_port: HashMap<u16, Vec<(SocketAddr, Place)>> = HashMap::new();
-        for (file, written) in listeners(profiles).chain(admin) {
+        for (file, written) in listeners(profiles).chain(ways_out(forward)).chain(admin) {
             let Ok(address) = value::address(&written.value) else { continue };
             let place = Place::of(file, &written.span);
             let others = by_port.entry(address.port()).or_default();
@@ -192,8 +193,19 @@ fn listeners(profiles: &[Item<ProfileFile>]) -> impl Iterator<Item = (u16, &Writ
     })
 }
 
+/// Every `listen` of the forward proxy, with its file.
+pub(super) fn ways_out(
+    forward: &[Item<ForwardFile>],
+) -> impl Iterator<Item = (u16, &Written<String>)> {
+    forward.iter().flat_map(|item| {
+        let listeners =
+            item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
+        listeners.map(|listener| (item.place.file, &listener.value.listen))
+    })
+}
+
 /// Whether two addresses cannot be had by two programs.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port()
         && a.is_ipv4() == b.is_ipv4()
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())

@@ -16,7 +16,8 @@ impl Check<'_> {
     ) -> Option<Listener> {
         let file = &written.value;
         let listen = self.address(&file.listen);
-        let client_certificates = self.client_certificates(file);
+        let client_certificates =
+            self.client_certificates(file.client_ca.as_ref(), file.client_certificate.as_ref());
         let serve = self.serve(file, upstreams);
         Some(Listener {
             place: self.place(&file.listen),
@@ -63,9 +64,14 @@ impl Check<'_> {
         }
     }
 
-    fn client_certificates(&mut self, file: &ListenerFile) -> Option<ClientCertificates> {
-        let Some(written) = &file.client_ca else {
-            if let Some(written) = &file.client_certificate {
+    /// `client-ca` and `client-certificate` of a listener.
+    pub(super) fn client_certificates(
+        &mut self,
+        ca: Option<&Written<String>>,
+        demand: Option<&Written<ClientCertificateFile>>,
+    ) -> Option<ClientCertificates> {
+        let Some(written) = ca else {
+            if let Some(written) = demand {
                 let message = "`client-certificate` has no effect without `client-ca`";
                 self.found.push(
                     Problem::error("listener.client-certificate", self.place(written), message)
@@ -80,7 +86,7 @@ impl Check<'_> {
         };
         let place = self.place(written);
         let ca = self.readable(written, "client CA file")?;
-        Some(match file.client_certificate.as_ref().map(|written| written.value) {
+        Some(match demand.map(|written| written.value) {
             Some(ClientCertificateFile::Optional) => ClientCertificates::Optional { ca, place },
             Some(ClientCertificateFile::Required) | None => {
                 ClientCertificates::Required { ca, place }

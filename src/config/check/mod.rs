@@ -5,6 +5,7 @@
 
 mod balance;
 mod clash;
+mod forward;
 mod header;
 mod health;
 mod listener;
@@ -76,9 +77,14 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         shaped.certificates.iter().map(|item| check.certificate(item)).collect();
     let upstreams: Option<Vec<_>> =
         shaped.upstreams.iter().map(|item| check.upstream(item)).collect();
-    let mut names = Names { certificates: &mut certificate_names, upstreams: &mut upstream_names };
+    let mut names = Names {
+        certificates: &mut certificate_names,
+        upstreams: &mut upstream_names,
+        forward: !shaped.forward.is_empty(),
+    };
     let profiles = check.profiles(&shaped.profiles, &mut names);
-    check.clashing_addresses(&shaped.admin, &shaped.profiles);
+    let forward = check.forward(&shaped.forward, &mut certificate_names);
+    check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);
     check.unused("certificate.unused", &certificate_names);
     check.unused("upstream.unused", &upstream_names);
@@ -94,6 +100,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
+        forward: forward?,
     })
 }
 
@@ -101,6 +108,8 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
 struct Names<'a> {
     certificates: &'a mut Known,
     upstreams: &'a mut Known,
+    /// Whether there is a forward proxy, so that a gateway without profiles has something to do.
+    forward: bool,
 }
 
 /// The names of one kind of thing.
@@ -163,6 +172,9 @@ impl Check<'_> {
             first.insert(name, before);
             let table = if kind == name { format!("[{name}]") } else { format!("[{kind}.{name}]") };
             let help = match kind {
+                "forward" => {
+                    "keep its settings in one file; other files may add listeners, rules and parents to it"
+                }
                 "profile" => {
                     "keep its settings in one file; other files may add listeners and routes to it"
                 }

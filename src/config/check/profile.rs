@@ -7,7 +7,6 @@
 //! profile through that serves nothing.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -38,7 +37,7 @@ impl Check<'_> {
         for item in items {
             groups.entry(&item.name).or_default().push(item);
         }
-        if groups.is_empty() && !self.found.any_damage() {
+        if groups.is_empty() && !names.forward && !self.found.any_damage() {
             self.found.push(
                 Problem::nowhere(
                     "profile.none",
@@ -70,7 +69,7 @@ impl Check<'_> {
         let trusted_proxies = self.networks(body);
         let limits = self.limits(body.limits.as_ref().map(|written| &written.value));
         let timeouts = self.timeouts(body.timeouts.as_ref().map(|written| &written.value));
-        let certificates = self.certificates(body, names.certificates);
+        let certificates = self.certificates(body.certificates.as_ref(), names.certificates);
         let (mut listeners, mut routes) = (Vec::new(), Vec::new());
         for (part, body) in parts.iter().filter_map(|part| Some((part, part.body.as_ref()?))) {
             self.file = part.place.file;
@@ -135,30 +134,7 @@ impl Check<'_> {
         let mut networks = Vec::new();
         for written in body.trusted_proxies.iter().flat_map(|list| &list.value) {
             let place = self.place(written);
-            let text = &written.value;
-            let Ok(network) =
-                text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip)))
-            else {
-                self.found.push(
-                    Problem::error(
-                        "profile.trusted-proxies",
-                        place,
-                        format!("`{text}` is not a network"),
-                    )
-                    .with_label("write it like `10.0.0.0/8`, or one address"),
-                );
-                continue;
-            };
-            if network.trunc() != network {
-                let message = format!("`{text}` names a host and a network at once");
-                self.found.push(
-                    Problem::error("profile.trusted-proxies", place, message).with_label(format!(
-                        "the network is `{}`, the host `{}`",
-                        network.trunc(),
-                        network.addr()
-                    )),
-                );
-            }
+            let Some(network) = self.network(written, "profile.trusted-proxies") else { continue };
             if network.prefix_len() == 0 {
                 self.found.push(
                     Problem::warning(
@@ -175,9 +151,13 @@ impl Check<'_> {
         networks
     }
 
-    fn certificates(&mut self, body: &ProfileFile, known: &mut Known) -> Vec<CertificateId> {
+    pub(super) fn certificates(
+        &mut self,
+        written: Option<&Written<Vec<Written<String>>>>,
+        known: &mut Known,
+    ) -> Vec<CertificateId> {
         let mut ids = Vec::new();
-        for written in body.certificates.iter().flat_map(|list| &list.value) {
+        for written in written.into_iter().flat_map(|list| &list.value) {
             let place = self.place(written);
             match known.find(&written.value).map(CertificateId) {
                 None => self.found.push(known.unknown(
@@ -317,7 +297,7 @@ impl Check<'_> {
         timeouts
     }
 
-    fn timeout(
+    pub(super) fn timeout(
         &mut self,
         written: Option<&Written<String>>,
         default: u64,

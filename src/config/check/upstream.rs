@@ -114,7 +114,7 @@ impl Check<'_> {
         good.then_some(endpoints)
     }
 
-    fn endpoint(&mut self, written: &Written<String>) -> Option<Endpoint> {
+    pub(super) fn endpoint(&mut self, written: &Written<String>) -> Option<Endpoint> {
         let place = self.place(written);
         match endpoint(&written.value, place) {
             Ok(endpoint) => Some(endpoint),

@@ -10,6 +10,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::config::file::{Amount, Written};
 use crate::config::problem::{Place, Problem};
 use crate::config::read;
@@ -85,6 +87,32 @@ impl Check<'_> {
                 default
             }
         }
+    }
+
+    /// A network, or one address.
+    pub(super) fn network(
+        &mut self,
+        written: &Written<String>,
+        code: &'static str,
+    ) -> Option<IpNet> {
+        let (place, text) = (self.place(written), &written.value);
+        let Ok(network) = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip)))
+        else {
+            self.found.push(
+                Problem::error(code, place, format!("`{text}` is not a network"))
+                    .with_label("write it like `10.0.0.0/8`, or one address"),
+            );
+            return None;
+        };
+        if network.trunc() != network {
+            let message = format!("`{text}` names a host and a network at once");
+            let (net, host) = (network.trunc(), network.addr());
+            self.found.push(
+                Problem::error(code, place, message)
+                    .with_label(format!("the network is `{net}`, the host `{host}`")),
+            );
+        }
+        Some(network)
     }
 
     /// A number of things, within `bounds`.

@@ -1,9 +1,5 @@
 //! HTTP/1 clients: one connection, one request after another.
 
-mod conn;
-mod download;
-mod sender;
-
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,6 +10,15 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::Method;
 
+use crate::downstream::accept::Admitted;
+use crate::downstream::conn::HeadLimits;
+use crate::downstream::download::{Answer, Download};
+use crate::downstream::pace::Pace;
+use crate::downstream::sender::Sender;
+use crate::downstream::transfer::{
+    Client as _, NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat,
+};
+use crate::downstream::{Conn, Reply, Worker};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Origin, Sent, field, write_request, write_response};
@@ -24,19 +29,9 @@ use crate::telemetry::UpstreamMetrics;
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
-use super::accept::Admitted;
 use super::acquire::{Acquired, Errand, Unreachable, acquire};
-use super::pace::Pace;
 use super::record::Record;
-use super::reply::Reply;
-use super::transfer::{Client as _, NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
-use super::{Facts, Service, Worker, tunnel};
-use conn::Conn;
-use download::{Answer, Download};
-use sender::Sender;
-
-/// Reads per poll before others get their turn.
-const TURNS: usize = 16;
+use super::{Facts, Service, reply, tunnel};
 
 /// What becomes of the connection after a request.
 enum Next {
@@ -63,7 +58,16 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
         local: Rc::clone(&worker.local),
     };
     loop {
-        let head = conn.read_head(service).await;
+        // Copied: a connection that waits must not keep a configuration alive.
+        let limits = {
+            let site = service.site.load();
+            HeadLimits {
+                keep_alive: site.timeouts.keep_alive,
+                header: site.timeouts.header,
+                size: site.limits.header_size,
+            }
+        };
+        let head = conn.read_head(&limits, &|| service.closes_idle()).await;
         // What is in force now decides, not what was when the client began to think.
         let site = service.site.load_full();
         let head = match head {
@@ -89,11 +93,11 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
             }
         };
         match next {
-            Next::KeepAlive if conn.flush(&site).await.is_ok() => {}
+            Next::KeepAlive if conn.flush(site.timeouts.body_idle).await.is_ok() => {}
             Next::KeepAlive | Next::Cut => return,
-            Next::Close => break conn.linger(&site).await,
+            Next::Close => break conn.linger(site.timeouts.body_idle).await,
             Next::Tunnel(upstream, record) => {
-                if conn.flush(&site).await.is_err() {
+                if conn.flush(site.timeouts.body_idle).await.is_err() {
                     return;
                 }
                 let client = Side { io: conn.io, early: conn.input.freeze() };
@@ -137,7 +141,7 @@ impl Request<'_> {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) = Reply::for_decision(&decision, &self.head) {
+        if let Some(reply) = reply::for_decision(&decision, &self.head) {
             return self.reply(conn, &mut record, &reply);
         }
         let Decision::Route(route) = decision else {
@@ -169,9 +173,7 @@ impl Request<'_> {
             let acquired = match self.acquire(&mut sender, target, fresh).await {
                 Ok(acquired) => acquired,
                 Err(unreachable) => {
-                    record.detail = unreachable.detail;
-                    record.retry_after = unreachable.retry_after;
-                    return self.refuse(sender.conn, record, unreachable.reason, None);
+                    return self.unreachable(sender.conn, record, unreachable);
                 }
             };
             let (whose, to) = (acquired.whose, (target.upstream, target.counters));
@@ -220,8 +222,11 @@ impl Request<'_> {
                 }
             };
             record.answered(head.status);
-            let answer =
-                Answer { head: &head, route: target.route, idle: target.upstream.limits.idle };
+            let answer = Answer {
+                head: &head,
+                edits: &target.route.edits,
+                idle: target.upstream.limits.idle,
+            };
             let next =
                 self.answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm)).await;
             if let Some(stream) = exchange.into_idle() {
@@ -271,7 +276,7 @@ impl Request<'_> {
         if !kept {
             field(&mut tail, "Connection", b"close");
         }
-        write_response(sender.conn.out.staged(), answer.head, &answer.route.edits, sent, &tail);
+        write_response(sender.conn.out.staged(), answer.head, answer.edits, sent, &tail);
         let timeouts = &self.site.timeouts;
         let mut download = Download {
             chunked: sent == Sent::Chunked,
@@ -327,9 +332,24 @@ impl Request<'_> {
         if reason == Reason::ClientGone {
             return Next::Cut;
         }
-        let retry_after = record.retry_after;
-        let reply = Reply { allow, retry_after, ..Reply::refusal(reason, &record.id) };
-        self.reply(conn, &mut record, &reply.seen_by(&self.head))
+        let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+        self.reply(conn, &mut record, &reply)
+    }
+
+    /// Answers that there is no connection.
+    fn unreachable<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        mut record: Box<Record>,
+        unreachable: Unreachable,
+    ) -> Next {
+        if unreachable.reason == Reason::ClientGone {
+            return self.refuse(conn, record, unreachable.reason, None);
+        }
+        let reply = reply::unreachable(&unreachable, &record.id, &self.head);
+        record.reason = Some(unreachable.reason);
+        record.detail = unreachable.detail;
+        self.reply(conn, &mut record, &reply)
     }
 
     fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, reply: &Reply) -> Next {

@@ -11,14 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
+use crate::downstream::Worker;
+use crate::downstream::transfer::{Client, Upload, push};
 use crate::message::body::{passable_trailers, trailer_fields};
 use crate::message::forward::field;
 use crate::message::{Reason, ResponseHead};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Clock};
-use crate::reverse::Worker;
 use crate::reverse::record::Record;
-use crate::reverse::transfer::{Client, Upload, push};
 use crate::upstream::{BodyStep, Exchange};
 
 use super::streams::Stall;

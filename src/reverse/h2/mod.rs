@@ -22,6 +22,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use crate::downstream::Reply;
+use crate::downstream::accept::Admitted;
+use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Edits, passed_fields, write_request};
@@ -31,12 +34,9 @@ use crate::net::{Alarm, Io, Phase};
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Stream, Upstream};
 
-use super::accept::Admitted;
 use super::acquire::{Errand, Unreachable, acquire};
 use super::record::Record;
-use super::reply::Reply;
-use super::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
-use super::{Facts, Service, tunnel};
+use super::{Facts, Service, reply, tunnel};
 use body::{AnswerBody, Relay, Sender};
 use streams::{Spawner, Stall, Streams, Watched};
 
@@ -181,7 +181,7 @@ impl H2Request {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) = Reply::for_decision(&decision, &head) {
+        if let Some(reply) = reply::for_decision(&decision, &head) {
             return own(&mut record, reply);
         }
         let Decision::Route(route) = decision else {
@@ -202,12 +202,9 @@ impl H2Request {
         let asked = Asked { head: &head, route: &route, key: key.as_deref() };
         match self.exchange(&mut sender, &mut record, &asked).await {
             Err(unreachable) => {
+                let reply = reply::unreachable(&unreachable, &record.id, &head);
                 record.detail = unreachable.detail;
-                let reply = Reply {
-                    retry_after: unreachable.retry_after,
-                    ..Reply::refusal(unreachable.reason, &record.id)
-                };
-                refused(&mut record, unreachable.reason, reply.seen_by(&head))
+                refused(&mut record, unreachable.reason, reply)
             }
             Ok(answered) if answered.head.status == 101 => match (upgrade, key) {
                 (Some(upgrade), Some(key)) => self.switch(upgrade, &key, record, answered, &route),
@@ -408,7 +405,7 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
             headers.insert(name, value);
         }
     });
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind()));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
     let mut date = Vec::with_capacity(32);
     record.write_date(&mut date);

@@ -24,5 +24,13 @@ export function toToml(config) {
     for (const one of listener) out += `[[profile.${bare(name)}.listener]]\n${lines(one)}\n`;
     for (const one of route) out += `[[profile.${bare(name)}.route]]\n${lines(one)}\n`;
   }
+  if (config.forward) {
+    const { listener = [], rule = [], parent = [], hosts, ...rest } = config.forward;
+    out += `[forward]\n${lines(rest)}\n`;
+    if (hosts) out += `[forward.hosts]\n${lines(hosts)}\n`;
+    for (const [kind, list] of Object.entries({ listener, rule, parent })) {
+      for (const one of list) out += `[[forward.${kind}]]\n${lines(one)}\n`;
+    }
+  }
   return out;
 }

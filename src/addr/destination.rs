@@ -1,0 +1,261 @@
+//! Where a client of the forward proxy wants to go, in the one spelling that is compared, looked up
+//! and logged.
+//!
+//! An attacker's tool is the second spelling: `2130706433` and `0x7f.1` are 127.0.0.1 to a resolver
+//! and strings to a list of names. So a host is a name that no resolver takes for a number, or an
+//! address in the one way it is written; everything else is refused here and never looked up.
+//!
+//! In: an authority (RFC 3986 section 3.2) as a client sent it. Out: a [`Destination`], or which
+//! rule it breaks. Never: looks a name up, guesses what was meant.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Longest name, in bytes, without the trailing dot (RFC 1035 section 2.3.4, as text).
+const LONGEST_NAME: usize = 253;
+
+/// Longest authority: a name, its trailing dot, a colon, five digits.
+const LONGEST: usize = LONGEST_NAME + 1 + 1 + 5;
+
+/// A host and a port to connect to.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Destination {
+    /// The host.
+    pub host: Host,
+    /// The port; never 0.
+    pub port: u16,
+}
+
+/// A name or an address.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Host {
+    /// A name, to be looked up.
+    Name(Name),
+    /// An address written as such.
+    Addr(IpAddr),
+}
+
+/// A host name: ASCII, lower case, without trailing dot, and not a number in any notation.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Name(Box<str>);
+
+/// Why something is no destination.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadDestination {
+    /// There is nothing, or nothing before the port.
+    #[error("the host is missing")]
+    Empty,
+    /// Longer than any name and port.
+    #[error("it is longer than any host name ({LONGEST_NAME} bytes)")]
+    TooLong,
+    /// CR, LF, NUL, tab and their kind.
+    #[error("there is a control character in it")]
+    Control,
+    /// A blank.
+    #[error("there is a space in it")]
+    Space,
+    /// Letters beyond ASCII.
+    #[error("names with letters beyond ASCII are written in punycode (xn--...)")]
+    NotAscii,
+    /// `user@host`.
+    #[error("a user or password before an `@` has no place here")]
+    UserInfo,
+    /// A scheme, path or query.
+    #[error("only HOST:PORT is wanted, without scheme, path or query")]
+    NotAuthority,
+    /// `%41`, or the zone of a link-local address.
+    #[error("percent-encoding and address zones have no place here")]
+    Percent,
+    /// Any other character that no name has.
+    #[error("there is a character in it that no host name has")]
+    Character,
+    /// Brackets that do not hold an IPv6 address, or an IPv6 address without them.
+    #[error("an IPv6 address, and nothing else, is written in brackets: [2001:db8::1]:443")]
+    Brackets,
+    /// A number where a name should be.
+    #[error(
+        "an IPv4 address is four decimal numbers from 0 to 255; other spellings of it, and names that end in a number, are not taken"
+    )]
+    Numeric,
+    /// Empty or over-long labels, a hyphen at the edge of one.
+    #[error("it is not a host name: labels have 1 to 63 letters, digits, `-` and `_`")]
+    Label,
+    /// No port where one is needed.
+    #[error("the port is missing")]
+    NoPort,
+    /// Not a number from 1 to 65535, written without leading zeros.
+    #[error("the port is a number from 1 to 65535")]
+    Port,
+}
+
+impl Destination {
+    /// Reads `host:port`. A missing port becomes `default`; without one (the target of a CONNECT,
+    /// RFC 9110 section 9.3.6, has none) it is refused.
+    ///
+    /// # Errors
+    ///
+    /// Which rule it breaks.
+    pub fn parse(authority: &[u8], default: Option<u16>) -> Result<Self, BadDestination> {
+        if authority.is_empty() {
+            return Err(BadDestination::Empty);
+        }
+        if authority.len() > LONGEST {
+            return Err(BadDestination::TooLong);
+        }
+        let text = plain(authority)?;
+        let (host, port) = split(text)?;
+        let host = if text.starts_with('[') {
+            let ip: Ipv6Addr = host.parse().map_err(|_| BadDestination::Brackets)?;
+            Host::Addr(IpAddr::V6(ip))
+        } else {
+            Host::parse(host)?
+        };
+        let port = match port {
+            None | Some("") => default.ok_or(BadDestination::NoPort)?,
+            Some(digits) => port_number(digits)?,
+        };
+        Ok(Self { host, port })
+    }
+}
+
+impl Host {
+    /// Reads a name or an IPv4 address.
+    fn parse(text: &str) -> Result<Self, BadDestination> {
+        match text.parse::<Ipv4Addr>() {
+            Ok(ip) => Ok(Self::Addr(IpAddr::V4(ip))),
+            Err(_) => Name::parse(text).map(Self::Name),
+        }
+    }
+
+    /// The name, if it is one.
+    #[must_use]
+    pub const fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Addr(_) => None,
+        }
+    }
+}
+
+impl Name {
+    /// Reads a name; case is folded and one trailing dot taken off.
+    ///
+    /// # Errors
+    ///
+    /// Which rule it breaks.
+    pub fn parse(text: &str) -> Result<Self, BadDestination> {
+        let text = plain(text.as_bytes())?;
+        let bare = text.strip_suffix('.').unwrap_or(text);
+        if bare.is_empty() {
+            return Err(if text.is_empty() {
+                BadDestination::Empty
+            } else {
+                BadDestination::Label
+            });
+        }
+        if bare.len() > LONGEST_NAME {
+            return Err(BadDestination::TooLong);
+        }
+        if !bare.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            return Err(BadDestination::Character);
+        }
+        if bare.rsplit('.').next().is_some_and(is_number) {
+            return Err(BadDestination::Numeric);
+        }
+        let label = |label: &str| {
+            (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if !bare.split('.').all(label) {
+            return Err(BadDestination::Label);
+        }
+        Ok(Self(bare.to_ascii_lowercase().into_boxed_str()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The domains it lies below, the nearest first: `b.c` and `c` for `a.b.c`.
+    pub fn parents(&self) -> impl Iterator<Item = &str> {
+        self.0.match_indices('.').filter_map(|(at, _)| self.0.get(at + 1..))
+    }
+}
+
+/// `bytes` as text, if there is nothing in them that no authority has. What has a reason of its own
+/// is told apart, so that the client learns what to change.
+fn plain(bytes: &[u8]) -> Result<&str, BadDestination> {
+    for byte in bytes {
+        match byte {
+            0..=0x1f | 0x7f => return Err(BadDestination::Control),
+            b' ' => return Err(BadDestination::Space),
+            0x80.. => return Err(BadDestination::NotAscii),
+            b'@' => return Err(BadDestination::UserInfo),
+            b'/' | b'\\' | b'?' | b'#' => return Err(BadDestination::NotAuthority),
+            b'%' => return Err(BadDestination::Percent),
+            _ => {}
+        }
+    }
+    std::str::from_utf8(bytes).map_err(|_| BadDestination::NotAscii)
+}
+
+/// Host without brackets, and port if there is a colon for one.
+fn split(text: &str) -> Result<(&str, Option<&str>), BadDestination> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or(BadDestination::Brackets)?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(port))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(BadDestination::Brackets),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, port)) if port.contains(':') => Err(BadDestination::Brackets),
+        Some(("", _)) => Err(BadDestination::Empty),
+        Some((host, port)) => Ok((host, Some(port))),
+        None => Ok((text, None)),
+    }
+}
+
+fn port_number(digits: &str) -> Result<u16, BadDestination> {
+    let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
+    if plain { digits.parse().map_err(|_| BadDestination::Port) } else { Err(BadDestination::Port) }
+}
+
+/// Whether resolvers and browsers take a host with this last label for an IPv4 address (the WHATWG
+/// URL standard's "ends in a number", which is wider than `inet_aton`).
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => !label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()),
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Addr(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(&name.0),
+            Self::Addr(ip) => ip.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

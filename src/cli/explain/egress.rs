@@ -1,0 +1,274 @@
+//! `app-gateway explain egress HOST:PORT`: whether a client may go there, which line says so, and
+//! which of the addresses it has at present would be dialled.
+//!
+//! The decision is made by the code that serves clients.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::cli::{say, say_wrong};
+use crate::config::{Act, Mode, Sni};
+use crate::egress::{Client, Denial, Destination, Grant, Host, Rule, Verdict};
+use crate::generation::{Generation, Outlet};
+use crate::message::Reason;
+use crate::units::{display_duration, display_size};
+
+use super::{Lines, generation};
+
+#[derive(Args)]
+pub(in crate::cli) struct Asked {
+    /// Destination as the client asks for it, e.g. `api.twilio.com:443`
+    #[arg(value_name = "HOST:PORT")]
+    destination: String,
+    /// Address of the client
+    #[arg(long, value_name = "IP")]
+    client: IpAddr,
+    /// User it has logged in as
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// A name in the certificate it shows; may be given several times
+    #[arg(long = "certificate", value_name = "NAME")]
+    names: Vec<String>,
+}
+
+pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
+    let Some(generation) = generation(directory) else { return ExitCode::FAILURE };
+    let Some(outlet) = &generation.outlet else {
+        say_wrong("there is no forward proxy: no file has a [forward] table");
+        return ExitCode::from(2);
+    };
+    let mut explained = Explained { outlet, generation: &generation, lines: Lines::default() };
+    let open = explained.explain(asked, &addresses);
+    say(&explained.lines.text);
+    if open { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What the system's resolver says at present.
+fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
+    let found = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    let distinct: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
+    Ok(distinct.into_iter().collect())
+}
+
+struct Explained<'a> {
+    outlet: &'a Outlet,
+    generation: &'a Generation,
+    lines: Lines,
+}
+
+/// How names are looked up.
+type Resolve<'a> = &'a dyn Fn(&str) -> Result<Vec<IpAddr>, String>;
+
+impl Explained<'_> {
+    /// Writes it all down. Returns whether there is an address that would be dialled.
+    fn explain(&mut self, asked: &Asked, resolve: Resolve<'_>) -> bool {
+        let client = Client {
+            ip: asked.client.to_canonical(),
+            user: asked.user.as_deref(),
+            names: &asked.names,
+        };
+        let destination = match Destination::parse(asked.destination.as_bytes(), None) {
+            Ok(destination) => destination,
+            Err(why) => {
+                let reason = Reason::BadDestination;
+                self.lines.line("destination", &asked.destination.escape_debug().to_string(), "");
+                let verdict = format!("refused: {} {}", reason.code(), reason.word());
+                self.lines.line("verdict", &verdict, "");
+                self.lines.line("", &why.to_string(), "");
+                return false;
+            }
+        };
+        self.lines.line("destination", &destination.to_string(), "");
+        self.client(&client);
+        match self.outlet.policy.decide(&client, &destination, Timestamp::now()) {
+            Verdict::Denied(denial) => {
+                self.denied(&denial, &client, &destination);
+                false
+            }
+            Verdict::Allowed(grant) => self.allowed(&grant, &client, &destination, resolve),
+        }
+    }
+
+    fn client(&mut self, client: &Client<'_>) {
+        let mut how = Vec::new();
+        if let Some(user) = client.user {
+            let known = self.outlet.users.as_ref().is_some_and(|users| users.contains(user));
+            let note = if known { "" } else { ", WHO IS NOT IN THE USERS FILE" };
+            how.push(format!("logged in as {user}{note}"));
+        }
+        if !client.names.is_empty() {
+            how.push(format!("with a certificate for {}", client.names.join(", ")));
+        }
+        let how = if how.is_empty() { "not logged in".to_owned() } else { how.join(", ") };
+        self.lines.line("client", &format!("{} ({how})", client.ip), "");
+    }
+
+    fn rule(&mut self, rule: &Rule, note: &str) {
+        self.lines.line("rule", &format!("{}{note}", rule.settings.name), &rule.at);
+    }
+
+    fn denied(&mut self, denial: &Denial, client: &Client<'_>, destination: &Destination) {
+        if let Some(rule) = &denial.rule {
+            let nearest = denial.reason != Reason::EgressForbidden;
+            self.rule(rule, if nearest { " (the nearest)" } else { "" });
+        }
+        let reason = denial.reason;
+        self.lines.line("verdict", &format!("denied: {} {}", reason.code(), reason.word()), "");
+        self.lines.line("", &denial.why(client, destination), "");
+        if matches!(destination.host, Host::Name(_)) {
+            self.lines.line("addresses", "not looked up: what is denied never is", "");
+        }
+        if let Some(way_out) = denial.way_out(client, destination) {
+            self.lines.line("way out", &way_out, "");
+        }
+    }
+
+    fn allowed(
+        &mut self,
+        grant: &Grant,
+        client: &Client<'_>,
+        destination: &Destination,
+        resolve: Resolve<'_>,
+    ) -> bool {
+        let rule = &grant.rule;
+        self.rule(rule, "");
+        let verdict = match &grant.reported {
+            Some(denial) => format!("allowed, but only reported: {}", denial.reason.word()),
+            None => "allowed".to_owned(),
+        };
+        self.lines.line("verdict", &verdict, "");
+        if let Some(denial) = &grant.reported {
+            self.lines.line("", &denial.why(client, destination), "");
+            let way_out = denial.way_out(client, destination).unwrap_or_default();
+            self.lines.line("to keep it", &way_out, "");
+        } else if rule.settings.mode == Mode::Report {
+            self.lines.line("", "this rule lists it; what no rule lists is let through too", "");
+        }
+        let parent = self.outlet.parent(rule, destination).map(Arc::clone);
+        match &parent {
+            Some(parent) => {
+                let at = self.generation.config.sources.locate(parent.place);
+                self.lines.line("through", &format!("parent {}", parent.name), &at);
+                for endpoint in &parent.endpoints {
+                    let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
+                    self.lines.line("", &format!("{scheme}://{}", endpoint.label), "");
+                }
+            }
+            None => self.lines.line("through", "no other proxy", ""),
+        }
+        self.settings(rule, destination.port);
+        let found = match &destination.host {
+            Host::Addr(ip) => Ok(vec![*ip]),
+            Host::Name(name) => match self.outlet.hosts.get(name) {
+                Some(pinned) => {
+                    self.lines.line(
+                        "addresses",
+                        "not looked up: they stand in [forward.hosts]",
+                        "",
+                    );
+                    Ok(pinned.to_vec())
+                }
+                None => resolve(name.as_str()),
+            },
+        };
+        match found {
+            Ok(found) => self.addresses(rule, destination, &found, client),
+            Err(error) if parent.is_some() => {
+                let said = format!("not found here ({error}); the parent looks it up");
+                self.lines.line("addresses", &said, "");
+                true
+            }
+            Err(error) => {
+                self.lines.line("addresses", &format!("not found: {error}"), "");
+                false
+            }
+        }
+    }
+
+    fn settings(&mut self, rule: &Rule, port: u16) {
+        self.lines.line("inside", &inside(rule.sni(port)), "");
+        let timeouts = &self.outlet.timeouts;
+        let mut limits = format!(
+            "connect {}, silence {}, at most {}",
+            display_duration(timeouts.connect),
+            display_duration(timeouts.idle),
+            if timeouts.total.is_zero() {
+                "any time".to_owned()
+            } else {
+                display_duration(timeouts.total)
+            }
+        );
+        if rule.settings.rate > 0 {
+            let rate = display_size(rule.settings.rate);
+            let _ = write!(limits, ", {rate} per second");
+        }
+        self.lines.line("limits", &limits, "");
+        if let Some(until) = rule.settings.until {
+            self.lines.line("until", &until.to_string(), "");
+        }
+    }
+
+    /// The guard's verdict on each address.
+    fn addresses(
+        &mut self,
+        rule: &Arc<Rule>,
+        destination: &Destination,
+        found: &[IpAddr],
+        client: &Client<'_>,
+    ) -> bool {
+        let mut open = false;
+        let mut way_out = None;
+        for ip in found {
+            let said = match self.outlet.guard.check(rule, *ip, destination.port) {
+                Ok(_) => {
+                    open = true;
+                    "may be dialled".to_owned()
+                }
+                Err(barred) => {
+                    let denial = Denial::barred(rule, barred);
+                    way_out = way_out.or(denial.way_out(client, destination));
+                    format!("BARRED: {barred}")
+                }
+            };
+            self.lines.line("address", &ip.to_string(), &said);
+        }
+        if !open {
+            let reason = Reason::EgressAddress;
+            let verdict = format!("denied after all: {} {}", reason.code(), reason.word());
+            self.lines.line("verdict", &verdict, "");
+        }
+        if let Some(way_out) = way_out {
+            self.lines.line("way out", &format!("if that is meant, {way_out}"), "");
+        }
+        open
+    }
+}
+
+/// What is asked of the bytes inside the tunnel.
+fn inside(sni: Sni) -> String {
+    let act = |act| match act {
+        Act::Refuse => "closed",
+        Act::Log => "logged",
+        Act::Allow => "let through",
+    };
+    match sni {
+        Sni::OFF => "not looked at".to_owned(),
+        Sni::STRICT => "TLS that asks for this host, or it is closed".to_owned(),
+        Sni { mismatch, missing, not_tls } => format!(
+            "TLS for another host is {}, for none {}, anything else {}",
+            act(mismatch),
+            act(missing),
+            act(not_tls)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

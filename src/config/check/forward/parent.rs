@@ -1,0 +1,102 @@
+//! `[[forward.parent]]`: a proxy to go through.
+
+use std::time::Duration;
+
+use crate::config::checked::{Parent, Verify};
+use crate::config::file::{ForwardFile, ParentFile, Written};
+use crate::config::problem::{Place, Problem};
+use crate::config::shape::Item;
+
+use super::{Check, Names};
+
+/// What `via` says for no parent at all.
+pub(super) const DIRECT: &str = "direct";
+
+impl Check<'_> {
+    pub(super) fn parents(&mut self, items: &[Item<ForwardFile>]) -> Option<Vec<Parent>> {
+        let (mut parents, mut names) = (Vec::new(), Names::new());
+        for (item, body) in items.iter().filter_map(|item| Some((item, item.body.as_ref()?))) {
+            self.file = item.place.file;
+            for written in body.parent.iter().flat_map(|list| &list.value) {
+                self.named("parent", &written.value.name, &mut names);
+                parents.push(self.parent(&written.value));
+            }
+        }
+        parents.into_iter().collect()
+    }
+
+    /// A name that only one rule or parent may have.
+    pub(super) fn named(&mut self, kind: &str, written: &Written<String>, names: &mut Names) {
+        let place = self.place(written);
+        self.name(&written.value, place);
+        if kind == "parent" && written.value == DIRECT {
+            self.found.push(
+                Problem::error("forward.name-taken", place, "`direct` is no parent")
+                    .with_label("`via = \"direct\"` means no parent at all"),
+            );
+        }
+        let Some(before) = names.insert(written.value.clone(), place) else { return };
+        names.insert(written.value.clone(), before);
+        let message = format!("two {kind}s are called `{}`", written.value);
+        self.found.push(
+            Problem::error("forward.name-twice", place, message)
+                .with_label("the second time")
+                .with_related(before, "the first time")
+                .with_help("logs and metrics could not tell them apart: rename one"),
+        );
+    }
+
+    fn parent(&mut self, file: &ParentFile) -> Option<Parent> {
+        let list = &file.endpoints;
+        if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
+            let message = format!("parent `{}` has no endpoint", file.name.value);
+            self.found.push(
+                Problem::error("forward.parent-empty", self.place(list), message)
+                    .with_label("at least one")
+                    .with_help("write `endpoints = [\"http://proxy.example.com:3128\"]`"),
+            );
+        }
+        let endpoints: Vec<_> = list.value.iter().map(|written| self.endpoint(written)).collect();
+        let endpoints: Vec<_> = endpoints.into_iter().collect::<Option<_>>()?;
+        let credentials = file.credentials_file.as_ref().map(|written| {
+            let place = self.place(written);
+            self.readable(written, "credentials file").map(|path| (path, place))
+        });
+        let verify = match &file.ca_file {
+            None => Verify::System,
+            Some(written) => {
+                let place = self.place(written);
+                if endpoints.iter().all(|endpoint| !endpoint.tls) {
+                    self.ca_of_plain(file, place);
+                }
+                Verify::Ca { file: self.readable(written, "CA file")?, place }
+            }
+        };
+        let no_proxy = file.no_proxy.iter().flat_map(|list| &list.value);
+        let no_proxy: Vec<_> = no_proxy.map(|written| self.destination(written)).collect();
+        let connect = file.connect_timeout.as_ref();
+        let seconds = Duration::from_secs;
+        Some(Parent {
+            name: file.name.value.clone(),
+            place: self.place(&file.name),
+            endpoints,
+            verify,
+            credentials: match credentials {
+                Some(credentials) => Some(credentials?),
+                None => None,
+            },
+            no_proxy: no_proxy.into_iter().collect::<Option<_>>()?,
+            connect_timeout: self.duration(connect, seconds(10), seconds(1)..=seconds(300)),
+        })
+    }
+
+    fn ca_of_plain(&mut self, file: &ParentFile, place: Place) {
+        let message =
+            format!("`ca-file` verifies nothing: parent `{}` has no TLS", file.name.value);
+        self.found.push(
+            Problem::error("forward.parent-plain", place, message)
+                .with_label("no TLS, no certificate")
+                .with_help("write `https://` if the parent speaks TLS, or take `ca-file` out"),
+        );
+    }
+}

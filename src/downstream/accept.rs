@@ -1,0 +1,147 @@
+//! Taking connections: the accept loop, admission, and what to do when descriptors run out.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::addr::ClientAddr;
+use crate::message::Reason;
+use crate::net::admission::{Admission, Full, Permit};
+use crate::net::clock::TICK;
+use crate::net::{Phase, listen};
+use crate::upstream::connect::is_out_of_descriptors;
+
+use super::Worker;
+
+/// How long a listener that was removed waits for the last word of handshakes: that of TCP, which
+/// takes one way there and back. A client turned away in this time tries again after a second, and
+/// is refused then.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(500);
+/// Pause after the system could not give us a connection.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// One listener on one worker.
+pub trait Door: 'static {
+    /// The worker.
+    fn worker(&self) -> &Rc<Worker>;
+
+    /// Whether the listener is being removed.
+    fn is_closing(&self) -> bool;
+
+    /// Whether nothing new is taken: the worker drains, or the listener is being removed.
+    fn is_going(&self) -> bool {
+        self.is_closing() || self.worker().local.phase() != Phase::Serving
+    }
+
+    /// Lets a connection in, as a task of the worker, or refuses it.
+    fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr);
+
+    /// Notes that a client was turned away because the system has no more descriptors.
+    fn shed(self: &Rc<Self>, client: ClientAddr);
+}
+
+/// A connection that was let in.
+pub(crate) struct Admitted {
+    _permit: Permit,
+    active: IntGauge,
+}
+
+impl Admitted {
+    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `active` counts those that are.
+    ///
+    /// # Errors
+    ///
+    /// Which limit is reached.
+    pub(crate) fn new(
+        admission: &Arc<Admission>,
+        client: ClientAddr,
+        (most, each): (usize, usize),
+        active: &IntGauge,
+    ) -> Result<Self, Reason> {
+        let permit = admission.admit(client, most, each).map_err(|full| match full {
+            Full::Listener => Reason::TooManyConnections,
+            Full::Client => Reason::TooManyFromClient,
+        })?;
+        active.inc();
+        Ok(Self { _permit: permit, active: active.clone() })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.active.dec();
+    }
+}
+
+/// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
+/// kernel's queue then are taken too, because closing the socket would reset them. A listener that is removed first
+/// turns new clients away, and gives those whose handshake has begun the time to end it.
+pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
+    let local = &door.worker().local;
+    let alarm = local.clock.alarm();
+    let mut leaves = None;
+    loop {
+        let accepted = poll_fn(|cx| {
+            if door.is_closing() && leaves.is_none() && listen::turn_away(&listener).is_ok() {
+                leaves = Some(local.clock.now() + LAST_HANDSHAKES + TICK);
+            }
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(Some(accepted));
+            }
+            match leaves {
+                Some(at) if local.phase() == Phase::Serving && local.clock.now() < at => {
+                    alarm.set_at(at);
+                }
+                _ if door.is_going() => return Poll::Ready(None),
+                _ => {}
+            }
+            alarm.poll(cx).map(|()| None)
+        });
+        match accepted.await {
+            None => return take_the_rest(&door, listener),
+            Some(Ok((stream, peer))) => door.admit(stream, ClientAddr(peer)),
+            Some(Err(error)) if is_out_of_descriptors(&error) => shed(&door, &listener).await,
+            // The client was gone before we came to it.
+            Some(Err(_)) => tokio::time::sleep(BREATH).await,
+        }
+    }
+}
+
+/// Takes what waits in the kernel's queue without the poller having told of it yet.
+fn take_the_rest<D: Door>(door: &Rc<D>, listener: TcpListener) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = taken {
+            door.admit(stream, ClientAddr(peer));
+        }
+    }
+}
+
+/// Out of file descriptors: gives up idle upstream connections; failing that, takes one waiting
+/// client only to close its connection, so that the queue does not fill with clients who wait for
+/// nothing.
+async fn shed<D: Door>(door: &Rc<D>, listener: &TcpListener) {
+    let worker = door.worker();
+    if !worker.pool.is_empty() {
+        worker.pool.clear();
+        return;
+    }
+    drop(worker.spare.take());
+    let waiting = poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    });
+    if let Some((stream, peer)) = waiting.await {
+        drop(stream);
+        door.shed(ClientAddr(peer));
+    }
+    *worker.spare.borrow_mut() = File::open("/dev/null").ok();
+    tokio::time::sleep(BREATH).await;
+}

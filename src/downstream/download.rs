@@ -1,0 +1,215 @@
+//! An answer on its way to an HTTP/1 client: framed anew, with back-pressure and deadlines.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::forward::{Edits, Sent};
+use crate::message::{Framing, Known, Reason, ResponseHead, Version};
+use crate::net::clock::TICK;
+use crate::net::{Alarm, Io};
+use crate::upstream::exchange::chunk_size;
+use crate::upstream::{BodyStep, Exchange};
+
+use super::TURNS;
+use super::conn::Conn;
+use super::pace::Pace;
+use super::sender::Sender;
+use super::transfer::{Upload, push};
+
+/// Chunks smaller than this are copied so that they leave together with what follows.
+const SMALL: usize = 4 * 1024;
+
+/// An answer and what applies to it.
+pub(crate) struct Answer<'a> {
+    pub(crate) head: &'a ResponseHead,
+    pub(crate) edits: &'a Edits,
+    pub(crate) idle: Duration,
+}
+
+impl Answer<'_> {
+    /// How its body is framed for this client.
+    pub(crate) fn sent(&self, version: Version) -> Sent {
+        let stated = || {
+            let length = self.head.fields.first(Known::ContentLength)?;
+            std::str::from_utf8(length).ok()?.parse().ok()
+        };
+        match self.head.framing {
+            Framing::Length(length) => Sent::Length(length),
+            // To HEAD, and in 304, the length is that of what is not sent.
+            Framing::None if self.head.status >= 200 && self.head.status != 204 => {
+                stated().map_or(Sent::Nothing, Sent::Length)
+            }
+            Framing::None => Sent::Nothing,
+            Framing::Chunked | Framing::Close if version == Version::Http11 => Sent::Chunked,
+            Framing::Chunked | Framing::Close => Sent::Close,
+        }
+    }
+}
+
+/// The body of an answer on its way to the client.
+pub(crate) struct Download {
+    pub(crate) chunked: bool,
+    /// The head is staged and may leave with the first of the body.
+    pub(crate) staged: bool,
+    pub(crate) ended: bool,
+    pub(crate) bytes: u64,
+    pub(crate) pace: Pace,
+    pub(crate) idle: Duration,
+    pub(crate) silent_since: Option<Instant>,
+}
+
+impl Download {
+    pub(crate) fn poll<T: Io>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender<'_, T>,
+        exchange: &mut Exchange,
+        alarm: &Alarm,
+    ) -> Poll<Result<(), Reason>> {
+        if let Err(reason) = push(sender, cx, exchange) {
+            return Poll::Ready(Err(reason));
+        }
+        let before = self.taken(sender.conn);
+        let blocked = match self.advance(cx, sender.conn, exchange) {
+            Poll::Ready(Ok(Flow::Done)) => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(Flow::Again)) => {
+                cx.waker().wake_by_ref();
+                false
+            }
+            Poll::Ready(Ok(Flow::Waiting)) => false,
+            Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
+            Poll::Pending => true,
+        };
+        if sender.upload.is_done() && sender.conn.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Reason::ClientGone));
+        }
+        let now = sender.conn.local.clock.now();
+        let moved = self.taken(sender.conn).saturating_sub(before);
+        // A look at the clock is no progress: a client that takes nothing is waited for as before.
+        if (!blocked || moved > 0) && !self.pace.moved(now, moved) {
+            return Poll::Ready(Err(Reason::ClientTooSlow));
+        }
+        if blocked {
+            self.pace.wait(now);
+            self.silent_since = None;
+        } else if moved > 0 {
+            self.silent_since = Some(now);
+        } else {
+            self.silent_since.get_or_insert(now);
+        }
+        self.look_at_clock(cx, &sender.upload, alarm, now)
+    }
+
+    /// Bytes of the body that have left.
+    fn taken<T>(&self, conn: &Conn<T>) -> u64 {
+        self.bytes.saturating_sub(conn.out.len() as u64)
+    }
+
+    fn look_at_clock(
+        &self,
+        cx: &Context<'_>,
+        upload: &Upload,
+        alarm: &Alarm,
+        now: Instant,
+    ) -> Poll<Result<(), Reason>> {
+        let limits = [
+            (self.pace.deadline(), Reason::ClientTooSlow),
+            (self.silent_since.map(|since| since + self.idle), Reason::UpstreamStalled),
+            (upload.pace.deadline(), Reason::BodyTooSlow),
+        ];
+        if let Some(earliest) = limits.iter().filter_map(|limit| limit.0).min() {
+            alarm.set_at(earliest + TICK);
+        }
+        if alarm.poll(cx).is_ready() {
+            let passed = limits.iter().find(|limit| limit.0.is_some_and(|at| at <= now));
+            if let Some((_, reason)) = passed {
+                return Poll::Ready(Err(*reason));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Moves what can be moved. Pending: the client does not take it.
+    fn advance<T: Io>(
+        &mut self,
+        cx: &mut Context<'_>,
+        conn: &mut Conn<T>,
+        exchange: &mut Exchange,
+    ) -> Poll<Result<Flow, Reason>> {
+        for _ in 0..TURNS {
+            let mut waiting = false;
+            if !self.ended && (conn.out.is_empty() || self.staged) {
+                self.staged = false;
+                match self.step(cx, conn, exchange) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => waiting = true,
+                }
+            }
+            match conn.out.poll_flush(cx, &mut conn.io) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
+                Poll::Ready(Ok(())) if self.ended => return Poll::Ready(Ok(Flow::Done)),
+                Poll::Ready(Ok(())) if waiting => return Poll::Ready(Ok(Flow::Waiting)),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+        Poll::Ready(Ok(Flow::Again))
+    }
+
+    fn step<T: Io>(
+        &mut self,
+        cx: &mut Context<'_>,
+        conn: &mut Conn<T>,
+        exchange: &mut Exchange,
+    ) -> Poll<Result<(), Reason>> {
+        let Conn { io, out, local, .. } = conn;
+        let (chunked, mut moved, mut gone) = (self.chunked, 0, false);
+        let mut sink = |cx: &mut Context<'_>, data: &[u8]| {
+            moved += data.len() as u64;
+            let mut size = [0; 18];
+            let written = if !chunked {
+                out.write(cx, io, [data, &[], &[]])
+            } else if data.len() < SMALL {
+                let staged = out.staged();
+                for part in [chunk_size(&mut size, data.len()), data, b"\r\n"] {
+                    staged.extend_from_slice(part);
+                }
+                Ok(())
+            } else {
+                out.write(cx, io, [chunk_size(&mut size, data.len()), data, b"\r\n"])
+            };
+            gone |= written.is_err();
+        };
+        let step = exchange.poll_body(cx, local, &mut sink);
+        self.bytes += moved;
+        if gone {
+            return Poll::Ready(Err(Reason::ClientGone));
+        }
+        match ready!(step) {
+            Ok(BodyStep::Some) => Poll::Ready(Ok(())),
+            Ok(BodyStep::End(trailers)) => {
+                self.ended = true;
+                if chunked {
+                    let staged = out.staged();
+                    for part in [b"0\r\n", trailers.as_slice(), b"\r\n"] {
+                        staged.extend_from_slice(part);
+                    }
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(reason) => Poll::Ready(Err(reason)),
+        }
+    }
+}
+
+/// What a turn of moving bytes came to.
+enum Flow {
+    /// All of it has been sent.
+    Done,
+    /// The upstream has no more at present.
+    Waiting,
+    /// There may be more; others get their turn first.
+    Again,
+}

@@ -1,0 +1,113 @@
+//! Replies the gateway makes itself.
+
+use http::{Method, StatusCode};
+
+use crate::message::Reason;
+use crate::message::forward::{field, number_field, status_line};
+
+use super::{RequestId, Worker};
+
+/// Media type of replies for people.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A reply of our own, for either protocol version.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    /// The word in `gateway-reason`; `None` for redirects that a configuration asks for.
+    pub(crate) reason: Option<Reason>,
+    pub(crate) location: Option<Vec<u8>>,
+    pub(crate) allow: Option<String>,
+    /// Media type of the body.
+    pub(crate) kind: &'static str,
+    /// Further fields.
+    pub(crate) more: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    /// For a refusal. The client learns the word and what it means, nothing about what is behind
+    /// the gateway.
+    pub(crate) fn refusal(reason: Reason, id: &RequestId) -> Self {
+        let status = match reason.code() {
+            // Ends that have no status of their own are answered, if they can be, as a timeout.
+            0 | 499 => StatusCode::REQUEST_TIMEOUT,
+            _ => reason.status(),
+        };
+        let phrase = status.canonical_reason().unwrap_or_default();
+        let body = format!(
+            "{} {phrase}\n\n{}\n\nreason: {}\nrequest: {}\n",
+            status.as_u16(),
+            reason.sentence(),
+            reason.word(),
+            id.as_str(),
+        );
+        Self {
+            status,
+            reason: Some(reason),
+            location: None,
+            allow: None,
+            kind: TEXT,
+            more: Vec::new(),
+            body,
+        }
+    }
+
+    /// Sends the client elsewhere.
+    pub(crate) fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
+        let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));
+        Self {
+            status,
+            reason: None,
+            location: Some(location),
+            allow: None,
+            kind: TEXT,
+            more: Vec::new(),
+            body,
+        }
+    }
+
+    /// Writes the reply for an HTTP/1 client; `asked` is the request's method, if it was read.
+    pub(crate) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        worker: &Worker,
+        id: &RequestId,
+        asked: Option<&Method>,
+        close: bool,
+    ) {
+        let phrase = self.status.canonical_reason().unwrap_or_default();
+        status_line(out, self.status.as_u16(), phrase.as_bytes());
+        out.extend_from_slice(b"Date: ");
+        worker.stamp.write_http(out);
+        out.extend_from_slice(b"\r\n");
+        field(out, "Content-Type", self.kind.as_bytes());
+        number_field(out, "Content-Length", self.body.len() as u64);
+        field(out, "X-Request-Id", id.as_str().as_bytes());
+        self.each_field(|name, value| field(out, name, value));
+        if close {
+            field(out, "Connection", b"close");
+        }
+        out.extend_from_slice(b"\r\n");
+        if asked != Some(&Method::HEAD) {
+            out.extend_from_slice(self.body.as_bytes());
+        }
+    }
+
+    /// The fields both versions carry.
+    pub(crate) fn each_field(&self, mut add: impl FnMut(&'static str, &[u8])) {
+        add("Cache-Control", b"no-store");
+        add("X-Content-Type-Options", b"nosniff");
+        if let Some(reason) = self.reason {
+            add("gateway-reason", reason.word().as_bytes());
+        }
+        if let Some(location) = &self.location {
+            add("Location", location);
+        }
+        if let Some(allow) = &self.allow {
+            add("Allow", allow.as_bytes());
+        }
+        for (name, value) in &self.more {
+            add(name, value.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The request body of an HTTP/1 client, on its way to the upstream.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::ReadBuf;
+
+use crate::message::forward::{Edits, Sent, write_response};
+use crate::message::{Reason, ResponseHead, Step, Version};
+use crate::net::{Io, Local};
+use crate::upstream::Exchange;
+
+use super::TURNS;
+use super::conn::Conn;
+use super::transfer::{Client, Upload};
+
+/// A connection with the request body that is being read from it.
+pub(crate) struct Sender<'a, T> {
+    pub(crate) conn: &'a mut Conn<T>,
+    pub(crate) upload: Upload,
+    pub(crate) version: Version,
+}
+
+impl<T: Io> Client for Sender<'_, T> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
+        let (conn, upload) = (&mut *self.conn, &mut self.upload);
+        let local = Rc::clone(&conn.local);
+        let mut turns = TURNS;
+        while !upload.is_done() && !upload.held && exchange.takes_more() {
+            if turns == 0 {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
+            turns -= 1;
+            if !conn.input.is_empty() {
+                let mut at = 0;
+                let result = feed(upload, cx, (&local, exchange), &conn.input, &mut at);
+                conn.input.advance(at);
+                result?;
+                continue;
+            }
+            conn.input = BytesMut::new();
+            let (io, input) = (&mut conn.io, &mut conn.input);
+            let read = local.with_scratch(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(io).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                        return Poll::Ready(Err(Reason::ClientGone));
+                    }
+                    Poll::Ready(Ok(())) => {}
+                }
+                let mut at = 0;
+                let result = feed(upload, cx, (&local, exchange), buffer.filled(), &mut at);
+                input.extend_from_slice(buffer.filled().get(at..).unwrap_or_default());
+                Poll::Ready(result)
+            });
+            match read {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    upload.pace.wait(local.clock.now());
+                    return Ok(());
+                }
+            }
+        }
+        // Held up by the upstream, or done: the client is not waited for.
+        if upload.pace.moved(local.clock.now(), 0) { Ok(()) } else { Err(Reason::BodyTooSlow) }
+    }
+
+    fn upload(&mut self) -> &mut Upload {
+        &mut self.upload
+    }
+
+    fn interim(&mut self, _: &mut Context<'_>, head: Option<&ResponseHead>) {
+        if self.version != Version::Http11 {
+            return;
+        }
+        let out = self.conn.out.staged();
+        match head {
+            None => out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
+            // One that the client is not waiting for would be taken for something else.
+            Some(head) if head.status == 100 && !self.upload.held => {}
+            Some(head) => write_response(out, head, &Edits::default(), Sent::Nothing, b""),
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Poll::Ready(Err(_)) = self.conn.out.poll_flush(cx, &mut self.conn.io) {
+            return Poll::Ready(());
+        }
+        if self.upload.is_done() { self.conn.poll_gone(cx) } else { Poll::Pending }
+    }
+}
+
+/// Cuts body out of `input` and passes it on.
+fn feed(
+    upload: &mut Upload,
+    cx: &mut Context<'_>,
+    (local, exchange): (&Local, &mut Exchange),
+    input: &[u8],
+    at: &mut usize,
+) -> Result<(), Reason> {
+    let now = local.clock.now();
+    loop {
+        match upload.decoder.decode(input, at).map_err(|_| Reason::BadChunk)? {
+            Step::Data(range) => {
+                upload.pass(cx, now, input.get(range).unwrap_or_default(), exchange)?;
+                if upload.decoder.is_done() {
+                    upload.end(cx, b"", exchange);
+                    return Ok(());
+                }
+            }
+            Step::More => return Ok(()),
+            Step::End => {
+                let trailers = upload.decoder.trailers().map_err(|_| Reason::BadChunk)?;
+                upload.end(cx, &trailers, exchange);
+                return Ok(());
+            }
+        }
+    }
+}

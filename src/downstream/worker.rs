@@ -1,0 +1,59 @@
+//! What all connections of one worker share.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::net::Local;
+use crate::telemetry::recent::Recent;
+use crate::telemetry::stamp::Stamp;
+use crate::telemetry::{Lines, Metrics};
+use crate::upstream::Pool;
+
+use super::id::Ids;
+use super::tunnels::Tunnels;
+
+/// What all connections of one worker share.
+pub struct Worker {
+    /// Clock, scratch buffer, tasks.
+    pub local: Rc<Local>,
+    /// Idle upstream connections.
+    pub pool: Rc<Pool>,
+    /// The access log.
+    pub lines: Rc<Lines>,
+    /// Counters that have no listener or route.
+    pub metrics: Arc<Metrics>,
+    /// Open tunnels of the way in.
+    pub tunnels: Tunnels,
+    /// The latest requests of the way in.
+    pub recent: Recent,
+    /// The present time as text.
+    pub(crate) stamp: Stamp,
+    pub(crate) ids: Ids,
+    /// Held so that there is one to give up when none is left.
+    pub(crate) spare: RefCell<Option<File>>,
+}
+
+impl Worker {
+    /// For the current thread, whose runtime must run local tasks. `recent` is how many requests it
+    /// remembers.
+    #[must_use]
+    pub fn new(lines: Rc<Lines>, metrics: Arc<Metrics>, recent: usize) -> Rc<Self> {
+        let worker = Rc::new(Self {
+            local: Local::new(),
+            pool: Rc::default(),
+            lines,
+            metrics,
+            tunnels: Tunnels::default(),
+            recent: Recent::new(recent),
+            stamp: Stamp::default(),
+            ids: Ids::new(),
+            spare: RefCell::new(File::open("/dev/null").ok()),
+        });
+        tokio::task::spawn_local(worker.local.clock.clone().run());
+        tokio::task::spawn_local(Rc::clone(&worker.pool).sweep());
+        tokio::task::spawn_local(Rc::clone(&worker.lines).run());
+        worker
+    }
+}

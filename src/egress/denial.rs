@@ -1,0 +1,190 @@
+//! A denial, and what it says to whoever is denied: the word, the rule, and the line to add.
+//!
+//! A developer at the far end of a proxy sees a status code and guesses. The body of the answer
+//! tells what was asked for, which rule was nearest, and what whoever keeps the configuration would
+//! have to write, and where. It is asked for by a client that has reached the proxy; names of rules
+//! and files are not secrets.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::addr::Destination;
+use crate::message::Reason;
+
+use super::guard::Barred;
+use super::{Client, Rule};
+
+/// Why a client may not connect to a destination.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// The word.
+    pub reason: Reason,
+    /// The rule that denies it, or that nearly allows it.
+    pub rule: Option<Arc<Rule>>,
+    /// The address that is barred.
+    pub barred: Option<Barred>,
+}
+
+impl Denial {
+    /// A denial by the rules.
+    pub(super) fn of(reason: Reason, rule: Option<&Arc<Rule>>) -> Self {
+        Self { reason, rule: rule.cloned(), barred: None }
+    }
+
+    /// A denial by the guard, of a destination that `rule` allows.
+    #[must_use]
+    pub fn barred(rule: &Arc<Rule>, barred: Barred) -> Self {
+        Self { reason: barred.reason(), rule: Some(Arc::clone(rule)), barred: Some(barred) }
+    }
+
+    /// What stands in the way, one sentence without full stop.
+    #[must_use]
+    pub fn why(&self, client: &Client<'_>, destination: &Destination) -> String {
+        let named = self.rule.as_ref().map(|rule| format!("rule `{}`", rule.settings.name));
+        let Some(rule) = named else { return self.why_without_rule(client) };
+        let port = destination.port;
+        match self.reason {
+            Reason::EgressForbidden => format!("{rule} denies {}", destination.host),
+            Reason::EgressPort => {
+                format!("{rule} allows {}, but not port {port}", destination.host)
+            }
+            Reason::EgressTime => format!("{rule} allows {destination}, but not now"),
+            Reason::EgressClient => {
+                format!("{rule} allows {}, but not to {}", destination.host, shown(client))
+            }
+            Reason::EgressLiteral => {
+                format!("{rule} is for {}, but does not list the address", shown(client))
+            }
+            Reason::ProxyAuthRequired => {
+                format!("{rule} is for users that log in, and nobody has")
+            }
+            Reason::EgressAddress => self.barred.map_or_else(
+                || format!("an address of {} is barred", destination.host),
+                |barred| format!("{barred}, and {rule} does not list it"),
+            ),
+            _ => format!("{rule} is for {}, but does not list {}", shown(client), destination.host),
+        }
+    }
+
+    fn why_without_rule(&self, client: &Client<'_>) -> String {
+        match self.reason {
+            Reason::EgressLiteral => "addresses are denied unless a rule lists them".to_owned(),
+            Reason::EgressClient => format!("no rule is for {}", shown(client)),
+            _ => "there is no rule yet, and what no rule allows is denied".to_owned(),
+        }
+    }
+
+    /// What to write and where, one sentence without full stop; `None` if nothing would help.
+    #[must_use]
+    pub fn way_out(&self, client: &Client<'_>, destination: &Destination) -> Option<String> {
+        let Destination { host, port } = destination;
+        let Some(rule) = self.rule.as_ref() else {
+            return Some(format!(
+                "add a [[forward.rule]] with `clients = [\"{}\"]` and `allow = [\"{host}\"]`{}",
+                client.ip,
+                if *port == 443 { String::new() } else { format!(" and `ports = [{port}]`") }
+            ));
+        };
+        let (name, at) = (&rule.settings.name, &rule.at);
+        let add = |what: String, key: &str| {
+            Some(format!("add {what} to `{key}` of rule `{name}` in {at}"))
+        };
+        match self.reason {
+            Reason::EgressForbidden => {
+                Some(format!("take it out of `deny` of rule `{name}` in {at}"))
+            }
+            Reason::EgressPort => add(port.to_string(), "ports"),
+            Reason::EgressTime => Some(format!(
+                "change `from` and `until` of rule `{name}` in {at}: it holds {}",
+                period(rule)
+            )),
+            Reason::EgressClient => admit(client, rule),
+            Reason::ProxyAuthRequired => {
+                Some(format!("send Proxy-Authorization with a user of rule `{name}` ({at})"))
+            }
+            Reason::EgressAddress => {
+                let listing = self.barred?.listing()?;
+                add(format!("\"{listing}\""), "addresses")
+            }
+            _ => {
+                let missing =
+                    !rule.settings.ports.is_empty() && !rule.settings.ports.contains(port);
+                let and = if missing { format!(", and {port} to `ports`,") } else { String::new() };
+                Some(format!("add \"{host}\" to `allow`{and} of rule `{name}` in {at}"))
+            }
+        }
+    }
+
+    /// The denial in full, for people.
+    #[must_use]
+    pub fn text(&self, client: &Client<'_>, destination: &Destination, id: &str) -> String {
+        let mut text = format!("{}: {}\n\n", self.reason.word(), self.reason.sentence());
+        let mut line = |name: &str, value: &str| {
+            let _ = writeln!(text, "{name:<12} {value}");
+        };
+        line("destination", &destination.to_string());
+        line("client", &shown(client));
+        line("why", &self.why(client, destination));
+        if let Some(rule) = &self.rule {
+            line("rule", &format!("{} ({})", rule.settings.name, rule.at));
+        }
+        if let Some(way_out) = self.way_out(client, destination) {
+            line("to allow it", &way_out);
+        }
+        line("id", id);
+        text
+    }
+
+    /// The same for programs.
+    #[must_use]
+    pub fn json(&self, client: &Client<'_>, destination: &Destination, id: &str) -> Value {
+        json!({
+            "reason": self.reason.word(),
+            "message": self.reason.sentence(),
+            "destination": destination.to_string(),
+            "client": client.ip.to_string(),
+            "user": client.user,
+            "why": self.why(client, destination),
+            "rule": self.rule.as_ref().map(|rule| rule.settings.name.as_str()),
+            "at": self.rule.as_ref().map(|rule| rule.at.as_str()),
+            "way_out": self.way_out(client, destination),
+            "id": id,
+        })
+    }
+}
+
+/// How a rule that allows the destination could be made to hold for this client.
+fn admit(client: &Client<'_>, rule: &Rule) -> Option<String> {
+    let settings = &rule.settings;
+    let in_networks =
+        settings.clients.is_empty() || crate::config::any_holds(&settings.clients, client.ip);
+    let (what, key) = match client.user {
+        _ if !in_networks => (client.ip.to_string(), "clients"),
+        Some(user) if !settings.users.is_empty() => (user.to_owned(), "users"),
+        _ => (client.names.first()?.clone(), "client-names"),
+    };
+    Some(format!("add \"{what}\" to `{key}` of rule `{}` in {}", settings.name, rule.at))
+}
+
+/// A client, as shown.
+fn shown(client: &Client<'_>) -> String {
+    match client.user {
+        Some(user) => format!("{} ({user})", client.ip),
+        None => client.ip.to_string(),
+    }
+}
+
+/// When a rule holds.
+fn period(rule: &Rule) -> String {
+    match (rule.settings.from, rule.settings.until) {
+        (Some(from), Some(until)) => format!("from {from} until {until}"),
+        (Some(from), None) => format!("from {from}"),
+        (None, Some(until)) => format!("until {until}"),
+        (None, None) => "always".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Which addresses may be dialled: the last word before a connection.
+//!
+//! A name is only a claim about where it leads, and whoever owns it can change the claim between two
+//! look-ups. So every answer is judged, and only what was judged can be dialled
+//! ([`CheckedAddr`]).
+//!
+//! Barred unless the rule lists the block, by `addresses` or by an address or network in `allow`:
+//! everything of [`crate::addr::special`]. A block is listed by naming it, or a part of it: `0.0.0.0/0`
+//! lists nothing. An IPv4 address inside an IPv6 one needs both listed, the form and what is inside.
+//! The gateway's own addresses need their address listed; its own forward proxy and admin listener
+//! are never dialled.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::addr::Pattern;
+use crate::addr::special::{Special, embedded, special};
+use crate::message::Reason;
+use crate::net::{CheckedAddr, listen};
+
+use super::Rule;
+
+/// An address the gateway listens on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Own {
+    /// As bound; `0.0.0.0` and `::` are every address of this host.
+    pub address: SocketAddr,
+    /// Whether a rule may open it by listing its address.
+    pub may_be_listed: bool,
+}
+
+/// The judge of addresses.
+#[derive(Debug)]
+pub struct Guard {
+    own: Vec<Own>,
+    /// Whether an address is one of this host's.
+    is_local: fn(IpAddr) -> bool,
+}
+
+/// Why an address is not dialled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Barred {
+    /// It is special, and the rule does not list it.
+    Special {
+        /// The address that was judged: for IPv4 inside IPv6, what is inside if that is special.
+        ip: IpAddr,
+        /// The block it is in.
+        block: IpNet,
+        /// What the block is for.
+        what: Special,
+    },
+    /// The gateway listens there.
+    Own {
+        /// The address.
+        ip: IpAddr,
+        /// Whether listing it would open it.
+        may_be_listed: bool,
+    },
+}
+
+impl Barred {
+    /// The word for it.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        Reason::EgressAddress
+    }
+
+    /// What to add to the rule's `addresses`; `None` if nothing opens it.
+    #[must_use]
+    pub fn listing(&self) -> Option<IpAddr> {
+        match self {
+            Self::Special { ip, .. } => Some(*ip),
+            Self::Own { ip, may_be_listed } => may_be_listed.then_some(*ip),
+        }
+    }
+}
+
+impl std::fmt::Display for Barred {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Special { ip, block, what } if block.prefix_len() == block.max_prefix_len() => {
+                write!(f, "{ip} is a {what} address")
+            }
+            Self::Special { ip, block, what } => write!(f, "{ip} is {what}, in {block}"),
+            Self::Own { ip, .. } => write!(f, "{ip} is an address this gateway listens on"),
+        }
+    }
+}
+
+impl Guard {
+    /// A guard of a gateway that listens on these addresses.
+    #[must_use]
+    pub fn new(own: Vec<Own>) -> Self {
+        Self { own, is_local: listen::is_local }
+    }
+
+    /// One that is told which addresses are local, as if on another host.
+    #[cfg(test)]
+    pub(super) fn with_locals(own: Vec<Own>, is_local: fn(IpAddr) -> bool) -> Self {
+        Self { own, is_local }
+    }
+
+    /// Judges one address under a rule.
+    ///
+    /// # Errors
+    ///
+    /// Why it must not be dialled.
+    pub fn check(&self, rule: &Rule, ip: IpAddr, port: u16) -> Result<CheckedAddr, Barred> {
+        let inside = embedded(ip).map(IpAddr::V4);
+        for ip in inside.into_iter().chain([ip]) {
+            if let Some((block, what)) = special(ip)
+                && !lists(rule, ip, block)
+            {
+                return Err(Barred::Special { ip, block, what });
+            }
+        }
+        for ip in inside.into_iter().chain([ip]) {
+            self.not_own(rule, ip, port)?;
+        }
+        // A socket for ::ffff:a.b.c.d connects by IPv4; say so from here on.
+        #[expect(clippy::disallowed_methods, reason = "this is the guard")]
+        Ok(CheckedAddr::vouched(SocketAddr::new(ip.to_canonical(), port)))
+    }
+
+    fn not_own(&self, rule: &Rule, ip: IpAddr, port: u16) -> Result<(), Barred> {
+        let here = |own: &&Own| {
+            let bound = own.address.ip();
+            own.address.port() == port
+                && (bound == ip
+                    || bound.is_unspecified()
+                        && bound.is_ipv4() == ip.is_ipv4()
+                        && (self.is_local)(ip))
+        };
+        let mut own = self.own.iter().filter(here);
+        let barred = own.find(|own| !own.may_be_listed || !lists(rule, ip, IpNet::from(ip)));
+        barred.map_or(Ok(()), |own| Err(Barred::Own { ip, may_be_listed: own.may_be_listed }))
+    }
+}
+
+/// Whether the rule names the block `ip` is in, or a part of it with `ip`.
+fn lists(rule: &Rule, ip: IpAddr, block: IpNet) -> bool {
+    let literal = rule.settings.destinations.iter().filter_map(|pattern| match pattern {
+        Pattern::Net(net) => Some(net),
+        _ => None,
+    });
+    let mut listed = rule.settings.addresses.iter().chain(literal);
+    listed.any(|net| net.contains(&ip) && block.contains(net))
+}
+
+#[cfg(test)]
+mod tests;

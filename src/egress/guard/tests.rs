@@ -1,0 +1,88 @@
+use std::net::TcpListener;
+
+use super::*;
+use crate::config::ForwardRule;
+use crate::egress::tests::rule;
+
+fn under(addresses: &[&str], destinations: &[&str]) -> Rule {
+    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let settings = ForwardRule { addresses, ..rule("r", destinations) };
+    Rule { settings, at: "config/forward.toml:1".to_owned() }
+}
+
+fn judged(rule: &Rule, ip: &str) -> Result<String, String> {
+    let checked = Guard::new(Vec::new()).check(rule, ip.parse().unwrap(), 443);
+    checked.map(|addr| addr.get().to_string()).map_err(|barred| barred.to_string())
+}
+
+#[test]
+fn a_block_is_listed_by_naming_it_or_a_part_of_it() {
+    for (listed, ip, open) in [
+        ("10.0.0.0/8", "10.1.2.3", true),
+        ("10.1.2.3/32", "10.1.2.3", true),
+        ("10.1.2.4/32", "10.1.2.3", false),
+        ("0.0.0.0/0", "10.1.2.3", false),
+        ("8.0.0.0/5", "10.1.2.3", false),
+        // Metadata is a block of its own inside link-local.
+        ("169.254.0.0/16", "169.254.1.1", true),
+        ("169.254.0.0/16", "169.254.169.254", false),
+        ("169.254.169.254/32", "169.254.169.254", true),
+        ("fc00::/7", "fd12::1", true),
+        ("fc00::/7", "fd00:ec2::254", false),
+        ("::/0", "fd12::1", false),
+        ("::/0", "::1", false),
+    ] {
+        assert_eq!(judged(&under(&[listed], &[]), ip).is_ok(), open, "{listed} {ip}");
+        assert_eq!(judged(&under(&[], &[listed]), ip).is_ok(), open, "allow {listed} {ip}");
+    }
+}
+
+#[test]
+fn says_what_is_barred_and_what_would_open_it() {
+    let nothing = under(&[], &[]);
+    assert_eq!(
+        judged(&nothing, "10.1.2.3").unwrap_err(),
+        "10.1.2.3 is private (RFC 1918), in 10.0.0.0/8"
+    );
+    assert_eq!(
+        judged(&nothing, "169.254.169.254").unwrap_err(),
+        "169.254.169.254 is a cloud metadata address"
+    );
+    let inside = Guard::new(Vec::new()).check(&nothing, "::ffff:10.1.2.3".parse().unwrap(), 443);
+    assert_eq!(inside.unwrap_err().listing(), Some("10.1.2.3".parse().unwrap()));
+}
+
+#[test]
+fn a_wildcard_listener_is_every_address_of_this_host() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let own = |text: &str| Own {
+        address: SocketAddr::new(text.parse().unwrap(), port),
+        may_be_listed: false,
+    };
+    let listed = under(&["127.0.0.0/8"], &[]);
+    let check = |bound: &str, ip: &str, port: u16| {
+        Guard::new(vec![own(bound)]).check(&listed, ip.parse().unwrap(), port).is_ok()
+    };
+    // By the kernel's word: loopback addresses are local, other people's are not.
+    assert!(!check("0.0.0.0", "127.0.0.1", port));
+    assert!(!check("0.0.0.0", "127.9.9.9", port));
+    assert!(check("0.0.0.0", "8.8.8.8", port));
+    assert!(check("::", "127.0.0.1", port));
+    assert!(!check("127.0.0.1", "127.0.0.1", port));
+    assert!(check("127.0.0.2", "127.0.0.1", port));
+    assert!(check("0.0.0.0", "127.0.0.1", port ^ 1));
+}
+
+#[test]
+fn an_own_listener_opens_only_when_its_address_is_listed() {
+    let own = |may_be_listed| Own { address: "8.8.8.8:443".parse().unwrap(), may_be_listed };
+    let ip = "8.8.8.8".parse().unwrap();
+    let check = |rule: &Rule, may_be_listed| {
+        Guard::new(vec![own(may_be_listed)]).check(rule, ip, 443).err().map(|b| b.listing())
+    };
+    assert_eq!(check(&under(&[], &["*.example.com"]), true), Some(Some(ip)));
+    assert_eq!(check(&under(&[], &["8.8.8.8"]), true), None);
+    assert_eq!(check(&under(&[], &["8.8.0.0/16"]), true), Some(Some(ip)));
+    assert_eq!(check(&under(&[], &["8.8.8.8"]), false), Some(None));
+}

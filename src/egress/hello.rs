@@ -1,0 +1,224 @@
+//! Reads the name out of a TLS `ClientHello` (RFC 8446 section 4.1.2) without decrypting anything.
+//!
+//! The message may come in many packets and in many records, and with post-quantum key shares it is
+//! longer than one packet. The reader keeps the message, not the records; what is sent on to the
+//! destination are the bytes the caller holds.
+//!
+//! In: bytes as they come. Out: the name, or that it is no TLS. Never: holds more than
+//! [`MOST`] bytes, reads on after its answer.
+
+/// Bytes read before giving up. A hello with two post-quantum key shares is about 3 KiB.
+pub const MOST: usize = 16 * 1024;
+
+/// Content type of handshake records (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// Handshake type of the `ClientHello`.
+const CLIENT_HELLO: u8 = 1;
+
+/// Longest record.
+const LONGEST_RECORD: usize = 1 << 14;
+
+const SERVER_NAME: u16 = 0;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+
+/// What is known so far.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// Nothing yet.
+    NeedMore,
+    /// The whole message.
+    Hello(Hello),
+    /// The bytes do not begin like TLS.
+    NotTls,
+    /// They begin like TLS and go on like nothing.
+    Malformed,
+    /// The message is longer than [`MOST`], or comes in so many records that they are.
+    TooLarge,
+}
+
+/// What a `ClientHello` says openly.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hello {
+    /// The server name: lower case, without trailing dot.
+    pub sni: Option<String>,
+    /// Whether it carries an encrypted hello, or something made to look like one (browsers always
+    /// send it).
+    pub ech: bool,
+}
+
+/// The reader of one tunnel's first bytes.
+#[derive(Debug, Default)]
+pub struct HelloReader {
+    /// Bytes of the record header seen so far.
+    header: [u8; 5],
+    header_length: usize,
+    /// Bytes of the record still to come.
+    record_left: usize,
+    /// The handshake message.
+    message: Vec<u8>,
+    /// Everything read, record headers included.
+    read: usize,
+    done: Option<Progress>,
+}
+
+impl HelloReader {
+    /// A reader that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads on. Once the answer is not [`Progress::NeedMore`], it stays what it is.
+    pub fn feed(&mut self, bytes: &[u8]) -> Progress {
+        if let Some(done) = &self.done {
+            return done.clone();
+        }
+        let progress = self.read(bytes);
+        if progress != Progress::NeedMore {
+            self.done = Some(progress.clone());
+            self.message = Vec::new();
+        }
+        progress
+    }
+
+    fn read(&mut self, mut bytes: &[u8]) -> Progress {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.record_left == 0 {
+                self.read += 1;
+                bytes = rest;
+                if let Some(slot) = self.header.get_mut(self.header_length) {
+                    *slot = *first;
+                    self.header_length += 1;
+                }
+                if let Err(end) = self.header_so_far() {
+                    return end;
+                }
+            } else {
+                let (part, rest) = bytes.split_at(bytes.len().min(self.record_left));
+                self.read += part.len();
+                self.record_left -= part.len();
+                self.message.extend_from_slice(part);
+                bytes = rest;
+                match self.message_so_far() {
+                    Progress::NeedMore => {}
+                    end => return end,
+                }
+            }
+            if self.read >= MOST {
+                return Progress::TooLarge;
+            }
+        }
+        Progress::NeedMore
+    }
+
+    /// Judges the record header as far as it is there; at its end, its record begins.
+    fn header_so_far(&mut self) -> Result<(), Progress> {
+        let first_record = self.message.is_empty();
+        let otherwise = if first_record { Progress::NotTls } else { Progress::Malformed };
+        let [kind, major, _, high, low] = self.header;
+        if kind != HANDSHAKE || self.header_length > 1 && major != 3 {
+            return Err(otherwise);
+        }
+        if self.header_length < self.header.len() {
+            return Ok(());
+        }
+        self.header_length = 0;
+        self.record_left = usize::from(u16::from_be_bytes([high, low]));
+        if self.record_left == 0 || self.record_left > LONGEST_RECORD {
+            return Err(otherwise);
+        }
+        Ok(())
+    }
+
+    fn message_so_far(&self) -> Progress {
+        let Some(kind) = self.message.first() else { return Progress::NeedMore };
+        if *kind != CLIENT_HELLO {
+            return Progress::Malformed;
+        }
+        let mut reader = Reader(self.message.get(1..).unwrap_or_default());
+        let Some(length) = reader.number::<3>() else { return Progress::NeedMore };
+        if length + 4 > MOST {
+            return Progress::TooLarge;
+        }
+        match reader.take(length) {
+            None => Progress::NeedMore,
+            Some(body) => client_hello(body).map_or(Progress::Malformed, Progress::Hello),
+        }
+    }
+}
+
+/// Reads the body of the message. `None` if it is malformed.
+fn client_hello(body: &[u8]) -> Option<Hello> {
+    let mut body = Reader(body);
+    body.take(2 + 32)?; // version, random
+    let session = body.list::<1>()?;
+    let suites = body.list::<2>()?;
+    let compressions = body.list::<1>()?;
+    if session.0.len() > 32 || suites.0.len() < 2 || compressions.0.is_empty() {
+        return None;
+    }
+    let mut hello = Hello { sni: None, ech: false };
+    if body.0.is_empty() {
+        return Some(hello);
+    }
+    let mut extensions = body.list::<2>()?;
+    if !body.0.is_empty() {
+        return None;
+    }
+    while !extensions.0.is_empty() {
+        let kind = u16::try_from(extensions.number::<2>()?).ok()?;
+        let content = extensions.list::<2>()?;
+        match kind {
+            // Twice is forbidden (RFC 8446 section 4.2), and two readers might take one each.
+            SERVER_NAME if hello.sni.is_some() => return None,
+            SERVER_NAME => hello.sni = Some(server_name(content)?),
+            ENCRYPTED_CLIENT_HELLO => hello.ech = true,
+            _ => {}
+        }
+    }
+    Some(hello)
+}
+
+/// The one name of the extension (RFC 6066 section 3). Any other number of them, or another kind
+/// of name, is malformed.
+fn server_name(mut extension: Reader<'_>) -> Option<String> {
+    let mut names = extension.list::<2>()?;
+    if !extension.0.is_empty() || names.number::<1>()? != 0 {
+        return None;
+    }
+    let name = names.list::<2>()?.0;
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    let plain = (1..=253).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic);
+    if !names.0.is_empty() || !plain {
+        return None;
+    }
+    std::str::from_utf8(name).ok().map(str::to_ascii_lowercase)
+}
+
+/// Takes bytes off the front, never more than there are.
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A number of `N` bytes.
+    fn number<const N: usize>(&mut self) -> Option<usize> {
+        let bytes = self.take(N)?;
+        Some(bytes.iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
+    }
+
+    /// What follows a length of `N` bytes.
+    fn list<const N: usize>(&mut self) -> Option<Self> {
+        let length = self.number::<N>()?;
+        self.take(length).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

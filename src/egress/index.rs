@@ -1,0 +1,73 @@
+//! From a destination to the rules that list it, without looking at the others.
+//!
+//! A look-up costs one hash of the name, one for each domain it lies below, or for an address one
+//! for each length of network that is used; how many names there are makes no difference.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::addr::{Host, Name, Pattern};
+
+/// Number of a rule.
+type Id = usize;
+
+/// Which rules list which destinations.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    exact: HashMap<Box<str>, Vec<Id>>,
+    below: HashMap<Box<str>, Vec<Id>>,
+    /// By family and length; as many entries as there are lengths.
+    nets: Vec<Nets>,
+}
+
+/// The networks of one family and length.
+#[derive(Debug)]
+struct Nets {
+    v4: bool,
+    length: u8,
+    rules: HashMap<IpNet, Vec<Id>>,
+}
+
+impl Index {
+    /// Adds one line of a rule.
+    pub(super) fn add(&mut self, pattern: &Pattern, rule: Id) {
+        let rules = match pattern {
+            Pattern::Exact(name) => self.exact.entry(name.as_str().into()).or_default(),
+            Pattern::Below(name) => self.below.entry(name.as_str().into()).or_default(),
+            Pattern::Net(net) => self.nets_like(*net).entry(*net).or_default(),
+        };
+        if rules.last() != Some(&rule) {
+            rules.push(rule);
+        }
+    }
+
+    fn nets_like(&mut self, net: IpNet) -> &mut HashMap<IpNet, Vec<Id>> {
+        let (v4, length) = (net.addr().is_ipv4(), net.prefix_len());
+        let known = self.nets.iter().position(|nets| nets.v4 == v4 && nets.length == length);
+        let at = known.unwrap_or_else(|| {
+            self.nets.push(Nets { v4, length, rules: HashMap::new() });
+            self.nets.len() - 1
+        });
+        &mut self.nets[at].rules
+    }
+
+    /// The rules that list `host`, in no order, some perhaps twice.
+    pub(super) fn rules(&self, host: &Host) -> impl Iterator<Item = Id> {
+        let (name, ip) = match host {
+            Host::Name(name) => (Some(name), None),
+            Host::Addr(ip) => (None, Some(*ip)),
+        };
+        let exact = name.and_then(|name| self.exact.get(name.as_str()));
+        let below = name.filter(|_| !self.below.is_empty()).into_iter();
+        let below = below.flat_map(Name::parents).filter_map(|name| self.below.get(name));
+        let nets = ip.into_iter().flat_map(|ip| self.holding(ip));
+        exact.into_iter().chain(below).chain(nets).flatten().copied()
+    }
+
+    fn holding(&self, ip: IpAddr) -> impl Iterator<Item = &Vec<Id>> {
+        let alike = self.nets.iter().filter(move |nets| nets.v4 == ip.is_ipv4());
+        alike.filter_map(move |nets| nets.rules.get(&IpNet::new(ip, nets.length).ok()?.trunc()))
+    }
+}

@@ -1,0 +1,273 @@
+//! The users of an htpasswd file, and whether a password is theirs.
+//!
+//! Verifying a password is slow on purpose: a bcrypt hash of cost 10 takes a core for some 50 ms. So
+//! there are two steps. [`Users::known`] answers from memory what was asked a short while ago, for
+//! the price of an HMAC; [`Users::verify`] computes, and belongs on a thread that may block, a few at
+//! a time. Unknown users are given some known user's hash to fail against, so that time does not
+//! tell who exists.
+//!
+//! Kept are keyed hashes of pairs that were right and of pairs that were wrong, in two places, so
+//! that guessing cannot push out who has logged in.
+//!
+//! Never: keeps a password, blocks in `known`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand;
+use sha_crypt::{PasswordVerifier as _, ShaCrypt};
+
+/// How long an answer is kept. A password that was changed in the file works no longer at once: a
+/// new file makes a new [`Users`].
+const KEPT: Duration = Duration::from_secs(60);
+
+/// Answers kept of each kind.
+const MOST_KEPT: usize = 4096;
+
+/// Longest password looked at, in bytes. bcrypt sees 72 of them.
+const LONGEST_PASSWORD: usize = 512;
+
+/// Most rounds of sha-crypt taken: one verification is then about a second.
+const MOST_ROUNDS: u32 = 1_000_000;
+
+/// Highest bcrypt cost taken: one verification is then about a second.
+const HIGHEST_COST: u32 = 14;
+
+/// Who may log in.
+pub struct Users {
+    /// In the order of the file.
+    hashes: Vec<(String, Hashed)>,
+    by_name: HashMap<String, usize>,
+    key: hmac::Key,
+    right: Mutex<Kept>,
+    wrong: Mutex<Kept>,
+}
+
+/// A hash as it stands in the file.
+enum Hashed {
+    /// `$2y$`
+    Bcrypt(String),
+    /// `$5$`, `$6$`
+    ShaCrypt(String),
+}
+
+impl Hashed {
+    /// Whether it is the hash of this password. Slow.
+    fn is_of(&self, password: &[u8]) -> bool {
+        match self {
+            Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
+            Self::ShaCrypt(hash) => {
+                ShaCrypt::default().verify_password(password, hash.as_str()).is_ok()
+            }
+        }
+    }
+}
+
+/// A line of the file that cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BadLine {
+    /// Which, from 1.
+    pub line: usize,
+    /// What is wrong with it, and the way out.
+    pub said: String,
+}
+
+/// Answers of the last while, in two halves: when the younger is full, the older goes.
+#[derive(Default)]
+struct Kept {
+    young: HashMap<[u8; 32], Instant>,
+    old: HashMap<[u8; 32], Instant>,
+}
+
+impl Kept {
+    fn has(&self, tag: &[u8; 32], now: Instant) -> bool {
+        let kept = self.young.get(tag).or_else(|| self.old.get(tag));
+        kept.is_some_and(|until| now < *until)
+    }
+
+    fn keep(&mut self, tag: [u8; 32], now: Instant) {
+        if self.young.len() >= MOST_KEPT / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(tag, now + KEPT);
+    }
+}
+
+impl Users {
+    /// Reads an htpasswd file: `user:hash` lines, empty ones and ones that begin with `#`.
+    ///
+    /// # Errors
+    ///
+    /// Every line that cannot be used; a single one of number 0 if there is no user at all.
+    pub fn parse(text: &str) -> Result<Self, Vec<BadLine>> {
+        let (mut hashes, mut by_name, mut bad) = (Vec::new(), HashMap::new(), Vec::new());
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let mut wrong = |said: String| bad.push(BadLine { line: index + 1, said });
+            match user(line) {
+                Err(said) => wrong(said),
+                Ok((name, _)) if by_name.contains_key(name) => {
+                    wrong(format!("user `{name}` is there twice; keep one of the lines"));
+                }
+                Ok((name, hash)) => {
+                    by_name.insert(name.to_owned(), hashes.len());
+                    hashes.push((name.to_owned(), hash));
+                }
+            }
+        }
+        if hashes.is_empty() && bad.is_empty() {
+            let said = "there is no user in it; add one with `htpasswd -B FILE USER`".to_owned();
+            bad.push(BadLine { line: 0, said });
+        }
+        let mut key = [0; 32];
+        if rand::fill(&mut key).is_err() {
+            bad.push(BadLine { line: 0, said: "this system gives no random numbers".to_owned() });
+        }
+        if !bad.is_empty() {
+            return Err(bad);
+        }
+        Ok(Self {
+            hashes,
+            by_name,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            right: Mutex::default(),
+            wrong: Mutex::default(),
+        })
+    }
+
+    /// Whether there is a user of this name.
+    #[must_use]
+    pub fn contains(&self, user: &str) -> bool {
+        self.by_name.contains_key(user)
+    }
+
+    /// The names, in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.hashes.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the pair is right, if that was found out within the last minute. Fast; holds a lock
+    /// for a look into a table.
+    #[must_use]
+    pub fn known(&self, user: &str, password: &[u8], now: Instant) -> Option<bool> {
+        let tag = self.tag(user, password);
+        let has =
+            |kept: &Mutex<Kept>| kept.lock().unwrap_or_else(PoisonError::into_inner).has(&tag, now);
+        if has(&self.right) {
+            return Some(true);
+        }
+        has(&self.wrong).then_some(false)
+    }
+
+    /// Whether the pair is right. Takes a core for up to a second: for a thread that may block, and
+    /// for few callers at a time.
+    #[must_use]
+    pub fn verify(&self, user: &str, password: &[u8]) -> bool {
+        let tag = self.tag(user, password);
+        let own = self.by_name.get(user).copied();
+        // For a name that is not there, always the same stand-in, as a real user has one hash.
+        let stand_in = tag_number(&self.tag(user, b"")) % self.hashes.len().max(1);
+        let hash = self.hashes.get(own.unwrap_or(stand_in)).map(|(_, hash)| hash);
+        let fits = password.len() <= LONGEST_PASSWORD && hash.is_some_and(|h| h.is_of(password));
+        let right = fits && own.is_some();
+        let kept = if right { &self.right } else { &self.wrong };
+        kept.lock().unwrap_or_else(PoisonError::into_inner).keep(tag, Instant::now());
+        right
+    }
+
+    /// A keyed hash of the pair. That tables compare it byte by byte tells nothing to whoever does
+    /// not have the key.
+    fn tag(&self, user: &str, password: &[u8]) -> [u8; 32] {
+        let mut mac = hmac::Context::with_key(&self.key);
+        mac.update(&(user.len() as u64).to_be_bytes());
+        mac.update(user.as_bytes());
+        mac.update(password);
+        mac.sign().as_ref().try_into().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Users").field("number", &self.hashes.len()).finish_non_exhaustive()
+    }
+}
+
+fn tag_number(tag: &[u8; 32]) -> usize {
+    tag.iter().take(4).fold(0, |number, byte| (number << 8) | usize::from(*byte))
+}
+
+/// Reads one line.
+fn user(line: &str) -> Result<(&str, Hashed), String> {
+    let Some((name, hash)) = line.split_once(':') else {
+        return Err("this is not `user:hash`; add users with `htpasswd -B FILE USER`".to_owned());
+    };
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("the name of the user is empty, or cannot be printed".to_owned());
+    }
+    hashed(hash).map(|hash| (name, hash)).map_err(|said| format!("user `{name}`: {said}"))
+}
+
+fn hashed(hash: &str) -> Result<Hashed, String> {
+    const WAY_OUT: &str = "write the line anew with `htpasswd -B FILE USER`";
+    if ["$2y$", "$2b$", "$2a$"].iter().any(|kind| hash.starts_with(kind)) {
+        let Ok(parts) = hash.parse::<bcrypt::HashParts>() else {
+            return Err(format!("this bcrypt hash is damaged; {WAY_OUT}"));
+        };
+        return if (4..=HIGHEST_COST).contains(&parts.get_cost()) {
+            Ok(Hashed::Bcrypt(hash.to_owned()))
+        } else {
+            Err(format!(
+                "a bcrypt hash of cost {} would take a core for seconds at every log-in; up to {HIGHEST_COST} is taken",
+                parts.get_cost()
+            ))
+        };
+    }
+    if hash.starts_with("$5$") || hash.starts_with("$6$") {
+        let rounds = hash.split('$').nth(2).and_then(|part| part.strip_prefix("rounds="));
+        if rounds.is_some_and(|rounds| rounds.parse::<u32>().is_ok_and(|n| n > MOST_ROUNDS)) {
+            return Err(format!("up to {MOST_ROUNDS} rounds are taken; {WAY_OUT}"));
+        }
+        return if is_sha_crypt(hash) {
+            Ok(Hashed::ShaCrypt(hash.to_owned()))
+        } else {
+            Err(format!("this sha-crypt hash is damaged; {WAY_OUT}"))
+        };
+    }
+    let kind = match hash {
+        _ if hash.starts_with("$apr1$") || hash.starts_with("$1$") => {
+            "MD5 (apr1), which `htpasswd` writes unless told otherwise: a thousand million guesses a second"
+        }
+        _ if hash.starts_with("{SHA}") => "SHA-1 without salt",
+        _ if hash.starts_with('$') => "of a kind that is not known here",
+        _ if hash.len() == 13 => "DES crypt, which sees eight characters of a password",
+        _ => "no hash at all, or a password in the clear",
+    };
+    Err(format!("its hash is {kind}; {WAY_OUT} (bcrypt), or `openssl passwd -6` for the hash"))
+}
+
+/// Whether all parts of a sha-crypt hash are there: kind, perhaps rounds, salt, digest.
+fn is_sha_crypt(hash: &str) -> bool {
+    let mut parts = hash.split('$').skip(1);
+    let length = if parts.next() == Some("5") { 43 } else { 86 };
+    let mut next = parts.next();
+    if let Some(rounds) = next.and_then(|part| part.strip_prefix("rounds=")) {
+        if !rounds.parse().is_ok_and(|rounds: u32| (1000..=MOST_ROUNDS).contains(&rounds)) {
+            return false;
+        }
+        next = parts.next();
+    }
+    let of_its_letters =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'/');
+    let salted = next.is_some_and(|salt| (1..=16).contains(&salt.len()) && of_its_letters(salt));
+    let digest = parts.next().is_some_and(|hash| hash.len() == length && of_its_letters(hash));
+    salted && digest && parts.next().is_none()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use super::*;
+
+/// The hash of the specification of SHA-crypt for the password `Hello world!`.
+const SHA_512: &str = "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
+const SHA_256: &str = "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5";
+
+fn bcrypt(password: &str) -> String {
+    bcrypt::hash_with_result(password, 4).unwrap().format_for_version(bcrypt::Version::TwoY)
+}
+
+fn users(lines: &[String]) -> Users {
+    Users::parse(&lines.join("\n")).unwrap()
+}
+
+fn said(line: &str) -> String {
+    let bad = Users::parse(line).unwrap_err();
+    format!("{}: {}", bad[0].line, bad[0].said)
+}
+
+#[test]
+fn verifies_what_htpasswd_and_openssl_write() {
+    let users = users(&[
+        "# users of the proxy".to_owned(),
+        format!("ccm:{}", bcrypt("geheim")),
+        String::new(),
+        format!("fe:{SHA_512}\r"),
+        format!("old:{SHA_256}"),
+    ]);
+    for (user, password, right) in [
+        ("ccm", "geheim", true),
+        ("ccm", "Geheim", false),
+        ("ccm", "", false),
+        ("fe", "Hello world!", true),
+        ("fe", "Hello world", false),
+        ("old", "Hello world!", true),
+        ("nobody", "geheim", false),
+        ("CCM", "geheim", false),
+        ("", "geheim", false),
+    ] {
+        assert_eq!(users.verify(user, password.as_bytes()), right, "{user} {password}");
+    }
+    assert_eq!(users.names().collect::<Vec<_>>(), ["ccm", "fe", "old"]);
+    assert!(users.contains("fe") && !users.contains("nobody"));
+}
+
+#[test]
+fn an_answer_is_remembered_for_a_while_right_or_wrong() {
+    let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
+    let now = Instant::now();
+    assert_eq!(users.known("ccm", b"geheim", now), None);
+    assert!(users.verify("ccm", b"geheim") && !users.verify("ccm", b"falsch"));
+    assert_eq!(users.known("ccm", b"geheim", now), Some(true));
+    assert_eq!(users.known("ccm", b"falsch", now), Some(false));
+    assert_eq!(users.known("ccm", b"anders", now), None);
+    // The same bytes with the border between user and password elsewhere.
+    assert_eq!(users.known("ccmg", b"eheim", now), None);
+    assert_eq!(users.known("ccm", b"geheim", now + 2 * KEPT), None);
+}
+
+#[test]
+fn guessing_does_not_push_out_who_is_logged_in() {
+    let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
+    assert!(users.verify("ccm", b"geheim"));
+    let now = Instant::now();
+    let mut wrong = users.wrong.lock().unwrap();
+    for guess in 0..10 * MOST_KEPT {
+        wrong.keep(users.tag("ccm", &guess.to_be_bytes()), now);
+    }
+    assert!(wrong.young.len() + wrong.old.len() <= MOST_KEPT);
+    drop(wrong);
+    assert_eq!(users.known("ccm", b"geheim", now), Some(true));
+}
+
+#[test]
+fn an_unknown_user_is_given_a_hash_to_fail_against() {
+    let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
+    // Even with the very password of the stand-in.
+    assert!(!users.verify("nobody", b"geheim"));
+    assert_eq!(users.known("nobody", b"geheim", Instant::now()), Some(false));
+}
+
+#[test]
+fn a_line_that_cannot_be_used_is_explained() {
+    for (line, part) in [
+        ("", "0: there is no user in it"),
+        ("# nobody", "0: there is no user in it"),
+        ("ccm", "1: this is not `user:hash`"),
+        (":x", "1: the name of the user is empty"),
+        ("ccm:geheim", "no hash at all"),
+        ("ccm:", "no hash at all"),
+        ("ccm:$apr1$abcdefgh$abcdefghijklmnopqrstuv", "MD5 (apr1)"),
+        ("ccm:$1$abcdefgh$abcdefghijklmnopqrstuv", "MD5 (apr1)"),
+        ("ccm:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1 without salt"),
+        ("ccm:abJnggxhB/yWI", "DES crypt"),
+        ("ccm:$argon2id$v=19$m=1,t=1,p=1$a$b", "of a kind that is not known"),
+        ("ccm:$2y$10$short", "this bcrypt hash is damaged"),
+        ("ccm:$6$saltstring$short", "this sha-crypt hash is damaged"),
+        ("ccm:$6$rounds=999999999$saltstring$x", "up to 1000000 rounds"),
+        ("ccm:$6$$x", "damaged"),
+    ] {
+        assert!(said(line).contains(part), "{line}: {}", said(line));
+    }
+    let dear = bcrypt("x").replacen("$04$", "$15$", 1);
+    assert!(said(&format!("ccm:{dear}")).contains("cost 15"));
+    let twice = format!("a:{SHA_512}\nb:{SHA_512}\na:{SHA_512}");
+    assert!(said(&twice).starts_with("3: user `a` is there twice"));
+    let long = format!("a:{}{}", SHA_512, "x");
+    assert!(said(&long).contains("damaged"));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let users = users(&[format!("ccm:{SHA_512}")]);
+    let shown = format!("{users:?}");
+    assert!(!shown.contains("ccm") && !shown.contains("saltstring"), "{shown}");
+    // Nor when a line is wrong: it may be a password in the clear.
+    assert!(!said("ccm:geheim").contains("geheim"));
+}

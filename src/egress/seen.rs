@@ -1,0 +1,166 @@
+//! What clients of rules in report mode have asked for, and the rules that would allow it.
+//!
+//! In: each destination let through for that reason. Out: counts, and TOML to be read by a person
+//! before it is used. Never: grows past its bound; what does not fit is counted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::addr::Destination;
+
+use super::Client;
+
+/// Pairs of client and destination kept.
+pub const MOST: usize = 10_000;
+
+/// Everything seen since the start.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    sightings: HashMap<(IpAddr, Option<String>, Destination), Times>,
+    unkept: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    count: u64,
+    first: Timestamp,
+    last: Timestamp,
+}
+
+/// A destination a client has asked for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Sighting {
+    /// The client.
+    pub client: IpAddr,
+    /// The user it had logged in as.
+    pub user: Option<String>,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// How often.
+    pub count: u64,
+    /// For the first time.
+    pub first: Timestamp,
+    /// For the last time.
+    pub last: Timestamp,
+}
+
+/// What was seen, as it is handed over.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Report {
+    /// By client, then by destination.
+    pub sightings: Vec<Sighting>,
+    /// Requests for which there was no room.
+    pub unkept: u64,
+}
+
+impl Seen {
+    /// Counts a destination. A lock for a look into a table; memory for what is new.
+    pub fn note(&self, client: &Client<'_>, destination: &Destination, now: Timestamp) {
+        let key = (client.ip, client.user.map(str::to_owned), destination.clone());
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = inner.sightings.get_mut(&key) {
+            times.count += 1;
+            times.last = now;
+        } else if inner.sightings.len() < MOST {
+            inner.sightings.insert(key, Times { count: 1, first: now, last: now });
+        } else {
+            inner.unkept += 1;
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = inner.sightings.iter().collect();
+        all.sort_by_key(|(key, _)| *key);
+        let sightings = all.into_iter().map(|((client, user, destination), times)| Sighting {
+            client: *client,
+            user: user.clone(),
+            host: destination.host.to_string(),
+            port: destination.port,
+            count: times.count,
+            first: times.first,
+            last: times.last,
+        });
+        Report { sightings: sightings.collect(), unkept: inner.unkept }
+    }
+}
+
+impl Report {
+    /// Rules that would allow what was seen: one for each client and set of ports.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        if self.sightings.is_empty() {
+            return "# Nothing was seen in report mode that the rules do not allow already.\n"
+                .to_owned();
+        }
+        let mut text = String::from(
+            "# Seen in report mode, and not allowed by any rule. Read it before you use it: what a client\n\
+             # asked for is not yet what it should be allowed to have.\n",
+        );
+        if self.unkept > 0 {
+            let _ = writeln!(text, "# INCOMPLETE: there was no room for {} requests.", self.unkept);
+        }
+        let mut rules: BTreeMap<_, Vec<Vec<&Sighting>>> = BTreeMap::new();
+        for ((client, user, _), sightings) in self.by_host() {
+            let ports: BTreeSet<u16> = sightings.iter().map(|sighting| sighting.port).collect();
+            rules.entry((client, user, ports)).or_default().push(sightings);
+        }
+        for (number, ((client, user, ports), hosts)) in rules.iter().enumerate() {
+            let _ = write!(text, "\n[[forward.rule]]\nname = \"seen-{}\"\n", number + 1);
+            let _ = writeln!(text, "clients = [\"{client}\"]");
+            if let Some(user) = user {
+                let _ = writeln!(text, "users = [{}]", quoted(user));
+            }
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+            if ports != ["443"] {
+                let _ = writeln!(text, "ports = [{}]", ports.join(", "));
+            }
+            text.push_str("allow = [\n");
+            for sightings in hosts {
+                line(&mut text, sightings);
+            }
+            text.push_str("]\n");
+        }
+        text
+    }
+
+    fn by_host(&self) -> BTreeMap<(IpAddr, Option<&str>, &str), Vec<&Sighting>> {
+        let mut hosts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for sighting in &self.sightings {
+            let key = (sighting.client, sighting.user.as_deref(), sighting.host.as_str());
+            hosts.entry(key).or_default().push(sighting);
+        }
+        hosts
+    }
+}
+
+/// One host, and how often and when it was asked for.
+fn line(text: &mut String, sightings: &[&Sighting]) {
+    let Some(any) = sightings.first() else { return };
+    let count: u64 = sightings.iter().map(|sighting| sighting.count).sum();
+    let first = sightings.iter().map(|sighting| sighting.first).min().unwrap_or_default();
+    let last = sightings.iter().map(|sighting| sighting.last).max().unwrap_or_default();
+    let host = format!("{},", quoted(&any.host));
+    let (first, last) = (first.strftime("%Y-%m-%dT%H:%M:%SZ"), last.strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let _ = writeln!(text, "    {host:<40} # {count} x, {first} to {last}");
+}
+
+/// As a TOML string.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests;

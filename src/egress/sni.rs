@@ -1,0 +1,63 @@
+//! Whether the name inside TLS is the one the tunnel was asked for.
+//!
+//! Behind one address of a large host are thousands of names; a tunnel to the allowed one must not
+//! become a tunnel to another (domain fronting). Encrypted Client Hello hides the true name and
+//! shows that of the host in front; if that is not the name asked for, it is a mismatch as any
+//! other.
+
+use crate::addr::{Destination, Host};
+use crate::config::{Act, Sni};
+use crate::message::Reason;
+
+use super::hello::{Hello, Progress};
+
+/// What becomes of a tunnel after its first bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Judged {
+    /// It goes on.
+    Pass,
+    /// It goes on, and its log line has this reason.
+    Logged(Reason),
+    /// It is closed.
+    Refused(Reason),
+}
+
+/// Whether the first bytes have to be looked at.
+#[must_use]
+pub fn wants_hello(sni: Sni) -> bool {
+    sni != Sni::OFF
+}
+
+/// Judges what a tunnel begins with. `read` is what [`super::HelloReader::feed`] answered;
+/// [`Progress::NeedMore`] stands for a client that ended before its hello did.
+#[must_use]
+pub fn judge(sni: Sni, destination: &Destination, read: &Progress) -> Judged {
+    let (act, reason) = match read {
+        Progress::Hello(hello) => match named(destination, hello) {
+            None => return Judged::Pass,
+            Some(Reason::SniMissing) => (sni.missing, Reason::SniMissing),
+            Some(reason) => (sni.mismatch, reason),
+        },
+        Progress::NotTls => (sni.not_tls, Reason::NotTls),
+        // Whoever may send anything may send broken TLS.
+        Progress::Malformed | Progress::TooLarge | Progress::NeedMore => {
+            (sni.not_tls, Reason::BadHello)
+        }
+    };
+    match act {
+        Act::Refuse => Judged::Refused(reason),
+        Act::Log => Judged::Logged(reason),
+        Act::Allow => Judged::Pass,
+    }
+}
+
+/// What is wrong with the name.
+fn named(destination: &Destination, hello: &Hello) -> Option<Reason> {
+    match (&destination.host, hello.sni.as_deref()) {
+        (Host::Name(name), Some(sni)) => (name.as_str() != sni).then_some(Reason::SniMismatch),
+        (Host::Name(_), None) => Some(Reason::SniMissing),
+        // Addresses have no place in SNI (RFC 6066 section 3), so there is nothing to compare.
+        (Host::Addr(_), None) => None,
+        (Host::Addr(ip), Some(sni)) => (ip.to_string() != sni).then_some(Reason::SniMismatch),
+    }
+}

@@ -1,0 +1,110 @@
+//! Connections of a listener: admission, and TLS where the listener speaks it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::addr::ClientAddr;
+use crate::downstream::Worker;
+use crate::downstream::accept::{Admitted, Door};
+use crate::downstream::handshake::{NoTls, handshake, part, version};
+use crate::message::Reason;
+use crate::tls::peer;
+
+use super::record::Record;
+use super::{Facts, Service, Stand, refusal, serve};
+
+impl Door for Service {
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr) {
+        let stand = self.stand.load_full();
+        stand.metrics.accepted.inc();
+        let limits = &stand.way.outlet.limits;
+        let limits = (limits.connections, limits.connections_per_client);
+        match Admitted::new(&self.admission, client, limits, &stand.metrics.active) {
+            Ok(admitted) => {
+                let own = Rc::clone(self);
+                self.worker
+                    .local
+                    .spawn(async move { connection(own, stand, stream, (client, admitted)).await });
+            }
+            Err(reason) => refuse(self, &stand, client, (reason, None)),
+        }
+    }
+
+    fn shed(self: &Rc<Self>, client: ClientAddr) {
+        refuse(self, &self.stand.load_full(), client, (Reason::NoDescriptors, None));
+    }
+}
+
+/// Notes a connection that ends before its first request.
+fn refuse(
+    service: &Rc<Service>,
+    stand: &Arc<Stand>,
+    client: ClientAddr,
+    (reason, detail): (Reason, Option<String>),
+) {
+    let facts = Rc::new(Facts { client, tls: "", names: Vec::new() });
+    let mut record = Record::new(&service.worker, &facts, stand);
+    record.reason = Some(reason);
+    record.detail = detail;
+}
+
+async fn connection(
+    service: Rc<Service>,
+    stand: Arc<Stand>,
+    stream: TcpStream,
+    (client, admitted): (ClientAddr, Admitted),
+) {
+    // Without it answers wait for acknowledgements; a socket that refuses is already closed.
+    if stream.set_nodelay(true).is_err() {
+        return refuse(&service, &stand, client, (Reason::ClientGone, None));
+    }
+    let Some(config) = &stand.listener.tls else {
+        drop(stand);
+        let facts = Facts { client, tls: "", names: Vec::new() };
+        return serve::serve(&service, facts, stream, admitted).await;
+    };
+    let alarm = service.worker.local.clock.alarm();
+    alarm.set(stand.way.outlet.timeouts.handshake);
+    match handshake(stream, config, &alarm).await {
+        Ok(stream) => {
+            let tls = version(&stream, &stand.metrics);
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let facts = Facts { client, tls, names: shown.map(peer::names_of).unwrap_or_default() };
+            drop((alarm, stand));
+            // Boxed: TLS makes its state large, and most clients speak plain HTTP to a proxy.
+            Box::pin(serve::serve(&service, facts, stream, admitted)).await;
+        }
+        Err(NoTls::PlainHttp(stream)) => explain(&service, &stand, client, stream).await,
+        Err(NoTls::TimedOut) => {
+            refuse(&service, &stand, client, (Reason::HandshakeTimeout, None));
+        }
+        Err(NoTls::Failed(error)) => {
+            let detail = Some(error.to_string());
+            refuse(&service, &stand, client, (Reason::TlsHandshake, detail));
+        }
+    }
+}
+
+/// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
+async fn explain(service: &Rc<Service>, stand: &Arc<Stand>, client: ClientAddr, stream: TcpStream) {
+    let facts = Rc::new(Facts { client, tls: "", names: Vec::new() });
+    let mut record = Record::new(&service.worker, &facts, stand);
+    let why =
+        "this port of the proxy speaks TLS: point the client at https://, or at the plain port";
+    record.refused(Reason::PlainHttp, Some(why.to_owned()));
+    let reply = refusal::reply(&record, refusal::Wants::Text);
+    record.status = reply.status.as_u16();
+    let mut out = Vec::new();
+    reply.write(&mut out, &service.worker, &record.id, None, true);
+    part(stream, &out, &service.worker.local.clock.alarm()).await;
+}

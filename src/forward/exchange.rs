@@ -1,0 +1,148 @@
+//! A request with the whole URL in it: one exchange with the origin, on a connection of its own.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use http::Method;
+use rustls_pki_types::ServerName;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::addr::Host;
+use crate::downstream::Conn;
+use crate::downstream::download::{Answer, Download};
+use crate::downstream::pace::Pace;
+use crate::downstream::sender::Sender;
+use crate::downstream::transfer::{NoAnswer, Upload, await_head};
+use crate::message::forward::{Edits, Sent, field};
+use crate::message::{Form, Reason, proxied};
+use crate::net::{Alarm, Io};
+use crate::upstream::{Exchange, Stream};
+
+use super::record::Record;
+use super::request::{Ready, Request, until_gone};
+use super::serve::{Next, PATIENCE};
+
+/// Serves it on the connection that was made for it.
+pub(super) async fn serve<T: Io>(
+    request: &Request<'_>,
+    conn: &mut Conn<T>,
+    record: &mut Record,
+    ready: Ready,
+) -> Next {
+    let head = &request.asked.head;
+    let secured = until_gone(conn, secure(request, &ready.destination.host, ready.reached.stream));
+    let stream = match secured.await {
+        Some(Ok(stream)) => stream,
+        Some(Err((reason, said))) => {
+            record.refused(reason, Some(said));
+            return request.refuse(conn, record);
+        }
+        None => {
+            record.refused(Reason::ClientGone, None);
+            return Next::Cut;
+        }
+    };
+    let mut out = Vec::with_capacity(512);
+    proxied::write_request(&mut out, head);
+    let begun = Exchange::begin(stream, false, out, head.framing, head.method == Method::HEAD);
+    let mut exchange = match begun {
+        Ok(exchange) if ready.reached.early.is_empty() => exchange,
+        Ok(_) | Err(_) => {
+            record.refused(Reason::UpstreamBadAnswer, None);
+            return request.refuse(conn, record);
+        }
+    };
+    let upload = Upload::new(head, u64::MAX, PATIENCE, 0);
+    let worker = &request.service.worker;
+    let alarm = worker.local.clock.alarm();
+    let mut sender = Sender { conn, upload, version: head.version };
+    let first_byte = request.way.outlet.timeouts.first_byte;
+    let answer = await_head(&mut sender, &mut exchange, &worker.local, &alarm, first_byte).await;
+    record.request_bytes = sender.upload.bytes;
+    let reason = match answer {
+        Ok(answer) if answer.status != 101 => {
+            record.status = answer.status;
+            return pass_on(request, &mut sender, record, (&mut exchange, &answer, &alarm)).await;
+        }
+        Ok(_) => Reason::UpstreamBadAnswer,
+        Err(NoAnswer::Upstream(failure)) => failure.reason,
+        Err(NoAnswer::Client(reason)) => reason,
+    };
+    record.refused(reason, None);
+    request.refuse(sender.conn, record)
+}
+
+/// Passes the answer on.
+async fn pass_on<T: Io>(
+    request: &Request<'_>,
+    sender: &mut Sender<'_, T>,
+    record: &mut Record,
+    (exchange, head, alarm): (&mut Exchange, &crate::message::ResponseHead, &Alarm),
+) -> Next {
+    let asked = &request.asked.head;
+    // A body that is still on its way, or was never asked for, leaves the connection in a state
+    // that only closing it resolves.
+    let kept = asked.keep_alive
+        && !request.service.is_going()
+        && exchange.is_sent()
+        && !sender.upload.held;
+    let idle = request.way.outlet.timeouts.idle;
+    let sent = Answer { head, edits: &Edits::default(), idle }.sent(asked.version);
+    let mut tail = Vec::new();
+    if !kept {
+        field(&mut tail, "Connection", b"close");
+    }
+    proxied::write_response(sender.conn.out.staged(), head, sent, &tail);
+    let mut download = Download {
+        chunked: sent == Sent::Chunked,
+        staged: true,
+        ended: false,
+        bytes: 0,
+        pace: Pace::new(PATIENCE, 0),
+        idle,
+        silent_since: None,
+    };
+    let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
+    record.request_bytes = sender.upload.bytes;
+    record.response_bytes = download.bytes;
+    match result {
+        Ok(()) if kept => Next::KeepAlive,
+        Ok(()) => Next::Close,
+        Err(reason) => {
+            record.reason = Some(reason);
+            Next::Cut
+        }
+    }
+}
+
+/// The connection as it is, or with TLS on it for `https://`.
+async fn secure(
+    request: &Request<'_>,
+    host: &Host,
+    stream: Stream,
+) -> Result<Stream, (Reason, String)> {
+    let (Form::Https, Some(config)) = (request.asked.form, &request.way.outlet.origin_tls) else {
+        return Ok(stream);
+    };
+    let Stream::Plain(tcp) = stream else {
+        let said = "an https:// URL cannot be fetched through a parent that speaks TLS itself; use CONNECT";
+        return Err((Reason::HttpsInClear, said.to_owned()));
+    };
+    let name = match host {
+        Host::Name(name) => ServerName::try_from(name.as_str().to_owned()).ok(),
+        Host::Addr(ip) => Some(ServerName::from(*ip)),
+    };
+    let Some(name) = name else {
+        return Err((Reason::UpstreamTls, format!("no certificate could name {host}")));
+    };
+    let within = request.way.outlet.timeouts.connect;
+    match timeout(within, TlsConnector::from(Arc::clone(config)).connect(name, tcp)).await {
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Err(error)) => Err((Reason::UpstreamTls, format!("TLS with {host}: {error}"))),
+        Err(_) => {
+            let said = format!("no TLS handshake with {host} within {within:?}");
+            Err((Reason::UpstreamConnectTimeout, said))
+        }
+    }
+}

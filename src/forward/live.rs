@@ -1,0 +1,132 @@
+//! The tunnels that are open: what `app-gateway egress list` shows.
+//!
+//! Touched when a tunnel opens and closes; its bytes are counted where anybody may look.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::net::tunnel::Moved;
+
+/// All open tunnels.
+#[derive(Debug, Default)]
+pub struct Live {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Open>>>,
+}
+
+/// One open tunnel.
+#[derive(Debug)]
+pub struct Open {
+    /// Id of the request that opened it.
+    pub id: Box<str>,
+    /// When it was opened.
+    pub since: Timestamp,
+    /// The client.
+    pub client: SocketAddr,
+    /// The user it had logged in as.
+    pub user: Option<Box<str>>,
+    /// Host and port asked for.
+    pub destination: Box<str>,
+    /// Address connected to.
+    pub dialled: Option<SocketAddr>,
+    /// Name of the parent proxy it goes through.
+    pub parent: Option<Box<str>>,
+    /// Name of the rule.
+    pub rule: Box<str>,
+    /// Name inside TLS.
+    pub sni: Option<Box<str>>,
+    /// Bytes: A is the client, B the destination.
+    pub moved: Moved,
+}
+
+/// An entry in [`Live`]; dropping it takes the tunnel out.
+pub(super) struct Listed {
+    live: Arc<Live>,
+    number: u64,
+    pub(super) open: Arc<Open>,
+}
+
+impl Live {
+    /// Adds a tunnel.
+    pub(super) fn list(self: &Arc<Self>, open: Open) -> Listed {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let open = Arc::new(open);
+        self.lock().insert(number, Arc::clone(&open));
+        Listed { live: Arc::clone(self), number, open }
+    }
+
+    /// All of them, the oldest first, for programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let mut all: Vec<_> =
+            self.lock().iter().map(|(number, open)| (*number, Arc::clone(open))).collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        let one = |(_, open): (u64, Arc<Open>)| {
+            json!({
+                "id": open.id,
+                "since": open.since.to_string(),
+                "client": open.client.to_string(),
+                "user": open.user,
+                "destination": open.destination,
+                "dialled": open.dialled.map(|addr| addr.to_string()),
+                "parent": open.parent,
+                "rule": open.rule,
+                "sni": open.sni,
+                "request_bytes": count(&open.moved.a_to_b),
+                "response_bytes": count(&open.moved.b_to_a),
+            })
+        };
+        Value::Array(all.into_iter().map(one).collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Open>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.live.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(id: &str) -> Open {
+        Open {
+            id: id.into(),
+            since: Timestamp::UNIX_EPOCH,
+            client: "192.0.2.1:1".parse().unwrap(),
+            user: None,
+            destination: "graph.facebook.com:443".into(),
+            dialled: None,
+            parent: None,
+            rule: "facebook".into(),
+            sni: None,
+            moved: Moved::default(),
+        }
+    }
+
+    #[test]
+    fn shows_what_is_open_and_forgets_what_has_closed() {
+        let live = Arc::new(Live::default());
+        let first = live.list(open("a"));
+        let second = live.list(open("b"));
+        second.open.moved.a_to_b.store(7, Ordering::Relaxed);
+        let shown = live.json();
+        assert_eq!(shown[0]["id"], "a");
+        assert_eq!(shown[1]["request_bytes"], 7);
+        drop(first);
+        assert_eq!(live.json().as_array().unwrap().len(), 1);
+        drop(second);
+        assert!(live.lock().is_empty());
+    }
+}

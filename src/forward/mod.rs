@@ -1,0 +1,81 @@
+//! The forward proxy: the way out for chat components, and for nothing else.
+//!
+//! ```text
+//! accept -> (TLS) -> ProxiedHead -> who asks -> Policy -> Usage -> Names -> Guard -> dial
+//!        -> 200, the client's hello, joined      (CONNECT)
+//!        -> one exchange                         (http://, and https:// if the operator says so)
+//! ```
+//!
+//! What is decided is decided by `egress`; here it is asked in the right order, and carried out.
+//! One task per client connection; a tunnel moves on into a small one of its own.
+//!
+//! Never: dials what the guard has not checked, looks up what the rules do not allow.
+
+mod accept;
+mod commons;
+mod exchange;
+mod hello;
+mod live;
+mod names;
+mod parent;
+mod reach;
+mod record;
+mod refusal;
+mod request;
+mod serve;
+mod tunnel;
+mod usage;
+mod way;
+mod who;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::addr::ClientAddr;
+use crate::downstream::Worker;
+use crate::net::Phase;
+use crate::net::admission::Admission;
+
+pub use commons::Commons;
+pub use live::{Live, Open};
+pub use way::{Stand, Way};
+
+/// One listener on one worker.
+pub struct Service {
+    /// The worker.
+    pub worker: Rc<Worker>,
+    /// What the listener serves at present.
+    pub stand: Arc<ArcSwap<Stand>>,
+    /// Its open connections, on all workers.
+    pub admission: Arc<Admission>,
+    /// What all listeners on all workers share.
+    pub commons: Arc<Commons>,
+    /// The listener is being removed.
+    pub closing: Rc<Cell<bool>>,
+}
+
+impl Service {
+    /// Whether connections finish what they do and take nothing new.
+    #[must_use]
+    pub fn is_going(&self) -> bool {
+        self.closing.get() || self.worker.local.phase() != Phase::Serving
+    }
+
+    /// Whether a kept connection is closed without waiting for its next request. Not if another
+    /// process has taken over: there is time, and a request may be on its way.
+    #[must_use]
+    pub fn closes_idle(&self) -> bool {
+        self.is_going() && self.worker.local.phase() != Phase::Succeeded
+    }
+}
+
+/// What is known about a client connection, from its handshake on.
+struct Facts {
+    client: ClientAddr,
+    tls: &'static str,
+    /// Names in its certificate.
+    names: Vec<String>,
+}

@@ -1,0 +1,135 @@
+//! Through a parent proxy: CONNECT, asked of the first endpoint that answers.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use crate::addr::Destination;
+use crate::generation::outlet::Parent;
+use crate::message::forward::field;
+use crate::message::scan::{HeadScanner, Scan};
+use crate::message::{Reason, ResponseHead};
+use crate::upstream::eject::Gate;
+use crate::upstream::{Endpoint, Stream, connect};
+
+use super::reach::{Reached, Unreached};
+
+/// The largest answer that is read, in bytes.
+const MOST: usize = 16 * 1024;
+
+/// How long an endpoint that could not be connected to is passed over while others are left.
+const SHUNNED: Duration = Duration::from_secs(5);
+
+/// Why a parent did not open the tunnel.
+enum No {
+    /// It could not be asked: another endpoint may be.
+    Silent(Reason, String),
+    /// It has answered, and that is that.
+    Refused(String),
+}
+
+/// Opens a tunnel to `destination`. Endpoints are tried in the order of preference, those that just
+/// failed last; one that answers has the last word.
+///
+/// # Errors
+///
+/// [`Unreached::Failed`].
+pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<Reached, Unreached> {
+    let mut last = None;
+    // In full before the first is tried: one that fails is passed over from then on.
+    let (shunned, fresh): (Vec<_>, Vec<_>) =
+        parent.endpoints.iter().partition(|endpoint| endpoint.health.circuit.gate() == Gate::Open);
+    for endpoint in fresh.into_iter().chain(shunned) {
+        match ask(parent, endpoint, destination).await {
+            Ok((stream, early)) => {
+                endpoint.health.circuit.close();
+                let dialled = match &stream {
+                    Stream::Plain(stream) => stream.peer_addr(),
+                    Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
+                };
+                let parent = Some(parent.name.as_str().into());
+                return Ok(Reached { stream, early, dialled: dialled.ok(), parent });
+            }
+            Err(No::Refused(said)) => {
+                endpoint.health.circuit.close();
+                return Err(Unreached::Failed(Reason::ParentRefused, said));
+            }
+            Err(No::Silent(reason, said)) => {
+                // Once per outage of a few seconds; each tunnel has its own log line.
+                if endpoint.health.circuit.gate() != Gate::Open {
+                    tracing::warn!(parent = parent.name, reason = reason.word(), "{said}");
+                }
+                endpoint.health.circuit.open_for(SHUNNED);
+                last = Some((reason, said));
+            }
+        }
+    }
+    let (reason, said) = last.unwrap_or((Reason::Internal, "it has no endpoint".to_owned()));
+    Err(Unreached::Failed(reason, format!("parent `{}`: {said}", parent.name)))
+}
+
+async fn ask(
+    parent: &Parent,
+    endpoint: &Endpoint,
+    destination: &Destination,
+) -> Result<(Stream, Bytes), No> {
+    let deadline = Instant::now() + parent.connect_timeout;
+    let mut stream = connect(endpoint, parent.connect_timeout)
+        .await
+        .map_err(|error| No::Silent(error.reason, error.to_string()))?;
+    let mut request = format!("CONNECT {destination} HTTP/1.1\r\n").into_bytes();
+    field(&mut request, "Host", destination.to_string().as_bytes());
+    if let Some(authorization) = &parent.authorization {
+        field(&mut request, "Proxy-Authorization", authorization.reveal().as_bytes());
+    }
+    request.extend_from_slice(b"\r\n");
+    let silent = |reason, said: &str| No::Silent(reason, format!("{}: {said}", endpoint.label));
+    let exchange = async {
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        answer(&mut stream).await
+    };
+    let (head, early) = match timeout_at(deadline, exchange).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(silent(Reason::UpstreamClosed, &error.to_string())),
+        Err(_) => {
+            return Err(silent(Reason::UpstreamConnectTimeout, "no answer to CONNECT in time"));
+        }
+    };
+    match head.status {
+        200..300 => Ok((stream, early)),
+        status => Err(No::Refused(format!(
+            "parent `{}` ({}) answered {status} {}",
+            parent.name,
+            endpoint.label,
+            String::from_utf8_lossy(head.phrase())
+        ))),
+    }
+}
+
+/// Reads the answer, and what comes after it.
+async fn answer(stream: &mut Stream) -> std::io::Result<(ResponseHead, Bytes)> {
+    let bad = |said: &str| std::io::Error::other(said.to_owned());
+    let mut scanner = HeadScanner::default();
+    let mut input = BytesMut::with_capacity(1024);
+    loop {
+        match scanner.scan(&input) {
+            Scan::Ends(end) => {
+                let head = input.split_to(end).freeze();
+                let head = ResponseHead::parse(&head, true)
+                    .map_err(|_| bad("its answer to CONNECT is not HTTP/1.1"))?;
+                return Ok((head, input.freeze()));
+            }
+            Scan::BareLf => return Err(bad("its answer to CONNECT is not HTTP/1.1")),
+            Scan::Partial if input.len() > MOST => {
+                return Err(bad("its answer to CONNECT is too long"));
+            }
+            Scan::Partial => {}
+        }
+        if stream.read_buf(&mut input).await? == 0 {
+            return Err(bad("it closed without an answer to CONNECT"));
+        }
+    }
+}

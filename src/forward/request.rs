@@ -1,0 +1,217 @@
+//! One request to the proxy: every question in its order, then the tunnel or the exchange.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::addr::Destination;
+use crate::downstream::Conn;
+use crate::egress::{Grant, Verdict};
+use crate::message::{Form, Framing, ProxiedHead, Reason};
+use crate::net::Io;
+use crate::net::rate::Rate;
+use crate::net::tunnel::Leg;
+
+use super::reach::{Reached, Unreached, reach};
+use super::record::Record;
+use super::serve::{Next, PATIENCE};
+use super::tunnel::Opened;
+use super::usage::Place;
+use super::{Service, Way, exchange, hello, refusal, who};
+
+/// One request being served.
+pub(super) struct Request<'a> {
+    pub(super) service: &'a Rc<Service>,
+    pub(super) way: &'a Arc<Way>,
+    pub(super) asked: ProxiedHead,
+}
+
+/// A request that may go on, and the connection it goes on.
+pub(super) struct Ready {
+    pub(super) grant: Grant,
+    pub(super) destination: Destination,
+    pub(super) reached: Reached,
+    pub(super) place: Place,
+    rate: Option<Arc<Rate>>,
+}
+
+/// The record says why.
+pub(super) struct Refused;
+
+impl Request<'_> {
+    /// Serves it. The record ends with it, or goes on with the tunnel.
+    pub(super) async fn serve<T: Leg>(self, conn: &mut Conn<T>, mut record: Record) -> Next {
+        let ready = match self.prepare(conn, &mut record).await {
+            Ok(ready) => ready,
+            Err(Refused) => return self.refuse(conn, &mut record),
+        };
+        match self.asked.form {
+            Form::Connect => self.tunnel(conn, record, ready).await,
+            Form::Http | Form::Https => exchange::serve(&self, conn, &mut record, ready).await,
+        }
+    }
+
+    /// Asks everything there is to ask, in this order: how often, where to, who, whether, how many,
+    /// and whether it can be reached.
+    async fn prepare<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        record: &mut Record,
+    ) -> Result<Ready, Refused> {
+        let (outlet, commons) = (&self.way.outlet, &self.service.commons);
+        let client = record.address();
+        let refused = |record: &mut Record, reason, detail| {
+            record.refused(reason, detail);
+            Refused
+        };
+        commons
+            .usage
+            .ask(client, &outlet.limits, std::time::Instant::now())
+            .map_err(|reason| refused(record, reason, None))?;
+        let destination = self.destination(record)?;
+        let asking = who::user_of(commons, outlet.users.as_ref(), &self.asked.head.fields);
+        match until_gone(conn, asking).await {
+            None => return Err(refused(record, Reason::ClientGone, None)),
+            Some(Err(reason)) => return Err(refused(record, reason, None)),
+            Some(Ok(user)) => record.user = user.map(Into::into),
+        }
+        let now = Timestamp::now();
+        let grant = match outlet.policy.decide(&record.client(), &destination, now) {
+            Verdict::Allowed(grant) => grant,
+            Verdict::Denied(denial) => {
+                record.denied(self.way, denial);
+                return Err(Refused);
+            }
+        };
+        if grant.reported.is_some() {
+            outlet.seen.note(&record.client(), &destination, now);
+        }
+        record.on_grant(self.way, &grant);
+        let (place, rate) = commons
+            .usage
+            .open(client, &outlet.limits)
+            .map_err(|reason| refused(record, reason, None))?;
+        match until_gone(conn, reach(commons, outlet, &grant, &destination)).await {
+            Some(Ok(reached)) => {
+                record.connected();
+                record.dialled = reached.dialled;
+                record.parent.clone_from(&reached.parent);
+                Ok(Ready { grant, destination, reached, place, rate })
+            }
+            Some(Err(Unreached::Denied(denial))) => {
+                record.denied(self.way, denial);
+                Err(Refused)
+            }
+            Some(Err(Unreached::Failed(reason, said))) => Err(refused(record, reason, Some(said))),
+            None => Err(refused(record, Reason::ClientGone, None)),
+        }
+    }
+
+    /// Where it is to go.
+    fn destination(&self, record: &mut Record) -> Result<Destination, Refused> {
+        let default = match self.asked.form {
+            Form::Connect => None,
+            Form::Http => Some(80),
+            Form::Https => Some(443),
+        };
+        let destination = match Destination::parse(&self.asked.head.host, default) {
+            Ok(destination) => destination,
+            Err(bad) => {
+                record.refused(Reason::BadDestination, Some(bad.to_string()));
+                return Err(Refused);
+            }
+        };
+        record.on_destination(&destination);
+        if self.asked.form == Form::Https && self.way.outlet.origin_tls.is_none() {
+            let why = refusal::HTTPS_IN_CLEAR.to_owned();
+            record.refused(Reason::HttpsInClear, Some(why));
+            return Err(Refused);
+        }
+        Ok(destination)
+    }
+
+    /// Answers 200, judges what the client sends, and becomes a tunnel.
+    async fn tunnel<T: Io>(&self, conn: &mut Conn<T>, mut record: Record, ready: Ready) -> Next {
+        let Ready { grant, destination, reached, place, rate } = ready;
+        let timeouts = &self.way.outlet.timeouts;
+        let out = conn.out.staged();
+        out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\nX-Request-Id: ");
+        out.extend_from_slice(record.id.as_str().as_bytes());
+        out.extend_from_slice(b"\r\n\r\n");
+        record.opened();
+        if conn.flush(PATIENCE).await.is_err() {
+            record.tunnel_ended("client_broken");
+            return Next::Cut;
+        }
+        let sni = grant.rule.sni(destination.port);
+        if let Err(reason) =
+            hello::admit(conn, (sni, timeouts.hello), &destination, &mut record).await
+        {
+            // The 200 has been said: the status stays what the client saw.
+            record.reason = Some(reason);
+            record.tunnel_ended("refused");
+            return Next::Close;
+        }
+        let ends_at = ends_at(timeouts.total, &grant);
+        Next::Tunnel(Box::new(Opened {
+            rates: [record.rule().rate(), rate],
+            record,
+            stream: reached.stream,
+            early: reached.early,
+            idle: timeouts.idle,
+            ends_at,
+            place,
+            way: Arc::clone(self.way),
+        }))
+    }
+
+    /// Answers with the refusal the record has.
+    pub(super) fn refuse<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record) -> Next {
+        if record.reason == Some(Reason::ClientGone) {
+            return Next::Cut;
+        }
+        let head = &self.asked.head;
+        let reply = refusal::reply(record, refusal::Wants::of(&head.fields));
+        record.status = reply.status.as_u16();
+        record.response_bytes = reply.body.len() as u64;
+        // Bytes that were meant for a tunnel are no request.
+        let ahead = self.asked.form == Form::Connect && !conn.input.is_empty();
+        let kept =
+            head.keep_alive && head.framing == Framing::None && !ahead && !self.service.is_going();
+        let worker = &self.service.worker;
+        reply.write(conn.out.staged(), worker, &record.id, Some(&head.method), !kept);
+        if kept { Next::KeepAlive } else { Next::Close }
+    }
+}
+
+/// When a tunnel ends whatever happens: its longest life is over, or its rule's time.
+fn ends_at(total: Duration, grant: &Grant) -> Option<Instant> {
+    let now = Instant::now();
+    let total = (!total.is_zero()).then(|| now + total);
+    // In report mode the rule's own time has no say in what it lets through.
+    let until = grant.rule.settings.until.filter(|_| grant.reported.is_none());
+    let rule = until.map(|until| {
+        let left = until.duration_since(Timestamp::now());
+        now + Duration::try_from(left).unwrap_or_default()
+    });
+    [total, rule].into_iter().flatten().min()
+}
+
+/// Runs `future`, unless the client goes first.
+pub(super) async fn until_gone<T: Io, F: Future>(
+    conn: &mut Conn<T>,
+    future: F,
+) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => conn.poll_gone(cx).map(|()| None),
+    })
+    .await
+}

@@ -1,0 +1,97 @@
+//! One client connection: one request after another, until one of them becomes a tunnel.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::downstream::Conn;
+use crate::downstream::accept::Admitted;
+use crate::downstream::conn::HeadLimits;
+use crate::message::{ProxiedHead, Reason};
+use crate::net::Outgoing;
+use crate::net::tunnel::Leg;
+
+use super::record::Record;
+use super::request::Request;
+use super::tunnel::{self, Opened};
+use super::{Facts, Service, refusal};
+
+/// How long a client may take to read an answer of ours.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What becomes of the connection after a request.
+pub(super) enum Next {
+    /// It carries another.
+    KeepAlive,
+    /// It is closed; unread bytes of the client are waited for, so that a reset does not take the
+    /// answer away from it.
+    Close,
+    /// It is cut: the answer is incomplete and the client must notice.
+    Cut,
+    /// It has become a tunnel.
+    Tunnel(Box<Opened>),
+}
+
+/// Serves one connection until it closes.
+pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
+    let worker = &service.worker;
+    let facts = Rc::new(facts);
+    let mut conn = Conn {
+        io,
+        input: BytesMut::new(),
+        out: Outgoing::new(),
+        alarm: worker.local.clock.alarm(),
+        local: Rc::clone(&worker.local),
+    };
+    loop {
+        // Copied: a connection that waits must not keep a configuration alive.
+        let limits = {
+            let stand = service.stand.load();
+            let outlet = &stand.way.outlet;
+            HeadLimits {
+                keep_alive: outlet.timeouts.keep_alive,
+                header: outlet.timeouts.header,
+                size: outlet.limits.header_size,
+            }
+        };
+        let head = conn.read_head(&limits, &|| service.closes_idle()).await;
+        // What is in force now decides, not what was when the client began to think.
+        let stand = service.stand.load_full();
+        let asked = match head {
+            Ok(Some(head)) => ProxiedHead::parse(&head, stand.way.outlet.limits.header_count),
+            Ok(None) => break,
+            Err(reason) => Err(reason),
+        };
+        let mut record = Record::new(worker, &facts, &stand);
+        let next = match asked {
+            Ok(asked) => {
+                record.on_head(&asked);
+                let request = Request { service, way: &stand.way, asked };
+                // Boxed: what a request needs is large, and a waiting connection has none.
+                Box::pin(request.serve(&mut conn, record)).await
+            }
+            Err(reason) => {
+                record.refused(reason, None);
+                if reason != Reason::ClientGone {
+                    let reply = refusal::reply(&record, refusal::Wants::Text);
+                    record.status = reply.status.as_u16();
+                    reply.write(conn.out.staged(), worker, &record.id, None, true);
+                }
+                Next::Close
+            }
+        };
+        match next {
+            Next::KeepAlive if conn.flush(PATIENCE).await.is_ok() => {}
+            Next::KeepAlive | Next::Cut => return,
+            Next::Close => break conn.linger(PATIENCE).await,
+            Next::Tunnel(opened) => {
+                let client = (conn.io, conn.input.freeze());
+                return tunnel::spawn(service, client, *opened, admitted);
+            }
+        }
+    }
+    let _ = poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx)).await;
+}

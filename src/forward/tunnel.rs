@@ -1,0 +1,114 @@
+//! After the 200: bytes we do not read, in a task of its own, which is small.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::addr::Destination;
+use crate::downstream::accept::Admitted;
+use crate::egress::{Policy, Verdict};
+use crate::net::rate::Rate;
+use crate::net::tunnel::{End, Leg, Moved, Terms, join};
+use crate::upstream::Stream;
+
+use super::live::Open;
+use super::record::Record;
+use super::usage::Place;
+use super::{Service, Way};
+
+/// A tunnel that only needs to be joined.
+pub(super) struct Opened {
+    pub(super) record: Record,
+    pub(super) stream: Stream,
+    /// Already read from the destination.
+    pub(super) early: Bytes,
+    pub(super) idle: Duration,
+    pub(super) ends_at: Option<Instant>,
+    pub(super) rates: [Option<Arc<Rate>>; 2],
+    pub(super) place: Place,
+    /// The one that allowed it.
+    pub(super) way: Arc<Way>,
+}
+
+/// Joins client and destination.
+pub(super) fn spawn<T: Leg>(
+    service: &Rc<Service>,
+    client: (T, Bytes),
+    opened: Opened,
+    admitted: Admitted,
+) {
+    let Opened { mut record, stream, early, idle, ends_at, rates, place, way } = opened;
+    let own = Rc::clone(service);
+    // A change of configuration while the client's hello was awaited: nobody has asked it yet.
+    let now = service.stand.load_full().way.clone();
+    if !Arc::ptr_eq(&now, &way) && !is_still_allowed(&record, &now) {
+        return record.tunnel_ended("policy");
+    }
+    drop((now, way));
+    let listed = service.commons.live.list(shown(&record));
+    service.worker.local.spawn(async move {
+        let allowed = || is_still_allowed(&record, &own.stand.load().way);
+        let moved = &listed.open.moved;
+        let terms = Terms { idle, ends_at, rates, moved, allowed: &allowed };
+        let end = join(&own.worker.local, client, (stream, early), terms).await;
+        record.request_bytes = moved.a_to_b.load(Ordering::Relaxed);
+        record.response_bytes = moved.b_to_a.load(Ordering::Relaxed);
+        record.tunnel_ended(match end {
+            End::ClosedByA => "client_closed",
+            End::ClosedByB => "upstream_closed",
+            End::BrokenA => "client_broken",
+            End::BrokenB => "upstream_broken",
+            End::Idle => "tunnel_idle",
+            End::Expired => "tunnel_expired",
+            End::Draining => "draining",
+            End::Forbidden => "policy",
+        });
+        drop((record, listed, place, admitted));
+    });
+}
+
+fn shown(record: &Record) -> Open {
+    Open {
+        id: record.id.as_str().into(),
+        since: Timestamp::now(),
+        client: record.address().0,
+        user: record.user.clone(),
+        destination: record.destination().map(ToString::to_string).unwrap_or_default().into(),
+        dialled: record.dialled,
+        parent: record.parent.clone(),
+        rule: record.rule().name.as_str().into(),
+        sni: record.sni.clone(),
+        moved: Moved::default(),
+    }
+}
+
+/// Whether a tunnel would be opened today, by any rule, to the same address and the same way.
+fn is_still_allowed(record: &Record, way: &Way) -> bool {
+    let Some(destination) = record.destination() else { return true };
+    let outlet = &way.outlet;
+    let client = record.client();
+    let known = |user| outlet.users.as_ref().is_some_and(|users| users.contains(user));
+    if client.user.is_some_and(|user| !known(user)) {
+        return false;
+    }
+    let Verdict::Allowed(grant) = decide(&outlet.policy, record, destination) else {
+        return false;
+    };
+    match (outlet.parent(&grant.rule, destination), record.dialled) {
+        (Some(parent), _) => record.parent.as_deref() == Some(parent.name.as_str()),
+        (None, _) if record.parent.is_some() => false,
+        (None, Some(dialled)) => {
+            outlet.guard.check(&grant.rule, dialled.ip(), dialled.port()).is_ok()
+        }
+        (None, None) => true,
+    }
+}
+
+fn decide(policy: &Policy, record: &Record, destination: &Destination) -> Verdict {
+    policy.decide(&record.client(), destination, Timestamp::now())
+}

@@ -1,0 +1,115 @@
+//! What the forward proxy serves in one generation: the decisions, and the counters and limits that
+//! belong to its rules.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::egress::Rule;
+use crate::generation::Outlet;
+use crate::generation::outlet::Listener;
+use crate::message::Reason;
+use crate::net::rate::Rate;
+use crate::telemetry::egress::NO_RULE;
+use crate::telemetry::{ListenerMetrics, Metrics, RuleMetrics};
+
+/// What stands for the profile in logs and metrics.
+pub(super) const PROFILE: &str = "forward";
+
+/// One generation's way out.
+pub struct Way {
+    pub(super) outlet: Arc<Outlet>,
+    rules: HashMap<String, Arc<Tally>>,
+    pub(super) no_rule: Arc<Tally>,
+}
+
+/// What belongs to a rule while it is at work.
+pub(super) struct Tally {
+    pub(super) name: String,
+    pub(super) metrics: RuleMetrics,
+    /// Its limit in bytes per second, and that limit at work.
+    rate: Option<(u64, Arc<Rate>)>,
+}
+
+/// What one listener serves in one generation.
+pub struct Stand {
+    /// The listener.
+    pub listener: Arc<Listener>,
+    /// The rest.
+    pub way: Arc<Way>,
+    pub(super) metrics: ListenerMetrics,
+}
+
+impl Way {
+    /// Prepares counters and limits. Limits that stay the same go on from where `previous` has
+    /// them.
+    #[must_use]
+    pub fn new(outlet: Arc<Outlet>, metrics: &Metrics, previous: Option<&Self>) -> Arc<Self> {
+        let rules = outlet.policy.rules().iter().map(|rule| {
+            let settings = &rule.settings;
+            let known = previous.and_then(|way| way.rules.get(&settings.name)?.rate.clone());
+            let rate = known.filter(|(limit, _)| *limit == settings.rate);
+            let fresh =
+                || (settings.rate > 0).then(|| (settings.rate, Arc::new(Rate::new(settings.rate))));
+            let tally = Tally {
+                name: settings.name.clone(),
+                metrics: metrics.egress.rule(&settings.name, Reason::ALL.len()),
+                rate: rate.or_else(fresh),
+            };
+            (settings.name.clone(), Arc::new(tally))
+        });
+        let rules = rules.collect();
+        let no_rule = Tally {
+            name: NO_RULE.to_owned(),
+            metrics: metrics.egress.rule(NO_RULE, Reason::ALL.len()),
+            rate: None,
+        };
+        Arc::new(Self { outlet, rules, no_rule: Arc::new(no_rule) })
+    }
+
+    /// What belongs to a rule of this generation.
+    pub(super) fn tally(&self, rule: &Rule) -> &Arc<Tally> {
+        self.rules.get(&rule.settings.name).unwrap_or(&self.no_rule)
+    }
+
+    /// What each listener serves, in the order of the files.
+    #[must_use]
+    pub fn stands(self: &Arc<Self>, metrics: &Metrics) -> Vec<Arc<Stand>> {
+        let one = |listener: &Arc<Listener>| {
+            Arc::new(Stand {
+                listener: Arc::clone(listener),
+                way: Arc::clone(self),
+                metrics: metrics.listener(PROFILE, &listener.label),
+            })
+        };
+        self.outlet.listeners.iter().map(one).collect()
+    }
+}
+
+impl Tally {
+    pub(super) fn rate(&self) -> Option<Arc<Rate>> {
+        self.rate.as_ref().map(|(_, rate)| Arc::clone(rate))
+    }
+}
+
+impl Stand {
+    /// The same listener where nothing is allowed any more.
+    #[must_use]
+    pub fn closed(&self) -> Self {
+        let way = Way {
+            outlet: Arc::new(self.way.outlet.closed()),
+            rules: HashMap::new(),
+            no_rule: Arc::clone(&self.way.no_rule),
+        };
+        self.under(&Arc::new(way))
+    }
+
+    /// The same listener under another way: for what is left of it once it has been removed.
+    #[must_use]
+    pub fn under(&self, way: &Arc<Way>) -> Self {
+        Self {
+            listener: Arc::clone(&self.listener),
+            way: Arc::clone(way),
+            metrics: self.metrics.clone(),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The forward proxy of a generation: rules, guard, users, parents, listeners.
+
+mod compile;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::addr::{Destination, Host, Name, Pattern};
+use crate::config::{ForwardLimits, ForwardTimeouts, Place};
+use crate::egress::{Guard, Policy, Rule, Seen, Users};
+use crate::upstream::Endpoint;
+
+pub use compile::{Inputs, compile};
+
+/// `[forward]`, compiled.
+#[derive(Debug)]
+pub struct Outlet {
+    /// One per listener, in the order of the files.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Who may go where.
+    pub policy: Policy,
+    /// Which addresses may be dialled.
+    pub guard: Guard,
+    /// Who may log in; `None`: nobody, and no rule asks for it.
+    pub users: Option<Arc<Users>>,
+    /// By [`crate::config::ParentId`].
+    pub parents: Vec<Arc<Parent>>,
+    /// How many, how fast.
+    pub limits: ForwardLimits,
+    /// How long.
+    pub timeouts: ForwardTimeouts,
+    /// TLS towards origins, where `GET https://…` is served by opening it; `None`: it is not.
+    pub origin_tls: Option<Arc<ClientConfig>>,
+    /// Names that are not looked up, and what they stand for.
+    pub hosts: HashMap<Name, Arc<[IpAddr]>>,
+    /// What rules in report mode have let through; goes on over reloads.
+    pub seen: Arc<Seen>,
+}
+
+/// An address the forward proxy listens on.
+#[derive(Debug)]
+pub struct Listener {
+    /// The address.
+    pub address: SocketAddr,
+    /// The address as text, its name in logs and metrics.
+    pub label: String,
+    /// Where `listen` is written.
+    pub place: Place,
+    /// TLS between client and proxy; `None`: plain.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Equal for two generations of a listener if tickets of one may resume in the other.
+    admits: u64,
+}
+
+/// A proxy to go through.
+#[derive(Debug)]
+pub struct Parent {
+    /// Its name.
+    pub name: String,
+    /// Where that is written.
+    pub place: Place,
+    /// In order of preference. Their names are looked up like those of upstreams; the one that
+    /// failed last is tried last.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Value of the `Proxy-Authorization` field to send.
+    pub authorization: Option<Secret>,
+    /// Destinations connected to directly all the same.
+    no_proxy: Vec<Pattern>,
+    /// From the first SYN to the parent's answer.
+    pub connect_timeout: Duration,
+}
+
+/// A value that is sent and never shown.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value, for the wire.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Outlet {
+    /// The same without rules: what is left once `[forward]` has gone.
+    #[must_use]
+    pub fn closed(&self) -> Self {
+        Self {
+            listeners: Vec::new(),
+            policy: Policy::default(),
+            guard: Guard::new(Vec::new()),
+            users: None,
+            parents: Vec::new(),
+            origin_tls: None,
+            hosts: HashMap::new(),
+            limits: self.limits.clone(),
+            timeouts: self.timeouts.clone(),
+            seen: Arc::clone(&self.seen),
+        }
+    }
+
+    /// The parent a destination is reached through under a rule; `None`: directly.
+    #[must_use]
+    pub fn parent(&self, rule: &Rule, destination: &Destination) -> Option<&Arc<Parent>> {
+        let parent = self.parents.get(rule.settings.via?.0)?;
+        (!parent.no_proxy.iter().any(|pattern| covers(pattern, &destination.host)))
+            .then_some(parent)
+    }
+}
+
+fn covers(pattern: &Pattern, host: &Host) -> bool {
+    match (pattern, host) {
+        (Pattern::Exact(pattern), Host::Name(name)) => pattern == name,
+        (Pattern::Below(pattern), Host::Name(name)) => {
+            name.parents().any(|parent| parent == pattern.as_str())
+        }
+        (Pattern::Net(net), Host::Addr(ip)) => net.contains(ip),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

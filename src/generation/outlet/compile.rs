@@ -1,0 +1,334 @@
+//! From the checked `[forward]` to an [`Outlet`].
+//!
+//! Reads the files it names: users, credentials, CAs.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::ServerName;
+
+use crate::config::problem::{Place, Problem};
+use crate::config::{
+    self, ClientCertificates, Config, Forward, ForwardListener, Verify, is_loopback,
+};
+use crate::egress::{Basic, Guard, Own, Policy, Rule, Users};
+use crate::generation::{Generation, identities};
+use crate::tls::{Identity, certificate, client, server};
+use crate::upstream::Endpoint;
+
+use super::{Listener, Outlet, Parent, Secret};
+
+/// What compiling an outlet needs to know.
+pub struct Inputs<'a> {
+    /// The whole configuration.
+    pub config: &'a Config,
+    /// Its certificates.
+    pub loaded: &'a [Vec<Identity>],
+    /// Cryptography.
+    pub provider: &'a Arc<CryptoProvider>,
+    /// What was before.
+    pub previous: Option<&'a Generation>,
+}
+
+/// Compiles `[forward]`. What is wrong is added to `problems`; then the outlet is not to be used.
+pub fn compile(
+    forward: &Forward,
+    inputs: &Inputs<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Outlet> {
+    let users = users(forward, problems);
+    let parents: Vec<_> =
+        forward.parents.iter().map(|written| parent(written, inputs, problems)).collect();
+    let listeners: Vec<_> =
+        forward.listeners.iter().map(|written| listener(written, inputs, problems)).collect();
+    let sources = &inputs.config.sources;
+    let rules = forward
+        .rules
+        .iter()
+        .map(|rule| Rule { settings: rule.clone(), at: sources.locate(rule.place) });
+    let origin_tls = origin_tls(forward, inputs, problems);
+    let hosts = forward.hosts.iter();
+    let hosts = hosts.map(|host| (host.name.clone(), Arc::from(host.addresses.as_slice())));
+    let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
+    Some(Outlet {
+        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        policy: Policy::new(rules.collect()),
+        guard: Guard::new(own(inputs.config)),
+        users: users?,
+        parents: parents.into_iter().collect::<Option<_>>()?,
+        origin_tls: origin_tls?,
+        hosts: hosts.collect(),
+        limits: forward.limits.clone(),
+        timeouts: forward.timeouts.clone(),
+        seen: before.map(|outlet| Arc::clone(&outlet.seen)).unwrap_or_default(),
+    })
+}
+
+/// Every address the gateway listens on. Through the forward proxy nobody gets to the forward
+/// proxy, which would be a loop, or to the admin listener.
+fn own(config: &Config) -> Vec<Own> {
+    let sites = config.profiles.iter().flat_map(|profile| &profile.listeners);
+    let sites = sites.map(|listener| Own { address: listener.listen, may_be_listed: true });
+    let admin = config.admin.iter().map(|admin| admin.listen);
+    let forward = config.forward.iter().flat_map(|forward| &forward.listeners);
+    let never = admin.chain(forward.map(|listener| listener.listen));
+    sites.chain(never.map(|address| Own { address, may_be_listed: false })).collect()
+}
+
+fn wrong(code: &'static str, place: Place, message: String, help: &str) -> Problem {
+    Problem::error(code, place, message).with_label("named here").with_help(help)
+}
+
+/// `None`: they cannot be used. `Some(None)`: there are none.
+#[expect(clippy::option_option, reason = "wrong, none and some are three things")]
+fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Users>>> {
+    let Some(written) = &forward.users else { return Some(None) };
+    let path = written.file.display();
+    let text = match fs::read_to_string(&written.file) {
+        Ok(text) => text,
+        Err(error) => {
+            let message = format!("the users file `{path}` cannot be read: {error}");
+            let help = "it is written by `htpasswd -B FILE USER`";
+            problems.push(wrong("forward.users-file", written.place, message, help));
+            return None;
+        }
+    };
+    let users = match Users::parse(&text) {
+        Ok(users) => users,
+        Err(bad) => {
+            for line in bad {
+                let at = if line.line == 0 { String::new() } else { format!(":{}", line.line) };
+                let message = format!("{path}{at}: {}", line.said);
+                problems.push(
+                    Problem::error("forward.users-file", written.place, message)
+                        .with_label("named here"),
+                );
+            }
+            return None;
+        }
+    };
+    for rule in &forward.rules {
+        for user in rule.users.iter().filter(|user| !users.contains(user)) {
+            let message =
+                format!("rule `{}` is for user `{user}`, who is not in {path}", rule.name);
+            let help = format!("add the user with `htpasswd -B {path} {user}`");
+            problems.push(
+                Problem::error("forward.unknown-user", rule.place, message)
+                    .with_label("nobody can log in as that")
+                    .with_related(written.place, "the users file")
+                    .with_help(help),
+            );
+        }
+    }
+    Some(Some(Arc::new(users)))
+}
+
+fn listener(
+    written: &ForwardListener,
+    inputs: &Inputs<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<Listener>> {
+    let mut admits = 0;
+    let tls = if written.certificates.is_empty() {
+        None
+    } else {
+        if !is_loopback(written.listen.ip()) {
+            let at = (written.listen, written.place);
+            let (config, loaded) = (inputs.config, inputs.loaded);
+            identities::judge_exposed(&written.certificates, at, config, loaded, problems);
+        }
+        let (tls, of) = tls(written, inputs, problems)?;
+        admits = of;
+        Some(tls)
+    };
+    Some(Arc::new(Listener {
+        address: written.listen,
+        label: written.listen.to_string(),
+        place: written.place,
+        tls,
+        admits,
+    }))
+}
+
+fn tls(
+    written: &ForwardListener,
+    inputs: &Inputs<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<(Arc<rustls::ServerConfig>, u64)> {
+    let (ca, place) = match &written.client_certificates {
+        ClientCertificates::Off => (None, written.place),
+        ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
+        ClientCertificates::Required { ca, place } => (Some((ca, true)), *place),
+    };
+    let help = "the file must be PEM, with the CA certificates that issue client certificates";
+    let mut hasher = DefaultHasher::new();
+    let clients = match ca {
+        None => None,
+        Some((ca, required)) => match certificate::read_authorities(ca) {
+            Ok(authorities) => {
+                required.hash(&mut hasher);
+                for authority in &authorities {
+                    authority.as_ref().hash(&mut hasher);
+                }
+                Some((authorities, required))
+            }
+            Err(message) => {
+                problems.push(wrong("listener.client-ca", place, message, help));
+                return None;
+            }
+        },
+    };
+    let admits = hasher.finish();
+    let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
+    let before = before.and_then(|outlet| {
+        let same = |l: &&Arc<Listener>| l.address == written.listen && l.admits == admits;
+        outlet.listeners.iter().find(same)
+    });
+    let chosen = written.certificates.iter().filter_map(|id| inputs.loaded.get(id.0));
+    let identities: Vec<_> = chosen.filter(|pairs| !pairs.is_empty()).cloned().collect();
+    if identities.is_empty() {
+        // Why they could not be loaded has been said.
+        return None;
+    }
+    let settings = server::Settings {
+        identities,
+        refuse_unknown: false,
+        http2: false,
+        clients,
+        ticketer: before.and_then(|l| l.tls.as_ref()).map(|tls| Arc::clone(&tls.ticketer)),
+    };
+    match server::config(settings, inputs.provider) {
+        Ok(tls) => Some((tls, admits)),
+        Err(message) => {
+            problems.push(wrong("listener.client-ca", place, message, help));
+            None
+        }
+    }
+}
+
+fn parent(
+    written: &config::Parent,
+    inputs: &Inputs<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<Parent>> {
+    let authorization = match &written.credentials {
+        None => None,
+        Some((file, place)) => Some(credentials(file, *place, problems)?),
+    };
+    let mut hasher = DefaultHasher::new();
+    let uses_tls = written.endpoints.iter().any(|endpoint| endpoint.tls);
+    let tls = if uses_tls { Some(trust(written, inputs, &mut hasher, problems)?) } else { None };
+    let trusted = hasher.finish();
+    let mut endpoints = Vec::new();
+    for endpoint in &written.endpoints {
+        let verified = match &tls {
+            Some(tls) if endpoint.tls => {
+                let Ok(name) = ServerName::try_from(endpoint.host.clone()) else {
+                    let message =
+                        format!("`{}` is not a name a certificate could carry", endpoint.host);
+                    let help = "name the parent as its certificate does";
+                    problems.push(wrong("forward.parent-name", endpoint.place, message, help));
+                    return None;
+                };
+                Some((Arc::clone(tls), name))
+            }
+            _ => None,
+        };
+        let mut hasher = DefaultHasher::new();
+        ("parent", &endpoint.host, endpoint.port, endpoint.tls, trusted).hash(&mut hasher);
+        let identity = hasher.finish();
+        let known = inputs.previous.and_then(|generation| {
+            generation.endpoints().find(|endpoint| endpoint.identity == identity).cloned()
+        });
+        endpoints.push(known.unwrap_or_else(|| {
+            Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
+        }));
+    }
+    Some(Arc::new(Parent {
+        name: written.name.clone(),
+        place: written.place,
+        endpoints,
+        authorization,
+        no_proxy: written.no_proxy.clone(),
+        connect_timeout: written.connect_timeout,
+    }))
+}
+
+/// TLS settings towards a parent; what is trusted goes into `hasher`.
+fn trust(
+    written: &config::Parent,
+    inputs: &Inputs<'_>,
+    hasher: &mut DefaultHasher,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<ClientConfig>> {
+    let built = verified_by(&written.verify, inputs, hasher);
+    let place = if let Verify::Ca { place, .. } = written.verify { place } else { written.place };
+    let refuse = |message| {
+        let help = "the file must be PEM, with the CA certificate that issued the parent's";
+        problems.push(wrong("forward.parent-trust", place, message, help));
+    };
+    built.map_err(refuse).ok()
+}
+
+/// TLS settings towards origins. `None`: they cannot be had. `Some(None)`: none are wanted.
+#[expect(clippy::option_option, reason = "wrong, none and some are three things")]
+fn origin_tls(
+    forward: &Forward,
+    inputs: &Inputs<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Option<Arc<ClientConfig>>> {
+    let Some(verify) = &forward.https_absolute_form else { return Some(None) };
+    let place = if let Verify::Ca { place, .. } = verify { *place } else { forward.place };
+    let refuse = |message| {
+        let help = "the file must be PEM, with the CA certificates that issue those of the origins";
+        problems.push(wrong("forward.https-trust", place, message, help));
+    };
+    verified_by(verify, inputs, &mut DefaultHasher::new()).map(Some).map_err(refuse).ok()
+}
+
+fn verified_by(
+    verify: &Verify,
+    inputs: &Inputs<'_>,
+    hasher: &mut DefaultHasher,
+) -> Result<Arc<ClientConfig>, String> {
+    let trust = match verify {
+        Verify::Ca { file, .. } => {
+            let authorities = certificate::read_authorities(file)?;
+            for authority in &authorities {
+                authority.as_ref().hash(hasher);
+            }
+            client::Trust::Authorities(authorities)
+        }
+        _ => client::Trust::System,
+    };
+    client::config(trust, inputs.provider)
+}
+
+/// The first line of the file, `user:password`, as the value of a field.
+fn credentials(
+    file: &std::path::Path,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Secret> {
+    let help = "the file has one line: USER:PASSWORD";
+    let read = fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"));
+    let read = read.and_then(|text| {
+        let line = text.lines().next().unwrap_or_default();
+        // Never show the line: it may be a password alone.
+        let (user, password) =
+            line.split_once(':').ok_or("does not begin with USER:PASSWORD".to_owned())?;
+        if user.is_empty() || line.chars().any(char::is_control) {
+            return Err("has an empty user, or a character that cannot be sent".to_owned());
+        }
+        let basic = Basic { user: user.to_owned(), password: password.as_bytes().to_vec() };
+        Ok(Secret(basic.to_field()))
+    });
+    let refuse = |said| {
+        let message = format!("the credentials file `{}` {said}", file.display());
+        problems.push(wrong("forward.credentials", place, message, help));
+    };
+    read.map_err(refuse).ok()
+}

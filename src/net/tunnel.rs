@@ -1,0 +1,452 @@
+//! Two connections joined for as long as their terms allow: bytes we do not read.
+//!
+//! While nothing moves, a tunnel holds no buffer and no pipe. Bytes pass through the worker's
+//! scratch buffer until reads fill it; between two TCP sockets they then move inside the kernel,
+//! until the flood is over. One side's end of stream is passed on to the other.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::clock::TICK;
+use super::rate::Rate;
+use super::splice::Pipe;
+use super::{Alarm, Io, Local, Outgoing, Phase};
+
+/// Reads per poll before others get their turn.
+const TURNS: usize = 8;
+/// Reads in a row that must fill the scratch buffer before bytes are spliced.
+const FULL_READS: u8 = 2;
+/// A flood is over when the socket is empty after fewer bytes than this.
+const TRICKLE: usize = 32 * 1024;
+/// Bytes spliced at once, at most.
+const MOST: usize = 1 << 20;
+
+/// One end of a tunnel.
+pub trait Leg: Io {
+    /// The bare socket, if there is nothing between it and the bytes.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Leg for TcpStream {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Leg for Box<tokio_rustls::server::TlsStream<TcpStream>> {}
+
+/// What a tunnel may do.
+pub struct Terms<'a> {
+    /// Longest silence, both directions together.
+    pub idle: Duration,
+    /// When it ends whatever happens.
+    pub ends_at: Option<Instant>,
+    /// Limits on bytes per second, both directions together.
+    pub rates: [Option<Arc<Rate>>; 2],
+    /// Where bytes are counted while it is open.
+    pub moved: &'a Moved,
+    /// Asked once after each change of configuration.
+    pub allowed: &'a dyn Fn() -> bool,
+}
+
+/// Bytes moved so far; may be looked at from other threads.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// From A to B.
+    pub a_to_b: AtomicU64,
+    /// From B to A.
+    pub b_to_a: AtomicU64,
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// Side A closed first.
+    ClosedByA,
+    /// Side B closed first.
+    ClosedByB,
+    /// Side A broke.
+    BrokenA,
+    /// Side B broke.
+    BrokenB,
+    /// Nothing moved for too long.
+    Idle,
+    /// It was open for as long as it may be.
+    Expired,
+    /// The gateway shuts down.
+    Draining,
+    /// A new configuration does not allow it any more.
+    Forbidden,
+}
+
+/// Joins `a` and `b`; the bytes with each were read from it already, and go to the other first.
+///
+/// # Cancellation
+///
+/// Dropping the future closes both.
+pub async fn join<A: Leg, B: Leg>(
+    local: &Rc<Local>,
+    (mut a, of_a): (A, Bytes),
+    (mut b, of_b): (B, Bytes),
+    terms: Terms<'_>,
+) -> End {
+    let (mut ab, mut ba) = (Direction::new(&of_a), Direction::new(&of_b));
+    drop((of_a, of_b));
+    let mut watch = Watch::new(local, &terms);
+    poll_fn(|cx| {
+        let now = local.clock.now();
+        let held_until = terms.rates.iter().flatten().filter_map(|rate| rate.wait(now)).max();
+        let before = ab.bytes + ba.bytes;
+        let piece = terms.rates.iter().flatten().map(|rate| rate.piece()).min();
+        let pass = Pass { local, held: held_until.is_some(), piece };
+        match ab.poll(cx, &pass, &mut a, &mut b) {
+            Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenA),
+            Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenB),
+            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByA),
+            Poll::Pending => {}
+        }
+        match ba.poll(cx, &pass, &mut b, &mut a) {
+            Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenB),
+            Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenA),
+            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByB),
+            Poll::Pending => {}
+        }
+        let moved = ab.bytes + ba.bytes - before;
+        if moved > 0 {
+            terms.moved.a_to_b.store(ab.bytes, Ordering::Relaxed);
+            terms.moved.b_to_a.store(ba.bytes, Ordering::Relaxed);
+            watch.moved = now;
+            let moved = usize::try_from(moved).unwrap_or(usize::MAX);
+            for rate in terms.rates.iter().flatten() {
+                rate.moved(now, moved);
+            }
+        }
+        if ab.closed && ba.closed {
+            return Poll::Ready(watch.first.unwrap_or(End::ClosedByA));
+        }
+        watch.poll(cx, local, &terms, held_until)
+    })
+    .await
+}
+
+/// When to look again, and whether it is over, without touching the alarm for each piece.
+struct Watch {
+    alarm: Alarm,
+    moved: Instant,
+    first: Option<End>,
+    closing: Closing,
+    generation: u64,
+}
+
+/// What draining means for this tunnel.
+enum Closing {
+    /// It has not begun.
+    No,
+    /// It is left alone.
+    LeftAlone,
+    /// It closes then.
+    At(Instant),
+}
+
+impl Watch {
+    fn new(local: &Local, terms: &Terms<'_>) -> Self {
+        let alarm = local.clock.alarm();
+        let now = local.clock.now();
+        let watch = Self {
+            alarm,
+            moved: now,
+            first: None,
+            closing: Closing::No,
+            generation: local.generation(),
+        };
+        watch.alarm.set_at(watch.due(terms, None) + TICK);
+        watch
+    }
+
+    /// The earliest moment at which something is to be done.
+    fn due(&self, terms: &Terms<'_>, held_until: Option<Instant>) -> Instant {
+        let closing = match self.closing {
+            Closing::At(at) => Some(at),
+            _ => None,
+        };
+        let idle = self.moved + terms.idle;
+        [closing, terms.ends_at, held_until].into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+        terms: &Terms<'_>,
+        held_until: Option<Instant>,
+    ) -> Poll<End> {
+        let now = local.clock.now();
+        if self.generation != local.generation() {
+            self.generation = local.generation();
+            if !(terms.allowed)() {
+                return Poll::Ready(End::Forbidden);
+            }
+        }
+        match local.phase() {
+            Phase::Cutting => return Poll::Ready(End::Draining),
+            Phase::Draining if matches!(self.closing, Closing::No) => {
+                self.closing = match local.closing_time() {
+                    None => Closing::LeftAlone,
+                    Some(after) => {
+                        self.alarm.set_at(now + after);
+                        Closing::At(now + after)
+                    }
+                };
+            }
+            Phase::Serving | Phase::Succeeded | Phase::Draining => {}
+        }
+        if let Some(until) = held_until {
+            self.alarm.set_at(until);
+        }
+        if self.alarm.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if matches!(self.closing, Closing::At(at) if at <= now) {
+            return Poll::Ready(End::Draining);
+        }
+        if terms.ends_at.is_some_and(|at| at <= now) {
+            return Poll::Ready(End::Expired);
+        }
+        if self.moved + terms.idle <= now {
+            return Poll::Ready(End::Idle);
+        }
+        self.alarm.set_at(self.due(terms, held_until) + TICK);
+        if held_until.is_some() {
+            // What was held back may go on.
+            cx.waker().wake_by_ref();
+        }
+        let _ = self.alarm.poll(cx);
+        Poll::Pending
+    }
+}
+
+enum Broken {
+    From,
+    To,
+}
+
+/// What applies to one look at both directions.
+struct Pass<'a> {
+    local: &'a Local,
+    /// Nothing more may be read for now.
+    held: bool,
+    /// Bytes that may be read before the rates are asked again.
+    piece: Option<usize>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Way {
+    /// Through the scratch buffer; so many reads in a row have filled it.
+    Copy(u8),
+    /// Inside the kernel.
+    Splice,
+    /// Through the scratch buffer for good: the kernel cannot splice these.
+    CopyOnly,
+}
+
+struct Direction {
+    out: Outgoing,
+    pipe: Option<Pipe>,
+    way: Way,
+    /// Spliced since the socket was last empty.
+    run: usize,
+    bytes: u64,
+    ended: bool,
+    closed: bool,
+}
+
+impl Direction {
+    fn new(early: &[u8]) -> Self {
+        let mut out = Outgoing::new();
+        out.staged().extend_from_slice(early);
+        Self {
+            out,
+            pipe: None,
+            way: Way::Copy(0),
+            run: 0,
+            bytes: early.len() as u64,
+            ended: false,
+            closed: false,
+        }
+    }
+
+    /// Moves what can be moved; ready when the far side has been told that nothing follows.
+    fn poll<R: Leg, W: Leg>(
+        &mut self,
+        cx: &mut Context<'_>,
+        pass: &Pass<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<(), Broken>> {
+        let turns = if pass.piece.is_some() { 1 } else { TURNS };
+        for _ in 0..turns {
+            if self.closed {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.out.is_empty() || self.ended {
+                ready!(self.out.poll_flush(cx, to)).map_err(|_| Broken::To)?;
+            }
+            if self.ended && self.pipe.is_none() {
+                // The far side may already have gone; that is no failure of this direction.
+                let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                self.closed = true;
+                continue;
+            }
+            let step = match (self.way, from.socket(), to.socket()) {
+                (Way::Splice, Some(from), Some(to)) => self.splice(cx, pass, from, to),
+                _ if pass.held => return Poll::Pending,
+                _ => pass.local.with_scratch(|scratch| {
+                    let size = pass.piece.map_or(scratch.len(), |piece| piece.min(scratch.len()));
+                    self.copy(cx, scratch.get_mut(..size).unwrap_or_default(), from, to)
+                }),
+            };
+            match step {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    if let Poll::Ready(Err(_)) = self.out.poll_flush(cx, to) {
+                        return Poll::Ready(Err(Broken::To));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn copy<R: Leg, W: Leg>(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<(), Broken>> {
+        let size = scratch.len();
+        let mut buffer = ReadBuf::new(scratch);
+        match ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)) {
+            Ok(()) => {}
+            // A peer that closes TCP without TLS's close_notify has closed all the same.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(_) => return Poll::Ready(Err(Broken::From)),
+        }
+        let data = buffer.filled();
+        self.ended = data.is_empty();
+        self.bytes += data.len() as u64;
+        if !data.is_empty() {
+            self.out.write(cx, to, [data, &[], &[]]).map_err(|_| Broken::To)?;
+        }
+        if let Way::Copy(full) = self.way {
+            self.way = if data.len() < size {
+                Way::Copy(0)
+            } else if full + 1 >= FULL_READS && from.socket().is_some() && to.socket().is_some() {
+                Way::Splice
+            } else {
+                Way::Copy((full + 1).min(FULL_READS))
+            };
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One filling and emptying of the pipe. Ready: there may be more to do.
+    fn splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pass: &Pass<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<Result<(), Broken>> {
+        let pipes = &pass.local.pipes;
+        let mut pipe = match self.pipe.take() {
+            Some(pipe) => pipe,
+            None if pass.held => return Poll::Pending,
+            None => match pipes.take() {
+                Ok(pipe) => pipe,
+                // Out of descriptors: the scratch buffer is always there.
+                Err(_) => return self.back_to(Way::Copy(0)),
+            },
+        };
+        if pipe.held() == 0 {
+            match self.fill(cx, pass, &mut pipe, from) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                Poll::Pending => {
+                    pipes.put(pipe);
+                    let flood = std::mem::take(&mut self.run) >= TRICKLE;
+                    if !flood && self.way == Way::Splice {
+                        self.way = Way::Copy(0);
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        while pipe.held() > 0 {
+            let drained = match to.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready.and_then(|()| pipe.drain(to)),
+                Poll::Pending => {
+                    self.pipe = Some(pipe);
+                    return Poll::Pending;
+                }
+            };
+            match drained {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(Err(Broken::To)),
+            }
+        }
+        pipes.put(pipe);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes bytes out of `from`, or notes that it has ended.
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pass: &Pass<'_>,
+        pipe: &mut Pipe,
+        from: &TcpStream,
+    ) -> Poll<Result<(), Broken>> {
+        let most = pass.piece.map_or(MOST, |piece| piece.min(MOST));
+        loop {
+            let filled = ready!(from.poll_read_ready(cx)).and_then(|()| pipe.fill(from, most));
+            match filled {
+                Ok(0) => self.ended = true,
+                Ok(count) => {
+                    self.bytes += count as u64;
+                    self.run += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.way = Way::CopyOnly;
+                }
+                Err(_) => return Poll::Ready(Err(Broken::From)),
+            }
+            return Poll::Ready(Ok(()));
+        }
+    }
+
+    fn back_to(&mut self, way: Way) -> Poll<Result<(), Broken>> {
+        self.way = way;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! What is served at each listening address: a site on the way in, a stand on the way out.
+//!
+//! The rest of the supervisor binds, holds, swaps and closes without asking which.
+
+use std::cell::Cell;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+
+use crate::downstream::Worker;
+use crate::downstream::accept::{self, Door};
+use crate::forward::{self, Commons, Stand, Way};
+use crate::generation::{Generation, Kind, Site, Spot};
+use crate::net::admission::Admission;
+use crate::reverse;
+use crate::telemetry::Metrics;
+
+/// What one address serves in one generation.
+#[derive(Clone)]
+pub(super) enum Post {
+    In(Arc<Site>),
+    Out(Arc<Stand>),
+}
+
+/// What serves at one address, and what the workers share of it.
+#[derive(Clone)]
+pub(super) struct Shared {
+    served: Served,
+    admission: Arc<Admission>,
+}
+
+#[derive(Clone)]
+enum Served {
+    In(Arc<ArcSwap<Site>>),
+    Out(Arc<ArcSwap<Stand>>, Arc<Commons>),
+}
+
+/// What a listener that was removed served.
+pub(super) enum Retired {
+    In(Weak<ArcSwap<Site>>),
+    Out(Weak<ArcSwap<Stand>>, Arc<Commons>),
+}
+
+impl Retired {
+    /// What it serves, if a connection of it is left.
+    pub(super) fn upgrade(&self) -> Option<Shared> {
+        let served = match self {
+            Self::In(site) => Served::In(site.upgrade()?),
+            Self::Out(stand, commons) => Served::Out(stand.upgrade()?, Arc::clone(commons)),
+        };
+        Some(Shared { served, admission: Arc::default() })
+    }
+}
+
+/// All of a generation, in the order of its spots.
+pub(super) fn posts(
+    generation: &Generation,
+    way: Option<&Arc<Way>>,
+    metrics: &Metrics,
+) -> Vec<Post> {
+    let out = way.into_iter().flat_map(|way| way.stands(metrics)).map(Post::Out);
+    generation.sites.iter().cloned().map(Post::In).chain(out).collect()
+}
+
+impl Post {
+    pub(super) fn spot(&self) -> Spot {
+        match self {
+            Self::In(site) => Spot { kind: Kind::In, address: site.address, place: site.place },
+            Self::Out(stand) => Spot {
+                kind: Kind::Out,
+                address: stand.listener.address,
+                place: stand.listener.place,
+            },
+        }
+    }
+}
+
+impl Shared {
+    /// For a listener that is new.
+    pub(super) fn new(post: &Post, commons: &Arc<Commons>) -> Self {
+        let served = match post {
+            Post::In(site) => Served::In(Arc::new(ArcSwap::new(Arc::clone(site)))),
+            Post::Out(stand) => {
+                let stand = Arc::new(ArcSwap::new(Arc::clone(stand)));
+                Served::Out(stand, Arc::clone(commons))
+            }
+        };
+        Self { served, admission: Arc::default() }
+    }
+
+    /// Serves what stands at the same address now; if nothing does, connections that are left are
+    /// judged by what is nearest.
+    pub(super) fn swap(&self, generation: &Generation, posts: &[Post], way: Option<&Arc<Way>>) {
+        match &self.served {
+            Served::In(site) => {
+                let old = site.load_full();
+                let heir = generation.heir(&old).cloned();
+                site.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
+            }
+            Served::Out(stand, _) => {
+                let old = stand.load_full();
+                let mut stands = posts.iter().filter_map(Post::stand);
+                let kept = stands.find(|stand| stand.listener.address == old.listener.address);
+                let heir = || match way {
+                    Some(way) => old.under(way),
+                    None => old.closed(),
+                };
+                stand.store(kept.cloned().unwrap_or_else(|| Arc::new(heir())));
+            }
+        }
+    }
+
+    /// For as long as a listener that was removed has connections.
+    pub(super) fn downgrade(&self) -> Retired {
+        match &self.served {
+            Served::In(site) => Retired::In(Arc::downgrade(site)),
+            Served::Out(stand, commons) => Retired::Out(Arc::downgrade(stand), Arc::clone(commons)),
+        }
+    }
+
+    /// Takes connections from a socket, as a task of this worker.
+    pub(super) fn listen(self, worker: &Rc<Worker>, socket: TcpListener) -> Option<Serving> {
+        let (worker, closing) = (Rc::clone(worker), Rc::new(Cell::new(false)));
+        let mark = Rc::clone(&closing);
+        let address = socket.local_addr().ok()?;
+        let admission = self.admission;
+        let kind = match self.served {
+            Served::In(site) => {
+                let service = reverse::Service { worker, site, admission, closing };
+                run(Rc::new(service), socket);
+                Kind::In
+            }
+            Served::Out(stand, commons) => {
+                let service = forward::Service { worker, stand, admission, commons, closing };
+                run(Rc::new(service), socket);
+                Kind::Out
+            }
+        };
+        Some(Serving { kind, address, closing: mark })
+    }
+}
+
+impl Post {
+    fn stand(&self) -> Option<&Arc<Stand>> {
+        if let Self::Out(stand) = self { Some(stand) } else { None }
+    }
+}
+
+fn run<D: Door>(door: Rc<D>, socket: TcpListener) {
+    match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => {
+            let local = Rc::clone(&door.worker().local);
+            local.spawn(accept::run(door, listener));
+        }
+        Err(error) => tracing::error!("a worker cannot take connections from a socket: {error}"),
+    }
+}
+
+/// A listener of a worker, for closing it.
+pub(super) struct Serving {
+    kind: Kind,
+    address: SocketAddr,
+    closing: Rc<Cell<bool>>,
+}
+
+impl Serving {
+    /// Whether it is the one to close; then it takes no more.
+    pub(super) fn close(&self, kind: Kind, address: SocketAddr) -> bool {
+        let closes = self.kind == kind && self.address == address;
+        if closes {
+            self.closing.set(true);
+        }
+        closes
+    }
+}

@@ -1,0 +1,96 @@
+//! How many, how fast, how long.
+
+use std::time::Instant;
+
+use crate::wire::text;
+use crate::world::{FACEBOOK, Setup, World};
+
+const CONNECT: &str = "CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn tunnels_are_limited_per_client_and_room_is_made_when_one_closes() {
+    let world = World::with(Setup { limits: "tunnels-per-client = 2", ..Setup::default() });
+    let (first, origin) = world.tunnel("graph.facebook.com");
+    let (_second, _other) = world.tunnel("graph.facebook.com");
+    let answer = world.sent(CONNECT).answer();
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.field("gateway-reason").as_deref(), Some("too_many_tunnels_of_client"));
+    assert_eq!(answer.field("retry-after").as_deref(), Some("1"));
+    drop((first, origin));
+    let mut world = world;
+    world.wait("room for another", |world| {
+        text(&world.sent(CONNECT).head()).starts_with("HTTP/1.1 200 ")
+    });
+}
+
+#[test]
+fn tunnels_are_limited_in_all() {
+    let world = World::with(Setup { limits: "tunnels = 1", ..Setup::default() });
+    let _open = world.tunnel("graph.facebook.com");
+    let answer = world.sent(CONNECT).answer();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.field("gateway-reason").as_deref(), Some("too_many_tunnels"));
+    assert!(!world.was_dialled());
+}
+
+#[test]
+fn new_tunnels_are_limited_per_second() {
+    let world = World::with(Setup { limits: "new-per-second = 1", ..Setup::default() });
+    let answers: Vec<_> = (0..8)
+        .map(|_| world.sent("CONNECT chatapi.viber.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n").answer())
+        .collect();
+    let refused = answers.iter().filter(|answer| {
+        answer.status() == 429
+            && answer.field("gateway-reason").as_deref() == Some("too_many_new_tunnels")
+    });
+    assert!(refused.count() >= 1);
+    assert_eq!(answers[0].status(), 403);
+}
+
+#[test]
+fn a_tunnel_ends_when_it_is_silent_or_old() {
+    let mut world = World::with(Setup { timeouts: "idle = \"1s\"", ..Setup::default() });
+    let (mut client, mut origin) = world.tunnel("graph.facebook.com");
+    client.end();
+    origin.end();
+    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "tunnel_idle");
+
+    let timeouts = "idle = \"60s\"\ntotal = \"1s\"";
+    let mut world = World::with(Setup { timeouts, ..Setup::default() });
+    let (mut client, _origin) = world.tunnel("graph.facebook.com");
+    client.end();
+    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "tunnel_expired");
+}
+
+#[test]
+fn a_rule_may_limit_the_bytes_per_second() {
+    let rules: &'static str = format!("{FACEBOOK}rate = \"64KiB\"\n").leak();
+    let world = World::with(Setup { rules, ..Setup::default() });
+    let (mut client, mut origin) = world.tunnel("graph.facebook.com");
+    let start = Instant::now();
+    // Three seconds' worth; half a second may go ahead.
+    let data = vec![1; 192 << 10];
+    let sending = std::thread::spawn(move || {
+        origin.send(&data);
+        origin
+    });
+    client.take(192 << 10);
+    assert!(start.elapsed().as_secs() >= 1, "{:?}", start.elapsed());
+    drop(sending.join().unwrap());
+}
+
+#[test]
+fn connections_that_never_ask_are_closed_and_slow_heads_are_told() {
+    let timeouts = "header = \"1s\"\nkeep-alive = \"1s\"";
+    let mut world = World::with(Setup { timeouts, ..Setup::default() });
+    let mut silent = world.client();
+    let mut slow = world.sent("CONNECT graph.facebook.com:PORT HTT");
+    let answer = slow.answer();
+    assert_eq!(answer.field("gateway-reason").as_deref(), Some("header_timeout"));
+    silent.end();
+    assert!(silent.input.is_empty());
+    assert_eq!(world.lines_of(slow.local(), 1)[0]["event"], "refused");
+    let huge = format!("CONNECT a:443 HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+    let answer = world.sent(&huge).answer();
+    assert_eq!(answer.field("gateway-reason").as_deref(), Some("header_too_large"));
+}

@@ -1,0 +1,97 @@
+//! Configurations change; what is open stays, unless it is not allowed any more.
+
+use crate::wire::text;
+use crate::world::{FACEBOOK, Setup, World, free_port};
+
+const TWO: &str = r#"
+[[forward.rule]]
+name = "facebook"
+clients = ["127.0.0.0/8"]
+allow = ["graph.facebook.com"]
+ports = [PORT]
+addresses = ["127.0.0.0/8"]
+[[forward.rule]]
+name = "viber"
+clients = ["127.0.0.0/8"]
+allow = ["chatapi.viber.com"]
+ports = [PORT]
+addresses = ["127.0.0.0/8"]
+"#;
+
+#[test]
+fn tunnels_survive_a_reload_and_those_of_a_rule_that_is_gone_are_closed() {
+    let mut world = World::with(Setup { rules: TWO, ..Setup::default() });
+    let (mut kept, mut kept_origin) = world.tunnel("graph.facebook.com");
+    let (mut gone, mut gone_origin) = world.tunnel("chatapi.viber.com");
+    let mut waiting = world.client();
+    let listen = world.listen;
+    world.reload(Setup { rules: FACEBOOK, ..Setup::default() }, listen);
+    gone.end();
+    gone_origin.end();
+    assert_eq!(world.lines_of(gone.local(), 1)[0]["end"], "policy");
+    kept.send("up");
+    kept_origin.expect("up");
+    kept_origin.send("down");
+    kept.expect("down");
+    // A connection from before asks under what is in force now.
+    waiting.send(format!("CONNECT chatapi.viber.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port()));
+    assert_eq!(waiting.answer().status(), 403);
+    drop((kept, waiting));
+    kept_origin.end();
+    drop(kept_origin);
+    world.ends_with(&[
+        "tunnel CONNECT 200 policy",
+        "tunnel CONNECT 200 client_closed",
+        "egress CONNECT 403 egress_denied",
+    ]);
+}
+
+#[test]
+fn a_listener_moves_and_its_tunnels_stay() {
+    let mut world = World::plain();
+    let (mut client, mut origin) = world.tunnel("graph.facebook.com");
+    let old = world.listen;
+    let new = free_port(world.address);
+    world.reload(Setup::default(), new);
+    client.send("up");
+    origin.expect("up");
+    let (mut other, mut other_origin) = world.tunnel("graph.facebook.com");
+    other.send("new");
+    other_origin.expect("new");
+    world.wait("the old address to be closed", |_| std::net::TcpStream::connect(old).is_err());
+    drop((client, origin));
+    drop((other, other_origin));
+    world.stop();
+}
+
+#[test]
+fn without_a_forward_proxy_everything_of_it_is_closed() {
+    let mut world = World::plain();
+    let (mut client, mut origin) = world.tunnel("graph.facebook.com");
+    let listen = world.listen;
+    world.reload_without();
+    client.end();
+    origin.end();
+    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "policy");
+    world.wait("the address to be closed", |_| std::net::TcpStream::connect(listen).is_err());
+    // And it comes back.
+    world.reload(Setup::default(), listen);
+    let (mut client, mut origin) = world.tunnel("graph.facebook.com");
+    client.send("again");
+    origin.expect("again");
+}
+
+#[test]
+fn a_drain_takes_nothing_new_and_closes_tunnels() {
+    let world = World::plain();
+    let (mut client, mut origin) = world.tunnel("graph.facebook.com");
+    let mut idle = world.client();
+    world.terminate();
+    client.end();
+    origin.end();
+    idle.end();
+    assert!(text(&client.input).is_empty());
+    let mut world = world;
+    world.stop_after();
+    assert!(world.log().contains("\"end\":\"draining\""), "{}", world.log());
+}
