@@ -114,6 +114,8 @@ pub struct Desk {
     pub status: Rc<RefCell<Status>>,
     /// Those of the generation that serves.
     pub upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
+    /// Those of them that must be up for the gateway to be ready.
+    pub needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
     /// To whoever runs the gateway.
     pub asks: mpsc::UnboundedSender<Ask>,
     /// For questions about the forward proxy.
@@ -212,6 +214,16 @@ fn snapshots(desk: &Desk) -> Vec<Snapshot> {
     desk.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
 }
 
+/// Whether new work may come here; the error says why not.
+fn ready(desk: &Desk) -> Result<(), String> {
+    desk.health.ready().map_err(str::to_owned)?;
+    let needed = desk.needed.borrow();
+    match needed.iter().find(|upstream| !upstream.is_ready()) {
+        Some(upstream) => Err(format!("upstream {} is down", upstream.name)),
+        None => Ok(()),
+    }
+}
+
 /// Puts how the upstreams are into the metrics.
 fn tell(desk: &Desk) {
     let all = snapshots(desk);
@@ -243,10 +255,9 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
             response
         }
         "/livez" => text(StatusCode::OK, "alive\n"),
-        "/readyz" | "/healthz" => match desk.health.ready() {
+        "/readyz" | "/healthz" => match ready(desk) {
             Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err("draining") => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
-            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
+            Err(why) => said(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
         },
         "/" => text(
             StatusCode::OK,

@@ -36,6 +36,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// The admin socket.
     pub socket: AdminSocket,
+    /// Upstreams that must be up for the gateway to be ready.
+    pub ready: Vec<UpstreamId>,
     /// Certificates, indexed by [`CertificateId`].
     pub certificates: Vec<Certificate>,
     /// Upstreams, indexed by [`UpstreamId`].
@@ -337,6 +339,8 @@ pub enum Action {
     },
     /// Answers 403.
     Deny,
+    /// Answers whether the gateway is ready, and these upstreams up.
+    Ready(Vec<UpstreamId>),
 }
 
 /// A field set on, or taken from, an upstream's answer.

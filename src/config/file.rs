@@ -114,6 +114,8 @@ pub struct AdminFile {
     pub listen: Maybe<String>,
     /// Allows an address that other hosts can reach. Default false.
     pub expose: Maybe<bool>,
+    /// `/readyz` says 503 unless these upstreams are up; backups do not count. Default: none.
+    pub ready: Maybe<Vec<Written<String>>>,
     /// Path of the socket over which `app-gateway reload` and the like reach the gateway, or
     /// `"off"`. Default: one in `/run/app-gateway`, which every command finds by itself.
     pub socket: Maybe<String>,
@@ -236,7 +238,8 @@ pub enum ClientCertificateFile {
     Optional,
 }
 
-/// What is done with requests for a path. Exactly one of `upstream`, `redirect` and `deny`.
+/// What is done with requests for a path. Exactly one of `upstream`, `redirect`, `deny` and
+/// `ready`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteFile {
@@ -256,6 +259,9 @@ pub struct RouteFile {
     pub status: Maybe<i64>,
     /// Answer 403.
     pub deny: Maybe<bool>,
+    /// Answer whether the gateway is ready and these upstreams are up, for a balancer in front: 200
+    /// or 503. Backups do not count.
+    pub ready: Maybe<Vec<Written<String>>>,
     /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
     pub strip_prefix: Maybe<String>,
     /// Longest request body, e.g. `"30MiB"`. Default: the profile's.

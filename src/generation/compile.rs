@@ -256,6 +256,9 @@ impl Compiler<'_> {
     ) -> Route {
         let action = match &route.action {
             config::Action::Deny => Action::Deny,
+            config::Action::Ready(ids) => Action::Ready(
+                ids.iter().filter_map(|id| self.upstreams.get(id.0).cloned()).collect(),
+            ),
             config::Action::Redirect { to, status } => {
                 Action::Redirect { to: to.clone(), status: *status }
             }

@@ -1,11 +1,15 @@
 //! Replies that a configuration asks for, redirects; and those to requests that reach nobody.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 
 use crate::downstream::{Reply, RequestId};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route};
 use crate::message::{Reason, RequestHead, host};
+use crate::net::Phase;
+use crate::upstream::Upstream;
 
 use super::acquire::Unreachable;
 
@@ -36,10 +40,25 @@ pub(super) fn unreachable(why: &Unreachable, id: &RequestId, head: &RequestHead)
     reply
 }
 
+/// For a balancer that asks whether new work may come here.
+fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> Reply {
+    if phase != Phase::Serving {
+        return Reply::refusal(Reason::Draining, id);
+    }
+    match upstreams.iter().find(|upstream| !upstream.is_ready()) {
+        Some(_) => Reply::refusal(Reason::UpstreamDown, id),
+        None => Reply::good("ready\n"),
+    }
+}
+
 /// For a decision that is not an upstream's to answer.
-pub(super) fn for_decision(decision: &Decision, head: &RequestHead) -> Option<Reply> {
+pub(super) fn for_decision(
+    decision: &Decision,
+    head: &RequestHead,
+    (phase, id): (Phase, &RequestId),
+) -> Option<Reply> {
     match decision {
-        Decision::Route(route) => for_route(route),
+        Decision::Route(route) => for_route(route, phase, id),
         Decision::AddSlash => {
             // Relative to the host the client used: behind a firewall our port is not its port.
             let mut parts = head.target.splitn(2, |b| *b == b'?');
@@ -66,8 +85,12 @@ pub(super) fn for_decision(decision: &Decision, head: &RequestHead) -> Option<Re
     }
 }
 
-fn for_route(route: &Route) -> Option<Reply> {
-    let Action::Redirect { to, status } = &route.action else { return None };
+fn for_route(route: &Route, phase: Phase, id: &RequestId) -> Option<Reply> {
+    let (to, status) = match &route.action {
+        Action::Redirect { to, status } => (to, status),
+        Action::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
+        Action::Proxy { .. } | Action::Deny => return None,
+    };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
     Some(Reply::redirect(status, to.clone().into_bytes()))
 }

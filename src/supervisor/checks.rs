@@ -24,6 +24,7 @@ const JUDGED: Duration = Duration::from_millis(200);
 pub(super) struct Checks {
     metrics: Arc<Metrics>,
     upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
+    needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -35,12 +36,17 @@ impl Drop for Checks {
 
 impl Checks {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, upstreams: Rc::default(), tasks: Vec::new() }
+        Self { metrics, upstreams: Rc::default(), needed: Rc::default(), tasks: Vec::new() }
     }
 
     /// The upstreams of the generation that serves.
     pub(super) fn upstreams(&self) -> Rc<RefCell<Vec<Arc<Upstream>>>> {
         Rc::clone(&self.upstreams)
+    }
+
+    /// Those of them that must be up for the gateway to be ready.
+    pub(super) fn needed(&self) -> Rc<RefCell<Vec<Arc<Upstream>>>> {
+        Rc::clone(&self.needed)
     }
 
     fn stop(&mut self) {
@@ -53,6 +59,8 @@ impl Checks {
     /// endpoints that stay is kept, and so is the time of their next check.
     pub(super) fn follow(&mut self, generation: &Generation) {
         let all = &generation.upstreams;
+        let needed = generation.config.ready.iter().filter_map(|id| all.get(id.0).cloned());
+        self.needed.replace(needed.collect());
         let same = |(a, b): (&Arc<Upstream>, &Arc<Upstream>)| Arc::ptr_eq(a, b);
         let before = self.upstreams.replace(all.clone());
         if before.len() == all.len() && before.iter().zip(all).all(same) {

@@ -38,6 +38,7 @@ impl Gateway {
             health: Arc::clone(&self.health),
             status: Rc::clone(&self.reloader.status),
             upstreams: self.checks.upstreams(),
+            needed: self.checks.needed(),
             asks,
             way_out: self.way_out(),
             reopen: Box::new(move || reopener.reopen()),

@@ -139,6 +139,17 @@ impl Upstream {
         Seen { primary: usable(false), backup: usable(true) }
     }
 
+    /// Whether a primary endpoint is up, as far as a balancer in front should rely on it: where
+    /// there are checks, at least one of it must have been good.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let proven = |index: usize| {
+            self.check.is_none() || self.health(index).is_some_and(|health| health.is_proven())
+        };
+        let mut ranks = self.ranks.iter().enumerate();
+        ranks.any(|(index, rank)| !rank.backup && self.is_usable(index) && proven(index))
+    }
+
     /// Whether an endpoint may get new work, circuits aside.
     fn is_usable(&self, index: usize) -> bool {
         self.endpoints.get(index).is_some_and(|endpoint| endpoint.health.is_up())

@@ -65,6 +65,8 @@ impl Drop for Busy {
 pub struct Health {
     /// Checks say that it is not well.
     down: AtomicBool,
+    /// A check was good once.
+    proven: AtomicBool,
     /// Checks in a row that do not agree with `down`.
     contrary: AtomicU32,
     /// What requests have found.
@@ -108,6 +110,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             down: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
             contrary: AtomicU32::new(0),
             circuit: Circuit::default(),
             duty: AtomicU8::new(Duty::Up as u8),
@@ -126,6 +129,12 @@ impl Health {
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Whether a check was ever good.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
     }
 
     /// Takes it for up or down without a check: before the first, or where there are none any more.
@@ -149,6 +158,7 @@ impl Health {
         if result.is_ok() {
             // It can be connected to after all.
             self.circuit.connected();
+            self.proven.store(true, Ordering::Relaxed);
         }
         if result.is_ok() == up {
             self.contrary.store(0, Ordering::Relaxed);

@@ -17,5 +17,6 @@ mod world;
 mod checks;
 mod duty;
 mod eject;
+mod ready;
 mod sticky;
 mod tiers;

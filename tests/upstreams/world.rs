@@ -107,7 +107,8 @@ impl World {
         Self::ready_with(upstream, "", 200)
     }
 
-    /// The same, with keys of the admin table, and ready with this status.
+    /// The same, with more of the profile, and ready with this status. What stands before a `---`
+    /// are keys of the admin table.
     pub(crate) fn ready_with(upstream: &str, more: &str, ready: u16) -> Self {
         let address = own_address();
         let (listen, admin) = (free_port(address), free_port(address));
@@ -134,6 +135,7 @@ impl World {
         let set = certificates();
         let (chain, key) = (set.gateway.chain.display(), set.gateway.key.display());
         let (listen, admin) = (self.listen, self.admin);
+        let (keys, more) = more.split_once("---").unwrap_or(("", more));
         let socket = self.dir.path().join("admin.sock");
         let socket = socket.display();
         let text = format!(
@@ -147,6 +149,7 @@ reload-on-change = false
 [admin]
 listen = "{admin}"
 socket = "{socket}"
+{keys}
 
 [certificate.own]
 pairs = [{{ chain = "{chain}", key = "{key}" }}]

@@ -10,6 +10,7 @@ mod header;
 mod health;
 mod listener;
 mod profile;
+mod ready;
 mod route;
 mod upstream;
 mod value;
@@ -82,7 +83,11 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         upstreams: &mut upstream_names,
         forward: !shaped.forward.is_empty(),
     };
+    let ready = check.ready_admin(&shaped.admin, names.upstreams);
     let profiles = check.profiles(&shaped.profiles, &mut names);
+    for id in ready.iter().chain(profiles.iter().flatten().flat_map(ready::of)) {
+        check.unchecked(upstreams.as_deref().unwrap_or_default().get(id.0));
+    }
     let forward = check.forward(&shaped.forward, &mut certificate_names);
     check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);
@@ -97,6 +102,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         gateway,
         admin: admin?,
         socket,
+        ready,
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,

@@ -141,7 +141,9 @@ impl Request<'_> {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) = reply::for_decision(&decision, &self.head) {
+        if let Some(reply) =
+            reply::for_decision(&decision, &self.head, (self.worker.local.phase(), &record.id))
+        {
             return self.reply(conn, &mut record, &reply);
         }
         let Decision::Route(route) = decision else {

@@ -181,7 +181,9 @@ impl H2Request {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) = reply::for_decision(&decision, &head) {
+        if let Some(reply) =
+            reply::for_decision(&decision, &head, (worker.local.phase(), &record.id))
+        {
             return own(&mut record, reply);
         }
         let Decision::Route(route) = decision else {
