@@ -13,7 +13,7 @@ use crate::upstream::engine::{self, Session};
 use crate::upstream::exchange::Failure;
 use crate::upstream::sessions::Learner;
 use crate::upstream::{
-    Busy, ConnectError, Endpoint, Exchange, Seat, Stream, Upstream, connect, ring,
+    Busy, ConnectError, Endpoint, Exchange, Home, Stream, Upstream, connect, ring,
 };
 
 /// Who asks for a connection, and what for.
@@ -93,7 +93,7 @@ pub(super) async fn acquire(
     if let Session::Of(id) = session
         && let Some(seat) = upstream.seat(id)
     {
-        let Seat::At(index, endpoint) = seat else { return Err(Reason::SessionLost.into()) };
+        let Home::At(index, endpoint) = seat else { return Err(Reason::SessionLost.into()) };
         return try_one(worker, &errand, (index, endpoint)).await.map_err(|error| Unreachable {
             detail: Some(error.to_string()),
             ..Reason::SessionLost.into()

@@ -72,7 +72,7 @@ pub struct Memory {
 }
 
 /// Where a session is.
-pub enum Seat<'a> {
+pub enum Home<'a> {
     /// On this endpoint.
     At(usize, &'a Arc<Endpoint>),
     /// On one that is not there any more, or down.
@@ -103,14 +103,14 @@ impl Upstream {
 
     /// The endpoint that a session is on, if it may go on there. `None`: nothing is known of it.
     #[must_use]
-    pub fn seat(&self, session: &[u8]) -> Option<Seat<'_>> {
+    pub fn seat(&self, session: &[u8]) -> Option<Home<'_>> {
         let number = self.memory.sessions.find(session)?;
         let index = self.ranks.iter().position(|rank| rank.number == number);
         let seat = index.and_then(|index| Some((index, self.endpoints.get(index)?)));
         let serves = |(index, endpoint): &(usize, &Arc<Endpoint>)| {
             endpoint.health.is_up() && self.duty(*index) != Duty::Maintenance
         };
-        Some(seat.filter(serves).map_or(Seat::Gone, |(index, endpoint)| Seat::At(index, endpoint)))
+        Some(seat.filter(serves).map_or(Home::Gone, |(index, endpoint)| Home::At(index, endpoint)))
     }
 
     /// Whether one more request may be sent to another endpoint after it could not be sent to one.

@@ -31,7 +31,7 @@ use rustls_pki_types::ServerName;
 use crate::net::CheckedAddr;
 
 pub use check::Check;
-pub use choose::{Balance, Memory, Policy, Rank, Seat};
+pub use choose::{Balance, Memory, Policy, Rank, Home};
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Received};
 pub use health::{Busy, Duty, Health};

@@ -162,9 +162,9 @@ fn a_session_is_where_it_was_opened_or_nowhere() {
     let upstream = upstream(Balance::First, &[1, 1], 2);
     let seat = |id: &[u8]| match upstream.seat(id) {
         None => "unknown",
-        Some(Seat::Gone) => "gone",
-        Some(Seat::At(1, _)) => "there",
-        Some(Seat::At(..)) => "elsewhere",
+        Some(Home::Gone) => "gone",
+        Some(Home::At(1, _)) => "there",
+        Some(Home::At(..)) => "elsewhere",
     };
     assert_eq!(seat(b"s"), "unknown");
     upstream.memory.sessions.learn(b"s", upstream.ranks[1].number);
