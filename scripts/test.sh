@@ -39,7 +39,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The Debian package behind each program the tests run.
 debian_packages() {
   local pair
-  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd; do
+  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
   [ -e /usr/include/stdio.h ] || echo libc6-dev
@@ -60,7 +60,7 @@ install_debian_packages() {
     return 1
   fi
   echo "installing ${packages[*]}"
-  # Services that come with a package (nginx) must not be started: the tests run their own.
+  # Services that come with a package (nginx, prometheus) must not be started: the tests run their own.
   local options=(-qq -o DPkg::Lock::Timeout=600)
   DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" update
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get "${options[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null

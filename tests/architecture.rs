@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use app_gateway::message::Reason;
 use app_gateway::telemetry::Metrics;
 use app_gateway::telemetry::endpoints::{Told, Upstream};
+use app_gateway::telemetry::exposition::Format;
 
 /// Lines of a file without its tests: what a newcomer reads in one sitting.
 const LONGEST_FILE: usize = 500;
@@ -233,15 +234,19 @@ fn the_readme_lists_every_metric() {
 /// Names of all metric families, as a scrape of a gateway with one of everything shows them.
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
-    let _ = (metrics.route("p", "r"), metrics.listener("p", "l"), metrics.upstream("u"));
-    let _rule = metrics.egress.rule("r", 0);
-    metrics.tell(&[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
+    let names = metrics.allot(1);
+    let _one =
+        (names.route("p", "r").with_websockets(), names.listener("p", "l"), names.upstream("u"));
+    let _rule = names.rule("r", 0);
+    metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
+    metrics.serves(1, "h");
     metrics.reloaded("applied", true);
     let upstream = Upstream { name: "u", on_backup: false, sessions: 0 };
-    let endpoint = Told { upstream: "u", endpoint: "e", up: true, since: 0, open: 0 };
+    let endpoint =
+        Told { upstream: "u", endpoint: "e", up: true, since: 0, open: 0, resolved: Some(0) };
     metrics.endpoints.tell([upstream].into_iter(), [endpoint].into_iter());
     metrics.endpoints.checked("u", "good");
-    let text = String::from_utf8(metrics.render()).unwrap();
+    let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .map(str::to_owned)

@@ -30,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::telemetry::exposition::Format;
 use crate::telemetry::{Metrics, endpoints};
 use crate::units::parse_duration;
 use crate::upstream::Upstream;
@@ -202,6 +203,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         }
         "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
+        "/metrics" => metrics(&request, desk).await,
         path => match desk.way_out.told(path) {
             Some(told) => json(StatusCode::OK, &told),
             None => read(path, desk),
@@ -239,21 +241,33 @@ fn tell(desk: &Desk) {
             up: endpoint.state == "up",
             since: endpoint.since,
             open: endpoint.open,
+            resolved: endpoint.resolved,
         })
     });
     desk.metrics.endpoints.tell(upstreams, told);
 }
 
+/// In the format the scraper prefers. Written on another thread: with thousands of series it takes
+/// a while, and signals should not wait.
+async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Response<Full<Bytes>> {
+    let accept = request.headers().get_all(header::ACCEPT);
+    let accept: Vec<_> = accept.iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::preferred(&accept.join(","));
+    tell(desk);
+    let metrics = Arc::clone(&desk.metrics);
+    let Ok(text) = tokio::task::spawn_blocking(move || metrics.render(format)).await else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n");
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    let kind = header::HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
+    response
+}
+
 /// What can be read by whoever gets here.
 fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
     match path {
-        "/metrics" => {
-            tell(desk);
-            let mut response = Response::new(Full::new(Bytes::from(desk.metrics.render())));
-            let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" | "/healthz" => match ready(desk) {
             Ok(()) => text(StatusCode::OK, "ready\n"),

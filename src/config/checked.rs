@@ -60,6 +60,9 @@ pub struct Gateway {
     /// How many of the latest requests are remembered, for `plan`, in all workers together. Default
     /// 1,000; 0 remembers none.
     pub recent_requests: usize,
+    /// Routes with series of their own in the metrics; as many listeners, upstreams and
+    /// certificates.
+    pub metrics_limit: usize,
     /// Whether files that change are applied by themselves. Default true.
     pub reload_on_change: bool,
     /// How long connections are still taken after readiness is gone. Default 0.

@@ -95,6 +95,10 @@ pub struct GatewayFile {
     pub drain_timeout: Maybe<String>,
     /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.
     pub recent_requests: Maybe<i64>,
+    /// How many routes of a configuration have series of their own in the metrics, and how many
+    /// listeners, upstreams and certificates; what is over it is counted together as `other`.
+    /// Default 500.
+    pub metrics_limit: Maybe<i64>,
     /// Apply files that change by themselves, and not only when a reload is asked for. Default true.
     pub reload_on_change: Maybe<bool>,
     /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer

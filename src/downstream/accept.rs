@@ -15,6 +15,9 @@ use crate::message::Reason;
 use crate::net::admission::{Admission, Full, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Phase, listen};
+use crate::telemetry::ListenerMetrics;
+use crate::telemetry::lease::Lease;
+use crate::telemetry::listeners::Rejection;
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::Worker;
@@ -50,10 +53,12 @@ pub trait Door: 'static {
 pub(crate) struct Admitted {
     _permit: Permit,
     active: IntGauge,
+    _lease: Arc<Lease>,
 }
 
 impl Admitted {
-    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `active` counts those that are.
+    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` are the
+    /// listener's.
     ///
     /// # Errors
     ///
@@ -62,14 +67,21 @@ impl Admitted {
         admission: &Arc<Admission>,
         client: ClientAddr,
         (most, each): (usize, usize),
-        active: &IntGauge,
+        metrics: &ListenerMetrics,
     ) -> Result<Self, Reason> {
         let permit = admission.admit(client, most, each).map_err(|full| match full {
-            Full::Listener => Reason::TooManyConnections,
-            Full::Client => Reason::TooManyFromClient,
+            Full::Listener => {
+                metrics.reject(Rejection::Listener);
+                Reason::TooManyConnections
+            }
+            Full::Client => {
+                metrics.reject(Rejection::Client);
+                Reason::TooManyFromClient
+            }
         })?;
-        active.inc();
-        Ok(Self { _permit: permit, active: active.clone() })
+        metrics.active.inc();
+        let lease = Arc::clone(&metrics.lease);
+        Ok(Self { _permit: permit, active: metrics.active.clone(), _lease: lease })
     }
 }
 
@@ -86,16 +98,20 @@ pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
     let local = &door.worker().local;
     let alarm = local.clock.alarm();
     let mut leaves = None;
+    listen::let_in(&listener);
     loop {
         let accepted = poll_fn(|cx| {
-            if door.is_closing() && leaves.is_none() && listen::turn_away(&listener).is_ok() {
+            // A socket that another process has taken over is not ours to close to anybody.
+            let serving = local.phase() == Phase::Serving;
+            let removed = serving && door.is_closing();
+            if removed && leaves.is_none() && listen::turn_away(&listener).is_ok() {
                 leaves = Some(local.clock.now() + LAST_HANDSHAKES + TICK);
             }
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(Some(accepted));
             }
             match leaves {
-                Some(at) if local.phase() == Phase::Serving && local.clock.now() < at => {
+                Some(at) if serving && local.clock.now() < at => {
                     alarm.set_at(at);
                 }
                 _ if door.is_going() => return Poll::Ready(None),

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::net::Alarm;
 use crate::telemetry::ListenerMetrics;
+use crate::telemetry::listeners::Handshake;
 
 /// Why there is no TLS.
 pub(crate) enum NoTls {
@@ -25,7 +27,7 @@ pub(crate) enum NoTls {
     Failed(io::Error),
 }
 
-/// Finishes the handshake of a connection, until the alarm goes off.
+/// Finishes the handshake of a connection, until the alarm goes off; `metrics` are the listener's.
 ///
 /// Boxed: the stream is large, and moves a few times before it has found its place.
 ///
@@ -33,6 +35,24 @@ pub(crate) enum NoTls {
 ///
 /// [`NoTls`].
 pub(crate) async fn handshake(
+    stream: TcpStream,
+    config: &Arc<ServerConfig>,
+    alarm: &Alarm,
+    metrics: &ListenerMetrics,
+) -> Result<Box<TlsStream<TcpStream>>, NoTls> {
+    let begun = Instant::now();
+    let result = shake_hands(stream, config, alarm).await;
+    match &result {
+        Ok(stream) => metrics.shook_hands(counted(stream), begun.elapsed()),
+        // That was none.
+        Err(NoTls::PlainHttp(_)) => {}
+        Err(NoTls::TimedOut) => metrics.handshake_failed(Handshake::TimedOut),
+        Err(NoTls::Failed(_)) => metrics.handshake_failed(Handshake::Failed),
+    }
+    result
+}
+
+async fn shake_hands(
     stream: TcpStream,
     config: &Arc<ServerConfig>,
     alarm: &Alarm,
@@ -49,16 +69,24 @@ pub(crate) async fn handshake(
     until(alarm, accepting).await.ok_or(NoTls::TimedOut)?.map(Box::new).map_err(NoTls::Failed)
 }
 
-/// The version a finished handshake agreed on, counted, as it is written in logs.
-pub(crate) fn version(stream: &TlsStream<TcpStream>, metrics: &ListenerMetrics) -> &'static str {
-    let (index, tls) = match stream.get_ref().1.protocol_version() {
-        Some(ProtocolVersion::TLSv1_3) => (1, "TLSv1.3"),
-        _ => (0, "TLSv1.2"),
-    };
-    if let Some(counter) = metrics.handshakes.get(index) {
-        counter.inc();
+/// The version a finished handshake agreed on, as it is written in logs.
+pub(crate) fn version(stream: &TlsStream<TcpStream>) -> &'static str {
+    match stream.get_ref().1.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLSv1.2",
     }
-    tls
+}
+
+/// What a finished handshake is counted as.
+fn counted(stream: &TlsStream<TcpStream>) -> Handshake {
+    let (_, session) = stream.get_ref();
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    match (session.protocol_version(), resumed) {
+        (Some(ProtocolVersion::TLSv1_3), false) => Handshake::Full13,
+        (Some(ProtocolVersion::TLSv1_3), true) => Handshake::Resumed13,
+        (_, false) => Handshake::Full12,
+        (_, true) => Handshake::Resumed12,
+    }
 }
 
 /// Runs `future` until the alarm goes off.

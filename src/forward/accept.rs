@@ -10,6 +10,7 @@ use crate::downstream::Worker;
 use crate::downstream::accept::{Admitted, Door};
 use crate::downstream::handshake::{NoTls, handshake, part, version};
 use crate::message::Reason;
+use crate::telemetry::listeners::Rejection;
 use crate::tls::peer;
 
 use super::record::Record;
@@ -29,7 +30,7 @@ impl Door for Service {
         stand.metrics.accepted.inc();
         let limits = &stand.way.outlet.limits;
         let limits = (limits.connections, limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &stand.metrics.active) {
+        match Admitted::new(&self.admission, client, limits, &stand.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker
@@ -41,7 +42,9 @@ impl Door for Service {
     }
 
     fn shed(self: &Rc<Self>, client: ClientAddr) {
-        refuse(self, &self.stand.load_full(), client, (Reason::NoDescriptors, None));
+        let stand = self.stand.load_full();
+        stand.metrics.reject(Rejection::Descriptors);
+        refuse(self, &stand, client, (Reason::NoDescriptors, None));
     }
 }
 
@@ -75,9 +78,9 @@ async fn connection(
     };
     let alarm = service.worker.local.clock.alarm();
     alarm.set(stand.way.outlet.timeouts.handshake);
-    match handshake(stream, config, &alarm).await {
+    match handshake(stream, config, &alarm, &stand.metrics).await {
         Ok(stream) => {
-            let tls = version(&stream, &stand.metrics);
+            let tls = version(&stream);
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let facts = Facts { client, tls, names: shown.map(peer::names_of).unwrap_or_default() };
             drop((alarm, stand));

@@ -17,7 +17,7 @@ use crate::downstream::transfer::{NoAnswer, Upload, await_head};
 use crate::message::forward::{Edits, Sent, field};
 use crate::message::{Form, Reason, proxied};
 use crate::net::{Alarm, Io};
-use crate::upstream::{Exchange, Stream};
+use crate::upstream::{Connection, Exchange, Stream};
 
 use super::record::Record;
 use super::request::{Ready, Request, until_gone};
@@ -45,7 +45,8 @@ pub(super) async fn serve<T: Io>(
     };
     let mut out = Vec::with_capacity(512);
     proxied::write_request(&mut out, head);
-    let begun = Exchange::begin(stream, false, out, head.framing, head.method == Method::HEAD);
+    let connection = Connection { stream, reused: false, seat: None };
+    let begun = Exchange::begin(connection, out, head.framing, head.method == Method::HEAD);
     let mut exchange = match begun {
         Ok(exchange) if ready.reached.early.is_empty() => exchange,
         Ok(_) | Err(_) => {

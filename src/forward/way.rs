@@ -10,7 +10,7 @@ use crate::generation::outlet::Listener;
 use crate::message::Reason;
 use crate::net::rate::Rate;
 use crate::telemetry::egress::NO_RULE;
-use crate::telemetry::{ListenerMetrics, Metrics, RuleMetrics};
+use crate::telemetry::{Allotment, ListenerMetrics, RuleMetrics};
 
 /// What stands for the profile in logs and metrics.
 pub(super) const PROFILE: &str = "forward";
@@ -43,7 +43,7 @@ impl Way {
     /// Prepares counters and limits. Limits that stay the same go on from where `previous` has
     /// them.
     #[must_use]
-    pub fn new(outlet: Arc<Outlet>, metrics: &Metrics, previous: Option<&Self>) -> Arc<Self> {
+    pub fn new(outlet: Arc<Outlet>, names: &Allotment, previous: Option<&Self>) -> Arc<Self> {
         let rules = outlet.policy.rules().iter().map(|rule| {
             let settings = &rule.settings;
             let known = previous.and_then(|way| way.rules.get(&settings.name)?.rate.clone());
@@ -52,7 +52,7 @@ impl Way {
                 || (settings.rate > 0).then(|| (settings.rate, Arc::new(Rate::new(settings.rate))));
             let tally = Tally {
                 name: settings.name.clone(),
-                metrics: metrics.egress.rule(&settings.name, Reason::ALL.len()),
+                metrics: names.rule(&settings.name, Reason::ALL.len()),
                 rate: rate.or_else(fresh),
             };
             (settings.name.clone(), Arc::new(tally))
@@ -60,7 +60,7 @@ impl Way {
         let rules = rules.collect();
         let no_rule = Tally {
             name: NO_RULE.to_owned(),
-            metrics: metrics.egress.rule(NO_RULE, Reason::ALL.len()),
+            metrics: names.rule(NO_RULE, Reason::ALL.len()),
             rate: None,
         };
         Arc::new(Self { outlet, rules, no_rule: Arc::new(no_rule) })
@@ -73,12 +73,12 @@ impl Way {
 
     /// What each listener serves, in the order of the files.
     #[must_use]
-    pub fn stands(self: &Arc<Self>, metrics: &Metrics) -> Vec<Arc<Stand>> {
+    pub fn stands(self: &Arc<Self>, names: &Allotment) -> Vec<Arc<Stand>> {
         let one = |listener: &Arc<Listener>| {
             Arc::new(Stand {
                 listener: Arc::clone(listener),
                 way: Arc::clone(self),
-                metrics: metrics.listener(PROFILE, &listener.label),
+                metrics: names.listener(PROFILE, &listener.label),
             })
         };
         self.outlet.listeners.iter().map(one).collect()

@@ -1,7 +1,7 @@
 //! From a checked configuration to a [`Generation`].
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
@@ -9,11 +9,11 @@ use crate::config::problem::{Place, Problem, Severity};
 use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId};
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
 use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
 
-use super::site::{Account, Action, Names, Route, Served, Site};
+use super::site::{Account, Action, Begin, Names, Route, Served, Site};
 use super::{Alive, Edition, Generation, Shown, edition, identities, outlet, upstreams};
 
 /// A compiled configuration and what an operator should still hear about it.
@@ -34,7 +34,7 @@ pub struct Compiled {
 pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
@@ -47,14 +47,17 @@ pub fn compile(
         .iter()
         .map(|u| Arc::new(upstreams::compile(u, provider, previous, &mut problems)))
         .collect();
+    let names = metrics.allot(config.gateway.metrics_limit);
+    let counted: Vec<_> =
+        upstreams.iter().map(|u| (Arc::clone(u), names.upstream(&u.name))).collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
     let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
-        upstreams: &upstreams,
+        upstreams: &counted,
         provider,
-        metrics,
+        names: &names,
         previous,
         edition: &edition,
         alive: &alive,
@@ -75,6 +78,7 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
+    problems.extend(counted_together(&names, config.gateway.metrics_limit));
     let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
     let outlet = config
         .forward
@@ -93,6 +97,7 @@ pub fn compile(
         contents,
         edition,
         _alive: alive,
+        names,
         certificates,
     };
     generation.contents = edition::read(generation.files());
@@ -111,11 +116,33 @@ pub(super) fn error(code: &'static str, place: Place, message: String, help: &st
     }
 }
 
+/// Says that some names have no series of their own.
+fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
+    let [routes, listeners, upstreams, _] = names.over();
+    let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
+    let over = counts.iter().filter(|(count, _)| *count > 0);
+    let over: Vec<_> = over.map(|(count, kind)| format!("{count} {kind}")).collect();
+    (!over.is_empty()).then(|| Problem {
+        severity: Severity::Warning,
+        code: "gateway.metrics-limit",
+        message: format!("{} are over `metrics-limit`, which is {limit}", over.join(" and ")),
+        place: None,
+        label: String::new(),
+        related: None,
+        help: Some(
+            "they are counted together as `other`; raise it under `[gateway]` if your Prometheus \
+             can take more series"
+                .to_owned(),
+        ),
+    })
+}
+
 struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
-    upstreams: &'a [Arc<Upstream>],
+    /// With their counters.
+    upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
-    metrics: &'a Metrics,
+    names: &'a Allotment,
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
@@ -143,7 +170,7 @@ impl Compiler<'_> {
         };
         Some(Site {
             address: listener.listen,
-            metrics: self.metrics.listener(&profile.name, &label),
+            metrics: self.names.listener(&profile.name, &label),
             names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
             place: listener.place,
             served,
@@ -248,6 +275,11 @@ impl Compiler<'_> {
         Served::Routes { table: Table::new(rules), routes }
     }
 
+    fn begin(&self, profile: &Profile, route: &config::Route) -> Begin {
+        let begin = self.names.begin(&profile.name, &route.name);
+        if route.websocket { Box::new(move || begin().with_websockets()) } else { Box::new(begin) }
+    }
+
     fn route(
         &self,
         profile: &Profile,
@@ -257,14 +289,17 @@ impl Compiler<'_> {
         let action = match &route.action {
             config::Action::Deny => Action::Deny,
             config::Action::Ready(ids) => Action::Ready(
-                ids.iter().filter_map(|id| self.upstreams.get(id.0).cloned()).collect(),
+                ids.iter()
+                    .filter_map(|id| self.upstreams.get(id.0))
+                    .map(|(upstream, _)| Arc::clone(upstream))
+                    .collect(),
             ),
             config::Action::Redirect { to, status } => {
                 Action::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
-                Some(upstream) => Action::Proxy {
-                    counters: self.metrics.upstream(&upstream.name),
+                Some((upstream, counters)) => Action::Proxy {
+                    counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
@@ -277,7 +312,7 @@ impl Compiler<'_> {
             account: Arc::new(Account {
                 name: route.name.clone(),
                 report_only: route.report_only,
-                metrics: self.metrics.route(&profile.name, &route.name),
+                metrics: LazyLock::new(self.begin(profile, route)),
             }),
             place: route.place,
             action,

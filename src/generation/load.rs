@@ -24,7 +24,7 @@ pub fn load(
     directory: &Path,
     env: Env<'_>,
     provider: &Arc<CryptoProvider>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Refused> {
     let Loaded { config, mut warnings } = config::load(directory, env)?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use prometheus::IntGauge;
 
 use crate::config::{ClientCertificates, Config, Place, Verify};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Allotment, Metrics};
 use crate::upstream::{Endpoint, Upstream};
 
 pub use compile::compile;
@@ -42,6 +42,8 @@ pub struct Generation {
     /// Its name, the same in all its sites.
     pub edition: Arc<Edition>,
     _alive: Arc<Alive>,
+    /// What it is called in the metrics.
+    names: Allotment,
     certificates: Vec<Shown>,
 }
 
@@ -147,6 +149,20 @@ impl Generation {
         })
     }
 
+    /// What it is called in the metrics.
+    #[must_use]
+    pub fn names(&self) -> &Allotment {
+        &self.names
+    }
+
+    /// The identities of all endpoints, sorted.
+    #[must_use]
+    pub fn identities(&self) -> Arc<[u64]> {
+        let mut all: Vec<_> = self.endpoints().map(|endpoint| endpoint.identity).collect();
+        all.sort_unstable();
+        all.into()
+    }
+
     /// Puts what is known of certificates and upstreams into the metrics.
     pub fn tell(&self, metrics: &Metrics) {
         let verified = |u: &crate::config::Upstream| !matches!(u.verify, Verify::None { .. });
@@ -154,7 +170,7 @@ impl Generation {
             self.config.upstreams.iter().map(|u| (u.name.clone(), verified(u))).collect();
         let certificates: Vec<_> =
             self.certificates.iter().map(|s| (s.name.clone(), s.pair, s.not_after)).collect();
-        metrics.tell(&certificates, &upstreams);
+        metrics.tell(&self.names, &certificates, &upstreams);
     }
 
     /// Files the configuration names: certificates, keys, CA bundles, users, credentials.

@@ -1,7 +1,7 @@
 //! What one listener serves, and how it decides about a request.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -99,9 +99,13 @@ pub struct Account {
     pub name: String,
     /// Log and metric say that the request would be denied without this route.
     pub report_only: bool,
-    /// Counters.
-    pub metrics: RouteMetrics,
+    /// Counters, which begin with the first request: there may be thousands of routes, most of them
+    /// never asked for.
+    pub metrics: LazyLock<RouteMetrics, Begin>,
 }
+
+/// Makes the counters of a route.
+pub type Begin = Box<dyn FnOnce() -> RouteMetrics + Send + Sync>;
 
 /// What a route does.
 pub enum Action {

@@ -69,6 +69,13 @@ pub fn turn_away<'a>(listener: impl Into<SockRef<'a>>) -> io::Result<()> {
     listener.into().attach_filter(&PROGRAM)
 }
 
+/// Undoes [`turn_away`], for a socket that came from somebody else: a process before this one, or a
+/// service manager that keeps it.
+pub fn let_in<'a>(listener: impl Into<SockRef<'a>>) {
+    // It fails if there is nothing to undo.
+    let _ = listener.into().detach_filter();
+}
+
 /// Raises the soft limit on open files to the hard one and returns it.
 ///
 /// # Errors

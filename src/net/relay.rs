@@ -67,6 +67,23 @@ impl End {
     }
 }
 
+/// Whoever a relay belongs to.
+pub trait Owner {
+    /// Whether it may go on under a configuration that has changed.
+    fn allows(&self) -> bool;
+
+    /// Told of bytes as they move.
+    fn moved(&self, a_to_b: u64, b_to_a: u64) {
+        let _ = (a_to_b, b_to_a);
+    }
+}
+
+impl<F: Fn() -> bool> Owner for F {
+    fn allows(&self) -> bool {
+        self()
+    }
+}
+
 /// One end of a relay: a stream, and what was already read from it.
 pub struct Side<T> {
     /// The stream.
@@ -76,8 +93,8 @@ pub struct Side<T> {
 }
 
 /// Joins `a` and `b` until both have closed, one breaks, nothing moves for `idle`, or the worker
-/// cuts what is left. One side's end of stream is passed on to the other. `allowed` is asked once
-/// after each change of configuration.
+/// cuts what is left. One side's end of stream is passed on to the other. `owner` is asked once
+/// after each change of configuration whether it may go on.
 ///
 /// # Cancellation
 ///
@@ -87,9 +104,9 @@ pub fn relay<A: Io, B: Io>(
     a: Side<A>,
     b: Side<B>,
     idle: Duration,
-    allowed: &dyn Fn() -> bool,
+    owner: &dyn Owner,
 ) -> impl Future<Output = Summary> {
-    join(local, (a, None), (b, None), idle, allowed)
+    join(local, (a, None), (b, None), idle, owner)
 }
 
 /// As [`relay`], for a WebSocket that `a` asked `b` for: if it is ended from here, both are sent a
@@ -104,10 +121,10 @@ pub fn relay_websocket<A: Io, B: Io>(
     a: Side<A>,
     b: Side<B>,
     idle: Duration,
-    allowed: &dyn Fn() -> bool,
+    owner: &dyn Owner,
 ) -> impl Future<Output = Summary> {
     let frames = |sender| Some(Frames::of(sender));
-    join(local, (a, frames(Sender::Client)), (b, frames(Sender::Server)), idle, allowed)
+    join(local, (a, frames(Sender::Client)), (b, frames(Sender::Server)), idle, owner)
 }
 
 async fn join<A: Io, B: Io>(
@@ -115,7 +132,7 @@ async fn join<A: Io, B: Io>(
     (a, a_frames): (Side<A>, Option<Frames>),
     (b, b_frames): (Side<B>, Option<Frames>),
     idle: Duration,
-    allowed: &dyn Fn() -> bool,
+    owner: &dyn Owner,
 ) -> Summary {
     let (Side { io: mut a, early: a_early }, Side { io: mut b, early: b_early }) = (a, b);
     let (mut ab, mut ba) = (Direction::new(&a_early, a_frames), Direction::new(&b_early, b_frames));
@@ -129,16 +146,21 @@ async fn join<A: Io, B: Io>(
         first: None,
         closing: Closing::No,
         generation: local.generation(),
+        told: (0, 0),
     };
     let end = poll_fn(|cx| {
-        let before = ab.bytes + ba.bytes;
-        match ab.poll(cx, local, &mut a, &mut b) {
+        let polled = (ab.poll(cx, local, &mut a, &mut b), ba.poll(cx, local, &mut b, &mut a));
+        if (ab.bytes, ba.bytes) != watch.told {
+            watch.moved = local.clock.now();
+            watch.tell(owner, &ab, &ba);
+        }
+        match polled.0 {
             Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenA),
             Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenB),
             Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByA),
             Poll::Pending => {}
         }
-        match ba.poll(cx, local, &mut b, &mut a) {
+        match polled.1 {
             Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenB),
             Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenA),
             Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByB),
@@ -147,12 +169,9 @@ async fn join<A: Io, B: Io>(
         if ab.closed && ba.closed {
             return Poll::Ready(watch.first.unwrap_or(End::ClosedByA));
         }
-        if before != ab.bytes + ba.bytes {
-            watch.moved = local.clock.now();
-        }
         if watch.generation != local.generation() {
             watch.generation = local.generation();
-            if !allowed() {
+            if !owner.allows() {
                 return Poll::Ready(End::Forbidden);
             }
         }
@@ -171,6 +190,7 @@ async fn join<A: Io, B: Io>(
         ));
         close_code = told.await.then_some(close.code);
     }
+    watch.tell(owner, &ab, &ba);
     Summary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code }
 }
 
@@ -183,6 +203,8 @@ struct Watch {
 
     closing: Closing,
     generation: u64,
+    /// Bytes either way that the owner has been told of.
+    told: (u64, u64),
 }
 
 /// What draining means for this relay.
@@ -196,6 +218,12 @@ enum Closing {
 }
 
 impl Watch {
+    /// Tells of bytes that have moved since the last time.
+    fn tell(&mut self, owner: &dyn Owner, ab: &Direction, ba: &Direction) {
+        let (a_to_b, b_to_a) = std::mem::replace(&mut self.told, (ab.bytes, ba.bytes));
+        owner.moved(ab.bytes - a_to_b, ba.bytes - b_to_a);
+    }
+
     fn poll(&mut self, cx: &Context<'_>, local: &Local) -> Poll<End> {
         let now = local.clock.now();
         if local.phase() == Phase::Cutting {

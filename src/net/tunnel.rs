@@ -111,13 +111,14 @@ pub async fn join<A: Leg, B: Leg>(
         let held_until = terms.rates.iter().flatten().filter_map(|rate| rate.wait(now)).max();
         let before = ab.bytes + ba.bytes;
         let piece = terms.rates.iter().flatten().map(|rate| rate.piece()).min();
-        let pass = Pass { local, held: held_until.is_some(), piece };
+        let pass = Pass { local, held: held_until.is_some(), piece, last: ba.closed };
         match ab.poll(cx, &pass, &mut a, &mut b) {
             Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenA),
             Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenB),
             Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByA),
             Poll::Pending => {}
         }
+        let pass = Pass { last: ab.closed, ..pass };
         match ba.poll(cx, &pass, &mut b, &mut a) {
             Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenB),
             Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenA),
@@ -250,6 +251,8 @@ struct Pass<'a> {
     held: bool,
     /// Bytes that may be read before the rates are asked again.
     piece: Option<usize>,
+    /// The other direction has ended: the sockets are about to be closed.
+    last: bool,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -305,8 +308,11 @@ impl Direction {
                 ready!(self.out.poll_flush(cx, to)).map_err(|_| Broken::To)?;
             }
             if self.ended && self.pipe.is_none() {
-                // The far side may already have gone; that is no failure of this direction.
-                let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                // Closing a bare socket says the same; and the far side may already have gone, which
+                // is no failure of this direction.
+                if !(pass.last && to.socket().is_some()) {
+                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                }
                 self.closed = true;
                 continue;
             }

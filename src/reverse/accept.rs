@@ -11,6 +11,7 @@ use crate::downstream::handshake::{NoTls, handshake, part, version};
 use crate::downstream::{Reply, Worker};
 use crate::generation::Site;
 use crate::message::Reason;
+use crate::telemetry::listeners::Rejection;
 
 use super::record::Record;
 use super::{Facts, Service, h1, h2};
@@ -28,7 +29,7 @@ impl Door for Service {
         let site = self.site.load_full();
         site.metrics.accepted.inc();
         let limits = (site.limits.connections, site.limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &site.metrics.active) {
+        match Admitted::new(&self.admission, client, limits, &site.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker
@@ -40,7 +41,9 @@ impl Door for Service {
     }
 
     fn shed(self: &Rc<Self>, client: ClientAddr) {
-        refuse(self, &self.site.load_full(), client, Reason::NoDescriptors, None);
+        let site = self.site.load_full();
+        site.metrics.reject(Rejection::Descriptors);
+        refuse(self, &site, client, Reason::NoDescriptors, None);
     }
 }
 
@@ -74,9 +77,9 @@ async fn connection(
     };
     let alarm = service.worker.local.clock.alarm();
     alarm.set(site.timeouts.handshake);
-    match handshake(stream, config, &alarm).await {
+    match handshake(stream, config, &alarm, &site.metrics).await {
         Ok(stream) => {
-            let tls = version(&stream, &site.metrics);
+            let tls = version(&stream);
             let (_, session) = stream.get_ref();
             let facts = Facts { client, tls, sni: session.server_name().map(str::to_owned) };
             let is_h2 = session.alpn_protocol() == Some(b"h2");

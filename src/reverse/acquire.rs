@@ -4,16 +4,19 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
 use crate::message::{Reason, RequestHead};
 use crate::telemetry::UpstreamMetrics;
+use crate::telemetry::upstreams::ConnectFailure;
 use crate::upstream::eject::Trouble;
 use crate::upstream::engine::{self, Session};
 use crate::upstream::exchange::Failure;
 use crate::upstream::sessions::Learner;
 use crate::upstream::{
-    Busy, ConnectError, Endpoint, Exchange, Home, Stream, Upstream, connect, ring,
+    Busy, ConnectError, Connection, Endpoint, Exchange, Home, Upstream, connect, ring,
 };
 
 /// Who asks for a connection, and what for.
@@ -27,8 +30,7 @@ pub(super) struct Errand<'a> {
 
 /// A connection and whose it is.
 pub(super) struct Acquired {
-    pub(super) stream: Stream,
-    pub(super) reused: bool,
+    pub(super) connection: Connection,
     pub(super) whose: Whose,
 }
 
@@ -132,19 +134,21 @@ async fn try_one(
     let (upstream, counters) = errand.to;
     let whose = Whose { endpoint: Arc::clone(endpoint), index, opens: false };
     if !errand.fresh
-        && let Some(stream) = worker.pool.take(endpoint.identity)
+        && let Some(connection) = worker.pool.take(endpoint.identity)
     {
         counters.reused.inc();
-        return Ok(Acquired { stream, reused: true, whose });
+        return Ok(Acquired { connection, whose });
     }
+    let begun = Instant::now();
     match connect(endpoint, upstream.limits.connect).await {
         Ok(stream) => {
-            counters.connected.inc();
+            counters.connected(begun.elapsed());
             endpoint.health.circuit.connected();
-            Ok(Acquired { stream, reused: false, whose })
+            let connection = Connection { stream, reused: false, seat: Some(counters.seat()) };
+            Ok(Acquired { connection, whose })
         }
         Err(error) => {
-            counters.failed.inc();
+            counters.connect_failed(counted(error.reason));
             // Once per outage of a few seconds; each request has its own log line.
             if endpoint.health.is_news() {
                 let reason = error.reason.word();
@@ -225,4 +229,15 @@ fn place(client: ClientAddr) -> u32 {
     let _ = write!(rest, "{}", client.ip());
     let left = rest.len();
     ring::place(text.get(..text.len() - left).unwrap_or_default())
+}
+
+/// What a failure to connect is counted as.
+fn counted(reason: Reason) -> ConnectFailure {
+    match reason {
+        Reason::UpstreamConnectTimeout => ConnectFailure::TimedOut,
+        Reason::UpstreamTls => ConnectFailure::Tls,
+        Reason::UpstreamUnresolved => ConnectFailure::Unresolved,
+        Reason::NoDescriptors => ConnectFailure::Descriptors,
+        _ => ConnectFailure::Refused,
+    }
 }

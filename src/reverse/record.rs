@@ -17,7 +17,11 @@ use crate::generation::{Edition, Route, Site};
 use crate::message::{Known, Reason, RequestHead, Version, path, query};
 use crate::net::Phase;
 use crate::telemetry::access_log::{millis, number, text};
+use crate::telemetry::metrics::class;
 use crate::telemetry::recent::Request;
+use crate::telemetry::upstreams::Seat;
+use crate::telemetry::websockets::Closed;
+use crate::telemetry::{UpstreamMetrics, WebSocketMetrics};
 use crate::upstream::{Busy, Upstream};
 
 use super::Facts;
@@ -43,10 +47,14 @@ pub(super) struct Record {
     pub(super) detail: Option<String>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
+    /// After `start`: there was a connection to send the request on.
+    connected: Duration,
     first_byte: Option<Duration>,
-    tunnel: Option<&'static str>,
+    tunnel: Option<Closed>,
     /// Counts it among what is open at the endpoint.
     busy: Option<Busy>,
+    /// Of a tunnel: counts the upstream's connection.
+    seat: Option<Seat>,
     /// Its number among the worker's tunnels.
     listed: Option<u64>,
     /// Of the Close frame the client of a WebSocket was sent by us.
@@ -112,8 +120,10 @@ impl Record {
             detail: None,
             request_bytes: 0,
             response_bytes: 0,
+            connected: Duration::ZERO,
             first_byte: None,
             tunnel: None,
+            seat: None,
             listed: None,
             close_code: None,
         }
@@ -134,21 +144,28 @@ impl Record {
         self.upstream = Some(Arc::clone(&upstream.name));
     }
 
-    /// Notes the endpoint it was connected to.
-    pub(super) fn on_endpoint(&mut self, whose: &Whose, upstream: &Upstream) {
+    /// Notes the endpoint it was connected to; `at_once`, if by a kept connection.
+    pub(super) fn on_endpoint(&mut self, whose: &Whose, upstream: &Upstream, at_once: bool) {
         self.endpoint = Some(Arc::clone(&whose.endpoint.label));
         self.busy = whose.busy(upstream);
+        if !at_once {
+            self.connected = self.start.elapsed();
+        }
     }
 
     /// Notes that the upstream's answer has begun.
-    pub(super) fn answered(&mut self, status: u16) {
+    pub(super) fn answered(&mut self, status: u16, counters: &UpstreamMetrics) {
+        let first_byte = self.start.elapsed();
+        counters.answered(status, first_byte.saturating_sub(self.connected));
         self.status = status;
-        self.first_byte = Some(self.start.elapsed());
+        self.first_byte = Some(first_byte);
     }
 
     /// The record of the tunnel that the request becomes; its end is set when it ends.
-    pub(super) fn into_tunnel(mut self) -> Self {
-        self.tunnel = Some("unknown");
+    /// `seat` counts the upstream's connection.
+    pub(super) fn into_tunnel(mut self, seat: Option<Seat>) -> Self {
+        self.tunnel = Some(Closed::Unknown);
+        self.seat = seat;
         if let Some(asked) = &mut self.request {
             // Slices of the head would keep all of it for as long as the tunnel lives.
             asked.host = Bytes::copy_from_slice(&asked.host);
@@ -157,9 +174,8 @@ impl Record {
         }
         if let Some(route) = &self.route {
             route.metrics.in_flight.dec();
-            route.metrics.websockets_active.inc();
-            route.metrics.websockets_opened.inc();
         }
+        self.websockets().inspect(|websockets| websockets.opened());
         self
     }
 
@@ -184,8 +200,13 @@ impl Record {
     }
 
     /// Notes how a tunnel ended.
-    pub(super) fn tunnel_ended(&mut self, word: &'static str) {
-        self.tunnel = Some(word);
+    pub(super) fn tunnel_ended(&mut self, how: Closed) {
+        self.tunnel = Some(how);
+    }
+
+    /// What counts a tunnel.
+    pub(super) fn websockets(&self) -> Option<&WebSocketMetrics> {
+        self.route.as_ref()?.metrics.websockets.as_deref()
     }
 
     /// Appends the present time as `Date` wants it.
@@ -204,24 +225,19 @@ impl Record {
         }
         let Some(route) = &self.route else { return };
         let metrics = &route.metrics;
-        let class = usize::from(self.status / 100);
-        let class = if (1..=5).contains(&class) { class - 1 } else { 5 };
-        if let Some(counter) = metrics.requests.get(class) {
-            counter.inc();
+        metrics.requests[class(self.status)].inc();
+        let seconds = self.start.elapsed().as_secs_f64();
+        if let Some(how) = self.tunnel {
+            self.websockets().inspect(|websockets| websockets.closed(how, seconds));
+            return;
         }
+        metrics.in_flight.dec();
+        metrics.seconds.observe(seconds);
         if self.request_bytes > 0 {
             metrics.request_bytes.inc_by(self.request_bytes);
         }
         if self.response_bytes > 0 {
             metrics.response_bytes.inc_by(self.response_bytes);
-        }
-        let seconds = self.start.elapsed().as_secs_f64();
-        if self.tunnel.is_some() {
-            metrics.websockets_active.dec();
-            metrics.websocket_seconds.observe(seconds);
-        } else {
-            metrics.in_flight.dec();
-            metrics.seconds.observe(seconds);
         }
     }
 
@@ -282,7 +298,7 @@ impl Record {
             text(out, "detail", detail.as_bytes());
         }
         if let Some(end) = self.tunnel {
-            text(out, "end", end.as_bytes());
+            text(out, "end", end.word().as_bytes());
         }
         if let Some(code) = self.close_code {
             number(out, "close_code", code.into());

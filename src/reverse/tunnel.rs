@@ -8,7 +8,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::downstream::accept::Admitted;
 use crate::net::Io;
-use crate::net::relay::{End, Side, relay_websocket};
+use crate::net::relay::{End, Owner, Side, relay_websocket};
+use crate::telemetry::websockets::Closed;
 use crate::upstream::Stream;
 
 use super::Service;
@@ -26,22 +27,38 @@ pub(super) fn spawn<T: Io>(
     let own = Rc::clone(service);
     record.list(&service.site);
     service.worker.local.spawn(async move {
-        let allowed = || record.is_still_allowed(&own.site.load());
-        let summary = relay_websocket(&own.worker.local, client, upstream, idle, &allowed).await;
+        let owner = Ours { record: &record, service: &own };
+        let summary = relay_websocket(&own.worker.local, client, upstream, idle, &owner).await;
         record.close_code = summary.close_code;
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;
         record.tunnel_ended(match summary.end {
-            End::ClosedByA => "client_closed",
-            End::ClosedByB => "upstream_closed",
-            End::BrokenA => "client_broken",
-            End::BrokenB => "upstream_broken",
-            End::Idle => "tunnel_idle",
-            End::Draining => "draining",
-            End::Forbidden => "policy",
+            End::ClosedByA => Closed::ByClient,
+            End::ClosedByB => Closed::ByUpstream,
+            End::BrokenA => Closed::ClientBroke,
+            End::BrokenB => Closed::UpstreamBroke,
+            End::Idle => Closed::Idle,
+            End::Draining => Closed::Draining,
+            End::Forbidden => Closed::Policy,
         });
         drop((record, admitted));
     });
+}
+
+/// A tunnel as its relay asks after it.
+struct Ours<'a> {
+    record: &'a Record,
+    service: &'a Service,
+}
+
+impl Owner for Ours<'_> {
+    fn allows(&self) -> bool {
+        self.record.is_still_allowed(&self.service.site.load())
+    }
+
+    fn moved(&self, a_to_b: u64, b_to_a: u64) {
+        self.record.websockets().inspect(|websockets| websockets.moved(a_to_b, b_to_a));
+    }
 }
 
 /// A `Sec-WebSocket-Key` (RFC 6455 section 4.1), for WebSockets that came over HTTP/2.

@@ -12,6 +12,7 @@ mod changes;
 mod checks;
 mod desk;
 mod inheritance;
+mod names;
 mod plan;
 mod posts;
 mod reload;
@@ -39,7 +40,6 @@ use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::net::Phase;
 use crate::telemetry::{AccessLog, Metrics};
-use crate::upstream::resolve;
 
 pub use inheritance::Inheritance;
 pub use reload::{Environment, Origin};
@@ -119,9 +119,10 @@ impl Gateway {
         let spots = generation.spots();
         let held = start::hold(&spots, &bound.workers)?;
         let commons = Commons::new(&metrics);
-        let way = generation.outlet.clone().map(|outlet| Way::new(outlet, &metrics, None));
+        let way =
+            generation.outlet.clone().map(|outlet| Way::new(outlet, generation.names(), None));
         commons.follow(way.as_ref());
-        let posts = posts::posts(&generation, way.as_ref(), &metrics);
+        let posts = posts::posts(&generation, way.as_ref());
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
@@ -247,8 +248,7 @@ impl Gateway {
         signals: &mut Signals,
         mut asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Leave {
-        let mut names = tokio::time::interval(resolve::REFRESH);
-        names.tick().await;
+        let mut names = names::Names::new();
         loop {
             tokio::select! {
                 _ = self.ended.recv() => return Leave::WorkerDied,
@@ -269,7 +269,7 @@ impl Gateway {
                     self.reload("files", None).await;
                 }
                 () = self.reloader.overdue() => { self.roll_back().await; }
-                _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
+                () = names.due() => names::refresh(Arc::clone(&self.reloader.generation)),
                 (result, reply) = finished(&mut self.upgrade) => match result {
                     Ok(successor) => return Leave::Succeeded(successor, reply),
                     Err(error) => refused(&error, reply),
@@ -445,16 +445,4 @@ async fn expired(limit: Option<Duration>) {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
     }
-}
-
-/// Looks the names of endpoints up again, on a thread that may block.
-fn refresh_names(generation: Arc<Generation>) {
-    tokio::task::spawn_blocking(move || {
-        let endpoints = generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-        for endpoint in endpoints.filter(|endpoint| resolve::is_name(endpoint)) {
-            if let Err(error) = resolve::refresh(endpoint) {
-                tracing::warn!("{error}; the addresses it had are kept");
-            }
-        }
-    });
 }

@@ -1,7 +1,7 @@
 //! Looking the names of endpoints up again: every half a minute, and when `/etc/hosts` was edited,
 //! which is how sites fail over by hand.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,13 +19,19 @@ const LOOK: Duration = Duration::from_secs(1);
 /// When names are due.
 pub(super) struct Names {
     next: Instant,
+    file: PathBuf,
     hosts: Option<SystemTime>,
 }
 
 impl Names {
     /// For names that were looked up just now.
     pub(super) fn new() -> Self {
-        Self { next: Instant::now() + resolve::REFRESH, hosts: edited() }
+        Self::of(Path::new(HOSTS))
+    }
+
+    fn of(file: &Path) -> Self {
+        let next = Instant::now() + resolve::REFRESH;
+        Self { next, file: file.to_owned(), hosts: edited(file) }
     }
 
     /// Waits until names are to be looked up again.
@@ -36,10 +42,10 @@ impl Names {
     pub(super) async fn due(&mut self) {
         loop {
             let now = Instant::now();
-            let hosts = edited();
+            let hosts = edited(&self.file);
             if hosts != self.hosts {
                 self.hosts = hosts;
-                tracing::info!("{HOSTS} has changed: names are looked up again");
+                tracing::info!("{} has changed: names are looked up again", self.file.display());
             } else if now < self.next {
                 tokio::time::sleep(LOOK.min(self.next - now)).await;
                 continue;
@@ -50,8 +56,8 @@ impl Names {
     }
 }
 
-fn edited() -> Option<SystemTime> {
-    Path::new(HOSTS).metadata().and_then(|hosts| hosts.modified()).ok()
+fn edited(file: &Path) -> Option<SystemTime> {
+    file.metadata().and_then(|hosts| hosts.modified()).ok()
 }
 
 /// Looks the names of endpoints up again, on a thread that may block.
@@ -63,4 +69,25 @@ pub(super) fn refresh(generation: Arc<Generation>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_due_every_half_a_minute_and_when_the_file_was_edited() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hosts");
+        std::fs::write(&file, "").unwrap();
+        let mut names = Names::of(&file);
+        let start = Instant::now();
+        names.due().await;
+        assert!(start.elapsed() >= resolve::REFRESH);
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        std::fs::File::open(&file).unwrap().set_modified(long_ago).unwrap();
+        let edited = Instant::now();
+        names.due().await;
+        assert!(edited.elapsed() <= LOOK);
+    }
 }

@@ -15,7 +15,6 @@ use crate::forward::{self, Commons, Stand, Way};
 use crate::generation::{Generation, Kind, Site, Spot};
 use crate::net::admission::Admission;
 use crate::reverse;
-use crate::telemetry::Metrics;
 
 /// What one address serves in one generation.
 #[derive(Clone)]
@@ -55,12 +54,8 @@ impl Retired {
 }
 
 /// All of a generation, in the order of its spots.
-pub(super) fn posts(
-    generation: &Generation,
-    way: Option<&Arc<Way>>,
-    metrics: &Metrics,
-) -> Vec<Post> {
-    let out = way.into_iter().flat_map(|way| way.stands(metrics)).map(Post::Out);
+pub(super) fn posts(generation: &Generation, way: Option<&Arc<Way>>) -> Vec<Post> {
+    let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(Post::Out);
     generation.sites.iter().cloned().map(Post::In).chain(out).collect()
 }
 

@@ -333,8 +333,8 @@ impl Reloader {
         let (differences, _) = changes::between(&self.started, &self.generation, &generation);
         let changes = changes::lines(differences.iter().map(|difference| &difference.change));
         let way = generation.outlet.clone();
-        let way = way.map(|outlet| Way::new(outlet, &self.metrics, self.way.as_deref()));
-        let posts = posts(&generation, way.as_ref(), &self.metrics);
+        let way = way.map(|outlet| Way::new(outlet, generation.names(), self.way.as_deref()));
+        let posts = posts(&generation, way.as_ref());
         let spots = generation.spots();
         let added = added(&self.generation.spots(), &spots);
         let fresh: Vec<_> = added
@@ -372,7 +372,8 @@ impl Reloader {
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(Previous { generation: left, by_itself });
-        tell(&self.workers, || Command::Reloaded);
+        let endpoints = self.generation.identities();
+        tell(&self.workers, || Command::Reloaded(Arc::clone(&endpoints)));
         let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
         self.metrics.serves(edition.number(), edition.hash());

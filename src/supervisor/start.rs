@@ -11,6 +11,7 @@ use crate::admin::socket::{self, Socket, SocketError};
 use crate::config;
 use crate::generation::{Generation, Spot};
 use crate::net::listen;
+use crate::telemetry::access_log::Counts;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
@@ -194,11 +195,12 @@ pub(super) fn open_log(
     log: &config::AccessLog,
     metrics: &Arc<Metrics>,
 ) -> Result<AccessLog, StartError> {
-    let dropped = metrics.log_dropped.clone();
+    let counts =
+        Counts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
     match log {
-        config::AccessLog::Off => Ok(AccessLog::off(dropped)),
-        config::AccessLog::Stdout => AccessLog::stdout(dropped).map_err(StartError::Thread),
-        config::AccessLog::File(path) => AccessLog::file(path, dropped)
+        config::AccessLog::Off => Ok(AccessLog::off(counts)),
+        config::AccessLog::Stdout => AccessLog::stdout(counts).map_err(StartError::Thread),
+        config::AccessLog::File(path) => AccessLog::file(path, counts)
             .map_err(|source| StartError::AccessLog { path: path.display().to_string(), source }),
     }
 }

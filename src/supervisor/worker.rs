@@ -30,8 +30,8 @@ pub(super) enum Command {
     Listen(TcpListener, Shared),
     /// Take no more from this address.
     Close(Kind, SocketAddr),
-    /// The configuration has changed.
-    Reloaded,
+    /// The configuration has changed; the identities of its endpoints, sorted.
+    Reloaded(Arc<[u64]>),
     /// Say what is open.
     Census(mpsc::UnboundedSender<Census>),
     /// Show with this number that you are alive.
@@ -111,7 +111,10 @@ async fn work(mut seed: Seed) {
                 services.retain(|service: &Serving| !service.close(kind, address));
                 local.clock.wake_all();
             }
-            Some(Command::Reloaded) => local.reloaded(),
+            Some(Command::Reloaded(endpoints)) => {
+                worker.pool.keep(&endpoints);
+                local.reloaded();
+            }
             Some(Command::Census(answer)) => {
                 let census = Census { tunnels: worker.tunnels.all(), recent: worker.recent.all() };
                 // Whoever asked may have lost patience.

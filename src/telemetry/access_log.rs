@@ -24,11 +24,20 @@ const FULL: usize = 32 * 1024;
 /// A line waits at most this long in its worker.
 const FLUSH: Duration = Duration::from_millis(200);
 
+/// What becomes of lines.
+#[derive(Clone)]
+pub struct Counts {
+    /// They were written.
+    pub written: IntCounter,
+    /// They were lost.
+    pub dropped: IntCounter,
+}
+
 /// The writer's end.
 pub struct AccessLog {
     sender: Option<Arc<SyncSender<Batch>>>,
     writer: Option<JoinHandle<()>>,
-    dropped: IntCounter,
+    counts: Counts,
     /// The file it goes to, and one that is to take its place.
     file: Option<(PathBuf, Next)>,
 }
@@ -44,8 +53,8 @@ struct Batch {
 impl AccessLog {
     /// No access log.
     #[must_use]
-    pub fn off(dropped: IntCounter) -> Self {
-        Self { sender: None, writer: None, dropped, file: None }
+    pub fn off(counts: Counts) -> Self {
+        Self { sender: None, writer: None, counts, file: None }
     }
 
     /// To standard output.
@@ -53,8 +62,8 @@ impl AccessLog {
     /// # Errors
     ///
     /// If no thread can be started.
-    pub fn stdout(dropped: IntCounter) -> io::Result<Self> {
-        Self::start(Box::new(io::stdout()), dropped, Next::default())
+    pub fn stdout(counts: Counts) -> io::Result<Self> {
+        Self::start(Box::new(io::stdout()), counts, Next::default())
     }
 
     /// To the end of a file, which is created if need be.
@@ -62,26 +71,26 @@ impl AccessLog {
     /// # Errors
     ///
     /// If it cannot be opened for appending, or no thread can be started.
-    pub fn file(path: &Path, dropped: IntCounter) -> io::Result<Self> {
+    pub fn file(path: &Path, counts: Counts) -> io::Result<Self> {
         let next = Next::default();
-        let log = Self::start(Box::new(append(path)?), dropped, Arc::clone(&next))?;
+        let log = Self::start(Box::new(append(path)?), counts, Arc::clone(&next))?;
         Ok(Self { file: Some((path.to_owned(), next)), ..log })
     }
 
-    fn start(sink: Box<dyn Write + Send>, dropped: IntCounter, next: Next) -> io::Result<Self> {
+    fn start(sink: Box<dyn Write + Send>, counts: Counts, next: Next) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let lost = dropped.clone();
+        let own = counts.clone();
         let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver, sink, &lost, &next))?;
+            .spawn(move || write_all(&receiver, sink, &own, &next))?;
         let sender = Some(Arc::new(sender));
-        Ok(Self { sender, writer: Some(writer), dropped, file: None })
+        Ok(Self { sender, writer: Some(writer), counts, file: None })
     }
 
     /// What a worker thread makes its end from.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { sender: self.sender.as_deref().cloned(), dropped: self.dropped.clone() }
+        Handle { sender: self.sender.as_deref().cloned(), dropped: self.counts.dropped.clone() }
     }
 
     /// What opens its file anew.
@@ -158,15 +167,16 @@ impl Handle {
 fn write_all(
     receiver: &Receiver<Batch>,
     mut sink: Box<dyn Write + Send>,
-    dropped: &IntCounter,
+    counts: &Counts,
     next: &Next,
 ) {
     while let Ok(batch) = receiver.recv() {
         if let Some(file) = next.lock().unwrap_or_else(PoisonError::into_inner).take() {
             sink = Box::new(file);
         }
-        if sink.write_all(&batch.bytes).and_then(|()| sink.flush()).is_err() {
-            dropped.inc_by(batch.lines);
+        match sink.write_all(&batch.bytes).and_then(|()| sink.flush()) {
+            Ok(()) => counts.written.inc_by(batch.lines),
+            Err(_) => counts.dropped.inc_by(batch.lines),
         }
     }
 }
@@ -276,24 +286,26 @@ fn name(out: &mut Vec<u8>, key: &str) {
 mod tests {
     use super::*;
 
-    fn counter() -> IntCounter {
-        IntCounter::new("dropped", "lines").unwrap()
+    fn counts() -> Counts {
+        let counter = |name| IntCounter::new(name, "lines").unwrap();
+        Counts { written: counter("written"), dropped: counter("dropped") }
     }
 
     #[test]
     fn writes_every_line_before_it_finishes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
-        let log = AccessLog::file(&path, counter()).unwrap();
+        let log = AccessLog::file(&path, counts()).unwrap();
         let lines = log.handle().lines();
         for index in 0..5000 {
             lines.add(|out| number(out, "n", index));
         }
         drop(lines);
-        let dropped = log.dropped.clone();
+        let counts = log.counts.clone();
         log.finish();
         let written = std::fs::read_to_string(path).unwrap();
-        assert_eq!(written.lines().count() as u64 + dropped.get(), 5000);
+        assert_eq!(written.lines().count() as u64, counts.written.get());
+        assert_eq!(counts.written.get() + counts.dropped.get(), 5000);
         assert!(written.starts_with("\"n\":0,\n"));
     }
 
@@ -301,7 +313,7 @@ mod tests {
     fn goes_on_in_a_new_file_when_the_old_one_was_moved() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
-        let log = AccessLog::file(&path, counter()).unwrap();
+        let log = AccessLog::file(&path, counts()).unwrap();
         let (lines, reopener) = (log.handle().lines(), log.reopener());
         lines.add(|out| number(out, "n", 1));
         lines.flush();
@@ -322,7 +334,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("below").join("access.log");
         std::fs::create_dir(path.parent().unwrap()).unwrap();
-        let log = AccessLog::file(&path, counter()).unwrap();
+        let log = AccessLog::file(&path, counts()).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::remove_dir(path.parent().unwrap()).unwrap();
         let said = log.reopener().reopen().unwrap_err();
@@ -332,11 +344,11 @@ mod tests {
 
     #[test]
     fn counts_what_a_full_disk_loses() {
-        let dropped = counter();
-        let log = AccessLog::file(Path::new("/dev/full"), dropped.clone()).unwrap();
+        let counts = counts();
+        let log = AccessLog::file(Path::new("/dev/full"), counts.clone()).unwrap();
         log.handle().lines().add(|out| number(out, "n", 1));
         log.finish();
-        assert_eq!(dropped.get(), 1);
+        assert_eq!((counts.written.get(), counts.dropped.get()), (0, 1));
     }
 
     #[test]

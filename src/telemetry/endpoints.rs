@@ -12,6 +12,7 @@ pub struct Endpoints {
     up: IntGaugeVec,
     last_change: IntGaugeVec,
     open: IntGaugeVec,
+    resolved: IntGaugeVec,
     on_backup: IntGaugeVec,
     sessions: IntGaugeVec,
     checks: IntCounterVec,
@@ -30,6 +31,8 @@ pub struct Told<'a> {
     pub since: i64,
     /// Open requests and WebSockets.
     pub open: usize,
+    /// When its name was resolved last, in seconds since 1970, if it is one.
+    pub resolved: Option<i64>,
 }
 
 /// An upstream, as it is told.
@@ -69,6 +72,12 @@ impl Endpoints {
                 "Open requests and WebSockets, of upstreams with several endpoints.",
                 endpoint,
             )?,
+            resolved: gauges(
+                registry,
+                "upstream_endpoint_resolved_timestamp_seconds",
+                "When the name of an endpoint was last resolved, in seconds since 1970; 0: never.",
+                endpoint,
+            )?,
             on_backup: gauges(
                 registry,
                 "upstream_on_backup",
@@ -96,7 +105,14 @@ impl Endpoints {
         upstreams: impl Iterator<Item = Upstream<'a>>,
         all: impl Iterator<Item = Told<'a>>,
     ) {
-        let families = [&self.up, &self.last_change, &self.open, &self.on_backup, &self.sessions];
+        let families = [
+            &self.up,
+            &self.last_change,
+            &self.open,
+            &self.resolved,
+            &self.on_backup,
+            &self.sessions,
+        ];
         for family in families {
             family.reset();
         }
@@ -108,6 +124,9 @@ impl Endpoints {
             let labels = &[told.upstream, told.endpoint];
             self.up.with_label_values(labels).set(i64::from(told.up));
             self.last_change.with_label_values(labels).set(told.since);
+            if let Some(resolved) = told.resolved {
+                self.resolved.with_label_values(labels).set(resolved);
+            }
             self.open.with_label_values(labels).set(number(told.open));
         }
     }

@@ -1,46 +1,60 @@
 //! Metrics, on handles resolved when a configuration is compiled.
 //!
-//! Labels come from configuration names and closed word lists only, never from the network, so
-//! their number is bounded by the configuration.
+//! Labels come from configuration names and closed word lists only, never from the network; how
+//! many of the configuration's names, an [`Allotment`] decides.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
+use prometheus::proto::LabelPair;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
+use super::allotment::{Allotment, KINDS, OTHER};
 use super::egress::EgressMetrics;
 use super::endpoints::Endpoints;
+use super::exposition::{self, Format};
+use super::lease::{Lease, Leases, Series};
+use super::listeners::{ListenerMetrics, Listeners};
+use super::process::Process;
+use super::upstreams::{UpstreamMetrics, Upstreams};
+use super::websockets::{WebSocketMetrics, WebSockets};
 
 /// Seconds; up to a minute, because long polls last that long.
-const REQUEST_BUCKETS: &[f64] =
+pub(super) const REQUEST_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Seconds, for tunnels that last for hours.
-const TUNNEL_BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 28800.0];
 
 /// Status classes in the order of their handles; the last is "no status".
 pub const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
+/// The index of a status code's class in [`CLASSES`].
+#[must_use]
+pub fn class(status: u16) -> usize {
+    match status / 100 {
+        class @ 1..=5 => usize::from(class) - 1,
+        _ => 5,
+    }
+}
+
 /// All metric families of the process.
 pub struct Metrics {
     registry: Registry,
+    pub(super) leases: Leases,
     requests: IntCounterVec,
     seconds: HistogramVec,
     in_flight: IntGaugeVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     report_only: IntCounterVec,
-    websockets_active: IntGaugeVec,
-    websockets_opened: IntCounterVec,
-    websocket_seconds: HistogramVec,
-    connections_active: IntGaugeVec,
-    connections: IntCounterVec,
-    handshakes: IntCounterVec,
-    upstream_connects: IntCounterVec,
-    upstream_reused: IntCounterVec,
-    upstream_ejected: IntCounterVec,
+    pub(super) websockets: WebSockets,
+    listeners: Listeners,
+    upstreams: Upstreams,
+    overflow: IntGaugeVec,
+    /// What the configuration that serves has; none before one does.
+    serving: Mutex<Option<Arc<HashSet<Series>>>>,
     unverified: IntGaugeVec,
     not_after: IntGaugeVec,
     reloads: IntCounterVec,
@@ -54,6 +68,8 @@ pub struct Metrics {
     pub endpoints: Endpoints,
     /// Of the forward proxy.
     pub egress: EgressMetrics,
+    /// Access-log lines written.
+    pub log_written: IntCounter,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
     /// Generations of which something is in use.
@@ -75,36 +91,17 @@ pub struct RouteMetrics {
     pub response_bytes: IntCounter,
     /// Requests served by a route that only reports.
     pub report_only: IntCounter,
-    /// Open WebSockets.
-    pub websockets_active: IntGauge,
-    /// WebSockets opened.
-    pub websockets_opened: IntCounter,
-    /// How long they lasted.
-    pub websocket_seconds: Histogram,
+    /// Of its WebSockets, if it carries any.
+    pub websockets: Option<Arc<WebSocketMetrics>>,
+    pub(super) lease: Arc<Lease>,
 }
 
-/// Handles of one listener.
-#[derive(Clone)]
-pub struct ListenerMetrics {
-    /// Open connections.
-    pub active: IntGauge,
-    /// Accepted connections.
-    pub accepted: IntCounter,
-    /// Finished handshakes: TLS 1.2, TLS 1.3.
-    pub handshakes: [IntCounter; 2],
-}
-
-/// Handles of one upstream.
-#[derive(Clone, Debug)]
-pub struct UpstreamMetrics {
-    /// Connections made.
-    pub connected: IntCounter,
-    /// Connections that could not be made.
-    pub failed: IntCounter,
-    /// Requests sent on a connection that had carried others.
-    pub reused: IntCounter,
-    /// Times an endpoint was left out.
-    pub ejected: IntCounter,
+impl RouteMetrics {
+    /// The same, for a route that carries WebSockets.
+    #[must_use]
+    pub fn with_websockets(self) -> Self {
+        Self { websockets: self.lease.websockets().map(Arc::new), ..self }
+    }
 }
 
 impl Metrics {
@@ -117,7 +114,6 @@ impl Metrics {
     pub fn new(reasons: impl Iterator<Item = &'static str>) -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
         let route = &["profile", "route"];
-        let listener = &["profile", "listener"];
         let reason_counts = counters(
             &registry,
             "refused_total",
@@ -135,6 +131,15 @@ impl Metrics {
             )?,
         )?;
         start.set(jiff::Timestamp::now().as_second());
+        let reloads = counters(
+            &registry,
+            "config_reloads_total",
+            "Attempts to reload the configuration, by result.",
+            &["result"],
+        )?;
+        for result in ["applied", "unchanged", "refused"] {
+            let _there_from_the_start = reloads.with_label_values(&[result]);
+        }
         Ok(Arc::new(Self {
             requests: counters(
                 &registry,
@@ -147,6 +152,7 @@ impl Metrics {
                 "http_request_duration_seconds",
                 "From the end of a request's head to the end of its answer.",
                 REQUEST_BUCKETS,
+                route,
             )?,
             in_flight: gauges(
                 &registry,
@@ -172,55 +178,16 @@ impl Metrics {
                 "Requests served by a route that only reports; without it they would be denied.",
                 route,
             )?,
-            websockets_active: gauges(&registry, "websocket_active", "Open WebSockets.", route)?,
-            websockets_opened: counters(
+            websockets: WebSockets::new(&registry)?,
+            listeners: Listeners::new(&registry)?,
+            upstreams: Upstreams::new(&registry)?,
+            overflow: gauges(
                 &registry,
-                "websocket_opened_total",
-                "WebSockets opened.",
-                route,
+                "metrics_overflow",
+                "Names of the configuration without series of their own, counted together as `other`.",
+                &["kind"],
             )?,
-            websocket_seconds: histograms(
-                &registry,
-                "websocket_duration_seconds",
-                "How long WebSockets lasted.",
-                TUNNEL_BUCKETS,
-            )?,
-            connections_active: gauges(
-                &registry,
-                "connections_active",
-                "Open client connections.",
-                listener,
-            )?,
-            connections: counters(
-                &registry,
-                "connections_total",
-                "Client connections accepted.",
-                listener,
-            )?,
-            handshakes: counters(
-                &registry,
-                "tls_handshakes_total",
-                "Client TLS handshakes finished, by version.",
-                &["profile", "listener", "version"],
-            )?,
-            upstream_connects: counters(
-                &registry,
-                "upstream_connects_total",
-                "Connections to upstreams, by result.",
-                &["upstream", "result"],
-            )?,
-            upstream_reused: counters(
-                &registry,
-                "upstream_reused_total",
-                "Requests sent on a kept upstream connection.",
-                &["upstream"],
-            )?,
-            upstream_ejected: counters(
-                &registry,
-                "upstream_ejections_total",
-                "Times an endpoint was left out for a while because of what requests met there.",
-                &["upstream"],
-            )?,
+            serving: Mutex::default(),
             unverified: gauges(
                 &registry,
                 "upstream_unverified",
@@ -233,12 +200,7 @@ impl Metrics {
                 "End of validity of a configured certificate, in seconds since 1970.",
                 &["certificate", "pair"],
             )?,
-            reloads: counters(
-                &registry,
-                "config_reloads_total",
-                "Attempts to reload the configuration, by result.",
-                &["result"],
-            )?,
+            reloads,
             last_reload_successful: single(
                 &registry,
                 IntGauge::new(
@@ -255,6 +217,10 @@ impl Metrics {
             )?,
             endpoints: Endpoints::new(&registry)?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
+            log_written: single(
+                &registry,
+                IntCounter::new(named("access_log_lines_total"), "Access-log lines written.")?,
+            )?,
             egress: EgressMetrics::new(&registry)?,
             log_dropped: single(
                 &registry,
@@ -280,16 +246,28 @@ impl Metrics {
                 &registry,
                 IntGauge::new(
                     named("config_generations_alive"),
-                    "Configuration generations in memory: the one that serves, and those that requests still use.",
+                    "Configuration generations in memory: the one that serves, the one before it, and those that requests still use.",
                 )?,
             )?,
-            registry,
+            registry: {
+                registry.register(Box::new(Process::new()?))?;
+                registry
+            },
+            leases: Leases::default(),
         }))
+    }
+
+    /// What decides, for one configuration, which names have series of their own: the first `most`
+    /// of each kind.
+    #[must_use]
+    pub fn allot(self: &Arc<Self>, most: usize) -> Allotment {
+        Allotment::new(self, most)
     }
 
     /// Handles of a route.
     #[must_use]
-    pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
+    pub fn route(self: &Arc<Self>, profile: &str, route: &str) -> RouteMetrics {
+        let lease = Lease::of(self, Series::Route(profile.to_owned(), route.to_owned()));
         let labels = &[profile, route];
         RouteMetrics {
             requests: CLASSES
@@ -299,45 +277,106 @@ impl Metrics {
             request_bytes: self.request_bytes.with_label_values(labels),
             response_bytes: self.response_bytes.with_label_values(labels),
             report_only: self.report_only.with_label_values(labels),
-            websockets_active: self.websockets_active.with_label_values(labels),
-            websockets_opened: self.websockets_opened.with_label_values(labels),
-            websocket_seconds: self.websocket_seconds.with_label_values(labels),
+            websockets: None,
+            lease,
         }
     }
 
     /// Handles of a listener.
     #[must_use]
-    pub fn listener(&self, profile: &str, listener: &str) -> ListenerMetrics {
-        ListenerMetrics {
-            active: self.connections_active.with_label_values(&[profile, listener]),
-            accepted: self.connections.with_label_values(&[profile, listener]),
-            handshakes: ["1.2", "1.3"]
-                .map(|v| self.handshakes.with_label_values(&[profile, listener, v])),
-        }
+    pub fn listener(self: &Arc<Self>, profile: &str, listener: &str) -> ListenerMetrics {
+        let series = Series::Listener(profile.to_owned(), listener.to_owned());
+        self.listeners.handles(Lease::of(self, series), profile, listener)
     }
 
     /// Handles of an upstream.
     #[must_use]
-    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
-        UpstreamMetrics {
-            connected: self.upstream_connects.with_label_values(&[name, "ok"]),
-            failed: self.upstream_connects.with_label_values(&[name, "failed"]),
-            reused: self.upstream_reused.with_label_values(&[name]),
-            ejected: self.upstream_ejected.with_label_values(&[name]),
+    pub fn upstream(self: &Arc<Self>, name: &str) -> UpstreamMetrics {
+        self.upstreams.handles(Lease::of(self, Series::Upstream(name.to_owned())), name)
+    }
+
+    /// Ends the series of something that is gone.
+    pub(super) fn forget(&self, series: &Series) {
+        match series {
+            Series::Route(profile, route) => {
+                // What is not there need not go.
+                let labels = &[profile.as_str(), route.as_str()];
+                for class in CLASSES {
+                    let _ = self.requests.remove_label_values(&[profile, route, class]);
+                }
+                let _ = self.seconds.remove_label_values(labels);
+                let _ = self.in_flight.remove_label_values(labels);
+                for family in [&self.request_bytes, &self.response_bytes, &self.report_only] {
+                    let _ = family.remove_label_values(labels);
+                }
+                self.websockets.forget(profile, route);
+            }
+            Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
+            Series::Upstream(name) => self.upstreams.forget(name),
+            Series::Rule(_) => {}
         }
     }
 
-    /// Tells when certificates end (name, number of the pair from 0, seconds since 1970) and which
-    /// upstreams are verified, in place of what was told before.
-    pub fn tell(&self, certificates: &[(String, usize, i64)], upstreams: &[(String, bool)]) {
+    /// Whether something that is not configured any more is still going on.
+    fn is_used(&self, series: &Series) -> bool {
+        match series {
+            Series::Route(profile, route) => {
+                self.in_flight.with_label_values(&[profile, route]).get() != 0
+                    || self.websockets.is_used(profile, route)
+            }
+            Series::Listener(profile, listener) => self.listeners.is_used(profile, listener),
+            Series::Upstream(name) => self.upstreams.is_used(name),
+            Series::Rule(_) => false,
+        }
+    }
+
+    /// What is not shown: series of a configuration that does not serve, because it is kept for a
+    /// roll-back or is only being prepared, and of which nothing is in use.
+    fn hidden(&self, serving: &HashSet<Series>) -> HashSet<Series> {
+        // Held while looking, so that nothing looked at goes meanwhile.
+        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = leases.keys().filter(|series| !serving.contains(series));
+        gone.filter(|series| !self.is_used(series)).cloned().collect()
+    }
+
+    /// Tells what serves, in place of what was told before: its names; when certificates end
+    /// (name, number of the pair from 0, seconds since 1970); which upstreams are verified.
+    pub fn tell(
+        &self,
+        names: &Allotment,
+        certificates: &[(String, usize, i64)],
+        upstreams: &[(String, bool)],
+    ) {
         self.not_after.reset();
+        let mut ends = BTreeMap::new();
+        let mut known: Vec<&str> = Vec::new();
+        let mut over = HashSet::new();
         for (name, pair, not_after) in certificates {
-            self.not_after.with_label_values(&[name, pair.to_string().as_str()]).set(*not_after);
+            let is_known = known.contains(&name.as_str());
+            if is_known || known.len() < names.most() {
+                known.extend((!is_known).then_some(name.as_str()));
+                ends.insert((name.as_str(), *pair), *not_after);
+            } else {
+                over.insert(name.as_str());
+                let earliest = ends.entry((OTHER, 0)).or_insert(*not_after);
+                *earliest = (*earliest).min(*not_after);
+            }
+        }
+        for ((name, pair), not_after) in ends {
+            self.not_after.with_label_values(&[name, &pair.to_string()]).set(not_after);
         }
         self.unverified.reset();
         for (name, verified) in upstreams {
-            self.unverified.with_label_values(&[name.as_str()]).set(i64::from(!verified));
+            let gauge = self.unverified.with_label_values(&[names.upstream_name(name)]);
+            gauge.set(gauge.get().max(i64::from(!verified)));
         }
+        let over = names.over().into_iter().chain([over.len()]);
+        for (kind, count) in KINDS.iter().zip(over) {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.overflow.with_label_values(&[kind]).set(count);
+        }
+        let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        *serving = Some(Arc::new(names.series()));
     }
 
     /// Says which configuration serves: its number and its hash.
@@ -374,13 +413,21 @@ impl Metrics {
         }
     }
 
-    /// The Prometheus text format, version 0.0.4.
+    /// All of them as text. Takes milliseconds for thousands of series, and no lock that a request
+    /// would wait for.
     #[must_use]
-    pub fn render(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        // Writing to a Vec cannot fail.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
-        out
+    pub fn render(&self, format: Format) -> Vec<u8> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hidden = serving.as_ref().map(|serving| self.hidden(serving)).unwrap_or_default();
+        let shown = |labels: &[LabelPair]| match &serving {
+            // Nobody leases these.
+            Some(serving) if labels.iter().any(|label| label.name() == "rule") => {
+                Series::of(labels).is_none_or(|series| serving.contains(&series))
+            }
+            _ if hidden.is_empty() => true,
+            _ => Series::of(labels).is_none_or(|series| !hidden.contains(&series)),
+        };
+        exposition::write(&self.registry.gather(), format, &shown)
     }
 }
 
@@ -414,14 +461,15 @@ pub(super) fn gauges(
     single(registry, IntGaugeVec::new(Opts::new(named(name), help), labels)?)
 }
 
-fn histograms(
+pub(super) fn histograms(
     registry: &Registry,
     name: &str,
     help: &str,
     buckets: &[f64],
+    labels: &[&str],
 ) -> prometheus::Result<HistogramVec> {
     let options = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
-    single(registry, HistogramVec::new(options, &["profile", "route"])?)
+    single(registry, HistogramVec::new(options, labels)?)
 }
 
 #[cfg(test)]
@@ -433,9 +481,11 @@ mod tests {
         let metrics = Metrics::new(["a", "b"].into_iter()).unwrap();
         metrics.refused(1);
         metrics.refused(9);
-        metrics.route("internet", "/x/").requests[1].inc();
-        metrics.tell(&[], &[("u".to_owned(), false)]);
-        let text = String::from_utf8(metrics.render()).unwrap();
+        let names = metrics.allot(1);
+        let route = names.route("internet", "/x/");
+        route.requests[1].inc();
+        metrics.tell(&names, &[], &[("u".to_owned(), false)]);
+        let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
         assert!(text.contains(
             "app_gateway_http_requests_total{class=\"2xx\",profile=\"internet\",route=\"/x/\"} 1\n"

@@ -5,12 +5,23 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
+pub mod allotment;
 pub mod egress;
 pub mod endpoints;
+pub mod exposition;
+pub mod lease;
+pub mod listeners;
 pub mod metrics;
+mod process;
 pub mod recent;
 pub mod stamp;
+pub mod upstreams;
+pub mod websockets;
 
 pub use access_log::{AccessLog, Lines};
+pub use allotment::Allotment;
 pub use egress::{EgressMetrics, RuleMetrics};
-pub use metrics::{ListenerMetrics, Metrics, RouteMetrics, UpstreamMetrics};
+pub use listeners::ListenerMetrics;
+pub use metrics::{Metrics, RouteMetrics};
+pub use upstreams::UpstreamMetrics;
+pub use websockets::WebSocketMetrics;

@@ -11,7 +11,7 @@ use crate::net::{Local, dial};
 
 use super::connect::{ConnectError, connect, dial_error};
 use super::exchange::{BodyStep, Exchange, Received};
-use super::{Endpoint, Stream};
+use super::{Connection, Endpoint, Stream};
 
 /// Bytes of an answer's body that are looked at.
 const MOST_BODY: usize = 64 * 1024;
@@ -178,7 +178,8 @@ async fn exchange(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path
     );
-    let mut exchange = Exchange::begin(stream, false, head.into_bytes(), Framing::None, false)
+    let connection = Connection { stream, reused: false, seat: None };
+    let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
         .map_err(|failure| unusable(failure.reason))?;
     let head = poll_fn(|cx| {
         let _ = exchange.poll_flush(cx);

@@ -17,9 +17,10 @@ use crate::message::scan::{HeadScanner, Scan};
 use crate::message::{BodyDecoder, Framing, Reason, ResponseHead, Step};
 use crate::net::relay::Side;
 use crate::net::{Local, Outgoing};
+use crate::telemetry::upstreams::Seat;
 
 use super::connect::Stream;
-use super::pool::is_quiet;
+use super::pool::{Connection, is_quiet};
 use super::sessions::Learner;
 
 /// Interim answers (1xx) an upstream may send before the real one.
@@ -57,6 +58,7 @@ pub struct Failure {
 pub struct Exchange {
     stream: Stream,
     reused: bool,
+    seat: Option<Seat>,
     out: Outgoing,
     /// The head is staged and may leave together with the first of the body.
     staged: bool,
@@ -81,12 +83,12 @@ impl Exchange {
     /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes nobody asked for: an
     /// answer that comes before its request would be taken for that of another.
     pub fn begin(
-        mut stream: Stream,
-        reused: bool,
+        connection: Connection,
         head: Vec<u8>,
         sending: Framing,
         head_request: bool,
     ) -> Result<Self, Failure> {
+        let Connection { mut stream, reused, seat } = connection;
         if !reused && !is_quiet(&mut stream) {
             return Err(Failure { reason: Reason::UpstreamBadAnswer, silent: false });
         }
@@ -95,6 +97,7 @@ impl Exchange {
         Ok(Self {
             stream,
             reused,
+            seat,
             out,
             staged: true,
             sent: sending == Framing::None,
@@ -295,21 +298,23 @@ impl Exchange {
         Ok(BodyStep::End(trailers))
     }
 
-    /// Takes the connection out after a 101, with what was read beyond its head.
+    /// Takes the connection out after a 101, with what was read beyond its head,
+    /// and what counts it.
     #[must_use]
-    pub fn into_tunnel(self) -> Side<Stream> {
-        Side { io: self.stream, early: self.input.freeze() }
+    pub fn into_tunnel(self) -> (Side<Stream>, Option<Seat>) {
+        (Side { io: self.stream, early: self.input.freeze() }, self.seat)
     }
 
     /// The connection, if request and answer are complete and it may carry another.
     #[must_use]
-    pub fn into_idle(self) -> Option<Stream> {
+    pub fn into_idle(self) -> Option<Connection> {
         let complete = self.sent
             && !self.broken
             && self.out.is_empty()
             && self.input.is_empty()
             && self.decoder.as_ref().is_some_and(BodyDecoder::is_done);
-        (complete && self.reusable).then_some(self.stream)
+        let Self { stream, reused, seat, .. } = self;
+        (complete && self.reusable).then_some(Connection { stream, reused, seat })
     }
 
     fn fill(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<io::Result<usize>> {

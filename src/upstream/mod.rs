@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod tier;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,11 +32,11 @@ use rustls_pki_types::ServerName;
 use crate::net::CheckedAddr;
 
 pub use check::Check;
-pub use choose::{Balance, Memory, Policy, Rank, Home};
+pub use choose::{Balance, Home, Memory, Policy, Rank};
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Received};
 pub use health::{Busy, Duty, Health};
-pub use pool::Pool;
+pub use pool::{Connection, Pool};
 
 /// Told to clients where no check says when the state may change.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -88,6 +89,8 @@ pub struct Endpoint {
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// What the host resolves to at present.
     pub addresses: ArcSwap<Vec<CheckedAddr>>,
+    /// When it was resolved last, in seconds since 1970; 0: never.
+    pub resolved: AtomicI64,
     /// Connections may be shared between generations when this is equal: same address, same
     /// verification.
     pub identity: u64,
@@ -112,6 +115,7 @@ impl Endpoint {
             port,
             tls,
             addresses: ArcSwap::default(),
+            resolved: AtomicI64::new(0),
             identity,
             health: Arc::default(),
         }

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::telemetry::upstreams::Seat;
+
 use super::connect::Stream;
 
 /// How often closed and expired connections are let go.
@@ -23,32 +25,45 @@ pub struct Pool {
     filled: Notify,
 }
 
+/// A connection to an endpoint that carries one exchange after another.
+pub struct Connection {
+    /// The connection.
+    pub stream: Stream,
+    /// It has carried another exchange before.
+    pub reused: bool,
+    /// Counts it while it is open, where somebody counts.
+    pub seat: Option<Seat>,
+}
+
 struct Idle {
-    stream: Stream,
+    connection: Connection,
     expires: Instant,
 }
 
 impl Pool {
     /// The connection to this endpoint that was used last and is still good.
     #[must_use]
-    pub fn take(&self, identity: u64) -> Option<Stream> {
+    pub fn take(&self, identity: u64) -> Option<Connection> {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.get_mut(&identity)?;
         let now = Instant::now();
-        while let Some(mut candidate) = idle.pop() {
-            if candidate.expires > now && is_quiet(&mut candidate.stream) {
-                return Some(candidate.stream);
+        while let Some(Idle { mut connection, expires }) = idle.pop() {
+            if expires > now && is_quiet(&mut connection.stream) {
+                connection.reused = true;
+                connection.seat.iter_mut().for_each(Seat::work);
+                return Some(connection);
             }
         }
         None
     }
 
     /// Keeps a connection for `keep`, unless `most` are kept already.
-    pub fn put(&self, identity: u64, stream: Stream, keep: Duration, most: usize) {
+    pub fn put(&self, identity: u64, mut connection: Connection, keep: Duration, most: usize) {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.entry(identity).or_default();
         if idle.len() < most && !keep.is_zero() {
-            idle.push(Idle { stream, expires: Instant::now() + keep });
+            connection.seat.iter_mut().for_each(Seat::rest);
+            idle.push(Idle { connection, expires: Instant::now() + keep });
             self.filled.notify_one();
         }
     }
@@ -63,6 +78,11 @@ impl Pool {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Closes those to endpoints that nobody asks for any more; `known` is sorted.
+    pub fn keep(&self, known: &[u64]) {
+        self.idle.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
     }
 
     /// Closes all of them, say to get file descriptors back.
@@ -80,7 +100,7 @@ impl Pool {
             let now = Instant::now();
             let mut pools = self.idle.borrow_mut();
             for idle in pools.values_mut() {
-                idle.retain_mut(|kept| kept.expires > now && is_quiet(&mut kept.stream));
+                idle.retain_mut(|kept| kept.expires > now && is_quiet(&mut kept.connection.stream));
             }
             pools.retain(|_, idle| !idle.is_empty());
         }

@@ -1,9 +1,11 @@
 //! How upstreams are at one moment, as plain values for whoever shows them.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::eject::Gate;
-use super::{Duty, Upstream};
+use super::{Duty, Upstream, resolve};
 
 /// An upstream.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -41,6 +43,9 @@ pub struct EndpointSnapshot {
     /// What the latest check found wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// When its name was resolved last, in seconds since 1970; 0: never. Nothing for an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<i64>,
     /// Open requests and WebSockets; counted where there are several endpoints.
     pub open: usize,
 }
@@ -67,6 +72,8 @@ impl Upstream {
                 since: told.since,
                 why: told.why,
                 fault: told.fault,
+                resolved: resolve::is_name(endpoint)
+                    .then(|| endpoint.resolved.load(Ordering::Relaxed)),
                 open: health.open(),
             }
         };

@@ -102,7 +102,7 @@ describe('the admin listener', { skip: gatewayOnly }, () => {
     assert.equal((await gateway.admin('/nothing')).status, 404);
   });
 
-  test('metrics are Prometheus text, named app_gateway_, and count', async () => {
+  test('metrics are Prometheus text, named app_gateway_ or process_, and count', async () => {
     const total = async () => {
       const { body } = await gateway.admin('/metrics');
       return body.split('\n').filter((l) => /^app_gateway_http_requests_total\{.*route="\/origin\/"/.test(l)).reduce((sum, l) => sum + Number(l.split(' ').at(-1)), 0);
@@ -111,7 +111,7 @@ describe('the admin listener', { skip: gatewayOnly }, () => {
     for (let i = 0; i < 3; i++) await ask('/origin/seen');
     await until('three more requests in the metrics', async () => (await total()) === before + 3);
     const { body } = await gateway.admin('/metrics');
-    for (const line of body.split('\n').filter((l) => l && !l.startsWith('#'))) assert.match(line, /^app_gateway_[a-z0-9_]+(\{.*\})? [0-9.eE+-]+$/);
+    for (const line of body.split('\n').filter((l) => l && !l.startsWith('#'))) assert.match(line, /^(?:app_gateway|process)_[a-z0-9_]+(\{.*\})? [0-9.eE+-]+$/);
     assert.doesNotMatch(body, /origin\/seen/, 'paths of clients are no labels');
   });
 

@@ -3,7 +3,7 @@
 //!
 //! In: all of them, from all files. Out: problems that show both places. Never: picks a winner.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::PathPattern;
@@ -113,12 +113,12 @@ impl Check<'_> {
             .collect();
         self.same_request(&routes);
         self.same_name(&routes);
+        let patterns: HashSet<(&str, bool)> =
+            routes.iter().map(|(_, pattern, _)| (pattern.as_str(), is_exact(pattern))).collect();
         for (written, pattern, place) in &routes {
             let Some(target) = &written.redirect else { continue };
             let path = target.value.split(['?', '#']).next().unwrap_or_default();
-            let best = routes.iter().map(|(_, pattern, _)| pattern).filter(|p| takes(p, path));
-            let best = best.max_by_key(|p| (p.as_str().len(), matches!(p, PathPattern::Exact(_))));
-            if best == Some(pattern) {
+            if best(&patterns, path) == Some((pattern.as_str(), is_exact(pattern))) {
                 let message = format!("`{}` redirects to itself", pattern.as_str());
                 let target = Place { file: place.file, ..Place::of(place.file, &target.span) };
                 self.found.push(
@@ -222,9 +222,15 @@ fn methods_overlap(a: &RouteFile, b: &RouteFile) -> bool {
     })
 }
 
-fn takes(pattern: &PathPattern, path: &str) -> bool {
-    match pattern {
-        PathPattern::Exact(exact) => exact == path,
-        PathPattern::Subtree(root) => path.starts_with(root.as_str()),
-    }
+fn is_exact(pattern: &PathPattern) -> bool {
+    matches!(pattern, PathPattern::Exact(_))
+}
+
+/// The pattern that takes `path`, of these, each with whether it is exact: the path itself, or the
+/// longest root that it is below. It looks the beginnings of the path up instead of looking at every
+/// pattern, because there may be thousands of redirects among thousands of routes.
+fn best<'a>(patterns: &HashSet<(&str, bool)>, path: &'a str) -> Option<(&'a str, bool)> {
+    let ends = (0..=path.len()).rev();
+    let roots = ends.filter_map(|end| path.get(..end)).map(|root| (root, false));
+    std::iter::once((path, true)).chain(roots).find(|one| patterns.contains(one))
 }

@@ -43,6 +43,8 @@ const WORKERS: RangeInclusive<u64> = 1..=512;
 
 /// Most requests that are remembered: about 60 MB.
 const RECENT: RangeInclusive<u64> = 0..=100_000;
+/// Names with series of their own. Ten thousand routes are half a million lines to a scraper.
+const METRICS_LIMIT: RangeInclusive<u64> = 1..=10_000;
 
 /// Longest path of a socket, in bytes. The kernel takes 107; the gateway needs some for a name of its
 /// own beside it.
@@ -237,6 +239,7 @@ impl Check<'_> {
                 Duration::ZERO..=value::HOURS_24,
             ),
             recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT),
+            metrics_limit: self.count(body.metrics_limit.as_ref(), 500, METRICS_LIMIT),
             reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
             drain_delay: self.duration(
                 body.drain_delay.as_ref(),

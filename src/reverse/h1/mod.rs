@@ -179,17 +179,12 @@ impl Request<'_> {
                 }
             };
             let (whose, to) = (acquired.whose, (target.upstream, target.counters));
-            record.on_endpoint(&whose, target.upstream);
+            record.on_endpoint(&whose, target.upstream, acquired.connection.reused);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
-            let begun = Exchange::begin(
-                acquired.stream,
-                acquired.reused,
-                request,
-                self.head.framing,
-                head_request,
-            );
+            let begun =
+                Exchange::begin(acquired.connection, request, self.head.framing, head_request);
             let mut exchange = match begun {
                 Ok(exchange) => exchange,
                 Err(failure) => return self.refuse(sender.conn, record, failure.reason, None),
@@ -198,8 +193,12 @@ impl Request<'_> {
             let answer =
                 await_head(&mut sender, &mut exchange, local, &alarm, target.first_byte).await;
             record.request_bytes = sender.upload.bytes;
-            if let Ok(head) = &answer {
-                whose.answered(head.status, &mut exchange, to);
+            match &answer {
+                Ok(head) => {
+                    record.answered(head.status, target.counters);
+                    whose.answered(head.status, &mut exchange, to);
+                }
+                Err(_) => target.counters.unanswered(),
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
@@ -212,6 +211,7 @@ impl Request<'_> {
                         && may_repeat(&self.head, target.route.retry)
                         && target.upstream.may_retry() =>
                 {
+                    target.counters.retries.inc();
                     fresh = true;
                     continue;
                 }
@@ -223,7 +223,6 @@ impl Request<'_> {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
-            record.answered(head.status);
             let answer = Answer {
                 head: &head,
                 edits: &target.route.edits,
@@ -231,10 +230,10 @@ impl Request<'_> {
             };
             let next =
                 self.answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm)).await;
-            if let Some(stream) = exchange.into_idle() {
+            if let Some(connection) = exchange.into_idle() {
                 let limits = &target.upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
-                self.worker.pool.put(whose.endpoint.identity, stream, keep, limits.max_idle);
+                self.worker.pool.put(whose.endpoint.identity, connection, keep, limits.max_idle);
             }
             return next;
         }
@@ -306,7 +305,7 @@ impl Request<'_> {
     fn switch<T: Io>(
         &self,
         sender: &mut Sender<'_, T>,
-        mut record: Box<Record>,
+        record: Box<Record>,
         exchange: Exchange,
         head: &ResponseHead,
         route: &Route,
@@ -314,11 +313,11 @@ impl Request<'_> {
         if !self.head.upgrade || !is_switch(head) {
             return self.refuse(sender.conn, record, Reason::UpstreamBadAnswer, None);
         }
-        record.answered(101);
         let mut tail = b"Connection: Upgrade\r\nUpgrade: websocket\r\n".to_vec();
         field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
         write_response(sender.conn.out.staged(), head, &route.edits, Sent::Nothing, &tail);
-        Next::Tunnel(exchange.into_tunnel(), Box::new(record.into_tunnel()))
+        let (upstream, seat) = exchange.into_tunnel();
+        Next::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
     }
 
     /// Answers with a refusal.

@@ -213,8 +213,8 @@ impl Relay {
     fn finish(&mut self) {
         self.ended = true;
         self.stall.deadline.set(None);
-        if let Some(stream) = self.exchange.take().and_then(Exchange::into_idle) {
-            self.worker.pool.put(self.identity, stream, self.keep, self.max_idle);
+        if let Some(connection) = self.exchange.take().and_then(Exchange::into_idle) {
+            self.worker.pool.put(self.identity, connection, self.keep, self.max_idle);
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io, Phase};
 use crate::upstream::exchange::kept_for;
-use crate::upstream::{Exchange, Stream, Upstream};
+use crate::upstream::{Exchange, Upstream};
 
 use super::acquire::{Errand, Unreachable, acquire};
 use super::record::Record;
@@ -237,21 +237,20 @@ impl H2Request {
             let (to, head, client) = ((upstream, counters), asked.head, self.facts.client);
             let acquired = acquire(worker, Errand { to, head, client, fresh }).await?;
             let whose = acquired.whose;
-            record.on_endpoint(&whose, upstream);
+            record.on_endpoint(&whose, upstream, acquired.connection.reused);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
-            let mut exchange = Exchange::begin(
-                acquired.stream,
-                acquired.reused,
-                request,
-                asked.head.framing,
-                head_request,
-            )
-            .map_err(|failure| failure.reason)?;
+            let mut exchange =
+                Exchange::begin(acquired.connection, request, asked.head.framing, head_request)
+                    .map_err(|failure| failure.reason)?;
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
+            match &answer {
+                Ok(head) => record.answered(head.status, counters),
+                Err(_) => counters.unanswered(),
+            }
             match answer {
                 Ok(head) => {
                     whose.answered(head.status, &mut exchange, to);
@@ -270,6 +269,7 @@ impl H2Request {
                         && may_repeat(asked.head, asked.route.retry)
                         && upstream.may_retry() =>
                 {
+                    counters.retries.inc();
                     fresh = true;
                 }
                 Err(NoAnswer::Upstream(failure)) => {
@@ -285,11 +285,10 @@ impl H2Request {
     fn relay(
         &self,
         sender: Sender,
-        mut record: Box<Record>,
+        record: Box<Record>,
         answered: Answered,
         route: &Route,
     ) -> Response<AnswerBody> {
-        record.answered(answered.head.status);
         let mut response = Response::new(AnswerBody::Empty);
         *response.status_mut() =
             StatusCode::from_u16(answered.head.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -345,13 +344,13 @@ impl H2Request {
         if !is_switch(&answered.head) || accepted != Some(tunnel::accept_for(key).as_bytes()) {
             return refuse(&mut record, Reason::UpstreamBadAnswer, None);
         }
-        record.answered(200);
+        record.status = 200;
         let mut response = Response::new(AnswerBody::Empty);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
-        let upstream: Side<Stream> = answered.exchange.into_tunnel();
+        let (upstream, seat) = answered.exchange.into_tunnel();
         let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
-        let record = Box::new(record.into_tunnel());
+        let record = Box::new(record.into_tunnel(seat));
         self.service.worker.local.spawn(async move {
             if let Ok(upgraded) = upgrade.await {
                 let client = Side { io: TokioIo::new(upgraded), early: Bytes::new() };

@@ -41,6 +41,7 @@ export async function startGateway(world, config, { readyStatus = 200 } = {}) {
   writeFileSync(join(directory, 'gateway.toml'), text(config));
   const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
   gateway.directory = directory;
+  gateway.adminAddress = admin;
   /** Replaces the configuration file in one step, so that nobody reads half of it; `listener()` is then of the new one. */
   gateway.write = (next) => {
     writeFileSync(join(directory, 'gateway.toml.new'), text(next));
@@ -58,7 +59,7 @@ export async function startGateway(world, config, { readyStatus = 200 } = {}) {
   return gateway;
 }
 
-/** Starts the binary with `args` and waits until its admin listener says it is ready. */
+/** Starts the binary (or what starts it) with `args` and waits until its admin listener says it is ready. */
 export async function launch({ program = binary(), args, env = {}, admin, config, cwd, readyStatus = 200, readyWithin = 15_000 }) {
   const running = start(program, args, { cwd, env: { ...process.env, RUST_BACKTRACE: '1', ...env } });
   const gateway = {

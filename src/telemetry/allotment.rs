@@ -1,0 +1,205 @@
+//! Which names of a configuration get series of their own, so that no configuration, however
+//! large, makes more than so many.
+//!
+//! The first `most` routes, listeners, upstreams, certificates and egress rules of a configuration have series
+//! under their names; what comes after is counted together under [`OTHER`], and a gauge says how
+//! many that are. Equal configurations get equal series, whatever was served before.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::egress::NO_RULE;
+use super::lease::Series;
+use super::{ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, UpstreamMetrics};
+
+/// The name of what has none of its own.
+pub const OTHER: &str = "other";
+
+/// What can be over the limit, in the order of [`Allotment::over`].
+pub const KINDS: [&str; 5] = ["route", "listener", "upstream", "rule", "certificate"];
+
+/// The names of one configuration.
+pub struct Allotment {
+    metrics: Arc<Metrics>,
+    most: usize,
+    names: Mutex<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    /// With series of their own.
+    own: [HashSet<Series>; 4],
+    /// Without.
+    over: [HashSet<Series>; 4],
+}
+
+impl Allotment {
+    pub(super) fn new(metrics: &Arc<Metrics>, most: usize) -> Self {
+        Self { metrics: Arc::clone(metrics), most, names: Mutex::default() }
+    }
+
+    /// Handles of a route.
+    #[must_use]
+    pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
+        self.begin(profile, route)()
+    }
+
+    /// Decides now which series a route has, and makes them when the result is called.
+    #[must_use]
+    pub fn begin(
+        &self,
+        profile: &str,
+        route: &str,
+    ) -> impl FnOnce() -> RouteMetrics + Send + Sync + use<> {
+        let own = self.admits(0, Series::Route(profile.to_owned(), route.to_owned()));
+        let (profile, route) = if own { (profile, route) } else { (OTHER, OTHER) };
+        let (profile, route) = (profile.to_owned(), route.to_owned());
+        let metrics = Arc::clone(&self.metrics);
+        move || metrics.route(&profile, &route)
+    }
+
+    /// Handles of a listener.
+    #[must_use]
+    pub fn listener(&self, profile: &str, listener: &str) -> ListenerMetrics {
+        let own = self.admits(1, Series::Listener(profile.to_owned(), listener.to_owned()));
+        let (profile, listener) = if own { (profile, listener) } else { (OTHER, OTHER) };
+        self.metrics.listener(profile, listener)
+    }
+
+    /// Handles of an upstream.
+    #[must_use]
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        self.metrics.upstream(self.upstream_name(name))
+    }
+
+    /// What an upstream is called in labels.
+    #[must_use]
+    pub fn upstream_name<'a>(&self, name: &'a str) -> &'a str {
+        if self.admits(2, Series::Upstream(name.to_owned())) { name } else { OTHER }
+    }
+
+    /// Handles of a rule of the forward proxy; `reasons` as in [`super::EgressMetrics::rule`].
+    #[must_use]
+    pub fn rule(&self, name: &str, reasons: usize) -> RuleMetrics {
+        let own = name == NO_RULE || self.admits(3, Series::Rule(name.to_owned()));
+        self.metrics.egress.rule(if own { name } else { OTHER }, reasons)
+    }
+
+    fn admits(&self, kind: usize, series: Series) -> bool {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let Names { own, over } = &mut *names;
+        let (own, over) = (&mut own[kind], &mut over[kind]);
+        if own.contains(&series) {
+            return true;
+        }
+        if own.len() < self.most {
+            return own.insert(series);
+        }
+        over.insert(series);
+        false
+    }
+
+    /// How many of the certificates' names have series of their own.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// How many routes, listeners, upstreams and rules have no series of their own.
+    #[must_use]
+    pub fn over(&self) -> [usize; 4] {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        [0, 1, 2, 3].map(|kind| names.over[kind].len())
+    }
+
+    /// All series in use.
+    pub(super) fn series(&self) -> HashSet<Series> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: HashSet<_> = names.own.iter().flatten().cloned().collect();
+        let other = || OTHER.to_owned();
+        let others = [
+            Series::Route(other(), other()),
+            Series::Listener(other(), other()),
+            Series::Upstream(other()),
+            Series::Rule(other()),
+        ];
+        for (over, series) in names.over.iter().zip(others) {
+            if !over.is_empty() {
+                all.insert(series);
+            }
+        }
+        all.insert(Series::Rule(NO_RULE.to_owned()));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::Format;
+
+    fn rendered(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.render(Format::Text)).unwrap()
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_counted_together_and_said() {
+        let metrics = Metrics::new(std::iter::empty()).unwrap();
+        let allotment = metrics.allot(10);
+        let routes: Vec<_> =
+            (0..10_000).map(|n| allotment.route("internet", &format!("/{n}/"))).collect();
+        // The same name twice, as the component's own ports have it.
+        let _again = allotment.route("internet", "/9999/");
+        for route in &routes {
+            route.requests[1].inc();
+        }
+        metrics.tell(&allotment, &[], &[]);
+        let text = rendered(&metrics);
+        let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(of("app_gateway_http_request_duration_seconds_count"), 11);
+        assert!(text.contains(
+            "app_gateway_http_requests_total{class=\"2xx\",profile=\"other\",route=\"other\"} 9990\n"
+        ));
+        assert!(text.contains("app_gateway_metrics_overflow{kind=\"route\"} 9990\n"), "{text}");
+        assert!(text.contains("app_gateway_metrics_overflow{kind=\"upstream\"} 0\n"));
+    }
+
+    #[test]
+    fn the_earliest_end_of_the_other_certificates_is_told() {
+        let metrics = Metrics::new(std::iter::empty()).unwrap();
+        let allotment = metrics.allot(1);
+        let certificates = [("a", 0, 9), ("a", 1, 8), ("b", 0, 7), ("c", 0, 5), ("d", 0, 6)]
+            .map(|(n, p, at)| (n.to_owned(), p, at));
+        metrics.tell(&allotment, &certificates, &[]);
+        let text = rendered(&metrics);
+        let line =
+            "tls_certificate_not_after_timestamp_seconds{certificate=\"other\",pair=\"0\"} 5\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("{certificate=\"a\",pair=\"1\"} 8\n"), "{text}");
+        assert!(text.contains("app_gateway_metrics_overflow{kind=\"certificate\"} 3\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_served_is_not_shown_unless_somebody_uses_it() {
+        let metrics = Metrics::new(std::iter::empty()).unwrap();
+        let before = metrics.allot(10);
+        let (old, used) = (before.route("p", "/old/"), before.route("p", "/used/"));
+        old.requests[1].inc();
+        used.in_flight.inc();
+        metrics.tell(&before, &[], &[]);
+        assert!(rendered(&metrics).contains("/old/"));
+        // A reload; what served before is kept for a roll-back.
+        let after = metrics.allot(10);
+        let _new = after.route("p", "/new/");
+        assert!(!rendered(&metrics).contains("/new/"), "it does not serve yet");
+        metrics.tell(&after, &[], &[]);
+        let text = rendered(&metrics);
+        assert!(text.contains("/new/") && text.contains("/used/") && !text.contains("/old/"));
+        used.in_flight.dec();
+        assert!(!rendered(&metrics).contains("/used/"));
+        // And back.
+        metrics.tell(&before, &[], &[]);
+        let text = rendered(&metrics);
+        assert!(text.contains("{class=\"2xx\",profile=\"p\",route=\"/old/\"} 1\n"), "{text}");
+        assert!(!text.contains("/new/"));
+    }
+}

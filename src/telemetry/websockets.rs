@@ -1,0 +1,168 @@
+//! Metrics of WebSockets, for the routes that carry them.
+
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
+
+use super::metrics::{counters, gauges, histograms};
+
+/// Seconds, for tunnels that last for hours.
+const BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 28800.0];
+
+/// Who ended a WebSocket, and why.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Closed {
+    /// The client closed.
+    ByClient,
+    /// The upstream closed.
+    ByUpstream,
+    /// The client's connection broke.
+    ClientBroke,
+    /// The upstream's connection broke.
+    UpstreamBroke,
+    /// It was silent for too long.
+    Idle,
+    /// The gateway drains.
+    Draining,
+    /// A new configuration does not allow it any more.
+    Policy,
+    /// Nobody said: its task was dropped.
+    Unknown,
+}
+
+impl Closed {
+    /// The word for it in the access log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ByClient => "client_closed",
+            Self::ByUpstream => "upstream_closed",
+            Self::ClientBroke => "client_broken",
+            Self::UpstreamBroke => "upstream_broken",
+            Self::Idle => "tunnel_idle",
+            Self::Draining => "draining",
+            Self::Policy => "policy",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Initiator and reason.
+const CLOSED: [[&str; 2]; 8] = [
+    ["client", "closed"],
+    ["upstream", "closed"],
+    ["client", "broken"],
+    ["upstream", "broken"],
+    ["gateway", "tunnel_idle"],
+    ["gateway", "draining"],
+    ["gateway", "policy"],
+    ["gateway", "unknown"],
+];
+
+const DIRECTIONS: [&str; 2] = ["to_upstream", "to_client"];
+
+/// The families.
+pub(super) struct WebSockets {
+    active: IntGaugeVec,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    bytes: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+/// Handles of one route.
+pub struct WebSocketMetrics {
+    active: IntGauge,
+    opened: IntCounter,
+    closed: [IntCounter; 8],
+    bytes: [IntCounter; 2],
+    seconds: Histogram,
+}
+
+impl WebSocketMetrics {
+    /// Counts one that was opened.
+    pub fn opened(&self) {
+        self.active.inc();
+        self.opened.inc();
+    }
+
+    /// Counts bytes that have moved.
+    pub fn moved(&self, to_upstream: u64, to_client: u64) {
+        for (counter, bytes) in self.bytes.iter().zip([to_upstream, to_client]) {
+            if bytes > 0 {
+                counter.inc_by(bytes);
+            }
+        }
+    }
+
+    /// Counts one that has ended.
+    pub fn closed(&self, how: Closed, seconds: f64) {
+        self.active.dec();
+        self.closed[how as usize].inc();
+        self.seconds.observe(seconds);
+    }
+}
+
+impl WebSockets {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let route = &["profile", "route"];
+        Ok(Self {
+            active: gauges(registry, "websocket_active", "Open WebSockets.", route)?,
+            opened: counters(registry, "websocket_opened_total", "WebSockets opened.", route)?,
+            closed: counters(
+                registry,
+                "websocket_closed_total",
+                "WebSockets that have ended, by who ended them and why.",
+                &["profile", "route", "initiator", "reason"],
+            )?,
+            bytes: counters(
+                registry,
+                "websocket_bytes_total",
+                "Bytes carried by WebSockets, counted as they move, by direction.",
+                &["profile", "route", "direction"],
+            )?,
+            seconds: histograms(
+                registry,
+                "websocket_duration_seconds",
+                "How long WebSockets lasted.",
+                BUCKETS,
+                route,
+            )?,
+        })
+    }
+
+    pub(super) fn handles(&self, profile: &str, route: &str) -> WebSocketMetrics {
+        let labels = &[profile, route];
+        WebSocketMetrics {
+            active: self.active.with_label_values(labels),
+            opened: self.opened.with_label_values(labels),
+            closed: CLOSED.map(|[initiator, reason]| {
+                self.closed.with_label_values(&[profile, route, initiator, reason])
+            }),
+            bytes: DIRECTIONS
+                .map(|direction| self.bytes.with_label_values(&[profile, route, direction])),
+            seconds: self.seconds.with_label_values(labels),
+        }
+    }
+
+    /// Whether one is open.
+    pub(super) fn is_used(&self, profile: &str, route: &str) -> bool {
+        self.active
+            .get_metric_with_label_values(&[profile, route])
+            .is_ok_and(|open| open.get() != 0)
+    }
+
+    pub(super) fn forget(&self, profile: &str, route: &str) {
+        // What is not there need not go.
+        let labels = &[profile, route];
+        let _ = self.active.remove_label_values(labels);
+        let _ = self.opened.remove_label_values(labels);
+        let _ = self.seconds.remove_label_values(labels);
+        for [initiator, reason] in CLOSED {
+            let _ = self.closed.remove_label_values(&[profile, route, initiator, reason]);
+        }
+        for direction in DIRECTIONS {
+            let _ = self.bytes.remove_label_values(&[profile, route, direction]);
+        }
+    }
+}
