@@ -276,7 +276,12 @@ impl World {
 
     /// Whether the gateway has made a connection to the upstream that was not accepted yet.
     pub(crate) fn was_dialled(&self) -> bool {
-        self.stage.accept().is_ok()
+        self.dialled().is_some()
+    }
+
+    /// A connection of the gateway to the upstream, on which nothing is said.
+    pub(crate) fn dialled(&self) -> Option<TcpStream> {
+        Some(self.stage.accept().ok()?.0)
     }
 
     /// The lines of the access log about one client connection, once there are `count`.
