@@ -41,5 +41,8 @@ pub mod supervisor;
 #[cfg(feature = "demo")]
 pub mod demo;
 
+// What is tried from outside.
+pub mod doctor;
+
 // Who talks to the operator.
 pub mod cli;

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use app_gateway::message::Reason;
+use app_gateway::message::reason::Flag;
 use app_gateway::telemetry::Metrics;
 use app_gateway::telemetry::endpoints::{Told, Upstream};
 use app_gateway::telemetry::exposition::Format;
@@ -185,13 +186,15 @@ fn the_readme_lists_every_reason_and_its_status() {
     let rows: BTreeMap<String, String> = rows(&readme, "reason")
         .into_iter()
         .filter_map(|cells| {
-            Some((cells.first()?.trim_matches('`').to_owned(), cells.get(1)?.clone()))
+            let told = format!("{} | {}", cells.get(1)?, cells.get(2)?);
+            Some((cells.first()?.trim_matches('`').to_owned(), told))
         })
         .collect();
     let mut wrong = Vec::new();
     for reason in Reason::ALL {
         // No status is logged for connections that end before there is a request.
         let status = if reason.code() == 0 { "-".to_owned() } else { reason.code().to_string() };
+        let status = format!("{status} | {}", reason.flag().letters());
         match rows.get(reason.word()) {
             None => wrong.push(format!(
                 "README.md lacks the row: | `{}` | {status} | {} |",
@@ -211,6 +214,15 @@ fn the_readme_lists_every_reason_and_its_status() {
         wrong.push(format!("README.md has a row for `{word}`, which is no reason (any more)"));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_readme_lists_every_response_flag() {
+    let written: Vec<_> = rows(&read("README.md"), "response flag");
+    let flags =
+        Flag::ALL.iter().map(|flag| [format!("`{}`", flag.letters()), flag.sentence().to_owned()]);
+    let known: Vec<_> = flags.map(Vec::from).collect();
+    assert_eq!(written, known, "the table of response flags in README.md");
 }
 
 #[test]

@@ -307,6 +307,9 @@ fn what_is_not_written_has_the_documented_default() {
 
     assert!(config.admin.is_none());
     assert_eq!(config.gateway.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.gateway.recent_requests, 1000);
+    assert!(config.gateway.reload_on_change);
+    assert_eq!(config.socket, config::AdminSocket::Usual);
     assert_eq!(config.certificates[0].pairs[0].chain, dir.path().join("x.pem"));
     let upstream = &config.upstreams[0];
     assert_eq!(

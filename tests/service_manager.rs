@@ -45,7 +45,7 @@ impl Service {
     fn write(&self, gateway: &str) {
         let listen = self.listen;
         let text = format!(
-            "[gateway]\nworkers = 2\naccess-log = \"off\"\n{gateway}\n\n[profile.edge]\n\n\
+            "[gateway]\nworkers = 2\naccess-log = \"off\"\n{gateway}\n\n[admin]\nsocket = \"off\"\n\n[profile.edge]\n\n\
              [[profile.edge.listener]]\nlisten = \"{listen}\"\nredirect-to-https = 443\n\n\
              [[profile.edge.route]]\npath = \"/\"\ndeny = true\n"
         );

@@ -10,9 +10,10 @@ use crate::demo;
 use crate::net::listen::probe;
 use crate::supervisor::watch::Watch;
 use crate::supervisor::{Environment, Inheritance, Origin};
+use crate::telemetry::Voice;
 use crate::tls;
 
-use super::{environment, load, log_to_stderr, run, say, say_wrong};
+use super::{environment, load, run, say, say_wrong};
 
 /// Where the stand-in listens: the components' real ports, on an address of their own.
 const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -20,7 +21,7 @@ const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const OTHER_LAN_PORT: u16 = 10443;
 
 pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
-    log_to_stderr();
+    let voice = Voice::raise();
     let certificates = match demo::ensure(certificates) {
         Ok(certificates) => certificates,
         Err(error) => {
@@ -54,12 +55,12 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
         demo.or_else(|| environment(name))
             .or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
     };
-    let code = serve(config, Arc::new(env), lan, &certificates.ca);
+    let code = serve(config, Arc::new(env), voice, (lan, &certificates.ca));
     runtime.block_on(stand_in.stop());
     code
 }
 
-fn serve(directory: &Path, env: Environment, lan: u16, ca: &Path) -> ExitCode {
+fn serve(directory: &Path, env: Environment, voice: Voice, (lan, ca): (u16, &Path)) -> ExitCode {
     let watch = Watch::new(directory.to_owned());
     let Ok(config) = load(directory, &*env) else {
         say_wrong(&format!(
@@ -75,6 +76,7 @@ fn serve(directory: &Path, env: Environment, lan: u16, ca: &Path) -> ExitCode {
         provider: tls::provider(),
         // The stand-in lives in this process and would end with it.
         program: None,
+        voice,
     };
     let started = || say(&welcome(lan, admin, ca));
     run::serve(config, (origin, watch), Inheritance::default(), started)

@@ -231,6 +231,7 @@ impl<'a> Explained<'a> {
                         trusted: site.trusts(client),
                         strip_prefix: strip_prefix.as_deref(),
                         request_id: "(made for each request)",
+                        trace: None,
                     },
                 );
                 let report = if route.account.report_only {

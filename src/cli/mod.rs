@@ -7,11 +7,13 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod egress;
 mod endpoint;
 mod explain;
 mod healthcheck;
 mod plan;
+mod ports;
 mod reload;
 mod run;
 mod signal;
@@ -19,7 +21,7 @@ mod status;
 mod upgrade;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -74,6 +76,13 @@ enum Command {
     /// Say what goes out through the forward proxy of the running gateway
     #[command(subcommand)]
     Egress(egress::Asked),
+    /// Try what the product requires from this host: components, certificates, proxy, ports, limits
+    ///
+    /// Opens connections and hangs up again; changes nothing. Exit code 0: nothing failed (warnings
+    /// do not count), 1: something did.
+    Doctor(doctor::Asked),
+    /// Print what a firewall has to let through, as a table for its administrators
+    Ports(ports::Form),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -167,6 +176,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             check::check(&chosen(named.or(directory)), format)
         }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
+        Some(Command::Doctor(asked)) => doctor::doctor(&chosen(directory), &asked),
+        Some(Command::Ports(form)) => ports::ports(&chosen(directory), &form),
         Some(Command::Egress(asked)) => egress::egress(&chosen(directory), &asked),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
@@ -236,6 +247,17 @@ fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
     }
 }
 
+/// Loads a directory for a command that is about something else: warnings are not drawn.
+fn load_quietly(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
+    match config::load(directory, env) {
+        Ok(loaded) => Ok(loaded.config),
+        Err(Refused { sources, problems }) => {
+            complain(&sources, &problems);
+            Err(())
+        }
+    }
+}
+
 fn complain(sources: &config::problem::Sources, problems: &[config::problem::Problem]) {
     if !problems.is_empty() {
         say_wrong(&config::draw(sources, problems, colour(&io::stderr())));
@@ -256,21 +278,6 @@ fn say(text: &str) {
 /// Writes a line to standard error.
 fn say_wrong(text: &str) {
     let _ = writeln!(io::stderr(), "{}", text.trim_end());
-}
-
-/// Sends the program's own log to standard error; `APP_GATEWAY_LOG` filters it (default `info`).
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_env_var("APP_GATEWAY_LOG")
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
-    // A second subscriber is refused; the first goes on.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
 }
 
 #[cfg(test)]

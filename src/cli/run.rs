@@ -4,19 +4,20 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::config::problem::{Problem, Sources};
 use crate::config::{self, Config, Loaded, Refused, Verify};
 use crate::generation::{Generation, compile};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
 use crate::supervisor::watch::Watch;
 use crate::supervisor::{End, Gateway, Inheritance, Origin, Program, start};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Voice};
 use crate::tls;
 
-use super::{EX_CONFIG, check, complain, environment, log_to_stderr, say_wrong};
+use super::{EX_CONFIG, check, complain, environment, say_wrong};
 
 pub(super) fn run(directory: &Path) -> ExitCode {
-    log_to_stderr();
+    let voice = Voice::raise();
     let inheritance = match Inheritance::receive() {
         Ok(inheritance) => inheritance,
         Err(error) => {
@@ -28,7 +29,8 @@ pub(super) fn run(directory: &Path) -> ExitCode {
     let watch = Watch::new(directory.to_owned());
     let config = match config::load(directory, &environment) {
         Ok(Loaded { config, warnings }) => {
-            complain(&config.sources, &warnings);
+            voice.change(config.gateway.voice);
+            warn(&voice, &config.sources, &warnings);
             config
         }
         Err(Refused { sources, problems }) => {
@@ -46,6 +48,7 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         environment: Arc::new(environment),
         provider: tls::provider(),
         program: Program::of_this_process(),
+        voice,
     };
     let started = || tracing::info!("configuration from {}", directory.display());
     serve(config, (origin, watch), inheritance, started)
@@ -58,6 +61,7 @@ pub(super) fn serve(
     inheritance: Inheritance,
     started: impl FnOnce(),
 ) -> ExitCode {
+    origin.voice.change(config.gateway.voice);
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
         say_wrong("app-gateway does not start: two metrics have one name");
         return ExitCode::FAILURE;
@@ -73,7 +77,7 @@ pub(super) fn serve(
         }
     };
     let generation = compiled.generation;
-    complain(&generation.config.sources, &compiled.warnings);
+    warn(&origin.voice, &generation.config.sources, &compiled.warnings);
     match raise_open_files() {
         Ok(limit) => tracing::debug!("{limit} open files allowed"),
         Err(error) => tracing::warn!("the limit on open files stays as it is: {error}"),
@@ -101,6 +105,15 @@ pub(super) fn serve(
             say_wrong(&format!("app-gateway ends: {error}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Draws what the operator should know, for people; programs get it as what the gateway says.
+fn warn(voice: &Voice, sources: &Sources, warnings: &[Problem]) {
+    if voice.is_json() && !warnings.is_empty() {
+        tracing::warn!("{}", config::draw(sources, warnings, false).trim_end());
+    } else {
+        complain(sources, warnings);
     }
 }
 

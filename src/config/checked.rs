@@ -5,6 +5,7 @@
 //! certificates in hand is checked later, by `generation`, which reports against the same
 //! [`Place`]s.
 
+mod doctor;
 mod forward;
 mod upstream;
 
@@ -20,6 +21,7 @@ use crate::addr::HostPattern;
 use super::outline::Outline;
 use super::problem::{Place, Sources};
 
+pub use doctor::{Doctor, Target};
 pub use forward::*;
 pub use upstream::*;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Profiles, in the order of their names.
     pub profiles: Vec<Profile>,
+    /// What `doctor` looks at besides.
+    pub doctor: Doctor,
     /// The forward proxy, if there is one.
     pub forward: Option<Forward>,
 }
@@ -53,8 +57,12 @@ pub struct Config {
 pub struct Gateway {
     /// Number of data workers, one thread each; at least 1. Default: one per core.
     pub workers: usize,
-    /// Where access-log lines go.
+    /// The access log.
     pub access_log: AccessLog,
+    /// The log of the gateway about itself.
+    pub voice: Voice,
+    /// Whether components get a `traceparent` of the gateway's. Default true.
+    pub trace_context: bool,
     /// How long a drain may take from the first TERM until what is left is cut. Default 30 s.
     pub drain_timeout: Duration,
     /// How many of the latest requests are remembered, for `plan`, in all workers together. Default
@@ -88,15 +96,78 @@ pub enum AdminSocket {
     },
 }
 
+/// The access log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AccessLog {
+    /// Where its lines go.
+    pub target: LogTarget,
+    /// How they are written.
+    pub format: LogFormat,
+    /// Query parameters whose values are masked, besides those that always are.
+    pub mask: Vec<String>,
+}
+
 /// Where access-log lines go.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum AccessLog {
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum LogTarget {
     /// Nowhere.
     Off,
     /// Standard output, the container convention.
+    #[default]
     Stdout,
     /// A file, opened for appending.
-    File(PathBuf),
+    File {
+        /// Absolute, or relative to the working directory.
+        path: PathBuf,
+        /// When a new one is started; `None`: never.
+        rotation: Option<Rotation>,
+    },
+}
+
+/// When a new log file is started.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rotation {
+    /// Largest size of a file, in bytes.
+    pub size: u64,
+    /// Full files kept beside the present one, at least 1.
+    pub keep: u32,
+}
+
+/// How access-log lines are written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One flat JSON object per line.
+    #[default]
+    Json,
+    /// JSON in the names of the Elastic Common Schema.
+    Ecs,
+    /// As nginx and Apache write their `combined`.
+    Combined,
+}
+
+/// How the gateway speaks about itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Voice {
+    /// From this level on.
+    pub level: Level,
+    /// As JSON, instead of text.
+    pub json: bool,
+}
+
+/// How much the gateway says about itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Level {
+    /// What needs somebody.
+    Error,
+    /// And what may need somebody.
+    Warn,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And details.
+    Debug,
+    /// And every step.
+    Trace,
 }
 
 /// `[admin]` with `listen`: metrics and health over TCP.
@@ -160,6 +231,8 @@ pub struct Profile {
     pub response_headers: Vec<ResponseHeader>,
     /// Longest request body of routes that say nothing, in bytes. Default 10 MiB.
     pub max_body: u64,
+    /// Whether it has access-log lines. Default true.
+    pub access_log: bool,
     /// Limits on what a client may do.
     pub limits: Limits,
     /// How long a client may take.

@@ -6,7 +6,10 @@
 //!
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
+mod doctor;
 mod forward;
+mod log;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,9 +19,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-mod upstream;
-
+pub use doctor::DoctorFile;
 pub use forward::*;
+pub use log::*;
 pub use upstream::{
     BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, InitialFile, StickyFile,
     UpstreamFile, VerifyFile,
@@ -78,6 +81,8 @@ pub struct DirectoryFile {
     /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
     /// routes to a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
+    /// What `app-gateway doctor` looks at besides the gateway itself.
+    pub doctor: Option<DoctorFile>,
     /// The way out, for components that call other hosts. Further files may add listeners, rules
     /// and parents to it.
     pub forward: Option<ForwardFile>,
@@ -89,8 +94,16 @@ pub struct DirectoryFile {
 pub struct GatewayFile {
     /// Data workers, one thread each. Default: one per core.
     pub workers: Maybe<i64>,
-    /// Where access-log lines go: `"stdout"`, `"off"`, or the path of a file. Default `"stdout"`.
-    pub access_log: Maybe<String>,
+    /// Where access-log lines go: `"stdout"`, `"off"`, or the path of a file; or a table, which also
+    /// says how they are written. Default `"stdout"`.
+    pub access_log: Maybe<AccessLogFile>,
+    /// What the gateway says about itself on standard error, from this level on; `APP_GATEWAY_LOG`
+    /// in the environment wins. Default `"info"`.
+    pub log_level: Maybe<LevelFile>,
+    /// How it says that: `"text"`, or a JSON object per line. Default `"text"`.
+    pub log_format: Maybe<VoiceFile>,
+    /// Take part in W3C Trace Context: components get a `traceparent` of their own. Default true.
+    pub trace_context: Maybe<bool>,
     /// How long a drain may take until what is left is cut, e.g. `"30s"`. Default 30 s.
     pub drain_timeout: Maybe<String>,
     /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.
@@ -160,6 +173,8 @@ pub struct ProfileFile {
     /// Fields set on every answer of an upstream; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Maybe<Fields>,
+    /// Write access-log lines for this profile. Default true.
+    pub access_log: Maybe<bool>,
     /// What a client may use.
     pub limits: Maybe<LimitsFile>,
     /// How long a client may take.

@@ -122,7 +122,7 @@ impl Outline {
             let DeValue::Table(table) = value.get_ref() else { continue };
             let place = Place::of(file, &value.span());
             let named = !table.is_empty() && table.iter().all(|(_, v)| v.get_ref().is_table());
-            if !named || kind == "gateway" || kind == "admin" {
+            if !named || matches!(kind, "gateway" | "admin" | "doctor") {
                 let name = Name::alone(kind, "");
                 self.table(&name, (file, place), table);
                 continue;

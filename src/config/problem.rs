@@ -54,6 +54,36 @@ impl Sources {
         // Asked of each of thousands of changes.
         format!("{}:{}", source.name, 1 + memchr::memchr_iter(b'\n', before).count())
     }
+
+    /// For locating more than a few places: [`Sources::locate`] counts lines each time.
+    #[must_use]
+    pub fn lines(&self) -> Lines<'_> {
+        let ends = |source: &Source| {
+            let ends = memchr::memchr_iter(b'\n', source.text.as_bytes());
+            ends.map(|end| u32::try_from(end).unwrap_or(u32::MAX)).collect()
+        };
+        Lines { sources: self, ends: self.files.iter().map(ends).collect() }
+    }
+}
+
+/// Where the lines of [`Sources`] end, for locating many places.
+#[derive(Debug)]
+pub struct Lines<'a> {
+    sources: &'a Sources,
+    /// Offsets of line ends, by file.
+    ends: Vec<Vec<u32>>,
+}
+
+impl Lines<'_> {
+    /// As [`Sources::locate`].
+    #[must_use]
+    pub fn locate(&self, place: Place) -> String {
+        let file = usize::from(place.file);
+        let (Some(source), Some(ends)) = (self.sources.files.get(file), self.ends.get(file)) else {
+            return String::new();
+        };
+        format!("{}:{}", source.name, 1 + ends.partition_point(|end| *end < place.start))
+    }
 }
 
 /// How bad a [`Problem`] is.

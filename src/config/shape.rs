@@ -16,7 +16,7 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::expand::{Env, expand};
 use super::file::{
-    AdminFile, CertificateFile, ForwardFile, GatewayFile, ProfileFile, UpstreamFile,
+    AdminFile, CertificateFile, DoctorFile, ForwardFile, GatewayFile, ProfileFile, UpstreamFile,
 };
 use super::outline::Outline;
 use super::problem::{Findings, Place};
@@ -26,10 +26,12 @@ use super::{syntax, wording};
 const MISTAKES: usize = 64;
 
 /// The tables that are known at the top of a file.
-const TABLES: [&str; 6] = ["gateway", "admin", "certificate", "upstream", "profile", "forward"];
+const TABLES: [&str; 7] =
+    ["gateway", "admin", "certificate", "upstream", "profile", "forward", "doctor"];
 
 /// Keys that are always a table of their own.
-const TABLE_KEYS: [&str; 6] = ["limits", "timeouts", "sni", "check", "eject", "fail-over"];
+const TABLE_KEYS: [&str; 7] =
+    ["limits", "timeouts", "sni", "health", "check", "eject", "fail-over"];
 
 /// Keys that are always an array of tables.
 const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "parent"];
@@ -49,6 +51,8 @@ pub(super) struct Shaped {
     pub(super) upstreams: Vec<Item<UpstreamFile>>,
     /// Every `[profile.NAME]`, and every mention of one.
     pub(super) profiles: Vec<Item<ProfileFile>>,
+    /// Every `[doctor]`.
+    pub(super) doctor: Vec<Item<DoctorFile>>,
     /// Every `[forward]`, and every mention of it.
     pub(super) forward: Vec<Item<ForwardFile>>,
 }
@@ -88,6 +92,7 @@ pub(super) fn shape(
         match key.get_ref().as_ref() {
             "gateway" => shaped.gateway.push(reader.item(&key, value)),
             "admin" => shaped.admin.push(reader.item(&key, value)),
+            "doctor" => shaped.doctor.push(reader.item(&key, value)),
             "forward" => shaped.forward.push(reader.item(&key, value)),
             "certificate" => reader.items(&key, value, &mut shaped.certificates),
             "upstream" => reader.items(&key, value, &mut shaped.upstreams),

@@ -9,7 +9,7 @@
 use super::problem::{Place, Problem};
 
 /// Tables at the top of a file that have no name of their own.
-const TOP: [&str; 3] = ["gateway", "admin", "forward"];
+const TOP: [&str; 4] = ["gateway", "admin", "forward", "doctor"];
 
 /// What nginx calls it, and what we do.
 const NGINX: [(&str, &str); 24] = [

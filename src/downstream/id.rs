@@ -19,6 +19,11 @@ impl RequestId {
         std::str::from_utf8(text).unwrap_or_default()
     }
 
+    /// The digits of an id of our own.
+    pub(crate) fn digits(&self) -> [u8; 32] {
+        self.text.first_chunk().copied().unwrap_or([b'0'; 32])
+    }
+
     /// Takes over an id if it is short and harmless in logs and fields.
     pub(crate) fn from_proxy(text: &[u8]) -> Option<Self> {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:=+/".contains(b);
@@ -56,6 +61,11 @@ impl Ids {
             *digit = b"0123456789abcdef"[(half >> (60 - 4 * (index % 16)) & 15) as usize];
         }
         id
+    }
+
+    /// An id for what one request is in its trace: another for each call of [`Ids::next`].
+    pub(crate) fn span(&self) -> u64 {
+        mixed(self.seed.rotate_left(16) ^ self.count.get())
     }
 }
 

@@ -15,9 +15,10 @@ use crate::addr::{ClientAddr, Destination};
 use crate::downstream::{RequestId, Worker};
 use crate::egress::{Client, Denial, Grant};
 use crate::generation::outlet::Listener;
-use crate::message::{Form, ProxiedHead, Reason, Version, query};
+use crate::message::reason::Flag;
+use crate::message::{Form, ProxiedHead, Reason, Version};
 use crate::net::Phase;
-use crate::telemetry::access_log::{millis, number, text};
+use crate::telemetry::line::{Event, Key, Line};
 
 use super::way::{PROFILE, Tally};
 use super::{Facts, Stand, Way};
@@ -200,86 +201,86 @@ impl Record {
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"time\":\"");
-        self.worker.stamp.write_rfc3339(out);
-        out.extend_from_slice(b"\",");
-        text(out, "id", self.id.as_str().as_bytes());
+    fn tell_asked(&self, line: &mut impl Line, asked: &Asked) {
+        line.text(Key::Method, asked.method.as_str().as_bytes());
+        match &self.destination {
+            Some(destination) => {
+                line.text(Key::Destination, destination.to_string().as_bytes());
+            }
+            None => line.text(Key::Destination, &asked.authority),
+        }
+        if let Some(path) = &asked.path {
+            let scheme = if asked.form == Form::Https { "https" } else { "http" };
+            line.text(Key::Scheme, scheme.as_bytes());
+            line.target(Key::Path, path);
+        }
+        line.text(Key::Protocol, asked.version.as_str().as_bytes());
+        if let Some(agent) = &asked.agent {
+            line.text(Key::Agent, agent);
+        }
+    }
+
+    fn tell_outcome(&self, line: &mut impl Line) {
+        if let Some(dialled) = &self.dialled {
+            line.address(Key::Dialled, *dialled);
+        }
+        if let Some(parent) = &self.parent {
+            line.text(Key::Parent, parent.as_bytes());
+        }
+        if let Some(sni) = &self.sni {
+            line.text(Key::Sni, sni.as_bytes());
+        }
+        line.number(Key::Status, self.status.into());
+        if let Some(reason) = self.reason.or(self.noted) {
+            line.text(Key::Reason, reason.word().as_bytes());
+        }
+        let reason = self.reason.map(Reason::flag);
+        if let Some(flag) = reason.or_else(|| self.tunnel.and_then(Flag::of_end)) {
+            line.text(Key::Flags, flag.letters().as_bytes());
+        }
+        if let (Some(denial), Some(destination)) = (&self.denial, &self.destination) {
+            line.text(Key::Detail, denial.why(&self.client(), destination).as_bytes());
+        } else if let Some(detail) = &self.detail {
+            line.text(Key::Detail, detail.as_bytes());
+        }
+        if let Some(end) = self.tunnel {
+            line.text(Key::End, end.as_bytes());
+        }
+        line.number(Key::RequestBytes, self.request_bytes);
+        line.number(Key::ResponseBytes, self.response_bytes);
+        if let Some(connect) = self.connect {
+            line.took(Key::Connect, connect);
+        }
+        line.took(Key::Duration, self.start.elapsed());
+    }
+}
+
+impl Event for Record {
+    fn tell<L: Line>(&self, line: &mut L) {
+        line.text(Key::Id, self.id.as_str().as_bytes());
         let event = match (&self.asked, self.tunnel) {
             (None, _) => "refused",
             (Some(_), Some(_)) => "tunnel",
             (Some(_), None) => "egress",
         };
-        text(out, "event", event.as_bytes());
-        text(out, "profile", PROFILE.as_bytes());
-        text(out, "listener", self.listener.label.as_bytes());
-        text(out, "client", self.facts.client.0.to_string().as_bytes());
+        line.text(Key::Event, event.as_bytes());
+        line.text(Key::Profile, PROFILE.as_bytes());
+        line.text(Key::Listener, self.listener.label.as_bytes());
+        line.address(Key::Client, self.facts.client.0);
         if let Some(user) = &self.user {
-            text(out, "user", user.as_bytes());
+            line.text(Key::User, user.as_bytes());
         }
         if let Some(asked) = &self.asked {
-            self.write_asked(out, asked);
+            self.tell_asked(line, asked);
         }
         if self.active || self.denial.as_ref().is_some_and(|denial| denial.rule.is_some()) {
-            text(out, "rule", self.tally.name.as_bytes());
+            line.text(Key::Rule, self.tally.name.as_bytes());
         }
         if let Some(reason) = self.reported {
-            text(out, "would_deny", reason.word().as_bytes());
+            line.text(Key::WouldDeny, reason.word().as_bytes());
         }
-        self.write_outcome(out);
-        text(out, "tls", self.facts.tls.as_bytes());
-        // The last comma.
-        out.pop();
-        out.push(b'}');
-    }
-
-    fn write_asked(&self, out: &mut Vec<u8>, asked: &Asked) {
-        text(out, "method", asked.method.as_str().as_bytes());
-        match &self.destination {
-            Some(destination) => {
-                text(out, "destination", destination.to_string().as_bytes());
-            }
-            None => text(out, "destination", &asked.authority),
-        }
-        if let Some(path) = &asked.path {
-            let scheme = if asked.form == Form::Https { "https" } else { "http" };
-            text(out, "scheme", scheme.as_bytes());
-            text(out, "path", query::masked(&String::from_utf8_lossy(path)).as_bytes());
-        }
-        text(out, "protocol", asked.version.as_str().as_bytes());
-        if let Some(agent) = &asked.agent {
-            text(out, "user_agent", agent);
-        }
-    }
-
-    fn write_outcome(&self, out: &mut Vec<u8>) {
-        if let Some(dialled) = &self.dialled {
-            text(out, "dialled", dialled.to_string().as_bytes());
-        }
-        if let Some(parent) = &self.parent {
-            text(out, "parent", parent.as_bytes());
-        }
-        if let Some(sni) = &self.sni {
-            text(out, "sni", sni.as_bytes());
-        }
-        number(out, "status", self.status.into());
-        if let Some(reason) = self.reason.or(self.noted) {
-            text(out, "reason", reason.word().as_bytes());
-        }
-        if let (Some(denial), Some(destination)) = (&self.denial, &self.destination) {
-            text(out, "detail", denial.why(&self.client(), destination).as_bytes());
-        } else if let Some(detail) = &self.detail {
-            text(out, "detail", detail.as_bytes());
-        }
-        if let Some(end) = self.tunnel {
-            text(out, "end", end.as_bytes());
-        }
-        number(out, "request_bytes", self.request_bytes);
-        number(out, "response_bytes", self.response_bytes);
-        if let Some(connect) = self.connect {
-            millis(out, "connect_ms", connect);
-        }
-        millis(out, "duration_ms", self.start.elapsed());
+        self.tell_outcome(line);
+        line.text(Key::Tls, self.facts.tls.as_bytes());
     }
 }
 
@@ -297,6 +298,6 @@ impl Drop for Record {
             self.reason = Some(Reason::Draining);
         }
         self.count();
-        self.worker.lines.add(|out| self.write(out));
+        self.worker.lines.add(&self.worker.stamp, self);
     }
 }

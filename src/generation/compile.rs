@@ -61,6 +61,7 @@ pub fn compile(
         previous,
         edition: &edition,
         alive: &alive,
+        traces: config.gateway.trace_context,
     };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
@@ -146,6 +147,7 @@ struct Compiler<'a> {
     previous: Option<&'a Generation>,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
+    traces: bool,
 }
 
 impl Compiler<'_> {
@@ -171,7 +173,12 @@ impl Compiler<'_> {
         Some(Site {
             address: listener.listen,
             metrics: self.names.listener(&profile.name, &label),
-            names: Arc::new(Names { profile: profile.name.clone(), listener: label }),
+            names: Arc::new(Names {
+                profile: profile.name.clone(),
+                listener: label,
+                logs: profile.access_log,
+            }),
+            traces: self.traces,
             place: listener.place,
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),

@@ -34,6 +34,8 @@ pub struct Site {
     pub hosts: Vec<HostPattern>,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted: Vec<IpNet>,
+    /// Requests are passed on with a `traceparent` of the gateway's.
+    pub traces: bool,
     /// Limits on what a client may do.
     pub limits: Limits,
     /// How long a client may take.
@@ -58,6 +60,8 @@ pub struct Names {
     pub profile: String,
     /// The address as text, the listener's name in logs and metrics.
     pub listener: String,
+    /// Its requests have lines in the access log.
+    pub logs: bool,
 }
 
 /// What a listener serves.

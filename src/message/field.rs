@@ -42,8 +42,14 @@ pub enum Known {
     WebSocketKey,
     /// `Sec-WebSocket-Accept`.
     WebSocketAccept,
+    /// `traceparent`: each hop has its own.
+    TraceParent,
+    /// `tracestate`.
+    TraceState,
     /// `User-Agent`.
     UserAgent,
+    /// `Referer`.
+    Referrer,
     /// Anything else.
     Other,
 }
@@ -59,10 +65,13 @@ impl Known {
             6 if is("expect") => Self::Expect,
             7 if is("upgrade") => Self::Upgrade,
             7 if is("trailer") => Self::Trailer,
+            7 if is("referer") => Self::Referrer,
             9 if is("forwarded") || like(name, b"x-real-ip") => Self::ForwardedOther,
             10 if is("connection") => Self::Connection,
             10 if is("keep-alive") => Self::KeepAlive,
             10 if is("user-agent") => Self::UserAgent,
+            10 if is("tracestate") => Self::TraceState,
+            11 if is("traceparent") => Self::TraceParent,
             12 if is("x-request-id") => Self::RequestId,
             12 if like(name, b"x-request-id") => Self::ForwardedOther,
             14 if is("content-length") => Self::ContentLength,

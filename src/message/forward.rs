@@ -10,6 +10,7 @@ use super::body::Framing;
 use super::field::{Fields, Known, tokens};
 use super::request::RequestHead;
 use super::response::ResponseHead;
+use super::trace::TraceParent;
 use super::{host, path};
 
 /// What an upstream is told about where a request came from.
@@ -23,6 +24,8 @@ pub struct Origin<'a> {
     pub strip_prefix: Option<&'a str>,
     /// Id of the request.
     pub request_id: &'a str,
+    /// The trace it belongs to; `None` if the gateway does not take part in that.
+    pub trace: Option<&'a TraceParent>,
 }
 
 /// Writes the head of `head` as the upstream gets it, down to the empty line.
@@ -51,8 +54,15 @@ pub fn write_request(
     let named = Nominated::of(&head.fields);
     for (known, name, value) in head.fields.iter() {
         let passed = match known {
-            Known::Other | Known::UserAgent | Known::WebSocketKey | Known::WebSocketAccept => {
-                !named.contains(name)
+            Known::Other
+            | Known::UserAgent
+            | Known::Referrer
+            | Known::WebSocketKey
+            | Known::WebSocketAccept => !named.contains(name),
+            Known::TraceParent => origin.trace.is_none() && !named.contains(name),
+            // It belongs to the `traceparent` beside it.
+            Known::TraceState => {
+                origin.trace.is_none_or(TraceParent::is_continued) && !named.contains(name)
             }
             Known::Trailer => head.framing == Framing::Chunked,
             _ => false,
@@ -114,6 +124,9 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
         field(out, "X-Original-URI", &head.target);
     }
     field(out, "X-Request-Id", origin.request_id.as_bytes());
+    if let Some(trace) = origin.trace {
+        field(out, "traceparent", trace.as_bytes());
+    }
 }
 
 /// The raw target without the part that decodes to the first `prefix` bytes of its path.
@@ -171,9 +184,13 @@ pub fn passed_fields<'a>(
 ) -> impl Iterator<Item = (Known, &'a [u8], &'a [u8])> {
     let named = Nominated::of(&head.fields);
     head.fields.iter().filter(move |(known, name, _)| match known {
-        Known::Other | Known::UserAgent | Known::WebSocketKey | Known::WebSocketAccept => {
-            !named.contains(name) && !edits.drops(name)
-        }
+        Known::Other
+        | Known::UserAgent
+        | Known::Referrer
+        | Known::TraceParent
+        | Known::TraceState
+        | Known::WebSocketKey
+        | Known::WebSocketAccept => !named.contains(name) && !edits.drops(name),
         Known::Trailer => head.framing == Framing::Chunked,
         _ => false,
     })

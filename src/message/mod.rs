@@ -12,11 +12,11 @@ pub mod forward;
 pub mod host;
 pub mod path;
 pub mod proxied;
-pub mod query;
 pub mod reason;
 pub mod request;
 pub mod response;
 pub mod scan;
+pub mod trace;
 
 pub use body::{BadBody, BodyDecoder, Framing, Step};
 pub use field::{Field, Fields, Known};
@@ -24,3 +24,4 @@ pub use proxied::{Form, ProxiedHead};
 pub use reason::Reason;
 pub use request::{RequestHead, Version};
 pub use response::ResponseHead;
+pub use trace::TraceParent;

@@ -1,6 +1,10 @@
 //! The closed list of words for why a request did not get its upstream's answer.
 
+mod flag;
+
 use http::StatusCode;
+
+pub use flag::Flag;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident => $word:literal, $status:literal;)+) => {
@@ -168,6 +172,12 @@ reasons! {
 }
 
 impl Reason {
+    /// The response flag, in Envoy's letters as far as there are any.
+    #[must_use]
+    pub const fn flag(self) -> Flag {
+        flag::of(self)
+    }
+
     /// The status of a reply with this reason.
     #[must_use]
     pub fn status(self) -> StatusCode {

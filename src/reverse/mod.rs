@@ -24,6 +24,7 @@ use arc_swap::ArcSwap;
 use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::Site;
+use crate::message::TraceParent;
 use crate::message::forward::Origin;
 use crate::net::Phase;
 use crate::net::admission::Admission;
@@ -68,13 +69,14 @@ impl Facts {
         &self,
         site: &Site,
         strip_prefix: Option<&'a str>,
-        id: &'a RequestId,
+        (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> Origin<'a> {
         Origin {
             client: self.client.ip(),
             trusted: site.trusts(self.client),
             strip_prefix,
             request_id: id.as_str(),
+            trace,
         }
     }
 }

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::site::{Account, Carried, Names};
 use crate::generation::{Edition, Route, Site};
-use crate::message::{Known, Reason, RequestHead, Version, path, query};
+use crate::message::reason::Flag;
+use crate::message::{Known, Reason, RequestHead, TraceParent, Version, path};
 use crate::net::Phase;
-use crate::telemetry::access_log::{millis, number, text};
+use crate::telemetry::line::{Event, Key, Line};
 use crate::telemetry::metrics::class;
 use crate::telemetry::recent::Request;
 use crate::telemetry::upstreams::Seat;
@@ -34,6 +35,8 @@ pub(super) struct Record {
     names: Arc<Names>,
     edition: Arc<Edition>,
     pub(super) id: RequestId,
+    /// As it is passed on.
+    pub(super) trace: Option<TraceParent>,
     start: Instant,
     request: Option<Asked>,
     route: Option<Arc<Account>>,
@@ -67,6 +70,7 @@ struct Asked {
     host: Bytes,
     target: Bytes,
     agent: Option<Bytes>,
+    referrer: Option<Bytes>,
 }
 
 impl Record {
@@ -77,9 +81,15 @@ impl Record {
         site: &Arc<Site>,
         head: &RequestHead,
     ) -> Self {
-        let known =
-            if site.trusts(facts.client) { head.fields.first(Known::RequestId) } else { None };
+        let trusted = site.trusts(facts.client);
+        let known = if trusted { head.fields.first(Known::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
+        record.trace = site.traces.then(|| {
+            let (came, span) = (head.fields.all(Known::TraceParent), worker.ids.span());
+            // A new trace is called as its first request.
+            TraceParent::next(came, span, trusted)
+                .unwrap_or_else(|| TraceParent::new(record.id.digits(), span))
+        });
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
         worker.recent.add(&Request {
             listener: site.address,
@@ -93,10 +103,8 @@ impl Record {
             method: head.method.clone(),
             host: head.host.clone(),
             target: head.target.clone(),
-            agent: head
-                .fields
-                .first(Known::UserAgent)
-                .map(|agent| head.fields.bytes().slice_ref(agent)),
+            agent: kept(head, Known::UserAgent),
+            referrer: kept(head, Known::Referrer),
         });
         record
     }
@@ -105,6 +113,7 @@ impl Record {
     pub(super) fn refused(worker: &Rc<Worker>, facts: &Rc<Facts>, site: &Arc<Site>) -> Self {
         Self {
             id: worker.ids.next(),
+            trace: None,
             worker: Rc::clone(worker),
             facts: Rc::clone(facts),
             names: Arc::clone(&site.names),
@@ -170,7 +179,9 @@ impl Record {
             // Slices of the head would keep all of it for as long as the tunnel lives.
             asked.host = Bytes::copy_from_slice(&asked.host);
             asked.target = Bytes::copy_from_slice(&asked.target);
-            asked.agent = asked.agent.take().map(|agent| Bytes::copy_from_slice(&agent));
+            for field in [&mut asked.agent, &mut asked.referrer] {
+                *field = field.take().map(|value| Bytes::copy_from_slice(&value));
+            }
         }
         if let Some(route) = &self.route {
             route.metrics.in_flight.dec();
@@ -241,75 +252,90 @@ impl Record {
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"time\":\"");
-        self.worker.stamp.write_rfc3339(out);
-        out.extend_from_slice(b"\",");
-        text(out, "id", self.id.as_str().as_bytes());
+    fn flag(&self) -> Option<Flag> {
+        self.reason
+            .map(Reason::flag)
+            .or_else(|| self.tunnel.and_then(|end| Flag::of_end(end.word())))
+    }
+
+    fn tell_served(&self, line: &mut impl Line) {
+        if let Some(route) = &self.route {
+            line.text(Key::Route, route.name.as_bytes());
+            if route.report_only {
+                line.text(Key::WouldDeny, b"no_route");
+            }
+        }
+        if let Some(upstream) = &self.upstream {
+            line.text(Key::Upstream, upstream.as_bytes());
+        }
+        if let Some(endpoint) = &self.endpoint {
+            line.text(Key::Endpoint, endpoint.as_bytes());
+        }
+        line.number(Key::Status, self.status.into());
+        if let Some(reason) = self.reason {
+            line.text(Key::Reason, reason.word().as_bytes());
+        }
+        if let Some(flag) = self.flag() {
+            line.text(Key::Flags, flag.letters().as_bytes());
+        }
+        if let Some(detail) = &self.detail {
+            line.text(Key::Detail, detail.as_bytes());
+        }
+        if let Some(end) = self.tunnel {
+            line.text(Key::End, end.word().as_bytes());
+        }
+        if let Some(code) = self.close_code {
+            line.number(Key::CloseCode, code.into());
+        }
+        line.number(Key::RequestBytes, self.request_bytes);
+        line.number(Key::ResponseBytes, self.response_bytes);
+        if let Some(first_byte) = self.first_byte {
+            line.took(Key::FirstByte, first_byte);
+        }
+        line.took(Key::Duration, self.start.elapsed());
+    }
+}
+
+impl Event for Record {
+    fn tell<L: Line>(&self, line: &mut L) {
+        line.text(Key::Id, self.id.as_str().as_bytes());
+        if let Some(trace) = &self.trace {
+            line.text(Key::Trace, trace.trace());
+        }
         let event = match (&self.request, self.tunnel) {
             (None, _) => "refused",
             (Some(_), Some(_)) => "tunnel",
             (Some(_), None) => "request",
         };
-        text(out, "event", event.as_bytes());
-        text(out, "profile", self.names.profile.as_bytes());
-        text(out, "listener", self.names.listener.as_bytes());
-        text(out, "client", self.facts.client.0.to_string().as_bytes());
+        line.text(Key::Event, event.as_bytes());
+        line.text(Key::Profile, self.names.profile.as_bytes());
+        line.text(Key::Listener, self.names.listener.as_bytes());
+        line.address(Key::Client, self.facts.client.0);
         if let Some(asked) = &self.request {
-            text(out, "method", asked.method.as_str().as_bytes());
-            text(out, "host", &asked.host);
-            let target = String::from_utf8_lossy(&asked.target);
-            text(out, "path", query::masked(&target).as_bytes());
-            text(out, "protocol", asked.version.as_str().as_bytes());
+            line.text(Key::Method, asked.method.as_str().as_bytes());
+            line.text(Key::Host, &asked.host);
+            line.target(Key::Path, &asked.target);
+            line.text(Key::Protocol, asked.version.as_str().as_bytes());
             if let Some(agent) = &asked.agent {
-                text(out, "user_agent", agent);
+                line.text(Key::Agent, agent);
+            }
+            if let Some(referrer) = &asked.referrer {
+                line.target(Key::Referrer, referrer);
             }
         }
-        self.write_served(out);
-        number(out, "generation", self.edition.number());
-        text(out, "config", self.edition.hash().as_bytes());
-        text(out, "tls", self.facts.tls.as_bytes());
+        self.tell_served(line);
+        line.number(Key::Generation, self.edition.number());
+        line.text(Key::Config, self.edition.hash().as_bytes());
+        line.text(Key::Tls, self.facts.tls.as_bytes());
         if let Some(sni) = &self.facts.sni {
-            text(out, "sni", sni.as_bytes());
+            line.text(Key::Sni, sni.as_bytes());
         }
-        // The last comma.
-        out.pop();
-        out.push(b'}');
     }
+}
 
-    fn write_served(&self, out: &mut Vec<u8>) {
-        if let Some(route) = &self.route {
-            text(out, "route", route.name.as_bytes());
-            if route.report_only {
-                text(out, "would_deny", b"no_route");
-            }
-        }
-        if let Some(upstream) = &self.upstream {
-            text(out, "upstream", upstream.as_bytes());
-        }
-        if let Some(endpoint) = &self.endpoint {
-            text(out, "endpoint", endpoint.as_bytes());
-        }
-        number(out, "status", self.status.into());
-        if let Some(reason) = self.reason {
-            text(out, "reason", reason.word().as_bytes());
-        }
-        if let Some(detail) = &self.detail {
-            text(out, "detail", detail.as_bytes());
-        }
-        if let Some(end) = self.tunnel {
-            text(out, "end", end.word().as_bytes());
-        }
-        if let Some(code) = self.close_code {
-            number(out, "close_code", code.into());
-        }
-        number(out, "request_bytes", self.request_bytes);
-        number(out, "response_bytes", self.response_bytes);
-        if let Some(first_byte) = self.first_byte {
-            millis(out, "first_byte_ms", first_byte);
-        }
-        millis(out, "duration_ms", self.start.elapsed());
-    }
+/// The value of a field, for as long as the head is kept.
+fn kept(head: &RequestHead, known: Known) -> Option<Bytes> {
+    head.fields.first(known).map(|value| head.fields.bytes().slice_ref(value))
 }
 
 impl Drop for Record {
@@ -330,6 +356,8 @@ impl Drop for Record {
             self.worker.tunnels.remove(number);
         }
         self.count();
-        self.worker.lines.add(|out| self.write(out));
+        if self.names.logs {
+            self.worker.lines.add(&self.worker.stamp, self);
+        }
     }
 }

@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::report::{Change, How, Key, Means, Open};
 use crate::config::outline::{Item, Name, Value};
-use crate::config::{AccessLog, AdminSocket, Config};
+use crate::config::problem::Lines;
+use crate::config::{AdminSocket, Config};
 use crate::generation::Generation;
 use crate::units::{display_hex, display_timestamp};
 
 /// Keys shown of one change in a line of the log.
 const KEYS_IN_A_LINE: usize = 3;
+
+/// Most lines told of one reload.
+const LINES: usize = 100;
 
 /// What only a start can set, as it was at the start: item, key, value in effect.
 #[derive(Clone)]
@@ -17,11 +21,6 @@ pub(super) struct Fixed(Vec<(&'static str, &'static str, String)>);
 
 impl Fixed {
     pub(super) fn of(config: &Config) -> Self {
-        let log = match &config.gateway.access_log {
-            AccessLog::Off => "off".to_owned(),
-            AccessLog::Stdout => "stdout".to_owned(),
-            AccessLog::File(path) => path.display().to_string(),
-        };
         let socket = match &config.socket {
             AdminSocket::Usual => "the usual place".to_owned(),
             AdminSocket::Off => "off".to_owned(),
@@ -31,7 +30,6 @@ impl Fixed {
             config.admin.as_ref().map_or("none".to_owned(), |admin| admin.listen.to_string());
         Self(vec![
             ("gateway", "workers", config.gateway.workers.to_string()),
-            ("gateway", "access-log", log),
             ("gateway", "recent-requests", config.gateway.recent_requests.to_string()),
             ("admin", "listen", listen),
             ("admin", "socket", socket),
@@ -99,8 +97,9 @@ pub(super) fn between<'a>(
     new: &'a Generation,
 ) -> (Vec<Difference<'a>>, BTreeMap<String, usize>) {
     let (mut found, mut kept) = (Vec::new(), BTreeMap::new());
+    let lines = (old.config.sources.lines(), new.config.sources.lines());
     for pair in pairs(old, new) {
-        let keys = keys(&pair, started, old, new);
+        let keys = keys(&pair, started, (old, &lines.0), (new, &lines.1));
         let how = match (pair.old, pair.new) {
             (None, _) => How::Added,
             (_, None) => How::Removed,
@@ -116,15 +115,15 @@ pub(super) fn between<'a>(
         let Some((name, _)) = pair.new.or(pair.old) else { continue };
         let moved = keys.iter().any(|key| key.key == "listen");
         let listener = name.kind == "listener" && (how != How::Changed || moved);
-        let place = |side: Option<(&Name, &Item)>, config: &Config| {
-            side.map_or(String::new(), |(_, item)| config.sources.locate(item.place))
+        let place = |side: Option<(&Name, &Item)>, lines: &Lines<'_>| {
+            side.map_or(String::new(), |(_, item)| lines.locate(item.place))
         };
         let change = Change {
             means: if listener { Means::Rebind } else { Means::Swap },
             how,
             what: name.to_string(),
-            old_place: place(pair.old, &old.config),
-            new_place: place(pair.new, &new.config),
+            old_place: place(pair.old, &lines.0),
+            new_place: place(pair.new, &lines.1),
             keys: if how == How::Changed { keys } else { Vec::new() },
             open: Open::default(),
         };
@@ -136,9 +135,15 @@ pub(super) fn between<'a>(
     (found, kept)
 }
 
-/// One line per difference, for logs.
-pub(super) fn lines<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<String> {
-    let mut lines: Vec<_> = changes.map(line).collect();
+/// One line per difference, for logs; of very many only the first, and how many there are.
+pub(super) fn lines(differences: &[Difference<'_>]) -> Vec<String> {
+    let mut changes: Vec<_> = differences.iter().map(|difference| &difference.change).collect();
+    // What a reload does not do must not be among what is left out.
+    changes.sort_by_key(|change| change.means != Means::NeedsRestart);
+    let mut lines: Vec<_> = changes.into_iter().take(LINES).map(line).collect();
+    if differences.len() > LINES {
+        lines.push(format!("and {} more", differences.len() - LINES));
+    }
     if lines.is_empty() {
         lines.push("only comments, spelling or file contents without effect".to_owned());
     }
@@ -218,22 +223,27 @@ fn moved(old: &Item, new: &Item) -> bool {
 }
 
 /// The keys of an item that are different, contents of files they name included.
-fn keys(pair: &Pair<'_>, started: &Fixed, old: &Generation, new: &Generation) -> Vec<Key> {
+fn keys(
+    pair: &Pair<'_>,
+    started: &Fixed,
+    (old, old_lines): (&Generation, &Lines<'_>),
+    (new, new_lines): (&Generation, &Lines<'_>),
+) -> Vec<Key> {
     let (Some((_, before)), Some((name, after))) = (pair.old, pair.new) else { return Vec::new() };
     let names: BTreeSet<&String> = before.keys.keys().chain(after.keys.keys()).collect();
     let mut found = Vec::new();
     for key in names.into_iter().filter(|key| !started.holds(name, key)) {
         let (was, is) = (before.keys.get(key), after.keys.get(key));
-        let place = |value: Option<&Value>, config: &Config| {
-            value.map_or(String::new(), |value| config.sources.locate(value.place))
+        let place = |value: Option<&Value>, lines: &Lines<'_>| {
+            value.map_or(String::new(), |value| lines.locate(value.place))
         };
         let mut add = |key: String, old_value: Option<String>, new_value: Option<String>| {
             found.push(Key {
                 key,
                 old: old_value,
                 new: new_value,
-                old_place: place(was, &old.config),
-                new_place: place(is, &new.config),
+                old_place: place(was, old_lines),
+                new_place: place(is, new_lines),
             });
         };
         if was.map(Value::exact) != is.map(Value::exact) {

@@ -32,7 +32,7 @@ impl Gateway {
     ) -> std::io::Result<(mpsc::UnboundedReceiver<Ask>, Vec<JoinHandle<()>>)> {
         let (asks, asked) = mpsc::unbounded_channel();
         let mut tasks = Vec::new();
-        let reopener = self.access_log.reopener();
+        let reopener = self.reloader.log.reopener();
         let desk = Rc::new(Desk {
             metrics: Arc::clone(&self.reloader.metrics),
             health: Arc::clone(&self.health),
@@ -53,7 +53,8 @@ impl Gateway {
             let listener = tokio::net::UnixListener::from_std(socket.listener()?)?;
             tasks.push(spawn_local(admin::serve_socket(listener, desk)));
         }
-        spawn_local(reopen_on_signal(self.access_log.reopener())?);
+        spawn_local(self.reloader.log.watch());
+        spawn_local(reopen_on_signal(self.reloader.log.reopener())?);
         Ok((asked, tasks))
     }
 

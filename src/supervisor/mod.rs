@@ -13,6 +13,7 @@ mod checks;
 mod desk;
 mod inheritance;
 mod names;
+mod origin;
 mod plan;
 mod posts;
 mod reload;
@@ -39,10 +40,10 @@ use crate::admin::{Ask, Health};
 use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::net::Phase;
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::Metrics;
 
 pub use inheritance::Inheritance;
-pub use reload::{Environment, Origin};
+pub use origin::{Environment, Origin};
 pub use start::{Bound, StartError};
 pub use succession::Program;
 
@@ -65,7 +66,6 @@ pub struct Gateway {
     reloader: Reloader,
     watch: Watch,
     health: Arc<Health>,
-    access_log: AccessLog,
     admin: Option<std::net::TcpListener>,
     socket: Option<Socket>,
     ended: mpsc::UnboundedReceiver<()>,
@@ -165,6 +165,7 @@ impl Gateway {
             trial: None,
             previous: None,
             status: Rc::new(RefCell::new(start::first_status(&origin.directory))),
+            log: access_log,
             origin,
         };
         reloader.remember_start();
@@ -174,7 +175,6 @@ impl Gateway {
             reloader,
             watch,
             health,
-            access_log,
             admin,
             socket,
             ended,
@@ -205,7 +205,7 @@ impl Gateway {
             for worker in self.workers.drain(..) {
                 let _ = worker.join();
             }
-            self.access_log.finish();
+            self.reloader.log.finish();
         }
         Ok(end)
     }

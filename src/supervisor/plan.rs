@@ -22,7 +22,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::recent::Seen;
 
 use super::changes::{self, Difference};
-use super::reload::Origin;
+use super::origin::Origin;
 use super::worker::{Census, Command};
 
 /// How long workers may take to say what they have open.

@@ -9,12 +9,10 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::CryptoProvider;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -22,15 +20,16 @@ use crate::admin::report::{Attempt, Outcome, Pending, Status, Verdict};
 use crate::config::{self, Refused};
 use crate::forward::{Commons, Way};
 use crate::generation::{self, Generation, Spot};
-use crate::telemetry::Metrics;
+use crate::telemetry::access_log::{Opener, Outlet};
+use crate::telemetry::{AccessLog, Metrics};
 use crate::units::{display_duration, display_timestamp};
 use crate::upstream::resolve;
 
 use super::changes;
 use super::inheritance::Inheritance;
+use super::origin::Origin;
 use super::posts::{Retired, Shared, posts};
-use super::start::{Held, Sockets, StartError, bind_spots, hold};
-use super::succession::Program;
+use super::start::{Held, Sockets, StartError, bind_spots, hold, open_next_log};
 use super::worker::Command;
 
 /// A roll-back that cannot have its sockets is tried again after this time.
@@ -39,22 +38,6 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How long after the watcher has applied a change `reload --confirm` still means that change: whoever
 /// saved a file had no time to ask first.
 const JUST_NOW: Duration = Duration::from_mins(5);
-
-/// Looks up environment variables.
-pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
-/// Where the configuration comes from, each time anew.
-#[derive(Clone)]
-pub struct Origin {
-    /// The directory.
-    pub directory: PathBuf,
-    /// The environment its `${NAME}`s are looked up in.
-    pub environment: Environment,
-    /// For what is compiled from it.
-    pub provider: Arc<CryptoProvider>,
-    /// How to start this program anew; `None` where that makes no sense.
-    pub program: Option<Program>,
-}
 
 /// What the running gateway is made of, for changing it.
 pub(super) struct Reloader {
@@ -79,6 +62,7 @@ pub(super) struct Reloader {
     /// What served before.
     pub(super) previous: Option<Previous>,
     pub(super) status: Rc<RefCell<Status>>,
+    pub(super) log: AccessLog,
 }
 
 /// A configuration on trial.
@@ -104,12 +88,21 @@ struct Prepared {
     /// By worker; each with its number among the new listeners.
     sockets: Vec<Sockets>,
     held: Held,
+    /// Where the access log goes from now on, if that is another place.
+    log: Option<Outlet>,
+    changes: Vec<String>,
     warnings: String,
 }
 
 enum NotPrepared {
     Unchanged,
     Refused(String),
+}
+
+impl From<StartError> for NotPrepared {
+    fn from(error: StartError) -> Self {
+        Self::Refused(format!("{error}\n"))
+    }
 }
 
 /// What came of an attempt, before it is told.
@@ -310,8 +303,10 @@ impl Reloader {
             origin: self.origin.clone(),
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
+            started: self.started.clone(),
             workers: self.held.as_ref().map_or(0, |_| self.workers.len()),
             leaving: self.leaving(),
+            log: self.log.opener(),
         }
     }
 
@@ -325,13 +320,11 @@ impl Reloader {
 
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
-        let Prepared { generation, hash, sockets, held, warnings } = prepared;
+        let Prepared { generation, hash, sockets, held, log, changes, warnings } = prepared;
         if generation.edition.number() == 0 {
             self.number += 1;
             generation.edition.name(self.number, hash);
         }
-        let (differences, _) = changes::between(&self.started, &self.generation, &generation);
-        let changes = changes::lines(differences.iter().map(|difference| &difference.change));
         let way = generation.outlet.clone();
         let way = way.map(|outlet| Way::new(outlet, generation.names(), self.way.as_deref()));
         let posts = posts(&generation, way.as_ref());
@@ -372,6 +365,10 @@ impl Reloader {
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(Previous { generation: left, by_itself });
+        self.origin.voice.change(self.generation.config.gateway.voice);
+        if self.log.change(&self.generation.config.gateway.access_log, log) {
+            tell(&self.workers, || Command::Log(self.log.handle()));
+        }
         let endpoints = self.generation.identities();
         tell(&self.workers, || Command::Reloaded(Arc::clone(&endpoints)));
         let edition = &self.generation.edition;
@@ -418,9 +415,11 @@ struct Preparing {
     origin: Origin,
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
+    started: changes::Fixed,
     /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
+    log: Opener,
 }
 
 impl Preparing {
@@ -450,19 +449,29 @@ impl Preparing {
             }
         }
         let (sockets, held) = self.bind(&generation)?;
+        let log = open_next_log(&self.log, &generation)?;
         let warnings = if compiled.warnings.is_empty() {
             String::new()
         } else {
             config::draw(&generation.config.sources, &compiled.warnings, false)
         };
         let hash = generation.hash();
-        Ok(Prepared { generation: Arc::new(generation), hash, sockets, held, warnings })
+        let (changes, generation) = (self.changes(&generation), Arc::new(generation));
+        Ok(Prepared { generation, hash, sockets, held, log, changes, warnings })
     }
 
     /// Prepares a generation that served before.
     fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
         let (sockets, held) = self.bind(&generation)?;
-        Ok(Prepared { generation, hash: String::new(), sockets, held, warnings: String::new() })
+        let log = open_next_log(&self.log, &generation)?;
+        let changes = self.changes(&generation);
+        let (hash, warnings) = (String::new(), String::new());
+        Ok(Prepared { generation, hash, sockets, held, log, changes, warnings })
+    }
+
+    fn changes(&self, generation: &Generation) -> Vec<String> {
+        let (differences, _) = changes::between(&self.started, &self.previous, generation);
+        changes::lines(&differences)
     }
 
     fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
@@ -475,11 +484,8 @@ impl Preparing {
             known.iter().any(|spot| spot.address.port() == port) || self.leaving.contains(&port)
         };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
-        let bound = bind_spots(generation, &new, workers, &mut Inheritance::default());
-        let bound = bound.and_then(|sockets| {
-            let held = hold(&new, &sockets)?;
-            Ok((sockets, held))
-        });
-        bound.map_err(|error: StartError| NotPrepared::Refused(format!("{error}\n")))
+        let sockets = bind_spots(generation, &new, workers, &mut Inheritance::default())?;
+        let held = hold(&new, &sockets)?;
+        Ok((sockets, held))
     }
 }

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::admin::report::Status;
 use crate::admin::socket::{self, Socket, SocketError};
-use crate::config;
+use crate::config::{self, LogTarget};
 use crate::generation::{Generation, Spot};
 use crate::net::listen;
-use crate::telemetry::access_log::Counts;
+use crate::telemetry::access_log::{Counts, Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
@@ -191,16 +190,31 @@ pub(super) fn first_status(directory: &Path) -> Status {
     }
 }
 
+/// Opens the access log.
 pub(super) fn open_log(
-    log: &config::AccessLog,
-    metrics: &Arc<Metrics>,
+    config: &config::AccessLog,
+    metrics: &Metrics,
 ) -> Result<AccessLog, StartError> {
     let counts =
         Counts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
-    match log {
-        config::AccessLog::Off => Ok(AccessLog::off(counts)),
-        config::AccessLog::Stdout => AccessLog::stdout(counts).map_err(StartError::Thread),
-        config::AccessLog::File(path) => AccessLog::file(path, counts)
-            .map_err(|source| StartError::AccessLog { path: path.display().to_string(), source }),
+    let opened = AccessLog::open(config, counts);
+    opened.map_err(|source| no_log(config, source))
+}
+
+/// Opens the log of another generation, if the present one goes elsewhere.
+pub(super) fn open_next_log(
+    opener: &Opener,
+    generation: &Generation,
+) -> Result<Option<Outlet>, StartError> {
+    let config = &generation.config.gateway.access_log;
+    opener.open(config).map_err(|source| no_log(config, source))
+}
+
+fn no_log(config: &config::AccessLog, source: io::Error) -> StartError {
+    match &config.target {
+        LogTarget::File { path, .. } => {
+            StartError::AccessLog { path: path.display().to_string(), source }
+        }
+        LogTarget::Off | LogTarget::Stdout => StartError::Thread(source),
     }
 }

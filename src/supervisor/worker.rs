@@ -30,6 +30,8 @@ pub(super) enum Command {
     Listen(TcpListener, Shared),
     /// Take no more from this address.
     Close(Kind, SocketAddr),
+    /// Write the access log there.
+    Log(Handle),
     /// The configuration has changed; the identities of its endpoints, sorted.
     Reloaded(Arc<[u64]>),
     /// Say what is open.
@@ -111,6 +113,7 @@ async fn work(mut seed: Seed) {
                 services.retain(|service: &Serving| !service.close(kind, address));
                 local.clock.wake_all();
             }
+            Some(Command::Log(handle)) => worker.lines.change(handle),
             Some(Command::Reloaded(endpoints)) => {
                 worker.pool.keep(&endpoints);
                 local.reloaded();

@@ -45,7 +45,6 @@ impl Allotment {
     }
 
     /// Decides now which series a route has, and makes them when the result is called.
-    #[must_use]
     pub fn begin(
         &self,
         profile: &str,

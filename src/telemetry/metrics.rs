@@ -246,7 +246,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new(
                     named("config_generations_alive"),
-                    "Configuration generations in memory: the one that serves, the one before it, and those that requests still use.",
+                    "Configuration generations in memory: the one that serves, the one before (for `rollback`), and those that requests still use.",
                 )?,
             )?,
             registry: {

@@ -1,7 +1,7 @@
 //! What is told to those outside: metrics, access log.
 //!
 //! In: facts from the layers above, as plain values and words from closed lists. Out: Prometheus
-//! text and JSON lines.
+//! text, and lines in the format that was asked for.
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
@@ -10,12 +10,15 @@ pub mod egress;
 pub mod endpoints;
 pub mod exposition;
 pub mod lease;
+pub mod line;
 pub mod listeners;
+pub mod mask;
 pub mod metrics;
 mod process;
 pub mod recent;
 pub mod stamp;
 pub mod upstreams;
+pub mod voice;
 pub mod websockets;
 
 pub use access_log::{AccessLog, Lines};
@@ -24,4 +27,5 @@ pub use egress::{EgressMetrics, RuleMetrics};
 pub use listeners::ListenerMetrics;
 pub use metrics::{Metrics, RouteMetrics};
 pub use upstreams::UpstreamMetrics;
+pub use voice::Voice;
 pub use websockets::WebSocketMetrics;

@@ -14,6 +14,7 @@ struct Cached {
     second: u64,
     rfc3339: String,
     http: String,
+    common: String,
 }
 
 impl Stamp {
@@ -32,6 +33,11 @@ impl Stamp {
         self.with(now().0, |cached| out.extend_from_slice(cached.http.as_bytes()));
     }
 
+    /// Appends e.g. `23/Nov/2026:03:02:32 +0000`, as web servers write it in their logs.
+    pub fn write_common(&self, out: &mut Vec<u8>) {
+        self.with(now().0, |cached| out.extend_from_slice(cached.common.as_bytes()));
+    }
+
     fn with(&self, second: u64, use_it: impl FnOnce(&Cached)) {
         let mut cached = self.0.borrow_mut();
         if cached.second != second || cached.http.is_empty() {
@@ -40,6 +46,7 @@ impl Stamp {
             cached.second = second;
             cached.rfc3339 = time.strftime("%Y-%m-%dT%H:%M:%S").to_string();
             cached.http = time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            cached.common = time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
         }
         use_it(&cached);
     }

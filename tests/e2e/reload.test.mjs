@@ -805,10 +805,8 @@ describe('under load', { skip }, () => {
 });
 
 describe('settings that need a restart', { skip }, () => {
-  const log = () => join(world.dir, 'access.log');
   const changes = {
     'gateway.workers': (config) => ({ ...config, gateway: { ...config.gateway, workers: 3 } }),
-    'gateway.access-log': (config) => ({ ...config, gateway: { ...config.gateway, 'access-log': log() } }),
     'admin.listen': async (config) => ({ ...config, admin: { listen: `${world.address}:${await world.freePort()}` } }),
   };
   for (const [name, change] of Object.entries(changes)) {
@@ -862,8 +860,8 @@ describe('POST /reload', { skip }, () => {
   test('only POST, only there', async (t) => {
     const gateway = await open(t);
     for (const method of ['GET', 'HEAD', 'PUT', 'DELETE']) assert.equal((await gateway.admin('/reload', { method })).status, 405, method);
-    for (const path of ['/reload/', '/reload/x', '/reloads', '/Reload', '//reload']) assert.equal((await gateway.admin(path)).status, 404, path);
-    for (const path of ['/reload/', '/reloads', '/']) assert.ok([404, 405].includes((await gateway.admin(path, { method: 'POST' })).status), path);
+    for (const path of ['/reload/', '/reload/x', '/reload.', '/Reload', '//reload']) assert.equal((await gateway.admin(path)).status, 404, path);
+    for (const path of ['/reload/', '/reload.', '/']) assert.ok([404, 405].includes((await gateway.admin(path, { method: 'POST' })).status), path);
     assert.deepEqual(await gateway.results(), { applied: 0, refused: 0, unchanged: 0 });
   });
 

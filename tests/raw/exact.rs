@@ -115,6 +115,56 @@ fn what_a_trusted_proxy_says_is_passed_on() {
     world.ends_with(&["request GET 200"]);
 }
 
+/// The `traceparent` of a forwarded head: its parts after the version.
+fn trace_of(message: &Message) -> [String; 3] {
+    let value = message.field("traceparent").unwrap();
+    let rest = value.strip_prefix("00-").unwrap().to_owned();
+    let parts: Vec<_> = rest.split('-').map(str::to_owned).collect();
+    assert_eq!(parts.iter().map(String::len).collect::<Vec<_>>(), [32, 16, 2], "{value}");
+    parts.try_into().unwrap()
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN: &str = "b7ad6b7169203331";
+
+#[test]
+fn a_trace_goes_on_and_its_state_with_it() {
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\ntracestate: a=1\r\nTraceParent: 00-{TRACE}-{SPAN}-01\r\n\
+         TraceState: b=2\r\n\r\n"
+    );
+    // Whether to record is not for a stranger to say.
+    for (profile, sampled) in [("", "00"), ("trusted-proxies = [\"127.0.0.1\"]", "01")] {
+        let world = World::with(Setup { profile, ..Setup::default() });
+        let message = forwarded(&world, &request);
+        let [trace, span, flags] = trace_of(&message);
+        assert_eq!((&*trace, &*flags), (TRACE, sampled));
+        assert_ne!(span, SPAN);
+        assert!(message.golden().contains("tracestate: a=1\nTraceState: b=2\n"));
+        assert!(!message.golden().contains(SPAN));
+        world.ends_with(&["request GET 200"]);
+    }
+}
+
+#[test]
+fn a_trace_that_is_not_valid_is_begun_anew() {
+    let world = World::plain();
+    for came in [
+        format!("traceparent: 00-{TRACE}-{SPAN}-1\r\n"),
+        format!("traceparent: 00-{TRACE}-{SPAN}-01\r\ntraceparent: 00-{TRACE}-{SPAN}-01\r\n"),
+        String::new(),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{came}tracestate: a=1\r\n\r\n");
+        let message = forwarded(&world, &request);
+        let [trace, _, flags] = trace_of(&message);
+        assert_ne!(trace, TRACE);
+        // One id finds both.
+        assert_eq!(Some(trace), message.field("x-request-id"));
+        assert_eq!((&*flags, message.field("tracestate")), ("00", None));
+    }
+    world.ends_with(&["request GET 200"; 3]);
+}
+
 #[test]
 fn fields_for_one_hop_stay_on_it() {
     let world = World::plain();

@@ -369,6 +369,7 @@ drain-timeout = "200ms"
 
 [admin]
 listen = "{admin}"
+socket = "off"
 
 [certificate.own]
 pairs = [{{ chain = "{chain}", key = "{key}" }}]

@@ -5,10 +5,12 @@
 
 mod balance;
 mod clash;
+mod doctor;
 mod forward;
 mod header;
 mod health;
 mod listener;
+mod log;
 mod profile;
 mod ready;
 mod route;
@@ -24,7 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::{
-    AccessLog, Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, is_loopback,
+    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, is_loopback,
 };
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
 use super::outline::Outline;
@@ -87,6 +89,8 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     };
     let ready = check.ready_admin(&shaped.admin, names.upstreams);
     let profiles = check.profiles(&shaped.profiles, &mut names);
+    let (upstream_list, profile_list) = (labels(&shaped.upstreams), labels(&shaped.profiles));
+    let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
     for id in ready.iter().chain(profiles.iter().flatten().flat_map(ready::of)) {
         check.unchecked(upstreams.as_deref().unwrap_or_default().get(id.0));
     }
@@ -108,8 +112,14 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
+        doctor,
         forward: forward?,
     })
+}
+
+/// The names of items.
+fn labels<T>(items: &[Item<T>]) -> Vec<&str> {
+    items.iter().map(|item| item.name.as_str()).collect()
 }
 
 /// What routes and profiles may refer to.
@@ -233,6 +243,8 @@ impl Check<'_> {
         Gateway {
             workers: self.count(body.workers.as_ref(), cores, WORKERS),
             access_log: self.access_log(body.access_log.as_ref()),
+            voice: log::voice(body),
+            trace_context: body.trace_context.as_ref().is_none_or(|on| on.value),
             drain_timeout: self.duration(
                 body.drain_timeout.as_ref(),
                 DRAIN,
@@ -251,38 +263,6 @@ impl Check<'_> {
                 UPGRADE,
                 Duration::ZERO..=value::HOURS_24,
             ),
-        }
-    }
-
-    fn access_log(&mut self, written: Option<&Written<String>>) -> AccessLog {
-        let Some(written) = written else { return AccessLog::Stdout };
-        match written.value.as_str() {
-            "stdout" => AccessLog::Stdout,
-            "off" => AccessLog::Off,
-            path if path.contains('/') => {
-                let path = value::join(self.dir, path);
-                if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
-                    let message =
-                        format!("the access log cannot be written to `{}`", path.display());
-                    self.found.push(
-                        Problem::error("gateway.access-log", self.place(written), message)
-                            .with_label("its directory does not exist, or it is a directory itself")
-                            .with_help("create the directory, or write \"stdout\""),
-                    );
-                }
-                AccessLog::File(path)
-            }
-            word => {
-                let message = format!("`{word}` is neither \"stdout\", \"off\" nor a path");
-                self.found.push(
-                    Problem::error("gateway.access-log", self.place(written), message)
-                        .with_label("a path has a `/` in it")
-                        .with_help(format!(
-                            "for a file in the configuration directory write `./{word}`"
-                        )),
-                );
-                AccessLog::Stdout
-            }
         }
     }
 

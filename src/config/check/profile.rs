@@ -96,6 +96,7 @@ impl Check<'_> {
                 Some(UnknownSniFile::Default) | None => UnknownSni::Default,
             },
             trusted_proxies,
+            access_log: body.access_log.as_ref().is_none_or(|on| on.value),
             response_headers: shared.response_headers,
             max_body: shared.max_body,
             limits,
@@ -313,6 +314,7 @@ fn has_settings(body: &ProfileFile) -> bool {
         || body.certificates.is_some()
         || body.unknown_sni.is_some()
         || body.trusted_proxies.is_some()
+        || body.access_log.is_some()
         || body.max_body.is_some()
         || body.response_headers.is_some()
         || body.limits.is_some()

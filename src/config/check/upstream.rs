@@ -311,7 +311,7 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
 }
 
 /// Host without brackets, and port if there is one.
-fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+pub(super) fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;

@@ -6,8 +6,13 @@ fn request(text: &str) -> RequestHead {
 }
 
 fn passed_on(text: &str, trusted: bool, strip_prefix: Option<&str>) -> String {
-    let origin =
-        Origin { client: "192.0.2.7".parse().unwrap(), trusted, strip_prefix, request_id: "id-1" };
+    let origin = Origin {
+        client: "192.0.2.7".parse().unwrap(),
+        trusted,
+        strip_prefix,
+        request_id: "id-1",
+        trace: None,
+    };
     let mut out = Vec::new();
     write_request(&mut out, &request(text), &origin, None);
     String::from_utf8(out).unwrap()

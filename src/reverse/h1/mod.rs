@@ -152,8 +152,8 @@ impl Request<'_> {
         let Action::Proxy { upstream, counters, strip_prefix, first_byte } = &route.action else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
-        let id = record.id;
-        let origin = self.facts.origin(self.site, strip_prefix.as_deref(), &id);
+        let (id, trace) = (record.id, record.trace);
+        let origin = self.facts.origin(self.site, strip_prefix.as_deref(), (&id, trace.as_ref()));
         let target = Target { route: &route, upstream, counters, origin, first_byte: *first_byte };
         self.proxy(conn, record, &target).await
     }

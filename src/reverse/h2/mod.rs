@@ -228,8 +228,8 @@ impl H2Request {
         else {
             return Err(Reason::Internal.into());
         };
-        let id = record.id;
-        let origin = self.facts.origin(&self.site, strip_prefix.as_deref(), &id);
+        let (id, trace) = (record.id, record.trace);
+        let origin = self.facts.origin(&self.site, strip_prefix.as_deref(), (&id, trace.as_ref()));
         let alarm = worker.local.clock.alarm();
         let mut fresh = false;
         record.on_upstream(upstream);

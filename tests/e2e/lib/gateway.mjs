@@ -31,17 +31,19 @@ export function binary() {
 
 let number = 0;
 
-export async function startGateway(world, config, { readyStatus = 200 } = {}) {
+export async function startGateway(world, config, { readyStatus = 200, admin: more = {} } = {}) {
   if (isReference) return startReference(world, config);
   const adminPort = await world.freePort();
   const directory = join(world.dir, `config-${++number}`);
   mkdirSync(directory);
   const admin = `${world.address}:${adminPort}`;
-  const text = (written) => toToml({ admin: { listen: admin }, ...written });
+  const adminTable = { listen: admin, ...more };
+  const text = (written) => toToml({ admin: adminTable, ...written });
   writeFileSync(join(directory, 'gateway.toml'), text(config));
   const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
   gateway.directory = directory;
   gateway.adminAddress = admin;
+  gateway.adminTable = adminTable;
   /** Replaces the configuration file in one step, so that nobody reads half of it; `listener()` is then of the new one. */
   gateway.write = (next) => {
     writeFileSync(join(directory, 'gateway.toml.new'), text(next));

@@ -14,7 +14,7 @@ const lines = (table) => Object.entries(table).map(([k, v]) => `${bare(k)} = ${v
 
 export function toToml(config) {
   let out = '';
-  for (const single of ['gateway', 'admin']) if (config[single]) out += `[${single}]\n${lines(config[single])}\n`;
+  for (const single of ['gateway', 'admin', 'doctor']) if (config[single]) out += `[${single}]\n${lines(config[single])}\n`;
   for (const kind of ['certificate', 'upstream']) {
     for (const [name, table] of Object.entries(config[kind] ?? {})) out += `[${kind}.${bare(name)}]\n${lines(table)}\n`;
   }

@@ -1,0 +1,47 @@
+//! `app-gateway ports`: the table to ask a firewall's administrators for.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::doctor::{ports, table};
+
+use super::{environment, load_quietly, say, say_wrong};
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct Form {
+    /// Say it as comma-separated values, for a spreadsheet
+    #[arg(long)]
+    csv: bool,
+    /// Say it as a Markdown table
+    #[arg(long)]
+    markdown: bool,
+    /// Say it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
+    let Ok(config) = load_quietly(directory, &environment) else { return ExitCode::FAILURE };
+    let (openings, missing) = ports::openings(&config);
+    if form.csv {
+        say(&ports::csv(&openings));
+    } else if form.markdown {
+        say(&ports::markdown(&openings));
+    } else if form.json {
+        say(&format!("{:#}\n", json!(openings)));
+    } else {
+        let rows: Vec<_> = openings.iter().map(ports::Opening::cells).collect();
+        say(&table::columns(&ports::COLUMNS, &rows));
+    }
+    if !missing.is_empty() {
+        let keys = missing.join(", ");
+        say_wrong(&format!(
+            "not in the table, because [doctor] does not say where they are: {keys}"
+        ));
+    }
+    ExitCode::SUCCESS
+}

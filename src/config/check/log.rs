@@ -1,0 +1,120 @@
+//! What `[gateway]` says about logs.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use crate::config::checked::{AccessLog, Level, LogFormat, LogTarget, Rotation, Voice};
+use crate::config::file::{
+    AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, VoiceFile, Written,
+};
+use crate::config::problem::{Place, Problem};
+
+use super::{Check, value};
+
+/// Sizes of a log file. Smaller ones are a typing mistake.
+const SIZE: RangeInclusive<u64> = 64 * 1024..=1 << 40;
+
+/// Files that are kept.
+const KEEP: RangeInclusive<u64> = 1..=1000;
+
+/// Kept by those who do not say how many.
+const KEPT: usize = 10;
+
+/// Of the gateway about itself.
+pub(super) fn voice(body: &GatewayFile) -> Voice {
+    let level = match body.log_level.as_ref().map(|level| level.value) {
+        Some(LevelFile::Error) => Level::Error,
+        Some(LevelFile::Warn) => Level::Warn,
+        None | Some(LevelFile::Info) => Level::Info,
+        Some(LevelFile::Debug) => Level::Debug,
+        Some(LevelFile::Trace) => Level::Trace,
+    };
+    let json = matches!(&body.log_format, Some(Written { value: VoiceFile::Json, .. }));
+    Voice { level, json }
+}
+
+impl Check<'_> {
+    pub(super) fn access_log(&mut self, written: Option<&Written<AccessLogFile>>) -> AccessLog {
+        match written.map(|written| (&written.value, self.place(written))) {
+            None => AccessLog::default(),
+            Some((AccessLogFile::Word(word), place)) => {
+                AccessLog { target: self.log_target(word, place), ..AccessLog::default() }
+            }
+            Some((AccessLogFile::Table(table), _)) => self.access_log_table(table),
+        }
+    }
+
+    fn access_log_table(&mut self, table: &AccessLogTable) -> AccessLog {
+        let mut target = self.log_target(&table.file.value, self.place(&table.file));
+        if let Some(written) = &table.rotate {
+            let asked = self.rotation(&written.value);
+            if let LogTarget::File { rotation, .. } = &mut target {
+                *rotation = Some(asked);
+            } else {
+                let message = "only a file can be rotated".to_owned();
+                self.found.push(
+                    Problem::error("access-log.rotate", self.place(written), message)
+                        .with_label("there is no file")
+                        .with_help("give `file` a path, or take `rotate` out"),
+                );
+            }
+        }
+        let format = match table.format.as_ref().map(|format| format.value) {
+            None | Some(LineFile::Json) => LogFormat::Json,
+            Some(LineFile::Ecs) => LogFormat::Ecs,
+            Some(LineFile::Combined) => LogFormat::Combined,
+        };
+        let names = table.mask.iter().flat_map(|list| &list.value);
+        let mask = names.map(|name| self.mask(name)).collect();
+        AccessLog { target, format, mask }
+    }
+
+    fn rotation(&mut self, Rotate(written): &Rotate) -> Rotation {
+        let size = self.size(Some(&written.size), *SIZE.start(), SIZE);
+        let keep = self.count(written.keep.as_ref(), KEPT, KEEP);
+        Rotation { size, keep: u32::try_from(keep).unwrap_or(u32::MAX) }
+    }
+
+    fn mask(&mut self, written: &Written<String>) -> String {
+        let name = &written.value;
+        if name.is_empty() || name.contains(['&', '=', '?', '#']) {
+            let message = format!("`{name}` cannot be the name of a query parameter");
+            self.found.push(
+                Problem::error("access-log.mask", self.place(written), message)
+                    .with_label("what stands before the `=`, without `?` and `&`"),
+            );
+        }
+        name.clone()
+    }
+
+    fn log_target(&mut self, word: &str, place: Place) -> LogTarget {
+        match word {
+            "stdout" => LogTarget::Stdout,
+            "off" => LogTarget::Off,
+            path if path.contains('/') => {
+                let path = value::join(self.dir, path);
+                if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
+                    let message =
+                        format!("the access log cannot be written to `{}`", path.display());
+                    self.found.push(
+                        Problem::error("gateway.access-log", place, message)
+                            .with_label("its directory does not exist, or it is a directory itself")
+                            .with_help("create the directory, or write \"stdout\""),
+                    );
+                }
+                LogTarget::File { path, rotation: None }
+            }
+            word => {
+                let message = format!("`{word}` is neither \"stdout\", \"off\" nor a path");
+                self.found.push(
+                    Problem::error("gateway.access-log", place, message)
+                        .with_label("a path has a `/` in it")
+                        .with_help(format!(
+                            "for a file in the configuration directory write `./{word}`"
+                        )),
+                );
+                LogTarget::Stdout
+            }
+        }
+    }
+}

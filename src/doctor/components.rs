@@ -1,0 +1,198 @@
+//! The components behind the gateway: TCP, TLS, and the path that says whether they are well.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::ClientConfig;
+
+use crate::config::{self, Config, Endpoint, Verify};
+use crate::tls::{self, certificate, client};
+use crate::upstream::Stream;
+
+use super::Check;
+use super::ask::{Answer, Wanted, ask};
+use super::reach::{Budget, Doubt, Proof, Secured, Trouble, connect, secure, shown};
+use super::row::{Group, Row};
+use super::shown::SOON;
+
+const REQUIREMENT: &str = "connectivity 6-9";
+
+/// A check for each endpoint.
+pub(super) fn checks(config: &Config) -> Vec<Check> {
+    let mut checks: Vec<Check> = Vec::new();
+    for upstream in &config.upstreams {
+        let settings = trust(&upstream.verify);
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            let one = One::new(config, upstream, (index, endpoint), settings.clone());
+            let budget = config.doctor.timeout;
+            checks.push(Box::pin(async move { vec![one.check(Budget::new(budget)).await] }));
+        }
+    }
+    checks
+}
+
+/// TLS settings that verify so.
+fn trust(verify: &Verify) -> Result<Arc<ClientConfig>, String> {
+    let trust = match verify {
+        Verify::System => client::Trust::System,
+        Verify::Ca { file, .. } => client::Trust::Authorities(certificate::read_authorities(file)?),
+        Verify::Pin(pins) => client::Trust::Pins(pins.clone()),
+        Verify::None { .. } => client::Trust::Nothing,
+    };
+    client::config(trust, &tls::provider())
+}
+
+/// One endpoint to look at.
+struct One {
+    upstream: String,
+    host: String,
+    port: u16,
+    label: String,
+    /// Not the first: it may be down on purpose.
+    standby: bool,
+    tls: Option<Result<Proof, String>>,
+    how: String,
+    unverified: bool,
+    path: Option<String>,
+    place: String,
+}
+
+impl One {
+    fn new(
+        config: &Config,
+        upstream: &config::Upstream,
+        (index, endpoint): (usize, &Endpoint),
+        settings: Result<Arc<ClientConfig>, String>,
+    ) -> Self {
+        let name = upstream.server_name.clone().unwrap_or_else(|| endpoint.host.clone());
+        let label =
+            config::Target { place: None, host: endpoint.host.clone(), port: endpoint.port };
+        let health = config.doctor.health.iter().find(|(of, _)| *of == upstream.name);
+        let file = |path: &Path| {
+            path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+        };
+        let how = match &upstream.verify {
+            Verify::System => "verified by the system's CAs".to_owned(),
+            Verify::Ca { file: path, .. } => format!("verified by {}", file(path)),
+            Verify::Pin(_) => "verified by its pinned key".to_owned(),
+            Verify::None { .. } => "NOT VERIFIED".to_owned(),
+        };
+        Self {
+            upstream: upstream.name.clone(),
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            label: label.label(),
+            standby: index > 0,
+            tls: endpoint.tls.then(|| settings.map(|settings| Proof { settings, name })),
+            how,
+            unverified: matches!(upstream.verify, Verify::None { .. }),
+            path: health.map(|(_, path)| path.clone()),
+            place: config.sources.locate(endpoint.place),
+        }
+    }
+
+    async fn check(&self, budget: Budget) -> Row {
+        let row =
+            Row::new(Group::Components, REQUIREMENT, self.upstream.clone(), self.label.clone());
+        let began = Instant::now();
+        let row = match self.look(budget).await {
+            Ok((secured, answer)) => self.judge(row, secured.as_ref(), &answer, began),
+            Err(trouble) => self.explain(row, trouble, budget).await,
+        };
+        if self.standby { row.excused("a stand-by, which may be down on purpose") } else { row }
+    }
+
+    async fn look(&self, budget: Budget) -> Result<(Option<Secured>, Answer), Trouble> {
+        let tcp = connect(&self.host, self.port, budget).await?;
+        let (mut stream, secured) = match &self.tls {
+            None => (Stream::Plain(tcp), None),
+            Some(Err(words)) => return Err(Trouble::Tls(words.clone())),
+            Some(Ok(proof)) => {
+                let (stream, secured) = secure(tcp, proof, budget).await?;
+                (stream, Some(secured))
+            }
+        };
+        let line = format!("GET {}", self.path.as_deref().unwrap_or("/"));
+        let answer = ask(&mut stream, &line, &self.label, Wanted::Head, budget).await?;
+        Ok((secured, answer))
+    }
+
+    fn judge(&self, row: Row, secured: Option<&Secured>, answer: &Answer, began: Instant) -> Row {
+        let shown = secured.and_then(|secured| secured.shown.as_ref());
+        let tls = match secured {
+            None => "no TLS".to_owned(),
+            Some(secured) => {
+                let left = shown.map_or(String::new(), |shown| format!(", {}", shown.time()));
+                format!("{} {}{left}", secured.version, self.how)
+            }
+        };
+        let path = self.path.as_deref().unwrap_or("/");
+        let took = began.elapsed().as_millis();
+        let found = format!("{tls}; GET {path} {}, {took} ms", answer.status);
+        let row = Row { clock_ahead_ms: answer.clock_ahead_ms, ..row };
+        let (who, port) = (&self.upstream, self.port);
+        match answer.status {
+            500.. => row.failed(found, format!("{who} is there and not well: look into its log")),
+            404 | 405 | 410 if self.path.is_some() => row.failed(
+                found,
+                format!(
+                    "is it {who} that has port {port}? On its host: docker ps --format '{{{{.Names}}}}\\t{{{{.Ports}}}}'. If it is, correct the path of `{who}` in [doctor.health]"
+                ),
+            ),
+            _ if self.unverified => row.warning(
+                found,
+                format!("name its certificate or CA with `ca-file` in [upstream.{who}]: as it is, it could be anybody"),
+            ),
+            _ if shown.is_some_and(|shown| shown.days < SOON) => {
+                row.warning(found, format!("renew the certificate of {who}"))
+            }
+            _ => row.good(found),
+        }
+    }
+
+    async fn explain(&self, row: Row, trouble: Trouble, budget: Budget) -> Row {
+        let (who, port, host) = (&self.upstream, self.port, &self.host);
+        let key = format!("`endpoints` ({})", self.place);
+        let Trouble::Certificate(doubt) = &trouble else {
+            let next = match &trouble {
+                Trouble::NotThat { expected: "TLS", .. } => format!(
+                    "if {who} speaks plain HTTP on port {port}, write `http://` in {key}; otherwise correct the port"
+                ),
+                Trouble::Tls(_) if matches!(&self.tls, Some(Err(_))) => {
+                    format!(
+                        "correct how [upstream.{who}] is verified; app-gateway check says where"
+                    )
+                }
+                other => other.next(who, port, &key),
+            };
+            return row.failed(trouble.to_string(), next);
+        };
+        let name = match &self.tls {
+            Some(Ok(proof)) => proof.name.as_str(),
+            _ => host,
+        };
+        let shown = shown(host, port, name, Budget::new(budget.total)).await;
+        let line = shown.as_ref().map_or(String::new(), |shown| format!(": {}", shown.line()));
+        let next = match doubt {
+            Doubt::Name => {
+                let first = shown.as_ref().and_then(|shown| shown.names.first());
+                format!(
+                    "`{name}` was looked for; add to [upstream.{who}]: server-name = \"{}\"",
+                    first.map_or("THE NAME IN THE CERTIFICATE", String::as_str)
+                )
+            }
+            // A file of its own: the one that is named may vouch for others too.
+            Doubt::Issuer | Doubt::Other(_) => format!(
+                "if it is the right one, trust it alone: openssl s_client -connect {} </dev/null | openssl x509 > {who}.crt, and ca-file = \"{who}.crt\" in [upstream.{who}]",
+                self.label
+            ),
+            Doubt::Pin => format!(
+                "if its key was changed on purpose, change `pin` in [upstream.{who}]; if not, somebody else answers on {}",
+                self.label
+            ),
+            Doubt::Expired | Doubt::NotYet => trouble.next(who, port, &key),
+        };
+        row.failed(format!("{trouble}{line}"), next)
+    }
+}

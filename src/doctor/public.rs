@@ -1,0 +1,146 @@
+//! The public name: does it resolve, do the certificates cover it, is it reached, and what is to be
+//! registered at each platform?
+
+use std::net::{IpAddr, UdpSocket};
+
+use crate::config::{Action, Config, PathPattern, Profile};
+use crate::tls::{self, client};
+
+use super::Check;
+use super::reach::{Budget, Proof, Trouble, connect, resolve, secure, shown};
+use super::row::{Group, Row};
+
+/// The platforms: name, the path as the Customer Channel Manager knows it, and what to know about
+/// them.
+const WEBHOOKS: [(&str, &str, &str); 6] = [
+    (
+        "webhook-facebook",
+        "/webhook",
+        "at developers.facebook.com, Messenger > Settings > Webhooks; the certificate has to be of a public CA",
+    ),
+    (
+        "webhook-viber",
+        "/viber-message/receive",
+        "by set_webhook of Viber's API; the chain of the certificate has to be whole",
+    ),
+    (
+        "webhook-twilio",
+        "/msg-client/receive",
+        "at console.twilio.com, as \"A message comes in\" of the number",
+    ),
+    (
+        "webhook-twilio-status",
+        "/msg-client/delivery-notification",
+        "at console.twilio.com, as status callback",
+    ),
+    ("webhook-360dialog", "/360notifications", "by the API of 360dialog, as webhook of the number"),
+    ("webhook-twitter", "/webhook/twitter", "by the Account Activity API of Twitter"),
+];
+
+/// Every check here.
+pub(super) fn checks(config: &Config) -> Vec<Check> {
+    let mut checks = vec![super::known(webhooks(config))];
+    let Some(fqdn) = config.doctor.fqdn.clone() else {
+        let row = Row::new(Group::Public, "system configuration", "fqdn", "");
+        checks.push(super::known(vec![row.not_configured("fqdn = \"chat.example.com\"")]));
+        return checks;
+    };
+    let (total, port) = (config.doctor.timeout, config.doctor.public_port);
+    let name = fqdn.clone();
+    checks.push(Box::pin(async move { vec![resolves(&name, port, Budget::new(total)).await] }));
+    checks.push(Box::pin(async move { vec![reached(&fqdn, port, Budget::new(total)).await] }));
+    checks
+}
+
+async fn resolves(fqdn: &str, port: u16, budget: Budget) -> Row {
+    let row = Row::new(Group::Public, "system configuration", "fqdn", fqdn);
+    let addresses = match resolve(fqdn, port, budget).await {
+        Ok(addresses) => addresses,
+        Err(trouble) => {
+            return row.failed(
+                trouble.to_string(),
+                "have the name added to DNS: publicly with the public address, and inside with that of this host",
+            );
+        }
+    };
+    let mut ips: Vec<IpAddr> = addresses.iter().map(|address| address.get().ip()).collect();
+    ips.dedup();
+    let list: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+    let list = list.join(", ");
+    if ips.iter().any(IpAddr::is_loopback) {
+        return row.warning(
+            format!("resolves to {list} here"),
+            "this host has a line of its own in /etc/hosts; others see something else: ask from elsewhere",
+        );
+    }
+    let own = ips.iter().any(|ip| UdpSocket::bind((*ip, 0)).is_ok());
+    let whose = if own {
+        "an address of this host"
+    } else {
+        "no address of this host: a balancer or address translation is in front"
+    };
+    row.good(format!("resolves to {list}, {whose}"))
+}
+
+async fn reached(fqdn: &str, port: u16, budget: Budget) -> Row {
+    let target = format!("{fqdn}:{port}");
+    let row = Row::new(Group::Public, "connectivity 1-2", "public-port", target.clone());
+    let look = async {
+        let tcp = connect(fqdn, port, budget).await?;
+        let settings = client::config(client::Trust::System, &tls::provider());
+        let proof = Proof { settings: settings.map_err(Trouble::Tls)?, name: fqdn.to_owned() };
+        Ok(secure(tcp, &proof, budget).await?.1)
+    };
+    match look.await {
+        Ok(secured) => {
+            let line = secured.shown.map_or(String::new(), |shown| format!(", {}", shown.time()));
+            row.good(format!("reached from here, {}, verified by the system's CAs{line}", secured.version))
+        }
+        Err(trouble @ Trouble::Certificate(_)) => {
+            let shown = shown(fqdn, port, fqdn, Budget::new(budget.total)).await;
+            let line = shown.map_or(String::new(), |shown| format!(": {}", shown.line()));
+            row.warning(
+                format!("{trouble}{line}"),
+                "platforms refuse it too: use the certificate of a public CA with its whole chain",
+            )
+        }
+        // From inside, a firewall may not turn packets back.
+        Err(trouble) => row.warning(
+            trouble.to_string(),
+            format!("not reached from here; that may be the firewall's way with its own. Try from the internet: curl -v https://{target}/"),
+        ),
+    }
+}
+
+/// What to register where. The platforms come from outside, so nothing can be tried.
+fn webhooks(config: &Config) -> Vec<Row> {
+    let public = |profile: &&Profile| config.doctor.public.contains(&profile.name);
+    let profiles: Vec<_> = config.profiles.iter().filter(public).collect();
+    let port = config.doctor.public_port;
+    let authority = match (&config.doctor.fqdn, port) {
+        (None, _) => "FQDN".to_owned(),
+        (Some(fqdn), 443) => fqdn.clone(),
+        (Some(fqdn), port) => format!("{fqdn}:{port}"),
+    };
+    let one = |(name, path, hint): &(&str, &str, &str)| {
+        let row = Row::new(Group::Public, "connectivity 1", *name, "");
+        match profiles.iter().find_map(|profile| outside(profile, path)) {
+            Some(path) => Row { target: format!("https://{authority}{path}"), ..row }
+                .note("", format!("register this URL: {hint}")),
+            None => row.note(
+                "no route of a public profile leads there",
+                format!("if you use it, add a route to {path} of the Customer Channel Manager"),
+            ),
+        }
+    };
+    WEBHOOKS.iter().map(one).collect()
+}
+
+/// The path of the route that leads to `path` of a component.
+fn outside<'a>(profile: &'a Profile, path: &str) -> Option<&'a str> {
+    profile.routes.iter().find_map(|route| {
+        let Action::Proxy { strip_prefix: Some(prefix), .. } = &route.action else { return None };
+        let PathPattern::Exact(written) = &route.path else { return None };
+        (written.strip_prefix(prefix.as_str()) == Some(path)).then_some(written.as_str())
+    })
+}

@@ -1,0 +1,329 @@
+//! Reaching somebody: name, TCP, TLS, within one budget; and the words for why it did not work.
+//!
+//! In: a host and a port. Out: a [`Stream`], or a [`Trouble`]. Never: sends anything of its own.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError, ClientConfig};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::net::{CheckedAddr, DialError, dial};
+use crate::tls::{self, client};
+use crate::upstream::{Endpoint, Stream, resolve};
+
+use super::shown::Shown;
+
+/// The time a check has.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// When it is over.
+    pub deadline: Instant,
+    /// How much it was.
+    pub total: Duration,
+}
+
+impl Budget {
+    /// Begins now.
+    #[must_use]
+    pub fn new(total: Duration) -> Self {
+        Self { deadline: Instant::now() + total, total }
+    }
+
+    /// Waits for `step`, called `name`, as long as there is time.
+    ///
+    /// # Errors
+    ///
+    /// [`Trouble::TimedOut`].
+    pub async fn wait<T>(
+        self,
+        name: &'static str,
+        step: impl Future<Output = T>,
+    ) -> Result<T, Trouble> {
+        timeout_at(self.deadline, step)
+            .await
+            .map_err(|_| Trouble::TimedOut { step: name, after: self.total })
+    }
+}
+
+/// Why somebody was not reached, or was not who was expected.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Trouble {
+    /// The name has no address; the resolver's words.
+    Unresolved(String),
+    /// Nobody listens.
+    Refused,
+    /// Time ran out.
+    TimedOut {
+        /// While waiting for this.
+        step: &'static str,
+        /// After so long.
+        after: Duration,
+    },
+    /// The system's words.
+    Unreachable(String),
+    /// The other side hung up.
+    Closed {
+        /// While waiting for this.
+        step: &'static str,
+    },
+    /// Another protocol was spoken.
+    NotThat {
+        /// What was expected.
+        expected: &'static str,
+        /// What came.
+        came: String,
+    },
+    /// The certificate was not accepted.
+    Certificate(Doubt),
+    /// TLS failed in another way; the library's words.
+    Tls(String),
+}
+
+/// What is wrong with a certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Doubt {
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYet,
+    /// It is for other names.
+    Name,
+    /// Whoever issued it is not trusted.
+    Issuer,
+    /// The key is not a pinned one.
+    Pin,
+    /// The library's words.
+    Other(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::TimedOut { step, after } => write!(f, "no {step} within {after:?}"),
+            Self::Unresolved(words) | Self::Unreachable(words) | Self::Tls(words) => {
+                f.write_str(words)
+            }
+            Self::Closed { step } => write!(f, "hung up instead of {step}"),
+            Self::NotThat { expected, came } => write!(f, "does not speak {expected}: {came}"),
+            Self::Certificate(doubt) => match doubt {
+                Doubt::Expired => f.write_str("its certificate has expired"),
+                Doubt::NotYet => f.write_str("its certificate is not valid yet"),
+                Doubt::Name => f.write_str("its certificate is for another name"),
+                Doubt::Issuer => {
+                    f.write_str("its certificate is from an issuer that is not trusted")
+                }
+                Doubt::Pin => f.write_str("its key is none of the pinned ones"),
+                Doubt::Other(words) => write!(f, "its certificate: {words}"),
+            },
+        }
+    }
+}
+
+impl Trouble {
+    /// What to do when `who` is not reached on `port`; `key` is where it is configured.
+    #[must_use]
+    pub fn next(&self, who: &str, port: u16, key: &str) -> String {
+        match self {
+            Self::Unresolved(_) => format!(
+                "correct the name in {key}, or have it added to DNS or /etc/hosts of this host"
+            ),
+            Self::Refused => format!(
+                "{who} does not listen on port {port}: start it, or correct the port in {key}"
+            ),
+            Self::TimedOut { step: "connection", .. } | Self::Unreachable(_) => format!(
+                "open port {port} from this host to {who} in the firewall (`app-gateway ports` prints the request), and see that the host is up and its address in {key} right"
+            ),
+            Self::TimedOut { .. } | Self::Closed { .. } => format!(
+                "something accepts connections on port {port} and does not answer: restart {who}, look into its log, and see that no other program has the port"
+            ),
+            Self::NotThat { .. } => {
+                format!("another program has port {port}: correct the port in {key}")
+            }
+            Self::Certificate(Doubt::Expired) => format!("renew the certificate of {who}"),
+            Self::Certificate(Doubt::NotYet) => {
+                format!("set the clock of this host, or that of {who}'s authority")
+            }
+            Self::Certificate(_) | Self::Tls(_) => {
+                format!("see what it offers: openssl s_client -connect {who}:{port}")
+            }
+        }
+    }
+
+    /// The trouble an I/O error of a connection is.
+    #[must_use]
+    pub fn of(error: &io::Error, step: &'static str) -> Self {
+        if let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            return of_tls(error);
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => Self::Closed { step },
+            io::ErrorKind::TimedOut => Self::Unreachable("the network timed out".to_owned()),
+            _ => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+fn of_tls(error: &rustls::Error) -> Trouble {
+    use CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(bad) => Trouble::Certificate(match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => Doubt::Expired,
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => Doubt::NotYet,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Doubt::Name,
+            Bad::UnknownIssuer => Doubt::Issuer,
+            Bad::ApplicationVerificationFailure => Doubt::Pin,
+            other => Doubt::Other(other.to_string()),
+        }),
+        rustls::Error::InvalidMessage(_) => {
+            Trouble::NotThat { expected: "TLS", came: "the answer is something else".to_owned() }
+        }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            Trouble::Tls("it asks for a client certificate".to_owned())
+        }
+        other => Trouble::Tls(format!("TLS: {other}")),
+    }
+}
+
+/// Looks a name up.
+///
+/// # Errors
+///
+/// [`Trouble::Unresolved`], or time ran out.
+pub async fn resolve(host: &str, port: u16, budget: Budget) -> Result<Vec<CheckedAddr>, Trouble> {
+    let endpoint = Endpoint::new(host.to_owned(), port, None, 0);
+    let lookup = tokio::task::spawn_blocking(move || {
+        resolve::refresh(&endpoint).map(|()| endpoint.addresses.load().to_vec())
+    });
+    match budget.wait("answer of the resolver", lookup).await? {
+        // Rust's own words in front of the resolver's say nothing more.
+        Ok(looked) => looked.map_err(|words| {
+            Trouble::Unresolved(words.replace("failed to lookup address information: ", ""))
+        }),
+        Err(error) => Err(Trouble::Unreachable(error.to_string())),
+    }
+}
+
+/// A TCP connection.
+///
+/// # Errors
+///
+/// Why there is none.
+pub async fn connect(host: &str, port: u16, budget: Budget) -> Result<TcpStream, Trouble> {
+    let addresses = resolve(host, port, budget).await?;
+    let left = budget.deadline.saturating_duration_since(Instant::now());
+    dial(&addresses, left).await.map_err(|error| match error {
+        DialError::NoAddress => Trouble::Unresolved(format!("`{host}` has no address")),
+        DialError::Refused(error) => Trouble::of(&error, "connection"),
+        DialError::TimedOut { .. } => Trouble::TimedOut { step: "connection", after: budget.total },
+    })
+}
+
+/// How somebody is to prove who they are.
+#[derive(Clone)]
+pub struct Proof {
+    /// TLS settings.
+    pub settings: Arc<ClientConfig>,
+    /// The name in the certificate.
+    pub name: String,
+}
+
+/// What TLS came to.
+#[derive(Debug)]
+pub struct Secured {
+    /// `TLS 1.3`.
+    pub version: &'static str,
+    /// The certificate.
+    pub shown: Option<Shown>,
+}
+
+/// Does a handshake on an open connection.
+///
+/// # Errors
+///
+/// Why it failed.
+pub async fn secure(
+    tcp: TcpStream,
+    proof: &Proof,
+    budget: Budget,
+) -> Result<(Stream, Secured), Trouble> {
+    let name = ServerName::try_from(proof.name.clone())
+        .map_err(|_| Trouble::Tls(format!("`{}` is not a name for TLS", proof.name)))?;
+    let handshake = TlsConnector::from(Arc::clone(&proof.settings)).connect(name, tcp);
+    let stream = budget.wait("TLS handshake", handshake).await?;
+    let stream = stream.map_err(|error| Trouble::of(&error, "a TLS handshake"))?;
+    let (_, connection) = stream.get_ref();
+    let version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
+        _ => "TLS",
+    };
+    let shown = connection.peer_certificates().and_then(Shown::of);
+    Ok((Stream::Tls(Box::new(stream)), Secured { version, shown }))
+}
+
+/// The certificate that is shown to whoever accepts any, for telling what is wrong with it.
+pub async fn shown(host: &str, port: u16, name: &str, budget: Budget) -> Option<Shown> {
+    let settings = client::config(client::Trust::Nothing, &tls::provider()).ok()?;
+    let tcp = connect(host, port, budget).await.ok()?;
+    let proof = Proof { settings, name: name.to_owned() };
+    secure(tcp, &proof, budget).await.ok()?.1.shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn says_what_happened() {
+        let budget = Budget::new(Duration::from_secs(10));
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = open.local_addr().unwrap().port();
+        connect("127.0.0.1", port, budget).await.unwrap();
+        drop(open);
+        let refused = connect("127.0.0.1", port, budget).await.unwrap_err();
+        assert_eq!(refused, Trouble::Refused);
+        assert!(refused.next("sql", port, "`sql`").contains("does not listen"));
+        let unknown = connect("does-not-exist.invalid", 1, budget).await.unwrap_err();
+        assert!(matches!(unknown, Trouble::Unresolved(_) | Trouble::TimedOut { .. }));
+    }
+
+    #[tokio::test]
+    async fn what_hangs_up_or_speaks_something_else_is_told_apart() {
+        let settings = client::config(client::Trust::Nothing, &tls::provider()).unwrap();
+        let proof = Proof { settings, name: "a.test".to_owned() };
+        for (said, expected) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "does not speak TLS"),
+            (&b""[..], "hung up"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let server = tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut hello = vec![0; 64];
+                let _ = stream.read(&mut hello).await;
+                let _ = stream.write_all(said).await;
+                let _ = stream.shutdown().await;
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+            });
+            let budget = Budget::new(Duration::from_secs(10));
+            let tcp = connect("127.0.0.1", port, budget).await.unwrap();
+            let trouble = secure(tcp, &proof, budget).await.err().unwrap();
+            assert!(trouble.to_string().contains(expected), "{trouble}");
+            server.await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A certificate that somebody showed, in a line.
+
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Days before its end at which a certificate is worth a warning.
+pub const SOON: i64 = 21;
+
+/// What a certificate says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shown {
+    /// Whom it is for: names and addresses.
+    pub names: Vec<String>,
+    /// Who issued it, shortly.
+    pub issuer: String,
+    /// Subject and issuer are the same.
+    pub self_signed: bool,
+    /// Days it still has; negative if it is over.
+    pub days: i64,
+    /// Certificates in the chain, its own included.
+    pub chain: usize,
+}
+
+impl Shown {
+    /// Reads the first of a chain; `None` if it is none or damaged.
+    #[must_use]
+    pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+        let mut names = Vec::new();
+        if let Ok(Some(extension)) = leaf.subject_alternative_name() {
+            for name in &extension.value.general_names {
+                match name {
+                    GeneralName::DNSName(name) => names.push((*name).to_owned()),
+                    GeneralName::IPAddress(bytes) => names.extend(address(bytes)),
+                    _ => {}
+                }
+            }
+        }
+        let issuer = leaf.issuer();
+        let short = issuer.iter_common_name().chain(issuer.iter_organization()).next();
+        Some(Self {
+            names,
+            issuer: short
+                .and_then(|name| name.as_str().ok())
+                .map_or_else(|| issuer.to_string(), str::to_owned),
+            self_signed: issuer.as_raw() == leaf.subject().as_raw(),
+            days: (leaf.validity().not_after.timestamp() - now()).div_euclid(86_400),
+            chain: chain.len(),
+        })
+    }
+
+    /// For whom, by whom, how long.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let by = if self.self_signed {
+            "self-signed".to_owned()
+        } else {
+            format!("issued by {}", self.issuer)
+        };
+        format!("for {}, {by}, {}", self.named(), self.time())
+    }
+
+    /// The names, the first few of them.
+    #[must_use]
+    pub fn named(&self) -> String {
+        match self.names.len() {
+            0 => "no name".to_owned(),
+            1..=3 => self.names.join(", "),
+            more => {
+                let first: Vec<_> = self.names.iter().take(2).map(String::as_str).collect();
+                format!("{} and {} more", first.join(", "), more - 2)
+            }
+        }
+    }
+
+    /// How long it still holds.
+    #[must_use]
+    pub fn time(&self) -> String {
+        match self.days {
+            days if days < 0 => format!("expired {} ago", count(-days)),
+            days => format!("{} left", count(days)),
+        }
+    }
+}
+
+fn count(days: i64) -> String {
+    if days == 1 { "1 day".to_owned() } else { format!("{days} days") }
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    let ip = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+    };
+    Some(ip.to_string())
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_for_whom_and_how_long() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params =
+            rcgen::CertificateParams::new(vec!["a.test".to_owned(), "127.0.0.1".to_owned()])
+                .unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let made = params.self_signed(&key).unwrap();
+        let shown = Shown::of(&[made.der().clone()]).unwrap();
+        assert_eq!(shown.names, ["a.test", "127.0.0.1"]);
+        assert!(shown.self_signed && shown.days < -1000);
+        assert!(shown.line().starts_with("for a.test, 127.0.0.1, self-signed, expired "));
+        assert_eq!(Shown::of(&[]), None);
+        assert_eq!(Shown::of(&[CertificateDer::from(vec![1, 2, 3])]), None);
+    }
+}

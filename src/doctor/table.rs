@@ -1,0 +1,227 @@
+//! Rows as text, 80 columns wide. The state is a word; colour only repeats it.
+//!
+//! In: rows. Out: text. Never: asks what it is written to.
+
+use std::fmt::Write as _;
+
+use super::row::{Group, Row, State};
+
+/// Columns of everything here.
+pub const WIDTH: usize = 80;
+
+/// Where what was found begins: two blanks, the state, the name.
+const FOUND: usize = 2 + 6 + 25;
+
+/// Where the next step begins.
+const NEXT: usize = 8;
+
+/// The rows as a table, those of a group together.
+#[must_use]
+pub fn text(rows: &[Row], colour: bool) -> String {
+    let mut out = String::new();
+    for group in Group::ALL {
+        let mut rows = rows.iter().filter(|row| row.group == group).peekable();
+        if rows.peek().is_some() {
+            if !out.is_empty() {
+                out.push('\n');
+            }
+            let _ = writeln!(out, "{}", paint(group.word(), "1", colour));
+        }
+        for row in rows {
+            write_row(&mut out, row, colour);
+        }
+    }
+    out
+}
+
+fn write_row(out: &mut String, row: &Row, colour: bool) {
+    let found = match (row.target.is_empty(), row.found.is_empty()) {
+        (true, _) => row.found.clone(),
+        (false, true) => row.target.clone(),
+        (false, false) => format!("{}: {}", row.target, row.found),
+    };
+    // What has to be copied is not broken: it gets lines of its own.
+    let long = found.split_whitespace().any(|word| word.chars().count() > WIDTH - FOUND);
+    let begin = if long { NEXT } else { FOUND };
+    let mut lines = wrap(&found, WIDTH - begin).into_iter();
+    let word = row.state.word();
+    let state = format!("{}{}", paint(word, code(row.state), colour), " ".repeat(6 - word.len()));
+    let name = &row.name;
+    if long || name.chars().count() >= 25 {
+        let _ = writeln!(out, "  {state}{name}");
+    } else {
+        let first = lines.next().unwrap_or_default();
+        let _ = writeln!(out, "{}", format!("  {state}{name:<25}{first}").trim_end());
+    }
+    for line in lines {
+        let _ = writeln!(out, "{:begin$}{line}", "");
+    }
+    for (index, line) in wrap(&row.next, WIDTH - NEXT - 3).iter().enumerate() {
+        let mark = if index == 0 { "-> " } else { "   " };
+        let _ = writeln!(out, "{:NEXT$}{mark}{line}", "");
+    }
+}
+
+/// How many of what, in one line.
+#[must_use]
+pub fn summary(rows: &[Row]) -> String {
+    let count = |state| rows.iter().filter(|row| row.state == state).count();
+    let mut parts = vec![format!("{} ok", count(State::Good))];
+    for (state, one, many) in [
+        (State::Failed, "failed", "failed"),
+        (State::Warning, "warning", "warnings"),
+        (State::Note, "note", "notes"),
+        (State::NotConfigured, "not configured", "not configured"),
+    ] {
+        match count(state) {
+            0 => {}
+            1 => parts.push(format!("1 {one}")),
+            number => parts.push(format!("{number} {many}")),
+        }
+    }
+    parts.join(", ")
+}
+
+fn code(state: State) -> &'static str {
+    match state {
+        State::Good => "32",
+        State::Warning => "33",
+        State::Failed => "1;31",
+        State::Note => "36",
+        State::NotConfigured => "2",
+    }
+}
+
+fn paint(text: &str, code: &str, colour: bool) -> String {
+    if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// A table of cells: columns as wide as what is in them, those that have to give way wrapped.
+#[must_use]
+pub fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
+    let widest = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
+    };
+    let mut widths: Vec<usize> = (0..head.len()).map(widest).collect();
+    let room = WIDTH.saturating_sub(2 * head.len().saturating_sub(1));
+    while widths.iter().sum::<usize>() > room {
+        let Some(most) = widths.iter_mut().max() else { break };
+        *most -= 1;
+    }
+    let mut out = String::new();
+    let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+    let rule = widths.iter().map(|width| "-".repeat(*width)).collect();
+    for row in [&head, &rule].into_iter().chain(rows) {
+        let cells: Vec<_> =
+            row.iter().zip(&widths).map(|(cell, width)| cut(cell, *width)).collect();
+        for line in 0..cells.iter().map(Vec::len).max().unwrap_or(0) {
+            let mut text = String::new();
+            for (cell, width) in cells.iter().zip(&widths) {
+                let part = cell.get(line).map_or("", String::as_str);
+                let _ = write!(text, "{part:<width$}  ");
+            }
+            let _ = writeln!(out, "{}", text.trim_end());
+        }
+    }
+    out
+}
+
+/// Breaks a text at blanks into lines of up to `width` characters; a word that is longer is one.
+#[must_use]
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// The same, for cells: a word that is longer is cut.
+fn cut(text: &str, width: usize) -> Vec<String> {
+    let letters: Vec<_> = wrap(text, width).iter().map(|l| l.chars().collect::<Vec<_>>()).collect();
+    letters.iter().flat_map(|line| line.chunks(width.max(1))).map(String::from_iter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Row> {
+        let row = |group, name: &str, target: &str| Row::new(group, "", name, target);
+        vec![
+            row(Group::Components, "chat-server", "10.0.0.5:8444").good("TLS 1.3, 300 days"),
+            row(Group::Components, "customer-channel-manager", "10.0.0.5:8451").failed(
+                "connection refused, and a text that is so long that it needs a second line",
+                "start it, or correct its port in `endpoints` of [upstream.customer-channel-manager]",
+            ),
+            row(Group::Components, "a-name-that-needs-a-line-of-its-own", "[::1]:1").good("x"),
+            row(Group::Public, "webhook", "https://chat.example.com/a/path/that/is/to/be/registered")
+                .note("", "there"),
+            row(Group::Services, "sql", "").not_configured("sql = [\"sql.example.com\"]"),
+            row(Group::Host, "clock", "").warning("3 s behind", "set it"),
+        ]
+    }
+
+    #[test]
+    fn fits_the_terminal_and_names_every_state() {
+        let text = text(&rows(), false);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        let expected = "\
+public
+  note  webhook
+        https://chat.example.com/a/path/that/is/to/be/registered
+        -> there
+
+components
+  ok    chat-server              10.0.0.5:8444: TLS 1.3, 300 days
+  FAIL  customer-channel-manager 10.0.0.5:8451: connection refused, and a text
+                                 that is so long that it needs a second line
+        -> start it, or correct its port in `endpoints` of
+           [upstream.customer-channel-manager]
+  ok    a-name-that-needs-a-line-of-its-own
+                                 [::1]:1: x
+
+services
+  -     sql                      not configured
+        -> to have it looked at, add to [doctor]: sql = [\"sql.example.com\"]
+
+host
+  warn  clock                    3 s behind
+        -> set it
+";
+        assert_eq!(text, expected);
+        assert_eq!(summary(&rows()), "2 ok, 1 failed, 1 warning, 1 note, 1 not configured");
+    }
+
+    #[test]
+    fn colour_changes_nothing_but_the_colour() {
+        let coloured = text(&rows(), true);
+        assert!(coloured.contains("\u{1b}[1;31mFAIL\u{1b}[0m"));
+        let mut plain = String::new();
+        for part in coloured.split('\u{1b}') {
+            plain.push_str(
+                part.strip_prefix('[').and_then(|p| p.split_once('m')).map_or(part, |p| p.1),
+            );
+        }
+        assert_eq!(plain, text(&rows(), false));
+    }
+
+    #[test]
+    fn cells_are_wrapped_where_the_table_is_too_wide() {
+        let long = "words ".repeat(12);
+        let rows = vec![vec!["a".to_owned(), long.clone(), long], vec!["b".to_owned()]];
+        let text = columns(&["one", "two", "three"], &rows);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.starts_with("one  two"), "{text}");
+        assert_eq!(cut("abcdef gh", 4), ["abcd", "ef", "gh"]);
+        assert_eq!(wrap("abcdef gh i", 4), ["abcdef", "gh i"]);
+        assert_eq!(wrap("", 4), Vec::<String>::new());
+    }
+}

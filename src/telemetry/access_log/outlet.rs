@@ -1,0 +1,180 @@
+//! A queue, and the thread that writes what comes out of it.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::config::{LogTarget, Rotation};
+
+use super::sink::Sink;
+use super::{Counts, Pipe};
+
+/// Buffers that may wait for the writer.
+const QUEUE: usize = 64;
+
+/// Lines on their way.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) lines: u64,
+}
+
+/// What the writer takes up before it writes again.
+#[derive(Default)]
+#[expect(clippy::option_option, reason = "no word about it, and never, are two things")]
+pub(super) struct Order {
+    /// A file to go on in.
+    pub(super) file: Option<File>,
+    /// How to rotate.
+    rotation: Option<Option<Rotation>>,
+}
+
+pub(super) type Orders = Arc<Mutex<Order>>;
+
+/// An open log: a thread that writes. It ends when nobody can hand it anything any more.
+pub struct Outlet {
+    pipe: Arc<SyncSender<Batch>>,
+    waiting: Arc<AtomicU64>,
+    orders: Orders,
+    done: Receiver<()>,
+}
+
+impl Outlet {
+    /// `None` if there is to be no log.
+    pub(super) fn open(target: &LogTarget, counts: Counts) -> io::Result<Option<Self>> {
+        let sink = match target {
+            LogTarget::Off => return Ok(None),
+            LogTarget::Stdout => Sink::stdout()?,
+            LogTarget::File { path, rotation } => Sink::open(path, *rotation)?,
+        };
+        Self::start(sink, counts).map(Some)
+    }
+
+    fn start(sink: Sink, counts: Counts) -> io::Result<Self> {
+        let (sender, batches) = sync_channel(QUEUE);
+        let (ending, done) = channel();
+        let (waiting, orders) = (Arc::<AtomicU64>::default(), Orders::default());
+        let writer = Writer {
+            sink,
+            counts,
+            waiting: Arc::clone(&waiting),
+            orders: Arc::clone(&orders),
+            lost: None,
+        };
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || writer.run(&batches, ending))?;
+        Ok(Self { pipe: Arc::new(sender), waiting, orders, done })
+    }
+
+    pub(super) fn pipe(&self) -> Pipe {
+        Pipe { sender: SyncSender::clone(&self.pipe), waiting: Arc::clone(&self.waiting) }
+    }
+
+    /// For telling it something; weak, so that it does not keep the writer waiting for more.
+    pub(super) fn ways(&self) -> (Orders, Weak<SyncSender<Batch>>) {
+        (Arc::clone(&self.orders), Arc::downgrade(&self.pipe))
+    }
+
+    pub(super) fn rotate_by(&self, rotation: Option<Rotation>) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).rotation = Some(rotation);
+    }
+
+    /// Hands it nothing more.
+    pub(super) fn retire(self) -> Retired {
+        Retired { waiting: self.waiting, done: self.done }
+    }
+}
+
+/// A log that only writes what it was handed.
+pub(super) struct Retired {
+    waiting: Arc<AtomicU64>,
+    done: Receiver<()>,
+}
+
+impl Retired {
+    pub(super) fn is_finished(&self) -> bool {
+        self.done.recv_timeout(Duration::ZERO) == Err(RecvTimeoutError::Disconnected)
+    }
+
+    /// Waits for the last line, at most this long. How many lines did not get written.
+    pub(super) fn finish(self, within: Duration) -> u64 {
+        match self.done.recv_timeout(within) {
+            Err(RecvTimeoutError::Disconnected) => 0,
+            _ => self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+struct Writer {
+    sink: Sink,
+    counts: Counts,
+    waiting: Arc<AtomicU64>,
+    orders: Orders,
+    /// It cannot be written: lines lost so far, and since when.
+    lost: Option<(u64, Instant)>,
+}
+
+impl Writer {
+    /// `_ending` is dropped at the end, which is how that is noticed.
+    fn run(mut self, batches: &Receiver<Batch>, _ending: Sender<()>) {
+        while let Ok(batch) = batches.recv() {
+            self.obey();
+            if batch.lines == 0 {
+                continue;
+            }
+            let unfinished = self.sink.unfinished();
+            let lost = match self.sink.write(&batch.bytes, batch.lines) {
+                Ok(()) => {
+                    self.recovered();
+                    0
+                }
+                Err((lost, error)) => {
+                    self.failed(lost, &error);
+                    lost
+                }
+            };
+            let settled = batch.lines - lost + unfinished;
+            self.counts.written.inc_by(settled.saturating_sub(self.sink.unfinished()));
+            self.waiting.fetch_sub(batch.lines, Ordering::Relaxed);
+        }
+        self.counts.dropped.inc_by(self.sink.give_up());
+    }
+
+    fn obey(&mut self) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let Order { file, rotation } = std::mem::take(&mut *orders);
+        drop(orders);
+        if let Some(rotation) = rotation {
+            self.sink.rotate_by(rotation);
+        }
+        if let Some(file) = file {
+            self.sink.take(file);
+        }
+    }
+
+    fn failed(&mut self, lost: u64, error: &io::Error) {
+        self.counts.dropped.inc_by(lost);
+        if let Some((so_far, _)) = &mut self.lost {
+            *so_far += lost;
+            return;
+        }
+        self.lost = Some((lost, Instant::now()));
+        tracing::error!(
+            "the access log {} cannot be written: {error}; lines are dropped and counted until it can",
+            self.sink.name()
+        );
+    }
+
+    fn recovered(&mut self) {
+        let Some((lost, since)) = self.lost.take() else { return };
+        tracing::warn!(
+            "the access log {} is written again after {} s; {lost} lines were lost",
+            self.sink.name(),
+            since.elapsed().as_secs()
+        );
+    }
+}

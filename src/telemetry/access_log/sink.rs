@@ -1,0 +1,249 @@
+//! Where lines are written: standard output, or a file that may be moved, removed, or grow too large.
+//!
+//! Whole lines, always: one that a full disk has cut is finished once there is room, and a file is
+//! rotated between two lines. Several processes may append to one file, as they do during an
+//! upgrade.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::config::Rotation;
+
+/// How often it is looked whether the file is still where it was.
+const LOOK: Duration = Duration::from_secs(1);
+/// A pipe that does not block is tried again after this time.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// See the module.
+pub(super) struct Sink {
+    file: File,
+    /// `None`: standard output.
+    path: Option<PathBuf>,
+    rotation: Option<Rotation>,
+    looked: Instant,
+    torn: Option<Torn>,
+}
+
+/// A line that could be written in part.
+struct Torn {
+    line: Vec<u8>,
+    written: usize,
+    /// How long the file was then.
+    length: u64,
+}
+
+impl Sink {
+    pub(super) fn stdout() -> io::Result<Self> {
+        // Not by way of `io::stdout()`, whose buffer does not say what it could not write.
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Self { file, path: None, rotation: None, looked: Instant::now(), torn: None })
+    }
+
+    pub(super) fn open(path: &Path, rotation: Option<Rotation>) -> io::Result<Self> {
+        let file = append(path, None)?;
+        let path = Some(path.to_owned());
+        Ok(Self { file, path, rotation, looked: Instant::now(), torn: None })
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> String {
+        self.path
+            .as_ref()
+            .map_or("on standard output".to_owned(), |path| path.display().to_string())
+    }
+
+    pub(super) fn rotate_by(&mut self, rotation: Option<Rotation>) {
+        self.rotation = rotation;
+    }
+
+    /// Goes on in another file.
+    pub(super) fn take(&mut self, file: File) {
+        self.looked = Instant::now();
+        let old = std::mem::replace(&mut self.file, file);
+        let Some(torn) = &mut self.torn else { return };
+        // The line moves over as a whole; what there is of it goes, unless others wrote after it.
+        if old.metadata().is_ok_and(|old| old.is_file() && old.len() == torn.length) {
+            let _ = old.set_len(torn.length - torn.written as u64);
+        }
+        torn.written = 0;
+    }
+
+    /// Writes lines, the last one with its end.
+    ///
+    /// # Errors
+    ///
+    /// How many of them are lost, and why.
+    pub(super) fn write(&mut self, bytes: &[u8], lines: u64) -> Result<(), (u64, io::Error)> {
+        let mut length = self.settle().map_err(|error| (lines, error))?;
+        if let Some(torn) = self.torn.take() {
+            match put(&mut self.file, &torn.line, torn.written) {
+                Ok(()) => length += (torn.line.len() - torn.written) as u64,
+                Err((written, error)) => {
+                    let length = length + (written - torn.written) as u64;
+                    self.torn = Some(Torn { written, length, ..torn });
+                    return Err((lines, error));
+                }
+            }
+        }
+        let (mut rest, mut left) = (bytes, lines);
+        while !rest.is_empty() {
+            let room = self.room(&mut length, rest).map_err(|error| (left, error))?;
+            let (part, further) = rest.split_at(room.min(rest.len()));
+            if let Err((written, error)) = put(&mut self.file, part, 0) {
+                let lost = self.tear(part, written, length + written as u64);
+                let further = count(further);
+                return Err((lost + further, error));
+            }
+            length += part.len() as u64;
+            left -= count(part);
+            rest = further;
+        }
+        Ok(())
+    }
+
+    /// Keeps the line that was cut at `written`, if one was. How many lines of `part` are lost.
+    fn tear(&mut self, part: &[u8], written: usize, length: u64) -> u64 {
+        let (done, rest) = part.split_at(written);
+        let begin = memchr::memrchr(b'\n', done).map_or(0, |end| end + 1);
+        if begin == written {
+            return count(rest);
+        }
+        let end = memchr::memchr(b'\n', rest).map_or(part.len(), |end| written + end + 1);
+        let line = part.get(begin..end).unwrap_or_default().to_vec();
+        self.torn = Some(Torn { line, written: written - begin, length });
+        count(rest).saturating_sub(1)
+    }
+
+    /// Lines that are written in part: 0 or 1.
+    pub(super) fn unfinished(&self) -> u64 {
+        self.torn.is_some().into()
+    }
+
+    /// What cannot be finished any more: the number of lines.
+    pub(super) fn give_up(&mut self) -> u64 {
+        self.torn.take().map_or(0, |_| 1)
+    }
+
+    /// Sees to it that the file is the one under its name. Its length.
+    fn settle(&mut self) -> io::Result<u64> {
+        let Some(path) = &self.path else { return Ok(0) };
+        let there = self.file.metadata()?;
+        if !there.is_file() {
+            return Ok(0);
+        }
+        let removed = there.nlink() == 0;
+        if !removed && self.looked.elapsed() < LOOK {
+            return Ok(there.len());
+        }
+        self.looked = Instant::now();
+        let same = fs::metadata(path).is_ok_and(|named| is_same(&named, &there));
+        if same && !removed {
+            return Ok(there.len());
+        }
+        match append(path, Some(&there)) {
+            Ok(file) => self.take(file),
+            // What is written to a file without a name is lost.
+            Err(error) if removed => return Err(error),
+            Err(_) => {}
+        }
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// How many bytes of `rest` may be written before the file is to be rotated, which is done here
+    /// if there is no room for a line.
+    fn room(&mut self, length: &mut u64, rest: &[u8]) -> io::Result<usize> {
+        let (Some(rotation), Some(path)) = (self.rotation, self.path.clone()) else {
+            return Ok(rest.len());
+        };
+        let fits = |length: u64| {
+            let room = usize::try_from(rotation.size.saturating_sub(length)).unwrap_or(usize::MAX);
+            let room = rest.get(..room.min(rest.len())).unwrap_or_default();
+            memchr::memrchr(b'\n', room).map(|end| end + 1)
+        };
+        if let Some(room) = fits(*length) {
+            return Ok(room);
+        }
+        if *length > 0 && self.file.metadata()?.is_file() {
+            let rotated = self.rotate(&path, rotation.keep).map_err(|error| {
+                io::Error::new(error.kind(), format!("it is full and cannot be rotated: {error}"))
+            });
+            *length = rotated?;
+        }
+        // A line that is longer than a file may be has one of its own.
+        let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        Ok(fits(*length).unwrap_or(line))
+    }
+
+    /// Renames the file and those before it, and goes on in a new one. The new one's length.
+    fn rotate(&mut self, path: &Path, keep: u32) -> io::Result<u64> {
+        // A link stays where it is.
+        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // Another process may be about to do the same. Where files cannot be locked there is
+        // hopefully only one.
+        let _ = self.file.lock();
+        let there = self.file.metadata()?;
+        if fs::metadata(path).is_ok_and(|named| is_same(&named, &there)) {
+            let numbered = |number: u32| {
+                let mut name = path.clone().into_os_string();
+                name.push(format!(".{number}"));
+                PathBuf::from(name)
+            };
+            // Those of a time when more were kept.
+            let mut beyond = keep + 1;
+            while fs::remove_file(numbered(beyond)).is_ok() {
+                beyond += 1;
+            }
+            // Up to the first gap; if there is none, the oldest gives way.
+            let free = (1..keep).find(|number| !numbered(*number).exists()).unwrap_or(keep);
+            for number in (1..free).rev() {
+                fs::rename(numbered(number), numbered(number + 1))?;
+            }
+            fs::rename(path, numbered(1))?;
+        }
+        let file = append(path, Some(&there))?;
+        let length = file.metadata()?.len();
+        self.take(file);
+        Ok(length)
+    }
+}
+
+/// Opens a file for appending, and creates it if need be: with the permissions of `like`.
+pub(super) fn append(path: &Path, like: Option<&fs::Metadata>) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    if let Some(like) = like {
+        options.mode(like.permissions().mode() & 0o777);
+    }
+    // Opening a named pipe for writing alone would wait for a reader.
+    if fs::metadata(path).is_ok_and(|there| there.file_type().is_fifo()) {
+        options.read(true);
+    }
+    options.open(path)
+}
+
+fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+fn count(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
+}
+
+/// Writes everything from `written` on; with an error comes how much is written then.
+fn put(file: &mut File, bytes: &[u8], mut written: usize) -> Result<(), (usize, io::Error)> {
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match file.write(rest) {
+            Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Somebody who shares it has made it so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `combined`, byte for byte as nginx writes it:
+//!
+//! ```text
+//! $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"
+//! ```
+//!
+//! The time is UTC.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::telemetry::mask::Mask;
+use crate::telemetry::stamp::Stamp;
+
+use super::{Key, Line};
+
+/// See the module. Fields are kept until the end, because they come in another order.
+pub struct Combined<'a> {
+    mask: &'a Mask,
+    client: Option<IpAddr>,
+    status: u64,
+    bytes: u64,
+    user: Vec<u8>,
+    method: Vec<u8>,
+    scheme: Vec<u8>,
+    destination: Vec<u8>,
+    path: Vec<u8>,
+    protocol: Vec<u8>,
+    referrer: Vec<u8>,
+    agent: Vec<u8>,
+}
+
+impl<'a> Combined<'a> {
+    /// Of nothing yet.
+    #[must_use]
+    pub fn begin(mask: &'a Mask) -> Self {
+        Self {
+            mask,
+            client: None,
+            status: 0,
+            bytes: 0,
+            user: Vec::new(),
+            method: Vec::new(),
+            scheme: Vec::new(),
+            destination: Vec::new(),
+            path: Vec::new(),
+            protocol: Vec::new(),
+            referrer: Vec::new(),
+            agent: Vec::new(),
+        }
+    }
+
+    /// Writes the line.
+    pub fn end(self, out: &mut Vec<u8>, stamp: &Stamp) {
+        match self.client {
+            Some(client) => {
+                let _ = write!(out, "{client}");
+            }
+            None => out.push(b'-'),
+        }
+        out.extend_from_slice(b" - ");
+        variable(out, &self.user);
+        out.extend_from_slice(b" [");
+        stamp.write_common(out);
+        out.extend_from_slice(b"] \"");
+        if self.method.is_empty() {
+            out.push(b'-');
+        } else {
+            self.request(out);
+        }
+        // Three digits, as nginx has it.
+        let _ = write!(out, "\" {:03} {} \"", self.status, self.bytes);
+        variable(out, &self.referrer);
+        out.extend_from_slice(b"\" \"");
+        variable(out, &self.agent);
+        out.push(b'"');
+    }
+
+    fn request(&self, out: &mut Vec<u8>) {
+        escape(out, &self.method);
+        out.push(b' ');
+        if !self.scheme.is_empty() {
+            escape(out, &self.scheme);
+            out.extend_from_slice(b"://");
+        }
+        escape(out, &self.destination);
+        escape(out, &self.path);
+        out.push(b' ');
+        out.extend_from_slice(&self.protocol);
+        // nginx knows HTTP/2 by a minor version as well.
+        if self.protocol == b"HTTP/2" {
+            out.extend_from_slice(b".0");
+        }
+    }
+}
+
+impl Line for Combined<'_> {
+    fn text(&mut self, key: Key, value: &[u8]) {
+        let into = match key {
+            Key::User => &mut self.user,
+            Key::Method => &mut self.method,
+            Key::Scheme => &mut self.scheme,
+            Key::Destination => &mut self.destination,
+            Key::Protocol => &mut self.protocol,
+            Key::Agent => &mut self.agent,
+            _ => return,
+        };
+        into.extend_from_slice(value);
+    }
+
+    fn number(&mut self, key: Key, value: u64) {
+        match key {
+            Key::Status => self.status = value,
+            Key::ResponseBytes => self.bytes = value,
+            _ => {}
+        }
+    }
+
+    fn took(&mut self, _: Key, _: Duration) {}
+
+    fn address(&mut self, key: Key, value: SocketAddr) {
+        if key == Key::Client {
+            self.client = Some(value.ip());
+        }
+    }
+
+    fn target(&mut self, key: Key, value: &[u8]) {
+        let into = match key {
+            Key::Path => &mut self.path,
+            Key::Referrer => &mut self.referrer,
+            _ => return,
+        };
+        into.extend_from_slice(&self.mask.masked(value));
+    }
+}
+
+/// A value as nginx writes a variable: `-` if there is none.
+fn variable(out: &mut Vec<u8>, value: &[u8]) {
+    if value.is_empty() {
+        out.push(b'-');
+    } else {
+        escape(out, value);
+    }
+}
+
+/// nginx's `escape=default`: quote, backslash and what is not printable ASCII become `\xXX`.
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    for byte in value {
+        match byte {
+            b'"' | b'\\' | 0..=0x1f | 0x7f..=0xff => {
+                let _ = write!(out, "\\x{byte:02X}");
+            }
+            _ => out.push(*byte),
+        }
+    }
+}

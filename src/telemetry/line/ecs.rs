@@ -1,0 +1,173 @@
+//! One JSON object per line, in the names of the Elastic Common Schema.
+//!
+//! Names have dots, as ECS loggers write them; Elasticsearch reads them as objects. What the schema
+//! has no name for is below `app_gateway.`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::telemetry::mask::Mask;
+use crate::telemetry::stamp::Stamp;
+
+use super::json::{millis, string};
+use super::{Key, Line};
+
+/// The version whose names these are.
+const VERSION: &str = "8.11.0";
+
+/// See the module.
+pub struct Ecs<'a> {
+    out: &'a mut Vec<u8>,
+    mask: &'a Mask,
+    /// Where in the line the words of its message stand, quotes not included: method, path or
+    /// destination, reason.
+    words: [Range<usize>; 3],
+    status: u64,
+}
+
+impl<'a> Ecs<'a> {
+    /// Begins with what every line says.
+    #[must_use]
+    pub fn begin(out: &'a mut Vec<u8>, stamp: &Stamp, mask: &'a Mask) -> Self {
+        out.extend_from_slice(b"{\"@timestamp\":\"");
+        stamp.write_rfc3339(out);
+        let _ = write!(
+            out,
+            "\",\"log.level\":\"info\",\"ecs.version\":\"{VERSION}\",\"event.kind\":\"event\",\
+             \"event.dataset\":\"app_gateway.access\",\"event.category\":[\"web\"],\
+             \"event.type\":[\"access\"],"
+        );
+        Self { out, mask, words: [0..0, 0..0, 0..0], status: 0 }
+    }
+
+    /// Ends with what follows from the fields.
+    pub fn end(self) {
+        let failed = self.status == 0 || self.status >= 400 || !self.words[2].is_empty();
+        let outcome = if failed { "failure" } else { "success" };
+        let _ = write!(self.out, "\"event.outcome\":\"{outcome}\",\"message\":\"");
+        let [method, path, reason] = self.words;
+        for word in [method, path] {
+            if !word.is_empty() {
+                self.out.extend_from_within(word);
+                self.out.push(b' ');
+            }
+        }
+        let _ = write!(self.out, "{}", self.status);
+        if !reason.is_empty() {
+            self.out.push(b' ');
+            self.out.extend_from_within(reason);
+        }
+        self.out.extend_from_slice(b"\"}");
+    }
+
+    /// Appends a text, and returns where it stands.
+    fn put(&mut self, name: &str, value: &[u8]) -> Range<usize> {
+        self.out.extend_from_slice(name.as_bytes());
+        let begin = self.out.len() + 1;
+        string(self.out, value);
+        let end = self.out.len() - 1;
+        self.out.push(b',');
+        begin..end
+    }
+
+    fn put_number(&mut self, name: &str, value: u64) {
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.out.push(b',');
+    }
+
+    /// A host and its port, if it has one.
+    fn host(&mut self, host: &str, port: &str, value: &[u8]) {
+        let (name, number) = port_of(value);
+        self.put(host, name);
+        if let Some(number) = number {
+            self.put_number(port, number.into());
+        }
+    }
+}
+
+impl Line for Ecs<'_> {
+    fn text(&mut self, key: Key, value: &[u8]) {
+        match key {
+            Key::Method => self.words[0] = self.put(key.ecs(), value),
+            Key::Reason => self.words[2] = self.put(key.ecs(), value),
+            Key::Host => self.host(key.ecs(), "\"url.port\":", value),
+            Key::Destination => {
+                self.words[1] = self.put(key.ecs(), value);
+                self.host("\"destination.domain\":", "\"destination.port\":", value);
+            }
+            Key::Protocol => {
+                self.put(key.ecs(), value.strip_prefix(b"HTTP/").unwrap_or(value));
+            }
+            Key::Tls if value.is_empty() => {}
+            Key::Tls => {
+                self.put(key.ecs(), value.strip_prefix(b"TLSv").unwrap_or(value));
+                self.put("\"tls.version_protocol\":", b"tls");
+            }
+            _ => {
+                self.put(key.ecs(), value);
+            }
+        }
+    }
+
+    fn number(&mut self, key: Key, value: u64) {
+        if key == Key::Status {
+            self.status = value;
+            // There was no answer.
+            if value == 0 {
+                return;
+            }
+        }
+        self.put_number(key.ecs(), value);
+    }
+
+    fn took(&mut self, key: Key, value: Duration) {
+        if key == Key::Duration {
+            // The schema counts nanoseconds.
+            let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+            return self.put_number(key.ecs(), nanos);
+        }
+        self.out.extend_from_slice(key.ecs().as_bytes());
+        millis(self.out, value);
+        self.out.push(b',');
+    }
+
+    fn address(&mut self, key: Key, value: SocketAddr) {
+        let (ip, port) = (value.ip(), value.port());
+        let _ = match key {
+            // The schema wants both: what connected, and what that is in the exchange.
+            Key::Client => write!(
+                self.out,
+                "\"client.ip\":\"{ip}\",\"client.port\":{port},\"source.ip\":\"{ip}\",\"source.port\":{port},"
+            ),
+            _ => write!(self.out, "{}\"{ip}\",", key.ecs()),
+        };
+    }
+
+    fn target(&mut self, key: Key, value: &[u8]) {
+        let masked = self.mask.masked(value);
+        let written = self.put(key.ecs(), &masked);
+        if key != Key::Path {
+            return;
+        }
+        self.words[1] = written;
+        let mut parts = masked.splitn(2, |b| *b == b'?');
+        self.put("\"url.path\":", parts.next().unwrap_or_default());
+        if let Some(query) = parts.next() {
+            self.put("\"url.query\":", query);
+        }
+    }
+}
+
+/// `host:port` taken apart; the brackets of an IPv6 address stay.
+fn port_of(value: &[u8]) -> (&[u8], Option<u16>) {
+    let Some(colon) = memchr::memrchr(b':', value) else { return (value, None) };
+    let (name, port) = value.split_at(colon);
+    let number = std::str::from_utf8(port.get(1..).unwrap_or_default()).ok();
+    match number.and_then(|number| number.parse().ok()) {
+        Some(number) => (name, Some(number)),
+        None => (value, None),
+    }
+}

@@ -1,0 +1,107 @@
+//! One flat JSON object per line.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::telemetry::mask::Mask;
+use crate::telemetry::stamp::Stamp;
+
+use super::{Key, Line};
+
+/// See the module.
+pub struct Json<'a> {
+    out: &'a mut Vec<u8>,
+    mask: &'a Mask,
+}
+
+impl<'a> Json<'a> {
+    /// Begins with the time.
+    #[must_use]
+    pub fn begin(out: &'a mut Vec<u8>, stamp: &Stamp, mask: &'a Mask) -> Self {
+        out.extend_from_slice(b"{\"time\":\"");
+        stamp.write_rfc3339(out);
+        out.extend_from_slice(b"\",");
+        Self { out, mask }
+    }
+
+    /// Ends the object.
+    pub fn end(self) {
+        // The last comma.
+        self.out.pop();
+        self.out.push(b'}');
+    }
+
+    #[inline]
+    fn name(&mut self, key: Key) {
+        self.out.extend_from_slice(key.json().as_bytes());
+    }
+}
+
+impl Line for Json<'_> {
+    #[inline]
+    fn text(&mut self, key: Key, value: &[u8]) {
+        self.name(key);
+        string(self.out, value);
+        self.out.push(b',');
+    }
+
+    #[inline]
+    fn number(&mut self, key: Key, value: u64) {
+        self.name(key);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.out.push(b',');
+    }
+
+    fn took(&mut self, key: Key, value: Duration) {
+        self.name(key);
+        millis(self.out, value);
+        self.out.push(b',');
+    }
+
+    fn address(&mut self, key: Key, value: SocketAddr) {
+        self.name(key);
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.out, "\"{value}\",");
+    }
+
+    fn target(&mut self, key: Key, value: &[u8]) {
+        // The referrer is for the formats that ask for it by name.
+        if key != Key::Referrer {
+            self.text(key, &self.mask.masked(value));
+        }
+    }
+}
+
+/// Appends a JSON string; bytes that are not UTF-8 become U+FFFD.
+pub(crate) fn string(out: &mut Vec<u8>, value: &[u8]) {
+    let plain = |b: &u8| (0x20..0x7f).contains(b) && *b != b'"' && *b != b'\\';
+    if value.iter().all(plain) {
+        out.push(b'"');
+        out.extend_from_slice(value);
+        out.push(b'"');
+        return;
+    }
+    out.push(b'"');
+    for c in String::from_utf8_lossy(value).chars() {
+        match c {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
+            // Also DEL and C1, which terminals obey, and the line ends of JavaScript.
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    out.push(b'"');
+}
+
+/// Appends milliseconds with three decimals.
+pub(super) fn millis(out: &mut Vec<u8>, value: Duration) {
+    let micros = value.as_micros();
+    let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
+}

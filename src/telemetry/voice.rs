@@ -1,0 +1,205 @@
+//! What the gateway says about itself: text or JSON on standard error, from a level on.
+//!
+//! It speaks before a configuration is read, and is told then how to go on.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{DefaultFields, Format, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::config;
+
+use super::line::string;
+use super::stamp;
+
+/// The variable that says what is said, whatever the configuration says.
+const VARIABLE: &str = "APP_GATEWAY_LOG";
+
+/// Changes how the gateway speaks.
+#[derive(Clone, Default)]
+pub struct Voice {
+    /// `None` if the environment has the last word, or somebody else listens.
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
+    json: Arc<AtomicBool>,
+}
+
+impl Voice {
+    /// Begins to speak on standard error, in text. A second call changes nothing.
+    #[must_use]
+    pub fn raise() -> Self {
+        let from_env = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
+        let filter = EnvFilter::builder()
+            .with_env_var(VARIABLE)
+            .with_default_directive(Level::INFO.into())
+            .from_env_lossy();
+        let (filter, handle) = reload::Layer::new(filter);
+        let json = Arc::<AtomicBool>::default();
+        let format = Spoken {
+            text: tracing_subscriber::fmt::format().with_target(false),
+            json: Arc::clone(&json),
+        };
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(format)
+            .fmt_fields(DefaultFields::new())
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal());
+        // A second subscriber is refused; the first goes on.
+        let first = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
+        Self { filter: (first && !from_env).then_some(handle), json }
+    }
+
+    /// Whether it speaks JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json.load(Ordering::Relaxed)
+    }
+
+    /// Speaks as configured from now on.
+    pub fn change(&self, to: config::Voice) {
+        self.json.store(to.json, Ordering::Relaxed);
+        let Some(filter) = &self.filter else { return };
+        let level = match to.level {
+            config::Level::Error => Level::ERROR,
+            config::Level::Warn => Level::WARN,
+            config::Level::Info => Level::INFO,
+            config::Level::Debug => Level::DEBUG,
+            config::Level::Trace => Level::TRACE,
+        };
+        // It fails only when there is nobody to speak to any more.
+        let _ = filter.reload(EnvFilter::default().add_directive(level.into()));
+    }
+}
+
+/// Either form, whichever is asked for at the moment.
+struct Spoken {
+    text: Format,
+    json: Arc<AtomicBool>,
+}
+
+impl<S, N> FormatEvent<S, N> for Spoken
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> tracing_subscriber::fmt::FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if !self.json.load(Ordering::Relaxed) {
+            return self.text.format_event(context, writer, event);
+        }
+        let mut line = Object(Vec::with_capacity(256));
+        line.0.extend_from_slice(b"{\"time\":\"");
+        stamp::Stamp::default().write_rfc3339(&mut line.0);
+        line.0.extend_from_slice(b"\",\"level\":\"");
+        line.0.extend(event.metadata().level().as_str().bytes().map(|b| b.to_ascii_lowercase()));
+        line.0.push(b'"');
+        event.record(&mut line);
+        line.0.extend_from_slice(b"}\n");
+        writer.write_str(&String::from_utf8_lossy(&line.0))
+    }
+}
+
+/// A JSON object that grows.
+struct Object(Vec<u8>);
+
+impl Object {
+    fn add(&mut self, field: &Field, value: &str) {
+        self.0.push(b',');
+        string(&mut self.0, field.name().as_bytes());
+        self.0.push(b':');
+        string(&mut self.0, value.as_bytes());
+    }
+
+    fn add_plain(&mut self, field: &Field, value: &dyn fmt::Display) {
+        self.0.push(b',');
+        string(&mut self.0, field.name().as_bytes());
+        self.0.push(b':');
+        self.0.extend_from_slice(value.to_string().as_bytes());
+    }
+}
+
+impl Visit for Object {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add_plain(field, &value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add_plain(field, &value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add_plain(field, &value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn speaks_json_when_asked_to() {
+        let (kept, json) = (Kept::default(), Arc::<AtomicBool>::default());
+        let format = Spoken {
+            text: tracing_subscriber::fmt::format().with_target(false),
+            json: Arc::clone(&json),
+        };
+        let writer = kept.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(format)
+            .with_writer(move || writer.clone())
+            .with_ansi(false);
+        let _guard = tracing_subscriber::registry().with(layer).set_default();
+        tracing::info!(profile = "lan", "in text");
+        json.store(true, Ordering::Relaxed);
+        tracing::error!(
+            trigger = "HUP",
+            count = 3,
+            on = true,
+            "two\nlines, a \"quote\" and \u{1b}[31m"
+        );
+        let said = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.len(), 2, "{said}");
+        assert!(lines[0].ends_with("INFO in text profile=\"lan\""), "{said}");
+        let object: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+        assert_eq!(object["level"], "error");
+        assert_eq!(object["message"], "two\nlines, a \"quote\" and \u{1b}[31m");
+        assert_eq!((&object["count"], &object["on"]), (&3.into(), &true.into()));
+        assert!(!said.contains('\u{1b}'));
+        assert!(object["time"].as_str().unwrap().ends_with('Z'));
+    }
+}

@@ -1,0 +1,519 @@
+// What operators do to a running gateway: ask how it is, plan, try out, go back, end it.
+
+import { after, before, describe, test } from 'node:test';
+import assert from 'node:assert/strict';
+import net from 'node:net';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { WebSocketServer } from 'ws';
+import { openWorld } from './lib/world.mjs';
+import { ask } from './lib/ask.mjs';
+import { dial } from './lib/raw.mjs';
+import { TEXT, frame, unframe } from './lib/frames.mjs';
+import { binary, gatewayOnly, isReference, launch, startGateway } from './lib/gateway.mjs';
+import { reachable } from './lib/nginx.mjs';
+import { run } from './lib/processes.mjs';
+import { toToml } from './lib/toml.mjs';
+import { until } from './lib/wait.mjs';
+
+const skip = gatewayOnly;
+
+let world, a, b, upstreams;
+
+before(async () => {
+  if (isReference) return;
+  world = await openWorld('ops');
+  const routes = (name) => ({ '/who': (_req, res) => res.end(name) });
+  a = await world.origin({ routes: routes('a') });
+  b = await world.origin({ routes: routes('b') });
+  for (const { server } of [a, b]) {
+    const sockets = new WebSocketServer({ server, perMessageDeflate: false });
+    sockets.on('connection', (ws) => ws.on('error', () => {}).on('message', (data, binary) => ws.send(data, { binary })));
+    world.onClose(() => { for (const ws of sockets.clients) ws.terminate(); });
+  }
+  const verified = { 'ca-file': world.ca.crt, 'server-name': 'upstream.test' };
+  upstreams = Object.fromEntries(Object.entries({ a, b }).map(([name, { port }]) => [
+    name, { endpoints: [`https://${world.upstreamAddress}:${port}`], ...verified }]));
+});
+after(() => world?.close());
+
+const steady = { path: '/steady/', upstream: 'a', 'strip-prefix': '/steady' };
+const other = { path: '/other/', upstream: 'b', 'strip-prefix': '/other' };
+
+/** A gateway that waits to be asked before it reloads, unless `gateway` says otherwise. */
+async function open(t, { routes = [other], gateway: settings, admin } = {}) {
+  const config = await world.plainConfig({
+    upstream: upstreams, route: [steady, ...routes], gateway: { workers: 2, 'reload-on-change': false, ...settings },
+  });
+  // Closed here and not by the world: some tests kill it.
+  const gateway = await startGateway(world, config, { admin });
+  const closers = [];
+  t.after(async () => {
+    for (const close of closers) close();
+    if (!gateway.process.exit) await gateway.close();
+  });
+  const command = (...args) => run(binary(), [...args, '-c', gateway.directory], { within: 30_000 });
+  return Object.assign(gateway, {
+    command,
+    /** A command that must succeed, or end with `code`. */
+    does: async (args, code = 0) => {
+      const result = await command(...args);
+      assert.equal(result.code, code, `${args.join(' ')}\n${result.out}\n${result.err}\n${gateway.stderr}`);
+      return result;
+    },
+    state: async () => JSON.parse((await command('status', '--json')).out),
+    plan: async (directory) => JSON.parse((await command('plan', directory, '--json')).out),
+    ask: (path, options) => ask(world, options?.listener ?? gateway.listener(), path, options),
+    who: async (path) => (await gateway.ask(path)).body.toString(),
+    closes: (close) => closers.push(close),
+    generation: () => gateway.metric('config_generation'),
+    webSocket: async (path) => {
+      const peer = await dial(world, gateway);
+      closers.push(() => peer.close());
+      peer.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`
+        + 'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n');
+      const answer = await peer.answer({ head: true });
+      assert.equal(answer.status, 101, JSON.stringify(answer));
+      peer.echo = async (text) => {
+        peer.send(frame(TEXT, text));
+        const one = await until(`the echo of ${text} on ${path}`, () => {
+          if (peer.closed || peer.ended) throw new Error(`the WebSocket on ${path} was closed`);
+          return unframe(peer.bytes);
+        });
+        peer.bytes = one.rest;
+        assert.equal(one.payload.toString(), text);
+      };
+      return peer;
+    },
+  });
+}
+
+/** The configuration with the routes of its profile (beyond `/steady/`) replaced. */
+const routed = (config, ...routes) => profiled(config, { route: [steady, ...routes] });
+const profiled = (config, changes) => ({ ...config, profile: { ...config.profile, internet: { ...config.profile.internet, ...changes } } });
+const set = (config, settings) => ({ ...config, gateway: { ...config.gateway, ...settings } });
+const isClosed = (peer) => peer.closed || peer.ended;
+
+/** A configuration of the gateway in a directory of its own, as somebody prepares it. */
+function staged(gateway, config, name = 'next') {
+  const directory = join(world.dir, `${name}-${gateway.process.pid}`);
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(join(directory, 'gateway.toml'), toToml({ admin: gateway.adminTable, ...config }));
+  return directory;
+}
+
+/** What is drawn about a configuration, without the last line, in which each command says its own. */
+const drawn = (text) => text.trimEnd().split('\n').slice(0, -1).join('\n').trimEnd();
+
+describe('the admin socket', { skip }, () => {
+  test('commands find the gateway by its directory, also while that is broken', async (t) => {
+    const gateway = await open(t);
+    const file = join(gateway.directory, 'gateway.toml');
+    const good = readFileSync(file, 'utf8');
+    // Nothing in it can be read any more: neither where the admin listener is, nor that there is one.
+    writeFileSync(file, `= nonsense\n${good.replaceAll('[admin]', '[admin').replaceAll('listen', 'lis ten')}`);
+    const { err } = await gateway.does(['reload'], 1);
+    assert.equal(drawn(err), drawn((await gateway.check()).err), 'reload says what check says');
+    assert.match(err, /reload refused; generation 1 goes on serving/);
+    assert.equal(await gateway.metric('config_reloads_total{result="refused"}'), 1, 'the gateway was asked, and counts it');
+    assert.equal(await gateway.metric('config_last_reload_successful'), 0);
+    const state = await gateway.state();
+    const last = state.reloads.at(-1);
+    assert.deepEqual([last.trigger, last.result, last.generation], ['command', 'refused', 1]);
+    assert.equal(last.problems.trimEnd(), drawn(err));
+    assert.ok(gateway.stderr.includes(drawn(err)), 'and so does the log');
+    const { out } = await gateway.does(['status']);
+    assert.ok(out.includes(drawn(err)), out);
+    writeFileSync(file, good);
+    assert.match((await gateway.does(['reload'])).out, /unchanged: generation 1/);
+    assert.equal(await gateway.metric('config_last_reload_successful'), 1);
+  });
+
+  test('is for its owner, goes with its gateway, and a dead one is replaced', async (t) => {
+    const socket = join(world.dir, 'own.sock');
+    const first = await open(t, { gateway: {}, admin: { socket } });
+    assert.equal(statSync(socket).mode & 0o777, 0o600);
+    await first.does(['status']);
+    first.process.child.kill('SIGKILL');
+    await first.process.ended;
+    assert.ok(existsSync(socket), 'a killed process leaves it behind');
+    assert.match((await first.does(['status'], 1)).err, /own\.sock: nobody listens there/);
+    const second = await open(t, { admin: { socket } });
+    await second.does(['status']);
+    await second.close();
+    assert.ok(!existsSync(socket), 'one that ends takes it along');
+  });
+
+  test('one that is in use is refused, and says whose it is', async (t) => {
+    const socket = join(world.dir, 'taken.sock');
+    const first = await open(t, { admin: { socket } });
+    const directory = staged(first, profiled(first.config, { listener: [{ listen: `${world.address}:${await world.freePort()}` }] }), 'taken');
+    const file = join(directory, 'gateway.toml');
+    writeFileSync(file, readFileSync(file, 'utf8').replace(`listen = "${first.adminTable.listen}"\n`, ''));
+    const { code, err } = await run(binary(), ['run', '-c', directory]);
+    assert.equal(code, 1, err);
+    assert.match(err, new RegExp(`taken\\.sock is taken by a running gateway \\(process ${first.process.pid}\\)`));
+    await first.does(['status']);
+  });
+
+  test('a second gateway on the same directory starts, and says how it is reached', async (t) => {
+    const [port, admin] = [await world.freePort(), `${world.address}:${await world.freePort()}`];
+    const config = await world.plainConfig({ upstream: upstreams, route: [steady, other], listener: { listen: `${world.address}:\${PORT}` } });
+    const directory = join(world.dir, 'shared');
+    mkdirSync(directory);
+    writeFileSync(join(directory, 'gateway.toml'), toToml({ admin: { listen: '${ADMIN}' }, ...config }));
+    const one = await launch({ args: ['run', '-c', directory], admin, env: { PORT: String(port), ADMIN: admin }, config });
+    t.after(() => one.close());
+    const admin2 = `${world.address}:${await world.freePort()}`;
+    const two = await launch({
+      args: ['run', '-c', directory], admin: admin2, env: { PORT: String(await world.freePort()), ADMIN: admin2 }, config,
+    });
+    t.after(() => two.close());
+    await until('it to say so', () => two.stderr.includes(`taken by a running gateway (process ${one.process.pid})`));
+    const { out } = await run(binary(), ['status', '--json', '-c', directory], { env: { ...process.env, PORT: '1', ADMIN: admin2 } });
+    assert.equal(JSON.parse(out).pid, one.process.pid);
+  });
+
+  test('where there is none, the admin listener is asked', async (t) => {
+    const gateway = await open(t, { admin: { socket: 'off' } });
+    assert.equal((await gateway.state()).pid, gateway.process.pid);
+    gateway.write(routed(gateway.config));
+    assert.match((await gateway.does(['reload'])).out, /applied: generation 2/);
+    // A plan would show what whoever asks may not read.
+    const { err } = await gateway.does(['plan', staged(gateway, gateway.config)], 1);
+    assert.match(err, /over the admin socket only/);
+    assert.match((await gateway.does(['plan'])).out, /no changes/);
+  });
+
+  test('over TCP nothing is done without the field, and nothing with GET', async (t) => {
+    const gateway = await open(t);
+    for (const verb of ['reload', 'confirm', 'rollback', 'plan', 'reopen', 'quit', 'stop']) {
+      assert.equal((await gateway.admin(`/${verb}`, { method: 'POST' })).status, 403, verb);
+      assert.equal((await gateway.admin(`/${verb}`)).status, 405, verb);
+    }
+    assert.equal((await gateway.state()).phase, 'serving');
+    assert.equal((await gateway.state()).reloads.length, 1);
+  });
+
+  test('others are told what is in their way', { skip: skip || (process.getuid() !== 0 && 'needs root, to be somebody else') }, async (t) => {
+    // Its path must be open to everybody.
+    const directory = mkdtempSync(join(tmpdir(), 'app-gateway-stranger-'));
+    chmodSync(directory, 0o755);
+    const gateway = await open(t, { admin: { socket: join(directory, 'admin.sock') } });
+    writeFileSync(join(directory, 'gateway.toml'), '[admin]\nsocket = "./admin.sock"\n');
+    const program = join(directory, 'app-gateway');
+    writeFileSync(program, readFileSync(binary()), { mode: 0o755 });
+    const { code, err } = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
+    assert.equal(code, 1);
+    assert.match(err, /admin\.sock: permission denied; be root, or the user the gateway runs as/);
+    // Even where the file lets everybody in, the kernel says who it is.
+    chmodSync(join(directory, 'admin.sock'), 0o777);
+    const again = await run(program, ['status', '-c', directory], { uid: 65534, gid: 65534, cwd: '/' });
+    assert.equal(again.code, 1);
+    assert.match(again.err, /only root and the gateway's own user may ask here/);
+    await gateway.close();
+    rmSync(directory, { recursive: true });
+  });
+
+  test('without a gateway the command says where it looked', async () => {
+    const directory = join(world.dir, 'nobody');
+    mkdirSync(directory);
+    writeFileSync(join(directory, 'gateway.toml'), `[admin]\nlisten = "${world.address}:${await world.freePort()}"\n`);
+    for (const command of ['reload', 'confirm', 'rollback', 'plan', 'status', 'healthcheck']) {
+      const { code, err } = await run(binary(), [command, '-c', directory]);
+      assert.equal(code, 1, command);
+      assert.match(err, /no gateway that runs on .*nobody answers:\n.*no such socket\n(.*no such socket\n)?.*nobody listens there/, command);
+    }
+  });
+});
+
+describe('what nginx has taught', { skip }, () => {
+  test('-s reload', async (t) => {
+    const gateway = await open(t);
+    gateway.write(routed(gateway.config));
+    assert.match((await gateway.does(['-s', 'reload'])).out, /applied: generation 2[^]*route \/other\/ \(internet\) removed/);
+  });
+
+  for (const [how, reopen] of Object.entries({
+    '-s reopen': (gateway) => gateway.does(['-s', 'reopen']),
+    USR1: async (gateway) => {
+      gateway.process.child.kill('SIGUSR1');
+      await until('the log to say so', () => gateway.stderr.includes('the access log is open anew'));
+    },
+  })) {
+    test(`${how}: the log goes on in a new file, and no line is lost`, async (t) => {
+      const log = join(world.dir, `${how}.log`);
+      const gateway = await open(t, { gateway: { 'access-log': log } });
+      const paths = (file) => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line).path) : []);
+      await gateway.ask('/steady/who?1');
+      await until('the first line', () => paths(log).length === 1);
+      renameSync(log, `${log}.1`);
+      await reopen(gateway);
+      await gateway.ask('/steady/who?2');
+      await until('the second line', () => paths(log).length === 1);
+      assert.deepEqual([paths(`${log}.1`), paths(log)], [['/steady/who?1'], ['/steady/who?2']]);
+    });
+  }
+
+  test('-s reopen says why it cannot, and the log goes on', async (t) => {
+    const directory = join(world.dir, 'logs');
+    mkdirSync(directory);
+    const gateway = await open(t, { gateway: { 'access-log': join(directory, 'a.log') } });
+    renameSync(directory, `${directory}-gone`);
+    assert.match((await gateway.does(['-s', 'reopen'], 1)).err, /goes on where it was/);
+    await gateway.ask('/steady/who');
+    await until('the line', () => readFileSync(join(`${directory}-gone`, 'a.log'), 'utf8').includes('/steady/who'));
+  });
+
+  for (const word of ['stop', 'quit']) {
+    test(`-s ${word}: what is asked is answered, then it ends`, async (t) => {
+      const gateway = await open(t);
+      await gateway.does(['-s', word]);
+      const exit = await gateway.process.ended;
+      assert.equal(exit.code, 0);
+      assert.match(gateway.stderr, /drained/);
+    });
+  }
+
+  test('-s stop cuts a drain without a limit short', async (t) => {
+    const gateway = await open(t, { gateway: { 'drain-timeout': '1s' } });
+    await gateway.webSocket('/steady/ws');
+    await gateway.does(['-s', 'quit']);
+    await until('the drain', async () => (await gateway.state()).phase === 'draining');
+    assert.match((await gateway.does(['reload'], 1)).err, /draining/);
+    await gateway.does(['-s', 'stop']);
+    assert.equal((await gateway.process.ended).code, 0);
+  });
+});
+
+describe('a plan', { skip }, () => {
+  test('of the same configuration, spelt differently, is no change', async (t) => {
+    const gateway = await open(t);
+    const directory = staged(gateway, gateway.config);
+    const text = readFileSync(join(directory, 'gateway.toml'), 'utf8');
+    writeFileSync(join(directory, 'gateway.toml'), `# a comment\n${text.replace('workers = 2', 'workers    =    2')}`);
+    const { out } = await gateway.does(['plan', directory]);
+    assert.match(out, /no changes/);
+    const plan = await gateway.plan(directory);
+    assert.equal(plan.new_config, plan.config, 'equal configurations have equal hashes');
+    assert.deepEqual(plan.items, []);
+    assert.deepEqual(plan.kept, { certificate: 1, listener: 1, profile: 1, route: 2, upstream: 2 });
+  });
+
+  test('says item by item what changes, where it is written, and what is open there', async (t) => {
+    const gateway = await open(t, { routes: [{ ...other, methods: ['GET'] }, { path: '/old/', upstream: 'b' }] });
+    const [stays, goes] = [await gateway.webSocket('/steady/ws'), await gateway.webSocket('/other/ws')];
+    for (let i = 0; i < 3; i++) await gateway.who('/old/who?secret=1');
+    await gateway.who('/steady/who');
+    const listener = { listen: `${world.address}:${await world.freePort()}` };
+    const next = set(profiled(gateway.config, {
+      route: [{ ...steady, 'max-body': '77KiB' }, { ...other, methods: ['GET'], upstream: 'a' }, { path: '/new/', upstream: 'b' }],
+      listener: [...gateway.config.profile.internet.listener, listener],
+    }), { workers: 3 });
+    const directory = staged(gateway, next);
+    const plan = await gateway.plan(directory);
+    const items = Object.fromEntries(plan.items.map((item) => [item.what, item]));
+    const file = (place) => place.replace(/:\d+$/, '');
+    const facts = ({ means, how, keys }) => [means, how, keys.map(({ key, old, new: value }) => [key, old, value])];
+
+    assert.deepEqual(facts(items['route /steady/ (internet)']), ['swap', 'changed', [['max-body', null, '"77KiB"']]]);
+    assert.deepEqual(facts(items['route /other/ GET (internet)']), ['swap', 'changed', [['upstream', '"b"', '"a"']]]);
+    assert.deepEqual(facts(items['route /old/ (internet)']), ['swap', 'removed', []]);
+    assert.deepEqual(facts(items['route /new/ (internet)']), ['swap', 'added', []]);
+    assert.deepEqual(facts(items[`listener ${listener.listen} (internet)`]), ['rebind', 'added', []]);
+    assert.deepEqual(facts(items['gateway.workers']), ['needs-restart', 'changed', [['workers', '2', '3']]]);
+    assert.equal(plan.items.length, 6);
+    assert.equal(file(items['route /old/ (internet)'].old_place), join(gateway.directory, 'gateway.toml'));
+    const [changed] = items['route /steady/ (internet)'].keys;
+    const line = Number(changed.new_place.split(':').at(-1));
+    assert.match(readFileSync(join(directory, 'gateway.toml'), 'utf8').split('\n')[line - 1], /max-body/);
+
+    assert.deepEqual(items['route /steady/ (internet)'].open, { connections: 0, requests: 0, websockets: 1, closing: 0 });
+    assert.deepEqual(items['route /other/ GET (internet)'].open, { connections: 0, requests: 0, websockets: 1, closing: 1 });
+    assert.deepEqual([plan.open.websockets, plan.open.closing], [2, 1]);
+    assert.deepEqual(plan.requests.kinds, [
+      { count: 3, method: 'GET', path: '/old/who', old: 'route /old/ to b', new: 'refused 404 no_route' },
+      { count: 1, method: 'WS', path: '/other/ws', old: 'route /other/ to b without /other', new: 'route /other/ to a without /other' },
+    ]);
+    assert.deepEqual([plan.requests.looked_at, plan.requests.different], [6, 4]);
+
+    // As text, within 80 columns but for paths, which are copied from here; exit code 3.
+    const { out } = await gateway.does(['plan', directory], 3);
+    assert.match(out, /1 WebSocket \(1 would be closed\)/);
+    assert.match(out, /Nothing has been changed/);
+    for (const line of out.split('\n')) assert.ok(line.length <= 80 || line.includes(world.dir), line);
+
+    // And nothing has been.
+    assert.equal(await gateway.generation(), 1);
+    assert.equal(await reachable(world.address, Number(listener.listen.split(':')[1])), false);
+    assert.ok(!(await gateway.admin('/metrics')).body.includes('/new/'), 'a plan adds no series');
+    for (const peer of [stays, goes]) await peer.echo('still there');
+
+    // What it said comes true.
+    gateway.write(next);
+    await gateway.does(['reload']);
+    await until('the WebSocket to be closed', () => isClosed(goes));
+    await stays.echo('still there');
+    assert.equal((await gateway.state()).config, plan.new_config);
+    assert.deepEqual((await gateway.state()).needs_restart, ['gateway.workers']);
+  });
+
+  test('sees what files hold', async (t) => {
+    const cert = world.ca.issue('renewed', ['localhost', world.address], { bits: { days: 9 } });
+    const own = { chain: join(world.dir, 'own.crt'), key: join(world.dir, 'own.key') };
+    writeFileSync(own.chain, world.certs.gateway.crtText);
+    writeFileSync(own.key, world.certs.gateway.keyText);
+    const config = await world.plainConfig({ upstream: upstreams, route: [steady, other], gateway: { 'reload-on-change': false } });
+    const gateway = await world.gateway({ ...config, certificate: { main: { pairs: [own] } } });
+    const before = JSON.parse((await run(binary(), ['status', '--json', '-c', gateway.directory])).out);
+    writeFileSync(own.chain, cert.crtText);
+    writeFileSync(own.key, cert.keyText);
+    const { out } = await run(binary(), ['plan', '--json', '-c', gateway.directory]);
+    const plan = JSON.parse(out);
+    assert.deepEqual(plan.items.map((item) => item.what), ['certificate main']);
+    assert.deepEqual(plan.items[0].keys.map((key) => key.key), ['pairs.1.chain (contents)', 'pairs.1.key (contents)']);
+    assert.match(plan.items[0].keys[0].new, /^sha256 [0-9a-f]{8}[^,]+, valid until 20/);
+    assert.notEqual(plan.new_config, before.config);
+    assert.ok(!out.includes('PRIVATE'), 'no key is shown');
+  });
+
+  test('that would be refused is drawn as check draws it', async (t) => {
+    const gateway = await open(t);
+    const directory = staged(gateway, routed(gateway.config, { path: '/x/', upstream: 'nobody' }));
+    const { out, err } = await gateway.does(['plan', directory], 1);
+    assert.equal(out, '');
+    assert.equal(drawn(err), drawn((await run(binary(), ['check', directory])).err));
+    assert.equal(await gateway.metric('config_reloads_total{result="refused"}'), 0, 'a plan is no attempt');
+    assert.equal((await gateway.state()).reloads.length, 1);
+  });
+
+  test('looks at no request where none is remembered', async (t) => {
+    const gateway = await open(t, { gateway: { 'recent-requests': 0 } });
+    await gateway.who('/other/who');
+    const plan = await gateway.plan(staged(gateway, routed(gateway.config)));
+    assert.deepEqual(plan.requests, { looked_at: 0, different: 0, kinds: [] });
+  });
+});
+
+describe('a trial', { skip }, () => {
+  test('that is confirmed stays', async (t) => {
+    const gateway = await open(t);
+    gateway.write(routed(gateway.config));
+    const { out } = await gateway.does(['reload', '--confirm', '60s']);
+    assert.match(out, /applied: generation 2[^]*on trial until .* generation 1 serves again/);
+    assert.match((await gateway.does(['status'])).out, /on trial/);
+    assert.match((await gateway.does(['confirm'])).out, /confirmed: generation 2/);
+    assert.equal((await gateway.state()).pending, undefined);
+    assert.equal((await gateway.ask('/other/who')).status, 404);
+    assert.match((await gateway.does(['confirm'], 1)).err, /nothing waits for a confirmation/);
+  });
+
+  test('that is not ends by itself, and the files that were tried are not tried again', async (t) => {
+    const gone = { listen: `${world.address}:${await world.freePort()}` };
+    const gateway = await open(t, { gateway: { 'reload-on-change': true } });
+    const both = profiled(gateway.config, { listener: [...gateway.config.profile.internet.listener, gone] });
+    gateway.write(both);
+    await until('generation 2', async () => (await gateway.generation()) === 2);
+    const stays = await gateway.webSocket('/steady/ws');
+    // The route and the listener are gone, and come back.
+    const first = gateway.config.profile.internet.listener.slice(0, 1);
+    gateway.write(profiled(routed(both), { listener: first }));
+    await gateway.does(['reload', '--confirm', '2s']);
+    assert.equal((await gateway.ask('/other/who')).status, 404);
+    await until('the roll-back', async () => (await gateway.generation()) === 2);
+    assert.equal(await gateway.who('/other/who'), 'b');
+    const [host, port] = gone.listen.split(':');
+    assert.equal((await gateway.ask('/other/who', { listener: { host, port: Number(port) } })).status, 200);
+    await stays.echo('still there');
+    assert.match(gateway.stderr, /trigger="rollback"/);
+    // The watcher goes on: it takes the next change, and has not taken the one that was undone.
+    gateway.write(routed(both, { path: '/third/', upstream: 'a' }));
+    await until('the third', async () => (await gateway.ask('/third/who')).status === 200);
+    const triggers = (await gateway.state()).reloads.map(({ trigger, result, generation }) => `${trigger} ${result} ${generation}`);
+    assert.deepEqual(triggers.slice(-2), ['rollback applied 2', 'files applied 4'], triggers.join('\n'));
+  });
+
+  test('lets no other reload in but one that is on trial too, and goes back to what was confirmed', async (t) => {
+    const gateway = await open(t);
+    gateway.write(routed(gateway.config));
+    await gateway.does(['reload', '--confirm', '60s']);
+    gateway.write(routed(gateway.config, { path: '/more/', upstream: 'a' }));
+    assert.match((await gateway.does(['reload'], 1)).err, /generation 2 waits for its confirmation/);
+    gateway.hup();
+    await until('HUP to be refused', async () => (await gateway.metric('config_reloads_total{result="refused"}')) === 2);
+    assert.equal(await gateway.generation(), 2);
+    assert.equal(await gateway.metric('config_last_reload_successful'), 1, 'there is nothing wrong with what serves');
+    assert.match((await gateway.does(['reload', '--confirm', '60s'])).out, /applied: generation 3[^]*generation 1 serves again/);
+    assert.match((await gateway.does(['confirm', '--abort'])).out, /applied: generation 1/);
+    assert.equal(await gateway.who('/other/who'), 'b');
+    // A new generation gets a new number.
+    assert.match((await gateway.does(['reload'])).out, /applied: generation 4/);
+  });
+
+  test('can be asked for after the watcher was faster', async (t) => {
+    const gateway = await open(t, { gateway: { 'reload-on-change': true } });
+    gateway.write(routed(gateway.config));
+    await until('the watcher', async () => (await gateway.generation()) === 2);
+    const { out } = await gateway.does(['reload', '--confirm', '60s']);
+    assert.match(out, /unchanged: generation 2[^]*generation 1 serves again/);
+    assert.match((await gateway.does(['rollback'])).out, /applied: generation 1/);
+    assert.equal(await gateway.who('/other/who'), 'b');
+  });
+
+  test('that is refused changes nothing, and nothing is on trial', async (t) => {
+    const gateway = await open(t);
+    gateway.write(routed(gateway.config, { path: '/x/', upstream: 'nobody' }));
+    await gateway.does(['reload', '--confirm', '60s'], 1);
+    assert.equal((await gateway.state()).pending, undefined);
+    gateway.write(gateway.config);
+    assert.equal((await gateway.command('reload', '--confirm', 'soon')).code, 2, 'not a time');
+  });
+
+  test('cannot go back while somebody else has the address, and tries again', async (t) => {
+    const gateway = await open(t);
+    const moved = { listen: `${world.address}:${await world.freePort()}` };
+    const kept = { listen: `${world.address}:${await world.freePort()}` };
+    gateway.write(profiled(gateway.config, { listener: [kept, moved] }));
+    await gateway.does(['reload']);
+    gateway.write(profiled(gateway.config, { listener: [kept] }));
+    await gateway.does(['reload', '--confirm', '60s']);
+    const [host, port] = moved.listen.split(':');
+    const thief = await until('the port to be free', () => new Promise((done) => {
+      const server = net.createServer().on('error', () => done(false));
+      server.listen(Number(port), host, () => done(server));
+    }));
+    const { err } = await gateway.does(['rollback'], 1);
+    assert.match(err, /cannot listen on/);
+    assert.equal((await gateway.state()).pending.back_to, 2);
+    await new Promise((done) => thief.close(done));
+    await until('the roll-back', async () => (await gateway.generation()) === 2, { within: 20_000 });
+  });
+});
+
+describe('which configuration serves', { skip }, () => {
+  test('is the same word in status, metric, access log and answer', async (t) => {
+    const gateway = await open(t);
+    const infos = async () => (await gateway.admin('/metrics')).body.split('\n').filter((line) => line.startsWith('app_gateway_config_info{'));
+    const first = (await gateway.state()).config;
+    assert.match(first, /^[0-9a-f]{12}$/);
+    assert.deepEqual(await infos(), [`app_gateway_config_info{hash="${first}"} 1`]);
+    await gateway.who('/other/who?1');
+    gateway.write(routed(gateway.config, { ...other, 'max-body': '1KiB' }));
+    assert.match((await gateway.does(['reload'])).out, /applied: generation 2, configuration [0-9a-f]{12}/);
+    const second = (await gateway.state()).config;
+    assert.notEqual(second, first);
+    assert.deepEqual(await infos(), [`app_gateway_config_info{hash="${second}"} 1`], 'one series, whatever there was');
+    await gateway.who('/other/who?2');
+    const lines = await Promise.all(['1', '2'].map((n) => gateway.accessLine(n, (line) => line.path === `/other/who?${n}`)));
+    assert.deepEqual(lines.map((line) => [line.generation, line.config]), [[1, first], [2, second]]);
+  });
+
+  test('a history of bounded length, on the admin listener too', async (t) => {
+    const gateway = await open(t);
+    for (let i = 0; i < 60; i++) assert.equal((await gateway.post()).result, 'unchanged');
+    const reloads = JSON.parse((await gateway.admin('/reloads')).body);
+    assert.equal(reloads.length, 50);
+    assert.deepEqual(reloads, (await gateway.state()).reloads);
+  });
+});
