@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use app_gateway::message::Reason;
 use app_gateway::message::reason::Flag;
 use app_gateway::telemetry::Metrics;
+use app_gateway::telemetry::endpoints::{Told, Upstream};
 use app_gateway::telemetry::exposition::Format;
 
 /// Lines of a file without its tests: what a newcomer reads in one sitting.
@@ -252,6 +253,11 @@ fn families() -> BTreeSet<String> {
     metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.serves(1, "h");
     metrics.reloaded("applied", true);
+    let upstream = Upstream { name: "u", on_backup: false, sessions: 0 };
+    let endpoint =
+        Told { upstream: "u", endpoint: "e", up: true, since: 0, open: 0, resolved: Some(0) };
+    metrics.endpoints.tell([upstream].into_iter(), [endpoint].into_iter());
+    metrics.endpoints.checked("u", "good");
     let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

@@ -5,6 +5,7 @@
 //! user; or over TCP from this host, with a field that a page in a browser cannot send unasked.
 //! What is applied is always what lies on disk.
 
+mod duty;
 pub mod report;
 pub mod socket;
 pub mod way_out;
@@ -29,9 +30,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::telemetry::Metrics;
 use crate::telemetry::exposition::Format;
+use crate::telemetry::{Metrics, endpoints};
 use crate::units::parse_duration;
+use crate::upstream::Upstream;
+use crate::upstream::snapshot::Snapshot;
 
 use report::{Outcome, Plan, Status, Succession, Verdict};
 
@@ -91,6 +94,15 @@ pub struct Question {
     /// To a plan: a directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+    /// About an endpoint: the name of its upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Its host and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// `up`, `drain`, `maintenance`; of an upstream as a whole `return`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duty: Option<String>,
 }
 
 /// What answers are made from.
@@ -101,6 +113,10 @@ pub struct Desk {
     pub health: Arc<Health>,
     /// Kept up to date by whoever runs the gateway.
     pub status: Rc<RefCell<Status>>,
+    /// Those of the generation that serves.
+    pub upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
+    /// Those of them that must be up for the gateway to be ready.
+    pub needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
     /// To whoever runs the gateway.
     pub asks: mpsc::UnboundedSender<Ask>,
     /// For questions about the forward proxy.
@@ -170,18 +186,22 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/reload" | "/confirm" | "/rollback" | "/upgrade" | "/plan" | "/quit" | "/stop"
-        | "/reopen" => verb(&path, request, peer, desk).await,
+        | "/reopen" | "/endpoint" => verb(&path, request, peer, desk).await,
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
-        "/status" | "/reloads" | way_out::TUNNELS | way_out::SEEN if peer == Peer::Remote => {
+        "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN
+            if peer == Peer::Remote =>
+        {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
         "/status" => {
             let mut status = desk.status.borrow().clone();
             desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
+            status.upstreams = snapshots(desk);
             json(StatusCode::OK, &status)
         }
+        "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
         "/metrics" => metrics(&request, desk).await,
         path => match desk.way_out.told(path) {
@@ -191,12 +211,49 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     }
 }
 
+/// How the upstreams are.
+fn snapshots(desk: &Desk) -> Vec<Snapshot> {
+    desk.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
+}
+
+/// Whether new work may come here; the error says why not.
+fn ready(desk: &Desk) -> Result<(), String> {
+    desk.health.ready().map_err(str::to_owned)?;
+    let needed = desk.needed.borrow();
+    match needed.iter().find(|upstream| !upstream.is_ready()) {
+        Some(upstream) => Err(format!("upstream {} is down", upstream.name)),
+        None => Ok(()),
+    }
+}
+
+/// Puts how the upstreams are into the metrics.
+fn tell(desk: &Desk) {
+    let all = snapshots(desk);
+    let upstreams = all.iter().map(|one| endpoints::Upstream {
+        name: &one.upstream,
+        on_backup: one.on_backup,
+        sessions: one.sessions,
+    });
+    let told = all.iter().flat_map(|one| {
+        one.endpoints.iter().map(|endpoint| endpoints::Told {
+            upstream: &one.upstream,
+            endpoint: &endpoint.endpoint,
+            up: endpoint.state == "up",
+            since: endpoint.since,
+            open: endpoint.open,
+            resolved: endpoint.resolved,
+        })
+    });
+    desk.metrics.endpoints.tell(upstreams, told);
+}
+
 /// In the format the scraper prefers. Written on another thread: with thousands of series it takes
 /// a while, and signals should not wait.
 async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Response<Full<Bytes>> {
     let accept = request.headers().get_all(header::ACCEPT);
     let accept: Vec<_> = accept.iter().filter_map(|value| value.to_str().ok()).collect();
     let format = Format::preferred(&accept.join(","));
+    tell(desk);
     let metrics = Arc::clone(&desk.metrics);
     let Ok(text) = tokio::task::spawn_blocking(move || metrics.render(format)).await else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n");
@@ -212,15 +269,14 @@ async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Response<Full<Byte
 fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
     match path {
         "/livez" => text(StatusCode::OK, "alive\n"),
-        "/readyz" | "/healthz" => match desk.health.ready() {
+        "/readyz" | "/healthz" => match ready(desk) {
             Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err("draining") => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
-            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
+            Err(why) => said(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
         },
         "/" => text(
             StatusCode::OK,
-            "app-gateway admin: GET /metrics /livez /readyz /status /reloads /egress/tunnels /egress/seen\n\
-             POST /reload /confirm /rollback /plan /upgrade /reopen /quit /stop, on this host\n",
+            "app-gateway admin: GET /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen\n\
+             POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
     }
@@ -255,6 +311,10 @@ async fn verb(
         );
     }
     match path {
+        "/endpoint" => match duty::assign(&desk.upstreams.borrow(), &question) {
+            Ok(done) => said(StatusCode::OK, done),
+            Err(message) => said(StatusCode::UNPROCESSABLE_ENTITY, message),
+        },
         "/stop" => signal(rustix::process::Signal::TERM),
         "/quit" => signal(rustix::process::Signal::QUIT),
         "/reopen" => match (desk.reopen)() {

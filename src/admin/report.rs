@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::upstream::snapshot::Snapshot;
+
 /// Most attempts that are remembered.
 const REMEMBERED: usize = 50;
 
@@ -119,6 +121,9 @@ pub struct Status {
     pub needs_restart: Vec<String>,
     /// The latest attempts to change the configuration, oldest first.
     pub reloads: VecDeque<Attempt>,
+    /// How the upstreams are.
+    #[serde(default)]
+    pub upstreams: Vec<Snapshot>,
 }
 
 impl Status {

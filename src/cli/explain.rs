@@ -209,6 +209,11 @@ impl<'a> Explained<'a> {
         );
         match &route.action {
             Action::Deny => self.line("verdict", "refused: 403 route_denied", ""),
+            Action::Ready(upstreams) => {
+                let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+                let and = if names.is_empty() { "" } else { " and these are up: " };
+                self.verdict(&format!("200 if the gateway is ready{and}{}", names.join(", ")));
+            }
             Action::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
             Action::Proxy { upstream, strip_prefix, first_byte, .. } => {
                 self.upstream(upstream);
@@ -257,7 +262,12 @@ impl<'a> Explained<'a> {
         let endpoints: Vec<_> = written.endpoints.iter().map(|e| locate(e.place)).collect();
         self.line("upstream", &upstream.name, &place);
         for (index, (endpoint, place)) in upstream.endpoints.iter().zip(endpoints).enumerate() {
-            let which = if index == 0 { "endpoint" } else { "else" };
+            let backup = upstream.ranks.get(index).is_some_and(|rank| rank.backup);
+            let which = match index {
+                _ if backup => "backup",
+                0 => "endpoint",
+                _ => "else",
+            };
             let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
             let found = match resolve::refresh(endpoint) {
                 Err(error) => format!(" ({error})"),

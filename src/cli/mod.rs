@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod doctor;
 mod egress;
+mod endpoint;
 mod explain;
 mod healthcheck;
 mod plan;
@@ -117,6 +118,18 @@ enum Command {
     },
     /// Go back to the configuration that served before, whatever the files say now
     Rollback,
+    /// Take an endpoint of an upstream out of use, or put it back
+    ///
+    /// Holds until the gateway is restarted, reloads included.
+    Endpoint {
+        /// What is to happen
+        #[arg(value_enum)]
+        wish: endpoint::Wish,
+        /// Name of the upstream
+        upstream: String,
+        /// Host and port of the endpoint, as `app-gateway status` shows them
+        endpoint: Option<String>,
+    },
     /// Start the program anew and hand the listening sockets over to it, as USR2 does
     ///
     /// Waits until the new process serves. If it does not, the old one goes on as it was, and this
@@ -182,6 +195,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Upgrade) => upgrade::upgrade(&chosen(directory)),
         Some(Command::Confirm { abort: true } | Command::Rollback) => {
             reload::rollback(&chosen(directory))
+        }
+        Some(Command::Endpoint { wish, upstream, endpoint }) => {
+            endpoint::endpoint(&chosen(directory), wish, upstream, endpoint)
         }
         Some(Command::Status { json }) => status::status(&chosen(directory), json),
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),

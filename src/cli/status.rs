@@ -8,6 +8,9 @@ use std::time::Duration;
 use crate::admin::Question;
 use crate::admin::report::{Attempt, Status, Verdict};
 
+use crate::units::display_timestamp;
+use crate::upstream::snapshot::Snapshot;
+
 use super::ask::ask;
 use super::{say, say_wrong, shortened};
 
@@ -61,6 +64,7 @@ fn text(status: &Status) -> String {
     if !status.needs_restart.is_empty() {
         line("needs restart", &status.needs_restart.join(", "));
     }
+    upstreams(&mut out, &status.upstreams);
     out.push_str(
         "\ntime                  trigger   result     generation  configuration     took\n",
     );
@@ -85,6 +89,44 @@ fn text(status: &Status) -> String {
         let _ = write!(out, "\nthe last one was refused:\n\n{}", last.problems);
     }
     out
+}
+
+/// Endpoints that are checked, and those that are not as they should be.
+fn upstreams(out: &mut String, all: &[Snapshot]) {
+    let rows = all.iter().flat_map(|upstream| {
+        upstream.endpoints.iter().map(move |endpoint| (&upstream.upstream, endpoint))
+    });
+    let mut first = true;
+    for upstream in all.iter().filter(|upstream| upstream.on_backup) {
+        let _ = writeln!(
+            out,
+            "\n{} uses its backups since {}: {}",
+            upstream.upstream,
+            display_timestamp(upstream.since),
+            upstream.why
+        );
+    }
+    for (upstream, endpoint) in rows.filter(|(_, e)| e.checked || e.state != "up") {
+        if std::mem::take(&mut first) {
+            out.push_str(
+                "\nupstream                  endpoint                state        since\n",
+            );
+        }
+        let since = if endpoint.since == 0 {
+            "the start".to_owned()
+        } else {
+            display_timestamp(endpoint.since)
+        };
+        let _ = writeln!(
+            out,
+            "{upstream:<24}  {:<22}  {:<11}  {since}",
+            endpoint.endpoint, endpoint.state
+        );
+        let why = endpoint.fault.as_ref().or(Some(&endpoint.why)).filter(|why| !why.is_empty());
+        if let Some(why) = why.filter(|_| endpoint.state != "up") {
+            let _ = writeln!(out, "  {}", shortened(why, WIDTH - 2));
+        }
+    }
 }
 
 /// What an attempt was about, in one line.

@@ -7,6 +7,7 @@
 
 mod doctor;
 mod forward;
+mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use super::problem::{Place, Sources};
 
 pub use doctor::{Doctor, Target};
 pub use forward::*;
+pub use upstream::*;
 
 /// A whole configuration directory.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// The admin socket.
     pub socket: AdminSocket,
+    /// Upstreams that must be up for the gateway to be ready.
+    pub ready: Vec<UpstreamId>,
     /// Certificates, indexed by [`CertificateId`].
     pub certificates: Vec<Certificate>,
     /// Upstreams, indexed by [`UpstreamId`].
@@ -205,70 +209,6 @@ pub struct CertificatePair {
     pub key: PathBuf,
     /// Where `key` is written.
     pub key_place: Place,
-}
-
-/// `[upstream.NAME]`.
-#[derive(Debug)]
-pub struct Upstream {
-    /// `NAME`.
-    pub name: String,
-    /// Where the table is.
-    pub place: Place,
-    /// In order of preference, at least one; the next is used while the one before cannot be
-    /// connected to.
-    pub endpoints: Vec<Endpoint>,
-    /// How the endpoints' certificates are verified. Ignored for `http` endpoints.
-    pub verify: Verify,
-    /// Name sent as SNI and looked for in the certificate; `None`: the endpoint's own host.
-    pub server_name: Option<String>,
-    /// From the first SYN to the end of the TLS handshake, per endpoint. Default 5 s.
-    pub connect_timeout: Duration,
-    /// From the last byte of the request head to the first byte of the answer; bytes of a request
-    /// body that is still being sent restart it. Default 60 s.
-    pub first_byte_timeout: Duration,
-    /// Longest silence inside an answer's body. Default 5 min.
-    pub idle_timeout: Duration,
-    /// How long an unused connection is kept. Default 30 s. A shorter `Keep-Alive: timeout` from
-    /// the upstream wins.
-    pub keep_alive: Duration,
-    /// Idle connections kept per worker and endpoint. Default 64; 0 turns keep-alive off.
-    pub max_idle: usize,
-}
-
-/// One address of an upstream.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Where it is written.
-    pub place: Place,
-    /// TLS (`https://`) or not (`http://`).
-    pub tls: bool,
-    /// Name or IP address (IPv6 without brackets), lower case.
-    pub host: String,
-    /// Port; 443 or 80 when the URL has none.
-    pub port: u16,
-}
-
-/// How an upstream's certificate is verified.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Verify {
-    /// Against the system's roots, name included.
-    System,
-    /// Against the roots in this PEM file only, name included.
-    Ca {
-        /// The file. Absolute, or relative to the working directory.
-        file: PathBuf,
-        /// Where it is written.
-        place: Place,
-    },
-    /// The leaf's public key must hash to one of these (SHA-256 of the `SubjectPublicKeyInfo`, as
-    /// in RFC 7469); name, chain and dates are not looked at.
-    Pin(Vec<[u8; 32]>),
-    /// Not at all: anyone on the path can read and change the traffic. Said loudly wherever the
-    /// configuration is shown.
-    None {
-        /// Where it is written.
-        place: Place,
-    },
 }
 
 /// `[profile.NAME]`: a side of the gateway, with its listeners and routes.
@@ -475,6 +415,8 @@ pub enum Action {
     },
     /// Answers 403.
     Deny,
+    /// Answers whether the gateway is ready, and these upstreams up.
+    Ready(Vec<UpstreamId>),
 }
 
 /// A field set on, or taken from, an upstream's answer.

@@ -9,6 +9,7 @@
 mod doctor;
 mod forward;
 mod log;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,10 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 pub use doctor::DoctorFile;
 pub use forward::*;
 pub use log::*;
+pub use upstream::{
+    BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, InitialFile, StickyFile,
+    UpstreamFile, VerifyFile,
+};
 
 /// A value and where in its file it is written.
 #[derive(Clone, Debug)]
@@ -126,6 +131,8 @@ pub struct AdminFile {
     pub listen: Maybe<String>,
     /// Allows an address that other hosts can reach. Default false.
     pub expose: Maybe<bool>,
+    /// `/readyz` says 503 unless these upstreams are up; backups do not count. Default: none.
+    pub ready: Maybe<Vec<Written<String>>>,
     /// Path of the socket over which `app-gateway reload` and the like reach the gateway, or
     /// `"off"`. Default: one in `/run/app-gateway`, which every command finds by itself.
     pub socket: Maybe<String>,
@@ -147,41 +154,6 @@ pub struct PairFile {
     pub chain: Written<String>,
     /// PEM file with the unencrypted private key. Relative to this directory.
     pub key: Written<String>,
-}
-
-/// A component behind the gateway.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct UpstreamFile {
-    /// Where it is, e.g. `"https://10.0.0.5:8444"`, in order of preference: the next is used while
-    /// the one before cannot be connected to.
-    pub endpoints: Written<Vec<Written<String>>>,
-    /// PEM file with the CAs its certificate must come from. Default: the system's.
-    pub ca_file: Maybe<String>,
-    /// Instead of a CA: hashes of the public keys it may have, each `"sha256/BASE64"`.
-    pub pin: Maybe<Vec<Written<String>>>,
-    /// Instead of a CA: `"none"` looks at no certificate at all, and is said loudly.
-    pub verify: Maybe<VerifyFile>,
-    /// Name looked for in its certificate, and sent as SNI. Default: the endpoint's host.
-    pub server_name: Maybe<String>,
-    /// From the first SYN to the end of the TLS handshake. Default `"5s"`.
-    pub connect_timeout: Maybe<String>,
-    /// From the end of the request to the first byte of the answer. Default `"60s"`.
-    pub first_byte_timeout: Maybe<String>,
-    /// Longest silence inside an answer's body. Default `"5min"`.
-    pub idle_timeout: Maybe<String>,
-    /// How long an unused connection is kept. Default `"30s"`.
-    pub keep_alive: Maybe<String>,
-    /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
-    pub max_idle: Maybe<i64>,
-}
-
-/// How little a certificate is verified.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum VerifyFile {
-    /// Anyone on the path can read and change the traffic.
-    None,
 }
 
 /// A side of the gateway, with its listeners and routes.
@@ -285,7 +257,8 @@ pub enum ClientCertificateFile {
     Optional,
 }
 
-/// What is done with requests for a path. Exactly one of `upstream`, `redirect` and `deny`.
+/// What is done with requests for a path. Exactly one of `upstream`, `redirect`, `deny` and
+/// `ready`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteFile {
@@ -305,6 +278,9 @@ pub struct RouteFile {
     pub status: Maybe<i64>,
     /// Answer 403.
     pub deny: Maybe<bool>,
+    /// Answer whether the gateway is ready and these upstreams are up, for a balancer in front: 200
+    /// or 503. Backups do not count.
+    pub ready: Maybe<Vec<Written<String>>>,
     /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
     pub strip_prefix: Maybe<String>,
     /// Longest request body, e.g. `"30MiB"`. Default: the profile's.

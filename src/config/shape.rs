@@ -30,7 +30,8 @@ const TABLES: [&str; 7] =
     ["gateway", "admin", "certificate", "upstream", "profile", "forward", "doctor"];
 
 /// Keys that are always a table of their own.
-const TABLE_KEYS: [&str; 4] = ["limits", "timeouts", "sni", "health"];
+const TABLE_KEYS: [&str; 7] =
+    ["limits", "timeouts", "sni", "health", "check", "eject", "fail-over"];
 
 /// Keys that are always an array of tables.
 const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "parent"];

@@ -52,6 +52,19 @@ impl Reply {
         }
     }
 
+    /// All is well.
+    pub(crate) fn good(body: &str) -> Self {
+        Self {
+            status: StatusCode::OK,
+            reason: None,
+            location: None,
+            allow: None,
+            kind: TEXT,
+            more: Vec::new(),
+            body: body.to_owned(),
+        }
+    }
+
     /// Sends the client elsewhere.
     pub(crate) fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
         let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));

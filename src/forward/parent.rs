@@ -1,5 +1,7 @@
 //! Through a parent proxy: CONNECT, asked of the first endpoint that answers.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
@@ -9,12 +11,16 @@ use crate::generation::outlet::Parent;
 use crate::message::forward::field;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::message::{Reason, ResponseHead};
+use crate::upstream::eject::Gate;
 use crate::upstream::{Endpoint, Stream, connect};
 
 use super::reach::{Reached, Unreached};
 
 /// The largest answer that is read, in bytes.
 const MOST: usize = 16 * 1024;
+
+/// How long an endpoint that could not be connected to is passed over while others are left.
+const SHUNNED: Duration = Duration::from_secs(5);
 
 /// Why a parent did not open the tunnel.
 enum No {
@@ -34,11 +40,11 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
     let mut last = None;
     // In full before the first is tried: one that fails is passed over from then on.
     let (shunned, fresh): (Vec<_>, Vec<_>) =
-        parent.endpoints.iter().partition(|endpoint| endpoint.is_shunned());
+        parent.endpoints.iter().partition(|endpoint| endpoint.health.circuit.gate() == Gate::Open);
     for endpoint in fresh.into_iter().chain(shunned) {
         match ask(parent, endpoint, destination).await {
             Ok((stream, early)) => {
-                endpoint.welcome();
+                endpoint.health.circuit.close();
                 let dialled = match &stream {
                     Stream::Plain(stream) => stream.peer_addr(),
                     Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
@@ -47,15 +53,15 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
                 return Ok(Reached { stream, early, dialled: dialled.ok(), parent });
             }
             Err(No::Refused(said)) => {
-                endpoint.welcome();
+                endpoint.health.circuit.close();
                 return Err(Unreached::Failed(Reason::ParentRefused, said));
             }
             Err(No::Silent(reason, said)) => {
                 // Once per outage of a few seconds; each tunnel has its own log line.
-                if !endpoint.is_shunned() {
+                if endpoint.health.circuit.gate() != Gate::Open {
                     tracing::warn!(parent = parent.name, reason = reason.word(), "{said}");
                 }
-                endpoint.shun();
+                endpoint.health.circuit.open_for(SHUNNED);
                 last = Some((reason, said));
             }
         }

@@ -1,25 +1,20 @@
 //! From a checked configuration to a [`Generation`].
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, LazyLock};
 
-use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::ServerName;
 
 use crate::config::problem::{Place, Problem, Severity};
-use crate::config::{
-    self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId, Verify,
-};
+use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId};
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
 use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
-use crate::tls::{Identity, certificate, client, server};
-use crate::upstream::{Endpoint, Limits, Upstream};
+use crate::tls::{Identity, certificate, server};
+use crate::upstream::Upstream;
 
 use super::site::{Account, Action, Begin, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities, outlet};
+use super::{Alive, Edition, Generation, Shown, edition, identities, outlet, upstreams};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -47,11 +42,10 @@ pub fn compile(
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
-    let known = known(previous);
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| Arc::new(upstream(u, provider, &known, &mut problems)))
+        .map(|u| Arc::new(upstreams::compile(u, provider, previous, &mut problems)))
         .collect();
     let names = metrics.allot(config.gateway.metrics_limit);
     let counted: Vec<_> =
@@ -111,7 +105,7 @@ pub fn compile(
     Ok(Compiled { generation, warnings: problems })
 }
 
-fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
+pub(super) fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
     Problem {
         severity: Severity::Error,
         code,
@@ -142,107 +136,6 @@ fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
                 .to_owned(),
         ),
     })
-}
-
-fn upstream(
-    config: &config::Upstream,
-    provider: &Arc<CryptoProvider>,
-    known: &HashMap<u64, &Arc<Endpoint>>,
-    problems: &mut Vec<Problem>,
-) -> Upstream {
-    let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
-    let tls = if uses_tls { trust(config, provider, problems) } else { None };
-    let endpoints = config.endpoints.iter().map(|endpoint| {
-        let name = config.server_name.as_ref().unwrap_or(&endpoint.host);
-        let verified = match (&tls, ServerName::try_from(name.clone())) {
-            (Some((tls, _)), Ok(name)) if endpoint.tls => Some((Arc::clone(tls), name)),
-            (Some(_), Err(_)) if endpoint.tls => {
-                problems.push(error(
-                    "upstream.server-name",
-                    endpoint.place,
-                    format!("`{name}` is not a name a certificate could carry"),
-                    "set `server-name` to the name in the component's certificate",
-                ));
-                None
-            }
-            _ => None,
-        };
-        let mut hasher = DefaultHasher::new();
-        (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
-        tls.as_ref().map(|(_, trusted)| *trusted).hash(&mut hasher);
-        let identity = hasher.finish();
-        known.get(&identity).map_or_else(
-            || Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity)),
-            |known| Arc::clone(known),
-        )
-    });
-    Upstream {
-        name: config.name.as_str().into(),
-        endpoints: endpoints.collect(),
-        limits: Limits {
-            connect: config.connect_timeout,
-            first_byte: config.first_byte_timeout,
-            idle: config.idle_timeout,
-            keep_alive: config.keep_alive,
-            max_idle: config.max_idle,
-        },
-    }
-}
-
-/// The endpoints of an earlier generation, by what makes them the same in every respect.
-fn known(previous: Option<&Generation>) -> HashMap<u64, &Arc<Endpoint>> {
-    let upstreams = previous.map_or(&[][..], |previous| &previous.upstreams);
-    let all = upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    all.map(|endpoint| (endpoint.identity, endpoint)).collect()
-}
-
-/// TLS settings for an upstream, and a hash of what is trusted, file contents included.
-fn trust(
-    config: &config::Upstream,
-    provider: &Arc<CryptoProvider>,
-    problems: &mut Vec<Problem>,
-) -> Option<(Arc<ClientConfig>, u64)> {
-    let mut hasher = DefaultHasher::new();
-    let (trust, place) = match &config.verify {
-        Verify::System => {
-            "system".hash(&mut hasher);
-            (client::Trust::System, config.place)
-        }
-        Verify::Pin(pins) => {
-            pins.hash(&mut hasher);
-            (client::Trust::Pins(pins.clone()), config.place)
-        }
-        Verify::None { place } => {
-            "none".hash(&mut hasher);
-            (client::Trust::Nothing, *place)
-        }
-        Verify::Ca { file, place } => match certificate::read_authorities(file) {
-            Ok(authorities) => {
-                for authority in &authorities {
-                    authority.as_ref().hash(&mut hasher);
-                }
-                (client::Trust::Authorities(authorities), *place)
-            }
-            Err(message) => {
-                problems.push(error(
-                    "upstream.ca-file",
-                    *place,
-                    message,
-                    "the file must be PEM, with the CA certificate that issued the component's certificate",
-                ));
-                return None;
-            }
-        },
-    };
-    let built = client::config(trust, provider).map_err(|message| {
-        problems.push(error(
-            "upstream.trust",
-            place,
-            message,
-            "name the component's CA with `ca-file`, or its key with `pin`",
-        ));
-    });
-    Some((built.ok()?, hasher.finish()))
 }
 
 struct Compiler<'a> {
@@ -402,6 +295,12 @@ impl Compiler<'_> {
     ) -> Route {
         let action = match &route.action {
             config::Action::Deny => Action::Deny,
+            config::Action::Ready(ids) => Action::Ready(
+                ids.iter()
+                    .filter_map(|id| self.upstreams.get(id.0))
+                    .map(|(upstream, _)| Arc::clone(upstream))
+                    .collect(),
+            ),
             config::Action::Redirect { to, status } => {
                 Action::Redirect { to: to.clone(), status: *status }
             }

@@ -9,6 +9,7 @@ pub mod identities;
 pub mod load;
 pub mod outlet;
 pub mod site;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -133,6 +133,8 @@ pub enum Action {
     },
     /// Answers 403.
     Deny,
+    /// Answers whether the gateway is ready, and these upstreams up.
+    Ready(Vec<Arc<Upstream>>),
 }
 
 /// What is asked for, as far as routes care.

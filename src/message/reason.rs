@@ -107,6 +107,10 @@ reasons! {
     UpstreamStalled => "upstream_stalled", 504;
     /// The upstream's answer ended before its stated end.
     UpstreamCut => "upstream_cut", 502;
+    /// Every endpoint of the upstream is known to be down, or taken out by the operator.
+    UpstreamDown => "upstream_down", 503;
+    /// The Socket.IO session was on an endpoint that is gone; the client opens another.
+    SessionLost => "session_lost", 400;
     /// The gateway is out of file descriptors.
     NoDescriptors => "out_of_descriptors", 503;
     /// The gateway is shutting down.

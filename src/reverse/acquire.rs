@@ -1,66 +1,234 @@
-//! A connection to an upstream: a kept one, or a new one to the first endpoint that answers.
+//! A connection to an upstream: a kept one, or a new one to the endpoint that is chosen.
 
+use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::addr::ClientAddr;
 use crate::downstream::Worker;
-use crate::message::Reason;
+use crate::message::{Reason, RequestHead};
 use crate::telemetry::UpstreamMetrics;
 use crate::telemetry::upstreams::ConnectFailure;
-use crate::upstream::{ConnectError, Connection, Endpoint, Upstream, connect};
+use crate::upstream::eject::Trouble;
+use crate::upstream::engine::{self, Session};
+use crate::upstream::exchange::Failure;
+use crate::upstream::sessions::Learner;
+use crate::upstream::{
+    Busy, ConnectError, Connection, Endpoint, Exchange, Home, Upstream, connect, ring,
+};
+
+/// Who asks for a connection, and what for.
+pub(super) struct Errand<'a> {
+    pub(super) to: To<'a>,
+    pub(super) head: &'a RequestHead,
+    pub(super) client: ClientAddr,
+    /// Kept connections are passed over.
+    pub(super) fresh: bool,
+}
 
 /// A connection and whose it is.
 pub(super) struct Acquired {
     pub(super) connection: Connection,
-    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) whose: Whose,
 }
 
-/// Gets a connection; `fresh` passes over kept ones.
+/// What a connection is asked for: the upstream, and its counters.
+pub(super) type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
+
+/// Whose a connection is, and what came of the request on it.
+pub(super) struct Whose {
+    pub(super) endpoint: Arc<Endpoint>,
+    index: usize,
+    /// The answer opens a session.
+    opens: bool,
+}
+
+/// Why there is none.
+pub(super) struct Unreachable {
+    pub(super) reason: Reason,
+    /// For the operator.
+    pub(super) detail: Option<String>,
+    /// Seconds after which the client may ask again.
+    pub(super) retry_after: Option<u64>,
+}
+
+impl Unreachable {
+    fn down(upstream: &Upstream) -> Self {
+        let seconds = upstream.retry_after().as_secs_f64().ceil();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 60")]
+        let retry_after = Some(seconds as u64);
+        Self { reason: Reason::UpstreamDown, detail: None, retry_after }
+    }
+}
+
+impl From<Reason> for Unreachable {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: None, retry_after: None }
+    }
+}
+
+impl From<ConnectError> for Unreachable {
+    fn from(error: ConnectError) -> Self {
+        Self { reason: error.reason, detail: Some(error.to_string()), retry_after: None }
+    }
+}
+
+/// Gets a connection.
 ///
-/// Endpoints are tried in the order of preference. Connecting is the only thing that is ever
-/// repeated without asking what the request is: nothing of it has been sent.
+/// A session goes where it is, or nowhere. Everything else goes to the endpoint that is chosen, and
+/// if that cannot be connected to, to the next. Connecting is the only thing that is ever repeated
+/// without asking what the request is: nothing of it has been sent.
 ///
 /// # Errors
 ///
-/// That of the last endpoint tried.
+/// That of the last endpoint tried; [`Reason::UpstreamDown`] if there is none to try;
+/// [`Reason::SessionLost`] for a session whose endpoint is gone.
 pub(super) async fn acquire(
     worker: &Rc<Worker>,
-    upstream: &Upstream,
-    counters: &UpstreamMetrics,
-    fresh: bool,
-) -> Result<Acquired, Option<ConnectError>> {
+    errand: Errand<'_>,
+) -> Result<Acquired, Unreachable> {
+    let (upstream, _) = errand.to;
+    let session =
+        if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
+    if let Session::Of(id) = session
+        && let Some(seat) = upstream.seat(id)
+    {
+        let Home::At(index, endpoint) = seat else { return Err(Reason::SessionLost.into()) };
+        return try_one(worker, &errand, (index, endpoint)).await.map_err(|error| Unreachable {
+            detail: Some(error.to_string()),
+            ..Reason::SessionLost.into()
+        });
+    }
+    let mut choice = upstream.choose(|| place(errand.client));
     let mut failed = None;
-    for endpoint in upstream.candidates() {
-        if !fresh && let Some(connection) = worker.pool.take(endpoint.identity) {
-            counters.reused.inc();
-            return Ok(Acquired { connection, endpoint: Arc::clone(endpoint) });
+    while let Some(chosen) = choice.next() {
+        if failed.is_some() && !upstream.may_retry() {
+            break;
         }
-        let begun = Instant::now();
-        match connect(endpoint, upstream.limits.connect).await {
-            Ok(stream) => {
-                counters.connected(begun.elapsed());
-                endpoint.welcome();
-                let connection = Connection { stream, reused: false, seat: Some(counters.seat()) };
-                return Ok(Acquired { connection, endpoint: Arc::clone(endpoint) });
-            }
-            Err(error) => {
-                counters.connect_failed(counted(error.reason));
-                // Once per outage of a few seconds; each request has its own log line.
-                if !endpoint.is_shunned() {
-                    tracing::warn!(
-                        upstream = &*upstream.name,
-                        reason = error.reason.word(),
-                        "{error}"
-                    );
+        match try_one(worker, &errand, chosen).await {
+            Ok(mut acquired) => {
+                acquired.whose.opens = session == Session::Opens;
+                if upstream.policy.fail_over.is_some() {
+                    upstream.memory.tiers.connected();
                 }
-                endpoint.shun();
-                failed = Some(error);
+                return Ok(acquired);
             }
+            Err(error) => failed = Some(error),
         }
     }
-    Err(failed)
+    let Some(error) = failed else { return Err(Unreachable::down(upstream)) };
+    if upstream.policy.fail_over.is_some() && error.reason != Reason::NoDescriptors {
+        upstream.memory.tiers.failed();
+    }
+    Err(error.into())
+}
+
+/// A connection to this endpoint.
+async fn try_one(
+    worker: &Rc<Worker>,
+    errand: &Errand<'_>,
+    (index, endpoint): (usize, &Arc<Endpoint>),
+) -> Result<Acquired, ConnectError> {
+    let (upstream, counters) = errand.to;
+    let whose = Whose { endpoint: Arc::clone(endpoint), index, opens: false };
+    if !errand.fresh
+        && let Some(connection) = worker.pool.take(endpoint.identity)
+    {
+        counters.reused.inc();
+        return Ok(Acquired { connection, whose });
+    }
+    let begun = Instant::now();
+    match connect(endpoint, upstream.limits.connect).await {
+        Ok(stream) => {
+            counters.connected(begun.elapsed());
+            endpoint.health.circuit.connected();
+            let connection = Connection { stream, reused: false, seat: Some(counters.seat()) };
+            Ok(Acquired { connection, whose })
+        }
+        Err(error) => {
+            counters.connect_failed(counted(error.reason));
+            // Once per outage of a few seconds; each request has its own log line.
+            if endpoint.health.is_news() {
+                let reason = error.reason.word();
+                tracing::warn!(upstream = &*upstream.name, reason, "{error}");
+            }
+            let trouble = match error.reason {
+                // Not its doing.
+                Reason::NoDescriptors => None,
+                Reason::UpstreamTls => Some(Trouble::Tls),
+                _ => Some(Trouble::Connect),
+            };
+            if let Some(trouble) = trouble {
+                whose.met(trouble, errand.to);
+            }
+            Err(error)
+        }
+    }
+}
+
+impl Whose {
+    /// Counts the request, or the WebSocket it becomes, as open there.
+    pub(super) fn busy(&self, upstream: &Upstream) -> Option<Busy> {
+        (upstream.endpoints.len() > 1).then(|| Busy::new(&self.endpoint.health))
+    }
+
+    /// Notes the answer.
+    pub(super) fn answered(&self, status: u16, exchange: &mut Exchange, to: To<'_>) {
+        let (upstream, _) = to;
+        if upstream.policy.eject.counts(status) {
+            self.met(Trouble::Status, to);
+        } else if self.endpoint.health.circuit.close() {
+            let (upstream, endpoint) = (&*upstream.name, &*self.endpoint.label);
+            tracing::info!(upstream, endpoint, "the endpoint answers again");
+        }
+        let rank = upstream.ranks.get(self.index).filter(|_| self.opens && status == 200);
+        if let Some(rank) = rank {
+            let memory = Arc::clone(&upstream.memory);
+            exchange.shown_to(Some(Learner::new(memory, rank.number)));
+        }
+    }
+
+    /// Notes that there was none. A kept connection that was closed says nothing.
+    pub(super) fn failed(&self, failure: Failure, reused: bool, to: To<'_>) {
+        match failure.reason {
+            Reason::UpstreamClosed if reused && failure.silent => {}
+            Reason::UpstreamClosed | Reason::UpstreamBadAnswer => self.met(Trouble::Reset, to),
+            Reason::UpstreamFirstByteTimeout => self.met(Trouble::Timeout, to),
+            _ => {}
+        }
+    }
+
+    /// Counts trouble, and leaves the endpoint out if there is too much of it.
+    fn met(&self, trouble: Trouble, (upstream, counters): To<'_>) {
+        let health = &self.endpoint.health;
+        health.hurry();
+        let eject = &upstream.policy.eject;
+        let counts = trouble == Trouble::Status || eject.on.contains(&trouble);
+        if !counts || !health.circuit.count(eject) || !upstream.can_spare(self.index) {
+            return;
+        }
+        if let Some(time) = health.circuit.open(eject, trouble) {
+            counters.ejected.inc();
+            tracing::warn!(
+                upstream = &*upstream.name,
+                endpoint = &*self.endpoint.label,
+                reason = trouble.word(),
+                "the endpoint is left out for {time:?}"
+            );
+        }
+    }
+}
+
+/// Where a client is among all, as nginx hashes `$remote_addr`.
+fn place(client: ClientAddr) -> u32 {
+    let mut text = [0; 46];
+    let mut rest = &mut text[..];
+    // An address is at most 45 characters.
+    let _ = write!(rest, "{}", client.ip());
+    let left = rest.len();
+    ring::place(text.get(..text.len() - left).unwrap_or_default())
 }
 
 /// What a failure to connect is counted as.

@@ -23,9 +23,10 @@ use crate::telemetry::recent::Request;
 use crate::telemetry::upstreams::Seat;
 use crate::telemetry::websockets::Closed;
 use crate::telemetry::{UpstreamMetrics, WebSocketMetrics};
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::{Busy, Upstream};
 
 use super::Facts;
+use super::acquire::Whose;
 
 /// See the module.
 pub(super) struct Record {
@@ -53,6 +54,8 @@ pub(super) struct Record {
     connected: Duration,
     first_byte: Option<Duration>,
     tunnel: Option<Closed>,
+    /// Counts it among what is open at the endpoint.
+    busy: Option<Busy>,
     /// Of a tunnel: counts the upstream's connection.
     seat: Option<Seat>,
     /// Its number among the worker's tunnels.
@@ -120,6 +123,7 @@ impl Record {
             route: None,
             upstream: None,
             endpoint: None,
+            busy: None,
             status: 0,
             reason: None,
             detail: None,
@@ -150,8 +154,9 @@ impl Record {
     }
 
     /// Notes the endpoint it was connected to; `at_once`, if by a kept connection.
-    pub(super) fn on_endpoint(&mut self, endpoint: &Endpoint, at_once: bool) {
-        self.endpoint = Some(Arc::clone(&endpoint.label));
+    pub(super) fn on_endpoint(&mut self, whose: &Whose, upstream: &Upstream, at_once: bool) {
+        self.endpoint = Some(Arc::clone(&whose.endpoint.label));
+        self.busy = whose.busy(upstream);
         if !at_once {
             self.connected = self.start.elapsed();
         }

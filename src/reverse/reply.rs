@@ -1,16 +1,64 @@
-//! Replies that a configuration asks for: redirects.
+//! Replies that a configuration asks for, redirects; and those to requests that reach nobody.
+
+use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::downstream::Reply;
+use crate::downstream::{Reply, RequestId};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route};
-use crate::message::{RequestHead, host};
+use crate::message::{Reason, RequestHead, host};
+use crate::net::Phase;
+use crate::upstream::Upstream;
+
+use super::acquire::Unreachable;
+
+/// What Engine.IO says to a session it does not know; its clients then open another.
+const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
+
+/// For a request that no connection could be had for.
+pub(super) fn unreachable(why: &Unreachable, id: &RequestId, head: &RequestHead) -> Reply {
+    let mut reply = Reply::refusal(why.reason, id);
+    if let Some(seconds) = why.retry_after {
+        reply.more.push(("Retry-After", seconds.to_string()));
+    }
+    if why.reason == Reason::SessionLost {
+        reply.kind = "application/json";
+        SESSION_UNKNOWN.clone_into(&mut reply.body);
+        // As Engine.IO does, so that the page that asked can read it.
+        let named = |(_, name, _): &(_, &[u8], &[u8])| name.eq_ignore_ascii_case(b"origin");
+        let origin = head.fields.iter().find(named).map(|(.., origin)| origin);
+        match origin.map(|origin| String::from_utf8_lossy(origin).into_owned()) {
+            None => reply.more.push(("Access-Control-Allow-Origin", "*".to_owned())),
+            Some(origin) => reply.more.extend([
+                ("Access-Control-Allow-Origin", origin),
+                ("Access-Control-Allow-Credentials", "true".to_owned()),
+                ("Vary", "Origin".to_owned()),
+            ]),
+        }
+    }
+    reply
+}
+
+/// For a balancer that asks whether new work may come here.
+fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> Reply {
+    if phase != Phase::Serving {
+        return Reply::refusal(Reason::Draining, id);
+    }
+    match upstreams.iter().find(|upstream| !upstream.is_ready()) {
+        Some(_) => Reply::refusal(Reason::UpstreamDown, id),
+        None => Reply::good("ready\n"),
+    }
+}
 
 /// For a decision that is not an upstream's to answer.
-pub(super) fn for_decision(decision: &Decision, head: &RequestHead) -> Option<Reply> {
+pub(super) fn for_decision(
+    decision: &Decision,
+    head: &RequestHead,
+    (phase, id): (Phase, &RequestId),
+) -> Option<Reply> {
     match decision {
-        Decision::Route(route) => for_route(route),
+        Decision::Route(route) => for_route(route, phase, id),
         Decision::AddSlash => {
             // Relative to the host the client used: behind a firewall our port is not its port.
             let mut parts = head.target.splitn(2, |b| *b == b'?');
@@ -37,8 +85,12 @@ pub(super) fn for_decision(decision: &Decision, head: &RequestHead) -> Option<Re
     }
 }
 
-fn for_route(route: &Route) -> Option<Reply> {
-    let Action::Redirect { to, status } = &route.action else { return None };
+fn for_route(route: &Route, phase: Phase, id: &RequestId) -> Option<Reply> {
+    let (to, status) = match &route.action {
+        Action::Redirect { to, status } => (to, status),
+        Action::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
+        Action::Proxy { .. } | Action::Deny => return None,
+    };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
     Some(Reply::redirect(status, to.clone().into_bytes()))
 }

@@ -12,7 +12,7 @@ use crate::admin::way_out::WayOut;
 use crate::admin::{self, Ask, Desk, socket};
 use crate::telemetry::access_log::Reopener;
 
-use super::{Gateway, plan, refresh_names};
+use super::{Gateway, names, plan};
 
 impl Gateway {
     /// Takes the admin socket, which a predecessor had until now. Without one the gateway serves all
@@ -37,6 +37,8 @@ impl Gateway {
             metrics: Arc::clone(&self.reloader.metrics),
             health: Arc::clone(&self.health),
             status: Rc::clone(&self.reloader.status),
+            upstreams: self.checks.upstreams(),
+            needed: self.checks.needed(),
             asks,
             way_out: self.way_out(),
             reopen: Box::new(move || reopener.reopen()),
@@ -97,7 +99,8 @@ impl Gateway {
     /// not tried again until they change.
     pub(super) async fn roll_back(&mut self) -> Outcome {
         let outcome = self.reloader.roll_back().await;
-        refresh_names(Arc::clone(&self.reloader.generation));
+        self.checks.follow(&self.reloader.generation);
+        names::refresh(Arc::clone(&self.reloader.generation));
         self.watch.also(self.reloader.generation.files());
         outcome
     }

@@ -9,8 +9,10 @@
 //! In: a compiled configuration. Out: when it has ended, and how.
 
 mod changes;
+mod checks;
 mod desk;
 mod inheritance;
+mod names;
 mod origin;
 mod plan;
 mod posts;
@@ -39,13 +41,13 @@ use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::net::Phase;
 use crate::telemetry::Metrics;
-use crate::upstream::resolve;
 
 pub use inheritance::Inheritance;
 pub use origin::{Environment, Origin};
 pub use start::{Bound, StartError};
 pub use succession::Program;
 
+use checks::Checks;
 use posts::Shared;
 use reload::Reloader;
 use signals::{Signals, Wish};
@@ -71,6 +73,7 @@ pub struct Gateway {
     left: usize,
     workers: Vec<JoinHandle<()>>,
     pulses: Vec<systemd::Pulse>,
+    checks: Checks,
     /// A successor that is getting ready.
     upgrade: Option<(Upgrade, Option<Reply>)>,
 }
@@ -166,6 +169,7 @@ impl Gateway {
             origin,
         };
         reloader.remember_start();
+        let checks = Checks::new(Arc::clone(&reloader.metrics));
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
         Ok(Self {
             reloader,
@@ -177,6 +181,7 @@ impl Gateway {
             left,
             workers,
             pulses,
+            checks,
             upgrade: None,
         })
     }
@@ -212,6 +217,7 @@ impl Gateway {
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
         systemd::ready(&self.status());
         self.watch.also(self.reloader.generation.files());
+        self.checks.follow(&self.reloader.generation);
         let limit = match self.serve(&mut signals, asked).await {
             Leave::WorkerDied => return Ok(End::WorkerDied),
             Leave::End(limit) => limit,
@@ -242,8 +248,7 @@ impl Gateway {
         signals: &mut Signals,
         mut asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Leave {
-        let mut names = tokio::time::interval(resolve::REFRESH);
-        names.tick().await;
+        let mut names = names::Names::new();
         loop {
             tokio::select! {
                 _ = self.ended.recv() => return Leave::WorkerDied,
@@ -264,7 +269,7 @@ impl Gateway {
                     self.reload("files", None).await;
                 }
                 () = self.reloader.overdue() => { self.roll_back().await; }
-                _ = names.tick() => refresh_names(Arc::clone(&self.reloader.generation)),
+                () = names.due() => names::refresh(Arc::clone(&self.reloader.generation)),
                 (result, reply) = finished(&mut self.upgrade) => match result {
                     Ok(successor) => return Leave::Succeeded(successor, reply),
                     Err(error) => refused(&error, reply),
@@ -381,6 +386,7 @@ impl Gateway {
     async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
         systemd::reloading();
         let outcome = self.reloader.reload(trigger, confirm).await;
+        self.checks.follow(&self.reloader.generation);
         self.watch.settle();
         self.watch.also(self.reloader.generation.files());
         systemd::ready(&self.status());
@@ -439,16 +445,4 @@ async fn expired(limit: Option<Duration>) {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
     }
-}
-
-/// Looks the names of endpoints up again, on a thread that may block.
-fn refresh_names(generation: Arc<Generation>) {
-    tokio::task::spawn_blocking(move || {
-        let endpoints = generation.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-        for endpoint in endpoints.filter(|endpoint| resolve::is_name(endpoint)) {
-            if let Err(error) = resolve::refresh(endpoint) {
-                tracing::warn!("{error}; the addresses it had are kept");
-            }
-        }
-    });
 }

@@ -245,6 +245,7 @@ fn decided(seen: &Seen, generation: &Generation) -> String {
             }
             Action::Redirect { to, status } => format!("{status} to {to}"),
             Action::Deny => format!("refused {}", Reason::RouteDenied.word()),
+            Action::Ready(_) => "whether the gateway is ready".to_owned(),
         },
         Ok(Decision::AddSlash) => "308 to the same path with /".to_owned(),
         Ok(Decision::ToHttps(port)) => format!("308 to https, port {port}"),

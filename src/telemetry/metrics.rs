@@ -15,6 +15,7 @@ use prometheus::{
 
 use super::allotment::{Allotment, KINDS, OTHER};
 use super::egress::EgressMetrics;
+use super::endpoints::Endpoints;
 use super::exposition::{self, Format};
 use super::lease::{Lease, Leases, Series};
 use super::listeners::{ListenerMetrics, Listeners};
@@ -63,6 +64,8 @@ pub struct Metrics {
     generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
+    /// Of endpoints.
+    pub endpoints: Endpoints,
     /// Of the forward proxy.
     pub egress: EgressMetrics,
     /// Access-log lines written.
@@ -212,6 +215,7 @@ impl Metrics {
                     "When the configuration that serves was loaded, in seconds since 1970.",
                 )?,
             )?,
+            endpoints: Endpoints::new(&registry)?,
             reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
             log_written: single(
                 &registry,

@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod allotment;
 pub mod egress;
+pub mod endpoints;
 pub mod exposition;
 pub mod lease;
 pub mod line;

@@ -48,6 +48,7 @@ pub(super) struct Upstreams {
     seconds: HistogramVec,
     reused: IntCounterVec,
     retries: IntCounterVec,
+    ejections: IntCounterVec,
 }
 
 /// Handles of one upstream.
@@ -65,6 +66,8 @@ pub struct UpstreamMetrics {
     pub reused: IntCounter,
     /// Requests sent once more, because a kept connection turned out to be closed.
     pub retries: IntCounter,
+    /// Times an endpoint was left out.
+    pub ejected: IntCounter,
     lease: Arc<Lease>,
 }
 
@@ -192,6 +195,12 @@ impl Upstreams {
                 "Requests sent once more, because a kept upstream connection turned out to be closed.",
                 upstream,
             )?,
+            ejections: counters(
+                registry,
+                "upstream_ejections_total",
+                "Times an endpoint was left out for a while because of what requests met there.",
+                upstream,
+            )?,
         })
     }
 
@@ -207,6 +216,7 @@ impl Upstreams {
             seconds: self.seconds.with_label_values(&[name]),
             reused: self.reused.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
+            ejected: self.ejections.with_label_values(&[name]),
             lease,
         }
     }
@@ -235,7 +245,7 @@ impl Upstreams {
         for family in [&self.connect_seconds, &self.seconds] {
             let _ = family.remove_label_values(&[name]);
         }
-        for family in [&self.reused, &self.retries] {
+        for family in [&self.reused, &self.retries, &self.ejections] {
             let _ = family.remove_label_values(&[name]);
         }
     }

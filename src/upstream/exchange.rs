@@ -21,6 +21,7 @@ use crate::telemetry::upstreams::Seat;
 
 use super::connect::Stream;
 use super::pool::{Connection, is_quiet};
+use super::sessions::Learner;
 
 /// Interim answers (1xx) an upstream may send before the real one.
 const MOST_INTERIM: u8 = 8;
@@ -71,6 +72,7 @@ pub struct Exchange {
     heard: bool,
     decoder: Option<BodyDecoder>,
     reusable: bool,
+    learner: Option<Box<Learner>>,
 }
 
 impl Exchange {
@@ -108,7 +110,13 @@ impl Exchange {
             heard: false,
             decoder: None,
             reusable: true,
+            learner: None,
         })
+    }
+
+    /// Has somebody look at the beginning of the answer's body.
+    pub fn shown_to(&mut self, learner: Option<Box<Learner>>) {
+        self.learner = learner;
     }
 
     /// Whether the connection had carried another request before.
@@ -247,6 +255,13 @@ impl Exchange {
         decoder: &mut BodyDecoder,
         sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
     ) -> Poll<Result<BodyStep, Reason>> {
+        let learner = &mut self.learner;
+        let sink = &mut |cx: &mut Context<'_>, data: &[u8]| {
+            if learner.as_mut().is_some_and(|learner| learner.read(data)) {
+                *learner = None;
+            }
+            sink(cx, data);
+        };
         if !self.input.is_empty() || decoder.is_done() {
             let mut at = 0;
             let ended = hand_over(decoder, &self.input, &mut at, cx, sink);

@@ -6,14 +6,24 @@
 //!
 //! Never: knows who the client is, or a route.
 
+pub mod budget;
+pub mod check;
+pub mod choose;
 pub mod connect;
+pub mod eject;
+pub mod engine;
 pub mod exchange;
+pub mod health;
 pub mod pool;
 pub mod resolve;
+pub mod ring;
+pub mod sessions;
+pub mod snapshot;
+pub mod tier;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -21,22 +31,33 @@ use rustls_pki_types::ServerName;
 
 use crate::net::CheckedAddr;
 
+pub use check::Check;
+pub use choose::{Balance, Home, Memory, Policy, Rank};
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Received};
+pub use health::{Busy, Duty, Health};
 pub use pool::{Connection, Pool};
 
-/// How long an endpoint that could not be connected to is passed over while others are left.
-const SHUNNED: Duration = Duration::from_secs(5);
+/// Told to clients where no check says when the state may change.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A named group of endpoints.
 #[derive(Debug)]
 pub struct Upstream {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// In order of preference.
+    /// Primary ones first, in the order of the configuration; at most 64.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// What each of them is in this upstream.
+    pub ranks: Vec<Rank>,
+    /// How they share the work.
+    pub policy: Policy,
+    /// What was learned about them.
+    pub memory: Arc<Memory>,
     /// Its limits.
     pub limits: Limits,
+    /// How its endpoints are asked whether they are well.
+    pub check: Option<Arc<Check>>,
 }
 
 /// How long things may take with an upstream; see the fields of the same names in
@@ -68,12 +89,13 @@ pub struct Endpoint {
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// What the host resolves to at present.
     pub addresses: ArcSwap<Vec<CheckedAddr>>,
+    /// When it was resolved last, in seconds since 1970; 0: never.
+    pub resolved: AtomicI64,
     /// Connections may be shared between generations when this is equal: same address, same
     /// verification.
     pub identity: u64,
-    /// Milliseconds after `birth` until which it is passed over.
-    shunned_until: AtomicU64,
-    birth: Instant,
+    /// Whether it is to be used.
+    pub health: Arc<Health>,
 }
 
 impl Endpoint {
@@ -93,41 +115,18 @@ impl Endpoint {
             port,
             tls,
             addresses: ArcSwap::default(),
+            resolved: AtomicI64::new(0),
             identity,
-            shunned_until: AtomicU64::new(0),
-            birth: Instant::now(),
+            health: Arc::default(),
         }
-    }
-
-    /// Notes that it could not be connected to.
-    pub fn shun(&self) {
-        self.shunned_until.store(self.age(SHUNNED), Ordering::Relaxed);
-    }
-
-    /// Notes that it could.
-    pub fn welcome(&self) {
-        if self.shunned_until.load(Ordering::Relaxed) != 0 {
-            self.shunned_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether it could not be connected to a moment ago.
-    #[must_use]
-    pub fn is_shunned(&self) -> bool {
-        let until = self.shunned_until.load(Ordering::Relaxed);
-        until != 0 && self.age(Duration::ZERO) < until
-    }
-
-    fn age(&self, more: Duration) -> u64 {
-        u64::try_from((self.birth.elapsed() + more).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl Upstream {
-    /// The endpoints in the order to try them: as configured, those that just failed last.
-    pub fn candidates(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let fresh = self.endpoints.iter().filter(|endpoint| !endpoint.is_shunned());
-        let shunned = self.endpoints.iter().filter(|endpoint| endpoint.is_shunned());
-        fresh.chain(shunned)
+    /// When it may be worth asking again, while every endpoint is down.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        let every = self.check.as_ref().map_or(RETRY_AFTER, |check| check.every);
+        every.clamp(Duration::from_secs(1), Duration::from_secs(60))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::net::CheckedAddr;
@@ -33,6 +34,7 @@ pub fn refresh(endpoint: &Endpoint) -> Result<(), String> {
     }
     #[expect(clippy::disallowed_methods, reason = "the operator wrote this endpoint down")]
     let vouched: Vec<CheckedAddr> = addresses.into_iter().map(CheckedAddr::vouched).collect();
+    endpoint.resolved.store(jiff::Timestamp::now().as_second(), Ordering::Relaxed);
     if **endpoint.addresses.load() != vouched {
         endpoint.addresses.store(Arc::new(vouched));
     }

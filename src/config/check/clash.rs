@@ -58,7 +58,10 @@ impl Check<'_> {
             })
             .collect();
         let endpoints = upstreams.iter().flat_map(|item| {
-            let endpoints = item.body.iter().flat_map(|body| &body.endpoints.value);
+            let endpoints = item.body.iter().flat_map(|body| {
+                let backups = body.backup.iter().flat_map(|list| &list.value);
+                body.endpoints.value.iter().chain(backups)
+            });
             endpoints.map(|written| (item.place.file, written))
         });
         for (file, written) in endpoints {

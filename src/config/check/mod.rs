@@ -3,13 +3,16 @@
 //! In: [`Shaped`] files. Out: a configuration without its sources, or nothing and a list of
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
+mod balance;
 mod clash;
 mod doctor;
 mod forward;
 mod header;
+mod health;
 mod listener;
 mod log;
 mod profile;
+mod ready;
 mod route;
 mod upstream;
 mod value;
@@ -84,9 +87,13 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         upstreams: &mut upstream_names,
         forward: !shaped.forward.is_empty(),
     };
+    let ready = check.ready_admin(&shaped.admin, names.upstreams);
     let profiles = check.profiles(&shaped.profiles, &mut names);
     let (upstream_list, profile_list) = (labels(&shaped.upstreams), labels(&shaped.profiles));
     let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
+    for id in ready.iter().chain(profiles.iter().flatten().flat_map(ready::of)) {
+        check.unchecked(upstreams.as_deref().unwrap_or_default().get(id.0));
+    }
     let forward = check.forward(&shaped.forward, &mut certificate_names);
     check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);
@@ -101,6 +108,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         gateway,
         admin: admin?,
         socket,
+        ready,
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,

@@ -150,6 +150,7 @@ impl Check<'_> {
             file.upstream.as_ref().map(|written| ("upstream", self.place(written))),
             file.redirect.as_ref().map(|written| ("redirect", self.place(written))),
             deny.map(|written| ("deny", self.place(written))),
+            file.ready.as_ref().map(|written| ("ready", self.place(written))),
         ]
         .into_iter()
         .flatten();
@@ -162,7 +163,9 @@ impl Check<'_> {
                 )
                 .with_label("this one")
                 .with_related(at, "or this one")
-                .with_help("a route does exactly one of `upstream`, `redirect` and `deny`"),
+                .with_help(
+                    "a route does exactly one of `upstream`, `redirect`, `deny` and `ready`",
+                ),
             );
             return None;
         }
@@ -181,6 +184,9 @@ impl Check<'_> {
         }
         if deny.is_some() {
             return Some(Action::Deny);
+        }
+        if let Some(list) = &file.ready {
+            return Some(Action::Ready(self.ready(list, upstreams)));
         }
         let Some(upstream) = &file.upstream else {
             self.no_action(written);

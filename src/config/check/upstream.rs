@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::addr::HostPattern;
-use crate::config::checked::{Endpoint, Upstream, Verify};
-use crate::config::file::{UpstreamFile, VerifyFile, Written};
+use crate::config::checked::{Duty, Endpoint, Upstream, Verify};
+use crate::config::file::{StickyFile, UpstreamFile, VerifyFile, Written};
 use crate::config::problem::{Place, Problem};
 use crate::config::shape::Item;
 
-use super::Check;
 use super::value::HOURS_24;
+use super::{Check, balance};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,6 +23,7 @@ impl Check<'_> {
         self.file = item.place.file;
         let body = item.body.as_ref()?;
         let endpoints = self.endpoints(item, body);
+        let endpoints = endpoints.map(|endpoints| self.ranked(endpoints, body));
         let verify = self.verify(body);
         let server_name = body.server_name.as_ref().and_then(|name| self.server_name(name));
         if let Some(endpoints) = &endpoints {
@@ -35,6 +36,7 @@ impl Check<'_> {
         );
         let first_byte_timeout =
             self.duration(body.first_byte_timeout.as_ref(), 60 * SECOND, 100 * MILLISECOND..=HOUR);
+        let check = self.health_check(body);
         Some(Upstream {
             name: item.name.clone(),
             place: item.place,
@@ -54,6 +56,17 @@ impl Check<'_> {
                 100 * MILLISECOND..=HOUR,
             ),
             max_idle: self.count(body.max_idle.as_ref(), 64, 0..=65_536),
+            check,
+            balance: balance::of(body),
+            slow_start: self.duration(
+                body.slow_start.as_ref(),
+                Duration::ZERO,
+                Duration::ZERO..=HOUR,
+            ),
+            sticky: !matches!(body.sticky.as_ref().map(|s| s.value), Some(StickyFile::Off)),
+            retries: self.number_u32(body.retries.as_ref(), 100, 0..=1_000_000),
+            eject: self.eject(body),
+            fail_over: self.fail_over(body),
         })
     }
 
@@ -76,9 +89,12 @@ impl Check<'_> {
         }
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let mut good = true;
-        for written in &list.value {
+        let backups =
+            body.backup.iter().flat_map(|list| &list.value).map(|written| (true, written));
+        let primary = list.value.iter().map(|written| (false, written));
+        for (backup, written) in primary.chain(backups) {
             let place = self.place(written);
-            let Some(endpoint) = self.endpoint(written) else {
+            let Some(mut endpoint) = self.endpoint(written) else {
                 good = false;
                 continue;
             };
@@ -92,6 +108,7 @@ impl Check<'_> {
                         .with_related(before.place, "the first time"),
                 );
             }
+            endpoint.backup = backup;
             endpoints.push(endpoint);
         }
         good.then_some(endpoints)
@@ -280,7 +297,15 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
     };
     match HostPattern::parse(host) {
         Ok(name) if name.as_str().contains('*') => said("this is a pattern", "name one host"),
-        Ok(name) => Ok(Endpoint { place, tls, host: name.as_str().to_owned(), port }),
+        Ok(name) => Ok(Endpoint {
+            place,
+            tls,
+            host: name.as_str().to_owned(),
+            port,
+            backup: false,
+            weight: 1,
+            duty: Duty::Up,
+        }),
         Err(why) => Err((why, "write it like `https://10.0.0.5:8444`".to_owned())),
     }
 }

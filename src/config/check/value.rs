@@ -125,6 +125,16 @@ impl Check<'_> {
         usize::try_from(self.number(written, default as u64, bounds)).unwrap_or(default)
     }
 
+    /// A number that fits into 32 bits, within `bounds`.
+    pub(super) fn number_u32(
+        &mut self,
+        written: Option<&Written<i64>>,
+        default: u32,
+        bounds: RangeInclusive<u64>,
+    ) -> u32 {
+        u32::try_from(self.number(written, default.into(), bounds)).unwrap_or(default)
+    }
+
     fn out_of_bounds(&mut self, place: Place, value: &str, [least, most]: [String; 2]) {
         self.found.push(
             Problem::error("value.bounds", place, format!("{value} is out of bounds"))

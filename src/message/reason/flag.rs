@@ -125,7 +125,9 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::UpstreamConnectTimeout
         | Reason::UpstreamTls
         | Reason::ParentRefused => Flag::UpstreamFailure,
-        Reason::UpstreamUnresolved => Flag::UpstreamUnhealthy,
+        Reason::UpstreamUnresolved | Reason::UpstreamDown | Reason::SessionLost => {
+            Flag::UpstreamUnhealthy
+        }
         Reason::UpstreamClosed | Reason::UpstreamCut => Flag::UpstreamClosed,
         Reason::UpstreamBadAnswer => Flag::UpstreamProtocol,
         Reason::UpstreamFirstByteTimeout | Reason::UpstreamStalled => Flag::UpstreamTimeout,

@@ -26,10 +26,10 @@ use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io, Outgoing};
 use crate::telemetry::UpstreamMetrics;
-use crate::upstream::exchange::{Failure, kept_for};
+use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
-use super::acquire::{Acquired, acquire};
+use super::acquire::{Acquired, Errand, Unreachable, acquire};
 use super::record::Record;
 use super::{Facts, Service, reply, tunnel};
 
@@ -141,7 +141,9 @@ impl Request<'_> {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) = reply::for_decision(&decision, &self.head) {
+        if let Some(reply) =
+            reply::for_decision(&decision, &self.head, (self.worker.local.phase(), &record.id))
+        {
             return self.reply(conn, &mut record, &reply);
         }
         let Decision::Route(route) = decision else {
@@ -172,12 +174,12 @@ impl Request<'_> {
         loop {
             let acquired = match self.acquire(&mut sender, target, fresh).await {
                 Ok(acquired) => acquired,
-                Err((reason, detail)) => {
-                    record.detail = detail;
-                    return self.refuse(sender.conn, record, reason, None);
+                Err(unreachable) => {
+                    return self.unreachable(sender.conn, record, unreachable);
                 }
             };
-            record.on_endpoint(&acquired.endpoint, acquired.connection.reused);
+            let (whose, to) = (acquired.whose, (target.upstream, target.counters));
+            record.on_endpoint(&whose, target.upstream, acquired.connection.reused);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
@@ -192,7 +194,10 @@ impl Request<'_> {
                 await_head(&mut sender, &mut exchange, local, &alarm, target.first_byte).await;
             record.request_bytes = sender.upload.bytes;
             match &answer {
-                Ok(head) => record.answered(head.status, target.counters),
+                Ok(head) => {
+                    record.answered(head.status, target.counters);
+                    whose.answered(head.status, &mut exchange, to);
+                }
                 Err(_) => target.counters.unanswered(),
             }
             let head = match answer {
@@ -203,13 +208,18 @@ impl Request<'_> {
                 Err(NoAnswer::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
-                        && may_repeat(&self.head, target.route.retry) =>
+                        && may_repeat(&self.head, target.route.retry)
+                        && target.upstream.may_retry() =>
                 {
                     target.counters.retries.inc();
                     fresh = true;
                     continue;
                 }
-                Err(NoAnswer::Upstream(Failure { reason, .. }) | NoAnswer::Client(reason)) => {
+                Err(NoAnswer::Upstream(failure)) => {
+                    whose.failed(failure, exchange.is_reused(), to);
+                    return self.refuse(sender.conn, record, failure.reason, None);
+                }
+                Err(NoAnswer::Client(reason)) => {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
@@ -223,7 +233,7 @@ impl Request<'_> {
             if let Some(connection) = exchange.into_idle() {
                 let limits = &target.upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
-                self.worker.pool.put(acquired.endpoint.identity, connection, keep, limits.max_idle);
+                self.worker.pool.put(whose.endpoint.identity, connection, keep, limits.max_idle);
             }
             return next;
         }
@@ -235,15 +245,13 @@ impl Request<'_> {
         sender: &mut Sender<'_, T>,
         target: &Target<'_>,
         fresh: bool,
-    ) -> Result<Acquired, (Reason, Option<String>)> {
-        let mut acquiring = pin!(acquire(self.worker, target.upstream, target.counters, fresh));
+    ) -> Result<Acquired, Unreachable> {
+        let to = (target.upstream, target.counters);
+        let (head, client) = (&self.head, self.facts.client);
+        let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
-            Poll::Ready(Ok(acquired)) => Poll::Ready(Ok(acquired)),
-            Poll::Ready(Err(None)) => Poll::Ready(Err((Reason::UpstreamConnect, None))),
-            Poll::Ready(Err(Some(error))) => {
-                Poll::Ready(Err((error.reason, Some(error.to_string()))))
-            }
-            Poll::Pending => sender.poll_gone(cx).map(|()| Err((Reason::ClientGone, None))),
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),
         })
         .await
     }
@@ -326,6 +334,22 @@ impl Request<'_> {
             return Next::Cut;
         }
         let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+        self.reply(conn, &mut record, &reply)
+    }
+
+    /// Answers that there is no connection.
+    fn unreachable<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        mut record: Box<Record>,
+        unreachable: Unreachable,
+    ) -> Next {
+        if unreachable.reason == Reason::ClientGone {
+            return self.refuse(conn, record, unreachable.reason, None);
+        }
+        let reply = reply::unreachable(&unreachable, &record.id, &self.head);
+        record.reason = Some(unreachable.reason);
+        record.detail = unreachable.detail;
         self.reply(conn, &mut record, &reply)
     }
 

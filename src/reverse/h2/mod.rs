@@ -34,7 +34,7 @@ use crate::net::{Alarm, Io, Phase};
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
-use super::acquire::acquire;
+use super::acquire::{Errand, Unreachable, acquire};
 use super::record::Record;
 use super::{Facts, Service, reply, tunnel};
 use body::{AnswerBody, Relay, Sender};
@@ -181,7 +181,9 @@ impl H2Request {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) = reply::for_decision(&decision, &head) {
+        if let Some(reply) =
+            reply::for_decision(&decision, &head, (worker.local.phase(), &record.id))
+        {
             return own(&mut record, reply);
         }
         let Decision::Route(route) = decision else {
@@ -201,9 +203,10 @@ impl H2Request {
         let key = upgrade.is_some().then(tunnel::new_key);
         let asked = Asked { head: &head, route: &route, key: key.as_deref() };
         match self.exchange(&mut sender, &mut record, &asked).await {
-            Err((reason, detail)) => {
-                record.detail = detail;
-                refuse(&mut record, reason, None)
+            Err(unreachable) => {
+                let reply = reply::unreachable(&unreachable, &record.id, &head);
+                record.detail = unreachable.detail;
+                refused(&mut record, unreachable.reason, reply)
             }
             Ok(answered) if answered.head.status == 101 => match (upgrade, key) {
                 (Some(upgrade), Some(key)) => self.switch(upgrade, &key, record, answered, &route),
@@ -219,11 +222,11 @@ impl H2Request {
         sender: &mut Sender,
         record: &mut Record,
         asked: &Asked<'_>,
-    ) -> Result<Answered, (Reason, Option<String>)> {
+    ) -> Result<Answered, Unreachable> {
         let worker = &self.service.worker;
         let Action::Proxy { upstream, counters, strip_prefix, first_byte } = &asked.route.action
         else {
-            return Err((Reason::Internal, None));
+            return Err(Reason::Internal.into());
         };
         let (id, trace) = (record.id, record.trace);
         let origin = self.facts.origin(&self.site, strip_prefix.as_deref(), (&id, trace.as_ref()));
@@ -231,16 +234,16 @@ impl H2Request {
         let mut fresh = false;
         record.on_upstream(upstream);
         loop {
-            let acquired = acquire(worker, upstream, counters, fresh).await.map_err(|error| {
-                error.map_or((Reason::UpstreamConnect, None), |e| (e.reason, Some(e.to_string())))
-            })?;
-            record.on_endpoint(&acquired.endpoint, acquired.connection.reused);
+            let (to, head, client) = ((upstream, counters), asked.head, self.facts.client);
+            let acquired = acquire(worker, Errand { to, head, client, fresh }).await?;
+            let whose = acquired.whose;
+            record.on_endpoint(&whose, upstream, acquired.connection.reused);
             let mut request = Vec::with_capacity(512);
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
             let mut exchange =
                 Exchange::begin(acquired.connection, request, asked.head.framing, head_request)
-                    .map_err(|failure| (failure.reason, None))?;
+                    .map_err(|failure| failure.reason)?;
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
@@ -250,7 +253,8 @@ impl H2Request {
             }
             match answer {
                 Ok(head) => {
-                    let identity = acquired.endpoint.identity;
+                    whose.answered(head.status, &mut exchange, to);
+                    let identity = whose.endpoint.identity;
                     return Ok(Answered {
                         head,
                         exchange,
@@ -262,13 +266,17 @@ impl H2Request {
                 Err(NoAnswer::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
-                        && may_repeat(asked.head, asked.route.retry) =>
+                        && may_repeat(asked.head, asked.route.retry)
+                        && upstream.may_retry() =>
                 {
                     counters.retries.inc();
                     fresh = true;
                 }
-                Err(NoAnswer::Upstream(failure)) => return Err((failure.reason, None)),
-                Err(NoAnswer::Client(reason)) => return Err((reason, None)),
+                Err(NoAnswer::Upstream(failure)) => {
+                    whose.failed(failure, exchange.is_reused(), to);
+                    return Err(failure.reason.into());
+                }
+                Err(NoAnswer::Client(reason)) => return Err(reason.into()),
             }
         }
     }
@@ -370,8 +378,12 @@ struct Answered {
 }
 
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
-    record.reason = Some(reason);
     let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+    refused(record, reason, reply)
+}
+
+fn refused(record: &mut Record, reason: Reason, reply: Reply) -> Response<AnswerBody> {
+    record.reason = Some(reason);
     let response = own(record, reply);
     if reason == Reason::ClientGone {
         // Nobody gets this answer, and the log does not say that somebody did.
@@ -394,7 +406,7 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
             headers.insert(name, value);
         }
     });
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
     let mut date = Vec::with_capacity(32);
     record.write_date(&mut date);

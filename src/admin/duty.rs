@@ -1,0 +1,61 @@
+//! What operators say an endpoint is there for.
+
+use std::sync::Arc;
+
+use crate::upstream::{Duty, Upstream};
+
+use super::Question;
+
+/// Does what a question about an endpoint wants. The result is for whoever asked.
+///
+/// # Errors
+///
+/// What is wrong with the question.
+pub(super) fn assign(upstreams: &[Arc<Upstream>], question: &Question) -> Result<String, String> {
+    let name = question.upstream.as_deref().unwrap_or_default();
+    let upstream = upstreams.iter().find(|upstream| *upstream.name == *name).ok_or_else(|| {
+        let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+        format!("no upstream is called `{name}`; there is {}", names.join(", "))
+    })?;
+    let duty = match question.duty.as_deref().unwrap_or_default() {
+        "return" => return come_back(upstream),
+        "up" => Duty::Up,
+        "drain" => Duty::Drain,
+        "maintenance" => Duty::Maintenance,
+        other => return Err(format!("`{other}` is neither up, drain, maintenance nor return")),
+    };
+    let wanted = question.endpoint.as_deref().unwrap_or_default();
+    let bare = wanted.split_once("://").map_or(wanted, |(_, rest)| rest).trim_end_matches('/');
+    let mut all = upstream.endpoints.iter().enumerate();
+    let (index, endpoint) =
+        all.find(|(_, endpoint)| *endpoint.label == *bare).ok_or_else(|| {
+            let labels: Vec<_> = upstream.endpoints.iter().map(|one| &*one.label).collect();
+            format!("`{wanted}` is no endpoint of `{name}`; there is {}", labels.join(", "))
+        })?;
+    endpoint.health.assign(duty);
+    tracing::info!(upstream = name, endpoint = bare, "by command: {}", duty.word());
+    let now = upstream.duty(index);
+    if now != duty {
+        return Err(format!(
+            "the configuration says `{}` for {bare}, and that counts; change it and reload",
+            now.word()
+        ));
+    }
+    let open = endpoint.health.open();
+    Ok(match duty {
+        Duty::Up => format!("{bare} is used again, if it is well"),
+        Duty::Drain => format!("{bare} gets nothing new; {open} requests and WebSockets are open"),
+        Duty::Maintenance => {
+            format!("{bare} gets nothing; {open} requests and WebSockets are open")
+        }
+    })
+}
+
+fn come_back(upstream: &Upstream) -> Result<String, String> {
+    let name = &upstream.name;
+    if !upstream.memory.tiers.on_backup() {
+        return Err(format!("`{name}` does not use its backups"));
+    }
+    upstream.memory.tiers.ask_back();
+    Ok(format!("`{name}` uses its primary endpoints again as soon as one is up"))
+}

@@ -1,0 +1,196 @@
+//! `[upstream.NAME]`: how endpoints share the work, and when one is left out.
+//!
+//! In: the table, and its endpoints. Out: the same endpoints with what each is there for, and the
+//! rules for all of them. Never: knows how an endpoint is.
+
+use std::time::Duration;
+
+use crate::config::checked::{Balance, Duty, Eject, Endpoint, FailOver};
+use crate::config::file::{BalanceFile, UpstreamFile, Written};
+use crate::config::problem::Problem;
+use crate::config::wording;
+
+use super::health::statuses;
+use super::upstream::endpoint;
+use super::{Check, value};
+
+/// Most endpoints of an upstream.
+const MOST: usize = 64;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Words for what may count against an endpoint.
+const TROUBLES: [&str; 5] = ["connect", "tls", "reset", "timeout", "5xx"];
+
+/// How the endpoints share the work.
+pub(super) fn of(body: &UpstreamFile) -> Balance {
+    match body.balance.as_ref().map(|written| written.value) {
+        None | Some(BalanceFile::First) => Balance::First,
+        Some(BalanceFile::Weighted) => Balance::Weighted,
+        Some(BalanceFile::LeastConnections) => Balance::LeastConnections,
+        Some(BalanceFile::Hash) => Balance::Hash,
+    }
+}
+
+impl Check<'_> {
+    /// Adds weights and duties.
+    pub(super) fn ranked(
+        &mut self,
+        mut endpoints: Vec<Endpoint>,
+        body: &UpstreamFile,
+    ) -> Vec<Endpoint> {
+        if let Some(one) = endpoints.get(MOST) {
+            let message = format!("an upstream has at most {MOST} endpoints");
+            let problem = Problem::error("upstream.too-many", one.place, message);
+            self.found.push(problem.with_label("one too many"));
+        }
+        self.weights(&mut endpoints, body);
+        self.relieve(&mut endpoints, body.drain.as_ref(), Duty::Drain);
+        self.relieve(&mut endpoints, body.maintenance.as_ref(), Duty::Maintenance);
+        if let Some(list) = body.backup.as_ref().filter(|list| list.value.is_empty())
+            && !self.found.is_damaged(self.place(list))
+        {
+            self.found.push(
+                Problem::error("upstream.backup", self.place(list), "there is no backup in it")
+                    .with_label("an empty list")
+                    .with_help("leave `backup` out"),
+            );
+        }
+        endpoints
+    }
+
+    fn weights(&mut self, endpoints: &mut [Endpoint], body: &UpstreamFile) {
+        let Some(list) = &body.weights else { return };
+        let place = self.place(list);
+        let primary = endpoints.iter().filter(|endpoint| !endpoint.backup).count();
+        if list.value.len() != primary && !self.found.is_damaged(place) {
+            let message = format!("{} weights for {primary} endpoints", list.value.len());
+            self.found.push(
+                Problem::error("upstream.weights", place, message)
+                    .with_label("one for each of `endpoints`, in their order"),
+            );
+        }
+        if matches!(of(body), Balance::First) {
+            self.found.push(
+                Problem::error("upstream.weights", place, "weights are of no use here")
+                    .with_label("the first endpoint that is well gets all of the work")
+                    .with_help("add `balance = \"weighted\"`, or leave `weights` out"),
+            );
+        }
+        for (endpoint, written) in endpoints.iter_mut().zip(&list.value) {
+            let weight = self.number(Some(written), 1, 1..=100);
+            endpoint.weight = u16::try_from(weight).unwrap_or(1);
+        }
+    }
+
+    /// Gives the endpoints of a list another duty.
+    fn relieve(
+        &mut self,
+        endpoints: &mut [Endpoint],
+        list: Option<&Written<Vec<Written<String>>>>,
+        duty: Duty,
+    ) {
+        for written in list.iter().flat_map(|list| &list.value) {
+            let place = self.place(written);
+            let named = endpoint(&written.value, place).ok();
+            let same = |one: &&mut Endpoint| {
+                named.as_ref().is_some_and(|n| n.host == one.host && n.port == one.port)
+            };
+            if let Some(one) = endpoints.iter_mut().find(same) {
+                one.duty = duty;
+                continue;
+            }
+            let message = format!("`{}` is no endpoint of this upstream", written.value);
+            self.found.push(
+                Problem::error("upstream.unknown-endpoint", place, message)
+                    .with_label("neither in `endpoints` nor in `backup`")
+                    .with_help("write it as it is written there"),
+            );
+        }
+    }
+
+    pub(super) fn eject(&mut self, body: &UpstreamFile) -> Eject {
+        let file = body.eject.as_ref().map(|written| &written.value);
+        let mut eject = Eject {
+            connect: false,
+            tls: false,
+            reset: false,
+            timeout: false,
+            statuses: Vec::new(),
+            errors: self.number_u32(file.and_then(|f| f.errors.as_ref()), 1, 1..=100_000),
+            window: self.duration(
+                file.and_then(|f| f.window.as_ref()),
+                10 * SECOND,
+                100 * MILLISECOND..=HOUR,
+            ),
+            time: self.duration(
+                file.and_then(|f| f.time.as_ref()),
+                5 * SECOND,
+                100 * MILLISECOND..=HOUR,
+            ),
+            longest: self.duration(
+                file.and_then(|f| f.longest.as_ref()),
+                30 * SECOND,
+                100 * MILLISECOND..=value::HOURS_24,
+            ),
+            most: self.number_u32(file.and_then(|f| f.most.as_ref()), 50, 1..=100),
+        };
+        eject.longest = eject.longest.max(eject.time);
+        match file.and_then(|file| file.on.as_ref()) {
+            None => (eject.connect, eject.tls) = (true, true),
+            Some(list) => {
+                for written in &list.value {
+                    self.trouble(written, &mut eject);
+                }
+            }
+        }
+        eject
+    }
+
+    fn trouble(&mut self, written: &Written<String>, eject: &mut Eject) {
+        match written.value.as_str() {
+            "connect" => eject.connect = true,
+            "tls" => eject.tls = true,
+            "reset" => eject.reset = true,
+            "timeout" => eject.timeout = true,
+            "5xx" => eject.statuses.push((500, 599)),
+            text => match statuses(text) {
+                Ok(statuses) if statuses.iter().all(|(first, _)| *first >= 500) => {
+                    eject.statuses.extend(statuses);
+                }
+                _ => {
+                    let label = match wording::nearest(text, TROUBLES.iter().copied()) {
+                        Some(best) => format!("did you mean \"{best}\"?"),
+                        None => format!("one of {}, or a status from 500", TROUBLES.join(", ")),
+                    };
+                    let message = format!("`{text}` cannot count against an endpoint");
+                    let problem = Problem::error("eject.on", self.place(written), message);
+                    self.found.push(problem.with_label(label));
+                }
+            },
+        }
+    }
+
+    pub(super) fn fail_over(&mut self, body: &UpstreamFile) -> FailOver {
+        let file = body.fail_over.as_ref();
+        if let Some(written) = file.filter(|_| body.backup.is_none()) {
+            let message = "there is nothing to fail over to";
+            self.found.push(
+                Problem::error("upstream.fail-over", self.place(written), message)
+                    .with_label("this upstream has no `backup`")
+                    .with_help("write `backup = [\"https://10.0.1.5:8444\"]`"),
+            );
+        }
+        let file = file.map(|written| &written.value);
+        let after = file.and_then(|file| file.return_after.as_ref());
+        let never = after.is_some_and(|written| written.value == "never");
+        let after = after.filter(|_| !never);
+        FailOver {
+            failures: self.number_u32(file.and_then(|f| f.failures.as_ref()), 3, 1..=1_000_000),
+            return_after: (!never)
+                .then(|| self.duration(after, 60 * SECOND, 100 * MILLISECOND..=value::HOURS_24)),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `[upstream.NAME.check]`: how endpoints are asked whether they are well.
+//!
+//! In: the table, and the endpoints it is about. Out: a [`Check`]. Never: asks one.
+
+use std::time::Duration;
+
+use crate::config::checked::{Check as HealthCheck, CheckKind};
+use crate::config::file::{CheckFile, CheckKindFile, InitialFile, UpstreamFile, Written};
+use crate::config::problem::Problem;
+
+use super::Check;
+
+const EVERY: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(2);
+const SHORTEST: Duration = Duration::from_millis(100);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Statuses that are well where nothing is said.
+const WELL: [(u16, u16); 1] = [(200, 399)];
+
+impl Check<'_> {
+    pub(super) fn health_check(&mut self, upstream: &UpstreamFile) -> Option<HealthCheck> {
+        let Some(file) = upstream.check.as_ref().map(|check| &check.value) else {
+            // Whether a primary endpoint is back can only be known by asking.
+            return upstream.backup.as_ref().map(|_| connecting());
+        };
+        let backups = upstream.backup.iter().flat_map(|list| &list.value);
+        let mut all = upstream.endpoints.value.iter().chain(backups);
+        let all_tls = all.all(|endpoint| endpoint.value.starts_with("https://"));
+        let kind = match (file.kind.as_ref().map(|kind| kind.value), &file.path) {
+            (Some(CheckKindFile::Tls), _) if !all_tls => {
+                self.check_of_plain(file);
+                CheckKind::Tcp
+            }
+            (Some(CheckKindFile::Http), None) => {
+                self.check_without_path(file);
+                CheckKind::Tcp
+            }
+            (Some(CheckKindFile::Http) | None, Some(path)) => self.http_check(file, path),
+            (Some(CheckKindFile::Tls) | None, _) => CheckKind::Tls,
+            (Some(CheckKindFile::Tcp), _) => CheckKind::Tcp,
+        };
+        if !matches!(kind, CheckKind::Http { .. }) {
+            self.needless(file);
+        }
+        let every = self.duration(file.every.as_ref(), EVERY, SHORTEST..=HOUR);
+        let timeout =
+            self.duration(file.timeout.as_ref(), TIMEOUT, SHORTEST / 10..=Duration::from_mins(5));
+        Some(HealthCheck {
+            kind,
+            every,
+            timeout,
+            rise: self.number_u32(file.rise.as_ref(), 2, 1..=100),
+            fall: self.number_u32(file.fall.as_ref(), 3, 1..=100),
+            initially_up: !matches!(
+                file.initial.as_ref().map(|initial| initial.value),
+                Some(InitialFile::Down)
+            ),
+        })
+    }
+
+    fn http_check(&mut self, file: &CheckFile, path: &Written<String>) -> CheckKind {
+        let plain = path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        if !path.value.starts_with('/') || !plain {
+            let message = format!("`{}` is not a path that can be asked for", path.value);
+            let problem = Problem::error("check.path", self.place(path), message);
+            self.found.push(
+                problem
+                    .with_label("it starts with `/`; other characters are written as %XX")
+                    .with_help("write the component's health path, like `/api/SystemInfo`"),
+            );
+        }
+        if let Some(host) = &file.host {
+            let plain =
+                host.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+            if host.value.is_empty() || !plain {
+                let message = format!("`{}` is not a host", host.value);
+                self.found.push(Problem::error("check.host", self.place(host), message));
+            }
+        }
+        CheckKind::Http {
+            path: path.value.clone(),
+            host: file.host.as_ref().map(|host| host.value.clone()),
+            status: file.status.as_ref().map_or(WELL.to_vec(), |written| self.statuses(written)),
+            body: file.body.as_ref().map_or(String::new(), |body| body.value.clone()),
+        }
+    }
+
+    fn statuses(&mut self, written: &Written<String>) -> Vec<(u16, u16)> {
+        statuses(&written.value).unwrap_or_else(|part| {
+            let message = format!("`{part}` is not a status, and not a range of them");
+            let problem = Problem::error("check.status", self.place(written), message);
+            let label = "statuses are numbers from 100 to 599";
+            self.found
+                .push(problem.with_label(label).with_help("write `status = \"200-299, 404\"`"));
+            WELL.to_vec()
+        })
+    }
+
+    fn check_without_path(&mut self, file: &CheckFile) {
+        if let Some(kind) = &file.kind
+            && !self.found.is_damaged(self.place(kind))
+        {
+            self.found.push(
+                Problem::error("check.path", self.place(kind), "there is nothing to ask for")
+                    .with_label("a check by HTTP needs a `path`")
+                    .with_help("add `path = \"/\"`, or write `kind = \"tls\"`"),
+            );
+        }
+    }
+
+    fn check_of_plain(&mut self, file: &CheckFile) {
+        if let Some(kind) = &file.kind {
+            self.found.push(
+                Problem::error("check.kind", self.place(kind), "an `http://` endpoint has no TLS")
+                    .with_label("nothing to shake hands with")
+                    .with_help("write `kind = \"tcp\"`, or leave `kind` out"),
+            );
+        }
+    }
+
+    /// Complains about keys that belong to a check by HTTP.
+    fn needless(&mut self, file: &CheckFile) {
+        let keys = [
+            ("path", file.path.as_ref()),
+            ("host", file.host.as_ref()),
+            ("status", file.status.as_ref()),
+            ("body", file.body.as_ref()),
+        ];
+        let with_path = file.kind.as_ref().is_some_and(|kind| kind.value == CheckKindFile::Http);
+        for (key, written) in keys {
+            let Some(written) = written.filter(|_| !with_path) else { continue };
+            let message = format!("`{key}` belongs to a check by HTTP");
+            let problem = Problem::error("check.needless", self.place(written), message);
+            self.found.push(
+                problem
+                    .with_label("this check only connects")
+                    .with_help(format!("leave `{key}` out, or ask for a `path`")),
+            );
+        }
+    }
+}
+
+/// The check of upstreams that have backups and say nothing else.
+fn connecting() -> HealthCheck {
+    HealthCheck {
+        kind: CheckKind::Tls,
+        every: EVERY,
+        timeout: TIMEOUT,
+        rise: 2,
+        fall: 3,
+        initially_up: true,
+    }
+}
+
+/// Reads `200-299, 404`.
+///
+/// # Errors
+///
+/// The part that is wrong.
+pub(super) fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
+    let status =
+        |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
+    text.split(',')
+        .map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (status(first), status(last)) {
+                (Some(first), Some(last)) if first <= last => Ok((first, last)),
+                _ => Err(part.trim().to_owned()),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_statuses() {
+        assert_eq!(statuses("200"), Ok(vec![(200, 200)]));
+        assert_eq!(statuses(" 200-399,404 "), Ok(vec![(200, 399), (404, 404)]));
+        for (bad, part) in [("", ""), ("99", "99"), ("300-200", "300-200"), ("200,x", "x")] {
+            assert_eq!(statuses(bad), Err(part.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `ready`: which upstreams must be up for the gateway to be ready.
+//!
+//! In: lists of names. Out: upstreams. Never: knows how one is.
+
+use crate::config::checked::{Action, Profile, Upstream, UpstreamId};
+use crate::config::file::{AdminFile, Written};
+use crate::config::problem::Problem;
+use crate::config::shape::Item;
+
+use super::{Check, Known};
+
+/// The upstreams that the routes of a profile answer for.
+pub(super) fn of(profile: &Profile) -> impl Iterator<Item = &UpstreamId> {
+    profile.routes.iter().flat_map(|route| match &route.action {
+        Action::Ready(upstreams) => upstreams.as_slice(),
+        _ => &[],
+    })
+}
+
+impl Check<'_> {
+    pub(super) fn ready_admin(
+        &mut self,
+        items: &[Item<AdminFile>],
+        upstreams: &mut Known,
+    ) -> Vec<UpstreamId> {
+        let Some(item) = items.first() else { return Vec::new() };
+        self.file = item.place.file;
+        let list = item.body.as_ref().and_then(|body| body.ready.as_ref());
+        list.map_or(Vec::new(), |list| self.ready(list, upstreams))
+    }
+
+    /// The upstreams of a list.
+    pub(super) fn ready(
+        &mut self,
+        list: &Written<Vec<Written<String>>>,
+        upstreams: &mut Known,
+    ) -> Vec<UpstreamId> {
+        let mut ids = Vec::new();
+        for written in &list.value {
+            match upstreams.find(&written.value) {
+                Some(index) => ids.push(UpstreamId(index)),
+                None => {
+                    let place = self.place(written);
+                    let problem =
+                        upstreams.unknown("ready.unknown-upstream", &written.value, place);
+                    self.found.push(problem);
+                }
+            }
+        }
+        ids
+    }
+
+    /// Warns of an upstream that readiness depends on and that nobody asks.
+    pub(super) fn unchecked(&mut self, upstream: Option<&Upstream>) {
+        let Some(upstream) = upstream.filter(|upstream| upstream.check.is_none()) else { return };
+        let message = format!("readiness depends on `{}`, which is not checked", upstream.name);
+        self.found.push(
+            Problem::warning("ready.unchecked", upstream.place, message)
+                .with_label("it counts as up, whatever it does")
+                .with_help("add `check = { path = \"/health\" }` with the path of the component"),
+        );
+    }
+}

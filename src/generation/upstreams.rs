@@ -1,0 +1,220 @@
+//! From `[upstream.NAME]` as checked to an [`Upstream`].
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::ServerName;
+
+use crate::config::problem::Problem;
+use crate::config::{self, Verify};
+use crate::tls::{certificate, client};
+use crate::upstream::eject::{Eject, Trouble};
+use crate::upstream::ring::Ring;
+use crate::upstream::tier::FailOver;
+use crate::upstream::{Balance, Check, Duty, Endpoint, Limits, Policy, Rank, Upstream, check};
+
+use super::Generation;
+use super::compile::error;
+
+/// Compiles an upstream. `previous` is where it takes what was learned from.
+pub(super) fn compile(
+    config: &config::Upstream,
+    provider: &Arc<CryptoProvider>,
+    previous: Option<&Generation>,
+    problems: &mut Vec<Problem>,
+) -> Upstream {
+    let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
+    let before = previous
+        .and_then(|previous| previous.upstreams.iter().find(|before| *before.name == config.name));
+    let memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.memory));
+    let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
+    let tls = if uses_tls { trust(config, provider, problems) } else { None };
+    let inputs = Inputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
+    let endpoints: Vec<_> =
+        config.endpoints.iter().map(|one| inputs.endpoint(one, problems)).collect();
+    let ranks = config.endpoints.iter().zip(&endpoints).map(|(config, endpoint)| Rank {
+        backup: config.backup,
+        weight: config.weight,
+        duty: match config.duty {
+            config::Duty::Up => Duty::Up,
+            config::Duty::Drain => Duty::Drain,
+            config::Duty::Maintenance => Duty::Maintenance,
+        },
+        number: memory.sessions.number(&endpoint.label),
+    });
+    Upstream {
+        name: config.name.as_str().into(),
+        ranks: ranks.collect(),
+        policy: policy(config),
+        memory,
+        endpoints,
+        check: check.clone(),
+        limits: Limits {
+            connect: config.connect_timeout,
+            first_byte: config.first_byte_timeout,
+            idle: config.idle_timeout,
+            keep_alive: config.keep_alive,
+            max_idle: config.max_idle,
+        },
+    }
+}
+
+/// What endpoints of an upstream are made of.
+struct Inputs<'a> {
+    config: &'a config::Upstream,
+    tls: Option<&'a (Arc<ClientConfig>, u64)>,
+    before: Option<&'a Arc<Upstream>>,
+    check: Option<&'a Check>,
+}
+
+impl Inputs<'_> {
+    /// An endpoint; the one there was, if it is the same in every respect.
+    fn endpoint(&self, endpoint: &config::Endpoint, problems: &mut Vec<Problem>) -> Arc<Endpoint> {
+        let name = self.config.server_name.as_ref().unwrap_or(&endpoint.host);
+        let verified = match (self.tls, ServerName::try_from(name.clone())) {
+            (Some((tls, _)), Ok(name)) if endpoint.tls => Some((Arc::clone(tls), name)),
+            (Some(_), Err(_)) if endpoint.tls => {
+                problems.push(error(
+                    "upstream.server-name",
+                    endpoint.place,
+                    format!("`{name}` is not a name a certificate could carry"),
+                    "set `server-name` to the name in the component's certificate",
+                ));
+                None
+            }
+            _ => None,
+        };
+        let mut hasher = DefaultHasher::new();
+        (&endpoint.host, endpoint.port, endpoint.tls, name).hash(&mut hasher);
+        self.tls.map(|(_, trusted)| *trusted).hash(&mut hasher);
+        let identity = hasher.finish();
+        let before = || self.before.into_iter().flat_map(|before| &before.endpoints);
+        if let Some(same) = before().find(|same| same.identity == identity) {
+            return Arc::clone(same);
+        }
+        let mut new = Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity);
+        // How it is does not depend on how its certificate is verified.
+        match before().find(|same| same.label == new.label) {
+            Some(same) => new.health = Arc::clone(&same.health),
+            None => new.health.presume(self.check.is_none_or(|check| check.initially_up)),
+        }
+        Arc::new(new)
+    }
+}
+
+fn policy(config: &config::Upstream) -> Policy {
+    let eject = &config.eject;
+    let on = [
+        (eject.connect, Trouble::Connect),
+        (eject.tls, Trouble::Tls),
+        (eject.reset, Trouble::Reset),
+        (eject.timeout, Trouble::Timeout),
+    ];
+    let ring = |backup: bool| {
+        let all = config.endpoints.iter().enumerate().filter(|(_, e)| e.backup == backup);
+        let hosts: Vec<_> = all
+            .map(|(index, e)| {
+                let host =
+                    if e.host.contains(':') { format!("[{}]", e.host) } else { e.host.clone() };
+                (u16::try_from(index).unwrap_or(u16::MAX), host, e.port, e.weight)
+            })
+            .collect();
+        Ring::new(hosts.iter().map(|(index, host, port, weight)| (*index, &**host, *port, *weight)))
+    };
+    Policy {
+        balance: match config.balance {
+            config::Balance::First => Balance::First,
+            config::Balance::Weighted => Balance::Weighted,
+            config::Balance::LeastConnections => Balance::LeastConnections,
+            config::Balance::Hash => Balance::Hash([ring(false), ring(true)]),
+        },
+        slow_start: config.slow_start,
+        eject: Eject {
+            on: on.into_iter().filter_map(|(on, trouble)| on.then_some(trouble)).collect(),
+            statuses: eject.statuses.clone(),
+            errors: eject.errors,
+            window: eject.window,
+            time: eject.time,
+            longest: eject.longest,
+            most: eject.most,
+        },
+        fail_over: config.endpoints.iter().any(|endpoint| endpoint.backup).then_some(FailOver {
+            failures: config.fail_over.failures,
+            return_after: config.fail_over.return_after,
+        }),
+        sticky: config.sticky,
+        retries: config.retries,
+    }
+}
+
+fn compiled_check(config: &config::Check) -> Check {
+    let kind = match &config.kind {
+        config::CheckKind::Tcp => check::Kind::Tcp,
+        config::CheckKind::Tls => check::Kind::Tls,
+        config::CheckKind::Http { path, host, status, body } => check::Kind::Http(check::Get {
+            path: path.clone(),
+            host: host.clone(),
+            status: status.clone(),
+            body: body.clone(),
+        }),
+    };
+    Check {
+        kind,
+        every: config.every,
+        timeout: config.timeout,
+        rise: config.rise,
+        fall: config.fall,
+        initially_up: config.initially_up,
+    }
+}
+
+/// TLS settings for an upstream, and a hash of what is trusted, file contents included.
+fn trust(
+    config: &config::Upstream,
+    provider: &Arc<CryptoProvider>,
+    problems: &mut Vec<Problem>,
+) -> Option<(Arc<ClientConfig>, u64)> {
+    let mut hasher = DefaultHasher::new();
+    let (trust, place) = match &config.verify {
+        Verify::System => {
+            "system".hash(&mut hasher);
+            (client::Trust::System, config.place)
+        }
+        Verify::Pin(pins) => {
+            pins.hash(&mut hasher);
+            (client::Trust::Pins(pins.clone()), config.place)
+        }
+        Verify::None { place } => {
+            "none".hash(&mut hasher);
+            (client::Trust::Nothing, *place)
+        }
+        Verify::Ca { file, place } => match certificate::read_authorities(file) {
+            Ok(authorities) => {
+                for authority in &authorities {
+                    authority.as_ref().hash(&mut hasher);
+                }
+                (client::Trust::Authorities(authorities), *place)
+            }
+            Err(message) => {
+                problems.push(error(
+                    "upstream.ca-file",
+                    *place,
+                    message,
+                    "the file must be PEM, with the CA certificate that issued the component's certificate",
+                ));
+                return None;
+            }
+        },
+    };
+    let built = client::config(trust, provider).map_err(|message| {
+        problems.push(error(
+            "upstream.trust",
+            place,
+            message,
+            "name the component's CA with `ca-file`, or its key with `pin`",
+        ));
+    });
+    Some((built.ok()?, hasher.finish()))
+}

@@ -1,0 +1,180 @@
+//! Checking endpoints, on the control runtime: one small task for each that is to be checked.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::generation::Generation;
+use crate::net::Local;
+use crate::telemetry::Metrics;
+use crate::upstream::check::{Word, ask};
+use crate::upstream::{Check, Endpoint, Upstream};
+
+/// The least time between two checks of an endpoint, however many requests find it wanting.
+const AT_MOST_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is decided which tier of an upstream is used.
+const JUDGED: Duration = Duration::from_millis(200);
+
+/// See the module.
+pub(super) struct Checks {
+    metrics: Arc<Metrics>,
+    upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
+    needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Checks {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, upstreams: Rc::default(), needed: Rc::default(), tasks: Vec::new() }
+    }
+
+    /// The upstreams of the generation that serves.
+    pub(super) fn upstreams(&self) -> Rc<RefCell<Vec<Arc<Upstream>>>> {
+        Rc::clone(&self.upstreams)
+    }
+
+    /// Those of them that must be up for the gateway to be ready.
+    pub(super) fn needed(&self) -> Rc<RefCell<Vec<Arc<Upstream>>>> {
+        Rc::clone(&self.needed)
+    }
+
+    fn stop(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Checks the endpoints of this generation from now on, and no others. What is known of
+    /// endpoints that stay is kept, and so is the time of their next check.
+    pub(super) fn follow(&mut self, generation: &Generation) {
+        let all = &generation.upstreams;
+        let needed = generation.config.ready.iter().filter_map(|id| all.get(id.0).cloned());
+        self.needed.replace(needed.collect());
+        let same = |(a, b): (&Arc<Upstream>, &Arc<Upstream>)| Arc::ptr_eq(a, b);
+        let before = self.upstreams.replace(all.clone());
+        if before.len() == all.len() && before.iter().zip(all).all(same) {
+            return;
+        }
+        self.stop();
+        let gone = before.iter().map(|upstream| &*upstream.name);
+        let gone = gone.filter(|name| !all.iter().any(|kept| *kept.name == **name));
+        self.metrics.endpoints.forget(gone, Word::RESULTS);
+        let local = Local::new();
+        for upstream in all {
+            if upstream.policy.fail_over.is_some() {
+                self.tasks.push(spawn_local(mind(Arc::clone(upstream))));
+            }
+            for endpoint in &upstream.endpoints {
+                let health = &endpoint.health;
+                match &upstream.check {
+                    None => health.presume(true),
+                    Some(check) => {
+                        if !health.is_checked() {
+                            health.presume(check.initially_up);
+                        }
+                        self.tasks.push(spawn_local(watch(Watched {
+                            upstream: Arc::clone(&upstream.name),
+                            endpoint: Arc::clone(endpoint),
+                            check: Arc::clone(check),
+                            metrics: Arc::clone(&self.metrics),
+                            local: Rc::clone(&local),
+                        })));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An endpoint that is checked.
+struct Watched {
+    upstream: Arc<str>,
+    endpoint: Arc<Endpoint>,
+    check: Arc<Check>,
+    metrics: Arc<Metrics>,
+    local: Rc<Local>,
+}
+
+/// Decides for ever which tier of an upstream is used.
+async fn mind(upstream: Arc<Upstream>) {
+    let Some(settings) = upstream.policy.fail_over else { return };
+    let tiers = &upstream.memory.tiers;
+    loop {
+        tokio::time::sleep(JUDGED).await;
+        let now = jiff::Timestamp::now().as_second();
+        let moved = tiers.judge(upstream.seen(), &settings, Instant::now(), now);
+        let Some(moved) = moved else { continue };
+        let name = &*upstream.name;
+        if moved.to_backup {
+            tracing::warn!(upstream = name, "the backups are used: {}", moved.why);
+            continue;
+        }
+        tracing::info!(upstream = name, "the primary endpoints are used again: {}", moved.why);
+        for (endpoint, rank) in upstream.endpoints.iter().zip(&upstream.ranks) {
+            if !rank.backup {
+                endpoint.health.rise();
+            }
+        }
+    }
+}
+
+/// Checks for ever. A request that could not connect brings the next check forward.
+async fn watch(own: Watched) {
+    let health = &own.endpoint.health;
+    loop {
+        let checked = health.told().checked;
+        let since = checked.map_or(Duration::MAX, |at| at.elapsed());
+        let due = jittered(health.pause(&own.check)).saturating_sub(since);
+        let least = AT_MOST_EVERY.min(own.check.every).saturating_sub(since);
+        tokio::select! {
+            () = tokio::time::sleep(due.max(least)) => {}
+            () = early(&own, least) => {}
+        }
+        own.once().await;
+    }
+}
+
+/// Ends once a request has found something wrong and the last check is long enough ago.
+async fn early(own: &Watched, least: Duration) {
+    own.endpoint.health.hurried().await;
+    tokio::time::sleep(least).await;
+}
+
+impl Watched {
+    async fn once(&self) {
+        let result = ask(&self.endpoint, &self.check, &self.local).await;
+        let word = result.as_ref().err().map_or("good", |fault| fault.word.as_str());
+        self.metrics.endpoints.checked(&self.upstream, word);
+        if result.as_ref().is_err_and(|fault| fault.word == Word::Internal) {
+            self.endpoint.health.told().checked = Some(Instant::now());
+            return;
+        }
+        let now = jiff::Timestamp::now().as_second();
+        let Some(change) = self.endpoint.health.checked(&result, &self.check, now) else { return };
+        let (upstream, endpoint) = (&*self.upstream, &*self.endpoint.label);
+        if change.up {
+            tracing::info!(upstream, endpoint, "the endpoint is up: {}", change.why);
+        } else {
+            tracing::warn!(upstream, endpoint, "the endpoint is down: {}", change.why);
+        }
+    }
+}
+
+/// Give or take a tenth, so that checks spread out.
+fn jittered(pause: Duration) -> Duration {
+    // A new hasher is differently keyed each time, which is all the chance that is needed.
+    let chance = RandomState::new().build_hasher().finish() % 201;
+    let tenths = u32::try_from(chance).unwrap_or(100);
+    pause * (900 + tenths) / 1000
+}

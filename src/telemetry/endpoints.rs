@@ -1,0 +1,148 @@
+//! Metrics of endpoints: whether they are well, and what checks say.
+//!
+//! Written by the control runtime, most of it when somebody asks, so labels are looked up there.
+
+use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+
+use super::metrics::{counters, gauges};
+
+/// The families.
+#[derive(Debug)]
+pub struct Endpoints {
+    up: IntGaugeVec,
+    last_change: IntGaugeVec,
+    open: IntGaugeVec,
+    resolved: IntGaugeVec,
+    on_backup: IntGaugeVec,
+    sessions: IntGaugeVec,
+    checks: IntCounterVec,
+}
+
+/// An endpoint, as it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// Name of the upstream.
+    pub upstream: &'a str,
+    /// Host and port.
+    pub endpoint: &'a str,
+    /// It is used.
+    pub up: bool,
+    /// When checks changed that, in seconds since 1970; 0: never.
+    pub since: i64,
+    /// Open requests and WebSockets.
+    pub open: usize,
+    /// When its name was resolved last, in seconds since 1970, if it is one.
+    pub resolved: Option<i64>,
+}
+
+/// An upstream, as it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its backups are used.
+    pub on_backup: bool,
+    /// Socket.IO sessions whose endpoint is known.
+    pub sessions: usize,
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl Endpoints {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let endpoint = &["upstream", "endpoint"];
+        Ok(Self {
+            up: gauges(
+                registry,
+                "upstream_endpoint_up",
+                "1 for endpoints that requests are sent to, 0 for those that are down or taken out.",
+                endpoint,
+            )?,
+            last_change: gauges(
+                registry,
+                "upstream_endpoint_last_change_timestamp_seconds",
+                "When a check last took an endpoint for up or down, in seconds since 1970; 0: never.",
+                endpoint,
+            )?,
+            open: gauges(
+                registry,
+                "upstream_endpoint_open",
+                "Open requests and WebSockets, of upstreams with several endpoints.",
+                endpoint,
+            )?,
+            resolved: gauges(
+                registry,
+                "upstream_endpoint_resolved_timestamp_seconds",
+                "When the name of an endpoint was last resolved, in seconds since 1970; 0: never.",
+                endpoint,
+            )?,
+            on_backup: gauges(
+                registry,
+                "upstream_on_backup",
+                "1 while the backups of an upstream are used, and not its primary endpoints.",
+                &["upstream"],
+            )?,
+            sessions: gauges(
+                registry,
+                "upstream_sessions",
+                "Socket.IO sessions whose endpoint is known, of upstreams with several endpoints.",
+                &["upstream"],
+            )?,
+            checks: counters(
+                registry,
+                "upstream_checks_total",
+                "Checks of endpoints, by result: good, or what was wrong.",
+                &["upstream", "result"],
+            )?,
+        })
+    }
+
+    /// Tells of all upstreams there are, in place of those told before.
+    pub fn tell<'a>(
+        &self,
+        upstreams: impl Iterator<Item = Upstream<'a>>,
+        all: impl Iterator<Item = Told<'a>>,
+    ) {
+        let families = [
+            &self.up,
+            &self.last_change,
+            &self.open,
+            &self.resolved,
+            &self.on_backup,
+            &self.sessions,
+        ];
+        for family in families {
+            family.reset();
+        }
+        for Upstream { name, on_backup, sessions } in upstreams {
+            self.on_backup.with_label_values(&[name]).set(i64::from(on_backup));
+            self.sessions.with_label_values(&[name]).set(number(sessions));
+        }
+        for told in all {
+            let labels = &[told.upstream, told.endpoint];
+            self.up.with_label_values(labels).set(i64::from(told.up));
+            self.last_change.with_label_values(labels).set(told.since);
+            if let Some(resolved) = told.resolved {
+                self.resolved.with_label_values(labels).set(resolved);
+            }
+            self.open.with_label_values(labels).set(number(told.open));
+        }
+    }
+
+    /// Counts a check; `result` is a word from a closed list.
+    pub fn checked(&self, upstream: &str, result: &str) {
+        self.checks.with_label_values(&[upstream, result]).inc();
+    }
+
+    /// Forgets the checks of upstreams that are gone; `results` are all words.
+    pub fn forget<'a>(&self, gone: impl Iterator<Item = &'a str>, results: &[&str]) {
+        for upstream in gone {
+            for result in results {
+                // Most of them never happened.
+                let _ = self.checks.remove_label_values(&[upstream, result]);
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Asking an endpoint whether it is well. Runs on the control runtime, never on a data worker.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::message::{Framing, Reason};
+use crate::net::{Local, dial};
+
+use super::connect::{ConnectError, connect, dial_error};
+use super::exchange::{BodyStep, Exchange, Received};
+use super::{Connection, Endpoint, Stream};
+
+/// Bytes of an answer's body that are looked at.
+const MOST_BODY: usize = 64 * 1024;
+
+/// How the endpoints of an upstream are asked.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What is asked.
+    pub kind: Kind,
+    /// Time between two checks.
+    pub every: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// Good ones in a row until an endpoint is up.
+    pub rise: u32,
+    /// Bad ones in a row until it is down.
+    pub fall: u32,
+    /// What it is taken for before the first.
+    pub initially_up: bool,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A TCP connection.
+    Tcp,
+    /// A TLS handshake too, if it is an `https` endpoint.
+    Tls,
+    /// An answer to a GET.
+    Http(Get),
+}
+
+/// A GET, and which answers to it are good.
+#[derive(Clone, Debug)]
+pub struct Get {
+    /// Path and query.
+    pub path: String,
+    /// `Host`; `None`: the endpoint's label.
+    pub host: Option<String>,
+    /// Statuses that are good, first and last of each range.
+    pub status: Vec<(u16, u16)>,
+    /// What the body's beginning must contain.
+    pub body: String,
+}
+
+/// What is wrong with an endpoint.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{word}: {detail}")]
+pub struct Fault {
+    /// The kind of it.
+    pub word: Word,
+    /// What exactly, for people.
+    pub detail: String,
+}
+
+/// Kinds of faults, as in the metric.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Word {
+    /// The name has no address.
+    Unresolved,
+    /// No connection.
+    Connect,
+    /// No time left.
+    Timeout,
+    /// The certificate, or the handshake.
+    Tls,
+    /// No answer, or one that is not HTTP.
+    Answer,
+    /// An answer with another status.
+    Status,
+    /// An answer without the text.
+    Body,
+    /// The gateway itself could not ask.
+    Internal,
+}
+
+impl Word {
+    /// All of them, and the word for a check that found nothing wrong, first.
+    pub const RESULTS: &'static [&'static str] = &[
+        "good",
+        "unresolved",
+        "connect",
+        "timeout",
+        "tls",
+        "answer",
+        "status",
+        "body",
+        "internal",
+    ];
+
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Answer => "answer",
+            Self::Status => "status",
+            Self::Body => "body",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Asks once.
+///
+/// # Errors
+///
+/// [`Fault`]: what is wrong with it. One with [`Word::Internal`] says nothing about the endpoint.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the connection.
+pub async fn ask(endpoint: &Endpoint, check: &Check, local: &Local) -> Result<(), Fault> {
+    let deadline = Instant::now() + check.timeout;
+    if matches!(check.kind, Kind::Tcp) {
+        let addresses = endpoint.addresses.load_full();
+        let dialled = dial(&addresses, check.timeout).await;
+        return dialled.map(drop).map_err(|error| fault(dial_error(&error), error.to_string()));
+    }
+    let stream = connect(endpoint, check.timeout)
+        .await
+        .map_err(|ConnectError { reason, detail, .. }| fault(reason, detail))?;
+    let Kind::Http(get) = &check.kind else { return Ok(()) };
+    match timeout_at(deadline, exchange(endpoint, get, stream, local)).await {
+        Ok(result) => result,
+        Err(_) => Err(fault(
+            Reason::UpstreamConnectTimeout,
+            format!("no whole answer within {:?}", check.timeout),
+        )),
+    }
+}
+
+fn fault(reason: Reason, detail: String) -> Fault {
+    let word = match reason {
+        Reason::UpstreamUnresolved => Word::Unresolved,
+        Reason::UpstreamConnectTimeout => Word::Timeout,
+        Reason::UpstreamTls => Word::Tls,
+        Reason::NoDescriptors => Word::Internal,
+        _ => Word::Connect,
+    };
+    Fault { word, detail }
+}
+
+/// Sends the GET and judges the answer.
+async fn exchange(
+    endpoint: &Endpoint,
+    get: &Get,
+    stream: Stream,
+    local: &Local,
+) -> Result<(), Fault> {
+    let unusable =
+        |reason: Reason| Fault { word: Word::Answer, detail: reason.sentence().to_owned() };
+    let host = get.host.as_deref().unwrap_or(&endpoint.label);
+    let head = format!(
+        "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        get.path
+    );
+    let connection = Connection { stream, reused: false, seat: None };
+    let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
+        .map_err(|failure| unusable(failure.reason))?;
+    let head = poll_fn(|cx| {
+        let _ = exchange.poll_flush(cx);
+        loop {
+            match std::task::ready!(exchange.poll_head(cx, local)) {
+                Ok(Received::Interim(_)) => {}
+                Ok(Received::Final(head)) => return std::task::Poll::Ready(Ok(head)),
+                Err(failure) => return std::task::Poll::Ready(Err(failure)),
+            }
+        }
+    });
+    let head = head.await.map_err(|failure| unusable(failure.reason))?;
+    if !get.status.iter().any(|(first, last)| (*first..=*last).contains(&head.status)) {
+        let detail = format!("GET {} was answered with status {}", get.path, head.status);
+        return Err(Fault { word: Word::Status, detail });
+    }
+    if get.body.is_empty() {
+        return Ok(());
+    }
+    let mut body = Vec::new();
+    loop {
+        let mut keep = |_: &mut std::task::Context<'_>, data: &[u8]| {
+            let room = MOST_BODY.saturating_sub(body.len());
+            body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+        };
+        let step = poll_fn(|cx| exchange.poll_body(cx, local, &mut keep)).await;
+        if memchr::memmem::find(&body, get.body.as_bytes()).is_some() {
+            return Ok(());
+        }
+        match step {
+            Ok(BodyStep::Some) if body.len() < MOST_BODY => {}
+            Ok(_) => {
+                let detail = format!("the answer to GET {} lacks {:?}", get.path, get.body);
+                return Err(Fault { word: Word::Body, detail });
+            }
+            Err(reason) => return Err(unusable(reason)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

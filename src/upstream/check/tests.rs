@@ -1,0 +1,102 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::upstream::resolve;
+
+/// What a check says about an endpoint that answers like this.
+async fn asked(get: Get, answer: &'static [u8]) -> (Result<(), Fault>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 4096];
+        let length = stream.read(&mut head).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8_lossy(&head[..length]).into_owned()
+    };
+    let (endpoint, local) = (endpoint(address), Local::new());
+    let check = check(Kind::Http(get));
+    let (result, head) = tokio::join!(ask(&endpoint, &check, &local), served);
+    (result, head)
+}
+
+fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
+    let endpoint = Endpoint::new(address.ip().to_string(), address.port(), None, 0);
+    resolve::refresh(&endpoint).unwrap();
+    Arc::new(endpoint)
+}
+
+fn check(kind: Kind) -> Check {
+    let second = Duration::from_secs(1);
+    Check { kind, every: second, timeout: second, rise: 1, fall: 1, initially_up: true }
+}
+
+fn get(status: &[(u16, u16)], body: &str) -> Get {
+    Get { path: "/s?a".to_owned(), host: None, status: status.to_vec(), body: body.to_owned() }
+}
+
+/// Statuses that are good, text wanted, what is answered, what is wrong with it.
+type Case = (&'static [(u16, u16)], &'static str, &'static [u8], Option<Word>);
+
+#[tokio::test]
+async fn judges_status_and_body() {
+    let cases: [Case; 9] = [
+        (&[(200, 399)], "", b"HTTP/1.1 204 No\r\n\r\n", None),
+        (&[(200, 200), (404, 404)], "", b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", None),
+        (&[(200, 399)], "", b"HTTP/1.1 500 No\r\n\r\n", Some(Word::Status)),
+        (&[(200, 200)], "", b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", None),
+        (&[(200, 200)], "well", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\"is well\"", None),
+        (
+            &[(200, 200)],
+            "is well",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nis w\r\n3\r\nell\r\n0\r\n\r\n",
+            None,
+        ),
+        (
+            &[(200, 200)],
+            "well",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nill",
+            Some(Word::Body),
+        ),
+        (&[(200, 200)], "", b"SSH-2.0-OpenSSH\r\n", Some(Word::Answer)),
+        (&[(200, 200)], "", b"", Some(Word::Answer)),
+    ];
+    for (status, body, answer, expected) in cases {
+        let (result, head) = asked(get(status, body), answer).await;
+        let shown = String::from_utf8_lossy(answer);
+        assert_eq!(result.err().map(|fault| fault.word), expected, "{shown}");
+        assert!(head.starts_with("GET /s?a HTTP/1.1\r\nHost: 127.0.0.1:"), "{head}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn connects_and_gives_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, local) = (listener.local_addr().unwrap(), Local::new());
+    let endpoint = endpoint(address);
+    assert_eq!(ask(&endpoint, &check(Kind::Tcp), &local).await, Ok(()));
+    // Nobody accepts, let alone answers.
+    let mut silent = check(Kind::Http(get(&[(200, 200)], "")));
+    silent.timeout = Duration::from_millis(20);
+    let fault = ask(&endpoint, &silent, &local).await.unwrap_err();
+    assert_eq!(fault.word, Word::Timeout);
+    drop(listener);
+    let fault = ask(&endpoint, &check(Kind::Tcp), &local).await.unwrap_err();
+    assert_eq!(fault.word, Word::Connect);
+}
+
+#[test]
+fn every_fault_is_a_result() {
+    for word in [Word::Unresolved, Word::Connect, Word::Timeout, Word::Tls, Word::Answer] {
+        assert!(Word::RESULTS.contains(&word.as_str()));
+    }
+    for word in [Word::Status, Word::Body, Word::Internal] {
+        assert!(Word::RESULTS.contains(&word.as_str()));
+    }
+}

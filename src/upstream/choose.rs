@@ -1,0 +1,272 @@
+//! Which endpoint is tried next. No lock, no allocation: a few atomics per endpoint.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::budget::Budget;
+use super::eject::{Eject, Gate};
+use super::health::{Duty, Health};
+use super::ring::Ring;
+use super::sessions::Sessions;
+use super::tier::{FailOver, Seen, Tiers};
+use super::{Endpoint, Upstream};
+
+/// Most endpoints of an upstream: as many as a word has bits.
+pub const MOST: usize = 64;
+
+/// How endpoints of one tier share the work.
+#[derive(Debug)]
+pub enum Balance {
+    /// The first that is well gets all of it.
+    First,
+    /// Each gets a share by its weight.
+    Weighted,
+    /// The one with the fewest open requests and WebSockets for its weight.
+    LeastConnections,
+    /// By the client's address, the same one for as long as it is well. The two rings are of the
+    /// primary endpoints and of the backups.
+    Hash([Ring; 2]),
+}
+
+/// What an endpoint is in its upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Rank {
+    /// It is used only if the primary ones are not.
+    pub backup: bool,
+    /// Its share.
+    pub weight: u16,
+    /// What the configuration says that it is there for.
+    pub duty: Duty,
+    /// Its number among all that its upstream ever had, for sessions.
+    pub number: u16,
+}
+
+/// What is decided for an upstream as a whole.
+#[derive(Debug)]
+pub struct Policy {
+    /// How endpoints share the work.
+    pub balance: Balance,
+    /// How long an endpoint that came up takes to get its whole share.
+    pub slow_start: Duration,
+    /// When endpoints are left out.
+    pub eject: Eject,
+    /// When the backups are used; `None`: there are none.
+    pub fail_over: Option<FailOver>,
+    /// Socket.IO sessions stay on their endpoint.
+    pub sticky: bool,
+    /// Requests per second that may be sent to another endpoint.
+    pub retries: u32,
+}
+
+/// What an upstream has learned, for as long as the program runs.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Which tier is used.
+    pub tiers: Tiers,
+    /// Which endpoint sessions are on.
+    pub sessions: Sessions,
+    /// Retries that may still be made.
+    pub budget: Budget,
+    turn: AtomicU64,
+}
+
+/// Where a session is.
+pub enum Home<'a> {
+    /// On this endpoint.
+    At(usize, &'a Arc<Endpoint>),
+    /// On one that is not there any more, or down.
+    Gone,
+}
+
+/// Endpoints of an upstream, one after the other.
+pub struct Choice<'a> {
+    upstream: &'a Upstream,
+    tried: u64,
+    backup: bool,
+    key: u32,
+}
+
+impl Upstream {
+    /// Begins to choose; `key` is a hash of the client's address.
+    pub fn choose(&self, key: impl FnOnce() -> u32) -> Choice<'_> {
+        let key = if matches!(self.policy.balance, Balance::Hash(_)) { key() } else { 0 };
+        let backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
+        Choice { upstream: self, tried: 0, backup, key }
+    }
+
+    /// Whether Socket.IO sessions have to be told apart.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        self.policy.sticky && self.endpoints.len() > 1
+    }
+
+    /// The endpoint that a session is on, if it may go on there. `None`: nothing is known of it.
+    #[must_use]
+    pub fn seat(&self, session: &[u8]) -> Option<Home<'_>> {
+        let number = self.memory.sessions.find(session)?;
+        let index = self.ranks.iter().position(|rank| rank.number == number);
+        let seat = index.and_then(|index| Some((index, self.endpoints.get(index)?)));
+        let serves = |(index, endpoint): &(usize, &Arc<Endpoint>)| {
+            endpoint.health.is_up() && self.duty(*index) != Duty::Maintenance
+        };
+        Some(seat.filter(serves).map_or(Home::Gone, |(index, endpoint)| Home::At(index, endpoint)))
+    }
+
+    /// Whether one more request may be sent to another endpoint after it could not be sent to one.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        self.memory.budget.take(self.policy.retries)
+    }
+
+    /// What an endpoint is there for, by configuration and command.
+    #[must_use]
+    pub fn duty(&self, index: usize) -> Duty {
+        let (Some(endpoint), Some(rank)) = (self.endpoints.get(index), self.ranks.get(index))
+        else {
+            return Duty::Maintenance;
+        };
+        rank.duty.max(endpoint.health.duty())
+    }
+
+    /// Which tiers could be used.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        let usable = |backup: bool| {
+            let mut ranks = self.ranks.iter().enumerate();
+            ranks.any(|(index, rank)| rank.backup == backup && self.is_usable(index))
+        };
+        Seen { primary: usable(false), backup: usable(true) }
+    }
+
+    /// Whether a primary endpoint is up, as far as a balancer in front should rely on it: where
+    /// there are checks, at least one of it must have been good.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let proven = |index: usize| {
+            self.check.is_none() || self.health(index).is_some_and(|health| health.is_proven())
+        };
+        let mut ranks = self.ranks.iter().enumerate();
+        ranks.any(|(index, rank)| !rank.backup && self.is_usable(index) && proven(index))
+    }
+
+    /// Whether an endpoint may get new work, circuits aside.
+    fn is_usable(&self, index: usize) -> bool {
+        self.endpoints.get(index).is_some_and(|endpoint| endpoint.health.is_up())
+            && self.duty(index) == Duty::Up
+    }
+
+    /// Whether one more endpoint beside this one may be left out: at least one stays, and the
+    /// share of those left out is bounded.
+    #[must_use]
+    pub fn can_spare(&self, index: usize) -> bool {
+        let Some(own) = self.ranks.get(index) else { return false };
+        let (mut all, mut out, mut left) = (0, 1, 0);
+        for (other, rank) in self.ranks.iter().enumerate() {
+            if rank.backup != own.backup {
+                continue;
+            }
+            all += 1;
+            let open =
+                self.health(other).is_none_or(|health| health.circuit.gate() != Gate::Closed);
+            if other == index {
+                continue;
+            }
+            if open {
+                out += 1;
+            } else if self.is_usable(other) {
+                left += 1;
+            }
+        }
+        left > 0 && out * 100 <= self.policy.eject.most as usize * all
+    }
+
+    fn health(&self, index: usize) -> Option<&Arc<Health>> {
+        self.endpoints.get(index).map(|endpoint| &endpoint.health)
+    }
+}
+
+impl<'a> Choice<'a> {
+    /// The next endpoint to try, and its index: one that is well; after those, one that was left
+    /// out for a while. Those that are down, or taken out by the operator, are not tried.
+    #[expect(clippy::should_implement_trait, reason = "it is asked again only after a failure")]
+    pub fn next(&mut self) -> Option<(usize, &'a Arc<Endpoint>)> {
+        loop {
+            let well = |gate| gate != Gate::Open;
+            let index = self.pick(well).or_else(|| self.pick(|_| true))?;
+            self.tried |= 1 << index;
+            let endpoint = self.upstream.endpoints.get(index)?;
+            let circuit = &endpoint.health.circuit;
+            // Another request may be trying a half-open one at this moment; one that is open is
+            // tried only because nothing else is left.
+            if circuit.gate() != Gate::HalfOpen || circuit.try_it() || self.pick(well).is_none() {
+                return Some((index, endpoint));
+            }
+        }
+    }
+
+    /// Whether an endpoint is to be considered.
+    fn admits(&self, index: usize, gate: impl Fn(Gate) -> bool) -> bool {
+        let upstream = self.upstream;
+        self.tried & (1 << index) == 0
+            && upstream.ranks.get(index).is_some_and(|rank| rank.backup == self.backup)
+            && upstream.is_usable(index)
+            && upstream.health(index).is_some_and(|health| gate(health.circuit.gate()))
+    }
+
+    fn pick(&self, gate: impl Fn(Gate) -> bool + Copy) -> Option<usize> {
+        let all = 0..self.upstream.endpoints.len().min(MOST);
+        let mut admitted = all.filter(|index| self.admits(*index, gate));
+        match &self.upstream.policy.balance {
+            Balance::First => admitted.next(),
+            Balance::Weighted => self.weighted(admitted),
+            Balance::LeastConnections => self.least(admitted),
+            Balance::Hash(rings) => {
+                rings[usize::from(self.backup)].find(self.key, |index| self.admits(index, gate))
+            }
+        }
+    }
+
+    /// An endpoint's weight, less while it has only just come up.
+    fn weight(&self, index: usize) -> u64 {
+        let weight = self.upstream.ranks.get(index).map_or(1, |rank| u64::from(rank.weight));
+        let health = self.upstream.health(index);
+        let share = health.map_or(100, |health| health.share(self.upstream.policy.slow_start));
+        weight * share
+    }
+
+    /// By turns, each as often as its weight says: multiples of the golden ratio are as evenly
+    /// spread as can be, whatever the weights.
+    fn weighted(&self, admitted: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+        let total: u64 = admitted.clone().map(|index| self.weight(index)).sum();
+        let turn = self.upstream.memory.turn.fetch_add(1, Ordering::Relaxed);
+        let spread = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut point = u64::try_from((u128::from(spread) * u128::from(total)) >> 64).unwrap_or(0);
+        let mut last = None;
+        for index in admitted {
+            let weight = self.weight(index);
+            if point < weight {
+                return Some(index);
+            }
+            point -= weight;
+            last = Some(index);
+        }
+        // Weights may have changed in between.
+        last
+    }
+
+    /// The least open for its weight; of equals, by turns.
+    fn least(&self, admitted: impl Iterator<Item = usize>) -> Option<usize> {
+        let turn = self.upstream.memory.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.upstream.endpoints.len().max(1) as u64;
+        let load = |index: usize| {
+            let open = self.upstream.health(index).map_or(0, |health| health.open()) as u64 + 1;
+            let place = (index as u64 + count - turn % count) % count;
+            (open.saturating_mul(1 << 20) / self.weight(index).max(1), place)
+        };
+        admitted.min_by_key(|index| load(*index))
+    }
+}
+
+#[cfg(test)]
+mod tests;

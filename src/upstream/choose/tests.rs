@@ -1,0 +1,179 @@
+use std::collections::HashMap;
+
+use super::*;
+use crate::upstream::eject::Trouble;
+use crate::upstream::{Busy, Limits};
+
+fn eject() -> Eject {
+    Eject {
+        on: vec![Trouble::Connect],
+        statuses: Vec::new(),
+        errors: 1,
+        window: Duration::from_secs(10),
+        time: Duration::from_secs(60),
+        longest: Duration::from_secs(60),
+        most: 50,
+    }
+}
+
+/// An upstream with endpoints of these weights; those from `backups` on are backups.
+fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
+    let second = Duration::from_secs(1);
+    let memory = Arc::<Memory>::default();
+    let endpoints: Vec<_> = (0..weights.len())
+        .map(|index| {
+            let port = 8000 + u16::try_from(index).unwrap();
+            Arc::new(Endpoint::new("10.0.0.1".to_owned(), port, None, index as u64))
+        })
+        .collect();
+    let ranks = weights.iter().enumerate().map(|(index, weight)| Rank {
+        backup: index >= backups,
+        weight: *weight,
+        duty: Duty::Up,
+        number: memory.sessions.number(&endpoints[index].label),
+    });
+    Upstream {
+        name: "u".into(),
+        ranks: ranks.collect(),
+        endpoints,
+        policy: Policy {
+            balance,
+            slow_start: Duration::ZERO,
+            eject: eject(),
+            fail_over: Some(FailOver { failures: 3, return_after: None }),
+            sticky: true,
+            retries: 100,
+        },
+        memory,
+        limits: Limits {
+            connect: second,
+            first_byte: second,
+            idle: second,
+            keep_alive: second,
+            max_idle: 1,
+        },
+        check: None,
+    }
+}
+
+fn down(upstream: &Upstream, index: usize) {
+    upstream.endpoints[index].health.presume(false);
+}
+
+fn eject_it(upstream: &Upstream, index: usize) {
+    upstream.endpoints[index].health.circuit.open(&eject(), Trouble::Connect).unwrap();
+}
+
+/// The endpoints that one request tries, if none can be connected to.
+fn tried(upstream: &Upstream, key: u32) -> Vec<usize> {
+    let mut choice = upstream.choose(|| key);
+    std::iter::from_fn(|| choice.next().map(|(index, _)| index)).collect()
+}
+
+#[test]
+fn the_first_that_is_well_comes_first_and_the_ejected_last() {
+    let upstream = upstream(Balance::First, &[1, 1, 1, 1], 4);
+    assert_eq!(tried(&upstream, 0), [0, 1, 2, 3]);
+    eject_it(&upstream, 0);
+    down(&upstream, 1);
+    upstream.endpoints[2].health.assign(Duty::Drain);
+    assert_eq!(tried(&upstream, 0), [3, 0]);
+    down(&upstream, 0);
+    down(&upstream, 3);
+    assert!(tried(&upstream, 0).is_empty());
+}
+
+#[test]
+fn backups_are_used_only_if_the_upstream_has_gone_over_to_them() {
+    let upstream = upstream(Balance::First, &[1, 1], 1);
+    down(&upstream, 0);
+    assert!(tried(&upstream, 0).is_empty());
+    let settings = upstream.policy.fail_over.unwrap();
+    upstream.memory.tiers.judge(upstream.seen(), &settings, std::time::Instant::now(), 0);
+    assert_eq!(tried(&upstream, 0), [1]);
+    upstream.endpoints[0].health.presume(true);
+    assert_eq!(tried(&upstream, 0), [1], "until it is decided to return");
+}
+
+#[test]
+fn shares_are_as_the_weights_say() {
+    let upstream = upstream(Balance::Weighted, &[1, 3, 6], 3);
+    let mut counts = HashMap::<usize, usize>::new();
+    for _ in 0..1000 {
+        *counts.entry(tried(&upstream, 0)[0]).or_default() += 1;
+    }
+    for (index, expected) in [(0, 100), (1, 300), (2, 600)] {
+        assert!(counts[&index].abs_diff(expected) <= 10, "{counts:?}");
+    }
+}
+
+#[test]
+fn the_least_busy_for_its_weight_is_next() {
+    let upstream = upstream(Balance::LeastConnections, &[1, 2], 2);
+    let mut open: Vec<Busy> = Vec::new();
+    for _ in 0..30 {
+        let index = tried(&upstream, 0)[0];
+        open.push(Busy::new(&upstream.endpoints[index].health));
+    }
+    let counts: Vec<_> = upstream.endpoints.iter().map(|e| e.health.open()).collect();
+    assert!((9..=11).contains(&counts[0]) && (19..=21).contains(&counts[1]), "{counts:?}");
+}
+
+#[test]
+fn a_client_keeps_its_endpoint() {
+    let all = [(0, "10.0.0.1", 8000, 1), (1, "10.0.0.1", 8001, 1), (2, "10.0.0.1", 8002, 1)];
+    let rings = [Ring::new(all.into_iter()), Ring::default()];
+    let upstream = upstream(Balance::Hash(rings), &[1, 1, 1], 3);
+    for key in [1, 1 << 20, u32::MAX] {
+        let order = tried(&upstream, key);
+        assert_eq!((order.len(), tried(&upstream, key)), (3, order.clone()));
+        eject_it(&upstream, order[0]);
+        assert_eq!(tried(&upstream, key)[0], order[1]);
+        upstream.endpoints[order[0]].health.circuit.close();
+    }
+}
+
+#[test]
+fn one_always_stays() {
+    let upstream = upstream(Balance::First, &[1, 1, 1, 1, 1], 4);
+    assert!(upstream.can_spare(0));
+    eject_it(&upstream, 0);
+    assert!(upstream.can_spare(1), "half of four");
+    eject_it(&upstream, 1);
+    assert!(!upstream.can_spare(2));
+    assert!(!upstream.can_spare(4), "the only backup");
+    let two = self::upstream(Balance::First, &[1, 1], 2);
+    down(&two, 0);
+    assert!(!two.can_spare(1), "the last one that is up");
+}
+
+#[test]
+fn one_request_tries_a_half_open_endpoint() {
+    let upstream = upstream(Balance::First, &[1, 1], 2);
+    let short = Eject { time: Duration::from_millis(1), ..eject() };
+    upstream.endpoints[0].health.circuit.open(&short, Trouble::Connect).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(tried(&upstream, 0)[0], 0);
+    assert_eq!(tried(&upstream, 0)[0], 1, "the others wait for what comes of it");
+}
+
+#[test]
+fn a_session_is_where_it_was_opened_or_nowhere() {
+    let upstream = upstream(Balance::First, &[1, 1], 2);
+    let seat = |id: &[u8]| match upstream.seat(id) {
+        None => "unknown",
+        Some(Home::Gone) => "gone",
+        Some(Home::At(1, _)) => "there",
+        Some(Home::At(..)) => "elsewhere",
+    };
+    assert_eq!(seat(b"s"), "unknown");
+    upstream.memory.sessions.learn(b"s", upstream.ranks[1].number);
+    assert_eq!(seat(b"s"), "there");
+    upstream.endpoints[1].health.assign(Duty::Drain);
+    assert_eq!(seat(b"s"), "there", "it goes on");
+    upstream.endpoints[1].health.assign(Duty::Maintenance);
+    assert_eq!(seat(b"s"), "gone");
+    upstream.endpoints[1].health.assign(Duty::Up);
+    down(&upstream, 1);
+    assert_eq!(seat(b"s"), "gone");
+}

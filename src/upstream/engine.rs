@@ -1,0 +1,171 @@
+//! As much of Engine.IO as it takes to see which session a request belongs to, and which session an
+//! answer opens. Versions 3 and 4, JSONP included.
+//!
+//! In: request targets, the beginnings of answers. Out: session ids. Never: changes or holds a byte.
+
+/// Most bytes of an answer that are looked at. The open packet comes first, and its id near its
+/// front.
+const MOST: usize = 512;
+
+/// Longest id that is taken for one, in bytes; they have 20.
+const LONGEST: usize = 128;
+
+/// What a request has to do with a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Session<'a> {
+    /// Nothing, or nothing that matters to others: a session that is one WebSocket.
+    None,
+    /// The answer opens one.
+    Opens,
+    /// It belongs to this one.
+    Of(&'a [u8]),
+}
+
+/// Reads a request target.
+#[must_use]
+pub fn session(target: &[u8]) -> Session<'_> {
+    let Some(at) = memchr::memchr(b'?', target) else { return Session::None };
+    let (mut engine, mut polling, mut sid) = (false, true, None);
+    for parameter in target.get(at + 1..).unwrap_or_default().split(|b| *b == b'&') {
+        if let Some(value) = parameter.strip_prefix(b"sid=") {
+            sid = Some(value).filter(|value| !value.is_empty());
+        } else if parameter == b"transport=websocket" {
+            polling = false;
+        } else if parameter.starts_with(b"EIO=") {
+            engine = true;
+        }
+    }
+    match sid {
+        _ if !engine => Session::None,
+        Some(sid) => Session::Of(sid),
+        None if polling => Session::Opens,
+        None => Session::None,
+    }
+}
+
+/// Looks for the id in the beginning of an answer, which comes in pieces.
+#[derive(Debug)]
+pub struct Reader {
+    seen: [u8; MOST],
+    length: usize,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { seen: [0; MOST], length: 0 }
+    }
+}
+
+/// What a reader has found.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Found<'a> {
+    /// The id.
+    Id(&'a [u8]),
+    /// Nothing so far.
+    NotYet,
+    /// Nothing, and nothing will be.
+    Never,
+}
+
+impl Reader {
+    /// Looks at a piece.
+    pub fn read(&mut self, piece: &[u8]) -> Found<'_> {
+        let room = MOST - self.length;
+        let taken = piece.get(..room.min(piece.len())).unwrap_or_default();
+        if let Some(place) = self.seen.get_mut(self.length..self.length + taken.len()) {
+            place.copy_from_slice(taken);
+        }
+        self.length += taken.len();
+        let seen = self.seen.get(..self.length).unwrap_or_default();
+        match id(seen) {
+            Some(id) => Found::Id(id),
+            None if self.length == MOST => Found::Never,
+            None => Found::NotYet,
+        }
+    }
+}
+
+/// The id of the first open packet: `"sid":"…"`, or with the quotes escaped as JSONP has them.
+fn id(seen: &[u8]) -> Option<&[u8]> {
+    let at = memchr::memmem::find(seen, b"sid")?;
+    let before = seen.get(..at)?;
+    if !before.ends_with(b"\"") {
+        return None;
+    }
+    let rest = quote(seen.get(at + 3..)?)?.strip_prefix(b":")?;
+    let rest = quote(rest)?;
+    let end = rest.iter().position(|b| *b == b'"' || *b == b'\\')?;
+    let id = rest.get(..end)?;
+    let plain = id.iter().all(u8::is_ascii_graphic);
+    (plain && !id.is_empty() && id.len() <= LONGEST).then_some(id)
+}
+
+fn quote(text: &[u8]) -> Option<&[u8]> {
+    text.strip_prefix(b"\"").or_else(|| text.strip_prefix(b"\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tells_sessions_by_their_targets() {
+        let of = |target: &'static str| session(target.as_bytes());
+        assert_eq!(of("/socket.io/?EIO=3&transport=polling&t=N1"), Session::Opens);
+        assert_eq!(
+            of("/socket.io/?EIO=4&transport=polling&sid=ab-C_1&t=x"),
+            Session::Of(b"ab-C_1")
+        );
+        assert_eq!(of("/x/?sid=q&transport=websocket&EIO=4"), Session::Of(b"q"));
+        assert_eq!(of("/socket.io/?EIO=4&transport=websocket"), Session::None);
+        assert_eq!(of("/api?sid=7"), Session::None, "somebody else's parameter");
+        assert_eq!(of("/socket.io/?EIO=4&sid="), Session::Opens);
+        assert_eq!(of("/socket.io/"), Session::None);
+    }
+
+    const OPENS: [&[u8]; 5] = [
+        br#"0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"],"pingInterval":25000}"#,
+        br#"97:0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"]}2:40"#,
+        b"\x00\x09\x07\xff0{\"sid\":\"lv_VI97HAXpY6yYWAAAC\",\"upgrades\":[]}",
+        br#"___eio[3]("97:0{\"sid\":\"lv_VI97HAXpY6yYWAAAC\",\"upgrades\":[]}");"#,
+        br#"/**/___eio[0]("0{\"sid\":\"lv_VI97HAXpY6yYWAAAC\",\"pingTimeout\":1}");"#,
+    ];
+
+    #[test]
+    fn finds_the_id_however_the_answer_is_cut() {
+        for answer in OPENS {
+            for size in 1..=answer.len() {
+                let mut reader = Reader::default();
+                let mut pieces = answer.chunks(size);
+                let found = pieces.find_map(|piece| match reader.read(piece) {
+                    Found::Id(id) => Some(id.to_vec()),
+                    Found::NotYet => None,
+                    Found::Never => panic!("given up"),
+                });
+                assert_eq!(found.as_deref(), Some(&b"lv_VI97HAXpY6yYWAAAC"[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn gives_up_after_the_beginning() {
+        let mut reader = Reader::default();
+        assert_eq!(reader.read(&[b'x'; 500]), Found::NotYet);
+        assert_eq!(reader.read(&[b'x'; 500]), Found::Never);
+        assert_eq!(Reader::default().read(br#"{"sid":""}"#), Found::NotYet);
+    }
+
+    proptest! {
+        #[test]
+        fn survives_anything(target in any::<Vec<u8>>(), pieces in any::<Vec<Vec<u8>>>()) {
+            let _ = session(&target);
+            let mut reader = Reader::default();
+            for piece in pieces {
+                if reader.read(&piece) == Found::Never {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Whether an endpoint is to be used: what checks, requests and operators say about it.
+//!
+//! One [`Health`] per endpoint, shared by all workers and by the generations that have the endpoint.
+//! The request path reads and writes atomics; what is only for people is behind a lock that only
+//! the control runtime takes.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::check::{Check, Fault};
+use super::eject::Circuit;
+
+/// How long after a failure another like it is no news.
+const SAID: Duration = Duration::from_secs(5);
+
+/// What an endpoint is there for.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Duty {
+    /// Everything.
+    #[default]
+    Up,
+    /// Sessions it has, and nothing new.
+    Drain,
+    /// Nothing but WebSockets that are open.
+    Maintenance,
+}
+
+impl Duty {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// An open request or WebSocket of an endpoint.
+#[derive(Debug)]
+pub struct Busy(Arc<Health>);
+
+impl Busy {
+    /// Counts one, until it is dropped.
+    #[must_use]
+    pub fn new(health: &Arc<Health>) -> Self {
+        health.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(health))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Health {
+    /// Checks say that it is not well.
+    down: AtomicBool,
+    /// A check was good once.
+    proven: AtomicBool,
+    /// Checks in a row that do not agree with `down`.
+    contrary: AtomicU32,
+    /// What requests have found.
+    pub circuit: Circuit,
+    /// What the operator has said with a command.
+    duty: AtomicU8,
+    /// Open requests and WebSockets.
+    open: AtomicUsize,
+    /// Milliseconds after `birth` when it came up last; 0: it was never down.
+    rose: AtomicU64,
+    /// Milliseconds after `birth` when it was last said that it could not be connected to.
+    said: AtomicU64,
+    birth: Instant,
+    hurry: Notify,
+    told: Mutex<Told>,
+}
+
+/// What is known about an endpoint's checks, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The latest state is of this time, in seconds since 1970; 0: it never changed.
+    pub since: i64,
+    /// Why it is in it.
+    pub why: String,
+    /// When it was checked last.
+    pub checked: Option<Instant>,
+    /// What was wrong then; `None`: nothing.
+    pub fault: Option<String>,
+}
+
+/// A change that a check has brought about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// It is up now.
+    pub up: bool,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            down: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
+            contrary: AtomicU32::new(0),
+            circuit: Circuit::default(),
+            duty: AtomicU8::new(Duty::Up as u8),
+            open: AtomicUsize::new(0),
+            rose: AtomicU64::new(0),
+            said: AtomicU64::new(0),
+            birth: Instant::now(),
+            hurry: Notify::new(),
+            told: Mutex::default(),
+        }
+    }
+}
+
+impl Health {
+    /// Whether checks say that it is well.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Whether a check was ever good.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Takes it for up or down without a check: before the first, or where there are none any more.
+    pub fn presume(&self, up: bool) {
+        self.down.store(!up, Ordering::Relaxed);
+        self.contrary.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it was ever checked.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.told().checked.is_some()
+    }
+
+    /// Notes what came of a check. The result is the change it has brought about.
+    pub fn checked(&self, result: &Result<(), Fault>, check: &Check, now: i64) -> Option<Change> {
+        let up = self.is_up();
+        let mut told = self.told();
+        told.checked = Some(Instant::now());
+        told.fault = result.as_ref().err().map(ToString::to_string);
+        if result.is_ok() {
+            // It can be connected to after all.
+            self.circuit.connected();
+            self.proven.store(true, Ordering::Relaxed);
+        }
+        if result.is_ok() == up {
+            self.contrary.store(0, Ordering::Relaxed);
+            return None;
+        }
+        let contrary = self.contrary.load(Ordering::Relaxed) + 1;
+        let enough = if up { check.fall } else { check.rise };
+        if contrary < enough {
+            self.contrary.store(contrary, Ordering::Relaxed);
+            return None;
+        }
+        self.contrary.store(0, Ordering::Relaxed);
+        self.down.store(up, Ordering::Relaxed);
+        if !up {
+            self.rise();
+        }
+        let why = match result {
+            Ok(()) => format!("{} in a row", counted(contrary, "good check")),
+            Err(fault) => format!("{} in a row: {fault}", counted(contrary, "bad check")),
+        };
+        told.since = now;
+        told.why.clone_from(&why);
+        Some(Change { up: !up, why })
+    }
+
+    /// How long to wait for the next check, from the end of the last one.
+    #[must_use]
+    pub fn pause(&self, check: &Check) -> Duration {
+        if self.contrary.load(Ordering::Relaxed) > 0 { check.every / 5 } else { check.every }
+    }
+
+    /// Waits until a request has found something wrong.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
+    }
+
+    /// What is for people.
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a request has found something wrong: it is to be checked soon.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// What the operator has said with a command.
+    #[must_use]
+    pub fn duty(&self) -> Duty {
+        match self.duty.load(Ordering::Relaxed) {
+            0 => Duty::Up,
+            1 => Duty::Drain,
+            _ => Duty::Maintenance,
+        }
+    }
+
+    /// Says what it is there for.
+    pub fn assign(&self, duty: Duty) {
+        if duty == Duty::Up && self.duty() != Duty::Up {
+            self.rise();
+        }
+        self.duty.store(duty as u8, Ordering::Relaxed);
+    }
+
+    /// Open requests and WebSockets, of upstreams that count them.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// How much of its share of new work it takes, in percent: after it came up, a tenth at first
+    /// and all of it after `slow_start`.
+    #[must_use]
+    pub fn share(&self, slow_start: Duration) -> u64 {
+        let rose = self.rose.load(Ordering::Relaxed);
+        if rose == 0 || slow_start.is_zero() {
+            return 100;
+        }
+        let (since, all) = (self.age().saturating_sub(rose), millis(slow_start).max(1));
+        if since >= all {
+            // So that the clock is not looked at again.
+            self.rose.store(0, Ordering::Relaxed);
+            return 100;
+        }
+        (100 * since / all).max(10)
+    }
+
+    /// Whether it is worth saying that it could not be connected to: it was not said a moment ago.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        let now = self.age().max(1);
+        let said = self.said.load(Ordering::Relaxed);
+        let news = said == 0 || now > said + millis(SAID);
+        if news {
+            self.said.store(now, Ordering::Relaxed);
+        }
+        news
+    }
+
+    /// Notes that it came up.
+    pub fn rise(&self) {
+        self.rose.store(self.age().max(1), Ordering::Relaxed);
+    }
+
+    fn age(&self) -> u64 {
+        millis(self.birth.elapsed())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 8)
+}
+
+fn counted(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::check::{Kind, Word};
+
+    fn check(rise: u32, fall: u32) -> Check {
+        let second = Duration::from_secs(1);
+        Check {
+            kind: Kind::Tcp,
+            every: 5 * second,
+            timeout: second,
+            rise,
+            fall,
+            initially_up: true,
+        }
+    }
+
+    fn bad() -> Result<(), Fault> {
+        Err(Fault { word: Word::Connect, detail: "refused".to_owned() })
+    }
+
+    #[test]
+    fn falls_after_so_many_bad_checks_in_a_row_and_rises_after_good_ones() {
+        let (health, check) = (Health::default(), check(2, 3));
+        let told = |result: &Result<(), Fault>| health.checked(result, &check, 7);
+        for result in [bad(), bad(), Ok(()), bad(), bad()] {
+            assert_eq!(told(&result), None);
+        }
+        let change = told(&bad()).unwrap();
+        assert_eq!((change.up, &*change.why), (false, "3 bad checks in a row: connect: refused"));
+        assert!(!health.is_up());
+        for result in [bad(), Ok(()), bad(), Ok(())] {
+            assert_eq!(told(&result), None);
+        }
+        let change = told(&Ok(())).unwrap();
+        assert_eq!((change.up, &*change.why), (true, "2 good checks in a row"));
+        assert_eq!((health.is_up(), health.told().since), (true, 7));
+    }
+
+    #[test]
+    fn asks_faster_while_in_doubt() {
+        let (health, check) = (Health::default(), check(2, 3));
+        assert_eq!(health.pause(&check), check.every);
+        health.checked(&bad(), &check, 0);
+        assert_eq!(health.pause(&check), check.every / 5);
+        health.checked(&Ok(()), &check, 0);
+        assert_eq!(health.pause(&check), check.every);
+    }
+
+    #[test]
+    fn takes_its_share_slowly_after_it_came_up() {
+        let health = Health::default();
+        let minute = Duration::from_mins(1);
+        assert_eq!(health.share(minute), 100, "it was never down");
+        health.assign(Duty::Drain);
+        health.assign(Duty::Up);
+        assert_eq!(health.share(minute), 10);
+        assert_eq!(health.share(Duration::ZERO), 100);
+    }
+
+    #[test]
+    fn counts_what_is_open() {
+        let health = Arc::<Health>::default();
+        let (one, _two) = (Busy::new(&health), Busy::new(&health));
+        drop(one);
+        assert_eq!(health.open(), 1);
+    }
+}

@@ -1,0 +1,134 @@
+//! Consistent hashing: the same client goes to the same endpoint for as long as that is well, and
+//! only the clients of one that is not are spread over the others.
+//!
+//! Point for point what nginx does with `hash ... consistent` (Ketama), so that this gateway and an
+//! nginx in front of the same endpoints agree. The `pingora-ketama` crate does the same for
+//! endpoints that are addresses; ours may be names.
+
+/// Points of an endpoint of weight 1.
+const POINTS: u32 = 160;
+
+/// Points on the circle of 32-bit numbers, each with the index of an endpoint.
+#[derive(Debug, Default)]
+pub struct Ring(Vec<(u32, u16)>);
+
+impl Ring {
+    /// Of endpoints: index, host as it is written (IPv6 in brackets), port, weight.
+    pub fn new<'a>(endpoints: impl Iterator<Item = (u16, &'a str, u16, u16)>) -> Self {
+        let mut points = Vec::new();
+        for (index, host, port, weight) in endpoints {
+            let name = crc(crc(crc(!0, host.as_bytes()), b"\0"), port.to_string().as_bytes());
+            let mut previous = 0_u32;
+            for _ in 0..POINTS * u32::from(weight) {
+                previous = !crc(name, &previous.to_le_bytes());
+                points.push((previous, index));
+            }
+        }
+        points.sort_unstable();
+        points.dedup_by_key(|point| point.0);
+        Self(points)
+    }
+
+    /// The endpoint at `key`, or the next on the circle that `admits` takes.
+    pub fn find(&self, key: u32, admits: impl Fn(usize) -> bool) -> Option<usize> {
+        let start = self.0.partition_point(|(point, _)| *point < key);
+        let (before, after) = self.0.split_at(start);
+        let mut last = None;
+        let mut around = after.iter().chain(before).map(|(_, index)| usize::from(*index));
+        around.find(|index| {
+            // Neighbours are often of one endpoint.
+            if last == Some(*index) {
+                return false;
+            }
+            last = Some(*index);
+            admits(*index)
+        })
+    }
+}
+
+/// The place of a text on the circle.
+#[must_use]
+pub fn place(text: &[u8]) -> u32 {
+    !crc(!0, text)
+}
+
+/// CRC-32 (IEEE), continued from `state`, not inverted at its end.
+fn crc(state: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(state, |state, byte| {
+        let index = (state ^ u32::from(*byte)) & 0xff;
+        TABLE[index as usize] ^ (state >> 8)
+    })
+}
+
+const TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let mut value = index as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            value = if value & 1 == 1 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
+            bit += 1;
+        }
+        table[index] = value;
+        index += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_the_check_value_of_crc_32() {
+        assert_eq!(place(b"123456789"), 0xcbf4_3926);
+    }
+
+    fn ring(weights: &[u16]) -> Ring {
+        let all = weights.iter().enumerate();
+        Ring::new(all.map(|(index, weight)| {
+            (u16::try_from(index).unwrap(), "10.0.0.1", 80 + u16::try_from(index).unwrap(), *weight)
+        }))
+    }
+
+    #[test]
+    fn only_the_clients_of_one_that_is_gone_move() {
+        let ring = ring(&[1, 1, 1, 2]);
+        let mut counts = [0; 4];
+        for client in 0..10_000_u32 {
+            let key = place(&client.to_le_bytes());
+            let home = ring.find(key, |_| true).unwrap();
+            counts[home] += 1;
+            let without = ring.find(key, |index| index != 2).unwrap();
+            assert!(home == 2 || home == without);
+            assert_ne!(without, 2);
+        }
+        for (index, count) in counts.into_iter().enumerate() {
+            let expected = if index == 3 { 4000 } else { 2000 };
+            assert!((expected * 3 / 4..=expected * 5 / 4).contains(&count), "{counts:?}");
+        }
+        assert_eq!(ring.find(7, |_| false), None);
+        assert_eq!(Ring::default().find(7, |_| true), None);
+    }
+
+    #[test]
+    fn agrees_with_pingora_ketama() {
+        use pingora_ketama::{Bucket, Continuum};
+        // Without IPv6, which it writes without brackets; nginx hashes what the file says.
+        let addresses = ["127.0.0.1:1024", "127.0.0.1:1025", "10.1.2.3:8444", "10.1.2.4:1"];
+        let parsed = addresses.map(|address| address.parse::<std::net::SocketAddr>().unwrap());
+        let buckets = parsed.map(|address| Bucket::new(address, 2));
+        let theirs = Continuum::new(&buckets);
+        let ours = Ring::new((0..4).map(|index| {
+            let (host, port) = addresses[usize::from(index)].rsplit_once(':').unwrap();
+            (index, host, port.parse().unwrap(), 2)
+        }));
+        for client in 0..2000_u32 {
+            let text = format!("10.0.{}.{}", client / 256, client % 256);
+            let home = ours.find(place(text.as_bytes()), |_| true).unwrap();
+            assert_eq!(Some(parsed[home]), theirs.node(text.as_bytes()), "{text}");
+        }
+    }
+}

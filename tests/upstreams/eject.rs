@@ -1,0 +1,85 @@
+//! Endpoints that requests have trouble with are left out, and tried again by one request.
+
+use std::time::Duration;
+
+use crate::world::{World, listed, origins};
+
+#[test]
+fn an_endpoint_that_cannot_be_connected_to_is_left_out_until_one_request_gets_through() {
+    let [mut a, b] = origins(["a", "b"]);
+    let eject = "eject = { time = \"300ms\", longest = \"300ms\" }";
+    let mut world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
+    world.get("/1").is_from(&a);
+    a.kill();
+    world.get("/2").is_from(&b);
+    assert_eq!(world.state(&a), "ejected");
+    world.get("/3").is_from(&b);
+    assert_eq!(world.metric("upstream_connects_total{result=\"failed\",upstream=\"stage\"}"), 1);
+    a.revive();
+    world.wait("a to be tried again", |world| world.get("/4").body == "a");
+    assert_eq!(world.state(&a), "up");
+}
+
+#[test]
+fn statuses_count_if_the_configuration_says_so() {
+    let [a, b] = origins(["a", "b"]);
+    let eject = "eject = { on = [\"5xx\"], errors = 3, time = \"200ms\", longest = \"200ms\" }";
+    let mut world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
+    a.answer(503);
+    for _ in 0..3 {
+        assert_eq!(world.get("/").status, 503, "it is passed on as it is");
+    }
+    assert_eq!(world.state(&a), "ejected");
+    world.get("/").is_from(&b);
+    assert!(world.metric("upstream_ejections_total{upstream=\"stage\"}") >= 1);
+    a.answer(200);
+    world.wait("a to be tried again", |world| world.get("/").body == "a");
+}
+
+#[test]
+fn resets_count_and_what_was_sent_is_sent_once() {
+    let [a, b] = origins(["a", "b"]);
+    let eject = "eject = { on = [\"reset\"], errors = 2 }";
+    let world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
+    a.answer(0);
+    for target in ["/w1", "/w2"] {
+        let answer = world.ask(&format!("POST {target}"));
+        assert_eq!(answer.field("gateway-reason"), Some("upstream_closed"));
+    }
+    world.ask("POST /w3").is_from(&b);
+    assert_eq!(a.asked(), ["POST /w1", "POST /w2"]);
+    assert_eq!(b.asked(), ["POST /w3"], "nothing came twice");
+}
+
+#[test]
+fn the_last_one_is_never_left_out() {
+    let [a] = origins(["a"]);
+    let eject = "eject = { on = [\"5xx\", \"reset\"], time = \"1h\", longest = \"1h\" }";
+    let world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a])));
+    a.answer(500);
+    for _ in 0..5 {
+        assert_eq!(world.get("/").status, 500);
+    }
+    a.answer(200);
+    world.get("/").is_from(&a);
+}
+
+#[test]
+fn no_answer_in_time_counts_if_the_configuration_says_so() {
+    let [a, b] = origins(["a", "b"]);
+    let more = "eject = { on = [\"timeout\"] }\nfirst-byte-timeout = \"200ms\"";
+    let world = World::with(&format!("endpoints = [{}]\n{more}", listed(&[&a, &b])));
+    a.take(Duration::from_secs(2));
+    assert_eq!(world.get("/1").field("gateway-reason"), Some("upstream_first_byte_timeout"));
+    world.get("/2").is_from(&b);
+}
+
+#[test]
+fn retries_have_a_budget() {
+    let [mut a, b] = origins(["a", "b"]);
+    let more = "retries = 0\neject = { on = [] }";
+    let world = World::with(&format!("endpoints = [{}]\n{more}", listed(&[&a, &b])));
+    a.kill();
+    assert_eq!(world.get("/").field("gateway-reason"), Some("upstream_connect_failed"));
+    assert!(b.asked().is_empty());
+}

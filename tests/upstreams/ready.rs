@@ -1,0 +1,56 @@
+//! Readiness that a balancer can trust: a site whose chat server is stopped is passed over.
+
+use crate::origin::HEALTH;
+use crate::world::{World, listed, origins};
+
+const ROUTE: &str = "[[profile.edge.route]]\npath = \"/ready\"\nready = [\"stage\"]";
+
+#[test]
+fn a_site_that_has_not_taken_over_is_not_ready_and_becomes_so_when_it_has() {
+    let [mut a, b] = origins(["a", "b"]);
+    a.kill();
+    let upstream = format!(
+        "endpoints = [{}]\nbackup = [{}]\n\
+         check = {{ path = \"{HEALTH}\", every = \"100ms\", rise = 1, fall = 2 }}",
+        listed(&[&a]),
+        listed(&[&b])
+    );
+    let mut world = World::ready_with(&upstream, ROUTE, 200);
+    world.wait("the site not to be ready", |world| world.get("/ready").status == 503);
+    assert_eq!(world.get("/ready").field("gateway-reason"), Some("upstream_down"));
+    world.wait("b to take over", |world| world.get("/").body == "b");
+    assert_eq!(world.get("/ready").status, 503, "the other site's chat server does not count");
+    a.revive();
+    world.wait("the site to be ready", |world| world.get("/ready").status == 200);
+    assert_eq!(world.ask("HEAD /ready").body, "");
+}
+
+#[test]
+fn it_is_not_ready_before_a_check_was_good() {
+    let [a] = origins(["a"]);
+    a.feel(false);
+    let upstream = format!(
+        "endpoints = [{}]\ncheck = {{ path = \"{HEALTH}\", every = \"1h\", fall = 100 }}",
+        listed(&[&a])
+    );
+    let world = World::ready_with(&upstream, ROUTE, 200);
+    assert_eq!(world.get("/ready").status, 503);
+    world.get("/").is_from(&a);
+}
+
+#[test]
+fn the_admin_listener_says_it_too() {
+    let [mut a] = origins(["a"]);
+    a.kill();
+    let upstream = format!(
+        "endpoints = [{}]\ncheck = {{ kind = \"tcp\", every = \"100ms\", rise = 1, fall = 2 }}",
+        listed(&[&a])
+    );
+    let mut world = World::ready_with(&upstream, "ready = [\"stage\"]---", 503);
+    let answer = world.admin("/readyz");
+    assert_eq!((answer.status, &*answer.body), (503, "not ready: upstream stage is down\n"));
+    let output = world.command(&["healthcheck"]);
+    assert_eq!(output.status.code(), Some(1));
+    a.revive();
+    world.wait("it to be ready", |world| world.admin("/readyz").status == 200);
+}

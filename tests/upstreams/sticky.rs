@@ -1,0 +1,114 @@
+//! Socket.IO sessions over several endpoints: where one was opened it stays, and where it was lost the
+//! client is told to open another. The real clients are in `tests/e2e`.
+
+use crate::origin::Origin;
+use crate::world::{Answer, World, listed, origins};
+
+/// The id in an open packet.
+fn opened(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let body = answer.body.replace('\\', "");
+    body.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+fn two(a: &Origin, b: &Origin, more: &str) -> World {
+    World::with(&format!("endpoints = [{}]\n{more}", listed(&[a, b])))
+}
+
+#[test]
+fn a_session_stays_where_it_was_opened() {
+    let [a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "balance = \"weighted\"");
+    for engine in ["EIO=3", "EIO=4", "EIO=3&j=0"] {
+        let mut homes = Vec::new();
+        for _ in 0..10 {
+            let open = format!("/socket.io/?{engine}&transport=polling");
+            let sid = opened(&world.get(&open));
+            for _ in 0..3 {
+                let poll = world.get(&format!("{open}&sid={sid}"));
+                assert_eq!(poll.body, format!("6 {}", &sid[..1]), "{engine}");
+            }
+            homes.push(sid[..1].to_owned());
+        }
+        assert!(homes.contains(&"a".to_owned()) && homes.contains(&"b".to_owned()), "{homes:?}");
+    }
+    assert_eq!(world.metric("upstream_sessions{upstream=\"stage\"}"), 30);
+    // Nothing was asked twice: 3 kinds, 10 sessions, 1 opening and 3 polls each.
+    assert_eq!(a.asked().len() + b.asked().len(), 120);
+}
+
+#[test]
+fn a_session_whose_endpoint_died_is_told_so() {
+    let [mut a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "");
+    let open = "/socket.io/?EIO=4&transport=polling";
+    let sid = opened(&world.get(open));
+    assert!(sid.starts_with('a'));
+    a.kill();
+    let lost = world.get(&format!("{open}&sid={sid}"));
+    assert_eq!((lost.status, lost.field("gateway-reason")), (400, Some("session_lost")));
+    assert_eq!(lost.body, r#"{"code":1,"message":"Session ID unknown"}"#);
+    assert_eq!(lost.field("Content-Type"), Some("application/json"));
+    assert_eq!(lost.field("Access-Control-Allow-Origin"), Some("*"));
+    assert!(b.asked().is_empty(), "it was not sent where it is not known");
+    assert!(opened(&world.get(open)).starts_with('b'), "and a new one is opened elsewhere");
+}
+
+#[test]
+fn a_drained_endpoint_keeps_its_sessions() {
+    let [a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "");
+    let open = "/socket.io/?EIO=3&transport=polling";
+    let sid = opened(&world.get(open));
+    let label = a.address.to_string();
+    assert!(world.command(&["endpoint", "drain", "stage", &label]).status.success());
+    assert_eq!(world.get(&format!("{open}&sid={sid}")).body, "6 a");
+    assert!(opened(&world.get(open)).starts_with('b'));
+    assert!(world.command(&["endpoint", "maintenance", "stage", &label]).status.success());
+    assert_eq!(world.get(&format!("{open}&sid={sid}")).status, 400);
+}
+
+#[test]
+fn a_session_nobody_knows_is_left_to_an_endpoint() {
+    let [a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "");
+    let answer = world.get("/socket.io/?EIO=4&transport=polling&sid=unheard-of");
+    assert_eq!((answer.status, answer.field("gateway-reason")), (400, None));
+    assert_eq!(a.asked().len(), 1);
+}
+
+#[test]
+fn sessions_survive_a_reload() {
+    let [a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "");
+    let open = "/socket.io/?EIO=4&transport=polling";
+    let sid = opened(&world.get(open));
+    world.write(&format!("endpoints = [{}]", listed(&[&b, &a])), "");
+    world.reload();
+    assert_eq!(world.get(&format!("{open}&sid={sid}")).body, "6 a");
+    assert!(opened(&world.get(open)).starts_with('b'));
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_without_a_table() {
+    let [a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "balance = \"hash\"\nsticky = \"off\"");
+    let homes: Vec<_> = (0..10).map(|_| world.get("/").body).collect();
+    assert!(homes.iter().all(|home| *home == homes[0]), "{homes:?}");
+}
+
+#[test]
+fn websockets_count_for_the_least_busy() {
+    let [a, b] = origins(["a", "b"]);
+    let world = two(&a, &b, "balance = \"least-connections\"");
+    let open: Vec<_> = (0..6).map(|_| world.websocket("/ws")).collect();
+    assert_eq!((a.asked().len(), b.asked().len()), (3, 3));
+    let metric = |origin: &Origin| {
+        world.metric(&format!(
+            "upstream_endpoint_open{{endpoint=\"{}\",upstream=\"stage\"}}",
+            origin.address
+        ))
+    };
+    assert_eq!((metric(&a), metric(&b)), (3, 3));
+    drop(open);
+}

@@ -1,0 +1,121 @@
+//! Two sites: the backups are used when no primary endpoint is well, and not any longer than needed,
+//! nor any shorter.
+
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+use crate::origin::HEALTH;
+use crate::world::{World, listed, origins};
+
+fn sites(primary: &str, backup: &str, more: &str) -> String {
+    format!(
+        "endpoints = [{primary}]\nbackup = [{backup}]\n{more}\n\
+         check = {{ path = \"{HEALTH}\", every = \"100ms\", rise = 1, fall = 2 }}"
+    )
+}
+
+const RETURN: &str = "fail-over = { return-after = \"1500ms\" }";
+
+#[test]
+fn fails_over_and_returns_after_a_stable_time() {
+    let [mut a, b] = origins(["a", "b"]);
+    let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
+    world.get("/1").is_from(&a);
+    a.kill();
+    world.wait("b to take over", |world| world.get("/2").body == "b");
+    assert_eq!(world.metric("upstream_on_backup{upstream=\"stage\"}"), 1);
+    let status = String::from_utf8(world.command(&["status"]).stdout).unwrap();
+    assert!(status.contains("stage uses its backups since"), "{status}");
+    let mut tunnel = world.websocket("/ws");
+    a.revive();
+    world.until(&a, "up");
+    let up = Instant::now();
+    world.get("/3").is_from(&b);
+    // It flaps: the time begins anew.
+    a.feel(false);
+    world.until(&a, "down");
+    a.feel(true);
+    world.until(&a, "up");
+    world.wait("a to be used again", |world| world.get("/4").body == "a");
+    assert!(up.elapsed() > Duration::from_millis(1500), "{:?}", up.elapsed());
+    // Both were never used at once.
+    let asked = a.asked();
+    assert!(asked.iter().all(|line| line == "GET /1" || line == "GET /4"), "{asked:?}");
+    // What was open stays where it is.
+    tunnel.write_all(b"still here").unwrap();
+    let mut echo = [0; 10];
+    tunnel.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"still here");
+    assert!(world.said().contains("the backups are used: "), "{}", world.said());
+    assert!(world.said().contains("the primary endpoints are used again: "));
+}
+
+#[test]
+fn requests_that_cannot_connect_bring_it_about_before_the_checks_do() {
+    let [mut a, b] = origins(["a", "b"]);
+    let upstream = sites(&listed(&[&a]), &listed(&[&b]), "fail-over = { failures = 2 }");
+    let mut world = World::with(&upstream.replace("100ms", "1h"));
+    world.until(&b, "up");
+    a.kill();
+    let mut answers = Vec::new();
+    world.wait("b to take over", |world| {
+        answers.push(world.get("/").body.clone());
+        answers.last().is_some_and(|body| body == "b")
+    });
+    assert!(answers.len() > 2, "{answers:?}");
+}
+
+#[test]
+fn when_both_sites_are_down_clients_are_told_so() {
+    let [mut a, mut b] = origins(["a", "b"]);
+    let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
+    a.kill();
+    b.kill();
+    world.until(&a, "down");
+    world.until(&b, "down");
+    let answer = world.ask("POST /ccm/webhook");
+    assert_eq!((answer.status, answer.field("gateway-reason")), (503, Some("upstream_down")));
+    assert!(answer.field("Retry-After").is_some());
+    b.revive();
+    world.wait("b", |world| world.get("/").body == "b");
+}
+
+#[test]
+fn only_a_command_returns_if_the_configuration_says_so() {
+    let [mut a, b] = origins(["a", "b"]);
+    let never = "fail-over = { return-after = \"never\" }";
+    let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), never));
+    let refused = world.command(&["endpoint", "return", "stage"]);
+    assert_eq!(refused.status.code(), Some(1));
+    a.kill();
+    world.wait("b to take over", |world| world.get("/").body == "b");
+    a.revive();
+    world.until(&a, "up");
+    world.get("/").is_from(&b);
+    assert!(world.command(&["endpoint", "return", "stage"]).status.success());
+    world.wait("a to be used again", |world| world.get("/").body == "a");
+}
+
+#[test]
+fn a_backup_brings_a_check_by_connecting_along() {
+    let [mut a, b] = origins(["a", "b"]);
+    let upstream = format!("endpoints = [{}]\nbackup = [{}]", listed(&[&a]), listed(&[&b]));
+    let mut world = World::with(&upstream);
+    a.kill();
+    world.wait("b to take over", |world| world.get("/").body == "b");
+    assert_eq!(a.checks() + b.checks(), 0, "nothing is asked for by HTTP");
+}
+
+#[test]
+fn which_site_is_used_survives_a_reload() {
+    let [mut a, b] = origins(["a", "b"]);
+    let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
+    a.kill();
+    world.wait("b to take over", |world| world.get("/").body == "b");
+    let never = "fail-over = { return-after = \"never\" }";
+    world.write(&sites(&listed(&[&a]), &listed(&[&b]), never), "");
+    world.reload();
+    a.revive();
+    world.until(&a, "up");
+    world.get("/").is_from(&b);
+}

@@ -1,0 +1,307 @@
+//! The program, on addresses of its own, and clients of it.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use app_gateway::demo::certificates::{DevelopmentCertificates, ensure};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use tempfile::TempDir;
+
+use crate::origin::Origin;
+
+/// How long anything may take before a test has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// See the module.
+pub(crate) struct World {
+    dir: TempDir,
+    pub(crate) gateway: Child,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// An answer to a client.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The value of a field, any case.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Which origin it came from.
+    #[track_caller]
+    pub(crate) fn is_from(&self, origin: &Origin) {
+        assert_eq!((self.status, &*self.body), (200, origin.name), "{}", self.head);
+    }
+}
+
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+fn certificates() -> &'static DevelopmentCertificates {
+    static MADE: OnceLock<DevelopmentCertificates> = OnceLock::new();
+    MADE.get_or_init(|| {
+        ensure(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("upstreams-certificates")).unwrap()
+    })
+}
+
+fn client_config() -> Arc<ClientConfig> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let make = || {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certificates().ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Arc::new(config)
+    };
+    Arc::clone(CONFIG.get_or_init(make))
+}
+
+/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
+pub(crate) fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    let third = u8::try_from(count % 250).unwrap() + 2;
+    Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
+}
+
+/// Origins of these names, on an address of their own.
+pub(crate) fn origins<const N: usize>(names: [&'static str; N]) -> [Origin; N] {
+    let address = own_address();
+    names.map(|name| Origin::start(name, address))
+}
+
+/// `"http://…", "http://…"`, for a list of the configuration.
+pub(crate) fn listed(origins: &[&Origin]) -> String {
+    let urls = origins.iter().map(|origin| format!("\"http://{}\"", origin.address));
+    urls.collect::<Vec<_>>().join(", ")
+}
+
+fn free_port(address: Ipv4Addr) -> SocketAddr {
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
+}
+
+impl World {
+    /// Starts the program; `upstream` is the body of the table of the one upstream.
+    pub(crate) fn with(upstream: &str) -> Self {
+        Self::ready_with(upstream, "", 200)
+    }
+
+    /// The same, with more of the profile, and ready with this status. What stands before a `---`
+    /// are keys of the admin table.
+    pub(crate) fn ready_with(upstream: &str, more: &str, ready: u16) -> Self {
+        let address = own_address();
+        let (listen, admin) = (free_port(address), free_port(address));
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = Self { gateway: idle(), dir, listen, admin };
+        world.write(upstream, more);
+        world.gateway = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
+            .args(["run", "-c"])
+            .arg(world.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(world.dir.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        world.wait("the program to be ready", |world| {
+            assert_eq!(world.gateway.try_wait().unwrap(), None, "it has ended");
+            world.try_admin("/readyz").is_some_and(|answer| answer.status == ready)
+        });
+        world
+    }
+
+    /// Writes another configuration.
+    pub(crate) fn write(&self, upstream: &str, more: &str) {
+        let set = certificates();
+        let (chain, key) = (set.gateway.chain.display(), set.gateway.key.display());
+        let (listen, admin) = (self.listen, self.admin);
+        let (keys, more) = more.split_once("---").unwrap_or(("", more));
+        let socket = self.dir.path().join("admin.sock");
+        let socket = socket.display();
+        let text = format!(
+            r#"
+[gateway]
+workers = 2
+access-log = "./access.log"
+drain-timeout = "200ms"
+reload-on-change = false
+
+[admin]
+listen = "{admin}"
+socket = "{socket}"
+{keys}
+
+[certificate.own]
+pairs = [{{ chain = "{chain}", key = "{key}" }}]
+
+[upstream.stage]
+{upstream}
+
+[profile.edge]
+certificates = ["own"]
+{more}
+
+[[profile.edge.listener]]
+listen = "{listen}"
+
+[[profile.edge.route]]
+path = "/"
+upstream = "stage"
+"#
+        );
+        fs::write(self.dir.path().join("gateway.toml"), text).unwrap();
+    }
+
+    /// Runs the program as an operator does.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_app-gateway"));
+        command.args(["-c"]).arg(self.dir.path()).args(arguments).output().unwrap()
+    }
+
+    /// Has the configuration read again.
+    #[track_caller]
+    pub(crate) fn reload(&self) {
+        let output = self.command(&["reload"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn try_admin(&self, path: &str) -> Option<Answer> {
+        let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).ok()?;
+        Some(parsed(&bytes))
+    }
+
+    /// Asks the admin listener.
+    pub(crate) fn admin(&self, path: &str) -> Answer {
+        self.try_admin(path).unwrap()
+    }
+
+    /// The value of a metric, labels included in its name; 0 if it is not there.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.admin("/metrics").body;
+        let name = format!("app_gateway_{name} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The state of an endpoint, as the status says it.
+    pub(crate) fn state(&self, origin: &Origin) -> String {
+        let text = self.admin("/upstreams").body;
+        let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let endpoints = all[0]["endpoints"].as_array().unwrap();
+        let label = origin.address.to_string();
+        let found = endpoints.iter().find(|endpoint| endpoint["endpoint"] == label.as_str());
+        found.unwrap()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until an endpoint is in this state.
+    #[track_caller]
+    pub(crate) fn until(&mut self, origin: &Origin, state: &str) {
+        self.wait(&format!("{} to be {state}", origin.name), |world| world.state(origin) == state);
+    }
+
+    /// Looks until something is true.
+    #[track_caller]
+    pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A TLS connection.
+    pub(crate) fn client(&self) -> Tls {
+        let tcp = TcpStream::connect(self.listen).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let name = "localhost".try_into().unwrap();
+        StreamOwned::new(ClientConnection::new(client_config(), name).unwrap(), tcp)
+    }
+
+    /// Sends a request of its own connection and reads the answer.
+    pub(crate) fn ask(&self, request: &str) -> Answer {
+        let mut client = self.client();
+        let line = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.write_all(line.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        // A peer that goes without a word has still said what it has said.
+        let _ = client.read_to_end(&mut bytes);
+        parsed(&bytes)
+    }
+
+    /// `GET`.
+    pub(crate) fn get(&self, target: &str) -> Answer {
+        self.ask(&format!("GET {target}"))
+    }
+
+    /// What the program said to standard error.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// A WebSocket, opened.
+    pub(crate) fn websocket(&self, target: &str) -> Tls {
+        let mut client = self.client();
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        client.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        client
+    }
+}
+
+/// Something to stand in for the program before it is started.
+fn idle() -> Child {
+    Command::new("true").spawn().unwrap()
+}
+
+fn parsed(bytes: &[u8]) -> Answer {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Ours, and it may have ended already.
+        let _ = self.gateway.kill();
+        let _ = self.gateway.wait();
+        if thread::panicking() {
+            let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
+            eprintln!("--- the program said:\n{}\n--- access log:\n{log}", self.said());
+        }
+    }
+}
