@@ -6,6 +6,7 @@
 //! What is applied is always what lies on disk.
 
 mod duty;
+pub mod page;
 pub mod report;
 pub mod socket;
 pub mod way_out;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -121,6 +122,8 @@ pub struct Desk {
     pub asks: mpsc::UnboundedSender<Ask>,
     /// For questions about the forward proxy.
     pub way_out: way_out::WayOut,
+    /// For the status page.
+    pub page: page::Page,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
@@ -171,7 +174,13 @@ where
 {
     let answer = service_fn(|request: Request<Incoming>| {
         let desk = &desk;
-        async move { Ok::<_, Infallible>(answer(request, peer, desk).await) }
+        async move {
+            Ok::<_, Infallible>(if page::is_asked(&request) {
+                page::answer(&request, peer, desk).await
+            } else {
+                answer(request, peer, desk).await.map(Either::Left)
+            })
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -194,6 +203,11 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
             if peer == Peer::Remote =>
         {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
+        }
+        "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN
+            if peer == Peer::Local && !page::names_us(request.headers()) =>
+        {
+            text(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or an address\n")
         }
         "/status" => {
             let mut status = desk.status.borrow().clone();
@@ -275,7 +289,7 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         },
         "/" => text(
             StatusCode::OK,
-            "app-gateway admin: GET /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen\n\
+            "app-gateway admin: GET /ui /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen\n\
              POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),

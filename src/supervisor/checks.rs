@@ -23,6 +23,7 @@ const JUDGED: Duration = Duration::from_millis(200);
 /// See the module.
 pub(super) struct Checks {
     metrics: Arc<Metrics>,
+    serving: Rc<RefCell<Option<Arc<Generation>>>>,
     upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
     needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
     tasks: Vec<JoinHandle<()>>,
@@ -36,7 +37,13 @@ impl Drop for Checks {
 
 impl Checks {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, upstreams: Rc::default(), needed: Rc::default(), tasks: Vec::new() }
+        let (serving, upstreams, needed) = Default::default();
+        Self { metrics, serving, upstreams, needed, tasks: Vec::new() }
+    }
+
+    /// The generation that serves, once one does.
+    pub(super) fn serving(&self) -> Rc<RefCell<Option<Arc<Generation>>>> {
+        Rc::clone(&self.serving)
     }
 
     /// The upstreams of the generation that serves.
@@ -57,7 +64,8 @@ impl Checks {
 
     /// Checks the endpoints of this generation from now on, and no others. What is known of
     /// endpoints that stay is kept, and so is the time of their next check.
-    pub(super) fn follow(&mut self, generation: &Generation) {
+    pub(super) fn follow(&mut self, generation: &Arc<Generation>) {
+        self.serving.replace(Some(Arc::clone(generation)));
         let all = &generation.upstreams;
         let needed = generation.config.ready.iter().filter_map(|id| all.get(id.0).cloned());
         self.needed.replace(needed.collect());

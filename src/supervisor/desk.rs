@@ -41,8 +41,10 @@ impl Gateway {
             needed: self.checks.needed(),
             asks,
             way_out: self.way_out(),
+            page: admin::page::Page::new(self.checks.serving()),
             reopen: Box::new(move || reopener.reopen()),
         });
+        tasks.push(spawn_local(admin::page::remember(Rc::clone(&desk))));
         if let Some(listener) = &self.admin {
             let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
             tasks.push(spawn_local(admin::serve(listener, Rc::clone(&desk))));

@@ -1,0 +1,99 @@
+//! The page's server-sent events: all sections, every two seconds.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::sync::mpsc;
+
+use super::{Desk, live};
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(2);
+/// Most streams at a time.
+const STREAMS: usize = 8;
+
+/// A stream of events, as a body.
+pub(in crate::admin) struct Events(mpsc::Receiver<Bytes>);
+
+/// Counts a stream for as long as it is open.
+struct Seat(Rc<Cell<usize>>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+fn seat(streams: &Rc<Cell<usize>>) -> Option<Seat> {
+    if streams.get() >= STREAMS {
+        return None;
+    }
+    streams.set(streams.get() + 1);
+    Some(Seat(Rc::clone(streams)))
+}
+
+/// Opens a stream; `None` if there are too many. It ends when the body is dropped.
+pub(super) fn open(desk: &Rc<Desk>) -> Option<Events> {
+    let seat = seat(&desk.page.streams)?;
+    let (sender, receiver) = mpsc::channel(1);
+    let desk = Rc::clone(desk);
+    tokio::task::spawn_local(async move {
+        let _seat = seat;
+        while let Some(sections) = live(&desk).await {
+            if sender.send(event(&sections)).await.is_err() {
+                break;
+            }
+            tokio::select! {
+                () = sender.closed() => break,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    });
+    Some(Events(receiver))
+}
+
+/// One event, as the HTML standard writes it.
+fn event(text: &str) -> Bytes {
+    let mut out = String::with_capacity(text.len() + 64);
+    for line in text.split('\n') {
+        out.push_str("data: ");
+        out.push_str(line);
+        out.push('\n');
+    }
+    out.push('\n');
+    Bytes::from(out)
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_bounded_and_lines_stay_in_their_event() {
+        let streams = Rc::default();
+        let seats: Vec<_> = (0..STREAMS).map_while(|_| seat(&streams)).collect();
+        assert_eq!(seats.len(), STREAMS);
+        assert!(seat(&streams).is_none());
+        drop(seats);
+        assert!(seat(&streams).is_some());
+        assert_eq!(event("a\n\nb"), "data: a\ndata: \ndata: b\n\n");
+    }
+}

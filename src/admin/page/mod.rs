@@ -1,0 +1,276 @@
+//! The status page: HTML made here, for whoever has to know at a glance how the gateway is.
+//!
+//! In: what `/status` and `/metrics` tell. Out: a page that needs no script and no other host, kept
+//! up to date by server-sent events where scripts run. Never: changes anything; shows a value that
+//! was not escaped.
+
+mod escape;
+mod events;
+mod figures;
+mod past;
+mod sections;
+mod verdict;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+
+use crate::generation::site::Action;
+use crate::generation::{Generation, Served};
+use crate::message::host;
+
+use super::report::Status;
+use super::{Desk, Peer};
+use escape::Esc;
+use events::Events;
+use figures::Figures;
+use past::Past;
+
+/// What the page may do in a browser: nothing but show itself and ask where it came from.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+    img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The generation that serves, once one does.
+pub type Serving = Rc<RefCell<Option<Arc<Generation>>>>;
+
+/// An answer: all at once, or event by event.
+pub(super) type Body = Either<Full<Bytes>, Events>;
+
+/// What the page remembers.
+pub struct Page {
+    serving: Serving,
+    past: RefCell<Past>,
+    /// Streams of events that are open.
+    streams: Rc<Cell<usize>>,
+}
+
+impl Page {
+    /// A page that knows nothing yet.
+    #[must_use]
+    pub fn new(serving: Serving) -> Self {
+        Self { serving, past: RefCell::default(), streams: Rc::default() }
+    }
+}
+
+/// A listener as it is shown.
+struct Listener {
+    profile: String,
+    address: String,
+    tls: bool,
+    serves: String,
+}
+
+/// A route as it is shown.
+struct Route {
+    profile: String,
+    name: String,
+    goes: String,
+}
+
+/// Everything that is shown, at one moment.
+struct View<'a> {
+    /// Seconds since 1970.
+    now: i64,
+    status: Status,
+    /// Why no new work is taken.
+    unready: Option<String>,
+    listeners: Vec<Listener>,
+    routes: Vec<Route>,
+    /// There is a forward proxy.
+    forwards: bool,
+    /// Its open tunnels.
+    tunnels: usize,
+    figures: Figures,
+    past: &'a Past,
+}
+
+/// Looks at the metrics now and then, for as long as it is polled.
+pub async fn remember(desk: Rc<Desk>) {
+    let mut ticks = tokio::time::interval(past::EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Some(figures) = Figures::read(&desk.metrics).await {
+            desk.page.past.borrow_mut().remember(figures);
+        }
+    }
+}
+
+/// Whether the page is asked for: by its path, or at the root by a browser.
+pub(super) fn is_asked<T>(request: &Request<T>) -> bool {
+    let html = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("text/html"));
+    match request.uri().path() {
+        "/" => request.headers().get_all(header::ACCEPT).iter().any(html),
+        path => path == "/ui" || path.starts_with("/ui/"),
+    }
+}
+
+/// Whether a request over TCP names this host by address or as `localhost`. A page of somebody
+/// else's, whose name was made to lead here, names itself; an address cannot be made to lead
+/// elsewhere.
+pub(super) fn names_us(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(named), None) = (hosts.next(), hosts.next()) else { return false };
+    let Some(authority) = host::parse(named.as_bytes()) else { return false };
+    let text = authority.host.to_string();
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Answers for the page.
+pub(super) async fn answer(
+    request: &Request<Incoming>,
+    peer: Peer,
+    desk: &Rc<Desk>,
+) -> Response<Body> {
+    let refused = |status, why: &'static str| plain(status, "text/plain; charset=utf-8", why);
+    match peer {
+        Peer::Stranger | Peer::Remote => {
+            return refused(
+                StatusCode::FORBIDDEN,
+                "the status page is for this host only; from elsewhere: ssh -L\n",
+            );
+        }
+        Peer::Local if !names_us(request.headers()) => {
+            return refused(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or an address\n");
+        }
+        Peer::Local | Peer::Trusted => {}
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+    }
+    match request.uri().path() {
+        "/" | "/ui" => {
+            let Some(live) = live(desk).await else {
+                return refused(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made\n");
+            };
+            plain(StatusCode::OK, "text/html; charset=utf-8", whole(&live))
+        }
+        "/ui/page.css" => plain(StatusCode::OK, "text/css; charset=utf-8", STYLE),
+        "/ui/page.js" => plain(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
+        "/ui/events" => match events::open(desk) {
+            Some(events) => dressed(StatusCode::OK, "text/event-stream", Either::Right(events)),
+            None => refused(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n"),
+        },
+        _ => refused(StatusCode::NOT_FOUND, "not found; the page is at /ui\n"),
+    }
+}
+
+/// The sections as they are now.
+async fn live(desk: &Desk) -> Option<String> {
+    let figures = Figures::read(&desk.metrics).await?;
+    let generation = desk.page.serving.borrow().clone();
+    let mut status = desk.status.borrow().clone();
+    desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
+    status.upstreams = super::snapshots(desk);
+    let (listeners, routes) = generation.as_deref().map(served).unwrap_or_default();
+    let past = desk.page.past.borrow();
+    let view = View {
+        now: jiff::Timestamp::now().as_second(),
+        status,
+        unready: super::ready(desk).err(),
+        listeners,
+        routes,
+        forwards: generation.is_some_and(|generation| generation.outlet.is_some()),
+        tunnels: (desk.way_out.tunnels)().as_array().map_or(0, Vec::len),
+        figures,
+        past: &past,
+    };
+    Some(sections::all(&view))
+}
+
+/// Listeners and routes of a generation.
+fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
+    let (mut listeners, mut shown) = (Vec::new(), Vec::new());
+    let mut known = HashSet::new();
+    for site in &generation.sites {
+        let serves = match &site.served {
+            Served::Routes { routes, .. } => {
+                for route in routes {
+                    let one = Route {
+                        profile: site.names.profile.clone(),
+                        name: route.account.name.clone(),
+                        goes: goes(&route.action),
+                    };
+                    if known.insert((one.profile.clone(), one.name.clone())) {
+                        shown.push(one);
+                    }
+                }
+                format!("{} routes", routes.len())
+            }
+            Served::RedirectToHttps(port) => format!("redirect to https, port {port}"),
+        };
+        listeners.push(Listener {
+            profile: site.names.profile.clone(),
+            address: site.names.listener.clone(),
+            tls: site.tls.is_some(),
+            serves,
+        });
+    }
+    for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
+        listeners.push(Listener {
+            profile: "forward".to_owned(),
+            address: listener.label.clone(),
+            tls: listener.tls.is_some(),
+            serves: "forward proxy".to_owned(),
+        });
+    }
+    (listeners, shown)
+}
+
+fn goes(action: &Action) -> String {
+    match action {
+        Action::Proxy { upstream, .. } => format!("to {}", upstream.name),
+        Action::Redirect { to, status } => format!("{status} to {to}"),
+        Action::Deny => "denied".to_owned(),
+        Action::Ready(_) => "says whether it is ready".to_owned(),
+    }
+}
+
+/// The page around the sections.
+fn whole(live: &str) -> String {
+    let version = Esc(env!("CARGO_PKG_VERSION"));
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\">\
+         <title>app-gateway</title><link rel=\"icon\" href=\"data:,\">\
+         <link rel=\"stylesheet\" href=\"/ui/page.css\">\
+         <noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>\
+         <script src=\"/ui/page.js\" defer></script></head><body>\
+         <header><h1>app-gateway <small>{version}</small></h1>\
+         <p id=\"link\">as of when it was loaded</p></header>\
+         <main id=\"live\">{live}</main></body></html>\n"
+    )
+}
+
+fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    dressed(status, kind, Either::Left(Full::new(body.into())))
+}
+
+fn dressed(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;

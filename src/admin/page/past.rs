@@ -1,0 +1,125 @@
+//! The last hour, in memory: sums every ten seconds, and every route for the last minute.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::figures::{Figures, Route, Totals};
+
+/// How often it is looked.
+pub(super) const EVERY: Duration = Duration::from_secs(10);
+/// An hour of it.
+const POINTS: usize = 360;
+/// A minute of it.
+const RECENT: usize = 7;
+/// Routes remembered.
+const ROUTES: usize = 500;
+
+/// Sums at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Point {
+    /// Per second.
+    pub requests: f64,
+    /// Answered with 5xx, per second.
+    pub errors: f64,
+    /// Open client connections.
+    pub connections: f64,
+    /// Open WebSockets.
+    pub websockets: f64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Past {
+    points: VecDeque<Point>,
+    recent: VecDeque<Figures>,
+}
+
+impl Past {
+    /// Remembers what was seen, and forgets the oldest.
+    pub(super) fn remember(&mut self, mut seen: Figures) {
+        while seen.routes.len() > ROUTES {
+            seen.routes.pop_last();
+        }
+        if let Some(before) = self.recent.back() {
+            let point = point(&seen, before);
+            self.points.push_back(point);
+        }
+        if self.points.len() > POINTS {
+            self.points.pop_front();
+        }
+        self.recent.push_back(seen);
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+    }
+
+    /// The hour, oldest first.
+    pub(super) fn points(&self) -> impl ExactSizeIterator<Item = &Point> + Clone {
+        self.points.iter()
+    }
+
+    /// How it has been for the last minute, or as long as is known.
+    pub(super) fn now(&self, seen: &Figures) -> Point {
+        match self.recent.front() {
+            Some(before) => point(seen, before),
+            None => point(seen, seen),
+        }
+    }
+
+    /// What a route has done since then, and how many seconds ago that was.
+    pub(super) fn route(&self, seen: &Figures, key: &(String, String)) -> Option<(Route, f64)> {
+        let route = seen.routes.get(key)?;
+        let before = self.recent.front()?;
+        Some((route.since(before.routes.get(key)), seconds(seen, before)))
+    }
+
+    /// Access-log lines lost since then.
+    pub(super) fn log_lost(&self, seen: &Figures) -> f64 {
+        self.recent.front().map_or(0.0, |before| seen.log_lost - before.log_lost)
+    }
+}
+
+/// Between two moments, never 0.
+fn seconds(seen: &Figures, before: &Figures) -> f64 {
+    seen.at.saturating_duration_since(before.at).as_secs_f64().max(0.1)
+}
+
+fn point(seen: &Figures, before: &Figures) -> Point {
+    let (Totals { requests, errors, connections, websockets, .. }, took) =
+        (seen.totals(), seconds(seen, before));
+    let earlier = before.totals();
+    // Counters of routes that are gone go with them.
+    let per_second = |now: f64, then: f64| ((now - then) / took).max(0.0);
+    Point {
+        requests: per_second(requests, earlier.requests),
+        errors: per_second(errors, earlier.errors),
+        connections,
+        websockets,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(requests: u32, after: u64, start: std::time::Instant) -> Figures {
+        let mut figures = Figures::of(&format!(
+            "app_gateway_http_requests_total{{class=\"2xx\",profile=\"p\",route=\"/\"}} {requests}\n"
+        ));
+        figures.at = start + Duration::from_secs(after);
+        figures
+    }
+
+    #[test]
+    fn is_bounded_and_counts_the_last_minute() {
+        let (mut past, start) = (Past::default(), std::time::Instant::now());
+        for step in 0..400_u32 {
+            past.remember(seen(step * 20, u64::from(step) * 10, start));
+        }
+        assert_eq!((past.points().len(), past.recent.len()), (POINTS, RECENT));
+        let now = past.now(&seen(400 * 20, 4000, start));
+        assert!((now.requests - 2.0).abs() < 1e-9, "{now:?}");
+        let less = past.now(&seen(0, 4000, start));
+        assert!(less.requests.abs() < 1e-9, "{less:?}");
+    }
+}

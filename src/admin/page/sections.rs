@@ -1,0 +1,288 @@
+//! The live part of the page: one function per section.
+//!
+//! Every value goes through [`Esc`]. State is a word, and only then a colour.
+
+use std::fmt::Write as _;
+
+use crate::admin::report::Verdict;
+
+use super::View;
+use super::escape::{Esc, figure, latency};
+use super::figures::Route;
+use super::past::Point;
+use super::verdict::{Trouble, ago, days_left, refusal, state, troubles};
+
+/// Most rows of a table; a page is for people.
+const ROWS: usize = 200;
+/// Reloads shown.
+const RELOADS: usize = 10;
+
+/// What is drawn of a point.
+type Of = fn(&Point) -> f64;
+
+/// All sections.
+pub(super) fn all(view: &View<'_>) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    verdict(&mut out, view, &troubles(view));
+    hour(&mut out, view);
+    upstreams(&mut out, view);
+    listeners(&mut out, view);
+    certificates(&mut out, view);
+    routes(&mut out, view);
+    egress(&mut out, view);
+    reloads(&mut out, view);
+    out
+}
+
+// Writing to a String cannot fail; that is what `let _` stands for here.
+
+fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
+    let (class, head) = match troubles.len() {
+        0 => ("good", "All is well".to_owned()),
+        1 => ("bad", "1 problem".to_owned()),
+        many => ("bad", format!("{many} problems")),
+    };
+    let _ = write!(
+        out,
+        "<section id=\"verdict\" class=\"{class}\" aria-labelledby=\"verdict-h\">\
+         <h2 id=\"verdict-h\" role=\"status\">{head}</h2>"
+    );
+    if !troubles.is_empty() {
+        out.push_str("<ul>");
+        for one in troubles {
+            let _ = write!(
+                out,
+                "<li>{} <span class=\"remedy\">{}</span></li>",
+                Esc(&one.what),
+                Esc(&one.remedy)
+            );
+        }
+        out.push_str("</ul>");
+    }
+    let status = &view.status;
+    if let Some(pending) = &status.pending {
+        let _ = write!(
+            out,
+            "<p>This configuration is on trial until {}, then generation {} serves again. Keep it: <code>app-gateway confirm</code></p>",
+            Esc(&pending.until),
+            pending.back_to
+        );
+    }
+    if !status.needs_restart.is_empty() {
+        let _ = write!(out, "<p>Only a restart sets: {}</p>", Esc(status.needs_restart.join(", ")));
+    }
+    let up = ago(&status.started, view.now);
+    let facts = [
+        ("phase", status.phase.clone()),
+        ("started", up),
+        ("version", status.version.clone()),
+        ("generation", status.generation.to_string()),
+        ("configuration", status.config.clone()),
+        ("directory", status.directory.clone()),
+    ];
+    out.push_str("<dl>");
+    for (name, value) in facts {
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", Esc(value));
+    }
+    out.push_str("</dl></section>");
+}
+
+fn hour(out: &mut String, view: &View<'_>) {
+    let now = view.past.now(&view.figures);
+    out.push_str("<section id=\"hour\" aria-labelledby=\"hour-h\"><h2 id=\"hour-h\">The last hour</h2><div class=\"tiles\">");
+    let lines: [(&str, f64, Of); 4] = [
+        ("requests/s", now.requests, |point| point.requests),
+        ("5xx/s", now.errors, |point| point.errors),
+        ("client connections", now.connections, |point| point.connections),
+        ("WebSockets", now.websockets, |point| point.websockets),
+    ];
+    for (name, value, of) in lines {
+        let _ = write!(out, "<div class=\"tile\"><b>{}</b> {name}", figure(value));
+        spark(out, name, view.past.points().map(of));
+        out.push_str("</div>");
+    }
+    out.push_str("</div></section>");
+}
+
+/// A line over the hour; newest at the right.
+#[expect(clippy::cast_precision_loss, reason = "there are 360 points")]
+fn spark(out: &mut String, name: &str, points: impl ExactSizeIterator<Item = f64> + Clone) {
+    let most = points.clone().fold(0.0, f64::max);
+    let scale = if most > 0.0 { 30.0 / most } else { 0.0 };
+    let first = 360_usize.saturating_sub(points.len());
+    let _ = write!(
+        out,
+        "<svg viewBox=\"0 0 360 34\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{name} over the last hour, at most {}\"><polyline points=\"",
+        figure(most)
+    );
+    for (index, value) in points.enumerate() {
+        let _ = write!(out, "{},{:.1} ", (first + index) as f64, 32.0 - value * scale);
+    }
+    let _ = write!(out, "\"/></svg><small>at most {}</small>", figure(most));
+}
+
+/// Opens a section with a table.
+fn table(out: &mut String, (id, title, about): (&str, &str, &str), columns: &[&str]) {
+    let _ = write!(
+        out,
+        "<section id=\"{id}\" aria-labelledby=\"{id}-h\"><h2 id=\"{id}-h\">{title}</h2>\
+         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{id}-h\"><table><caption>{about}</caption><thead><tr>"
+    );
+    for column in columns {
+        let _ = write!(out, "<th scope=\"col\">{column}</th>");
+    }
+    out.push_str("</tr></thead><tbody>");
+}
+
+const END: &str = "</tbody></table></div></section>";
+
+/// One row; the first cell is its header.
+fn row(out: &mut String, cells: &[&str]) {
+    out.push_str("<tr>");
+    for (index, cell) in cells.iter().enumerate() {
+        let _ = match index {
+            0 => write!(out, "<th scope=\"row\">{}</th>", Esc(cell)),
+            _ => write!(out, "<td>{}</td>", Esc(cell)),
+        };
+    }
+    out.push_str("</tr>");
+}
+
+fn more(out: &mut String, rows: usize) {
+    if rows > ROWS {
+        let _ =
+            write!(out, "<tr><td colspan=\"9\">and {} more: see /metrics</td></tr>", rows - ROWS);
+    }
+}
+
+fn upstreams(out: &mut String, view: &View<'_>) {
+    let about = "Where requests are sent, and how that is";
+    let columns = ["Upstream", "Endpoint", "State", "Open"];
+    table(out, ("upstreams", "Upstream endpoints", about), &columns);
+    let all = view.status.upstreams.iter();
+    let all = all.flat_map(|one| one.endpoints.iter().map(move |endpoint| (one, endpoint)));
+    for (upstream, endpoint) in all.clone().take(ROWS) {
+        let (class, sign) = match endpoint.state.as_str() {
+            "up" => ("good", "●"),
+            "down" | "ejected" => ("bad", "✖"),
+            _ => ("off", "○"),
+        };
+        let unchecked = if endpoint.checked { "" } else { " (not checked)" };
+        let backup = if endpoint.backup { " (backup)" } else { "" };
+        let _ = write!(
+            out,
+            "<tr><th scope=\"row\">{}</th><td>{}{backup}</td><td class=\"{class} why\"><span aria-hidden=\"true\">{sign}</span> {}{unchecked}</td><td>{}</td></tr>",
+            Esc(&upstream.upstream),
+            Esc(&endpoint.endpoint),
+            Esc(state(endpoint, view.now)),
+            endpoint.open
+        );
+    }
+    more(out, all.count());
+    out.push_str(END);
+}
+
+fn listeners(out: &mut String, view: &View<'_>) {
+    let about = "Where clients come in";
+    let columns =
+        ["Profile", "Address", "TLS", "Serves", "Open", "Handshakes", "Failed", "Turned away"];
+    table(out, ("listeners", "Profiles and listeners", about), &columns);
+    for one in view.listeners.iter().take(ROWS) {
+        let seen = view.figures.listeners.get(&one.address).cloned().unwrap_or_default();
+        let counts = [seen.open, seen.good, seen.failed, seen.rejected].map(|n| format!("{n:.0}"));
+        let [open, good, failed, rejected] = &counts;
+        let tls = if one.tls { "yes" } else { "no, plain" };
+        row(out, &[&one.profile, &one.address, tls, &one.serves, open, good, failed, rejected]);
+    }
+    more(out, view.listeners.len());
+    out.push_str(END);
+}
+
+fn certificates(out: &mut String, view: &View<'_>) {
+    let about = "Certificates that clients are shown";
+    table(out, ("certificates", "Certificates", about), &["Name", "Pair", "Days left"]);
+    for (name, pair, end) in view.figures.certificates.iter().take(ROWS) {
+        let days = days_left(*end, view.now);
+        let days = if days < 0 { "expired".to_owned() } else { days.to_string() };
+        row(out, &[name, pair, &days]);
+    }
+    more(out, view.figures.certificates.len());
+    out.push_str(END);
+}
+
+fn routes(out: &mut String, view: &View<'_>) {
+    let about = "Of the last minute";
+    let columns =
+        ["Route", "Profile", "Goes", "Requests/s", "5xx", "In flight", "p50", "p95", "WebSockets"];
+    table(out, ("routes", "Routes", about), &columns);
+    for one in view.routes.iter().take(ROWS) {
+        let key = (one.profile.clone(), one.name.clone());
+        let (seen, took) = view.past.route(&view.figures, &key).unwrap_or((Route::default(), 1.0));
+        let share = match seen.requests {
+            requests if requests > 0.0 => format!("{} %", figure(seen.errors / requests * 100.0)),
+            _ => "–".to_owned(),
+        };
+        let at = |share| seen.quantile(share).map_or("–".to_owned(), latency);
+        row(
+            out,
+            &[
+                &one.name,
+                &one.profile,
+                &one.goes,
+                &figure(seen.requests / took),
+                &share,
+                &figure(seen.in_flight),
+                &at(0.5),
+                &at(0.95),
+                &figure(seen.websockets),
+            ],
+        );
+    }
+    more(out, view.routes.len());
+    out.push_str(END);
+}
+
+fn egress(out: &mut String, view: &View<'_>) {
+    if !view.forwards {
+        return;
+    }
+    let about = format!("{} tunnels are open. What was asked for since the start:", view.tunnels);
+    table(out, ("egress", "Forward proxy", &about), &["Rule", "Result", "Requests"]);
+    for ((rule, result), count) in view.figures.egress.iter().take(ROWS) {
+        let result = if result == "ok" { "served" } else { result };
+        row(out, &[rule, result, &format!("{count:.0}")]);
+    }
+    out.push_str(END);
+}
+
+fn reloads(out: &mut String, view: &View<'_>) {
+    let about = "Newest first";
+    let columns = ["When", "Asked by", "Result", "Generation", "Took", "Changes"];
+    table(out, ("reloads", "Reloads", about), &columns);
+    for attempt in view.status.reloads.iter().rev().take(RELOADS) {
+        let class = if attempt.result == Verdict::Refused { "bad" } else { "" };
+        let _ = write!(
+            out,
+            "<tr><th scope=\"row\"><time datetime=\"{}\">{}</time></th><td>{}</td><td class=\"{class}\">{}</td><td>{}</td><td>{} ms</td><td class=\"changes\">{}</td></tr>",
+            Esc(&attempt.time),
+            Esc(ago(&attempt.time, view.now)),
+            Esc(&attempt.trigger),
+            attempt.result.word(),
+            attempt.generation,
+            attempt.milliseconds,
+            Esc(attempt.changes.join("; ")),
+        );
+    }
+    out.push_str("</tbody></table></div>");
+    let drawn = view.status.reloads.iter().rev().find(|a| a.result == Verdict::Refused);
+    if let Some(attempt) = drawn {
+        let open = if refusal(view).is_some() { " open" } else { "" };
+        let _ = write!(
+            out,
+            "<details id=\"refusal\"{open}><summary>Why the reload of {} was refused</summary><pre tabindex=\"0\">{}</pre></details>",
+            Esc(&attempt.time),
+            Esc(&attempt.problems)
+        );
+    }
+    out.push_str("</section>");
+}

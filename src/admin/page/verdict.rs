@@ -1,0 +1,146 @@
+//! What is wrong, in sentences, each with its remedy.
+
+use crate::admin::report::{Attempt, Verdict};
+use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
+
+use super::View;
+use super::escape::{figure, span};
+
+/// Days before its end from which a certificate is a problem.
+const CERTIFICATE_DAYS: i64 = 14;
+/// Requests per second below which a share of errors says nothing.
+const FEW: f64 = 0.1;
+
+/// One thing that is wrong.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Trouble {
+    /// What is so.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+fn trouble(what: impl Into<String>, remedy: impl Into<String>) -> Trouble {
+    Trouble { what: what.into(), remedy: remedy.into() }
+}
+
+/// All that is wrong, worst first.
+pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
+    let mut all = Vec::new();
+    if let Some(why) = &view.unready {
+        all.push(trouble(
+            format!("New work is not taken: {why}."),
+            match why.as_str() {
+                "draining" => "It ends once what is open has ended; `app-gateway upgrade` or the service manager started that.",
+                "starting" => "Wait; the log says what it waits for.",
+                _ => "Bring an endpoint of that upstream up; `ready` in gateway.toml asks for it.",
+            },
+        ));
+    }
+    for upstream in &view.status.upstreams {
+        endpoints(upstream, view.now, &mut all);
+    }
+    all.extend(refusal(view).map(|attempt| {
+        trouble(
+            format!(
+                "The last reload ({}) was refused {}: generation {} still serves.",
+                attempt.trigger,
+                ago(&attempt.time, view.now),
+                view.status.generation
+            ),
+            "Correct the lines shown under Reloads; `app-gateway check` says when they are good.",
+        )
+    }));
+    certificates(view, &mut all);
+    let rate = view.past.now(&view.figures);
+    if rate.requests > FEW && rate.errors * 20.0 > rate.requests {
+        all.push(trouble(
+            format!(
+                "{} % of the requests of the last minute were answered with 5xx.",
+                figure(rate.errors / rate.requests * 100.0)
+            ),
+            "The routes below say which; the access log has a reason word on each line.",
+        ));
+    }
+    if view.past.log_lost(&view.figures) > 0.0 {
+        all.push(trouble(
+            "Access-log lines are being lost.",
+            "The disk is full or slow: make room, or move the log.",
+        ));
+    }
+    all
+}
+
+fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<Trouble>) {
+    let name = &upstream.upstream;
+    for endpoint in &upstream.endpoints {
+        let remedy = match endpoint.state.as_str() {
+            "down" => {
+                "See whether the component runs and its port can be reached from here: `app-gateway doctor`."
+            }
+            "ejected" => {
+                "Requests to it failed, so it is left out for a while; look at the component's own log."
+            }
+            _ => continue,
+        };
+        all.push(trouble(
+            format!("{name} endpoint {} is {}.", endpoint.endpoint, state(endpoint, now)),
+            remedy,
+        ));
+    }
+    if upstream.on_backup {
+        all.push(trouble(
+            format!("{name} uses its backups: {}.", upstream.why),
+            "It returns when a primary endpoint is well, or at once with `app-gateway endpoint`.",
+        ));
+    }
+}
+
+/// The state of an endpoint, for how long, and why.
+pub(super) fn state(endpoint: &EndpointSnapshot, now: i64) -> String {
+    let mut text = endpoint.state.clone();
+    if endpoint.since > 0 && matches!(endpoint.state.as_str(), "up" | "down") {
+        text = format!("{text} for {}", span(now - endpoint.since));
+    }
+    let why = match endpoint.state.as_str() {
+        "down" => endpoint.fault.as_deref().unwrap_or(&endpoint.why),
+        "drain" | "maintenance" => "taken out by the operator",
+        _ => "",
+    };
+    if why.is_empty() { text } else { format!("{text}: {why}") }
+}
+
+/// The latest attempt, if it was refused.
+pub(super) fn refusal<'a>(view: &'a View<'_>) -> Option<&'a Attempt> {
+    view.status.reloads.back().filter(|attempt| attempt.result == Verdict::Refused)
+}
+
+/// How long ago that was.
+pub(super) fn ago(time: &str, now: i64) -> String {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(then) => format!("{} ago", span(now - then.as_second())),
+        Err(_) => "at an unknown time".to_owned(),
+    }
+}
+
+fn certificates(view: &View<'_>, all: &mut Vec<Trouble>) {
+    for (name, _, end) in &view.figures.certificates {
+        let days = days_left(*end, view.now);
+        let what = match days {
+            ..0 => format!("Certificate {name} has expired: clients refuse it."),
+            0..CERTIFICATE_DAYS => format!("Certificate {name} ends in {days} days."),
+            _ => continue,
+        };
+        all.push(trouble(
+            what,
+            "Put the renewed files in place; they are taken over by themselves.",
+        ));
+    }
+}
+
+/// Whole days until then.
+pub(super) fn days_left(end: f64, now: i64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
+    let end = end as i64;
+    (end - now).div_euclid(86_400)
+}

@@ -1,0 +1,119 @@
+// The status page in Chromium: at rest, without scripts, and through an outage.
+
+import { after, before, test } from 'node:test';
+import assert from 'node:assert/strict';
+import http from 'node:http';
+import { openWorld } from './lib/world.mjs';
+import { ask } from './lib/ask.mjs';
+import { artifact, openBrowser } from './lib/browser.mjs';
+import { gatewayOnly, isReference } from './lib/gateway.mjs';
+import { startOrigin } from './lib/origin.mjs';
+import { until } from './lib/wait.mjs';
+
+const skip = gatewayOnly;
+let world, browser, origin, config, gateway, url;
+
+before(async () => {
+  if (isReference) return;
+  world = await openWorld('page');
+  browser = await openBrowser(world);
+  origin = await startOrigin(world, {});
+  world.onClose(() => origin.close());
+  config = await world.plainConfig({
+    upstream: {
+      chat: {
+        endpoints: [`https://${world.upstreamAddress}:${origin.port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test',
+        check: { kind: 'tls', every: '200ms', timeout: '5s', rise: 1, fall: 2 },
+      },
+    },
+    route: [{ path: '/seen', upstream: 'chat' }, { path: '/deep/', upstream: 'chat' }],
+  });
+  gateway = await world.gateway(config);
+  url = `http://${gateway.adminAddress}/`;
+  for (let i = 0; i < 5; i += 1) await ask(world, gateway.listener(), '/seen');
+});
+after(() => world?.close());
+
+/** The page in a browser of its own; what the browser complains about is kept. */
+async function visit(t, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
+  t.after(() => context.close());
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  const complaints = [];
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  page.on('console', (message) => { if (['error', 'warning'].includes(message.type())) complaints.push(message.text()); });
+  page.on('request', (request) => { if (new URL(request.url()).host !== gateway.adminAddress && !request.url().startsWith('data:')) complaints.push(request.url()); });
+  await page.goto(url);
+  return { page, complaints };
+}
+
+const shows = (page, selector, text) => until(async () => `${selector} to show "${text}" in:\n${await page.locator('body').textContent()}`, async () => {
+  const shown = await page.locator(selector).textContent();
+  return shown.includes(text);
+}, { within: 20_000 });
+
+/** Nothing is wider than the window. */
+const fits = async (page) => {
+  const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(wide <= window, `${wide} > ${window}`);
+};
+
+test('the page is live, and the browser has nothing to complain about', { skip }, async (t) => {
+  const { page, complaints } = await visit(t);
+  await shows(page, '#verdict h2', 'All is well');
+  await shows(page, '#link', 'live');
+  await shows(page, '#upstreams', `${world.upstreamAddress}:${origin.port}`);
+  await shows(page, '#listeners', gateway.config.profile.internet.listener[0].listen);
+  await shows(page, '#certificates', 'main');
+  await shows(page, '#routes', '/seen');
+  await page.screenshot({ path: artifact('page-light.png'), fullPage: true });
+  assert.deepEqual(complaints, []);
+});
+
+test('the page says the same with scripts off, on a phone and in the dark', { skip }, async (t) => {
+  const { page, complaints } = await visit(t, { javaScriptEnabled: false });
+  await shows(page, '#verdict h2', 'All is well');
+  await shows(page, '#routes', '/seen');
+  assert.deepEqual(complaints, []);
+  const phone = await visit(t, { viewport: { width: 375, height: 800 }, colorScheme: 'dark' });
+  await shows(phone.page, '#link', 'live');
+  await fits(phone.page);
+  await phone.page.screenshot({ path: artifact('page-phone.png'), fullPage: true });
+});
+
+test('the page shows an outage, a refused reload, and that all is well again', { skip }, async (t) => {
+  const { page, complaints } = await visit(t, { colorScheme: 'dark' });
+  const { port } = origin;
+  await origin.close();
+  await shows(page, '#verdict', `chat endpoint ${world.upstreamAddress}:${port} is down`);
+  await shows(page, '#verdict', 'refused');
+  await shows(page, '#upstreams', 'down for');
+
+  gateway.write({ ...config, upstream: { ...config.upstream, chat: { ...config.upstream.chat, endpoint: ['<b>bold</b>'] } } });
+  await gateway.reload();
+  await shows(page, '#verdict h2', '2 problems');
+  const drawn = await page.locator('#refusal pre').textContent();
+  assert.ok(drawn.includes('<b>bold</b>'), drawn);
+  const { out, err } = await gateway.check();
+  const printed = out + err;
+  const lines = drawn.trim().split('\n');
+  assert.ok(lines.length > 3 && lines.every((line) => printed.includes(line)), `check prints\n${printed}\nand the page\n${drawn}`);
+  await page.screenshot({ path: artifact('page-dark.png'), fullPage: true });
+
+  gateway.write(config);
+  await gateway.reload();
+  origin = await startOrigin(world, { port });
+  await shows(page, '#verdict h2', 'All is well');
+  await shows(page, '#upstreams', 'up for');
+  assert.deepEqual(complaints, []);
+});
+
+test('a page of somebody else\'s that was made to lead here is told nothing', { skip }, async () => {
+  const as = (host, path) => new Promise((done, fail) => {
+    http.get(`http://${gateway.adminAddress}${path}`, { headers: { host }, agent: false }, (answer) => { answer.resume(); done(answer.statusCode); }).on('error', fail);
+  });
+  for (const path of ['/ui', '/ui/events', '/status', '/upstreams']) assert.equal(await as('evil.example:9145', path), 421, path);
+  assert.equal(await as('localhost:9145', '/status'), 200);
+  assert.equal(await as('evil.example', '/metrics'), 200);
+});
