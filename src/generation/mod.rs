@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod edition;
+pub mod explain;
 pub mod identities;
 pub mod load;
 pub mod outlet;

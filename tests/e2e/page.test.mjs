@@ -6,8 +6,9 @@ import http from 'node:http';
 import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
 import { artifact, openBrowser } from './lib/browser.mjs';
-import { gatewayOnly, isReference } from './lib/gateway.mjs';
+import { binary, gatewayOnly, isReference } from './lib/gateway.mjs';
 import { startOrigin } from './lib/origin.mjs';
+import { run } from './lib/processes.mjs';
 import { until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
@@ -107,6 +108,35 @@ test('the page shows an outage, a refused reload, and that all is well again', {
   await shows(page, '#verdict h2', 'All is well');
   await shows(page, '#upstreams', 'up for');
   assert.deepEqual(complaints, []);
+});
+
+test('the tester says what `explain` says, with scripts and without', { skip }, async (t) => {
+  const { host, port } = gateway.listener();
+  const asked = `https://${host}:${port}/seen?a=1`;
+  const { out } = await run(binary(), ['explain', '-c', gateway.directory, 'GET', asked], { within: 20_000 });
+  for (const javaScriptEnabled of [true, false]) {
+    const { page, complaints } = await visit(t, { javaScriptEnabled });
+    await page.getByLabel('URL as the client types it').fill(asked);
+    await page.getByRole('button', { name: 'Explain' }).click();
+    await shows(page, '#tester pre', 'passed on to chat');
+    assert.equal(await page.locator('#tester pre').textContent(), out);
+    assert.deepEqual(complaints, []);
+    if (javaScriptEnabled) await page.locator('#tester').screenshot({ path: artifact('page-tester.png') });
+  }
+});
+
+test('the page can be used by keyboard, and says what its parts are', { skip }, async (t) => {
+  const { page } = await visit(t);
+  assert.equal(await page.getByRole('heading', { level: 1 }).count(), 1);
+  for (const name of ['Upstream endpoints', 'Profiles and listeners', 'Routes', 'Reloads']) {
+    await page.getByRole('heading', { level: 2, name }).waitFor();
+  }
+  const reached = new Set();
+  for (let i = 0; i < 20; i += 1) {
+    await page.keyboard.press('Tab');
+    reached.add(await page.evaluate(() => document.activeElement.closest('section')?.id));
+  }
+  for (const id of ['upstreams', 'listeners', 'routes', 'reloads', 'tester']) assert.ok(reached.has(id), `${id} in ${[...reached]}`);
 });
 
 test('a page of somebody else\'s that was made to lead here is told nothing', { skip }, async () => {

@@ -9,6 +9,7 @@ mod events;
 mod figures;
 mod past;
 mod sections;
+mod tester;
 mod verdict;
 
 use std::cell::{Cell, RefCell};
@@ -31,6 +32,7 @@ use escape::Esc;
 use events::Events;
 use figures::Figures;
 use past::Past;
+use tester::Asked;
 
 /// What the page may do in a browser: nothing but show itself and ask where it came from.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
@@ -153,7 +155,11 @@ pub(super) async fn answer(
             let Some(live) = live(desk).await else {
                 return refused(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made\n");
             };
-            plain(StatusCode::OK, "text/html; charset=utf-8", whole(&live))
+            let asked = Asked::of(request.uri().query());
+            let serving = desk.page.serving.borrow().clone();
+            let told = asked.told(serving).await;
+            let tester = asked.section(told.as_deref());
+            plain(StatusCode::OK, "text/html; charset=utf-8", whole(&live, &tester))
         }
         "/ui/page.css" => plain(StatusCode::OK, "text/css; charset=utf-8", STYLE),
         "/ui/page.js" => plain(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
@@ -237,7 +243,7 @@ fn goes(action: &Action) -> String {
 }
 
 /// The page around the sections.
-fn whole(live: &str) -> String {
+fn whole(live: &str, tester: &str) -> String {
     let version = Esc(env!("CARGO_PKG_VERSION"));
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -245,11 +251,10 @@ fn whole(live: &str) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\
          <title>app-gateway</title><link rel=\"icon\" href=\"data:,\">\
          <link rel=\"stylesheet\" href=\"/ui/page.css\">\
-         <noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>\
          <script src=\"/ui/page.js\" defer></script></head><body>\
          <header><h1>app-gateway <small>{version}</small></h1>\
-         <p id=\"link\">as of when it was loaded</p></header>\
-         <main id=\"live\">{live}</main></body></html>\n"
+         <p id=\"link\">as it was when loaded <noscript><a href=\"/ui\">load again</a></noscript></p></header>\
+         <main><div id=\"live\">{live}</div>{tester}</main></body></html>\n"
     )
 }
 

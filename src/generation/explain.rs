@@ -1,0 +1,350 @@
+//! What would be done with a request, and which line says so: for `explain` and the status page.
+//!
+//! The decision is made by the code that serves requests, on a request made from the question.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::addr::ClientAddr;
+use crate::config::Verify;
+use crate::message::forward::{Origin, stripped_target, write_request};
+use crate::message::{Reason, RequestHead, host};
+use crate::units::{display_duration, display_size};
+use crate::upstream::{Upstream, resolve};
+
+use super::site::Action;
+use super::{Decision, Generation, Refusal, Route, Served, Site};
+
+/// A request that is asked about.
+pub struct Question {
+    /// Its method.
+    pub method: String,
+    /// URL as the client types it; the port chooses the listener (443 if there is none).
+    pub url: String,
+    /// Address of the client.
+    pub from: IpAddr,
+    /// Chooses the listener of this profile, if several have the port or none has.
+    pub profile: Option<String>,
+    /// Fields of the request: `Name: value`.
+    pub headers: Vec<String>,
+}
+
+/// What is said, line by line: what it is about, what is so, and where that is written.
+#[derive(Default)]
+pub struct Lines {
+    /// All lines so far.
+    pub text: String,
+}
+
+impl Lines {
+    /// Adds one.
+    pub fn line(&mut self, name: &str, value: &str, place: &str) {
+        let gap = if place.is_empty() { "" } else { "  " };
+        let _ = writeln!(self.text, "{name:<11} {value:<44}{gap}{place}").map(|()| {
+            let end = self.text.trim_end().len();
+            self.text.truncate(end);
+            self.text.push('\n');
+        });
+    }
+}
+
+/// A request, explained.
+pub struct Explained<'a> {
+    generation: &'a Generation,
+    /// What is to be said.
+    pub lines: Lines,
+    /// It would not be refused.
+    pub served: bool,
+}
+
+impl<'a> Explained<'a> {
+    /// Decides about a request as whoever serves it would. Looks names up, so it blocks.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the question.
+    pub fn of(generation: &'a Generation, asked: &Question) -> Result<Self, String> {
+        let (authority, port, target) = split(&asked.url)?;
+        let site = choose(generation, port, asked.profile.as_deref())?;
+        let mut explained = Self { generation, lines: Lines::default(), served: false };
+        explained.line("request", &format!("{} {}", asked.method, asked.url), "");
+        let client = ClientAddr(SocketAddr::new(asked.from, 0));
+        let trusted = if site.trusts(client) {
+            "a trusted proxy: its X-Forwarded-* are believed"
+        } else {
+            "not a trusted proxy"
+        };
+        explained.line("from", &format!("{} ({trusted})", asked.from), "");
+        explained.line("profile", &site.names.profile, &explained.place_of_profile(site));
+        explained.line(
+            "listener",
+            &site.names.listener,
+            &generation.config.sources.locate(site.place),
+        );
+        let mut text = format!("{} {target} HTTP/1.1\r\nHost: {authority}\r\n", asked.method);
+        for field in &asked.headers {
+            if field.contains(['\r', '\n']) || !field.contains(':') {
+                return Err(format!("`{field}` is not a field; write it as `Name: value`"));
+            }
+            let _ = write!(text, "{field}\r\n");
+            if field.to_ascii_lowercase().starts_with("upgrade:")
+                && !text.contains("\r\nConnection:")
+            {
+                text.push_str("Connection: Upgrade\r\n");
+            }
+        }
+        text.push_str("\r\n");
+        match RequestHead::parse(&Bytes::from(text), site.limits.header_count) {
+            Err(reason) => explained.refused(&Refusal { reason, route: None, allow: None }, site),
+            Ok(head) => match site.decide(&head) {
+                Err(refusal) => explained.refused(&refusal, site),
+                Ok(Decision::AddSlash) => {
+                    explained.verdict("308 to the same path with `/` at its end");
+                }
+                Ok(Decision::ToHttps(port)) => {
+                    explained.verdict(&format!("308 to the same URL on https, port {port}"));
+                }
+                Ok(Decision::Route(route)) => explained.route(&route, &head, site, client),
+            },
+        }
+        Ok(explained)
+    }
+
+    fn line(&mut self, name: &str, value: &str, place: &str) {
+        self.lines.line(name, value, place);
+    }
+
+    fn verdict(&mut self, text: &str) {
+        self.served = true;
+        self.line("verdict", text, "");
+    }
+
+    fn place_of_profile(&self, site: &Site) -> String {
+        let profile = self.generation.config.profiles.iter().find(|p| p.name == site.names.profile);
+        profile.map_or(String::new(), |p| self.generation.config.sources.locate(p.place))
+    }
+
+    fn refused(&mut self, refusal: &Refusal, site: &Site) {
+        if let Some(route) = &refusal.route {
+            self.line(
+                "route",
+                &route.account.name,
+                &self.generation.config.sources.locate(route.place),
+            );
+        }
+        let reason = refusal.reason;
+        self.line("verdict", &format!("refused: {} {}", reason.code(), reason.word()), "");
+        self.line("", reason.sentence(), "");
+        if let Some(allow) = refusal.allow.as_deref().filter(|allow| !allow.is_empty()) {
+            self.line("allowed", allow, "");
+        }
+        if reason == Reason::NoRoute {
+            self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", site.names.profile), "");
+        }
+    }
+
+    fn route(&mut self, route: &Arc<Route>, head: &RequestHead, site: &Site, client: ClientAddr) {
+        self.line(
+            "route",
+            &route.account.name,
+            &self.generation.config.sources.locate(route.place),
+        );
+        match &route.action {
+            Action::Deny => self.line("verdict", "refused: 403 route_denied", ""),
+            Action::Ready(upstreams) => {
+                let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+                let and = if names.is_empty() { "" } else { " and these are up: " };
+                self.verdict(&format!("200 if the gateway is ready{and}{}", names.join(", ")));
+            }
+            Action::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
+            Action::Proxy { upstream, strip_prefix, first_byte, .. } => {
+                self.upstream(upstream);
+                let rewritten = stripped_target(&head.target, strip_prefix.as_deref());
+                let note = strip_prefix
+                    .as_deref()
+                    .map_or("unchanged".to_owned(), |p| format!("`{p}` taken off"));
+                self.line("path sent", &String::from_utf8_lossy(&rewritten), &note);
+                self.limits(route, site, upstream, &display_duration(*first_byte));
+                self.fields(
+                    route,
+                    head,
+                    &Origin {
+                        client: client.ip(),
+                        trusted: site.trusts(client),
+                        strip_prefix: strip_prefix.as_deref(),
+                        request_id: "(made for each request)",
+                        trace: None,
+                    },
+                );
+                let report = if route.account.report_only {
+                    ", but only reported: without this route it would be denied"
+                } else {
+                    ""
+                };
+                let how = if head.upgrade { "as a WebSocket" } else { "over HTTP/1.1" };
+                self.verdict(&format!("passed on to {} {how}{report}", upstream.name));
+            }
+        }
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) {
+        let Some(written) =
+            self.generation.config.upstreams.iter().find(|u| *u.name == *upstream.name)
+        else {
+            return;
+        };
+        let locate = |place| self.generation.config.sources.locate(place);
+        let verify = match &written.verify {
+            Verify::System => "certificate verified by the system's roots".to_owned(),
+            Verify::Ca { file, .. } => format!("certificate verified by {}", file.display()),
+            Verify::Pin(_) => "certificate verified by its pinned key".to_owned(),
+            Verify::None { .. } => "certificate NOT VERIFIED".to_owned(),
+        };
+        let place = locate(written.place);
+        let endpoints: Vec<_> = written.endpoints.iter().map(|e| locate(e.place)).collect();
+        self.line("upstream", &upstream.name, &place);
+        for (index, (endpoint, place)) in upstream.endpoints.iter().zip(endpoints).enumerate() {
+            let backup = upstream.ranks.get(index).is_some_and(|rank| rank.backup);
+            let which = match index {
+                _ if backup => "backup",
+                0 => "endpoint",
+                _ => "else",
+            };
+            let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
+            let found = match resolve::refresh(endpoint) {
+                Err(error) => format!(" ({error})"),
+                Ok(()) if resolve::is_name(endpoint) => {
+                    let list = endpoint.addresses.load();
+                    let addresses: Vec<_> = list.iter().map(|a| a.get().ip().to_string()).collect();
+                    format!(" (now {})", addresses.join(", "))
+                }
+                Ok(()) => String::new(),
+            };
+            self.line(which, &format!("{scheme}://{}{found}", endpoint.label), &place);
+        }
+        if upstream.endpoints.iter().any(|endpoint| endpoint.tls.is_some()) {
+            self.line("", &verify, "");
+        }
+    }
+
+    fn limits(&mut self, route: &Route, site: &Site, upstream: &Upstream, first_byte: &str) {
+        let limits = format!(
+            "body {}, connect {}, first byte {first_byte}, silence in the answer {}",
+            display_size(route.max_body),
+            display_duration(upstream.limits.connect),
+            display_duration(upstream.limits.idle),
+        );
+        self.line("limits", &limits, "");
+        let websocket = if route.websocket {
+            format!(
+                "allowed, closed after {} of silence",
+                display_duration(site.timeouts.tunnel_idle)
+            )
+        } else {
+            "refused".to_owned()
+        };
+        self.line("websocket", &websocket, "");
+    }
+
+    fn fields(&mut self, route: &Route, head: &RequestHead, origin: &Origin<'_>) {
+        let mut sent = Vec::new();
+        write_request(&mut sent, head, origin, None);
+        let sent = String::from_utf8_lossy(&sent);
+        for (index, line) in sent.lines().skip(1).filter(|line| !line.is_empty()).enumerate() {
+            self.line(if index == 0 { "adds" } else { "" }, line, "");
+        }
+        let changed = route.edits.set();
+        let answer = changed
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+        let removed = route
+            .edits
+            .dropped()
+            .iter()
+            .filter(|name| !changed.iter().any(|(known, _)| known == *name))
+            .map(|name| format!("{name} removed"));
+        for (index, line) in answer.chain(removed).enumerate() {
+            self.line(if index == 0 { "answer" } else { "" }, &line, "");
+        }
+    }
+}
+
+/// Authority, port and target of a URL.
+fn split(url: &str) -> Result<(&str, u16, String), String> {
+    let usage = || {
+        format!(
+            "`{url}` is not a URL; write it as the client does, e.g. https://chat.example.com:8443/socket.io/"
+        )
+    };
+    let (scheme, rest) = url.split_once("://").ok_or_else(usage)?;
+    let default = match scheme {
+        "https" | "wss" => 443,
+        "http" | "ws" => 80,
+        _ => return Err(usage()),
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    let parsed = host::parse(authority.as_bytes()).ok_or_else(usage)?;
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    Ok((authority, parsed.port.unwrap_or(default), target))
+}
+
+/// The listener that a port means.
+fn choose<'a>(
+    generation: &'a Generation,
+    port: u16,
+    profile: Option<&str>,
+) -> Result<&'a Arc<Site>, String> {
+    let of_profile = |site: &&Arc<Site>| profile.is_none_or(|name| site.names.profile == name);
+    let whole = |site: &&Arc<Site>| {
+        // A profile's main listener serves all its routes.
+        let Served::Routes { routes, .. } = &site.served else { return false };
+        generation.sites.iter().all(|other| {
+            other.names.profile != site.names.profile
+                || matches!(&other.served, Served::Routes { routes: others, .. } if others.len() <= routes.len())
+                || matches!(other.served, Served::RedirectToHttps(_))
+        })
+    };
+    let mut with_port =
+        generation.sites.iter().filter(of_profile).filter(|site| site.address.port() == port);
+    if let Some(site) = with_port.next() {
+        return Ok(site);
+    }
+    if profile.is_some()
+        && let Some(site) = generation.sites.iter().filter(of_profile).find(whole)
+    {
+        return Ok(site);
+    }
+    if generation.sites.is_empty() {
+        return Err(
+            "no profile listens anywhere; for the forward proxy ask `explain egress`".to_owned()
+        );
+    }
+    let listeners: Vec<_> = generation
+        .sites
+        .iter()
+        .map(|s| format!("{} ({})", s.names.listener, s.names.profile))
+        .collect();
+    Err(format!(
+        "no listener has port {port}; there are {}.\nName the port in the URL, or the profile with --profile if a firewall maps the port",
+        listeners.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_urls_apart() {
+        assert_eq!(split("https://a:8443/x?y").unwrap(), ("a:8443", 8443, "/x?y".to_owned()));
+        assert_eq!(split("wss://a").unwrap(), ("a", 443, "/".to_owned()));
+        assert_eq!(split("http://[::1]?q").unwrap(), ("[::1]", 80, "/?q".to_owned()));
+        for bad in ["/x", "ftp://a/", "https://", "https://u@a/", "a:8443"] {
+            assert!(split(bad).is_err(), "{bad}");
+        }
+    }
+}
