@@ -102,6 +102,11 @@ test('the page shows an outage, a refused reload, and that all is well again', {
   assert.ok(lines.length > 3 && lines.every((line) => printed.includes(line)), `check prints\n${printed}\nand the page\n${drawn}`);
   await page.screenshot({ path: artifact('page-dark.png'), fullPage: true });
 
+  const phone = await visit(t, { viewport: { width: 375, height: 800 }, colorScheme: 'dark' });
+  await shows(phone.page, '#verdict h2', '2 problems');
+  await fits(phone.page);
+  await phone.page.screenshot({ path: artifact('page-phone-outage.png'), fullPage: true });
+
   gateway.write(config);
   await gateway.reload();
   origin = await startOrigin(world, { port });

@@ -53,8 +53,8 @@ fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
             let _ = write!(
                 out,
                 "<li>{} <span class=\"remedy\">{}</span></li>",
-                Esc(&one.what),
-                Esc(&one.remedy)
+                coded(&one.what),
+                coded(&one.remedy)
             );
         }
         out.push_str("</ul>");
@@ -85,6 +85,18 @@ fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
         let _ = write!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", Esc(value));
     }
     out.push_str("</dl></section>");
+}
+
+/// A sentence whose commands and names in backquotes are marked as such.
+fn coded(sentence: &str) -> String {
+    let mut out = String::new();
+    for (index, piece) in sentence.split('`').enumerate() {
+        let _ = match index % 2 {
+            0 => write!(out, "{}", Esc(piece)),
+            _ => write!(out, "<code>{}</code>", Esc(piece)),
+        };
+    }
+    out
 }
 
 fn hour(out: &mut String, view: &View<'_>) {
@@ -118,7 +130,12 @@ fn spark(out: &mut String, name: &str, points: impl ExactSizeIterator<Item = f64
     for (index, value) in points.enumerate() {
         let _ = write!(out, "{},{:.1} ", (first + index) as f64, 32.0 - value * scale);
     }
-    let _ = write!(out, "\"/></svg><small>at most {}</small>", figure(most));
+    let known = if first == 360 {
+        "known from now on".to_owned()
+    } else {
+        format!("at most {}", figure(most))
+    };
+    let _ = write!(out, "\"/></svg><small>{known}</small>");
 }
 
 /// Opens a section with a table.
@@ -157,7 +174,7 @@ fn more(out: &mut String, rows: usize) {
 
 fn upstreams(out: &mut String, view: &View<'_>) {
     let about = "Where requests are sent, and how that is";
-    let columns = ["Upstream", "Endpoint", "State", "Open"];
+    let columns = ["Upstream", "State", "Endpoint", "Open"];
     table(out, ("upstreams", "Upstream endpoints", about), &columns);
     let all = view.status.upstreams.iter();
     let all = all.flat_map(|one| one.endpoints.iter().map(move |endpoint| (one, endpoint)));
@@ -171,10 +188,10 @@ fn upstreams(out: &mut String, view: &View<'_>) {
         let backup = if endpoint.backup { " (backup)" } else { "" };
         let _ = write!(
             out,
-            "<tr><th scope=\"row\">{}</th><td>{}{backup}</td><td class=\"{class} why\"><span aria-hidden=\"true\">{sign}</span> {}{unchecked}</td><td>{}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td class=\"{class} why\"><span aria-hidden=\"true\">{sign}</span> {}{unchecked}</td><td>{}{backup}</td><td>{}</td></tr>",
             Esc(&upstream.upstream),
-            Esc(&endpoint.endpoint),
             Esc(state(endpoint, view.now)),
+            Esc(&endpoint.endpoint),
             endpoint.open
         );
     }
@@ -213,7 +230,7 @@ fn certificates(out: &mut String, view: &View<'_>) {
 fn routes(out: &mut String, view: &View<'_>) {
     let about = "Of the last minute";
     let columns =
-        ["Route", "Profile", "Goes", "Requests/s", "5xx", "In flight", "p50", "p95", "WebSockets"];
+        ["Route", "Requests/s", "5xx", "In flight", "p50", "p95", "WebSockets", "Goes", "Profile"];
     table(out, ("routes", "Routes", about), &columns);
     for one in view.routes.iter().take(ROWS) {
         let key = (one.profile.clone(), one.name.clone());
@@ -227,14 +244,14 @@ fn routes(out: &mut String, view: &View<'_>) {
             out,
             &[
                 &one.name,
-                &one.profile,
-                &one.goes,
                 &figure(seen.requests / took),
                 &share,
                 &figure(seen.in_flight),
                 &at(0.5),
                 &at(0.95),
                 &figure(seen.websockets),
+                &one.goes,
+                &one.profile,
             ],
         );
     }
@@ -248,7 +265,8 @@ fn egress(out: &mut String, view: &View<'_>) {
     }
     let about = format!("{} tunnels are open. What was asked for since the start:", view.tunnels);
     table(out, ("egress", "Forward proxy", &about), &["Rule", "Result", "Requests"]);
-    for ((rule, result), count) in view.figures.egress.iter().take(ROWS) {
+    for ((rule, result), count) in view.figures.egress.iter().filter(|one| *one.1 > 0.0).take(ROWS)
+    {
         let result = if result == "ok" { "served" } else { result };
         row(out, &[rule, result, &format!("{count:.0}")]);
     }
