@@ -197,11 +197,15 @@ fn an_upstream_that_leaves_during_an_upload() {
 
 #[test]
 fn a_client_that_leaves_while_the_upstream_is_dialled() {
-    // Nobody accepts, so the TLS handshake with the upstream does not get on.
+    // Nobody answers, so the TLS handshake with the upstream does not get on.
     let world = World::with(crate::world::Setup { tls: true, ..Default::default() });
     let client = world.sent(POLL);
     let mut world = world;
-    world.wait("the gateway to dial", |world| world.was_dialled());
+    let mut held = None;
+    world.wait("the gateway to dial", |world| {
+        held = world.dialled();
+        held.is_some()
+    });
     let address = client.local();
     client.reset();
     let lines = world.lines_of(address, 1);

@@ -274,6 +274,11 @@ impl World {
         Some(wire)
     }
 
+    /// A connection the gateway has made, with which nothing is done.
+    pub(crate) fn dialled(&self) -> Option<TcpStream> {
+        self.stage.accept().ok().map(|(tcp, _)| tcp)
+    }
+
     /// Whether the gateway has made a connection to the upstream that was not accepted yet.
     pub(crate) fn was_dialled(&self) -> bool {
         self.stage.accept().is_ok()
