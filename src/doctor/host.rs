@@ -232,7 +232,7 @@ fn rotation(log: &LogTarget, root: &Path) -> Row {
                 Some(file) => row.good(format!("by {}", file.display())),
                 None => row.warning(
                     "nothing in /etc/logrotate.d names it: it grows until the disk is full",
-                    "install contrib/logrotate/app-gateway, or let the gateway do it: access-log = { file = \"…\", rotate = { size = \"100MiB\", keep = 10 } }",
+                    "install contrib/logrotate/app-gateway, or have the gateway do it, with `rotate = { size = \"100MiB\", keep = 10 }` in `access-log`",
                 ),
             }
         }

@@ -201,14 +201,15 @@ fn a_client_that_leaves_while_the_upstream_is_dialled() {
     let world = World::with(crate::world::Setup { tls: true, ..Default::default() });
     let client = world.sent(POLL);
     let mut world = world;
-    let mut held = None;
+    let mut silent = None;
     world.wait("the gateway to dial", |world| {
-        held = world.dialled();
-        held.is_some()
+        silent = world.dialled();
+        silent.is_some()
     });
     let address = client.local();
     client.reset();
     let lines = world.lines_of(address, 1);
     assert_eq!(lines[0]["reason"], "client_gone");
+    drop(silent);
     world.ends_with(&["request GET 499 client_gone"]);
 }

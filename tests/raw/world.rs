@@ -274,14 +274,14 @@ impl World {
         Some(wire)
     }
 
-    /// A connection the gateway has made, with which nothing is done.
-    pub(crate) fn dialled(&self) -> Option<TcpStream> {
-        self.stage.accept().ok().map(|(tcp, _)| tcp)
-    }
-
     /// Whether the gateway has made a connection to the upstream that was not accepted yet.
     pub(crate) fn was_dialled(&self) -> bool {
-        self.stage.accept().is_ok()
+        self.dialled().is_some()
+    }
+
+    /// A connection of the gateway to the upstream, on which nothing is said.
+    pub(crate) fn dialled(&self) -> Option<TcpStream> {
+        Some(self.stage.accept().ok()?.0)
     }
 
     /// The lines of the access log about one client connection, once there are `count`.

@@ -37,14 +37,11 @@ impl Check<'_> {
     ) -> Vec<UpstreamId> {
         let mut ids = Vec::new();
         for written in &list.value {
-            match upstreams.find(&written.value) {
-                Some(index) => ids.push(UpstreamId(index)),
-                None => {
-                    let place = self.place(written);
-                    let problem =
-                        upstreams.unknown("ready.unknown-upstream", &written.value, place);
-                    self.found.push(problem);
-                }
+            if let Some(index) = upstreams.find(&written.value) {
+                ids.push(UpstreamId(index));
+            } else {
+                let place = self.place(written);
+                self.found.push(upstreams.unknown("ready.unknown-upstream", &written.value, place));
             }
         }
         ids

@@ -87,7 +87,7 @@ impl<'a> Combined<'a> {
         escape(out, &self.destination);
         escape(out, &self.path);
         out.push(b' ');
-        out.extend_from_slice(&self.protocol);
+        escape(out, &self.protocol);
         // nginx knows HTTP/2 by a minor version as well.
         if self.protocol == b"HTTP/2" {
             out.extend_from_slice(b".0");
