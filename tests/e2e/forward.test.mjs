@@ -9,6 +9,7 @@ import { writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import axios from 'axios';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { fetch as undiciFetch, ProxyAgent } from 'undici';
@@ -134,6 +135,31 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
       const denied = await ask(VIBER).catch((error) => ({ status: error.message }));
       assert.notEqual(denied.status, 200);
       await gateway.accessLine(`of the denial of ${name}`, (l) => l.status === 403 && l.destination.startsWith(VIBER));
+    });
+  }
+
+  for (const [name, more] of [
+    // Java does not log in to proxies for tunnels by itself: the operator of the component has to say so.
+    ['jdk', ['-Djdk.http.auth.tunneling.disabledSchemes=', '-Djdk.http.auth.proxying.disabledSchemes=']],
+    ['okhttp', []],
+  ]) {
+    test(`Java, ${name}: through the tunnel, with a user, and denied`, async () => {
+      const program = fileURLToPath(new URL('./clients/JavaClients.java', import.meta.url));
+      const java = async (host, ...user) => {
+        const { code, out, err } = await run('java', [...more, '-cp', '/usr/share/java/okhttp.jar:/usr/share/java/okio.jar',
+          program, name, proxy.host, String(proxy.port), world.ca.crt, url(host), ...user], { within: 120_000 });
+        assert.equal(code, 0, err);
+        const [status, ...body] = out.trim().split('\n');
+        return { status, body: body.join('\n') };
+      };
+      const [allowed, known, guessed, denied] = await Promise.all([
+        java(FACEBOOK), java(TWILIO, 'file-engine', SECRET), java(TWILIO, 'file-engine', 'guess'), java(VIBER)]);
+      assert.equal(allowed.status, '200');
+      told(allowed.body, FACEBOOK);
+      assert.equal(known.status, '200', 'asked for it, and logged in on the same connection');
+      told(known.body, TWILIO);
+      for (const refused of [guessed, denied]) assert.notEqual(refused.status, '200');
+      await gateway.accessLine('of the wrong password', (l) => l.reason === 'proxy_auth_failed' && l.destination.startsWith(TWILIO));
     });
   }
 
