@@ -47,7 +47,7 @@ debian_packages() {
   [ -e /usr/share/java/okhttp.jar ] || echo libokhttp-java
   [ -e /usr/include/stdio.h ] || echo libc6-dev
   # A client of the forward proxy, in its tests.
-  python3 -c 'import requests' 2>/dev/null || echo python3-requests
+  /usr/bin/python3 -c 'import requests' 2>/dev/null || echo python3-requests
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 

@@ -211,7 +211,7 @@ except requests.exceptions.ProxyError as error:
     denied = str(error)
 print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain": get(plain), "denied": denied}))
 `;
-    const python = await run('python3', ['-c', script, world.ca.crt, proxyUrl(), proxyUrl(credentials), url(FACEBOOK), url(TWILIO),
+    const python = await run('/usr/bin/python3', ['-c', script, world.ca.crt, proxyUrl(), proxyUrl(credentials), url(FACEBOOK), url(TWILIO),
       url(VIBER), `http://${FACEBOOK}:${plain}/me?x=1`], { within: 60_000 });
     assert.equal(python.code, 0, python.err);
     const got = JSON.parse(python.out);
