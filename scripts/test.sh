@@ -42,9 +42,12 @@ debian_packages() {
   for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
+  # The clients of Java components: the JDK's and OkHttp.
+  have javac || echo default-jdk-headless
+  [ -e /usr/share/java/okhttp.jar ] || echo libokhttp-java
   [ -e /usr/include/stdio.h ] || echo libc6-dev
   # A client of the forward proxy, in its tests.
-  python3 -c 'import requests' 2>/dev/null || echo python3-requests
+  /usr/bin/python3 -c 'import requests' 2>/dev/null || echo python3-requests
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::addr::{ClientAddr, Destination};
 use crate::downstream::{RequestId, Worker};
 use crate::egress::{Client, Denial, Grant};
+use crate::generation::Edition;
 use crate::generation::outlet::Listener;
 use crate::message::reason::Flag;
 use crate::message::{Form, ProxiedHead, Reason, Version};
@@ -28,6 +29,7 @@ pub(super) struct Record {
     worker: Rc<Worker>,
     facts: Rc<Facts>,
     listener: Arc<Listener>,
+    edition: Arc<Edition>,
     tally: Arc<Tally>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
@@ -75,6 +77,7 @@ impl Record {
             worker: Rc::clone(worker),
             facts: Rc::clone(facts),
             listener: Arc::clone(&stand.listener),
+            edition: Arc::clone(&stand.way.outlet.edition),
             tally: Arc::clone(&stand.way.no_rule),
             start: Instant::now(),
             asked: None,
@@ -280,6 +283,8 @@ impl Event for Record {
             line.text(Key::WouldDeny, reason.word().as_bytes());
         }
         self.tell_outcome(line);
+        line.number(Key::Generation, self.edition.number());
+        line.text(Key::Config, self.edition.hash().as_bytes());
         line.text(Key::Tls, self.facts.tls.as_bytes());
     }
 }

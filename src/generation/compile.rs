@@ -80,7 +80,8 @@ pub fn compile(
     });
     let certificates = certificates.collect();
     problems.extend(counted_together(&names, config.gateway.metrics_limit));
-    let inputs = outlet::Inputs { config: &config, loaded: &loaded, provider, previous };
+    let inputs =
+        outlet::Inputs { config: &config, loaded: &loaded, provider, previous, edition: &edition };
     let outlet = config
         .forward
         .as_ref()

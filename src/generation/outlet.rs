@@ -15,6 +15,8 @@ use crate::config::{ForwardLimits, ForwardTimeouts, Place};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::upstream::Endpoint;
 
+use super::Edition;
+
 pub use compile::{Inputs, compile};
 
 /// `[forward]`, compiled.
@@ -40,6 +42,8 @@ pub struct Outlet {
     pub hosts: HashMap<Name, Arc<[IpAddr]>>,
     /// What rules in report mode have let through; goes on over reloads.
     pub seen: Arc<Seen>,
+    /// The generation it belongs to, for the log.
+    pub edition: Arc<Edition>,
 }
 
 /// An address the forward proxy listens on.
@@ -108,6 +112,7 @@ impl Outlet {
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),
             seen: Arc::clone(&self.seen),
+            edition: Arc::clone(&self.edition),
         }
     }
 

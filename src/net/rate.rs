@@ -1,7 +1,7 @@
 //! A limit in bytes per second, shared by whatever counts towards it.
 //!
 //! The generic cell rate algorithm: one number says until when what has already moved would take
-//! at the allowed rate. While that is less than [`BURST`] ahead of the clock, more may move; a
+//! at the allowed rate. While that is less than `BURST` ahead of the clock, more may move; a
 //! piece may overshoot and is then waited for.
 
 use std::sync::atomic::{AtomicU64, Ordering};

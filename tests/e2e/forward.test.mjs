@@ -9,6 +9,7 @@ import { writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import axios from 'axios';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { fetch as undiciFetch, ProxyAgent } from 'undici';
@@ -137,6 +138,31 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
     });
   }
 
+  for (const [name, more] of [
+    // Java does not log in to proxies for tunnels by itself: the operator of the component has to say so.
+    ['jdk', ['-Djdk.http.auth.tunneling.disabledSchemes=', '-Djdk.http.auth.proxying.disabledSchemes=']],
+    ['okhttp', []],
+  ]) {
+    test(`Java, ${name}: through the tunnel, with a user, and denied`, async () => {
+      const program = fileURLToPath(new URL('./clients/JavaClients.java', import.meta.url));
+      const java = async (host, ...user) => {
+        const { code, out, err } = await run('java', [...more, '-cp', '/usr/share/java/okhttp.jar:/usr/share/java/okio.jar',
+          program, name, proxy.host, String(proxy.port), world.ca.crt, url(host), ...user], { within: 120_000 });
+        assert.equal(code, 0, err);
+        const [status, ...body] = out.trim().split('\n');
+        return { status, body: body.join('\n') };
+      };
+      const [allowed, known, guessed, denied] = await Promise.all([
+        java(FACEBOOK), java(TWILIO, 'file-engine', SECRET), java(TWILIO, 'file-engine', 'guess'), java(VIBER)]);
+      assert.equal(allowed.status, '200');
+      told(allowed.body, FACEBOOK);
+      assert.equal(known.status, '200', 'asked for it, and logged in on the same connection');
+      told(known.body, TWILIO);
+      for (const refused of [guessed, denied]) assert.notEqual(refused.status, '200');
+      await gateway.accessLine('of the wrong password', (l) => l.reason === 'proxy_auth_failed' && l.destination.startsWith(TWILIO));
+    });
+  }
+
   test('undici: ProxyAgent, with a user', async () => {
     for (const [host, token] of [[FACEBOOK], [TWILIO, `Basic ${Buffer.from(`file-engine:${SECRET}`).toString('base64')}`]]) {
       const dispatcher = new ProxyAgent({ uri: proxyUrl(), token, requestTls: { ca: world.ca.text } });
@@ -185,7 +211,7 @@ except requests.exceptions.ProxyError as error:
     denied = str(error)
 print(json.dumps({"facebook": get(facebook), "twilio": get(twilio, user), "plain": get(plain), "denied": denied}))
 `;
-    const python = await run('python3', ['-c', script, world.ca.crt, proxyUrl(), proxyUrl(credentials), url(FACEBOOK), url(TWILIO),
+    const python = await run('/usr/bin/python3', ['-c', script, world.ca.crt, proxyUrl(), proxyUrl(credentials), url(FACEBOOK), url(TWILIO),
       url(VIBER), `http://${FACEBOOK}:${plain}/me?x=1`], { within: 60_000 });
     assert.equal(python.code, 0, python.err);
     const got = JSON.parse(python.out);

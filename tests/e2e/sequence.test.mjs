@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
 import https from 'node:https';
 import net from 'node:net';
-import { unlinkSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { WebSocket, WebSocketServer } from 'ws';
 import { openWorld } from './lib/world.mjs';
@@ -150,7 +150,7 @@ test(`configurations as they come (E2E_SEED=${seed})`, { skip, timeout: 120_000 
       const wish = choose();
       const spoiled = random.happens(0.4) ? random.of(Object.keys(spoils)) : undefined;
       const removed = spoiled && random.happens(0.15);
-      if (removed) unlinkSync(file);
+      if (removed) rmSync(file, { force: true });
       else gateway.write(written(wish, spoils[spoiled]));
       last = spoiled ? undefined : wish;
       if (last) possible.push(last);

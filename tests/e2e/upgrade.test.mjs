@@ -20,6 +20,9 @@ import { inTime, once, tick, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
 
+// As much as a site has, with E2E_LOAD=full; CI gets by with less.
+const size = process.env.E2E_LOAD === 'full' ? { sockets: 200, chats: 60, slow: 20, lanes: 24 } : { sockets: 20, chats: 4, slow: 2, lanes: 8 };
+
 let world, origin, echo, chat, upstreams;
 const held = [];
 
@@ -60,7 +63,7 @@ async function open(t, settings = {}, route = routes) {
   const program = (target) => { symlinkSync(target, `${link}.new`); renameSync(`${link}.new`, link); };
   program(binary());
   const admin = `${world.address}:${await world.freePort()}`;
-  const config = await world.plainConfig({ upstream: upstreams, route, gateway: { workers: 2, ...settings } });
+  const config = await world.plainConfig({ upstream: upstreams, route, gateway: { workers: 2, ...settings }, profile: { limits: { 'connections-per-client': 1000 } } });
   mkdirSync(join(directory, 'config'));
   const write = (next) => {
     const file = join(directory, 'config', 'gateway.toml');
@@ -177,22 +180,25 @@ function load(gateway, lanes) {
 describe('an upgrade in place', { skip }, () => {
   test('under load: no request fails, no WebSocket is cut, and the old process ends when its last one does', async (t) => {
     const gateway = await open(t);
-    const sockets = await Promise.all(Array.from({ length: 20 }, () => webSocket(gateway, '/ws/')));
+    const sockets = await Promise.all(Array.from({ length: size.sockets }, () => webSocket(gateway, '/ws/')));
     const session = await gateway.dial2();
     const socket2 = await webSocket2(session, '/ws/h2');
-    const clients = await Promise.all([1, 2, 3, 4].map(async () => {
+    const clients = await Promise.all(Array.from({ length: size.chats }, async () => {
       const client = await chatClient(world, gateway, 4, '/socket.io');
       gateway.closes(() => client.close());
       client.on('disconnect', (reason) => { client.lost = reason; });
       await until('the WebSocket transport', () => client.io.engine.transport.name === 'websocket');
       return client;
     }));
-    const [download, uploader] = [await gateway.dial(), await gateway.dial()];
     const before = held.length;
-    download.send(get('/origin/half'));
-    await until('the first half', () => download.text().endsWith('first'));
-    uploader.send('POST /origin/digest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nabc');
-    const traffic = load(gateway, 8);
+    const slow = await Promise.all(Array.from({ length: size.slow }, async () => {
+      const [download, upload] = [await gateway.dial(), await gateway.dial()];
+      download.send(get('/origin/half'));
+      await until('the first half', () => download.text().endsWith('first'));
+      upload.send('POST /origin/digest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nabc');
+      return { download, upload };
+    }));
+    const traffic = load(gateway, size.lanes);
     await until('some traffic', () => traffic.done > 20);
 
     await gateway.upgrade();
@@ -210,14 +216,16 @@ describe('an upgrade in place', { skip }, () => {
       await inTime('the answer of the chat', new Promise((answered) => client.emit('transport', answered)));
       assert.equal(client.lost, undefined);
     }
-    uploader.send('def');
-    assert.equal((await uploader.answer()).status, 200, 'an upload is finished');
-    held[before].end('later');
-    assert.equal((await download.answer()).body, 'firstlater', 'a download is finished');
+    for (const answer of held.splice(before)) answer.end('later');
+    for (const { download, upload } of slow) {
+      upload.send('def');
+      assert.equal((await upload.answer()).status, 200, 'an upload is finished');
+      assert.equal((await download.answer()).body, 'firstlater', 'a download is finished');
+    }
 
     const [old] = gateway.pids();
     assert.ok(isAlive(old), 'the old process keeps the WebSockets');
-    for (const peer of [...sockets, ...clients, download, uploader]) peer.close();
+    for (const peer of [...sockets, ...clients, ...slow.flatMap(({ download, upload }) => [download, upload])]) peer.close();
     socket2.close?.();
     session.destroy();
     await until(() => `the old process to end:\n${gateway.stderr}`, () => !isAlive(old));

@@ -15,7 +15,7 @@ use crate::config::{
     self, ClientCertificates, Config, Forward, ForwardListener, Verify, is_loopback,
 };
 use crate::egress::{Basic, Guard, Own, Policy, Rule, Users};
-use crate::generation::{Generation, identities};
+use crate::generation::{Edition, Generation, identities};
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::Endpoint;
 
@@ -31,6 +31,8 @@ pub struct Inputs<'a> {
     pub provider: &'a Arc<CryptoProvider>,
     /// What was before.
     pub previous: Option<&'a Generation>,
+    /// The name the generation will have.
+    pub edition: &'a Arc<Edition>,
 }
 
 /// Compiles `[forward]`. What is wrong is added to `problems`; then the outlet is not to be used.
@@ -64,6 +66,7 @@ pub fn compile(
         limits: forward.limits.clone(),
         timeouts: forward.timeouts.clone(),
         seen: before.map(|outlet| Arc::clone(&outlet.seen)).unwrap_or_default(),
+        edition: Arc::clone(inputs.edition),
     })
 }
 
