@@ -32,6 +32,7 @@ before(async () => {
   gateway = await world.gateway(config);
   url = `http://${gateway.adminAddress}/`;
   for (let i = 0; i < 5; i += 1) await ask(world, gateway.listener(), '/seen');
+  await ask(world, gateway.listener(), '/nowhere');
 });
 after(() => world?.close());
 
@@ -68,6 +69,7 @@ test('the page is live, and the browser has nothing to complain about', { skip }
   await shows(page, '#listeners', gateway.config.profile.internet.listener[0].listen);
   await shows(page, '#certificates', 'main');
   await shows(page, '#routes', '/seen');
+  await shows(page, '#refused', 'no_route');
   await page.screenshot({ path: artifact('page-light.png'), fullPage: true });
   assert.deepEqual(complaints, []);
 });
@@ -151,4 +153,12 @@ test('a page of somebody else\'s that was made to lead here is told nothing', { 
   for (const path of ['/ui', '/ui/events', '/status', '/upstreams']) assert.equal(await as('evil.example:9145', path), 421, path);
   assert.equal(await as('localhost:9145', '/status'), 200);
   assert.equal(await as('evil.example', '/metrics'), 200);
+});
+
+test('an open page does not keep the gateway from ending, and says that it is gone', { skip }, async (t) => {
+  const { page } = await visit(t);
+  await shows(page, '#link', 'live');
+  const exit = await gateway.stop();
+  assert.equal(exit.code, 0, gateway.stderr);
+  await shows(page, '#link', 'does not answer');
 });

@@ -26,6 +26,8 @@ pub(super) struct Figures {
     pub certificates: Vec<(String, String, f64)>,
     /// Requests to the forward proxy by rule and result.
     pub egress: BTreeMap<Pair, f64>,
+    /// Requests and connections that the gateway ended itself, by reason.
+    pub refused: BTreeMap<String, f64>,
     /// Access-log lines lost.
     pub log_lost: f64,
 }
@@ -89,6 +91,7 @@ impl Figures {
             listeners: BTreeMap::new(),
             certificates: Vec::new(),
             egress: BTreeMap::new(),
+            refused: BTreeMap::new(),
             log_lost: 0.0,
         };
         for line in text.lines() {
@@ -108,6 +111,9 @@ impl Figures {
             }
             "egress_requests_total" => {
                 *self.egress.entry((label("rule"), label("result"))).or_default() += value;
+            }
+            "refused_total" if value > 0.0 => {
+                self.refused.insert(label("reason"), value);
             }
             "access_log_dropped_total" => self.log_lost = value,
             _ if labels.contains_key("route") => {

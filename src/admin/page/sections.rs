@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::admin::report::Verdict;
+use crate::message::Reason;
 
 use super::View;
 use super::escape::{Esc, figure, latency};
@@ -29,6 +30,7 @@ pub(super) fn all(view: &View<'_>) -> String {
     listeners(&mut out, view);
     certificates(&mut out, view);
     routes(&mut out, view);
+    refused(&mut out, view);
     egress(&mut out, view);
     reloads(&mut out, view);
     out
@@ -256,6 +258,25 @@ fn routes(out: &mut String, view: &View<'_>) {
         );
     }
     more(out, view.routes.len());
+    out.push_str(END);
+}
+
+fn refused(out: &mut String, view: &View<'_>) {
+    let about =
+        "What the gateway ended itself, since its start; the words are those of the access log";
+    table(out, ("refused", "Refused", about), &["Reason", "How often", "That is"]);
+    let sentence = |word: &str| {
+        Reason::ALL
+            .iter()
+            .find(|reason| reason.word() == word)
+            .map_or("", |reason| reason.sentence())
+    };
+    for (word, count) in &view.figures.refused {
+        row(out, &[word, &format!("{count:.0}"), sentence(word)]);
+    }
+    if view.figures.refused.is_empty() {
+        out.push_str("<tr><td colspan=\"3\">nothing</td></tr>");
+    }
     out.push_str(END);
 }
 
