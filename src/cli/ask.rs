@@ -73,7 +73,7 @@ pub(super) fn ask(
     patience: Duration,
 ) -> Result<Answer, String> {
     let body = serde_json::to_string(question).unwrap_or_default();
-    let mut request = format!("{line} HTTP/1.1\r\nHost: app-gateway\r\nConnection: close\r\n");
+    let mut request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     if line.starts_with("POST") {
         let _ = write!(
             request,
