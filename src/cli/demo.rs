@@ -99,7 +99,8 @@ fn welcome(lan: u16, admin: Option<SocketAddr>, ca: &Path) -> String {
         ca.display()
     );
     if let Some(admin) = admin {
-        let _ = write!(text, "\nmetrics      http://{admin}/metrics\n");
+        let _ =
+            write!(text, "\nstatus       http://{admin}/\nmetrics      http://{admin}/metrics\n");
     }
     text.push_str(
         "access log   set ACCESS_LOG=stdout to see one line per request\nend          Ctrl-C\n\n",

@@ -188,13 +188,16 @@ fn upstreams(out: &mut String, view: &View<'_>) {
         };
         let unchecked = if endpoint.checked { "" } else { " (not checked)" };
         let backup = if endpoint.backup { " (backup)" } else { "" };
+        // Counted only where there is a choice.
+        let open =
+            if upstream.endpoints.len() > 1 { endpoint.open.to_string() } else { "–".to_owned() };
         let _ = write!(
             out,
             "<tr><th scope=\"row\">{}</th><td class=\"{class} why\"><span aria-hidden=\"true\">{sign}</span> {}{unchecked}</td><td>{}{backup}</td><td>{}</td></tr>",
             Esc(&upstream.upstream),
             Esc(state(endpoint, view.now)),
             Esc(&endpoint.endpoint),
-            endpoint.open
+            open
         );
     }
     more(out, all.count());
