@@ -42,6 +42,12 @@ pub trait Door: 'static {
         self.is_closing() || self.worker().local.phase() != Phase::Serving
     }
 
+    /// Whether a kept connection is closed without waiting for its next request. Not if another
+    /// process has taken over: there is time, and a request may be on its way.
+    fn closes_idle(&self) -> bool {
+        self.is_going() && self.worker().local.phase() != Phase::Succeeded
+    }
+
     /// Lets a connection in, as a task of the worker, or refuses it.
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr);
 

@@ -40,6 +40,17 @@ pub(crate) struct Conn<T> {
 }
 
 impl<T: Io> Conn<T> {
+    /// A connection that has not said anything yet.
+    pub(crate) fn new(io: T, local: &Rc<Local>) -> Self {
+        Self {
+            io,
+            input: BytesMut::new(),
+            out: Outgoing::new(),
+            alarm: local.clock.alarm(),
+            local: Rc::clone(local),
+        }
+    }
+
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
     ///
     /// `closes_idle` says whether one that has not begun is no longer

@@ -50,17 +50,31 @@ impl Answer<'_> {
 
 /// The body of an answer on its way to the client.
 pub(crate) struct Download {
-    pub(crate) chunked: bool,
+    chunked: bool,
     /// The head is staged and may leave with the first of the body.
-    pub(crate) staged: bool,
-    pub(crate) ended: bool,
+    staged: bool,
+    ended: bool,
     pub(crate) bytes: u64,
-    pub(crate) pace: Pace,
-    pub(crate) idle: Duration,
-    pub(crate) silent_since: Option<Instant>,
+    pace: Pace,
+    idle: Duration,
+    silent_since: Option<Instant>,
 }
 
 impl Download {
+    /// Of an answer whose head is staged; `pace` is for the client, `idle` the longest silence of the
+    /// upstream.
+    pub(crate) fn new(sent: Sent, pace: Pace, idle: Duration) -> Self {
+        Self {
+            chunked: sent == Sent::Chunked,
+            staged: true,
+            ended: false,
+            bytes: 0,
+            pace,
+            idle,
+            silent_since: None,
+        }
+    }
+
     pub(crate) fn poll<T: Io>(
         &mut self,
         cx: &mut Context<'_>,

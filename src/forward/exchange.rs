@@ -10,11 +10,12 @@ use tokio_rustls::TlsConnector;
 
 use crate::addr::Host;
 use crate::downstream::Conn;
+use crate::downstream::accept::Door as _;
 use crate::downstream::download::{Answer, Download};
 use crate::downstream::pace::Pace;
 use crate::downstream::sender::Sender;
 use crate::downstream::transfer::{NoAnswer, Upload, await_head};
-use crate::message::forward::{Edits, Sent, field};
+use crate::message::forward::{Edits, field};
 use crate::message::{Form, Reason, proxied};
 use crate::net::{Alarm, Io};
 use crate::upstream::{Connection, Exchange, Stream};
@@ -95,15 +96,7 @@ async fn pass_on<T: Io>(
         field(&mut tail, "Connection", b"close");
     }
     proxied::write_response(sender.conn.out.staged(), head, sent, &tail);
-    let mut download = Download {
-        chunked: sent == Sent::Chunked,
-        staged: true,
-        ended: false,
-        bytes: 0,
-        pace: Pace::new(PATIENCE, 0),
-        idle,
-        silent_since: None,
-    };
+    let mut download = Download::new(sent, Pace::new(PATIENCE, 0), idle);
     let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
     record.request_bytes = sender.upload.bytes;
     record.response_bytes = download.bytes;

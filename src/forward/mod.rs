@@ -36,7 +36,6 @@ use arc_swap::ArcSwap;
 
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
-use crate::net::Phase;
 use crate::net::admission::Admission;
 
 pub use commons::Commons;
@@ -55,21 +54,6 @@ pub struct Service {
     pub commons: Arc<Commons>,
     /// The listener is being removed.
     pub closing: Rc<Cell<bool>>,
-}
-
-impl Service {
-    /// Whether connections finish what they do and take nothing new.
-    #[must_use]
-    pub fn is_going(&self) -> bool {
-        self.closing.get() || self.worker.local.phase() != Phase::Serving
-    }
-
-    /// Whether a kept connection is closed without waiting for its next request. Not if another
-    /// process has taken over: there is time, and a request may be on its way.
-    #[must_use]
-    pub fn closes_idle(&self) -> bool {
-        self.is_going() && self.worker.local.phase() != Phase::Succeeded
-    }
 }
 
 /// What is known about a client connection, from its handshake on.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::addr::Destination;
 use crate::downstream::Conn;
+use crate::downstream::accept::Door as _;
 use crate::egress::{Grant, Verdict};
 use crate::message::{Form, Framing, ProxiedHead, Reason};
 use crate::net::Io;

@@ -5,13 +5,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-
 use crate::downstream::Conn;
-use crate::downstream::accept::Admitted;
+use crate::downstream::accept::{Admitted, Door as _};
 use crate::downstream::conn::HeadLimits;
 use crate::message::{ProxiedHead, Reason};
-use crate::net::Outgoing;
 use crate::net::tunnel::Leg;
 
 use super::record::Record;
@@ -39,13 +36,7 @@ pub(super) enum Next {
 pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
     let worker = &service.worker;
     let facts = Rc::new(facts);
-    let mut conn = Conn {
-        io,
-        input: BytesMut::new(),
-        out: Outgoing::new(),
-        alarm: worker.local.clock.alarm(),
-        local: Rc::clone(&worker.local),
-    };
+    let mut conn = Conn::new(io, &worker.local);
     loop {
         // Copied: a connection that waits must not keep a configuration alive.
         let limits = {

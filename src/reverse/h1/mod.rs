@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use http::Method;
 
-use crate::downstream::accept::Admitted;
+use crate::downstream::accept::{Admitted, Door as _};
 use crate::downstream::conn::HeadLimits;
 use crate::downstream::download::{Answer, Download};
 use crate::downstream::pace::Pace;
@@ -24,7 +23,7 @@ use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Origin, Sent, field, write_request, write_response};
 use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
-use crate::net::{Alarm, Io, Outgoing};
+use crate::net::{Alarm, Io};
 use crate::telemetry::UpstreamMetrics;
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
@@ -50,13 +49,7 @@ enum Next {
 pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
     let worker = &service.worker;
     let facts = Rc::new(facts);
-    let mut conn = Conn {
-        io,
-        input: BytesMut::new(),
-        out: Outgoing::new(),
-        alarm: worker.local.clock.alarm(),
-        local: Rc::clone(&worker.local),
-    };
+    let mut conn = Conn::new(io, &worker.local);
     loop {
         // Copied: a connection that waits must not keep a configuration alive.
         let limits = {
@@ -279,15 +272,8 @@ impl Request<'_> {
         }
         write_response(sender.conn.out.staged(), answer.head, answer.edits, sent, &tail);
         let timeouts = &self.site.timeouts;
-        let mut download = Download {
-            chunked: sent == Sent::Chunked,
-            staged: true,
-            ended: false,
-            bytes: 0,
-            pace: Pace::new(timeouts.body_idle, timeouts.min_rate),
-            idle: answer.idle,
-            silent_since: None,
-        };
+        let pace = Pace::new(timeouts.body_idle, timeouts.min_rate);
+        let mut download = Download::new(sent, pace, answer.idle);
         let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
         record.request_bytes = sender.upload.bytes;
         record.response_bytes = download.bytes;

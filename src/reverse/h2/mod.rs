@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::downstream::Reply;
-use crate::downstream::accept::Admitted;
+use crate::downstream::accept::{Admitted, Door as _};
 use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route, Site};
