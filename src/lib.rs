@@ -5,6 +5,7 @@
 
 // What things are called.
 pub mod addr;
+pub mod base64;
 pub mod units;
 
 // What the operator asked for.

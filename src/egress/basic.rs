@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::base64;
+
 /// Longest credentials, decoded, in bytes.
 const LONGEST: usize = 1024;
 
@@ -20,7 +22,12 @@ impl Basic {
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (scheme, rest) = value.split_at_checked(5)?;
         let text = rest.strip_prefix(b" ").filter(|_| scheme.eq_ignore_ascii_case(b"basic"))?;
-        let decoded = base64(text.trim_ascii())?;
+        let text = text.trim_ascii();
+        let digits = text.iter().rev().skip_while(|byte| **byte == b'=').count();
+        if digits > LONGEST / 3 * 4 {
+            return None;
+        }
+        let decoded = base64::decode(text)?;
         let colon = decoded.iter().position(|byte| *byte == b':')?;
         let (user, password) = decoded.split_at(colon);
         let user = std::str::from_utf8(user).ok()?;
@@ -35,20 +42,8 @@ impl Basic {
     /// The value of the field, to log in with.
     #[must_use]
     pub fn to_field(&self) -> String {
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let pair = [self.user.as_bytes(), b":", &self.password].concat();
-        let mut field = String::from("Basic ");
-        for group in pair.chunks(3) {
-            let bits = group.iter().fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte));
-            let bits = bits << (8 * (3 - group.len()));
-            for place in 0..4 {
-                let digit = DIGITS.get((bits >> (18 - 6 * place)) as usize & 63);
-                let digit = digit.filter(|_| place <= group.len());
-                field.push(digit.map_or('=', |digit| char::from(*digit)));
-            }
-        }
-        field
+        format!("Basic {}", base64::encode(&pair))
     }
 }
 
@@ -56,34 +51,6 @@ impl fmt::Debug for Basic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Basic").field("user", &self.user).finish_non_exhaustive()
     }
-}
-
-/// Decodes standard base64, padded or not (RFC 4648 section 4).
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    let digits = text.get(..text.len() - padding)?;
-    let padded = padding == 0 || padding <= 2 && text.len().is_multiple_of(4);
-    if !padded || digits.len() % 4 == 1 || digits.len() > LONGEST / 3 * 4 {
-        return None;
-    }
-    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    for group in digits.chunks(4) {
-        let mut bits = 0_u32;
-        for byte in group {
-            let value = match byte {
-                b'A'..=b'Z' => byte - b'A',
-                b'a'..=b'z' => byte - b'a' + 26,
-                b'0'..=b'9' => byte - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            bits = (bits << 6) | u32::from(value);
-        }
-        bits <<= 6 * (4 - group.len());
-        out.extend(bits.to_be_bytes().into_iter().skip(1).take(group.len() - 1));
-    }
-    Some(out)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::addr::HostPattern;
+use crate::base64;
 use crate::config::checked::{Duty, Endpoint, Upstream, Verify};
 use crate::config::file::{StickyFile, UpstreamFile, VerifyFile, Written};
 use crate::config::problem::{Place, Problem};
@@ -175,7 +176,7 @@ impl Check<'_> {
     fn pin(&mut self, written: &Written<String>) -> Option<[u8; 32]> {
         let said = match written.value.strip_prefix("sha256/") {
             None => "it starts with `sha256/`".to_owned(),
-            Some(hash) => match base64(hash) {
+            Some(hash) => match sha256(hash) {
                 Ok(pin) => return Some(pin),
                 Err(said) => said.to_owned(),
             },
@@ -328,35 +329,21 @@ pub(super) fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
 }
 
 /// Decodes 32 bytes of standard base64, padded or not.
-fn base64(text: &str) -> Result<[u8; 32], &'static str> {
+fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
     const LENGTH: &str = "a SHA-256 is 44 characters of base64";
     let digits = text.trim_end_matches('=');
     if digits.len() != 43 || text.len() > 44 {
         return Err(LENGTH);
     }
-    let mut out = Vec::with_capacity(33);
-    let (mut bits, mut held) = (0_u32, 0_u32);
-    for byte in digits.bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'-' | b'_' => {
-                return Err("this is base64 for URLs; write `+` for `-` and `/` for `_`");
-            }
-            _ => return Err("there is a character that base64 does not have"),
-        };
-        bits = (bits << 6) | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push(u8::try_from((bits >> held) & 0xff).unwrap_or_default());
-            bits &= (1 << held) - 1;
+    match digits.bytes().find(|digit| base64::value(*digit).is_none()) {
+        None => {}
+        Some(b'-' | b'_') => {
+            return Err("this is base64 for URLs; write `+` for `-` and `/` for `_`");
         }
+        Some(_) => return Err("there is a character that base64 does not have"),
     }
-    out.try_into().map_err(|_| LENGTH)
+    let bytes = base64::decode(digits.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or(LENGTH)
 }
 
 #[cfg(test)]
@@ -405,14 +392,14 @@ mod tests {
     #[test]
     fn reads_pins() {
         let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        assert_eq!(base64(zeros), Ok([0; 32]));
+        assert_eq!(sha256(zeros), Ok([0; 32]));
         // SHA-256 of nothing.
-        let empty = base64("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").unwrap();
+        let empty = sha256("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").unwrap();
         assert_eq!(empty[..4], [0xe3, 0xb0, 0xc4, 0x42]);
         for bad in
             ["", "AAAA", "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU=", &zeros.replace('=', "==")]
         {
-            assert!(base64(bad).is_err(), "{bad}");
+            assert!(sha256(bad).is_err(), "{bad}");
         }
     }
 }
