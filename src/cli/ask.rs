@@ -5,13 +5,14 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::admin::socket;
 use crate::admin::{Question, RELOAD_FIELD};
 use crate::config;
 
-use super::environment;
+use super::{environment, say, say_wrong};
 
 /// For connecting.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -109,6 +110,24 @@ pub(super) fn ask(
         "\nstart it with `app-gateway run`, or name the directory it runs on with `-c DIR`",
     );
     Err(tried)
+}
+
+/// Says what the gateway answered in plain words, or why there is no answer.
+pub(super) fn told(answer: Result<Answer, String>) -> ExitCode {
+    match answer {
+        Ok(answer) if answer.status < 300 => {
+            say(&answer.body);
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => {
+            say_wrong(&answer.body);
+            ExitCode::FAILURE
+        }
+        Err(message) => {
+            say_wrong(&message);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn why(error: &io::Error) -> String {

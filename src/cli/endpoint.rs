@@ -8,8 +8,8 @@ use clap::ValueEnum;
 
 use crate::admin::Question;
 
-use super::ask::ask;
-use super::{say, say_wrong};
+use super::ask::{ask, told};
+use super::say_wrong;
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,18 +53,5 @@ pub(super) fn endpoint(
         duty: Some(duty.to_owned()),
         ..Question::default()
     };
-    match ask(directory, "POST /endpoint", &question, PATIENCE) {
-        Ok(answer) if answer.status == 200 => {
-            say(&answer.body);
-            ExitCode::SUCCESS
-        }
-        Ok(answer) => {
-            say_wrong(&answer.body);
-            ExitCode::FAILURE
-        }
-        Err(message) => {
-            say_wrong(&message);
-            ExitCode::FAILURE
-        }
-    }
+    told(ask(directory, "POST /endpoint", &question, PATIENCE))
 }

@@ -8,8 +8,8 @@ use clap::ValueEnum;
 
 use crate::admin::Question;
 
-use super::ask::ask;
-use super::{reload, say, say_wrong};
+use super::ask::{ask, told};
+use super::reload;
 
 /// For the answer, which does not wait for a drain.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,18 +34,5 @@ pub(super) fn signal(directory: &Path, signal: Signal) -> ExitCode {
         Signal::Quit => "quit",
         Signal::Stop => "stop",
     };
-    match ask(directory, &format!("POST /{verb}"), &Question::default(), PATIENCE) {
-        Ok(answer) if answer.status < 300 => {
-            say(&answer.body);
-            ExitCode::SUCCESS
-        }
-        Ok(answer) => {
-            say_wrong(&answer.body);
-            ExitCode::FAILURE
-        }
-        Err(message) => {
-            say_wrong(&message);
-            ExitCode::FAILURE
-        }
-    }
+    told(ask(directory, &format!("POST /{verb}"), &Question::default(), PATIENCE))
 }
