@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::splice::Pipes;
@@ -127,6 +128,36 @@ impl Local {
         while self.open.get() > 0 {
             self.emptied.notified().await;
         }
+    }
+}
+
+/// What draining means for one tunnel.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Leave {
+    /// It has not begun.
+    #[default]
+    NotYet,
+    /// It is left alone.
+    Never,
+    /// It closes then.
+    At(Instant),
+}
+
+impl Leave {
+    /// Notices once that the worker drains; the moment at which the tunnel closes, if it is now that
+    /// this was decided.
+    pub fn notice(&mut self, local: &Local, now: Instant) -> Option<Instant> {
+        if local.phase() != Phase::Draining || !matches!(self, Self::NotYet) {
+            return None;
+        }
+        *self = local.closing_time().map_or(Self::Never, |after| Self::At(now + after));
+        self.at()
+    }
+
+    /// The moment at which the tunnel closes, if there is one.
+    #[must_use]
+    pub fn at(&self) -> Option<Instant> {
+        if let Self::At(at) = self { Some(*at) } else { None }
     }
 }
 

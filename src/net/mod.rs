@@ -22,7 +22,7 @@ pub mod websocket;
 
 pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};
-pub use local::{Local, Phase};
+pub use local::{Leave, Local, Phase};
 pub use outgoing::Outgoing;
 
 use tokio::io::{AsyncRead, AsyncWrite};

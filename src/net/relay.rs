@@ -16,7 +16,7 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::websocket::{Close, Frames, Sender};
-use super::{Alarm, Io, Local, Outgoing, Phase};
+use super::{Alarm, Io, Leave, Local, Outgoing, Phase};
 
 mod farewell;
 
@@ -144,7 +144,7 @@ async fn join<A: Io, B: Io>(
         idle,
         moved: local.clock.now(),
         first: None,
-        closing: Closing::No,
+        leave: Leave::NotYet,
         generation: local.generation(),
         told: (0, 0),
     };
@@ -200,21 +200,10 @@ struct Watch {
     idle: Duration,
     moved: Instant,
     first: Option<End>,
-
-    closing: Closing,
+    leave: Leave,
     generation: u64,
     /// Bytes either way that the owner has been told of.
     told: (u64, u64),
-}
-
-/// What draining means for this relay.
-enum Closing {
-    /// It has not begun.
-    No,
-    /// It is left alone.
-    LeftAlone,
-    /// It closes then.
-    At(Instant),
 }
 
 impl Watch {
@@ -229,19 +218,13 @@ impl Watch {
         if local.phase() == Phase::Cutting {
             return Poll::Ready(End::Draining);
         }
-        if local.phase() == Phase::Draining && matches!(self.closing, Closing::No) {
-            self.closing = match local.closing_time() {
-                None => Closing::LeftAlone,
-                Some(after) => {
-                    self.alarm.set_at(now + after);
-                    Closing::At(now + after)
-                }
-            };
+        if let Some(at) = self.leave.notice(local, now) {
+            self.alarm.set_at(at);
         }
         if self.alarm.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if let Closing::At(at) = self.closing {
+        if let Some(at) = self.leave.at() {
             if at <= now {
                 return Poll::Ready(End::Draining);
             }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::clock::TICK;
 use super::rate::Rate;
 use super::splice::Pipe;
-use super::{Alarm, Io, Local, Outgoing, Phase};
+use super::{Alarm, Io, Leave, Local, Outgoing, Phase};
 
 /// Reads per poll before others get their turn.
 const TURNS: usize = 8;
@@ -148,18 +148,8 @@ struct Watch {
     alarm: Alarm,
     moved: Instant,
     first: Option<End>,
-    closing: Closing,
+    leave: Leave,
     generation: u64,
-}
-
-/// What draining means for this tunnel.
-enum Closing {
-    /// It has not begun.
-    No,
-    /// It is left alone.
-    LeftAlone,
-    /// It closes then.
-    At(Instant),
 }
 
 impl Watch {
@@ -170,7 +160,7 @@ impl Watch {
             alarm,
             moved: now,
             first: None,
-            closing: Closing::No,
+            leave: Leave::NotYet,
             generation: local.generation(),
         };
         watch.alarm.set_at(watch.due(terms, None) + TICK);
@@ -179,12 +169,8 @@ impl Watch {
 
     /// The earliest moment at which something is to be done.
     fn due(&self, terms: &Terms<'_>, held_until: Option<Instant>) -> Instant {
-        let closing = match self.closing {
-            Closing::At(at) => Some(at),
-            _ => None,
-        };
         let idle = self.moved + terms.idle;
-        [closing, terms.ends_at, held_until].into_iter().flatten().fold(idle, Instant::min)
+        [self.leave.at(), terms.ends_at, held_until].into_iter().flatten().fold(idle, Instant::min)
     }
 
     fn poll(
@@ -201,18 +187,11 @@ impl Watch {
                 return Poll::Ready(End::Forbidden);
             }
         }
-        match local.phase() {
-            Phase::Cutting => return Poll::Ready(End::Draining),
-            Phase::Draining if matches!(self.closing, Closing::No) => {
-                self.closing = match local.closing_time() {
-                    None => Closing::LeftAlone,
-                    Some(after) => {
-                        self.alarm.set_at(now + after);
-                        Closing::At(now + after)
-                    }
-                };
-            }
-            Phase::Serving | Phase::Succeeded | Phase::Draining => {}
+        if local.phase() == Phase::Cutting {
+            return Poll::Ready(End::Draining);
+        }
+        if let Some(at) = self.leave.notice(local, now) {
+            self.alarm.set_at(at);
         }
         if let Some(until) = held_until {
             self.alarm.set_at(until);
@@ -220,7 +199,7 @@ impl Watch {
         if self.alarm.poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if matches!(self.closing, Closing::At(at) if at <= now) {
+        if self.leave.at().is_some_and(|at| at <= now) {
             return Poll::Ready(End::Draining);
         }
         if terms.ends_at.is_some_and(|at| at <= now) {
