@@ -366,12 +366,12 @@ impl Gateway {
         self.reloader.held = None;
         // WebSockets close in the first half, so that what their clients do next has the second.
         self.tell(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
-        let drained = tokio::select! {
-            () = emptied(&mut self.ended, &mut self.left) => true,
-            () = signals.second(), if !impatient => false,
-            () = std::future::ready(()), if impatient => false,
-            () = expired(limit) => false,
-        };
+        let drained = !impatient
+            && tokio::select! {
+                () = emptied(&mut self.ended, &mut self.left) => true,
+                () = signals.second() => false,
+                () = expired(limit) => false,
+            };
         if drained {
             tracing::info!("drained");
             return End::Drained;

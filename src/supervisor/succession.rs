@@ -42,7 +42,7 @@ pub struct Program {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UpgradeError {
     #[error(
-        "this process is started by another program part (a demo, say) and cannot be upgraded in place; restart it"
+        "this is the demo, whose Hybrid Chat stand-in ends with this process: end it and start it again"
     )]
     NoProgram,
     #[error(
