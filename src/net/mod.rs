@@ -14,6 +14,7 @@ pub mod handover;
 pub mod listen;
 pub mod local;
 pub mod outgoing;
+pub mod proxy_protocol;
 pub mod rate;
 pub mod relay;
 pub mod splice;

@@ -1,0 +1,383 @@
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::v2::{LONGEST_VALUE, announce, announce_own};
+use super::*;
+
+/// What one reader makes of all the bytes, and how many of them it took.
+fn read(bytes: &[u8]) -> Result<(usize, Option<Header>), Malformed> {
+    Reader::new().feed(bytes)
+}
+
+/// The same when they come one by one.
+fn drip(bytes: &[u8]) -> Result<(usize, Option<Header>), Malformed> {
+    let mut reader = Reader::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        if let (taken, Some(header)) = reader.feed(&[*byte])? {
+            assert_eq!(taken, 1);
+            return Ok((at + 1, Some(header)));
+        }
+    }
+    Ok((bytes.len(), None))
+}
+
+/// The origin of a header that must be complete, however it comes.
+fn origin(bytes: &[u8]) -> Origin {
+    let (taken, header) = read(bytes).unwrap();
+    let header = header.expect("a whole header");
+    assert_eq!(taken, bytes.len());
+    assert_eq!(drip(bytes), Ok((taken, Some(header.clone()))));
+    header.origin
+}
+
+/// Why it is refused, however it comes. What follows the fault makes no difference.
+fn fault(bytes: &[u8]) -> Malformed {
+    let fault = read(bytes).unwrap_err();
+    assert_eq!(drip(bytes).unwrap_err(), fault, "{bytes:?}");
+    fault
+}
+
+fn proxied(source: &str, destination: &str) -> Origin {
+    Origin::Proxied { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+}
+
+/// A version 2 header by hand.
+fn header(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+    [v2::SIGNATURE, &[command, family], &length, block].concat()
+}
+
+/// 192.0.2.7:4660 to 198.51.100.9:443.
+const IPV4: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 9, 0x12, 0x34, 0x01, 0xbb];
+
+fn with_fields(fields: &[u8]) -> Vec<u8> {
+    header(0x21, 0x11, &[IPV4, fields].concat())
+}
+
+#[test]
+fn version_1_says_who_connected() {
+    let table = [
+        (
+            "PROXY TCP4 192.0.2.7 198.51.100.9 4660 443\r\n",
+            proxied("192.0.2.7:4660", "198.51.100.9:443"),
+        ),
+        (
+            "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+            proxied("255.255.255.255:65535", "255.255.255.255:65535"),
+        ),
+        ("PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n", proxied("0.0.0.0:0", "0.0.0.0:0")),
+        (
+            "PROXY TCP6 2001:DB8::1 2001:db8::2 1 2\r\n",
+            proxied("[2001:db8::1]:1", "[2001:db8::2]:2"),
+        ),
+        (
+            "PROXY TCP6 2001:0db8:0000:0000:0000:0000:0000:0001 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+            proxied("[2001:db8::1]:65535", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
+        ),
+        // What nginx makes of an IPv4 client on a socket for both.
+        (
+            "PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.9 1 2\r\n",
+            proxied("[::ffff:192.0.2.7]:1", "[::ffff:198.51.100.9]:2"),
+        ),
+        ("PROXY UNKNOWN\r\n", Origin::Unknown),
+        ("PROXY UNKNOWN what\tever, even  two spaces\r\n", Origin::Unknown),
+        (
+            "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+            Origin::Unknown,
+        ),
+    ];
+    for (line, expected) in table {
+        assert_eq!(origin(line.as_bytes()), expected, "{line}");
+    }
+}
+
+#[test]
+fn version_1_is_refused_unless_it_matches_exactly() {
+    use Malformed::{Address, Fields, LineEnd, LineTooLong, NotProxyProtocol, Port, Protocol, Tls};
+    let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
+    assert_eq!(long.len(), v1::MOST + 1);
+    let table = [
+        ("GET / HTTP/1.1\r\n", NotProxyProtocol),
+        ("PRI * HTTP/2.0\r\n", NotProxyProtocol),
+        ("\x16\x03\x01", Tls),
+        ("proxy TCP4 192.0.2.7 198.51.100.9 1 2\r\n", NotProxyProtocol),
+        ("PROXY\tTCP4 192.0.2.7 198.51.100.9 1 2\r\n", NotProxyProtocol),
+        ("PROXY\r\n", NotProxyProtocol),
+        ("PROXY \r\n", Protocol),
+        ("PROXY  TCP4 192.0.2.7 198.51.100.9 1 2\r\n", Protocol),
+        ("PROXY TCP 192.0.2.7 198.51.100.9 1 2\r\n", Protocol),
+        ("PROXY tcp4 192.0.2.7 198.51.100.9 1 2\r\n", Protocol),
+        ("PROXY UDP4 192.0.2.7 198.51.100.9 1 2\r\n", Protocol),
+        ("PROXY UNKNOWNS\r\n", Protocol),
+        ("PROXY TCP4\r\n", Fields),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1\r\n", Fields),
+        ("PROXY TCP4  192.0.2.7 198.51.100.9 1 2\r\n", Fields),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 2 \r\n", Fields),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 2 3\r\n", Fields),
+        ("PROXY TCP4 192.0.2.07 198.51.100.9 1 2\r\n", Address),
+        ("PROXY TCP4 192.0.2.256 198.51.100.9 1 2\r\n", Address),
+        ("PROXY TCP4 192.0.2 198.51.100.9 1 2\r\n", Address),
+        ("PROXY TCP4 0xc0.0.2.7 198.51.100.9 1 2\r\n", Address),
+        ("PROXY TCP4 3221225991 198.51.100.9 1 2\r\n", Address),
+        ("PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n", Address),
+        ("PROXY TCP4 192.0.2.7 localhost 1 2\r\n", Address),
+        ("PROXY TCP6 192.0.2.7 198.51.100.9 1 2\r\n", Address),
+        ("PROXY TCP6 2001:db8::1%eth0 2001:db8::2 1 2\r\n", Address),
+        ("PROXY TCP6 [2001:db8::1] 2001:db8::2 1 2\r\n", Address),
+        ("PROXY TCP6 2001::db8::1 2001:db8::2 1 2\r\n", Address),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 01 2\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 00 2\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 +1 2\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 -1 2\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 65536\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 99999999999999999999\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 \u{0662}\r\n", Port),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 2\n", LineEnd),
+        ("PROXY TCP4 192.0.2.7 198.51.100.9 1 2\r ", LineEnd),
+        ("PROXY UNKNOWN\r\r\n", LineEnd),
+        ("PROXY UNKNOWN\rPROXY UNKNOWN\r\n", LineEnd),
+        (long.as_str(), LineTooLong),
+    ];
+    for (line, expected) in table {
+        assert_eq!(fault(line.as_bytes()), expected, "{line:?}");
+    }
+}
+
+#[test]
+fn version_2_says_who_connected() {
+    let ipv6 = [
+        &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1][..],
+        &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+        &[0, 1, 0, 2],
+    ]
+    .concat();
+    let table = [
+        (header(0x21, 0x11, IPV4), proxied("192.0.2.7:4660", "198.51.100.9:443")),
+        (header(0x21, 0x21, &ipv6), proxied("[2001:db8::1]:1", "[2001:db8::2]:2")),
+        // No TCP connection has datagrams at its other end.
+        (header(0x21, 0x12, IPV4), Origin::Unknown),
+        (header(0x21, 0x22, &ipv6), Origin::Unknown),
+        (header(0x21, 0x31, &[0; 216]), Origin::Unknown),
+        (header(0x21, 0x32, &[0; 216]), Origin::Unknown),
+        (header(0x21, 0x00, &[]), Origin::Unknown),
+        (header(0x21, 0x10, &[1, 2, 3]), Origin::Unknown),
+        (header(0x21, 0x01, IPV4), Origin::Unknown),
+        (header(0x20, 0x00, &[]), Origin::Local),
+        // Everything after the command is to be discarded.
+        (header(0x20, 0x11, IPV4), Origin::Local),
+        (header(0x20, 0xff, b"whatever"), Origin::Local),
+    ];
+    for (bytes, expected) in table {
+        assert_eq!(origin(&bytes), expected, "{bytes:?}");
+    }
+}
+
+#[test]
+fn version_2_is_refused_unless_it_matches_exactly() {
+    use Malformed::{
+        Checksum, ChecksumForm, Command, Family, NoRoom, NotProxyProtocol, TlvCut, TooLong,
+    };
+    let mut damaged = Vec::new();
+    let (source, destination) = ("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap());
+    announce(&mut damaged, &Announced { source, destination, tlvs: &[] });
+    damaged[16] ^= 1;
+    let beyond = [v2::SIGNATURE, &[0x21, 0x11], &4081_u16.to_be_bytes()].concat();
+    let table = [
+        (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), NotProxyProtocol),
+        (b"\r\nGET / HTTP/1.1\r\n".to_vec(), NotProxyProtocol),
+        (header(0x11, 0x11, IPV4), Command(0x11)),
+        (header(0x31, 0x11, IPV4), Command(0x31)),
+        (header(0x22, 0x11, IPV4), Command(0x22)),
+        (header(0x21, 0x41, IPV4), Family(0x41)),
+        (header(0x21, 0x13, IPV4), Family(0x13)),
+        (header(0x21, 0x11, &IPV4[..11]), NoRoom),
+        (header(0x21, 0x21, IPV4), NoRoom),
+        (header(0x21, 0x31, &[0; 215]), NoRoom),
+        (beyond, TooLong(4081)),
+        (with_fields(&[5]), TlvCut),
+        (with_fields(&[5, 0]), TlvCut),
+        (with_fields(&[5, 0, 2, 1]), TlvCut),
+        (with_fields(&[4, 0, 0, 5, 0xff, 0xff]), TlvCut),
+        (with_fields(&[3, 0, 3, 1, 2, 3]), ChecksumForm),
+        (with_fields(&[3, 0, 0]), ChecksumForm),
+        (with_fields(&[3, 0, 4, 0, 0, 0, 0, 3, 0, 4, 0, 0, 0, 0]), ChecksumForm),
+        (with_fields(&[3, 0, 4, 0, 0, 0, 0]), Checksum),
+        (damaged, Checksum),
+    ];
+    for (bytes, expected) in table {
+        assert_eq!(fault(&bytes), expected, "{bytes:?}");
+    }
+}
+
+#[test]
+fn fields_are_found_and_unknown_ones_passed_over() {
+    let fields = [
+        &[4, 0, 2, 9, 9][..],         // NOOP
+        &[0x20, 0, 5, 1, 0, 0, 0, 0], // SSL
+        &[5, 0, 3, b'i', b'd', b'1'], // UNIQUE_ID
+        &[0xea, 0, 1, 7],             // custom
+        &[5, 0, 3, b'i', b'd', b'2'], // a second one
+        &[2, 0, 4, b'h', b'o', b's', b't'],
+    ]
+    .concat();
+    let (_, header) = read(&with_fields(&fields)).unwrap();
+    let header = header.unwrap();
+    assert_eq!(header.tlv(Tlv::UniqueId), Some(&b"id1"[..]));
+    assert_eq!(header.tlv(Tlv::Authority), Some(&b"host"[..]));
+    assert_eq!(header.tlv(Tlv::Alpn), None);
+}
+
+#[test]
+fn a_header_goes_in_one_segment_whatever_it_carries() {
+    let (source, destination) =
+        ("[2001:db8::1]:1".parse().unwrap(), "[2001:db8::2]:2".parse().unwrap());
+    let long = [b'a'; LONGEST_VALUE];
+    let too_long = [b'a'; LONGEST_VALUE + 1];
+    let tlvs = [(Tlv::Authority, &long[..]), (Tlv::UniqueId, &[7; 128]), (Tlv::Alpn, &too_long)];
+    let mut out = b"before".to_vec();
+    announce(&mut out, &Announced { source, destination, tlvs: &tlvs });
+    let bytes = &out[6..];
+    assert!(bytes.len() <= 536, "{}", bytes.len());
+    let (taken, header) = read(bytes).unwrap();
+    assert_eq!(taken, bytes.len());
+    let header = header.unwrap();
+    assert_eq!(header.tlv(Tlv::Authority), Some(&long[..]));
+    assert_eq!(header.tlv(Tlv::Alpn), None, "left out");
+}
+
+#[test]
+fn what_is_the_gateways_own_says_so() {
+    let mut out = Vec::new();
+    announce_own(&mut out);
+    assert_eq!(out.len(), v2::FIXED);
+    assert_eq!(origin(&out), Origin::Local);
+}
+
+#[test]
+fn addresses_of_two_families_go_as_ipv6() {
+    let mut out = Vec::new();
+    let source = "192.0.2.7:1".parse().unwrap();
+    let destination = "[2001:db8::2]:2".parse().unwrap();
+    announce(&mut out, &Announced { source, destination, tlvs: &[] });
+    assert_eq!(origin(&out), proxied("[::ffff:192.0.2.7]:1", "[2001:db8::2]:2"));
+    out.clear();
+    let mapped = "[::ffff:192.0.2.8]:2".parse().unwrap();
+    announce(&mut out, &Announced { source, destination: mapped, tlvs: &[] });
+    assert_eq!(origin(&out), proxied("192.0.2.7:1", "192.0.2.8:2"), "and need not, if mapped");
+}
+
+/// Bytes as a client could send them: anything, or a header with something changed.
+fn near_headers() -> impl Strategy<Value = Vec<u8>> {
+    let text = "PROXY (TCP4|TCP6|UNKNOWN)( [0-9a-f:.]{0,20}){0,5} ?\r?\n?.{0,20}";
+    let binary = (any::<u8>(), any::<u8>(), any::<u16>(), any::<Vec<u8>>()).prop_map(
+        |(command, family, length, block)| {
+            let command = if command < 128 { 0x21 } else { command };
+            let family = [0x11, 0x21, 0x31, family][usize::from(family % 4)];
+            let length = [length, u16::try_from(block.len()).unwrap()][usize::from(length % 2)];
+            [v2::SIGNATURE, &[command, family], &length.to_be_bytes(), &block].concat()
+        },
+    );
+    prop_oneof![any::<Vec<u8>>(), text.prop_map(String::into_bytes), binary]
+}
+
+proptest! {
+    /// Never a panic, never more than fits, and the same however the bytes are cut.
+    #[test]
+    fn any_bytes_are_judged_alike_however_they_come(bytes in near_headers(), cut in any::<prop::sample::Index>()) {
+        let whole = read(&bytes);
+        prop_assert_eq!(drip(&bytes), whole.clone());
+        let mut reader = Reader::new();
+        let (first, rest) = bytes.split_at(cut.index(bytes.len() + 1));
+        let pieces = match reader.feed(first) {
+            Ok((taken, None)) => {
+                prop_assert_eq!(taken, first.len());
+                reader.feed(rest).map(|(more, header)| (taken + more, header))
+            }
+            ended => ended,
+        };
+        prop_assert_eq!(pieces, whole);
+        prop_assert!(reader.taken() <= MOST);
+    }
+
+    /// What is written is read, to its last byte and no further.
+    #[test]
+    fn what_is_announced_is_read_back(
+        source in any::<SocketAddr>(),
+        destination in any::<SocketAddr>(),
+        id in prop::collection::vec(any::<u8>(), 0..=128),
+        name in "[a-z.]{0,253}",
+        follows in any::<Vec<u8>>(),
+    ) {
+        let tlvs = [(Tlv::UniqueId, &id[..]), (Tlv::Authority, name.as_bytes())];
+        let mut bytes = Vec::new();
+        announce(&mut bytes, &Announced { source, destination, tlvs: &tlvs });
+        let length = bytes.len();
+        bytes.extend_from_slice(&follows);
+        let (taken, header) = read(&bytes).unwrap();
+        prop_assert_eq!(taken, length);
+        let header = header.unwrap();
+        prop_assert_eq!(header.tlv(Tlv::UniqueId), Some(&id[..]));
+        prop_assert_eq!(header.tlv(Tlv::Authority), Some(name.as_bytes()));
+        let Origin::Proxied { source: s, destination: d } = header.origin else { panic!() };
+        let same = |a: SocketAddr, b: SocketAddr| {
+            (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port())
+        };
+        prop_assert!(same(s, source) && same(d, destination));
+    }
+
+    /// Whatever bit of the addresses or fields is damaged on the way, the checksum tells.
+    #[test]
+    fn a_damaged_header_is_not_believed(at in 16_usize..28, bit in 0_u32..8) {
+        let (source, destination) = ("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap());
+        let mut bytes = Vec::new();
+        announce(&mut bytes, &Announced { source, destination, tlvs: &[] });
+        bytes[at] ^= 1 << bit;
+        prop_assert_eq!(read(&bytes), Err(Malformed::Checksum));
+    }
+}
+
+/// Both ends of a connection.
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the address is this test's own")]
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    (client.unwrap(), accepted.unwrap().0)
+}
+
+#[tokio::test]
+async fn what_follows_the_header_is_left_on_the_socket() {
+    for header in [&b"PROXY TCP4 192.0.2.7 198.51.100.9 1 2\r\n"[..], &header(0x21, 0x11, IPV4)] {
+        let (mut client, mut accepted) = connection().await;
+        client.write_all(&[header, b"\x16\x03\x01 and so on"].concat()).await.unwrap();
+        drop(client);
+        assert!(matches!(receive(&mut accepted).await.unwrap().origin, Origin::Proxied { .. }));
+        let mut rest = Vec::new();
+        accepted.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"\x16\x03\x01 and so on");
+    }
+}
+
+#[tokio::test]
+async fn a_header_may_come_byte_by_byte_or_not_at_all() {
+    let (mut client, mut accepted) = connection().await;
+    client.set_nodelay(true).unwrap();
+    let sending = async {
+        for byte in b"PROXY TCP4 192.0.2.7 198.51.100.9 1 2\r\nrest" {
+            client.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let (header, ()) = tokio::join!(receive(&mut accepted), sending);
+    assert_eq!(header.unwrap().origin, proxied("192.0.2.7:1", "198.51.100.9:2"));
+
+    let (client, mut accepted) = connection().await;
+    drop(client);
+    assert!(matches!(receive(&mut accepted).await, Err(NoHeader::Nothing)));
+
+    let (mut client, mut accepted) = connection().await;
+    client.write_all(b"PROXY TCP4 ").await.unwrap();
+    drop(client);
+    assert!(matches!(receive(&mut accepted).await, Err(NoHeader::Cut(11))));
+}

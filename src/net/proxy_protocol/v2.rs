@@ -1,0 +1,245 @@
+//! Version 2: bytes (section 2.2), read and written.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::{Header, MOST, Malformed, Origin, begins, crc32c};
+
+/// What every header begins with. It is made so that no HTTP or TLS begins like it.
+pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Bytes that say how many more there are, those included that say it.
+pub(super) const FIXED: usize = 16;
+
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+
+const TCP_OVER_IPV4: u8 = 0x11;
+const TCP_OVER_IPV6: u8 = 0x21;
+
+/// Bytes of both addresses and ports.
+const IPV4_BLOCK: usize = 12;
+const IPV6_BLOCK: usize = 36;
+const UNIX_BLOCK: usize = 216;
+
+/// Bytes of a TLV before its value.
+const TLV_HEAD: usize = 3;
+
+/// Bytes of the checksum.
+const CHECKSUM: usize = 4;
+
+/// A type of the fields after the addresses that the gateway reads or writes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Tlv {
+    /// The protocol the client asked for by ALPN, without its length (section 2.2.1).
+    Alpn = 0x01,
+    /// The host the client asked for: the server name of its TLS hello (section 2.2.2).
+    Authority = 0x02,
+    /// Names the connection on both sides: up to 128 bytes (section 2.2.5).
+    UniqueId = 0x05,
+}
+
+/// The type of the checksum, which only this module reads and writes.
+const CRC32C: u8 = 0x03;
+
+/// Length of the whole header, once it is said.
+pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
+    Some(FIXED + usize::from(said(bytes)?))
+}
+
+fn said(bytes: &[u8]) -> Option<u16> {
+    bytes.get(FIXED - 2..FIXED)?.try_into().ok().map(u16::from_be_bytes)
+}
+
+/// Judges a header as far as it is there; [`super::Reader`] gives no byte behind its end.
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
+    if !begins(bytes, SIGNATURE) {
+        return Err(Malformed::NotProxyProtocol);
+    }
+    let command = bytes.get(SIGNATURE.len()).copied();
+    let family = bytes.get(SIGNATURE.len() + 1).copied();
+    match command {
+        None | Some(LOCAL | PROXY) => {}
+        Some(other) => return Err(Malformed::Command(other)),
+    }
+    if let Some(family) = family.filter(|_| command == Some(PROXY)) {
+        addresses_length(family)?;
+    }
+    let (Some(command), Some(family), Some(length)) = (command, family, said(bytes)) else {
+        return Ok(None);
+    };
+    if usize::from(length) > MOST - FIXED {
+        return Err(Malformed::TooLong(length));
+    }
+    let block = bytes.get(FIXED..).unwrap_or_default();
+    if block.len() < length.into() {
+        return Ok(None);
+    }
+    // "Must discard the protocol block including the family": nothing in it is an error.
+    if command == LOCAL {
+        return Ok(Some(Header { origin: Origin::Local, tlvs: Box::default() }));
+    }
+    relayed(bytes, family, block).map(Some)
+}
+
+/// Reads the whole header of a connection that is relayed.
+fn relayed(bytes: &[u8], family: u8, block: &[u8]) -> Result<Header, Malformed> {
+    let Some(length) = addresses_length(family)? else {
+        // What stands in the block of an unspecified family is not specified.
+        return Ok(Header { origin: Origin::Unknown, tlvs: Box::default() });
+    };
+    let (addresses, fields) = block.split_at_checked(length).ok_or(Malformed::NoRoom)?;
+    verify(bytes, fields)?;
+    let origin = match family {
+        TCP_OVER_IPV4 => pair::<4>(addresses, |ip| Ipv4Addr::from(ip).into()),
+        TCP_OVER_IPV6 => pair::<16>(addresses, |ip| Ipv6Addr::from(ip).into()),
+        // UNIX sockets have no address a client could be told apart by, and what comes over TCP was
+        // no datagram: both fall back to unspecified, as they may.
+        _ => Some(Origin::Unknown),
+    };
+    Ok(Header { origin: origin.ok_or(Malformed::NoRoom)?, tlvs: fields.into() })
+}
+
+/// How many bytes the addresses of a family take; `None` if the family or the transport is
+/// unspecified.
+fn addresses_length(family: u8) -> Result<Option<usize>, Malformed> {
+    let length = match family >> 4 {
+        0 => 0,
+        1 => IPV4_BLOCK,
+        2 => IPV6_BLOCK,
+        3 => UNIX_BLOCK,
+        _ => return Err(Malformed::Family(family)),
+    };
+    match family & 0x0f {
+        0 => Ok(None),
+        1 | 2 => Ok(Some(length).filter(|length| *length > 0)),
+        _ => Err(Malformed::Family(family)),
+    }
+}
+
+/// Source and destination out of addresses of `N` bytes each and two ports.
+fn pair<const N: usize>(addresses: &[u8], ip: fn([u8; N]) -> IpAddr) -> Option<Origin> {
+    let (source, rest) = addresses.split_first_chunk::<N>()?;
+    let (destination, rest) = rest.split_first_chunk::<N>()?;
+    let (source_port, rest) = rest.split_first_chunk::<2>()?;
+    let (destination_port, _) = rest.split_first_chunk::<2>()?;
+    Some(Origin::Proxied {
+        source: SocketAddr::new(ip(*source), u16::from_be_bytes(*source_port)),
+        destination: SocketAddr::new(ip(*destination), u16::from_be_bytes(*destination_port)),
+    })
+}
+
+/// The fields after the addresses, type and value; an error, the last item, if one is cut short.
+pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), Malformed>> {
+    std::iter::from_fn(move || {
+        let (&kind, rest) = bytes.split_first()?;
+        let field = rest
+            .split_first_chunk::<2>()
+            .and_then(|(length, rest)| rest.split_at_checked(u16::from_be_bytes(*length).into()));
+        let Some((value, rest)) = field else {
+            bytes = &[];
+            return Some(Err(Malformed::TlvCut));
+        };
+        bytes = rest;
+        Some(Ok((kind, value)))
+    })
+}
+
+/// Whether all fields are whole and the checksum, if there is one, is that of `header`, of which
+/// `fields` is the end.
+fn verify(header: &[u8], fields: &[u8]) -> Result<(), Malformed> {
+    let (mut at, mut found) = (header.len() - fields.len(), None);
+    for field in tlvs(fields) {
+        let (kind, value) = field?;
+        at += TLV_HEAD;
+        if kind == CRC32C {
+            let value = value.try_into().map_err(|_| Malformed::ChecksumForm)?;
+            if found.replace((at, u32::from_be_bytes(value))).is_some() {
+                return Err(Malformed::ChecksumForm);
+            }
+        }
+        at += value.len();
+    }
+    let Some((at, said)) = found else { return Ok(()) };
+    let (before, rest) = header.split_at_checked(at).ok_or(Malformed::ChecksumForm)?;
+    let after = rest.get(CHECKSUM..).unwrap_or_default();
+    let right = crc32c::of(&[before, &[0; CHECKSUM], after]) == said;
+    if right { Ok(()) } else { Err(Malformed::Checksum) }
+}
+
+/// What is said about a connection that is relayed.
+#[derive(Clone, Copy, Debug)]
+pub struct Announced<'a> {
+    /// Where the client connected from.
+    pub source: SocketAddr,
+    /// Where it connected to.
+    pub destination: SocketAddr,
+    /// What else is said, in this order. A value beyond [`LONGEST_VALUE`] bytes is left out: it
+    /// would push the header over what receivers must take.
+    pub tlvs: &'a [(Tlv, &'a [u8])],
+}
+
+/// Longest value of a TLV that is written, in bytes: a DNS name has 253 at most, a unique id 128.
+pub const LONGEST_VALUE: usize = 255;
+
+/// Writes a header with its checksum. At most 536 bytes come of up to one TLV of each [`Tlv`], so
+/// that it always goes in one segment (section 2).
+///
+/// Addresses of two families are both written as IPv6, the other one mapped (RFC 4291 section
+/// 2.5.5.2).
+pub fn announce(out: &mut Vec<u8>, announced: &Announced<'_>) {
+    let begin = out.len();
+    let Announced { source, destination, tlvs } = announced;
+    out.extend_from_slice(SIGNATURE);
+    out.push(PROXY);
+    match (source.ip().to_canonical(), destination.ip().to_canonical()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            out.extend_from_slice(&[TCP_OVER_IPV4, 0, 0]);
+            out.extend_from_slice(&source.octets());
+            out.extend_from_slice(&destination.octets());
+        }
+        (source, destination) => {
+            out.extend_from_slice(&[TCP_OVER_IPV6, 0, 0]);
+            out.extend_from_slice(&in_ipv6(source).octets());
+            out.extend_from_slice(&in_ipv6(destination).octets());
+        }
+    }
+    out.extend_from_slice(&source.port().to_be_bytes());
+    out.extend_from_slice(&destination.port().to_be_bytes());
+    for (kind, value) in tlvs.iter().filter(|(_, value)| value.len() <= LONGEST_VALUE) {
+        tlv(out, *kind as u8, value);
+    }
+    tlv(out, CRC32C, &[0; CHECKSUM]);
+    seal(&mut out[begin..]);
+}
+
+/// Writes the header of a connection that is the gateway's own: a health check. It is accepted with
+/// the gateway's own address (section 2.2, LOCAL).
+pub fn announce_own(out: &mut Vec<u8>) {
+    out.extend_from_slice(SIGNATURE);
+    out.extend_from_slice(&[LOCAL, 0, 0, 0]);
+}
+
+fn in_ipv6(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+}
+
+fn tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    let Ok(length) = u16::try_from(value.len()) else { return };
+    out.push(kind);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(value);
+}
+
+/// Puts length and checksum, the last four bytes, into a header that is otherwise complete.
+fn seal(header: &mut [u8]) {
+    let length = u16::try_from(header.len() - FIXED).unwrap_or(u16::MAX);
+    header[FIXED - 2..FIXED].copy_from_slice(&length.to_be_bytes());
+    let checksum = crc32c::of(&[header]).to_be_bytes();
+    if let Some(place) = header.last_chunk_mut::<CHECKSUM>() {
+        *place = checksum;
+    }
+}
