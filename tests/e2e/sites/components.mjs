@@ -1,0 +1,31 @@
+// The components of one site, as a program of its own, so that it can be killed: the chat server (real Socket.IO 4, which also
+// takes clients of 2.x), a webhook and an upload. Every delivery is one line of JSON on standard output.
+//
+//   node components.mjs '{"name": "site-a", "address": "127.0.0.1", "port": 8444, "key": "...", "cert": "..."}'
+
+import https from 'node:https';
+import { readFileSync } from 'node:fs';
+import { Server } from 'socket.io';
+
+const { name, address, port, key, cert } = JSON.parse(process.argv[2]);
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+
+const server = https.createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (req, res) => {
+  const { pathname, searchParams } = new URL(req.url, 'https://site');
+  if (pathname.startsWith('/socket.io/')) return;
+  let bytes = 0;
+  req.on('data', (part) => { bytes += part.length; });
+  req.on('end', () => {
+    say({ kind: pathname.slice(1), id: searchParams.get('id'), bytes });
+    res.end('taken');
+  });
+  req.on('error', () => {});
+});
+
+// Hybrid Chat's heartbeat.
+const io = new Server(server, { allowEIO3: true, pingInterval: 3000, pingTimeout: 6000 });
+io.on('connection', (socket) => {
+  say({ kind: 'session', id: socket.id, address: socket.handshake.headers['x-forwarded-for'] });
+  socket.on('note', (id, answer) => { say({ kind: 'note', id }); answer(name); });
+});
+server.listen(port, address, () => say({ kind: 'up' }));
