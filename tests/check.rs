@@ -228,6 +228,7 @@ fn what_is_commented_out_works_too() {
         let text = text.replace("/etc/app-gateway/chat-internal.key", &pem);
         let text = text.replace("/etc/app-gateway/forward.htpasswd", &pem);
         let text = text.replace("/etc/app-gateway/enterprise-proxy.txt", &pem);
+        let text = text.replace("/etc/app-gateway/gateway.secret", &pem);
         fs::write(at(&format!("{name}.toml")), text).unwrap();
     }
     fs::create_dir(at("certs")).unwrap();
@@ -254,6 +255,7 @@ fn what_is_commented_out_works_too() {
         config.profiles.iter().flat_map(|profile| &profile.routes).any(|route| route.report_only)
     );
     assert_eq!(config.certificates.len(), 2);
+    assert!(config.gateway.shared_secret.is_some());
     let forward = config.forward.as_ref().unwrap();
     assert!(forward.rules.len() >= 9 && forward.users.is_some());
     assert!(forward.listeners.iter().any(|listener| !listener.certificates.is_empty()));

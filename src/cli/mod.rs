@@ -16,6 +16,7 @@ mod plan;
 mod ports;
 mod reload;
 mod run;
+mod secret;
 mod signal;
 mod status;
 mod upgrade;
@@ -83,6 +84,9 @@ enum Command {
     Doctor(doctor::Asked),
     /// Print what a firewall has to let through, as a table for its administrators
     Ports(ports::Form),
+    /// Make the secret that several gateways share (`shared-secret-file`)
+    #[command(subcommand)]
+    Secret(secret::Asked),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -179,6 +183,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Doctor(asked)) => doctor::doctor(&chosen(directory), &asked),
         Some(Command::Ports(form)) => ports::ports(&chosen(directory), &form),
         Some(Command::Egress(asked)) => egress::egress(&chosen(directory), &asked),
+        Some(Command::Secret(asked)) => secret::secret(&asked),
         Some(Command::Schema) => {
             say(&format!("{:#}\n", config::schema()));
             ExitCode::SUCCESS

@@ -123,6 +123,7 @@ fn begin(
     (origin, watch): (Origin, Watch),
     mut inheritance: Inheritance,
 ) -> Result<Gateway, String> {
+    inheritance.hand_tickets(&generation.shared.local);
     let begun = start::bind(&generation, &mut inheritance)
         .and_then(|bound| Gateway::start(generation, metrics, bound, (origin, watch)));
     let mut gateway = begun.map_err(|error| {

@@ -73,10 +73,25 @@ pub struct Gateway {
     pub metrics_limit: usize,
     /// Whether files that change are applied by themselves. Default true.
     pub reload_on_change: bool,
+    /// The secret that this gateway shares with others, if it does.
+    pub shared_secret: Option<NamedFile>,
+    /// How long session tickets are sealed with one key. Default 8 h, at most 48 h.
+    pub ticket_epoch: Duration,
+    /// How often names of endpoints are looked up, where their upstream says nothing. Default 30 s.
+    pub resolve_every: Duration,
     /// How long connections are still taken after readiness is gone. Default 0.
     pub drain_delay: Duration,
     /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
     pub upgrade_timeout: Duration,
+}
+
+/// A file, and where it is named.
+#[derive(Clone, Debug)]
+pub struct NamedFile {
+    /// The file. Absolute, or relative to the working directory.
+    pub file: PathBuf,
+    /// Where it is named.
+    pub place: Place,
 }
 
 /// Where commands like `reload` reach the gateway on this host.

@@ -6,9 +6,12 @@
 //! In: problems and the files they are in. Out: text or JSON. Never: draws more than
 //! anybody would read; the rest is counted.
 
+use std::borrow::Cow;
+
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 
+use super::outline::credentials;
 use super::problem::{Place, Problem, Severity, Source, Sources};
 
 /// Most problems drawn.
@@ -63,7 +66,8 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let mut group = Group::with_title(level.primary_title(&problem.message).id(problem.code));
+    let mut group =
+        Group::with_title(level.primary_title(masked(&problem.message)).id(problem.code));
     let primary =
         problem.place.map(|place| Mark { place, label: label(&problem.label), first: true });
     let related = problem.related.as_ref();
@@ -82,7 +86,7 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
         }
     }
     match &problem.help {
-        Some(help) => group.element(Level::HELP.message(help)),
+        Some(help) => group.element(Level::HELP.message(masked(help))),
         None => group,
     }
 }
@@ -108,11 +112,24 @@ fn snippet<'a>(sources: &'a Sources, marks: &[Mark<'a>]) -> Option<Snippet<'a, A
         source.text.get(last..)?.find('\n').map_or(source.text.len(), |newline| last + newline);
     let line = 1 + source.text.get(..start)?.matches('\n').count();
     let lines = source.text.get(start..end)?;
-    let snippet = Snippet::source(lines).path(&source.name).line_start(line);
+    let snippet = Snippet::source(masked(lines)).path(&source.name).line_start(line);
     Some(snippet.annotations(marks.iter().zip(spans()).map(|(mark, span)| {
         let kind = if mark.first { AnnotationKind::Primary } else { AnnotationKind::Context };
         kind.span(span.start - start..span.end - start).label(mark.label)
     })))
+}
+
+/// Users and passwords of URLs starred, byte for byte, so that what is underlined stays where it is.
+fn masked(text: &str) -> Cow<'_, str> {
+    let found = credentials(text);
+    if found.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = text.to_owned();
+    for part in found {
+        out.replace_range(part.clone(), &"*".repeat(part.len()));
+    }
+    Cow::Owned(out)
 }
 
 fn label(text: &str) -> Option<&str> {
@@ -148,14 +165,14 @@ pub fn to_json(sources: &Sources, problems: &[Problem]) -> Value {
                     Severity::Warning => "warning",
                 },
                 "code": problem.code,
-                "message": problem.message,
+                "message": masked(&problem.message),
                 "place": place,
                 "label": label(&problem.label),
                 "related": problem.related.as_ref().and_then(|(place, label)| {
                     let (source, place) = locate(sources, Some(*place))?;
                     Some(json!({ "place": position(source, place), "label": label }))
                 }),
-                "help": problem.help,
+                "help": problem.help.as_deref().map(masked),
             })
         })
         .collect();

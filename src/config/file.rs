@@ -112,6 +112,15 @@ pub struct GatewayFile {
     /// listeners, upstreams and certificates; what is over it is counted together as `other`.
     /// Default 500.
     pub metrics_limit: Maybe<i64>,
+    /// File with the secret that several gateways share, so that clients of one can go on at another:
+    /// made by `app-gateway secret new`. Default: none.
+    pub shared_secret_file: Maybe<String>,
+    /// How long session tickets are sealed with one key, 1 minute to 48 hours; they are good for as
+    /// long and up to twice as long. Default `"8h"`.
+    pub ticket_epoch: Maybe<String>,
+    /// How often names of endpoints are looked up again, give or take a tenth, `"1s"` to `"1h"`.
+    /// Default `"30s"`.
+    pub resolve_every: Maybe<String>,
     /// Apply files that change by themselves, and not only when a reload is asked for. Default true.
     pub reload_on_change: Maybe<bool>,
     /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -255,23 +256,42 @@ fn written(value: &DeValue<'_>) -> String {
 /// `https://user:password@host` without what stands before the `@`.
 fn without_credentials(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        let end = after.find(['/', '"', ' ']).unwrap_or(after.len());
-        let (authority, after) = after.split_at(end);
-        out.push_str(before);
-        out.push_str("://");
-        match authority.rsplit_once('@') {
-            Some((_, host)) => {
-                out.push_str("***@");
-                out.push_str(host);
-            }
-            None => out.push_str(authority),
-        }
-        rest = after;
+    let mut done = 0;
+    for found in credentials(text) {
+        out.push_str(text.get(done..found.start).unwrap_or_default());
+        out.push_str("***");
+        done = found.end;
     }
-    out.push_str(rest);
+    out.push_str(text.get(done..).unwrap_or_default());
     out
+}
+
+/// Where users and passwords stand in a text, up to their `@`: in URLs, and in what looks like one
+/// whose scheme was forgotten. Rather too much than too little: a `/` in a password ends no host.
+pub(super) fn credentials(text: &str) -> Vec<Range<usize>> {
+    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
+    let mut found = Vec::new();
+    let mut start = 0;
+    for word in text.split_inclusive(ends) {
+        let scheme = word.find("://").map(|at| at + 3);
+        let from = scheme.unwrap_or(0);
+        let rest = word.get(from..).unwrap_or_default();
+        if let Some(at) = rest.rfind('@') {
+            let before = rest.get(..at).unwrap_or_default();
+            let (host, path) = before.split_once('/').unwrap_or((before, ""));
+            let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+            let login = match host.split_once(':') {
+                // The `@` of a path: `https://example.com:8443/@me`.
+                Some((_, after)) => path.is_empty() && !before.ends_with('/') || !port(after),
+                None => scheme.is_some() && host.len() == before.len(),
+            };
+            if login {
+                found.push(start + from..start + from + at);
+            }
+        }
+        start += word.len();
+    }
+    found
 }
 
 #[cfg(test)]
@@ -347,5 +367,20 @@ mod tests {
                 "upstream a: proxy = \"http://***@h:1/x\"",
             ]
         );
+    }
+
+    #[test]
+    fn finds_passwords_and_no_more() {
+        for (text, shown) in [
+            ("http://u:p@h:1/x", "http://***@h:1/x"),
+            ("a = [\"http://u:p@h\", 'https://u@h']", "a = [\"http://***@h\", 'https://***@h']"),
+            ("`http://u:p/q@h` is", "`http://***@h` is"),
+            ("http://u:p@q@h", "http://***@h"),
+            ("\"u:p@h:3128\"", "\"***@h:3128\""),
+            ("${P:-http://u:\u{e9}@h}", "${P:-http://***@h}"),
+            ("https://h:8443/@me https://h/@me me@h @", "https://h:8443/@me https://h/@me me@h @"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! From a checked configuration to a [`Generation`].
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
@@ -10,11 +9,13 @@ use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serv
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
 use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
+use crate::tls::tickets::Scope;
 use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
 
+use super::shared::Shared;
 use super::site::{Account, Action, Begin, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities, outlet, upstreams};
+use super::{Alive, Edition, Generation, Shown, edition, identities, outlet, shared, upstreams};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -26,7 +27,7 @@ pub struct Compiled {
 
 /// Compiles a configuration: loads certificates, prepares TLS, builds the route tables. Blocks on
 /// the file system. What `previous` has learned is carried over: endpoints that stay the same keep
-/// their addresses and TLS sessions, listeners their ticket keys.
+/// their addresses and TLS sessions, listeners the keys of their tickets.
 ///
 /// # Errors
 ///
@@ -39,6 +40,7 @@ pub fn compile(
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
     let mut problems = Vec::new();
     let loaded = identities::load_all(&config, provider, &mut problems);
+    let shared = shared::load(&config, previous, &mut problems);
     for profile in &config.profiles {
         identities::judge(profile, &config, &loaded, &mut problems);
     }
@@ -58,7 +60,7 @@ pub fn compile(
         upstreams: &counted,
         provider,
         names: &names,
-        previous,
+        shared: &shared,
         edition: &edition,
         alive: &alive,
         traces: config.gateway.trace_context,
@@ -80,8 +82,14 @@ pub fn compile(
     });
     let certificates = certificates.collect();
     problems.extend(counted_together(&names, config.gateway.metrics_limit));
-    let inputs =
-        outlet::Inputs { config: &config, loaded: &loaded, provider, previous, edition: &edition };
+    let inputs = outlet::Inputs {
+        config: &config,
+        loaded: &loaded,
+        provider,
+        previous,
+        edition: &edition,
+        shared: &shared,
+    };
     let outlet = config
         .forward
         .as_ref()
@@ -98,6 +106,7 @@ pub fn compile(
         outlet,
         contents,
         edition,
+        shared,
         _alive: alive,
         names,
         certificates,
@@ -145,7 +154,7 @@ struct Compiler<'a> {
     upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
     names: &'a Allotment,
-    previous: Option<&'a Generation>,
+    shared: &'a Shared,
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
     traces: bool,
@@ -164,12 +173,9 @@ impl Compiler<'_> {
             Serve::Routes => self.routes(profile, None),
             Serve::Component(id) => self.routes(profile, Some(id)),
         };
-        let (tls, admits) = match served {
-            Served::RedirectToHttps(_) => (None, 0),
-            Served::Routes { .. } => {
-                let (tls, admits) = self.tls(profile, listener, problems)?;
-                (Some(tls), admits)
-            }
+        let tls = match served {
+            Served::RedirectToHttps(_) => None,
+            Served::Routes { .. } => Some(self.tls(profile, listener, problems)?),
         };
         Some(Site {
             address: listener.listen,
@@ -187,7 +193,6 @@ impl Compiler<'_> {
             limits: profile.limits.clone(),
             timeouts: profile.timeouts.clone(),
             tls,
-            admits,
             edition: Arc::clone(self.edition),
             alive: Arc::clone(self.alive),
         })
@@ -198,7 +203,7 @@ impl Compiler<'_> {
         profile: &Profile,
         listener: &config::Listener,
         problems: &mut Vec<Problem>,
-    ) -> Option<(Arc<rustls::ServerConfig>, u64)> {
+    ) -> Option<Arc<rustls::ServerConfig>> {
         let (clients, place) = match &listener.client_certificates {
             ClientCertificates::Off => (None, listener.place),
             ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
@@ -222,36 +227,17 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        let mut hasher = DefaultHasher::new();
-        if let Some((authorities, required)) = &clients {
-            required.hash(&mut hasher);
-            for authority in authorities {
-                authority.as_ref().hash(&mut hasher);
-            }
-        }
-        let admits = hasher.finish();
+        let scope = Scope::new(&format!("profile {}", profile.name), clients.as_ref());
         let chosen = profile.certificates.iter();
         let settings = server::Settings {
             identities: chosen.filter_map(|id| self.loaded.get(id.0).cloned()).collect(),
             refuse_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
             http2: listener.http2,
             clients,
-            ticketer: self.ticketer(listener, admits),
+            tickets: self.shared.tickets(scope),
         };
         let built = server::config(settings, self.provider);
-        let tls = built.map_err(|message| problems.push(unusable(message))).ok()?;
-        Some((tls, admits))
-    }
-
-    /// The ticket keys the listener had, if it lets the same clients in.
-    fn ticketer(
-        &self,
-        listener: &config::Listener,
-        admits: u64,
-    ) -> Option<Arc<dyn rustls::server::ProducesTickets>> {
-        let mut sites = self.previous?.sites.iter();
-        let site = sites.find(|site| site.address == listener.listen && site.admits == admits)?;
-        site.tls.as_ref().map(|tls| Arc::clone(&tls.ticketer))
+        built.map_err(|message| problems.push(unusable(message))).ok()
     }
 
     /// All routes of a profile, or those a component's own port serves.

@@ -9,18 +9,21 @@ pub mod explain;
 pub mod identities;
 pub mod load;
 pub mod outlet;
+pub mod shared;
 pub mod site;
 mod upstreams;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::IntGauge;
 
 use crate::config::{ClientCertificates, Config, Place, Verify};
 use crate::telemetry::{Allotment, Metrics};
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::{Endpoint, Upstream, resolve};
 
 pub use compile::compile;
 pub use edition::Edition;
@@ -42,6 +45,8 @@ pub struct Generation {
     pub contents: edition::Contents,
     /// Its name, the same in all its sites.
     pub edition: Arc<Edition>,
+    /// Keys that other gateways, other generations and a successor have too.
+    pub shared: shared::Shared,
     _alive: Arc<Alive>,
     /// What it is called in the metrics.
     names: Allotment,
@@ -108,12 +113,29 @@ impl Generation {
         sites.chain(outlet).collect()
     }
 
-    /// Every endpoint whose name has to be looked up again and again: of upstreams, and of parents
-    /// of the forward proxy.
+    /// Every endpoint: of upstreams, and of parents of the forward proxy.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         let parents = self.outlet.iter().flat_map(|outlet| &outlet.parents);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
         upstreams.chain(parents.flat_map(|parent| &parent.endpoints))
+    }
+
+    /// Every endpoint that is given by name, each once, and how often it is looked up.
+    pub fn named(&self) -> impl Iterator<Item = (Arc<Endpoint>, Duration)> {
+        let mut all: BTreeMap<u64, (Arc<Endpoint>, Duration)> = BTreeMap::new();
+        let every = self.config.upstreams.iter().map(|upstream| upstream.resolve_every);
+        let upstreams = self.upstreams.iter().zip(every);
+        let upstreams =
+            upstreams.flat_map(|(one, every)| one.endpoints.iter().map(move |e| (e, every)));
+        let parents = self.outlet.iter().flat_map(|outlet| &outlet.parents);
+        let parents = parents.flat_map(|parent| &parent.endpoints);
+        let parents = parents.map(|endpoint| (endpoint, self.config.gateway.resolve_every));
+        for (endpoint, every) in upstreams.chain(parents).filter(|(e, _)| resolve::is_name(e)) {
+            let known =
+                all.entry(endpoint.identity).or_insert_with(|| (Arc::clone(endpoint), every));
+            known.1 = known.1.min(every);
+        }
+        all.into_values()
     }
 
     /// When a certificate ends, in seconds since 1970. `key` is the chain's as in
@@ -194,6 +216,7 @@ impl Generation {
                 }
             }
         }
+        files.extend(self.config.gateway.shared_secret.iter().map(|secret| secret.file.clone()));
         files.extend(self.config.forward.iter().flat_map(|forward| forward.files().cloned()));
         files
     }

@@ -57,8 +57,6 @@ pub struct Listener {
     pub place: Place,
     /// TLS between client and proxy; `None`: plain.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Equal for two generations of a listener if tickets of one may resume in the other.
-    admits: u64,
 }
 
 /// A proxy to go through.

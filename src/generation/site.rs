@@ -42,9 +42,6 @@ pub struct Site {
     pub timeouts: Timeouts,
     /// TLS settings; `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Equal for two generations of a listener if tickets of one may resume in the other: the
-    /// same clients are let in.
-    pub admits: u64,
     /// Counters.
     pub metrics: ListenerMetrics,
     /// The name of its generation.

@@ -180,7 +180,7 @@ impl Watched {
 }
 
 /// Give or take a tenth, so that checks spread out.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     // A new hasher is differently keyed each time, which is all the chance that is needed.
     let chance = RandomState::new().build_hasher().finish() % 201;
     let tenths = u32::try_from(chance).unwrap_or(100);

@@ -12,7 +12,7 @@ use crate::admin::way_out::WayOut;
 use crate::admin::{self, Ask, Desk, socket};
 use crate::telemetry::access_log::Reopener;
 
-use super::{Gateway, names, plan};
+use super::{Gateway, plan};
 
 impl Gateway {
     /// Takes the admin socket, which a predecessor had until now. Without one the gateway serves all
@@ -102,7 +102,7 @@ impl Gateway {
     pub(super) async fn roll_back(&mut self) -> Outcome {
         let outcome = self.reloader.roll_back().await;
         self.checks.follow(&self.reloader.generation);
-        names::refresh(Arc::clone(&self.reloader.generation));
+        self.names.all_due();
         self.watch.also(self.reloader.generation.files());
         outcome
     }

@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use crate::net::activation;
 use crate::net::handover::Channel;
+use crate::tls::tickets::Local;
 
 /// Set in the environment of a process that is started to succeed this one.
 pub(super) const SUCCEEDING: &str = "APP_GATEWAY_SUCCEEDING";
@@ -21,6 +22,8 @@ pub(super) const SUCCEEDING: &str = "APP_GATEWAY_SUCCEEDING";
 pub(super) const GREETING: &str = "app-gateway handover 1";
 /// A listening socket comes with this.
 pub(super) const SOCKET: &str = "socket";
+/// Keys of session tickets follow on the next line.
+pub(super) const TICKETS: &str = "tickets";
 /// No more sockets.
 pub(super) const ALL: &str = "all";
 /// The successor serves.
@@ -34,10 +37,11 @@ pub(super) const GO: &str = "go";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What this process was given.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Inheritance {
     predecessor: Option<Channel>,
     sockets: Vec<(SocketAddr, TcpListener)>,
+    tickets: Option<String>,
 }
 
 impl Inheritance {
@@ -76,6 +80,9 @@ impl Inheritance {
             match channel.receive(PATIENCE)? {
                 (word, Some(descriptor)) if word == SOCKET => self.keep(descriptor)?,
                 (word, None) if word == ALL => return Ok(()),
+                (words, None) if words.starts_with(TICKETS) => {
+                    self.tickets = words.split_once('\n').map(|(_, keys)| keys.to_owned());
+                }
                 (word, _) => return Err(io::Error::other(format!("it said {word:?}"))),
             }
         }
@@ -106,6 +113,15 @@ impl Inheritance {
         self.sockets = rest;
         let found: Vec<(SocketAddr, TcpListener)> = found;
         found.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    /// Takes the ticket keys of the predecessor over, so that its clients can go on here.
+    pub fn hand_tickets(&mut self, to: &Local) {
+        if self.tickets.take().is_some_and(|keys| !to.inherit(&keys)) {
+            tracing::warn!(
+                "the ticket keys of the process before cannot be read; clients make full handshakes"
+            );
+        }
     }
 
     /// Whether another process already listens on this port in our stead.

@@ -48,6 +48,7 @@ pub use start::{Bound, StartError};
 pub use succession::Program;
 
 use checks::Checks;
+use names::Names;
 use posts::Shared;
 use reload::Reloader;
 use signals::{Signals, Wish};
@@ -74,6 +75,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     pulses: Vec<systemd::Pulse>,
     checks: Checks,
+    names: Names,
     /// A successor that is getting ready.
     upgrade: Option<(Upgrade, Option<Reply>)>,
 }
@@ -182,6 +184,7 @@ impl Gateway {
             workers,
             pulses,
             checks,
+            names: Names::new(),
             upgrade: None,
         })
     }
@@ -248,7 +251,6 @@ impl Gateway {
         signals: &mut Signals,
         mut asked: mpsc::UnboundedReceiver<Ask>,
     ) -> Leave {
-        let mut names = names::Names::new();
         loop {
             tokio::select! {
                 _ = self.ended.recv() => return Leave::WorkerDied,
@@ -269,7 +271,7 @@ impl Gateway {
                     self.reload("files", None).await;
                 }
                 () = self.reloader.overdue() => { self.roll_back().await; }
-                () = names.due() => names::refresh(Arc::clone(&self.reloader.generation)),
+                () = self.names.keep(&self.reloader.generation) => {}
                 (result, reply) = finished(&mut self.upgrade) => match result {
                     Ok(successor) => return Leave::Succeeded(successor, reply),
                     Err(error) => refused(&error, reply),
@@ -285,9 +287,10 @@ impl Gateway {
         } else if self.reloader.is_on_trial() {
             Err(UpgradeError::OnTrial)
         } else {
-            self.heirlooms()
-                .map_err(UpgradeError::from)
-                .and_then(|sockets| Upgrade::begin(self.reloader.origin.program.as_ref(), sockets))
+            self.heirlooms().map_err(UpgradeError::from).and_then(|sockets| {
+                let tickets = self.reloader.generation.shared.local.legacy();
+                Upgrade::begin(self.reloader.origin.program.as_ref(), sockets, tickets)
+            })
         };
         match begun {
             Ok(begun) => self.upgrade = Some((begun, reply)),

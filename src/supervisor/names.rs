@@ -1,14 +1,21 @@
-//! Looking the names of endpoints up again: every half a minute, and when `/etc/hosts` was edited,
-//! which is how sites fail over by hand.
+//! Looking the names of endpoints up again: as often as is configured, and when `/etc/hosts` was
+//! edited, which is how sites fail over by hand.
+//!
+//! Each name has a time of its own, so a resolver that hangs over one does not hold the others up,
+//! and names do not come in one burst.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::generation::Generation;
-use crate::upstream::resolve;
+use crate::upstream::{Endpoint, resolve};
+
+use super::checks::jittered;
 
 /// The file that operators edit.
 const HOSTS: &str = "/etc/hosts";
@@ -16,11 +23,26 @@ const HOSTS: &str = "/etc/hosts";
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A look-up that failed is made again after this at the latest.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Look-ups under way at once, each on a thread that may block.
+const AT_ONCE: usize = 16;
+
 /// When names are due.
 pub(super) struct Names {
-    next: Instant,
     file: PathBuf,
     hosts: Option<SystemTime>,
+    /// By the endpoint's identity.
+    times: HashMap<u64, Time>,
+    /// Identity, and whether it failed.
+    under_way: JoinSet<(u64, bool)>,
+}
+
+/// When a name is due; not while it is being looked up.
+struct Time {
+    next: Instant,
+    asked: bool,
 }
 
 impl Names {
@@ -30,28 +52,81 @@ impl Names {
     }
 
     fn of(file: &Path) -> Self {
-        let next = Instant::now() + resolve::REFRESH;
-        Self { next, file: file.to_owned(), hosts: edited(file) }
+        Self {
+            file: file.to_owned(),
+            hosts: edited(file),
+            times: HashMap::new(),
+            under_way: JoinSet::new(),
+        }
     }
 
-    /// Waits until names are to be looked up again.
+    /// Looks names up whenever they are due, for ever.
     ///
     /// # Cancellation
     ///
-    /// Safe.
-    pub(super) async fn due(&mut self) {
+    /// Safe: call it again, with the generation that serves then.
+    pub(super) async fn keep(&mut self, generation: &Generation) {
+        let all: Vec<_> = generation.named().collect();
+        self.keep_by(&all, look_up).await;
+    }
+
+    async fn keep_by(&mut self, all: &[(Arc<Endpoint>, Duration)], look_up: fn(&Endpoint) -> bool) {
+        let here: HashSet<_> = all.iter().map(|(endpoint, _)| endpoint.identity).collect();
+        self.times.retain(|identity, _| here.contains(identity));
         loop {
-            let now = Instant::now();
-            let hosts = edited(&self.file);
-            if hosts != self.hosts {
-                self.hosts = hosts;
-                tracing::info!("{} has changed: names are looked up again", self.file.display());
-            } else if now < self.next {
-                tokio::time::sleep(LOOK.min(self.next - now)).await;
+            self.turn(all, look_up);
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                Some(done) = self.under_way.join_next() => self.done(done.ok()),
+            }
+        }
+    }
+
+    /// What may be out of date: a generation that served a while ago.
+    pub(super) fn all_due(&mut self) {
+        for time in self.times.values_mut() {
+            time.next = Instant::now();
+        }
+    }
+
+    /// Starts what is due.
+    fn turn(&mut self, all: &[(Arc<Endpoint>, Duration)], look_up: fn(&Endpoint) -> bool) {
+        let now = Instant::now();
+        let hosts = edited(&self.file);
+        let changed = hosts != self.hosts;
+        if changed {
+            self.hosts = hosts;
+            tracing::info!("{} has changed: names are looked up again", self.file.display());
+        }
+        for (endpoint, every) in all {
+            let identity = endpoint.identity;
+            let fresh = || {
+                let known = !endpoint.addresses.load().is_empty();
+                let pause = if known { jittered(*every) } else { AGAIN.min(*every) };
+                Time { next: now + pause, asked: false }
+            };
+            let time = self.times.entry(identity).or_insert_with(fresh);
+            // It may have been configured to come more often. Jitter adds up to a tenth.
+            time.next = if changed { now } else { time.next.min(now + *every + *every / 10) };
+            if time.asked || now < time.next || self.under_way.len() >= AT_ONCE {
                 continue;
             }
-            self.next = Instant::now() + resolve::REFRESH;
+            *time = Time { next: now + jittered(*every), asked: true };
+            let endpoint = Arc::clone(endpoint);
+            self.under_way.spawn_blocking(move || (identity, !look_up(&endpoint)));
+        }
+    }
+
+    fn done(&mut self, done: Option<(u64, bool)>) {
+        let Some((identity, failed)) = done else {
+            // One has panicked, and nobody knows which.
+            self.times.clear();
             return;
+        };
+        let Some(time) = self.times.get_mut(&identity) else { return };
+        time.asked = false;
+        if failed {
+            time.next = time.next.min(Instant::now() + AGAIN);
         }
     }
 }
@@ -60,34 +135,98 @@ fn edited(file: &Path) -> Option<SystemTime> {
     file.metadata().and_then(|hosts| hosts.modified()).ok()
 }
 
-/// Looks the names of endpoints up again, on a thread that may block.
-pub(super) fn refresh(generation: Arc<Generation>) {
-    tokio::task::spawn_blocking(move || {
-        for endpoint in generation.endpoints().filter(|endpoint| resolve::is_name(endpoint)) {
-            if let Err(error) = resolve::refresh(endpoint) {
-                tracing::warn!("{error}; the addresses it had are kept");
-            }
-        }
-    });
+/// Looks a name up; whether there was an answer. Blocks.
+fn look_up(endpoint: &Endpoint) -> bool {
+    let answer = resolve::refresh(endpoint);
+    if let Err(error) = &answer {
+        tracing::warn!("{error}; the addresses it had are kept");
+    }
+    answer.is_ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
+    /// An endpoint with an address; its look-ups are counted in `resolved`.
+    fn endpoint(identity: u64) -> Arc<Endpoint> {
+        let endpoint = Endpoint::new("127.0.0.1".to_owned(), 1, None, identity);
+        resolve::refresh(&endpoint).unwrap();
+        endpoint.resolved.store(0, Ordering::Relaxed);
+        Arc::new(endpoint)
+    }
+
+    fn asked(endpoint: &Endpoint) -> i64 {
+        endpoint.resolved.load(Ordering::Relaxed)
+    }
+
+    fn good(endpoint: &Endpoint) -> bool {
+        endpoint.resolved.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn bad(endpoint: &Endpoint) -> bool {
+        !good(endpoint)
+    }
+
+    async fn after(
+        names: &mut Names,
+        all: &[(Arc<Endpoint>, Duration)],
+        time: Duration,
+        look_up: fn(&Endpoint) -> bool,
+    ) {
+        let _ = tokio::time::timeout(time, names.keep_by(all, look_up)).await;
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn names_are_due_every_half_a_minute_and_when_the_file_was_edited() {
+    async fn each_name_has_its_own_time() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
         std::fs::write(&file, "").unwrap();
         let mut names = Names::of(&file);
-        let start = Instant::now();
-        names.due().await;
-        assert!(start.elapsed() >= resolve::REFRESH);
-        let long_ago = SystemTime::now() - Duration::from_secs(3600);
-        std::fs::File::open(&file).unwrap().set_modified(long_ago).unwrap();
-        let edited = Instant::now();
-        names.due().await;
-        assert!(edited.elapsed() <= LOOK);
+        let seconds = Duration::from_secs;
+        let all = [(endpoint(1), seconds(30)), (endpoint(2), seconds(300))];
+        after(&mut names, &all, seconds(20), good).await;
+        assert_eq!(
+            (asked(&all[0].0), asked(&all[1].0)),
+            (0, 0),
+            "they were looked up at the start"
+        );
+        // Interrupted by other events again and again, which changes nothing.
+        for _ in 0..400 {
+            after(&mut names, &all, Duration::from_millis(700), good).await;
+        }
+        let often = asked(&all[0].0);
+        assert!((8..=12).contains(&often), "{often} times in 300 s");
+        assert!(asked(&all[1].0) <= 1);
+
+        let before = (asked(&all[0].0), asked(&all[1].0));
+        std::fs::File::open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        after(&mut names, &all, seconds(2), good).await;
+        assert!(asked(&all[0].0) > before.0 && asked(&all[1].0) > before.1, "the file was edited");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_comes_again_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut names = Names::of(&dir.path().join("none"));
+        let seconds = Duration::from_secs;
+        let all = [(endpoint(1), seconds(3600))];
+        after(&mut names, &all, seconds(4000), bad).await;
+        let often = asked(&all[0].0);
+        assert!(often > 2, "{often}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_schedule_counts_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut names = Names::of(&dir.path().join("none"));
+        let seconds = Duration::from_secs;
+        let one = endpoint(1);
+        after(&mut names, &[(Arc::clone(&one), seconds(3600))], seconds(5), good).await;
+        after(&mut names, &[(Arc::clone(&one), seconds(5))], seconds(12), good).await;
+        assert!(asked(&one) >= 1);
     }
 }

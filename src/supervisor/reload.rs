@@ -445,7 +445,7 @@ impl Preparing {
             if endpoint.addresses.load().is_empty()
                 && let Err(error) = resolve::refresh(endpoint)
             {
-                tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
+                tracing::warn!("{error}; it is looked up again and again");
             }
         }
         let (sockets, held) = self.bind(&generation)?;

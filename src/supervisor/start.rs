@@ -173,7 +173,7 @@ fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListen
 pub fn resolve_names(generation: &Generation) {
     for endpoint in generation.endpoints() {
         if let Err(error) = resolve::refresh(endpoint) {
-            tracing::warn!("{error}; it is looked up again every {:?}", resolve::REFRESH);
+            tracing::warn!("{error}; it is looked up again and again");
         }
     }
 }

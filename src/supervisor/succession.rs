@@ -4,7 +4,7 @@
 //! ```text
 //! this process                              the new one, started from the same path
 //! start it ------------------------------->
-//! greeting, sockets, all ----------------->  reads, checks, compiles, adopts, starts its workers
+//! greeting, sockets, keys, all ---------->  reads, checks, compiles, adopts, starts its workers
 //!          <------------------------------- ready (or: refused, and why)
 //! stops accepting; go -------------------->  opens its admin listener
 //! finishes what is open
@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::net::handover::Channel;
 
-use super::inheritance::{ALL, GO, GREETING, READY, REFUSED, SOCKET, SUCCEEDING};
+use super::inheritance::{ALL, GO, GREETING, READY, REFUSED, SOCKET, SUCCEEDING, TICKETS};
 
 /// How long a successor may take until it serves: certificates, route tables, names to look up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -96,10 +96,11 @@ pub(super) struct Successor {
 }
 
 impl Upgrade {
-    /// Starts a successor and hands it these sockets, on a thread that may block.
+    /// Starts a successor and hands it these sockets and ticket keys, on a thread that may block.
     pub(super) fn begin(
         program: Option<&Program>,
         sockets: Vec<TcpListener>,
+        tickets: Option<String>,
     ) -> Result<Self, UpgradeError> {
         let program = program.ok_or(UpgradeError::NoProgram)?;
         if std::process::id() == 1 {
@@ -114,7 +115,8 @@ impl Upgrade {
             sockets.len(),
             PATIENCE.as_secs()
         );
-        let talk = tokio::task::spawn_blocking(move || hand_over(channel, &sockets));
+        let talk =
+            tokio::task::spawn_blocking(move || hand_over(channel, &sockets, tickets.as_deref()));
         Ok(Self { child: Some(child), talk })
     }
 
@@ -168,10 +170,17 @@ impl Program {
     }
 }
 
-fn hand_over(channel: Channel, sockets: &[TcpListener]) -> Result<Channel, UpgradeError> {
+fn hand_over(
+    channel: Channel,
+    sockets: &[TcpListener],
+    tickets: Option<&str>,
+) -> Result<Channel, UpgradeError> {
     channel.send(GREETING, None)?;
     for socket in sockets {
         channel.send(SOCKET, Some(socket.as_fd()))?;
+    }
+    if let Some(tickets) = tickets {
+        channel.send(&format!("{TICKETS}\n{tickets}"), None)?;
     }
     channel.send(ALL, None)?;
     match channel.receive(PATIENCE) {

@@ -8,13 +8,16 @@
 pub mod certificate;
 pub mod client;
 pub mod peer;
+pub mod secret;
 pub mod server;
+pub mod tickets;
 
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
 pub use certificate::{Finding, Identity, Subject};
+pub use secret::Secrets;
 
 /// Organization in the subject of every certificate made by `app-gateway demo`. A listener that
 /// can be reached from another host refuses them: their keys lie about on a developer's disk.

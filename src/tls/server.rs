@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -14,6 +14,7 @@ use rustls::{
 use rustls_pki_types::CertificateDer;
 
 use super::Identity;
+use super::tickets::Tickets;
 
 /// What a listener wants of TLS.
 pub struct Settings {
@@ -25,14 +26,13 @@ pub struct Settings {
     pub http2: bool,
     /// CAs of client certificates, and whether one is demanded.
     pub clients: Option<(Vec<CertificateDer<'static>>, bool)>,
-    /// Ticket keys to go on with; new ones if there are none.
-    pub ticketer: Option<Arc<dyn ProducesTickets>>,
+    /// Seals sessions, so that clients can come back without a full handshake.
+    pub tickets: Arc<Tickets>,
 }
 
 /// Builds the configuration of a listener.
 ///
-/// TLS 1.2 and 1.3; session tickets with keys of this process, rotated by aws-lc-rs; no early
-/// data, which could be replayed.
+/// TLS 1.2 and 1.3; session tickets; no early data, which could be replayed.
 ///
 /// # Errors
 ///
@@ -64,10 +64,7 @@ pub fn config(
     } else {
         vec![b"http/1.1".to_vec()]
     };
-    config.ticketer = match settings.ticketer {
-        Some(ticketer) => ticketer,
-        None => aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?,
-    };
+    config.ticketer = settings.tickets;
     // Tickets serve both versions; a table of sessions would be memory per connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;

@@ -6,14 +6,10 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::net::CheckedAddr;
 
 use super::Endpoint;
-
-/// How often names are looked up again.
-pub const REFRESH: Duration = Duration::from_secs(30);
 
 /// Looks the endpoint's host up and stores the addresses. The last good ones stay if that fails.
 /// Blocks; never called on a data worker.

@@ -4,8 +4,10 @@
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import { openWorld } from './lib/world.mjs';
+import { ask2 } from './lib/ask.mjs';
 import { chatClient, startChat } from './lib/chat.mjs';
 import { gatewayOnly } from './lib/gateway.mjs';
+import { connect2, webSocket2 } from './lib/h2.mjs';
 import { inTime, once, until } from './lib/wait.mjs';
 
 /** What a client of Hybrid Chat waits for a heartbeat before it gives its session up: 3 s and 6 s. */
@@ -123,3 +125,32 @@ for (const major of [2, 4]) {
     });
   });
 }
+
+test('over HTTP/2, a session whose endpoint is gone is told so in the words of Engine.IO', { skip: gatewayOnly }, async () => {
+  const [a, b] = [await chatServer(4, 'a'), await chatServer(4, 'b')];
+  const gateway = await gatewayFor({ endpoints: [endpoint(a), endpoint(b)], balance: 'weighted' });
+  const session = await connect2(world, gateway);
+  const open = '/socket.io/?EIO=4&transport=polling';
+  const sids = new Map();
+  for (let i = 0; i < 4; i++) {
+    const { sid } = JSON.parse((await ask2(session, open)).body.toString().slice(1));
+    sids.set(sid, a.io.engine.clients[sid] ? a : b);
+  }
+  const of = (chat) => [...sids].find(([, home]) => home === chat)[0];
+  const [lost, kept] = [of(a), of(b)];
+  await a.kill();
+  const before = b.requests.length;
+
+  const poll = await ask2(session, `${open}&sid=${lost}`);
+  assert.deepEqual([poll.status, poll.headers['gateway-reason']], [400, 'session_lost']);
+  assert.deepEqual(JSON.parse(poll.body), { code: 1, message: 'Session ID unknown' });
+  assert.equal(poll.headers['content-type'], 'application/json');
+  const socket = await webSocket2(session, `/socket.io/?EIO=4&transport=websocket&sid=${lost}`);
+  assert.deepEqual([socket.status, socket.headers['gateway-reason']], [400, 'session_lost']);
+  assert.equal(b.requests.length, before, 'nobody else was asked');
+  await gateway.accessLine('of the poll', (line) => line.reason === 'session_lost' && line.protocol === 'HTTP/2' && line.status === 400);
+
+  assert.equal((await ask2(session, `${open}&sid=${kept}`)).status, 200, 'the connection and other sessions go on');
+  assert.equal((await ask2(session, open)).status, 200, 'a new one is opened where there is somebody');
+  session.destroy();
+});

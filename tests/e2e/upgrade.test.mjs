@@ -4,6 +4,7 @@ import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import https from 'node:https';
 import net from 'node:net';
+import tls from 'node:tls';
 import { chmodSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { WebSocketServer } from 'ws';
@@ -311,6 +312,30 @@ describe('an upgrade in place', { skip }, () => {
     await socket.echo('still');
     const again = await command();
     assert.equal(again.code, 0, 'the socket for commands went over, too');
+  });
+
+  test('sessions of TLS are resumed by the new process, and by the one after it', async (t) => {
+    const gateway = await open(t);
+    for (const version of ['TLSv1.2', 'TLSv1.3']) {
+      const shake = async (session) => {
+        const { host, port } = gateway.listener();
+        const socket = tls.connect({ host, port, servername: 'localhost', ca: world.ca.text, minVersion: version, maxVersion: version, session });
+        gateway.closes(() => socket.destroy());
+        let ticket = session;
+        socket.on('session', (given) => { ticket ??= given; });
+        await once(socket, 'secureConnect');
+        await until('a ticket', () => ticket);
+        const reused = socket.isSessionReused();
+        socket.destroy();
+        return { reused, ticket };
+      };
+      const first = await shake();
+      assert.equal(first.reused, false);
+      for (let i = 0; i < 2; i++) {
+        await gateway.upgrade();
+        assert.equal((await shake(first.ticket)).reused, true, `${version}, upgrade ${i + 1}`);
+      }
+    }
   });
 
   test('after upgrade-timeout the old process drains', async (t) => {

@@ -26,7 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::{
-    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, is_loopback,
+    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, NamedFile, is_loopback,
 };
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
 use super::outline::Outline;
@@ -39,6 +39,15 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// How long a process keeps its WebSockets after it was upgraded: a working day.
 const UPGRADE: Duration = Duration::from_secs(12 * 3600);
+
+/// How long tickets are sealed with one key. Of a gateway whose clock is ahead they may be opened for
+/// nearly three times as long, which is to stay below the 7 days of RFC 8446 section 4.6.1.
+const EPOCH: Duration = Duration::from_secs(8 * 3600);
+const EPOCHS: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(48 * 3600);
+
+/// How often names are looked up.
+const RESOLVE: Duration = Duration::from_secs(30);
+const RESOLVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Bounds of the number of workers. More threads than this is a typing mistake.
 const WORKERS: RangeInclusive<u64> = 1..=512;
@@ -81,7 +90,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     let certificates: Option<Vec<_>> =
         shaped.certificates.iter().map(|item| check.certificate(item)).collect();
     let upstreams: Option<Vec<_>> =
-        shaped.upstreams.iter().map(|item| check.upstream(item)).collect();
+        shaped.upstreams.iter().map(|item| check.upstream(item, &gateway)).collect();
     let mut names = Names {
         certificates: &mut certificate_names,
         upstreams: &mut upstream_names,
@@ -252,6 +261,12 @@ impl Check<'_> {
             ),
             recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT),
             metrics_limit: self.count(body.metrics_limit.as_ref(), 500, METRICS_LIMIT),
+            shared_secret: body.shared_secret_file.as_ref().and_then(|written| {
+                let (file, place) = (self.readable(written, "shared secret")?, self.place(written));
+                Some(NamedFile { file, place })
+            }),
+            ticket_epoch: self.duration(body.ticket_epoch.as_ref(), EPOCH, EPOCHS),
+            resolve_every: self.duration(body.resolve_every.as_ref(), RESOLVE, RESOLVES),
             reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
             drain_delay: self.duration(
                 body.drain_delay.as_ref(),

@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use crate::addr::HostPattern;
 use crate::base64;
-use crate::config::checked::{Duty, Endpoint, Upstream, Verify};
+use crate::config::checked::{Duty, Endpoint, Gateway, Upstream, Verify};
 use crate::config::file::{StickyFile, UpstreamFile, VerifyFile, Written};
 use crate::config::problem::{Place, Problem};
 use crate::config::shape::Item;
 
 use super::value::HOURS_24;
-use super::{Check, balance};
+use super::{Check, RESOLVES, balance};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 impl Check<'_> {
-    pub(super) fn upstream(&mut self, item: &Item<UpstreamFile>) -> Option<Upstream> {
+    pub(super) fn upstream(
+        &mut self,
+        item: &Item<UpstreamFile>,
+        gateway: &Gateway,
+    ) -> Option<Upstream> {
         self.file = item.place.file;
         let body = item.body.as_ref()?;
         let endpoints = self.endpoints(item, body);
@@ -68,6 +72,11 @@ impl Check<'_> {
             retries: self.number_u32(body.retries.as_ref(), 100, 0..=1_000_000),
             eject: self.eject(body),
             fail_over: self.fail_over(body),
+            resolve_every: self.duration(
+                body.resolve_every.as_ref(),
+                gateway.resolve_every,
+                RESOLVES,
+            ),
         })
     }
 
@@ -244,6 +253,10 @@ impl Check<'_> {
 /// What is wrong with it, and what to write.
 pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, String)> {
     let said = |said: &str, help: &str| Err((said.to_owned(), help.to_owned()));
+    // First: no other word may repeat a part of it.
+    if text.contains('@') {
+        return said("an endpoint has no user and password", "take out everything up to the `@`");
+    }
     let Some((scheme, rest)) = text.split_once("://") else {
         return said("the scheme is missing", &format!("write `https://{text}`"));
     };
@@ -273,9 +286,6 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
             "an endpoint has no path",
             &format!("write `{scheme}://{authority}`; what a route takes off is `strip-prefix`"),
         );
-    }
-    if authority.contains('@') {
-        return said("an endpoint has no user and password", "take out everything up to the `@`");
     }
     let (host, port) = split_port(authority).ok_or_else(|| {
         (

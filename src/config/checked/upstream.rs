@@ -42,6 +42,8 @@ pub struct Upstream {
     pub keep_alive: Duration,
     /// Idle connections kept per worker and endpoint. Default 64; 0 turns keep-alive off.
     pub max_idle: usize,
+    /// How often names of its endpoints are looked up. Default: as `[gateway]` says.
+    pub resolve_every: Duration,
     /// How its endpoints are asked whether they are well; `None`: not at all.
     pub check: Option<Check>,
 }

@@ -52,6 +52,9 @@ pub struct UpstreamFile {
     pub eject: Maybe<EjectFile>,
     /// When the backups are used, and for how long.
     pub fail_over: Maybe<FailOverFile>,
+    /// How often names in `endpoints` and `backup` are looked up again, `"1s"` to `"1h"`. Default:
+    /// as `[gateway]` says.
+    pub resolve_every: Maybe<String>,
     /// Ask every endpoint again and again whether it is well, and send nothing to one that is not.
     /// Default: not asked.
     pub check: Maybe<CheckFile>,

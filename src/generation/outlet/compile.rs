@@ -15,7 +15,9 @@ use crate::config::{
     self, ClientCertificates, Config, Forward, ForwardListener, Verify, is_loopback,
 };
 use crate::egress::{Basic, Guard, Own, Policy, Rule, Users};
+use crate::generation::shared::Shared;
 use crate::generation::{Edition, Generation, identities};
+use crate::tls::tickets::Scope;
 use crate::tls::{Identity, certificate, client, server};
 use crate::upstream::Endpoint;
 
@@ -33,6 +35,8 @@ pub struct Inputs<'a> {
     pub previous: Option<&'a Generation>,
     /// The name the generation will have.
     pub edition: &'a Arc<Edition>,
+    /// Where the keys of tickets come from.
+    pub shared: &'a Shared,
 }
 
 /// Compiles `[forward]`. What is wrong is added to `problems`; then the outlet is not to be used.
@@ -134,7 +138,6 @@ fn listener(
     inputs: &Inputs<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<Listener>> {
-    let mut admits = 0;
     let tls = if written.certificates.is_empty() {
         None
     } else {
@@ -143,16 +146,13 @@ fn listener(
             let (config, loaded) = (inputs.config, inputs.loaded);
             identities::judge_exposed(&written.certificates, at, config, loaded, problems);
         }
-        let (tls, of) = tls(written, inputs, problems)?;
-        admits = of;
-        Some(tls)
+        Some(tls(written, inputs, problems)?)
     };
     Some(Arc::new(Listener {
         address: written.listen,
         label: written.listen.to_string(),
         place: written.place,
         tls,
-        admits,
     }))
 }
 
@@ -160,36 +160,23 @@ fn tls(
     written: &ForwardListener,
     inputs: &Inputs<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<(Arc<rustls::ServerConfig>, u64)> {
+) -> Option<Arc<rustls::ServerConfig>> {
     let (ca, place) = match &written.client_certificates {
         ClientCertificates::Off => (None, written.place),
         ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
         ClientCertificates::Required { ca, place } => (Some((ca, true)), *place),
     };
     let help = "the file must be PEM, with the CA certificates that issue client certificates";
-    let mut hasher = DefaultHasher::new();
     let clients = match ca {
         None => None,
         Some((ca, required)) => match certificate::read_authorities(ca) {
-            Ok(authorities) => {
-                required.hash(&mut hasher);
-                for authority in &authorities {
-                    authority.as_ref().hash(&mut hasher);
-                }
-                Some((authorities, required))
-            }
+            Ok(authorities) => Some((authorities, required)),
             Err(message) => {
                 problems.push(wrong("listener.client-ca", place, message, help));
                 return None;
             }
         },
     };
-    let admits = hasher.finish();
-    let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
-    let before = before.and_then(|outlet| {
-        let same = |l: &&Arc<Listener>| l.address == written.listen && l.admits == admits;
-        outlet.listeners.iter().find(same)
-    });
     let chosen = written.certificates.iter().filter_map(|id| inputs.loaded.get(id.0));
     let identities: Vec<_> = chosen.filter(|pairs| !pairs.is_empty()).cloned().collect();
     if identities.is_empty() {
@@ -200,11 +187,11 @@ fn tls(
         identities,
         refuse_unknown: false,
         http2: false,
+        tickets: inputs.shared.tickets(Scope::new("forward", clients.as_ref())),
         clients,
-        ticketer: before.and_then(|l| l.tls.as_ref()).map(|tls| Arc::clone(&tls.ticketer)),
     };
     match server::config(settings, inputs.provider) {
-        Ok(tls) => Some((tls, admits)),
+        Ok(tls) => Some(tls),
         Err(message) => {
             problems.push(wrong("listener.client-ca", place, message, help));
             None

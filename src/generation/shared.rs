@@ -1,0 +1,83 @@
+//! What gateways have in common: the shared secret, and without one the ticket keys of this process.
+//!
+//! In: `[gateway]` as checked. Out: [`Shared`], or what is wrong with the file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::problem::Problem;
+use crate::tls::Secrets;
+use crate::tls::tickets::{Local, Scope, Source, Tickets};
+
+use super::Generation;
+use super::compile::error;
+
+/// Keys that outlast a reload.
+#[derive(Debug)]
+pub struct Shared {
+    /// The secret that other gateways have too.
+    pub secrets: Option<Arc<Secrets>>,
+    /// Ticket keys of this process, for as long as it runs.
+    pub local: Arc<Local>,
+    epoch: Duration,
+}
+
+impl Shared {
+    /// For listeners that let the same clients in.
+    pub(super) fn tickets(&self, scope: Scope) -> Arc<Tickets> {
+        let source = match &self.secrets {
+            Some(secrets) => Source::Shared(Arc::clone(secrets)),
+            None => Source::Local(Arc::clone(&self.local)),
+        };
+        Tickets::new(source, scope, self.epoch)
+    }
+}
+
+/// Reads the shared secret, if there is one. Blocks.
+pub(super) fn load(
+    config: &Config,
+    previous: Option<&Generation>,
+    problems: &mut Vec<Problem>,
+) -> Shared {
+    let written = config.gateway.shared_secret.as_ref();
+    let secrets = written.and_then(|written| {
+        let path = written.file.display();
+        let read = fs::read(&written.file).map_err(|error| error.to_string());
+        let mode = fs::metadata(&written.file).map_or(0, |metadata| metadata.permissions().mode());
+        if mode & 0o002 != 0 {
+            problems.push(error(
+                "gateway.shared-secret",
+                written.place,
+                format!("anyone on this host can change the shared secret `{path}`"),
+                "take it as known to others: make a new one with `app-gateway secret new FILE`",
+            ));
+        } else if mode & 0o004 != 0 {
+            problems.push(
+                Problem::warning(
+                    "gateway.shared-secret-readable",
+                    written.place,
+                    format!("anyone on this host can read the shared secret `{path}`"),
+                )
+                .with_label("named here")
+                .with_help("`chmod 600` it, and have the user the gateway runs as own it"),
+            );
+        }
+        let refuse = |said: String| {
+            problems.push(error(
+                "gateway.shared-secret",
+                written.place,
+                format!("the shared secret `{path}` cannot be used: {said}"),
+                "make one with `app-gateway secret new FILE`, and copy it to the other gateway",
+            ));
+        };
+        read.and_then(|bytes| Secrets::parse(&bytes)).map_err(refuse).ok()
+    });
+    Shared {
+        secrets: secrets.map(Arc::new),
+        local: previous.map_or_else(Arc::default, |before| Arc::clone(&before.shared.local)),
+        epoch: config.gateway.ticket_epoch,
+    }
+}

@@ -1,0 +1,273 @@
+//! Session tickets: keys that change with the time of day, without a lock.
+//!
+//! Time is cut into epochs of equal length, counted from 1970. Each has a key of its own. Gateways
+//! with a shared secret derive it ([`Secrets`]), so each opens what another sealed, today's and that
+//! of the epochs before and after, for clocks that do not agree. Without one the key is random, that
+//! of the epoch before is kept beside it, and older ones are forgotten ([`Local`]).
+//!
+//! ```text
+//! ticket = name (16) | salt (16) | nonce (12) | AES-256-GCM(session) | tag (16)
+//! ```
+//!
+//! Each ticket is sealed with a key of its own, HMAC-SHA256(key of the epoch, salt), so no number
+//! of tickets comes near the bound that random nonces put on one key (NIST SP 800-38D section 8.3).
+//!
+//! Never: opens a ticket of another context. Who has to show a certificate on one listener must not
+//! get around that with a ticket of another.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::{hmac, rand};
+use rustls::server::ProducesTickets;
+use rustls_pki_types::CertificateDer;
+
+use crate::base64;
+
+use super::secret::{Secrets, derived, random};
+
+/// Lengths of the parts of a ticket.
+const NAME: usize = 16;
+const SALT: usize = 16;
+const HEAD: usize = NAME + SALT + NONCE_LEN;
+
+const PURPOSE: &str = "tickets";
+
+/// Seconds since 1970.
+type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Where keys come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A secret that other gateways have too.
+    Shared(Arc<Secrets>),
+    /// This process, and the one before that it succeeded.
+    Local(Arc<Local>),
+}
+
+/// Who may resume what: tickets of one context are nothing in another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Scope([u8; 32]);
+
+impl Scope {
+    /// Of the listeners of a profile, or of the forward proxy, that let the same clients in.
+    #[must_use]
+    pub fn new(profile: &str, clients: Option<&(Vec<CertificateDer<'static>>, bool)>) -> Self {
+        let mut hash = Context::new(&SHA256);
+        let mut add = |part: &[u8]| {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        };
+        add(profile.as_bytes());
+        if let Some((authorities, required)) = clients {
+            add(&[u8::from(*required)]);
+            for authority in authorities {
+                add(authority);
+            }
+        }
+        let mut scope = [0; 32];
+        scope.copy_from_slice(hash.finish().as_ref());
+        Self(scope)
+    }
+}
+
+/// Seals and opens the tickets of one scope.
+pub struct Tickets {
+    source: Source,
+    scope: Scope,
+    /// Length of an epoch, in seconds; never 0.
+    length: u64,
+    clock: Clock,
+    held: ArcSwapOption<Held>,
+}
+
+/// The keys of an epoch and its neighbours. The first seals.
+struct Held {
+    epoch: u64,
+    keys: Vec<Key>,
+}
+
+struct Key {
+    name: [u8; NAME],
+    sealing: hmac::Key,
+}
+
+impl Tickets {
+    /// For a scope; `epoch` is the length of one, at least a second.
+    #[must_use]
+    pub fn new(source: Source, scope: Scope, epoch: Duration) -> Arc<Self> {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_secs());
+        Self::by_clock(source, scope, epoch, Arc::new(now))
+    }
+
+    fn by_clock(source: Source, scope: Scope, epoch: Duration, clock: Clock) -> Arc<Self> {
+        let length = epoch.as_secs().max(1);
+        Arc::new(Self { source, scope, length, clock, held: ArcSwapOption::empty() })
+    }
+
+    /// The keys of now. Two workers that find them outdated at once make the same ones.
+    fn held(&self) -> Arc<Held> {
+        let epoch = (self.clock)() / self.length;
+        if let Some(held) = &*self.held.load()
+            && held.epoch == epoch
+        {
+            return Arc::clone(held);
+        }
+        let fresh = Arc::new(Held { epoch, keys: self.keys(epoch) });
+        self.held.store(Some(Arc::clone(&fresh)));
+        fresh
+    }
+
+    fn keys(&self, epoch: u64) -> Vec<Key> {
+        match &self.source {
+            Source::Shared(secrets) => [Some(epoch), epoch.checked_sub(1), epoch.checked_add(1)]
+                .into_iter()
+                .flatten()
+                .flat_map(|epoch| {
+                    let number = epoch.to_be_bytes();
+                    let of: [&[u8]; 2] = [&self.scope.0, &number];
+                    secrets.keys(PURPOSE, &of).map(|key| Key::new(&key)).collect::<Vec<_>>()
+                })
+                .collect(),
+            Source::Local(local) => {
+                let random = local.at(epoch);
+                let both = [random.current, random.previous].into_iter().flatten();
+                both.map(|key| Key::new(&derived(&key, PURPOSE, &[&self.scope.0]))).collect()
+            }
+        }
+    }
+}
+
+impl Key {
+    fn new(key: &[u8; 32]) -> Self {
+        let mut name = [0; NAME];
+        let whole = derived(key, "name", &[]);
+        name.copy_from_slice(&whole[..NAME]);
+        Self { name, sealing: hmac::Key::new(hmac::HMAC_SHA256, &derived(key, "sealing", &[])) }
+    }
+
+    /// The key of one ticket.
+    fn of(&self, salt: &[u8]) -> Option<LessSafeKey> {
+        let key = hmac::sign(&self.sealing, salt);
+        Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).ok()?))
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    /// What every ticket is good for at least: one that is sealed in the last second of its epoch is
+    /// opened for one epoch more.
+    fn lifetime(&self) -> u32 {
+        u32::try_from(self.length).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let held = self.held();
+        let key = held.keys.first()?;
+        let mut ticket = vec![0; HEAD];
+        ticket.get_mut(..NAME)?.copy_from_slice(&key.name);
+        rand::fill(ticket.get_mut(NAME..)?).ok()?;
+        let sealing = key.of(ticket.get(NAME..NAME + SALT)?)?;
+        let nonce = Nonce::try_assume_unique_for_key(ticket.get(NAME + SALT..)?).ok()?;
+        let mut sealed = plain.to_vec();
+        let aad = Aad::from(ticket.get(..NAME)?);
+        sealing.seal_in_place_append_tag(nonce, aad, &mut sealed).ok()?;
+        ticket.append(&mut sealed);
+        Some(ticket)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let (name, rest) = ticket.split_at_checked(NAME)?;
+        let (salt, rest) = rest.split_at_checked(SALT)?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
+        let held = self.held();
+        let same = |key: &&Key| verify_slices_are_equal(&key.name, name).is_ok();
+        let opening = held.keys.iter().find(same)?.of(salt)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut plain = sealed.to_vec();
+        let length = opening.open_in_place(nonce, Aad::from(name), &mut plain).ok()?.len();
+        plain.truncate(length);
+        Some(plain)
+    }
+}
+
+/// Random keys of this process: of the present epoch and of the one before. In memory only, and
+/// given to a process that succeeds this one.
+#[derive(Default)]
+pub struct Local(ArcSwap<Random>);
+
+#[derive(Clone, Copy, Default)]
+struct Random {
+    epoch: u64,
+    current: Option<[u8; 32]>,
+    previous: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Local")
+    }
+}
+
+impl Local {
+    /// The keys of an epoch; new ones if it has just begun. Time that goes back a little changes
+    /// nothing; further, and keys are new, so that none is used for longer than it may be.
+    fn at(&self, epoch: u64) -> Random {
+        let goes_on = |held: &Random| {
+            held.current.is_some()
+                && (held.epoch == epoch || epoch.checked_add(1) == Some(held.epoch))
+        };
+        if !goes_on(&self.0.load()) {
+            // Who is not first takes what the first has made.
+            self.0.rcu(|held| {
+                if goes_on(held) {
+                    return Arc::clone(held);
+                }
+                let follows = held.epoch.checked_add(1) == Some(epoch);
+                Arc::new(Random {
+                    epoch,
+                    current: random().ok(),
+                    previous: held.current.filter(|_| follows),
+                })
+            });
+        }
+        **self.0.load()
+    }
+
+    /// For a successor, one line; `None` if no ticket was sealed yet.
+    #[must_use]
+    pub fn legacy(&self) -> Option<String> {
+        let held = **self.0.load();
+        let keys = [held.current, held.previous].into_iter().flatten();
+        let keys: Vec<_> = keys.map(|key| base64::encode(&key)).collect();
+        (!keys.is_empty()).then(|| format!("{} {}", held.epoch, keys.join(" ")))
+    }
+
+    /// Goes on with the keys of a predecessor; whether they could be read.
+    pub fn inherit(&self, legacy: &str) -> bool {
+        let mut words = legacy.split(' ');
+        let epoch = words.next().and_then(|word| word.parse().ok());
+        let mut key =
+            || words.next().and_then(|word| base64::decode(word.as_bytes())?.try_into().ok());
+        let (Some(epoch), Some(current)) = (epoch, key()) else { return false };
+        self.0.store(Arc::new(Random { epoch, current: Some(current), previous: key() }));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
