@@ -6,6 +6,7 @@
 pub mod destination;
 pub mod pattern;
 pub mod special;
+pub mod text;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

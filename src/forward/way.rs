@@ -78,10 +78,7 @@ impl Way {
             Arc::new(Stand {
                 listener: Arc::clone(listener),
                 way: Arc::clone(self),
-                metrics: match listener.proxy_protocol {
-                    Some(_) => names.listener_for_balancers(PROFILE, &listener.label),
-                    None => names.listener(PROFILE, &listener.label),
-                },
+                metrics: names.listener(PROFILE, &listener.label),
             })
         };
         self.outlet.listeners.iter().map(one).collect()

@@ -179,11 +179,7 @@ impl Compiler<'_> {
         };
         Some(Site {
             address: listener.listen,
-            metrics: match listener.proxy_protocol {
-                Some(_) => self.names.listener_for_balancers(&profile.name, &label),
-                None => self.names.listener(&profile.name, &label),
-            },
-            proxy_protocol: listener.proxy_protocol.clone(),
+            metrics: self.names.listener(&profile.name, &label),
             names: Arc::new(Names {
                 profile: profile.name.clone(),
                 listener: label,

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::addr::text::write_ip;
+
 use super::body::Framing;
 use super::field::{Fields, Known, tokens};
+use super::path;
 use super::request::RequestHead;
 use super::response::ResponseHead;
 use super::trace::TraceParent;
-use super::{host, path};
 
 /// What an upstream is told about where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,9 @@ pub struct Origin<'a> {
     pub trace: Option<&'a TraceParent>,
 }
 
+/// Bytes a head usually grows by when it is passed on.
+const ADDED: usize = 384;
+
 /// Writes the head of `head` as the upstream gets it, down to the empty line.
 ///
 /// `websocket_key` is sent for WebSockets that came over HTTP/2, which carry none.
@@ -37,6 +42,8 @@ pub fn write_request(
     origin: &Origin<'_>,
     websocket_key: Option<&str>,
 ) {
+    // What is passed on, and what is added; a longer head grows it once more.
+    out.reserve(head.fields.bytes().len() + ADDED);
     out.extend_from_slice(if head.upgrade { "GET" } else { head.method.as_str() }.as_bytes());
     out.push(b' ');
     let stripped = origin.strip_prefix.map(|prefix| stripped(&head.target, prefix.len()));
@@ -113,11 +120,7 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
     // The port the client used, not the one we listen on: a firewall may map 443 to 8443.
     match believed(Known::ForwardedPort) {
         Some(port) => field(out, "X-Forwarded-Port", port),
-        None => number_field(
-            out,
-            "X-Forwarded-Port",
-            host::parse(&head.host).and_then(|h| h.port).unwrap_or(443).into(),
-        ),
+        None => number_field(out, "X-Forwarded-Port", head.port().unwrap_or(443).into()),
     }
     if let Some(prefix) = origin.strip_prefix {
         field(out, "X-Forwarded-Prefix", prefix.as_bytes());
@@ -217,6 +220,7 @@ pub fn write_response(
     sent: Sent,
     tail: &[u8],
 ) {
+    out.reserve(head.fields.bytes().len() + edits.block.len() + tail.len() + 64);
     status_line(out, head.status, head.phrase());
     for (_, name, value) in passed_fields(head, edits) {
         raw_field(out, name, value);
@@ -251,16 +255,11 @@ pub fn number_field(out: &mut Vec<u8>, name: &str, value: u64) {
 }
 
 pub(super) fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    use std::io::Write as _;
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{ip}");
 }
 
 /// Names that `Connection` declares to be for this hop only.

@@ -9,33 +9,63 @@ pub struct HostPort<'a> {
     pub port: Option<u16>,
 }
 
-/// Reads `host[:port]` (RFC 9110 section 7.2), strictly: names of letters, digits, `.`, `-` and
-/// `_`, or an IPv6 address in brackets. `None` if it is anything else; user information, paths and
-/// percent-encoding have no business here.
+/// Where the name stands in an authority that has been read, and its port: read once for each
+/// request, and asked for several times.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Parts {
+    start: usize,
+    end: usize,
+    /// The port, if one was written.
+    pub port: Option<u16>,
+}
+
+impl Parts {
+    /// Reads `host[:port]` (RFC 9110 section 7.2), strictly: names of letters, digits, `.`, `-` and
+    /// `_`, or an IPv6 address in brackets. `None` if it is anything else; user information, paths
+    /// and percent-encoding have no business here.
+    #[must_use]
+    pub fn of(authority: &[u8]) -> Option<Self> {
+        let (start, end, rest) = if authority.first() == Some(&b'[') {
+            let end = memchr::memchr(b']', authority)?;
+            let literal = std::str::from_utf8(authority.get(1..end)?).ok()?;
+            literal.parse::<std::net::Ipv6Addr>().ok()?;
+            (1, end, authority.get(end + 1..)?)
+        } else {
+            let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            let end = authority.iter().position(|b| !plain(b)).unwrap_or(authority.len());
+            (0, end, authority.get(end..)?)
+        };
+        let port = match rest {
+            // `host:` with an empty port is allowed by RFC 3986 and means the default.
+            [] | [b':'] => None,
+            [b':', digits @ ..] => Some(number(digits)?),
+            _ => return None,
+        };
+        (end > start).then_some(Self { start, end, port })
+    }
+
+    /// The name or address in `authority`, which is what was read; IPv6 without its brackets.
+    #[must_use]
+    pub fn name<'a>(&self, authority: &'a [u8]) -> &'a str {
+        let name = authority.get(self.start..self.end).unwrap_or_default();
+        std::str::from_utf8(name).unwrap_or_default()
+    }
+}
+
+/// A port: up to five digits.
+fn number(digits: &[u8]) -> Option<u16> {
+    if digits.len() > 5 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = digits.iter().fold(0, |value: u32, digit| value * 10 + u32::from(digit - b'0'));
+    u16::try_from(value).ok()
+}
+
+/// Reads an authority as [`Parts::of`] does.
 #[must_use]
 pub fn parse(value: &[u8]) -> Option<HostPort<'_>> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']')?;
-        host.parse::<std::net::Ipv6Addr>().ok()?;
-        (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
-    } else {
-        let (host, port) = text.split_once(':').map_or((text, None), |(h, p)| (h, Some(p)));
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if host.is_empty() || !host.bytes().all(plain) {
-            return None;
-        }
-        (host, port)
-    };
-    // `host:` with an empty port is allowed by RFC 3986 and means the default.
-    let port = match port {
-        None | Some("") => None,
-        Some(digits) if digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit()) => {
-            Some(digits.parse().ok()?)
-        }
-        Some(_) => return None,
-    };
-    Some(HostPort { host, port })
+    let parts = Parts::of(value)?;
+    Some(HostPort { host: parts.name(value), port: parts.port })
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub struct RequestHead {
     pub target: Bytes,
     /// Authority as the client wrote it, port included; empty only for HTTP/1.0 without `Host`.
     pub host: Bytes,
+    /// Where the name and the port stand in it.
+    named: host::Parts,
     /// All fields as they came (HTTP/2: names lower case, cookie crumbs joined).
     pub fields: Fields,
     /// Where the body ends.
@@ -73,8 +75,9 @@ impl RequestHead {
     pub fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
         let raw = RawHead::parse(bytes, most)?;
         let (target, authority) = split_target(&raw.method, raw.target.clone())?;
-        let host = agreed_host(raw.version, &raw.fields, authority)?;
-        raw.check(target, host)
+        let (host, named) = agreed_host(raw.version, &raw.fields, authority)?;
+        let head = raw.check(target, host)?;
+        Ok(Self { named, ..head })
     }
 
     /// Takes over an HTTP/2 request. `ended` says that no body follows.
@@ -92,7 +95,7 @@ impl RequestHead {
             (Some(a), [h]) if a.eq_ignore_ascii_case(h) => a,
             _ => return Err(Reason::BadHost),
         };
-        host::parse(host).ok_or(Reason::BadHost)?;
+        let named = host::Parts::of(host).ok_or(Reason::BadHost)?;
         if fields.all(Known::TransferEncoding).next().is_some() {
             return Err(Reason::AmbiguousFraming);
         }
@@ -114,6 +117,7 @@ impl RequestHead {
             method: parts.method.clone(),
             target: Bytes::copy_from_slice(target.as_bytes()),
             host: Bytes::copy_from_slice(host),
+            named,
             fields,
             framing,
             expects_continue: false,
@@ -125,7 +129,13 @@ impl RequestHead {
     /// The host name the client asked for, without port. Empty if it sent none.
     #[must_use]
     pub fn host_name(&self) -> &str {
-        host::parse(&self.host).map_or("", |h| h.host)
+        self.named.name(&self.host)
+    }
+
+    /// The port the client asked for, if it named one.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.named.port
     }
 }
 
@@ -174,6 +184,7 @@ impl RawHead {
             method,
             target,
             host,
+            named: host::Parts::default(),
             fields,
             framing,
         })
@@ -247,7 +258,7 @@ fn agreed_host(
     version: Version,
     fields: &Fields,
     authority: Option<Bytes>,
-) -> Result<Bytes, Reason> {
+) -> Result<(Bytes, host::Parts), Reason> {
     let mut hosts = fields.all(Known::Host);
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -261,11 +272,11 @@ fn agreed_host(
         (Some(_), None) if version == Version::Http11 => return Err(Reason::BadHost),
         (Some(authority), _) => authority,
         (None, Some(host)) => fields.bytes().slice_ref(host),
-        (None, None) if version == Version::Http10 => return Ok(Bytes::new()),
+        (None, None) if version == Version::Http10 => return Ok(Default::default()),
         (None, None) => return Err(Reason::BadHost),
     };
-    host::parse(&host).ok_or(Reason::BadHost)?;
-    Ok(host)
+    let named = host::Parts::of(&host).ok_or(Reason::BadHost)?;
+    Ok((host, named))
 }
 
 /// Where the body ends (RFC 9112 section 6.3), refusing whatever two readers could read differently.

@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::downstream::{Reply, RequestId};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route};
-use crate::message::{Reason, RequestHead, host};
+use crate::message::{Reason, RequestHead};
 use crate::net::Phase;
 use crate::upstream::Upstream;
 
@@ -76,7 +76,7 @@ pub(super) fn for_decision(
             Some(Reply::redirect(StatusCode::PERMANENT_REDIRECT, to))
         }
         Decision::ToHttps(port) => {
-            let name = host::parse(&head.host).map_or("", |h| h.host);
+            let name = head.host_name();
             let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
             let port = if *port == 443 { String::new() } else { format!(":{port}") };
             let to = [b"https://", name.as_bytes(), port.as_bytes(), &head.target].concat();

@@ -1,7 +1,7 @@
 //! Idle connections to endpoints, of one worker.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -21,7 +21,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// A worker's idle connections, by [`super::Endpoint::identity`].
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    /// Ordered and not hashed: there are few, and a comparison costs less than a keyed hash.
+    idle: RefCell<BTreeMap<u64, Vec<Idle>>>,
     filled: Notify,
 }
 

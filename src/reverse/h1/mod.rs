@@ -173,7 +173,7 @@ impl Request<'_> {
             };
             let (whose, to) = (acquired.whose, (target.upstream, target.counters));
             record.on_endpoint(&whose, target.upstream, acquired.connection.reused);
-            let mut request = Vec::with_capacity(512);
+            let mut request = Vec::new();
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
             let begun =

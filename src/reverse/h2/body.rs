@@ -23,6 +23,10 @@ use crate::upstream::{BodyStep, Exchange};
 
 use super::streams::Stall;
 
+/// Longest answer, in bytes, that a stream may hold without anybody watching whether its client takes
+/// it; a frame, and a quarter of the room that clients begin with.
+const SHORT: u64 = 16 * 1024;
+
 /// The request body of a stream.
 pub(super) struct Sender {
     pub(super) body: Incoming,
@@ -109,7 +113,8 @@ impl hyper::body::Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty | Self::Own(None) => true,
-            Self::Own(Some(_)) | Self::Relay(_) => false,
+            Self::Own(Some(_)) => false,
+            Self::Relay(relay) => relay.is_over(),
         }
     }
 
@@ -142,6 +147,14 @@ pub(super) struct Relay {
 }
 
 impl Relay {
+    /// Whether the end may be said with the last bytes: in a frame of its own it would be a TLS
+    /// record and a system call of its own. Not of long answers: once hyper knows of the end it no
+    /// longer asks, and nobody would notice that the client makes no room for what is left.
+    fn is_over(&self) -> bool {
+        let short = self.record.response_bytes <= SHORT;
+        short && self.ended && self.ready.is_empty() && self.trailers.is_none()
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.stall.deadline.set(None);
         loop {

@@ -78,11 +78,12 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
             stall: Rc::default(),
         };
         let streams = Rc::clone(&streams);
-        async move {
+        // Boxed: hyper and the spawner move it several times before it is polled.
+        Box::pin(async move {
             // Only here is it the stream's own task that runs.
             let stall = streams.current.borrow().clone().unwrap_or_default();
             Ok::<_, Infallible>(H2Request { stall, ..stream }.answer(request).await)
-        }
+        })
     });
     let mut builder = http2::Builder::new(Spawner(Rc::clone(&streams)));
     builder
@@ -238,7 +239,7 @@ impl H2Request {
             let acquired = acquire(worker, Errand { to, head, client, fresh }).await?;
             let whose = acquired.whose;
             record.on_endpoint(&whose, upstream, acquired.connection.reused);
-            let mut request = Vec::with_capacity(512);
+            let mut request = Vec::new();
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
             let mut exchange =

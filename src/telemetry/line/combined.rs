@@ -10,9 +10,11 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::addr::text::write_ip;
 use crate::telemetry::mask::Mask;
 use crate::telemetry::stamp::Stamp;
 
+use super::json::is_plain;
 use super::{Key, Line};
 
 /// See the module. Fields are kept until the end, because they come in another order.
@@ -55,7 +57,7 @@ impl<'a> Combined<'a> {
     pub fn end(self, out: &mut Vec<u8>, stamp: &Stamp) {
         match self.client {
             Some(client) => {
-                let _ = write!(out, "{client}");
+                write_ip(out, client);
             }
             None => out.push(b'-'),
         }
@@ -146,6 +148,9 @@ fn variable(out: &mut Vec<u8>, value: &[u8]) {
 
 /// nginx's `escape=default`: quote, backslash and what is not printable ASCII become `\xXX`.
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    if is_plain(value) {
+        return out.extend_from_slice(value);
+    }
     for byte in value {
         match byte {
             b'"' | b'\\' | 0..=0x1f | 0x7f..=0xff => {
