@@ -3,7 +3,7 @@
 # on Debian; otherwise it says what to install), stops at the first failure.
 #
 #   scripts/test.sh              everything
-#   scripts/test.sh lint rust    some parts: lint, rust, docs, deny, e2e
+#   scripts/test.sh lint rust    some parts: lint, rust, docs, deny, cost, e2e
 #
 # APP_GATEWAY=path   tests that binary end to end, instead of building one
 set -euo pipefail
@@ -39,11 +39,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The Debian package behind each program the tests run.
 debian_packages() {
   local pair
-  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate haproxy:haproxy ip:iproute2; do
+  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate haproxy:haproxy ip:iproute2 valgrind:valgrind; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
-  # nginx as a balancer.
-  [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || echo libnginx-mod-stream
   # The clients of Java components: the JDK's and OkHttp.
   have javac || echo default-jdk-headless
   [ -e /usr/share/java/okhttp.jar ] || echo libokhttp-java
@@ -131,7 +129,7 @@ end_to_end() {
 }
 
 parts=("$@")
-[ "${#parts[@]}" -gt 0 ] || parts=(lint rust docs deny e2e)
+[ "${#parts[@]}" -gt 0 ] || parts=(lint rust docs deny cost e2e)
 
 step "Programs from Debian" install_debian_packages
 step "Toolchains" require_toolchains
@@ -152,13 +150,14 @@ for part in "${parts[@]}"; do
       step "Dependencies: bans, licences, sources" cargo deny check bans licenses sources
       step "Dependencies: advisories" advisories
       ;;
+    cost) step "Instructions of the request path" bench/micro/check ;;
     e2e)
       step "Node modules" install_node_modules
       if [ -z "${APP_GATEWAY:-}" ]; then step "The gateway" build_binary; fi
       step "End-to-end tests" end_to_end
       ;;
     *)
-      echo "no such part: $part (lint, rust, docs, deny, e2e)" >&2
+      echo "no such part: $part (lint, rust, docs, deny, cost, e2e)" >&2
       exit 2
       ;;
   esac

@@ -23,7 +23,6 @@ mod aborts;
 mod ambiguous;
 mod ambiguous_body;
 mod ambiguous_h2;
-mod balancer;
 mod exact;
 mod hostile;
 mod hostile_kept;

@@ -1,0 +1,334 @@
+//! Pieces of the request path, one at a time, for counting their instructions.
+//!
+//! `micro` lists the cases. `micro CASE` prepares one and runs it [`TIMES`] times; valgrind counts
+//! what happens inside [`measured`] only. `bench/micro/check` does that for all of them.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic is how a case fails")]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use app_gateway::addr::Destination;
+use app_gateway::egress::{Client, HelloReader, Verdict};
+use app_gateway::generation::{self, Generation, Site};
+use app_gateway::message::forward::{Edits, Origin, Sent, write_request, write_response};
+use app_gateway::message::scan::{HeadScanner, Scan};
+use app_gateway::message::{Reason, RequestHead, ResponseHead};
+use app_gateway::net::websocket::{Frames, Sender};
+use app_gateway::telemetry::line::{Event, Format, Key, Line, Style};
+use app_gateway::telemetry::mask::Mask;
+use app_gateway::telemetry::stamp::Stamp;
+use app_gateway::telemetry::{Metrics, metrics};
+use app_gateway::tls;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+/// How often a case runs; what is counted is divided by it.
+const TIMES: usize = 1000;
+
+/// The only thing valgrind counts, found by its name.
+#[inline(never)]
+fn measured(case: &mut dyn FnMut()) {
+    for _ in 0..TIMES {
+        case();
+    }
+}
+
+/// A case: what is prepared, and then what is measured.
+type Case = (&'static str, fn() -> Box<dyn FnMut()>);
+
+const CASES: &[Case] = &[
+    ("route-1", || decide(1)),
+    ("route-100", || decide(100)),
+    ("route-10000", || decide(10_000)),
+    ("route-none", || refuse(10_000)),
+    ("request-head", request_head),
+    ("request-head-browser", browser_head),
+    ("response-head", response_head),
+    ("egress-1", || egress(1)),
+    ("egress-1000", || egress(1000)),
+    ("egress-denied", egress_denied),
+    ("tls-hello", tls_hello),
+    ("log-json", || log(Format::Json)),
+    ("log-ecs", || log(Format::Ecs)),
+    ("log-combined", || log(Format::Combined)),
+    ("count-request", count_request),
+    ("websocket-frames", websocket_frames),
+];
+
+fn main() {
+    let Some(wanted) = std::env::args().nth(1).filter(|argument| !argument.starts_with('-')) else {
+        println!("{TIMES}");
+        for (name, _) in CASES {
+            println!("{name}");
+        }
+        return;
+    };
+    let (_, prepare) = CASES.iter().find(|(name, _)| *name == wanted).unwrap();
+    let mut case = prepare();
+    // What happens once only: caches, buffers that grow.
+    case();
+    measured(&mut *case);
+}
+
+// --- Routing ------------------------------------------------------------------------------------
+
+/// A generation of this configuration, after a certificate and an upstream.
+fn generation(more: &str) -> Generation {
+    let directory = tempfile::tempdir().unwrap();
+    let key = rcgen::generate_simple_self_signed(["chat.example.com".to_owned()]).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("site.crt", &key.cert.pem());
+    write("site.key", &key.signing_key.serialize_pem());
+    let text = format!(
+        r#"
+[[certificate.site.pairs]]
+chain = "site.crt"
+key = "site.key"
+[upstream.chat]
+endpoints = ["http://127.0.0.2:1"]
+[profile.internet]
+certificates = ["site"]
+hosts = ["chat.example.com"]
+[[profile.internet.listener]]
+listen = "127.0.0.1:8443"
+{more}"#
+    );
+    write("gateway.toml", &text);
+    let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
+    let environment = |_: &str| None;
+    let loaded = generation::load(directory.path(), &environment, &tls::provider(), &metrics, None);
+    loaded.map(|compiled| compiled.generation).map_err(|refused| refused.problems).unwrap()
+}
+
+fn site(routes: usize) -> Arc<Site> {
+    let mut text = String::new();
+    for n in 0..routes {
+        let _ =
+            write!(text, "[[profile.internet.route]]\npath = \"/app-{n}/\"\nupstream = \"chat\"\n");
+    }
+    let generation = generation(&text);
+    Arc::clone(generation.sites.first().unwrap())
+}
+
+fn asks_for(path: &str) -> RequestHead {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: chat.example.com\r\n\r\n");
+    RequestHead::parse(&Bytes::from(head), 100).unwrap()
+}
+
+fn decide(routes: usize) -> Box<dyn FnMut()> {
+    let site = site(routes);
+    let head = asks_for(&format!("/app-{}/socket.io/?EIO=4&transport=polling", routes / 2));
+    Box::new(move || assert!(black_box(site.decide(black_box(&head))).is_ok()))
+}
+
+fn refuse(routes: usize) -> Box<dyn FnMut()> {
+    let site = site(routes);
+    let head = asks_for("/wp-admin/setup-config.php?step=1");
+    Box::new(move || assert!(black_box(site.decide(black_box(&head))).is_err()))
+}
+
+// --- Heads --------------------------------------------------------------------------------------
+
+const PLAIN: &str =
+    "GET /1k HTTP/1.1\r\nHost: chat.example.com\r\nUser-Agent: client\r\nAccept: */*\r\n\r\n";
+
+const BROWSER: &str = "GET /client/socket.io/?EIO=4&transport=polling&t=Oxm2Q1a&sid=4yVYwNvsYtF6Tn0FAAAB HTTP/1.1\r\n\
+    Host: chat.example.com\r\nConnection: keep-alive\r\n\
+    sec-ch-ua: \"Chromium\";v=\"130\", \"Google Chrome\";v=\"130\", \"Not?A_Brand\";v=\"99\"\r\n\
+    sec-ch-ua-platform: \"Windows\"\r\nsec-ch-ua-mobile: ?0\r\n\
+    User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36\r\n\
+    Accept: */*\r\nOrigin: https://www.example.com\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: cors\r\n\
+    Sec-Fetch-Dest: empty\r\nReferer: https://www.example.com/\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-GB,en-US;q=0.9,en;q=0.8\r\nCookie: consent=yes; visitor=8f14e45fceea167a5a36dedd4bea2543\r\n\r\n";
+
+/// From bytes received to the bytes an upstream gets.
+fn head(text: &'static str) -> Box<dyn FnMut()> {
+    let bytes = Bytes::from_static(text.as_bytes());
+    let client: IpAddr = [192, 0, 2, 17].into();
+    let mut out = Vec::with_capacity(4096);
+    Box::new(move || {
+        let scanned = HeadScanner::default().scan(black_box(&bytes));
+        assert!(matches!(scanned, Scan::Ends(end) if end == bytes.len()));
+        let head = RequestHead::parse(&bytes, 100).unwrap();
+        let origin = Origin {
+            client,
+            trusted: false,
+            strip_prefix: None,
+            request_id: "0123456789abcdef0123456789abcdef",
+            trace: None,
+        };
+        out.clear();
+        write_request(&mut out, &head, &origin, None);
+        black_box(&out);
+    })
+}
+
+fn request_head() -> Box<dyn FnMut()> {
+    head(PLAIN)
+}
+
+fn browser_head() -> Box<dyn FnMut()> {
+    head(BROWSER)
+}
+
+fn response_head() -> Box<dyn FnMut()> {
+    let text = "HTTP/1.1 200 OK\r\nServer: chat\r\nDate: Mon, 23 Nov 2026 03:02:32 GMT\r\n\
+        Content-Type: application/json; charset=utf-8\r\nContent-Length: 1024\r\nConnection: keep-alive\r\n\
+        Cache-Control: no-store\r\nETag: \"6561b2a8-400\"\r\nX-Content-Type-Options: nosniff\r\n\r\n";
+    let bytes = Bytes::from_static(text.as_bytes());
+    let edits = Edits::new(std::iter::empty());
+    let mut out = Vec::with_capacity(4096);
+    Box::new(move || {
+        let head = ResponseHead::parse(black_box(&bytes), false).unwrap();
+        out.clear();
+        let tail = b"X-Request-Id: 0123456789abcdef0123456789abcdef\r\n";
+        write_response(&mut out, &head, &edits, Sent::Length(1024), tail);
+        black_box(&out);
+    })
+}
+
+// --- Who may go out -----------------------------------------------------------------------------
+
+fn outlet(rules: usize) -> Arc<generation::Outlet> {
+    let mut text = String::from("[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n");
+    for n in 0..rules {
+        let _ = write!(
+            text,
+            "[[forward.rule]]\nname = \"rule-{n}\"\nclients = [\"10.0.0.0/8\"]\nallow = [\"api-{n}.example.com\", \"*.cdn-{n}.example.net\"]\n"
+        );
+    }
+    text.push_str("[[profile.internet.route]]\npath = \"/\"\nupstream = \"chat\"\n");
+    generation(&text).outlet.unwrap()
+}
+
+/// What happens between a CONNECT and its first SYN, look-ups left out.
+fn egress(rules: usize) -> Box<dyn FnMut()> {
+    let outlet = outlet(rules);
+    let authority = format!("img.cdn-{}.example.net:443", rules / 2);
+    let client = Client { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    Box::new(move || {
+        let to = Destination::parse(black_box(authority.as_bytes()), None).unwrap();
+        let Verdict::Allowed(grant) = outlet.policy.decide(&client, &to, now) else {
+            unreachable!("it is allowed")
+        };
+        let ip = black_box([93, 184, 216, 34]).into();
+        assert!(outlet.guard.check(&grant.rule, ip, to.port).is_ok());
+    })
+}
+
+fn egress_denied() -> Box<dyn FnMut()> {
+    let outlet = outlet(100);
+    let client = Client { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    Box::new(move || {
+        let to = Destination::parse(black_box(b"elsewhere.example.org:443"), None).unwrap();
+        assert!(matches!(outlet.policy.decide(&client, &to, now), Verdict::Denied(_)));
+    })
+}
+
+fn tls_hello() -> Box<dyn FnMut()> {
+    let config = tls_client();
+    let name = "img.cdn.example.net".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    Box::new(move || {
+        black_box(HelloReader::new().feed(black_box(&hello)));
+    })
+}
+
+fn tls_client() -> rustls::ClientConfig {
+    rustls::ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
+
+// --- What is told -------------------------------------------------------------------------------
+
+/// A request as `reverse::record` tells it.
+struct Request {
+    client: SocketAddr,
+}
+
+impl Event for Request {
+    fn tell<L: Line>(&self, line: &mut L) {
+        line.text(Key::Id, b"0123456789abcdef0123456789abcdef");
+        line.text(Key::Trace, b"fedcba9876543210fedcba9876543210");
+        line.text(Key::Event, b"request");
+        line.text(Key::Profile, b"internet");
+        line.text(Key::Listener, b"0.0.0.0:443");
+        line.address(Key::Client, self.client);
+        line.text(Key::Method, b"GET");
+        line.text(Key::Host, b"chat.example.com");
+        line.target(Key::Path, b"/client/socket.io/?EIO=4&transport=polling&t=Oxm2Q1a");
+        line.text(Key::Protocol, b"HTTP/1.1");
+        line.text(Key::Agent, b"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36");
+        line.target(Key::Referrer, b"https://www.example.com/");
+        line.text(Key::Route, b"client");
+        line.text(Key::Upstream, b"chat");
+        line.text(Key::Endpoint, b"https://10.0.0.5:8443");
+        line.number(Key::Status, 200);
+        line.number(Key::RequestBytes, 0);
+        line.number(Key::ResponseBytes, 1024);
+        line.took(Key::FirstByte, Duration::from_micros(12_345));
+        line.took(Key::Duration, Duration::from_micros(12_456));
+        line.number(Key::Generation, 1);
+        line.text(Key::Config, b"0123456789ab");
+        line.text(Key::Tls, b"TLSv1.3");
+        line.text(Key::Sni, b"chat.example.com");
+    }
+}
+
+fn log(format: Format) -> Box<dyn FnMut()> {
+    let style = Style { format, mask: Mask::default() };
+    let (stamp, event) = (Stamp::default(), Request { client: ([192, 0, 2, 17], 51234).into() });
+    let mut out = Vec::with_capacity(4096);
+    Box::new(move || {
+        out.clear();
+        style.write(&mut out, &stamp, black_box(&event));
+        black_box(&out);
+    })
+}
+
+/// What is counted about one request.
+fn count_request() -> Box<dyn FnMut()> {
+    let site = site(1);
+    let head = asks_for("/app-0/");
+    let Ok(generation::Decision::Route(route)) = site.decide(&head) else {
+        unreachable!("there is a route")
+    };
+    Box::new(move || {
+        let metrics = &route.account.metrics;
+        metrics.in_flight.inc();
+        metrics.requests[metrics::class(black_box(200))].inc();
+        metrics.in_flight.dec();
+        metrics.seconds.observe(black_box(0.012));
+        metrics.request_bytes.inc_by(17);
+        metrics.response_bytes.inc_by(1024);
+    })
+}
+
+// --- WebSockets ---------------------------------------------------------------------------------
+
+/// Two messages of a client and two of a server, as they pass.
+fn websocket_frames() -> Box<dyn FnMut()> {
+    let mut from_client = vec![0x81, 0x80 | 0x64, 1, 2, 3, 4];
+    from_client.resize(106, b'x');
+    let mut from_server = vec![0x82, 126, 4, 0];
+    from_server.resize(1028, b'x');
+    let (mut client, mut server) = (Frames::of(Sender::Client), Frames::of(Sender::Server));
+    Box::new(move || {
+        for _ in 0..2 {
+            client.pass(black_box(&from_client));
+            server.pass(black_box(&from_server));
+        }
+        assert!(client.is_between() && server.is_between());
+    })
+}
