@@ -42,6 +42,8 @@ debian_packages() {
   for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate haproxy:haproxy ip:iproute2 valgrind:valgrind; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
+  # nginx as a balancer.
+  [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || echo libnginx-mod-stream
   # The clients of Java components: the JDK's and OkHttp.
   have javac || echo default-jdk-headless
   [ -e /usr/share/java/okhttp.jar ] || echo libokhttp-java

@@ -247,8 +247,11 @@ fn the_readme_lists_every_metric() {
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
     let names = metrics.allot(1);
-    let _one =
-        (names.route("p", "r").with_websockets(), names.listener("p", "l"), names.upstream("u"));
+    let _one = (
+        names.route("p", "r").with_websockets(),
+        names.listener_for_balancers("p", "l"),
+        names.upstream("u"),
+    );
     let _rule = names.rule("r", 0);
     metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.serves(1, "h");

@@ -5,6 +5,7 @@
 //! certificates in hand is checked later, by `generation`, which reports against the same
 //! [`Place`]s.
 
+mod balancers;
 mod doctor;
 mod forward;
 mod upstream;
@@ -21,6 +22,7 @@ use crate::addr::HostPattern;
 use super::outline::Outline;
 use super::problem::{Place, Sources};
 
+pub use balancers::{Others, ProxyProtocol};
 pub use doctor::{Doctor, Target};
 pub use forward::*;
 pub use upstream::*;
@@ -315,6 +317,8 @@ pub struct Listener {
     pub http2: bool,
     /// Certificates asked of clients.
     pub client_certificates: ClientCertificates,
+    /// Balancers that say who the client is; `None`: everybody speaks for himself.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// What a listener serves.

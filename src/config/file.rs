@@ -6,6 +6,7 @@
 //!
 //! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
 
+mod balancers;
 mod doctor;
 mod forward;
 mod log;
@@ -19,6 +20,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+pub use balancers::{OthersFile, ProxyProtocolFile};
 pub use doctor::DoctorFile;
 pub use forward::*;
 pub use log::*;
@@ -254,6 +256,8 @@ pub struct ListenerFile {
     pub client_ca: Maybe<String>,
     /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
+    /// Balancers in front that say who the client is, e.g. `{ from = ["10.0.0.10"] }`. Default: none.
+    pub proxy_protocol: Maybe<ProxyProtocolFile>,
 }
 
 /// Whether a client may come without a certificate.

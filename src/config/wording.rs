@@ -12,7 +12,7 @@ use super::problem::{Place, Problem};
 const TOP: [&str; 4] = ["gateway", "admin", "forward", "doctor"];
 
 /// What nginx calls it, and what we do.
-const NGINX: [(&str, &str); 24] = [
+const NGINX: [(&str, &str); 25] = [
     ("access_log", "access-log"),
     ("add_header", "response-headers"),
     ("client_header_timeout", "header"),
@@ -26,6 +26,7 @@ const NGINX: [(&str, &str); 24] = [
     ("location", "path"),
     ("proxy_connect_timeout", "connect-timeout"),
     ("proxy_pass", "upstream"),
+    ("proxy_protocol", "proxy-protocol"),
     ("proxy_read_timeout", "first-byte-timeout"),
     ("proxy_ssl_name", "server-name"),
     ("proxy_ssl_trusted_certificate", "ca-file"),

@@ -11,16 +11,18 @@ use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::addr::ClientAddr;
+use crate::config::ProxyProtocol;
 use crate::message::Reason;
 use crate::net::admission::{Admission, Full, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Phase, listen};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::lease::Lease;
-use crate::telemetry::listeners::Rejection;
+use crate::telemetry::listeners::{Balanced, Rejection};
 use crate::upstream::connect::is_out_of_descriptors;
 
 use super::Worker;
+use super::balancer::Caller;
 
 /// How long a listener that was removed waits for the last word of handshakes: that of TCP, which
 /// takes one way there and back. A client turned away in this time tries again after a second, and
@@ -57,37 +59,68 @@ pub trait Door: 'static {
 
 /// A connection that was let in.
 pub(crate) struct Admitted {
-    _permit: Permit,
+    permit: Permit,
+    /// Connections each client may have.
+    each: usize,
+    /// It is a balancer's, and has yet to say whose it is.
+    pub(crate) is_balancers: bool,
     active: IntGauge,
     _lease: Arc<Lease>,
 }
 
 impl Admitted {
     /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` are the
-    /// listener's.
+    /// listener's. How many a balancer has is not limited: they are counted as its clients' once it has said whose
+    /// they are ([`Admitted::pass_to`]).
     ///
     /// # Errors
     ///
-    /// Which limit is reached.
+    /// Which limit is reached, or that only balancers may connect.
     pub(crate) fn new(
         admission: &Arc<Admission>,
-        client: ClientAddr,
+        peer: ClientAddr,
         (most, each): (usize, usize),
+        balancers: Option<&ProxyProtocol>,
         metrics: &ListenerMetrics,
     ) -> Result<Self, Reason> {
-        let permit = admission.admit(client, most, each).map_err(|full| match full {
-            Full::Listener => {
-                metrics.reject(Rejection::Listener);
-                Reason::TooManyConnections
-            }
-            Full::Client => {
-                metrics.reject(Rejection::Client);
-                Reason::TooManyFromClient
-            }
-        })?;
+        let caller = Caller::of(peer, balancers);
+        if caller == Caller::Stranger {
+            metrics.balanced(Balanced::Unlisted);
+            return Err(Reason::NotABalancer);
+        }
+        let is_balancers = caller == Caller::Balancer;
+        let of_peer = if is_balancers { usize::MAX } else { each };
+        let admitted = admission.admit(peer, most, of_peer);
+        let permit = admitted.map_err(|full| rejected(full, metrics))?;
         metrics.active.inc();
-        let lease = Arc::clone(&metrics.lease);
-        Ok(Self { _permit: permit, active: metrics.active.clone(), _lease: lease })
+        let (active, lease) = (metrics.active.clone(), Arc::clone(&metrics.lease));
+        Ok(Self { permit, each, is_balancers, active, _lease: lease })
+    }
+
+    /// Counts the connection as this client's, for whom a balancer made it.
+    ///
+    /// # Errors
+    ///
+    /// The client has too many.
+    pub(crate) fn pass_to(
+        &mut self,
+        client: ClientAddr,
+        metrics: &ListenerMetrics,
+    ) -> Result<(), Reason> {
+        self.permit.pass_to(client, self.each).map_err(|full| rejected(full, metrics))
+    }
+}
+
+fn rejected(full: Full, metrics: &ListenerMetrics) -> Reason {
+    match full {
+        Full::Listener => {
+            metrics.reject(Rejection::Listener);
+            Reason::TooManyConnections
+        }
+        Full::Client => {
+            metrics.reject(Rejection::Client);
+            Reason::TooManyFromClient
+        }
     }
 }
 

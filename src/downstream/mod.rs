@@ -1,7 +1,7 @@
 //! How a client is met: what every listener does, whatever it serves.
 //!
 //! ```text
-//! accept -> handshake -> Conn (heads in, replies out) -> upload, download
+//! accept -> (balancer) -> handshake -> Conn (heads in, replies out) -> upload, download
 //! ```
 //!
 //! A listener is a [`accept::Door`]: it says how a connection is let in and what is done with it.
@@ -10,6 +10,7 @@
 //! Never: decides anything about a request.
 
 pub mod accept;
+pub(crate) mod balancer;
 pub(crate) mod conn;
 pub(crate) mod download;
 pub(crate) mod handshake;

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
 use crate::downstream::accept::{Admitted, Door};
+use crate::downstream::balancer::{NotServed, identify};
 use crate::downstream::handshake::{NoTls, handshake, part, version};
 use crate::message::Reason;
 use crate::telemetry::listeners::Rejection;
@@ -25,26 +26,27 @@ impl Door for Service {
         self.closing.get()
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: ClientAddr) {
         let stand = self.stand.load_full();
         stand.metrics.accepted.inc();
         let limits = &stand.way.outlet.limits;
         let limits = (limits.connections, limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &stand.metrics) {
+        let balancers = stand.listener.proxy_protocol.as_ref();
+        match Admitted::new(&self.admission, peer, limits, balancers, &stand.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker
                     .local
-                    .spawn(async move { connection(own, stand, stream, (client, admitted)).await });
+                    .spawn(async move { connection(own, stand, stream, (peer, admitted)).await });
             }
-            Err(reason) => refuse(self, &stand, client, (reason, None)),
+            Err(reason) => refuse(self, &stand, Facts::of(peer, None), (reason, None)),
         }
     }
 
-    fn shed(self: &Rc<Self>, client: ClientAddr) {
+    fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let stand = self.stand.load_full();
         stand.metrics.reject(Rejection::Descriptors);
-        refuse(self, &stand, client, (Reason::NoDescriptors, None));
+        refuse(self, &stand, Facts::of(peer, None), (Reason::NoDescriptors, None));
     }
 }
 
@@ -52,11 +54,10 @@ impl Door for Service {
 fn refuse(
     service: &Rc<Service>,
     stand: &Arc<Stand>,
-    client: ClientAddr,
+    facts: Facts,
     (reason, detail): (Reason, Option<String>),
 ) {
-    let facts = Rc::new(Facts { client, tls: "", names: Vec::new() });
-    let mut record = Record::new(&service.worker, &facts, stand);
+    let mut record = Record::new(&service.worker, &Rc::new(facts), stand);
     record.reason = Some(reason);
     record.detail = detail;
 }
@@ -64,44 +65,51 @@ fn refuse(
 async fn connection(
     service: Rc<Service>,
     stand: Arc<Stand>,
-    stream: TcpStream,
-    (client, admitted): (ClientAddr, Admitted),
+    mut stream: TcpStream,
+    (peer, mut admitted): (ClientAddr, Admitted),
 ) {
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &stand, client, (Reason::ClientGone, None));
+        return refuse(&service, &stand, Facts::of(peer, None), (Reason::ClientGone, None));
     }
-    let Some(config) = &stand.listener.tls else {
-        drop(stand);
-        let facts = Facts { client, tls: "", names: Vec::new() };
-        return serve::serve(&service, facts, stream, admitted).await;
-    };
     let alarm = service.worker.local.clock.alarm();
     alarm.set(stand.way.outlet.timeouts.handshake);
+    let facts = match identify(&mut stream, peer, &mut admitted, &alarm, &stand.metrics).await {
+        Ok(via) => Facts::of(peer, via),
+        Err(NotServed::Probe) => return,
+        Err(NotServed::Refused(via, reason, detail)) => {
+            return refuse(&service, &stand, Facts::of(peer, via), (reason, detail));
+        }
+    };
+    let Some(config) = &stand.listener.tls else {
+        drop((alarm, stand));
+        return serve::serve(&service, facts, stream, admitted).await;
+    };
     match handshake(stream, config, &alarm, &stand.metrics).await {
         Ok(stream) => {
             let tls = version(&stream);
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-            let facts = Facts { client, tls, names: shown.map(peer::names_of).unwrap_or_default() };
+            let names = shown.map(peer::names_of).unwrap_or_default();
+            let facts = Facts { tls, names, ..facts };
             drop((alarm, stand));
             // Boxed: TLS makes its state large, and most clients speak plain HTTP to a proxy.
             Box::pin(serve::serve(&service, facts, stream, admitted)).await;
         }
-        Err(NoTls::PlainHttp(stream)) => explain(&service, &stand, client, stream).await,
+        Err(NoTls::PlainHttp(stream)) => explain(&service, &stand, facts, stream).await,
         Err(NoTls::TimedOut) => {
-            refuse(&service, &stand, client, (Reason::HandshakeTimeout, None));
+            refuse(&service, &stand, facts, (Reason::HandshakeTimeout, None));
         }
+        Err(NoTls::Failed(error))
+            if facts.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
         Err(NoTls::Failed(error)) => {
-            let detail = Some(error.to_string());
-            refuse(&service, &stand, client, (Reason::TlsHandshake, detail));
+            refuse(&service, &stand, facts, (Reason::TlsHandshake, Some(error.to_string())));
         }
     }
 }
 
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
-async fn explain(service: &Rc<Service>, stand: &Arc<Stand>, client: ClientAddr, stream: TcpStream) {
-    let facts = Rc::new(Facts { client, tls: "", names: Vec::new() });
-    let mut record = Record::new(&service.worker, &facts, stand);
+async fn explain(service: &Rc<Service>, stand: &Arc<Stand>, facts: Facts, stream: TcpStream) {
+    let mut record = Record::new(&service.worker, &Rc::new(facts), stand);
     let why =
         "this port of the proxy speaks TLS: point the client at https://, or at the plain port";
     record.refused(Reason::PlainHttp, Some(why.to_owned()));

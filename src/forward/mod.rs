@@ -36,6 +36,7 @@ use arc_swap::ArcSwap;
 
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
+use crate::downstream::balancer::Via;
 use crate::net::admission::Admission;
 
 pub use commons::Commons;
@@ -59,7 +60,17 @@ pub struct Service {
 /// What is known about a client connection, from its handshake on.
 struct Facts {
     client: ClientAddr,
+    /// The balancer it came through. Boxed: most come through none.
+    via: Option<Box<Via>>,
     tls: &'static str,
     /// Names in its certificate.
     names: Vec<String>,
+}
+
+impl Facts {
+    /// Of a connection on which the client itself has said nothing yet.
+    fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
+        let client = via.as_ref().map_or(peer, |via| via.client());
+        Self { client, via, tls: "", names: Vec::new() }
+    }
 }

@@ -270,6 +270,9 @@ impl Event for Record {
         line.text(Key::Profile, PROFILE.as_bytes());
         line.text(Key::Listener, self.listener.label.as_bytes());
         line.address(Key::Client, self.facts.client.0);
+        if let Some(via) = &self.facts.via {
+            via.tell(line);
+        }
         if let Some(user) = &self.user {
             line.text(Key::User, user.as_bytes());
         }

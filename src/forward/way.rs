@@ -78,7 +78,10 @@ impl Way {
             Arc::new(Stand {
                 listener: Arc::clone(listener),
                 way: Arc::clone(self),
-                metrics: names.listener(PROFILE, &listener.label),
+                metrics: match listener.proxy_protocol {
+                    Some(_) => names.listener_for_balancers(PROFILE, &listener.label),
+                    None => names.listener(PROFILE, &listener.label),
+                },
             })
         };
         self.outlet.listeners.iter().map(one).collect()

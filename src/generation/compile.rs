@@ -179,7 +179,11 @@ impl Compiler<'_> {
         };
         Some(Site {
             address: listener.listen,
-            metrics: self.names.listener(&profile.name, &label),
+            metrics: match listener.proxy_protocol {
+                Some(_) => self.names.listener_for_balancers(&profile.name, &label),
+                None => self.names.listener(&profile.name, &label),
+            },
+            proxy_protocol: listener.proxy_protocol.clone(),
             names: Arc::new(Names {
                 profile: profile.name.clone(),
                 listener: label,

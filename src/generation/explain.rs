@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::addr::ClientAddr;
-use crate::config::Verify;
+use crate::config::{Others, ProxyProtocol, Verify};
 use crate::message::forward::{Origin, stripped_target, write_request};
 use crate::message::{Reason, RequestHead, host};
 use crate::units::{display_duration, display_size};
@@ -84,6 +84,9 @@ impl<'a> Explained<'a> {
             &site.names.listener,
             &generation.config.sources.locate(site.place),
         );
+        if let Some(balancers) = &site.proxy_protocol {
+            explained.line("balancers", &said(balancers), "");
+        }
         let mut text = format!("{} {target} HTTP/1.1\r\nHost: {authority}\r\n", asked.method);
         for field in &asked.headers {
             if field.contains(['\r', '\n']) || !field.contains(':') {
@@ -270,6 +273,16 @@ impl<'a> Explained<'a> {
             self.line(if index == 0 { "answer" } else { "" }, &line, "");
         }
     }
+}
+
+/// Who may say who the client is.
+fn said(balancers: &ProxyProtocol) -> String {
+    let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
+    let others = match balancers.others {
+        Others::Refuse => "others are refused",
+        Others::Direct => "others come directly",
+    };
+    format!("{} name the client; {others}", from.join(", "))
 }
 
 /// Authority, port and target of a URL.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::addr::{Destination, Host, Name, Pattern};
-use crate::config::{ForwardLimits, ForwardTimeouts, Place};
+use crate::config::{ForwardLimits, ForwardTimeouts, Place, ProxyProtocol};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::upstream::Endpoint;
 
@@ -55,6 +55,8 @@ pub struct Listener {
     pub label: String,
     /// Where `listen` is written.
     pub place: Place,
+    /// Balancers that say who the client is.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS between client and proxy; `None`: plain.
     pub tls: Option<Arc<ServerConfig>>,
 }

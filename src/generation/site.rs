@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::addr::{ClientAddr, HostPattern};
-use crate::config::{Limits, Place, Timeouts};
+use crate::config::{Limits, Place, ProxyProtocol, Timeouts};
 use crate::message::forward::Edits;
 use crate::message::{Framing, Reason, RequestHead, host, path};
 use crate::route::{Match, Table};
@@ -40,6 +40,8 @@ pub struct Site {
     pub limits: Limits,
     /// How long a client may take.
     pub timeouts: Timeouts,
+    /// Balancers that say who the client is.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS settings; `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
     /// Counters.
@@ -303,6 +305,7 @@ impl Site {
             trusted: self.trusted.clone(),
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),
+            proxy_protocol: self.proxy_protocol.clone(),
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
             edition: Arc::clone(&self.edition),

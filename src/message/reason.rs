@@ -135,6 +135,12 @@ reasons! {
     TlsHandshake => "tls_handshake_failed", 0;
     /// The TLS handshake took too long.
     HandshakeTimeout => "tls_handshake_timeout", 0;
+    /// What a balancer begins its connection with is not a PROXY protocol header.
+    BalancerHeader => "proxy_protocol_malformed", 0;
+    /// The PROXY protocol header of a balancer took too long.
+    BalancerTimeout => "proxy_protocol_timeout", 0;
+    /// Only the balancers that `proxy-protocol` lists may connect to this listener.
+    NotABalancer => "not_a_balancer", 0;
     /// A tunnel was silent for too long.
     TunnelIdle => "tunnel_idle", 0;
     /// The TLS message a client begins its tunnel with took too long.

@@ -55,13 +55,49 @@ impl Admission {
         if open.all >= most {
             return Err(Full::Listener);
         }
-        let of_client = open.clients.entry(client).or_default();
-        if *of_client >= most_per_client {
-            return Err(Full::Client);
-        }
-        *of_client += 1;
+        open.enter(client, most_per_client)?;
         open.all += 1;
         Ok(Permit { admission: Arc::clone(self), client })
+    }
+}
+
+impl Open {
+    fn enter(&mut self, client: IpAddr, most: usize) -> Result<(), Full> {
+        // Not `entry`: a client that is turned away must not leave a zero behind.
+        let of_client = self.clients.get(&client).copied().unwrap_or_default();
+        if of_client >= most {
+            return Err(Full::Client);
+        }
+        self.clients.insert(client, of_client + 1);
+        Ok(())
+    }
+
+    fn leave(&mut self, client: IpAddr) {
+        let left = self.clients.get_mut(&client).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if left == Some(0) {
+            self.clients.remove(&client);
+        }
+    }
+}
+
+impl Permit {
+    /// Counts the connection as this client's from now on, if the client has fewer than `most`: it
+    /// came through a balancer, which has only now said whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Full::Client`]; it is still counted as it was.
+    pub fn pass_to(&mut self, client: ClientAddr, most: usize) -> Result<(), Full> {
+        let client = client.network();
+        let mut open = self.admission.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.enter(client, most)?;
+        open.leave(self.client);
+        drop(open);
+        self.client = client;
+        Ok(())
     }
 }
 
@@ -69,13 +105,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.admission.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.all -= 1;
-        let left = open.clients.get_mut(&self.client).map(|count| {
-            *count -= 1;
-            *count
-        });
-        if left == Some(0) {
-            open.clients.remove(&self.client);
-        }
+        open.leave(self.client);
     }
 }
 
@@ -99,6 +129,24 @@ mod tests {
         let again = admission.admit(b, 3, 2);
         assert!(again.is_ok());
         drop((again, second, third));
+        assert!(admission.open.lock().unwrap().clients.is_empty());
+    }
+
+    #[test]
+    fn what_came_through_a_balancer_is_counted_as_the_clients() {
+        let admission = Arc::new(Admission::default());
+        let address = |text: &str| ClientAddr(text.parse().unwrap());
+        let (balancer, client) = (address("10.0.0.9:1"), address("192.0.2.1:1"));
+        let mut first = admission.admit(balancer, 3, usize::MAX).unwrap();
+        let mut second = admission.admit(balancer, 3, usize::MAX).unwrap();
+        first.pass_to(client, 1).unwrap();
+        assert_eq!(second.pass_to(client, 1), Err(Full::Client));
+        assert_eq!(admission.admit(client, 3, 1).unwrap_err(), Full::Client);
+        drop(first);
+        second.pass_to(client, 1).unwrap();
+        let open = admission.open.lock().unwrap().clients.clone();
+        assert_eq!(open, HashMap::from([(client.network(), 1)]));
+        drop(second);
         assert!(admission.open.lock().unwrap().clients.is_empty());
     }
 }

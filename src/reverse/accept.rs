@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::addr::ClientAddr;
 use crate::downstream::accept::{Admitted, Door};
+use crate::downstream::balancer::{NotServed, identify};
 use crate::downstream::handshake::{NoTls, handshake, part, version};
 use crate::downstream::{Reply, Worker};
 use crate::generation::Site;
@@ -25,25 +26,26 @@ impl Door for Service {
         self.closing.get()
     }
 
-    fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr) {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: ClientAddr) {
         let site = self.site.load_full();
         site.metrics.accepted.inc();
         let limits = (site.limits.connections, site.limits.connections_per_client);
-        match Admitted::new(&self.admission, client, limits, &site.metrics) {
+        let balancers = site.proxy_protocol.as_ref();
+        match Admitted::new(&self.admission, peer, limits, balancers, &site.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker
                     .local
-                    .spawn(async move { connection(own, site, stream, (client, admitted)).await });
+                    .spawn(async move { connection(own, site, stream, (peer, admitted)).await });
             }
-            Err(reason) => refuse(self, &site, client, reason, None),
+            Err(reason) => refuse(self, &site, Facts::of(peer, None), (reason, None)),
         }
     }
 
-    fn shed(self: &Rc<Self>, client: ClientAddr) {
+    fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let site = self.site.load_full();
         site.metrics.reject(Rejection::Descriptors);
-        refuse(self, &site, client, Reason::NoDescriptors, None);
+        refuse(self, &site, Facts::of(peer, None), (Reason::NoDescriptors, None));
     }
 }
 
@@ -51,12 +53,10 @@ impl Door for Service {
 fn refuse(
     service: &Rc<Service>,
     site: &Arc<Site>,
-    client: ClientAddr,
-    reason: Reason,
-    detail: Option<String>,
+    facts: Facts,
+    (reason, detail): (Reason, Option<String>),
 ) {
-    let facts = Rc::new(Facts { client, tls: "", sni: None });
-    let mut record = Record::refused(&service.worker, &facts, site);
+    let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
     record.reason = Some(reason);
     record.detail = detail;
 }
@@ -64,24 +64,31 @@ fn refuse(
 async fn connection(
     service: Rc<Service>,
     site: Arc<Site>,
-    stream: TcpStream,
-    (client, admitted): (ClientAddr, Admitted),
+    mut stream: TcpStream,
+    (peer, mut admitted): (ClientAddr, Admitted),
 ) {
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &site, client, Reason::ClientGone, None);
+        return refuse(&service, &site, Facts::of(peer, None), (Reason::ClientGone, None));
     }
-    let Some(config) = &site.tls else {
-        drop(site);
-        return h1::serve(&service, Facts { client, tls: "", sni: None }, stream, admitted).await;
-    };
     let alarm = service.worker.local.clock.alarm();
     alarm.set(site.timeouts.handshake);
+    let facts = match identify(&mut stream, peer, &mut admitted, &alarm, &site.metrics).await {
+        Ok(via) => Facts::of(peer, via),
+        Err(NotServed::Probe) => return,
+        Err(NotServed::Refused(via, reason, detail)) => {
+            return refuse(&service, &site, Facts::of(peer, via), (reason, detail));
+        }
+    };
+    let Some(config) = &site.tls else {
+        drop((alarm, site));
+        return h1::serve(&service, facts, stream, admitted).await;
+    };
     match handshake(stream, config, &alarm, &site.metrics).await {
         Ok(stream) => {
             let tls = version(&stream);
             let (_, session) = stream.get_ref();
-            let facts = Facts { client, tls, sni: session.server_name().map(str::to_owned) };
+            let facts = Facts { tls, sni: session.server_name().map(str::to_owned), ..facts };
             let is_h2 = session.alpn_protocol() == Some(b"h2");
             drop((alarm, site));
             if is_h2 {
@@ -91,18 +98,19 @@ async fn connection(
                 Box::pin(h1::serve(&service, facts, stream, admitted)).await;
             }
         }
-        Err(NoTls::PlainHttp(stream)) => explain(&service, &site, client, stream).await,
-        Err(NoTls::TimedOut) => refuse(&service, &site, client, Reason::HandshakeTimeout, None),
+        Err(NoTls::PlainHttp(stream)) => explain(&service, &site, facts, stream).await,
+        Err(NoTls::TimedOut) => refuse(&service, &site, facts, (Reason::HandshakeTimeout, None)),
+        Err(NoTls::Failed(error))
+            if facts.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
         Err(NoTls::Failed(error)) => {
-            refuse(&service, &site, client, Reason::TlsHandshake, Some(error.to_string()));
+            refuse(&service, &site, facts, (Reason::TlsHandshake, Some(error.to_string())));
         }
     }
 }
 
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
-async fn explain(service: &Rc<Service>, site: &Arc<Site>, client: ClientAddr, stream: TcpStream) {
-    let facts = Rc::new(Facts { client, tls: "", sni: None });
-    let mut record = Record::refused(&service.worker, &facts, site);
+async fn explain(service: &Rc<Service>, site: &Arc<Site>, facts: Facts, stream: TcpStream) {
+    let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
     record.reason = Some(Reason::PlainHttp);
     let reply = Reply::refusal(Reason::PlainHttp, &record.id);
     record.status = reply.status.as_u16();

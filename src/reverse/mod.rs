@@ -22,6 +22,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::addr::ClientAddr;
+use crate::downstream::balancer::Via;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::Site;
 use crate::message::TraceParent;
@@ -43,11 +44,19 @@ pub struct Service {
 /// What is known about a client connection, from its handshake on.
 struct Facts {
     client: ClientAddr,
+    /// The balancer it came through. Boxed: most come through none.
+    via: Option<Box<Via>>,
     tls: &'static str,
     sni: Option<String>,
 }
 
 impl Facts {
+    /// Of a connection on which the client itself has said nothing yet.
+    fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
+        let client = via.as_ref().map_or(peer, |via| via.client());
+        Self { client, via, tls: "", sni: None }
+    }
+
     /// What an upstream is told about where a request of this connection came from.
     fn origin<'a>(
         &self,

@@ -311,6 +311,9 @@ impl Event for Record {
         line.text(Key::Profile, self.names.profile.as_bytes());
         line.text(Key::Listener, self.names.listener.as_bytes());
         line.address(Key::Client, self.facts.client.0);
+        if let Some(via) = &self.facts.via {
+            via.tell(line);
+        }
         if let Some(asked) = &self.request {
             line.text(Key::Method, asked.method.as_str().as_bytes());
             line.text(Key::Host, &asked.host);

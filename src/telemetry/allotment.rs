@@ -60,9 +60,20 @@ impl Allotment {
     /// Handles of a listener.
     #[must_use]
     pub fn listener(&self, profile: &str, listener: &str) -> ListenerMetrics {
-        let own = self.admits(1, Series::Listener(profile.to_owned(), listener.to_owned()));
-        let (profile, listener) = if own { (profile, listener) } else { (OTHER, OTHER) };
+        let (profile, listener) = self.listener_names(profile, listener);
         self.metrics.listener(profile, listener)
+    }
+
+    /// Handles of a listener for balancers.
+    #[must_use]
+    pub fn listener_for_balancers(&self, profile: &str, listener: &str) -> ListenerMetrics {
+        let (profile, listener) = self.listener_names(profile, listener);
+        self.metrics.listener_for_balancers(profile, listener)
+    }
+
+    fn listener_names<'a>(&self, profile: &'a str, listener: &'a str) -> (&'a str, &'a str) {
+        let own = self.admits(1, Series::Listener(profile.to_owned(), listener.to_owned()));
+        if own { (profile, listener) } else { (OTHER, OTHER) }
     }
 
     /// Handles of an upstream.

@@ -107,7 +107,7 @@ mod tests {
         let empty = rendered(&metrics);
         let (old, other) =
             (metrics.route("internet", "/x/").with_websockets(), metrics.route("internet", "/y/"));
-        let listener = metrics.listener("internet", "127.0.0.1:1");
+        let listener = metrics.listener_for_balancers("internet", "127.0.0.1:1");
         let upstream = metrics.upstream("u");
         old.requests[1].inc();
         listener.reject(Rejection::Client);

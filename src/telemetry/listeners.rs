@@ -55,6 +55,46 @@ const HANDSHAKES: [[&str; 3]; 6] = [
     ["none", "timeout", "false"],
 ];
 
+/// What came of a connection to a listener for balancers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Balanced {
+    /// A header that names the client.
+    Proxied,
+    /// A header that says that the balancer speaks for itself.
+    Local,
+    /// A header that does not name the client.
+    Unknown,
+    /// Closed before the first byte.
+    Probe,
+    /// No header, or one that is not right.
+    Malformed,
+    /// No whole header in time.
+    TimedOut,
+    /// The connection broke.
+    Broken,
+    /// Not from a balancer.
+    Unlisted,
+}
+
+impl Balanced {
+    const WORDS: [&'static str; 8] = [
+        "proxied",
+        "local",
+        "unknown",
+        "probe",
+        "malformed",
+        "timeout",
+        "broken",
+        "not_a_balancer",
+    ];
+
+    /// The word in logs and metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+}
+
 /// The families.
 pub(super) struct Listeners {
     active: IntGaugeVec,
@@ -62,6 +102,7 @@ pub(super) struct Listeners {
     rejected: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_seconds: HistogramVec,
+    balanced: IntCounterVec,
 }
 
 /// Handles of one listener.
@@ -74,6 +115,8 @@ pub struct ListenerMetrics {
     rejected: [IntCounter; 3],
     handshakes: [IntCounter; 6],
     handshake_seconds: Histogram,
+    /// Only of listeners for balancers.
+    balanced: Option<Arc<[IntCounter; 8]>>,
     /// For what outlives the listener.
     pub lease: Arc<Lease>,
 }
@@ -88,6 +131,13 @@ impl ListenerMetrics {
     pub fn shook_hands(&self, how: Handshake, took: Duration) {
         self.handshakes[how as usize].inc();
         self.handshake_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a connection to a listener for balancers.
+    pub fn balanced(&self, what: Balanced) {
+        if let Some(counters) = &self.balanced {
+            counters[what as usize].inc();
+        }
     }
 
     /// Counts a handshake that did not.
@@ -126,6 +176,12 @@ impl Listeners {
                 BUCKETS,
                 listener,
             )?,
+            balanced: counters(
+                registry,
+                "proxy_protocol_total",
+                "Connections to listeners with `proxy-protocol`, by what came of their header.",
+                &["profile", "listener", "result"],
+            )?,
         })
     }
 
@@ -146,7 +202,19 @@ impl Listeners {
                 self.handshakes.with_label_values(&[profile, listener, version, result, resumed])
             }),
             handshake_seconds: self.handshake_seconds.with_label_values(labels),
+            balanced: None,
         }
+    }
+
+    /// The same for a listener for balancers.
+    pub(super) fn for_balancers(
+        &self,
+        handles: ListenerMetrics,
+        profile: &str,
+        listener: &str,
+    ) -> ListenerMetrics {
+        let counter = |word| self.balanced.with_label_values(&[profile, listener, word]);
+        ListenerMetrics { balanced: Some(Arc::new(Balanced::WORDS.map(counter))), ..handles }
     }
 
     /// Whether a connection is open.
@@ -162,6 +230,9 @@ impl Listeners {
         let _ = self.handshake_seconds.remove_label_values(labels);
         for reason in REJECTIONS {
             let _ = self.rejected.remove_label_values(&[profile, listener, reason]);
+        }
+        for word in Balanced::WORDS {
+            let _ = self.balanced.remove_label_values(&[profile, listener, word]);
         }
         for [version, result, resumed] in HANDSHAKES {
             let labels = &[profile, listener, version, result, resumed];

@@ -289,6 +289,17 @@ impl Metrics {
         self.listeners.handles(Lease::of(self, series), profile, listener)
     }
 
+    /// Handles of a listener for balancers.
+    #[must_use]
+    pub fn listener_for_balancers(
+        self: &Arc<Self>,
+        profile: &str,
+        listener: &str,
+    ) -> ListenerMetrics {
+        let handles = self.listener(profile, listener);
+        self.listeners.for_balancers(handles, profile, listener)
+    }
+
     /// Handles of an upstream.
     #[must_use]
     pub fn upstream(self: &Arc<Self>, name: &str) -> UpstreamMetrics {

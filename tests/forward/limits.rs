@@ -94,3 +94,35 @@ fn connections_that_never_ask_are_closed_and_slow_heads_are_told() {
     let answer = world.sent(&huge).answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("header_too_large"));
 }
+
+#[test]
+fn rules_are_for_the_client_that_a_listed_balancer_names() {
+    let rules = r#"
+[[forward.rule]]
+name = "facebook"
+# As an address of IPv4 is carried in IPv6: the same network.
+clients = ["::ffff:10.7.0.0/112"]
+allow = ["graph.facebook.com"]
+ports = [PORT]
+addresses = ["127.0.0.0/8"]
+"#;
+    let listener = "proxy-protocol = { from = [\"127.0.0.1\"] }";
+    let mut world = World::with(Setup { listener, rules, ..Setup::default() });
+    for header in [
+        "PROXY TCP4 10.7.0.5 10.0.0.1 4660 3128\r\n",
+        "PROXY TCP6 ::ffff:10.7.0.6 ::1 4660 3128\r\n",
+    ] {
+        let mut client = world.sent(&format!("{header}{CONNECT}"));
+        assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
+    }
+    let other =
+        world.sent(&format!("PROXY TCP4 10.8.0.5 10.0.0.1 4660 3128\r\n{CONNECT}")).answer();
+    assert_eq!(other.field("gateway-reason").as_deref(), Some("egress_client"));
+    let line = world.lines_of("10.8.0.5:4660".parse().unwrap(), 1).remove(0);
+    assert_eq!(line["proxy_protocol"], "proxied");
+    let mut bare = world.sent(CONNECT);
+    bare.end();
+    assert!(bare.input.is_empty());
+    let line = world.lines_of(bare.local(), 1).remove(0);
+    assert_eq!(line["reason"], "proxy_protocol_malformed");
+}

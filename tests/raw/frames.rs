@@ -41,7 +41,11 @@ pub(crate) struct Frames {
 impl Frames {
     /// Connects and says hello.
     pub(crate) fn client(world: &World) -> Self {
-        let mut wire = World::over(world.tcp(), b"h2");
+        Self::over(World::over(world.tcp(), b"h2"))
+    }
+
+    /// Says hello on a connection.
+    pub(crate) fn over(mut wire: Wire) -> Self {
         wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let mut frames = Self { wire, stream: 0 };
         // SETTINGS_HEADER_TABLE_SIZE 0: whoever answers cannot refer to earlier answers.

@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) limits: &'static str,
     /// Keys of its timeouts.
     pub(crate) timeouts: &'static str,
+    /// Keys of the listener, and more listeners.
+    pub(crate) listener: &'static str,
     /// Keys of the upstream.
     pub(crate) upstream: &'static str,
     /// Keys of the route for `/`.
@@ -171,11 +173,15 @@ impl World {
 
     /// Denies what the route for `/` took, by a reload.
     pub(crate) fn deny(&self) {
+        self.rewrite("path = \"/\"\nupstream = \"stage\"", "path = \"/\"\ndeny = true");
+    }
+
+    /// Changes a piece of the configuration, by a reload.
+    pub(crate) fn rewrite(&self, piece: &str, new: &str) {
         let file = self.dir.path().join("gateway.toml");
         let before = fs::read_to_string(&file).unwrap();
-        let taking = "path = \"/\"\nupstream = \"stage\"";
-        assert!(before.contains(taking));
-        fs::write(file, before.replace(taking, "path = \"/\"\ndeny = true")).unwrap();
+        assert!(before.contains(piece), "{before}");
+        fs::write(file, before.replacen(piece, new, 1)).unwrap();
         let mut admin = TcpStream::connect(self.admin).unwrap();
         admin.set_read_timeout(Some(PATIENCE)).unwrap();
         let fields =
@@ -215,6 +221,16 @@ impl World {
     pub(crate) fn over(tcp: TcpStream, protocol: &[u8]) -> Wire {
         let name = "localhost".try_into().unwrap();
         let tls = ClientConnection::new(client_config(protocol), name).unwrap();
+        Wire::client(tls, tcp)
+    }
+
+    /// The same, its hello in one piece with what comes before it.
+    pub(crate) fn over_after(mut tcp: TcpStream, first: &[u8]) -> Wire {
+        let name = "localhost".try_into().unwrap();
+        let mut tls = ClientConnection::new(client_config(b"http/1.1"), name).unwrap();
+        let mut bytes = first.to_vec();
+        tls.write_tls(&mut bytes).unwrap();
+        tcp.write_all(&bytes).unwrap();
         Wire::client(tls, tcp)
     }
 
@@ -364,7 +380,7 @@ fn written(setup: &Setup, upstream: SocketAddr, listen: SocketAddr, admin: Socke
     } else {
         format!("endpoints = [\"http://{upstream}\"]")
     };
-    let Setup { profile, limits, timeouts, upstream, route, routes, .. } = setup;
+    let Setup { profile, limits, timeouts, listener, upstream, route, routes, .. } = setup;
     format!(
         r#"
 [gateway]
@@ -392,6 +408,7 @@ certificates = ["own"]
 {timeouts}
 [[profile.edge.listener]]
 listen = "{listen}"
+{listener}
 [[profile.edge.route]]
 path = "/"
 upstream = "stage"

@@ -142,12 +142,14 @@ impl Check<'_> {
         }
         let client_certificates =
             self.client_certificates(file.client_ca.as_ref(), file.client_certificate.as_ref());
+        let proxy_protocol = self.proxy_protocol(file.proxy_protocol.as_ref());
         let certificates: Vec<CertificateId> = certificates;
         Some(ForwardListener {
             place: self.place(&file.listen),
             listen: listen?,
             certificates,
             client_certificates: client_certificates?,
+            proxy_protocol: proxy_protocol?,
         })
     }
 

@@ -18,6 +18,7 @@ impl Check<'_> {
         let listen = self.address(&file.listen);
         let client_certificates =
             self.client_certificates(file.client_ca.as_ref(), file.client_certificate.as_ref());
+        let proxy_protocol = self.proxy_protocol(file.proxy_protocol.as_ref());
         let serve = self.serve(file, upstreams);
         Some(Listener {
             place: self.place(&file.listen),
@@ -25,6 +26,7 @@ impl Check<'_> {
             serve: serve?,
             http2: file.http2.as_ref().is_none_or(|http2| http2.value),
             client_certificates: client_certificates?,
+            proxy_protocol: proxy_protocol?,
         })
     }
 

@@ -4,6 +4,7 @@
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
 mod balance;
+mod balancers;
 mod clash;
 mod doctor;
 mod forward;

@@ -104,6 +104,7 @@ impl Check<'_> {
             );
             return None;
         };
+        let network = unmapped(network);
         if network.trunc() != network {
             let message = format!("`{text}` names a host and a network at once");
             let (net, host) = (network.trunc(), network.addr());
@@ -170,6 +171,15 @@ impl Check<'_> {
         self.found.push(problem.with_label(failure).with_help(help));
         None
     }
+}
+
+/// IPv4 addresses written as they are carried in IPv6 (`::ffff:10.0.0.0/104`), as IPv4: clients are
+/// always compared so.
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(carried) = network else { return network };
+    let ip = carried.addr().to_ipv4_mapped();
+    let length = carried.prefix_len().checked_sub(96);
+    ip.zip(length).and_then(|(ip, length)| IpNet::new(ip.into(), length).ok()).unwrap_or(network)
 }
 
 /// `path`, which may be relative to `dir`, without steps that go nowhere.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::addr::{Name, Pattern};
 use crate::config::problem::Place;
 
-use super::{CertificateId, ClientCertificates, Endpoint, Verify};
+use super::{CertificateId, ClientCertificates, Endpoint, ProxyProtocol, Verify};
 
 /// `[forward]`: the way out.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ pub struct ForwardListener {
     pub certificates: Vec<CertificateId>,
     /// Certificates asked of clients.
     pub client_certificates: ClientCertificates,
+    /// Balancers that say who the client is; `None`: everybody speaks for himself.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// Index into [`Forward::parents`].

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Amount, ClientCertificateFile, Maybe, Written};
+use super::{Amount, ClientCertificateFile, Maybe, ProxyProtocolFile, Written};
 
 /// Host names and addresses, each with its place.
 pub type Hosts = BTreeMap<toml::Spanned<String>, Written<Vec<Written<String>>>>;
@@ -57,6 +57,8 @@ pub struct ForwardListenerFile {
     pub client_ca: Maybe<String>,
     /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
+    /// Balancers in front that say who the client is, e.g. `{ from = ["10.0.0.10"] }`. Default: none.
+    pub proxy_protocol: Maybe<ProxyProtocolFile>,
 }
 
 /// Which clients may go where. Something of `clients`, `users` and `client-names` is needed, and

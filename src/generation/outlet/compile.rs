@@ -152,6 +152,7 @@ fn listener(
         address: written.listen,
         label: written.listen.to_string(),
         place: written.place,
+        proxy_protocol: written.proxy_protocol.clone(),
         tls,
     }))
 }

@@ -101,6 +101,7 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::BadDestination
         | Reason::NotTls
         | Reason::BadHello
+        | Reason::BalancerHeader
         | Reason::TlsHandshake => Flag::ClientProtocol,
         Reason::RouteDenied
         | Reason::WebSocketDenied
@@ -112,13 +113,15 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::EgressLiteral
         | Reason::EgressAddress
         | Reason::SniMismatch
-        | Reason::SniMissing => Flag::Denied,
+        | Reason::SniMissing
+        | Reason::NotABalancer => Flag::Denied,
         Reason::ProxyAuthRequired | Reason::ProxyAuthFailed => Flag::Unknown,
         Reason::NoRoute | Reason::MethodNotAllowed | Reason::UnknownHost => Flag::NoRoute,
         Reason::HeaderTimeout
         | Reason::BodyTooSlow
         | Reason::ClientTooSlow
         | Reason::HandshakeTimeout
+        | Reason::BalancerTimeout
         | Reason::HelloTimeout => Flag::ClientTimeout,
         Reason::BodyTooLarge | Reason::HeaderTooLarge => Flag::TooLarge,
         Reason::UpstreamConnect

@@ -42,11 +42,12 @@ pub async fn receive(stream: &mut TcpStream) -> Result<Header, NoHeader> {
     // On the heap, because it lives across waiting, and gone with the header.
     let mut seen = vec![0; MOST];
     loop {
-        let length = stream.peek(&mut seen).await?;
-        if length == 0 {
-            let taken = reader.taken();
-            return Err(if taken == 0 { NoHeader::Nothing } else { NoHeader::Cut(taken) });
-        }
+        let length = match (stream.peek(&mut seen).await, reader.taken()) {
+            // Checks of balancers end with a reset, which costs them less.
+            (Ok(0) | Err(_), 0) => return Err(NoHeader::Nothing),
+            (Ok(0), taken) => return Err(NoHeader::Cut(taken)),
+            (length, _) => length?,
+        };
         let (taken, header) = reader.feed(&seen[..length])?;
         // What was seen is in the socket's buffer, so this does not wait.
         stream.read_exact(&mut seen[..taken]).await?;

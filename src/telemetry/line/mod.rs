@@ -80,8 +80,14 @@ keys! {
     Profile => "profile", "app_gateway.profile";
     /// Name of the listener.
     Listener => "listener", "app_gateway.listener";
-    /// The TCP peer.
+    /// The TCP peer, or whom a balancer names.
     Client => "client", "client.ip";
+    /// The TCP peer, where that is a balancer.
+    Peer => "peer", "app_gateway.peer";
+    /// What the balancer said about the connection.
+    ProxyProtocol => "proxy_protocol", "app_gateway.proxy_protocol";
+    /// What the balancer calls the connection.
+    PeerId => "peer_id", "app_gateway.peer_id";
     /// Who has logged in.
     User => "user", "user.name";
     /// Method of the request.

@@ -6,8 +6,8 @@ import net from 'node:net';
 import { start } from './processes.mjs';
 import { until } from './wait.mjs';
 
-/** `http` is the inside of the `http { }` block; `ports` are waited for as `[address, port]`. */
-export async function startNginx(world, http, { ports = [], events = '' } = {}) {
+/** `http` and `stream` are the insides of those blocks; `ports` are waited for as `[address, port]`. */
+export async function startNginx(world, http, { ports = [], events = '', stream = '' } = {}) {
   const prefix = mkdtempSync(join(world.dir, 'nginx-'));
   mkdirSync(join(prefix, 'logs'));
   const conf = join(prefix, 'nginx.conf');
@@ -15,7 +15,10 @@ export async function startNginx(world, http, { ports = [], events = '' } = {}) 
     .map((what) => `${what}_temp_path ${prefix}/${what};`).join('\n  ');
   // As root, workers would drop to `nobody` and could not enter the private temporary directory.
   const user = process.getuid() === 0 ? 'user root;' : '';
+  // In Debian it is a module of its own.
+  const module = stream && `load_module ${process.env.NGINX_MODULES ?? '/usr/lib/nginx/modules'}/ngx_stream_module.so;`;
   writeFileSync(conf, `${user}
+${module}
 daemon off;
 worker_processes 1;
 pid ${prefix}/nginx.pid;
@@ -28,6 +31,7 @@ http {
   ${temporary}
   ${http.replaceAll('$PREFIX', prefix)}
 }
+${stream && `stream { ${stream.replaceAll('$PREFIX', prefix)} }`}
 `);
   const running = start(process.env.NGINX ?? 'nginx', ['-p', prefix, '-e', 'stderr', '-c', conf], {
     env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },

@@ -1,0 +1,56 @@
+//! `proxy-protocol` of a listener: its balancers.
+//!
+//! In: the table. Out: [`ProxyProtocol`]. Never: an empty list, which would let nobody in.
+
+use crate::config::checked::{Others, ProxyProtocol};
+use crate::config::file::{OthersFile, ProxyProtocolFile, Written};
+use crate::config::problem::Problem;
+
+use super::Check;
+
+impl Check<'_> {
+    /// `None`: it is wrong. `Some(None)`: there is none.
+    #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
+    pub(super) fn proxy_protocol(
+        &mut self,
+        written: Option<&Written<ProxyProtocolFile>>,
+    ) -> Option<Option<ProxyProtocol>> {
+        let Some(file) = written.map(|written| &written.value) else { return Some(None) };
+        let list = &file.from;
+        if list.value.is_empty() {
+            if !self.found.is_damaged(self.place(list)) {
+                let message = "this list of balancers is empty";
+                self.found.push(
+                    Problem::error("listener.proxy-protocol", self.place(list), message)
+                        .with_label("nobody could connect")
+                        .with_help(
+                            "name the addresses the balancers connect from, or leave `proxy-protocol` out",
+                        ),
+                );
+            }
+            return None;
+        }
+        let (mut from, mut good) = (Vec::new(), true);
+        for written in &list.value {
+            let place = self.place(written);
+            let Some(network) = self.network(written, "listener.proxy-protocol") else {
+                good = false;
+                continue;
+            };
+            if network.prefix_len() == 0 {
+                let message = "every client is believed to be a balancer";
+                self.found.push(
+                    Problem::warning("listener.trusts-everyone", place, message)
+                        .with_label("anybody can pretend to come from any address")
+                        .with_help("name the addresses the balancers connect from"),
+                );
+            }
+            from.push(network);
+        }
+        let others = match file.others.as_ref().map(|written| written.value) {
+            Some(OthersFile::Direct) => Others::Direct,
+            Some(OthersFile::Refuse) | None => Others::Refuse,
+        };
+        good.then_some(Some(ProxyProtocol { from, others }))
+    }
+}

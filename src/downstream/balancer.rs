@@ -1,0 +1,202 @@
+//! Connections that come through a balancer: who is a balancer, and what it says about a connection
+//! before its first byte (PROXY protocol).
+//!
+//! Who may send a header is asked before one is read: a listed balancer must, nobody else can.
+//!
+//! Never: guesses from the bytes whether there is a header.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+use crate::addr::ClientAddr;
+use crate::config::{Others, ProxyProtocol};
+use crate::message::Reason;
+use crate::net::Alarm;
+use crate::net::proxy_protocol::{Header, NoHeader, Origin, Tlv, receive};
+use crate::telemetry::ListenerMetrics;
+use crate::telemetry::line::{Key, Line};
+use crate::telemetry::listeners::Balanced;
+
+use super::accept::Admitted;
+use super::handshake::until;
+
+/// Longest name of a connection that is kept (section 2.2.5), in bytes.
+const LONGEST_ID: usize = 128;
+
+/// Who a TCP peer is to a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Caller {
+    /// A client that came directly.
+    Client,
+    /// A balancer, which says who the client is.
+    Balancer,
+    /// Somebody who is not to come directly.
+    Stranger,
+}
+
+impl Caller {
+    /// By the settings of the listener.
+    pub(crate) fn of(peer: ClientAddr, settings: Option<&ProxyProtocol>) -> Self {
+        let Some(settings) = settings else { return Self::Client };
+        let ip = peer.ip();
+        match settings.others {
+            _ if settings.from.iter().any(|network| network.contains(&ip)) => Self::Balancer,
+            Others::Refuse => Self::Stranger,
+            Others::Direct => Self::Client,
+        }
+    }
+}
+
+/// What a balancer said about a connection.
+#[derive(Debug)]
+pub(crate) struct Via {
+    /// The balancer: the TCP peer.
+    peer: SocketAddr,
+    origin: Origin,
+    /// What the balancer calls the connection.
+    id: Option<Box<[u8]>>,
+}
+
+impl Via {
+    /// Who the client is: the balancer itself, if it speaks for nobody.
+    pub(crate) fn client(&self) -> ClientAddr {
+        match self.origin {
+            // As which it would have come directly, where IPv4 is never carried in IPv6.
+            Origin::Proxied { source, .. } => {
+                ClientAddr(SocketAddr::new(source.ip().to_canonical(), source.port()))
+            }
+            Origin::Local | Origin::Unknown => ClientAddr(self.peer),
+        }
+    }
+
+    /// Whether the client is somebody else than the balancer.
+    fn is_for_another(&self) -> bool {
+        matches!(self.origin, Origin::Proxied { .. })
+    }
+
+    /// Whether a handshake that failed so only ends a check of the balancer's, which has seen enough.
+    pub(crate) fn was_a_check(&self, failed: &io::Error) -> bool {
+        let gone = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe];
+        self.origin == Origin::Local && gone.contains(&failed.kind())
+    }
+
+    fn counted(&self) -> Balanced {
+        match self.origin {
+            Origin::Proxied { .. } => Balanced::Proxied,
+            Origin::Local => Balanced::Local,
+            Origin::Unknown => Balanced::Unknown,
+        }
+    }
+
+    /// Tells its fields of a log line.
+    pub(crate) fn tell(&self, line: &mut impl Line) {
+        line.address(Key::Peer, self.peer);
+        line.text(Key::ProxyProtocol, self.counted().word().as_bytes());
+        if let Some(id) = &self.id {
+            line.text(Key::PeerId, id);
+        }
+    }
+}
+
+/// Why a balancer's connection is not served.
+pub(crate) enum NotServed {
+    /// The balancer wanted to know whether somebody is here, and has gone.
+    Probe,
+    /// It is refused; with what the balancer said, and for the operator what is wrong with that.
+    Refused(Option<Box<Via>>, Reason, Option<String>),
+}
+
+/// Finds out whose a connection is, and counts it as theirs; `None`: it came directly. If it is a
+/// balancer's, its header is taken off, until the alarm goes off; `metrics` are the listener's.
+///
+/// # Errors
+///
+/// [`NotServed`].
+pub(crate) async fn identify(
+    stream: &mut TcpStream,
+    peer: ClientAddr,
+    admitted: &mut Admitted,
+    alarm: &Alarm,
+    metrics: &ListenerMetrics,
+) -> Result<Option<Box<Via>>, NotServed> {
+    if !admitted.is_balancers {
+        return Ok(None);
+    }
+    // Boxed: most listeners have no balancer.
+    let (via, counted) = Box::pin(header(stream, peer, alarm)).await;
+    metrics.balanced(counted);
+    let via = Box::new(via?);
+    if via.is_for_another()
+        && let Err(reason) = admitted.pass_to(via.client(), metrics)
+    {
+        return Err(NotServed::Refused(Some(via), reason, None));
+    }
+    Ok(Some(via))
+}
+
+/// Takes the header off a balancer's connection, until the alarm goes off, and says what it is
+/// counted as.
+async fn header(
+    stream: &mut TcpStream,
+    peer: ClientAddr,
+    alarm: &Alarm,
+) -> (Result<Via, NotServed>, Balanced) {
+    let refused = |reason, detail: String| Err(NotServed::Refused(None, reason, Some(detail)));
+    let Some(received) = until(alarm, receive(stream)).await else {
+        let detail = "no whole PROXY protocol header in time".to_owned();
+        return (refused(Reason::BalancerTimeout, detail), Balanced::TimedOut);
+    };
+    let header = match received {
+        Ok(header) => header,
+        Err(NoHeader::Nothing) => return (Err(NotServed::Probe), Balanced::Probe),
+        Err(NoHeader::Io(error)) => {
+            return (refused(Reason::ClientGone, error.to_string()), Balanced::Broken);
+        }
+        Err(wrong @ (NoHeader::Malformed(_) | NoHeader::Cut(_))) => {
+            return (refused(Reason::BalancerHeader, wrong.to_string()), Balanced::Malformed);
+        }
+    };
+    let via = via(peer, &header);
+    let counted = via.counted();
+    // A health check may end with the header that says it is one, or say nothing after it.
+    if via.origin == Origin::Local
+        && !matches!(until(alarm, stream.peek(&mut [0])).await, Some(Ok(1)))
+    {
+        return (Err(NotServed::Probe), counted);
+    }
+    (Ok(via), counted)
+}
+
+fn via(peer: ClientAddr, header: &Header) -> Via {
+    let id = header.tlv(Tlv::UniqueId).filter(|id| (1..=LONGEST_ID).contains(&id.len()));
+    let origin = match header.origin {
+        // Version 1 has no LOCAL: a check then names the balancer's own address (section 2.1).
+        Origin::Proxied { source, .. } if source == peer.0 => Origin::Local,
+        origin => origin,
+    };
+    Via { peer: peer.0, origin, id: id.map(Box::from) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balancer_is_who_is_listed_however_its_address_is_carried() {
+        let peer = |text: &str| ClientAddr(text.parse().unwrap());
+        let from = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8::5/128".parse().unwrap()];
+        let mut settings = ProxyProtocol { from, others: Others::Refuse };
+        for listed in ["10.0.0.9:1", "[::ffff:10.0.0.9]:1", "[2001:db8::5]:1"] {
+            assert_eq!(Caller::of(peer(listed), Some(&settings)), Caller::Balancer, "{listed}");
+        }
+        for other in ["10.0.1.9:1", "[::ffff:10.0.1.9]:1", "[2001:db8::6]:1"] {
+            assert_eq!(Caller::of(peer(other), Some(&settings)), Caller::Stranger, "{other}");
+        }
+        settings.others = Others::Direct;
+        assert_eq!(Caller::of(peer("10.0.1.9:1"), Some(&settings)), Caller::Client);
+        assert_eq!(Caller::of(peer("10.0.0.9:1"), Some(&settings)), Caller::Balancer);
+        assert_eq!(Caller::of(peer("10.0.0.9:1"), None), Caller::Client);
+    }
+}

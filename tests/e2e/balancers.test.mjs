@@ -1,0 +1,155 @@
+// Load balancers in front of the gateway that say who the client is: HAProxy and nginx, both versions of the PROXY protocol.
+
+import { after, before, describe, test } from 'node:test';
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { openWorld } from './lib/world.mjs';
+import { curl } from './lib/curl.mjs';
+import { gatewayOnly } from './lib/gateway.mjs';
+import { startHaproxy } from './lib/haproxy.mjs';
+import { run } from './lib/processes.mjs';
+import { until } from './lib/wait.mjs';
+
+let world, origin, gateway, balancer, client;
+
+/** A frontend of HAProxy that passes on to the gateway, from the balancer's address. */
+const frontend = (port, send, { bind = '', before = '', to = gateway.listener() } = {}) => `
+listen p${port}
+  bind ${world.address}:${port} ${bind}
+  unique-id-format lb-%ci-%cp
+  ${before}
+  server g ${to.host}:${to.port} source ${balancer} ${send}`;
+
+/** What the origin saw of a request from the client's address through this port, and its line in the log. */
+async function through(port, { to = gateway, args = [], ...options } = {}) {
+  const path = `/seen?port=${port}-${to.access.length}`;
+  const answer = await curl(world, to, path, { args: ['--interface', client, ...args], listener: { host: world.address, port }, ...options });
+  assert.equal(answer.status, 200, `${answer.err}\n${to.stderr}`);
+  const headers = new Map(answer.json.rawHeaders.flatMap((name, i, all) => (i % 2 ? [] : [[name.toLowerCase(), all[i + 1]]])));
+  return { headers, line: await to.accessLine(`of ${path}`, (line) => line.path === path), answer };
+}
+
+function assertFromClient({ headers, line }) {
+  assert.equal(headers.get('x-forwarded-for'), client);
+  assert.equal(line.client.split(':')[0], client);
+  assert.equal(line.peer.split(':')[0], balancer);
+  assert.equal(line.proxy_protocol, 'proxied');
+}
+
+before(async () => {
+  world = await openWorld('balancers');
+  const net24 = world.address.replace(/\.1$/, '');
+  [balancer, client] = [`${net24}.10`, `${net24}.77`];
+  origin = await world.origin();
+  const config = await world.plainConfig({
+    upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
+    listener: { 'proxy-protocol': { from: [balancer] } },
+    route: [{ path: '/', upstream: 'origin' }],
+  });
+  config.profile.internet.listener.push(
+    { listen: `${world.address}:${await world.freePort()}`, 'redirect-to-https': 443, 'proxy-protocol': { from: [balancer] } });
+  gateway = await world.gateway(config);
+});
+after(() => world.close());
+
+describe('HAProxy in front', { skip: gatewayOnly }, () => {
+  test('every way in which it sends the header', async () => {
+    const pem = join(world.dir, 'haproxy.pem');
+    const person = world.ca.issue('person', [], { client: true });
+    writeFileSync(pem, Buffer.concat([world.certs.gateway.crtText, world.certs.gateway.keyText]));
+    const ways = {
+      'send-proxy': {},
+      'send-proxy-v2': {},
+      'send-proxy-v2 proxy-v2-options unique-id,crc32c': { id: true },
+      // It ends TLS itself, says what it saw, and begins TLS anew.
+      'ssl verify none send-proxy-v2-ssl': { bind: `ssl crt ${pem}` },
+      'ssl verify none send-proxy-v2-ssl-cn proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id':
+        { bind: `ssl crt ${pem} ca-file ${world.ca.crt} verify required`, args: ['--cert', person.crt, '--key', person.key], id: true },
+    };
+    const ports = [];
+    let sections = '';
+    for (const [send, { bind }] of Object.entries(ways)) {
+      ports.push(await world.freePort());
+      sections += frontend(ports.at(-1), send, { bind });
+    }
+    await startHaproxy(world, sections, { ports: ports.map((port) => [world.address, port]) });
+    for (const [index, [send, { args, id }]] of Object.entries(ways).entries()) {
+      const seen = await through(ports[index], { args });
+      assertFromClient(seen);
+      const port = seen.line.client.split(':')[1];
+      assert.equal(seen.line.peer_id, id && `lb-${client}-${port}`, send);
+    }
+    // Over HTTP/2, where TLS goes through as it is.
+    assertFromClient(await through(ports[1], { args: ['--http2'] }));
+  });
+
+  test('the port that only redirects', async () => {
+    const port = await world.freePort();
+    await startHaproxy(world, frontend(port, 'send-proxy-v2', { to: gateway.listener('internet', 1) }), { ports: [[world.address, port]] });
+    const answer = await run('curl', ['--silent', '--include', '--interface', client, `http://${world.address}:${port}/x`]);
+    assert.match(answer.out, /^HTTP\/1.1 308 /);
+    const line = await gateway.accessLine('of the redirect', (l) => l.path === '/x');
+    assert.equal(line.client.split(':')[0], client);
+  });
+
+  test('its health checks are good, and leave no line in the log', async () => {
+    const lines = gateway.access.length;
+    const ports = [await world.freePort(), await world.freePort()];
+    const stats = await world.freePort();
+    await startHaproxy(world, `
+frontend stats
+  mode http
+  bind ${world.address}:${stats}
+  stats enable
+  stats uri /
+${frontend(ports[0], 'send-proxy-v2 check inter 100ms')}
+${frontend(ports[1], 'send-proxy check check-ssl verify none inter 100ms')}`, { ports: [[world.address, stats]] });
+    const states = async () => {
+      const { out } = await run('curl', ['--silent', `http://${world.address}:${stats}/;csv`]);
+      return out.split('\n').map((l) => l.split(',')).filter(([px, sv]) => /^p\d/.test(px) && sv === 'g').map((l) => `${l[17]} ${l[36]}`);
+    };
+    await until(async () => `both to be well: ${await states()}`, async () => {
+      const found = await states();
+      return found.length === 2 && found.every((state) => /^UP L[46]OK$/.test(state));
+    });
+    const listener = world.address + ':' + gateway.listener().port;
+    await until('checks to be counted', async () =>
+      await gateway.metric(`proxy_protocol_total{listener="${listener}",profile="internet",result="local"}`) >= 10);
+    assert.deepEqual(gateway.access.slice(lines), []);
+  });
+});
+
+describe('nginx in front', { skip: gatewayOnly }, () => {
+  test('stream with proxy_protocol', async () => {
+    const port = await world.freePort();
+    const to = gateway.listener();
+    await world.nginx('', {
+      stream: `server { listen ${world.address}:${port}; proxy_bind ${balancer}; proxy_pass ${to.host}:${to.port}; proxy_protocol on; }`,
+      ports: [[world.address, port]],
+    });
+    assertFromClient(await through(port));
+    assertFromClient(await through(port, { args: ['--http2'] }));
+  });
+});
+
+describe('nobody else', { skip: gatewayOnly }, () => {
+  test('a client that pretends to be a balancer', async () => {
+    const { host, port } = gateway.listener();
+    // curl can send the header itself: of its own address here, which is not listed.
+    const answer = await curl(world, gateway, '/seen?spoofed', { args: ['--interface', client, '--haproxy-protocol'], listener: { host, port } });
+    assert.notEqual(answer.code, 0);
+    const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'not_a_balancer');
+    assert.equal(line.client.split(':')[0], client);
+    assert.ok(!origin.requests.some((request) => request.url?.includes('spoofed')));
+  });
+
+  test('a balancer without the header', async () => {
+    const port = await world.freePort();
+    await startHaproxy(world, frontend(port, ''), { ports: [[world.address, port]] });
+    const answer = await curl(world, gateway, '/seen', { listener: { host: world.address, port } });
+    assert.notEqual(answer.code, 0);
+    const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'proxy_protocol_malformed');
+    assert.match(line.detail, /begins with TLS/);
+  });
+});

@@ -1,0 +1,286 @@
+//! Behind a balancer: who the client is, what is refused, and that nobody else is believed.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+use app_gateway::net::proxy_protocol::v2::{announce, announce_own};
+use app_gateway::net::proxy_protocol::{Announced, Tlv};
+
+use crate::frames::{Frames, Outcome};
+use crate::wire::Wire;
+use crate::world::{Setup, World};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+const V1: &str = "PROXY TCP4 192.0.2.7 198.51.100.9 4660 443\r\n";
+const CLIENT: &str = "192.0.2.7:4660";
+
+/// Tests connect from 127.0.0.1, unless they choose another address.
+const BALANCED: Setup = Setup {
+    profile: "",
+    limits: "",
+    timeouts: "",
+    listener: "proxy-protocol = { from = [\"127.0.0.1\", \"10.0.0.0/8\"] }",
+    upstream: "",
+    route: "",
+    routes: "",
+    tls: false,
+    descriptors: None,
+};
+
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 9, 9, 9);
+
+/// A header of version 2 with everything in it.
+fn v2(source: &str) -> Vec<u8> {
+    let (source, destination) = (source.parse().unwrap(), "198.51.100.9:443".parse().unwrap());
+    let tlvs = [(Tlv::Authority, &b"chat.example.com"[..]), (Tlv::UniqueId, b"lb-1-42")];
+    let mut header = Vec::new();
+    announce(&mut header, &Announced { source, destination, tlvs: &tlvs });
+    header
+}
+
+/// A connection that begins with this.
+fn begun(world: &World, header: impl AsRef<[u8]>) -> TcpStream {
+    let mut tcp = world.tcp();
+    tcp.write_all(header.as_ref()).unwrap();
+    tcp
+}
+
+/// A request gets through, and its upstream is told this client.
+fn is_passed_on(world: &World, mut wire: Wire, client: &str) {
+    wire.send(GET);
+    let mut upstream = world.accept();
+    assert_eq!(upstream.message(true).field("x-forwarded-for").as_deref(), Some(client));
+    upstream.send(OK);
+    assert_eq!(wire.answered(200), "ok");
+}
+
+/// The same, and so is the log; its line.
+fn is_served(world: &mut World, tcp: TcpStream, client: &str) -> serde_json::Value {
+    let client: SocketAddr = client.parse().unwrap();
+    is_passed_on(world, World::over(tcp, b"http/1.1"), &client.ip().to_string());
+    world.lines_of(client, 1).remove(0)
+}
+
+#[test]
+fn the_client_is_whom_the_balancer_names() {
+    let mut world = World::with(BALANCED);
+    let tcp = begun(&world, V1);
+    let peer = tcp.local_addr().unwrap().to_string();
+    let line = is_served(&mut world, tcp, CLIENT);
+    assert_eq!((&line["peer"], &line["proxy_protocol"]), (&peer.into(), &"proxied".into()));
+
+    let tcp = begun(&world, v2("[2001:db8::7]:9"));
+    let line = is_served(&mut world, tcp, "[2001:db8::7]:9");
+    assert_eq!(line["peer_id"], "lb-1-42");
+
+    // IPv4 carried in IPv6 is IPv4.
+    let tcp = begun(&world, "PROXY TCP6 ::ffff:192.0.2.8 ::ffff:192.0.2.9 5 443\r\n");
+    is_served(&mut world, tcp, "192.0.2.8:5");
+
+    // And so over HTTP/2.
+    let tcp = begun(&world, v2("203.0.113.5:6"));
+    let mut client = Frames::over(World::over(tcp, b"h2"));
+    let stream = client.get("/");
+    let mut upstream = world.accept();
+    assert_eq!(upstream.message(true).field("x-forwarded-for").as_deref(), Some("203.0.113.5"));
+    upstream.send(OK);
+    assert_eq!(client.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
+    drop(client);
+    world.ends_with(&["request GET 200"; 4]);
+}
+
+#[test]
+fn a_header_may_come_in_pieces_and_not_a_byte_behind_it_is_lost() {
+    let world = World::with(BALANCED);
+    let v2 = v2(CLIENT);
+    for header in [V1.as_bytes(), &v2] {
+        let mut tcp = world.tcp();
+        tcp.set_nodelay(true).unwrap();
+        for byte in header {
+            tcp.write_all(&[*byte]).unwrap();
+        }
+        is_passed_on(&world, World::over(tcp, b"http/1.1"), "192.0.2.7");
+    }
+    // Header and TLS hello in one segment.
+    for header in [V1.as_bytes(), &v2] {
+        is_passed_on(&world, World::over_after(world.tcp(), header), "192.0.2.7");
+    }
+    world.ends_with(&["request GET 200"; 4]);
+}
+
+#[test]
+fn what_is_no_header_is_refused() {
+    let table: [(&[u8], &str); 9] = [
+        (b"\x16\x03\x01\x02\x00\x01\x00", "begins with TLS"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "begins with something else"),
+        (b"PROXY TCP4 192.0.2.07 198.51.100.9 4660 443\r\n", "address"),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.9 04660 443\r\n", "port"),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.9 4660 443\n", "CRLF"),
+        (b"PROXY ", ""),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "after the first 16"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x22", "0x22"),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\xc0\0\x02\x07\xc6\x33\x64\x09\x12\x34\x01\xbb\x03\0\x04\0\0\0\0",
+            "checksum is wrong",
+        ),
+    ];
+    let mut world = World::with(BALANCED);
+    for (bytes, said) in table {
+        let mut wire = Wire::plain(world.tcp());
+        wire.send(bytes);
+        if said.is_empty() {
+            // Cut short, and over.
+            wire.finish();
+        }
+        wire.end();
+        assert!(wire.input.is_empty(), "not a byte is said: {:?}", wire.input);
+        let line = world.lines_of(wire.local(), 1).remove(0);
+        assert_eq!(line["reason"], "proxy_protocol_malformed", "{line}");
+        assert_eq!((&line["event"], &line["status"]), (&"refused".into(), &0.into()));
+        assert!(line["detail"].as_str().unwrap().contains(said), "{line}");
+    }
+    // 200 bytes of a line without an end.
+    let mut wire = Wire::plain(world.tcp());
+    wire.send(format!("PROXY UNKNOWN {}", "x".repeat(186)));
+    wire.end();
+    let line = world.lines_of(wire.local(), 1).remove(0);
+    assert!(line["detail"].as_str().unwrap().contains("107"), "{line}");
+    let metrics = world.admin("/metrics").unwrap();
+    assert!(metrics.contains("result=\"malformed\"} 10\n"), "{metrics}");
+    world.stop();
+}
+
+#[test]
+fn a_header_has_a_time_limit() {
+    let mut world = World::with(Setup { timeouts: "handshake = \"1s\"", ..BALANCED });
+    let mut silent = Wire::plain(world.tcp());
+    let mut cut = Wire::plain(world.tcp());
+    cut.send(&V1[..20]);
+    for wire in [&mut silent, &mut cut] {
+        wire.end();
+        assert!(wire.input.is_empty());
+        let line = world.lines_of(wire.local(), 1).remove(0);
+        assert_eq!(line["reason"], "proxy_protocol_timeout", "{line}");
+    }
+    // What is left of the time is the handshake's.
+    let mut late = Wire::plain(begun(&world, V1));
+    late.end();
+    let line = world.lines_of(CLIENT.parse().unwrap(), 1).remove(0);
+    assert_eq!(line["reason"], "tls_handshake_timeout", "{line}");
+    world.stop();
+}
+
+#[test]
+fn nobody_else_is_believed() {
+    let mut world = World::with(BALANCED);
+    for header in [V1.as_bytes(), &v2(CLIENT), b""] {
+        let mut wire = Wire::plain(world.tcp_from(STRANGER, None));
+        // It may be closed before it is sent.
+        let _ = wire.try_send(header);
+        wire.end();
+        assert!(wire.input.is_empty());
+        let line = world.lines_of(wire.local(), 1).remove(0);
+        assert_eq!(line["reason"], "not_a_balancer", "{line}");
+    }
+    assert!(!world.log().contains("192.0.2.7"), "{}", world.log());
+    assert!(world.admin("/metrics").unwrap().contains("result=\"not_a_balancer\"} 3\n"));
+    world.stop();
+}
+
+#[test]
+fn others_may_come_directly_if_the_operator_says_so_and_are_still_not_believed() {
+    let listener = "proxy-protocol = { from = [\"127.0.0.1\"], others = \"direct\" }";
+    let mut world = World::with(Setup { listener, ..BALANCED });
+    let tcp = world.tcp_from(STRANGER, None);
+    let own = tcp.local_addr().unwrap().to_string();
+    let line = is_served(&mut world, tcp, &own);
+    assert!(line["peer"].is_null(), "{line}");
+    for (header, reason) in
+        [(V1.as_bytes(), "plain_http_on_tls_port"), (&v2(CLIENT), "tls_handshake_failed")]
+    {
+        let mut wire = Wire::plain(world.tcp_from(STRANGER, None));
+        wire.send(header);
+        wire.finish();
+        wire.end();
+        let line = world.lines_of(wire.local(), 1).remove(0);
+        assert_eq!(line["reason"], reason, "{line}");
+    }
+    // A balancer must send one all the same.
+    let mut bare = World::over(world.tcp(), b"http/1.1");
+    assert!(bare.handshake().is_err());
+    assert!(!world.log().contains("192.0.2.7"));
+    world.stop();
+}
+
+#[test]
+fn a_balancer_that_looks_whether_somebody_is_here_leaves_no_line() {
+    let mut world = World::with(BALANCED);
+    let mut own = Vec::new();
+    announce_own(&mut own);
+    // Connected and gone; a header that says what it is, and gone.
+    drop(world.tcp());
+    let mut wire = Wire::plain(begun(&world, &own));
+    wire.finish();
+    wire.end();
+    // A header of version 1 can only name the balancer's own address.
+    let mut wire = Wire::plain(world.tcp());
+    let (own_port, port) = (wire.local().port(), wire.tcp().peer_addr().unwrap().port());
+    wire.send(format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own_port} {port}\r\n"));
+    wire.reset();
+    world.wait("all to be counted", |world| {
+        let metrics = world.admin("/metrics").unwrap();
+        metrics.contains("result=\"probe\"} 1\n") && metrics.contains("result=\"local\"} 2\n")
+    });
+    assert_eq!(world.log(), "");
+    // A whole check is served as what it is: the balancer's own.
+    let tcp = begun(&world, &own);
+    let peer = tcp.local_addr().unwrap().to_string();
+    let line = is_served(&mut world, tcp, &peer);
+    assert_eq!((&line["peer"], &line["proxy_protocol"]), (&peer.clone().into(), &"local".into()));
+    // And so is a client that the balancer cannot name.
+    let tcp = begun(&world, "PROXY UNKNOWN\r\n");
+    let peer = tcp.local_addr().unwrap().to_string();
+    let line = is_served(&mut world, tcp, &peer);
+    assert_eq!(line["proxy_protocol"], "unknown");
+    world.ends_with(&["request GET 200"; 2]);
+}
+
+#[test]
+fn clients_are_limited_and_not_their_balancer() {
+    let mut world = World::with(Setup { limits: "connections-per-client = 1", ..BALANCED });
+    let mut first = World::over(begun(&world, V1), b"http/1.1");
+    first.handshake().unwrap();
+    let mut second = World::over(begun(&world, v2("192.0.2.7:1")), b"http/1.1");
+    assert!(second.handshake().is_err());
+    let line = world.lines_of("192.0.2.7:1".parse().unwrap(), 1).remove(0);
+    assert_eq!(line["reason"], "too_many_connections_from_client", "{line}");
+    let mut other = World::over(begun(&world, v2("192.0.2.8:1")), b"http/1.1");
+    other.handshake().unwrap();
+    drop(first);
+    world.wait("room for the client", |world| {
+        World::over(begun(world, v2("192.0.2.7:2")), b"http/1.1").handshake().is_ok()
+    });
+    world.stop();
+}
+
+#[test]
+fn a_reload_asks_new_connections_for_a_header_and_leaves_old_ones_alone() {
+    let mut world = World::plain();
+    let mut before = world.client();
+    world.rewrite(
+        "[[profile.edge.route]]",
+        "proxy-protocol = { from = [\"127.0.0.1\"] }\n[[profile.edge.route]]",
+    );
+    before.send(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send(OK);
+    assert_eq!(before.answered(200), "ok");
+    let mut bare = World::over(world.tcp(), b"http/1.1");
+    assert!(bare.handshake().is_err());
+    let tcp = begun(&world, V1);
+    is_served(&mut world, tcp, CLIENT);
+    world.stop();
+}
