@@ -436,6 +436,17 @@ pub enum Action {
     Deny,
     /// Answers whether the gateway is ready, and these upstreams up.
     Ready(Vec<UpstreamId>),
+    /// Answers with a page that tries the way to the gateway.
+    SelfTest(SelfTest),
+}
+
+/// A page that tries the way from a browser to the gateway.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SelfTest {
+    /// How long a WebSocket and a long poll are left silent. Default 30 s, 5 s to 2 min.
+    pub idle: Duration,
+    /// The path of a Socket.IO route of the profile, which is tried too.
+    pub socket_io: Option<String>,
 }
 
 /// A field set on, or taken from, an upstream's answer.

@@ -10,6 +10,7 @@ mod balancers;
 mod doctor;
 mod forward;
 mod log;
+mod self_test;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use balancers::{OthersFile, ProxyProtocolFile};
 pub use doctor::DoctorFile;
 pub use forward::*;
 pub use log::*;
+pub use self_test::{SelfTestFile, SelfTestTable};
 pub use upstream::{
     BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, InitialFile, StickyFile,
     UpstreamFile, VerifyFile,
@@ -270,8 +272,8 @@ pub enum ClientCertificateFile {
     Optional,
 }
 
-/// What is done with requests for a path. Exactly one of `upstream`, `redirect`, `deny` and
-/// `ready`.
+/// What is done with requests for a path. Exactly one of `upstream`, `redirect`, `deny`,
+/// `ready` and `self-test`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteFile {
@@ -294,6 +296,9 @@ pub struct RouteFile {
     /// Answer whether the gateway is ready and these upstreams are up, for a balancer in front: 200
     /// or 503. Backups do not count.
     pub ready: Maybe<Vec<Written<String>>>,
+    /// Answer with a page that tries the way from a browser to the gateway: `true`, or a table with
+    /// `idle` and `socket-io`. Default: none.
+    pub self_test: Maybe<SelfTestFile>,
     /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
     pub strip_prefix: Maybe<String>,
     /// Longest request body, e.g. `"30MiB"`. Default: the profile's.

@@ -1,5 +1,6 @@
 //! Through a parent proxy: CONNECT, asked of the first endpoint that answers.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -48,6 +49,7 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
                 let dialled = match &stream {
                     Stream::Plain(stream) => stream.peer_addr(),
                     Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
+                    Stream::Within(_) => Err(ErrorKind::Unsupported.into()),
                 };
                 let parent = Some(parent.name.as_str().into());
                 return Ok(Reached { stream, early, dialled: dialled.ok(), parent });

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use http::Method;
 use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Place, Problem, Severity};
@@ -14,8 +15,10 @@ use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
 
 use super::shared::Shared;
-use super::site::{Account, Action, Begin, Names, Route, Served, Site};
-use super::{Alive, Edition, Generation, Shown, edition, identities, outlet, shared, upstreams};
+use super::site::{Account, Action, Begin, Names, Route, Served, Site, Way};
+use super::{
+    Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, shared, upstreams,
+};
 
 /// A compiled configuration and what an operator should still hear about it.
 pub struct Compiled {
@@ -266,7 +269,7 @@ impl Compiler<'_> {
                 _ => Vec::new(),
             };
             for (path, strip) in seen {
-                rules.push(Rule { path, methods: route.methods.clone() });
+                rules.push(Rule { path, methods: methods(route) });
                 routes.push(Arc::new(self.route(profile, route, strip)));
             }
         }
@@ -296,16 +299,30 @@ impl Compiler<'_> {
                 Action::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
-                Some((upstream, counters)) => Action::Proxy {
+                Some((upstream, counters)) => Action::Proxy(Way {
                     counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
-                },
+                }),
                 None => Action::Deny,
             },
+            config::Action::SelfTest(test) => {
+                let upstream = Arc::new(upstreams::own(test.idle));
+                let way = Way {
+                    counters: self.names.upstream(&upstream.name),
+                    first_byte: upstream.limits.first_byte,
+                    upstream,
+                    // What it serves lies below its path, which ends in a slash.
+                    strip_prefix: route.path.as_str().strip_suffix('/').map(str::to_owned),
+                };
+                Action::SelfTest(way, Arc::new(SelfTest::new(test)))
+            }
         };
-        let edits = route.response_headers.iter().map(|h| (h.name.clone(), h.value.clone()));
+        // The self-test is a page of ours, whose fields no setting for others may loosen.
+        let edited = !matches!(action, Action::SelfTest(..));
+        let edits = route.response_headers.iter().filter(|_| edited);
+        let edits = edits.map(|h| (h.name.clone(), h.value.clone()));
         Route {
             account: Arc::new(Account {
                 name: route.name.clone(),
@@ -314,12 +331,20 @@ impl Compiler<'_> {
             }),
             place: route.place,
             action,
-            max_body: route.max_body,
+            max_body: if edited { route.max_body } else { SelfTest::LONGEST_BODY },
             websocket: route.websocket,
             retry: route.retry,
             allow_encoded_slash: route.allow_encoded_slash,
             edits: Edits::new(edits),
         }
+    }
+}
+
+/// Methods that a route takes; empty: any.
+fn methods(route: &config::Route) -> Vec<Method> {
+    match route.action {
+        config::Action::SelfTest(_) => vec![Method::GET, Method::POST],
+        _ => route.methods.clone(),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::message::{Reason, RequestHead, host};
 use crate::units::{display_duration, display_size};
 use crate::upstream::{Upstream, resolve};
 
-use super::site::Action;
+use super::site::{Action, Way};
 use super::{Decision, Generation, Refusal, Route, Served, Site};
 
 /// A request that is asked about.
@@ -163,7 +163,8 @@ impl<'a> Explained<'a> {
                 self.verdict(&format!("200 if the gateway is ready{and}{}", names.join(", ")));
             }
             Action::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
-            Action::Proxy { upstream, strip_prefix, first_byte, .. } => {
+            Action::SelfTest(..) => self.verdict("answered by the self-test of the gateway"),
+            Action::Proxy(Way { upstream, strip_prefix, first_byte, .. }) => {
                 self.upstream(upstream);
                 let rewritten = stripped_target(&head.target, strip_prefix.as_deref());
                 let note = strip_prefix

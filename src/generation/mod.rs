@@ -9,6 +9,7 @@ pub mod explain;
 pub mod identities;
 pub mod load;
 pub mod outlet;
+mod self_test;
 pub mod shared;
 pub mod site;
 mod upstreams;
@@ -29,6 +30,7 @@ pub use compile::compile;
 pub use edition::Edition;
 pub use load::load;
 pub use outlet::Outlet;
+pub use self_test::{SelfTest, Watch};
 pub use site::{Decision, Refusal, Route, Served, Site};
 
 /// One compiled configuration.

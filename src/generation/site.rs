@@ -18,7 +18,7 @@ use crate::route::{Match, Table};
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
-use super::{Alive, Edition};
+use super::{Alive, Edition, SelfTest};
 
 /// One listener, compiled.
 pub struct Site {
@@ -113,16 +113,9 @@ pub type Begin = Box<dyn FnOnce() -> RouteMetrics + Send + Sync>;
 /// What a route does.
 pub enum Action {
     /// Passes the request on.
-    Proxy {
-        /// To whom.
-        upstream: Arc<Upstream>,
-        /// The upstream's counters.
-        counters: UpstreamMetrics,
-        /// Taken off the front of the path.
-        strip_prefix: Option<String>,
-        /// Limit to the first byte of the answer.
-        first_byte: Duration,
-    },
+    Proxy(Way),
+    /// Passes it on to the self-test, which is part of the gateway.
+    SelfTest(Way, Arc<SelfTest>),
     /// Sends the client elsewhere.
     Redirect {
         /// `Location`.
@@ -134,6 +127,29 @@ pub enum Action {
     Deny,
     /// Answers whether the gateway is ready, and these upstreams up.
     Ready(Vec<Arc<Upstream>>),
+}
+
+/// Where requests are passed on to.
+pub struct Way {
+    /// To whom.
+    pub upstream: Arc<Upstream>,
+    /// The upstream's counters.
+    pub counters: UpstreamMetrics,
+    /// Taken off the front of the path.
+    pub strip_prefix: Option<String>,
+    /// Limit to the first byte of the answer.
+    pub first_byte: Duration,
+}
+
+impl Action {
+    /// Where requests are passed on to, if they are.
+    #[must_use]
+    pub fn way(&self) -> Option<&Way> {
+        match self {
+            Self::Proxy(way) | Self::SelfTest(way, _) => Some(way),
+            Self::Redirect { .. } | Self::Deny | Self::Ready(_) => None,
+        }
+    }
 }
 
 /// What is asked for, as far as routes care.
@@ -267,7 +283,7 @@ impl Site {
         if matches!(route.action, Action::Deny) {
             return Err(Refusal::by(Reason::RouteDenied, route));
         }
-        if asked.upgrade && !(route.websocket && matches!(route.action, Action::Proxy { .. })) {
+        if asked.upgrade && !(route.websocket && route.action.way().is_some()) {
             return Err(Refusal::by(Reason::WebSocketDenied, route));
         }
         Ok(Decision::Route(Arc::clone(route)))
@@ -289,7 +305,7 @@ impl Site {
             upgrade: true,
         };
         let Ok(Decision::Route(route)) = self.decide_asked(&asked) else { return false };
-        let Action::Proxy { upstream: now, .. } = &route.action else { return false };
+        let Some(Way { upstream: now, .. }) = route.action.way() else { return false };
         // By address: a further CA to verify an endpoint by does not make it another endpoint.
         *now.name == *upstream && now.endpoints.iter().any(|e| Some(&*e.label) == endpoint)
     }

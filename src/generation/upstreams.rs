@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
@@ -57,6 +58,44 @@ pub(super) fn compile(
             idle: config.idle_timeout,
             keep_alive: config.keep_alive,
             max_idle: config.max_idle,
+        },
+    }
+}
+
+/// The upstream of a self-test, which is silent for `idle` at a time: a place in this very process,
+/// without an address.
+pub(super) fn own(idle: Duration) -> Upstream {
+    const NAME: &str = "self-test";
+    const PATIENCE: Duration = Duration::from_mins(1);
+    let endpoint = Endpoint { label: NAME.into(), ..Endpoint::new(String::new(), 0, None, 0) };
+    Upstream {
+        name: NAME.into(),
+        endpoints: vec![Arc::new(endpoint)],
+        ranks: vec![Rank { backup: false, weight: 1, duty: Duty::Up, number: 0 }],
+        policy: Policy {
+            balance: Balance::First,
+            slow_start: Duration::ZERO,
+            eject: Eject {
+                on: Vec::new(),
+                statuses: Vec::new(),
+                errors: u32::MAX,
+                window: Duration::ZERO,
+                time: Duration::ZERO,
+                longest: Duration::ZERO,
+                most: 0,
+            },
+            fail_over: None,
+            sticky: false,
+            retries: 0,
+        },
+        memory: Arc::default(),
+        check: None,
+        limits: Limits {
+            connect: PATIENCE,
+            first_byte: idle + PATIENCE,
+            idle: idle + PATIENCE,
+            keep_alive: Duration::ZERO,
+            max_idle: 0,
         },
     }
 }

@@ -123,6 +123,8 @@ reasons! {
     TooManyTunnels => "too_many_tunnels", 503;
     /// Too many open tunnels of this client.
     TooManyTunnelsOfClient => "too_many_tunnels_of_client", 429;
+    /// The self-test has no room for this client, or is asked for too much.
+    SelfTestBusy => "self_test_busy", 429;
     /// This client asks for new tunnels faster than it may.
     TooFast => "too_many_new_tunnels", 429;
     /// The parent proxy did not open the tunnel.

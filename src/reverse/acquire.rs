@@ -19,6 +19,8 @@ use crate::upstream::{
     Busy, ConnectError, Connection, Endpoint, Exchange, Home, Upstream, connect, ring,
 };
 
+use super::self_test::{self, Own};
+
 /// Who asks for a connection, and what for.
 pub(super) struct Errand<'a> {
     pub(super) to: To<'a>,
@@ -26,6 +28,8 @@ pub(super) struct Errand<'a> {
     pub(super) client: ClientAddr,
     /// Kept connections are passed over.
     pub(super) fresh: bool,
+    /// It is for the self-test.
+    pub(super) own: Option<Own<'a>>,
 }
 
 /// A connection and whose it is.
@@ -90,6 +94,11 @@ pub(super) async fn acquire(
     errand: Errand<'_>,
 ) -> Result<Acquired, Unreachable> {
     let (upstream, _) = errand.to;
+    if let (Some(own), Some(endpoint)) = (&errand.own, upstream.endpoints.first()) {
+        let connection = self_test::connect(worker, errand.head, own)?;
+        let whose = Whose { endpoint: Arc::clone(endpoint), index: 0, opens: false };
+        return Ok(Acquired { connection, whose });
+    }
     let session =
         if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
     if let Session::Of(id) = session

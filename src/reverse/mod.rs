@@ -13,6 +13,7 @@ mod h1;
 mod h2;
 mod record;
 mod reply;
+mod self_test;
 mod tunnel;
 
 use std::cell::Cell;

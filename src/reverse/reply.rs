@@ -89,7 +89,7 @@ fn for_route(route: &Route, phase: Phase, id: &RequestId) -> Option<Reply> {
     let (to, status) = match &route.action {
         Action::Redirect { to, status } => (to, status),
         Action::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
-        Action::Proxy { .. } | Action::Deny => return None,
+        Action::Proxy(_) | Action::SelfTest(..) | Action::Deny => return None,
     };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
     Some(Reply::redirect(status, to.clone().into_bytes()))

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
 use crate::config::{self, Place, Refused};
-use crate::generation::site::{Action, Asked, Carried};
+use crate::generation::site::{Action, Asked, Carried, Way};
 use crate::generation::{self, Decision, Generation, Served, Site};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
@@ -162,7 +162,7 @@ impl OpenNow {
                 let requests = gauge(&route.account.metrics.in_flight);
                 entry.insert(Open { requests, ..Open::default() });
                 now.all.requests += requests;
-                if let Action::Proxy { upstream, .. } = &route.action {
+                if let Action::Proxy(Way { upstream, .. }) = &route.action {
                     now.upstreams.entry(upstream.name.to_string()).or_default().requests +=
                         requests;
                 }
@@ -237,15 +237,16 @@ fn decided(seen: &Seen, generation: &Generation) -> String {
     let asked = Asked { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
     match site.decide_asked(&asked) {
         Ok(Decision::Route(route)) => match &route.action {
-            Action::Proxy { upstream, strip_prefix: Some(prefix), .. } => {
+            Action::Proxy(Way { upstream, strip_prefix: Some(prefix), .. }) => {
                 format!("route {} to {} without {prefix}", route.account.name, upstream.name)
             }
-            Action::Proxy { upstream, .. } => {
+            Action::Proxy(Way { upstream, .. }) => {
                 format!("route {} to {}", route.account.name, upstream.name)
             }
             Action::Redirect { to, status } => format!("{status} to {to}"),
             Action::Deny => format!("refused {}", Reason::RouteDenied.word()),
             Action::Ready(_) => "whether the gateway is ready".to_owned(),
+            Action::SelfTest(..) => "the self-test".to_owned(),
         },
         Ok(Decision::AddSlash) => "308 to the same path with /".to_owned(),
         Ok(Decision::ToHttps(port)) => format!("308 to https, port {port}"),

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -24,12 +24,14 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// Without.
     Plain(TcpStream),
+    /// To a part of this process.
+    Within(DuplexStream),
 }
 
 impl Leg for Stream {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Within(_) => None,
             Self::Plain(stream) => Some(stream),
         }
     }
@@ -110,6 +112,10 @@ macro_rules! either {
                 $call
             }
             Stream::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            Stream::Within(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }

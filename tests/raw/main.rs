@@ -31,5 +31,6 @@ mod http2;
 mod limits;
 mod log;
 mod order;
+mod self_test;
 mod timers;
 mod upgrade;

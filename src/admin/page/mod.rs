@@ -235,10 +235,11 @@ fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
 
 fn goes(action: &Action) -> String {
     match action {
-        Action::Proxy { upstream, .. } => format!("to {}", upstream.name),
+        Action::Proxy(way) => format!("to {}", way.upstream.name),
         Action::Redirect { to, status } => format!("{status} to {to}"),
         Action::Deny => "denied".to_owned(),
         Action::Ready(_) => "says whether it is ready".to_owned(),
+        Action::SelfTest(..) => "self-test".to_owned(),
     }
 }
 

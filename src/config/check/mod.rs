@@ -15,6 +15,7 @@ mod log;
 mod profile;
 mod ready;
 mod route;
+mod self_test;
 mod upstream;
 mod value;
 
@@ -104,6 +105,8 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     for id in ready.iter().chain(profiles.iter().flatten().flat_map(ready::of)) {
         check.unchecked(upstreams.as_deref().unwrap_or_default().get(id.0));
     }
+    let public = doctor.public.as_slice();
+    check.public_self_tests(profiles.as_deref().unwrap_or_default(), public);
     let forward = check.forward(&shaped.forward, &mut certificate_names);
     check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
     check.own_endpoints(&shaped.upstreams, &shaped.profiles);

@@ -19,7 +19,7 @@ use crate::config::shape::Item;
 
 use super::route::Shared;
 use super::value::HOURS_24;
-use super::{Check, Known, Names};
+use super::{Check, Known, Names, self_test};
 
 /// Largest body limit, in bytes.
 pub(super) const LONGEST_BODY: u64 = 64 << 30;
@@ -65,6 +65,7 @@ impl Check<'_> {
         let shared = Shared {
             max_body: self.size(body.max_body.as_ref(), 10 << 20, 0..=LONGEST_BODY),
             response_headers: self.fields(body.response_headers.as_ref()),
+            proxied: self_test::proxied(parts.iter().filter_map(|part| part.body.as_ref())),
         };
         let trusted_proxies = self.networks(body);
         let limits = self.limits(body.limits.as_ref().map(|written| &written.value));

@@ -13,7 +13,7 @@ use crate::config::problem::{Place, Problem};
 use crate::config::wording;
 
 use super::profile::LONGEST_BODY;
-use super::{Check, Known};
+use super::{Check, Known, self_test};
 
 /// Methods a route may name.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -29,6 +29,8 @@ const FIRST_BYTE: std::ops::RangeInclusive<Duration> =
 pub(super) struct Shared {
     pub(super) max_body: u64,
     pub(super) response_headers: Vec<ResponseHeader>,
+    /// Paths of its routes to upstreams.
+    pub(super) proxied: Vec<String>,
 }
 
 impl Check<'_> {
@@ -41,7 +43,7 @@ impl Check<'_> {
         let file = &written.value;
         let path = self.path(file);
         let methods = self.methods(file);
-        let action = self.action(written, upstreams);
+        let action = self.action(written, shared, upstreams);
         let max_body = self.size(file.max_body.as_ref(), shared.max_body, 0..=LONGEST_BODY);
         let patience = |check: &mut Self, written| {
             check.duration(Some(written), *FIRST_BYTE.start(), FIRST_BYTE)
@@ -62,7 +64,10 @@ impl Check<'_> {
             name: name?,
             path: path?,
             methods: methods?,
-            websocket: yes(file.websocket.as_ref(), matches!(action, Action::Proxy { .. })),
+            websocket: yes(
+                file.websocket.as_ref(),
+                matches!(action, Action::Proxy { .. } | Action::SelfTest(_)),
+            ),
             action,
             max_body,
             retry: yes(file.retry.as_ref(), true),
@@ -143,14 +148,21 @@ impl Check<'_> {
         None
     }
 
-    fn action(&mut self, written: &Written<RouteFile>, upstreams: &mut Known) -> Option<Action> {
+    fn action(
+        &mut self,
+        written: &Written<RouteFile>,
+        shared: &Shared,
+        upstreams: &mut Known,
+    ) -> Option<Action> {
         let file = &written.value;
+        let own = self_test::asked(file);
         let deny = file.deny.as_ref().filter(|deny| deny.value);
         let mut given = [
             file.upstream.as_ref().map(|written| ("upstream", self.place(written))),
             file.redirect.as_ref().map(|written| ("redirect", self.place(written))),
             deny.map(|written| ("deny", self.place(written))),
             file.ready.as_ref().map(|written| ("ready", self.place(written))),
+            own.map(|written| ("self-test", self.place(written))),
         ]
         .into_iter()
         .flatten();
@@ -164,7 +176,8 @@ impl Check<'_> {
                 .with_label("this one")
                 .with_related(at, "or this one")
                 .with_help(
-                    "a route does exactly one of `upstream`, `redirect`, `deny` and `ready`",
+                    "a route does exactly one of `upstream`, `redirect`, `deny`, `ready` and \
+                     `self-test`",
                 ),
             );
             return None;
@@ -187,6 +200,9 @@ impl Check<'_> {
         }
         if let Some(list) = &file.ready {
             return Some(Action::Ready(self.ready(list, upstreams)));
+        }
+        if let Some(written) = own {
+            return self.self_test(file, written, &shared.proxied).map(Action::SelfTest);
         }
         let Some(upstream) = &file.upstream else {
             self.no_action(written);

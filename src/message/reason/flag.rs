@@ -140,6 +140,7 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::TooManyFromClient
         | Reason::TooManyTunnels
         | Reason::TooManyTunnelsOfClient
+        | Reason::SelfTestBusy
         | Reason::TooFast => Flag::Limited,
         Reason::ClientGone => Flag::ClientGone,
         Reason::TunnelIdle => Flag::Idle,

@@ -5,7 +5,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::Method;
 
@@ -18,18 +17,18 @@ use crate::downstream::transfer::{
     Client as _, NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat,
 };
 use crate::downstream::{Conn, Reply, Worker};
-use crate::generation::site::Action;
+use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Origin, Sent, field, write_request, write_response};
 use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io};
-use crate::telemetry::UpstreamMetrics;
+use crate::upstream::Exchange;
 use crate::upstream::exchange::kept_for;
-use crate::upstream::{Exchange, Upstream};
 
 use super::acquire::{Acquired, Errand, Unreachable, acquire};
 use super::record::Record;
+use super::self_test::Own;
 use super::{Facts, Service, reply, tunnel};
 
 /// What becomes of the connection after a request.
@@ -114,10 +113,8 @@ struct Request<'a> {
 /// Where a route sends a request.
 struct Target<'a> {
     route: &'a Route,
-    upstream: &'a Arc<Upstream>,
-    counters: &'a UpstreamMetrics,
+    way: &'a Way,
     origin: Origin<'a>,
-    first_byte: Duration,
 }
 
 impl Request<'_> {
@@ -142,12 +139,13 @@ impl Request<'_> {
         let Decision::Route(route) = decision else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
-        let Action::Proxy { upstream, counters, strip_prefix, first_byte } = &route.action else {
+        let Some(way) = route.action.way() else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
         let (id, trace) = (record.id, record.trace);
-        let origin = self.facts.origin(self.site, strip_prefix.as_deref(), (&id, trace.as_ref()));
-        let target = Target { route: &route, upstream, counters, origin, first_byte: *first_byte };
+        let prefix = way.strip_prefix.as_deref();
+        let origin = self.facts.origin(self.site, prefix, (&id, trace.as_ref()));
+        let target = Target { route: &route, way, origin };
         self.proxy(conn, record, &target).await
     }
 
@@ -163,7 +161,8 @@ impl Request<'_> {
         let alarm = self.worker.local.clock.alarm();
         let mut sender = Sender { conn, upload, version: self.head.version };
         let mut fresh = false;
-        record.on_upstream(target.upstream);
+        let Way { upstream, counters, first_byte, .. } = target.way;
+        record.on_upstream(upstream);
         loop {
             let acquired = match self.acquire(&mut sender, target, fresh).await {
                 Ok(acquired) => acquired,
@@ -171,8 +170,8 @@ impl Request<'_> {
                     return self.unreachable(sender.conn, record, unreachable);
                 }
             };
-            let (whose, to) = (acquired.whose, (target.upstream, target.counters));
-            record.on_endpoint(&whose, target.upstream, acquired.connection.reused);
+            let (whose, to) = (acquired.whose, (upstream, counters));
+            record.on_endpoint(&whose, upstream, acquired.connection.reused);
             let mut request = Vec::new();
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
@@ -183,15 +182,14 @@ impl Request<'_> {
                 Err(failure) => return self.refuse(sender.conn, record, failure.reason, None),
             };
             let local = &self.worker.local;
-            let answer =
-                await_head(&mut sender, &mut exchange, local, &alarm, target.first_byte).await;
+            let answer = await_head(&mut sender, &mut exchange, local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
             match &answer {
                 Ok(head) => {
-                    record.answered(head.status, target.counters);
+                    record.answered(head.status, counters);
                     whose.answered(head.status, &mut exchange, to);
                 }
-                Err(_) => target.counters.unanswered(),
+                Err(_) => counters.unanswered(),
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
@@ -202,9 +200,9 @@ impl Request<'_> {
                     if !fresh
                         && is_stale(failure, &exchange)
                         && may_repeat(&self.head, target.route.retry)
-                        && target.upstream.may_retry() =>
+                        && upstream.may_retry() =>
                 {
-                    target.counters.retries.inc();
+                    counters.retries.inc();
                     fresh = true;
                     continue;
                 }
@@ -216,15 +214,12 @@ impl Request<'_> {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
-            let answer = Answer {
-                head: &head,
-                edits: &target.route.edits,
-                idle: target.upstream.limits.idle,
-            };
+            let answer =
+                Answer { head: &head, edits: &target.route.edits, idle: upstream.limits.idle };
             let next =
                 self.answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm)).await;
             if let Some(connection) = exchange.into_idle() {
-                let limits = &target.upstream.limits;
+                let limits = &upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
                 self.worker.pool.put(whose.endpoint.identity, connection, keep, limits.max_idle);
             }
@@ -239,9 +234,10 @@ impl Request<'_> {
         target: &Target<'_>,
         fresh: bool,
     ) -> Result<Acquired, Unreachable> {
-        let to = (target.upstream, target.counters);
+        let to = (&target.way.upstream, &target.way.counters);
         let (head, client) = (&self.head, self.facts.client);
-        let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh }));
+        let own = Own::of(target.route, self.facts, &target.origin);
+        let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh, own }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::downstream::Reply;
 use crate::downstream::accept::{Admitted, Door as _};
 use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
-use crate::generation::site::Action;
+use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Edits, passed_fields, write_request};
 use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
@@ -36,6 +36,7 @@ use crate::upstream::{Exchange, Upstream};
 
 use super::acquire::{Errand, Unreachable, acquire};
 use super::record::Record;
+use super::self_test::{self, Own};
 use super::{Facts, Service, reply, tunnel};
 use body::{AnswerBody, Relay, Sender};
 use streams::{Spawner, Stall, Streams, Watched};
@@ -67,6 +68,8 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         open: Cell::new(0),
         current: RefCell::default(),
         clock: clock.clone(),
+        alarm: clock.alarm(),
+        leaves: Cell::new(false),
     });
     let blocked = Rc::new(Cell::new(None));
     let io = Watched { io, clock: clock.clone(), blocked: Rc::clone(&blocked) };
@@ -75,13 +78,13 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
             service: Rc::clone(service),
             site: service.site.load_full(),
             facts: Rc::clone(&facts),
+            streams: Rc::clone(&streams),
             stall: Rc::default(),
         };
-        let streams = Rc::clone(&streams);
         // Boxed: hyper and the spawner move it several times before it is polled.
         Box::pin(async move {
             // Only here is it the stream's own task that runs.
-            let stall = streams.current.borrow().clone().unwrap_or_default();
+            let stall = stream.streams.current.borrow().clone().unwrap_or_default();
             Ok::<_, Infallible>(H2Request { stall, ..stream }.answer(request).await)
         })
     });
@@ -95,7 +98,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
-    let alarm = clock.alarm();
+    let alarm = &streams.alarm;
     let mut going: Option<Instant> = None;
     let mut last_turns = LAST_TURNS;
     let (idle, stall) = (timeouts.keep_alive, timeouts.body_idle);
@@ -107,7 +110,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         let rung = alarm.poll(cx).is_ready();
         let now = clock.now();
         let unused = streams.open.get() == 0 && rung && now >= streams.used.get() + idle;
-        if going.is_none() && (service.is_going() || unused) {
+        if going.is_none() && (service.is_going() || unused || streams.leaves.get()) {
             going = Some(now);
             connection.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
@@ -138,6 +141,7 @@ struct H2Request {
     service: Rc<Service>,
     site: Arc<Site>,
     facts: Rc<Facts>,
+    streams: Rc<Streams>,
     stall: Rc<Stall>,
 }
 
@@ -181,6 +185,9 @@ impl H2Request {
         };
         if let Decision::Route(route) = &decision {
             record.on_route(route);
+            if self_test::ends_connection(route, &head) {
+                self.streams.leave();
+            }
         }
         if let Some(reply) =
             reply::for_decision(&decision, &head, (worker.local.phase(), &record.id))
@@ -225,7 +232,7 @@ impl H2Request {
         asked: &Asked<'_>,
     ) -> Result<Answered, Unreachable> {
         let worker = &self.service.worker;
-        let Action::Proxy { upstream, counters, strip_prefix, first_byte } = &asked.route.action
+        let Some(Way { upstream, counters, strip_prefix, first_byte }) = asked.route.action.way()
         else {
             return Err(Reason::Internal.into());
         };
@@ -236,7 +243,8 @@ impl H2Request {
         record.on_upstream(upstream);
         loop {
             let (to, head, client) = ((upstream, counters), asked.head, self.facts.client);
-            let acquired = acquire(worker, Errand { to, head, client, fresh }).await?;
+            let own = Own::of(asked.route, &self.facts, &origin);
+            let acquired = acquire(worker, Errand { to, head, client, fresh, own }).await?;
             let whose = acquired.whose;
             record.on_endpoint(&whose, upstream, acquired.connection.reused);
             let mut request = Vec::new();

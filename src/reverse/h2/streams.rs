@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::net::Clock;
 use crate::net::clock::TICK;
+use crate::net::{Alarm, Clock};
 
 /// What the streams of one connection share.
 pub(super) struct Streams {
@@ -20,6 +20,18 @@ pub(super) struct Streams {
     pub(super) used: Cell<Instant>,
     /// The stream whose task is running.
     pub(super) current: RefCell<Option<Rc<Stall>>>,
+    /// The connection's own.
+    pub(super) alarm: Alarm,
+    /// The connection is to carry no new streams.
+    pub(super) leaves: Cell<bool>,
+}
+
+impl Streams {
+    /// Lets the connection end once its streams have; its client is told within a tick.
+    pub(super) fn leave(&self) {
+        self.leaves.set(true);
+        self.alarm.set_at(self.clock.now());
+    }
 }
 
 /// Whether a stream waits for its client to make room.

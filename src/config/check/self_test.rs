@@ -1,0 +1,133 @@
+//! `self-test`: the page that tries the way from a browser to the gateway.
+//!
+//! In: a route with that key. Out: a [`SelfTest`], with the Socket.IO route it tries. Never: lets
+//! one through whose parts no path leads to.
+
+use std::time::Duration;
+
+use crate::config::checked::{Action, Profile, SelfTest};
+use crate::config::file::{ProfileFile, RouteFile, SelfTestFile, SelfTestTable, Written};
+use crate::config::problem::{Place, Problem};
+use crate::config::wording;
+
+use super::Check;
+
+/// How long a WebSocket is left silent: 25 s to a heartbeat of Socket.IO and 5 s to the answer.
+const IDLE: Duration = Duration::from_secs(30);
+/// Bounds of that. A browser's user waits for it.
+const IDLES: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_mins(2);
+
+/// How paths of Socket.IO end, unless somebody chose otherwise.
+const SOCKET_IO: &str = "/socket.io/";
+
+/// What is written, if it is not `false`.
+pub(super) fn asked(file: &RouteFile) -> Option<&Written<SelfTestFile>> {
+    file.self_test.as_ref().filter(|written| !matches!(written.value, SelfTestFile::Switch(false)))
+}
+
+/// The paths of a profile's routes to upstreams, of those that take whole subtrees.
+pub(super) fn proxied<'a>(parts: impl Iterator<Item = &'a ProfileFile>) -> Vec<String> {
+    let routes = parts.flat_map(|part| part.route.iter().flat_map(|list| &list.value));
+    let proxied = routes.filter(|route| route.value.upstream.is_some());
+    let paths = proxied.map(|route| route.value.path.value.clone());
+    paths.filter(|path| path.ends_with('/')).collect()
+}
+
+impl Check<'_> {
+    /// `proxied` are the paths of the profile's routes to upstreams.
+    pub(super) fn self_test(
+        &mut self,
+        file: &RouteFile,
+        written: &Written<SelfTestFile>,
+        proxied: &[String],
+    ) -> Option<SelfTest> {
+        let nothing = SelfTestTable::default();
+        let table = match &written.value {
+            SelfTestFile::Switch(_) => &nothing,
+            SelfTestFile::Table(table) => table,
+        };
+        let idle = self.duration(table.idle.as_ref(), IDLE, IDLES);
+        let socket_io = match &table.socket_io {
+            Some(path) if path.value == "off" => Some(None),
+            Some(path) => self.socket_io(path, proxied).map(Some),
+            None => Some(proxied.iter().find(|path| path.ends_with(SOCKET_IO)).cloned()),
+        };
+        if let Some(methods) = &file.methods {
+            let problem = Problem::error(
+                "self-test.methods",
+                self.place(methods),
+                "a self-test says itself which methods it takes",
+            );
+            self.found.push(
+                problem
+                    .with_label("take this out")
+                    .with_related(self.place(written), "this route is a self-test"),
+            );
+        }
+        self.has_room_below(file, written)?;
+        Some(SelfTest { idle, socket_io: socket_io? })
+    }
+
+    /// The page is made of several parts, each with a path of its own.
+    fn has_room_below(&mut self, file: &RouteFile, written: &Written<SelfTestFile>) -> Option<()> {
+        let path = &file.path.value;
+        let exact = file.exact.as_ref().filter(|exact| exact.value);
+        if path.ends_with('/') && path != "/" && exact.is_none() {
+            return Some(());
+        }
+        let label = match path.as_str() {
+            "/" => "this would take every path that no other route takes",
+            _ if path.ends_with('/') => "`exact` leaves no room below it",
+            _ => "there is no room below it",
+        };
+        let message = format!("a self-test needs paths of its own below `{path}`");
+        let mut problem =
+            Problem::error("self-test.path", self.place(&file.path), message).with_label(label);
+        problem = match exact {
+            Some(exact) => problem.with_related(self.place(exact), "because of this"),
+            None => problem.with_related(self.place(written), "this route is a self-test"),
+        };
+        self.found.push(problem.with_help("write `path = \"/self-test/\"`"));
+        None
+    }
+
+    fn socket_io(&mut self, written: &Written<String>, proxied: &[String]) -> Option<String> {
+        let path = &written.value;
+        if proxied.contains(path) {
+            return Some(path.clone());
+        }
+        let label = match wording::nearest(path, proxied.iter().map(String::as_str)) {
+            Some(best) => format!("did you mean \"{best}\"?"),
+            None => "it is the `path` of a route, and ends in `/`".to_owned(),
+        };
+        let message = format!("no route of this profile passes `{path}` on to an upstream");
+        self.found.push(
+            Problem::error("self-test.socket-io", self.place(written), message)
+                .with_label(label)
+                .with_help("name the route of the chat server, or write `socket-io = \"off\"`"),
+        );
+        None
+    }
+
+    /// Warns of self-tests that everybody on the internet can use.
+    pub(super) fn public_self_tests(&mut self, profiles: &[Profile], public: &[String]) {
+        for profile in profiles.iter().filter(|profile| public.contains(&profile.name)) {
+            for route in &profile.routes {
+                if matches!(route.action, Action::SelfTest(_)) {
+                    self.public_self_test(&profile.name, route.place);
+                }
+            }
+        }
+    }
+
+    fn public_self_test(&mut self, profile: &str, place: Place) {
+        let message = format!("everybody on the internet can use the self-test of `{profile}`");
+        self.found.push(
+            Problem::warning("self-test.public", place, message)
+                .with_label(
+                    "it has limits of its own, tells each client about itself only, and is logged",
+                )
+                .with_help("have it in for as long as you look for a fault, and take it out again"),
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! What the self-tests of one route share: how much of them there may be, and who watches for whom.
+//!
+//! The page that tries the way to the gateway may be open to the internet, so what can be asked of it
+//! is little, whoever asks. Nothing is remembered about anybody once the request is over.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::addr::ClientAddr;
+use crate::config;
+use crate::net::admission::{Admission, Permit};
+use crate::net::rate::Rate;
+
+/// Requests and WebSockets at once, of all clients: some 5 MiB of buffers.
+const MOST: usize = 128;
+/// Of one client (IPv6: of a /64). A test has five at once; a call centre may be behind one address.
+const MOST_PER_CLIENT: usize = 64;
+/// Bytes a second in all.
+const RATE: u64 = 1 << 20;
+/// What a request counts for, in bytes: more than most of its answers have.
+const COST: usize = 12 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct SelfTest {
+    /// How long a WebSocket and a long poll are left silent.
+    pub idle: Duration,
+    /// Path of the Socket.IO route that is tried too.
+    pub socket_io: Option<String>,
+    admission: Arc<Admission>,
+    rate: Rate,
+    /// By the attempt that is watched for.
+    watches: Mutex<HashMap<String, oneshot::Sender<String>>>,
+}
+
+/// A request that waits to be told how an attempt arrived; dropping it is giving up.
+#[derive(Debug)]
+pub struct Watch {
+    test: Arc<SelfTest>,
+    attempt: String,
+    /// Gets what was seen of the attempt.
+    pub seen: oneshot::Receiver<String>,
+}
+
+impl SelfTest {
+    /// Longest body of a request, in bytes.
+    pub const LONGEST_BODY: u64 = 4 << 10;
+
+    pub(super) fn new(config: &config::SelfTest) -> Self {
+        Self {
+            idle: config.idle,
+            socket_io: config.socket_io.clone(),
+            admission: Arc::default(),
+            rate: Rate::new(RATE),
+            watches: Mutex::default(),
+        }
+    }
+
+    /// Room for one more request, for as long as the result lives; `None` if there is none, or they
+    /// come too fast.
+    #[must_use]
+    pub fn admit(&self, client: ClientAddr, now: Instant) -> Option<Permit> {
+        if self.rate.wait(now).is_some() {
+            return None;
+        }
+        let permit = self.admission.admit(client, MOST, MOST_PER_CLIENT).ok()?;
+        self.rate.moved(now, COST);
+        Some(permit)
+    }
+
+    /// Watches for an attempt. There are never more watches than requests that were admitted.
+    #[must_use]
+    pub fn watch(self: &Arc<Self>, attempt: &str) -> Watch {
+        let (tell, seen) = oneshot::channel();
+        self.watches().insert(attempt.to_owned(), tell);
+        Watch { test: Arc::clone(self), attempt: attempt.to_owned(), seen }
+    }
+
+    /// Tells whoever watches for this attempt what was seen of it.
+    pub fn saw(&self, attempt: &str, what: String) {
+        let told = self.watches().remove(attempt).map(|watch| watch.send(what));
+        // Whoever has gone need not be told.
+        let _ = told;
+    }
+
+    fn watches(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<String>>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Another may watch for the same by now.
+        self.seen.close();
+        let mut watches = self.test.watches();
+        if watches.get(&self.attempt).is_some_and(oneshot::Sender::is_closed) {
+            watches.remove(&self.attempt);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test() -> Arc<SelfTest> {
+        let idle = Duration::from_secs(30);
+        Arc::new(SelfTest::new(&config::SelfTest { idle, socket_io: None }))
+    }
+
+    fn client(last: u8) -> ClientAddr {
+        ClientAddr(([192, 0, 2, last], 1).into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_client_takes_all_the_room_and_all_together_no_more_than_there_is() {
+        let (test, mut now) = (test(), Instant::now());
+        let mut open = Vec::new();
+        for last in 0..5 {
+            for _ in 0..100 {
+                now += Duration::from_secs(1);
+                open.extend(test.admit(client(last), now));
+            }
+            assert_eq!(open.len(), [64, 128, 128, 128, 128][usize::from(last)]);
+        }
+        drop(open);
+        assert!(test.admit(client(9), now + Duration::from_secs(1)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_limited_per_second() {
+        let (test, start) = (test(), Instant::now());
+        let admitted = (0..10_000)
+            .filter(|ms| test.admit(client(1), start + Duration::from_millis(*ms)).is_some());
+        assert_eq!(admitted.count() / 10, 89);
+    }
+
+    #[test]
+    fn a_watch_is_told_once_and_leaves_nothing_behind() {
+        let test = test();
+        let (mut first, mut other) = (test.watch("a"), test.watch("b"));
+        test.saw("a", "came".to_owned());
+        test.saw("a", "came again".to_owned());
+        test.saw("nobody", "came".to_owned());
+        assert_eq!(first.seen.try_recv().unwrap(), "came");
+        assert!(other.seen.try_recv().is_err());
+        let again = test.watch("b");
+        drop(other);
+        assert_eq!(test.watches().len(), 1, "the later watch for the same stays");
+        drop((first, again));
+        assert!(test.watches().is_empty());
+    }
+}

@@ -1,0 +1,221 @@
+//! The far end of a WebSocket of the self-test: says how it arrived, and sends back what it gets.
+//!
+//! As little of RFC 6455 as that takes: whole frames of a few KiB, no extensions. What is more is
+//! closed with the code that says so. What it sends is never longer than what it was sent, but for
+//! the first message.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::generation::SelfTest;
+use crate::net::{Alarm, Io};
+
+use super::origin::Origin;
+
+/// How long a WebSocket may last, besides the time it is left silent.
+const LIFE: Duration = Duration::from_mins(1);
+/// How long the answer to our Close is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes it may send in all, headers of frames included.
+const MOST: usize = 64 << 10;
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+const FINAL: u8 = 0x80;
+const MASKED: u8 = 0x80;
+/// Longest payload of a control frame, and of a frame with a short header.
+const SHORT: usize = 125;
+
+/// Codes of Close frames (RFC 6455 section 7.4.1).
+const NORMAL: u16 = 1000;
+const PROTOCOL: u16 = 1002;
+const UNSUPPORTED: u16 = 1003;
+const POLICY: u16 = 1008;
+const TOO_BIG: u16 = 1009;
+
+/// Echoes until the client closes, has sent what it may, or its time is over.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the stream, without a Close frame.
+pub(super) async fn serve<T: Io>(mut io: T, origin: &Origin) {
+    let alarm = origin.clock.alarm();
+    alarm.set(origin.test.idle + LIFE);
+    let hello = origin.hello();
+    let code = {
+        let mut session = pin!(session(&mut io, hello.as_bytes()));
+        poll_fn(|cx| match session.as_mut().poll(cx) {
+            Poll::Ready(Ok(code)) => Poll::Ready(Some(code)),
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            Poll::Pending => alarm.poll(cx).map(|()| Some(NORMAL)),
+        })
+        .await
+    };
+    if let Some(code) = code {
+        // Whoever has gone need not be told.
+        let _ = part(&mut io, code, &alarm).await;
+    }
+}
+
+/// The code to close with.
+async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
+    io.write_all(&written(TEXT, hello)).await?;
+    let (mut input, mut left) = (BytesMut::new(), MOST);
+    loop {
+        match take(&mut input) {
+            Err(code) => return Ok(code),
+            Ok(Some((opcode, payload))) => {
+                let Some(rest) = left.checked_sub(payload.len() + 6) else { return Ok(POLICY) };
+                left = rest;
+                match opcode {
+                    TEXT | BINARY => io.write_all(&written(opcode, &payload)).await?,
+                    PING => io.write_all(&written(PONG, &payload)).await?,
+                    CLOSE => return Ok(NORMAL),
+                    _ => {}
+                }
+            }
+            Ok(None) => {
+                if io.read_buf(&mut input).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+    }
+}
+
+/// Says Close, and waits a moment for the client to close.
+async fn part<T: Io>(io: &mut T, code: u16, alarm: &Alarm) -> io::Result<()> {
+    alarm.set(PATIENCE);
+    let frame = written(CLOSE, &code.to_be_bytes());
+    let mut parting = pin!(async {
+        io.write_all(&frame).await?;
+        io.shutdown().await?;
+        let mut rest = [0; 256];
+        while io.read(&mut rest).await? > 0 {}
+        Ok(())
+    });
+    poll_fn(|cx| match parting.as_mut().poll(cx) {
+        Poll::Pending => alarm.poll(cx).map(Ok),
+        done @ Poll::Ready(_) => done,
+    })
+    .await
+}
+
+/// Takes a whole frame of a client off `input`: its opcode and its payload.
+///
+/// # Errors
+///
+/// The code to close with.
+fn take(input: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>, u16> {
+    let [first, second, ..] = **input else { return Ok(None) };
+    let opcode = first & 0x0f;
+    match opcode {
+        // No extension was agreed on that would use the reserved bits.
+        _ if first & 0x70 != 0 || second & MASKED == 0 => return Err(PROTOCOL),
+        0 => return Err(UNSUPPORTED),
+        TEXT | BINARY if first & FINAL == 0 => return Err(UNSUPPORTED),
+        CLOSE..=PONG if first & FINAL == 0 => return Err(PROTOCOL),
+        TEXT | BINARY | CLOSE..=PONG => {}
+        _ => return Err(PROTOCOL),
+    }
+    let (length, at) = match usize::from(second & !MASKED) {
+        length @ 0..=SHORT => (length, 2),
+        _ if opcode >= CLOSE => return Err(PROTOCOL),
+        126 => match **input {
+            [_, _, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
+            _ => return Ok(None),
+        },
+        _ => return Err(TOO_BIG),
+    };
+    if length as u64 > SelfTest::LONGEST_BODY {
+        return Err(TOO_BIG);
+    }
+    if input.len() < at + 4 + length {
+        return Ok(None);
+    }
+    input.advance(at);
+    let key = input.split_to(4);
+    let payload = input.split_to(length);
+    Ok(Some((opcode, payload.iter().zip(key.iter().cycle()).map(|(a, b)| a ^ b).collect())))
+}
+
+/// A frame as a server sends it.
+fn written(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![FINAL | opcode];
+    match u8::try_from(payload.len()) {
+        Ok(length) if usize::from(length) <= SHORT => frame.push(length),
+        _ => {
+            // Nothing of ours is longer than what sixteen bits count.
+            let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+            frame.push(126);
+            frame.extend_from_slice(&length.to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = written(0, payload);
+        frame[0] = first;
+        frame[1] |= MASKED;
+        let at = frame.len() - payload.len();
+        frame.splice(at..at, [0; 4]);
+        frame
+    }
+
+    fn taken(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>)>, u16> {
+        take(&mut BytesMut::from(bytes))
+    }
+
+    #[test]
+    fn takes_whole_frames_and_waits_for_the_rest_of_others() {
+        for payload in [vec![], vec![7; 125], vec![7; 126], vec![7; 4096]] {
+            let frame = masked(FINAL | BINARY, &payload);
+            assert_eq!(taken(&frame), Ok(Some((BINARY, payload))));
+            for short in [0, 1, 3, frame.len() - 1] {
+                assert_eq!(taken(&frame[..short.min(frame.len() - 1)]), Ok(None));
+            }
+        }
+        // The example of RFC 6455 section 5.7.
+        let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        assert_eq!(taken(&hello), Ok(Some((TEXT, b"Hello".to_vec()))));
+    }
+
+    #[test]
+    fn what_it_does_not_do_is_closed_with_the_code_for_it() {
+        assert_eq!(taken(&written(TEXT, b"not masked")), Err(PROTOCOL));
+        assert_eq!(taken(&masked(FINAL | 0x40 | TEXT, b"compressed")), Err(PROTOCOL));
+        assert_eq!(taken(&masked(FINAL | 3, b"")), Err(PROTOCOL));
+        assert_eq!(taken(&masked(PING, b"")), Err(PROTOCOL));
+        assert_eq!(taken(&masked(FINAL | PING, &[0; 126])), Err(PROTOCOL));
+        assert_eq!(taken(&masked(TEXT, b"fragment")), Err(UNSUPPORTED));
+        assert_eq!(taken(&masked(FINAL, b"continuation")), Err(UNSUPPORTED));
+        assert_eq!(taken(&masked(FINAL | TEXT, &[0; 4097])), Err(TOO_BIG));
+        assert_eq!(taken(&[FINAL | TEXT, MASKED | 127]), Err(TOO_BIG));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_or_refused(bytes: Vec<u8>) {
+            let mut input = BytesMut::from(&*bytes);
+            while let Ok(Some((_, payload))) = take(&mut input) {
+                prop_assert!(payload.len() <= bytes.len());
+            }
+        }
+    }
+}

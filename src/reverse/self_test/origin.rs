@@ -1,0 +1,256 @@
+//! The origin of the self-test: the page, and the little that it asks for.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::io::DuplexStream;
+
+use crate::generation::SelfTest;
+use crate::net::admission::Permit;
+use crate::net::{Alarm, Clock};
+use crate::reverse::tunnel::accept_for;
+
+use super::{LEAVE, Seen, echo};
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// What the page may do in a browser: show itself, and ask where it came from.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+    img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+/// On every answer.
+const FIELDS: [(HeaderName, &str); 7] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+const JSON: &str = "application/json";
+/// Of what a client sent and gets back: nothing a browser would show.
+const BYTES: &str = "application/octet-stream";
+
+/// How long it is watched for an attempt to arrive.
+const WATCH: Duration = Duration::from_secs(10);
+/// How long a client is kept waiting while its HTTP/2 connection is told to go: longer than a tick.
+const FAREWELL: Duration = Duration::from_millis(750);
+/// The pieces of an answer that comes in pieces, and the time between them.
+const PIECES: u8 = 4;
+const BETWEEN: Duration = Duration::from_secs(1);
+/// Longest name of an attempt, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// Answers one request, and becomes the far end of a WebSocket if that was asked for.
+pub(super) struct Origin {
+    pub(super) test: Arc<SelfTest>,
+    pub(super) seen: Seen,
+    pub(super) clock: Clock,
+    pub(super) _permit: Permit,
+}
+
+type Answer = Response<Either<Full<Bytes>, Pieces>>;
+
+/// Serves the pipe until it closes.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the pipe.
+pub(super) async fn serve(pipe: DuplexStream, origin: Origin) {
+    let switched = RefCell::<Option<OnUpgrade>>::default();
+    let answer = service_fn(|request| {
+        let (origin, switched) = (&origin, &switched);
+        async move { Ok::<_, Infallible>(origin.answer(request, switched).await) }
+    });
+    let connection =
+        http1::Builder::new().serve_connection(TokioIo::new(pipe), answer).with_upgrades();
+    // Whoever asked may go at any time.
+    let _ = connection.await;
+    if let Some(upgrade) = switched.take()
+        && let Ok(stream) = upgrade.await
+    {
+        echo::serve(TokioIo::new(stream), &origin).await;
+    }
+}
+
+impl Origin {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        switched: &RefCell<Option<OnUpgrade>>,
+    ) -> Answer {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match (is_read, request.uri().path()) {
+            (true, "/") => text("text/html; charset=utf-8", PAGE),
+            (true, "/page.css") => text("text/css; charset=utf-8", STYLE),
+            (true, "/page.js") => text("text/javascript; charset=utf-8", SCRIPT),
+            (true, "/seen") => self.told(),
+            (true, "/hold") => {
+                let seconds = parameter(&request, "seconds").and_then(|text| text.parse().ok());
+                let hold = Duration::from_secs(seconds.unwrap_or(0)).min(self.test.idle);
+                self.wait(hold).await;
+                self.told()
+            }
+            (true, "/pieces") => {
+                let alarm = self.clock.alarm();
+                dressed(StatusCode::OK, BYTES, Either::Right(Pieces { left: PIECES, alarm }))
+            }
+            (true, "/watch") => self.watched(parameter(&request, "attempt")).await,
+            (true, "/socket") => self.socket(request, switched),
+            (false, "/echo") => {
+                let most = usize::try_from(SelfTest::LONGEST_BODY).unwrap_or_default();
+                match Limited::new(request.into_body(), most).collect().await {
+                    Ok(body) => whole(StatusCode::OK, BYTES, body.to_bytes()),
+                    Err(_) => text_of(StatusCode::BAD_REQUEST, "no whole body\n"),
+                }
+            }
+            (false, LEAVE) => {
+                self.wait(FAREWELL).await;
+                self.told()
+            }
+            (true, _) | (false, "/") => text_of(StatusCode::NOT_FOUND, "not found\n"),
+            (false, _) => text_of(StatusCode::METHOD_NOT_ALLOWED, "not with this method\n"),
+        }
+    }
+
+    /// How the request arrived, and what the page has to know besides.
+    fn told(&self) -> Answer {
+        let told = json!({
+            "self_test": true,
+            "seen": self.seen,
+            "idle": self.test.idle.as_secs(),
+            "socket_io": self.test.socket_io,
+        });
+        whole(StatusCode::OK, JSON, told.to_string())
+    }
+
+    /// How an attempt arrived that is made at the same time, on another connection.
+    async fn watched(&self, attempt: Option<String>) -> Answer {
+        let Some(attempt) = attempt else {
+            return text_of(StatusCode::BAD_REQUEST, "no attempt\n");
+        };
+        let mut watch = self.test.watch(&attempt);
+        let mut over = pin!(self.wait(WATCH));
+        let seen = poll_fn(|cx| match Pin::new(&mut watch.seen).poll(cx) {
+            Poll::Ready(seen) => Poll::Ready(seen.ok()),
+            Poll::Pending => over.as_mut().poll(cx).map(|()| None),
+        });
+        whole(StatusCode::OK, JSON, seen.await.unwrap_or_else(|| "null".to_owned()))
+    }
+
+    /// A WebSocket, if what came is a request for one.
+    fn socket(
+        &self,
+        mut request: Request<Incoming>,
+        switched: &RefCell<Option<OnUpgrade>>,
+    ) -> Answer {
+        if let Some(attempt) = parameter(&request, "attempt") {
+            self.test.saw(&attempt, json!(self.seen).to_string());
+        }
+        let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
+        let accept = key.and_then(|key| key.to_str().ok()).map(accept_for);
+        let version = request.headers().get(header::SEC_WEBSOCKET_VERSION);
+        let (Some(accept), true, true) =
+            (accept, self.seen.upgrade, version.is_some_and(|version| version == "13"))
+        else {
+            let mut refused = text_of(StatusCode::UPGRADE_REQUIRED, "this is for WebSockets\n");
+            let ours = HeaderValue::from_static("13");
+            refused.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, ours);
+            return refused;
+        };
+        switched.replace(Some(hyper::upgrade::on(&mut request)));
+        let mut agreed = Response::new(Either::Left(Full::default()));
+        *agreed.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = agreed.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.extend(HeaderValue::from_str(&accept).map(|a| (header::SEC_WEBSOCKET_ACCEPT, a)));
+        agreed
+    }
+
+    /// What the page is told first over a WebSocket.
+    pub(super) fn hello(&self) -> String {
+        json!({ "self_test": true, "seen": self.seen }).to_string()
+    }
+
+    async fn wait(&self, time: Duration) {
+        let alarm = self.clock.alarm();
+        alarm.set(time);
+        poll_fn(|cx| alarm.poll(cx)).await;
+    }
+}
+
+/// An answer that comes a line at a time, the first at once.
+struct Pieces {
+    left: u8,
+    alarm: Alarm,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if self.left < PIECES {
+            ready!(self.alarm.poll(cx));
+        }
+        self.left -= 1;
+        self.alarm.set(BETWEEN);
+        // The waker has to be known before the time is over.
+        let _ = self.alarm.poll(cx);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"piece\n")))))
+    }
+}
+
+/// A parameter of the query, if it is short and plain.
+fn parameter(request: &Request<Incoming>, name: &str) -> Option<String> {
+    let mut pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(found, _)| *found == name)?;
+    let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (plain && !value.is_empty() && value.len() <= LONGEST_NAME).then(|| value.to_owned())
+}
+
+fn text(kind: &'static str, body: &'static str) -> Answer {
+    whole(StatusCode::OK, kind, body)
+}
+
+fn text_of(status: StatusCode, body: &'static str) -> Answer {
+    whole(status, "text/plain; charset=utf-8", body)
+}
+
+fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    dressed(status, kind, Either::Left(Full::new(body.into())))
+}
+
+fn dressed(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Pieces>) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let fields = FIELDS.into_iter().chain([(header::CONTENT_TYPE, kind)]);
+    response
+        .headers_mut()
+        .extend(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
+}
