@@ -27,6 +27,9 @@ pub mod upstream;
 // One compiled configuration.
 pub mod generation;
 
+// What becomes of Socket.IO sessions.
+pub mod lens;
+
 // How a client is met.
 pub mod downstream;
 

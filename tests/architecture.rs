@@ -14,6 +14,7 @@ use app_gateway::message::reason::Flag;
 use app_gateway::telemetry::Metrics;
 use app_gateway::telemetry::endpoints::{Told, Upstream};
 use app_gateway::telemetry::exposition::Format;
+use app_gateway::telemetry::socketio;
 
 /// Lines of a file without its tests: what a newcomer reads in one sitting.
 const LONGEST_FILE: usize = 500;
@@ -253,6 +254,11 @@ fn families() -> BTreeSet<String> {
         names.upstream("u"),
     );
     let _rule = names.rule("r", 0);
+    let sessions = names.socketio("p", "u")();
+    sessions.ended(true, "closed");
+    sessions.not_upgraded("never_tried");
+    let told = socketio::Told { of: &sessions, state: "stuck", cause: Some("never_tried") };
+    metrics.socketio.tell([told].into_iter());
     metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.serves(1, "h");
     metrics.reloaded("applied", true);

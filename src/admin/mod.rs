@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -31,19 +31,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::lens::{Book, Key};
 use crate::telemetry::exposition::Format;
 use crate::telemetry::{Metrics, endpoints};
 use crate::units::parse_duration;
 use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
 
-use report::{Outcome, Plan, Status, Succession, Verdict};
+use report::{Outcome, Plan, SocketIo, Status, Succession, Verdict};
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest body that is read, in bytes.
 const LONGEST_BODY: usize = 16 * 1024;
+
+/// Where Socket.IO sessions are told about; one of them below it, by the short form of its id.
+pub const SESSIONS: &str = "/socket-io/sessions";
 
 /// The field that verbs must be asked for with over TCP.
 pub const RELOAD_FIELD: &str = "app-gateway-reload";
@@ -122,6 +126,8 @@ pub struct Desk {
     pub asks: mpsc::UnboundedSender<Ask>,
     /// For questions about the forward proxy.
     pub way_out: way_out::WayOut,
+    /// For questions about Socket.IO sessions.
+    pub book: Rc<RefCell<Book>>,
     /// For the status page.
     pub page: page::Page,
     /// Opens the access log's file anew; the error is a sentence.
@@ -199,29 +205,53 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
-        "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN
-            if peer == Peer::Remote =>
-        {
+        path if is_private(path) && peer == Peer::Remote => {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
-        "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN
-            if peer == Peer::Local && !page::names_us(request.headers()) =>
-        {
+        path if is_private(path) && peer == Peer::Local && !page::names_us(request.headers()) => {
             text(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or an address\n")
         }
         "/status" => {
             let mut status = desk.status.borrow().clone();
             desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
             status.upstreams = snapshots(desk);
+            status.socket_io = Some(socket_io(desk));
             json(StatusCode::OK, &status)
         }
         "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
         "/metrics" => metrics(&request, desk).await,
+        path if path.starts_with(SESSIONS) => sessions(path, desk),
         path => match desk.way_out.told(path) {
             Some(told) => json(StatusCode::OK, &told),
             None => read(path, desk),
         },
+    }
+}
+
+/// Whether what is told at this path is for this host only.
+fn is_private(path: &str) -> bool {
+    path.starts_with(SESSIONS)
+        || matches!(path, "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN)
+}
+
+/// How the Socket.IO sessions are, in short.
+fn socket_io(desk: &Desk) -> SocketIo {
+    let book = desk.book.borrow();
+    SocketIo { sessions: book.counts(Instant::now()), warnings: book.warnings() }
+}
+
+/// All Socket.IO sessions, or one.
+fn sessions(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
+    let (book, now) = (desk.book.borrow(), Instant::now());
+    let named = path.strip_prefix(SESSIONS).unwrap_or_default();
+    if named.is_empty() {
+        return json(StatusCode::OK, &book.report(now));
+    }
+    let key = named.strip_prefix('/').and_then(Key::read);
+    match key.and_then(|key| book.story(key, now)) {
+        Some(story) => json(StatusCode::OK, &story),
+        None => text(StatusCode::NOT_FOUND, "no such session is known\n"),
     }
 }
 
@@ -259,6 +289,7 @@ fn tell(desk: &Desk) {
         })
     });
     desk.metrics.endpoints.tell(upstreams, told);
+    desk.book.borrow().tell(Instant::now());
 }
 
 /// In the format the scraper prefers. Written on another thread: with thousands of series it takes
@@ -289,7 +320,7 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         },
         "/" => text(
             StatusCode::OK,
-            "app-gateway admin: GET /ui /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen\n\
+            "app-gateway admin: GET /ui /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen /socket-io/sessions\n\
              POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, on this host\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),

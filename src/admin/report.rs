@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::lens::report::Counts;
 use crate::upstream::snapshot::Snapshot;
 
 /// Most attempts that are remembered.
@@ -124,6 +125,18 @@ pub struct Status {
     /// How the upstreams are.
     #[serde(default)]
     pub upstreams: Vec<Snapshot>,
+    /// How the Socket.IO sessions are.
+    #[serde(default)]
+    pub socket_io: Option<SocketIo>,
+}
+
+/// How the Socket.IO sessions are, in short.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SocketIo {
+    /// How many are in which state.
+    pub sessions: Counts,
+    /// Timers of the gateway that their heartbeat does not fit into.
+    pub warnings: Vec<String>,
 }
 
 impl Status {

@@ -20,6 +20,7 @@ mod secret;
 mod signal;
 mod status;
 mod upgrade;
+mod why_polling;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -145,6 +146,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what keeps Socket.IO sessions of the running gateway on polling, and what to do about it
+    WhyPolling {
+        /// One session and what happened to it: its id (`sid` in the client's requests), or the short
+        /// form that the access log shows. The id itself is not sent to the gateway.
+        #[arg(allow_hyphen_values = true)]
+        session: Option<String>,
+        /// Say it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the running gateway whether it is ready (exit code 0) or not (1)
     Healthcheck,
 }
@@ -205,6 +216,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             endpoint::endpoint(&chosen(directory), wish, upstream, endpoint)
         }
         Some(Command::Status { json }) => status::status(&chosen(directory), json),
+        Some(Command::WhyPolling { session, json }) => {
+            why_polling::why_polling(&chosen(directory), session.as_deref(), json)
+        }
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),
     }
 }

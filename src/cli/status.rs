@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::admin::Question;
-use crate::admin::report::{Attempt, Status, Verdict};
+use crate::admin::report::{Attempt, SocketIo, Status, Verdict};
 
 use crate::units::display_timestamp;
 use crate::upstream::snapshot::Snapshot;
@@ -63,6 +63,23 @@ fn text(status: &Status) -> String {
     }
     if !status.needs_restart.is_empty() {
         line("needs restart", &status.needs_restart.join(", "));
+    }
+    if let Some(SocketIo { sessions, warnings }) = &status.socket_io {
+        if sessions.open() > 0 {
+            let on = sessions.upgraded + sessions.direct;
+            let why = if sessions.stuck > 0 { " (why: app-gateway why-polling)" } else { "" };
+            line(
+                "Socket.IO",
+                &format!(
+                    "{} sessions: {on} on a WebSocket, {} stuck on polling{why}",
+                    sessions.open(),
+                    sessions.stuck
+                ),
+            );
+        }
+        for warning in warnings {
+            line("warning", warning);
+        }
     }
     upstreams(&mut out, &status.upstreams);
     out.push_str(

@@ -65,6 +65,8 @@ pub struct Gateway {
     pub voice: Voice,
     /// Whether components get a `traceparent` of the gateway's. Default true.
     pub trace_context: bool,
+    /// Whether Socket.IO sessions are followed. Default true.
+    pub socket_io_lens: bool,
     /// How long a drain may take from the first TERM until what is left is cut. Default 30 s.
     pub drain_timeout: Duration,
     /// How many of the latest requests are remembered, for `plan`, in all workers together. Default

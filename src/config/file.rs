@@ -108,6 +108,9 @@ pub struct GatewayFile {
     pub log_format: Maybe<VoiceFile>,
     /// Take part in W3C Trace Context: components get a `traceparent` of their own. Default true.
     pub trace_context: Maybe<bool>,
+    /// Follow Socket.IO sessions, so that `app-gateway why-polling` can say what keeps one from its
+    /// WebSocket. Default true.
+    pub socket_io_lens: Maybe<bool>,
     /// How long a drain may take until what is left is cut, e.g. `"30s"`. Default 30 s.
     pub drain_timeout: Maybe<String>,
     /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.

@@ -2,12 +2,14 @@
 //! while waiting for the head of the answer.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Method;
 use tokio::time::Instant;
 
+use crate::lens::Ticket;
 use crate::message::{BodyDecoder, Framing, Known, Reason, RequestHead, ResponseHead, field};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Local};
@@ -26,10 +28,18 @@ pub(crate) struct Upload {
     /// Set while the client waits to be told to go on.
     pub(crate) held: bool,
     ended: bool,
+    /// Who looks at the pieces.
+    ticket: Option<Rc<Ticket>>,
 }
 
 impl Upload {
-    pub(crate) fn new(head: &RequestHead, max: u64, idle: Duration, min_rate: u64) -> Self {
+    /// Of this request, of at most `max` bytes, with a client's patience `idle` and `min_rate`.
+    pub(crate) fn new(
+        head: &RequestHead,
+        max: u64,
+        (idle, min_rate): (Duration, u64),
+        ticket: Option<&Rc<Ticket>>,
+    ) -> Self {
         Self {
             decoder: BodyDecoder::new(head.framing),
             bytes: 0,
@@ -37,6 +47,7 @@ impl Upload {
             max,
             held: head.expects_continue,
             ended: head.framing == Framing::None,
+            ticket: ticket.cloned(),
         }
     }
 
@@ -64,6 +75,9 @@ impl Upload {
         }
         if !self.pace.moved(now, data.len() as u64) {
             return Err(Reason::BodyTooSlow);
+        }
+        if let Some(ticket) = &self.ticket {
+            ticket.sends(data);
         }
         exchange.send(cx, data);
         Ok(())

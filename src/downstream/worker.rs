@@ -5,6 +5,7 @@ use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::lens::Lens;
 use crate::net::Local;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::stamp::Stamp;
@@ -28,6 +29,8 @@ pub struct Worker {
     pub tunnels: Tunnels,
     /// The latest requests of the way in.
     pub recent: Recent,
+    /// What is noticed of Socket.IO sessions.
+    pub lens: Rc<Lens>,
     /// The present time as text.
     pub(crate) stamp: Stamp,
     pub(crate) ids: Ids,
@@ -39,7 +42,7 @@ impl Worker {
     /// For the current thread, whose runtime must run local tasks. `recent` is how many requests it
     /// remembers.
     #[must_use]
-    pub fn new(lines: Rc<Lines>, metrics: Arc<Metrics>, recent: usize) -> Rc<Self> {
+    pub fn new(lines: Rc<Lines>, metrics: Arc<Metrics>, lens: Rc<Lens>, recent: usize) -> Rc<Self> {
         let worker = Rc::new(Self {
             local: Local::new(),
             pool: Rc::default(),
@@ -47,6 +50,7 @@ impl Worker {
             metrics,
             tunnels: Tunnels::default(),
             recent: Recent::new(recent),
+            lens,
             stamp: Stamp::default(),
             ids: Ids::new(),
             spare: RefCell::new(File::open("/dev/null").ok()),
@@ -54,6 +58,7 @@ impl Worker {
         tokio::task::spawn_local(worker.local.clock.clone().run());
         tokio::task::spawn_local(Rc::clone(&worker.pool).sweep());
         tokio::task::spawn_local(Rc::clone(&worker.lines).run());
+        tokio::task::spawn_local(Rc::clone(&worker.lens).run());
         worker
     }
 }

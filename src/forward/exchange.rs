@@ -55,7 +55,7 @@ pub(super) async fn serve<T: Io>(
             return request.refuse(conn, record);
         }
     };
-    let upload = Upload::new(head, u64::MAX, PATIENCE, 0);
+    let upload = Upload::new(head, u64::MAX, (PATIENCE, 0), None);
     let worker = &request.service.worker;
     let alarm = worker.local.clock.alarm();
     let mut sender = Sender { conn, upload, version: head.version };

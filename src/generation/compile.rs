@@ -9,7 +9,7 @@ use crate::config::problem::{Place, Problem, Severity};
 use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId};
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
+use crate::telemetry::{Allotment, Metrics, UpstreamMetrics, socketio};
 use crate::tls::tickets::Scope;
 use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
@@ -67,6 +67,7 @@ pub fn compile(
         edition: &edition,
         alive: &alive,
         traces: config.gateway.trace_context,
+        follows: config.gateway.socket_io_lens,
     };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
@@ -161,6 +162,7 @@ struct Compiler<'a> {
     edition: &'a Arc<Edition>,
     alive: &'a Arc<Alive>,
     traces: bool,
+    follows: bool,
 }
 
 impl Compiler<'_> {
@@ -193,6 +195,7 @@ impl Compiler<'_> {
                 logs: profile.access_log,
             }),
             traces: self.traces,
+            follows: self.follows,
             place: listener.place,
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),
@@ -281,6 +284,21 @@ impl Compiler<'_> {
         if route.websocket { Box::new(move || begin().with_websockets()) } else { Box::new(begin) }
     }
 
+    fn sessions(
+        &self,
+        profile: &Profile,
+        route: &config::Route,
+        upstream: &Upstream,
+    ) -> Arc<socketio::Place> {
+        let metrics = self.names.socketio(&profile.name, &upstream.name);
+        Arc::new(socketio::Place {
+            profile: profile.name.clone(),
+            route: route.name.clone(),
+            upstream: Arc::clone(&upstream.name),
+            metrics: LazyLock::new(Box::new(metrics)),
+        })
+    }
+
     fn route(
         &self,
         profile: &Profile,
@@ -302,6 +320,7 @@ impl Compiler<'_> {
                 Some((upstream, counters)) => Action::Proxy(Way {
                     counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
+                    sessions: Some(self.sessions(profile, route, upstream)),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
                 }),
@@ -312,6 +331,7 @@ impl Compiler<'_> {
                 let way = Way {
                     counters: self.names.upstream(&upstream.name),
                     first_byte: upstream.limits.first_byte,
+                    sessions: None,
                     upstream,
                     // What it serves lies below its path, which ends in a slash.
                     strip_prefix: route.path.as_str().strip_suffix('/').map(str::to_owned),

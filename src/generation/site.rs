@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::addr::{ClientAddr, HostPattern};
-use crate::config::{Limits, Place, ProxyProtocol, Timeouts};
+use crate::config::{self, Limits, ProxyProtocol, Timeouts};
 use crate::message::forward::Edits;
 use crate::message::{Framing, Reason, RequestHead, host, path};
 use crate::route::{Match, Table};
+use crate::telemetry::socketio::Place;
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
@@ -27,7 +28,7 @@ pub struct Site {
     /// The address it listens on.
     pub address: SocketAddr,
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: config::Place,
     /// What it serves.
     pub served: Served,
     /// Hosts it answers for; empty: any.
@@ -36,6 +37,8 @@ pub struct Site {
     pub trusted: Vec<IpNet>,
     /// Requests are passed on with a `traceparent` of the gateway's.
     pub traces: bool,
+    /// Socket.IO sessions are followed.
+    pub follows: bool,
     /// Limits on what a client may do.
     pub limits: Limits,
     /// How long a client may take.
@@ -81,7 +84,7 @@ pub struct Route {
     /// What is told about it.
     pub account: Arc<Account>,
     /// Where `path` is written.
-    pub place: Place,
+    pub place: config::Place,
     /// What is done.
     pub action: Action,
     /// Longest request body, in bytes.
@@ -139,6 +142,8 @@ pub struct Way {
     pub strip_prefix: Option<String>,
     /// Limit to the first byte of the answer.
     pub first_byte: Duration,
+    /// What its Socket.IO sessions are told and counted under; `None`: they are not followed.
+    pub sessions: Option<Arc<Place>>,
 }
 
 impl Action {

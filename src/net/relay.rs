@@ -53,6 +53,10 @@ pub struct Summary {
     pub b_to_a: u64,
     /// The code of the Close frame that side A was sent, if it was sent one.
     pub close_code: Option<u16>,
+    /// Of a WebSocket: one of the sides had said Close.
+    pub said_close: bool,
+    /// How long nothing had moved when it ended.
+    pub silent: Duration,
 }
 
 impl End {
@@ -73,9 +77,20 @@ pub trait Owner {
     fn allows(&self) -> bool;
 
     /// Told of bytes as they move.
-    fn moved(&self, a_to_b: u64, b_to_a: u64) {
-        let _ = (a_to_b, b_to_a);
+    fn moved(&self, moved: Moved) {
+        let _ = moved;
     }
+}
+
+/// What has moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// Bytes since the last time.
+    pub a_to_b: u64,
+    /// Bytes since the last time.
+    pub b_to_a: u64,
+    /// Of a WebSocket: messages so far from A and from B, up to 255 each.
+    pub messages: [u8; 2],
 }
 
 impl<F: Fn() -> bool> Owner for F {
@@ -178,6 +193,8 @@ async fn join<A: Io, B: Io>(
         watch.poll(cx, local)
     })
     .await;
+    let silent = local.clock.now().saturating_duration_since(watch.moved);
+    let said_close = ab.said_close() || ba.said_close();
     let mut close_code = None;
     if let Some(close) = end.close() {
         // Boxed: a tunnel that is open has no room for how it ends.
@@ -191,7 +208,7 @@ async fn join<A: Io, B: Io>(
         close_code = told.await.then_some(close.code);
     }
     watch.tell(owner, &ab, &ba);
-    Summary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code }
+    Summary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code, said_close, silent }
 }
 
 /// Looks after the idle time without touching the alarm for each message.
@@ -210,7 +227,11 @@ impl Watch {
     /// Tells of bytes that have moved since the last time.
     fn tell(&mut self, owner: &dyn Owner, ab: &Direction, ba: &Direction) {
         let (a_to_b, b_to_a) = std::mem::replace(&mut self.told, (ab.bytes, ba.bytes));
-        owner.moved(ab.bytes - a_to_b, ba.bytes - b_to_a);
+        owner.moved(Moved {
+            a_to_b: ab.bytes - a_to_b,
+            b_to_a: ba.bytes - b_to_a,
+            messages: [ab.messages(), ba.messages()],
+        });
     }
 
     fn poll(&mut self, cx: &Context<'_>, local: &Local) -> Poll<End> {
@@ -262,6 +283,14 @@ impl Direction {
             frames.pass(early);
         }
         Self { out, bytes: early.len() as u64, frames, ended: false, closed: false }
+    }
+
+    fn messages(&self) -> u8 {
+        self.frames.map_or(0, |frames| frames.messages())
+    }
+
+    fn said_close(&self) -> bool {
+        self.frames.is_some_and(|frames| frames.is_closed())
     }
 
     fn poll<R: Io, W: Io>(

@@ -26,6 +26,7 @@ pub struct Frames {
     /// Of the frame that passes.
     opcode: u8,
     closed: bool,
+    messages: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,7 +53,7 @@ impl Frames {
     /// Before the first frame.
     #[must_use]
     pub const fn of(sender: Sender) -> Self {
-        Self { left: 0, at: At::Between, sender, opcode: 0, closed: false }
+        Self { left: 0, at: At::Between, sender, opcode: 0, closed: false, messages: 0 }
     }
 
     /// Takes note of bytes that pass.
@@ -91,6 +92,12 @@ impl Frames {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// How many messages have begun with a whole frame, up to 255.
+    #[must_use]
+    pub fn messages(&self) -> u8 {
+        self.messages
     }
 
     /// Takes at least one byte.
@@ -157,6 +164,9 @@ impl Frames {
     fn end(&mut self) {
         self.at = At::Between;
         self.closed |= self.opcode == CLOSE;
+        if matches!(self.opcode, 1 | 2) {
+            self.messages = self.messages.saturating_add(1);
+        }
     }
 }
 

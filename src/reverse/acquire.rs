@@ -195,7 +195,7 @@ impl Whose {
         let rank = upstream.ranks.get(self.index).filter(|_| self.opens && status == 200);
         if let Some(rank) = rank {
             let memory = Arc::clone(&upstream.memory);
-            exchange.shown_to(Some(Learner::new(memory, rank.number)));
+            exchange.shown_to(Learner::new(memory, rank.number));
         }
     }
 

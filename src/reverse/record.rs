@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::site::{Account, Carried, Names};
 use crate::generation::{Edition, Route, Site};
+use crate::lens::{self, Cut, Outcome, Ticket};
 use crate::message::reason::Flag;
 use crate::message::{Known, Reason, RequestHead, TraceParent, Version, path};
 use crate::net::Phase;
@@ -23,7 +24,7 @@ use crate::telemetry::recent::Request;
 use crate::telemetry::upstreams::Seat;
 use crate::telemetry::websockets::Closed;
 use crate::telemetry::{UpstreamMetrics, WebSocketMetrics};
-use crate::upstream::{Busy, Upstream};
+use crate::upstream::{Busy, Exchange, Upstream};
 
 use super::Facts;
 use super::acquire::Whose;
@@ -62,6 +63,9 @@ pub(super) struct Record {
     listed: Option<u64>,
     /// Of the Close frame the client of a WebSocket was sent by us.
     pub(super) close_code: Option<u16>,
+    /// What it has to do with a Socket.IO session.
+    pub(super) ticket: Option<Rc<Ticket>>,
+    tunnel_idle: Duration,
 }
 
 struct Asked {
@@ -98,6 +102,9 @@ impl Record {
             host: head.host_name(),
             path: path::raw(&head.target),
         });
+        if site.follows {
+            record.ticket = Ticket::of(head);
+        }
         record.request = Some(Asked {
             version: head.version,
             method: head.method.clone(),
@@ -135,11 +142,19 @@ impl Record {
             seat: None,
             listed: None,
             close_code: None,
+            ticket: None,
+            tunnel_idle: site.timeouts.tunnel_idle,
         }
     }
 
     /// Notes the route.
     pub(super) fn on_route(&mut self, route: &Route) {
+        if let Some(ticket) = &self.ticket
+            && let Some(way) = route.action.way()
+            && let Some(sessions) = &way.sessions
+        {
+            ticket.at(sessions, way.first_byte);
+        }
         let route = &route.account;
         route.metrics.in_flight.inc();
         if route.report_only {
@@ -170,9 +185,17 @@ impl Record {
         self.first_byte = Some(first_byte);
     }
 
+    /// Has the lens look at the answer's body, if it wants to.
+    pub(super) fn shown(&self, status: u16, exchange: &mut Exchange) {
+        if let Some(onlooker) = self.ticket.as_ref().and_then(|ticket| ticket.onlooker(status)) {
+            exchange.shown_to(onlooker);
+        }
+    }
+
     /// The record of the tunnel that the request becomes; its end is set when it ends.
     /// `seat` counts the upstream's connection.
     pub(super) fn into_tunnel(mut self, seat: Option<Seat>) -> Self {
+        self.notice(Ticket::switched);
         self.tunnel = Some(Closed::Unknown);
         self.seat = seat;
         if let Some(asked) = &mut self.request {
@@ -211,8 +234,36 @@ impl Record {
     }
 
     /// Notes how a tunnel ended.
-    pub(super) fn tunnel_ended(&mut self, how: Closed) {
-        self.tunnel = Some(how);
+    pub(super) fn tunnel_ended(&mut self, cut: Cut) {
+        self.tunnel = Some(cut.how);
+        self.notice(|ticket, outcome| ticket.cut(outcome, cut));
+    }
+
+    /// Notes how many messages the two sides of a tunnel have sent.
+    pub(super) fn talked(&self, messages: [u8; 2]) {
+        if self.ticket.as_ref().is_some_and(|ticket| ticket.moved(messages)) {
+            self.notice(Ticket::upgraded);
+        }
+    }
+
+    /// Tells the lens, if it is interested.
+    fn notice(&self, what: impl FnOnce(&Ticket, &Outcome<'_>) -> Option<lens::Event>) {
+        let Some(ticket) = &self.ticket else { return };
+        let event = what(
+            ticket,
+            &Outcome {
+                request: self.id.as_str(),
+                client: self.facts.client.0,
+                endpoint: self.endpoint.as_ref(),
+                status: self.status,
+                reason: self.reason,
+                waited: self.first_byte.unwrap_or_else(|| self.start.elapsed()),
+                answered: self.first_byte.is_some(),
+            },
+        );
+        if let Some(event) = event {
+            self.worker.lens.note(event);
+        }
     }
 
     /// What counts a tunnel.
@@ -326,6 +377,9 @@ impl Event for Record {
                 line.target(Key::Referrer, referrer);
             }
         }
+        if let Some(key) = self.ticket.as_ref().and_then(|ticket| ticket.key()) {
+            line.text(Key::Session, key.to_string().as_bytes());
+        }
         self.tell_served(line);
         line.number(Key::Generation, self.edition.number());
         line.text(Key::Config, self.edition.hash().as_bytes());
@@ -357,6 +411,9 @@ impl Drop for Record {
         }
         if let Some(number) = self.listed {
             self.worker.tunnels.remove(number);
+        }
+        if self.tunnel.is_none() {
+            self.notice(|ticket, outcome| ticket.over(outcome, self.tunnel_idle));
         }
         self.count();
         if self.names.logs {

@@ -8,8 +8,9 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::base64;
 use crate::downstream::accept::Admitted;
+use crate::lens::Cut;
 use crate::net::Io;
-use crate::net::relay::{End, Owner, Side, relay_websocket};
+use crate::net::relay::{End, Moved, Owner, Side, relay_websocket};
 use crate::telemetry::websockets::Closed;
 use crate::upstream::Stream;
 
@@ -33,7 +34,7 @@ pub(super) fn spawn<T: Io>(
         record.close_code = summary.close_code;
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;
-        record.tunnel_ended(match summary.end {
+        let how = match summary.end {
             End::ClosedByA => Closed::ByClient,
             End::ClosedByB => Closed::ByUpstream,
             End::BrokenA => Closed::ClientBroke,
@@ -41,7 +42,8 @@ pub(super) fn spawn<T: Io>(
             End::Idle => Closed::Idle,
             End::Draining => Closed::Draining,
             End::Forbidden => Closed::Policy,
-        });
+        };
+        record.tunnel_ended(Cut::new(how, summary.silent, summary.said_close));
         drop((record, admitted));
     });
 }
@@ -57,8 +59,10 @@ impl Owner for Ours<'_> {
         self.record.is_still_allowed(&self.service.site.load())
     }
 
-    fn moved(&self, a_to_b: u64, b_to_a: u64) {
+    fn moved(&self, moved: Moved) {
+        let Moved { a_to_b, b_to_a, messages } = moved;
         self.record.websockets().inspect(|websockets| websockets.moved(a_to_b, b_to_a));
+        self.record.talked(messages);
     }
 }
 

@@ -41,6 +41,7 @@ impl Gateway {
             needed: self.checks.needed(),
             asks,
             way_out: self.way_out(),
+            book: Rc::clone(&self.book),
             page: admin::page::Page::new(self.checks.serving()),
             reopen: Box::new(move || reopener.reopen()),
         });

@@ -39,6 +39,7 @@ use crate::admin::socket::Socket;
 use crate::admin::{Ask, Health};
 use crate::forward::{Commons, Way};
 use crate::generation::Generation;
+use crate::lens;
 use crate::net::Phase;
 use crate::telemetry::Metrics;
 
@@ -76,6 +77,9 @@ pub struct Gateway {
     pulses: Vec<systemd::Pulse>,
     checks: Checks,
     names: Names,
+    /// What is known of Socket.IO sessions, and where it comes from.
+    book: Rc<RefCell<lens::Book>>,
+    noticed: Option<mpsc::Receiver<Vec<lens::Event>>>,
     /// A successor that is getting ready.
     upgrade: Option<(Upgrade, Option<Reply>)>,
 }
@@ -127,6 +131,7 @@ impl Gateway {
         let posts = posts::posts(&generation, way.as_ref());
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
+        let (noticing, noticed) = lens::path();
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -138,6 +143,7 @@ impl Gateway {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
+                noticed: noticing.clone(),
                 recent: generation.config.gateway.recent_requests.div_ceil(count),
                 commands: receiver,
                 ending: ending.clone(),
@@ -172,6 +178,7 @@ impl Gateway {
         };
         reloader.remember_start();
         let checks = Checks::new(Arc::clone(&reloader.metrics));
+        let book = Rc::new(RefCell::new(lens::Book::new(Arc::clone(&reloader.metrics))));
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
         Ok(Self {
             reloader,
@@ -185,6 +192,8 @@ impl Gateway {
             pulses,
             checks,
             names: Names::new(),
+            book,
+            noticed: Some(noticed),
             upgrade: None,
         })
     }
@@ -216,6 +225,9 @@ impl Gateway {
     async fn control(&mut self) -> std::io::Result<End> {
         let mut signals = Signals::new()?;
         let (asked, desk) = self.open_desk()?;
+        if let Some(noticed) = self.noticed.take() {
+            tokio::task::spawn_local(lens::keep(Rc::clone(&self.book), noticed));
+        }
         let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
         systemd::ready(&self.status());

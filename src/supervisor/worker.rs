@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::downstream::Worker;
 use crate::generation::Kind;
 use crate::generation::site::Carried;
+use crate::lens;
 use crate::net::Phase;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
@@ -52,6 +53,8 @@ pub(super) struct Seed {
     pub(super) sockets: Vec<(TcpListener, Shared)>,
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
+    /// Where it hands over what it notices of Socket.IO sessions.
+    pub(super) noticed: mpsc::Sender<Vec<lens::Event>>,
     /// How many requests it remembers.
     pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -83,7 +86,8 @@ pub(super) fn run(seed: Seed) {
 }
 
 async fn work(mut seed: Seed) {
-    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), seed.recent);
+    let lens = lens::Lens::new(seed.noticed, Arc::clone(&seed.metrics));
+    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), lens, seed.recent);
     let local = Rc::clone(&worker.local);
     let mut services = Vec::new();
     for (socket, shared) in seed.sockets {

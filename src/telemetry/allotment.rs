@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::egress::NO_RULE;
 use super::lease::Series;
+use super::socketio::SocketIoMetrics;
 use super::{ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, UpstreamMetrics};
 
 /// The name of what has none of its own.
@@ -80,6 +81,18 @@ impl Allotment {
     #[must_use]
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
         self.metrics.upstream(self.upstream_name(name))
+    }
+
+    /// Decides now under which name the Socket.IO sessions of an upstream are counted, and makes the
+    /// counters when the result is called.
+    pub fn socketio(
+        &self,
+        profile: &str,
+        upstream: &str,
+    ) -> impl FnOnce() -> SocketIoMetrics + Send + Sync + use<> {
+        let (profile, upstream) = (profile.to_owned(), self.upstream_name(upstream).to_owned());
+        let metrics = Arc::clone(&self.metrics);
+        move || metrics.socketio(&profile, &upstream)
     }
 
     /// What an upstream is called in labels.

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 /// Parameters whose values are credentials or stand in for them.
 ///
-/// `hub.verify_token` is Messenger's webhook secret, `sig` Viber's signature; the others are what
-/// components and their clients are known to put into URLs.
+/// `hub.verify_token` is Messenger's webhook secret, `sig` Viber's signature, `sid` a Socket.IO session,
+/// which whoever has it can read; the others are what components and their clients are known to put
+/// into URLs.
 const SECRET: &[&str] = &[
     "hub.verify_token",
     "sig",
+    "sid",
     "signature",
     "token",
     "access_token",

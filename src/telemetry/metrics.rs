@@ -20,6 +20,7 @@ use super::exposition::{self, Format};
 use super::lease::{Lease, Leases, Series};
 use super::listeners::{ListenerMetrics, Listeners};
 use super::process::Process;
+use super::socketio::{SocketIo, SocketIoMetrics};
 use super::upstreams::{UpstreamMetrics, Upstreams};
 use super::websockets::{WebSocketMetrics, WebSockets};
 
@@ -68,6 +69,8 @@ pub struct Metrics {
     pub endpoints: Endpoints,
     /// Of the forward proxy.
     pub egress: EgressMetrics,
+    /// Of Socket.IO sessions.
+    pub socketio: SocketIo,
     /// Access-log lines written.
     pub log_written: IntCounter,
     /// Access-log lines lost.
@@ -222,6 +225,7 @@ impl Metrics {
                 IntCounter::new(named("access_log_lines_total"), "Access-log lines written.")?,
             )?,
             egress: EgressMetrics::new(&registry)?,
+            socketio: SocketIo::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -306,6 +310,13 @@ impl Metrics {
         self.upstreams.handles(Lease::of(self, Series::Upstream(name.to_owned())), name)
     }
 
+    /// Handles of the Socket.IO sessions that a profile sends to an upstream.
+    #[must_use]
+    pub fn socketio(self: &Arc<Self>, profile: &str, upstream: &str) -> SocketIoMetrics {
+        let lease = Lease::of(self, Series::Upstream(upstream.to_owned()));
+        self.socketio.handles(lease, profile, upstream)
+    }
+
     /// Ends the series of something that is gone.
     pub(super) fn forget(&self, series: &Series) {
         match series {
@@ -323,7 +334,10 @@ impl Metrics {
                 self.websockets.forget(profile, route);
             }
             Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
-            Series::Upstream(name) => self.upstreams.forget(name),
+            Series::Upstream(name) => {
+                self.upstreams.forget(name);
+                self.socketio.forget(name);
+            }
             Series::Rule(_) => {}
         }
     }

@@ -16,6 +16,7 @@ pub mod mask;
 pub mod metrics;
 mod process;
 pub mod recent;
+pub mod socketio;
 pub mod stamp;
 pub mod upstreams;
 pub mod voice;

@@ -21,25 +21,53 @@ pub enum Session<'a> {
     Of(&'a [u8]),
 }
 
-/// Reads a request target.
+/// What Engine.IO says in the query of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Parameters<'a> {
+    /// `EIO`, the version, as it is written.
+    pub version: &'a [u8],
+    /// `transport`; `None`: it does not say, which means polling.
+    pub transport: Option<&'a [u8]>,
+    /// `sid`, if it is not empty.
+    pub sid: Option<&'a [u8]>,
+}
+
+impl Parameters<'_> {
+    /// Whether it asks for a WebSocket.
+    #[must_use]
+    pub fn is_websocket(&self) -> bool {
+        self.transport == Some(b"websocket")
+    }
+}
+
+/// Reads a request target; `None`: it is not Engine.IO's.
 #[must_use]
-pub fn session(target: &[u8]) -> Session<'_> {
-    let Some(at) = memchr::memchr(b'?', target) else { return Session::None };
-    let (mut engine, mut polling, mut sid) = (false, true, None);
-    for parameter in target.get(at + 1..).unwrap_or_default().split(|b| *b == b'&') {
+pub fn parameters(target: &[u8]) -> Option<Parameters<'_>> {
+    let at = memchr::memchr(b'?', target)?;
+    let query = target.get(at + 1..)?;
+    // Most queries are somebody else's.
+    memchr::memmem::find(query, b"EIO=")?;
+    let (mut version, mut transport, mut sid) = (None, None, None);
+    for parameter in query.split(|b| *b == b'&') {
         if let Some(value) = parameter.strip_prefix(b"sid=") {
             sid = Some(value).filter(|value| !value.is_empty());
-        } else if parameter == b"transport=websocket" {
-            polling = false;
-        } else if parameter.starts_with(b"EIO=") {
-            engine = true;
+        } else if let Some(value) = parameter.strip_prefix(b"transport=") {
+            transport = Some(value);
+        } else if let Some(value) = parameter.strip_prefix(b"EIO=") {
+            version = Some(value);
         }
     }
-    match sid {
-        _ if !engine => Session::None,
+    Some(Parameters { version: version?, transport, sid })
+}
+
+/// Which session a request target belongs to.
+#[must_use]
+pub fn session(target: &[u8]) -> Session<'_> {
+    let Some(parameters) = parameters(target) else { return Session::None };
+    match parameters.sid {
         Some(sid) => Session::Of(sid),
-        None if polling => Session::Opens,
-        None => Session::None,
+        None if parameters.is_websocket() => Session::None,
+        None => Session::Opens,
     }
 }
 

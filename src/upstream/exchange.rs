@@ -21,7 +21,6 @@ use crate::telemetry::upstreams::Seat;
 
 use super::connect::Stream;
 use super::pool::{Connection, is_quiet};
-use super::sessions::Learner;
 
 /// Interim answers (1xx) an upstream may send before the real one.
 const MOST_INTERIM: u8 = 8;
@@ -42,6 +41,12 @@ pub enum BodyStep {
     Some,
     /// It has ended, with these trailer fields as text.
     End(Vec<u8>),
+}
+
+/// Somebody who looks at the body of an answer, before it is passed on, and changes nothing.
+pub trait Onlooker {
+    /// Looks at a piece; whether there is nothing more to see.
+    fn read(&mut self, piece: &[u8]) -> bool;
 }
 
 /// A failure, and whether the request may have been acted upon.
@@ -72,7 +77,7 @@ pub struct Exchange {
     heard: bool,
     decoder: Option<BodyDecoder>,
     reusable: bool,
-    learner: Option<Box<Learner>>,
+    onlookers: Vec<Box<dyn Onlooker>>,
 }
 
 impl Exchange {
@@ -110,13 +115,13 @@ impl Exchange {
             heard: false,
             decoder: None,
             reusable: true,
-            learner: None,
+            onlookers: Vec::new(),
         })
     }
 
-    /// Has somebody look at the beginning of the answer's body.
-    pub fn shown_to(&mut self, learner: Option<Box<Learner>>) {
-        self.learner = learner;
+    /// Has somebody look at the answer's body.
+    pub fn shown_to(&mut self, onlooker: Box<dyn Onlooker>) {
+        self.onlookers.push(onlooker);
     }
 
     /// Whether the connection had carried another request before.
@@ -255,10 +260,10 @@ impl Exchange {
         decoder: &mut BodyDecoder,
         sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
     ) -> Poll<Result<BodyStep, Reason>> {
-        let learner = &mut self.learner;
+        let onlookers = &mut self.onlookers;
         let sink = &mut |cx: &mut Context<'_>, data: &[u8]| {
-            if learner.as_mut().is_some_and(|learner| learner.read(data)) {
-                *learner = None;
+            if !onlookers.is_empty() {
+                onlookers.retain_mut(|onlooker| !onlooker.read(data));
             }
             sink(cx, data);
         };

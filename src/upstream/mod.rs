@@ -34,7 +34,7 @@ use crate::net::CheckedAddr;
 pub use check::Check;
 pub use choose::{Balance, Home, Memory, Policy, Rank};
 pub use connect::{ConnectError, Stream, connect};
-pub use exchange::{BodyStep, Exchange, Received};
+pub use exchange::{BodyStep, Exchange, Onlooker, Received};
 pub use health::{Busy, Duty, Health};
 pub use pool::{Connection, Pool};
 

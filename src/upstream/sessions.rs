@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::engine::{Found, Reader};
+use super::exchange::Onlooker;
 
 /// Places a session may be in.
 const WAYS: usize = 8;
@@ -166,9 +167,10 @@ impl Learner {
     pub fn new(memory: Arc<super::choose::Memory>, number: u16) -> Box<Self> {
         Box::new(Self { memory, number, reader: Reader::default() })
     }
+}
 
-    /// Looks at a piece of the answer; whether there is nothing more to learn.
-    pub fn read(&mut self, piece: &[u8]) -> bool {
+impl Onlooker for Learner {
+    fn read(&mut self, piece: &[u8]) -> bool {
         match self.reader.read(piece) {
             Found::Id(id) => {
                 self.memory.sessions.learn(id, self.number);

@@ -9,6 +9,7 @@ mod events;
 mod figures;
 mod past;
 mod sections;
+mod socketio;
 mod tester;
 mod verdict;
 
@@ -16,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -24,6 +26,7 @@ use hyper::body::Incoming;
 
 use crate::generation::site::Action;
 use crate::generation::{Generation, Served};
+use crate::lens::report::Report;
 use crate::message::host;
 
 use super::report::Status;
@@ -91,6 +94,8 @@ struct View<'a> {
     forwards: bool,
     /// Its open tunnels.
     tunnels: usize,
+    /// Of Socket.IO.
+    sessions: Report,
     figures: Figures,
     past: &'a Past,
 }
@@ -188,6 +193,7 @@ async fn live(desk: &Desk) -> Option<String> {
         routes,
         forwards: generation.is_some_and(|generation| generation.outlet.is_some()),
         tunnels: (desk.way_out.tunnels)().as_array().map_or(0, Vec::len),
+        sessions: desk.book.borrow().report(Instant::now()),
         figures,
         past: &past,
     };

@@ -11,6 +11,7 @@ use super::View;
 use super::escape::{Esc, figure, latency};
 use super::figures::Route;
 use super::past::Point;
+use super::socketio;
 use super::verdict::{Trouble, ago, days_left, refusal, state, troubles};
 
 /// Most rows of a table; a page is for people.
@@ -26,6 +27,7 @@ pub(super) fn all(view: &View<'_>) -> String {
     let mut out = String::with_capacity(16 * 1024);
     verdict(&mut out, view, &troubles(view));
     hour(&mut out, view);
+    socketio::section(&mut out, &view.sessions);
     upstreams(&mut out, view);
     listeners(&mut out, view);
     certificates(&mut out, view);
@@ -90,7 +92,7 @@ fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
 }
 
 /// A sentence whose commands and names in backquotes are marked as such.
-fn coded(sentence: &str) -> String {
+pub(super) fn coded(sentence: &str) -> String {
     let mut out = String::new();
     for (index, piece) in sentence.split('`').enumerate() {
         let _ = match index % 2 {
@@ -141,7 +143,7 @@ fn spark(out: &mut String, name: &str, points: impl ExactSizeIterator<Item = f64
 }
 
 /// Opens a section with a table.
-fn table(out: &mut String, (id, title, about): (&str, &str, &str), columns: &[&str]) {
+pub(super) fn table(out: &mut String, (id, title, about): (&str, &str, &str), columns: &[&str]) {
     let _ = write!(
         out,
         "<section id=\"{id}\" aria-labelledby=\"{id}-h\"><h2 id=\"{id}-h\">{title}</h2>\
@@ -153,10 +155,10 @@ fn table(out: &mut String, (id, title, about): (&str, &str, &str), columns: &[&s
     out.push_str("</tr></thead><tbody>");
 }
 
-const END: &str = "</tbody></table></div></section>";
+pub(super) const END: &str = "</tbody></table></div></section>";
 
 /// One row; the first cell is its header.
-fn row(out: &mut String, cells: &[&str]) {
+pub(super) fn row(out: &mut String, cells: &[&str]) {
     out.push_str("<tr>");
     for (index, cell) in cells.iter().enumerate() {
         let _ = match index {

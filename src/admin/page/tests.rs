@@ -67,6 +67,7 @@ fn view(past: &Past) -> View<'_> {
         }],
         forwards: true,
         tunnels: 4,
+        sessions: Report::default(),
         figures,
         past,
     }

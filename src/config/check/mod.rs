@@ -258,6 +258,7 @@ impl Check<'_> {
             access_log: self.access_log(body.access_log.as_ref()),
             voice: log::voice(body),
             trace_context: body.trace_context.as_ref().is_none_or(|on| on.value),
+            socket_io_lens: body.socket_io_lens.as_ref().is_none_or(|on| on.value),
             drain_timeout: self.duration(
                 body.drain_timeout.as_ref(),
                 DRAIN,

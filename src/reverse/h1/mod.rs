@@ -156,8 +156,9 @@ impl Request<'_> {
         target: &Target<'_>,
     ) -> Next {
         let timeouts = &self.site.timeouts;
+        let patience = (timeouts.body_idle, timeouts.min_rate);
         let upload =
-            Upload::new(&self.head, target.route.max_body, timeouts.body_idle, timeouts.min_rate);
+            Upload::new(&self.head, target.route.max_body, patience, record.ticket.as_ref());
         let alarm = self.worker.local.clock.alarm();
         let mut sender = Sender { conn, upload, version: self.head.version };
         let mut fresh = false;
@@ -188,6 +189,7 @@ impl Request<'_> {
                 Ok(head) => {
                     record.answered(head.status, counters);
                     whose.answered(head.status, &mut exchange, to);
+                    record.shown(head.status, &mut exchange);
                 }
                 Err(_) => counters.unanswered(),
             }

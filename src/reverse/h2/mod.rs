@@ -199,7 +199,12 @@ impl H2Request {
         };
         let timeouts = &self.site.timeouts;
         let mut sender = Sender {
-            upload: Upload::new(&head, route.max_body, timeouts.body_idle, timeouts.min_rate),
+            upload: Upload::new(
+                &head,
+                route.max_body,
+                (timeouts.body_idle, timeouts.min_rate),
+                record.ticket.as_ref(),
+            ),
             body,
             stated: match head.framing {
                 Framing::Length(length) => Some(length),
@@ -232,7 +237,8 @@ impl H2Request {
         asked: &Asked<'_>,
     ) -> Result<Answered, Unreachable> {
         let worker = &self.service.worker;
-        let Some(Way { upstream, counters, strip_prefix, first_byte }) = asked.route.action.way()
+        let Some(Way { upstream, counters, strip_prefix, first_byte, .. }) =
+            asked.route.action.way()
         else {
             return Err(Reason::Internal.into());
         };
@@ -263,6 +269,7 @@ impl H2Request {
             match answer {
                 Ok(head) => {
                     whose.answered(head.status, &mut exchange, to);
+                    record.shown(head.status, &mut exchange);
                     let identity = whose.endpoint.identity;
                     return Ok(Answered {
                         head,

@@ -106,6 +106,8 @@ keys! {
     Agent => "user_agent", "user_agent.original";
     /// `Referer`.
     Referrer => "referrer", "http.request.referrer";
+    /// The short form of a Socket.IO session's id.
+    Session => "session", "app_gateway.session";
     /// Name of the route.
     Route => "route", "app_gateway.route";
     /// Name of the rule.

@@ -1,0 +1,163 @@
+//! The section about Socket.IO sessions: how many are in which state, and why some stay on polling.
+
+use std::fmt::Write as _;
+
+use crate::lens::report::{Report, Row};
+
+use super::escape::Esc;
+use super::sections::{END, coded, row, table};
+
+/// Sessions shown.
+const ROWS: usize = 10;
+
+// Writing to a String cannot fail; that is what `let _` stands for here.
+
+/// Nothing, where nobody uses Socket.IO.
+pub(super) fn section(out: &mut String, report: &Report) {
+    let counts = &report.counts;
+    let silent = report.causes.is_empty() && report.warnings.is_empty();
+    if counts.open() + counts.ended == 0 && silent {
+        return;
+    }
+    out.push_str(
+        "<section id=\"socketio\" aria-labelledby=\"socketio-h\"><h2 id=\"socketio-h\">Socket.IO</h2><dl>",
+    );
+    let facts = [
+        ("on a WebSocket after polling", counts.upgraded),
+        ("on a WebSocket from the start", counts.direct),
+        ("stuck on polling", counts.stuck),
+        ("just opened", counts.polling),
+        ("ended in the last ten minutes", counts.ended),
+    ];
+    for (name, count) in facts {
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{count}</dd></div>");
+    }
+    out.push_str("</dl>");
+    for warning in &report.warnings {
+        let _ = write!(out, "<p class=\"bad\">{}</p>", coded(warning));
+    }
+    for timer in &report.timers {
+        let _ = write!(
+            out,
+            "<p class=\"bad\">An idle timer of about {} s {} cuts sessions of {} ({}), whose heartbeat is longer.</p>",
+            timer.seconds,
+            timer.place,
+            Esc(&timer.upstream),
+            Esc(&timer.profile)
+        );
+    }
+    if report.skipped_sessions + report.skipped_events > 0 {
+        out.push_str("<p>Not all is known: some sessions found no room.</p>");
+    }
+    out.push_str("</section>");
+    if !report.causes.is_empty() {
+        causes(out, report);
+    }
+}
+
+fn causes(out: &mut String, report: &Report) {
+    out.push_str(
+        "<section id=\"socketio-causes\" aria-labelledby=\"socketio-causes-h\">\
+         <h2 id=\"socketio-causes-h\">Why sessions stay on polling</h2><ul>",
+    );
+    for one in &report.causes {
+        let _ = write!(
+            out,
+            "<li><b>{}</b>: {} stuck now, {} ended of late. {} <span class=\"remedy\">{}</span></li>",
+            Esc(&one.cause),
+            one.stuck,
+            one.ended,
+            coded(&one.meaning),
+            coded(&one.next)
+        );
+    }
+    out.push_str("</ul></section>");
+    let about = "The latest of them, by the short form of their id; all: app-gateway why-polling";
+    let columns = ["Session", "Cause", "Client", "Route", "Polls", "For", "Evidence"];
+    table(out, ("socketio-stuck", "Sessions without a WebSocket", about), &columns);
+    // The latest first: stuck ones come oldest first.
+    let stuck = report.stuck.iter().rev().take(ROWS);
+    for one in stuck.chain(report.ended.iter().take(ROWS)) {
+        session(out, one);
+    }
+    out.push_str(END);
+}
+
+fn session(out: &mut String, one: &Row) {
+    let state = if one.state == "stuck" { "" } else { " (ended)" };
+    row(
+        out,
+        &[
+            &one.session,
+            &format!("{}{state}", one.cause.as_deref().unwrap_or("–")),
+            &one.client,
+            &format!("{} ({})", one.route, one.profile),
+            &one.polls.to_string(),
+            &format!("{} s", one.seconds),
+            one.evidence.as_deref().unwrap_or("–"),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lens::report::{CauseTold, Counts, Timer};
+
+    const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&";
+
+    #[test]
+    fn says_nothing_where_there_is_nothing() {
+        let mut out = String::new();
+        section(&mut out, &Report::default());
+        assert_eq!(out, "");
+    }
+
+    #[test]
+    fn shows_text_and_nothing_else() {
+        let hostile = || HOSTILE.to_owned();
+        let one = Row {
+            session: hostile(),
+            client: hostile(),
+            profile: hostile(),
+            route: hostile(),
+            upstream: hostile(),
+            endpoint: Some(hostile()),
+            protocol: hostile(),
+            state: "stuck".to_owned(),
+            since: hostile(),
+            seconds: 1,
+            polls: 2,
+            posts: 3,
+            cause: Some(hostile()),
+            evidence: Some(hostile()),
+            requests: vec![hostile()],
+        };
+        let report = Report {
+            counts: Counts { stuck: 1, ..Counts::default() },
+            causes: vec![CauseTold {
+                cause: hostile(),
+                stuck: 1,
+                ended: 0,
+                meaning: hostile(),
+                next: hostile(),
+            }],
+            ended: vec![Row { state: "lost".to_owned(), ..one.clone() }],
+            stuck: vec![one],
+            timers: vec![Timer {
+                profile: hostile(),
+                upstream: hostile(),
+                place: "behind".to_owned(),
+                seconds: 2.0,
+            }],
+            warnings: vec![hostile()],
+            skipped_sessions: 1,
+            skipped_events: 0,
+        };
+        let mut out = String::new();
+        section(&mut out, &report);
+        assert!(!out.contains("<img") && !out.contains("\"'"), "{out}");
+        assert_eq!(out.matches("&lt;img").count(), 18, "{out}");
+        assert_eq!(out.matches("(ended)").count(), 1);
+    }
+}

@@ -1,0 +1,407 @@
+//! All sessions, as the control runtime keeps them from what the workers notice.
+//!
+//! A session's requests come to whichever worker accepted their connection. So workers judge nothing:
+//! they hand over what they notice, and here it is put together. What is kept is bounded; what finds
+//! no room is counted.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::message::Reason;
+use crate::telemetry::Metrics;
+use crate::telemetry::socketio::Told;
+
+use super::cause::{Cause, Side, too_short};
+use super::event::{Event, Opened, What};
+use super::idle::Timers;
+use super::key::Key;
+use super::report::{CauseTold, Counts, Moment, Report, Row, Story, Timer};
+use super::session::{Session, State, poll_side, tried_words};
+
+/// Most sessions kept, ended ones included.
+const MOST: usize = 16_384;
+
+/// How long a session that has ended can be asked after.
+const AFTERWARDS: Duration = Duration::from_secs(600);
+
+/// Rows of a report.
+const STUCK: usize = 100;
+const ENDED: usize = 50;
+
+/// Most warnings kept.
+const WARNINGS: usize = 100;
+
+/// See the module.
+pub struct Book {
+    metrics: Arc<Metrics>,
+    sessions: HashMap<Key, Session>,
+    timers: Timers,
+    /// What each is about, and its sentence.
+    warnings: Vec<(String, String)>,
+    most: usize,
+    /// Nothing has ended since room was last made.
+    full: bool,
+}
+
+impl Book {
+    /// An empty one.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            sessions: HashMap::new(),
+            timers: Timers::default(),
+            warnings: Vec::new(),
+            most: MOST,
+            full: false,
+        }
+    }
+
+    /// Whether there is nothing to look after.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Takes note of what was noticed.
+    pub fn fold(&mut self, events: Vec<Event>, now: Instant) {
+        for event in events {
+            self.learn(event, now);
+        }
+    }
+
+    fn learn(&mut self, event: Event, now: Instant) {
+        if self.sessions.len() >= self.most && !self.sessions.contains_key(&event.key) {
+            self.make_room(now);
+            if self.sessions.len() >= self.most {
+                match event.what {
+                    What::Opened(_) | What::Switched { direct: true } => {
+                        self.metrics.socketio.skipped_session();
+                    }
+                    _ => self.metrics.socketio.skipped_events(1),
+                }
+                return;
+            }
+        }
+        let metrics = &event.place.metrics;
+        match event.what {
+            What::Opened(opened) => {
+                metrics.opened(false);
+                self.warn(&event, &opened);
+            }
+            What::Switched { direct: true } => metrics.opened(true),
+            What::Upgraded => metrics.upgrades.inc(),
+            _ => {}
+        }
+        let session = match self.sessions.entry(event.key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Session::new(&event)),
+        };
+        let cut = match event.what {
+            What::Polled(polled) => poll_side(&polled)
+                .filter(|_| session.is_within(polled.waited))
+                .map(|side| (side, polled.waited)),
+            What::Cut(cut) => session.cut_side(&cut).map(|side| (side, cut.silent)),
+            _ => None,
+        };
+        if let Some((side, waited)) = cut {
+            let place = &event.place;
+            self.timers.note((&place.profile, &place.upstream), side, (event.at, waited));
+        }
+        session.learn(event);
+    }
+
+    /// Says once for each of our own timers that it is shorter than a heartbeat needs.
+    fn warn(&mut self, event: &Event, opened: &Opened) {
+        let Some(heartbeat) = opened.heartbeat else { return };
+        let place = &event.place;
+        let about = format!(
+            "profile {}, route {}, upstream {}",
+            place.profile, place.route, place.upstream
+        );
+        let timers =
+            [("first-byte-timeout", opened.first_byte), ("tunnel-idle", opened.tunnel_idle)];
+        for (key, set) in timers {
+            let name = format!("{about}: {key}");
+            let Some(sentence) = too_short(heartbeat, key, set) else {
+                self.warnings.retain(|(known, _)| *known != name);
+                continue;
+            };
+            let known = self.warnings.iter().any(|(known, _)| *known == name);
+            if !known && self.warnings.len() < WARNINGS {
+                let (profile, upstream) = (place.profile.as_str(), &*place.upstream);
+                tracing::warn!(profile, route = place.route, upstream, "{sentence}");
+                self.warnings.push((name, format!("{about}: {sentence}")));
+            }
+        }
+    }
+
+    /// Counts what has ended, and forgets what ended long ago.
+    pub fn sweep(&mut self, now: Instant) {
+        self.timers.forget(now);
+        let timers = &self.timers;
+        let mut forgotten = false;
+        self.sessions.retain(|_, session| {
+            let State::Ended(end) = session.judge(now, timers) else { return true };
+            if !std::mem::replace(&mut session.counted, true) {
+                let metrics = &session.place.metrics;
+                metrics.ended(end.on_websocket, end.how.word());
+                if let Some(cause) = end.cause {
+                    metrics.not_upgraded(cause.word());
+                }
+            }
+            let kept = now.saturating_duration_since(end.at) < AFTERWARDS;
+            forgotten |= !kept;
+            kept
+        });
+        self.full = false;
+        if forgotten && self.sessions.len() < self.sessions.capacity() / 4 {
+            self.sessions.shrink_to_fit();
+        }
+    }
+
+    /// Forgets what has ended, if there is any.
+    fn make_room(&mut self, now: Instant) {
+        if self.full {
+            return;
+        }
+        self.sweep(now);
+        let timers = &self.timers;
+        self.sessions.retain(|_, session| !matches!(session.judge(now, timers), State::Ended(_)));
+        self.full = self.sessions.len() >= self.most;
+    }
+
+    /// Puts what there is into the metrics.
+    pub fn tell(&self, now: Instant) {
+        self.metrics.socketio.tell(self.sessions.values().filter_map(|session| {
+            let (state, cause) = match session.judge(now, &self.timers) {
+                State::Polling => ("polling", None),
+                State::Stuck(cause) => ("stuck", Some(cause.word())),
+                State::Upgraded => ("upgraded", None),
+                State::Direct => ("direct", None),
+                State::Ended(_) => return None,
+            };
+            Some(Told { of: &session.place.metrics, state, cause })
+        }));
+    }
+
+    /// How many are in which state.
+    #[must_use]
+    pub fn counts(&self, now: Instant) -> Counts {
+        let mut counts = Counts::default();
+        for session in self.sessions.values() {
+            *match session.judge(now, &self.timers) {
+                State::Polling => &mut counts.polling,
+                State::Stuck(_) => &mut counts.stuck,
+                State::Upgraded => &mut counts.upgraded,
+                State::Direct => &mut counts.direct,
+                State::Ended(_) => &mut counts.ended,
+            } += 1;
+        }
+        counts
+    }
+
+    /// Our own timers that are too short.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.iter().map(|(_, sentence)| sentence.clone()).collect()
+    }
+
+    /// Everything at this moment.
+    #[must_use]
+    pub fn report(&self, now: Instant) -> Report {
+        let mut by_cause: HashMap<Cause, (usize, usize)> = HashMap::new();
+        let (mut stuck, mut ended) = (Vec::new(), Vec::new());
+        for (key, session) in &self.sessions {
+            match session.judge(now, &self.timers) {
+                State::Stuck(cause) => {
+                    by_cause.entry(cause).or_default().0 += 1;
+                    stuck.push((session.since(), *key, session));
+                }
+                State::Ended(end) if let Some(cause) = end.cause => {
+                    by_cause.entry(cause).or_default().1 += 1;
+                    ended.push((std::cmp::Reverse(end.at), *key, session));
+                }
+                _ => {}
+            }
+        }
+        stuck.sort_unstable_by_key(|(since, key, _)| (*since, *key));
+        ended.sort_unstable_by_key(|(at, key, _)| (*at, *key));
+        let mut causes: Vec<_> = by_cause.into_iter().collect();
+        causes.sort_unstable_by_key(|(cause, (stuck, ended))| {
+            (std::cmp::Reverse(stuck + ended), *cause)
+        });
+        let [skipped_sessions, skipped_events] = self.metrics.socketio.skipped();
+        Report {
+            counts: self.counts(now),
+            causes: causes
+                .into_iter()
+                .map(|(cause, (stuck, ended))| told(cause, stuck, ended))
+                .collect(),
+            stuck: stuck.iter().take(STUCK).map(|(_, key, one)| self.row(*key, one, now)).collect(),
+            ended: ended.iter().take(ENDED).map(|(_, key, one)| self.row(*key, one, now)).collect(),
+            timers: self.timers.found().into_iter().map(timer).collect(),
+            warnings: self.warnings(),
+            skipped_sessions,
+            skipped_events,
+        }
+    }
+
+    /// What happened to one session.
+    #[must_use]
+    pub fn story(&self, key: Key, now: Instant) -> Option<Story> {
+        let session = self.sessions.get(&key)?;
+        let cause = self.cause(session, now);
+        let opened = session.opened.map(|(_, opened)| opened);
+        let heartbeat = opened.and_then(|opened| opened.heartbeat);
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Some(Story {
+            session: self.row(key, session, now),
+            meaning: cause.map(|cause| cause.sentence().to_owned()),
+            next: cause.map(|cause| cause.next().to_owned()),
+            engine: opened.map(|opened| opened.engine),
+            ping_interval_ms: heartbeat.map(|heartbeat| milliseconds(heartbeat.interval)),
+            ping_timeout_ms: heartbeat.map(|heartbeat| milliseconds(heartbeat.timeout)),
+            moments: session.story.iter().map(|event| moment(event, session, now)).collect(),
+        })
+    }
+
+    fn cause(&self, session: &Session, now: Instant) -> Option<Cause> {
+        match session.judge(now, &self.timers) {
+            State::Stuck(cause) => Some(cause),
+            State::Ended(end) => end.cause,
+            State::Polling | State::Upgraded | State::Direct => None,
+        }
+    }
+
+    fn row(&self, key: Key, session: &Session, now: Instant) -> Row {
+        let (state, until) = match session.judge(now, &self.timers) {
+            State::Polling => ("polling", now),
+            State::Stuck(_) => ("stuck", now),
+            State::Upgraded => ("upgraded", now),
+            State::Direct => ("direct", now),
+            State::Ended(end) => (end.how.word(), end.at),
+        };
+        let cause = self.cause(session, now);
+        // How it began, what was tried, and the latest.
+        let (first, last) = (session.story.first(), session.story.last());
+        let tried = session.story.iter().rev().find(|event| {
+            matches!(event.what, What::Tried(_) | What::Switched { .. } | What::Cut(_))
+        });
+        let mut requests: Vec<String> = Vec::new();
+        for event in [first, tried, last].into_iter().flatten() {
+            if !requests.iter().any(|request| **request == *event.request) {
+                requests.push(event.request.to_string());
+            }
+        }
+        let place = &session.place;
+        Row {
+            session: key.to_string(),
+            client: session.client.to_string(),
+            profile: place.profile.clone(),
+            route: place.route.clone(),
+            upstream: place.upstream.to_string(),
+            endpoint: session.home().map(ToString::to_string),
+            protocol: session.version.as_str().to_owned(),
+            state: state.to_owned(),
+            since: time(session.since(), now),
+            seconds: until.saturating_duration_since(session.since()).as_secs(),
+            polls: session.polls,
+            posts: session.posts,
+            evidence: cause.map(|cause| session.evidence(cause, until)),
+            cause: cause.map(|cause| cause.word().to_owned()),
+            requests,
+        }
+    }
+}
+
+fn told(cause: Cause, stuck: usize, ended: usize) -> CauseTold {
+    CauseTold {
+        cause: cause.word().to_owned(),
+        stuck,
+        ended,
+        meaning: cause.sentence().to_owned(),
+        next: cause.next().to_owned(),
+    }
+}
+
+fn timer((profile, upstream, side, waited): (&str, &str, Side, Duration)) -> Timer {
+    Timer {
+        profile: profile.to_owned(),
+        upstream: upstream.to_owned(),
+        place: side.words().to_owned(),
+        seconds: (waited.as_secs_f64() * 10.0).round() / 10.0,
+    }
+}
+
+/// A moment of the past as RFC 3339 writes it, to the millisecond.
+fn time(at: Instant, now: Instant) -> String {
+    let ago = SignedDuration::try_from(now.saturating_duration_since(at)).unwrap_or_default();
+    let then = Timestamp::now().checked_sub(ago).unwrap_or_default();
+    format!("{then:.3}")
+}
+
+fn moment(event: &Event, session: &Session, now: Instant) -> Moment {
+    Moment {
+        time: time(event.at, now),
+        what: words(event, session),
+        request: event.request.to_string(),
+        client: event.client.to_string(),
+        endpoint: event.endpoint.as_ref().map(ToString::to_string),
+    }
+}
+
+/// What happened, in words.
+fn words(event: &Event, session: &Session) -> String {
+    match event.what {
+        What::Opened(opened) => {
+            let heartbeat = opened.heartbeat.map_or("not readable".to_owned(), |heartbeat| {
+                format!("{:?} + {:?}", heartbeat.interval, heartbeat.timeout)
+            });
+            let offers = match opened.offers {
+                Some(true) => "offers a WebSocket",
+                Some(false) => "offers no WebSocket",
+                None => "does not say whether it offers a WebSocket",
+            };
+            format!("opened by polling (EIO={}); {offers}; heartbeat {heartbeat}", opened.engine)
+        }
+        What::Polled(polled) => {
+            let what = if polled.post { "a post" } else { "a poll" };
+            let answer = answer(polled.status, polled.reason.map(Reason::word), polled.code);
+            let bye = if polled.goodbye { "; one side said goodbye" } else { "" };
+            let count = if polled.post { session.posts } else { session.polls };
+            format!(
+                "{what} ended after {:.1} s, {answer}{bye} (of {count})",
+                polled.waited.as_secs_f64()
+            )
+        }
+        What::Tried(tried) => format!("asked for a WebSocket in vain: {}", tried_words(&tried)),
+        What::Switched { direct: true } => "opened by WebSocket".to_owned(),
+        What::Switched { direct: false } => "asked for a WebSocket: 101".to_owned(),
+        What::Upgraded => "on the WebSocket: probe and upgrade have passed".to_owned(),
+        What::Cut(cut) => {
+            let close = if cut.said_close { "after a Close" } else { "without a Close" };
+            format!(
+                "the WebSocket ended ({}), {close}, silent for {:.1} s",
+                cut.how.word(),
+                cut.silent.as_secs_f64()
+            )
+        }
+    }
+}
+
+fn answer(status: u16, reason: Option<impl Display>, code: Option<u8>) -> String {
+    let code = code.map_or(String::new(), |code| format!(", Engine.IO code {code}"));
+    match reason {
+        Some(reason) => format!("{status} {reason}{code}"),
+        None => format!("{status}{code}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! Sessions as events make them: one state each, whatever the order in which workers tell.
+
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lens::event::{Cut, Polled, Stripped, Tried, Way};
+use crate::lens::packet::Heartbeat;
+use crate::message::Version;
+use crate::telemetry::exposition::Format;
+use crate::telemetry::socketio::Place;
+use crate::telemetry::websockets::Closed;
+
+/// A book, and who writes it.
+struct World {
+    book: Book,
+    metrics: Arc<Metrics>,
+    place: Arc<Place>,
+    start: Instant,
+}
+
+const OPENED: Opened = Opened {
+    engine: 4,
+    offers: Some(true),
+    heartbeat: Some(Heartbeat {
+        interval: Duration::from_secs(25),
+        timeout: Duration::from_secs(20),
+    }),
+    first_byte: Duration::from_secs(60),
+    tunnel_idle: Duration::from_secs(120),
+};
+
+const POLL: Polled = Polled {
+    post: false,
+    status: 200,
+    reason: None,
+    code: None,
+    waited: Duration::from_secs(25),
+    answered: true,
+    goodbye: false,
+};
+
+const TRIED: Tried =
+    Tried { way: Way::Upgrade, direct: false, status: 400, reason: None, code: None };
+
+const STRIPPED: Way =
+    Way::Stripped(Stripped { http10: true, upgrade: false, connection: false, key: true });
+
+impl World {
+    fn new() -> Self {
+        let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
+        let counters = metrics.allot(10).socketio("internet", "chat");
+        let place = Place {
+            profile: "internet".to_owned(),
+            route: "/socket.io/".to_owned(),
+            upstream: "chat".into(),
+            metrics: LazyLock::new(Box::new(counters)),
+        };
+        let book = Book::new(Arc::clone(&metrics));
+        Self { book, metrics, place: Arc::new(place), start: Instant::now() }
+    }
+
+    fn after(&self, seconds: f64) -> Instant {
+        self.start + Duration::from_secs_f64(seconds)
+    }
+
+    fn event(&self, session: &str, seconds: f64, what: What) -> Event {
+        Event {
+            key: Key::of(session.as_bytes()),
+            at: self.after(seconds),
+            place: Arc::clone(&self.place),
+            client: SocketAddr::from(([192, 0, 2, 1], 1024)),
+            version: Version::Http11,
+            endpoint: Some("10.0.0.5:8444".into()),
+            request: format!("{session}-{seconds}").into(),
+            what,
+        }
+    }
+
+    fn note(&mut self, session: &str, seconds: f64, what: What) {
+        let event = self.event(session, seconds, what);
+        let now = event.at;
+        self.book.fold(vec![event], now);
+    }
+
+    /// State and cause of a session at this second.
+    fn told(&self, session: &str, seconds: f64) -> (String, Option<String>) {
+        let key = Key::of(session.as_bytes());
+        let row = self.book.story(key, self.after(seconds)).unwrap().session;
+        (row.state, row.cause)
+    }
+
+    /// The cause of a session that is stuck.
+    fn stuck(&self, session: &str, seconds: f64) -> String {
+        let (state, cause) = self.told(session, seconds);
+        assert_eq!(state, "stuck");
+        cause.unwrap()
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        self.book.tell(self.start);
+        let text = String::from_utf8(self.metrics.render(Format::Text)).unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("app_gateway_{name} ")));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+}
+
+fn opened() -> What {
+    What::Opened(OPENED)
+}
+
+fn tried(way: Way, status: u16, reason: Option<Reason>, code: Option<u8>) -> What {
+    What::Tried(Tried { way, status, reason, code, ..TRIED })
+}
+
+fn cut(how: Closed, silent: f64, messages: [u8; 2], said_close: bool) -> What {
+    let silent = Duration::from_secs_f64(silent);
+    What::Cut(Cut { messages, ..Cut::new(how, silent, said_close) })
+}
+
+#[test]
+fn a_session_that_upgrades_is_never_stuck() {
+    let mut world = World::new();
+    world.note("s", 0.0, opened());
+    assert_eq!(world.told("s", 1.0), ("polling".to_owned(), None));
+    world.note("s", 1.0, What::Switched { direct: false });
+    assert_eq!(world.told("s", 2.0), ("polling".to_owned(), None), "it is on its way");
+    world.note("s", 1.2, What::Upgraded);
+    world.note("s", 1.3, What::Polled(POLL));
+    assert_eq!(world.told("s", 9999.0), ("upgraded".to_owned(), None));
+    world.note("s", 5000.0, cut(Closed::ByClient, 3.0, [9, 9], true));
+    assert_eq!(world.told("s", 5001.0), ("closed".to_owned(), None));
+    world.book.sweep(world.after(5001.0));
+    world.book.sweep(world.after(5002.0));
+    let end = "socketio_ended_total{end=\"closed\",profile=\"internet\",transport=\"websocket\",upstream=\"chat\"}";
+    assert_eq!(world.metric(end), 1, "once");
+    assert_eq!(world.metric("socketio_upgrades_total{profile=\"internet\",upstream=\"chat\"}"), 1);
+    world.book.sweep(world.after(6000.0));
+    assert!(world.book.is_empty(), "and then it is forgotten");
+}
+
+#[test]
+fn each_attempt_that_fails_has_its_cause() {
+    let lost = Some(Reason::SessionLost);
+    let denied = Some(Reason::WebSocketDenied);
+    for (what, cause) in [
+        (tried(STRIPPED, 400, None, Some(3)), "upgrade_stripped"),
+        (tried(Way::Http2, 400, None, Some(3)), "http2_without_websocket"),
+        (tried(Way::Upgrade, 403, denied, None), "gateway_refused"),
+        (tried(Way::Upgrade, 400, lost, None), "endpoint_changed"),
+        (tried(Way::Upgrade, 400, None, Some(1)), "session_unknown"),
+        (tried(Way::Upgrade, 400, None, Some(3)), "bad_request"),
+        (tried(Way::Upgrade, 403, None, None), "upstream_refused"),
+    ] {
+        let mut world = World::new();
+        world.note("s", 0.0, opened());
+        world.note("s", 0.1, what);
+        assert_eq!(world.stuck("s", 0.2), cause);
+        world.note("s", 0.3, What::Polled(POLL));
+        assert_eq!(world.stuck("s", 20.0), cause, "and it stays so");
+        let row = world.book.report(world.after(20.0)).stuck.remove(0);
+        assert!(!row.evidence.unwrap().is_empty(), "{cause}");
+        assert_eq!(row.requests, ["s-0", "s-0.1", "s-0.3"]);
+    }
+}
+
+#[test]
+fn without_an_attempt_it_depends_on_what_was_offered_and_seen() {
+    let mut world = World::new();
+    world.note("quiet", 0.0, opened());
+    assert_eq!(world.told("quiet", 4.9).0, "polling", "it may still ask");
+    assert_eq!(world.stuck("quiet", 5.0), "never_tried");
+    world.note("none", 0.0, What::Opened(Opened { offers: Some(false), ..OPENED }));
+    assert_eq!(world.stuck("none", 0.1), "not_offered");
+    world.note("unseen", 0.0, What::Polled(POLL));
+    assert_eq!(world.stuck("unseen", 10.0), "unknown", "no guess");
+}
+
+#[test]
+fn a_switch_without_frames_says_on_which_side_they_are_missing() {
+    for (messages, where_to_look) in
+        [([0, 0], "did not get here"), ([1, 0], "nothing came back"), ([1, 1], "did not go on")]
+    {
+        let mut world = World::new();
+        world.note("s", 0.0, opened());
+        world.note("s", 1.0, What::Switched { direct: false });
+        assert_eq!(world.told("s", 5.9).0, "polling");
+        assert_eq!(world.stuck("s", 6.0), "no_frames", "while it is open");
+        world.note("s", 11.0, cut(Closed::ByUpstream, 10.0, messages, true));
+        assert_eq!(world.stuck("s", 11.1), "no_frames");
+        let row = world.book.report(world.after(12.0)).stuck.remove(0);
+        assert!(row.evidence.as_ref().unwrap().contains(where_to_look), "{row:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_know_the_session_is_another_one_or_a_new_one() {
+    let unknown = What::Polled(Polled { status: 400, code: Some(1), ..POLL });
+    let mut world = World::new();
+    for session in ["moved", "restarted"] {
+        world.note(session, 0.0, opened());
+    }
+    world.note("restarted", 1.0, unknown);
+    let elsewhere =
+        Event { endpoint: Some("10.0.0.6:8444".into()), ..world.event("moved", 1.0, unknown) };
+    world.book.fold(vec![elsewhere], world.after(1.0));
+    let lost = |cause: &str| ("lost".to_owned(), Some(cause.to_owned()));
+    assert_eq!(world.told("restarted", 2.0), lost("session_unknown"));
+    assert_eq!(world.told("moved", 2.0), lost("endpoint_changed"));
+    world.note("gone", 0.0, opened());
+    let gone = Polled { status: 400, reason: Some(Reason::SessionLost), answered: false, ..POLL };
+    world.note("gone", 1.0, What::Polled(gone));
+    assert_eq!(world.told("gone", 2.0), lost("endpoint_changed"));
+    world.book.sweep(world.after(3.0));
+    let series = "socketio_not_upgraded_total{cause=\"endpoint_changed\",profile=\"internet\",upstream=\"chat\"}";
+    assert_eq!(world.metric(series), 2);
+}
+
+#[test]
+fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
+    let left = |seconds: f64| {
+        What::Polled(Polled {
+            status: 499,
+            reason: Some(Reason::ClientGone),
+            answered: false,
+            waited: Duration::from_secs_f64(seconds),
+            ..POLL
+        })
+    };
+    let mut world = World::new();
+    for (number, waited) in [20.0, 20.1, 7.0, 20.0, 13.0].into_iter().enumerate() {
+        let name = number.to_string();
+        world.note(&name, 0.0, opened());
+        world.note(&name, waited, left(waited));
+    }
+    assert_eq!(world.told("0", 30.0), ("idle_timer".to_owned(), Some("idle_timer".to_owned())));
+    assert_eq!(world.told("2", 30.0).0, "lost");
+    let report = world.book.report(world.after(30.0));
+    assert_eq!(report.timers.len(), 1);
+    assert!((report.timers[0].seconds - 20.0).abs() < 0.2, "{report:?}");
+    assert_eq!(report.timers[0].place, "in front of the gateway");
+    // What waits longer than the heartbeat has missed it: that is no timer's doing.
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.note(name, 0.0, opened());
+        world.note(name, 30.0, left(30.0));
+    }
+    assert!(world.book.report(world.after(31.0)).timers.is_empty());
+}
+
+#[test]
+fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
+    let mut world = World::new();
+    for name in ["a", "b", "c", "closed"] {
+        world.note(name, 0.0, opened());
+        world.note(name, 0.1, What::Switched { direct: false });
+        world.note(name, 0.2, What::Upgraded);
+        world.note(name, 15.0, cut(Closed::ByUpstream, 15.0, [9, 9], name == "closed"));
+    }
+    assert_eq!(world.told("a", 16.0), ("idle_timer".to_owned(), None));
+    assert_eq!(world.told("closed", 16.0).0, "closed");
+    assert_eq!(world.book.report(world.after(16.0)).timers[0].place, "behind the gateway");
+}
+
+#[test]
+fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
+    let mut world = World::new();
+    world.note("d", 0.0, What::Switched { direct: true });
+    assert_eq!(world.told("d", 100.0), ("direct".to_owned(), None));
+    let vain = Tried { way: STRIPPED, direct: true, ..TRIED };
+    world.note("vain", 0.0, What::Tried(vain));
+    assert_eq!(world.told("vain", 1.0), ("lost".to_owned(), Some("upgrade_stripped".to_owned())));
+    world.note(
+        "d",
+        50.0,
+        What::Cut(Cut { direct: true, ..Cut::new(Closed::ClientBroke, Duration::ZERO, false) }),
+    );
+    assert_eq!(world.told("d", 100.0).0, "lost");
+}
+
+#[test]
+fn silence_ends_a_session_that_polls() {
+    let mut world = World::new();
+    world.note("s", 0.0, opened());
+    world.note("s", 25.0, What::Polled(POLL));
+    assert_eq!(world.told("s", 74.0).0, "stuck");
+    assert_eq!(world.told("s", 76.0), ("lost".to_owned(), Some("never_tried".to_owned())));
+    world.note("bye", 0.0, opened());
+    world.note("bye", 1.0, What::Polled(Polled { post: true, goodbye: true, ..POLL }));
+    // The poll that waited meanwhile.
+    world.note("bye", 1.1, What::Polled(POLL));
+    assert_eq!(world.told("bye", 1.2), ("closed".to_owned(), None), "too soon to blame anybody");
+}
+
+#[test]
+fn our_own_timers_are_warned_of_once_until_they_are_raised() {
+    let mut world = World::new();
+    let short = Opened { tunnel_idle: Duration::from_secs(30), ..OPENED };
+    for name in ["a", "b"] {
+        world.note(name, 0.0, What::Opened(short));
+    }
+    let warnings = world.book.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("upstream chat: `tunnel-idle` is 30s, and the heartbeat"));
+    assert!(warnings[0].contains("needs 45s"), "{warnings:?}");
+    world.note("c", 1.0, opened());
+    assert!(world.book.warnings().is_empty());
+    let unreadable = Opened { heartbeat: None, ..short };
+    world.note("d", 2.0, What::Opened(unreadable));
+    assert!(world.book.warnings().is_empty(), "nothing is known, nothing is said");
+}
+
+#[test]
+fn is_bounded_and_counts_what_found_no_room() {
+    let mut world = World::new();
+    world.book.most = 10;
+    for number in 0..15 {
+        world.note(&number.to_string(), 0.0, opened());
+    }
+    assert_eq!(world.book.counts(world.start).open(), 10);
+    assert_eq!(world.metric("socketio_skipped_total{what=\"sessions\"}"), 5);
+    // Those that have ended make room.
+    world.note("3", 1.0, What::Polled(Polled { goodbye: true, ..POLL }));
+    world.book.sweep(world.after(2.0));
+    world.note("new", 2.0, opened());
+    assert_eq!(world.told("new", 2.0).0, "polling");
+    for number in 0..1000 {
+        world.note("new", 2.0 + f64::from(number), tried(Way::Upgrade, 400, None, None));
+    }
+    let story = world.book.story(Key::of(b"new"), world.after(2000.0)).unwrap();
+    assert!(story.moments.len() <= crate::lens::session::MOMENTS);
+    assert!(story.moments[0].what.starts_with("opened by polling"), "how it began is kept");
+}
+
+#[test]
+fn causes_are_one_list_with_a_remedy_each() {
+    let mut words: Vec<_> = Cause::ALL.iter().map(|cause| cause.word()).collect();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), Cause::ALL.len());
+    let document = include_str!("../../../docs/socketio.md");
+    for cause in Cause::ALL {
+        assert!(cause.sentence().ends_with('.') && cause.next().len() > 40);
+        assert!(document.contains(&format!("\n| `{}` |", cause.word())), "{}", cause.word());
+    }
+}
+
+proptest! {
+    /// Workers tell of one session in any order.
+    #[test]
+    fn the_order_makes_no_difference(order in Just((0..7_usize).collect::<Vec<_>>()).prop_shuffle(), which in 0..4_usize) {
+        let mut world = World::new();
+        let last = [
+            tried(STRIPPED, 400, None, Some(3)),
+            What::Upgraded,
+            What::Polled(Polled { status: 400, code: Some(1), ..POLL }),
+            cut(Closed::ByClient, 9.0, [1, 0], false),
+        ][which];
+        let seconds = [0.0, 1.0, 2.0, 3.0, 10.0, 35.0, 40.0];
+        let whats = [opened(), What::Polled(POLL), tried(Way::Upgrade, 502, None, None), What::Switched { direct: false }, What::Polled(POLL), What::Polled(POLL), last];
+        let now = world.after(41.0);
+        let events: Vec<_> = seconds.iter().zip(whats).map(|(at, what)| world.event("s", *at, what)).collect();
+        world.book.fold(events.clone(), now);
+        let expected = world.told("s", 41.0);
+        let mut other = World { book: Book::new(Arc::clone(&world.metrics)), ..world };
+        other.book.fold(order.iter().map(|index| events[*index].clone()).collect(), now);
+        prop_assert_eq!(other.told("s", 41.0), expected);
+    }
+}

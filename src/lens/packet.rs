@@ -1,0 +1,255 @@
+//! As much of Engine.IO's packets as it takes to follow a session: the open packet, refusals, and
+//! whether somebody says goodbye. Versions 3 and 4, JSONP included.
+//!
+//! In: the beginning or the end of a body. Out: what it says, or nothing: a body that is compressed,
+//! or not Engine.IO's, is not guessed at.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Most bytes of an answer that are looked at.
+const MOST: usize = 512;
+
+/// Longest id that is taken for one, in bytes; they have 20.
+const LONGEST: usize = 128;
+
+/// How often a session shows that it lives, and how late that may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Heartbeat {
+    /// `pingInterval`.
+    pub interval: Duration,
+    /// `pingTimeout`.
+    pub timeout: Duration,
+}
+
+impl Heartbeat {
+    /// What an idle timer on the way has to allow.
+    #[must_use]
+    pub fn need(self) -> Duration {
+        self.interval + self.timeout
+    }
+}
+
+/// An open packet.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Open {
+    /// The session's id.
+    pub(super) sid: String,
+    /// Whether it may go on by WebSocket; `None`: it does not say.
+    pub(super) offers: Option<bool>,
+    /// Its heartbeat, if both numbers are there and sensible.
+    pub(super) heartbeat: Option<Heartbeat>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OpenText {
+    sid: String,
+    upgrades: Option<Vec<String>>,
+    ping_interval: Option<u64>,
+    ping_timeout: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RefusalText {
+    code: u8,
+}
+
+/// The beginning of a body, which comes in pieces.
+#[derive(Debug, Default)]
+pub(super) struct Beginning(Vec<u8>);
+
+impl Beginning {
+    /// Takes a piece; whether there is enough: the first object has ended, or there is no room.
+    pub(super) fn read(&mut self, piece: &[u8]) -> bool {
+        let room = MOST - self.0.len();
+        self.0.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+        self.0.len() == MOST || self.object().is_some()
+    }
+
+    /// The session that the answer to a handshake opens.
+    pub(super) fn open(&self) -> Option<Open> {
+        let (before, text) = self.object()?;
+        // A packet's type goes before what it says; 0 is open.
+        if before.last() != Some(&b'0') {
+            return None;
+        }
+        let open: OpenText = serde_json::from_slice(&text).ok()?;
+        let plain = open.sid.bytes().all(|b| b.is_ascii_graphic());
+        if !plain || open.sid.is_empty() || open.sid.len() > LONGEST {
+            return None;
+        }
+        // A day is a sensible bound, and keeps sums of them from overflowing.
+        let time = |milliseconds: u64| {
+            (1..=86_400_000).contains(&milliseconds).then(|| Duration::from_millis(milliseconds))
+        };
+        let heartbeat = open.ping_interval.and_then(time).zip(open.ping_timeout.and_then(time));
+        Some(Open {
+            offers: open.upgrades.map(|all| all.iter().any(|one| one == "websocket")),
+            heartbeat: heartbeat.map(|(interval, timeout)| Heartbeat { interval, timeout }),
+            sid: open.sid,
+        })
+    }
+
+    /// The code of a refusal: `{"code":1,"message":"Session ID unknown"}`.
+    pub(super) fn code(&self) -> Option<u8> {
+        let (before, text) = self.object()?;
+        let refusal: RefusalText = serde_json::from_slice(&text).ok()?;
+        before.is_empty().then_some(refusal.code)
+    }
+
+    /// What stands before the first object, and the object; JSONP's quotes are put right.
+    fn object(&self) -> Option<(&[u8], Vec<u8>)> {
+        let start = memchr::memchr(b'{', &self.0)?;
+        let (before, rest) = self.0.split_at_checked(start)?;
+        let end = memchr::memchr(b'}', rest)?;
+        let text = rest.get(..=end)?;
+        let escaped = before.ends_with(b"\"0") || before.windows(2).any(|pair| pair == b"(\"");
+        let text = text.iter().copied().filter(|b| !(escaped && *b == b'\\'));
+        Some((before, text.collect()))
+    }
+}
+
+/// The end of a body, which comes in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ending {
+    last: [u8; 4],
+    length: u64,
+}
+
+impl Ending {
+    /// Takes a piece.
+    pub(super) fn read(&mut self, piece: &[u8]) {
+        self.length = self.length.saturating_add(piece.len() as u64);
+        for byte in piece.iter().rev().take(4).rev() {
+            self.last.rotate_left(1);
+            self.last[3] = *byte;
+        }
+    }
+
+    /// Whether the last packet is `close`, in the framing of this version of Engine.IO.
+    pub(super) fn says_goodbye(&self, version: u8) -> bool {
+        let last = &self.last;
+        if version >= 4 {
+            // Packets are separated by RS.
+            return (self.length == 1 && last[3] == b'1') || last[2..] == [0x1e, b'1'];
+        }
+        // By their lengths: in digits, or, with binary ones among them, as 0, 1, 255.
+        last[1..] == *b"1:1" || *last == [0, 1, 255, b'1']
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OPEN: &str = r#"0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+
+    fn read(body: &[u8], size: usize) -> Beginning {
+        let mut beginning = Beginning::default();
+        let _ = body.chunks(size).any(|piece| beginning.read(piece));
+        beginning
+    }
+
+    #[test]
+    fn reads_open_packets_of_both_versions_however_they_are_cut() {
+        let bodies: [Vec<u8>; 5] = [
+            OPEN.into(),
+            format!("{}:{OPEN}2:40", OPEN.len()).into(),
+            [b"\x00\x01\x00\x07\xff", OPEN.as_bytes()].concat(),
+            format!("___eio[3](\"{}:{}\");", OPEN.len(), OPEN.replace('"', "\\\"")).into(),
+            format!("/**/___eio[0](\"{}\");", OPEN.replace('"', "\\\"")).into(),
+        ];
+        let heartbeat =
+            Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(20) };
+        for body in bodies {
+            for size in 1..=body.len() {
+                let open = read(&body, size).open().unwrap();
+                assert_eq!(open.sid, "lv_VI97HAXpY6yYWAAAC");
+                assert_eq!((open.offers, open.heartbeat), (Some(true), Some(heartbeat)));
+            }
+        }
+    }
+
+    #[test]
+    fn does_not_guess() {
+        let open = |text: &str| read(text.as_bytes(), 7).open();
+        assert_eq!(open(&OPEN.replacen('0', "4", 1)), None, "a message");
+        assert_eq!(open("0{\"sid\":\"\"}"), None);
+        assert_eq!(open("0{\"sid\":\"a b\"}"), None);
+        let bare =
+            open("0{\"sid\":\"a\",\"upgrades\":[],\"pingInterval\":0,\"pingTimeout\":5}").unwrap();
+        assert_eq!((bare.offers, bare.heartbeat), (Some(false), None));
+        assert_eq!(
+            open("0{\"sid\":\"a\",\"pingInterval\":99999999999,\"pingTimeout\":5}")
+                .unwrap()
+                .heartbeat,
+            None
+        );
+        assert_eq!(read(b"\x1f\x8b\x08\x00\x00{\x00}", 3).open(), None, "compressed");
+        assert!(Beginning::default().read(&[b'x'; 600]), "it gives up");
+    }
+
+    #[test]
+    fn reads_refusals() {
+        let code = |text: &str| read(text.as_bytes(), 5).code();
+        assert_eq!(code(r#"{"code":1,"message":"Session ID unknown"}"#), Some(1));
+        assert_eq!(code(r#"{"code":3,"message":"Bad request"}"#), Some(3));
+        assert_eq!(code("<html><head><title>504 Gateway Time-out</title>"), None);
+        assert_eq!(code(r#"4{"code":1}"#), None, "a packet");
+        assert_eq!(code(r#"{"code":"x"}"#), None);
+    }
+
+    #[test]
+    fn hears_goodbyes() {
+        let says = |version: u8, body: &[u8], size: usize| {
+            let mut ending = Ending::default();
+            body.chunks(size).for_each(|piece| ending.read(piece));
+            ending.says_goodbye(version)
+        };
+        for size in 1..6 {
+            assert!(says(4, b"1", size) && says(4, b"41\x1e1", size));
+            assert!(says(3, b"1:1", size) && says(3, b"2:411:1", size));
+            assert!(says(3, b"\x01\x01\xff\x04\x00\x01\xff1", size));
+            for body in [&b""[..], b"2", b"41", b"11", b"42[\"1\"]\x1e3"] {
+                assert!(!says(4, body, size), "{body:?}");
+            }
+            for body in [&b""[..], b"1", b"2:41", b"1:2"] {
+                assert!(!says(3, body, size), "{body:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn survives_anything(pieces in any::<Vec<Vec<u8>>>(), version in any::<u8>()) {
+            let (mut beginning, mut ending) = (Beginning::default(), Ending::default());
+            for piece in &pieces {
+                ending.read(piece);
+                let _ = beginning.read(piece);
+            }
+            let _ = (beginning.open(), beginning.code(), ending.says_goodbye(version));
+            prop_assert!(beginning.0.len() <= MOST);
+        }
+
+        #[test]
+        fn reads_what_is_written(
+            sid in "[A-Za-z0-9_-]{1,40}", interval in 1_u64..86_400_000, timeout in 1_u64..86_400_000,
+            offers in any::<bool>(), size in 1_usize..600,
+        ) {
+            let upgrades = if offers { "\"websocket\"" } else { "" };
+            let text = format!("0{{\"sid\":\"{sid}\",\"upgrades\":[{upgrades}],\"pingInterval\":{interval},\"pingTimeout\":{timeout}}}");
+            let open = read(text.as_bytes(), size).open();
+            prop_assert_eq!(open, Some(Open {
+                sid,
+                offers: Some(offers),
+                heartbeat: Some(Heartbeat {
+                    interval: Duration::from_millis(interval),
+                    timeout: Duration::from_millis(timeout),
+                }),
+            }));
+        }
+    }
+}

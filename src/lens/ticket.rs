@@ -1,0 +1,273 @@
+//! What one request has to do with a Socket.IO session, from its head to its end.
+//!
+//! In: a head, and the bodies as they pass. Out: [`Event`]s. Never: changes or holds back a byte.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+
+use crate::message::field::tokens;
+use crate::message::{Known, Reason, RequestHead, Version};
+use crate::telemetry::socketio::Place;
+use crate::upstream::{Onlooker, engine};
+
+use super::event::{Cut, Event, Opened, Polled, Stripped, Tried, Way, What};
+use super::key::Key;
+use super::packet::{Beginning, Ending, Open};
+
+/// Messages of a client after which its WebSocket is agreed on: the probe and the upgrade.
+const AGREED: [u8; 2] = [2, 1];
+
+/// See the module.
+pub struct Ticket {
+    ask: Ask,
+    engine: u8,
+    version: Version,
+    key: Cell<Option<Key>>,
+    place: OnceCell<(Arc<Place>, Duration)>,
+    open: RefCell<Option<Open>>,
+    code: Cell<Option<u8>>,
+    goodbye: Cell<bool>,
+    sent: Cell<Ending>,
+    upgraded: Cell<bool>,
+    messages: Cell<[u8; 2]>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ask {
+    /// To open a session.
+    Open,
+    /// What there is for the session, or that it be brought something.
+    Poll { post: bool },
+    /// A WebSocket: for the session there is, or as one of its own.
+    WebSocket { way: Way, direct: bool },
+}
+
+/// What became of the request.
+pub struct Outcome<'a> {
+    /// Its id.
+    pub request: &'a str,
+    /// The TCP peer.
+    pub client: SocketAddr,
+    /// Who was asked.
+    pub endpoint: Option<&'a Arc<str>>,
+    /// Of the answer.
+    pub status: u16,
+    /// Why the gateway ended it.
+    pub reason: Option<Reason>,
+    /// Until the answer began, if it did; until the end otherwise.
+    pub waited: Duration,
+    /// The answer had begun.
+    pub answered: bool,
+}
+
+impl Ticket {
+    /// Of a request; `None` if it is not Engine.IO's.
+    #[must_use]
+    pub fn of(head: &RequestHead) -> Option<Rc<Self>> {
+        let parameters = engine::parameters(&head.target)?;
+        let ask = match (&head.method, parameters.sid, parameters.is_websocket()) {
+            // A WebSocket over HTTP/2 is a CONNECT.
+            (&Method::GET | &Method::CONNECT, sid, true) => {
+                Ask::WebSocket { way: way(head), direct: sid.is_none() }
+            }
+            (&Method::GET, None, false) => Ask::Open,
+            (&Method::GET, Some(_), false) => Ask::Poll { post: false },
+            (&Method::POST, Some(_), false) => Ask::Poll { post: true },
+            _ => return None,
+        };
+        let digits = std::str::from_utf8(parameters.version).ok();
+        Some(Rc::new(Self {
+            ask,
+            engine: digits.and_then(|digits| digits.parse().ok()).unwrap_or(0),
+            version: head.version,
+            key: Cell::new(parameters.sid.map(Key::of)),
+            place: OnceCell::new(),
+            open: RefCell::default(),
+            code: Cell::default(),
+            goodbye: Cell::default(),
+            sent: Cell::default(),
+            upgraded: Cell::default(),
+            messages: Cell::default(),
+        }))
+    }
+
+    /// Notes the route that takes it, and the route's limit on the wait for a first byte.
+    pub fn at(&self, place: &Arc<Place>, first_byte: Duration) {
+        // A request has one route.
+        let _ = self.place.set((Arc::clone(place), first_byte));
+    }
+
+    /// What the session is called, once that is known.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        self.key.get()
+    }
+
+    /// Somebody to look at an answer with this status, if there is anything to see.
+    #[must_use]
+    pub fn onlooker(self: &Rc<Self>, status: u16) -> Option<Box<dyn Onlooker>> {
+        let ticket = Rc::clone(self);
+        match self.ask {
+            Ask::Poll { post: false } if status == 200 => {
+                Some(Box::new(Last { ticket, end: Ending::default() }))
+            }
+            Ask::Open if status == 200 => {
+                Some(Box::new(First { ticket, begun: Beginning::default() }))
+            }
+            _ if status >= 400 => Some(Box::new(First { ticket, begun: Beginning::default() })),
+            _ => None,
+        }
+    }
+
+    /// Looks at a piece of the request's body.
+    pub fn sends(&self, piece: &[u8]) {
+        let mut sent = self.sent.get();
+        sent.read(piece);
+        self.sent.set(sent);
+    }
+
+    /// What is to be told when the request is over, or has become a WebSocket.
+    #[must_use]
+    pub fn over(&self, outcome: &Outcome<'_>, tunnel_idle: Duration) -> Option<Event> {
+        let what = match self.ask {
+            Ask::Open => {
+                let open = self.open.borrow();
+                let open = open.as_ref()?;
+                What::Opened(Opened {
+                    engine: self.engine,
+                    offers: open.offers,
+                    heartbeat: open.heartbeat,
+                    first_byte: self.place.get()?.1,
+                    tunnel_idle,
+                })
+            }
+            Ask::Poll { post } => What::Polled(Polled {
+                post,
+                status: outcome.status,
+                reason: outcome.reason,
+                code: self.code.get(),
+                waited: outcome.waited,
+                answered: outcome.answered,
+                goodbye: self.goodbye.get() || (post && self.sent.get().says_goodbye(self.engine)),
+            }),
+            Ask::WebSocket { way, direct } => What::Tried(Tried {
+                way,
+                direct,
+                status: outcome.status,
+                // Clients hang up as soon as they see that it is no 101.
+                reason: outcome
+                    .reason
+                    .filter(|reason| !outcome.answered || *reason != Reason::ClientGone),
+                code: self.code.get(),
+            }),
+        };
+        self.event(outcome, what)
+    }
+
+    /// What is to be told when it has become a WebSocket.
+    #[must_use]
+    pub fn switched(&self, outcome: &Outcome<'_>) -> Option<Event> {
+        let Ask::WebSocket { direct, .. } = self.ask else { return None };
+        self.event(outcome, What::Switched { direct })
+    }
+
+    /// Notes how many messages the two of a WebSocket have sent; whether with these it is agreed on.
+    pub fn moved(&self, messages: [u8; 2]) -> bool {
+        self.messages.set(messages);
+        let agreed = messages[0] >= AGREED[0] && messages[1] >= AGREED[1];
+        let waits = matches!(self.ask, Ask::WebSocket { direct: false, .. });
+        waits && agreed && !self.upgraded.replace(true)
+    }
+
+    /// What is to be told when its WebSocket is agreed on.
+    #[must_use]
+    pub fn upgraded(&self, outcome: &Outcome<'_>) -> Option<Event> {
+        self.event(outcome, What::Upgraded)
+    }
+
+    /// What is to be told when its WebSocket has ended.
+    #[must_use]
+    pub fn cut(&self, outcome: &Outcome<'_>, mut cut: Cut) -> Option<Event> {
+        let Ask::WebSocket { direct, .. } = self.ask else { return None };
+        (cut.direct, cut.messages) = (direct, self.messages.get());
+        self.event(outcome, What::Cut(cut))
+    }
+
+    fn event(&self, outcome: &Outcome<'_>, what: What) -> Option<Event> {
+        let (place, _) = self.place.get()?;
+        // What has no id yet is called by its request.
+        let key = self.key.get().unwrap_or_else(|| Key::of(outcome.request.as_bytes()));
+        self.key.set(Some(key));
+        Some(Event {
+            key,
+            at: Instant::now(),
+            place: Arc::clone(place),
+            client: outcome.client,
+            version: self.version,
+            endpoint: outcome.endpoint.cloned(),
+            request: outcome.request.into(),
+            what,
+        })
+    }
+}
+
+/// How a request asks for a WebSocket.
+fn way(head: &RequestHead) -> Way {
+    if head.upgrade {
+        return Way::Upgrade;
+    }
+    if head.version == Version::Http2 {
+        return Way::Http2;
+    }
+    let has = |known, token: &[u8]| {
+        tokens(head.fields.all(known)).any(|one| one.eq_ignore_ascii_case(token))
+    };
+    Way::Stripped(Stripped {
+        http10: head.version == Version::Http10,
+        upgrade: has(Known::Upgrade, b"websocket"),
+        connection: has(Known::Connection, b"upgrade"),
+        key: head.fields.first(Known::WebSocketKey).is_some(),
+    })
+}
+
+/// Looks at the beginning of an answer.
+struct First {
+    ticket: Rc<Ticket>,
+    begun: Beginning,
+}
+
+impl Onlooker for First {
+    fn read(&mut self, piece: &[u8]) -> bool {
+        if !self.begun.read(piece) {
+            return false;
+        }
+        if self.ticket.ask == Ask::Open
+            && let Some(open) = self.begun.open()
+        {
+            self.ticket.key.set(Some(Key::of(open.sid.as_bytes())));
+            self.ticket.open.replace(Some(Open { sid: String::new(), ..open }));
+        }
+        self.ticket.code.set(self.begun.code());
+        true
+    }
+}
+
+/// Looks at the end of an answer.
+struct Last {
+    ticket: Rc<Ticket>,
+    end: Ending,
+}
+
+impl Onlooker for Last {
+    fn read(&mut self, piece: &[u8]) -> bool {
+        self.end.read(piece);
+        self.ticket.goodbye.set(self.end.says_goodbye(self.ticket.engine));
+        false
+    }
+}

@@ -1,0 +1,250 @@
+//! Metrics of Socket.IO sessions, by profile and upstream.
+//!
+//! Counters are leased by the routes that carry sessions; gauges are written by the control runtime
+//! when somebody asks.
+
+use std::sync::{Arc, LazyLock};
+
+use prometheus::core::Collector as _;
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
+
+use super::lease::Lease;
+use super::metrics::{counters, gauges};
+
+/// How a session was opened.
+pub const TRANSPORTS: [&str; 2] = ["polling", "websocket"];
+
+/// How a session ended.
+pub const ENDS: [&str; 3] = ["closed", "lost", "idle_timer"];
+
+/// What was not followed.
+pub const SKIPPED: [&str; 2] = ["sessions", "events"];
+
+/// The families.
+pub struct SocketIo {
+    sessions: IntGaugeVec,
+    stuck: IntGaugeVec,
+    opened: IntCounterVec,
+    upgrades: IntCounterVec,
+    ended: IntCounterVec,
+    not_upgraded: IntCounterVec,
+    skipped: [IntCounter; 2],
+}
+
+/// Handles of one profile and upstream.
+pub struct SocketIoMetrics {
+    profile: String,
+    upstream: String,
+    opened: [IntCounter; 2],
+    /// Sessions that went from polling to a WebSocket.
+    pub upgrades: IntCounter,
+    ended: IntCounterVec,
+    not_upgraded: IntCounterVec,
+    _lease: Arc<Lease>,
+}
+
+/// What is told about the sessions of a route, and where they are counted.
+pub struct Place {
+    /// Name of the profile.
+    pub profile: String,
+    /// Name of the route.
+    pub route: String,
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// Counters, which begin with the first session: most routes never have one.
+    pub metrics: LazyLock<SocketIoMetrics, Begin>,
+}
+
+/// Makes the counters of a place.
+pub type Begin = Box<dyn FnOnce() -> SocketIoMetrics + Send + Sync>;
+
+/// Sessions, as they are told: how many of which kind.
+pub struct Told<'a> {
+    /// Whose they are.
+    pub of: &'a SocketIoMetrics,
+    /// `polling`, `stuck`, `upgraded` or `direct`.
+    pub state: &'static str,
+    /// Why they are stuck.
+    pub cause: Option<&'static str>,
+}
+
+impl SocketIoMetrics {
+    /// Counts a session that was opened by polling (`false`) or by a WebSocket.
+    pub fn opened(&self, by_websocket: bool) {
+        self.opened[usize::from(by_websocket)].inc();
+    }
+
+    /// Counts one that has ended; `end` is of [`ENDS`].
+    pub fn ended(&self, on_websocket: bool, end: &str) {
+        let labels = [&self.profile, &self.upstream, TRANSPORTS[usize::from(on_websocket)], end];
+        self.ended.with_label_values(&labels).inc();
+    }
+
+    /// Counts one that has ended without having been upgraded; `cause` is from a closed list.
+    pub fn not_upgraded(&self, cause: &str) {
+        self.not_upgraded.with_label_values(&[&self.profile, &self.upstream, cause]).inc();
+    }
+}
+
+impl SocketIo {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let skipped = counters(
+            registry,
+            "socketio_skipped_total",
+            "Socket.IO sessions, and what was noticed of sessions, that found no room and are in no other metric of Socket.IO.",
+            &["what"],
+        )?;
+        let labels = &["profile", "upstream"];
+        Ok(Self {
+            sessions: gauges(
+                registry,
+                "socketio_sessions",
+                "Socket.IO sessions, by state: `polling` (too young to say), `stuck` on polling, `upgraded` to a WebSocket, `direct` (a WebSocket from the start).",
+                &["profile", "upstream", "state"],
+            )?,
+            stuck: gauges(
+                registry,
+                "socketio_stuck_sessions",
+                "Socket.IO sessions that stay on polling, by cause.",
+                &["profile", "upstream", "cause"],
+            )?,
+            opened: counters(
+                registry,
+                "socketio_opened_total",
+                "Socket.IO sessions opened, by the transport they began with.",
+                &["profile", "upstream", "transport"],
+            )?,
+            upgrades: counters(
+                registry,
+                "socketio_upgrades_total",
+                "Socket.IO sessions that went from polling to a WebSocket.",
+                labels,
+            )?,
+            ended: counters(
+                registry,
+                "socketio_ended_total",
+                "Socket.IO sessions that have ended, by their last transport and how: `closed`, `lost`, or cut by an `idle_timer`.",
+                &["profile", "upstream", "transport", "end"],
+            )?,
+            not_upgraded: counters(
+                registry,
+                "socketio_not_upgraded_total",
+                "Socket.IO sessions that have ended without a WebSocket, by the cause that kept them from it.",
+                &["profile", "upstream", "cause"],
+            )?,
+            skipped: SKIPPED.map(|what| skipped.with_label_values(&[what])),
+        })
+    }
+
+    pub(super) fn handles(
+        &self,
+        lease: Arc<Lease>,
+        profile: &str,
+        upstream: &str,
+    ) -> SocketIoMetrics {
+        let labels = &[profile, upstream];
+        SocketIoMetrics {
+            opened: TRANSPORTS
+                .map(|transport| self.opened.with_label_values(&[profile, upstream, transport])),
+            upgrades: self.upgrades.with_label_values(labels),
+            ended: self.ended.clone(),
+            not_upgraded: self.not_upgraded.clone(),
+            profile: profile.to_owned(),
+            upstream: upstream.to_owned(),
+            _lease: lease,
+        }
+    }
+
+    /// Tells of all sessions there are, in place of those told before.
+    pub fn tell<'a>(&self, sessions: impl Iterator<Item = Told<'a>>) {
+        self.sessions.reset();
+        self.stuck.reset();
+        for Told { of, state, cause } in sessions {
+            let (profile, upstream) = (of.profile.as_str(), of.upstream.as_str());
+            self.sessions.with_label_values(&[profile, upstream, state]).inc();
+            if let Some(cause) = cause {
+                self.stuck.with_label_values(&[profile, upstream, cause]).inc();
+            }
+        }
+    }
+
+    /// Counts a session that found no room.
+    pub fn skipped_session(&self) {
+        self.skipped[0].inc();
+    }
+
+    /// Counts what was noticed of sessions and found no room.
+    pub fn skipped_events(&self, count: u64) {
+        self.skipped[1].inc_by(count);
+    }
+
+    /// How many sessions found no room, and how much that was noticed.
+    #[must_use]
+    pub fn skipped(&self) -> [u64; 2] {
+        [self.skipped[0].get(), self.skipped[1].get()]
+    }
+
+    /// Ends the series of an upstream that is gone, in all profiles.
+    pub(super) fn forget(&self, upstream: &str) {
+        for family in [&self.opened, &self.upgrades, &self.ended, &self.not_upgraded] {
+            let names: Vec<String> =
+                family.desc().first().map(|desc| desc.variable_labels.clone()).unwrap_or_default();
+            for metric in family.collect().iter().flat_map(MetricFamily::get_metric) {
+                let value = |name: &String| {
+                    let mut labels = metric.get_label().iter();
+                    labels.find(|label| label.name() == name).map_or("", |label| label.value())
+                };
+                let values: Vec<_> = names.iter().map(value).collect();
+                if names
+                    .iter()
+                    .zip(&values)
+                    .any(|(name, value)| name == "upstream" && *value == upstream)
+                {
+                    let _ = family.remove_label_values(&values);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+    use crate::telemetry::exposition::Format;
+
+    #[test]
+    fn series_go_with_their_upstream() {
+        let metrics = Metrics::new(std::iter::empty()).unwrap();
+        let text = || String::from_utf8(metrics.render(Format::Text)).unwrap();
+        let names = metrics.allot(1);
+        let (chat, other) = (names.socketio("p", "chat")(), names.socketio("q", "second")());
+        chat.opened(false);
+        chat.ended(true, "closed");
+        chat.not_upgraded("never_tried");
+        other.upgrades.inc();
+        metrics.tell(&names, &[], &[]);
+        metrics
+            .socketio
+            .tell([Told { of: &chat, state: "stuck", cause: Some("never_tried") }].into_iter());
+        for line in [
+            "socketio_opened_total{profile=\"p\",transport=\"polling\",upstream=\"chat\"} 1",
+            "socketio_ended_total{end=\"closed\",profile=\"p\",transport=\"websocket\",upstream=\"chat\"} 1",
+            "socketio_not_upgraded_total{cause=\"never_tried\",profile=\"p\",upstream=\"chat\"} 1",
+            "socketio_stuck_sessions{cause=\"never_tried\",profile=\"p\",upstream=\"chat\"} 1",
+            "socketio_upgrades_total{profile=\"q\",upstream=\"other\"} 1",
+        ] {
+            assert!(text().contains(&format!("app_gateway_{line}\n")), "{line}:\n{}", text());
+        }
+        metrics.socketio.tell(std::iter::empty());
+        drop((chat, other));
+        let left = text();
+        assert!(
+            !left
+                .lines()
+                .any(|line| line.starts_with("app_gateway_socketio_") && line.contains("upstream")),
+            "{left}"
+        );
+    }
+}
