@@ -155,6 +155,7 @@ fn head(text: &'static str) -> Box<dyn FnMut()> {
         assert!(matches!(scanned, Scan::Ends(end) if end == bytes.len()));
         let head = RequestHead::parse(&bytes, 100).unwrap();
         let origin = Origin {
+            seat_cookie: None,
             client,
             trusted: false,
             strip_prefix: None,

@@ -50,7 +50,7 @@ pub fn compile(
     let upstreams: Vec<_> = config
         .upstreams
         .iter()
-        .map(|u| Arc::new(upstreams::compile(u, provider, previous, &mut problems)))
+        .map(|u| Arc::new(upstreams::compile(u, provider, (previous, &shared), &mut problems)))
         .collect();
     let names = metrics.allot(config.gateway.metrics_limit);
     let counted: Vec<_> =

@@ -176,6 +176,7 @@ impl<'a> Explained<'a> {
                     route,
                     head,
                     &Origin {
+                        seat_cookie: None,
                         client: client.ip(),
                         trusted: site.trusts(client),
                         strip_prefix: strip_prefix.as_deref(),

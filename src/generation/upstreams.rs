@@ -13,17 +13,20 @@ use crate::config::{self, Verify};
 use crate::tls::{certificate, client};
 use crate::upstream::eject::{Eject, Trouble};
 use crate::upstream::ring::Ring;
+use crate::upstream::seat::SeatCookie;
 use crate::upstream::tier::FailOver;
 use crate::upstream::{Balance, Check, Duty, Endpoint, Limits, Policy, Rank, Upstream, check};
 
 use super::Generation;
 use super::compile::error;
+use super::shared::Shared;
 
-/// Compiles an upstream. `previous` is where it takes what was learned from.
+/// Compiles an upstream. `previous` is where it takes what was learned from,
+/// `shared` where the key of its cookie comes from.
 pub(super) fn compile(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
-    previous: Option<&Generation>,
+    (previous, shared): (Option<&Generation>, &Shared),
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
@@ -48,7 +51,7 @@ pub(super) fn compile(
     Upstream {
         name: config.name.as_str().into(),
         ranks: ranks.collect(),
-        policy: policy(config),
+        policy: Policy { cookie: cookie(config, &endpoints, shared), ..policy(config) },
         memory,
         endpoints,
         check: check.clone(),
@@ -86,6 +89,7 @@ pub(super) fn own(idle: Duration) -> Upstream {
             },
             fail_over: None,
             sticky: false,
+            cookie: None,
             retries: 0,
         },
         memory: Arc::default(),
@@ -143,6 +147,17 @@ impl Inputs<'_> {
     }
 }
 
+/// The cookie of its clients; the checks have seen to it that there is a secret.
+fn cookie(
+    config: &config::Upstream,
+    endpoints: &[Arc<Endpoint>],
+    shared: &Shared,
+) -> Option<SeatCookie> {
+    let (name, secrets) = (config.cookie.as_ref()?, shared.secrets.as_ref()?);
+    let labels: Vec<_> = endpoints.iter().map(|endpoint| &*endpoint.label).collect();
+    Some(SeatCookie::new(name, secrets.keys("seats", &[]), &config.name, &labels))
+}
+
 fn policy(config: &config::Upstream) -> Policy {
     let eject = &config.eject;
     let on = [
@@ -184,6 +199,7 @@ fn policy(config: &config::Upstream) -> Policy {
             return_after: config.fail_over.return_after,
         }),
         sticky: config.sticky,
+        cookie: None,
         retries: config.retries,
     }
 }

@@ -220,7 +220,7 @@ pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
     for header in headers {
         let name = header.name.as_bytes();
         let passed = match Known::of(name) {
-            Known::Other | Known::UserAgent | Known::Referrer => !forbidden(name),
+            Known::Other | Known::UserAgent | Known::Referrer | Known::Cookie => !forbidden(name),
             _ => false,
         };
         if passed {

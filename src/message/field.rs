@@ -50,6 +50,8 @@ pub enum Known {
     UserAgent,
     /// `Referer`.
     Referrer,
+    /// `Cookie`.
+    Cookie,
     /// Anything else.
     Other,
 }
@@ -62,6 +64,7 @@ impl Known {
         match name.len() {
             2 if is("te") => Self::Te,
             4 if is("host") => Self::Host,
+            6 if is("cookie") => Self::Cookie,
             6 if is("expect") => Self::Expect,
             7 if is("upgrade") => Self::Upgrade,
             7 if is("trailer") => Self::Trailer,
@@ -194,6 +197,15 @@ impl Fields {
 pub fn within(whole: &Bytes, part: &[u8]) -> (usize, usize) {
     let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
     (start, start.wrapping_add(part.len()))
+}
+
+/// The cookies of a `Cookie` field (RFC 6265 section 4.2.1): names and values.
+pub fn cookies(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    value.split(|byte| *byte == b';').filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let at = memchr::memchr(b'=', pair)?;
+        Some((pair.get(..at)?.trim_ascii_end(), pair.get(at + 1..)?.trim_ascii_start()))
+    })
 }
 
 /// The comma-separated tokens of all values, trimmed, empty ones left out.

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use crate::addr::text::write_ip;
 
 use super::body::Framing;
-use super::field::{Fields, Known, tokens};
+use super::field::{Fields, Known, cookies, tokens};
 use super::path;
 use super::request::RequestHead;
 use super::response::ResponseHead;
@@ -26,6 +26,8 @@ pub struct Origin<'a> {
     pub strip_prefix: Option<&'a str>,
     /// Id of the request.
     pub request_id: &'a str,
+    /// The cookie that is between client and gateway alone.
+    pub seat_cookie: Option<&'a str>,
     /// The trace it belongs to; `None` if the gateway does not take part in that.
     pub trace: Option<&'a TraceParent>,
 }
@@ -64,6 +66,7 @@ pub fn write_request(
             Known::Other
             | Known::UserAgent
             | Known::Referrer
+            | Known::Cookie
             | Known::WebSocketKey
             | Known::WebSocketAccept => !named.contains(name),
             Known::TraceParent => origin.trace.is_none() && !named.contains(name),
@@ -74,8 +77,10 @@ pub fn write_request(
             Known::Trailer => head.framing == Framing::Chunked,
             _ => false,
         };
-        if passed {
-            raw_field(out, name, value);
+        match origin.seat_cookie.filter(|_| known == Known::Cookie) {
+            _ if !passed => {}
+            Some(ours) => write_cookies(out, name, value, ours),
+            None => raw_field(out, name, value),
         }
     }
     write_origin(out, head, origin);
@@ -97,6 +102,26 @@ pub fn write_request(
     }
     if let Some(key) = websocket_key {
         field(out, "Sec-WebSocket-Key", key.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a `Cookie` field without the cookie called `ours`; not at all, if nothing else is in it.
+fn write_cookies(out: &mut Vec<u8>, name: &[u8], value: &[u8], ours: &str) {
+    let is_ours = |(name, _): &(&[u8], &[u8])| *name == ours.as_bytes();
+    if !cookies(value).any(|cookie| is_ours(&cookie)) {
+        return raw_field(out, name, value);
+    }
+    let mut kept = value.split(|byte| *byte == b';').filter(|pair| {
+        !pair.trim_ascii().is_empty() && !cookies(pair).any(|cookie| is_ours(&cookie))
+    });
+    let Some(first) = kept.next() else { return };
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(first.trim_ascii());
+    for pair in kept {
+        out.extend_from_slice(b"; ");
+        out.extend_from_slice(pair.trim_ascii());
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -190,6 +215,7 @@ pub fn passed_fields<'a>(
         Known::Other
         | Known::UserAgent
         | Known::Referrer
+        | Known::Cookie
         | Known::TraceParent
         | Known::TraceState
         | Known::WebSocketKey

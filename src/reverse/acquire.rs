@@ -14,6 +14,7 @@ use crate::telemetry::upstreams::ConnectFailure;
 use crate::upstream::eject::Trouble;
 use crate::upstream::engine::{self, Session};
 use crate::upstream::exchange::Failure;
+use crate::upstream::seat::Seat;
 use crate::upstream::sessions::Learner;
 use crate::upstream::{
     Busy, ConnectError, Connection, Endpoint, Exchange, Home, Upstream, connect, ring,
@@ -45,8 +46,22 @@ pub(super) type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
 pub(super) struct Whose {
     pub(super) endpoint: Arc<Endpoint>,
     index: usize,
-    /// The answer opens a session.
-    opens: bool,
+    /// What the answer says about a session.
+    learns: Learns,
+    /// What the client's cookie says.
+    cookie: Option<Seat>,
+}
+
+/// What there is to learn from an answer.
+#[derive(Clone, Copy)]
+enum Learns {
+    /// Nothing.
+    Nothing,
+    /// The id of the session it opens.
+    Opened,
+    /// That a session of this key, which was opened by way of another gateway, is there: nobody else
+    /// answers it with 200.
+    Known(u64),
 }
 
 /// Why there is none.
@@ -96,33 +111,46 @@ pub(super) async fn acquire(
     let (upstream, _) = errand.to;
     if let (Some(own), Some(endpoint)) = (&errand.own, upstream.endpoints.first()) {
         let connection = self_test::connect(worker, errand.head, own)?;
-        let whose = Whose { endpoint: Arc::clone(endpoint), index: 0, opens: false };
+        let (learns, cookie) = (Learns::Nothing, None);
+        let whose = Whose { endpoint: Arc::clone(endpoint), index: 0, learns, cookie };
         return Ok(Acquired { connection, whose });
     }
     let session =
         if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
+    let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1);
+    let cookie = cookie.and_then(|cookie| cookie.of(errand.head));
+    let known = |id| Learns::Known(upstream.memory.sessions.key(id));
     if let Session::Of(id) = session
-        && let Some(seat) = upstream.seat(id)
+        && let Some(seat) = upstream.seat(id, cookie)
     {
-        let Home::At(index, endpoint) = seat else { return Err(Reason::SessionLost.into()) };
-        return try_one(worker, &errand, (index, endpoint)).await.map_err(|error| Unreachable {
+        let (at, learns) = match seat {
+            Home::At(index, endpoint) => ((index, endpoint), Learns::Nothing),
+            Home::Told(index, endpoint) => ((index, endpoint), known(id)),
+            Home::Gone => return Err(Reason::SessionLost.into()),
+        };
+        let acquired = try_one(worker, &errand, at).await;
+        return acquired.map(|acquired| acquired.of(learns, cookie)).map_err(|error| Unreachable {
             detail: Some(error.to_string()),
             ..Reason::SessionLost.into()
         });
     }
-    let mut choice = upstream.choose(|| place(errand.client));
+    let learns = match session {
+        Session::None => Learns::Nothing,
+        Session::Opens => Learns::Opened,
+        Session::Of(id) => known(id),
+    };
+    let mut choice = upstream.choose(|| place(errand.client), cookie);
     let mut failed = None;
     while let Some(chosen) = choice.next() {
         if failed.is_some() && !upstream.may_retry() {
             break;
         }
         match try_one(worker, &errand, chosen).await {
-            Ok(mut acquired) => {
-                acquired.whose.opens = session == Session::Opens;
+            Ok(acquired) => {
                 if upstream.policy.fail_over.is_some() {
                     upstream.memory.tiers.connected();
                 }
-                return Ok(acquired);
+                return Ok(acquired.of(learns, cookie));
             }
             Err(error) => failed = Some(error),
         }
@@ -141,7 +169,8 @@ async fn try_one(
     (index, endpoint): (usize, &Arc<Endpoint>),
 ) -> Result<Acquired, ConnectError> {
     let (upstream, counters) = errand.to;
-    let whose = Whose { endpoint: Arc::clone(endpoint), index, opens: false };
+    let (learns, cookie) = (Learns::Nothing, None);
+    let whose = Whose { endpoint: Arc::clone(endpoint), index, learns, cookie };
     if !errand.fresh
         && let Some(connection) = worker.pool.take(endpoint.identity)
     {
@@ -177,6 +206,13 @@ async fn try_one(
     }
 }
 
+impl Acquired {
+    fn of(mut self, learns: Learns, cookie: Option<Seat>) -> Self {
+        (self.whose.learns, self.whose.cookie) = (learns, cookie);
+        self
+    }
+}
+
 impl Whose {
     /// Counts the request, or the WebSocket it becomes, as open there.
     pub(super) fn busy(&self, upstream: &Upstream) -> Option<Busy> {
@@ -192,11 +228,24 @@ impl Whose {
             let (upstream, endpoint) = (&*upstream.name, &*self.endpoint.label);
             tracing::info!(upstream, endpoint, "the endpoint answers again");
         }
-        let rank = upstream.ranks.get(self.index).filter(|_| self.opens && status == 200);
-        if let Some(rank) = rank {
-            let memory = Arc::clone(&upstream.memory);
-            exchange.shown_to(Learner::new(memory, rank.number));
+        let rank = upstream.ranks.get(self.index).filter(|_| status == 200);
+        match (self.learns, rank) {
+            (Learns::Opened, Some(rank)) => {
+                let memory = Arc::clone(&upstream.memory);
+                exchange.shown_to(Learner::new(memory, rank.number));
+            }
+            (Learns::Known(key), Some(rank)) => {
+                upstream.memory.sessions.learn_of(key, rank.number);
+            }
+            _ => {}
         }
+    }
+
+    /// The `Set-Cookie` that tells the client where it is, if its cookie does not.
+    pub(super) fn seat(&self, upstream: &Upstream) -> Option<String> {
+        let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1)?;
+        let says_so = self.cookie.is_some_and(|seat| seat.index == self.index && !seat.stale);
+        if says_so { None } else { cookie.set(self.index) }
     }
 
     /// Notes that there was none. A kept connection that was closed says nothing.

@@ -62,13 +62,14 @@ impl Facts {
     fn origin<'a>(
         &self,
         site: &Site,
-        strip_prefix: Option<&'a str>,
+        (strip_prefix, seat_cookie): (Option<&'a str>, Option<&'a str>),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> Origin<'a> {
         Origin {
             client: self.client.ip(),
             trusted: site.trusts(self.client),
             strip_prefix,
+            seat_cookie,
             request_id: id.as_str(),
             trace,
         }

@@ -8,6 +8,7 @@ use super::budget::Budget;
 use super::eject::{Eject, Gate};
 use super::health::{Duty, Health};
 use super::ring::Ring;
+use super::seat::{Seat, SeatCookie};
 use super::sessions::Sessions;
 use super::tier::{FailOver, Seen, Tiers};
 use super::{Endpoint, Upstream};
@@ -55,6 +56,8 @@ pub struct Policy {
     pub fail_over: Option<FailOver>,
     /// Socket.IO sessions stay on their endpoint.
     pub sticky: bool,
+    /// The cookie that says where a client is, if there is one.
+    pub cookie: Option<SeatCookie>,
     /// Requests per second that may be sent to another endpoint.
     pub retries: u32,
 }
@@ -75,6 +78,8 @@ pub struct Memory {
 pub enum Home<'a> {
     /// On this endpoint.
     At(usize, &'a Arc<Endpoint>),
+    /// On this endpoint, as its client's cookie says; another gateway opened it.
+    Told(usize, &'a Arc<Endpoint>),
     /// On one that is not there any more, or down.
     Gone,
 }
@@ -85,14 +90,17 @@ pub struct Choice<'a> {
     tried: u64,
     backup: bool,
     key: u32,
+    /// Where the client has been.
+    seat: Option<usize>,
 }
 
 impl Upstream {
-    /// Begins to choose; `key` is a hash of the client's address.
-    pub fn choose(&self, key: impl FnOnce() -> u32) -> Choice<'_> {
+    /// Begins to choose; `key` is a hash of the client's address, `seat` what its cookie says: that
+    /// endpoint comes first, as long as it may get new work.
+    pub fn choose(&self, key: impl FnOnce() -> u32, seat: Option<Seat>) -> Choice<'_> {
         let key = if matches!(self.policy.balance, Balance::Hash(_)) { key() } else { 0 };
         let backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
-        Choice { upstream: self, tried: 0, backup, key }
+        Choice { upstream: self, tried: 0, backup, key, seat: seat.map(|seat| seat.index) }
     }
 
     /// Whether Socket.IO sessions have to be told apart.
@@ -101,16 +109,32 @@ impl Upstream {
         self.policy.sticky && self.endpoints.len() > 1
     }
 
-    /// The endpoint that a session is on, if it may go on there. `None`: nothing is known of it.
+    /// The cookie of its clients, if it has one.
     #[must_use]
-    pub fn seat(&self, session: &[u8]) -> Option<Home<'_>> {
-        let number = self.memory.sessions.find(session)?;
-        let index = self.ranks.iter().position(|rank| rank.number == number);
-        let seat = index.and_then(|index| Some((index, self.endpoints.get(index)?)));
-        let serves = |(index, endpoint): &(usize, &Arc<Endpoint>)| {
-            endpoint.health.is_up() && self.duty(*index) != Duty::Maintenance
+    pub fn seat_cookie(&self) -> Option<&str> {
+        self.policy.cookie.as_ref().map(SeatCookie::name)
+    }
+
+    /// The endpoint that a session is on, if it may go on there. `None`: nothing is known of it here,
+    /// and its client has no cookie.
+    #[must_use]
+    pub fn seat(&self, session: &[u8], cookie: Option<Seat>) -> Option<Home<'_>> {
+        let usable = |index: usize| {
+            let endpoint = self.endpoints.get(index)?;
+            let serves = endpoint.health.is_up() && self.duty(index) != Duty::Maintenance;
+            serves.then_some((index, endpoint))
         };
-        Some(seat.filter(serves).map_or(Home::Gone, |(index, endpoint)| Home::At(index, endpoint)))
+        let home = match (self.memory.sessions.find(session), cookie) {
+            (Some(number), _) => {
+                let index = self.ranks.iter().position(|rank| rank.number == number);
+                index.and_then(usable).map(|(index, endpoint)| Home::At(index, endpoint))
+            }
+            (None, Some(seat)) => {
+                usable(seat.index).map(|(index, endpoint)| Home::Told(index, endpoint))
+            }
+            (None, None) => return None,
+        };
+        Some(home.unwrap_or(Home::Gone))
     }
 
     /// Whether one more request may be sent to another endpoint after it could not be sent to one.
@@ -193,7 +217,8 @@ impl<'a> Choice<'a> {
     pub fn next(&mut self) -> Option<(usize, &'a Arc<Endpoint>)> {
         loop {
             let well = |gate| gate != Gate::Open;
-            let index = self.pick(well).or_else(|| self.pick(|_| true))?;
+            let seat = self.seat.take().filter(|index| self.admits(*index, well));
+            let index = seat.or_else(|| self.pick(well)).or_else(|| self.pick(|_| true))?;
             self.tried |= 1 << index;
             let endpoint = self.upstream.endpoints.get(index)?;
             let circuit = &endpoint.health.circuit;

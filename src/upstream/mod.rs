@@ -17,6 +17,7 @@ pub mod health;
 pub mod pool;
 pub mod resolve;
 pub mod ring;
+pub mod seat;
 pub mod sessions;
 pub mod snapshot;
 pub mod tier;

@@ -68,7 +68,7 @@ impl Sessions {
     #[must_use]
     pub fn find(&self, id: &[u8]) -> Option<u16> {
         let slots = self.slots.get()?;
-        let (set, tag) = self.place(id);
+        let (set, tag) = place(self.key(id));
         let now = self.now();
         for slot in slots.get(set..set + WAYS)? {
             let word = slot.load(Ordering::Relaxed);
@@ -85,12 +85,23 @@ impl Sessions {
         None
     }
 
+    /// What a session is known by, for [`Sessions::learn_of`].
+    #[must_use]
+    pub fn key(&self, id: &[u8]) -> u64 {
+        self.hasher.hash_one(id)
+    }
+
     /// Notes that a session is on an endpoint. If there is no room, the one that was not seen for
     /// longest is forgotten.
     pub fn learn(&self, id: &[u8], number: u16) {
+        self.learn_of(self.key(id), number);
+    }
+
+    /// The same, by [`Sessions::key`].
+    pub fn learn_of(&self, key: u64, number: u16) {
         let fresh = || (0..SETS * WAYS).map(|_| AtomicU64::new(0)).collect();
         let slots = self.slots.get_or_init(fresh);
-        let (set, tag) = self.place(id);
+        let (set, tag) = place(key);
         let now = self.now();
         let Some(set) = slots.get(set..set + WAYS) else { return };
         let rank = |slot: &&AtomicU64| {
@@ -124,15 +135,14 @@ impl Sessions {
         self.len() == 0
     }
 
-    fn place(&self, id: &[u8]) -> (usize, u64) {
-        let hash = self.hasher.hash_one(id);
-        let set = usize::try_from(hash % SETS as u64).unwrap_or_default() * WAYS;
-        (set, (hash >> 32).max(1))
-    }
-
     fn now(&self) -> u64 {
         (self.birth.elapsed().as_secs() / UNIT) & ((1 << TIME_BITS) - 1)
     }
+}
+
+fn place(key: u64) -> (usize, u64) {
+    let set = usize::try_from(key % SETS as u64).unwrap_or_default() * WAYS;
+    (set, (key >> 32).max(1))
 }
 
 fn packed(tag: u64, time: u64, number: u16) -> u64 {

@@ -5,6 +5,9 @@ import assert from 'node:assert/strict';
 import { chmodSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openWorld } from './lib/world.mjs';
+import { ask } from './lib/ask.mjs';
+import { startChat } from './lib/chat.mjs';
+import { connect2 } from './lib/h2.mjs';
 import { binary, gatewayOnly, isReference } from './lib/gateway.mjs';
 import { run } from './lib/processes.mjs';
 import { until } from './lib/wait.mjs';
@@ -129,5 +132,103 @@ describe('the secret', { skip }, () => {
     chmodSync(file, 0o606);
     assert.equal((await gateway.check()).code, 1, 'what anyone can write');
     chmodSync(file, 0o600);
+  });
+});
+
+describe('the cookie that says where a client is', { skip }, () => {
+  const open = '/socket.io/?EIO=4&transport=polling';
+  let a, b, here, there, stranger, at;
+
+  before(async () => {
+    [a, b] = [await startChat(world, 4), await startChat(world, 4)];
+    at = (chat) => `https://${world.upstreamAddress}:${chat.port}`;
+    const gateway = async (file) => world.gateway(await world.plainConfig({
+      upstream: { chat: { endpoints: [at(a), at(b)], balance: 'weighted', 'sticky-cookie': '__Host-seat', ...verified() } },
+      route: [{ path: '/socket.io/', upstream: 'chat' }],
+      gateway: { workers: 2, 'shared-secret-file': file },
+    }));
+    const file = keep([await secret()]);
+    [here, there, stranger] = [await gateway(file), await gateway(file), await gateway(keep([await secret()]))];
+  });
+
+  const seatOf = (answer) => (answer.headers['set-cookie'] ?? []).find((c) => c.startsWith('__Host-seat='));
+  const pair = (set) => set.split(';', 1)[0];
+  const poll = (gateway, path, cookie) => ask(world, gateway.listener(), path, { headers: cookie ? { cookie } : {} });
+  const opened = (answer) => JSON.parse(answer.body.toString().slice(1)).sid;
+  const homeOf = (sid) => (a.io.engine.clients[sid] ? a : b);
+
+  test('keeps sessions and what is new on one endpoint, on both gateways', async () => {
+    for (let i = 0; i < 3; i++) {
+      const first = await poll(here, open);
+      const [sid, set] = [opened(first), seatOf(first)];
+      const home = homeOf(sid);
+      assert.match(set, /^__Host-seat=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
+      const bytes = Buffer.from(pair(set).slice('__Host-seat='.length), 'base64');
+      assert.ok(!bytes.includes(Buffer.from(world.upstreamAddress.split('.').map(Number))), 'no address in it');
+      // The session, by way of the gateway that never saw it.
+      const second = await poll(there, `${open}&sid=${sid}`, `theme=dark; ${pair(set)}`);
+      assert.equal(second.status, 200);
+      assert.equal(seatOf(second), undefined, 'it says the right thing already');
+      for (let j = 0; j < 3; j++) {
+        const another = await poll(there, open, pair(set));
+        assert.equal(homeOf(opened(another)), home, 'new ones follow it');
+      }
+    }
+  });
+
+  test('is not passed on, and others are', async () => {
+    const set = seatOf(await poll(here, open));
+    const seen = [];
+    for (const chat of [a, b]) chat.io.engine.on('initial_headers', (_headers, req) => seen.push(req.headers.cookie));
+    await poll(here, open, `a=1; ${pair(set)}; b=2`);
+    await poll(here, open, pair(set));
+    assert.deepEqual(seen, ['a=1; b=2', undefined]);
+  });
+
+  test('that was changed, or is of another secret, is as none', async () => {
+    const first = await poll(here, open);
+    const [sid, cookie] = [opened(first), pair(seatOf(first))];
+    const bent = cookie.slice(0, -1) + (cookie.endsWith('A') ? 'B' : 'A');
+    for (const bad of [bent, '__Host-seat=', '__Host-seat=x', cookie.replace('seat', 'seats')]) {
+      const answer = await poll(there, open, bad);
+      assert.equal(answer.status, 200);
+      assert.ok(seatOf(answer), 'a good one is given instead');
+    }
+    assert.ok(seatOf(await poll(stranger, open, cookie)));
+    assert.equal((await poll(here, `${open}&sid=${sid}`, bent)).status, 200, 'a session that is known needs none');
+  });
+
+  test('over HTTP/2 too', async () => {
+    const session = await connect2(world, here);
+    const request = (path, headers = {}) => new Promise((done, fail) => {
+      const stream = session.request({ ':path': path, ...headers });
+      let head, body = '';
+      stream.on('response', (h) => { head = h; });
+      stream.setEncoding('utf8').on('data', (d) => { body += d; }).on('error', fail).on('end', () => done({ headers: head, body }));
+    });
+    const first = await request(open);
+    const set = seatOf(first);
+    const home = homeOf(opened(first));
+    for (let i = 0; i < 4; i++) {
+      const again = await request(open, { cookie: pair(set) });
+      assert.equal(homeOf(opened(again)), home);
+      assert.equal(seatOf(again), undefined);
+    }
+    session.destroy();
+  });
+
+  test('of an endpoint that is gone: its session is lost, what is new goes on', async () => {
+    let first, sid;
+    do {
+      first = await poll(here, open);
+      sid = opened(first);
+    } while (homeOf(sid) !== a);
+    const cookie = pair(seatOf(first));
+    await a.kill();
+    const lost = await poll(there, `${open}&sid=${sid}`, cookie);
+    assert.deepEqual([lost.status, lost.headers['gateway-reason']], [400, 'session_lost']);
+    const fresh = await poll(there, open, cookie);
+    assert.equal(homeOf(opened(fresh)), b);
+    assert.notEqual(pair(seatOf(fresh)), cookie, 'and the cookie says so');
   });
 });

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::checked::{Balance, Duty, Eject, Endpoint, FailOver};
+use crate::config::checked::{Balance, Duty, Eject, Endpoint, FailOver, Gateway};
 use crate::config::file::{BalanceFile, UpstreamFile, Written};
 use crate::config::problem::Problem;
 use crate::config::wording;
@@ -59,6 +59,35 @@ impl Check<'_> {
             );
         }
         endpoints
+    }
+
+    /// The name of the cookie that says where a client is. `None`: it cannot be used.
+    pub(super) fn seat_cookie(
+        &mut self,
+        written: &Written<String>,
+        gateway: &Gateway,
+    ) -> Option<String> {
+        let (name, place) = (&written.value, self.place(written));
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+            let message = format!("`{name}` cannot be the name of a cookie");
+            self.found.push(
+                Problem::error("upstream.cookie", place, message)
+                    .with_label("up to 64 letters, digits and marks like `-` and `_`")
+                    .with_help("write `sticky-cookie = \"__Host-seat\"`: with `__Host-`, browsers take it from this host only"),
+            );
+            return None;
+        }
+        if gateway.shared_secret.is_none() {
+            self.found.push(
+                Problem::error("upstream.cookie", place, "there is no secret to sign the cookie with")
+                    .with_label("anyone could choose an endpoint")
+                    .with_help(
+                        "make one with `app-gateway secret new FILE`, and name it as `shared-secret-file` under `[gateway]`",
+                    ),
+            );
+        }
+        Some(name.clone())
     }
 
     fn weights(&mut self, endpoints: &mut [Endpoint], body: &UpstreamFile) {

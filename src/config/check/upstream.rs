@@ -69,6 +69,7 @@ impl Check<'_> {
                 Duration::ZERO..=HOUR,
             ),
             sticky: !matches!(body.sticky.as_ref().map(|s| s.value), Some(StickyFile::Off)),
+            cookie: body.sticky_cookie.as_ref().and_then(|name| self.seat_cookie(name, gateway)),
             retries: self.number_u32(body.retries.as_ref(), 100, 0..=1_000_000),
             eject: self.eject(body),
             fail_over: self.fail_over(body),

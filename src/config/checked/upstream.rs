@@ -20,6 +20,8 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// Whether Socket.IO sessions stay on their endpoint. Default true.
     pub sticky: bool,
+    /// Name of the cookie that says where a client is; `None`: there is none.
+    pub cookie: Option<String>,
     /// Requests per second that may go to another endpoint. Default 100.
     pub retries: u32,
     /// When an endpoint is left out for a while.

@@ -45,6 +45,9 @@ pub struct UpstreamFile {
     pub slow_start: Maybe<String>,
     /// How Socket.IO sessions stay on their endpoint. Default `"sid"`.
     pub sticky: Maybe<StickyFile>,
+    /// Name of a cookie that says which endpoint a client is on, to every gateway with the same
+    /// `shared-secret-file`: `"__Host-seat"`. Default: none.
+    pub sticky_cookie: Maybe<String>,
     /// Requests per second that may go to another endpoint because one could not be connected to.
     /// Default 100.
     pub retries: Maybe<i64>,

@@ -7,6 +7,7 @@ fn request(text: &str) -> RequestHead {
 
 fn passed_on(text: &str, trusted: bool, strip_prefix: Option<&str>) -> String {
     let origin = Origin {
+        seat_cookie: None,
         client: "192.0.2.7".parse().unwrap(),
         trusted,
         strip_prefix,
@@ -92,4 +93,34 @@ fn edits_an_answer() {
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 200 Fine\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nserver: gw\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
     );
+}
+
+#[test]
+fn the_cookie_of_the_gateway_is_not_passed_on() {
+    let passed = |cookies: &str| {
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{cookies}X-Last: 1\r\n\r\n");
+        let origin = Origin {
+            seat_cookie: Some("seat"),
+            client: "192.0.2.7".parse().unwrap(),
+            trusted: false,
+            strip_prefix: None,
+            request_id: "id-1",
+            trace: None,
+        };
+        let mut out = Vec::new();
+        write_request(&mut out, &request(&text), &origin, None);
+        let out = String::from_utf8(out).unwrap();
+        let fields = out.split("Host: a\r\n").nth(1).unwrap();
+        fields.split("X-Last").next().unwrap().to_owned()
+    };
+    for (came, went) in [
+        ("Cookie: seat=x\r\n", ""),
+        ("Cookie: a=1; seat=x; b=2\r\n", "Cookie: a=1; b=2\r\n"),
+        ("Cookie: seat=x; b=2;\r\n", "Cookie: b=2\r\n"),
+        ("cookie: a=1;seat = x\r\nCookie: seat=y;c\r\n", "cookie: a=1\r\nCookie: c\r\n"),
+        ("Cookie: a=seat=x;  seats=1; SEAT=2\r\n", "Cookie: a=seat=x;  seats=1; SEAT=2\r\n"),
+        ("Cookie: ;;\r\nX-Seat: seat=1\r\n", "Cookie: ;;\r\nX-Seat: seat=1\r\n"),
+    ] {
+        assert_eq!(passed(came), went, "{came}");
+    }
 }

@@ -143,8 +143,8 @@ impl Request<'_> {
             return self.refuse(conn, record, Reason::Internal, None);
         };
         let (id, trace) = (record.id, record.trace);
-        let prefix = way.strip_prefix.as_deref();
-        let origin = self.facts.origin(self.site, prefix, (&id, trace.as_ref()));
+        let hidden = (way.strip_prefix.as_deref(), way.upstream.seat_cookie());
+        let origin = self.facts.origin(self.site, hidden, (&id, trace.as_ref()));
         let target = Target { route: &route, way, origin };
         self.proxy(conn, record, &target).await
     }
@@ -218,8 +218,10 @@ impl Request<'_> {
             };
             let answer =
                 Answer { head: &head, edits: &target.route.edits, idle: upstream.limits.idle };
-            let next =
-                self.answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm)).await;
+            let cookie = whose.seat(upstream);
+            let next = self
+                .answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm, cookie))
+                .await;
             if let Some(connection) = exchange.into_idle() {
                 let limits = &upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
@@ -253,7 +255,7 @@ impl Request<'_> {
         sender: &mut Sender<'_, T>,
         record: &mut Record,
         exchange: &mut Exchange,
-        (answer, alarm): (&Answer<'_>, &Alarm),
+        (answer, alarm, cookie): (&Answer<'_>, &Alarm, Option<String>),
     ) -> Next {
         // A body that is still on its way, or was never asked for, leaves the connection in a
         // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
@@ -265,6 +267,9 @@ impl Request<'_> {
         let sent = answer.sent(self.head.version);
         let mut tail = Vec::with_capacity(96);
         field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
+        if let Some(cookie) = cookie {
+            field(&mut tail, "Set-Cookie", cookie.as_bytes());
+        }
         if !kept {
             field(&mut tail, "Connection", b"close");
         }

@@ -243,7 +243,8 @@ impl H2Request {
             return Err(Reason::Internal.into());
         };
         let (id, trace) = (record.id, record.trace);
-        let origin = self.facts.origin(&self.site, strip_prefix.as_deref(), (&id, trace.as_ref()));
+        let hidden = (strip_prefix.as_deref(), upstream.seat_cookie());
+        let origin = self.facts.origin(&self.site, hidden, (&id, trace.as_ref()));
         let alarm = worker.local.clock.alarm();
         let mut fresh = false;
         record.on_upstream(upstream);
@@ -277,6 +278,7 @@ impl H2Request {
                         upstream: Arc::clone(upstream),
                         identity,
                         alarm,
+                        seat: whose.seat(upstream),
                     });
                 }
                 Err(NoAnswer::Upstream(failure))
@@ -309,6 +311,10 @@ impl H2Request {
         *response.status_mut() =
             StatusCode::from_u16(answered.head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
+        let seat = answered.seat.and_then(|seat| HeaderValue::try_from(seat).ok());
+        if let Some(seat) = seat {
+            response.headers_mut().append(header::SET_COOKIE, seat);
+        }
         let stated = match answered.head.framing {
             Framing::Length(length) => Some(HeaderValue::from(length)),
             Framing::None if answered.head.status != 204 => answered
@@ -391,6 +397,8 @@ struct Answered {
     upstream: Arc<Upstream>,
     identity: u64,
     alarm: Alarm,
+    /// A `Set-Cookie` of ours.
+    seat: Option<String>,
 }
 
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {

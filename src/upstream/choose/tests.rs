@@ -42,6 +42,7 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
             eject: eject(),
             fail_over: Some(FailOver { failures: 3, return_after: None }),
             sticky: true,
+            cookie: None,
             retries: 100,
         },
         memory,
@@ -66,7 +67,7 @@ fn eject_it(upstream: &Upstream, index: usize) {
 
 /// The endpoints that one request tries, if none can be connected to.
 fn tried(upstream: &Upstream, key: u32) -> Vec<usize> {
-    let mut choice = upstream.choose(|| key);
+    let mut choice = upstream.choose(|| key, None);
     std::iter::from_fn(|| choice.next().map(|(index, _)| index)).collect()
 }
 
@@ -160,11 +161,11 @@ fn one_request_tries_a_half_open_endpoint() {
 #[test]
 fn a_session_is_where_it_was_opened_or_nowhere() {
     let upstream = upstream(Balance::First, &[1, 1], 2);
-    let seat = |id: &[u8]| match upstream.seat(id) {
+    let seat = |id: &[u8]| match upstream.seat(id, None) {
         None => "unknown",
         Some(Home::Gone) => "gone",
         Some(Home::At(1, _)) => "there",
-        Some(Home::At(..)) => "elsewhere",
+        Some(Home::At(..) | Home::Told(..)) => "elsewhere",
     };
     assert_eq!(seat(b"s"), "unknown");
     upstream.memory.sessions.learn(b"s", upstream.ranks[1].number);
@@ -176,4 +177,44 @@ fn a_session_is_where_it_was_opened_or_nowhere() {
     upstream.endpoints[1].health.assign(Duty::Up);
     down(&upstream, 1);
     assert_eq!(seat(b"s"), "gone");
+}
+
+#[test]
+fn a_cookie_says_where_new_work_goes_as_long_as_that_may_get_it() {
+    let upstream = upstream(Balance::First, &[1, 1, 1], 2);
+    let seat = |index| Some(Seat { index, stale: false });
+    let first = |index| upstream.choose(|| 0, seat(index)).next().map(|(index, _)| index);
+    assert_eq!(first(1), Some(1));
+    assert_eq!(first(2), Some(0), "the backups are not used");
+    let mut choice = upstream.choose(|| 0, seat(1));
+    let all: Vec<_> = std::iter::from_fn(|| choice.next().map(|(index, _)| index)).collect();
+    assert_eq!(all, [1, 0], "if it cannot be connected to, another");
+    upstream.endpoints[1].health.assign(Duty::Drain);
+    assert_eq!(first(1), Some(0));
+    upstream.endpoints[1].health.assign(Duty::Up);
+    eject_it(&upstream, 1);
+    assert_eq!(first(1), Some(0));
+    upstream.endpoints[1].health.circuit.close();
+    down(&upstream, 1);
+    assert_eq!(first(1), Some(0));
+    assert_eq!(upstream.choose(|| 0, seat(7)).next().map(|(index, _)| index), Some(0));
+}
+
+#[test]
+fn a_cookie_says_where_a_session_of_another_gateway_is() {
+    let upstream = upstream(Balance::First, &[1, 1, 1], 2);
+    let home = |index| match upstream.seat(b"s", Some(Seat { index, stale: true })) {
+        None => "unknown".to_owned(),
+        Some(Home::Gone) => "gone".to_owned(),
+        Some(Home::At(index, _)) => format!("at {index}"),
+        Some(Home::Told(index, _)) => format!("told {index}"),
+    };
+    assert_eq!(home(1), "told 1");
+    assert_eq!(home(2), "told 2", "a session that was opened at the backup goes on there");
+    upstream.endpoints[1].health.assign(Duty::Drain);
+    assert_eq!(home(1), "told 1");
+    down(&upstream, 1);
+    assert_eq!(home(1), "gone");
+    upstream.memory.sessions.learn_of(upstream.memory.sessions.key(b"s"), upstream.ranks[0].number);
+    assert_eq!(home(1), "at 0", "what is known here counts");
 }
