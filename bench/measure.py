@@ -1,9 +1,8 @@
-"""What a proxy has used: CPU time and memory of all its processes, and the system calls it makes."""
+"""What is used: CPU time and memory of processes, and what else goes on."""
 
 import os
 import re
-import signal
-import subprocess
+import resource
 import time
 
 
@@ -33,13 +32,38 @@ def cpu(pids):
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
+def cpu_with_ended(pid):
+    """CPU seconds of `pid`, of everything descended from it, and of children of its that have ended."""
+    with open(f"/proc/{pid}/stat") as stat:
+        ended = sum(map(int, stat.read().rpartition(")")[2].split()[13:15])) / os.sysconf("SC_CLK_TCK")
+    return ended + sum(cpu_or_none(each) for each in family(pid))
+
+
+def cpu_or_none(pid):
+    """The same of one that may have ended just now."""
+    try:
+        return cpu([pid])
+    except OSError:
+        return 0.0
+
+
 def memory(pids):
     """Proportional set size in bytes: pages that processes share count once."""
     total = 0
     for pid in pids:
-        with open(f"/proc/{pid}/smaps_rollup") as rollup:
-            total += int(re.search(r"^Pss:\s+(\d+) kB", rollup.read(), re.M).group(1)) * 1024
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as rollup:
+                total += int(re.search(r"^Pss:\s+(\d+) kB", rollup.read(), re.M).group(1)) * 1024
+        except (FileNotFoundError, ProcessLookupError, AttributeError):
+            # Ended since it was listed; its memory with it.
+            pass
     return total
+
+
+def slabs():
+    """Bytes of the kernel's own objects, sockets among them, on the whole machine."""
+    with open("/proc/meminfo") as meminfo:
+        return int(re.search(r"^Slab:\s+(\d+) kB", meminfo.read(), re.M).group(1)) * 1024
 
 
 def busy():
@@ -49,29 +73,18 @@ def busy():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class Calls:
-    """Counts system calls of running processes, by strace."""
+class Foreign:
+    """How much of the machine others use, from now on."""
 
-    def __init__(self, pids, path):
-        self.path = path
-        attach = [part for pid in pids for part in ("-p", str(pid))]
-        self.strace = subprocess.Popen(
-            ["strace", "-f", "-c", "-U", "calls,name", "-o", path, *attach], stderr=subprocess.PIPE, text=True
-        )
-        # One line per process or thread; the counting begins with the last.
-        wanted = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
-        attached = 0
-        while attached < wanted:
-            line = self.strace.stderr.readline()
-            if not line:
-                raise RuntimeError("strace could not attach")
-            found = re.search(r"attached(?: with (\d+) threads)?", line)
-            attached += int(found.group(1) or 1) if found else 0
+    def __init__(self):
+        self.begun, self.busy, self.own = time.monotonic(), busy(), self.own_cpu()
 
-    def stop(self):
-        """The number of calls by name."""
-        self.strace.send_signal(signal.SIGINT)
-        self.strace.communicate(timeout=10)
-        with open(self.path) as table:
-            rows = re.findall(r"^\s*(\d+) (\w+)$", table.read(), re.M)
-        return {name: int(count) for count, name in rows if name != "total"}
+    @staticmethod
+    def own_cpu():
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return ended.ru_utime + ended.ru_stime + sum(cpu_or_none(pid) for pid in family(os.getpid()))
+
+    def cores(self):
+        """Cores that others kept busy, on average."""
+        others = (busy() - self.busy) - (self.own_cpu() - self.own)
+        return max(0.0, others / (time.monotonic() - self.begun))

@@ -3,7 +3,7 @@
 # on Debian; otherwise it says what to install), stops at the first failure.
 #
 #   scripts/test.sh              everything
-#   scripts/test.sh lint rust    some parts: lint, rust, docs, deny, cost, e2e
+#   scripts/test.sh lint rust    some parts: lint, rust, docs, deny, cost, e2e, bench
 #
 # APP_GATEWAY=path   tests that binary end to end, instead of building one
 set -euo pipefail
@@ -82,6 +82,17 @@ require_toolchains() {
 
 clippy() { cargo clippy --locked --all-targets "$@" -- -D warnings; }
 
+# The bench's packages are apart from the gateway's. pingora is only formatted here: building it takes minutes.
+bench_formatting() {
+  cargo fmt --check --manifest-path bench/load/Cargo.toml
+  cargo fmt --check --manifest-path bench/pingora/Cargo.toml
+}
+
+bench_clippy() { CARGO_TARGET_DIR="$target" clippy --manifest-path bench/load/Cargo.toml; }
+
+# Every workload for a moment, beside the peers that are installed. Asserts that all works, and no figure.
+bench_in_short() { CARGO_TARGET_DIR="$target" bench/run --short ${APP_GATEWAY:+--gateway "$APP_GATEWAY"}; }
+
 unit_tests() {
   if have cargo-nextest; then
     cargo nextest run --locked --no-fail-fast
@@ -100,6 +111,10 @@ install_cargo_deny() {
   # Unoptimised: building it quickly matters more than its second of running.
   CARGO_TARGET_DIR="$tools/build" cargo install cargo-deny --locked --version "$CARGO_DENY_VERSION" --debug --root "$tools"
   rm -rf "$tools/build"
+}
+
+bench_dependencies() {
+  cargo deny --manifest-path bench/load/Cargo.toml --config deny.toml check bans licenses sources
 }
 
 advisories() {
@@ -131,7 +146,7 @@ end_to_end() {
 }
 
 parts=("$@")
-[ "${#parts[@]}" -gt 0 ] || parts=(lint rust docs deny cost e2e)
+[ "${#parts[@]}" -gt 0 ] || parts=(lint rust docs deny cost e2e bench)
 
 step "Programs from Debian" install_debian_packages
 step "Toolchains" require_toolchains
@@ -141,6 +156,8 @@ for part in "${parts[@]}"; do
       step "Formatting" cargo fmt --check
       step "Clippy" clippy
       step "Clippy without the demo" clippy --no-default-features
+      step "Formatting of the bench" bench_formatting
+      step "Clippy of the bench" bench_clippy
       ;;
     rust)
       step "Unit and integration tests" unit_tests
@@ -151,6 +168,7 @@ for part in "${parts[@]}"; do
       step "cargo-deny" install_cargo_deny
       step "Dependencies: bans, licences, sources" cargo deny check bans licenses sources
       step "Dependencies: advisories" advisories
+      step "Dependencies of the bench" bench_dependencies
       ;;
     cost) step "Instructions of the request path" bench/micro/check ;;
     e2e)
@@ -158,8 +176,9 @@ for part in "${parts[@]}"; do
       if [ -z "${APP_GATEWAY:-}" ]; then step "The gateway" build_binary; fi
       step "End-to-end tests" end_to_end
       ;;
+    bench) step "The bench, in short" bench_in_short ;;
     *)
-      echo "no such part: $part (lint, rust, docs, deny, cost, e2e)" >&2
+      echo "no such part: $part (lint, rust, docs, deny, cost, e2e, bench)" >&2
       exit 2
       ;;
   esac

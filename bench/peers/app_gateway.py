@@ -1,0 +1,54 @@
+"""app-gateway as a reverse proxy, with its defaults."""
+
+import os
+import signal
+
+from parts import HOST, WORKERS, program, said_by, write
+
+NAME = "app-gateway"
+
+
+def version():
+    return said_by(program("app-gateway"), "--version")
+
+
+def configure(bench, setting):
+    # An endless body, many connections from one address: the defaults are meant for clients that are not a bench.
+    routes = "".join(f'[[profile.bench.route]]\npath = "/r-{n}/"\nupstream = "origin"\n' for n in range(setting.routes))
+    text = f"""
+[gateway]
+workers = {WORKERS}
+access-log = "{setting.directory + '/access.log' if setting.access_log else 'off'}"
+drain-timeout = "1s"
+reload-on-change = false
+[admin]
+socket = "off"
+[[certificate.bench.pairs]]
+chain = "{setting.chain}"
+key = "{setting.key}"
+[upstream.origin]
+endpoints = ["https://{HOST}:{bench.origin}"]
+ca-file = "{bench.ca}"
+server-name = "localhost"
+keep-alive = "10min"
+[profile.bench]
+certificates = ["bench"]
+max-body = "20MiB"
+limits = {{ connections-per-client = 16384 }}
+timeouts = {{ tunnel-idle = "10min", keep-alive = "10min" }}
+[[profile.bench.listener]]
+listen = "{HOST}:{setting.port}"
+[[profile.bench.route]]
+path = "/flip"
+redirect = "/to-{setting.flip}"
+[[profile.bench.route]]
+path = "/"
+upstream = "origin"
+{routes}
+"""
+    write(f"{setting.directory}/bench.toml", text)
+    return [program("app-gateway"), "run", "-c", setting.directory]
+
+
+def reload(proxy):
+    os.kill(proxy.pid, signal.SIGHUP)

@@ -1,0 +1,33 @@
+"""app-gateway as a forward proxy, with its defaults but for the limits that a bench would meet."""
+
+from parts import HOST, ORIGIN_OUT, WORKERS, program, write
+
+from . import app_gateway
+
+NAME = app_gateway.NAME
+version = app_gateway.version
+
+
+def configure(bench, setting):
+    write(
+        f"{setting.directory}/bench.toml",
+        f"""
+[gateway]
+workers = {WORKERS}
+access-log = "off"
+[admin]
+socket = "off"
+[forward.limits]
+new-per-second = 0
+tunnels-per-client = 10000
+connections-per-client = 10000
+[[forward.listener]]
+listen = "{HOST}:{setting.port}"
+[[forward.rule]]
+name = "bench"
+clients = ["127.0.0.0/8"]
+allow = ["{ORIGIN_OUT}"]
+ports = [{bench.raw}]
+""",
+    )
+    return [program("app-gateway"), "run", "-c", setting.directory]

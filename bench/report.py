@@ -1,0 +1,291 @@
+"""What is made of the figures: lines of JSON, tables, plots, and the summary in docs/performance.md.
+
+`results/figures.jsonl` only grows. Of each workload the tables show the latest run that has it, so a run of some
+workloads replaces those rows and no others; ratios are of figures of the same round.
+"""
+
+import datetime
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+
+import install
+import peers
+import plot
+from parts import HERE, ROOT
+from workloads import WORKLOADS
+
+RESULTS = f"{HERE}/results"
+FIGURES = f"{RESULTS}/figures.jsonl"
+SUMMARY = f"{ROOT}/docs/performance.md"
+OURS = "app-gateway"
+
+# The rows of the summary: workload, figure, and what it is called there.
+HEADLINES = [
+    ("keepalive", "CPU us/request", "HTTPS/1.1, 1 KB", "µs of CPU"),
+    ("keepalive-log", "CPU us/request", "the same with a JSON access log", "µs of CPU"),
+    ("keepalive-rate", "CPU us/request", "the same at 2,000 a second", "µs of CPU"),
+    ("h2", "CPU us/request", "HTTP/2, 1 KB", "µs of CPU"),
+    ("handshake-ecdsa", "CPU us/connection", "new connection, ECDSA", "µs of CPU"),
+    ("handshake-rsa", "CPU us/connection", "new connection, RSA-2048", "µs of CPU"),
+    ("handshake-resumed", "CPU us/connection", "new connection, resumed", "µs of CPU"),
+    ("download", "CPU s/GB", "download", "s of CPU per GB"),
+    ("upload", "CPU s/GB", "upload", "s of CPU per GB"),
+    ("routes", "CPU us/request, 10,000 routes", "a request with 10,000 routes", "µs of CPU"),
+    ("echo", "CPU us/message", "WebSocket message and its echo", "µs of CPU"),
+    ("echo-rate", "CPU us/message", "the same at 2,000 a second", "µs of CPU"),
+    ("polls", "CPU us/request", "Socket.IO poll, 2,000 a second", "µs of CPU"),
+    ("idle-websockets", "KB each", "an idle WebSocket of 5,000", "KB"),
+    ("idle-websockets", "CPU us to open one", "opening a WebSocket", "µs of CPU"),
+    ("idle-websockets", "MB kept 2 s after close", "kept after 5,000 have closed", "MB"),
+    ("mix", "CPU ms/s", "3,000 chats", "ms of CPU per second"),
+    ("mix", "MB of memory", "3,000 chats", "MB"),
+    ("mix", "p99 ms, all", "3,000 chats, p99", "ms"),
+    ("reload", "p99 during / before", "p99 while reloading", "times that before"),
+    ("reload-routes", "CPU ms per reload", "a reload of 10,000 routes", "ms of CPU"),
+    ("tunnels", "CPU us/tunnel", "CONNECT tunnel, set up and ended", "µs of CPU"),
+    ("tunnels-bulk", "CPU s/GB", "bytes through a tunnel", "s of CPU per GB"),
+    ("idle-tunnels", "KB each", "an idle tunnel of 2,000", "KB"),
+]
+
+
+def short(value):
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def spread(values):
+    """The median, and the least and the most."""
+    if len(values) == 1:
+        return short(values[0])
+    return f"{short(statistics.median(values))} ({short(min(values))}–{short(max(values))})"
+
+
+class Recorder:
+    """Takes lines; keeps them in the file unless nobody is to see them."""
+
+    def __init__(self, keep):
+        self.keep, self.lines = keep, []
+        self.run = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if keep:
+            os.makedirs(RESULTS, exist_ok=True)
+
+    def __call__(self, **line):
+        line = {"run": self.run, **line}
+        self.lines.append(line)
+        if self.keep:
+            with open(FIGURES, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def facts(self, competing, options):
+        self(facts=facts(competing, options))
+
+
+def facts(competing, options):
+    """The machine, the programs, and how it was asked."""
+    with open("/proc/cpuinfo") as file:
+        cpu = file.read()
+    with open("/proc/meminfo") as file:
+        memory = int(re.search(r"MemTotal:\s+(\d+)", file.read()).group(1)) / 1e6
+    flags = set(re.search(r"^flags\s*: (.*)$", cpu, re.M).group(1).split()) if "flags" in cpu else set()
+    wanted = [flag for flag in ("aes", "avx2", "vaes", "avx512f", "sha_ni", "hypervisor") if flag in flags]
+    model = re.search(r"^model name\s*: (.*)$", cpu, re.M)
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", "--", "src", "Cargo.lock") else ""
+    versions = {peer.NAME: peer.version() for way in competing.values() for peer in way}
+    versions[OURS] = f"{versions.get(OURS)}, {git('rev-parse', '--short', 'HEAD')}{changed}"
+    return {
+        "cpu": f"{os.cpu_count()} x {model.group(1) if model else os.uname().machine} ({', '.join(wanted)})",
+        "memory": f"{memory:.0f} GB",
+        "kernel": f"{os.uname().sysname} {os.uname().release}",
+        "load before": round(os.getloadavg()[0], 1),
+        "seconds": options.seconds,
+        "chats": options.chats,
+        "versions": {**versions, **install.versions()},
+    }
+
+
+def kept():
+    if not os.path.exists(FIGURES):
+        sys.exit(f"there are no figures in {FIGURES}")
+    with open(FIGURES) as file:
+        return [json.loads(line) for line in file]
+
+
+class Table:
+    """The figures of one workload in its latest run."""
+
+    def __init__(self, name, lines):
+        self.name = name
+        self.run = max(line["run"] for line in lines)
+        mine = sorted((line for line in lines if line["run"] == self.run), key=lambda line: line["round"])
+        self.rounds = len(mine)
+        self.foreign = [line["foreign"] for line in mine]
+        self.rows = {}
+        for line in mine:
+            for figure, row in line["figures"].items():
+                self.rows.setdefault(figure, []).append(row)
+
+    def values(self, figure, peer):
+        return [row[peer] for row in self.rows[figure] if peer in row]
+
+    def peers(self):
+        """In the order of the lists of peers; those not on them (a peer again) last."""
+        known = [peer.NAME for peer in peers.WAYS[WORKLOADS[self.name].way]]
+        seen = {peer for rows in self.rows.values() for row in rows for peer in row}
+        return [name for name in known if name in seen] + sorted(seen.difference(known))
+
+    def best(self, figure):
+        """The peer with the least median; what is near nothing is no yardstick."""
+        medians = {
+            peer: statistics.median(values)
+            for peer in self.peers()
+            if peer != OURS and (values := self.values(figure, peer))
+        }
+        return min(medians, key=medians.get) if medians else None
+
+    def ratios(self, figure):
+        """Ours to the best peer's, of each round."""
+        best = self.best(figure)
+        if best is None:
+            return []
+        pairs = [(row[OURS], row[best]) for row in self.rows[figure] if OURS in row and best in row]
+        # Almost nothing to almost nothing is no ratio worth telling.
+        return [ours / theirs for ours, theirs in pairs] if pairs and all(b > 0.05 and a >= 0 for a, b in pairs) else []
+
+
+def tables_of(lines):
+    found = {}
+    for name in WORKLOADS:
+        mine = [line for line in lines if line.get("workload") == name]
+        if mine:
+            found[name] = Table(name, mine)
+    return found
+
+
+def tables(lines):
+    """All of it, in Markdown."""
+    found = tables_of(lines)
+    out = []
+    for way, title in (("in", "## The way in"), ("out", "## The way out")):
+        mine = [table for name, table in found.items() if WORKLOADS[name].way == way]
+        if not mine:
+            continue
+        names = [peer.NAME for peer in peers.WAYS[way]]
+        names = [name for name in names if any(name in table.peers() for table in mine)]
+        names += sorted({name for table in mine for name in table.peers()}.difference(names))
+        out.append(f"{title}\n")
+        for table in mine:
+            about = " ".join(WORKLOADS[table.name].__doc__.split())
+            out.append(f"**{table.name}** ({table.rounds} rounds): {about}\n")
+            out.append(f"| figure | {' | '.join(names)} | to the best peer |\n|{'---|' * (len(names) + 2)}")
+            out.extend(row_of(table, figure, names) for figure in table.rows)
+            out.append("")
+    return "\n".join(out)
+
+
+def row_of(table, figure, names):
+    best = table.best(figure)
+    cells = []
+    for name in names:
+        values = table.values(figure, name)
+        cell = spread(values) if values else "-"
+        cells.append(f"**{cell}**" if name == best else cell)
+    ratios = table.ratios(figure)
+    return f"| {figure} | {' | '.join(cells)} | {spread(ratios) if ratios else '-'} |"
+
+
+def conditions(lines):
+    """Where and how the runs that the tables show were made, and how busy the machine was."""
+    found = tables_of(lines)
+    out = []
+    for run in sorted({table.run for table in found.values()}):
+        mine = [table for table in found.values() if table.run == run]
+        said = next(line["facts"] for line in lines if line["run"] == run and "facts" in line)
+        foreign = [cores for table in mine for cores in table.foreign]
+        out.append(f"- Run of {run}: {', '.join(table.name for table in mine)}.")
+        out.append(f"  {said['cpu']}, {said['memory']}, {said['kernel']}; {said['seconds']:g} s of load each.")
+        out.append(
+            f"  **Other work on the machine** kept {short(statistics.median(foreign))} cores busy "
+            f"({short(min(foreign))}–{short(max(foreign))}); load average before: {said['load before']}."
+        )
+        out.append("  " + "; ".join(f"{name}: {version}" for name, version in said["versions"].items() if version) + ".")
+    return "\n".join(out)
+
+
+INTRODUCTION = """# Results
+
+Written by `bench/run` from [figures.jsonl](figures.jsonl); [README.md](../README.md) says what is measured and how.
+Median (least–most) of the rounds; less is better everywhere. The best peer is bold; the last column is app-gateway's
+figure divided by that peer's, of each round. **Only ratios are to be quoted**, and of CPU and memory rather than of
+latency: load, proxies and origin share the cores.
+"""
+
+
+def write_all():
+    """Tables, plots and the summary."""
+    lines = kept()
+    with open(f"{RESULTS}/table.md", "w") as file:
+        file.write(f"{INTRODUCTION}\n{conditions(lines)}\n\n{tables(lines)}")
+    found = tables_of(lines)
+    plot.write(RESULTS, found, HEADLINES)
+    with open(SUMMARY) as file:
+        text = file.read()
+    for mark, part in (("summary", summary(found)), ("sizes", sizes(found))):
+        begin, end = f"<!-- {mark}: written by bench/run -->", f"<!-- {mark}: end -->"
+        if begin not in text or end not in text:
+            sys.exit(f"{SUMMARY} lacks {begin} or {end}")
+        text = text.partition(begin)[0] + f"{begin}\n{part}\n" + end + text.partition(end)[2]
+    with open(SUMMARY, "w") as file:
+        file.write(text)
+
+
+def summary(found):
+    """What the gateway takes beside the best peer."""
+    out = ["| what | unit | app-gateway | best peer | to the best peer |", "|---|---|---|---|---|"]
+    for name, figure, what, unit in HEADLINES:
+        if name not in found or figure not in found[name].rows:
+            continue
+        table = found[name]
+        ours, best, ratios = table.values(figure, OURS), table.best(figure), table.ratios(figure)
+        theirs = f"{short(statistics.median(table.values(figure, best)))} ({best})" if best else "-"
+        ratio = f"**{short(statistics.median(ratios))}** ({short(min(ratios))}–{short(max(ratios))})" if ratios else "-"
+        out.append(f"| {what} | {unit} | {short(statistics.median(ours))} | {theirs} | {ratio} |")
+    return "\n".join(out)
+
+
+def sizes(found):
+    """How large a machine has to be, computed from what was measured."""
+    needed = {"mix", "idle-websockets", "handshake-ecdsa"}
+    if missing := needed.difference(found):
+        return f"Not measured yet: {', '.join(sorted(missing))}."
+
+    def ours(name, figure):
+        return statistics.median(found[name].values(figure, OURS))
+
+    busy, memory = ours("mix", "CPU ms/s"), ours("mix", "MB of memory")
+    base, each = ours("idle-websockets", "MB before"), ours("idle-websockets", "KB each")
+    kernel = max(0.0, ours("idle-websockets", "KB each in the kernel"))
+    shake = ours("handshake-ecdsa", "CPU us/connection")
+    per_chat = busy / 3000
+    kb = each + kernel
+    small = 250
+    by_cpu, by_memory = 1000 / per_chat, (1024 - base) * 1000 / kb
+    return f"""Measured: 3,000 chats keep {busy:.0f} ms of every second busy, that is {busy / 10:.1f} % of one core, and the process takes
+{memory:.0f} MB. An idle WebSocket takes {each:.1f} KB in the process and {kernel:.1f} KB in the kernel, an idle process
+{base:.0f} MB, a new connection {shake:.0f} µs.
+
+| site | CPU | memory |
+|---|---|---|
+| 50 agents, {small} chats | {small} / 3,000 × {busy:.0f} ms = {small * per_chat:.0f} ms/s, {small * per_chat / 10:.1f} % of a core | {base:.0f} MB + {small} × {kb:.1f} KB = {base + small * kb / 1e3:.0f} MB |
+| 3,000 chats | {busy:.0f} ms/s, {busy / 10:.1f} % of a core | {memory:.0f} MB + 3,000 × {kernel:.1f} KB = {memory + 3 * kernel:.0f} MB |
+| all of 3,000 come back in 10 s | {busy:.0f} ms/s + 300 × 2 × {shake:.0f} µs = {busy + 0.6 * shake:.0f} ms/s, {(busy + 0.6 * shake) / 10:.0f} % of a core | as above |
+| what 2 vCPU and 2 GB can carry | half of 2 cores: 1,000 ms/s / {per_chat:.3f} ms = {by_cpu:,.0f} chats | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} chats |"""
