@@ -3,10 +3,11 @@
 import html
 import statistics
 
+from peers import OURS
+
 WIDTH, ROW, HEAD = 300, 15, 34
 NAMES, BAR = 78, 150
 COLUMNS = 3
-OURS = "app-gateway"
 # One colour per peer, the same in every panel; ours stands out, the rest are quiet.
 OUR_COLOUR, OTHERS = "#1f6feb", "#9aa4b2"
 STYLE = """
@@ -15,6 +16,13 @@ text { font: 11px system-ui, sans-serif; fill: #1f2328 }
 .unit { fill: #59636e; font-size: 10px }
 .range { stroke: #1f2328; stroke-width: 1 }
 """
+
+
+def short(value):
+    """A figure with as many digits as are of use."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def kind_of(unit):
@@ -80,10 +88,4 @@ def bars(values):
             yield f'<line class="range" x1="{NAMES + length(low):.1f}" x2="{NAMES + length(high):.1f}" y1="{y}" y2="{y}"/>'
         cut = "› " if middle > scale else ""
         after = NAMES + max(length(middle), length(high)) + 5
-        yield f'<text x="{after:.1f}" y="{y + 3}">{cut}{number(middle)}</text>'
-
-
-def number(value):
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+        yield f'<text x="{after:.1f}" y="{y + 3}">{cut}{short(middle)}</text>'

@@ -5,6 +5,7 @@ workloads replaces those rows and no others; ratios are of figures of the same r
 """
 
 import datetime
+import html
 import json
 import os
 import re
@@ -15,13 +16,14 @@ import sys
 import install
 import peers
 import plot
-from parts import HERE, ROOT
+from parts import HERE, PROGRAMS, ROOT
+from peers import OURS
+from plot import short
 from workloads import WORKLOADS
 
 RESULTS = f"{HERE}/results"
 FIGURES = f"{RESULTS}/figures.jsonl"
 SUMMARY = f"{ROOT}/docs/performance.md"
-OURS = "app-gateway"
 
 # The rows of the summary: workload, figure, and what it is called there.
 HEADLINES = [
@@ -50,12 +52,6 @@ HEADLINES = [
     ("tunnels-bulk", "CPU s/GB", "bytes through a tunnel", "s of CPU per GB"),
     ("idle-tunnels", "KB each", "an idle tunnel of 2,000", "KB"),
 ]
-
-
-def short(value):
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def spread(values):
@@ -99,9 +95,14 @@ def facts(competing, options):
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
         return done.stdout.strip()
 
-    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", "--", "src", "Cargo.lock") else ""
     versions = {peer.NAME: peer.version() for way in competing.values() for peer in way}
-    versions[OURS] = f"{versions.get(OURS)}, {git('rev-parse', '--short', 'HEAD')}{changed}"
+    if options.no_install or options.gateway:
+        # Nobody knows what it was built from.
+        built = datetime.datetime.fromtimestamp(os.path.getmtime(PROGRAMS[OURS]), datetime.UTC)
+        versions[OURS] = f"{versions.get(OURS)}, a binary of {built:%Y-%m-%d %H:%M}"
+    else:
+        changed = " with changes" if git("status", "--porcelain", "--", "src", "Cargo.lock") else ""
+        versions[OURS] = f"{versions.get(OURS)}, {git('rev-parse', '--short', 'HEAD')}{changed}"
     return {
         "cpu": f"{os.cpu_count()} x {model.group(1) if model else os.uname().machine} ({', '.join(wanted)})",
         "memory": f"{memory:.0f} GB",
@@ -129,6 +130,7 @@ class Table:
         mine = sorted((line for line in lines if line["run"] == self.run), key=lambda line: line["round"])
         self.rounds = len(mine)
         self.foreign = [line["foreign"] for line in mine]
+        self.failures = sorted({failure for line in mine for failure in line.get("failures", [])})
         self.rows = {}
         for line in mine:
             for figure, row in line["figures"].items():
@@ -189,6 +191,7 @@ def tables(lines):
             out.append(f"| figure | {' | '.join(names)} | to the best peer |\n|{'---|' * (len(names) + 2)}")
             out.extend(row_of(table, figure, names) for figure in table.rows)
             out.append("")
+            out.extend(f"Not measured: {html.escape(failure[:200])}\n" for failure in table.failures)
     return "\n".join(out)
 
 
@@ -273,7 +276,7 @@ def sizes(found):
 
     busy, memory = ours("mix", "CPU ms/s"), ours("mix", "MB of memory")
     base, each = ours("idle-websockets", "MB before"), ours("idle-websockets", "KB each")
-    kernel = max(0.0, ours("idle-websockets", "KB each in the kernel"))
+    kernel = ours("idle-websockets", "KB each in the kernel") if "KB each in the kernel" in found["idle-websockets"].rows else 0
     shake = ours("handshake-ecdsa", "CPU us/connection")
     per_chat = busy / 3000
     kb = each + kernel

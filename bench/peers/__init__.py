@@ -21,10 +21,12 @@ WAYS = {
     "out": [app_gateway_out, squid, tinyproxy, envoy_out],
 }
 
+OURS = app_gateway.NAME
+
 
 def installed(way, wanted=None):
     """The peers of this way that are here, and asked for."""
-    peers = [peer for peer in WAYS[way] if wanted is None or peer.NAME in wanted or peer.NAME == app_gateway.NAME]
+    peers = [peer for peer in WAYS[way] if wanted is None or peer.NAME in wanted or peer.NAME == OURS]
     missing = [peer.NAME for peer in peers if peer.version() is None]
     if missing:
         print(f"left out, because not installed: {', '.join(missing)}", file=sys.stderr)

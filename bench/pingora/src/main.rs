@@ -19,6 +19,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// How long connections may be idle.
+const IDLE: Duration = Duration::from_secs(600);
+
 /// What every connection of the proxy shares.
 struct Edge {
     origin: SocketAddr,
@@ -59,13 +62,19 @@ impl ProxyHttp for Edge {
         Request { begun: Instant::now(), id: self.request_id() }
     }
 
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Request) -> Result<()> {
+        // A minute by default, after which it would cut idle WebSockets; the others wait longer, too.
+        session.set_read_timeout(Some(IDLE));
+        Ok(())
+    }
+
     async fn upstream_peer(&self, session: &mut Session, _: &mut Request) -> Result<Box<HttpPeer>> {
         if !self.routed(session.req_header().uri.path()) {
             return Err(Error::new(ErrorType::HTTPStatus(404)));
         }
         // Verified against `ca_file` of the server, the name included; HTTP/1.1.
         let mut peer = HttpPeer::new(self.origin, true, "localhost".to_owned());
-        peer.options.idle_timeout = Some(Duration::from_secs(600));
+        peer.options.idle_timeout = Some(IDLE);
         Ok(Box::new(peer))
     }
 
