@@ -187,7 +187,7 @@ def tables(lines):
         out.append(f"{title}\n")
         for table in mine:
             about = " ".join(WORKLOADS[table.name].__doc__.split())
-            out.append(f"**{table.name}** ({table.rounds} rounds): {about}\n")
+            out.append(f"**{table.name}** ({table.rounds} round{'s' * (table.rounds > 1)}): {about}\n")
             out.append(f"| figure | {' | '.join(names)} | to the best peer |\n|{'---|' * (len(names) + 2)}")
             out.extend(row_of(table, figure, names) for figure in table.rows)
             out.append("")
@@ -259,8 +259,10 @@ def summary(found):
             continue
         table = found[name]
         ours, best, ratios = table.values(figure, OURS), table.best(figure), table.ratios(figure)
+        if not ours:
+            continue
         theirs = f"{short(statistics.median(table.values(figure, best)))} ({best})" if best else "-"
-        ratio = f"**{short(statistics.median(ratios))}** ({short(min(ratios))}–{short(max(ratios))})" if ratios else "-"
+        ratio = f"**{spread(ratios)}**" if ratios else "-"
         out.append(f"| {what} | {unit} | {short(statistics.median(ours))} | {theirs} | {ratio} |")
     return "\n".join(out)
 
@@ -268,7 +270,7 @@ def summary(found):
 def sizes(found):
     """How large a machine has to be, computed from what was measured."""
     needed = {"mix", "idle-websockets", "handshake-ecdsa"}
-    if missing := needed.difference(found):
+    if missing := {name for name in needed if name not in found or OURS not in found[name].peers()}:
         return f"Not measured yet: {', '.join(sorted(missing))}."
 
     def ours(name, figure):
