@@ -108,14 +108,14 @@ def keepalive(turn):
         return {"CPU us/request": per_unit(turn.each(proxies, "get", size=1024))}
 
 
-@workload("in", 5, 2)
+@workload("in", 4, 2)
 def keepalive_log(turn):
     """The same, with an access log of a JSON line per request."""
     with turn.started(access_log=True) as proxies:
         return {"CPU us/request": per_unit(turn.each(proxies, "get", size=1024))}
 
 
-@workload("in", 3, 2)
+@workload("in", 2, 2)
 def keepalive_wrk(turn):
     """The same as `keepalive` by wrk, which is not ours; opening its connections is in the figure."""
 
@@ -132,7 +132,7 @@ def keepalive_wrk(turn):
         return turn.of_each(proxies, look)
 
 
-@workload("in", 5, 2)
+@workload("in", 4, 2)
 def keepalive_rate(turn):
     """1 KB over HTTPS/1.1 at 2,000 a second on 32 connections: every event is a wake-up of its own."""
     with turn.started() as proxies:
@@ -166,14 +166,14 @@ def handshake_ecdsa(turn):
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
 
-@workload("in", 5, 2)
+@workload("in", 4, 2)
 def handshake_rsa(turn):
     """The same with RSA-2048."""
     with turn.started(certificate="rsa") as proxies:
         return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
 
 
-@workload("in", 5, 2)
+@workload("in", 4, 2)
 def handshake_resumed(turn):
     """The same with ECDSA, every session resumed."""
     with turn.started() as proxies:
@@ -190,7 +190,7 @@ def download(turn):
     return {"CPU s/GB": per_gigabyte(reports), "MB of memory": memory}
 
 
-@workload("in", 5, 3)
+@workload("in", 4, 3)
 def upload(turn):
     """The same the other way; the origin counts the bytes."""
     with turn.started() as proxies:
@@ -199,7 +199,7 @@ def upload(turn):
     return {"CPU s/GB": per_gigabyte(reports), "MB of memory": memory}
 
 
-@workload("in", 3, 12)
+@workload("in", 2, 30)
 def routes(turn):
     """1 KB with 1, 100 and 10,000 routes, of which the one in the middle is asked for; and starting with them."""
     figures = {}
@@ -222,14 +222,14 @@ def routes(turn):
 # --- What chats are ---------------------------------------------------------------------------
 
 
-@workload("in", 5, 3)
+@workload("in", 4, 3)
 def echo(turn):
     """Messages of 125 bytes over 100 secure WebSockets, each echoed, as fast as it goes."""
     with turn.started() as proxies:
         return {"CPU us/message": per_unit(turn.each(proxies, "echo", "--connections", 100, size=125))}
 
 
-@workload("in", 5, 3)
+@workload("in", 4, 3)
 def echo_rate(turn):
     """The same at 2,000 a second."""
     with turn.started() as proxies:
@@ -237,7 +237,7 @@ def echo_rate(turn):
     return {"CPU us/message": per_unit(reports), **latencies(reports, "at 2,000/s")}
 
 
-@workload("in", 5, 3)
+@workload("in", 4, 3)
 def polls(turn):
     """Socket.IO over long polls, 2,000 requests a second in 100 sessions: POST and GET in turns, a browser's heads."""
     with turn.started() as proxies:
@@ -282,7 +282,7 @@ def idle(turn, proxy, kind, count, *arguments):
     yield "MB kept 2 s after close", (measure.memory(proxy.pids) - base) / 1e6
 
 
-@workload("in", 3, 65)
+@workload("in", 2, 65)
 def mix(turn):
     """3,000 chats as the product makes them (bench/load/src/mix.rs says what they do), at fixed rates."""
     chats = turn.many(turn.options.chats)
@@ -365,9 +365,9 @@ def reload_of(turn, proxy):
     }
 
 
-@workload("in", 2, 60)
+@workload("in", 2, 40)
 def reload_routes(turn):
-    """5 reloads of 10,000 routes, 5 more WebSockets before each. nginx passes on without TLS here (peers/nginx.py)."""
+    """3 reloads of 10,000 routes, 5 more WebSockets before each. nginx passes on without TLS here (peers/nginx.py)."""
     count = 100 if turn.options.short else 10_000
     with turn.started(reloading(turn), routes=count, reloads=True, plain=True) as proxies:
         return turn.of_each(proxies, lambda proxy: reload_routes_of(turn, proxy))
@@ -389,7 +389,7 @@ def reload_routes_of(turn, proxy):
     taken, used = [], []
     with turn.bench.talk("steady", proxy, "--websockets", 5, "--rate", 20, "--fresh", 2) as ask:
         ask()
-        for _ in range(1 if turn.options.short else 5):
+        for _ in range(1 if turn.options.short else 3):
             ask("more 5")
             proxy.setting.flip += 1
             proxy.peer.configure(proxy.bench, proxy.setting)
@@ -408,7 +408,7 @@ def reload_routes_of(turn, proxy):
     return {
         "s until in force": statistics.median(taken),
         "CPU ms per reload": statistics.median(used) * 1e3,
-        "MB more after 5": grown / 1e6,
+        "MB more after 3": grown / 1e6,
         "WebSockets cut": report["cut"],
     }
 
