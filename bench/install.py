@@ -100,4 +100,4 @@ def cargo(directory, *arguments, optional=False):
 def versions():
     """Of the tools that are no peers."""
     tools = {"wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"], "OpenSSL": ["openssl", "version"], "Rust": ["rustc", "--version"]}
-    return {name: said for name, command in tools.items() if (said := parts.said_by(*command))}
+    return {name: said for name, command in tools.items() if (said := parts.version_of(*command))}

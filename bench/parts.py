@@ -9,6 +9,7 @@ bodies of 10 MB. Every forward proxy lets 127.0.0.0/8 make tunnels to the origin
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -40,6 +41,13 @@ def said_by(command, *arguments):
     done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     lines = (done.stdout + done.stderr).splitlines()
     return next((line.strip() for line in lines if line.strip()), "")
+
+
+def version_of(command, *arguments):
+    """The version that a program says it has; None if there is no such program."""
+    said = said_by(command, *arguments)
+    found = re.search(r"(?<![\w.])v?\d+\.\d+[\w.+-]*", said or "")
+    return found.group() if found else said
 
 
 def free_port():

@@ -3,13 +3,13 @@
 import os
 import signal
 
-from parts import HOST, WORKERS, program, said_by, write
+from parts import HOST, WORKERS, program, version_of, write
 
 NAME = "app-gateway"
 
 
 def version():
-    return said_by(program("app-gateway"), "--version")
+    return version_of(program("app-gateway"), "--version")
 
 
 def configure(bench, setting):

@@ -3,13 +3,13 @@
 import json
 import subprocess
 
-from parts import HOST, free_port, said_by, write
+from parts import HOST, free_port, version_of, write
 
 NAME = "Caddy"
 
 
 def version():
-    return said_by("caddy", "version")
+    return version_of("caddy", "version")
 
 
 def configure(bench, setting):

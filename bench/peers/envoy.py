@@ -4,14 +4,14 @@ that it watches, so that a reload is a new file."""
 import json
 import os
 
-from parts import HOST, WORKERS, program, said_by, write
+from parts import HOST, WORKERS, program, version_of, write
 
 NAME = "Envoy"
 TYPE = "type.googleapis.com/envoy."
 
 
 def version():
-    return said_by(program("envoy"), "--version")
+    return version_of(program("envoy"), "--version")
 
 
 def many():

@@ -3,13 +3,13 @@
 import os
 import signal
 
-from parts import HOST, SUITE, WORKERS, said_by, write
+from parts import HOST, SUITE, WORKERS, version_of, write
 
 NAME = "HAProxy"
 
 
 def version():
-    return said_by("haproxy", "-v")
+    return version_of("haproxy", "-v")
 
 
 def configure(bench, setting):

@@ -3,13 +3,13 @@
 import os
 import signal
 
-from parts import HOST, SUITE, WORKERS, said_by, write
+from parts import HOST, SUITE, WORKERS, version_of, write
 
 NAME = "nginx"
 
 
 def version():
-    return said_by("nginx", "-v")
+    return version_of("nginx", "-v")
 
 
 def configure(bench, setting):

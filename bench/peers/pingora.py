@@ -13,7 +13,7 @@ def version():
     if not os.access(path, os.X_OK):
         return None
     with open(lock) as file:
-        return "pingora-proxy " + file.read().partition('name = "pingora-proxy"\nversion = "')[2].partition('"')[0]
+        return file.read().partition('name = "pingora-proxy"\nversion = "')[2].partition('"')[0]
 
 
 def configure(bench, setting):

@@ -2,13 +2,13 @@
 
 import os
 
-from parts import HOST, said_by, write
+from parts import HOST, version_of, write
 
 NAME = "squid"
 
 
 def version():
-    return said_by("squid", "-v")
+    return version_of("squid", "-v")
 
 
 def configure(bench, setting):

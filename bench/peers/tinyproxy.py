@@ -1,12 +1,12 @@
 """tinyproxy (Debian's): https://tinyproxy.github.io/"""
 
-from parts import HOST, said_by, write
+from parts import HOST, version_of, write
 
 NAME = "tinyproxy"
 
 
 def version():
-    return said_by("tinyproxy", "-v")
+    return version_of("tinyproxy", "-v")
 
 
 def configure(bench, setting):
