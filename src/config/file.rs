@@ -27,8 +27,8 @@ pub use forward::*;
 pub use log::*;
 pub use self_test::{SelfTestFile, SelfTestTable};
 pub use upstream::{
-    BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, InitialFile, StickyFile,
-    UpstreamFile, VerifyFile,
+    BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, HeaderVersionFile, InitialFile,
+    StickyFile, UpstreamFile, VerifyFile,
 };
 
 /// A value and where in its file it is written.

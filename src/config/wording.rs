@@ -53,10 +53,20 @@ const SQUID: [(&str, &str); 9] = [
     ("src", "clients"),
 ];
 
+/// What `HAProxy` calls it, and what we do.
+const HAPROXY: [(&str, &str); 5] = [
+    ("accept-proxy", "proxy-protocol"),
+    ("cookie", "sticky"),
+    ("send-proxy", "proxy-protocol"),
+    ("send-proxy-v2", "proxy-protocol"),
+    ("server", "endpoints"),
+];
+
 /// The key that is `name` in another program's configuration, and that program.
 fn elsewhere(name: &str, known: &[&str]) -> Option<(&'static str, &'static str)> {
     let nginx = NGINX.iter().map(|pair| (pair, "nginx"));
-    let mut all = nginx.chain(SQUID.iter().map(|pair| (pair, "squid")));
+    let squid = SQUID.iter().map(|pair| (pair, "squid"));
+    let mut all = nginx.chain(squid).chain(HAPROXY.iter().map(|pair| (pair, "HAProxy")));
     let ((_, ours), whose) =
         all.find(|((theirs, ours), _)| *theirs == name && known.contains(ours))?;
     Some((ours, whose))

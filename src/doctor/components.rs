@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::ClientConfig;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::config::{self, Config, Endpoint, Verify};
+use crate::net::proxy_protocol::v2;
 use crate::tls::{self, certificate, client};
 use crate::upstream::Stream;
 
@@ -54,6 +56,8 @@ struct One {
     tls: Option<Result<Proof, String>>,
     how: String,
     unverified: bool,
+    /// Connections begin with a header (PROXY protocol).
+    announces: bool,
     path: Option<String>,
     place: String,
 }
@@ -87,6 +91,7 @@ impl One {
             tls: endpoint.tls.then(|| settings.map(|settings| Proof { settings, name })),
             how,
             unverified: matches!(upstream.verify, Verify::None { .. }),
+            announces: upstream.announces,
             path: health.map(|(_, path)| path.clone()),
             place: config.sources.locate(endpoint.place),
         }
@@ -104,7 +109,13 @@ impl One {
     }
 
     async fn look(&self, budget: Budget) -> Result<(Option<Secured>, Answer), Trouble> {
-        let tcp = connect(&self.host, self.port, budget).await?;
+        let mut tcp = connect(&self.host, self.port, budget).await?;
+        if self.announces {
+            let mut own = Vec::new();
+            v2::announce_own(&mut own);
+            // If it is closed already, what follows says so.
+            let _ = tcp.write_all(&own).await;
+        }
         let (mut stream, secured) = match &self.tls {
             None => (Stream::Plain(tcp), None),
             Some(Err(words)) => return Err(Trouble::Tls(words.clone())),

@@ -71,6 +71,14 @@ impl Via {
         }
     }
 
+    /// Where the client connected to, if the balancer says so.
+    pub(crate) fn destination(&self) -> Option<SocketAddr> {
+        match self.origin {
+            Origin::Proxied { destination, .. } => Some(destination),
+            Origin::Local | Origin::Unknown => None,
+        }
+    }
+
     /// Whether the client is somebody else than the balancer.
     fn is_for_another(&self) -> bool {
         matches!(self.origin, Origin::Proxied { .. })

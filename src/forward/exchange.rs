@@ -46,7 +46,7 @@ pub(super) async fn serve<T: Io>(
     };
     let mut out = Vec::with_capacity(512);
     proxied::write_request(&mut out, head);
-    let connection = Connection { stream, reused: false, seat: None };
+    let connection = Connection { stream, reused: false, seat: None, ends: None };
     let begun = Exchange::begin(connection, out, head.framing, head.method == Method::HEAD);
     let mut exchange = match begun {
         Ok(exchange) if ready.reached.early.is_empty() => exchange,

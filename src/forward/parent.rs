@@ -78,7 +78,7 @@ async fn ask(
     destination: &Destination,
 ) -> Result<(Stream, Bytes), No> {
     let deadline = Instant::now() + parent.connect_timeout;
-    let mut stream = connect(endpoint, parent.connect_timeout)
+    let mut stream = connect(endpoint, parent.connect_timeout, &[])
         .await
         .map_err(|error| No::Silent(error.reason, error.to_string()))?;
     let mut request = format!("CONNECT {destination} HTTP/1.1\r\n").into_bytes();

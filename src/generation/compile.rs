@@ -189,6 +189,7 @@ impl Compiler<'_> {
                 None => self.names.listener(&profile.name, &label),
             },
             proxy_protocol: listener.proxy_protocol.clone(),
+            announces: served.announces(),
             names: Arc::new(Names {
                 profile: profile.name.clone(),
                 listener: label,

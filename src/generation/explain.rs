@@ -233,6 +233,9 @@ impl<'a> Explained<'a> {
         if upstream.endpoints.iter().any(|endpoint| endpoint.tls.is_some()) {
             self.line("", &verify, "");
         }
+        if upstream.announces {
+            self.line("", "told who the client is: PROXY protocol v2", "");
+        }
     }
 
     fn limits(&mut self, route: &Route, site: &Site, upstream: &Upstream, first_byte: &str) {

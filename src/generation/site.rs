@@ -43,6 +43,8 @@ pub struct Site {
     pub limits: Limits,
     /// How long a client may take.
     pub timeouts: Timeouts,
+    /// Whether an upstream of its routes is told where clients connected to.
+    pub announces: bool,
     /// Balancers that say who the client is.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS settings; `None` for plain HTTP.
@@ -77,6 +79,15 @@ pub enum Served {
     },
     /// A redirect to the same URL under `https`, on this port.
     RedirectToHttps(u16),
+}
+
+impl Served {
+    /// Whether one of the upstreams is told where clients connected to.
+    pub(super) fn announces(&self) -> bool {
+        let Self::Routes { routes, .. } = self else { return false };
+        let ways = routes.iter().filter_map(|route| route.action.way());
+        ways.map(|way| &way.upstream).any(|upstream| upstream.announces)
+    }
 }
 
 /// One route, compiled.

@@ -33,7 +33,8 @@ pub(super) fn compile(
     let before = previous
         .and_then(|previous| previous.upstreams.iter().find(|before| *before.name == config.name));
     let memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.memory));
-    let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
+    let check =
+        config.check.as_ref().map(|check| Arc::new(compiled_check(check, config.announces)));
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
     let inputs = Inputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
     let endpoints: Vec<_> =
@@ -54,6 +55,7 @@ pub(super) fn compile(
         policy: Policy { cookie: cookie(config, &endpoints, shared), ..policy(config) },
         memory,
         endpoints,
+        announces: config.announces,
         check: check.clone(),
         limits: Limits {
             connect: config.connect_timeout,
@@ -93,6 +95,7 @@ pub(super) fn own(idle: Duration) -> Upstream {
             retries: 0,
         },
         memory: Arc::default(),
+        announces: false,
         check: None,
         limits: Limits {
             connect: PATIENCE,
@@ -204,7 +207,7 @@ fn policy(config: &config::Upstream) -> Policy {
     }
 }
 
-fn compiled_check(config: &config::Check) -> Check {
+fn compiled_check(config: &config::Check, announces: bool) -> Check {
     let kind = match &config.kind {
         config::CheckKind::Tcp => check::Kind::Tcp,
         config::CheckKind::Tls => check::Kind::Tls,
@@ -222,6 +225,7 @@ fn compiled_check(config: &config::Check) -> Check {
         rise: config.rise,
         fall: config.fall,
         initially_up: config.initially_up,
+        announces,
     }
 }
 

@@ -73,13 +73,16 @@ async fn connection(
     }
     let alarm = service.worker.local.clock.alarm();
     alarm.set(site.timeouts.handshake);
-    let facts = match identify(&mut stream, peer, &mut admitted, &alarm, &site.metrics).await {
+    let mut facts = match identify(&mut stream, peer, &mut admitted, &alarm, &site.metrics).await {
         Ok(via) => Facts::of(peer, via),
         Err(NotServed::Probe) => return,
         Err(NotServed::Refused(via, reason, detail)) => {
             return refuse(&service, &site, Facts::of(peer, via), (reason, detail));
         }
     };
+    if site.announces && facts.destination.is_none() {
+        facts.destination = stream.local_addr().ok();
+    }
     let Some(config) = &site.tls else {
         drop((alarm, site));
         return h1::serve(&service, facts, stream, admitted).await;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
-use crate::downstream::Worker;
+use crate::downstream::{RequestId, Worker};
 use crate::message::{Reason, RequestHead};
+use crate::net::proxy_protocol::{Announced, Tlv, v2};
 use crate::telemetry::UpstreamMetrics;
 use crate::telemetry::upstreams::ConnectFailure;
 use crate::upstream::eject::Trouble;
@@ -17,7 +18,7 @@ use crate::upstream::exchange::Failure;
 use crate::upstream::seat::Seat;
 use crate::upstream::sessions::Learner;
 use crate::upstream::{
-    Busy, ConnectError, Connection, Endpoint, Exchange, Home, Upstream, connect, ring,
+    Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Upstream, connect, ring,
 };
 
 use super::self_test::{self, Own};
@@ -26,11 +27,36 @@ use super::self_test::{self, Own};
 pub(super) struct Errand<'a> {
     pub(super) to: To<'a>,
     pub(super) head: &'a RequestHead,
-    pub(super) client: ClientAddr,
+    pub(super) client: Whom<'a>,
     /// Kept connections are passed over.
     pub(super) fresh: bool,
     /// It is for the self-test.
     pub(super) own: Option<Own<'a>>,
+}
+
+/// Whom it is for, as an upstream may be told.
+#[derive(Clone, Copy)]
+pub(super) struct Whom<'a> {
+    /// The client's connection.
+    pub(super) ends: Ends,
+    /// The name it asked for in TLS.
+    pub(super) sni: Option<&'a str>,
+    /// Id of the request.
+    pub(super) id: &'a RequestId,
+}
+
+impl Whom<'_> {
+    /// The header that says so.
+    fn announced(&self) -> Vec<u8> {
+        let (sni, id) = (self.sni.map(str::as_bytes), self.id.as_str().as_bytes());
+        // Not ALPN: whatever the client speaks, what follows is HTTP/1.1.
+        let tlvs = [(Tlv::UniqueId, id), (Tlv::Authority, sni.unwrap_or_default())];
+        let tlvs = if sni.is_some() { &tlvs[..] } else { &tlvs[..1] };
+        let Ends { source, destination } = self.ends;
+        let mut header = Vec::new();
+        v2::announce(&mut header, &Announced { source, destination, tlvs });
+        header
+    }
 }
 
 /// A connection and whose it is.
@@ -139,7 +165,7 @@ pub(super) async fn acquire(
         Session::Opens => Learns::Opened,
         Session::Of(id) => known(id),
     };
-    let mut choice = upstream.choose(|| place(errand.client), cookie);
+    let mut choice = upstream.choose(|| place(ClientAddr(errand.client.ends.source)), cookie);
     let mut failed = None;
     while let Some(chosen) = choice.next() {
         if failed.is_some() && !upstream.may_retry() {
@@ -171,18 +197,21 @@ async fn try_one(
     let (upstream, counters) = errand.to;
     let (learns, cookie) = (Learns::Nothing, None);
     let whose = Whose { endpoint: Arc::clone(endpoint), index, learns, cookie };
+    let ends = upstream.announces.then_some(errand.client.ends);
     if !errand.fresh
-        && let Some(connection) = worker.pool.take(endpoint.identity)
+        && let Some(connection) = worker.pool.take(endpoint.identity, ends.as_ref())
     {
         counters.reused.inc();
         return Ok(Acquired { connection, whose });
     }
     let begun = Instant::now();
-    match connect(endpoint, upstream.limits.connect).await {
+    let first = if ends.is_some() { errand.client.announced() } else { Vec::new() };
+    match connect(endpoint, upstream.limits.connect, &first).await {
         Ok(stream) => {
             counters.connected(begun.elapsed());
             endpoint.health.circuit.connected();
-            let connection = Connection { stream, reused: false, seat: Some(counters.seat()) };
+            let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
+            let connection = Connection { stream, reused: false, seat, ends };
             Ok(Acquired { connection, whose })
         }
         Err(error) => {

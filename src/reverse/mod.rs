@@ -17,6 +17,7 @@ mod self_test;
 mod tunnel;
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,6 +30,9 @@ use crate::generation::Site;
 use crate::message::TraceParent;
 use crate::message::forward::Origin;
 use crate::net::admission::Admission;
+use crate::upstream::Ends;
+
+use acquire::Whom;
 
 /// One listener on one worker.
 pub struct Service {
@@ -45,6 +49,8 @@ pub struct Service {
 /// What is known about a client connection, from its handshake on.
 struct Facts {
     client: ClientAddr,
+    /// Where it connected to; `None` if nobody is told.
+    destination: Option<SocketAddr>,
     /// The balancer it came through. Boxed: most come through none.
     via: Option<Box<Via>>,
     tls: &'static str,
@@ -55,7 +61,15 @@ impl Facts {
     /// Of a connection on which the client itself has said nothing yet.
     fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
-        Self { client, via, tls: "", sni: None }
+        let destination = via.as_ref().and_then(|via| via.destination());
+        Self { client, destination, via, tls: "", sni: None }
+    }
+
+    /// Whom a request of this connection is for.
+    fn whom<'a>(&'a self, site: &Site, id: &'a RequestId) -> Whom<'a> {
+        // It was not asked for if no upstream was to be told when the client connected.
+        let destination = self.destination.unwrap_or(site.address);
+        Whom { ends: Ends { source: self.client.0, destination }, sni: self.sni.as_deref(), id }
     }
 
     /// What an upstream is told about where a request of this connection came from.

@@ -4,9 +4,11 @@ use std::fmt;
 use std::future::poll_fn;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::message::{Framing, Reason};
+use crate::net::proxy_protocol::v2;
 use crate::net::{Local, dial};
 
 use super::connect::{ConnectError, connect, dial_error};
@@ -31,6 +33,8 @@ pub struct Check {
     pub fall: u32,
     /// What it is taken for before the first.
     pub initially_up: bool,
+    /// Whether it begins by saying that it is the gateway's own (PROXY protocol, LOCAL).
+    pub announces: bool,
 }
 
 /// What is asked.
@@ -135,12 +139,18 @@ impl fmt::Display for Word {
 /// Dropping the future closes the connection.
 pub async fn ask(endpoint: &Endpoint, check: &Check, local: &Local) -> Result<(), Fault> {
     let deadline = Instant::now() + check.timeout;
+    let mut first = Vec::new();
+    if check.announces {
+        v2::announce_own(&mut first);
+    }
     if matches!(check.kind, Kind::Tcp) {
         let addresses = endpoint.addresses.load_full();
         let dialled = dial(&addresses, check.timeout).await;
-        return dialled.map(drop).map_err(|error| fault(dial_error(&error), error.to_string()));
+        let mut stream = dialled.map_err(|error| fault(dial_error(&error), error.to_string()))?;
+        let sent = stream.write_all(&first).await;
+        return sent.map_err(|error| fault(Reason::UpstreamConnect, error.to_string()));
     }
-    let stream = connect(endpoint, check.timeout)
+    let stream = connect(endpoint, check.timeout, &first)
         .await
         .map_err(|ConnectError { reason, detail, .. }| fault(reason, detail))?;
     let Kind::Http(get) = &check.kind else { return Ok(()) };
@@ -178,7 +188,7 @@ async fn exchange(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path
     );
-    let connection = Connection { stream, reused: false, seat: None };
+    let connection = Connection { stream, reused: false, seat: None, ends: None };
     let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
         .map_err(|failure| unusable(failure.reason))?;
     let head = poll_fn(|cx| {

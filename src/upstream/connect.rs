@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -49,7 +49,8 @@ pub struct ConnectError {
     pub detail: String,
 }
 
-/// Connects to `endpoint` within `budget`, TLS included.
+/// Connects to `endpoint` within `budget`, TLS included. `first` is sent before anything else, and
+/// fits into an empty send buffer.
 ///
 /// # Errors
 ///
@@ -59,7 +60,11 @@ pub struct ConnectError {
 /// # Cancellation
 ///
 /// Dropping the future closes the socket.
-pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, ConnectError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    budget: Duration,
+    first: &[u8],
+) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + budget;
     let failed = |reason, detail: String| ConnectError {
         reason,
@@ -73,7 +78,11 @@ pub async fn connect(endpoint: &Endpoint, budget: Duration) -> Result<Stream, Co
         [] | [_] => dial(&addresses, budget).await,
         several => Box::pin(race(several, budget)).await.map(|(tcp, _)| tcp),
     };
-    let tcp = dialled.map_err(|error| failed(dial_error(&error), error.to_string()))?;
+    let mut tcp = dialled.map_err(|error| failed(dial_error(&error), error.to_string()))?;
+    if !first.is_empty() {
+        let sent = tcp.write_all(first).await;
+        sent.map_err(|error| failed(Reason::UpstreamConnect, error.to_string()))?;
+    }
     let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
     let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
     match timeout_at(deadline, handshake).await {

@@ -20,7 +20,7 @@ use crate::net::{Local, Outgoing};
 use crate::telemetry::upstreams::Seat;
 
 use super::connect::Stream;
-use super::pool::{Connection, is_quiet};
+use super::pool::{Connection, Ends, is_quiet};
 
 /// Interim answers (1xx) an upstream may send before the real one.
 const MOST_INTERIM: u8 = 8;
@@ -64,6 +64,7 @@ pub struct Exchange {
     stream: Stream,
     reused: bool,
     seat: Option<Seat>,
+    ends: Option<Box<Ends>>,
     out: Outgoing,
     /// The head is staged and may leave together with the first of the body.
     staged: bool,
@@ -93,7 +94,7 @@ impl Exchange {
         sending: Framing,
         head_request: bool,
     ) -> Result<Self, Failure> {
-        let Connection { mut stream, reused, seat } = connection;
+        let Connection { mut stream, reused, seat, ends } = connection;
         if !reused && !is_quiet(&mut stream) {
             return Err(Failure { reason: Reason::UpstreamBadAnswer, silent: false });
         }
@@ -103,6 +104,7 @@ impl Exchange {
             stream,
             reused,
             seat,
+            ends,
             out,
             staged: true,
             sent: sending == Framing::None,
@@ -318,8 +320,8 @@ impl Exchange {
             && self.out.is_empty()
             && self.input.is_empty()
             && self.decoder.as_ref().is_some_and(BodyDecoder::is_done);
-        let Self { stream, reused, seat, .. } = self;
-        (complete && self.reusable).then_some(Connection { stream, reused, seat })
+        let Self { stream, reused, seat, ends, .. } = self;
+        (complete && self.reusable).then_some(Connection { stream, reused, seat, ends })
     }
 
     fn fill(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<io::Result<usize>> {

@@ -294,6 +294,7 @@ mod tests {
             rise,
             fall,
             initially_up: true,
+            announces: false,
         }
     }
 

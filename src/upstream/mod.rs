@@ -37,7 +37,7 @@ pub use choose::{Balance, Home, Memory, Policy, Rank};
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Onlooker, Received};
 pub use health::{Busy, Duty, Health};
-pub use pool::{Connection, Pool};
+pub use pool::{Connection, Ends, Pool};
 
 /// Told to clients where no check says when the state may change.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -57,6 +57,8 @@ pub struct Upstream {
     pub memory: Arc<Memory>,
     /// Its limits.
     pub limits: Limits,
+    /// Whether its connections begin by saying whom they are for (PROXY protocol).
+    pub announces: bool,
     /// How its endpoints are asked whether they are well.
     pub check: Option<Arc<Check>>,
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -34,6 +35,18 @@ pub struct Connection {
     pub reused: bool,
     /// Counts it while it is open, where somebody counts.
     pub seat: Option<Seat>,
+    /// The client connection it was announced for, if it was: it carries nothing else's requests
+    /// (PROXY protocol, section 2). Boxed: few are.
+    pub ends: Option<Box<Ends>>,
+}
+
+/// The two ends of a client connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ends {
+    /// Where the client connected from.
+    pub source: SocketAddr,
+    /// Where it connected to.
+    pub destination: SocketAddr,
 }
 
 struct Idle {
@@ -42,13 +55,16 @@ struct Idle {
 }
 
 impl Pool {
-    /// The connection to this endpoint that was used last and is still good.
+    /// The connection to this endpoint that was used last and is still good; one that was announced
+    /// for just this client connection, or, without one, for none.
     #[must_use]
-    pub fn take(&self, identity: u64) -> Option<Connection> {
+    pub fn take(&self, identity: u64, ends: Option<&Ends>) -> Option<Connection> {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.get_mut(&identity)?;
         let now = Instant::now();
-        while let Some(Idle { mut connection, expires }) = idle.pop() {
+        let fits = |idle: &Idle| idle.connection.ends.as_deref() == ends;
+        while let Some(index) = idle.iter().rposition(fits) {
+            let Idle { mut connection, expires } = idle.remove(index);
             if expires > now && is_quiet(&mut connection.stream) {
                 connection.reused = true;
                 connection.seat.iter_mut().for_each(Seat::work);
@@ -58,10 +74,14 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for `keep`, unless `most` are kept already.
+    /// Keeps a connection for `keep`, unless `most` are kept already. One that only one client can
+    /// use takes the place of the oldest.
     pub fn put(&self, identity: u64, mut connection: Connection, keep: Duration, most: usize) {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.entry(identity).or_default();
+        if connection.ends.is_some() && idle.len() >= most && !idle.is_empty() {
+            idle.remove(0);
+        }
         if idle.len() < most && !keep.is_zero() {
             connection.seat.iter_mut().for_each(Seat::rest);
             idle.push(Idle { connection, expires: Instant::now() + keep });

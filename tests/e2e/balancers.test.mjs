@@ -1,4 +1,4 @@
-// Load balancers in front of the gateway that say who the client is: HAProxy and nginx, both versions of the PROXY protocol.
+// The PROXY protocol in both versions: HAProxy and nginx in front of the gateway, saying who the client is, and behind it, being told.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -151,5 +151,79 @@ describe('nobody else', { skip: gatewayOnly }, () => {
     assert.notEqual(answer.code, 0);
     const line = await gateway.accessLine('of the refusal', (l) => l.reason === 'proxy_protocol_malformed');
     assert.match(line.detail, /begins with TLS/);
+  });
+});
+
+describe('upstreams that are told', { skip: gatewayOnly }, () => {
+  /** A gateway whose one upstream gets a header on each connection. */
+  const telling = async (url, upstream = {}) => world.gateway(await world.plainConfig({
+    upstream: { told: { endpoints: [url], 'proxy-protocol': 'v2', ...upstream } },
+    route: [{ path: '/', upstream: 'told' }],
+  }));
+
+  test('nginx over TLS, checks included', async () => {
+    const port = await world.freePort(world.upstreamAddress);
+    await world.nginx(`
+      server {
+        listen ${world.upstreamAddress}:${port} ssl proxy_protocol;
+        ssl_certificate ${world.certs.upstream.crt};
+        ssl_certificate_key ${world.certs.upstream.key};
+        location / { return 200 "$proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $connection; "; }
+      }`, { ports: [[world.upstreamAddress, port]] });
+    const told = await telling(`https://${world.upstreamAddress}:${port}`, {
+      'ca-file': world.ca.crt, 'server-name': 'upstream.test', check: { path: '/', every: '1s', initial: 'down', rise: 1 },
+    });
+    const { host, port: own } = told.listener();
+    await until('the check to be good', async () => (await told.metric(`upstream_checks_total{result="good",upstream="told"}`)) > 0);
+    // Two requests on one connection of curl's, and one on another.
+    const answers = await Promise.all([client, client.replace(/77$/, '78')].map(async (from) => {
+      const one = ['--silent', '--show-error', '--cacert', world.ca.crt, '--interface', from, '--connect-to', `localhost:${own}:${host}:${own}`];
+      const { out: said, err } = await run('curl', [...one, `https://localhost:${own}/one`, `https://localhost:${own}/two`]);
+      return { from, said, err };
+    }));
+    const connections = answers.map(({ from, said, err }) => {
+      const found = [...said.matchAll(/(127[\d.]+) (127[\d.]+) (\d+) (\d+)/g)];
+      assert.equal(found.length, 2, `${said} ${err}`);
+      for (const [, source, destination, destinationPort] of found) {
+        assert.deepEqual([source, destination, Number(destinationPort)], [from, host, own]);
+      }
+      assert.equal(found[0][4], found[1][4], 'one client, one connection');
+      return found[0][4];
+    });
+    assert.notEqual(connections[0], connections[1], 'two clients, two connections');
+  });
+
+  test('HAProxy, which checks the checksum and knows the name and the id', async () => {
+    const port = await world.freePort(world.upstreamAddress);
+    await startHaproxy(world, `
+frontend told
+  mode http
+  bind ${world.upstreamAddress}:${port} accept-proxy
+  http-request return status 200 content-type text/plain lf-string "%[src] %[dst_port] %[fc_pp_authority] %[fc_pp_unique_id]"`,
+    { ports: [[world.upstreamAddress, port]] });
+    const told = await telling(`http://${world.upstreamAddress}:${port}`);
+    const answer = await curl(world, told, '/', { args: ['--interface', client] });
+    assert.equal(answer.status, 200, answer.err);
+    const line = await told.accessLine('of it', (l) => l.path === '/');
+    assert.equal(`${answer.body}`, `${client} ${told.listener().port} localhost ${line.id}`);
+  });
+
+  test('through a balancer and on: the client is the client to the end', async () => {
+    const port = await world.freePort(world.upstreamAddress);
+    await startHaproxy(world, `
+frontend told
+  mode http
+  bind ${world.upstreamAddress}:${port} accept-proxy
+  http-request return status 200 content-type text/plain lf-string "%[src] %[dst]"`, { ports: [[world.upstreamAddress, port]] });
+    const config = await world.plainConfig({
+      upstream: { told: { endpoints: [`http://${world.upstreamAddress}:${port}`], 'proxy-protocol': 'v2' } },
+      listener: { 'proxy-protocol': { from: [balancer] } },
+      route: [{ path: '/', upstream: 'told' }],
+    });
+    const middle = await world.gateway(config);
+    const front = await world.freePort();
+    await startHaproxy(world, frontend(front, 'send-proxy-v2', { to: middle.listener() }), { ports: [[world.address, front]] });
+    const answer = await curl(world, middle, '/', { args: ['--interface', client], listener: { host: world.address, port: front } });
+    assert.equal(`${answer.body}`, `${client} ${world.address}`);
   });
 });

@@ -23,6 +23,7 @@ mod aborts;
 mod ambiguous;
 mod ambiguous_body;
 mod ambiguous_h2;
+mod announce;
 mod balancer;
 mod exact;
 mod hostile;

@@ -46,6 +46,8 @@ pub struct Upstream {
     pub max_idle: usize,
     /// How often names of its endpoints are looked up. Default: as `[gateway]` says.
     pub resolve_every: Duration,
+    /// Whether its connections begin with a PROXY protocol header, version 2. Default false.
+    pub announces: bool,
     /// How its endpoints are asked whether they are well; `None`: not at all.
     pub check: Option<Check>,
 }

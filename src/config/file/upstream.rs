@@ -30,6 +30,9 @@ pub struct UpstreamFile {
     pub keep_alive: Maybe<String>,
     /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
     pub max_idle: Maybe<i64>,
+    /// Begin every connection with a PROXY protocol header that says who the client is: `"v2"`. A
+    /// connection then carries requests of one client connection only. Default: no header.
+    pub proxy_protocol: Maybe<HeaderVersionFile>,
     /// Used only while none of `endpoints` is well, and left again only when one has been for a
     /// while. With backups every endpoint is checked, if only by connecting.
     pub backup: Maybe<Vec<Written<String>>>,
@@ -119,6 +122,14 @@ pub enum InitialFile {
 pub enum VerifyFile {
     /// Anyone on the path can read and change the traffic.
     None,
+}
+
+/// A version of the PROXY protocol that is sent.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeaderVersionFile {
+    /// Version 2.
+    V2,
 }
 
 /// How endpoints share the work.

@@ -16,7 +16,7 @@ use crate::downstream::sender::Sender;
 use crate::downstream::transfer::{
     Client as _, NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat,
 };
-use crate::downstream::{Conn, Reply, Worker};
+use crate::downstream::{Conn, Reply, RequestId, Worker};
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Origin, Sent, field, write_request, write_response};
@@ -115,6 +115,7 @@ struct Target<'a> {
     route: &'a Route,
     way: &'a Way,
     origin: Origin<'a>,
+    id: &'a RequestId,
 }
 
 impl Request<'_> {
@@ -145,7 +146,7 @@ impl Request<'_> {
         let (id, trace) = (record.id, record.trace);
         let hidden = (way.strip_prefix.as_deref(), way.upstream.seat_cookie());
         let origin = self.facts.origin(self.site, hidden, (&id, trace.as_ref()));
-        let target = Target { route: &route, way, origin };
+        let target = Target { route: &route, way, origin, id: &id };
         self.proxy(conn, record, &target).await
     }
 
@@ -239,7 +240,7 @@ impl Request<'_> {
         fresh: bool,
     ) -> Result<Acquired, Unreachable> {
         let to = (&target.way.upstream, &target.way.counters);
-        let (head, client) = (&self.head, self.facts.client);
+        let (head, client) = (&self.head, self.facts.whom(self.site, target.id));
         let own = Own::of(target.route, self.facts, &target.origin);
         let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh, own }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {

@@ -249,7 +249,8 @@ impl H2Request {
         let mut fresh = false;
         record.on_upstream(upstream);
         loop {
-            let (to, head, client) = ((upstream, counters), asked.head, self.facts.client);
+            let (to, head) = ((upstream, counters), asked.head);
+            let client = self.facts.whom(&self.site, &id);
             let own = Own::of(asked.route, &self.facts, &origin);
             let acquired = acquire(worker, Errand { to, head, client, fresh, own }).await?;
             let whose = acquired.whose;

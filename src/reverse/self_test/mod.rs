@@ -115,7 +115,7 @@ pub(super) fn connect(
         _permit: permit,
     };
     worker.local.spawn(origin::serve(theirs, origin));
-    Ok(Connection { stream: Stream::Within(ours), reused: false, seat: None })
+    Ok(Connection { stream: Stream::Within(ours), reused: false, seat: None, ends: None })
 }
 
 /// Whether the connection that this came on is to take no more requests. Browsers open a WebSocket

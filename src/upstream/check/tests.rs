@@ -33,7 +33,15 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
 
 fn check(kind: Kind) -> Check {
     let second = Duration::from_secs(1);
-    Check { kind, every: second, timeout: second, rise: 1, fall: 1, initially_up: true }
+    Check {
+        kind,
+        every: second,
+        timeout: second,
+        rise: 1,
+        fall: 1,
+        initially_up: true,
+        announces: false,
+    }
 }
 
 fn get(status: &[(u16, u16)], body: &str) -> Get {

@@ -53,6 +53,7 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
             keep_alive: second,
             max_idle: 1,
         },
+        announces: false,
         check: None,
     }
 }

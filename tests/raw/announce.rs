@@ -1,0 +1,177 @@
+//! Upstreams that are told who the client is before the first byte: a header on every connection,
+//! and no connection for two clients.
+
+use std::net::SocketAddr;
+
+use app_gateway::net::proxy_protocol::{Header, Origin, Reader, Tlv};
+
+use crate::frames::{Frames, Outcome};
+use crate::wire::Wire;
+use crate::world::{Setup, World};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Takes the header off the gateway's connection.
+fn header(upstream: &mut Wire) -> Header {
+    let mut reader = Reader::new();
+    loop {
+        let byte = upstream.take(1);
+        let (_, header) = reader.feed(&byte).unwrap();
+        if let Some(header) = header {
+            return header;
+        }
+    }
+}
+
+/// What the gateway says of its next connection, without TLS.
+fn announced(world: &World) -> (Wire, Header) {
+    let mut upstream = world.accept();
+    let header = header(&mut upstream);
+    (upstream, header)
+}
+
+fn ends(header: &Header) -> (SocketAddr, SocketAddr) {
+    match header.origin {
+        Origin::Proxied { source, destination } => (source, destination),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn exchange(client: &mut Wire, upstream: &mut Wire) {
+    client.send(GET);
+    upstream.message(true);
+    upstream.send(OK);
+    assert_eq!(client.answered(200), "ok");
+}
+
+#[test]
+fn a_connection_says_whose_it_is_and_is_nobody_elses() {
+    let world = World::with(Setup { upstream: "proxy-protocol = \"v2\"", ..Setup::default() });
+    let mut first = world.sent(GET);
+    let (mut upstream, header) = announced(&world);
+    assert_eq!(ends(&header), (first.local(), first.tcp().peer_addr().unwrap()));
+    assert_eq!(header.tlv(Tlv::Authority), Some(&b"localhost"[..]));
+    assert_eq!(header.tlv(Tlv::Alpn), None);
+    let request = upstream.message(true);
+    let id = request.field("x-request-id").unwrap();
+    assert_eq!(header.tlv(Tlv::UniqueId), Some(id.as_bytes()));
+    upstream.send(OK);
+    assert_eq!(first.answered(200), "ok");
+
+    // The client's next request goes on the same connection, without another header.
+    exchange(&mut first, &mut upstream);
+
+    // Another client's does not, though that connection is idle; nor another connection of this one's.
+    let mut second = world.client();
+    second.send(GET);
+    let (mut other, header) = announced(&world);
+    assert_eq!(ends(&header).0, second.local());
+    other.message(true);
+    other.send(OK);
+    assert_eq!(second.answered(200), "ok");
+    exchange(&mut second, &mut other);
+    exchange(&mut first, &mut upstream);
+
+    // Streams of one HTTP/2 connection are one client's.
+    let mut frames = Frames::client(&world);
+    let stream = frames.get("/");
+    let (mut third, header) = announced(&world);
+    assert_eq!(ends(&header).0, frames.wire.local());
+    third.message(true);
+    third.send(OK);
+    assert_eq!(frames.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
+    let stream = frames.get("/");
+    third.message(true);
+    third.send(OK);
+    assert_eq!(frames.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
+    assert!(!world.was_dialled());
+    drop((first, second, frames));
+    world.ends_with(&["request GET 200"; 7]);
+}
+
+#[test]
+fn the_header_comes_before_tls() {
+    let upstream = "proxy-protocol = \"v2\"";
+    let world = World::with(Setup { upstream, tls: true, ..Setup::default() });
+    let client = world.sent(GET);
+    let mut tcp = None;
+    let deadline = std::time::Instant::now() + crate::wire::PATIENCE;
+    while tcp.is_none() {
+        tcp = world.dialled();
+        assert!(std::time::Instant::now() < deadline, "the gateway does not connect");
+    }
+    let tcp = tcp.unwrap();
+    tcp.set_nonblocking(false).unwrap();
+    let mut upstream = Wire::plain(tcp);
+    assert_eq!(ends(&header(&mut upstream)).0, client.local());
+    assert_eq!(upstream.take(2), [22, 3], "a TLS record");
+    drop(client);
+}
+
+#[test]
+fn what_a_balancer_said_is_passed_on() {
+    let world = World::with(Setup {
+        upstream: "proxy-protocol = \"v2\"",
+        listener: "proxy-protocol = { from = [\"127.0.0.1\"] }",
+        ..Setup::default()
+    });
+    let header = b"PROXY TCP6 2001:db8::7 2001:db8::9 4660 443\r\n";
+    let mut client = World::over_after(world.tcp(), header);
+    client.send(GET);
+    let (_upstream, header) = announced(&world);
+    let said = ("[2001:db8::7]:4660".parse().unwrap(), "[2001:db8::9]:443".parse().unwrap());
+    assert_eq!(ends(&header), said);
+}
+
+#[test]
+fn few_connections_are_kept_and_the_oldest_goes_first() {
+    let upstream = "proxy-protocol = \"v2\"\nmax-idle = 1";
+    let world = World::with(Setup { upstream, ..Setup::default() });
+    let mut first = world.sent(GET);
+    let (mut old, _) = announced(&world);
+    old.message(true);
+    old.send(OK);
+    assert_eq!(first.answered(200), "ok");
+    let mut second = world.sent(GET);
+    let (mut new, _) = announced(&world);
+    new.message(true);
+    new.send(OK);
+    assert_eq!(second.answered(200), "ok");
+    old.end();
+    exchange(&mut second, &mut new);
+}
+
+#[test]
+fn checks_are_the_gateways_own() {
+    for kind in ["kind = \"tcp\"", "path = \"/health\""] {
+        let upstream = format!("proxy-protocol = \"v2\"\ncheck = {{ {kind}, every = \"1s\" }}");
+        let world = World::with(Setup { upstream: upstream.leak(), ..Setup::default() });
+        let (mut upstream, header) = announced(&world);
+        assert_eq!(header.origin, Origin::Local);
+        if kind.starts_with("path") {
+            let head = String::from_utf8(upstream.message(true).head).unwrap();
+            assert!(head.starts_with("GET /health HTTP/1.1\r\n"), "{head}");
+        } else {
+            upstream.end();
+            assert!(upstream.input.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_reload_that_turns_it_on_uses_no_connection_of_before() {
+    let world = World::plain();
+    let mut client = world.sent(GET);
+    let mut before = world.accept();
+    before.message(true);
+    before.send(OK);
+    assert_eq!(client.answered(200), "ok");
+    world.rewrite("[profile.edge]", "proxy-protocol = \"v2\"\n[profile.edge]");
+    client.send(GET);
+    let (mut upstream, header) = announced(&world);
+    assert_eq!(ends(&header), (client.local(), client.tcp().peer_addr().unwrap()));
+    upstream.message(true);
+    upstream.send(OK);
+    assert_eq!(client.answered(200), "ok");
+}
