@@ -10,7 +10,8 @@ use super::cause::Side;
 /// Times remembered of each place and side.
 const REMEMBERED: usize = 16;
 
-/// So many alike make a timer.
+/// So many alike make a timer, if they are two thirds of all that were cut: people leave at any
+/// moment, and by chance three of many would be alike.
 const ALIKE: usize = 3;
 
 /// Shorter waits say nothing: people leave pages all the time.
@@ -64,7 +65,7 @@ impl Timers {
             || self
                 .0
                 .get(&(profile.to_owned(), Arc::clone(upstream), side))
-                .is_some_and(|all| waited >= SHORTEST && alike(all, waited) >= ALIKE)
+                .is_some_and(|all| waited >= SHORTEST && is_timer(all, waited))
     }
 
     /// All that were found: profile, upstream, where, and how long.
@@ -73,7 +74,7 @@ impl Timers {
         for ((profile, upstream, side), all) in &self.0 {
             let waits = all.iter().map(|(_, waited)| waited);
             let most = waits.max_by_key(|waited| alike(all, **waited));
-            if let Some(waited) = most.filter(|waited| alike(all, **waited) >= ALIKE) {
+            if let Some(waited) = most.filter(|waited| is_timer(all, **waited)) {
                 found.push((profile.as_str(), &**upstream, *side, *waited));
             }
         }
@@ -88,6 +89,11 @@ impl Timers {
             !all.is_empty()
         });
     }
+}
+
+fn is_timer(all: &VecDeque<Wait>, waited: Duration) -> bool {
+    let alike = alike(all, waited);
+    alike >= ALIKE && alike * 3 >= all.len() * 2
 }
 
 /// How many are as long as this one: timers are kept to a few hundred milliseconds.
@@ -111,7 +117,7 @@ mod tests {
 
     #[test]
     fn equal_waits_are_a_timer() {
-        let (timers, upstream) = timers(&[3.0, 20.01, 7.5, 20.2, 19.9]);
+        let (timers, upstream) = timers(&[20.01, 7.5, 20.2, 19.9]);
         let explains =
             |side, seconds| timers.explains("p", &upstream, side, Duration::from_secs_f64(seconds));
         assert!(explains(Side::Front, 20.0) && !explains(Side::Front, 7.5));
@@ -123,7 +129,7 @@ mod tests {
 
     #[test]
     fn people_who_leave_are_none() {
-        let (timers, _) = timers(&[0.1, 0.1, 0.1, 0.1, 4.0, 9.0, 23.0, 2.0, 14.0]);
+        let (timers, _) = timers(&[0.1, 0.1, 0.1, 0.1, 4.0, 9.0, 23.0, 4.1, 14.0, 4.2]);
         assert!(timers.found().is_empty());
     }
 

@@ -22,6 +22,7 @@ const inFront = {
   strips: '',
   half: 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "";',
   hurries: `${passesUpgrades} proxy_read_timeout 2s;`,
+  cuts: `${passesUpgrades} proxy_read_timeout 2s;`,
   http2: null,
   mute: null,
   unheard: null,
@@ -240,6 +241,21 @@ for (const major of [2, 4]) {
       assert.match(row.evidence, /a poll was cut after 2\.\d s, behind the gateway/);
     });
 
+    test('an idle timer in front that cuts WebSockets', async () => {
+      const client = connect(`cuts${major}`, { via: fronts.cuts, reconnection: true });
+      const sids = new Set();
+      await until('three WebSockets to be cut', () => {
+        if (client.io.engine?.id) sids.add(client.io.engine.id);
+        return sids.size > 3;
+      }, { within: 60_000, every: 50 });
+      const story = await session([...sids][2], (s) => s.state === 'idle_timer');
+      assert.match(story.moments.map((moment) => moment.what).join('\n'), /on the WebSocket[^]*the WebSocket ended \(.*\), without a Close, silent for (1\.[6-9]|2\.\d) s/);
+      assert.equal(story.session.cause, undefined, 'it had its WebSocket');
+      const series = `socketio_ended_total{end="idle_timer",profile="internet",transport="websocket",upstream="cuts${major}"}`;
+      await until(series, async () => await gateway.metric(series) >= 1);
+      client.close();
+    });
+
     test('a timer of our own, which is warned of as well', async () => {
       const { row, report } = await ended(`impatient${major}`, 'idle_timer', { transports: ['polling'] });
       assert.match(row.evidence, /in the gateway itself/);
@@ -311,4 +327,17 @@ test('the status page shows them, in light, in the dark without scripts, and on 
     await page.screenshot({ path: artifact(`page-socketio-${name}.png`), fullPage: true });
     assert.deepEqual(complaints, []);
   }
+});
+
+test('it can be turned off by a reload, and then there is nothing of it', { skip }, async () => {
+  gateway.write({ ...gateway.config, gateway: { ...gateway.config.gateway, 'socket-io-lens': false } });
+  assert.equal((await gateway.reload()).code, 0);
+  const client = connect('plain4', { transports: ['polling'] });
+  await once(client, 'connect');
+  const sid = client.io.engine.id;
+  client.close();
+  const line = await gateway.accessLine('of its end', (l) => l.method === 'POST' && l.generation > 1);
+  assert.equal(line.session, undefined);
+  assert.match(line.path, /sid=\*\*\*/, 'the id stays masked');
+  assert.match((await ask(sid)).err, /socket-io-lens/);
 });

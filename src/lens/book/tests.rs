@@ -230,7 +230,7 @@ fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
         })
     };
     let mut world = World::new();
-    for (number, waited) in [20.0, 20.1, 7.0, 20.0, 13.0].into_iter().enumerate() {
+    for (number, waited) in [20.0, 20.1, 7.0, 20.0].into_iter().enumerate() {
         let name = number.to_string();
         world.note(&name, 0.0, opened());
         world.note(&name, waited, left(waited));
@@ -368,4 +368,11 @@ proptest! {
         other.book.fold(order.iter().map(|index| events[*index].clone()).collect(), now);
         prop_assert_eq!(other.told("s", 41.0), expected);
     }
+}
+
+#[test]
+fn what_is_kept_of_a_session_is_as_small_as_the_document_says() {
+    let moment = size_of::<Event>() + "0123456789abcdef0123456789abcdef".len();
+    let most = size_of::<Session>() + crate::lens::session::MOMENTS * moment;
+    assert!(most <= 4096, "{most}: {} and {moment} for each moment", size_of::<Session>());
 }
