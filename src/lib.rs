@@ -36,6 +36,7 @@ pub mod downstream;
 // Who serves a client.
 pub mod admin;
 pub mod forward;
+pub mod passthrough;
 pub mod reverse;
 
 // Who starts, reloads and drains.

@@ -259,6 +259,7 @@ fn families() -> BTreeSet<String> {
     sessions.not_upgraded("never_tried");
     let told = socketio::Told { of: &sessions, state: "stuck", cause: Some("never_tried") };
     metrics.socketio.tell([told].into_iter());
+    let _passed = names.tcp("p", "r");
     metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.serves(1, "h");
     metrics.reloaded("applied", true);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use app_gateway::addr::Destination;
-use app_gateway::egress::{Client, HelloReader, Verdict};
+use app_gateway::egress::{Client, Verdict};
 use app_gateway::generation::{self, Generation, Site};
 use app_gateway::message::forward::{Edits, Origin, Sent, write_request, write_response};
 use app_gateway::message::scan::{HeadScanner, Scan};
@@ -23,6 +23,7 @@ use app_gateway::telemetry::mask::Mask;
 use app_gateway::telemetry::stamp::Stamp;
 use app_gateway::telemetry::{Metrics, metrics};
 use app_gateway::tls;
+use app_gateway::tls::hello::HelloReader;
 use bytes::Bytes;
 use jiff::Timestamp;
 

@@ -249,6 +249,12 @@ pub struct Open {
     pub requests: u64,
     /// WebSockets.
     pub websockets: u64,
+    /// Connections that are passed through.
+    #[serde(default)]
+    pub passed_through: u64,
+    /// Those of them that would be closed, because they would not be allowed any more.
+    #[serde(default)]
+    pub passed_closing: u64,
     /// WebSockets that would be closed, because they would not be allowed any more.
     pub closing: u64,
 }

@@ -85,14 +85,25 @@ pub(super) fn summary(generation: &Generation) -> String {
             count(rules, "rule")
         )
     });
-    let mut parts = vec![
-        count(config.profiles.len(), "profile"),
-        count(generation.sites.len(), "listener"),
-        format!("{served} of them with TLS"),
-        count(routes, "route"),
-        count(config.upstreams.len(), "upstream"),
-        count(config.certificates.len(), "certificate"),
-    ];
+    let passed = (!config.tcp.is_empty()).then(|| {
+        let routes: usize = config.tcp.iter().map(|tcp| tcp.routes.len()).sum();
+        let (listeners, routes) =
+            (count(generation.passages.len(), "listener"), count(routes, "route"));
+        format!("{listeners} passing through with {routes}")
+    });
+    let mut parts = Vec::new();
+    // A balancer may have none of these.
+    if !config.profiles.is_empty() || passed.is_none() {
+        parts.extend([
+            count(config.profiles.len(), "profile"),
+            count(generation.sites.len(), "listener"),
+            format!("{served} of them with TLS"),
+            count(routes, "route"),
+        ]);
+    }
+    parts.extend(passed);
+    parts.push(count(config.upstreams.len(), "upstream"));
+    parts.push(count(config.certificates.len(), "certificate"));
     parts.extend(way_out);
     parts.join(", ")
 }

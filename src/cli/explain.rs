@@ -1,9 +1,10 @@
 //! `app-gateway explain METHOD URL`: what would be done with a request, and which line says so; and
-//! `explain egress`, for the way out.
+//! `explain egress`, for the way out, and `explain tcp`, for what is passed through.
 //!
 //! The decision is made by the code that serves requests, on a request made from the arguments.
 
 mod egress;
+mod tcp;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -19,7 +20,7 @@ use crate::tls;
 
 use super::{complain, environment, load, say, say_wrong};
 
-/// `explain METHOD URL`, or `explain egress HOST:PORT`.
+/// `explain METHOD URL`, `explain egress HOST:PORT`, or `explain tcp NAME:PORT`.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Explain {
@@ -33,6 +34,8 @@ pub(super) struct Explain {
 enum Side {
     /// Say whether a client of the forward proxy may go somewhere, by which line of which file
     Egress(egress::Asked),
+    /// Say where a connection would be passed through to, by which line of which file
+    Tcp(tcp::Asked),
 }
 
 #[derive(Args)]
@@ -55,6 +58,7 @@ struct Asked {
 pub(super) fn explain(directory: &Path, asked: &Explain) -> ExitCode {
     match (&asked.side, &asked.request) {
         (Some(Side::Egress(asked)), _) => egress::explain(directory, asked),
+        (Some(Side::Tcp(asked)), _) => tcp::explain(directory, asked),
         (None, Some(asked)) => request(directory, asked),
         // clap demands one of them.
         (None, None) => ExitCode::from(2),

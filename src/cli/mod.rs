@@ -310,11 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn explain_takes_a_request_or_a_way_out() {
+    fn explain_takes_a_request_a_way_out_or_a_way_through() {
         assert!(explains("GET https://chat.example.com/ --from 192.0.2.1"));
         assert!(explains("egress api.twilio.com:443 --client 10.0.0.5"));
         assert!(explains("egress api.twilio.com:443 --client 10.0.0.5 --user ccm --certificate a"));
-        for wrong in ["", "GET", "egress", "egress a:443", "egress a:443 --client ccm", "GET a b"] {
+        assert!(explains("tcp chat.example.com:8443 --client 10.0.0.5") && explains("tcp :8443"));
+        for wrong in
+            ["", "GET", "egress", "egress a:443", "egress a:443 --client ccm", "tcp", "GET a b"]
+        {
             assert!(!explains(wrong), "{wrong}");
         }
     }

@@ -156,12 +156,17 @@ fn open(open: &Open) -> String {
         let they = if open.requests == 1 { "ends as it began" } else { "end as they began" };
         parts.push(format!("{} ({they})", counted(open.requests, "request")));
     }
+    let closing = |closing| match closing {
+        0 => "all stay".to_owned(),
+        closing => format!("{closing} would be closed"),
+    };
     if open.websockets > 0 {
-        let closing = match open.closing {
-            0 => "all stay".to_owned(),
-            closing => format!("{closing} would be closed"),
-        };
+        let closing = closing(open.closing);
         parts.push(format!("{} ({closing})", counted(open.websockets, "WebSocket")));
+    }
+    if open.passed_through > 0 {
+        let closing = closing(open.passed_closing);
+        parts.push(format!("{} passed through ({closing})", open.passed_through));
     }
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }

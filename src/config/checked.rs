@@ -8,6 +8,7 @@
 mod balancers;
 mod doctor;
 mod forward;
+mod tcp;
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use super::problem::{Place, Sources};
 pub use balancers::{Others, ProxyProtocol};
 pub use doctor::{Doctor, Target};
 pub use forward::*;
+pub use tcp::*;
 pub use upstream::*;
 
 /// A whole configuration directory.
@@ -48,6 +50,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Profiles, in the order of their names.
     pub profiles: Vec<Profile>,
+    /// What is passed through, in the order of the names.
+    pub tcp: Vec<Tcp>,
     /// What `doctor` looks at besides.
     pub doctor: Doctor,
     /// The forward proxy, if there is one.

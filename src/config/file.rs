@@ -11,6 +11,7 @@ mod doctor;
 mod forward;
 mod log;
 mod self_test;
+mod tcp;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use doctor::DoctorFile;
 pub use forward::*;
 pub use log::*;
 pub use self_test::{SelfTestFile, SelfTestTable};
+pub use tcp::*;
 pub use upstream::{
     BalanceFile, CheckFile, CheckKindFile, EjectFile, FailOverFile, HeaderVersionFile, InitialFile,
     StickyFile, UpstreamFile, VerifyFile,
@@ -85,6 +87,9 @@ pub struct DirectoryFile {
     /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
     /// routes to a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
+    /// Connections passed through to an upstream as they are, TLS unopened, by name: what a balancer
+    /// in front of two sites does.
+    pub tcp: Option<BTreeMap<String, TcpFile>>,
     /// What `app-gateway doctor` looks at besides the gateway itself.
     pub doctor: Option<DoctorFile>,
     /// The way out, for components that call other hosts. Further files may add listeners, rules

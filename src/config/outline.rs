@@ -17,7 +17,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Place;
 
-/// The keys that tell the tables of an array apart. Tables without one are keys of their item.
+/// The keys that tell the tables of an array apart. Tables without one are keys of their item, but for
+/// routes of `[tcp.NAME]`: they are called by their first server name, or `any`.
 const NAMING: [&str; 3] = ["path", "listen", "name"];
 
 /// What a key has in its name if its value is not to be shown.
@@ -175,8 +176,6 @@ impl Name {
 
     /// A table of the array `key` of `owner`.
     fn part(owner: &Self, key: &str, table: &DeTable<'_>) -> Self {
-        let text = |key: &str| table.get(key).and_then(|v| v.get_ref().as_str()).unwrap_or("");
-        let name = NAMING.iter().map(|key| text(key)).find(|text| !text.is_empty());
         let methods = table.get("methods").and_then(|v| v.get_ref().as_array());
         let methods = methods.into_iter().flatten().filter_map(|v| v.get_ref().as_str());
         let mut further = methods.collect::<Vec<_>>().join(",");
@@ -185,7 +184,7 @@ impl Name {
         }
         Self {
             kind: key.to_owned(),
-            name: name.unwrap_or_default().to_owned(),
+            name: own_name(table).unwrap_or_default().to_owned(),
             within: if owner.name.is_empty() { owner.kind.clone() } else { owner.name.clone() },
             further,
         }
@@ -225,8 +224,16 @@ impl Item {
 }
 
 fn names_itself(value: &Spanned<DeValue<'_>>) -> bool {
-    let DeValue::Table(table) = value.get_ref() else { return false };
-    NAMING.iter().any(|key| table.get(*key).is_some_and(|value| value.get_ref().is_str()))
+    value.get_ref().as_table().is_some_and(|table| own_name(table).is_some())
+}
+
+/// What tells a table of an array from the others.
+fn own_name<'a>(table: &'a DeTable<'_>) -> Option<&'a str> {
+    let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
+    let own = NAMING.iter().find_map(|key| text(key));
+    let list = || table.get("server-names").and_then(|value| value.get_ref().as_array());
+    let first = || list().and_then(|list| list.iter().next()?.get_ref().as_str());
+    own.or_else(first).or_else(|| text("upstream").map(|_| "any"))
 }
 
 /// A value as TOML, on one line.

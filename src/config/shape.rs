@@ -16,7 +16,8 @@ use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::expand::{Env, expand};
 use super::file::{
-    AdminFile, CertificateFile, DoctorFile, ForwardFile, GatewayFile, ProfileFile, UpstreamFile,
+    AdminFile, CertificateFile, DoctorFile, ForwardFile, GatewayFile, ProfileFile, TcpFile,
+    UpstreamFile,
 };
 use super::outline::Outline;
 use super::problem::{Findings, Place};
@@ -26,8 +27,8 @@ use super::{syntax, wording};
 const MISTAKES: usize = 64;
 
 /// The tables that are known at the top of a file.
-const TABLES: [&str; 7] =
-    ["gateway", "admin", "certificate", "upstream", "profile", "forward", "doctor"];
+const TABLES: [&str; 8] =
+    ["gateway", "admin", "certificate", "upstream", "profile", "tcp", "forward", "doctor"];
 
 /// Keys that are always a table of their own.
 const TABLE_KEYS: [&str; 7] =
@@ -51,6 +52,8 @@ pub(super) struct Shaped {
     pub(super) upstreams: Vec<Item<UpstreamFile>>,
     /// Every `[profile.NAME]`, and every mention of one.
     pub(super) profiles: Vec<Item<ProfileFile>>,
+    /// Every `[tcp.NAME]`.
+    pub(super) tcp: Vec<Item<TcpFile>>,
     /// Every `[doctor]`.
     pub(super) doctor: Vec<Item<DoctorFile>>,
     /// Every `[forward]`, and every mention of it.
@@ -97,6 +100,7 @@ pub(super) fn shape(
             "certificate" => reader.items(&key, value, &mut shaped.certificates),
             "upstream" => reader.items(&key, value, &mut shaped.upstreams),
             "profile" => reader.items(&key, value, &mut shaped.profiles),
+            "tcp" => reader.items(&key, value, &mut shaped.tcp),
             _ => {
                 let place = reader.place(&key.span());
                 reader.found.strike(place, wording::unknown_table(key.get_ref(), place, &TABLES));

@@ -3,11 +3,12 @@
 //!
 //! In: a checked [`Config`]. Out: [`Opening`]s. Never: looks whether anything is open.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::config::{Action, Config, Profile, Serve, Target, UpstreamId, is_loopback};
+use crate::config::{Action, Config, Profile, Serve, Target, Tcp, UpstreamId, is_loopback};
 
 use super::outlet;
 use super::services::XMPP;
@@ -72,6 +73,9 @@ pub fn openings(config: &Config) -> (Vec<Opening>, Vec<&'static str>) {
     for index in 0..config.upstreams.len() {
         behind(config, UpstreamId(index), &mut all);
     }
+    for tcp in &config.tcp {
+        through(config, tcp, &mut all);
+    }
     outwards(config, &mut all);
     let missing = besides(config, &mut all);
     (all, missing)
@@ -111,6 +115,43 @@ fn inwards(config: &Config, profile: &Profile, all: &mut Vec<Opening>) {
     {
         let purpose = format!("address translation to port {} of the gateway", main.listen.port());
         all.push(Opening::new([source, fqdn], outside.to_string(), ["HTTPS", "public"], purpose));
+    }
+}
+
+/// What is passed through: to the gateway, from it to the sites, and what asks whether they are well.
+fn through(config: &Config, tcp: &Tcp, all: &mut Vec<Opening>) {
+    let (source, scope) = if config.doctor.public.contains(&tcp.name) {
+        ("Internet: customers' browsers, Facebook, Viber, Twilio", "public")
+    } else {
+        ("LAN: agents, supervisors, administrators", "private")
+    };
+    for listener in tcp.listeners.iter().filter(|l| !is_loopback(l.listen.ip())) {
+        let port = listener.listen.port().to_string();
+        let to = [source, &here(listener.listen)];
+        all.push(Opening::new(to, port, ["TCP", scope], "passed through, TLS unopened"));
+    }
+    let from = format!("{GATEWAY}, {}", tcp.name);
+    for route in &tcp.routes {
+        let Some(upstream) = config.upstreams.get(route.upstream.0) else { continue };
+        for endpoint in upstream.endpoints.iter().filter(|endpoint| !is_local(&endpoint.host)) {
+            let check = upstream.check.as_ref().map(|check| check.port.unwrap_or(endpoint.port));
+            let ports: BTreeSet<u16> = if route.same_port {
+                tcp.listeners.iter().map(|listener| listener.listen.port()).collect()
+            } else {
+                [endpoint.port].into()
+            };
+            let to = format!("{} ({})", upstream.name, endpoint.host);
+            for port in &ports {
+                let opening = [from.as_str(), &to];
+                let purpose = "passed through, TLS unopened";
+                all.push(Opening::new(opening, port.to_string(), ["TCP", "private"], purpose));
+            }
+            if let Some(port) = check.filter(|port| !ports.contains(port)) {
+                let opening = [from.as_str(), &to];
+                let purpose = "asks whether it is well";
+                all.push(Opening::new(opening, port.to_string(), ["TCP", "private"], purpose));
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod balancer;
 pub(crate) mod conn;
 pub(crate) mod download;
 pub(crate) mod handshake;
+pub(crate) mod hello;
 pub(crate) mod id;
 pub(crate) mod pace;
 pub(crate) mod reply;

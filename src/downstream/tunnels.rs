@@ -3,18 +3,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use crate::generation::site::Carried;
-
 /// See the module.
-#[derive(Default)]
-pub struct Tunnels {
-    open: RefCell<HashMap<u64, Carried>>,
+pub struct Tunnels<T> {
+    open: RefCell<HashMap<u64, T>>,
     next: Cell<u64>,
 }
 
-impl Tunnels {
+impl<T> Default for Tunnels<T> {
+    fn default() -> Self {
+        Self { open: RefCell::default(), next: Cell::default() }
+    }
+}
+
+impl<T: Clone> Tunnels<T> {
     /// Lists one; the result is its number.
-    pub(crate) fn add(&self, tunnel: Carried) -> u64 {
+    pub(crate) fn add(&self, tunnel: T) -> u64 {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
         self.open.borrow_mut().insert(number, tunnel);
@@ -34,7 +37,7 @@ impl Tunnels {
 
     /// All of them.
     #[must_use]
-    pub fn all(&self) -> Vec<Carried> {
+    pub fn all(&self) -> Vec<T> {
         self.open.borrow().values().cloned().collect()
     }
 }

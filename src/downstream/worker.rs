@@ -5,6 +5,8 @@ use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::generation::passage::Passing;
+use crate::generation::site::Carried;
 use crate::lens::Lens;
 use crate::net::Local;
 use crate::telemetry::recent::Recent;
@@ -26,7 +28,9 @@ pub struct Worker {
     /// Counters that have no listener or route.
     pub metrics: Arc<Metrics>,
     /// Open tunnels of the way in.
-    pub tunnels: Tunnels,
+    pub tunnels: Tunnels<Carried>,
+    /// Open connections that are passed through.
+    pub passing: Tunnels<Passing>,
     /// The latest requests of the way in.
     pub recent: Recent,
     /// What is noticed of Socket.IO sessions.
@@ -49,6 +53,7 @@ impl Worker {
             lines,
             metrics,
             tunnels: Tunnels::default(),
+            passing: Tunnels::default(),
             recent: Recent::new(recent),
             lens,
             stamp: Stamp::default(),

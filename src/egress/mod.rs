@@ -30,7 +30,6 @@
 pub mod basic;
 mod denial;
 pub mod guard;
-pub mod hello;
 mod index;
 pub mod password;
 pub mod policy;
@@ -41,7 +40,6 @@ pub use crate::addr::{BadDestination, Destination, Host};
 pub use basic::Basic;
 pub use denial::Denial;
 pub use guard::{Barred, Guard, Own};
-pub use hello::{Hello, HelloReader, Progress};
 pub use password::Users;
 pub use policy::{Client, Grant, Policy, Rule, Verdict};
 pub use seen::{Seen, Sighting};

@@ -8,8 +8,7 @@
 use crate::addr::{Destination, Host};
 use crate::config::{Act, Sni};
 use crate::message::Reason;
-
-use super::hello::{Hello, Progress};
+use crate::tls::hello::{Hello, Progress};
 
 /// What becomes of a tunnel after its first bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,7 +27,7 @@ pub fn wants_hello(sni: Sni) -> bool {
     sni != Sni::OFF
 }
 
-/// Judges what a tunnel begins with. `read` is what [`super::HelloReader::feed`] answered;
+/// Judges what a tunnel begins with. `read` is what [`crate::tls::hello::HelloReader::feed`] answered;
 /// [`Progress::NeedMore`] stands for a client that ended before its hello did.
 #[must_use]
 pub fn judge(sni: Sni, destination: &Destination, read: &Progress) -> Judged {
@@ -61,3 +60,6 @@ fn named(destination: &Destination, hello: &Hello) -> Option<Reason> {
         (Host::Addr(ip), Some(sni)) => (ip.to_string() != sni).then_some(Reason::SniMismatch),
     }
 }
+
+#[cfg(test)]
+mod tests;

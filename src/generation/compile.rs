@@ -17,7 +17,8 @@ use crate::upstream::Upstream;
 use super::shared::Shared;
 use super::site::{Account, Action, Begin, Names, Route, Served, Site, Way};
 use super::{
-    Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, shared, upstreams,
+    Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, passage, shared,
+    upstreams,
 };
 
 /// A compiled configuration and what an operator should still hear about it.
@@ -76,6 +77,10 @@ pub fn compile(
             }
         }
     }
+    let passing =
+        passage::Inputs { upstreams: &counted, names: &names, edition: &edition, alive: &alive };
+    let passages: Vec<_> =
+        config.tcp.iter().flat_map(|tcp| passage::compile(tcp, &passing)).map(Arc::new).collect();
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
         let one = |(index, pair): (usize, &Identity)| Shown {
             name: certificate.name.clone(),
@@ -106,6 +111,7 @@ pub fn compile(
     let mut generation = Generation {
         config,
         sites,
+        passages,
         upstreams,
         outlet,
         contents,

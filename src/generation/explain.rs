@@ -2,6 +2,8 @@
 //!
 //! The decision is made by the code that serves requests, on a request made from the question.
 
+mod passing;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::upstream::{Upstream, resolve};
 
 use super::site::{Action, Way};
 use super::{Decision, Generation, Refusal, Route, Served, Site};
+
+pub use passing::Connection;
 
 /// A request that is asked about.
 pub struct Question {
@@ -338,7 +342,7 @@ fn choose<'a>(
     }
     if generation.sites.is_empty() {
         return Err(
-            "no profile listens anywhere; for the forward proxy ask `explain egress`".to_owned()
+            "no profile listens anywhere; for the forward proxy ask `explain egress`, for what is passed through `explain tcp`".to_owned()
         );
     }
     let listeners: Vec<_> = generation

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod identities;
 pub mod load;
 pub mod outlet;
+pub mod passage;
 mod self_test;
 pub mod shared;
 pub mod site;
@@ -30,6 +31,7 @@ pub use compile::compile;
 pub use edition::Edition;
 pub use load::load;
 pub use outlet::Outlet;
+pub use passage::Passage;
 pub use self_test::{SelfTest, Watch};
 pub use site::{Decision, Refusal, Route, Served, Site};
 
@@ -39,6 +41,8 @@ pub struct Generation {
     pub config: Config,
     /// One per listener, in the order of profiles and listeners.
     pub sites: Vec<Arc<Site>>,
+    /// One per listener of what is passed through, in the order of tables and listeners.
+    pub passages: Vec<Arc<Passage>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
     /// The forward proxy, if there is one.
@@ -62,6 +66,8 @@ pub enum Kind {
     In,
     /// To the internet: the outlet.
     Out,
+    /// To an upstream, unopened: a passage.
+    Through,
 }
 
 /// An address that is listened on.
@@ -104,7 +110,8 @@ struct Shown {
 }
 
 impl Generation {
-    /// Every address that is listened on, but for the admin listener: sites, then the outlet's.
+    /// Every address that is listened on, but for the admin listener: sites, then the outlet's, then
+    /// passages.
     #[must_use]
     pub fn spots(&self) -> Vec<Spot> {
         let sites = self.sites.iter();
@@ -112,7 +119,20 @@ impl Generation {
             sites.map(|site| Spot { kind: Kind::In, address: site.address, place: site.place });
         let outlet = self.outlet.iter().flat_map(|outlet| &outlet.listeners);
         let outlet = outlet.map(|l| Spot { kind: Kind::Out, address: l.address, place: l.place });
-        sites.chain(outlet).collect()
+        let passages = self.passages.iter();
+        let passages =
+            passages.map(|p| Spot { kind: Kind::Through, address: p.address, place: p.place });
+        sites.chain(outlet).chain(passages).collect()
+    }
+
+    /// What the connections of a passage are judged by, here: the passage of that address, or if
+    /// there is none, another of the same table. `None`: nothing passes them through any more.
+    #[must_use]
+    pub fn heir_of_passage(&self, passage: &Passage) -> Option<&Arc<Passage>> {
+        let same = self.passages.iter().find(|heir| heir.address == passage.address);
+        same.or_else(|| {
+            self.passages.iter().find(|heir| heir.names.profile == passage.names.profile)
+        })
     }
 
     /// Every endpoint: of upstreams, and of parents of the forward proxy.

@@ -33,8 +33,7 @@ pub(super) fn compile(
     let before = previous
         .and_then(|previous| previous.upstreams.iter().find(|before| *before.name == config.name));
     let memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.memory));
-    let check =
-        config.check.as_ref().map(|check| Arc::new(compiled_check(check, config.announces)));
+    let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
     let inputs = Inputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
     let endpoints: Vec<_> =
@@ -207,7 +206,7 @@ fn policy(config: &config::Upstream) -> Policy {
     }
 }
 
-fn compiled_check(config: &config::Check, announces: bool) -> Check {
+fn compiled_check(config: &config::Check) -> Check {
     let kind = match &config.kind {
         config::CheckKind::Tcp => check::Kind::Tcp,
         config::CheckKind::Tls => check::Kind::Tls,
@@ -220,12 +219,14 @@ fn compiled_check(config: &config::Check, announces: bool) -> Check {
     };
     Check {
         kind,
+        port: config.port,
+        plain: config.plain,
         every: config.every,
         timeout: config.timeout,
         rise: config.rise,
         fall: config.fall,
         initially_up: config.initially_up,
-        announces,
+        announces: config.announces,
     }
 }
 

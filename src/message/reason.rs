@@ -175,6 +175,18 @@ reasons! {
     NotTls => "egress_not_tls", 0;
     /// The TLS message a client begins its tunnel with is malformed, or too long.
     BadHello => "egress_bad_hello", 0;
+    /// No network of clients that connections are passed through for has this one.
+    TcpClient => "tcp_client_denied", 0;
+    /// A connection to be passed through names no server in TLS, and no route takes those.
+    TcpSniMissing => "tcp_sni_missing", 0;
+    /// A connection to be passed through names a server in TLS that no route has.
+    TcpSniUnknown => "tcp_sni_unknown", 0;
+    /// A connection to be passed through does not begin with TLS.
+    TcpNotTls => "tcp_not_tls", 0;
+    /// The TLS message that a connection to be passed through begins with is malformed, or too long.
+    TcpBadHello => "tcp_bad_hello", 0;
+    /// The TLS message that a connection to be passed through begins with took too long.
+    TcpHelloTimeout => "tcp_hello_timeout", 0;
     /// A fault in the gateway itself.
     Internal => "internal", 500;
 }

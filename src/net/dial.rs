@@ -24,6 +24,13 @@ impl CheckedAddr {
         Self(addr)
     }
 
+    /// The same host's address with another port, which the operator wrote down too.
+    pub(crate) const fn at(self, port: u16) -> Self {
+        let mut addr = self.0;
+        addr.set_port(port);
+        Self(addr)
+    }
+
     /// The address.
     #[must_use]
     pub const fn get(self) -> SocketAddr {

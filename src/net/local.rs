@@ -38,6 +38,7 @@ pub struct Local {
     phase: Cell<Phase>,
     spread: Cell<Duration>,
     generation: Cell<u64>,
+    shifts: Cell<u64>,
     open: Cell<usize>,
     emptied: Notify,
 }
@@ -53,6 +54,7 @@ impl Local {
             phase: Cell::new(Phase::Serving),
             spread: Cell::new(Duration::ZERO),
             generation: Cell::new(0),
+            shifts: Cell::new(0),
             open: Cell::new(0),
             emptied: Notify::new(),
         })
@@ -95,15 +97,24 @@ impl Local {
         self.clock.wake_all();
     }
 
+    /// Number of times this worker has heard that new work goes elsewhere than before.
+    #[must_use]
+    pub fn shifts(&self) -> u64 {
+        self.shifts.get()
+    }
+
+    /// Tells every task that waits on an alarm that new work goes elsewhere than before.
+    pub fn shifted(&self) {
+        self.shifts.set(self.shifts.get() + 1);
+        self.clock.wake_all();
+    }
+
     /// A moment for a tunnel to close while draining, somewhere in the time over which all are
     /// closed: clients that reconnect must not all come at once. `None`: it is left alone.
     #[must_use]
     pub fn closing_time(&self) -> Option<Duration> {
         let spread = self.spread.get();
-        // A new hasher is differently keyed each time, which is all the chance that is needed.
-        let chance = RandomState::new().build_hasher().finish();
-        let share = u32::from(u16::try_from(chance & 0xffff).unwrap_or_default());
-        (!spread.is_zero()).then(|| spread * share / 0x1_0000)
+        (!spread.is_zero()).then(|| moment_within(spread))
     }
 
     /// Runs a task that a drain waits for.
@@ -129,6 +140,15 @@ impl Local {
             self.emptied.notified().await;
         }
     }
+}
+
+/// Any moment within `spread`: what is closed at such moments does not come back all at once.
+#[must_use]
+pub fn moment_within(spread: Duration) -> Duration {
+    // A new hasher is differently keyed each time, which is all the chance that is needed.
+    let chance = RandomState::new().build_hasher().finish();
+    let share = u32::from(u16::try_from(chance & 0xffff).unwrap_or_default());
+    spread * share / 0x1_0000
 }
 
 /// What draining means for one tunnel.

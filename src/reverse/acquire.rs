@@ -1,24 +1,20 @@
 //! A connection to an upstream: a kept one, or a new one to the endpoint that is chosen.
 
-use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
-
-use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
 use crate::message::{Reason, RequestHead};
 use crate::net::proxy_protocol::{Announced, Tlv, v2};
-use crate::telemetry::UpstreamMetrics;
-use crate::telemetry::upstreams::ConnectFailure;
 use crate::upstream::eject::Trouble;
 use crate::upstream::engine::{self, Session};
 use crate::upstream::exchange::Failure;
+use crate::upstream::reach::{self, Chosen, To, place, reach};
 use crate::upstream::seat::Seat;
 use crate::upstream::sessions::Learner;
 use crate::upstream::{
-    Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Upstream, connect, ring,
+    Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Upstream, connect,
 };
 
 use super::self_test::{self, Own};
@@ -64,9 +60,6 @@ pub(super) struct Acquired {
     pub(super) connection: Connection,
     pub(super) whose: Whose,
 }
-
-/// What a connection is asked for: the upstream, and its counters.
-pub(super) type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
 
 /// Whose a connection is, and what came of the request on it.
 pub(super) struct Whose {
@@ -165,27 +158,14 @@ pub(super) async fn acquire(
         Session::Opens => Learns::Opened,
         Session::Of(id) => known(id),
     };
-    let mut choice = upstream.choose(|| place(ClientAddr(errand.client.ends.source)), cookie);
-    let mut failed = None;
-    while let Some(chosen) = choice.next() {
-        if failed.is_some() && !upstream.may_retry() {
-            break;
-        }
-        match try_one(worker, &errand, chosen).await {
-            Ok(acquired) => {
-                if upstream.policy.fail_over.is_some() {
-                    upstream.memory.tiers.connected();
-                }
-                return Ok(acquired.of(learns, cookie));
-            }
-            Err(error) => failed = Some(error),
-        }
+    let choice = upstream.choose(|| place(ClientAddr(errand.client.ends.source)), cookie);
+    let reached =
+        reach(errand.to, choice, async |chosen: Chosen<'_>| try_one(worker, &errand, chosen).await);
+    match reached.await {
+        Ok(acquired) => Ok(acquired.of(learns, cookie)),
+        Err(Some(error)) => Err(error.into()),
+        Err(None) => Err(Unreachable::down(upstream)),
     }
-    let Some(error) = failed else { return Err(Unreachable::down(upstream)) };
-    if upstream.policy.fail_over.is_some() && error.reason != Reason::NoDescriptors {
-        upstream.memory.tiers.failed();
-    }
-    Err(error.into())
 }
 
 /// A connection to this endpoint.
@@ -204,35 +184,12 @@ async fn try_one(
         counters.reused.inc();
         return Ok(Acquired { connection, whose });
     }
-    let begun = Instant::now();
     let first = if ends.is_some() { errand.client.announced() } else { Vec::new() };
-    match connect(endpoint, upstream.limits.connect, &first).await {
-        Ok(stream) => {
-            counters.connected(begun.elapsed());
-            endpoint.health.circuit.connected();
-            let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
-            let connection = Connection { stream, reused: false, seat, ends };
-            Ok(Acquired { connection, whose })
-        }
-        Err(error) => {
-            counters.connect_failed(counted(error.reason));
-            // Once per outage of a few seconds; each request has its own log line.
-            if endpoint.health.is_news() {
-                let reason = error.reason.word();
-                tracing::warn!(upstream = &*upstream.name, reason, "{error}");
-            }
-            let trouble = match error.reason {
-                // Not its doing.
-                Reason::NoDescriptors => None,
-                Reason::UpstreamTls => Some(Trouble::Tls),
-                _ => Some(Trouble::Connect),
-            };
-            if let Some(trouble) = trouble {
-                whose.met(trouble, errand.to);
-            }
-            Err(error)
-        }
-    }
+    let connecting = connect(endpoint, upstream.limits.connect, &first);
+    let stream = reach::try_one(errand.to, (index, endpoint), connecting).await?;
+    let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
+    let connection = Connection { stream, reused: false, seat, ends };
+    Ok(Acquired { connection, whose })
 }
 
 impl Acquired {
@@ -287,44 +244,7 @@ impl Whose {
         }
     }
 
-    /// Counts trouble, and leaves the endpoint out if there is too much of it.
-    fn met(&self, trouble: Trouble, (upstream, counters): To<'_>) {
-        let health = &self.endpoint.health;
-        health.hurry();
-        let eject = &upstream.policy.eject;
-        let counts = trouble == Trouble::Status || eject.on.contains(&trouble);
-        if !counts || !health.circuit.count(eject) || !upstream.can_spare(self.index) {
-            return;
-        }
-        if let Some(time) = health.circuit.open(eject, trouble) {
-            counters.ejected.inc();
-            tracing::warn!(
-                upstream = &*upstream.name,
-                endpoint = &*self.endpoint.label,
-                reason = trouble.word(),
-                "the endpoint is left out for {time:?}"
-            );
-        }
-    }
-}
-
-/// Where a client is among all, as nginx hashes `$remote_addr`.
-fn place(client: ClientAddr) -> u32 {
-    let mut text = [0; 46];
-    let mut rest = &mut text[..];
-    // An address is at most 45 characters.
-    let _ = write!(rest, "{}", client.ip());
-    let left = rest.len();
-    ring::place(text.get(..text.len() - left).unwrap_or_default())
-}
-
-/// What a failure to connect is counted as.
-fn counted(reason: Reason) -> ConnectFailure {
-    match reason {
-        Reason::UpstreamConnectTimeout => ConnectFailure::TimedOut,
-        Reason::UpstreamTls => ConnectFailure::Tls,
-        Reason::UpstreamUnresolved => ConnectFailure::Unresolved,
-        Reason::NoDescriptors => ConnectFailure::Descriptors,
-        _ => ConnectFailure::Refused,
+    fn met(&self, trouble: Trouble, to: To<'_>) {
+        reach::met(trouble, to, (self.index, &self.endpoint));
     }
 }

@@ -17,6 +17,7 @@ mod origin;
 mod plan;
 mod posts;
 mod reload;
+mod shifts;
 mod signals;
 pub mod start;
 mod succession;
@@ -230,6 +231,8 @@ impl Gateway {
         }
         let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
+        let workers = self.reloader.workers.clone();
+        tokio::task::spawn_local(shifts::tell(self.checks.serving(), workers));
         systemd::ready(&self.status());
         self.watch.also(self.reloader.generation.files());
         self.checks.follow(&self.reloader.generation);

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
 use crate::config::{self, Place, Refused};
+use crate::generation::passage::{Outlook, Passing};
 use crate::generation::site::{Action, Asked, Carried, Way};
 use crate::generation::{self, Decision, Generation, Served, Site};
 use crate::message::Reason;
@@ -87,7 +88,8 @@ impl Planning {
         } else {
             config::draw(&new.config.sources, &compiled.warnings, false)
         };
-        let now = OpenNow::new(old, &census.tunnels, new);
+        let mut now = OpenNow::new(old, &census.tunnels, new);
+        now.add_passing(old, &census.passing, new);
         let (differences, kept) = changes::between(&self.started, old, new);
         let items = differences.into_iter().map(|difference| now.at(difference)).collect();
         Plan {
@@ -113,6 +115,7 @@ async fn census(workers: &[UnboundedSender<Command>]) -> Census {
     let gather = async {
         while let Some(mut census) = answers.recv().await {
             all.tunnels.append(&mut census.tunnels);
+            all.passing.append(&mut census.passing);
             all.recent.append(&mut census.recent);
         }
     };
@@ -132,7 +135,7 @@ fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
 #[derive(Default)]
 struct OpenNow {
     all: Open,
-    /// By where a route's `path` is written.
+    /// By where a route's `path`, or else its `upstream`, is written.
     routes: HashMap<Place, Open>,
     /// By name.
     upstreams: HashMap<String, Open>,
@@ -185,12 +188,47 @@ impl OpenNow {
         now
     }
 
+    /// Adds what is passed through.
+    fn add_passing(&mut self, generation: &Generation, passing: &[Passing], new: &Generation) {
+        let mut places = HashMap::new();
+        for passage in &generation.passages {
+            let connections = gauge(&passage.metrics.active);
+            self.all.connections += connections;
+            let label = passage.names.listener.clone();
+            self.listeners.entry(label).or_default().connections = connections;
+            for route in passage.routes() {
+                places.insert(
+                    (passage.names.profile.as_str(), route.tally.name.as_str()),
+                    route.place,
+                );
+            }
+        }
+        for one in passing {
+            let heir = new.heir_of_passage(&one.place.load());
+            let closes = heir.is_none_or(|heir| heir.outlook(one) == Outlook::Forbidden);
+            let count = |open: &mut Open| {
+                open.passed_through += 1;
+                open.passed_closing += u64::from(closes);
+            };
+            count(&mut self.all);
+            count(self.upstreams.entry(one.upstream.to_string()).or_default());
+            count(self.listeners.entry(one.names.listener.clone()).or_default());
+            if let Some(place) = places.get(&(one.names.profile.as_str(), one.tally.name.as_str()))
+            {
+                count(self.routes.entry(*place).or_default());
+            }
+        }
+    }
+
     /// The change, with what is open at its item.
     fn at(&self, difference: Difference<'_>) -> Change {
         let Difference { mut change, old } = difference;
         let Some((name, item)) = old else { return change };
         let open = match name.kind.as_str() {
-            "route" => item.keys.get("path").and_then(|path| self.routes.get(&path.place)),
+            "route" => {
+                let key = item.keys.get("path").or_else(|| item.keys.get("upstream"));
+                key.and_then(|key| self.routes.get(&key.place))
+            }
             "upstream" => self.upstreams.get(&name.name),
             "listener" => self.listeners.get(&name.name),
             _ => None,

@@ -1,4 +1,5 @@
-//! What is served at each listening address: a site on the way in, a stand on the way out.
+//! What is served at each listening address: a site on the way in, a stand on the way out, a passage
+//! where TLS stays closed.
 //!
 //! The rest of the supervisor binds, holds, swaps and closes without asking which.
 
@@ -12,8 +13,9 @@ use arc_swap::ArcSwap;
 use crate::downstream::Worker;
 use crate::downstream::accept::{self, Door};
 use crate::forward::{self, Commons, Stand, Way};
-use crate::generation::{Generation, Kind, Site, Spot};
+use crate::generation::{Generation, Kind, Passage, Site, Spot};
 use crate::net::admission::Admission;
+use crate::passthrough;
 use crate::reverse;
 
 /// What one address serves in one generation.
@@ -21,6 +23,7 @@ use crate::reverse;
 pub(super) enum Post {
     In(Arc<Site>),
     Out(Arc<Stand>),
+    Through(Arc<Passage>),
 }
 
 /// What serves at one address, and what the workers share of it.
@@ -34,12 +37,14 @@ pub(super) struct Shared {
 enum Served {
     In(Arc<ArcSwap<Site>>),
     Out(Arc<ArcSwap<Stand>>, Arc<Commons>),
+    Through(Arc<ArcSwap<Passage>>),
 }
 
 /// What a listener that was removed served.
 pub(super) enum Retired {
     In(Weak<ArcSwap<Site>>),
     Out(Weak<ArcSwap<Stand>>, Arc<Commons>),
+    Through(Weak<ArcSwap<Passage>>),
 }
 
 impl Retired {
@@ -48,6 +53,7 @@ impl Retired {
         let served = match self {
             Self::In(site) => Served::In(site.upgrade()?),
             Self::Out(stand, commons) => Served::Out(stand.upgrade()?, Arc::clone(commons)),
+            Self::Through(passage) => Served::Through(passage.upgrade()?),
         };
         Some(Shared { served, admission: Arc::default() })
     }
@@ -56,7 +62,8 @@ impl Retired {
 /// All of a generation, in the order of its spots.
 pub(super) fn posts(generation: &Generation, way: Option<&Arc<Way>>) -> Vec<Post> {
     let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(Post::Out);
-    generation.sites.iter().cloned().map(Post::In).chain(out).collect()
+    let through = generation.passages.iter().cloned().map(Post::Through);
+    generation.sites.iter().cloned().map(Post::In).chain(out).chain(through).collect()
 }
 
 impl Post {
@@ -68,6 +75,9 @@ impl Post {
                 address: stand.listener.address,
                 place: stand.listener.place,
             },
+            Self::Through(passage) => {
+                Spot { kind: Kind::Through, address: passage.address, place: passage.place }
+            }
         }
     }
 }
@@ -81,6 +91,7 @@ impl Shared {
                 let stand = Arc::new(ArcSwap::new(Arc::clone(stand)));
                 Served::Out(stand, Arc::clone(commons))
             }
+            Post::Through(passage) => Served::Through(Arc::new(ArcSwap::new(Arc::clone(passage)))),
         };
         Self { served, admission: Arc::default() }
     }
@@ -104,6 +115,11 @@ impl Shared {
                 };
                 stand.store(kept.cloned().unwrap_or_else(|| Arc::new(heir())));
             }
+            Served::Through(passage) => {
+                let old = passage.load_full();
+                let heir = generation.heir_of_passage(&old).cloned();
+                passage.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
+            }
         }
     }
 
@@ -112,6 +128,7 @@ impl Shared {
         match &self.served {
             Served::In(site) => Retired::In(Arc::downgrade(site)),
             Served::Out(stand, commons) => Retired::Out(Arc::downgrade(stand), Arc::clone(commons)),
+            Served::Through(passage) => Retired::Through(Arc::downgrade(passage)),
         }
     }
 
@@ -131,6 +148,11 @@ impl Shared {
                 let service = forward::Service { worker, stand, admission, commons, closing };
                 run(Rc::new(service), socket);
                 Kind::Out
+            }
+            Served::Through(passage) => {
+                let service = passthrough::Service { worker, passage, admission, closing };
+                run(Rc::new(service), socket);
+                Kind::Through
             }
         };
         Some(Serving { kind, address, closing: mark })

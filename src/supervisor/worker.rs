@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::downstream::Worker;
 use crate::generation::Kind;
+use crate::generation::passage::Passing;
 use crate::generation::site::Carried;
 use crate::lens;
 use crate::net::Phase;
@@ -35,6 +36,8 @@ pub(super) enum Command {
     Log(Handle),
     /// The configuration has changed; the identities of its endpoints, sorted.
     Reloaded(Arc<[u64]>),
+    /// New work goes to other endpoints than before.
+    Shifted,
     /// Say what is open.
     Census(mpsc::UnboundedSender<Census>),
     /// Show with this number that you are alive.
@@ -45,6 +48,7 @@ pub(super) enum Command {
 #[derive(Default)]
 pub(super) struct Census {
     pub(super) tunnels: Vec<Carried>,
+    pub(super) passing: Vec<Passing>,
     pub(super) recent: Vec<Seen>,
 }
 
@@ -122,8 +126,13 @@ async fn work(mut seed: Seed) {
                 worker.pool.keep(&endpoints);
                 local.reloaded();
             }
+            Some(Command::Shifted) => local.shifted(),
             Some(Command::Census(answer)) => {
-                let census = Census { tunnels: worker.tunnels.all(), recent: worker.recent.all() };
+                let census = Census {
+                    tunnels: worker.tunnels.all(),
+                    passing: worker.passing.all(),
+                    recent: worker.recent.all(),
+                };
                 // Whoever asked may have lost patience.
                 let _ = answer.send(census);
             }

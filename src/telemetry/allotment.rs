@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::egress::NO_RULE;
 use super::lease::Series;
 use super::socketio::SocketIoMetrics;
-use super::{ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, UpstreamMetrics};
+use super::{ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, TcpMetrics, UpstreamMetrics};
 
 /// The name of what has none of its own.
 pub const OTHER: &str = "other";
@@ -56,6 +56,14 @@ impl Allotment {
         let (profile, route) = (profile.to_owned(), route.to_owned());
         let metrics = Arc::clone(&self.metrics);
         move || metrics.route(&profile, &route)
+    }
+
+    /// Handles of a route of what is passed through.
+    #[must_use]
+    pub fn tcp(&self, profile: &str, route: &str) -> TcpMetrics {
+        let own = self.admits(0, Series::Tcp(profile.to_owned(), route.to_owned()));
+        let (profile, route) = if own { (profile, route) } else { (OTHER, OTHER) };
+        self.metrics.tcp(profile, route)
     }
 
     /// Handles of a listener.
@@ -149,6 +157,9 @@ impl Allotment {
             if !over.is_empty() {
                 all.insert(series);
             }
+        }
+        if names.over[0].iter().any(|series| matches!(series, Series::Tcp(..))) {
+            all.insert(Series::Tcp(other(), other()));
         }
         all.insert(Series::Rule(NO_RULE.to_owned()));
         all

@@ -22,6 +22,8 @@ pub(super) enum Series {
     Listener(String, String),
     /// Upstream.
     Upstream(String),
+    /// Profile and route of what is passed through.
+    Tcp(String, String),
     /// Rule of the forward proxy. Nobody leases these.
     Rule(String),
 }
@@ -35,6 +37,9 @@ impl Series {
         };
         if let Some(route) = value("route") {
             return Some(Self::Route(value("profile")?, route));
+        }
+        if let Some(route) = value("tcp_route") {
+            return Some(Self::Tcp(value("profile")?, route));
         }
         if let Some(listener) = value("listener") {
             return Some(Self::Listener(value("profile")?, listener));

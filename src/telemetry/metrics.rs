@@ -3,6 +3,8 @@
 //! Labels come from configuration names and closed word lists only, never from the network; how
 //! many of the configuration's names, an [`Allotment`] decides.
 
+mod series;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +23,7 @@ use super::lease::{Lease, Leases, Series};
 use super::listeners::{ListenerMetrics, Listeners};
 use super::process::Process;
 use super::socketio::{SocketIo, SocketIoMetrics};
+use super::tcp::Tcp;
 use super::upstreams::{UpstreamMetrics, Upstreams};
 use super::websockets::{WebSocketMetrics, WebSockets};
 
@@ -51,6 +54,7 @@ pub struct Metrics {
     response_bytes: IntCounterVec,
     report_only: IntCounterVec,
     pub(super) websockets: WebSockets,
+    pub(super) tcp: Tcp,
     listeners: Listeners,
     upstreams: Upstreams,
     overflow: IntGaugeVec,
@@ -65,6 +69,8 @@ pub struct Metrics {
     generation: IntGauge,
     /// By the index of the reason in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
+    /// The list.
+    pub(super) words: Vec<&'static str>,
     /// Of endpoints.
     pub endpoints: Endpoints,
     /// Of the forward proxy.
@@ -116,6 +122,7 @@ impl Metrics {
     #[expect(clippy::too_many_lines, reason = "one entry per metric family, and nothing else")]
     pub fn new(reasons: impl Iterator<Item = &'static str>) -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
+        let words: Vec<_> = reasons.collect();
         let route = &["profile", "route"];
         let reason_counts = counters(
             &registry,
@@ -219,13 +226,15 @@ impl Metrics {
                 )?,
             )?,
             endpoints: Endpoints::new(&registry)?,
-            reasons: reasons.map(|word| reason_counts.with_label_values(&[word])).collect(),
+            reasons: words.iter().map(|word| reason_counts.with_label_values(&[word])).collect(),
+            words,
             log_written: single(
                 &registry,
                 IntCounter::new(named("access_log_lines_total"), "Access-log lines written.")?,
             )?,
             egress: EgressMetrics::new(&registry)?,
             socketio: SocketIo::new(&registry)?,
+            tcp: Tcp::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -315,44 +324,6 @@ impl Metrics {
     pub fn socketio(self: &Arc<Self>, profile: &str, upstream: &str) -> SocketIoMetrics {
         let lease = Lease::of(self, Series::Upstream(upstream.to_owned()));
         self.socketio.handles(lease, profile, upstream)
-    }
-
-    /// Ends the series of something that is gone.
-    pub(super) fn forget(&self, series: &Series) {
-        match series {
-            Series::Route(profile, route) => {
-                // What is not there need not go.
-                let labels = &[profile.as_str(), route.as_str()];
-                for class in CLASSES {
-                    let _ = self.requests.remove_label_values(&[profile, route, class]);
-                }
-                let _ = self.seconds.remove_label_values(labels);
-                let _ = self.in_flight.remove_label_values(labels);
-                for family in [&self.request_bytes, &self.response_bytes, &self.report_only] {
-                    let _ = family.remove_label_values(labels);
-                }
-                self.websockets.forget(profile, route);
-            }
-            Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
-            Series::Upstream(name) => {
-                self.upstreams.forget(name);
-                self.socketio.forget(name);
-            }
-            Series::Rule(_) => {}
-        }
-    }
-
-    /// Whether something that is not configured any more is still going on.
-    fn is_used(&self, series: &Series) -> bool {
-        match series {
-            Series::Route(profile, route) => {
-                self.in_flight.with_label_values(&[profile, route]).get() != 0
-                    || self.websockets.is_used(profile, route)
-            }
-            Series::Listener(profile, listener) => self.listeners.is_used(profile, listener),
-            Series::Upstream(name) => self.upstreams.is_used(name),
-            Series::Rule(_) => false,
-        }
     }
 
     /// What is not shown: series of a configuration that does not serve, because it is kept for a

@@ -7,6 +7,7 @@
 
 pub mod certificate;
 pub mod client;
+pub mod hello;
 pub mod peer;
 pub mod secret;
 pub mod server;

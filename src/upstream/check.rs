@@ -8,10 +8,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::message::{Framing, Reason};
+use crate::net::Local;
 use crate::net::proxy_protocol::v2;
-use crate::net::{Local, dial};
 
-use super::connect::{ConnectError, connect, dial_error};
+use super::connect::{ConnectError, connect_tcp, shake_hands};
 use super::exchange::{BodyStep, Exchange, Received};
 use super::{Connection, Endpoint, Stream};
 
@@ -23,6 +23,10 @@ const MOST_BODY: usize = 64 * 1024;
 pub struct Check {
     /// What is asked.
     pub kind: Kind,
+    /// Port that is asked; `None`: the endpoint's.
+    pub port: Option<u16>,
+    /// It is asked in the clear, even if the endpoint speaks TLS.
+    pub plain: bool,
     /// Time between two checks.
     pub every: Duration,
     /// How long one may take.
@@ -53,7 +57,7 @@ pub enum Kind {
 pub struct Get {
     /// Path and query.
     pub path: String,
-    /// `Host`; `None`: the endpoint's label.
+    /// `Host`; `None`: the endpoint's host, and the port that is asked.
     pub host: Option<String>,
     /// Statuses that are good, first and last of each range.
     pub status: Vec<(u16, u16)>,
@@ -139,22 +143,30 @@ impl fmt::Display for Word {
 /// Dropping the future closes the connection.
 pub async fn ask(endpoint: &Endpoint, check: &Check, local: &Local) -> Result<(), Fault> {
     let deadline = Instant::now() + check.timeout;
-    let mut first = Vec::new();
+    let failed = |ConnectError { reason, detail, .. }| fault(reason, detail);
+    let mut tcp = connect_tcp(endpoint, check.port, check.timeout).await.map_err(failed)?;
     if check.announces {
-        v2::announce_own(&mut first);
+        let mut header = Vec::new();
+        v2::announce_own(&mut header);
+        // It always fits into an empty socket.
+        let sent = tcp.write_all(&header).await;
+        sent.map_err(|error| fault(Reason::UpstreamConnect, error.to_string()))?;
     }
     if matches!(check.kind, Kind::Tcp) {
-        let addresses = endpoint.addresses.load_full();
-        let dialled = dial(&addresses, check.timeout).await;
-        let mut stream = dialled.map_err(|error| fault(dial_error(&error), error.to_string()))?;
-        let sent = stream.write_all(&first).await;
-        return sent.map_err(|error| fault(Reason::UpstreamConnect, error.to_string()));
+        return Ok(());
     }
-    let stream = connect(endpoint, check.timeout, &first)
-        .await
-        .map_err(|ConnectError { reason, detail, .. }| fault(reason, detail))?;
+    let stream = if check.plain {
+        Stream::Plain(tcp)
+    } else {
+        shake_hands(endpoint, tcp, (deadline, check.timeout)).await.map_err(failed)?
+    };
     let Kind::Http(get) = &check.kind else { return Ok(()) };
-    match timeout_at(deadline, exchange(endpoint, get, stream, local)).await {
+    let host = match (&get.host, check.port) {
+        (Some(host), _) => host.clone(),
+        (None, None) => endpoint.label.to_string(),
+        (None, Some(port)) => endpoint.at(port),
+    };
+    match timeout_at(deadline, exchange(&host, get, stream, local)).await {
         Ok(result) => result,
         Err(_) => Err(fault(
             Reason::UpstreamConnectTimeout,
@@ -175,15 +187,9 @@ fn fault(reason: Reason, detail: String) -> Fault {
 }
 
 /// Sends the GET and judges the answer.
-async fn exchange(
-    endpoint: &Endpoint,
-    get: &Get,
-    stream: Stream,
-    local: &Local,
-) -> Result<(), Fault> {
+async fn exchange(host: &str, get: &Get, stream: Stream, local: &Local) -> Result<(), Fault> {
     let unusable =
         |reason: Reason| Fault { word: Word::Answer, detail: reason.sentence().to_owned() };
-    let host = get.host.as_deref().unwrap_or(&endpoint.label);
     let head = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path

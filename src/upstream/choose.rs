@@ -84,6 +84,15 @@ pub enum Home<'a> {
     Gone,
 }
 
+/// Why an endpoint gets nothing new, while another would.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Left {
+    /// It is down by checks, in maintenance, or a primary one while the backups are used.
+    Down,
+    /// It is a backup, and the primary ones are used.
+    Returned,
+}
+
 /// Endpoints of an upstream, one after the other.
 pub struct Choice<'a> {
     upstream: &'a Upstream,
@@ -178,6 +187,38 @@ impl Upstream {
     fn is_usable(&self, index: usize) -> bool {
         self.endpoints.get(index).is_some_and(|endpoint| endpoint.health.is_up())
             && self.duty(index) == Duty::Up
+    }
+
+    /// Whether an endpoint is not the one to use any more, and another is. Not if the operator drains
+    /// it, which is to leave what it has, and not if nobody else could take its work.
+    #[must_use]
+    pub fn left(&self, index: usize) -> Option<Left> {
+        let rank = self.ranks.get(index)?;
+        let on_backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
+        let left = match (self.duty(index), rank.backup, on_backup) {
+            (Duty::Drain, ..) => return None,
+            (Duty::Maintenance, ..) | (Duty::Up, false, true) => Left::Down,
+            (Duty::Up, true, false) => Left::Returned,
+            _ if !self.health(index)?.is_up() => Left::Down,
+            _ => return None,
+        };
+        let mut others = self.ranks.iter().enumerate();
+        let taken = others.any(|(other, rank)| {
+            other != index && rank.backup == on_backup && self.is_usable(other)
+        });
+        taken.then_some(left)
+    }
+
+    /// All that [`Upstream::left`] depends on: it is another one when that may be.
+    #[must_use]
+    pub fn posture(&self) -> (u64, u64, bool) {
+        let bits = |is_so: &dyn Fn(usize) -> bool| {
+            let all = (0..self.endpoints.len().min(MOST)).filter(|index| is_so(*index));
+            all.fold(0, |bits, index| bits | 1 << index)
+        };
+        let usable = bits(&|index| self.is_usable(index));
+        let maintained = bits(&|index| self.duty(index) == Duty::Maintenance);
+        (usable, maintained, self.memory.tiers.on_backup())
     }
 
     /// Whether one more endpoint beside this one may be left out: at least one stays, and the

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,33 +67,72 @@ pub async fn connect(
     first: &[u8],
 ) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + budget;
-    let failed = |reason, detail: String| ConnectError {
-        reason,
-        endpoint: endpoint.label.to_string(),
-        detail,
-    };
-    let addresses = endpoint.addresses.load_full();
+    let mut tcp = connect_tcp(endpoint, None, budget).await?;
+    if !first.is_empty() {
+        let sent = tcp.write_all(first).await;
+        sent.map_err(|error| failed(endpoint, Reason::UpstreamConnect, error.to_string()))?;
+    }
+    shake_hands(endpoint, tcp, (deadline, budget)).await
+}
+
+/// Connects to `endpoint` within `budget`, at `port` if it is not to be its own, and leaves it at
+/// that.
+///
+/// # Errors
+///
+/// [`ConnectError`], whose reason tells unresolved names, refusals and time-outs apart.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the socket.
+pub async fn connect_tcp(
+    endpoint: &Endpoint,
+    port: Option<u16>,
+    budget: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let mut addresses = endpoint.addresses.load_full();
+    if let Some(port) = port.filter(|port| *port != endpoint.port) {
+        addresses = Arc::new(addresses.iter().map(|address| address.at(port)).collect());
+    }
     // Of several addresses the first that answers: a dead one costs a quarter of a second. Boxed:
     // it is rare, and every request has room for this future.
     let dialled = match addresses.as_slice() {
         [] | [_] => dial(&addresses, budget).await,
         several => Box::pin(race(several, budget)).await.map(|(tcp, _)| tcp),
     };
-    let mut tcp = dialled.map_err(|error| failed(dial_error(&error), error.to_string()))?;
-    if !first.is_empty() {
-        let sent = tcp.write_all(first).await;
-        sent.map_err(|error| failed(Reason::UpstreamConnect, error.to_string()))?;
-    }
+    dialled.map_err(|error| failed(endpoint, dial_error(&error), error.to_string()))
+}
+
+/// Finishes TLS with `endpoint` by `deadline`, if it speaks it. `budget` is what there was in all,
+/// for the error.
+///
+/// # Errors
+///
+/// [`ConnectError`], whose reason tells time-outs and TLS failures apart.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the socket.
+pub async fn shake_hands(
+    endpoint: &Endpoint,
+    tcp: TcpStream,
+    (deadline, budget): (Instant, Duration),
+) -> Result<Stream, ConnectError> {
     let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
     let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
     match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
-        Ok(Err(error)) => Err(failed(Reason::UpstreamTls, format!("TLS: {error}"))),
+        Ok(Err(error)) => Err(failed(endpoint, Reason::UpstreamTls, format!("TLS: {error}"))),
         Err(_) => Err(failed(
+            endpoint,
             Reason::UpstreamConnectTimeout,
             format!("no TLS handshake within {budget:?}"),
         )),
     }
+}
+
+fn failed(endpoint: &Endpoint, reason: Reason, detail: String) -> ConnectError {
+    ConnectError { reason, endpoint: endpoint.label.to_string(), detail }
 }
 
 /// The word for why there is no connection.

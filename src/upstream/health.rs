@@ -289,6 +289,8 @@ mod tests {
         let second = Duration::from_secs(1);
         Check {
             kind: Kind::Tcp,
+            port: None,
+            plain: false,
             every: 5 * second,
             timeout: second,
             rise,

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod exchange;
 pub mod health;
 pub mod pool;
+pub mod reach;
 pub mod resolve;
 pub mod ring;
 pub mod seat;
@@ -110,10 +111,8 @@ impl Endpoint {
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
         identity: u64,
     ) -> Self {
-        let label =
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self {
-            label: label.into(),
+            label: written(&host, port).into(),
             host,
             port,
             tls,
@@ -123,6 +122,18 @@ impl Endpoint {
             health: Arc::default(),
         }
     }
+}
+
+impl Endpoint {
+    /// Host and port, with another port than its own.
+    #[must_use]
+    pub fn at(&self, port: u16) -> String {
+        written(&self.host, port)
+    }
+}
+
+fn written(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl Upstream {

@@ -25,7 +25,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
 use crate::generation::site::Action;
-use crate::generation::{Generation, Served};
+use crate::generation::{Generation, Passage, Served};
 use crate::lens::report::Report;
 use crate::message::host;
 
@@ -70,7 +70,7 @@ impl Page {
 struct Listener {
     profile: String,
     address: String,
-    tls: bool,
+    tls: &'static str,
     serves: String,
 }
 
@@ -224,19 +224,39 @@ fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
         listeners.push(Listener {
             profile: site.names.profile.clone(),
             address: site.names.listener.clone(),
-            tls: site.tls.is_some(),
+            tls: tls(site.tls.is_some()),
             serves,
+        });
+    }
+    for passage in &generation.passages {
+        let names = &passage.names;
+        listeners.push(Listener {
+            profile: names.profile.clone(),
+            address: names.listener.clone(),
+            tls: "passed through",
+            serves: passes(passage),
         });
     }
     for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
         listeners.push(Listener {
             profile: "forward".to_owned(),
             address: listener.label.clone(),
-            tls: listener.tls.is_some(),
+            tls: tls(listener.tls.is_some()),
             serves: "forward proxy".to_owned(),
         });
     }
     (listeners, shown)
+}
+
+fn tls(spoken: bool) -> &'static str {
+    if spoken { "yes" } else { "no, plain" }
+}
+
+/// Where connections are passed through to, by the names of routes.
+fn passes(passage: &Passage) -> String {
+    let routes = passage.routes().iter();
+    let routes = routes.map(|route| format!("{} to {}", route.tally.name, route.upstream.name));
+    routes.collect::<Vec<_>>().join(", ")
 }
 
 fn goes(action: &Action) -> String {

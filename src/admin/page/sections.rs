@@ -215,8 +215,7 @@ fn listeners(out: &mut String, view: &View<'_>) {
         let seen = view.figures.listeners.get(&one.address).cloned().unwrap_or_default();
         let counts = [seen.open, seen.good, seen.failed, seen.rejected].map(|n| format!("{n:.0}"));
         let [open, good, failed, rejected] = &counts;
-        let tls = if one.tls { "yes" } else { "no, plain" };
-        row(out, &[&one.profile, &one.address, tls, &one.serves, open, good, failed, rejected]);
+        row(out, &[&one.profile, &one.address, one.tls, &one.serves, open, good, failed, rejected]);
     }
     more(out, view.listeners.len());
     out.push_str(END);

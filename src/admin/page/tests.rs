@@ -57,7 +57,7 @@ fn view(past: &Past) -> View<'_> {
         listeners: vec![Listener {
             profile: HOSTILE.to_owned(),
             address: "[::]:443".to_owned(),
-            tls: true,
+            tls: "yes",
             serves: "2 routes".to_owned(),
         }],
         routes: vec![Route {

@@ -3,30 +3,27 @@
 //!
 //! In: all of them, from all files. Out: problems that show both places. Never: picks a winner.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::PathPattern;
-use crate::config::file::{AdminFile, ForwardFile, ProfileFile, RouteFile, UpstreamFile, Written};
+use crate::config::file::{ForwardFile, ProfileFile, RouteFile, TcpFile, Written};
 use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::shape::{Item, Shaped};
 
 use super::{Check, route, upstream, value};
 
 impl Check<'_> {
     /// With `SO_REUSEPORT`, which every worker needs, the kernel lets two listeners share an
     /// address and deals the connections out between them. Nobody means that.
-    pub(super) fn clashing_addresses(
-        &mut self,
-        admin: &[Item<AdminFile>],
-        profiles: &[Item<ProfileFile>],
-        forward: &[Item<ForwardFile>],
-    ) {
-        let admin = admin
+    pub(super) fn clashing_addresses(&mut self, shaped: &Shaped) {
+        let admin = shaped
+            .admin
             .iter()
             .filter_map(|item| Some((item.place.file, item.body.as_ref()?.listen.as_ref()?)));
         let mut by_port: HashMap<u16, Vec<(SocketAddr, Place)>> = HashMap::new();
-        for (file, written) in listeners(profiles).chain(ways_out(forward)).chain(admin) {
+        let in_and_out = listeners(&shaped.profiles).chain(ways_out(&shaped.forward));
+        for (file, written) in in_and_out.chain(ways_through(&shaped.tcp)).chain(admin) {
             let Ok(address) = value::address(&written.value) else { continue };
             let place = Place::of(file, &written.span);
             let others = by_port.entry(address.port()).or_default();
@@ -47,53 +44,66 @@ impl Check<'_> {
     }
 
     /// An endpoint that is an address of ours would send every request round and round.
-    pub(super) fn own_endpoints(
-        &mut self,
-        upstreams: &[Item<UpstreamFile>],
-        profiles: &[Item<ProfileFile>],
-    ) {
-        let listening: Vec<(SocketAddr, Place)> = listeners(profiles)
+    pub(super) fn own_endpoints(&mut self, shaped: &Shaped) {
+        let listening: Vec<(SocketAddr, Place)> = listeners(&shaped.profiles)
+            .chain(ways_through(&shaped.tcp))
             .filter_map(|(file, written)| {
                 Some((value::address(&written.value).ok()?, Place::of(file, &written.span)))
             })
             .collect();
-        let endpoints = upstreams.iter().flat_map(|item| {
+        let endpoints = shaped.upstreams.iter().flat_map(|item| {
             let endpoints = item.body.iter().flat_map(|body| {
                 let backups = body.backup.iter().flat_map(|list| &list.value);
                 body.endpoints.value.iter().chain(backups)
             });
-            endpoints.map(|written| (item.place.file, written))
+            endpoints.map(move |written| (item, written))
         });
-        for (file, written) in endpoints {
-            let place = Place::of(file, &written.span);
+        for (item, written) in endpoints {
+            let place = Place::of(item.place.file, &written.span);
             let Ok(endpoint) = upstream::endpoint(&written.value, place) else { continue };
             let Ok(ip) = endpoint.host.parse::<IpAddr>() else { continue };
-            let address = SocketAddr::new(ip, endpoint.port);
-            // Every host has loopback; whether it has another address, only that host knows.
-            let ours = |listen: &SocketAddr| {
-                *listen == address || overlap(*listen, address) && ip.is_loopback()
-            };
-            let Some((listen, at)) = listening.iter().find(|(listen, _)| ours(listen)) else {
-                continue;
-            };
-            let problem = if *listen == address {
-                Problem::error(
-                    "upstream.own-address",
-                    place,
-                    format!("`{}` is the gateway itself", written.value),
-                )
-                .with_label("every request would come back here")
-                .with_related(*at, "the gateway listens there")
-            } else {
-                let message = format!("`{}` and the gateway want the same port", written.value);
-                Problem::warning("upstream.own-address", place, message)
-                    .with_label("on this host only one of them can have it")
-                    .with_related(*at, "the gateway listens on every address, that one included")
-            };
-            self.found.push(problem.with_help(
-                "name the component's host; if it is this one, listen on one address and leave it another",
-            ));
+            let ports = same_ports(&shaped.tcp, &item.name);
+            for port in ports.chain([endpoint.port]).collect::<BTreeSet<_>>() {
+                let address = SocketAddr::new(ip, port);
+                let shown = if port == endpoint.port {
+                    written.value.clone()
+                } else {
+                    format!("{address}, by same-port")
+                };
+                self.own_address((address, place), &shown, &listening);
+            }
         }
+    }
+
+    fn own_address(
+        &mut self,
+        (address, place): (SocketAddr, Place),
+        written: &str,
+        listening: &[(SocketAddr, Place)],
+    ) {
+        let ip = address.ip();
+        // Every host has loopback; whether it has another address, only that host knows.
+        let ours = |listen: &SocketAddr| {
+            *listen == address || overlap(*listen, address) && ip.is_loopback()
+        };
+        let Some((listen, at)) = listening.iter().find(|(listen, _)| ours(listen)) else { return };
+        let problem = if *listen == address {
+            Problem::error(
+                "upstream.own-address",
+                place,
+                format!("`{written}` is the gateway itself"),
+            )
+            .with_label("every request would come back here")
+            .with_related(*at, "the gateway listens there")
+        } else {
+            let message = format!("`{written}` and the gateway want the same port");
+            Problem::warning("upstream.own-address", place, message)
+                .with_label("on this host only one of them can have it")
+                .with_related(*at, "the gateway listens on every address, that one included")
+        };
+        self.found.push(problem.with_help(
+            "name the component's host; if it is this one, listen on one address and leave it another",
+        ));
     }
 
     /// Routes of one profile that would take the same request, and redirects to themselves.
@@ -202,6 +212,32 @@ pub(super) fn ways_out(
             item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
         listeners.map(|listener| (item.place.file, &listener.value.listen))
     })
+}
+
+/// Every `listen` of what is passed through, with its file.
+fn ways_through(tcp: &[Item<TcpFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
+    tcp.iter().flat_map(|item| {
+        let listeners =
+            item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
+        listeners.map(|listener| (item.place.file, &listener.value.listen))
+    })
+}
+
+/// Ports that endpoints of an upstream are connected to because clients came to them.
+fn same_ports<'a>(
+    tcp: &'a [Item<TcpFile>],
+    upstream: &'a str,
+) -> impl Iterator<Item = u16> + use<'a> {
+    let leads = move |item: &&Item<TcpFile>| {
+        let routes = item.body.iter().flat_map(|body| &body.route).flat_map(|list| &list.value);
+        let mut routes = routes.map(|written| &written.value);
+        routes.any(|route| {
+            route.upstream.value == upstream && route.same_port.as_ref().is_some_and(|on| on.value)
+        })
+    };
+    let items = tcp.iter().filter(leads);
+    let listens = items.flat_map(|item| ways_through(std::slice::from_ref(item)));
+    listens.filter_map(|(_, written)| Some(value::address(&written.value).ok()?.port()))
 }
 
 /// Whether two addresses cannot be had by two programs.

@@ -22,11 +22,14 @@ impl Check<'_> {
     pub(super) fn health_check(&mut self, upstream: &UpstreamFile) -> Option<HealthCheck> {
         let Some(file) = upstream.check.as_ref().map(|check| &check.value) else {
             // Whether a primary endpoint is back can only be known by asking.
-            return upstream.backup.as_ref().map(|_| connecting());
+            let announces = upstream.proxy_protocol.is_some();
+            return upstream.backup.as_ref().map(|_| connecting(announces));
         };
         let backups = upstream.backup.iter().flat_map(|list| &list.value);
         let mut all = upstream.endpoints.value.iter().chain(backups);
         let all_tls = all.all(|endpoint| endpoint.value.starts_with("https://"));
+        let port = file.port.as_ref().map(|written| self.number(Some(written), 443, 1..=65_535));
+        let plain = self.plain_check(file, all_tls);
         let kind = match (file.kind.as_ref().map(|kind| kind.value), &file.path) {
             (Some(CheckKindFile::Tls), _) if !all_tls => {
                 self.check_of_plain(file);
@@ -37,6 +40,7 @@ impl Check<'_> {
                 CheckKind::Tcp
             }
             (Some(CheckKindFile::Http) | None, Some(path)) => self.http_check(file, path),
+            (None, _) if plain => CheckKind::Tcp,
             (Some(CheckKindFile::Tls) | None, _) => CheckKind::Tls,
             (Some(CheckKindFile::Tcp), _) => CheckKind::Tcp,
         };
@@ -48,6 +52,12 @@ impl Check<'_> {
             self.duration(file.timeout.as_ref(), TIMEOUT, SHORTEST / 10..=Duration::from_mins(5));
         Some(HealthCheck {
             kind,
+            port: port.and_then(|port| u16::try_from(port).ok()),
+            plain,
+            announces: file.proxy_protocol.as_ref().map_or_else(
+                || upstream.proxy_protocol.is_some() && file.port.is_none(),
+                |written| written.value,
+            ),
             every,
             timeout,
             rise: self.number_u32(file.rise.as_ref(), 2, 1..=100),
@@ -57,6 +67,32 @@ impl Check<'_> {
                 Some(InitialFile::Down)
             ),
         })
+    }
+
+    /// Whether it is asked in the clear where the endpoint is not.
+    fn plain_check(&mut self, file: &CheckFile, all_tls: bool) -> bool {
+        let Some(written) = &file.tls else { return false };
+        let tls_only =
+            matches!(file.kind.as_ref().map(|kind| kind.value), Some(CheckKindFile::Tls));
+        let wrong = match written.value {
+            true if !all_tls => {
+                Some(("an `http://` endpoint has no TLS settings", "leave `tls` out"))
+            }
+            false if tls_only => {
+                Some(("a handshake without TLS", "leave `tls` out, or write `kind = \"tcp\"`"))
+            }
+            false if file.port.is_none() => Some((
+                "the endpoint's own port speaks TLS",
+                "name the port that does not, with `port`",
+            )),
+            _ => None,
+        };
+        if let Some((label, help)) = wrong {
+            let message = "this check cannot be made";
+            let problem = Problem::error("check.tls", self.place(written), message);
+            self.found.push(problem.with_label(label).with_help(help));
+        }
+        !written.value
     }
 
     fn http_check(&mut self, file: &CheckFile, path: &Written<String>) -> CheckKind {
@@ -142,9 +178,12 @@ impl Check<'_> {
 }
 
 /// The check of upstreams that have backups and say nothing else.
-fn connecting() -> HealthCheck {
+fn connecting(announces: bool) -> HealthCheck {
     HealthCheck {
         kind: CheckKind::Tls,
+        port: None,
+        plain: false,
+        announces,
         every: EVERY,
         timeout: TIMEOUT,
         rise: 2,

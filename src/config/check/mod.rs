@@ -16,6 +16,7 @@ mod profile;
 mod ready;
 mod route;
 mod self_test;
+mod tcp;
 mod upstream;
 mod value;
 
@@ -28,7 +29,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::{
-    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, NamedFile, is_loopback,
+    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, NamedFile, Tcp, is_loopback,
 };
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
 use super::outline::Outline;
@@ -96,11 +97,13 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     let mut names = Names {
         certificates: &mut certificate_names,
         upstreams: &mut upstream_names,
-        forward: !shaped.forward.is_empty(),
+        other: !shaped.forward.is_empty() || !shaped.tcp.is_empty(),
     };
     let ready = check.ready_admin(&shaped.admin, names.upstreams);
     let profiles = check.profiles(&shaped.profiles, &mut names);
-    let (upstream_list, profile_list) = (labels(&shaped.upstreams), labels(&shaped.profiles));
+    let tcp = check.tcp(&shaped.tcp, &shaped.profiles, names.upstreams);
+    let upstream_list = labels(&shaped.upstreams);
+    let profile_list = [labels(&shaped.profiles), labels(&shaped.tcp)].concat();
     let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
     for id in ready.iter().chain(profiles.iter().flatten().flat_map(ready::of)) {
         check.unchecked(upstreams.as_deref().unwrap_or_default().get(id.0));
@@ -108,8 +111,8 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     let public = doctor.public.as_slice();
     check.public_self_tests(profiles.as_deref().unwrap_or_default(), public);
     let forward = check.forward(&shaped.forward, &mut certificate_names);
-    check.clashing_addresses(&shaped.admin, &shaped.profiles, &shaped.forward);
-    check.own_endpoints(&shaped.upstreams, &shaped.profiles);
+    check.clashing_addresses(shaped);
+    check.own_endpoints(shaped);
     check.unused("certificate.unused", &certificate_names);
     check.unused("upstream.unused", &upstream_names);
     if check.found.refused() {
@@ -125,9 +128,16 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         certificates: certificates?,
         upstreams: upstreams?,
         profiles: profiles?,
+        tcp: in_order(tcp?),
         doctor,
         forward: forward?,
     })
+}
+
+/// By name: with the same files in another order nothing is different.
+fn in_order(mut all: Vec<Tcp>) -> Vec<Tcp> {
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 /// The names of items.
@@ -139,8 +149,8 @@ fn labels<T>(items: &[Item<T>]) -> Vec<&str> {
 struct Names<'a> {
     certificates: &'a mut Known,
     upstreams: &'a mut Known,
-    /// Whether there is a forward proxy, so that a gateway without profiles has something to do.
-    forward: bool,
+    /// Whether there is something else to do, so that a gateway needs no profile.
+    other: bool,
 }
 
 /// The names of one kind of thing.

@@ -37,7 +37,7 @@ impl Check<'_> {
         for item in items {
             groups.entry(&item.name).or_default().push(item);
         }
-        if groups.is_empty() && !names.forward && !self.found.any_damage() {
+        if groups.is_empty() && !names.other && !self.found.any_damage() {
             self.found.push(
                 Problem::nowhere(
                     "profile.none",

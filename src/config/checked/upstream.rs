@@ -57,6 +57,12 @@ pub struct Upstream {
 pub struct Check {
     /// What is asked.
     pub kind: CheckKind,
+    /// Port that is asked; `None`: the endpoint's.
+    pub port: Option<u16>,
+    /// It is asked in the clear, even if the endpoint is `https`.
+    pub plain: bool,
+    /// It begins with the PROXY protocol.
+    pub announces: bool,
     /// Time between two checks. Default 5 s.
     pub every: Duration,
     /// How long one may take. Default 2 s.

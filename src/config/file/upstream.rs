@@ -81,6 +81,14 @@ pub struct CheckFile {
     pub status: Maybe<String>,
     /// What the first 64 KiB of the answer's body must contain.
     pub body: Maybe<String>,
+    /// Port that is asked, on the endpoint's host. Default: the endpoint's.
+    pub port: Maybe<i64>,
+    /// `false` asks an `https://` endpoint in the clear, at the `port` of an admin listener, say.
+    /// Default: as the endpoint is. Only with `port`.
+    pub tls: Maybe<bool>,
+    /// Begin with the PROXY protocol too, saying that it is a check. Default: as the upstream does,
+    /// unless another `port` is asked.
+    pub proxy_protocol: Maybe<bool>,
     /// Time between two checks, give or take a tenth; a fifth of it while the results do not agree
     /// with the state. Default `"5s"`.
     pub every: Maybe<String>,

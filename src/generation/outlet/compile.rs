@@ -79,10 +79,15 @@ pub fn compile(
 fn own(config: &Config) -> Vec<Own> {
     let sites = config.profiles.iter().flat_map(|profile| &profile.listeners);
     let sites = sites.map(|listener| Own { address: listener.listen, may_be_listed: true });
+    let passages = config.tcp.iter().flat_map(|tcp| &tcp.listeners);
+    let passages = passages.map(|l| Own { address: l.listen, may_be_listed: true });
     let admin = config.admin.iter().map(|admin| admin.listen);
     let forward = config.forward.iter().flat_map(|forward| &forward.listeners);
     let never = admin.chain(forward.map(|listener| listener.listen));
-    sites.chain(never.map(|address| Own { address, may_be_listed: false })).collect()
+    sites
+        .chain(passages)
+        .chain(never.map(|address| Own { address, may_be_listed: false }))
+        .collect()
 }
 
 fn wrong(code: &'static str, place: Place, message: String, help: &str) -> Problem {

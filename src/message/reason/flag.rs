@@ -76,6 +76,7 @@ impl Flag {
             "tunnel_idle" => Self::Idle,
             "draining" => Self::Draining,
             "policy" => Self::Denied,
+            "failed_over" => Self::UpstreamUnhealthy,
             _ => return None,
         })
     }
@@ -100,6 +101,8 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::HttpsInClear
         | Reason::BadDestination
         | Reason::NotTls
+        | Reason::TcpNotTls
+        | Reason::TcpBadHello
         | Reason::BadHello
         | Reason::BalancerHeader
         | Reason::TlsHandshake => Flag::ClientProtocol,
@@ -112,17 +115,23 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::EgressForbidden
         | Reason::EgressLiteral
         | Reason::EgressAddress
+        | Reason::TcpClient
         | Reason::SniMismatch
         | Reason::SniMissing
         | Reason::NotABalancer => Flag::Denied,
         Reason::ProxyAuthRequired | Reason::ProxyAuthFailed => Flag::Unknown,
-        Reason::NoRoute | Reason::MethodNotAllowed | Reason::UnknownHost => Flag::NoRoute,
+        Reason::NoRoute
+        | Reason::MethodNotAllowed
+        | Reason::UnknownHost
+        | Reason::TcpSniMissing
+        | Reason::TcpSniUnknown => Flag::NoRoute,
         Reason::HeaderTimeout
         | Reason::BodyTooSlow
         | Reason::ClientTooSlow
         | Reason::HandshakeTimeout
         | Reason::BalancerTimeout
-        | Reason::HelloTimeout => Flag::ClientTimeout,
+        | Reason::HelloTimeout
+        | Reason::TcpHelloTimeout => Flag::ClientTimeout,
         Reason::BodyTooLarge | Reason::HeaderTooLarge => Flag::TooLarge,
         Reason::UpstreamConnect
         | Reason::UpstreamConnectTimeout

@@ -33,14 +33,17 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
 
 fn check(kind: Kind) -> Check {
     let second = Duration::from_secs(1);
+    let (port, plain) = (None, false);
     Check {
         kind,
+        port,
+        plain,
+        announces: false,
         every: second,
         timeout: second,
         rise: 1,
         fall: 1,
         initially_up: true,
-        announces: false,
     }
 }
 

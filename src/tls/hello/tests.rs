@@ -8,10 +8,6 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 use rustls_pki_types::EchConfigListBytes;
 
 use super::*;
-use crate::addr::Destination;
-use crate::config::{Act, Sni};
-use crate::egress::sni::{Judged, judge};
-use crate::message::Reason;
 
 /// The first flight of a rustls client.
 fn flight(config: ClientConfig, name: &str) -> Vec<u8> {
@@ -182,17 +178,13 @@ fn with_ech(mode: EchMode) -> ClientConfig {
 }
 
 #[test]
-fn encrypted_hello_shows_the_name_in_front_and_that_is_a_mismatch() {
+fn encrypted_hello_shows_the_name_in_front() {
     let hello = flight(with_ech(ech_of_front()), "hidden.example.com");
     let said = read(&hello);
     assert_eq!(
         said,
         Progress::Hello(Hello { sni: Some("front.example.net".to_owned()), ech: true })
     );
-    let to = |text: &[u8]| Destination::parse(text, None).unwrap();
-    let asked = to(b"hidden.example.com:443");
-    assert_eq!(judge(Sni::STRICT, &asked, &said), Judged::Refused(Reason::SniMismatch));
-    assert_eq!(judge(Sni::STRICT, &to(b"front.example.net:443"), &said), Judged::Pass);
 }
 
 #[test]
@@ -280,64 +272,6 @@ fn a_hello_is_bounded() {
         assert!(reader.message.capacity() <= 2 * MOST);
     }
     assert!(reader.message.is_empty());
-}
-
-#[test]
-fn the_name_is_compared_with_what_was_asked_for() {
-    let hello =
-        |sni: Option<&str>| Progress::Hello(Hello { sni: sni.map(str::to_owned), ech: false });
-    let lenient = Sni { mismatch: Act::Log, missing: Act::Allow, not_tls: Act::Log };
-    let refused = Judged::Refused;
-    let cases = [
-        ("a.com:443", hello(Some("a.com")), Judged::Pass, Judged::Pass),
-        ("A.com.:443", hello(Some("a.com")), Judged::Pass, Judged::Pass),
-        (
-            "a.com:443",
-            hello(Some("b.com")),
-            refused(Reason::SniMismatch),
-            Judged::Logged(Reason::SniMismatch),
-        ),
-        (
-            "a.com:443",
-            hello(Some("x.a.com")),
-            refused(Reason::SniMismatch),
-            Judged::Logged(Reason::SniMismatch),
-        ),
-        ("a.com:443", hello(None), refused(Reason::SniMissing), Judged::Pass),
-        ("a.com:443", Progress::NotTls, refused(Reason::NotTls), Judged::Logged(Reason::NotTls)),
-        (
-            "a.com:443",
-            Progress::Malformed,
-            refused(Reason::BadHello),
-            Judged::Logged(Reason::BadHello),
-        ),
-        (
-            "a.com:443",
-            Progress::TooLarge,
-            refused(Reason::BadHello),
-            Judged::Logged(Reason::BadHello),
-        ),
-        (
-            "a.com:443",
-            Progress::NeedMore,
-            refused(Reason::BadHello),
-            Judged::Logged(Reason::BadHello),
-        ),
-        ("8.8.8.8:443", hello(None), Judged::Pass, Judged::Pass),
-        ("8.8.8.8:443", hello(Some("8.8.8.8")), Judged::Pass, Judged::Pass),
-        (
-            "8.8.8.8:443",
-            hello(Some("a.com")),
-            refused(Reason::SniMismatch),
-            Judged::Logged(Reason::SniMismatch),
-        ),
-    ];
-    for (asked, said, strict, other) in cases {
-        let destination = Destination::parse(asked.as_bytes(), None).unwrap();
-        assert_eq!(judge(Sni::STRICT, &destination, &said), strict, "{asked} {said:?}");
-        assert_eq!(judge(lenient, &destination, &said), other, "{asked} {said:?}");
-        assert_eq!(judge(Sni::OFF, &destination, &said), Judged::Pass, "{asked} {said:?}");
-    }
 }
 
 proptest! {

@@ -1,0 +1,52 @@
+//! `app-gateway explain tcp NAME:PORT`: where a connection would be passed through to, and which
+//! line says so.
+//!
+//! The decision is made by the code that serves clients.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::{say, say_wrong};
+use crate::generation::explain::{Connection, Explained};
+
+use super::generation;
+
+#[derive(Args)]
+pub(in crate::cli) struct Asked {
+    /// Server name in the client's TLS hello, and the port it comes to, e.g.
+    /// `chat.example.com:8443`; `:8443` for a client that names no server
+    #[arg(value_name = "NAME:PORT")]
+    connection: String,
+    /// Address of the client
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)))]
+    client: IpAddr,
+}
+
+pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
+    let parts = asked.connection.rsplit_once(':');
+    let Some((name, Ok(port))) = parts.map(|(name, port)| (name, port.parse())) else {
+        say_wrong("write NAME:PORT, e.g. chat.example.com:8443, or :8443 without a name");
+        return ExitCode::from(2);
+    };
+    // As it is read from a hello.
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let Some(generation) = generation(directory) else { return ExitCode::FAILURE };
+    let connection = Connection {
+        server_name: (!name.is_empty()).then_some(name),
+        port,
+        from: asked.client.to_canonical(),
+    };
+    match Explained::of_connection(&generation, &connection) {
+        Ok(explained) => {
+            say(&explained.lines.text);
+            if explained.served { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(message) => {
+            say_wrong(&message);
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where a connection would be passed through to, and which line says so.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::addr::ClientAddr;
+use crate::generation::{Generation, Passage};
+use crate::message::Reason;
+use crate::tls::hello::{Hello, Progress};
+use crate::units::display_duration;
+
+use super::{Explained, Lines};
+
+/// A connection that is asked about.
+pub struct Connection {
+    /// The server name in its hello; `None`: there is none.
+    pub server_name: Option<String>,
+    /// Port that it comes to.
+    pub port: u16,
+    /// Address of the client.
+    pub from: IpAddr,
+}
+
+impl<'a> Explained<'a> {
+    /// Decides about a connection as whoever passes it through would. Looks names up, so it blocks.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is passed through on that port.
+    pub fn of_connection(generation: &'a Generation, asked: &Connection) -> Result<Self, String> {
+        let passage = listener(generation, asked.port)?;
+        let mut explained = Self { generation, lines: Lines::default(), served: false };
+        let name = asked.server_name.as_deref();
+        explained.line("asks for", name.unwrap_or("(no server name)"), "");
+        explained.line("from", &asked.from.to_string(), "");
+        let locate = |place| generation.config.sources.locate(place);
+        let table = generation.config.tcp.iter().find(|tcp| tcp.name == passage.names.profile);
+        let place = table.map(|tcp| locate(tcp.place)).unwrap_or_default();
+        explained.line("table", &format!("tcp.{}", passage.names.profile), &place);
+        explained.line("listener", &passage.names.listener, &locate(passage.place));
+        let refused = |explained: &mut Self, reason: Reason| {
+            explained.line("verdict", &format!("refused: {}", reason.word()), "");
+            explained.line("", reason.sentence(), "");
+        };
+        if !passage.admits(ClientAddr(SocketAddr::new(asked.from, 0))) {
+            refused(&mut explained, Reason::TcpClient);
+            return Ok(explained);
+        }
+        let hello = Progress::Hello(Hello { sni: asked.server_name.clone(), ech: false });
+        match passage.judge(passage.reads_hello().then_some(&hello)) {
+            Err(reason) => refused(&mut explained, reason),
+            Ok(route) => {
+                explained.served = true;
+                explained.line("route", &route.tally.name, &locate(route.place));
+                explained.upstream(&route.upstream);
+                if route.same_port {
+                    let port = passage.address.port();
+                    explained.line("to port", &format!("{port}, as the client came"), "");
+                }
+                let timeouts = passage.timeouts;
+                let total = match timeouts.total {
+                    total if total.is_zero() => "any time".to_owned(),
+                    total => display_duration(total),
+                };
+                let limits = format!(
+                    "connect {}, silence {}, at most {total}",
+                    display_duration(route.upstream.limits.connect),
+                    display_duration(timeouts.idle),
+                );
+                explained.line("limits", &limits, "");
+                let verdict = format!("passed through to {}, TLS unopened", route.upstream.name);
+                explained.line("verdict", &verdict, "");
+            }
+        }
+        Ok(explained)
+    }
+}
+
+/// The listener that a port means.
+fn listener(generation: &Generation, port: u16) -> Result<&Arc<Passage>, String> {
+    let mut with_port = generation.passages.iter().filter(|p| p.address.port() == port);
+    with_port.next().ok_or_else(|| {
+        let all: Vec<_> = generation.passages.iter().map(|p| p.names.listener.as_str()).collect();
+        if all.is_empty() {
+            "nothing is passed through: no file has a [tcp.NAME] table".to_owned()
+        } else {
+            format!("nothing is passed through on port {port}; there are {}", all.join(", "))
+        }
+    })
+}

@@ -1,0 +1,193 @@
+//! A connection until it is passed on: let in, its hello read, an endpoint found.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use crate::addr::ClientAddr;
+use crate::downstream::accept::{Admitted, Door};
+use crate::downstream::balancer::{NotServed, Via, identify};
+use crate::downstream::hello::{self, NoHello, UNRECOGNIZED_NAME};
+use crate::downstream::{Conn, Worker};
+use crate::generation::Passage;
+use crate::generation::passage::Route;
+use crate::message::Reason;
+use crate::net::proxy_protocol::{Announced, Tlv, v2};
+use crate::telemetry::listeners::Rejection;
+use crate::tls::hello::Progress;
+use crate::upstream::connect::connect_tcp;
+use crate::upstream::reach::{Chosen, place, reach, try_one};
+use crate::upstream::{Busy, Endpoint};
+
+use super::Service;
+use super::record::Record;
+use super::tunnel::{self, Opened};
+
+/// How long a client may take to read an alert of ours.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Door for Service {
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: ClientAddr) {
+        let passage = self.passage.load_full();
+        passage.metrics.accepted.inc();
+        let limits = (passage.limits.connections, passage.limits.connections_per_client);
+        let balancers = passage.proxy_protocol.as_ref();
+        match Admitted::new(&self.admission, peer, limits, balancers, &passage.metrics) {
+            Ok(admitted) => {
+                let own = Rc::clone(self);
+                self.worker.local.spawn(connection(own, passage, stream, (peer, admitted)));
+            }
+            Err(reason) => Record::new(&self.worker, peer, &passage).refused(reason, None),
+        }
+    }
+
+    fn shed(self: &Rc<Self>, peer: ClientAddr) {
+        let passage = self.passage.load_full();
+        passage.metrics.reject(Rejection::Descriptors);
+        Record::new(&self.worker, peer, &passage).refused(Reason::NoDescriptors, None);
+    }
+}
+
+async fn connection(
+    service: Rc<Service>,
+    passage: Arc<Passage>,
+    mut stream: TcpStream,
+    (peer, mut admitted): (ClientAddr, Admitted),
+) {
+    let record = |via: Option<Box<Via>>| {
+        let client = via.as_ref().map_or(peer, |via| via.client());
+        let mut record = Record::new(&service.worker, client, &passage);
+        record.via = via;
+        record
+    };
+    // Small messages pass at once; a socket that refuses is already closed.
+    if stream.set_nodelay(true).is_err() {
+        return record(None).refused(Reason::ClientGone, None);
+    }
+    let alarm = service.worker.local.clock.alarm();
+    alarm.set(passage.timeouts.hello);
+    let mut record = match identify(&mut stream, peer, &mut admitted, &alarm, &passage.metrics)
+        .await
+    {
+        Ok(via) => record(via),
+        Err(NotServed::Probe) => return,
+        Err(NotServed::Refused(via, reason, detail)) => return record(via).refused(reason, detail),
+    };
+    if !passage.admits(record.client) {
+        return record.refused(Reason::TcpClient, None);
+    }
+    drop((alarm, passage));
+    let mut conn = Conn::new(stream, &service.worker.local);
+    let (passage, route) = match chosen(&service, &mut conn, &mut record).await {
+        Ok(chosen) => chosen,
+        Err(reason) => {
+            record.refused(reason, None);
+            if matches!(reason, Reason::TcpSniMissing | Reason::TcpSniUnknown) {
+                // Whoever speaks TLS is told in TLS.
+                conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);
+                conn.linger(PATIENCE).await;
+            }
+            return;
+        }
+    };
+    record.on_route(&route);
+    match dial(&passage, &route, &mut record).await {
+        Ok((upstream, endpoint)) => {
+            let client = client_side(&route, conn, &mut record);
+            let several = route.upstream.endpoints.len() > 1;
+            let opened = Opened {
+                upstream,
+                seat: route.counters.seat(),
+                busy: several.then(|| Busy::new(&endpoint.health)),
+                timeouts: passage.timeouts,
+                record,
+                passage,
+            };
+            tunnel::spawn(&service, client, opened, admitted);
+        }
+        Err((reason, detail)) => record.refused(reason, detail),
+    }
+}
+
+/// The client's socket, and what goes to the endpoint before anything else of it: what was read,
+/// after who it is, if the endpoint is to be told. How much of it is not the client's is noted.
+fn client_side(route: &Route, conn: Conn<TcpStream>, record: &mut Record) -> (TcpStream, Bytes) {
+    let Conn { io, input, .. } = conn;
+    let Some(destination) = io.local_addr().ok().filter(|_| route.upstream.announces) else {
+        return (io, input.freeze());
+    };
+    let name = record.server_name.as_deref().map(|name| (Tlv::Authority, name.as_bytes()));
+    let id = [(Tlv::UniqueId, record.id.as_str().as_bytes())];
+    let tlvs: Vec<_> = name.into_iter().chain(id).collect();
+    let mut early = Vec::new();
+    let source = record.client.0;
+    v2::announce(&mut early, &Announced { source, destination, tlvs: &tlvs });
+    record.header = early.len() as u64;
+    // In one piece with the hello, as receivers like it best.
+    early.extend_from_slice(&input);
+    (io, early.into())
+}
+
+/// Where the connection goes.
+async fn chosen(
+    service: &Rc<Service>,
+    conn: &mut Conn<TcpStream>,
+    record: &mut Record,
+) -> Result<(Arc<Passage>, Arc<Route>), Reason> {
+    // Copied: a connection that waits must not keep a configuration alive.
+    let (reads, within) = {
+        let passage = service.passage.load();
+        (passage.reads_hello(), passage.timeouts.hello)
+    };
+    let read = if reads {
+        let read = hello::read(conn, within).await.map_err(|none| match none {
+            NoHello::Gone => Reason::ClientGone,
+            NoHello::TimedOut => Reason::TcpHelloTimeout,
+        })?;
+        if let Progress::Hello(hello) = &read {
+            record.server_name = hello.sni.as_deref().map(Arc::from);
+        }
+        Some(read)
+    } else {
+        None
+    };
+    // What is in force now decides, not what was when the client began.
+    let passage = service.passage.load_full();
+    let route = Arc::clone(passage.judge(read.as_ref())?);
+    Ok((passage, route))
+}
+
+/// A connection to an endpoint of the route's upstream.
+async fn dial(
+    passage: &Passage,
+    route: &Route,
+    record: &mut Record,
+) -> Result<(TcpStream, Arc<Endpoint>), (Reason, Option<String>)> {
+    let to = (&route.upstream, &route.counters);
+    let port = route.same_port.then(|| passage.address.port());
+    let budget = route.upstream.limits.connect;
+    let attempt = async |chosen: Chosen<'_>| {
+        let stream = try_one(to, chosen, connect_tcp(chosen.1, port, budget)).await?;
+        Ok((stream, Arc::clone(chosen.1)))
+    };
+    let choice = route.upstream.choose(|| place(record.client), None);
+    match reach(to, choice, attempt).await {
+        Ok((stream, endpoint)) => {
+            record.connected(&endpoint, stream.peer_addr().ok());
+            Ok((stream, endpoint))
+        }
+        Err(Some(error)) => Err((error.reason, Some(error.to_string()))),
+        Err(None) => Err((Reason::UpstreamDown, None)),
+    }
+}

@@ -1,0 +1,205 @@
+//! What became of one connection: its log line and its counters.
+//!
+//! Made when the connection is accepted, written when it is dropped, so that no way out can forget
+//! it and none can write it twice.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::addr::ClientAddr;
+use crate::downstream::balancer::Via;
+use crate::downstream::{RequestId, Worker};
+use crate::generation::passage::{Passing, Route, Tally};
+use crate::generation::site::Names;
+use crate::generation::{Edition, Passage};
+use crate::message::Reason;
+use crate::message::reason::Flag;
+use crate::net::Phase;
+use crate::telemetry::line::{Event, Key, Line};
+use crate::telemetry::tcp::Ended;
+use crate::upstream::Endpoint;
+
+/// See the module.
+pub(super) struct Record {
+    worker: Rc<Worker>,
+    names: Arc<Names>,
+    edition: Arc<Edition>,
+    tally: Arc<Tally>,
+    pub(super) id: RequestId,
+    start: Instant,
+    pub(super) client: ClientAddr,
+    /// The balancer it came through, if one said who the client is.
+    pub(super) via: Option<Box<Via>>,
+    /// The name in its hello.
+    pub(super) server_name: Option<Arc<str>>,
+    upstream: Option<Arc<str>>,
+    endpoint: Option<Arc<str>>,
+    dialled: Option<SocketAddr>,
+    connect: Option<Duration>,
+    reason: Option<Reason>,
+    /// What the system said, for the operator.
+    detail: Option<Box<str>>,
+    /// Bytes to the upstream that are not the client's.
+    pub(super) header: u64,
+    /// Bytes to the upstream.
+    pub(super) sent: u64,
+    /// Bytes from the upstream.
+    pub(super) received: u64,
+    end: Option<Ended>,
+    /// Its number among the worker's, once it is passed on.
+    listed: Option<u64>,
+}
+
+impl Record {
+    pub(super) fn new(worker: &Rc<Worker>, client: ClientAddr, passage: &Passage) -> Self {
+        Self {
+            id: worker.ids.next(),
+            worker: Rc::clone(worker),
+            names: Arc::clone(&passage.names),
+            edition: Arc::clone(&passage.edition),
+            tally: Arc::clone(&passage.no_route),
+            start: Instant::now(),
+            client,
+            via: None,
+            server_name: None,
+            upstream: None,
+            endpoint: None,
+            dialled: None,
+            connect: None,
+            reason: None,
+            detail: None,
+            header: 0,
+            sent: 0,
+            received: 0,
+            end: None,
+            listed: None,
+        }
+    }
+
+    /// Notes which route takes it.
+    pub(super) fn on_route(&mut self, route: &Route) {
+        self.tally = Arc::clone(&route.tally);
+        self.upstream = Some(Arc::clone(&route.upstream.name));
+    }
+
+    /// Notes why it is not passed on.
+    pub(super) fn refused(&mut self, reason: Reason, detail: Option<String>) {
+        self.reason = Some(reason);
+        self.detail = detail.map(String::into_boxed_str);
+    }
+
+    /// Notes that there is a connection to an endpoint.
+    pub(super) fn connected(&mut self, endpoint: &Endpoint, dialled: Option<SocketAddr>) {
+        self.endpoint = Some(Arc::clone(&endpoint.label));
+        self.dialled = dialled;
+        self.connect = Some(self.start.elapsed());
+    }
+
+    /// Notes that it is passed on, and lists it among the worker's. The result is what a
+    /// configuration judges it by.
+    pub(super) fn opened(&mut self, place: &Arc<ArcSwap<Passage>>) -> Passing {
+        let passing = Passing {
+            place: Arc::clone(place),
+            names: Arc::clone(&self.names),
+            tally: Arc::clone(&self.tally),
+            client: self.client,
+            server_name: self.server_name.clone(),
+            upstream: self.upstream.clone().unwrap_or_default(),
+            endpoint: self.endpoint.clone().unwrap_or_default(),
+        };
+        self.end = Some(Ended::Unknown);
+        self.tally.metrics.passed.inc();
+        self.tally.metrics.active.inc();
+        self.listed = Some(self.worker.passing.add(passing.clone()));
+        passing
+    }
+
+    /// Notes how it ended.
+    pub(super) fn ended(&mut self, how: Ended) {
+        self.end = Some(how);
+    }
+
+    fn count(&self) {
+        let metrics = &self.tally.metrics;
+        if let Some(reason) = self.reason {
+            self.worker.metrics.refused(reason as usize);
+            metrics.refused(reason as usize, reason.word());
+        }
+        if let Some(end) = self.end {
+            metrics.active.dec();
+            metrics.ended(end);
+            metrics.sent.inc_by(self.sent);
+            metrics.received.inc_by(self.received);
+        }
+    }
+}
+
+impl Event for Record {
+    fn tell<L: Line>(&self, line: &mut L) {
+        line.text(Key::Id, self.id.as_str().as_bytes());
+        let event = if self.end.is_some() { "tunnel" } else { "refused" };
+        line.text(Key::Event, event.as_bytes());
+        line.text(Key::Profile, self.names.profile.as_bytes());
+        line.text(Key::Listener, self.names.listener.as_bytes());
+        line.address(Key::Client, self.client.0);
+        if let Some(via) = &self.via {
+            via.tell(line);
+        }
+        if let Some(upstream) = &self.upstream {
+            line.text(Key::Route, self.tally.name.as_bytes());
+            line.text(Key::Upstream, upstream.as_bytes());
+        }
+        if let Some(endpoint) = &self.endpoint {
+            line.text(Key::Endpoint, endpoint.as_bytes());
+        }
+        if let Some(dialled) = self.dialled {
+            line.address(Key::Dialled, dialled);
+        }
+        if let Some(reason) = self.reason {
+            line.text(Key::Reason, reason.word().as_bytes());
+        }
+        let of_end = self.end.and_then(|end| Flag::of_end(end.word()));
+        if let Some(flag) = self.reason.map(Reason::flag).or(of_end) {
+            line.text(Key::Flags, flag.letters().as_bytes());
+        }
+        if let Some(detail) = &self.detail {
+            line.text(Key::Detail, detail.as_bytes());
+        }
+        if let Some(end) = self.end {
+            line.text(Key::End, end.word().as_bytes());
+            line.number(Key::RequestBytes, self.sent);
+            line.number(Key::ResponseBytes, self.received);
+        }
+        if let Some(connect) = self.connect {
+            line.took(Key::Connect, connect);
+        }
+        line.took(Key::Duration, self.start.elapsed());
+        line.number(Key::Generation, self.edition.number());
+        line.text(Key::Config, self.edition.hash().as_bytes());
+        if let Some(name) = &self.server_name {
+            line.text(Key::Sni, name.as_bytes());
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Nobody said how it ended: the task was dropped, because a worker was stopped.
+        if self.end.is_none() && self.reason.is_none() {
+            let draining = self.worker.local.phase() == Phase::Cutting;
+            self.reason = Some(if draining { Reason::Draining } else { Reason::ClientGone });
+        }
+        if let Some(number) = self.listed {
+            self.worker.passing.remove(number);
+        }
+        self.count();
+        if self.names.logs {
+            self.worker.lines.add(&self.worker.stamp, self);
+        }
+    }
+}

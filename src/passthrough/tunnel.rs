@@ -1,0 +1,125 @@
+//! Client and endpoint joined: bytes we do not read, in a task of its own, which is small.
+//!
+//! TLS passed through pins a client to an endpoint for as long as its connection lives, and a
+//! browser keeps one connection for everything. So a connection whose endpoint is not the one to
+//! use any more is closed, if that is what is configured, at a moment of its own.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use crate::config::TcpTimeouts;
+use crate::downstream::accept::Admitted;
+use crate::generation::Passage;
+use crate::generation::passage::{Outlook, Passing};
+use crate::net::local::moment_within;
+use crate::net::tunnel::{End, Moved, Terms, join};
+use crate::net::{Alarm, Local};
+use crate::telemetry::tcp::Ended;
+use crate::telemetry::upstreams::Seat;
+use crate::upstream::Busy;
+
+use super::Service;
+use super::record::Record;
+
+/// A connection that only needs to be joined.
+pub(super) struct Opened {
+    pub(super) upstream: TcpStream,
+    pub(super) seat: Seat,
+    pub(super) busy: Option<Busy>,
+    pub(super) timeouts: TcpTimeouts,
+    pub(super) record: Record,
+    /// What let it in.
+    pub(super) passage: Arc<Passage>,
+}
+
+/// Joins client and upstream; what was read of the client goes first.
+pub(super) fn spawn(
+    service: &Rc<Service>,
+    client: (TcpStream, Bytes),
+    opened: Opened,
+    admitted: Admitted,
+) {
+    let Opened { upstream, seat, busy, timeouts, mut record, passage } = opened;
+    let passing = record.opened(&service.passage);
+    // A change of configuration while an endpoint was connected to: nobody has asked it yet.
+    let now = service.passage.load_full();
+    if !Arc::ptr_eq(&now, &passage) && now.outlook(&passing) == Outlook::Forbidden {
+        return record.ended(Ended::Policy);
+    }
+    drop((now, passage));
+    let local = Rc::clone(&service.worker.local);
+    local.clone().spawn(async move {
+        let moved = Moved::default();
+        let allowed = || passing.place.load().outlook(&passing) != Outlook::Forbidden;
+        let total = timeouts.total;
+        let terms = Terms {
+            idle: timeouts.idle,
+            ends_at: (!total.is_zero()).then(|| local.clock.now() + total),
+            rates: [None, None],
+            moved: &moved,
+            allowed: &allowed,
+        };
+        let mut joined = pin!(join(&local, client, (upstream, Bytes::new()), terms));
+        let mut leaving = Leaving::default();
+        let end = poll_fn(|cx| match joined.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(ended(end)),
+            Poll::Pending => leaving.poll(cx, &local, &passing).map(|()| Ended::FailedOver),
+        });
+        let end = end.await;
+        record.sent = moved.a_to_b.load(Ordering::Relaxed).saturating_sub(record.header);
+        record.received = moved.b_to_a.load(Ordering::Relaxed);
+        record.ended(end);
+        drop((record, seat, busy, admitted));
+    });
+}
+
+/// When a connection is closed because its endpoint is not the one to use any more.
+#[derive(Default)]
+struct Leaving {
+    /// The shift after which it was asked last.
+    asked: Option<u64>,
+    /// Its moment, if it has to go.
+    alarm: Option<Alarm>,
+}
+
+impl Leaving {
+    /// Ready once it is to be closed. When work shifts, the task is woken through the alarm that
+    /// every tunnel has.
+    fn poll(&mut self, cx: &Context<'_>, local: &Local, passing: &Passing) -> Poll<()> {
+        let shifts = local.shifts();
+        if self.asked.replace(shifts) != Some(shifts) {
+            match passing.place.load().outlook(passing) {
+                Outlook::Superseded(within) => {
+                    self.alarm.get_or_insert_with(|| {
+                        let alarm = local.clock.alarm();
+                        alarm.set_at(local.clock.now() + moment_within(within));
+                        alarm
+                    });
+                }
+                // The endpoint may be well again before the moment has come.
+                Outlook::Stays | Outlook::Forbidden => self.alarm = None,
+            }
+        }
+        self.alarm.as_ref().map_or(Poll::Pending, |alarm| alarm.poll(cx))
+    }
+}
+
+fn ended(end: End) -> Ended {
+    match end {
+        End::ClosedByA => Ended::ByClient,
+        End::ClosedByB => Ended::ByUpstream,
+        End::BrokenA => Ended::ClientBroke,
+        End::BrokenB => Ended::UpstreamBroke,
+        End::Idle => Ended::Idle,
+        End::Expired => Ended::Expired,
+        End::Draining => Ended::Draining,
+        End::Forbidden => Ended::Policy,
+    }
+}

@@ -1,0 +1,47 @@
+//! The series of one thing with a name: what belongs to it in which family.
+
+use crate::telemetry::lease::Series;
+
+use super::{CLASSES, Metrics};
+
+impl Metrics {
+    /// Ends the series of something that is gone.
+    pub(in crate::telemetry) fn forget(&self, series: &Series) {
+        match series {
+            Series::Route(profile, route) => {
+                // What is not there need not go.
+                let labels = &[profile.as_str(), route.as_str()];
+                for class in CLASSES {
+                    let _ = self.requests.remove_label_values(&[profile, route, class]);
+                }
+                let _ = self.seconds.remove_label_values(labels);
+                let _ = self.in_flight.remove_label_values(labels);
+                for family in [&self.request_bytes, &self.response_bytes, &self.report_only] {
+                    let _ = family.remove_label_values(labels);
+                }
+                self.websockets.forget(profile, route);
+            }
+            Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
+            Series::Upstream(name) => {
+                self.upstreams.forget(name);
+                self.socketio.forget(name);
+            }
+            Series::Tcp(profile, route) => self.tcp.forget(profile, route, &self.words),
+            Series::Rule(_) => {}
+        }
+    }
+
+    /// Whether something that is not configured any more is still going on.
+    pub(super) fn is_used(&self, series: &Series) -> bool {
+        match series {
+            Series::Route(profile, route) => {
+                self.in_flight.with_label_values(&[profile, route]).get() != 0
+                    || self.websockets.is_used(profile, route)
+            }
+            Series::Listener(profile, listener) => self.listeners.is_used(profile, listener),
+            Series::Upstream(name) => self.upstreams.is_used(name),
+            Series::Tcp(profile, route) => self.tcp.is_used(profile, route),
+            Series::Rule(_) => false,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Metrics of connections that are passed through. Labels are names of the configuration and words
+//! of closed lists, never anything a client has sent.
+
+use std::sync::{Arc, OnceLock};
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::Metrics;
+use super::lease::{Lease, Series};
+use super::metrics::{counters, gauges};
+
+/// What stands for the route where none applies.
+pub const NO_ROUTE: &str = "none";
+
+/// How a connection that was passed through ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// The client closed first.
+    ByClient,
+    /// The upstream closed first.
+    ByUpstream,
+    /// The client's side broke.
+    ClientBroke,
+    /// The upstream's side broke.
+    UpstreamBroke,
+    /// Nothing moved for too long.
+    Idle,
+    /// It was open for as long as it may be.
+    Expired,
+    /// The gateway drains.
+    Draining,
+    /// A new configuration does not allow it any more.
+    Policy,
+    /// Its endpoint is not the one to use any more, and another is.
+    FailedOver,
+    /// Nobody said: its task was dropped.
+    Unknown,
+}
+
+/// The words, in the order of [`Ended`].
+const ENDS: [&str; 10] = [
+    "client_closed",
+    "upstream_closed",
+    "client_broken",
+    "upstream_broken",
+    "tunnel_idle",
+    "tunnel_expired",
+    "draining",
+    "policy",
+    "failed_over",
+    "unknown",
+];
+
+const DIRECTIONS: [&str; 2] = ["sent", "received"];
+
+impl Ended {
+    /// The word for it in the access log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        ENDS[self as usize]
+    }
+}
+
+/// The families.
+pub(super) struct Tcp {
+    connections: IntCounterVec,
+    active: IntGaugeVec,
+    bytes: IntCounterVec,
+    ends: IntCounterVec,
+}
+
+/// Handles of one route.
+pub struct TcpMetrics {
+    /// Connections that were passed on.
+    pub passed: IntCounter,
+    /// Those of them that are open.
+    pub active: IntGauge,
+    /// Bytes to the upstream.
+    pub sent: IntCounter,
+    /// Bytes from the upstream.
+    pub received: IntCounter,
+    ends: [IntCounter; 10],
+    names: [String; 2],
+    connections: IntCounterVec,
+    /// By the index of the reason; resolved when first needed, so that only what happens is shown.
+    refused: Vec<OnceLock<IntCounter>>,
+    _lease: Arc<Lease>,
+}
+
+impl Metrics {
+    /// Handles of a route of what is passed through.
+    #[must_use]
+    pub fn tcp(self: &Arc<Self>, profile: &str, route: &str) -> TcpMetrics {
+        let series = Series::Tcp(profile.to_owned(), route.to_owned());
+        self.tcp.handles(Lease::of(self, series), [profile, route], self.words.len())
+    }
+}
+
+impl TcpMetrics {
+    /// Counts a connection that was not passed on: index of the reason, and its word.
+    pub fn refused(&self, index: usize, word: &'static str) {
+        if let Some(slot) = self.refused.get(index) {
+            let [profile, route] = &self.names;
+            let make = || self.connections.with_label_values(&[profile.as_str(), route, word]);
+            slot.get_or_init(make).inc();
+        }
+    }
+
+    /// Counts the end of one that was.
+    pub fn ended(&self, how: Ended) {
+        self.ends[how as usize].inc();
+    }
+}
+
+impl Tcp {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            connections: counters(
+                registry,
+                "tcp_connections_total",
+                "Connections to be passed through, by route and result: `ok`, or a reason word.",
+                &["profile", "tcp_route", "result"],
+            )?,
+            active: gauges(
+                registry,
+                "tcp_connections_active",
+                "Open connections that are passed through.",
+                &["profile", "tcp_route"],
+            )?,
+            bytes: counters(
+                registry,
+                "tcp_bytes_total",
+                "Bytes passed through, by direction: `sent` to upstreams, `received` from them; counted when a connection ends.",
+                &["profile", "tcp_route", "direction"],
+            )?,
+            ends: counters(
+                registry,
+                "tcp_ends_total",
+                "How connections that were passed through ended.",
+                &["profile", "tcp_route", "end"],
+            )?,
+        })
+    }
+
+    /// Handles of a route; `reasons` is the length of the list of reasons.
+    pub(super) fn handles(
+        &self,
+        lease: Arc<Lease>,
+        [profile, route]: [&str; 2],
+        reasons: usize,
+    ) -> TcpMetrics {
+        let bytes = |direction| self.bytes.with_label_values(&[profile, route, direction]);
+        TcpMetrics {
+            passed: self.connections.with_label_values(&[profile, route, "ok"]),
+            active: self.active.with_label_values(&[profile, route]),
+            sent: bytes(DIRECTIONS[0]),
+            received: bytes(DIRECTIONS[1]),
+            ends: ENDS.map(|end| self.ends.with_label_values(&[profile, route, end])),
+            names: [profile.to_owned(), route.to_owned()],
+            connections: self.connections.clone(),
+            refused: (0..reasons).map(|_| OnceLock::new()).collect(),
+            _lease: lease,
+        }
+    }
+
+    /// Whether a connection is open.
+    pub(super) fn is_used(&self, profile: &str, route: &str) -> bool {
+        self.active.with_label_values(&[profile, route]).get() != 0
+    }
+
+    /// Ends the series of a route that is gone. `reasons` are the words of all refusals.
+    pub(super) fn forget(&self, profile: &str, route: &str, reasons: &[&str]) {
+        // What is not there need not go.
+        let _ = self.active.remove_label_values(&[profile, route]);
+        for result in std::iter::once(&"ok").chain(reasons) {
+            let _ = self.connections.remove_label_values(&[profile, route, result]);
+        }
+        for direction in DIRECTIONS {
+            let _ = self.bytes.remove_label_values(&[profile, route, direction]);
+        }
+        for end in ENDS {
+            let _ = self.ends.remove_label_values(&[profile, route, end]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::exposition::Format;
+
+    #[test]
+    fn what_is_gone_leaves_no_series() {
+        let metrics = Metrics::new(["a", "b"].into_iter()).unwrap();
+        let shown = || {
+            let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
+            text.lines().filter(|line| line.contains("tcp_route")).count()
+        };
+        let route = metrics.tcp("sites", "chat.example.com");
+        assert_eq!(shown(), 14);
+        route.refused(1, "b");
+        route.refused(9, "none of them");
+        route.ended(Ended::FailedOver);
+        assert_eq!(shown(), 15);
+        drop(route);
+        assert_eq!(shown(), 0);
+    }
+}

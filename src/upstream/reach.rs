@@ -1,0 +1,145 @@
+//! Getting through to an upstream: one endpoint after another, and what is learned on the way.
+//!
+//! In: an upstream and a way to try one endpoint. Out: what that made of the first endpoint that
+//! could be connected to. Nothing has been sent when the next one is tried, so trying is harmless.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::addr::ClientAddr;
+use crate::message::Reason;
+use crate::telemetry::UpstreamMetrics;
+use crate::telemetry::upstreams::ConnectFailure;
+
+use super::choose::Choice;
+use super::eject::Trouble;
+use super::{ConnectError, Endpoint, Upstream, ring};
+
+/// What a connection is asked for: the upstream, and its counters.
+pub type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
+
+/// An endpoint, and its index in the upstream.
+pub type Chosen<'a> = (usize, &'a Arc<Endpoint>);
+
+/// Tries the endpoints of a choice one after another, until one can be connected to.
+///
+/// # Errors
+///
+/// That of the last one tried; `None` if there is none to try.
+///
+/// # Cancellation
+///
+/// As that of `attempt`.
+pub async fn reach<T>(
+    (upstream, _): To<'_>,
+    mut choice: Choice<'_>,
+    attempt: impl AsyncFn(Chosen<'_>) -> Result<T, ConnectError>,
+) -> Result<T, Option<ConnectError>> {
+    let mut failed: Option<ConnectError> = None;
+    while let Some(chosen) = choice.next() {
+        if failed.is_some() && !upstream.may_retry() {
+            break;
+        }
+        match attempt(chosen).await {
+            Ok(reached) => {
+                if upstream.policy.fail_over.is_some() {
+                    upstream.memory.tiers.connected();
+                }
+                return Ok(reached);
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    let ours = failed.as_ref().is_none_or(|error| error.reason == Reason::NoDescriptors);
+    if upstream.policy.fail_over.is_some() && !ours {
+        upstream.memory.tiers.failed();
+    }
+    Err(failed)
+}
+
+/// Makes a connection to an endpoint, and notes what came of it.
+///
+/// # Errors
+///
+/// That of `connecting`.
+///
+/// # Cancellation
+///
+/// As that of `connecting`; nothing is noted then.
+pub async fn try_one<T>(
+    to: To<'_>,
+    chosen: Chosen<'_>,
+    connecting: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    let ((upstream, counters), (_, endpoint)) = (to, chosen);
+    let begun = Instant::now();
+    match connecting.await {
+        Ok(stream) => {
+            counters.connected(begun.elapsed());
+            endpoint.health.circuit.connected();
+            Ok(stream)
+        }
+        Err(error) => {
+            counters.connect_failed(counted(error.reason));
+            // Once per outage of a few seconds; each request has its own log line.
+            if endpoint.health.is_news() {
+                let reason = error.reason.word();
+                tracing::warn!(upstream = &*upstream.name, reason, "{error}");
+            }
+            let trouble = match error.reason {
+                // Not its doing.
+                Reason::NoDescriptors => None,
+                Reason::UpstreamTls => Some(Trouble::Tls),
+                _ => Some(Trouble::Connect),
+            };
+            if let Some(trouble) = trouble {
+                met(trouble, to, chosen);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Counts trouble, and leaves the endpoint out if there is too much of it.
+pub fn met(trouble: Trouble, (upstream, counters): To<'_>, (index, endpoint): Chosen<'_>) {
+    let health = &endpoint.health;
+    health.hurry();
+    let eject = &upstream.policy.eject;
+    let counts = trouble == Trouble::Status || eject.on.contains(&trouble);
+    if !counts || !health.circuit.count(eject) || !upstream.can_spare(index) {
+        return;
+    }
+    if let Some(time) = health.circuit.open(eject, trouble) {
+        counters.ejected.inc();
+        tracing::warn!(
+            upstream = &*upstream.name,
+            endpoint = &*endpoint.label,
+            reason = trouble.word(),
+            "the endpoint is left out for {time:?}"
+        );
+    }
+}
+
+/// Where a client is among all, as nginx hashes `$remote_addr`.
+#[must_use]
+pub fn place(client: ClientAddr) -> u32 {
+    let mut text = [0; 46];
+    let mut rest = &mut text[..];
+    // An address is at most 45 characters.
+    let _ = write!(rest, "{}", client.ip());
+    let left = rest.len();
+    ring::place(text.get(..text.len() - left).unwrap_or_default())
+}
+
+/// What a failure to connect is counted as.
+fn counted(reason: Reason) -> ConnectFailure {
+    match reason {
+        Reason::UpstreamConnectTimeout => ConnectFailure::TimedOut,
+        Reason::UpstreamTls => ConnectFailure::Tls,
+        Reason::UpstreamUnresolved => ConnectFailure::Unresolved,
+        Reason::NoDescriptors => ConnectFailure::Descriptors,
+        _ => ConnectFailure::Refused,
+    }
+}

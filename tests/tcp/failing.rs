@@ -1,0 +1,170 @@
+//! Sites that fail and come back.
+
+use std::net::TcpListener;
+
+use crate::client::Client;
+use crate::site::{READY, Site};
+use crate::world::{World, own_address, sites, two_sites};
+
+/// Two sites on one port, asked on another one; whatever a client sends is passed through.
+fn balancer(a: &Site, b: &Site, more: &str) -> String {
+    format!(
+        "[upstream.sites]\n{}\n[tcp.edge]\n{more}\n\
+         listener = [{{ listen = \"LISTEN\" }}]\nroute = [{{ upstream = \"sites\" }}]",
+        two_sites(a, b)
+    )
+}
+
+/// Two sites whose ports are the same, and whose addresses are not.
+fn pair() -> [Site; 2] {
+    let a = Site::start("a", own_address());
+    let b = Site::like("b", &a, own_address());
+    [a, b]
+}
+
+fn new_ones_go_to(world: &mut World, site: &Site) -> Client {
+    let mut found = None;
+    world.wait(&format!("{} to be used", site.name), |world| {
+        let (client, name) = world.begin(b"x");
+        found = (name == site.name).then_some(client);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn the_next_endpoint_is_tried_before_anything_is_sent() {
+    let address = own_address();
+    let dead = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let [a] = sites(["a"]);
+    let text = format!(
+        "[upstream.sites]\nendpoints = [\"http://{dead}\", \"http://{}\"]\n\
+         [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\nroute = [{{ upstream = \"sites\" }}]",
+        a.address
+    );
+    let world = World::with(&text);
+    drop(world.begin_at(&a, b"x"));
+    assert_eq!(world.metric("upstream_connects_total{result=\"failed\",upstream=\"sites\"}"), 1);
+    assert_eq!(a.first(), [b"x"]);
+}
+
+#[test]
+fn nobody_to_connect_to_is_told() {
+    let address = own_address();
+    let dead = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let upstream = |more: &str| {
+        format!(
+            "[upstream.sites]\nendpoints = [\"http://{dead}\"]\n{more}\n\
+             [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\nroute = [{{ upstream = \"sites\" }}]"
+        )
+    };
+    let mut world = World::with(&upstream(""));
+    assert_eq!(world.begin(b"x").1, "");
+    let line = world.line("reason", "upstream_connect_failed");
+    assert_eq!((&line["route"], &line["upstream"]), (&"any".into(), &"sites".into()));
+    world.reload(&upstream("check = { kind = \"tcp\", every = \"100ms\", fall = 1 }"));
+    world.wait("it to be down", |world| {
+        world.begin(b"x");
+        !world.lines("reason", "upstream_down").is_empty()
+    });
+}
+
+#[test]
+fn connections_leave_a_site_that_is_down_and_the_backup_once_it_has_returned() {
+    let [a, b] = pair();
+    let mut world = World::with(&balancer(&a, &b, "close-over = \"300ms\""));
+    let mut old = world.begin_at(&a, b"x");
+    old.is_alive();
+    a.feel(false);
+    let mut there = new_ones_go_to(&mut world, &b);
+    assert_eq!(old.rest(), b"", "it has to leave");
+    let line = world.line("end", "failed_over");
+    assert_eq!((&line["flags"], &line["endpoint"]), (&"UH".into(), &a.address.to_string().into()));
+    there.is_alive();
+    assert!(a.asked()[0].starts_with(&format!("GET {READY} HTTP/1.1\r\nHost: {}\r\n", a.health)));
+
+    a.feel(true);
+    let mut back = new_ones_go_to(&mut world, &a);
+    assert_eq!(there.rest(), b"", "chat is on one site at a time");
+    back.is_alive();
+    let name = "tcp_ends_total{end=\"failed_over\",profile=\"edge\",tcp_route=\"any\"}";
+    world.wait("the count", |world| world.metric(name) >= 2);
+}
+
+#[test]
+fn connections_are_kept_where_that_is_asked_for() {
+    let [a, b] = pair();
+    let more = "on-down = \"keep\"\non-return = \"keep\"\nclose-over = \"0s\"";
+    let mut world = World::with(&balancer(&a, &b, more));
+    let mut old = world.begin_at(&a, b"x");
+    a.feel(false);
+    let mut there = new_ones_go_to(&mut world, &b);
+    a.feel(true);
+    new_ones_go_to(&mut world, &a);
+    old.is_alive();
+    there.is_alive();
+    // From now on they are not, and the one on the primary site may stay.
+    world.reload(&balancer(&a, &b, "close-over = \"0s\""));
+    assert_eq!(there.rest(), b"");
+    old.is_alive();
+}
+
+#[test]
+fn nothing_is_closed_while_there_is_nowhere_else_to_go() {
+    let [a, b] = pair();
+    let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
+    b.feel(false);
+    world.wait("b to be down", |world| {
+        world.says(&["status"], 0).lines().any(|line| line.contains("down"))
+    });
+    let mut old = world.begin_at(&a, b"x");
+    a.feel(false);
+    world.wait("both to be down", |world| {
+        world.says(&["status"], 0).lines().filter(|line| line.contains("  down  ")).count() == 2
+    });
+    old.is_alive();
+    b.feel(true);
+    new_ones_go_to(&mut world, &b);
+    assert_eq!(old.rest(), b"");
+}
+
+#[test]
+fn an_endpoint_that_is_taken_out_keeps_what_it_has() {
+    let [a, b] = pair();
+    let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
+    let mut old = world.begin_at(&a, b"x");
+    world.says(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
+    world.says(&["endpoint", "drain", "sites", &b.address.to_string()], 0);
+    assert_eq!(world.begin(b"x").1, "", "nothing new");
+    old.is_alive();
+    world.says(&["endpoint", "up", "sites", &a.address.to_string()], 0);
+    new_ones_go_to(&mut world, &a);
+    old.is_alive();
+}
+
+#[test]
+fn maintenance_moves_what_is_open_and_draining_does_not() {
+    let [a, b] = pair();
+    let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
+    let mut old = world.begin_at(&a, b"x");
+    world.says(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
+    new_ones_go_to(&mut world, &b);
+    old.is_alive();
+    world.says(&["endpoint", "maintenance", "sites", &a.address.to_string()], 0);
+    assert_eq!(old.rest(), b"");
+    world.line("end", "failed_over");
+}
+
+#[test]
+fn endpoints_share_the_work_by_what_is_open() {
+    let [a, b] = sites(["a", "b"]);
+    let text = format!(
+        "[upstream.sites]\nendpoints = [\"http://{}\", \"http://{}\"]\nbalance = \"least-connections\"\n\
+         [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\nroute = [{{ upstream = \"sites\" }}]",
+        a.address, b.address
+    );
+    let world = World::with(&text);
+    let open: Vec<_> = (0..8).map(|_| world.begin(b"x")).collect();
+    let at = |name: &str| open.iter().filter(|(_, said)| said == name).count();
+    assert_eq!((at("a"), at("b")), (4, 4));
+}

@@ -1,0 +1,172 @@
+//! Which name leads where, and what is refused.
+
+use std::net::TcpListener;
+
+use crate::client::{UNRECOGNIZED_NAME, hello};
+use crate::site::Site;
+use crate::world::{World, endpoints, own_address, sites};
+
+/// Two upstreams, by name.
+fn by_name(a: &Site, b: &Site, more: &str) -> String {
+    format!(
+        r#"
+[upstream.one]
+{}
+[upstream.two]
+{}
+[tcp.edge]
+{more}
+[[tcp.edge.listener]]
+listen = "LISTEN"
+[[tcp.edge.route]]
+server-names = ["chat.example.com", "Files.example.com."]
+upstream = "one"
+[[tcp.edge.route]]
+server-names = ["*.example.com"]
+upstream = "two"
+name = "others"
+"#,
+        endpoints(a),
+        endpoints(b)
+    )
+}
+
+#[test]
+fn names_lead_to_their_upstreams_and_the_bytes_stay_as_they_are() {
+    let [a, b] = sites(["a", "b"]);
+    let mut world = World::with(&by_name(&a, &b, ""));
+    let sent = hello("chat.example.com");
+    drop(world.begin_at(&a, &sent));
+    drop(world.begin_at(&a, &hello("files.example.com")));
+    drop(world.begin_at(&b, &hello("agents.example.com")));
+    assert_eq!(a.first()[0], sent);
+    let line = world.line("sni", "agents.example.com");
+    for (field, value) in [
+        ("event", "tunnel"),
+        ("profile", "edge"),
+        ("listener", &*world.listen.to_string()),
+        ("route", "others"),
+        ("upstream", "two"),
+        ("endpoint", &*b.address.to_string()),
+        ("dialled", &*b.address.to_string()),
+    ] {
+        assert_eq!(line[field], value, "{line}");
+    }
+    assert_eq!(line["request_bytes"], hello("agents.example.com").len());
+    let count = |route| {
+        let labels = format!("profile=\"edge\",result=\"ok\",tcp_route=\"{route}\"");
+        world.metric(&format!("tcp_connections_total{{{labels}}}"))
+    };
+    assert_eq!((count("chat.example.com"), count("others")), (2, 1));
+}
+
+#[test]
+fn a_hello_may_come_in_pieces() {
+    let [a, b] = sites(["a", "b"]);
+    let world = World::with(&by_name(&a, &b, ""));
+    let sent = hello("chat.example.com");
+    let mut client = world.client();
+    for piece in sent.chunks(97) {
+        client.send(piece);
+    }
+    assert_eq!(client.hear(1), "a");
+    assert_eq!(a.first().concat(), sent);
+}
+
+/// What a client sends, what it is answered, and the word for it.
+type Case = (&'static str, Vec<u8>, &'static [u8]);
+
+#[test]
+fn what_no_route_takes_is_refused_and_says_why() {
+    let [a, b] = sites(["a", "b"]);
+    let mut world = World::with(&by_name(&a, &b, "timeouts = { hello = \"1s\" }"));
+    let cases: [Case; 7] = [
+        ("tcp_sni_unknown", hello("chat.example.net"), &UNRECOGNIZED_NAME),
+        ("tcp_sni_unknown", hello("a.chat.example.com"), &UNRECOGNIZED_NAME),
+        ("tcp_sni_missing", hello("192.0.2.1"), &UNRECOGNIZED_NAME),
+        ("tcp_not_tls", b"GET / HTTP/1.1\r\nHost: chat.example.com\r\n\r\n".to_vec(), b""),
+        ("tcp_bad_hello", [&[22, 3, 1, 0, 4, 1, 0, 0, 0][..], &[0; 8]].concat(), b""),
+        // A message that says it is longer than any is read.
+        ("tcp_bad_hello", vec![22, 3, 1, 0x40, 0, 1, 1, 0, 0], b""),
+        ("tcp_hello_timeout", vec![22, 3, 1], b""),
+    ];
+    for (word, sent, answer) in &cases {
+        let mut client = world.client();
+        client.send(sent);
+        assert_eq!(client.rest(), *answer, "{word}");
+    }
+    // A client that ends in the middle of its hello.
+    let mut client = world.client();
+    client.send(&hello("chat.example.com")[..40]);
+    client.finish();
+    assert_eq!(client.rest(), b"");
+    for (word, count) in [
+        ("tcp_sni_unknown", 2),
+        ("tcp_sni_missing", 1),
+        ("tcp_not_tls", 1),
+        ("tcp_bad_hello", 3),
+        ("tcp_hello_timeout", 1),
+    ] {
+        world.wait(word, |world| world.lines("reason", word).len() == count);
+        let line = world.line("reason", word);
+        assert_eq!((&line["event"], &line["profile"]), (&"refused".into(), &"edge".into()));
+        let labels = format!("profile=\"edge\",result=\"{word}\",tcp_route=\"none\"");
+        assert_eq!(world.metric(&format!("tcp_connections_total{{{labels}}}")), count as u64);
+        assert_eq!(world.metric(&format!("refused_total{{reason=\"{word}\"}}")), count as u64);
+    }
+    let flags = |word: &str| world.lines("reason", word)[0]["flags"].clone();
+    assert_eq!((flags("tcp_sni_unknown"), flags("tcp_hello_timeout")), ("NR".into(), "DT".into()));
+    assert!(a.first().is_empty() && b.first().is_empty(), "nothing was sent to anybody");
+}
+
+#[test]
+fn only_listed_clients_and_only_so_many_get_in() {
+    let [a, b] = sites(["a", "b"]);
+    let mut world = World::with(&by_name(&a, &b, "clients = [\"192.0.2.0/24\"]"));
+    assert_eq!(world.client().rest(), b"");
+    world.line("reason", "tcp_client_denied");
+
+    let text = by_name(&a, &b, "limits = { connections-per-client = 1 }");
+    world.reload(&text);
+    let one = world.begin_at(&a, &hello("chat.example.com"));
+    assert_eq!(world.client().rest(), b"");
+    world.line("reason", "too_many_connections_from_client");
+    drop(one);
+    world.wait("room", |world| world.begin(&hello("chat.example.com")).1 == "a");
+}
+
+#[test]
+fn without_names_everything_passes_and_connects_to_the_same_port() {
+    let (address, other) = (own_address(), own_address());
+    let site = Site::start("a", other);
+    let listen = (address, site.address.port()).into();
+    let admin = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let text = format!(
+        "[upstream.sites]\nendpoints = [\"http://{other}:1\"]\n\
+         [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\n\
+         route = [{{ upstream = \"sites\", same-port = true }}]"
+    );
+    let mut world = World::at(listen, admin, &text);
+    drop(world.begin_at(&site, b"anything"));
+    drop(world.begin_at(&site, &hello("chat.example.com")));
+    assert_eq!(site.first()[0], b"anything");
+    let line = world.line("route", "any");
+    assert_eq!(line["dialled"], site.address.to_string());
+}
+
+#[test]
+fn explain_says_which_line_decides() {
+    let [a, b] = sites(["a", "b"]);
+    let world = World::with(&by_name(&a, &b, "clients = [\"10.0.0.0/8\"]"));
+    let port = world.listen.port();
+    let of = |name: &str| format!("{name}:{port}");
+    let said = world.says(&["explain", "tcp", &of("X.example.com"), "--client", "10.0.0.1"], 0);
+    for part in ["others", "gateway.toml:", &b.address.to_string(), "passed through to two"] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    let said = world.says(&["explain", "tcp", &of(""), "--client", "10.0.0.1"], 1);
+    assert!(said.contains("refused: tcp_sni_missing"), "{said}");
+    let said = world.says(&["explain", "tcp", &of("chat.example.com")], 1);
+    assert!(said.contains("refused: tcp_client_denied"), "{said}");
+    world.says(&["explain", "tcp", "chat.example.com:1"], 2);
+}

@@ -1,0 +1,72 @@
+//! Who the client is, told to sites by the PROXY protocol.
+
+use app_gateway::net::proxy_protocol::{Header, Origin, Reader, Tlv};
+
+use crate::client::hello;
+use crate::site::READY;
+use crate::world::{World, endpoints, sites};
+
+/// The header at the beginning, and what follows it.
+fn parted(bytes: &[u8]) -> (Header, Vec<u8>) {
+    let (taken, header) = Reader::new().feed(bytes).unwrap();
+    (header.unwrap(), bytes[taken..].to_vec())
+}
+
+#[test]
+fn sites_are_told_who_the_client_is_and_what_is_a_check() {
+    let [a] = sites(["a"]);
+    let text = format!(
+        "[upstream.sites]\n{}\nproxy-protocol = \"v2\"\n\
+         check = {{ path = \"{READY}\", every = \"100ms\", port = {}, proxy-protocol = true }}\n\
+         [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\n\
+         route = [{{ server-names = [\"chat.example.com\"], upstream = \"sites\" }}]",
+        endpoints(&a),
+        a.health.port()
+    );
+    let mut world = World::with(&text);
+    let sent = hello("chat.example.com");
+    let mut client = world.begin_at(&a, &sent);
+    client.is_alive();
+    let (header, rest) = parted(&a.first()[0]);
+    let source = client.0.local_addr().unwrap();
+    assert_eq!(header.origin, Origin::Proxied { source, destination: world.listen });
+    assert_eq!(header.tlv(Tlv::Authority), Some(&b"chat.example.com"[..]));
+    assert_eq!(rest, sent);
+    client.finish();
+    client.rest();
+    let line = world.line("end", "client_closed");
+    assert_eq!(header.tlv(Tlv::UniqueId), line["id"].as_str().map(str::as_bytes));
+    assert_eq!(line["request_bytes"], sent.len() + 4, "the header is not the client's");
+
+    world.wait("a check", |_| !a.asked().is_empty());
+    let (header, rest) = parted(a.asked()[0].as_bytes());
+    assert_eq!(header.origin, Origin::Local);
+    assert!(rest.starts_with(b"GET "));
+}
+
+#[test]
+fn a_balancer_behind_a_balancer_passes_on_whose_a_connection_is() {
+    let [a] = sites(["a"]);
+    let table = |upstream: &str, more: &str| {
+        format!(
+            "[upstream.next]\n{upstream}\nproxy-protocol = \"v2\"\n[tcp.edge]\n\
+             listener = [{{ listen = \"LISTEN\"{more} }}]\nroute = [{{ upstream = \"next\" }}]"
+        )
+    };
+    let from = ", proxy-protocol = { from = [\"127.0.0.0/8\"] }";
+    let mut second = World::with(&table(&endpoints(&a), from));
+    let next = format!("endpoints = [\"http://{}\"]", second.listen);
+    let mut first = World::with(&table(&next, ""));
+    let mut client = first.begin_at(&a, b"x");
+    let source = client.0.local_addr().unwrap();
+    let (header, _) = parted(&a.first()[0]);
+    assert_eq!(header.origin, Origin::Proxied { source, destination: second.listen });
+    client.finish();
+    client.rest();
+    let (here, there) = (first.line("end", "client_closed"), second.line("end", "client_closed"));
+    assert_eq!(there["client"], source.to_string());
+    assert_eq!((&there["peer_id"], &there["proxy_protocol"]), (&here["id"], &"proxied".into()));
+    // Who says nothing of the kind is not passed on.
+    assert_eq!(second.begin(b"GET / HTTP/1.1\r\n\r\n").1, "");
+    second.line("reason", "proxy_protocol_malformed");
+}
