@@ -105,7 +105,34 @@ ${servers.join('\n')}
   return running;
 }
 
-const balancers = { haproxy };
+/** This program in HAProxy's place, with the same times. */
+async function appGateway(world, host, sites) {
+  const directory = join(world.dir, 'balancer');
+  mkdirSync(directory);
+  const [first, second] = sites.map((site) => `https://${site.host.address}:8443`);
+  writeFileSync(join(directory, 'gateway.toml'), toToml({
+    gateway: { workers: 1, 'drain-timeout': '1s' },
+    admin: { listen: '127.0.0.1:9091' },
+    upstream: {
+      sites: {
+        endpoints: [first], backup: [second], 'ca-file': world.ca.crt, 'server-name': 'gateway.test', 'connect-timeout': '2s',
+        check: { path: '/ready', host: 'gateway.test', every: '1s', timeout: '1s', rise: 2, fall: 2 },
+        'fail-over': { 'return-after': '2s' },
+      },
+    },
+    tcp: {
+      chat: {
+        'close-over': '2s', timeouts: { idle: '5min' },
+        listener: [{ listen: `${host.address}:8443` }],
+        // Its clients come by address, which TLS has no name for.
+        route: [{ upstream: 'sites' }],
+      },
+    },
+  }));
+  return host.start(binary(), ['run', '-c', directory]);
+}
+
+const balancers = { haproxy, 'app-gateway': appGateway };
 
 for (const [name, startBalancer] of Object.entries(balancers)) {
   describe(`two sites behind ${name}`, { skip: gatewayOnly || noNetwork }, () => {

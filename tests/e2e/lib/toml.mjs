@@ -18,11 +18,13 @@ export function toToml(config) {
   for (const kind of ['certificate', 'upstream']) {
     for (const [name, table] of Object.entries(config[kind] ?? {})) out += `[${kind}.${bare(name)}]\n${lines(table)}\n`;
   }
-  for (const [name, profile] of Object.entries(config.profile ?? {})) {
-    const { listener = [], route = [], ...rest } = profile;
-    out += `[profile.${bare(name)}]\n${lines(rest)}\n`;
-    for (const one of listener) out += `[[profile.${bare(name)}.listener]]\n${lines(one)}\n`;
-    for (const one of route) out += `[[profile.${bare(name)}.route]]\n${lines(one)}\n`;
+  for (const kind of ['profile', 'tcp']) {
+    for (const [name, table] of Object.entries(config[kind] ?? {})) {
+      const { listener = [], route = [], ...rest } = table;
+      out += `[${kind}.${bare(name)}]\n${lines(rest)}\n`;
+      for (const one of listener) out += `[[${kind}.${bare(name)}.listener]]\n${lines(one)}\n`;
+      for (const one of route) out += `[[${kind}.${bare(name)}.route]]\n${lines(one)}\n`;
+    }
   }
   if (config.forward) {
     const { listener = [], rule = [], parent = [], hosts, ...rest } = config.forward;
