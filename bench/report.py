@@ -28,8 +28,8 @@ SUMMARY = f"{ROOT}/docs/performance.md"
 # The rows of the summary: workload, figure, and what it is called there.
 HEADLINES = [
     ("keepalive", "CPU us/request", "HTTPS/1.1, 1 KB", "µs of CPU"),
-    ("keepalive-log", "CPU us/request", "the same with a JSON access log", "µs of CPU"),
-    ("keepalive-rate", "CPU us/request", "the same at 2,000 a second", "µs of CPU"),
+    ("keepalive-log", "CPU us/request", "HTTPS/1.1 with a JSON access log", "µs of CPU"),
+    ("keepalive-rate", "CPU us/request", "HTTPS/1.1 at 2,000 a second", "µs of CPU"),
     ("h2", "CPU us/request", "HTTP/2, 1 KB", "µs of CPU"),
     ("handshake-ecdsa", "CPU us/connection", "new connection, ECDSA", "µs of CPU"),
     ("handshake-rsa", "CPU us/connection", "new connection, RSA-2048", "µs of CPU"),
@@ -38,7 +38,7 @@ HEADLINES = [
     ("upload", "CPU s/GB", "upload", "s of CPU per GB"),
     ("routes", "CPU us/request, 10,000 routes", "a request with 10,000 routes", "µs of CPU"),
     ("echo", "CPU us/message", "WebSocket message and its echo", "µs of CPU"),
-    ("echo-rate", "CPU us/message", "the same at 2,000 a second", "µs of CPU"),
+    ("echo-rate", "CPU us/message", "WebSocket message at 2,000 a second", "µs of CPU"),
     ("polls", "CPU us/request", "Socket.IO poll, 2,000 a second", "µs of CPU"),
     ("idle-websockets", "KB each", "an idle WebSocket of 5,000", "KB"),
     ("idle-websockets", "CPU us to open one", "opening a WebSocket", "µs of CPU"),
@@ -264,6 +264,12 @@ def summary(found):
         theirs = f"{short(statistics.median(table.values(figure, best)))} ({best})" if best else "-"
         ratio = f"**{spread(ratios)}**" if ratios else "-"
         out.append(f"| {what} | {unit} | {short(statistics.median(ours))} | {theirs} | {ratio} |")
+    foreign = [cores for table in found.values() for cores in table.foreign]
+    rounds = sorted({table.rounds for table in found.values()})
+    out.append(
+        f"\nOther work kept {short(statistics.median(foreign))} cores of the machine busy meanwhile "
+        f"({short(min(foreign))}–{short(max(foreign))}); {rounds[0]} to {rounds[-1]} rounds of each row."
+    )
     return "\n".join(out)
 
 
