@@ -64,6 +64,10 @@ class Turn:
         """So many, or few where only the bench itself is tried."""
         return min(count, 60) if self.options.short else count
 
+    def rest(self, seconds):
+        """Until what was done has settled; hardly at all where no figure matters."""
+        time.sleep(seconds / 10 if self.options.short else seconds)
+
     def each(self, proxies, kind, *arguments, size=None, warm=0.3):
         """A load on one after the other: what was reported of each. With `size`, every unit has to bring so many bytes."""
         timed = ["--seconds", self.seconds, "--warm", warm]
@@ -258,14 +262,14 @@ def idle(turn, proxy, kind, count, *arguments):
     # Pools, tables and libraries that come with the first of them are not what one more costs.
     with turn.bench.talk(f"hold {kind}", proxy, "--count", 20, *arguments) as ask:
         ask(), ask("close")
-    time.sleep(0.5)
+    turn.rest(0.5)
     pids = proxy.pids
     base, sockets = measure.memory(pids), measure.sockets()
     with turn.bench.talk(f"hold {kind}", proxy, "--count", count, *arguments) as ask:
         opened = ask()
         if opened["open"] != count or opened["echoed"] != count:
             raise RuntimeError(f"of {count} opened {opened['echoed']} worked")
-        time.sleep(1)
+        turn.rest(1)
         yield "KB each", (measure.memory(proxy.pids) - base) / 1024 / count
         if sockets is not None:
             # Client and origin have as many sockets as the proxy, between them.
@@ -278,7 +282,7 @@ def idle(turn, proxy, kind, count, *arguments):
             raise RuntimeError(f"{proxy.name} lost some")
         ask("close")
     yield "MB before", base / 1e6
-    time.sleep(2)
+    turn.rest(2)
     yield "MB kept 2 s after close", (measure.memory(proxy.pids) - base) / 1e6
 
 
