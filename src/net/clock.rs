@@ -2,7 +2,9 @@
 //!
 //! A tokio timer costs a look at the clock, a place in its wheel and sometimes a wake-up of the
 //! poller each time it is set. Here setting a deadline is a store; one task per worker looks over
-//! the table four times a second, and only while a deadline is set.
+//! the table four times a second, and only while a deadline is set and somebody asks for the time.
+//! Where nobody does nothing moves, and it sleeps until the next deadline: a thousand WebSockets that
+//! say nothing do not keep a worker awake.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,6 +26,10 @@ struct Table {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     armed: Cell<usize>,
+    /// Somebody has asked for the time since the last look.
+    asked: Cell<bool>,
+    /// `now` stands still until somebody asks or a deadline comes.
+    asleep: Cell<bool>,
     started: Notify,
 }
 
@@ -42,6 +48,8 @@ impl Clock {
             slots: RefCell::default(),
             free: RefCell::default(),
             armed: Cell::new(0),
+            asked: Cell::new(false),
+            asleep: Cell::new(false),
             started: Notify::new(),
         }))
     }
@@ -51,6 +59,8 @@ impl Clock {
     pub fn now(&self) -> Instant {
         if self.0.armed.get() == 0 {
             self.0.now.set(Instant::now());
+        } else {
+            self.0.stir();
         }
         self.0.now.get()
     }
@@ -77,11 +87,25 @@ impl Clock {
             if self.0.armed.get() == 0 {
                 self.0.started.notified().await;
             }
+            self.0.asked.set(false);
             tokio::time::sleep(TICK).await;
-            let now = Instant::now();
-            self.0.now.set(now);
-            self.wake(|slot| slot.deadline.is_some_and(|deadline| deadline <= now));
+            self.look();
+            if self.0.asked.get() {
+                continue;
+            }
+            if let Some(next) = self.0.next() {
+                self.0.asleep.set(true);
+                let _ = tokio::time::timeout_at(next, self.0.started.notified()).await;
+                self.0.asleep.set(false);
+                self.look();
+            }
         }
+    }
+
+    fn look(&self) {
+        let now = Instant::now();
+        self.0.now.set(now);
+        self.wake(|slot| slot.deadline.is_some_and(|deadline| deadline <= now));
     }
 
     fn wake(&self, due: impl Fn(&Slot) -> bool) {
@@ -92,6 +116,22 @@ impl Clock {
         for waker in due {
             waker.wake();
         }
+    }
+}
+
+impl Table {
+    /// Notes that the time is asked for, and sees to it that it is the present one.
+    fn stir(&self) {
+        self.asked.set(true);
+        if self.asleep.replace(false) {
+            self.now.set(Instant::now());
+            self.started.notify_one();
+        }
+    }
+
+    /// The earliest deadline.
+    fn next(&self) -> Option<Instant> {
+        self.slots.borrow().iter().filter_map(|slot| slot.deadline).min()
     }
 }
 
@@ -125,6 +165,9 @@ impl Alarm {
 
     fn change(&self, deadline: Option<Instant>) {
         let table = &self.clock.0;
+        if deadline.is_some() {
+            table.stir();
+        }
         let mut slots = table.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.slot) else { return };
         let armed = table.armed.get();
@@ -194,6 +237,31 @@ mod tests {
                 waited >= Duration::from_secs(3) && waited <= Duration::from_secs(4),
                 "{waited:?}"
             );
+        });
+    }
+
+    #[test]
+    fn a_clock_that_nobody_asks_sleeps_and_is_right_when_asked() {
+        run(async {
+            let clock = Clock::new();
+            tokio::task::spawn_local(clock.clone().run());
+            let far = clock.alarm();
+            far.set(Duration::from_mins(10));
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert!(clock.0.asleep.get());
+            assert_eq!(clock.now(), Instant::now());
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            // One that is nearer than what it sleeps for.
+            let start = Instant::now();
+            let near = clock.alarm();
+            near.set(Duration::from_secs(3));
+            poll_fn(|cx| near.poll(cx)).await;
+            assert!(start.elapsed() >= Duration::from_secs(3));
+            assert!(start.elapsed() <= Duration::from_secs(4), "{:?}", start.elapsed());
+            drop(near);
+            poll_fn(|cx| far.poll(cx)).await;
+            let since = start.elapsed() + Duration::from_secs(200);
+            assert!(since >= Duration::from_mins(10) && since <= Duration::from_secs(602));
         });
     }
 
