@@ -9,6 +9,7 @@ mod duty;
 pub mod page;
 pub mod report;
 pub mod socket;
+mod traffic;
 pub mod way_out;
 
 use std::cell::RefCell;
@@ -216,6 +217,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
             desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
             status.upstreams = snapshots(desk);
             status.socket_io = Some(socket_io(desk));
+            traffic::add(desk, &mut status);
             json(StatusCode::OK, &status)
         }
         "/upstreams" => json(StatusCode::OK, &snapshots(desk)),

@@ -128,6 +128,15 @@ pub struct Status {
     /// How the Socket.IO sessions are.
     #[serde(default)]
     pub socket_io: Option<SocketIo>,
+    /// Routes in which something happened in the last hour.
+    #[serde(default)]
+    pub hours: Vec<RouteHour>,
+    /// What routes refused since they are there.
+    #[serde(default)]
+    pub refused: Vec<RefusedBy>,
+    /// Tunnels of the forward proxy, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<Tunnels>,
 }
 
 /// How the Socket.IO sessions are, in short.
@@ -137,6 +146,62 @@ pub struct SocketIo {
     pub sessions: Counts,
     /// Timers of the gateway that their heartbeat does not fit into.
     pub warnings: Vec<String>,
+}
+
+/// The last hour of a route, minute by minute, the oldest first.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RouteHour {
+    /// Its profile.
+    pub profile: String,
+    /// Its name.
+    pub route: String,
+    /// Requests per second.
+    pub requests: Vec<f32>,
+    /// Those of them answered with 5xx, per second.
+    pub errors: Vec<f32>,
+}
+
+/// How often a route refused for a reason.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RefusedBy {
+    /// The word for it.
+    pub reason: String,
+    /// The route's profile.
+    pub profile: String,
+    /// The route's name.
+    pub route: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The open tunnels of the forward proxy.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Tunnels {
+    /// How many there are.
+    pub open: usize,
+    /// The oldest of them, 100 at most.
+    pub shown: Vec<Tunnel>,
+}
+
+/// An open tunnel of the forward proxy.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Tunnel {
+    /// Id of the request that opened it.
+    pub id: String,
+    /// When it was opened, as RFC 3339 writes it.
+    pub since: String,
+    /// Who asked for it.
+    pub client: String,
+    /// The user it had logged in as.
+    pub user: Option<String>,
+    /// Host and port asked for.
+    pub destination: String,
+    /// Name of the rule.
+    pub rule: String,
+    /// Bytes to the destination.
+    pub request_bytes: u64,
+    /// Bytes from it.
+    pub response_bytes: u64,
 }
 
 impl Status {

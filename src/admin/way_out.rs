@@ -6,6 +6,8 @@ use serde_json::Value;
 pub struct WayOut {
     /// The open tunnels.
     pub tunnels: Box<dyn Fn() -> Value>,
+    /// How many tunnels are open, and the oldest of them, so many at most.
+    pub oldest: Box<dyn Fn(usize) -> (usize, Value)>,
     /// What was let through, as `egress suggest` reads it.
     pub seen: Box<dyn Fn() -> Value>,
 }

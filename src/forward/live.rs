@@ -63,9 +63,17 @@ impl Live {
     /// All of them, the oldest first, for programs.
     #[must_use]
     pub fn json(&self) -> Value {
+        self.oldest(usize::MAX).1
+    }
+
+    /// How many there are, and the oldest of them, `most` at most.
+    #[must_use]
+    pub fn oldest(&self, most: usize) -> (usize, Value) {
         let mut all: Vec<_> =
             self.lock().iter().map(|(number, open)| (*number, Arc::clone(open))).collect();
+        let count_of_all = all.len();
         all.sort_unstable_by_key(|(number, _)| *number);
+        all.truncate(most);
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
         let one = |(_, open): (u64, Arc<Open>)| {
             json!({
@@ -82,7 +90,7 @@ impl Live {
                 "response_bytes": count(&open.moved.b_to_a),
             })
         };
-        Value::Array(all.into_iter().map(one).collect())
+        (count_of_all, Value::Array(all.into_iter().map(one).collect()))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Open>>> {
@@ -124,6 +132,11 @@ mod tests {
         let shown = live.json();
         assert_eq!(shown[0]["id"], "a");
         assert_eq!(shown[1]["request_bytes"], 7);
+        let (count, oldest) = live.oldest(1);
+        assert_eq!(
+            (count, oldest[0]["id"].as_str(), oldest.as_array().unwrap().len()),
+            (2, Some("a"), 1)
+        );
         drop(first);
         assert_eq!(live.json().as_array().unwrap().len(), 1);
         drop(second);

@@ -287,6 +287,7 @@ impl Record {
         }
         let Some(route) = &self.route else { return };
         let metrics = &route.metrics;
+        self.reason.inspect(|reason| metrics.refusals.count(*reason as usize));
         metrics.requests[class(self.status)].inc();
         let seconds = self.start.elapsed().as_secs_f64();
         if let Some(how) = self.tunnel {

@@ -62,9 +62,10 @@ impl Gateway {
     }
 
     fn way_out(&self) -> WayOut {
-        let (tunnels, seen) =
-            (Arc::clone(&self.reloader.commons), Arc::clone(&self.reloader.commons));
+        let commons = || Arc::clone(&self.reloader.commons);
+        let (tunnels, oldest, seen) = (commons(), commons(), commons());
         WayOut {
+            oldest: Box::new(move |most| oldest.live.oldest(most)),
             tunnels: Box::new(move || tunnels.live.json()),
             seen: Box::new(move || serde_json::json!(seen.seen())),
         }

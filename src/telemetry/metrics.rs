@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::allotment::{Allotment, KINDS, OTHER};
@@ -22,10 +21,12 @@ use super::exposition::{self, Format};
 use super::lease::{Lease, Leases, Series};
 use super::listeners::{ListenerMetrics, Listeners};
 use super::process::Process;
+use super::refusals::{Refusals, Refused};
+use super::route::RouteMetrics;
 use super::socketio::{SocketIo, SocketIoMetrics};
 use super::tcp::Tcp;
 use super::upstreams::{UpstreamMetrics, Upstreams};
-use super::websockets::{WebSocketMetrics, WebSockets};
+use super::websockets::WebSockets;
 
 /// Seconds; up to a minute, because long polls last that long.
 pub(super) const REQUEST_BUCKETS: &[f64] =
@@ -71,6 +72,7 @@ pub struct Metrics {
     reasons: Vec<IntCounter>,
     /// The list.
     pub(super) words: Vec<&'static str>,
+    pub(super) refusals: Refusals,
     /// Of endpoints.
     pub endpoints: Endpoints,
     /// Of the forward proxy.
@@ -83,34 +85,6 @@ pub struct Metrics {
     pub log_dropped: IntCounter,
     /// Generations of which something is in use.
     pub generations_alive: IntGauge,
-}
-
-/// Handles of one route.
-#[derive(Clone)]
-pub struct RouteMetrics {
-    /// Requests by class, in the order of [`CLASSES`].
-    pub requests: [IntCounter; 6],
-    /// From the end of the request head to the end of the answer.
-    pub seconds: Histogram,
-    /// Requests being served.
-    pub in_flight: IntGauge,
-    /// Request body bytes.
-    pub request_bytes: IntCounter,
-    /// Response body bytes.
-    pub response_bytes: IntCounter,
-    /// Requests served by a route that only reports.
-    pub report_only: IntCounter,
-    /// Of its WebSockets, if it carries any.
-    pub websockets: Option<Arc<WebSocketMetrics>>,
-    pub(super) lease: Arc<Lease>,
-}
-
-impl RouteMetrics {
-    /// The same, for a route that carries WebSockets.
-    #[must_use]
-    pub fn with_websockets(self) -> Self {
-        Self { websockets: self.lease.websockets().map(Arc::new), ..self }
-    }
 }
 
 impl Metrics {
@@ -267,6 +241,7 @@ impl Metrics {
                 registry
             },
             leases: Leases::default(),
+            refusals: Refusals::default(),
         }))
     }
 
@@ -290,6 +265,7 @@ impl Metrics {
             request_bytes: self.request_bytes.with_label_values(labels),
             response_bytes: self.response_bytes.with_label_values(labels),
             report_only: self.report_only.with_label_values(labels),
+            refusals: self.refusals.handles(profile, route, self.reasons.len()),
             websockets: None,
             lease,
         }
@@ -407,6 +383,12 @@ impl Metrics {
         if let Some(counter) = self.reasons.get(reason) {
             counter.inc();
         }
+    }
+
+    /// How often each route refused, and why.
+    #[must_use]
+    pub fn refused_by_route(&self) -> Vec<Refused> {
+        self.refusals.told()
     }
 
     /// All of them as text. Takes milliseconds for thousands of series, and no lock that a request

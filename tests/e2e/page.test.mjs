@@ -6,13 +6,13 @@ import http from 'node:http';
 import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
 import { artifact, openBrowser } from './lib/browser.mjs';
-import { binary, gatewayOnly, isReference } from './lib/gateway.mjs';
+import { binary, endpointOf, gatewayOnly, isReference } from './lib/gateway.mjs';
 import { startOrigin } from './lib/origin.mjs';
 import { run } from './lib/processes.mjs';
 import { until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
-let world, browser, origin, config, gateway, url;
+let world, browser, origin, config, gateway, url, proxy;
 
 before(async () => {
   if (isReference) return;
@@ -27,12 +27,20 @@ before(async () => {
         check: { kind: 'tls', every: '200ms', timeout: '5s', rise: 1, fall: 2 },
       },
     },
-    route: [{ path: '/seen', upstream: 'chat' }, { path: '/deep/', upstream: 'chat' }],
+    route: [{ path: '/seen', upstream: 'chat' }, { path: '/deep/', upstream: 'chat' }, { path: '/shut/', deny: true }],
   });
+  config.forward = {
+    limits: { 'new-per-second': 0 },
+    hosts: { 'graph.facebook.com': [world.upstreamAddress] },
+    listener: [{ listen: `${world.address}:${await world.freePort()}` }],
+    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], ports: [origin.port] }],
+  };
   gateway = await world.gateway(config);
   url = `http://${gateway.adminAddress}/`;
   for (let i = 0; i < 5; i += 1) await ask(world, gateway.listener(), '/seen');
   await ask(world, gateway.listener(), '/nowhere');
+  for (let i = 0; i < 3; i += 1) await ask(world, gateway.listener(), '/shut/door');
+  proxy = endpointOf(config.forward.listener[0].listen);
 });
 after(() => world?.close());
 
@@ -55,6 +63,20 @@ const shows = (page, selector, text) => until(async () => `${selector} to show "
   return shown.includes(text);
 }, { within: 20_000 });
 
+/** What `app-gateway status --json` prints. */
+const status = async () => JSON.parse((await run(binary(), ['status', '--json', '-c', gateway.directory], { within: 20_000 })).out);
+
+/** An open tunnel to the origin. */
+const tunnel = (t) => new Promise((done, fail) => {
+  const asked = http.request({ ...proxy, method: 'CONNECT', path: `graph.facebook.com:${origin.port}`, agent: false });
+  asked.on('connect', (answer, socket) => {
+    socket.on('error', () => {});
+    t.after(() => socket.destroy());
+    if (answer.statusCode === 200) done(socket);
+    else fail(new Error(`the proxy answers ${answer.statusCode}`));
+  }).on('error', fail).end();
+});
+
 /** Nothing is wider than the window. */
 const fits = async (page) => {
   const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
@@ -70,6 +92,7 @@ test('the page is live, and the browser has nothing to complain about', { skip }
   await shows(page, '#certificates', 'main');
   await shows(page, '#routes', '/seen');
   await shows(page, '#refused', 'no_route');
+  await shows(page, '#refused', 'internet /shut/ 3×');
   await page.screenshot({ path: artifact('page-light.png'), fullPage: true });
   assert.deepEqual(complaints, []);
 });
@@ -83,6 +106,39 @@ test('the page says the same with scripts off, on a phone and in the dark', { sk
   await shows(phone.page, '#link', 'live');
   await fits(phone.page);
   await phone.page.screenshot({ path: artifact('page-phone.png'), fullPage: true });
+});
+
+test('the open tunnels of the forward proxy are listed, and gone when they are', { skip }, async (t) => {
+  const sockets = await Promise.all(Array.from({ length: 103 }, () => tunnel(t)));
+  const { page, complaints } = await visit(t);
+  await shows(page, '#tunnels caption', '103 are open');
+  await shows(page, '#tunnels', 'and 83 more');
+  const first = page.locator('#tunnels tbody tr').first();
+  assert.match(await first.innerText(), new RegExp(`127\\.0\\.0\\.1:\\d+\\s+–\\s+graph\\.facebook\\.com:${origin.port}\\s+facebook\\s+\\d+ s ago`));
+  assert.equal(await page.locator('#tunnels tbody tr').count(), 21);
+  await page.locator('#tunnels').screenshot({ path: artifact('page-tunnels.png') });
+  const { tunnels, refused } = await status();
+  assert.equal(tunnels.open, 103);
+  assert.equal(tunnels.shown.length, 100);
+  assert.deepEqual(refused.find((one) => one.route === '/shut/'), { reason: 'route_denied', profile: 'internet', route: '/shut/', count: 3 });
+  for (const socket of sockets) socket.destroy();
+  await shows(page, '#tunnels caption', '0 are open');
+  assert.deepEqual(complaints, []);
+});
+
+test('every route has a line of its last hour', { skip }, async (t) => {
+  const { page, complaints } = await visit(t);
+  const row = page.locator('#routes tr', { has: page.locator('th', { hasText: '/seen' }) });
+  // A minute is told when it is over.
+  await until(async () => `a line in ${await row.innerHTML()}`, () => row.locator('svg polyline').count(), { within: 120_000, every: 1000 });
+  assert.match(await row.locator('svg').getAttribute('aria-label'), /in the last hour at most [\d.]+ requests\/s and 0 5xx\/s/);
+  const shut = page.locator('#routes tr', { has: page.locator('th', { hasText: '/deep/' }) });
+  assert.equal(await shut.locator('svg').count(), 0, 'nothing was asked of this one');
+  await page.locator('#routes').screenshot({ path: artifact('page-routes.png') });
+  const { hours } = await status();
+  const seen = hours.find((one) => one.route === '/seen');
+  assert.ok(seen.requests.length >= 1 && seen.requests.length === seen.errors.length && Math.max(...seen.requests) > 0, JSON.stringify(hours));
+  assert.deepEqual(complaints, []);
 });
 
 test('the page shows an outage, a refused reload, and that all is well again', { skip }, async (t) => {

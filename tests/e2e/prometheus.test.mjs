@@ -22,6 +22,9 @@ const expressions = dashboard.panels.flatMap((panel) => (panel.targets ?? []).ma
 const MAY_BE_EMPTY = ['Failures by route', 'Failures to connect', 'Not verified', 'Endpoints up', 'Checks', 'Since the last change',
   'Socket.IO sessions', 'Stuck on polling'];
 
+/** Ids of units as Grafana's own list has them (`valueFormats/categories` of @grafana/data), of those used here. */
+const UNITS = ['none', 'percentunit', 'bytes', 'Bps', 's', 'd', 'ops', 'reqps', 'cps', 'wps'];
+
 let world, gateway;
 before(async () => { if (!isReference) world = await openWorld('prometheus'); });
 after(() => world?.close());
@@ -163,6 +166,34 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
       assert.ok(['row', 'timeseries', 'stat', 'table'].includes(panel.type), `${panel.title} needs a plugin: ${panel.type}`);
     }
     assert.equal(new Set(dashboard.panels.map((panel) => panel.id)).size, dashboard.panels.length);
+  });
+
+  test('the dashboard is one that Grafana takes', () => {
+    const [source] = dashboard.templating.list;
+    assert.deepEqual([source.name, source.type, source.query], ['datasource', 'datasource', 'prometheus']);
+    const ours = { type: 'prometheus', uid: '${datasource}' };
+    const variables = new Set(dashboard.templating.list.map(({ name }) => name));
+    assert.ok(Number.isInteger(dashboard.schemaVersion) && dashboard.uid && dashboard.title, 'it can be imported');
+    for (const one of dashboard.templating.list.slice(1)) assert.deepEqual(one.datasource, ours, one.name);
+    const taken = [];
+    for (const { id, type, title, gridPos, datasource, targets = [], fieldConfig, panels } of dashboard.panels) {
+      const { x, y, w, h } = gridPos;
+      assert.ok([id, x, y, w, h].every(Number.isInteger) && w > 0 && h > 0 && x >= 0 && x + w <= 24, `${title} is off the grid`);
+      for (const other of taken) {
+        assert.ok(x + w <= other.x || other.x + other.w <= x || y + h <= other.y || other.y + other.h <= y, `${title} lies over ${other.title}`);
+      }
+      taken.push({ x, y, w, h, title });
+      if (type === 'row') { assert.deepEqual(panels, [], title); continue; }
+      assert.deepEqual(datasource, ours, title);
+      assert.ok(targets.length > 0, `${title} asks nothing`);
+      assert.equal(new Set(targets.map(({ refId }) => refId)).size, targets.length, title);
+      for (const target of targets) {
+        assert.deepEqual(target.datasource, ours, title);
+        for (const [, name] of target.expr.matchAll(/\$(\w+)/g)) assert.ok(variables.has(name) || name === '__rate_interval', `${title} asks with $${name}`);
+      }
+      const overridden = fieldConfig.overrides.flatMap(({ properties }) => properties).filter((property) => property.id === 'unit');
+      for (const unit of [fieldConfig.defaults.unit, ...overridden.map(({ value }) => value)]) assert.ok(UNITS.includes(unit), `${title}: Grafana knows no unit ${unit}`);
+    }
   });
 
   test('it scrapes under load, and answers the dashboard and the rules', { timeout: 180_000 }, async (t) => {

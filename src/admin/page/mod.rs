@@ -4,10 +4,13 @@
 //! up to date by server-sent events where scripts run. Never: changes anything; shows a value that
 //! was not escaped.
 
+mod egress;
 mod escape;
 mod events;
 mod figures;
+mod lines;
 mod past;
+mod refused;
 mod sections;
 mod socketio;
 mod tester;
@@ -29,7 +32,7 @@ use crate::generation::{Generation, Passage, Served};
 use crate::lens::report::Report;
 use crate::message::host;
 
-use super::report::Status;
+use super::report::{RouteHour, Status};
 use super::{Desk, Peer};
 use escape::Esc;
 use events::Events;
@@ -59,6 +62,16 @@ pub struct Page {
 }
 
 impl Page {
+    /// The last hour of each route.
+    pub(super) fn hours(&self) -> Vec<RouteHour> {
+        self.past.borrow().hours()
+    }
+
+    /// Whether there is a forward proxy.
+    pub(super) fn forwards(&self) -> bool {
+        self.serving.borrow().as_ref().is_some_and(|generation| generation.outlet.is_some())
+    }
+
     /// A page that knows nothing yet.
     #[must_use]
     pub fn new(serving: Serving) -> Self {
@@ -90,10 +103,6 @@ struct View<'a> {
     unready: Option<String>,
     listeners: Vec<Listener>,
     routes: Vec<Route>,
-    /// There is a forward proxy.
-    forwards: bool,
-    /// Its open tunnels.
-    tunnels: usize,
     /// Of Socket.IO.
     sessions: Report,
     figures: Figures,
@@ -183,6 +192,7 @@ async fn live(desk: &Desk) -> Option<String> {
     let mut status = desk.status.borrow().clone();
     desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
     status.upstreams = super::snapshots(desk);
+    super::traffic::add(desk, &mut status);
     let (listeners, routes) = generation.as_deref().map(served).unwrap_or_default();
     let past = desk.page.past.borrow();
     let view = View {
@@ -191,8 +201,6 @@ async fn live(desk: &Desk) -> Option<String> {
         unready: super::ready(desk).err(),
         listeners,
         routes,
-        forwards: generation.is_some_and(|generation| generation.outlet.is_some()),
-        tunnels: (desk.way_out.tunnels)().as_array().map_or(0, Vec::len),
         sessions: desk.book.borrow().report(Instant::now()),
         figures,
         past: &past,

@@ -1,9 +1,13 @@
-//! The last hour, in memory: sums every ten seconds, and every route for the last minute.
+//! The last hour, in memory: sums every ten seconds, every route minute by minute, and all there is
+//! of the last minute.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::admin::report::RouteHour;
+
 use super::figures::{Figures, Route, Totals};
+use super::lines::{Line, Lines};
 
 /// How often it is looked.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
@@ -32,6 +36,9 @@ pub(super) struct Point {
 pub(super) struct Past {
     points: VecDeque<Point>,
     recent: VecDeque<Figures>,
+    lines: Lines,
+    /// Looks since the last minute that was remembered.
+    looks: usize,
 }
 
 impl Past {
@@ -51,11 +58,29 @@ impl Past {
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
+        self.looks += 1;
+        if self.looks >= RECENT
+            && let (Some(before), Some(seen)) = (self.recent.front(), self.recent.back())
+        {
+            self.lines.remember(seen, before, seconds(seen, before));
+            // The last look of this minute is the first of the next.
+            self.looks = 1;
+        }
     }
 
     /// The hour, oldest first.
     pub(super) fn points(&self) -> impl ExactSizeIterator<Item = &Point> + Clone {
         self.points.iter()
+    }
+
+    /// The hour of a route, if anything happened in it.
+    pub(super) fn line(&self, key: &(String, String)) -> Option<&Line> {
+        self.lines.of(key)
+    }
+
+    /// The hours of all routes in which anything happened.
+    pub(super) fn hours(&self) -> Vec<RouteHour> {
+        self.lines.told()
     }
 
     /// How it has been for the last minute, or as long as is known.
@@ -117,6 +142,9 @@ mod tests {
             past.remember(seen(step * 20, u64::from(step) * 10, start));
         }
         assert_eq!((past.points().len(), past.recent.len()), (POINTS, RECENT));
+        let hours = past.hours();
+        assert_eq!(hours[0].requests.len(), 60);
+        assert!(hours[0].requests.iter().all(|rate| (rate - 2.0).abs() < 1e-6));
         let now = past.now(&seen(400 * 20, 4000, start));
         assert!((now.requests - 2.0).abs() < 1e-9, "{now:?}");
         let less = past.now(&seen(0, 4000, start));

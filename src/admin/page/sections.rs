@@ -5,22 +5,25 @@
 use std::fmt::Write as _;
 
 use crate::admin::report::Verdict;
-use crate::message::Reason;
 
 use super::View;
 use super::escape::{Esc, figure, latency};
 use super::figures::Route;
+use super::lines::{Line, MINUTES, Minute};
 use super::past::Point;
 use super::socketio;
 use super::verdict::{Trouble, ago, days_left, refusal, state, troubles};
+use super::{egress, refused};
 
 /// Most rows of a table; a page is for people.
-const ROWS: usize = 200;
+pub(super) const ROWS: usize = 200;
 /// Reloads shown.
 const RELOADS: usize = 10;
 
 /// What is drawn of a point.
 type Of = fn(&Point) -> f64;
+/// What is drawn of a minute of a route.
+type OfMinute = fn(&Minute) -> f32;
 
 /// All sections.
 pub(super) fn all(view: &View<'_>) -> String {
@@ -32,8 +35,8 @@ pub(super) fn all(view: &View<'_>) -> String {
     listeners(&mut out, view);
     certificates(&mut out, view);
     routes(&mut out, view);
-    refused(&mut out, view);
-    egress(&mut out, view);
+    refused::section(&mut out, view);
+    egress::section(&mut out, view);
     reloads(&mut out, view);
     out
 }
@@ -142,6 +145,35 @@ fn spark(out: &mut String, name: &str, points: impl ExactSizeIterator<Item = f64
     let _ = write!(out, "\"/></svg><small>{known}</small>");
 }
 
+/// The hour of a route: requests, and those that failed, on one scale.
+fn line(out: &mut String, past: &Line) {
+    let most = |of: OfMinute| past.iter().map(of).fold(0.0, f32::max);
+    let (requests, errors) = (most(|minute| minute.requests), most(|minute| minute.errors));
+    let scale = 16.0 / requests.max(f32::MIN_POSITIVE);
+    let first = MINUTES.saturating_sub(past.len());
+    let _ = write!(
+        out,
+        "<svg viewBox=\"0 0 60 18\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"in the last hour at most {} requests/s and {} 5xx/s\">",
+        figure(requests.into()),
+        figure(errors.into())
+    );
+    let of: [(&str, OfMinute); 2] =
+        [("", |minute| minute.requests), (" class=\"errors\"", |minute| minute.errors)];
+    for (class, of) in of.into_iter().take(if errors > 0.0 { 2 } else { 1 }) {
+        let _ = write!(out, "<polyline{class} points=\"");
+        // A minute is as wide as it lasts, so that there is a line from the first on.
+        let height = |minute| 17.0 - of(minute) * scale;
+        let begun = past.front().map(|minute| (first, height(minute)));
+        let ends = past.iter().enumerate();
+        let ends = ends.map(|(index, minute)| (first + index + 1, height(minute)));
+        for (minute, height) in begun.into_iter().chain(ends) {
+            let _ = write!(out, "{minute},{height:.1} ");
+        }
+        out.push_str("\"/>");
+    }
+    out.push_str("</svg>");
+}
+
 /// Opens a section with a table.
 pub(super) fn table(out: &mut String, (id, title, about): (&str, &str, &str), columns: &[&str]) {
     let _ = write!(
@@ -234,9 +266,19 @@ fn certificates(out: &mut String, view: &View<'_>) {
 }
 
 fn routes(out: &mut String, view: &View<'_>) {
-    let about = "Of the last minute";
-    let columns =
-        ["Route", "Requests/s", "5xx", "In flight", "p50", "p95", "WebSockets", "Goes", "Profile"];
+    let about = "Of the last minute, after a line of the last hour: requests, and what was answered with 5xx";
+    let columns = [
+        "Route",
+        "Last hour",
+        "Requests/s",
+        "5xx",
+        "In flight",
+        "p50",
+        "p95",
+        "WebSockets",
+        "Goes",
+        "Profile",
+    ];
     table(out, ("routes", "Routes", about), &columns);
     for one in view.routes.iter().take(ROWS) {
         let key = (one.profile.clone(), one.name.clone());
@@ -246,55 +288,21 @@ fn routes(out: &mut String, view: &View<'_>) {
             _ => "–".to_owned(),
         };
         let at = |share| seen.quantile(share).map_or("–".to_owned(), latency);
-        row(
-            out,
-            &[
-                &one.name,
-                &figure(seen.requests / took),
-                &share,
-                &figure(seen.in_flight),
-                &at(0.5),
-                &at(0.95),
-                &figure(seen.websockets),
-                &one.goes,
-                &one.profile,
-            ],
-        );
+        let _ = write!(out, "<tr><th scope=\"row\">{}</th><td class=\"line\">", Esc(&one.name));
+        match view.past.line(&key) {
+            Some(past) => line(out, past),
+            None => out.push('–'),
+        }
+        out.push_str("</td>");
+        let (rate, flying, sockets) =
+            (figure(seen.requests / took), figure(seen.in_flight), figure(seen.websockets));
+        let (half, most) = (at(0.5), at(0.95));
+        for cell in [&rate, &share, &flying, &half, &most, &sockets, &one.goes, &one.profile] {
+            let _ = write!(out, "<td>{}</td>", Esc(cell));
+        }
+        out.push_str("</tr>");
     }
     more(out, view.routes.len());
-    out.push_str(END);
-}
-
-fn refused(out: &mut String, view: &View<'_>) {
-    let about =
-        "What the gateway ended itself, since its start; the words are those of the access log";
-    table(out, ("refused", "Refused", about), &["Reason", "How often", "That is"]);
-    let sentence = |word: &str| {
-        Reason::ALL
-            .iter()
-            .find(|reason| reason.word() == word)
-            .map_or("", |reason| reason.sentence())
-    };
-    for (word, count) in &view.figures.refused {
-        row(out, &[word, &format!("{count:.0}"), sentence(word)]);
-    }
-    if view.figures.refused.is_empty() {
-        out.push_str("<tr><td colspan=\"3\">nothing</td></tr>");
-    }
-    out.push_str(END);
-}
-
-fn egress(out: &mut String, view: &View<'_>) {
-    if !view.forwards {
-        return;
-    }
-    let about = format!("{} tunnels are open. What was asked for since the start:", view.tunnels);
-    table(out, ("egress", "Forward proxy", &about), &["Rule", "Result", "Requests"]);
-    for ((rule, result), count) in view.figures.egress.iter().filter(|one| *one.1 > 0.0).take(ROWS)
-    {
-        let result = if result == "ok" { "served" } else { result };
-        row(out, &[rule, result, &format!("{count:.0}")]);
-    }
     out.push_str(END);
 }
 

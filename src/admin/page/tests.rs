@@ -1,6 +1,6 @@
 use http::header::HOST;
 
-use crate::admin::report::{Attempt, Verdict};
+use crate::admin::report::{Attempt, RefusedBy, Tunnel, Tunnels, Verdict};
 use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
 
 use super::*;
@@ -18,6 +18,16 @@ fn status() -> Status {
         fault: Some(format!("connection refused {HOSTILE}")),
         resolved: None,
         open: 3,
+    };
+    let tunnel = Tunnel {
+        id: "1".to_owned(),
+        since: "1970-01-01T00:15:00Z".to_owned(),
+        client: "10.0.0.7:4000".to_owned(),
+        user: Some(HOSTILE.to_owned()),
+        destination: format!("graph.facebook.com:443{HOSTILE}"),
+        rule: HOSTILE.to_owned(),
+        request_bytes: 1536,
+        response_bytes: 5 << 20,
     };
     let attempt = Attempt {
         time: "1970-01-01T00:15:00Z".to_owned(),
@@ -42,13 +52,23 @@ fn status() -> Status {
             sessions: 0,
             endpoints: vec![endpoint],
         }],
+        refused: (0..7)
+            .map(|number| RefusedBy {
+                reason: "route_denied".to_owned(),
+                profile: "internet".to_owned(),
+                route: format!("{HOSTILE}{number}"),
+                count: 7 - number,
+            })
+            .collect(),
+        tunnels: Some(Tunnels { open: 3, shown: vec![tunnel] }),
         ..Status::default()
     }
 }
 
 fn view(past: &Past) -> View<'_> {
     let figures = Figures::of(
-        "app_gateway_tls_certificate_not_after_timestamp_seconds{certificate=\"main\",pair=\"0\"} 260200\n",
+        "app_gateway_tls_certificate_not_after_timestamp_seconds{certificate=\"main\",pair=\"0\"} 260200\n\
+         app_gateway_refused_total{reason=\"route_denied\"} 30\n",
     );
     View {
         now: 1000,
@@ -65,8 +85,6 @@ fn view(past: &Past) -> View<'_> {
             name: HOSTILE.to_owned(),
             goes: HOSTILE.to_owned(),
         }],
-        forwards: true,
-        tunnels: 4,
         sessions: Report::default(),
         figures,
         past,
@@ -103,6 +121,17 @@ fn names_cannot_leave_their_cells() {
     assert_eq!(page.matches("<script").count(), 1);
     let all = STYLE.len() + SCRIPT.len() + page.len();
     assert!(all < 20_000, "{all} bytes");
+}
+
+#[test]
+fn tunnels_and_what_routes_refused_are_listed_up_to_a_number() {
+    let past = Past::default();
+    let page = sections::all(&view(&past));
+    assert!(page.contains("3 are open"), "{page}");
+    assert!(page.contains("<td>100 s ago</td><td>1.5 KiB</td><td>5 MiB</td>"), "{page}");
+    assert!(page.contains("and 2 more: see <code>app-gateway egress list</code>"), "{page}");
+    assert!(page.contains("<th scope=\"row\">route_denied</th><td>30</td>"), "{page}");
+    assert!(page.contains("0 7×, ") && page.contains("4 3× and 2 more"), "{page}");
 }
 
 #[test]

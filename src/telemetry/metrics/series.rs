@@ -20,6 +20,7 @@ impl Metrics {
                     let _ = family.remove_label_values(labels);
                 }
                 self.websockets.forget(profile, route);
+                self.refusals.forget(profile, route);
             }
             Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
             Series::Upstream(name) => {

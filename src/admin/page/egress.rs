@@ -1,0 +1,49 @@
+//! The forward proxy: what was asked of it, and the tunnels that are open.
+
+use std::fmt::Write as _;
+
+use super::View;
+use super::escape::{Esc, bytes};
+use super::sections::{END, ROWS, row, table};
+use super::verdict::ago;
+
+/// Tunnels shown: the page has other things to show, and a command for all of them.
+const SHOWN: usize = 20;
+
+pub(super) fn section(out: &mut String, view: &View<'_>) {
+    let Some(tunnels) = &view.status.tunnels else { return };
+    let about = "What was asked for since the start";
+    table(out, ("egress", "Forward proxy", about), &["Rule", "Result", "Requests"]);
+    for ((rule, result), count) in view.figures.egress.iter().filter(|one| *one.1 > 0.0).take(ROWS)
+    {
+        let result = if result == "ok" { "served" } else { result };
+        row(out, &[rule, result, &format!("{count:.0}")]);
+    }
+    out.push_str(END);
+    let about = format!("{} are open; the oldest first", tunnels.open);
+    let columns = ["Client", "User", "Destination", "Rule", "Opened", "Sent", "Received"];
+    table(out, ("tunnels", "Tunnels of the forward proxy", &about), &columns);
+    for one in tunnels.shown.iter().take(SHOWN) {
+        row(
+            out,
+            &[
+                &one.client,
+                one.user.as_deref().unwrap_or("–"),
+                &one.destination,
+                &one.rule,
+                &ago(&one.since, view.now),
+                &bytes(one.request_bytes),
+                &bytes(one.response_bytes),
+            ],
+        );
+    }
+    let more = tunnels.open.saturating_sub(tunnels.shown.len().min(SHOWN));
+    if more > 0 {
+        let _ = write!(
+            out,
+            "<tr><td colspan=\"7\">and {} more: see <code>app-gateway egress list</code></td></tr>",
+            Esc(more)
+        );
+    }
+    out.push_str(END);
+}

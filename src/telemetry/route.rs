@@ -1,0 +1,39 @@
+//! Metrics of one route.
+
+use std::sync::Arc;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::lease::Lease;
+use super::refusals::RouteRefusals;
+use super::websockets::WebSocketMetrics;
+
+/// Handles of one route.
+#[derive(Clone)]
+pub struct RouteMetrics {
+    /// Requests by class, in the order of `CLASSES` of the metrics.
+    pub requests: [IntCounter; 6],
+    /// From the end of the request head to the end of the answer.
+    pub seconds: Histogram,
+    /// Requests being served.
+    pub in_flight: IntGauge,
+    /// Request body bytes.
+    pub request_bytes: IntCounter,
+    /// Response body bytes.
+    pub response_bytes: IntCounter,
+    /// Requests served by a route that only reports.
+    pub report_only: IntCounter,
+    /// What it refused.
+    pub refusals: Arc<RouteRefusals>,
+    /// Of its WebSockets, if it carries any.
+    pub websockets: Option<Arc<WebSocketMetrics>>,
+    pub(super) lease: Arc<Lease>,
+}
+
+impl RouteMetrics {
+    /// The same, for a route that carries WebSockets.
+    #[must_use]
+    pub fn with_websockets(self) -> Self {
+        Self { websockets: self.lease.websockets().map(Arc::new), ..self }
+    }
+}
