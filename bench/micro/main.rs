@@ -158,7 +158,7 @@ fn head(text: &'static str) -> Box<dyn FnMut()> {
         let origin = Origin {
             seat_cookie: None,
             client,
-            trusted: false,
+            proxy: None,
             strip_prefix: None,
             request_id: "0123456789abcdef0123456789abcdef",
             trace: None,

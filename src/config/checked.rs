@@ -250,6 +250,8 @@ pub struct Profile {
     pub unknown_sni: UnknownSni,
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// By which field they say who the client is.
+    pub named_by: NamedBy,
     /// Fields set on every answer of an upstream, unless the route says otherwise.
     pub response_headers: Vec<ResponseHeader>,
     /// Longest request body of routes that say nothing, in bytes. Default 10 MiB.
@@ -264,6 +266,17 @@ pub struct Profile {
     pub listeners: Vec<Listener>,
     /// In the order of the file. At least one.
     pub routes: Vec<Route>,
+}
+
+/// By which field trusted proxies say who the client is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NamedBy {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// None: the client is who is connected.
+    Nothing,
 }
 
 /// What a client gets whose SNI no certificate of the profile covers.

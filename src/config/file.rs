@@ -189,6 +189,8 @@ pub struct ProfileFile {
     pub unknown_sni: Maybe<UnknownSniFile>,
     /// Networks whose `X-Forwarded-*` and `X-Request-Id` are believed. Default: none.
     pub trusted_proxies: Maybe<Vec<Written<String>>>,
+    /// By which field `trusted-proxies` say who the client is. Default `"x-forwarded-for"`.
+    pub client_address: Maybe<ClientAddressFile>,
     /// Longest request body of routes that say nothing. Default `"10MiB"`.
     pub max_body: Maybe<Amount>,
     /// Fields set on every answer of an upstream; `""` removes the field.
@@ -204,6 +206,18 @@ pub struct ProfileFile {
     pub listener: Maybe<Vec<Written<ListenerFile>>>,
     /// What it serves. The longest matching path wins; what matches none is answered 404.
     pub route: Maybe<Vec<Written<RouteFile>>>,
+}
+
+/// By which field `trusted-proxies` say who the client is. The other is not believed.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddressFile {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239). Nothing in `X-Forwarded-*` is believed then.
+    Forwarded,
+    /// By none: the client is the proxy. Its `X-Forwarded-*` are passed on all the same.
+    Off,
 }
 
 /// What a client gets whose SNI no certificate covers.

@@ -12,7 +12,7 @@ use super::problem::{Place, Problem};
 const TOP: [&str; 4] = ["gateway", "admin", "forward", "doctor"];
 
 /// What nginx calls it, and what we do.
-const NGINX: [(&str, &str); 25] = [
+const NGINX: [(&str, &str); 26] = [
     ("access_log", "access-log"),
     ("add_header", "response-headers"),
     ("client_header_timeout", "header"),
@@ -30,6 +30,7 @@ const NGINX: [(&str, &str); 25] = [
     ("proxy_read_timeout", "first-byte-timeout"),
     ("proxy_ssl_name", "server-name"),
     ("proxy_ssl_trusted_certificate", "ca-file"),
+    ("real_ip_header", "client-address"),
     ("return", "redirect"),
     ("rewrite", "strip-prefix"),
     ("server_name", "hosts"),

@@ -207,6 +207,7 @@ impl Compiler<'_> {
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),
             trusted: profile.trusted_proxies.clone(),
+            named_by: profile.named_by,
             limits: profile.limits.clone(),
             timeouts: profile.timeouts.clone(),
             tls,

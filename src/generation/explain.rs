@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::addr::ClientAddr;
 use crate::config::{Others, ProxyProtocol, Verify};
-use crate::message::forward::{Origin, stripped_target, write_request};
+use crate::message::forward::{Origin, Proxy, stripped_target, write_request};
 use crate::message::{Reason, RequestHead, host};
 use crate::units::{display_duration, display_size};
 use crate::upstream::{Upstream, resolve};
@@ -76,10 +76,10 @@ impl<'a> Explained<'a> {
         let mut explained = Self { generation, lines: Lines::default(), served: false };
         explained.line("request", &format!("{} {}", asked.method, asked.url), "");
         let client = ClientAddr(SocketAddr::new(asked.from, 0));
-        let trusted = if site.trusts(client) {
-            "a trusted proxy: its X-Forwarded-* are believed"
-        } else {
-            "not a trusted proxy"
+        let trusted = match site.proxy(client) {
+            None => "not a trusted proxy",
+            Some(Proxy { believed: true, .. }) => "a trusted proxy: its X-Forwarded-* are believed",
+            Some(_) => "a trusted proxy: its Forwarded is believed",
         };
         explained.line("from", &format!("{} ({trusted})", asked.from), "");
         explained.line("profile", &site.names.profile, &explained.place_of_profile(site));
@@ -106,16 +106,19 @@ impl<'a> Explained<'a> {
         text.push_str("\r\n");
         match RequestHead::parse(&Bytes::from(text), site.limits.header_count) {
             Err(reason) => explained.refused(&Refusal { reason, route: None, allow: None }, site),
-            Ok(head) => match site.decide(&head) {
-                Err(refusal) => explained.refused(&refusal, site),
-                Ok(Decision::AddSlash) => {
-                    explained.verdict("308 to the same path with `/` at its end");
+            Ok(head) => {
+                explained.client(&head, site, client);
+                match site.decide(&head) {
+                    Err(refusal) => explained.refused(&refusal, site),
+                    Ok(Decision::AddSlash) => {
+                        explained.verdict("308 to the same path with `/` at its end");
+                    }
+                    Ok(Decision::ToHttps(port)) => {
+                        explained.verdict(&format!("308 to the same URL on https, port {port}"));
+                    }
+                    Ok(Decision::Route(route)) => explained.route(&route, &head, site, client),
                 }
-                Ok(Decision::ToHttps(port)) => {
-                    explained.verdict(&format!("308 to the same URL on https, port {port}"));
-                }
-                Ok(Decision::Route(route)) => explained.route(&route, &head, site, client),
-            },
+            }
         }
         Ok(explained)
     }
@@ -127,6 +130,13 @@ impl<'a> Explained<'a> {
     fn verdict(&mut self, text: &str) {
         self.served = true;
         self.line("verdict", text, "");
+    }
+
+    fn client(&mut self, head: &RequestHead, site: &Site, connected: ClientAddr) {
+        let client = site.client_of(connected, &head.fields);
+        if client != connected {
+            self.line("client", &format!("{} (named by the proxy)", client.ip()), "");
+        }
     }
 
     fn place_of_profile(&self, site: &Site) -> String {
@@ -181,8 +191,8 @@ impl<'a> Explained<'a> {
                     head,
                     &Origin {
                         seat_cookie: None,
-                        client: client.ip(),
-                        trusted: site.trusts(client),
+                        client: site.client_of(client, &head.fields).ip(),
+                        proxy: site.proxy(client),
                         strip_prefix: strip_prefix.as_deref(),
                         request_id: "(made for each request)",
                         trace: None,

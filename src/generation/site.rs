@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::addr::{ClientAddr, HostPattern};
-use crate::config::{self, Limits, ProxyProtocol, Timeouts};
-use crate::message::forward::Edits;
-use crate::message::{Framing, Reason, RequestHead, host, path};
+use crate::config::{self, Limits, NamedBy, ProxyProtocol, Timeouts};
+use crate::message::forward::{Edits, Proxy};
+use crate::message::{Fields, Framing, Reason, RequestHead, client, host, path};
 use crate::route::{Match, Table};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
@@ -33,8 +33,10 @@ pub struct Site {
     pub served: Served,
     /// Hosts it answers for; empty: any.
     pub hosts: Vec<HostPattern>,
-    /// Peers whose `X-Forwarded-*` are believed.
+    /// Proxies that are believed.
     pub trusted: Vec<IpNet>,
+    /// By which field they say who the client is.
+    pub named_by: NamedBy,
     /// Requests are passed on with a `traceparent` of the gateway's.
     pub traces: bool,
     /// Socket.IO sessions are followed.
@@ -346,7 +348,24 @@ impl Site {
         }
     }
 
-    /// Whether this client's `X-Forwarded-*` are believed.
+    /// Who the client of a request is that came on a connection of `connected`, which names it if
+    /// it is a trusted proxy. A port that is not told is 0.
+    #[must_use]
+    pub fn client_of(&self, connected: ClientAddr, fields: &Fields) -> ClientAddr {
+        if !self.trusts(connected) {
+            return connected;
+        }
+        client::named(fields, self.named_by, connected, |hop| self.trusts(hop))
+    }
+
+    /// Whom an upstream is told of as the trusted proxy that is connected.
+    #[must_use]
+    pub fn proxy(&self, connected: ClientAddr) -> Option<Proxy> {
+        let believed = self.named_by != NamedBy::Forwarded;
+        self.trusts(connected).then(|| Proxy { address: connected.ip(), believed })
+    }
+
+    /// Whether this is a proxy that is believed.
     #[must_use]
     pub fn trusts(&self, client: ClientAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&client.ip()))

@@ -148,12 +148,12 @@ impl Fields {
     }
 
     /// All fields.
-    pub fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Known, &[u8], &[u8])> {
         self.list.iter().map(|f| (f.known, self.slice(f.name), self.slice(f.value)))
     }
 
     /// Values of the fields classified as `known`.
-    pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+    pub fn all(&self, known: Known) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.list.iter().filter(move |f| f.known == known).map(|f| self.slice(f.value))
     }
 

@@ -20,8 +20,8 @@ use super::trace::TraceParent;
 pub struct Origin<'a> {
     /// The client's address.
     pub client: IpAddr,
-    /// The client is a proxy whose own `X-Forwarded-*` are believed.
-    pub trusted: bool,
+    /// The trusted proxy that is connected.
+    pub proxy: Option<Proxy>,
     /// Taken off the front of the path.
     pub strip_prefix: Option<&'a str>,
     /// Id of the request.
@@ -30,6 +30,15 @@ pub struct Origin<'a> {
     pub seat_cookie: Option<&'a str>,
     /// The trace it belongs to; `None` if the gateway does not take part in that.
     pub trace: Option<&'a TraceParent>,
+}
+
+/// A trusted proxy, as an upstream is told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxy {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its `X-Forwarded-*` are believed.
+    pub believed: bool,
 }
 
 /// Bytes a head usually grows by when it is passed on.
@@ -127,16 +136,9 @@ fn write_cookies(out: &mut Vec<u8>, name: &[u8], value: &[u8], ours: &str) {
 }
 
 fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
-    let believed = |known| if origin.trusted { head.fields.first(known) } else { None };
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    if origin.trusted {
-        for value in head.fields.all(Known::ForwardedFor) {
-            out.extend_from_slice(value);
-            out.extend_from_slice(b", ");
-        }
-    }
-    write_ip(out, origin.client);
-    out.extend_from_slice(b"\r\n");
+    let is_believed = origin.proxy.is_some_and(|proxy| proxy.believed);
+    let believed = |known| if is_believed { head.fields.first(known) } else { None };
+    write_hops(out, head, origin);
     field(out, "X-Forwarded-Proto", believed(Known::ForwardedProto).unwrap_or(b"https"));
     let host = believed(Known::ForwardedHost).unwrap_or(&head.host);
     if !host.is_empty() {
@@ -155,6 +157,27 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
     if let Some(trace) = origin.trace {
         field(out, "traceparent", trace.as_bytes());
     }
+}
+
+/// Writes `X-Forwarded-For`: the list of a proxy that is believed, or the client, and the proxy.
+fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    match origin.proxy {
+        None => write_ip(out, origin.client),
+        Some(proxy) => {
+            if proxy.believed {
+                for value in head.fields.all(Known::ForwardedFor) {
+                    out.extend_from_slice(value);
+                    out.extend_from_slice(b", ");
+                }
+            } else if origin.client != proxy.address {
+                write_ip(out, origin.client);
+                out.extend_from_slice(b", ");
+            }
+            write_ip(out, proxy.address);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The raw target without the part that decodes to the first `prefix` bytes of its path.

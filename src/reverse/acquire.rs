@@ -33,7 +33,9 @@ pub(super) struct Errand<'a> {
 /// Whom it is for, as an upstream may be told.
 #[derive(Clone, Copy)]
 pub(super) struct Whom<'a> {
-    /// The client's connection.
+    /// The client.
+    pub(super) client: ClientAddr,
+    /// The connection it came on: its own, or that of a proxy.
     pub(super) ends: Ends,
     /// The name it asked for in TLS.
     pub(super) sni: Option<&'a str>,
@@ -158,7 +160,7 @@ pub(super) async fn acquire(
         Session::Opens => Learns::Opened,
         Session::Of(id) => known(id),
     };
-    let choice = upstream.choose(|| place(ClientAddr(errand.client.ends.source)), cookie);
+    let choice = upstream.choose(|| place(errand.client.client), cookie);
     let reached =
         reach(errand.to, choice, async |chosen: Chosen<'_>| try_one(worker, &errand, chosen).await);
     match reached.await {

@@ -48,6 +48,8 @@ pub struct Service {
 
 /// What is known about a client connection, from its handshake on.
 struct Facts {
+    /// Who is connected, as a balancer says: the client, or a proxy that says of each request whose
+    /// it is.
     client: ClientAddr,
     /// Where it connected to; `None` if nobody is told.
     destination: Option<SocketAddr>,
@@ -66,22 +68,23 @@ impl Facts {
     }
 
     /// Whom a request of this connection is for.
-    fn whom<'a>(&'a self, site: &Site, id: &'a RequestId) -> Whom<'a> {
+    fn whom<'a>(&'a self, site: &Site, (client, id): (ClientAddr, &'a RequestId)) -> Whom<'a> {
         // It was not asked for if no upstream was to be told when the client connected.
         let destination = self.destination.unwrap_or(site.address);
-        Whom { ends: Ends { source: self.client.0, destination }, sni: self.sni.as_deref(), id }
+        let ends = Ends { source: self.client.0, destination };
+        Whom { client, ends, sni: self.sni.as_deref(), id }
     }
 
-    /// What an upstream is told about where a request of this connection came from.
+    /// What an upstream is told about where a request of this client's on this connection came from.
     fn origin<'a>(
         &self,
-        site: &Site,
+        (site, client): (&Site, ClientAddr),
         (strip_prefix, seat_cookie): (Option<&'a str>, Option<&'a str>),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> Origin<'a> {
         Origin {
-            client: self.client.ip(),
-            trusted: site.trusts(self.client),
+            client: client.ip(),
+            proxy: site.proxy(self.client),
             strip_prefix,
             seat_cookie,
             request_id: id.as_str(),

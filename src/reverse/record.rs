@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::site::{Account, Carried, Names};
 use crate::generation::{Edition, Route, Site};
@@ -33,6 +34,8 @@ use super::acquire::Whose;
 pub(super) struct Record {
     worker: Rc<Worker>,
     facts: Rc<Facts>,
+    /// Who the client is, by the word of trusted proxies.
+    pub(super) client: ClientAddr,
     names: Arc<Names>,
     edition: Arc<Edition>,
     pub(super) id: RequestId,
@@ -88,6 +91,7 @@ impl Record {
         let trusted = site.trusts(facts.client);
         let known = if trusted { head.fields.first(Known::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
+        record.client = site.client_of(facts.client, &head.fields);
         record.trace = site.traces.then(|| {
             let (came, span) = (head.fields.all(Known::TraceParent), worker.ids.span());
             // A new trace is called as its first request.
@@ -123,6 +127,7 @@ impl Record {
             trace: None,
             worker: Rc::clone(worker),
             facts: Rc::clone(facts),
+            client: facts.client,
             names: Arc::clone(&site.names),
             edition: Arc::clone(&site.edition),
             start: Instant::now(),
@@ -253,7 +258,7 @@ impl Record {
             ticket,
             &Outcome {
                 request: self.id.as_str(),
-                client: self.facts.client.0,
+                client: self.client.0,
                 endpoint: self.endpoint.as_ref(),
                 status: self.status,
                 reason: self.reason,
@@ -362,9 +367,13 @@ impl Event for Record {
         line.text(Key::Event, event.as_bytes());
         line.text(Key::Profile, self.names.profile.as_bytes());
         line.text(Key::Listener, self.names.listener.as_bytes());
-        line.address(Key::Client, self.facts.client.0);
-        if let Some(via) = &self.facts.via {
-            via.tell(line);
+        line.address(Key::Client, self.client.0);
+        match &self.facts.via {
+            Some(via) => via.tell(line),
+            None if self.client != self.facts.client => {
+                line.address(Key::Peer, self.facts.client.0);
+            }
+            None => {}
         }
         if let Some(asked) = &self.request {
             line.text(Key::Method, asked.method.as_str().as_bytes());

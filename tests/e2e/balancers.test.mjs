@@ -1,4 +1,5 @@
-// The PROXY protocol in both versions: HAProxy and nginx in front of the gateway, saying who the client is, and behind it, being told.
+// HAProxy and nginx in front of the gateway, saying who the client is (PROXY protocol in both versions, X-Forwarded-For,
+// Forwarded), and behind it, being told.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
@@ -225,5 +226,61 @@ frontend told
     await startHaproxy(world, frontend(front, 'send-proxy-v2', { to: middle.listener() }), { ports: [[world.address, front]] });
     const answer = await curl(world, middle, '/', { args: ['--interface', client], listener: { host: world.address, port: front } });
     assert.equal(`${answer.body}`, `${client} ${world.address}`);
+  });
+});
+
+describe('proxies that speak HTTP', { skip: gatewayOnly }, () => {
+  /** A gateway that trusts what the balancer's address says. */
+  const trusting = async (profile = {}) => world.gateway(await world.plainConfig({
+    profile: { 'trusted-proxies': [balancer], ...profile },
+    upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
+    route: [{ path: '/', upstream: 'origin' }],
+  }));
+  /** What a client sends who would like to be somebody else. */
+  const lies = ['-H', 'X-Forwarded-For: 203.0.113.66', '-H', 'Forwarded: for=203.0.113.66'];
+  const isClient = ({ line, headers }, hops) => {
+    assert.equal(line.client.split(':')[0], client);
+    assert.equal(line.peer.split(':')[0], balancer);
+    assert.equal(headers.get('x-forwarded-for'), hops);
+    assert.equal(headers.get('forwarded'), undefined);
+  };
+
+  test('nginx, which adds to X-Forwarded-For', async () => {
+    const to = await trusting();
+    const port = await world.freePort();
+    const { host, port: own } = to.listener();
+    await world.nginx(`server {
+      listen ${world.address}:${port} ssl;
+      ssl_certificate ${world.certs.gateway.crt};
+      ssl_certificate_key ${world.certs.gateway.key};
+      location / {
+        proxy_pass https://${host}:${own};
+        proxy_bind ${balancer};
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      }
+    }`, { ports: [[world.address, port]] });
+    isClient(await through(port, { to }), `${client}, ${balancer}`);
+    isClient(await through(port, { to, args: lies }), `203.0.113.66, ${client}, ${balancer}`);
+    // Past it, a client is who it is.
+    const { line, headers } = await through(own, { to, args: lies });
+    assert.deepEqual([line.client.split(':')[0], line.peer, headers.get('x-forwarded-for')], [client, undefined, client]);
+  });
+
+  test('HAProxy, with X-Forwarded-For or with Forwarded', async () => {
+    const pem = join(world.dir, 'haproxy-http.pem');
+    writeFileSync(pem, Buffer.concat([world.certs.gateway.crtText, world.certs.gateway.keyText]));
+    const ways = [
+      { adds: 'option forwardfor', profile: {}, lied: `203.0.113.66, ${client}, ${balancer}` },
+      { adds: 'http-request add-header Forwarded for=%[src];proto=https', profile: { 'client-address': 'forwarded' }, lied: `${client}, ${balancer}` },
+    ];
+    for (const { adds, profile, lied } of ways) {
+      const to = await trusting(profile);
+      const port = await world.freePort();
+      await startHaproxy(world, frontend(port, 'ssl verify none', { to: to.listener(), bind: `ssl crt ${pem}`, before: `mode http\n  ${adds}` }),
+        { ports: [[world.address, port]] });
+      isClient(await through(port, { to }), `${client}, ${balancer}`);
+      isClient(await through(port, { to, args: lies }), lied);
+    }
   });
 });

@@ -32,6 +32,7 @@ mod http2;
 mod limits;
 mod log;
 mod order;
+mod proxies;
 mod self_test;
 mod timers;
 mod upgrade;

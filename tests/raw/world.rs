@@ -302,11 +302,19 @@ impl World {
 
     /// The lines of the access log about one client connection, once there are `count`.
     pub(crate) fn lines_of(&mut self, client: SocketAddr, count: usize) -> Vec<serde_json::Value> {
-        let client = client.to_string();
+        self.lines_as(&client.to_string(), count)
+    }
+
+    /// The line of the log about this client, as it is written there.
+    pub(crate) fn line_of(&mut self, client: &str) -> serde_json::Value {
+        self.lines_as(client, 1).remove(0)
+    }
+
+    fn lines_as(&mut self, client: &str, count: usize) -> Vec<serde_json::Value> {
         let mut found = Vec::new();
         self.wait(&format!("{count} lines about {client}"), |world| {
             found = world.lines();
-            found.retain(|line| line["client"] == client.as_str());
+            found.retain(|line| line["client"] == client);
             found.len() >= count
         });
         assert_eq!(found.len(), count, "{found:#?}");

@@ -1,6 +1,8 @@
 //! Socket.IO sessions over several endpoints: where one was opened it stays, and where it was lost the
 //! client is told to open another. The real clients are in `tests/e2e`.
 
+use std::collections::BTreeSet;
+
 use crate::origin::Origin;
 use crate::world::{Answer, World, listed, origins};
 
@@ -95,6 +97,30 @@ fn a_client_keeps_its_endpoint_without_a_table() {
     let world = two(&a, &b, "balance = \"hash\"\nsticky = \"off\"");
     let homes: Vec<_> = (0..10).map(|_| world.get("/").body).collect();
     assert!(homes.iter().all(|home| *home == homes[0]), "{homes:?}");
+}
+
+#[test]
+fn clients_of_a_trusted_proxy_have_endpoints_of_their_own() {
+    let [a, b] = origins(["a", "b"]);
+    let upstream =
+        format!("endpoints = [{}]\nbalance = \"hash\"\nsticky = \"off\"", listed(&[&a, &b]));
+    for (trusted, used) in [("trusted-proxies = [\"127.0.0.0/8\"]", 2), ("", 1)] {
+        let world = World::ready_with(&upstream, trusted, 200);
+        let home = |client: u8| {
+            let fields = format!("X-Forwarded-For: 203.0.113.9, 192.0.2.{client}\r\n");
+            world.ask_with("GET /", &fields).body
+        };
+        let homes: Vec<_> = (0..24).map(home).collect();
+        assert_eq!(homes, (0..24).map(home).collect::<Vec<_>>());
+        let all: BTreeSet<_> = homes.iter().collect();
+        assert_eq!(all.len(), used, "{homes:?}");
+        // `explain` knows the client too.
+        let list = "X-Forwarded-For: 203.0.113.9, 192.0.2.7";
+        let url = format!("https://{}/", world.listen);
+        let output = world.command(&["explain", "GET", &url, "--from", "127.0.0.1", "-H", list]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said.contains("192.0.2.7 (named by the proxy)"), used == 2, "{said}");
+    }
 }
 
 #[test]

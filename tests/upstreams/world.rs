@@ -25,7 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     dir: TempDir,
     pub(crate) gateway: Child,
-    listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -244,8 +244,13 @@ upstream = "stage"
 
     /// Sends a request of its own connection and reads the answer.
     pub(crate) fn ask(&self, request: &str) -> Answer {
+        self.ask_with(request, "")
+    }
+
+    /// The same, with more fields, each with its CRLF.
+    pub(crate) fn ask_with(&self, request: &str, fields: &str) -> Answer {
         let mut client = self.client();
-        let line = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let line = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n");
         client.write_all(line.as_bytes()).unwrap();
         let mut bytes = Vec::new();
         // A peer that goes without a word has still said what it has said.

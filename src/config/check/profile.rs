@@ -12,8 +12,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::addr::HostPattern;
-use crate::config::checked::{CertificateId, Limits, Profile, Serve, Timeouts, UnknownSni};
-use crate::config::file::{LimitsFile, ProfileFile, TimeoutsFile, UnknownSniFile, Written};
+use crate::config::checked::{
+    CertificateId, Limits, NamedBy, Profile, Serve, Timeouts, UnknownSni,
+};
+use crate::config::file::{
+    ClientAddressFile, LimitsFile, ProfileFile, TimeoutsFile, UnknownSniFile, Written,
+};
 use crate::config::problem::{Place, Problem};
 use crate::config::shape::Item;
 
@@ -97,6 +101,7 @@ impl Check<'_> {
                 Some(UnknownSniFile::Default) | None => UnknownSni::Default,
             },
             trusted_proxies,
+            named_by: self.named_by(body),
             access_log: body.access_log.as_ref().is_none_or(|on| on.value),
             response_headers: shared.response_headers,
             max_body: shared.max_body,
@@ -151,6 +156,23 @@ impl Check<'_> {
             networks.push(network);
         }
         networks
+    }
+
+    fn named_by(&mut self, body: &ProfileFile) -> NamedBy {
+        let Some(written) = &body.client_address else { return NamedBy::XForwardedFor };
+        if body.trusted_proxies.as_ref().is_none_or(|list| list.value.is_empty()) {
+            let message = "`client-address` without `trusted-proxies`";
+            self.found.push(
+                Problem::error("profile.client-address", self.place(written), message)
+                    .with_label("nobody is believed")
+                    .with_help("name the networks of your load balancers in `trusted-proxies`, or leave this key out"),
+            );
+        }
+        match written.value {
+            ClientAddressFile::XForwardedFor => NamedBy::XForwardedFor,
+            ClientAddressFile::Forwarded => NamedBy::Forwarded,
+            ClientAddressFile::Off => NamedBy::Nothing,
+        }
     }
 
     pub(super) fn certificates(
@@ -315,6 +337,7 @@ fn has_settings(body: &ProfileFile) -> bool {
         || body.certificates.is_some()
         || body.unknown_sni.is_some()
         || body.trusted_proxies.is_some()
+        || body.client_address.is_some()
         || body.access_log.is_some()
         || body.max_body.is_some()
         || body.response_headers.is_some()

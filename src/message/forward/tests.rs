@@ -9,7 +9,7 @@ fn passed_on(text: &str, trusted: bool, strip_prefix: Option<&str>) -> String {
     let origin = Origin {
         seat_cookie: None,
         client: "192.0.2.7".parse().unwrap(),
-        trusted,
+        proxy: trusted.then(|| Proxy { address: "192.0.2.7".parse().unwrap(), believed: true }),
         strip_prefix,
         request_id: "id-1",
         trace: None,
@@ -102,7 +102,7 @@ fn the_cookie_of_the_gateway_is_not_passed_on() {
         let origin = Origin {
             seat_cookie: Some("seat"),
             client: "192.0.2.7".parse().unwrap(),
-            trusted: false,
+            proxy: None,
             strip_prefix: None,
             request_id: "id-1",
             trace: None,

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use http::Method;
 
+use crate::addr::ClientAddr;
 use crate::downstream::accept::{Admitted, Door as _};
 use crate::downstream::conn::HeadLimits;
 use crate::downstream::download::{Answer, Download};
@@ -115,7 +116,7 @@ struct Target<'a> {
     route: &'a Route,
     way: &'a Way,
     origin: Origin<'a>,
-    id: &'a RequestId,
+    client: (ClientAddr, &'a RequestId),
 }
 
 impl Request<'_> {
@@ -145,8 +146,9 @@ impl Request<'_> {
         };
         let (id, trace) = (record.id, record.trace);
         let hidden = (way.strip_prefix.as_deref(), way.upstream.seat_cookie());
-        let origin = self.facts.origin(self.site, hidden, (&id, trace.as_ref()));
-        let target = Target { route: &route, way, origin, id: &id };
+        let client = record.client;
+        let origin = self.facts.origin((self.site, client), hidden, (&id, trace.as_ref()));
+        let target = Target { route: &route, way, origin, client: (client, &id) };
         self.proxy(conn, record, &target).await
     }
 
@@ -240,7 +242,7 @@ impl Request<'_> {
         fresh: bool,
     ) -> Result<Acquired, Unreachable> {
         let to = (&target.way.upstream, &target.way.counters);
-        let (head, client) = (&self.head, self.facts.whom(self.site, target.id));
+        let (head, client) = (&self.head, self.facts.whom(self.site, target.client));
         let own = Own::of(target.route, self.facts, &target.origin);
         let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh, own }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {

@@ -242,15 +242,15 @@ impl H2Request {
         else {
             return Err(Reason::Internal.into());
         };
-        let (id, trace) = (record.id, record.trace);
+        let (client, id, trace) = (record.client, record.id, record.trace);
         let hidden = (strip_prefix.as_deref(), upstream.seat_cookie());
-        let origin = self.facts.origin(&self.site, hidden, (&id, trace.as_ref()));
+        let origin = self.facts.origin((&self.site, client), hidden, (&id, trace.as_ref()));
         let alarm = worker.local.clock.alarm();
         let mut fresh = false;
         record.on_upstream(upstream);
         loop {
             let (to, head) = ((upstream, counters), asked.head);
-            let client = self.facts.whom(&self.site, &id);
+            let client = self.facts.whom(&self.site, (client, &id));
             let own = Own::of(asked.route, &self.facts, &origin);
             let acquired = acquire(worker, Errand { to, head, client, fresh, own }).await?;
             let whose = acquired.whose;

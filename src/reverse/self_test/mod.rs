@@ -69,7 +69,7 @@ impl<'a> Own<'a> {
     /// For a request from there, if its route is a self-test.
     pub(super) fn of(route: &'a Route, facts: &'a Rc<Facts>, from: &From<'a>) -> Option<Self> {
         let Action::SelfTest(_, test) = &route.action else { return None };
-        Some(Self { test, facts, id: from.request_id, trusted: from.trusted })
+        Some(Self { test, facts, id: from.request_id, trusted: from.proxy.is_some() })
     }
 
     fn seen(&self, head: &RequestHead) -> Seen {

@@ -137,6 +137,9 @@ impl Line for Ecs<'_> {
     fn address(&mut self, key: Key, value: SocketAddr) {
         let (ip, port) = (value.ip(), value.port());
         let _ = match key {
+            Key::Client if port == 0 => {
+                write!(self.out, "\"client.ip\":\"{ip}\",\"source.ip\":\"{ip}\",")
+            }
             // The schema wants both: what connected, and what that is in the exchange.
             Key::Client => write!(
                 self.out,

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::addr::text::write_socket;
+use crate::addr::text::{write_ip, write_socket};
 use crate::telemetry::mask::Mask;
 use crate::telemetry::stamp::Stamp;
 
@@ -63,7 +63,11 @@ impl Line for Json<'_> {
     fn address(&mut self, key: Key, value: SocketAddr) {
         self.name(key);
         self.out.push(b'"');
-        write_socket(self.out, value);
+        if value.port() == 0 {
+            write_ip(self.out, value.ip());
+        } else {
+            write_socket(self.out, value);
+        }
         self.out.extend_from_slice(b"\",");
     }
 

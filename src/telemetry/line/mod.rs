@@ -36,7 +36,7 @@ pub trait Line {
     fn number(&mut self, key: Key, value: u64);
     /// A time that something took.
     fn took(&mut self, key: Key, value: Duration);
-    /// An address and port.
+    /// An address and port; 0: nobody has told the port.
     fn address(&mut self, key: Key, value: SocketAddr);
     /// A request target or URL, whose secrets are masked.
     fn target(&mut self, key: Key, value: &[u8]);
@@ -80,9 +80,9 @@ keys! {
     Profile => "profile", "app_gateway.profile";
     /// Name of the listener.
     Listener => "listener", "app_gateway.listener";
-    /// The TCP peer, or whom a balancer names.
+    /// The TCP peer, or whom a balancer or a trusted proxy names.
     Client => "client", "client.ip";
-    /// The TCP peer, where that is a balancer.
+    /// The TCP peer, where that is a balancer, or a proxy that names another.
     Peer => "peer", "app_gateway.peer";
     /// What the balancer said about the connection.
     ProxyProtocol => "proxy_protocol", "app_gateway.proxy_protocol";
