@@ -268,6 +268,7 @@ fn families() -> BTreeSet<String> {
         Told { upstream: "u", endpoint: "e", up: true, since: 0, open: 0, resolved: Some(0) };
     metrics.endpoints.tell([upstream].into_iter(), [endpoint].into_iter());
     metrics.endpoints.checked("u", "good");
+    metrics.peers.tell("b", (true, 0), [("version", 0)].into_iter());
     let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

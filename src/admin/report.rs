@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::generation::drift::Peer;
 use crate::lens::report::Counts;
 use crate::upstream::snapshot::Snapshot;
 
@@ -125,6 +126,9 @@ pub struct Status {
     /// How the upstreams are.
     #[serde(default)]
     pub upstreams: Vec<Snapshot>,
+    /// Gateways this one is compared with.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// How the Socket.IO sessions are.
     #[serde(default)]
     pub socket_io: Option<SocketIo>,

@@ -8,6 +8,7 @@ mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod drift;
 mod egress;
 mod endpoint;
 mod explain;
@@ -146,6 +147,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether other gateways are like the running one, and what differs: exit code 0 if nothing
+    /// does, 1 if something does, 2 if there is no knowing
+    Drift {
+        /// Say it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what keeps Socket.IO sessions of the running gateway on polling, and what to do about it
     WhyPolling {
         /// One session and what happened to it: its id (`sid` in the client's requests), or the short
@@ -216,6 +224,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             endpoint::endpoint(&chosen(directory), wish, upstream, endpoint)
         }
         Some(Command::Status { json }) => status::status(&chosen(directory), json),
+        Some(Command::Drift { json }) => drift::drift(&chosen(directory), json),
         Some(Command::WhyPolling { session, json }) => {
             why_polling::why_polling(&chosen(directory), session.as_deref(), json)
         }

@@ -12,7 +12,7 @@ use crate::units::display_timestamp;
 use crate::upstream::snapshot::Snapshot;
 
 use super::ask::ask;
-use super::{say, say_wrong, shortened};
+use super::{drift, say, say_wrong, shortened};
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +63,9 @@ fn text(status: &Status) -> String {
     }
     if !status.needs_restart.is_empty() {
         line("needs restart", &status.needs_restart.join(", "));
+    }
+    for peer in &status.peers {
+        line("other gateway", &format!("{} {}", peer.peer, drift::told(peer)));
     }
     if let Some(SocketIo { sessions, warnings }) = &status.socket_io {
         if sessions.open() > 0 {

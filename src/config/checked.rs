@@ -7,6 +7,7 @@
 
 mod balancers;
 mod doctor;
+mod drift;
 mod forward;
 mod tcp;
 mod upstream;
@@ -25,6 +26,7 @@ use super::problem::{Place, Sources};
 
 pub use balancers::{Others, ProxyProtocol};
 pub use doctor::{Doctor, Target};
+pub use drift::Drift;
 pub use forward::*;
 pub use tcp::*;
 pub use upstream::*;
@@ -38,6 +40,8 @@ pub struct Config {
     pub outline: Outline,
     /// Process-wide settings.
     pub gateway: Gateway,
+    /// Gateways that should act like this one, if they are compared.
+    pub drift: Option<Drift>,
     /// The admin listener, if there is one.
     pub admin: Option<Admin>,
     /// The admin socket.
@@ -457,6 +461,8 @@ pub enum Action {
     Ready(Vec<UpstreamId>),
     /// Answers with a page that tries the way to the gateway.
     SelfTest(SelfTest),
+    /// Answers gateways that compare themselves with this one.
+    Drift,
 }
 
 /// A page that tries the way from a browser to the gateway.

@@ -8,6 +8,7 @@
 
 mod balancers;
 mod doctor;
+mod drift;
 mod forward;
 mod log;
 mod self_test;
@@ -24,6 +25,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 pub use balancers::{OthersFile, ProxyProtocolFile};
 pub use doctor::DoctorFile;
+pub use drift::DriftFile;
 pub use forward::*;
 pub use log::*;
 pub use self_test::{SelfTestFile, SelfTestTable};
@@ -127,6 +129,8 @@ pub struct GatewayFile {
     /// File with the secret that several gateways share, so that clients of one can go on at another:
     /// made by `app-gateway secret new`. Default: none.
     pub shared_secret_file: Maybe<String>,
+    /// Gateways that should act like this one. Default: none.
+    pub drift: Maybe<DriftFile>,
     /// How long session tickets are sealed with one key, 1 minute to 48 hours; they are good for as
     /// long and up to twice as long. Default `"8h"`.
     pub ticket_epoch: Maybe<String>,
@@ -295,7 +299,7 @@ pub enum ClientCertificateFile {
 }
 
 /// What is done with requests for a path. Exactly one of `upstream`, `redirect`, `deny`,
-/// `ready` and `self-test`.
+/// `ready`, `self-test` and `drift`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteFile {
@@ -321,6 +325,9 @@ pub struct RouteFile {
     /// Answer with a page that tries the way from a browser to the gateway: `true`, or a table with
     /// `idle` and `socket-io`. Default: none.
     pub self_test: Maybe<SelfTestFile>,
+    /// Answer gateways that have the same shared secret, and compare themselves with this one; to
+    /// others there is nothing here. Default false.
+    pub drift: Maybe<bool>,
     /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
     pub strip_prefix: Maybe<String>,
     /// Longest request body, e.g. `"30MiB"`. Default: the profile's.

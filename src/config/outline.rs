@@ -82,6 +82,12 @@ impl Value {
         &self.written
     }
 
+    /// Whether it is not to be shown.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        self.secret
+    }
+
     /// For people: without passwords.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -209,18 +215,23 @@ impl Item {
             }
             plain => {
                 let last = key.rsplit('.').next().unwrap_or(key);
-                let secret = SECRET.iter().any(|word| last.contains(word));
                 let value = Value {
                     place: Place::of(file, &value.span()),
                     written: written(plain),
                     text: plain.as_str().map(str::to_owned),
                     // A file that holds one may be named.
-                    secret: secret && !last.ends_with("-file"),
+                    secret: is_secret(last) && !last.ends_with("-file"),
                 };
                 self.keys.insert(key.to_owned(), value);
             }
         }
     }
+}
+
+/// Whether a key is about a secret, or a file with one.
+#[must_use]
+pub fn is_secret(key: &str) -> bool {
+    SECRET.iter().any(|word| key.contains(word))
 }
 
 fn names_itself(value: &Spanned<DeValue<'_>>) -> bool {

@@ -1,6 +1,6 @@
 //! From a checked configuration to a [`Generation`].
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use http::Method;
 use rustls::crypto::CryptoProvider;
@@ -14,6 +14,7 @@ use crate::tls::tickets::Scope;
 use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
 
+use super::drift::Sheet;
 use super::shared::Shared;
 use super::site::{Account, Action, Begin, Names, Route, Served, Site, Way};
 use super::{
@@ -58,6 +59,7 @@ pub fn compile(
         upstreams.iter().map(|u| (Arc::clone(u), names.upstream(&u.name))).collect();
     let mut sites = Vec::new();
     let edition = Arc::<Edition>::default();
+    let sheet = Arc::<OnceLock<Sheet>>::default();
     let alive = Alive::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
@@ -66,6 +68,7 @@ pub fn compile(
         names: &names,
         shared: &shared,
         edition: &edition,
+        sheet: &sheet,
         alive: &alive,
         traces: config.gateway.trace_context,
         follows: config.gateway.socket_io_lens,
@@ -117,12 +120,27 @@ pub fn compile(
         contents,
         edition,
         shared,
+        sheet,
         _alive: alive,
         names,
         certificates,
     };
     generation.contents = edition::read(generation.files());
+    problems.extend(compared(&generation));
     Ok(Compiled { generation, warnings: problems })
+}
+
+/// Prepares a generation for being compared with other gateways', if that is asked for.
+fn compared(generation: &Generation) -> Vec<Problem> {
+    let config = &generation.config;
+    let routes = config.profiles.iter().flat_map(|profile| &profile.routes);
+    let answers = routes.map(|route| &route.action).any(|a| *a == config::Action::Drift);
+    match &generation.shared.secrets {
+        Some(secrets) if answers || config.drift.is_some() => {
+            generation.sheet.get_or_init(|| Sheet::of(generation, secrets)).idle().collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 pub(super) fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
@@ -166,6 +184,7 @@ struct Compiler<'a> {
     names: &'a Allotment,
     shared: &'a Shared,
     edition: &'a Arc<Edition>,
+    sheet: &'a Arc<OnceLock<Sheet>>,
     alive: &'a Arc<Alive>,
     traces: bool,
     follows: bool,
@@ -334,6 +353,7 @@ impl Compiler<'_> {
                 }),
                 None => Action::Deny,
             },
+            config::Action::Drift => Action::Drift(Arc::clone(self.sheet)),
             config::Action::SelfTest(test) => {
                 let upstream = Arc::new(upstreams::own(test.idle));
                 let way = Way {

@@ -109,7 +109,10 @@ impl<'a> Explained<'a> {
             Ok(head) => {
                 explained.client(&head, site, client);
                 match site.decide(&head) {
-                    Err(refusal) => explained.refused(&refusal, site),
+                    Err(refusal) => match site.hidden(&head) {
+                        Some(route) => explained.route(&route, &head, site, client),
+                        None => explained.refused(&refusal, site),
+                    },
                     Ok(Decision::AddSlash) => {
                         explained.verdict("308 to the same path with `/` at its end");
                     }
@@ -175,6 +178,11 @@ impl<'a> Explained<'a> {
                 let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();
                 let and = if names.is_empty() { "" } else { " and these are up: " };
                 self.verdict(&format!("200 if the gateway is ready{and}{}", names.join(", ")));
+            }
+            Action::Drift(_) => {
+                self.verdict(
+                    "answered to gateways with the same shared secret; 404 no_route to others",
+                );
             }
             Action::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
             Action::SelfTest(..) => self.verdict("answered by the self-test of the gateway"),

@@ -4,6 +4,7 @@
 //! certificates in hand. Compiling reads certificate files and starts nothing.
 
 pub mod compile;
+pub mod drift;
 pub mod edition;
 pub mod explain;
 pub mod identities;
@@ -18,7 +19,7 @@ mod upstreams;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus::IntGauge;
@@ -53,6 +54,8 @@ pub struct Generation {
     pub edition: Arc<Edition>,
     /// Keys that other gateways, other generations and a successor have too.
     pub shared: shared::Shared,
+    /// What it is compared by with other gateways; empty if that is not asked for.
+    pub sheet: Arc<OnceLock<drift::Sheet>>,
     _alive: Arc<Alive>,
     /// What it is called in the metrics.
     names: Allotment,

@@ -1,7 +1,7 @@
 //! What one listener serves, and how it decides about a request.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,6 +19,7 @@ use crate::telemetry::socketio::Place;
 use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
+use super::drift::Sheet;
 use super::{Alive, Edition, SelfTest};
 
 /// One listener, compiled.
@@ -143,6 +144,8 @@ pub enum Action {
     Deny,
     /// Answers whether the gateway is ready, and these upstreams up.
     Ready(Vec<Arc<Upstream>>),
+    /// Answers gateways that compare themselves with this one. To others it is not there.
+    Drift(Arc<OnceLock<Sheet>>),
 }
 
 /// Where requests are passed on to.
@@ -165,7 +168,7 @@ impl Action {
     pub fn way(&self) -> Option<&Way> {
         match self {
             Self::Proxy(way) | Self::SelfTest(way, _) => Some(way),
-            Self::Redirect { .. } | Self::Deny | Self::Ready(_) => None,
+            Self::Redirect { .. } | Self::Deny | Self::Ready(_) | Self::Drift(_) => None,
         }
     }
 }
@@ -243,12 +246,27 @@ impl Site {
         let asked =
             Asked { host: head.host_name(), target: &head.target, method, upgrade: head.upgrade };
         let decision = self.decide_asked(&asked)?;
+        if let Decision::Route(route) = &decision
+            && let Action::Drift(sheet) = &route.action
+            && !sheet.get().is_some_and(|sheet| sheet.is_for(head))
+        {
+            return Err(Refusal::of(Reason::NoRoute));
+        }
         if let (Decision::Route(route), Framing::Length(length)) = (&decision, head.framing)
             && length > route.max_body
         {
             return Err(Refusal::by(Reason::BodyTooLarge, route));
         }
         Ok(decision)
+    }
+
+    /// The route a request would get that is not there for who asks: for those who run the gateway.
+    #[must_use]
+    pub fn hidden(&self, head: &RequestHead) -> Option<Arc<Route>> {
+        let (host, target, method) = (head.host_name(), &*head.target, &head.method);
+        let asked = Asked { host, target, method, upgrade: head.upgrade };
+        let Ok(Decision::Route(route)) = self.decide_asked(&asked) else { return None };
+        matches!(route.action, Action::Drift(_)).then_some(route)
     }
 
     /// Decides by host, path, method and upgrade alone: what is left to ask about a tunnel.
@@ -300,6 +318,9 @@ impl Site {
         };
         if matches!(route.action, Action::Deny) {
             return Err(Refusal::by(Reason::RouteDenied, route));
+        }
+        if asked.upgrade && matches!(route.action, Action::Drift(_)) {
+            return Err(Refusal::of(Reason::NoRoute));
         }
         if asked.upgrade && !(route.websocket && route.action.way().is_some()) {
             return Err(Refusal::by(Reason::WebSocketDenied, route));

@@ -58,7 +58,7 @@ pub(super) fn for_decision(
     (phase, id): (Phase, &RequestId),
 ) -> Option<Reply> {
     match decision {
-        Decision::Route(route) => for_route(route, phase, id),
+        Decision::Route(route) => for_route(route, head, (phase, id)),
         Decision::AddSlash => {
             // Relative to the host the client used: behind a firewall our port is not its port.
             let mut parts = head.target.splitn(2, |b| *b == b'?');
@@ -85,10 +85,17 @@ pub(super) fn for_decision(
     }
 }
 
-fn for_route(route: &Route, phase: Phase, id: &RequestId) -> Option<Reply> {
+fn for_route(route: &Route, head: &RequestHead, (phase, id): (Phase, &RequestId)) -> Option<Reply> {
     let (to, status) = match &route.action {
         Action::Redirect { to, status } => (to, status),
         Action::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
+        Action::Drift(sheet) => {
+            let answer = sheet.get().and_then(|sheet| sheet.answer(head));
+            return Some(match answer {
+                Some(answer) => Reply::good(&answer),
+                None => Reply::refusal(Reason::NoRoute, id),
+            });
+        }
         Action::Proxy(_) | Action::SelfTest(..) | Action::Deny => return None,
     };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);

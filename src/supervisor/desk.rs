@@ -104,6 +104,7 @@ impl Gateway {
     pub(super) async fn roll_back(&mut self) -> Outcome {
         let outcome = self.reloader.roll_back().await;
         self.checks.follow(&self.reloader.generation);
+        self.drift.follow(&self.reloader.generation);
         self.names.all_due();
         self.watch.also(self.reloader.generation.files());
         outcome

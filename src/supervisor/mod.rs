@@ -11,6 +11,7 @@
 mod changes;
 mod checks;
 mod desk;
+mod drift;
 mod inheritance;
 mod names;
 mod origin;
@@ -50,6 +51,7 @@ pub use start::{Bound, StartError};
 pub use succession::Program;
 
 use checks::Checks;
+use drift::Drift;
 use names::Names;
 use posts::Shared;
 use reload::Reloader;
@@ -77,6 +79,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     pulses: Vec<systemd::Pulse>,
     checks: Checks,
+    drift: Drift,
     names: Names,
     /// What is known of Socket.IO sessions, and where it comes from.
     book: Rc<RefCell<lens::Book>>,
@@ -179,6 +182,7 @@ impl Gateway {
         };
         reloader.remember_start();
         let checks = Checks::new(Arc::clone(&reloader.metrics));
+        let drift = Drift::new(Arc::clone(&reloader.metrics), Rc::clone(&reloader.status));
         let book = Rc::new(RefCell::new(lens::Book::new(Arc::clone(&reloader.metrics))));
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
         Ok(Self {
@@ -192,6 +196,7 @@ impl Gateway {
             workers,
             pulses,
             checks,
+            drift,
             names: Names::new(),
             book,
             noticed: Some(noticed),
@@ -236,6 +241,7 @@ impl Gateway {
         systemd::ready(&self.status());
         self.watch.also(self.reloader.generation.files());
         self.checks.follow(&self.reloader.generation);
+        self.drift.follow(&self.reloader.generation);
         let limit = match self.serve(&mut signals, asked).await {
             Leave::WorkerDied => return Ok(End::WorkerDied),
             Leave::End(limit) => limit,
@@ -330,6 +336,7 @@ impl Gateway {
         (self.admin, self.socket) = (None, None);
         self.reloader.held = None;
         self.tell(Phase::Succeeded, Duration::ZERO);
+        self.drift.stop();
         successor.go();
     }
 
@@ -405,6 +412,9 @@ impl Gateway {
         systemd::reloading();
         let outcome = self.reloader.reload(trigger, confirm).await;
         self.checks.follow(&self.reloader.generation);
+        if !self.health.draining.load(Ordering::Relaxed) {
+            self.drift.follow(&self.reloader.generation);
+        }
         self.watch.settle();
         self.watch.also(self.reloader.generation.files());
         systemd::ready(&self.status());

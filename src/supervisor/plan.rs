@@ -285,6 +285,7 @@ fn decided(seen: &Seen, generation: &Generation) -> String {
             Action::Deny => format!("refused {}", Reason::RouteDenied.word()),
             Action::Ready(_) => "whether the gateway is ready".to_owned(),
             Action::SelfTest(..) => "the self-test".to_owned(),
+            Action::Drift(_) => "what it is compared by".to_owned(),
         },
         Ok(Decision::AddSlash) => "308 to the same path with /".to_owned(),
         Ok(Decision::ToHttps(port)) => format!("308 to https, port {port}"),

@@ -20,6 +20,7 @@ use super::endpoints::Endpoints;
 use super::exposition::{self, Format};
 use super::lease::{Lease, Leases, Series};
 use super::listeners::{ListenerMetrics, Listeners};
+use super::peers::Peers;
 use super::process::Process;
 use super::refusals::{Refusals, Refused};
 use super::route::RouteMetrics;
@@ -75,6 +76,8 @@ pub struct Metrics {
     pub(super) refusals: Refusals,
     /// Of endpoints.
     pub endpoints: Endpoints,
+    /// Of gateways this one is compared with.
+    pub peers: Peers,
     /// Of the forward proxy.
     pub egress: EgressMetrics,
     /// Of Socket.IO sessions.
@@ -200,6 +203,7 @@ impl Metrics {
                 )?,
             )?,
             endpoints: Endpoints::new(&registry)?,
+            peers: Peers::new(&registry)?,
             reasons: words.iter().map(|word| reason_counts.with_label_values(&[word])).collect(),
             words,
             log_written: single(

@@ -14,6 +14,7 @@ pub mod line;
 pub mod listeners;
 pub mod mask;
 pub mod metrics;
+pub mod peers;
 mod process;
 pub mod recent;
 pub mod refusals;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::message::{Framing, Reason};
+use crate::message::{Framing, Reason, ResponseHead};
 use crate::net::Local;
 use crate::net::proxy_protocol::v2;
 
-use super::connect::{ConnectError, connect_tcp, shake_hands};
+use super::connect::{ConnectError, connect, connect_tcp, shake_hands};
 use super::exchange::{BodyStep, Exchange, Received};
 use super::{Connection, Endpoint, Stream};
 
@@ -194,20 +194,7 @@ async fn exchange(host: &str, get: &Get, stream: Stream, local: &Local) -> Resul
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path
     );
-    let connection = Connection { stream, reused: false, seat: None, ends: None };
-    let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
-        .map_err(|failure| unusable(failure.reason))?;
-    let head = poll_fn(|cx| {
-        let _ = exchange.poll_flush(cx);
-        loop {
-            match std::task::ready!(exchange.poll_head(cx, local)) {
-                Ok(Received::Interim(_)) => {}
-                Ok(Received::Final(head)) => return std::task::Poll::Ready(Ok(head)),
-                Err(failure) => return std::task::Poll::Ready(Err(failure)),
-            }
-        }
-    });
-    let head = head.await.map_err(|failure| unusable(failure.reason))?;
+    let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;
     if !get.status.iter().any(|(first, last)| (*first..=*last).contains(&head.status)) {
         let detail = format!("GET {} was answered with status {}", get.path, head.status);
         return Err(Fault { word: Word::Status, detail });
@@ -232,6 +219,82 @@ async fn exchange(host: &str, get: &Get, stream: Stream, local: &Local) -> Resul
                 return Err(Fault { word: Word::Body, detail });
             }
             Err(reason) => return Err(unusable(reason)),
+        }
+    }
+}
+
+/// Sends a request without a body and waits for the head of the answer.
+async fn begin(
+    stream: Stream,
+    head: String,
+    local: &Local,
+) -> Result<(Exchange, ResponseHead), Reason> {
+    let connection = Connection { stream, reused: false, seat: None, ends: None };
+    let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
+        .map_err(|failure| failure.reason)?;
+    let head = poll_fn(|cx| {
+        let _ = exchange.poll_flush(cx);
+        loop {
+            match std::task::ready!(exchange.poll_head(cx, local)) {
+                Ok(Received::Interim(_)) => {}
+                Ok(Received::Final(head)) => return std::task::Poll::Ready(Ok(head)),
+                Err(failure) => return std::task::Poll::Ready(Err(failure)),
+            }
+        }
+    });
+    let head = head.await.map_err(|failure| failure.reason)?;
+    Ok((exchange, head))
+}
+
+/// Asks an endpoint for something and reads the whole answer: status, and at most `most` bytes of
+/// body. `head` is all of the request; `announces`: as in [`Check`].
+///
+/// # Errors
+///
+/// [`Fault`], also if there is more.
+///
+/// # Cancellation
+///
+/// Dropping the future closes the connection.
+pub async fn fetch(
+    endpoint: &Endpoint,
+    (head, announces): (String, bool),
+    (most, time): (usize, Duration),
+    local: &Local,
+) -> Result<(u16, Vec<u8>), Fault> {
+    let deadline = Instant::now() + time;
+    let mut first = Vec::new();
+    if announces {
+        v2::announce_own(&mut first);
+    }
+    let stream = connect(endpoint, time, &first)
+        .await
+        .map_err(|ConnectError { reason, detail, .. }| fault(reason, detail))?;
+    let whole = whole(stream, head, most, local);
+    timeout_at(deadline, whole).await.unwrap_or_else(|_| {
+        Err(fault(Reason::UpstreamConnectTimeout, format!("no whole answer within {time:?}")))
+    })
+}
+
+async fn whole(
+    stream: Stream,
+    head: String,
+    most: usize,
+    local: &Local,
+) -> Result<(u16, Vec<u8>), Fault> {
+    let answer = |detail: &str| Fault { word: Word::Answer, detail: detail.to_owned() };
+    let unusable = |reason: Reason| answer(reason.sentence());
+    let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;
+    let mut body = Vec::new();
+    loop {
+        let mut keep = |_: &mut std::task::Context<'_>, data: &[u8]| body.extend_from_slice(data);
+        let step = poll_fn(|cx| exchange.poll_body(cx, local, &mut keep)).await;
+        if body.len() > most {
+            return Err(answer("the answer is too long"));
+        }
+        match step.map_err(unusable)? {
+            BodyStep::Some => {}
+            BodyStep::End(_) => return Ok((head.status, body)),
         }
     }
 }

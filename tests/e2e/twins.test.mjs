@@ -2,7 +2,7 @@
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
-import { chmodSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
@@ -230,5 +230,138 @@ describe('the cookie that says where a client is', { skip }, () => {
     const fresh = await poll(there, open, cookie);
     assert.equal(homeOf(opened(fresh)), b);
     assert.notEqual(pair(seatOf(fresh)), cookie, 'and the cookie says so');
+  });
+});
+
+describe('two gateways that compare themselves', { skip }, () => {
+  // Files of each its own, so that one can be changed; their paths may differ.
+  const differs = ['certificate.*.chain', 'certificate.*.key', 'gateway.shared-secret-file'];
+  let a, b, one;
+
+  /** What one of them has, with the other as its peer. */
+  async function half(name, ports, line) {
+    const file = (kind) => join(world.dir, `${name}.${kind}`);
+    copyFileSync(world.certs.gateway.crt, file('crt'));
+    copyFileSync(world.certs.gateway.key, file('key'));
+    keep([line], file('twin-secret'));
+    const config = await world.plainConfig({
+      upstream: {
+        ...toOrigin(),
+        twin: { endpoints: [`https://${world.address}:${ports.other}`], 'ca-file': world.ca.crt, 'server-name': 'localhost' },
+      },
+      profile: { timeouts: { header: '10s' } },
+      route: [...routes, { path: '/drift', drift: true }],
+      listener: { listen: `${world.address}:${ports.own}` },
+      gateway: { 'shared-secret-file': file('twin-secret'), drift: { peers: ['twin'], every: '1s', differs } },
+    });
+    config.certificate.main.pairs = [{ chain: file('crt'), key: file('key') }];
+    return config;
+  }
+
+  before(async () => {
+    one = await secret();
+    const [p, q] = [await world.freePort(), await world.freePort()];
+    a = await world.gateway(await half('a', { own: p, other: q }, one));
+    b = await world.gateway(await half('b', { own: q, other: p }, one));
+  });
+
+  const drift = (gateway, ...more) => run(binary(), ['drift', '-c', gateway.directory, ...more]);
+  /** The command's words and exit code, once it says this. */
+  const says = (gateway, wanted, code) => until(() => `${wanted} of\n${gateway.stderr}`, async () => {
+    const said = await drift(gateway);
+    return wanted.test(said.out) && said.code === code && said;
+  }, { within: 20_000 });
+  const labelled = async (gateway, name) => {
+    const { body } = await gateway.admin('/metrics');
+    return body.split('\n').filter((line) => line.startsWith(`app_gateway_peer_${name}`)).map((line) => line.replace(/,?peer="[^"]*"/, ''));
+  };
+  const changed = (gateway, edit) => {
+    const next = structuredClone(gateway.config);
+    edit(next);
+    gateway.write(next);
+  };
+
+  test('are alike, and say so', async () => {
+    for (const gateway of [a, b]) {
+      await says(gateway, /alike, compared 20/, 0);
+      assert.match(gateway.stderr, /the other gateway is like this one/);
+      assert.deepEqual(await labelled(gateway, 'reachable'), ['app_gateway_peer_reachable{} 1']);
+    }
+    const told = JSON.parse((await drift(a, '--json')).out);
+    assert.deepEqual([told.length, told[0].state, told[0].differences], [1, 'alike', []]);
+  });
+
+  test('name what was changed on one of them, each with its own value', async () => {
+    const before = structuredClone(b.config);
+    changed(b, (config) => { config.profile.internet.timeouts.header = '11s'; });
+    const line = /configuration: profile\.internet\.timeouts\.header differs, here "1[01]s" \(.*gateway\.toml:\d+\)/;
+    assert.match((await says(a, line, 1)).out, /here "10s"/);
+    assert.match((await says(b, line, 1)).out, /here "11s"/);
+    const counts = await labelled(a, 'differences');
+    assert.ok(counts.includes('app_gateway_peer_differences{class="configuration"} 1'), counts.join('\n'));
+    assert.ok(counts.includes('app_gateway_peer_differences{class="certificates"} 0'), counts.join('\n'));
+    const status = await run(binary(), ['status', '-c', a.directory]);
+    assert.match(status.out, /^other gateway .* 1 differ, /m);
+    assert.match((await a.admin('/ui')).body, /is not like this one: 1 differences/);
+    b.write(before);
+    await says(a, /alike/, 0);
+    await says(b, /alike/, 0);
+    const warned = a.stderr.split('\n').filter((l) => l.includes('is not like this one'));
+    assert.equal(warned.length, 1, 'once for one change');
+    assert.match(warned[0], /profile\.internet\.timeouts\.header differs/);
+  });
+
+  test('notice another certificate', async () => {
+    const replace = (certificate) => {
+      for (const kind of ['crt', 'key']) {
+        writeFileSync(join(world.dir, `b.${kind}.new`), readFileSync(certificate[kind]));
+        renameSync(join(world.dir, `b.${kind}.new`), join(world.dir, `b.${kind}`));
+      }
+    };
+    replace(world.ca.issue('second', ['localhost', world.address]));
+    await says(a, /certificates: certificate\.main\.pairs\.1\.chain\.contents differs, here .*, until 20/, 1);
+    replace(world.certs.gateway);
+    await says(a, /alike/, 0);
+  });
+
+  test('are not there for strangers', async () => {
+    const plain = (answer) => [answer.status, answer.headers['gateway-reason'],
+      Object.keys(answer.headers), answer.body.toString().replace(/request: .*/, '')];
+    const nothing = { GET: plain(await ask(world, a.listener(), '/nothing')), POST: plain(await ask(world, a.listener(), '/nothing', { method: 'POST', body: 'x' })) };
+    assert.deepEqual(nothing.GET.slice(0, 2), [404, 'no_route']);
+    const now = Math.floor(Date.now() / 1000);
+    for (const question of [undefined, '', 'x', `1 ${now} ${'0'.repeat(32)} ${'0'.repeat(64)}`, '1 '.repeat(200)]) {
+      for (const method of ['GET', 'POST']) {
+        const headers = question === undefined ? {} : { 'gateway-drift': question };
+        const answer = await ask(world, a.listener(), '/drift', { method, headers, body: method === 'POST' ? 'x' : undefined });
+        assert.deepEqual(plain(answer), nothing[method], question);
+      }
+    }
+    const upgrade = { connection: 'upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==' };
+    const refused = [await ask(world, a.listener(), '/drift', { headers: upgrade }), await ask(world, a.listener(), '/nothing', { headers: upgrade })];
+    assert.deepEqual(plain(refused[0]), plain(refused[1]));
+  });
+
+  test('tell a secret that is half replaced from another one, and show neither', async () => {
+    const file = join(world.dir, 'b.twin-secret');
+    const two = await secret();
+    keep([one, two], file);
+    await says(a, /secrets: gateway\.shared-secret-file\.contents differs\n/, 1);
+    keep([two], file);
+    await says(a, /unverified, .*: it answers 404/, 2);
+    assert.match(a.stderr, /cannot be compared \(unverified\): it answers 404/);
+    assert.deepEqual(await labelled(a, 'reachable'), ['app_gateway_peer_reachable{} 0']);
+    keep([one], file);
+    await says(a, /alike/, 0);
+    const words = [a.stderr, b.stderr, (await drift(a, '--json')).out, (await a.admin('/status')).body].join('\n');
+    for (const line of [one, two]) {
+      for (const form of [line, Buffer.from(line, 'base64').toString('hex')]) assert.ok(!words.includes(form.slice(0, 12)));
+    }
+  });
+
+  test('tell one that is down from one that differs', async () => {
+    await b.stop();
+    await says(a, /unreachable, compared 20.*: connect: /, 2);
+    assert.match(a.stderr, /cannot be compared \(unreachable\)/);
   });
 });

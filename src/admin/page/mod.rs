@@ -274,6 +274,7 @@ fn goes(action: &Action) -> String {
         Action::Deny => "denied".to_owned(),
         Action::Ready(_) => "says whether it is ready".to_owned(),
         Action::SelfTest(..) => "self-test".to_owned(),
+        Action::Drift(_) => "compared with other gateways".to_owned(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is wrong, in sentences, each with its remedy.
 
 use crate::admin::report::{Attempt, Verdict};
+use crate::generation::drift::{Peer, State};
 use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
 
 use super::View;
@@ -40,6 +41,7 @@ pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
     for upstream in &view.status.upstreams {
         endpoints(upstream, view.now, &mut all);
     }
+    all.extend(view.status.peers.iter().filter_map(peer));
     all.extend(refusal(view).map(|attempt| {
         trouble(
             format!(
@@ -69,6 +71,27 @@ pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
         ));
     }
     all
+}
+
+/// What is wrong with another gateway, or with asking it.
+fn peer(peer: &Peer) -> Option<Trouble> {
+    let (name, count) = (&peer.peer, peer.differences.len());
+    let (what, remedy) = match peer.state {
+        State::Waiting | State::Alike => return None,
+        State::Differs => (
+            format!("Gateway {name} is not like this one: {count} differences."),
+            "`app-gateway drift` names them; what is meant to differ goes into `differs`.",
+        ),
+        State::Clock => (
+            format!("Gateway {name} cannot be compared: {}.", peer.detail),
+            "Set the clocks of both hosts.",
+        ),
+        State::Unreachable | State::Unverified | State::Itself => (
+            format!("Gateway {name} cannot be compared: {}.", peer.detail),
+            "See whether it runs, has the same shared secret and a route with `drift = true`.",
+        ),
+    };
+    Some(trouble(what, remedy))
 }
 
 fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<Trouble>) {

@@ -7,6 +7,7 @@ mod balance;
 mod balancers;
 mod clash;
 mod doctor;
+mod drift;
 mod forward;
 mod header;
 mod health;
@@ -100,7 +101,9 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         other: !shaped.forward.is_empty() || !shaped.tcp.is_empty(),
     };
     let ready = check.ready_admin(&shaped.admin, names.upstreams);
+    let drift = check.drift(&shaped.gateway, &gateway, names.upstreams);
     let profiles = check.profiles(&shaped.profiles, &mut names);
+    check.drift_routes(profiles.as_deref().unwrap_or_default(), &gateway);
     let tcp = check.tcp(&shaped.tcp, &shaped.profiles, names.upstreams);
     let upstream_list = labels(&shaped.upstreams);
     let profile_list = [labels(&shaped.profiles), labels(&shaped.tcp)].concat();
@@ -122,6 +125,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
         sources: Sources::default(),
         outline: Outline::default(),
         gateway,
+        drift,
         admin: admin?,
         socket,
         ready,

@@ -157,12 +157,14 @@ impl Check<'_> {
         let file = &written.value;
         let own = self_test::asked(file);
         let deny = file.deny.as_ref().filter(|deny| deny.value);
+        let drift = file.drift.as_ref().filter(|drift| drift.value);
         let mut given = [
             file.upstream.as_ref().map(|written| ("upstream", self.place(written))),
             file.redirect.as_ref().map(|written| ("redirect", self.place(written))),
             deny.map(|written| ("deny", self.place(written))),
             file.ready.as_ref().map(|written| ("ready", self.place(written))),
             own.map(|written| ("self-test", self.place(written))),
+            drift.map(|written| ("drift", self.place(written))),
         ]
         .into_iter()
         .flatten();
@@ -176,8 +178,8 @@ impl Check<'_> {
                 .with_label("this one")
                 .with_related(at, "or this one")
                 .with_help(
-                    "a route does exactly one of `upstream`, `redirect`, `deny`, `ready` and \
-                     `self-test`",
+                    "a route does exactly one of `upstream`, `redirect`, `deny`, `ready`, \
+                     `self-test` and `drift`",
                 ),
             );
             return None;
@@ -203,6 +205,9 @@ impl Check<'_> {
         }
         if let Some(written) = own {
             return self.self_test(file, written, &shared.proxied).map(Action::SelfTest);
+        }
+        if drift.is_some() {
+            return Some(Action::Drift);
         }
         let Some(upstream) = &file.upstream else {
             self.no_action(written);

@@ -1,0 +1,102 @@
+//! `app-gateway drift`: whether other gateways are like the running one, and what differs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::admin::Question;
+use crate::admin::report::Status;
+use crate::generation::drift::{Peer, State};
+use crate::units::display_timestamp;
+
+use super::ask::ask;
+use super::{say, say_wrong};
+
+/// For the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Something differs; there is no knowing whether something does.
+const DIFFERS: u8 = 1;
+const UNKNOWN: u8 = 2;
+
+pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
+    let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
+    match answer.and_then(|answer| answer.json::<Status>()) {
+        Err(message) => {
+            say_wrong(&message);
+            ExitCode::from(UNKNOWN)
+        }
+        Ok(status) => {
+            if json {
+                say(&format!("{:#}\n", serde_json::json!(status.peers)));
+            } else {
+                say(&text(&status.peers));
+            }
+            ExitCode::from(code(&status.peers))
+        }
+    }
+}
+
+/// What is known to differ counts more than what is not known.
+fn code(peers: &[Peer]) -> u8 {
+    if peers.iter().any(|peer| peer.state == State::Differs) {
+        DIFFERS
+    } else if peers.is_empty() || peers.iter().any(|peer| peer.state != State::Alike) {
+        UNKNOWN
+    } else {
+        0
+    }
+}
+
+fn text(peers: &[Peer]) -> String {
+    if peers.is_empty() {
+        return "no gateway is compared with this one: `[gateway.drift]` names them\n".to_owned();
+    }
+    // Writing to a String cannot fail; that is what `let _` stands for here.
+    let mut out = String::new();
+    for peer in peers {
+        let _ = writeln!(out, "{:<24}  {}", peer.peer, told(peer));
+        for one in &peer.differences {
+            let _ = write!(out, "  {}: {} {}", one.class, one.what, one.how);
+            let here = if one.here.is_empty() { "" } else { ", here " };
+            let _ = writeln!(out, "{here}{}", one.here);
+        }
+    }
+    out
+}
+
+/// How a gateway is, in one line.
+pub(super) fn told(peer: &Peer) -> String {
+    let when = if peer.compared == 0 {
+        "never compared".to_owned()
+    } else {
+        format!("compared {}", display_timestamp(peer.compared))
+    };
+    let word = peer.state.word();
+    match peer.state {
+        State::Waiting | State::Alike => format!("{word}, {when}"),
+        State::Differs => format!("{} differ, {when}", peer.differences.len()),
+        _ => format!("{word}, {when}: {}", peer.detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_to_differ_counts_most() {
+        let of = |states: &[State]| {
+            let peer = |state: &State| Peer { state: *state, ..Peer::default() };
+            code(&states.iter().map(peer).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[State::Alike, State::Alike]), 0);
+        assert_eq!(of(&[State::Unreachable, State::Differs]), 1);
+        for other in [State::Waiting, State::Unreachable, State::Unverified, State::Clock] {
+            assert_eq!(of(&[State::Alike, other]), 2);
+        }
+        assert_eq!(of(&[State::Itself]), 2);
+        assert_eq!(of(&[]), 2);
+    }
+}

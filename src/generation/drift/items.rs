@@ -1,0 +1,146 @@
+//! What there is to compare: every key of the files as written, and what the files named there hold.
+//!
+//! In: a generation. Out: named items with their values, for hashing. Never: private keys of
+//! certificates, which go with these; what cannot be the same on two hosts.
+
+use std::collections::BTreeMap;
+
+use crate::config::outline::{self, Name, Value};
+use crate::tls::Secrets;
+use crate::units::display_timestamp;
+
+use crate::generation::Generation;
+
+/// Keys that never are the same on two hosts.
+const OWN: [(&str, &str); 4] =
+    [("listener", "listen"), ("forward", "listen"), ("admin", "listen"), ("admin", "socket")];
+
+/// What has the contents of a file in its name.
+const CONTENTS: &str = "contents";
+
+/// Something that is compared.
+pub(super) struct Item {
+    /// One of [`super::CLASSES`].
+    pub(super) class: &'static str,
+    /// `profile.lan.hosts`.
+    pub(super) what: String,
+    /// What is hashed.
+    pub(super) value: Vec<u8>,
+    /// The value for people, and where it is written.
+    pub(super) here: String,
+}
+
+/// All of them, in the order of their names.
+pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
+    let config = &generation.config;
+    let lines = config.sources.lines();
+    let numbers = numbers(generation);
+    let mut others = generation.contents.clone();
+    let pairs = config.certificates.iter().flat_map(|certificate| &certificate.pairs);
+    for pair in pairs.filter(|pair| pair.key != pair.chain) {
+        others.remove(&pair.key);
+    }
+    let mut all = vec![Item {
+        class: "version",
+        what: "program".to_owned(),
+        value: env!("CARGO_PKG_VERSION").as_bytes().to_vec(),
+        here: env!("CARGO_PKG_VERSION").to_owned(),
+    }];
+    all.push(Item {
+        class: "secrets",
+        what: format!("gateway.shared-secret-file.{CONTENTS}"),
+        value: secrets.keys("drift secrets", &[]).collect::<Vec<_>>().concat(),
+        here: String::new(),
+    });
+    if let Some(shared) = &config.gateway.shared_secret {
+        others.remove(&shared.file);
+    }
+    for (name, item) in config.outline.items().filter(|(name, _)| !is_peer(generation, name)) {
+        let called = called(name, numbers.get(name));
+        for (key, value) in &item.keys {
+            let content = config.outline.file(value).and_then(|path| others.remove(&path));
+            let own = |(kind, own): &(&str, &str)| name.kind == *kind && key == own;
+            if OWN.iter().any(own) || name.kind == "gateway" && key.starts_with("drift.") {
+                continue;
+            }
+            let what = format!("{called}.{key}");
+            let place = lines.locate(value.place);
+            if let Some(content) = content {
+                all.push(Item {
+                    class: class(key),
+                    what: format!("{what}.{CONTENTS}"),
+                    value: content.map_or_else(Vec::new, |hash| hash.to_vec()),
+                    here: ends(generation, name, key, value, &place),
+                });
+            }
+            all.push(Item {
+                class: if value.is_secret() { "secrets" } else { "configuration" },
+                what,
+                value: value.exact().as_bytes().to_vec(),
+                here: format!("{} ({place})", value.shown()),
+            });
+        }
+    }
+    // What a list names, or several keys do.
+    let mut rest: Vec<_> = others.into_values().flatten().collect();
+    rest.sort_unstable();
+    if !rest.is_empty() {
+        let (class, what) = ("configuration", format!("other-files.{CONTENTS}"));
+        all.push(Item { class, what, value: rest.concat(), here: String::new() });
+    }
+    all.sort_by(|a, b| a.what.cmp(&b.what));
+    all
+}
+
+/// Upstreams that are the other gateways are somewhere else on each of them.
+fn is_peer(generation: &Generation, name: &Name) -> bool {
+    let peers = generation.config.drift.iter().flat_map(|drift| &drift.peers);
+    let mut names = peers.filter_map(|id| generation.config.upstreams.get(id.0));
+    name.kind == "upstream" && names.any(|upstream| upstream.name == name.name)
+}
+
+/// Listeners go by their number in their profile: their names are their addresses.
+fn numbers(generation: &Generation) -> BTreeMap<&Name, usize> {
+    let items = generation.config.outline.items();
+    let mut listeners: Vec<(&Name, &outline::Item)> =
+        items.filter(|(name, _)| name.kind == "listener").collect();
+    listeners.sort_by_key(|(name, item)| (&name.within, item.place.file, item.place.start));
+    let (mut numbers, mut last) = (BTreeMap::new(), ("", 0));
+    for (name, _) in listeners {
+        let number = if last.0 == name.within { last.1 + 1 } else { 1 };
+        last = (&name.within, number);
+        numbers.insert(name, number);
+    }
+    numbers
+}
+
+/// `route.lan./x/ GET`, `profile.lan`, `gateway`.
+fn called(name: &Name, number: Option<&usize>) -> String {
+    let own = match number {
+        Some(number) => number.to_string(),
+        None if name.further.is_empty() => name.name.clone(),
+        None => format!("{} {}", name.name, name.further),
+    };
+    let parts = [&name.kind, &name.within, &own];
+    let parts: Vec<_> =
+        parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect();
+    parts.join(".")
+}
+
+/// What is in the file that a key names.
+fn class(key: &str) -> &'static str {
+    if key.contains("users") {
+        "users"
+    } else if outline::is_secret(key) {
+        "secrets"
+    } else {
+        "certificates"
+    }
+}
+
+/// What is told of a file: its path, and when it ends if it is a certificate of ours.
+fn ends(generation: &Generation, name: &Name, key: &str, value: &Value, place: &str) -> String {
+    let ends = (name.kind == "certificate").then(|| generation.ends(&name.name, key)).flatten();
+    let until = ends.map_or(String::new(), |ends| format!(", until {}", display_timestamp(ends)));
+    format!("{}{until} ({place})", value.shown())
+}

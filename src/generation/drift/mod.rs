@@ -1,0 +1,269 @@
+//! What two gateways that should act alike compare: each item by its name and a keyed hash.
+//!
+//! In: a configuration, the contents of its files, the shared secret. Out: a [`Sheet`], which answers
+//! another gateway and judges its answer. Never: tells a value, or a hash that could be tried without
+//! the secret.
+
+mod items;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use serde::{Deserialize, Serialize};
+
+use crate::config::problem::{Place, Problem};
+use crate::message::RequestHead;
+use crate::tls::Secrets;
+use crate::units::display_hex;
+
+use super::Generation;
+use items::Item;
+use wire::{Answer, Wire};
+
+pub use wire::FIELD;
+
+/// What the keys are derived for. Another name for another format.
+const PURPOSE: &str = "drift 1";
+
+/// Bytes of a hash that are told.
+const TOLD: usize = 16;
+
+/// Most bytes of an answer: some 50,000 items.
+pub const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
+
+/// Classes of what may differ.
+pub const CLASSES: [&str; 5] = ["configuration", "certificates", "secrets", "users", "version"];
+
+/// What a gateway has, to be compared with what another has.
+pub struct Sheet {
+    items: Vec<Item>,
+    /// By secret.
+    pages: Vec<Page>,
+    /// Patterns of what may differ.
+    differs: Vec<(String, Place)>,
+}
+
+/// A sheet as it is told to those who asked with one secret.
+struct Page {
+    wire: Wire,
+    /// JSON: a list of [`Row`].
+    body: String,
+    digest: Vec<u8>,
+}
+
+/// Class, name, keyed hash.
+type Row = (String, String, String);
+
+/// What came of asking a gateway.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It was not asked yet.
+    #[default]
+    Waiting,
+    /// Nothing differs but what may.
+    Alike,
+    /// Something does.
+    Differs,
+    /// It did not answer.
+    Unreachable,
+    /// What it said cannot be verified.
+    Unverified,
+    /// Its clock is too far off.
+    Clock,
+    /// It is this gateway.
+    Itself,
+}
+
+impl State {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Alike => "alike",
+            Self::Differs => "differs",
+            Self::Unreachable => "unreachable",
+            Self::Unverified => "unverified",
+            Self::Clock => "clock",
+            Self::Itself => "itself",
+        }
+    }
+}
+
+/// Something that differs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Difference {
+    /// One of [`CLASSES`].
+    pub class: String,
+    /// Its name, as `differs` takes it: `profile.lan.hosts`.
+    pub what: String,
+    /// `differs`, `only here` or `only there`.
+    pub how: String,
+    /// The value here, if it is no secret, and where it is written; else empty.
+    pub here: String,
+}
+
+/// A gateway this one is compared with.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Peer {
+    /// Host and port.
+    pub peer: String,
+    /// What came of asking it last.
+    pub state: State,
+    /// Why, for people; empty if it could be compared.
+    pub detail: String,
+    /// When it was compared last, in seconds since 1970; 0: never.
+    pub compared: i64,
+    /// What differed then.
+    pub differences: Vec<Difference>,
+}
+
+impl Sheet {
+    /// Of a generation, if it has a secret. Blocks: hashes every key of the configuration.
+    pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Self {
+        let items = items::of(generation, secrets);
+        let keys = secrets.keys(PURPOSE, &[b"wire"]).zip(secrets.keys(PURPOSE, &[b"item"]));
+        let pages = keys.map(|(wire, item)| Page::new(&items, &wire, &item)).collect();
+        let drift = generation.config.drift.as_ref();
+        let differs = drift.map_or(Vec::new(), |drift| drift.differs.clone());
+        Self { items, pages, differs }
+    }
+
+    /// Warns of patterns that nothing here has the name for.
+    pub(super) fn idle(&self) -> impl Iterator<Item = Problem> {
+        let idle = self
+            .differs
+            .iter()
+            .filter(|(pattern, _)| !self.items.iter().any(|item| covers(pattern, &item.what)));
+        idle.map(|(pattern, place)| {
+            Problem::warning("drift.differs", *place, format!("nothing is called `{pattern}`"))
+                .with_label("this lets nothing differ")
+                .with_help("`app-gateway drift` shows the names; `*` stands for anything")
+        })
+    }
+
+    /// The answer to a request, if it was made by a gateway with the same secret.
+    #[must_use]
+    pub fn answer(&self, head: &RequestHead) -> Option<String> {
+        self.answer_at(head.fields.named(FIELD)?, now())
+    }
+
+    fn answer_at(&self, question: &[u8], now: i64) -> Option<String> {
+        self.pages.iter().find_map(|page| {
+            let time = page.wire.asked(question)?;
+            Some(page.wire.answer((question, time), now, (&page.body, &page.digest)))
+        })
+    }
+
+    /// Whether a request was made by a gateway with the same secret.
+    #[must_use]
+    pub fn is_for(&self, head: &RequestHead) -> bool {
+        let question = head.fields.named(FIELD);
+        question.is_some_and(|text| self.pages.iter().any(|page| page.wire.asked(text).is_some()))
+    }
+
+    /// A new question for another gateway; `None` if the system has no random numbers.
+    #[must_use]
+    pub fn question(&self) -> Option<String> {
+        self.pages.first()?.wire.question(now())
+    }
+
+    /// What the answer to a question says.
+    #[must_use]
+    pub fn judge(&self, question: &str, answer: &[u8]) -> (State, String, Vec<Difference>) {
+        let without = |state, why: &str| (state, why.to_owned(), Vec::new());
+        let unverified = "its answer was not made with the same secret";
+        let Some(page) = self.pages.first() else { return without(State::Unverified, unverified) };
+        match page.wire.heard(question, answer, now()) {
+            None => without(State::Unverified, unverified),
+            Some(Answer::Itself) => {
+                without(State::Itself, "the address leads back to this gateway")
+            }
+            Some(Answer::Clock(ahead)) => {
+                let way = if ahead < 0 { "behind" } else { "ahead" };
+                without(State::Clock, &format!("its clock is {} s {way}", ahead.unsigned_abs()))
+            }
+            Some(Answer::Sheet(body)) => match serde_json::from_slice::<Vec<Row>>(body) {
+                Err(_) => without(State::Unverified, "its answer cannot be read"),
+                Ok(rows) => {
+                    let differences = self.compare(page, rows);
+                    let alike = differences.is_empty();
+                    let state = if alike { State::Alike } else { State::Differs };
+                    (state, String::new(), differences)
+                }
+            },
+        }
+    }
+
+    fn compare(&self, page: &Page, theirs: Vec<Row>) -> Vec<Difference> {
+        let ours: Vec<Row> = serde_json::from_str(&page.body).unwrap_or_default();
+        // Names of theirs go into logs; classes into metrics.
+        let theirs = theirs.into_iter().filter(|(class, ..)| CLASSES.contains(&class.as_str()));
+        let mut theirs: BTreeMap<_, _> =
+            theirs.map(|(class, what, hash)| ((class, what), hash)).collect();
+        let mut found = Vec::new();
+        for ((class, what, hash), item) in ours.into_iter().zip(&self.items) {
+            let how = match theirs.remove(&(class.clone(), what.clone())) {
+                Some(there) if there == hash => continue,
+                Some(_) => "differs",
+                None => "only here",
+            };
+            let here = item.here.clone();
+            found.push(Difference { class, what, how: how.to_owned(), here });
+        }
+        found.extend(theirs.into_keys().map(|(class, what)| Difference {
+            class,
+            what: what.replace(char::is_control, "?"),
+            how: "only there".to_owned(),
+            here: String::new(),
+        }));
+        found.retain(|one| !self.differs.iter().any(|(pattern, _)| covers(pattern, &one.what)));
+        found
+    }
+}
+
+impl Page {
+    fn new(items: &[Item], wire: &[u8; 32], key: &[u8; 32]) -> Self {
+        let key = Key::new(HMAC_SHA256, key);
+        let row = |item: &Item| -> Row {
+            let name = [item.class, "\0", &item.what, "\0"].concat();
+            let hash = sign(&key, &[name.as_bytes(), &item.value].concat());
+            let told = hash.as_ref().get(..TOLD).unwrap_or_default();
+            (item.class.to_owned(), item.what.clone(), display_hex(told))
+        };
+        let rows: Vec<Row> = items.iter().map(row).collect();
+        let body = serde_json::json!(rows).to_string();
+        let digest = digest(&SHA256, body.as_bytes()).as_ref().to_vec();
+        Self { wire: Wire::new(wire), body, digest }
+    }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// Whether a pattern, in which `*` stands for anything, is of this name.
+fn covers(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

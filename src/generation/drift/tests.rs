@@ -1,0 +1,136 @@
+use std::fs;
+
+use super::*;
+use crate::config;
+use crate::generation::compile;
+use crate::message::Reason;
+use crate::telemetry::Metrics;
+use crate::tls;
+
+const PROFILE: &str = "[gateway]\nshared-secret-file = 'secret'\n\
+    [gateway.drift]\npeers = ['twin']\ndiffers = ['profile.lan.hosts', 'gone.*']\n\
+    [upstream.twin]\nendpoints = ['https://127.0.0.1:9']\nverify = 'none'\n\
+    [upstream.chat]\nendpoints = ['https://127.0.0.1:8']\nverify = 'none'\n\
+    [profile.lan]\nhosts = ['a.test']\n\
+    listener = [{ listen = '127.0.0.1:8080', redirect-to-https = 443 }]\n\
+    route = [{ path = '/', upstream = 'chat' }, { path = '/drift', drift = true }]\n\
+    timeouts = { header = '10s' }\n";
+
+const SECRET: &str = "c3VwZXJzZWNyZXQwMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcA==";
+const OTHER: &str = "cG9ubWxramloZ2ZlZGNiYTk4NzY1NDMyMTB0ZXJjZXNyZXB1cw==";
+
+/// The sheet of a gateway, and the codes of what it is warned of.
+fn sheet(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
+    let dir = tempfile::tempdir().unwrap();
+    let secrets = format!("{}\n", secrets.join("\n"));
+    for (name, text) in [("a.toml", text), ("secret", &secrets)] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let env = |_: &str| None;
+    let config = config::load(dir.path(), &env)
+        .unwrap_or_else(|r| panic!("{}", config::draw(&r.sources, &r.problems, false)))
+        .config;
+    let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
+    let compiled = compile(config, &tls::provider(), &metrics, None);
+    let compiled = compiled.unwrap_or_else(|refused| panic!("{:?}", refused.1));
+    let codes = compiled.warnings.iter().map(|problem| problem.code).collect();
+    (compiled.generation, codes)
+}
+
+/// What the first has different from the second, as it tells it.
+fn told(one: &Generation, two: &Generation) -> Option<Vec<String>> {
+    let (one, two) = (one.sheet.get().unwrap(), two.sheet.get().unwrap());
+    let page = &one.pages[0];
+    // By hand: a process does not compare itself with itself.
+    let question = one.question().unwrap();
+    two.answer_at(question.as_bytes(), now())?;
+    let other = two.pages.iter().find(|p| p.wire.asked(question.as_bytes()).is_some()).unwrap();
+    assert_eq!(one.judge(&question, b"1 sheet 0 x y\n[]").0, State::Unverified);
+    let found = one.compare(page, serde_json::from_str(&other.body).unwrap());
+    Some(found.iter().map(|d| format!("{}: {} {}: {}", d.class, d.what, d.how, d.here)).collect())
+}
+
+#[test]
+fn two_that_say_the_same_are_alike() {
+    let (one, warned) = sheet(PROFILE, &[SECRET]);
+    assert!(warned.contains(&"drift.differs"), "{warned:?}");
+    let moved = PROFILE.replace("a.test", "b.test").replace(":8080", ":8081").replace(":9'", ":7'");
+    let (two, _) = sheet(&format!("# a comment\n{moved}"), &[SECRET]);
+    assert_eq!(told(&one, &two), Some(vec![]));
+    let sheet = one.sheet.get().unwrap();
+    let question = sheet.question().unwrap();
+    let answer = sheet.answer_at(question.as_bytes(), now()).unwrap();
+    assert_eq!(sheet.judge(&question, answer.as_bytes()).0, State::Itself);
+}
+
+#[test]
+fn what_differs_is_named_and_shown_on_its_own_side() {
+    let (one, _) = sheet(PROFILE, &[SECRET]);
+    let other = PROFILE
+        .replace("'10s'", "'11s', keep-alive = '60s'")
+        .replace("path = '/',", "path = '/x/',");
+    let (two, _) = sheet(&other, &[SECRET]);
+    let found = told(&one, &two).unwrap();
+    assert_eq!(
+        found.iter().map(|line| line.split(" (").next().unwrap()).collect::<Vec<_>>(),
+        [
+            "configuration: profile.lan.timeouts.header differs: \"10s\"",
+            "configuration: route.lan./.path only here: \"/\"",
+            "configuration: route.lan./.upstream only here: \"chat\"",
+            "configuration: profile.lan.timeouts.keep-alive only there: ",
+            "configuration: route.lan./x/.path only there: ",
+            "configuration: route.lan./x/.upstream only there: ",
+        ]
+    );
+    assert!(found[0].ends_with("a.toml:16)"), "{}", found[0]);
+}
+
+#[test]
+fn a_secret_that_is_half_replaced_is_told() {
+    let (one, _) = sheet(PROFILE, &[SECRET]);
+    let (two, _) = sheet(PROFILE, &[OTHER, SECRET]);
+    let (stranger, _) = sheet(PROFILE, &[OTHER]);
+    let said = vec!["secrets: gateway.shared-secret-file.contents differs: ".to_owned()];
+    assert_eq!(told(&one, &two), Some(said.clone()));
+    assert_eq!(told(&stranger, &two), Some(said));
+    assert_eq!(told(&one, &stranger), None);
+}
+
+#[test]
+fn nothing_that_is_told_is_a_value_or_a_plain_hash() {
+    let (one, _) = sheet(PROFILE, &[SECRET]);
+    let (two, _) = sheet(PROFILE, &[OTHER]);
+    let body = |generation: &Generation| generation.sheet.get().unwrap().pages[0].body.clone();
+    let rows =
+        |generation: &Generation| -> Vec<Row> { serde_json::from_str(&body(generation)).unwrap() };
+    assert!(!body(&one).contains("a.test") && !body(&one).contains(&SECRET[..12]));
+    for (a, b) in rows(&one).iter().zip(rows(&two)) {
+        assert_eq!(a.1, b.1);
+        assert_ne!(a.2, b.2, "{}: its hash does not depend on the secret", a.1);
+    }
+}
+
+#[test]
+fn patterns() {
+    for (pattern, name) in [
+        ("a.b", "a.b"),
+        ("*", "anything"),
+        ("upstream.*.endpoints", "upstream.chat.x.endpoints"),
+        ("*.b", "a.b"),
+        ("a*", "a"),
+        ("a*b*c", "abbc"),
+        ("a**b", "ab"),
+    ] {
+        assert!(covers(pattern, name), "{pattern} {name}");
+    }
+    for (pattern, name) in [
+        ("a.b", "a.b.c"),
+        ("a.b", "xa.b"),
+        ("a*a", "a"),
+        ("*.b", "a.bc"),
+        ("", "a"),
+        ("a*b*b", "ab"),
+    ] {
+        assert!(!covers(pattern, name), "{pattern} {name}");
+    }
+}

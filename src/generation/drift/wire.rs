@@ -1,0 +1,211 @@
+//! Question and answer of two gateways that compare themselves, as text with keyed hashes.
+//!
+//! ```text
+//! question = "1 " time " " nonce " " mac                     the field `gateway-drift`
+//! answer   = "1 " word " " time " " process " " mac LF body  word: sheet or clock
+//! ```
+//!
+//! The MAC of an answer covers the question too, so that no other answer can be put in its place.
+//! A question that is heard a second time gets its asker nothing new: nothing is changed by one.
+//!
+//! In: keys, text. Out: text, or what it says. Never: what an asker without the secret could tell
+//! from silence.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};
+use aws_lc_rs::rand;
+
+use crate::units::display_hex;
+
+/// The field of a question.
+pub const FIELD: &str = "gateway-drift";
+
+/// Seconds that the clocks may be apart.
+const APART: i64 = 120;
+
+/// Longest question, and longest first line of an answer, in bytes.
+const LONGEST: usize = 256;
+
+const VERSION: &str = "1";
+const SHEET: &str = "sheet";
+const CLOCK: &str = "clock";
+
+/// Which process this is, so that a gateway notices when it asks itself.
+static PROCESS: LazyLock<String> = LazyLock::new(|| random().unwrap_or_default());
+
+/// 16 random bytes in hexadecimal digits; `None` if the system has none.
+fn random() -> Option<String> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).ok()?;
+    Some(display_hex(&bytes))
+}
+
+/// The key of one secret.
+pub(super) struct Wire(Key);
+
+/// What an answer says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Answer<'a> {
+    /// What the other gateway has.
+    Sheet(&'a [u8]),
+    /// Its clock is this many seconds ahead; less than nothing: behind.
+    Clock(i64),
+    /// It is this very process.
+    Itself,
+}
+
+impl Wire {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        Self(Key::new(HMAC_SHA256, key))
+    }
+
+    fn mac(&self, parts: [&[u8]; 3]) -> String {
+        let mut context = Context::with_key(&self.0);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        display_hex(context.sign().as_ref())
+    }
+
+    /// A new question; `None` if the system has no random numbers.
+    pub(super) fn question(&self, now: i64) -> Option<String> {
+        let said = format!("{VERSION} {now} {}", random()?);
+        let mac = self.mac([b"question", said.as_bytes(), b""]);
+        Some(format!("{said} {mac}"))
+    }
+
+    /// The time of a question, if it was asked with this secret.
+    pub(super) fn asked(&self, question: &[u8]) -> Option<i64> {
+        if question.len() > LONGEST {
+            return None;
+        }
+        let (said, mac) = split_last(question)?;
+        let good = self.mac([b"question", said, b""]);
+        verify_slices_are_equal(good.as_bytes(), mac).ok()?;
+        let mut words = std::str::from_utf8(said).ok()?.split(' ');
+        if words.next() != Some(VERSION) {
+            return None;
+        }
+        words.next()?.parse().ok()
+    }
+
+    /// The answer to a question of that time. `digest` is the body's.
+    pub(super) fn answer(
+        &self,
+        (question, time): (&[u8], i64),
+        now: i64,
+        (body, digest): (&str, &[u8]),
+    ) -> String {
+        self.said(question, &PROCESS, (now, now.abs_diff(time)), (body, digest))
+    }
+
+    fn said(
+        &self,
+        question: &[u8],
+        process: &str,
+        (now, apart): (i64, u64),
+        (body, hash): (&str, &[u8]),
+    ) -> String {
+        let (word, body, hash) = if apart > APART.unsigned_abs() {
+            (CLOCK, "", digest(&SHA256, b"").as_ref().to_vec())
+        } else {
+            (SHEET, body, hash.to_vec())
+        };
+        let line = format!("{VERSION} {word} {now} {process}");
+        let mac = self.mac([question, line.as_bytes(), &hash]);
+        format!("{line} {mac}\n{body}")
+    }
+
+    /// What an answer to this question says; `None` if it was not given with this secret.
+    pub(super) fn heard<'a>(
+        &self,
+        question: &str,
+        answer: &'a [u8],
+        now: i64,
+    ) -> Option<Answer<'a>> {
+        let end = memchr::memchr(b'\n', answer.get(..LONGEST.min(answer.len()))?)?;
+        let (line, body) = (answer.get(..end)?, answer.get(end + 1..)?);
+        let (said, mac) = split_last(line)?;
+        let good = self.mac([question.as_bytes(), said, digest(&SHA256, body).as_ref()]);
+        verify_slices_are_equal(good.as_bytes(), mac).ok()?;
+        let mut words = std::str::from_utf8(said).ok()?.split(' ').skip(1);
+        let (word, time, process) = (words.next()?, words.next()?, words.next()?);
+        if process == *PROCESS {
+            return Some(Answer::Itself);
+        }
+        match word {
+            SHEET => Some(Answer::Sheet(body)),
+            _ => Some(Answer::Clock(time.parse::<i64>().ok()?.saturating_sub(now))),
+        }
+    }
+}
+
+fn split_last(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memrchr(b' ', text)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(wire: &Wire, question: &str, now: i64) -> Option<String> {
+        let time = wire.asked(question.as_bytes())?;
+        let hash = digest(&SHA256, b"[]");
+        let moment = (now, now.abs_diff(time));
+        Some(wire.said(question.as_bytes(), "another", moment, ("[]", hash.as_ref())))
+    }
+
+    #[test]
+    fn who_has_the_secret_is_answered() {
+        let wire = Wire::new(&[7; 32]);
+        let question = wire.question(1000).unwrap();
+        let told = answer(&wire, &question, 1100).unwrap();
+        assert_eq!(wire.heard(&question, told.as_bytes(), 1000), Some(Answer::Sheet(b"[]")));
+        let late = answer(&wire, &question, 1121).unwrap();
+        assert_eq!(wire.heard(&question, late.as_bytes(), 1000), Some(Answer::Clock(121)));
+        let early = answer(&wire, &question, 800).unwrap();
+        assert_eq!(wire.heard(&question, early.as_bytes(), 1000), Some(Answer::Clock(-200)));
+        let hash = digest(&SHA256, b"[]");
+        let own = wire.answer((question.as_bytes(), 1000), 1000, ("[]", hash.as_ref()));
+        assert_eq!(wire.heard(&question, own.as_bytes(), 1000), Some(Answer::Itself));
+    }
+
+    #[test]
+    fn nobody_else_is() {
+        let (wire, other) = (Wire::new(&[7; 32]), Wire::new(&[8; 32]));
+        let question = wire.question(1000).unwrap();
+        assert_ne!(question, wire.question(1000).unwrap(), "each is new");
+        assert_eq!(other.asked(question.as_bytes()), None);
+        for index in 0..question.len() {
+            let mut bent = question.clone().into_bytes();
+            bent[index] ^= 1;
+            assert_eq!(wire.asked(&bent), None, "{}", String::from_utf8_lossy(&bent));
+        }
+        for other in ["", "1", "1 1000", "1 1000 x ", &" ".repeat(300)] {
+            assert_eq!(wire.asked(other.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_to_one_question_and_whole() {
+        let (wire, other) = (Wire::new(&[7; 32]), Wire::new(&[8; 32]));
+        let question = wire.question(1000).unwrap();
+        let told = answer(&wire, &question, 1000).unwrap();
+        assert_eq!(other.heard(&question, told.as_bytes(), 1000), None);
+        let second = wire.question(1000).unwrap();
+        assert_eq!(wire.heard(&second, told.as_bytes(), 1000), None);
+        for index in 0..told.len() {
+            let mut bent = told.clone().into_bytes();
+            bent[index] ^= 1;
+            assert_eq!(wire.heard(&question, &bent, 1000), None);
+        }
+        for other in [&b""[..], b"\n", b"404 Not Found\n", question.as_bytes()] {
+            assert_eq!(wire.heard(&question, other, 1000), None);
+        }
+    }
+}

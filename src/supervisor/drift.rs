@@ -1,0 +1,196 @@
+//! Comparing this gateway with others that should act like it, on the control runtime: one small
+//! task for each of them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, spawn_local};
+
+use crate::admin::report::Status;
+use crate::generation::Generation;
+use crate::generation::drift::{CLASSES, FIELD, LONGEST_ANSWER, Peer, Sheet, State};
+use crate::net::Local;
+use crate::telemetry::Metrics;
+use crate::upstream::Endpoint;
+use crate::upstream::check::fetch;
+
+use super::checks::jittered;
+
+/// From a start or a reload to the first comparison.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// How long a comparison may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Differences named in a line of the log.
+const IN_A_LINE: usize = 5;
+
+/// Most differences that are kept of a peer. Metrics count all.
+const KEPT: usize = 200;
+
+/// See the module.
+pub(super) struct Drift {
+    metrics: Arc<Metrics>,
+    status: Rc<RefCell<Status>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Drift {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Drift {
+    pub(super) fn new(metrics: Arc<Metrics>, status: Rc<RefCell<Status>>) -> Self {
+        Self { metrics, status, tasks: Vec::new() }
+    }
+
+    /// Compares nobody any more.
+    pub(super) fn stop(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Compares this generation from now on, soon and then as often as it says. What is known of
+    /// gateways that stay is kept.
+    pub(super) fn follow(&mut self, generation: &Arc<Generation>) {
+        self.stop();
+        let before = std::mem::take(&mut self.status.borrow_mut().peers);
+        self.metrics.peers.clear();
+        let Some(drift) = &generation.config.drift else { return };
+        let local = Local::new();
+        let peers = drift.peers.iter().filter_map(|id| generation.upstreams.get(id.0));
+        for upstream in peers {
+            for endpoint in &upstream.endpoints {
+                let label = &*endpoint.label;
+                let known = before.iter().find(|peer| *peer.peer == *label).cloned();
+                let fresh = || Peer { peer: label.to_owned(), ..Peer::default() };
+                self.status.borrow_mut().peers.push(known.unwrap_or_else(fresh));
+                self.tasks.push(spawn_local(watch(Watched {
+                    generation: Arc::clone(generation),
+                    endpoint: Arc::clone(endpoint),
+                    announces: upstream.announces,
+                    metrics: Arc::clone(&self.metrics),
+                    status: Rc::clone(&self.status),
+                    local: Rc::clone(&local),
+                })));
+            }
+        }
+    }
+}
+
+/// A gateway that is compared.
+struct Watched {
+    generation: Arc<Generation>,
+    endpoint: Arc<Endpoint>,
+    announces: bool,
+    metrics: Arc<Metrics>,
+    status: Rc<RefCell<Status>>,
+    local: Rc<Local>,
+}
+
+/// Compares for ever.
+async fn watch(own: Watched) {
+    let Some(drift) = &own.generation.config.drift else { return };
+    let host = drift.host.as_deref().unwrap_or(&own.endpoint.label);
+    let mut pause = FIRST.min(drift.every);
+    loop {
+        tokio::time::sleep(jittered(pause)).await;
+        pause = drift.every;
+        let Some(sheet) = own.generation.sheet.get() else { return };
+        own.take(own.once(sheet, (host, &drift.path)).await);
+    }
+}
+
+impl Watched {
+    async fn once(&self, sheet: &Sheet, (host, path): (&str, &str)) -> Peer {
+        let label = self.endpoint.label.to_string();
+        let without =
+            |state, detail: String| Peer { peer: label.clone(), state, detail, ..Peer::default() };
+        let Some(question) = sheet.question() else {
+            let why = "the system has no random numbers";
+            return without(State::Unreachable, why.to_owned());
+        };
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-drift\r\n{FIELD}: {question}\r\nConnection: close\r\n\r\n",
+        );
+        let asked = (head, self.announces);
+        let bounds = (LONGEST_ANSWER, PATIENCE);
+        match fetch(&self.endpoint, asked, bounds, &self.local).await {
+            Err(fault) => without(State::Unreachable, fault.to_string()),
+            Ok((200, body)) => {
+                let (state, detail, differences) = sheet.judge(&question, &body);
+                let compared = jiff::Timestamp::now().as_second();
+                Peer { peer: label, state, detail, compared, differences }
+            }
+            Ok((404, _)) => without(
+                State::Unverified,
+                format!(
+                    "it answers 404: it has another secret, or no route {path} with `drift = true`"
+                ),
+            ),
+            Ok((421, _)) => without(
+                State::Unverified,
+                format!("it does not answer for {host}: `host` under `[gateway.drift]` names one"),
+            ),
+            Ok((status, _)) => without(State::Unreachable, format!("it answers {status}")),
+        }
+    }
+
+    /// Takes up what came of a comparison, and says what is new about it.
+    fn take(&self, mut now: Peer) {
+        let mut status = self.status.borrow_mut();
+        let Some(known) = status.peers.iter_mut().find(|peer| peer.peer == now.peer) else {
+            return;
+        };
+        let came_about = matches!(now.state, State::Alike | State::Differs);
+        let counts = CLASSES
+            .map(|class| (class, now.differences.iter().filter(|one| one.class == class).count()));
+        now.differences.truncate(KEPT);
+        if !came_about {
+            // What was known last is all that is known.
+            now.compared = known.compared;
+            now.differences.clone_from(&known.differences);
+        }
+        self.metrics.peers.tell(
+            &now.peer,
+            (came_about, now.compared),
+            counts.into_iter().filter(|_| came_about),
+        );
+        if known.state != now.state || known.differences != now.differences {
+            say(&now);
+        }
+        *known = now;
+    }
+}
+
+fn say(peer: &Peer) {
+    let name = &*peer.peer;
+    match peer.state {
+        State::Waiting => {}
+        State::Alike => tracing::info!(peer = name, "the other gateway is like this one"),
+        State::Differs => {
+            let first = peer.differences.iter().take(IN_A_LINE);
+            let first: Vec<_> = first.map(|one| format!("{} {}", one.what, one.how)).collect();
+            let more = peer.differences.len().saturating_sub(IN_A_LINE);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            tracing::warn!(
+                peer = name,
+                "the other gateway is not like this one: {}{more} (app-gateway drift)",
+                first.join(", ")
+            );
+        }
+        State::Unreachable | State::Unverified | State::Clock | State::Itself => {
+            tracing::warn!(
+                peer = name,
+                "the other gateway cannot be compared ({}): {}",
+                peer.state.word(),
+                peer.detail
+            );
+        }
+    }
+}
