@@ -8,10 +8,13 @@ import venv
 
 import parts
 from parts import HERE, PROGRAMS, ROOT
+from peers import nginx_past
 
 # What brings which program.
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy", "squid": "squid", "tinyproxy": "tinyproxy",
             "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "pkg-config": "pkg-config"}  # fmt: skip
+# nginx's stream module brings no program.
+STREAM = "libnginx-mod-stream"
 # For pingora, which is built with OpenSSL.
 HEADERS = "/usr/include/openssl/ssl.h"
 
@@ -50,6 +53,8 @@ def prepare(options):
 
 def packages():
     missing = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
+    if nginx_past.version() is None:
+        missing.append(STREAM)
     if not os.path.exists(HEADERS):
         missing.append("libssl-dev")
     if not missing:

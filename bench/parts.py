@@ -3,7 +3,8 @@
 Every reverse proxy passes everything on to the one origin, over TLS, with the origin's certificate verified, over
 kept connections, with `X-Forwarded-For`, `-Proto`, `-Host` and `X-Request-Id` set, and shows `X-Request-Id` in its
 answer. It offers TLS 1.2 and 1.3 and HTTP/2, carries WebSockets, answers `/flip` with a redirect to `/to-N`, and takes
-bodies of 10 MB. Every forward proxy lets 127.0.0.0/8 make tunnels to the origin's bare port, and nothing else.
+bodies of 10 MB. Every proxy that TLS goes past reads the server name in the client's hello, and passes connections with
+the one name on to the same origin, unopened. Every forward proxy lets 127.0.0.0/8 make tunnels to the origin's bare port, and nothing else.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ import measure
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 HOST = "127.0.0.1"
+# The name of the origin's certificate, and in the hello of every client.
+SERVER_NAME = "localhost"
 # Where the origin is for forward proxies: elsewhere, as it is for them.
 ORIGIN_OUT = "127.0.0.9"
 WORKERS = 2
@@ -65,10 +68,11 @@ def write(path, text):
 class Setting:
     """What a proxy is asked to be, this time."""
 
-    def __init__(self, directory, chain, key, access_log=False, routes=0, reloads=False, plain=False):
+    def __init__(self, directory, chain, key, access_log=False, routes=0, reloads=False, plain=False, bulk=False):
         self.directory, self.port = directory, free_port()
         self.chain, self.key = chain, key
         self.access_log, self.routes, self.reloads, self.plain = access_log, routes, reloads, plain
+        self.bulk = bulk
         # What `/flip` leads to; it changes with each reload.
         self.flip = 0
 

@@ -24,6 +24,7 @@ from workloads import WORKLOADS
 RESULTS = f"{HERE}/results"
 FIGURES = f"{RESULTS}/figures.jsonl"
 SUMMARY = f"{ROOT}/docs/performance.md"
+BALANCER = f"{ROOT}/docs/balancer.md"
 
 # The rows of the summary: workload, figure, and what it is called there.
 HEADLINES = [
@@ -48,6 +49,12 @@ HEADLINES = [
     ("mix", "p99 ms, all", "3,000 chats, p99", "ms"),
     ("reload", "p99 during / before", "p99 while reloading", "times that before"),
     ("reload-routes", "CPU ms per reload", "a reload of 10,000 routes", "ms of CPU"),
+    ("past", "CPU us/connection", "TLS passed through, a connection", "µs of CPU"),
+    ("past-download", "CPU s/GB", "TLS passed through, download", "s of CPU per GB"),
+    ("past-upload", "CPU s/GB", "TLS passed through, upload", "s of CPU per GB"),
+    ("past-idle", "KB each", "TLS passed through, an idle connection of 2,000", "KB"),
+    ("past-mix", "CPU ms/s", "TLS passed through, 3,000 chats", "ms of CPU per second"),
+    ("past-mix", "MB of memory", "TLS passed through, 3,000 chats", "MB"),
     ("tunnels", "CPU us/tunnel", "CONNECT tunnel, set up and ended", "µs of CPU"),
     ("tunnels-bulk", "CPU s/GB", "bytes through a tunnel", "s of CPU per GB"),
     ("idle-tunnels", "KB each", "an idle tunnel of 2,000", "KB"),
@@ -177,7 +184,7 @@ def tables(lines):
     """All of it, in Markdown."""
     found = tables_of(lines)
     out = []
-    for way, title in (("in", "## The way in"), ("out", "## The way out")):
+    for way, title in (("in", "## The way in"), ("past", "## TLS passed through"), ("out", "## The way out")):
         mine = [table for name, table in found.items() if WORKLOADS[name].way == way]
         if not mine:
             continue
@@ -240,15 +247,20 @@ def write_all():
         file.write(f"{INTRODUCTION}\n{conditions(lines)}\n\n{tables(lines)}")
     found = tables_of(lines)
     plot.write(RESULTS, found, HEADLINES)
-    with open(SUMMARY) as file:
+    put(SUMMARY, "summary", summary(found))
+    put(SUMMARY, "sizes", sizes(found))
+    put(BALANCER, "sizes", balancer_sizes(found))
+
+
+def put(path, mark, part):
+    """Replaces what is between two marks of a page."""
+    with open(path) as file:
         text = file.read()
-    for mark, part in (("summary", summary(found)), ("sizes", sizes(found))):
-        begin, end = f"<!-- {mark}: written by bench/run -->", f"<!-- {mark}: end -->"
-        if begin not in text or end not in text:
-            sys.exit(f"{SUMMARY} lacks {begin} or {end}")
-        text = text.partition(begin)[0] + f"{begin}\n{part}\n" + end + text.partition(end)[2]
-    with open(SUMMARY, "w") as file:
-        file.write(text)
+    begin, end = f"<!-- {mark}: written by bench/run -->", f"<!-- {mark}: end -->"
+    if begin not in text or end not in text:
+        sys.exit(f"{path} lacks {begin} or {end}")
+    with open(path, "w") as file:
+        file.write(text.partition(begin)[0] + f"{begin}\n{part}\n" + end + text.partition(end)[2])
 
 
 def summary(found):
@@ -273,11 +285,16 @@ def summary(found):
     return "\n".join(out)
 
 
+def unmeasured(found, *needed):
+    """Says which workloads are missing; None if none is."""
+    missing = sorted(name for name in needed if name not in found or OURS not in found[name].peers())
+    return f"Not measured yet: {', '.join(missing)}." if missing else None
+
+
 def sizes(found):
     """How large a machine has to be, computed from what was measured."""
-    needed = {"mix", "idle-websockets", "handshake-ecdsa"}
-    if missing := {name for name in needed if name not in found or OURS not in found[name].peers()}:
-        return f"Not measured yet: {', '.join(sorted(missing))}."
+    if missing := unmeasured(found, "mix", "idle-websockets", "handshake-ecdsa"):
+        return missing
 
     def ours(name, figure):
         return statistics.median(found[name].values(figure, OURS))
@@ -300,3 +317,30 @@ def sizes(found):
 | 3,000 chats | {busy:.0f} ms/s, {busy / 10:.1f} % of a core | {memory:.0f} MB + 3,000 × {kernel:.1f} KB = {memory + 3 * kernel:.0f} MB |
 | all of 3,000 come back in 10 s | {busy:.0f} ms/s + 300 × 2 × {shake:.0f} µs = {busy + 0.6 * shake:.0f} ms/s, {(busy + 0.6 * shake) / 10:.0f} % of a core | as above |
 | what 2 vCPU and 2 GB can carry | half of 2 cores: 1,000 ms/s / {per_chat:.3f} ms = {by_cpu:,.0f} chats | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} chats |"""
+
+
+def balancer_sizes(found):
+    """The same for a host that passes TLS on."""
+    if missing := unmeasured(found, "past", "past-download", "past-idle", "past-mix"):
+        return missing
+
+    def ours(name, figure):
+        return statistics.median(found[name].values(figure, OURS))
+
+    connection, gigabyte = ours("past", "CPU us/connection"), ours("past-download", "CPU s/GB")
+    busy, base, each = ours("past-mix", "CPU ms/s"), ours("past-idle", "MB before"), ours("past-idle", "KB each")
+    kernel = ours("past-idle", "KB each in the kernel") if "KB each in the kernel" in found["past-idle"].rows else 0
+    kb, per_chat = each + kernel, busy / 3000
+    foreign = [cores for name in ("past", "past-download", "past-idle", "past-mix") for cores in found[name].foreign]
+    by_memory = (1024 - base) * 1000 / kb
+    return f"""Measured: a new connection takes {connection:.0f} µs of CPU time, a GB {gigabyte:.2f} s, 3,000 chats {busy:.0f} ms of every second. An idle
+connection takes {each:.1f} KB in the process and {kernel:.1f} KB in the kernel, an idle process {base:.0f} MB. Other work kept
+{short(statistics.median(foreign))} of the machine's two cores busy meanwhile ({short(min(foreign))}–{short(max(foreign))}), so the CPU figures are rough.
+
+| load | CPU | memory |
+|---|---|---|
+| 3,000 chats | {busy:.0f} ms/s, {busy / 10:.1f} % of a core | {base:.0f} MB + 3,000 × {kb:.1f} KB = {base + 3 * kb:.0f} MB |
+| all of 3,000 come back in 10 s | {busy:.0f} ms/s + 300 × 2 × {connection:.0f} µs = {busy + 0.6 * connection:.0f} ms/s, {(busy + 0.6 * connection) / 10:.0f} % of a core | as above |
+| a download of 100 MB/s | 0.1 GB/s × {gigabyte:.2f} s = {gigabyte * 100:.0f} ms/s, {gigabyte * 10:.1f} % of a core | |
+| what 2 vCPU and 2 GB can carry, chats | half of 2 cores: 1,000 ms/s / {per_chat:.4f} ms = {1000 / per_chat:,.0f} | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} connections |
+| the same, new connections | 1,000 ms/s / {connection:.0f} µs = {1e6 / connection:,.0f} a second | |"""

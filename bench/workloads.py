@@ -289,6 +289,12 @@ def idle(turn, proxy, kind, count, *arguments):
 @workload("in", 2, 65)
 def mix(turn):
     """3,000 chats as the product makes them (bench/load/src/mix.rs says what they do), at fixed rates."""
+    with turn.started(access_log=True) as proxies:
+        return mix_of(turn, proxies)
+
+
+def mix_of(turn, proxies):
+    """Figures of chats through each."""
     chats = turn.many(turn.options.chats)
     # Longer than the others: some things happen five times a second.
     seconds = max(turn.seconds, 0.5 if turn.options.short else 5)
@@ -310,8 +316,7 @@ def mix(turn):
         yield "p99 ms, WebSocket frames", report["frames"]["p99"] / 1e3
         yield "p99 ms, new chats", report["chats"]["p99"] / 1e3
 
-    with turn.started(access_log=True) as proxies:
-        return turn.of_each(proxies, look)
+    return turn.of_each(proxies, look)
 
 
 # --- Reloads ----------------------------------------------------------------------------------
@@ -415,6 +420,45 @@ def reload_routes_of(turn, proxy):
         "MB more after 3": grown / 1e6,
         "WebSockets cut": report["cut"],
     }
+
+
+# --- TLS passed through by server name: the origin's TLS, unopened -----------------------------
+
+
+@workload("past", 5, 2)
+def past(turn):
+    """For each request a new connection, passed on by the name in its hello; TLS 1.3 with the origin, 1 KB, and the end."""
+    with turn.started() as proxies:
+        return {"CPU us/connection": per_unit(turn.each(proxies, "handshake", "--connections", 4, size=1024))}
+
+
+@workload("past", 4, 3)
+def past_download(turn):
+    """Bodies of 10 MB, two connections. The peers, not the gateway, are set up for long bodies."""
+    with turn.started(bulk=True) as proxies:
+        return {"CPU s/GB": per_gigabyte(turn.each(proxies, "get", "--connections", 2, "--path", "/10m"))}
+
+
+@workload("past", 4, 3)
+def past_upload(turn):
+    """The same the other way; the origin counts the bytes."""
+    with turn.started(bulk=True) as proxies:
+        return {"CPU s/GB": per_gigabyte(turn.each(proxies, "upload", "--connections", 2))}
+
+
+@workload("past", 3, 25)
+def past_idle(turn):
+    """2,000 secure WebSockets opened, each used once, and left alone."""
+    count = turn.many(2000)
+    with turn.started() as proxies:
+        return turn.of_each(proxies, lambda proxy: idle(turn, proxy, "websockets", count))
+
+
+@workload("past", 3, 35)
+def past_mix(turn):
+    """The 3,000 chats of `mix`, whose TLS is the origin's; without an access log."""
+    with turn.started() as proxies:
+        return mix_of(turn, proxies)
 
 
 # --- The way out ------------------------------------------------------------------------------

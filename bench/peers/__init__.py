@@ -8,16 +8,31 @@ A module of a peer has
 - where it can reload: `reload(proxy)`, which tells the running program.
 
 `setting` is a `parts.Setting`. What a peer is to do is in `parts.py`; settings that are not obvious name the page of
-its manual that advises them. A new peer is a new module, in one of the two lists below.
+its manual that advises them. A new peer is a new module, in one of the lists below.
 """
 
 import sys
 
-from . import app_gateway, app_gateway_out, caddy, envoy, envoy_out, haproxy, nginx, pingora, squid, tinyproxy
+from . import (
+    app_gateway,
+    app_gateway_out,
+    app_gateway_past,
+    caddy,
+    envoy,
+    envoy_out,
+    haproxy,
+    haproxy_past,
+    nginx,
+    nginx_past,
+    pingora,
+    squid,
+    tinyproxy,
+)
 
-# The way in and the way out. The gateway comes first: ratios are of it.
+# The way in, the way past (TLS is passed on unopened), and the way out. The gateway comes first: ratios are of it.
 WAYS = {
     "in": [app_gateway, nginx, haproxy, envoy, caddy, pingora],
+    "past": [app_gateway_past, nginx_past, haproxy_past],
     "out": [app_gateway_out, squid, tinyproxy, envoy_out],
 }
 

@@ -1,0 +1,33 @@
+"""app-gateway passing TLS on by server name, with its defaults but for the limit that a bench would meet."""
+
+from parts import HOST, SERVER_NAME, WORKERS, program, write
+
+from . import app_gateway
+
+NAME = app_gateway.NAME
+version = app_gateway.version
+
+
+def configure(bench, setting):
+    write(
+        f"{setting.directory}/bench.toml",
+        f"""
+[gateway]
+workers = {WORKERS}
+access-log = "off"
+[admin]
+socket = "off"
+[upstream.sites]
+endpoints = ["https://{HOST}:{bench.origin}"]
+ca-file = "{bench.ca}"
+server-name = "{SERVER_NAME}"
+[tcp.bench]
+limits = {{ connections-per-client = 16384 }}
+[[tcp.bench.listener]]
+listen = "{HOST}:{setting.port}"
+[[tcp.bench.route]]
+server-names = ["{SERVER_NAME}"]
+upstream = "sites"
+""",
+    )
+    return [program("app-gateway"), "run", "-c", setting.directory]
