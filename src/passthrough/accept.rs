@@ -124,9 +124,9 @@ async fn connection(
 /// after who it is, if the endpoint is to be told. How much of it is not the client's is noted.
 fn client_side(route: &Route, conn: Conn<TcpStream>, record: &mut Record) -> (TcpStream, Bytes) {
     let Conn { io, input, .. } = conn;
-    let Some(destination) = io.local_addr().ok().filter(|_| route.upstream.announces) else {
-        return (io, input.freeze());
-    };
+    // Only then is the system asked for the address.
+    let announced = route.upstream.announces.then(|| io.local_addr().ok()).flatten();
+    let Some(destination) = announced else { return (io, input.freeze()) };
     let name = record.server_name.as_deref().map(|name| (Tlv::Authority, name.as_bytes()));
     let id = [(Tlv::UniqueId, record.id.as_str().as_bytes())];
     let tlvs: Vec<_> = name.into_iter().chain(id).collect();

@@ -185,8 +185,9 @@ describe('a balancer in front of two sites', { skip: gatewayOnly }, () => {
     const haproxy = start('haproxy', ['-db', '-f', file], { env });
     try {
       await until(() => `haproxy: ${haproxy.stderr}`, () => reachable(world.address, 8443));
+      await until(() => `the standby to be passed over: ${haproxy.stderr}`,
+        () => /Server sites\/site-b is DOWN/.test(haproxy.stderr + haproxy.stdout), { within: 30_000 });
       await moves();
-      assert.match(haproxy.stderr + haproxy.stdout, /Server sites\/site-b is DOWN/, 'the standby was passed over');
     } finally {
       await haproxy.stop('SIGTERM');
     }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The MAC of an answer covers the question too, so that no other answer can be put in its place.
-//! A question that is heard a second time gets its asker nothing new: nothing is changed by one.
+//! Asking changes nothing. A question that is sent again within two minutes is answered again: who
+//! could read one inside TLS learns names and keyed hashes, and no value.
 //!
 //! In: keys, text. Out: text, or what it says. Never: what an asker without the secret could tell
 //! from silence.
