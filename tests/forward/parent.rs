@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 
+use crate::free_port::free_port;
 use crate::wire::{Wire, text};
-use crate::world::{Setup, World, accept, free_port};
+use crate::world::{Setup, World, accept};
 
 /// A world whose one rule goes through a parent: the test's own, played here.
 fn world(more: &str) -> (World, TcpListener) {

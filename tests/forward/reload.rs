@@ -1,7 +1,8 @@
 //! Configurations change; what is open stays, unless it is not allowed any more.
 
+use crate::free_port::free_port;
 use crate::wire::text;
-use crate::world::{FACEBOOK, Setup, World, free_port};
+use crate::world::{FACEBOOK, Setup, World};
 
 const TWO: &str = r#"
 [[forward.rule]]

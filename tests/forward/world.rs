@@ -14,6 +14,7 @@ use app_gateway::demo::certificates::{DevelopmentCertificates, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::free_port::free_port;
 use crate::wire::{PATIENCE, Wire, text};
 
 /// What differs from world to world; pieces of the configuration. `ADDRESS` stands for the loopback
@@ -68,11 +69,6 @@ fn own_address() -> Ipv4Addr {
     let [.., a, b] = std::process::id().to_be_bytes();
     let third = u8::try_from(count % 250).unwrap() + 2;
     Ipv4Addr::new(127, a & 0x7f, b, third)
-}
-
-/// A port that is free on an address of ours.
-pub(crate) fn free_port(address: Ipv4Addr) -> SocketAddr {
-    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 /// Certificates of the demo, made once.

@@ -16,6 +16,8 @@
 
 mod farewell;
 mod frames;
+#[path = "../shared/free_port.rs"]
+mod free_port;
 mod wire;
 mod world;
 

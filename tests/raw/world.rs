@@ -22,6 +22,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use crate::free_port::free_port;
 use crate::wire::{PATIENCE, Wire, text};
 
 /// What differs from world to world; pieces of the configuration file.
@@ -109,10 +110,6 @@ fn own_address() -> Ipv4Addr {
     let [.., a, b] = std::process::id().to_be_bytes();
     let third = u8::try_from(count % 250).unwrap() + 2;
     Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
-}
-
-fn free_port(address: Ipv4Addr) -> SocketAddr {
-    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 impl World {

@@ -11,6 +11,8 @@
     reason = "a panic is how a test fails"
 )]
 
+#[path = "../shared/free_port.rs"]
+mod free_port;
 mod origin;
 mod world;
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,6 +16,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
+use crate::free_port::free_port;
 use crate::origin::Origin;
 
 /// How long anything may take before a test has failed.
@@ -95,10 +96,6 @@ pub(crate) fn origins<const N: usize>(names: [&'static str; N]) -> [Origin; N] {
 pub(crate) fn listed(origins: &[&Origin]) -> String {
     let urls = origins.iter().map(|origin| format!("\"http://{}\"", origin.address));
     urls.collect::<Vec<_>>().join(", ")
-}
-
-fn free_port(address: Ipv4Addr) -> SocketAddr {
-    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 impl World {

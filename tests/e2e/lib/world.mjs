@@ -21,6 +21,7 @@ export async function openWorld(story, { names = [] } = {}) {
   const ca = authority(certsDir);
   const everyName = ['localhost', address, '127.0.0.1', ...names];
   const closers = [];
+  const given = new Set();
   const world = {
     dir, address, upstreamAddress, ca,
     certs: {
@@ -29,11 +30,17 @@ export async function openWorld(story, { names = [] } = {}) {
       upstream: ca.issue('upstream', ['upstream.test', 'localhost', upstreamAddress]),
     },
     onClose: (closer) => closers.push(closer),
-    /** A port of `on` that is free now; nobody else uses our addresses. */
-    freePort: (on = address) => new Promise((done, fail) => {
-      const probe = net.createServer().on('error', fail);
-      probe.listen(0, on, () => { const { port } = probe.address(); probe.close(() => done(port)); });
-    }),
+    /** A port of `on` that is free now, and was given to nobody before; nobody else uses our addresses. */
+    freePort: async (on = address) => {
+      for (;;) {
+        const port = await new Promise((done, fail) => {
+          const probe = net.createServer().on('error', fail);
+          probe.listen(0, on, () => { const free = probe.address().port; probe.close(() => done(free)); });
+        });
+        // The system likes to give the port again that was just closed.
+        if (!given.has(`${on} ${port}`)) { given.add(`${on} ${port}`); return port; }
+      }
+    },
     gateway: async (config, options) => {
       const gateway = await startGateway(world, config, options);
       closers.push(() => gateway.close());
