@@ -14,7 +14,7 @@
     reason = "a panic is how a test fails"
 )]
 
-#[path = "../shared/free_port.rs"]
+#[path = "../common/free_port.rs"]
 mod free_port;
 #[allow(dead_code, reason = "shared with the tests of the way in")]
 #[path = "../raw/wire.rs"]

@@ -16,7 +16,7 @@
 
 mod farewell;
 mod frames;
-#[path = "../shared/free_port.rs"]
+#[path = "../common/free_port.rs"]
 mod free_port;
 mod wire;
 mod world;

@@ -11,7 +11,7 @@
     reason = "a panic is how a test fails"
 )]
 
-#[path = "../shared/free_port.rs"]
+#[path = "../common/free_port.rs"]
 mod free_port;
 mod origin;
 mod world;
