@@ -88,7 +88,12 @@ fn request(directory: &Path, asked: &Asked) -> ExitCode {
         profile: asked.profile.clone(),
         headers: asked.headers.clone(),
     };
-    match Explained::of(&generation, &question) {
+    told(Explained::of(&generation, &question))
+}
+
+/// Prints what would be done; succeeds if that is to serve, and ends with 2 if it was no question.
+fn told(explained: Result<Explained<'_>, String>) -> ExitCode {
+    match explained {
         Ok(explained) => {
             say(&explained.lines.text);
             if explained.served { ExitCode::SUCCESS } else { ExitCode::FAILURE }

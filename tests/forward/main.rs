@@ -14,8 +14,8 @@
     reason = "a panic is how a test fails"
 )]
 
-#[path = "../common/free_port.rs"]
-mod free_port;
+#[path = "../common/address.rs"]
+mod address;
 #[allow(dead_code, reason = "shared with the tests of the way in")]
 #[path = "../raw/wire.rs"]
 mod wire;

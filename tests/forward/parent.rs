@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::free_port::free_port;
+use crate::address::free_port;
 use crate::wire::{Wire, text};
 use crate::world::{Setup, World, accept};
 

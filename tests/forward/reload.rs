@@ -1,6 +1,6 @@
 //! Configurations change; what is open stays, unless it is not allowed any more.
 
-use crate::free_port::free_port;
+use crate::address::free_port;
 use crate::wire::text;
 use crate::world::{FACEBOOK, Setup, World};
 

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use app_gateway::demo::certificates::{DevelopmentCertificates, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::free_port::free_port;
+use crate::address::{free_port, own_address};
 use crate::wire::{PATIENCE, Wire, text};
 
 /// What differs from world to world; pieces of the configuration. `ADDRESS` stands for the loopback
@@ -60,15 +59,6 @@ pub(crate) struct World {
     pub(crate) admin: SocketAddr,
     origin: TcpListener,
     generation: u32,
-}
-
-/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
-fn own_address() -> Ipv4Addr {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let [.., a, b] = std::process::id().to_be_bytes();
-    let third = u8::try_from(count % 250).unwrap() + 2;
-    Ipv4Addr::new(127, a & 0x7f, b, third)
 }
 
 /// Certificates of the demo, made once.

@@ -14,10 +14,10 @@
     reason = "a panic is how a test fails"
 )]
 
+#[path = "../common/address.rs"]
+mod address;
 mod farewell;
 mod frames;
-#[path = "../common/free_port.rs"]
-mod free_port;
 mod wire;
 mod world;
 

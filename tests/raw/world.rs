@@ -9,7 +9,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::free_port::free_port;
+use crate::address::{free_port, own_address};
 use crate::wire::{PATIENCE, Wire, text};
 
 /// What differs from world to world; pieces of the configuration file.
@@ -101,15 +100,6 @@ fn server_config() -> Arc<ServerConfig> {
         Arc::new(config)
     });
     Arc::clone(&CONFIG)
-}
-
-/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
-fn own_address() -> Ipv4Addr {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let [.., a, b] = std::process::id().to_be_bytes();
-    let third = u8::try_from(count % 250).unwrap() + 2;
-    Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
 }
 
 impl World {

@@ -1,10 +1,9 @@
 //! Sites that fail and come back.
 
-use std::net::TcpListener;
-
+use crate::address::{free_port, own_address};
 use crate::client::Client;
 use crate::site::{READY, Site};
-use crate::world::{World, own_address, sites, two_sites};
+use crate::world::{World, sites, two_sites};
 
 /// Two sites on one port, asked on another one; whatever a client sends is passed through.
 fn balancer(a: &Site, b: &Site, more: &str) -> String {
@@ -35,7 +34,7 @@ fn new_ones_go_to(world: &mut World, site: &Site) -> Client {
 #[test]
 fn the_next_endpoint_is_tried_before_anything_is_sent() {
     let address = own_address();
-    let dead = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let dead = free_port(address);
     let [a] = sites(["a"]);
     let text = format!(
         "[upstream.sites]\nendpoints = [\"http://{dead}\", \"http://{}\"]\n\
@@ -51,7 +50,7 @@ fn the_next_endpoint_is_tried_before_anything_is_sent() {
 #[test]
 fn nobody_to_connect_to_is_told() {
     let address = own_address();
-    let dead = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let dead = free_port(address);
     let upstream = |more: &str| {
         format!(
             "[upstream.sites]\nendpoints = [\"http://{dead}\"]\n{more}\n\

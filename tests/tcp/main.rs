@@ -11,6 +11,8 @@
     reason = "a panic is how a test fails"
 )]
 
+#[path = "../common/address.rs"]
+mod address;
 mod client;
 mod site;
 mod world;

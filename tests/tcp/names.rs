@@ -1,10 +1,9 @@
 //! Which name leads where, and what is refused.
 
-use std::net::TcpListener;
-
+use crate::address::{free_port, own_address};
 use crate::client::{UNRECOGNIZED_NAME, hello};
 use crate::site::Site;
-use crate::world::{World, endpoints, own_address, sites};
+use crate::world::{World, endpoints, sites};
 
 /// Two upstreams, by name.
 fn by_name(a: &Site, b: &Site, more: &str) -> String {
@@ -140,7 +139,7 @@ fn without_names_everything_passes_and_connects_to_the_same_port() {
     let (address, other) = (own_address(), own_address());
     let site = Site::start("a", other);
     let listen = (address, site.address.port()).into();
-    let admin = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let admin = free_port(address);
     let text = format!(
         "[upstream.sites]\nendpoints = [\"http://{other}:1\"]\n\
          [tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\n\

@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use crate::address::own_address;
 use crate::client::hello;
 use crate::site::Site;
-use crate::world::{World, endpoints, own_address, sites};
+use crate::world::{World, endpoints, sites};
 
 fn two(a: &Site, b: &Site, table: &str) -> String {
     format!(

@@ -2,15 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::address::{free_port, own_address};
 use crate::client::Client;
 use crate::site::{READY, Site};
 
@@ -23,15 +23,6 @@ pub(crate) struct World {
     gateway: Child,
     pub(crate) listen: SocketAddr,
     admin: SocketAddr,
-}
-
-/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
-pub(crate) fn own_address() -> Ipv4Addr {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let [.., a, b] = std::process::id().to_be_bytes();
-    let third = u8::try_from(count % 250).unwrap() + 2;
-    Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
 }
 
 /// Sites of these names, on an address of their own.
@@ -61,8 +52,7 @@ impl World {
     /// Starts the program. `LISTEN` in the text is its address.
     pub(crate) fn with(text: &str) -> Self {
         let address = own_address();
-        let free = || TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
-        Self::at(free(), free(), text)
+        Self::at(free_port(address), free_port(address), text)
     }
 
     /// The same, on a certain address.

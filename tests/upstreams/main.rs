@@ -11,8 +11,8 @@
     reason = "a panic is how a test fails"
 )]
 
-#[path = "../common/free_port.rs"]
-mod free_port;
+#[path = "../common/address.rs"]
+mod address;
 mod origin;
 mod world;
 

@@ -2,10 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
-use crate::free_port::free_port;
+use crate::address::{free_port, own_address};
 use crate::origin::Origin;
 
 /// How long anything may take before a test has failed.
@@ -75,15 +74,6 @@ fn client_config() -> Arc<ClientConfig> {
         Arc::new(config)
     };
     Arc::clone(CONFIG.get_or_init(make))
-}
-
-/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
-pub(crate) fn own_address() -> Ipv4Addr {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let [.., a, b] = std::process::id().to_be_bytes();
-    let third = u8::try_from(count % 250).unwrap() + 2;
-    Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
 }
 
 /// Origins of these names, on an address of their own.

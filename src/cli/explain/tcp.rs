@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::{say, say_wrong};
+use crate::cli::say_wrong;
 use crate::generation::explain::{Connection, Explained};
 
-use super::generation;
+use super::{generation, told};
 
 #[derive(Args)]
 pub(in crate::cli) struct Asked {
@@ -39,14 +39,5 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
         port,
         from: asked.client.to_canonical(),
     };
-    match Explained::of_connection(&generation, &connection) {
-        Ok(explained) => {
-            say(&explained.lines.text);
-            if explained.served { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(message) => {
-            say_wrong(&message);
-            ExitCode::from(2)
-        }
-    }
+    told(Explained::of_connection(&generation, &connection))
 }

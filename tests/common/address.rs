@@ -1,7 +1,17 @@
-//! Ports for what a test starts.
+//! Addresses and ports for what a test starts.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A loopback address nobody else uses: other tests of this binary, other binaries, other users.
+pub(crate) fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    let third = u8::try_from(count % 250).unwrap() + 2;
+    Ipv4Addr::new(127, 128 | a & 0x7f, b, third)
+}
 
 /// A port of `address` that is free now and was not given to this test before: the system likes to
 /// give the one again that was just closed.
