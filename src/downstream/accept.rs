@@ -1,6 +1,5 @@
 //! Taking connections: the accept loop, admission, and what to do when descriptors run out.
 
-use std::fs::File;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -160,7 +159,10 @@ pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
         });
         match accepted.await {
             None => return take_the_rest(&door, listener),
-            Some(Ok((stream, peer))) => door.admit(stream, ClientAddr(peer)),
+            Some(Ok((stream, peer))) => match keep_spare(door.worker(), stream) {
+                Some(stream) => door.admit(stream, ClientAddr(peer)),
+                None => door.shed(ClientAddr(peer)),
+            },
             Some(Err(error)) if is_out_of_descriptors(&error) => shed(&door, &listener).await,
             // The client was gone before we came to it.
             Some(Err(_)) => tokio::time::sleep(BREATH).await,
@@ -177,6 +179,25 @@ fn take_the_rest<D: Door>(door: &Rc<D>, listener: TcpListener) {
             door.admit(stream, ClientAddr(peer));
         }
     }
+}
+
+/// Sees to it that the worker has its spare descriptor, before it takes `stream` in.
+///
+/// While [`shed`] has given the spare one up for a moment, others of the process may take it (a configuration that is
+/// read, another worker). Then nobody could be turned away, and clients would wait in the kernel's queue; so the
+/// connection that gets the next free descriptor is closed for it (`None`).
+fn keep_spare(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
+    let mut spare = worker.spare.borrow_mut();
+    if spare.is_some() {
+        return Some(stream);
+    }
+    *spare = Worker::open_spare();
+    if spare.is_some() {
+        return Some(stream);
+    }
+    drop(stream);
+    *spare = Worker::open_spare();
+    None
 }
 
 /// Out of file descriptors: gives up idle upstream connections; failing that, takes one waiting
@@ -197,6 +218,6 @@ async fn shed<D: Door>(door: &Rc<D>, listener: &TcpListener) {
         drop(stream);
         door.shed(ClientAddr(peer));
     }
-    *worker.spare.borrow_mut() = File::open("/dev/null").ok();
+    *worker.spare.borrow_mut() = Worker::open_spare();
     tokio::time::sleep(BREATH).await;
 }

@@ -58,12 +58,17 @@ impl Worker {
             lens,
             stamp: Stamp::default(),
             ids: Ids::new(),
-            spare: RefCell::new(File::open("/dev/null").ok()),
+            spare: RefCell::new(Self::open_spare()),
         });
         tokio::task::spawn_local(worker.local.clock.clone().run());
         tokio::task::spawn_local(Rc::clone(&worker.pool).sweep());
         tokio::task::spawn_local(Rc::clone(&worker.lines).run());
         tokio::task::spawn_local(Rc::clone(&worker.lens).run());
         worker
+    }
+
+    /// A descriptor to be given up later, if there is one left.
+    pub(crate) fn open_spare() -> Option<File> {
+        File::open("/dev/null").ok()
     }
 }

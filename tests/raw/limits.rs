@@ -2,6 +2,11 @@
 //! is there goes on, and it passes.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::wire::Wire;
 use crate::world::{Setup, World};
@@ -23,7 +28,7 @@ fn is_served(world: &World, client: &mut Wire, reason: &str) -> bool {
             assert_eq!(client.answered(200), "ok");
             return true;
         }
-        client.fill(std::time::Instant::now() + std::time::Duration::from_millis(20));
+        client.fill(std::time::Instant::now() + Duration::from_millis(20));
         if !client.input.is_empty() {
             client.refused(503, reason);
             return false;
@@ -98,6 +103,33 @@ fn descriptors() {
     assert!(log.contains("out_of_descriptors"), "{log}");
 }
 
+/// While one client is turned away, whatever else opens a file may take the descriptor that was given up for that.
+#[test]
+fn descriptors_that_others_take() {
+    let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
+    let mut crowd: Vec<Wire> = (0..200).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
+    let gone = AtomicBool::new(false);
+    let served = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !gone.load(Ordering::Relaxed) {
+                world.signal(Signal::HUP);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let served = crowd.iter_mut().filter_map(|client| client.handshake().ok()).count();
+        gone.store(true, Ordering::Relaxed);
+        served
+    });
+    // Who waits for as long as a handshake may take makes room for others, and more are served.
+    assert!((10..64).contains(&served), "{served} of 200 were admitted");
+    drop(crowd);
+    world.wait("the gateway to recover", |world| {
+        let mut client = World::over(world.tcp(), b"http/1.1");
+        is_served(world, &mut client, "out_of_descriptors")
+    });
+    world.stop();
+}
+
 #[test]
 fn descriptors_for_upstreams() {
     let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
@@ -107,7 +139,7 @@ fn descriptors_for_upstreams() {
     for _ in 0..40 {
         let mut client = World::over(world.tcp(), b"http/1.1");
         if client.handshake().is_ok() && client.try_send(GET.as_bytes()).is_ok() {
-            client.fill(std::time::Instant::now() + std::time::Duration::from_millis(20));
+            client.fill(std::time::Instant::now() + Duration::from_millis(20));
             crowd.push(client);
         }
         held.extend(world.try_accept());

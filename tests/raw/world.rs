@@ -331,9 +331,14 @@ impl World {
         assert_eq!(lines, expected, "\n{}", self.log());
     }
 
+    /// Sends the program a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.gateway), signal).unwrap();
+    }
+
     /// Ends the program cleanly.
     pub(crate) fn stop(&mut self) {
-        kill_process(Pid::from_child(&self.gateway), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         let mut code = None;
         self.wait("the program to end", |world| {
             code = world.gateway.try_wait().unwrap();
