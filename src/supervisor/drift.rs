@@ -56,11 +56,20 @@ impl Drift {
     }
 
     /// Compares this generation from now on, soon and then as often as it says. What is known of
-    /// gateways that stay is kept.
+    /// gateways that stay is kept, and so are their metrics: a gap in those is taken for news.
     pub(super) fn follow(&mut self, generation: &Arc<Generation>) {
         self.stop();
         let before = std::mem::take(&mut self.status.borrow_mut().peers);
-        self.metrics.peers.clear();
+        self.compare(generation, &before);
+        let status = self.status.borrow();
+        let stays = |gone: &Peer| status.peers.iter().any(|peer| peer.peer == gone.peer);
+        for gone in before.iter().filter(|peer| !stays(peer)) {
+            self.metrics.peers.forget(&gone.peer, &CLASSES);
+        }
+    }
+
+    /// Starts the tasks. `before`: what is known from the generation before.
+    fn compare(&mut self, generation: &Arc<Generation>, before: &[Peer]) {
         let Some(drift) = &generation.config.drift else { return };
         let local = Local::new();
         let peers = drift.peers.iter().filter_map(|id| generation.upstreams.get(id.0));

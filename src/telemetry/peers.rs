@@ -36,10 +36,13 @@ impl Peers {
         })
     }
 
-    /// Forgets all of them.
-    pub fn clear(&self) {
-        for family in [&self.reachable, &self.differences, &self.compared] {
-            family.reset();
+    /// Ends the series of a gateway that is compared no more. `classes` are all that there are.
+    pub fn forget(&self, peer: &str, classes: &[&str]) {
+        // What is not there need not go.
+        let _ = self.reachable.remove_label_values(&[peer]);
+        let _ = self.compared.remove_label_values(&[peer]);
+        for class in classes {
+            let _ = self.differences.remove_label_values(&[peer, class]);
         }
     }
 
@@ -56,5 +59,28 @@ impl Peers {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.differences.with_label_values(&[peer, class]).set(count);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::core::Collector as _;
+
+    #[test]
+    fn who_is_compared_no_more_has_no_series_and_others_keep_theirs() {
+        let peers = Peers::new(&Registry::new()).unwrap();
+        let shown = || {
+            let families = [&peers.reachable, &peers.differences, &peers.compared];
+            families.map(|family| family.collect()[0].get_metric().len())
+        };
+        for peer in ["10.0.0.2:443", "10.0.0.3:443"] {
+            peers.tell(peer, (true, 1_700_000_000), [("users", 0), ("version", 1)].into_iter());
+        }
+        assert_eq!(shown(), [2, 4, 2]);
+        peers.forget("10.0.0.2:443", &["users", "version"]);
+        peers.forget("10.0.0.4:443", &["users", "version"]);
+        assert_eq!(shown(), [1, 2, 1]);
+        assert_eq!(peers.differences.with_label_values(&["10.0.0.3:443", "version"]).get(), 1);
     }
 }

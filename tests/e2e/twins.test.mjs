@@ -311,6 +311,32 @@ describe('two gateways that compare themselves', { skip }, () => {
     assert.match(warned[0], /profile\.internet\.timeouts\.header differs/);
   });
 
+  test('keep their metrics over a reload, until they are compared no more', async () => {
+    const before = structuredClone(a.config);
+    const seriesOf = async (peer) => (await a.admin('/metrics')).body.split('\n').filter((line) => line.includes(`peer="${peer}"`)).length;
+    const reload = async (edit) => {
+      const served = await a.metric('config_generation');
+      changed(a, edit);
+      const outcome = await a.post(); // unless the watcher was faster
+      assert.equal(outcome.status, 200, JSON.stringify(outcome));
+      assert.ok(await a.metric('config_generation') > served);
+    };
+    const [, twin] = before.upstream.twin.endpoints[0].split('//');
+    const other = `${world.address}:${await world.freePort()}`;
+    assert.equal(await seriesOf(twin), 7);
+    // Looked at once: the next comparison is a second away.
+    await reload((config) => { config.profile.internet.timeouts['body-idle'] = '31s'; });
+    assert.equal(await seriesOf(twin), 7, 'of a gateway that stays');
+    await reload((config) => { config.upstream.twin.endpoints = [`https://${other}`]; });
+    assert.equal(await seriesOf(twin), 0, 'of one that was replaced');
+    await until('the other one to be asked', async () => await seriesOf(other) > 0);
+    await reload((config) => { delete config.gateway.drift; });
+    assert.equal(await seriesOf(other), 0, 'nobody is compared');
+    a.write(before);
+    await says(a, /alike/, 0);
+    await says(b, /alike/, 0);
+  });
+
   test('notice another certificate', async () => {
     const replace = (certificate) => {
       for (const kind of ['crt', 'key']) {
