@@ -26,7 +26,7 @@ pub(super) struct Form {
 
 pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
     let Ok(config) = load_quietly(directory, &environment) else { return ExitCode::FAILURE };
-    let (openings, missing) = ports::openings(&config);
+    let ports::Table { openings, missing, unknown } = ports::Table::of(&config);
     if form.csv {
         say(&ports::csv(&openings));
     } else if form.markdown {
@@ -41,6 +41,12 @@ pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
         let keys = missing.join(", ");
         say_wrong(&format!(
             "not in the table, because [doctor] does not say where they are: {keys}"
+        ));
+    }
+    if !unknown.is_empty() {
+        let names = unknown.join(", ");
+        say_wrong(&format!(
+            "not in the table, because only the load balancers know it: on which ports clients of {names} reach them"
         ));
     }
     ExitCode::SUCCESS

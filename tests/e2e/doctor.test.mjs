@@ -441,6 +441,62 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.match(ports.err, /does not say where they are: sql, smpp, turn, finesse, install/);
   });
 
+  test('ports names balancers, and what is passed through', async () => {
+    const config = {
+      doctor: { fqdn: 'chat.example.com' },
+      upstream: { sites: {
+        endpoints: ['https://10.0.0.5:8443'], backup: ['https://10.0.1.5:8443'], 'server-name': 'chat.example.com',
+        check: { path: '/readyz', port: 9145, tls: false },
+      } },
+      tcp: {
+        internet: {
+          listener: [{ listen: '0.0.0.0:8443', 'proxy-protocol': { from: ['192.168.0.10', '192.168.0.11'] } }],
+          route: [{ 'server-names': ['chat.example.com'], upstream: 'sites', 'same-port': true }],
+        },
+        lan: {
+          clients: ['10.8.0.0/16'], listener: [{ listen: '0.0.0.0:443', 'proxy-protocol': { from: ['192.168.0.10'], others: 'direct' } }],
+          route: [{ upstream: 'sites', 'same-port': true }],
+        },
+      },
+    };
+    const json = await command(['ports', '--json'], config);
+    assert.equal(json.code, 0, json.err);
+    const rows = JSON.parse(json.out);
+    for (const row of rows) assert.deepEqual(Object.keys(row), ['destination', 'port', 'protocol', 'purpose', 'scope', 'source']);
+    const through = 'passed through, TLS unopened';
+    const behind = 'begins with the PROXY protocol';
+    const customers = "Internet: customers' browsers, Facebook, Viber, Twilio";
+    const own = (site) => [
+      ['App gateway, lan', `sites (${site})`, '443', 'TCP', 'passed through as it is'],
+      ['App gateway, internet', `sites (${site})`, '8443', 'TCP', through],
+      ['App gateway', `sites (${site})`, '9145', 'HTTP', 'asks whether sites is well'],
+    ];
+    assert.deepEqual(rows.map((row) => [row.source, row.destination, row.port, row.protocol, row.purpose]), [
+      ['Load balancer (192.168.0.10, 192.168.0.11)', 'App gateway', '8443', 'TCP', `${through}; ${behind}`],
+      [customers, 'chat.example.com', '443', 'TCP', 'to the load balancer, which connects to port 8443 of the gateway'],
+      ['Load balancer (192.168.0.10)', 'App gateway', '443', 'TCP', `passed through as it is; ${behind}`],
+      ['LAN: agents, supervisors, administrators (10.8.0.0/16)', 'App gateway', '443', 'TCP', 'passed through as it is'],
+      ...own('10.0.0.5'), ...own('10.0.1.5'),
+    ]);
+    assert.deepEqual(rows.filter((row) => row.scope === 'public').map((row) => row.source), [customers]);
+    assert.match(json.err, /on which ports clients of lan reach them/);
+    assert.doesNotMatch(json.err, /fqdn/);
+
+    const text = await command(['ports'], config);
+    const lines = text.out.trimEnd().split('\n');
+    assert.match(lines[0], /^Source +Destination +Port +Protocol +Scope +What for$/);
+    assert.ok(lines.every((line) => line.length <= 80), text.out);
+    // Cells are broken at blanks; put together they are those of the JSON.
+    const starts = [...lines[1].matchAll(/-+/g)].map((rule) => rule.index);
+    const cells = (line) => starts.map((start, n) => line.slice(start, starts[n + 1]).trim());
+    const told = [];
+    for (const line of lines.slice(2).map(cells)) {
+      if (line[2]) told.push(line);
+      else line.forEach((part, n) => { if (part) told.at(-1)[n] += ` ${part}`; });
+    }
+    assert.deepEqual(told, rows.map((row) => [row.source, row.destination, row.port, row.protocol, row.scope, row.purpose]));
+  });
+
   test('a proxy that is not there is said once, and everything behind it', async () => {
     const port = await world.freePort();
     const answer = await command(['doctor', '--json', '--only', 'proxy'], {

@@ -1,0 +1,217 @@
+//! Who connects to the gateway: its clients, or the balancers in front of it.
+//!
+//! In: what listens. Out: a row for each kind of source, and what is not known of the way there.
+//! Never: a row for what only this host reaches.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use crate::addr::special::special;
+use crate::config::{
+    Config, ForwardListener, Listener, Others, ProxyProtocol, Serve, Tcp, TcpListener, is_loopback,
+};
+
+use super::{GATEWAY, Opening, Table};
+
+/// Who goes out through the forward proxy, and what for.
+pub(super) const GO_OUT: [&str; 2] = ["Customer Channel Manager", "File Engine"];
+pub(super) const OUT: &str = "calls to Facebook, Viber, Twilio through the proxy";
+
+/// Who comes in, unless it is said.
+const INTERNET: &str = "Internet: customers' browsers, Facebook, Viber, Twilio";
+const LAN: &str = "LAN: agents, supervisors, administrators";
+
+/// Listeners with the same clients.
+struct Side<'a> {
+    name: &'a str,
+    clients: Vec<String>,
+    public: bool,
+    /// Proxies that speak HTTP; they come beside the clients.
+    trusted: &'a [IpNet],
+}
+
+/// A listener.
+struct Door<'a> {
+    listen: SocketAddr,
+    balancers: Option<&'a ProxyProtocol>,
+    protocol: &'static str,
+    purpose: String,
+    /// What the public name may lead to.
+    main: bool,
+}
+
+/// The public name and its port, until it is clear where they lead.
+type Outside<'a> = Option<(&'a str, u16)>;
+
+/// Adds the rows of everything that listens but the admin listener.
+pub(super) fn add(config: &Config, table: &mut Table) {
+    let mut outside: Outside<'_> =
+        config.doctor.fqdn.as_deref().map(|fqdn| (fqdn, config.doctor.public_port));
+    for profile in &config.profiles {
+        let side = Side::of(config, &profile.name, &[], &profile.trusted_proxies);
+        let door = |listener| Door::of_profile(config, listener, side.public);
+        let doors: Vec<_> = profile.listeners.iter().map(door).collect();
+        side.add(&doors, &mut outside, table);
+    }
+    for tcp in &config.tcp {
+        let side = Side::of(config, &tcp.name, &tcp.clients, &[]);
+        let doors: Vec<_> =
+            tcp.listeners.iter().map(|listener| Door::of_tcp(tcp, listener)).collect();
+        side.add(&doors, &mut outside, table);
+    }
+    // Components that use another proxy do not come here.
+    if let (Some(forward), None) = (&config.forward, &config.doctor.proxy) {
+        let clients = GO_OUT.map(str::to_owned).to_vec();
+        let side = Side { name: "the forward proxy", clients, public: false, trusted: &[] };
+        let doors: Vec<_> = forward.listeners.iter().map(Door::of_forward).collect();
+        side.add(&doors, &mut outside, table);
+    }
+}
+
+impl<'a> Side<'a> {
+    fn of(config: &Config, name: &'a str, clients: &[IpNet], trusted: &'a [IpNet]) -> Self {
+        let public = config.doctor.public.iter().any(|one| one == name);
+        let who = if public { INTERNET } else { LAN };
+        let who = if clients.is_empty() { who.to_owned() } else { named(who, clients) };
+        Self { name, clients: vec![who], public, trusted }
+    }
+
+    fn scope(&self) -> &'static str {
+        if self.public { "public" } else { "private" }
+    }
+
+    /// Adds the rows of its listeners, and of the way to what is in front as far as it is known.
+    fn add(&self, doors: &[Door<'_>], outside: &mut Outside<'_>, table: &mut Table) {
+        for door in doors.iter().filter(|door| !is_loopback(door.listen.ip())) {
+            self.reach(door, table);
+        }
+        let mut balanced = doors.iter().filter(|door| door.balancers.is_some()).count();
+        let mains = doors.iter().filter(|door| door.main && self.public);
+        // The one that needs no translation, if there is one.
+        let translated =
+            |door: &&Door<'_>| outside.is_some_and(|(_, port)| port != door.listen.port());
+        if let Some(main) = mains.min_by_key(translated)
+            && let Some((fqdn, port)) = outside.take()
+        {
+            balanced -= usize::from(main.balancers.is_some());
+            self.lead((fqdn, port), main, table);
+        }
+        if balanced > 0 {
+            table.unknown.push(self.name.to_owned());
+        }
+    }
+
+    /// Adds what leads from the public name to a listener.
+    fn lead(&self, (fqdn, port): (&str, u16), main: &Door<'_>, table: &mut Table) {
+        let own = main.listen.port();
+        let purpose = match main.balancers {
+            Some(_) => format!("to the load balancer, which connects to port {own} of the gateway"),
+            None if own == port => return,
+            None => format!("address translation to port {own} of the gateway"),
+        };
+        for client in &self.clients {
+            let kind = [main.protocol, "public"];
+            table.openings.push(Opening::new([client, fqdn], port.to_string(), kind, &*purpose));
+        }
+    }
+
+    /// Adds the rows of a listener.
+    fn reach(&self, door: &Door<'_>, table: &mut Table) {
+        let (to, port) = (here(door.listen), door.listen.port().to_string());
+        let mut add = |source: &str, protocol, scope, purpose: &str| {
+            let opening = Opening::new([source, &to], &*port, [protocol, scope], purpose);
+            table.openings.push(opening);
+        };
+        let balancers = door.balancers.map_or(&[][..], |known| &known.from);
+        if let Some((balancers, scope)) = self.before("Load balancer", balancers) {
+            // A firewall that looks at first bytes sees neither TLS nor HTTP.
+            let purpose = format!("{}; begins with the PROXY protocol", door.purpose);
+            add(&balancers, "TCP", scope, &purpose);
+        }
+        if door.balancers.is_some_and(|known| known.others == Others::Refuse) {
+            return;
+        }
+        for client in &self.clients {
+            add(client, door.protocol, self.scope(), &door.purpose);
+        }
+        if let Some((proxies, scope)) = self.before("Trusted proxy", self.trusted) {
+            add(&proxies, door.protocol, scope, &door.purpose);
+        }
+    }
+
+    /// What stands before the gateway: its name with its networks, and the scope of the way from
+    /// there; `None` if it is on this host.
+    fn before(&self, role: &str, networks: &[IpNet]) -> Option<(String, &'static str)> {
+        let away = networks.iter().filter(|net| !is_loopback(net.addr())).copied();
+        let away: Vec<IpNet> = away.collect();
+        let anywhere = away.iter().any(|net| special(net.addr()).is_none());
+        let scope = if anywhere { self.scope() } else { "private" };
+        (!away.is_empty()).then(|| (named(role, &away), scope))
+    }
+}
+
+impl<'a> Door<'a> {
+    fn of_profile(config: &Config, listener: &'a Listener, public: bool) -> Self {
+        let (protocol, purpose) = match listener.serve {
+            Serve::Routes if public => {
+                ("HTTPS", "web chat, WebSockets, webhooks, files".to_owned())
+            }
+            Serve::Routes => ("HTTPS", "agent gadget, WebSockets, administration".to_owned()),
+            Serve::Component(id) => {
+                let name = config.upstreams.get(id.0).map_or("", |upstream| upstream.name.as_str());
+                ("HTTPS", format!("{name} on a port of its own"))
+            }
+            Serve::RedirectToHttps { .. } => ("HTTP", "sends browsers to HTTPS".to_owned()),
+        };
+        let (listen, balancers) = (listener.listen, listener.proxy_protocol.as_ref());
+        Self { listen, balancers, protocol, purpose, main: listener.serve == Serve::Routes }
+    }
+
+    fn of_tcp(tcp: &Tcp, listener: &'a TcpListener) -> Self {
+        Self {
+            listen: listener.listen,
+            balancers: listener.proxy_protocol.as_ref(),
+            protocol: "TCP",
+            purpose: passed_on(tcp).to_owned(),
+            main: true,
+        }
+    }
+
+    fn of_forward(listener: &'a ForwardListener) -> Self {
+        Self {
+            listen: listener.listen,
+            balancers: listener.proxy_protocol.as_ref(),
+            protocol: "TCP",
+            purpose: OUT.to_owned(),
+            main: false,
+        }
+    }
+}
+
+/// What is done with connections that are passed through.
+pub(super) fn passed_on(tcp: &Tcp) -> &'static str {
+    if tcp.routes.iter().any(|route| !route.server_names.is_empty()) {
+        "passed through, TLS unopened"
+    } else {
+        "passed through as it is"
+    }
+}
+
+/// The gateway, with its address if it listens on one only.
+pub(super) fn here(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() {
+        GATEWAY.to_owned()
+    } else {
+        format!("{GATEWAY} ({})", listen.ip())
+    }
+}
+
+/// A role with its networks; a single address without its length.
+fn named(role: &str, networks: &[IpNet]) -> String {
+    let one = |net: &IpNet| {
+        let alone = net.prefix_len() == net.max_prefix_len();
+        if alone { net.addr().to_string() } else { net.to_string() }
+    };
+    format!("{role} ({})", networks.iter().map(one).collect::<Vec<_>>().join(", "))
+}

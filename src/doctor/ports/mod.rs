@@ -1,0 +1,252 @@
+//! What a firewall has to let through, from the configuration: the product's two port tables as this
+//! site has them.
+//!
+//! In: a checked [`Config`]. Out: [`Opening`]s. Never: looks whether anything is open.
+
+mod behind;
+mod inwards;
+
+use serde::Serialize;
+
+use crate::config::{Config, Target, is_loopback};
+
+use super::outlet;
+use super::services::XMPP;
+use inwards::{GO_OUT, OUT, here};
+
+/// Who is reached, in the words of the product's pages.
+const GATEWAY: &str = "App gateway";
+
+/// One line of the request to the firewall's administrators. The source port is always any.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Opening {
+    /// Who connects.
+    pub source: String,
+    /// To whom: a role, and an address where there is one.
+    pub destination: String,
+    /// To which port or range.
+    pub port: String,
+    /// In which protocol.
+    pub protocol: &'static str,
+    /// `public` (from or to the internet) or `private`.
+    pub scope: &'static str,
+    /// What for.
+    pub purpose: String,
+}
+
+/// The columns of the table.
+pub const COLUMNS: [&str; 6] = ["Source", "Destination", "Port", "Protocol", "Scope", "What for"];
+
+impl Opening {
+    fn new(
+        [source, destination]: [&str; 2],
+        port: impl Into<String>,
+        [protocol, scope]: [&'static str; 2],
+        purpose: impl Into<String>,
+    ) -> Self {
+        Self {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            port: port.into(),
+            protocol,
+            scope,
+            purpose: purpose.into(),
+        }
+    }
+
+    /// In the order of [`COLUMNS`].
+    #[must_use]
+    pub fn cells(&self) -> Vec<String> {
+        [&self.source, &self.destination, &self.port, self.protocol, self.scope, &self.purpose]
+            .map(|cell: &str| cell.to_owned())
+            .to_vec()
+    }
+}
+
+/// The request to the firewall's administrators.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Everything that has to be open, as far as it is known.
+    pub openings: Vec<Opening>,
+    /// Keys of `[doctor]` that would add more.
+    pub missing: Vec<&'static str>,
+    /// What has balancers in front, of which it is not known where clients reach them: names of
+    /// profiles and `[tcp.NAME]`.
+    pub unknown: Vec<String>,
+}
+
+impl Table {
+    /// Of a configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let mut table = Self::default();
+        inwards::add(config, &mut table);
+        behind::add(config, &mut table);
+        outwards(config, &mut table.openings);
+        let public = |name| config.doctor.public.contains(name);
+        if config.doctor.fqdn.is_none() && table.unknown.iter().any(public) {
+            table.missing.push("fqdn");
+        }
+        let besides = besides(config, &mut table.openings);
+        table.missing.extend(besides);
+        table
+    }
+}
+
+fn outwards(config: &Config, all: &mut Vec<Opening>) {
+    let label = match (&config.doctor.proxy, &config.forward) {
+        (Some(proxy), _) => format!("Forward proxy ({})", proxy.host),
+        (None, Some(_)) => format!("{GATEWAY}, forward proxy"),
+        (None, None) => return,
+    };
+    if let Some(proxy) = &config.doctor.proxy {
+        for source in GO_OUT {
+            let port = proxy.port.to_string();
+            all.push(Opening::new([source, &label], port, ["TCP", "private"], OUT));
+        }
+    }
+    for platform in &outlet::platforms(config) {
+        let purpose = "messages and files, through the proxy";
+        all.push(Opening::new(
+            [&label, &platform.host],
+            platform.port.to_string(),
+            ["HTTPS", "public"],
+            purpose,
+        ));
+    }
+}
+
+fn besides(config: &Config, all: &mut Vec<Opening>) -> Vec<&'static str> {
+    let doctor = &config.doctor;
+    let mut missing = Vec::new();
+    let (first, last) = doctor.relay_ports;
+    let mut each =
+        |key: &'static str, targets: &[Target], make: &dyn Fn(&Target) -> Vec<Opening>| {
+            if targets.is_empty() {
+                missing.push(key);
+            }
+            all.extend(targets.iter().flat_map(make));
+        };
+    let opening =
+        |from: &str, role: &str, (target, port): (&Target, String), kind, purpose: &str| {
+            Opening::new([from, &format!("{role} ({})", target.host)], port, kind, purpose)
+        };
+    each("sql", &doctor.sql, &|to| {
+        vec![opening(
+            "Hybrid Chat",
+            "MS SQL Server",
+            (to, to.port.to_string()),
+            ["TCP", "private"],
+            "reports",
+        )]
+    });
+    each("smpp", &doctor.smpp, &|to| {
+        let to = (to, to.port.to_string());
+        vec![opening(
+            "Customer Channel Manager",
+            "SMPP gateway",
+            to,
+            ["TCP", "private"],
+            "SMS, both ways",
+        )]
+    });
+    each("turn", &doctor.turn, &|to| {
+        let (port, range) = ((to, to.port.to_string()), (to, format!("{first}-{last}")));
+        vec![
+            opening(
+                "Customers and agents",
+                "TURN server",
+                port,
+                ["TCP/UDP", "public"],
+                "setting up web calls",
+            ),
+            opening(
+                "Customers and agents",
+                "TURN server",
+                range,
+                ["UDP", "public"],
+                "sound and picture of web calls",
+            ),
+        ]
+    });
+    each("finesse", &doctor.finesse, &|to| {
+        let (rest, xmpp) = (to.port.to_string(), XMPP.to_string());
+        let (https, tcp) = (["HTTPS", "private"], ["XMPP", "private"]);
+        vec![
+            opening(
+                "Communication Server",
+                "Cisco Finesse",
+                (to, rest.clone()),
+                https,
+                "agents' states",
+            ),
+            opening(
+                "User Management Module",
+                "Cisco Finesse",
+                (to, rest),
+                https,
+                "synchronising agents",
+            ),
+            opening(
+                "Communication Server",
+                "Cisco Finesse",
+                (to, xmpp),
+                tcp,
+                "agents' states, as they change",
+            ),
+        ]
+    });
+    each("install", &doctor.install, &|to| {
+        let protocol = if to.port == 443 { "HTTPS" } else { "TCP" };
+        let to = (to, to.port.to_string());
+        vec![opening(
+            "Hybrid Chat",
+            "Expertflow",
+            to,
+            [protocol, "public"],
+            "installing and updating",
+        )]
+    });
+    if let Some(admin) = config.admin.as_ref().filter(|admin| !is_loopback(admin.listen.ip())) {
+        let (destination, port) = (here(admin.listen), admin.listen.port().to_string());
+        let scope = ["HTTP", "private"];
+        all.push(Opening::new(["Prometheus", &destination], port, scope, "metrics and health"));
+    }
+    missing
+}
+
+// --- As text ----------------------------------------------------------------------------------
+
+/// As comma-separated values (RFC 4180), with a heading.
+#[must_use]
+pub fn csv(openings: &[Opening]) -> String {
+    let head: Vec<String> = COLUMNS.map(str::to_owned).to_vec();
+    let rows = std::iter::once(head).chain(openings.iter().map(Opening::cells));
+    let line = |row: Vec<String>| row.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",");
+    rows.map(|row| line(row) + "\r\n").collect()
+}
+
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
+}
+
+/// As a table of Markdown.
+#[must_use]
+pub fn markdown(openings: &[Opening]) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
+    let head = line(&COLUMNS.map(str::to_owned));
+    let rule = line(&COLUMNS.map(|_| "---".to_owned()));
+    let rows = openings.iter().map(|opening| {
+        let cells: Vec<_> = opening.cells().iter().map(|cell| cell.replace('|', "\\|")).collect();
+        line(&cells)
+    });
+    head + &rule + &rows.collect::<String>()
+}
+
+#[cfg(test)]
+mod tests;
