@@ -7,6 +7,7 @@ import https from 'node:https';
 import net from 'node:net';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import tls from 'node:tls';
 import { WebSocket, WebSocketServer } from 'ws';
 import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
@@ -19,8 +20,8 @@ const dashboard = JSON.parse(readFileSync(contrib('grafana/app-gateway.json'), '
 const expressions = dashboard.panels.flatMap((panel) => (panel.targets ?? []).map(({ expr }) => ({ panel: panel.title, expr })));
 
 /** Nothing is said where nothing went wrong, or where what is looked at is not configured. */
-const MAY_BE_EMPTY = ['Failures by route', 'Failures to connect', 'Not verified', 'Endpoints up', 'Checks', 'Since the last change',
-  'Socket.IO sessions', 'Stuck on polling'];
+const MAY_BE_EMPTY = ['Failures by route', 'Failures to connect', 'Not verified', 'Since the last change', 'Socket.IO sessions',
+  'Stuck on polling', 'Differences from other gateways'];
 
 /** Ids of units as Grafana's own list has them (`valueFormats/categories` of @grafana/data), of those used here. */
 const UNITS = ['none', 'percentunit', 'bytes', 'Bps', 's', 'd', 'ops', 'reqps', 'cps', 'wps'];
@@ -44,14 +45,17 @@ async function startEcho() {
   return server.address().port;
 }
 
-/** A gateway with one of everything: two routes, a WebSocket, the forward proxy. */
+/** A gateway with one of everything: two routes, a WebSocket, what is passed through, the forward proxy. */
 async function startAll() {
   const origin = await world.origin();
   const echo = await startEcho();
   const to = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' });
   const config = await world.plainConfig({
     gateway: { workers: 2 },
-    upstream: { origin: to(origin.port), echo: to(echo) },
+    upstream: {
+      origin: to(origin.port), echo: to(echo),
+      sites: { ...to(origin.port), backup: to(echo).endpoints, check: { every: '500ms', timeout: '10s' } },
+    },
     route: [{ path: '/origin/', upstream: 'origin', 'strip-prefix': '/origin' }, { path: '/ws/', upstream: 'echo' }],
   });
   config.forward = {
@@ -59,13 +63,20 @@ async function startAll() {
     hosts: { 'graph.facebook.com': [world.upstreamAddress] },
     rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], ports: [origin.port] }],
   };
+  config.tcp = {
+    through: {
+      listener: [{ listen: `${world.address}:${await world.freePort()}` }],
+      route: [{ 'server-names': ['upstream.test'], upstream: 'sites' }],
+    },
+  };
   gateway = await world.gateway(config);
   gateway.origin = origin;
 }
 
-/** Requests, WebSockets, resumed and new handshakes, one outlet allowed and one denied, until stopped. */
+/** Requests, WebSockets, resumed and new handshakes, names passed through and refused, one outlet allowed and one denied, until stopped. */
 function startLoad() {
   const listener = gateway.listener();
+  const through = endpointOf(gateway.config.tcp.through.listener[0].listen);
   const proxy = endpointOf(gateway.config.forward.listener[0].listen);
   const agents = Array.from({ length: 4 }, () => new https.Agent({ keepAlive: true, maxSockets: 1 }));
   const load = { on: true, requests: 0 };
@@ -86,6 +97,18 @@ function startLoad() {
       await once(ws, 'close');
     }
   };
+  const passed = async () => {
+    while (load.on) {
+      const socket = tls.connect({ ...through, servername: 'upstream.test', ca: world.ca.text });
+      await once(socket, 'secureConnect');
+      socket.end();
+      await once(socket, 'close');
+      const other = tls.connect({ ...through, servername: 'other.test', ca: world.ca.text });
+      const [error] = await inTime('the alert', new Promise((done) => other.on('error', (...told) => done(told))));
+      assert.match(String(error), /unrecognized name/i);
+      await tick(50);
+    }
+  };
   const outward = async () => {
     while (load.on) {
       for (const [host, expected] of [['graph.facebook.com', 200], ['example.com', 403]]) {
@@ -99,7 +122,7 @@ function startLoad() {
       await tick(200); // a client may open so many tunnels a second
     }
   };
-  const running = Promise.all([...agents.map(client), webSockets(), outward()]);
+  const running = Promise.all([...agents.map(client), webSockets(), passed(), outward()]);
   load.stop = async () => { load.on = false; await inTime('the load to end', running); for (const agent of agents) agent.destroy(); };
   return load;
 }
@@ -147,7 +170,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     const runbook = readFileSync(join(root, 'docs/alerts.md'), 'utf8');
     const tests = readFileSync(contrib('prometheus/alerts_test.yml'), 'utf8');
     const alerts = rules.split('- alert: ').slice(1);
-    assert.ok(alerts.length >= 14);
+    assert.ok(alerts.length >= 26);
     for (const alert of alerts) {
       const name = alert.split('\n')[0].trim();
       for (const key of ['severity:', 'summary:', 'description:']) assert.ok(alert.includes(key), `${name} has no ${key}`);
@@ -160,7 +183,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
 
   test('the dashboard needs nothing but Prometheus', () => {
     const rows = dashboard.panels.filter((panel) => panel.type === 'row').map((panel) => panel.title);
-    assert.deepEqual(rows, ['Overview', 'Routes', 'Upstreams', 'TLS and certificates', 'WebSockets', 'Forward proxy']);
+    assert.deepEqual(rows, ['Overview', 'Routes', 'Upstreams', 'TLS and certificates', 'WebSockets', 'Passed through', 'Forward proxy']);
     assert.deepEqual(dashboard.templating.list.map(({ name }) => name), ['datasource', 'instance', 'profile', 'route']);
     for (const panel of dashboard.panels) {
       assert.ok(['row', 'timeseries', 'stat', 'table'].includes(panel.type), `${panel.title} needs a plugin: ${panel.type}`);
@@ -270,7 +293,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     const many = Array.from({ length: 10_000 }, (_, n) => ({ path: `/many/${n}/`, upstream: 'origin', 'strip-prefix': `/many/${n}` }));
     gateway.write({ ...config, profile: { internet: { ...internet, route: [...internet.route, ...many] } } });
     const check = await gateway.check();
-    assert.match(check.out + check.err, /9502 routes are over `metrics-limit`, which is 500/);
+    assert.match(check.out + check.err, /9504 routes are over `metrics-limit`, which is 500/);
     const reload = await gateway.reload();
     assert.equal(reload.code, 0, reload.err);
     const listener = gateway.listener();
@@ -284,7 +307,7 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     const took = performance.now() - began;
     const routes = new Set([...body.matchAll(/^app_gateway_http_requests_total\{.*route="([^"]*)"/gm)].map(([, name]) => name));
     assert.equal(routes.size, 501);
-    assert.match(body, /^app_gateway_metrics_overflow\{kind="route"\} 9502$/m);
+    assert.match(body, /^app_gateway_metrics_overflow\{kind="route"\} 9504$/m);
     assert.match(body, /^app_gateway_http_requests_total\{class="2xx",profile="other",route="other"\} 104$/m);
     t.diagnostic(`10000 routes: ${body.split('\n').length} lines, ${body.length} bytes in ${took.toFixed(0)} ms`);
 

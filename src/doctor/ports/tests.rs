@@ -35,8 +35,9 @@ endpoints = ["http://10.0.0.20:8444"]
 "#;
 
 fn internet(keys: &str, listeners: &[&str]) -> String {
-    let listeners: String =
-        listeners.iter().map(|keys| format!("[[profile.internet.listener]]\n{keys}\n")).collect();
+    let heading = "[[profile.internet.listener]]";
+    let listeners = listeners.iter().map(|keys| format!("{heading}\n{keys}\n"));
+    let listeners = listeners.collect::<Vec<_>>().concat();
     format!(
         "{CHAT}[profile.internet]\ncertificates = [\"main\"]\n{keys}\n{listeners}[[profile.internet.route]]\npath = \"/\"\nupstream = \"chat\"\n"
     )
@@ -74,13 +75,13 @@ fn without_balancers_clients_connect() {
 
 #[test]
 fn who_is_refused_is_no_source_and_balancers_are() {
-    let balanced =
+    let listener =
         "listen = \"0.0.0.0:8443\"\nproxy-protocol = { from = [\"10.0.0.10\", \"fd00::/64\"] }";
-    let known = internet("", &[balanced]);
+    let known = internet("", &[listener]);
     let balancer = format!(
         "Load balancer (10.0.0.10, fd00::/64) | App gateway | 8443 | TCP | private | {SERVED}; begins with the PROXY protocol"
     );
-    assert_eq!(inwards(&known), [balancer.clone()]);
+    assert_eq!(inwards(&known), [&*balancer]);
     let told = table(&known);
     assert_eq!((&told.unknown[..], told.missing[0]), (&["internet".to_owned()][..], "fqdn"));
 
@@ -298,7 +299,7 @@ fn the_text_stays_in_its_columns() {
     let keys = "listen = \"0.0.0.0:8443\"\nproxy-protocol = { from = [\"2001:db8:aaaa:bbbb:cccc:dddd:eeee:1\", \"10.0.0.0/8\", \"192.168.0.0/16\"] }";
     let openings = table(&internet("", &[keys])).openings;
     let rows: Vec<_> = openings.iter().map(Opening::cells).collect();
-    let text = super::super::table::columns(&COLUMNS, &rows);
-    assert!(text.lines().all(|line| line.chars().count() <= super::super::table::WIDTH), "{text}");
+    let text = crate::doctor::table::columns(&COLUMNS, &rows);
+    assert!(text.lines().all(|line| line.chars().count() <= crate::doctor::table::WIDTH), "{text}");
     assert!(text.contains("192.168.0.0/16"), "{text}");
 }
