@@ -96,6 +96,29 @@ pub fn display_size(bytes: u64) -> String {
     if bytes == 0 { "0B".to_owned() } else { display(bytes, &SIZE) }
 }
 
+/// A span of time, in seconds, as people say it: rounded down.
+#[must_use]
+pub fn display_span(seconds: i64) -> String {
+    match seconds.max(0) {
+        s @ 0..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+/// A number of bytes, as people say it: rounded.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+pub fn display_bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = (count.max(1).ilog2() / 10).min(4);
+    let value = count as f64 / f64::from(1_u32 << 10).powi(step.cast_signed());
+    let text = format!("{value:.*}", usize::from(value < 9.95 && step > 0));
+    let unit = units.get(step as usize).unwrap_or(&"B");
+    format!("{} {unit}", text.trim_end_matches(".0"))
+}
+
 fn display(amount: u64, units: &[(&str, u64)]) -> String {
     let unit = units.iter().find(|(_, length)| amount.is_multiple_of(*length));
     unit.map_or_else(|| amount.to_string(), |(name, length)| format!("{}{name}", amount / length))
@@ -112,6 +135,14 @@ fn split(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn says_spans_and_bytes() {
+        let spans: Vec<_> = [-1, 119, 120, 7200, 200_000].into_iter().map(display_span).collect();
+        assert_eq!(spans, ["0 s", "119 s", "2 min", "2 h", "2 days"]);
+        let sizes = [0, 1023, 1536, 5 << 20, 20 << 30].map(display_bytes);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "5 MiB", "20 GiB"]);
+    }
 
     #[test]
     fn reads_durations() {

@@ -239,8 +239,8 @@ fn is_private(path: &str) -> bool {
 
 /// How the Socket.IO sessions are, in short.
 fn socket_io(desk: &Desk) -> SocketIo {
-    let book = desk.book.borrow();
-    SocketIo { sessions: book.counts(Instant::now()), warnings: book.warnings() }
+    let report = desk.book.borrow().report(Instant::now());
+    SocketIo { sessions: report.counts, causes: report.causes, warnings: report.warnings }
 }
 
 /// All Socket.IO sessions, or one.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::generation::drift::Peer;
-use crate::lens::report::Counts;
+use crate::lens::report::{CauseTold, Counts};
 use crate::upstream::snapshot::Snapshot;
 
 /// Most attempts that are remembered.
@@ -138,6 +138,12 @@ pub struct Status {
     /// What routes refused since they are there.
     #[serde(default)]
     pub refused: Vec<RefusedBy>,
+    /// What was refused since the start, those whom no route took included: by reason.
+    #[serde(default)]
+    pub refused_in_all: BTreeMap<String, u64>,
+    /// What is passed through, by route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_through: Vec<PassedThrough>,
     /// Tunnels of the forward proxy, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnels: Option<Tunnels>,
@@ -148,6 +154,9 @@ pub struct Status {
 pub struct SocketIo {
     /// How many are in which state.
     pub sessions: Counts,
+    /// What keeps sessions from a WebSocket, most frequent first.
+    #[serde(default)]
+    pub causes: Vec<CauseTold>,
     /// Timers of the gateway that their heartbeat does not fit into.
     pub warnings: Vec<String>,
 }
@@ -176,6 +185,23 @@ pub struct RefusedBy {
     pub route: String,
     /// How often.
     pub count: u64,
+}
+
+/// Connections that are passed through, of one route.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PassedThrough {
+    /// Name of its table.
+    pub profile: String,
+    /// Its name; `none`: of those that no route took.
+    pub route: String,
+    /// The upstream it leads to; `None`: it leads nowhere.
+    pub upstream: Option<String>,
+    /// Connections that are open.
+    pub open: u64,
+    /// Those that were passed on since it is there.
+    pub passed: u64,
+    /// Those that were not, by reason.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// The open tunnels of the forward proxy.

@@ -1,10 +1,12 @@
-//! What is going on: the hour of each route, what was refused and where, the open tunnels. For
-//! `/status` and for the status page, which say the same.
+//! What is going on: the hour of each route, what was refused and where, what is passed through, the
+//! open tunnels. For `/status` and for the status page, which say the same.
 
 use crate::message::Reason;
+use crate::telemetry::allotment::OTHER;
+use crate::telemetry::tcp::NO_ROUTE;
 
 use super::Desk;
-use super::report::{RefusedBy, Status, Tunnel, Tunnels};
+use super::report::{PassedThrough, RefusedBy, Status, Tunnel, Tunnels};
 
 /// Tunnels that are shown; all are counted.
 const SHOWN: usize = 100;
@@ -12,22 +14,68 @@ const SHOWN: usize = 100;
 /// Puts it into the status.
 pub(super) fn add(desk: &Desk, status: &mut Status) {
     status.hours = desk.page.hours();
-    status.refused = refused(desk);
+    let so_far = desk.metrics.refused_so_far().into_iter();
+    status.refused_in_all = so_far.map(|(reason, count)| (word(reason), count)).collect();
+    status.passed_through = passed_through(desk);
+    status.refused = refused(desk, &status.passed_through);
     let forwards = desk.page.forwards();
     status.tunnels = forwards.then(|| tunnels(desk));
 }
 
-fn refused(desk: &Desk) -> Vec<RefusedBy> {
+fn word(reason: usize) -> String {
+    Reason::ALL.get(reason).map_or("", |reason| reason.word()).to_owned()
+}
+
+/// By route, whatever it does with what comes. What no route took is not here.
+fn refused(desk: &Desk, passed: &[PassedThrough]) -> Vec<RefusedBy> {
     let by_route = desk.metrics.refused_by_route().into_iter();
-    let told = by_route.map(|one| RefusedBy {
-        reason: Reason::ALL.get(one.reason).map_or("", |reason| reason.word()).to_owned(),
+    let served = by_route.map(|one| RefusedBy {
+        reason: word(one.reason),
         profile: one.profile,
         route: one.route,
         count: one.count,
     });
-    let mut told: Vec<_> = told.collect();
+    let passed = passed.iter().filter(|one| one.upstream.is_some()).flat_map(|one| {
+        one.refused.iter().map(|(reason, count)| RefusedBy {
+            reason: reason.clone(),
+            profile: one.profile.clone(),
+            route: one.route.clone(),
+            count: *count,
+        })
+    });
+    let mut told: Vec<_> = served.chain(passed).collect();
     told.sort_by(|a, b| a.reason.cmp(&b.reason).then(b.count.cmp(&a.count)));
     told
+}
+
+/// The routes of the configuration, in its order; then those whom none took, where there are any.
+fn passed_through(desk: &Desk) -> Vec<PassedThrough> {
+    let mut counted = desk.metrics.passed_through();
+    let mut all = Vec::new();
+    let mut add = |profile: &str, route: &str, upstream: Option<&str>| {
+        // A table has a passage for each of its listeners.
+        let Some(seen) = counted.remove(&(profile.to_owned(), route.to_owned())) else { return };
+        if upstream.is_some() || !seen.refused.is_empty() {
+            all.push(PassedThrough {
+                profile: profile.to_owned(),
+                route: route.to_owned(),
+                upstream: upstream.map(str::to_owned),
+                open: seen.open,
+                passed: seen.passed,
+                refused: seen.refused.into_iter().collect(),
+            });
+        }
+    };
+    let serving = desk.page.serving();
+    for passage in serving.iter().flat_map(|generation| &generation.passages) {
+        let profile = &passage.names.profile;
+        for route in passage.routes() {
+            add(profile, &route.tally.name, Some(&route.upstream.name));
+        }
+        add(profile, NO_ROUTE, None);
+    }
+    add(OTHER, OTHER, None);
+    all
 }
 
 fn tunnels(desk: &Desk) -> Tunnels {

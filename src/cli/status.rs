@@ -1,13 +1,14 @@
 //! `app-gateway status`: how the running gateway is, and how it came to be so.
 
+mod traffic;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::admin::Question;
-use crate::admin::report::{Attempt, SocketIo, Status, Verdict};
-
+use crate::admin::report::{Attempt, Status, Verdict};
 use crate::units::display_timestamp;
 use crate::upstream::snapshot::Snapshot;
 
@@ -67,24 +68,12 @@ fn text(status: &Status) -> String {
     for peer in &status.peers {
         line("other gateway", &format!("{} {}", peer.peer, drift::told(peer)));
     }
-    if let Some(SocketIo { sessions, warnings }) = &status.socket_io {
-        if sessions.open() > 0 {
-            let on = sessions.upgraded + sessions.direct;
-            let why = if sessions.stuck > 0 { " (why: app-gateway why-polling)" } else { "" };
-            line(
-                "Socket.IO",
-                &format!(
-                    "{} sessions: {on} on a WebSocket, {} stuck on polling{why}",
-                    sessions.open(),
-                    sessions.stuck
-                ),
-            );
-        }
-        for warning in warnings {
-            line("warning", warning);
-        }
+    for (name, value) in status.socket_io.iter().flat_map(traffic::socket_io) {
+        line(name, &value);
     }
     upstreams(&mut out, &status.upstreams);
+    let now = jiff::Timestamp::now().as_second();
+    traffic::tables(&mut out, status, now);
     out.push_str(
         "\ntime                  trigger   result     generation  configuration     took\n",
     );

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::config::{self, Config, Endpoint, Verify};
+use crate::config::{self, CheckKind, Config, Endpoint, Verify};
 use crate::net::proxy_protocol::v2;
 use crate::tls::{self, certificate, client};
 use crate::upstream::Stream;
@@ -58,8 +58,33 @@ struct One {
     unverified: bool,
     /// Connections begin with a header (PROXY protocol).
     announces: bool,
-    path: Option<String>,
+    /// What is asked for, if somebody said so.
+    asked: Option<Asked>,
     place: String,
+}
+
+/// A path that says whether it is well.
+struct Asked {
+    path: String,
+    /// `Host`; `None`: the endpoint's own.
+    host: Option<String>,
+    /// Where the path is written.
+    key: String,
+}
+
+impl Asked {
+    /// What `[doctor.health]` says; or what the gateway's own checks ask of the same port.
+    fn of(config: &Config, upstream: &config::Upstream) -> Option<Self> {
+        let named = config.doctor.health.iter().find(|(of, _)| *of == upstream.name);
+        if let Some((name, path)) = named {
+            let key = format!("`{name}` in [doctor.health]");
+            return Some(Self { path: path.clone(), host: None, key });
+        }
+        let check = upstream.check.as_ref().filter(|one| one.port.is_none() && !one.plain)?;
+        let CheckKind::Http { path, host, .. } = &check.kind else { return None };
+        let key = format!("`path` in [upstream.{}.check]", upstream.name);
+        Some(Self { path: path.clone(), host: host.clone(), key })
+    }
 }
 
 impl One {
@@ -72,7 +97,6 @@ impl One {
         let name = upstream.server_name.clone().unwrap_or_else(|| endpoint.host.clone());
         let label =
             config::Target { place: None, host: endpoint.host.clone(), port: endpoint.port };
-        let health = config.doctor.health.iter().find(|(of, _)| *of == upstream.name);
         let file = |path: &Path| {
             path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
         };
@@ -92,9 +116,13 @@ impl One {
             how,
             unverified: matches!(upstream.verify, Verify::None { .. }),
             announces: upstream.announces,
-            path: health.map(|(_, path)| path.clone()),
+            asked: Asked::of(config, upstream),
             place: config.sources.locate(endpoint.place),
         }
+    }
+
+    fn path(&self) -> &str {
+        self.asked.as_ref().map_or("/", |asked| &asked.path)
     }
 
     async fn check(&self, budget: Budget) -> Row {
@@ -124,8 +152,10 @@ impl One {
                 (stream, Some(secured))
             }
         };
-        let line = format!("GET {}", self.path.as_deref().unwrap_or("/"));
-        let answer = ask(&mut stream, &line, &self.label, Wanted::Head, budget).await?;
+        let line = format!("GET {}", self.path());
+        let host = self.asked.as_ref().and_then(|asked| asked.host.as_deref());
+        let host = host.unwrap_or(&self.label);
+        let answer = ask(&mut stream, &line, host, Wanted::Head, budget).await?;
         Ok((secured, answer))
     }
 
@@ -138,17 +168,18 @@ impl One {
                 format!("{} {}{left}", secured.version, self.how)
             }
         };
-        let path = self.path.as_deref().unwrap_or("/");
+        let path = self.path();
         let took = began.elapsed().as_millis();
         let found = format!("{tls}; GET {path} {}, {took} ms", answer.status);
         let row = Row { clock_ahead_ms: answer.clock_ahead_ms, ..row };
         let (who, port) = (&self.upstream, self.port);
         match answer.status {
             500.. => row.failed(found, format!("{who} is there and not well: look into its log")),
-            404 | 405 | 410 if self.path.is_some() => row.failed(
+            404 | 405 | 410 if let Some(asked) = &self.asked => row.failed(
                 found,
                 format!(
-                    "is it {who} that has port {port}? On its host: docker ps --format '{{{{.Names}}}}\\t{{{{.Ports}}}}'. If it is, correct the path of `{who}` in [doctor.health]"
+                    "is it {who} that has port {port}? On its host: docker ps --format '{{{{.Names}}}}\\t{{{{.Ports}}}}'. If it is, correct {}",
+                    asked.key
                 ),
             ),
             _ if self.unverified => row.warning(

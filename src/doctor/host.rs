@@ -30,10 +30,13 @@ struct Needs {
 
 /// Every check here but the clock.
 pub(super) fn checks(config: &Config, facts: &Known) -> Check {
-    let each = config
+    let profiles = config
         .profiles
         .iter()
         .flat_map(|profile| profile.listeners.iter().map(|_| profile.limits.connections as u64));
+    let passed = config.tcp.iter();
+    let passed = passed.flat_map(|tcp| tcp.listeners.iter().map(|_| tcp.limits.connections as u64));
+    let each = profiles.chain(passed);
     let needs = Needs {
         connections: (each.clone().sum(), each.max().unwrap_or(0)),
         log: config.gateway.access_log.target.clone(),
@@ -107,7 +110,7 @@ fn judge_open_files(row: Row, limit: u64, all: u64) -> Row {
     let found = format!("limit {limit}, {all} connections configured");
     let wanted = 2 * all + SPARE;
     let next = format!(
-        "set LimitNOFILE={wanted} in the service, or --ulimit nofile={wanted} for the container; or lower `connections` of the profiles"
+        "set LimitNOFILE={wanted} in the service, or --ulimit nofile={wanted} for the container; or lower `connections` under `limits`"
     );
     if limit < wanted.min(FEW) {
         row.failed(format!("{found}: too few for an ordinary day"), next)

@@ -9,7 +9,9 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls_pki_types::{ServerName, UnixTime};
 
-use crate::config::{Certificate, CertificateId, CertificatePair, Config, Profile, Serve};
+use crate::config::{
+    Certificate, CertificateId, CertificatePair, Config, Profile, Serve, TcpRoute,
+};
 use crate::net::listen;
 use crate::tls::{self, Identity, certificate};
 
@@ -70,6 +72,14 @@ pub(super) fn listeners(config: &Config, facts: &Known) -> super::Check {
                 listener.listen,
                 config.sources.locate(listener.place),
             ));
+        }
+    }
+    for tcp in &config.tcp {
+        let public = config.doctor.public.contains(&tcp.name);
+        let requirement = if public { "connectivity 1-2" } else { "connectivity 3" };
+        for listener in &tcp.listeners {
+            let place = config.sources.locate(listener.place);
+            wanted.push((requirement, tcp.name.clone(), listener.listen, place));
         }
     }
     for listener in config.forward.iter().flat_map(|forward| &forward.listeners) {
@@ -179,7 +189,7 @@ pub(super) fn certificates(config: &Config) -> Vec<Row> {
             }
         }
     }
-    rows.extend(config.doctor.fqdn.as_ref().map(|fqdn| covered(fqdn, &identities)));
+    rows.extend(config.doctor.fqdn.as_ref().map(|fqdn| covered(config, fqdn, &identities)));
     rows
 }
 
@@ -251,15 +261,33 @@ fn trusted(identity: &Identity) -> bool {
     verifier.verify_server_cert(leaf, above, &name, &[], UnixTime::now()).is_ok()
 }
 
-fn covered(fqdn: &str, identities: &[Identity]) -> Row {
+/// Whether clients that come by the public name meet a certificate with it: one of this gateway's,
+/// or of whoever they are passed on to.
+fn covered(config: &Config, fqdn: &str, identities: &[Identity]) -> Row {
     let row = Row::new(Group::Certificates, "TLS certificates", "fqdn-covered", fqdn);
     if identities.iter().any(|identity| identity.covers(fqdn)) {
-        row.good("named by a certificate of the public side")
-    } else {
-        row.failed(
+        return row.good("named by a certificate of the public side");
+    }
+    let tables = config.tcp.iter().filter(|tcp| config.doctor.public.contains(&tcp.name));
+    let takes = |route: &&TcpRoute| {
+        let names = &route.server_names;
+        names.is_empty() || names.iter().any(|name| name.covers(fqdn))
+    };
+    if let Some(route) = tables.clone().find_map(|tcp| tcp.routes.iter().find(takes)) {
+        let upstream = config.upstreams.get(route.upstream.0).map_or("", |u| u.name.as_str());
+        return row.good(format!(
+            "passed through to {upstream}, whose certificates its own gateways look at"
+        ));
+    }
+    match (publics(config).next(), tables.into_iter().next()) {
+        (None, Some(tcp)) => row.failed(
+            "taken by no route of the public side",
+            format!("add it to `server-names` of a route of [tcp.{}]", tcp.name),
+        ),
+        _ => row.failed(
             "named by no certificate of the public side",
             format!("get a certificate with {fqdn} among its subjectAltNames, and give it to the public profile"),
-        )
+        ),
     }
 }
 

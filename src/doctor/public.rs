@@ -116,6 +116,14 @@ async fn reached(fqdn: &str, port: u16, budget: Budget) -> Row {
 fn webhooks(config: &Config) -> Vec<Row> {
     let public = |profile: &&Profile| config.doctor.public.contains(&profile.name);
     let profiles: Vec<_> = config.profiles.iter().filter(public).collect();
+    let passed = config.tcp.iter().find(|tcp| config.doctor.public.contains(&tcp.name));
+    if let (true, Some(tcp)) = (profiles.is_empty(), passed) {
+        let row = Row::new(Group::Public, "connectivity 1", "webhooks", "");
+        return vec![row.note(
+            format!("[tcp.{}] passes them through to gateways that have the routes", tcp.name),
+            "run doctor on one of those gateways: it spells out the URLs to register",
+        )];
+    }
     let port = config.doctor.public_port;
     let authority = match (&config.doctor.fqdn, port) {
         (None, _) => "FQDN".to_owned(),

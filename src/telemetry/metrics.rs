@@ -389,6 +389,13 @@ impl Metrics {
         }
     }
 
+    /// What was refused so far: the index of the reason, and how often.
+    #[must_use]
+    pub fn refused_so_far(&self) -> Vec<(usize, u64)> {
+        let all = self.reasons.iter().map(IntCounter::get).enumerate();
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// How often each route refused, and why.
     #[must_use]
     pub fn refused_by_route(&self) -> Vec<Refused> {
@@ -463,6 +470,7 @@ mod tests {
         let metrics = Metrics::new(["a", "b"].into_iter()).unwrap();
         metrics.refused(1);
         metrics.refused(9);
+        assert_eq!(metrics.refused_so_far(), [(1, 1)]);
         let names = metrics.allot(1);
         let route = names.route("internet", "/x/");
         route.requests[1].inc();

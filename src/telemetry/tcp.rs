@@ -1,8 +1,11 @@
 //! Metrics of connections that are passed through. Labels are names of the configuration and words
 //! of closed lists, never anything a client has sent.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use prometheus::core::Collector as _;
+use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::Metrics;
@@ -87,7 +90,25 @@ pub struct TcpMetrics {
     _lease: Arc<Lease>,
 }
 
+/// What became of the connections of a route, so far.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Passed {
+    /// Connections that are open.
+    pub open: u64,
+    /// Those that were passed on.
+    pub passed: u64,
+    /// Those that were not: the word, and how many.
+    pub refused: Vec<(String, u64)>,
+}
+
 impl Metrics {
+    /// What became of connections to be passed through, by profile and route. `other` and `other`
+    /// are those without series of their own.
+    #[must_use]
+    pub fn passed_through(&self) -> BTreeMap<(String, String), Passed> {
+        self.tcp.told()
+    }
+
     /// Handles of a route of what is passed through.
     #[must_use]
     pub fn tcp(self: &Arc<Self>, profile: &str, route: &str) -> TcpMetrics {
@@ -163,6 +184,26 @@ impl Tcp {
         }
     }
 
+    fn told(&self) -> BTreeMap<(String, String), Passed> {
+        let mut all: BTreeMap<_, Passed> = BTreeMap::new();
+        for metric in self.active.collect().iter().flat_map(MetricFamily::get_metric) {
+            let [profile, route] = labels(metric, ["profile", "tcp_route"]);
+            let open = metric.get_gauge().get_value();
+            all.entry((profile, route)).or_default().open = whole(open);
+        }
+        for metric in self.connections.collect().iter().flat_map(MetricFamily::get_metric) {
+            let [profile, route, result] = labels(metric, ["profile", "tcp_route", "result"]);
+            let count = whole(metric.get_counter().get_value());
+            let passed = all.entry((profile, route)).or_default();
+            if result == "ok" {
+                passed.passed = count;
+            } else if count > 0 {
+                passed.refused.push((result, count));
+            }
+        }
+        all
+    }
+
     /// Whether a connection is open.
     pub(super) fn is_used(&self, profile: &str, route: &str) -> bool {
         self.active.with_label_values(&[profile, route]).get() != 0
@@ -184,6 +225,23 @@ impl Tcp {
     }
 }
 
+fn labels<const N: usize>(metric: &Metric, names: [&str; N]) -> [String; N] {
+    names.map(|name| {
+        let pair = metric.get_label().iter().find(|pair| pair.name() == name);
+        pair.map_or_else(String::new, |pair| pair.value().to_owned())
+    })
+}
+
+/// A count, which the library keeps as a whole number and hands out as none.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts are whole and not negative; a float that is neither becomes the nearest"
+)]
+fn whole(value: f64) -> u64 {
+    value as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,8 +259,15 @@ mod tests {
         route.refused(1, "b");
         route.refused(9, "none of them");
         route.ended(Ended::FailedOver);
+        route.passed.inc();
+        route.active.inc();
         assert_eq!(shown(), 15);
+        let passed = Passed { open: 1, passed: 1, refused: vec![("b".to_owned(), 1)] };
+        let key = ("sites".to_owned(), "chat.example.com".to_owned());
+        assert_eq!(metrics.passed_through(), [(key, passed)].into());
+        route.active.dec();
         drop(route);
         assert_eq!(shown(), 0);
+        assert!(metrics.passed_through().is_empty());
     }
 }

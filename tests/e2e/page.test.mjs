@@ -3,13 +3,14 @@
 import { after, before, test } from 'node:test';
 import assert from 'node:assert/strict';
 import http from 'node:http';
+import tls from 'node:tls';
 import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
 import { artifact, openBrowser } from './lib/browser.mjs';
 import { binary, endpointOf, gatewayOnly, isReference } from './lib/gateway.mjs';
 import { startOrigin } from './lib/origin.mjs';
 import { run } from './lib/processes.mjs';
-import { until } from './lib/wait.mjs';
+import { inTime, once, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
 let world, browser, origin, config, gateway, url, proxy;
@@ -35,6 +36,13 @@ before(async () => {
     listener: [{ listen: `${world.address}:${await world.freePort()}` }],
     rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], ports: [origin.port] }],
   };
+  config.tcp = {
+    edge: {
+      listener: [{ listen: `${world.address}:${await world.freePort()}` }],
+      route: [{ 'server-names': ['upstream.test'], upstream: 'chat' }, { 'server-names': ['*.closed.test'], name: 'closed', upstream: 'closed' }],
+    },
+  };
+  config.upstream.closed = { endpoints: [`https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`], 'ca-file': world.ca.crt };
   gateway = await world.gateway(config);
   url = `http://${gateway.adminAddress}/`;
   for (let i = 0; i < 5; i += 1) await ask(world, gateway.listener(), '/seen');
@@ -63,8 +71,9 @@ const shows = (page, selector, text) => until(async () => `${selector} to show "
   return shown.includes(text);
 }, { within: 20_000 });
 
-/** What `app-gateway status --json` prints. */
-const status = async () => JSON.parse((await run(binary(), ['status', '--json', '-c', gateway.directory], { within: 20_000 })).out);
+/** What `app-gateway status` prints. */
+const told = async (...more) => (await run(binary(), ['status', ...more, '-c', gateway.directory], { within: 20_000 })).out;
+const status = async () => JSON.parse(await told('--json'));
 
 /** An open tunnel to the origin. */
 const tunnel = (t) => new Promise((done, fail) => {
@@ -121,9 +130,73 @@ test('the open tunnels of the forward proxy are listed, and gone when they are',
   assert.equal(tunnels.open, 103);
   assert.equal(tunnels.shown.length, 100);
   assert.deepEqual(refused.find((one) => one.route === '/shut/'), { reason: 'route_denied', profile: 'internet', route: '/shut/', count: 3 });
+  const text = await told();
+  assert.match(text, new RegExp(`\\n127\\.0\\.0\\.1:\\d+ +graph\\.facebook\\.com:${origin.port} +facebook +\\d+ s +`));
+  assert.match(text, /\nand 93 more: app-gateway status --json\n/);
+  assert.match(text, /\nroute_denied +3 +internet \/shut\/ 3x\n/);
+  assert.match(text, /\nno_route +\d+\n/);
+  assert.ok(text.split('\n').every((line) => line.length <= 83), text);
   for (const socket of sockets) socket.destroy();
   await shows(page, '#tunnels caption', '0 are open');
+  assert.doesNotMatch(await told(), /graph\.facebook\.com/);
   assert.deepEqual(complaints, []);
+});
+
+test('what is passed through is told by route, on the page and by the command', { skip }, async (t) => {
+  const edge = endpointOf(config.tcp.edge.listener[0].listen);
+  const knock = (servername) => {
+    const socket = tls.connect({ ...edge, servername, ca: world.ca.text });
+    t.after(() => socket.destroy());
+    const failed = inTime(`no TLS with ${servername}`, new Promise((done) => socket.on('error', done)));
+    failed.catch(() => {});
+    return { socket, failed };
+  };
+  const open = [knock('upstream.test'), knock('upstream.test')];
+  for (const { socket } of open) await once(socket, 'secureConnect');
+  for (let i = 0; i < 3; i += 1) await knock('one.closed.test').failed;
+  for (let i = 0; i < 2; i += 1) await knock('other.test').failed;
+
+  const rows = [
+    { profile: 'edge', route: 'upstream.test', upstream: 'chat', open: 2, passed: 2, refused: {} },
+    { profile: 'edge', route: 'closed', upstream: 'closed', open: 0, passed: 0, refused: { upstream_connect_failed: 3 } },
+    { profile: 'edge', route: 'none', upstream: null, open: 0, passed: 0, refused: { tcp_sni_unknown: 2 } },
+  ];
+  const json = await until('every connection to be counted', async () => {
+    const all = await status();
+    return all.passed_through[2]?.refused.tcp_sni_unknown === 2 && all;
+  });
+  assert.deepEqual(json.passed_through, rows);
+  assert.deepEqual(json.refused.find((one) => one.reason === 'upstream_connect_failed'),
+    { reason: 'upstream_connect_failed', profile: 'edge', route: 'closed', count: 3 });
+  assert.equal(json.refused_in_all.tcp_sni_unknown, 2);
+
+  const text = await told();
+  assert.match(text, /\npassed through +to +open +passed on +not passed on\n[- ]+\nedge upstream\.test +chat +2 +2\n/);
+  assert.match(text, /\nedge closed +closed +0 +0 +upstream_connect_failed 3x\nedge none +0 +0 +tcp_sni_unknown 2x\n/);
+  assert.match(text, /\nupstream_connect_failed +3 +edge closed 3x\n/);
+
+  const { page, complaints } = await visit(t);
+  const shown = page.locator('#passed tbody tr');
+  assert.deepEqual(await shown.locator('th').allInnerTexts(), ['upstream.test', 'closed', 'none']);
+  assert.deepEqual((await shown.nth(0).locator('td').allInnerTexts()), ['chat', '2', '2', '–', 'edge']);
+  assert.deepEqual((await shown.nth(1).locator('td').allInnerTexts()), ['closed', '0', '0', 'upstream_connect_failed 3×', 'edge']);
+  await shows(page, '#listeners', 'upstream.test to chat, closed to closed');
+  await page.locator('#passed').screenshot({ path: artifact('page-passed.png') });
+  for (const { socket } of open) socket.destroy();
+  await until('they are gone', async () => await shown.nth(0).locator('td').nth(1).innerText() === '0', { within: 20_000 });
+  assert.equal(await shown.nth(0).locator('td').nth(2).innerText(), '2');
+  assert.deepEqual(complaints, []);
+});
+
+test('a gateway that does nothing says nothing of it', { skip }, async () => {
+  const { tcp: _, forward: __, upstream: { chat }, ...rest } = config;
+  const { internet } = rest.profile;
+  const bare = await world.gateway({ ...rest, upstream: { chat }, profile: { internet: { ...internet, listener: [{ listen: `${world.address}:${await world.freePort()}` }] } } });
+  const { out } = await run(binary(), ['status', '-c', bare.directory], { within: 20_000 });
+  assert.match(out, /^gateway +serving/);
+  assert.doesNotMatch(out, /passed through|refused|tunnels|Socket\.IO|undefined/);
+  const { passed_through: passed, tunnels, refused_in_all: refused } = JSON.parse((await run(binary(), ['status', '--json', '-c', bare.directory], { within: 20_000 })).out);
+  assert.deepEqual([passed, tunnels, refused], [undefined, undefined, {}]);
 });
 
 test('every route has a line of its last hour', { skip }, async (t) => {

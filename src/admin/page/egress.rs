@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use crate::units::display_bytes;
+
 use super::View;
-use super::escape::{Esc, bytes};
+use super::escape::Esc;
 use super::sections::{END, ROWS, row, table};
 use super::verdict::ago;
 
@@ -32,8 +34,8 @@ pub(super) fn section(out: &mut String, view: &View<'_>) {
                 &one.destination,
                 &one.rule,
                 &ago(&one.since, view.now),
-                &bytes(one.request_bytes),
-                &bytes(one.response_bytes),
+                &display_bytes(one.request_bytes),
+                &display_bytes(one.response_bytes),
             ],
         );
     }

@@ -1,4 +1,4 @@
-//! Text as HTML shows it, whatever it holds; and times and numbers as people say them.
+//! Text as HTML shows it, whatever it holds; and numbers as people say them.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -37,27 +37,6 @@ impl<T: Display> Display for Esc<T> {
     }
 }
 
-/// A span of time, in seconds, as people say it.
-pub(super) fn span(seconds: i64) -> String {
-    match seconds.max(0) {
-        s @ 0..=119 => format!("{s} s"),
-        s @ 120..=7199 => format!("{} min", s / 60),
-        s @ 7200..=172_799 => format!("{} h", s / 3600),
-        s => format!("{} days", s / 86_400),
-    }
-}
-
-/// A number of bytes.
-#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
-pub(super) fn bytes(count: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let step = (count.max(1).ilog2() / 10).min(4);
-    let value = count as f64 / f64::from(1_u32 << 10).powi(step.cast_signed());
-    let text = format!("{value:.*}", usize::from(value < 9.95 && step > 0));
-    let unit = units.get(step as usize).unwrap_or(&"B");
-    format!("{} {unit}", text.trim_end_matches(".0"))
-}
-
 /// A number with as many digits as help.
 pub(super) fn figure(value: f64) -> String {
     if value == 0.0 {
@@ -87,12 +66,8 @@ mod tests {
     }
 
     #[test]
-    fn says_times_and_numbers() {
-        let spans: Vec<_> = [-1, 119, 120, 7200, 200_000].into_iter().map(span).collect();
-        assert_eq!(spans, ["0 s", "119 s", "2 min", "2 h", "2 days"]);
+    fn says_numbers() {
         assert_eq!([figure(0.0), figure(0.25), figure(12.3)], ["0", "0.2", "12"]);
         assert_eq!([latency(0.005), latency(2.5)], ["5 ms", "2.5 s"]);
-        let sizes = [0, 1023, 1536, 5 << 20, 20 << 30].map(bytes);
-        assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "5 MiB", "20 GiB"]);
     }
 }

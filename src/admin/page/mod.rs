@@ -9,6 +9,7 @@ mod escape;
 mod events;
 mod figures;
 mod lines;
+mod passed;
 mod past;
 mod refused;
 mod sections;
@@ -65,6 +66,11 @@ impl Page {
     /// The last hour of each route.
     pub(super) fn hours(&self) -> Vec<RouteHour> {
         self.past.borrow().hours()
+    }
+
+    /// The generation that serves, once one does.
+    pub(super) fn serving(&self) -> Option<Arc<Generation>> {
+        self.serving.borrow().clone()
     }
 
     /// Whether there is a forward proxy.

@@ -13,7 +13,7 @@ use super::lines::{Line, MINUTES, Minute};
 use super::past::Point;
 use super::socketio;
 use super::verdict::{Trouble, ago, days_left, refusal, state, troubles};
-use super::{egress, refused};
+use super::{egress, passed, refused};
 
 /// Most rows of a table; a page is for people.
 pub(super) const ROWS: usize = 200;
@@ -35,6 +35,7 @@ pub(super) fn all(view: &View<'_>) -> String {
     listeners(&mut out, view);
     certificates(&mut out, view);
     routes(&mut out, view);
+    passed::section(&mut out, view);
     refused::section(&mut out, view);
     egress::section(&mut out, view);
     reloads(&mut out, view);

@@ -2,10 +2,11 @@
 
 use crate::admin::report::{Attempt, Verdict};
 use crate::generation::drift::{Peer, State};
+use crate::units::display_span;
 use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
 
 use super::View;
-use super::escape::{figure, span};
+use super::escape::figure;
 
 /// Days before its end from which a certificate is a problem.
 const CERTIFICATE_DAYS: i64 = 14;
@@ -123,7 +124,7 @@ fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<Trouble>) {
 pub(super) fn state(endpoint: &EndpointSnapshot, now: i64) -> String {
     let mut text = endpoint.state.clone();
     if endpoint.since > 0 && matches!(endpoint.state.as_str(), "up" | "down") {
-        text = format!("{text} for {}", span(now - endpoint.since));
+        text = format!("{text} for {}", display_span(now - endpoint.since));
     }
     let why = match endpoint.state.as_str() {
         "down" => endpoint.fault.as_deref().unwrap_or(&endpoint.why),
@@ -141,7 +142,7 @@ pub(super) fn refusal<'a>(view: &'a View<'_>) -> Option<&'a Attempt> {
 /// How long ago that was.
 pub(super) fn ago(time: &str, now: i64) -> String {
     match time.parse::<jiff::Timestamp>() {
-        Ok(then) => format!("{} ago", span(now - then.as_second())),
+        Ok(then) => format!("{} ago", display_span(now - then.as_second())),
         Err(_) => "at an unknown time".to_owned(),
     }
 }
