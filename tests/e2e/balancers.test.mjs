@@ -209,6 +209,61 @@ frontend told
     assert.equal(`${answer.body}`, `${client} ${told.listener().port} localhost ${line.id}`);
   });
 
+  test('what is served and what is passed through, in one configuration, to one upstream and to another that is told nothing', async () => {
+    // Both ways end at this nginx, which says who it was told, and on which of its connections.
+    const [told, untold] = [await world.freePort(world.upstreamAddress), await world.freePort(world.upstreamAddress)];
+    const keys = `ssl_certificate ${world.certs.upstream.crt}; ssl_certificate_key ${world.certs.upstream.key};`;
+    const says = '"$remote_addr $proxy_protocol_addr $proxy_protocol_server_addr $proxy_protocol_server_port $proxy_protocol_port $connection\\n"';
+    await world.nginx(`
+      server { listen ${world.upstreamAddress}:${told} ssl proxy_protocol; ${keys} location / { return 200 ${says}; } }
+      server { listen ${world.upstreamAddress}:${untold} ssl; ${keys} location / { return 200 "$remote_addr $connection\\n"; } }`,
+    { ports: [[world.upstreamAddress, told], [world.upstreamAddress, untold]] });
+    const to = (port) => ({ endpoints: [`https://${world.upstreamAddress}:${port}`], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' });
+    const config = await world.plainConfig({
+      upstream: { told: { ...to(told), 'proxy-protocol': 'v2', check: { path: '/', every: '200ms', timeout: '5s' } }, untold: to(untold) },
+      route: [{ path: '/told', upstream: 'told' }, { path: '/untold', upstream: 'untold' }],
+      gateway: { workers: 1 },
+    });
+    const passing = { host: world.address, port: await world.freePort() };
+    config.tcp = { through: {
+      listener: [{ listen: `${passing.host}:${passing.port}` }],
+      route: [{ 'server-names': ['upstream.test'], upstream: 'told' }, { 'server-names': ['localhost'], upstream: 'untold' }],
+    } };
+    const mixed = await world.gateway(config);
+    const served = mixed.listener();
+    const ask = async (from, name, { host, port }, path) => {
+      const { out: said, err } = await run('curl', ['--silent', '--show-error', '--cacert', world.ca.crt, '--interface', from,
+        '--connect-to', `${name}:${port}:${host}:${port}`, `https://${name}:${port}${path}`]);
+      assert.ok(said, err);
+      return said.trim().split(' ');
+    };
+    const people = [client, client.replace(/77$/, '78')];
+    const connections = [];
+    for (const from of people) {
+      for (let turn = 0; turn < 2; turn++) {
+        const open = await ask(from, 'localhost', served, '/told');
+        assert.deepEqual(open.slice(1, 4), [from, served.host, String(served.port)], 'whose request it was, and where it came in');
+        const passed = await ask(from, 'upstream.test', passing, '/told');
+        assert.deepEqual(passed.slice(1, 4), [from, passing.host, String(passing.port)], 'whose connection it is');
+        const line = await mixed.accessLine('of what was passed through', (l) => l.client === `${from}:${passed[4]}`);
+        assert.deepEqual([line.profile, line.upstream, line.sni], ['through', 'told', 'upstream.test']);
+        connections.push([`served for ${from}`, open.at(-1)], [`passed ${line.id}`, passed.at(-1)]);
+        // Nobody is told: the gateway is the client. A header would have broken TLS.
+        const [direct] = await ask(from, 'localhost', served, '/untold');
+        const [through] = await ask(from, 'localhost', passing, '/untold');
+        assert.ok(!people.includes(direct) && !people.includes(through), `${direct} ${through}`);
+      }
+    }
+    // A connection of the upstream is of one client and of one way.
+    const owners = new Map();
+    for (const [owner, connection] of connections) {
+      assert.equal(owners.get(connection) ?? owner, owner, JSON.stringify(connections));
+      owners.set(connection, owner);
+    }
+    await until('checks to be good', async () => await mixed.metric('upstream_checks_total{result="good",upstream="told"}') > 0);
+    assert.equal(await mixed.metric('upstream_endpoint_up{endpoint="' + `${world.upstreamAddress}:${told}` + '",upstream="told"}'), 1);
+  });
+
   test('through a balancer and on: the client is the client to the end', async () => {
     const port = await world.freePort(world.upstreamAddress);
     await startHaproxy(world, `

@@ -497,6 +497,76 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     assert.deepEqual(told, rows.map((row) => [row.source, row.destination, row.port, row.protocol, row.scope, row.purpose]));
   });
 
+  describe('a host that only passes connections through', () => {
+    const name = fqdn;
+    let config, gateway;
+    before(async () => {
+      const [siteA, siteB] = [3, 4].map((last) => world.address.replace(/1$/, last));
+      const cert = world.ca.issue('sites', [name], { bits: { days: 40 } });
+      const ready = (status) => (req, res) => { res.statusCode = req.url === '/ready' && req.headers.host === name ? status : 404; res.end(); };
+      const sitePort = await world.freePort(siteA);
+      await services.httpsServer(world, siteA, sitePort, cert, ready(200));
+      await services.httpsServer(world, siteB, sitePort, cert, ready(503));
+      const listener = async () => ({ listen: `${world.address}:${await world.freePort()}` });
+      config = {
+        gateway: { workers: 1, 'drain-timeout': '2s' },
+        doctor: { fqdn, timeout: '2s' },
+        upstream: { sites: {
+          endpoints: [`https://${siteA}:${sitePort}`], backup: [`https://${siteB}:${sitePort}`], 'ca-file': world.ca.crt, 'server-name': name,
+          check: { path: '/ready', host: name },
+        } },
+        tcp: {
+          internet: { listener: [await listener(), await listener()], route: [{ 'server-names': [name], upstream: 'sites' }], limits: { connections: 300 } },
+          lan: { listener: [await listener()], route: [{ upstream: 'sites' }], limits: { connections: 50 } },
+        },
+      };
+      gateway = await world.gateway(config);
+    });
+
+    test('its listeners, its sites by what their checks ask, its limits', async () => {
+      const told = await report(gateway.directory);
+      const listeners = told.rows.filter((row) => row.group === 'listeners').map((row) => [row.name, row.state, row.found, row.requirement]);
+      assert.deepEqual(listeners, [
+        ['internet', 'good', 'bound by the gateway', 'connectivity 1-2'], ['internet', 'good', 'bound by the gateway', 'connectivity 1-2'],
+        ['lan', 'good', 'bound by the gateway', 'connectivity 3'], ['admin', 'good', 'bound by the gateway', 'system configuration'],
+      ]);
+      const [used, standby] = told.rows.filter((row) => row.group === 'components');
+      assert.deepEqual([used.name, used.state], ['sites', 'good'], JSON.stringify(used));
+      assert.match(used.found, /GET \/ready 200/);
+      assert.equal(standby.state, 'warning');
+      assert.match(standby.found, /GET \/ready 503.*a stand-by, which may be down on purpose/);
+      assert.match(told.row('open-files').found, /, 650 connections configured/);
+      const covered = told.row('fqdn-covered');
+      assert.deepEqual([covered.state, covered.target], ['good', name]);
+      assert.match(covered.found, /^passed through to sites/);
+      assert.equal(told.rows.filter((row) => row.name.startsWith('webhook')).length, 1);
+      assert.match(told.row('webhooks').found, /^\[tcp\.internet\] passes them through/);
+      assert.deepEqual(told.rows.filter((row) => row.state === 'failed').map((row) => row.name), []);
+      assert.equal(told.code, 0);
+      for (const row of told.rows) assert.notEqual(row.requirement, '', JSON.stringify(row));
+
+      const text = await inDirectory(['doctor'], gateway.directory);
+      assert.match(text.out, /\nlisteners\n {2}ok {4}internet +\S+: bound by the gateway\n/);
+      assert.deepEqual(text.out.split('\n').filter((line) => line.length > 80 && line.trim().includes(' ') && !line.includes(' rows in ')), []);
+    });
+
+    test('a name that no route has, a port that another has, a path that is not there', async () => {
+      const wrong = structuredClone(config);
+      wrong.doctor.fqdn = 'other.example.com';
+      wrong.upstream.sites.check.path = '/redy';
+      const told = await report(write('passes-wrongly', wrong));
+      const covered = told.row('fqdn-covered');
+      assert.deepEqual([covered.state, covered.found], ['failed', 'taken by no route of the public side']);
+      assert.match(covered.next, /^add it to `server-names` of a route of \[tcp\.internet\]$/);
+      const [site] = told.rows.filter((row) => row.group === 'components');
+      assert.equal(site.state, 'failed');
+      assert.match(site.next, /correct `path` in \[upstream\.sites\.check\]$/);
+      const taken = told.rows.filter((row) => row.group === 'listeners' && ['internet', 'lan'].includes(row.name));
+      assert.deepEqual(taken.map((row) => row.state), ['warning', 'warning', 'warning'], 'the gateway of another directory has them');
+      assert.equal(told.code, 1);
+    });
+  });
+
   test('a proxy that is not there is said once, and everything behind it', async () => {
     const port = await world.freePort();
     const answer = await command(['doctor', '--json', '--only', 'proxy'], {

@@ -8,7 +8,7 @@ import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
 import { startChat } from './lib/chat.mjs';
 import { connect2 } from './lib/h2.mjs';
-import { binary, gatewayOnly, isReference } from './lib/gateway.mjs';
+import { binary, gatewayOnly, isReference, launch } from './lib/gateway.mjs';
 import { run } from './lib/processes.mjs';
 import { until } from './lib/wait.mjs';
 
@@ -385,8 +385,41 @@ describe('two gateways that compare themselves', { skip }, () => {
     }
   });
 
-  test('tell one that is down from one that differs', async () => {
+  test('tell a clock that is off, and are compared again once it is right', async (t) => {
+    const library = (await run('faketime', ['-f', '+0s', 'printenv', 'LD_PRELOAD']).catch(() => ({ out: '' }))).out.trim();
+    if (!library) return t.skip('there is no faketime');
     await b.stop();
+    const admin = b.adminAddress;
+    // Only the time of day is another: what waits, waits as long as ever.
+    const started = (env) => launch({ args: ['run', '-c', b.directory], admin, config: b.config, env });
+    const early = await started({ LD_PRELOAD: library, FAKETIME: '+600s', FAKETIME_DONT_FAKE_MONOTONIC: '1', DONT_FAKE_MONOTONIC: '1' });
+    try {
+      await says(a, /clock, .*its clock is (599|600|601) s ahead/, 2);
+      const here = await until('the other one to notice it too', async () => {
+        const said = await run(binary(), ['drift', '-c', b.directory]);
+        return /its clock is (599|600|601) s behind/.test(said.out) && said;
+      }, { within: 20_000 });
+      assert.equal(here.code, 2);
+      assert.match(a.stderr, /the other gateway cannot be compared \(clock\): its clock is \d+ s ahead/);
+      assert.deepEqual(await labelled(a, 'reachable'), ['app_gateway_peer_reachable{} 0'], 'what the alert is made from');
+      // What was known last stays known, and when that was.
+      const compared = (await labelled(a, 'compared_timestamp_seconds'))[0];
+      assert.match(compared, / 1\d{9}$/);
+      assert.match((await run(binary(), ['status', '-c', a.directory])).out, /^other gateway .* clock, /m);
+      assert.match((await a.admin('/ui')).body, /cannot be compared: its clock is \d+ s ahead\..*Set the clocks of both hosts/s);
+    } finally {
+      await early.close();
+    }
+    const right = await started();
+    try {
+      await says(a, /alike/, 0);
+      assert.deepEqual(await labelled(a, 'reachable'), ['app_gateway_peer_reachable{} 1']);
+    } finally {
+      await right.close();
+    }
+  });
+
+  test('tell one that is down from one that differs', async () => {
     await says(a, /unreachable, compared 20.*: connect: /, 2);
     assert.match(a.stderr, /cannot be compared \(unreachable\)/);
   });
