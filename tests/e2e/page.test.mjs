@@ -125,7 +125,7 @@ test('the open tunnels of the forward proxy are listed, and gone when they are',
   const first = page.locator('#tunnels tbody tr').first();
   assert.match(await first.innerText(), new RegExp(`127\\.0\\.0\\.1:\\d+\\s+–\\s+graph\\.facebook\\.com:${origin.port}\\s+facebook\\s+\\d+ s ago`));
   assert.equal(await page.locator('#tunnels tbody tr').count(), 21);
-  await page.locator('#tunnels').screenshot({ path: artifact('page-tunnels.png') });
+  await page.screenshot({ path: artifact('page-tunnels.png'), fullPage: true });
   const { tunnels, refused } = await status();
   assert.equal(tunnels.open, 103);
   assert.equal(tunnels.shown.length, 100);
@@ -181,7 +181,7 @@ test('what is passed through is told by route, on the page and by the command', 
   assert.deepEqual((await shown.nth(0).locator('td').allInnerTexts()), ['chat', '2', '2', '–', 'edge']);
   assert.deepEqual((await shown.nth(1).locator('td').allInnerTexts()), ['closed', '0', '0', 'upstream_connect_failed 3×', 'edge']);
   await shows(page, '#listeners', 'upstream.test to chat, closed to closed');
-  await page.locator('#passed').screenshot({ path: artifact('page-passed.png') });
+  await page.screenshot({ path: artifact('page-passed.png'), fullPage: true });
   for (const { socket } of open) socket.destroy();
   await until('they are gone', async () => await shown.nth(0).locator('td').nth(1).innerText() === '0', { within: 20_000 });
   assert.equal(await shown.nth(0).locator('td').nth(2).innerText(), '2');

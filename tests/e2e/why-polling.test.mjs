@@ -323,7 +323,8 @@ test('the status page shows them, in light, in the dark without scripts, and on 
     // Nothing is wider than the window.
     const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
     assert.ok(wide <= window, `${name}: ${wide} > ${window}`);
-    await page.locator('#socketio').scrollIntoViewIfNeeded();
+    // In one step: the page is live, and an element that is waited for may be replaced meanwhile.
+    await page.evaluate(() => document.querySelector('#socketio').scrollIntoView());
     await page.screenshot({ path: artifact(`page-socketio-${name}.png`), fullPage: true });
     assert.deepEqual(complaints, []);
   }
