@@ -62,6 +62,7 @@ pub(super) fn compile(
             idle: config.idle_timeout,
             keep_alive: config.keep_alive,
             max_idle: config.max_idle,
+            max_connecting: config.max_connecting,
         },
     }
 }
@@ -102,6 +103,7 @@ pub(super) fn own(idle: Duration) -> Upstream {
             idle: idle + PATIENCE,
             keep_alive: Duration::ZERO,
             max_idle: 0,
+            max_connecting: usize::MAX,
         },
     }
 }

@@ -13,6 +13,7 @@ use crate::upstream::exchange::Failure;
 use crate::upstream::reach::{self, Chosen, To, place, reach};
 use crate::upstream::seat::Seat;
 use crate::upstream::sessions::Learner;
+use crate::upstream::turns::{Claim, Lot};
 use crate::upstream::{
     Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Upstream, connect,
 };
@@ -186,12 +187,38 @@ async fn try_one(
         counters.reused.inc();
         return Ok(Acquired { connection, whose });
     }
+    let (identity, most) = (endpoint.identity, upstream.limits.max_connecting);
+    let turn = match worker.pool.turn(identity, most) {
+        Some(turn) => turn,
+        // Boxed: it is rare, and every request has room for this future.
+        None => match Box::pin(wait(worker, errand, ends, (index, endpoint))).await? {
+            Lot::Turn(turn) => turn,
+            Lot::Kept(connection) => {
+                counters.reused.inc();
+                return Ok(Acquired { connection, whose });
+            }
+        },
+    };
     let first = if ends.is_some() { errand.client.announced() } else { Vec::new() };
     let connecting = connect(endpoint, upstream.limits.connect, &first);
     let stream = reach::try_one(errand.to, (index, endpoint), connecting).await?;
+    drop(turn);
     let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
     let connection = Connection { stream, reused: false, seat, ends };
     Ok(Acquired { connection, whose })
+}
+
+/// Waits for a turn to connect, or for a connection that another request is done with.
+async fn wait(
+    worker: &Rc<Worker>,
+    errand: &Errand<'_>,
+    ends: Option<Ends>,
+    chosen: Chosen<'_>,
+) -> Result<Lot, ConnectError> {
+    let has_session = matches!(engine::session(&errand.head.target), Session::Of(_));
+    let claim = Claim { ends, fresh: errand.fresh, has_session };
+    let place = worker.pool.wait(chosen.1.identity, claim);
+    reach::wait(errand.to, chosen, place).await
 }
 
 impl Acquired {

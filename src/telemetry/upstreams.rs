@@ -46,6 +46,7 @@ pub(super) struct Upstreams {
     connections: IntGaugeVec,
     requests: IntCounterVec,
     seconds: HistogramVec,
+    waits: IntCounterVec,
     reused: IntCounterVec,
     retries: IntCounterVec,
     ejections: IntCounterVec,
@@ -62,6 +63,8 @@ pub struct UpstreamMetrics {
     idle: IntGauge,
     requests: [IntCounter; 6],
     seconds: Histogram,
+    /// Requests that waited for their turn to connect.
+    pub waits: IntCounter,
     /// Requests sent on a connection that had carried others.
     pub reused: IntCounter,
     /// Requests sent once more, because a kept connection turned out to be closed.
@@ -183,6 +186,12 @@ impl Upstreams {
                 REQUEST_BUCKETS,
                 upstream,
             )?,
+            waits: counters(
+                registry,
+                "upstream_connect_waits_total",
+                "Requests that waited in line, because enough connections to the endpoint were in the making.",
+                upstream,
+            )?,
             reused: counters(
                 registry,
                 "upstream_reused_total",
@@ -214,6 +223,7 @@ impl Upstreams {
             idle: self.connections.with_label_values(&[name, "idle"]),
             requests: CLASSES.map(|class| self.requests.with_label_values(&[name, class])),
             seconds: self.seconds.with_label_values(&[name]),
+            waits: self.waits.with_label_values(&[name]),
             reused: self.reused.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             ejected: self.ejections.with_label_values(&[name]),
@@ -245,7 +255,7 @@ impl Upstreams {
         for family in [&self.connect_seconds, &self.seconds] {
             let _ = family.remove_label_values(&[name]);
         }
-        for family in [&self.reused, &self.retries, &self.ejections] {
+        for family in [&self.waits, &self.reused, &self.retries, &self.ejections] {
             let _ = family.remove_label_values(&[name]);
         }
     }

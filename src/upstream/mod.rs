@@ -22,6 +22,7 @@ pub mod seat;
 pub mod sessions;
 pub mod snapshot;
 pub mod tier;
+pub mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -78,6 +79,8 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// Idle connections per worker and endpoint.
     pub max_idle: usize,
+    /// Connections in the making per worker and endpoint.
+    pub max_connecting: usize,
 }
 
 /// One address of an upstream.

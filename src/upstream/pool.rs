@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::sync::Notify;
+use tokio::sync::oneshot::Receiver;
 use tokio::time::Instant;
 
 use crate::telemetry::upstreams::Seat;
 
 use super::connect::Stream;
+use super::turns::{Claim, Lot, Turn, Turns};
 
 /// How often closed and expired connections are let go.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -25,6 +27,7 @@ pub struct Pool {
     /// Ordered and not hashed: there are few, and a comparison costs less than a keyed hash.
     idle: RefCell<BTreeMap<u64, Vec<Idle>>>,
     filled: Notify,
+    turns: Turns,
 }
 
 /// A connection to an endpoint that carries one exchange after another.
@@ -74,15 +77,30 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for `keep`, unless `most` are kept already. One that only one client can
-    /// use takes the place of the oldest.
-    pub fn put(&self, identity: u64, mut connection: Connection, keep: Duration, most: usize) {
+    /// The turn to make a connection to this endpoint, unless this worker makes `most` already.
+    #[must_use]
+    pub fn turn(&self, identity: u64, most: usize) -> Option<Turn> {
+        self.turns.take(identity, most)
+    }
+
+    /// A place in the line before this endpoint, for as long as the result is held.
+    pub fn wait(&self, identity: u64, claim: Claim) -> Receiver<Lot> {
+        self.turns.wait(identity, claim)
+    }
+
+    /// Gives a connection to somebody who waits for one. Else keeps it for `keep`, unless `most` are
+    /// kept already. One that only one client can use takes the place of the oldest.
+    pub fn put(&self, identity: u64, connection: Connection, keep: Duration, most: usize) {
+        if keep.is_zero() || most == 0 {
+            return;
+        }
+        let Some(mut connection) = self.turns.give(identity, connection) else { return };
         let mut pools = self.idle.borrow_mut();
         let idle = pools.entry(identity).or_default();
         if connection.ends.is_some() && idle.len() >= most && !idle.is_empty() {
             idle.remove(0);
         }
-        if idle.len() < most && !keep.is_zero() {
+        if idle.len() < most {
             connection.seat.iter_mut().for_each(Seat::rest);
             idle.push(Idle { connection, expires: Instant::now() + keep });
             self.filled.notify_one();
@@ -104,6 +122,7 @@ impl Pool {
     /// Closes those to endpoints that nobody asks for any more; `known` is sorted.
     pub fn keep(&self, known: &[u64]) {
         self.idle.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
+        self.turns.keep(known);
     }
 
     /// Closes all of them, say to get file descriptors back.

@@ -3,10 +3,12 @@
 //! In: an upstream and a way to try one endpoint. Out: what that made of the first endpoint that
 //! could be connected to. Nothing has been sent when the next one is tried, so trying is harmless.
 
+use std::future::ready;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::sync::oneshot::Receiver;
+use tokio::time::{Instant, timeout};
 
 use crate::addr::ClientAddr;
 use crate::message::Reason;
@@ -15,6 +17,7 @@ use crate::telemetry::upstreams::ConnectFailure;
 
 use super::choose::Choice;
 use super::eject::Trouble;
+use super::turns::Lot;
 use super::{ConnectError, Endpoint, Upstream, ring};
 
 /// What a connection is asked for: the upstream, and its counters.
@@ -98,6 +101,41 @@ pub async fn try_one<T>(
                 met(trouble, to, chosen);
             }
             Err(error)
+        }
+    }
+}
+
+/// Waits in line before an endpoint, for as long as connecting may take.
+///
+/// # Errors
+///
+/// Nobody had anything for it in time, or the endpoint went down meanwhile.
+///
+/// # Cancellation
+///
+/// Dropping the future leaves the line.
+pub async fn wait(
+    to: To<'_>,
+    chosen: Chosen<'_>,
+    place: Receiver<Lot>,
+) -> Result<Lot, ConnectError> {
+    let ((upstream, counters), (_, endpoint)) = (to, chosen);
+    let patience = upstream.limits.connect;
+    counters.waits.inc();
+    let came = timeout(patience, place).await;
+    let failed = |reason, detail| {
+        let endpoint = endpoint.label.to_string();
+        Err(ConnectError { reason, endpoint, detail })
+    };
+    match came {
+        Ok(Ok(lot)) if endpoint.health.is_up() => Ok(lot),
+        // Others have noted why.
+        Ok(_) => failed(Reason::UpstreamConnect, "went down before its turn came".to_owned()),
+        Err(_) => {
+            let most = upstream.limits.max_connecting;
+            let detail =
+                format!("no turn to connect within {patience:?} (max-connecting is {most})");
+            try_one(to, chosen, ready(failed(Reason::UpstreamConnectTimeout, detail))).await
         }
     }
 }

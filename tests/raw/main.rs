@@ -32,6 +32,7 @@ mod hostile;
 mod hostile_kept;
 mod http2;
 mod limits;
+mod line;
 mod log;
 mod order;
 mod proxies;

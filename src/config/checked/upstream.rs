@@ -44,6 +44,8 @@ pub struct Upstream {
     pub keep_alive: Duration,
     /// Idle connections kept per worker and endpoint. Default 64; 0 turns keep-alive off.
     pub max_idle: usize,
+    /// Connections in the making per worker and endpoint, 1 to 65,536. Default 32.
+    pub max_connecting: usize,
     /// How often names of its endpoints are looked up. Default: as `[gateway]` says.
     pub resolve_every: Duration,
     /// Whether its connections begin with a PROXY protocol header, version 2. Default false.

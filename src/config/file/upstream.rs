@@ -30,6 +30,9 @@ pub struct UpstreamFile {
     pub keep_alive: Maybe<String>,
     /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
     pub max_idle: Maybe<i64>,
+    /// Connections in the making per worker and endpoint; what comes after waits in line, as long
+    /// as connecting may take. Default 32.
+    pub max_connecting: Maybe<i64>,
     /// Begin every connection with a PROXY protocol header that says who the client is: `"v2"`. A
     /// connection then carries requests of one client connection only. Default: no header.
     pub proxy_protocol: Maybe<HeaderVersionFile>,

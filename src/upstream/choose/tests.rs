@@ -52,6 +52,7 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
             idle: second,
             keep_alive: second,
             max_idle: 1,
+            max_connecting: 1,
         },
         announces: false,
         check: None,

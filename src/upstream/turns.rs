@@ -1,0 +1,232 @@
+//! Whose turn it is to connect to an endpoint: only so many connections of one worker are in the
+//! making at once, and who comes after waits in line.
+//!
+//! A program that takes connections more slowly than they are asked for lets them wait in its
+//! backlog. If all of them were asked for at once, each would wait there until it is given up, and
+//! then be taken and shaken hands with for nobody: work that those behind it wait for, so that they
+//! are given up too, and none is ever used. What waits here instead costs the endpoint nothing, and
+//! takes a connection that another request is done with as well as one of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use tokio::sync::oneshot::{Receiver, Sender, channel};
+
+use super::pool::{Connection, Ends, is_quiet};
+
+/// Lines of one worker, by [`super::Endpoint::identity`]; made when there is a first connection.
+#[derive(Default)]
+pub(super) struct Turns {
+    lines: RefCell<BTreeMap<u64, Rc<Line>>>,
+}
+
+/// The line before one endpoint.
+#[derive(Default)]
+struct Line {
+    /// Connections in the making.
+    making: Cell<usize>,
+    /// Those with a session, and behind them all others.
+    waiting: [RefCell<VecDeque<Waiting>>; 2],
+}
+
+/// Who waits, and what for.
+#[derive(Clone, Copy)]
+pub struct Claim {
+    /// What a connection has to be announced for, if it is.
+    pub ends: Option<Ends>,
+    /// It takes no kept connection.
+    pub fresh: bool,
+    /// It is of a session, whose client gives it up if it hears nothing for a few seconds. So it goes
+    /// before those who have nothing to lose yet.
+    pub has_session: bool,
+}
+
+struct Waiting {
+    claim: Claim,
+    lot: Sender<Lot>,
+}
+
+/// What comes of waiting.
+pub enum Lot {
+    /// The turn to connect.
+    Turn(Turn),
+    /// A connection that another request is done with.
+    Kept(Connection),
+}
+
+/// The right to make one connection; the next in line has it when this is dropped.
+pub struct Turn {
+    line: Rc<Line>,
+}
+
+impl Turns {
+    /// The turn to connect, unless `most` connections are in the making.
+    pub(super) fn take(&self, identity: u64, most: usize) -> Option<Turn> {
+        let line = self.line(identity);
+        (line.making.get() < most).then(|| Turn::of(&line))
+    }
+
+    /// A place in line. It is kept for as long as the receiver is.
+    pub(super) fn wait(&self, identity: u64, claim: Claim) -> Receiver<Lot> {
+        let (lot, place) = channel();
+        let [sessions, others] = &self.line(identity).waiting;
+        let waiting = if claim.has_session { sessions } else { others };
+        let mut waiting = waiting.borrow_mut();
+        // Those who left before their turn came, or who would only be looked at when it comes.
+        while waiting.pop_front_if(|first| first.lot.is_closed()).is_some() {}
+        waiting.push_back(Waiting { claim, lot });
+        place
+    }
+
+    fn line(&self, identity: u64) -> Rc<Line> {
+        Rc::clone(self.lines.borrow_mut().entry(identity).or_default())
+    }
+
+    /// Gives a connection to the first in line who can use it, or gives it back.
+    pub(super) fn give(&self, identity: u64, mut connection: Connection) -> Option<Connection> {
+        let lines = self.lines.borrow();
+        let Some(line) = lines.get(&identity) else { return Some(connection) };
+        let ends = connection.ends.as_deref();
+        let fits = |Waiting { claim, lot }: &Waiting| {
+            !claim.fresh && claim.ends.as_ref() == ends && !lot.is_closed()
+        };
+        let next = line.waiting.iter().find_map(|waiting| {
+            let index = waiting.borrow().iter().position(fits)?;
+            Some((waiting, index))
+        });
+        let Some((waiting, index)) = next else { return Some(connection) };
+        if !is_quiet(&mut connection.stream) {
+            return Some(connection);
+        }
+        connection.reused = true;
+        if let Some(next) = waiting.borrow_mut().remove(index) {
+            // It has just been looked at: it waits.
+            let _ = next.lot.send(Lot::Kept(connection));
+        }
+        None
+    }
+
+    /// Forgets the lines before endpoints that nobody asks for any more; `known` is sorted. Who is
+    /// in one keeps it until it is empty.
+    pub(super) fn keep(&self, known: &[u64]) {
+        self.lines.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
+    }
+}
+
+impl Turn {
+    fn of(line: &Rc<Line>) -> Self {
+        line.making.set(line.making.get() + 1);
+        Self { line: Rc::clone(line) }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.line.making.set(self.line.making.get() - 1);
+        // Those who have left the line are passed over.
+        let next = self.line.waiting.iter().find_map(|waiting| {
+            let mut waiting = waiting.borrow_mut();
+            std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.lot.is_closed())
+        });
+        if let Some(next) = next {
+            let _ = next.lot.send(Lot::Turn(Self::of(&self.line)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Stream;
+
+    const HERE: u64 = 7;
+    const NEW: Claim = Claim { ends: None, fresh: false, has_session: false };
+
+    fn taken(turns: &Turns, most: usize) -> Turn {
+        turns.take(HERE, most).unwrap()
+    }
+
+    fn waits(turns: &Turns) -> Receiver<Lot> {
+        turns.wait(HERE, NEW)
+    }
+
+    fn connection() -> (Connection, tokio::io::DuplexStream) {
+        let (stream, other) = tokio::io::duplex(16);
+        let stream = Stream::Within(stream);
+        (Connection { stream, reused: false, seat: None, ends: None }, other)
+    }
+
+    fn turn(place: &mut Receiver<Lot>) -> Option<Turn> {
+        match place.try_recv() {
+            Ok(Lot::Turn(turn)) => Some(turn),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn so_many_are_made_at_once_and_who_came_first_is_next() {
+        let turns = Turns::default();
+        let (first, second) = (taken(&turns, 2), taken(&turns, 2));
+        assert!(turns.take(HERE, 2).is_none());
+        let (mut third, mut fourth) = (waits(&turns), waits(&turns));
+        assert!(turns.take(HERE + 1, 1).is_some(), "another endpoint's line");
+        assert!(turn(&mut third).is_none());
+        drop(first);
+        let third = turn(&mut third).unwrap();
+        assert!(turn(&mut fourth).is_none());
+        drop(second);
+        drop((turn(&mut fourth).unwrap(), third));
+        drop((taken(&turns, 2), taken(&turns, 2)));
+    }
+
+    #[test]
+    fn who_has_left_is_passed_over_even_if_it_was_its_turn() {
+        let turns = Turns::default();
+        let first = taken(&turns, 1);
+        let (left, late, mut third) = (waits(&turns), waits(&turns), waits(&turns));
+        drop(left);
+        drop(first);
+        assert!(turn(&mut third).is_none(), "it is the turn of one who has not looked yet");
+        drop(late);
+        drop(turn(&mut third).unwrap());
+        drop(taken(&turns, 1));
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_first_who_can_use_it() {
+        let turns = Turns::default();
+        let (one, _other) = connection();
+        let one = turns.give(HERE, one).expect("nobody waits");
+        let _first = taken(&turns, 1);
+        let mut fresh = turns.wait(HERE, Claim { fresh: true, ..NEW });
+        let ends = "192.0.2.1:1".parse().unwrap();
+        let ends = Ends { source: ends, destination: ends };
+        let mut announced = turns.wait(HERE, Claim { ends: Some(ends), ..NEW });
+        let one = turns.give(HERE, one).expect("nobody who waits can use it");
+        let (mut second, mut third) = (waits(&turns), waits(&turns));
+        assert!(turns.give(HERE, one).is_none());
+        assert!(matches!(second.try_recv(), Ok(Lot::Kept(Connection { reused: true, .. }))));
+        let (closed, _) = connection();
+        assert!(turns.give(HERE, closed).is_some(), "it is of no use any more");
+        for place in [&mut fresh, &mut announced, &mut third] {
+            assert!(place.try_recv().is_err());
+        }
+    }
+
+    #[test]
+    fn who_has_a_session_goes_first() {
+        let turns = Turns::default();
+        let first = taken(&turns, 1);
+        let mut newcomer = waits(&turns);
+        let [mut one, mut other] =
+            [(); 2].map(|()| turns.wait(HERE, Claim { has_session: true, ..NEW }));
+        drop(first);
+        let second = turn(&mut one).unwrap();
+        let (connection, _other) = connection();
+        assert!(turns.give(HERE, connection).is_none());
+        assert!(matches!(other.try_recv(), Ok(Lot::Kept(_))));
+        drop(second);
+        assert!(turn(&mut newcomer).is_some());
+    }
+}

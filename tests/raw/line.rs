@@ -1,0 +1,80 @@
+//! An endpoint is asked for so many connections at once; other requests wait in line before it.
+
+use std::net::TcpStream;
+
+use crate::wire::Wire;
+use crate::world::{Setup, World};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Clients who have sent a request each, of whom so many have to wait.
+fn crowded(upstream: &'static str, clients: usize, waiting: usize) -> (World, Vec<Wire>) {
+    let mut world = World::with(Setup { upstream, tls: true, ..Setup::default() });
+    let clients = (0..clients).map(|_| world.sent(GET)).collect();
+    let line = format!("upstream_connect_waits_total{{upstream=\"stage\"}} {waiting}\n");
+    world.wait("the others to wait", |world| world.admin("/metrics").unwrap().contains(&line));
+    (world, clients)
+}
+
+fn dialled(world: &mut World) -> TcpStream {
+    let mut tcp = None;
+    world.wait("a connection", |world| {
+        tcp = world.dialled();
+        tcp.is_some()
+    });
+    tcp.unwrap()
+}
+
+#[test]
+fn the_next_has_its_turn_when_one_is_made_or_fails() {
+    let (mut world, clients) = crowded("max-connecting = 2", 4, 2);
+    let (first, second) = (dialled(&mut world), dialled(&mut world));
+    assert!(!world.was_dialled(), "not more than two");
+    drop(first);
+    let mut third = world.accept();
+    third.message(true);
+    let mut fourth = world.accept();
+    fourth.message(true);
+    assert!(!world.was_dialled());
+    for upstream in [&mut third, &mut fourth] {
+        upstream.send(OK);
+    }
+    drop(second);
+    let statuses = clients.into_iter().map(|mut client| client.answer().status());
+    let mut statuses: Vec<_> = statuses.collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 502, 502]);
+    let (good, bad) = ("request GET 200", "request GET 502 upstream_tls_failed");
+    world.ends_with(&[good, good, bad, bad]);
+}
+
+#[test]
+fn who_waits_takes_a_connection_that_another_is_done_with() {
+    let (mut world, clients) = crowded("max-connecting = 1", 3, 2);
+    let mut first = world.accept();
+    first.message(true);
+    let second = dialled(&mut world);
+    // The third has no turn as long as the second is in the making.
+    first.send(OK);
+    first.message(true);
+    first.send(OK);
+    drop(second);
+    let statuses = clients.into_iter().map(|mut client| client.answer().status());
+    let mut statuses: Vec<_> = statuses.collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 502]);
+    let (good, bad) = ("request GET 200", "request GET 502 upstream_tls_failed");
+    world.ends_with(&[good, good, bad]);
+}
+
+#[test]
+fn who_waits_for_too_long_is_told_so() {
+    let upstream = "max-connecting = 1\nconnect-timeout = \"1s\"";
+    let (world, mut clients) = crowded(upstream, 5, 4);
+    for client in &mut clients {
+        client.refused(504, "upstream_connect_timeout");
+    }
+    assert!(world.log().contains("no turn to connect within 1s (max-connecting is 1)"));
+    world.ends_with(&["request GET 504 upstream_connect_timeout"; 5]);
+}
