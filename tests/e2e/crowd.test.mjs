@@ -1,18 +1,49 @@
 // A crowd over two endpoints, all behind one address, without a cookie: every session stays on its endpoint; one endpoint is
-// killed, and everybody is back. 300 people, or with E2E_LOAD=full 3,000, the product's largest size.
+// killed, and everybody is back, while those of the other notice nothing. 300 people, or with E2E_LOAD=full 3,000, the
+// product's largest size: 300 of them with the library, the others with a client that costs less (sites/light.mjs).
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
-import { connect } from 'node:net';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { gatewayOnly, root } from './lib/gateway.mjs';
 import { start } from './lib/processes.mjs';
-import { until } from './lib/wait.mjs';
+import { once, until } from './lib/wait.mjs';
 import { openWorld } from './lib/world.mjs';
 
 const part = (name) => join(root, 'tests/e2e/sites', name);
-const PEOPLE = process.env.E2E_LOAD === 'full' ? 3000 : 300;
-const CROWDS = 3; // processes: one could not keep up with its own timers
+/** The people of each program: one could not keep up with its own timers. */
+const isFull = process.env.E2E_LOAD === 'full';
+const CROWDS = isFull
+  ? [{ real: 300, light: 0 }, { real: 0, light: 1350 }, { real: 0, light: 1350 }]
+  : [{ real: 120, light: 0 }, { real: 120, light: 60 }];
+const PEOPLE = CROWDS.reduce((n, { real, light }) => n + real + light, 0);
+/** Seconds between two notes of one; that of the full size is Hybrid Chat's. */
+const EVERY = isFull ? 20 : 5;
+/** Hybrid Chat's heartbeat: 3 s, and 6 s of patience. Who has heard nothing for so long gives its session up. */
+const HEARTBEAT = 9_000;
+/** How long Hybrid Chat waits for a customer or an agent to come back before it ends the chat. */
+const WINDOW = 30_000;
+const PATIENCE = isFull ? WINDOW : HEARTBEAT;
+const LOST = '400 session_lost {"code":1,"message":"Session ID unknown"}';
+
+/** Calls `take` with each line of JSON that a program says. */
+function hear(program, take) {
+  let rest = '';
+  program.onStdout = (text) => {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop();
+    for (const line of lines) take(JSON.parse(line));
+    program.stdout = '';
+  };
+}
+
+/** What the counts of several programs come to together. */
+function together(counts) {
+  const all = {};
+  for (const one of counts) for (const [key, n] of Object.entries(one)) all[key] = (all[key] ?? 0) + n;
+  return all;
+}
 
 describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
   let world;
@@ -20,26 +51,66 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
   after(() => world.close());
 
   async function chatServer(name) {
-    const port = await world.freePort(world.upstreamAddress);
     const { key, crt: cert } = world.certs.upstream;
-    const server = start(process.execPath, [part('components.mjs'), JSON.stringify({ name, address: world.upstreamAddress, port, key, cert })]);
+    const listening = createServer().listen(0, world.upstreamAddress);
+    await once(listening, 'listening');
+    const { port } = listening.address();
+    const fds = [3, 4, 5, 6];
+    const server = start(process.execPath, [part('components.mjs'), JSON.stringify({ name, key, cert, fds })],
+      { stdio: ['ignore', 'pipe', 'pipe', ...fds.map(() => listening._handle.fd)] });
+    listening.close();
     world.onClose(() => server.exit || server.stop('SIGKILL'));
     server.notes = new Map();
-    let rest = '';
-    server.onStdout = (text) => {
-      const lines = (rest + text).split('\n');
-      rest = lines.pop();
-      for (const { kind, id } of lines.map((line) => JSON.parse(line))) {
-        if (kind === 'note') server.notes.set(id, (server.notes.get(id) ?? 0) + 1);
-      }
-      server.stdout = '';
-    };
-    server.endpoint = `https://${world.upstreamAddress}:${port}`;
-    await until(() => `${name}: ${server.stderr}`, () => new Promise((done) => {
-      const socket = connect(port, world.upstreamAddress, () => { socket.destroy(); done(true); });
-      socket.on('error', () => done(false));
-    }));
+    server.still = 0;
+    hear(server, ({ kind, id, ms }) => {
+      if (kind === 'note') server.notes.set(id, (server.notes.get(id) ?? 0) + 1);
+      if (kind === 'still') server.still = Math.max(server.still, ms);
+    });
+    server.address = `${world.upstreamAddress}:${port}`;
+    server.endpoint = `https://${server.address}`;
     return server;
+  }
+
+  /** The programs with all the people, and what they say together. */
+  function crowdOf(gateway) {
+    const { host, port } = gateway.listener();
+    const programs = CROWDS.map((people) => {
+      const program = start(process.execPath, [part('crowd.mjs'), JSON.stringify({
+        url: `https://${host}:${port}`, ca: world.ca.crt, abreast: 12, every: EVERY, ...people })]);
+      world.onClose(() => program.stop('SIGKILL'));
+      Object.assign(program, { back: [], still: 0 });
+      hear(program, (now) => {
+        program.now = now;
+        program.still = Math.max(program.still, now.still);
+        for (const took of now.back) program.back.push({ at: now.at, took });
+      });
+      return program;
+    });
+    const of = (what) => programs.flatMap(({ now }) => (now ? [what(now)] : []));
+    const sum = (what) => of(what).reduce((n, one) => n + one, 0);
+    return {
+      programs,
+      connected: () => sum((now) => now.connected),
+      moved: () => sum((now) => now.moved),
+      at: (name) => sum((now) => now.homes[name] ?? 0),
+      /** Why sessions were lost that were on this endpoint; without a name, that were not yet known to be on one. */
+      lost: (name) => together(of((now) => now.lost[name] ?? {})),
+      told: () => together(of((now) => now.told)),
+      back: () => programs.flatMap(({ back }) => back),
+      said: () => programs.map(({ now, still, stderr }) => `${JSON.stringify({ ...now, still })} ${stderr}`).join('\n'),
+    };
+  }
+
+  /** Each session had its requests at one endpoint, and was told to be lost only if that is the one that was killed. */
+  function assertGatewayKeptThem(lines, killed) {
+    const homes = new Map();
+    for (const { session, endpoint } of lines.filter((line) => line.session && line.endpoint)) {
+      assert.equal(homes.get(session) ?? endpoint, endpoint, `session ${session} was at two endpoints`);
+      homes.set(session, endpoint);
+    }
+    const told = lines.filter(({ reason }) => reason === 'session_lost');
+    assert.ok(told.length > 0, 'those who asked after a lost session were told');
+    for (const line of told) assert.equal(homes.get(line.session), killed, `told to be lost: ${JSON.stringify(line)}`);
   }
 
   test('stay where they are, and are all back when an endpoint is killed', { timeout: 400_000 }, async () => {
@@ -55,45 +126,51 @@ describe(`${PEOPLE} people behind one address`, { skip: gatewayOnly }, () => {
       gateway: { workers: 2 },
       profile: { limits: { connections: 20_000, 'connections-per-client': 20_000 } },
     }));
-    const { host, port } = gateway.listener();
-    const crowds = [...Array(CROWDS).keys()].map(() => {
-      const crowd = start(process.execPath, [part('crowd.mjs'), JSON.stringify({
-        url: `https://${host}:${port}`, ca: world.ca.crt, people: PEOPLE / CROWDS })]);
-      world.onClose(() => crowd.stop('SIGKILL'));
-      let rest = '';
-      crowd.onStdout = (text) => {
-        const lines = (rest + text).split('\n');
-        rest = lines.pop();
-        if (lines.length) crowd.now = JSON.parse(lines.at(-1));
-      };
-      return crowd;
-    });
-    const sum = (of) => crowds.reduce((n, { now }) => n + (now ? of(now) : 0), 0);
-    const connected = () => sum((now) => now.connected);
-    const at = (name) => sum((now) => now.homes[name] ?? 0);
-    const state = () => crowds.map(({ now, stderr }) => `${JSON.stringify(now)} ${stderr}`).join('\n');
+    const crowd = crowdOf(gateway);
+    const state = () => `${crowd.said()}\nendpoints stood still for up to ${a.still} and ${b.still} ms\n${gateway.stderr.slice(-3000)}`;
 
-    await until(() => `everybody to be there:\n${state()}\n${gateway.stderr.slice(-3000)}`,
-      () => connected() === PEOPLE && at('a') + at('b') === PEOPLE, { within: 180_000, every: 200 });
-    const lostBefore = sum((now) => now.lost);
-    const [there, here] = [at('a'), at('b')];
+    await until(() => `everybody to be there:\n${state()}`,
+      () => crowd.connected() === PEOPLE && crowd.at('a') + crowd.at('b') === PEOPLE, { within: 180_000, every: 200 });
+    const [there, here] = [crowd.at('a'), crowd.at('b')];
     assert.ok(Math.min(there, here) > PEOPLE / 3, `shared by both: ${there} and ${here}`);
     // Three heartbeats of Hybrid Chat, and two notes of everybody.
     const notes = a.notes.size + b.notes.size;
-    await until(() => `two notes of everybody:\n${state()}`, () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE, { within: 60_000 });
-    assert.equal(sum((now) => now.lost), lostBefore, `nobody lost a session:\n${state()}`);
-    assert.equal(sum((now) => now.moved), 0, 'nobody moved');
-    assert.deepEqual([at('a'), at('b')], [there, here]);
+    await until(() => `two notes of everybody:\n${state()}`, () => a.notes.size + b.notes.size >= notes + 2 * PEOPLE, { within: 90_000 });
+    for (const name of ['a', 'b', 'undefined']) assert.deepEqual(crowd.lost(name), {}, `nobody lost a session:\n${state()}`);
+    assert.equal(crowd.moved(), 0, 'nobody moved');
+    assert.deepEqual([crowd.at('a'), crowd.at('b')], [there, here]);
 
     const killed = Date.now();
     await a.stop('SIGKILL');
-    await until(() => `everybody to be back:\n${state()}`, () => at('b') === PEOPLE && connected() === PEOPLE, { within: 120_000, every: 50 });
-    console.log(`# ${there} of ${PEOPLE} sessions were lost with their endpoint; all had answers again after ${Date.now() - killed} ms`);
-    assert.equal(sum((now) => now.lost), lostBefore + there, 'only those of the endpoint that was killed');
-    assert.equal(sum((now) => now.moved), 0);
+    await until(() => `everybody to be back:\n${state()}`, () => crowd.at('b') === PEOPLE && crowd.connected() === PEOPLE
+      && crowd.back().length >= there, { within: 120_000, every: 50 });
+    report(crowd, killed, { there, here, still: b.still });
+    assert.deepEqual(crowd.lost('b'), {}, `nobody lost a session of the endpoint that lives:\n${state()}`);
+    assert.deepEqual(crowd.lost('undefined'), {}, `and nobody twice:\n${state()}`);
+    assert.equal(Object.values(crowd.lost('a')).reduce((n, one) => n + one, 0), there);
+    assert.deepEqual(Object.keys(crowd.told()), [LOST], `who polled for a lost session:\n${state()}`);
+    assert.equal(crowd.moved(), 0);
+    const late = crowd.back().filter(({ took }) => took > PATIENCE);
+    assert.deepEqual(late, [], `everybody was back within ${PATIENCE} ms:\n${state()}`);
     for (const [name, server] of [['a', a], ['b', b]]) {
       assert.deepEqual([...server.notes].filter(([, count]) => count > 1), [], `no note came to ${name} twice`);
     }
     assert.deepEqual([...a.notes.keys()].filter((id) => b.notes.has(id)), [], 'nor to both');
+    assertGatewayKeptThem(gateway.access, a.address);
   });
+
+  /** Says how they came back; what is asserted is not said again. */
+  function report(crowd, killed, { there, here, still }) {
+    const took = crowd.back().map((one) => one.took).sort((a, b) => a - b);
+    const at = (share) => took[Math.min(took.length - 1, Math.floor(took.length * share))];
+    const soon = took.filter((one) => one <= HEARTBEAT).length;
+    const seconds = [];
+    for (const one of crowd.back()) {
+      const second = Math.max(0, Math.floor((one.at - killed) / 1000));
+      seconds[second] = (seconds[second] ?? 0) + 1;
+    }
+    console.log(`# ${there} sessions were lost with their endpoint, ${here} were not; back after ${at(0.5)} ms (median), ${at(0.99)} (99 %), ${at(1)} (all); ${soon} within ${HEARTBEAT} ms`);
+    console.log(`# back in each second: ${Array.from(seconds, (n) => n ?? 0).join(' ')}`);
+    console.log(`# stood still for up to: ${crowd.programs.map((one) => one.still).join(', ')} ms (people), ${still} ms (endpoint)`);
+  }
 });

@@ -1,13 +1,18 @@
 // The components of one site, as a program of its own, so that it can be killed: the chat server (real Socket.IO 4, which also
 // takes clients of 2.x), a webhook and an upload. Every delivery is one line of JSON on standard output.
 //
+// Node takes one connection in each round of its event loop, which is little where rounds take long. A server for thousands is
+// handed its listening socket, several times, as `fds`.
+//
 //   node components.mjs '{"name": "site-a", "address": "127.0.0.1", "port": 8444, "key": "...", "cert": "..."}'
 
 import https from 'node:https';
+import { createServer } from 'node:net';
 import { readFileSync } from 'node:fs';
 import { Server } from 'socket.io';
+import { stillness } from './stillness.mjs';
 
-const { name, address, port, key, cert } = JSON.parse(process.argv[2]);
+const { name, address, port, key, cert, fds } = JSON.parse(process.argv[2]);
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
 const server = https.createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (req, res) => {
@@ -28,4 +33,7 @@ io.on('connection', (socket) => {
   say({ kind: 'session', id: socket.id, address: socket.handshake.headers['x-forwarded-for'] });
   socket.on('note', (id, answer) => { say({ kind: 'note', id }); answer(name); });
 });
-server.listen(port, address, () => say({ kind: 'up' }));
+const still = stillness();
+setInterval(() => say({ kind: 'still', ms: still() }), 1000).unref();
+if (fds) for (const fd of fds) createServer((socket) => server.emit('connection', socket)).listen({ fd });
+else server.listen(port, address, () => say({ kind: 'up' }));

@@ -1,8 +1,8 @@
-// Many who chat, as a program of its own, all from one address and without cookies. Tells every second who serves them, as a
-// line of JSON on standard output: how many have a session, how many answers came from each server since the line before, how
-// many sessions changed servers while they lasted, and how many were lost.
+// Many who chat, as a program of its own, all from one address and without cookies: so many with the library, the others with
+// a client that costs less. They come one after the other, so many at a time (`abreast`); later each writes a note every so many seconds.
+// What became of them is told every second, as a line of JSON on standard output.
 //
-//   node crowd.mjs '{"url": "https://127.0.0.1:8443", "ca": "...", "people": 3000}'
+//   node crowd.mjs '{"url": "https://127.0.0.1:8443", "ca": "...", "real": 100, "light": 900, "abreast": 20, "every": 5}'
 
 import https from 'node:https';
 import tls from 'node:tls';
@@ -10,50 +10,76 @@ import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { io as io4 } from 'socket.io-client';
+import { Light } from './light.mjs';
+import { stillness } from './stillness.mjs';
 
 const io2 = createRequire(import.meta.url)('socket.io-client-v2');
-const { url, ca: caFile, people } = JSON.parse(process.argv[2]);
+const { url, ca: caFile, real, light, abreast, every } = JSON.parse(process.argv[2]);
 // Without an agent the library opens a connection for every poll, as no browser does; and reads the authority for each.
 const secureContext = tls.createSecureContext({ ca: readFileSync(caFile) });
 const transports = [['polling'], ['polling', 'websocket'], ['websocket']];
+const still = stillness();
 const all = [];
+let joining = 0;
 let moved = 0;
-let lost = 0;
-let answers = {};
+/** Of whom a session was lost, by the endpoint it was on, and why. */
+const lost = {};
+/** What those were told who asked for a session that was lost. */
+const told = {};
+/** Milliseconds since their sessions were lost, of those who have an answer again. */
+let back = [];
+
+const count = (counts, key) => { counts[key] = (counts[key] ?? 0) + 1; };
 
 function join(number) {
-  const client = (number % 4 === 3 ? io2 : io4)(url, {
-    agent: new https.Agent({ keepAlive: true, secureContext }), forceNew: true, transports: transports[number % 3], timeout: 20_000,
+  const ways = transports[number % 3];
+  const client = number >= real ? new Light(url, secureContext, ways) : (number % 4 === 3 ? io2 : io4)(url, {
+    agent: new https.Agent({ keepAlive: true, secureContext }), forceNew: true, transports: ways, timeout: 20_000,
+    // The library's own: between 1 and 5 seconds, spread by half.
+    reconnectionDelay: 1000, reconnectionDelayMax: 5000, randomizationFactor: 0.5,
   });
-  const one = { client, home: undefined };
-  client.on('disconnect', () => { lost += 1; one.home = undefined; });
+  const one = { client, home: undefined, since: undefined, note: client.note?.bind(client) ?? client.emit.bind(client, 'note') };
+  client.on('disconnect', (why) => {
+    count(lost[one.home] ??= {}, `${why} (${ways.at(-1)})`);
+    one.home = undefined;
+    one.since ??= Date.now();
+  });
+  client.on('told', (answer) => count(told, answer));
   client.on('connect', () => ask(one, 'hello'));
+  joining += 1;
   all.push(one);
 }
 
 function ask(one, number) {
   if (!one.client.connected) return;
   const session = one.client.id;
-  one.client.emit('note', `${session} ${number}`, (home) => {
-    answers[home] = (answers[home] ?? 0) + 1;
+  one.note(`${session} ${number}`, (home) => {
     if (one.client.id !== session) return;
     if (one.home !== undefined && one.home !== home) moved += 1;
     one.home = home;
+    if (!one.joined) { one.joined = true; joining -= 1; }
+    if (one.since !== undefined) { back.push(Date.now() - one.since); one.since = undefined; }
   });
 }
 
-// Not all at once: nobody's customers come in one millisecond.
-for (let number = 0; number < people; number++) {
-  join(number);
-  if (number % 20 === 19) await sleep(200);
+async function arrive() {
+  for (let number = 0; number < real + light; number++) {
+    while (joining >= abreast) await sleep(5);
+    join(number);
+  }
 }
+
+arrive();
+setInterval(() => {
+  const now = Date.now();
+  for (const { client } of all) client.look?.(now);
+}, 250);
 for (let second = 0; ; second++) {
-  // A note each five seconds.
-  for (let i = second % 5; i < all.length; i += 5) ask(all[i], second);
   await sleep(1000);
   const homes = {};
-  for (const { client, home } of all) if (client.connected && home) homes[home] = (homes[home] ?? 0) + 1;
-  process.stdout.write(`${JSON.stringify({
-    at: Date.now(), connected: all.filter(({ client }) => client.connected).length, homes, answers, moved, lost })}\n`);
-  answers = {};
+  for (const { client, home } of all) if (client.connected && home) count(homes, home);
+  const connected = all.filter(({ client }) => client.connected).length;
+  process.stdout.write(`${JSON.stringify({ at: Date.now(), connected, homes, moved, lost, told, back, still: still() })}\n`);
+  back = [];
+  for (let i = second % every; i < all.length; i += every) ask(all[i], second);
 }
