@@ -1,6 +1,7 @@
 //! HTTP/2 clients, served by hyper; each stream becomes one HTTP/1.1 exchange upstream.
 
 mod body;
+mod gather;
 mod streams;
 
 use std::cell::{Cell, RefCell};
@@ -39,7 +40,8 @@ use super::record::Record;
 use super::self_test::{self, Own};
 use super::{Facts, Service, reply, tunnel};
 use body::{AnswerBody, Relay, Sender};
-use streams::{Spawner, Stall, Streams, Watched};
+use gather::Gathered;
+use streams::{Spawner, Stall, Streams};
 
 /// Receive window of a connection: enough to keep a fast uploader busy, shared by its streams.
 const CONNECTION_WINDOW: u32 = 1 << 20;
@@ -72,7 +74,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         leaves: Cell::new(false),
     });
     let blocked = Rc::new(Cell::new(None));
-    let io = Watched { io, clock: clock.clone(), blocked: Rc::clone(&blocked) };
+    let io = Gathered::new(io, clock.clone(), Rc::clone(&blocked));
     let answer = service_fn(|request| {
         let stream = H2Request {
             service: Rc::clone(service),
@@ -97,14 +99,17 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io.clone()), answer));
     let alarm = &streams.alarm;
     let mut going: Option<Instant> = None;
     let mut last_turns = LAST_TURNS;
     let (idle, stall) = (timeouts.keep_alive, timeouts.body_idle);
     alarm.set(idle.min(stall));
     poll_fn(|cx| {
-        if connection.as_mut().poll(cx).is_ready() {
+        let ended = connection.as_mut().poll(cx).is_ready();
+        // What cannot be sent is found out by the next turn, which the stream wakes.
+        let sent = io.poll_send(cx);
+        if ended || matches!(sent, Poll::Ready(Err(_))) {
             return Poll::Ready(());
         }
         let rung = alarm.poll(cx).is_ready();
@@ -459,5 +464,9 @@ fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &Edits, record: &
     for (name, value) in edits.set() {
         to.insert(name.clone(), value.clone());
     }
-    to.extend(HeaderValue::from_str(record.id.as_str()).map(|id| (X_REQUEST_ID, id)));
+    to.extend(HeaderValue::from_str(record.id.as_str()).map(|mut id| {
+        // Each answer has another, which would only push the others out of the table of HPACK (RFC 7541 section 7.1.3).
+        id.set_sensitive(true);
+        (X_REQUEST_ID, id)
+    }));
 }

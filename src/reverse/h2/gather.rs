@@ -1,0 +1,197 @@
+//! What a connection writes in one turn, gathered.
+//!
+//! h2 writes and flushes each frame on its own; each would be a TLS record and a system call. The frames of all streams
+//! that had something to say in a turn of the connection's task leave together at the end of it.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::net::Clock;
+use crate::net::outgoing::Outgoing;
+
+/// Most bytes that are gathered: four TLS records (RFC 8446 section 5.1), which rustls encrypts and sends in one go.
+const ROOM: usize = 64 * 1024;
+/// Bytes that are room for what a turn usually writes.
+const USUAL: usize = 4 * 1024;
+
+/// The stream of a connection; both clones are the same one.
+pub(super) struct Gathered<T>(Rc<RefCell<Inner<T>>>);
+
+struct Inner<T> {
+    io: T,
+    out: Outgoing,
+    clock: Clock,
+    blocked: Rc<Cell<Option<Instant>>>,
+}
+
+impl<T> Clone for Gathered<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Gathered<T> {
+    /// Over `io`; `blocked` is the moment since which it has taken nothing, while it takes nothing.
+    pub(super) fn new(io: T, clock: Clock, blocked: Rc<Cell<Option<Instant>>>) -> Self {
+        Self(Rc::new(RefCell::new(Inner { io, out: Outgoing::new(), clock, blocked })))
+    }
+
+    /// Sends what has been gathered; to be called at the end of each turn. If it is pending, the task is woken when
+    /// more can be sent.
+    ///
+    /// # Errors
+    ///
+    /// The stream's.
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_send(cx)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Inner<T> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = self.out.poll_flush(cx, &mut self.io);
+        match &result {
+            Poll::Ready(_) => self.blocked.set(None),
+            Poll::Pending if self.blocked.get().is_none() => {
+                self.blocked.set(Some(self.clock.now()));
+            }
+            Poll::Pending => {}
+        }
+        result
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.0.borrow_mut();
+        if inner.out.staged().len() >= ROOM {
+            ready!(inner.poll_send(cx))?;
+        }
+        let staged = inner.out.staged();
+        if staged.capacity() == 0 {
+            staged.reserve(USUAL);
+        }
+        let mut taken = 0;
+        for buf in bufs {
+            let room = ROOM.saturating_sub(staged.len());
+            let part = buf.get(..room).unwrap_or(buf);
+            staged.extend_from_slice(part);
+            taken += part.len();
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Does nothing: the task sends at the end of its turn.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.borrow_mut();
+        ready!(inner.poll_send(cx))?;
+        Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    fn over(io: DuplexStream) -> (Gathered<DuplexStream>, Rc<Cell<Option<Instant>>>) {
+        let blocked = Rc::default();
+        (Gathered::new(io, Clock::new(), Rc::clone(&blocked)), blocked)
+    }
+
+    async fn is_sent(gathered: &Gathered<DuplexStream>) -> bool {
+        poll_fn(|cx| Poll::Ready(gathered.poll_send(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn what_a_turn_writes_leaves_at_its_end() {
+        let (near, mut far) = duplex(1000);
+        let (gathered, _) = over(near);
+        let mut writer = gathered.clone();
+        for piece in ["one ", "two ", "three"] {
+            writer.write_all(piece.as_bytes()).await.unwrap();
+            writer.flush().await.unwrap();
+        }
+        let mut seen = [0; 100];
+        let nothing = poll_fn(|cx| {
+            let mut buffer = ReadBuf::new(&mut seen);
+            Poll::Ready(Pin::new(&mut far).poll_read(cx, &mut buffer).is_pending())
+        });
+        assert!(nothing.await);
+        assert!(is_sent(&gathered).await);
+        let length = far.read(&mut seen).await.unwrap();
+        assert_eq!(&seen[..length], b"one two three");
+        writer.write_all(b"bye").await.unwrap();
+        writer.shutdown().await.unwrap();
+        drop((writer, gathered));
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"bye");
+    }
+
+    #[tokio::test]
+    async fn takes_no_more_than_it_has_room_for() {
+        let (near, mut far) = duplex(1000);
+        let (gathered, blocked) = over(near);
+        let mut writer = gathered.clone();
+        let all: Vec<u8> = (0..3 * ROOM).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let taken = writer.write(&all).await.unwrap();
+        assert_eq!(taken, ROOM);
+        assert!(blocked.get().is_none(), "nobody has tried yet");
+        let more = poll_fn(|cx| {
+            let more = [IoSlice::new(&all)];
+            Poll::Ready(Pin::new(&mut writer).poll_write_vectored(cx, &more).is_pending())
+        });
+        assert!(more.await);
+        assert!(blocked.get().is_some());
+        assert!(!is_sent(&gathered).await);
+        let sending = async {
+            writer.write_all(all.get(taken..).unwrap()).await.unwrap();
+            writer.shutdown().await.unwrap();
+            drop(writer);
+            assert!(blocked.get().is_none());
+            drop(gathered);
+        };
+        let mut read = Vec::new();
+        let ((), length) = tokio::join!(sending, far.read_to_end(&mut read));
+        assert_eq!(length.unwrap(), all.len());
+        assert!(read == all, "as it was written");
+    }
+}
