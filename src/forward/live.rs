@@ -2,7 +2,7 @@
 //!
 //! Touched when a tunnel opens and closes; its bytes are counted where anybody may look.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::addr::Destination;
 use crate::net::tunnel::Moved;
 
 /// All open tunnels.
 #[derive(Debug, Default)]
 pub struct Live {
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Open>>>,
+    /// By number: the oldest first.
+    open: Mutex<BTreeMap<u64, Arc<Open>>>,
 }
 
 /// One open tunnel.
@@ -31,7 +33,7 @@ pub struct Open {
     /// The user it had logged in as.
     pub user: Option<Box<str>>,
     /// Host and port asked for.
-    pub destination: Box<str>,
+    pub destination: Option<Destination>,
     /// Address connected to.
     pub dialled: Option<SocketAddr>,
     /// Name of the parent proxy it goes through.
@@ -69,19 +71,18 @@ impl Live {
     /// How many there are, and the oldest of them, `most` at most.
     #[must_use]
     pub fn oldest(&self, most: usize) -> (usize, Value) {
-        let mut all: Vec<_> =
-            self.lock().iter().map(|(number, open)| (*number, Arc::clone(open))).collect();
-        let count_of_all = all.len();
-        all.sort_unstable_by_key(|(number, _)| *number);
-        all.truncate(most);
+        let (count_of_all, oldest) = {
+            let all = self.lock();
+            (all.len(), all.values().take(most).cloned().collect::<Vec<_>>())
+        };
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        let one = |(_, open): (u64, Arc<Open>)| {
+        let one = |open: Arc<Open>| {
             json!({
                 "id": open.id,
                 "since": open.since.to_string(),
                 "client": open.client.to_string(),
                 "user": open.user,
-                "destination": open.destination,
+                "destination": open.destination.as_ref().map(ToString::to_string),
                 "dialled": open.dialled.map(|addr| addr.to_string()),
                 "parent": open.parent,
                 "rule": open.rule,
@@ -90,10 +91,10 @@ impl Live {
                 "response_bytes": count(&open.moved.b_to_a),
             })
         };
-        (count_of_all, Value::Array(all.into_iter().map(one).collect()))
+        (count_of_all, Value::Array(oldest.into_iter().map(one).collect()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Open>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Open>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -114,7 +115,7 @@ mod tests {
             since: Timestamp::UNIX_EPOCH,
             client: "192.0.2.1:1".parse().unwrap(),
             user: None,
-            destination: "graph.facebook.com:443".into(),
+            destination: Destination::parse(b"graph.facebook.com:443", None).ok(),
             dialled: None,
             parent: None,
             rule: "facebook".into(),

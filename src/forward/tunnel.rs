@@ -78,7 +78,7 @@ fn shown(record: &Record) -> Open {
         since: Timestamp::now(),
         client: record.address().0,
         user: record.user.clone(),
-        destination: record.destination().map(ToString::to_string).unwrap_or_default().into(),
+        destination: record.destination().cloned(),
         dialled: record.dialled,
         parent: record.parent.clone(),
         rule: record.rule().name.as_str().into(),
