@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::net::{CheckedAddr, DialError, dial};
+use crate::net::{Ahead, CheckedAddr, DialError, dial};
 use crate::tls::{self, client};
 use crate::upstream::{Endpoint, Stream, resolve};
 
@@ -259,7 +259,7 @@ pub async fn secure(
 ) -> Result<(Stream, Secured), Trouble> {
     let name = ServerName::try_from(proof.name.clone())
         .map_err(|_| Trouble::Tls(format!("`{}` is not a name for TLS", proof.name)))?;
-    let handshake = TlsConnector::from(Arc::clone(&proof.settings)).connect(name, tcp);
+    let handshake = TlsConnector::from(Arc::clone(&proof.settings)).connect(name, Ahead::new(tcp));
     let stream = budget.wait("TLS handshake", handshake).await?;
     let stream = stream.map_err(|error| Trouble::of(&error, "a TLS handshake"))?;
     let (_, connection) = stream.get_ref();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::net::Alarm;
+use crate::net::{Ahead, Alarm};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::listeners::Handshake;
 
@@ -39,7 +39,7 @@ pub(crate) async fn handshake(
     config: &Arc<ServerConfig>,
     alarm: &Alarm,
     metrics: &ListenerMetrics,
-) -> Result<Box<TlsStream<TcpStream>>, NoTls> {
+) -> Result<Box<TlsStream<Ahead>>, NoTls> {
     let begun = Instant::now();
     let result = shake_hands(stream, config, alarm).await;
     match &result {
@@ -56,7 +56,7 @@ async fn shake_hands(
     stream: TcpStream,
     config: &Arc<ServerConfig>,
     alarm: &Alarm,
-) -> Result<Box<TlsStream<TcpStream>>, NoTls> {
+) -> Result<Box<TlsStream<Ahead>>, NoTls> {
     let mut first = [0; 1];
     match until(alarm, stream.peek(&mut first)).await.ok_or(NoTls::TimedOut)? {
         Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => {
@@ -65,12 +65,12 @@ async fn shake_hands(
         Ok(_) => {}
         Err(error) => return Err(NoTls::Failed(error)),
     }
-    let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+    let accepting = TlsAcceptor::from(Arc::clone(config)).accept(Ahead::new(stream));
     until(alarm, accepting).await.ok_or(NoTls::TimedOut)?.map(Box::new).map_err(NoTls::Failed)
 }
 
 /// The version a finished handshake agreed on, as it is written in logs.
-pub(crate) fn version(stream: &TlsStream<TcpStream>) -> &'static str {
+pub(crate) fn version(stream: &TlsStream<Ahead>) -> &'static str {
     match stream.get_ref().1.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         _ => "TLSv1.2",
@@ -78,7 +78,7 @@ pub(crate) fn version(stream: &TlsStream<TcpStream>) -> &'static str {
 }
 
 /// What a finished handshake is counted as.
-fn counted(stream: &TlsStream<TcpStream>) -> Handshake {
+fn counted(stream: &TlsStream<Ahead>) -> Handshake {
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     match (session.protocol_version(), resumed) {

@@ -17,7 +17,7 @@ use crate::downstream::sender::Sender;
 use crate::downstream::transfer::{NoAnswer, Upload, await_head};
 use crate::message::forward::{Edits, field};
 use crate::message::{Form, Reason, proxied};
-use crate::net::{Alarm, Io};
+use crate::net::{Ahead, Alarm, Io};
 use crate::upstream::{Connection, Exchange, Stream};
 
 use super::record::Record;
@@ -131,7 +131,9 @@ async fn secure(
         return Err((Reason::UpstreamTls, format!("no certificate could name {host}")));
     };
     let within = request.way.outlet.timeouts.connect;
-    match timeout(within, TlsConnector::from(Arc::clone(config)).connect(name, tcp)).await {
+    match timeout(within, TlsConnector::from(Arc::clone(config)).connect(name, Ahead::new(tcp)))
+        .await
+    {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => Err((Reason::UpstreamTls, format!("TLS with {host}: {error}"))),
         Err(_) => {

@@ -48,7 +48,7 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
                 endpoint.health.circuit.close();
                 let dialled = match &stream {
                     Stream::Plain(stream) => stream.peer_addr(),
-                    Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
+                    Stream::Tls(stream) => stream.get_ref().0.socket().peer_addr(),
                     Stream::Within(_) => Err(ErrorKind::Unsupported.into()),
                 };
                 let parent = Some(parent.name.as_str().into());

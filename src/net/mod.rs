@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod admission;
+pub mod ahead;
 pub mod aside;
 pub mod clock;
 pub mod dial;
@@ -21,6 +22,7 @@ pub mod splice;
 pub mod tunnel;
 pub mod websocket;
 
+pub use ahead::Ahead;
 pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};
 pub use local::{Leave, Local, Phase};

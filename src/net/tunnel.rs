@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::clock::TICK;
 use super::rate::Rate;
 use super::splice::Pipe;
-use super::{Alarm, Io, Leave, Local, Outgoing, Phase};
+use super::{Ahead, Alarm, Io, Leave, Local, Outgoing, Phase};
 
 /// Reads per poll before others get their turn.
 const TURNS: usize = 8;
@@ -46,7 +46,7 @@ impl Leg for TcpStream {
     }
 }
 
-impl Leg for Box<tokio_rustls::server::TlsStream<TcpStream>> {}
+impl Leg for Box<tokio_rustls::server::TlsStream<Ahead>> {}
 
 /// What a tunnel may do.
 pub struct Terms<'a> {

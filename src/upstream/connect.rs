@@ -15,14 +15,14 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Reason;
 use crate::net::dial::race;
 use crate::net::tunnel::Leg;
-use crate::net::{DialError, dial};
+use crate::net::{Ahead, DialError, dial};
 
 use super::Endpoint;
 
 /// An open connection to an endpoint.
 pub enum Stream {
     /// With TLS. Boxed: a TLS session is a kilobyte.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Ahead>>),
     /// Without.
     Plain(TcpStream),
     /// To a part of this process.
@@ -119,7 +119,7 @@ pub async fn shake_hands(
     (deadline, budget): (Instant, Duration),
 ) -> Result<Stream, ConnectError> {
     let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
-    let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
+    let handshake = TlsConnector::from(config.clone()).connect(name.clone(), Ahead::new(tcp));
     match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => Err(failed(endpoint, Reason::UpstreamTls, format!("TLS: {error}"))),
