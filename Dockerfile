@@ -11,6 +11,7 @@ RUN apk add --no-cache ca-certificates gcc make musl-dev
 
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY src src
 
 # AWS_LC_SYS_USE_SYSTEM=0: from the bundled sources, whatever else this machine has installed.

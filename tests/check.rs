@@ -325,7 +325,7 @@ fn what_is_not_written_has_the_documented_default() {
     assert_eq!(profile.timeouts.tunnel_idle, Duration::from_mins(2));
     assert!(profile.listeners[0].http2);
     let route = &profile.routes[0];
-    assert_eq!((route.name.as_str(), route.max_body), ("/a/", 10 << 20));
+    assert_eq!((&*route.name, route.max_body), ("/a/", 10 << 20));
     assert!(route.websocket && route.retry && !route.report_only && !route.allow_encoded_slash);
     let fields = route.response_headers.iter().map(|field| {
         (field.name.as_str(), field.value.as_ref().map(|value| value.to_str().unwrap()))

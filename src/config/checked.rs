@@ -14,6 +14,7 @@ mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -257,7 +258,7 @@ pub struct Profile {
     /// By which field they say who the client is.
     pub named_by: NamedBy,
     /// Fields set on every answer of an upstream, unless the route says otherwise.
-    pub response_headers: Vec<ResponseHeader>,
+    pub response_headers: Arc<[ResponseHeader]>,
     /// Longest request body of routes that say nothing, in bytes. Default 10 MiB.
     pub max_body: u64,
     /// Whether it has access-log lines. Default true.
@@ -269,7 +270,7 @@ pub struct Profile {
     /// At least one.
     pub listeners: Vec<Listener>,
     /// In the order of the file. At least one.
-    pub routes: Vec<Route>,
+    pub routes: Box<[Route]>,
 }
 
 /// By which field trusted proxies say who the client is.
@@ -389,7 +390,7 @@ pub struct Route {
     pub place: Place,
     /// Name in logs and metrics. Default: the path. Unique within the profile together with the
     /// methods.
-    pub name: String,
+    pub name: Arc<str>,
     /// Which paths.
     pub path: PathPattern,
     /// Which methods; empty: any but CONNECT and TRACE. HEAD goes with GET.
@@ -413,24 +414,30 @@ pub struct Route {
     /// First-byte limit for this route; the upstream's own by default.
     pub first_byte_timeout: Option<Duration>,
     /// Fields set on or removed from the upstream's answer: the profile's, overridden by the
-    /// route's own and by `framed-by`.
-    pub response_headers: Vec<ResponseHeader>,
+    /// route's own and by `framed-by`. Those of the profile are the same list for all its routes.
+    pub response_headers: Arc<[ResponseHeader]>,
 }
 
 /// Which paths a route takes, compared after percent-decoding.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum PathPattern {
     /// `/ccm/webhook`: this path and no other.
-    Exact(String),
+    Exact(Arc<str>),
     /// `/socket.io/`: it ends in `/` and takes everything below. The path without the slash is
     /// redirected to it.
-    Subtree(String),
+    Subtree(Arc<str>),
 }
 
 impl PathPattern {
     /// The pattern as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        self.text()
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn text(&self) -> &Arc<str> {
         match self {
             Self::Exact(path) | Self::Subtree(path) => path,
         }

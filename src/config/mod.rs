@@ -68,7 +68,7 @@ pub struct Refused {
 pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
     let mut found = Findings::default();
     let sources = read::read(dir, &mut found);
-    let mut shaped = shape::Shaped { outline: Outline::new(dir), ..shape::Shaped::default() };
+    let mut shaped = shape::Shaped::default();
     let mut whole = !found.refused();
     for (index, source) in sources.files.iter().enumerate() {
         let file = u16::try_from(index).unwrap_or(u16::MAX);
@@ -79,7 +79,7 @@ pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
     let problems = found.into_sorted();
     match config {
         Some(config) => {
-            let outline = shaped.outline;
+            let outline = shaped.outline.finish(dir);
             Ok(Loaded { config: Config { sources, outline, ..config }, warnings: problems })
         }
         None => Err(Refused { sources, problems }),

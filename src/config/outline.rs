@@ -6,11 +6,13 @@
 //!
 //! In: parsed files. Out: named items with their keys. Never: knows what a key does.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -24,24 +26,37 @@ const NAMING: [&str; 3] = ["path", "listen", "name"];
 /// What a key has in its name if its value is not to be shown.
 const SECRET: [&str; 4] = ["password", "secret", "token", "credential"];
 
-/// Everything the files of a directory say.
+/// Everything the files of a directory say. Kept as long as the configuration, of thousands of routes
+/// too, so every item takes what it needs and no more.
 #[derive(Debug, Default)]
 pub struct Outline {
     directory: PathBuf,
-    items: BTreeMap<Name, Item>,
+    /// In the order of their names.
+    items: Box<[(Name, Item)]>,
+}
+
+/// Keys of an item, as they come.
+type Keys = Vec<(Arc<str>, Value)>;
+
+/// An outline while files are read.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    items: BTreeMap<Name, (Place, Keys)>,
+    /// Kinds, keys and names of what others are in, each once.
+    words: BTreeSet<Arc<str>>,
 }
 
 /// What an item is called.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Name {
     /// `gateway`, `upstream`, `route`, …
-    pub kind: String,
+    pub kind: Arc<str>,
     /// What it is in: the profile of a route; empty for what stands alone.
-    pub within: String,
+    pub within: Arc<str>,
     /// Name, path or address; empty where there is only one of the kind.
-    pub name: String,
+    pub name: Box<str>,
     /// What else tells it apart: the methods of a route.
-    pub further: String,
+    pub further: Box<str>,
 }
 
 /// A table, or several of one name.
@@ -49,8 +64,8 @@ pub struct Name {
 pub struct Item {
     /// Where it begins.
     pub place: Place,
-    /// Its keys, those of tables in it with dots.
-    pub keys: BTreeMap<String, Value>,
+    /// In the order of their names.
+    keys: Box<[(Arc<str>, Value)]>,
 }
 
 /// The value of a key.
@@ -58,10 +73,9 @@ pub struct Item {
 pub struct Value {
     /// Where it is written.
     pub place: Place,
-    /// As TOML.
-    written: String,
-    /// The text, if it is one: it may name a file.
-    text: Option<String>,
+    /// The text, if it is one; else as TOML.
+    text: Box<str>,
+    is_text: bool,
     secret: bool,
 }
 
@@ -78,8 +92,8 @@ impl fmt::Display for Name {
 impl Value {
     /// As TOML, secrets included: for comparing.
     #[must_use]
-    pub fn exact(&self) -> &str {
-        &self.written
+    pub fn exact(&self) -> Cow<'_, str> {
+        if self.is_text { format!("{:?}", self.text).into() } else { (*self.text).into() }
     }
 
     /// Whether it is not to be shown.
@@ -91,15 +105,11 @@ impl Value {
     /// For people: without passwords.
     #[must_use]
     pub fn shown(&self) -> String {
-        if self.secret { "(secret)".to_owned() } else { without_credentials(&self.written) }
+        if self.secret { "(secret)".to_owned() } else { without_credentials(&self.exact()) }
     }
 }
 
 impl Outline {
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), items: BTreeMap::new() }
-    }
-
     /// The directory it is of.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -108,19 +118,48 @@ impl Outline {
 
     /// The items, in the order of their names.
     pub fn items(&self) -> impl Iterator<Item = (&Name, &Item)> {
-        self.items.iter()
+        self.items.iter().map(|(name, item)| (name, item))
     }
 
     /// The item of this name.
     #[must_use]
     pub fn item(&self, name: &Name) -> Option<&Item> {
-        self.items.get(name)
+        let index = self.items.binary_search_by(|(own, _)| own.cmp(name)).ok()?;
+        self.items.get(index).map(|(_, item)| item)
     }
 
     /// The path of the file that a value names, if it is one.
     #[must_use]
     pub fn file(&self, value: &Value) -> Option<PathBuf> {
-        value.text.as_ref().map(|text| self.directory.join(text).components().collect())
+        value.is_text.then(|| self.directory.join(&*value.text).components().collect())
+    }
+}
+
+impl Item {
+    /// The keys, those of tables in it with dots, in the order of their names.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.keys.iter().map(|(key, value)| (&**key, value))
+    }
+
+    /// The value of this key.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Option<&Value> {
+        let index = self.keys.binary_search_by(|(key, _)| (**key).cmp(name)).ok()?;
+        self.keys.get(index).map(|(_, value)| value)
+    }
+}
+
+impl Draft {
+    /// What has been added, as the outline of a directory.
+    pub(super) fn finish(self, directory: &Path) -> Outline {
+        let items = self.items.into_iter().map(|(name, (place, mut keys))| {
+            // Said twice, which is refused: the one that was said last.
+            keys.reverse();
+            keys.sort_by(|(a, _), (b, _)| a.cmp(b));
+            keys.dedup_by(|(a, _), (b, _)| a == b);
+            (name, Item { place, keys: keys.into() })
+        });
+        Outline { directory: directory.to_owned(), items: items.collect() }
     }
 
     /// Adds what a file says.
@@ -131,99 +170,101 @@ impl Outline {
             let place = Place::of(file, &value.span());
             let named = !table.is_empty() && table.iter().all(|(_, v)| v.get_ref().is_table());
             if !named || matches!(kind, "gateway" | "admin" | "doctor") {
-                let name = Name::alone(kind, "");
+                let name = self.alone(kind, "");
                 self.table(&name, (file, place), table);
                 continue;
             }
             for (key, value) in table {
                 let DeValue::Table(table) = value.get_ref() else { continue };
-                let name = Name::alone(kind, key.get_ref());
+                let name = self.alone(kind, key.get_ref());
                 self.table(&name, (file, Place::of(file, &value.span())), table);
             }
         }
     }
 
     fn table(&mut self, name: &Name, (file, place): (u16, Place), table: &DeTable<'_>) {
-        let item =
-            self.items.entry(name.clone()).or_insert_with(|| Item { place, keys: BTreeMap::new() });
-        if item.keys.is_empty() {
-            item.place = place;
-        }
+        let mut keys = Vec::new();
         for (key, value) in table {
             let key = key.get_ref().as_ref();
             match value.get_ref() {
                 DeValue::Array(list) if !list.is_empty() && list.iter().all(names_itself) => {
                     for value in list {
                         let DeValue::Table(table) = value.get_ref() else { continue };
-                        let part = Name::part(name, key, table);
+                        let part = self.part(name, key, table);
                         let place = Place::of(file, &value.span());
                         self.table(&part, (file, place), table);
                     }
                 }
-                _ => {
-                    if let Some(item) = self.items.get_mut(name) {
-                        item.key(key, file, value);
-                    }
-                }
+                _ => self.key(&mut keys, key, file, value),
             }
         }
-    }
-}
-
-impl Name {
-    fn alone(kind: &str, name: &str) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            within: String::new(),
-            further: String::new(),
+        let item = self.items.entry(name.clone()).or_insert_with(|| (place, Vec::new()));
+        if item.1.is_empty() {
+            *item = (place, keys);
+        } else {
+            item.1.append(&mut keys);
         }
     }
 
-    /// A table of the array `key` of `owner`.
-    fn part(owner: &Self, key: &str, table: &DeTable<'_>) -> Self {
-        let methods = table.get("methods").and_then(|v| v.get_ref().as_array());
-        let methods = methods.into_iter().flatten().filter_map(|v| v.get_ref().as_str());
-        let mut further = methods.collect::<Vec<_>>().join(",");
-        if table.get("exact").is_some_and(|v| v.get_ref().as_bool() == Some(true)) {
-            further.push_str(if further.is_empty() { "exact" } else { " exact" });
-        }
-        Self {
-            kind: key.to_owned(),
-            name: own_name(table).unwrap_or_default().to_owned(),
-            within: if owner.name.is_empty() { owner.kind.clone() } else { owner.name.clone() },
-            further,
-        }
-    }
-}
-
-impl Item {
     /// Takes a key up, or the keys of the table it is.
-    fn key(&mut self, key: &str, file: u16, value: &Spanned<DeValue<'_>>) {
+    fn key(&mut self, keys: &mut Keys, key: &str, file: u16, value: &Spanned<DeValue<'_>>) {
         match value.get_ref() {
             DeValue::Table(table) => {
                 for (inner, value) in table {
-                    self.key(&format!("{key}.{}", inner.get_ref()), file, value);
+                    self.key(keys, &format!("{key}.{}", inner.get_ref()), file, value);
                 }
             }
             DeValue::Array(list)
                 if !list.is_empty() && list.iter().all(|v| v.get_ref().is_table()) =>
             {
                 for (index, value) in list.iter().enumerate() {
-                    self.key(&format!("{key}.{}", index + 1), file, value);
+                    self.key(keys, &format!("{key}.{}", index + 1), file, value);
                 }
             }
             plain => {
                 let last = key.rsplit('.').next().unwrap_or(key);
+                let text = plain.as_str();
                 let value = Value {
                     place: Place::of(file, &value.span()),
-                    written: written(plain),
-                    text: plain.as_str().map(str::to_owned),
+                    text: text.map_or_else(|| written(plain).into(), Into::into),
+                    is_text: text.is_some(),
                     // A file that holds one may be named.
                     secret: is_secret(last) && !last.ends_with("-file"),
                 };
-                self.keys.insert(key.to_owned(), value);
+                keys.push((self.word(key), value));
             }
+        }
+    }
+
+    /// The one copy of a word.
+    fn word(&mut self, word: &str) -> Arc<str> {
+        if let Some(known) = self.words.get(word) {
+            return Arc::clone(known);
+        }
+        let new = Arc::<str>::from(word);
+        self.words.insert(Arc::clone(&new));
+        new
+    }
+
+    fn alone(&mut self, kind: &str, name: &str) -> Name {
+        let (kind, within) = (self.word(kind), self.word(""));
+        Name { kind, within, name: name.into(), further: "".into() }
+    }
+
+    /// A table of the array `key` of `owner`.
+    fn part(&mut self, owner: &Name, key: &str, table: &DeTable<'_>) -> Name {
+        let methods = table.get("methods").and_then(|v| v.get_ref().as_array());
+        let methods = methods.into_iter().flatten().filter_map(|v| v.get_ref().as_str());
+        let mut further = methods.collect::<Vec<_>>().join(",");
+        if table.get("exact").is_some_and(|v| v.get_ref().as_bool() == Some(true)) {
+            further.push_str(if further.is_empty() { "exact" } else { " exact" });
+        }
+        let alone = owner.name.is_empty();
+        Name {
+            kind: self.word(key),
+            within: if alone { Arc::clone(&owner.kind) } else { self.word(&owner.name) },
+            name: own_name(table).unwrap_or_default().into(),
+            further: further.into(),
         }
     }
 }
@@ -317,14 +358,14 @@ mod tests {
     use super::*;
 
     fn outline(text: &str) -> Outline {
-        let mut outline = Outline::new(Path::new("/etc/x"));
-        outline.add(0, DeTable::parse(text).unwrap().get_ref());
-        outline
+        let mut draft = Draft::default();
+        draft.add(0, DeTable::parse(text).unwrap().get_ref());
+        draft.finish(Path::new("/etc/x"))
     }
 
     fn lines(outline: &Outline) -> Vec<String> {
         let keys = outline.items().flat_map(|(name, item)| {
-            item.keys.iter().map(move |(key, value)| format!("{name}: {key} = {}", value.shown()))
+            item.keys().map(move |(key, value)| format!("{name}: {key} = {}", value.shown()))
         });
         keys.collect()
     }
@@ -367,8 +408,8 @@ mod tests {
                 "rule all (forward): name = \"all\"",
             ]
         );
-        let chain =
-            &outline.item(&Name::alone("certificate", "main")).unwrap().keys["pairs.1.chain"];
+        let main = outline.item(&Draft::default().alone("certificate", "main")).unwrap();
+        let chain = main.key("pairs.1.chain").unwrap();
         assert_eq!(outline.file(chain), Some(PathBuf::from("/etc/x/a.crt")));
     }
 

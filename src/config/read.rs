@@ -128,6 +128,8 @@ fn text(path: &Path) -> Result<String, Problem> {
             "is it a configuration file?",
         ));
     }
+    // It is kept as long as the configuration.
+    bytes.shrink_to_fit();
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count();

@@ -19,7 +19,7 @@ use super::file::{
     AdminFile, CertificateFile, DoctorFile, ForwardFile, GatewayFile, ProfileFile, TcpFile,
     UpstreamFile,
 };
-use super::outline::Outline;
+use super::outline::Draft;
 use super::problem::{Findings, Place};
 use super::{syntax, wording};
 
@@ -41,7 +41,7 @@ const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "pare
 #[derive(Debug, Default)]
 pub(super) struct Shaped {
     /// What all of them say.
-    pub(super) outline: Outline,
+    pub(super) outline: Draft,
     /// Every `[gateway]`.
     pub(super) gateway: Vec<Item<GatewayFile>>,
     /// Every `[admin]`.

@@ -149,6 +149,6 @@ fn outside<'a>(profile: &'a Profile, path: &str) -> Option<&'a str> {
     profile.routes.iter().find_map(|route| {
         let Action::Proxy { strip_prefix: Some(prefix), .. } = &route.action else { return None };
         let PathPattern::Exact(written) = &route.path else { return None };
-        (written.strip_prefix(prefix.as_str()) == Some(path)).then_some(written.as_str())
+        (written.strip_prefix(prefix.as_str()) == Some(path)).then_some(&**written)
     })
 }

@@ -1,22 +1,26 @@
 //! From a checked configuration to a [`Generation`].
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use http::Method;
 use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Place, Problem, Severity};
-use crate::config::{self, ClientCertificates, Config, PathPattern, Profile, Serve, UpstreamId};
+use crate::config::{
+    self, ClientCertificates, Config, PathPattern, Profile, ResponseHeader, Serve, UpstreamId,
+};
 use crate::message::forward::Edits;
 use crate::route::{Rule, Table};
-use crate::telemetry::{Allotment, Metrics, UpstreamMetrics, socketio};
+use crate::telemetry::socketio::{self, SocketIoMetrics};
+use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
 use crate::tls::tickets::Scope;
 use crate::tls::{Identity, certificate, server};
 use crate::upstream::Upstream;
 
 use super::drift::Sheet;
 use super::shared::Shared;
-use super::site::{Account, Action, Begin, Names, Route, Served, Site, Way};
+use super::site::{Account, Action, Names, Route, Served, Site, Way};
 use super::{
     Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, passage, shared,
     upstreams,
@@ -280,6 +284,7 @@ impl Compiler<'_> {
     /// All routes of a profile, or those a component's own port serves.
     fn routes(&self, profile: &Profile, component: Option<UpstreamId>) -> Served {
         let (mut rules, mut routes) = (Vec::new(), Vec::new());
+        let mut shared = Common::of(profile);
         let prefixes: Vec<Option<&str>> = component.map_or(vec![None], |id| prefixes(profile, id));
         for route in &profile.routes {
             let seen = match (component, &route.action) {
@@ -300,35 +305,16 @@ impl Compiler<'_> {
             };
             for (path, strip) in seen {
                 rules.push(Rule { path, methods: methods(route) });
-                routes.push(Arc::new(self.route(profile, route, strip)));
+                routes.push(Arc::new(self.route(&mut shared, route, strip)));
             }
         }
+        routes.shrink_to_fit();
         Served::Routes { table: Table::new(rules), routes }
-    }
-
-    fn begin(&self, profile: &Profile, route: &config::Route) -> Begin {
-        let begin = self.names.begin(&profile.name, &route.name);
-        if route.websocket { Box::new(move || begin().with_websockets()) } else { Box::new(begin) }
-    }
-
-    fn sessions(
-        &self,
-        profile: &Profile,
-        route: &config::Route,
-        upstream: &Upstream,
-    ) -> Arc<socketio::Place> {
-        let metrics = self.names.socketio(&profile.name, &upstream.name);
-        Arc::new(socketio::Place {
-            profile: profile.name.clone(),
-            route: route.name.clone(),
-            upstream: Arc::clone(&upstream.name),
-            metrics: LazyLock::new(Box::new(metrics)),
-        })
     }
 
     fn route(
         &self,
-        profile: &Profile,
+        shared: &mut Common,
         route: &config::Route,
         strip_prefix: Option<String>,
     ) -> Route {
@@ -347,7 +333,7 @@ impl Compiler<'_> {
                 Some((upstream, counters)) => Action::Proxy(Way {
                     counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
-                    sessions: Some(self.sessions(profile, route, upstream)),
+                    sessions: Some(shared.sessions(self.names, route, upstream)),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
                 }),
@@ -369,13 +355,12 @@ impl Compiler<'_> {
         };
         // The self-test is a page of ours, whose fields no setting for others may loosen.
         let edited = !matches!(action, Action::SelfTest(..));
-        let edits = route.response_headers.iter().filter(|_| edited);
-        let edits = edits.map(|h| (h.name.clone(), h.value.clone()));
+        let metrics = self.names.begin(&shared.profile, &route.name);
         Route {
             account: Arc::new(Account {
-                name: route.name.clone(),
+                name: Arc::clone(&route.name),
                 report_only: route.report_only,
-                metrics: LazyLock::new(self.begin(profile, route)),
+                metrics: if route.websocket { metrics.with_websockets() } else { metrics },
             }),
             place: route.place,
             action,
@@ -383,8 +368,52 @@ impl Compiler<'_> {
             websocket: route.websocket,
             retry: route.retry,
             allow_encoded_slash: route.allow_encoded_slash,
-            edits: Edits::new(edits),
+            edits: if edited { shared.edits(&route.response_headers) } else { Arc::default() },
         }
+    }
+}
+
+/// What routes of a listener have in common, made once for all of them.
+struct Common {
+    profile: Arc<str>,
+    edits: Option<(Arc<[ResponseHeader]>, Arc<Edits>)>,
+    /// Counters of Socket.IO sessions, by upstream.
+    sessions: HashMap<Arc<str>, Arc<LazyLock<SocketIoMetrics, socketio::Begin>>>,
+}
+
+impl Common {
+    fn of(profile: &Profile) -> Self {
+        Self { profile: profile.name.as_str().into(), edits: None, sessions: HashMap::new() }
+    }
+
+    /// What is changed in answers: the same as for the route before, if the list is the same.
+    fn edits(&mut self, list: &Arc<[ResponseHeader]>) -> Arc<Edits> {
+        if let Some((known, edits)) = &self.edits
+            && known == list
+        {
+            return Arc::clone(edits);
+        }
+        let changes = list.iter().map(|header| (header.name.clone(), header.value.clone()));
+        let edits = Arc::new(Edits::new(changes));
+        self.edits = Some((Arc::clone(list), Arc::clone(&edits)));
+        edits
+    }
+
+    fn sessions(
+        &mut self,
+        names: &Allotment,
+        route: &config::Route,
+        upstream: &Upstream,
+    ) -> Arc<socketio::Place> {
+        let metrics = self.sessions.entry(Arc::clone(&upstream.name)).or_insert_with(|| {
+            Arc::new(LazyLock::new(Box::new(names.socketio(&self.profile, &upstream.name))))
+        });
+        Arc::new(socketio::Place {
+            profile: Arc::clone(&self.profile),
+            route: Arc::clone(&route.name),
+            upstream: Arc::clone(&upstream.name),
+            metrics: Arc::clone(metrics),
+        })
     }
 }
 
@@ -424,7 +453,7 @@ fn without(path: &PathPattern, prefix: Option<&str>) -> Option<PathPattern> {
     if !rest.is_empty() && !rest.starts_with('/') {
         return None;
     }
-    let rest = if rest.is_empty() { "/".to_owned() } else { rest.to_owned() };
+    let rest = if rest.is_empty() { "/".into() } else { rest.into() };
     Some(match path {
         PathPattern::Exact(_) => PathPattern::Exact(rest),
         PathPattern::Subtree(_) => PathPattern::Subtree(rest),
@@ -437,8 +466,8 @@ mod tests {
 
     #[test]
     fn a_component_sees_its_paths_without_the_prefix() {
-        let exact = |path: &str| PathPattern::Exact(path.to_owned());
-        let subtree = |path: &str| PathPattern::Subtree(path.to_owned());
+        let exact = |path: &str| PathPattern::Exact(path.into());
+        let subtree = |path: &str| PathPattern::Subtree(path.into());
         assert_eq!(without(&exact("/ccm/webhook"), Some("/ccm")), Some(exact("/webhook")));
         assert_eq!(without(&subtree("/file-engine/"), Some("/file-engine")), Some(subtree("/")));
         assert_eq!(without(&exact("/ccm"), Some("/ccm")), Some(exact("/")));

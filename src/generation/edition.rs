@@ -75,7 +75,7 @@ pub(super) fn effective(config: &Config, contents: &Contents) -> String {
     let mut others = contents.clone();
     for (name, item) in config.outline.items() {
         hash.add(name.to_string().as_bytes());
-        for (key, value) in &item.keys {
+        for (key, value) in item.keys() {
             hash.add(key.as_bytes());
             hash.add(value.exact().as_bytes());
             let path = config.outline.file(value).filter(|path| contents.contains_key(path));

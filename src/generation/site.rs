@@ -1,7 +1,7 @@
 //! What one listener serves, and how it decides about a request.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,7 @@ use crate::message::forward::{Edits, Proxy};
 use crate::message::{Fields, Framing, Reason, RequestHead, client, host, path};
 use crate::route::{Match, Table};
 use crate::telemetry::socketio::Place;
-use crate::telemetry::{ListenerMetrics, RouteMetrics, UpstreamMetrics};
+use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
 use super::drift::Sheet;
@@ -110,22 +110,18 @@ pub struct Route {
     /// `%2F` may stand in the path.
     pub allow_encoded_slash: bool,
     /// Changes to the upstream's answer.
-    pub edits: Edits,
+    pub edits: Arc<Edits>,
 }
 
 /// What is told about a route: all that a tunnel keeps of the one that let it in.
 pub struct Account {
     /// The route's name in logs and metrics.
-    pub name: String,
+    pub name: Arc<str>,
     /// Log and metric say that the request would be denied without this route.
     pub report_only: bool,
-    /// Counters, which begin with the first request: there may be thousands of routes, most of them
-    /// never asked for.
-    pub metrics: LazyLock<RouteMetrics, Begin>,
+    /// Counters, which begin with the first request.
+    pub metrics: LazyRouteMetrics,
 }
-
-/// Makes the counters of a route.
-pub type Begin = Box<dyn FnOnce() -> RouteMetrics + Send + Sync>;
 
 /// What a route does.
 pub enum Action {

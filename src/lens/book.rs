@@ -134,8 +134,8 @@ impl Book {
             };
             let known = self.warnings.iter().any(|(known, _)| *known == name);
             if !known && self.warnings.len() < WARNINGS {
-                let (profile, upstream) = (place.profile.as_str(), &*place.upstream);
-                tracing::warn!(profile, route = place.route, upstream, "{sentence}");
+                let (profile, upstream) = (&*place.profile, &*place.upstream);
+                tracing::warn!(profile, route = &*place.route, upstream, "{sentence}");
                 self.warnings.push((name, format!("{about}: {sentence}")));
             }
         }
@@ -303,8 +303,8 @@ impl Book {
         Row {
             session: key.to_string(),
             client: session.client.to_string(),
-            profile: place.profile.clone(),
-            route: place.route.clone(),
+            profile: place.profile.to_string(),
+            route: place.route.to_string(),
             upstream: place.upstream.to_string(),
             endpoint: session.home().map(ToString::to_string),
             protocol: session.version.as_str().to_owned(),

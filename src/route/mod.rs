@@ -4,7 +4,11 @@
 //! The longest path wins; its methods then decide, and no shorter one is tried: a path that is
 //! allowed for GET only must not fall through to a wider route for POST.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::sync::Arc;
 
 use http::Method;
 
@@ -17,18 +21,6 @@ pub struct Rule {
     pub path: PathPattern,
     /// Which methods; empty: any but TRACE. GET admits HEAD.
     pub methods: Vec<Method>,
-}
-
-impl Rule {
-    /// Whether the methods admit `method`.
-    #[must_use]
-    pub fn admits(&self, method: &Method) -> bool {
-        if self.methods.is_empty() {
-            return *method != Method::TRACE;
-        }
-        self.methods.contains(method)
-            || (*method == Method::HEAD && self.methods.contains(&Method::GET))
-    }
 }
 
 /// What [`Table::find`] found.
@@ -47,56 +39,86 @@ pub enum Match {
 /// Rules, for looking up in time that depends on the path's depth and not on their number.
 #[derive(Debug, Default)]
 pub struct Table {
-    rules: Vec<Rule>,
-    exact: HashMap<Box<[u8]>, Vec<usize>>,
-    subtree: HashMap<Box<[u8]>, Vec<usize>>,
+    /// Of each rule.
+    methods: Box<[Box<[Method]>]>,
+    /// Indices of rules, those of one path together.
+    order: Box<[usize]>,
+    exact: HashMap<Path, Range<u32>>,
+    subtree: HashMap<Path, Range<u32>>,
+}
+
+/// A path as the configuration has it, looked up by bytes.
+#[derive(Debug, Eq, PartialEq)]
+struct Path(Arc<str>);
+
+impl Borrow<[u8]> for Path {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Hash for Path {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As what is borrowed, not as a `str`.
+        self.0.as_bytes().hash(state);
+    }
 }
 
 impl Table {
     /// Builds the table; indices are positions in `rules`.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
+        let mut order: Vec<usize> = (0..rules.len()).collect();
+        order.sort_by(|a, b| rules.get(*a).map(key).cmp(&rules.get(*b).map(key)));
         let mut table = Self::default();
-        for (index, rule) in rules.iter().enumerate() {
-            let (map, path) = match &rule.path {
-                PathPattern::Exact(path) => (&mut table.exact, path),
-                PathPattern::Subtree(path) => (&mut table.subtree, path),
+        let mut end = 0;
+        for run in order.chunk_by(|a, b| rules.get(*a).map(key) == rules.get(*b).map(key)) {
+            let start = end;
+            end += u32::try_from(run.len()).unwrap_or(u32::MAX);
+            let Some(rule) = run.first().and_then(|index| rules.get(*index)) else { continue };
+            let map = match rule.path {
+                PathPattern::Exact(_) => &mut table.exact,
+                PathPattern::Subtree(_) => &mut table.subtree,
             };
-            map.entry(path.as_bytes().into()).or_default().push(index);
+            map.insert(Path(Arc::clone(rule.path.text())), start..end);
         }
-        table.rules = rules;
+        table.exact.shrink_to_fit();
+        table.subtree.shrink_to_fit();
+        table.order = order.into();
+        table.methods = rules.into_iter().map(|rule| rule.methods.into()).collect();
         table
     }
 
     /// Finds the rule for a decoded path.
     #[must_use]
     pub fn find(&self, path: &[u8], method: &Method) -> Match {
-        let candidates = self.exact.get(path).or_else(|| self.longest_subtree(path));
-        let Some(candidates) = candidates else {
+        let Some(run) = self.exact.get(path).or_else(|| self.longest_subtree(path)) else {
             let mut slashed = path.to_vec();
             slashed.push(b'/');
             let known = !path.ends_with(b"/") && self.subtree.contains_key(slashed.as_slice());
             return if known { Match::Slash } else { Match::Nothing };
         };
-        let rule = |index: &&usize| self.rules.get(**index).is_some_and(|rule| rule.admits(method));
-        match candidates.iter().find(rule) {
+        let candidates = self.order.get(run.start as usize..run.end as usize).unwrap_or_default();
+        match candidates.iter().find(|index| admits(self.methods_of(**index), method)) {
             Some(index) => Match::Rule(*index),
             None => Match::Method(self.allow(candidates)),
         }
     }
 
-    fn longest_subtree(&self, path: &[u8]) -> Option<&Vec<usize>> {
+    fn longest_subtree(&self, path: &[u8]) -> Option<&Range<u32>> {
         memchr::memrchr_iter(b'/', path).find_map(|slash| self.subtree.get(path.get(..=slash)?))
+    }
+
+    fn methods_of(&self, index: usize) -> &[Method] {
+        self.methods.get(index).map(|methods| &**methods).unwrap_or_default()
     }
 
     fn allow(&self, candidates: &[usize]) -> String {
         let mut methods: Vec<&str> = Vec::new();
-        for rule in candidates.iter().filter_map(|index| self.rules.get(*index)) {
-            for method in &rule.methods {
-                methods.push(method.as_str());
-                if *method == Method::GET {
-                    methods.push("HEAD");
-                }
+        for method in candidates.iter().flat_map(|index| self.methods_of(*index)) {
+            methods.push(method.as_str());
+            if *method == Method::GET {
+                methods.push("HEAD");
             }
         }
         methods.sort_unstable();
@@ -105,14 +127,27 @@ impl Table {
     }
 }
 
+/// Rules with the same are candidates for the same paths.
+fn key(rule: &Rule) -> (bool, &str) {
+    (matches!(rule.path, PathPattern::Exact(_)), rule.path.as_str())
+}
+
+/// Whether the methods of a rule admit `method`.
+fn admits(methods: &[Method], method: &Method) -> bool {
+    if methods.is_empty() {
+        return *method != Method::TRACE;
+    }
+    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rule(path: &str, methods: &[Method]) -> Rule {
-        let path = path.to_owned();
-        let path =
-            if path.ends_with('/') { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
+        let subtree = path.ends_with('/');
+        let path = path.into();
+        let path = if subtree { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
         Rule { path, methods: methods.to_vec() }
     }
 

@@ -44,15 +44,15 @@ impl Fixed {
     }
 
     fn holds(&self, name: &Name, key: &str) -> bool {
-        self.0.iter().any(|(item, fixed, _)| *item == name.kind && *fixed == key)
+        self.0.iter().any(|(item, fixed, _)| *item == &*name.kind && *fixed == key)
     }
 
     fn changes(&self, old: &Config, new: &Config) -> Vec<Change> {
         let now = Self::of(new);
         let pairs = self.0.iter().zip(&now.0).filter(|(started, now)| started != now);
         let place = |config: &Config, item: &str, key: &str| {
-            let item = config.outline.items().find(|(name, _)| name.kind == item);
-            let value = item.and_then(|(_, item)| item.keys.get(key));
+            let item = config.outline.items().find(|(name, _)| &*name.kind == item);
+            let value = item.and_then(|(_, item)| item.key(key));
             value.map_or(String::new(), |value| config.sources.locate(value.place))
         };
         let one = |((item, key, started), (.., now)): (&(&str, &str, String), &(_, _, String))| {
@@ -106,7 +106,7 @@ pub(super) fn between<'a>(
             (Some((before, _)), Some(_)) if keys.is_empty() => {
                 // Of `gateway` and the like there is only one, which is not worth counting.
                 if !before.name.is_empty() {
-                    *kept.entry(before.kind.clone()).or_default() += 1;
+                    *kept.entry(before.kind.to_string()).or_default() += 1;
                 }
                 continue;
             }
@@ -114,7 +114,7 @@ pub(super) fn between<'a>(
         };
         let Some((name, _)) = pair.new.or(pair.old) else { continue };
         let moved = keys.iter().any(|key| key.key == "listen");
-        let listener = name.kind == "listener" && (how != How::Changed || moved);
+        let listener = &*name.kind == "listener" && (how != How::Changed || moved);
         let place = |side: Option<(&Name, &Item)>, lines: &Lines<'_>| {
             side.map_or(String::new(), |(_, item)| lines.locate(item.place))
         };
@@ -186,7 +186,7 @@ fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<Pair<'a>> {
     for (group, gone) in gone {
         let fresh = fresh.remove(&group).unwrap_or_default();
         if let ([old], [new]) = (gone.as_slice(), fresh.as_slice())
-            && (group.kind == "route" || (group.kind == "listener" && moved(old.1, new.1)))
+            && (&*group.kind == "route" || (&*group.kind == "listener" && moved(old.1, new.1)))
         {
             pairs.push(Pair { old: Some(*old), new: Some(*new) });
             continue;
@@ -204,9 +204,9 @@ fn alike<'a>(
 ) -> BTreeMap<Name, Vec<(&'a Name, &'a Item)>> {
     let mut groups = BTreeMap::<_, Vec<_>>::new();
     for (name, item) in items {
-        let mut group = Name { further: String::new(), ..name.clone() };
-        if group.kind == "listener" {
-            group.name.clear();
+        let mut group = Name { further: "".into(), ..name.clone() };
+        if &*group.kind == "listener" {
+            group.name = "".into();
         }
         groups.entry(group).or_default().push((name, item));
     }
@@ -216,8 +216,8 @@ fn alike<'a>(
 /// Whether two listeners differ in their address alone.
 fn moved(old: &Item, new: &Item) -> bool {
     let others = |item: &Item| -> Vec<(String, String)> {
-        let others = item.keys.iter().filter(|(key, _)| *key != "listen");
-        others.map(|(key, value)| (key.clone(), value.exact().to_owned())).collect()
+        let others = item.keys().filter(|(key, _)| *key != "listen");
+        others.map(|(key, value)| (key.to_owned(), value.exact().into_owned())).collect()
     };
     others(old) == others(new)
 }
@@ -230,10 +230,10 @@ fn keys(
     (new, new_lines): (&Generation, &Lines<'_>),
 ) -> Vec<Key> {
     let (Some((_, before)), Some((name, after))) = (pair.old, pair.new) else { return Vec::new() };
-    let names: BTreeSet<&String> = before.keys.keys().chain(after.keys.keys()).collect();
+    let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|(key, _)| key).collect();
     let mut found = Vec::new();
     for key in names.into_iter().filter(|key| !started.holds(name, key)) {
-        let (was, is) = (before.keys.get(key), after.keys.get(key));
+        let (was, is) = (before.key(key), after.key(key));
         let place = |value: Option<&Value>, lines: &Lines<'_>| {
             value.map_or(String::new(), |value| lines.locate(value.place))
         };
@@ -247,13 +247,13 @@ fn keys(
             });
         };
         if was.map(Value::exact) != is.map(Value::exact) {
-            add(key.clone(), was.map(Value::shown), is.map(Value::shown));
+            add(key.to_owned(), was.map(Value::shown), is.map(Value::shown));
         }
         let (Some(was), Some(is)) = (was, is) else { continue };
         let (held, holds) = (content(old, was), content(new, is));
         if held != holds {
             let ends = |generation: &Generation| {
-                let end = (name.kind == "certificate").then(|| generation.ends(&name.name, key));
+                let end = (&*name.kind == "certificate").then(|| generation.ends(&name.name, key));
                 let end = end.flatten().map(display_timestamp);
                 end.map_or(String::new(), |end| format!(", valid until {end}"))
             };

@@ -154,10 +154,7 @@ impl OpenNow {
             now.listeners.entry(site.names.listener.clone()).or_default().connections = connections;
             let Served::Routes { routes, .. } = &site.served else { continue };
             for route in routes {
-                places.insert(
-                    (site.names.profile.as_str(), route.account.name.as_str()),
-                    route.place,
-                );
+                places.insert((site.names.profile.as_str(), &*route.account.name), route.place);
                 // The listeners of a profile share a route's gauge.
                 let hash_map::Entry::Vacant(entry) = now.routes.entry(route.place) else {
                     continue;
@@ -180,7 +177,7 @@ impl OpenNow {
             count(&mut now.all);
             count(now.upstreams.entry(tunnel.upstream.to_string()).or_default());
             count(now.listeners.entry(tunnel.names.listener.clone()).or_default());
-            let name = tunnel.route.as_ref().map_or("", |route| route.name.as_str());
+            let name = tunnel.route.as_ref().map_or("", |route| &*route.name);
             if let Some(place) = places.get(&(tunnel.names.profile.as_str(), name)) {
                 count(now.routes.entry(*place).or_default());
             }
@@ -224,13 +221,13 @@ impl OpenNow {
     fn at(&self, difference: Difference<'_>) -> Change {
         let Difference { mut change, old } = difference;
         let Some((name, item)) = old else { return change };
-        let open = match name.kind.as_str() {
+        let open = match &*name.kind {
             "route" => {
-                let key = item.keys.get("path").or_else(|| item.keys.get("upstream"));
+                let key = item.key("path").or_else(|| item.key("upstream"));
                 key.and_then(|key| self.routes.get(&key.place))
             }
-            "upstream" => self.upstreams.get(&name.name),
-            "listener" => self.listeners.get(&name.name),
+            "upstream" => self.upstreams.get(&*name.name),
+            "listener" => self.listeners.get(&*name.name),
             _ => None,
         };
         change.open = open.copied().unwrap_or_default();

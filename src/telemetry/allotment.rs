@@ -6,12 +6,16 @@
 //! many that are. Equal configurations get equal series, whatever was served before.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::egress::NO_RULE;
 use super::lease::Series;
 use super::socketio::SocketIoMetrics;
-use super::{ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, TcpMetrics, UpstreamMetrics};
+use super::{
+    LazyRouteMetrics, ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, TcpMetrics,
+    UpstreamMetrics,
+};
 
 /// The name of what has none of its own.
 pub const OTHER: &str = "other";
@@ -23,6 +27,7 @@ pub const KINDS: [&str; 5] = ["route", "listener", "upstream", "rule", "certific
 pub struct Allotment {
     metrics: Arc<Metrics>,
     most: usize,
+    other: Arc<str>,
     names: Mutex<Names>,
 }
 
@@ -30,32 +35,36 @@ pub struct Allotment {
 struct Names {
     /// With series of their own.
     own: [HashSet<Series>; 4],
-    /// Without.
-    over: [HashSet<Series>; 4],
+    /// Without: hashes of them, to be counted. There may be thousands.
+    over: [HashSet<u64>; 4],
+    hasher: RandomState,
+    /// A route of what is passed through has none.
+    tcp_is_over: bool,
 }
 
 impl Allotment {
     pub(super) fn new(metrics: &Arc<Metrics>, most: usize) -> Self {
-        Self { metrics: Arc::clone(metrics), most, names: Mutex::default() }
+        Self { metrics: Arc::clone(metrics), most, other: OTHER.into(), names: Mutex::default() }
     }
 
     /// Handles of a route.
     #[must_use]
     pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
-        self.begin(profile, route)()
+        RouteMetrics::clone(&self.begin(&profile.into(), &route.into()))
     }
 
-    /// Decides now which series a route has, and makes them when the result is called.
-    pub fn begin(
-        &self,
-        profile: &str,
-        route: &str,
-    ) -> impl FnOnce() -> RouteMetrics + Send + Sync + use<> {
-        let own = self.admits(0, Series::Route(profile.to_owned(), route.to_owned()));
-        let (profile, route) = if own { (profile, route) } else { (OTHER, OTHER) };
-        let (profile, route) = (profile.to_owned(), route.to_owned());
-        let metrics = Arc::clone(&self.metrics);
-        move || metrics.route(&profile, &route)
+    /// Decides now which series a route has, and makes them when the result is asked for them.
+    #[must_use]
+    pub fn begin(&self, profile: &Arc<str>, route: &Arc<str>) -> LazyRouteMetrics {
+        let own = self.admits(0, Series::Route(profile.to_string(), route.to_string()));
+        let (profile, route) = if own { (profile, route) } else { (&self.other, &self.other) };
+        LazyRouteMetrics {
+            made: OnceLock::new(),
+            metrics: Arc::clone(&self.metrics),
+            profile: Arc::clone(profile),
+            route: Arc::clone(route),
+            websockets: false,
+        }
     }
 
     /// Handles of a route of what is passed through.
@@ -118,7 +127,7 @@ impl Allotment {
 
     fn admits(&self, kind: usize, series: Series) -> bool {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let Names { own, over } = &mut *names;
+        let Names { own, over, hasher, tcp_is_over } = &mut *names;
         let (own, over) = (&mut own[kind], &mut over[kind]);
         if own.contains(&series) {
             return true;
@@ -126,7 +135,8 @@ impl Allotment {
         if own.len() < self.most {
             return own.insert(series);
         }
-        over.insert(series);
+        over.insert(hasher.hash_one(&series));
+        *tcp_is_over |= matches!(series, Series::Tcp(..));
         false
     }
 
@@ -158,7 +168,7 @@ impl Allotment {
                 all.insert(series);
             }
         }
-        if names.over[0].iter().any(|series| matches!(series, Series::Tcp(..))) {
+        if names.tcp_is_over {
             all.insert(Series::Tcp(other(), other()));
         }
         all.insert(Series::Rule(NO_RULE.to_owned()));

@@ -31,7 +31,7 @@ pub use allotment::Allotment;
 pub use egress::{EgressMetrics, RuleMetrics};
 pub use listeners::ListenerMetrics;
 pub use metrics::Metrics;
-pub use route::RouteMetrics;
+pub use route::{LazyRouteMetrics, RouteMetrics};
 pub use tcp::TcpMetrics;
 pub use upstreams::UpstreamMetrics;
 pub use voice::Voice;

@@ -1,9 +1,11 @@
 //! Metrics of one route.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
+use super::Metrics;
 use super::lease::Lease;
 use super::refusals::RouteRefusals;
 use super::websockets::WebSocketMetrics;
@@ -28,6 +30,35 @@ pub struct RouteMetrics {
     /// Of its WebSockets, if it carries any.
     pub websockets: Option<Arc<WebSocketMetrics>>,
     pub(super) lease: Arc<Lease>,
+}
+
+/// Handles of a route that are made when they are first asked for: there may be thousands of routes,
+/// most of them never asked for.
+pub struct LazyRouteMetrics {
+    pub(super) made: OnceLock<Box<RouteMetrics>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) profile: Arc<str>,
+    pub(super) route: Arc<str>,
+    pub(super) websockets: bool,
+}
+
+impl LazyRouteMetrics {
+    /// The same, for a route that carries WebSockets.
+    #[must_use]
+    pub fn with_websockets(self) -> Self {
+        Self { websockets: true, ..self }
+    }
+}
+
+impl Deref for LazyRouteMetrics {
+    type Target = RouteMetrics;
+
+    fn deref(&self) -> &RouteMetrics {
+        self.made.get_or_init(|| {
+            let made = self.metrics.route(&self.profile, &self.route);
+            Box::new(if self.websockets { made.with_websockets() } else { made })
+        })
+    }
 }
 
 impl RouteMetrics {

@@ -47,13 +47,14 @@ pub struct SocketIoMetrics {
 /// What is told about the sessions of a route, and where they are counted.
 pub struct Place {
     /// Name of the profile.
-    pub profile: String,
+    pub profile: Arc<str>,
     /// Name of the route.
-    pub route: String,
+    pub route: Arc<str>,
     /// Name of the upstream.
     pub upstream: Arc<str>,
-    /// Counters, which begin with the first session: most routes never have one.
-    pub metrics: LazyLock<SocketIoMetrics, Begin>,
+    /// Counters, the same for all routes of the profile to the upstream. They begin with the first
+    /// session: most upstreams never have one.
+    pub metrics: Arc<LazyLock<SocketIoMetrics, Begin>>,
 }
 
 /// Makes the counters of a place.

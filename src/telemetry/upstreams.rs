@@ -1,5 +1,6 @@
 //! Metrics of upstreams: connections to them, requests on these, and how they were answered.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,9 +53,13 @@ pub(super) struct Upstreams {
     ejections: IntCounterVec,
 }
 
-/// Handles of one upstream.
+/// Handles of one upstream. A clone is the same ones: every route to it has one.
 #[derive(Clone, Debug)]
-pub struct UpstreamMetrics {
+pub struct UpstreamMetrics(Arc<Handles>);
+
+/// What [`UpstreamMetrics`] are.
+#[derive(Debug)]
+pub struct Handles {
     connected: IntCounter,
     failed: IntCounter,
     failures: [IntCounter; 5],
@@ -74,7 +79,15 @@ pub struct UpstreamMetrics {
     lease: Arc<Lease>,
 }
 
-impl UpstreamMetrics {
+impl Deref for UpstreamMetrics {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.0
+    }
+}
+
+impl Handles {
     /// Counts a connection that was made.
     pub fn connected(&self, took: Duration) {
         self.connected.inc();
@@ -214,7 +227,7 @@ impl Upstreams {
     }
 
     pub(super) fn handles(&self, lease: Arc<Lease>, name: &str) -> UpstreamMetrics {
-        UpstreamMetrics {
+        UpstreamMetrics(Arc::new(Handles {
             connected: self.connects.with_label_values(&[name, "ok"]),
             failed: self.connects.with_label_values(&[name, "failed"]),
             failures: FAILURES.map(|reason| self.errors.with_label_values(&[name, reason])),
@@ -228,7 +241,7 @@ impl Upstreams {
             retries: self.retries.with_label_values(&[name]),
             ejected: self.ejections.with_label_values(&[name]),
             lease,
-        }
+        }))
     }
 
     /// Whether a connection is open.

@@ -224,7 +224,7 @@ fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
                 for route in routes {
                     let one = Route {
                         profile: site.names.profile.clone(),
-                        name: route.account.name.clone(),
+                        name: route.account.name.to_string(),
                         goes: goes(&route.action),
                     };
                     if known.insert((one.profile.clone(), one.name.clone())) {

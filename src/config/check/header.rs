@@ -6,6 +6,8 @@
 //! In: tables as written. Out: one list per route, the later word winning. Never: touches a field
 //! that belongs to the connection or to the gateway itself.
 
+use std::sync::Arc;
+
 use http::header::{CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue};
 
@@ -83,8 +85,11 @@ impl Check<'_> {
     pub(super) fn route_fields(
         &mut self,
         route: &RouteFile,
-        profile: &[ResponseHeader],
-    ) -> Vec<ResponseHeader> {
+        profile: &Arc<[ResponseHeader]>,
+    ) -> Arc<[ResponseHeader]> {
+        if route.response_headers.is_none() && route.framed_by.is_none() {
+            return Arc::clone(profile);
+        }
         let mut fields = profile.to_vec();
         let own = self.fields(route.response_headers.as_ref());
         let speaks_of_frames = |field: &ResponseHeader| {
@@ -112,7 +117,7 @@ impl Check<'_> {
         if let Some(frame) = route.framed_by.as_ref().and_then(|framed| self.frame(framed)) {
             frame.apply(&mut fields);
         }
-        fields
+        fields.into()
     }
 
     fn frame(&mut self, written: &Written<FramedBy>) -> Option<Frame> {

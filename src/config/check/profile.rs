@@ -68,7 +68,7 @@ impl Check<'_> {
         let hosts = self.hosts(body);
         let shared = Shared {
             max_body: self.size(body.max_body.as_ref(), 10 << 20, 0..=LONGEST_BODY),
-            response_headers: self.fields(body.response_headers.as_ref()),
+            response_headers: self.fields(body.response_headers.as_ref()).into(),
             proxied: self_test::proxied(parts.iter().filter_map(|part| part.body.as_ref())),
         };
         let trusted_proxies = self.networks(body);
@@ -87,6 +87,8 @@ impl Check<'_> {
         self.components_have_routes(parts);
         self.clashing_routes(parts);
         let listeners: Option<Vec<_>> = listeners.into_iter().collect();
+        // A box has no room to spare, which of thousands of routes would be megabytes.
+        let routes: Option<Box<[_]>> = routes.into_iter().collect();
         if let Some(listeners) = &listeners {
             let tls = listeners.iter().any(|l| !matches!(l.serve, Serve::RedirectToHttps { .. }));
             self.has_certificate(body, tls, main);
@@ -108,7 +110,7 @@ impl Check<'_> {
             limits,
             timeouts,
             listeners: listeners?,
-            routes: routes.into_iter().collect::<Option<_>>()?,
+            routes: routes?,
         })
     }
 

@@ -3,6 +3,7 @@
 //! In: the table, and what the profile says for all its routes. Out: a [`Route`]. Never: matches a
 //! request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
@@ -28,7 +29,7 @@ const FIRST_BYTE: std::ops::RangeInclusive<Duration> =
 /// What a profile says for all its routes.
 pub(super) struct Shared {
     pub(super) max_body: u64,
-    pub(super) response_headers: Vec<ResponseHeader>,
+    pub(super) response_headers: Arc<[ResponseHeader]>,
     /// Paths of its routes to upstreams.
     pub(super) proxied: Vec<String>,
 }
@@ -51,7 +52,7 @@ impl Check<'_> {
         let first_byte_timeout =
             file.first_byte_timeout.as_ref().map(|written| patience(self, written));
         let response_headers = self.route_fields(file, &shared.response_headers);
-        let name = self.route_name(file);
+        let name = self.route_name(file, path.as_ref());
         let action = action?;
         if !matches!(action, Action::Proxy { .. }) {
             self.upstream_only(file);
@@ -90,8 +91,8 @@ impl Check<'_> {
         }
     }
 
-    fn route_name(&mut self, file: &RouteFile) -> Option<String> {
-        let Some(written) = &file.name else { return Some(file.path.value.clone()) };
+    fn route_name(&mut self, file: &RouteFile, path: Option<&PathPattern>) -> Option<Arc<str>> {
+        let Some(written) = &file.name else { return Some(Arc::clone(path?.text())) };
         let name = &written.value;
         if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
             self.found.push(
@@ -105,7 +106,7 @@ impl Check<'_> {
             );
             return None;
         }
-        Some(name.clone())
+        Some(name.as_str().into())
     }
 
     fn methods(&mut self, file: &RouteFile) -> Option<Vec<Method>> {
@@ -381,12 +382,8 @@ pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, Stri
             "requests with such paths are answered 400 before any route is looked at",
         );
     }
-    let text = text.to_owned();
-    Ok(if text.ends_with('/') && !exact {
-        PathPattern::Subtree(text)
-    } else {
-        PathPattern::Exact(text)
-    })
+    let (ends, text) = (text.ends_with('/'), Arc::from(text));
+    Ok(if ends && !exact { PathPattern::Subtree(text) } else { PathPattern::Exact(text) })
 }
 
 #[cfg(test)]
@@ -395,9 +392,9 @@ mod tests {
 
     #[test]
     fn reads_paths() {
-        assert_eq!(path("/a/", false), Ok(PathPattern::Subtree("/a/".to_owned())));
-        assert_eq!(path("/a", false), Ok(PathPattern::Exact("/a".to_owned())));
-        assert_eq!(path("/", true), Ok(PathPattern::Exact("/".to_owned())));
+        assert_eq!(path("/a/", false), Ok(PathPattern::Subtree("/a/".into())));
+        assert_eq!(path("/a", false), Ok(PathPattern::Exact("/a".into())));
+        assert_eq!(path("/", true), Ok(PathPattern::Exact("/".into())));
         assert!(path("/.well-known/...", false).is_ok());
     }
 

@@ -57,10 +57,10 @@ pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
     }
     for (name, item) in config.outline.items().filter(|(name, _)| !is_peer(generation, name)) {
         let called = called(name, numbers.get(name));
-        for (key, value) in &item.keys {
+        for (key, value) in item.keys() {
             let content = config.outline.file(value).and_then(|path| others.remove(&path));
-            let own = |(kind, own): &(&str, &str)| name.kind == *kind && key == own;
-            if OWN.iter().any(own) || name.kind == "gateway" && key.starts_with("drift.") {
+            let own = |own: &(&str, &str)| (&*name.kind, key) == *own;
+            if OWN.iter().any(own) || &*name.kind == "gateway" && key.starts_with("drift.") {
                 continue;
             }
             let what = format!("{called}.{key}");
@@ -96,18 +96,18 @@ pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
 fn is_peer(generation: &Generation, name: &Name) -> bool {
     let peers = generation.config.drift.iter().flat_map(|drift| &drift.peers);
     let mut names = peers.filter_map(|id| generation.config.upstreams.get(id.0));
-    name.kind == "upstream" && names.any(|upstream| upstream.name == name.name)
+    &*name.kind == "upstream" && names.any(|upstream| *upstream.name == *name.name)
 }
 
 /// Listeners go by their number in their profile: their names are their addresses.
 fn numbers(generation: &Generation) -> BTreeMap<&Name, usize> {
     let items = generation.config.outline.items();
     let mut listeners: Vec<(&Name, &outline::Item)> =
-        items.filter(|(name, _)| name.kind == "listener").collect();
+        items.filter(|(name, _)| &*name.kind == "listener").collect();
     listeners.sort_by_key(|(name, item)| (&name.within, item.place.file, item.place.start));
     let (mut numbers, mut last) = (BTreeMap::new(), ("", 0));
     for (name, _) in listeners {
-        let number = if last.0 == name.within { last.1 + 1 } else { 1 };
+        let number = if last.0 == &*name.within { last.1 + 1 } else { 1 };
         last = (&name.within, number);
         numbers.insert(name, number);
     }
@@ -118,12 +118,11 @@ fn numbers(generation: &Generation) -> BTreeMap<&Name, usize> {
 fn called(name: &Name, number: Option<&usize>) -> String {
     let own = match number {
         Some(number) => number.to_string(),
-        None if name.further.is_empty() => name.name.clone(),
+        None if name.further.is_empty() => name.name.to_string(),
         None => format!("{} {}", name.name, name.further),
     };
-    let parts = [&name.kind, &name.within, &own];
-    let parts: Vec<_> =
-        parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect();
+    let parts = [&*name.kind, &*name.within, &own];
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(".")
 }
 
@@ -140,7 +139,7 @@ fn class(key: &str) -> &'static str {
 
 /// What is told of a file: its path, and when it ends if it is a certificate of ours.
 fn ends(generation: &Generation, name: &Name, key: &str, value: &Value, place: &str) -> String {
-    let ends = (name.kind == "certificate").then(|| generation.ends(&name.name, key)).flatten();
+    let ends = (&*name.kind == "certificate").then(|| generation.ends(&name.name, key)).flatten();
     let until = ends.map_or(String::new(), |ends| format!(", until {}", display_timestamp(ends)));
     format!("{}{until} ({place})", value.shown())
 }

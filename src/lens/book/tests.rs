@@ -53,10 +53,10 @@ impl World {
         let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
         let counters = metrics.allot(10).socketio("internet", "chat");
         let place = Place {
-            profile: "internet".to_owned(),
-            route: "/socket.io/".to_owned(),
+            profile: "internet".into(),
+            route: "/socket.io/".into(),
             upstream: "chat".into(),
-            metrics: LazyLock::new(Box::new(counters)),
+            metrics: Arc::new(LazyLock::new(Box::new(counters))),
         };
         let book = Book::new(Arc::clone(&metrics));
         Self { book, metrics, place: Arc::new(place), start: Instant::now() }
