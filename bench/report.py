@@ -38,6 +38,7 @@ HEADLINES = [
     ("download", "CPU s/GB", "download", "s of CPU per GB"),
     ("upload", "CPU s/GB", "upload", "s of CPU per GB"),
     ("routes", "CPU us/request, 10,000 routes", "a request with 10,000 routes", "µs of CPU"),
+    ("connections", "CPU us/request, 8,000 connections", "a request at 2,000 a second on 8,000 connections", "µs of CPU"),
     ("echo", "CPU us/message", "WebSocket message and its echo", "µs of CPU"),
     ("echo-rate", "CPU us/message", "WebSocket message at 2,000 a second", "µs of CPU"),
     ("polls", "CPU us/request", "Socket.IO poll, 2,000 a second", "µs of CPU"),

@@ -223,6 +223,17 @@ def routes(turn):
     return figures
 
 
+@workload("in", 2, 60)
+def connections(turn):
+    """1 KB over HTTPS/1.1 at 2,000 a second, in turns on 10, 1,000 and 8,000 kept connections; HAProxy's descriptors suffice for no more."""
+    figures = {}
+    for count in (10, 60) if turn.options.short else (10, 1000, 8000):
+        with turn.started() as proxies:
+            reports = turn.each(proxies, "get", "--rate", 2000, "--connections", count, size=1024)
+        figures[f"CPU us/request, {count:,} connections"] = per_unit(reports)
+    return figures
+
+
 # --- What chats are ---------------------------------------------------------------------------
 
 
