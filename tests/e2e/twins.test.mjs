@@ -4,13 +4,14 @@ import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import { chmodSync, copyFileSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { WebSocket } from 'ws';
 import { openWorld } from './lib/world.mjs';
 import { ask } from './lib/ask.mjs';
 import { startChat } from './lib/chat.mjs';
-import { connect2 } from './lib/h2.mjs';
+import { connect2, webSocket2 } from './lib/h2.mjs';
 import { binary, gatewayOnly, isReference, launch } from './lib/gateway.mjs';
 import { run } from './lib/processes.mjs';
-import { until } from './lib/wait.mjs';
+import { once, until } from './lib/wait.mjs';
 
 const skip = gatewayOnly;
 
@@ -215,6 +216,38 @@ describe('the cookie that says where a client is', { skip }, () => {
       assert.equal(seatOf(again), undefined);
     }
     session.destroy();
+  });
+
+  test('is given with a WebSocket too, for clients that never poll', async () => {
+    const direct = '/socket.io/?EIO=4&transport=websocket';
+    const homeIn = (text) => homeOf(JSON.parse(text.toString().slice(1)).sid);
+    const plain = async (gateway, cookie) => {
+      const { host, port } = gateway.listener();
+      const ws = new WebSocket(`wss://${host}:${port}${direct}`, { ca: world.ca.text, headers: cookie ? { cookie } : {} });
+      const [[answer], [first]] = await Promise.all([once(ws, 'upgrade'), once(ws, 'message')]);
+      const home = homeIn(first);
+      ws.terminate();
+      return { status: answer.statusCode, set: seatOf(answer), home };
+    };
+    const over2 = async (gateway, cookie) => {
+      const session = await connect2(world, gateway);
+      const ws = await webSocket2(session, direct, { headers: cookie ? { cookie } : {} });
+      const home = homeIn((await ws.receive()).payload);
+      session.destroy();
+      return { status: ws.status, set: seatOf(ws), home };
+    };
+    for (const [open, status] of [[plain, 101], [over2, 200]]) {
+      const first = await open(here);
+      assert.equal(first.status, status);
+      assert.match(first.set, /^__Host-seat=[A-Za-z0-9+/]{48}; Path=\/; Secure; HttpOnly; SameSite=None; Partitioned$/);
+      for (let i = 0; i < 3; i++) {
+        for (const back of [plain, over2]) {
+          const { home, set } = await back(there, pair(first.set));
+          assert.equal(home, first.home, 'it comes back to where it was');
+          assert.equal(set, undefined, 'it says the right thing already');
+        }
+      }
+    }
   });
 
   test('of an endpoint that is gone: its session is lost, what is new goes on', async () => {

@@ -20,7 +20,7 @@ use crate::downstream::transfer::{
 use crate::downstream::{Conn, Reply, RequestId, Worker};
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
-use crate::message::forward::{Origin, Sent, field, write_request, write_response};
+use crate::message::forward::{Edits, Origin, Sent, field, write_request, write_response};
 use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io};
@@ -198,7 +198,8 @@ impl Request<'_> {
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
-                    return self.switch(&mut sender, record, exchange, &head, target.route);
+                    let (edits, seat) = (&target.route.edits, whose.seat(upstream));
+                    return self.switch(&mut sender, record, exchange, (&head, edits, seat));
                 }
                 Ok(head) => head,
                 Err(NoAnswer::Upstream(failure))
@@ -299,15 +300,17 @@ impl Request<'_> {
         sender: &mut Sender<'_, T>,
         record: Box<Record>,
         exchange: Exchange,
-        head: &ResponseHead,
-        route: &Route,
+        (head, edits, cookie): (&ResponseHead, &Edits, Option<String>),
     ) -> Next {
         if !self.head.upgrade || !is_switch(head) {
             return self.refuse(sender.conn, record, Reason::UpstreamBadAnswer, None);
         }
         let mut tail = b"Connection: Upgrade\r\nUpgrade: websocket\r\n".to_vec();
         field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
-        write_response(sender.conn.out.staged(), head, &route.edits, Sent::Nothing, &tail);
+        if let Some(cookie) = cookie {
+            field(&mut tail, "Set-Cookie", cookie.as_bytes());
+        }
+        write_response(sender.conn.out.staged(), head, edits, Sent::Nothing, &tail);
         let (upstream, seat) = exchange.into_tunnel();
         Next::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
     }

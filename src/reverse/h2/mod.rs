@@ -317,10 +317,7 @@ impl H2Request {
         *response.status_mut() =
             StatusCode::from_u16(answered.head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
-        let seat = answered.seat.and_then(|seat| HeaderValue::try_from(seat).ok());
-        if let Some(seat) = seat {
-            response.headers_mut().append(header::SET_COOKIE, seat);
-        }
+        tell_seat(response.headers_mut(), answered.seat);
         let stated = match answered.head.framing {
             Framing::Length(length) => Some(HeaderValue::from(length)),
             Framing::None if answered.head.status != 204 => answered
@@ -376,6 +373,7 @@ impl H2Request {
         let mut response = Response::new(AnswerBody::Empty);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        tell_seat(response.headers_mut(), answered.seat);
         let (upstream, seat) = answered.exchange.into_tunnel();
         let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
         let record = Box::new(record.into_tunnel(seat));
@@ -446,6 +444,13 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
         *response.body_mut() = AnswerBody::Own(Some(Bytes::from(reply.body)));
     }
     response
+}
+
+/// Adds a `Set-Cookie` of ours.
+fn tell_seat(to: &mut HeaderMap, seat: Option<String>) {
+    if let Some(seat) = seat.and_then(|seat| HeaderValue::try_from(seat).ok()) {
+        to.append(header::SET_COOKIE, seat);
+    }
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
