@@ -1,5 +1,6 @@
 //! The components behind the gateway: TCP, TLS, and the path that says whether they are well.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::config::{self, CheckKind, Config, Endpoint, Verify};
+use crate::config::{self, CheckKind, Config, Endpoint, Tcp, UpstreamId, Verify};
 use crate::net::proxy_protocol::v2;
 use crate::tls::{self, certificate, client};
 use crate::upstream::Stream;
@@ -20,18 +21,55 @@ use super::shown::SOON;
 
 const REQUIREMENT: &str = "connectivity 6-9";
 
+/// Why a stand-by is only warned of.
+const STANDBY: &str = "a stand-by, which may be down on purpose";
+
 /// A check for each endpoint.
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     let mut checks: Vec<Check> = Vec::new();
-    for upstream in &config.upstreams {
+    for (id, upstream) in config.upstreams.iter().enumerate() {
         let settings = trust(&upstream.verify);
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             let one = One::new(config, upstream, (index, endpoint), settings.clone());
             let budget = config.doctor.timeout;
             checks.push(Box::pin(async move { vec![one.check(Budget::new(budget)).await] }));
         }
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            for (port, place) in same_ports(config, UpstreamId(id), endpoint.port) {
+                let (who, host) = (upstream.name.clone(), endpoint.host.clone());
+                let budget = config.doctor.timeout;
+                checks.push(Box::pin(async move {
+                    let row = same_port(&who, (&host, port, &place), Budget::new(budget)).await;
+                    vec![if index > 0 { row.excused(STANDBY) } else { row }]
+                }));
+            }
+        }
     }
     checks
+}
+
+/// Ports besides its own that connections are passed on to at an endpoint, because clients came to
+/// them, and where they are written.
+fn same_ports(config: &Config, upstream: UpstreamId, own: u16) -> BTreeMap<u16, String> {
+    let leads =
+        |tcp: &&Tcp| tcp.routes.iter().any(|route| route.same_port && route.upstream == upstream);
+    let listeners = config.tcp.iter().filter(leads).flat_map(|tcp| &tcp.listeners);
+    let others = listeners.filter(|listener| listener.listen.port() != own);
+    others.map(|one| (one.listen.port(), config.sources.locate(one.place))).collect()
+}
+
+/// Only whether somebody is there: the endpoint itself is asked how it is. Who expects the PROXY
+/// protocol takes a connection without a byte for a probe.
+async fn same_port(who: &str, (host, port, place): (&str, u16, &str), budget: Budget) -> Row {
+    let target = config::Target { place: None, host: host.to_owned(), port };
+    let row = Row::new(Group::Components, REQUIREMENT, who, target.label());
+    match connect(host, port, budget).await {
+        Ok(_) => row.good("connected"),
+        Err(trouble) => {
+            let key = format!("`listen` ({place})");
+            row.failed(trouble.to_string(), trouble.next(who, port, &key))
+        }
+    }
 }
 
 /// TLS settings that verify so.
@@ -70,6 +108,8 @@ struct Asked {
     host: Option<String>,
     /// Where the path is written.
     key: String,
+    /// Statuses that checks take for good, first and last of each range; `None`: not said.
+    good: Option<Vec<(u16, u16)>>,
 }
 
 impl Asked {
@@ -78,12 +118,13 @@ impl Asked {
         let named = config.doctor.health.iter().find(|(of, _)| *of == upstream.name);
         if let Some((name, path)) = named {
             let key = format!("`{name}` in [doctor.health]");
-            return Some(Self { path: path.clone(), host: None, key });
+            return Some(Self { path: path.clone(), host: None, key, good: None });
         }
         let check = upstream.check.as_ref().filter(|one| one.port.is_none() && !one.plain)?;
-        let CheckKind::Http { path, host, .. } = &check.kind else { return None };
+        let CheckKind::Http { path, host, status, .. } = &check.kind else { return None };
         let key = format!("`path` in [upstream.{}.check]", upstream.name);
-        Some(Self { path: path.clone(), host: host.clone(), key })
+        let good = Some(status.clone());
+        Some(Self { path: path.clone(), host: host.clone(), key, good })
     }
 }
 
@@ -133,7 +174,7 @@ impl One {
             Ok((secured, answer)) => self.judge(row, secured.as_ref(), &answer, began),
             Err(trouble) => self.explain(row, trouble, budget).await,
         };
-        if self.standby { row.excused("a stand-by, which may be down on purpose") } else { row }
+        if self.standby { row.excused(STANDBY) } else { row }
     }
 
     async fn look(&self, budget: Budget) -> Result<(Option<Secured>, Answer), Trouble> {
@@ -172,24 +213,39 @@ impl One {
         let took = began.elapsed().as_millis();
         let found = format!("{tls}; GET {path} {}, {took} ms", answer.status);
         let row = Row { clock_ahead_ms: answer.clock_ahead_ms, ..row };
-        let (who, port) = (&self.upstream, self.port);
-        match answer.status {
-            500.. => row.failed(found, format!("{who} is there and not well: look into its log")),
-            404 | 405 | 410 if let Some(asked) = &self.asked => row.failed(
-                found,
-                format!(
-                    "is it {who} that has port {port}? On its host: docker ps --format '{{{{.Names}}}}\\t{{{{.Ports}}}}'. If it is, correct {}",
-                    asked.key
-                ),
-            ),
+        if let Some(next) = self.unwell(answer.status) {
+            return row.failed(found, next);
+        }
+        let who = &self.upstream;
+        match shown {
             _ if self.unverified => row.warning(
                 found,
                 format!("name its certificate or CA with `ca-file` in [upstream.{who}]: as it is, it could be anybody"),
             ),
-            _ if shown.is_some_and(|shown| shown.days < SOON) => {
+            Some(shown) if shown.days < SOON => {
                 row.warning(found, format!("renew the certificate of {who}"))
             }
             _ => row.good(found),
+        }
+    }
+
+    /// What to do if an answer with this status is not that of who is well.
+    fn unwell(&self, status: u16) -> Option<String> {
+        let (who, port, asked) = (&self.upstream, self.port, self.asked.as_ref());
+        let within = |(first, last): &(u16, u16)| (*first..=*last).contains(&status);
+        let good = asked.and_then(|asked| asked.good.as_ref());
+        match (good.map(|ranges| ranges.iter().any(within)), status, asked) {
+            (Some(true), ..) => None,
+            (_, 500.., _) => Some(format!("{who} is there and not well: look into its log")),
+            (_, 404 | 405 | 410, Some(asked)) => Some(format!(
+                "is it {who} that has port {port}? On its host: docker ps --format '{{{{.Names}}}}\\t{{{{.Ports}}}}'. If it is, correct {}",
+                asked.key
+            )),
+            (Some(false), _, Some(asked)) => Some(format!(
+                "its checks take that for down: correct {}, or `status` beside it",
+                asked.key
+            )),
+            _ => None,
         }
     }
 

@@ -8,7 +8,7 @@ import os from 'node:os';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { authority } from './lib/certs.mjs';
-import { binary, isReference } from './lib/gateway.mjs';
+import { binary, endpointOf, isReference } from './lib/gateway.mjs';
 import { run } from './lib/processes.mjs';
 import * as services from './lib/services.mjs';
 import { toToml } from './lib/toml.mjs';
@@ -499,9 +499,9 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
 
   describe('a host that only passes connections through', () => {
     const name = fqdn;
-    let config, gateway;
+    let config, gateway, lanPort;
     before(async () => {
-      const [siteA, siteB] = [3, 4].map((last) => world.address.replace(/1$/, last));
+      const [siteA, siteB] = [31, 32].map((last) => world.address.replace(/1$/, last));
       const cert = world.ca.issue('sites', [name], { bits: { days: 40 } });
       const ready = (status) => (req, res) => { res.statusCode = req.url === '/ready' && req.headers.host === name ? status : 404; res.end(); };
       const sitePort = await world.freePort(siteA);
@@ -517,9 +517,11 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
         } },
         tcp: {
           internet: { listener: [await listener(), await listener()], route: [{ 'server-names': [name], upstream: 'sites' }], limits: { connections: 300 } },
-          lan: { listener: [await listener()], route: [{ upstream: 'sites' }], limits: { connections: 50 } },
+          lan: { listener: [await listener()], route: [{ upstream: 'sites', 'same-port': true }], limits: { connections: 50 } },
         },
       };
+      lanPort = endpointOf(config.tcp.lan.listener[0].listen).port;
+      await services.tcp(world, siteA, lanPort, services.silent);
       gateway = await world.gateway(config);
     });
 
@@ -530,11 +532,16 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
         ['internet', 'good', 'bound by the gateway', 'connectivity 1-2'], ['internet', 'good', 'bound by the gateway', 'connectivity 1-2'],
         ['lan', 'good', 'bound by the gateway', 'connectivity 3'], ['admin', 'good', 'bound by the gateway', 'system configuration'],
       ]);
-      const [used, standby] = told.rows.filter((row) => row.group === 'components');
+      const [used, standby, ...ports] = told.rows.filter((row) => row.group === 'components');
       assert.deepEqual([used.name, used.state], ['sites', 'good'], JSON.stringify(used));
       assert.match(used.found, /GET \/ready 200/);
       assert.equal(standby.state, 'warning');
       assert.match(standby.found, /GET \/ready 503.*a stand-by, which may be down on purpose/);
+      // The port that clients of the LAN come to, on both sites.
+      assert.deepEqual(ports.map((row) => [row.name, row.state, Number(row.target.split(':')[1])]), [['sites', 'good', lanPort], ['sites', 'warning', lanPort]]);
+      assert.equal(ports[0].found, 'connected');
+      assert.match(ports[1].found, /^connection refused \(a stand-by/);
+      assert.match(ports[1].next, /^sites does not listen on port \d+: .*`listen` \(.*gateway\.toml:\d+\)$/);
       assert.match(told.row('open-files').found, /, 650 connections configured/);
       const covered = told.row('fqdn-covered');
       assert.deepEqual([covered.state, covered.target], ['good', name]);
@@ -561,6 +568,14 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       const [site] = told.rows.filter((row) => row.group === 'components');
       assert.equal(site.state, 'failed');
       assert.match(site.next, /correct `path` in \[upstream\.sites\.check\]$/);
+      // What checks take for good, and for bad, is so for doctor.
+      for (const [status, state, next] of [['404', 'good', /^$/], ['201', 'failed', /its checks take that for down/]]) {
+        const judged = structuredClone(wrong);
+        Object.assign(judged.upstream.sites.check, { path: status === '404' ? '/redy' : '/ready', status });
+        const [row] = (await report(write(`judged-${status}`, judged))).rows.filter((one) => one.group === 'components');
+        assert.equal(row.state, state, JSON.stringify(row));
+        assert.match(row.next, next);
+      }
       const taken = told.rows.filter((row) => row.group === 'listeners' && ['internet', 'lan'].includes(row.name));
       assert.deepEqual(taken.map((row) => row.state), ['warning', 'warning', 'warning'], 'the gateway of another directory has them');
       assert.equal(told.code, 1);
