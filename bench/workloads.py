@@ -223,7 +223,7 @@ def routes(turn):
     return figures
 
 
-@workload("in", 2, 60)
+@workload("in", 1, 90)
 def connections(turn):
     """1 KB over HTTPS/1.1 at 2,000 a second, in turns on 10, 1,000 and 8,000 kept connections; HAProxy's descriptors suffice for no more."""
     figures = {}
