@@ -54,12 +54,24 @@ impl<T> Ahead<T> {
 }
 
 impl<T: AsyncRead + Unpin> Ahead<T> {
-    /// Fills a room, and `buffer` from it.
+    /// Fills `buffer` from what is kept; if nothing is, from a room that is filled first.
+    #[inline(never)]
     fn poll_ahead(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(kept) = &mut self.kept {
+            let until = kept.end.min(kept.at + buffer.remaining());
+            buffer.put_slice(kept.room.get(kept.at..until).unwrap_or_default());
+            kept.at = until;
+            if kept.at == kept.end
+                && let Some(kept) = self.kept.take()
+            {
+                give_back(kept.room);
+            }
+            return Poll::Ready(Ok(()));
+        }
         let mut room = spare();
         let mut read = ReadBuf::new(&mut room);
         let result = Pin::new(&mut self.io).poll_read(cx, &mut read);
@@ -77,22 +89,12 @@ impl<T: AsyncRead + Unpin> Ahead<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
+    #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(kept) = &mut self.kept {
-            let until = kept.end.min(kept.at + buffer.remaining());
-            buffer.put_slice(kept.room.get(kept.at..until).unwrap_or_default());
-            kept.at = until;
-            if kept.at == kept.end
-                && let Some(kept) = self.kept.take()
-            {
-                give_back(kept.room);
-            }
-            return Poll::Ready(Ok(()));
-        }
         if self.is_bulk {
             return self.poll_ahead(cx, buffer);
         }
@@ -104,6 +106,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
+    #[inline]
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,6 +115,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
+    #[inline]
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
