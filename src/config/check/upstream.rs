@@ -60,7 +60,7 @@ impl Check<'_> {
                 30 * SECOND,
                 100 * MILLISECOND..=HOUR,
             ),
-            max_idle: self.count(body.max_idle.as_ref(), 64, 0..=65_536),
+            max_idle: self.count(body.max_idle.as_ref(), 256, 0..=65_536),
             max_connecting: self.count(body.max_connecting.as_ref(), 32, 1..=65_536),
             announces: body.proxy_protocol.is_some(),
             check,

@@ -42,7 +42,7 @@ pub struct Upstream {
     /// How long an unused connection is kept. Default 30 s. A shorter `Keep-Alive: timeout` from
     /// the upstream wins.
     pub keep_alive: Duration,
-    /// Idle connections kept per worker and endpoint. Default 64; 0 turns keep-alive off.
+    /// Idle connections kept per worker and endpoint. Default 256; 0 turns keep-alive off.
     pub max_idle: usize,
     /// Connections in the making per worker and endpoint, 1 to 65,536. Default 32.
     pub max_connecting: usize,
