@@ -318,7 +318,7 @@ fn what_is_not_written_has_the_documented_default() {
         (upstream.endpoints[0].host.as_str(), upstream.endpoints[0].port),
         ("chat.example.com", 443)
     );
-    assert_eq!((&upstream.verify, upstream.max_idle), (&Verify::System, 64));
+    assert_eq!((&upstream.verify, upstream.max_idle), (&Verify::System, 256));
     assert_eq!(upstream.first_byte_timeout, Duration::from_mins(1));
     let [profile] = config.profiles.as_slice() else { panic!("one profile") };
     assert_eq!((profile.max_body, profile.limits.header_size), (10 << 20, 32 << 10));
