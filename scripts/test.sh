@@ -39,7 +39,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The Debian package behind each program the tests run.
 debian_packages() {
   local pair
-  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate haproxy:haproxy keepalived:keepalived ip:iproute2 valgrind:valgrind faketime:faketime; do
+  for pair in gcc:gcc make:make curl:curl openssl:openssl nginx:nginx chromium:chromium systemd-analyze:systemd promtool:prometheus logrotate:logrotate haproxy:haproxy keepalived:keepalived ip:iproute2 valgrind:valgrind; do
     have "${pair%%:*}" || echo "${pair##*:}"
   done
   # nginx as a balancer.
