@@ -3,7 +3,7 @@
 //! h2 writes and flushes each frame on its own; each would be a TLS record and a system call. The frames of all streams
 //! that had something to say in a turn of the connection's task leave together at the end of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,7 +27,7 @@ struct Inner<T> {
     io: T,
     out: Outgoing,
     clock: Clock,
-    blocked: Rc<Cell<Option<Instant>>>,
+    blocked: Option<Instant>,
 }
 
 impl<T> Clone for Gathered<T> {
@@ -37,9 +37,14 @@ impl<T> Clone for Gathered<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Gathered<T> {
-    /// Over `io`; `blocked` is the moment since which it has taken nothing, while it takes nothing.
-    pub(super) fn new(io: T, clock: Clock, blocked: Rc<Cell<Option<Instant>>>) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, out: Outgoing::new(), clock, blocked })))
+    /// Over `io`.
+    pub(super) fn new(io: T, clock: Clock) -> Self {
+        Self(Rc::new(RefCell::new(Inner { io, out: Outgoing::new(), clock, blocked: None })))
+    }
+
+    /// The moment since which the stream has taken nothing, while it takes nothing.
+    pub(super) fn blocked(&self) -> Option<Instant> {
+        self.0.borrow().blocked
     }
 
     /// Sends what has been gathered; to be called at the end of each turn. If it is pending, the task is woken when
@@ -56,13 +61,10 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
 impl<T: AsyncWrite + Unpin> Inner<T> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = self.out.poll_flush(cx, &mut self.io);
-        match &result {
-            Poll::Ready(_) => self.blocked.set(None),
-            Poll::Pending if self.blocked.get().is_none() => {
-                self.blocked.set(Some(self.clock.now()));
-            }
-            Poll::Pending => {}
-        }
+        self.blocked = match &result {
+            Poll::Ready(_) => None,
+            Poll::Pending => self.blocked.or_else(|| Some(self.clock.now())),
+        };
         result
     }
 }
@@ -131,11 +133,6 @@ mod tests {
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
-    fn over(io: DuplexStream) -> (Gathered<DuplexStream>, Rc<Cell<Option<Instant>>>) {
-        let blocked = Rc::default();
-        (Gathered::new(io, Clock::new(), Rc::clone(&blocked)), blocked)
-    }
-
     async fn is_sent(gathered: &Gathered<DuplexStream>) -> bool {
         poll_fn(|cx| Poll::Ready(gathered.poll_send(cx).is_ready())).await
     }
@@ -143,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_turn_writes_leaves_at_its_end() {
         let (near, mut far) = duplex(1000);
-        let (gathered, _) = over(near);
+        let gathered = Gathered::new(near, Clock::new());
         let mut writer = gathered.clone();
         for piece in ["one ", "two ", "three"] {
             writer.write_all(piece.as_bytes()).await.unwrap();
@@ -169,24 +166,24 @@ mod tests {
     #[tokio::test]
     async fn takes_no_more_than_it_has_room_for() {
         let (near, mut far) = duplex(1000);
-        let (gathered, blocked) = over(near);
+        let gathered = Gathered::new(near, Clock::new());
         let mut writer = gathered.clone();
         let all: Vec<u8> = (0..3 * ROOM).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let taken = writer.write(&all).await.unwrap();
         assert_eq!(taken, ROOM);
-        assert!(blocked.get().is_none(), "nobody has tried yet");
+        assert!(gathered.blocked().is_none(), "nobody has tried yet");
         let more = poll_fn(|cx| {
             let more = [IoSlice::new(&all)];
             Poll::Ready(Pin::new(&mut writer).poll_write_vectored(cx, &more).is_pending())
         });
         assert!(more.await);
-        assert!(blocked.get().is_some());
+        assert!(gathered.blocked().is_some());
         assert!(!is_sent(&gathered).await);
         let sending = async {
             writer.write_all(all.get(taken..).unwrap()).await.unwrap();
             writer.shutdown().await.unwrap();
             drop(writer);
-            assert!(blocked.get().is_none());
+            assert!(gathered.blocked().is_none());
             drop(gathered);
         };
         let mut read = Vec::new();

@@ -73,8 +73,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         alarm: clock.alarm(),
         leaves: Cell::new(false),
     });
-    let blocked = Rc::new(Cell::new(None));
-    let io = Gathered::new(io, clock.clone(), Rc::clone(&blocked));
+    let io = Gathered::new(io, clock.clone());
     let answer = service_fn(|request| {
         let stream = H2Request {
             service: Rc::clone(service),
@@ -107,7 +106,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
     alarm.set(idle.min(stall));
     poll_fn(|cx| {
         let ended = connection.as_mut().poll(cx).is_ready();
-        // What cannot be sent is found out by the next turn, which the stream wakes.
+        // If the stream takes no more now, it wakes the task for another turn when it does.
         let sent = io.poll_send(cx);
         if ended || matches!(sent, Poll::Ready(Err(_))) {
             return Poll::Ready(());
@@ -121,7 +120,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
             cx.waker().wake_by_ref();
         }
         let gone = going.is_some_and(|since| streams.open.get() == 0 && now >= since + GOING);
-        let stuck = blocked.get().is_some_and(|since| now >= since + stall);
+        let stuck = io.blocked().is_some_and(|since| now >= since + stall);
         if gone || stuck {
             return Poll::Ready(());
         }
@@ -439,7 +438,7 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
     let mut date = Vec::with_capacity(32);
     record.write_date(&mut date);
     headers.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
-    headers.extend(HeaderValue::from_str(record.id.as_str()).map(|id| (X_REQUEST_ID, id)));
+    tell_id(headers, record);
     if !record.is_head() {
         *response.body_mut() = AnswerBody::Own(Some(Bytes::from(reply.body)));
     }
@@ -469,9 +468,14 @@ fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &Edits, record: &
     for (name, value) in edits.set() {
         to.insert(name.clone(), value.clone());
     }
-    to.extend(HeaderValue::from_str(record.id.as_str()).map(|mut id| {
+    tell_id(to, record);
+}
+
+/// Adds the request's id.
+fn tell_id(to: &mut HeaderMap, record: &Record) {
+    if let Ok(mut id) = HeaderValue::from_str(record.id.as_str()) {
         // Each answer has another, which would only push the others out of the table of HPACK (RFC 7541 section 7.1.3).
         id.set_sensitive(true);
-        (X_REQUEST_ID, id)
-    }));
+        to.append(X_REQUEST_ID, id);
+    }
 }
