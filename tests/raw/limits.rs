@@ -40,6 +40,14 @@ fn is_served(world: &World, client: &mut Wire, reason: &str) -> bool {
     panic!("neither served nor turned away");
 }
 
+/// Waits until a new client is served.
+fn recovers(world: &mut World) {
+    world.wait("the gateway to recover", |world| {
+        let mut client = World::over(world.tcp(), b"http/1.1");
+        is_served(world, &mut client, "out_of_descriptors")
+    });
+}
+
 fn from(world: &World, last: u8) -> Wire {
     World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, last), None), b"http/1.1")
 }
@@ -93,10 +101,7 @@ fn descriptors() {
     // succeeded or failed. While it lasts, more are turned away as well.
     assert!(World::over(world.tcp(), b"http/1.1").handshake().is_err());
     drop(crowd);
-    world.wait("the gateway to recover", |world| {
-        let mut client = World::over(world.tcp(), b"http/1.1");
-        is_served(world, &mut client, "out_of_descriptors")
-    });
+    recovers(&mut world);
     assert!(is_served(&world, &mut first, ""), "the one that was there all the time");
     let log = world.log();
     world.stop();
@@ -123,10 +128,7 @@ fn descriptors_that_others_take() {
     // Who waits for as long as a handshake may take makes room for others, and more are served.
     assert!((10..64).contains(&served), "{served} of 200 were admitted");
     drop(crowd);
-    world.wait("the gateway to recover", |world| {
-        let mut client = World::over(world.tcp(), b"http/1.1");
-        is_served(world, &mut client, "out_of_descriptors")
-    });
+    recovers(&mut world);
     world.stop();
 }
 
