@@ -230,7 +230,7 @@ pub enum ClientAddressFile {
 pub enum UnknownSniFile {
     /// The first certificate of the profile.
     Default,
-    /// A TLS alert.
+    /// The TLS alert `unrecognized_name`.
     Refuse,
 }
 

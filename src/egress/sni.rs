@@ -1,9 +1,10 @@
 //! Whether the name inside TLS is the one the tunnel was asked for.
 //!
 //! Behind one address of a large host are thousands of names; a tunnel to the allowed one must not
-//! become a tunnel to another (domain fronting). Encrypted Client Hello hides the true name and
-//! shows that of the host in front; if that is not the name asked for, it is a mismatch as any
-//! other.
+//! become a tunnel to another (domain fronting). Encrypted Client Hello (RFC 9849) hides the true
+//! name and shows that of the provider in front; if that is not the name asked for, it is a mismatch
+//! as any other. If it is, the tunnel may still lead to another name of that provider: `ech` says
+//! what is done about that.
 
 use crate::addr::{Destination, Host};
 use crate::config::{Act, Sni};
@@ -31,18 +32,28 @@ pub fn wants_hello(sni: Sni) -> bool {
 /// [`Progress::NeedMore`] stands for a client that ended before its hello did.
 #[must_use]
 pub fn judge(sni: Sni, destination: &Destination, read: &Progress) -> Judged {
-    let (act, reason) = match read {
-        Progress::Hello(hello) => match named(destination, hello) {
-            None => return Judged::Pass,
-            Some(Reason::SniMissing) => (sni.missing, Reason::SniMissing),
-            Some(reason) => (sni.mismatch, reason),
-        },
-        Progress::NotTls => (sni.not_tls, Reason::NotTls),
+    let hello = match read {
+        Progress::Hello(hello) => hello,
+        Progress::NotTls => return judged(sni.not_tls, Reason::NotTls),
         // Whoever may send anything may send broken TLS.
         Progress::Malformed | Progress::TooLarge | Progress::NeedMore => {
-            (sni.not_tls, Reason::BadHello)
+            return judged(sni.not_tls, Reason::BadHello);
         }
     };
+    let name = match named(destination, hello) {
+        None => Judged::Pass,
+        Some(Reason::SniMissing) => judged(sni.missing, Reason::SniMissing),
+        Some(reason) => judged(sni.mismatch, reason),
+    };
+    let ech = if hello.ech { judged(sni.ech, Reason::EgressEch) } else { Judged::Pass };
+    match (name, ech) {
+        (Judged::Refused(_), _) => name,
+        (_, Judged::Refused(_)) | (Judged::Pass, _) => ech,
+        (Judged::Logged(_), _) => name,
+    }
+}
+
+fn judged(act: Act, reason: Reason) -> Judged {
     match act {
         Act::Refuse => Judged::Refused(reason),
         Act::Log => Judged::Logged(reason),

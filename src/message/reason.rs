@@ -85,6 +85,8 @@ reasons! {
     BadExpect => "expectation_failed", 417;
     /// This host is not served here.
     UnknownHost => "unknown_host", 421;
+    /// What the listener asks of clients in the TLS handshake has changed since this connection was made: a new connection is needed.
+    HandshakeOutdated => "handshake_outdated", 421;
     /// The request head is larger than allowed, or has more fields.
     HeaderTooLarge => "header_too_large", 431;
     /// The HTTP version is not 1.0, 1.1 or 2.
@@ -163,6 +165,8 @@ reasons! {
     EgressLiteral => "egress_literal", 403;
     /// The destination has an address that no rule of the forward proxy lists: it is not on the internet, or the gateway's own.
     EgressAddress => "egress_address", 403;
+    /// What the forward proxy asks of clients in the TLS handshake has changed since this connection was made: a new connection is needed.
+    EgressHandshakeOutdated => "egress_handshake_outdated", 503;
     /// A rule of the forward proxy allows this destination, to users that log in.
     ProxyAuthRequired => "proxy_auth_required", 407;
     /// The user is unknown to the forward proxy, or the password is wrong.
@@ -171,6 +175,8 @@ reasons! {
     SniMismatch => "egress_sni_mismatch", 0;
     /// There is no name inside TLS to compare.
     SniMissing => "egress_sni_missing", 0;
+    /// The TLS message a client begins its tunnel with carries an encrypted one (ECH): the name that can be seen may not be the true one.
+    EgressEch => "egress_ech", 0;
     /// What the client sends through the tunnel is not TLS.
     NotTls => "egress_not_tls", 0;
     /// The TLS message a client begins its tunnel with is malformed, or too long.
@@ -181,6 +187,8 @@ reasons! {
     TcpSniMissing => "tcp_sni_missing", 0;
     /// A connection to be passed through names a server in TLS that no route has.
     TcpSniUnknown => "tcp_sni_unknown", 0;
+    /// A connection that is passed through names another server in its second TLS hello, which its endpoint has asked for.
+    TcpSniChanged => "tcp_sni_changed", 0;
     /// A connection to be passed through does not begin with TLS.
     TcpNotTls => "tcp_not_tls", 0;
     /// The TLS message that a connection to be passed through begins with is malformed, or too long.

@@ -23,6 +23,10 @@ use super::rate::Rate;
 use super::splice::Pipe;
 use super::{Ahead, Alarm, Io, Leave, Local, Outgoing, Phase};
 
+mod screen;
+
+pub use screen::{Refused, Screen, Step};
+
 /// Reads per poll before others get their turn.
 const TURNS: usize = 8;
 /// Reads in a row that must fill the scratch buffer before bytes are spliced.
@@ -99,13 +103,60 @@ pub enum End {
 /// Dropping the future closes both.
 pub async fn join<A: Leg, B: Leg>(
     local: &Rc<Local>,
+    (a, of_a): (A, Bytes),
+    (b, of_b): (B, Bytes),
+    terms: Terms<'_>,
+) -> End {
+    let (ab, ba) = (Direction::new(&of_a), Direction::new(&of_b));
+    drop((of_a, of_b));
+    let watch = Watch::new(local, &terms);
+    go_on(local, (a, b), (ab, ba), watch, terms).await
+}
+
+/// As [`join`], with `screen` judging what both sides send first. `ahead` was read from A after
+/// `of_a`, and is judged too.
+///
+/// # Errors
+///
+/// [`Refused`]: the screen does not let it go on. B is closed, and A is not.
+///
+/// # Cancellation
+///
+/// Dropping the future closes both.
+pub async fn join_screened<A: Leg, B: Leg, S: Screen>(
+    local: &Rc<Local>,
     (mut a, of_a): (A, Bytes),
     (mut b, of_b): (B, Bytes),
     terms: Terms<'_>,
-) -> End {
-    let (mut ab, mut ba) = (Direction::new(&of_a), Direction::new(&of_b));
-    drop((of_a, of_b));
+    (mut screen, ahead): (Box<S>, Bytes),
+) -> Result<End, Refused<S, A>> {
+    let (mut ab, mut ba) = (Direction::new(&of_a), Direction::new(&[]));
     let mut watch = Watch::new(local, &terms);
+    // Boxed: a tunnel that is open has no room for how it began.
+    let screened = Box::pin(async {
+        let mut pair = screen::Pair { a: &mut a, b: &mut b, ab: &mut ab, ba: &mut ba };
+        pair.pass(local, &mut *screen, (&mut watch, &terms), (&ahead, &of_b)).await
+    });
+    let end = screened.await;
+    drop((of_a, of_b, ahead));
+    match end {
+        Some(screen::Over::Refused) => Err(Refused { screen, a, out: ba.out }),
+        Some(screen::Over::Ended(end)) => Ok(end),
+        None => {
+            drop(screen);
+            Ok(go_on(local, (a, b), (ab, ba), watch, terms).await)
+        }
+    }
+}
+
+/// Moves bytes until the tunnel ends.
+async fn go_on<A: Leg, B: Leg>(
+    local: &Rc<Local>,
+    (mut a, mut b): (A, B),
+    (mut ab, mut ba): (Direction, Direction),
+    mut watch: Watch,
+    terms: Terms<'_>,
+) -> End {
     poll_fn(|cx| {
         let now = local.clock.now();
         let held_until = terms.rates.iter().flatten().filter_map(|rate| rate.wait(now)).max();

@@ -20,7 +20,10 @@ const CLIENT_HELLO: u8 = 1;
 const LONGEST_RECORD: usize = 1 << 14;
 
 const SERVER_NAME: u16 = 0;
+const SUPPORTED_VERSIONS: u16 = 43;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+
+const TLS13: usize = 0x0304;
 
 /// What is known so far.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -59,6 +62,7 @@ pub struct HelloReader {
     message: Vec<u8>,
     /// Everything read, record headers included.
     read: usize,
+    offers_tls13: bool,
     done: Option<Progress>,
 }
 
@@ -80,6 +84,18 @@ impl HelloReader {
             self.message = Vec::new();
         }
         progress
+    }
+
+    /// Bytes read so far, record headers included; after [`Progress::Hello`] those of the message.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.read
+    }
+
+    /// Whether the hello that was read offers TLS 1.3, in which a server may ask for a second one.
+    #[must_use]
+    pub fn offers_tls13(&self) -> bool {
+        self.offers_tls13
     }
 
     fn read(&mut self, mut bytes: &[u8]) -> Progress {
@@ -131,7 +147,7 @@ impl HelloReader {
         Ok(())
     }
 
-    fn message_so_far(&self) -> Progress {
+    fn message_so_far(&mut self) -> Progress {
         let Some(kind) = self.message.first() else { return Progress::NeedMore };
         if *kind != CLIENT_HELLO {
             return Progress::Malformed;
@@ -141,15 +157,20 @@ impl HelloReader {
         if length + 4 > MOST {
             return Progress::TooLarge;
         }
-        match reader.take(length) {
-            None => Progress::NeedMore,
-            Some(body) => client_hello(body).map_or(Progress::Malformed, Progress::Hello),
-        }
+        let Some(body) = reader.take(length) else { return Progress::NeedMore };
+        // A second message in the same record would be one that nobody judges.
+        let Some((hello, offers_tls13)) =
+            client_hello(body).filter(|_| reader.0.is_empty() && self.record_left == 0)
+        else {
+            return Progress::Malformed;
+        };
+        self.offers_tls13 = offers_tls13;
+        Progress::Hello(hello)
     }
 }
 
-/// Reads the body of the message. `None` if it is malformed.
-fn client_hello(body: &[u8]) -> Option<Hello> {
+/// Reads the body of the message, and whether it offers TLS 1.3. `None` if it is malformed.
+fn client_hello(body: &[u8]) -> Option<(Hello, bool)> {
     let mut body = Reader(body);
     body.take(2 + 32)?; // version, random
     let session = body.list::<1>()?;
@@ -159,8 +180,9 @@ fn client_hello(body: &[u8]) -> Option<Hello> {
         return None;
     }
     let mut hello = Hello { sni: None, ech: false };
+    let mut offers_tls13 = false;
     if body.0.is_empty() {
-        return Some(hello);
+        return Some((hello, offers_tls13));
     }
     let mut extensions = body.list::<2>()?;
     if !body.0.is_empty() {
@@ -174,10 +196,17 @@ fn client_hello(body: &[u8]) -> Option<Hello> {
             SERVER_NAME if hello.sni.is_some() => return None,
             SERVER_NAME => hello.sni = Some(server_name(content)?),
             ENCRYPTED_CLIENT_HELLO => hello.ech = true,
+            SUPPORTED_VERSIONS => offers_tls13 |= lists_tls13(content),
             _ => {}
         }
     }
-    Some(hello)
+    Some((hello, offers_tls13))
+}
+
+/// Whether a list of versions (RFC 8446 section 4.2.1) has TLS 1.3, a later one, or cannot be read.
+fn lists_tls13(mut extension: Reader<'_>) -> bool {
+    let Some(mut versions) = extension.list::<1>() else { return true };
+    std::iter::from_fn(|| versions.number::<2>()).any(|version| version >= TLS13)
 }
 
 /// The one name of the extension (RFC 6066 section 3). Any other number of them, or another kind
@@ -198,7 +227,7 @@ fn server_name(mut extension: Reader<'_>) -> Option<String> {
 
 /// Takes bytes off the front, never more than there are.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {

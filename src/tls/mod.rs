@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod client;
 pub mod hello;
 pub mod peer;
+pub mod retry;
 pub mod secret;
 pub mod server;
 pub mod tickets;

@@ -261,12 +261,18 @@ fn inside(sni: Sni) -> String {
     match sni {
         Sni::OFF => "not looked at".to_owned(),
         Sni::STRICT => "TLS that asks for this host, or it is closed".to_owned(),
-        Sni { mismatch, missing, not_tls } => format!(
-            "TLS for another host is {}, for none {}, anything else {}",
-            act(mismatch),
-            act(missing),
-            act(not_tls)
-        ),
+        Sni { mismatch, missing, not_tls, ech } => {
+            let encrypted = match ech {
+                Act::Allow => String::new(),
+                ech => format!(", with an encrypted hello {}", act(ech)),
+            };
+            format!(
+                "TLS for another host is {}, for none {}{encrypted}, anything else {}",
+                act(mismatch),
+                act(missing),
+                act(not_tls)
+            )
+        }
     }
 }
 

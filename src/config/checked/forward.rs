@@ -158,14 +158,17 @@ pub struct Sni {
     pub missing: Act,
     /// No TLS.
     pub not_tls: Act,
+    /// An `encrypted_client_hello` extension.
+    pub ech: Act,
 }
 
 impl Sni {
     /// Only TLS, only with the right name.
     pub const STRICT: Self =
-        Self { mismatch: Act::Refuse, missing: Act::Refuse, not_tls: Act::Refuse };
+        Self { mismatch: Act::Refuse, missing: Act::Refuse, not_tls: Act::Refuse, ech: Act::Allow };
     /// Whatever it is.
-    pub const OFF: Self = Self { mismatch: Act::Allow, missing: Act::Allow, not_tls: Act::Allow };
+    pub const OFF: Self =
+        Self { mismatch: Act::Allow, missing: Act::Allow, not_tls: Act::Allow, ech: Act::Allow };
 }
 
 /// What is done about something.

@@ -120,6 +120,10 @@ pub struct SniFile {
     pub missing: Maybe<ActFile>,
     /// It is not TLS. Default `"refuse"`.
     pub not_tls: Maybe<ActFile>,
+    /// The hello has an `encrypted_client_hello` extension (ECH): the name that can be seen may be
+    /// that of a provider in front, and the true one is hidden. Browsers send the extension without
+    /// meaning it (GREASE), and the two cannot be told apart. Default `"allow"`.
+    pub ech: Maybe<ActFile>,
 }
 
 /// What is done about something.

@@ -4,7 +4,8 @@ use super::*;
 fn the_name_is_compared_with_what_was_asked_for() {
     let hello =
         |sni: Option<&str>| Progress::Hello(Hello { sni: sni.map(str::to_owned), ech: false });
-    let lenient = Sni { mismatch: Act::Log, missing: Act::Allow, not_tls: Act::Log };
+    let lenient =
+        Sni { mismatch: Act::Log, missing: Act::Allow, not_tls: Act::Log, ech: Act::Allow };
     let refused = Judged::Refused;
     let cases = [
         ("a.com:443", hello(Some("a.com")), Judged::Pass, Judged::Pass),
@@ -56,4 +57,27 @@ fn the_name_is_compared_with_what_was_asked_for() {
         assert_eq!(judge(lenient, &destination, &said), other, "{asked} {said:?}");
         assert_eq!(judge(Sni::OFF, &destination, &said), Judged::Pass, "{asked} {said:?}");
     }
+}
+
+#[test]
+fn an_encrypted_hello_is_judged_besides_the_name() {
+    let destination = Destination::parse(b"a.com:443", None).unwrap();
+    let said = |name: &str, ech| Progress::Hello(Hello { sni: Some(name.to_owned()), ech });
+    let sni = |mismatch, ech| Sni { mismatch, ech, ..Sni::STRICT };
+    let (right, wrong) = (said("a.com", true), said("b.com", true));
+    let cases = [
+        (sni(Act::Refuse, Act::Allow), &right, Judged::Pass),
+        (sni(Act::Refuse, Act::Log), &right, Judged::Logged(Reason::EgressEch)),
+        (sni(Act::Refuse, Act::Refuse), &right, Judged::Refused(Reason::EgressEch)),
+        (sni(Act::Refuse, Act::Refuse), &wrong, Judged::Refused(Reason::SniMismatch)),
+        (sni(Act::Log, Act::Refuse), &wrong, Judged::Refused(Reason::EgressEch)),
+        (sni(Act::Log, Act::Log), &wrong, Judged::Logged(Reason::SniMismatch)),
+        (sni(Act::Allow, Act::Log), &wrong, Judged::Logged(Reason::EgressEch)),
+    ];
+    for (sni, said, expected) in cases {
+        assert_eq!(judge(sni, &destination, said), expected, "{sni:?} {said:?}");
+        assert!(wants_hello(sni));
+    }
+    let refuse = sni(Act::Refuse, Act::Refuse);
+    assert_eq!(judge(refuse, &destination, &said("a.com", false)), Judged::Pass);
 }

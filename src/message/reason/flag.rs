@@ -118,13 +118,17 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::TcpClient
         | Reason::SniMismatch
         | Reason::SniMissing
-        | Reason::NotABalancer => Flag::Denied,
+        | Reason::EgressEch
+        | Reason::NotABalancer
+        | Reason::HandshakeOutdated
+        | Reason::EgressHandshakeOutdated => Flag::Denied,
         Reason::ProxyAuthRequired | Reason::ProxyAuthFailed => Flag::Unknown,
         Reason::NoRoute
         | Reason::MethodNotAllowed
         | Reason::UnknownHost
         | Reason::TcpSniMissing
-        | Reason::TcpSniUnknown => Flag::NoRoute,
+        | Reason::TcpSniUnknown
+        | Reason::TcpSniChanged => Flag::NoRoute,
         Reason::HeaderTimeout
         | Reason::BodyTooSlow
         | Reason::ClientTooSlow

@@ -398,5 +398,6 @@ fn sni(written: Option<&Written<SniFile>>, otherwise: Sni) -> Sni {
         mismatch: act(&file.mismatch, otherwise.mismatch),
         missing: act(&file.missing, otherwise.missing),
         not_tls: act(&file.not_tls, otherwise.not_tls),
+        ech: act(&file.ech, otherwise.ech),
     }
 }

@@ -1,0 +1,224 @@
+//! The beginning of a tunnel whose first bytes are judged as they pass, before they move unread.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::ReadBuf;
+
+use super::{Direction, End, Terms, Watch};
+use crate::net::{Io, Local, Outgoing};
+
+/// Reads of each side per poll, before other tasks run.
+const TURNS: u32 = 8;
+
+/// Judges the first bytes of both directions.
+pub trait Screen {
+    /// Takes bytes of A in their order; those that may pass to B are added to `out`.
+    fn on_a(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step;
+
+    /// Takes bytes of B, which pass to A; bytes of A that may pass now are added to `out`.
+    fn on_b(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step;
+
+    /// Whether A must not be read until B has sent more.
+    fn holds_a(&self) -> bool;
+}
+
+/// The answer of a [`Screen`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// It has to see more.
+    More,
+    /// It has seen enough, and holds nothing.
+    Done,
+    /// The tunnel must not go on.
+    Refuse,
+}
+
+/// A tunnel that its screen refused.
+pub struct Refused<S, A> {
+    /// The screen, which knows why.
+    pub screen: Box<S>,
+    /// Side A, still open.
+    pub a: A,
+    /// Bytes on their way to it.
+    pub out: Outgoing,
+}
+
+/// An end before the screen had seen enough.
+pub(super) enum Over {
+    Refused,
+    Ended(End),
+}
+
+/// Both sides and directions of a tunnel.
+pub(super) struct Pair<'a, A, B> {
+    pub(super) a: &'a mut A,
+    pub(super) b: &'a mut B,
+    /// From A to B.
+    pub(super) ab: &'a mut Direction,
+    /// From B to A.
+    pub(super) ba: &'a mut Direction,
+}
+
+impl<A: Io, B: Io> Pair<'_, A, B> {
+    /// Passes bytes until `screen` has seen enough, or one side has ended, which leaves nothing to
+    /// judge. `of_a` and `of_b` were read already.
+    pub(super) async fn pass<S: Screen>(
+        &mut self,
+        local: &Local,
+        screen: &mut S,
+        (watch, terms): (&mut Watch, &Terms<'_>),
+        (of_a, of_b): (&[u8], &[u8]),
+    ) -> Option<Over> {
+        let mut step = Step::More;
+        if !of_b.is_empty() {
+            step = self.take_b(of_b, screen);
+        }
+        match step {
+            Step::More if of_a.is_empty() => {}
+            Step::More => step = self.take_a(of_a, screen),
+            Step::Refuse => {}
+            Step::Done => {
+                self.ab.out.staged().extend_from_slice(of_a);
+                self.ab.bytes += of_a.len() as u64;
+            }
+        }
+        poll_fn(|cx| {
+            let before = self.ab.bytes + self.ba.bytes;
+            let mut turns = 0;
+            while step == Step::More && turns < TURNS {
+                turns += 1;
+                step = match self.turn(cx, local, screen) {
+                    Poll::Ready(Ok(step)) => step,
+                    Poll::Ready(Err(end)) => return Poll::Ready(Some(Over::Ended(end))),
+                    Poll::Pending => {
+                        turns = 0;
+                        break;
+                    }
+                };
+            }
+            let moved = self.ab.bytes + self.ba.bytes - before;
+            if moved > 0 {
+                self.count(local, watch, terms, usize::try_from(moved).unwrap_or(usize::MAX));
+            }
+            match step {
+                Step::Refuse => return Poll::Ready(Some(Over::Refused)),
+                Step::Done => return Poll::Ready(None),
+                Step::More if turns == TURNS => cx.waker().wake_by_ref(),
+                Step::More => {}
+            }
+            watch.poll(cx, local, terms, None).map(|end| Some(Over::Ended(end)))
+        })
+        .await
+    }
+
+    /// Reads each side once; B first, because its answer decides whether A is judged at all.
+    fn turn<S: Screen>(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+        screen: &mut S,
+    ) -> Poll<Result<Step, End>> {
+        let b = self.poll_b(cx, local, screen);
+        if !matches!(b, Poll::Pending | Poll::Ready(Ok(Step::More))) {
+            return b;
+        }
+        match self.poll_a(cx, local, screen) {
+            Poll::Pending => b,
+            a @ Poll::Ready(_) => a,
+        }
+    }
+
+    fn count(&self, local: &Local, watch: &mut Watch, terms: &Terms<'_>, moved: usize) {
+        let now = local.clock.now();
+        watch.moved = now;
+        terms.moved.a_to_b.store(self.ab.bytes, Ordering::Relaxed);
+        terms.moved.b_to_a.store(self.ba.bytes, Ordering::Relaxed);
+        for rate in terms.rates.iter().flatten() {
+            rate.moved(now, moved);
+        }
+    }
+
+    fn take_a<S: Screen>(&mut self, bytes: &[u8], screen: &mut S) -> Step {
+        let out = self.ab.out.staged();
+        let before = out.len();
+        let step = screen.on_a(bytes, out);
+        self.ab.bytes += (out.len() - before) as u64;
+        step
+    }
+
+    fn take_b<S: Screen>(&mut self, bytes: &[u8], screen: &mut S) -> Step {
+        self.ba.bytes += bytes.len() as u64;
+        self.ba.out.staged().extend_from_slice(bytes);
+        let out = self.ab.out.staged();
+        let before = out.len();
+        let step = screen.on_b(bytes, out);
+        self.ab.bytes += (out.len() - before) as u64;
+        step
+    }
+
+    /// Reads B once, when what came before is on its way.
+    fn poll_b<S: Screen>(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+        screen: &mut S,
+    ) -> Poll<Result<Step, End>> {
+        ready!(self.ba.out.poll_flush(cx, self.a)).map_err(|_| End::BrokenA)?;
+        local.with_scratch(|scratch| {
+            let data = ready!(read(cx, self.b, scratch)).map_err(|_| End::BrokenB)?;
+            let step = if data.is_empty() {
+                self.ba.ended = true;
+                Step::Done
+            } else {
+                self.take_b(data, screen)
+            };
+            let _ = self.ba.out.poll_flush(cx, self.a);
+            Poll::Ready(Ok(step))
+        })
+    }
+
+    /// Reads A once, unless the screen holds it.
+    fn poll_a<S: Screen>(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &Local,
+        screen: &mut S,
+    ) -> Poll<Result<Step, End>> {
+        ready!(self.ab.out.poll_flush(cx, self.b)).map_err(|_| End::BrokenB)?;
+        if screen.holds_a() {
+            return Poll::Pending;
+        }
+        local.with_scratch(|scratch| {
+            let data = ready!(read(cx, self.a, scratch)).map_err(|_| End::BrokenA)?;
+            let step = if data.is_empty() {
+                self.ab.ended = true;
+                Step::Done
+            } else {
+                self.take_a(data, screen)
+            };
+            let _ = self.ab.out.poll_flush(cx, self.b);
+            Poll::Ready(Ok(step))
+        })
+    }
+}
+
+/// Reads once; nothing is the end.
+fn read<'a, R: Io>(
+    cx: &mut Context<'_>,
+    from: &mut R,
+    scratch: &'a mut [u8],
+) -> Poll<io::Result<&'a [u8]>> {
+    let mut buffer = ReadBuf::new(scratch);
+    match ready!(Pin::new(from).poll_read(cx, &mut buffer)) {
+        Ok(()) => {}
+        // A peer that closes TCP without TLS's close_notify has closed all the same.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Poll::Ready(Err(error)),
+    }
+    let length = buffer.filled().len();
+    Poll::Ready(Ok(scratch.get(..length).unwrap_or_default()))
+}
