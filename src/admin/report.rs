@@ -340,6 +340,10 @@ pub struct Key {
 pub struct Open {
     /// Client connections.
     pub connections: u64,
+    /// Those of them, at most, that would end after their answer, because the listener asks more of
+    /// clients in the TLS handshake.
+    #[serde(default)]
+    pub outdated: u64,
     /// Requests being served. They end as they began.
     pub requests: u64,
     /// WebSockets.

@@ -150,7 +150,11 @@ fn places(old: &str, new: &str) -> String {
 fn open(open: &Open) -> String {
     let mut parts = Vec::new();
     if open.connections > 0 {
-        parts.push(counted(open.connections, "connection"));
+        let mut part = counted(open.connections, "connection");
+        if open.outdated > 0 {
+            let _ = write!(part, " (up to {} to authenticate again)", open.outdated);
+        }
+        parts.push(part);
     }
     if open.requests > 0 {
         let they = if open.requests == 1 { "ends as it began" } else { "end as they began" };

@@ -6,21 +6,27 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::server::Acceptor;
+use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::net::{Ahead, Alarm};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::listeners::Handshake;
+use crate::tls::{ClientHandshake, ServerTls};
+
+use super::hello::UNRECOGNIZED_NAME;
 
 /// Why there is no TLS.
 pub(crate) enum NoTls {
     /// The first bytes are letters: somebody typed `http://`.
     PlainHttp(TcpStream),
+    /// The client asks for a server name without a certificate, and such names are refused.
+    UnknownName(TcpStream, String),
     /// It took too long.
     TimedOut,
     /// What TLS or the socket said.
@@ -36,25 +42,27 @@ pub(crate) enum NoTls {
 /// [`NoTls`].
 pub(crate) async fn handshake(
     stream: TcpStream,
-    config: &Arc<ServerConfig>,
+    tls: &ServerTls,
     alarm: &Alarm,
     metrics: &ListenerMetrics,
 ) -> Result<Box<TlsStream<Ahead>>, NoTls> {
     let begun = Instant::now();
-    let result = shake_hands(stream, config, alarm).await;
+    let result = shake_hands(stream, tls, alarm).await;
     match &result {
         Ok(stream) => metrics.shook_hands(counted(stream), begun.elapsed()),
         // That was none.
         Err(NoTls::PlainHttp(_)) => {}
         Err(NoTls::TimedOut) => metrics.handshake_failed(Handshake::TimedOut),
-        Err(NoTls::Failed(_)) => metrics.handshake_failed(Handshake::Failed),
+        Err(NoTls::Failed(_) | NoTls::UnknownName(..)) => {
+            metrics.handshake_failed(Handshake::Failed);
+        }
     }
     result
 }
 
 async fn shake_hands(
     stream: TcpStream,
-    config: &Arc<ServerConfig>,
+    tls: &ServerTls,
     alarm: &Alarm,
 ) -> Result<Box<TlsStream<Ahead>>, NoTls> {
     let mut first = [0; 1];
@@ -65,8 +73,33 @@ async fn shake_hands(
         Ok(_) => {}
         Err(error) => return Err(NoTls::Failed(error)),
     }
-    let accepting = TlsAcceptor::from(Arc::clone(config)).accept(Ahead::new(stream));
+    let accepting = if tls.refuses_names() {
+        // Only on these listeners is the ClientHello read first: left to itself, the TLS library
+        // would send `access_denied`, which says nothing about the name.
+        let reading = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(stream));
+        let reading = until(alarm, reading).await.ok_or(NoTls::TimedOut)?;
+        let hello = reading.map_err(NoTls::Failed)?;
+        if let Some(name) = hello.client_hello().server_name().filter(|name| tls.refuses(name)) {
+            let name = name.to_owned();
+            return Err(NoTls::UnknownName(hello.io.into_socket(), name));
+        }
+        hello.into_stream(Arc::clone(&tls.config))
+    } else {
+        TlsAcceptor::from(Arc::clone(&tls.config)).accept(Ahead::new(stream))
+    };
     until(alarm, accepting).await.ok_or(NoTls::TimedOut)?.map(Box::new).map_err(NoTls::Failed)
+}
+
+/// A finished handshake, as a later configuration judges it; `tls` is what it was made with.
+pub(crate) fn finished(stream: &TlsStream<Ahead>, tls: &ServerTls) -> ClientHandshake {
+    let presented = stream.get_ref().1.peer_certificates().is_some_and(|all| !all.is_empty());
+    ClientHandshake { tls: true, verified_by: tls.client_auth.clone().filter(|_| presented) }
+}
+
+/// Refuses a client for the server name it asks for. Returns the detail for the access log.
+pub(crate) async fn refuse_name(stream: TcpStream, name: &str, alarm: &Alarm) -> String {
+    part(stream, &UNRECOGNIZED_NAME, alarm).await;
+    format!("no certificate for the server name {name:?}")
 }
 
 /// The version a finished handshake agreed on, as it is written in logs.

@@ -2,14 +2,20 @@
 //! sent on as it came.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::net::Io;
+use crate::message::Reason;
+use crate::net::tunnel::{Screen, Step};
+use crate::net::{Io, Local, Outgoing};
 use crate::tls::hello::{HelloReader, Progress};
+use crate::tls::retry::{RetryWatch, Watch};
 
 use super::Conn;
 
+/// How long a client may take to read an alert.
+pub(crate) const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A fatal alert in a record of its own (RFC 8446 section 6): `unrecognized_name`.
 pub(crate) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
@@ -22,14 +28,40 @@ pub(crate) enum NoHello {
     TimedOut,
 }
 
+/// Tells a client in TLS that its tunnel ends here; `out` is on its way to it.
+pub(crate) async fn refuse<T: Io>(local: &Rc<Local>, io: T, out: Outgoing) {
+    let mut conn = Conn::new(io, local);
+    conn.out = out;
+    conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);
+    conn.linger(ALERT_TIMEOUT).await;
+}
+
+/// The first bytes of a client.
+pub(crate) struct First {
+    /// [`Progress::NeedMore`] is a client that ended before its hello did.
+    pub(crate) progress: Progress,
+    /// Where the hello ends, if a server may ask for a second one.
+    pub(crate) retried_from: Option<usize>,
+}
+
 /// Reads until there is a whole hello, or something that is none; at most `within`. What was read
-/// stays in the connection. [`Progress::NeedMore`] is a client that ended before its hello did.
+/// stays in the connection.
 ///
 /// # Errors
 ///
 /// [`NoHello`].
-pub(crate) async fn read<T: Io>(conn: &mut Conn<T>, within: Duration) -> Result<Progress, NoHello> {
+pub(crate) async fn read<T: Io>(conn: &mut Conn<T>, within: Duration) -> Result<First, NoHello> {
     let mut reader = HelloReader::new();
+    let progress = read_with(&mut reader, conn, within).await?;
+    let retried_from = reader.offers_tls13().then(|| reader.length());
+    Ok(First { progress, retried_from })
+}
+
+async fn read_with<T: Io>(
+    reader: &mut HelloReader,
+    conn: &mut Conn<T>,
+    within: Duration,
+) -> Result<Progress, NoHello> {
     let mut fed = 0;
     conn.alarm.set(within);
     poll_fn(|cx| {
@@ -54,4 +86,65 @@ pub(crate) async fn read<T: Io>(conn: &mut Conn<T>, within: Duration) -> Result<
         conn.alarm.poll(cx).map(|()| Err(NoHello::TimedOut))
     })
     .await
+}
+
+/// Screen of a tunnel whose server may ask for a second hello. `judge` decides about that; an error
+/// closes the tunnel.
+pub(crate) struct SecondHello<J> {
+    watch: RetryWatch,
+    judge: J,
+    /// The reason why the second hello was refused.
+    pub(crate) refused: Option<Reason>,
+    /// The name it asks for, if it was refused.
+    pub(crate) name: Option<String>,
+}
+
+impl<J> SecondHello<J> {
+    /// A screen for a tunnel whose first hello is on its way.
+    pub(crate) fn new(judge: J) -> Box<Self> {
+        Box::new(Self { watch: RetryWatch::new(), judge, refused: None, name: None })
+    }
+
+    /// The detail for the access log.
+    pub(crate) fn detail(&self) -> String {
+        match &self.name {
+            Some(name) => format!("the second TLS hello, after a HelloRetryRequest, names {name}"),
+            None => "in the second TLS hello, after a HelloRetryRequest".to_owned(),
+        }
+    }
+}
+
+impl<J: FnMut(&Progress) -> Result<(), Reason>> SecondHello<J> {
+    fn step(&mut self, watch: Watch, out: &mut Vec<u8>) -> Step {
+        let second = match watch {
+            Watch::Going => return Step::More,
+            Watch::Over => return Step::Done,
+            Watch::Second(second) => second,
+        };
+        if let Err(reason) = (self.judge)(&second) {
+            self.refused = Some(reason);
+            if let Progress::Hello(hello) = second {
+                self.name = hello.sni;
+            }
+            return Step::Refuse;
+        }
+        self.watch.release(out);
+        Step::Done
+    }
+}
+
+impl<J: FnMut(&Progress) -> Result<(), Reason>> Screen for SecondHello<J> {
+    fn on_a(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+        let watch = self.watch.client(bytes, out);
+        self.step(watch, out)
+    }
+
+    fn on_b(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+        let watch = self.watch.server(bytes, out);
+        self.step(watch, out)
+    }
+
+    fn holds_a(&self) -> bool {
+        self.watch.holds_client()
+    }
 }

@@ -9,7 +9,7 @@ use crate::addr::ClientAddr;
 use crate::downstream::Worker;
 use crate::downstream::accept::{Admitted, Door};
 use crate::downstream::balancer::{NotServed, identify};
-use crate::downstream::handshake::{NoTls, handshake, part, version};
+use crate::downstream::handshake::{NoTls, finished, handshake, part, refuse_name, version};
 use crate::message::Reason;
 use crate::telemetry::listeners::Rejection;
 use crate::tls::peer;
@@ -81,21 +81,25 @@ async fn connection(
             return refuse(&service, &stand, Facts::of(peer, via), (reason, detail));
         }
     };
-    let Some(config) = &stand.listener.tls else {
+    let Some(settings) = &stand.listener.tls else {
         drop((alarm, stand));
         return serve::serve(&service, facts, stream, admitted).await;
     };
-    match handshake(stream, config, &alarm, &stand.metrics).await {
+    match handshake(stream, settings, &alarm, &stand.metrics).await {
         Ok(stream) => {
             let tls = version(&stream);
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let names = shown.map(peer::names_of).unwrap_or_default();
-            let facts = Facts { tls, names, ..facts };
+            let facts = Facts { tls, names, handshake: finished(&stream, settings), ..facts };
             drop((alarm, stand));
             // Boxed: TLS makes its state large, and most clients speak plain HTTP to a proxy.
             Box::pin(serve::serve(&service, facts, stream, admitted)).await;
         }
         Err(NoTls::PlainHttp(stream)) => explain(&service, &stand, facts, stream).await,
+        Err(NoTls::UnknownName(stream, name)) => {
+            let detail = refuse_name(stream, &name, &alarm).await;
+            refuse(&service, &stand, facts, (Reason::TlsHandshake, Some(detail)));
+        }
         Err(NoTls::TimedOut) => {
             refuse(&service, &stand, facts, (Reason::HandshakeTimeout, None));
         }

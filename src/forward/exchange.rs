@@ -10,7 +10,6 @@ use tokio_rustls::TlsConnector;
 
 use crate::addr::Host;
 use crate::downstream::Conn;
-use crate::downstream::accept::Door as _;
 use crate::downstream::download::{Answer, Download};
 use crate::downstream::pace::Pace;
 use crate::downstream::sender::Sender;
@@ -85,10 +84,7 @@ async fn pass_on<T: Io>(
     let asked = &request.asked.head;
     // A body that is still on its way, or was never asked for, leaves the connection in a state
     // that only closing it resolves.
-    let kept = asked.keep_alive
-        && !request.service.is_going()
-        && exchange.is_sent()
-        && !sender.upload.held;
+    let kept = asked.keep_alive && !request.is_last() && exchange.is_sent() && !sender.upload.held;
     let idle = request.way.outlet.timeouts.idle;
     let sent = Answer { head, edits: &Edits::default(), idle }.sent(asked.version);
     let mut tail = Vec::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::addr::Destination;
 use crate::config::Sni;
 use crate::downstream::Conn;
-use crate::downstream::hello::{NoHello, UNRECOGNIZED_NAME, read};
+use crate::downstream::hello::{First, NoHello, UNRECOGNIZED_NAME, read};
 use crate::egress::sni::{Judged, judge, wants_hello};
 use crate::message::Reason;
 use crate::net::Io;
@@ -14,7 +14,8 @@ use crate::tls::hello::Progress;
 use super::record::Record;
 
 /// Reads the client's hello, as far as the settings want one, and judges it. The bytes stay in the
-/// connection, to be sent on as they came.
+/// connection, to be sent on as they came. Returns where the hello ends, if the server may ask for a
+/// second one.
 ///
 /// # Errors
 ///
@@ -24,22 +25,23 @@ pub(super) async fn admit<T: Io>(
     (sni, within): (Sni, Duration),
     destination: &Destination,
     record: &mut Record,
-) -> Result<(), Reason> {
+) -> Result<Option<usize>, Reason> {
     if !wants_hello(sni) {
-        return Ok(());
+        return Ok(None);
     }
-    let read = read(conn, within).await.map_err(|none| match none {
-        NoHello::Gone => Reason::ClientGone,
-        NoHello::TimedOut => Reason::HelloTimeout,
-    })?;
+    let First { progress: read, retried_from } =
+        read(conn, within).await.map_err(|none| match none {
+            NoHello::Gone => Reason::ClientGone,
+            NoHello::TimedOut => Reason::HelloTimeout,
+        })?;
     if let Progress::Hello(hello) = &read {
         record.sni = hello.sni.as_deref().map(Into::into);
     }
     match judge(sni, destination, &read) {
-        Judged::Pass => Ok(()),
+        Judged::Pass => Ok(retried_from),
         Judged::Logged(reason) => {
             record.noted = Some(reason);
-            Ok(())
+            Ok(retried_from)
         }
         Judged::Refused(reason) => {
             if matches!(read, Progress::Hello(_)) {

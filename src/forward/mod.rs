@@ -37,11 +37,13 @@ use arc_swap::ArcSwap;
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
 use crate::downstream::balancer::Via;
+use crate::generation::outlet::Listener;
 use crate::net::admission::Admission;
+use crate::tls::ClientHandshake;
 
 pub use commons::Commons;
 pub use live::{Live, Open};
-pub use way::{Stand, Way};
+pub use way::{PROFILE, Stand, Way};
 
 /// One listener on one worker.
 pub struct Service {
@@ -65,12 +67,43 @@ struct Facts {
     tls: &'static str,
     /// Names in its certificate.
     names: Vec<String>,
+    handshake: ClientHandshake,
+    /// The configuration change after which `handshake` was judged last.
+    judged: Cell<u64>,
+    /// The present configuration does not accept `handshake`.
+    outdated: Cell<bool>,
 }
 
 impl Facts {
     /// Of a connection on which the client itself has said nothing yet.
     fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
-        Self { client, via, tls: "", names: Vec::new() }
+        Self {
+            client,
+            via,
+            tls: "",
+            names: Vec::new(),
+            handshake: ClientHandshake::default(),
+            judged: Cell::new(u64::MAX),
+            outdated: Cell::new(false),
+        }
+    }
+
+    /// Whether a client with this handshake may go on using its connection. Names of a certificate
+    /// give rights, so they end with the listener's CAs.
+    fn is_accepted_by(&self, listener: &Listener) -> bool {
+        let tls = listener.tls.as_ref();
+        let asks = tls.is_some_and(|tls| tls.client_auth.is_some());
+        self.handshake.is_accepted_by(tls) && (asks || self.names.is_empty())
+    }
+
+    /// Whether the connection is to be closed, because what its listener asks of clients in their
+    /// handshake has changed. Looks at the listener only after a change of configuration.
+    fn is_outdated(&self, service: &Service) -> bool {
+        let generation = service.worker.local.generation();
+        if self.judged.replace(generation) != generation {
+            self.outdated.set(!self.is_accepted_by(&service.stand.load().listener));
+        }
+        self.outdated.get()
     }
 }

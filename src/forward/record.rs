@@ -180,6 +180,11 @@ impl Record {
         self.facts.client
     }
 
+    /// Whether the listener still accepts the client's handshake.
+    pub(super) fn is_accepted_by(&self, listener: &Listener) -> bool {
+        self.facts.is_accepted_by(listener)
+    }
+
     pub(super) fn destination(&self) -> Option<&Destination> {
         self.destination.as_ref()
     }

@@ -24,12 +24,13 @@ use super::record::Record;
 use super::serve::{Next, PATIENCE};
 use super::tunnel::Opened;
 use super::usage::Place;
-use super::{Service, Way, exchange, hello, refusal, who};
+use super::{Facts, Service, Way, exchange, hello, refusal, who};
 
 /// One request being served.
 pub(super) struct Request<'a> {
     pub(super) service: &'a Rc<Service>,
     pub(super) way: &'a Arc<Way>,
+    pub(super) facts: &'a Facts,
     pub(super) asked: ProxiedHead,
 }
 
@@ -151,25 +152,33 @@ impl Request<'_> {
             return Next::Cut;
         }
         let sni = grant.rule.sni(destination.port);
-        if let Err(reason) =
-            hello::admit(conn, (sni, timeouts.hello), &destination, &mut record).await
-        {
-            // The 200 has been said: the status stays what the client saw.
-            record.reason = Some(reason);
-            record.tunnel_ended("refused");
-            return Next::Close;
-        }
+        let admitted = hello::admit(conn, (sni, timeouts.hello), &destination, &mut record).await;
+        let retried_from = match admitted {
+            Ok(retried_from) => retried_from,
+            Err(reason) => {
+                // The 200 has been said: the status stays what the client saw.
+                record.reason = Some(reason);
+                record.tunnel_ended("refused");
+                return Next::Close;
+            }
+        };
         let ends_at = ends_at(timeouts.total, &grant);
         Next::Tunnel(Box::new(Opened {
             rates: [record.rule().rate(), rate],
             record,
             stream: reached.stream,
             early: reached.early,
+            second: retried_from.map(|from| (from, sni)),
             idle: timeouts.idle,
             ends_at,
             place,
             way: Arc::clone(self.way),
         }))
+    }
+
+    /// Whether the connection carries no further request.
+    pub(super) fn is_last(&self) -> bool {
+        self.service.is_going() || self.facts.is_outdated(self.service)
     }
 
     /// Answers with the refusal the record has.
@@ -183,8 +192,7 @@ impl Request<'_> {
         record.response_bytes = reply.body.len() as u64;
         // Bytes that were meant for a tunnel are no request.
         let ahead = self.asked.form == Form::Connect && !conn.input.is_empty();
-        let kept =
-            head.keep_alive && head.framing == Framing::None && !ahead && !self.service.is_going();
+        let kept = head.keep_alive && head.framing == Framing::None && !ahead && !self.is_last();
         let worker = &self.service.worker;
         reply.write(conn.out.staged(), worker, &record.id, Some(&head.method), !kept);
         if kept { Next::KeepAlive } else { Next::Close }

@@ -48,7 +48,8 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
                 size: outlet.limits.header_size,
             }
         };
-        let head = conn.read_head(&limits, &|| service.closes_idle()).await;
+        let leaves = || service.closes_idle() || facts.is_outdated(service);
+        let head = conn.read_head(&limits, &leaves).await;
         // What is in force now decides, not what was when the client began to think.
         let stand = service.stand.load_full();
         let asked = match head {
@@ -56,11 +57,17 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
             Ok(None) => break,
             Err(reason) => Err(reason),
         };
+        // Workers hear of a change a moment after it.
+        let outdated = !facts.is_accepted_by(&stand.listener);
+        let asked =
+            asked.and_then(
+                |asked| if outdated { Err(Reason::EgressHandshakeOutdated) } else { Ok(asked) },
+            );
         let mut record = Record::new(worker, &facts, &stand);
         let next = match asked {
             Ok(asked) => {
                 record.on_head(&asked);
-                let request = Request { service, way: &stand.way, asked };
+                let request = Request { service, way: &stand.way, facts: &facts, asked };
                 // Boxed: what a request needs is large, and a waiting connection has none.
                 Box::pin(request.serve(&mut conn, record)).await
             }

@@ -1,5 +1,6 @@
 //! After the 200: bytes we do not read, in a task of its own, which is small.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,16 +11,21 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::addr::Destination;
+use crate::config::Sni;
 use crate::downstream::accept::Admitted;
+use crate::downstream::hello::{SecondHello, refuse};
+use crate::egress::sni::{Judged, judge};
 use crate::egress::{Policy, Verdict};
+use crate::message::Reason;
 use crate::net::rate::Rate;
-use crate::net::tunnel::{End, Leg, Moved, Terms, join};
+use crate::net::tunnel::{End, Leg, Moved, Refused, Terms, join, join_screened};
+use crate::tls::hello::Progress;
 use crate::upstream::Stream;
 
 use super::live::Open;
 use super::record::Record;
 use super::usage::Place;
-use super::{Service, Way};
+use super::{Service, Stand, Way};
 
 /// A tunnel that only needs to be joined.
 pub(super) struct Opened {
@@ -27,6 +33,9 @@ pub(super) struct Opened {
     pub(super) stream: Stream,
     /// Already read from the destination.
     pub(super) early: Bytes,
+    /// Where the client's hello ends, if the server may ask for a second one, and how that is
+    /// judged.
+    pub(super) second: Option<(usize, Sni)>,
     pub(super) idle: Duration,
     pub(super) ends_at: Option<Instant>,
     pub(super) rates: [Option<Arc<Rate>>; 2],
@@ -38,38 +47,83 @@ pub(super) struct Opened {
 /// Joins client and destination.
 pub(super) fn spawn<T: Leg>(
     service: &Rc<Service>,
-    client: (T, Bytes),
+    (client, mut of_client): (T, Bytes),
     opened: Opened,
     admitted: Admitted,
 ) {
-    let Opened { mut record, stream, early, idle, ends_at, rates, place, way } = opened;
+    let Opened { mut record, stream, early, second, idle, ends_at, rates, place, way } = opened;
     let own = Rc::clone(service);
     // A change of configuration while the client's hello was awaited: nobody has asked it yet.
-    let now = service.stand.load_full().way.clone();
-    if !Arc::ptr_eq(&now, &way) && !is_still_allowed(&record, &now) {
+    let now = service.stand.load_full();
+    if !Arc::ptr_eq(&now.way, &way) && !is_still_allowed(&record, &now) {
         return record.tunnel_ended("policy");
     }
     drop((now, way));
     let listed = service.commons.live.list(shown(&record));
     service.worker.local.spawn(async move {
-        let allowed = || is_still_allowed(&record, &own.stand.load().way);
+        let allowed = || is_still_allowed(&record, &own.stand.load());
         let moved = &listed.open.moved;
         let terms = Terms { idle, ends_at, rates, moved, allowed: &allowed };
-        let end = join(&own.worker.local, client, (stream, early), terms).await;
+        let (local, noted) = (&own.worker.local, Cell::new(None));
+        let upstream = (stream, early);
+        let end = match second {
+            None => Ok(join(local, (client, of_client), upstream, terms).await),
+            Some((from, sni)) => {
+                let ahead = of_client.split_off(from.min(of_client.len()));
+                let (record, noted) = (&record, &noted);
+                let judge = move |second: &Progress| judge_second(sni, record, second, noted);
+                let screen = (SecondHello::new(judge), ahead);
+                join_screened(local, (client, of_client), upstream, terms, screen).await
+            }
+        };
+        let (end, refused) = match end {
+            Ok(end) => (word(end), None),
+            Err(Refused { screen, a, out }) => {
+                let why = screen.refused.map(|reason| (reason, screen.detail()));
+                refuse(local, a, out).await;
+                ("refused", why)
+            }
+        };
+        record.noted = record.noted.or(noted.take());
+        if let Some((reason, detail)) = refused {
+            (record.reason, record.detail) = (Some(reason), Some(detail));
+        }
         record.request_bytes = moved.a_to_b.load(Ordering::Relaxed);
         record.response_bytes = moved.b_to_a.load(Ordering::Relaxed);
-        record.tunnel_ended(match end {
-            End::ClosedByA => "client_closed",
-            End::ClosedByB => "upstream_closed",
-            End::BrokenA => "client_broken",
-            End::BrokenB => "upstream_broken",
-            End::Idle => "tunnel_idle",
-            End::Expired => "tunnel_expired",
-            End::Draining => "draining",
-            End::Forbidden => "policy",
-        });
+        record.tunnel_ended(end);
         drop((record, listed, place, admitted));
     });
+}
+
+const fn word(end: End) -> &'static str {
+    match end {
+        End::ClosedByA => "client_closed",
+        End::ClosedByB => "upstream_closed",
+        End::BrokenA => "client_broken",
+        End::BrokenB => "upstream_broken",
+        End::Idle => "tunnel_idle",
+        End::Expired => "tunnel_expired",
+        End::Draining => "draining",
+        End::Forbidden => "policy",
+    }
+}
+
+/// Judges the hello that the server asked for like the first one.
+fn judge_second(
+    sni: Sni,
+    record: &Record,
+    second: &Progress,
+    noted: &Cell<Option<Reason>>,
+) -> Result<(), Reason> {
+    let Some(destination) = record.destination() else { return Ok(()) };
+    match judge(sni, destination, second) {
+        Judged::Pass => Ok(()),
+        Judged::Logged(reason) => {
+            noted.set(Some(reason));
+            Ok(())
+        }
+        Judged::Refused(reason) => Err(reason),
+    }
 }
 
 fn shown(record: &Record) -> Open {
@@ -87,10 +141,14 @@ fn shown(record: &Record) -> Open {
     }
 }
 
-/// Whether a tunnel would be opened today, by any rule, to the same address and the same way.
-fn is_still_allowed(record: &Record, way: &Way) -> bool {
+/// Whether a tunnel would be opened today, by any rule, to the same address and the same way, for a
+/// client with this handshake.
+fn is_still_allowed(record: &Record, stand: &Stand) -> bool {
+    if !record.is_accepted_by(&stand.listener) {
+        return false;
+    }
     let Some(destination) = record.destination() else { return true };
-    let outlet = &way.outlet;
+    let outlet = &stand.way.outlet;
     let client = record.client();
     let known = |user| outlet.users.as_ref().is_some_and(|users| users.contains(user));
     if client.user.is_some_and(|user| !known(user)) {

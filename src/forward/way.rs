@@ -13,7 +13,7 @@ use crate::telemetry::egress::NO_RULE;
 use crate::telemetry::{Allotment, ListenerMetrics, RuleMetrics};
 
 /// What stands for the profile in logs and metrics.
-pub(super) const PROFILE: &str = "forward";
+pub const PROFILE: &str = "forward";
 
 /// One generation's way out.
 pub struct Way {

@@ -15,7 +15,7 @@ use crate::route::{Rule, Table};
 use crate::telemetry::socketio::{self, SocketIoMetrics};
 use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
 use crate::tls::tickets::Scope;
-use crate::tls::{Identity, certificate, server};
+use crate::tls::{Identity, ServerTls, certificate, server};
 use crate::upstream::Upstream;
 
 use super::drift::Sheet;
@@ -244,7 +244,7 @@ impl Compiler<'_> {
         profile: &Profile,
         listener: &config::Listener,
         problems: &mut Vec<Problem>,
-    ) -> Option<Arc<rustls::ServerConfig>> {
+    ) -> Option<ServerTls> {
         let (clients, place) = match &listener.client_certificates {
             ClientCertificates::Off => (None, listener.place),
             ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),

@@ -8,11 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ClientConfig;
 
 use crate::addr::{Destination, Host, Name, Pattern};
 use crate::config::{ForwardLimits, ForwardTimeouts, Place, ProxyProtocol};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
+use crate::tls::ServerTls;
 use crate::upstream::Endpoint;
 
 use super::Edition;
@@ -58,7 +59,7 @@ pub struct Listener {
     /// Balancers that say who the client is.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS between client and proxy; `None`: plain.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<ServerTls>,
 }
 
 /// A proxy to go through.

@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Method;
 use ipnet::IpNet;
-use rustls::ServerConfig;
 
 use crate::addr::{ClientAddr, HostPattern};
 use crate::config::{self, Limits, NamedBy, ProxyProtocol, Timeouts};
@@ -17,6 +16,7 @@ use crate::message::{Fields, Framing, Reason, RequestHead, client, host, path};
 use crate::route::{Match, Table};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
+use crate::tls::{ClientHandshake, ServerTls};
 use crate::upstream::Upstream;
 
 use super::drift::Sheet;
@@ -51,7 +51,7 @@ pub struct Site {
     /// Balancers that say who the client is.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS settings; `None` for plain HTTP.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<ServerTls>,
     /// Counters.
     pub metrics: ListenerMetrics,
     /// The name of its generation.
@@ -198,6 +198,8 @@ pub struct Carried {
     pub upstream: Arc<str>,
     /// Name of the endpoint it goes to.
     pub endpoint: Option<Arc<str>>,
+    /// The handshake of its client.
+    pub handshake: ClientHandshake,
 }
 
 /// What is to be done with a request.
@@ -343,6 +345,12 @@ impl Site {
         let Some(Way { upstream: now, .. }) = route.action.way() else { return false };
         // By address: a further CA to verify an endpoint by does not make it another endpoint.
         *now.name == *upstream && now.endpoints.iter().any(|e| Some(&*e.label) == endpoint)
+    }
+
+    /// Whether a client with this handshake may go on using its connection.
+    #[must_use]
+    pub fn accepts(&self, handshake: &ClientHandshake) -> bool {
+        handshake.is_accepted_by(self.tls.as_ref())
     }
 
     /// The same listener serving nothing, for what is left of it once its profile is gone.

@@ -51,6 +51,11 @@ impl<T> Ahead<T> {
     pub const fn socket(&self) -> &T {
         &self.io
     }
+
+    /// The socket alone. Bytes that were read ahead are dropped.
+    pub fn into_socket(self) -> T {
+        self.io
+    }
 }
 
 impl<T: AsyncRead + Unpin> Ahead<T> {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
+use super::local::moment_within;
 use super::websocket::{Close, Frames, Sender};
 use super::{Alarm, Io, Leave, Local, Outgoing, Phase};
 
@@ -40,6 +41,8 @@ pub enum End {
     Draining,
     /// A new configuration does not allow it any more.
     Forbidden,
+    /// A new configuration asks more of the handshake of side A.
+    Outdated,
 }
 
 /// What a relay did.
@@ -67,6 +70,7 @@ impl End {
             Self::Idle => Some(Close { code: 1001, word: "tunnel_idle" }),
             Self::Draining => Some(Close { code: 1001, word: "draining" }),
             Self::Forbidden => Some(Close { code: 1008, word: "policy" }),
+            Self::Outdated => Some(Close { code: 1001, word: "handshake_outdated" }),
         }
     }
 }
@@ -74,12 +78,23 @@ impl End {
 /// Whoever a relay belongs to.
 pub trait Owner {
     /// Whether it may go on under a configuration that has changed.
-    fn allows(&self) -> bool;
+    fn standing(&self) -> Standing;
 
     /// Told of bytes as they move.
     fn moved(&self, moved: Moved) {
         let _ = moved;
     }
+}
+
+/// The state of a relay under a configuration that has changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// It goes on.
+    Stays,
+    /// It ends at a random moment within this time, with [`End::Outdated`].
+    Leaves(Duration),
+    /// It ends at once, with [`End::Forbidden`].
+    Forbidden,
 }
 
 /// What has moved.
@@ -94,8 +109,8 @@ pub struct Moved {
 }
 
 impl<F: Fn() -> bool> Owner for F {
-    fn allows(&self) -> bool {
-        self()
+    fn standing(&self) -> Standing {
+        if self() { Standing::Stays } else { Standing::Forbidden }
     }
 }
 
@@ -160,6 +175,7 @@ async fn join<A: Io, B: Io>(
         moved: local.clock.now(),
         first: None,
         leave: Leave::NotYet,
+        outdated: None,
         generation: local.generation(),
         told: (0, 0),
     };
@@ -186,8 +202,10 @@ async fn join<A: Io, B: Io>(
         }
         if watch.generation != local.generation() {
             watch.generation = local.generation();
-            if !owner.allows() {
-                return Poll::Ready(End::Forbidden);
+            match owner.standing() {
+                Standing::Stays => watch.outdated = None,
+                Standing::Leaves(within) => watch.leave_within(within, local),
+                Standing::Forbidden => return Poll::Ready(End::Forbidden),
             }
         }
         watch.poll(cx, local)
@@ -218,6 +236,8 @@ struct Watch {
     moved: Instant,
     first: Option<End>,
     leave: Leave,
+    /// When it ends because the handshake of side A does not suffice any more.
+    outdated: Option<Instant>,
     generation: u64,
     /// Bytes either way that the owner has been told of.
     told: (u64, u64),
@@ -234,6 +254,13 @@ impl Watch {
         });
     }
 
+    /// Ends the relay at a random moment, unless that is set already.
+    fn leave_within(&mut self, within: Duration, local: &Local) {
+        let now = local.clock.now();
+        let at = *self.outdated.get_or_insert_with(|| now + moment_within(within));
+        self.alarm.set_at(at);
+    }
+
     fn poll(&mut self, cx: &Context<'_>, local: &Local) -> Poll<End> {
         let now = local.clock.now();
         if local.phase() == Phase::Cutting {
@@ -245,6 +272,9 @@ impl Watch {
         if self.alarm.poll(cx).is_pending() {
             return Poll::Pending;
         }
+        if self.outdated.is_some_and(|at| at <= now) {
+            return Poll::Ready(End::Outdated);
+        }
         if let Some(at) = self.leave.at() {
             if at <= now {
                 return Poll::Ready(End::Draining);
@@ -254,7 +284,7 @@ impl Watch {
         }
         let due = self.moved + self.idle;
         if due > now {
-            self.alarm.set_at(due + super::clock::TICK);
+            self.alarm.set_at(self.outdated.map_or(due + super::clock::TICK, |at| at.min(due)));
             return Poll::Pending;
         }
         Poll::Ready(End::Idle)

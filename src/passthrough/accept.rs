@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -10,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::addr::ClientAddr;
 use crate::downstream::accept::{Admitted, Door};
 use crate::downstream::balancer::{NotServed, Via, identify};
-use crate::downstream::hello::{self, NoHello, UNRECOGNIZED_NAME};
+use crate::downstream::hello::{self, First, NoHello, refuse};
 use crate::downstream::{Conn, Worker};
 use crate::generation::Passage;
 use crate::generation::passage::Route;
@@ -19,15 +18,12 @@ use crate::net::proxy_protocol::{Announced, Tlv, v2};
 use crate::telemetry::listeners::Rejection;
 use crate::tls::hello::Progress;
 use crate::upstream::connect::connect_tcp;
-use crate::upstream::reach::{Chosen, place, reach, try_one};
+use crate::upstream::reach::{self, place, reach, try_one};
 use crate::upstream::{Busy, Endpoint};
 
 use super::Service;
 use super::record::Record;
 use super::tunnel::{self, Opened};
-
-/// How long a client may take to read an alert of ours.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Door for Service {
     fn worker(&self) -> &Rc<Worker> {
@@ -89,25 +85,27 @@ async fn connection(
     }
     drop((alarm, passage));
     let mut conn = Conn::new(stream, &service.worker.local);
-    let (passage, route) = match chosen(&service, &mut conn, &mut record).await {
-        Ok(chosen) => chosen,
-        Err(reason) => {
-            record.refused(reason, None);
-            if matches!(reason, Reason::TcpSniMissing | Reason::TcpSniUnknown) {
-                // Whoever speaks TLS is told in TLS.
-                conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);
-                conn.linger(PATIENCE).await;
+    let Chosen { passage, route, retried_from } =
+        match chosen(&service, &mut conn, &mut record).await {
+            Ok(chosen) => chosen,
+            Err(reason) => {
+                record.refused(reason, None);
+                if matches!(reason, Reason::TcpSniMissing | Reason::TcpSniUnknown) {
+                    // Whoever speaks TLS is told in TLS.
+                    refuse(&service.worker.local, conn.io, conn.out).await;
+                }
+                return;
             }
-            return;
-        }
-    };
+        };
     record.on_route(&route);
     match dial(&passage, &route, &mut record).await {
         Ok((upstream, endpoint)) => {
+            let ahead = retried_from.map(|from| conn.input.split_off(from).freeze());
             let client = client_side(&route, conn, &mut record);
             let several = route.upstream.endpoints.len() > 1;
             let opened = Opened {
                 upstream,
+                ahead,
                 seat: route.counters.seat(),
                 busy: several.then(|| Busy::new(&endpoint.health)),
                 timeouts: passage.timeouts,
@@ -140,11 +138,19 @@ fn client_side(route: &Route, conn: Conn<TcpStream>, record: &mut Record) -> (Tc
 }
 
 /// Where the connection goes.
+struct Chosen {
+    passage: Arc<Passage>,
+    route: Arc<Route>,
+    /// Where its hello ends, if the endpoint may ask for a second one.
+    retried_from: Option<usize>,
+}
+
+/// Chooses where the connection goes.
 async fn chosen(
     service: &Rc<Service>,
     conn: &mut Conn<TcpStream>,
     record: &mut Record,
-) -> Result<(Arc<Passage>, Arc<Route>), Reason> {
+) -> Result<Chosen, Reason> {
     // Copied: a connection that waits must not keep a configuration alive.
     let (reads, within) = {
         let passage = service.passage.load();
@@ -155,17 +161,21 @@ async fn chosen(
             NoHello::Gone => Reason::ClientGone,
             NoHello::TimedOut => Reason::TcpHelloTimeout,
         })?;
-        if let Progress::Hello(hello) = &read {
+        if let Progress::Hello(hello) = &read.progress {
             record.server_name = hello.sni.as_deref().map(Arc::from);
         }
         Some(read)
     } else {
         None
     };
+    let (read, retried_from) = match read {
+        Some(First { progress, retried_from }) => (Some(progress), retried_from),
+        None => (None, None),
+    };
     // What is in force now decides, not what was when the client began.
     let passage = service.passage.load_full();
     let route = Arc::clone(passage.judge(read.as_ref())?);
-    Ok((passage, route))
+    Ok(Chosen { passage, route, retried_from })
 }
 
 /// A connection to an endpoint of the route's upstream.
@@ -177,7 +187,7 @@ async fn dial(
     let to = (&route.upstream, &route.counters);
     let port = route.same_port.then(|| passage.address.port());
     let budget = route.upstream.limits.connect;
-    let attempt = async |chosen: Chosen<'_>| {
+    let attempt = async |chosen: reach::Chosen<'_>| {
         let stream = try_one(to, chosen, connect_tcp(chosen.1, port, budget)).await?;
         Ok((stream, Arc::clone(chosen.1)))
     };

@@ -128,7 +128,10 @@ impl Record {
         let metrics = &self.tally.metrics;
         if let Some(reason) = self.reason {
             self.worker.metrics.refused(reason as usize);
-            metrics.refused(reason as usize, reason.word());
+            // One that was passed on has been counted as such.
+            if self.end.is_none() {
+                metrics.refused(reason as usize, reason.word());
+            }
         }
         if let Some(end) = self.end {
             metrics.active.dec();

@@ -16,13 +16,16 @@ use tokio::net::TcpStream;
 
 use crate::config::TcpTimeouts;
 use crate::downstream::accept::Admitted;
+use crate::downstream::hello::{SecondHello, refuse};
 use crate::generation::Passage;
 use crate::generation::passage::{Outlook, Passing};
+use crate::message::Reason;
 use crate::net::local::moment_within;
-use crate::net::tunnel::{End, Moved, Terms, join};
+use crate::net::tunnel::{End, Moved, Refused, Terms, join, join_screened};
 use crate::net::{Alarm, Local};
 use crate::telemetry::tcp::Ended;
 use crate::telemetry::upstreams::Seat;
+use crate::tls::hello::Progress;
 use crate::upstream::Busy;
 
 use super::Service;
@@ -31,6 +34,8 @@ use super::record::Record;
 /// A connection that only needs to be joined.
 pub(super) struct Opened {
     pub(super) upstream: TcpStream,
+    /// Read of the client after its hello, if the endpoint may ask for a second one.
+    pub(super) ahead: Option<Bytes>,
     pub(super) seat: Seat,
     pub(super) busy: Option<Busy>,
     pub(super) timeouts: TcpTimeouts,
@@ -46,7 +51,7 @@ pub(super) fn spawn(
     opened: Opened,
     admitted: Admitted,
 ) {
-    let Opened { upstream, seat, busy, timeouts, mut record, passage } = opened;
+    let Opened { upstream, ahead, seat, busy, timeouts, mut record, passage } = opened;
     let passing = record.opened(&service.passage);
     // A change of configuration while an endpoint was connected to: nobody has asked it yet.
     let now = service.passage.load_full();
@@ -66,13 +71,29 @@ pub(super) fn spawn(
             moved: &moved,
             allowed: &allowed,
         };
-        let mut joined = pin!(join(&local, client, (upstream, Bytes::new()), terms));
+        let upstream = (upstream, Bytes::new());
+        let joined = async {
+            let Some(ahead) = ahead else { return Ok(join(&local, client, upstream, terms).await) };
+            let screen = SecondHello::new(|second: &Progress| same_name(&passing, second));
+            join_screened(&local, client, upstream, terms, (screen, ahead)).await
+        };
+        let mut joined = pin!(joined);
         let mut leaving = Leaving::default();
         let end = poll_fn(|cx| match joined.as_mut().poll(cx) {
-            Poll::Ready(end) => Poll::Ready(ended(end)),
-            Poll::Pending => leaving.poll(cx, &local, &passing).map(|()| Ended::FailedOver),
+            Poll::Ready(Ok(end)) => Poll::Ready(Ok(ended(end))),
+            Poll::Ready(Err(refused)) => Poll::Ready(Err(refused)),
+            Poll::Pending => leaving.poll(cx, &local, &passing).map(|()| Ok(Ended::FailedOver)),
         });
-        let end = end.await;
+        let end = match end.await {
+            Ok(end) => end,
+            Err(Refused { screen, a, out }) => {
+                if let Some(reason) = screen.refused {
+                    record.refused(reason, Some(screen.detail()));
+                }
+                refuse(&local, a, out).await;
+                Ended::Refused
+            }
+        };
         record.sent = moved.a_to_b.load(Ordering::Relaxed).saturating_sub(record.header);
         record.received = moved.b_to_a.load(Ordering::Relaxed);
         record.ended(end);
@@ -108,6 +129,16 @@ impl Leaving {
             }
         }
         self.alarm.as_ref().map_or(Poll::Pending, |alarm| alarm.poll(cx))
+    }
+}
+
+/// Whether a second hello asks for the name that the connection was passed on for. Clients must not
+/// change it (RFC 8446 section 4.1.2).
+fn same_name(passing: &Passing, second: &Progress) -> Result<(), Reason> {
+    match second {
+        Progress::Hello(hello) if hello.sni.as_deref() == passing.server_name.as_deref() => Ok(()),
+        Progress::Hello(_) => Err(Reason::TcpSniChanged),
+        _ => Err(Reason::TcpBadHello),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::addr::ClientAddr;
 use crate::downstream::accept::{Admitted, Door};
 use crate::downstream::balancer::{NotServed, identify};
-use crate::downstream::handshake::{NoTls, handshake, part, version};
+use crate::downstream::handshake::{NoTls, finished, handshake, part, refuse_name, version};
 use crate::downstream::{Reply, Worker};
 use crate::generation::Site;
 use crate::message::Reason;
@@ -83,15 +83,17 @@ async fn connection(
     if site.announces && facts.destination.is_none() {
         facts.destination = stream.local_addr().ok();
     }
-    let Some(config) = &site.tls else {
+    let Some(settings) = &site.tls else {
         drop((alarm, site));
         return h1::serve(&service, facts, stream, admitted).await;
     };
-    match handshake(stream, config, &alarm, &site.metrics).await {
+    match handshake(stream, settings, &alarm, &site.metrics).await {
         Ok(stream) => {
             let tls = version(&stream);
             let (_, session) = stream.get_ref();
-            let facts = Facts { tls, sni: session.server_name().map(str::to_owned), ..facts };
+            let (sni, handshake) =
+                (session.server_name().map(str::to_owned), finished(&stream, settings));
+            let facts = Facts { tls, sni, handshake, ..facts };
             let is_h2 = session.alpn_protocol() == Some(b"h2");
             drop((alarm, site));
             if is_h2 {
@@ -102,6 +104,11 @@ async fn connection(
             }
         }
         Err(NoTls::PlainHttp(stream)) => explain(&service, &site, facts, stream).await,
+        Err(NoTls::UnknownName(stream, name)) => {
+            let detail = refuse_name(stream, &name, &alarm).await;
+            let facts = Facts { sni: Some(name), ..facts };
+            refuse(&service, &site, facts, (Reason::TlsHandshake, Some(detail)));
+        }
         Err(NoTls::TimedOut) => refuse(&service, &site, facts, (Reason::HandshakeTimeout, None)),
         Err(NoTls::Failed(error))
             if facts.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}

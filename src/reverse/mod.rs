@@ -30,6 +30,7 @@ use crate::generation::Site;
 use crate::message::TraceParent;
 use crate::message::forward::Origin;
 use crate::net::admission::Admission;
+use crate::tls::ClientHandshake;
 use crate::upstream::Ends;
 
 use acquire::Whom;
@@ -57,6 +58,11 @@ struct Facts {
     via: Option<Box<Via>>,
     tls: &'static str,
     sni: Option<String>,
+    handshake: ClientHandshake,
+    /// The configuration change after which `handshake` was judged last.
+    judged: Cell<u64>,
+    /// The present configuration does not accept `handshake`.
+    outdated: Cell<bool>,
 }
 
 impl Facts {
@@ -64,7 +70,34 @@ impl Facts {
     fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
         let destination = via.as_ref().and_then(|via| via.destination());
-        Self { client, destination, via, tls: "", sni: None }
+        Self {
+            client,
+            destination,
+            via,
+            tls: "",
+            sni: None,
+            handshake: ClientHandshake::default(),
+            judged: Cell::new(u64::MAX),
+            outdated: Cell::new(false),
+        }
+    }
+
+    /// Whether the connection is to be closed, because what its listener asks of clients in their
+    /// handshake has changed. Looks at the site only after a change of configuration.
+    fn is_outdated(&self, service: &Service) -> bool {
+        let generation = service.worker.local.generation();
+        if self.judged.replace(generation) != generation {
+            self.outdated.set(!service.site.load().accepts(&self.handshake));
+        }
+        self.outdated.get()
+    }
+
+    /// Whether a request that has just been read may be served under `site`. If not, the connection
+    /// is outdated: workers hear of a change a moment after it.
+    fn serves(&self, site: &Site) -> bool {
+        let accepted = site.accepts(&self.handshake);
+        self.outdated.set(!accepted);
+        accepted
     }
 
     /// Whom a request of this connection is for.

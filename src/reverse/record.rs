@@ -19,6 +19,7 @@ use crate::lens::{self, Cut, Outcome, Ticket};
 use crate::message::reason::Flag;
 use crate::message::{Known, Reason, RequestHead, TraceParent, Version, path};
 use crate::net::Phase;
+use crate::net::relay::Standing;
 use crate::telemetry::line::{Event, Key, Line};
 use crate::telemetry::metrics::class;
 use crate::telemetry::recent::Request;
@@ -29,6 +30,7 @@ use crate::upstream::{Busy, Exchange, Upstream};
 
 use super::Facts;
 use super::acquire::Whose;
+use super::tunnel::OUTDATED_CLOSE_SPREAD;
 
 /// See the module.
 pub(super) struct Record {
@@ -218,10 +220,21 @@ impl Record {
         self
     }
 
-    /// Whether what became a tunnel would be passed on to the same endpoint today.
-    pub(super) fn is_still_allowed(&self, site: &Site) -> bool {
-        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return true };
-        site.still_carries((&asked.host, &asked.target), upstream, self.endpoint.as_deref())
+    /// Whether the tunnel may go on: it would be passed on to the same endpoint today, and its
+    /// client's handshake would succeed today.
+    pub(super) fn standing(&self, site: &Site) -> Standing {
+        let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else {
+            return Standing::Stays;
+        };
+        let asked = (&*asked.host, &*asked.target);
+        if !site.still_carries(asked, upstream, self.endpoint.as_deref()) {
+            return Standing::Forbidden;
+        }
+        if site.accepts(&self.facts.handshake) {
+            Standing::Stays
+        } else {
+            Standing::Leaves(OUTDATED_CLOSE_SPREAD)
+        }
     }
 
     /// Lists the tunnel that the request has become; `place` is what its listener serves.
@@ -235,6 +248,7 @@ impl Record {
             target: asked.target.clone(),
             upstream: Arc::clone(upstream),
             endpoint: self.endpoint.clone(),
+            handshake: self.facts.handshake.clone(),
         }));
     }
 

@@ -10,12 +10,16 @@ use crate::base64;
 use crate::downstream::accept::Admitted;
 use crate::lens::Cut;
 use crate::net::Io;
-use crate::net::relay::{End, Moved, Owner, Side, relay_websocket};
+use crate::net::relay::{End, Moved, Owner, Side, Standing, relay_websocket};
 use crate::telemetry::websockets::Closed;
 use crate::upstream::Stream;
 
 use super::Service;
 use super::record::Record;
+
+/// Time over which WebSockets are closed whose clients have to authenticate again: they must not
+/// all reconnect at once.
+pub(super) const OUTDATED_CLOSE_SPREAD: Duration = Duration::from_secs(5);
 
 /// Joins client and upstream in a task of its own, which is small: the state of the request that
 /// became the tunnel is gone.
@@ -41,7 +45,7 @@ pub(super) fn spawn<T: Io>(
             End::BrokenB => Closed::UpstreamBroke,
             End::Idle => Closed::Idle,
             End::Draining => Closed::Draining,
-            End::Forbidden => Closed::Policy,
+            End::Forbidden | End::Outdated => Closed::Policy,
         };
         record.tunnel_ended(Cut::new(how, summary.silent, summary.said_close));
         drop((record, admitted));
@@ -55,8 +59,8 @@ struct Ours<'a> {
 }
 
 impl Owner for Ours<'_> {
-    fn allows(&self) -> bool {
-        self.record.is_still_allowed(&self.service.site.load())
+    fn standing(&self) -> Standing {
+        self.record.standing(&self.service.site.load())
     }
 
     fn moved(&self, moved: Moved) {

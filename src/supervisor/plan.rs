@@ -15,12 +15,14 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
 use crate::config::{self, Place, Refused};
+use crate::forward::PROFILE;
 use crate::generation::passage::{Outlook, Passing};
 use crate::generation::site::{Action, Asked, Carried, Way};
 use crate::generation::{self, Decision, Generation, Served, Site};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::telemetry::recent::Seen;
+use crate::tls::{ClientAuth, ServerTls};
 
 use super::changes::{self, Difference};
 use super::origin::Origin;
@@ -90,6 +92,7 @@ impl Planning {
         };
         let mut now = OpenNow::new(old, &census.tunnels, new);
         now.add_passing(old, &census.passing, new);
+        now.add_outdated(old, new);
         let (differences, kept) = changes::between(&self.started, old, new);
         let items = differences.into_iter().map(|difference| now.at(difference)).collect();
         Plan {
@@ -126,8 +129,10 @@ async fn census(workers: &[UnboundedSender<Command>]) -> Census {
 /// Whether a reload would close the tunnel, as the tunnel itself finds out after one.
 fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
     let asked = (&*tunnel.host, &*tunnel.target);
-    let carries =
-        |site: &Arc<Site>| site.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref());
+    let carries = |site: &Arc<Site>| {
+        site.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref())
+            && site.accepts(&tunnel.handshake)
+    };
     !new.heir(&tunnel.place.load()).is_some_and(carries)
 }
 
@@ -217,6 +222,36 @@ impl OpenNow {
         }
     }
 
+    /// Adds connections whose client may have to make a new handshake.
+    fn add_outdated(&mut self, generation: &Generation, new: &Generation) {
+        for site in &generation.sites {
+            let heir = new.sites.iter().find(|heir| heir.address == site.address);
+            if heir.is_some_and(|heir| may_outdate(site.tls.as_ref(), heir.tls.as_ref())) {
+                self.outdate(&site.names.listener, gauge(&site.metrics.active));
+            }
+        }
+        let listeners = |generation: &Generation| {
+            let all = generation.outlet.iter().flat_map(|outlet| outlet.listeners.clone());
+            all.collect::<Vec<_>>()
+        };
+        let heirs = listeners(new);
+        for listener in listeners(generation) {
+            let active = generation.names().listener(PROFILE, &listener.label).active;
+            let active = gauge(&active);
+            self.all.connections += active;
+            self.listeners.entry(listener.label.clone()).or_default().connections = active;
+            let heir = heirs.iter().find(|heir| heir.address == listener.address);
+            if heir.is_some_and(|heir| may_outdate(listener.tls.as_ref(), heir.tls.as_ref())) {
+                self.outdate(&listener.label, active);
+            }
+        }
+    }
+
+    fn outdate(&mut self, listener: &str, connections: u64) {
+        self.all.outdated += connections;
+        self.listeners.entry(listener.to_owned()).or_default().outdated = connections;
+    }
+
     /// The change, with what is open at its item.
     fn at(&self, difference: Difference<'_>) -> Change {
         let Difference { mut change, old } = difference;
@@ -233,6 +268,13 @@ impl OpenNow {
         change.open = open.copied().unwrap_or_default();
         change
     }
+}
+
+/// Whether a client that is connected may have to make a new handshake.
+fn may_outdate(before: Option<&ServerTls>, now: Option<&ServerTls>) -> bool {
+    let of = |tls: Option<&ServerTls>| tls.and_then(|tls| tls.client_auth.clone());
+    before.is_some() != now.is_some()
+        || ClientAuth::may_invalidate(of(before).as_deref(), of(now).as_deref())
 }
 
 fn gauge(gauge: &prometheus::IntGauge) -> u64 {

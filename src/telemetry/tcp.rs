@@ -36,12 +36,14 @@ pub enum Ended {
     Policy,
     /// Its endpoint is not the one to use any more, and another is.
     FailedOver,
+    /// Its second hello names another server.
+    Refused,
     /// Nobody said: its task was dropped.
     Unknown,
 }
 
 /// The words, in the order of [`Ended`].
-const ENDS: [&str; 10] = [
+const ENDS: [&str; 11] = [
     "client_closed",
     "upstream_closed",
     "client_broken",
@@ -51,6 +53,7 @@ const ENDS: [&str; 10] = [
     "draining",
     "policy",
     "failed_over",
+    "refused",
     "unknown",
 ];
 
@@ -82,7 +85,7 @@ pub struct TcpMetrics {
     pub sent: IntCounter,
     /// Bytes from the upstream.
     pub received: IntCounter,
-    ends: [IntCounter; 10],
+    ends: [IntCounter; 11],
     names: [String; 2],
     connections: IntCounterVec,
     /// By the index of the reason; resolved when first needed, so that only what happens is shown.
@@ -255,13 +258,13 @@ mod tests {
             text.lines().filter(|line| line.contains("tcp_route")).count()
         };
         let route = metrics.tcp("sites", "chat.example.com");
-        assert_eq!(shown(), 14);
+        assert_eq!(shown(), 15);
         route.refused(1, "b");
         route.refused(9, "none of them");
         route.ended(Ended::FailedOver);
         route.passed.inc();
         route.active.inc();
-        assert_eq!(shown(), 15);
+        assert_eq!(shown(), 16);
         let passed = Passed { open: 1, passed: 1, refused: vec![("b".to_owned(), 1)] };
         let key = ("sites".to_owned(), "chat.example.com".to_owned());
         assert_eq!(metrics.passed_through(), [(key, passed)].into());

@@ -7,6 +7,7 @@
 
 pub mod certificate;
 pub mod client;
+pub mod client_auth;
 pub mod hello;
 pub mod peer;
 pub mod retry;
@@ -19,7 +20,9 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use certificate::{Finding, Identity, Subject};
+pub use client_auth::{ClientAuth, ClientHandshake};
 pub use secret::Secrets;
+pub use server::ServerTls;
 
 /// Organization in the subject of every certificate made by `app-gateway demo`. A listener that
 /// can be reached from another host refuses them: their keys lie about on a developer's disk.

@@ -13,8 +13,8 @@ use rustls::{
 };
 use rustls_pki_types::CertificateDer;
 
-use super::Identity;
 use super::tickets::Tickets;
+use super::{ClientAuth, Identity};
 
 /// What a listener wants of TLS.
 pub struct Settings {
@@ -30,20 +30,44 @@ pub struct Settings {
     pub tickets: Arc<Tickets>,
 }
 
-/// Builds the configuration of a listener.
+/// TLS of a listener.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// What the TLS library is configured with.
+    pub config: Arc<ServerConfig>,
+    /// Client authentication; `None`: no certificate is asked for.
+    pub client_auth: Option<Arc<ClientAuth>>,
+    /// Server names with a certificate, if clients that ask for another one are refused.
+    known: Option<Arc<Resolver>>,
+}
+
+impl ServerTls {
+    /// Whether the server name of a `ClientHello` may have to be refused.
+    #[must_use]
+    pub const fn refuses_names(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// Whether a client that asks for this server name is refused.
+    #[must_use]
+    pub fn refuses(&self, name: &str) -> bool {
+        self.known.as_ref().is_some_and(|known| known.by_name(name).is_none())
+    }
+}
+
+/// Builds the TLS of a listener.
 ///
 /// TLS 1.2 and 1.3; session tickets; no early data, which could be replayed.
 ///
 /// # Errors
 ///
 /// A sentence, if the client CAs cannot be used.
-pub fn config(
-    settings: Settings,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<ServerConfig>, String> {
+pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<ServerTls, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| error.to_string())?;
+    let clients = settings.clients.as_ref();
+    let client_auth = clients.map(|(all, required)| ClientAuth::new(all, *required));
     let builder = match settings.clients {
         None => builder.with_no_client_auth(),
         Some((authorities, required)) => {
@@ -57,8 +81,9 @@ pub fn config(
             builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
         }
     };
-    let resolver = Resolver::new(settings.identities, settings.refuse_unknown);
-    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    let resolver = Arc::new(Resolver::new(settings.identities, settings.refuse_unknown));
+    let known = settings.refuse_unknown.then(|| Arc::clone(&resolver));
+    let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = if settings.http2 {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
     } else {
@@ -68,7 +93,7 @@ pub fn config(
     // Tickets serve both versions; a table of sessions would be memory per connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(ServerTls { config: Arc::new(config), client_auth, known })
 }
 
 /// Chooses by SNI, then by what the client can verify.

@@ -329,8 +329,8 @@ describe('a plan', { skip }, () => {
     const line = Number(changed.new_place.split(':').at(-1));
     assert.match(readFileSync(join(directory, 'gateway.toml'), 'utf8').split('\n')[line - 1], /max-body/);
 
-    assert.deepEqual(items['route /steady/ (internet)'].open, { connections: 0, requests: 0, websockets: 1, closing: 0, passed_through: 0, passed_closing: 0 });
-    assert.deepEqual(items['route /other/ GET (internet)'].open, { connections: 0, requests: 0, websockets: 1, closing: 1, passed_through: 0, passed_closing: 0 });
+    assert.deepEqual(items['route /steady/ (internet)'].open, { connections: 0, outdated: 0, requests: 0, websockets: 1, closing: 0, passed_through: 0, passed_closing: 0 });
+    assert.deepEqual(items['route /other/ GET (internet)'].open, { connections: 0, outdated: 0, requests: 0, websockets: 1, closing: 1, passed_through: 0, passed_closing: 0 });
     assert.deepEqual([plan.open.websockets, plan.open.closing], [2, 1]);
     assert.deepEqual(plan.requests.kinds, [
       { count: 3, method: 'GET', path: '/old/who', old: 'route /old/ to b', new: 'refused 404 no_route' },

@@ -1,8 +1,14 @@
 //! The name inside TLS has to be the one the tunnel was asked for.
 
-use rustls::ClientConnection;
+use std::sync::Arc;
+use std::thread;
 
-use crate::tls::client_config;
+use rustls::client::{EchGreaseConfig, EchMode};
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+
+use crate::tls::{client_config, client_with, server_with};
 use crate::wire::{PATIENCE, Wire, text};
 use crate::world::{Setup, World};
 
@@ -138,4 +144,155 @@ fn a_setting_may_let_it_pass_and_have_it_logged() {
     assert_eq!(line["reason"], "egress_sni_mismatch");
     assert_eq!(line["sni"], "video.xx.fbcdn.net");
     assert_eq!(line["end"], "client_closed");
+}
+
+/// A `HelloRetryRequest` for X25519 (RFC 8446 section 4.1.4).
+fn retry_request() -> Vec<u8> {
+    let random = [
+        0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8,
+        0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8,
+        0x33, 0x9c,
+    ];
+    let end = [0, 0x13, 0x01, 0, 0, 12, 0, 43, 0, 2, 3, 4, 0, 51, 0, 2, 0, 29];
+    let body = [&[3, 3][..], &random, &end].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    [&[22, 3, 3, 0, length + 4, 2, 0, 0, length][..], &body].concat()
+}
+
+#[test]
+fn the_second_hello_is_judged_too() {
+    let mut world = World::with(STRICT);
+    let (good, evil) = (hello("graph.facebook.com"), hello("evil.example"));
+    let retry = retry_request();
+    let alert = [21, 3, 3, 0, 2, 2, 112];
+    for (early, cut) in [(false, 0), (false, 3), (true, 0)] {
+        let (mut client, mut origin) = opened(&world);
+        client.send(&good);
+        if early {
+            // It knows that it will be asked again.
+            client.send(&evil);
+        }
+        assert_eq!(origin.take(good.len()), good);
+        origin.send(&retry[..retry.len() - cut]);
+        origin.send(&retry[retry.len() - cut..]);
+        assert_eq!(client.take(retry.len()), retry);
+        if !early {
+            client.send([20, 3, 3, 0, 1, 1]);
+            client.send(&evil);
+            assert_eq!(origin.take(6), [20, 3, 3, 0, 1, 1]);
+        }
+        assert_eq!(client.take(alert.len()), alert);
+        client.end();
+        origin.end();
+        assert!(origin.input.is_empty(), "{:x?}", origin.input);
+        let line = world.lines_of(client.local(), 1).remove(0);
+        assert_eq!(line["reason"], "egress_sni_mismatch");
+        assert_eq!((&line["end"], &line["status"]), (&"refused".into(), &200.into()));
+        assert!(line["detail"].as_str().unwrap().ends_with("names evil.example"), "{line}");
+    }
+    // The right name passes as it is, and so does all that follows.
+    let (mut client, mut origin) = opened(&world);
+    client.send(&good);
+    assert_eq!(origin.take(good.len()), good);
+    origin.send(&retry);
+    client.send([&good[..], b"and more"].concat());
+    assert_eq!(origin.take(good.len()), good);
+    origin.expect("and more");
+    assert_eq!(client.take(retry.len()), retry);
+    origin.send("back");
+    client.expect("back");
+    let local = client.local();
+    drop((client, origin));
+    let line = world.lines_of(local, 1).remove(0);
+    assert_eq!(line["request_bytes"], 2 * good.len() + 8);
+    assert_eq!(line["response_bytes"], retry.len() + 4);
+}
+
+#[test]
+fn a_message_behind_the_hello_in_one_record_is_refused() {
+    let mut world = World::with(STRICT);
+    let (good, evil) = (hello("graph.facebook.com"), hello("evil.example"));
+    let both = [&good[5..], &evil[5..]].concat();
+    let length = u16::try_from(both.len()).unwrap().to_be_bytes();
+    let (mut client, mut origin) = opened(&world);
+    client.send([&[22, 3, 1][..], &length, &both].concat());
+    client.end();
+    origin.end();
+    assert!(origin.input.is_empty());
+    assert_eq!(world.lines_of(client.local(), 1)[0]["reason"], "egress_bad_hello");
+}
+
+fn offering(groups: &[&'static dyn SupportedKxGroup]) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..default_provider() })
+}
+
+#[test]
+fn a_handshake_with_a_retry_succeeds() {
+    let world = World::with(STRICT);
+    let (client, origin) = opened(&world);
+    let serving = thread::spawn(move || {
+        let mut origin = Wire::server(
+            server_with(offering(&[kx_group::X25519])),
+            origin.tcp().try_clone().unwrap(),
+        );
+        origin.handshake().unwrap();
+        origin.expect("ping");
+        origin.send("pong");
+        origin
+    });
+    // The first group is the one it guesses; the server takes only the second.
+    let config = client_with(offering(&[kx_group::SECP256R1, kx_group::X25519]));
+    let mut tls = ClientConnection::new(config, "graph.facebook.com".try_into().unwrap()).unwrap();
+    let mut tcp = client.tcp().try_clone().unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp).unwrap();
+    }
+    assert_eq!(tls.handshake_kind(), Some(HandshakeKind::FullWithHelloRetryRequest));
+    let mut client = Wire::client(tls, tcp);
+    client.send("ping");
+    client.expect("pong");
+    drop(serving.join().unwrap());
+}
+
+#[test]
+fn an_encrypted_hello_may_be_refused_or_logged() {
+    let sent = {
+        let (public, _) = hpke().generate_key_pair().unwrap();
+        let grease = EchMode::Grease(EchGreaseConfig::new(hpke(), public));
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_ech(grease)
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "graph.facebook.com".try_into().unwrap();
+        let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        tls.write_tls(&mut bytes).unwrap();
+        bytes
+    };
+    for (act, end) in [("refuse", "refused"), ("log", "client_closed"), ("allow", "client_closed")]
+    {
+        let rules = STRICT.rules.replace("not-tls =", &format!("ech = \"{act}\", not-tls ="));
+        let mut world = World::with(Setup { rules: rules.leak(), ..STRICT });
+        let (mut client, mut origin) = opened(&world);
+        client.send(&sent);
+        if act == "refuse" {
+            client.end();
+            origin.end();
+            assert!(origin.input.is_empty());
+        } else {
+            assert_eq!(origin.take(sent.len()), sent);
+        }
+        let local = client.local();
+        drop((client, origin));
+        let line = world.lines_of(local, 1).remove(0);
+        assert_eq!(line["end"], end);
+        let reason = if act == "allow" { serde_json::Value::Null } else { "egress_ech".into() };
+        assert_eq!(line["reason"], reason, "{act}");
+    }
+}
+
+fn hpke() -> &'static dyn rustls::crypto::hpke::Hpke {
+    rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_128
 }

@@ -6,9 +6,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
 };
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::wire::{Wire, text};
 use crate::world::{Setup, World, certificates};
@@ -23,18 +27,72 @@ pub(crate) fn as_origin(wire: &Wire) -> Wire {
 }
 
 pub(crate) fn try_as_origin(wire: &Wire) -> std::io::Result<Wire> {
+    let mut wire = Wire::server(server_with(provider()), wire.tcp().try_clone().unwrap());
+    wire.handshake()?;
+    Ok(wire)
+}
+
+/// A server with the demo's certificate.
+pub(crate) fn server_with(provider: Arc<rustls::crypto::CryptoProvider>) -> ServerConnection {
     let pair = &certificates().components;
     let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
-    let config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(chain, PrivateKeyDer::from_pem_file(&pair.key).unwrap())
         .unwrap();
-    let tls = ServerConnection::new(Arc::new(config)).unwrap();
-    let mut wire = Wire::server(tls, wire.tcp().try_clone().unwrap());
-    wire.handshake()?;
-    Ok(wire)
+    ServerConnection::new(Arc::new(config)).unwrap()
+}
+
+/// A client that takes any certificate.
+pub(crate) fn client_with(provider: Arc<rustls::crypto::CryptoProvider>) -> Arc<ClientConfig> {
+    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// What a client trusts, and shows.
@@ -100,41 +158,93 @@ fn a_client_may_speak_tls_to_the_proxy() {
     world.ends_with(&["tunnel CONNECT 200 upstream_closed", "refused 400 plain_http_on_tls_port"]);
 }
 
-#[test]
-fn a_rule_may_be_for_the_name_in_a_client_certificate() {
+/// A CA of clients.
+fn client_ca() -> CertifiedIssuer<'static, KeyPair> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
-    let issue = |name: &str| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        (params.signed_by(&key, &ca).unwrap(), key)
-    };
-    let setup = Setup {
-        listener: "certificates = [\"own\"]\nclient-ca = \"DIR/clients.pem\"",
-        rules: r#"
+    CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A client with a certificate for this name.
+fn named(name: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Arc<ClientConfig> {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    let certificate = params.signed_by(&key, ca).unwrap();
+    client_config(Some((certificate.der().clone(), &key)))
+}
+
+/// Facebook for a component with a certificate.
+const FOR_FILES: &str = r#"
 [[forward.rule]]
 name = "files"
 client-names = ["file-engine"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
 addresses = ["127.0.0.0/8"]
-"#,
+"#;
+
+#[test]
+fn a_rule_may_be_for_the_name_in_a_client_certificate() {
+    let ca = client_ca();
+    let setup = Setup {
+        listener: "certificates = [\"own\"]\nclient-ca = \"DIR/clients.pem\"",
+        rules: FOR_FILES,
         ..Setup::default()
     };
     let world = World::prepared(setup, |dir| {
         std::fs::write(dir.join("clients.pem"), ca.pem()).unwrap();
     });
     for (name, status) in [("file-engine", "200"), ("somebody-else", "403")] {
-        let (certificate, key) = issue(name);
-        let config = client_config(Some((certificate.der().clone(), &key)));
-        let mut client = over_tls(&world, config).unwrap();
+        let mut client = over_tls(&world, named(name, &ca)).unwrap();
         let port = world.port();
         client.send(format!("CONNECT graph.facebook.com:{port} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert!(text(&client.head()).starts_with(&format!("HTTP/1.1 {status} ")), "{name}");
     }
     let mut nobody = over_tls(&world, client_config(None)).unwrap();
     nobody.end();
+}
+
+#[test]
+fn a_ca_that_is_taken_away_ends_what_its_clients_have_open() {
+    let (first, second) = (client_ca(), client_ca());
+    let setup = Setup {
+        listener: "certificates = [\"own\"]\nclient-ca = \"DIR/first.pem\"",
+        rules: FOR_FILES,
+        ..Setup::default()
+    };
+    let mut world = World::prepared(setup, |dir| {
+        std::fs::write(dir.join("first.pem"), first.pem()).unwrap();
+        std::fs::write(dir.join("both.pem"), format!("{}{}", second.pem(), first.pem())).unwrap();
+        std::fs::write(dir.join("second.pem"), second.pem()).unwrap();
+    });
+    let connect =
+        format!("CONNECT graph.facebook.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port());
+    let mut idle = over_tls(&world, named("file-engine", &first)).unwrap();
+    let mut halfway = over_tls(&world, named("file-engine", &first)).unwrap();
+    halfway.send(&connect[..20]);
+    let mut client = over_tls(&world, named("file-engine", &first)).unwrap();
+    client.send(&connect);
+    assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
+    let mut origin = world.accept();
+    let listen = world.listen;
+    let listener = "certificates = [\"own\"]\nclient-ca = \"DIR/both.pem\"";
+    world.reload(Setup { listener, ..setup }, listen);
+    client.send("up");
+    origin.expect("up");
+    idle.is_silent();
+    let listener = "certificates = [\"own\"]\nclient-ca = \"DIR/second.pem\"";
+    world.reload(Setup { listener, ..setup }, listen);
+    client.end();
+    origin.end();
+    idle.end();
+    assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "policy");
+    halfway.send(&connect[20..]);
+    let answer = halfway.answer();
+    assert_eq!(answer.field("gateway-reason").as_deref(), Some("egress_handshake_outdated"));
+    assert_eq!(answer.field("connection").as_deref(), Some("close"));
+    let mut client = over_tls(&world, named("file-engine", &second)).unwrap();
+    client.send(&connect);
+    assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
 }

@@ -27,6 +27,7 @@ mod ambiguous_body;
 mod ambiguous_h2;
 mod announce;
 mod balancer;
+mod client_auth;
 mod exact;
 mod hostile;
 mod hostile_kept;

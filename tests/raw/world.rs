@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use app_gateway::demo::certificates::{DevelopmentCertificates, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::client::WantsClientCert;
+use rustls::{
+    ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, ServerConnection,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Socket, Type};
@@ -69,16 +72,18 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+/// A client that trusts the gateway's certificate.
+pub(crate) fn trusting() -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&certificates().ca).unwrap()).unwrap();
+    ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+}
+
 fn client_config(protocol: &[u8]) -> Arc<ClientConfig> {
-    static BASE: LazyLock<ClientConfig> = LazyLock::new(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&certificates().ca).unwrap()).unwrap();
-        ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
-    });
+    static BASE: LazyLock<ClientConfig> = LazyLock::new(|| trusting().with_no_client_auth());
     let mut config = BASE.clone();
     config.alpn_protocols = vec![protocol.to_vec()];
     Arc::new(config)
@@ -206,8 +211,12 @@ impl World {
 
     /// TLS over a connection, with this one protocol offered.
     pub(crate) fn over(tcp: TcpStream, protocol: &[u8]) -> Wire {
-        let name = "localhost".try_into().unwrap();
-        let tls = ClientConnection::new(client_config(protocol), name).unwrap();
+        Self::over_with(tcp, client_config(protocol))
+    }
+
+    /// TLS over a connection, as configured.
+    pub(crate) fn over_with(tcp: TcpStream, config: Arc<ClientConfig>) -> Wire {
+        let tls = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
         Wire::client(tls, tcp)
     }
 

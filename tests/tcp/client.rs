@@ -52,6 +52,14 @@ impl Client {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The next bytes.
+    #[track_caller]
+    pub(crate) fn take(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// Everything until the end.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

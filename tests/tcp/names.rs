@@ -1,9 +1,11 @@
 //! Which name leads where, and what is refused.
 
+use std::net::TcpListener;
+
 use crate::address::{free_port, own_address};
-use crate::client::{UNRECOGNIZED_NAME, hello};
+use crate::client::{Client, UNRECOGNIZED_NAME, hello};
 use crate::site::Site;
-use crate::world::{World, endpoints, sites};
+use crate::world::{PATIENCE, World, endpoints, sites};
 
 /// Two upstreams, by name.
 fn by_name(a: &Site, b: &Site, more: &str) -> String {
@@ -168,4 +170,50 @@ fn explain_says_which_line_decides() {
     let said = world.says(&["explain", "tcp", &of("chat.example.com")], 1);
     assert!(said.contains("refused: tcp_client_denied"), "{said}");
     world.says(&["explain", "tcp", "chat.example.com:1"], 2);
+}
+
+/// A `HelloRetryRequest` for X25519 (RFC 8446 section 4.1.4).
+fn retry_request() -> Vec<u8> {
+    let random = [
+        0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8,
+        0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8,
+        0x33, 0x9c,
+    ];
+    let end = [0, 0x13, 0x01, 0, 0, 12, 0, 43, 0, 2, 3, 4, 0, 51, 0, 2, 0, 29];
+    let body = [&[3, 3][..], &random, &end].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    [&[22, 3, 3, 0, length + 4, 2, 0, 0, length][..], &body].concat()
+}
+
+#[test]
+fn a_second_hello_must_not_change_the_name() {
+    let own = TcpListener::bind((own_address(), 0)).unwrap();
+    let endpoint = format!("endpoints = [\"http://{}\"]", own.local_addr().unwrap());
+    let text = format!(
+        "[upstream.one]\n{endpoint}\n[tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\n\
+         [[tcp.edge.route]]\nserver-names = [\"chat.example.com\"]\nupstream = \"one\""
+    );
+    let mut world = World::with(&text);
+    let (first, retry) = (hello("chat.example.com"), retry_request());
+    for (second, passes) in [(first.clone(), true), (hello("admin.example.com"), false)] {
+        let mut client = world.client();
+        client.send(&first);
+        let mut endpoint = Client(own.accept().unwrap().0);
+        endpoint.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(endpoint.take(first.len()), first);
+        endpoint.send(&retry);
+        assert_eq!(client.take(retry.len()), retry);
+        client.send(&second);
+        if passes {
+            assert_eq!(endpoint.take(second.len()), second);
+            endpoint.send(b"back");
+            assert_eq!(client.hear(4), "back");
+        } else {
+            assert_eq!(client.rest(), UNRECOGNIZED_NAME);
+            assert_eq!(endpoint.rest(), b"");
+        }
+    }
+    let line = world.line("reason", "tcp_sni_changed");
+    assert_eq!((&line["end"], &line["sni"]), (&"refused".into(), &"chat.example.com".into()));
+    assert!(line["detail"].as_str().unwrap().ends_with("names admin.example.com"), "{line}");
 }

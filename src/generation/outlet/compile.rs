@@ -18,7 +18,7 @@ use crate::egress::{Basic, Guard, Own, Policy, Rule, Users};
 use crate::generation::shared::Shared;
 use crate::generation::{Edition, Generation, identities};
 use crate::tls::tickets::Scope;
-use crate::tls::{Identity, certificate, client, server};
+use crate::tls::{Identity, ServerTls, certificate, client, server};
 use crate::upstream::Endpoint;
 
 use super::{Listener, Outlet, Parent, Secret};
@@ -166,7 +166,7 @@ fn tls(
     written: &ForwardListener,
     inputs: &Inputs<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<Arc<rustls::ServerConfig>> {
+) -> Option<ServerTls> {
     let (ca, place) = match &written.client_certificates {
         ClientCertificates::Off => (None, written.place),
         ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),

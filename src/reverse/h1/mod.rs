@@ -60,7 +60,8 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 size: site.limits.header_size,
             }
         };
-        let head = conn.read_head(&limits, &|| service.closes_idle()).await;
+        let leaves = || service.closes_idle() || facts.is_outdated(service);
+        let head = conn.read_head(&limits, &leaves).await;
         // What is in force now decides, not what was when the client began to think.
         let site = service.site.load_full();
         let head = match head {
@@ -121,6 +122,9 @@ struct Target<'a> {
 
 impl Request<'_> {
     async fn serve<T: Io>(self, conn: &mut Conn<T>, mut record: Box<Record>) -> Next {
+        if !self.facts.serves(self.site) {
+            return self.refuse(conn, record, Reason::HandshakeOutdated, None);
+        }
         let decision = match self.site.decide(&self.head) {
             Ok(decision) => decision,
             Err(refusal) => {
@@ -235,6 +239,11 @@ impl Request<'_> {
         }
     }
 
+    /// Whether the connection carries no further request.
+    fn is_last(&self) -> bool {
+        self.service.is_going() || self.facts.is_outdated(self.service)
+    }
+
     /// Gets a connection, unless the client goes first.
     async fn acquire<T: Io>(
         &self,
@@ -265,7 +274,7 @@ impl Request<'_> {
         // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
         let kept = self.head.keep_alive
             && !self.head.upgrade
-            && !self.service.is_going()
+            && !self.is_last()
             && exchange.is_sent()
             && !sender.upload.held;
         let sent = answer.sent(self.head.version);
@@ -354,7 +363,7 @@ impl Request<'_> {
         let kept = self.head.keep_alive
             && !self.head.upgrade
             && self.head.framing == Framing::None
-            && !self.service.is_going();
+            && !self.is_last();
         reply.write(conn.out.staged(), self.worker, &record.id, Some(&self.head.method), !kept);
         if kept { Next::KeepAlive } else { Next::Close }
     }

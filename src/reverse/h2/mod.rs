@@ -114,7 +114,9 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _ad
         let rung = alarm.poll(cx).is_ready();
         let now = clock.now();
         let unused = streams.open.get() == 0 && rung && now >= streams.used.get() + idle;
-        if going.is_none() && (service.is_going() || unused || streams.leaves.get()) {
+        let leaves =
+            || unused || streams.leaves.get() || service.is_going() || facts.is_outdated(service);
+        if going.is_none() && leaves() {
             going = Some(now);
             connection.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
@@ -178,6 +180,10 @@ impl H2Request {
             }
         };
         let mut record = Box::new(Record::of(&worker, &self.facts, &self.site, &head));
+        if !self.facts.serves(&self.site) {
+            self.streams.leave();
+            return refuse(&mut record, Reason::HandshakeOutdated, None);
+        }
         let decision = match self.site.decide(&head) {
             Ok(decision) => decision,
             Err(refusal) => {

@@ -1,0 +1,172 @@
+//! A reload that asks more of a client's handshake reaches connections that are open.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
+use rustls::ClientConfig;
+use rustls_pki_types::PrivateKeyDer;
+
+use crate::frames::Frames;
+use crate::wire::{End, Wire, text};
+use crate::world::{Setup, World, trusting};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+/// The table behind the keys of the listener.
+const NEXT: &str = "[[profile.edge.route]]";
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A client with a certificate of this CA.
+    fn client(&self, protocol: &[u8]) -> Arc<ClientConfig> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config =
+            trusting().with_client_auth_cert(vec![certificate.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// A file with these CAs; its name.
+fn file(name: &str, authorities: &[&Authority]) -> String {
+    let name = format!("{name}-{}.pem", std::process::id());
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&file, authorities.iter().map(|one| one.0.pem()).collect::<String>()).unwrap();
+    file.display().to_string()
+}
+
+fn demand(world: &World, file: &str) {
+    world.rewrite(NEXT, &format!("client-ca = \"{file}\"\n{NEXT}"));
+}
+
+/// Has one request answered.
+fn served(world: &World, client: &mut Wire) {
+    client.send(GET);
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send(format!("{}Connection: close\r\n\r\nok", &OK[..OK.len() - 4]));
+    assert_eq!(client.answer().status(), 200);
+}
+
+#[test]
+fn connections_end_once_their_client_would_have_to_show_a_certificate() {
+    let authority = Authority::new("clients");
+    let mut world = World::plain();
+    let (mut idle, mut halfway) = (world.client(), world.client());
+    served(&world, &mut idle);
+    let mut idle_h2 = Frames::client(&world);
+    let stream = idle_h2.get("/");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream.send(OK);
+    idle_h2.outcome(stream);
+    let mut waiting = world.sent("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    upstream.message(true);
+    halfway.send("GET /later HTTP/1.1\r\nHost: a\r\n");
+    world.rewrite("[profile.edge.limits]", "[profile.edge.limits]\nconnections = 9000");
+    idle.is_silent();
+    demand(&world, &file("demanded", &[&authority]));
+
+    assert_eq!(idle.end(), End::Clean, "a kept connection");
+    assert!(idle.input.is_empty());
+    let goaway = 7;
+    while idle_h2.next().0 != goaway {}
+    // What was asked for before is answered; and is the last.
+    upstream.send(OK);
+    let answer = waiting.answer();
+    assert_eq!((answer.status(), answer.field("connection").as_deref()), (200, Some("close")));
+    assert_eq!(waiting.end(), End::Clean);
+    // What is asked for afterwards is not.
+    halfway.send("\r\n");
+    halfway.refused(421, "handshake_outdated");
+    assert_eq!(halfway.end(), End::Clean);
+    let line = world.lines_of(halfway.local(), 1).remove(0);
+    assert_eq!((&line["path"], &line["flags"]), (&"/later".into(), &"AC".into()));
+
+    let mut without = World::over(world.tcp(), b"http/1.1");
+    // In TLS 1.3 a client may have finished before the server has looked.
+    let _ = without.handshake().and_then(|()| without.try_send(GET.as_bytes()));
+    without.end();
+    assert!(without.input.is_empty());
+    let mut with = World::over_with(world.tcp(), authority.client(b"http/1.1"));
+    with.send(GET);
+    upstream.message(true);
+    upstream.send(OK);
+    assert_eq!(with.answer().status(), 200);
+}
+
+#[test]
+fn a_further_ca_ends_nothing_and_one_that_is_taken_away_does() {
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let (one, both) = (file("one", &[&first]), file("both", &[&second, &first]));
+    let (other, off) = (file("other", &[&second]), "\n");
+    let world = World::plain();
+    demand(&world, &one);
+    let mut client = World::over_with(world.tcp(), first.client(b"http/1.1"));
+    served(&world, &mut client);
+    let key = |file: &str| format!("client-ca = \"{file}\"\n");
+    world.rewrite(&key(&one), &key(&both));
+    served(&world, &mut client);
+    // A certificate that nobody asks for any more does no harm.
+    world.rewrite(&key(&both), off);
+    served(&world, &mut client);
+    world.rewrite(&format!("{off}{NEXT}"), &format!("{off}{}{NEXT}", key(&other)));
+    assert_eq!(client.end(), End::Clean);
+    let mut client = World::over_with(world.tcp(), second.client(b"http/1.1"));
+    served(&world, &mut client);
+}
+
+#[test]
+fn websockets_are_closed_with_a_close_frame() {
+    const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let authority = Authority::new("clients");
+    let file = file("websockets", &[&authority]);
+    let listener = format!("client-certificate = \"optional\"\nclient-ca = \"{file}\"");
+    let mut world = World::with(Setup { listener: listener.leak(), ..Setup::default() });
+    let mut open = Vec::new();
+    for wire in [
+        World::over(world.tcp(), b"http/1.1"),
+        World::over_with(world.tcp(), authority.client(b"http/1.1")),
+    ] {
+        let mut client = wire;
+        client.send(UPGRADE);
+        let mut upstream = world.accept();
+        upstream.message(true);
+        upstream.send(SWITCH);
+        client.answered(101);
+        open.push((client, upstream));
+    }
+    world.rewrite("client-certificate = \"optional\"\n", "");
+    let (mut client, mut upstream) = open.swap_remove(0);
+    let said = b"\x88\x14\x03\xe9handshake_outdated";
+    assert_eq!(client.take(said.len()), said, "it has shown no certificate");
+    upstream.take(2 + 4 + 20);
+    client.send(b"\x88\x82\0\0\0\0\x03\xe9");
+    upstream.send(b"\x88\x02\x03\xe9");
+    assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean));
+    let line = world.lines_of(client.local(), 1).remove(0);
+    assert_eq!((&line["end"], &line["close_code"]), (&"policy".into(), &1001.into()));
+    let (mut client, mut upstream) = open.remove(0);
+    client.send(b"\x82\x82\0\0\0\0up");
+    assert!(text(&upstream.take(8)).ends_with("up"), "it has shown one");
+}
