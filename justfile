@@ -1,0 +1,57 @@
+# Short names for the commands of this repository. Every recipe only calls a script or cargo, so that
+# nothing here is needed to build or test. `just` (https://just.systems) lists the recipes.
+
+_list:
+    @just --list --unsorted
+
+# Start the gateway on loopback with a stand-in for every component behind it
+demo *ARGS:
+    cargo run --release -- demo {{ ARGS }}
+
+# Build the production binary, without the demo
+build:
+    cargo build --release --locked --no-default-features
+
+# Run all checks, as CI does
+test:
+    scripts/test.sh
+
+# Check formatting and lints
+lint:
+    scripts/test.sh lint
+
+# Run unit, integration and documentation tests
+rust:
+    scripts/test.sh rust
+
+# Build the API documentation and fail on warnings
+docs:
+    scripts/test.sh docs
+
+# Check licences, sources and advisories of the dependencies
+deny:
+    scripts/test.sh deny
+
+# Compare instruction counts of the request path with the baseline
+cost:
+    scripts/test.sh cost
+
+# Run the end-to-end tests
+e2e:
+    scripts/test.sh e2e
+
+# Run every benchmark briefly, without asserting figures
+bench:
+    scripts/test.sh bench
+
+# Format the Rust code in place
+fmt:
+    cargo fmt
+
+# Check a configuration directory and its certificates
+check DIRECTORY="config":
+    cargo run --quiet -- check {{ DIRECTORY }}
+
+# Write the expected output of tests/check anew; read the difference before committing it
+golden:
+    UPDATE_GOLDEN=1 cargo test --test check
