@@ -102,10 +102,13 @@ impl Download {
         let now = sender.conn.local.clock.now();
         let moved = self.taken(sender.conn).saturating_sub(before);
         // A look at the clock is no progress: a client that takes nothing is waited for as before.
-        if (!blocked || moved > 0) && !self.pace.moved(now, moved) {
-            return Poll::Ready(Err(Reason::ClientTooSlow));
+        if !blocked || moved > 0 {
+            self.pace.moved(now, moved);
         }
         if blocked {
+            if !self.pace.keeps_up() {
+                return Poll::Ready(Err(Reason::ClientTooSlow));
+            }
             self.pace.wait(now);
             self.silent_since = None;
         } else if moved > 0 {

@@ -1,17 +1,20 @@
-//! Whether a client keeps up.
+//! Whether a client keeps up: `body-idle` and `min-rate`, both directions, both protocol versions.
 //!
 //! Only time spent waiting for the client counts: a body held up by its upstream is not the
-//! client's fault. A client may be silent for `idle`, and over the time we wait for it must move
-//! `min_rate` bytes a second on average, so that a byte now and then does not keep a connection.
+//! client's fault. A client may be silent for `idle`. The rate is an average over at least `idle` of
+//! waiting, so one silence that is shorter than that is never too slow, and a byte now and then
+//! does not keep a connection. A body that is complete is not judged.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// See the module.
+/// Progress of one body, or of what one connection is sent.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    /// Longest silence, and shortest time that the average rate is taken over.
     idle: Duration,
+    /// Bytes per second.
     min_rate: u64,
     since: Option<Instant>,
     waited: Duration,
@@ -23,19 +26,22 @@ impl Pace {
         Self { idle, min_rate, since: None, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// We wait for the client.
+    /// Starts waiting for the client, unless it is waited for already.
     pub(crate) fn wait(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }
 
-    /// We do not: it has moved `bytes`, or something else holds us up. Whether it keeps up.
-    pub(crate) fn moved(&mut self, now: Instant, bytes: u64) -> bool {
+    /// Stops waiting: the client has moved `bytes`, or something else holds the body up.
+    pub(crate) fn moved(&mut self, now: Instant, bytes: u64) {
         if let Some(since) = self.since.take() {
             self.waited += now.saturating_duration_since(since);
         }
         self.bytes += bytes;
-        // Below this, an average says little.
-        if self.waited < self.idle / 3 {
+    }
+
+    /// Whether the average rate was high enough; called before the client is waited for again.
+    pub(crate) fn keeps_up(&mut self) -> bool {
+        if self.waited < self.idle {
             return true;
         }
         let keeps_up =
@@ -54,14 +60,17 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const IDLE: Duration = Duration::from_secs(30);
+
     fn drip(bytes: u64, every: Duration, rate: u64) -> Option<u64> {
-        let mut pace = Pace::new(Duration::from_secs(30), rate);
+        let mut pace = Pace::new(IDLE, rate);
         let start = Instant::now();
         let mut now = start;
         for _ in 0..100 {
             pace.wait(now);
             now += every;
-            if !pace.moved(now, bytes) {
+            pace.moved(now, bytes);
+            if !pace.keeps_up() {
                 return Some((now - start).as_secs());
             }
         }
@@ -70,20 +79,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_dripped_body_ends_and_a_slow_line_does_not() {
-        assert_eq!(drip(1, Duration::from_secs(1), 200), Some(10));
+        assert_eq!(drip(1, Duration::from_secs(1), 200), Some(30));
         assert_eq!(drip(400, Duration::from_secs(1), 200), None);
         assert_eq!(drip(100_000, Duration::from_secs(20), 200), None);
         assert_eq!(drip(1, Duration::from_secs(1), 0), None);
     }
 
     #[tokio::test]
+    async fn one_silence_is_not_too_slow() {
+        let mut pace = Pace::new(IDLE, 200);
+        let start = Instant::now();
+        pace.wait(start);
+        pace.moved(start + Duration::from_secs(29), 5);
+        assert!(pace.keeps_up());
+        pace.wait(start + Duration::from_secs(29));
+        pace.moved(start + Duration::from_secs(31), 5);
+        assert!(!pace.keeps_up());
+    }
+
+    #[tokio::test]
     async fn only_waiting_counts() {
-        let mut pace = Pace::new(Duration::from_secs(30), 200);
+        let mut pace = Pace::new(IDLE, 200);
         let start = Instant::now();
         assert_eq!(pace.deadline(), None);
         pace.wait(start);
-        assert_eq!(pace.deadline(), Some(start + Duration::from_secs(30)));
-        assert!(pace.moved(start + Duration::from_secs(5), 1));
-        assert!(pace.moved(start + Duration::from_secs(500), 1));
+        pace.wait(start + Duration::from_secs(1));
+        assert_eq!(pace.deadline(), Some(start + IDLE));
+        pace.moved(start + Duration::from_secs(5), 1);
+        pace.moved(start + Duration::from_secs(500), 1);
+        assert!(pace.keeps_up());
     }
 }

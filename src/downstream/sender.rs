@@ -60,14 +60,12 @@ impl<T: Io> Client for Sender<'_, T> {
             });
             match read {
                 Poll::Ready(result) => result?,
-                Poll::Pending => {
-                    upload.pace.wait(local.clock.now());
-                    return Ok(());
-                }
+                Poll::Pending => return upload.wait(local.clock.now()),
             }
         }
         // Held up by the upstream, or done: the client is not waited for.
-        if upload.pace.moved(local.clock.now(), 0) { Ok(()) } else { Err(Reason::BodyTooSlow) }
+        upload.pace.moved(local.clock.now(), 0);
+        Ok(())
     }
 
     fn upload(&mut self) -> &mut Upload {

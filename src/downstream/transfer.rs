@@ -60,8 +60,7 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// [`Reason::BodyTooLarge`] if it goes over the route's limit, [`Reason::BodyTooSlow`] if it
-    /// took too long.
+    /// [`Reason::BodyTooLarge`] if it goes over the route's limit.
     pub(crate) fn pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -73,13 +72,24 @@ impl Upload {
         if self.bytes > self.max {
             return Err(Reason::BodyTooLarge);
         }
-        if !self.pace.moved(now, data.len() as u64) {
-            return Err(Reason::BodyTooSlow);
-        }
+        self.pace.moved(now, data.len() as u64);
         if let Some(ticket) = &self.ticket {
             ticket.sends(data);
         }
         exchange.send(cx, data);
+        Ok(())
+    }
+
+    /// Starts waiting for more of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::BodyTooSlow`] if what came so far took too long.
+    pub(crate) fn wait(&mut self, now: Instant) -> Result<(), Reason> {
+        if !self.pace.keeps_up() {
+            return Err(Reason::BodyTooSlow);
+        }
+        self.pace.wait(now);
         Ok(())
     }
 

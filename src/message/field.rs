@@ -96,6 +96,29 @@ impl Known {
     }
 }
 
+/// Whether these bytes are a field name (RFC 9110 section 5.1): a token, which has no quotes.
+#[must_use]
+pub fn is_name(name: &[u8]) -> bool {
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128_usize {
+            #[expect(clippy::cast_possible_truncation, reason = "below 128")]
+            let is_letter_or_digit = (byte as u8).is_ascii_alphanumeric();
+            table[byte] = is_letter_or_digit;
+            byte += 1;
+        }
+        let marks = b"!#$%&'*+-.^_`|~";
+        let mut at = 0;
+        while at < marks.len() {
+            table[marks[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
 /// Equal but for case, with `_` read as `-`: CGI and its heirs make the two indistinguishable.
 fn like(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
@@ -240,6 +263,18 @@ mod tests {
             "X_Request_ID",
         ] {
             assert_eq!(Known::of(name.as_bytes()), Known::ForwardedOther, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_tokens() {
+        for name in ["a", "x-y", "X_y.z~", "!#$%&'*+-.^_`|~", "0"] {
+            assert!(is_name(name.as_bytes()), "{name}");
+        }
+        for name in
+            ["", "x\"y", "a b", "a:b", "a\r", "a/b", "(a)", "a,b", "{a}", "\u{e9}", "a\0", "@"]
+        {
+            assert!(!is_name(name.as_bytes()), "{name:?}");
         }
     }
 

@@ -135,6 +135,12 @@ reasons! {
     ClientGone => "client_gone", 499;
     /// The client took the answer too slowly.
     ClientTooSlow => "client_too_slow", 499;
+    /// A frame or a head of HTTP/2 breaks the protocol (RFC 9113).
+    Http2Protocol => "http2_protocol_error", 400;
+    /// The client opens more HTTP/2 streams at once than it may.
+    TooManyStreams => "http2_too_many_streams", 503;
+    /// The client floods its HTTP/2 connection: resets, empty frames, endless heads.
+    Http2Flood => "http2_flood", 429;
     /// The TLS handshake failed.
     TlsHandshake => "tls_handshake_failed", 0;
     /// The TLS handshake took too long.

@@ -11,11 +11,13 @@ use http::Method;
 use http::request::Parts;
 
 use super::body::Framing;
-use super::field::{Fields, Known, tokens, within};
+use super::field::{Fields, Known, is_name, tokens, within};
 use super::{Reason, host};
 
 /// The most fields a head may have, whatever the configuration says.
 pub const MOST_FIELDS: usize = 256;
+/// The longest method, in letters. Registered ones have up to 17.
+const MAX_METHOD: usize = 32;
 
 /// Protocol version of the client's side.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,6 +89,13 @@ impl RequestHead {
     /// As [`RequestHead::parse`]; only the stream is refused.
     pub fn from_h2(parts: &Parts, websocket: bool, ended: bool) -> Result<Self, Reason> {
         let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+        // The library's table of names is wider than HTTP/1.1, which they go on in.
+        if !parts.headers.keys().all(|name| is_name(name.as_str().as_bytes())) {
+            return Err(Reason::BadRequest);
+        }
+        if parts.method.as_str().len() > MAX_METHOD {
+            return Err(Reason::BadRequest);
+        }
         let fields = fields_of(&parts.headers);
         let hosts: Vec<_> = fields.all(Known::Host).collect();
         let host = match (authority, hosts.as_slice()) {
@@ -100,6 +109,10 @@ impl RequestHead {
             return Err(Reason::AmbiguousFraming);
         }
         let length = content_length(&fields)?;
+        // RFC 9110 section 9.3.6: a CONNECT has no content.
+        if websocket && length.is_some_and(|length| length > 0) {
+            return Err(Reason::BadUpgrade);
+        }
         let framing = match length {
             _ if ended || websocket => Framing::None,
             Some(length) => Framing::Length(length),
@@ -124,6 +137,14 @@ impl RequestHead {
             upgrade: websocket,
             keep_alive: true,
         })
+    }
+
+    /// The size of an HTTP/2 field list (RFC 9113 section 6.5.2), in bytes.
+    #[must_use]
+    pub fn list_size(&self) -> usize {
+        const PSEUDO: usize = ":method:scheme:authority:pathhttps".len();
+        let pseudo = PSEUDO + self.method.as_str().len() + self.host.len() + self.target.len();
+        pseudo + self.fields.bytes().len() + 32 * (self.fields.len() + 4)
     }
 
     /// The host name the client asked for, without port. Empty if it sent none.
@@ -162,6 +183,9 @@ impl RawHead {
             Err(httparse::Error::TooManyHeaders) => return Err(Reason::HeaderTooLarge),
             Err(httparse::Error::Version) => return Err(Reason::BadVersion),
             Ok(httparse::Status::Partial) | Err(_) => return Err(Reason::BadRequest),
+        }
+        if parsed.method.is_some_and(|method| method.len() > MAX_METHOD) {
+            return Err(Reason::BadRequest);
         }
         let fields = Fields::parsed(bytes, parsed.headers);
         let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };

@@ -27,8 +27,8 @@ use crate::addr::ClientAddr;
 use crate::downstream::balancer::Via;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::Site;
-use crate::message::TraceParent;
 use crate::message::forward::Origin;
+use crate::message::{Reason, TraceParent};
 use crate::net::admission::Admission;
 use crate::tls::ClientHandshake;
 use crate::upstream::Ends;
@@ -63,6 +63,8 @@ struct Facts {
     judged: Cell<u64>,
     /// The present configuration does not accept `handshake`.
     outdated: Cell<bool>,
+    /// Why the gateway has given the connection up, for the requests that end with it.
+    ended: Cell<Option<Reason>>,
 }
 
 impl Facts {
@@ -79,6 +81,7 @@ impl Facts {
             handshake: ClientHandshake::default(),
             judged: Cell::new(u64::MAX),
             outdated: Cell::new(false),
+            ended: Cell::new(None),
         }
     }
 

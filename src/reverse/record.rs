@@ -285,6 +285,11 @@ impl Record {
         }
     }
 
+    /// Why it ends with its connection, or with its stream.
+    pub(super) fn gone(&self) -> Reason {
+        self.facts.ended.get().unwrap_or(Reason::ClientGone)
+    }
+
     /// What counts a tunnel.
     pub(super) fn websockets(&self) -> Option<&WebSocketMetrics> {
         self.route.as_ref()?.metrics.websockets.as_deref()
@@ -424,8 +429,8 @@ impl Drop for Record {
         // Nobody said how it ended: the task was dropped, because the client had gone or a worker
         // was stopped.
         if self.status == 0 && self.reason.is_none() {
-            self.reason = Some(Reason::ClientGone);
-            self.status = Reason::ClientGone.code();
+            self.reason = Some(self.gone());
+            self.status = self.gone().code();
         }
         if self.reason.is_none()
             && self.tunnel.is_none()

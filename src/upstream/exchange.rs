@@ -79,6 +79,7 @@ pub struct Exchange {
     decoder: Option<BodyDecoder>,
     reusable: bool,
     onlookers: Vec<Box<dyn Onlooker>>,
+    fault: Option<&'static str>,
 }
 
 impl Exchange {
@@ -118,6 +119,7 @@ impl Exchange {
             decoder: None,
             reusable: true,
             onlookers: Vec::new(),
+            fault: None,
         })
     }
 
@@ -130,6 +132,12 @@ impl Exchange {
     #[must_use]
     pub fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// What was wrong with the answer, for the operator; `reason` is the end it came to.
+    #[must_use]
+    pub fn fault(&self, reason: Reason) -> Option<String> {
+        (reason == Reason::UpstreamBadAnswer).then(|| self.fault.unwrap_or("malformed").to_owned())
     }
 
     /// Whether the whole request has been handed over to this exchange.

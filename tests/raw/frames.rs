@@ -55,11 +55,7 @@ impl Frames {
 
     /// Sends a frame.
     pub(crate) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        self.wire.send(frame);
+        self.wire.send(framed(kind, flags, stream, payload));
     }
 
     /// Opens a stream with these fields; its number.
@@ -75,6 +71,17 @@ impl Frames {
             &[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)],
             END,
         )
+    }
+
+    /// Opens streams with these fields and gives each up, all in one piece.
+    pub(crate) fn open_and_cancel(&mut self, fields: &[(&str, &str)], count: usize) {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };
+            all.extend(framed(HEADERS, END, self.stream, &block(fields)));
+            all.extend(framed(RST_STREAM, 0, self.stream, &8_u32.to_be_bytes()));
+        }
+        self.wire.send(all);
     }
 
     /// Begins a POST to `/`.
@@ -142,6 +149,14 @@ impl Frames {
         }
         (kind, flags, stream, payload)
     }
+}
+
+fn framed(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
 }
 
 fn code(payload: &[u8]) -> u32 {

@@ -194,6 +194,7 @@ fn bodies_that_break_off() {
 fn the_same_bodies_for_an_http_2_client() {
     let world = World::plain();
     let mut client = Frames::client(&world);
+    let mut lines = Vec::new();
     for (rest, closes) in BROKEN {
         let stream = client.get("/");
         let mut upstream = world.accept();
@@ -203,12 +204,16 @@ fn the_same_bodies_for_an_http_2_client() {
             upstream.finish();
         }
         let outcome = client.outcome(stream);
-        assert!(matches!(outcome, Outcome::Reset(_)), "{}: {outcome:?}", text(rest));
+        // With nothing of the body sent yet there is time for a 502.
+        let status = match outcome {
+            Outcome::Reset(_) => 200,
+            Outcome::Answer(502, _) => 502,
+            other => panic!("{}: {other:?}", text(rest)),
+        };
+        let reason = if *closes { "upstream_cut" } else { "upstream_bad_answer" };
+        lines.push(format!("request GET {status} {reason}"));
     }
     drop(client);
-    let reason = |closes: &bool| if *closes { "upstream_cut" } else { "upstream_bad_answer" };
-    let lines: Vec<String> =
-        BROKEN.iter().map(|(_, closes)| format!("request GET 200 {}", reason(closes))).collect();
     world.ends_with(&lines.iter().map(String::as_str).collect::<Vec<_>>());
 }
 

@@ -37,6 +37,7 @@ mod line;
 mod log;
 mod order;
 mod proxies;
+mod refused_h2;
 mod self_test;
 mod timers;
 mod upgrade;

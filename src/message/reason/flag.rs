@@ -95,6 +95,7 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::BadUpgrade
         | Reason::BadConnection
         | Reason::PlainHttp
+        | Reason::Http2Protocol
         | Reason::BadExpect
         | Reason::BadVersion
         | Reason::NotProxied
@@ -154,6 +155,8 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::TooManyTunnels
         | Reason::TooManyTunnelsOfClient
         | Reason::SelfTestBusy
+        | Reason::TooManyStreams
+        | Reason::Http2Flood
         | Reason::TooFast => Flag::Limited,
         Reason::ClientGone => Flag::ClientGone,
         Reason::TunnelIdle => Flag::Idle,

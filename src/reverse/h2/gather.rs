@@ -12,8 +12,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::downstream::pace::Pace;
 use crate::net::Clock;
 use crate::net::outgoing::Outgoing;
+
+use super::frames::{Refusal, Refusals};
 
 /// Most bytes that are gathered: four TLS records (RFC 8446 section 5.1), which rustls encrypts and sends in one go.
 const ROOM: usize = 64 * 1024;
@@ -27,7 +30,10 @@ struct Inner<T> {
     io: T,
     out: Outgoing,
     clock: Clock,
-    blocked: Option<Instant>,
+    /// The client's, while it does not take all of it.
+    pace: Pace,
+    too_slow: bool,
+    refusals: Refusals,
 }
 
 impl<T> Clone for Gathered<T> {
@@ -37,14 +43,37 @@ impl<T> Clone for Gathered<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Gathered<T> {
-    /// Over `io`.
-    pub(super) fn new(io: T, clock: Clock) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, out: Outgoing::new(), clock, blocked: None })))
+    /// Over `io`, whose client has to take what it is sent at this pace.
+    pub(super) fn new(io: T, clock: Clock, pace: Pace) -> Self {
+        Self(Rc::new(RefCell::new(Inner {
+            io,
+            out: Outgoing::new(),
+            clock,
+            pace,
+            too_slow: false,
+            refusals: Refusals::default(),
+        })))
     }
 
-    /// The moment since which the stream has taken nothing, while it takes nothing.
-    pub(super) fn blocked(&self) -> Option<Instant> {
-        self.0.borrow().blocked
+    /// When the client will have taken nothing for too long, while it takes nothing.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0.borrow().pace.deadline()
+    }
+
+    /// Whether the client takes what it is sent too slowly.
+    pub(super) fn is_too_slow(&self, now: Instant) -> bool {
+        let inner = self.0.borrow();
+        inner.too_slow || inner.pace.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Notes that a stream was handed over; see [`Refusals`].
+    pub(super) fn accepted(&self, stream: u32) {
+        self.0.borrow_mut().refusals.accepted(stream);
+    }
+
+    /// What h2 has refused by itself since the last call.
+    pub(super) fn refusals(&self) -> Vec<Refusal> {
+        self.0.borrow_mut().refusals.take()
     }
 
     /// Sends what has been gathered; to be called at the end of each turn. If it is pending, the task is woken when
@@ -60,11 +89,19 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
 
 impl<T: AsyncWrite + Unpin> Inner<T> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.out.len();
         let result = self.out.poll_flush(cx, &mut self.io);
-        self.blocked = match &result {
-            Poll::Ready(_) => None,
-            Poll::Pending => self.blocked.or_else(|| Some(self.clock.now())),
-        };
+        if result.is_ready() && self.pace.deadline().is_none() {
+            return result;
+        }
+        let (now, taken) = (self.clock.now(), before - self.out.len());
+        if taken > 0 || result.is_ready() {
+            self.pace.moved(now, taken as u64);
+        }
+        if result.is_pending() {
+            self.too_slow |= !self.pace.keeps_up();
+            self.pace.wait(now);
+        }
         result
     }
 }
@@ -97,7 +134,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         if inner.out.staged().len() >= ROOM {
             ready!(inner.poll_send(cx))?;
         }
-        let staged = inner.out.staged();
+        let Inner { out, refusals, .. } = &mut *inner;
+        let staged = out.staged();
         if staged.capacity() == 0 {
             staged.reserve(USUAL);
         }
@@ -106,6 +144,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
             let room = ROOM.saturating_sub(staged.len());
             let part = buf.get(..room).unwrap_or(buf);
             staged.extend_from_slice(part);
+            refusals.wrote(part);
             taken += part.len();
         }
         Poll::Ready(Ok(taken))
@@ -131,7 +170,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    fn gathered(near: DuplexStream) -> Gathered<DuplexStream> {
+        Gathered::new(near, Clock::new(), Pace::new(Duration::from_secs(30), 200))
+    }
 
     async fn is_sent(gathered: &Gathered<DuplexStream>) -> bool {
         poll_fn(|cx| Poll::Ready(gathered.poll_send(cx).is_ready())).await
@@ -140,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_turn_writes_leaves_at_its_end() {
         let (near, mut far) = duplex(1000);
-        let gathered = Gathered::new(near, Clock::new());
+        let gathered = gathered(near);
         let mut writer = gathered.clone();
         for piece in ["one ", "two ", "three"] {
             writer.write_all(piece.as_bytes()).await.unwrap();
@@ -166,24 +210,24 @@ mod tests {
     #[tokio::test]
     async fn takes_no_more_than_it_has_room_for() {
         let (near, mut far) = duplex(1000);
-        let gathered = Gathered::new(near, Clock::new());
+        let gathered = gathered(near);
         let mut writer = gathered.clone();
         let all: Vec<u8> = (0..3 * ROOM).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let taken = writer.write(&all).await.unwrap();
         assert_eq!(taken, ROOM);
-        assert!(gathered.blocked().is_none(), "nobody has tried yet");
+        assert!(gathered.deadline().is_none(), "nobody has tried yet");
         let more = poll_fn(|cx| {
             let more = [IoSlice::new(&all)];
             Poll::Ready(Pin::new(&mut writer).poll_write_vectored(cx, &more).is_pending())
         });
         assert!(more.await);
-        assert!(gathered.blocked().is_some());
+        assert!(gathered.deadline().is_some());
         assert!(!is_sent(&gathered).await);
         let sending = async {
             writer.write_all(all.get(taken..).unwrap()).await.unwrap();
             writer.shutdown().await.unwrap();
             drop(writer);
-            assert!(gathered.blocked().is_none());
+            assert!(gathered.deadline().is_none());
             drop(gathered);
         };
         let mut read = Vec::new();

@@ -1,12 +1,15 @@
-//! HTTP/2 clients, served by hyper; each stream becomes one HTTP/1.1 exchange upstream.
+//! HTTP/2 clients; each stream becomes one HTTP/1.1 exchange upstream. h2 does frames, HPACK and flow
+//! control (docs/decisions/0021).
 
+mod answer;
 mod body;
+mod connection;
+mod frames;
 mod gather;
 mod streams;
+mod tunnel;
 
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,132 +18,32 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::{Body as _, Incoming};
-use hyper::ext::Protocol;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
 
 use crate::downstream::Reply;
-use crate::downstream::accept::{Admitted, Door as _};
+use crate::downstream::pace::Pace;
 use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Edits, passed_fields, write_request};
 use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
+use crate::net::Alarm;
 use crate::net::relay::Side;
-use crate::net::{Alarm, Io, Phase};
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
 use super::acquire::{Errand, Unreachable, acquire};
 use super::record::Record;
 use super::self_test::{self, Own};
-use super::{Facts, Service, reply, tunnel};
-use body::{AnswerBody, Relay, Sender};
-use gather::Gathered;
-use streams::{Spawner, Stall, Streams};
-
-/// Receive window of a connection: enough to keep a fast uploader busy, shared by its streams.
-const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Receive window of a stream.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// Bytes of answers hyper may hold for a stream that the client has not made room for.
-const SEND_BUFFER: usize = 64 << 10;
-/// Turns a connection gets when the worker cuts, for the Close frames of its tunnels: theirs, that
-/// of hyper's task between them and the connection, and its own, and as many again.
-const LAST_TURNS: u32 = 8;
-/// How long a connection that has been told to go may take to do so.
-const GOING: Duration = Duration::from_secs(5);
-
-/// Serves one connection until it closes.
-pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, _admitted: Admitted) {
-    let worker = &service.worker;
-    let clock = worker.local.clock.clone();
-    // Copied: a connection that waits must not keep a configuration alive.
-    let (limits, timeouts) = {
-        let site = service.site.load();
-        (site.limits.clone(), site.timeouts.clone())
-    };
-    let facts = Rc::new(facts);
-    let streams = Rc::new(Streams {
-        used: Cell::new(clock.now()),
-        open: Cell::new(0),
-        current: RefCell::default(),
-        clock: clock.clone(),
-        alarm: clock.alarm(),
-        leaves: Cell::new(false),
-    });
-    let io = Gathered::new(io, clock.clone());
-    let answer = service_fn(|request| {
-        let stream = H2Request {
-            service: Rc::clone(service),
-            site: service.site.load_full(),
-            facts: Rc::clone(&facts),
-            streams: Rc::clone(&streams),
-            stall: Rc::default(),
-        };
-        // Boxed: hyper and the spawner move it several times before it is polled.
-        Box::pin(async move {
-            // Only here is it the stream's own task that runs.
-            let stall = stream.streams.current.borrow().clone().unwrap_or_default();
-            Ok::<_, Infallible>(H2Request { stall, ..stream }.answer(request).await)
-        })
-    });
-    let mut builder = http2::Builder::new(Spawner(Rc::clone(&streams)));
-    builder
-        .enable_connect_protocol()
-        .auto_date_header(false)
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX))
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .max_send_buf_size(SEND_BUFFER);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io.clone()), answer));
-    let alarm = &streams.alarm;
-    let mut going: Option<Instant> = None;
-    let mut last_turns = LAST_TURNS;
-    let (idle, stall) = (timeouts.keep_alive, timeouts.body_idle);
-    alarm.set(idle.min(stall));
-    poll_fn(|cx| {
-        let ended = connection.as_mut().poll(cx).is_ready();
-        // If the stream takes no more now, it wakes the task for another turn when it does.
-        let sent = io.poll_send(cx);
-        if ended || matches!(sent, Poll::Ready(Err(_))) {
-            return Poll::Ready(());
-        }
-        let rung = alarm.poll(cx).is_ready();
-        let now = clock.now();
-        let unused = streams.open.get() == 0 && rung && now >= streams.used.get() + idle;
-        let leaves =
-            || unused || streams.leaves.get() || service.is_going() || facts.is_outdated(service);
-        if going.is_none() && leaves() {
-            going = Some(now);
-            connection.as_mut().graceful_shutdown();
-            cx.waker().wake_by_ref();
-        }
-        let gone = going.is_some_and(|since| streams.open.get() == 0 && now >= since + GOING);
-        let stuck = io.blocked().is_some_and(|since| now >= since + stall);
-        if gone || stuck {
-            return Poll::Ready(());
-        }
-        if worker.local.phase() == Phase::Cutting {
-            last_turns -= 1;
-            if last_turns == 0 || streams.open.get() == 0 {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-        }
-        if rung {
-            alarm.set(if going.is_some() { GOING } else { idle.min(stall) });
-            let _ = alarm.poll(cx);
-        }
-        Poll::Pending
-    })
-    .await;
-}
+use super::{Facts, Service, reply};
+use answer::{AnswerBody, Relay, deliver};
+use body::Sender;
+pub(super) use connection::serve;
+use streams::{OpenStream, Streams};
+use tunnel::StreamIo;
 
 /// One request being served.
 struct H2Request {
@@ -148,25 +51,45 @@ struct H2Request {
     site: Arc<Site>,
     facts: Rc<Facts>,
     streams: Rc<Streams>,
-    stall: Rc<Stall>,
 }
 
 impl H2Request {
-    async fn answer(self, mut request: Request<Incoming>) -> Response<AnswerBody> {
+    /// Serves it to its end, or until the client resets its stream.
+    async fn run(
+        self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        open: OpenStream,
+    ) {
+        let answer = {
+            let mut answer = pin!(self.answer(request));
+            poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            })
+            .await
+        };
+        if let Some(answer) = answer {
+            deliver(answer, respond, open).await;
+        }
+    }
+
+    async fn answer(self, request: Request<RecvStream>) -> Response<AnswerBody> {
         let worker = Rc::clone(&self.service.worker);
         let protocol = request
             .extensions()
             .get::<Protocol>()
             .map(|p| p.as_str().eq_ignore_ascii_case("websocket"));
-        let upgrade = (protocol == Some(true)).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = protocol == Some(true);
         let (parts, body) = request.into_parts();
-        let head = RequestHead::from_h2(&parts, upgrade.is_some(), body.is_end_stream());
+        let head = RequestHead::from_h2(&parts, upgrade, body.is_end_stream());
         let head =
             head.and_then(
                 |head| if protocol == Some(false) { Err(Reason::BadUpgrade) } else { Ok(head) },
             );
         let head = head.and_then(|head| {
-            if head.fields.len() > self.site.limits.header_count {
+            let limits = &self.site.limits;
+            if head.fields.len() > limits.header_count || head.list_size() > limits.header_size {
                 Err(Reason::HeaderTooLarge)
             } else {
                 Ok(head)
@@ -222,8 +145,9 @@ impl H2Request {
             },
             trailers: Vec::new(),
             clock: worker.local.clock.clone(),
+            facts: Rc::clone(&self.facts),
         };
-        let key = upgrade.is_some().then(tunnel::new_key);
+        let key = upgrade.then(super::tunnel::new_key);
         let asked = Asked { head: &head, route: &route, key: key.as_deref() };
         match self.exchange(&mut sender, &mut record, &asked).await {
             Err(unreachable) => {
@@ -231,9 +155,9 @@ impl H2Request {
                 record.detail = unreachable.detail;
                 refused(&mut record, unreachable.reason, reply)
             }
-            Ok(answered) if answered.head.status == 101 => match (upgrade, key) {
-                (Some(upgrade), Some(key)) => self.switch(upgrade, &key, record, answered, &route),
-                _ => refuse(&mut record, Reason::UpstreamBadAnswer, None),
+            Ok(answered) if answered.head.status == 101 => match key {
+                Some(key) => self.switch(sender.body, &key, record, answered, &route),
+                None => bad_answer(&mut record, "101 that was not asked for"),
             },
             Ok(answered) => self.relay(sender, record, answered, &route),
         }
@@ -344,13 +268,13 @@ impl H2Request {
             exchange: Some(answered.exchange),
             alarm: answered.alarm,
             worker: Rc::clone(&self.service.worker),
-            patience: self.site.timeouts.body_idle,
-            stall: Rc::clone(&self.stall),
+            pace: Pace::new(self.site.timeouts.body_idle, self.site.timeouts.min_rate),
             sender,
             record,
             ready: VecDeque::new(),
             trailers: None,
             ended: false,
+            delivered: false,
             silent_since: None,
         });
         if answered.head.framing == Framing::None && relay.sender.upload.is_done() {
@@ -364,15 +288,21 @@ impl H2Request {
     /// Becomes a tunnel: 200 here for the upstream's 101 (RFC 8441 section 5).
     fn switch(
         &self,
-        upgrade: hyper::upgrade::OnUpgrade,
+        receive: RecvStream,
         key: &str,
         mut record: Box<Record>,
         answered: Answered,
         route: &Route,
     ) -> Response<AnswerBody> {
+        if !is_switch(&answered.head) {
+            return bad_answer(&mut record, "101 without Upgrade: websocket");
+        }
         let accepted = answered.head.fields.first(Known::WebSocketAccept);
-        if !is_switch(&answered.head) || accepted != Some(tunnel::accept_for(key).as_bytes()) {
-            return refuse(&mut record, Reason::UpstreamBadAnswer, None);
+        if accepted != Some(super::tunnel::accept_for(key).as_bytes()) {
+            return bad_answer(
+                &mut record,
+                "101 whose Sec-WebSocket-Accept does not match the key",
+            );
         }
         record.status = 200;
         let mut response = Response::new(AnswerBody::Empty);
@@ -380,15 +310,33 @@ impl H2Request {
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
         tell_seat(response.headers_mut(), answered.seat);
         let (upstream, seat) = answered.exchange.into_tunnel();
-        let (service, idle) = (Rc::clone(&self.service), self.site.timeouts.tunnel_idle);
-        let record = Box::new(record.into_tunnel(seat));
-        self.service.worker.local.spawn(async move {
-            if let Ok(upgraded) = upgrade.await {
-                let client = Side { io: TokioIo::new(upgraded), early: Bytes::new() };
-                tunnel::spawn(&service, client, upstream, idle, (record, None));
-            }
-        });
+        *response.body_mut() = AnswerBody::Tunnel(Box::new(Switched {
+            service: Rc::clone(&self.service),
+            receive,
+            upstream,
+            idle: self.site.timeouts.tunnel_idle,
+            record: Box::new(record.into_tunnel(seat)),
+        }));
         response
+    }
+}
+
+/// A WebSocket whose 200 is on its way.
+struct Switched {
+    service: Rc<Service>,
+    receive: RecvStream,
+    upstream: Side<crate::upstream::Stream>,
+    idle: Duration,
+    record: Box<Record>,
+}
+
+impl Switched {
+    /// Joins the two sides in a task of their own; `open` counts the stream.
+    fn begin(self, send: SendStream<Bytes>, open: OpenStream) {
+        let io = StreamIo::new(send, self.receive, open);
+        let client = Side { io, early: Bytes::new() };
+        let record = (self.record, None);
+        super::tunnel::spawn(&self.service, client, self.upstream, self.idle, record);
     }
 }
 
@@ -408,6 +356,11 @@ struct Answered {
     alarm: Alarm,
     /// A `Set-Cookie` of ours.
     seat: Option<String>,
+}
+
+fn bad_answer(record: &mut Record, fault: &str) -> Response<AnswerBody> {
+    record.detail = Some(fault.to_owned());
+    refuse(record, Reason::UpstreamBadAnswer, None)
 }
 
 fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
@@ -446,7 +399,7 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
     headers.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
     tell_id(headers, record);
     if !record.is_head() {
-        *response.body_mut() = AnswerBody::Own(Some(Bytes::from(reply.body)));
+        *response.body_mut() = AnswerBody::Own(Bytes::from(reply.body));
     }
     response
 }

@@ -1,0 +1,293 @@
+//! An answer on its way to an HTTP/2 stream: as fast as the client makes room, and no faster.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as Code, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tokio::time::Instant;
+
+use crate::downstream::Worker;
+use crate::downstream::pace::Pace;
+use crate::downstream::transfer::push;
+use crate::message::Reason;
+use crate::message::body::trailer_fields;
+use crate::net::Alarm;
+use crate::net::clock::TICK;
+use crate::reverse::record::Record;
+use crate::upstream::{BodyStep, Exchange};
+
+use super::Switched;
+use super::body::Sender;
+use super::streams::OpenStream;
+
+/// The body of an answer.
+pub(super) enum AnswerBody {
+    Empty,
+    Own(Bytes),
+    Relay(Box<Relay>),
+    /// There is none: the stream becomes a tunnel.
+    Tunnel(Box<Switched>),
+}
+
+/// Sends an answer on its stream; `open` counts the stream.
+pub(super) async fn deliver(
+    response: Response<AnswerBody>,
+    mut respond: SendResponse<Bytes>,
+    open: OpenStream,
+) {
+    let (parts, body) = response.into_parts();
+    let head = Response::from_parts(parts, ());
+    match body {
+        // A stream that takes no answer has been reset by its client: its record is written.
+        AnswerBody::Empty => drop(respond.send_response(head, true)),
+        AnswerBody::Own(body) => {
+            if let Ok(mut send) = respond.send_response(head, false) {
+                drop(send.send_data(body, true));
+            }
+        }
+        AnswerBody::Relay(relay) => relay.run(head, respond).await,
+        AnswerBody::Tunnel(switched) => {
+            if let Ok(send) = respond.send_response(head, false) {
+                switched.begin(send, open);
+            }
+        }
+    }
+}
+
+/// An answer on its way, and the rest of the request if there is any.
+pub(super) struct Relay {
+    pub(super) exchange: Option<Exchange>,
+    pub(super) sender: Sender,
+    pub(super) record: Box<Record>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) alarm: Alarm,
+    /// The client's.
+    pub(super) pace: Pace,
+    /// Longest silence of the upstream.
+    pub(super) idle: Duration,
+    pub(super) identity: u64,
+    pub(super) keep: Duration,
+    pub(super) max_idle: usize,
+    pub(super) ready: VecDeque<Bytes>,
+    pub(super) trailers: Option<Vec<u8>>,
+    pub(super) ended: bool,
+    /// All of it has been handed to the stream.
+    pub(super) delivered: bool,
+    pub(super) silent_since: Option<Instant>,
+}
+
+impl Relay {
+    async fn run(mut self: Box<Self>, head: Response<()>, mut respond: SendResponse<Bytes>) {
+        // The first of the body goes with the head; if that is malformed already, there is still
+        // time for a 502.
+        let first = poll_fn(|cx| Poll::Ready(self.advance(cx))).await;
+        if let Poll::Ready(Err(reason)) = first {
+            return self.refuse(reason, respond);
+        }
+        let is_over = self.is_over();
+        let Ok(mut send) = respond.send_response(head, is_over) else {
+            return self.fail(self.record.gone());
+        };
+        let sent = if is_over { Ok(()) } else { poll_fn(|cx| self.poll(cx, &mut send)).await };
+        let Err(reason) = sent else {
+            self.delivered = true;
+            return;
+        };
+        self.fail(reason);
+        let is_clients = matches!(reason, Reason::ClientTooSlow | Reason::BodyTooSlow);
+        send.send_reset(if is_clients { Code::CANCEL } else { Code::INTERNAL_ERROR });
+    }
+
+    /// Notes why the answer ends early, and lets the upstream go.
+    fn fail(&mut self, reason: Reason) {
+        self.record.detail = self.exchange.take().and_then(|exchange| exchange.fault(reason));
+        self.record.reason = Some(reason);
+    }
+
+    /// Answers with a refusal instead.
+    fn refuse(mut self: Box<Self>, reason: Reason, mut respond: SendResponse<Bytes>) {
+        self.fail(reason);
+        let (parts, body) = super::refuse(&mut self.record, reason, None).into_parts();
+        let head = Response::from_parts(parts, ());
+        let AnswerBody::Own(body) = body else { return drop(respond.send_response(head, true)) };
+        if let Ok(mut send) = respond.send_response(head, false) {
+            drop(send.send_data(body, true));
+        }
+    }
+
+    /// Whether nothing is left to be sent.
+    fn is_over(&self) -> bool {
+        self.ended && self.ready.is_empty() && self.trailers.is_none()
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: &mut SendStream<Bytes>,
+    ) -> Poll<Result<(), Reason>> {
+        loop {
+            match self.give(cx, send) {
+                Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
+                Poll::Pending => return self.wait_for_client(cx, send),
+            }
+            if let Poll::Ready(step) = self.advance(cx) {
+                step?;
+            } else if send.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(self.record.gone()));
+            } else {
+                return self.wait_for_upstream(cx);
+            }
+        }
+    }
+
+    /// Hands over what the client has room for; whether that was all of the answer.
+    fn give(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: &mut SendStream<Bytes>,
+    ) -> Poll<Result<bool, Reason>> {
+        while let Some(piece) = self.ready.front_mut() {
+            send.reserve_capacity(piece.len());
+            let room = send.capacity();
+            if room == 0 {
+                match ready!(send.poll_capacity(cx)) {
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => return Poll::Ready(Err(self.record.gone())),
+                }
+            }
+            let part = piece.split_to(room.min(piece.len()));
+            if piece.is_empty() {
+                self.ready.pop_front();
+            }
+            let length = part.len() as u64;
+            self.record.response_bytes += length;
+            self.silent_since = None;
+            self.pace.moved(self.worker.local.clock.now(), length);
+            let is_over = self.is_over();
+            if send.send_data(part, is_over).is_err() {
+                return Poll::Ready(Err(self.record.gone()));
+            }
+            if is_over {
+                return Poll::Ready(Ok(true));
+            }
+        }
+        if !self.ended {
+            return Poll::Ready(Ok(false));
+        }
+        let sent = match self.trailers.take().and_then(|text| trailer_map(&text)) {
+            Some(trailers) => send.send_trailers(trailers),
+            None => send.send_data(Bytes::new(), true),
+        };
+        Poll::Ready(sent.map(|()| true).map_err(|_| self.record.gone()))
+    }
+
+    /// Reads on from the upstream, and moves what is left of the request.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(Err(Reason::Internal)) };
+        push(&mut self.sender, cx, exchange)?;
+        self.record.request_bytes = self.sender.upload.bytes;
+        let queue = &mut self.ready;
+        let mut sink =
+            |_: &mut Context<'_>, data: &[u8]| queue.push_back(Bytes::copy_from_slice(data));
+        match ready!(exchange.poll_body(cx, &self.worker.local, &mut sink))? {
+            BodyStep::Some => {}
+            BodyStep::End(trailers) => {
+                self.trailers = (!trailers.is_empty()).then_some(trailers);
+                self.finish();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The client has made no room for what is there.
+    fn wait_for_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: &mut SendStream<Bytes>,
+    ) -> Poll<Result<(), Reason>> {
+        if let Some(exchange) = &mut self.exchange {
+            push(&mut self.sender, cx, exchange)?;
+            self.record.request_bytes = self.sender.upload.bytes;
+        }
+        if send.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(self.record.gone()));
+        }
+        if !self.pace.keeps_up() {
+            return Poll::Ready(Err(Reason::ClientTooSlow));
+        }
+        self.silent_since = None;
+        self.pace.wait(self.worker.local.clock.now());
+        self.look_at_clock(cx)
+    }
+
+    fn wait_for_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let now = self.worker.local.clock.now();
+        self.pace.moved(now, 0);
+        self.silent_since.get_or_insert(now);
+        self.look_at_clock(cx)
+    }
+
+    fn look_at_clock(&self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let limits = [
+            (self.pace.deadline(), Reason::ClientTooSlow),
+            (self.sender.upload.pace.deadline(), Reason::BodyTooSlow),
+            (self.silent_since.map(|since| since + self.idle), Reason::UpstreamStalled),
+        ];
+        let Some(earliest) = limits.iter().filter_map(|limit| limit.0).min() else {
+            return Poll::Pending;
+        };
+        self.alarm.set_at(earliest + TICK);
+        if self.alarm.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let now = self.worker.local.clock.now();
+        let passed = limits.iter().find(|limit| limit.0.is_some_and(|at| at <= now));
+        passed.map_or(Poll::Pending, |(_, reason)| Poll::Ready(Err(*reason)))
+    }
+
+    /// Ends an exchange whose answer has no body.
+    pub(super) fn skip_body(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let step = exchange.poll_body(&mut cx, &self.worker.local, &mut |_, _| {});
+        if matches!(step, Poll::Ready(Ok(BodyStep::End(_)))) {
+            self.finish();
+            self.delivered = true;
+        }
+    }
+
+    fn finish(&mut self) {
+        self.ended = true;
+        if let Some(connection) = self.exchange.take().and_then(Exchange::into_idle) {
+            self.worker.pool.put(self.identity, connection, self.keep, self.max_idle);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if !self.delivered && self.record.reason.is_none() {
+            self.record.reason = Some(self.record.gone());
+        }
+    }
+}
+
+fn trailer_map(text: &[u8]) -> Option<HeaderMap> {
+    let fields = trailer_fields(text).ok()?;
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (_, name, value) in fields.iter() {
+        map.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(map)
+}
