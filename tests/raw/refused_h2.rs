@@ -145,11 +145,13 @@ fn more_streams_than_allowed_share_a_line() {
     let (mut first, mut second) = (world.accept(), world.accept());
     let third = client.get("/");
     assert_eq!(client.outcome(third), Outcome::Reset(7));
-    first.send(OK);
-    second.send(OK);
-    for stream in [one, two] {
-        assert_eq!(client.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
+    for upstream in [&mut first, &mut second] {
+        upstream.message(true);
     }
+    first.send(OK);
+    assert_eq!(client.outcome(one), Outcome::Answer(200, b"ok".to_vec()));
+    second.send(OK);
+    assert_eq!(client.outcome(two), Outcome::Answer(200, b"ok".to_vec()));
     let lines = world.lines_of(client.wire.local(), 3);
     assert!(lines.iter().any(|line| line["reason"] == "http2_too_many_streams"), "{lines:?}");
     world.ends_with(&["refused 0 http2_too_many_streams", "request GET 200", "request GET 200"]);
