@@ -321,7 +321,7 @@ pub struct Timeouts {
     /// Longest silence while a body is awaited from or taken by the client. Default 30 s.
     pub body_idle: Duration,
     /// Bytes per second a client must send or take on average, over the time the gateway waits for
-    /// it. Looked at from `body_idle`'s third on. Default 200; 0 turns it off.
+    /// it, which has to be `body_idle` at least. Default 200; 0 turns it off.
     pub min_rate: u64,
     /// Longest silence in a WebSocket, both directions together. Default 2 min: longer than any
     /// Engine.IO heartbeat.

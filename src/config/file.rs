@@ -260,9 +260,12 @@ pub struct TimeoutsFile {
     pub header: Maybe<String>,
     /// Between requests on one connection. Default `"75s"`.
     pub keep_alive: Maybe<String>,
-    /// Longest silence while a body is sent or taken by the client. Default `"30s"`.
+    /// Longest silence while a body is sent or taken by the client; also the time that `min-rate` is
+    /// an average over. Default `"30s"`.
     pub body_idle: Maybe<String>,
-    /// Bytes per second a client must send or take on average; 0 turns it off. Default 200.
+    /// Bytes per second a client must send of a body, or take of an answer, on average over at least
+    /// `body-idle` of waiting for it. Time spent waiting for the upstream does not count, and a body
+    /// that is complete is not judged. 0 turns it off. Default 200.
     pub min_rate: Maybe<i64>,
     /// Longest silence in a WebSocket. Default `"2min"`.
     pub tunnel_idle: Maybe<String>,

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::ReadBuf;
+use tokio::time::Instant;
 
 use super::TURNS;
 use crate::message::Reason;
+use crate::message::request::judge_line;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::net::{Alarm, Io, Local, Outgoing};
 
@@ -37,6 +39,8 @@ pub(crate) struct Conn<T> {
     pub(crate) out: Outgoing,
     pub(crate) alarm: Alarm,
     pub(crate) local: Rc<Local>,
+    /// When the first byte of the present head came.
+    pub(crate) head_began: Option<Instant>,
 }
 
 impl<T: Io> Conn<T> {
@@ -48,6 +52,7 @@ impl<T: Io> Conn<T> {
             out: Outgoing::new(),
             alarm: local.clock.alarm(),
             local: Rc::clone(local),
+            head_began: None,
         }
     }
 
@@ -65,7 +70,8 @@ impl<T: Io> Conn<T> {
         closes_idle: &dyn Fn() -> bool,
     ) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
-        let mut begun = false;
+        let (mut begun, mut judged) = (false, false);
+        self.head_began = None;
         self.alarm.set(limits.keep_alive);
         poll_fn(|cx| {
             loop {
@@ -75,6 +81,7 @@ impl<T: Io> Conn<T> {
                 }
                 if !self.input.is_empty() && !std::mem::replace(&mut begun, true) {
                     self.alarm.set(limits.header);
+                    self.head_began = Some(Instant::now());
                 }
                 match scanner.scan(&self.input) {
                     Scan::Ends(end) if end > limits.size => {
@@ -92,6 +99,10 @@ impl<T: Io> Conn<T> {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
                     Scan::Partial => {}
+                }
+                if let Some(line) = scanner.first_line(&self.input).filter(|_| !judged) {
+                    judge_line(line)?;
+                    judged = true;
                 }
                 match self.poll_fill(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => {
@@ -169,6 +180,16 @@ impl<T: Io> Conn<T> {
             }
             cx.waker().wake_by_ref();
             self.alarm.poll(cx)
+        })
+        .await;
+    }
+
+    /// Closes the connection for writing; a client that takes nothing is not waited for.
+    pub(crate) async fn close(&mut self) {
+        self.alarm.set(LINGER);
+        poll_fn(|cx| match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.alarm.poll(cx),
         })
         .await;
     }

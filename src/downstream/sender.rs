@@ -26,6 +26,12 @@ pub(crate) struct Sender<'a, T> {
 impl<T: Io> Client for Sender<'_, T> {
     fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
         let (conn, upload) = (&mut *self.conn, &mut self.upload);
+        if upload.held {
+            if conn.input.is_empty() && matches!(conn.poll_fill(cx), Poll::Ready(Ok(0) | Err(_))) {
+                return Err(Reason::ClientGone);
+            }
+            upload.held = conn.input.is_empty();
+        }
         let local = Rc::clone(&conn.local);
         let mut turns = TURNS;
         while !upload.is_done() && !upload.held && exchange.takes_more() {
@@ -77,10 +83,13 @@ impl<T: Io> Client for Sender<'_, T> {
             return;
         }
         let out = self.conn.out.staged();
+        let is_continue = head.is_none_or(|head| head.status == 100);
+        // One that the client has not asked for would be taken for something else.
+        if is_continue && !std::mem::take(&mut self.upload.asks) {
+            return;
+        }
         match head {
             None => out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
-            // One that the client is not waiting for would be taken for something else.
-            Some(head) if head.status == 100 && !self.upload.held => {}
             Some(head) => write_response(out, head, &Edits::default(), Sent::Nothing, b""),
         }
     }

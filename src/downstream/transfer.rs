@@ -27,6 +27,8 @@ pub(crate) struct Upload {
     max: u64,
     /// Set while the client waits to be told to go on.
     pub(crate) held: bool,
+    /// The client may still be sent a 100.
+    pub(crate) asks: bool,
     ended: bool,
     /// Who looks at the pieces.
     ticket: Option<Rc<Ticket>>,
@@ -46,6 +48,7 @@ impl Upload {
             pace: Pace::new(idle, min_rate),
             max,
             held: head.expects_continue,
+            asks: head.expects_continue,
             ended: head.framing == Framing::None,
             ticket: ticket.cloned(),
         }
@@ -166,6 +169,8 @@ pub(crate) async fn await_head<C: Client>(
         if let Err(reason) = push(client, cx, exchange) {
             return Poll::Ready(Err(NoAnswer::Client(reason)));
         }
+        // A client that sends its body all the same is not told to go on.
+        go_on = go_on.filter(|_| client.upload().held);
         loop {
             match exchange.poll_head(cx, local) {
                 Poll::Ready(Ok(Received::Interim(head))) => {
@@ -199,7 +204,8 @@ pub(crate) async fn await_head<C: Client>(
             return Poll::Ready(Err(NoAnswer::Client(Reason::BodyTooSlow)));
         }
         if wait.deadline().is_some_and(|at| at <= now) {
-            let failure = Failure { reason: Reason::UpstreamFirstByteTimeout, silent: false };
+            let reason = Reason::UpstreamFirstByteTimeout;
+            let failure = Failure { reason, silent: false, detail: None };
             return Poll::Ready(Err(NoAnswer::Upstream(failure)));
         }
         // The upstream does not know about 100-continue, as many do not: go on without it.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
@@ -57,7 +58,9 @@ fn refuse(
     facts: Facts,
     (reason, detail): (Reason, Option<String>),
 ) {
+    let began = facts.began;
     let mut record = Record::new(&service.worker, &Rc::new(facts), stand);
+    record.start = began;
     record.reason = Some(reason);
     record.detail = detail;
 }
@@ -68,17 +71,19 @@ async fn connection(
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, Admitted),
 ) {
+    let began = Instant::now();
+    let facts = |via| Facts { began, ..Facts::of(peer, via) };
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &stand, Facts::of(peer, None), (Reason::ClientGone, None));
+        return refuse(&service, &stand, facts(None), (Reason::ClientGone, None));
     }
     let alarm = service.worker.local.clock.alarm();
     alarm.set(stand.way.outlet.timeouts.handshake);
     let facts = match identify(&mut stream, peer, &mut admitted, &alarm, &stand.metrics).await {
-        Ok(via) => Facts::of(peer, via),
+        Ok(via) => facts(via),
         Err(NotServed::Probe) => return,
         Err(NotServed::Refused(via, reason, detail)) => {
-            return refuse(&service, &stand, Facts::of(peer, via), (reason, detail));
+            return refuse(&service, &stand, facts(via), (reason, detail));
         }
     };
     let Some(settings) = &stand.listener.tls else {

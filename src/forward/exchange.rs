@@ -14,7 +14,7 @@ use crate::downstream::download::{Answer, Download};
 use crate::downstream::pace::Pace;
 use crate::downstream::sender::Sender;
 use crate::downstream::transfer::{NoAnswer, Upload, await_head};
-use crate::message::forward::{Edits, field};
+use crate::message::forward::{Edits, field, lacks_date};
 use crate::message::{Form, Reason, proxied};
 use crate::net::{Ahead, Alarm, Io};
 use crate::upstream::{Connection, Exchange, Stream};
@@ -50,7 +50,8 @@ pub(super) async fn serve<T: Io>(
     let mut exchange = match begun {
         Ok(exchange) if ready.reached.early.is_empty() => exchange,
         Ok(_) | Err(_) => {
-            record.refused(Reason::UpstreamBadAnswer, None);
+            let fault = "bytes on a new connection before its request";
+            record.refused(Reason::UpstreamBadAnswer, Some(fault.to_owned()));
             return request.refuse(conn, record);
         }
     };
@@ -61,16 +62,16 @@ pub(super) async fn serve<T: Io>(
     let first_byte = request.way.outlet.timeouts.first_byte;
     let answer = await_head(&mut sender, &mut exchange, &worker.local, &alarm, first_byte).await;
     record.request_bytes = sender.upload.bytes;
-    let reason = match answer {
+    let (reason, detail) = match answer {
         Ok(answer) if answer.status != 101 => {
             record.status = answer.status;
             return pass_on(request, &mut sender, record, (&mut exchange, &answer, &alarm)).await;
         }
-        Ok(_) => Reason::UpstreamBadAnswer,
-        Err(NoAnswer::Upstream(failure)) => failure.reason,
-        Err(NoAnswer::Client(reason)) => reason,
+        Ok(_) => (Reason::UpstreamBadAnswer, Some("101 that was not asked for")),
+        Err(NoAnswer::Upstream(failure)) => (failure.reason, failure.detail),
+        Err(NoAnswer::Client(reason)) => (reason, None),
     };
-    record.refused(reason, None);
+    record.refused(reason, detail.map(str::to_owned));
     request.refuse(sender.conn, record)
 }
 
@@ -88,9 +89,15 @@ async fn pass_on<T: Io>(
     let idle = request.way.outlet.timeouts.idle;
     let sent = Answer { head, edits: &Edits::default(), idle }.sent(asked.version);
     let mut tail = Vec::new();
+    if lacks_date(head, &Edits::default()) {
+        tail.extend_from_slice(b"Date: ");
+        request.service.worker.stamp.write_http(&mut tail);
+        tail.extend_from_slice(b"\r\n");
+    }
     if !kept {
         field(&mut tail, "Connection", b"close");
     }
+    let before = sender.conn.out.taken();
     proxied::write_response(sender.conn.out.staged(), head, sent, &tail);
     let mut download = Download::new(sent, Pace::new(PATIENCE, 0), idle);
     let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
@@ -101,7 +108,12 @@ async fn pass_on<T: Io>(
         Ok(()) => Next::Close,
         Err(reason) => {
             record.reason = Some(reason);
-            Next::Cut
+            record.detail = exchange.fault(reason);
+            // With nothing of it sent, there is time for an answer that says what happened.
+            if reason == Reason::ClientGone || !sender.conn.out.take_back(before) {
+                return Next::Cut;
+            }
+            request.refuse(sender.conn, record)
         }
     }
 }

@@ -33,6 +33,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
@@ -62,6 +63,8 @@ pub struct Service {
 /// What is known about a client connection, from its handshake on.
 struct Facts {
     client: ClientAddr,
+    /// When it was accepted.
+    began: Instant,
     /// The balancer it came through. Boxed: most come through none.
     via: Option<Box<Via>>,
     tls: &'static str,
@@ -80,6 +83,7 @@ impl Facts {
         let client = via.as_ref().map_or(peer, |via| via.client());
         Self {
             client,
+            began: Instant::now(),
             via,
             tls: "",
             names: Vec::new(),

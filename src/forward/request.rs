@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::Method;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::addr::Destination;
-use crate::downstream::Conn;
 use crate::downstream::accept::Door as _;
+use crate::downstream::{Conn, Reply};
 use crate::egress::{Grant, Verdict};
 use crate::message::{Form, Framing, ProxiedHead, Reason};
 use crate::net::Io;
@@ -25,6 +26,9 @@ use super::serve::{Next, PATIENCE};
 use super::tunnel::Opened;
 use super::usage::Place;
 use super::{Facts, Service, Way, exchange, hello, refusal, who};
+
+/// `Allow` of a TRACE that may go no further.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT";
 
 /// One request being served.
 pub(super) struct Request<'a> {
@@ -95,6 +99,12 @@ impl Request<'_> {
             outlet.seen.note(&record.client(), &destination, now);
         }
         record.on_grant(self.way, &grant);
+        match self.asked.head.hops_left() {
+            // It may go no further: answered here, and to be logged as an answer.
+            Some(0) if self.asked.head.method == Method::OPTIONS => return Err(Refused),
+            Some(0) => return Err(refused(record, Reason::MethodNotAllowed, None)),
+            _ => {}
+        }
         let (place, rate) = commons
             .usage
             .open(client, &outlet.limits)
@@ -187,7 +197,14 @@ impl Request<'_> {
             return Next::Cut;
         }
         let head = &self.asked.head;
-        let reply = refusal::reply(record, refusal::Wants::of(&head.fields));
+        let reply = match record.reason {
+            None => Reply::good(""),
+            Some(reason) => {
+                let reply = refusal::reply(record, refusal::Wants::of(&head.fields));
+                let allow = (reason == Reason::MethodNotAllowed).then(|| METHODS.to_owned());
+                Reply { allow, ..reply }
+            }
+        };
         record.status = reply.status.as_u16();
         record.response_bytes = reply.body.len() as u64;
         // Bytes that were meant for a tunnel are no request.

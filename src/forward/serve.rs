@@ -1,7 +1,5 @@
 //! One client connection: one request after another, until one of them becomes a tunnel.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -72,6 +70,7 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
                 Box::pin(request.serve(&mut conn, record)).await
             }
             Err(reason) => {
+                record.start = conn.head_began.unwrap_or(record.start);
                 record.refused(reason, None);
                 if reason != Reason::ClientGone {
                     let reply = refusal::reply(&record, refusal::Wants::Text);
@@ -91,5 +90,5 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
             }
         }
     }
-    let _ = poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx)).await;
+    conn.close().await;
 }

@@ -390,6 +390,12 @@ impl Site {
         self.trusts(connected).then(|| Proxy { address: connected.ip(), believed })
     }
 
+    /// The first host of the profile that is written without a wildcard.
+    #[must_use]
+    pub fn first_host(&self) -> Option<&str> {
+        self.hosts.iter().map(HostPattern::as_str).find(|host| !host.starts_with('*'))
+    }
+
     /// Whether this is a proxy that is believed.
     #[must_use]
     pub fn trusts(&self, client: ClientAddr) -> bool {

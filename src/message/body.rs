@@ -24,13 +24,23 @@ pub enum Framing {
 
 /// Why a body cannot be read on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{}", self.as_str())]
 pub enum BadBody {
     /// A chunk is malformed.
-    #[error("malformed chunk")]
     Chunk,
     /// The trailer section is malformed or too large.
-    #[error("malformed trailer section")]
     Trailer,
+}
+
+impl BadBody {
+    /// What it is, for the operator.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chunk => "malformed chunk in the body",
+            Self::Trailer => "malformed or oversized trailer section",
+        }
+    }
 }
 
 /// What [`BodyDecoder::decode`] found.
@@ -51,8 +61,10 @@ const MOST_OVERHEAD: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: State,
-    /// Bytes of extensions in this body so far.
+    /// Bytes of extensions and padding in this body so far.
     extensions: usize,
+    /// Chunk sizes may be padded.
+    padded: bool,
     trailers: Vec<u8>,
 }
 
@@ -62,6 +74,8 @@ enum State {
     Close,
     /// In a chunk-size line: the size so far and its number of digits.
     Size(u64, u8),
+    /// In the spaces after a chunk size.
+    Padding(u64),
     /// In a chunk extension.
     Extension(u64),
     /// After the CR of a chunk-size line.
@@ -87,7 +101,14 @@ impl BodyDecoder {
             Framing::Chunked => State::Size(0, 0),
             Framing::Close => State::Close,
         };
-        Self { state, extensions: 0, trailers: Vec::new() }
+        Self { state, extensions: 0, padded: false, trailers: Vec::new() }
+    }
+
+    /// A decoder for an upstream's answer. Old servers pad chunk sizes with spaces, which nginx and
+    /// `HAProxy` take; from clients they are not taken, where they could hide a request.
+    #[must_use]
+    pub fn of_answer(framing: Framing) -> Self {
+        Self { padded: true, ..Self::new(framing) }
     }
 
     /// Whether the body has ended.
@@ -149,8 +170,17 @@ impl BodyDecoder {
     fn overhead(&mut self, byte: u8) -> Result<State, BadBody> {
         Ok(match (self.state, byte) {
             (State::Size(_, 0), b';' | b'\r') => return Err(BadBody::Chunk),
-            (State::Size(size, _) | State::Extension(size), b'\r') => State::SizeLf(size),
-            (State::Size(size, _), b';') => State::Extension(size),
+            (State::Size(size, _) | State::Padding(size) | State::Extension(size), b'\r') => {
+                State::SizeLf(size)
+            }
+            (State::Size(size, _) | State::Padding(size), b';') => State::Extension(size),
+            (State::Size(size, 1..) | State::Padding(size), b' ' | b'\t') if self.padded => {
+                self.extensions += 1;
+                if self.extensions > MOST_OVERHEAD {
+                    return Err(BadBody::Chunk);
+                }
+                State::Padding(size)
+            }
             (State::Size(size, digits), digit) => {
                 let value = char::from(digit).to_digit(16).ok_or(BadBody::Chunk)?;
                 if digits >= 15 {

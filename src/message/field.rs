@@ -52,6 +52,10 @@ pub enum Known {
     Referrer,
     /// `Cookie`.
     Cookie,
+    /// `Date`.
+    Date,
+    /// `Max-Forwards`: counted down in OPTIONS and TRACE.
+    MaxForwards,
     /// Anything else.
     Other,
 }
@@ -64,6 +68,7 @@ impl Known {
         match name.len() {
             2 if is("te") => Self::Te,
             4 if is("host") => Self::Host,
+            4 if is("date") => Self::Date,
             6 if is("cookie") => Self::Cookie,
             6 if is("expect") => Self::Expect,
             7 if is("upgrade") => Self::Upgrade,
@@ -76,6 +81,7 @@ impl Known {
             10 if is("tracestate") => Self::TraceState,
             11 if is("traceparent") => Self::TraceParent,
             12 if is("x-request-id") => Self::RequestId,
+            12 if is("max-forwards") => Self::MaxForwards,
             12 if like(name, b"x-request-id") => Self::ForwardedOther,
             14 if is("content-length") => Self::ContentLength,
             // Ours to say: an upstream's would pass for a refusal of the gateway's.

@@ -70,14 +70,18 @@ pub fn write_request(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(out, "Host", &head.host);
     let named = Nominated::of(&head.fields);
+    let hops = head.hops_left().map(|hops| hops.saturating_sub(1));
     for (known, name, value) in head.fields.iter() {
         let passed = match known {
             Known::Other
             | Known::UserAgent
             | Known::Referrer
             | Known::Cookie
-            | Known::WebSocketKey
+            | Known::Date
+            | Known::MaxForwards
             | Known::WebSocketAccept => !named.contains(name),
+            // One that a client sends over HTTP/2 means nothing (RFC 8441 section 5): ours goes.
+            Known::WebSocketKey => websocket_key.is_none() && !named.contains(name),
             Known::TraceParent => origin.trace.is_none() && !named.contains(name),
             // It belongs to the `traceparent` beside it.
             Known::TraceState => {
@@ -88,6 +92,9 @@ pub fn write_request(
         };
         match origin.seat_cookie.filter(|_| known == Known::Cookie) {
             _ if !passed => {}
+            _ if known == Known::MaxForwards && hops.is_some() => {
+                number_field(out, "Max-Forwards", hops.unwrap_or_default());
+            }
             Some(ours) => write_cookies(out, name, value, ours),
             None => raw_field(out, name, value),
         }
@@ -239,6 +246,8 @@ pub fn passed_fields<'a>(
         | Known::UserAgent
         | Known::Referrer
         | Known::Cookie
+        | Known::Date
+        | Known::MaxForwards
         | Known::TraceParent
         | Known::TraceState
         | Known::WebSocketKey
@@ -246,6 +255,13 @@ pub fn passed_fields<'a>(
         Known::Trailer => head.framing == Framing::Chunked,
         _ => false,
     })
+}
+
+/// Whether an answer goes on without a `Date`, which a recipient with a clock then adds (RFC 9110
+/// section 6.6.1).
+#[must_use]
+pub fn lacks_date(head: &ResponseHead, edits: &Edits) -> bool {
+    head.fields.first(Known::Date).is_none() && !edits.drops(b"date")
 }
 
 /// How the body of an answer is framed for an HTTP/1 client.

@@ -115,7 +115,7 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead) {
         out.extend_from_slice(part);
     }
     field(out, "Host", &head.host);
-    write_fields(out, &head.fields, head.framing);
+    write_fields(out, &head.fields, head.framing, head.hops_left());
     match head.framing {
         Framing::Length(length) => number_field(out, "Content-Length", length),
         Framing::Chunked => field(out, "Transfer-Encoding", b"chunked"),
@@ -138,7 +138,7 @@ const VIA: &[u8] = b"1.1 app-gateway";
 /// Writes the head of an origin's answer; `tail` is the rest of it, but for the empty line.
 pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: Sent, tail: &[u8]) {
     status_line(out, head.status, head.phrase());
-    write_fields(out, &head.fields, head.framing);
+    write_fields(out, &head.fields, head.framing, None);
     match sent {
         Sent::Length(length) => number_field(out, "Content-Length", length),
         Sent::Chunked => field(out, "Transfer-Encoding", b"chunked"),
@@ -149,14 +149,19 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: Sent, tail: 
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_fields(out: &mut Vec<u8>, fields: &Fields, framing: Framing) {
+/// Writes the fields that go on; `hops` are those that `Max-Forwards` has left, if it counts.
+fn write_fields(out: &mut Vec<u8>, fields: &Fields, framing: Framing, hops: Option<u64>) {
     let named = Nominated::of(fields);
     for (known, name, value) in fields.iter() {
         let announced = known == Known::Trailer && framing == Framing::Chunked;
         // Ours to say: an origin's would pass for a refusal of the gateway's.
         let ours = name.eq_ignore_ascii_case(b"gateway-reason");
-        if announced || !ours && is_end_to_end(known, name, &named) {
-            raw_field(out, name, value);
+        if !announced && (ours || !is_end_to_end(known, name, &named)) {
+            continue;
+        }
+        match hops.filter(|_| known == Known::MaxForwards) {
+            Some(hops) => number_field(out, "Max-Forwards", hops.saturating_sub(1)),
+            None => raw_field(out, name, value),
         }
     }
 }
@@ -225,6 +230,19 @@ mod tests {
             "POST /b HTTP/1.1\r\nHost: a.example\r\nX-Request-Id: keep\r\nX-Forwarded-For: keep\r\n\
              Content-Length: 3\r\nVia: 1.1 app-gateway\r\nConnection: close\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn hops_are_counted_down() {
+        let asked = |method: &str| {
+            let text = format!("{method} http://a/ HTTP/1.1\r\nMax-Forwards: 2\r\n\r\n");
+            let mut out = Vec::new();
+            write_request(&mut out, &parse(&text).unwrap().head);
+            String::from_utf8(out).unwrap()
+        };
+        assert!(asked("OPTIONS").contains("Max-Forwards: 1\r\n"));
+        assert!(asked("TRACE").contains("Max-Forwards: 1\r\n"));
+        assert!(asked("GET").contains("Max-Forwards: 2\r\n"));
     }
 
     proptest::proptest! {

@@ -153,6 +153,22 @@ impl RequestHead {
         self.named.name(&self.host)
     }
 
+    /// Names the host for a client that named none, as HTTP/1.0 allows. Nothing that is no host.
+    pub fn assume_host(&mut self, host: &str) {
+        if let Some(named) = host::Parts::of(host.as_bytes()) {
+            (self.host, self.named) = (Bytes::copy_from_slice(host.as_bytes()), named);
+        }
+    }
+
+    /// Hops an OPTIONS or TRACE may still take (RFC 9110 section 7.6.2); at 0 the gateway answers.
+    #[must_use]
+    pub fn hops_left(&self) -> Option<u64> {
+        if !matches!(self.method, Method::OPTIONS | Method::TRACE) {
+            return None;
+        }
+        parse_length(self.fields.first(Known::MaxForwards)?)
+    }
+
     /// The port the client asked for, if it named one.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
@@ -213,6 +229,25 @@ impl RawHead {
             framing,
         })
     }
+}
+
+/// Looks at a request line before the rest of its head has come, so that one without a version
+/// (HTTP/0.9, as some monitors write it) is answered and not waited for.
+///
+/// # Errors
+///
+/// [`Reason::BadVersion`] if it is `METHOD TARGET`, [`Reason::BadRequest`] if it is something else
+/// without a version.
+pub fn judge_line(line: &[u8]) -> Result<(), Reason> {
+    if memchr::memmem::find(line, b" HTTP/").is_some() {
+        return Ok(());
+    }
+    let mut words = line.split(|byte| *byte == b' ');
+    let is_method = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
+    let is_simple = words.next().is_some_and(is_method)
+        && words.next().is_some_and(|target| target.starts_with(b"/"))
+        && words.next().is_none();
+    Err(if is_simple { Reason::BadVersion } else { Reason::BadRequest })
 }
 
 /// Writes an HTTP/2 field list as text, so that one kind of [`Fields`] serves both versions.

@@ -1,14 +1,13 @@
 //! An upstream's answer, not trusted either.
 //!
-//! In: bytes up to the empty line. Out: a [`ResponseHead`] whose body's end is unambiguous, or
-//! [`Reason::UpstreamBadAnswer`].
+//! In: bytes up to the empty line. Out: a [`ResponseHead`] whose body's end is unambiguous, or what
+//! is wrong with it, for the operator.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Reason;
 use super::body::Framing;
 use super::field::{Fields, Known, tokens, within};
 use super::request::{MOST_FIELDS, content_length};
@@ -35,9 +34,8 @@ impl ResponseHead {
     ///
     /// # Errors
     ///
-    /// [`Reason::UpstreamBadAnswer`] for anything malformed, over the limits, or with two
-    /// statements of where the body ends.
-    pub fn parse(bytes: &Bytes, head_request: bool) -> Result<Self, Reason> {
+    /// What is malformed, over the limits, or says in two ways where the body ends.
+    pub fn parse(bytes: &Bytes, head_request: bool) -> Result<Self, &'static str> {
         let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let complete = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -45,20 +43,26 @@ impl ResponseHead {
             bytes,
             &mut slots,
         );
-        if !matches!(complete, Ok(httparse::Status::Complete(_))) {
-            return Err(Reason::UpstreamBadAnswer);
+        match complete {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err("incomplete head"),
+            Err(error) => return Err(fault(error)),
         }
         let fields = Fields::parsed(bytes, parsed.headers);
-        let status = parsed.code.filter(|code| *code >= 100).ok_or(Reason::UpstreamBadAnswer)?;
+        let status = parsed.code.filter(|code| *code >= 100).ok_or("malformed status code")?;
         let http11 = parsed.version == Some(1);
         let phrase = parsed.reason.unwrap_or_default().as_bytes();
         let reason = if phrase.is_empty() { (0, 0) } else { within(bytes, phrase) };
         let framing = framing(status, http11, &fields)?;
         let bodyless = head_request || status < 200 || status == 204 || status == 304;
         let close = tokens(fields.all(Known::Connection)).any(|t| t.eq_ignore_ascii_case(b"close"));
+        // What announces a body where there can be none may well send it.
+        let surplus = (status < 200 || status == 204)
+            && (fields.first(Known::TransferEncoding).is_some()
+                || fields.first(Known::ContentLength).is_some_and(|length| length != b"0"));
         Ok(Self {
             status,
-            keep_alive: http11 && !close,
+            keep_alive: http11 && !close && !surplus,
             framing: if bodyless { Framing::None } else { framing },
             fields,
             reason,
@@ -82,21 +86,36 @@ impl ResponseHead {
     }
 }
 
-fn framing(status: u16, http11: bool, fields: &Fields) -> Result<Framing, Reason> {
-    let length = content_length(fields).map_err(|_| Reason::UpstreamBadAnswer)?;
+/// What a parser's error means, for the operator.
+fn fault(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "malformed field name",
+        httparse::Error::HeaderValue => "malformed field value",
+        httparse::Error::NewLine => "malformed line end",
+        httparse::Error::Status => "malformed status line",
+        httparse::Error::TooManyHeaders => "too many fields",
+        httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
+        httparse::Error::Token => "malformed head",
+    }
+}
+
+fn framing(status: u16, http11: bool, fields: &Fields) -> Result<Framing, &'static str> {
+    // RFC 9112 section 6.3: these end at the empty line, whatever their fields say.
+    if status < 200 || status == 204 {
+        return Ok(Framing::None);
+    }
+    let length =
+        content_length(fields).map_err(|_| "Content-Length is repeated, or is not a number")?;
     let mut codings = fields.all(Known::TransferEncoding);
     match (codings.next(), codings.next(), length) {
         (None, _, Some(length)) => Ok(Framing::Length(length)),
         (None, _, None) => Ok(Framing::Close),
-        (Some(coding), None, None)
-            if http11
-                && status >= 200
-                && status != 204
-                && coding.eq_ignore_ascii_case(b"chunked") =>
-        {
+        (Some(_), _, Some(_)) => Err("both Content-Length and Transfer-Encoding"),
+        (Some(_), _, None) if !http11 => Err("Transfer-Encoding in HTTP/1.0"),
+        (Some(coding), None, None) if coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked)
         }
-        _ => Err(Reason::UpstreamBadAnswer),
+        (Some(_), _, None) => Err("Transfer-Encoding other than chunked"),
     }
 }
 
@@ -104,7 +123,7 @@ fn framing(status: u16, http11: bool, fields: &Fields) -> Result<Framing, Reason
 mod tests {
     use super::*;
 
-    fn parse(head: &str) -> Result<ResponseHead, Reason> {
+    fn parse(head: &str) -> Result<ResponseHead, &'static str> {
         ResponseHead::parse(&Bytes::copy_from_slice(head.as_bytes()), false)
     }
 
@@ -133,7 +152,6 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 204 NC\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
@@ -143,6 +161,21 @@ mod tests {
             "\r\n",
         ] {
             assert!(parse(head).is_err(), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_can_have_no_body_ends_with_its_head() {
+        for (head, kept) in [
+            ("HTTP/1.1 204 NC\r\n\r\n", true),
+            ("HTTP/1.1 204 NC\r\nContent-Length: 0\r\n\r\n", true),
+            ("HTTP/1.1 204 NC\r\nContent-Length: 2\r\n\r\n", false),
+            ("HTTP/1.1 204 NC\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("HTTP/1.1 304 NM\r\nTransfer-Encoding: chunked\r\n\r\n", true),
+            ("HTTP/1.1 101 SP\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+        ] {
+            let parsed = parse(head).unwrap();
+            assert_eq!((parsed.framing, parsed.keep_alive), (Framing::None, kept), "{head}");
         }
     }
 

@@ -17,6 +17,8 @@ pub enum Scan {
 pub struct HeadScanner {
     seen: usize,
     line: usize,
+    /// Where the line after the first one begins; 0: the first has not ended.
+    second: usize,
 }
 
 impl HeadScanner {
@@ -32,9 +34,18 @@ impl HeadScanner {
                 return Scan::Ends(at + 1);
             }
             self.line = at + 1;
+            if self.second == 0 {
+                self.second = at + 1;
+            }
         }
         self.seen = bytes.len();
         Scan::Partial
+    }
+
+    /// The first line, without its end, once it has ended.
+    #[must_use]
+    pub fn first_line<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        bytes.get(..self.second.checked_sub(2)?)
     }
 }
 
@@ -50,6 +61,20 @@ mod tests {
             let first = scanner.scan(&head[..cut]);
             let end = if first == Scan::Partial { scanner.scan(head) } else { first };
             assert_eq!(end, Scan::Ends(head.len() - 4), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn knows_the_first_line_as_soon_as_it_has_ended() {
+        let mut scanner = HeadScanner::default();
+        for (bytes, line) in [
+            (&b"GET /"[..], None),
+            (b"GET /\r", None),
+            (b"GET /\r\n", Some(&b"GET /"[..])),
+            (b"GET /\r\nHost: a\r\n", Some(b"GET /")),
+        ] {
+            assert_eq!(scanner.scan(bytes), Scan::Partial);
+            assert_eq!(scanner.first_line(bytes), line);
         }
     }
 

@@ -15,13 +15,15 @@ pub struct Outgoing {
     pending: Vec<u8>,
     at: usize,
     unflushed: bool,
+    /// Bytes the sink has taken so far.
+    taken: u64,
 }
 
 impl Outgoing {
     /// Nothing to send.
     #[must_use]
     pub const fn new() -> Self {
-        Self { pending: Vec::new(), at: 0, unflushed: false }
+        Self { pending: Vec::new(), at: 0, unflushed: false, taken: 0 }
     }
 
     /// Where bytes may be appended that go out with the next [`Outgoing::write`] or
@@ -40,6 +42,21 @@ impl Outgoing {
     #[must_use]
     pub fn len(&self) -> usize {
         self.pending.len() - self.at
+    }
+
+    /// Bytes the sink has taken so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Takes back what is staged, if the sink has taken nothing since `taken` was [`Outgoing::taken`].
+    pub fn take_back(&mut self, taken: u64) -> bool {
+        let nothing_left = self.taken == taken;
+        if nothing_left {
+            self.release();
+        }
+        nothing_left
     }
 
     /// Sends what is staged and then `parts`, as one piece if the sink can; keeps what it does not
@@ -73,6 +90,7 @@ impl Outgoing {
             match Pin::new(&mut *sink).poll_write_vectored(cx, slices) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(taken)) => {
+                    self.taken += taken as u64;
                     let of_staged = taken.min(staged.len());
                     self.at += of_staged;
                     sent += taken - of_staged;
@@ -138,10 +156,13 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(4);
         let mut out = Outgoing::new();
         out.staged().extend_from_slice(b"head-");
+        let before = out.taken();
         poll_fn(|cx| Poll::Ready(out.write(cx, &mut near, [b"5\r\n", b"hello", b"\r\n"])))
             .await
             .unwrap();
         assert_eq!(out.len(), 11);
+        assert_eq!(out.taken() - before, 4);
+        assert!(!out.take_back(before), "some of it has left");
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             far.read_to_end(&mut all).await.unwrap();
@@ -151,5 +172,13 @@ mod tests {
         assert!(out.is_empty() && out.pending.capacity() == 0);
         drop(near);
         assert_eq!(reader.await.unwrap(), b"head-5\r\nhello\r\n");
+    }
+
+    #[test]
+    fn takes_back_what_has_not_left() {
+        let mut out = Outgoing::new();
+        let before = out.taken();
+        out.staged().extend_from_slice(b"HTTP/1.1 200 OK");
+        assert!(out.take_back(before) && out.is_empty());
     }
 }

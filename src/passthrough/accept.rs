@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::accept::{Admitted, Door};
@@ -61,10 +62,12 @@ async fn connection(
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, Admitted),
 ) {
+    let began = Instant::now();
     let record = |via: Option<Box<Via>>| {
         let client = via.as_ref().map_or(peer, |via| via.client());
         let mut record = Record::new(&service.worker, client, &passage);
         record.via = via;
+        record.start = began;
         record
     };
     // Small messages pass at once; a socket that refuses is already closed.

@@ -31,7 +31,7 @@ pub(super) struct Record {
     edition: Arc<Edition>,
     tally: Arc<Tally>,
     pub(super) id: RequestId,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) client: ClientAddr,
     /// The balancer it came through, if one said who the client is.
     pub(super) via: Option<Box<Via>>,

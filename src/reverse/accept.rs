@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::accept::{Admitted, Door};
@@ -56,7 +57,9 @@ fn refuse(
     facts: Facts,
     (reason, detail): (Reason, Option<String>),
 ) {
+    let began = facts.began;
     let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
+    record.start = began;
     record.reason = Some(reason);
     record.detail = detail;
 }
@@ -67,17 +70,19 @@ async fn connection(
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, Admitted),
 ) {
+    let began = Instant::now();
+    let facts = |via| Facts { began, ..Facts::of(peer, via) };
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &site, Facts::of(peer, None), (Reason::ClientGone, None));
+        return refuse(&service, &site, facts(None), (Reason::ClientGone, None));
     }
     let alarm = service.worker.local.clock.alarm();
     alarm.set(site.timeouts.handshake);
     let mut facts = match identify(&mut stream, peer, &mut admitted, &alarm, &site.metrics).await {
-        Ok(via) => Facts::of(peer, via),
+        Ok(via) => facts(via),
         Err(NotServed::Probe) => return,
         Err(NotServed::Refused(via, reason, detail)) => {
-            return refuse(&service, &site, Facts::of(peer, via), (reason, detail));
+            return refuse(&service, &site, facts(via), (reason, detail));
         }
     };
     if site.announces && facts.destination.is_none() {

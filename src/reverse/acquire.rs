@@ -110,6 +110,13 @@ impl From<Reason> for Unreachable {
     }
 }
 
+impl From<Failure> for Unreachable {
+    fn from(failure: Failure) -> Self {
+        let detail = failure.detail.map(str::to_owned);
+        Self { reason: failure.reason, detail, retry_after: None }
+    }
+}
+
 impl From<ConnectError> for Unreachable {
     fn from(error: ConnectError) -> Self {
         Self { reason: error.reason, detail: Some(error.to_string()), retry_after: None }

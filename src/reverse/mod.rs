@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::balancer::Via;
@@ -63,6 +64,8 @@ struct Facts {
     judged: Cell<u64>,
     /// The present configuration does not accept `handshake`.
     outdated: Cell<bool>,
+    /// When it was accepted.
+    began: Instant,
     /// Why the gateway has given the connection up, for the requests that end with it.
     ended: Cell<Option<Reason>>,
 }
@@ -81,6 +84,7 @@ impl Facts {
             handshake: ClientHandshake::default(),
             judged: Cell::new(u64::MAX),
             outdated: Cell::new(false),
+            began: Instant::now(),
             ended: Cell::new(None),
         }
     }

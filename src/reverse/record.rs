@@ -43,7 +43,7 @@ pub(super) struct Record {
     pub(super) id: RequestId,
     /// As it is passed on.
     pub(super) trace: Option<TraceParent>,
-    start: Instant,
+    pub(super) start: Instant,
     request: Option<Asked>,
     route: Option<Arc<Account>>,
     /// Name of the upstream, and of the endpoint.

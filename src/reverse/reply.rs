@@ -85,6 +85,11 @@ pub(super) fn for_decision(
     }
 }
 
+/// For an OPTIONS that may go no further (RFC 9110 section 7.6.2). No route takes TRACE.
+fn last_hop(head: &RequestHead) -> Option<Reply> {
+    (head.hops_left() == Some(0)).then(|| Reply::good(""))
+}
+
 fn for_route(route: &Route, head: &RequestHead, (phase, id): (Phase, &RequestId)) -> Option<Reply> {
     let (to, status) = match &route.action {
         Action::Redirect { to, status } => (to, status),
@@ -96,7 +101,8 @@ fn for_route(route: &Route, head: &RequestHead, (phase, id): (Phase, &RequestId)
                 None => Reply::refusal(Reason::NoRoute, id),
             });
         }
-        Action::Proxy(_) | Action::SelfTest(..) | Action::Deny => return None,
+        Action::Proxy(_) | Action::SelfTest(..) => return last_hop(head),
+        Action::Deny => return None,
     };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
     Some(Reply::redirect(status, to.clone().into_bytes()))

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
+use crate::message::body::BadBody;
 use crate::message::response::MOST_HEAD;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::message::{BodyDecoder, Framing, Reason, ResponseHead, Step};
@@ -56,6 +57,23 @@ pub struct Failure {
     pub reason: Reason,
     /// Not one byte of an answer was seen.
     pub silent: bool,
+    /// What was wrong with the answer, for the operator.
+    pub detail: Option<&'static str>,
+}
+
+impl Failure {
+    /// An answer that is not to be trusted.
+    fn bad(detail: &'static str) -> Self {
+        Self { reason: Reason::UpstreamBadAnswer, silent: false, detail: Some(detail) }
+    }
+}
+
+/// Why a body does not go on.
+enum Broken {
+    /// It ended early.
+    Cut,
+    /// It is malformed.
+    Bad(BadBody),
 }
 
 /// See the module.
@@ -97,7 +115,7 @@ impl Exchange {
     ) -> Result<Self, Failure> {
         let Connection { mut stream, reused, seat, ends } = connection;
         if !reused && !is_quiet(&mut stream) {
-            return Err(Failure { reason: Reason::UpstreamBadAnswer, silent: false });
+            return Err(Failure::bad("bytes on a new connection before its request"));
         }
         let mut out = Outgoing::new();
         *out.staged() = head;
@@ -203,21 +221,25 @@ impl Exchange {
         cx: &mut Context<'_>,
         local: &Local,
     ) -> Poll<Result<Received, Failure>> {
+        let bad = |detail| Poll::Ready(Err(Failure::bad(detail)));
         loop {
             match self.scanner.scan(&self.input) {
-                Scan::Ends(end) if end > MOST_HEAD => return self.fail(Reason::UpstreamBadAnswer),
+                Scan::Ends(end) if end > MOST_HEAD => return bad("head longer than 64 KiB"),
                 Scan::Ends(end) => {
                     let head = self.input.split_to(end).freeze();
                     self.scanner = HeadScanner::default();
                     return Poll::Ready(self.received(&head));
                 }
-                Scan::BareLf => return self.fail(Reason::UpstreamBadAnswer),
+                Scan::BareLf => return bad("a line of the head ends in LF without CR"),
                 Scan::Partial => {}
             }
             let expected = b"HTTP/1.";
             let start = self.input.len().min(expected.len());
-            if self.input.len() > MOST_HEAD || self.input.get(..start) != expected.get(..start) {
-                return self.fail(Reason::UpstreamBadAnswer);
+            if self.input.get(..start) != expected.get(..start) {
+                return bad("not HTTP/1.0 or HTTP/1.1");
+            }
+            if self.input.len() > MOST_HEAD {
+                return bad("head longer than 64 KiB");
             }
             match ready!(self.fill(cx, local)) {
                 Ok(0) | Err(_) => return self.fail(Reason::UpstreamClosed),
@@ -227,18 +249,17 @@ impl Exchange {
     }
 
     fn received(&mut self, head: &Bytes) -> Result<Received, Failure> {
-        let bad = Failure { reason: Reason::UpstreamBadAnswer, silent: false };
-        let head = ResponseHead::parse(head, self.head_request).map_err(|_| bad)?;
+        let head = ResponseHead::parse(head, self.head_request).map_err(Failure::bad)?;
         if head.status < 200 && head.status != 101 {
             self.interim += 1;
             return if self.interim > MOST_INTERIM {
-                Err(bad)
+                Err(Failure::bad("too many interim answers"))
             } else {
                 Ok(Received::Interim(head))
             };
         }
         self.reusable = head.keep_alive && head.framing != Framing::Close;
-        self.decoder = Some(BodyDecoder::new(head.framing));
+        self.decoder = Some(BodyDecoder::of_answer(head.framing));
         Ok(Received::Final(head))
     }
 
@@ -284,7 +305,7 @@ impl Exchange {
             if self.input.is_empty() {
                 self.input = BytesMut::new();
             }
-            return Poll::Ready(Self::stepped(decoder, ended));
+            return Poll::Ready(self.stepped(decoder, ended));
         }
         let stream = &mut self.stream;
         let (ended, surplus) = ready!(local.with_scratch(|scratch| {
@@ -298,19 +319,29 @@ impl Exchange {
                 // A TLS stream that stops without close_notify was cut, even if the body was to end
                 // with the connection.
                 Ok(()) if decoder.ends_with_connection() => Poll::Ready((Ok(true), false)),
-                Ok(()) | Err(_) => Poll::Ready((Err(Reason::UpstreamCut), false)),
+                Ok(()) | Err(_) => Poll::Ready((Err(Broken::Cut), false)),
             }
         }));
         self.reusable &= !surplus;
-        Poll::Ready(Self::stepped(decoder, ended))
+        Poll::Ready(self.stepped(decoder, ended))
     }
 
-    fn stepped(decoder: &mut BodyDecoder, ended: Result<bool, Reason>) -> Result<BodyStep, Reason> {
-        if !ended? {
-            return Ok(BodyStep::Some);
-        }
-        let trailers = decoder.trailers().map_err(|_| Reason::UpstreamBadAnswer)?;
-        Ok(BodyStep::End(trailers))
+    fn stepped(
+        &mut self,
+        decoder: &mut BodyDecoder,
+        ended: Result<bool, Broken>,
+    ) -> Result<BodyStep, Reason> {
+        let bad = match ended {
+            Ok(false) => return Ok(BodyStep::Some),
+            Ok(true) => match decoder.trailers() {
+                Ok(trailers) => return Ok(BodyStep::End(trailers)),
+                Err(bad) => bad,
+            },
+            Err(Broken::Cut) => return Err(Reason::UpstreamCut),
+            Err(Broken::Bad(bad)) => bad,
+        };
+        self.fault = Some(bad.as_str());
+        Err(Reason::UpstreamBadAnswer)
     }
 
     /// Takes the connection out after a 101, with what was read beyond its head,
@@ -345,7 +376,7 @@ impl Exchange {
     }
 
     fn fail<T>(&self, reason: Reason) -> Poll<Result<T, Failure>> {
-        Poll::Ready(Err(Failure { reason, silent: !self.heard }))
+        Poll::Ready(Err(Failure { reason, silent: !self.heard, detail: None }))
     }
 }
 
@@ -356,13 +387,13 @@ fn hand_over(
     at: &mut usize,
     cx: &mut Context<'_>,
     sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
-) -> Result<bool, Reason> {
+) -> Result<bool, Broken> {
     loop {
         match decoder.decode(input, at) {
             Ok(Step::Data(range)) => sink(cx, input.get(range).unwrap_or_default()),
             Ok(Step::More) => return Ok(decoder.is_done()),
             Ok(Step::End) => return Ok(true),
-            Err(_) => return Err(Reason::UpstreamBadAnswer),
+            Err(bad) => return Err(Broken::Bad(bad)),
         }
     }
 }

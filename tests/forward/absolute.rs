@@ -121,3 +121,27 @@ fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
     assert!(text(&answer.body).contains("graph.facebook.com"));
     let _ = refused.join();
 }
+
+#[test]
+fn hops_are_counted_down_and_the_last_is_here() {
+    let world = World::plain();
+    let ask = |method: &str, hops: u8| {
+        world.sent(&format!(
+            "{method} http://graph.facebook.com:PORT/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"
+        ))
+    };
+    assert_eq!(ask("OPTIONS", 0).answer().status(), 200);
+    let answer = ask("TRACE", 0).answer();
+    assert_eq!(answer.status(), 405);
+    assert!(answer.field("allow").is_some());
+    let mut client = ask("OPTIONS", 3);
+    let mut origin = world.accept();
+    assert!(text(&origin.head()).contains("Max-Forwards: 2\n"));
+    origin.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.answer().status(), 200);
+    world.ends_with(&[
+        "egress OPTIONS 200",
+        "egress TRACE 405 method_not_allowed",
+        "egress OPTIONS 200",
+    ]);
+}

@@ -284,3 +284,14 @@ fn a_reload_asks_new_connections_for_a_header_and_leaves_old_ones_alone() {
     is_served(&mut world, tcp, CLIENT);
     world.stop();
 }
+
+#[test]
+fn a_header_that_does_not_come_says_how_long_it_was_waited_for() {
+    let mut world = World::with(Setup { timeouts: "handshake = \"1s\"", ..BALANCED });
+    let tcp = world.tcp();
+    let local = tcp.local_addr().unwrap();
+    let line = &world.lines_of(local, 1)[0];
+    assert_eq!(line["reason"], "proxy_protocol_timeout");
+    assert!((990.0..3000.0).contains(&line["duration_ms"].as_f64().unwrap()), "{line}");
+    drop(tcp);
+}

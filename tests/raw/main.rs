@@ -35,6 +35,7 @@ mod http2;
 mod limits;
 mod line;
 mod log;
+mod odd;
 mod order;
 mod proxies;
 mod refused_h2;

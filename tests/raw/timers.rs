@@ -340,3 +340,62 @@ fn a_tunnel_in_which_nothing_moves() {
     upstream.end();
     world.ends_with(&["tunnel GET 101 tunnel_idle"]);
 }
+
+#[test]
+fn a_body_that_comes_late_and_complete_is_in_time() {
+    let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
+    let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    let mut other = Frames::client(&world);
+    let stream = other.post(&[("content-length", "5")]);
+    thread::sleep(Duration::from_millis(2000));
+    client.send("hello");
+    other.data(stream, b"hello", crate::frames::END_STREAM);
+    for _ in 0..2 {
+        let mut upstream = world.accept();
+        upstream.head();
+        upstream.expect("hello");
+        upstream.send(OK);
+    }
+    assert_eq!(client.answered(200), "ok");
+    assert_eq!(other.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
+    world.ends_with(&["request POST 200"; 2]);
+}
+
+#[test]
+fn a_download_at_the_minimum_rate_goes_on_over_http_2() {
+    let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 1000");
+    let mut client = Frames::client(&world);
+    let stream = client.get("/");
+    let mut upstream = world.accept();
+    upstream.message(true);
+    // More than clients begin with room for, by what two seconds are to bring.
+    let body = "x".repeat(65_535 + 4000);
+    upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let start = Instant::now();
+    for _ in 0..10 {
+        client.make_room(0, 400);
+        client.make_room(stream, 400);
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(client.outcome(stream), Outcome::Answer(200, body.into_bytes()));
+    assert!(start.elapsed() < PATIENCE);
+    drop(client);
+    world.ends_with(&["request GET 200"]);
+}
+
+#[test]
+fn a_time_out_says_how_long_it_took() {
+    let mut world = with_timeouts("header = \"1s\"\nhandshake = \"1s\"");
+    let mut silent = Wire::plain(world.tcp());
+    let mut half = world.sent("GET / HTTP/1.1\r\nHost: ");
+    silent.end();
+    half.refused(408, "header_timeout");
+    for (local, reason) in
+        [(silent.local(), "tls_handshake_timeout"), (half.local(), "header_timeout")]
+    {
+        let line = &world.lines_of(local, 1)[0];
+        let took = line["duration_ms"].as_f64().unwrap();
+        assert_eq!(line["reason"], reason);
+        assert!((990.0..3000.0).contains(&took), "{line}");
+    }
+}

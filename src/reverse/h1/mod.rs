@@ -1,7 +1,7 @@
 //! HTTP/1 clients: one connection, one request after another.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,7 +20,9 @@ use crate::downstream::transfer::{
 use crate::downstream::{Conn, Reply, RequestId, Worker};
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
-use crate::message::forward::{Edits, Origin, Sent, field, write_request, write_response};
+use crate::message::forward::{
+    Edits, Origin, Sent, field, lacks_date, write_request, write_response,
+};
 use crate::message::{Framing, Reason, RequestHead, ResponseHead};
 use crate::net::relay::Side;
 use crate::net::{Alarm, Io};
@@ -65,7 +67,8 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
         // What is in force now decides, not what was when the client began to think.
         let site = service.site.load_full();
         let head = match head {
-            Ok(Some(head)) => RequestHead::parse(&head, site.limits.header_count),
+            Ok(Some(head)) => RequestHead::parse(&head, site.limits.header_count)
+                .map(|head| named(head, &site, &facts)),
             Ok(None) => break,
             Err(reason) => Err(reason),
         };
@@ -79,6 +82,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 let mut record = Record::refused(worker, &facts, &site);
                 record.reason = Some(reason);
                 record.status = reason.code();
+                record.start = conn.head_began.unwrap_or(record.start);
                 if reason != Reason::ClientGone {
                     let reply = Reply::refusal(reason, &record.id);
                     reply.write(conn.out.staged(), worker, &record.id, None, true);
@@ -100,7 +104,19 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
             }
         }
     }
-    let _ = poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx)).await;
+    conn.close().await;
+}
+
+/// Names a host for a client that named none (HTTP/1.0), so that every component gets a `Host` it can
+/// serve: the first of the profile, or the one in TLS, or the listener's address.
+fn named(mut head: RequestHead, site: &Site, facts: &Facts) -> RequestHead {
+    if head.host.is_empty() {
+        match site.first_host().or(facts.sni.as_deref()) {
+            Some(host) => head.assume_host(host),
+            None => head.assume_host(&site.address.to_string()),
+        }
+    }
+    head
 }
 
 /// One request being served.
@@ -187,7 +203,7 @@ impl Request<'_> {
                 Exchange::begin(acquired.connection, request, self.head.framing, head_request);
             let mut exchange = match begun {
                 Ok(exchange) => exchange,
-                Err(failure) => return self.refuse(sender.conn, record, failure.reason, None),
+                Err(failure) => return self.unreachable(sender.conn, record, failure.into()),
             };
             let local = &self.worker.local;
             let answer = await_head(&mut sender, &mut exchange, local, &alarm, *first_byte).await;
@@ -218,7 +234,7 @@ impl Request<'_> {
                 }
                 Err(NoAnswer::Upstream(failure)) => {
                     whose.failed(failure, exchange.is_reused(), to);
-                    return self.refuse(sender.conn, record, failure.reason, None);
+                    return self.unreachable(sender.conn, record, failure.into());
                 }
                 Err(NoAnswer::Client(reason)) => {
                     return self.refuse(sender.conn, record, reason, None);
@@ -278,14 +294,20 @@ impl Request<'_> {
             && exchange.is_sent()
             && !sender.upload.held;
         let sent = answer.sent(self.head.version);
-        let mut tail = Vec::with_capacity(96);
+        let mut tail = Vec::with_capacity(144);
         field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
+        if lacks_date(answer.head, answer.edits) {
+            tail.extend_from_slice(b"Date: ");
+            record.write_date(&mut tail);
+            tail.extend_from_slice(b"\r\n");
+        }
         if let Some(cookie) = cookie {
             field(&mut tail, "Set-Cookie", cookie.as_bytes());
         }
         if !kept {
             field(&mut tail, "Connection", b"close");
         }
+        let before = sender.conn.out.taken();
         write_response(sender.conn.out.staged(), answer.head, answer.edits, sent, &tail);
         let timeouts = &self.site.timeouts;
         let pace = Pace::new(timeouts.body_idle, timeouts.min_rate);
@@ -298,7 +320,13 @@ impl Request<'_> {
             Ok(()) => Next::Close,
             Err(reason) => {
                 record.reason = Some(reason);
-                Next::Cut
+                record.detail = exchange.fault(reason);
+                // With nothing of it sent, there is time for an answer that says what happened.
+                if reason == Reason::ClientGone || !sender.conn.out.take_back(before) {
+                    return Next::Cut;
+                }
+                let reply = Reply::refusal(reason, &record.id);
+                self.reply(sender.conn, record, &reply)
             }
         }
     }
@@ -307,11 +335,17 @@ impl Request<'_> {
     fn switch<T: Io>(
         &self,
         sender: &mut Sender<'_, T>,
-        record: Box<Record>,
+        mut record: Box<Record>,
         exchange: Exchange,
         (head, edits, cookie): (&ResponseHead, &Edits, Option<String>),
     ) -> Next {
         if !self.head.upgrade || !is_switch(head) {
+            let fault = if self.head.upgrade {
+                "101 without Upgrade: websocket"
+            } else {
+                "101 that was not asked for"
+            };
+            record.detail = Some(fault.to_owned());
             return self.refuse(sender.conn, record, Reason::UpstreamBadAnswer, None);
         }
         let mut tail = b"Connection: Upgrade\r\nUpgrade: websocket\r\n".to_vec();

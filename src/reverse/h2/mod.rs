@@ -28,7 +28,7 @@ use crate::downstream::pace::Pace;
 use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
-use crate::message::forward::{Edits, passed_fields, write_request};
+use crate::message::forward::{Edits, lacks_date, passed_fields, write_request};
 use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
 use crate::net::Alarm;
 use crate::net::relay::Side;
@@ -193,8 +193,7 @@ impl H2Request {
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
             let mut exchange =
-                Exchange::begin(acquired.connection, request, asked.head.framing, head_request)
-                    .map_err(|failure| failure.reason)?;
+                Exchange::begin(acquired.connection, request, asked.head.framing, head_request)?;
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
@@ -227,7 +226,7 @@ impl H2Request {
                 }
                 Err(NoAnswer::Upstream(failure)) => {
                     whose.failed(failure, exchange.is_reused(), to);
-                    return Err(failure.reason.into());
+                    return Err(failure.into());
                 }
                 Err(NoAnswer::Client(reason)) => return Err(reason.into()),
             }
@@ -394,9 +393,7 @@ fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
     });
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
-    let mut date = Vec::with_capacity(32);
-    record.write_date(&mut date);
-    headers.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
+    tell_date(headers, record);
     tell_id(headers, record);
     if !record.is_head() {
         *response.body_mut() = AnswerBody::Own(Bytes::from(reply.body));
@@ -427,7 +424,17 @@ fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &Edits, record: &
     for (name, value) in edits.set() {
         to.insert(name.clone(), value.clone());
     }
+    if lacks_date(head, edits) {
+        tell_date(to, record);
+    }
     tell_id(to, record);
+}
+
+/// Adds the present time.
+fn tell_date(to: &mut HeaderMap, record: &Record) {
+    let mut date = Vec::with_capacity(32);
+    record.write_date(&mut date);
+    to.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
 }
 
 /// Adds the request's id.
