@@ -359,6 +359,25 @@ describe('a plan', { skip }, () => {
     assert.deepEqual((await gateway.state()).needs_restart, ['gateway.workers']);
   });
 
+  test('counts what has to end because clients would have to show a certificate', async (t) => {
+    const gateway = await open(t);
+    await gateway.webSocket('/steady/ws');
+    const [listener] = gateway.config.profile.internet.listener;
+    const planned = (more) => staged(gateway, profiled(gateway.config, { listener: [{ ...listener, 'client-ca': world.ca.crt, ...more }] }));
+    const directory = planned({});
+    const { items: [item], open: all } = await gateway.plan(directory);
+    assert.equal(item.what, `listener ${listener.listen} (internet)`);
+    for (const { connections, outdated, websockets, closing } of [item.open, all]) {
+      assert.ok(connections >= 1);
+      assert.deepEqual([outdated, websockets, closing], [connections, 1, 1]);
+    }
+    const { out } = await gateway.does(['plan', directory], 3);
+    assert.match(out, /connections? \(up to \d+ to authenticate again\), 1 WebSocket \(1 would be closed\)/);
+    // Whoever needs none has lost nothing.
+    const optional = await gateway.plan(planned({ 'client-certificate': 'optional' }));
+    assert.deepEqual([optional.open.outdated, optional.open.closing], [0, 0]);
+  });
+
   test('sees what files hold', async (t) => {
     const cert = world.ca.issue('renewed', ['localhost', world.address], { bits: { days: 9 } });
     const own = { chain: join(world.dir, 'own.crt'), key: join(world.dir, 'own.key') };
