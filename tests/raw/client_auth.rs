@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use app_gateway::base64;
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
@@ -11,7 +13,7 @@ use rcgen::{
 use rustls::ClientConfig;
 use rustls_pki_types::PrivateKeyDer;
 
-use crate::frames::Frames;
+use crate::frames::{END_HEADERS, END_STREAM, Frames};
 use crate::wire::{End, Wire, text};
 use crate::world::{Setup, World, trusting};
 
@@ -169,4 +171,49 @@ fn websockets_are_closed_with_a_close_frame() {
     let (mut client, mut upstream) = open.remove(0);
     client.send(b"\x82\x82\0\0\0\0up");
     assert!(text(&upstream.take(8)).ends_with("up"), "it has shown one");
+}
+
+#[test]
+fn websockets_over_http2_are_closed_and_their_connection_with_them() {
+    const CONNECT: &[(&str, &str)] = &[
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":authority", "a"),
+        (":path", "/ws"),
+        ("sec-websocket-version", "13"),
+    ];
+    let authority = Authority::new("clients");
+    let mut world = World::plain();
+    let mut client = Frames::client(&world);
+    let stream = client.open(CONNECT, END_HEADERS);
+    let mut upstream = world.accept();
+    let key = upstream.message(true).field("sec-websocket-key").unwrap();
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = base64::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref());
+    upstream.send(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n\x01\x02hi"
+    ));
+    let (data, goaway) = (0, 7);
+    let said = |client: &mut Frames, goes: &mut bool| loop {
+        let (kind, _, on, payload) = client.next();
+        *goes |= kind == goaway;
+        if kind == data && on == stream && !payload.is_empty() {
+            return payload;
+        }
+    };
+    let mut goes = false;
+    assert_eq!(said(&mut client, &mut goes), b"\x01\x02hi");
+    assert!(!goes);
+    demand(&world, &file("over-http2", &[&authority]));
+    assert_eq!(said(&mut client, &mut goes), b"\x88\x14\x03\xe9handshake_outdated");
+    assert!(goes, "no stream may be opened any more");
+    upstream.take(2 + 4 + 20);
+    client.data(stream, b"\x88\x82\0\0\0\0\x03\xe9", END_STREAM);
+    upstream.send(b"\x88\x02\x03\xe9");
+    assert_eq!(upstream.end(), End::Clean);
+    let log = world.log();
+    world.wait("the line", |world| world.log().contains("\"end\":\"policy\""));
+    assert!(!log.contains("421"));
 }
