@@ -37,6 +37,7 @@ key = "{setting.key}"
 [upstream.origin]
 endpoints = ["https://{HOST}:{bench.origin}"]
 ca-file = "{bench.ca}"
+client-share = 100
 server-name = "localhost"
 keep-alive = "10min"
 [profile.bench]

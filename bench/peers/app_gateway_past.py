@@ -15,6 +15,7 @@ def configure(bench, setting):
 [upstream.sites]
 endpoints = ["https://{HOST}:{bench.origin}"]
 ca-file = "{bench.ca}"
+client-share = 100
 server-name = "{SERVER_NAME}"
 [tcp.bench]
 limits = {{ connections-per-client = 16384 }}

@@ -248,6 +248,12 @@ pub struct LimitsFile {
     pub connections_per_client: Maybe<i64>,
     /// Concurrent HTTP/2 streams per connection. Default 128.
     pub streams: Maybe<i64>,
+    /// Requests being served and open WebSockets, of all listeners of the profile together. Default:
+    /// twice `connections`.
+    pub requests: Maybe<i64>,
+    /// Requests being served and open WebSockets per client address (IPv6: per /64), of all
+    /// listeners of the profile together. Default: twice `connections-per-client`.
+    pub requests_per_client: Maybe<i64>,
 }
 
 /// How long a client may take.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::net::{Ahead, CheckedAddr, DialError, dial};
+use crate::net::{Ahead, CheckedAddr, DialError, Shortage, dial};
 use crate::tls::{self, client};
 use crate::upstream::{Endpoint, Stream, resolve};
 
@@ -67,6 +67,8 @@ pub enum Trouble {
     },
     /// The system's words.
     Unreachable(String),
+    /// This host lacks a descriptor, port or memory; the system's words.
+    Shortage(String),
     /// The other side hung up.
     Closed {
         /// While waiting for this.
@@ -110,6 +112,7 @@ impl fmt::Display for Trouble {
             Self::Unresolved(words) | Self::Unreachable(words) | Self::Tls(words) => {
                 f.write_str(words)
             }
+            Self::Shortage(words) => write!(f, "this host cannot connect anywhere: {words}"),
             Self::Closed { step } => write!(f, "hung up instead of {step}"),
             Self::NotThat { expected, came } => write!(f, "does not speak {expected}: {came}"),
             Self::Certificate(doubt) => match doubt {
@@ -146,6 +149,7 @@ impl Trouble {
             Self::NotThat { .. } => {
                 format!("another program has port {port}: correct the port in {key}")
             }
+            Self::Shortage(_) => "free file descriptors, local ports (`ss -s`) or memory on this host, or raise the limits of the service".to_owned(),
             Self::Certificate(Doubt::Expired) => format!("renew the certificate of {who}"),
             Self::Certificate(Doubt::NotYet) => {
                 format!("set the clock of this host, or that of {who}'s authority")
@@ -161,6 +165,9 @@ impl Trouble {
     pub fn of(error: &io::Error, step: &'static str) -> Self {
         if let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             return of_tls(error);
+        }
+        if Shortage::of(error).is_some() {
+            return Self::Shortage(error.to_string());
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
@@ -225,6 +232,7 @@ pub async fn connect(host: &str, port: u16, budget: Budget) -> Result<TcpStream,
     dial(&addresses, left).await.map_err(|error| match error {
         DialError::NoAddress => Trouble::Unresolved(format!("`{host}` has no address")),
         DialError::Refused(error) => Trouble::of(&error, "connection"),
+        DialError::Shortage(_, error) => Trouble::Shortage(error.to_string()),
         DialError::TimedOut { .. } => Trouble::TimedOut { step: "connection", after: budget.total },
     })
 }

@@ -14,11 +14,10 @@ use crate::config::ProxyProtocol;
 use crate::message::Reason;
 use crate::net::admission::{Admission, Full, Permit};
 use crate::net::clock::TICK;
-use crate::net::{Phase, listen};
+use crate::net::{Phase, Shortage, listen};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::lease::Lease;
 use crate::telemetry::listeners::{Balanced, Rejection};
-use crate::upstream::connect::is_out_of_descriptors;
 
 use super::Worker;
 use super::balancer::Caller;
@@ -163,7 +162,9 @@ pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
                 Some(stream) => door.admit(stream, ClientAddr(peer)),
                 None => door.shed(ClientAddr(peer)),
             },
-            Some(Err(error)) if is_out_of_descriptors(&error) => shed(&door, &listener).await,
+            Some(Err(error)) if Shortage::of(&error) == Some(Shortage::Descriptors) => {
+                shed(&door, &listener).await;
+            }
             // The client was gone before we came to it.
             Some(Err(_)) => tokio::time::sleep(BREATH).await,
         }

@@ -148,6 +148,13 @@ pub(crate) enum NoAnswer {
     Upstream(Failure),
 }
 
+impl NoAnswer {
+    /// Whether a kept connection had been closed before the request arrived.
+    pub(crate) fn is_stale(&self, exchange: &Exchange) -> bool {
+        matches!(self, Self::Upstream(failure) if is_stale(*failure, exchange))
+    }
+}
+
 /// Sends the request and waits for the head of the answer, whichever ends first.
 ///
 /// `first_byte` runs while only the upstream can make progress.

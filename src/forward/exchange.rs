@@ -17,6 +17,7 @@ use crate::downstream::transfer::{NoAnswer, Upload, await_head};
 use crate::message::forward::{Edits, field, lacks_date};
 use crate::message::{Form, Reason, proxied};
 use crate::net::{Ahead, Alarm, Io};
+use crate::upstream::connect::blame;
 use crate::upstream::{Connection, Exchange, Stream};
 
 use super::record::Record;
@@ -143,7 +144,9 @@ async fn secure(
         .await
     {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
-        Ok(Err(error)) => Err((Reason::UpstreamTls, format!("TLS with {host}: {error}"))),
+        Ok(Err(error)) => {
+            Err((blame(&error, Reason::UpstreamTls), format!("TLS with {host}: {error}")))
+        }
         Err(_) => {
             let said = format!("no TLS handshake with {host} within {within:?}");
             Err((Reason::UpstreamConnectTimeout, said))

@@ -12,6 +12,7 @@ use crate::generation::outlet::Parent;
 use crate::message::forward::field;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::message::{Reason, ResponseHead};
+use crate::upstream::connect::blame;
 use crate::upstream::eject::Gate;
 use crate::upstream::{Endpoint, Stream, connect};
 
@@ -59,6 +60,10 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
                 return Err(Unreached::Failed(Reason::ParentRefused, said));
             }
             Err(No::Silent(reason, said)) => {
+                if reason.is_shortage() {
+                    last = Some((reason, said));
+                    continue;
+                }
                 // Once per outage of a few seconds; each tunnel has its own log line.
                 if endpoint.health.circuit.gate() != Gate::Open {
                     tracing::warn!(parent = parent.name, reason = reason.word(), "{said}");
@@ -95,7 +100,10 @@ async fn ask(
     };
     let (head, early) = match timeout_at(deadline, exchange).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(silent(Reason::UpstreamClosed, &error.to_string())),
+        Ok(Err(error)) => {
+            let reason = blame(&error, Reason::UpstreamClosed);
+            return Err(silent(reason, &error.to_string()));
+        }
         Err(_) => {
             return Err(silent(Reason::UpstreamConnectTimeout, "no answer to CONNECT in time"));
         }

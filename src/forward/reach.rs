@@ -14,7 +14,7 @@ use crate::generation::Outlet;
 use crate::message::Reason;
 use crate::net::{CheckedAddr, DialError, dial};
 use crate::upstream::Stream;
-use crate::upstream::connect::is_out_of_descriptors;
+use crate::upstream::connect::dial_error;
 
 use super::names::Addresses;
 use super::{Commons, parent};
@@ -134,8 +134,8 @@ fn failed(error: &DialError, tried: &[CheckedAddr], budget: Duration) -> Unreach
             Reason::UpstreamConnectTimeout,
             format!("{shown}: no connection within {budget:?}"),
         ),
-        DialError::Refused(cause) if is_out_of_descriptors(cause) => {
-            Unreached::Failed(Reason::NoDescriptors, cause.to_string())
+        DialError::Shortage(_, cause) => {
+            Unreached::Failed(dial_error(error), format!("{shown}: {cause}"))
         }
         DialError::Refused(cause) => {
             Unreached::Failed(Reason::UpstreamConnect, format!("{shown}: {cause}"))

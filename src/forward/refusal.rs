@@ -45,7 +45,7 @@ pub(super) fn reply(record: &Record, wants: Wants) -> Reply {
     if reason.code() == 407 {
         more.push(("Proxy-Authenticate", "Basic realm=\"app-gateway\", charset=\"UTF-8\"".into()));
     }
-    if reason.code() == 429 {
+    if reason.code() == 429 || reason.is_shortage() {
         more.push(("Retry-After", "1".into()));
     }
     Reply { kind, more, body, ..base }
@@ -106,7 +106,8 @@ pub(super) fn proxy_status(reason: Reason) -> String {
         | Reason::TooFast
         | Reason::TooManyConnections
         | Reason::TooManyFromClient => "connection_limit_reached",
-        Reason::Internal | Reason::NoDescriptors | Reason::Draining => "proxy_internal_error",
+        reason if reason.is_shortage() => "proxy_internal_error",
+        Reason::Internal | Reason::Draining => "proxy_internal_error",
         reason if matches!(reason.code(), 403 | 407) => "http_request_denied",
         _ => "http_request_error",
     };

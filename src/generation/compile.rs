@@ -11,6 +11,7 @@ use crate::config::{
     self, ClientCertificates, Config, PathPattern, Profile, ResponseHeader, Serve, UpstreamId,
 };
 use crate::message::forward::Edits;
+use crate::net::quota::Quota;
 use crate::route::{Rule, Table};
 use crate::telemetry::socketio::{self, SocketIoMetrics};
 use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
@@ -79,8 +80,10 @@ pub fn compile(
     };
     if problems.iter().all(|problem| problem.severity == Severity::Warning) {
         for profile in &config.profiles {
+            let requests = requests(profile, previous);
             for listener in &profile.listeners {
-                sites.extend(compiler.site(profile, listener, &mut problems).map(Arc::new));
+                let site = compiler.site(profile, listener, &requests, &mut problems);
+                sites.extend(site.map(Arc::new));
             }
         }
     }
@@ -132,6 +135,13 @@ pub fn compile(
     generation.contents = edition::read(generation.files());
     problems.extend(compared(&generation));
     Ok(Compiled { generation, warnings: problems })
+}
+
+/// The open requests of a profile, which go on over reloads.
+fn requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
+    let mut sites = previous.into_iter().flat_map(|previous| &previous.sites);
+    let before = sites.find(|site| site.names.profile == profile.name);
+    before.map_or_else(Arc::default, |site| Arc::clone(&site.requests))
 }
 
 /// Prepares a generation for being compared with other gateways', if that is asked for.
@@ -199,6 +209,7 @@ impl Compiler<'_> {
         &self,
         profile: &Profile,
         listener: &config::Listener,
+        requests: &Arc<Quota>,
         problems: &mut Vec<Problem>,
     ) -> Option<Site> {
         let label = listener.listen.to_string();
@@ -232,6 +243,7 @@ impl Compiler<'_> {
             trusted: profile.trusted_proxies.clone(),
             named_by: profile.named_by,
             limits: profile.limits.clone(),
+            requests: Arc::clone(requests),
             timeouts: profile.timeouts.clone(),
             tls,
             edition: Arc::clone(self.edition),

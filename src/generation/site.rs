@@ -13,6 +13,7 @@ use crate::addr::{ClientAddr, HostPattern};
 use crate::config::{self, Limits, NamedBy, ProxyProtocol, Timeouts};
 use crate::message::forward::{Edits, Proxy};
 use crate::message::{Fields, Framing, Reason, RequestHead, client, host, path};
+use crate::net::quota::Quota;
 use crate::route::{Match, Table};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
@@ -44,6 +45,8 @@ pub struct Site {
     pub follows: bool,
     /// Limits on what a client may do.
     pub limits: Limits,
+    /// Requests and WebSockets of the profile, of all listeners and workers.
+    pub requests: Arc<Quota>,
     /// How long a client may take.
     pub timeouts: Timeouts,
     /// Whether an upstream of its routes is told where clients connected to.
@@ -363,6 +366,7 @@ impl Site {
             hosts: self.hosts.clone(),
             trusted: self.trusted.clone(),
             limits: self.limits.clone(),
+            requests: Arc::clone(&self.requests),
             timeouts: self.timeouts.clone(),
             proxy_protocol: self.proxy_protocol.clone(),
             tls: self.tls.clone(),

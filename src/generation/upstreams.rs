@@ -10,6 +10,7 @@ use rustls_pki_types::ServerName;
 
 use crate::config::problem::Problem;
 use crate::config::{self, Verify};
+use crate::net::quota::QuotaLimits;
 use crate::tls::{certificate, client};
 use crate::upstream::eject::{Eject, Trouble};
 use crate::upstream::ring::Ring;
@@ -63,6 +64,14 @@ pub(super) fn compile(
             keep_alive: config.keep_alive,
             max_idle: config.max_idle,
             max_connecting: config.max_connecting,
+            connections: QuotaLimits {
+                total: config.max_connections,
+                per_client: match config.client_share {
+                    100 => usize::MAX,
+                    share => (config.max_connections * share).div_ceil(100),
+                },
+            },
+            queue_timeout: config.queue_timeout,
         },
     }
 }
@@ -104,6 +113,8 @@ pub(super) fn own(idle: Duration) -> Upstream {
             keep_alive: Duration::ZERO,
             max_idle: 0,
             max_connecting: usize::MAX,
+            connections: QuotaLimits { total: usize::MAX, per_client: usize::MAX },
+            queue_timeout: Duration::ZERO,
         },
     }
 }

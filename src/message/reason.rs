@@ -115,12 +115,24 @@ reasons! {
     SessionLost => "session_lost", 400;
     /// The gateway is out of file descriptors.
     NoDescriptors => "out_of_descriptors", 503;
+    /// The gateway has no local port left to connect from.
+    NoPorts => "out_of_ports", 503;
+    /// The gateway's host has no memory left for sockets.
+    NoMemory => "out_of_memory", 503;
     /// The gateway is shutting down.
     Draining => "draining", 503;
     /// Too many open connections on the listener.
     TooManyConnections => "too_many_connections", 503;
     /// Too many open connections from this client.
     TooManyFromClient => "too_many_connections_from_client", 503;
+    /// Too many open requests and WebSockets in the profile.
+    TooManyRequests => "too_many_requests", 503;
+    /// Too many open requests and WebSockets of this client.
+    TooManyRequestsOfClient => "too_many_requests_of_client", 429;
+    /// The upstream has as many connections as it may have, and none became free in time.
+    UpstreamFull => "upstream_full", 503;
+    /// This client has its share of the connections that the upstream may have.
+    UpstreamShare => "upstream_share_of_client", 429;
     /// Too many open tunnels.
     TooManyTunnels => "too_many_tunnels", 503;
     /// Too many open tunnels of this client.
@@ -206,6 +218,12 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether the gateway itself lacked something, so that it says nothing about an upstream.
+    #[must_use]
+    pub const fn is_shortage(self) -> bool {
+        matches!(self, Self::NoDescriptors | Self::NoPorts | Self::NoMemory)
+    }
+
     /// The response flag, in Envoy's letters as far as there are any.
     #[must_use]
     pub const fn flag(self) -> Flag {

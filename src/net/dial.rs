@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::Shortage;
+
 /// An address somebody has answered for.
 ///
 /// Only the crate can make one, so what takes it cannot be handed an address that skipped the
@@ -46,6 +48,7 @@ impl CheckedAddr {
 /// # Errors
 ///
 /// - [`DialError::NoAddress`] if `addrs` is empty.
+/// - [`DialError::Shortage`] if this host lacked something to try one of them.
 /// - [`DialError::Refused`] with the error of the last address tried.
 /// - [`DialError::TimedOut`] if `budget` ran out first.
 ///
@@ -54,20 +57,20 @@ impl CheckedAddr {
 /// Dropping the future closes the socket being tried.
 pub async fn dial(addrs: &[CheckedAddr], budget: Duration) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + budget;
-    let mut refused = None;
+    let mut failure = DialError::NoAddress;
     for CheckedAddr(addr) in addrs {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that dials")]
         let attempt = TcpStream::connect(addr);
         match timeout_at(deadline, attempt).await {
             Ok(Ok(stream)) => {
-                stream.set_nodelay(true).map_err(DialError::Refused)?;
+                stream.set_nodelay(true).map_err(|error| DialError::of(error, *addr))?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => refused = Some(error),
-            Err(_) => return Err(DialError::TimedOut { budget }),
+            Ok(Err(error)) => failure = failure.then(DialError::of(error, *addr)),
+            Err(_) => return Err(failure.then(DialError::TimedOut { budget })),
         }
     }
-    Err(refused.map_or(DialError::NoAddress, DialError::Refused))
+    Err(failure)
 }
 
 /// How long an attempt may take before the next address is tried beside it (RFC 8305 section 8).
@@ -92,10 +95,10 @@ pub async fn race(
     let waiting = in_turns(addrs);
     let mut waiting = waiting.iter().peekable();
     let mut attempts: Vec<Attempt> = Vec::new();
-    let mut refused = None;
+    let mut failure = DialError::NoAddress;
     loop {
         if attempts.is_empty() && waiting.peek().is_none() {
-            return Err(refused.map_or(DialError::NoAddress, DialError::Refused));
+            return Err(failure);
         }
         if let Some(CheckedAddr(addr)) = waiting.next() {
             attempts.push(attempt(*addr));
@@ -106,28 +109,30 @@ pub async fn race(
         };
         match timeout_at(pause, first(&mut attempts)).await {
             Ok(Ok((stream, addr))) => {
-                stream.set_nodelay(true).map_err(DialError::Refused)?;
+                stream.set_nodelay(true).map_err(|error| DialError::of(error, addr))?;
                 return Ok((stream, addr));
             }
-            Ok(Err(error)) => refused = Some(error),
-            Err(_) if Instant::now() >= deadline => return Err(DialError::TimedOut { budget }),
+            Ok(Err(error)) => failure = failure.then(error),
+            Err(_) if Instant::now() >= deadline => {
+                return Err(failure.then(DialError::TimedOut { budget }));
+            }
             Err(_) => {}
         }
     }
 }
 
-type Attempt = Pin<Box<dyn Future<Output = io::Result<(TcpStream, SocketAddr)>>>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<(TcpStream, SocketAddr), DialError>>>>;
 
 fn attempt(addr: SocketAddr) -> Attempt {
     Box::pin(async move {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that dials")]
-        let stream = TcpStream::connect(addr).await?;
+        let stream = TcpStream::connect(addr).await.map_err(|error| DialError::of(error, addr))?;
         Ok((stream, addr))
     })
 }
 
 /// The result of the attempt that ends first; it is taken out. Waits for ever if there is none.
-async fn first(attempts: &mut Vec<Attempt>) -> io::Result<(TcpStream, SocketAddr)> {
+async fn first(attempts: &mut Vec<Attempt>) -> Result<(TcpStream, SocketAddr), DialError> {
     poll_fn(|cx| {
         for index in 0..attempts.len() {
             let polled = attempts.get_mut(index).map(|attempt| attempt.as_mut().poll(cx));
@@ -164,12 +169,30 @@ pub enum DialError {
     /// The last address tried said no.
     #[error("{0}")]
     Refused(#[source] io::Error),
+    /// This host lacks something that a connection needs, so an address could not be tried.
+    #[error("{1}")]
+    Shortage(Shortage, #[source] io::Error),
     /// Time ran out.
     #[error("no connection within {budget:?}")]
     TimedOut {
         /// What the caller allowed.
         budget: Duration,
     },
+}
+
+impl DialError {
+    fn of(error: io::Error, peer: SocketAddr) -> Self {
+        match Shortage::of_connect(&error, peer) {
+            Some(shortage) => Self::Shortage(shortage, error),
+            None => Self::Refused(error),
+        }
+    }
+
+    /// The error of several attempts, of which `next` ended last. A shortage stays: an address that
+    /// could not be tried may be a good one.
+    fn then(self, next: Self) -> Self {
+        if matches!(self, Self::Shortage(..)) { self } else { next }
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +210,23 @@ mod tests {
         let order = in_turns(&addrs.map(checked));
         let order: Vec<_> = order.iter().map(|addr| addr.get().ip().to_string()).collect();
         assert_eq!(order, ["2001:db8::1", "192.0.2.1", "2001:db8::2", "2001:db8::3"]);
+    }
+
+    #[test]
+    fn a_shortage_outlasts_the_errors_of_other_addresses() {
+        let addr = "127.0.0.1:9".parse().unwrap();
+        let error = |code: rustix::io::Errno| {
+            DialError::of(io::Error::from_raw_os_error(code.raw_os_error()), addr)
+        };
+        let (refused, short) =
+            (|| error(rustix::io::Errno::CONNREFUSED), || error(rustix::io::Errno::NOBUFS));
+        assert!(matches!(refused(), DialError::Refused(_)));
+        let budget = Duration::from_secs(1);
+        for last in [refused(), DialError::TimedOut { budget }] {
+            assert!(matches!(short().then(last), DialError::Shortage(Shortage::Memory, _)));
+        }
+        assert!(matches!(refused().then(short()), DialError::Shortage(..)));
+        assert!(matches!(DialError::NoAddress.then(refused()), DialError::Refused(_)));
     }
 
     #[tokio::test]

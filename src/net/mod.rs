@@ -1,7 +1,8 @@
 //! How bytes move: listening, dialling, waiting, copying.
 //!
 //! A data worker is one thread with one [`Local`]: its clock, its scratch buffer and its open
-//! tasks. Nothing here is shared between threads, so nothing here takes a lock.
+//! tasks. Only limits are shared between threads: [`admission`] and [`quota`], locked once per
+//! connection.
 //!
 //! Never: knows a route, an upstream or a configuration file.
 
@@ -16,8 +17,10 @@ pub mod listen;
 pub mod local;
 pub mod outgoing;
 pub mod proxy_protocol;
+pub mod quota;
 pub mod rate;
 pub mod relay;
+pub mod shortage;
 pub mod splice;
 pub mod tunnel;
 pub mod websocket;
@@ -27,6 +30,7 @@ pub use clock::{Alarm, Clock};
 pub use dial::{CheckedAddr, DialError, dial};
 pub use local::{Leave, Local, Phase};
 pub use outgoing::Outgoing;
+pub use shortage::Shortage;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -16,10 +16,11 @@ use crate::generation::Passage;
 use crate::generation::passage::Route;
 use crate::message::Reason;
 use crate::net::proxy_protocol::{Announced, Tlv, v2};
+use crate::net::quota::Use;
 use crate::telemetry::listeners::Rejection;
 use crate::tls::hello::Progress;
 use crate::upstream::connect::connect_tcp;
-use crate::upstream::reach::{self, place, reach, try_one};
+use crate::upstream::reach::{self, place, reach, reserve, try_one};
 use crate::upstream::{Busy, Endpoint};
 
 use super::Service;
@@ -102,7 +103,7 @@ async fn connection(
         };
     record.on_route(&route);
     match dial(&passage, &route, &mut record).await {
-        Ok((upstream, endpoint)) => {
+        Ok((upstream, endpoint, reserved)) => {
             let ahead = retried_from.map(|from| conn.input.split_off(from).freeze());
             let client = client_side(&route, conn, &mut record);
             let several = route.upstream.endpoints.len() > 1;
@@ -114,6 +115,7 @@ async fn connection(
                 timeouts: passage.timeouts,
                 record,
                 passage,
+                reserved,
             };
             tunnel::spawn(&service, client, opened, admitted);
         }
@@ -181,13 +183,15 @@ async fn chosen(
     Ok(Chosen { passage, route, retried_from })
 }
 
-/// A connection to an endpoint of the route's upstream.
+/// A connection to an endpoint of the route's upstream, and what counts it among those in use.
 async fn dial(
     passage: &Passage,
     route: &Route,
     record: &mut Record,
-) -> Result<(TcpStream, Arc<Endpoint>), (Reason, Option<String>)> {
+) -> Result<(TcpStream, Arc<Endpoint>, Use), (Reason, Option<String>)> {
     let to = (&route.upstream, &route.counters);
+    let reserving = reserve(to, |quota| quota.account(record.client));
+    let reserved = reserving.await.map_err(|reason| (reason, None))?;
     let port = route.same_port.then(|| passage.address.port());
     let budget = route.upstream.limits.connect;
     let attempt = async |chosen: reach::Chosen<'_>| {
@@ -198,7 +202,7 @@ async fn dial(
     match reach(to, choice, attempt).await {
         Ok((stream, endpoint)) => {
             record.connected(&endpoint, stream.peer_addr().ok());
-            Ok((stream, endpoint))
+            Ok((stream, endpoint, reserved))
         }
         Err(Some(error)) => Err((error.reason, Some(error.to_string()))),
         Err(None) => Err((Reason::UpstreamDown, None)),

@@ -21,6 +21,7 @@ use crate::generation::Passage;
 use crate::generation::passage::{Outlook, Passing};
 use crate::message::Reason;
 use crate::net::local::moment_within;
+use crate::net::quota::Use;
 use crate::net::tunnel::{End, Moved, Refused, Terms, join, join_screened};
 use crate::net::{Alarm, Local};
 use crate::telemetry::tcp::Ended;
@@ -40,6 +41,8 @@ pub(super) struct Opened {
     pub(super) busy: Option<Busy>,
     pub(super) timeouts: TcpTimeouts,
     pub(super) record: Record,
+    /// Counts it among the connections in use.
+    pub(super) reserved: Use,
     /// What let it in.
     pub(super) passage: Arc<Passage>,
 }
@@ -51,7 +54,7 @@ pub(super) fn spawn(
     opened: Opened,
     admitted: Admitted,
 ) {
-    let Opened { upstream, ahead, seat, busy, timeouts, mut record, passage } = opened;
+    let Opened { upstream, ahead, seat, busy, timeouts, mut record, reserved, passage } = opened;
     let passing = record.opened(&service.passage);
     // A change of configuration while an endpoint was connected to: nobody has asked it yet.
     let now = service.passage.load_full();
@@ -97,7 +100,7 @@ pub(super) fn spawn(
         record.sent = moved.a_to_b.load(Ordering::Relaxed).saturating_sub(record.header);
         record.received = moved.b_to_a.load(Ordering::Relaxed);
         record.ended(end);
-        drop((record, seat, busy, admitted));
+        drop((record, seat, busy, reserved, admitted));
     });
 }
 

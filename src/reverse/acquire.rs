@@ -2,14 +2,18 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
+use crate::generation::Site;
 use crate::message::{Reason, RequestHead};
 use crate::net::proxy_protocol::{Announced, Tlv, v2};
+use crate::net::quota::{Accounts, QuotaError, QuotaLimits, Use};
 use crate::upstream::eject::Trouble;
 use crate::upstream::engine::{self, Session};
 use crate::upstream::exchange::Failure;
+use crate::upstream::pool::{Pool, Taken};
 use crate::upstream::reach::{self, Chosen, To, place, reach};
 use crate::upstream::seat::Seat;
 use crate::upstream::sessions::Learner;
@@ -20,6 +24,9 @@ use crate::upstream::{
 
 use super::self_test::{self, Own};
 
+/// `Retry-After` where a limit is reached, or the gateway lacks something, in seconds.
+const RETRY_SOON: u64 = 1;
+
 /// Who asks for a connection, and what for.
 pub(super) struct Errand<'a> {
     pub(super) to: To<'a>,
@@ -27,6 +34,8 @@ pub(super) struct Errand<'a> {
     pub(super) client: Whom<'a>,
     /// Kept connections are passed over.
     pub(super) fresh: bool,
+    /// It may be sent again if a kept connection proves closed.
+    pub(super) repeats: bool,
     /// It is for the self-test.
     pub(super) own: Option<Own<'a>>,
 }
@@ -42,6 +51,8 @@ pub(super) struct Whom<'a> {
     pub(super) sni: Option<&'a str>,
     /// Id of the request.
     pub(super) id: &'a RequestId,
+    /// What the clients of the connection have open.
+    pub(super) accounts: &'a Accounts,
 }
 
 impl Whom<'_> {
@@ -62,12 +73,16 @@ impl Whom<'_> {
 pub(super) struct Acquired {
     pub(super) connection: Connection,
     pub(super) whose: Whose,
+    /// Counts it among the connections in use, unless the request has had one before.
+    pub(super) reserved: Option<Use>,
 }
 
 /// Whose a connection is, and what came of the request on it.
 pub(super) struct Whose {
     pub(super) endpoint: Arc<Endpoint>,
     index: usize,
+    /// How long the connection was idle; `None`: it is new.
+    idle: Option<Duration>,
     /// What the answer says about a session.
     learns: Learns,
     /// What the client's cookie says.
@@ -96,6 +111,10 @@ pub(super) struct Unreachable {
 }
 
 impl Unreachable {
+    fn limited(reason: Reason) -> Self {
+        Self { reason, detail: None, retry_after: Some(RETRY_SOON) }
+    }
+
     fn down(upstream: &Upstream) -> Self {
         let seconds = upstream.retry_after().as_secs_f64().ceil();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 60")]
@@ -119,8 +138,29 @@ impl From<Failure> for Unreachable {
 
 impl From<ConnectError> for Unreachable {
     fn from(error: ConnectError) -> Self {
-        Self { reason: error.reason, detail: Some(error.to_string()), retry_after: None }
+        let retry_after = error.reason.is_shortage().then_some(RETRY_SOON);
+        Self { reason: error.reason, detail: Some(error.to_string()), retry_after }
     }
+}
+
+/// Counts a request among those of its client and profile, until the result is dropped.
+///
+/// # Errors
+///
+/// [`Reason::TooManyRequests`], [`Reason::TooManyRequestsOfClient`].
+pub(super) fn admit(
+    site: &Site,
+    client: ClientAddr,
+    accounts: &Accounts,
+) -> Result<Use, Unreachable> {
+    let limits =
+        QuotaLimits { total: site.limits.requests, per_client: site.limits.requests_per_client };
+    accounts.of(&site.requests, client).take(limits).map_err(|error| {
+        Unreachable::limited(match error {
+            QuotaError::Full => Reason::TooManyRequests,
+            QuotaError::ClientFull => Reason::TooManyRequestsOfClient,
+        })
+    })
 }
 
 /// Gets a connection.
@@ -141,9 +181,24 @@ pub(super) async fn acquire(
     if let (Some(own), Some(endpoint)) = (&errand.own, upstream.endpoints.first()) {
         let connection = self_test::connect(worker, errand.head, own)?;
         let (learns, cookie) = (Learns::Nothing, None);
-        let whose = Whose { endpoint: Arc::clone(endpoint), index: 0, learns, cookie };
-        return Ok(Acquired { connection, whose });
+        let whose = Whose { endpoint: Arc::clone(endpoint), index: 0, idle: None, learns, cookie };
+        return Ok(Acquired { connection, whose, reserved: None });
     }
+    // A request that is sent once more has one already.
+    let reserved = if errand.fresh {
+        None
+    } else {
+        let Whom { client, accounts, .. } = errand.client;
+        let reserving = reach::reserve(errand.to, |quota| accounts.of(quota, client));
+        Some(reserving.await.map_err(Unreachable::limited)?)
+    };
+    let acquired = find(worker, &errand).await?;
+    Ok(Acquired { reserved, ..acquired })
+}
+
+/// The connection to the endpoint of the request's session, or to one that is chosen.
+async fn find(worker: &Rc<Worker>, errand: &Errand<'_>) -> Result<Acquired, Unreachable> {
+    let (upstream, _) = errand.to;
     let session =
         if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
     let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1);
@@ -157,10 +212,13 @@ pub(super) async fn acquire(
             Home::Told(index, endpoint) => ((index, endpoint), known(id)),
             Home::Gone => return Err(Reason::SessionLost.into()),
         };
-        let acquired = try_one(worker, &errand, at).await;
-        return acquired.map(|acquired| acquired.of(learns, cookie)).map_err(|error| Unreachable {
-            detail: Some(error.to_string()),
-            ..Reason::SessionLost.into()
+        let acquired = try_one(worker, errand, at).await;
+        return acquired.map(|acquired| acquired.of(learns, cookie)).map_err(|error| {
+            // The session is still there; only this request cannot reach it.
+            if error.reason.is_shortage() {
+                return error.into();
+            }
+            Unreachable { detail: Some(error.to_string()), ..Reason::SessionLost.into() }
         });
     }
     let learns = match session {
@@ -170,7 +228,7 @@ pub(super) async fn acquire(
     };
     let choice = upstream.choose(|| place(errand.client.client), cookie);
     let reached =
-        reach(errand.to, choice, async |chosen: Chosen<'_>| try_one(worker, &errand, chosen).await);
+        reach(errand.to, choice, async |chosen: Chosen<'_>| try_one(worker, errand, chosen).await);
     match reached.await {
         Ok(acquired) => Ok(acquired.of(learns, cookie)),
         Err(Some(error)) => Err(error.into()),
@@ -186,13 +244,17 @@ async fn try_one(
 ) -> Result<Acquired, ConnectError> {
     let (upstream, counters) = errand.to;
     let (learns, cookie) = (Learns::Nothing, None);
-    let whose = Whose { endpoint: Arc::clone(endpoint), index, learns, cookie };
+    let mut whose = Whose { endpoint: Arc::clone(endpoint), index, idle: None, learns, cookie };
     let ends = upstream.announces.then_some(errand.client.ends);
-    if !errand.fresh
-        && let Some(connection) = worker.pool.take(endpoint.identity, ends.as_ref())
-    {
+    let kept = match (errand.fresh, errand.repeats) {
+        (true, _) => None,
+        (false, true) => worker.pool.take(endpoint.identity, ends.as_ref()),
+        (false, false) => worker.pool.take_sure(endpoint.identity, ends.as_ref()),
+    };
+    if let Some(Taken { connection, idle }) = kept {
         counters.reused.inc();
-        return Ok(Acquired { connection, whose });
+        whose.idle = Some(idle);
+        return Ok(Acquired { connection, whose, reserved: None });
     }
     let (identity, most) = (endpoint.identity, upstream.limits.max_connecting);
     let turn = match worker.pool.turn(identity, most) {
@@ -202,7 +264,7 @@ async fn try_one(
             Lot::Turn(turn) => turn,
             Lot::Kept(connection) => {
                 counters.reused.inc();
-                return Ok(Acquired { connection, whose });
+                return Ok(Acquired { connection, whose, reserved: None });
             }
         },
     };
@@ -212,7 +274,7 @@ async fn try_one(
     drop(turn);
     let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
     let connection = Connection { stream, reused: false, seat, ends };
-    Ok(Acquired { connection, whose })
+    Ok(Acquired { connection, whose, reserved: None })
 }
 
 /// Waits for a turn to connect, or for a connection that another request is done with.
@@ -268,6 +330,13 @@ impl Whose {
         let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1)?;
         let says_so = self.cookie.is_some_and(|seat| seat.index == self.index && !seat.stale);
         if says_so { None } else { cookie.set(self.index) }
+    }
+
+    /// Notes that a kept connection had been closed before the request arrived.
+    pub(super) fn was_stale(&self, pool: &Pool) {
+        if let Some(idle) = self.idle {
+            pool.closed(self.endpoint.identity, idle);
+        }
     }
 
     /// Notes that there was none. A kept connection that was closed says nothing.

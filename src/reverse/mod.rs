@@ -31,6 +31,7 @@ use crate::generation::Site;
 use crate::message::forward::Origin;
 use crate::message::{Reason, TraceParent};
 use crate::net::admission::Admission;
+use crate::net::quota::Accounts;
 use crate::tls::ClientHandshake;
 use crate::upstream::Ends;
 
@@ -68,6 +69,8 @@ struct Facts {
     began: Instant,
     /// Why the gateway has given the connection up, for the requests that end with it.
     ended: Cell<Option<Reason>>,
+    /// What its clients have open.
+    accounts: Accounts,
 }
 
 impl Facts {
@@ -86,6 +89,7 @@ impl Facts {
             outdated: Cell::new(false),
             began: Instant::now(),
             ended: Cell::new(None),
+            accounts: Accounts::default(),
         }
     }
 
@@ -112,7 +116,7 @@ impl Facts {
         // It was not asked for if no upstream was to be told when the client connected.
         let destination = self.destination.unwrap_or(site.address);
         let ends = Ends { source: self.client.0, destination };
-        Whom { client, ends, sni: self.sni.as_deref(), id }
+        Whom { client, ends, sni: self.sni.as_deref(), id, accounts: &self.accounts }
     }
 
     /// What an upstream is told about where a request of this client's on this connection came from.

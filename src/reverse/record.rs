@@ -19,6 +19,7 @@ use crate::lens::{self, Cut, Outcome, Ticket};
 use crate::message::reason::Flag;
 use crate::message::{Known, Reason, RequestHead, TraceParent, Version, path};
 use crate::net::Phase;
+use crate::net::quota::Use;
 use crate::net::relay::Standing;
 use crate::telemetry::line::{Event, Key, Line};
 use crate::telemetry::metrics::class;
@@ -29,7 +30,7 @@ use crate::telemetry::{UpstreamMetrics, WebSocketMetrics};
 use crate::upstream::{Busy, Exchange, Upstream};
 
 use super::Facts;
-use super::acquire::Whose;
+use super::acquire::Acquired;
 use super::tunnel::OUTDATED_CLOSE_SPREAD;
 
 /// See the module.
@@ -62,6 +63,9 @@ pub(super) struct Record {
     tunnel: Option<Closed>,
     /// Counts it among what is open at the endpoint.
     busy: Option<Busy>,
+    /// Count it among the requests of its profile, and the connections in use of its upstream.
+    pub(super) admitted: Option<Use>,
+    reserved: Option<Use>,
     /// Of a tunnel: counts the upstream's connection.
     seat: Option<Seat>,
     /// Its number among the worker's tunnels.
@@ -138,6 +142,8 @@ impl Record {
             upstream: None,
             endpoint: None,
             busy: None,
+            admitted: None,
+            reserved: None,
             status: 0,
             reason: None,
             detail: None,
@@ -175,11 +181,15 @@ impl Record {
         self.upstream = Some(Arc::clone(&upstream.name));
     }
 
-    /// Notes the endpoint it was connected to; `at_once`, if by a kept connection.
-    pub(super) fn on_endpoint(&mut self, whose: &Whose, upstream: &Upstream, at_once: bool) {
+    /// Notes the connection it is sent on.
+    pub(super) fn on_connection(&mut self, acquired: &mut Acquired, upstream: &Upstream) {
+        let whose = &acquired.whose;
+        if let Some(reserved) = acquired.reserved.take() {
+            self.reserved = Some(reserved);
+        }
         self.endpoint = Some(Arc::clone(&whose.endpoint.label));
         self.busy = whose.busy(upstream);
-        if !at_once {
+        if !acquired.connection.reused {
             self.connected = self.start.elapsed();
         }
     }

@@ -29,14 +29,20 @@ pub enum ConnectFailure {
     Unresolved,
     /// The process has no file descriptor left.
     Descriptors,
+    /// The host has no local port left.
+    Ports,
+    /// The host has no memory left for sockets.
+    Memory,
 }
 
-const FAILURES: [&str; 5] = [
+const FAILURES: [&str; 7] = [
     "upstream_connect_failed",
     "upstream_connect_timeout",
     "upstream_tls_failed",
     "upstream_unresolved",
     "out_of_descriptors",
+    "out_of_ports",
+    "out_of_memory",
 ];
 
 /// The families.
@@ -48,6 +54,7 @@ pub(super) struct Upstreams {
     requests: IntCounterVec,
     seconds: HistogramVec,
     waits: IntCounterVec,
+    queued: IntCounterVec,
     reused: IntCounterVec,
     retries: IntCounterVec,
     ejections: IntCounterVec,
@@ -62,7 +69,7 @@ pub struct UpstreamMetrics(Arc<Handles>);
 pub struct Handles {
     connected: IntCounter,
     failed: IntCounter,
-    failures: [IntCounter; 5],
+    failures: [IntCounter; 7],
     connect_seconds: Histogram,
     active: IntGauge,
     idle: IntGauge,
@@ -70,6 +77,8 @@ pub struct Handles {
     seconds: Histogram,
     /// Requests that waited for their turn to connect.
     pub waits: IntCounter,
+    /// Requests that waited because `max-connections` were in use.
+    pub queued: IntCounter,
     /// Requests sent on a connection that had carried others.
     pub reused: IntCounter,
     /// Requests sent once more, because a kept connection turned out to be closed.
@@ -205,6 +214,12 @@ impl Upstreams {
                 "Requests that waited in line, because enough connections to the endpoint were in the making.",
                 upstream,
             )?,
+            queued: counters(
+                registry,
+                "upstream_queued_total",
+                "Requests and tunnels that waited because `max-connections` of the upstream were in use.",
+                upstream,
+            )?,
             reused: counters(
                 registry,
                 "upstream_reused_total",
@@ -237,6 +252,7 @@ impl Upstreams {
             requests: CLASSES.map(|class| self.requests.with_label_values(&[name, class])),
             seconds: self.seconds.with_label_values(&[name]),
             waits: self.waits.with_label_values(&[name]),
+            queued: self.queued.with_label_values(&[name]),
             reused: self.reused.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             ejected: self.ejections.with_label_values(&[name]),
@@ -268,7 +284,7 @@ impl Upstreams {
         for family in [&self.connect_seconds, &self.seconds] {
             let _ = family.remove_label_values(&[name]);
         }
-        for family in [&self.waits, &self.reused, &self.retries, &self.ejections] {
+        for family in [&self.waits, &self.queued, &self.reused, &self.retries, &self.ejections] {
             let _ = family.remove_label_values(&[name]);
         }
     }

@@ -11,7 +11,7 @@ use crate::message::{Framing, Reason, ResponseHead};
 use crate::net::Local;
 use crate::net::proxy_protocol::v2;
 
-use super::connect::{ConnectError, connect, connect_tcp, shake_hands};
+use super::connect::{ConnectError, blame, connect, connect_tcp, shake_hands};
 use super::exchange::{BodyStep, Exchange, Received};
 use super::{Connection, Endpoint, Stream};
 
@@ -150,7 +150,7 @@ pub async fn ask(endpoint: &Endpoint, check: &Check, local: &Local) -> Result<()
         v2::announce_own(&mut header);
         // It always fits into an empty socket.
         let sent = tcp.write_all(&header).await;
-        sent.map_err(|error| fault(Reason::UpstreamConnect, error.to_string()))?;
+        sent.map_err(|error| fault(blame(&error, Reason::UpstreamConnect), error.to_string()))?;
     }
     if matches!(check.kind, Kind::Tcp) {
         return Ok(());
@@ -180,16 +180,20 @@ fn fault(reason: Reason, detail: String) -> Fault {
         Reason::UpstreamUnresolved => Word::Unresolved,
         Reason::UpstreamConnectTimeout => Word::Timeout,
         Reason::UpstreamTls => Word::Tls,
-        Reason::NoDescriptors => Word::Internal,
+        reason if reason.is_shortage() => Word::Internal,
         _ => Word::Connect,
     };
     Fault { word, detail }
 }
 
+/// An answer that cannot be used, or could not be received.
+fn unusable(reason: Reason) -> Fault {
+    let word = if reason.is_shortage() { Word::Internal } else { Word::Answer };
+    Fault { word, detail: reason.sentence().to_owned() }
+}
+
 /// Sends the GET and judges the answer.
 async fn exchange(host: &str, get: &Get, stream: Stream, local: &Local) -> Result<(), Fault> {
-    let unusable =
-        |reason: Reason| Fault { word: Word::Answer, detail: reason.sentence().to_owned() };
     let head = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path
@@ -283,7 +287,6 @@ async fn whole(
     local: &Local,
 ) -> Result<(u16, Vec<u8>), Fault> {
     let answer = |detail: &str| Fault { word: Word::Answer, detail: detail.to_owned() };
-    let unusable = |reason: Reason| answer(reason.sentence());
     let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;
     let mut body = Vec::new();
     loop {

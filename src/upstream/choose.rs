@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::net::quota::Quota;
+
 use super::budget::Budget;
 use super::eject::{Eject, Gate};
 use super::health::{Duty, Health};
@@ -71,6 +73,8 @@ pub struct Memory {
     pub sessions: Sessions,
     /// Retries that may still be made.
     pub budget: Budget,
+    /// Connections in use, of all workers.
+    pub connections: Arc<Quota>,
     turn: AtomicU64,
 }
 

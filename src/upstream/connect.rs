@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Reason;
 use crate::net::dial::race;
 use crate::net::tunnel::Leg;
-use crate::net::{Ahead, DialError, dial};
+use crate::net::{Ahead, DialError, Shortage, dial};
 
 use super::Endpoint;
 
@@ -27,6 +29,22 @@ pub enum Stream {
     Plain(TcpStream),
     /// To a part of this process.
     Within(DuplexStream),
+}
+
+impl Stream {
+    /// Whether the other side has sent something or closed, asked of the system: the runtime hears of
+    /// it only when the worker waits for events again.
+    #[must_use]
+    pub fn has_input(&self) -> bool {
+        let socket = match self {
+            Self::Tls(stream) => stream.get_ref().0.socket(),
+            Self::Plain(stream) => stream,
+            Self::Within(_) => return false,
+        };
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let nothing = matches!(recv(socket, &mut [0; 1], flags), Err(Errno::AGAIN | Errno::INTR));
+        !nothing
+    }
 }
 
 impl Leg for Stream {
@@ -70,7 +88,10 @@ pub async fn connect(
     let mut tcp = connect_tcp(endpoint, None, budget).await?;
     if !first.is_empty() {
         let sent = tcp.write_all(first).await;
-        sent.map_err(|error| failed(endpoint, Reason::UpstreamConnect, error.to_string()))?;
+        sent.map_err(|error| {
+            let reason = blame(&error, Reason::UpstreamConnect);
+            failed(endpoint, reason, error.to_string())
+        })?;
     }
     shake_hands(endpoint, tcp, (deadline, budget)).await
 }
@@ -122,7 +143,10 @@ pub async fn shake_hands(
     let handshake = TlsConnector::from(config.clone()).connect(name.clone(), Ahead::new(tcp));
     match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
-        Ok(Err(error)) => Err(failed(endpoint, Reason::UpstreamTls, format!("TLS: {error}"))),
+        Ok(Err(error)) => {
+            let reason = blame(&error, Reason::UpstreamTls);
+            Err(failed(endpoint, reason, format!("TLS: {error}")))
+        }
         Err(_) => Err(failed(
             endpoint,
             Reason::UpstreamConnectTimeout,
@@ -141,16 +165,23 @@ pub fn dial_error(error: &DialError) -> Reason {
     match error {
         DialError::NoAddress => Reason::UpstreamUnresolved,
         DialError::TimedOut { .. } => Reason::UpstreamConnectTimeout,
-        DialError::Refused(cause) if is_out_of_descriptors(cause) => Reason::NoDescriptors,
+        DialError::Shortage(shortage, _) => shortage_reason(*shortage),
         DialError::Refused(_) => Reason::UpstreamConnect,
     }
 }
 
-/// Whether the process or the system has no file descriptor left.
+/// The word for an error of an upstream's socket: `theirs`, unless the gateway lacked something.
 #[must_use]
-pub fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+pub fn blame(error: &io::Error, theirs: Reason) -> Reason {
+    Shortage::of(error).map_or(theirs, shortage_reason)
+}
+
+const fn shortage_reason(shortage: Shortage) -> Reason {
+    match shortage {
+        Shortage::Descriptors => Reason::NoDescriptors,
+        Shortage::Ports => Reason::NoPorts,
+        Shortage::Memory => Reason::NoMemory,
+    }
 }
 
 macro_rules! either {

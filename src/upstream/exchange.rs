@@ -20,7 +20,7 @@ use crate::net::relay::Side;
 use crate::net::{Local, Outgoing};
 use crate::telemetry::upstreams::Seat;
 
-use super::connect::Stream;
+use super::connect::{Stream, blame};
 use super::pool::{Connection, Ends, is_quiet};
 
 /// Interim answers (1xx) an upstream may send before the real one.
@@ -70,8 +70,8 @@ impl Failure {
 
 /// Why a body does not go on.
 enum Broken {
-    /// It ended early.
-    Cut,
+    /// It ended early, for this reason.
+    Cut(Reason),
     /// It is malformed.
     Bad(BadBody),
 }
@@ -242,7 +242,8 @@ impl Exchange {
                 return bad("head longer than 64 KiB");
             }
             match ready!(self.fill(cx, local)) {
-                Ok(0) | Err(_) => return self.fail(Reason::UpstreamClosed),
+                Ok(0) => return self.fail(Reason::UpstreamClosed),
+                Err(error) => return self.fail(blame(&error, Reason::UpstreamClosed)),
                 Ok(_) => {}
             }
         }
@@ -319,7 +320,11 @@ impl Exchange {
                 // A TLS stream that stops without close_notify was cut, even if the body was to end
                 // with the connection.
                 Ok(()) if decoder.ends_with_connection() => Poll::Ready((Ok(true), false)),
-                Ok(()) | Err(_) => Poll::Ready((Err(Broken::Cut), false)),
+                Ok(()) => Poll::Ready((Err(Broken::Cut(Reason::UpstreamCut)), false)),
+                Err(error) => {
+                    let reason = blame(&error, Reason::UpstreamCut);
+                    Poll::Ready((Err(Broken::Cut(reason)), false))
+                }
             }
         }));
         self.reusable &= !surplus;
@@ -337,7 +342,7 @@ impl Exchange {
                 Ok(trailers) => return Ok(BodyStep::End(trailers)),
                 Err(bad) => bad,
             },
-            Err(Broken::Cut) => return Err(Reason::UpstreamCut),
+            Err(Broken::Cut(reason)) => return Err(reason),
             Err(Broken::Bad(bad)) => bad,
         };
         self.fault = Some(bad.as_str());

@@ -33,6 +33,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
 use crate::net::CheckedAddr;
+use crate::net::quota::QuotaLimits;
 
 pub use check::Check;
 pub use choose::{Balance, Home, Memory, Policy, Rank};
@@ -81,6 +82,10 @@ pub struct Limits {
     pub max_idle: usize,
     /// Connections in the making per worker and endpoint.
     pub max_connecting: usize,
+    /// Connections in use.
+    pub connections: QuotaLimits,
+    /// How long a request waits for one of these.
+    pub queue_timeout: Duration,
 }
 
 /// One address of an upstream.

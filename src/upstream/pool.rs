@@ -1,4 +1,9 @@
 //! Idle connections to endpoints, of one worker.
+//!
+//! An upstream may close an idle connection at the moment a request is sent on it. A request that may
+//! be repeated is then sent again. One that may not would be lost, so it only gets a connection that is
+//! younger than those the upstream was seen to close ([`IdleLimit`]), and whose socket has been asked
+//! in that very moment ([`Pool::take_sure`]).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,11 +26,14 @@ use super::turns::{Claim, Lot, Turn, Turns};
 /// How often closed and expired connections are let go.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How much younger than the oldest connection that was seen open one has to be, at most.
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// A worker's idle connections, by [`super::Endpoint::identity`].
 #[derive(Default)]
 pub struct Pool {
     /// Ordered and not hashed: there are few, and a comparison costs less than a keyed hash.
-    idle: RefCell<BTreeMap<u64, Vec<Idle>>>,
+    idle: RefCell<BTreeMap<u64, Kept>>,
     filled: Notify,
     turns: Turns,
 }
@@ -52,29 +60,110 @@ pub struct Ends {
     pub destination: SocketAddr,
 }
 
+/// Idle connections to one endpoint, those that have become idle last at the end.
+#[derive(Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    limit: IdleLimit,
+}
+
 struct Idle {
     connection: Connection,
+    /// When it became idle.
+    since: Instant,
+    /// When it was last seen to be open.
+    open_at: Instant,
     expires: Instant,
+}
+
+/// How long an endpoint leaves connections idle before it closes them, as far as that was seen: none
+/// of its connections was open for longer, and one was closed soon after.
+///
+/// Connections that are closed early for another reason, for example by a restart, lower it too;
+/// those that are then seen to be open for longer raise it again.
+#[derive(Clone, Copy, Debug, Default)]
+struct IdleLimit(Option<Duration>);
+
+impl IdleLimit {
+    /// Notes a connection that was closed after it had been seen open at this age.
+    fn closed(&mut self, age: Duration) {
+        self.0 = Some(self.0.map_or(age, |limit| limit.min(age)));
+    }
+
+    /// Notes a connection that is open at this age.
+    fn open(&mut self, age: Duration) {
+        self.0 = self.0.map(|limit| limit.max(age));
+    }
+
+    /// Whether a connection of this age will still be open when a request arrives.
+    fn is_safe(self, age: Duration) -> bool {
+        // The endpoint's clock started earlier than ours, and its timers have a granularity.
+        self.0.is_none_or(|limit| age < limit.saturating_sub(MARGIN.min(limit / 4)))
+    }
+}
+
+/// A kept connection, and how long it was idle.
+pub struct Taken {
+    /// The connection.
+    pub connection: Connection,
+    /// How long it was idle.
+    pub idle: Duration,
 }
 
 impl Pool {
     /// The connection to this endpoint that was used last and is still good; one that was announced
     /// for just this client connection, or, without one, for none.
     #[must_use]
-    pub fn take(&self, identity: u64, ends: Option<&Ends>) -> Option<Connection> {
+    pub fn take(&self, identity: u64, ends: Option<&Ends>) -> Option<Taken> {
+        self.take_if(identity, ends, |_, _| true, is_quiet)
+    }
+
+    /// The same for a request that must not be lost: none that the endpoint may be about to close,
+    /// and none that it has closed already, which takes a system call to know.
+    #[must_use]
+    pub fn take_sure(&self, identity: u64, ends: Option<&Ends>) -> Option<Taken> {
+        self.take_if(identity, ends, IdleLimit::is_safe, |stream| {
+            is_quiet(stream) && !stream.has_input()
+        })
+    }
+
+    fn take_if(
+        &self,
+        identity: u64,
+        ends: Option<&Ends>,
+        is_young: impl Fn(IdleLimit, Duration) -> bool,
+        is_open: impl Fn(&mut Stream) -> bool,
+    ) -> Option<Taken> {
         let mut pools = self.idle.borrow_mut();
-        let idle = pools.get_mut(&identity)?;
+        let Kept { idle, limit } = pools.get_mut(&identity)?;
         let now = Instant::now();
         let fits = |idle: &Idle| idle.connection.ends.as_deref() == ends;
         while let Some(index) = idle.iter().rposition(fits) {
-            let Idle { mut connection, expires } = idle.remove(index);
-            if expires > now && is_quiet(&mut connection.stream) {
+            // The others have been idle for longer.
+            let young = |idle: &Idle| is_young(*limit, now.duration_since(idle.since));
+            if !idle.get(index).is_some_and(young) {
+                return None;
+            }
+            let Idle { mut connection, since, open_at, expires } = idle.remove(index);
+            let age = now.duration_since(since);
+            if !is_open(&mut connection.stream) {
+                limit.closed(open_at.duration_since(since));
+            } else if expires > now {
+                limit.open(age);
                 connection.reused = true;
                 connection.seat.iter_mut().for_each(Seat::work);
-                return Some(connection);
+                return Some(Taken { connection, idle: age });
             }
         }
         None
+    }
+
+    /// Notes that an endpoint had closed a connection that was taken after it had been idle for this
+    /// long.
+    pub fn closed(&self, identity: u64, idle: Duration) {
+        if let Some(kept) = self.idle.borrow_mut().get_mut(&identity) {
+            kept.limit.closed(idle);
+        }
     }
 
     /// The turn to make a connection to this endpoint, unless this worker makes `most` already.
@@ -96,13 +185,14 @@ impl Pool {
         }
         let Some(mut connection) = self.turns.give(identity, connection) else { return };
         let mut pools = self.idle.borrow_mut();
-        let idle = pools.entry(identity).or_default();
+        let Kept { idle, .. } = pools.entry(identity).or_default();
         if connection.ends.is_some() && idle.len() >= most && !idle.is_empty() {
             idle.remove(0);
         }
         if idle.len() < most {
             connection.seat.iter_mut().for_each(Seat::rest);
-            idle.push(Idle { connection, expires: Instant::now() + keep });
+            let now = Instant::now();
+            idle.push(Idle { connection, since: now, open_at: now, expires: now + keep });
             self.filled.notify_one();
         }
     }
@@ -110,7 +200,7 @@ impl Pool {
     /// Number of idle connections.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.idle.borrow().values().map(Vec::len).sum()
+        self.idle.borrow().values().map(|kept| kept.idle.len()).sum()
     }
 
     /// Whether there is none.
@@ -127,7 +217,7 @@ impl Pool {
 
     /// Closes all of them, say to get file descriptors back.
     pub fn clear(&self) {
-        self.idle.borrow_mut().clear();
+        self.idle.borrow_mut().values_mut().for_each(|kept| kept.idle.clear());
     }
 
     /// Lets go of closed and expired connections, for ever; sleeps while there is none.
@@ -139,10 +229,20 @@ impl Pool {
             tokio::time::sleep(SWEEP).await;
             let now = Instant::now();
             let mut pools = self.idle.borrow_mut();
-            for idle in pools.values_mut() {
-                idle.retain_mut(|kept| kept.expires > now && is_quiet(&mut kept.connection.stream));
+            for Kept { idle, limit } in pools.values_mut() {
+                idle.retain_mut(|idle| {
+                    if !is_quiet(&mut idle.connection.stream) {
+                        limit.closed(idle.open_at.duration_since(idle.since));
+                        return false;
+                    }
+                    idle.open_at = now;
+                    limit.open(now.duration_since(idle.since));
+                    idle.expires > now
+                });
+                if idle.is_empty() {
+                    *idle = Vec::new();
+                }
             }
-            pools.retain(|_, idle| !idle.is_empty());
         }
     }
 }
@@ -154,3 +254,6 @@ pub fn is_quiet(stream: &mut Stream) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     matches!(Pin::new(stream).poll_read(&mut cx, &mut buffer), Poll::Pending)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 
 use std::future::ready;
 use std::io::Write as _;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::oneshot::Receiver;
@@ -12,13 +13,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::addr::ClientAddr;
 use crate::message::Reason;
+use crate::net::quota::{Account, Quota, QuotaError, Use};
 use crate::telemetry::UpstreamMetrics;
 use crate::telemetry::upstreams::ConnectFailure;
 
 use super::choose::Choice;
 use super::eject::Trouble;
 use super::turns::Lot;
-use super::{ConnectError, Endpoint, Upstream, ring};
+use super::{ConnectError, Endpoint, Limits, Upstream, ring};
 
 /// What a connection is asked for: the upstream, and its counters.
 pub type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
@@ -41,6 +43,8 @@ pub async fn reach<T>(
     attempt: impl AsyncFn(Chosen<'_>) -> Result<T, ConnectError>,
 ) -> Result<T, Option<ConnectError>> {
     let mut failed: Option<ConnectError> = None;
+    // With one shortage of our own among the failures, they do not show that the tier is down.
+    let mut shortage = false;
     while let Some(chosen) = choice.next() {
         if failed.is_some() && !upstream.may_retry() {
             break;
@@ -52,11 +56,13 @@ pub async fn reach<T>(
                 }
                 return Ok(reached);
             }
-            Err(error) => failed = Some(error),
+            Err(error) => {
+                shortage |= error.reason.is_shortage();
+                failed = Some(error);
+            }
         }
     }
-    let ours = failed.as_ref().is_none_or(|error| error.reason == Reason::NoDescriptors);
-    if upstream.policy.fail_over.is_some() && !ours {
+    if upstream.policy.fail_over.is_some() && failed.is_some() && !shortage {
         upstream.memory.tiers.failed();
     }
     Err(failed)
@@ -92,8 +98,7 @@ pub async fn try_one<T>(
                 tracing::warn!(upstream = &*upstream.name, reason, "{error}");
             }
             let trouble = match error.reason {
-                // Not its doing.
-                Reason::NoDescriptors => None,
+                reason if reason.is_shortage() => None,
                 Reason::UpstreamTls => Some(Trouble::Tls),
                 _ => Some(Trouble::Connect),
             };
@@ -103,6 +108,33 @@ pub async fn try_one<T>(
             Err(error)
         }
     }
+}
+
+/// Takes one of the connections that the upstream may have, or waits for one for a short time.
+///
+/// # Errors
+///
+/// [`Reason::UpstreamFull`], [`Reason::UpstreamShare`].
+///
+/// # Cancellation
+///
+/// Dropping the future leaves the queue.
+pub async fn reserve(
+    (upstream, counters): To<'_>,
+    account: impl FnOnce(&Arc<Quota>) -> Rc<Account>,
+) -> Result<Use, Reason> {
+    let Limits { connections, queue_timeout, .. } = upstream.limits;
+    let account = account(&upstream.memory.connections);
+    let mut taken = account.take(connections);
+    if taken.as_ref().is_err_and(|error| *error == QuotaError::Full) && !queue_timeout.is_zero() {
+        counters.queued.inc();
+        // Boxed: it is rare, and every request has room for this future.
+        taken = Box::pin(account.wait(connections, queue_timeout)).await;
+    }
+    taken.map_err(|error| match error {
+        QuotaError::Full => Reason::UpstreamFull,
+        QuotaError::ClientFull => Reason::UpstreamShare,
+    })
 }
 
 /// Waits in line before an endpoint, for as long as connecting may take.
@@ -178,6 +210,8 @@ fn counted(reason: Reason) -> ConnectFailure {
         Reason::UpstreamTls => ConnectFailure::Tls,
         Reason::UpstreamUnresolved => ConnectFailure::Unresolved,
         Reason::NoDescriptors => ConnectFailure::Descriptors,
+        Reason::NoPorts => ConnectFailure::Ports,
+        Reason::NoMemory => ConnectFailure::Memory,
         _ => ConnectFailure::Refused,
     }
 }

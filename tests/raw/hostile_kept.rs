@@ -177,7 +177,6 @@ fn what_is_harmless_is_repeated_once_on_a_new_connection() {
 #[test]
 fn what_is_not_harmless_is_never_repeated() {
     let routes = "[[profile.edge.route]]\npath = \"/once/\"\nupstream = \"stage\"\nretry = false";
-    let world = World::with(Setup { routes, ..Setup::default() });
     for request in [
         "POST / HTTP/1.1\r\nHost: a\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
@@ -189,15 +188,15 @@ fn what_is_not_harmless_is_never_repeated() {
         "GET /chat/socket.io/?transport=polling&EIO=3 HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /once/ HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
+        // Each its own: after the first, the gateway would use new connections.
+        let world = World::with(Setup { routes, ..Setup::default() });
         let mut client = closed_on(&world, request);
         client.refused(502, "upstream_closed");
         assert!(!world.was_dialled(), "{request}");
+        let method = request.split(' ').next().unwrap();
+        let refused = format!("request {method} 502 upstream_closed");
+        world.ends_with(&["request GET 200", &refused]);
     }
-    let refused = ["GET", "GET", "GET", "GET", "PATCH", "POST", "POST", "PUT", "UNKNOWN"];
-    let refused = refused.map(|method| format!("request {method} 502 upstream_closed"));
-    let mut lines = vec!["request GET 200"; refused.len()];
-    lines.extend(refused.iter().map(String::as_str));
-    world.ends_with(&lines);
 }
 
 #[test]

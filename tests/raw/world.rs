@@ -193,6 +193,11 @@ impl World {
         }
     }
 
+    /// The address of the gateway's first listener.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// A TCP connection to the gateway.
     pub(crate) fn tcp(&self) -> TcpStream {
         TcpStream::connect(self.listen).unwrap()

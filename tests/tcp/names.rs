@@ -137,6 +137,33 @@ fn only_listed_clients_and_only_so_many_get_in() {
 }
 
 #[test]
+fn an_upstream_takes_so_many_connections_and_so_many_of_one_client() {
+    let [a, b] = sites(["a", "b"]);
+    let limited =
+        |more: &str| by_name(&a, &b, "").replacen("[tcp.edge]", &format!("{more}\n[tcp.edge]"), 1);
+    // A key of the upstream before: `two`, which takes agents.
+    let mut world = World::with(&limited("max-connections = 2\nqueue-timeout = \"0s\""));
+    let agents = hello("agents.example.com");
+    let one = world.begin_at(&b, &agents);
+    // Half of two is all that one client gets, whatever the listener lets in.
+    let mut client = world.client();
+    client.send(&agents);
+    assert_eq!(client.rest(), b"");
+    world.line("reason", "upstream_share_of_client");
+    world.reload(&limited("max-connections = 1\nclient-share = 100\nqueue-timeout = \"0s\""));
+    let mut client = world.client();
+    client.send(&agents);
+    assert_eq!(client.rest(), b"");
+    world.line("reason", "upstream_full");
+    // With a queue it is served once there is room.
+    world.reload(&limited("max-connections = 1\nclient-share = 100\nqueue-timeout = \"20s\""));
+    let mut waits = world.client();
+    waits.send(&agents);
+    drop(one);
+    assert_eq!(waits.hear(1), "b");
+}
+
+#[test]
 fn without_names_everything_passes_and_connects_to_the_same_port() {
     let (address, other) = (own_address(), own_address());
     let site = Site::start("a", other);

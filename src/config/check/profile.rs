@@ -286,14 +286,24 @@ impl Check<'_> {
         let header_size =
             self.size(file.and_then(|f| f.header_size.as_ref()), 32 << 10, 1 << 10..=64 << 10);
         let connections = file.and_then(|f| f.connections.as_ref());
+        let connections = self.count(connections, 20_000, 1..=1_000_000);
         let per_client = file.and_then(|f| f.connections_per_client.as_ref());
+        let connections_per_client = self.count(per_client, 2_000, 1..=1_000_000);
+        let requests = file.and_then(|f| f.requests.as_ref());
+        let requests_per_client = file.and_then(|f| f.requests_per_client.as_ref());
         let streams = self.number(file.and_then(|f| f.streams.as_ref()), 128, 1..=1000);
         Limits {
             header_count: self.count(file.and_then(|f| f.header_count.as_ref()), 100, 1..=256),
             header_size: usize::try_from(header_size).unwrap_or(32 << 10),
-            connections: self.count(connections, 20_000, 1..=1_000_000),
-            connections_per_client: self.count(per_client, 2_000, 1..=1_000_000),
+            connections,
+            connections_per_client,
             streams: u32::try_from(streams).unwrap_or(128),
+            requests: self.count(requests, 2 * connections, 1..=2_000_000),
+            requests_per_client: self.count(
+                requests_per_client,
+                2 * connections_per_client,
+                1..=2_000_000,
+            ),
         }
     }
 

@@ -62,6 +62,13 @@ impl Check<'_> {
             ),
             max_idle: self.count(body.max_idle.as_ref(), 256, 0..=65_536),
             max_connecting: self.count(body.max_connecting.as_ref(), 32, 1..=65_536),
+            max_connections: self.count(body.max_connections.as_ref(), 20_000, 1..=1_000_000),
+            client_share: self.count(body.client_share.as_ref(), 50, 1..=100),
+            queue_timeout: self.duration(
+                body.queue_timeout.as_ref(),
+                SECOND,
+                Duration::ZERO..=60 * SECOND,
+            ),
             announces: body.proxy_protocol.is_some(),
             check,
             balance: balance::of(body),

@@ -46,6 +46,12 @@ pub struct Upstream {
     pub max_idle: usize,
     /// Connections in the making per worker and endpoint, 1 to 65,536. Default 32.
     pub max_connecting: usize,
+    /// Connections in use, of all workers and endpoints together, 1 to 1,000,000. Default 20,000.
+    pub max_connections: usize,
+    /// Share of them that one client network may have, in percent, 1 to 100. Default 50.
+    pub client_share: usize,
+    /// How long a request waits for one of them, 0 to 1 min. Default 1 s.
+    pub queue_timeout: Duration,
     /// How often names of its endpoints are looked up. Default: as `[gateway]` says.
     pub resolve_every: Duration,
     /// Whether its connections begin with a PROXY protocol header, version 2. Default false.

@@ -33,6 +33,15 @@ pub struct UpstreamFile {
     /// Connections in the making per worker and endpoint; what comes after waits in line, as long
     /// as connecting may take. Default 32.
     pub max_connecting: Maybe<i64>,
+    /// Connections with a request or tunnel on them, of all workers and endpoints together. Default
+    /// 20000.
+    pub max_connections: Maybe<i64>,
+    /// Share of `max-connections` that one client address (IPv6: one /64) may have, in percent.
+    /// Default 50.
+    pub client_share: Maybe<i64>,
+    /// How long a request waits for one of `max-connections` to become free, up to `"1min"`; `"0s"`:
+    /// not at all. Default `"1s"`.
+    pub queue_timeout: Maybe<String>,
     /// Begin every connection with a PROXY protocol header that says who the client is: `"v2"`. A
     /// connection then carries requests of one client connection only. Default: no header.
     pub proxy_protocol: Maybe<HeaderVersionFile>,

@@ -34,6 +34,8 @@ flags! {
     NoRoute => "NR";
     /// No endpoint of the upstream is usable.
     UpstreamUnhealthy => "UH";
+    /// The upstream has as many connections as it may have.
+    UpstreamOverflow => "UO";
     /// The upstream could not be connected to.
     UpstreamFailure => "UF";
     /// The upstream closed the connection.
@@ -147,11 +149,15 @@ pub(super) const fn of(reason: Reason) -> Flag {
         }
         Reason::UpstreamClosed | Reason::UpstreamCut => Flag::UpstreamClosed,
         Reason::UpstreamBadAnswer => Flag::UpstreamProtocol,
+        Reason::UpstreamFull => Flag::UpstreamOverflow,
         Reason::UpstreamFirstByteTimeout | Reason::UpstreamStalled => Flag::UpstreamTimeout,
-        Reason::NoDescriptors => Flag::Overloaded,
+        Reason::NoDescriptors | Reason::NoPorts | Reason::NoMemory => Flag::Overloaded,
         Reason::Draining => Flag::Draining,
         Reason::TooManyConnections
         | Reason::TooManyFromClient
+        | Reason::TooManyRequests
+        | Reason::TooManyRequestsOfClient
+        | Reason::UpstreamShare
         | Reason::TooManyTunnels
         | Reason::TooManyTunnelsOfClient
         | Reason::SelfTestBusy

@@ -29,7 +29,7 @@ use crate::net::{Alarm, Io};
 use crate::upstream::Exchange;
 use crate::upstream::exchange::kept_for;
 
-use super::acquire::{Acquired, Errand, Unreachable, acquire};
+use super::acquire::{Acquired, Errand, Unreachable, acquire, admit};
 use super::record::Record;
 use super::self_test::Own;
 use super::{Facts, Service, reply, tunnel};
@@ -187,15 +187,19 @@ impl Request<'_> {
         let mut fresh = false;
         let Way { upstream, counters, first_byte, .. } = target.way;
         record.on_upstream(upstream);
+        match admit(self.site, record.client, &self.facts.accounts) {
+            Ok(admitted) => record.admitted = Some(admitted),
+            Err(limited) => return self.unreachable(sender.conn, record, limited),
+        }
         loop {
-            let acquired = match self.acquire(&mut sender, target, fresh).await {
+            let mut acquired = match self.acquire(&mut sender, target, fresh).await {
                 Ok(acquired) => acquired,
                 Err(unreachable) => {
                     return self.unreachable(sender.conn, record, unreachable);
                 }
             };
+            record.on_connection(&mut acquired, upstream);
             let (whose, to) = (acquired.whose, (upstream, counters));
-            record.on_endpoint(&whose, upstream, acquired.connection.reused);
             let mut request = Vec::new();
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
@@ -214,7 +218,12 @@ impl Request<'_> {
                     whose.answered(head.status, &mut exchange, to);
                     record.shown(head.status, &mut exchange);
                 }
-                Err(_) => counters.unanswered(),
+                Err(error) => {
+                    counters.unanswered();
+                    if error.is_stale(&exchange) {
+                        whose.was_stale(&self.worker.pool);
+                    }
+                }
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
@@ -270,7 +279,9 @@ impl Request<'_> {
         let to = (&target.way.upstream, &target.way.counters);
         let (head, client) = (&self.head, self.facts.whom(self.site, target.client));
         let own = Own::of(target.route, self.facts, &target.origin);
-        let mut acquiring = pin!(acquire(self.worker, Errand { to, head, client, fresh, own }));
+        let repeats = may_repeat(&self.head, target.route.retry);
+        let mut acquiring =
+            pin!(acquire(self.worker, Errand { to, head, client, fresh, repeats, own }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),

@@ -35,7 +35,7 @@ use crate::net::relay::Side;
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
-use super::acquire::{Errand, Unreachable, acquire};
+use super::acquire::{Errand, Unreachable, acquire, admit};
 use super::record::Record;
 use super::self_test::{self, Own};
 use super::{Facts, Service, reply};
@@ -181,14 +181,17 @@ impl H2Request {
         let origin = self.facts.origin((&self.site, client), hidden, (&id, trace.as_ref()));
         let alarm = worker.local.clock.alarm();
         let mut fresh = false;
+        let repeats = may_repeat(asked.head, asked.route.retry);
         record.on_upstream(upstream);
+        record.admitted = Some(admit(&self.site, client, &self.facts.accounts)?);
         loop {
             let (to, head) = ((upstream, counters), asked.head);
             let client = self.facts.whom(&self.site, (client, &id));
             let own = Own::of(asked.route, &self.facts, &origin);
-            let acquired = acquire(worker, Errand { to, head, client, fresh, own }).await?;
+            let mut acquired =
+                acquire(worker, Errand { to, head, client, fresh, repeats, own }).await?;
+            record.on_connection(&mut acquired, upstream);
             let whose = acquired.whose;
-            record.on_endpoint(&whose, upstream, acquired.connection.reused);
             let mut request = Vec::new();
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
@@ -199,7 +202,12 @@ impl H2Request {
             record.request_bytes = sender.upload.bytes;
             match &answer {
                 Ok(head) => record.answered(head.status, counters),
-                Err(_) => counters.unanswered(),
+                Err(error) => {
+                    counters.unanswered();
+                    if error.is_stale(&exchange) {
+                        whose.was_stale(&worker.pool);
+                    }
+                }
             }
             match answer {
                 Ok(head) => {
@@ -218,7 +226,7 @@ impl H2Request {
                 Err(NoAnswer::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
-                        && may_repeat(asked.head, asked.route.retry)
+                        && repeats
                         && upstream.may_retry() =>
                 {
                     counters.retries.inc();

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::net::quota::QuotaLimits;
 use crate::upstream::eject::Trouble;
 use crate::upstream::{Busy, Limits};
 
@@ -53,6 +54,8 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
             keep_alive: second,
             max_idle: 1,
             max_connecting: 1,
+            connections: QuotaLimits { total: 1, per_client: 1 },
+            queue_timeout: second,
         },
         announces: false,
         check: None,

@@ -1,0 +1,220 @@
+//! Requests, WebSockets and upstream connections that one client, and all together, may have.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::address::{free_port, own_address};
+use crate::frames::{END_HEADERS, Frames, Outcome};
+use crate::wire::{Wire, text};
+use crate::world::{Setup, World};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// An HTTP/1 client of this address, at one of the gateway's listeners, that has asked for `path`.
+fn asks(from: u8, at: SocketAddr, path: &str) -> Wire {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, from), 0).into()).unwrap();
+    socket.connect(&at.into()).unwrap();
+    let mut wire = World::over(socket.into(), b"http/1.1");
+    wire.handshake().unwrap();
+    wire.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    wire
+}
+
+fn h2(world: &World, from: u8) -> Frames {
+    Frames::over(World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, from), None), b"h2"))
+}
+
+/// Has an upstream connection with a request on it.
+fn accepted(world: &World) -> Wire {
+    let mut upstream = world.accept();
+    upstream.message(true);
+    upstream
+}
+
+fn limited(client: &mut Wire, status: u16, reason: &str) {
+    let answer = client.answer();
+    let said = answer.field("gateway-reason").unwrap_or_default();
+    assert_eq!((answer.status(), &*said), (status, reason), "{}", text(&answer.head));
+    assert_eq!(answer.field("retry-after").unwrap(), "1");
+}
+
+#[test]
+fn requests_of_one_client_count_over_protocols_and_listeners() {
+    let second = free_port(own_address());
+    let listener = format!("[[profile.edge.listener]]\nlisten = \"{second}\"").leak();
+    let limits = "requests-per-client = 4";
+    let mut world = World::with(Setup { limits, listener, ..Setup::default() });
+    let mut over_h2 = h2(&world, 5);
+    let streams = [over_h2.get("/one"), over_h2.get("/two")];
+    let mut held = vec![accepted(&world), accepted(&world)];
+    let _third = asks(5, second, "/three");
+    held.push(accepted(&world));
+    let mut socket = World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, 5), None), b"http/1.1");
+    socket.handshake().unwrap();
+    socket.send(UPGRADE);
+    let mut switched = accepted(&world);
+    switched.send(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    );
+    assert!(text(&socket.head()).starts_with("HTTP/1.1 101"));
+    // Four are open, whatever they came by: the fifth is refused, on both listeners.
+    let mut fifth = asks(5, second, "/five");
+    limited(&mut fifth, 429, "too_many_requests_of_client");
+    let fifth = over_h2.get("/five");
+    assert!(matches!(over_h2.outcome(fifth), Outcome::Answer(429, _)));
+    // Another client is served.
+    let mut other = asks(6, second, "/other");
+    accepted(&world).send(OK);
+    assert_eq!(other.answered(200), "ok");
+    // A reload applies another limit to a connection that is open already.
+    world.rewrite("requests-per-client = 4", "requests-per-client = 5");
+    let again = over_h2.get("/again");
+    accepted(&world).send(OK);
+    assert_eq!(over_h2.outcome(again), Outcome::Answer(200, b"ok".to_vec()));
+    // What ends makes room.
+    world.rewrite("requests-per-client = 5", "requests-per-client = 4");
+    let refused = over_h2.get("/refused");
+    assert!(matches!(over_h2.outcome(refused), Outcome::Answer(429, _)));
+    over_h2.cancel(streams[0]);
+    world.wait("room", |world| {
+        let stream = over_h2.get("/room");
+        matches!(next(world, &mut over_h2, stream), Outcome::Answer(200, _))
+    });
+    drop((held, switched));
+}
+
+/// The outcome of a stream, whose request is answered if it comes through.
+fn next(world: &World, client: &mut Frames, stream: u32) -> Outcome {
+    let deadline = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < deadline {
+        if let Some(mut upstream) = world.try_accept() {
+            upstream.message(true);
+            upstream.send(OK);
+            break;
+        }
+    }
+    client.outcome(stream)
+}
+
+#[test]
+fn all_requests_of_a_profile_are_limited() {
+    let world = World::with(Setup { limits: "requests = 2", ..Setup::default() });
+    let mut clients: Vec<Wire> = (1..=2).map(|from| asks(from, world.listen(), "/held")).collect();
+    let mut held = [accepted(&world), accepted(&world)];
+    limited(&mut asks(3, world.listen(), "/third"), 503, "too_many_requests");
+    for upstream in &mut held {
+        upstream.send(OK);
+    }
+    for client in &mut clients {
+        assert_eq!(client.answered(200), "ok");
+    }
+    // One of the kept connections carries it.
+    let mut third = asks(3, world.listen(), "/third");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while held.iter().all(|upstream| upstream.input.is_empty()) && Instant::now() < deadline {
+        for upstream in &mut held {
+            upstream.fill(Instant::now() + Duration::from_millis(10));
+        }
+    }
+    let used = held.iter_mut().find(|upstream| !upstream.input.is_empty()).unwrap();
+    used.message(true);
+    used.send(OK);
+    assert_eq!(third.answered(200), "ok");
+}
+
+#[test]
+fn an_upstream_has_so_many_connections_and_requests_wait_for_one() {
+    let upstream = "max-connections = 2\nclient-share = 50\nqueue-timeout = \"1s\"";
+    let mut world = World::with(Setup { upstream, ..Setup::default() });
+    let at = world.listen();
+    let _first = asks(1, at, "/first");
+    let _held = accepted(&world);
+    // Half of two is all that one client gets.
+    limited(&mut asks(1, at, "/more"), 429, "upstream_share_of_client");
+    let mut second = asks(2, at, "/second");
+    let mut busy = accepted(&world);
+    let mut third = asks(3, at, "/third");
+    let queued = |world: &World| {
+        let metrics = world.admin("/metrics").unwrap();
+        let line = metrics.lines().find(|l| l.starts_with("app_gateway_upstream_queued_total"));
+        line.is_some_and(|line| line.ends_with(" 1"))
+    };
+    world.wait("the third to wait", |world| queued(world));
+    busy.send(OK);
+    assert_eq!(second.answered(200), "ok");
+    // The connection that has become free carries the request that waited.
+    busy.message(true);
+    let began = Instant::now();
+    limited(&mut asks(4, at, "/fourth"), 503, "upstream_full");
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(900), "{waited:?}");
+    busy.send(OK);
+    assert_eq!(third.answered(200), "ok");
+    world.rewrite("max-connections = 2", "max-connections = 4");
+    let mut more = asks(1, at, "/more");
+    busy.message(true);
+    busy.send(OK);
+    assert_eq!(more.answered(200), "ok");
+    world.stop();
+    let full = world.log().lines().find(|line| line.contains("upstream_full")).unwrap().to_owned();
+    assert!(full.contains("\"flags\":\"UO\"") && full.contains("\"upstream\":\"stage\""), "{full}");
+}
+
+#[test]
+fn others_are_served_as_fast_as_ever_while_one_client_takes_all_it_gets() {
+    let limits = "requests-per-client = 40";
+    let upstream = "max-connections = 60\nmax-connecting = 64";
+    let world = World::with(Setup { limits, upstream, ..Setup::default() });
+    // WebSockets and requests that hang, over a few connections of HTTP/2, again and again.
+    let mut attackers: Vec<Frames> = (0..4).map(|_| h2(&world, 66)).collect();
+    let mut held = Vec::new();
+    let (mut slowest, mut served) = (Duration::ZERO, 0);
+    for round in 0..40 {
+        for attacker in &mut attackers {
+            for _ in 0..if round == 0 { 60 } else { 2 } {
+                attacker.get("/hang");
+            }
+            attacker.open(
+                &[
+                    (":method", "CONNECT"),
+                    (":protocol", "websocket"),
+                    (":scheme", "https"),
+                    (":authority", "a"),
+                    (":path", "/ws"),
+                    ("sec-websocket-version", "13"),
+                ],
+                END_HEADERS,
+            );
+        }
+        let began = Instant::now();
+        let mut client = asks(7, world.listen(), "/quick");
+        loop {
+            let mut upstream = accepted_head(&world);
+            if upstream.1.starts_with("GET /quick ") {
+                upstream.0.send(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+                break;
+            }
+            held.push(upstream.0);
+        }
+        assert_eq!(client.answered(200), "ok");
+        slowest = slowest.max(began.elapsed());
+        served += 1;
+    }
+    assert_eq!(served, 40);
+    assert!(held.len() <= 30, "{} are more than half of what the upstream may have", held.len());
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    eprintln!("slowest of {served} requests during the attack: {slowest:?}");
+}
+
+/// An upstream connection, and the head of the request on it.
+fn accepted_head(world: &World) -> (Wire, String) {
+    let mut upstream = world.accept();
+    let head = text(&upstream.head());
+    (upstream, head)
+}
