@@ -10,8 +10,17 @@ use std::time::Duration;
 
 /// Units of time, longest first, with their length in milliseconds. `min` before `m`: what we
 /// print is the first that fits.
-const TIME: [(&str, u64); 5] =
-    [("h", 3_600_000), ("min", 60_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const TIME: [(&str, u64); 6] =
+    [("d", DAY), ("h", 3_600_000), ("min", 60_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A day in milliseconds.
+const DAY: u64 = 86_400_000;
+
+/// The word for no limit.
+pub const UNLIMITED: &str = "unlimited";
+
+/// A duration without a limit: a hundred years, which may be added to any point in time.
+pub const FOREVER: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// Units of size, largest first, with their length in bytes.
 const SIZE: [(&str, u64); 7] = [
@@ -24,7 +33,7 @@ const SIZE: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Reads a duration: `500ms`, `30s`, `5min` (or `5m`), `1h`.
+/// Reads a duration: `500ms`, `30s`, `5min` (or `5m`), `1h`, `7d`.
 ///
 /// # Errors
 ///
@@ -38,7 +47,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
     let Some((_, millis)) = TIME.iter().find(|(name, _)| *name == unit) else {
         return Err(format!(
-            "`{unit}` is not a unit of time; use ms, s, min or h, one number and one unit"
+            "`{unit}` is not a unit of time; use ms, s, min, h or d, one number and one unit"
         ));
     };
     let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*millis));
@@ -70,11 +79,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 
 /// Writes a duration the way [`parse_duration`] reads it, in the longest unit that is exact.
 ///
-/// What is shorter than a millisecond is dropped.
+/// What is shorter than a millisecond is dropped. One day is `24h`, more are `2d`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if millis == 0 { "0s".to_owned() } else { display(millis, &TIME) }
+    match millis {
+        0 => "0s".to_owned(),
+        _ if duration >= FOREVER => UNLIMITED.to_owned(),
+        DAY => "24h".to_owned(),
+        _ => display(millis, &TIME),
+    }
 }
 
 /// Writes bytes as lower-case hexadecimal digits.
@@ -93,7 +107,11 @@ pub fn display_timestamp(seconds: i64) -> String {
 /// Writes a number of bytes the way [`parse_size`] reads it, in the largest unit that is exact.
 #[must_use]
 pub fn display_size(bytes: u64) -> String {
-    if bytes == 0 { "0B".to_owned() } else { display(bytes, &SIZE) }
+    match bytes {
+        0 => "0B".to_owned(),
+        u64::MAX => UNLIMITED.to_owned(),
+        _ => display(bytes, &SIZE),
+    }
 }
 
 /// A span of time, in seconds, as people say it: rounded down.
@@ -137,6 +155,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn days_and_no_limit() {
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_hours(168)));
+        let shown = [24, 25, 48, 168].map(|hours| display_duration(Duration::from_hours(hours)));
+        assert_eq!(shown, ["24h", "25h", "2d", "7d"]);
+        assert_eq!(display_duration(FOREVER), UNLIMITED);
+        assert_eq!(display_size(u64::MAX), UNLIMITED);
+    }
+
+    #[test]
     fn says_spans_and_bytes() {
         let spans: Vec<_> = [-1, 119, 120, 7200, 200_000].into_iter().map(display_span).collect();
         assert_eq!(spans, ["0 s", "119 s", "2 min", "2 h", "2 days"]);
@@ -161,7 +188,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_duration() {
-        for text in ["", "s", "30", "1.5s", "1h30m", "30 s", "-1s", "+1s", "30S", "1d", "٣s"] {
+        for text in ["", "s", "30", "1.5s", "1h30m", "30 s", "-1s", "+1s", "30S", "1w", "٣s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert!(parse_duration("99999999999999999999h").unwrap_err().contains("too long"));

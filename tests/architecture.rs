@@ -182,6 +182,29 @@ fn without_tests(text: &str) -> &str {
 // --- Documents --------------------------------------------------------------------------------
 
 #[test]
+fn files_that_may_hold_secrets_are_read_in_one_way() {
+    const OTHER_WAYS: [&str; 6] =
+        ["fs::read", "read_to_string", "File::open", "pem_file", "pem_reader", "from_pem_slice"];
+    // Files are hashed there, and no parser sees them.
+    let hashed = Path::new("src/generation/edition.rs");
+    for layer in ["src/tls", "src/egress", "src/generation", "src/forward"] {
+        for path in sources(Path::new(layer)) {
+            if is_test(&path) || path == hashed {
+                continue;
+            }
+            let text = code(without_tests(&read(&path)));
+            for way in OTHER_WAYS {
+                assert!(
+                    !text.contains(way),
+                    "{}: `{way}` gives text that can be printed: read it with `config::SecretFile`",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_readme_lists_every_reason_and_its_status() {
     let readme = read("README.md");
     let rows: BTreeMap<String, String> = rows(&readme, "reason")

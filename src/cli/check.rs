@@ -58,7 +58,7 @@ fn examine(directory: &Path) -> Examined {
             sources: Sources::default(),
             problems: compiled.warnings,
         },
-        Err(Refused { sources, problems }) => Examined { generation: None, sources, problems },
+        Err(Refused { sources, problems, .. }) => Examined { generation: None, sources, problems },
     }
 }
 

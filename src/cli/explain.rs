@@ -12,13 +12,15 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::config::Refused;
+use crate::config::problem::Problem;
 use crate::generation::explain::{Explained, Lines, Question};
-use crate::generation::{Generation, compile};
+use crate::generation::{Generation, load};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{complain, environment, load, say, say_wrong};
+use super::{complain, environment, say, say_wrong, summarise};
 
 /// `explain METHOD URL`, `explain egress HOST:PORT`, or `explain tcp NAME:PORT`.
 #[derive(Args)]
@@ -65,22 +67,21 @@ pub(super) fn explain(directory: &Path, asked: &Explain) -> ExitCode {
     }
 }
 
-/// The directory, compiled. What is wrong with it has been said.
-fn generation(directory: &Path) -> Option<Generation> {
-    let config = load(directory, &environment).ok()?;
+/// The directory, compiled as far as it is right, and the problems of the rest. `None`: there is
+/// nothing to explain, and the problems have been drawn.
+fn generation(directory: &Path) -> Option<(Generation, Vec<Problem>)> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).ok()?;
-    match compile(config, &tls::provider(), &metrics, None) {
-        Ok(compiled) => Some(compiled.generation),
-        Err(refused) => {
-            let (config, problems) = *refused;
-            complain(&config.sources, &problems);
+    match load::for_explaining(directory, &environment, &tls::provider(), &metrics) {
+        Ok(explained) => Some(explained),
+        Err(Refused { sources, problems, .. }) => {
+            complain(&sources, &problems);
             None
         }
     }
 }
 
 fn request(directory: &Path, asked: &Asked) -> ExitCode {
-    let Some(generation) = generation(directory) else { return ExitCode::FAILURE };
+    let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
     let question = Question {
         method: asked.method.clone(),
         url: asked.url.clone(),
@@ -88,7 +89,9 @@ fn request(directory: &Path, asked: &Asked) -> ExitCode {
         profile: asked.profile.clone(),
         headers: asked.headers.clone(),
     };
-    told(Explained::of(&generation, &question))
+    let code = told(Explained::of(&generation, &question));
+    summarise(&generation.config.sources, &problems);
+    code
 }
 
 /// Prints what would be done; succeeds if that is to serve, and ends with 2 if it was no question.

@@ -268,7 +268,7 @@ fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
             complain(&config.sources, &warnings);
             Ok(config)
         }
-        Err(Refused { sources, problems }) => {
+        Err(Refused { sources, problems, .. }) => {
             complain(&sources, &problems);
             Err(())
         }
@@ -279,10 +279,18 @@ fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
 fn load_quietly(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
     match config::load(directory, env) {
         Ok(loaded) => Ok(loaded.config),
-        Err(Refused { sources, problems }) => {
+        Err(Refused { sources, problems, .. }) => {
             complain(&sources, &problems);
             Err(())
         }
+    }
+}
+
+/// After the answer to a question about something else: what is wrong with the configuration, a line
+/// for each kind of problem.
+fn summarise(sources: &config::problem::Sources, problems: &[config::problem::Problem]) {
+    if let Some(summary) = config::summary(sources, problems) {
+        say_wrong(&summary);
     }
 }
 

@@ -8,7 +8,10 @@ use serde_json::json;
 
 use crate::doctor::{ports, table};
 
-use super::{environment, load_quietly, say, say_wrong};
+use crate::config::Refused;
+use crate::generation::load;
+
+use super::{complain, environment, say, say_wrong, summarise};
 
 #[derive(Args)]
 #[group(multiple = false)]
@@ -25,8 +28,14 @@ pub(super) struct Form {
 }
 
 pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
-    let Ok(config) = load_quietly(directory, &environment) else { return ExitCode::FAILURE };
-    let ports::Table { openings, missing, unknown } = ports::Table::of(&config);
+    let (config, problems) = match load::partially(directory, &environment) {
+        Ok(loaded) => loaded,
+        Err(Refused { sources, problems, .. }) => {
+            complain(&sources, &problems);
+            return ExitCode::FAILURE;
+        }
+    };
+    let ports::Table { openings, missing, unknown, local } = ports::Table::of(&config);
     if form.csv {
         say(&ports::csv(&openings));
     } else if form.markdown {
@@ -35,7 +44,7 @@ pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
         say(&format!("{:#}\n", json!(openings)));
     } else {
         let rows: Vec<_> = openings.iter().map(ports::Opening::cells).collect();
-        say(&table::columns(&ports::COLUMNS, &rows));
+        say(&table::columns_of_words(&ports::COLUMNS, &rows));
     }
     if !missing.is_empty() {
         let keys = missing.join(", ");
@@ -49,5 +58,10 @@ pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
             "not in the table, because only the load balancers know it: on which ports clients of {names} reach them"
         ));
     }
+    if !local.is_empty() {
+        let all = local.join(", ");
+        say_wrong(&format!("not in the table, because only this host reaches them: {all}"));
+    }
+    summarise(&config.sources, &problems);
     ExitCode::SUCCESS
 }

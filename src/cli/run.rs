@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::problem::{Problem, Sources};
 use crate::config::{self, Config, Loaded, Refused, Verify};
-use crate::generation::{Generation, compile};
+use crate::generation::{Generation, compile, load};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
 use crate::supervisor::watch::Watch;
@@ -33,7 +33,13 @@ pub(super) fn run(directory: &Path) -> ExitCode {
             warn(&voice, &config.sources, &warnings);
             config
         }
-        Err(Refused { sources, problems }) => {
+        Err(refused) => {
+            let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word()));
+            let refused = match metrics {
+                Ok(metrics) => load::with_named_files(refused, &tls::provider(), &metrics),
+                Err(_) => refused,
+            };
+            let Refused { sources, problems, .. } = refused;
             inheritance.refuse(&config::draw(&sources, &problems, false));
             complain(&sources, &problems);
             say_wrong(&format!(
@@ -79,7 +85,7 @@ pub(super) fn serve(
     let generation = compiled.generation;
     warn(&origin.voice, &generation.config.sources, &compiled.warnings);
     match raise_open_files() {
-        Ok(limit) => tracing::debug!("{limit} open files allowed"),
+        Ok(limit) => judge_open_files(limit, &generation.config),
         Err(error) => tracing::warn!("the limit on open files stays as it is: {error}"),
     }
     start::resolve_names(&generation);
@@ -124,8 +130,10 @@ fn begin(
     mut inheritance: Inheritance,
 ) -> Result<Gateway, String> {
     inheritance.hand_tickets(&generation.shared.local);
-    let begun = start::bind(&generation, &mut inheritance)
-        .and_then(|bound| Gateway::start(generation, metrics, bound, (origin, watch)));
+    let begun = start::bind(&generation, &mut inheritance).and_then(|bound| {
+        announce_listeners(&generation);
+        Gateway::start(generation, metrics, bound, (origin, watch))
+    });
     let mut gateway = begun.map_err(|error| {
         inheritance.refuse(&error.to_string());
         error.to_string()
@@ -140,15 +148,40 @@ fn begin(
     Ok(gateway)
 }
 
-/// Says what is about to be served, and loudly what is not safe.
-fn announce(generation: &Generation) {
-    tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
+/// Warns of a limit on open files that is too low for the configured connections.
+fn judge_open_files(limit: u64, config: &Config) {
+    let connections = config.connections().sum();
+    let wanted = config::open_files(connections);
+    let way_out = "set LimitNOFILE in the service, `ulimit -Hn` in the shell or --ulimit nofile for the container, or lower `connections` under `limits`";
+    if limit < wanted.min(config::FEW_OPEN_FILES) {
+        tracing::warn!(
+            "only {limit} open files are allowed, too few for an ordinary day; {connections} connections need {wanted}: {way_out}"
+        );
+    } else if limit < wanted {
+        tracing::warn!(
+            "{limit} open files are allowed; {connections} connections, as configured, need {wanted}: {way_out}"
+        );
+    } else {
+        tracing::debug!("{limit} open files allowed");
+    }
+}
+
+/// Logs the addresses that are listened on.
+fn announce_listeners(generation: &Generation) {
     for site in &generation.sites {
         tracing::info!(profile = site.names.profile, "listening on {}", site.address);
     }
     for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
         tracing::info!("the forward proxy listens on {}", listener.address);
     }
+    for passage in &generation.passages {
+        tracing::info!(profile = passage.names.profile, "listening on {}", passage.address);
+    }
+}
+
+/// Logs what is about to be served, and loudly what is not safe.
+fn announce(generation: &Generation) {
+    tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {
             tracing::warn!(

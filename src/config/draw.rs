@@ -7,6 +7,8 @@
 //! anybody would read; the rest is counted.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
@@ -16,6 +18,12 @@ use super::problem::{Place, Problem, Severity, Source, Sources};
 
 /// Most problems drawn.
 const DRAWN: usize = 100;
+
+/// Places listed of warnings that are folded into one.
+const PLACES: usize = 8;
+
+/// Kinds of errors in a summary.
+const KINDS: usize = 5;
 
 /// Columns of the drawing.
 const WIDTH: usize = 110;
@@ -28,21 +36,97 @@ pub fn draw(sources: &Sources, problems: &[Problem], colour: bool) -> String {
     let is_error = |problem: &Problem| problem.severity == Severity::Error;
     let errors = problems.iter().filter(|problem| is_error(problem)).count();
     let (mut room, mut warnings) = (DRAWN, DRAWN.saturating_sub(errors));
-    for problem in problems {
+    let mut left_out = false;
+    for kind in kinds(problems) {
+        let [problem, more @ ..] = kind.as_slice() else { continue };
         let left = if is_error(problem) { &mut room } else { &mut warnings };
         if *left == 0 {
+            left_out = true;
             continue;
         }
         *left -= 1;
-        out.push_str(renderer.render(&[group(sources, problem)]).trim_end());
+        let folded = folded(sources, problem, more);
+        let mut group = group(sources, problem);
+        if let Some(folded) = &folded {
+            group = group.element(Level::NOTE.message(folded.as_str()));
+        }
+        out.push_str(renderer.render(&[group]).trim_end());
         out.push_str("\n\n");
     }
     out.push_str(&count(problems));
-    if problems.len() > DRAWN {
+    if left_out {
         out.push_str(", the first 100 of which are shown");
     }
     out.push('\n');
     out
+}
+
+/// Each error by itself, and warnings of one kind together, in the order of the first of them.
+fn kinds(problems: &[Problem]) -> Vec<Vec<&Problem>> {
+    let mut kinds: Vec<Vec<&Problem>> = Vec::new();
+    let mut warnings: HashMap<&str, usize> = HashMap::new();
+    for problem in problems {
+        let known = warnings.get(problem.code).filter(|_| problem.severity == Severity::Warning);
+        if let Some(kind) = known.and_then(|index| kinds.get_mut(*index)) {
+            kind.push(problem);
+            continue;
+        }
+        if problem.severity == Severity::Warning {
+            warnings.insert(problem.code, kinds.len());
+        }
+        kinds.push(vec![problem]);
+    }
+    kinds
+}
+
+/// The places of the rest of a kind, with the name that each is about.
+fn folded(sources: &Sources, first: &Problem, more: &[&Problem]) -> Option<String> {
+    if more.is_empty() {
+        return None;
+    }
+    let at = |problem: &&Problem| {
+        let place = sources.locate(problem.place?);
+        let name = problem.message.split('`').nth(1).filter(|_| problem.message != first.message);
+        Some(name.map_or_else(|| place.clone(), |name| format!("{place} (`{}`)", masked(name))))
+    };
+    let places: Vec<_> = more.iter().filter_map(at).take(PLACES).collect();
+    let rest = if more.len() > places.len() { ", …" } else { "" };
+    let at = if places.is_empty() { String::new() } else { format!(": {}", places.join(", ")) };
+    Some(format!("{} more of this kind{at}{rest}", more.len()))
+}
+
+/// A line for each kind of problem, for commands that are about something else; `None` if there are
+/// none.
+#[must_use]
+pub fn summary(sources: &Sources, problems: &[Problem]) -> Option<String> {
+    if problems.is_empty() {
+        return None;
+    }
+    let errors: Vec<_> = problems.iter().filter(|p| p.severity == Severity::Error).collect();
+    let mut out = format!("the configuration has {}", count(problems));
+    if errors.is_empty() {
+        out.push_str("; `app-gateway check` shows them");
+        return Some(out);
+    }
+    out.push_str(", and would be refused; the answer leaves out what is wrong:\n");
+    let mut shown: Vec<(&str, usize)> = Vec::new();
+    for problem in &errors {
+        match shown.iter_mut().find(|(code, _)| *code == problem.code) {
+            Some((_, number)) => *number += 1,
+            None => shown.push((problem.code, 1)),
+        }
+    }
+    for (code, number) in shown.iter().take(KINDS) {
+        let Some(first) = errors.iter().find(|problem| problem.code == *code) else { continue };
+        let at = first.place.map_or(String::new(), |place| format!("{}: ", sources.locate(place)));
+        let more = if *number > 1 { format!(" (and {} more)", number - 1) } else { String::new() };
+        let _ = writeln!(out, "  {at}{}{more}", masked(&first.message));
+    }
+    if shown.len() > KINDS {
+        let _ = writeln!(out, "  and {} kinds more", shown.len() - KINDS);
+    }
+    out.push_str("`app-gateway check` shows all of it");
+    Some(out)
 }
 
 /// `2 errors, 1 warning`.
@@ -119,7 +203,7 @@ fn snippet<'a>(sources: &'a Sources, marks: &[Mark<'a>]) -> Option<Snippet<'a, A
     })))
 }
 
-/// Users and passwords of URLs starred, byte for byte, so that what is underlined stays where it is.
+/// Users and passwords of URLs, and PEM text, starred, byte for byte, so that what is underlined stays where it is.
 fn masked(text: &str) -> Cow<'_, str> {
     let found = credentials(text);
     if found.is_empty() {
@@ -127,7 +211,9 @@ fn masked(text: &str) -> Cow<'_, str> {
     }
     let mut out = text.to_owned();
     for part in found {
-        out.replace_range(part.clone(), &"*".repeat(part.len()));
+        let starred = text.get(part.clone()).unwrap_or_default().bytes();
+        let starred = starred.map(|byte| if byte == b'\n' { '\n' } else { '*' });
+        out.replace_range(part, &starred.collect::<String>());
     }
     Cow::Owned(out)
 }

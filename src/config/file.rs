@@ -36,7 +36,7 @@ pub use upstream::{
 };
 
 /// A value and where in its file it is written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Written<T> {
     /// What is written.
     pub value: T,
@@ -118,7 +118,7 @@ pub struct GatewayFile {
     /// Follow Socket.IO sessions, so that `app-gateway why-polling` can say what keeps one from its
     /// WebSocket. Default true.
     pub socket_io_lens: Maybe<bool>,
-    /// How long a drain may take until what is left is cut, e.g. `"30s"`. Default 30 s.
+    /// How long a drain may take until what is left is cut. Default `"30s"`.
     pub drain_timeout: Maybe<String>,
     /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.
     pub recent_requests: Maybe<i64>,
@@ -140,10 +140,10 @@ pub struct GatewayFile {
     /// Apply files that change by themselves, and not only when a reload is asked for. Default true.
     pub reload_on_change: Maybe<bool>,
     /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer
-    /// in front can send them elsewhere first, e.g. `"5s"`. Default 0 s.
+    /// in front can send them elsewhere first, e.g. `"5s"`. Default `"0s"`.
     pub drain_delay: Maybe<String>,
     /// After an upgrade in place, how long the old process keeps the WebSockets it has, e.g.
-    /// `"12h"`. Then it drains. Default 12 h.
+    /// `"12h"`. Then it drains. Default `"12h"`.
     pub upgrade_timeout: Maybe<String>,
 }
 
@@ -195,7 +195,7 @@ pub struct ProfileFile {
     pub trusted_proxies: Maybe<Vec<Written<String>>>,
     /// By which field `trusted-proxies` say who the client is. Default `"x-forwarded-for"`.
     pub client_address: Maybe<ClientAddressFile>,
-    /// Longest request body of routes that say nothing. Default `"10MiB"`.
+    /// Longest request body of routes that say nothing, or `"unlimited"`. Default `"10MiB"`.
     pub max_body: Maybe<Amount>,
     /// Fields set on every answer of an upstream; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
@@ -273,7 +273,7 @@ pub struct TimeoutsFile {
     /// `body-idle` of waiting for it. Time spent waiting for the upstream does not count, and a body
     /// that is complete is not judged. 0 turns it off. Default 200.
     pub min_rate: Maybe<i64>,
-    /// Longest silence in a WebSocket. Default `"2min"`.
+    /// Longest silence in a WebSocket, or `"unlimited"`. Default `"2min"`.
     pub tunnel_idle: Maybe<String>,
 }
 
@@ -289,7 +289,7 @@ pub struct ListenerFile {
     pub redirect_to_https: Maybe<i64>,
     /// Offer HTTP/2. Default true.
     pub http2: Maybe<bool>,
-    /// PEM file with CAs: ask clients for a certificate of theirs.
+    /// PEM file with CAs, or with certificates of clients themselves: ask clients for a certificate.
     pub client_ca: Maybe<String>,
     /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
@@ -339,7 +339,7 @@ pub struct RouteFile {
     pub drift: Maybe<bool>,
     /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
     pub strip_prefix: Maybe<String>,
-    /// Longest request body, e.g. `"30MiB"`. Default: the profile's.
+    /// Longest request body, e.g. `"30MiB"`, or `"unlimited"`. Default: the profile's.
     pub max_body: Maybe<Amount>,
     /// Carry WebSocket upgrades. Default true.
     pub websocket: Maybe<bool>,
@@ -350,7 +350,8 @@ pub struct RouteFile {
     pub allow_encoded_slash: Maybe<bool>,
     /// Serve it, but log and count it as what would be denied without this route.
     pub report_only: Maybe<bool>,
-    /// From the end of the request to the first byte of the answer. Default: the upstream's.
+    /// From the end of the request to the first byte of the answer, or `"unlimited"`. Default: the
+    /// upstream's.
     pub first_byte_timeout: Maybe<String>,
     /// Fields set on the answer, on top of the profile's; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]

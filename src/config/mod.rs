@@ -23,6 +23,7 @@ pub mod outline;
 pub mod problem;
 mod read;
 mod schema;
+mod secret_file;
 mod shape;
 mod syntax;
 mod wording;
@@ -31,14 +32,41 @@ use std::path::Path;
 
 pub use checked::*;
 pub use doors::{Doors, doors};
-pub use draw::{draw, to_json};
+pub use draw::{draw, summary, to_json};
 pub use expand::Env;
 pub use outline::Outline;
 pub use read::list;
 pub use schema::schema;
+pub use secret_file::{BYTE_ORDER_MARK, SecretFile};
 
+use check::Checked;
 pub use problem::Place;
 use problem::{Findings, Problem, Sources};
+
+impl Config {
+    /// Connections that each listener on the way in may have open at once.
+    pub fn connections(&self) -> impl Iterator<Item = u64> + Clone {
+        let profiles = self.profiles.iter();
+        let profiles =
+            profiles.flat_map(|one| one.listeners.iter().map(|_| one.limits.connections as u64));
+        let passed = self.tcp.iter();
+        let passed =
+            passed.flat_map(|one| one.listeners.iter().map(|_| one.limits.connections as u64));
+        profiles.chain(passed)
+    }
+}
+
+/// Open files besides those of connections: listeners, logs, checks.
+const SPARE_FILES: u64 = 256;
+
+/// Open files that a small site needs on an ordinary day: 250 chats and 50 agents, reconnecting.
+pub const FEW_OPEN_FILES: u64 = 2048;
+
+/// Open files that this number of connections needs, two each: the client's and the component's.
+#[must_use]
+pub const fn open_files(connections: u64) -> u64 {
+    2 * connections + SPARE_FILES
+}
 
 /// A configuration that can be run.
 #[derive(Debug)]
@@ -56,6 +84,22 @@ pub struct Refused {
     pub sources: Sources,
     /// All that was found, warnings first; at least one error.
     pub problems: Vec<Problem>,
+    /// What is right of it, for explaining; its sources are empty.
+    pub partial: Option<Box<Config>>,
+}
+
+impl Refused {
+    /// The part of the configuration that is right, with its sources, and the problems of the rest.
+    #[must_use]
+    pub fn into_partial(self) -> (Option<Config>, Sources, Vec<Problem>) {
+        match self.partial {
+            Some(partial) => {
+                let config = Config { sources: self.sources, ..*partial };
+                (Some(config), Sources::default(), self.problems)
+            }
+            None => (None, self.sources, self.problems),
+        }
+    }
 }
 
 /// Loads the configuration directory `dir`. `env` looks up environment variables.
@@ -75,13 +119,22 @@ pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
         whole &= shape::shape((file, &source.text), env, &mut shaped, &mut found);
     }
     // Without one of the files, every name in it would seem to be missing.
-    let config = if whole { check::check(&shaped, dir, &mut found) } else { None };
+    let checked = if whole {
+        check::check(&shaped, dir, &mut found)
+    } else {
+        check::check(&shaped, dir, &mut Findings::default())
+    };
     let problems = found.into_sorted();
-    match config {
-        Some(config) => {
-            let outline = shaped.outline.finish(dir);
+    let outline = shaped.outline.finish(dir);
+    match checked {
+        Checked::Whole(config) if whole => {
             Ok(Loaded { config: Config { sources, outline, ..config }, warnings: problems })
         }
-        None => Err(Refused { sources, problems }),
+        Checked::Whole(config) | Checked::Partial(config) => {
+            // Without any file there is nothing to explain.
+            let found = !sources.files.is_empty();
+            let partial = found.then(|| Box::new(Config { outline, ..config }));
+            Err(Refused { sources, problems, partial })
+        }
     }
 }

@@ -330,6 +330,10 @@ fn without_credentials(text: &str) -> String {
 pub(super) fn credentials(text: &str) -> Vec<Range<usize>> {
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
     let mut found = Vec::new();
+    if let Some(pem) = pem_text(text) {
+        found.push(pem);
+        return found;
+    }
     let mut start = 0;
     for word in text.split_inclusive(ends) {
         let scheme = word.find("://").map(|at| at + 3);
@@ -351,6 +355,15 @@ pub(super) fn credentials(text: &str) -> Vec<Range<usize>> {
         start += word.len();
     }
     found
+}
+
+/// PEM text that was written in place of a path, all sections and what is between them.
+fn pem_text(text: &str) -> Option<Range<usize>> {
+    const MARK: &str = "-----";
+    let begin = text.find("-----BEGIN")? + "-----BEGIN".len();
+    let start = text.get(begin..)?.find(MARK).map_or(begin, |end| begin + end + MARK.len());
+    let end = text.rfind("-----END").filter(|end| *end >= start).unwrap_or(text.len());
+    Some(start..end)
 }
 
 #[cfg(test)]
@@ -437,6 +450,12 @@ mod tests {
             ("http://u:p@q@h", "http://***@h"),
             ("\"u:p@h:3128\"", "\"***@h:3128\""),
             ("${P:-http://u:\u{e9}@h}", "${P:-http://***@h}"),
+            (
+                "k = \"-----BEGIN KEY-----\\nMIG\\n-----END KEY-----\\n\"",
+                "k = \"-----BEGIN KEY-----***-----END KEY-----\\n\"",
+            ),
+            ("-----BEGIN KEY-----\nMIG", "-----BEGIN KEY-----***"),
+            ("-----BEGIN MIG", "-----BEGIN***"),
             ("https://h:8443/@me https://h/@me me@h @", "https://h:8443/@me https://h/@me me@h @"),
         ] {
             assert_eq!(without_credentials(text), shown);

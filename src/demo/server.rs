@@ -16,8 +16,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,6 +26,7 @@ use crate::demo::components::{Component, Error, World};
 use crate::demo::echo::{self, Seen};
 use crate::demo::reply::{BodyError, Reply};
 use crate::demo::{channels, gadgets};
+use crate::tls::pem;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept, which is nearly always "too many open files".
@@ -43,11 +42,9 @@ pub(crate) struct Site {
 
 /// TLS as the components speak it.
 pub(crate) fn acceptor(identity: &Pair) -> Result<TlsAcceptor, Error> {
-    let chain = CertificateDer::pem_file_iter(&identity.chain)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| Error::Identity(error.into()))?;
-    let key = PrivateKeyDer::from_pem_file(&identity.key)
-        .map_err(|error| Error::Identity(error.into()))?;
+    let chain =
+        pem::certificates(&identity.chain).map_err(|error| Error::Identity(error.into()))?;
+    let key = pem::private_key(&identity.key).map_err(|error| Error::Identity(error.into()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])

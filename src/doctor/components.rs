@@ -17,7 +17,7 @@ use super::Check;
 use super::ask::{Answer, Wanted, ask};
 use super::reach::{Budget, Doubt, Proof, Secured, Trouble, connect, secure, shown};
 use super::row::{Group, Row};
-use super::shown::SOON;
+use super::shown::{SOON, Shown};
 
 const REQUIREMENT: &str = "connectivity 6-9";
 
@@ -76,7 +76,9 @@ async fn same_port(who: &str, (host, port, place): (&str, u16, &str), budget: Bu
 fn trust(verify: &Verify) -> Result<Arc<ClientConfig>, String> {
     let trust = match verify {
         Verify::System => client::Trust::System,
-        Verify::Ca { file, .. } => client::Trust::Authorities(certificate::read_authorities(file)?),
+        Verify::Ca { file, .. } => client::Trust::Authorities(
+            certificate::read_authorities(file).map_err(|e| e.to_string())?,
+        ),
         Verify::Pin(pins) => client::Trust::Pins(pins.clone()),
         Verify::None { .. } => client::Trust::Nothing,
     };
@@ -249,6 +251,24 @@ impl One {
         }
     }
 
+    /// How to trust the certificate that is shown, and no other.
+    fn trust_it_alone(&self, name: &str, shown: Option<&Shown>) -> String {
+        let who = &self.upstream;
+        let first = shown.and_then(|shown| shown.names.first().or(shown.common_name.as_ref()));
+        if let (None, Some(pin)) = (first, shown.and_then(|shown| shown.pin.as_ref())) {
+            return format!(
+                "it names no host: if it is the right one, trust its key: pin = [\"{pin}\"] in [upstream.{who}]"
+            );
+        }
+        let other = first.filter(|_| shown.is_some_and(|shown| !shown.covers(name)));
+        let named = other.map_or(String::new(), |first| format!(" and server-name = \"{first}\""));
+        // A file of its own: the one that is named may vouch for others too.
+        format!(
+            "if it is the right one, trust it alone: openssl s_client -connect {} </dev/null | openssl x509 > {who}.crt, and ca-file = \"{who}.crt\"{named} in [upstream.{who}]",
+            self.label
+        )
+    }
+
     async fn explain(&self, row: Row, trouble: Trouble, budget: Budget) -> Row {
         let (who, port, host) = (&self.upstream, self.port, &self.host);
         let key = format!("`endpoints` ({})", self.place);
@@ -273,18 +293,16 @@ impl One {
         let shown = shown(host, port, name, Budget::new(budget.total)).await;
         let line = shown.as_ref().map_or(String::new(), |shown| format!(": {}", shown.line()));
         let next = match doubt {
-            Doubt::Name => {
+            Doubt::Name if shown.as_ref().is_some_and(|shown| !shown.names.is_empty()) => {
                 let first = shown.as_ref().and_then(|shown| shown.names.first());
                 format!(
                     "`{name}` was looked for; add to [upstream.{who}]: server-name = \"{}\"",
                     first.map_or("THE NAME IN THE CERTIFICATE", String::as_str)
                 )
             }
-            // A file of its own: the one that is named may vouch for others too.
-            Doubt::Issuer | Doubt::Other(_) => format!(
-                "if it is the right one, trust it alone: openssl s_client -connect {} </dev/null | openssl x509 > {who}.crt, and ca-file = \"{who}.crt\" in [upstream.{who}]",
-                self.label
-            ),
+            Doubt::Name | Doubt::Issuer | Doubt::Other(_) => {
+                self.trust_it_alone(name, shown.as_ref())
+            }
             Doubt::Pin => format!(
                 "if its key was changed on purpose, change `pin` in [upstream.{who}]; if not, somebody else answers on {}",
                 self.label

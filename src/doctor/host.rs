@@ -4,19 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::config::{Config, LogTarget};
+use crate::config::{self, Config, LogTarget};
 
 use super::row::{Group, Row};
 use super::{Check, Known};
 
 /// Connections the gateway asks the kernel to hold for it.
 const BACKLOG: u64 = 4096;
-
-/// Descriptors that a small site needs on an ordinary day: 250 chats and 50 agents, reconnecting.
-const FEW: u64 = 2048;
-
-/// Descriptors besides connections.
-const SPARE: u64 = 256;
 
 const GIB: u64 = 1 << 30;
 
@@ -30,13 +24,7 @@ struct Needs {
 
 /// Every check here but the clock.
 pub(super) fn checks(config: &Config, facts: &Known) -> Check {
-    let profiles = config
-        .profiles
-        .iter()
-        .flat_map(|profile| profile.listeners.iter().map(|_| profile.limits.connections as u64));
-    let passed = config.tcp.iter();
-    let passed = passed.flat_map(|tcp| tcp.listeners.iter().map(|_| tcp.limits.connections as u64));
-    let each = profiles.chain(passed);
+    let each = config.connections();
     let needs = Needs {
         connections: (each.clone().sum(), each.max().unwrap_or(0)),
         log: config.gateway.access_log.target.clone(),
@@ -105,14 +93,13 @@ fn open_files(needs: &Needs) -> Row {
     judge_open_files(row, limit, needs.connections.0)
 }
 
-/// A connection needs two descriptors: the client's and the component's.
 fn judge_open_files(row: Row, limit: u64, all: u64) -> Row {
     let found = format!("limit {limit}, {all} connections configured");
-    let wanted = 2 * all + SPARE;
+    let wanted = config::open_files(all);
     let next = format!(
         "set LimitNOFILE={wanted} in the service, or --ulimit nofile={wanted} for the container; or lower `connections` under `limits`"
     );
-    if limit < wanted.min(FEW) {
+    if limit < wanted.min(config::FEW_OPEN_FILES) {
         row.failed(format!("{found}: too few for an ordinary day"), next)
     } else if limit < wanted {
         row.warning(format!("{found}: fewer than all of them need together"), next)

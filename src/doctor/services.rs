@@ -73,7 +73,9 @@ fn each(
 fn finesse_proof(config: &Config, target: &Target) -> Result<Proof, String> {
     let trust = match &config.doctor.finesse_ca {
         None => client::Trust::System,
-        Some(file) => client::Trust::Authorities(certificate::read_authorities(file)?),
+        Some(file) => client::Trust::Authorities(
+            certificate::read_authorities(file).map_err(|e| e.to_string())?,
+        ),
     };
     let settings = client::config(trust, &tls::provider())?;
     Ok(Proof { settings, name: target.host.clone() })

@@ -7,6 +7,10 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::addr::HostPattern;
+use crate::base64;
+use crate::tls::client::pin_of;
+
 /// Days before its end at which a certificate is worth a warning.
 pub const SOON: i64 = 21;
 
@@ -15,6 +19,11 @@ pub const SOON: i64 = 21;
 pub struct Shown {
     /// Whom it is for: names and addresses.
     pub names: Vec<String>,
+    /// Common name of its subject, which counts only without other names, and only for a
+    /// certificate that `ca-file` lists itself.
+    pub common_name: Option<String>,
+    /// SHA-256 of its public key, as `pin` has it.
+    pub pin: Option<String>,
     /// Who issued it, shortly.
     pub issuer: String,
     /// Subject and issuer are the same.
@@ -29,7 +38,8 @@ impl Shown {
     /// Reads the first of a chain; `None` if it is none or damaged.
     #[must_use]
     pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
-        let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+        let der = chain.first()?;
+        let (_, leaf) = X509Certificate::from_der(der).ok()?;
         let mut names = Vec::new();
         if let Ok(Some(extension)) = leaf.subject_alternative_name() {
             for name in &extension.value.general_names {
@@ -42,8 +52,11 @@ impl Shown {
         }
         let issuer = leaf.issuer();
         let short = issuer.iter_common_name().chain(issuer.iter_organization()).next();
+        let common_name = leaf.subject().iter_common_name().next();
         Some(Self {
             names,
+            common_name: common_name.and_then(|name| name.as_str().ok()).map(str::to_owned),
+            pin: pin_of(der).map(|pin| format!("sha256/{}", base64::encode(&pin))),
             issuer: short
                 .and_then(|name| name.as_str().ok())
                 .map_or_else(|| issuer.to_string(), str::to_owned),
@@ -62,6 +75,16 @@ impl Shown {
             format!("issued by {}", self.issuer)
         };
         format!("for {}, {by}, {}", self.named(), self.time())
+    }
+
+    /// Whether it is for `host`.
+    #[must_use]
+    pub fn covers(&self, host: &str) -> bool {
+        let same = |name: &String| {
+            name.eq_ignore_ascii_case(host)
+                || HostPattern::parse(name).is_ok_and(|pattern| pattern.covers(host))
+        };
+        self.names.iter().any(same) || self.names.is_empty() && self.common_name.iter().any(same)
     }
 
     /// The names, the first few of them.
@@ -121,6 +144,8 @@ mod tests {
         assert_eq!(shown.names, ["a.test", "127.0.0.1"]);
         assert!(shown.self_signed && shown.days < -1000);
         assert!(shown.line().starts_with("for a.test, 127.0.0.1, self-signed, expired "));
+        assert!(shown.covers("A.test") && !shown.covers("b.test"));
+        assert!(shown.pin.unwrap().starts_with("sha256/"));
         assert_eq!(Shown::of(&[]), None);
         assert_eq!(Shown::of(&[CertificateDer::from(vec![1, 2, 3])]), None);
     }

@@ -96,9 +96,28 @@ fn paint(text: &str, code: &str, colour: bool) -> String {
     if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// A table of cells: columns as wide as what is in them, those that have to give way wrapped.
+/// A table of cells: columns as wide as what is in them, those that have to give way wrapped. A word
+/// that is longer is cut.
 #[must_use]
 pub fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
+    laid_out(head, rows, &vec![1; head.len()])
+}
+
+/// The same with whole words, so that a host name can be copied. The table is wider than usual if it
+/// has to be.
+#[must_use]
+pub fn columns_of_words(head: &[&str], rows: &[Vec<String>]) -> String {
+    let longest = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
+        let words = cells.chain(head.get(column).copied()).flat_map(str::split_whitespace);
+        words.map(|word| word.chars().count()).max().unwrap_or(1)
+    };
+    let least: Vec<usize> = (0..head.len()).map(longest).collect();
+    laid_out(head, rows, &least)
+}
+
+/// `least`: how narrow each column may become.
+fn laid_out(head: &[&str], rows: &[Vec<String>], least: &[usize]) -> String {
     let widest = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
@@ -106,7 +125,8 @@ pub fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = (0..head.len()).map(widest).collect();
     let room = WIDTH.saturating_sub(2 * head.len().saturating_sub(1));
     while widths.iter().sum::<usize>() > room {
-        let Some(most) = widths.iter_mut().max() else { break };
+        let wide = widths.iter_mut().zip(least).filter(|(width, least)| **width > **least);
+        let Some((most, _)) = wide.max_by_key(|(width, _)| **width) else { break };
         *most -= 1;
     }
     let mut out = String::new();
@@ -220,7 +240,11 @@ host
         let text = columns(&["one", "two", "three"], &rows);
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(text.starts_with("one  two"), "{text}");
+        let name = "a-host-with-a-long-name.of-a-long-domain.example.com";
+        let rows = vec![vec![format!("who ({name})"), format!("to {name}"), "words ".repeat(9)]];
         assert_eq!(cut("abcdef gh", 4), ["abcd", "ef", "gh"]);
+        let text = columns_of_words(&["one", "two", "three"], &rows);
+        assert_eq!(text.matches(name).count(), 2, "{text}");
         assert_eq!(wrap("abcdef gh i", 4), ["abcdef", "gh i"]);
         assert_eq!(wrap("", 4), Vec::<String>::new());
     }

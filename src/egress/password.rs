@@ -67,13 +67,63 @@ impl Hashed {
 }
 
 /// A line of the file that cannot be used.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BadLine {
-    /// Which, from 1.
+    /// Number of the line, from 1; 0 for the file as a whole.
     pub line: usize,
     /// What is wrong with it, and the way out.
-    pub said: String,
+    pub error: LineError,
 }
+
+/// Reason a line of the file cannot be used. Holds no text of the file: the line may be a password
+/// in the clear, and so may its first part.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LineError {
+    /// The file has no users.
+    #[error("there is no user in it; add one with `htpasswd -B FILE USER`")]
+    NoUser,
+    /// The random number generator failed.
+    #[error("this system gives no random numbers")]
+    NoRandomNumbers,
+    /// No colon.
+    #[error("this is not `user:hash`; add users with `htpasswd -B FILE USER`")]
+    NoHash,
+    /// The name is empty, or has a control character.
+    #[error("the name of the user is empty, or cannot be printed")]
+    Name,
+    /// A second line of the same user.
+    #[error("the user of line {first} is there twice; keep one of the lines")]
+    Twice {
+        /// Number of the first line, from 1.
+        first: usize,
+    },
+    /// A bcrypt or sha-crypt hash that is incomplete.
+    #[error("this {kind} hash is damaged; {WAY_OUT}")]
+    Damaged {
+        /// bcrypt or sha-crypt.
+        kind: &'static str,
+    },
+    /// A bcrypt hash that is too slow to verify.
+    #[error(
+        "a bcrypt hash of cost {cost} would take a core for seconds at every log-in; up to {HIGHEST_COST} is taken"
+    )]
+    Cost {
+        /// Its cost.
+        cost: u32,
+    },
+    /// A sha-crypt hash that is too slow to verify.
+    #[error("up to {MOST_ROUNDS} rounds are taken; {WAY_OUT}")]
+    Rounds,
+    /// A hash of another kind.
+    #[error("its hash is {kind}; {WAY_OUT} (bcrypt), or `openssl passwd -6` for the hash")]
+    Kind {
+        /// The kind, from a closed list.
+        kind: &'static str,
+    },
+}
+
+/// The way out of a bad hash.
+const WAY_OUT: &str = "write the line anew with `htpasswd -B FILE USER`";
 
 /// Answers of the last while, in two halves: when the younger is full, the older goes.
 #[derive(Default)]
@@ -104,30 +154,32 @@ impl Users {
     /// Every line that cannot be used; a single one of number 0 if there is no user at all.
     pub fn parse(text: &str) -> Result<Self, Vec<BadLine>> {
         let (mut hashes, mut by_name, mut bad) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut lines: Vec<usize> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let mut wrong = |said: String| bad.push(BadLine { line: index + 1, said });
+            let mut wrong = |error: LineError| bad.push(BadLine { line: index + 1, error });
             match user(line) {
-                Err(said) => wrong(said),
-                Ok((name, _)) if by_name.contains_key(name) => {
-                    wrong(format!("user `{name}` is there twice; keep one of the lines"));
-                }
+                Err(error) => wrong(error),
                 Ok((name, hash)) => {
+                    if let Some(first) = by_name.get(name).and_then(|known| lines.get(*known)) {
+                        wrong(LineError::Twice { first: *first });
+                        continue;
+                    }
                     by_name.insert(name.to_owned(), hashes.len());
+                    lines.push(index + 1);
                     hashes.push((name.to_owned(), hash));
                 }
             }
         }
         if hashes.is_empty() && bad.is_empty() {
-            let said = "there is no user in it; add one with `htpasswd -B FILE USER`".to_owned();
-            bad.push(BadLine { line: 0, said });
+            bad.push(BadLine { line: 0, error: LineError::NoUser });
         }
         let mut key = [0; 32];
         if rand::fill(&mut key).is_err() {
-            bad.push(BadLine { line: 0, said: "this system gives no random numbers".to_owned() });
+            bad.push(BadLine { line: 0, error: LineError::NoRandomNumbers });
         }
         if !bad.is_empty() {
             return Err(bad);
@@ -203,40 +255,34 @@ fn tag_number(tag: &[u8; 32]) -> usize {
 }
 
 /// Reads one line.
-fn user(line: &str) -> Result<(&str, Hashed), String> {
-    let Some((name, hash)) = line.split_once(':') else {
-        return Err("this is not `user:hash`; add users with `htpasswd -B FILE USER`".to_owned());
-    };
+fn user(line: &str) -> Result<(&str, Hashed), LineError> {
+    let (name, hash) = line.split_once(':').ok_or(LineError::NoHash)?;
     if name.is_empty() || name.chars().any(char::is_control) {
-        return Err("the name of the user is empty, or cannot be printed".to_owned());
+        return Err(LineError::Name);
     }
-    hashed(hash).map(|hash| (name, hash)).map_err(|said| format!("user `{name}`: {said}"))
+    hashed(hash).map(|hash| (name, hash))
 }
 
-fn hashed(hash: &str) -> Result<Hashed, String> {
-    const WAY_OUT: &str = "write the line anew with `htpasswd -B FILE USER`";
+fn hashed(hash: &str) -> Result<Hashed, LineError> {
     if ["$2y$", "$2b$", "$2a$"].iter().any(|kind| hash.starts_with(kind)) {
         let Ok(parts) = hash.parse::<bcrypt::HashParts>() else {
-            return Err(format!("this bcrypt hash is damaged; {WAY_OUT}"));
+            return Err(LineError::Damaged { kind: "bcrypt" });
         };
         return if (4..=HIGHEST_COST).contains(&parts.get_cost()) {
             Ok(Hashed::Bcrypt(hash.to_owned()))
         } else {
-            Err(format!(
-                "a bcrypt hash of cost {} would take a core for seconds at every log-in; up to {HIGHEST_COST} is taken",
-                parts.get_cost()
-            ))
+            Err(LineError::Cost { cost: parts.get_cost() })
         };
     }
     if hash.starts_with("$5$") || hash.starts_with("$6$") {
         let rounds = hash.split('$').nth(2).and_then(|part| part.strip_prefix("rounds="));
         if rounds.is_some_and(|rounds| rounds.parse::<u32>().is_ok_and(|n| n > MOST_ROUNDS)) {
-            return Err(format!("up to {MOST_ROUNDS} rounds are taken; {WAY_OUT}"));
+            return Err(LineError::Rounds);
         }
         return if is_sha_crypt(hash) {
             Ok(Hashed::ShaCrypt(hash.to_owned()))
         } else {
-            Err(format!("this sha-crypt hash is damaged; {WAY_OUT}"))
+            Err(LineError::Damaged { kind: "sha-crypt" })
         };
     }
     let kind = match hash {
@@ -248,7 +294,7 @@ fn hashed(hash: &str) -> Result<Hashed, String> {
         _ if hash.len() == 13 => "DES crypt, which sees eight characters of a password",
         _ => "no hash at all, or a password in the clear",
     };
-    Err(format!("its hash is {kind}; {WAY_OUT} (bcrypt), or `openssl passwd -6` for the hash"))
+    Err(LineError::Kind { kind })
 }
 
 /// Whether all parts of a sha-crypt hash are there: kind, perhaps rounds, salt, digest.

@@ -23,8 +23,8 @@ use super::drift::Sheet;
 use super::shared::Shared;
 use super::site::{Account, Action, Names, Route, Served, Site, Way};
 use super::{
-    Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, passage, shared,
-    upstreams,
+    Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, passage, series,
+    shared, upstreams,
 };
 
 /// A compiled configuration and what an operator should still hear about it.
@@ -48,6 +48,33 @@ pub fn compile(
     metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Box<(Config, Vec<Problem>)>> {
+    let (mut generation, mut problems) =
+        build(config, provider, metrics, (previous, Purpose::Serve));
+    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(Box::new((generation.config, problems)));
+    }
+    generation.contents = edition::read(generation.files());
+    problems.extend(compared(&generation));
+    Ok(Compiled { generation, warnings: problems })
+}
+
+/// Purpose of a generation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Purpose {
+    /// To serve clients.
+    Serve,
+    /// To explain what would be served.
+    Explain,
+}
+
+/// Compiles what can be compiled. The problems found on the way come with it; with an error among
+/// them the generation must not serve.
+pub(super) fn build(
+    config: Config,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Arc<Metrics>,
+    (previous, purpose): (Option<&Generation>, Purpose),
+) -> (Generation, Vec<Problem>) {
     let mut problems = Vec::new();
     let loaded = identities::load_all(&config, provider, &mut problems);
     let shared = shared::load(&config, previous, &mut problems);
@@ -77,14 +104,13 @@ pub fn compile(
         alive: &alive,
         traces: config.gateway.trace_context,
         follows: config.gateway.socket_io_lens,
+        purpose,
     };
-    if problems.iter().all(|problem| problem.severity == Severity::Warning) {
-        for profile in &config.profiles {
-            let requests = requests(profile, previous);
-            for listener in &profile.listeners {
-                let site = compiler.site(profile, listener, &requests, &mut problems);
-                sites.extend(site.map(Arc::new));
-            }
+    for profile in &config.profiles {
+        let requests = requests(profile, previous);
+        for listener in &profile.listeners {
+            let site = compiler.site(profile, listener, &requests, &mut problems);
+            sites.extend(site.map(Arc::new));
         }
     }
     let passing =
@@ -100,7 +126,7 @@ pub fn compile(
         pairs.iter().enumerate().map(one).collect::<Vec<_>>()
     });
     let certificates = certificates.collect();
-    problems.extend(counted_together(&names, config.gateway.metrics_limit));
+    problems.extend(series::over_limit(&names, config.gateway.metrics_limit));
     let inputs = outlet::Inputs {
         config: &config,
         loaded: &loaded,
@@ -108,23 +134,20 @@ pub fn compile(
         previous,
         edition: &edition,
         shared: &shared,
+        purpose,
     };
     let outlet = config
         .forward
         .as_ref()
         .and_then(|forward| outlet::compile(forward, &inputs, &mut problems))
         .map(Arc::new);
-    if problems.iter().any(|problem| problem.severity == Severity::Error) {
-        return Err(Box::new((config, problems)));
-    }
-    let contents = edition::Contents::new();
-    let mut generation = Generation {
+    let generation = Generation {
         config,
         sites,
         passages,
         upstreams,
         outlet,
-        contents,
+        contents: edition::Contents::new(),
         edition,
         shared,
         sheet,
@@ -132,9 +155,7 @@ pub fn compile(
         names,
         certificates,
     };
-    generation.contents = edition::read(generation.files());
-    problems.extend(compared(&generation));
-    Ok(Compiled { generation, warnings: problems })
+    (generation, problems)
 }
 
 /// The open requests of a profile, which go on over reloads.
@@ -169,27 +190,6 @@ pub(super) fn error(code: &'static str, place: Place, message: String, help: &st
     }
 }
 
-/// Says that some names have no series of their own.
-fn counted_together(names: &Allotment, limit: usize) -> Option<Problem> {
-    let [routes, listeners, upstreams, _] = names.over();
-    let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
-    let over = counts.iter().filter(|(count, _)| *count > 0);
-    let over: Vec<_> = over.map(|(count, kind)| format!("{count} {kind}")).collect();
-    (!over.is_empty()).then(|| Problem {
-        severity: Severity::Warning,
-        code: "gateway.metrics-limit",
-        message: format!("{} are over `metrics-limit`, which is {limit}", over.join(" and ")),
-        place: None,
-        label: String::new(),
-        related: None,
-        help: Some(
-            "they are counted together as `other`; raise it under `[gateway]` if your Prometheus \
-             can take more series"
-                .to_owned(),
-        ),
-    })
-}
-
 struct Compiler<'a> {
     loaded: &'a [Vec<Identity>],
     /// With their counters.
@@ -202,6 +202,7 @@ struct Compiler<'a> {
     alive: &'a Arc<Alive>,
     traces: bool,
     follows: bool,
+    purpose: Purpose,
 }
 
 impl Compiler<'_> {
@@ -220,6 +221,7 @@ impl Compiler<'_> {
         };
         let tls = match served {
             Served::RedirectToHttps(_) => None,
+            Served::Routes { .. } if self.purpose == Purpose::Explain => None,
             Served::Routes { .. } => Some(self.tls(profile, listener, problems)?),
         };
         Some(Site {
@@ -262,21 +264,15 @@ impl Compiler<'_> {
             ClientCertificates::Optional { ca, place } => (Some((ca, false)), *place),
             ClientCertificates::Required { ca, place } => (Some((ca, true)), *place),
         };
-        let unusable = |message: String| {
-            error(
-                "listener.client-ca",
-                place,
-                message,
-                "the file must be PEM, with the CA certificates that issue client certificates",
-            )
-        };
+        let help = "the file must be PEM, with the CA certificates that issue client certificates";
+        let unusable = |message: String, help| error("listener.client-ca", place, message, help);
         let clients = match clients
             .map(|(ca, required)| certificate::read_authorities(ca).map(|cas| (cas, required)))
         {
             None => None,
             Some(Ok(clients)) => Some(clients),
-            Some(Err(message)) => {
-                problems.push(unusable(message));
+            Some(Err(error)) => {
+                problems.push(unusable(error.to_string(), error.help().unwrap_or(help)));
                 return None;
             }
         };
@@ -290,7 +286,7 @@ impl Compiler<'_> {
             tickets: self.shared.tickets(scope),
         };
         let built = server::config(settings, self.provider);
-        built.map_err(|message| problems.push(unusable(message))).ok()
+        built.map_err(|message| problems.push(unusable(message, help))).ok()
     }
 
     /// All routes of a profile, or those a component's own port serves.

@@ -231,16 +231,21 @@ impl<'a> Explained<'a> {
             Verify::None { .. } => "certificate NOT VERIFIED".to_owned(),
         };
         let place = locate(written.place);
-        let endpoints: Vec<_> = written.endpoints.iter().map(|e| locate(e.place)).collect();
+        let endpoints: Vec<_> =
+            written.endpoints.iter().map(|e| (e.tls, locate(e.place))).collect();
+        let any_tls = endpoints.iter().any(|(tls, _)| *tls);
         self.line("upstream", &upstream.name, &place);
-        for (index, (endpoint, place)) in upstream.endpoints.iter().zip(endpoints).enumerate() {
+        for (index, (endpoint, (tls, place))) in
+            upstream.endpoints.iter().zip(endpoints).enumerate()
+        {
             let backup = upstream.ranks.get(index).is_some_and(|rank| rank.backup);
             let which = match index {
                 _ if backup => "backup",
                 0 => "endpoint",
                 _ => "else",
             };
-            let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
+            // As written: without its CA file it has no TLS settings, and is explained all the same.
+            let scheme = if tls { "https" } else { "http" };
             let found = match resolve::refresh(endpoint) {
                 Err(error) => format!(" ({error})"),
                 Ok(()) if resolve::is_name(endpoint) => {
@@ -252,7 +257,7 @@ impl<'a> Explained<'a> {
             };
             self.line(which, &format!("{scheme}://{}{found}", endpoint.label), &place);
         }
-        if upstream.endpoints.iter().any(|endpoint| endpoint.tls.is_some()) {
+        if any_tls {
             self.line("", &verify, "");
         }
         if upstream.announces {

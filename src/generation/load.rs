@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-use crate::config::problem::Severity;
+use crate::config::problem::{Problem, Severity};
 use crate::config::{self, Env, Loaded, Refused};
 use crate::telemetry::Metrics;
 
 use super::Generation;
-use super::compile::{Compiled, compile};
+use super::compile::{Compiled, Purpose, build, compile};
+
+/// Found by comparing certificates with the rest; proves nothing while one of them is left out.
+const FOLLOWS: &str = "certificate.host-not-covered";
 
 /// Loads and compiles a directory; `previous` as for [`compile`]. Blocks on the file system.
 ///
@@ -27,7 +30,10 @@ pub fn load(
     metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
 ) -> Result<Compiled, Refused> {
-    let Loaded { config, mut warnings } = config::load(directory, env)?;
+    let Loaded { config, mut warnings } = match config::load(directory, env) {
+        Ok(loaded) => loaded,
+        Err(refused) => return Err(with_named_files(refused, provider, metrics)),
+    };
     match compile(config, provider, metrics, previous) {
         Ok(mut compiled) => {
             warnings.append(&mut compiled.warnings);
@@ -35,11 +41,65 @@ pub fn load(
         }
         Err(refused) => {
             let (config, found) = *refused;
-            let mut problems = warnings;
-            problems.extend(found);
-            // Errors last, next to the prompt.
-            problems.sort_by_key(|problem| problem.severity == Severity::Error);
-            Err(Refused { sources: config.sources, problems })
+            let problems = errors_last(warnings, found);
+            Err(Refused { sources: config.sources, problems, partial: None })
         }
     }
+}
+
+/// Adds the problems of the files that a refused configuration names: certificates, keys, CAs,
+/// users, credentials. Blocks on the file system.
+#[must_use]
+pub fn with_named_files(
+    mut refused: Refused,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Arc<Metrics>,
+) -> Refused {
+    if let Some(partial) = refused.partial.take() {
+        let (_, mut found) = build(*partial, provider, metrics, (None, Purpose::Serve));
+        found.retain(|problem| problem.code != FOLLOWS);
+        refused.problems = errors_last(refused.problems, found);
+    }
+    refused
+}
+
+/// Loads a directory and compiles what is right of it, for explaining. Blocks on the file system.
+///
+/// # Errors
+///
+/// Every problem, if there is nothing to explain.
+pub fn for_explaining(
+    directory: &Path,
+    env: Env<'_>,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Generation, Vec<Problem>), Refused> {
+    let (config, problems) = partially(directory, env)?;
+    let (generation, found) = build(config, provider, metrics, (None, Purpose::Explain));
+    Ok((generation, errors_last(problems, found)))
+}
+
+/// Loads a directory without what is wrong, and the problems of that.
+///
+/// # Errors
+///
+/// Every problem, if nothing is left.
+pub fn partially(
+    directory: &Path,
+    env: Env<'_>,
+) -> Result<(config::Config, Vec<Problem>), Refused> {
+    match config::load(directory, env) {
+        Ok(Loaded { config, warnings }) => Ok((config, warnings)),
+        Err(refused) => match refused.into_partial() {
+            (Some(config), _, problems) => Ok((config, problems)),
+            (None, sources, problems) => Err(Refused { sources, problems, partial: None }),
+        },
+    }
+}
+
+/// Both lists, errors next to the prompt.
+fn errors_last(mut problems: Vec<Problem>, found: Vec<Problem>) -> Vec<Problem> {
+    problems.extend(found);
+    problems.sort_by_key(|problem| problem.severity == Severity::Error);
+    problems
 }

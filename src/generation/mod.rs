@@ -12,6 +12,7 @@ pub mod load;
 pub mod outlet;
 pub mod passage;
 mod self_test;
+mod series;
 pub mod shared;
 pub mod site;
 mod upstreams;

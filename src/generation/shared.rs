@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::config::problem::Problem;
+use crate::config::{Config, SecretFile};
 use crate::tls::Secrets;
 use crate::tls::tickets::{Local, Scope, Source, Tickets};
 
@@ -45,7 +45,7 @@ pub(super) fn load(
     let written = config.gateway.shared_secret.as_ref();
     let secrets = written.and_then(|written| {
         let path = written.file.display();
-        let read = fs::read(&written.file).map_err(|error| error.to_string());
+        let read = SecretFile::read(&written.file);
         let mode = fs::metadata(&written.file).map_or(0, |metadata| metadata.permissions().mode());
         if mode & 0o002 != 0 {
             problems.push(error(
@@ -73,7 +73,9 @@ pub(super) fn load(
                 "make one with `app-gateway secret new FILE`, and copy it to the other gateway",
             ));
         };
-        read.and_then(|bytes| Secrets::parse(&bytes)).map_err(refuse).ok()
+        read.and_then(|file| Secrets::parse(file.expose()).map_err(|e| e.to_string()))
+            .map_err(refuse)
+            .ok()
     });
     Shared {
         secrets: secrets.map(Arc::new),

@@ -270,12 +270,14 @@ fn trust(
                 }
                 (client::Trust::Authorities(authorities), *place)
             }
-            Err(message) => {
+            Err(wrong) => {
                 problems.push(error(
                     "upstream.ca-file",
                     *place,
-                    message,
-                    "the file must be PEM, with the CA certificate that issued the component's certificate",
+                    wrong.to_string(),
+                    wrong.help().unwrap_or(
+                        "the file must be PEM, with the component's certificate or that of the CA that issued it",
+                    ),
                 ));
                 return None;
             }

@@ -95,7 +95,7 @@ reasons! {
     UpstreamConnect => "upstream_connect_failed", 502;
     /// Connecting to the upstream took too long.
     UpstreamConnectTimeout => "upstream_connect_timeout", 504;
-    /// The upstream's certificate was not accepted.
+    /// The TLS handshake with the upstream failed: its certificate was not accepted, or it does not speak TLS as we do.
     UpstreamTls => "upstream_tls_failed", 502;
     /// The upstream's name could not be resolved.
     UpstreamUnresolved => "upstream_unresolved", 502;

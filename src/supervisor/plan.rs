@@ -80,7 +80,7 @@ impl Planning {
         let loaded = generation::load(directory, &environment, provider, &metrics, Some(old));
         let compiled = match loaded {
             Ok(compiled) => compiled,
-            Err(Refused { sources, problems }) => {
+            Err(Refused { sources, problems, .. }) => {
                 return self.empty(config::draw(&sources, &problems, false));
             }
         };

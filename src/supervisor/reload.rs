@@ -434,7 +434,7 @@ impl Preparing {
             &self.metrics,
             Some(&self.previous),
         );
-        let compiled = loaded.map_err(|Refused { sources, problems }| {
+        let compiled = loaded.map_err(|Refused { sources, problems, .. }| {
             NotPrepared::Refused(config::draw(&sources, &problems, false))
         })?;
         let generation = compiled.generation;

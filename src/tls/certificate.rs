@@ -11,14 +11,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::addr::HostPattern;
 
 use super::DEVELOPMENT_ORGANIZATION;
+use super::pem::{self, PemError};
 
 /// A certificate this close to its end, in days, is warned about.
 const SOON: i64 = 21;
@@ -113,11 +113,12 @@ pub fn load(
     let key = read_key(key).map_err(|finding| findings.push(finding)).ok();
     let (Some(chain), Some(key)) = (chain, key) else { return Err(findings) };
     let facts = inspect(&chain, roots, &mut findings);
-    let signing = provider.key_provider.load_private_key(key).map_err(|error| {
+    // The words of the library are not repeated: they are about the bytes of the key.
+    let signing = provider.key_provider.load_private_key(key).map_err(|_| {
         findings.push(Finding::fatal(
             "certificate.bad-key",
             Subject::Key,
-            format!("the private key cannot be used: {error}"),
+            "the private key cannot be used: it is damaged, or of an unsupported kind",
             "RSA (2048 bits and more), ECDSA P-256 / P-384 / P-521 and Ed25519 keys are supported",
         ));
     });
@@ -141,52 +142,32 @@ pub fn load(
 ///
 /// # Errors
 ///
-/// A sentence: not PEM, none in it, or one that is no certificate.
-pub fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    read_chain(path).map_err(|finding| finding.message)
+/// [`PemError`]: not PEM, or no certificate in it.
+pub fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    pem::certificates(path)
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Finding> {
-    let bad = |message: String| {
-        Finding::fatal(
-            "certificate.unreadable",
-            Subject::Chain,
-            message,
+    pem::certificates(path).map_err(|error| {
+        let help = error.help().unwrap_or(
             "the file must be PEM: `-----BEGIN CERTIFICATE-----`, the certificate of the server first, then its intermediates",
-        )
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    match chain {
-        Ok(chain) if chain.is_empty() => {
-            Err(bad("there is no certificate in this file".to_owned()))
-        }
-        Ok(chain) => Ok(chain),
-        Err(error) => {
-            Err(bad(format!("the certificate file cannot be read: {}", pem_error(&error))))
-        }
-    }
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| {
-        let encrypted = std::fs::read(path).is_ok_and(|text| {
-            memchr::memmem::find(&text, b"ENCRYPTED").is_some()
-        });
-        let (message, help) = if encrypted {
-            ("the private key is encrypted".to_owned(), "decrypt it with `openssl pkey -in KEY -out NEW` and protect the file by its permissions")
-        } else {
-            (format!("the private key cannot be read: {}", pem_error(&error)), "the file must be PEM with a PKCS#8, PKCS#1 or SEC1 key: `-----BEGIN PRIVATE KEY-----`")
-        };
-        Finding::fatal("certificate.bad-key", Subject::Key, message, help)
+        );
+        let message = format!("the certificate cannot be read: {error}");
+        Finding::fatal("certificate.unreadable", Subject::Chain, message, help)
     })
 }
 
-fn pem_error(error: &pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => "nothing of the kind is in it".to_owned(),
-        other => other.to_string(),
-    }
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
+    pem::private_key(path).map_err(|error| {
+        let help = error.help().unwrap_or(
+            "the file must be PEM with a PKCS#8, PKCS#1 or SEC1 key: `-----BEGIN PRIVATE KEY-----`",
+        );
+        let message = match error {
+            PemError::Encrypted => error.to_string(),
+            other => format!("the private key cannot be read: {other}"),
+        };
+        Finding::fatal("certificate.bad-key", Subject::Key, message, help)
+    })
 }
 
 /// What the chain says, checked; `None` if the leaf is no certificate. The key is filled in later.
@@ -200,10 +181,10 @@ fn inspect(
     for (index, parsed) in parsed.into_iter().enumerate() {
         match parsed {
             Ok((_, certificate)) => certificates.push(certificate),
-            Err(error) => findings.push(Finding::fatal(
+            Err(_) => findings.push(Finding::fatal(
                 "certificate.unreadable",
                 Subject::Chain,
-                format!("certificate {} of the file is damaged: {error}", index + 1),
+                format!("certificate {} of the file is damaged", index + 1),
                 "export it again from where it came from",
             )),
         }

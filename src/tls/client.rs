@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::listed::{self, Listed};
+
 /// How an upstream's certificate is judged.
 pub enum Trust {
     /// By the system's roots, name included.
     System,
-    /// By these roots only, name included.
+    /// By these certificates only, name included: as issuers, or one of them itself.
     Authorities(Vec<CertificateDer<'static>>),
     /// By the SHA-256 of its public key, and nothing else.
     Pins(Vec<[u8; 32]>),
@@ -36,13 +36,10 @@ pub fn config(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<Client
         .map_err(|error| error.to_string())?;
     let algorithms = provider.signature_verification_algorithms;
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::System => web(system_roots()?, provider)?,
+        Trust::System => Arc::new(Named::new(system_roots()?, Listed::default(), provider)?),
         Trust::Authorities(authorities) => {
-            let mut roots = RootCertStore::empty();
-            for authority in authorities {
-                roots.add(authority).map_err(|error| error.to_string())?;
-            }
-            web(roots, provider)?
+            let (roots, listed) = Listed::new(authorities)?;
+            Arc::new(Named::new(roots, listed, provider)?)
         }
         Trust::Pins(pins) => Arc::new(Lenient { pins: Some(pins), algorithms }),
         Trust::Nothing => Arc::new(Lenient { pins: None, algorithms }),
@@ -54,15 +51,6 @@ pub fn config(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<Client
     Ok(Arc::new(config))
 }
 
-fn web(
-    roots: RootCertStore,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, String> {
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| error.to_string())
-}
-
 fn system_roots() -> Result<RootCertStore, String> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -72,6 +60,77 @@ fn system_roots() -> Result<RootCertStore, String> {
         return Err(format!("this system has no root certificates{why}"));
     }
     Ok(roots)
+}
+
+/// Verifies a chain and a name, by issuers or by a certificate that is listed itself.
+#[derive(Debug)]
+struct Named {
+    /// `None`: none of the listed certificates can issue others.
+    issuers: Option<Arc<WebPkiServerVerifier>>,
+    listed: Listed,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Named {
+    fn new(
+        roots: RootCertStore,
+        listed: Listed,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, String> {
+        let algorithms = provider.signature_verification_algorithms;
+        let issuers = if roots.is_empty() {
+            None
+        } else {
+            let builder =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+            Some(builder.build().map_err(|error| error.to_string())?)
+        };
+        Ok(Self { issuers, listed, algorithms })
+    }
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.listed.contains(leaf) {
+            listed::verify_validity(leaf, now)?;
+            listed::verify_name(leaf, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        let unknown = || Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let issuers = self.issuers.as_ref().ok_or_else(unknown)?;
+        issuers
+            .verify_server_cert(leaf, intermediates, name, ocsp, now)
+            .map_err(|error| listed::not_listed(leaf, error))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        listed::verify_tls12(message, leaf, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        listed::verify_tls13(message, leaf, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }
 
 /// Compares the key with a list of pins, or accepts any. Signatures are always checked: the peer
@@ -109,7 +168,7 @@ impl ServerCertVerifier for Lenient {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signed, &self.algorithms)
+        listed::verify_tls12(message, leaf, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -118,7 +177,7 @@ impl ServerCertVerifier for Lenient {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signed, &self.algorithms)
+        listed::verify_tls13(message, leaf, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -10,6 +10,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use aws_lc_rs::rand;
 
 use crate::base64;
+use crate::config::BYTE_ORDER_MARK;
 
 /// Shortest secret, in bytes: as much as what is derived from it.
 const SHORTEST: usize = 32;
@@ -29,6 +30,56 @@ const SALT: &[u8] = b"app-gateway shared secret 1";
 #[derive(Clone)]
 pub struct Secrets(Vec<Prk>);
 
+/// Reason a file of secrets cannot be used. Holds numbers only, and no text of the file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SecretError {
+    /// Larger than a file of secrets can be.
+    #[error("it is larger than {LARGEST} bytes")]
+    TooLarge,
+    /// Nothing but comments.
+    #[error("there is no secret in it")]
+    Empty,
+    /// More secrets than a rotation needs.
+    #[error("there are {count} secrets in it; {MOST} are the most")]
+    TooMany {
+        /// Number of secrets.
+        count: usize,
+    },
+    /// A line in another encoding.
+    #[error("line {line} is neither base64 nor hexadecimal digits")]
+    NotText {
+        /// Number of the line, from 1.
+        line: usize,
+    },
+    /// Too few bytes.
+    #[error("{at} has {length} bytes; {SHORTEST} are the least")]
+    TooShort {
+        /// Its line.
+        at: At,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Too few different bytes.
+    #[error("{at} is not random")]
+    NotRandom {
+        /// Its line.
+        at: At,
+    },
+}
+
+/// Number of a line, from 1; `None` for a file that is one secret.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct At(Option<usize>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(line) => write!(f, "line {line}"),
+            None => f.write_str("it"),
+        }
+    }
+}
+
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} secrets", self.0.len())
@@ -42,28 +93,30 @@ impl Secrets {
     ///
     /// # Errors
     ///
-    /// A sentence without a word of what is in the file.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// [`SecretError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, SecretError> {
         if bytes.len() > LARGEST {
-            return Err(format!("it is larger than {LARGEST} bytes"));
+            return Err(SecretError::TooLarge);
         }
-        let text = bytes.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace());
+        let unmarked = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+        let text = unmarked.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace());
         if !text {
-            return judged(bytes, "it").map(|prk| Self(vec![prk]));
+            return judged(bytes, None).map(|prk| Self(vec![prk]));
         }
+        let bytes = unmarked;
         let lines = bytes.split(|byte| *byte == b'\n').enumerate();
         let lines = lines.map(|(index, line)| (index + 1, line.trim_ascii()));
         let mut all = Vec::new();
         for (number, line) in lines.filter(|(_, l)| !l.is_empty() && !l.starts_with(b"#")) {
             let secret = from_hex(line)
                 .or_else(|| base64::decode(line))
-                .ok_or_else(|| format!("line {number} is neither base64 nor hexadecimal digits"))?;
-            all.push(judged(&secret, &format!("line {number}"))?);
+                .ok_or(SecretError::NotText { line: number })?;
+            all.push(judged(&secret, Some(number))?);
         }
         match all.len() {
-            0 => Err("there is no secret in it".to_owned()),
+            0 => Err(SecretError::Empty),
             1..=MOST => Ok(Self(all)),
-            count => Err(format!("there are {count} secrets in it; {MOST} are the most")),
+            count => Err(SecretError::TooMany { count }),
         }
     }
 
@@ -119,17 +172,17 @@ fn expand(secret: &Prk, purpose: &str, of: &[&[u8]]) -> [u8; 32] {
     key
 }
 
-fn judged(secret: &[u8], what: &str) -> Result<Prk, String> {
+/// `line`: the number of its line; `None` if it is the whole file.
+fn judged(secret: &[u8], line: Option<usize>) -> Result<Prk, SecretError> {
     if secret.len() < SHORTEST {
-        let length = secret.len();
-        return Err(format!("{what} has {length} bytes; {SHORTEST} are the least"));
+        return Err(SecretError::TooShort { at: At(line), length: secret.len() });
     }
     let mut seen = [false; 256];
     for byte in secret {
         seen[usize::from(*byte)] = true;
     }
     if seen.iter().filter(|seen| **seen).count() < DIFFERENT {
-        return Err(format!("{what} is not random"));
+        return Err(SecretError::NotRandom { at: At(line) });
     }
     Ok(Salt::new(HKDF_SHA256, SALT).extract(secret))
 }
@@ -163,6 +216,7 @@ mod tests {
         assert_eq!(key(&BYTES), key(hex.as_bytes()));
         assert_eq!(key(&BYTES), key(hex.to_uppercase().as_bytes()));
         assert_eq!(key(&BYTES), key(text.as_bytes()));
+        assert_eq!(key(&BYTES), key(format!("\u{feff}{text}\n").as_bytes()));
         assert_eq!(key(&BYTES), key(format!("# of both sites\r\n\r\n  {text}\r\n").as_bytes()));
     }
 
@@ -191,10 +245,11 @@ mod tests {
             (&"0".repeat(64), "line 1 is not random"),
             (many.as_str(), "there are 9 secrets in it; 8 are the most"),
         ] {
-            assert_eq!(Secrets::parse(text.as_bytes()).unwrap_err(), said);
+            assert_eq!(Secrets::parse(text.as_bytes()).unwrap_err().to_string(), said);
         }
-        assert_eq!(Secrets::parse(&[0xff; 31]).unwrap_err(), "it has 31 bytes; 32 are the least");
-        assert_eq!(Secrets::parse(&[0xff; 32]).unwrap_err(), "it is not random");
+        let said = |bytes: &[u8]| Secrets::parse(bytes).unwrap_err().to_string();
+        assert_eq!(said(&[0xff; 31]), "it has 31 bytes; 32 are the least");
+        assert_eq!(said(&[0xff; 32]), "it is not random");
         assert!(Secrets::parse(&vec![b'\n'; LARGEST + 1]).is_err());
         assert_eq!(format!("{:?}", Secrets::parse(&BYTES).unwrap()), "1 secrets");
     }

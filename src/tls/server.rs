@@ -3,16 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CipherSuite, NamedGroup, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, Error, NamedGroup,
+    ServerConfig, SignatureAlgorithm, SignatureScheme,
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::listed::{self, Listed};
 use super::tickets::Tickets;
 use super::{ClientAuth, Identity};
 
@@ -71,14 +75,17 @@ pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<Serv
     let builder = match settings.clients {
         None => builder.with_no_client_auth(),
         Some((authorities, required)) => {
-            let mut roots = RootCertStore::empty();
-            for authority in authorities {
-                roots.add(authority).map_err(|error| error.to_string())?;
-            }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+            let (roots, listed) = Listed::new(authorities)?;
+            let issuers = if roots.is_empty() {
+                None
+            } else {
+                let roots = Arc::new(roots);
+                let all = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+                Some(all.build().map_err(|error| error.to_string())?)
+            };
+            let algorithms = provider.signature_verification_algorithms;
+            let clients = Clients { issuers, listed, required, algorithms };
+            builder.with_client_cert_verifier(Arc::new(clients))
         }
     };
     let resolver = Arc::new(Resolver::new(settings.identities, settings.refuse_unknown));
@@ -94,6 +101,65 @@ pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<Serv
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     Ok(ServerTls { config: Arc::new(config), client_auth, known })
+}
+
+/// Verifies certificates of clients, by issuers or by a certificate that is listed itself.
+#[derive(Debug)]
+struct Clients {
+    /// `None`: none of the listed certificates can issue others.
+    issuers: Option<Arc<dyn ClientCertVerifier>>,
+    listed: Listed,
+    required: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for Clients {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.issuers.as_ref().map_or(&[], |issuers| issuers.root_hint_subjects())
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if self.listed.contains(leaf) {
+            listed::verify_validity(leaf, now)?;
+            return Ok(ClientCertVerified::assertion());
+        }
+        let unknown = || Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let issuers = self.issuers.as_ref().ok_or_else(unknown)?;
+        issuers
+            .verify_client_cert(leaf, intermediates, now)
+            .map_err(|error| listed::not_listed(leaf, error))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        listed::verify_tls12(message, leaf, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        listed::verify_tls13(message, leaf, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }
 
 /// Chooses by SNI, then by what the client can verify.

@@ -145,13 +145,38 @@ pub async fn shake_hands(
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => {
             let reason = blame(&error, Reason::UpstreamTls);
-            Err(failed(endpoint, reason, format!("TLS: {error}")))
+            Err(failed(endpoint, reason, handshake_error(&error)))
         }
         Err(_) => Err(failed(
             endpoint,
             Reason::UpstreamConnectTimeout,
             format!("no TLS handshake within {budget:?}"),
         )),
+    }
+}
+
+/// Words for a failed handshake, by its cause.
+fn handshake_error(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::ApplicationVerificationFailure,
+        )) => "TLS: its key is none of those that `pin` lists".to_owned(),
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            format!("TLS: its certificate was not accepted: {why}")
+        }
+        // The first bytes of the answer are no TLS record.
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "it does not speak TLS on this port; if it speaks plain HTTP, write `http://`"
+                .to_owned()
+        }
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("TLS: it refused the handshake with the alert {alert:?}")
+        }
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "TLS: it closed the connection during the handshake".to_owned()
+        }
+        _ => format!("TLS: {error}"),
     }
 }
 
@@ -240,5 +265,49 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::ServerName;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls::{client, provider};
+    use crate::upstream::resolve;
+
+    /// Reason and detail of a handshake with a peer that answers the first bytes so.
+    async fn refusal(said: &'static [u8]) -> (Reason, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = vec![0; 16 * 1024];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(said).await;
+            let _ = stream.shutdown().await;
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        });
+        let config = client::config(client::Trust::Nothing, &provider()).unwrap();
+        let tls = Some((config, ServerName::try_from("a.test").unwrap()));
+        let endpoint = Endpoint::new("127.0.0.1".to_owned(), port, tls, 0);
+        resolve::refresh(&endpoint).unwrap();
+        let error = connect(&endpoint, Duration::from_secs(30), b"").await.err().unwrap();
+        server.await.unwrap();
+        (error.reason, error.detail)
+    }
+
+    #[tokio::test]
+    async fn a_peer_without_tls_is_told_from_one_that_refuses() {
+        let (reason, detail) = refusal(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        assert_eq!(reason, Reason::UpstreamTls);
+        assert!(detail.starts_with("it does not speak TLS on this port"), "{detail}");
+        let (_, detail) = refusal(b"\x15\x03\x03\x00\x02\x02\x28").await;
+        assert_eq!(detail, "TLS: it refused the handshake with the alert HandshakeFailure");
+        let (_, detail) = refusal(b"").await;
+        assert_eq!(detail, "TLS: it closed the connection during the handshake");
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::cli::{say, say_wrong};
+use crate::cli::{say, say_wrong, summarise};
 use crate::config::{Act, Mode, Sni};
 use crate::egress::{Client, Denial, Destination, Grant, Host, Rule, Verdict};
 use crate::generation::{Generation, Outlet};
@@ -39,14 +39,16 @@ pub(in crate::cli) struct Asked {
 }
 
 pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
-    let Some(generation) = generation(directory) else { return ExitCode::FAILURE };
+    let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
     let Some(outlet) = &generation.outlet else {
         say_wrong("there is no forward proxy: no file has a [forward] table");
+        summarise(&generation.config.sources, &problems);
         return ExitCode::from(2);
     };
     let mut explained = Explained { outlet, generation: &generation, lines: Lines::default() };
     let open = explained.explain(asked, &addresses);
     say(&explained.lines.text);
+    summarise(&generation.config.sources, &problems);
     if open { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -156,8 +158,13 @@ impl Explained<'_> {
             Some(parent) => {
                 let at = self.generation.config.sources.locate(parent.place);
                 self.lines.line("through", &format!("parent {}", parent.name), &at);
-                for endpoint in &parent.endpoints {
-                    let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
+                let forward = self.generation.config.forward.iter();
+                let written = forward.flat_map(|forward| &forward.parents);
+                let written = written.filter(|written| written.name == parent.name);
+                let tls: Vec<_> =
+                    written.flat_map(|one| &one.endpoints).map(|endpoint| endpoint.tls).collect();
+                for (endpoint, tls) in parent.endpoints.iter().zip(tls) {
+                    let scheme = if tls { "https" } else { "http" };
                     self.lines.line("", &format!("{scheme}://{}", endpoint.label), "");
                 }
             }

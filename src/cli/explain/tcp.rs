@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::say_wrong;
+use crate::cli::{say_wrong, summarise};
 use crate::generation::explain::{Connection, Explained};
 
 use super::{generation, told};
@@ -33,11 +33,13 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
     };
     // As it is read from a hello.
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let Some(generation) = generation(directory) else { return ExitCode::FAILURE };
+    let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
     let connection = Connection {
         server_name: (!name.is_empty()).then_some(name),
         port,
         from: asked.client.to_canonical(),
     };
-    told(Explained::of_connection(&generation, &connection))
+    let code = told(Explained::of_connection(&generation, &connection));
+    summarise(&generation.config.sources, &problems);
+    code
 }

@@ -33,26 +33,24 @@ const HOUR: Duration = Duration::from_hours(1);
 type Names = HashMap<String, Place>;
 
 impl Check<'_> {
-    /// `None`: it is wrong. `Some(None)`: there is none.
-    #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
     pub(super) fn forward(
         &mut self,
         items: &[Item<ForwardFile>],
         certificates: &mut Known,
-    ) -> Option<Option<Forward>> {
+    ) -> Option<Forward> {
         let with_settings: Vec<_> =
             items.iter().filter(|item| item.body.as_ref().is_none_or(has_settings)).collect();
         self.once("forward", with_settings.iter().map(|item| (item.name.as_str(), item.place)));
-        let Some(main) = with_settings.first().copied().or(items.first()) else {
-            return Some(None);
-        };
+        let main = with_settings.first().copied().or(items.first())?;
         let nothing = ForwardFile::default();
         let body = main.body.as_ref().unwrap_or(&nothing);
+        let before = std::mem::take(&mut self.incomplete);
         let parents = self.parents(items);
         self.file = main.place.file;
-        let users = body.users_file.as_ref().map(|written| {
+        let users = body.users_file.as_ref().and_then(|written| {
             let place = self.place(written);
-            self.readable(written, "users file").map(|file| UsersFile { file, place })
+            let file = self.readable(written, "users file");
+            self.noted(file).map(|file| UsersFile { file, place })
         });
         let hosts = self.pinned_hosts(body.hosts.as_ref());
         let https = self.absolute_form(body);
@@ -63,31 +61,30 @@ impl Check<'_> {
         self.listens(items, main);
         let forward = Forward {
             place: main.place,
-            listeners: listeners?,
-            rules: rules?,
-            parents: parents?,
-            users: match users {
-                Some(users) => Some(users?),
-                None => None,
-            },
-            https_absolute_form: https?,
+            listeners,
+            rules,
+            parents,
+            users,
+            https_absolute_form: https,
             hosts,
             limits,
             timeouts,
         };
-        self.can_be_met(&forward);
-        self.open_to_all(&forward);
-        self.own_parents(&forward, items);
-        Some(Some(forward))
+        // What is missing proves nothing.
+        if !self.incomplete {
+            self.can_be_met(&forward);
+            self.open_to_all(&forward);
+            self.own_parents(&forward, items);
+        }
+        self.incomplete |= before;
+        Some(forward)
     }
 
     /// Whether `GET https://...` is served, and what certificates of origins are verified by.
-    /// `None`: it is wrong.
-    #[expect(clippy::option_option, reason = "wrong, off and on are three things")]
-    fn absolute_form(&mut self, body: &ForwardFile) -> Option<Option<Verify>> {
+    fn absolute_form(&mut self, body: &ForwardFile) -> Option<Verify> {
         let on = body.https_absolute_form.as_ref().is_some_and(|written| written.value);
         let Some(written) = &body.https_ca_file else {
-            return Some(on.then_some(Verify::System));
+            return on.then_some(Verify::System);
         };
         let place = self.place(written);
         if !on {
@@ -97,22 +94,23 @@ impl Check<'_> {
                     .with_label("the gateway opens no TLS of its own"),
             );
         }
-        let file = self.readable(written, "CA file")?;
-        Some(on.then_some(Verify::Ca { file, place }))
+        let file = self.readable(written, "CA file");
+        let verify = self.noted(file).map_or(Verify::System, |file| Verify::Ca { file, place });
+        on.then_some(verify)
     }
 
     fn ways_in(
         &mut self,
         items: &[Item<ForwardFile>],
         certificates: &mut Known,
-    ) -> Option<Vec<ForwardListener>> {
+    ) -> Vec<ForwardListener> {
         let mut listeners = Vec::new();
         for (item, body) in items.iter().filter_map(|item| Some((item, item.body.as_ref()?))) {
             self.file = item.place.file;
             let all = body.listener.iter().flat_map(|list| &list.value);
             listeners.extend(all.map(|written| self.way_in(&written.value, certificates)));
         }
-        listeners.into_iter().collect()
+        self.kept(listeners)
     }
 
     fn way_in(&mut self, file: &ForwardListenerFile, known: &mut Known) -> Option<ForwardListener> {

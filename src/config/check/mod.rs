@@ -73,6 +73,8 @@ pub(super) struct Check<'a> {
     file: u16,
     /// What has been found so far.
     found: &'a mut Findings,
+    /// Something is left out of the configuration because it is wrong.
+    incomplete: bool,
 }
 
 impl Check<'_> {
@@ -81,19 +83,26 @@ impl Check<'_> {
     }
 }
 
-/// Checks everything. The sources of the returned configuration are still empty.
-///
-/// `None` comes with at least one error in `found`.
-pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option<Config> {
-    let mut check = Check { dir, file: 0, found };
+/// The result of a check. The sources of the configuration are still empty.
+pub(super) enum Checked {
+    /// Nothing is wrong.
+    Whole(Config),
+    /// There are errors. Items that are wrong are left out, or have defaults in the place of what is
+    /// wrong in them; for explaining what the rest means, never for serving.
+    Partial(Config),
+}
+
+/// Checks everything.
+pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Checked {
+    let mut check = Check { dir, file: 0, found, incomplete: false };
     let gateway = check.gateway(&shaped.gateway);
     let admin = check.admin(&shaped.admin);
     let socket = check.socket(&shaped.admin);
     let mut certificate_names = check.names("certificate", &shaped.certificates);
     let mut upstream_names = check.names("upstream", &shaped.upstreams);
-    let certificates: Option<Vec<_>> =
+    let certificates: Vec<_> =
         shaped.certificates.iter().map(|item| check.certificate(item)).collect();
-    let upstreams: Option<Vec<_>> =
+    let upstreams: Vec<_> =
         shaped.upstreams.iter().map(|item| check.upstream(item, &gateway)).collect();
     let mut names = Names {
         certificates: &mut certificate_names,
@@ -103,39 +112,38 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Option
     let ready = check.ready_admin(&shaped.admin, names.upstreams);
     let drift = check.drift(&shaped.gateway, &gateway, names.upstreams);
     let profiles = check.profiles(&shaped.profiles, &mut names);
-    check.drift_routes(profiles.as_deref().unwrap_or_default(), &gateway);
+    check.drift_routes(&profiles, &gateway);
     let tcp = check.tcp(&shaped.tcp, &shaped.profiles, names.upstreams);
     let upstream_list = labels(&shaped.upstreams);
     let profile_list = [labels(&shaped.profiles), labels(&shaped.tcp)].concat();
     let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
-    for id in ready.iter().chain(profiles.iter().flatten().flat_map(ready::of)) {
-        check.unchecked(upstreams.as_deref().unwrap_or_default().get(id.0));
+    for id in ready.iter().chain(profiles.iter().flat_map(ready::of)) {
+        check.unchecked(upstreams.get(id.0));
     }
     let public = doctor.public.as_slice();
-    check.public_self_tests(profiles.as_deref().unwrap_or_default(), public);
+    check.public_self_tests(&profiles, public);
     let forward = check.forward(&shaped.forward, &mut certificate_names);
     check.clashing_addresses(shaped);
     check.own_endpoints(shaped);
     check.unused("certificate.unused", &certificate_names);
     check.unused("upstream.unused", &upstream_names);
-    if check.found.refused() {
-        return None;
-    }
-    Some(Config {
+    let whole = !check.found.refused() && !check.incomplete;
+    let config = Config {
         sources: Sources::default(),
         outline: Outline::default(),
         gateway,
         drift,
-        admin: admin?,
+        admin,
         socket,
         ready,
-        certificates: certificates?,
-        upstreams: upstreams?,
-        profiles: profiles?,
-        tcp: in_order(tcp?),
+        certificates,
+        upstreams,
+        profiles,
+        tcp: in_order(tcp),
         doctor,
-        forward: forward?,
-    })
+        forward,
+    };
+    if whole { Checked::Whole(config) } else { Checked::Partial(config) }
 }
 
 /// By name: with the same files in another order nothing is different.
@@ -199,6 +207,17 @@ impl Known {
 }
 
 impl Check<'_> {
+    /// What is right of `items`; that something is missing is remembered.
+    fn kept<T>(&mut self, items: Vec<Option<T>>) -> Vec<T> {
+        items.into_iter().filter_map(|item| self.noted(item)).collect()
+    }
+
+    /// `item`; that it is missing is remembered.
+    fn noted<T>(&mut self, item: Option<T>) -> Option<T> {
+        self.incomplete |= item.is_none();
+        item
+    }
+
     /// The names of `items`, each of which may be taken once.
     fn names<T>(&mut self, kind: &'static str, items: &[Item<T>]) -> Known {
         self.once(kind, items.iter().map(|item| (item.name.as_str(), item.place)));
@@ -300,15 +319,14 @@ impl Check<'_> {
         }
     }
 
-    /// `None`: there is one, and it is wrong.
-    #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
-    fn admin(&mut self, items: &[Item<AdminFile>]) -> Option<Option<Admin>> {
+    fn admin(&mut self, items: &[Item<AdminFile>]) -> Option<Admin> {
         self.once("admin", items.iter().map(|item| (item.name.as_str(), item.place)));
-        let Some(item) = items.first() else { return Some(None) };
+        let item = items.first()?;
         self.file = item.place.file;
-        let body = item.body.as_ref()?;
-        let Some(written) = &body.listen else { return Some(None) };
-        let listen = self.address(written)?;
+        let body = self.noted(item.body.as_ref())?;
+        let written = body.listen.as_ref()?;
+        let listen = self.address(written);
+        let listen = self.noted(listen)?;
         let place = self.place(written);
         let exposed = body.expose.as_ref().is_some_and(|expose| expose.value);
         if !is_loopback(listen.ip()) && !exposed {
@@ -321,7 +339,7 @@ impl Check<'_> {
                     ),
             );
         }
-        Some(Some(Admin { place, listen }))
+        Some(Admin { place, listen })
     }
 
     fn socket(&mut self, items: &[Item<AdminFile>]) -> AdminSocket {
@@ -357,9 +375,10 @@ impl Check<'_> {
         AdminSocket::At { path, place }
     }
 
-    fn certificate(&mut self, item: &Item<CertificateFile>) -> Option<Certificate> {
+    fn certificate(&mut self, item: &Item<CertificateFile>) -> Certificate {
         self.file = item.place.file;
-        let body = item.body.as_ref()?;
+        let nothing = Certificate { name: item.name.clone(), place: item.place, pairs: Vec::new() };
+        let Some(body) = self.noted(item.body.as_ref()) else { return nothing };
         let list = &body.pairs;
         if list.value.is_empty() && !self.found.is_damaged(item.place) {
             let message = format!("certificate `{}` has no pair", item.name);
@@ -378,8 +397,7 @@ impl Check<'_> {
             Some(CertificatePair { chain: chain?, chain_place, key: key?, key_place })
         });
         let pairs: Vec<_> = pairs.collect();
-        let pairs: Option<Vec<_>> = pairs.into_iter().collect();
-        Some(Certificate { name: item.name.clone(), place: item.place, pairs: pairs? })
+        Certificate { pairs: self.kept(pairs), ..nothing }
     }
 
     /// An address and port to listen on.

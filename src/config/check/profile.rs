@@ -36,7 +36,7 @@ impl Check<'_> {
         &mut self,
         items: &[Item<ProfileFile>],
         names: &mut Names<'_>,
-    ) -> Option<Vec<Profile>> {
+    ) -> Vec<Profile> {
         let mut groups: BTreeMap<&str, Vec<&Item<ProfileFile>>> = BTreeMap::new();
         for item in items {
             groups.entry(&item.name).or_default().push(item);
@@ -53,7 +53,7 @@ impl Check<'_> {
             );
         }
         let profiles: Vec<_> = groups.values().map(|parts| self.profile(parts, names)).collect();
-        profiles.into_iter().collect()
+        self.kept(profiles)
     }
 
     fn profile(&mut self, parts: &[&Item<ProfileFile>], names: &mut Names<'_>) -> Option<Profile> {
@@ -67,7 +67,7 @@ impl Check<'_> {
         let body = main.body.as_ref().unwrap_or(&nothing);
         let hosts = self.hosts(body);
         let shared = Shared {
-            max_body: self.size(body.max_body.as_ref(), 10 << 20, 0..=LONGEST_BODY),
+            max_body: self.body_limit(body.max_body.as_ref(), 10 << 20),
             response_headers: self.fields(body.response_headers.as_ref()).into(),
             proxied: self_test::proxied(parts.iter().filter_map(|part| part.body.as_ref())),
         };
@@ -86,13 +86,12 @@ impl Check<'_> {
         self.serves_something(parts, main.place);
         self.components_have_routes(parts);
         self.clashing_routes(parts);
-        let listeners: Option<Vec<_>> = listeners.into_iter().collect();
-        // A box has no room to spare, which of thousands of routes would be megabytes.
-        let routes: Option<Box<[_]>> = routes.into_iter().collect();
-        if let Some(listeners) = &listeners {
-            let tls = listeners.iter().any(|l| !matches!(l.serve, Serve::RedirectToHttps { .. }));
+        if listeners.iter().all(Option::is_some) {
+            let mut all = listeners.iter().flatten();
+            let tls = all.any(|l| !matches!(l.serve, Serve::RedirectToHttps { .. }));
             self.has_certificate(body, tls, main);
         }
+        let (listeners, routes) = (self.kept(listeners), self.kept(routes));
         Some(Profile {
             name: main.name.clone(),
             place: main.place,
@@ -109,8 +108,9 @@ impl Check<'_> {
             max_body: shared.max_body,
             limits,
             timeouts,
-            listeners: listeners?,
-            routes: routes?,
+            listeners,
+            // A box has no room to spare, which of thousands of routes would be megabytes.
+            routes: routes.into_boxed_slice(),
         })
     }
 
@@ -315,7 +315,7 @@ impl Check<'_> {
             keep_alive: self.timeout(file.and_then(|f| f.keep_alive.as_ref()), 75, HOUR),
             body_idle: self.timeout(file.and_then(|f| f.body_idle.as_ref()), 30, HOUR),
             min_rate: self.number(file.and_then(|f| f.min_rate.as_ref()), 200, 0..=1 << 20),
-            tunnel_idle: self.timeout(tunnel, 120, HOURS_24),
+            tunnel_idle: self.duration_or_unlimited(tunnel, 120 * SECOND, SECOND..=HOURS_24),
         };
         if let Some(written) = tunnel.filter(|_| timeouts.tunnel_idle <= 25 * SECOND) {
             self.found.push(

@@ -13,7 +13,6 @@ use crate::config::file::{RouteFile, Written};
 use crate::config::problem::{Place, Problem};
 use crate::config::wording;
 
-use super::profile::LONGEST_BODY;
 use super::{Check, Known, self_test};
 
 /// Methods a route may name.
@@ -45,9 +44,9 @@ impl Check<'_> {
         let path = self.path(file);
         let methods = self.methods(file);
         let action = self.action(written, shared, upstreams);
-        let max_body = self.size(file.max_body.as_ref(), shared.max_body, 0..=LONGEST_BODY);
+        let max_body = self.body_limit(file.max_body.as_ref(), shared.max_body);
         let patience = |check: &mut Self, written| {
-            check.duration(Some(written), *FIRST_BYTE.start(), FIRST_BYTE)
+            check.duration_or_unlimited(Some(written), *FIRST_BYTE.start(), FIRST_BYTE)
         };
         let first_byte_timeout =
             file.first_byte_timeout.as_ref().map(|written| patience(self, written));

@@ -29,7 +29,7 @@ impl Check<'_> {
         items: &[Item<TcpFile>],
         profiles: &[Item<ProfileFile>],
         upstreams: &mut Known,
-    ) -> Option<Vec<Tcp>> {
+    ) -> Vec<Tcp> {
         self.once("tcp", items.iter().map(|item| (item.name.as_str(), item.place)));
         for item in items {
             self.name(&item.name, item.place);
@@ -45,7 +45,7 @@ impl Check<'_> {
             }
         }
         let all: Vec<_> = items.iter().map(|item| self.one_tcp(item, upstreams)).collect();
-        all.into_iter().collect()
+        self.kept(all)
     }
 
     fn one_tcp(&mut self, item: &Item<TcpFile>, upstreams: &mut Known) -> Option<Tcp> {
@@ -83,6 +83,7 @@ impl Check<'_> {
             written.iter().map(|written| self.tcp_route(&written.value, upstreams)).collect();
         self.tcp_serves(item, body);
         self.tcp_clash(&written);
+        let (listeners, routes) = (self.kept(listeners), self.kept(routes));
         Some(Tcp {
             name: item.name.clone(),
             place: item.place,
@@ -116,8 +117,8 @@ impl Check<'_> {
                     Duration::ZERO..=7 * HOURS_24,
                 ),
             },
-            listeners: listeners.into_iter().collect::<Option<_>>()?,
-            routes: routes.into_iter().collect::<Option<_>>()?,
+            listeners,
+            routes,
         })
     }
 

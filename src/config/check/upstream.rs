@@ -20,37 +20,43 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 impl Check<'_> {
-    pub(super) fn upstream(
-        &mut self,
-        item: &Item<UpstreamFile>,
-        gateway: &Gateway,
-    ) -> Option<Upstream> {
+    pub(super) fn upstream(&mut self, item: &Item<UpstreamFile>, gateway: &Gateway) -> Upstream {
         self.file = item.place.file;
-        let body = item.body.as_ref()?;
-        let endpoints = self.endpoints(item, body);
-        let endpoints = endpoints.map(|endpoints| self.ranked(endpoints, body));
+        let nothing = UpstreamFile::default();
+        let known = self.noted(item.body.as_ref());
+        let body = known.unwrap_or(&nothing);
+        let (endpoints, all) = match known {
+            Some(body) => self.endpoints(item, body),
+            None => (Vec::new(), false),
+        };
+        self.incomplete |= !all;
+        let endpoints = if all { self.ranked(endpoints, body) } else { endpoints };
         let verify = self.verify(body);
+        let verify = self.noted(verify).unwrap_or(Verify::System);
         let server_name = body.server_name.as_ref().and_then(|name| self.server_name(name));
-        if let Some(endpoints) = &endpoints {
-            self.plain_endpoints(endpoints, body);
+        if all {
+            self.plain_endpoints(&endpoints, body);
         }
         let connect_timeout = self.duration(
             body.connect_timeout.as_ref(),
             5 * SECOND,
             10 * MILLISECOND..=300 * SECOND,
         );
-        let first_byte_timeout =
-            self.duration(body.first_byte_timeout.as_ref(), 60 * SECOND, 100 * MILLISECOND..=HOUR);
+        let first_byte_timeout = self.duration_or_unlimited(
+            body.first_byte_timeout.as_ref(),
+            60 * SECOND,
+            100 * MILLISECOND..=HOUR,
+        );
         let check = self.health_check(body);
-        Some(Upstream {
+        Upstream {
             name: item.name.clone(),
             place: item.place,
-            endpoints: endpoints?,
-            verify: verify?,
+            endpoints,
+            verify,
             server_name,
             connect_timeout,
             first_byte_timeout,
-            idle_timeout: self.duration(
+            idle_timeout: self.duration_or_unlimited(
                 body.idle_timeout.as_ref(),
                 300 * SECOND,
                 SECOND..=HOURS_24,
@@ -87,14 +93,15 @@ impl Check<'_> {
                 gateway.resolve_every,
                 RESOLVES,
             ),
-        })
+        }
     }
 
+    /// The endpoints that are right, and whether all are.
     fn endpoints(
         &mut self,
         item: &Item<UpstreamFile>,
         body: &UpstreamFile,
-    ) -> Option<Vec<Endpoint>> {
+    ) -> (Vec<Endpoint>, bool) {
         let list = &body.endpoints;
         if list.value.is_empty() {
             if !self.found.is_damaged(self.place(list)) {
@@ -105,7 +112,7 @@ impl Check<'_> {
                         .with_help("write `endpoints = [\"https://10.0.0.5:8444\"]`"),
                 );
             }
-            return None;
+            return (Vec::new(), false);
         }
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let mut good = true;
@@ -131,7 +138,7 @@ impl Check<'_> {
             endpoint.backup = backup;
             endpoints.push(endpoint);
         }
-        good.then_some(endpoints)
+        (endpoints, good)
     }
 
     pub(super) fn endpoint(&mut self, written: &Written<String>) -> Option<Endpoint> {
@@ -267,6 +274,9 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
     if text.contains('@') {
         return said("an endpoint has no user and password", "take out everything up to the `@`");
     }
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return Err(unix_socket());
+    }
     let Some((scheme, rest)) = text.split_once("://") else {
         return said("the scheme is missing", &format!("write `https://{text}`"));
     };
@@ -280,6 +290,7 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
                 &format!("write `{scheme}://{rest}`; upgrades are carried all the same"),
             );
         }
+        "unix" => return Err(unix_socket()),
         _ => {
             return said(
                 &format!("`{scheme}` is not a scheme we speak"),
@@ -287,6 +298,9 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
             );
         }
     };
+    if rest.starts_with("unix:") || rest.starts_with("%2F") || rest.starts_with("%2f") {
+        return Err(unix_socket());
+    }
     let (authority, path) = match rest.find(['/', '?', '#']) {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
@@ -329,6 +343,16 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
         }),
         Err(why) => Err((why, "write it like `https://10.0.0.5:8444`".to_owned())),
     }
+}
+
+/// An endpoint that is a Unix socket, in the spellings of other proxies.
+fn unix_socket() -> (String, String) {
+    (
+        "a Unix socket cannot be an endpoint".to_owned(),
+        "have the component listen on a loopback port and write `http://127.0.0.1:PORT`; if it cannot: \
+         socat TCP-LISTEN:PORT,bind=127.0.0.1,fork,reuseaddr UNIX-CONNECT:/PATH"
+            .to_owned(),
+    )
 }
 
 /// Host without brackets, and port if there is one.

@@ -18,6 +18,7 @@ use crate::config::read;
 use crate::units;
 
 use super::Check;
+use super::profile::LONGEST_BODY;
 
 /// Upper bound of durations nobody means to make longer.
 pub(super) const HOURS_24: Duration = Duration::from_hours(24);
@@ -41,6 +42,61 @@ impl Check<'_> {
             ),
             Err(said) => self.found.push(Problem::error("value.duration", place, said)),
         }
+        default
+    }
+
+    /// A duration within `bounds`, or `"unlimited"`.
+    pub(super) fn duration_or_unlimited(
+        &mut self,
+        written: Option<&Written<String>>,
+        default: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(written) = written else { return default };
+        match units::parse_duration(&written.value) {
+            _ if written.value == units::UNLIMITED => units::FOREVER,
+            Ok(duration) if !bounds.contains(&duration) => {
+                let [least, most] = [*bounds.start(), *bounds.end()].map(units::display_duration);
+                let value = units::display_duration(duration);
+                self.found.push(
+                    Problem::error(
+                        "value.bounds",
+                        self.place(written),
+                        format!("{value} is out of bounds"),
+                    )
+                    .with_label(format!("from {least} to {most}, or \"{}\"", units::UNLIMITED)),
+                );
+                default
+            }
+            _ => self.duration(Some(written), default, bounds),
+        }
+    }
+
+    /// A limit of bodies in bytes, or `"unlimited"`.
+    pub(super) fn body_limit(&mut self, written: Option<&Written<Amount>>, default: u64) -> u64 {
+        let Some(written) = written else { return default };
+        match &written.value {
+            Amount::Text(text) if text == units::UNLIMITED => u64::MAX,
+            Amount::Text(text) if units::parse_size(text) == Ok(0) => {
+                self.no_body(written, default)
+            }
+            Amount::Bytes(0) => self.no_body(written, default),
+            _ => self.size(Some(written), default, 1..=LONGEST_BODY),
+        }
+    }
+
+    fn no_body(&mut self, written: &Written<Amount>, default: u64) -> u64 {
+        self.found.push(
+            Problem::error(
+                "value.no-body",
+                self.place(written),
+                "a limit of 0 would refuse every request with a body",
+            )
+            .with_label("write \"unlimited\" for no limit")
+            .with_help(
+                "a route that takes no bodies names its methods: `methods = [\"GET\", \"HEAD\"]`",
+            ),
+        );
         default
     }
 
@@ -149,6 +205,16 @@ impl Check<'_> {
         if written.value.is_empty() {
             let message = format!("the path of the {what} is empty");
             self.found.push(Problem::error("file.empty", place, message).with_label("name a file"));
+            return None;
+        }
+        if written.value.contains("-----BEGIN") {
+            // The value is a secret perhaps: neither this message nor the drawn line shows it.
+            let message = format!("the {what} stands here itself, in place of the path of a file");
+            self.found.push(
+                Problem::error("file.inline", place, message)
+                    .with_label("PEM text, not a path")
+                    .with_help("save it in a file that only the user of the gateway can read, and name the file"),
+            );
             return None;
         }
         let path = join(self.dir, &written.value);

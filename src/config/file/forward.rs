@@ -53,7 +53,8 @@ pub struct ForwardListenerFile {
     pub listen: Written<String>,
     /// Names of `[certificate.NAME]` tables: clients speak TLS to the proxy. Default: plain.
     pub certificates: Maybe<Vec<Written<String>>>,
-    /// PEM file with CAs: ask clients for a certificate of theirs. Only with `certificates`.
+    /// PEM file with CAs, or with certificates of clients themselves: ask clients for a certificate.
+    /// Only with `certificates`.
     pub client_ca: Maybe<String>,
     /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,

@@ -6,13 +6,14 @@ use serde::Deserialize;
 use super::{Maybe, Written};
 
 /// A component behind the gateway.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct UpstreamFile {
     /// Where it is, e.g. `"https://10.0.0.5:8444"`, in order of preference: the next is used while
     /// the one before cannot be connected to.
     pub endpoints: Written<Vec<Written<String>>>,
-    /// PEM file with the CAs its certificate must come from. Default: the system's.
+    /// PEM file with the CAs its certificate must come from, or with the certificate itself, which
+    /// is then trusted for its names. Default: the system's CAs.
     pub ca_file: Maybe<String>,
     /// Instead of a CA: hashes of the public keys it may have, each `"sha256/BASE64"`.
     pub pin: Maybe<Vec<Written<String>>>,
@@ -22,13 +23,14 @@ pub struct UpstreamFile {
     pub server_name: Maybe<String>,
     /// From the first SYN to the end of the TLS handshake. Default `"5s"`.
     pub connect_timeout: Maybe<String>,
-    /// From the end of the request to the first byte of the answer. Default `"60s"`.
+    /// From the end of the request to the first byte of the answer, or `"unlimited"`. Default
+    /// `"60s"`.
     pub first_byte_timeout: Maybe<String>,
-    /// Longest silence inside an answer's body. Default `"5min"`.
+    /// Longest silence inside an answer's body, or `"unlimited"`. Default `"5min"`.
     pub idle_timeout: Maybe<String>,
     /// How long an unused connection is kept. Default `"30s"`.
     pub keep_alive: Maybe<String>,
-    /// Idle connections kept per worker and endpoint; 0 keeps none. Default 64.
+    /// Idle connections kept per worker and endpoint; 0 keeps none. Default 256.
     pub max_idle: Maybe<i64>,
     /// Connections in the making per worker and endpoint; what comes after waits in line, as long
     /// as connecting may take. Default 32.

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{
-    Action, Check, CheckKind, Config, Endpoint, Profile, Tcp, Upstream, UpstreamId, is_loopback,
+    Action, Check, CheckKind, Config, Endpoint, Profile, Target, Tcp, Upstream, UpstreamId,
+    is_loopback,
 };
 
 use super::inwards::passed_on;
@@ -16,8 +17,14 @@ use super::{GATEWAY, Opening, Table};
 pub(super) fn add(config: &Config, table: &mut Table) {
     for (index, upstream) in config.upstreams.iter().enumerate() {
         let uses = Uses::of(config, UpstreamId(index));
-        for endpoint in upstream.endpoints.iter().filter(|endpoint| !is_local(&endpoint.host)) {
-            uses.add((upstream, endpoint), table);
+        for endpoint in &upstream.endpoints {
+            if is_local(&endpoint.host) {
+                let (host, port) = (endpoint.host.clone(), endpoint.port);
+                let label = Target { place: None, host, port }.label();
+                table.local.push(format!("{label} (upstream {})", upstream.name));
+            } else {
+                uses.add((upstream, endpoint), table);
+            }
         }
     }
 }

@@ -83,8 +83,12 @@ impl<'a> Side<'a> {
 
     /// Adds the rows of its listeners, and of the way to what is in front as far as it is known.
     fn add(&self, doors: &[Door<'_>], outside: &mut Outside<'_>, table: &mut Table) {
-        for door in doors.iter().filter(|door| !is_loopback(door.listen.ip())) {
-            self.reach(door, table);
+        for door in doors {
+            if is_loopback(door.listen.ip()) {
+                table.local.push(format!("{} ({})", door.listen, self.name));
+            } else {
+                self.reach(door, table);
+            }
         }
         let mut balanced = doors.iter().filter(|door| door.balancers.is_some()).count();
         let mains = doors.iter().filter(|door| door.main && self.public);

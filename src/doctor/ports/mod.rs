@@ -74,6 +74,8 @@ pub struct Table {
     /// What has balancers in front, of which it is not known where clients reach them: names of
     /// profiles and `[tcp.NAME]`.
     pub unknown: Vec<String>,
+    /// Loopback addresses, which no firewall is between: listeners and endpoints, each with its use.
+    pub local: Vec<String>,
 }
 
 impl Table {
@@ -90,6 +92,9 @@ impl Table {
         }
         let besides = besides(config, &mut table.openings);
         table.missing.extend(besides);
+        if let Some(admin) = config.admin.as_ref().filter(|admin| is_loopback(admin.listen.ip())) {
+            table.local.push(format!("{} (admin listener)", admin.listen));
+        }
         table
     }
 }

@@ -14,7 +14,7 @@ fn users(lines: &[String]) -> Users {
 
 fn said(line: &str) -> String {
     let bad = Users::parse(line).unwrap_err();
-    format!("{}: {}", bad[0].line, bad[0].said)
+    format!("{}: {}", bad[0].line, bad[0].error)
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_line_that_cannot_be_used_is_explained() {
     let dear = bcrypt("x").replacen("$04$", "$15$", 1);
     assert!(said(&format!("ccm:{dear}")).contains("cost 15"));
     let twice = format!("a:{SHA_512}\nb:{SHA_512}\na:{SHA_512}");
-    assert!(said(&twice).starts_with("3: user `a` is there twice"));
+    assert!(said(&twice).starts_with("3: the user of line 1 is there twice"));
     let long = format!("a:{}{}", SHA_512, "x");
     assert!(said(&long).contains("damaged"));
 }
@@ -115,4 +115,6 @@ fn secrets_are_not_shown() {
     assert!(!shown.contains("ccm") && !shown.contains("saltstring"), "{shown}");
     // Nor when a line is wrong: it may be a password in the clear.
     assert!(!said("ccm:geheim").contains("geheim"));
+    // Nor a name: people write `password:` and `user password` too.
+    assert!(!said("geheim:ccm").contains("geheim") && !said("geheim").contains("geheim"));
 }

@@ -2,7 +2,6 @@
 //!
 //! Reads the files it names: users, credentials, CAs.
 
-use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -12,9 +11,10 @@ use rustls_pki_types::ServerName;
 
 use crate::config::problem::{Place, Problem};
 use crate::config::{
-    self, ClientCertificates, Config, Forward, ForwardListener, Verify, is_loopback,
+    self, ClientCertificates, Config, Forward, ForwardListener, SecretFile, Verify, is_loopback,
 };
 use crate::egress::{Basic, Guard, Own, Policy, Rule, Users};
+use crate::generation::compile::Purpose;
 use crate::generation::shared::Shared;
 use crate::generation::{Edition, Generation, identities};
 use crate::tls::tickets::Scope;
@@ -37,6 +37,18 @@ pub struct Inputs<'a> {
     pub edition: &'a Arc<Edition>,
     /// Where the keys of tickets come from.
     pub shared: &'a Shared,
+    /// For explaining, what is wrong is left out; for serving, nothing may be wrong.
+    pub(in crate::generation) purpose: Purpose,
+}
+
+impl Inputs<'_> {
+    /// `result`; a default in its place where one is enough, which is for explaining.
+    fn or_default<T: Default>(&self, result: Option<T>) -> Option<T> {
+        match self.purpose {
+            Purpose::Serve => result,
+            Purpose::Explain => Some(result.unwrap_or_default()),
+        }
+    }
 }
 
 /// Compiles `[forward]`. What is wrong is added to `problems`; then the outlet is not to be used.
@@ -60,12 +72,12 @@ pub fn compile(
     let hosts = hosts.map(|host| (host.name.clone(), Arc::from(host.addresses.as_slice())));
     let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
     Some(Outlet {
-        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        listeners: inputs.or_default(listeners.into_iter().collect::<Option<_>>())?,
         policy: Policy::new(rules.collect()),
         guard: Guard::new(own(inputs.config)),
-        users: users?,
+        users: inputs.or_default(users)?,
         parents: parents.into_iter().collect::<Option<_>>()?,
-        origin_tls: origin_tls?,
+        origin_tls: inputs.or_default(origin_tls)?,
         hosts: hosts.collect(),
         limits: forward.limits.clone(),
         timeouts: forward.timeouts.clone(),
@@ -99,7 +111,12 @@ fn wrong(code: &'static str, place: Place, message: String, help: &str) -> Probl
 fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Users>>> {
     let Some(written) = &forward.users else { return Some(None) };
     let path = written.file.display();
-    let text = match fs::read_to_string(&written.file) {
+    let file = SecretFile::read(&written.file);
+    let text = match &file {
+        Ok(file) => file.expose_text().map_err(ToOwned::to_owned),
+        Err(error) => Err(error.clone()),
+    };
+    let text = match text {
         Ok(text) => text,
         Err(error) => {
             let message = format!("the users file `{path}` cannot be read: {error}");
@@ -108,12 +125,12 @@ fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Us
             return None;
         }
     };
-    let users = match Users::parse(&text) {
+    let users = match Users::parse(text) {
         Ok(users) => users,
         Err(bad) => {
             for line in bad {
                 let at = if line.line == 0 { String::new() } else { format!(":{}", line.line) };
-                let message = format!("{path}{at}: {}", line.said);
+                let message = format!("{path}{at}: {}", line.error);
                 problems.push(
                     Problem::error("forward.users-file", written.place, message)
                         .with_label("named here"),
@@ -177,8 +194,9 @@ fn tls(
         None => None,
         Some((ca, required)) => match certificate::read_authorities(ca) {
             Ok(authorities) => Some((authorities, required)),
-            Err(message) => {
-                problems.push(wrong("listener.client-ca", place, message, help));
+            Err(error) => {
+                let help = error.help().unwrap_or(help);
+                problems.push(wrong("listener.client-ca", place, error.to_string(), help));
                 return None;
             }
         },
@@ -212,11 +230,15 @@ fn parent(
 ) -> Option<Arc<Parent>> {
     let authorization = match &written.credentials {
         None => None,
-        Some((file, place)) => Some(credentials(file, *place, problems)?),
+        Some((file, place)) => inputs.or_default(credentials(file, *place, problems).map(Some))?,
     };
     let mut hasher = DefaultHasher::new();
     let uses_tls = written.endpoints.iter().any(|endpoint| endpoint.tls);
-    let tls = if uses_tls { Some(trust(written, inputs, &mut hasher, problems)?) } else { None };
+    let tls = if uses_tls {
+        inputs.or_default(trust(written, inputs, &mut hasher, problems).map(Some))?
+    } else {
+        None
+    };
     let trusted = hasher.finish();
     let mut endpoints = Vec::new();
     for endpoint in &written.endpoints {
@@ -227,7 +249,8 @@ fn parent(
                         format!("`{}` is not a name a certificate could carry", endpoint.host);
                     let help = "name the parent as its certificate does";
                     problems.push(wrong("forward.parent-name", endpoint.place, message, help));
-                    return None;
+                    inputs.or_default(None::<()>)?;
+                    continue;
                 };
                 Some((Arc::clone(tls), name))
             }
@@ -292,7 +315,7 @@ fn verified_by(
 ) -> Result<Arc<ClientConfig>, String> {
     let trust = match verify {
         Verify::Ca { file, .. } => {
-            let authorities = certificate::read_authorities(file)?;
+            let authorities = certificate::read_authorities(file).map_err(|e| e.to_string())?;
             for authority in &authorities {
                 authority.as_ref().hash(hasher);
             }
@@ -310,21 +333,22 @@ fn credentials(
     problems: &mut Vec<Problem>,
 ) -> Option<Secret> {
     let help = "the file has one line: USER:PASSWORD";
-    let read = fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"));
-    let read = read.and_then(|text| {
-        let line = text.lines().next().unwrap_or_default();
-        // Never show the line: it may be a password alone.
-        let (user, password) =
-            line.split_once(':').ok_or("does not begin with USER:PASSWORD".to_owned())?;
-        if user.is_empty() || line.chars().any(char::is_control) {
-            return Err("has an empty user, or a character that cannot be sent".to_owned());
-        }
-        let basic = Basic { user: user.to_owned(), password: password.as_bytes().to_vec() };
-        Ok(Secret(basic.to_field()))
-    });
-    let refuse = |said| {
-        let message = format!("the credentials file `{}` {said}", file.display());
+    let read = SecretFile::read(file).map_err(|error| format!("cannot be read: {error}"));
+    let parsed = read.and_then(|file| login(&file).map_err(ToOwned::to_owned));
+    let refuse = |error| {
+        let message = format!("the credentials file `{}` {error}", file.display());
         problems.push(wrong("forward.credentials", place, message, help));
     };
-    read.map_err(refuse).ok()
+    parsed.map_err(refuse).ok()
+}
+
+fn login(file: &SecretFile) -> Result<Secret, &'static str> {
+    let text = file.expose_text().map_err(|_| "is not text in UTF-8")?;
+    let line = text.lines().next().unwrap_or_default();
+    let (user, password) = line.split_once(':').ok_or("does not begin with USER:PASSWORD")?;
+    if user.is_empty() || line.chars().any(char::is_control) {
+        return Err("has an empty user, or a character that cannot be sent");
+    }
+    let basic = Basic { user: user.to_owned(), password: password.as_bytes().to_vec() };
+    Ok(Secret(basic.to_field()))
 }

@@ -87,7 +87,8 @@ fn files_that_cannot_be_used_are_explained() {
     let problems = compiled(dir.path(), None).err().unwrap();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(
-        problems[0].starts_with("forward.users-file") && problems[0].contains("users:1: user `fe`")
+        problems[0].starts_with("forward.users-file")
+            && problems[0].contains("users:1: its hash is MD5")
     );
     assert!(problems[1].starts_with("forward.credentials"), "{problems:?}");
     assert!(!problems[1].contains("hunter2"));

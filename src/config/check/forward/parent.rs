@@ -13,7 +13,7 @@ use super::{Check, Names};
 pub(super) const DIRECT: &str = "direct";
 
 impl Check<'_> {
-    pub(super) fn parents(&mut self, items: &[Item<ForwardFile>]) -> Option<Vec<Parent>> {
+    pub(super) fn parents(&mut self, items: &[Item<ForwardFile>]) -> Vec<Parent> {
         let (mut parents, mut names) = (Vec::new(), Names::new());
         for (item, body) in items.iter().filter_map(|item| Some((item, item.body.as_ref()?))) {
             self.file = item.place.file;
@@ -22,7 +22,7 @@ impl Check<'_> {
                 parents.push(self.parent(&written.value));
             }
         }
-        parents.into_iter().collect()
+        parents
     }
 
     /// A name that only one rule or parent may have.
@@ -46,7 +46,7 @@ impl Check<'_> {
         );
     }
 
-    fn parent(&mut self, file: &ParentFile) -> Option<Parent> {
+    fn parent(&mut self, file: &ParentFile) -> Parent {
         let list = &file.endpoints;
         if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
             let message = format!("parent `{}` has no endpoint", file.name.value);
@@ -57,37 +57,36 @@ impl Check<'_> {
             );
         }
         let endpoints: Vec<_> = list.value.iter().map(|written| self.endpoint(written)).collect();
-        let endpoints: Vec<_> = endpoints.into_iter().collect::<Option<_>>()?;
-        let credentials = file.credentials_file.as_ref().map(|written| {
-            let place = self.place(written);
-            self.readable(written, "credentials file").map(|path| (path, place))
+        let all = endpoints.iter().all(Option::is_some);
+        let endpoints = self.kept(endpoints);
+        let credentials = file.credentials_file.as_ref().and_then(|written| {
+            let path = self.readable(written, "credentials file");
+            Some((self.noted(path)?, self.place(written)))
         });
         let verify = match &file.ca_file {
             None => Verify::System,
             Some(written) => {
                 let place = self.place(written);
-                if endpoints.iter().all(|endpoint| !endpoint.tls) {
+                if all && endpoints.iter().all(|endpoint| !endpoint.tls) {
                     self.ca_of_plain(file, place);
                 }
-                Verify::Ca { file: self.readable(written, "CA file")?, place }
+                let file = self.readable(written, "CA file");
+                self.noted(file).map_or(Verify::System, |file| Verify::Ca { file, place })
             }
         };
         let no_proxy = file.no_proxy.iter().flat_map(|list| &list.value);
         let no_proxy: Vec<_> = no_proxy.map(|written| self.destination(written)).collect();
         let connect = file.connect_timeout.as_ref();
         let seconds = Duration::from_secs;
-        Some(Parent {
+        Parent {
             name: file.name.value.clone(),
             place: self.place(&file.name),
             endpoints,
             verify,
-            credentials: match credentials {
-                Some(credentials) => Some(credentials?),
-                None => None,
-            },
-            no_proxy: no_proxy.into_iter().collect::<Option<_>>()?,
+            credentials,
+            no_proxy: self.kept(no_proxy),
             connect_timeout: self.duration(connect, seconds(10), seconds(1)..=seconds(300)),
-        })
+        }
     }
 
     fn ca_of_plain(&mut self, file: &ParentFile, place: Place) {

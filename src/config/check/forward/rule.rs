@@ -30,7 +30,7 @@ impl Check<'_> {
         &mut self,
         items: &[Item<ForwardFile>],
         main: &Item<ForwardFile>,
-    ) -> Option<Vec<ForwardRule>> {
+    ) -> Vec<ForwardRule> {
         let written = items.iter().filter_map(|item| Some((item.place.file, item.body.as_ref()?)));
         let written = written.flat_map(|(file, body)| {
             let parents = body.parent.iter().flat_map(|list| &list.value);
@@ -58,7 +58,7 @@ impl Check<'_> {
                 rules.push(self.rule(written, &shared));
             }
         }
-        rules.into_iter().collect()
+        self.kept(rules)
     }
 
     fn rule(&mut self, written: &Written<RuleFile>, shared: &Shared<'_>) -> Option<ForwardRule> {

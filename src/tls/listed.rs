@@ -1,0 +1,192 @@
+//! Certificates that an operator lists themselves, beside those of authorities.
+//!
+//! Self-made certificates are usually made with `openssl req -x509`, which says CA:TRUE, or with
+//! `openssl x509 -req`, which writes X.509 version 1. The verifier of rustls takes neither for a
+//! peer's. A certificate that stands in the file byte for byte needs no issuer: it is trusted for
+//! its own names, within its validity, and for nothing else. Go and curl do the same.
+//!
+//! Never: makes an authority of a certificate that says it is none.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::verify_server_name;
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, PeerMisbehaved, RootCertStore,
+};
+use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
+
+/// Certificates of a CA file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listed(Vec<CertificateDer<'static>>);
+
+impl Listed {
+    /// Splits a CA file into the roots that may issue certificates, and the certificates themselves.
+    ///
+    /// # Errors
+    ///
+    /// Number, from 1, of a certificate that is damaged.
+    pub(super) fn new(
+        certificates: Vec<CertificateDer<'static>>,
+    ) -> Result<(RootCertStore, Self), String> {
+        let mut roots = RootCertStore::empty();
+        for (index, der) in certificates.iter().enumerate() {
+            let damaged = || format!("certificate {} of the file is damaged", index + 1);
+            let (_, certificate) = X509Certificate::from_der(der).map_err(|_| damaged())?;
+            if may_issue(&certificate) {
+                roots.add(der.clone()).map_err(|_| damaged())?;
+            }
+        }
+        Ok((roots, Self(certificates)))
+    }
+
+    /// Whether this very certificate is listed.
+    pub(super) fn contains(&self, leaf: &CertificateDer<'_>) -> bool {
+        self.0.iter().any(|listed| listed.as_ref() == leaf.as_ref())
+    }
+}
+
+/// Whether a certificate is that of an authority (RFC 5280 section 4.2.1.9). One of version 1 cannot
+/// say it; roots of that time are self-issued.
+fn may_issue(certificate: &X509Certificate<'_>) -> bool {
+    if certificate.version() == X509Version::V1 {
+        return certificate.subject() == certificate.issuer();
+    }
+    match (certificate.basic_constraints(), certificate.key_usage()) {
+        (Ok(Some(constraints)), _) => constraints.value.ca,
+        (Ok(None), Ok(Some(usage))) => usage.value.key_cert_sign(),
+        _ => false,
+    }
+}
+
+/// Checks that a certificate is valid now.
+pub(super) fn verify_validity(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let certificate = parse(leaf)?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    Ok(())
+}
+
+/// Checks that a certificate is for `name`. One without a subjectAltName, as `openssl req -x509`
+/// makes it unless told otherwise, is for its common name.
+pub(super) fn verify_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+    let certificate = parse(leaf)?;
+    if matches!(certificate.subject_alternative_name(), Ok(None)) {
+        let wanted = name.to_str();
+        let mut common = certificate.subject().iter_common_name();
+        let same = common
+            .any(|common| common.as_str().is_ok_and(|common| common.eq_ignore_ascii_case(&wanted)));
+        return if same { Ok(()) } else { Err(CertificateError::NotValidForName.into()) };
+    }
+    verify_server_name(&ParsedCertificate::try_from(leaf)?, name)
+}
+
+/// The error of rustls for a certificate that is not listed, in words that fit its cause: a
+/// self-signed certificate with CA:TRUE has an issuer that is not trusted.
+pub(super) fn not_listed(leaf: &CertificateDer<'_>, error: Error) -> Error {
+    let Error::InvalidCertificate(CertificateError::Other(_) | CertificateError::BadEncoding) =
+        &error
+    else {
+        return error;
+    };
+    match X509Certificate::from_der(leaf) {
+        Ok((_, certificate)) if certificate.subject() == certificate.issuer() => {
+            CertificateError::UnknownIssuer.into()
+        }
+        Ok((_, certificate)) if certificate.version() == X509Version::V1 => {
+            CertificateError::Other(OtherError(Arc::new(FirstVersion))).into()
+        }
+        _ => error,
+    }
+}
+
+/// The certificate is X.509 version 1, and has an issuer.
+#[derive(Debug)]
+struct FirstVersion;
+
+impl fmt::Display for FirstVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is X.509 version 1, which is trusted only if it is listed itself or pinned")
+    }
+}
+
+impl std::error::Error for FirstVersion {}
+
+/// Verifies the signature of a TLS 1.2 handshake, with the key of any X.509 certificate.
+pub(super) fn verify_tls12(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    if ParsedCertificate::try_from(leaf).is_ok() {
+        return verify_tls12_signature(message, leaf, signed, algorithms);
+    }
+    let certificate = parse(leaf)?;
+    let key = certificate.public_key();
+    let identifier = key_algorithm(key.raw).ok_or(CertificateError::BadEncoding)?;
+    let known = algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+    let (_, candidates) = known.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+    let fitting = candidates.iter().filter(|one| one.public_key_alg_id().as_ref() == identifier);
+    let bits = key.subject_public_key.as_ref();
+    let mut results = fitting.map(|one| one.verify_signature(bits, message, signed.signature()));
+    match results.next() {
+        Some(Ok(())) => Ok(HandshakeSignatureValid::assertion()),
+        _ => Err(CertificateError::BadSignature.into()),
+    }
+}
+
+/// Verifies the signature of a TLS 1.3 handshake, with the key of any X.509 certificate.
+pub(super) fn verify_tls13(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    if ParsedCertificate::try_from(leaf).is_ok() {
+        return verify_tls13_signature(message, leaf, signed, algorithms);
+    }
+    let certificate = parse(leaf)?;
+    let key = SubjectPublicKeyInfoDer::from(certificate.public_key().raw);
+    verify_tls13_signature_with_raw_key(message, &key, signed, algorithms)
+}
+
+fn parse<'a>(leaf: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
+    let parsed = X509Certificate::from_der(leaf);
+    parsed.map(|(_, certificate)| certificate).map_err(|_| CertificateError::BadEncoding.into())
+}
+
+/// Contents of the `AlgorithmIdentifier` of a `SubjectPublicKeyInfo`.
+fn key_algorithm(key: &[u8]) -> Option<&[u8]> {
+    sequence(sequence(key)?)
+}
+
+/// Contents of the SEQUENCE that DER begins with.
+fn sequence(der: &[u8]) -> Option<&[u8]> {
+    let (&length, rest) = der.strip_prefix(&[0x30])?.split_first()?;
+    if length < 0x80 {
+        return rest.get(..usize::from(length));
+    }
+    let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+    if digits.len() > 3 {
+        return None;
+    }
+    let length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
+    rest.get(..length)
+}
+
+#[cfg(test)]
+mod tests;
