@@ -244,7 +244,8 @@ mod tests {
     #[test]
     fn words_are_unique_and_plain() {
         let mut words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
-        assert!(words.iter().all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        assert!(words.iter().all(|w| w.bytes().all(plain) && !w.starts_with(|c| c < 'a')));
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), Reason::ALL.len());

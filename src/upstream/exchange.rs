@@ -69,6 +69,7 @@ impl Failure {
 }
 
 /// Why a body does not go on.
+#[derive(Clone, Copy)]
 enum Broken {
     /// It ended early, for this reason.
     Cut(Reason),

@@ -73,17 +73,26 @@ fn a_stream_that_makes_a_little_room_now_and_then() {
 
 #[test]
 fn a_connection_that_is_not_read() {
-    let world = World::with(Setup { timeouts: "body-idle = \"1s\"", ..Setup::default() });
+    let world = World::with(Setup { timeouts: "body-idle = \"2s\"", ..Setup::default() });
     let mut client = Frames::client(&world);
     client.make_room(0, 1 << 30);
     let (mut upstream, stream) = large_answer(&world, &mut client, "/");
     client.make_room(stream, 1 << 30);
     pour(&mut upstream);
-    drop(client);
+    // Cut once: stream and connection at the same time.
+    let cut = Instant::now();
     let mut world = world;
-    world.stop();
-    let log = world.log();
-    assert_eq!(log.lines().count(), 1, "{log}");
+    let lines = world.lines_of(client.wire.local(), 1);
+    assert_eq!(lines[0]["reason"], "client_too_slow", "{lines:?}");
+    world.wait("the connection to be closed", |world| {
+        let metrics = world.admin("/metrics").unwrap();
+        let open = |line: &&str| line.starts_with("app_gateway_connections_active{");
+        metrics.lines().find(open).is_some_and(|line| line.ends_with(" 0"))
+    });
+    let waited = cut.elapsed();
+    assert!(waited < Duration::from_millis(1500), "{waited:?}");
+    drop(client);
+    world.ends_with(&["request GET 200 client_too_slow"]);
 }
 
 #[test]

@@ -94,8 +94,8 @@ impl Relay {
         let Ok(mut send) = respond.send_response(head, is_over) else {
             return self.fail(self.record.gone());
         };
-        let sent = if is_over { Ok(()) } else { poll_fn(|cx| self.poll(cx, &mut send)).await };
-        let Err(reason) = sent else {
+        let done = if is_over { Ok(()) } else { poll_fn(|cx| self.poll(cx, &mut send)).await };
+        let Err(reason) = done else {
             self.delivered = true;
             return;
         };
@@ -182,11 +182,11 @@ impl Relay {
         if !self.ended {
             return Poll::Ready(Ok(false));
         }
-        let sent = match self.trailers.take().and_then(|text| trailer_map(&text)) {
+        let ended = match self.trailers.take().and_then(|text| trailer_map(&text)) {
             Some(trailers) => send.send_trailers(trailers),
             None => send.send_data(Bytes::new(), true),
         };
-        Poll::Ready(sent.map(|()| true).map_err(|_| self.record.gone()))
+        Poll::Ready(ended.map(|()| true).map_err(|_| self.record.gone()))
     }
 
     /// Reads on from the upstream, and moves what is left of the request.

@@ -15,6 +15,7 @@ use crate::config::Limits;
 use crate::downstream::accept::{Admitted, Door as _};
 use crate::downstream::pace::Pace;
 use crate::message::Reason;
+use crate::net::clock::TICK;
 use crate::net::{Io, Phase};
 use crate::reverse::record::Record;
 use crate::reverse::{Facts, Service};
@@ -56,7 +57,8 @@ fn settings(limits: &Limits) -> Builder {
 
 /// A connection, before and after its preface.
 enum Link<T> {
-    Opening(Handshake<Gathered<T>, Bytes>, bool),
+    /// Also whether it is to take no streams.
+    Opening(Box<Handshake<Gathered<T>, Bytes>>, bool),
     Open(Box<Connection<Gathered<T>, Bytes>>),
 }
 
@@ -70,7 +72,8 @@ impl<T: Io> Link<T> {
         loop {
             match self {
                 Self::Opening(handshake, leaves) => {
-                    let mut connection = Box::new(ready!(std::pin::Pin::new(handshake).poll(cx))?);
+                    let mut connection =
+                        Box::new(ready!(std::pin::Pin::new(&mut **handshake).poll(cx))?);
                     if *leaves {
                         connection.graceful_shutdown();
                     }
@@ -190,7 +193,7 @@ pub(in crate::reverse) async fn serve<T: Io>(
     };
     let pace = Pace::new(timeouts.body_idle, timeouts.min_rate);
     let io = Gathered::new(io, clock.clone(), pace);
-    let mut link = Link::Opening(settings(&limits).handshake(io.clone()), false);
+    let mut link = Link::Opening(Box::new(settings(&limits).handshake(io.clone())), false);
     let shared = Shared { service, facts: Rc::new(facts), streams: Streams::new(&clock), io };
     let mut ending = Ending { going: None, turns: LAST_TURNS, idle: timeouts.keep_alive };
     shared.streams.alarm.set(timeouts.keep_alive);
@@ -243,7 +246,12 @@ impl Ending {
             cx.waker().wake_by_ref();
         }
         let gone = self.going.is_some_and(|since| streams.is_idle() && now >= since + GOING);
-        if gone || io.is_too_slow(now) {
+        if io.is_too_slow(now) {
+            // For the answers that end with the connection.
+            facts.ended.set(Some(Reason::ClientTooSlow));
+            return Poll::Ready(());
+        }
+        if gone {
             return Poll::Ready(());
         }
         if service.worker.local.phase() == Phase::Cutting {
@@ -255,8 +263,11 @@ impl Ending {
         }
         if let Some(deadline) = io.deadline() {
             streams.alarm.set_at(deadline);
+        } else if rung && self.going.is_some() {
+            streams.alarm.set(GOING);
         } else if rung {
-            streams.alarm.set(if self.going.is_some() { GOING } else { self.idle });
+            let since = if streams.is_idle() { streams.used() } else { now };
+            streams.alarm.set_at(since + self.idle + TICK);
         }
         if rung {
             let _ = streams.alarm.poll(cx);

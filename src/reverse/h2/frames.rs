@@ -85,7 +85,7 @@ pub(super) struct Refusal {
     pub(super) streams: u32,
     /// The first of them.
     first: u32,
-    /// The code of RST_STREAM or GOAWAY; `None`: it was answered with 431.
+    /// The code of `RST_STREAM` or `GOAWAY`; `None`: it was answered with 431.
     code: Option<u32>,
     /// The debug data of GOAWAY.
     debug: String,
@@ -220,8 +220,12 @@ mod tests {
         let bytes = written.concat();
         let run = |size: usize| {
             let mut refusals = Refusals::default();
-            accepted.iter().for_each(|stream| refusals.accepted(*stream));
-            bytes.chunks(size).for_each(|piece| refusals.wrote(piece));
+            for stream in accepted {
+                refusals.accepted(*stream);
+            }
+            for piece in bytes.chunks(size) {
+                refusals.wrote(piece);
+            }
             let told = |refusal: &Refusal| (refusal.reason, refusal.streams, refusal.detail());
             refusals.take().iter().map(told).collect::<Vec<_>>()
         };
