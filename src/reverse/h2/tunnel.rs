@@ -28,6 +28,16 @@ impl StreamIo {
     }
 }
 
+impl Drop for StreamIo {
+    /// Ends the stream after what was sent on it, a Close frame for example; a reset would take that
+    /// back.
+    fn drop(&mut self) {
+        if !self.ended {
+            drop(self.send.send_data(Bytes::new(), true));
+        }
+    }
+}
+
 /// The error of a direction that does not go on.
 fn broken(error: h2::Error) -> io::Error {
     if error.is_io() {
