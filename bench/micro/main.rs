@@ -16,7 +16,7 @@ use app_gateway::egress::{Client, Verdict};
 use app_gateway::generation::{self, Generation, Site};
 use app_gateway::message::forward::{Edits, Origin, Sent, write_request, write_response};
 use app_gateway::message::scan::{HeadScanner, Scan};
-use app_gateway::message::{Reason, RequestHead, ResponseHead};
+use app_gateway::message::{Form, Reason, RequestHead, ResponseHead};
 use app_gateway::net::websocket::{Frames, Sender};
 use app_gateway::telemetry::line::{Event, Format, Key, Line, Style};
 use app_gateway::telemetry::mask::Mask;
@@ -215,7 +215,7 @@ fn egress(rules: usize) -> Box<dyn FnMut()> {
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(authority.as_bytes()), None).unwrap();
-        let Verdict::Allowed(grant) = outlet.policy.decide(&client, &to, now) else {
+        let Verdict::Allowed(grant) = outlet.policy.decide(&client, &to, Form::Connect, now) else {
             unreachable!("it is allowed")
         };
         let ip = black_box([93, 184, 216, 34]).into();
@@ -229,7 +229,10 @@ fn egress_denied() -> Box<dyn FnMut()> {
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(b"elsewhere.example.org:443"), None).unwrap();
-        assert!(matches!(outlet.policy.decide(&client, &to, now), Verdict::Denied(_)));
+        assert!(matches!(
+            outlet.policy.decide(&client, &to, Form::Connect, now),
+            Verdict::Denied(_)
+        ));
     })
 }
 

@@ -22,6 +22,6 @@ listen = "{HOST}:{setting.port}"
 name = "bench"
 clients = ["127.0.0.0/8"]
 allow = ["{ORIGIN_OUT}"]
-ports = [{bench.raw}]
+connect-ports = [{bench.raw}]
 """,
     )

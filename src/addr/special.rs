@@ -180,6 +180,29 @@ pub fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
+/// The IPv4 address inside an address of a NAT64 prefix, by RFC 6052 section 2.2: behind the prefix,
+/// around the eight bits 64 to 71. `None` for a length that is not in that section, or an address that is
+/// not in the prefix.
+#[must_use]
+pub fn translated(prefix: Ipv6Net, ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    if !prefix.contains(&ip) {
+        return None;
+    }
+    let first = match prefix.prefix_len() {
+        length @ (32 | 40 | 48 | 56 | 96) => usize::from(length / 8),
+        64 => 9,
+        _ => return None,
+    };
+    // From the first byte on, without the ninth.
+    let bytes = ip.octets().into_iter().enumerate().skip(first);
+    let mut bytes = bytes.filter(|(index, _)| *index != 8).map(|(_, byte)| byte);
+    let mut inside = [0; 4];
+    for byte in &mut inside {
+        *byte = bytes.next()?;
+    }
+    Some(inside.into())
+}
+
 /// Whether the interface part of the address is that of RFC 5214 section 6.1.
 const fn is_isatap(ip: Ipv6Addr) -> bool {
     let [_, _, _, _, p4, p5, _, _] = ip.segments();
@@ -220,5 +243,22 @@ mod tests {
         }
         assert_eq!(inside("2a00:1450::1"), None);
         assert_eq!(embedded("1.2.3.4".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn the_examples_of_rfc_6052_are_translated() {
+        for (prefix, ip) in [
+            ("2001:db8::/32", "2001:db8:c000:221::"),
+            ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
+            ("2001:db8:122::/48", "2001:db8:122:c000:2:2100::"),
+            ("2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::"),
+            ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::"),
+            ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33"),
+        ] {
+            let inside = translated(prefix.parse().unwrap(), ip.parse().unwrap());
+            assert_eq!(inside, Some(Ipv4Addr::new(192, 0, 2, 33)), "{prefix}");
+        }
+        let other = translated("64:ff9b::/96".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        assert_eq!(other, None);
     }
 }

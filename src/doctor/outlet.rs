@@ -46,7 +46,7 @@ pub(super) fn platforms(config: &Config) -> Vec<Target> {
     let named = config.doctor.platforms.iter().any(|target| target.place.is_some());
     let allowed = config.forward.iter().flat_map(|forward| &forward.rules);
     let allowed = allowed.filter(|rule| rule.effect == Effect::Allow).flat_map(|rule| {
-        let port = rule.ports.first().copied().unwrap_or(443);
+        let port = rule.connect_ports.first().copied().unwrap_or(443);
         rule.destinations.iter().filter_map(move |destination| match destination {
             Pattern::Exact(name) => {
                 Some(Target { place: Some(rule.place), host: name.as_str().to_owned(), port })

@@ -3,15 +3,16 @@
 //! A developer at the far end of a proxy sees a status code and guesses. The body of the answer
 //! tells what was asked for, which rule was nearest, and what whoever keeps the configuration would
 //! have to write, and where. It is asked for by a client that has reached the proxy; names of rules
-//! and files are not secrets.
+//! and files are not secrets. The addresses that a name resolves to are: they map the network behind
+//! the gateway, and stand in its log only.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::addr::Destination;
-use crate::message::Reason;
+use crate::addr::{Destination, Host};
+use crate::message::{Form, Reason};
 
 use super::guard::Barred;
 use super::{Client, Rule};
@@ -25,21 +26,23 @@ pub struct Denial {
     pub rule: Option<Arc<Rule>>,
     /// The address that is barred.
     pub barred: Option<Barred>,
+    /// How it was asked for.
+    pub form: Form,
 }
 
 impl Denial {
     /// A denial by the rules.
-    pub(super) fn of(reason: Reason, rule: Option<&Arc<Rule>>) -> Self {
-        Self { reason, rule: rule.cloned(), barred: None }
+    pub(super) fn of(reason: Reason, rule: Option<&Arc<Rule>>, form: Form) -> Self {
+        Self { reason, rule: rule.cloned(), barred: None, form }
     }
 
     /// A denial by the guard, of a destination that `rule` allows.
     #[must_use]
-    pub fn barred(rule: &Arc<Rule>, barred: Barred) -> Self {
-        Self { reason: barred.reason(), rule: Some(Arc::clone(rule)), barred: Some(barred) }
+    pub fn barred(rule: &Arc<Rule>, barred: Barred, form: Form) -> Self {
+        Self { reason: barred.reason(), rule: Some(Arc::clone(rule)), barred: Some(barred), form }
     }
 
-    /// What stands in the way, one sentence without full stop.
+    /// What stands in the way, one sentence without full stop; for operators.
     #[must_use]
     pub fn why(&self, client: &Client<'_>, destination: &Destination) -> String {
         let named = self.rule.as_ref().map(|rule| format!("rule `{}`", rule.settings.name));
@@ -48,7 +51,7 @@ impl Denial {
         match self.reason {
             Reason::EgressForbidden => format!("{rule} denies {}", destination.host),
             Reason::EgressPort => {
-                format!("{rule} allows {}, but not port {port}", destination.host)
+                format!("{rule} allows {}, but not {} port {port}", destination.host, self.verb())
             }
             Reason::EgressTime => format!("{rule} allows {destination}, but not now"),
             Reason::EgressClient => {
@@ -68,6 +71,45 @@ impl Denial {
         }
     }
 
+    /// The same for the client, without the address that a name resolves to.
+    fn why_for_client(&self, client: &Client<'_>, destination: &Destination) -> String {
+        match (&self.barred, &self.rule) {
+            (Some(barred), Some(rule)) if !is_known(barred, destination) => format!(
+                "{} leads to an address that rule `{}` does not list; the gateway's log has it",
+                destination.host, rule.settings.name
+            ),
+            _ => self.why(client, destination),
+        }
+    }
+
+    /// The way out for the client, without the address that a name resolves to.
+    fn way_out_for_client(&self, client: &Client<'_>, destination: &Destination) -> Option<String> {
+        match &self.barred {
+            Some(barred) if !is_known(barred, destination) => Some(format!(
+                "`app-gateway explain egress {destination} --client {}` on the gateway shows what to add",
+                client.ip
+            )),
+            _ => self.way_out(client, destination),
+        }
+    }
+
+    /// What is done to the port, in the words of the client.
+    const fn verb(&self) -> &'static str {
+        match self.form {
+            Form::Connect => "CONNECT to",
+            Form::Http => "http:// on",
+            Form::Https => "https:// on",
+        }
+    }
+
+    /// The key that lists ports for such requests.
+    const fn ports_key(&self) -> &'static str {
+        match self.form {
+            Form::Connect => "connect-ports",
+            Form::Http | Form::Https => "ports",
+        }
+    }
+
     fn why_without_rule(&self, client: &Client<'_>) -> String {
         match self.reason {
             Reason::EgressLiteral => "addresses are denied unless a rule lists them".to_owned(),
@@ -76,15 +118,17 @@ impl Denial {
         }
     }
 
-    /// What to write and where, one sentence without full stop; `None` if nothing would help.
+    /// What to write and where, one sentence without full stop; `None` if nothing would help. For
+    /// operators.
     #[must_use]
     pub fn way_out(&self, client: &Client<'_>, destination: &Destination) -> Option<String> {
         let Destination { host, port } = destination;
+        let ports = self.ports_key();
         let Some(rule) = self.rule.as_ref() else {
             return Some(format!(
                 "add a [[forward.rule]] with `clients = [\"{}\"]` and `allow = [\"{host}\"]`{}",
                 client.ip,
-                if *port == 443 { String::new() } else { format!(" and `ports = [{port}]`") }
+                if *port == 443 { String::new() } else { format!(" and `{ports} = [{port}]`") }
             ));
         };
         let (name, at) = (&rule.settings.name, &rule.at);
@@ -95,7 +139,7 @@ impl Denial {
             Reason::EgressForbidden => {
                 Some(format!("take it out of `deny` of rule `{name}` in {at}"))
             }
-            Reason::EgressPort => add(port.to_string(), "ports"),
+            Reason::EgressPort => add(port.to_string(), ports),
             Reason::EgressTime => Some(format!(
                 "change `from` and `until` of rule `{name}` in {at}: it holds {}",
                 period(rule)
@@ -109,15 +153,17 @@ impl Denial {
                 add(format!("\"{listing}\""), "addresses")
             }
             _ => {
-                let missing =
-                    !rule.settings.ports.is_empty() && !rule.settings.ports.contains(port);
-                let and = if missing { format!(", and {port} to `ports`,") } else { String::new() };
+                let and = if rule.takes_port(self.form, *port) {
+                    String::new()
+                } else {
+                    format!(", and {port} to `{ports}`,")
+                };
                 Some(format!("add \"{host}\" to `allow`{and} of rule `{name}` in {at}"))
             }
         }
     }
 
-    /// The denial in full, for people.
+    /// The denial as the client gets it, for people.
     #[must_use]
     pub fn text(&self, client: &Client<'_>, destination: &Destination, id: &str) -> String {
         let mut text = format!("{}: {}\n\n", self.reason.word(), self.reason.sentence());
@@ -126,11 +172,11 @@ impl Denial {
         };
         line("destination", &destination.to_string());
         line("client", &shown(client));
-        line("why", &self.why(client, destination));
+        line("why", &self.why_for_client(client, destination));
         if let Some(rule) = &self.rule {
             line("rule", &format!("{} ({})", rule.settings.name, rule.at));
         }
-        if let Some(way_out) = self.way_out(client, destination) {
+        if let Some(way_out) = self.way_out_for_client(client, destination) {
             line("to allow it", &way_out);
         }
         line("id", id);
@@ -146,13 +192,19 @@ impl Denial {
             "destination": destination.to_string(),
             "client": client.ip.to_string(),
             "user": client.user,
-            "why": self.why(client, destination),
+            "why": self.why_for_client(client, destination),
             "rule": self.rule.as_ref().map(|rule| rule.settings.name.as_str()),
             "at": self.rule.as_ref().map(|rule| rule.at.as_str()),
-            "way_out": self.way_out(client, destination),
+            "way_out": self.way_out_for_client(client, destination),
             "id": id,
         })
     }
+}
+
+/// Whether the client has written the barred address itself. That the gateway listens on an address is
+/// never said.
+fn is_known(barred: &Barred, destination: &Destination) -> bool {
+    matches!(barred, Barred::Special { .. }) && matches!(destination.host, Host::Addr(_))
 }
 
 /// How a rule that allows the destination could be made to hold for this client.

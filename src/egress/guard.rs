@@ -6,16 +6,17 @@
 //!
 //! Barred unless the rule lists the block, by `addresses` or by an address or network in `allow`:
 //! everything of [`crate::addr::special`]. A block is listed by naming it, or a part of it: `0.0.0.0/0`
-//! lists nothing. An IPv4 address inside an IPv6 one needs both listed, the form and what is inside.
+//! lists nothing. An IPv4 address inside an IPv6 one needs both listed, the form and what is inside;
+//! in a prefix of the network's own NAT64 translators only what is inside.
 //! The gateway's own addresses need their address listed; its own forward proxy and admin listener
 //! are never dialled.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::addr::Pattern;
-use crate::addr::special::{Special, embedded, special};
+use crate::addr::special::{Special, embedded, special, translated};
 use crate::message::Reason;
 use crate::net::{CheckedAddr, listen};
 
@@ -34,6 +35,8 @@ pub struct Own {
 #[derive(Debug)]
 pub struct Guard {
     own: Vec<Own>,
+    /// Prefixes of the network's own NAT64 translators.
+    nat64: Vec<Ipv6Net>,
     /// Whether an address is one of this host's.
     is_local: fn(IpAddr) -> bool,
 }
@@ -92,13 +95,19 @@ impl Guard {
     /// A guard of a gateway that listens on these addresses.
     #[must_use]
     pub fn new(own: Vec<Own>) -> Self {
-        Self { own, is_local: listen::is_local }
+        Self { own, nat64: Vec::new(), is_local: listen::is_local }
+    }
+
+    /// The same on a network with NAT64 translators of these prefixes.
+    #[must_use]
+    pub fn behind(self, nat64: Vec<Ipv6Net>) -> Self {
+        Self { nat64, ..self }
     }
 
     /// One that is told which addresses are local, as if on another host.
     #[cfg(test)]
     pub(super) fn with_locals(own: Vec<Own>, is_local: fn(IpAddr) -> bool) -> Self {
-        Self { own, is_local }
+        Self { own, nat64: Vec::new(), is_local }
     }
 
     /// Judges one address under a rule.
@@ -107,8 +116,11 @@ impl Guard {
     ///
     /// Why it must not be dialled.
     pub fn check(&self, rule: &Rule, ip: IpAddr, port: u16) -> Result<CheckedAddr, Barred> {
-        let inside = embedded(ip).map(IpAddr::V4);
-        for ip in inside.into_iter().chain([ip]) {
+        let translated = self.translated(ip);
+        let inside = translated.or_else(|| embedded(ip)).map(IpAddr::V4);
+        // A translator of the network's own leads to the address inside, and nowhere else.
+        let outside = translated.is_none().then_some(ip);
+        for ip in inside.into_iter().chain(outside) {
             if let Some((block, what)) = special(ip)
                 && !lists(rule, ip, block)
             {
@@ -121,6 +133,12 @@ impl Guard {
         // A socket for ::ffff:a.b.c.d connects by IPv4; say so from here on.
         #[expect(clippy::disallowed_methods, reason = "this is the guard")]
         Ok(CheckedAddr::vouched(SocketAddr::new(ip.to_canonical(), port)))
+    }
+
+    /// The IPv4 address that one of the network's own translators makes of it.
+    fn translated(&self, ip: IpAddr) -> Option<Ipv4Addr> {
+        let IpAddr::V6(ip) = ip else { return None };
+        self.nat64.iter().find_map(|prefix| translated(*prefix, ip))
     }
 
     fn not_own(&self, rule: &Rule, ip: IpAddr, port: u16) -> Result<(), Barred> {

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! bytes of the target --Destination::parse--> Destination
+//! Client + Destination --Policy::login--> whether a user name would change anything
 //! Proxy-Authorization --Basic::parse--> Basic --Users::known, or off the worker Users::verify--> user
 //! Client + Destination --Policy::decide--> Verdict: Allowed(Grant) | Denied(Denial)
 //! Name --the resolver--> addresses --Guard::check, each--> CheckedAddr --net::dial-->
@@ -41,7 +42,7 @@ pub use basic::Basic;
 pub use denial::Denial;
 pub use guard::{Barred, Guard, Own};
 pub use password::Users;
-pub use policy::{Client, Grant, Policy, Rule, Verdict};
+pub use policy::{Client, Grant, Login, Policy, Rule, Verdict};
 pub use seen::{Seen, Sighting};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Verifying a password is slow on purpose: a bcrypt hash of cost 10 takes a core for some 50 ms. So
 //! there are two steps. [`Users::known`] answers from memory what was asked a short while ago, for
-//! the price of an HMAC; [`Users::verify`] computes, and belongs on a thread that may block, a few at
+//! the price of an HMAC, and a right pair stays there for as long as it is used; [`Users::verify`] computes, and belongs on a thread that may block, a few at
 //! a time. Unknown users are given some known user's hash to fail against, so that time does not
 //! tell who exists.
 //!
@@ -20,9 +20,12 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand;
 use sha_crypt::{PasswordVerifier as _, ShaCrypt};
 
-/// How long an answer is kept. A password that was changed in the file works no longer at once: a
-/// new file makes a new [`Users`].
-const KEPT: Duration = Duration::from_secs(60);
+/// How long a right pair is kept after its last use. A password that was changed in the file works
+/// no longer at once: a new file makes a new [`Users`].
+const RIGHT_KEPT: Duration = Duration::from_secs(600);
+
+/// How long a wrong pair is kept.
+const WRONG_KEPT: Duration = Duration::from_secs(60);
 
 /// Answers kept of each kind.
 const MOST_KEPT: usize = 4096;
@@ -133,16 +136,25 @@ struct Kept {
 }
 
 impl Kept {
-    fn has(&self, tag: &[u8; 32], now: Instant) -> bool {
-        let kept = self.young.get(tag).or_else(|| self.old.get(tag));
-        kept.is_some_and(|until| now < *until)
+    /// When a pair is forgotten; `None` if it is not there any more.
+    fn until(&self, tag: &[u8; 32], now: Instant) -> Option<Instant> {
+        let kept = self.young.get(tag).or_else(|| self.old.get(tag)).copied();
+        kept.filter(|until| now < *until)
     }
 
-    fn keep(&mut self, tag: [u8; 32], now: Instant) {
-        if self.young.len() >= MOST_KEPT / 2 {
+    fn keep(&mut self, tag: [u8; 32], until: Instant) {
+        if self.young.len() >= MOST_KEPT / 2 && !self.young.contains_key(&tag) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(tag, now + KEPT);
+        self.young.insert(tag, until);
+    }
+
+    /// Keeps a pair that is used for longer, once half of its time is over or it is with the older
+    /// ones.
+    fn renew(&mut self, tag: [u8; 32], (until, now): (Instant, Instant)) {
+        if until < now + RIGHT_KEPT / 2 || !self.young.contains_key(&tag) {
+            self.keep(tag, now + RIGHT_KEPT);
+        }
     }
 }
 
@@ -204,17 +216,19 @@ impl Users {
         self.hashes.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Whether the pair is right, if that was found out within the last minute. Fast; holds a lock
-    /// for a look into a table.
+    /// Whether the pair is right, if that was found out a short while ago. Fast; holds a lock for a
+    /// look into a table.
     #[must_use]
     pub fn known(&self, user: &str, password: &[u8], now: Instant) -> Option<bool> {
         let tag = self.tag(user, password);
-        let has =
-            |kept: &Mutex<Kept>| kept.lock().unwrap_or_else(PoisonError::into_inner).has(&tag, now);
-        if has(&self.right) {
+        let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = right.until(&tag, now) {
+            right.renew(tag, (until, now));
             return Some(true);
         }
-        has(&self.wrong).then_some(false)
+        drop(right);
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.until(&tag, now).map(|_| false)
     }
 
     /// Whether the pair is right. Takes a core for up to a second: for a thread that may block, and
@@ -228,8 +242,9 @@ impl Users {
         let hash = self.hashes.get(own.unwrap_or(stand_in)).map(|(_, hash)| hash);
         let fits = password.len() <= LONGEST_PASSWORD && hash.is_some_and(|h| h.is_of(password));
         let right = fits && own.is_some();
-        let kept = if right { &self.right } else { &self.wrong };
-        kept.lock().unwrap_or_else(PoisonError::into_inner).keep(tag, Instant::now());
+        let (kept, time) =
+            if right { (&self.right, RIGHT_KEPT) } else { (&self.wrong, WRONG_KEPT) };
+        kept.lock().unwrap_or_else(PoisonError::into_inner).keep(tag, Instant::now() + time);
         right
     }
 

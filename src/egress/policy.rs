@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::addr::{Destination, Host};
 use crate::config::{Effect, ForwardRule, Mode, Sni, any_holds};
-use crate::message::Reason;
+use crate::message::{Form, Reason};
 
 use super::Denial;
 use super::index::Index;
@@ -43,6 +43,19 @@ pub struct Policy {
     index: Index,
     /// Numbers of the rules in report mode.
     reporting: Vec<usize>,
+    /// Numbers of the rules that ask clients to log in.
+    asking: Vec<usize>,
+}
+
+/// What the user name of a client would change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Login {
+    /// Nothing: credentials are not looked at.
+    Ignored,
+    /// The words of a denial only: wrong credentials are passed over.
+    Explains,
+    /// The verdict: wrong credentials are refused.
+    Decides,
 }
 
 /// What is said about a client and a destination.
@@ -114,17 +127,30 @@ impl Rule {
             && self.settings.until.is_none_or(|until| now < until)
     }
 
-    fn takes_port(&self, port: u16) -> bool {
-        self.settings.ports.is_empty() || self.settings.ports.contains(&port)
+    /// Its ports for requests of this form; empty: any.
+    #[must_use]
+    pub fn ports(&self, form: Form) -> &[u16] {
+        match form {
+            Form::Connect => &self.settings.connect_ports,
+            Form::Http | Form::Https => &self.settings.ports,
+        }
+    }
+
+    /// Whether requests of this form may go to the port.
+    #[must_use]
+    pub fn takes_port(&self, form: Form, port: u16) -> bool {
+        let ports = self.ports(form);
+        ports.is_empty() || ports.contains(&port)
     }
 
     /// Why the rule does not apply to what it lists; `None`: it does.
-    fn miss(&self, client: &Client<'_>, port: u16, now: Timestamp) -> Option<Miss> {
+    fn miss(&self, client: &Client<'_>, (form, port): (Form, u16), now: Timestamp) -> Option<Miss> {
+        let takes_port = self.takes_port(form, port);
         if !self.is_for(client) {
-            let login = self.wants_login(client) && self.takes_port(port) && self.is_time(now);
+            let login = self.wants_login(client) && takes_port && self.is_time(now);
             return Some(if login { Miss::Login } else { Miss::Client });
         }
-        if !self.takes_port(port) {
+        if !takes_port {
             return Some(Miss::Port);
         }
         (!self.is_time(now)).then_some(Miss::Time)
@@ -143,6 +169,9 @@ impl Policy {
             if rule.settings.mode == Mode::Report {
                 policy.reporting.push(id);
             }
+            if !rule.settings.users.is_empty() {
+                policy.asking.push(id);
+            }
             policy.rules.push(Arc::new(rule));
         }
         policy
@@ -154,23 +183,63 @@ impl Policy {
         &self.rules
     }
 
-    /// Says whether `client` may connect to `destination` at the moment `now`. Looks at the rules
-    /// that list the destination only; when it is denied, at all of them, to say why.
+    /// What it would change if a client that has sent credentials were logged in. Asked before they
+    /// are verified, which is expensive; `client` has no user yet.
+    #[must_use]
+    pub fn login(
+        &self,
+        client: &Client<'_>,
+        destination: &Destination,
+        form: Form,
+        now: Timestamp,
+    ) -> Login {
+        let mut asking = self.asking.iter().filter_map(|id| self.rules.get(*id));
+        if !asking.any(|rule| rule.wants_login(client) && rule.is_time(now)) {
+            return Login::Ignored;
+        }
+        let (mut allowed, mut login) = (None::<usize>, None::<usize>);
+        for id in self.index.rules(&destination.host) {
+            let Some(rule) = self.rules.get(id) else { continue };
+            let miss = rule.miss(client, (form, destination.port), now);
+            let first = match (rule.settings.effect, miss) {
+                (Effect::Deny, None) => return Login::Explains,
+                (Effect::Deny, Some(Miss::Login)) => return Login::Decides,
+                (Effect::Allow, None) => &mut allowed,
+                (Effect::Allow, Some(Miss::Login)) => &mut login,
+                _ => continue,
+            };
+            *first = Some(first.map_or(id, |before| before.min(id)));
+        }
+        match (allowed, login) {
+            (Some(allowed), Some(login)) if login < allowed => Login::Decides,
+            (Some(_), _) => Login::Ignored,
+            (None, Some(_)) => Login::Decides,
+            (None, None) => match self.reporting(client, now) {
+                Some((_, false)) => Login::Decides,
+                _ => Login::Explains,
+            },
+        }
+    }
+
+    /// Says whether `client` may connect to `destination`, asked for in this form, at the moment
+    /// `now`. Looks at the rules that list the destination only; when it is denied, at all of them,
+    /// to say why.
     #[must_use]
     pub fn decide(
         &self,
         client: &Client<'_>,
         destination: &Destination,
+        form: Form,
         now: Timestamp,
     ) -> Verdict {
         let mut allowed: Option<usize> = None;
         let mut nearest: Option<(Miss, usize)> = None;
         for id in self.index.rules(&destination.host) {
             let Some(rule) = self.rules.get(id) else { continue };
-            let miss = rule.miss(client, destination.port, now);
+            let miss = rule.miss(client, (form, destination.port), now);
             match (rule.settings.effect, miss) {
                 (Effect::Deny, None) => {
-                    return Verdict::Denied(Denial::of(Reason::EgressForbidden, Some(rule)));
+                    return Verdict::Denied(Denial::of(Reason::EgressForbidden, Some(rule), form));
                 }
                 (Effect::Deny, Some(_)) => {}
                 (Effect::Allow, None) => {
@@ -184,14 +253,14 @@ impl Policy {
         if let Some(rule) = allowed.and_then(|id| self.rules.get(id)) {
             return Verdict::Allowed(Grant { rule: Arc::clone(rule), reported: None });
         }
-        let denial = self.denial(client, destination, nearest);
+        let denial = self.denial(client, destination, (form, nearest));
         match self.reporting(client, now) {
             Some((rule, true)) => {
                 let rule = Arc::clone(rule);
                 Verdict::Allowed(Grant { rule, reported: Some(denial) })
             }
             Some((rule, false)) if denial.reason != Reason::ProxyAuthRequired => {
-                Verdict::Denied(Denial::of(Reason::ProxyAuthRequired, Some(rule)))
+                Verdict::Denied(Denial::of(Reason::ProxyAuthRequired, Some(rule), form))
             }
             _ => Verdict::Denied(denial),
         }
@@ -212,7 +281,7 @@ impl Policy {
         &self,
         client: &Client<'_>,
         destination: &Destination,
-        nearest: Option<(Miss, usize)>,
+        (form, nearest): (Form, Option<(Miss, usize)>),
     ) -> Denial {
         let near = nearest.and_then(|(miss, id)| Some((miss, self.rules.get(id)?)));
         // For whom something else is allowed, the line to add is in that rule.
@@ -221,23 +290,22 @@ impl Policy {
                 self.rules.iter().filter(|rule| rule.settings.effect == Effect::Allow);
             allowing.find(|rule| rule.is_for(client))
         };
-        match near {
-            Some((Miss::Login, rule)) => Denial::of(Reason::ProxyAuthRequired, Some(rule)),
-            Some((Miss::Time, rule)) => Denial::of(Reason::EgressTime, Some(rule)),
-            Some((Miss::Port, rule)) => Denial::of(Reason::EgressPort, Some(rule)),
+        let (reason, rule) = match near {
+            Some((Miss::Login, rule)) => (Reason::ProxyAuthRequired, Some(rule)),
+            Some((Miss::Time, rule)) => (Reason::EgressTime, Some(rule)),
+            Some((Miss::Port, rule)) => (Reason::EgressPort, Some(rule)),
             Some((Miss::Client, rule)) => match own() {
-                Some(own) => Denial::of(Reason::EgressDenied, Some(own)),
-                None => Denial::of(Reason::EgressClient, Some(rule)),
+                Some(own) => (Reason::EgressDenied, Some(own)),
+                None => (Reason::EgressClient, Some(rule)),
             },
-            None if matches!(destination.host, Host::Addr(_)) => {
-                Denial::of(Reason::EgressLiteral, own())
-            }
+            None if matches!(destination.host, Host::Addr(_)) => (Reason::EgressLiteral, own()),
             None => match own() {
-                Some(own) => Denial::of(Reason::EgressDenied, Some(own)),
-                None if self.rules.is_empty() => Denial::of(Reason::EgressDenied, None),
-                None => Denial::of(Reason::EgressClient, None),
+                Some(own) => (Reason::EgressDenied, Some(own)),
+                None if self.rules.is_empty() => (Reason::EgressDenied, None),
+                None => (Reason::EgressClient, None),
             },
-        }
+        };
+        Denial::of(reason, rule, form)
     }
 }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::addr::Destination;
+use crate::message::Form;
 
 use super::Client;
 
@@ -24,7 +25,7 @@ pub struct Seen(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    sightings: HashMap<(IpAddr, Option<String>, Destination), Times>,
+    sightings: HashMap<(IpAddr, Option<String>, Destination, How), Times>,
     unkept: u64,
 }
 
@@ -33,6 +34,28 @@ struct Times {
     count: u64,
     first: Timestamp,
     last: Timestamp,
+}
+
+/// How a destination was asked for.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// With CONNECT.
+    #[default]
+    Connect,
+    /// With a URL.
+    Url,
+}
+
+impl From<Form> for How {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Connect => Self::Connect,
+            Form::Http | Form::Https => Self::Url,
+        }
+    }
 }
 
 /// A destination a client has asked for.
@@ -46,6 +69,9 @@ pub struct Sighting {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// With CONNECT, or with a URL.
+    #[serde(default)]
+    pub how: How,
     /// How often.
     pub count: u64,
     /// For the first time.
@@ -65,8 +91,9 @@ pub struct Report {
 
 impl Seen {
     /// Counts a destination. A lock for a look into a table; memory for what is new.
-    pub fn note(&self, client: &Client<'_>, destination: &Destination, now: Timestamp) {
-        let key = (client.ip, client.user.map(str::to_owned), destination.clone());
+    pub fn note(&self, client: &Client<'_>, destination: &Destination, form: Form, now: Timestamp) {
+        let user = client.user.map(str::to_owned);
+        let key = (client.ip, user, destination.clone(), form.into());
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = inner.sightings.get_mut(&key) {
             times.count += 1;
@@ -84,11 +111,12 @@ impl Seen {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = inner.sightings.iter().collect();
         all.sort_by_key(|(key, _)| *key);
-        let sightings = all.into_iter().map(|((client, user, destination), times)| Sighting {
+        let sightings = all.into_iter().map(|((client, user, destination, how), times)| Sighting {
             client: *client,
             user: user.clone(),
             host: destination.host.to_string(),
             port: destination.port,
+            how: *how,
             count: times.count,
             first: times.first,
             last: times.last,
@@ -114,7 +142,11 @@ impl Report {
         }
         let mut rules: BTreeMap<_, Vec<Vec<&Sighting>>> = BTreeMap::new();
         for ((client, user, _), sightings) in self.by_host() {
-            let ports: BTreeSet<u16> = sightings.iter().map(|sighting| sighting.port).collect();
+            let ports = |how| -> BTreeSet<u16> {
+                let asked = sightings.iter().filter(|sighting| sighting.how == how);
+                asked.map(|sighting| sighting.port).collect()
+            };
+            let ports = (ports(How::Url), ports(How::Connect));
             rules.entry((client, user, ports)).or_default().push(sightings);
         }
         for (number, ((client, user, ports), hosts)) in rules.iter().enumerate() {
@@ -123,9 +155,11 @@ impl Report {
             if let Some(user) = user {
                 let _ = writeln!(text, "users = [{}]", quoted(user));
             }
-            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
-            if ports != ["443"] {
-                let _ = writeln!(text, "ports = [{}]", ports.join(", "));
+            for (key, ports) in [("ports", &ports.0), ("connect-ports", &ports.1)] {
+                let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+                if !ports.is_empty() && ports != ["443"] {
+                    let _ = writeln!(text, "{key} = [{}]", ports.join(", "));
+                }
             }
             text.push_str("allow = [\n");
             for sightings in hosts {

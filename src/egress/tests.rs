@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::addr::Pattern;
 use crate::config::{Effect, ForwardRule, Mode, Place, Sni};
+use crate::message::Form;
 
 /// A rule that allows these destinations on any port to anybody.
 pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
@@ -22,6 +23,7 @@ pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
         effect: Effect::Allow,
         destinations: destinations.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
         ports: Vec::new(),
+        connect_ports: Vec::new(),
         addresses: Vec::new(),
         from: None,
         until: None,
@@ -77,7 +79,7 @@ fn outcome(target: &[u8], policy: &Policy, guard: &Guard, resolver: &mut Resolve
         Ok(destination) => destination,
         Err(why) => return format!("bad {why:?}"),
     };
-    let grant = match policy.decide(&client("192.0.2.1"), &destination, now()) {
+    let grant = match policy.decide(&client("192.0.2.1"), &destination, Form::Connect, now()) {
         Verdict::Allowed(grant) => grant,
         Verdict::Denied(denial) => return format!("denied {}", denial.reason.word()),
     };
@@ -203,7 +205,7 @@ fn what_a_rule_lists_is_dialled_and_nothing_beside_it() {
 fn a_grant_outlives_its_policy() {
     let policy = policy(vec![rule("one", &["example.com"])]);
     let Verdict::Allowed(grant) =
-        policy.decide(&client("192.0.2.1"), &to("example.com:443"), now())
+        policy.decide(&client("192.0.2.1"), &to("example.com:443"), Form::Connect, now())
     else {
         panic!("denied");
     };

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::egress::{Seen, seen::Report};
-use crate::net::aside::Aside;
 use crate::telemetry::Metrics;
 
 use super::Way;
 use super::live::Live;
+use super::logins::Logins;
 use super::names::Names;
 use super::usage::Usage;
-
-/// Passwords verified at a time: each takes a core for up to a second.
-const HASHERS: usize = 2;
 
 /// See the module.
 pub struct Commons {
@@ -24,7 +21,7 @@ pub struct Commons {
     seen: ArcSwapOption<Seen>,
     pub(super) names: Arc<Names>,
     pub(super) usage: Arc<Usage>,
-    pub(super) hashers: Aside,
+    pub(super) logins: Logins,
 }
 
 impl Commons {
@@ -36,7 +33,7 @@ impl Commons {
             seen: ArcSwapOption::empty(),
             names: Names::new(metrics.egress.resolve.clone()),
             usage: Arc::default(),
-            hashers: Aside::new(HASHERS, "passwords"),
+            logins: Logins::new(),
         })
     }
 

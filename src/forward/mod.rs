@@ -16,6 +16,7 @@ mod commons;
 mod exchange;
 mod hello;
 mod live;
+mod logins;
 mod names;
 mod parent;
 mod reach;

@@ -3,8 +3,11 @@
 //!
 //! `getaddrinfo` does not say how long an answer holds, so all hold for half a minute, the time
 //! after which configured endpoints are looked up again too. A name in use is looked up anew
-//! before that, so that nobody waits for it. When the resolver fails, the last good answer is used
-//! for up to an hour: an outage of the DNS must not become one of the chat.
+//! before that, so that nobody waits for it. When the resolver fails, or is silent for a second, the
+//! last good answer is used for up to an hour: an outage of the DNS must not become one of the chat.
+//!
+//! Look-ups of one client network wait behind each other, and take a few threads at most: names whose
+//! servers are silent delay only the network that asks for them.
 //!
 //! An answer is only what the name claims; each address of it still has to pass the guard.
 
@@ -33,7 +36,11 @@ const MOST: usize = 2048;
 /// Addresses of a name that are looked at.
 const MOST_ADDRESSES: usize = 32;
 /// Look-ups at a time.
-const THREADS: usize = 16;
+const THREADS: usize = 32;
+/// Look-ups at a time for one client network.
+const THREADS_PER_NETWORK: usize = 4;
+/// How long a look-up may take before the last good answer is used in its place.
+const LAST_GOOD_AFTER: Duration = Duration::from_secs(1);
 
 /// The addresses of a name.
 pub(super) type Addresses = Arc<[IpAddr]>;
@@ -56,21 +63,38 @@ pub(super) enum NoAddress {
     #[error("{0}")]
     Resolver(Arc<str>),
     /// Too many look-ups are waiting.
-    #[error("too many names are being looked up")]
+    #[error("too many names are being looked up for this client network")]
     Busy,
 }
+
+/// Receives the answer of a look-up.
+type Waiter = oneshot::Sender<Result<Addresses, NoAddress>>;
 
 struct Entry {
     good: Option<(Addresses, Instant)>,
     failed: Option<(NoAddress, Instant)>,
     asked: Instant,
-    /// Those who wait for the look-up that is on its way, if one is.
-    waiting: Option<Vec<oneshot::Sender<Result<Addresses, NoAddress>>>>,
+    /// The look-up that is queued or under way, if one is.
+    look_up: Option<LookUp>,
+}
+
+/// A look-up that is queued or under way.
+struct LookUp {
+    since: Instant,
+    /// Client networks in whose queues it is; the first whose turn comes makes it.
+    networks: Vec<IpAddr>,
+    /// A thread is at it.
+    started: bool,
+    waiters: Vec<Waiter>,
 }
 
 enum Step {
     Known(Result<Addresses, NoAddress>),
-    Wait(oneshot::Receiver<Result<Addresses, NoAddress>>),
+    Wait {
+        answer: oneshot::Receiver<Result<Addresses, NoAddress>>,
+        /// Used if the answer takes too long.
+        last_good: Option<Addresses>,
+    },
 }
 
 impl Names {
@@ -94,13 +118,13 @@ impl Names {
     ) -> Arc<Self> {
         Arc::new(Self {
             known: Mutex::default(),
-            aside: Aside::new(THREADS, "resolver"),
+            aside: Aside::new(THREADS, THREADS_PER_NETWORK, "resolver"),
             resolve: Box::new(resolve),
             seconds,
         })
     }
 
-    /// The addresses of `name`, never none.
+    /// The addresses of `name`, never none, for a client of `network`.
     ///
     /// # Errors
     ///
@@ -109,16 +133,28 @@ impl Names {
     /// # Cancellation
     ///
     /// Dropping the future leaves the look-up to its end; others may wait for it.
-    pub(super) async fn look_up(self: &Arc<Self>, name: &Name) -> Result<Addresses, NoAddress> {
-        match self.step(name, Instant::now()) {
-            Step::Known(result) => result,
-            // The look-up always answers, unless its thread is gone.
-            Step::Wait(answer) => answer.await.unwrap_or(Err(NoAddress::Busy)),
+    pub(super) async fn look_up(
+        self: &Arc<Self>,
+        name: &Name,
+        network: IpAddr,
+    ) -> Result<Addresses, NoAddress> {
+        let (answer, last_good) = match self.step(name, network, Instant::now()) {
+            Step::Known(result) => return result,
+            Step::Wait { answer, last_good } => (answer, last_good),
+        };
+        // A look-up that was begun always answers, unless its thread is gone.
+        let gone = || Err(NoAddress::Busy);
+        match last_good {
+            None => answer.await.unwrap_or_else(|_| gone()),
+            Some(addresses) => match tokio::time::timeout(LAST_GOOD_AFTER, answer).await {
+                Ok(answer) => answer.unwrap_or_else(|_| gone()),
+                Err(_) => Ok(addresses),
+            },
         }
     }
 
-    /// What is known of `name`; a look-up is on its way when that is nothing, or ageing.
-    fn step(self: &Arc<Self>, name: &Name, now: Instant) -> Step {
+    /// What is known of `name`. Begins a look-up when that is nothing, or ageing.
+    fn step(self: &Arc<Self>, name: &Name, network: IpAddr, now: Instant) -> Step {
         let mut known = self.lock();
         if !known.contains_key(name) {
             make_room(&mut known);
@@ -131,28 +167,75 @@ impl Names {
         if !ageing || (failed && held.is_some()) {
             return Step::Known(held.unwrap_or(Err(NoAddress::Busy)));
         }
-        let begun = entry.waiting.is_some() || self.begin(name.clone());
-        if !begun {
-            return Step::Known(entry.last_good(now).ok_or(NoAddress::Busy));
+        let last_good = entry.last_good(now);
+        if !self.begin(entry, name, network, now) {
+            return Step::Known(last_good.ok_or(NoAddress::Busy));
         }
-        let waiting = entry.waiting.get_or_insert_default();
+        let Some(look_up) = &mut entry.look_up else {
+            return Step::Known(Err(NoAddress::Busy));
+        };
         if let Some(held) = held {
             return Step::Known(held);
         }
+        // The resolver is known to fail, or to be silent: nobody needs to find that out again.
+        let unwell = entry.failed.is_some() || now >= look_up.since + LAST_GOOD_AFTER;
+        if let Some(last_good) = last_good.as_ref().filter(|_| unwell) {
+            return Step::Known(Ok(Arc::clone(last_good)));
+        }
         let (sender, answer) = oneshot::channel();
-        waiting.push(sender);
-        Step::Wait(answer)
+        look_up.waiters.push(sender);
+        Step::Wait { answer, last_good }
     }
 
-    /// Begins a look-up on a thread of its own.
-    fn begin(self: &Arc<Self>, name: Name) -> bool {
-        let own = Arc::clone(self);
-        self.aside.start(move || {
-            let start = Instant::now();
-            let found = (own.resolve)(name.as_str());
-            own.seconds.observe(start.elapsed().as_secs_f64());
-            own.answer(&name, found, Instant::now());
-        })
+    /// Sees to it that a look-up is under way, or in the queue of this client network. `false` if
+    /// there is no room for it.
+    fn begin(
+        self: &Arc<Self>,
+        entry: &mut Entry,
+        name: &Name,
+        network: IpAddr,
+        now: Instant,
+    ) -> bool {
+        let queued = |look_up: &LookUp| look_up.started || look_up.networks.contains(&network);
+        if entry.look_up.as_ref().is_some_and(queued) {
+            return true;
+        }
+        let (own, name) = (Arc::clone(self), name.clone());
+        let begun = self.aside.start(network, move || own.resolve_now(&name));
+        let new =
+            || LookUp { since: now, networks: Vec::new(), started: false, waiters: Vec::new() };
+        match (begun, &mut entry.look_up) {
+            (true, look_up) => look_up.get_or_insert_with(new).networks.push(network),
+            // It is in the queue of another network.
+            (false, Some(_)) => {}
+            (false, None) => return false,
+        }
+        true
+    }
+
+    /// Looks a name up, unless another thread does, or everybody who waited for it has gone. Blocks.
+    fn resolve_now(&self, name: &Name) {
+        let start = Instant::now();
+        let is_wanted = {
+            let mut known = self.lock();
+            let Some(entry) = known.get_mut(name) else { return };
+            let Some(look_up) = &mut entry.look_up else { return };
+            if look_up.started {
+                return;
+            }
+            look_up.started = true;
+            let waiters = &look_up.waiters;
+            let wanted = waiters.is_empty() || waiters.iter().any(|waiter| !waiter.is_closed());
+            if !wanted {
+                entry.look_up = None;
+            }
+            wanted
+        };
+        if is_wanted {
+            let found = (self.resolve)(name.as_str());
+            self.seconds.observe(start.elapsed().as_secs_f64());
+            self.answer(name, found, Instant::now());
+        }
     }
 
     fn answer(&self, name: &Name, found: io::Result<Vec<IpAddr>>, now: Instant) {
@@ -177,9 +260,9 @@ impl Names {
                 entry.last_good(now).ok_or(error)
             }
         };
-        for waiting in entry.waiting.take().into_iter().flatten() {
-            // Whoever asked may have gone.
-            let _ = waiting.send(result.clone());
+        for waiter in entry.look_up.take().into_iter().flat_map(|look_up| look_up.waiters) {
+            // The client may have gone.
+            let _ = waiter.send(result.clone());
         }
     }
 
@@ -190,7 +273,7 @@ impl Names {
 
 impl Entry {
     fn new(now: Instant) -> Self {
-        Self { good: None, failed: None, asked: now, waiting: None }
+        Self { good: None, failed: None, asked: now, look_up: None }
     }
 
     /// What may be answered without a look-up.
@@ -216,7 +299,7 @@ fn make_room(known: &mut HashMap<Name, Entry>) {
     if known.len() < MOST {
         return;
     }
-    let idle = known.iter().filter(|(_, entry)| entry.waiting.is_none());
+    let idle = known.iter().filter(|(_, entry)| entry.look_up.is_none());
     let oldest = idle.min_by_key(|(_, entry)| entry.asked).map(|(name, _)| name.clone());
     if let Some(name) = oldest {
         known.remove(&name);
@@ -228,6 +311,7 @@ mod tests {
     use super::*;
     use prometheus::HistogramOpts;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
@@ -238,6 +322,25 @@ mod tests {
     ) -> Arc<Names> {
         let seconds = Histogram::with_opts(HistogramOpts::new("a", "b")).unwrap();
         Names::with(seconds, resolve)
+    }
+
+    async fn look_up(names: &Arc<Names>, name: &Name) -> Result<Addresses, NoAddress> {
+        names.look_up(name, ip("10.0.0.1")).await
+    }
+
+    /// A resolver that is silent, until the sender is dropped, about names that begin with `s`.
+    fn silent() -> (Arc<Names>, mpsc::Sender<()>) {
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let names = names(move |name| {
+            if name.starts_with('s') {
+                while wait.lock().unwrap().try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Ok(vec![ip("192.0.2.1")])
+        });
+        (names, release)
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -253,9 +356,9 @@ mod tests {
             Ok(vec![ip("192.0.2.1"), ip("2001:db8::1")])
         });
         let asked = name("a.example");
-        let (a, b) = tokio::join!(names.look_up(&asked), names.look_up(&asked));
+        let (a, b) = tokio::join!(look_up(&names, &asked), look_up(&names, &asked));
         assert_eq!(a.unwrap(), b.unwrap());
-        assert_eq!(names.look_up(&asked).await.unwrap()[1], ip("2001:db8::1"));
+        assert_eq!(look_up(&names, &asked).await.unwrap()[1], ip("2001:db8::1"));
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 
@@ -269,7 +372,7 @@ mod tests {
             _ => Err(io::Error::other("SERVFAIL")),
         });
         let asked = name("a.example");
-        names.look_up(&asked).await.unwrap();
+        look_up(&names, &asked).await.unwrap();
         // As if half a minute had passed.
         let at = Instant::now();
         let answered = names.lock().get(&asked).unwrap().good.clone().unwrap().0;
@@ -296,7 +399,7 @@ mod tests {
         });
         let asked = name("nowhere.example");
         for _ in 0..3 {
-            assert_eq!(names.look_up(&asked).await, Err(NoAddress::Resolver("NXDOMAIN".into())));
+            assert_eq!(look_up(&names, &asked).await, Err(NoAddress::Resolver("NXDOMAIN".into())));
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
@@ -309,25 +412,107 @@ mod tests {
         let old =
             Entry { good: Some((Addresses::from([ip("192.0.2.1")]), now)), ..Entry::new(now) };
         names.lock().insert(asked.clone(), old);
-        let Step::Known(Ok(given)) = names.step(&asked, now + AGEING) else { panic!("waits") };
-        assert_eq!(given[0], ip("192.0.2.1"));
-        let (sender, answer) = oneshot::channel();
-        let entry = names.lock().get_mut(&asked).map(|entry| entry.waiting.take());
-        // Unless it has come already.
-        if let Some(Some(mut waiting)) = entry {
-            waiting.push(sender);
-            names.lock().get_mut(&asked).unwrap().waiting = Some(waiting);
-            let _ = answer.await;
+        let step = || match names.step(&asked, ip("10.0.0.1"), now + AGEING) {
+            Step::Known(result) => result.unwrap()[0],
+            Step::Wait { .. } => panic!("waits"),
+        };
+        assert_eq!(step(), ip("192.0.2.1"));
+        let is_under_way = || names.lock().get(&asked).unwrap().look_up.is_some();
+        while is_under_way() {
+            tokio::task::yield_now().await;
         }
-        let Step::Known(Ok(given)) = names.step(&asked, now + AGEING) else { panic!("waits") };
-        assert_eq!(given[0], ip("192.0.2.2"));
+        assert_eq!(step(), ip("192.0.2.2"));
+    }
+
+    #[tokio::test]
+    async fn silent_names_of_one_client_network_do_not_delay_others() {
+        let (names, release) = silent();
+        let attacks: Vec<_> = (0..90)
+            .map(|index| {
+                let names = Arc::clone(&names);
+                let name = name(&format!("s{index}.example"));
+                tokio::spawn(async move { names.look_up(&name, ip("10.0.0.66")).await })
+            })
+            .collect();
+        while names.lock().len() < 90 {
+            tokio::task::yield_now().await;
+        }
+        let others = async {
+            look_up(&names, &name("a.example")).await.unwrap();
+            // A name that is in the queue of the other network does not wait for that.
+            names.look_up(&name("b.example"), ip("10.0.0.1")).await.unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(20), others).await.unwrap();
+        let busy = || {
+            let known = names.lock();
+            let under_way =
+                |entry: &&Entry| entry.look_up.as_ref().is_some_and(|look_up| look_up.started);
+            known.values().filter(under_way).count()
+        };
+        assert!(busy() <= THREADS_PER_NETWORK, "{}", busy());
+        drop(release);
+        for attack in attacks {
+            let _ = attack.await;
+        }
+    }
+
+    #[tokio::test]
+    async fn while_the_resolver_is_silent_the_last_good_answer_is_used_soon() {
+        let (names, release) = silent();
+        let asked = name("s.example");
+        let old = Instant::now().checked_sub(FRESH + Duration::from_secs(1)).unwrap();
+        let good = Some((Addresses::from([ip("192.0.2.9")]), old));
+        names.lock().insert(asked.clone(), Entry { good, ..Entry::new(old) });
+        for round in 0..3 {
+            let begun = Instant::now();
+            let found = look_up(&names, &asked).await.unwrap();
+            assert_eq!(found[0], ip("192.0.2.9"));
+            let took = begun.elapsed();
+            if round > 0 {
+                assert!(took < LAST_GOOD_AFTER, "only the first waits: {took:?}");
+            }
+        }
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_the_last_good_answer_is_used_at_once() {
+        let (names, release) = silent();
+        let asked = name("s.example");
+        let now = Instant::now();
+        let old = now.checked_sub(FRESH + Duration::from_secs(1)).unwrap();
+        let failed =
+            Some((NoAddress::Resolver("SERVFAIL".into()), now.checked_sub(FAILED).unwrap()));
+        let good = Some((Addresses::from([ip("192.0.2.9")]), old));
+        names.lock().insert(asked.clone(), Entry { good, failed, ..Entry::new(old) });
+        match names.step(&asked, ip("10.0.0.1"), now) {
+            Step::Known(known) => assert_eq!(known.unwrap()[0], ip("192.0.2.9")),
+            Step::Wait { .. } => panic!("waits"),
+        }
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn look_ups_that_nobody_waits_for_any_more_are_not_made() {
+        let (names, release) = silent();
+        let many: Vec<_> = (0..20).map(|index| name(&format!("s{index}.example"))).collect();
+        for name in &many {
+            let waits = names.look_up(name, ip("10.0.0.66"));
+            let _ = tokio::time::timeout(Duration::from_millis(1), waits).await;
+        }
+        drop(release);
+        while names.lock().values().any(|entry| entry.look_up.is_some()) {
+            tokio::task::yield_now().await;
+        }
+        let made = names.lock().values().filter(|entry| entry.good.is_some()).count();
+        assert!(made <= THREADS_PER_NETWORK, "{made}");
     }
 
     #[tokio::test]
     async fn remembers_a_bounded_number_of_names() {
         let names = names(|_| Ok(vec![ip("192.0.2.1")]));
         for index in 0..MOST + 50 {
-            names.look_up(&name(&format!("n{index}.example"))).await.unwrap();
+            look_up(&names, &name(&format!("n{index}.example"))).await.unwrap();
         }
         assert_eq!(names.lock().len(), MOST);
         assert!(!names.lock().contains_key(&name("n0.example")));

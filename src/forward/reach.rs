@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::addr::{Destination, Host};
 use crate::egress::{Barred, Denial, Grant, Rule};
 use crate::generation::Outlet;
-use crate::message::Reason;
+use crate::message::{Form, Reason};
 use crate::net::{CheckedAddr, DialError, dial};
 use crate::upstream::Stream;
 use crate::upstream::connect::dial_error;
 
-use super::names::Addresses;
+use super::names::{Addresses, NoAddress};
 use super::{Commons, parent};
 
 /// A connection that leads to a destination.
@@ -39,88 +39,99 @@ pub(super) enum Unreached {
     Failed(Reason, String),
 }
 
-/// Connects to a destination, or to the parent that leads there, within the time for that.
-///
-/// # Errors
-///
-/// [`Unreached`].
-///
-/// # Cancellation
-///
-/// Dropping the future closes what was being tried.
-pub(super) async fn reach(
-    commons: &Commons,
-    outlet: &Outlet,
-    grant: &Grant,
-    destination: &Destination,
-) -> Result<Reached, Unreached> {
-    let rule = &grant.rule;
-    let deadline = Instant::now() + outlet.timeouts.connect;
-    let parent = outlet.parent(rule, destination);
-    let found = match timeout_at(deadline, addresses(commons, outlet, destination)).await {
-        Ok(Ok(found)) => found,
-        // The parent looks names up; one that is unknown here may be known there.
-        _ if parent.is_some() => Addresses::from([]),
-        Ok(Err(said)) => return Err(Unreached::Failed(Reason::UpstreamUnresolved, said)),
-        Err(_) => {
-            let said = format!("looking {} up took too long", destination.host);
-            return Err(Unreached::Failed(Reason::UpstreamConnectTimeout, said));
+/// A request for a connection, and what it may use.
+pub(super) struct Errand<'a> {
+    pub(super) commons: &'a Commons,
+    pub(super) outlet: &'a Outlet,
+    /// The client's network, in whose share names are looked up.
+    pub(super) network: IpAddr,
+    /// How the destination is asked for.
+    pub(super) form: Form,
+}
+
+impl Errand<'_> {
+    /// Connects to a destination, or to the parent that leads there, within the time for that.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreached`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes what was being tried.
+    pub(super) async fn reach(
+        &self,
+        grant: &Grant,
+        destination: &Destination,
+    ) -> Result<Reached, Unreached> {
+        let (outlet, rule) = (self.outlet, &grant.rule);
+        let deadline = Instant::now() + outlet.timeouts.connect;
+        let parent = outlet.parent(rule, destination);
+        let found = match timeout_at(deadline, self.addresses(destination)).await {
+            Ok(Ok(found)) => found,
+            // The parent looks names up; one that is unknown here may be known there.
+            _ if parent.is_some() => Addresses::from([]),
+            Ok(Err(error)) => return Err(unresolved(destination, &error)),
+            Err(_) => {
+                let said = format!("looking {} up took too long", destination.host);
+                return Err(Unreached::Failed(Reason::UpstreamConnectTimeout, said));
+            }
+        };
+        let checked = self.check(rule, &found, destination.port).map_err(Unreached::Denied)?;
+        if let Some(parent) = parent {
+            return parent::open(parent, destination).await;
         }
+        let budget = deadline.saturating_duration_since(Instant::now());
+        match dial::race(&checked, budget).await {
+            Ok((stream, dialled)) => Ok(Reached {
+                stream: Stream::Plain(stream),
+                early: Bytes::new(),
+                dialled: Some(dialled),
+                parent: None,
+            }),
+            Err(error) => Err(failed(&error, &checked, outlet.timeouts.connect)),
+        }
+    }
+
+    /// The addresses of a destination, as claimed.
+    async fn addresses(&self, destination: &Destination) -> Result<Addresses, NoAddress> {
+        match &destination.host {
+            Host::Addr(ip) => Ok(Addresses::from([*ip])),
+            Host::Name(name) => match self.outlet.hosts.get(name) {
+                Some(pinned) => Ok(Arc::clone(pinned)),
+                None => self.commons.names.look_up(name, self.network).await,
+            },
+        }
+    }
+
+    /// Those the guard lets through; the reason for the first it does not, if that leaves none.
+    fn check(
+        &self,
+        rule: &Arc<Rule>,
+        found: &[IpAddr],
+        port: u16,
+    ) -> Result<Vec<CheckedAddr>, Denial> {
+        let mut barred: Option<Barred> = None;
+        let mut checked = Vec::with_capacity(found.len());
+        for ip in found {
+            match self.outlet.guard.check(rule, *ip, port) {
+                Ok(address) => checked.push(address),
+                Err(why) => _ = barred.get_or_insert(why),
+            }
+        }
+        match barred {
+            Some(barred) if checked.is_empty() => Err(Denial::barred(rule, barred, self.form)),
+            _ => Ok(checked),
+        }
+    }
+}
+
+fn unresolved(destination: &Destination, error: &NoAddress) -> Unreached {
+    let reason = match error {
+        NoAddress::Resolver(_) => Reason::UpstreamUnresolved,
+        NoAddress::Busy => Reason::TooManyLookUps,
     };
-    let checked = check(outlet, rule, &found, destination.port).map_err(Unreached::Denied)?;
-    if let Some(parent) = parent {
-        return parent::open(parent, destination).await;
-    }
-    let budget = deadline.saturating_duration_since(Instant::now());
-    match dial::race(&checked, budget).await {
-        Ok((stream, dialled)) => Ok(Reached {
-            stream: Stream::Plain(stream),
-            early: Bytes::new(),
-            dialled: Some(dialled),
-            parent: None,
-        }),
-        Err(error) => Err(failed(&error, &checked, outlet.timeouts.connect)),
-    }
-}
-
-/// The addresses of a destination, as claimed.
-async fn addresses(
-    commons: &Commons,
-    outlet: &Outlet,
-    destination: &Destination,
-) -> Result<Addresses, String> {
-    match &destination.host {
-        Host::Addr(ip) => Ok(Addresses::from([*ip])),
-        Host::Name(name) => match outlet.hosts.get(name) {
-            Some(pinned) => Ok(Arc::clone(pinned)),
-            None => commons
-                .names
-                .look_up(name)
-                .await
-                .map_err(|error| format!("{} cannot be looked up: {error}", name.as_str())),
-        },
-    }
-}
-
-/// Those the guard lets through; the reason for the first it does not, if that leaves none.
-fn check(
-    outlet: &Outlet,
-    rule: &Arc<Rule>,
-    found: &[IpAddr],
-    port: u16,
-) -> Result<Vec<CheckedAddr>, Denial> {
-    let mut barred: Option<Barred> = None;
-    let mut checked = Vec::with_capacity(found.len());
-    for ip in found {
-        match outlet.guard.check(rule, *ip, port) {
-            Ok(address) => checked.push(address),
-            Err(why) => _ = barred.get_or_insert(why),
-        }
-    }
-    match barred {
-        Some(barred) if checked.is_empty() => Err(Denial::barred(rule, barred)),
-        _ => Ok(checked),
-    }
+    Unreached::Failed(reason, format!("{} cannot be looked up: {error}", destination.host))
 }
 
 fn failed(error: &DialError, tried: &[CheckedAddr], budget: Duration) -> Unreached {

@@ -52,6 +52,8 @@ pub(super) struct Record {
     pub(super) noted: Option<Reason>,
     /// What the system, the resolver or a parent said, for the operator.
     pub(super) detail: Option<String>,
+    /// Seconds after which the client may ask again, where that is known.
+    pub(super) retry_after: Option<u64>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     tunnel: Option<&'static str>,
@@ -93,6 +95,7 @@ impl Record {
             reason: None,
             noted: None,
             detail: None,
+            retry_after: None,
             request_bytes: 0,
             response_bytes: 0,
             tunnel: None,

@@ -46,7 +46,7 @@ pub(super) fn reply(record: &Record, wants: Wants) -> Reply {
         more.push(("Proxy-Authenticate", "Basic realm=\"app-gateway\", charset=\"UTF-8\"".into()));
     }
     if reason.code() == 429 || reason.is_shortage() {
-        more.push(("Retry-After", "1".into()));
+        more.push(("Retry-After", record.retry_after.unwrap_or(1).to_string()));
     }
     Reply { kind, more, body, ..base }
 }
@@ -64,11 +64,26 @@ fn text(record: &Record, reason: Reason) -> String {
     if let Some(destination) = record.destination() {
         line("destination", &destination.to_string());
     }
-    if let Some(why) = &record.detail {
+    if let Some(why) = detail_for_client(record, reason) {
         line("why", why);
     }
     line("id", id);
     text
+}
+
+/// The detail of a refusal, unless it could name addresses that a name resolves to, or those of a
+/// parent: the log has it.
+fn detail_for_client(record: &Record, reason: Reason) -> Option<&str> {
+    let about_the_request = matches!(
+        reason,
+        Reason::BadDestination
+            | Reason::HttpsInClear
+            | Reason::PlainHttp
+            | Reason::TooManyLogins
+            | Reason::TooManyLookUps
+            | Reason::UpstreamUnresolved
+    );
+    record.detail.as_deref().filter(|_| about_the_request)
 }
 
 fn json(record: &Record, reason: Reason) -> String {
@@ -81,7 +96,7 @@ fn json(record: &Record, reason: Reason) -> String {
             "destination": destination.map(ToString::to_string),
             "client": record.client().ip.to_string(),
             "user": record.user,
-            "why": record.detail,
+            "why": detail_for_client(record, reason),
             "id": id,
         }),
     };
@@ -104,6 +119,8 @@ pub(super) fn proxy_status(reason: Reason) -> String {
         Reason::TooManyTunnels
         | Reason::TooManyTunnelsOfClient
         | Reason::TooFast
+        | Reason::TooManyLogins
+        | Reason::TooManyLookUps
         | Reason::TooManyConnections
         | Reason::TooManyFromClient => "connection_limit_reached",
         reason if reason.is_shortage() => "proxy_internal_error",

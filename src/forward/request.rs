@@ -20,12 +20,12 @@ use crate::net::Io;
 use crate::net::rate::Rate;
 use crate::net::tunnel::Leg;
 
-use super::reach::{Reached, Unreached, reach};
+use super::reach::{Errand, Reached, Unreached};
 use super::record::Record;
 use super::serve::{Next, PATIENCE};
 use super::tunnel::Opened;
 use super::usage::Place;
-use super::{Facts, Service, Way, exchange, hello, refusal, who};
+use super::{Facts, Service, Way, exchange, hello, refusal};
 
 /// `Allow` of a TRACE that may go no further.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT";
@@ -81,14 +81,9 @@ impl Request<'_> {
             .ask(client, &outlet.limits, std::time::Instant::now())
             .map_err(|reason| refused(record, reason, None))?;
         let destination = self.destination(record)?;
-        let asking = who::user_of(commons, outlet.users.as_ref(), &self.asked.head.fields);
-        match until_gone(conn, asking).await {
-            None => return Err(refused(record, Reason::ClientGone, None)),
-            Some(Err(reason)) => return Err(refused(record, reason, None)),
-            Some(Ok(user)) => record.user = user.map(Into::into),
-        }
-        let now = Timestamp::now();
-        let grant = match outlet.policy.decide(&record.client(), &destination, now) {
+        self.identify(conn, record, &destination).await?;
+        let (form, now) = (self.asked.form, Timestamp::now());
+        let grant = match outlet.policy.decide(&record.client(), &destination, form, now) {
             Verdict::Allowed(grant) => grant,
             Verdict::Denied(denial) => {
                 record.denied(self.way, denial);
@@ -96,7 +91,7 @@ impl Request<'_> {
             }
         };
         if grant.reported.is_some() {
-            outlet.seen.note(&record.client(), &destination, now);
+            outlet.seen.note(&record.client(), &destination, form, now);
         }
         record.on_grant(self.way, &grant);
         match self.asked.head.hops_left() {
@@ -109,7 +104,8 @@ impl Request<'_> {
             .usage
             .open(client, &outlet.limits)
             .map_err(|reason| refused(record, reason, None))?;
-        match until_gone(conn, reach(commons, outlet, &grant, &destination)).await {
+        let errand = Errand { commons, outlet, network: client.network(), form };
+        match until_gone(conn, errand.reach(&grant, &destination)).await {
             Some(Ok(reached)) => {
                 record.connected();
                 record.dialled = reached.dialled;

@@ -16,7 +16,7 @@ use crate::downstream::accept::Admitted;
 use crate::downstream::hello::{SecondHello, refuse};
 use crate::egress::sni::{Judged, judge};
 use crate::egress::{Policy, Verdict};
-use crate::message::Reason;
+use crate::message::{Form, Reason};
 use crate::net::rate::Rate;
 use crate::net::tunnel::{End, Leg, Moved, Refused, Terms, join, join_screened};
 use crate::tls::hello::Progress;
@@ -168,5 +168,5 @@ fn is_still_allowed(record: &Record, stand: &Stand) -> bool {
 }
 
 fn decide(policy: &Policy, record: &Record, destination: &Destination) -> Verdict {
-    policy.decide(&record.client(), destination, Timestamp::now())
+    policy.decide(&record.client(), destination, Form::Connect, Timestamp::now())
 }

@@ -1,34 +1,63 @@
-//! Who asks: the user of `Proxy-Authorization`, verified off the worker.
+//! Who asks: the user of `Proxy-Authorization`, verified off the worker, and only where the rules make
+//! something of it.
 
-use std::sync::Arc;
-use std::time::Instant;
+use jiff::Timestamp;
 
-use crate::egress::{Basic, Users};
-use crate::message::{Fields, Reason};
+use crate::addr::Destination;
+use crate::downstream::Conn;
+use crate::egress::{Basic, Login};
+use crate::message::Reason;
+use crate::net::Io;
 
-use super::Commons;
+use super::record::Record;
+use super::request::{Refused, Request, until_gone};
 
-/// The user a request comes from; `None` if it does not say, or nobody can log in here.
-///
-/// # Errors
-///
-/// [`Reason::ProxyAuthFailed`] if it says and it is not so, [`Reason::TooFast`] if too many
-/// passwords wait to be verified.
-pub(super) async fn user_of(
-    commons: &Commons,
-    users: Option<&Arc<Users>>,
-    fields: &Fields,
-) -> Result<Option<String>, Reason> {
-    let Some(users) = users else { return Ok(None) };
-    let Some(value) = fields.named("proxy-authorization") else { return Ok(None) };
-    let basic = Basic::parse(value).ok_or(Reason::ProxyAuthFailed)?;
-    let known = users.known(&basic.user, &basic.password, Instant::now());
-    let right = if let Some(right) = known {
-        right
-    } else {
-        let (users, asked) = (Arc::clone(users), basic.clone());
-        let verified = commons.hashers.run(move || users.verify(&asked.user, &asked.password));
-        verified.await.ok_or(Reason::TooFast)?
-    };
-    if right { Ok(Some(basic.user)) } else { Err(Reason::ProxyAuthFailed) }
+impl Request<'_> {
+    /// Puts the user a request comes from into its record; nobody if it does not say, or if no rule
+    /// asks.
+    pub(super) async fn identify<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        record: &mut Record,
+        destination: &Destination,
+    ) -> Result<(), Refused> {
+        let outlet = &self.way.outlet;
+        let (Some(users), Some(value)) =
+            (&outlet.users, self.asked.head.fields.named("proxy-authorization"))
+        else {
+            return Ok(());
+        };
+        let form = self.asked.form;
+        let login = outlet.policy.login(&record.client(), destination, form, Timestamp::now());
+        if login == Login::Ignored {
+            return Ok(());
+        }
+        let network = record.address().network();
+        let refused = match Basic::parse(value) {
+            None => (Reason::ProxyAuthFailed, None),
+            Some(pair) => {
+                let verified = self.service.commons.logins.verify(users, &pair, network);
+                match until_gone(conn, verified).await {
+                    None => {
+                        record.refused(Reason::ClientGone, None);
+                        return Err(Refused);
+                    }
+                    Some(Ok(true)) => {
+                        record.user = Some(pair.user.into());
+                        return Ok(());
+                    }
+                    Some(Ok(false)) => (Reason::ProxyAuthFailed, None),
+                    Some(Err(error)) => (Reason::TooManyLogins, Some(error)),
+                }
+            }
+        };
+        if login == Login::Explains {
+            // It is denied whoever it is.
+            return Ok(());
+        }
+        let (reason, error) = refused;
+        record.retry_after = error.map(|error| error.retry_after().as_secs() + 1);
+        record.refused(reason, error.map(|error| error.to_string()));
+        Err(Refused)
+    }
 }

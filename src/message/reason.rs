@@ -141,6 +141,10 @@ reasons! {
     SelfTestBusy => "self_test_busy", 429;
     /// This client asks for new tunnels faster than it may.
     TooFast => "too_many_new_tunnels", 429;
+    /// Too many log-ins of this client network have failed, or wait to be verified.
+    TooManyLogins => "too_many_logins", 429;
+    /// Too many names are being looked up for this client network.
+    TooManyLookUps => "too_many_lookups", 429;
     /// The parent proxy did not open the tunnel.
     ParentRefused => "parent_refused", 502;
     /// The client went away first.

@@ -1,18 +1,25 @@
-//! Work that blocks, on threads of its own, so that a worker never does.
+//! Blocking work on threads of its own, shared fairly between client networks.
 //!
 //! Not tokio's blocking pool: that belongs to a runtime, and a runtime waits at its end for what
 //! its pool is doing. A look-up that hangs must not hold up the end of a worker. Threads end when
 //! there is nothing left to do; starting one takes some tens of microseconds, which is little next
 //! to what is done on it.
+//!
+//! Each client network has a queue of its own, the queues take turns, and no network runs more jobs
+//! at once than its share: a client that asks for more than it can have waits behind itself only.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Jobs that may wait for a thread; more are refused.
-const QUEUE: usize = 1024;
+/// Queued jobs of all networks; more are refused.
+const MAX_QUEUED: usize = 1024;
+
+/// Queued jobs of one network; more are refused.
+const MAX_QUEUED_PER_NETWORK: usize = 64;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -21,33 +28,46 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Aside(Arc<Crew>);
 
 struct Crew {
-    most: usize,
+    /// Threads at a time.
+    threads: usize,
+    /// Jobs of one network at a time.
+    share: usize,
     name: &'static str,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Threads that run.
     running: usize,
+    queued: usize,
+    networks: HashMap<IpAddr, Network>,
+    /// Networks with a queued job that are below their share, each once.
+    turns: VecDeque<IpAddr>,
+}
+
+/// Jobs of one client network.
+#[derive(Default)]
+struct Network {
     queue: VecDeque<Job>,
+    running: usize,
 }
 
 impl Aside {
-    /// At most `threads` at a time, all of this name.
+    /// At most `threads` at a time, all of this name; at most `share` of them for one network.
     #[must_use]
-    pub fn new(threads: usize, name: &'static str) -> Self {
-        Self(Arc::new(Crew { most: threads, name, state: Mutex::default() }))
+    pub fn new(threads: usize, share: usize, name: &'static str) -> Self {
+        Self(Arc::new(Crew { threads, share, name, state: Mutex::default() }))
     }
 
-    /// Begins `job`, or queues it; it runs to its end whether or not anybody waits. `false` if it
-    /// never will: the queue is full, or no thread can be had.
-    pub fn start(&self, job: impl FnOnce() + Send + 'static) -> bool {
+    /// Begins `job` for a client network, or queues it; it runs to its end whether or not anybody
+    /// waits. `false` if it never will: the queue is full, or no thread can be had.
+    pub fn start(&self, network: IpAddr, job: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.0.lock();
-        if state.queue.len() >= QUEUE {
+        if state.queued >= MAX_QUEUED || !state.add(network, Box::new(job), self.0.share) {
             return false;
         }
-        state.queue.push_back(Box::new(job));
-        if state.running >= self.0.most {
+        if state.running >= self.0.threads || state.turns.is_empty() {
             return true;
         }
         let crew = Arc::clone(&self.0);
@@ -55,27 +75,73 @@ impl Aside {
         if thread.spawn(move || crew.work()).is_ok() {
             state.running += 1;
         } else if state.running == 0 {
-            state.queue.pop_back();
+            // Nothing runs, so this job is the only one.
+            *state = State::default();
             return false;
         }
         true
     }
 
-    /// Runs `work` and waits for what comes of it. `None` if it does not run, or panics.
+    /// Runs `work` for a client network and waits for the result. `None` if it does not run, or
+    /// panics.
     ///
     /// # Cancellation
     ///
     /// Dropping the future leaves the work to its end.
     pub async fn run<T: Send + 'static>(
         &self,
+        network: IpAddr,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (sender, done) = oneshot::channel();
-        let begun = self.start(move || {
+        let begun = self.start(network, move || {
             // Whoever asked may have gone.
             let _ = sender.send(work());
         });
         if begun { done.await.ok() } else { None }
+    }
+}
+
+impl State {
+    /// Queues a job; `false` if its network has too many queued.
+    fn add(&mut self, address: IpAddr, job: Job, share: usize) -> bool {
+        let network = self.networks.entry(address).or_default();
+        if network.queue.len() >= MAX_QUEUED_PER_NETWORK {
+            return false;
+        }
+        network.queue.push_back(job);
+        self.queued += 1;
+        if network.queue.len() == 1 && network.running < share {
+            self.turns.push_back(address);
+        }
+        true
+    }
+
+    /// Takes the next job, and the network it is for.
+    fn next(&mut self, share: usize) -> Option<(IpAddr, Job)> {
+        let address = self.turns.pop_front()?;
+        let network = self.networks.get_mut(&address)?;
+        let job = network.queue.pop_front()?;
+        self.queued -= 1;
+        network.running += 1;
+        if !network.queue.is_empty() && network.running < share {
+            self.turns.push_back(address);
+        }
+        Some((address, job))
+    }
+
+    /// Notes that a job has ended.
+    fn ended(&mut self, address: IpAddr, share: usize) {
+        let Some(network) = self.networks.get_mut(&address) else { return };
+        let was_full = network.running == share;
+        network.running -= 1;
+        if network.queue.is_empty() {
+            if network.running == 0 {
+                self.networks.remove(&address);
+            }
+        } else if was_full {
+            self.turns.push_back(address);
+        }
     }
 }
 
@@ -88,13 +154,14 @@ impl Crew {
     fn work(&self) {
         loop {
             let mut state = self.lock();
-            let Some(job) = state.queue.pop_front() else {
+            let Some((network, job)) = state.next(self.share) else {
                 state.running -= 1;
                 return;
             };
             drop(state);
-            // A job that panics must not take the queue behind it along; its panic has been told.
+            // A panic must not take the queue behind it along; the panic hook has reported it.
             let _ = catch_unwind(AssertUnwindSafe(job));
+            self.lock().ended(network, self.share);
         }
     }
 }
@@ -102,12 +169,18 @@ impl Crew {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn network(last: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, last).into()
+    }
 
     #[tokio::test]
     async fn no_more_run_at_a_time_than_there_is_room_for() {
-        let aside = Aside::new(2, "aside");
+        let aside = Aside::new(2, 2, "aside");
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -121,7 +194,7 @@ mod tests {
                         let _ = wait.lock().unwrap().recv();
                         now.fetch_sub(1, Ordering::SeqCst);
                     };
-                    aside.run(work).await
+                    aside.run(network(1), work).await
                 })
             })
             .collect();
@@ -136,8 +209,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_job_only() {
-        let aside = Aside::new(1, "aside");
-        assert_eq!(aside.run(|| -> u8 { panic!("on purpose") }).await, None);
-        assert_eq!(aside.run(|| 1).await, Some(1));
+        let aside = Aside::new(1, 1, "aside");
+        assert_eq!(aside.run(network(1), || -> u8 { panic!("on purpose") }).await, None);
+        assert_eq!(aside.run(network(1), || 1).await, Some(1));
+        assert!(aside.0.lock().networks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_network_that_blocks_its_share_leaves_the_rest_to_others() {
+        let aside = Aside::new(2, 1, "aside");
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let begun: Vec<bool> = (0..MAX_QUEUED_PER_NETWORK + 10)
+            .map(|_| {
+                let wait = Arc::clone(&wait);
+                aside.start(network(1), move || drop(wait.lock().unwrap().recv()))
+            })
+            .collect();
+        let refused = begun.iter().filter(|begun| !**begun).count();
+        assert!((9..=10).contains(&refused), "{refused}");
+        let other = tokio::time::timeout(Duration::from_secs(20), aside.run(network(2), || 1));
+        assert_eq!(other.await.unwrap(), Some(1));
+        drop(release);
+        while !aside.0.lock().networks.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(aside.0.lock().queued, 0);
     }
 }

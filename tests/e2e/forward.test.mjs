@@ -48,7 +48,7 @@ describe('the forward proxy', { skip: gatewayOnly }, () => {
 
   async function config(settings) {
     const ports = [origin, plain];
-    const address = { addresses: [`${world.upstreamAddress}/32`], ports };
+    const address = { addresses: [`${world.upstreamAddress}/32`], ports, 'connect-ports': ports };
     // Only TLS with the right name, as on port 443; what is plain goes to a port of its own.
     const sni = { mismatch: 'refuse', missing: 'refuse', 'not-tls': 'refuse' };
     return {

@@ -145,3 +145,20 @@ fn hops_are_counted_down_and_the_last_is_here() {
         "egress OPTIONS 200",
     ]);
 }
+
+#[test]
+fn a_port_for_urls_opens_no_tunnel() {
+    let rules: &'static str = FACEBOOK.replace("connect-ports = [PORT]\n", "").leak();
+    let world = World::with(Setup { rules, ..Setup::default() });
+    let answer = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n").answer();
+    assert_eq!(answer.status(), 403);
+    assert_eq!(answer.field("gateway-reason").as_deref(), Some("egress_port"));
+    let wanted = format!("add {} to `connect-ports` of rule `facebook`", world.port());
+    assert!(text(&answer.body).contains(&wanted), "{}", text(&answer.body));
+    assert!(!world.was_dialled());
+    let mut client = world.sent("GET http://graph.facebook.com:PORT/ HTTP/1.1\r\n\r\n");
+    let mut origin = world.accept();
+    origin.head();
+    origin.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(text(&client.answer().body), "ok");
+}

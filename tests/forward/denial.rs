@@ -1,7 +1,7 @@
 //! What is denied, and what is said about it; who logs in, and how.
 
 use crate::wire::{Message, text};
-use crate::world::{Setup, World};
+use crate::world::{FACEBOOK, Setup, World};
 
 /// Two rules: one for a user, one for everybody.
 const USERS: Setup = Setup {
@@ -16,6 +16,7 @@ name = "twilio"
 users = ["file-engine"]
 allow = ["api.twilio.com"]
 ports = [PORT]
+connect-ports = [PORT]
 addresses = ["127.0.0.0/8"]
 "#,
 };
@@ -200,6 +201,63 @@ fn passwords_are_verified_beside_the_worker() {
     for mut client in slow {
         assert_eq!(client.answer().status(), 407);
     }
+}
+
+#[test]
+fn credentials_that_no_rule_asks_for_are_not_looked_at() {
+    let rules: &'static str = format!(
+        "{FACEBOOK}{}",
+        USERS.rules.replace("users =", "clients = [\"10.0.0.0/8\"]\nusers =")
+    )
+    .leak();
+    let world = World::prepared(Setup { rules, ..USERS }, |dir| {
+        // A second or more for each password that is hashed.
+        let hash = bcrypt::hash("wing beat", 14).unwrap();
+        std::fs::write(dir.join("users"), format!("file-engine:{hash}\n")).unwrap();
+    });
+    let begun = std::time::Instant::now();
+    let mut client = world.sent(&format!(
+        "CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        basic("old:secrets1")
+    ));
+    assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
+    drop(world.accept());
+    // The rule that asks is for other clients.
+    for guess in 10..30 {
+        let mut client = world.sent(&format!(
+            "CONNECT api.twilio.com:PORT HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            basic(&format!("file-engine:guess{guess}--"))
+        ));
+        check(&client.answer(), 403, "egress_denied", "http_request_denied");
+    }
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn guessing_has_to_pause_and_who_is_logged_in_goes_on() {
+    let world = users();
+    let log_in = |pair: &str| {
+        let request =
+            format!("GET http://api.twilio.com:PORT/ HTTP/1.1\r\nHost: a\r\n{}\r\n", basic(pair));
+        world.sent(&request)
+    };
+    let mut client = log_in("file-engine:wing beat");
+    let mut served = || {
+        let mut origin = world.accept();
+        origin.head();
+        origin.send("HTTP/1.1 204 No Content\r\n\r\n");
+    };
+    served();
+    assert!(text(&client.head()).starts_with("HTTP/1.1 204 "));
+    let answers: Vec<_> =
+        (10..40).map(|guess| log_in(&format!("file-engine:wrong{guess}--")).answer()).collect();
+    check(&answers[0], 407, "proxy_auth_failed", "http_request_denied");
+    let last = answers.last().unwrap();
+    check(last, 429, "too_many_logins", "connection_limit_reached");
+    assert!(last.field("retry-after").unwrap().parse::<u64>().unwrap() <= 3);
+    let mut client = log_in("file-engine:wing beat");
+    served();
+    assert!(text(&client.head()).starts_with("HTTP/1.1 204 "));
 }
 
 #[test]

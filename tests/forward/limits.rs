@@ -104,6 +104,7 @@ name = "facebook"
 clients = ["::ffff:10.7.0.0/112"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
+connect-ports = [PORT]
 addresses = ["127.0.0.0/8"]
 "#;
     let listener = "proxy-protocol = { from = [\"127.0.0.1\"] }";

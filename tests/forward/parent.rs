@@ -19,6 +19,7 @@ name = "platforms"
 clients = ["127.0.0.0/8"]
 allow = ["graph.facebook.com", "known-to-the-parent.invalid", "chatapi.viber.com", "api.twilio.com"]
 ports = [PORT]
+connect-ports = [PORT]
 via = "enterprise"
 {more}
 [[forward.parent]]

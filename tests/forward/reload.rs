@@ -10,12 +10,14 @@ name = "facebook"
 clients = ["127.0.0.0/8"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
+connect-ports = [PORT]
 addresses = ["127.0.0.0/8"]
 [[forward.rule]]
 name = "viber"
 clients = ["127.0.0.0/8"]
 allow = ["chatapi.viber.com"]
 ports = [PORT]
+connect-ports = [PORT]
 addresses = ["127.0.0.0/8"]
 "#;
 

@@ -24,6 +24,7 @@ name = "facebook"
 clients = ["127.0.0.0/8"]
 allow = ["graph.facebook.com", "*.fbcdn.net"]
 ports = [PORT]
+connect-ports = [PORT]
 addresses = ["127.0.0.0/8"]
 sni = { mismatch = "refuse", missing = "refuse", not-tls = "refuse" }
 "#,

@@ -182,6 +182,7 @@ name = "files"
 client-names = ["file-engine"]
 allow = ["graph.facebook.com"]
 ports = [PORT]
+connect-ports = [PORT]
 addresses = ["127.0.0.0/8"]
 "#;
 

@@ -17,15 +17,16 @@ use crate::cli::{say, say_wrong, summarise};
 use crate::config::{Act, Mode, Sni};
 use crate::egress::{Client, Denial, Destination, Grant, Host, Rule, Verdict};
 use crate::generation::{Generation, Outlet};
-use crate::message::Reason;
+use crate::message::{Form, Reason};
 use crate::units::{display_duration, display_size};
 
 use super::{Lines, generation};
 
 #[derive(Args)]
 pub(in crate::cli) struct Asked {
-    /// Destination as the client asks for it, e.g. `api.twilio.com:443`
-    #[arg(value_name = "HOST:PORT")]
+    /// Destination as the client asks for it: `api.twilio.com:443` for CONNECT, or a URL such as
+    /// `http://ocsp.example.com/`
+    #[arg(value_name = "HOST:PORT|URL")]
     destination: String,
     /// Address of the client
     #[arg(long, value_name = "IP")]
@@ -76,7 +77,8 @@ impl Explained<'_> {
             user: asked.user.as_deref(),
             names: &asked.names,
         };
-        let destination = match Destination::parse(asked.destination.as_bytes(), None) {
+        let (form, authority, default) = form_of(&asked.destination);
+        let destination = match Destination::parse(authority.as_bytes(), default) {
             Ok(destination) => destination,
             Err(why) => {
                 let reason = Reason::BadDestination;
@@ -87,14 +89,19 @@ impl Explained<'_> {
                 return false;
             }
         };
-        self.lines.line("destination", &destination.to_string(), "");
+        let shown = match form {
+            Form::Connect => destination.to_string(),
+            Form::Http => format!("{destination} (an http:// URL)"),
+            Form::Https => format!("{destination} (an https:// URL, not CONNECT)"),
+        };
+        self.lines.line("destination", &shown, "");
         self.client(&client);
-        match self.outlet.policy.decide(&client, &destination, Timestamp::now()) {
+        match self.outlet.policy.decide(&client, &destination, form, Timestamp::now()) {
             Verdict::Denied(denial) => {
                 self.denied(&denial, &client, &destination);
                 false
             }
-            Verdict::Allowed(grant) => self.allowed(&grant, &client, &destination, resolve),
+            Verdict::Allowed(grant) => self.allowed(&grant, &client, (&destination, form), resolve),
         }
     }
 
@@ -136,7 +143,7 @@ impl Explained<'_> {
         &mut self,
         grant: &Grant,
         client: &Client<'_>,
-        destination: &Destination,
+        (destination, form): (&Destination, Form),
         resolve: Resolve<'_>,
     ) -> bool {
         let rule = &grant.rule;
@@ -170,7 +177,7 @@ impl Explained<'_> {
             }
             None => self.lines.line("through", "no other proxy", ""),
         }
-        self.settings(rule, destination.port);
+        self.settings(rule, destination.port, form);
         let found = match &destination.host {
             Host::Addr(ip) => Ok(vec![*ip]),
             Host::Name(name) => match self.outlet.hosts.get(name) {
@@ -186,7 +193,7 @@ impl Explained<'_> {
             },
         };
         match found {
-            Ok(found) => self.addresses(rule, destination, &found, client),
+            Ok(found) => self.addresses(rule, (destination, form), &found, client),
             Err(error) if parent.is_some() => {
                 let said = format!("not found here ({error}); the parent looks it up");
                 self.lines.line("addresses", &said, "");
@@ -199,8 +206,10 @@ impl Explained<'_> {
         }
     }
 
-    fn settings(&mut self, rule: &Rule, port: u16) {
-        self.lines.line("inside", &inside(rule.sni(port)), "");
+    fn settings(&mut self, rule: &Rule, port: u16, form: Form) {
+        if form == Form::Connect {
+            self.lines.line("inside", &inside(rule.sni(port)), "");
+        }
         let timeouts = &self.outlet.timeouts;
         let mut limits = format!(
             "connect {}, silence {}, at most {}",
@@ -226,7 +235,7 @@ impl Explained<'_> {
     fn addresses(
         &mut self,
         rule: &Arc<Rule>,
-        destination: &Destination,
+        (destination, form): (&Destination, Form),
         found: &[IpAddr],
         client: &Client<'_>,
     ) -> bool {
@@ -239,7 +248,7 @@ impl Explained<'_> {
                     "may be dialled".to_owned()
                 }
                 Err(barred) => {
-                    let denial = Denial::barred(rule, barred);
+                    let denial = Denial::barred(rule, barred, form);
                     way_out = way_out.or(denial.way_out(client, destination));
                     format!("BARRED: {barred}")
                 }
@@ -256,6 +265,18 @@ impl Explained<'_> {
         }
         open
     }
+}
+
+/// How a destination is asked for, its authority, and the port it has unless it says so.
+fn form_of(asked: &str) -> (Form, &str, Option<u16>) {
+    let url = |form, rest: &'static str, port| {
+        let own = asked.get(..rest.len()).filter(|own| own.eq_ignore_ascii_case(rest))?;
+        let rest = asked.get(own.len()..)?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        Some((form, rest.get(..end)?, Some(port)))
+    };
+    let url = url(Form::Http, "http://", 80).or_else(|| url(Form::Https, "https://", 443));
+    url.unwrap_or((Form::Connect, asked, None))
 }
 
 /// What is asked of the bytes inside the tunnel.

@@ -6,6 +6,7 @@
 //! In: every mention of it. Out: a [`Forward`]. Never: reads the users, looks a name up.
 
 mod hosts;
+mod nat64;
 mod parent;
 mod rule;
 
@@ -53,6 +54,7 @@ impl Check<'_> {
             self.noted(file).map(|file| UsersFile { file, place })
         });
         let hosts = self.pinned_hosts(body.hosts.as_ref());
+        let nat64 = self.nat64(body.nat64.as_ref());
         let https = self.absolute_form(body);
         let limits = self.forward_limits(body.limits.as_ref().map(|written| &written.value));
         let timeouts = self.forward_timeouts(body.timeouts.as_ref().map(|written| &written.value));
@@ -67,6 +69,7 @@ impl Check<'_> {
             users,
             https_absolute_form: https,
             hosts,
+            nat64: nat64?,
             limits,
             timeouts,
         };
@@ -312,6 +315,7 @@ const fn has_settings(body: &ForwardFile) -> bool {
         || body.https_absolute_form.is_some()
         || body.https_ca_file.is_some()
         || body.hosts.is_some()
+        || body.nat64.is_some()
         || body.via.is_some()
         || body.mode.is_some()
         || body.sni.is_some()

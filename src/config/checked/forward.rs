@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
 
 use crate::addr::{Name, Pattern};
@@ -30,6 +30,8 @@ pub struct Forward {
     pub https_absolute_form: Option<Verify>,
     /// Names that are not looked up.
     pub hosts: Vec<PinnedHost>,
+    /// Prefixes of the network's own NAT64 translators, of a length of RFC 6052.
+    pub nat64: Vec<Ipv6Net>,
     /// How many, how fast.
     pub limits: ForwardLimits,
     /// How long.
@@ -111,8 +113,10 @@ pub struct ForwardRule {
     pub effect: Effect,
     /// What it lists; empty only in report mode.
     pub destinations: Vec<Pattern>,
-    /// Ports; empty: any. Default: 443 alone; for a rule that denies, any.
+    /// Ports of URLs; empty: any. Default: 443 alone; for a rule that denies, any.
     pub ports: Vec<u16>,
+    /// Ports of CONNECT; empty: any. Default: 443 alone; for a rule that denies, as `ports`.
+    pub connect_ports: Vec<u16>,
     /// Special networks that its names may resolve to.
     pub addresses: Vec<IpNet>,
     /// Not before.

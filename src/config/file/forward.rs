@@ -26,6 +26,10 @@ pub struct ForwardFile {
     /// `"api.example.com" = ["192.0.2.1"]`. The rules hold for them as for all others.
     #[schemars(with = "Option<BTreeMap<String, Vec<String>>>")]
     pub hosts: Maybe<Hosts>,
+    /// Prefixes (RFC 6052) of NAT64 translators on this network, e.g. `"64:ff9b::/96"`. An address in
+    /// one of them is judged by the IPv4 address inside. Default: none; addresses in the well-known
+    /// prefixes are denied unless a rule lists them.
+    pub nat64: Maybe<Vec<Written<String>>>,
     /// The parent that rules go through that say nothing. Default `"direct"`.
     pub via: Maybe<String>,
     /// What becomes of destinations that no rule lists, for rules that say nothing. Default
@@ -80,8 +84,11 @@ pub struct RuleFile {
     pub allow: Maybe<Vec<Written<String>>>,
     /// Destinations that are denied, whatever other rules say.
     pub deny: Maybe<Vec<Written<String>>>,
-    /// Ports. Default `[443]`; with `deny`: any.
+    /// Ports of `http://` and `https://` URLs. Default `[443]`; with `deny`: any.
     pub ports: Maybe<Vec<Written<i64>>>,
+    /// Ports to which CONNECT opens a tunnel. Default `[443]`, whatever `ports` lists; with `deny`:
+    /// those of `ports`.
+    pub connect_ports: Maybe<Vec<Written<i64>>>,
     /// Networks that are not the internet, e.g. `"10.1.0.0/16"`, to which its names may lead.
     pub addresses: Maybe<Vec<Written<String>>>,
     /// The rule holds from this moment on, e.g. `"2030-01-31T08:00:00+01:00"`.

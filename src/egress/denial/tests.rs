@@ -4,7 +4,7 @@ use crate::egress::tests::{client, now, policy, rule, to};
 use crate::egress::{Guard, Policy, Verdict};
 
 fn denied(policy: &Policy, client: &Client<'_>, destination: &str) -> Denial {
-    match policy.decide(client, &to(destination), now()) {
+    match policy.decide(client, &to(destination), Form::Connect, now()) {
         Verdict::Denied(denial) => denial,
         Verdict::Allowed(grant) => {
             panic!("{destination} is allowed by {}", grant.rule.settings.name)
@@ -17,6 +17,7 @@ fn rules() -> Policy {
         ForwardRule {
             clients: vec!["10.0.0.0/8".parse().unwrap()],
             ports: vec![443],
+            connect_ports: vec![443],
             ..rule("platforms", &["api.twilio.com"])
         },
         ForwardRule { effect: Effect::Deny, ..rule("never", &["*.ngrok.io"]) },
@@ -43,7 +44,7 @@ fn every_denial_says_what_to_write_and_where() {
         (
             inside,
             "example.org:8443",
-            "add \"example.org\" to `allow`, and 8443 to `ports`, of rule `platforms` in config/forward.toml:10",
+            "add \"example.org\" to `allow`, and 8443 to `connect-ports`, of rule `platforms` in config/forward.toml:10",
         ),
         (
             inside,
@@ -53,7 +54,7 @@ fn every_denial_says_what_to_write_and_where() {
         (
             inside,
             "api.twilio.com:8443",
-            "add 8443 to `ports` of rule `platforms` in config/forward.toml:10",
+            "add 8443 to `connect-ports` of rule `platforms` in config/forward.toml:10",
         ),
         (
             inside,
@@ -92,7 +93,7 @@ fn every_denial_says_what_to_write_and_where() {
         (
             outside,
             "example.org:8443",
-            "add a [[forward.rule]] with `clients = [\"192.0.2.7\"]` and `allow = [\"example.org\"]` and `ports = [8443]`",
+            "add a [[forward.rule]] with `clients = [\"192.0.2.7\"]` and `allow = [\"example.org\"]` and `connect-ports = [8443]`",
         ),
     ] {
         let denial = denied(&policy, &client, destination);
@@ -112,9 +113,9 @@ egress_port: A rule of the forward proxy allows this host, but not this port.
 
 destination  api.twilio.com:8443
 client       10.0.0.5
-why          rule `platforms` allows api.twilio.com, but not port 8443
+why          rule `platforms` allows api.twilio.com, but not CONNECT to port 8443
 rule         platforms (config/forward.toml:10)
-to allow it  add 8443 to `ports` of rule `platforms` in config/forward.toml:10
+to allow it  add 8443 to `connect-ports` of rule `platforms` in config/forward.toml:10
 id           01J
 ";
     assert_eq!(text, expected);
@@ -140,7 +141,7 @@ fn what_the_guard_bars_is_told_with_what_would_open_it() {
     let rule = &policy.rules()[0];
     let (client, destination) = (client("10.0.0.5"), to("api.twilio.com:443"));
     let barred = Guard::new(Vec::new()).check(rule, "10.9.9.9".parse().unwrap(), 443).unwrap_err();
-    let denial = Denial::barred(rule, barred);
+    let denial = Denial::barred(rule, barred, Form::Connect);
     assert_eq!(denial.reason, Reason::EgressAddress);
     assert_eq!(
         denial.why(&client, &destination),
@@ -150,6 +151,18 @@ fn what_the_guard_bars_is_told_with_what_would_open_it() {
         denial.way_out(&client, &destination).unwrap(),
         "add \"10.9.9.9\" to `addresses` of rule `platforms` in config/forward.toml:10"
     );
+    // The client is not told which address it is.
+    let [text, json] = [
+        denial.text(&client, &destination, "01J"),
+        denial.json(&client, &destination, "01J").to_string(),
+    ];
+    for said in [text, json] {
+        assert!(!said.contains("10.9.9.9") && !said.contains("10.0.0.0/8"), "{said}");
+        assert!(said.contains("app-gateway explain egress api.twilio.com:443 --client 10.0.0.5"));
+    }
+    // What it has written itself is no secret.
+    let literal = denial.text(&client, &to("10.9.9.9:443"), "01J");
+    assert!(literal.contains("add \"10.9.9.9\" to `addresses`"), "{literal}");
     let own = Barred::Own { ip: "10.9.9.9".parse().unwrap(), may_be_listed: false };
-    assert_eq!(Denial::barred(rule, own).way_out(&client, &destination), None);
+    assert_eq!(Denial::barred(rule, own, Form::Connect).way_out(&client, &destination), None);
 }

@@ -86,3 +86,30 @@ fn an_own_listener_opens_only_when_its_address_is_listed() {
     assert_eq!(check(&under(&[], &["8.8.0.0/16"]), true), Some(Some(ip)));
     assert_eq!(check(&under(&[], &["8.8.8.8"]), false), Some(None));
 }
+
+#[test]
+fn behind_a_translator_of_ones_own_the_address_inside_counts() {
+    let prefixes = ["64:ff9b::/96", "2001:db8:64::/48", "fd00:64::/96"];
+    let guard = Guard::new(Vec::new())
+        .behind(prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect());
+    let nothing = under(&[], &[]);
+    for (ip, open) in [
+        ("64:ff9b::8.8.8.8", true),
+        ("64:ff9b::169.254.169.254", false),
+        ("64:ff9b::10.0.0.1", false),
+        ("fd00:64::8.8.8.8", true),
+        ("fd00:64::127.0.0.1", false),
+        // 8.8.8.8 and 10.0.0.1 in a prefix of 48 bits.
+        ("2001:db8:64:808:8:800::", true),
+        ("2001:db8:64:a00:0:100::", false),
+        // Not of the network's own.
+        ("64:ff9b:1::8.8.8.8", false),
+        ("fd00:65::8.8.8.8", false),
+    ] {
+        assert_eq!(guard.check(&nothing, ip.parse().unwrap(), 443).is_ok(), open, "{ip}");
+    }
+    // As before where nothing is said about translators.
+    assert!(judged(&nothing, "64:ff9b::8.8.8.8").is_err());
+    let listed = under(&["10.0.0.0/8"], &[]);
+    assert!(guard.check(&listed, "64:ff9b::10.0.0.1".parse().unwrap(), 443).is_ok());
+}

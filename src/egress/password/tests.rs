@@ -54,7 +54,7 @@ fn an_answer_is_remembered_for_a_while_right_or_wrong() {
     assert_eq!(users.known("ccm", b"anders", now), None);
     // The same bytes with the border between user and password elsewhere.
     assert_eq!(users.known("ccmg", b"eheim", now), None);
-    assert_eq!(users.known("ccm", b"geheim", now + 2 * KEPT), None);
+    assert_eq!(users.known("ccm", b"geheim", now + 2 * RIGHT_KEPT), None);
 }
 
 #[test]
@@ -64,11 +64,32 @@ fn guessing_does_not_push_out_who_is_logged_in() {
     let now = Instant::now();
     let mut wrong = users.wrong.lock().unwrap();
     for guess in 0..10 * MOST_KEPT {
-        wrong.keep(users.tag("ccm", &guess.to_be_bytes()), now);
+        wrong.keep(users.tag("ccm", &guess.to_be_bytes()), now + WRONG_KEPT);
     }
     assert!(wrong.young.len() + wrong.old.len() <= MOST_KEPT);
     drop(wrong);
     assert_eq!(users.known("ccm", b"geheim", now), Some(true));
+}
+
+#[test]
+fn a_right_pair_is_known_for_as_long_as_it_is_used() {
+    let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
+    assert!(users.verify("ccm", b"geheim"));
+    let start = Instant::now();
+    for minutes in 1..60 {
+        let now = start + Duration::from_secs(60 * minutes);
+        assert_eq!(users.known("ccm", b"geheim", now), Some(true), "after {minutes} min");
+    }
+    let last = start + Duration::from_secs(60 * 59);
+    assert_eq!(users.known("ccm", b"geheim", last + 2 * RIGHT_KEPT), None);
+    assert!(!users.verify("ccm", b"falsch"));
+    let now = Instant::now();
+    for seconds in [20, 40] {
+        let then = now + Duration::from_secs(seconds);
+        assert_eq!(users.known("ccm", b"falsch", then), Some(false));
+    }
+    let then = now + Duration::from_secs(80);
+    assert_eq!(users.known("ccm", b"falsch", then), None, "a wrong pair is not renewed");
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn networks(list: &[&str]) -> Vec<ipnet::IpNet> {
 
 /// The rule that allows it, or the word that denies it.
 fn said(policy: &Policy, client: &Client<'_>, destination: &str) -> String {
-    match policy.decide(client, &to(destination), now()) {
+    match policy.decide(client, &to(destination), Form::Connect, now()) {
         Verdict::Allowed(Grant { rule, reported: None }) => rule.settings.name.clone(),
         Verdict::Allowed(Grant { rule, reported: Some(denial) }) => {
             format!("{} reports {}", rule.settings.name, denial.reason.word())
@@ -89,7 +89,7 @@ fn a_denial_wins_wherever_it_stands() {
 fn the_nearest_miss_is_the_one_that_is_told() {
     let files = ForwardRule {
         clients: networks(&["10.0.0.5/32"]),
-        ports: vec![443],
+        connect_ports: vec![443],
         ..rule("files", &["cdn.example.com"])
     };
     let until = ForwardRule {
@@ -136,7 +136,8 @@ fn a_rule_holds_from_its_first_moment_up_to_its_last() {
         ("2026-01-31T22:59:59.999Z", true),
         ("2026-01-31T23:00:00Z", false),
     ] {
-        let verdict = policy.decide(&client("10.0.0.1"), &to("example.com:443"), at(moment));
+        let verdict =
+            policy.decide(&client("10.0.0.1"), &to("example.com:443"), Form::Connect, at(moment));
         assert_eq!(matches!(verdict, Verdict::Allowed(_)), holds, "{moment}");
     }
 }
@@ -174,7 +175,7 @@ fn report_mode_lets_through_and_tells() {
         ForwardRule {
             clients: networks(&["10.0.0.5/32"]),
             mode: Mode::Report,
-            ports: vec![443],
+            connect_ports: vec![443],
             ..rule("learning", &["known.example.com"])
         },
         ForwardRule {
@@ -231,7 +232,7 @@ proptest! {
         };
         let expected = lists.iter().position(|list| list.iter().any(|pattern| covers(pattern)));
         let policy = policy(rules);
-        match (policy.decide(&client("192.0.2.1"), &destination, now()), expected) {
+        match (policy.decide(&client("192.0.2.1"), &destination, Form::Connect, now()), expected) {
             (Verdict::Allowed(grant), Some(number)) => {
                 prop_assert_eq!(&grant.rule.settings.name, &number.to_string());
             }
@@ -264,4 +265,76 @@ fn how_many_names_there_are_makes_no_difference() {
     assert_eq!(looked_at("a.b.c.d.e.f.below-999.net:443"), 50);
     assert_eq!(looked_at("below-999.net:443"), 0);
     assert_eq!(said(&policy, &client("10.0.0.1"), "host-7123.example-23.com:443"), "rule-35");
+}
+
+#[test]
+fn ports_of_urls_open_no_tunnels() {
+    let policy = policy(vec![
+        ForwardRule {
+            ports: vec![80, 443],
+            connect_ports: vec![443],
+            ..rule("ocsp", &["ocsp.example.com"])
+        },
+        ForwardRule {
+            effect: Effect::Deny,
+            ports: vec![25],
+            connect_ports: vec![25],
+            ..rule("no-mail", &["ocsp.example.com"])
+        },
+    ]);
+    let from = client("10.0.0.1");
+    for (form, destination, expected) in [
+        (Form::Http, "ocsp.example.com:80", "ocsp"),
+        (Form::Connect, "ocsp.example.com:80", "egress_port"),
+        (Form::Connect, "ocsp.example.com:443", "ocsp"),
+        (Form::Https, "ocsp.example.com:443", "ocsp"),
+        (Form::Http, "ocsp.example.com:8080", "egress_port"),
+        (Form::Http, "ocsp.example.com:25", "egress_forbidden"),
+        (Form::Connect, "ocsp.example.com:25", "egress_forbidden"),
+    ] {
+        let said = match policy.decide(&from, &to(destination), form, now()) {
+            Verdict::Allowed(grant) => grant.rule.settings.name.clone(),
+            Verdict::Denied(denial) => denial.reason.word().to_owned(),
+        };
+        assert_eq!(said, expected, "{form:?} {destination}");
+    }
+}
+
+#[test]
+fn credentials_are_looked_at_only_where_a_rule_asks() {
+    let users = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let inside = || networks(&["10.0.0.0/8"]);
+    let policy = policy(vec![
+        ForwardRule { users: users(&["fe"]), clients: inside(), ..rule("first", &["a.example"]) },
+        rule("open", &["a.example", "b.example"]),
+        ForwardRule { users: users(&["fe"]), clients: inside(), ..rule("last", &["b.example"]) },
+        ForwardRule { users: users(&["fe"]), clients: inside(), ..rule("own", &["c.example"]) },
+        ForwardRule { effect: Effect::Deny, clients: inside(), ..rule("never", &["d.example"]) },
+    ]);
+    let (inside, outside) = (client("10.0.0.1"), client("192.0.2.1"));
+    for (client, destination, expected) in [
+        // No rule that asks for users is for this client.
+        (outside, "a.example:443", Login::Ignored),
+        (outside, "c.example:443", Login::Ignored),
+        (outside, "other.example:443", Login::Ignored),
+        (inside, "a.example:443", Login::Decides),
+        // The rule before it is open.
+        (inside, "b.example:443", Login::Ignored),
+        (inside, "c.example:443", Login::Decides),
+        // Denied to everybody: only the words differ.
+        (inside, "d.example:443", Login::Explains),
+        (inside, "other.example:443", Login::Explains),
+    ] {
+        let said = policy.login(&client, &to(destination), Form::Connect, now());
+        assert_eq!(said, expected, "{} {destination}", client.ip);
+    }
+    let report = ForwardRule {
+        mode: Mode::Report,
+        users: users(&["fe"]),
+        clients: networks(&["10.0.0.0/8"]),
+        ..rule("learning", &[])
+    };
+    let policy = self::policy(vec![report]);
+    let said = policy.login(&inside, &to("any.example:443"), Form::Connect, now());
+    assert_eq!(said, Login::Decides);
 }

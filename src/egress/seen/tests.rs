@@ -11,13 +11,14 @@ fn at(text: &str) -> Timestamp {
 fn some() -> Seen {
     let seen = Seen::default();
     let (fe, ccm) = (client("10.0.0.5"), client("10.0.0.6"));
-    seen.note(&fe, &to("cdn.example.com:443"), at("2026-06-01T12:00:00Z"));
-    seen.note(&fe, &to("cdn.example.com:443"), at("2026-06-02T12:00:00.5Z"));
-    seen.note(&fe, &to("api.example.com:443"), at("2026-06-01T13:00:00Z"));
-    seen.note(&fe, &to("old.example.com:8443"), at("2026-06-01T14:00:00Z"));
+    seen.note(&fe, &to("cdn.example.com:443"), Form::Connect, at("2026-06-01T12:00:00Z"));
+    seen.note(&fe, &to("cdn.example.com:443"), Form::Connect, at("2026-06-02T12:00:00.5Z"));
+    seen.note(&fe, &to("api.example.com:443"), Form::Connect, at("2026-06-01T13:00:00Z"));
+    seen.note(&fe, &to("old.example.com:8443"), Form::Connect, at("2026-06-01T14:00:00Z"));
     let user = Client { user: Some("c\"cm"), ..ccm };
-    seen.note(&user, &to("8.8.8.8:53"), at("2026-06-01T15:00:00Z"));
-    seen.note(&user, &to("8.8.8.8:443"), at("2026-06-01T14:00:00Z"));
+    seen.note(&user, &to("8.8.8.8:53"), Form::Connect, at("2026-06-01T15:00:00Z"));
+    seen.note(&user, &to("8.8.8.8:443"), Form::Connect, at("2026-06-01T14:00:00Z"));
+    seen.note(&ccm, &to("ocsp.example.com:80"), Form::Http, at("2026-06-01T14:00:00Z"));
     seen
 }
 
@@ -27,7 +28,7 @@ fn counts_per_client_and_destination() {
     let cdn = report.sightings.iter().find(|sighting| sighting.host == "cdn.example.com").unwrap();
     assert_eq!((cdn.count, cdn.port), (2, 443));
     assert_eq!((cdn.first, cdn.last), (at("2026-06-01T12:00:00Z"), at("2026-06-02T12:00:00.5Z")));
-    assert_eq!(report.sightings.len(), 5);
+    assert_eq!(report.sightings.len(), 6);
     let text = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
 }
@@ -49,7 +50,7 @@ allow = [
 [[forward.rule]]
 name = \"seen-2\"
 clients = [\"10.0.0.5\"]
-ports = [8443]
+connect-ports = [8443]
 allow = [
     \"old.example.com\",                       # 1 x, 2026-06-01T14:00:00Z to 2026-06-01T14:00:00Z
 ]
@@ -57,8 +58,16 @@ allow = [
 [[forward.rule]]
 name = \"seen-3\"
 clients = [\"10.0.0.6\"]
+ports = [80]
+allow = [
+    \"ocsp.example.com\",                      # 1 x, 2026-06-01T14:00:00Z to 2026-06-01T14:00:00Z
+]
+
+[[forward.rule]]
+name = \"seen-4\"
+clients = [\"10.0.0.6\"]
 users = [\"c\\\"cm\"]
-ports = [53, 443]
+connect-ports = [53, 443]
 allow = [
     \"8.8.8.8\",                               # 2 x, 2026-06-01T14:00:00Z to 2026-06-01T15:00:00Z
 ]
@@ -82,7 +91,8 @@ fn what_is_suggested_is_a_configuration() {
         let destination =
             Destination::parse(format!("{}:{}", sighting.host, sighting.port).as_bytes(), None);
         let client = Client { ip: sighting.client, user: sighting.user.as_deref(), names: &[] };
-        let verdict = policy.decide(&client, &destination.unwrap(), Timestamp::now());
+        let form = if sighting.how == How::Url { Form::Http } else { Form::Connect };
+        let verdict = policy.decide(&client, &destination.unwrap(), form, Timestamp::now());
         assert!(matches!(verdict, crate::egress::Verdict::Allowed(_)), "{sighting:?}");
     }
 }
@@ -95,11 +105,12 @@ fn is_bounded_and_says_when_it_is_full() {
         seen.note(
             &client,
             &to(&format!("host-{number}.example.com:443")),
+            Form::Connect,
             at("2026-06-01T12:00:00Z"),
         );
     }
     // What is known is still counted.
-    seen.note(&client, &to("host-0.example.com:443"), at("2026-06-01T12:00:00Z"));
+    seen.note(&client, &to("host-0.example.com:443"), Form::Connect, at("2026-06-01T12:00:00Z"));
     let report = seen.report();
     assert_eq!((report.sightings.len(), report.unkept), (MOST, 7));
     assert!(report.toml().contains("INCOMPLETE: there was no room for 7 requests"));

@@ -74,7 +74,7 @@ pub fn compile(
     Some(Outlet {
         listeners: inputs.or_default(listeners.into_iter().collect::<Option<_>>())?,
         policy: Policy::new(rules.collect()),
-        guard: Guard::new(own(inputs.config)),
+        guard: Guard::new(own(inputs.config)).behind(forward.nat64.clone()),
         users: inputs.or_default(users)?,
         parents: parents.into_iter().collect::<Option<_>>()?,
         origin_tls: inputs.or_default(origin_tls)?,

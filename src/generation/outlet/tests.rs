@@ -122,7 +122,7 @@ fn the_gateways_own_listeners_are_known_to_the_guard() {
         "forward.toml",
         &format!(
             "{LISTENER}[admin]\nlisten = \"127.0.0.1:9145\"\n[[forward.rule]]\nname = \"r\"\n\
-             clients = [\"10.0.0.0/8\"]\nallow = [\"127.0.0.0/8\"]\nports = [443, 3128, 9145]\n"
+             clients = [\"10.0.0.0/8\"]\nallow = [\"127.0.0.0/8\"]\nconnect-ports = [443, 3128, 9145]\n"
         ),
     )]);
     let generation = compiled(dir.path(), None).unwrap();

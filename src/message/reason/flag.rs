@@ -163,7 +163,9 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::SelfTestBusy
         | Reason::TooManyStreams
         | Reason::Http2Flood
-        | Reason::TooFast => Flag::Limited,
+        | Reason::TooFast
+        | Reason::TooManyLogins
+        | Reason::TooManyLookUps => Flag::Limited,
         Reason::ClientGone => Flag::ClientGone,
         Reason::TunnelIdle => Flag::Idle,
         Reason::Internal => Flag::Internal,

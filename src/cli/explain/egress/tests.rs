@@ -21,7 +21,8 @@ name = "inside"
 clients = ["10.0.0.0/8"]
 allow = ["intranet.example.com", "parent.example.com"]
 addresses = ["10.1.0.0/16"]
-ports = [443, 8443]
+connect-ports = [443, 8443]
+ports = [80]
 via = "enterprise"
 
 [[forward.parent]]
@@ -156,4 +157,17 @@ fn other_verdicts_are_told_apart() {
             assert!(text.contains(part), "{destination} lacks {part}:\n{text}");
         }
     }
+}
+
+#[test]
+fn a_url_is_asked_about_by_its_own_ports() {
+    let (text, is_open) = explained("http://intranet.example.com/a?b", "10.0.0.5");
+    assert!(is_open, "{text}");
+    assert!(text.contains("intranet.example.com:80 (an http:// URL)"), "{text}");
+    assert!(!text.contains("inside "), "{text}");
+    let (text, is_open) = explained("intranet.example.com:80", "10.0.0.5");
+    assert!(!is_open && text.contains("egress_port"), "{text}");
+    assert!(text.contains("add 80 to `connect-ports` of rule `inside`"), "{text}");
+    let (text, is_open) = explained("http://api.twilio.com", "10.0.0.5");
+    assert!(!is_open && text.contains("add 80 to `ports` of rule `platforms`"), "{text}");
 }

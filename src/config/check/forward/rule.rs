@@ -72,7 +72,7 @@ impl Check<'_> {
         let clients = self.clients(&file.clients);
         let users = self.words(&file.users, "users");
         let client_names = self.words(&file.client_names, "client-names");
-        let ports = self.ports(file, effect);
+        let (ports, connect_ports) = self.ports(file, effect);
         let addresses = self.special_networks(&file.addresses);
         let (from, until) = self.period(file);
         if mode == Mode::Report && effect == Effect::Allow {
@@ -101,6 +101,7 @@ impl Check<'_> {
             effect,
             destinations: destinations.into_iter().collect::<Option<_>>()?,
             ports,
+            connect_ports,
             addresses: addresses?,
             from,
             until,
@@ -244,23 +245,50 @@ impl Check<'_> {
         );
     }
 
-    fn ports(&mut self, file: &RuleFile, effect: Effect) -> Vec<u16> {
-        let Some(list) = &file.ports else {
-            return if effect == Effect::Deny { Vec::new() } else { vec![443] };
-        };
+    /// Ports of URLs, and of CONNECT.
+    fn ports(&mut self, file: &RuleFile, effect: Effect) -> (Vec<u16>, Vec<u16>) {
+        let ports = self.port_list(file.ports.as_ref(), "ports");
+        let connect = self.port_list(file.connect_ports.as_ref(), "connect-ports");
+        if effect == Effect::Deny {
+            let ports = ports.unwrap_or_default();
+            return (ports.clone(), connect.unwrap_or(ports));
+        }
+        if let (Some(written), Some(ports), None) = (&file.ports, &ports, &connect) {
+            self.only_urls(&file.name, self.place(written), ports);
+        }
+        (ports.unwrap_or_else(|| vec![443]), connect.unwrap_or_else(|| vec![443]))
+    }
+
+    /// Ports that are neither those of `http://` nor of CONNECT, listed where CONNECT is not.
+    fn only_urls(&mut self, name: &Written<String>, place: Place, ports: &[u16]) {
+        let odd: Vec<_> = ports.iter().filter(|port| !matches!(port, 80 | 443)).collect();
+        let (Some(first), false) = (odd.first(), self.found.is_damaged(place)) else { return };
+        let message = format!("rule `{}` opens port {first} for http:// only", name.value);
+        self.found.push(
+            Problem::warning("forward.ports-without-connect", place, message)
+                .with_label("CONNECT goes to 443 alone")
+                .with_help(format!(
+                    "for tunnels to it add `connect-ports = [443, {first}]`; if http:// is meant, `connect-ports = [443]` ends this warning"
+                )),
+        );
+    }
+
+    fn port_list(
+        &mut self,
+        written: Option<&Written<Vec<Written<i64>>>>,
+        key: &str,
+    ) -> Option<Vec<u16>> {
+        let list = written?;
         if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
+            let message = format!("the list of `{key}` is empty");
             self.found.push(
-                Problem::error(
-                    "forward.list-empty",
-                    self.place(list),
-                    "the list of `ports` is empty",
-                )
-                .with_label("no port, or any port?")
-                .with_help("leave `ports` out for 443 alone"),
+                Problem::error("forward.list-empty", self.place(list), message)
+                    .with_label("no port, or any port?")
+                    .with_help(format!("leave `{key}` out for 443 alone")),
             );
         }
         let ports = list.value.iter().map(|written| self.number(Some(written), 443, 1..=65_535));
-        ports.filter_map(|port| u16::try_from(port).ok()).collect()
+        Some(ports.filter_map(|port| u16::try_from(port).ok()).collect())
     }
 
     /// `addresses`: what the guard would bar, opened by name.
