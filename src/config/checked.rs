@@ -135,6 +135,8 @@ pub struct AccessLog {
     pub format: LogFormat,
     /// Query parameters whose values are masked, besides those that always are.
     pub mask: Vec<String>,
+    /// Paths with segments that are masked.
+    pub mask_path: Vec<String>,
 }
 
 /// Where access-log lines go.

@@ -24,6 +24,9 @@ const MOST: usize = 16 * 1024;
 /// How long an endpoint that could not be connected to is passed over while others are left.
 const SHUNNED: Duration = Duration::from_secs(5);
 
+/// What follows in the detail of a refusal is for the operator: the endpoint of the parent.
+pub(super) const AT: &str = " (at ";
+
 /// Why a parent did not open the tunnel.
 enum No {
     /// It could not be asked: another endpoint may be.
@@ -83,7 +86,7 @@ async fn ask(
     destination: &Destination,
 ) -> Result<(Stream, Bytes), No> {
     let deadline = Instant::now() + parent.connect_timeout;
-    let mut stream = connect(endpoint, parent.connect_timeout, &[])
+    let mut stream = connect(endpoint, None, parent.connect_timeout, &[])
         .await
         .map_err(|error| No::Silent(error.reason, error.to_string()))?;
     let mut request = format!("CONNECT {destination} HTTP/1.1\r\n").into_bytes();
@@ -111,10 +114,10 @@ async fn ask(
     match head.status {
         200..300 => Ok((stream, early)),
         status => Err(No::Refused(format!(
-            "parent `{}` ({}) answered {status} {}",
+            "parent `{}` answered {status} {}{AT}{})",
             parent.name,
+            String::from_utf8_lossy(head.phrase()),
             endpoint.label,
-            String::from_utf8_lossy(head.phrase())
         ))),
     }
 }

@@ -20,6 +20,7 @@ use crate::message::reason::Flag;
 use crate::message::{Form, ProxiedHead, Reason, Version};
 use crate::net::Phase;
 use crate::telemetry::line::{Event, Key, Line};
+use crate::telemetry::mask::Mask;
 
 use super::way::{PROFILE, Tally};
 use super::{Facts, Stand, Way};
@@ -218,7 +219,8 @@ impl Record {
             Some(destination) => {
                 line.text(Key::Destination, destination.to_string().as_bytes());
             }
-            None => line.text(Key::Destination, &asked.authority),
+            // Not known to be a host and a port: it may begin with a user and a password.
+            None => line.text(Key::Destination, &Mask::default().masked(&asked.authority)),
         }
         if let Some(path) = &asked.path {
             let scheme = if asked.form == Form::Https { "https" } else { "http" };

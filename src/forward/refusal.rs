@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::downstream::Reply;
 use crate::message::{Fields, Reason};
 
+use super::parent::AT;
 use super::record::Record;
 
 /// Which form of an explanation is wanted.
@@ -83,7 +84,11 @@ fn detail_for_client(record: &Record, reason: Reason) -> Option<&str> {
             | Reason::TooManyLookUps
             | Reason::UpstreamUnresolved
     );
-    record.detail.as_deref().filter(|_| about_the_request)
+    let detail = record.detail.as_deref()?;
+    match reason {
+        Reason::ParentRefused => detail.rsplit_once(AT).map(|(said, _)| said),
+        _ => about_the_request.then_some(detail),
+    }
 }
 
 fn json(record: &Record, reason: Reason) -> String {

@@ -223,7 +223,9 @@ mod tests {
         let begun: Vec<bool> = (0..MAX_QUEUED_PER_NETWORK + 10)
             .map(|_| {
                 let wait = Arc::clone(&wait);
-                aside.start(network(1), move || drop(wait.lock().unwrap().recv()))
+                aside.start(network(1), move || {
+                    let _ = wait.lock().unwrap().recv();
+                })
             })
             .collect();
         let refused = begun.iter().filter(|begun| !**begun).count();

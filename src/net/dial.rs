@@ -147,7 +147,8 @@ async fn first(attempts: &mut Vec<Attempt>) -> Result<(TcpStream, SocketAddr), D
 }
 
 /// The addresses with their families taking turns, the family of the first going first.
-fn in_turns(addrs: &[CheckedAddr]) -> Vec<CheckedAddr> {
+#[must_use]
+pub fn in_turns(addrs: &[CheckedAddr]) -> Vec<CheckedAddr> {
     let Some(leader) = addrs.first() else { return Vec::new() };
     let leads = |addr: &&CheckedAddr| addr.0.is_ipv6() == leader.0.is_ipv6();
     let mut leading = addrs.iter().filter(leads);

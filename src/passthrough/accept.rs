@@ -194,8 +194,9 @@ async fn dial(
     let reserved = reserving.await.map_err(|reason| (reason, None))?;
     let port = route.same_port.then(|| passage.address.port());
     let budget = route.upstream.limits.connect;
+    let key = route.upstream.hashes().then(|| place(record.client));
     let attempt = async |chosen: reach::Chosen<'_>| {
-        let stream = try_one(to, chosen, connect_tcp(chosen.1, port, budget)).await?;
+        let stream = try_one(to, chosen, connect_tcp(chosen.1, port, key, budget)).await?;
         Ok((stream, Arc::clone(chosen.1)))
     };
     let choice = route.upstream.choose(|| place(record.client), None);

@@ -19,7 +19,7 @@ use crate::upstream::seat::Seat;
 use crate::upstream::sessions::Learner;
 use crate::upstream::turns::{Claim, Lot};
 use crate::upstream::{
-    Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Upstream, connect,
+    Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Rotation, Upstream, connect,
 };
 
 use super::self_test::{self, Own};
@@ -80,6 +80,8 @@ pub(super) struct Acquired {
 /// Whose a connection is, and what came of the request on it.
 pub(super) struct Whose {
     pub(super) endpoint: Arc<Endpoint>,
+    /// Under which the pool keeps the connection.
+    pub(super) identity: u64,
     index: usize,
     /// How long the connection was idle; `None`: it is new.
     idle: Option<Duration>,
@@ -181,7 +183,8 @@ pub(super) async fn acquire(
     if let (Some(own), Some(endpoint)) = (&errand.own, upstream.endpoints.first()) {
         let connection = self_test::connect(worker, errand.head, own)?;
         let (learns, cookie) = (Learns::Nothing, None);
-        let whose = Whose { endpoint: Arc::clone(endpoint), index: 0, idle: None, learns, cookie };
+        let (endpoint, idle) = (Arc::clone(endpoint), None);
+        let whose = Whose { identity: endpoint.identity, endpoint, index: 0, idle, learns, cookie };
         return Ok(Acquired { connection, whose, reserved: None });
     }
     // A request that is sent once more has one already.
@@ -244,12 +247,18 @@ async fn try_one(
 ) -> Result<Acquired, ConnectError> {
     let (upstream, counters) = errand.to;
     let (learns, cookie) = (Learns::Nothing, None);
-    let mut whose = Whose { endpoint: Arc::clone(endpoint), index, idle: None, learns, cookie };
+    let key = upstream.keeps_address(endpoint).then(|| place(errand.client.client));
+    let identity = match key {
+        Some(key) => endpoint.identity ^ Rotation::choice(&endpoint.addresses.load(), key),
+        None => endpoint.identity,
+    };
+    let (own, idle) = (Arc::clone(endpoint), None);
+    let mut whose = Whose { endpoint: own, identity, index, idle, learns, cookie };
     let ends = upstream.announces.then_some(errand.client.ends);
     let kept = match (errand.fresh, errand.repeats) {
         (true, _) => None,
-        (false, true) => worker.pool.take(endpoint.identity, ends.as_ref()),
-        (false, false) => worker.pool.take_sure(endpoint.identity, ends.as_ref()),
+        (false, true) => worker.pool.take(identity, ends.as_ref()),
+        (false, false) => worker.pool.take_sure(identity, ends.as_ref()),
     };
     if let Some(Taken { connection, idle }) = kept {
         counters.reused.inc();
@@ -269,7 +278,7 @@ async fn try_one(
         },
     };
     let first = if ends.is_some() { errand.client.announced() } else { Vec::new() };
-    let connecting = connect(endpoint, upstream.limits.connect, &first);
+    let connecting = connect(endpoint, key, upstream.limits.connect, &first);
     let stream = reach::try_one(errand.to, (index, endpoint), connecting).await?;
     drop(turn);
     let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
@@ -335,7 +344,7 @@ impl Whose {
     /// Notes that a kept connection had been closed before the request arrived.
     pub(super) fn was_stale(&self, pool: &Pool) {
         if let Some(idle) = self.idle {
-            pool.closed(self.endpoint.identity, idle);
+            pool.closed(self.identity, idle);
         }
     }
 

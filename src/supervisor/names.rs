@@ -20,8 +20,11 @@ use super::checks::jittered;
 /// The file that operators edit.
 const HOSTS: &str = "/etc/hosts";
 
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked at, and which endpoints could not be connected to.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A name whose endpoint could not be connected to is looked up again after this, at first and at most.
+const EARLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// A look-up that failed is made again after this at the latest.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -43,6 +46,24 @@ pub(super) struct Names {
 struct Time {
     next: Instant,
     asked: bool,
+    /// When it was looked up last.
+    last: Instant,
+    /// Look-ups in a row that failed connections brought forward.
+    early: u32,
+}
+
+impl Time {
+    /// Brings the look-up forward after a failed connection; each time a little later, as the endpoint
+    /// may just be down.
+    fn hurry(&mut self) {
+        let (first, most) = EARLY;
+        let pause = first.saturating_mul(1 << self.early.min(8)).min(most);
+        let next = self.last + pause;
+        if next < self.next {
+            self.early += 1;
+            self.next = next;
+        }
+    }
 }
 
 impl Names {
@@ -103,15 +124,20 @@ impl Names {
             let fresh = || {
                 let known = !endpoint.addresses.load().is_empty();
                 let pause = if known { jittered(*every) } else { AGAIN.min(*every) };
-                Time { next: now + pause, asked: false }
+                Time { next: now + pause, asked: false, last: now, early: 0 }
             };
             let time = self.times.entry(identity).or_insert_with(fresh);
             // It may have been configured to come more often. Jitter adds up to a tenth.
             time.next = if changed { now } else { time.next.min(now + *every + *every / 10) };
+            if !time.asked && endpoint.rotation.take_stale() {
+                time.hurry();
+            }
             if time.asked || now < time.next || self.under_way.len() >= AT_ONCE {
                 continue;
             }
-            *time = Time { next: now + jittered(*every), asked: true };
+            // One that came at its regular time ends a series of early ones.
+            let early = if now < time.last + *every - *every / 10 { time.early } else { 0 };
+            *time = Time { next: now + jittered(*every), asked: true, last: now, early };
             let endpoint = Arc::clone(endpoint);
             self.under_way.spawn_blocking(move || (identity, !look_up(&endpoint)));
         }
@@ -206,6 +232,26 @@ mod tests {
         std::fs::File::open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         after(&mut names, &all, seconds(2), good).await;
         assert!(asked(&all[0].0) > before.0 && asked(&all[1].0) > before.1, "the file was edited");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_connection_brings_the_next_look_up_forward() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut names = Names::of(&dir.path().join("none"));
+        let seconds = Duration::from_secs;
+        let all = [(endpoint(1), seconds(30)), (endpoint(2), seconds(30))];
+        after(&mut names, &all, seconds(3), good).await;
+        assert_eq!(asked(&all[0].0), 0);
+        all[0].0.rotation.mark_stale();
+        after(&mut names, &all, seconds(1), good).await;
+        assert_eq!((asked(&all[0].0), asked(&all[1].0)), (1, 0), "within a second");
+        // One that stays down is asked for more rarely.
+        for _ in 0..100 {
+            all[0].0.rotation.mark_stale();
+            after(&mut names, &all, Duration::from_millis(300), good).await;
+        }
+        let often = asked(&all[0].0);
+        assert!((5..=12).contains(&often), "{often} times in 30 s");
     }
 
     #[tokio::test(start_paused = true)]

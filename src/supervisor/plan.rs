@@ -21,6 +21,7 @@ use crate::generation::site::{Action, Asked, Carried, Way};
 use crate::generation::{self, Decision, Generation, Served, Site};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
+use crate::telemetry::mask::Mask;
 use crate::telemetry::recent::Seen;
 use crate::tls::{ClientAuth, ServerTls};
 
@@ -285,6 +286,8 @@ fn gauge(gauge: &prometheus::IntGauge) -> u64 {
 fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> Requests {
     let mut kinds = HashMap::<(String, String, String, String), usize>::new();
     let mut different = 0;
+    let log = &old.config.gateway.access_log;
+    let mask = Mask::new(&log.mask, &log.mask_path);
     for seen in recent {
         let (before, after) = (decided(seen, old), decided(seen, new));
         if before == after {
@@ -292,7 +295,7 @@ fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> Requests {
         }
         different += 1;
         let method = if seen.upgrade { "WS".to_owned() } else { seen.method.to_string() };
-        let path = String::from_utf8_lossy(seen.path()).into_owned();
+        let path = String::from_utf8_lossy(&mask.masked(seen.path())).into_owned();
         *kinds.entry((method, path, before, after)).or_default() += 1;
     }
     let kinds = kinds.into_iter();

@@ -23,13 +23,12 @@ use crate::generation::{self, Generation, Spot};
 use crate::telemetry::access_log::{Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::{display_duration, display_timestamp};
-use crate::upstream::resolve;
 
 use super::changes;
 use super::inheritance::Inheritance;
 use super::origin::Origin;
 use super::posts::{Retired, Shared, posts};
-use super::start::{Held, Sockets, StartError, bind_spots, hold, open_next_log};
+use super::start::{Held, Sockets, StartError, bind_spots, hold, open_next_log, resolve_names};
 use super::worker::Command;
 
 /// A roll-back that cannot have its sockets is tried again after this time.
@@ -441,13 +440,7 @@ impl Preparing {
         if generation.fingerprint() == self.previous.fingerprint() {
             return Err(NotPrepared::Unchanged);
         }
-        for endpoint in generation.endpoints() {
-            if endpoint.addresses.load().is_empty()
-                && let Err(error) = resolve::refresh(endpoint)
-            {
-                tracing::warn!("{error}; it is looked up again and again");
-            }
-        }
+        resolve_names(&generation);
         let (sockets, held) = self.bind(&generation)?;
         let log = open_next_log(&self.log, &generation)?;
         let warnings = if compiled.warnings.is_empty() {

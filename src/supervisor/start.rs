@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::admin::report::Status;
 use crate::admin::socket::{self, Socket, SocketError};
@@ -168,13 +169,16 @@ fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListen
     }
 }
 
-/// Looks up every endpoint's name once. What cannot be resolved is said, and tried again later: a
-/// component that is not there yet is no reason not to start.
+/// How long the start, or a reload, waits for name servers.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Looks up the name of every endpoint that has no address yet, for two seconds at most. Those that
+/// cannot be resolved are logged, and tried again later: a component that is not there yet, or a name
+/// server that is silent, is no reason not to serve the others.
 pub fn resolve_names(generation: &Generation) {
-    for endpoint in generation.endpoints() {
-        if let Err(error) = resolve::refresh(endpoint) {
-            tracing::warn!("{error}; it is looked up again and again");
-        }
+    let unknown = generation.endpoints().filter(|endpoint| endpoint.addresses.load().is_empty());
+    for problem in resolve::refresh_all(unknown, RESOLVE_TIMEOUT) {
+        tracing::warn!("{problem}; it is looked up again and again");
     }
 }
 

@@ -1,91 +1,238 @@
-//! Masks secrets in a query string, for logs.
+//! Masks secrets in request targets and URLs, for logs: users and passwords before a host, values of
+//! secret parameters in the query and in the path, and the segments of paths that the operator names.
+
+mod path;
 
 use std::borrow::Cow;
 
-/// Parameters whose values are credentials or stand in for them.
+use path::Pattern;
+
+/// What a secret is replaced by.
+const STARS: &[u8] = b"***";
+
+/// Rounds of percent-decoding of a name; more are not decoded by anything that reads it.
+const MAX_DECODED: usize = 3;
+
+/// Parameters whose values are credentials or stand in for them, by length; `-` stands for `_` as well.
 ///
 /// `hub.verify_token` is Messenger's webhook secret, `sig` Viber's signature, `sid` a Socket.IO session,
-/// which whoever has it can read; the others are what components and their clients are known to put
-/// into URLs.
-const SECRET: &[&str] = &[
-    "hub.verify_token",
-    "sig",
-    "sid",
-    "signature",
-    "token",
-    "access_token",
-    "auth_token",
-    "id_token",
-    "refresh_token",
-    "code",
-    "password",
-    "passwd",
-    "pwd",
-    "secret",
-    "client_secret",
-    "api_key",
-    "apikey",
-    "key",
-];
+/// which whoever has it can read; the others are what components, clients, clouds and log-ins are known
+/// to put into URLs.
+const fn secrets(length: usize) -> &'static [&'static str] {
+    match length {
+        3 => &["sig", "sid", "jwt", "otp", "pwd", "key", "sas"],
+        4 => &["auth", "code", "pass", "hmac", "totp"],
+        5 => &["token"],
+        6 => &["secret", "apikey", "ticket", "passwd", "bearer"],
+        7 => &["api_key", "session"],
+        8 => &["password", "id_token", "passcode"],
+        9 => &["signature", "assertion", "sessionid", "authtoken"],
+        10 => &["auth_token", "access_key", "session_id", "credential", "jsessionid", "passphrase"],
+        11 => &["credentials", "private_key", "accesstoken", "secret_key"],
+        12 => &["access_token", "samlresponse", "clientsecret"],
+        13 => {
+            &["client_secret", "refresh_token", "private_token", "code_verifier", "session_token"]
+        }
+        14 => &["security_token", "secret_api_key"],
+        15 => &["x_amz_signature"],
+        16 => &["hub.verify_token", "x_amz_credential", "client_assertion", "x_goog_signature"],
+        17 => &["x_goog_credential"],
+        20 => &["x_amz_security_token"],
+        21 => &["x_goog_security_token"],
+        _ => &[],
+    }
+}
 
 /// What is masked: what always is, and what the operator adds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Mask {
+    /// Further names of parameters.
     more: Vec<String>,
+    /// Segments of paths.
+    paths: Vec<Pattern>,
 }
 
 impl Mask {
-    /// With further names of parameters.
+    /// With further names of parameters, and patterns of paths as in `mask-path`.
     #[must_use]
-    pub fn new(more: &[String]) -> Self {
-        Self { more: more.to_vec() }
+    pub fn new(more: &[String], paths: &[String]) -> Self {
+        let paths = paths.iter().map(|pattern| Pattern::new(pattern)).collect();
+        Self { more: more.to_vec(), paths }
     }
 
-    /// The target or URL with the values of secret parameters replaced by `***`.
+    /// The target or URL with its secrets replaced by `***`.
     ///
-    /// Names are compared percent-decoded and in any case, so that `si%67=` is masked as well.
+    /// Names are compared percent-decoded and in any case, so that `si%67=` is masked as well; so are
+    /// `sig[]=` and `user[password]=`, and parameters after a `;`.
     #[must_use]
     pub fn masked<'a>(&self, target: &'a [u8]) -> Cow<'a, [u8]> {
-        let Some(mark) = memchr::memchr(b'?', target) else { return Cow::Borrowed(target) };
-        let (path, query) = target.split_at(mark + 1);
-        let mut parameters = query.split(|b| *b == b'&');
-        if !parameters.any(|parameter| self.secret(parameter).is_some()) {
+        if self.paths.is_empty() && memchr::memchr3(b'?', b'@', b';', target).is_none() {
             return Cow::Borrowed(target);
         }
-        let mut out = Vec::with_capacity(target.len());
-        out.extend_from_slice(path);
-        for (index, parameter) in query.split(|b| *b == b'&').enumerate() {
-            if index > 0 {
-                out.push(b'&');
-            }
-            match self.secret(parameter) {
-                Some(name) => {
-                    out.extend_from_slice(name);
-                    out.extend_from_slice(b"=***");
-                }
-                None => out.extend_from_slice(parameter),
-            }
+        let Parts { before, userinfo, authority, path, query } = Parts::of(target);
+        let path_has_secrets = !self.paths.is_empty() || self.has_secret(path);
+        if userinfo.is_empty() && !path_has_secrets && !self.has_secret(query) {
+            return Cow::Borrowed(target);
         }
+        let mut out = Vec::with_capacity(target.len() + STARS.len());
+        out.extend_from_slice(before);
+        if !userinfo.is_empty() {
+            out.extend_from_slice(STARS);
+            out.push(b'@');
+        }
+        out.extend_from_slice(authority);
+        if path_has_secrets {
+            for (slash, segment) in path::masked(path, &self.paths) {
+                if slash {
+                    out.push(b'/');
+                }
+                match segment {
+                    Some(segment) => self.mask_parameters(segment, &mut out),
+                    None => out.extend_from_slice(STARS),
+                }
+            }
+        } else {
+            out.extend_from_slice(path);
+        }
+        self.mask_parameters(query, &mut out);
         Cow::Owned(out)
     }
 
-    /// The name of a parameter whose value is a secret, as it is written.
+    fn has_secret(&self, text: &[u8]) -> bool {
+        let mut parameters = text.split(|byte| is_separator(*byte));
+        parameters.any(|parameter| self.secret(parameter).is_some())
+    }
+
+    /// Appends `text` with the values of secret parameters replaced.
+    fn mask_parameters(&self, text: &[u8], out: &mut Vec<u8>) {
+        for part in text.split_inclusive(|byte| is_separator(*byte)) {
+            let (parameter, separator) = match part.split_last() {
+                Some((last, parameter)) if is_separator(*last) => (parameter, Some(*last)),
+                _ => (part, None),
+            };
+            match self.secret(parameter) {
+                Some(name) => {
+                    out.extend_from_slice(name);
+                    out.push(b'=');
+                    out.extend_from_slice(STARS);
+                }
+                None => out.extend_from_slice(parameter),
+            }
+            out.extend(separator);
+        }
+    }
+
+    /// The name of a parameter whose value is a secret or contains one, as it is written.
     fn secret<'a>(&self, parameter: &'a [u8]) -> Option<&'a [u8]> {
-        let name = parameter.get(..memchr::memchr(b'=', parameter)?)?;
-        let decoded = decoded(name);
-        let is = |secret: &str| decoded.eq_ignore_ascii_case(secret.as_bytes());
-        let known = SECRET.iter().any(|secret| is(secret));
-        (known || self.more.iter().any(|secret| is(secret))).then_some(name)
+        let (name, value) = parameter.split_at(memchr::memchr(b'=', parameter)?);
+        let is_secret = self.is_secret_name(&decoded(name)) || self.holds_secret(value.get(1..)?);
+        is_secret.then_some(name)
+    }
+
+    /// Whether a decoded name, or a part of it as in `user[password]`, is that of a secret.
+    fn is_secret_name(&self, name: &[u8]) -> bool {
+        let is_one = |name: &[u8]| {
+            secrets(name.len()).iter().any(|secret| is_same(name, secret))
+                || self.more.iter().any(|secret| is_same(name, secret))
+        };
+        let mut parts = name.split(|byte| matches!(byte, b'[' | b']' | b'.'));
+        is_one(name) || (parts.clone().nth(1).is_some() && parts.any(is_one))
+    }
+
+    /// Whether a value is a URL, or a query, with a secret parameter of its own.
+    fn holds_secret(&self, value: &[u8]) -> bool {
+        let mut escapes = memchr::memmem::find_iter(value, b"%3");
+        let has_equals = memchr::memchr(b'=', value).is_some()
+            || escapes
+                .any(|at| value.get(at + 2).is_some_and(|digit| matches!(digit, b'd' | b'D')));
+        if !has_equals {
+            return false;
+        }
+        let value = decoded(value);
+        let mut parameters = value.split(|byte| is_separator(*byte));
+        parameters.any(|parameter| {
+            let name = memchr::memchr(b'=', parameter).and_then(|at| parameter.get(..at));
+            name.is_some_and(|name| self.is_secret_name(name))
+        })
     }
 }
 
-/// Percent-decodes; malformed escapes stay as they are.
-fn decoded(name: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'%', name).is_none() {
-        return Cow::Borrowed(name);
+/// What parameters are separated by, in a query and in a path.
+const fn is_separator(byte: u8) -> bool {
+    matches!(byte, b'?' | b'&' | b';' | b'#')
+}
+
+/// Whether a name is that of a secret: in any case, `-` like `_`.
+fn is_same(name: &[u8], secret: &str) -> bool {
+    let plain = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+    name.len() == secret.len() && name.iter().map(plain).eq(secret.as_bytes().iter().map(plain))
+}
+
+/// A request target or URL, taken apart; the parts in a row are the whole, with an `@` after `userinfo`.
+struct Parts<'a> {
+    /// The scheme with its `//`, if there is one.
+    before: &'a [u8],
+    /// User and password.
+    userinfo: &'a [u8],
+    /// Host and port.
+    authority: &'a [u8],
+    path: &'a [u8],
+    /// With its `?`.
+    query: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(target: &'a [u8]) -> Self {
+        let end = target.iter().position(|byte| matches!(byte, b'?' | b'#'));
+        let (front, query) = target.split_at(end.unwrap_or(target.len()));
+        if front.starts_with(b"/") {
+            return Self { before: b"", userinfo: b"", authority: b"", path: front, query };
+        }
+        let scheme = memchr::memmem::find(front, b"://").map_or(0, |at| at + 3);
+        let (before, rest) = front.split_at(scheme);
+        let slash = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+        let at = memchr::memrchr(b'@', rest.get(..slash).unwrap_or_default());
+        // A password with a slash in it: what stands before the slash is no host and port then.
+        let odd = || {
+            let host = rest.get(..slash).unwrap_or_default();
+            // Colons inside the brackets of an IPv6 address are none before a port.
+            let host =
+                memchr::memrchr(b']', host).map_or(host, |end| host.get(end..).unwrap_or_default());
+            let port = memchr::memchr(b':', host).and_then(|colon| host.get(colon + 1..));
+            let is_port = port.is_none_or(|port| port.iter().all(u8::is_ascii_digit));
+            if is_port { None } else { memchr::memrchr(b'@', rest) }
+        };
+        let (userinfo, rest) = match at.or_else(odd) {
+            Some(at) => {
+                (rest.get(..at).unwrap_or_default(), rest.get(at + 1..).unwrap_or_default())
+            }
+            None => (&b""[..], rest),
+        };
+        let slash = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(slash);
+        Self { before, userinfo, authority, path, query }
     }
+}
+
+/// Percent-decodes, as often as something changes; malformed escapes stay as they are.
+fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..MAX_DECODED {
+        if memchr::memchr(b'%', &text).is_none() {
+            break;
+        }
+        let once = decoded_once(&text);
+        if once == *text {
+            break;
+        }
+        text = Cow::Owned(once);
+    }
+    text
+}
+
+fn decoded_once(text: &[u8]) -> Vec<u8> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let (mut out, mut rest) = (Vec::with_capacity(name.len()), name);
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
     while let [first, tail @ ..] = rest {
         let escape = match rest {
             [b'%', high, low, ..] => digit(*high).zip(digit(*low)),
@@ -99,38 +246,8 @@ fn decoded(name: &[u8]) -> Cow<'_, [u8]> {
             rest = tail;
         }
     }
-    Cow::Owned(out)
+    out
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn masked(target: &str) -> String {
-        let masked = Mask::new(&["Session".to_owned()]).masked(target.as_bytes()).into_owned();
-        String::from_utf8(masked).unwrap()
-    }
-
-    #[test]
-    fn masks_secrets_and_nothing_else() {
-        for (target, expected) in [
-            ("/a?b=c", "/a?b=c"),
-            (
-                "/ccm/webhook?hub.mode=subscribe&hub.verify_token=s3cr3t&hub.challenge=1",
-                "/ccm/webhook?hub.mode=subscribe&hub.verify_token=***&hub.challenge=1",
-            ),
-            ("/r?SI%67=abc", "/r?SI%67=***"),
-            ("/sig=abc", "/sig=abc"),
-            ("/a?sig", "/a?sig"),
-            ("/a?x=1&&token=a=b&", "/a?x=1&&token=***&"),
-            ("https://a.example/?token=b", "https://a.example/?token=***"),
-        ] {
-            assert_eq!(masked(target), expected);
-        }
-    }
-
-    #[test]
-    fn masks_what_the_operator_adds() {
-        assert_eq!(masked("/a?session=1&sessions=2"), "/a?session=***&sessions=2");
-    }
-}
+mod tests;

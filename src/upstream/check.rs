@@ -144,7 +144,7 @@ impl fmt::Display for Word {
 pub async fn ask(endpoint: &Endpoint, check: &Check, local: &Local) -> Result<(), Fault> {
     let deadline = Instant::now() + check.timeout;
     let failed = |ConnectError { reason, detail, .. }| fault(reason, detail);
-    let mut tcp = connect_tcp(endpoint, check.port, check.timeout).await.map_err(failed)?;
+    let mut tcp = connect_tcp(endpoint, check.port, None, check.timeout).await.map_err(failed)?;
     if check.announces {
         let mut header = Vec::new();
         v2::announce_own(&mut header);
@@ -271,7 +271,7 @@ pub async fn fetch(
     if announces {
         v2::announce_own(&mut first);
     }
-    let stream = connect(endpoint, time, &first)
+    let stream = connect(endpoint, None, time, &first)
         .await
         .map_err(|ConnectError { reason, detail, .. }| fault(reason, detail))?;
     let whole = whole(stream, head, most, local);

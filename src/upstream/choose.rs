@@ -116,6 +116,19 @@ impl Upstream {
         Choice { upstream: self, tried: 0, backup, key, seat: seat.map(|seat| seat.index) }
     }
 
+    /// Whether endpoints are chosen by the client's address.
+    #[must_use]
+    pub fn hashes(&self) -> bool {
+        matches!(self.policy.balance, Balance::Hash(_))
+    }
+
+    /// Whether a client has to come back to the same one of the addresses of an endpoint: Socket.IO
+    /// sessions are known there only.
+    #[must_use]
+    pub fn keeps_address(&self, endpoint: &Endpoint) -> bool {
+        (self.policy.sticky || self.hashes()) && endpoint.rotation.has_several()
+    }
+
     /// Whether Socket.IO sessions have to be told apart.
     #[must_use]
     pub fn has_sessions(&self) -> bool {

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Reason;
 use crate::net::dial::race;
 use crate::net::tunnel::Leg;
-use crate::net::{Ahead, DialError, Shortage, dial};
+use crate::net::{Ahead, CheckedAddr, DialError, Shortage, dial};
 
 use super::Endpoint;
 
@@ -68,8 +68,8 @@ pub struct ConnectError {
     pub detail: String,
 }
 
-/// Connects to `endpoint` within `budget`, TLS included. `first` is sent before anything else, and
-/// fits into an empty send buffer.
+/// Connects to `endpoint` within `budget`, TLS included, at the address that `key` chooses of several,
+/// or at each in turn. `first` is sent before anything else, and fits into an empty send buffer.
 ///
 /// # Errors
 ///
@@ -81,11 +81,12 @@ pub struct ConnectError {
 /// Dropping the future closes the socket.
 pub async fn connect(
     endpoint: &Endpoint,
+    key: Option<u32>,
     budget: Duration,
     first: &[u8],
 ) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + budget;
-    let mut tcp = connect_tcp(endpoint, None, budget).await?;
+    let mut tcp = connect_tcp(endpoint, None, key, budget).await?;
     if !first.is_empty() {
         let sent = tcp.write_all(first).await;
         sent.map_err(|error| {
@@ -96,8 +97,9 @@ pub async fn connect(
     shake_hands(endpoint, tcp, (deadline, budget)).await
 }
 
-/// Connects to `endpoint` within `budget`, at `port` if it is not to be its own, and leaves it at
-/// that.
+/// Connects to `endpoint` within `budget`, at `port` if it is not to be its own, at the address that
+/// `key` chooses of several, or at each in turn, and leaves it at that. A failure brings the next look-up
+/// of its name forward.
 ///
 /// # Errors
 ///
@@ -109,19 +111,38 @@ pub async fn connect(
 pub async fn connect_tcp(
     endpoint: &Endpoint,
     port: Option<u16>,
+    key: Option<u32>,
     budget: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let mut addresses = endpoint.addresses.load_full();
     if let Some(port) = port.filter(|port| *port != endpoint.port) {
         addresses = Arc::new(addresses.iter().map(|address| address.at(port)).collect());
     }
-    // Of several addresses the first that answers: a dead one costs a quarter of a second. Boxed:
-    // it is rare, and every request has room for this future.
     let dialled = match addresses.as_slice() {
         [] | [_] => dial(&addresses, budget).await,
-        several => Box::pin(race(several, budget)).await.map(|(tcp, _)| tcp),
+        // Boxed: it is rare, and every request has room for this future.
+        several => Box::pin(dial_several(endpoint, several, key, budget)).await,
     };
-    dialled.map_err(|error| failed(endpoint, dial_error(&error), error.to_string()))
+    dialled.map_err(|error| {
+        let reason = dial_error(&error);
+        if !reason.is_shortage() {
+            endpoint.rotation.mark_stale();
+        }
+        failed(endpoint, reason, error.to_string())
+    })
+}
+
+/// Of several addresses the first that answers: a dead one costs a quarter of a second, once.
+async fn dial_several(
+    endpoint: &Endpoint,
+    addresses: &[CheckedAddr],
+    key: Option<u32>,
+    budget: Duration,
+) -> Result<TcpStream, DialError> {
+    let order = endpoint.rotation.order(addresses, key);
+    let (tcp, to) = race(&order, budget).await?;
+    endpoint.rotation.connected(addresses, &order, to.ip());
+    Ok(tcp)
 }
 
 /// Finishes TLS with `endpoint` by `deadline`, if it speaks it. `budget` is what there was in all,
@@ -270,6 +291,8 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
     use rustls_pki_types::ServerName;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -277,6 +300,8 @@ mod tests {
     use super::*;
     use crate::tls::{client, provider};
     use crate::upstream::resolve;
+
+    const BUDGET: Duration = Duration::from_secs(20);
 
     /// Reason and detail of a handshake with a peer that answers the first bytes so.
     async fn refusal(said: &'static [u8]) -> (Reason, String) {
@@ -295,7 +320,7 @@ mod tests {
         let tls = Some((config, ServerName::try_from("a.test").unwrap()));
         let endpoint = Endpoint::new("127.0.0.1".to_owned(), port, tls, 0);
         resolve::refresh(&endpoint).unwrap();
-        let error = connect(&endpoint, Duration::from_secs(30), b"").await.err().unwrap();
+        let error = connect(&endpoint, None, Duration::from_secs(30), b"").await.err().unwrap();
         server.await.unwrap();
         (error.reason, error.detail)
     }
@@ -309,5 +334,57 @@ mod tests {
         assert_eq!(detail, "TLS: it refused the handshake with the alert HandshakeFailure");
         let (_, detail) = refusal(b"").await;
         assert_eq!(detail, "TLS: it closed the connection during the handshake");
+    }
+
+    /// An endpoint with these addresses, all on one port.
+    fn endpoint(addresses: &[SocketAddr]) -> Endpoint {
+        let port = addresses.first().map_or(1, SocketAddr::port);
+        let endpoint = Endpoint::new("app.test".to_owned(), port, None, 1);
+        #[expect(clippy::disallowed_methods, reason = "a test vouches for anything")]
+        let vouched = addresses.iter().copied().map(CheckedAddr::vouched).collect();
+        endpoint.addresses.store(Arc::new(vouched));
+        endpoint
+    }
+
+    async fn dialled(endpoint: &Endpoint, key: Option<u32>) -> IpAddr {
+        let tcp = connect_tcp(endpoint, None, key, BUDGET).await.unwrap();
+        tcp.peer_addr().unwrap().ip()
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_asks_for_a_look_up() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let endpoint = endpoint(&[gone]);
+        let error = connect_tcp(&endpoint, None, None, BUDGET).await.unwrap_err();
+        assert_eq!(error.reason, Reason::UpstreamConnect);
+        assert!(endpoint.rotation.take_stale());
+        assert!(!endpoint.rotation.take_stale(), "once");
+    }
+
+    #[tokio::test]
+    async fn several_addresses_share_the_connections_and_stand_in_for_each_other() {
+        let one = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = one.local_addr().unwrap().port();
+        let two = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+        let all = [one.local_addr().unwrap(), two.local_addr().unwrap()];
+        let endpoint = endpoint(&all);
+        let mut counts = [0, 0];
+        for _ in 0..10 {
+            let ip = dialled(&endpoint, None).await;
+            counts[usize::from(ip == all[1].ip())] += 1;
+        }
+        assert_eq!(counts, [5, 5]);
+        assert!(!endpoint.rotation.take_stale());
+        let home = dialled(&endpoint, Some(7)).await;
+        for _ in 0..5 {
+            assert_eq!(dialled(&endpoint, Some(7)).await, home, "the same client");
+        }
+        // One of the machines goes.
+        let (left, gone) = if home == all[0].ip() { (two, one) } else { (one, two) };
+        drop(gone);
+        for key in [None, Some(7), None, None] {
+            assert_eq!(dialled(&endpoint, key).await, left.local_addr().unwrap().ip());
+        }
+        assert!(endpoint.rotation.take_stale(), "its address may be another one now");
     }
 }

@@ -18,6 +18,7 @@ pub mod pool;
 pub mod reach;
 pub mod resolve;
 pub mod ring;
+pub mod rotation;
 pub mod seat;
 pub mod sessions;
 pub mod snapshot;
@@ -41,6 +42,7 @@ pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, Exchange, Onlooker, Received};
 pub use health::{Busy, Duty, Health};
 pub use pool::{Connection, Ends, Pool};
+pub use rotation::Rotation;
 
 /// Told to clients where no check says when the state may change.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -101,6 +103,8 @@ pub struct Endpoint {
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// What the host resolves to at present.
     pub addresses: ArcSwap<Vec<CheckedAddr>>,
+    /// Which of them is tried first.
+    pub rotation: Rotation,
     /// When it was resolved last, in seconds since 1970; 0: never.
     pub resolved: AtomicI64,
     /// Connections may be shared between generations when this is equal: same address, same
@@ -125,6 +129,7 @@ impl Endpoint {
             port,
             tls,
             addresses: ArcSwap::default(),
+            rotation: Rotation::default(),
             resolved: AtomicI64::new(0),
             identity,
             health: Arc::default(),

@@ -126,6 +126,25 @@ fn what_is_not_for_a_proxy_gets_a_clear_answer() {
 }
 
 #[test]
+fn a_password_in_a_url_is_not_in_the_log() {
+    let mut world = World::plain();
+    for target in [
+        "CONNECT bob:hunter2@graph.facebook.com:PORT",
+        "GET http://bob:hunter2@graph.facebook.com:PORT/",
+        "GET http://bob:hunter2@graph.facebook.com:PORT/?sig[]=hunter2;otp=hunter2",
+    ] {
+        let mut client = world.sent(&format!("{target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.field("gateway-reason").as_deref(), Some("bad_destination"), "{target}");
+        assert!(!text(&answer.body).contains("hunter2"));
+        let line = world.lines_of(client.local(), 1).remove(0);
+        let destination = format!("***@graph.facebook.com:{}", world.port());
+        assert_eq!(line["destination"], destination.as_str(), "{line}");
+    }
+    assert!(!world.log().contains("hunter2") && !world.log().contains("bob"), "{}", world.log());
+}
+
+#[test]
 fn who_has_to_log_in_is_asked_to_on_a_connection_that_stays_open() {
     let mut world = users();
     let connect = "CONNECT api.twilio.com:PORT HTTP/1.1\r\nHost: api.twilio.com:PORT\r\n";
@@ -242,7 +261,7 @@ fn guessing_has_to_pause_and_who_is_logged_in_goes_on() {
         world.sent(&request)
     };
     let mut client = log_in("file-engine:wing beat");
-    let mut served = || {
+    let served = || {
         let mut origin = world.accept();
         origin.head();
         origin.send("HTTP/1.1 204 No Content\r\n\r\n");

@@ -66,7 +66,9 @@ impl Check<'_> {
         };
         let names = table.mask.iter().flat_map(|list| &list.value);
         let mask = names.map(|name| self.mask(name)).collect();
-        AccessLog { target, format, mask }
+        let paths = table.mask_path.iter().flat_map(|list| &list.value);
+        let mask_path = paths.map(|path| self.mask_path(path)).collect();
+        AccessLog { target, format, mask, mask_path }
     }
 
     fn rotation(&mut self, Rotate(written): &Rotate) -> Rotation {
@@ -85,6 +87,32 @@ impl Check<'_> {
             );
         }
         name.clone()
+    }
+
+    fn mask_path(&mut self, written: &Written<String>) -> String {
+        let path = &written.value;
+        let segments: Vec<_> = path.split('/').skip(1).collect();
+        let odd = |segment: &&str| segment.contains('*') && !matches!(*segment, "*" | "**");
+        let wrong = if !path.starts_with('/') || path.contains(['?', '#']) {
+            Some("a path begins with `/`, and ends before the query")
+        } else if segments.iter().any(odd) {
+            Some("`*` stands for a whole segment")
+        } else if segments.iter().rev().skip(1).any(|segment| *segment == "**") {
+            Some("`**` stands at the end, for all segments that follow")
+        } else if !path.contains('*') {
+            Some("there is no `*` for a segment that is masked")
+        } else {
+            None
+        };
+        if let Some(label) = wrong {
+            let message = format!("`{path}` does not say which segments of a path are masked");
+            self.found.push(
+                Problem::error("access-log.mask-path", self.place(written), message)
+                    .with_label(label)
+                    .with_help("write it like `/rooms/*/files/*` or `/uploads/**`"),
+            );
+        }
+        path.clone()
     }
 
     fn log_target(&mut self, word: &str, place: Place) -> LogTarget {

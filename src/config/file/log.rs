@@ -19,8 +19,11 @@ pub struct AccessLogTable {
     pub format: Maybe<LineFile>,
     /// Start a new file when this one is full. Default: never.
     pub rotate: Maybe<Rotate>,
-    /// Further query parameters whose values are replaced by `***`, in any case.
+    /// Further query parameters whose values are replaced by `***`, however the name is written.
     pub mask: Maybe<Vec<Written<String>>>,
+    /// Paths with segments that are replaced by `***`: `*` stands for one, `**` at the end for all that
+    /// follow, e.g. `"/rooms/*/files"`. Default: none.
+    pub mask_path: Maybe<Vec<Written<String>>>,
 }
 
 /// When a new log file is started, and how many old ones are kept.

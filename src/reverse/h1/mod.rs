@@ -258,7 +258,7 @@ impl Request<'_> {
             if let Some(connection) = exchange.into_idle() {
                 let limits = &upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
-                self.worker.pool.put(whose.endpoint.identity, connection, keep, limits.max_idle);
+                self.worker.pool.put(whose.identity, connection, keep, limits.max_idle);
             }
             return next;
         }

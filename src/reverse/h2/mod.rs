@@ -213,7 +213,7 @@ impl H2Request {
                 Ok(head) => {
                     whose.answered(head.status, &mut exchange, to);
                     record.shown(head.status, &mut exchange);
-                    let identity = whose.endpoint.identity;
+                    let identity = whose.identity;
                     return Ok(Answered {
                         head,
                         exchange,

@@ -187,7 +187,7 @@ impl AccessLog {
 }
 
 fn style(config: &config::AccessLog) -> Style {
-    Style { format: config.format, mask: Mask::new(&config.mask) }
+    Style { format: config.format, mask: Mask::new(&config.mask, &config.mask_path) }
 }
 
 fn path_of(target: &LogTarget) -> Option<&PathBuf> {

@@ -34,7 +34,7 @@ impl Event for Told {
 }
 
 fn written(format: Format, event: &Told) -> String {
-    let style = Style { format, mask: Mask::new(&["session".to_owned()]) };
+    let style = Style { format, mask: Mask::new(&["session".to_owned()], &[]) };
     let mut out = Vec::new();
     style.write(&mut out, &Stamp::default(), event);
     String::from_utf8(out).unwrap()

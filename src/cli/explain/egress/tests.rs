@@ -96,9 +96,9 @@ destination api.twilio.com:8443
 client      10.0.0.5 (not logged in)
 rule        platforms (the nearest)                       forward.toml:5
 verdict     denied: 403 egress_port
-            rule `platforms` allows api.twilio.com, but not port 8443
+            rule `platforms` allows api.twilio.com, but not CONNECT to port 8443
 addresses   not looked up: what is denied never is
-way out     add 8443 to `ports` of rule `platforms` in forward.toml:5
+way out     add 8443 to `connect-ports` of rule `platforms` in forward.toml:5
 ";
     assert_eq!(explained("api.twilio.com:8443", "10.0.0.5"), (expected.to_owned(), false));
 }
@@ -164,7 +164,7 @@ fn a_url_is_asked_about_by_its_own_ports() {
     let (text, is_open) = explained("http://intranet.example.com/a?b", "10.0.0.5");
     assert!(is_open, "{text}");
     assert!(text.contains("intranet.example.com:80 (an http:// URL)"), "{text}");
-    assert!(!text.contains("inside "), "{text}");
+    assert!(!text.contains("\ninside "), "{text}");
     let (text, is_open) = explained("intranet.example.com:80", "10.0.0.5");
     assert!(!is_open && text.contains("egress_port"), "{text}");
     assert!(text.contains("add 80 to `connect-ports` of rule `inside`"), "{text}");
