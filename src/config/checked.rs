@@ -83,6 +83,9 @@ pub struct Gateway {
     /// How many of the latest requests are remembered, for `plan`, in all workers together. Default
     /// 1,000; 0 remembers none.
     pub recent_requests: usize,
+    /// Bytes of answers that clients of HTTP/2 have not taken yet, of all connections. Default
+    /// 256 MiB, from 16 MiB.
+    pub http2_send_buffers: usize,
     /// Routes with series of their own in the metrics; as many listeners, upstreams and
     /// certificates.
     pub metrics_limit: usize,

@@ -122,6 +122,9 @@ pub struct GatewayFile {
     pub drain_timeout: Maybe<String>,
     /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.
     pub recent_requests: Maybe<i64>,
+    /// Memory for answers that HTTP/2 clients have not taken yet, of all connections together, from
+    /// 16 MiB. One client address (IPv6: one /64) has at most an eighth of it. Default `"256MiB"`.
+    pub http2_send_buffers: Maybe<Amount>,
     /// How many routes of a configuration have series of their own in the metrics, and how many
     /// listeners, upstreams and certificates; what is over it is counted together as `other`.
     /// Default 500.
@@ -248,6 +251,9 @@ pub struct LimitsFile {
     pub connections_per_client: Maybe<i64>,
     /// Concurrent HTTP/2 streams per connection. Default 128.
     pub streams: Maybe<i64>,
+    /// Memory for answers that a client has not taken yet, per HTTP/2 connection, 64 KiB to 64 MiB.
+    /// Default `"1MiB"`.
+    pub http2_send_buffer: Maybe<Amount>,
     /// Requests being served and open WebSockets, of all listeners of the profile together. Default:
     /// twice `connections`.
     pub requests: Maybe<i64>,

@@ -105,6 +105,7 @@ pub(super) fn build(
         traces: config.gateway.trace_context,
         follows: config.gateway.socket_io_lens,
         purpose,
+        http2_send_buffers: config.gateway.http2_send_buffers,
     };
     for profile in &config.profiles {
         let requests = requests(profile, previous);
@@ -203,6 +204,7 @@ struct Compiler<'a> {
     traces: bool,
     follows: bool,
     purpose: Purpose,
+    http2_send_buffers: usize,
 }
 
 impl Compiler<'_> {
@@ -239,6 +241,7 @@ impl Compiler<'_> {
             }),
             traces: self.traces,
             follows: self.follows,
+            http2_send_buffers: self.http2_send_buffers,
             place: listener.place,
             served,
             hosts: profile.hosts.iter().map(|(host, _)| host.clone()).collect(),

@@ -45,6 +45,8 @@ pub struct Site {
     pub follows: bool,
     /// Limits on what a client may do.
     pub limits: Limits,
+    /// Bytes of answers that HTTP/2 clients of all connections have not taken yet, at most.
+    pub http2_send_buffers: usize,
     /// Requests and WebSockets of the profile, of all listeners and workers.
     pub requests: Arc<Quota>,
     /// How long a client may take.

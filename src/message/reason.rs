@@ -129,6 +129,8 @@ reasons! {
     TooManyRequests => "too_many_requests", 503;
     /// Too many open requests and WebSockets of this client.
     TooManyRequestsOfClient => "too_many_requests_of_client", 429;
+    /// The client has left too much of earlier answers on its HTTP/2 connection unread.
+    SendBufferFull => "http2_send_buffer_full", 503;
     /// The upstream has as many connections as it may have, and none became free in time.
     UpstreamFull => "upstream_full", 503;
     /// This client has its share of the connections that the upstream may have.

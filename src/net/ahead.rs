@@ -31,6 +31,8 @@ pub struct Ahead<T = TcpStream> {
     kept: Option<Box<Kept>>,
     /// The latest read took all there was room for.
     is_bulk: bool,
+    /// Nothing is read ahead, however much comes.
+    is_frugal: bool,
 }
 
 /// Bytes that have been read and not yet been asked for: `room[at..end]`.
@@ -44,7 +46,16 @@ struct Kept {
 impl<T> Ahead<T> {
     /// Over a socket that nothing has been read from ahead.
     pub const fn new(io: T) -> Self {
-        Self { io, kept: None, is_bulk: false }
+        Self { io, kept: None, is_bulk: false, is_frugal: false }
+    }
+
+    /// Reads ahead from now on, or only what is asked for: what is read ahead for somebody who does not
+    /// take it is memory that nobody counts.
+    pub const fn set_frugal(&mut self, is_frugal: bool) {
+        self.is_frugal = is_frugal;
+        if is_frugal && self.kept.is_none() {
+            self.is_bulk = false;
+        }
     }
 
     /// The socket. Bytes that were read ahead are not in it any more.
@@ -74,6 +85,7 @@ impl<T: AsyncRead + Unpin> Ahead<T> {
                 && let Some(kept) = self.kept.take()
             {
                 give_back(kept.room);
+                self.is_bulk &= !self.is_frugal;
             }
             return Poll::Ready(Ok(()));
         }
@@ -105,7 +117,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
         }
         let room = buffer.remaining();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        self.is_bulk = room > FIRST && buffer.remaining() == 0;
+        self.is_bulk = !self.is_frugal && room > FIRST && buffer.remaining() == 0;
         Poll::Ready(Ok(()))
     }
 }

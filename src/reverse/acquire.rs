@@ -113,7 +113,8 @@ pub(super) struct Unreachable {
 }
 
 impl Unreachable {
-    fn limited(reason: Reason) -> Self {
+    /// A limit is reached.
+    pub(super) fn limited(reason: Reason) -> Self {
         Self { reason, detail: None, retry_after: Some(RETRY_SOON) }
     }
 

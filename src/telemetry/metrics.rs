@@ -86,6 +86,8 @@ pub struct Metrics {
     pub log_written: IntCounter,
     /// Access-log lines lost.
     pub log_dropped: IntCounter,
+    /// Bytes of answers in memory that HTTP/2 clients have not taken yet.
+    pub http2_send_buffer: IntGauge,
     /// Generations of which something is in use.
     pub generations_alive: IntGauge,
 }
@@ -235,6 +237,13 @@ impl Metrics {
                 IntGauge::new(
                     named("config_generation"),
                     "Number of the configuration generation that serves.",
+                )?,
+            )?,
+            http2_send_buffer: single(
+                &registry,
+                IntGauge::new(
+                    named("http2_send_buffer_bytes"),
+                    "Bytes of answers in memory that HTTP/2 clients have not taken yet.",
                 )?,
             )?,
             generations_alive: single(

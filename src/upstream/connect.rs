@@ -32,6 +32,13 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Reads ahead from now on, or only what is asked for.
+    pub fn set_frugal(&mut self, is_frugal: bool) {
+        if let Self::Tls(stream) = self {
+            stream.get_mut().0.set_frugal(is_frugal);
+        }
+    }
+
     /// Whether the other side has sent something or closed, asked of the system: the runtime hears of
     /// it only when the worker waits for events again.
     #[must_use]

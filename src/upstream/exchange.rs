@@ -26,6 +26,9 @@ use super::pool::{Connection, Ends, is_quiet};
 /// Interim answers (1xx) an upstream may send before the real one.
 const MOST_INTERIM: u8 = 8;
 
+/// Bytes that are read at a time where nothing limits it: a worker's scratch buffer.
+const WHOLE_READ: usize = 64 * 1024;
+
 /// What a poll for the head found.
 #[derive(Debug)]
 pub enum Received {
@@ -97,6 +100,8 @@ pub struct Exchange {
     heard: bool,
     decoder: Option<BodyDecoder>,
     reusable: bool,
+    /// Bytes that are read at a time.
+    read_limit: usize,
     onlookers: Vec<Box<dyn Onlooker>>,
     fault: Option<&'static str>,
 }
@@ -118,6 +123,7 @@ impl Exchange {
         if !reused && !is_quiet(&mut stream) {
             return Err(Failure::bad("bytes on a new connection before its request"));
         }
+        stream.set_frugal(false);
         let mut out = Outgoing::new();
         *out.staged() = head;
         Ok(Self {
@@ -137,6 +143,7 @@ impl Exchange {
             heard: false,
             decoder: None,
             reusable: true,
+            read_limit: WHOLE_READ,
             onlookers: Vec::new(),
             fault: None,
         })
@@ -145,6 +152,15 @@ impl Exchange {
     /// Has somebody look at the answer's body.
     pub fn shown_to(&mut self, onlooker: Box<dyn Onlooker>) {
         self.onlookers.push(onlooker);
+    }
+
+    /// Reads at most this many bytes of the answer at a time from now on, and nothing ahead unless that
+    /// is a whole scratch buffer.
+    pub fn limit_reads(&mut self, bytes: usize) {
+        if self.read_limit != bytes {
+            self.read_limit = bytes;
+            self.stream.set_frugal(bytes < WHOLE_READ);
+        }
     }
 
     /// Whether the connection had carried another request before.
@@ -309,9 +325,10 @@ impl Exchange {
             }
             return Poll::Ready(self.stepped(decoder, ended));
         }
-        let stream = &mut self.stream;
+        let (stream, limit) = (&mut self.stream, self.read_limit);
         let (ended, surplus) = ready!(local.with_scratch(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let limit = limit.min(scratch.len());
+            let mut buffer = ReadBuf::new(scratch.get_mut(..limit).unwrap_or_default());
             match ready!(Pin::new(stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
                     let mut at = 0;
@@ -370,9 +387,10 @@ impl Exchange {
     }
 
     fn fill(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<io::Result<usize>> {
-        let (stream, input) = (&mut self.stream, &mut self.input);
+        let (stream, input, limit) = (&mut self.stream, &mut self.input, self.read_limit);
         let read = ready!(local.with_scratch(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let limit = limit.min(scratch.len());
+            let mut buffer = ReadBuf::new(scratch.get_mut(..limit).unwrap_or_default());
             ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
             input.extend_from_slice(buffer.filled());
             Poll::Ready(io::Result::Ok(buffer.filled().len()))

@@ -42,6 +42,7 @@ mod proxies;
 mod quota;
 mod refused_h2;
 mod self_test;
+mod send_buffer;
 mod shortage;
 mod timers;
 mod upgrade;

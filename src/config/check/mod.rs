@@ -297,6 +297,11 @@ impl Check<'_> {
                 DRAIN,
                 Duration::ZERO..=value::HOURS_24,
             ),
+            http2_send_buffers: {
+                let written = body.http2_send_buffers.as_ref();
+                let bytes = self.size(written, 256 << 20, 16 << 20..=1 << 40);
+                usize::try_from(bytes).unwrap_or(usize::MAX)
+            },
             recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT),
             metrics_limit: self.count(body.metrics_limit.as_ref(), 500, METRICS_LIMIT),
             shared_secret: body.shared_secret_file.as_ref().and_then(|written| {

@@ -292,7 +292,10 @@ impl Check<'_> {
         let requests = file.and_then(|f| f.requests.as_ref());
         let requests_per_client = file.and_then(|f| f.requests_per_client.as_ref());
         let streams = self.number(file.and_then(|f| f.streams.as_ref()), 128, 1..=1000);
+        let send_buffer = file.and_then(|f| f.http2_send_buffer.as_ref());
+        let send_buffer = self.size(send_buffer, 1 << 20, 64 << 10..=64 << 20);
         Limits {
+            http2_send_buffer: usize::try_from(send_buffer).unwrap_or(1 << 20),
             header_count: self.count(file.and_then(|f| f.header_count.as_ref()), 100, 1..=256),
             header_size: usize::try_from(header_size).unwrap_or(32 << 10),
             connections,

@@ -16,6 +16,9 @@ pub struct Limits {
     pub connections_per_client: usize,
     /// Concurrent HTTP/2 streams per connection. Default 128.
     pub streams: u32,
+    /// Bytes of answers that the client has not taken yet, per HTTP/2 connection. Default 1 MiB,
+    /// 64 KiB to 64 MiB.
+    pub http2_send_buffer: usize,
     /// Concurrent requests and WebSockets of the profile. Default: twice `connections`.
     pub requests: usize,
     /// Concurrent requests and WebSockets per client address (IPv6: per /64) and profile. Default:

@@ -158,6 +158,7 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::TooManyRequests
         | Reason::TooManyRequestsOfClient
         | Reason::UpstreamShare
+        | Reason::SendBufferFull
         | Reason::TooManyTunnels
         | Reason::TooManyTunnelsOfClient
         | Reason::SelfTestBusy

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::upstream::{BodyStep, Exchange};
 
 use super::Switched;
 use super::body::Sender;
+use super::budget::StreamBudget;
 use super::streams::OpenStream;
 
 /// The body of an answer.
@@ -63,6 +65,7 @@ pub(super) async fn deliver(
 /// An answer on its way, and the rest of the request if there is any.
 pub(super) struct Relay {
     pub(super) exchange: Option<Exchange>,
+    pub(super) budget: Arc<StreamBudget>,
     pub(super) sender: Sender,
     pub(super) record: Box<Record>,
     pub(super) worker: Rc<Worker>,
@@ -138,6 +141,9 @@ impl Relay {
                 Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
                 Poll::Pending => return self.wait_for_client(cx, send),
             }
+            if !self.ended && self.budget.poll_room(cx).is_pending() {
+                return self.wait_for_client(cx, send);
+            }
             if let Poll::Ready(step) = self.advance(cx) {
                 step?;
             } else if send.poll_reset(cx).is_ready() {
@@ -197,9 +203,9 @@ impl Relay {
         let Some(exchange) = &mut self.exchange else { return Poll::Ready(Err(Reason::Internal)) };
         push(&mut self.sender, cx, exchange)?;
         self.record.request_bytes = self.sender.upload.bytes;
-        let queue = &mut self.ready;
-        let mut sink =
-            |_: &mut Context<'_>, data: &[u8]| queue.push_back(Bytes::copy_from_slice(data));
+        exchange.limit_reads(self.budget.piece());
+        let (queue, budget) = (&mut self.ready, &self.budget);
+        let mut sink = |_: &mut Context<'_>, data: &[u8]| queue.push_back(budget.keep(data));
         match ready!(exchange.poll_body(cx, &self.worker.local, &mut sink))? {
             BodyStep::Some => {}
             BodyStep::End(trailers) => {

@@ -29,8 +29,9 @@ use super::streams::{OpenStream, Streams};
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Receive window of a stream.
 const STREAM_WINDOW: u32 = 256 << 10;
-/// Bytes of answers h2 may hold for a stream whose connection takes no more.
-const SEND_BUFFER: usize = 64 << 10;
+/// Bytes that h2 may hold for a stream before it takes the next piece of an answer, or more of a
+/// WebSocket.
+const SEND_BUFFER: usize = 16 << 10;
 /// Turns a connection gets when the worker cuts, for the Close frames of its tunnels: theirs and its
 /// own, and as many again.
 const LAST_TURNS: u32 = 8;
@@ -194,7 +195,8 @@ pub(in crate::reverse) async fn serve<T: Io>(
     let pace = Pace::new(timeouts.body_idle, timeouts.min_rate);
     let io = Gathered::new(io, clock.clone(), pace);
     let mut link = Link::Opening(Box::new(settings(&limits).handshake(io.clone())), false);
-    let shared = Shared { service, facts: Rc::new(facts), streams: Streams::new(&clock), io };
+    let streams = Streams::new(&clock, &service.worker.metrics.http2_send_buffer);
+    let shared = Shared { service, facts: Rc::new(facts), streams, io };
     let mut ending = Ending { going: None, turns: LAST_TURNS, idle: timeouts.keep_alive };
     shared.streams.alarm.set(timeouts.keep_alive);
     poll_fn(|cx| {

@@ -3,6 +3,7 @@
 
 mod answer;
 mod body;
+mod budget;
 mod connection;
 mod frames;
 mod gather;
@@ -41,9 +42,14 @@ use super::self_test::{self, Own};
 use super::{Facts, Service, reply};
 use answer::{AnswerBody, Relay, deliver};
 use body::Sender;
+use budget::{SendLimits, StreamBudget};
 pub(super) use connection::serve;
 use streams::{OpenStream, Streams};
 use tunnel::StreamIo;
+
+/// Bytes that are read at a time until the head of an answer is there. All streams of a connection may
+/// do so at once, before anything is charged.
+const HEAD_READ: usize = 8 << 10;
 
 /// One request being served.
 struct H2Request {
@@ -180,10 +186,17 @@ impl H2Request {
         let hidden = (strip_prefix.as_deref(), upstream.seat_cookie());
         let origin = self.facts.origin((&self.site, client), hidden, (&id, trace.as_ref()));
         let alarm = worker.local.clock.alarm();
+        let limits = self.send_limits();
+        if self.streams.budget.is_full(limits) {
+            return Err(Unreachable::limited(Reason::SendBufferFull));
+        }
         let mut fresh = false;
         let repeats = may_repeat(asked.head, asked.route.retry);
         record.on_upstream(upstream);
-        record.admitted = Some(admit(&self.site, client, &self.facts.accounts)?);
+        let admitted = admit(&self.site, client, &self.facts.accounts)?;
+        let uses = Some(Arc::clone(admitted.client()));
+        let budget = StreamBudget::new(&self.streams.budget, uses, limits);
+        record.admitted = Some(admitted);
         loop {
             let (to, head) = ((upstream, counters), asked.head);
             let client = self.facts.whom(&self.site, (client, &id));
@@ -197,6 +210,7 @@ impl H2Request {
             let head_request = asked.head.method == Method::HEAD;
             let mut exchange =
                 Exchange::begin(acquired.connection, request, asked.head.framing, head_request)?;
+            exchange.limit_reads(budget.piece().min(HEAD_READ));
             let answer =
                 await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
@@ -220,6 +234,7 @@ impl H2Request {
                         upstream: Arc::clone(upstream),
                         identity,
                         alarm,
+                        budget,
                         seat: whose.seat(upstream),
                     });
                 }
@@ -238,6 +253,13 @@ impl H2Request {
                 }
                 Err(NoAnswer::Client(reason)) => return Err(reason.into()),
             }
+        }
+    }
+
+    fn send_limits(&self) -> SendLimits {
+        SendLimits {
+            connection: self.site.limits.http2_send_buffer,
+            process: self.site.http2_send_buffers,
         }
     }
 
@@ -273,6 +295,7 @@ impl H2Request {
             idle: limits.idle,
             identity: answered.identity,
             exchange: Some(answered.exchange),
+            budget: answered.budget,
             alarm: answered.alarm,
             worker: Rc::clone(&self.service.worker),
             pace: Pace::new(self.site.timeouts.body_idle, self.site.timeouts.min_rate),
@@ -361,6 +384,7 @@ struct Answered {
     upstream: Arc<Upstream>,
     identity: u64,
     alarm: Alarm,
+    budget: Arc<StreamBudget>,
     /// A `Set-Cookie` of ours.
     seat: Option<String>,
 }

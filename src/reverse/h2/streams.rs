@@ -2,10 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use prometheus::IntGauge;
 use tokio::time::Instant;
 
 use crate::net::{Alarm, Clock};
+
+use super::budget::SendBudget;
 
 /// State that the streams of one connection share.
 pub(super) struct Streams {
@@ -16,16 +20,19 @@ pub(super) struct Streams {
     pub(super) alarm: Alarm,
     /// The connection is to carry no new streams.
     leaves: Cell<bool>,
+    /// Memory for answers that the client has not taken yet.
+    pub(super) budget: Arc<SendBudget>,
 }
 
 impl Streams {
-    /// Of a connection that has none yet.
-    pub(super) fn new(clock: &Clock) -> Rc<Self> {
+    /// Of a connection that has none yet; `unsent` counts the bytes that all connections hold.
+    pub(super) fn new(clock: &Clock, unsent: &IntGauge) -> Rc<Self> {
         Rc::new(Self {
             open: Cell::new(0),
             used: Cell::new(clock.now()),
             alarm: clock.alarm(),
             leaves: Cell::new(false),
+            budget: SendBudget::new(unsent),
             clock: clock.clone(),
         })
     }
