@@ -187,7 +187,7 @@ fn start(dir: &TempDir, port: u16, before: &str) -> Running {
 
 /// The log, once it says this.
 fn log(dir: &TempDir, part: &str) -> String {
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_mins(1);
     loop {
         let text = fs::read_to_string(dir.path().join("log")).unwrap();
         if text.contains(part) {

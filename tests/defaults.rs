@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use app_gateway::config::problem::Sources;
 use app_gateway::config::{self, Config, Outline};
 
 const CERTIFICATE: &str =
@@ -121,7 +122,7 @@ fn meaning(dir: &Path, text: &str) -> String {
         panic!("{}\n{text}", config::draw(&refused.sources, &refused.problems, false))
     });
     let config =
-        Config { sources: Default::default(), outline: Outline::default(), ..loaded.config };
+        Config { sources: Sources::default(), outline: Outline::default(), ..loaded.config };
     let mut shown = String::new();
     for (index, part) in format!("{config:?}").split("Place {").enumerate() {
         shown.push_str(if index == 0 { part } else { part.split_once('}').unwrap().1 });

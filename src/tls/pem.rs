@@ -231,7 +231,7 @@ mod tests {
             ("old Mac", certificate.replace('\n', "\r")),
             ("both", marked(&certificate.replace('\n', "\r\n"))),
             ("text before", format!("subject=CN = a.test\n\nBag Attributes\n{certificate}")),
-            ("indented", certificate.lines().map(|line| format!("    {line} \n")).collect()),
+            ("indented", format!("    {}", certificate.replace('\n', " \n    "))),
             ("with its key", format!("{key}{certificate}")),
             ("no end of line", certificate.trim_end().to_owned()),
         ] {
