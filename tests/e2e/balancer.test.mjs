@@ -14,7 +14,7 @@ import { chatClient, startChat } from './lib/chat.mjs';
 import { binary, gatewayOnly, launch, root } from './lib/gateway.mjs';
 import { reachable } from './lib/nginx.mjs';
 import { run, start } from './lib/processes.mjs';
-import { inTime, once, until } from './lib/wait.mjs';
+import { inTime, until } from './lib/wait.mjs';
 import { openWorld } from './lib/world.mjs';
 
 const FQDN = 'chat.example.com';
@@ -59,12 +59,20 @@ class Site {
   renounce() { return this.chat.kill(); }
 }
 
-const who = (client) => inTime('an answer', new Promise((done) => client.emit('who', done)));
+/** The site that a client is at; `null` if it is disconnected meanwhile. Leaves no timer and no listener. */
+const who = (client) => {
+  let gone;
+  const answer = new Promise((done) => {
+    client.once('disconnect', gone = () => done(null));
+    client.emit('who', done);
+  });
+  return inTime('an answer', answer).finally(() => client.off('disconnect', gone));
+};
 
 /** Everybody is connected, and to this site. */
 const everybodyIsAt = (site, clients) => until(`everybody to be at ${site.name}`, async () => {
   if (!clients.every((client) => client.connected)) return false;
-  const names = await Promise.all(clients.map((client) => Promise.race([who(client), once(client, 'disconnect').catch(() => null)])));
+  const names = await Promise.all(clients.map(who));
   return names.every((name) => name === site.name);
 }, { within: 40_000, every: 200 });
 

@@ -1,6 +1,8 @@
 // Waiting on conditions. A test never sleeps for "long enough": it says what it waits for, and says so when it
 // does not come.
 
+import { limits } from './linger.mjs';
+
 export const tick = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** Polls `condition` until it returns something truthy, and returns that. */
@@ -19,11 +21,13 @@ export async function inTime(what, promise, within = 15_000) {
   let timer;
   const late = new Promise((_, fail) => {
     timer = setTimeout(() => fail(new Error(`waited ${within} ms in vain for ${what}`)), within);
+    limits.add(timer);
   });
   try {
     return await Promise.race([promise, late]);
   } finally {
     clearTimeout(timer);
+    limits.delete(timer);
   }
 }
 

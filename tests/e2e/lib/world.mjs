@@ -7,8 +7,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { authority } from './certs.mjs';
 import { startGateway } from './gateway.mjs';
+import { opened } from './linger.mjs';
 import { startNginx } from './nginx.mjs';
 import { startOrigin } from './origin.mjs';
+import { inTime } from './wait.mjs';
 
 export async function openWorld(story, { names = [] } = {}) {
   const dir = mkdtempSync(join(tmpdir(), `app-gateway-${story}-`));
@@ -21,6 +23,7 @@ export async function openWorld(story, { names = [] } = {}) {
   const ca = authority(certsDir);
   const everyName = ['localhost', address, '127.0.0.1', ...names];
   const closers = [];
+  const closed = opened();
   const given = new Set();
   const world = {
     dir, address, upstreamAddress, ca,
@@ -72,7 +75,11 @@ export async function openWorld(story, { names = [] } = {}) {
     pair: (cert) => ({ chain: cert.crt, key: cert.key }),
     close: async () => {
       const failures = [];
-      for (const closer of closers.reverse()) await (async () => closer())().catch((error) => failures.push(error));
+      // Whoever does not close is named, and does not keep the rest from it.
+      for (const closer of closers.reverse()) {
+        await inTime(`${closer} of the world`, (async () => closer())(), 30_000).catch((error) => failures.push(error));
+      }
+      closed();
       if (failures.length === 0 && !process.env.E2E_KEEP) rmSync(dir, { recursive: true, force: true });
       else console.error(`# kept ${dir}`);
       if (failures.length) throw new AggregateError(failures, failures.map((f) => f.message).join('; '));
