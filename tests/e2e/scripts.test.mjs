@@ -1,0 +1,66 @@
+// What the scripts of the project say, with programs that only pretend.
+
+import { after, before, describe, test } from 'node:test';
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { root } from './lib/gateway.mjs';
+import { run } from './lib/processes.mjs';
+
+describe('scripts/advisories', () => {
+  let dir;
+  before(() => {
+    dir = mkdtempSync(join(tmpdir(), 'app-gateway-scripts-'));
+    mkdirSync(join(dir, 'bin'));
+    // A cargo that reaches the database, or not, and finds something in it, or not.
+    writeFileSync(join(dir, 'bin/cargo'), '#!/bin/sh\necho "$*" >> "$ASKED"\ncase "$*" in "deny fetch db") exit "$FETCH";; *) exit "$FOUND";; esac\n', { mode: 0o755 });
+  });
+  after(() => rmSync(dir, { recursive: true, force: true }));
+
+  const day = (ago) => new Date(Date.now() - ago * 86_400_000).toISOString().slice(0, 10);
+  let number = 0;
+  /** Runs it with the day of the last database, if any. */
+  async function says({ reached = false, found = false, last, copy = false }) {
+    const home = join(dir, `cargo-${++number}`);
+    mkdirSync(join(home, 'advisory-dbs', ...(copy ? ['a'] : [])), { recursive: true });
+    const [seen, asked] = [join(home, 'seen'), join(home, 'asked')];
+    if (last !== undefined) writeFileSync(seen, `${last}\n`);
+    const env = { ...process.env, PATH: `${join(dir, 'bin')}:${process.env.PATH}`, CARGO_HOME: home, ADVISORIES_SEEN: seen, ASKED: asked, FETCH: reached ? '0' : '1', FOUND: found ? '1' : '0' };
+    const { code, err } = await run(join(root, 'scripts/advisories'), [], { env });
+    return { code, err, seen: existsSync(seen) ? readFileSync(seen, 'utf8').trim() : undefined, asked: readFileSync(asked, 'utf8') };
+  }
+
+  test('a database that is reached is asked, and its day kept', async () => {
+    const { code, err, seen } = await says({ reached: true, last: day(100) });
+    assert.deepEqual([code, err, seen], [0, '', day(0)]);
+    const found = await says({ reached: true, found: true, last: day(3) });
+    assert.deepEqual([found.code, found.seen], [1, day(3)]);
+  });
+
+  test('none is said loudly', async () => {
+    for (const last of [undefined, day(0), day(30)]) {
+      const { code, err, seen } = await says({ last });
+      assert.equal(code, 0, err);
+      assert.match(err, /^!!!\n!!! ADVISORIES: no database was reached/);
+      assert.match(err, /NOTHING WAS LOOKED FOR/);
+      assert.equal(seen, last, 'nothing was seen');
+    }
+  });
+
+  test('the copy of before is asked', async () => {
+    const { code, err, asked } = await says({ last: day(10), copy: true });
+    assert.equal(code, 0, err);
+    assert.match(asked, /deny check --disable-fetch advisories/);
+    assert.match(err, /10 days ago/);
+    assert.equal((await says({ last: day(10), copy: true, found: true })).code, 1);
+  });
+
+  test('one that is too old, or a day that is none, is a failure', async () => {
+    for (const last of [day(31), day(400), day(-3), 'yesterday', '2026-13-40', '']) {
+      const { code, err } = await says({ last });
+      assert.equal(code, 1, `${last}: ${err}`);
+      assert.match(err, /^!!! ADVISORIES/m);
+    }
+  });
+});
