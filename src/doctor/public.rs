@@ -10,6 +10,10 @@ use super::Check;
 use super::reach::{Budget, Proof, Trouble, connect, resolve, secure, shown};
 use super::row::{Group, Row};
 
+/// Twilio's connection overrides for three more tries, after failed connections, time-outs, and
+/// answers 4xx and 5xx. They are a fragment, so no request carries them.
+const TWILIO_RETRIES: &str = "#rc=3&rp=all";
+
 /// The platforms: name, the path as the Customer Channel Manager knows it, and what to know about
 /// them.
 const WEBHOOKS: [(&str, &str, &str); 6] = [
@@ -26,12 +30,12 @@ const WEBHOOKS: [(&str, &str, &str); 6] = [
     (
         "webhook-twilio",
         "/msg-client/receive",
-        "at console.twilio.com, as \"A message comes in\" of the number",
+        "at console.twilio.com, as \"A message comes in\" of the number, whole: without what follows `#` a message is lost that comes while there is no answer",
     ),
     (
         "webhook-twilio-status",
         "/msg-client/delivery-notification",
-        "at console.twilio.com, as status callback",
+        "at console.twilio.com, as status callback, with what follows `#`",
     ),
     ("webhook-360dialog", "/360notifications", "by the API of 360dialog, as webhook of the number"),
     ("webhook-twitter", "/webhook/twitter", "by the Account Activity API of Twitter"),
@@ -133,8 +137,12 @@ fn webhooks(config: &Config) -> Vec<Row> {
     let one = |(name, path, hint): &(&str, &str, &str)| {
         let row = Row::new(Group::Public, "connectivity 1", *name, "");
         match profiles.iter().find_map(|profile| outside(profile, path)) {
-            Some(path) => Row { target: format!("https://{authority}{path}"), ..row }
-                .note("", format!("register this URL: {hint}")),
+            Some(path) => {
+                let overrides =
+                    if name.starts_with("webhook-twilio") { TWILIO_RETRIES } else { "" };
+                Row { target: format!("https://{authority}{path}{overrides}"), ..row }
+                    .note("", format!("register this URL: {hint}"))
+            }
             None => row.note(
                 "no route of a public profile leads there",
                 format!("if you use it, add a route to {path} of the Customer Channel Manager"),

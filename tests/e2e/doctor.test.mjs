@@ -171,6 +171,8 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
     test('the URLs to register are spelled out', () => {
       const row = told.row('webhook-facebook');
       assert.equal(row.target, `https://${fqdn}:${ports.publicPort}/ccm/webhook`);
+      // Without its overrides Twilio does not come again after a 503.
+      assert.equal(told.row('webhook-twilio').target, `https://${fqdn}:${ports.publicPort}/ccm/msg-client/receive#rc=3&rp=all`);
       assert.equal(told.row('webhook-twitter').target, '');
     });
 
