@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use app_gateway::message::Reason;
-use app_gateway::message::reason::Flag;
+use app_gateway::message::reason::{Flag, Origin};
 use app_gateway::telemetry::Metrics;
 use app_gateway::telemetry::endpoints::{Told, Upstream};
 use app_gateway::telemetry::exposition::Format;
@@ -243,8 +243,10 @@ fn the_readme_lists_every_reason_and_its_status() {
 #[test]
 fn the_readme_lists_every_response_flag() {
     let written: Vec<_> = rows(&read("README.md"), "response flag");
-    let flags =
-        Flag::ALL.iter().map(|flag| [format!("`{}`", flag.letters()), flag.sentence().to_owned()]);
+    let flags = Flag::ALL.iter().map(|flag| {
+        let origin = if flag.origin() == Origin::Envoy { "Envoy" } else { "app-gateway" };
+        [format!("`{}`", flag.letters()), origin.to_owned(), flag.sentence().to_owned()]
+    });
     let known: Vec<_> = flags.map(Vec::from).collect();
     assert_eq!(written, known, "the table of response flags in README.md");
 }

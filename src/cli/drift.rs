@@ -16,9 +16,10 @@ use super::{say, say_wrong};
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Something differs; there is no knowing whether something does.
+/// Exit code: something differs.
 const DIFFERS: u8 = 1;
-const UNKNOWN: u8 = 2;
+/// Exit code: it is not known whether something differs. Not 2, which is a wrong command line.
+const UNKNOWN: u8 = 4;
 
 pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
     let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
@@ -94,9 +95,9 @@ mod tests {
         assert_eq!(of(&[State::Alike, State::Alike]), 0);
         assert_eq!(of(&[State::Unreachable, State::Differs]), 1);
         for other in [State::Waiting, State::Unreachable, State::Unverified, State::Clock] {
-            assert_eq!(of(&[State::Alike, other]), 2);
+            assert_eq!(of(&[State::Alike, other]), 4);
         }
-        assert_eq!(of(&[State::Itself]), 2);
-        assert_eq!(of(&[]), 2);
+        assert_eq!(of(&[State::Itself]), 4);
+        assert_eq!(of(&[]), 4);
     }
 }

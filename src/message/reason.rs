@@ -4,7 +4,7 @@ mod flag;
 
 use http::StatusCode;
 
-pub use flag::Flag;
+pub use flag::{Flag, Origin};
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident => $word:literal, $status:literal;)+) => {
@@ -230,7 +230,7 @@ impl Reason {
         matches!(self, Self::NoDescriptors | Self::NoPorts | Self::NoMemory)
     }
 
-    /// The response flag, in Envoy's letters as far as there are any.
+    /// The response flag.
     #[must_use]
     pub const fn flag(self) -> Flag {
         flag::of(self)

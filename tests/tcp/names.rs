@@ -116,7 +116,7 @@ fn what_no_route_takes_is_refused_and_says_why() {
         assert_eq!(world.metric(&format!("refused_total{{reason=\"{word}\"}}")), count as u64);
     }
     let flags = |word: &str| world.lines("reason", word)[0]["flags"].clone();
-    assert_eq!((flags("tcp_sni_unknown"), flags("tcp_hello_timeout")), ("NR".into(), "DT".into()));
+    assert_eq!((flags("tcp_sni_unknown"), flags("tcp_hello_timeout")), ("NR".into(), "CT".into()));
     assert!(a.first().is_empty() && b.first().is_empty(), "nothing was sent to anybody");
 }
 

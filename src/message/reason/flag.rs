@@ -1,9 +1,10 @@
-//! Response flags: the reasons in a few groups, in the letters that Envoy has for them.
+//! Response flags: the reasons in a few groups. Letters that Envoy has keep Envoy's meaning; letters
+//! of the gateway's own are none that Envoy has.
 
 use super::Reason;
 
 macro_rules! flags {
-    ($($(#[doc = $doc:literal])+ $flag:ident => $letters:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $flag:ident => $letters:literal, $origin:ident;)+) => {
         /// What kind of end a request had.
         #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
         pub enum Flag {
@@ -20,6 +21,12 @@ macro_rules! flags {
                 match self { $(Self::$flag => $letters,)+ }
             }
 
+            /// Whose letters they are.
+            #[must_use]
+            pub const fn origin(self) -> Origin {
+                match self { $(Self::$flag => Origin::$origin,)+ }
+            }
+
             /// What it means, one sentence.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
@@ -29,43 +36,56 @@ macro_rules! flags {
     };
 }
 
+/// Whose letters a flag has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// Envoy's, with Envoy's meaning.
+    Envoy,
+    /// The gateway's own.
+    Gateway,
+}
+
 flags! {
     /// No route takes it.
-    NoRoute => "NR";
+    NoRoute => "NR", Envoy;
+    /// The upstream's name could not be resolved.
+    UpstreamUnresolved => "DF", Envoy;
     /// No endpoint of the upstream is usable.
-    UpstreamUnhealthy => "UH";
+    UpstreamUnhealthy => "UH", Envoy;
     /// The upstream has as many connections as it may have.
-    UpstreamOverflow => "UO";
+    UpstreamOverflow => "UO", Envoy;
     /// The upstream could not be connected to.
-    UpstreamFailure => "UF";
+    UpstreamFailure => "UF", Envoy;
     /// The upstream closed the connection.
-    UpstreamClosed => "UC";
+    UpstreamClosed => "UC", Envoy;
     /// The upstream took too long.
-    UpstreamTimeout => "UT";
+    UpstreamTimeout => "UT", Envoy;
     /// The upstream's answer breaks the protocol.
-    UpstreamProtocol => "UPE";
+    UpstreamProtocol => "UPE", Envoy;
     /// The client went away.
-    ClientGone => "DC";
+    ClientGone => "DC", Envoy;
     /// The client took too long.
-    ClientTimeout => "DT";
+    ClientTimeout => "CT", Gateway;
     /// The client breaks the protocol.
-    ClientProtocol => "PE";
-    /// A limit on the client is reached.
-    Limited => "RL";
+    ClientProtocol => "DPE", Envoy;
+    /// A limit on what clients hold at once is reached.
+    Limited => "CL", Gateway;
+    /// A client asks more often than it may.
+    RateLimited => "RL", Envoy;
     /// A size limit is exceeded.
-    TooLarge => "BL";
+    TooLarge => "BL", Gateway;
     /// The access rules deny it.
-    Denied => "AC";
+    Denied => "AC", Gateway;
     /// Nobody has logged in.
-    Unknown => "AD";
+    Unknown => "AD", Gateway;
     /// A tunnel was silent for too long.
-    Idle => "SI";
+    Idle => "SI", Envoy;
     /// The gateway drains.
-    Draining => "HD";
+    Draining => "HD", Gateway;
     /// The gateway is overloaded.
-    Overloaded => "OM";
+    Overloaded => "OM", Envoy;
     /// A fault in the gateway.
-    Internal => "IE";
+    Internal => "IE", Gateway;
 }
 
 impl Flag {
@@ -144,9 +164,8 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::UpstreamConnectTimeout
         | Reason::UpstreamTls
         | Reason::ParentRefused => Flag::UpstreamFailure,
-        Reason::UpstreamUnresolved | Reason::UpstreamDown | Reason::SessionLost => {
-            Flag::UpstreamUnhealthy
-        }
+        Reason::UpstreamUnresolved => Flag::UpstreamUnresolved,
+        Reason::UpstreamDown | Reason::SessionLost => Flag::UpstreamUnhealthy,
         Reason::UpstreamClosed | Reason::UpstreamCut => Flag::UpstreamClosed,
         Reason::UpstreamBadAnswer => Flag::UpstreamProtocol,
         Reason::UpstreamFull => Flag::UpstreamOverflow,
@@ -163,10 +182,8 @@ pub(super) const fn of(reason: Reason) -> Flag {
         | Reason::TooManyTunnelsOfClient
         | Reason::SelfTestBusy
         | Reason::TooManyStreams
-        | Reason::Http2Flood
-        | Reason::TooFast
-        | Reason::TooManyLogins
         | Reason::TooManyLookUps => Flag::Limited,
+        Reason::TooFast | Reason::Http2Flood | Reason::TooManyLogins => Flag::RateLimited,
         Reason::ClientGone => Flag::ClientGone,
         Reason::TunnelIdle => Flag::Idle,
         Reason::Internal => Flag::Internal,
@@ -191,9 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn letters_of_envoy_are_the_gateways_only_with_the_same_meaning() {
+        // All that Envoy documents for %RESPONSE_FLAGS%.
+        let envoys = "UH UF UO NR URX NC DT DC LH UT LR UR UC DI FI RL UAEX RLSE IH SI DPE UPE UMSDR RFCF NFCF OM \
+            DF DO DR UDO";
+        for flag in Flag::ALL {
+            let known = envoys.split(' ').any(|letters| letters == flag.letters());
+            assert_eq!(known, flag.origin() == Origin::Envoy, "{}", flag.letters());
+        }
+    }
+
+    #[test]
     fn server_faults_are_never_the_clients() {
         for reason in Reason::ALL.iter().filter(|reason| matches!(reason.code(), 502 | 504)) {
-            assert!(reason.flag().letters().starts_with('U'), "{}", reason.word());
+            let letters = reason.flag().letters();
+            assert!(letters.starts_with('U') || letters == "DF", "{}", reason.word());
         }
     }
 }
