@@ -162,6 +162,7 @@ fn head(text: &'static str) -> Box<dyn FnMut()> {
             strip_prefix: None,
             request_id: "0123456789abcdef0123456789abcdef",
             trace: None,
+            passes: &[],
         };
         out.clear();
         write_request(&mut out, &head, &origin, None);

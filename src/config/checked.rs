@@ -10,6 +10,7 @@ mod doctor;
 mod drift;
 mod forward;
 mod limits;
+mod self_test;
 mod tcp;
 mod upstream;
 
@@ -31,6 +32,7 @@ pub use doctor::{Doctor, Target};
 pub use drift::Drift;
 pub use forward::*;
 pub use limits::{Limits, Timeouts};
+pub use self_test::SelfTest;
 pub use tcp::*;
 pub use upstream::*;
 
@@ -380,6 +382,10 @@ pub struct Route {
     /// Whether `%2F` and `%5C` may stand in the path. Default false: they are where a proxy and a
     /// component disagree about what a path names.
     pub allow_encoded_slash: bool,
+    /// Whether `//` may stand in the path. Default false, as above.
+    pub allow_empty_segments: bool,
+    /// Whether `;` may stand in the path. Default false, as above.
+    pub allow_path_parameters: bool,
     /// The request is served, but log and metric say that without this route it would have been
     /// denied.
     pub report_only: bool,
@@ -388,6 +394,9 @@ pub struct Route {
     /// Fields set on or removed from the upstream's answer: the profile's, overridden by the
     /// route's own and by `framed-by`. Those of the profile are the same list for all its routes.
     pub response_headers: Arc<[ResponseHeader]>,
+    /// Names of request fields that are passed on although a component may take them for the word
+    /// of its proxy: those of the profile and of the route.
+    pub pass_request_headers: Arc<[HeaderName]>,
 }
 
 /// Which paths a route takes, compared after percent-decoding.
@@ -442,15 +451,6 @@ pub enum Action {
     SelfTest(SelfTest),
     /// Answers gateways that compare themselves with this one.
     Drift,
-}
-
-/// A page that tries the way from a browser to the gateway.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SelfTest {
-    /// How long a WebSocket and a long poll are left silent. Default 30 s, 5 s to 2 min.
-    pub idle: Duration,
-    /// The path of a Socket.IO route of the profile, which is tried too.
-    pub socket_io: Option<String>,
 }
 
 /// A field set on, or taken from, an upstream's answer.

@@ -200,9 +200,13 @@ pub struct ProfileFile {
     pub client_address: Maybe<ClientAddressFile>,
     /// Longest request body of routes that say nothing, or `"unlimited"`. Default `"10MiB"`.
     pub max_body: Maybe<Amount>,
-    /// Fields set on every answer of an upstream; `""` removes the field.
+    /// Fields set on every answer; `""` removes a component's field. Answers of the gateway's own,
+    /// refusals and redirects, get them too, but for those that describe content.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Maybe<Fields>,
+    /// Names of request fields to pass on although a component may take them for the word of its
+    /// proxy, e.g. `["X-HTTP-Method-Override", "api_key"]`. Default: none; they are dropped.
+    pub pass_request_headers: Maybe<Vec<Written<String>>>,
     /// Write access-log lines for this profile. Default true.
     pub access_log: Maybe<bool>,
     /// What a client may use.
@@ -332,7 +336,8 @@ pub struct RouteFile {
     pub redirect: Maybe<String>,
     /// Status of the redirect: 301, 302, 303, 307 or 308. Default 302.
     pub status: Maybe<i64>,
-    /// Answer 403.
+    /// Answer 403. Holds for every spelling of the path that a component may take for this one:
+    /// upper and lower case, `;` parameters, `//`, with and without `/` at the end.
     pub deny: Maybe<bool>,
     /// Answer whether the gateway is ready and these upstreams are up, for a balancer in front: 200
     /// or 503. Backups do not count.
@@ -354,6 +359,12 @@ pub struct RouteFile {
     pub retry: Maybe<bool>,
     /// Admit `%2F` and `%5C` in the path. Default false.
     pub allow_encoded_slash: Maybe<bool>,
+    /// Admit empty segments (`//`) in the path. They are left out when paths are compared, and
+    /// passed on as they came. Default false.
+    pub allow_empty_segments: Maybe<bool>,
+    /// Admit path parameters (`;jsessionid=1`) in the path. They are left out when paths are
+    /// compared, and passed on as they came. Default false.
+    pub allow_path_parameters: Maybe<bool>,
     /// Serve it, but log and count it as what would be denied without this route.
     pub report_only: Maybe<bool>,
     /// From the end of the request to the first byte of the answer, or `"unlimited"`. Default: the
@@ -362,6 +373,8 @@ pub struct RouteFile {
     /// Fields set on the answer, on top of the profile's; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Maybe<Fields>,
+    /// Names of request fields to pass on, on top of the profile's.
+    pub pass_request_headers: Maybe<Vec<Written<String>>>,
     /// Who may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list of origins.
     pub framed_by: Maybe<FramedBy>,
 }

@@ -1,9 +1,11 @@
 //! Replies the gateway makes itself.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 
 use crate::message::Reason;
-use crate::message::forward::{field, number_field, status_line};
+use crate::message::forward::{Edits, field, number_field, status_line};
 
 use super::{RequestId, Worker};
 
@@ -22,6 +24,8 @@ pub(crate) struct Reply {
     /// Further fields.
     pub(crate) more: Vec<(&'static str, String)>,
     pub(crate) body: String,
+    /// What the configuration sets on answers.
+    pub(crate) edits: Option<Arc<Edits>>,
 }
 
 impl Reply {
@@ -49,6 +53,7 @@ impl Reply {
             kind: TEXT,
             more: Vec::new(),
             body,
+            edits: None,
         }
     }
 
@@ -62,6 +67,7 @@ impl Reply {
             kind: TEXT,
             more: Vec::new(),
             body: body.to_owned(),
+            edits: None,
         }
     }
 
@@ -76,6 +82,7 @@ impl Reply {
             kind: TEXT,
             more: Vec::new(),
             body,
+            edits: None,
         }
     }
 
@@ -106,10 +113,15 @@ impl Reply {
         }
     }
 
-    /// The fields both versions carry.
-    pub(crate) fn each_field(&self, mut add: impl FnMut(&'static str, &[u8])) {
+    /// The fields both versions carry. Where the configuration decides about a field, its word
+    /// holds, except about what this very answer means and that it is not to be kept.
+    pub(crate) fn each_field(&self, mut add: impl FnMut(&str, &[u8])) {
+        let edits = self.edits.as_deref();
+        let is_ours = |name: &str| edits.is_none_or(|edits| !edits.drops(name.as_bytes()));
         add("Cache-Control", b"no-store");
-        add("X-Content-Type-Options", b"nosniff");
+        if is_ours("X-Content-Type-Options") {
+            add("X-Content-Type-Options", b"nosniff");
+        }
         if let Some(reason) = self.reason {
             add("gateway-reason", reason.word().as_bytes());
         }
@@ -120,7 +132,12 @@ impl Reply {
             add("Allow", allow.as_bytes());
         }
         for (name, value) in &self.more {
-            add(name, value.as_bytes());
+            if *name == "Retry-After" || is_ours(name) {
+                add(name, value.as_bytes());
+            }
+        }
+        for (name, value) in edits.map(Edits::own).unwrap_or_default() {
+            add(name.as_str(), value.as_bytes());
         }
     }
 }

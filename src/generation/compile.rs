@@ -11,6 +11,7 @@ use crate::config::{
     self, ClientCertificates, Config, PathPattern, Profile, ResponseHeader, Serve, UpstreamId,
 };
 use crate::message::forward::Edits;
+use crate::message::path::Oddities;
 use crate::net::quota::Quota;
 use crate::route::{Rule, Table};
 use crate::telemetry::socketio::{self, SocketIoMetrics};
@@ -226,6 +227,7 @@ impl Compiler<'_> {
             Served::Routes { .. } if self.purpose == Purpose::Explain => None,
             Served::Routes { .. } => Some(self.tls(profile, listener, problems)?),
         };
+        let edits = edits_of(&profile.response_headers);
         Some(Site {
             address: listener.listen,
             metrics: match listener.proxy_protocol {
@@ -250,6 +252,7 @@ impl Compiler<'_> {
             limits: profile.limits.clone(),
             requests: Arc::clone(requests),
             timeouts: profile.timeouts.clone(),
+            edits: Arc::new(if tls.is_some() { edits } else { edits.for_plain_http() }),
             tls,
             edition: Arc::clone(self.edition),
             alive: Arc::clone(self.alive),
@@ -309,13 +312,15 @@ impl Compiler<'_> {
                 // A denial must hold on the component's own port too.
                 (Some(_), config::Action::Deny) => prefixes
                     .iter()
-                    .filter_map(|p| without(&route.path, *p))
+                    .filter_map(|p| denied_without(&route.path, *p))
                     .map(|path| (path, None))
                     .collect(),
                 _ => Vec::new(),
             };
             for (path, strip) in seen {
-                rules.push(Rule { path, methods: methods(route) });
+                let denies = route.action == config::Action::Deny;
+                let websocket = route.websocket;
+                rules.push(Rule { path, methods: methods(route), denies, websocket });
                 routes.push(Arc::new(self.route(&mut shared, route, strip)));
             }
         }
@@ -378,7 +383,12 @@ impl Compiler<'_> {
             max_body: if edited { route.max_body } else { SelfTest::LONGEST_BODY },
             websocket: route.websocket,
             retry: route.retry,
-            allow_encoded_slash: route.allow_encoded_slash,
+            admits: Oddities {
+                encoded_slash: route.allow_encoded_slash,
+                empty_segment: route.allow_empty_segments,
+                parameter: route.allow_path_parameters,
+            },
+            passes: Arc::clone(&route.pass_request_headers),
             edits: if edited { shared.edits(&route.response_headers) } else { Arc::default() },
         }
     }
@@ -404,8 +414,7 @@ impl Common {
         {
             return Arc::clone(edits);
         }
-        let changes = list.iter().map(|header| (header.name.clone(), header.value.clone()));
-        let edits = Arc::new(Edits::new(changes));
+        let edits = Arc::new(edits_of(list));
         self.edits = Some((Arc::clone(list), Arc::clone(&edits)));
         edits
     }
@@ -426,6 +435,10 @@ impl Common {
             metrics: Arc::clone(metrics),
         })
     }
+}
+
+fn edits_of(list: &[ResponseHeader]) -> Edits {
+    Edits::new(list.iter().map(|header| (header.name.clone(), header.value.clone())))
 }
 
 /// Methods that a route takes; empty: any.
@@ -455,6 +468,19 @@ fn prefixes(profile: &Profile, id: UpstreamId) -> Vec<Option<&str>> {
         }
     }
     found
+}
+
+/// The pattern of a denial as the component sees it. A denial holds in any letters, so its prefix
+/// is cut in any letters.
+fn denied_without(path: &PathPattern, prefix: Option<&str>) -> Option<PathPattern> {
+    let start = prefix.map(|prefix| path.as_str().get(..prefix.len()));
+    match (start, prefix) {
+        (Some(start), Some(prefix)) if start?.eq_ignore_ascii_case(prefix) => {
+            without(path, start?.into())
+        }
+        (None, None) => Some(path.clone()),
+        _ => None,
+    }
 }
 
 /// A pattern as the component sees it; `None` if it does not start with the prefix.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::addr::ClientAddr;
 use crate::config::{Others, ProxyProtocol, Verify};
 use crate::message::forward::{Origin, Proxy, stripped_target, write_request};
-use crate::message::{Reason, RequestHead, host};
+use crate::message::{Reason, RequestHead, host, path};
 use crate::units::{display_duration, display_size};
 use crate::upstream::{Upstream, resolve};
 
@@ -105,13 +105,15 @@ impl<'a> Explained<'a> {
         }
         text.push_str("\r\n");
         match RequestHead::parse(&Bytes::from(text), site.limits.header_count) {
-            Err(reason) => explained.refused(&Refusal { reason, route: None, allow: None }, site),
+            Err(reason) => {
+                explained.refused(&Refusal { reason, route: None, allow: None }, site, &target);
+            }
             Ok(head) => {
                 explained.client(&head, site, client);
                 match site.decide(&head) {
                     Err(refusal) => match site.hidden(&head) {
                         Some(route) => explained.route(&route, &head, site, client),
-                        None => explained.refused(&refusal, site),
+                        None => explained.refused(&refusal, site, &target),
                     },
                     Ok(Decision::AddSlash) => {
                         explained.verdict("308 to the same path with `/` at its end");
@@ -147,7 +149,7 @@ impl<'a> Explained<'a> {
         profile.map_or(String::new(), |p| self.generation.config.sources.locate(p.place))
     }
 
-    fn refused(&mut self, refusal: &Refusal, site: &Site) {
+    fn refused(&mut self, refusal: &Refusal, site: &Site, target: &str) {
         if let Some(route) = &refusal.route {
             self.line(
                 "route",
@@ -161,9 +163,39 @@ impl<'a> Explained<'a> {
         if let Some(allow) = refusal.allow.as_deref().filter(|allow| !allow.is_empty()) {
             self.line("allowed", allow, "");
         }
+        if reason == Reason::AmbiguousPath {
+            self.ambiguous(refusal.route.is_some(), site, target);
+        }
         if reason == Reason::NoRoute {
             self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", site.names.profile), "");
         }
+    }
+
+    /// What of a path is refused, and the setting that admits it.
+    fn ambiguous(&mut self, has_route: bool, site: &Site, target: &str) {
+        let Ok(read) = path::matchable(path::raw(target.as_bytes())) else {
+            self.line("way out", "none: no setting admits such a path", "");
+            return;
+        };
+        let oddities = read.oddities;
+        let odd = [
+            (oddities.empty_segment, "an empty segment (`//`)", "allow-empty-segments"),
+            (oddities.parameter, "a path parameter (`;`)", "allow-path-parameters"),
+            (oddities.encoded_slash, "an encoded slash", "allow-encoded-slash"),
+        ];
+        let odd = || odd.iter().filter(|(is_there, ..)| *is_there);
+        let found: Vec<_> = odd().map(|(_, found, _)| *found).collect();
+        self.line("because", &format!("there is {} in the path", found.join(" and ")), "");
+        let keys: Vec<_> = odd().map(|(.., key)| format!("{key} = true")).collect();
+        let keys = keys.join(" and ");
+        let compared = String::from_utf8_lossy(&read.path);
+        let out = if has_route {
+            format!("add {keys} to this route; the path is passed on as it came")
+        } else {
+            let profile = &site.names.profile;
+            format!("add a [[profile.{profile}.route]] that takes `{compared}`, with {keys}")
+        };
+        self.line("way out", &out, "");
     }
 
     fn route(&mut self, route: &Arc<Route>, head: &RequestHead, site: &Site, client: ClientAddr) {
@@ -204,6 +236,7 @@ impl<'a> Explained<'a> {
                         strip_prefix: strip_prefix.as_deref(),
                         request_id: "(made for each request)",
                         trace: None,
+                        passes: &route.passes,
                     },
                 );
                 let report = if route.account.report_only {

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::addr::{ClientAddr, HostPattern};
 use crate::config::{self, Limits, NamedBy, ProxyProtocol, Timeouts};
 use crate::message::forward::{Edits, Proxy};
-use crate::message::{Fields, Framing, Reason, RequestHead, client, host, path};
+use crate::message::path::{self, Oddities};
+use crate::message::{Fields, Framing, Reason, RequestHead, client, host};
 use crate::net::quota::Quota;
-use crate::route::{Match, Table};
+use crate::route::{Match, Refused, Table};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
 use crate::tls::{ClientHandshake, ServerTls};
@@ -57,6 +58,8 @@ pub struct Site {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS settings; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
+    /// Fields of answers to requests that no route takes.
+    pub edits: Arc<Edits>,
     /// Counters.
     pub metrics: ListenerMetrics,
     /// The name of its generation.
@@ -112,10 +115,12 @@ pub struct Route {
     pub websocket: bool,
     /// A request may be sent again on a fresh connection; see [`crate::config::Route::retry`].
     pub retry: bool,
-    /// `%2F` may stand in the path.
-    pub allow_encoded_slash: bool,
-    /// Changes to the upstream's answer.
+    /// Spellings of the path that are admitted.
+    pub admits: Oddities,
+    /// Changes to its answers.
     pub edits: Arc<Edits>,
+    /// Names of request fields that are passed on although a component may believe them.
+    pub passes: Arc<[HeaderName]>,
 }
 
 /// What is told about a route: all that a tunnel keeps of the one that let it in.
@@ -237,6 +242,20 @@ impl Refusal {
     }
 }
 
+/// The refusal of a path that narrower rules refuse in another spelling.
+fn refusal_of(refused: Refused, table: &Table, routes: &[Arc<Route>]) -> Refusal {
+    let by =
+        |reason, rule: usize| Refusal { route: routes.get(rule).cloned(), ..Refusal::of(reason) };
+    match refused {
+        Refused::Denied(rule) => by(Reason::RouteDenied, rule),
+        Refused::WebSocket(rule) => by(Reason::WebSocketDenied, rule),
+        Refused::Method(rules) => {
+            let allow = Some(table.allow(&rules));
+            Refusal { allow, ..Refusal::of(Reason::MethodNotAllowed) }
+        }
+    }
+}
+
 impl Site {
     /// Decides about a request by host, path, method, upgrade and stated length, in this order.
     ///
@@ -286,23 +305,26 @@ impl Site {
             Served::RedirectToHttps(port) => return Ok(Decision::ToHttps(*port)),
             Served::Routes { table, routes } => (table, routes),
         };
-        let raw = path::raw(asked.target);
-        let (decoded, strict) = match path::matchable(raw, false) {
-            Ok(decoded) => (decoded, true),
-            // It may still be one that the route's own setting lets through.
-            Err(_) => (path::matchable(raw, true).map_err(Refusal::of)?, false),
-        };
-        let found = table.find(&decoded, asked.method);
-        if !strict
-            && !matches!(&found, Match::Rule(i) if routes.get(*i).is_some_and(|r| r.allow_encoded_slash))
-        {
-            return Err(Refusal::of(Reason::AmbiguousPath));
-        }
-        let route = match found {
-            Match::Rule(index) => routes.get(index).ok_or_else(|| Refusal::of(Reason::Internal))?,
+        let matchable = path::matchable(path::raw(asked.target)).map_err(Refusal::of)?;
+        let (path, oddities) = (&*matchable.path, matchable.oddities);
+        let route = match table.find(path, asked.method) {
+            Match::Rule(index) => {
+                let route = routes.get(index).ok_or_else(|| Refusal::of(Reason::Internal))?;
+                let refused = table.refusal(index, path, asked.method, asked.upgrade);
+                if let Some(refused) = refused {
+                    return Err(refusal_of(refused, table, routes));
+                }
+                let denies = matches!(route.action, Action::Deny);
+                if !denies && !oddities.is_within(route.admits) {
+                    return Err(Refusal::by(Reason::AmbiguousPath, route));
+                }
+                route
+            }
+            // It may be a path that no route takes once it is spelt in the one way.
+            _ if !oddities.is_none() => return Err(Refusal::of(Reason::AmbiguousPath)),
             Match::Slash => {
                 // What is denied below is denied here, and not by way of a redirect.
-                let below = [&*decoded, b"/"].concat();
+                let below = [path, b"/"].concat();
                 let Match::Rule(index) = table.find(&below, asked.method) else {
                     return Ok(Decision::AddSlash);
                 };
@@ -372,6 +394,7 @@ impl Site {
             timeouts: self.timeouts.clone(),
             proxy_protocol: self.proxy_protocol.clone(),
             tls: self.tls.clone(),
+            edits: Arc::clone(&self.edits),
             metrics: self.metrics.clone(),
             edition: Arc::clone(&self.edition),
             alive: Arc::clone(&self.alive),
@@ -408,3 +431,6 @@ impl Site {
         self.trusted.iter().any(|network| network.contains(&client.ip()))
     }
 }
+
+#[cfg(test)]
+mod spellings;

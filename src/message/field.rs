@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::claim::is_claim;
+
 /// A field the gateway itself acts on; all others are [`Known::Other`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Known {
@@ -56,6 +58,10 @@ pub enum Known {
     Date,
     /// `Max-Forwards`: counted down in OPTIONS and TRACE.
     MaxForwards,
+    /// A field that a component may take for the word of its proxy: passed on by name only.
+    Claim,
+    /// `Alt-Svc`: an upstream's would lead clients past the gateway.
+    AltSvc,
     /// Anything else.
     Other,
 }
@@ -74,6 +80,7 @@ impl Known {
             7 if is("upgrade") => Self::Upgrade,
             7 if is("trailer") => Self::Trailer,
             7 if is("referer") => Self::Referrer,
+            7 if is("alt-svc") => Self::AltSvc,
             9 if is("forwarded") || like(name, b"x-real-ip") => Self::ForwardedOther,
             10 if is("connection") => Self::Connection,
             10 if is("keep-alive") => Self::KeepAlive,
@@ -97,6 +104,7 @@ impl Known {
             19 if is("proxy-authorization") => Self::Proxy,
             20 if is("sec-websocket-accept") => Self::WebSocketAccept,
             len if len > 12 && like(&name[..12], b"x-forwarded-") => Self::ForwardedOther,
+            _ if is_claim(name) => Self::Claim,
             _ => Self::Other,
         }
     }
@@ -253,7 +261,8 @@ mod tests {
     fn knows_names_in_any_case() {
         assert_eq!(Known::of(b"HOST"), Known::Host);
         assert_eq!(Known::of(b"Transfer-Encoding"), Known::TransferEncoding);
-        assert_eq!(Known::of(b"Transfer_Encoding"), Known::Other);
+        assert_eq!(Known::of(b"Transfer_Encoding"), Known::Claim);
+        assert_eq!(Known::of(b"Proxy"), Known::Claim);
         assert_eq!(Known::of(b"accept"), Known::Other);
         assert_eq!(Known::of(b""), Known::Other);
     }

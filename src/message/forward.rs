@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use http::header::{self, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderName, HeaderValue};
 
 use crate::addr::text::write_ip;
@@ -30,6 +31,14 @@ pub struct Origin<'a> {
     pub seat_cookie: Option<&'a str>,
     /// The trace it belongs to; `None` if the gateway does not take part in that.
     pub trace: Option<&'a TraceParent>,
+    /// Names of [`Known::Claim`] fields that are passed on.
+    pub passes: &'a [HeaderName],
+}
+
+impl Origin<'_> {
+    fn passes(&self, name: &[u8]) -> bool {
+        self.passes.iter().any(|passed| name.eq_ignore_ascii_case(passed.as_str().as_bytes()))
+    }
 }
 
 /// A trusted proxy, as an upstream is told of it.
@@ -57,7 +66,8 @@ pub fn write_request(
     out.reserve(head.fields.bytes().len() + ADDED);
     out.extend_from_slice(if head.upgrade { "GET" } else { head.method.as_str() }.as_bytes());
     out.push(b' ');
-    let stripped = origin.strip_prefix.map(|prefix| stripped(&head.target, prefix.len()));
+    let stripped =
+        origin.strip_prefix.map(|prefix| path::without_prefix(&head.target, prefix.as_bytes()));
     match stripped {
         Some(target) => {
             if target.first() != Some(&b'/') {
@@ -82,6 +92,7 @@ pub fn write_request(
             | Known::WebSocketAccept => !named.contains(name),
             // One that a client sends over HTTP/2 means nothing (RFC 8441 section 5): ours goes.
             Known::WebSocketKey => websocket_key.is_none() && !named.contains(name),
+            Known::Claim => origin.passes(name) && !named.contains(name),
             Known::TraceParent => origin.trace.is_none() && !named.contains(name),
             // It belongs to the `traceparent` beside it.
             Known::TraceState => {
@@ -166,11 +177,16 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
     }
 }
 
-/// Writes `X-Forwarded-For`: the list of a proxy that is believed, or the client, and the proxy.
+/// Writes `X-Real-IP`, the client, and `X-Forwarded-For`: the list of a proxy that is believed, or
+/// the client, and the proxy.
 fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
-    out.extend_from_slice(b"X-Forwarded-For: ");
+    out.extend_from_slice(b"X-Real-IP: ");
+    let start = out.len();
+    write_ip(out, origin.client);
+    let client = start..out.len();
+    out.extend_from_slice(b"\r\nX-Forwarded-For: ");
     match origin.proxy {
-        None => write_ip(out, origin.client),
+        None => out.extend_from_within(client),
         Some(proxy) => {
             if proxy.believed {
                 for value in head.fields.all(Known::ForwardedFor) {
@@ -178,7 +194,7 @@ fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
                     out.extend_from_slice(b", ");
                 }
             } else if origin.client != proxy.address {
-                write_ip(out, origin.client);
+                out.extend_from_within(client);
                 out.extend_from_slice(b", ");
             }
             write_ip(out, proxy.address);
@@ -187,21 +203,14 @@ fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The raw target without the part that decodes to the first `prefix` bytes of its path.
-fn stripped(target: &[u8], prefix: usize) -> &[u8] {
-    let mut at = 0;
-    for _ in 0..prefix {
-        at += if target.get(at) == Some(&b'%') { 3 } else { 1 };
-    }
-    target.get(at..).unwrap_or_default()
-}
-
 /// Changes to an upstream's answer, in the form they are applied in.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     gone: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
     block: Vec<u8>,
+    /// Those of `set` that suit an answer of the gateway's own.
+    own: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Edits {
@@ -211,6 +220,9 @@ impl Edits {
         for (name, value) in changes {
             if let Some(value) = value {
                 raw_field(&mut edits.block, name.as_str().as_bytes(), value.as_bytes());
+                if !describes_content(&name) {
+                    edits.own.push((name.clone(), value.clone()));
+                }
                 edits.set.push((name.clone(), value));
             }
             edits.gone.push(name);
@@ -224,15 +236,51 @@ impl Edits {
         &self.set
     }
 
+    /// The fields that are set on answers of the gateway's own: not those that describe the
+    /// content of a component's answer or how long it may be kept.
+    #[must_use]
+    pub fn own(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.own
+    }
+
+    /// The same without a field that means nothing, or harm, over plain HTTP (RFC 6797 section 7.2).
+    #[must_use]
+    pub fn for_plain_http(mut self) -> Self {
+        self.own.retain(|(name, _)| *name != STRICT_TRANSPORT_SECURITY);
+        self
+    }
+
     /// Names whose upstream value is dropped, those that are set included.
     #[must_use]
     pub fn dropped(&self) -> &[HeaderName] {
         &self.gone
     }
 
-    fn drops(&self, name: &[u8]) -> bool {
+    /// Whether the configuration decides about this field.
+    #[must_use]
+    pub fn drops(&self, name: &[u8]) -> bool {
         self.gone.iter().any(|gone| name.eq_ignore_ascii_case(gone.as_str().as_bytes()))
     }
+}
+
+/// Whether a field belongs to the content or the meaning of one answer.
+fn describes_content(name: &HeaderName) -> bool {
+    const NAMES: [HeaderName; 12] = [
+        header::AGE,
+        header::ALLOW,
+        header::CACHE_CONTROL,
+        header::DATE,
+        header::ETAG,
+        header::EXPIRES,
+        header::ACCEPT_RANGES,
+        header::LAST_MODIFIED,
+        header::LOCATION,
+        header::RETRY_AFTER,
+        header::SET_COOKIE,
+        header::WWW_AUTHENTICATE,
+    ];
+    let text = name.as_str();
+    NAMES.contains(name) || text.starts_with("content-") && !text.starts_with("content-security-")
 }
 
 /// The end-to-end fields of an answer, edits applied; framing and `Connection` are the caller's.
@@ -243,6 +291,7 @@ pub fn passed_fields<'a>(
     let named = Nominated::of(&head.fields);
     head.fields.iter().filter(move |(known, name, _)| match known {
         Known::Other
+        | Known::Claim
         | Known::UserAgent
         | Known::Referrer
         | Known::Cookie
@@ -349,7 +398,7 @@ impl<'a> Nominated<'a> {
 #[must_use]
 pub fn stripped_target(target: &[u8], prefix: Option<&str>) -> Vec<u8> {
     let Some(prefix) = prefix else { return target.to_vec() };
-    let rest = stripped(target, prefix.len());
+    let rest = path::without_prefix(target, prefix.as_bytes());
     if path::raw(rest).first() == Some(&b'/') { rest.to_vec() } else { [b"/", rest].concat() }
 }
 

@@ -7,6 +7,7 @@
 //! Never: opens a socket, knows a route or an upstream.
 
 pub mod body;
+mod claim;
 pub mod client;
 pub mod field;
 pub mod forward;

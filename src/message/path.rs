@@ -34,42 +34,266 @@ pub fn decode(raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// Spellings of a path that are refused unless the route admits them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Oddities {
+    /// An encoded slash or backslash, or one that is encoded twice.
+    pub encoded_slash: bool,
+    /// An empty segment: `//`.
+    pub empty_segment: bool,
+    /// A path parameter: `;` in a segment (RFC 3986 section 3.3).
+    pub parameter: bool,
+}
+
+impl Oddities {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Whether all of them are among `admitted`.
+    #[must_use]
+    pub fn is_within(self, admitted: Self) -> bool {
+        self.encoded_slash <= admitted.encoded_slash
+            && self.empty_segment <= admitted.empty_segment
+            && self.parameter <= admitted.parameter
+    }
+}
+
+/// A path as routes compare it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Matchable<'a> {
+    /// Percent-decoded, without path parameters and empty segments.
+    pub path: Cow<'a, [u8]>,
+    /// What of it a route has to admit.
+    pub oddities: Oddities,
+}
+
 /// The path as routes compare it.
 ///
 /// # Errors
 ///
-/// [`Reason::AmbiguousPath`] for dot segments in any spelling (also `..;x`, which Tomcat reads as
-/// `..`), backslashes, encoded slashes (both unless `encoded_slash`), malformed escapes, NUL and
+/// [`Reason::AmbiguousPath`] for what no route can admit: dot segments in any spelling (also
+/// `..;x`, which Tomcat reads as `..`), backslashes, malformed escapes, overlong UTF-8, NUL and
 /// other control bytes.
-pub fn matchable(raw: &[u8], encoded_slash: bool) -> Result<Cow<'_, [u8]>, Reason> {
+pub fn matchable(raw: &[u8]) -> Result<Matchable<'_>, Reason> {
+    let mut oddities = Oddities::default();
     let mut rest = raw;
     while let Some(at) = memchr::memchr(b'%', rest) {
         rest = rest.get(at..).unwrap_or_default();
         match escape(rest).ok_or(Reason::AmbiguousPath)? {
-            b'/' | b'\\' if !encoded_slash => return Err(Reason::AmbiguousPath),
+            b'/' | b'\\' => oddities.encoded_slash = true,
             byte if byte.is_ascii_control() => return Err(Reason::AmbiguousPath),
             _ => {}
         }
         rest = rest.get(3..).unwrap_or_default();
     }
+    if memchr::memchr(b'\\', raw).is_some() {
+        return Err(Reason::AmbiguousPath);
+    }
     let decoded = decode(raw);
-    if raw.contains(&b'\\') || decoded.iter().any(u8::is_ascii_control) {
+    if matches!(decoded, Cow::Owned(_)) {
+        // `%252e`: harmless to us, a dot to a component that decodes twice.
+        let twice = |at| matches!(decoded.get(at..).and_then(escape), Some(b'.' | b'/' | b'\\'));
+        oddities.encoded_slash |= memchr::memchr_iter(b'%', &decoded).any(twice);
+    }
+    scan(&decoded, &mut oddities)?;
+    if overlong(&decoded) {
         return Err(Reason::AmbiguousPath);
     }
-    // `%252e`: harmless to us, a dot to a component that decodes twice.
-    let twice = |at| matches!(decoded.get(at..).and_then(escape), Some(b'.' | b'/' | b'\\'));
-    if !encoded_slash && memchr::memchr_iter(b'%', &decoded).any(twice) {
-        return Err(Reason::AmbiguousPath);
-    }
-    let dots = |segment: &[u8]| {
-        let name = segment.split(|b| *b == b';').next().unwrap_or_default();
-        name == b"." || name == b".."
+    let path = if oddities.empty_segment || oddities.parameter {
+        Cow::Owned(reduced(&decoded))
+    } else {
+        decoded
     };
-    let separators = |b: &u8| *b == b'/' || *b == b'\\';
-    if decoded.split(separators).any(dots) {
+    Ok(Matchable { path, oddities })
+}
+
+/// Looks at each byte of a decoded path once.
+fn scan(path: &[u8], oddities: &mut Oddities) -> Result<(), Reason> {
+    let mut start = 0;
+    for (at, byte) in path.iter().enumerate() {
+        match *byte {
+            b'/' | b'\\' => {
+                let segment = path.get(start..at).unwrap_or_default();
+                oddities.empty_segment |= segment.is_empty() && at > 0;
+                if is_dots(segment) {
+                    return Err(Reason::AmbiguousPath);
+                }
+                start = at + 1;
+            }
+            b';' => oddities.parameter = true,
+            0..=0x1f | 0x7f => return Err(Reason::AmbiguousPath),
+            _ => {}
+        }
+    }
+    if is_dots(path.get(start..).unwrap_or_default()) {
         return Err(Reason::AmbiguousPath);
     }
-    Ok(decoded)
+    Ok(())
+}
+
+/// Whether a segment is `.` or `..`, path parameters left out.
+fn is_dots(segment: &[u8]) -> bool {
+    segment.first() == Some(&b'.')
+        && matches!(until(segment, |byte| byte == b';').trim_ascii_end(), b"." | b"..")
+}
+
+/// Whether there is a byte sequence that only a lax reader of UTF-8 takes for a character: it may
+/// stand for `/` or `.` (RFC 3629 section 10).
+fn overlong(path: &[u8]) -> bool {
+    !path.is_ascii()
+        && path.windows(2).any(|pair| {
+            matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
+        })
+}
+
+/// A decoded path without path parameters and empty segments. A `/` at its end stays.
+fn reduced(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut is_open = false;
+    for segment in path.split(|byte| *byte == b'/') {
+        let name = until(segment, |byte| byte == b';');
+        is_open = name.is_empty();
+        if !is_open {
+            out.push(b'/');
+            out.extend_from_slice(name);
+        }
+    }
+    if is_open {
+        out.push(b'/');
+    }
+    out
+}
+
+/// The part of `text` before the first byte that `ends` it.
+fn until(text: &[u8], ends: impl Fn(u8) -> bool) -> &[u8] {
+    text.split(|byte| ends(*byte)).next().unwrap_or_default()
+}
+
+/// The one form of all spellings of a path that a component may take for the same: what a refusal
+/// of one of them covers. In: a decoded path. Out: no `/` at the end, and nothing for the root.
+///
+/// - Case is folded, also beyond ASCII (IIS, Express).
+/// - Path parameters and empty segments are gone (Tomcat, Spring), also parameters that ASP.NET
+///   takes from a segment's front: `(S(...))`.
+/// - Spaces around a segment, dots at its end and the name of an NTFS stream are gone (Windows).
+/// - A backslash separates segments; `?` and `#` end the path (components that decode twice).
+///
+/// It is for comparing alone: a path is passed on as it came.
+#[must_use]
+pub fn canonical(decoded: &[u8]) -> Cow<'_, [u8]> {
+    let bare = decoded.strip_suffix(b"/").unwrap_or(decoded);
+    if is_canonical(bare) {
+        return Cow::Borrowed(bare);
+    }
+    let mut out = String::with_capacity(decoded.len());
+    for segment in until(decoded, |byte| matches!(byte, b'?' | b'#'))
+        .split(|byte| matches!(byte, b'/' | b'\\'))
+    {
+        let text = match std::str::from_utf8(segment) {
+            Ok(text) => Cow::Borrowed(text),
+            // As Latin-1, which is what a reader without UTF-8 makes of it.
+            Err(_) => Cow::Owned(segment.iter().map(|byte| char::from(*byte)).collect()),
+        };
+        let name = segment_name(&text);
+        if !name.is_empty() {
+            out.push('/');
+            // There and back: `\u{17f}` is an `S` in capitals, and the Kelvin sign a small `k`.
+            out.extend(name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase));
+        }
+    }
+    Cow::Owned(out.into_bytes())
+}
+
+/// What a component may take a segment for.
+fn segment_name(segment: &str) -> &str {
+    let segment = segment.split(';').next().unwrap_or_default();
+    let segment = match segment.as_bytes() {
+        [b'(', letter, b'(', ..] if letter.is_ascii_alphabetic() => {
+            segment.find("))").and_then(|at| segment.get(at + 2..)).unwrap_or(segment)
+        }
+        _ => segment,
+    };
+    // `name::$DATA`, `name:$I30:$INDEX_ALLOCATION`
+    let streams = [segment.find("::"), segment.find(":$")];
+    let end = streams.into_iter().flatten().min().unwrap_or(segment.len());
+    let name = segment.get(..end).unwrap_or_default().trim_start();
+    name.trim_end_matches(|letter: char| letter == '.' || letter.is_whitespace())
+}
+
+/// Whether [`canonical`] would change nothing. It may say no where nothing would change.
+fn is_canonical(bare: &[u8]) -> bool {
+    let mut before = 0;
+    for byte in bare {
+        match byte {
+            b'/' if matches!(before, b'/' | b'.') => return false,
+            b'a'..=b'z'
+            | b'0'..=b'9'
+            | b'/'
+            | b'.'
+            | b'-'
+            | b'_'
+            | b'~'
+            | b'+'
+            | b'='
+            | b','
+            | b'@'
+            | b'!'
+            | b'$'
+            | b'&'
+            | b'\''
+            | b'*'
+            | b'%' => {}
+            _ => return false,
+        }
+        before = *byte;
+    }
+    !matches!(before, b'/' | b'.')
+}
+
+/// The raw target without the part that stands for `prefix`, the beginning of its path as routes
+/// compare it, and without empty segments and path parameters in and around that part. It may
+/// lack a `/` at its front.
+#[must_use]
+pub fn without_prefix<'a>(target: &'a [u8], prefix: &[u8]) -> &'a [u8] {
+    let mut rest = target;
+    let mut before = 0;
+    let mut wanted = prefix.iter().peekable();
+    while let Some(next) = wanted.peek() {
+        let (byte, tail) = match rest {
+            [b'%', _, _, tail @ ..] => (escape(rest).unwrap_or(b'%'), tail),
+            [byte, tail @ ..] => (*byte, tail),
+            [] => return rest,
+        };
+        if byte == **next {
+            wanted.next();
+        } else if byte == b';' {
+            rest = past_parameter(rest);
+            continue;
+        } else if (byte, before) != (b'/', b'/') {
+            return rest;
+        }
+        (rest, before) = (tail, byte);
+    }
+    if rest.first() == Some(&b';') || escape(rest) == Some(b';') {
+        rest = past_parameter(rest);
+    }
+    while rest.starts_with(b"//") {
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    rest
+}
+
+/// The rest of a raw target from the next segment or the query on.
+fn past_parameter(rest: &[u8]) -> &[u8] {
+    let ends = |at: &usize| {
+        let rest = rest.get(*at..).unwrap_or_default();
+        matches!(rest.first(), Some(b'/' | b'?')) || escape(rest) == Some(b'/')
+    };
+    let end = (0..rest.len()).find(ends).unwrap_or(rest.len());
+    rest.get(end..).unwrap_or_default()
 }
 
 /// The byte an escape at the front of `text` stands for.
@@ -83,13 +307,42 @@ fn escape(text: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
+    const NONE: Oddities =
+        Oddities { encoded_slash: false, empty_segment: false, parameter: false };
+
+    #[track_caller]
+    fn reads(raw: &str, path: &str, oddities: Oddities) {
+        let expected = Matchable { path: path.as_bytes().into(), oddities };
+        assert_eq!(matchable(raw.as_bytes()), Ok(expected), "{raw}");
+    }
+
     #[test]
     fn decodes_for_matching() {
-        assert_eq!(
-            &*matchable(b"/file-engine/api/%75ploadFileFromUrl", false).unwrap(),
-            b"/file-engine/api/uploadFileFromUrl"
-        );
-        assert_eq!(&*matchable(b"/a//b;c=d/%C3%A9", false).unwrap(), "/a//b;c=d/é".as_bytes());
+        reads("/engine/api/%75ploadFromUrl", "/engine/api/uploadFromUrl", NONE);
+        reads("/b=d/%C3%A9/a.b/.c/...", "/b=d/é/a.b/.c/...", NONE);
+        reads("/", "/", NONE);
+        reads("", "", NONE);
+        // A Latin-1 letter is no UTF-8, and nothing else either.
+        assert!(matchable(b"/caf%E9%C3").is_ok());
+    }
+
+    #[test]
+    fn oddities_are_left_out_and_told() {
+        let empty = Oddities { empty_segment: true, ..NONE };
+        let parameter = Oddities { parameter: true, ..NONE };
+        let both = Oddities { empty_segment: true, ..parameter };
+        reads("//ccm/webhook", "/ccm/webhook", empty);
+        reads("/a///b//", "/a/b/", empty);
+        reads("//", "/", empty);
+        reads("/a;x=1/b;c", "/a/b", parameter);
+        reads("/a/;x", "/a/", parameter);
+        reads("/a%3bx/b", "/a/b", parameter);
+        reads("/;x//a/;/b", "/a/b", both);
+        let slash = Oddities { encoded_slash: true, ..NONE };
+        reads("/a%2Fb", "/a/b", slash);
+        reads("/a%5Cb", "/a\\b", slash);
+        reads("/a%252Fb", "/a%2Fb", slash);
+        assert!(empty.is_within(both) && !both.is_within(empty) && !slash.is_within(both));
     }
 
     #[test]
@@ -103,34 +356,103 @@ mod tests {
             "/a/..;/b",
             "/a/..%3bx/b",
             "/a/.%2e;x=y/b",
-            "/a%2fb",
-            "/a%5Cb",
+            "/a/..%20/b",
             "/a\\..\\b",
             "/a%00",
-            "/a%252e%252e/b",
-            "/a%252Fb",
+            "/a%2F..%2Fb",
+            "/a%5c..%5cb",
             "/a%0d%0ab",
             "/a%",
             "/a%2",
             "/a%zz",
+            "/a%u002fb",
+            "/a/%c0%ae%c0%ae/b",
+            "/a%c0%afb",
+            "/a%e0%80%afb",
             "/a\x7f",
         ] {
-            assert_eq!(matchable(path.as_bytes(), false), Err(Reason::AmbiguousPath), "{path}");
+            assert_eq!(matchable(path.as_bytes()), Err(Reason::AmbiguousPath), "{path}");
         }
     }
 
     #[test]
-    fn encoded_slashes_may_be_allowed_but_never_dot_segments() {
-        assert!(matchable(b"/a%2Fb", true).is_ok());
-        assert!(matchable(b"/a%2F..%2Fb", true).is_err());
-        assert!(matchable(b"/a%5c..%5cb", true).is_err());
+    fn one_form_of_all_spellings() {
+        for spelling in [
+            "/ccm/actuator/env",
+            "/ccm/actuator/env/",
+            "/CCM/Actuator/ENV",
+            "/ccm//actuator///env//",
+            "/ccm;x/actuator;a=b;c/env;",
+            "/ccm/;/actuator/;x/env",
+            "/ccm/actuator./env. ",
+            "/ccm/ actuator/env",
+            "/ccm/actuator::$INDEX_ALLOCATION/env",
+            "/ccm/actuator:$i30:$INDEX_ALLOCATION/env::$DATA",
+            "/(S(abc))/ccm/(A(x)S(y))actuator/env",
+            "/ccm\\actuator\\env",
+            "/ccm/actuator/env?x",
+            "/ccm/actuator/env#x",
+            "/ccm/actuator/env\u{a0}",
+        ] {
+            assert_eq!(&*canonical(spelling.as_bytes()), b"/ccm/actuator/env", "{spelling}");
+        }
+        assert_eq!(&*canonical("/ſecret/\u{212a}ey/\u{c9}".as_bytes()), "/secret/key/é".as_bytes());
+        assert_eq!(&*canonical(b"/a/b\xa0/\xc9"), "/a/b/é".as_bytes());
+        for root in ["/", "//", "/;x", "", "/./"] {
+            assert_eq!(&*canonical(root.as_bytes()), b"", "{root}");
+        }
+        assert!(matches!(canonical(b"/chat/api.v1/x-y_z/"), Cow::Borrowed(b"/chat/api.v1/x-y_z")));
+    }
+
+    #[test]
+    fn a_prefix_is_found_however_it_is_spelt() {
+        for (target, rest) in [
+            ("/ccm/webhook?a", "/webhook?a"),
+            ("/%63cm/webhook", "/webhook"),
+            ("//ccm/webhook", "/webhook"),
+            ("/ccm//webhook//x", "/webhook//x"),
+            ("/;a//ccm;b=/webhook;c", "/webhook;c"),
+            ("/ccm%3Bb/webhook", "/webhook"),
+            ("/ccm%2Fwebhook", "%2Fwebhook"),
+            ("/ccm?a=/b;c", "?a=/b;c"),
+            ("/ccm;a?a=/b", "?a=/b"),
+            ("/ccm/", "/"),
+            ("/ccm", ""),
+        ] {
+            let found = without_prefix(target.as_bytes(), b"/ccm");
+            assert_eq!(String::from_utf8_lossy(found), rest, "{target}");
+        }
+        assert_eq!(without_prefix(b"/a//b/c", b"/a/b"), b"/c");
     }
 
     proptest::proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
-            let _ = matchable(&bytes, false);
-            let _ = matchable(&bytes, true);
+            let _ = canonical(&bytes);
+            let _ = without_prefix(&bytes, b"/a/b");
+            if let Ok(read) = matchable(&bytes) {
+                let _ = canonical(&read.path);
+            }
+        }
+
+        /// A path is under the routes that its spelling is under.
+        #[test]
+        fn the_form_of_a_path_begins_with_that_of_its_parents(
+            parent in "(/[a-zA-Zé._~-]{1,4}){1,3}/",
+            below in "[a-zA-Z/;:.()$ %\u{a0}\u{e9}-]{0,12}",
+        ) {
+            let whole = [parent.as_bytes(), below.as_bytes()].concat();
+            proptest::prop_assert!(canonical(&whole).starts_with(&canonical(parent.as_bytes())));
+        }
+
+        #[test]
+        fn the_quick_look_agrees(path in "(/[a-zA-Z0-9._~;:é-]{0,3}){0,4}") {
+            let bare = path.strip_suffix('/').unwrap_or(&path);
+            if is_canonical(bare.as_bytes()) {
+                let mut slow = bare.to_owned();
+                slow.push_str("?");
+                proptest::prop_assert_eq!(&*canonical(slow.as_bytes()), bare.as_bytes());
+            }
         }
     }
 }

@@ -53,7 +53,7 @@ reasons! {
     BadChunk => "bad_chunk", 400;
     /// `Host` is missing, repeated, malformed, or disagrees with the request target.
     BadHost => "bad_host", 400;
-    /// The path can be read in two ways: dot segments, encoded slashes, backslashes or control bytes.
+    /// The path can be read in two ways: dot segments, empty segments, `;` parameters, encoded slashes, backslashes or control bytes.
     AmbiguousPath => "ambiguous_path", 400;
     /// The request target is neither a path nor a URL.
     BadTarget => "bad_target", 400;

@@ -27,7 +27,8 @@ use tokio::time::Instant;
 use crate::addr::ClientAddr;
 use crate::downstream::balancer::Via;
 use crate::downstream::{RequestId, Worker};
-use crate::generation::Site;
+use crate::generation::site::Way;
+use crate::generation::{Route, Site};
 use crate::message::forward::Origin;
 use crate::message::{Reason, TraceParent};
 use crate::net::admission::Admission;
@@ -123,16 +124,17 @@ impl Facts {
     fn origin<'a>(
         &self,
         (site, client): (&Site, ClientAddr),
-        (strip_prefix, seat_cookie): (Option<&'a str>, Option<&'a str>),
+        (route, way): (&'a Route, &'a Way),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> Origin<'a> {
         Origin {
             client: client.ip(),
             proxy: site.proxy(self.client),
-            strip_prefix,
-            seat_cookie,
+            strip_prefix: way.strip_prefix.as_deref(),
+            seat_cookie: way.upstream.seat_cookie(),
             request_id: id.as_str(),
             trace,
+            passes: &route.passes,
         }
     }
 }

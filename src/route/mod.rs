@@ -2,7 +2,10 @@
 //!
 //! In: the percent-decoded path. Out: the index of a rule, or why there is none.
 //! The longest path wins; its methods then decide, and no shorter one is tried: a path that is
-//! allowed for GET only must not fall through to a wider route for POST.
+//! allowed for GET only must not fall through to a wider route for POST, whatever its spelling
+//! ([`Guards`]).
+
+mod guard;
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -14,6 +17,10 @@ use http::Method;
 
 use crate::config::PathPattern;
 
+use guard::Guards;
+
+pub use guard::Refused;
+
 /// What a table is made of.
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -21,6 +28,10 @@ pub struct Rule {
     pub path: PathPattern,
     /// Which methods; empty: any but TRACE. GET admits HEAD.
     pub methods: Vec<Method>,
+    /// It refuses what it takes.
+    pub denies: bool,
+    /// It takes WebSockets.
+    pub websocket: bool,
 }
 
 /// What [`Table::find`] found.
@@ -45,6 +56,7 @@ pub struct Table {
     order: Box<[usize]>,
     exact: HashMap<Path, Range<u32>>,
     subtree: HashMap<Path, Range<u32>>,
+    guards: Guards,
 }
 
 /// A path as the configuration has it, looked up by bytes.
@@ -85,6 +97,7 @@ impl Table {
         table.exact.shrink_to_fit();
         table.subtree.shrink_to_fit();
         table.order = order.into();
+        table.guards = Guards::new(&rules);
         table.methods = rules.into_iter().map(|rule| rule.methods.into()).collect();
         table
     }
@@ -105,17 +118,25 @@ impl Table {
         }
     }
 
-    fn longest_subtree(&self, path: &[u8]) -> Option<&Range<u32>> {
-        memchr::memrchr_iter(b'/', path).find_map(|slash| self.subtree.get(path.get(..=slash)?))
+    /// The refusal of a request that `rule` takes as it is written, if narrower rules refuse the
+    /// same path in another spelling. `path` and `method` are those given to [`Self::find`].
+    #[must_use]
+    pub fn refusal(
+        &self,
+        rule: usize,
+        path: &[u8],
+        method: &Method,
+        upgrade: bool,
+    ) -> Option<Refused> {
+        let width = self.guards.width(rule)?;
+        self.guards.find(path, width, upgrade, |index| admits(self.methods_of(index), method))
     }
 
-    fn methods_of(&self, index: usize) -> &[Method] {
-        self.methods.get(index).map(|methods| &**methods).unwrap_or_default()
-    }
-
-    fn allow(&self, candidates: &[usize]) -> String {
+    /// The value of `Allow`, for rules of one path.
+    #[must_use]
+    pub fn allow(&self, rules: &[usize]) -> String {
         let mut methods: Vec<&str> = Vec::new();
-        for method in candidates.iter().flat_map(|index| self.methods_of(*index)) {
+        for method in rules.iter().flat_map(|index| self.methods_of(*index)) {
             methods.push(method.as_str());
             if *method == Method::GET {
                 methods.push("HEAD");
@@ -124,6 +145,14 @@ impl Table {
         methods.sort_unstable();
         methods.dedup();
         methods.join(", ")
+    }
+
+    fn longest_subtree(&self, path: &[u8]) -> Option<&Range<u32>> {
+        memchr::memrchr_iter(b'/', path).find_map(|slash| self.subtree.get(path.get(..=slash)?))
+    }
+
+    fn methods_of(&self, index: usize) -> &[Method] {
+        self.methods.get(index).map(|methods| &**methods).unwrap_or_default()
     }
 }
 
@@ -148,7 +177,7 @@ mod tests {
         let subtree = path.ends_with('/');
         let path = path.into();
         let path = if subtree { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
-        Rule { path, methods: methods.to_vec() }
+        Rule { path, methods: methods.to_vec(), denies: false, websocket: true }
     }
 
     fn table() -> Table {

@@ -363,6 +363,22 @@ describe('what the upstream sees', () => {
       ['request', 'internet', '/o/', 'origin', 200, 'GET', 'HTTP/1.1', 'chat.test']);
   });
 
+  test('answers of the gateway itself have the fields of the configuration', { skip: gatewayOnly }, async () => {
+    const config = await world.plainConfig({
+      upstream: { nobody: { endpoints: [`https://${world.upstreamAddress}:${await world.freePort(world.upstreamAddress)}`], 'ca-file': world.ca.crt } },
+      profile: { 'response-headers': { 'Strict-Transport-Security': 'max-age=1', 'Access-Control-Allow-Origin': 'https://site.test', 'Cache-Control': 'max-age=9' } },
+      route: [{ path: '/', exact: true, redirect: '/x/', 'response-headers': { 'X-Route': 'root' } }, { path: '/x/', upstream: 'nobody' }],
+    });
+    const own = await world.gateway(config);
+    for (const version of ['--http1.1', '--http2']) {
+      for (const [path, status, route] of [['/', 302, 'root'], ['/x/', 502, null], ['/y', 404, null], ['/x', 308, null], ['/x//y', 400, null]]) {
+        const { status: got, headers } = await curl(world, own, path, { args: [version] });
+        assert.deepEqual([got, headers.get('strict-transport-security'), headers.get('access-control-allow-origin'), headers.get('cache-control'), headers.get('x-route') ?? null],
+          [status, 'max-age=1', 'https://site.test', 'no-store', route], `${version} ${path}`);
+      }
+    }
+  });
+
   test('a trusted proxy is believed', { skip: gatewayOnly }, async () => {
     const config = await world.plainConfig({
       upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },

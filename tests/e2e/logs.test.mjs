@@ -32,7 +32,7 @@ const place = () => { const dir = join(world.dir, `log-${++number}`); fs.mkdirSy
 async function open(t, accessLog, { gateway: more = {}, profile = {}, options } = {}) {
   const config = await world.plainConfig({
     upstream: { origin: { endpoints: [origin.url], 'ca-file': world.ca.crt, 'server-name': 'upstream.test' } },
-    route: [{ path: '/', upstream: 'origin' }],
+    route: [{ path: '/', upstream: 'origin', 'allow-path-parameters': true }],
     gateway: { workers: 2, 'access-log': accessLog, ...more },
     profile,
   });

@@ -200,6 +200,13 @@ const closed = [
   [8443, 'GET', '/ccm/webhook/../actuator/prometheus'],
   [8443, 'GET', '/ccm/webhook%00/actuator'],
   [8443, 'GET', '/ccm/webhook/'],
+  [8443, 'GET', '//ccm/webhook'],
+  [8443, 'GET', '/ccm/webhook;x=1'],
+  [8443, 'GET', '/ccm/ACTUATOR/env'],
+  [8443, 'GET', '/ccm//actuator/env'],
+  [8443, 'GET', '/ccm/;/actuator/env'],
+  [8443, 'GET', '/chat/metrics/'],
+  [8451, 'GET', '/actuator;x/env'],
   [8451, 'GET', '/%61ctuator/prometheus'],
   [8451, 'GET', '/webhook%2f..%2factuator'],
 ];

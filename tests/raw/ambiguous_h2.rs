@@ -160,7 +160,8 @@ fn bodies_that_are_not_as_long_as_they_say() {
 
 #[test]
 fn what_is_sound_arrives_as_http_1() {
-    let world = World::plain();
+    let route = "allow-empty-segments = true\nallow-path-parameters = true";
+    let world = World::with(Setup { route, ..Setup::default() });
     let mut client = Frames::client(&world);
     let stream = client.open(
         &[
@@ -183,7 +184,7 @@ fn what_is_sound_arrives_as_http_1() {
     assert_eq!(
         upstream.message(false).golden(),
         "GET /a//b;c/%7e?sig=a+b&&x=%zz HTTP/1.1\nHost: Chat.Example:8443\ncookie: a=b; c=d\nx-a: 1\nx-a: 2\n\
-         X-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: Chat.Example:8443\n\
+         X-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: Chat.Example:8443\n\
          X-Forwarded-Port: 8443\nX-Request-Id: ID\n\n"
     );
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");

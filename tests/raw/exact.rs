@@ -29,7 +29,8 @@ fn noise(length: usize) -> Vec<u8> {
 
 #[test]
 fn path_query_host_and_fields() {
-    let world = World::plain();
+    let route = "allow-empty-segments = true\nallow-path-parameters = true";
+    let world = World::with(Setup { route, ..Setup::default() });
     let message = forwarded(
         &world,
         b"GET /a//b;c=d/%E2%82%AC/%7e%41/\xc3\xa9?sig=a%2Bb+c/d==&x=%zz&&=&y?=\xc3\xa9|{}^`\" HTTP/1.1\r\n\
@@ -43,8 +44,7 @@ fn path_query_host_and_fields() {
           X-Bytes: \xff\xe9\x80\r\n\
           Cookie: a=\"b\"; c=d\r\n\
           Authorization: Bearer a.b.c\r\n\
-          X_Under_Score: kept\r\n\
-          !#$%&'*+-.^_`|~1: token\r\n\
+          !#$%&'*+-.^`|~1: token\r\n\
           If-None-Match: W/\"x\", \"y\"\r\n\
           Content-Length: 0\r\n\r\n",
     );
@@ -61,9 +61,9 @@ x-lower: 3
 X-Bytes: \xff\xe9\x80
 Cookie: a="b"; c=d
 Authorization: Bearer a.b.c
-X_Under_Score: kept
-!#$%&'*+-.^_`|~1: token
+!#$%&'*+-.^`|~1: token
 If-None-Match: W/"x", "y"
+X-Real-IP: 127.0.0.1
 X-Forwarded-For: 127.0.0.1
 X-Forwarded-Proto: https
 X-Forwarded-Host: ChAt.Example.COM:8443
@@ -90,8 +90,60 @@ fn what_a_stranger_says_about_himself_is_dropped() {
     );
     assert_eq!(
         message.golden(),
-        "GET / HTTP/1.1\nHost: a\nKeep: me\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
+        "GET / HTTP/1.1\nHost: a\nKeep: me\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
          X-Forwarded-Host: a\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
+    );
+    world.ends_with(&["request GET 200"]);
+}
+
+/// Fields that a component may believe, from a client that nobody vouches for.
+const CLAIMS: &str = "X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\nX-HTTP-Method-Override: DELETE\r\n\
+    X-Method-Override: DELETE\r\nX-HTTP-Method: DELETE\r\nProxy: http://evil\r\nX-Client-Cert: x\r\n\
+    X-SSL-Client-Verify: SUCCESS\r\nTrue-Client-IP: 10.0.0.1\r\nX-Client-IP: 10.0.0.1\r\n\
+    CF-Connecting-IP: 10.0.0.1\r\nX-Forwarded: for=10.0.0.1\r\nX-Cluster-Client-IP: 10.0.0.1\r\n\
+    Fastly-Client-IP: 10.0.0.1\r\napi_key: 1\r\nContent_Length: 7\r\n";
+
+#[test]
+fn what_a_component_may_believe_is_dropped() {
+    let world = World::plain();
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{CLAIMS}Keep: me\r\n\r\n");
+    assert_eq!(
+        forwarded(&world, request).golden(),
+        "GET / HTTP/1.1\nHost: a\nKeep: me\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\n\
+         X-Forwarded-Proto: https\nX-Forwarded-Host: a\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
+    );
+    world.ends_with(&["request GET 200"]);
+}
+
+#[test]
+fn what_a_route_names_is_passed_on() {
+    let world = World::with(Setup {
+        profile: "pass-request-headers = [\"API_Key\"]",
+        route: "pass-request-headers = [\"x-http-method-override\"]",
+        ..Setup::default()
+    });
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{CLAIMS}Keep: me\r\n\r\n");
+    assert_eq!(
+        forwarded(&world, request).golden(),
+        "GET / HTTP/1.1\nHost: a\nX-HTTP-Method-Override: DELETE\napi_key: 1\nKeep: me\nX-Real-IP: 127.0.0.1\n\
+         X-Forwarded-For: 127.0.0.1\n\
+         X-Forwarded-Proto: https\nX-Forwarded-Host: a\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
+    );
+    world.ends_with(&["request GET 200"]);
+}
+
+#[test]
+fn an_upstream_does_not_lead_clients_elsewhere() {
+    let world = World::plain();
+    let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upstream = world.accept();
+    upstream.message(false);
+    let fields = "Alt-Svc: h3=\":443\"\r\nX_Under_Score: 1\r\nContent-Length: 0";
+    upstream.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n"));
+    let answer = client.message(false);
+    assert_eq!(
+        (answer.field("alt-svc"), answer.field("x_under_score")),
+        (None, Some("1".to_owned()))
     );
     world.ends_with(&["request GET 200"]);
 }
@@ -108,7 +160,7 @@ fn what_a_trusted_proxy_says_is_passed_on() {
     );
     assert_eq!(
         message.golden(),
-        "GET / HTTP/1.1\nHost: a:8443\nX-Forwarded-For: 192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1\n\
+        "GET / HTTP/1.1\nHost: a:8443\nX-Real-IP: 192.0.2.3\nX-Forwarded-For: 192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1\n\
          X-Forwarded-Proto: https\nX-Forwarded-Host: chat.example.com\nX-Forwarded-Port: 444\n\
          X-Request-Id: abc-1\n\n"
     );
@@ -177,7 +229,7 @@ fn fields_for_one_hop_stay_on_it() {
     );
     assert_eq!(
         message.golden(),
-        "GET / HTTP/1.1\nHost: a\nX-Hops: kept\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
+        "GET / HTTP/1.1\nHost: a\nX-Hops: kept\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
          X-Forwarded-Host: a\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
     );
     world.ends_with(&["request GET 200"]);
@@ -185,28 +237,30 @@ fn fields_for_one_hop_stay_on_it() {
 
 #[test]
 fn a_prefix_is_taken_off_and_nothing_else() {
-    let routes =
-        "[[profile.edge.route]]\npath = \"/ccm/\"\nupstream = \"stage\"\nstrip-prefix = \"/ccm\"";
+    let routes = "[[profile.edge.route]]\npath = \"/ccm/\"\nupstream = \"stage\"\nstrip-prefix = \"/ccm\"\n\
+                  allow-empty-segments = true\nallow-path-parameters = true";
     let world = World::with(Setup { routes, ..Setup::default() });
     for (target, stripped) in [
         ("/ccm/a?b=/ccm/c", "/a?b=/ccm/c"),
         ("/ccm/", "/"),
         ("/ccm/?x", "/?x"),
         ("/c%63m/%2541", "/%2541"),
-        ("/%63%63%6D//x;y", "//x;y"),
+        ("/%63%63%6D/x//y;z", "/x//y;z"),
+        // What is empty beside the prefix goes with it.
+        ("//ccm;a//x;y", "/x;y"),
         ("/ccm/ccm/", "/ccm/"),
     ] {
         let message = forwarded(&world, format!("GET {target} HTTP/1.1\r\nHost: [::1]:9\r\n\r\n"));
         assert_eq!(
             message.golden(),
             format!(
-                "GET {stripped} HTTP/1.1\nHost: [::1]:9\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
+                "GET {stripped} HTTP/1.1\nHost: [::1]:9\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
                  X-Forwarded-Host: [::1]:9\nX-Forwarded-Port: 9\nX-Forwarded-Prefix: /ccm\n\
                  X-Original-URI: {target}\nX-Request-Id: ID\n\n"
             )
         );
     }
-    world.ends_with(&["request GET 200"; 6]);
+    world.ends_with(&["request GET 200"; 7]);
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn a_websocket_by_connect_begins_as_an_upgrade() {
     assert_eq!(
         message.golden().replace(&key, "KEY"),
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\nHost: a\nsec-websocket-version: 13\n\
-         sec-websocket-protocol: a\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: a\n\
+         sec-websocket-protocol: a\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: a\n\
          X-Forwarded-Port: 443\nX-Request-Id: ID\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: KEY\n\n"
     );
     upstream.is_silent();

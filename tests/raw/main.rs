@@ -38,6 +38,7 @@ mod line;
 mod log;
 mod odd;
 mod order;
+mod own_answers;
 mod proxies;
 mod quota;
 mod refused_h2;

@@ -157,7 +157,7 @@ fn http_1_0() {
     // It named no host, except in TLS.
     assert_eq!(
         got,
-        "GET /x HTTP/1.1\nHost: localhost\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: localhost\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
+        "GET /x HTTP/1.1\nHost: localhost\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: localhost\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
     );
     upstream
         .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n");

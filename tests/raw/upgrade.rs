@@ -19,7 +19,7 @@ fn what_each_side_sees_of_it() {
         upstream.message(true).golden(),
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\nHost: a\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\
          Sec-WebSocket-Version: 13\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\n\
-         Sec-WebSocket-Protocol: a, b\nOrigin: https://a\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
+         Sec-WebSocket-Protocol: a, b\nOrigin: https://a\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\n\
          X-Forwarded-Host: a\nX-Forwarded-Port: 443\nX-Request-Id: ID\nConnection: Upgrade\nUpgrade: websocket\n\n"
     );
     upstream.send(SWITCH);

@@ -34,7 +34,52 @@ const OF_THE_CONNECTION: [&str; 10] = [
 /// Fields the gateway writes itself, so that they can be relied on.
 const OF_THE_GATEWAY: [&str; 2] = ["gateway-reason", "x-request-id"];
 
+/// Request fields that the gateway writes itself or that it acts on; `_` counts as `-`.
+const OF_THE_REQUEST: [&str; 7] =
+    ["host", "expect", "forwarded", "x-real-ip", "x-original-uri", "traceparent", "tracestate"];
+
 impl Check<'_> {
+    /// The names of one `pass-request-headers` list.
+    pub(super) fn passed(
+        &mut self,
+        written: Option<&Written<Vec<Written<String>>>>,
+    ) -> Vec<HeaderName> {
+        let mut names = Vec::new();
+        for written in written.into_iter().flat_map(|list| &list.value) {
+            let text = &written.value;
+            let label = match HeaderName::from_bytes(text.as_bytes()) {
+                Err(_) => "a name has letters, digits, `-` and `_`",
+                Ok(name) if is_not_passed(name.as_str()) => {
+                    "the gateway writes it itself, or it is for this hop only"
+                }
+                Ok(name) => {
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                    continue;
+                }
+            };
+            let message = format!("`{text}` cannot be passed on");
+            self.found.push(
+                Problem::error("header.pass", self.place(written), message).with_label(label),
+            );
+        }
+        names
+    }
+
+    /// The names of the profile, and those of the route.
+    pub(super) fn route_passes(
+        &mut self,
+        route: &RouteFile,
+        profile: &Arc<[HeaderName]>,
+    ) -> Arc<[HeaderName]> {
+        if route.pass_request_headers.is_none() {
+            return Arc::clone(profile);
+        }
+        let own = self.passed(route.pass_request_headers.as_ref());
+        profile.iter().cloned().chain(own).collect()
+    }
+
     /// The fields of one `response-headers` table.
     pub(super) fn fields(&mut self, written: Option<&Written<Fields>>) -> Vec<ResponseHeader> {
         let mut fields: Vec<ResponseHeader> = Vec::new();
@@ -167,6 +212,16 @@ impl Check<'_> {
         let list: Vec<_> = origins.iter().map(|origin| origin.value.as_str()).collect();
         good.then(|| Frame::of(None, &list.join(" ")))
     }
+}
+
+/// Whether a request field is never passed on as a client sends it.
+fn is_not_passed(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    let name = name.as_str();
+    OF_THE_CONNECTION.contains(&name)
+        || OF_THE_GATEWAY.contains(&name)
+        || OF_THE_REQUEST.contains(&name)
+        || name.starts_with("x-forwarded-")
 }
 
 /// What the two mechanisms are told.

@@ -69,6 +69,7 @@ impl Check<'_> {
         let shared = Shared {
             max_body: self.body_limit(body.max_body.as_ref(), 10 << 20),
             response_headers: self.fields(body.response_headers.as_ref()).into(),
+            pass_request_headers: self.passed(body.pass_request_headers.as_ref()).into(),
             proxied: self_test::proxied(parts.iter().filter_map(|part| part.body.as_ref())),
         };
         let trusted_proxies = self.networks(body);
@@ -356,6 +357,7 @@ fn has_settings(body: &ProfileFile) -> bool {
         || body.access_log.is_some()
         || body.max_body.is_some()
         || body.response_headers.is_some()
+        || body.pass_request_headers.is_some()
         || body.limits.is_some()
         || body.timeouts.is_some()
 }

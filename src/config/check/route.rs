@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::checked::{Action, PathPattern, ResponseHeader, Route, UpstreamId};
 use crate::config::file::{RouteFile, Written};
@@ -29,6 +29,7 @@ const FIRST_BYTE: std::ops::RangeInclusive<Duration> =
 pub(super) struct Shared {
     pub(super) max_body: u64,
     pub(super) response_headers: Arc<[ResponseHeader]>,
+    pub(super) pass_request_headers: Arc<[HeaderName]>,
     /// Paths of its routes to upstreams.
     pub(super) proxied: Vec<String>,
 }
@@ -51,6 +52,7 @@ impl Check<'_> {
         let first_byte_timeout =
             file.first_byte_timeout.as_ref().map(|written| patience(self, written));
         let response_headers = self.route_fields(file, &shared.response_headers);
+        let pass_request_headers = self.route_passes(file, &shared.pass_request_headers);
         let name = self.route_name(file, path.as_ref());
         let action = action?;
         if !matches!(action, Action::Proxy { .. }) {
@@ -72,9 +74,12 @@ impl Check<'_> {
             max_body,
             retry: yes(file.retry.as_ref(), true),
             allow_encoded_slash: yes(file.allow_encoded_slash.as_ref(), false),
+            allow_empty_segments: yes(file.allow_empty_segments.as_ref(), false),
+            allow_path_parameters: yes(file.allow_path_parameters.as_ref(), false),
             report_only: yes(file.report_only.as_ref(), false),
             first_byte_timeout,
             response_headers,
+            pass_request_headers,
         })
     }
 
@@ -319,12 +324,21 @@ impl Check<'_> {
             key(self, "websocket", file.websocket.as_ref()),
             key(self, "retry", file.retry.as_ref()),
             key(self, "allow-encoded-slash", file.allow_encoded_slash.as_ref()),
+            key(self, "allow-empty-segments", file.allow_empty_segments.as_ref()),
+            key(self, "allow-path-parameters", file.allow_path_parameters.as_ref()),
             key(self, "report-only", file.report_only.as_ref()),
             key(self, "first-byte-timeout", file.first_byte_timeout.as_ref()),
-            key(self, "response-headers", file.response_headers.as_ref()),
-            key(self, "framed-by", file.framed_by.as_ref()),
+            key(self, "pass-request-headers", file.pass_request_headers.as_ref()),
         ];
-        for (key, place) in keys.into_iter().flatten() {
+        // Refusals and redirects get the fields of their route; the self-test has its own.
+        let fields = self_test::asked(file).map(|_| {
+            [
+                key(self, "response-headers", file.response_headers.as_ref()),
+                key(self, "framed-by", file.framed_by.as_ref()),
+            ]
+        });
+        let keys = keys.into_iter().chain(fields.into_iter().flatten());
+        for (key, place) in keys.flatten() {
             let message = format!("`{key}` has no effect on a route that goes to no upstream");
             self.found.push(
                 Problem::error("route.upstream-only", place, message)
@@ -373,7 +387,16 @@ pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, Stri
         );
     }
     if text.contains("//") {
-        return said("an empty segment", "write one `/`");
+        return said(
+            "an empty segment",
+            "write one `/`; with `allow-empty-segments = true` the route also takes requests with `//`",
+        );
+    }
+    if text.contains(';') {
+        return said(
+            "a path parameter",
+            "take it out; with `allow-path-parameters = true` the route also takes requests with `;`",
+        );
     }
     if text.split('/').any(|segment| segment == "." || segment == "..") {
         return said(
@@ -401,7 +424,7 @@ mod tests {
     fn refuses_what_no_request_can_match() {
         for text in [
             "", "a", "/%61", "/a?b", "/a#b", "/a b", "/a//b", "/../a", "/a/.", "/a*", "^/a",
-            "/a\\b",
+            "/a\\b", "/a;b",
         ] {
             assert!(path(text, false).is_err(), "{text}");
         }

@@ -1,5 +1,6 @@
 //! HTTP/1 clients: one connection, one request after another.
 
+use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -75,7 +76,8 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
         let next = match head {
             Ok(head) => {
                 let record = Box::new(Record::of(worker, &facts, &site, &head));
-                let request = Request { service, worker, facts: &facts, site: &site, head };
+                let (facts, route) = (&facts, OnceCell::new());
+                let request = Request { service, worker, facts, site: &site, head, route };
                 request.serve(&mut conn, record).await
             }
             Err(reason) => {
@@ -84,7 +86,8 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 record.status = reason.code();
                 record.start = conn.head_began.unwrap_or(record.start);
                 if reason != Reason::ClientGone {
-                    let reply = Reply::refusal(reason, &record.id);
+                    let mut reply = Reply::refusal(reason, &record.id);
+                    reply.edits = Some(Arc::clone(&site.edits));
                     reply.write(conn.out.staged(), worker, &record.id, None, true);
                 }
                 Next::Close
@@ -126,6 +129,8 @@ struct Request<'a> {
     facts: &'a Rc<Facts>,
     site: &'a Arc<Site>,
     head: RequestHead,
+    /// The route it takes, or is refused by.
+    route: OnceCell<Arc<Route>>,
 }
 
 /// Where a route sends a request.
@@ -144,8 +149,8 @@ impl Request<'_> {
         let decision = match self.site.decide(&self.head) {
             Ok(decision) => decision,
             Err(refusal) => {
-                if let Some(route) = &refusal.route {
-                    record.on_route(route);
+                if let Some(route) = refusal.route {
+                    record.on_route(self.route.get_or_init(|| route));
                 }
                 return self.refuse(conn, record, refusal.reason, refusal.allow);
             }
@@ -153,22 +158,24 @@ impl Request<'_> {
         if let Decision::Route(route) = &decision {
             record.on_route(route);
         }
-        if let Some(reply) =
-            reply::for_decision(&decision, &self.head, (self.worker.local.phase(), &record.id))
-        {
-            return self.reply(conn, &mut record, &reply);
+        let reply =
+            reply::for_decision(&decision, &self.head, (self.worker.local.phase(), &record.id));
+        if let Decision::Route(route) = decision {
+            self.route.get_or_init(|| route);
         }
-        let Decision::Route(route) = decision else {
+        if let Some(reply) = reply {
+            return self.reply(conn, &mut record, reply);
+        }
+        let Some(route) = self.route.get() else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
         let Some(way) = route.action.way() else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
         let (id, trace) = (record.id, record.trace);
-        let hidden = (way.strip_prefix.as_deref(), way.upstream.seat_cookie());
         let client = record.client;
-        let origin = self.facts.origin((self.site, client), hidden, (&id, trace.as_ref()));
-        let target = Target { route: &route, way, origin, client: (client, &id) };
+        let origin = self.facts.origin((self.site, client), (route, way), (&id, trace.as_ref()));
+        let target = Target { route, way, origin, client: (client, &id) };
         self.proxy(conn, record, &target).await
     }
 
@@ -337,7 +344,7 @@ impl Request<'_> {
                     return Next::Cut;
                 }
                 let reply = Reply::refusal(reason, &record.id);
-                self.reply(sender.conn, record, &reply)
+                self.reply(sender.conn, record, reply)
             }
         }
     }
@@ -383,7 +390,7 @@ impl Request<'_> {
             return Next::Cut;
         }
         let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
-        self.reply(conn, &mut record, &reply)
+        self.reply(conn, &mut record, reply)
     }
 
     /// Answers that there is no connection.
@@ -399,10 +406,12 @@ impl Request<'_> {
         let reply = reply::unreachable(&unreachable, &record.id, &self.head);
         record.reason = Some(unreachable.reason);
         record.detail = unreachable.detail;
-        self.reply(conn, &mut record, &reply)
+        self.reply(conn, &mut record, reply)
     }
 
-    fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, reply: &Reply) -> Next {
+    fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, mut reply: Reply) -> Next {
+        let edits = self.route.get().map_or(&self.site.edits, |route| &route.edits);
+        reply.edits = Some(Arc::clone(edits));
         record.status = reply.status.as_u16();
         record.response_bytes = reply.body.len() as u64;
         let kept = self.head.keep_alive

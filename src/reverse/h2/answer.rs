@@ -18,6 +18,7 @@ use crate::downstream::pace::Pace;
 use crate::downstream::transfer::push;
 use crate::message::Reason;
 use crate::message::body::trailer_fields;
+use crate::message::forward::Edits;
 use crate::net::Alarm;
 use crate::net::clock::TICK;
 use crate::reverse::record::Record;
@@ -26,6 +27,7 @@ use crate::upstream::{BodyStep, Exchange};
 use super::Switched;
 use super::body::Sender;
 use super::budget::StreamBudget;
+use super::own::refuse;
 use super::streams::OpenStream;
 
 /// The body of an answer.
@@ -70,6 +72,8 @@ pub(super) struct Relay {
     pub(super) record: Box<Record>,
     pub(super) worker: Rc<Worker>,
     pub(super) alarm: Alarm,
+    /// Fields of an answer of the gateway's own, should there have to be one.
+    pub(super) edits: Arc<Edits>,
     /// The client's.
     pub(super) pace: Pace,
     /// Longest silence of the upstream.
@@ -116,7 +120,7 @@ impl Relay {
     /// Answers with a refusal instead.
     fn refuse(mut self: Box<Self>, reason: Reason, mut respond: SendResponse<Bytes>) {
         self.fail(reason);
-        let (parts, body) = super::refuse(&mut self.record, reason, None).into_parts();
+        let (parts, body) = refuse(&mut self.record, &self.edits, reason, None).into_parts();
         let head = Response::from_parts(parts, ());
         let AnswerBody::Own(body) = body else { return drop(respond.send_response(head, true)) };
         if let Ok(mut send) = respond.send_response(head, false) {

@@ -7,6 +7,7 @@ mod budget;
 mod connection;
 mod frames;
 mod gather;
+mod own;
 mod streams;
 mod tunnel;
 
@@ -24,7 +25,6 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use crate::downstream::Reply;
 use crate::downstream::pace::Pace;
 use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
 use crate::generation::site::Way;
@@ -44,6 +44,7 @@ use answer::{AnswerBody, Relay, deliver};
 use body::Sender;
 use budget::{SendLimits, StreamBudget};
 pub(super) use connection::serve;
+use own::{bad_answer, own, refuse, refused, tell_date, tell_id};
 use streams::{OpenStream, Streams};
 use tunnel::StreamIo;
 
@@ -105,21 +106,23 @@ impl H2Request {
             Ok(head) => head,
             Err(reason) => {
                 let mut record = Record::refused(&worker, &self.facts, &self.site);
-                return refuse(&mut record, reason, None);
+                return refuse(&mut record, &self.site.edits, reason, None);
             }
         };
         let mut record = Box::new(Record::of(&worker, &self.facts, &self.site, &head));
         if !self.facts.serves(&self.site) {
             self.streams.leave();
-            return refuse(&mut record, Reason::HandshakeOutdated, None);
+            return refuse(&mut record, &self.site.edits, Reason::HandshakeOutdated, None);
         }
         let decision = match self.site.decide(&head) {
             Ok(decision) => decision,
             Err(refusal) => {
+                let mut edits = &self.site.edits;
                 if let Some(route) = &refusal.route {
                     record.on_route(route);
+                    edits = &route.edits;
                 }
-                return refuse(&mut record, refusal.reason, refusal.allow);
+                return refuse(&mut record, edits, refusal.reason, refusal.allow);
             }
         };
         if let Decision::Route(route) = &decision {
@@ -131,10 +134,14 @@ impl H2Request {
         if let Some(reply) =
             reply::for_decision(&decision, &head, (worker.local.phase(), &record.id))
         {
-            return own(&mut record, reply);
+            let edits = match &decision {
+                Decision::Route(route) => &route.edits,
+                Decision::AddSlash | Decision::ToHttps(_) => &self.site.edits,
+            };
+            return own(&mut record, edits, reply);
         }
         let Decision::Route(route) = decision else {
-            return refuse(&mut record, Reason::Internal, None);
+            return refuse(&mut record, &self.site.edits, Reason::Internal, None);
         };
         let timeouts = &self.site.timeouts;
         let mut sender = Sender {
@@ -159,11 +166,11 @@ impl H2Request {
             Err(unreachable) => {
                 let reply = reply::unreachable(&unreachable, &record.id, &head);
                 record.detail = unreachable.detail;
-                refused(&mut record, unreachable.reason, reply)
+                refused(&mut record, &route.edits, unreachable.reason, reply)
             }
             Ok(answered) if answered.head.status == 101 => match key {
                 Some(key) => self.switch(sender.body, &key, record, answered, &route),
-                None => bad_answer(&mut record, "101 that was not asked for"),
+                None => bad_answer(&mut record, &route.edits, "101 that was not asked for"),
             },
             Ok(answered) => self.relay(sender, record, answered, &route),
         }
@@ -177,14 +184,13 @@ impl H2Request {
         asked: &Asked<'_>,
     ) -> Result<Answered, Unreachable> {
         let worker = &self.service.worker;
-        let Some(Way { upstream, counters, strip_prefix, first_byte, .. }) =
-            asked.route.action.way()
-        else {
+        let Some(way) = asked.route.action.way() else {
             return Err(Reason::Internal.into());
         };
+        let Way { upstream, counters, first_byte, .. } = way;
         let (client, id, trace) = (record.client, record.id, record.trace);
-        let hidden = (strip_prefix.as_deref(), upstream.seat_cookie());
-        let origin = self.facts.origin((&self.site, client), hidden, (&id, trace.as_ref()));
+        let to = (asked.route, way);
+        let origin = self.facts.origin((&self.site, client), to, (&id, trace.as_ref()));
         let alarm = worker.local.clock.alarm();
         let limits = self.send_limits();
         if self.streams.budget.is_full(limits) {
@@ -298,6 +304,7 @@ impl H2Request {
             budget: answered.budget,
             alarm: answered.alarm,
             worker: Rc::clone(&self.service.worker),
+            edits: Arc::clone(&route.edits),
             pace: Pace::new(self.site.timeouts.body_idle, self.site.timeouts.min_rate),
             sender,
             record,
@@ -325,12 +332,13 @@ impl H2Request {
         route: &Route,
     ) -> Response<AnswerBody> {
         if !is_switch(&answered.head) {
-            return bad_answer(&mut record, "101 without Upgrade: websocket");
+            return bad_answer(&mut record, &route.edits, "101 without Upgrade: websocket");
         }
         let accepted = answered.head.fields.first(Known::WebSocketAccept);
         if accepted != Some(super::tunnel::accept_for(key).as_bytes()) {
             return bad_answer(
                 &mut record,
+                &route.edits,
                 "101 whose Sec-WebSocket-Accept does not match the key",
             );
         }
@@ -389,58 +397,12 @@ struct Answered {
     seat: Option<String>,
 }
 
-fn bad_answer(record: &mut Record, fault: &str) -> Response<AnswerBody> {
-    record.detail = Some(fault.to_owned());
-    refuse(record, Reason::UpstreamBadAnswer, None)
-}
-
-fn refuse(record: &mut Record, reason: Reason, allow: Option<String>) -> Response<AnswerBody> {
-    let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
-    refused(record, reason, reply)
-}
-
-fn refused(record: &mut Record, reason: Reason, reply: Reply) -> Response<AnswerBody> {
-    record.reason = Some(reason);
-    let response = own(record, reply);
-    if reason == Reason::ClientGone {
-        // Nobody gets this answer, and the log does not say that somebody did.
-        record.status = reason.code();
-        record.response_bytes = 0;
-    }
-    response
-}
-
-fn own(record: &mut Record, reply: Reply) -> Response<AnswerBody> {
-    record.status = reply.status.as_u16();
-    record.response_bytes = reply.body.len() as u64;
-    let mut response = Response::new(AnswerBody::Empty);
-    *response.status_mut() = reply.status;
-    let headers = response.headers_mut();
-    reply.each_field(|name, value| {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
-        {
-            headers.insert(name, value);
-        }
-    });
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
-    tell_date(headers, record);
-    tell_id(headers, record);
-    if !record.is_head() {
-        *response.body_mut() = AnswerBody::Own(Bytes::from(reply.body));
-    }
-    response
-}
-
 /// Adds a `Set-Cookie` of ours.
 fn tell_seat(to: &mut HeaderMap, seat: Option<String>) {
     if let Some(seat) = seat.and_then(|seat| HeaderValue::try_from(seat).ok()) {
         to.append(header::SET_COOKIE, seat);
     }
 }
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &Edits, record: &Record) {
     to.reserve(head.fields.len() + 4);
@@ -460,20 +422,4 @@ fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &Edits, record: &
         tell_date(to, record);
     }
     tell_id(to, record);
-}
-
-/// Adds the present time.
-fn tell_date(to: &mut HeaderMap, record: &Record) {
-    let mut date = Vec::with_capacity(32);
-    record.write_date(&mut date);
-    to.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
-}
-
-/// Adds the request's id.
-fn tell_id(to: &mut HeaderMap, record: &Record) {
-    if let Ok(mut id) = HeaderValue::from_str(record.id.as_str()) {
-        // Each answer has another, which would only push the others out of the table of HPACK (RFC 7541 section 7.1.3).
-        id.set_sensitive(true);
-        to.append(X_REQUEST_ID, id);
-    }
 }

@@ -1,0 +1,251 @@
+//! Refusals that hold for every spelling of a path.
+//!
+//! A route takes paths as they are written. A component may take other spellings for the same
+//! path: in other letters, with path parameters, with a `/` at the end. So a wide route could let
+//! in what a narrower one refuses. Rules that refuse something are kept here by the canonical form
+//! of their paths, and are asked about each path that a wider rule would take.
+//!
+//! An exception from a refusal is taken only as it is written.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::config::PathPattern;
+use crate::message::path::canonical;
+
+use super::Rule;
+
+/// Rules that refuse something, by the canonical form of their paths.
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    by_path: HashMap<Box<[u8]>, Level>,
+    /// For each rule: the length of its canonical path, if guards are below it.
+    widths: Box<[Option<usize>]>,
+}
+
+/// The guards of one canonical path.
+#[derive(Debug, Default)]
+struct Level {
+    /// Of this path alone.
+    exact: Vec<Guard>,
+    /// Also of all paths below it.
+    subtree: Vec<Guard>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Guard {
+    rule: usize,
+    denies: bool,
+    websocket: bool,
+}
+
+/// Why a request is refused that a wider rule would take.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// This rule denies it.
+    Denied(usize),
+    /// This rule takes no WebSockets.
+    WebSocket(usize),
+    /// These rules take its path, and not its method.
+    Method(Vec<usize>),
+}
+
+impl Guards {
+    pub(super) fn new(rules: &[Rule]) -> Self {
+        let form = |rule: &Rule| canonical(rule.path.as_str().as_bytes()).into_owned();
+        let forms: Vec<Vec<u8>> = rules.iter().map(form).collect();
+        let is_wide = |rule: &Rule| matches!(rule.path, PathPattern::Subtree(_)) && !rule.denies;
+        let named = || rules.iter().zip(&forms);
+        let wide: HashSet<&[u8]> =
+            named().filter(|(rule, _)| is_wide(rule)).map(|(_, form)| form.as_slice()).collect();
+        let mut guards = Self::default();
+        let mut guarded = HashSet::new();
+        for (index, (rule, form)) in named().enumerate() {
+            if !rule.denies && rule.methods.is_empty() && rule.websocket {
+                continue;
+            }
+            let parents = memchr::memchr_iter(b'/', form).filter_map(|at| form.get(..at));
+            let mut above = parents.filter(|parent| wide.contains(parent)).peekable();
+            if above.peek().is_none() {
+                continue;
+            }
+            guarded.extend(above);
+            let level = guards.by_path.entry(form.as_slice().into()).or_default();
+            let guard = Guard { rule: index, denies: rule.denies, websocket: rule.websocket };
+            match rule.path {
+                PathPattern::Exact(_) => level.exact.push(guard),
+                PathPattern::Subtree(_) => level.subtree.push(guard),
+            }
+        }
+        let width = |(rule, form): (&Rule, &Vec<u8>)| {
+            (is_wide(rule) && guarded.contains(form.as_slice())).then_some(form.len())
+        };
+        guards.widths = named().map(width).collect();
+        guards
+    }
+
+    /// The length of the canonical path of a rule with guards below it.
+    pub(super) fn width(&self, rule: usize) -> Option<usize> {
+        self.widths.get(rule).copied().flatten()
+    }
+
+    /// The refusal of a path by a guard whose own path is longer than `width`. `admits` says
+    /// whether a rule takes the method.
+    pub(super) fn find(
+        &self,
+        path: &[u8],
+        width: usize,
+        upgrade: bool,
+        admits: impl Fn(usize) -> bool,
+    ) -> Option<Refused> {
+        let form = canonical(path);
+        let mut end = form.len();
+        if let Some(level) = self.level(&form, end, width)
+            && let Some(refused) = judge(level.exact.iter().chain(&level.subtree), upgrade, &admits)
+        {
+            return Some(refused);
+        }
+        if let Some(denied) = self.without_extension(&form, width, &admits) {
+            return Some(denied);
+        }
+        loop {
+            end = memchr::memrchr(b'/', form.get(..end)?)?;
+            if end <= width {
+                return None;
+            }
+            if let Some(level) = self.level(&form, end, width)
+                && let Some(refused) = judge(level.subtree.iter(), upgrade, &admits)
+            {
+                return Some(refused);
+            }
+        }
+    }
+
+    fn level(&self, form: &[u8], end: usize, width: usize) -> Option<&Level> {
+        if end > width { self.by_path.get(form.get(..end)?) } else { None }
+    }
+
+    /// The denial of `/a/b`, for `/a/b.json`: Spring before 5.3 takes one for the other.
+    fn without_extension(
+        &self,
+        form: &[u8],
+        width: usize,
+        admits: impl Fn(usize) -> bool,
+    ) -> Option<Refused> {
+        let name = memchr::memrchr(b'/', form)? + 1;
+        let dots = memchr::memrchr_iter(b'.', form).take_while(|at| *at > name);
+        let levels = dots.filter_map(|at| self.level(form, at, width));
+        let mut guards = levels.flat_map(|level| level.exact.iter().chain(&level.subtree));
+        let denies = |guard: &&Guard| guard.denies && admits(guard.rule);
+        guards.find(denies).map(|guard| Refused::Denied(guard.rule))
+    }
+}
+
+/// The refusal by the guards of one path.
+fn judge<'a>(
+    guards: impl Iterator<Item = &'a Guard> + Clone,
+    upgrade: bool,
+    admits: impl Fn(usize) -> bool,
+) -> Option<Refused> {
+    let mut taking = guards.clone().filter(|guard| admits(guard.rule)).peekable();
+    if taking.peek().is_none() {
+        let rules: Vec<_> = guards.map(|guard| guard.rule).collect();
+        return (!rules.is_empty()).then_some(Refused::Method(rules));
+    }
+    let mut open = None;
+    for guard in taking {
+        if guard.denies {
+            return Some(Refused::Denied(guard.rule));
+        }
+        open = open.or((upgrade && !guard.websocket).then_some(guard.rule));
+    }
+    open.map(Refused::WebSocket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+
+    use crate::route::{Match, Table};
+
+    fn rule(path: &str, methods: &[Method]) -> Rule {
+        let subtree = path.ends_with('/');
+        let path = path.into();
+        let path = if subtree { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
+        Rule { path, methods: methods.to_vec(), denies: false, websocket: true }
+    }
+
+    fn denial(path: &str) -> Rule {
+        Rule { denies: true, ..rule(path, &[]) }
+    }
+
+    fn table() -> Table {
+        Table::new(vec![
+            rule("/ccm/", &[]),
+            denial("/ccm/actuator/"),
+            rule("/ccm/actuator/health", &[Method::GET]),
+            denial("/ccm/metrics"),
+            rule("/ccm/readOnly", &[Method::GET]),
+            Rule { websocket: false, ..rule("/ccm/poll/", &[]) },
+            rule("/socket.io/", &[]),
+        ])
+    }
+
+    fn asked(method: &Method, path: &str, upgrade: bool) -> Result<usize, Option<Refused>> {
+        let table = table();
+        match table.find(path.as_bytes(), method) {
+            Match::Rule(rule) => match table.refusal(rule, path.as_bytes(), method, upgrade) {
+                None => Ok(rule),
+                refused => Err(refused),
+            },
+            _ => Err(None),
+        }
+    }
+
+    #[test]
+    fn a_denial_covers_all_spellings() {
+        for path in [
+            "/ccm/ACTUATOR/env",
+            "/ccm/actuator",
+            "/ccm/Actuator/",
+            "/ccm/actuator./env",
+            "/ccm/actuator.json",
+            "/ccm/ACTUATOR/health",
+        ] {
+            assert_eq!(asked(&Method::GET, path, false), Err(Some(Refused::Denied(1))), "{path}");
+        }
+        for path in ["/ccm/metrics/", "/ccm/Metrics", "/ccm/metrics.json", "/ccm/METRICS.tar.gz"] {
+            assert_eq!(asked(&Method::GET, path, false), Err(Some(Refused::Denied(3))), "{path}");
+        }
+        for path in ["/ccm/metric", "/ccm/metrics/x", "/ccm/metrics.d/x", "/ccm/", "/ccm/x"] {
+            assert_eq!(asked(&Method::POST, path, false), Ok(0), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_exception_is_taken_as_it_is_written() {
+        assert_eq!(asked(&Method::GET, "/ccm/actuator/health", false), Ok(2));
+        assert_eq!(asked(&Method::GET, "/ccm/actuator/health/", false), Ok(1));
+    }
+
+    #[test]
+    fn methods_and_upgrades_are_refused_in_all_spellings() {
+        let refused = |rule| Err(Some(Refused::Method(vec![rule])));
+        assert_eq!(asked(&Method::POST, "/ccm/readonly", false), refused(4));
+        assert_eq!(asked(&Method::POST, "/ccm/READONLY/", false), refused(4));
+        assert_eq!(asked(&Method::GET, "/ccm/readonly", false), Ok(0));
+        assert_eq!(asked(&Method::POST, "/ccm/readonly.js", false), Ok(0));
+        let refused = Err(Some(Refused::WebSocket(5)));
+        assert_eq!(asked(&Method::GET, "/ccm/POLL/x", true), refused);
+        assert_eq!(asked(&Method::GET, "/ccm/POLL/x", false), Ok(0));
+    }
+
+    #[test]
+    fn only_rules_with_guards_below_are_looked_at() {
+        let guards = table().guards;
+        assert_eq!(guards.width(0), Some(4));
+        assert!((1..7).all(|rule| guards.width(rule).is_none()));
+        let apart = Table::new(vec![rule("/a/", &[Method::GET]), rule("/b/", &[Method::PUT])]);
+        assert!(apart.guards.by_path.is_empty());
+    }
+}
