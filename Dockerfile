@@ -43,16 +43,18 @@ COPY LICENSE /LICENSE
 COPY config /etc/app-gateway
 
 # Certificates are mounted, never copied. 4443 because an unprivileged user may not bind 443 on every
-# kernel; it is published as 443.
+# kernel; it is published as 443. The forward proxy listens on all addresses of the container, because
+# nothing outside reaches its loopback; its rules admit the clients of FORWARD_CLIENTS alone.
 ENV CERT_DIR=/certs \
     HYBRID_CHAT_CA=/certs/hybrid-chat-ca.crt \
-    LAN_PORT=4443
+    LAN_PORT=4443 \
+    FORWARD_ADDR=0.0.0.0
 
 USER 10001:10001
 
-# The LAN profile, the internet profile, and the public components' own ports. The admin listener
-# stays on loopback, inside.
-EXPOSE 4443 8443 8449 8451 8482 8495 8497
+# The LAN profile, the internet profile, the forward proxy, and the public components' own ports. The
+# admin listener stays on loopback, inside.
+EXPOSE 4443 8443 3128 8449 8451 8482 8495 8497
 
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

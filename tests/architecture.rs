@@ -3,7 +3,12 @@
 //! Reads text, not types, so it asks for the one spelling it can read: `crate::module::Item`, no `crate::{..}` groups and
 //! no `super::super`. Every message says what to do about it.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is how a test fails"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -238,6 +243,19 @@ fn the_readme_lists_every_reason_and_its_status() {
         wrong.push(format!("README.md has a row for `{word}`, which is no reason (any more)"));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_image_exposes_the_forward_proxy_and_lets_it_be_reached() {
+    let (image, config) = (read("Dockerfile"), read("config/forward.toml"));
+    let port = config
+        .lines()
+        .find_map(|line| line.strip_prefix("listen = \"${FORWARD_ADDR:-127.0.0.1}:"))
+        .and_then(|rest| rest.strip_suffix('"'))
+        .expect("config/forward.toml listens on ${FORWARD_ADDR} and a port");
+    let exposed = image.lines().find_map(|line| line.strip_prefix("EXPOSE ")).unwrap_or_default();
+    assert!(exposed.split(' ').any(|one| one == port), "EXPOSE lacks {port}: {exposed}");
+    assert!(image.contains("FORWARD_ADDR=0.0.0.0"), "loopback cannot be reached from outside");
 }
 
 #[test]

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::lens::{Book, Key};
 use crate::telemetry::exposition::Format;
-use crate::telemetry::{Metrics, endpoints};
+use crate::telemetry::{Metrics, Voice, endpoints};
 use crate::units::parse_duration;
 use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
@@ -131,6 +131,8 @@ pub struct Desk {
     pub book: Rc<RefCell<Book>>,
     /// For the status page.
     pub page: page::Page,
+    /// The operational log, for what it lost.
+    pub voice: Voice,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
@@ -272,8 +274,10 @@ fn ready(desk: &Desk) -> Result<(), String> {
     }
 }
 
-/// Puts how the upstreams are into the metrics.
+/// Puts how the upstreams are into the metrics, and what the operational log lost.
 fn tell(desk: &Desk) {
+    let lost = &desk.metrics.operational_log_dropped;
+    lost.inc_by(desk.voice.dropped().saturating_sub(lost.get()));
     let all = snapshots(desk);
     let upstreams = all.iter().map(|one| endpoints::Upstream {
         name: &one.upstream,

@@ -22,6 +22,12 @@ const OTHER_LAN_PORT: u16 = 10443;
 
 pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
     let voice = Voice::raise();
+    let code = start(config, certificates, &voice);
+    voice.finish();
+    code
+}
+
+fn start(config: &Path, certificates: &Path, voice: &Voice) -> ExitCode {
     let certificates = match demo::ensure(certificates) {
         Ok(certificates) => certificates,
         Err(error) => {
@@ -55,7 +61,7 @@ pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
         demo.or_else(|| environment(name))
             .or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
     };
-    let code = serve(config, Arc::new(env), voice, (lan, &certificates.ca));
+    let code = serve(config, Arc::new(env), voice.clone(), (lan, &certificates.ca));
     runtime.block_on(stand_in.stop());
     code
 }

@@ -14,14 +14,20 @@ use crate::supervisor::{End, Gateway, Inheritance, Origin, Program, start};
 use crate::telemetry::{Metrics, Voice};
 use crate::tls;
 
-use super::{EX_CONFIG, check, complain, environment, say_wrong};
+use super::{EX_CONFIG, check, colour, environment};
 
 pub(super) fn run(directory: &Path) -> ExitCode {
     let voice = Voice::raise();
+    let code = start_from(directory, &voice);
+    voice.finish();
+    code
+}
+
+fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
     let inheritance = match Inheritance::receive() {
         Ok(inheritance) => inheritance,
         Err(error) => {
-            say_wrong(&format!("app-gateway does not start: {error}"));
+            voice.say(&format!("app-gateway does not start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -30,7 +36,7 @@ pub(super) fn run(directory: &Path) -> ExitCode {
     let config = match config::load(directory, &environment) {
         Ok(Loaded { config, warnings }) => {
             voice.change(config.gateway.voice);
-            warn(&voice, &config.sources, &warnings);
+            warn(voice, &config.sources, &warnings);
             config
         }
         Err(refused) => {
@@ -41,8 +47,8 @@ pub(super) fn run(directory: &Path) -> ExitCode {
             };
             let Refused { sources, problems, .. } = refused;
             inheritance.refuse(&config::draw(&sources, &problems, false));
-            complain(&sources, &problems);
-            say_wrong(&format!(
+            complain(voice, &sources, &problems);
+            voice.say(&format!(
                 "app-gateway does not start: the configuration in {} is refused",
                 directory.display()
             ));
@@ -54,7 +60,7 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         environment: Arc::new(environment),
         provider: tls::provider(),
         program: Program::of_this_process(),
-        voice,
+        voice: voice.clone(),
     };
     let started = || tracing::info!("configuration from {}", directory.display());
     serve(config, (origin, watch), inheritance, started)
@@ -67,9 +73,10 @@ pub(super) fn serve(
     inheritance: Inheritance,
     started: impl FnOnce(),
 ) -> ExitCode {
-    origin.voice.change(config.gateway.voice);
+    let voice = origin.voice.clone();
+    voice.change(config.gateway.voice);
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
-        say_wrong("app-gateway does not start: two metrics have one name");
+        voice.say("app-gateway does not start: two metrics have one name");
         return ExitCode::FAILURE;
     };
     let compiled = match compile(config, &origin.provider, &metrics, None) {
@@ -77,13 +84,13 @@ pub(super) fn serve(
         Err(refused) => {
             let (config, problems) = *refused;
             inheritance.refuse(&config::draw(&config.sources, &problems, false));
-            complain(&config.sources, &problems);
-            say_wrong("app-gateway does not start: the configuration is refused");
+            complain(&voice, &config.sources, &problems);
+            voice.say("app-gateway does not start: the configuration is refused");
             return ExitCode::from(EX_CONFIG);
         }
     };
     let generation = compiled.generation;
-    warn(&origin.voice, &generation.config.sources, &compiled.warnings);
+    warn(&voice, &generation.config.sources, &compiled.warnings);
     match raise_open_files() {
         Ok(limit) => judge_open_files(limit, &generation.config),
         Err(error) => tracing::warn!("the limit on open files stays as it is: {error}"),
@@ -93,7 +100,7 @@ pub(super) fn serve(
     let gateway = match begin((generation, metrics), (origin, watch), inheritance) {
         Ok(gateway) => gateway,
         Err(error) => {
-            say_wrong(&format!("app-gateway does not start: {error}"));
+            voice.say(&format!("app-gateway does not start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -102,13 +109,13 @@ pub(super) fn serve(
     match gateway.run() {
         Ok(End::Drained | End::Cut) => ExitCode::SUCCESS,
         Ok(End::WorkerDied) => {
-            say_wrong(
+            voice.say(
                 "app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above",
             );
             ExitCode::FAILURE
         }
         Err(error) => {
-            say_wrong(&format!("app-gateway ends: {error}"));
+            voice.say(&format!("app-gateway ends: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -119,7 +126,14 @@ fn warn(voice: &Voice, sources: &Sources, warnings: &[Problem]) {
     if voice.is_json() && !warnings.is_empty() {
         tracing::warn!("{}", config::draw(sources, warnings, false).trim_end());
     } else {
-        complain(sources, warnings);
+        complain(voice, sources, warnings);
+    }
+}
+
+/// Draws problems into the log.
+fn complain(voice: &Voice, sources: &Sources, problems: &[Problem]) {
+    if !problems.is_empty() {
+        voice.say(&config::draw(sources, problems, colour(&std::io::stderr())));
     }
 }
 

@@ -43,6 +43,7 @@ impl Gateway {
             way_out: self.way_out(),
             book: Rc::clone(&self.book),
             page: admin::page::Page::new(self.checks.serving()),
+            voice: self.reloader.origin.voice.clone(),
             reopen: Box::new(move || reopener.reopen()),
         });
         tasks.push(spawn_local(admin::page::remember(Rc::clone(&desk))));

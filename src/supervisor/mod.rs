@@ -220,9 +220,7 @@ impl Gateway {
         // Look-ups that hang must not hold up the end.
         runtime.shutdown_background();
         if end != End::WorkerDied {
-            for worker in self.workers.drain(..) {
-                let _ = worker.join();
-            }
+            join(&self.workers);
             self.reloader.log.finish();
         }
         Ok(end)
@@ -432,6 +430,18 @@ impl Gateway {
             // One that is gone has ended.
             let _ = worker.send(Command::Enter(phase, spread));
         }
+    }
+}
+
+/// Waits for the worker threads, at most [`LAST_WORDS`]: one that hangs does not keep the process.
+fn join(workers: &[JoinHandle<()>]) {
+    let deadline = Instant::now() + LAST_WORDS;
+    while workers.iter().any(|worker| !worker.is_finished()) {
+        if Instant::now() >= deadline {
+            tracing::error!("a worker thread does not end; the process ends without it");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Metrics {
     pub log_dropped: IntCounter,
     /// Bytes of answers in memory that HTTP/2 clients have not taken yet.
     pub http2_send_buffer: IntGauge,
+    /// Lines of the operational log lost.
+    pub operational_log_dropped: IntCounter,
     /// Generations of which something is in use.
     pub generations_alive: IntGauge,
 }
@@ -116,14 +118,6 @@ impl Metrics {
         let build =
             gauges(&registry, "build_info", "Version of the gateway; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let start = single(
-            &registry,
-            IntGauge::new(
-                named("start_time_seconds"),
-                "When the process started, in seconds since 1970.",
-            )?,
-        )?;
-        start.set(jiff::Timestamp::now().as_second());
         let reloads = counters(
             &registry,
             "config_reloads_total",
@@ -224,6 +218,13 @@ impl Metrics {
                 IntCounter::new(
                     named("access_log_dropped_total"),
                     "Access-log lines lost because the disk was full or slow.",
+                )?,
+            )?,
+            operational_log_dropped: single(
+                &registry,
+                IntCounter::new(
+                    named("operational_log_dropped_total"),
+                    "Lines of the operational log lost because standard error did not take them.",
                 )?,
             )?,
             config: gauges(

@@ -12,6 +12,7 @@ pub mod exposition;
 pub mod lease;
 pub mod line;
 pub mod listeners;
+mod log_queue;
 pub mod mask;
 pub mod metrics;
 pub mod peers;

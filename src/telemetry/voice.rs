@@ -2,10 +2,13 @@
 //!
 //! It speaks before a configuration is read, and is told then how to go on.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -19,10 +22,14 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use crate::config;
 
 use super::line::string;
+use super::log_queue::{LineWriter, LogQueue};
 use super::stamp;
 
 /// The variable that says what is said, whatever the configuration says.
 const VARIABLE: &str = "APP_GATEWAY_LOG";
+
+/// Time for the queued lines at the end of the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Changes how the gateway speaks.
 #[derive(Clone, Default)]
@@ -30,10 +37,13 @@ pub struct Voice {
     /// `None` if the environment has the last word, or somebody else listens.
     filter: Option<reload::Handle<EnvFilter, Registry>>,
     json: Arc<AtomicBool>,
+    /// `None` if no thread could be started.
+    queue: Option<LogQueue>,
 }
 
 impl Voice {
-    /// Begins to speak on standard error, in text. A second call changes nothing.
+    /// Begins to speak on standard error, in text, by way of a queue and a thread. Panics are
+    /// logged the same way. A second call changes nothing.
     #[must_use]
     pub fn raise() -> Self {
         let from_env = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
@@ -47,14 +57,46 @@ impl Voice {
             text: tracing_subscriber::fmt::format().with_target(false),
             json: Arc::clone(&json),
         };
+        let queue = LogQueue::start().ok();
+        let writer = queue.clone();
         let layer = tracing_subscriber::fmt::layer()
             .event_format(format)
             .fmt_fields(DefaultFields::new())
-            .with_writer(io::stderr)
+            .with_writer(move || LineWriter(writer.clone()))
+            // Else a line that cannot be formatted is reported to standard error directly.
+            .log_internal_errors(false)
             .with_ansi(io::stderr().is_terminal());
         // A second subscriber is refused; the first goes on.
         let first = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
-        Self { filter: (first && !from_env).then_some(handle), json }
+        if first && queue.is_some() {
+            // The hook of the standard library writes to standard error, and waits for it.
+            std::panic::set_hook(Box::new(log_panic));
+        }
+        Self { filter: (first && !from_env).then_some(handle), json, queue }
+    }
+
+    /// Writes a text as it is, after all lines before it.
+    pub fn say(&self, text: &str) {
+        let line = format!("{}\n", text.trim_end());
+        match &self.queue {
+            Some(queue) => queue.push(line.into_bytes()),
+            None => {
+                let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+            }
+        }
+    }
+
+    /// Lines that were lost because standard error did not take them.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.queue.as_ref().map_or(0, LogQueue::dropped)
+    }
+
+    /// Waits until everything is written, but not for ever. For the end of the process.
+    pub fn finish(&self) {
+        if let Some(queue) = &self.queue {
+            queue.finish(FLUSH_TIMEOUT);
+        }
     }
 
     /// Whether it speaks JSON.
@@ -76,6 +118,21 @@ impl Voice {
         };
         // It fails only when there is nobody to speak to any more.
         let _ = filter.reload(EnvFilter::default().add_directive(level.into()));
+    }
+}
+
+/// Logs a panic in the words of the standard library's hook.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("Box<dyn Any>");
+    // Captured only if RUST_BACKTRACE asks for it.
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        tracing::error!("thread '{name}' panicked at {place}: {message}\n{trace}");
+    } else {
+        tracing::error!("thread '{name}' panicked at {place}: {message}");
     }
 }
 

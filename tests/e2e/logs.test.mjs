@@ -322,11 +322,13 @@ describe('a file that is moved', { skip }, () => {
     const file = join(dir, 'access.log');
     const gateway = await open(t, file);
     const shipped = fs.readFileSync(join(root, 'contrib/logrotate/app-gateway'), 'utf8');
+    const [, program] = /^ExecStart=(\S+)/m.exec(fs.readFileSync(join(root, 'contrib/systemd/app-gateway.service'), 'utf8'));
+    assert.ok(shipped.includes(`\t${program} -s reopen`), 'logrotate calls the program that the unit starts');
     const owner = (await run('id', ['-un'])).out.trim();
     const group = (await run('id', ['-gn'])).out.trim();
     const conf = join(world.dir, 'logrotate.conf');
     fs.writeFileSync(conf, shipped.replaceAll('/var/log/app-gateway', dir).replace('app-gateway adm', `${owner} ${group}`)
-      .replace('/usr/bin/app-gateway', binary()).replace('/etc/app-gateway', gateway.directory), { mode: 0o644 });
+      .replace(program, binary()).replace('/etc/app-gateway', gateway.directory), { mode: 0o644 });
     const running = load(gateway);
     for (let round = 0; round < 3; round += 1) {
       await until('lines', () => linesIn(file) > 10);

@@ -174,7 +174,8 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
     for (const alert of alerts) {
       const name = alert.split('\n')[0].trim();
       for (const key of ['severity:', 'summary:', 'description:']) assert.ok(alert.includes(key), `${name} has no ${key}`);
-      assert.ok(alert.includes(`runbook_url: docs/alerts.md#${name.toLowerCase()}`), `${name} has no runbook`);
+      const url = `runbook_url: '{{ or $externalLabels.app_gateway_docs "https://docs.example.com/app-gateway" }}/alerts.md#${name.toLowerCase()}'`;
+      assert.ok(alert.includes(url), `${name} has no absolute runbook URL`);
       assert.ok(runbook.includes(`\n## ${name}\n`), `docs/alerts.md says nothing of ${name}`);
       const fires = new RegExp(`alertname="${name}",alertstate="firing"|alertname: ${name}\n *exp_alerts:`);
       assert.ok(fires.test(tests), `${name} is not tested`);

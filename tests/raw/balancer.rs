@@ -27,6 +27,8 @@ const BALANCED: Setup = Setup {
     routes: "",
     tls: false,
     descriptors: None,
+    full_stderr: false,
+    piped_log: false,
 };
 
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 9, 9, 9);

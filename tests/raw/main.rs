@@ -29,6 +29,7 @@ mod announce;
 mod balancer;
 mod client_auth;
 mod exact;
+mod full_pipe;
 mod hostile;
 mod hostile_kept;
 mod http2;

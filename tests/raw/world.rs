@@ -7,7 +7,8 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
@@ -26,6 +27,9 @@ use tempfile::TempDir;
 
 use crate::address::{free_port, own_address};
 use crate::wire::{PATIENCE, Wire, text};
+
+/// `O_NONBLOCK`.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// What differs from world to world; pieces of the configuration file.
 #[derive(Clone, Copy, Default)]
@@ -48,6 +52,10 @@ pub(crate) struct Setup {
     pub(crate) tls: bool,
     /// File descriptors the program may have.
     pub(crate) descriptors: Option<u32>,
+    /// Whether standard error is a full pipe that nobody reads.
+    pub(crate) full_stderr: bool,
+    /// Whether the access log is a named pipe that nobody reads.
+    pub(crate) piped_log: bool,
 }
 
 /// See the module.
@@ -58,6 +66,8 @@ pub(crate) struct World {
     admin: SocketAddr,
     stage: TcpListener,
     tls: bool,
+    /// Ends of pipes that nobody reads; kept open.
+    pipes: Vec<File>,
 }
 
 fn certificates() -> &'static DevelopmentCertificates {
@@ -137,15 +147,27 @@ impl World {
                 shell
             }
         };
+        let mut pipes = Vec::new();
+        if setup.piped_log {
+            pipes.push(named_pipe(&dir.path().join("access.log")));
+        }
+        let stderr = if setup.full_stderr {
+            let path = dir.path().join("stderr");
+            pipes.push(named_pipe(&path));
+            fill(&path);
+            File::options().write(true).open(path).unwrap()
+        } else {
+            File::create(dir.path().join("stderr")).unwrap()
+        };
         let gateway = command
             .args(["run", "-c"])
             .arg(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(dir.path().join("stderr")).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
-        let mut world = Self { dir, gateway, listen, admin, stage, tls: setup.tls };
+        let mut world = Self { dir, gateway, listen, admin, stage, tls: setup.tls, pipes };
         world.wait("the program to be ready", |world| {
             assert_eq!(world.gateway.try_wait().unwrap(), None, "it has ended");
             world.admin("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
@@ -291,6 +313,12 @@ impl World {
         Some(wire)
     }
 
+    /// Closes the upstream's port: connections to it are refused from now on.
+    pub(crate) fn leave_stage(&mut self) {
+        let address = self.stage.local_addr().unwrap().ip();
+        self.stage = TcpListener::bind((address, 0)).unwrap();
+    }
+
     /// Whether the gateway has made a connection to the upstream that was not accepted yet.
     pub(crate) fn was_dialled(&self) -> bool {
         self.dialled().is_some()
@@ -362,6 +390,20 @@ impl World {
     }
 }
 
+/// A named pipe, open for reading so that writers find a reader; nothing is read.
+fn named_pipe(path: &Path) -> File {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    File::options().read(true).custom_flags(NONBLOCK).open(path).unwrap()
+}
+
+/// Writes to a named pipe until it takes no more.
+fn fill(path: &Path) {
+    let mut pipe = File::options().write(true).custom_flags(NONBLOCK).open(path).unwrap();
+    for piece in [4096, 1] {
+        while pipe.write(&vec![b'x'; piece]).is_ok() {}
+    }
+}
+
 fn summary(line: &serde_json::Value) -> String {
     for key in ["time", "id", "profile", "listener", "client", "status", "duration_ms", "tls"] {
         assert!(!line[key].is_null(), "{key} is missing: {line}");
@@ -376,7 +418,7 @@ impl Drop for World {
         // Ours, and it may have ended already.
         let _ = self.gateway.kill();
         let _ = self.gateway.wait();
-        if thread::panicking() {
+        if thread::panicking() && self.pipes.is_empty() {
             let stderr = fs::read(self.dir.path().join("stderr")).unwrap_or_default();
             eprintln!("--- the program said:\n{}\n--- access log:\n{}", text(&stderr), self.log());
         }

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use tokio::sync::Notify;
@@ -177,7 +177,10 @@ impl AccessLog {
     /// gone by then.
     pub fn finish(mut self) {
         self.retired.extend(self.outlet.take().map(Outlet::retire));
-        let lost: u64 = self.retired.drain(..).map(|retired| retired.finish(LAST_LINES)).sum();
+        // One time limit for all: each may be a pipe that nobody reads.
+        let deadline = Instant::now() + LAST_LINES;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let lost: u64 = self.retired.drain(..).map(|retired| retired.finish(left())).sum();
         if lost > 0 {
             tracing::error!(
                 "the access log did not take its last {lost} lines in time; they are lost"

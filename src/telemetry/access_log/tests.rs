@@ -50,7 +50,7 @@ fn waiting(log: &AccessLog) -> u64 {
 }
 
 fn until(what: impl Fn() -> bool) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while !what() {
         assert!(begun.elapsed() < Duration::from_secs(20));
         std::thread::yield_now();
