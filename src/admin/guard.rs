@@ -64,7 +64,10 @@ pub(super) fn is_same_origin(headers: &HeaderMap) -> bool {
 /// # Errors
 ///
 /// Why it does not, in a sentence for the client; what is wrong with the file goes to the log.
-pub(super) fn check_token(file: Option<&PathBuf>, given: Option<&HeaderValue>) -> Result<(), String> {
+pub(super) fn check_token(
+    file: Option<&PathBuf>,
+    given: Option<&HeaderValue>,
+) -> Result<(), String> {
     let way_out = "over TCP this needs a token (`token-file` in [admin], sent as `Authorization: Bearer TOKEN`); \
                    commands of app-gateway use the admin socket instead";
     let Some(file) = file else {
@@ -76,7 +79,9 @@ pub(super) fn check_token(file: Option<&PathBuf>, given: Option<&HeaderValue>) -
     })?;
     let given = given.and_then(|field| field.to_str().ok()).and_then(bearer);
     match given {
-        Some(given) if verify_slices_are_equal(given.as_bytes(), token.as_bytes()).is_ok() => Ok(()),
+        Some(given) if verify_slices_are_equal(given.as_bytes(), token.as_bytes()).is_ok() => {
+            Ok(())
+        }
         Some(_) => Err("the token is wrong".to_owned()),
         None => Err(format!("there is no token: {way_out}")),
     }
@@ -144,7 +149,9 @@ mod tests {
         let host = ("host", "localhost:9145");
         assert!(is_same_origin(&headers(&[host])));
         assert!(is_same_origin(&headers(&[host, ("origin", "http://localhost:9145")])));
-        for origin in ["http://localhost:3000", "https://localhost:9145", "null", "http://evil.example"] {
+        for origin in
+            ["http://localhost:3000", "https://localhost:9145", "null", "http://evil.example"]
+        {
             assert!(!is_same_origin(&headers(&[host, ("origin", origin)])), "{origin}");
         }
     }
@@ -169,7 +176,11 @@ mod tests {
         assert!(check_token(Some(&good), Some(&field(token))).is_err());
         assert!(check_token(Some(&good), None).is_err());
         assert!(check_token(None, Some(&right)).is_err());
-        for (name, mode, text) in [("open", 0o640, token), ("short", 0o600, "0123"), ("two", 0o600, "0123456789abcdef 0123456789abcdef")] {
+        for (name, mode, text) in [
+            ("open", 0o640, token),
+            ("short", 0o600, "0123"),
+            ("two", 0o600, "0123456789abcdef 0123456789abcdef"),
+        ] {
             let file = write(name, mode, text);
             assert!(check_token(Some(&file), Some(&right)).is_err(), "{name}");
         }

@@ -2,14 +2,20 @@
 //!
 //! Served by hyper on the control runtime, so that a busy data worker does not hide its own
 //! metrics. What changes the gateway is asked for over the socket, by root or the gateway's own
-//! user; or over TCP from this host, with a field that a page in a browser cannot send unasked.
-//! What is applied is always what lies on disk.
+//! user; or over TCP from this host, with the token of `token-file`. What is applied is always what
+//! lies on disk.
+//!
+//! Every client has a time limit for its head, its body and for reading its answer, and a listener
+//! serves a bounded number of connections.
 
 mod duty;
+mod guard;
+mod paced;
 pub mod page;
 pub mod report;
 pub mod socket;
 mod traffic;
+mod verbs;
 pub mod way_out;
 
 use std::cell::RefCell;
@@ -22,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Either, Full, Limited};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,28 +36,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::lens::{Book, Key};
 use crate::telemetry::exposition::Format;
 use crate::telemetry::{Metrics, Voice, endpoints};
-use crate::units::parse_duration;
 use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
 
-use report::{Outcome, Plan, SocketIo, Status, Succession, Verdict};
+use paced::Paced;
+use report::{Outcome, Plan, SocketIo, Status, Succession};
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest body that is read, in bytes.
-const LONGEST_BODY: usize = 16 * 1024;
+/// Connections of the listener, and as many of the socket. Further ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Where Socket.IO sessions are told about; one of them below it, by the short form of its id.
 pub const SESSIONS: &str = "/socket-io/sessions";
-
-/// The field that verbs must be asked for with over TCP.
-pub const RELOAD_FIELD: &str = "app-gateway-reload";
 
 /// What health checks look at.
 #[derive(Debug, Default)]
@@ -152,39 +155,46 @@ enum Peer {
 
 /// Answers on the admin listener until dropped.
 pub async fn serve(listener: TcpListener, desk: Rc<Desk>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let local = peer.ip().to_canonical().is_loopback();
         let peer = if local { Peer::Local } else { Peer::Remote };
-        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk)));
+        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk), permit));
     }
 }
 
 /// Answers on the admin socket until dropped.
 pub async fn serve_socket(listener: UnixListener, desk: Rc<Desk>) {
     let own = rustix::process::geteuid().as_raw();
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
         let peer = if known { Peer::Trusted } else { Peer::Stranger };
-        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk)));
+        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk), permit));
     }
 }
 
-async fn connection<T>(stream: T, peer: Peer, desk: Rc<Desk>)
+/// Serves a connection; its place in the listener is free again afterwards.
+async fn connection<T>(stream: T, peer: Peer, desk: Rc<Desk>, _permit: OwnedSemaphorePermit)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let answer = service_fn(|request: Request<Incoming>| {
         let desk = &desk;
         async move {
-            Ok::<_, Infallible>(if page::is_asked(&request) {
+            Ok::<_, Infallible>(if let Err(refused) = check_source(&request, desk) {
+                refused.map(Either::Left)
+            } else if page::is_asked(&request) {
                 page::answer(&request, peer, desk).await
             } else {
                 answer(request, peer, desk).await.map(Either::Left)
@@ -194,7 +204,24 @@ where
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     // A scraper that goes away is no news.
-    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+    let _ = builder.serve_connection(TokioIo::new(Paced::new(stream)), answer).await;
+}
+
+/// Whether a request comes from where it may: see [`guard`].
+///
+/// # Errors
+///
+/// The answer to one that does not.
+fn check_source(request: &Request<Incoming>, desk: &Desk) -> Result<(), Response<Full<Bytes>>> {
+    let serving = desk.page.serving();
+    let config = serving.as_ref().map(|generation| &generation.config);
+    if !guard::is_known_host(request.headers(), config) {
+        return Err(text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST));
+    }
+    if !guard::is_same_origin(request.headers()) {
+        return Err(text(StatusCode::FORBIDDEN, guard::WRONG_ORIGIN));
+    }
+    Ok(())
 }
 
 async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response<Full<Bytes>> {
@@ -204,15 +231,15 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/reload" | "/confirm" | "/rollback" | "/upgrade" | "/plan" | "/quit" | "/stop"
-        | "/reopen" | "/endpoint" => verb(&path, request, peer, desk).await,
+        | "/reopen" | "/endpoint" => verbs::verb(&path, request, peer, desk).await,
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
         path if is_private(path) && peer == Peer::Remote => {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
-        path if is_private(path) && peer == Peer::Local && !page::names_us(request.headers()) => {
-            text(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or an address\n")
+        path if is_private(path) && peer == Peer::Local && !has_host(&request) => {
+            text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST)
         }
         "/status" => {
             let mut status = desk.status.borrow().clone();
@@ -237,6 +264,11 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
 fn is_private(path: &str) -> bool {
     path.starts_with(SESSIONS)
         || matches!(path, "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN)
+}
+
+/// Whether a request says whom it asks, as every browser does.
+fn has_host(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(header::HOST)
 }
 
 /// How the Socket.IO sessions are, in short.
@@ -327,119 +359,10 @@ fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
         "/" => text(
             StatusCode::OK,
             "app-gateway admin: GET /ui /metrics /livez /readyz /status /upstreams /reloads /egress/tunnels /egress/seen /socket-io/sessions\n\
-             POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, on this host\n",
+             POST /reload /confirm /rollback /plan /endpoint /upgrade /reopen /quit /stop, over the admin socket or with a token\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
     }
-}
-
-/// Does what is asked for, or passes it on to whoever runs the gateway.
-async fn verb(
-    path: &str,
-    request: Request<Incoming>,
-    peer: Peer,
-    desk: &Desk,
-) -> Response<Full<Bytes>> {
-    if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "this is asked for with POST\n");
-    }
-    let field = request.headers().contains_key(RELOAD_FIELD);
-    if peer == Peer::Remote || (peer == Peer::Local && !field) {
-        return text(
-            StatusCode::FORBIDDEN,
-            "this is asked for with `app-gateway reload` and the like, on this host\n",
-        );
-    }
-    let question = match question(request).await {
-        Ok(question) => question,
-        Err(message) => return said(StatusCode::BAD_REQUEST, message),
-    };
-    if question.directory.is_some() && peer != Peer::Trusted {
-        return text(
-            StatusCode::FORBIDDEN,
-            "a plan of another directory is made over the admin socket only: it would show what \
-             whoever asks may not read\n",
-        );
-    }
-    match path {
-        "/endpoint" => match duty::assign(&desk.upstreams.borrow(), &question) {
-            Ok(done) => said(StatusCode::OK, done),
-            Err(message) => said(StatusCode::UNPROCESSABLE_ENTITY, message),
-        },
-        "/stop" => signal(rustix::process::Signal::TERM),
-        "/quit" => signal(rustix::process::Signal::QUIT),
-        "/reopen" => match (desk.reopen)() {
-            Ok(()) => text(StatusCode::OK, "the access log is open anew\n"),
-            Err(message) => said(StatusCode::INTERNAL_SERVER_ERROR, message),
-        },
-        _ => pass_on(path, question, desk).await,
-    }
-}
-
-async fn question(request: Request<Incoming>) -> Result<Question, String> {
-    let body = Limited::new(request.into_body(), LONGEST_BODY).collect().await;
-    let body = body.map_err(|error| format!("the body cannot be read: {error}"))?.to_bytes();
-    if body.is_empty() {
-        return Ok(Question::default());
-    }
-    serde_json::from_slice(&body).map_err(|error| format!("the body is not a question: {error}"))
-}
-
-/// Sends ourselves a signal, so that there is one way to end.
-fn signal(signal: rustix::process::Signal) -> Response<Full<Bytes>> {
-    let own = rustix::process::getpid();
-    match rustix::process::kill_process(own, signal) {
-        Ok(()) => text(StatusCode::ACCEPTED, "draining\n"),
-        Err(error) => said(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
-}
-
-async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<Bytes>> {
-    let confirm = match question.confirm.as_deref().map(parse_duration).transpose() {
-        Ok(confirm) => confirm,
-        Err(message) => return said(StatusCode::BAD_REQUEST, message),
-    };
-    if desk.health.draining.load(Ordering::Relaxed) {
-        return text(StatusCode::CONFLICT, "the gateway is draining\n");
-    }
-    if path == "/plan" {
-        let (sender, plan) = oneshot::channel();
-        return answered(desk, Ask::Plan(question.directory, sender), plan)
-            .await
-            .map_or_else(|gone| gone, |plan| json(StatusCode::OK, &plan));
-    }
-    if path == "/upgrade" {
-        let (sender, succession) = oneshot::channel();
-        return match answered(desk, Ask::Upgrade(sender), succession).await {
-            Ok(done) if done.pid.is_none() => json(StatusCode::UNPROCESSABLE_ENTITY, &done),
-            Ok(done) => json(StatusCode::OK, &done),
-            Err(gone) => gone,
-        };
-    }
-    let (sender, outcome) = oneshot::channel();
-    let ask = match path {
-        "/confirm" => Ask::Confirm(sender),
-        "/rollback" => Ask::Rollback(sender),
-        _ => Ask::Reload(confirm, sender),
-    };
-    match answered(desk, ask, outcome).await {
-        Ok(outcome) if outcome.result == Verdict::Refused => {
-            json(StatusCode::UNPROCESSABLE_ENTITY, &outcome)
-        }
-        Ok(outcome) => json(StatusCode::OK, &outcome),
-        Err(gone) => gone,
-    }
-}
-
-/// The answer to a question that was passed on; or that nobody is there any more.
-async fn answered<T>(
-    desk: &Desk,
-    ask: Ask,
-    answer: oneshot::Receiver<T>,
-) -> Result<T, Response<Full<Bytes>>> {
-    let gone = || text(StatusCode::CONFLICT, "the gateway is draining\n");
-    desk.asks.send(ask).map_err(|_| gone())?;
-    answer.await.map_err(|_| gone())
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {

@@ -37,7 +37,11 @@ impl<T> Paced<T> {
     }
 
     /// Takes the result of a write into account.
-    fn judge(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn judge(
+        &mut self,
+        context: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         match (&result, &mut self.blocked) {
             (Poll::Ready(Ok(written)), Some(blocked)) => {
                 let written = u32::try_from(*written).unwrap_or(u32::MAX);

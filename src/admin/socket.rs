@@ -101,7 +101,7 @@ pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<Socket>, Sock
                     Ok(socket) => return Ok(Some(socket)),
                     Err(error @ SocketError::Taken { .. }) => {
                         tracing::warn!(
-                            "{error}; commands on this host reach that one, and this one only over `admin.listen`"
+                            "{error}; commands on this host reach that one, and not this one"
                         );
                         return Ok(None);
                     }
@@ -109,7 +109,9 @@ pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<Socket>, Sock
                 }
             }
             if let Some(why) = why {
-                tracing::info!("{why}; commands on this host use `admin.listen`");
+                tracing::warn!(
+                    "{why}; commands on this host do not reach this gateway: set `socket` in [admin]"
+                );
             }
             Ok(None)
         }

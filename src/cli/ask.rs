@@ -1,4 +1,7 @@
-//! Asking the running gateway: over its admin socket, else over its admin listener.
+//! Asking the running gateway: over its admin socket.
+//!
+//! Anybody on this host may listen on the admin listener's port while the gateway is away, so only
+//! the health check, which is one word, falls back to it.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -8,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::admin::Question;
 use crate::admin::socket;
-use crate::admin::{Question, RELOAD_FIELD};
 use crate::config;
 
-use super::{environment, say, say_wrong};
+use super::{environment, say_escaped, say_wrong_escaped};
 
 /// For connecting.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -43,12 +46,15 @@ enum Door {
     Listener(SocketAddr),
 }
 
-/// Where the gateway that runs on `directory` may be asked, best first.
-fn doors(directory: &Path) -> Vec<Door> {
+/// The sockets at which the gateway that runs on `directory` may be, best first.
+fn sockets(directory: &Path) -> impl Iterator<Item = Door> {
     let said = config::doors(directory, &environment);
-    let sockets = said.socket.into_iter().chain(socket::usual(directory));
-    let listener = said.listen.map(|listen| Door::Listener(reachable(listen)));
-    sockets.map(Door::Socket).chain(listener).collect()
+    said.socket.into_iter().chain(socket::usual(directory)).map(Door::Socket)
+}
+
+/// Its admin listener, if it has one.
+fn listener(directory: &Path) -> Option<Door> {
+    config::doors(directory, &environment).listen.map(|listen| Door::Listener(reachable(listen)))
 }
 
 /// Where a wildcard address is reached from this host.
@@ -73,19 +79,46 @@ pub(super) fn ask(
     question: &Question,
     patience: Duration,
 ) -> Result<Answer, String> {
+    ask_at(sockets(directory), directory, (line, question, patience)).map_err(|tried| {
+        format!(
+            "{tried}\ncommands use the admin socket alone; one that is \"off\" in [admin], or in a directory \
+             that the gateway cannot write, has to be configured first"
+        )
+    })
+}
+
+/// As [`ask`], and over the admin listener if there is no socket.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub(super) fn ask_health(
+    directory: &Path,
+    line: &str,
+    patience: Duration,
+) -> Result<Answer, String> {
+    let doors = sockets(directory).chain(listener(directory));
+    ask_at(doors, directory, (line, &Question::default(), patience))
+}
+
+fn ask_at(
+    doors: impl Iterator<Item = Door>,
+    directory: &Path,
+    (line, question, patience): (&str, &Question, Duration),
+) -> Result<Answer, String> {
     let body = serde_json::to_string(question).unwrap_or_default();
     let mut request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     if line.starts_with("POST") {
         let _ = write!(
             request,
-            "{RELOAD_FIELD}: 1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
     } else {
         request.push_str("\r\n");
     }
     let mut tried = format!("no gateway that runs on {} answers:", directory.display());
-    for door in doors(directory) {
+    for door in doors {
         let (name, connected) = match &door {
             Door::Socket(path) => {
                 (path.display().to_string(), UnixStream::connect(path).map(Stream::Unix))
@@ -116,15 +149,15 @@ pub(super) fn ask(
 pub(super) fn told(answer: Result<Answer, String>) -> ExitCode {
     match answer {
         Ok(answer) if answer.status < 300 => {
-            say(&answer.body);
+            say_escaped(&answer.body);
             ExitCode::SUCCESS
         }
         Ok(answer) => {
-            say_wrong(&answer.body);
+            say_wrong_escaped(&answer.body);
             ExitCode::FAILURE
         }
         Err(message) => {
-            say_wrong(&message);
+            say_wrong_escaped(&message);
             ExitCode::FAILURE
         }
     }

@@ -11,7 +11,7 @@ use crate::generation::drift::{Peer, State};
 use crate::units::display_timestamp;
 
 use super::ask::ask;
-use super::{say, say_wrong};
+use super::{say_escaped, say_wrong_escaped};
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,14 +25,14 @@ pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
     let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
     match answer.and_then(|answer| answer.json::<Status>()) {
         Err(message) => {
-            say_wrong(&message);
+            say_wrong_escaped(&message);
             ExitCode::from(UNKNOWN)
         }
         Ok(status) => {
             if json {
-                say(&format!("{:#}\n", serde_json::json!(status.peers)));
+                say_escaped(&format!("{:#}\n", serde_json::json!(status.peers)));
             } else {
-                say(&text(&status.peers));
+                say_escaped(&text(&status.peers));
             }
             ExitCode::from(code(&status.peers))
         }

@@ -24,6 +24,7 @@ mod upgrade;
 mod why_polling;
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -316,9 +317,46 @@ fn say_wrong(text: &str) {
     let _ = writeln!(io::stderr(), "{}", text.trim_end());
 }
 
+/// Writes to standard output what a gateway answered; see [`escaped`].
+fn say_escaped(text: &str) {
+    say(&escaped(text));
+}
+
+/// Writes to standard error what a gateway answered; see [`escaped`].
+fn say_wrong_escaped(text: &str) {
+    say_wrong(&escaped(text));
+}
+
+/// A text whose control characters, line ends and tabs aside, are written as `\u001b`: a terminal
+/// obeys them, and the text may come from a client or from whoever took the gateway's place.
+fn escaped(text: &str) -> std::borrow::Cow<'_, str> {
+    let is_obeyed = |c: char| {
+        let is_bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        (c.is_control() && !matches!(c, '\n' | '\t')) || is_bidi
+    };
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_obeyed(c) {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_a_gateway_answers_is_obeyed_by_a_terminal() {
+        assert_eq!(escaped("plain\n\ttext, ünïcode"), "plain\n\ttext, ünïcode");
+        assert_eq!(escaped("\u{1b}[2Ja\rb\u{9b}c\u{202e}"), "\\u001b[2Ja\\u000db\\u009bc\\u202e");
+    }
 
     /// Whether these arguments are understood, as a command that explains.
     fn explains(arguments: &str) -> bool {

@@ -9,7 +9,7 @@ use crate::admin::Question;
 use crate::admin::report::{Change, How, Key, Means, Open, Plan};
 
 use super::ask::ask;
-use super::{EX_CHANGES, say, say_wrong, shortened};
+use super::{EX_CHANGES, say_escaped, say_wrong_escaped, shortened};
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,20 +33,23 @@ pub(super) fn plan(directory: &Path, named: Option<PathBuf>, json: bool) -> Exit
     let plan = match answer.and_then(|answer| answer.json::<Plan>()) {
         Ok(plan) => plan,
         Err(message) => {
-            say_wrong(&message);
+            say_wrong_escaped(&message);
             return ExitCode::FAILURE;
         }
     };
     if json {
-        say(&format!("{:#}\n", serde_json::json!(plan)));
+        say_escaped(&format!("{:#}\n", serde_json::json!(plan)));
     } else {
         if !plan.problems.is_empty() {
-            say_wrong(&plan.problems);
+            say_wrong_escaped(&plan.problems);
         }
         if plan.refused {
-            say_wrong(&format!("{} would be refused; nothing would change", plan.directory));
+            say_wrong_escaped(&format!(
+                "{} would be refused; nothing would change",
+                plan.directory
+            ));
         } else {
-            say(&text(&plan));
+            say_escaped(&text(&plan));
         }
     }
     match (plan.refused, plan.items.is_empty()) {

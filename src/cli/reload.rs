@@ -9,7 +9,7 @@ use crate::admin::Question;
 use crate::admin::report::{Outcome, Verdict};
 
 use super::ask::ask;
-use super::{say, say_wrong};
+use super::{say_escaped, say_wrong_escaped};
 
 /// For the answer: names may have to be looked up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,39 +34,41 @@ fn change(directory: &Path, verb: &str, question: &Question) -> ExitCode {
     let outcome = match answer.and_then(|answer| answer.json::<Outcome>()) {
         Ok(outcome) => outcome,
         Err(message) => {
-            say_wrong(&message);
+            say_wrong_escaped(&message);
             return ExitCode::FAILURE;
         }
     };
     if !outcome.problems.is_empty() {
-        say_wrong(&outcome.problems);
+        say_wrong_escaped(&outcome.problems);
     }
     let Outcome { generation, config, .. } = &outcome;
     match outcome.result {
         Verdict::Applied => {
-            say(&format!("applied: generation {generation}, configuration {config}\n"));
+            say_escaped(&format!("applied: generation {generation}, configuration {config}\n"));
             for change in &outcome.changes {
-                say(&format!("  {change}\n"));
+                say_escaped(&format!("  {change}\n"));
             }
         }
         Verdict::Unchanged | Verdict::Confirmed => {
             let word = outcome.result.word();
-            say(&format!("{word}: generation {generation}, configuration {config}\n"));
+            say_escaped(&format!("{word}: generation {generation}, configuration {config}\n"));
         }
         Verdict::Refused => {
-            say_wrong(&format!("{verb} refused; generation {generation} goes on serving"));
+            say_wrong_escaped(&format!("{verb} refused; generation {generation} goes on serving"));
             return ExitCode::FAILURE;
         }
     }
     if let Some(pending) = &outcome.pending {
-        say(&format!(
+        say_escaped(&format!(
             "on trial until {}, then generation {} serves again\n  keep it:     app-gateway confirm\n  undo it now: app-gateway rollback\n",
             pending.until, pending.back_to
         ));
     } else if verb == "rollback" {
-        say("the files are as they were: change them back before the next reload or restart\n");
+        say_escaped(
+            "the files are as they were: change them back before the next reload or restart\n",
+        );
     } else if question.confirm.is_some() {
-        say("nothing was changed, so nothing waits for a confirmation\n");
+        say_escaped("nothing was changed, so nothing waits for a confirmation\n");
     }
     ExitCode::SUCCESS
 }

@@ -13,7 +13,7 @@ use crate::units::display_timestamp;
 use crate::upstream::snapshot::Snapshot;
 
 use super::ask::ask;
-use super::{drift, say, say_wrong, shortened};
+use super::{drift, say_escaped, say_wrong_escaped, shortened};
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,15 +28,15 @@ pub(super) fn status(directory: &Path, json: bool) -> ExitCode {
     let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
     match answer.and_then(|answer| answer.json::<Status>()) {
         Ok(status) if json => {
-            say(&format!("{:#}\n", serde_json::json!(status)));
+            say_escaped(&format!("{:#}\n", serde_json::json!(status)));
             ExitCode::SUCCESS
         }
         Ok(status) => {
-            say(&text(&status));
+            say_escaped(&text(&status));
             ExitCode::SUCCESS
         }
         Err(message) => {
-            say_wrong(&message);
+            say_wrong_escaped(&message);
             ExitCode::FAILURE
         }
     }

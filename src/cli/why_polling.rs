@@ -11,7 +11,7 @@ use crate::lens::Key;
 use crate::lens::report::{Report, Row, Story};
 
 use super::ask::ask;
-use super::{say, say_wrong};
+use super::{say_escaped, say_wrong_escaped};
 
 /// For the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,11 +27,11 @@ pub(super) fn why_polling(directory: &Path, session: Option<&str>, json: bool) -
     };
     match told {
         Ok(text) => {
-            say(&text);
+            say_escaped(&text);
             ExitCode::SUCCESS
         }
         Err(message) => {
-            say_wrong(&message);
+            say_wrong_escaped(&message);
             ExitCode::FAILURE
         }
     }

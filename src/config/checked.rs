@@ -10,6 +10,7 @@ mod doctor;
 mod drift;
 mod forward;
 mod limits;
+mod log;
 mod self_test;
 mod tcp;
 mod upstream;
@@ -32,6 +33,8 @@ pub use doctor::{Doctor, Target};
 pub use drift::Drift;
 pub use forward::*;
 pub use limits::{Limits, Timeouts};
+
+pub use log::*;
 pub use self_test::SelfTest;
 pub use tcp::*;
 pub use upstream::*;
@@ -131,82 +134,6 @@ pub enum AdminSocket {
     },
 }
 
-/// The access log.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AccessLog {
-    /// Where its lines go.
-    pub target: LogTarget,
-    /// How they are written.
-    pub format: LogFormat,
-    /// Query parameters whose values are masked, besides those that always are.
-    pub mask: Vec<String>,
-    /// Paths with segments that are masked.
-    pub mask_path: Vec<String>,
-}
-
-/// Where access-log lines go.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum LogTarget {
-    /// Nowhere.
-    Off,
-    /// Standard output, the container convention.
-    #[default]
-    Stdout,
-    /// A file, opened for appending.
-    File {
-        /// Absolute, or relative to the working directory.
-        path: PathBuf,
-        /// When a new one is started; `None`: never.
-        rotation: Option<Rotation>,
-    },
-}
-
-/// When a new log file is started.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rotation {
-    /// Largest size of a file, in bytes.
-    pub size: u64,
-    /// Full files kept beside the present one, at least 1.
-    pub keep: u32,
-}
-
-/// How access-log lines are written.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum LogFormat {
-    /// One flat JSON object per line.
-    #[default]
-    Json,
-    /// JSON in the names of the Elastic Common Schema.
-    Ecs,
-    /// As nginx and Apache write their `combined`.
-    Combined,
-}
-
-/// How the gateway speaks about itself.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Voice {
-    /// From this level on.
-    pub level: Level,
-    /// As JSON, instead of text.
-    pub json: bool,
-}
-
-/// How much the gateway says about itself.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Level {
-    /// What needs somebody.
-    Error,
-    /// And what may need somebody.
-    Warn,
-    /// And what happens.
-    #[default]
-    Info,
-    /// And details.
-    Debug,
-    /// And every step.
-    Trace,
-}
-
 /// `[admin]` with `listen`: metrics and health over TCP.
 #[derive(Debug)]
 pub struct Admin {
@@ -214,6 +141,10 @@ pub struct Admin {
     pub place: Place,
     /// Plain HTTP address. A loopback address, unless `expose` says otherwise.
     pub listen: SocketAddr,
+    /// Names it may be asked by, besides addresses, `localhost` and the system's name.
+    pub hosts: Vec<String>,
+    /// File with the token of verbs over TCP, if they are allowed.
+    pub token_file: Option<NamedFile>,
 }
 
 /// Index into [`Config::certificates`].

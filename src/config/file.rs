@@ -159,6 +159,14 @@ pub struct AdminFile {
     pub listen: Maybe<String>,
     /// Allows an address that other hosts can reach. Default false.
     pub expose: Maybe<bool>,
+    /// Names by which the listener may be asked, besides addresses, `localhost` and this host's name.
+    /// A request for another name is refused, so that no page in a browser can be made to ask here.
+    /// Default: none.
+    pub hosts: Maybe<Vec<Written<String>>>,
+    /// File with the token that verbs such as `POST /reload` need over TCP, sent as
+    /// `Authorization: Bearer TOKEN`; only its owner may have access to it. Made by
+    /// `app-gateway secret new FILE`. Default: none; then verbs are done over the socket only.
+    pub token_file: Maybe<String>,
     /// `/readyz` says 503 unless these upstreams are up; backups do not count. Default: none.
     pub ready: Maybe<Vec<Written<String>>>,
     /// Path of the socket over which `app-gateway reload` and the like reach the gateway, or

@@ -21,7 +21,9 @@ impl Gateway {
         let config = &self.reloader.generation.config;
         match socket::open(&config.socket, &self.reloader.origin.directory) {
             Ok(socket) => self.socket = socket,
-            Err(error) => tracing::error!("{error}; commands on this host use `admin.listen`"),
+            Err(error) => {
+                tracing::error!("{error}; commands on this host do not reach this gateway");
+            }
         }
     }
 

@@ -176,7 +176,8 @@ deny = true
     pub(crate) fn ask_admin(&self, path: &str) -> Option<String> {
         let mut admin = TcpStream::connect(self.admin).ok()?;
         admin.set_read_timeout(Some(PATIENCE)).ok()?;
-        write!(admin, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").ok()?;
+        write!(admin, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         admin.read_to_string(&mut answer).ok()?;
         Some(answer)

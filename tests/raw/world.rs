@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -179,7 +180,8 @@ impl World {
     pub(crate) fn admin(&self, path: &str) -> Option<String> {
         let mut admin = TcpStream::connect(self.admin).ok()?;
         admin.set_read_timeout(Some(PATIENCE)).ok()?;
-        write!(admin, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").ok()?;
+        write!(admin, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         admin.read_to_string(&mut answer).ok()?;
         Some(answer)
@@ -196,10 +198,9 @@ impl World {
         let before = fs::read_to_string(&file).unwrap();
         assert!(before.contains(piece), "{before}");
         fs::write(file, before.replacen(piece, new, 1)).unwrap();
-        let mut admin = TcpStream::connect(self.admin).unwrap();
+        let mut admin = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
         admin.set_read_timeout(Some(PATIENCE)).unwrap();
-        let fields =
-            "Host: admin\r\nApp-Gateway-Reload: 1\r\nConnection: close\r\nContent-Length: 0";
+        let fields = "Host: localhost\r\nConnection: close\r\nContent-Length: 0";
         write!(admin, "POST /reload HTTP/1.1\r\n{fields}\r\n\r\n").unwrap();
         let mut answer = String::new();
         admin.read_to_string(&mut answer).unwrap();
@@ -446,7 +447,7 @@ drain-timeout = "200ms"
 
 [admin]
 listen = "{admin}"
-socket = "off"
+socket = "./admin.sock"
 
 [certificate.own]
 pairs = [{{ chain = "{chain}", key = "{key}" }}]

@@ -24,17 +24,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
 use crate::generation::site::Action;
 use crate::generation::{Generation, Passage, Served};
 use crate::lens::report::Report;
-use crate::message::host;
 
 use super::report::{RouteHour, Status};
-use super::{Desk, Peer};
+use super::{Desk, Peer, guard, has_host};
 use escape::Esc;
 use events::Events;
 use figures::Figures;
@@ -136,18 +135,6 @@ pub(super) fn is_asked<T>(request: &Request<T>) -> bool {
     }
 }
 
-/// Whether a request over TCP names this host by address or as `localhost`. A page of somebody
-/// else's, whose name was made to lead here, names itself; an address cannot be made to lead
-/// elsewhere.
-pub(super) fn names_us(headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(named), None) = (hosts.next(), hosts.next()) else { return false };
-    let Some(authority) = host::parse(named.as_bytes()) else { return false };
-    let text = authority.host.to_string();
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok()
-}
-
 /// Answers for the page.
 pub(super) async fn answer(
     request: &Request<Incoming>,
@@ -162,8 +149,8 @@ pub(super) async fn answer(
                 "the status page is for this host only; from elsewhere: ssh -L\n",
             );
         }
-        Peer::Local if !names_us(request.headers()) => {
-            return refused(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or an address\n");
+        Peer::Local if !has_host(request) => {
+            return refused(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST);
         }
         Peer::Local | Peer::Trusted => {}
     }

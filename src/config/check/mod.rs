@@ -344,7 +344,29 @@ impl Check<'_> {
                     ),
             );
         }
-        Some(Admin { place, listen })
+        let hosts = self.admin_hosts(body);
+        let token_file = body.token_file.as_ref().and_then(|written| {
+            let (file, place) = (self.readable(written, "admin token")?, self.place(written));
+            Some(NamedFile { file, place })
+        });
+        Some(Admin { place, listen, hosts, token_file })
+    }
+
+    fn admin_hosts(&mut self, body: &AdminFile) -> Vec<String> {
+        let mut names = Vec::new();
+        for written in body.hosts.iter().flat_map(|list| &list.value) {
+            let name = &written.value;
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            if name.is_empty() || !name.bytes().all(plain) {
+                let message = format!("`{name}` cannot be a name of the admin listener");
+                self.found.push(
+                    Problem::error("admin.hosts", self.place(written), message)
+                        .with_label("a host name, without a port and without `*`"),
+                );
+            }
+            names.push(name.clone());
+        }
+        names
     }
 
     fn socket(&mut self, items: &[Item<AdminFile>]) -> AdminSocket {

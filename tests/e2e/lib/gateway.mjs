@@ -29,6 +29,9 @@ export function binary() {
   return found;
 }
 
+/** What verbs over TCP need. */
+export const TOKEN = '0123456789abcdef0123456789abcdef';
+
 let number = 0;
 
 export async function startGateway(world, config, { readyStatus = 200, admin: more = {} } = {}) {
@@ -37,7 +40,9 @@ export async function startGateway(world, config, { readyStatus = 200, admin: mo
   const directory = join(world.dir, `config-${++number}`);
   mkdirSync(directory);
   const admin = `${world.address}:${adminPort}`;
-  const adminTable = { listen: admin, ...more };
+  const token = join(world.dir, 'admin.token');
+  writeFileSync(token, `${TOKEN}\n`, { mode: 0o600 });
+  const adminTable = { listen: admin, 'token-file': token, ...more };
   const text = (written) => toToml({ admin: adminTable, ...written });
   writeFileSync(join(directory, 'gateway.toml'), text(config));
   const gateway = await launch({ args: ['run', '-c', directory], admin, config, readyStatus });
@@ -81,7 +86,7 @@ export async function launch({ program = binary(), args, env = {}, admin, config
     },
     /** Asks for a reload as the command does, without the time it takes to start a program. */
     post: async () => {
-      const { status, body } = await gateway.admin('/reload', { method: 'POST', headers: { 'app-gateway-reload': '1' } });
+      const { status, body } = await gateway.admin('/reload', { method: 'POST', headers: { authorization: `Bearer ${TOKEN}` } });
       return { status, ...(body.startsWith('{') ? JSON.parse(body) : { body }) };
     },
     hup: () => running.child.kill('SIGHUP'),
@@ -129,11 +134,11 @@ export function endpointOf(listen) {
   return { host: listen.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(listen.slice(colon + 1)) };
 }
 
-function get(url, options = {}) {
+function get(url, { body: sent, ...options } = {}) {
   return new Promise((done, fail) => {
     http.request(url, { agent: false, ...options }, (answer) => {
       let body = '';
       answer.setEncoding('utf8').on('data', (d) => { body += d; }).on('end', () => done({ status: answer.statusCode, body }));
-    }).on('error', fail).end();
+    }).on('error', fail).end(sent);
   });
 }
