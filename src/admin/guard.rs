@@ -44,9 +44,9 @@ pub(super) fn names_gateway(headers: &HeaderMap, config: Option<&Config>) -> boo
     }
     let system = rustix::system::uname();
     let configured = config.and_then(|config| config.admin.as_ref());
-    let mut names = configured.map(|admin| admin.hosts.as_slice()).unwrap_or_default().iter();
+    let hosts = configured.map(|admin| admin.hosts.as_slice()).unwrap_or_default();
     system.nodename().to_str().is_ok_and(|system| name.eq_ignore_ascii_case(system))
-        || names.any(|known| name.eq_ignore_ascii_case(known))
+        || hosts.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Whether a request comes from no page at all, or from one of this gateway.

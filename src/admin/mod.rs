@@ -192,7 +192,7 @@ where
     let answer = service_fn(|request: Request<Incoming>| {
         let desk = &desk;
         async move {
-            Ok::<_, Infallible>(if let Err(refused) = check_source(&request, desk) {
+            Ok::<_, Infallible>(if let Some(refused) = refusal(&request, desk) {
                 refused.map(Either::Left)
             } else if page::is_asked(&request) {
                 page::answer(&request, peer, desk).await
@@ -207,21 +207,15 @@ where
     let _ = builder.serve_connection(TokioIo::new(Paced::new(stream)), answer).await;
 }
 
-/// Whether a request comes from where it may: see [`guard`].
-///
-/// # Errors
-///
-/// The answer to one that does not.
-fn check_source(request: &Request<Incoming>, desk: &Desk) -> Result<(), Response<Full<Bytes>>> {
+/// The refusal of a request that does not come from where it may: see [`guard`].
+fn refusal(request: &Request<Incoming>, desk: &Desk) -> Option<Response<Full<Bytes>>> {
     let serving = desk.page.serving();
     let config = serving.as_ref().map(|generation| &generation.config);
     if !guard::is_known_host(request.headers(), config) {
-        return Err(text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST));
+        return Some(text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST));
     }
-    if !guard::is_same_origin(request.headers()) {
-        return Err(text(StatusCode::FORBIDDEN, guard::WRONG_ORIGIN));
-    }
-    Ok(())
+    let foreign = !guard::is_same_origin(request.headers());
+    foreign.then(|| text(StatusCode::FORBIDDEN, guard::WRONG_ORIGIN))
 }
 
 async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response<Full<Bytes>> {

@@ -138,7 +138,7 @@ mod tests {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             });
-            let written = Paced::new(ours).write_all(&[0; 512 * 1024]).await;
+            let written = Paced::new(ours).write_all(&vec![0; 512 * 1024]).await;
             assert_eq!(written.is_ok(), fine, "{rate}");
             reading.await.unwrap();
         }

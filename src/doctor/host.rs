@@ -406,7 +406,7 @@ mod tests {
             assert_eq!(rotation(&log, root.path()).state, state, "{text}");
         }
         assert_eq!(rotation(&LogTarget::Off, root.path()).state, State::Good);
-        let rotating = Rotation { size: 100 << 20, keep: 9 };
+        let rotating = Rotation { size: 100 << 20, keep: 9, strict: true };
         let path = PathBuf::from("/srv/access.log");
         let own = LogTarget::File { path, rotation: Some(rotating) };
         let row = rotation(&own, root.path());

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::config::checked::{AccessLog, Level, LogFormat, LogTarget, Rotation, Voice};
 use crate::config::file::{
-    AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, VoiceFile, Written,
+    AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, RotateFile, VoiceFile,
+    Written,
 };
 use crate::config::problem::{Place, Problem};
 
@@ -16,6 +17,9 @@ const SIZE: RangeInclusive<u64> = 64 * 1024..=1 << 40;
 
 /// Files that are kept.
 const KEEP: RangeInclusive<u64> = 1..=1000;
+
+/// Files that are rotated by default.
+const DEFAULT_ROTATION: Rotation = Rotation { size: 100 << 20, keep: 10, strict: false };
 
 /// Kept by those who do not say how many.
 const KEPT: usize = 10;
@@ -47,10 +51,13 @@ impl Check<'_> {
     fn access_log_table(&mut self, table: &AccessLogTable) -> AccessLog {
         let mut target = self.log_target(&table.file.value, self.place(&table.file));
         if let Some(written) = &table.rotate {
-            let asked = self.rotation(&written.value);
+            let asked = match &written.value {
+                Rotate::Off => None,
+                Rotate::Table(table) => Some(self.rotation(table)),
+            };
             if let LogTarget::File { rotation, .. } = &mut target {
-                *rotation = Some(asked);
-            } else {
+                *rotation = asked;
+            } else if asked.is_some() {
                 let message = "only a file can be rotated".to_owned();
                 self.found.push(
                     Problem::error("access-log.rotate", self.place(written), message)
@@ -71,10 +78,10 @@ impl Check<'_> {
         AccessLog { target, format, mask, mask_path }
     }
 
-    fn rotation(&mut self, Rotate(written): &Rotate) -> Rotation {
+    fn rotation(&mut self, written: &RotateFile) -> Rotation {
         let size = self.size(Some(&written.size), *SIZE.start(), SIZE);
         let keep = self.count(written.keep.as_ref(), KEPT, KEEP);
-        Rotation { size, keep: u32::try_from(keep).unwrap_or(u32::MAX) }
+        Rotation { size, keep: u32::try_from(keep).unwrap_or(u32::MAX), strict: true }
     }
 
     fn mask(&mut self, written: &Written<String>) -> String {
@@ -130,7 +137,7 @@ impl Check<'_> {
                             .with_help("create the directory, or write \"stdout\""),
                     );
                 }
-                LogTarget::File { path, rotation: None }
+                LogTarget::File { path, rotation: Some(DEFAULT_ROTATION) }
             }
             word => {
                 let message = format!("`{word}` is neither \"stdout\", \"off\" nor a path");

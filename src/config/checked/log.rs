@@ -39,6 +39,9 @@ pub struct Rotation {
     pub size: u64,
     /// Full files kept beside the present one, at least 1.
     pub keep: u32,
+    /// Whether the bound was asked for: if the file cannot be renamed, lines are dropped. Else, as by
+    /// default, the file grows.
+    pub strict: bool,
 }
 
 /// How access-log lines are written.

@@ -17,7 +17,8 @@ pub struct AccessLogTable {
     pub file: Written<String>,
     /// How lines are written. Default `"json"`.
     pub format: Maybe<LineFile>,
-    /// Start a new file when this one is full. Default: never.
+    /// Start a new file when this one is full; `"off"`: never, because logrotate does it. Default
+    /// `{ size = "100MiB", keep = 10 }`.
     pub rotate: Maybe<Rotate>,
     /// Further query parameters whose values are replaced by `***`, however the name is written.
     pub mask: Maybe<Vec<Written<String>>>,
@@ -116,9 +117,14 @@ impl JsonSchema for AccessLogFile {
     }
 }
 
-/// A table, and never an array, which serde would read field by field.
+/// `"off"`, or a table; never an array, which serde would read field by field.
 #[derive(Debug)]
-pub struct Rotate(pub RotateFile);
+pub enum Rotate {
+    /// The file is not rotated by the gateway.
+    Off,
+    /// It is, like this.
+    Table(RotateFile),
+}
 
 impl<'de> Deserialize<'de> for Rotate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -126,10 +132,16 @@ impl<'de> Deserialize<'de> for Rotate {
         impl<'de> Visitor<'de> for Table {
             type Value = Rotate;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table such as { size = \"100MiB\", keep = 10 }")
+                f.write_str("\"off\", or a table such as { size = \"100MiB\", keep = 10 }")
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Rotate, E> {
+                if word == "off" {
+                    return Ok(Rotate::Off);
+                }
+                Err(E::invalid_value(de::Unexpected::Str(word), &self))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Rotate, A::Error> {
-                RotateFile::deserialize(MapAccessDeserializer::new(map)).map(Rotate)
+                RotateFile::deserialize(MapAccessDeserializer::new(map)).map(Rotate::Table)
             }
         }
         deserializer.deserialize_any(Table)
@@ -142,10 +154,10 @@ impl JsonSchema for Rotate {
     }
 
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        RotateFile::schema_name()
+        "Rotate".into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        generator.subschema_for::<RotateFile>()
+        json_schema!({ "oneOf": [{ "const": "off" }, generator.subschema_for::<RotateFile>()] })
     }
 }

@@ -15,6 +15,10 @@ use crate::config::Rotation;
 
 /// How often it is looked whether the file is still where it was.
 const LOOK: Duration = Duration::from_secs(1);
+/// Permissions of a new file.
+const NEW_FILE_MODE: u32 = 0o640;
+/// `O_NOFOLLOW`.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// A pipe that does not block is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -24,6 +28,8 @@ pub(super) struct Sink {
     /// `None`: standard output.
     path: Option<PathBuf>,
     rotation: Option<Rotation>,
+    /// Whether it was said that the file cannot be rotated.
+    complained: bool,
     looked: Instant,
     torn: Option<Torn>,
 }
@@ -40,13 +46,20 @@ impl Sink {
     pub(super) fn stdout() -> io::Result<Self> {
         // Not by way of `io::stdout()`, whose buffer does not say what it could not write.
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Self { file, path: None, rotation: None, looked: Instant::now(), torn: None })
+        Ok(Self {
+            complained: false,
+            file,
+            path: None,
+            rotation: None,
+            looked: Instant::now(),
+            torn: None,
+        })
     }
 
     pub(super) fn open(path: &Path, rotation: Option<Rotation>) -> io::Result<Self> {
         let file = append(path, None)?;
         let path = Some(path.to_owned());
-        Ok(Self { file, path, rotation, looked: Instant::now(), torn: None })
+        Ok(Self { complained: false, file, path, rotation, looked: Instant::now(), torn: None })
     }
 
     /// What it is called.
@@ -140,7 +153,7 @@ impl Sink {
             return Ok(there.len());
         }
         self.looked = Instant::now();
-        let same = fs::metadata(path).is_ok_and(|named| is_same(&named, &there));
+        let same = fs::symlink_metadata(path).is_ok_and(|named| is_same(&named, &there));
         if same && !removed {
             return Ok(there.len());
         }
@@ -168,10 +181,23 @@ impl Sink {
             return Ok(room);
         }
         if *length > 0 && self.file.metadata()?.is_file() {
-            let rotated = self.rotate(&path, rotation.keep).map_err(|error| {
-                io::Error::new(error.kind(), format!("it is full and cannot be rotated: {error}"))
-            });
-            *length = rotated?;
+            match self.rotate(&path, rotation.keep) {
+                Ok(new) => (*length, self.complained) = (new, false),
+                Err(error) if rotation.strict => {
+                    let said = format!("it is full and cannot be rotated: {error}");
+                    return Err(io::Error::new(error.kind(), said));
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.complained, true) {
+                        tracing::warn!(
+                            "the access log {} cannot be rotated and grows further: {error}; make its directory \
+                             writable for the gateway, or set `rotate = \"off\"` and have logrotate do it",
+                            path.display()
+                        );
+                    }
+                    return Ok(rest.len());
+                }
+            }
         }
         // A line that is longer than a file may be has one of its own.
         let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
@@ -180,15 +206,13 @@ impl Sink {
 
     /// Renames the file and those before it, and goes on in a new one. The new one's length.
     fn rotate(&mut self, path: &Path, keep: u32) -> io::Result<u64> {
-        // A link stays where it is.
-        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         // Another process may be about to do the same. Where files cannot be locked there is
         // hopefully only one.
         let _ = self.file.lock();
         let there = self.file.metadata()?;
-        if fs::metadata(path).is_ok_and(|named| is_same(&named, &there)) {
+        if fs::symlink_metadata(path).is_ok_and(|named| is_same(&named, &there)) {
             let numbered = |number: u32| {
-                let mut name = path.clone().into_os_string();
+                let mut name = path.to_owned().into_os_string();
                 name.push(format!(".{number}"));
                 PathBuf::from(name)
             };
@@ -211,18 +235,28 @@ impl Sink {
     }
 }
 
-/// Opens a file for appending, and creates it if need be: with the permissions of `like`.
+/// Opens a file for appending, and creates it if need be: with the permissions of `like`, else
+/// readable by owner and group alone. A symbolic link is not followed, so that whoever may write to the
+/// directory cannot have lines appended to a file of the gateway's user elsewhere; except below `/dev`,
+/// where `stdout` is one.
 pub(super) fn append(path: &Path, like: Option<&fs::Metadata>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
-    if let Some(like) = like {
-        options.mode(like.permissions().mode() & 0o777);
-    }
+    options.mode(like.map_or(NEW_FILE_MODE, |like| like.permissions().mode() & 0o777));
     // Opening a named pipe for writing alone would wait for a reader.
     if fs::metadata(path).is_ok_and(|there| there.file_type().is_fifo()) {
         options.read(true);
     }
-    options.open(path)
+    if !path.starts_with("/dev") {
+        options.custom_flags(NO_FOLLOW);
+    }
+    options.open(path).map_err(|error| {
+        if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            let said = "it is a symbolic link, which is not followed: name the file it leads to";
+            return io::Error::new(error.kind(), said);
+        }
+        error
+    })
 }
 
 fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {

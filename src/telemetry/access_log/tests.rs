@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::Rotation;
@@ -192,7 +193,7 @@ fn rotation_keeps_so_many_files_of_that_size() {
     for number in 3..6 {
         fs::write(numbered(number), "").unwrap();
     }
-    let rotation = Rotation { size: 10_000, keep: 3 };
+    let rotation = Rotation { size: 10_000, keep: 3, strict: true };
     let (log, dropped) = open(&path, Some(rotation));
     let lines = log.handle().lines();
     for number in 0..2000 {
@@ -222,7 +223,7 @@ fn rotation_keeps_so_many_files_of_that_size() {
 fn two_processes_rotate_one_file_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    let rotation = Some(Rotation { size: 5_000, keep: 500 });
+    let rotation = Some(Rotation { size: 5_000, keep: 500, strict: true });
     let logs = [open(&path, rotation), open(&path, rotation)];
     for round in 0..100 {
         for (number, (log, _)) in (0..).zip(&logs) {
@@ -252,7 +253,7 @@ fn two_processes_rotate_one_file_once() {
 fn a_line_longer_than_a_file_has_one_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    let (log, _) = open(&path, Some(Rotation { size: 1000, keep: 5 }));
+    let (log, _) = open(&path, Some(Rotation { size: 1000, keep: 5, strict: true }));
     let lines = log.handle().lines();
     for (number, length) in [(0, 10), (1, 3000), (2, 10)] {
         lines.add(&Stamp::default(), &Numbered(number, length));
@@ -276,7 +277,7 @@ fn changes_place_and_form_while_lines_come_in() {
     lines.change(log.handle());
     add(&lines, 10..13);
     // The same place: only the form changes, and there is one writer.
-    let form = config(&second, Some(Rotation { size: 1 << 20, keep: 1 }));
+    let form = config(&second, Some(Rotation { size: 1 << 20, keep: 1, strict: true }));
     assert!(log.opener().open(&form).unwrap().is_none());
     assert!(log.change(&form, None));
     lines.change(log.handle());
@@ -294,4 +295,34 @@ fn changes_place_and_form_while_lines_come_in() {
     assert_eq!(text.lines().filter(|line| line.starts_with("- - - [")).count(), 3);
     assert!(text.lines().last().unwrap().contains("\"status\":13,"));
     assert_eq!(dropped.get(), 0);
+}
+
+#[test]
+fn a_new_file_is_not_for_everybody_and_a_link_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, link) = (dir.path().join("access.log"), dir.path().join("link.log"));
+    let (log, _) = open(&path, None);
+    log.finish();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let counts = Counts {
+        written: IntCounter::new("written", "lines").unwrap(),
+        dropped: IntCounter::new("dropped", "lines").unwrap(),
+    };
+    let error = AccessLog::open(&config(&link, None), counts).err().unwrap().to_string();
+    assert!(error.contains("symbolic link"), "{error}");
+}
+
+#[test]
+fn a_file_that_nobody_asked_to_rotate_grows_where_it_cannot_be_renamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    // In the way of the first rotated file, also for root.
+    fs::create_dir_all(dir.path().join("access.log.1").join("full")).unwrap();
+    let (log, dropped) = open(&path, Some(Rotation { size: 1000, keep: 1, strict: false }));
+    let lines = log.handle().lines();
+    add(&lines, 0..100);
+    drop(lines);
+    log.finish();
+    assert_eq!((numbers(&path).len(), dropped.get()), (100, 0));
 }

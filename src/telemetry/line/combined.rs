@@ -15,7 +15,7 @@ use crate::telemetry::mask::Mask;
 use crate::telemetry::stamp::Stamp;
 
 use super::json::is_plain;
-use super::{Key, Line};
+use super::{Key, Line, MAX_FIELD_BYTES};
 
 /// See the module. Fields are kept until the end, because they come in another order.
 pub struct Combined<'a> {
@@ -108,7 +108,7 @@ impl Line for Combined<'_> {
             Key::Agent => &mut self.agent,
             _ => return,
         };
-        into.extend_from_slice(value);
+        append(into, value);
     }
 
     fn number(&mut self, key: Key, value: u64) {
@@ -133,8 +133,31 @@ impl Line for Combined<'_> {
             Key::Referrer => &mut self.referrer,
             _ => return,
         };
-        into.extend_from_slice(&self.mask.masked(value));
+        append(into, &self.mask.masked(value));
     }
+}
+
+/// Keeps a value, or as much of it as is at most [`MAX_FIELD_BYTES`] when escaped; what is left out is
+/// written with three dots, as everything is ASCII here.
+fn append(into: &mut Vec<u8>, value: &[u8]) {
+    if value.len() <= MAX_FIELD_BYTES && is_plain(value) {
+        return into.extend_from_slice(value);
+    }
+    let mut size = 0;
+    let fits = |byte: &u8| {
+        size += if is_escaped(*byte) { 4 } else { 1 };
+        size <= MAX_FIELD_BYTES
+    };
+    let taken = value.iter().copied().take_while(fits).count();
+    into.extend_from_slice(value.get(..taken).unwrap_or_default());
+    if taken < value.len() {
+        let _ = write!(into, "...+{}", value.len() - taken);
+    }
+}
+
+/// Whether nginx escapes it: quote, backslash and what is not printable ASCII.
+fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f..=0xff)
 }
 
 /// A value as nginx writes a variable: `-` if there is none.
@@ -152,11 +175,10 @@ fn escape(out: &mut Vec<u8>, value: &[u8]) {
         return out.extend_from_slice(value);
     }
     for byte in value {
-        match byte {
-            b'"' | b'\\' | 0..=0x1f | 0x7f..=0xff => {
-                let _ = write!(out, "\\x{byte:02X}");
-            }
-            _ => out.push(*byte),
+        if is_escaped(*byte) {
+            let _ = write!(out, "\\x{byte:02X}");
+        } else {
+            out.push(*byte);
         }
     }
 }

@@ -11,11 +11,14 @@ use std::time::Duration;
 use crate::telemetry::mask::Mask;
 use crate::telemetry::stamp::Stamp;
 
-use super::json::{millis, string};
-use super::{Key, Line};
+use super::json::{field, millis};
+use super::{Key, Line, MAX_FIELD_BYTES};
 
 /// The version whose names these are.
 const VERSION: &str = "8.11.0";
+
+/// Bytes of a field that are repeated in the message, at most.
+const MAX_MESSAGE_WORD: usize = 256;
 
 /// See the module.
 pub struct Ecs<'a> {
@@ -47,7 +50,7 @@ impl<'a> Ecs<'a> {
         let failed = self.status == 0 || self.status >= 400 || !self.words[2].is_empty();
         let outcome = if failed { "failure" } else { "success" };
         let _ = write!(self.out, "\"event.outcome\":\"{outcome}\",\"message\":\"");
-        let [method, path, reason] = self.words;
+        let [method, path, reason] = self.words.clone().map(|word| self.cut(word));
         for word in [method, path] {
             if !word.is_empty() {
                 self.out.extend_from_within(word);
@@ -62,11 +65,35 @@ impl<'a> Ecs<'a> {
         self.out.extend_from_slice(b"\"}");
     }
 
+    /// The beginning of an escaped word, short enough for the message; cut between two characters.
+    fn cut(&self, word: Range<usize>) -> Range<usize> {
+        let text = self.out.get(word.clone()).unwrap_or_default();
+        if text.len() <= MAX_MESSAGE_WORD {
+            return word;
+        }
+        let mut end = 0;
+        while let Some(byte) = text.get(end) {
+            let length = match byte {
+                b'\\' if text.get(end + 1) == Some(&b'u') => 6,
+                b'\\' => 2,
+                0..=0x7f => 1,
+                0..=0xdf => 2,
+                0..=0xef => 3,
+                _ => 4,
+            };
+            if end + length > MAX_MESSAGE_WORD {
+                break;
+            }
+            end += length;
+        }
+        word.start..word.start + end
+    }
+
     /// Appends a text, and returns where it stands.
     fn put(&mut self, name: &str, value: &[u8]) -> Range<usize> {
         self.out.extend_from_slice(name.as_bytes());
         let begin = self.out.len() + 1;
-        string(self.out, value);
+        field(self.out, value);
         let end = self.out.len() - 1;
         self.out.push(b',');
         begin..end
@@ -156,6 +183,8 @@ impl Line for Ecs<'_> {
             return;
         }
         self.words[1] = written;
+        // Both together are no longer than the whole; that has the number of bytes left out.
+        let masked = masked.get(..MAX_FIELD_BYTES).unwrap_or(&masked);
         let mut parts = masked.splitn(2, |b| *b == b'?');
         self.put("\"url.path\":", parts.next().unwrap_or_default());
         if let Some(query) = parts.next() {

@@ -8,7 +8,7 @@ use crate::addr::text::{write_ip, write_socket};
 use crate::telemetry::mask::Mask;
 use crate::telemetry::stamp::Stamp;
 
-use super::{Key, Line};
+use super::{Key, Line, MAX_FIELD_BYTES};
 
 /// See the module.
 pub struct Json<'a> {
@@ -43,7 +43,7 @@ impl Line for Json<'_> {
     #[inline]
     fn text(&mut self, key: Key, value: &[u8]) {
         self.name(key);
-        string(self.out, value);
+        field(self.out, value);
         self.out.push(b',');
     }
 
@@ -89,20 +89,57 @@ pub(crate) fn string(out: &mut Vec<u8>, value: &[u8]) {
     }
     out.push(b'"');
     for c in String::from_utf8_lossy(value).chars() {
-        match c {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
-            // Also DEL and C1, which terminals obey, and the line ends of JavaScript.
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
+        escape(out, c);
+    }
+    out.push(b'"');
+}
+
+/// Appends a JSON string as [`string`] does, of at most [`MAX_FIELD_BYTES`].
+#[inline]
+pub(super) fn field(out: &mut Vec<u8>, value: &[u8]) {
+    if value.len() <= MAX_FIELD_BYTES && is_plain(value) {
+        out.push(b'"');
+        out.extend_from_slice(value);
+        out.push(b'"');
+        return;
+    }
+    shortened(out, value);
+}
+
+/// The rare case of [`field`]: something to escape, or too long.
+fn shortened(out: &mut Vec<u8>, value: &[u8]) {
+    out.push(b'"');
+    let (begin, mut taken) = (out.len(), 0);
+    for chunk in value.utf8_chunks() {
+        let invalid = (!chunk.invalid().is_empty())
+            .then_some((char::REPLACEMENT_CHARACTER, chunk.invalid().len()));
+        for (c, length) in chunk.valid().chars().map(|c| (c, c.len_utf8())).chain(invalid) {
+            let before = out.len();
+            escape(out, c);
+            if out.len() - begin > MAX_FIELD_BYTES {
+                out.truncate(before);
+                let _ = write!(out, "…+{}\"", value.len() - taken);
+                return;
             }
-            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            taken += length;
         }
     }
     out.push(b'"');
+}
+
+fn escape(out: &mut Vec<u8>, c: char) {
+    match c {
+        '"' => out.extend_from_slice(b"\\\""),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        // Also DEL and C1, which terminals obey, and the line ends of JavaScript.
+        c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        }
+        c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    }
 }
 
 /// Whether these are printable ASCII without quote and backslash, which is what most texts are. Looks

@@ -4,7 +4,8 @@
 //! [`Line`] writes them, in one of the [`Format`]s. The pair is put together by the compiler, once
 //! per event and format, so a format that skips a field costs nothing for it.
 //!
-//! In: plain values. Out: one line without its end, without control bytes, whatever came in.
+//! In: plain values. Out: one line without its end, without control bytes, whatever came in; no field
+//! of it longer than [`MAX_FIELD_BYTES`].
 
 mod combined;
 mod ecs;
@@ -21,6 +22,10 @@ pub(crate) use json::string;
 
 use super::mask::Mask;
 use super::stamp::Stamp;
+
+/// Bytes written of one field, escaped, at most; `…+N` follows with the number of bytes left out. A client
+/// must not make the log grow much faster than it sends.
+pub const MAX_FIELD_BYTES: usize = 1024;
 
 /// Something that has one line in the log.
 pub trait Event {

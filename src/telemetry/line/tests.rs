@@ -287,3 +287,39 @@ fn lines_a_second() {
         eprintln!("{format:?}: {} ns a line of {} bytes", took.as_nanos() / lines, out.len());
     }
 }
+
+#[test]
+fn no_field_is_longer_than_a_kibibyte_in_any_format() {
+    let long = |byte: &str| byte.repeat(64 * 1024 / byte.len());
+    for filler in ["x", "\"", "\\", "\u{1}", "é", "\u{2028}", "?a=b&"] {
+        let value = long(filler);
+        let mut event = request();
+        for part in &mut event.0 {
+            match part {
+                Part::Text(Key::Host | Key::Agent, text) | Part::Target(_, text) => {
+                    *text = value.clone().into_bytes();
+                }
+                _ => {}
+            }
+        }
+        for format in [Format::Json, Format::Ecs, Format::Combined] {
+            let line = written(format, &event);
+            assert!(line.len() < 7 * 1024, "{format:?} {filler:?}: {} bytes", line.len());
+            if format == Format::Combined {
+                let (_, left) = line.trim_end_matches('"').rsplit_once("...+").unwrap();
+                assert!(left.parse::<usize>().unwrap() >= value.len() - MAX_FIELD_BYTES);
+                continue;
+            }
+            let object: Value = serde_json::from_str(&line).unwrap();
+            let agent = object["user_agent"].as_str().or(object["user_agent.original"].as_str());
+            let (kept, left) = agent.unwrap().rsplit_once("…+").unwrap();
+            assert_eq!(kept.len() + left.parse::<usize>().unwrap(), value.len());
+        }
+    }
+    let exact = "y".repeat(MAX_FIELD_BYTES);
+    let line = written(Format::Json, &Told(vec![text(Key::Agent, &exact)]));
+    assert!(line.contains(&format!("\"{exact}\"")));
+    let bytes = [b"z".repeat(MAX_FIELD_BYTES - 1), vec![0xff, 0xff]].concat();
+    let line = written(Format::Json, &Told(vec![Part::Text(Key::Agent, bytes)]));
+    assert!(line.ends_with("z…+2\"}"), "{line}");
+}
