@@ -58,6 +58,7 @@ impl Service {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
+            .env("APP_GATEWAY_ALLOW_ROOT", "1")
             .env("NOTIFY_SOCKET", self.dir.path().join("notify"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

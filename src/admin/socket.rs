@@ -8,7 +8,7 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown,
 };
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -114,6 +114,29 @@ pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<Socket>, Sock
                 );
             }
             Ok(None)
+        }
+    }
+}
+
+/// As root, before another user runs the gateway: sees to it that this user can have a socket in the usual
+/// place. What fails here is said when the socket is opened.
+pub fn prepare(wish: &AdminSocket, directory: &Path, (uid, gid): (u32, u32)) {
+    if !matches!(wish, AdminSocket::Usual) {
+        return;
+    }
+    let system = Path::new(SYSTEM);
+    let made = DirBuilder::new().mode(0o755).create(system).is_ok();
+    let is_root = |path: &Path| {
+        fs::symlink_metadata(path).is_ok_and(|there| there.is_dir() && there.uid() == 0)
+    };
+    if made || is_root(system) {
+        let _ = chown(system, Some(uid), Some(gid));
+    }
+    // A root gateway that was killed has left one that this user may not even ask.
+    for path in usual(directory).into_iter().filter(|path| path.starts_with(system)) {
+        let refused = UnixStream::connect(&path).err().map(|error| error.kind());
+        if refused == Some(io::ErrorKind::ConnectionRefused) {
+            let _ = fs::remove_file(&path);
         }
     }
 }

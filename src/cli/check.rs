@@ -6,15 +6,20 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::config::problem::{Problem, Sources};
-use crate::config::{self, Refused};
+use crate::config::{self, Loaded, Refused};
 use crate::generation::{self, Generation, Served};
 use crate::message::Reason;
+use crate::supervisor::privileges::{self, Account};
 use crate::telemetry::Metrics;
 use crate::tls;
 
 use super::{Format, colour, environment, say, say_wrong};
 
 pub(super) fn check(directory: &Path, format: Format) -> ExitCode {
+    if let Err(message) = become_user(directory) {
+        say_wrong(&message);
+        return ExitCode::FAILURE;
+    }
     match (examine(directory), format) {
         (Examined { generation: Some(generation), problems, .. }, Format::Text) => {
             draw(&generation.config.sources, &problems);
@@ -40,6 +45,21 @@ pub(super) fn check(directory: &Path, format: Format) -> ExitCode {
             if generation.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// As root, goes on as the user that `run` would go on as: what that user cannot read is a problem, and root
+/// would not notice. Then this does not return.
+///
+/// # Errors
+///
+/// Why that user cannot be had, in words.
+fn become_user(directory: &Path) -> Result<(), String> {
+    if !privileges::is_unwanted_root() {
+        return Ok(());
+    }
+    let Ok(Loaded { config, .. }) = config::load(directory, &environment) else { return Ok(()) };
+    let Some(user) = &config.gateway.user else { return Ok(()) };
+    Err(Account::find(user)?.execute(std::env::args_os()))
 }
 
 struct Examined {

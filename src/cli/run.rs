@@ -4,23 +4,54 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::admin::socket;
 use crate::config::problem::{Problem, Sources};
 use crate::config::{self, Config, Loaded, Refused, Verify};
 use crate::generation::{Generation, compile, load};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
+use crate::supervisor::privileges::{self, Account};
 use crate::supervisor::watch::Watch;
 use crate::supervisor::{End, Gateway, Inheritance, Origin, Program, start};
 use crate::telemetry::{Metrics, Voice};
 use crate::tls;
 
-use super::{EX_CONFIG, check, colour, environment};
+use super::{EX_CONFIG, check, colour, environment, say_wrong};
 
 pub(super) fn run(directory: &Path) -> ExitCode {
+    // Before there is another thread.
+    if let Err(message) = leave_root(directory) {
+        say_wrong(&message);
+        return ExitCode::from(EX_CONFIG);
+    }
     let voice = Voice::raise();
     let code = start_from(directory, &voice);
     voice.finish();
     code
+}
+
+/// Sees to it that root does not run the gateway, unless the configuration wants that. As another user the
+/// program begins anew, and this does not return.
+///
+/// # Errors
+///
+/// Why it cannot run, in words.
+pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
+    if !privileges::is_unwanted_root() {
+        return Ok(());
+    }
+    // What is wrong with the configuration is said where it is loaded again.
+    let Ok(Loaded { config, .. }) = config::load(directory, &environment) else { return Ok(()) };
+    match &config.gateway.user {
+        Some(user) => {
+            let failed = |error| format!("app-gateway does not start: {error}");
+            let account = Account::find(user).map_err(failed)?;
+            socket::prepare(&config.socket, directory, account.owner());
+            Err(failed(account.execute(std::env::args_os())))
+        }
+        None if config.gateway.allow_root => Ok(()),
+        None => Err(privileges::refusal(directory)),
+    }
 }
 
 fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
@@ -196,6 +227,9 @@ fn announce_listeners(generation: &Generation) {
 /// Logs what is about to be served, and loudly what is not safe.
 fn announce(generation: &Generation) {
     tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
+    if generation.config.gateway.allow_root && rustix::process::geteuid().is_root() {
+        tracing::warn!("runs as root (`allow-root`): whoever gets hold of this process has this host");
+    }
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {
             tracing::warn!(

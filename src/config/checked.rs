@@ -104,6 +104,10 @@ pub struct Gateway {
     pub resolve_every: Duration,
     /// How long connections are still taken after readiness is gone. Default 0.
     pub drain_delay: Duration,
+    /// User to run as when started as root: `USER` or `USER:GROUP`, by name or number.
+    pub user: Option<String>,
+    /// Whether root may run it. Default false.
+    pub allow_root: bool,
     /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
     pub upgrade_timeout: Duration,
 }

@@ -145,6 +145,12 @@ pub struct GatewayFile {
     /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer
     /// in front can send them elsewhere first, e.g. `"5s"`. Default `"0s"`.
     pub drain_delay: Maybe<String>,
+    /// User to run as when started as root: `"USER"` or `"USER:GROUP"`, by name or number. Ports below 1024
+    /// can still be bound, also by a reload; files are read as this user from the start. Default: none; then
+    /// a start as root is refused.
+    pub user: Maybe<String>,
+    /// Run as root when started as root and `user` is not set. Default false.
+    pub allow_root: Maybe<bool>,
     /// After an upgrade in place, how long the old process keeps the WebSockets it has, e.g.
     /// `"12h"`. Then it drains. Default `"12h"`.
     pub upgrade_timeout: Maybe<String>,

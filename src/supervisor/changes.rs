@@ -31,6 +31,7 @@ impl Fixed {
         Self(vec![
             ("gateway", "workers", config.gateway.workers.to_string()),
             ("gateway", "recent-requests", config.gateway.recent_requests.to_string()),
+            ("gateway", "user", config.gateway.user.clone().unwrap_or_else(|| "none".to_owned())),
             ("admin", "listen", listen),
             ("admin", "socket", socket),
         ])

@@ -20,6 +20,7 @@ mod posts;
 mod reload;
 mod shifts;
 mod signals;
+pub mod privileges;
 pub mod start;
 mod succession;
 mod systemd;

@@ -93,6 +93,7 @@ impl World {
         let places = Places { dir: dir.path(), address, listen, admin, origin: &origin };
         fs::write(dir.path().join("gateway.toml"), places.written(&setup)).unwrap();
         let gateway = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
+            .env("APP_GATEWAY_ALLOW_ROOT", "1")
             .args(["run", "-c"])
             .arg(dir.path())
             .stdin(Stdio::null())

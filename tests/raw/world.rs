@@ -161,6 +161,7 @@ impl World {
             File::create(dir.path().join("stderr")).unwrap()
         };
         let gateway = command
+            .env("APP_GATEWAY_ALLOW_ROOT", "1")
             .args(["run", "-c"])
             .arg(dir.path())
             .stdin(Stdio::null())

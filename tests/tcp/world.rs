@@ -62,6 +62,7 @@ impl World {
         let mut world = Self { gateway: idle, dir, listen, admin };
         world.write(text);
         world.gateway = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
+            .env("APP_GATEWAY_ALLOW_ROOT", "1")
             .args(["run", "-c"])
             .arg(world.dir.path())
             .stdin(Stdio::null())

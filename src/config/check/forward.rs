@@ -50,7 +50,7 @@ impl Check<'_> {
         self.file = main.place.file;
         let users = body.users_file.as_ref().and_then(|written| {
             let place = self.place(written);
-            let file = self.readable(written, "users file");
+            let file = self.secret(written, "users file");
             self.noted(file).map(|file| UsersFile { file, place })
         });
         let hosts = self.pinned_hosts(body.hosts.as_ref());

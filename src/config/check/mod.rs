@@ -311,6 +311,8 @@ impl Check<'_> {
             ticket_epoch: self.duration(body.ticket_epoch.as_ref(), EPOCH, EPOCHS),
             resolve_every: self.duration(body.resolve_every.as_ref(), RESOLVE, RESOLVES),
             reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
+            user: self.user(body.user.as_ref()),
+            allow_root: body.allow_root.as_ref().is_some_and(|on| on.value),
             drain_delay: self.duration(
                 body.drain_delay.as_ref(),
                 Duration::ZERO,
@@ -322,6 +324,22 @@ impl Check<'_> {
                 Duration::ZERO..=value::HOURS_24,
             ),
         }
+    }
+
+    /// The user to run as, if it can be one.
+    fn user(&mut self, written: Option<&Written<String>>) -> Option<String> {
+        let written = written?;
+        let (user, group) = written.value.split_once(':').unwrap_or((&written.value, "-"));
+        if user.is_empty() || group.is_empty() || matches!(user, "root" | "0") {
+            let message = format!("`{}` cannot be the user to run as", written.value);
+            self.found.push(
+                Problem::error("gateway.user", self.place(written), message)
+                    .with_label("a user of this host, or USER:GROUP; by name or number")
+                    .with_help("to run as root all the same, write `allow-root = true` instead"),
+            );
+            return None;
+        }
+        Some(written.value.clone())
     }
 
     fn admin(&mut self, items: &[Item<AdminFile>]) -> Option<Admin> {
@@ -419,7 +437,7 @@ impl Check<'_> {
         }
         let pairs = list.value.iter().map(|pair| {
             let chain = self.readable(&pair.chain, "certificate chain");
-            let key = self.readable(&pair.key, "private key");
+            let key = self.secret(&pair.key, "private key");
             let (chain_place, key_place) = (self.place(&pair.chain), self.place(&pair.key));
             Some(CertificatePair { chain: chain?, chain_place, key: key?, key_place })
         });

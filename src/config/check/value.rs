@@ -3,10 +3,11 @@
 //! In: a value as written, its default and its bounds. Out: the value; the default where a problem
 //! was found, so that the check can go on. Never: clamps a value silently.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -236,6 +237,64 @@ impl Check<'_> {
         let problem = Problem::error("file.unreadable", place, message);
         self.found.push(problem.with_label(failure).with_help(help));
         None
+    }
+
+    /// As [`Check::readable`], for a file with a secret in it: other users of this host may neither
+    /// change it nor, as a warning, read it.
+    pub(super) fn secret(&mut self, written: &Written<String>, what: &str) -> Option<PathBuf> {
+        let path = self.readable(written, what)?;
+        let (place, shown) = (self.place(written), path.display());
+        match Others::of(&path) {
+            Others::Nothing => {}
+            Others::Read => self.found.push(
+                Problem::warning(
+                    "file.readable-by-others",
+                    place,
+                    format!("anyone on this host can read the {what} `{shown}`"),
+                )
+                .with_label("named here")
+                .with_help(
+                    "`chmod 640` or `600` it; its owner or group is that of the user the gateway runs as",
+                ),
+            ),
+            Others::Write => {
+                self.found.push(
+                    Problem::error(
+                        "file.writable-by-others",
+                        place,
+                        format!("anyone on this host can change the {what} `{shown}`"),
+                    )
+                    .with_label("named here")
+                    .with_help("take it as known to others and make a new one; `chmod 640` or `600` that"),
+                );
+                return None;
+            }
+        }
+        Some(path)
+    }
+}
+
+/// Permissions of other users of this host on a file that they can reach.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Others {
+    Nothing,
+    Read,
+    Write,
+}
+
+impl Others {
+    fn of(path: &Path) -> Self {
+        let mode = |path: &Path| fs::metadata(path).map_or(0, |there| there.permissions().mode());
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // A directory on the way that others may not enter protects what is in it.
+        if real.ancestors().skip(1).any(|above| mode(above) & 0o001 == 0) {
+            return Self::Nothing;
+        }
+        match mode(&real) {
+            mode if mode & 0o002 != 0 => Self::Write,
+            mode if mode & 0o004 != 0 => Self::Read,
+            _ => Self::Nothing,
+        }
     }
 }
 

@@ -3,6 +3,9 @@
 import { spawn } from 'node:child_process';
 import { inTime } from './wait.mjs';
 
+// Tests may run as root, and so may the gateways they start.
+process.env.APP_GATEWAY_ALLOW_ROOT ??= '1';
+
 // A test process that ends, however it ends, leaves no programs behind.
 const children = new Set();
 process.on('exit', () => { for (const child of children) child.kill('SIGKILL'); });

@@ -60,7 +60,7 @@ impl Check<'_> {
         let all = endpoints.iter().all(Option::is_some);
         let endpoints = self.kept(endpoints);
         let credentials = file.credentials_file.as_ref().and_then(|written| {
-            let path = self.readable(written, "credentials file");
+            let path = self.secret(written, "credentials file");
             Some((self.noted(path)?, self.place(written)))
         });
         let verify = match &file.ca_file {
