@@ -137,7 +137,11 @@ fn root_does_not_run_it_without_a_word() {
     place.write("", &[8080]);
     let refused = place.does("run");
     assert_eq!(refused.status.code(), Some(78));
-    assert!(text(&refused).contains("app-gateway does not run as root: set `user`"), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("app-gateway does not run as root: set `user`"),
+        "{}",
+        text(&refused)
+    );
     place.write("allow-root = true", &[8080]);
     let running = Running::start(&place);
     assert!(redirects((place.address, 8080).into()));
@@ -229,7 +233,9 @@ fn a_key_that_others_can_change_is_refused_and_one_they_can_read_is_warned_of() 
     let said = |path: &Path, mode: u32| {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         match app_gateway::config::load(&config, &|_| None) {
-            Ok(loaded) => app_gateway::config::draw(&loaded.config.sources, &loaded.warnings, false),
+            Ok(loaded) => {
+                app_gateway::config::draw(&loaded.config.sources, &loaded.warnings, false)
+            }
             Err(refused) => app_gateway::config::draw(&refused.sources, &refused.problems, false),
         }
     };

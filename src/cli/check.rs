@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::config::problem::{Problem, Sources};
-use crate::config::{self, Loaded, Refused};
+use crate::config::{self, Loaded, Refused, RootPolicy};
 use crate::generation::{self, Generation, Served};
 use crate::message::Reason;
 use crate::supervisor::privileges::{self, Account};
@@ -58,7 +58,7 @@ fn become_user(directory: &Path) -> Result<(), String> {
         return Ok(());
     }
     let Ok(Loaded { config, .. }) = config::load(directory, &environment) else { return Ok(()) };
-    let Some(user) = &config.gateway.user else { return Ok(()) };
+    let RootPolicy::RunAs(user) = &config.gateway.root else { return Ok(()) };
     Err(Account::find(user)?.execute(std::env::args_os()))
 }
 

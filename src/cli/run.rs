@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::admin::socket;
 use crate::config::problem::{Problem, Sources};
-use crate::config::{self, Config, Loaded, Refused, Verify};
+use crate::config::{self, Config, Loaded, Refused, RootPolicy, Verify};
 use crate::generation::{Generation, compile, load};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
@@ -42,15 +42,15 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
     }
     // What is wrong with the configuration is said where it is loaded again.
     let Ok(Loaded { config, .. }) = config::load(directory, &environment) else { return Ok(()) };
-    match &config.gateway.user {
-        Some(user) => {
+    match &config.gateway.root {
+        RootPolicy::RunAs(user) => {
             let failed = |error| format!("app-gateway does not start: {error}");
             let account = Account::find(user).map_err(failed)?;
             socket::prepare(&config.socket, directory, account.owner());
             Err(failed(account.execute(std::env::args_os())))
         }
-        None if config.gateway.allow_root => Ok(()),
-        None => Err(privileges::refusal(directory)),
+        RootPolicy::Allow => Ok(()),
+        RootPolicy::Refuse => Err(privileges::refusal(directory)),
     }
 }
 
@@ -227,8 +227,11 @@ fn announce_listeners(generation: &Generation) {
 /// Logs what is about to be served, and loudly what is not safe.
 fn announce(generation: &Generation) {
     tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
-    if generation.config.gateway.allow_root && rustix::process::geteuid().is_root() {
-        tracing::warn!("runs as root (`allow-root`): whoever gets hold of this process has this host");
+    let allowed = generation.config.gateway.root == RootPolicy::Allow;
+    if allowed && rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "runs as root (`allow-root`): whoever gets hold of this process has this host"
+        );
     }
     for upstream in &generation.config.upstreams {
         if let Verify::None { place } = upstream.verify {

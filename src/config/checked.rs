@@ -33,7 +33,6 @@ pub use doctor::{Doctor, Target};
 pub use drift::Drift;
 pub use forward::*;
 pub use limits::{Limits, Timeouts};
-
 pub use log::*;
 pub use self_test::SelfTest;
 pub use tcp::*;
@@ -104,12 +103,22 @@ pub struct Gateway {
     pub resolve_every: Duration,
     /// How long connections are still taken after readiness is gone. Default 0.
     pub drain_delay: Duration,
-    /// User to run as when started as root: `USER` or `USER:GROUP`, by name or number.
-    pub user: Option<String>,
-    /// Whether root may run it. Default false.
-    pub allow_root: bool,
+    /// Start as root.
+    pub root: RootPolicy,
     /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
     pub upgrade_timeout: Duration,
+}
+
+/// Start as root: what becomes of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum RootPolicy {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The gateway stays root.
+    Allow,
+    /// The gateway goes on as this user: `USER` or `USER:GROUP`, by name or number.
+    RunAs(String),
 }
 
 /// A file, and where it is named.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::admin::report::{Change, How, Key, Means, Open};
 use crate::config::outline::{Item, Name, Value};
 use crate::config::problem::Lines;
-use crate::config::{AdminSocket, Config};
+use crate::config::{AdminSocket, Config, RootPolicy};
 use crate::generation::Generation;
 use crate::units::{display_hex, display_timestamp};
 
@@ -28,10 +28,14 @@ impl Fixed {
         };
         let listen =
             config.admin.as_ref().map_or("none".to_owned(), |admin| admin.listen.to_string());
+        let user = match &config.gateway.root {
+            RootPolicy::RunAs(user) => user.clone(),
+            RootPolicy::Refuse | RootPolicy::Allow => "none".to_owned(),
+        };
         Self(vec![
             ("gateway", "workers", config.gateway.workers.to_string()),
             ("gateway", "recent-requests", config.gateway.recent_requests.to_string()),
-            ("gateway", "user", config.gateway.user.clone().unwrap_or_else(|| "none".to_owned())),
+            ("gateway", "user", user),
             ("admin", "listen", listen),
             ("admin", "socket", socket),
         ])

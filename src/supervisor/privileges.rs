@@ -62,9 +62,10 @@ impl Account {
         let gid = match (wanted, known) {
             (Some(wanted), _) => {
                 let found = groups.iter().find(|fields| fields[0] == wanted);
-                found.map_or(wanted, |fields| fields[2]).parse().map_err(|_| {
-                    format!("there is no group `{wanted}` in /etc/group")
-                })?
+                found
+                    .map_or(wanted, |fields| fields[2])
+                    .parse()
+                    .map_err(|_| format!("there is no group `{wanted}` in /etc/group"))?
             }
             (None, Some(fields)) => {
                 fields[3].parse().map_err(|_| format!("the group of user `{user}` is unknown"))?
@@ -154,7 +155,8 @@ pub fn refusal(directory: &Path) -> String {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nedge:x:998:997::/:/usr/sbin/nologin\n# odd\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nedge:x:998:997::/:/usr/sbin/nologin\n# odd\n";
     const GROUP: &str = "root:x:0:\nedge:x:997:\nssl-cert:x:110:postgres,edge\nadm:x:4:\n";
 
     #[test]
@@ -164,7 +166,10 @@ mod tests {
         assert_eq!(find("edge").unwrap(), edge);
         assert_eq!(find("998").unwrap(), edge);
         assert_eq!(find("edge:adm").unwrap().groups, [4, 110]);
-        assert_eq!(find("10001:10001").unwrap(), Account { uid: 10001, gid: 10001, groups: vec![10001] });
+        assert_eq!(
+            find("10001:10001").unwrap(),
+            Account { uid: 10001, gid: 10001, groups: vec![10001] }
+        );
         for (written, why) in [
             ("nobody", "no user `nobody`"),
             ("10001", "write USER:GROUP"),

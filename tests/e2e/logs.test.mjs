@@ -241,7 +241,7 @@ describe('a disk that is full or slow', { skip }, () => {
     const pipe = join(place(), 'pipe');
     assert.equal((await run('mkfifo', [pipe])).code, 0);
     const gateway = await open(t, pipe);
-    let requests = await many(gateway, 600, { path: long(8000) });
+    let requests = await many(gateway, 2500, { path: long(8000) });
     await until('losses', async () => (await gateway.dropped()) > 0);
     await until('the bad news', () => gateway.said('does not keep up') === 1);
     // Somebody reads again.

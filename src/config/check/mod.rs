@@ -30,7 +30,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::checked::{
-    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, NamedFile, Tcp, is_loopback,
+    Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, NamedFile, RootPolicy, Tcp,
+    is_loopback,
 };
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
 use super::outline::Outline;
@@ -311,8 +312,11 @@ impl Check<'_> {
             ticket_epoch: self.duration(body.ticket_epoch.as_ref(), EPOCH, EPOCHS),
             resolve_every: self.duration(body.resolve_every.as_ref(), RESOLVE, RESOLVES),
             reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
-            user: self.user(body.user.as_ref()),
-            allow_root: body.allow_root.as_ref().is_some_and(|on| on.value),
+            root: match self.user(body.user.as_ref()) {
+                Some(user) => RootPolicy::RunAs(user),
+                None if body.allow_root.as_ref().is_some_and(|on| on.value) => RootPolicy::Allow,
+                None => RootPolicy::Refuse,
+            },
             drain_delay: self.duration(
                 body.drain_delay.as_ref(),
                 Duration::ZERO,
