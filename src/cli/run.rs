@@ -86,6 +86,13 @@ fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
             return ExitCode::from(EX_CONFIG);
         }
     };
+    // The files may have become whole since this was asked.
+    if privileges::is_unwanted_root() && config.gateway.root != RootPolicy::Allow {
+        let said = privileges::refusal(directory);
+        inheritance.refuse(&said);
+        voice.say(&said);
+        return ExitCode::from(EX_CONFIG);
+    }
     let origin = Origin {
         directory: directory.to_owned(),
         environment: Arc::new(environment),
