@@ -24,6 +24,13 @@ fn corpus_env(name: &str) -> Option<String> {
     }
 }
 
+/// A checkout makes every file readable for everybody, which most cases are not about.
+fn protect_secrets() {
+    for file in secrets(Path::new("tests/check")) {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap();
+    }
+}
+
 /// The files of the corpus that are neither configuration nor golden.
 fn secrets(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -41,10 +48,7 @@ fn secrets(directory: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_mistake_is_explained() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    // A checkout makes every file readable for everybody, which is not what is tried here.
-    for file in secrets(Path::new("tests/check")) {
-        fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap();
-    }
+    protect_secrets();
     let mut wrong = Vec::new();
     let mut cases: Vec<PathBuf> =
         fs::read_dir("tests/check").unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -83,6 +87,7 @@ fn a_missing_directory_is_explained() {
 
 #[test]
 fn colour_changes_nothing_but_the_colour() {
+    protect_secrets();
     let refused = config::load(Path::new("tests/check/route-path"), &corpus_env).unwrap_err();
     let coloured = config::draw(&refused.sources, &refused.problems, true);
     assert!(coloured.contains("\u{1b}["));
