@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
+use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -54,12 +55,13 @@ impl Place {
 
     fn write(&self, gateway: &str, ports: &[u16]) {
         let (socket, address) = (self.dir.path().join("run/admin.sock"), self.address);
-        let listeners: String = ports
-            .iter()
-            .map(|port| {
-                format!("[[profile.edge.listener]]\nlisten = \"{address}:{port}\"\nredirect-to-https = 443\n\n")
-            })
-            .collect();
+        let mut listeners = String::new();
+        for port in ports {
+            let _ = write!(
+                listeners,
+                "[[profile.edge.listener]]\nlisten = \"{address}:{port}\"\nredirect-to-https = 443\n\n"
+            );
+        }
         let text = format!(
             "[gateway]\nworkers = 2\naccess-log = \"off\"\nreload-on-change = false\n{gateway}\n\n\
              [admin]\nsocket = \"{}\"\n\n[profile.edge]\n\n{listeners}\
