@@ -80,6 +80,7 @@ pub struct Names {
 }
 
 /// What a listener serves.
+#[expect(clippy::large_enum_variant, reason = "there is one per listener")]
 pub enum Served {
     /// Routes.
     Routes {

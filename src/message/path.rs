@@ -450,7 +450,7 @@ mod tests {
             let bare = path.strip_suffix('/').unwrap_or(&path);
             if is_canonical(bare.as_bytes()) {
                 let mut slow = bare.to_owned();
-                slow.push_str("?");
+                slow.push('?');
                 proptest::prop_assert_eq!(&*canonical(slow.as_bytes()), bare.as_bytes());
             }
         }
