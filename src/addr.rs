@@ -11,7 +11,7 @@ pub mod text;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-pub use destination::{BadDestination, Destination, Host, Name};
+pub use destination::{Destination, DestinationError, Host, HostName};
 pub use pattern::Pattern;
 
 /// The address a client connected from: the TCP peer of an accepted connection.

@@ -1,6 +1,6 @@
 //! Base64 with the standard alphabet (RFC 4648 section 4).
 
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The text for `bytes`, padded.
 #[must_use]
@@ -10,7 +10,7 @@ pub fn encode(bytes: &[u8]) -> String {
         let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
         let bits = bits << (8 * (3 - group.len()));
         for place in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
+            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
             out.push(if place <= group.len() { char::from(digit) } else { '=' });
         }
     }

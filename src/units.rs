@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Units of time, longest first, with their length in milliseconds. `min` before `m`: what we
 /// print is the first that fits.
-const TIME: [(&str, u64); 6] =
+const TIME_UNITS: [(&str, u64); 6] =
     [("d", DAY), ("h", 3_600_000), ("min", 60_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A day in milliseconds.
@@ -23,7 +23,7 @@ pub const UNLIMITED: &str = "unlimited";
 pub const FOREVER: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// Units of size, largest first, with their length in bytes.
-const SIZE: [(&str, u64); 7] = [
+const SIZE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
     ("MiB", 1 << 20),
@@ -45,7 +45,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if unit.is_empty() {
         return Err(format!("`{text}` has no unit; write `{number}s` for seconds"));
     }
-    let Some((_, millis)) = TIME.iter().find(|(name, _)| *name == unit) else {
+    let Some((_, millis)) = TIME_UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(format!(
             "`{unit}` is not a unit of time; use ms, s, min, h or d, one number and one unit"
         ));
@@ -63,7 +63,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text).ok_or_else(|| {
         format!("`{text}` is not a size; write one number and one unit, like `10MiB` or `64KiB`")
     })?;
-    let exact = SIZE.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B");
+    let exact =
+        SIZE_UNITS.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B");
     let Some((_, bytes)) = exact else {
         return Err(match unit.chars().next().map(|first| first.to_ascii_uppercase()) {
             // nginx's `10m` and everyone's `10mb`: the meaning is clear, the spelling is not ours.
@@ -87,7 +88,7 @@ pub fn display_duration(duration: Duration) -> String {
         0 => "0s".to_owned(),
         _ if duration >= FOREVER => UNLIMITED.to_owned(),
         DAY => "24h".to_owned(),
-        _ => display(millis, &TIME),
+        _ => display(millis, &TIME_UNITS),
     }
 }
 
@@ -110,7 +111,7 @@ pub fn display_size(bytes: u64) -> String {
     match bytes {
         0 => "0B".to_owned(),
         u64::MAX => UNLIMITED.to_owned(),
-        _ => display(bytes, &SIZE),
+        _ => display(bytes, &SIZE_UNITS),
     }
 }
 

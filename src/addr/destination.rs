@@ -12,10 +12,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Longest name, in bytes, without the trailing dot (RFC 1035 section 2.3.4, as text).
-const LONGEST_NAME: usize = 253;
+const MAX_NAME_LEN: usize = 253;
 
 /// Longest authority: a name, its trailing dot, a colon, five digits.
-const LONGEST: usize = LONGEST_NAME + 1 + 1 + 5;
+const MAX_AUTHORITY_LEN: usize = MAX_NAME_LEN + 1 + 1 + 5;
 
 /// A host and a port to connect to.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -30,23 +30,23 @@ pub struct Destination {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Host {
     /// A name, to be looked up.
-    Name(Name),
+    Name(HostName),
     /// An address written as such.
     Addr(IpAddr),
 }
 
 /// A host name: ASCII, lower case, without trailing dot, and not a number in any notation.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Name(Box<str>);
+pub struct HostName(Box<str>);
 
 /// Why something is no destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BadDestination {
+pub enum DestinationError {
     /// There is nothing, or nothing before the port.
     #[error("the host is missing")]
     Empty,
     /// Longer than any name and port.
-    #[error("it is longer than any host name ({LONGEST_NAME} bytes)")]
+    #[error("it is longer than any host name ({MAX_NAME_LEN} bytes)")]
     TooLong,
     /// CR, LF, NUL, tab and their kind.
     #[error("there is a control character in it")]
@@ -95,23 +95,23 @@ impl Destination {
     /// # Errors
     ///
     /// Which rule it breaks.
-    pub fn parse(authority: &[u8], default: Option<u16>) -> Result<Self, BadDestination> {
+    pub fn parse(authority: &[u8], default: Option<u16>) -> Result<Self, DestinationError> {
         if authority.is_empty() {
-            return Err(BadDestination::Empty);
+            return Err(DestinationError::Empty);
         }
-        if authority.len() > LONGEST {
-            return Err(BadDestination::TooLong);
+        if authority.len() > MAX_AUTHORITY_LEN {
+            return Err(DestinationError::TooLong);
         }
         let text = plain(authority)?;
         let (host, port) = split(text)?;
         let host = if text.starts_with('[') {
-            let ip: Ipv6Addr = host.parse().map_err(|_| BadDestination::Brackets)?;
+            let ip: Ipv6Addr = host.parse().map_err(|_| DestinationError::Brackets)?;
             Host::Addr(IpAddr::V6(ip))
         } else {
             Host::parse(host)?
         };
         let port = match port {
-            None | Some("") => default.ok_or(BadDestination::NoPort)?,
+            None | Some("") => default.ok_or(DestinationError::NoPort)?,
             Some(digits) => port_number(digits)?,
         };
         Ok(Self { host, port })
@@ -120,16 +120,16 @@ impl Destination {
 
 impl Host {
     /// Reads a name or an IPv4 address.
-    fn parse(text: &str) -> Result<Self, BadDestination> {
+    fn parse(text: &str) -> Result<Self, DestinationError> {
         match text.parse::<Ipv4Addr>() {
             Ok(ip) => Ok(Self::Addr(IpAddr::V4(ip))),
-            Err(_) => Name::parse(text).map(Self::Name),
+            Err(_) => HostName::parse(text).map(Self::Name),
         }
     }
 
     /// The name, if it is one.
     #[must_use]
-    pub const fn name(&self) -> Option<&Name> {
+    pub const fn name(&self) -> Option<&HostName> {
         match self {
             Self::Name(name) => Some(name),
             Self::Addr(_) => None,
@@ -137,36 +137,36 @@ impl Host {
     }
 }
 
-impl Name {
+impl HostName {
     /// Reads a name; case is folded and one trailing dot taken off.
     ///
     /// # Errors
     ///
     /// Which rule it breaks.
-    pub fn parse(text: &str) -> Result<Self, BadDestination> {
+    pub fn parse(text: &str) -> Result<Self, DestinationError> {
         let text = plain(text.as_bytes())?;
         let bare = text.strip_suffix('.').unwrap_or(text);
         if bare.is_empty() {
             return Err(if text.is_empty() {
-                BadDestination::Empty
+                DestinationError::Empty
             } else {
-                BadDestination::Label
+                DestinationError::Label
             });
         }
-        if bare.len() > LONGEST_NAME {
-            return Err(BadDestination::TooLong);
+        if bare.len() > MAX_NAME_LEN {
+            return Err(DestinationError::TooLong);
         }
         if !bare.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            return Err(BadDestination::Character);
+            return Err(DestinationError::Character);
         }
         if bare.rsplit('.').next().is_some_and(is_number) {
-            return Err(BadDestination::Numeric);
+            return Err(DestinationError::Numeric);
         }
         let label = |label: &str| {
             (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
         };
         if !bare.split('.').all(label) {
-            return Err(BadDestination::Label);
+            return Err(DestinationError::Label);
         }
         Ok(Self(bare.to_ascii_lowercase().into_boxed_str()))
     }
@@ -185,42 +185,46 @@ impl Name {
 
 /// `bytes` as text, if there is nothing in them that no authority has. What has a reason of its own
 /// is told apart, so that the client learns what to change.
-fn plain(bytes: &[u8]) -> Result<&str, BadDestination> {
+fn plain(bytes: &[u8]) -> Result<&str, DestinationError> {
     for byte in bytes {
         match byte {
-            0..=0x1f | 0x7f => return Err(BadDestination::Control),
-            b' ' => return Err(BadDestination::Space),
-            0x80.. => return Err(BadDestination::NotAscii),
-            b'@' => return Err(BadDestination::UserInfo),
-            b'/' | b'\\' | b'?' | b'#' => return Err(BadDestination::NotAuthority),
-            b'%' => return Err(BadDestination::Percent),
+            0..=0x1f | 0x7f => return Err(DestinationError::Control),
+            b' ' => return Err(DestinationError::Space),
+            0x80.. => return Err(DestinationError::NotAscii),
+            b'@' => return Err(DestinationError::UserInfo),
+            b'/' | b'\\' | b'?' | b'#' => return Err(DestinationError::NotAuthority),
+            b'%' => return Err(DestinationError::Percent),
             _ => {}
         }
     }
-    std::str::from_utf8(bytes).map_err(|_| BadDestination::NotAscii)
+    std::str::from_utf8(bytes).map_err(|_| DestinationError::NotAscii)
 }
 
 /// Host without brackets, and port if there is a colon for one.
-fn split(text: &str) -> Result<(&str, Option<&str>), BadDestination> {
+fn split(text: &str) -> Result<(&str, Option<&str>), DestinationError> {
     if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or(BadDestination::Brackets)?;
+        let (host, rest) = rest.split_once(']').ok_or(DestinationError::Brackets)?;
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(BadDestination::Brackets),
+            None => Err(DestinationError::Brackets),
         };
     }
     match text.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(BadDestination::Brackets),
-        Some(("", _)) => Err(BadDestination::Empty),
+        Some((_, port)) if port.contains(':') => Err(DestinationError::Brackets),
+        Some(("", _)) => Err(DestinationError::Empty),
         Some((host, port)) => Ok((host, Some(port))),
         None => Ok((text, None)),
     }
 }
 
-fn port_number(digits: &str) -> Result<u16, BadDestination> {
+fn port_number(digits: &str) -> Result<u16, DestinationError> {
     let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
-    if plain { digits.parse().map_err(|_| BadDestination::Port) } else { Err(BadDestination::Port) }
+    if plain {
+        digits.parse().map_err(|_| DestinationError::Port)
+    } else {
+        Err(DestinationError::Port)
+    }
 }
 
 /// Whether resolvers and browsers take a host with this last label for an IPv4 address (the WHATWG
@@ -251,7 +255,7 @@ impl fmt::Display for Host {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -8,15 +8,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::destination::{BadDestination, Name};
+use super::destination::{DestinationError, HostName};
 
 /// Destinations, without their port.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Pattern {
     /// This name.
-    Exact(Name),
+    Exact(HostName),
     /// `*.NAME`: every name below this one, however deep; not the name itself.
-    Below(Name),
+    Below(HostName),
     /// These addresses, written as addresses. A name that resolves to one of them is another
     /// matter.
     Net(IpNet),
@@ -50,10 +50,10 @@ impl Pattern {
                 format!("`*.{suffix}` covers every name below `{suffix}`, however deep"),
             );
         }
-        match Name::parse(name) {
+        match HostName::parse(name) {
             Ok(name) if below => Ok(Self::Below(name)),
             Ok(name) => Ok(Self::Exact(name)),
-            Err(BadDestination::Numeric) => wrong(
+            Err(DestinationError::Numeric) => wrong(
                 "this is neither an address nor a name",
                 "addresses are written like `203.0.113.5` or `203.0.113.0/24`".to_owned(),
             ),

@@ -95,7 +95,7 @@ const fn v6(parts: [u16; 8], length: u8) -> Ipv6Net {
 }
 
 /// A block stands before the blocks that contain it.
-const V4: &[(Ipv4Net, Special)] = &[
+const IPV4_BLOCKS: &[(Ipv4Net, Special)] = &[
     (v4(169, 254, 169, 254, 32), Special::Metadata), // AWS, Azure, GCP, OpenStack and most others
     (v4(169, 254, 169, 253, 32), Special::Metadata), // AWS: resolver
     (v4(169, 254, 170, 2, 32), Special::Metadata),   // AWS: credentials of containers
@@ -122,7 +122,7 @@ const V4: &[(Ipv4Net, Special)] = &[
 ];
 
 /// The same for IPv6. What is not `2000::/3` has not been handed out to anybody.
-const V6: &[(Ipv6Net, Special)] = &[
+const IPV6_BLOCKS: &[(Ipv6Net, Special)] = &[
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), Special::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
     (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254], 128), Special::Metadata), // AWS
@@ -154,11 +154,11 @@ const V6: &[(Ipv6Net, Special)] = &[
 pub fn special(ip: IpAddr) -> Option<(IpNet, Special)> {
     match ip {
         IpAddr::V4(ip) => {
-            let (block, what) = V4.iter().find(|(block, _)| block.contains(&ip))?;
+            let (block, what) = IPV4_BLOCKS.iter().find(|(block, _)| block.contains(&ip))?;
             Some((IpNet::V4(*block), *what))
         }
         IpAddr::V6(ip) => {
-            let known = V6.iter().find(|(block, _)| block.contains(&ip));
+            let known = IPV6_BLOCKS.iter().find(|(block, _)| block.contains(&ip));
             let known = known.map(|(block, what)| (IpNet::V6(*block), *what));
             known.or_else(|| is_isatap(ip).then(|| (IpNet::V6(Ipv6Net::from(ip)), Special::Isatap)))
         }
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn a_block_stands_before_those_that_contain_it() {
-        let v4: Vec<_> = V4.iter().map(|(net, _)| IpNet::V4(*net)).collect();
-        let v6: Vec<_> = V6.iter().map(|(net, _)| IpNet::V6(*net)).collect();
+        let v4: Vec<_> = IPV4_BLOCKS.iter().map(|(net, _)| IpNet::V4(*net)).collect();
+        let v6: Vec<_> = IPV6_BLOCKS.iter().map(|(net, _)| IpNet::V6(*net)).collect();
         for nets in [v4, v6] {
             for (at, net) in nets.iter().enumerate() {
                 assert_eq!(net.trunc(), *net);

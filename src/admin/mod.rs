@@ -8,7 +8,8 @@
 //! Every client has a time limit for its head, its body and for reading its answer, and a listener
 //! serves a bounded number of connections.
 
-mod duty;
+pub mod egress;
+mod endpoint_state;
 mod guard;
 mod paced;
 pub mod page;
@@ -16,7 +17,6 @@ pub mod report;
 pub mod socket;
 mod traffic;
 mod verbs;
-pub mod way_out;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -45,7 +45,7 @@ use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
 
 use paced::Paced;
-use report::{Outcome, Plan, SocketIo, Status, Succession};
+use report::{Plan, ReloadOutcome, SocketIoSummary, Status, UpgradeOutcome};
 
 /// A scraper that sends its head slower than this is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,18 +54,18 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: usize = 64;
 
 /// Where Socket.IO sessions are told about; one of them below it, by the short form of its id.
-pub const SESSIONS: &str = "/socket-io/sessions";
+pub const SESSIONS_PATH: &str = "/socket-io/sessions";
 
 /// What health checks look at.
 #[derive(Debug, Default)]
-pub struct Health {
+pub struct ReadinessState {
     /// All listeners are bound and all workers serve.
     pub serving: AtomicBool,
     /// The gateway is going: no new work should come here.
     pub draining: AtomicBool,
 }
 
-impl Health {
+impl ReadinessState {
     /// Whether new work may come here, and if not, why.
     ///
     /// # Errors
@@ -80,15 +80,15 @@ impl Health {
 }
 
 /// What is asked of whoever runs the gateway, and where the answer goes.
-pub enum Ask {
+pub enum AdminCommand {
     /// Read the configuration again; undo it after this time unless it is confirmed.
-    Reload(Option<Duration>, oneshot::Sender<Outcome>),
+    Reload(Option<Duration>, oneshot::Sender<ReloadOutcome>),
     /// What waits for confirmation stays.
-    Confirm(oneshot::Sender<Outcome>),
+    Confirm(oneshot::Sender<ReloadOutcome>),
     /// What waits for confirmation is undone now.
-    Rollback(oneshot::Sender<Outcome>),
+    Rollback(oneshot::Sender<ReloadOutcome>),
     /// Start the program anew and hand over to it.
-    Upgrade(oneshot::Sender<Succession>),
+    Upgrade(oneshot::Sender<UpgradeOutcome>),
     /// What would this directory change; without one, the gateway's own.
     Plan(Option<PathBuf>, oneshot::Sender<Plan>),
 }
@@ -96,7 +96,7 @@ pub enum Ask {
 /// What the body of a question says.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct CommandOptions {
     /// To a reload: a duration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<String>,
@@ -115,11 +115,11 @@ pub struct Question {
 }
 
 /// What answers are made from.
-pub struct Desk {
+pub struct AdminApi {
     /// For scrapes.
     pub metrics: Arc<Metrics>,
     /// For health checks.
-    pub health: Arc<Health>,
+    pub health: Arc<ReadinessState>,
     /// Kept up to date by whoever runs the gateway.
     pub status: Rc<RefCell<Status>>,
     /// Those of the generation that serves.
@@ -127,13 +127,13 @@ pub struct Desk {
     /// Those of them that must be up for the gateway to be ready.
     pub needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
     /// To whoever runs the gateway.
-    pub asks: mpsc::UnboundedSender<Ask>,
+    pub asks: mpsc::UnboundedSender<AdminCommand>,
     /// For questions about the forward proxy.
-    pub way_out: way_out::WayOut,
+    pub way_out: egress::EgressViews,
     /// For questions about Socket.IO sessions.
     pub book: Rc<RefCell<Book>>,
     /// For the status page.
-    pub page: page::Page,
+    pub page: page::StatusPage,
     /// The operational log, for what it lost.
     pub voice: Voice,
     /// Opens the access log's file anew; the error is a sentence.
@@ -142,7 +142,7 @@ pub struct Desk {
 
 /// Where a question came from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Peer {
+enum CommandOrigin {
     /// The socket, from root or our own user.
     Trusted,
     /// The socket, from somebody else.
@@ -154,7 +154,7 @@ enum Peer {
 }
 
 /// Answers on the admin listener until dropped.
-pub async fn serve(listener: TcpListener, desk: Rc<Desk>) {
+pub async fn serve(listener: TcpListener, desk: Rc<AdminApi>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -163,13 +163,13 @@ pub async fn serve(listener: TcpListener, desk: Rc<Desk>) {
             continue;
         };
         let local = peer.ip().to_canonical().is_loopback();
-        let peer = if local { Peer::Local } else { Peer::Remote };
+        let peer = if local { CommandOrigin::Local } else { CommandOrigin::Remote };
         tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk), permit));
     }
 }
 
 /// Answers on the admin socket until dropped.
-pub async fn serve_socket(listener: UnixListener, desk: Rc<Desk>) {
+pub async fn serve_socket(listener: UnixListener, desk: Rc<AdminApi>) {
     let own = rustix::process::geteuid().as_raw();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -179,14 +179,18 @@ pub async fn serve_socket(listener: UnixListener, desk: Rc<Desk>) {
             continue;
         };
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
-        let peer = if known { Peer::Trusted } else { Peer::Stranger };
+        let peer = if known { CommandOrigin::Trusted } else { CommandOrigin::Stranger };
         tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk), permit));
     }
 }
 
 /// Serves a connection; its place in the listener is free again afterwards.
-async fn connection<T>(stream: T, peer: Peer, desk: Rc<Desk>, _permit: OwnedSemaphorePermit)
-where
+async fn connection<T>(
+    stream: T,
+    peer: CommandOrigin,
+    desk: Rc<AdminApi>,
+    _permit: OwnedSemaphorePermit,
+) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let answer = service_fn(|request: Request<Incoming>| {
@@ -208,7 +212,7 @@ where
 }
 
 /// The refusal of a request that does not come from where it may: see [`guard`].
-fn refusal(request: &Request<Incoming>, desk: &Desk) -> Option<Response<Full<Bytes>>> {
+fn refusal(request: &Request<Incoming>, desk: &AdminApi) -> Option<Response<Full<Bytes>>> {
     let serving = desk.page.serving();
     let config = serving.as_ref().map(|generation| &generation.config);
     if !guard::is_known_host(request.headers(), config) {
@@ -218,8 +222,12 @@ fn refusal(request: &Request<Incoming>, desk: &Desk) -> Option<Response<Full<Byt
     foreign.then(|| text(StatusCode::FORBIDDEN, guard::WRONG_ORIGIN))
 }
 
-async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response<Full<Bytes>> {
-    if peer == Peer::Stranger {
+async fn answer(
+    request: Request<Incoming>,
+    peer: CommandOrigin,
+    desk: &AdminApi,
+) -> Response<Full<Bytes>> {
+    if peer == CommandOrigin::Stranger {
         return text(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask here\n");
     }
     let path = request.uri().path().to_owned();
@@ -229,10 +237,10 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
-        path if is_private(path) && peer == Peer::Remote => {
+        path if is_private(path) && peer == CommandOrigin::Remote => {
             text(StatusCode::FORBIDDEN, "this is told on this host only\n")
         }
-        path if is_private(path) && peer == Peer::Local && !has_host(&request) => {
+        path if is_private(path) && peer == CommandOrigin::Local && !has_host(&request) => {
             text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST)
         }
         "/status" => {
@@ -246,7 +254,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
         "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
         "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
         "/metrics" => metrics(&request, desk).await,
-        path if path.starts_with(SESSIONS) => sessions(path, desk),
+        path if path.starts_with(SESSIONS_PATH) => sessions(path, desk),
         path => match desk.way_out.told(path) {
             Some(told) => json(StatusCode::OK, &told),
             None => read(path, desk),
@@ -256,8 +264,11 @@ async fn answer(request: Request<Incoming>, peer: Peer, desk: &Desk) -> Response
 
 /// Whether what is told at this path is for this host only.
 fn is_private(path: &str) -> bool {
-    path.starts_with(SESSIONS)
-        || matches!(path, "/status" | "/reloads" | "/upstreams" | way_out::TUNNELS | way_out::SEEN)
+    path.starts_with(SESSIONS_PATH)
+        || matches!(
+            path,
+            "/status" | "/reloads" | "/upstreams" | egress::TUNNELS_PATH | egress::OBSERVED_PATH
+        )
 }
 
 /// Whether a request says whom it asks, as every browser does.
@@ -266,15 +277,15 @@ fn has_host(request: &Request<Incoming>) -> bool {
 }
 
 /// How the Socket.IO sessions are, in short.
-fn socket_io(desk: &Desk) -> SocketIo {
+fn socket_io(desk: &AdminApi) -> SocketIoSummary {
     let report = desk.book.borrow().report(Instant::now());
-    SocketIo { sessions: report.counts, causes: report.causes, warnings: report.warnings }
+    SocketIoSummary { sessions: report.counts, causes: report.causes, warnings: report.warnings }
 }
 
 /// All Socket.IO sessions, or one.
-fn sessions(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
+fn sessions(path: &str, desk: &AdminApi) -> Response<Full<Bytes>> {
     let (book, now) = (desk.book.borrow(), Instant::now());
-    let named = path.strip_prefix(SESSIONS).unwrap_or_default();
+    let named = path.strip_prefix(SESSIONS_PATH).unwrap_or_default();
     if named.is_empty() {
         return json(StatusCode::OK, &book.report(now));
     }
@@ -286,12 +297,12 @@ fn sessions(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
 }
 
 /// How the upstreams are.
-fn snapshots(desk: &Desk) -> Vec<Snapshot> {
+fn snapshots(desk: &AdminApi) -> Vec<Snapshot> {
     desk.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
 }
 
 /// Whether new work may come here; the error says why not.
-fn ready(desk: &Desk) -> Result<(), String> {
+fn ready(desk: &AdminApi) -> Result<(), String> {
     desk.health.ready().map_err(str::to_owned)?;
     let needed = desk.needed.borrow();
     match needed.iter().find(|upstream| !upstream.is_ready()) {
@@ -301,7 +312,7 @@ fn ready(desk: &Desk) -> Result<(), String> {
 }
 
 /// Puts how the upstreams are into the metrics, and what the operational log lost.
-fn tell(desk: &Desk) {
+fn tell(desk: &AdminApi) {
     let lost = &desk.metrics.operational_log_dropped;
     lost.inc_by(desk.voice.dropped().saturating_sub(lost.get()));
     let all = snapshots(desk);
@@ -326,7 +337,7 @@ fn tell(desk: &Desk) {
 
 /// In the format the scraper prefers. Written on another thread: with thousands of series it takes
 /// a while, and signals should not wait.
-async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Response<Full<Bytes>> {
+async fn metrics(request: &Request<Incoming>, desk: &AdminApi) -> Response<Full<Bytes>> {
     let accept = request.headers().get_all(header::ACCEPT);
     let accept: Vec<_> = accept.iter().filter_map(|value| value.to_str().ok()).collect();
     let format = Format::preferred(&accept.join(","));
@@ -343,7 +354,7 @@ async fn metrics(request: &Request<Incoming>, desk: &Desk) -> Response<Full<Byte
 }
 
 /// What can be read by whoever gets here.
-fn read(path: &str, desk: &Desk) -> Response<Full<Bytes>> {
+fn read(path: &str, desk: &AdminApi) -> Response<Full<Bytes>> {
     match path {
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" | "/healthz" => match ready(desk) {

@@ -10,15 +10,15 @@ use crate::lens::report::{CauseTold, Counts};
 use crate::upstream::snapshot::Snapshot;
 
 /// Most attempts that are remembered.
-const REMEMBERED: usize = 50;
+const MAX_ATTEMPTS: usize = 50;
 
 /// Longest text of problems that is remembered of an attempt, in bytes. Whoever asked got all of it.
-const LONGEST_PROBLEMS: usize = 8 * 1024;
+const MAX_PROBLEMS_LEN: usize = 8 * 1024;
 
 /// What came of an attempt to change the configuration.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum ReloadResult {
     /// It is in force.
     Applied,
     /// There was nothing to do.
@@ -29,7 +29,7 @@ pub enum Verdict {
     Confirmed,
 }
 
-impl Verdict {
+impl ReloadResult {
     /// The word for it, as in the metric.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -44,9 +44,9 @@ impl Verdict {
 
 /// What came of an attempt, for whoever asked for it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Outcome {
+pub struct ReloadOutcome {
     /// What came of it.
-    pub result: Verdict,
+    pub result: ReloadResult,
     /// Number of the generation that serves.
     pub generation: u64,
     /// Hash of the configuration that serves.
@@ -57,12 +57,12 @@ pub struct Outcome {
     pub problems: String,
     /// It is undone unless it is confirmed by then.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Pending>,
+    pub pending: Option<PendingConfirmation>,
 }
 
 /// What came of an upgrade in place.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Succession {
+pub struct UpgradeOutcome {
     /// The process that serves now; `None` if everything is as it was.
     pub pid: Option<u32>,
     /// Why it is as it was.
@@ -71,7 +71,7 @@ pub struct Succession {
 
 /// A configuration that waits for its confirmation.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Pending {
+pub struct PendingConfirmation {
     /// When it is undone, as RFC 3339 writes it.
     pub until: String,
     /// The generation that serves then.
@@ -80,13 +80,13 @@ pub struct Pending {
 
 /// An attempt that is remembered.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Attempt {
+pub struct ReloadAttempt {
     /// When it ended, as RFC 3339 writes it.
     pub time: String,
     /// What asked for it: `start`, `files`, `HUP`, `command`, `confirm`, `rollback`.
     pub trigger: String,
     /// What came of it.
-    pub result: Verdict,
+    pub result: ReloadResult,
     /// Number of the generation that serves since.
     pub generation: u64,
     /// Hash of the configuration that serves since.
@@ -118,11 +118,11 @@ pub struct Status {
     pub config: String,
     /// It waits for its confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Pending>,
+    pub pending: Option<PendingConfirmation>,
     /// Keys whose new values only a restart can set.
     pub needs_restart: Vec<String>,
     /// The latest attempts to change the configuration, oldest first.
-    pub reloads: VecDeque<Attempt>,
+    pub reloads: VecDeque<ReloadAttempt>,
     /// How the upstreams are.
     #[serde(default)]
     pub upstreams: Vec<Snapshot>,
@@ -131,27 +131,27 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// How the Socket.IO sessions are.
     #[serde(default)]
-    pub socket_io: Option<SocketIo>,
+    pub socket_io: Option<SocketIoSummary>,
     /// Routes in which something happened in the last hour.
     #[serde(default)]
     pub hours: Vec<RouteHour>,
     /// What routes refused since they are there.
     #[serde(default)]
-    pub refused: Vec<RefusedBy>,
+    pub refused: Vec<RejectionCount>,
     /// What was refused since the start, those whom no route took included: by reason.
     #[serde(default)]
     pub refused_in_all: BTreeMap<String, u64>,
     /// What is passed through, by route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passed_through: Vec<PassedThrough>,
+    pub passed_through: Vec<PassthroughSummary>,
     /// Tunnels of the forward proxy, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tunnels: Option<Tunnels>,
+    pub tunnels: Option<TunnelList>,
 }
 
 /// How the Socket.IO sessions are, in short.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct SocketIo {
+pub struct SocketIoSummary {
     /// How many are in which state.
     pub sessions: Counts,
     /// What keeps sessions from a WebSocket, most frequent first.
@@ -176,7 +176,7 @@ pub struct RouteHour {
 
 /// How often a route refused for a reason.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct RefusedBy {
+pub struct RejectionCount {
     /// The word for it.
     pub reason: String,
     /// The route's profile.
@@ -189,7 +189,7 @@ pub struct RefusedBy {
 
 /// Connections that are passed through, of one route.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct PassedThrough {
+pub struct PassthroughSummary {
     /// Name of its table.
     pub profile: String,
     /// Its name; `none`: of those that no route took.
@@ -206,16 +206,16 @@ pub struct PassedThrough {
 
 /// The open tunnels of the forward proxy.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Tunnels {
+pub struct TunnelList {
     /// How many there are.
     pub open: usize,
     /// The oldest of them, 100 at most.
-    pub shown: Vec<Tunnel>,
+    pub shown: Vec<TunnelStatus>,
 }
 
 /// An open tunnel of the forward proxy.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Tunnel {
+pub struct TunnelStatus {
     /// Id of the request that opened it.
     pub id: String,
     /// When it was opened, as RFC 3339 writes it.
@@ -236,16 +236,16 @@ pub struct Tunnel {
 
 impl Status {
     /// Remembers an attempt, and forgets the oldest if there are too many.
-    pub fn remember(&mut self, mut attempt: Attempt) {
-        if attempt.problems.len() > LONGEST_PROBLEMS {
-            let mut end = LONGEST_PROBLEMS;
+    pub fn remember(&mut self, mut attempt: ReloadAttempt) {
+        if attempt.problems.len() > MAX_PROBLEMS_LEN {
+            let mut end = MAX_PROBLEMS_LEN;
             while !attempt.problems.is_char_boundary(end) {
                 end -= 1;
             }
             attempt.problems.truncate(end);
             attempt.problems.push_str("…\n");
         }
-        if self.reloads.len() == REMEMBERED {
+        if self.reloads.len() == MAX_ATTEMPTS {
             self.reloads.pop_front();
         }
         self.reloads.push_back(attempt);
@@ -268,19 +268,19 @@ pub struct Plan {
     /// Hash of the directory's; empty if it would be refused.
     pub new_config: String,
     /// What is different.
-    pub items: Vec<Change>,
+    pub items: Vec<ItemDiff>,
     /// How many items of each kind stay as they are.
     pub kept: BTreeMap<String, usize>,
     /// What is open now.
-    pub open: Open,
+    pub open: OpenCounts,
     /// Requests of late that would be answered differently.
-    pub requests: Requests,
+    pub requests: ReplayedRequests,
 }
 
 /// What a change takes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Means {
+pub enum ApplyMode {
     /// What is served is exchanged; sockets and connections stay.
     Swap,
     /// A socket is bound, or closed to new connections.
@@ -292,7 +292,7 @@ pub enum Means {
 /// What happens to an item.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
+pub enum DiffKind {
     /// It is new.
     Added,
     /// It is gone.
@@ -303,11 +303,11 @@ pub enum How {
 
 /// An item that is different.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Change {
+pub struct ItemDiff {
     /// What it takes.
-    pub means: Means,
+    pub means: ApplyMode,
     /// What happens to it.
-    pub how: How,
+    pub how: DiffKind,
     /// What it is: `route /ccm/ GET (internet)`.
     pub what: String,
     /// Where it is now, `file:line`; empty if it is new.
@@ -315,14 +315,14 @@ pub struct Change {
     /// Where it will be, `file:line`; empty if it is gone.
     pub new_place: String,
     /// Its keys that are different, if it is changed.
-    pub keys: Vec<Key>,
+    pub keys: Vec<KeyDiff>,
     /// What is open there.
-    pub open: Open,
+    pub open: OpenCounts,
 }
 
 /// A key that is different.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Key {
+pub struct KeyDiff {
     /// Its name.
     pub key: String,
     /// Its value now, as TOML; `None`: the default.
@@ -337,7 +337,7 @@ pub struct Key {
 
 /// What is open, in all or at an item.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Open {
+pub struct OpenCounts {
     /// Client connections.
     pub connections: u64,
     /// Those of them, at most, that would end after their answer, because the listener asks more of
@@ -358,7 +358,7 @@ pub struct Open {
     pub closing: u64,
 }
 
-impl Open {
+impl OpenCounts {
     /// Whether there is anything.
     #[must_use]
     pub fn is_any(&self) -> bool {
@@ -368,18 +368,18 @@ impl Open {
 
 /// Requests of late, asked again.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Requests {
+pub struct ReplayedRequests {
     /// How many were looked at.
     pub looked_at: usize,
     /// How many would be answered differently.
     pub different: usize,
     /// Those, most frequent first; at most 100 kinds.
-    pub kinds: Vec<Rerouted>,
+    pub kinds: Vec<RerouteGroup>,
 }
 
 /// Equal requests that would be answered differently.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Rerouted {
+pub struct RerouteGroup {
     /// How many.
     pub count: usize,
     /// The method; `WS` for a WebSocket.
@@ -400,10 +400,10 @@ mod tests {
     fn history_is_bounded() {
         let mut status = Status::default();
         for number in 0..120 {
-            status.remember(Attempt {
+            status.remember(ReloadAttempt {
                 time: String::new(),
                 trigger: "files".to_owned(),
-                result: Verdict::Refused,
+                result: ReloadResult::Refused,
                 generation: number,
                 config: String::new(),
                 milliseconds: 0,
@@ -411,9 +411,9 @@ mod tests {
                 problems: "ä".repeat(5000),
             });
         }
-        assert_eq!(status.reloads.len(), REMEMBERED);
+        assert_eq!(status.reloads.len(), MAX_ATTEMPTS);
         assert_eq!(status.reloads[0].generation, 70);
         let problems = &status.reloads[0].problems;
-        assert!(problems.len() < LONGEST_PROBLEMS + 8 && problems.ends_with("…\n"));
+        assert!(problems.len() < MAX_PROBLEMS_LEN + 8 && problems.ends_with("…\n"));
     }
 }

@@ -19,13 +19,13 @@ use crate::config::AdminSocket;
 use crate::units::display_hex;
 
 /// Where a service of the system has its sockets.
-const SYSTEM: &str = "/run/app-gateway";
+const SYSTEM_SOCKET_DIR: &str = "/run/app-gateway";
 
 /// The configuration directory whose socket has the plainest name.
-const MAIN: &str = "/etc/app-gateway";
+const SYSTEM_CONFIG_DIR: &str = "/etc/app-gateway";
 
 /// A bound socket. When it is dropped, its file goes, if it is still the same one.
-pub struct Socket {
+pub struct AdminSocketFile {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file.
@@ -67,7 +67,7 @@ fn process(pid: Option<i32>) -> String {
 #[must_use]
 pub fn usual(directory: &Path) -> Vec<PathBuf> {
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-    let name = if directory == Path::new(MAIN) {
+    let name = if directory == Path::new(SYSTEM_CONFIG_DIR) {
         "admin.sock".to_owned()
     } else {
         let hash = digest(&SHA256, directory.as_os_str().as_encoded_bytes());
@@ -76,7 +76,7 @@ pub fn usual(directory: &Path) -> Vec<PathBuf> {
     };
     let user =
         std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("app-gateway"));
-    let places = [Some(PathBuf::from(SYSTEM)), user.filter(|dir| dir.is_absolute())];
+    let places = [Some(PathBuf::from(SYSTEM_SOCKET_DIR)), user.filter(|dir| dir.is_absolute())];
     places.into_iter().flatten().map(|place| place.join(&name)).collect()
 }
 
@@ -87,7 +87,7 @@ pub fn usual(directory: &Path) -> Vec<PathBuf> {
 /// # Errors
 ///
 /// [`SocketError`] if a socket that was asked for by its path cannot be had.
-pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<Socket>, SocketError> {
+pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<AdminSocketFile>, SocketError> {
     match wish {
         AdminSocket::Off => Ok(None),
         AdminSocket::At { path, .. } => bind(path).map(Some),
@@ -124,7 +124,7 @@ pub fn prepare(wish: &AdminSocket, directory: &Path, (uid, gid): (u32, u32)) {
     if !matches!(wish, AdminSocket::Usual) {
         return;
     }
-    let system = Path::new(SYSTEM);
+    let system = Path::new(SYSTEM_SOCKET_DIR);
     let made = DirBuilder::new().mode(0o755).create(system).is_ok();
     let is_root = |path: &Path| {
         fs::symlink_metadata(path).is_ok_and(|there| there.is_dir() && there.uid() == 0)
@@ -146,7 +146,7 @@ pub fn prepare(wish: &AdminSocket, directory: &Path, (uid, gid): (u32, u32)) {
 /// # Errors
 ///
 /// [`SocketError`].
-pub fn bind(path: &Path) -> Result<Socket, SocketError> {
+pub fn bind(path: &Path) -> Result<AdminSocketFile, SocketError> {
     let failed = |source| SocketError::System { path: path.to_owned(), source };
     if let Ok(there) = fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
@@ -178,7 +178,7 @@ pub fn bind(path: &Path) -> Result<Socket, SocketError> {
         Ok((file.dev(), file.ino()))
     })();
     match placed {
-        Ok(file) => Ok(Socket { listener, path: path.to_owned(), file }),
+        Ok(file) => Ok(AdminSocketFile { listener, path: path.to_owned(), file }),
         Err(error) => {
             let _ = fs::remove_file(&own);
             Err(failed(error))
@@ -193,7 +193,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o755).create(path)
 }
 
-impl Socket {
+impl AdminSocketFile {
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -210,7 +210,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for AdminSocketFile {
     fn drop(&mut self) {
         // Another gateway may have taken the place over.
         let same = fs::symlink_metadata(&self.path)

@@ -5,14 +5,14 @@ use crate::message::Reason;
 use crate::telemetry::allotment::OTHER;
 use crate::telemetry::tcp::NO_ROUTE;
 
-use super::Desk;
-use super::report::{PassedThrough, RefusedBy, Status, Tunnel, Tunnels};
+use super::AdminApi;
+use super::report::{PassthroughSummary, RejectionCount, Status, TunnelList, TunnelStatus};
 
 /// Tunnels that are shown; all are counted.
-const SHOWN: usize = 100;
+const MAX_TUNNELS_LISTED: usize = 100;
 
 /// Puts it into the status.
-pub(super) fn add(desk: &Desk, status: &mut Status) {
+pub(super) fn add(desk: &AdminApi, status: &mut Status) {
     status.hours = desk.page.hours();
     let so_far = desk.metrics.refused_so_far().into_iter();
     status.refused_in_all = so_far.map(|(reason, count)| (word(reason), count)).collect();
@@ -27,16 +27,16 @@ fn word(reason: usize) -> String {
 }
 
 /// By route, whatever it does with what comes. What no route took is not here.
-fn refused(desk: &Desk, passed: &[PassedThrough]) -> Vec<RefusedBy> {
+fn refused(desk: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
     let by_route = desk.metrics.refused_by_route().into_iter();
-    let served = by_route.map(|one| RefusedBy {
+    let served = by_route.map(|one| RejectionCount {
         reason: word(one.reason),
         profile: one.profile,
         route: one.route,
         count: one.count,
     });
     let passed = passed.iter().filter(|one| one.upstream.is_some()).flat_map(|one| {
-        one.refused.iter().map(|(reason, count)| RefusedBy {
+        one.refused.iter().map(|(reason, count)| RejectionCount {
             reason: reason.clone(),
             profile: one.profile.clone(),
             route: one.route.clone(),
@@ -49,14 +49,14 @@ fn refused(desk: &Desk, passed: &[PassedThrough]) -> Vec<RefusedBy> {
 }
 
 /// The routes of the configuration, in its order; then those whom none took, where there are any.
-fn passed_through(desk: &Desk) -> Vec<PassedThrough> {
+fn passed_through(desk: &AdminApi) -> Vec<PassthroughSummary> {
     let mut counted = desk.metrics.passed_through();
     let mut all = Vec::new();
     let mut add = |profile: &str, route: &str, upstream: Option<&str>| {
         // A table has a passage for each of its listeners.
         let Some(seen) = counted.remove(&(profile.to_owned(), route.to_owned())) else { return };
         if upstream.is_some() || !seen.refused.is_empty() {
-            all.push(PassedThrough {
+            all.push(PassthroughSummary {
                 profile: profile.to_owned(),
                 route: route.to_owned(),
                 upstream: upstream.map(str::to_owned),
@@ -78,8 +78,8 @@ fn passed_through(desk: &Desk) -> Vec<PassedThrough> {
     all
 }
 
-fn tunnels(desk: &Desk) -> Tunnels {
-    let (open, oldest) = (desk.way_out.oldest)(SHOWN);
-    let shown: Vec<Tunnel> = serde_json::from_value(oldest).unwrap_or_default();
-    Tunnels { open, shown }
+fn tunnels(desk: &AdminApi) -> TunnelList {
+    let (open, oldest) = (desk.way_out.oldest)(MAX_TUNNELS_LISTED);
+    let shown: Vec<TunnelStatus> = serde_json::from_value(oldest).unwrap_or_default();
+    TunnelList { open, shown }
 }

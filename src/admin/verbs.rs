@@ -13,8 +13,10 @@ use tokio::sync::oneshot;
 
 use crate::units::parse_duration;
 
-use super::report::Verdict;
-use super::{Ask, Desk, Peer, Question, duty, guard, json, said, text};
+use super::report::ReloadResult;
+use super::{
+    AdminApi, AdminCommand, CommandOptions, CommandOrigin, endpoint_state, guard, json, said, text,
+};
 
 /// Time for a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,16 +28,16 @@ const LONGEST_BODY: usize = 16 * 1024;
 pub(super) async fn verb(
     path: &str,
     request: Request<Incoming>,
-    peer: Peer,
-    desk: &Desk,
+    peer: CommandOrigin,
+    desk: &AdminApi,
 ) -> Response<Full<Bytes>> {
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "this is asked for with POST\n");
     }
-    if peer == Peer::Remote {
+    if peer == CommandOrigin::Remote {
         return text(StatusCode::FORBIDDEN, "this is asked for on this host only\n");
     }
-    if peer == Peer::Local
+    if peer == CommandOrigin::Local
         && let Err(message) = token(&request, desk).await
     {
         return said(StatusCode::FORBIDDEN, message);
@@ -44,7 +46,7 @@ pub(super) async fn verb(
         Ok(question) => question,
         Err((status, message)) => return said(status, message),
     };
-    if question.directory.is_some() && peer != Peer::Trusted {
+    if question.directory.is_some() && peer != CommandOrigin::Trusted {
         return text(
             StatusCode::FORBIDDEN,
             "a plan of another directory is made over the admin socket only: it would show what \
@@ -52,7 +54,7 @@ pub(super) async fn verb(
         );
     }
     match path {
-        "/endpoint" => match duty::assign(&desk.upstreams.borrow(), &question) {
+        "/endpoint" => match endpoint_state::assign(&desk.upstreams.borrow(), &question) {
             Ok(done) => said(StatusCode::OK, done),
             Err(message) => said(StatusCode::UNPROCESSABLE_ENTITY, message),
         },
@@ -67,7 +69,7 @@ pub(super) async fn verb(
 }
 
 /// Checks the token of a verb over TCP. The file is read on another thread.
-async fn token(request: &Request<Incoming>, desk: &Desk) -> Result<(), String> {
+async fn token(request: &Request<Incoming>, desk: &AdminApi) -> Result<(), String> {
     let serving = desk.page.serving();
     let admin = serving.as_ref().and_then(|generation| generation.config.admin.as_ref());
     let file = admin.and_then(|admin| admin.token_file.as_ref()).map(|named| named.file.clone());
@@ -77,7 +79,7 @@ async fn token(request: &Request<Incoming>, desk: &Desk) -> Result<(), String> {
     checked.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-async fn question(request: Request<Incoming>) -> Result<Question, (StatusCode, String)> {
+async fn question(request: Request<Incoming>) -> Result<CommandOptions, (StatusCode, String)> {
     let body = Limited::new(request.into_body(), LONGEST_BODY).collect();
     let Ok(body) = tokio::time::timeout(BODY_TIMEOUT, body).await else {
         let message = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
@@ -86,7 +88,7 @@ async fn question(request: Request<Incoming>) -> Result<Question, (StatusCode, S
     let bad = |message| (StatusCode::BAD_REQUEST, message);
     let body = body.map_err(|error| bad(format!("the body cannot be read: {error}")))?.to_bytes();
     if body.is_empty() {
-        return Ok(Question::default());
+        return Ok(CommandOptions::default());
     }
     serde_json::from_slice(&body)
         .map_err(|error| bad(format!("the body is not a question: {error}")))
@@ -101,7 +103,7 @@ fn signal(signal: rustix::process::Signal) -> Response<Full<Bytes>> {
     }
 }
 
-async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<Bytes>> {
+async fn pass_on(path: &str, question: CommandOptions, desk: &AdminApi) -> Response<Full<Bytes>> {
     let confirm = match question.confirm.as_deref().map(parse_duration).transpose() {
         Ok(confirm) => confirm,
         Err(message) => return said(StatusCode::BAD_REQUEST, message),
@@ -111,13 +113,13 @@ async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<B
     }
     if path == "/plan" {
         let (sender, plan) = oneshot::channel();
-        return answered(desk, Ask::Plan(question.directory, sender), plan)
+        return answered(desk, AdminCommand::Plan(question.directory, sender), plan)
             .await
             .map_or_else(|gone| gone, |plan| json(StatusCode::OK, &plan));
     }
     if path == "/upgrade" {
         let (sender, succession) = oneshot::channel();
-        return match answered(desk, Ask::Upgrade(sender), succession).await {
+        return match answered(desk, AdminCommand::Upgrade(sender), succession).await {
             Ok(done) if done.pid.is_none() => json(StatusCode::UNPROCESSABLE_ENTITY, &done),
             Ok(done) => json(StatusCode::OK, &done),
             Err(gone) => gone,
@@ -125,12 +127,12 @@ async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<B
     }
     let (sender, outcome) = oneshot::channel();
     let ask = match path {
-        "/confirm" => Ask::Confirm(sender),
-        "/rollback" => Ask::Rollback(sender),
-        _ => Ask::Reload(confirm, sender),
+        "/confirm" => AdminCommand::Confirm(sender),
+        "/rollback" => AdminCommand::Rollback(sender),
+        _ => AdminCommand::Reload(confirm, sender),
     };
     match answered(desk, ask, outcome).await {
-        Ok(outcome) if outcome.result == Verdict::Refused => {
+        Ok(outcome) if outcome.result == ReloadResult::Refused => {
             json(StatusCode::UNPROCESSABLE_ENTITY, &outcome)
         }
         Ok(outcome) => json(StatusCode::OK, &outcome),
@@ -140,8 +142,8 @@ async fn pass_on(path: &str, question: Question, desk: &Desk) -> Response<Full<B
 
 /// The answer to a question that was passed on; or that nobody is there any more.
 async fn answered<T>(
-    desk: &Desk,
-    ask: Ask,
+    desk: &AdminApi,
+    ask: AdminCommand,
     answer: oneshot::Receiver<T>,
 ) -> Result<T, Response<Full<Bytes>>> {
     let gone = || text(StatusCode::CONFLICT, "the gateway is draining\n");

@@ -13,15 +13,15 @@ use crate::supervisor::privileges::{self, Account};
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{Format, colour, environment, say, say_wrong};
+use super::{OutputFormat, colour, environment, say, say_wrong};
 
-pub(super) fn check(directory: &Path, format: Format) -> ExitCode {
+pub(super) fn check(directory: &Path, format: OutputFormat) -> ExitCode {
     if let Err(message) = become_user(directory) {
         say_wrong(&message);
         return ExitCode::FAILURE;
     }
     match (examine(directory), format) {
-        (Examined { generation: Some(generation), problems, .. }, Format::Text) => {
+        (CheckResult { generation: Some(generation), problems, .. }, OutputFormat::Text) => {
             draw(&generation.config.sources, &problems);
             say(&format!(
                 "configuration {} test is successful: {}\n",
@@ -30,12 +30,12 @@ pub(super) fn check(directory: &Path, format: Format) -> ExitCode {
             ));
             ExitCode::SUCCESS
         }
-        (Examined { sources, problems, .. }, Format::Text) => {
+        (CheckResult { sources, problems, .. }, OutputFormat::Text) => {
             draw(&sources, &problems);
             say_wrong(&format!("configuration {} test failed", directory.display()));
             ExitCode::FAILURE
         }
-        (Examined { generation, sources, problems }, Format::Json) => {
+        (CheckResult { generation, sources, problems }, OutputFormat::Json) => {
             let sources = generation.as_ref().map_or(&sources, |g| &g.config.sources);
             let mut report = config::to_json(sources, &problems);
             if let Value::Object(report) = &mut report {
@@ -62,23 +62,25 @@ fn become_user(directory: &Path) -> Result<(), String> {
     Err(Account::find(user)?.execute(std::env::args_os()))
 }
 
-struct Examined {
+struct CheckResult {
     generation: Option<Generation>,
     sources: Sources,
     problems: Vec<Problem>,
 }
 
-fn examine(directory: &Path) -> Examined {
+fn examine(directory: &Path) -> CheckResult {
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
-        return Examined { generation: None, sources: Sources::default(), problems: Vec::new() };
+        return CheckResult { generation: None, sources: Sources::default(), problems: Vec::new() };
     };
     match generation::load(directory, &environment, &tls::provider(), &metrics, None) {
-        Ok(compiled) => Examined {
+        Ok(compiled) => CheckResult {
             generation: Some(compiled.generation),
             sources: Sources::default(),
             problems: compiled.warnings,
         },
-        Err(Refused { sources, problems, .. }) => Examined { generation: None, sources, problems },
+        Err(Refused { sources, problems, .. }) => {
+            CheckResult { generation: None, sources, problems }
+        }
     }
 }
 

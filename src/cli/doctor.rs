@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use crate::admin::Question;
+use crate::admin::CommandOptions;
 use crate::admin::report::Status;
 use crate::config;
 use crate::config::problem::Severity;
@@ -18,14 +18,14 @@ use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{colour, environment, load_quietly, say, say_wrong};
 
 /// For the running gateway to say who it is.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
-pub(super) struct Asked {
+pub(super) struct DoctorArgs {
     /// Say it as JSON
     #[arg(long)]
     json: bool,
@@ -34,7 +34,7 @@ pub(super) struct Asked {
     only: Vec<String>,
 }
 
-pub(super) fn doctor(directory: &Path, asked: &Asked) -> ExitCode {
+pub(super) fn doctor(directory: &Path, asked: &DoctorArgs) -> ExitCode {
     let began = Instant::now();
     // A refused certificate does not stop it; a file that cannot be read does.
     let Ok(config) = load_quietly(directory, &environment) else {
@@ -104,7 +104,7 @@ fn unknown(names: &[String], rows: &[Row]) -> String {
 
 /// What `check` would say, and who runs on the directory.
 fn known(directory: &Path) -> Known {
-    let status = ask(directory, "GET /status", &Question::default(), PATIENCE);
+    let status = ask(directory, "GET /status", &CommandOptions::default(), ANSWER_TIMEOUT);
     let pid = status.ok().and_then(|answer| answer.json::<Status>().ok()).map(|status| status.pid);
     let (mut errors, mut warnings) = (0, 0);
     if let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) {

@@ -5,28 +5,28 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::admin::Question;
+use crate::admin::CommandOptions;
 use crate::admin::report::Status;
 use crate::generation::drift::{Peer, State};
 use crate::units::display_timestamp;
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{say_escaped, say_wrong_escaped};
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Exit code: something differs.
-const DIFFERS: u8 = 1;
+const EXIT_DIFFERENT: u8 = 1;
 /// Exit code: it is not known whether something differs. Not 2, which is a wrong command line.
-const UNKNOWN: u8 = 4;
+const EXIT_UNKNOWN: u8 = 4;
 
 pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
-    let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
+    let answer = ask(directory, "GET /status", &CommandOptions::default(), ANSWER_TIMEOUT);
     match answer.and_then(|answer| answer.json::<Status>()) {
         Err(message) => {
             say_wrong_escaped(&message);
-            ExitCode::from(UNKNOWN)
+            ExitCode::from(EXIT_UNKNOWN)
         }
         Ok(status) => {
             if json {
@@ -42,9 +42,9 @@ pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
 /// What is known to differ counts more than what is not known.
 fn code(peers: &[Peer]) -> u8 {
     if peers.iter().any(|peer| peer.state == State::Differs) {
-        DIFFERS
+        EXIT_DIFFERENT
     } else if peers.is_empty() || peers.iter().any(|peer| peer.state != State::Alike) {
-        UNKNOWN
+        EXIT_UNKNOWN
     } else {
         0
     }

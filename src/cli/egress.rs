@@ -9,18 +9,18 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::admin::Question;
-use crate::admin::way_out::{SEEN, TUNNELS};
+use crate::admin::CommandOptions;
+use crate::admin::egress::{OBSERVED_PATH, TUNNELS_PATH};
 use crate::egress::seen::Report;
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{say, say_wrong};
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Subcommand)]
-pub(super) enum Asked {
+pub(super) enum EgressCommand {
     /// The open tunnels of the forward proxy
     List {
         /// For programs
@@ -35,11 +35,11 @@ pub(super) enum Asked {
     },
 }
 
-pub(super) fn egress(directory: &Path, asked: &Asked) -> ExitCode {
+pub(super) fn egress(directory: &Path, asked: &EgressCommand) -> ExitCode {
     let text = match asked {
-        Asked::List { json } => told::<Value>(directory, TUNNELS)
+        EgressCommand::List { json } => told::<Value>(directory, TUNNELS_PATH)
             .map(|tunnels| if *json { pretty(&tunnels) } else { list(&tunnels) }),
-        Asked::Suggest { json } => told::<Report>(directory, SEEN)
+        EgressCommand::Suggest { json } => told::<Report>(directory, OBSERVED_PATH)
             .map(|seen| if *json { pretty(&serde_json::json!(seen)) } else { seen.toml() }),
     };
     match text {
@@ -55,7 +55,7 @@ pub(super) fn egress(directory: &Path, asked: &Asked) -> ExitCode {
 }
 
 fn told<T: serde::de::DeserializeOwned>(directory: &Path, path: &str) -> Result<T, String> {
-    ask(directory, &format!("GET {path}"), &Question::default(), PATIENCE)?.json()
+    ask(directory, &format!("GET {path}"), &CommandOptions::default(), ANSWER_TIMEOUT)?.json()
 }
 
 fn pretty(value: &Value) -> String {

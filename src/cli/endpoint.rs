@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::admin::Question;
+use crate::admin::CommandOptions;
 
-use super::ask::{ask, told};
+use super::admin_client::{ask, told};
 use super::say_wrong;
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is to happen.
 #[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Wish {
+pub(super) enum EndpointAction {
     /// Nothing new goes there; sessions and WebSockets it has go on
     Drain,
     /// Nothing goes there; only WebSockets that are open go on
@@ -30,28 +30,28 @@ pub(super) enum Wish {
 /// Asks the gateway.
 pub(super) fn endpoint(
     directory: &Path,
-    wish: Wish,
+    wish: EndpointAction,
     upstream: String,
     endpoint: Option<String>,
 ) -> ExitCode {
-    if endpoint.is_none() != matches!(wish, Wish::Return) {
+    if endpoint.is_none() != matches!(wish, EndpointAction::Return) {
         say_wrong(match wish {
-            Wish::Return => "`return` is about the upstream as a whole: name no endpoint",
+            EndpointAction::Return => "`return` is about the upstream as a whole: name no endpoint",
             _ => "which endpoint? `app-gateway status` shows those that there are",
         });
         return ExitCode::from(2);
     }
     let duty = match wish {
-        Wish::Drain => "drain",
-        Wish::Maintenance => "maintenance",
-        Wish::Up => "up",
-        Wish::Return => "return",
+        EndpointAction::Drain => "drain",
+        EndpointAction::Maintenance => "maintenance",
+        EndpointAction::Up => "up",
+        EndpointAction::Return => "return",
     };
-    let question = Question {
+    let question = CommandOptions {
         upstream: Some(upstream),
         endpoint,
         duty: Some(duty.to_owned()),
-        ..Question::default()
+        ..CommandOptions::default()
     };
-    told(ask(directory, "POST /endpoint", &question, PATIENCE))
+    told(ask(directory, "POST /endpoint", &question, ANSWER_TIMEOUT))
 }

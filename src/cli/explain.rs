@@ -27,21 +27,21 @@ use super::{complain, environment, say, say_wrong, summarise};
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Explain {
     #[command(subcommand)]
-    side: Option<Side>,
+    side: Option<ProfileChoice>,
     #[command(flatten)]
-    request: Option<Asked>,
+    request: Option<ExplainArgs>,
 }
 
 #[derive(Subcommand)]
-enum Side {
+enum ProfileChoice {
     /// Say whether a client of the forward proxy may go somewhere, by which line of which file
-    Egress(egress::Asked),
+    Egress(egress::EgressArgs),
     /// Say where a connection would be passed through to, by which line of which file
-    Tcp(tcp::Asked),
+    Tcp(tcp::TcpArgs),
 }
 
 #[derive(Args)]
-struct Asked {
+struct ExplainArgs {
     /// Request method
     method: String,
     /// URL as the client types it; the port chooses the listener (443 if there is none)
@@ -59,8 +59,8 @@ struct Asked {
 
 pub(super) fn explain(directory: &Path, asked: &Explain) -> ExitCode {
     match (&asked.side, &asked.request) {
-        (Some(Side::Egress(asked)), _) => egress::explain(directory, asked),
-        (Some(Side::Tcp(asked)), _) => tcp::explain(directory, asked),
+        (Some(ProfileChoice::Egress(asked)), _) => egress::explain(directory, asked),
+        (Some(ProfileChoice::Tcp(asked)), _) => tcp::explain(directory, asked),
         (None, Some(asked)) => request(directory, asked),
         // clap demands one of them.
         (None, None) => ExitCode::from(2),
@@ -80,7 +80,7 @@ fn generation(directory: &Path) -> Option<(Generation, Vec<Problem>)> {
     }
 }
 
-fn request(directory: &Path, asked: &Asked) -> ExitCode {
+fn request(directory: &Path, asked: &ExplainArgs) -> ExitCode {
     let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
     let question = Question {
         method: asked.method.clone(),

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::ask::ask_health;
+use super::admin_client::ask_health;
 use super::{say, say_wrong_escaped};
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn healthcheck(directory: &Path) -> ExitCode {
-    match ask_health(directory, "GET /readyz", PATIENCE) {
+    match ask_health(directory, "GET /readyz", ANSWER_TIMEOUT) {
         Ok(answer) if answer.status == 200 => {
             say("ready\n");
             ExitCode::SUCCESS

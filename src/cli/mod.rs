@@ -3,7 +3,7 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 3 `plan` found changes, 78 (`EX_CONFIG`) when `run` is
 //! given a bad configuration, so that a service manager need not try again.
 
-mod ask;
+mod admin_client;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -72,24 +72,24 @@ enum Command {
         /// The directory; the same as -c
         directory: Option<PathBuf>,
         /// How to say it
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
+        #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+        format: OutputFormat,
     },
     /// Say what would be done with a request, by which line of which file
     Explain(explain::Explain),
     /// Say what goes out through the forward proxy of the running gateway
     #[command(subcommand)]
-    Egress(egress::Asked),
+    Egress(egress::EgressCommand),
     /// Try what the product requires from this host: components, certificates, proxy, ports, limits
     ///
     /// Opens connections and hangs up again; changes nothing. Exit code 0: nothing failed (warnings
     /// do not count), 1: something did.
-    Doctor(doctor::Asked),
+    Doctor(doctor::DoctorArgs),
     /// Print what a firewall has to let through, as a table for its administrators
-    Ports(ports::Form),
+    Ports(ports::TableFormat),
     /// Make the secret that several gateways share (`shared-secret-file`)
     #[command(subcommand)]
-    Secret(secret::Asked),
+    Secret(secret::SecretCommand),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
     /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
@@ -131,7 +131,7 @@ enum Command {
     Endpoint {
         /// What is to happen
         #[arg(value_enum)]
-        wish: endpoint::Wish,
+        wish: endpoint::EndpointAction,
         /// Name of the upstream
         upstream: String,
         /// Host and port of the endpoint, as `app-gateway status` shows them
@@ -170,7 +170,7 @@ enum Command {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+enum OutputFormat {
     /// For people: each problem drawn in its file
     Text,
     /// For programs
@@ -189,7 +189,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let directory = cli.directory.config.clone();
     match cli.command {
-        None if cli.test => check::check(&chosen(directory), Format::Text),
+        None if cli.test => check::check(&chosen(directory), OutputFormat::Text),
         None if let Some(signal) = cli.signal => signal::signal(&chosen(directory), signal),
         None => {
             let _ = <Cli as clap::CommandFactory>::command().print_help();

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::admin::Question;
-use crate::admin::report::{Change, How, Key, Means, Open, Plan};
+use crate::admin::CommandOptions;
+use crate::admin::report::{ApplyMode, DiffKind, ItemDiff, KeyDiff, OpenCounts, Plan};
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{EX_CHANGES, say_escaped, say_wrong_escaped, shortened};
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Kinds of requests shown; the JSON has more.
-const KINDS: usize = 20;
+const MAX_KINDS_SHOWN: usize = 20;
 
 /// Columns.
 const WIDTH: usize = 80;
@@ -28,8 +28,8 @@ pub(super) fn plan(directory: &Path, named: Option<PathBuf>, json: bool) -> Exit
     // The gateway has a working directory of its own.
     let named = named.filter(|named| !same(named));
     let named = named.map(|named| std::path::absolute(&named).unwrap_or(named));
-    let question = Question { directory: named, ..Question::default() };
-    let answer = ask(directory, "POST /plan", &question, PATIENCE);
+    let question = CommandOptions { directory: named, ..CommandOptions::default() };
+    let answer = ask(directory, "POST /plan", &question, ANSWER_TIMEOUT);
     let plan = match answer.and_then(|answer| answer.json::<Plan>()) {
         Ok(plan) => plan,
         Err(message) => {
@@ -70,9 +70,9 @@ fn text(plan: &Plan) -> String {
         return out;
     }
     for (means, title) in [
-        (Means::Swap, "swap: exchanged in place; sockets and connections stay"),
-        (Means::Rebind, "rebind: sockets are opened, or closed to new connections"),
-        (Means::NeedsRestart, "needs restart: not done by a reload"),
+        (ApplyMode::Swap, "swap: exchanged in place; sockets and connections stay"),
+        (ApplyMode::Rebind, "rebind: sockets are opened, or closed to new connections"),
+        (ApplyMode::NeedsRestart, "needs restart: not done by a reload"),
     ] {
         let mut items = plan.items.iter().filter(|item| item.means == means).peekable();
         if items.peek().is_some() {
@@ -87,31 +87,31 @@ fn text(plan: &Plan) -> String {
     }
     let _ = writeln!(out, "open: {}", open(&plan.open));
     requests(&mut out, plan);
-    let count = |means: Means| plan.items.iter().filter(|item| item.means == means).count();
+    let count = |means: ApplyMode| plan.items.iter().filter(|item| item.means == means).count();
     let _ = writeln!(
         out,
         "\n{} to swap, {} to rebind, {} needing a restart. Nothing has been changed.",
-        count(Means::Swap),
-        count(Means::Rebind),
-        count(Means::NeedsRestart)
+        count(ApplyMode::Swap),
+        count(ApplyMode::Rebind),
+        count(ApplyMode::NeedsRestart)
     );
     out
 }
 
-fn change(out: &mut String, change: &Change) {
+fn change(out: &mut String, change: &ItemDiff) {
     let sign = match change.how {
-        How::Added => '+',
-        How::Removed => '-',
-        How::Changed => '~',
+        DiffKind::Added => '+',
+        DiffKind::Removed => '-',
+        DiffKind::Changed => '~',
     };
     let _ = writeln!(out, "  {sign} {}", change.what);
     // Each key says its own place.
-    if change.how != How::Changed {
+    if change.how != DiffKind::Changed {
         let places = places(&change.old_place, &change.new_place);
         let _ = writeln!(out, "      {places}");
     }
     for key in &change.keys {
-        let Key { key, old_place, new_place, .. } = key_text(key);
+        let KeyDiff { key, old_place, new_place, .. } = key_text(key);
         let _ = writeln!(out, "      {key}");
         let places = places(&old_place, &new_place);
         if !places.is_empty() {
@@ -124,7 +124,7 @@ fn change(out: &mut String, change: &Change) {
 }
 
 /// The key with its values in one text, shortened so that it fits a line.
-fn key_text(key: &Key) -> Key {
+fn key_text(key: &KeyDiff) -> KeyDiff {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(default)".to_owned());
     let (old, new) = (value(&key.old), value(&key.new));
     let room = WIDTH.saturating_sub(key.key.chars().count() + 11) / 2;
@@ -138,7 +138,7 @@ fn key_text(key: &Key) -> Key {
             shortened(&new, WIDTH - 11)
         )
     };
-    Key { key: text, ..key.clone() }
+    KeyDiff { key: text, ..key.clone() }
 }
 
 /// Where it is and where it will be.
@@ -150,7 +150,7 @@ fn places(old: &str, new: &str) -> String {
     }
 }
 
-fn open(open: &Open) -> String {
+fn open(open: &OpenCounts) -> String {
     let mut parts = Vec::new();
     if open.connections > 0 {
         let mut part = counted(open.connections, "connection");
@@ -193,12 +193,12 @@ fn requests(out: &mut String, plan: &Plan) {
         "\nof the latest {looked_at}, {} would be answered differently",
         requests.different
     );
-    for kind in requests.kinds.iter().take(KINDS) {
+    for kind in requests.kinds.iter().take(MAX_KINDS_SHOWN) {
         let asked = format!("{} {}", kind.method, kind.path);
         let _ = writeln!(out, "  {:>6}  {}", kind.count, shortened(&asked, WIDTH - 10));
         let _ = writeln!(out, "          {} -> {}", kind.old, kind.new);
     }
-    let more = requests.kinds.len().saturating_sub(KINDS);
+    let more = requests.kinds.len().saturating_sub(MAX_KINDS_SHOWN);
     if more > 0 {
         let _ = writeln!(out, "          and {more} more; --json has them");
     }

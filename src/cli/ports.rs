@@ -15,7 +15,7 @@ use super::{complain, environment, say, say_wrong, summarise};
 
 #[derive(Args)]
 #[group(multiple = false)]
-pub(super) struct Form {
+pub(super) struct TableFormat {
     /// Say it as comma-separated values, for a spreadsheet
     #[arg(long)]
     csv: bool,
@@ -27,7 +27,7 @@ pub(super) struct Form {
     json: bool,
 }
 
-pub(super) fn ports(directory: &Path, form: &Form) -> ExitCode {
+pub(super) fn ports(directory: &Path, form: &TableFormat) -> ExitCode {
     let (config, problems) = match load::partially(directory, &environment) {
         Ok(loaded) => loaded,
         Err(Refused { sources, problems, .. }) => {

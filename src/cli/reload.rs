@@ -5,33 +5,33 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::admin::Question;
-use crate::admin::report::{Outcome, Verdict};
+use crate::admin::CommandOptions;
+use crate::admin::report::{ReloadOutcome, ReloadResult};
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{say_escaped, say_wrong_escaped};
 
 /// For the answer: names may have to be looked up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Has the gateway read its files again; with `confirm`, for this long only.
 pub(super) fn reload(directory: &Path, confirm: Option<String>) -> ExitCode {
-    change(directory, "reload", &Question { confirm, ..Question::default() })
+    change(directory, "reload", &CommandOptions { confirm, ..CommandOptions::default() })
 }
 
 /// Keeps what waits for its confirmation.
 pub(super) fn confirm(directory: &Path) -> ExitCode {
-    change(directory, "confirm", &Question::default())
+    change(directory, "confirm", &CommandOptions::default())
 }
 
 /// Goes back to what served before.
 pub(super) fn rollback(directory: &Path) -> ExitCode {
-    change(directory, "rollback", &Question::default())
+    change(directory, "rollback", &CommandOptions::default())
 }
 
-fn change(directory: &Path, verb: &str, question: &Question) -> ExitCode {
-    let answer = ask(directory, &format!("POST /{verb}"), question, PATIENCE);
-    let outcome = match answer.and_then(|answer| answer.json::<Outcome>()) {
+fn change(directory: &Path, verb: &str, question: &CommandOptions) -> ExitCode {
+    let answer = ask(directory, &format!("POST /{verb}"), question, ANSWER_TIMEOUT);
+    let outcome = match answer.and_then(|answer| answer.json::<ReloadOutcome>()) {
         Ok(outcome) => outcome,
         Err(message) => {
             say_wrong_escaped(&message);
@@ -41,19 +41,19 @@ fn change(directory: &Path, verb: &str, question: &Question) -> ExitCode {
     if !outcome.problems.is_empty() {
         say_wrong_escaped(&outcome.problems);
     }
-    let Outcome { generation, config, .. } = &outcome;
+    let ReloadOutcome { generation, config, .. } = &outcome;
     match outcome.result {
-        Verdict::Applied => {
+        ReloadResult::Applied => {
             say_escaped(&format!("applied: generation {generation}, configuration {config}\n"));
             for change in &outcome.changes {
                 say_escaped(&format!("  {change}\n"));
             }
         }
-        Verdict::Unchanged | Verdict::Confirmed => {
+        ReloadResult::Unchanged | ReloadResult::Confirmed => {
             let word = outcome.result.word();
             say_escaped(&format!("{word}: generation {generation}, configuration {config}\n"));
         }
-        Verdict::Refused => {
+        ReloadResult::Refused => {
             say_wrong_escaped(&format!("{verb} refused; generation {generation} goes on serving"));
             return ExitCode::FAILURE;
         }

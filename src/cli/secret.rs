@@ -13,7 +13,7 @@ use crate::tls::Secrets;
 use super::{say, say_wrong};
 
 #[derive(Subcommand)]
-pub(super) enum Asked {
+pub(super) enum SecretCommand {
     /// Make a new one: on standard output, or as a file that only its owner can read
     New {
         /// The file; one that is there already is left alone
@@ -21,8 +21,8 @@ pub(super) enum Asked {
     },
 }
 
-pub(super) fn secret(asked: &Asked) -> ExitCode {
-    let Asked::New { file } = asked;
+pub(super) fn secret(asked: &SecretCommand) -> ExitCode {
+    let SecretCommand::New { file } = asked;
     let made = Secrets::random_line().and_then(|line| match file {
         None => {
             say(&format!("{line}\n"));

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::admin::Question;
+use crate::admin::CommandOptions;
 
-use super::ask::{ask, told};
+use super::admin_client::{ask, told};
 use super::reload;
 
 /// For the answer, which does not wait for a drain.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to tell the running gateway.
 #[derive(Clone, Copy, ValueEnum)]
@@ -34,5 +34,5 @@ pub(super) fn signal(directory: &Path, signal: Signal) -> ExitCode {
         Signal::Quit => "quit",
         Signal::Stop => "stop",
     };
-    told(ask(directory, &format!("POST /{verb}"), &Question::default(), PATIENCE))
+    told(ask(directory, &format!("POST /{verb}"), &CommandOptions::default(), ANSWER_TIMEOUT))
 }

@@ -7,25 +7,25 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::admin::Question;
-use crate::admin::report::{Attempt, Status, Verdict};
+use crate::admin::CommandOptions;
+use crate::admin::report::{ReloadAttempt, ReloadResult, Status};
 use crate::units::display_timestamp;
 use crate::upstream::snapshot::Snapshot;
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{drift, say_escaped, say_wrong_escaped, shortened};
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Attempts shown; the JSON has all that are remembered.
-const SHOWN: usize = 10;
+const MAX_ATTEMPTS_SHOWN: usize = 10;
 
 /// Columns.
 const WIDTH: usize = 80;
 
 pub(super) fn status(directory: &Path, json: bool) -> ExitCode {
-    let answer = ask(directory, "GET /status", &Question::default(), PATIENCE);
+    let answer = ask(directory, "GET /status", &CommandOptions::default(), ANSWER_TIMEOUT);
     match answer.and_then(|answer| answer.json::<Status>()) {
         Ok(status) if json => {
             say_escaped(&format!("{:#}\n", serde_json::json!(status)));
@@ -77,7 +77,7 @@ fn text(status: &Status) -> String {
     out.push_str(
         "\ntime                  trigger   result     generation  configuration     took\n",
     );
-    let skipped = status.reloads.len().saturating_sub(SHOWN);
+    let skipped = status.reloads.len().saturating_sub(MAX_ATTEMPTS_SHOWN);
     for attempt in status.reloads.iter().skip(skipped) {
         let _ = writeln!(
             out,
@@ -93,7 +93,7 @@ fn text(status: &Status) -> String {
             let _ = writeln!(out, "  {}", shortened(&summary, WIDTH - 2));
         }
     }
-    let last = status.reloads.back().filter(|last| last.result == Verdict::Refused);
+    let last = status.reloads.back().filter(|last| last.result == ReloadResult::Refused);
     if let Some(last) = last {
         let _ = write!(out, "\nthe last one was refused:\n\n{}", last.problems);
     }
@@ -139,13 +139,13 @@ fn upstreams(out: &mut String, all: &[Snapshot]) {
 }
 
 /// What an attempt was about, in one line.
-fn summary(attempt: &Attempt) -> Option<String> {
+fn summary(attempt: &ReloadAttempt) -> Option<String> {
     let first = match attempt.result {
-        Verdict::Refused => attempt.problems.lines().find(|line| !line.is_empty()),
+        ReloadResult::Refused => attempt.problems.lines().find(|line| !line.is_empty()),
         _ => attempt.changes.first().map(String::as_str),
     }?;
     let more = attempt.changes.len().saturating_sub(1);
-    if attempt.result == Verdict::Refused || more == 0 {
+    if attempt.result == ReloadResult::Refused || more == 0 {
         return Some(first.to_owned());
     }
     // Of very many changes not all are told, so they are not counted here.

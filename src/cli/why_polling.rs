@@ -5,16 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::admin::Question;
-use crate::admin::SESSIONS;
+use crate::admin::CommandOptions;
+use crate::admin::SESSIONS_PATH;
 use crate::lens::Key;
 use crate::lens::report::{Report, Row, Story};
 
-use super::ask::ask;
+use super::admin_client::ask;
 use super::{say_escaped, say_wrong_escaped};
 
 /// For the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Columns of a paragraph.
 const WIDTH: usize = 100;
@@ -38,7 +38,12 @@ pub(super) fn why_polling(directory: &Path, session: Option<&str>, json: bool) -
 }
 
 fn all(directory: &Path, json: bool) -> Result<String, String> {
-    let answer = ask(directory, &format!("GET {SESSIONS}"), &Question::default(), PATIENCE)?;
+    let answer = ask(
+        directory,
+        &format!("GET {SESSIONS_PATH}"),
+        &CommandOptions::default(),
+        ANSWER_TIMEOUT,
+    )?;
     let report = answer.json::<Report>()?;
     Ok(if json { format!("{:#}\n", serde_json::json!(report)) } else { report_text(&report) })
 }
@@ -48,8 +53,8 @@ fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
     let short = Key::read(session);
     // What looks like a short form may be an id all the same.
     for key in short.into_iter().chain([Key::of(session.as_bytes())]) {
-        let line = format!("GET {SESSIONS}/{key}");
-        let answer = ask(directory, &line, &Question::default(), PATIENCE)?;
+        let line = format!("GET {SESSIONS_PATH}/{key}");
+        let answer = ask(directory, &line, &CommandOptions::default(), ANSWER_TIMEOUT)?;
         if answer.status != 404 {
             let story = answer.json::<Story>()?;
             return Ok(if json {

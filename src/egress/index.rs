@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::addr::{Host, Name, Pattern};
+use crate::addr::{Host, HostName, Pattern};
 
 /// Number of a rule.
 type Id = usize;
@@ -61,7 +61,7 @@ impl Index {
         };
         let exact = name.and_then(|name| self.exact.get(name.as_str()));
         let below = name.filter(|_| !self.below.is_empty()).into_iter();
-        let below = below.flat_map(Name::parents).filter_map(|name| self.below.get(name));
+        let below = below.flat_map(HostName::parents).filter_map(|name| self.below.get(name));
         let nets = ip.into_iter().flat_map(|ip| self.holding(ip));
         exact.into_iter().chain(below).chain(nets).flatten().copied()
     }

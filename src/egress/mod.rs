@@ -37,7 +37,7 @@ pub mod policy;
 pub mod seen;
 pub mod sni;
 
-pub use crate::addr::{BadDestination, Destination, Host};
+pub use crate::addr::{Destination, DestinationError, Host};
 pub use basic::Basic;
 pub use denial::Denial;
 pub use guard::{Barred, Guard, Own};

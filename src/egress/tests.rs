@@ -141,7 +141,7 @@ fn oversized_destinations_are_refused_whatever_they_are_made_of() {
     for part in ["a", "a.", "1", "[", ":", "0x", "%41", "\u{e9}", "@", "\r\n"] {
         let target = part.repeat(100_000);
         let why = Destination::parse(target.as_bytes(), Some(443)).unwrap_err();
-        assert_eq!(why, BadDestination::TooLong, "{part}");
+        assert_eq!(why, DestinationError::TooLong, "{part}");
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use prometheus::Histogram;
 use tokio::sync::oneshot;
 
-use crate::addr::Name;
+use crate::addr::HostName;
 use crate::net::aside::Aside;
 
 /// How long an answer holds.
@@ -50,7 +50,7 @@ type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// What is known of names; shared by the workers.
 pub(super) struct Names {
-    known: Mutex<HashMap<Name, Entry>>,
+    known: Mutex<HashMap<HostName, Entry>>,
     aside: Aside,
     resolve: Box<Resolve>,
     seconds: Histogram,
@@ -135,7 +135,7 @@ impl Names {
     /// Dropping the future leaves the look-up to its end; others may wait for it.
     pub(super) async fn look_up(
         self: &Arc<Self>,
-        name: &Name,
+        name: &HostName,
         network: IpAddr,
     ) -> Result<Addresses, NoAddress> {
         let (answer, last_good) = match self.step(name, network, Instant::now()) {
@@ -154,7 +154,7 @@ impl Names {
     }
 
     /// What is known of `name`. Begins a look-up when that is nothing, or ageing.
-    fn step(self: &Arc<Self>, name: &Name, network: IpAddr, now: Instant) -> Step {
+    fn step(self: &Arc<Self>, name: &HostName, network: IpAddr, now: Instant) -> Step {
         let mut known = self.lock();
         if !known.contains_key(name) {
             make_room(&mut known);
@@ -192,7 +192,7 @@ impl Names {
     fn begin(
         self: &Arc<Self>,
         entry: &mut Entry,
-        name: &Name,
+        name: &HostName,
         network: IpAddr,
         now: Instant,
     ) -> bool {
@@ -214,7 +214,7 @@ impl Names {
     }
 
     /// Looks a name up, unless another thread does, or everybody who waited for it has gone. Blocks.
-    fn resolve_now(&self, name: &Name) {
+    fn resolve_now(&self, name: &HostName) {
         let start = Instant::now();
         let is_wanted = {
             let mut known = self.lock();
@@ -238,7 +238,7 @@ impl Names {
         }
     }
 
-    fn answer(&self, name: &Name, found: io::Result<Vec<IpAddr>>, now: Instant) {
+    fn answer(&self, name: &HostName, found: io::Result<Vec<IpAddr>>, now: Instant) {
         let found = match found {
             Ok(mut ips) if !ips.is_empty() => {
                 ips.truncate(MOST_ADDRESSES);
@@ -266,7 +266,7 @@ impl Names {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Entry>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -295,7 +295,7 @@ impl Entry {
 
 /// Forgets the name that was asked for longest ago, if there are too many. Not one that somebody
 /// waits for.
-fn make_room(known: &mut HashMap<Name, Entry>) {
+fn make_room(known: &mut HashMap<HostName, Entry>) {
     if known.len() < MOST {
         return;
     }
@@ -313,8 +313,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
-    fn name(text: &str) -> Name {
-        Name::parse(text).unwrap()
+    fn name(text: &str) -> HostName {
+        HostName::parse(text).unwrap()
     }
 
     fn names(
@@ -324,7 +324,7 @@ mod tests {
         Names::with(seconds, resolve)
     }
 
-    async fn look_up(names: &Arc<Names>, name: &Name) -> Result<Addresses, NoAddress> {
+    async fn look_up(names: &Arc<Names>, name: &HostName) -> Result<Addresses, NoAddress> {
         names.look_up(name, ip("10.0.0.1")).await
     }
 

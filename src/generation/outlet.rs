@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
-use crate::addr::{Destination, Host, Name, Pattern};
+use crate::addr::{Destination, Host, HostName, Pattern};
 use crate::config::{ForwardLimits, ForwardTimeouts, Place, ProxyProtocol};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::tls::ServerTls;
@@ -40,7 +40,7 @@ pub struct Outlet {
     /// TLS towards origins, where `GET https://…` is served by opening it; `None`: it is not.
     pub origin_tls: Option<Arc<ClientConfig>>,
     /// Names that are not looked up, and what they stand for.
-    pub hosts: HashMap<Name, Arc<[IpAddr]>>,
+    pub hosts: HashMap<HostName, Arc<[IpAddr]>>,
     /// What rules in report mode have let through; goes on over reloads.
     pub seen: Arc<Seen>,
     /// The generation it belongs to, for the log.

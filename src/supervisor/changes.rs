@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::admin::report::{Change, How, Key, Means, Open};
+use crate::admin::report::{ApplyMode, DiffKind, ItemDiff, KeyDiff, OpenCounts};
 use crate::config::outline::{Item, Name, Value};
 use crate::config::problem::Lines;
 use crate::config::{AdminSocket, Config, RootPolicy};
@@ -52,7 +52,7 @@ impl Fixed {
         self.0.iter().any(|(item, fixed, _)| *item == &*name.kind && *fixed == key)
     }
 
-    fn changes(&self, old: &Config, new: &Config) -> Vec<Change> {
+    fn changes(&self, old: &Config, new: &Config) -> Vec<ItemDiff> {
         let now = Self::of(new);
         let pairs = self.0.iter().zip(&now.0).filter(|(started, now)| started != now);
         let place = |config: &Config, item: &str, key: &str| {
@@ -62,21 +62,21 @@ impl Fixed {
         };
         let one = |((item, key, started), (.., now)): (&(&str, &str, String), &(_, _, String))| {
             let (old_place, new_place) = (place(old, item, key), place(new, item, key));
-            let keys = vec![Key {
+            let keys = vec![KeyDiff {
                 key: (*key).to_owned(),
                 old: Some(started.clone()),
                 new: Some(now.clone()),
                 old_place: old_place.clone(),
                 new_place: new_place.clone(),
             }];
-            Change {
-                means: Means::NeedsRestart,
-                how: How::Changed,
+            ItemDiff {
+                means: ApplyMode::NeedsRestart,
+                how: DiffKind::Changed,
                 what: format!("{item}.{key}"),
                 old_place,
                 new_place,
                 keys,
-                open: Open::default(),
+                open: OpenCounts::default(),
             }
         };
         pairs.map(one).collect()
@@ -91,7 +91,7 @@ struct Pair<'a> {
 
 /// What is different, and the item of the old generation it is about.
 pub(super) struct Difference<'a> {
-    pub(super) change: Change,
+    pub(super) change: ItemDiff,
     pub(super) old: Option<(&'a Name, &'a Item)>,
 }
 
@@ -106,8 +106,8 @@ pub(super) fn between<'a>(
     for pair in pairs(old, new) {
         let keys = keys(&pair, started, (old, &lines.0), (new, &lines.1));
         let how = match (pair.old, pair.new) {
-            (None, _) => How::Added,
-            (_, None) => How::Removed,
+            (None, _) => DiffKind::Added,
+            (_, None) => DiffKind::Removed,
             (Some((before, _)), Some(_)) if keys.is_empty() => {
                 // Of `gateway` and the like there is only one, which is not worth counting.
                 if !before.name.is_empty() {
@@ -115,22 +115,22 @@ pub(super) fn between<'a>(
                 }
                 continue;
             }
-            _ => How::Changed,
+            _ => DiffKind::Changed,
         };
         let Some((name, _)) = pair.new.or(pair.old) else { continue };
         let moved = keys.iter().any(|key| key.key == "listen");
-        let listener = &*name.kind == "listener" && (how != How::Changed || moved);
+        let listener = &*name.kind == "listener" && (how != DiffKind::Changed || moved);
         let place = |side: Option<(&Name, &Item)>, lines: &Lines<'_>| {
             side.map_or(String::new(), |(_, item)| lines.locate(item.place))
         };
-        let change = Change {
-            means: if listener { Means::Rebind } else { Means::Swap },
+        let change = ItemDiff {
+            means: if listener { ApplyMode::Rebind } else { ApplyMode::Swap },
             how,
             what: name.to_string(),
             old_place: place(pair.old, &lines.0),
             new_place: place(pair.new, &lines.1),
-            keys: if how == How::Changed { keys } else { Vec::new() },
-            open: Open::default(),
+            keys: if how == DiffKind::Changed { keys } else { Vec::new() },
+            open: OpenCounts::default(),
         };
         found.push(Difference { change, old: pair.old });
     }
@@ -144,7 +144,7 @@ pub(super) fn between<'a>(
 pub(super) fn lines(differences: &[Difference<'_>]) -> Vec<String> {
     let mut changes: Vec<_> = differences.iter().map(|difference| &difference.change).collect();
     // What a reload does not do must not be among what is left out.
-    changes.sort_by_key(|change| change.means != Means::NeedsRestart);
+    changes.sort_by_key(|change| change.means != ApplyMode::NeedsRestart);
     let mut lines: Vec<_> = changes.into_iter().take(LINES).map(line).collect();
     if differences.len() > LINES {
         lines.push(format!("and {} more", differences.len() - LINES));
@@ -155,13 +155,13 @@ pub(super) fn lines(differences: &[Difference<'_>]) -> Vec<String> {
     lines
 }
 
-fn line(change: &Change) -> String {
+fn line(change: &ItemDiff) -> String {
     let what = &change.what;
     match (change.means, change.how) {
-        (Means::NeedsRestart, _) => format!("needs restart: {what}"),
-        (_, How::Added) => format!("{what} added"),
-        (_, How::Removed) => format!("{what} removed"),
-        (_, How::Changed) => {
+        (ApplyMode::NeedsRestart, _) => format!("needs restart: {what}"),
+        (_, DiffKind::Added) => format!("{what} added"),
+        (_, DiffKind::Removed) => format!("{what} removed"),
+        (_, DiffKind::Changed) => {
             let keys = change.keys.iter().take(KEYS_IN_A_LINE).map(told);
             let more = change.keys.len().saturating_sub(KEYS_IN_A_LINE);
             let more = if more > 0 { format!(", {more} more") } else { String::new() };
@@ -171,7 +171,7 @@ fn line(change: &Change) -> String {
 }
 
 /// `max-body "1MiB" -> "2MiB"`.
-fn told(key: &Key) -> String {
+fn told(key: &KeyDiff) -> String {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(default)".to_owned());
     format!("{} {} -> {}", key.key, value(&key.old), value(&key.new))
 }
@@ -233,7 +233,7 @@ fn keys(
     started: &Fixed,
     (old, old_lines): (&Generation, &Lines<'_>),
     (new, new_lines): (&Generation, &Lines<'_>),
-) -> Vec<Key> {
+) -> Vec<KeyDiff> {
     let (Some((_, before)), Some((name, after))) = (pair.old, pair.new) else { return Vec::new() };
     let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|(key, _)| key).collect();
     let mut found = Vec::new();
@@ -243,7 +243,7 @@ fn keys(
             value.map_or(String::new(), |value| lines.locate(value.place))
         };
         let mut add = |key: String, old_value: Option<String>, new_value: Option<String>| {
-            found.push(Key {
+            found.push(KeyDiff {
                 key,
                 old: old_value,
                 new: new_value,

@@ -7,9 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::admin::report::Outcome;
-use crate::admin::way_out::WayOut;
-use crate::admin::{self, Ask, Desk, socket};
+use crate::admin::egress::EgressViews;
+use crate::admin::report::ReloadOutcome;
+use crate::admin::{self, AdminApi, AdminCommand, socket};
 use crate::telemetry::access_log::Reopener;
 
 use super::{Gateway, plan};
@@ -31,11 +31,11 @@ impl Gateway {
     /// What is passed on comes out of the channel.
     pub(super) fn open_desk(
         &mut self,
-    ) -> std::io::Result<(mpsc::UnboundedReceiver<Ask>, Vec<JoinHandle<()>>)> {
+    ) -> std::io::Result<(mpsc::UnboundedReceiver<AdminCommand>, Vec<JoinHandle<()>>)> {
         let (asks, asked) = mpsc::unbounded_channel();
         let mut tasks = Vec::new();
         let reopener = self.reloader.log.reopener();
-        let desk = Rc::new(Desk {
+        let desk = Rc::new(AdminApi {
             metrics: Arc::clone(&self.reloader.metrics),
             health: Arc::clone(&self.health),
             status: Rc::clone(&self.reloader.status),
@@ -44,7 +44,7 @@ impl Gateway {
             asks,
             way_out: self.way_out(),
             book: Rc::clone(&self.book),
-            page: admin::page::Page::new(self.checks.serving()),
+            page: admin::page::StatusPage::new(self.checks.serving()),
             voice: self.reloader.origin.voice.clone(),
             reopen: Box::new(move || reopener.reopen()),
         });
@@ -64,10 +64,10 @@ impl Gateway {
         Ok((asked, tasks))
     }
 
-    fn way_out(&self) -> WayOut {
+    fn way_out(&self) -> EgressViews {
         let commons = || Arc::clone(&self.reloader.commons);
         let (tunnels, oldest, seen) = (commons(), commons(), commons());
-        WayOut {
+        EgressViews {
             oldest: Box::new(move |most| oldest.live.oldest(most)),
             tunnels: Box::new(move || tunnels.live.json()),
             seen: Box::new(move || serde_json::json!(seen.seen())),
@@ -76,20 +76,20 @@ impl Gateway {
 
     /// Does what was asked for over the admin listener. Whoever asked may have gone; the log has
     /// what came of it.
-    pub(super) async fn answer(&mut self, ask: Ask) {
+    pub(super) async fn answer(&mut self, ask: AdminCommand) {
         match ask {
-            Ask::Reload(confirm, reply) => {
+            AdminCommand::Reload(confirm, reply) => {
                 self.watch.remember().await;
                 let _ = reply.send(self.reload("command", confirm).await);
             }
-            Ask::Confirm(reply) => {
+            AdminCommand::Confirm(reply) => {
                 let _ = reply.send(self.reloader.confirm());
             }
-            Ask::Rollback(reply) => {
+            AdminCommand::Rollback(reply) => {
                 let _ = reply.send(self.roll_back().await);
             }
-            Ask::Upgrade(reply) => self.upgrade(Some(reply)),
-            Ask::Plan(directory, reply) => {
+            AdminCommand::Upgrade(reply) => self.upgrade(Some(reply)),
+            AdminCommand::Plan(directory, reply) => {
                 let planning = plan::Planning {
                     origin: self.reloader.origin.clone(),
                     directory,
@@ -104,7 +104,7 @@ impl Gateway {
 
     /// Goes back to what was confirmed last. The files that were tried stay known, so that they are
     /// not tried again until they change.
-    pub(super) async fn roll_back(&mut self) -> Outcome {
+    pub(super) async fn roll_back(&mut self) -> ReloadOutcome {
         let outcome = self.reloader.roll_back().await;
         self.checks.follow(&self.reloader.generation);
         self.drift.follow(&self.reloader.generation);

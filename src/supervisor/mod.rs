@@ -37,9 +37,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::admin::report::{Outcome, Succession};
-use crate::admin::socket::Socket;
-use crate::admin::{Ask, Health};
+use crate::admin::report::{ReloadOutcome, UpgradeOutcome};
+use crate::admin::socket::AdminSocketFile;
+use crate::admin::{AdminCommand, ReadinessState};
 use crate::forward::{Commons, Way};
 use crate::generation::Generation;
 use crate::lens;
@@ -71,9 +71,9 @@ const LAST_ANSWER: Duration = Duration::from_millis(200);
 pub struct Gateway {
     reloader: Reloader,
     watch: Watch,
-    health: Arc<Health>,
+    health: Arc<ReadinessState>,
     admin: Option<std::net::TcpListener>,
-    socket: Option<Socket>,
+    socket: Option<AdminSocketFile>,
     ended: mpsc::UnboundedReceiver<()>,
     /// Workers that have not said that they have ended.
     left: usize,
@@ -90,7 +90,7 @@ pub struct Gateway {
 }
 
 /// Tells whoever asked for an upgrade what came of it.
-type Reply = oneshot::Sender<Succession>;
+type Reply = oneshot::Sender<UpgradeOutcome>;
 
 /// How a gateway ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,7 +125,7 @@ impl Gateway {
         (origin, watch): (Origin, Watch),
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
-        let health = Arc::<Health>::default();
+        let health = Arc::<ReadinessState>::default();
         let (ending, ended) = mpsc::unbounded_channel();
         let spots = generation.spots();
         let held = start::hold(&spots, &bound.workers)?;
@@ -251,7 +251,7 @@ impl Gateway {
                 self.hand_over(&successor);
                 if let Some(reply) = reply {
                     let _ = reply
-                        .send(Succession { pid: Some(successor.pid), problems: String::new() });
+                        .send(UpgradeOutcome { pid: Some(successor.pid), problems: String::new() });
                     // The answer is written by a task of its own, and there may be nothing else
                     // that keeps this process.
                     tokio::time::sleep(LAST_ANSWER).await;
@@ -269,7 +269,7 @@ impl Gateway {
     async fn serve(
         &mut self,
         signals: &mut Signals,
-        mut asked: mpsc::UnboundedReceiver<Ask>,
+        mut asked: mpsc::UnboundedReceiver<AdminCommand>,
     ) -> Leave {
         loop {
             tokio::select! {
@@ -407,7 +407,7 @@ impl Gateway {
         End::Cut
     }
 
-    async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
+    async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> ReloadOutcome {
         systemd::reloading();
         let outcome = self.reloader.reload(trigger, confirm).await;
         self.checks.follow(&self.reloader.generation);
@@ -475,7 +475,7 @@ fn refused(error: &UpgradeError, reply: Option<Reply>) {
     tracing::error!("upgrade refused, this process goes on serving: {error}");
     if let Some(reply) = reply {
         // Whoever asked may have gone; the log has it.
-        let _ = reply.send(Succession { pid: None, problems: error.to_string() });
+        let _ = reply.send(UpgradeOutcome { pid: None, problems: error.to_string() });
     }
 }
 

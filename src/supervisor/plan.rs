@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::admin::report::{Change, Open, Plan, Requests, Rerouted};
+use crate::admin::report::{ItemDiff, OpenCounts, Plan, ReplayedRequests, RerouteGroup};
 use crate::config::{self, Place, Refused};
 use crate::forward::PROFILE;
 use crate::generation::passage::{Outlook, Passing};
@@ -65,8 +65,8 @@ impl Planning {
             new_config: String::new(),
             items: Vec::new(),
             kept: std::collections::BTreeMap::new(),
-            open: Open::default(),
-            requests: Requests::default(),
+            open: OpenCounts::default(),
+            requests: ReplayedRequests::default(),
         }
     }
 
@@ -140,13 +140,13 @@ fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
 /// What is open in the running gateway, by where it is.
 #[derive(Default)]
 struct OpenNow {
-    all: Open,
+    all: OpenCounts,
     /// By where a route's `path`, or else its `upstream`, is written.
-    routes: HashMap<Place, Open>,
+    routes: HashMap<Place, OpenCounts>,
     /// By name.
-    upstreams: HashMap<String, Open>,
+    upstreams: HashMap<String, OpenCounts>,
     /// By address.
-    listeners: HashMap<String, Open>,
+    listeners: HashMap<String, OpenCounts>,
 }
 
 impl OpenNow {
@@ -166,7 +166,7 @@ impl OpenNow {
                     continue;
                 };
                 let requests = gauge(&route.account.metrics.in_flight);
-                entry.insert(Open { requests, ..Open::default() });
+                entry.insert(OpenCounts { requests, ..OpenCounts::default() });
                 now.all.requests += requests;
                 if let Action::Proxy(Way { upstream, .. }) = &route.action {
                     now.upstreams.entry(upstream.name.to_string()).or_default().requests +=
@@ -176,7 +176,7 @@ impl OpenNow {
         }
         for tunnel in tunnels {
             let closes = is_closed(tunnel, new);
-            let count = |open: &mut Open| {
+            let count = |open: &mut OpenCounts| {
                 open.websockets += 1;
                 open.closing += u64::from(closes);
             };
@@ -209,7 +209,7 @@ impl OpenNow {
         for one in passing {
             let heir = new.heir_of_passage(&one.place.load());
             let closes = heir.is_none_or(|heir| heir.outlook(one) == Outlook::Forbidden);
-            let count = |open: &mut Open| {
+            let count = |open: &mut OpenCounts| {
                 open.passed_through += 1;
                 open.passed_closing += u64::from(closes);
             };
@@ -254,7 +254,7 @@ impl OpenNow {
     }
 
     /// The change, with what is open at its item.
-    fn at(&self, difference: Difference<'_>) -> Change {
+    fn at(&self, difference: Difference<'_>) -> ItemDiff {
         let Difference { mut change, old } = difference;
         let Some((name, item)) = old else { return change };
         let open = match &*name.kind {
@@ -283,7 +283,7 @@ fn gauge(gauge: &prometheus::IntGauge) -> u64 {
 }
 
 /// Asks both generations about every request.
-fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> Requests {
+fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> ReplayedRequests {
     let mut kinds = HashMap::<(String, String, String, String), usize>::new();
     let mut different = 0;
     let log = &old.config.gateway.access_log;
@@ -300,11 +300,11 @@ fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> Requests {
     }
     let kinds = kinds.into_iter();
     let mut kinds: Vec<_> = kinds
-        .map(|((method, path, old, new), count)| Rerouted { count, method, path, old, new })
+        .map(|((method, path, old, new), count)| RerouteGroup { count, method, path, old, new })
         .collect();
     kinds.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.path.cmp(&b.path)));
     kinds.truncate(KINDS);
-    Requests { looked_at: recent.len(), different, kinds }
+    ReplayedRequests { looked_at: recent.len(), different, kinds }
 }
 
 /// What a generation does with a request, in words.

@@ -4,7 +4,7 @@
 //! read -> check -> compile -> look names up -> bind what is new | COMMIT | swap, accept, retire
 //! ```
 //!
-//! In: the directory the gateway was started on. Out: an [`Outcome`] for whoever asked.
+//! In: the directory the gateway was started on. Out: an [`ReloadOutcome`] for whoever asked.
 //! Never: closes a connection that the new configuration still allows.
 
 use std::cell::RefCell;
@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
-use crate::admin::report::{Attempt, Outcome, Pending, Status, Verdict};
+use crate::admin::report::{
+    PendingConfirmation, ReloadAttempt, ReloadOutcome, ReloadResult, Status,
+};
 use crate::config::{self, Refused};
 use crate::forward::{Commons, Way};
 use crate::generation::{self, Generation, Spot};
@@ -106,21 +108,25 @@ impl From<StartError> for NotPrepared {
 
 /// What came of an attempt, before it is told.
 struct Came {
-    result: Verdict,
+    result: ReloadResult,
     changes: Vec<String>,
     problems: String,
 }
 
 impl Came {
     fn refused(problems: String) -> Self {
-        Self { result: Verdict::Refused, changes: Vec::new(), problems }
+        Self { result: ReloadResult::Refused, changes: Vec::new(), problems }
     }
 }
 
 impl Reloader {
     /// Tries the directory's present contents. `trigger` is for the log. With `confirm` it is undone
     /// after that time, unless [`Reloader::confirm`] comes first.
-    pub(super) async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> Outcome {
+    pub(super) async fn reload(
+        &mut self,
+        trigger: &str,
+        confirm: Option<Duration>,
+    ) -> ReloadOutcome {
         let begun = Instant::now();
         if let (Some(trial), None) = (&self.trial, confirm) {
             let problems = format!(
@@ -140,7 +146,11 @@ impl Reloader {
             Err(NotPrepared::Unchanged) => {
                 tracing::info!(trigger, "reload: nothing has changed");
                 self.metrics.reloaded("unchanged", true);
-                Came { result: Verdict::Unchanged, changes: Vec::new(), problems: String::new() }
+                Came {
+                    result: ReloadResult::Unchanged,
+                    changes: Vec::new(),
+                    problems: String::new(),
+                }
             }
             Err(NotPrepared::Refused(problems)) => {
                 tracing::error!(
@@ -160,16 +170,16 @@ impl Reloader {
 
     /// Sets the time by which what serves has to be confirmed. What was confirmed last is what it
     /// goes back to, however many configurations were tried since.
-    fn try_out(&mut self, result: Verdict, confirm: Duration) {
+    fn try_out(&mut self, result: ReloadResult, confirm: Duration) {
         let just_now = |since: Instant| since.elapsed() < JUST_NOW;
         let before = self.previous.as_ref().filter(|previous| match result {
-            Verdict::Applied => true,
-            Verdict::Unchanged => previous.by_itself.is_some_and(just_now),
+            ReloadResult::Applied => true,
+            ReloadResult::Unchanged => previous.by_itself.is_some_and(just_now),
             _ => false,
         });
         let back = match (&self.trial, before) {
             // One that is refused changes nothing, the time included.
-            _ if result == Verdict::Refused => return,
+            _ if result == ReloadResult::Refused => return,
             (Some(trial), _) => Arc::clone(&trial.back),
             (None, Some(before)) => Arc::clone(&before.generation),
             (None, None) => return,
@@ -210,7 +220,7 @@ impl Reloader {
     }
 
     /// Keeps what is on trial.
-    pub(super) fn confirm(&mut self) -> Outcome {
+    pub(super) fn confirm(&mut self) -> ReloadOutcome {
         let begun = Instant::now();
         let came = if self.trial.take().is_some() {
             tracing::info!("generation {} is confirmed", self.generation.edition.number());
@@ -218,7 +228,7 @@ impl Reloader {
             if let Some(previous) = &mut self.previous {
                 previous.by_itself = None;
             }
-            Came { result: Verdict::Confirmed, changes: Vec::new(), problems: String::new() }
+            Came { result: ReloadResult::Confirmed, changes: Vec::new(), problems: String::new() }
         } else {
             Came::refused("nothing waits for a confirmation\n".to_owned())
         };
@@ -227,7 +237,7 @@ impl Reloader {
 
     /// Undoes what is on trial, or without a trial the latest change. Files are not looked at: what
     /// served before is still in memory. What is undone becomes what served before.
-    pub(super) async fn roll_back(&mut self) -> Outcome {
+    pub(super) async fn roll_back(&mut self) -> ReloadOutcome {
         let begun = Instant::now();
         let on_trial = self.trial.as_ref().map(|trial| &trial.back);
         let Some(back) = on_trial.or(self.previous.as_ref().map(|before| &before.generation))
@@ -252,17 +262,19 @@ impl Reloader {
                 }
                 Came::refused(problems)
             }
-            Err(NotPrepared::Unchanged) => {
-                Came { result: Verdict::Unchanged, changes: Vec::new(), problems: String::new() }
-            }
+            Err(NotPrepared::Unchanged) => Came {
+                result: ReloadResult::Unchanged,
+                changes: Vec::new(),
+                problems: String::new(),
+            },
         };
         self.tell("rollback", begun, came)
     }
 
     /// Remembers an attempt, and makes the answer for whoever asked for it.
-    fn tell(&self, trigger: &str, begun: Instant, came: Came) -> Outcome {
+    fn tell(&self, trigger: &str, begun: Instant, came: Came) -> ReloadOutcome {
         let edition = &self.generation.edition;
-        let pending = self.trial.as_ref().map(|trial| Pending {
+        let pending = self.trial.as_ref().map(|trial| PendingConfirmation {
             until: display_timestamp(trial.until_seconds),
             back_to: trial.back.edition.number(),
         });
@@ -271,7 +283,7 @@ impl Reloader {
         edition.hash().clone_into(&mut status.config);
         status.pending.clone_from(&pending);
         status.needs_restart = self.started.outdated(&self.generation.config);
-        status.remember(Attempt {
+        status.remember(ReloadAttempt {
             time: display_timestamp(jiff::Timestamp::now().as_second()),
             trigger: trigger.to_owned(),
             result: came.result,
@@ -281,7 +293,7 @@ impl Reloader {
             changes: came.changes.clone(),
             problems: came.problems.clone(),
         });
-        Outcome {
+        ReloadOutcome {
             result: came.result,
             generation: edition.number(),
             config: edition.hash().to_owned(),
@@ -293,7 +305,8 @@ impl Reloader {
 
     /// Remembers the start, which is the first attempt.
     pub(super) fn remember_start(&self) {
-        let came = Came { result: Verdict::Applied, changes: Vec::new(), problems: String::new() };
+        let came =
+            Came { result: ReloadResult::Applied, changes: Vec::new(), problems: String::new() };
         self.tell("start", Instant::now(), came);
     }
 
@@ -383,7 +396,7 @@ impl Reloader {
         for change in &changes {
             tracing::info!("  {change}");
         }
-        Came { result: Verdict::Applied, changes, problems: warnings }
+        Came { result: ReloadResult::Applied, changes, problems: warnings }
     }
 
     /// Ports that workers may still be about to let go.

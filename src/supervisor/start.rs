@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::admin::report::Status;
-use crate::admin::socket::{self, Socket, SocketError};
+use crate::admin::socket::{self, AdminSocketFile, SocketError};
 use crate::config::{self, LogTarget};
 use crate::generation::{Generation, Spot};
 use crate::net::listen;
@@ -29,7 +29,7 @@ pub struct Bound {
     /// By worker; spots are numbered as in the generation.
     pub(super) workers: Vec<Sockets>,
     pub(super) admin: Option<TcpListener>,
-    pub(super) socket: Option<Socket>,
+    pub(super) socket: Option<AdminSocketFile>,
 }
 
 /// Why the gateway does not start.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn read(text: &str) -> Result<String, BadDestination> {
+fn read(text: &str) -> Result<String, DestinationError> {
     Destination::parse(text.as_bytes(), None).map(|destination| destination.to_string())
 }
 
@@ -26,7 +26,7 @@ fn a_missing_port_may_have_a_default() {
     for text in ["example.com", "example.com:"] {
         let destination = Destination::parse(text.as_bytes(), Some(80)).unwrap();
         assert_eq!(destination.to_string(), "example.com:80");
-        assert_eq!(read(text), Err(BadDestination::NoPort));
+        assert_eq!(read(text), Err(DestinationError::NoPort));
     }
     let written = Destination::parse(b"example.com:81", Some(80)).unwrap();
     assert_eq!(written.port, 81);
@@ -35,17 +35,17 @@ fn a_missing_port_may_have_a_default() {
 #[test]
 fn the_longest_name_is_taken_and_no_longer_one() {
     let longest = format!("{}abc", "a234567890.".repeat(22)) + &"x".repeat(8);
-    assert_eq!(longest.len(), LONGEST_NAME);
-    assert!(Name::parse(&longest).is_ok());
+    assert_eq!(longest.len(), MAX_NAME_LEN);
+    assert!(HostName::parse(&longest).is_ok());
     assert!(read(&format!("{longest}.:65535")).is_ok());
-    assert_eq!(Name::parse(&format!("{longest}x")), Err(BadDestination::TooLong));
+    assert_eq!(HostName::parse(&format!("{longest}x")), Err(DestinationError::TooLong));
 }
 
 #[test]
 fn knows_the_domains_above() {
-    let name = Name::parse("a.b.example.com").unwrap();
+    let name = HostName::parse("a.b.example.com").unwrap();
     assert_eq!(name.parents().collect::<Vec<_>>(), ["b.example.com", "example.com", "com"]);
-    assert_eq!(Name::parse("localhost").unwrap().parents().count(), 0);
+    assert_eq!(HostName::parse("localhost").unwrap().parents().count(), 0);
 }
 
 /// What `inet_aton`, and with it `getaddrinfo`, takes for an IPv4 address without looking it up.
@@ -76,7 +76,7 @@ proptest! {
 
     #[test]
     fn no_number_is_a_name(text in "(0[xX])?[0-9a-fA-F]{0,10}(\\.(0[xX])?[0-9a-f]{0,10}){0,4}\\.?") {
-        if let Ok(name) = Name::parse(&text) {
+        if let Ok(name) = HostName::parse(&text) {
             prop_assert!(!is_ipv4_to_a_resolver(name.as_str()), "{}", name);
         }
     }

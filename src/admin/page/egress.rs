@@ -4,28 +4,29 @@ use std::fmt::Write as _;
 
 use crate::units::display_bytes;
 
-use super::View;
-use super::escape::Esc;
-use super::sections::{END, ROWS, row, table};
-use super::verdict::ago;
+use super::PageView;
+use super::escape::Escaped;
+use super::problems::ago;
+use super::sections::{MAX_TABLE_ROWS, TABLE_END, row, table};
 
 /// Tunnels shown: the page has other things to show, and a command for all of them.
-const SHOWN: usize = 20;
+const MAX_TUNNELS_SHOWN: usize = 20;
 
-pub(super) fn section(out: &mut String, view: &View<'_>) {
+pub(super) fn section(out: &mut String, view: &PageView<'_>) {
     let Some(tunnels) = &view.status.tunnels else { return };
     let about = "What was asked for since the start";
     table(out, ("egress", "Forward proxy", about), &["Rule", "Result", "Requests"]);
-    for ((rule, result), count) in view.figures.egress.iter().filter(|one| *one.1 > 0.0).take(ROWS)
+    for ((rule, result), count) in
+        view.figures.egress.iter().filter(|one| *one.1 > 0.0).take(MAX_TABLE_ROWS)
     {
         let result = if result == "ok" { "served" } else { result };
         row(out, &[rule, result, &format!("{count:.0}")]);
     }
-    out.push_str(END);
+    out.push_str(TABLE_END);
     let about = format!("{} are open; the oldest first", tunnels.open);
     let columns = ["Client", "User", "Destination", "Rule", "Opened", "Sent", "Received"];
     table(out, ("tunnels", "Tunnels of the forward proxy", &about), &columns);
-    for one in tunnels.shown.iter().take(SHOWN) {
+    for one in tunnels.shown.iter().take(MAX_TUNNELS_SHOWN) {
         row(
             out,
             &[
@@ -39,13 +40,13 @@ pub(super) fn section(out: &mut String, view: &View<'_>) {
             ],
         );
     }
-    let more = tunnels.open.saturating_sub(tunnels.shown.len().min(SHOWN));
+    let more = tunnels.open.saturating_sub(tunnels.shown.len().min(MAX_TUNNELS_SHOWN));
     if more > 0 {
         let _ = write!(
             out,
             "<tr><td colspan=\"7\">and {} more: see <code>app-gateway egress list</code></td></tr>",
-            Esc(more)
+            Escaped(more)
         );
     }
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }

@@ -3,12 +3,12 @@
 use std::fmt::{self, Display, Write as _};
 
 /// Shows text in HTML, also inside quoted attributes.
-pub(super) struct Esc<T>(pub T);
+pub(super) struct Escaped<T>(pub T);
 
 /// Passes on what is written to it, escaped.
-struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+struct EscapeWriter<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
-impl fmt::Write for Escaping<'_, '_> {
+impl fmt::Write for EscapeWriter<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             match character {
@@ -31,9 +31,9 @@ impl fmt::Write for Escaping<'_, '_> {
     }
 }
 
-impl<T: Display> Display for Esc<T> {
+impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escaping(f), "{}", self.0)
+        write!(EscapeWriter(f), "{}", self.0)
     }
 }
 
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn nothing_gets_out_of_its_place() {
         let hostile = "<script>alert('x')</script>\" onload=\"&\u{1b}[31m\u{202e}";
-        let shown = Esc(hostile).to_string();
+        let shown = Escaped(hostile).to_string();
         assert!(!shown.contains(['<', '>', '"', '\'', '\u{1b}', '\u{202e}']), "{shown}");
         assert!(shown.starts_with("&lt;script&gt;alert(&#39;x&#39;)"), "{shown}");
     }

@@ -11,35 +11,35 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use super::{Desk, live};
+use super::{AdminApi, live};
 
 /// How often.
-const EVERY: Duration = Duration::from_secs(2);
+const EVENT_INTERVAL: Duration = Duration::from_secs(2);
 /// Most streams at a time.
-const STREAMS: usize = 8;
+const MAX_EVENT_STREAMS: usize = 8;
 
 /// A stream of events, as a body.
-pub(in crate::admin) struct Events(mpsc::Receiver<Bytes>);
+pub(in crate::admin) struct EventStream(mpsc::Receiver<Bytes>);
 
 /// Counts a stream for as long as it is open.
-struct Seat(Rc<Cell<usize>>);
+struct StreamPermit(Rc<Cell<usize>>);
 
-impl Drop for Seat {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
 }
 
-fn seat(streams: &Rc<Cell<usize>>) -> Option<Seat> {
-    if streams.get() >= STREAMS {
+fn seat(streams: &Rc<Cell<usize>>) -> Option<StreamPermit> {
+    if streams.get() >= MAX_EVENT_STREAMS {
         return None;
     }
     streams.set(streams.get() + 1);
-    Some(Seat(Rc::clone(streams)))
+    Some(StreamPermit(Rc::clone(streams)))
 }
 
 /// Opens a stream; `None` if there are too many. It ends when the body is dropped.
-pub(super) fn open(desk: &Rc<Desk>) -> Option<Events> {
+pub(super) fn open(desk: &Rc<AdminApi>) -> Option<EventStream> {
     let seat = seat(&desk.page.streams)?;
     let (sender, receiver) = mpsc::channel(1);
     let desk = Rc::clone(desk);
@@ -51,11 +51,11 @@ pub(super) fn open(desk: &Rc<Desk>) -> Option<Events> {
             }
             tokio::select! {
                 () = sender.closed() => break,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(EVENT_INTERVAL) => {}
             }
         }
     });
-    Some(Events(receiver))
+    Some(EventStream(receiver))
 }
 
 /// One event, as the HTML standard writes it.
@@ -70,7 +70,7 @@ fn event(text: &str) -> Bytes {
     Bytes::from(out)
 }
 
-impl Body for Events {
+impl Body for EventStream {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn streams_are_bounded_and_lines_stay_in_their_event() {
         let streams = Rc::default();
-        let seats: Vec<_> = (0..STREAMS).map_while(|_| seat(&streams)).collect();
-        assert_eq!(seats.len(), STREAMS);
+        let seats: Vec<_> = (0..MAX_EVENT_STREAMS).map_while(|_| seat(&streams)).collect();
+        assert_eq!(seats.len(), MAX_EVENT_STREAMS);
         assert!(seat(&streams).is_none());
         drop(seats);
         assert!(seat(&streams).is_some());

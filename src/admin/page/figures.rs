@@ -8,10 +8,10 @@ use crate::telemetry::Metrics;
 use crate::telemetry::exposition::Format;
 
 /// What all names begin with.
-const PREFIX: &str = "app_gateway_";
+const METRIC_PREFIX: &str = "app_gateway_";
 
 /// Two names that stand for something: profile and route, profile and listener, rule and result.
-type Pair = (String, String);
+type LabelPair = (String, String);
 
 /// The metrics at one moment, as far as the page shows them.
 #[derive(Clone, Debug)]
@@ -19,13 +19,13 @@ pub(super) struct Figures {
     /// When they were read.
     pub at: Instant,
     /// By profile and route.
-    pub routes: BTreeMap<Pair, Route>,
+    pub routes: BTreeMap<LabelPair, RouteFigures>,
     /// By the listener's address.
-    pub listeners: BTreeMap<String, Listener>,
+    pub listeners: BTreeMap<String, ListenerFigures>,
     /// Name, number of the pair, end of validity in seconds since 1970.
     pub certificates: Vec<(String, String, f64)>,
     /// Requests to the forward proxy by rule and result.
-    pub egress: BTreeMap<Pair, f64>,
+    pub egress: BTreeMap<LabelPair, f64>,
     /// Requests and connections that the gateway ended itself, by reason.
     pub refused: BTreeMap<String, f64>,
     /// Access-log lines lost.
@@ -34,7 +34,7 @@ pub(super) struct Figures {
 
 /// Of a route.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Route {
+pub(super) struct RouteFigures {
     /// Requests answered.
     pub requests: f64,
     /// Those of them answered with 5xx.
@@ -49,7 +49,7 @@ pub(super) struct Route {
 
 /// Of a listener.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Listener {
+pub(super) struct ListenerFigures {
     /// Open connections.
     pub open: f64,
     /// Handshakes that ended well.
@@ -62,7 +62,7 @@ pub(super) struct Listener {
 
 /// Sums over everything.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
+pub(super) struct TrafficTotals {
     /// Requests answered.
     pub requests: f64,
     /// Answered with 5xx.
@@ -147,8 +147,8 @@ impl Figures {
     }
 
     /// Sums.
-    pub(super) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+    pub(super) fn totals(&self) -> TrafficTotals {
+        let mut totals = TrafficTotals::default();
         for route in self.routes.values() {
             totals.requests += route.requests;
             totals.errors += route.errors;
@@ -160,7 +160,7 @@ impl Figures {
     }
 }
 
-impl Route {
+impl RouteFigures {
     /// What happened since `before`, which may be `None`: then everything did.
     pub(super) fn since(&self, before: Option<&Self>) -> Self {
         let Some(before) = before else { return self.clone() };
@@ -199,7 +199,7 @@ impl Route {
 
 /// Name without prefix, labels and value of a line.
 fn sample(line: &str) -> Option<(&str, BTreeMap<&str, String>, f64)> {
-    let line = line.strip_prefix(PREFIX)?;
+    let line = line.strip_prefix(METRIC_PREFIX)?;
     let (head, value) = line.rsplit_once(' ')?;
     let value = value.parse().ok()?;
     let Some((name, rest)) = head.split_once('{') else {

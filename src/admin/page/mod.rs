@@ -7,15 +7,15 @@
 mod egress;
 mod escape;
 mod events;
+mod explain_form;
 mod figures;
-mod lines;
-mod passed;
-mod past;
-mod refused;
+mod history;
+mod passthrough;
+mod problems;
+mod rejections;
 mod sections;
 mod socketio;
-mod tester;
-mod verdict;
+mod sparkline;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -33,35 +33,35 @@ use crate::generation::{Generation, Passage, Served};
 use crate::lens::report::Report;
 
 use super::report::{RouteHour, Status};
-use super::{Desk, Peer, guard, has_host};
-use escape::Esc;
-use events::Events;
+use super::{AdminApi, CommandOrigin, guard, has_host};
+use escape::Escaped;
+use events::EventStream;
+use explain_form::ExplainForm;
 use figures::Figures;
-use past::Past;
-use tester::Asked;
+use history::TrafficHistory;
 
 /// What the page may do in a browser: nothing but show itself and ask where it came from.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The generation that serves, once one does.
-pub type Serving = Rc<RefCell<Option<Arc<Generation>>>>;
+pub type ServingGeneration = Rc<RefCell<Option<Arc<Generation>>>>;
 
 /// An answer: all at once, or event by event.
-pub(super) type Body = Either<Full<Bytes>, Events>;
+pub(super) type PageBody = Either<Full<Bytes>, EventStream>;
 
 /// What the page remembers.
-pub struct Page {
-    serving: Serving,
-    past: RefCell<Past>,
+pub struct StatusPage {
+    serving: ServingGeneration,
+    past: RefCell<TrafficHistory>,
     /// Streams of events that are open.
     streams: Rc<Cell<usize>>,
 }
 
-impl Page {
+impl StatusPage {
     /// The last hour of each route.
     pub(super) fn hours(&self) -> Vec<RouteHour> {
         self.past.borrow().hours()
@@ -79,13 +79,13 @@ impl Page {
 
     /// A page that knows nothing yet.
     #[must_use]
-    pub fn new(serving: Serving) -> Self {
+    pub fn new(serving: ServingGeneration) -> Self {
         Self { serving, past: RefCell::default(), streams: Rc::default() }
     }
 }
 
 /// A listener as it is shown.
-struct Listener {
+struct ListenerRow {
     profile: String,
     address: String,
     tls: &'static str,
@@ -93,30 +93,30 @@ struct Listener {
 }
 
 /// A route as it is shown.
-struct Route {
+struct RouteRow {
     profile: String,
     name: String,
     goes: String,
 }
 
 /// Everything that is shown, at one moment.
-struct View<'a> {
+struct PageView<'a> {
     /// Seconds since 1970.
     now: i64,
     status: Status,
     /// Why no new work is taken.
     unready: Option<String>,
-    listeners: Vec<Listener>,
-    routes: Vec<Route>,
+    listeners: Vec<ListenerRow>,
+    routes: Vec<RouteRow>,
     /// Of Socket.IO.
     sessions: Report,
     figures: Figures,
-    past: &'a Past,
+    past: &'a TrafficHistory,
 }
 
 /// Looks at the metrics now and then, for as long as it is polled.
-pub async fn remember(desk: Rc<Desk>) {
-    let mut ticks = tokio::time::interval(past::EVERY);
+pub async fn remember(desk: Rc<AdminApi>) {
+    let mut ticks = tokio::time::interval(history::SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -138,21 +138,21 @@ pub(super) fn is_asked<T>(request: &Request<T>) -> bool {
 /// Answers for the page.
 pub(super) async fn answer(
     request: &Request<Incoming>,
-    peer: Peer,
-    desk: &Rc<Desk>,
-) -> Response<Body> {
+    peer: CommandOrigin,
+    desk: &Rc<AdminApi>,
+) -> Response<PageBody> {
     let refused = |status, why: &'static str| plain(status, "text/plain; charset=utf-8", why);
     match peer {
-        Peer::Stranger | Peer::Remote => {
+        CommandOrigin::Stranger | CommandOrigin::Remote => {
             return refused(
                 StatusCode::FORBIDDEN,
                 "the status page is for this host only; from elsewhere: ssh -L\n",
             );
         }
-        Peer::Local if !has_host(request) => {
+        CommandOrigin::Local if !has_host(request) => {
             return refused(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST);
         }
-        Peer::Local | Peer::Trusted => {}
+        CommandOrigin::Local | CommandOrigin::Trusted => {}
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
@@ -162,7 +162,7 @@ pub(super) async fn answer(
             let Some(live) = live(desk).await else {
                 return refused(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made\n");
             };
-            let asked = Asked::of(request.uri().query());
+            let asked = ExplainForm::of(request.uri().query());
             let serving = desk.page.serving.borrow().clone();
             let told = asked.told(serving).await;
             let tester = asked.section(told.as_deref());
@@ -179,7 +179,7 @@ pub(super) async fn answer(
 }
 
 /// The sections as they are now.
-async fn live(desk: &Desk) -> Option<String> {
+async fn live(desk: &AdminApi) -> Option<String> {
     let figures = Figures::read(&desk.metrics).await?;
     let generation = desk.page.serving.borrow().clone();
     let mut status = desk.status.borrow().clone();
@@ -188,7 +188,7 @@ async fn live(desk: &Desk) -> Option<String> {
     super::traffic::add(desk, &mut status);
     let (listeners, routes) = generation.as_deref().map(served).unwrap_or_default();
     let past = desk.page.past.borrow();
-    let view = View {
+    let view = PageView {
         now: jiff::Timestamp::now().as_second(),
         status,
         unready: super::ready(desk).err(),
@@ -202,14 +202,14 @@ async fn live(desk: &Desk) -> Option<String> {
 }
 
 /// Listeners and routes of a generation.
-fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
+fn served(generation: &Generation) -> (Vec<ListenerRow>, Vec<RouteRow>) {
     let (mut listeners, mut shown) = (Vec::new(), Vec::new());
     let mut known = HashSet::new();
     for site in &generation.sites {
         let serves = match &site.served {
             Served::Routes { routes, .. } => {
                 for route in routes {
-                    let one = Route {
+                    let one = RouteRow {
                         profile: site.names.profile.clone(),
                         name: route.account.name.to_string(),
                         goes: goes(&route.action),
@@ -222,7 +222,7 @@ fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
             }
             Served::RedirectToHttps(port) => format!("redirect to https, port {port}"),
         };
-        listeners.push(Listener {
+        listeners.push(ListenerRow {
             profile: site.names.profile.clone(),
             address: site.names.listener.clone(),
             tls: tls(site.tls.is_some()),
@@ -231,7 +231,7 @@ fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
     }
     for passage in &generation.passages {
         let names = &passage.names;
-        listeners.push(Listener {
+        listeners.push(ListenerRow {
             profile: names.profile.clone(),
             address: names.listener.clone(),
             tls: "passed through",
@@ -239,7 +239,7 @@ fn served(generation: &Generation) -> (Vec<Listener>, Vec<Route>) {
         });
     }
     for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
-        listeners.push(Listener {
+        listeners.push(ListenerRow {
             profile: "forward".to_owned(),
             address: listener.label.clone(),
             tls: tls(listener.tls.is_some()),
@@ -273,7 +273,7 @@ fn goes(action: &Action) -> String {
 
 /// The page around the sections.
 fn whole(live: &str, tester: &str) -> String {
-    let version = Esc(env!("CARGO_PKG_VERSION"));
+    let version = Escaped(env!("CARGO_PKG_VERSION"));
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -287,16 +287,16 @@ fn whole(live: &str, tester: &str) -> String {
     )
 }
 
-fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<PageBody> {
     dressed(status, kind, Either::Left(Full::new(body.into())))
 }
 
-fn dressed(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+fn dressed(status: StatusCode, kind: &'static str, body: PageBody) -> Response<PageBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),

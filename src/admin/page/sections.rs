@@ -1,32 +1,32 @@
 //! The live part of the page: one function per section.
 //!
-//! Every value goes through [`Esc`]. State is a word, and only then a colour.
+//! Every value goes through [`Escaped`]. State is a word, and only then a colour.
 
 use std::fmt::Write as _;
 
-use crate::admin::report::Verdict;
+use crate::admin::report::ReloadResult;
 
-use super::View;
-use super::escape::{Esc, figure, latency};
-use super::figures::Route;
-use super::lines::{Line, MINUTES, Minute};
-use super::past::Point;
+use super::PageView;
+use super::escape::{Escaped, figure, latency};
+use super::figures::RouteFigures;
+use super::history::TrafficSample;
+use super::problems::{PageProblem, ago, days_left, refusal, state, troubles};
 use super::socketio;
-use super::verdict::{Trouble, ago, days_left, refusal, state, troubles};
-use super::{egress, passed, refused};
+use super::sparkline::{HISTORY_MINUTES, RouteHistory, RouteMinute};
+use super::{egress, passthrough, rejections};
 
 /// Most rows of a table; a page is for people.
-pub(super) const ROWS: usize = 200;
+pub(super) const MAX_TABLE_ROWS: usize = 200;
 /// Reloads shown.
-const RELOADS: usize = 10;
+const MAX_RELOADS_SHOWN: usize = 10;
 
 /// What is drawn of a point.
-type Of = fn(&Point) -> f64;
+type SampleValue = fn(&TrafficSample) -> f64;
 /// What is drawn of a minute of a route.
-type OfMinute = fn(&Minute) -> f32;
+type MinuteValue = fn(&RouteMinute) -> f32;
 
 /// All sections.
-pub(super) fn all(view: &View<'_>) -> String {
+pub(super) fn all(view: &PageView<'_>) -> String {
     let mut out = String::with_capacity(16 * 1024);
     verdict(&mut out, view, &troubles(view));
     hour(&mut out, view);
@@ -35,8 +35,8 @@ pub(super) fn all(view: &View<'_>) -> String {
     listeners(&mut out, view);
     certificates(&mut out, view);
     routes(&mut out, view);
-    passed::section(&mut out, view);
-    refused::section(&mut out, view);
+    passthrough::section(&mut out, view);
+    rejections::section(&mut out, view);
     egress::section(&mut out, view);
     reloads(&mut out, view);
     out
@@ -44,7 +44,7 @@ pub(super) fn all(view: &View<'_>) -> String {
 
 // Writing to a String cannot fail; that is what `let _` stands for here.
 
-fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
+fn verdict(out: &mut String, view: &PageView<'_>, troubles: &[PageProblem]) {
     let (class, head) = match troubles.len() {
         0 => ("good", "All is well".to_owned()),
         1 => ("bad", "1 problem".to_owned()),
@@ -72,12 +72,13 @@ fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
         let _ = write!(
             out,
             "<p>This configuration is on trial until {}, then generation {} serves again. Keep it: <code>app-gateway confirm</code></p>",
-            Esc(&pending.until),
+            Escaped(&pending.until),
             pending.back_to
         );
     }
     if !status.needs_restart.is_empty() {
-        let _ = write!(out, "<p>Only a restart sets: {}</p>", Esc(status.needs_restart.join(", ")));
+        let _ =
+            write!(out, "<p>Only a restart sets: {}</p>", Escaped(status.needs_restart.join(", ")));
     }
     let up = ago(&status.started, view.now);
     let facts = [
@@ -90,7 +91,7 @@ fn verdict(out: &mut String, view: &View<'_>, troubles: &[Trouble]) {
     ];
     out.push_str("<dl>");
     for (name, value) in facts {
-        let _ = write!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", Esc(value));
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", Escaped(value));
     }
     out.push_str("</dl></section>");
 }
@@ -100,17 +101,17 @@ pub(super) fn coded(sentence: &str) -> String {
     let mut out = String::new();
     for (index, piece) in sentence.split('`').enumerate() {
         let _ = match index % 2 {
-            0 => write!(out, "{}", Esc(piece)),
-            _ => write!(out, "<code>{}</code>", Esc(piece)),
+            0 => write!(out, "{}", Escaped(piece)),
+            _ => write!(out, "<code>{}</code>", Escaped(piece)),
         };
     }
     out
 }
 
-fn hour(out: &mut String, view: &View<'_>) {
+fn hour(out: &mut String, view: &PageView<'_>) {
     let now = view.past.now(&view.figures);
     out.push_str("<section id=\"hour\" aria-labelledby=\"hour-h\"><h2 id=\"hour-h\">The last hour</h2><div class=\"tiles\">");
-    let lines: [(&str, f64, Of); 4] = [
+    let lines: [(&str, f64, SampleValue); 4] = [
         ("requests/s", now.requests, |point| point.requests),
         ("5xx/s", now.errors, |point| point.errors),
         ("client connections", now.connections, |point| point.connections),
@@ -147,18 +148,18 @@ fn spark(out: &mut String, name: &str, points: impl ExactSizeIterator<Item = f64
 }
 
 /// The hour of a route: requests, and those that failed, on one scale.
-fn line(out: &mut String, past: &Line) {
-    let most = |of: OfMinute| past.iter().map(of).fold(0.0, f32::max);
+fn line(out: &mut String, past: &RouteHistory) {
+    let most = |of: MinuteValue| past.iter().map(of).fold(0.0, f32::max);
     let (requests, errors) = (most(|minute| minute.requests), most(|minute| minute.errors));
     let scale = 16.0 / requests.max(f32::MIN_POSITIVE);
-    let first = MINUTES.saturating_sub(past.len());
+    let first = HISTORY_MINUTES.saturating_sub(past.len());
     let _ = write!(
         out,
         "<svg viewBox=\"0 0 60 18\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"in the last hour at most {} requests/s and {} 5xx/s\">",
         figure(requests.into()),
         figure(errors.into())
     );
-    let of: [(&str, OfMinute); 2] =
+    let of: [(&str, MinuteValue); 2] =
         [("", |minute| minute.requests), (" class=\"errors\"", |minute| minute.errors)];
     for (class, of) in of.into_iter().take(if errors > 0.0 { 2 } else { 1 }) {
         let _ = write!(out, "<polyline{class} points=\"");
@@ -188,34 +189,37 @@ pub(super) fn table(out: &mut String, (id, title, about): (&str, &str, &str), co
     out.push_str("</tr></thead><tbody>");
 }
 
-pub(super) const END: &str = "</tbody></table></div></section>";
+pub(super) const TABLE_END: &str = "</tbody></table></div></section>";
 
 /// One row; the first cell is its header.
 pub(super) fn row(out: &mut String, cells: &[&str]) {
     out.push_str("<tr>");
     for (index, cell) in cells.iter().enumerate() {
         let _ = match index {
-            0 => write!(out, "<th scope=\"row\">{}</th>", Esc(cell)),
-            _ => write!(out, "<td>{}</td>", Esc(cell)),
+            0 => write!(out, "<th scope=\"row\">{}</th>", Escaped(cell)),
+            _ => write!(out, "<td>{}</td>", Escaped(cell)),
         };
     }
     out.push_str("</tr>");
 }
 
 fn more(out: &mut String, rows: usize) {
-    if rows > ROWS {
-        let _ =
-            write!(out, "<tr><td colspan=\"9\">and {} more: see /metrics</td></tr>", rows - ROWS);
+    if rows > MAX_TABLE_ROWS {
+        let _ = write!(
+            out,
+            "<tr><td colspan=\"9\">and {} more: see /metrics</td></tr>",
+            rows - MAX_TABLE_ROWS
+        );
     }
 }
 
-fn upstreams(out: &mut String, view: &View<'_>) {
+fn upstreams(out: &mut String, view: &PageView<'_>) {
     let about = "Where requests are sent, and how that is";
     let columns = ["Upstream", "State", "Endpoint", "Open"];
     table(out, ("upstreams", "Upstream endpoints", about), &columns);
     let all = view.status.upstreams.iter();
     let all = all.flat_map(|one| one.endpoints.iter().map(move |endpoint| (one, endpoint)));
-    for (upstream, endpoint) in all.clone().take(ROWS) {
+    for (upstream, endpoint) in all.clone().take(MAX_TABLE_ROWS) {
         let (class, sign) = match endpoint.state.as_str() {
             "up" => ("good", "●"),
             "down" | "ejected" => ("bad", "✖"),
@@ -229,44 +233,44 @@ fn upstreams(out: &mut String, view: &View<'_>) {
         let _ = write!(
             out,
             "<tr><th scope=\"row\">{}</th><td class=\"{class} why\"><span aria-hidden=\"true\">{sign}</span> {}{unchecked}</td><td>{}{backup}</td><td>{}</td></tr>",
-            Esc(&upstream.upstream),
-            Esc(state(endpoint, view.now)),
-            Esc(&endpoint.endpoint),
+            Escaped(&upstream.upstream),
+            Escaped(state(endpoint, view.now)),
+            Escaped(&endpoint.endpoint),
             open
         );
     }
     more(out, all.count());
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }
 
-fn listeners(out: &mut String, view: &View<'_>) {
+fn listeners(out: &mut String, view: &PageView<'_>) {
     let about = "Where clients come in";
     let columns =
         ["Profile", "Address", "TLS", "Serves", "Open", "Handshakes", "Failed", "Turned away"];
     table(out, ("listeners", "Profiles and listeners", about), &columns);
-    for one in view.listeners.iter().take(ROWS) {
+    for one in view.listeners.iter().take(MAX_TABLE_ROWS) {
         let seen = view.figures.listeners.get(&one.address).cloned().unwrap_or_default();
         let counts = [seen.open, seen.good, seen.failed, seen.rejected].map(|n| format!("{n:.0}"));
         let [open, good, failed, rejected] = &counts;
         row(out, &[&one.profile, &one.address, one.tls, &one.serves, open, good, failed, rejected]);
     }
     more(out, view.listeners.len());
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }
 
-fn certificates(out: &mut String, view: &View<'_>) {
+fn certificates(out: &mut String, view: &PageView<'_>) {
     let about = "Certificates that clients are shown";
     table(out, ("certificates", "Certificates", about), &["Name", "Pair", "Days left"]);
-    for (name, pair, end) in view.figures.certificates.iter().take(ROWS) {
+    for (name, pair, end) in view.figures.certificates.iter().take(MAX_TABLE_ROWS) {
         let days = days_left(*end, view.now);
         let days = if days < 0 { "expired".to_owned() } else { days.to_string() };
         row(out, &[name, pair, &days]);
     }
     more(out, view.figures.certificates.len());
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }
 
-fn routes(out: &mut String, view: &View<'_>) {
+fn routes(out: &mut String, view: &PageView<'_>) {
     let about = "Of the last minute, after a line of the last hour: requests, and what was answered with 5xx";
     let columns = [
         "Route",
@@ -281,15 +285,16 @@ fn routes(out: &mut String, view: &View<'_>) {
         "Profile",
     ];
     table(out, ("routes", "Routes", about), &columns);
-    for one in view.routes.iter().take(ROWS) {
+    for one in view.routes.iter().take(MAX_TABLE_ROWS) {
         let key = (one.profile.clone(), one.name.clone());
-        let (seen, took) = view.past.route(&view.figures, &key).unwrap_or((Route::default(), 1.0));
+        let (seen, took) =
+            view.past.route(&view.figures, &key).unwrap_or((RouteFigures::default(), 1.0));
         let share = match seen.requests {
             requests if requests > 0.0 => format!("{} %", figure(seen.errors / requests * 100.0)),
             _ => "–".to_owned(),
         };
         let at = |share| seen.quantile(share).map_or("–".to_owned(), latency);
-        let _ = write!(out, "<tr><th scope=\"row\">{}</th><td class=\"line\">", Esc(&one.name));
+        let _ = write!(out, "<tr><th scope=\"row\">{}</th><td class=\"line\">", Escaped(&one.name));
         match view.past.line(&key) {
             Some(past) => line(out, past),
             None => out.push('–'),
@@ -299,41 +304,41 @@ fn routes(out: &mut String, view: &View<'_>) {
             (figure(seen.requests / took), figure(seen.in_flight), figure(seen.websockets));
         let (half, most) = (at(0.5), at(0.95));
         for cell in [&rate, &share, &flying, &half, &most, &sockets, &one.goes, &one.profile] {
-            let _ = write!(out, "<td>{}</td>", Esc(cell));
+            let _ = write!(out, "<td>{}</td>", Escaped(cell));
         }
         out.push_str("</tr>");
     }
     more(out, view.routes.len());
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }
 
-fn reloads(out: &mut String, view: &View<'_>) {
+fn reloads(out: &mut String, view: &PageView<'_>) {
     let about = "Newest first";
     let columns = ["When", "Asked by", "Result", "Generation", "Took", "Changes"];
     table(out, ("reloads", "Reloads", about), &columns);
-    for attempt in view.status.reloads.iter().rev().take(RELOADS) {
-        let class = if attempt.result == Verdict::Refused { "bad" } else { "" };
+    for attempt in view.status.reloads.iter().rev().take(MAX_RELOADS_SHOWN) {
+        let class = if attempt.result == ReloadResult::Refused { "bad" } else { "" };
         let _ = write!(
             out,
             "<tr><th scope=\"row\"><time datetime=\"{}\">{}</time></th><td>{}</td><td class=\"{class}\">{}</td><td>{}</td><td>{} ms</td><td class=\"changes\">{}</td></tr>",
-            Esc(&attempt.time),
-            Esc(ago(&attempt.time, view.now)),
-            Esc(&attempt.trigger),
+            Escaped(&attempt.time),
+            Escaped(ago(&attempt.time, view.now)),
+            Escaped(&attempt.trigger),
             attempt.result.word(),
             attempt.generation,
             attempt.milliseconds,
-            Esc(attempt.changes.join("; ")),
+            Escaped(attempt.changes.join("; ")),
         );
     }
     out.push_str("</tbody></table></div>");
-    let drawn = view.status.reloads.iter().rev().find(|a| a.result == Verdict::Refused);
+    let drawn = view.status.reloads.iter().rev().find(|a| a.result == ReloadResult::Refused);
     if let Some(attempt) = drawn {
         let open = if refusal(view).is_some() { " open" } else { "" };
         let _ = write!(
             out,
             "<details id=\"refusal\"{open}><summary>Why the reload of {} was refused</summary><pre tabindex=\"0\">{}</pre></details>",
-            Esc(&attempt.time),
-            Esc(&attempt.problems)
+            Escaped(&attempt.time),
+            Escaped(&attempt.problems)
         );
     }
     out.push_str("</section>");

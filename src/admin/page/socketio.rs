@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use crate::lens::report::{Report, Row};
 
-use super::escape::Esc;
-use super::sections::{END, coded, row, table};
+use super::escape::Escaped;
+use super::sections::{TABLE_END, coded, row, table};
 
 /// Sessions shown.
-const ROWS: usize = 10;
+const MAX_SESSIONS_SHOWN: usize = 10;
 
 // Writing to a String cannot fail; that is what `let _` stands for here.
 
@@ -42,8 +42,8 @@ pub(super) fn section(out: &mut String, report: &Report) {
             "<p class=\"bad\">An idle timer of about {} s {} cuts sessions of {} ({}), whose heartbeat is longer.</p>",
             timer.seconds,
             timer.place,
-            Esc(&timer.upstream),
-            Esc(&timer.profile)
+            Escaped(&timer.upstream),
+            Escaped(&timer.profile)
         );
     }
     if report.skipped_sessions + report.skipped_events > 0 {
@@ -64,7 +64,7 @@ fn causes(out: &mut String, report: &Report) {
         let _ = write!(
             out,
             "<li><b>{}</b>: {} stuck now, {} ended of late. {} <span class=\"remedy\">{}</span></li>",
-            Esc(&one.cause),
+            Escaped(&one.cause),
             one.stuck,
             one.ended,
             coded(&one.meaning),
@@ -76,11 +76,11 @@ fn causes(out: &mut String, report: &Report) {
     let columns = ["Session", "Cause", "Client", "Route", "Polls", "For", "Evidence"];
     table(out, ("socketio-stuck", "Sessions without a WebSocket", about), &columns);
     // The latest first: stuck ones come oldest first.
-    let stuck = report.stuck.iter().rev().take(ROWS);
-    for one in stuck.chain(report.ended.iter().take(ROWS)) {
+    let stuck = report.stuck.iter().rev().take(MAX_SESSIONS_SHOWN);
+    for one in stuck.chain(report.ended.iter().take(MAX_SESSIONS_SHOWN)) {
         session(out, one);
     }
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }
 
 fn session(out: &mut String, one: &Row) {

@@ -1,4 +1,4 @@
-use crate::admin::report::{Attempt, RefusedBy, Tunnel, Tunnels, Verdict};
+use crate::admin::report::{RejectionCount, ReloadAttempt, ReloadResult, TunnelList, TunnelStatus};
 use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
 
 use super::*;
@@ -17,7 +17,7 @@ fn status() -> Status {
         resolved: None,
         open: 3,
     };
-    let tunnel = Tunnel {
+    let tunnel = TunnelStatus {
         id: "1".to_owned(),
         since: "1970-01-01T00:15:00Z".to_owned(),
         client: "10.0.0.7:4000".to_owned(),
@@ -27,10 +27,10 @@ fn status() -> Status {
         request_bytes: 1536,
         response_bytes: 5 << 20,
     };
-    let attempt = Attempt {
+    let attempt = ReloadAttempt {
         time: "1970-01-01T00:15:00Z".to_owned(),
         trigger: "files".to_owned(),
-        result: Verdict::Refused,
+        result: ReloadResult::Refused,
         generation: 7,
         config: "abc".to_owned(),
         milliseconds: 5,
@@ -51,34 +51,34 @@ fn status() -> Status {
             endpoints: vec![endpoint],
         }],
         refused: (0..7)
-            .map(|number| RefusedBy {
+            .map(|number| RejectionCount {
                 reason: "route_denied".to_owned(),
                 profile: "internet".to_owned(),
                 route: format!("{HOSTILE}{number}"),
                 count: 7 - number,
             })
             .collect(),
-        tunnels: Some(Tunnels { open: 3, shown: vec![tunnel] }),
+        tunnels: Some(TunnelList { open: 3, shown: vec![tunnel] }),
         ..Status::default()
     }
 }
 
-fn view(past: &Past) -> View<'_> {
+fn view(past: &TrafficHistory) -> PageView<'_> {
     let figures = Figures::of(
         "app_gateway_tls_certificate_not_after_timestamp_seconds{certificate=\"main\",pair=\"0\"} 260200\n\
          app_gateway_refused_total{reason=\"route_denied\"} 30\n",
     );
-    View {
+    PageView {
         now: 1000,
         status: status(),
         unready: None,
-        listeners: vec![Listener {
+        listeners: vec![ListenerRow {
             profile: HOSTILE.to_owned(),
             address: "[::]:443".to_owned(),
             tls: "yes",
             serves: "2 routes".to_owned(),
         }],
-        routes: vec![Route {
+        routes: vec![RouteRow {
             profile: "internet".to_owned(),
             name: HOSTILE.to_owned(),
             goes: HOSTILE.to_owned(),
@@ -91,7 +91,7 @@ fn view(past: &Past) -> View<'_> {
 
 #[test]
 fn says_what_is_wrong_and_what_to_do() {
-    let past = Past::default();
+    let past = TrafficHistory::default();
     let mut view = view(&past);
     let page = sections::all(&view);
     assert!(page.contains("3 problems"), "{page}");
@@ -111,8 +111,8 @@ fn says_what_is_wrong_and_what_to_do() {
 
 #[test]
 fn names_cannot_leave_their_cells() {
-    let past = Past::default();
-    let page = whole(&sections::all(&view(&past)), &Asked::default().section(None));
+    let past = TrafficHistory::default();
+    let page = whole(&sections::all(&view(&past)), &ExplainForm::default().section(None));
     assert!(!page.contains("<img") && page.contains("&lt;img src=x"), "{page}");
     // Neither styles nor scripts in the text: the policy would refuse them.
     assert!(!page.contains("style=") && !page.contains("<style") && !page.contains(" onclick"));
@@ -123,7 +123,7 @@ fn names_cannot_leave_their_cells() {
 
 #[test]
 fn tunnels_and_what_routes_refused_are_listed_up_to_a_number() {
-    let past = Past::default();
+    let past = TrafficHistory::default();
     let page = sections::all(&view(&past));
     assert!(page.contains("3 are open"), "{page}");
     assert!(page.contains("<td>100 s ago</td><td>1.5 KiB</td><td>5 MiB</td>"), "{page}");
@@ -134,7 +134,7 @@ fn tunnels_and_what_routes_refused_are_listed_up_to_a_number() {
 
 #[test]
 fn every_table_has_a_caption_and_headers() {
-    let past = Past::default();
+    let past = TrafficHistory::default();
     let page = sections::all(&view(&past));
     let tables = page.matches("<table>").count();
     assert!(tables >= 6 && page.matches("<caption>").count() == tables);

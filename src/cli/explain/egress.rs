@@ -23,7 +23,7 @@ use crate::units::{display_duration, display_size};
 use super::{Lines, generation};
 
 #[derive(Args)]
-pub(in crate::cli) struct Asked {
+pub(in crate::cli) struct EgressArgs {
     /// Destination as the client asks for it: `api.twilio.com:443` for CONNECT, or a URL such as
     /// `http://ocsp.example.com/`
     #[arg(value_name = "HOST:PORT|URL")]
@@ -39,14 +39,15 @@ pub(in crate::cli) struct Asked {
     names: Vec<String>,
 }
 
-pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
+pub(in crate::cli) fn explain(directory: &Path, asked: &EgressArgs) -> ExitCode {
     let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
     let Some(outlet) = &generation.outlet else {
         say_wrong("there is no forward proxy: no file has a [forward] table");
         summarise(&generation.config.sources, &problems);
         return ExitCode::from(2);
     };
-    let mut explained = Explained { outlet, generation: &generation, lines: Lines::default() };
+    let mut explained =
+        EgressExplanation { outlet, generation: &generation, lines: Lines::default() };
     let open = explained.explain(asked, &addresses);
     say(&explained.lines.text);
     summarise(&generation.config.sources, &problems);
@@ -60,18 +61,18 @@ fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
     Ok(distinct.into_iter().collect())
 }
 
-struct Explained<'a> {
+struct EgressExplanation<'a> {
     outlet: &'a Outlet,
     generation: &'a Generation,
     lines: Lines,
 }
 
 /// How names are looked up.
-type Resolve<'a> = &'a dyn Fn(&str) -> Result<Vec<IpAddr>, String>;
+type NameLookup<'a> = &'a dyn Fn(&str) -> Result<Vec<IpAddr>, String>;
 
-impl Explained<'_> {
+impl EgressExplanation<'_> {
     /// Writes it all down. Returns whether there is an address that would be dialled.
-    fn explain(&mut self, asked: &Asked, resolve: Resolve<'_>) -> bool {
+    fn explain(&mut self, asked: &EgressArgs, resolve: NameLookup<'_>) -> bool {
         let client = Client {
             ip: asked.client.to_canonical(),
             user: asked.user.as_deref(),
@@ -144,7 +145,7 @@ impl Explained<'_> {
         grant: &Grant,
         client: &Client<'_>,
         (destination, form): (&Destination, Form),
-        resolve: Resolve<'_>,
+        resolve: NameLookup<'_>,
     ) -> bool {
         let rule = &grant.rule;
         self.rule(rule, "");

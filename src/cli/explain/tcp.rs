@@ -15,7 +15,7 @@ use crate::generation::explain::{Connection, Explained};
 use super::{generation, told};
 
 #[derive(Args)]
-pub(in crate::cli) struct Asked {
+pub(in crate::cli) struct TcpArgs {
     /// Server name in the client's TLS hello, and the port it comes to, e.g.
     /// `chat.example.com:8443`; `:8443` for a client that names no server
     #[arg(value_name = "NAME:PORT")]
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Asked {
     client: IpAddr,
 }
 
-pub(in crate::cli) fn explain(directory: &Path, asked: &Asked) -> ExitCode {
+pub(in crate::cli) fn explain(directory: &Path, asked: &TcpArgs) -> ExitCode {
     let parts = asked.connection.rsplit_once(':');
     let Some((name, Ok(port))) = parts.map(|(name, port)| (name, port.parse())) else {
         say_wrong("write NAME:PORT, e.g. chat.example.com:8443, or :8443 without a name");

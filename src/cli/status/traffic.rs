@@ -7,19 +7,21 @@
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 
-use crate::admin::report::{PassedThrough, RefusedBy, SocketIo, Status, Tunnels};
+use crate::admin::report::{
+    PassthroughSummary, RejectionCount, SocketIoSummary, Status, TunnelList,
+};
 use crate::doctor::table::columns;
 use crate::units::{display_bytes, display_span};
 
 /// Most rows of a table.
-const ROWS: usize = 10;
+const MAX_ROWS: usize = 10;
 
 /// Most routes named for a reason.
-const NAMED: usize = 3;
+const MAX_ROUTES_NAMED: usize = 3;
 
 /// Lines about Socket.IO, each with its name.
-pub(super) fn socket_io(told: &SocketIo) -> Vec<(&'static str, String)> {
-    let SocketIo { sessions, causes, warnings } = told;
+pub(super) fn socket_io(told: &SocketIoSummary) -> Vec<(&'static str, String)> {
+    let SocketIoSummary { sessions, causes, warnings } = told;
     let mut lines = Vec::new();
     if sessions.open() > 0 || !causes.is_empty() {
         let on = sessions.upgraded + sessions.direct;
@@ -61,7 +63,7 @@ fn table(out: &mut String, head: &[&str], mut rows: Vec<Vec<String>>, all: usize
     if rows.is_empty() {
         return;
     }
-    rows.truncate(ROWS);
+    rows.truncate(MAX_ROWS);
     let more = all - rows.len();
     let _ = write!(out, "\n{}", columns(head, &rows));
     if more > 0 {
@@ -69,8 +71,8 @@ fn table(out: &mut String, head: &[&str], mut rows: Vec<Vec<String>>, all: usize
     }
 }
 
-fn passed_through(out: &mut String, all: &[PassedThrough]) {
-    let row = |one: &PassedThrough| {
+fn passed_through(out: &mut String, all: &[PassthroughSummary]) {
+    let row = |one: &PassthroughSummary| {
         let refused = one.refused.iter().map(|(word, count)| format!("{word} {count}x"));
         vec![
             format!("{} {}", one.profile, one.route),
@@ -90,13 +92,13 @@ fn refused(out: &mut String, status: &Status) {
     all.sort_by_key(|(word, count)| (Reverse(**count), *word));
     let row = |(word, count): &(&String, &u64)| {
         let of = status.refused.iter().filter(|one| one.reason == **word);
-        let mut of: Vec<&RefusedBy> = of.collect();
+        let mut of: Vec<&RejectionCount> = of.collect();
         of.sort_by_key(|one| Reverse(one.count));
-        let named = of.iter().take(NAMED);
+        let named = of.iter().take(MAX_ROUTES_NAMED);
         let mut routes: Vec<_> =
             named.map(|one| format!("{} {} {}x", one.profile, one.route, one.count)).collect();
-        if of.len() > NAMED {
-            routes.push(format!("and {} more", of.len() - NAMED));
+        if of.len() > MAX_ROUTES_NAMED {
+            routes.push(format!("and {} more", of.len() - MAX_ROUTES_NAMED));
         }
         vec![(*word).clone(), count.to_string(), routes.join(", ")]
     };
@@ -104,7 +106,7 @@ fn refused(out: &mut String, status: &Status) {
     table(out, &head, all.iter().map(row).collect(), all.len());
 }
 
-fn tunnels_of(out: &mut String, tunnels: &Tunnels, now: i64) {
+fn tunnels_of(out: &mut String, tunnels: &TunnelList, now: i64) {
     let rows = tunnels.shown.iter().map(|one| {
         let since = one.since.parse::<jiff::Timestamp>().map(|then| now - then.as_second());
         let client = match &one.user {
@@ -127,17 +129,17 @@ fn tunnels_of(out: &mut String, tunnels: &Tunnels, now: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::report::Tunnel;
+    use crate::admin::report::TunnelStatus;
     use crate::lens::report::{CauseTold, Counts};
 
     fn busy() -> Status {
-        let refused = |reason: &str, route: &str, count| RefusedBy {
+        let refused = |reason: &str, route: &str, count| RejectionCount {
             reason: reason.to_owned(),
             profile: "internet".to_owned(),
             route: route.to_owned(),
             count,
         };
-        let tunnel = |number: usize| Tunnel {
+        let tunnel = |number: usize| TunnelStatus {
             id: number.to_string(),
             since: "1970-01-01T00:00:00Z".to_owned(),
             client: format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number}]:54321"),
@@ -147,7 +149,7 @@ mod tests {
             request_bytes: 1536,
             response_bytes: 5 << 20,
         };
-        let passed = |route: &str, upstream: Option<&str>| PassedThrough {
+        let passed = |route: &str, upstream: Option<&str>| PassthroughSummary {
             profile: "internet".to_owned(),
             route: route.to_owned(),
             upstream: upstream.map(str::to_owned),
@@ -162,7 +164,7 @@ mod tests {
                 .to_vec(),
             refused_in_all: [("no_route".to_owned(), 9), ("route_denied".to_owned(), 26)].into(),
             passed_through: vec![passed("chat.example.com", Some("sites")), passed("none", None)],
-            tunnels: Some(Tunnels { open: 13, shown: (0..13).map(tunnel).collect() }),
+            tunnels: Some(TunnelList { open: 13, shown: (0..13).map(tunnel).collect() }),
             ..Status::default()
         }
     }
@@ -186,7 +188,7 @@ mod tests {
     fn where_nothing_goes_on_nothing_is_said() {
         let mut text = String::new();
         tables(&mut text, &Status::default(), 600);
-        let tunnels = Some(Tunnels::default());
+        let tunnels = Some(TunnelList::default());
         tables(&mut text, &Status { tunnels, ..Status::default() }, 600);
         assert_eq!(text, "");
     }
@@ -200,7 +202,7 @@ mod tests {
             meaning: String::new(),
             next: String::new(),
         };
-        let mut told = SocketIo {
+        let mut told = SocketIoSummary {
             sessions: Counts { polling: 1, stuck: 2, upgraded: 3, direct: 4, ended: 5 },
             causes: vec![cause("upgrade_stripped", 2, 1), cause("never_tried", 0, 3)],
             warnings: vec!["too short".to_owned()],
@@ -216,7 +218,11 @@ mod tests {
                 "too short",
             ]
         );
-        told = SocketIo { sessions: Counts::default(), causes: Vec::new(), warnings: Vec::new() };
+        told = SocketIoSummary {
+            sessions: Counts::default(),
+            causes: Vec::new(),
+            warnings: Vec::new(),
+        };
         assert!(socket_io(&told).is_empty());
     }
 }

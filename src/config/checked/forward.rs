@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
 
-use crate::addr::{Name, Pattern};
+use crate::addr::{HostName, Pattern};
 use crate::config::problem::Place;
 
 use super::{CertificateId, ClientCertificates, Endpoint, ProxyProtocol, Verify};
@@ -42,7 +42,7 @@ pub struct Forward {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PinnedHost {
     /// The name.
-    pub name: Name,
+    pub name: HostName,
     /// What it stands for; not judged.
     pub addresses: Vec<IpAddr>,
 }

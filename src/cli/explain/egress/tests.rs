@@ -52,8 +52,9 @@ fn explained(destination: &str, client: &str) -> (String, bool) {
         .unwrap_or_else(|problems| panic!("{problems:?}"))
         .generation;
     let outlet = generation.outlet.as_ref().unwrap();
-    let mut explained = Explained { outlet, generation: &generation, lines: Lines::default() };
-    let asked = Asked {
+    let mut explained =
+        EgressExplanation { outlet, generation: &generation, lines: Lines::default() };
+    let asked = EgressArgs {
         destination: destination.to_owned(),
         client: client.parse().unwrap(),
         user: None,

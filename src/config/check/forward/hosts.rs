@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::addr::Name;
+use crate::addr::HostName;
 use crate::config::checked::PinnedHost;
 use crate::config::file::{Hosts, Written};
 use crate::config::problem::{Place, Problem};
@@ -18,7 +18,7 @@ impl Check<'_> {
         let mut pinned: Vec<PinnedHost> = Vec::new();
         for (key, list) in written.into_iter().flat_map(|table| &table.value) {
             let place = Place::of(self.file, &key.span());
-            let name = match Name::parse(key.get_ref()) {
+            let name = match HostName::parse(key.get_ref()) {
                 Ok(name) => name,
                 Err(error) => {
                     let message = format!("`{}` is not a host name: {error}", key.get_ref());

@@ -11,24 +11,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::admin::Question;
+use crate::admin::CommandOptions;
 use crate::admin::socket;
 use crate::config;
 
 use super::{environment, say_escaped, say_wrong_escaped};
 
 /// For connecting.
-const PATIENCE: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer that is read, in bytes: a plan of many routes is long.
-const MOST: u64 = 64 << 20;
+const MAX_ANSWER: u64 = 64 << 20;
 
 /// An answer.
-pub(super) struct Answer {
+pub(super) struct AdminAnswer {
     pub(super) status: u16,
     pub(super) body: String,
 }
 
-impl Answer {
+impl AdminAnswer {
     /// Reads the body as what was asked for.
     ///
     /// # Errors
@@ -41,20 +41,22 @@ impl Answer {
 }
 
 /// Where a gateway may be asked.
-enum Door {
+enum AdminEndpoint {
     Socket(PathBuf),
     Listener(SocketAddr),
 }
 
 /// The sockets at which the gateway that runs on `directory` may be, best first.
-fn sockets(directory: &Path) -> impl Iterator<Item = Door> {
+fn sockets(directory: &Path) -> impl Iterator<Item = AdminEndpoint> {
     let said = config::doors(directory, &environment);
-    said.socket.into_iter().chain(socket::usual(directory)).map(Door::Socket)
+    said.socket.into_iter().chain(socket::usual(directory)).map(AdminEndpoint::Socket)
 }
 
 /// Its admin listener, if it has one.
-fn listener(directory: &Path) -> Option<Door> {
-    config::doors(directory, &environment).listen.map(|listen| Door::Listener(reachable(listen)))
+fn listener(directory: &Path) -> Option<AdminEndpoint> {
+    config::doors(directory, &environment)
+        .listen
+        .map(|listen| AdminEndpoint::Listener(reachable(listen)))
 }
 
 /// Where a wildcard address is reached from this host.
@@ -76,9 +78,9 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 pub(super) fn ask(
     directory: &Path,
     line: &str,
-    question: &Question,
+    question: &CommandOptions,
     patience: Duration,
-) -> Result<Answer, String> {
+) -> Result<AdminAnswer, String> {
     ask_at(sockets(directory), directory, (line, question, patience)).map_err(|tried| {
         format!(
             "{tried}\ncommands use the admin socket alone; one that is \"off\" in [admin], or in a directory \
@@ -96,16 +98,16 @@ pub(super) fn ask_health(
     directory: &Path,
     line: &str,
     patience: Duration,
-) -> Result<Answer, String> {
+) -> Result<AdminAnswer, String> {
     let doors = sockets(directory).chain(listener(directory));
-    ask_at(doors, directory, (line, &Question::default(), patience))
+    ask_at(doors, directory, (line, &CommandOptions::default(), patience))
 }
 
 fn ask_at(
-    doors: impl Iterator<Item = Door>,
+    doors: impl Iterator<Item = AdminEndpoint>,
     directory: &Path,
-    (line, question, patience): (&str, &Question, Duration),
-) -> Result<Answer, String> {
+    (line, question, patience): (&str, &CommandOptions, Duration),
+) -> Result<AdminAnswer, String> {
     let body = serde_json::to_string(question).unwrap_or_default();
     let mut request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     if line.starts_with("POST") {
@@ -120,12 +122,12 @@ fn ask_at(
     let mut tried = format!("no gateway that runs on {} answers:", directory.display());
     for door in doors {
         let (name, connected) = match &door {
-            Door::Socket(path) => {
-                (path.display().to_string(), UnixStream::connect(path).map(Stream::Unix))
+            AdminEndpoint::Socket(path) => {
+                (path.display().to_string(), UnixStream::connect(path).map(AdminStream::Unix))
             }
-            Door::Listener(address) => (
+            AdminEndpoint::Listener(address) => (
                 address.to_string(),
-                TcpStream::connect_timeout(address, PATIENCE).map(Stream::Tcp),
+                TcpStream::connect_timeout(address, CONNECT_TIMEOUT).map(AdminStream::Tcp),
             ),
         };
         match connected {
@@ -146,7 +148,7 @@ fn ask_at(
 }
 
 /// Says what the gateway answered in plain words, or why there is no answer.
-pub(super) fn told(answer: Result<Answer, String>) -> ExitCode {
+pub(super) fn told(answer: Result<AdminAnswer, String>) -> ExitCode {
     match answer {
         Ok(answer) if answer.status < 300 => {
             say_escaped(&answer.body);
@@ -174,30 +176,34 @@ fn why(error: &io::Error) -> String {
     }
 }
 
-enum Stream {
+enum AdminStream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
-fn exchange(stream: &mut Stream, request: &str, patience: Duration) -> io::Result<Answer> {
+fn exchange(
+    stream: &mut AdminStream,
+    request: &str,
+    patience: Duration,
+) -> io::Result<AdminAnswer> {
     match stream {
-        Stream::Unix(stream) => {
+        AdminStream::Unix(stream) => {
             stream.set_read_timeout(Some(patience))?;
             talk(stream, request)
         }
-        Stream::Tcp(stream) => {
+        AdminStream::Tcp(stream) => {
             stream.set_read_timeout(Some(patience))?;
             talk(stream, request)
         }
     }
 }
 
-fn talk(stream: &mut (impl Read + Write), request: &str) -> io::Result<Answer> {
+fn talk(stream: &mut (impl Read + Write), request: &str) -> io::Result<AdminAnswer> {
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.take(MOST).read_to_string(&mut answer)?;
+    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
     let status = answer.get(9..12).and_then(|code| code.parse().ok());
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    let both = status.zip(body).map(|(status, body)| Answer { status, body });
+    let both = status.zip(body).map(|(status, body)| AdminAnswer { status, body });
     both.ok_or_else(|| io::Error::other("the answer is not HTTP"))
 }

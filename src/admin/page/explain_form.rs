@@ -7,30 +7,30 @@ use std::sync::Arc;
 use crate::generation::Generation;
 use crate::generation::explain::{Explained, Question};
 
-use super::escape::Esc;
+use super::escape::Escaped;
 
 /// Offered methods.
-const METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
+const METHOD_CHOICES: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"];
 /// Longest value that is taken, in bytes.
-const LONGEST: usize = 4096;
+const MAX_VALUE_LEN: usize = 4096;
 
 /// What the form asks.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct ExplainForm {
     method: String,
     url: String,
     from: String,
     websocket: bool,
 }
 
-impl Asked {
+impl ExplainForm {
     /// The fields of a query.
     pub(super) fn of(query: Option<&str>) -> Self {
         let mut asked = Self::default();
         for (key, value) in query.unwrap_or_default().split('&').filter_map(|f| f.split_once('=')) {
             let value = decoded(value);
             match key {
-                _ if value.len() > LONGEST => {}
+                _ if value.len() > MAX_VALUE_LEN => {}
                 "method" => asked.method = value,
                 "url" => asked.url = value,
                 "from" => asked.from = value,
@@ -88,7 +88,7 @@ impl Asked {
             "<section id=\"tester\" aria-labelledby=\"tester-h\"><h2 id=\"tester-h\">What would be done with a request?</h2>\
              <form action=\"/ui#tester\" method=\"get\"><div><label for=\"method\">Method</label><select id=\"method\" name=\"method\">",
         );
-        for method in METHODS {
+        for method in METHOD_CHOICES {
             let chosen = if *method == *self.method { " selected" } else { "" };
             let _ = write!(out, "<option{chosen}>{method}</option>");
         }
@@ -102,12 +102,15 @@ impl Asked {
              <input id=\"from\" name=\"from\" value=\"{}\" placeholder=\"203.0.113.1\"></div>\
              <div class=\"check\"><input type=\"checkbox\" id=\"websocket\" name=\"websocket\" value=\"1\"{websocket}><label for=\"websocket\">WebSocket</label></div>\
              <div><button>Explain</button></div></form>",
-            Esc(&self.url),
-            Esc(&self.from),
+            Escaped(&self.url),
+            Escaped(&self.from),
         );
         if let Some(told) = told {
-            let _ =
-                write!(out, "<pre tabindex=\"0\" aria-label=\"Explanation\">{}</pre>", Esc(told));
+            let _ = write!(
+                out,
+                "<pre tabindex=\"0\" aria-label=\"Explanation\">{}</pre>",
+                Escaped(told)
+            );
         }
         out.push_str("</section>");
         out
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn reads_forms() {
         let asked =
-            Asked::of(Some("method=POST&url=https%3A%2F%2Fa%2Fx%3Fy%3D1&from=&websocket=1"));
+            ExplainForm::of(Some("method=POST&url=https%3A%2F%2Fa%2Fx%3Fy%3D1&from=&websocket=1"));
         let question = asked.question().unwrap();
         assert_eq!((&*question.method, &*question.url), ("POST", "https://a/x?y=1"));
         assert_eq!(question.headers, ["Upgrade: websocket"]);
@@ -157,9 +160,9 @@ mod tests {
         for bad in
             ["method=G%20T&url=https://a", "url=https://a/%0d%0aX:y", "url=https://a&from=me"]
         {
-            assert!(Asked::of(Some(bad)).question().is_err(), "{bad}");
+            assert!(ExplainForm::of(Some(bad)).question().is_err(), "{bad}");
         }
-        let shown = Asked::of(Some("url=%22%3E%3Cscript%3E")).section(Some("<b>"));
+        let shown = ExplainForm::of(Some("url=%22%3E%3Cscript%3E")).section(Some("<b>"));
         assert!(!shown.contains("<script") && !shown.contains("<b>"), "{shown}");
     }
 }

@@ -8,11 +8,11 @@ use super::figures::Figures;
 
 /// Minutes remembered. With eight bytes each, a route costs half a KiB and its name: 500 routes,
 /// which are the most that are remembered, some 300 KiB.
-pub(super) const MINUTES: usize = 60;
+pub(super) const HISTORY_MINUTES: usize = 60;
 
 /// A minute of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Minute {
+pub(super) struct RouteMinute {
     /// Requests per second.
     pub requests: f32,
     /// Those of them answered with 5xx, per second.
@@ -20,13 +20,13 @@ pub(super) struct Minute {
 }
 
 /// The hour of a route, the oldest minute first.
-pub(super) type Line = VecDeque<Minute>;
+pub(super) type RouteHistory = VecDeque<RouteMinute>;
 
 /// By profile and route; of routes that are there.
 #[derive(Default)]
-pub(super) struct Lines(BTreeMap<(String, String), Line>);
+pub(super) struct RouteHistories(BTreeMap<(String, String), RouteHistory>);
 
-impl Lines {
+impl RouteHistories {
     /// Remembers what every route did between two moments, `took` seconds apart.
     #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough for a picture")]
     pub(super) fn remember(&mut self, seen: &Figures, before: &Figures, took: f64) {
@@ -34,7 +34,7 @@ impl Lines {
         for (key, route) in &seen.routes {
             // Of a route that is new, everything has happened since.
             let since = route.since(before.routes.get(key));
-            let minute = Minute {
+            let minute = RouteMinute {
                 requests: (since.requests / took) as f32,
                 errors: (since.errors / took) as f32,
             };
@@ -42,7 +42,7 @@ impl Lines {
                 Some(line) => line,
                 None => self.0.entry(key.clone()).or_default(),
             };
-            if line.len() == MINUTES {
+            if line.len() == HISTORY_MINUTES {
                 line.pop_front();
             }
             line.push_back(minute);
@@ -50,7 +50,7 @@ impl Lines {
     }
 
     /// That of a route, if anything happened in it.
-    pub(super) fn of(&self, key: &(String, String)) -> Option<&Line> {
+    pub(super) fn of(&self, key: &(String, String)) -> Option<&RouteHistory> {
         let line = self.0.get(key)?;
         line.iter().any(|minute| minute.requests > 0.0).then_some(line)
     }
@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn an_hour_is_remembered_and_no_more_and_what_is_gone_is_forgotten() {
-        let (mut lines, key) = (Lines::default(), |name: &str| ("p".to_owned(), name.to_owned()));
+        let (mut lines, key) =
+            (RouteHistories::default(), |name: &str| ("p".to_owned(), name.to_owned()));
         for minute in 0..100 {
             let seen = figures(&[("a", minute * 60 + 60, minute * 30 + 30), ("quiet", 5, 0)]);
             lines.remember(
@@ -96,13 +97,13 @@ mod tests {
             );
         }
         let line = lines.of(&key("a")).unwrap();
-        assert_eq!(line.len(), MINUTES);
-        assert!(line.iter().all(|minute| *minute == Minute { requests: 1.5, errors: 0.5 }));
+        assert_eq!(line.len(), HISTORY_MINUTES);
+        assert!(line.iter().all(|minute| *minute == RouteMinute { requests: 1.5, errors: 0.5 }));
         assert!(lines.of(&key("quiet")).is_none() && lines.told().len() == 1);
         let other = figures(&[("b", 6, 0)]);
         lines.remember(&other, &figures(&[]), 60.0);
         assert!(lines.of(&key("a")).is_none());
         assert_eq!(lines.told()[0].requests, [0.1]);
-        assert_eq!(size_of::<Minute>() * MINUTES, 480);
+        assert_eq!(size_of::<RouteMinute>() * HISTORY_MINUTES, 480);
     }
 }

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use crate::upstream::{Duty, Upstream};
 
-use super::Question;
+use super::CommandOptions;
 
 /// Does what a question about an endpoint wants. The result is for whoever asked.
 ///
 /// # Errors
 ///
 /// What is wrong with the question.
-pub(super) fn assign(upstreams: &[Arc<Upstream>], question: &Question) -> Result<String, String> {
+pub(super) fn assign(
+    upstreams: &[Arc<Upstream>],
+    question: &CommandOptions,
+) -> Result<String, String> {
     let name = question.upstream.as_deref().unwrap_or_default();
     let upstream = upstreams.iter().find(|upstream| *upstream.name == *name).ok_or_else(|| {
         let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use crate::admin::report::RouteHour;
 
-use super::figures::{Figures, Route, Totals};
-use super::lines::{Line, Lines};
+use super::figures::{Figures, RouteFigures, TrafficTotals};
+use super::sparkline::{RouteHistories, RouteHistory};
 
 /// How often it is looked.
-pub(super) const EVERY: Duration = Duration::from_secs(10);
+pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 /// An hour of it.
-const POINTS: usize = 360;
+const MAX_SAMPLES: usize = 360;
 /// A minute of it.
-const RECENT: usize = 7;
+const RECENT_SAMPLES: usize = 7;
 /// Routes remembered.
-const ROUTES: usize = 500;
+const MAX_ROUTES: usize = 500;
 
 /// Sums at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Point {
+pub(super) struct TrafficSample {
     /// Per second.
     pub requests: f64,
     /// Answered with 5xx, per second.
@@ -33,33 +33,33 @@ pub(super) struct Point {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Past {
-    points: VecDeque<Point>,
+pub(super) struct TrafficHistory {
+    points: VecDeque<TrafficSample>,
     recent: VecDeque<Figures>,
-    lines: Lines,
+    lines: RouteHistories,
     /// Looks since the last minute that was remembered.
     looks: usize,
 }
 
-impl Past {
+impl TrafficHistory {
     /// Remembers what was seen, and forgets the oldest.
     pub(super) fn remember(&mut self, mut seen: Figures) {
-        while seen.routes.len() > ROUTES {
+        while seen.routes.len() > MAX_ROUTES {
             seen.routes.pop_last();
         }
         if let Some(before) = self.recent.back() {
             let point = point(&seen, before);
             self.points.push_back(point);
         }
-        if self.points.len() > POINTS {
+        if self.points.len() > MAX_SAMPLES {
             self.points.pop_front();
         }
         self.recent.push_back(seen);
-        if self.recent.len() > RECENT {
+        if self.recent.len() > RECENT_SAMPLES {
             self.recent.pop_front();
         }
         self.looks += 1;
-        if self.looks >= RECENT
+        if self.looks >= RECENT_SAMPLES
             && let (Some(before), Some(seen)) = (self.recent.front(), self.recent.back())
         {
             self.lines.remember(seen, before, seconds(seen, before));
@@ -69,12 +69,12 @@ impl Past {
     }
 
     /// The hour, oldest first.
-    pub(super) fn points(&self) -> impl ExactSizeIterator<Item = &Point> + Clone {
+    pub(super) fn points(&self) -> impl ExactSizeIterator<Item = &TrafficSample> + Clone {
         self.points.iter()
     }
 
     /// The hour of a route, if anything happened in it.
-    pub(super) fn line(&self, key: &(String, String)) -> Option<&Line> {
+    pub(super) fn line(&self, key: &(String, String)) -> Option<&RouteHistory> {
         self.lines.of(key)
     }
 
@@ -84,7 +84,7 @@ impl Past {
     }
 
     /// How it has been for the last minute, or as long as is known.
-    pub(super) fn now(&self, seen: &Figures) -> Point {
+    pub(super) fn now(&self, seen: &Figures) -> TrafficSample {
         match self.recent.front() {
             Some(before) => point(seen, before),
             None => point(seen, seen),
@@ -92,7 +92,11 @@ impl Past {
     }
 
     /// What a route has done since then, and how many seconds ago that was.
-    pub(super) fn route(&self, seen: &Figures, key: &(String, String)) -> Option<(Route, f64)> {
+    pub(super) fn route(
+        &self,
+        seen: &Figures,
+        key: &(String, String),
+    ) -> Option<(RouteFigures, f64)> {
         let route = seen.routes.get(key)?;
         let before = self.recent.front()?;
         Some((route.since(before.routes.get(key)), seconds(seen, before)))
@@ -109,13 +113,13 @@ fn seconds(seen: &Figures, before: &Figures) -> f64 {
     seen.at.saturating_duration_since(before.at).as_secs_f64().max(0.1)
 }
 
-fn point(seen: &Figures, before: &Figures) -> Point {
-    let (Totals { requests, errors, connections, websockets, .. }, took) =
+fn point(seen: &Figures, before: &Figures) -> TrafficSample {
+    let (TrafficTotals { requests, errors, connections, websockets, .. }, took) =
         (seen.totals(), seconds(seen, before));
     let earlier = before.totals();
     // Counters of routes that are gone go with them.
     let per_second = |now: f64, then: f64| ((now - then) / took).max(0.0);
-    Point {
+    TrafficSample {
         requests: per_second(requests, earlier.requests),
         errors: per_second(errors, earlier.errors),
         connections,
@@ -137,11 +141,11 @@ mod tests {
 
     #[test]
     fn is_bounded_and_counts_the_last_minute() {
-        let (mut past, start) = (Past::default(), std::time::Instant::now());
+        let (mut past, start) = (TrafficHistory::default(), std::time::Instant::now());
         for step in 0..400_u32 {
             past.remember(seen(step * 20, u64::from(step) * 10, start));
         }
-        assert_eq!((past.points().len(), past.recent.len()), (POINTS, RECENT));
+        assert_eq!((past.points().len(), past.recent.len()), (MAX_SAMPLES, RECENT_SAMPLES));
         let hours = past.hours();
         assert_eq!(hours[0].requests.len(), 60);
         assert!(hours[0].requests.iter().all(|rate| (rate - 2.0).abs() < 1e-6));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// How it is found out; in the words of whoever serves the forward proxy.
-pub struct WayOut {
+pub struct EgressViews {
     /// The open tunnels.
     pub tunnels: Box<dyn Fn() -> Value>,
     /// How many tunnels are open, and the oldest of them, so many at most.
@@ -13,16 +13,16 @@ pub struct WayOut {
 }
 
 /// Where tunnels are told about.
-pub const TUNNELS: &str = "/egress/tunnels";
+pub const TUNNELS_PATH: &str = "/egress/tunnels";
 /// Where it is told what was let through.
-pub const SEEN: &str = "/egress/seen";
+pub const OBSERVED_PATH: &str = "/egress/seen";
 
-impl WayOut {
+impl EgressViews {
     /// What is told at this path.
     pub(super) fn told(&self, path: &str) -> Option<Value> {
         match path {
-            TUNNELS => Some((self.tunnels)()),
-            SEEN => Some((self.seen)()),
+            TUNNELS_PATH => Some((self.tunnels)()),
+            OBSERVED_PATH => Some((self.seen)()),
             _ => None,
         }
     }

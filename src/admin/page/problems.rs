@@ -1,33 +1,33 @@
 //! What is wrong, in sentences, each with its remedy.
 
-use crate::admin::report::{Attempt, Verdict};
+use crate::admin::report::{ReloadAttempt, ReloadResult};
 use crate::generation::drift::{Peer, State};
 use crate::units::display_span;
 use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
 
-use super::View;
+use super::PageView;
 use super::escape::figure;
 
 /// Days before its end from which a certificate is a problem.
 const CERTIFICATE_DAYS: i64 = 14;
 /// Requests per second below which a share of errors says nothing.
-const FEW: f64 = 0.1;
+const MIN_REQUEST_RATE: f64 = 0.1;
 
 /// One thing that is wrong.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Trouble {
+pub(super) struct PageProblem {
     /// What is so.
     pub what: String,
     /// What to do about it.
     pub remedy: String,
 }
 
-fn trouble(what: impl Into<String>, remedy: impl Into<String>) -> Trouble {
-    Trouble { what: what.into(), remedy: remedy.into() }
+fn trouble(what: impl Into<String>, remedy: impl Into<String>) -> PageProblem {
+    PageProblem { what: what.into(), remedy: remedy.into() }
 }
 
 /// All that is wrong, worst first.
-pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
+pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
     let mut all = Vec::new();
     if let Some(why) = &view.unready {
         all.push(trouble(
@@ -56,7 +56,7 @@ pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
     }));
     certificates(view, &mut all);
     let rate = view.past.now(&view.figures);
-    if rate.requests > FEW && rate.errors * 20.0 > rate.requests {
+    if rate.requests > MIN_REQUEST_RATE && rate.errors * 20.0 > rate.requests {
         all.push(trouble(
             format!(
                 "{} % of the requests of the last minute were answered with 5xx.",
@@ -75,7 +75,7 @@ pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
 }
 
 /// What is wrong with another gateway, or with asking it.
-fn peer(peer: &Peer) -> Option<Trouble> {
+fn peer(peer: &Peer) -> Option<PageProblem> {
     let (name, count) = (&peer.peer, peer.differences.len());
     let (what, remedy) = match peer.state {
         State::Waiting | State::Alike => return None,
@@ -95,7 +95,7 @@ fn peer(peer: &Peer) -> Option<Trouble> {
     Some(trouble(what, remedy))
 }
 
-fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<Trouble>) {
+fn endpoints(upstream: &Snapshot, now: i64, all: &mut Vec<PageProblem>) {
     let name = &upstream.upstream;
     for endpoint in &upstream.endpoints {
         let remedy = match endpoint.state.as_str() {
@@ -135,8 +135,8 @@ pub(super) fn state(endpoint: &EndpointSnapshot, now: i64) -> String {
 }
 
 /// The latest attempt, if it was refused.
-pub(super) fn refusal<'a>(view: &'a View<'_>) -> Option<&'a Attempt> {
-    view.status.reloads.back().filter(|attempt| attempt.result == Verdict::Refused)
+pub(super) fn refusal<'a>(view: &'a PageView<'_>) -> Option<&'a ReloadAttempt> {
+    view.status.reloads.back().filter(|attempt| attempt.result == ReloadResult::Refused)
 }
 
 /// How long ago that was.
@@ -147,7 +147,7 @@ pub(super) fn ago(time: &str, now: i64) -> String {
     }
 }
 
-fn certificates(view: &View<'_>, all: &mut Vec<Trouble>) {
+fn certificates(view: &PageView<'_>, all: &mut Vec<PageProblem>) {
     for (name, _, end) in &view.figures.certificates {
         let days = days_left(*end, view.now);
         let what = match days {

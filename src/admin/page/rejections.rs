@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use crate::message::Reason;
 
-use super::View;
-use super::escape::Esc;
-use super::sections::{END, table};
+use super::PageView;
+use super::escape::Escaped;
+use super::sections::{TABLE_END, table};
 
 /// Routes named for a reason.
-const NAMED: usize = 5;
+const MAX_ROUTES_NAMED: usize = 5;
 
-pub(super) fn section(out: &mut String, view: &View<'_>) {
+pub(super) fn section(out: &mut String, view: &PageView<'_>) {
     let about =
         "What the gateway ended itself, since its start; the words are those of the access log";
     let columns = ["Reason", "How often", "Of which routes", "That is"];
@@ -21,33 +21,34 @@ pub(super) fn section(out: &mut String, view: &View<'_>) {
         let _ = write!(
             out,
             "<tr><th scope=\"row\">{}</th><td>{count:.0}</td><td class=\"why\">",
-            Esc(word)
+            Escaped(word)
         );
         routes(out, view, word);
         let sentence = reason.map_or("", |reason| reason.sentence());
-        let _ = write!(out, "</td><td class=\"why\">{}</td></tr>", Esc(sentence));
+        let _ = write!(out, "</td><td class=\"why\">{}</td></tr>", Escaped(sentence));
     }
     if view.figures.refused.is_empty() {
         out.push_str("<tr><td colspan=\"4\">nothing</td></tr>");
     }
-    out.push_str(END);
+    out.push_str(TABLE_END);
 }
 
 /// The routes with most of it, and how many others there are. What no route took is not listed.
-fn routes(out: &mut String, view: &View<'_>, word: &str) {
+fn routes(out: &mut String, view: &PageView<'_>, word: &str) {
     let of = view.status.refused.iter().filter(|one| one.reason == word);
     let all = of.clone().count();
-    for (index, one) in of.take(NAMED).enumerate() {
+    for (index, one) in of.take(MAX_ROUTES_NAMED).enumerate() {
         let comma = if index > 0 { ", " } else { "" };
-        let _ = write!(out, "{comma}{} {} {}×", Esc(&one.profile), Esc(&one.route), one.count);
+        let _ =
+            write!(out, "{comma}{} {} {}×", Escaped(&one.profile), Escaped(&one.route), one.count);
     }
     match all {
         0 => out.push('–'),
-        _ if all > NAMED => {
+        _ if all > MAX_ROUTES_NAMED => {
             let _ = write!(
                 out,
                 " and {} more: see <code>app-gateway status --json</code>",
-                all - NAMED
+                all - MAX_ROUTES_NAMED
             );
         }
         _ => {}
