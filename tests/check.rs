@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use app_gateway::config::{self, Action, Config, Loaded, PathPattern, Serve, Verify};
+use app_gateway::config::{self, Action, Config, ListenerMode, LoadedConfig, PathPattern, Verify};
 use proptest::prelude::*;
 
 /// The environment of the corpus: nothing of the machine the tests run on.
@@ -97,12 +97,12 @@ fn colour_changes_nothing_but_the_colour() {
 
 /// The shipped configuration, with certificates that exist and components on another host.
 fn shipped() -> Config {
-    let Loaded { config, warnings } = shipped_with(Some("10.0.0.5"));
+    let LoadedConfig { config, warnings } = shipped_with(Some("10.0.0.5"));
     assert!(warnings.is_empty(), "{}", config::draw(&config.sources, &warnings, false));
     config
 }
 
-fn shipped_with(host: Option<&str>) -> Loaded {
+fn shipped_with(host: Option<&str>) -> LoadedConfig {
     let pem = fs::canonicalize("tests/check/dummy.pem").unwrap();
     let certs = tempfile::tempdir().unwrap();
     for name in ["gateway.crt", "gateway.key", "gateway-rsa.crt", "gateway-rsa.key"] {
@@ -122,7 +122,7 @@ fn shipped_with(host: Option<&str>) -> Loaded {
 
 #[test]
 fn on_one_host_the_shipped_configuration_warns_of_the_ports_it_shares() {
-    let Loaded { warnings, .. } = shipped_with(None);
+    let LoadedConfig { warnings, .. } = shipped_with(None);
     let codes: Vec<_> = warnings.iter().map(|problem| problem.code).collect();
     assert_eq!(codes, ["upstream.own-address"; 5]);
 }
@@ -148,14 +148,14 @@ fn the_shipped_configuration_has_every_port_of_the_prerequisites() {
 
     let listeners = &profile("internet").listeners;
     let components = listeners.iter().filter_map(|listener| match listener.serve {
-        Serve::Component(upstream) => {
+        ListenerMode::Component(upstream) => {
             assert_eq!(listener.listen.port(), port(upstream));
             Some(listener.listen.port())
         }
         _ => None,
     });
     assert_eq!(components.collect::<BTreeSet<u16>>(), public);
-    assert!(listeners.iter().any(|l| l.listen.port() == 8443 && l.serve == Serve::Routes));
+    assert!(listeners.iter().any(|l| l.listen.port() == 8443 && l.serve == ListenerMode::Routes));
     assert!(profile("lan").listeners.iter().any(|l| l.listen.port() == 443));
 }
 
@@ -193,8 +193,11 @@ fn the_shipped_forward_proxy_opens_the_platforms_hosts_to_this_host_alone() {
     assert!(forward.https_absolute_form.is_none() && forward.parents.is_empty());
     let mut open = BTreeSet::new();
     for rule in &forward.rules {
-        assert_eq!((rule.effect, rule.mode), (config::Effect::Allow, config::Mode::Enforce));
-        assert_eq!((rule.sni, rule.ports.as_slice()), (config::Sni::STRICT, &[443][..]));
+        assert_eq!(
+            (rule.effect, rule.mode),
+            (config::RuleEffect::Allow, config::RuleMode::Enforce)
+        );
+        assert_eq!((rule.sni, rule.ports.as_slice()), (config::SniPolicy::STRICT, &[443][..]));
         assert!(rule.addresses.is_empty(), "{}", rule.name);
         let loopback = |network: &ipnet::IpNet| network.addr().is_loopback();
         assert!(rule.clients.iter().all(loopback) && !rule.clients.is_empty(), "{}", rule.name);
@@ -272,7 +275,8 @@ fn what_is_commented_out_works_too() {
     };
     let listeners = || config.profiles.iter().flat_map(|profile| &profile.listeners);
     assert!(
-        listeners().any(|listener| matches!(listener.serve, Serve::RedirectToHttps { port: 443 }))
+        listeners()
+            .any(|listener| matches!(listener.serve, ListenerMode::RedirectToHttps { port: 443 }))
     );
     assert!(listeners().any(|l| l.client_certificates != config::ClientCertificates::Off));
     assert!(

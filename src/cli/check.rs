@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::config::problem::{Problem, Sources};
-use crate::config::{self, Loaded, Refused, RootPolicy};
+use crate::config::{self, LoadedConfig, RejectedConfig, RootPolicy};
 use crate::generation::{self, Generation, Served};
 use crate::message::Reason;
 use crate::supervisor::privileges::{self, Account};
@@ -57,7 +57,9 @@ fn become_user(directory: &Path) -> Result<(), String> {
     if !privileges::is_unwanted_root() {
         return Ok(());
     }
-    let Ok(Loaded { config, .. }) = config::load(directory, &environment) else { return Ok(()) };
+    let Ok(LoadedConfig { config, .. }) = config::load(directory, &environment) else {
+        return Ok(());
+    };
     let RootPolicy::RunAs(user) = &config.gateway.root else { return Ok(()) };
     Err(Account::find(user)?.execute(std::env::args_os()))
 }
@@ -78,7 +80,7 @@ fn examine(directory: &Path) -> CheckResult {
             sources: Sources::default(),
             problems: compiled.warnings,
         },
-        Err(Refused { sources, problems, .. }) => {
+        Err(RejectedConfig { sources, problems, .. }) => {
             CheckResult { generation: None, sources, problems }
         }
     }

@@ -12,7 +12,7 @@ use crate::admin::CommandOptions;
 use crate::admin::report::Status;
 use crate::config;
 use crate::config::problem::Severity;
-use crate::doctor::{self, Group, Known, Row, State, table};
+use crate::doctor::{self, DoctorInputs, DoctorRow, RowGroup, RowState, table};
 use crate::generation;
 use crate::message::Reason;
 use crate::telemetry::Metrics;
@@ -72,26 +72,28 @@ pub(super) fn doctor(directory: &Path, asked: &DoctorArgs) -> ExitCode {
     } else {
         print(directory, &rows, began);
     }
-    let failed = rows.iter().any(|row| row.state == State::Failed);
+    let failed = rows.iter().any(|row| row.state == RowState::Failed);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn is(row: &Row, name: &str) -> bool {
+fn is(row: &DoctorRow, name: &str) -> bool {
     row.name == name || row.group.word() == name
 }
 
 /// The groups to look at. A name that is no group may be in any. `None`: an empty name.
-fn groups(only: &[String]) -> Option<Vec<Group>> {
+fn groups(only: &[String]) -> Option<Vec<RowGroup>> {
     if only.iter().any(String::is_empty) {
         return None;
     }
-    let named: Vec<_> =
-        only.iter().filter_map(|name| Group::ALL.into_iter().find(|g| g.word() == name)).collect();
-    Some(if named.len() == only.len() && !only.is_empty() { named } else { Group::ALL.to_vec() })
+    let named: Vec<_> = only
+        .iter()
+        .filter_map(|name| RowGroup::ALL.into_iter().find(|g| g.word() == name))
+        .collect();
+    Some(if named.len() == only.len() && !only.is_empty() { named } else { RowGroup::ALL.to_vec() })
 }
 
-fn unknown(names: &[String], rows: &[Row]) -> String {
-    let groups: Vec<_> = Group::ALL.iter().map(|group| group.word()).collect();
+fn unknown(names: &[String], rows: &[DoctorRow]) -> String {
+    let groups: Vec<_> = RowGroup::ALL.iter().map(|group| group.word()).collect();
     let mut rows: Vec<_> = rows.iter().map(|row| row.name.as_str()).collect();
     rows.dedup();
     format!(
@@ -103,24 +105,24 @@ fn unknown(names: &[String], rows: &[Row]) -> String {
 }
 
 /// What `check` would say, and who runs on the directory.
-fn known(directory: &Path) -> Known {
+fn known(directory: &Path) -> DoctorInputs {
     let status = ask(directory, "GET /status", &CommandOptions::default(), ANSWER_TIMEOUT);
     let pid = status.ok().and_then(|answer| answer.json::<Status>().ok()).map(|status| status.pid);
     let (mut errors, mut warnings) = (0, 0);
     if let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) {
         match generation::load(directory, &environment, &tls::provider(), &metrics, None) {
             Ok(compiled) => warnings = compiled.warnings.len(),
-            Err(config::Refused { problems, .. }) => {
+            Err(config::RejectedConfig { problems, .. }) => {
                 errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
                 warnings = problems.len() - errors;
             }
         }
     }
     let pid = pid.and_then(|pid| i32::try_from(pid).ok());
-    Known { directory: directory.to_owned(), errors, warnings, pid }
+    DoctorInputs { directory: directory.to_owned(), errors, warnings, pid }
 }
 
-fn print(directory: &Path, rows: &[Row], began: Instant) {
+fn print(directory: &Path, rows: &[DoctorRow], began: Instant) {
     say(&table::text(rows, colour(&std::io::stdout())));
     say(&format!(
         "\n{} rows in {:.1} s, by {}\n{}\n",
@@ -131,18 +133,18 @@ fn print(directory: &Path, rows: &[Row], began: Instant) {
     ));
 }
 
-fn print_json(directory: &Path, rows: &[Row]) {
-    let ok = rows.iter().all(|row| row.state != State::Failed);
+fn print_json(directory: &Path, rows: &[DoctorRow]) {
+    let ok = rows.iter().all(|row| row.state != RowState::Failed);
     let count = |state| rows.iter().filter(|row| row.state == state).count();
     let report = json!({
         "ok": ok,
         "directory": directory.display().to_string(),
         "counts": {
-            "good": count(State::Good),
-            "warning": count(State::Warning),
-            "failed": count(State::Failed),
-            "note": count(State::Note),
-            "not-configured": count(State::NotConfigured),
+            "good": count(RowState::Good),
+            "warning": count(RowState::Warning),
+            "failed": count(RowState::Failed),
+            "note": count(RowState::Note),
+            "not-configured": count(RowState::NotConfigured),
         },
         "rows": rows,
     });

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::config::Refused;
+use crate::config::RejectedConfig;
 use crate::config::problem::Problem;
 use crate::generation::explain::{Explained, Lines, Question};
 use crate::generation::{Generation, load};
@@ -73,7 +73,7 @@ fn generation(directory: &Path) -> Option<(Generation, Vec<Problem>)> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).ok()?;
     match load::for_explaining(directory, &environment, &tls::provider(), &metrics) {
         Ok(explained) => Some(explained),
-        Err(Refused { sources, problems, .. }) => {
+        Err(RejectedConfig { sources, problems, .. }) => {
             complain(&sources, &problems);
             None
         }

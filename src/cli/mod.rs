@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Config, Loaded, Refused};
+use crate::config::{self, Config, LoadedConfig, RejectedConfig};
 use crate::units;
 
 /// Bad configuration at start, from sysexits.h.
@@ -265,11 +265,11 @@ fn environment(name: &str) -> Option<String> {
 /// Loads a directory; what is wrong goes to standard error, drawn.
 fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
     match config::load(directory, env) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(LoadedConfig { config, warnings }) => {
             complain(&config.sources, &warnings);
             Ok(config)
         }
-        Err(Refused { sources, problems, .. }) => {
+        Err(RejectedConfig { sources, problems, .. }) => {
             complain(&sources, &problems);
             Err(())
         }
@@ -280,7 +280,7 @@ fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
 fn load_quietly(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
     match config::load(directory, env) {
         Ok(loaded) => Ok(loaded.config),
-        Err(Refused { sources, problems, .. }) => {
+        Err(RejectedConfig { sources, problems, .. }) => {
             complain(&sources, &problems);
             Err(())
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::doctor::{ports, table};
 
-use crate::config::Refused;
+use crate::config::RejectedConfig;
 use crate::generation::load;
 
 use super::{complain, environment, say, say_wrong, summarise};
@@ -30,7 +30,7 @@ pub(super) struct TableFormat {
 pub(super) fn ports(directory: &Path, form: &TableFormat) -> ExitCode {
     let (config, problems) = match load::partially(directory, &environment) {
         Ok(loaded) => loaded,
-        Err(Refused { sources, problems, .. }) => {
+        Err(RejectedConfig { sources, problems, .. }) => {
             complain(&sources, &problems);
             return ExitCode::FAILURE;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::admin::socket;
 use crate::config::problem::{Problem, Sources};
-use crate::config::{self, Config, Loaded, Refused, RootPolicy, Verify};
+use crate::config::{self, Config, LoadedConfig, RejectedConfig, RootPolicy, Verify};
 use crate::generation::{Generation, compile, load};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
@@ -41,7 +41,9 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
         return Ok(());
     }
     // What is wrong with the configuration is said where it is loaded again.
-    let Ok(Loaded { config, .. }) = config::load(directory, &environment) else { return Ok(()) };
+    let Ok(LoadedConfig { config, .. }) = config::load(directory, &environment) else {
+        return Ok(());
+    };
     match &config.gateway.root {
         RootPolicy::RunAs(user) => {
             let failed = |error| format!("app-gateway does not start: {error}");
@@ -65,7 +67,7 @@ fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
     // Before anything is read, so that no change falls between.
     let watch = Watch::new(directory.to_owned());
     let config = match config::load(directory, &environment) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(LoadedConfig { config, warnings }) => {
             voice.change(config.gateway.voice);
             warn(voice, &config.sources, &warnings);
             config
@@ -76,7 +78,7 @@ fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
                 Ok(metrics) => load::with_named_files(refused, &tls::provider(), &metrics),
                 Err(_) => refused,
             };
-            let Refused { sources, problems, .. } = refused;
+            let RejectedConfig { sources, problems, .. } = refused;
             inheritance.refuse(&config::draw(&sources, &problems, false));
             complain(voice, &sources, &problems);
             voice.say(&format!(

@@ -3,7 +3,7 @@
 //! Every value here is usable as it stands: names are resolved to ids, defaults are filled in,
 //! nothing is an `Option` that means "use the default". What can only be judged with the
 //! certificates in hand is checked later, by `generation`, which reports against the same
-//! [`Place`]s.
+//! [`Span`]s.
 
 mod balancers;
 mod doctor;
@@ -26,10 +26,10 @@ use ipnet::IpNet;
 use crate::addr::HostPattern;
 
 use super::outline::Outline;
-use super::problem::{Place, Sources};
+use super::problem::{Sources, Span};
 
-pub use balancers::{Others, ProxyProtocol};
-pub use doctor::{Doctor, Target};
+pub use balancers::{ProxyProtocol, UnlistedPeers};
+pub use doctor::{Doctor, DoctorTarget};
 pub use drift::Drift;
 pub use forward::*;
 pub use limits::{Limits, Timeouts};
@@ -127,7 +127,7 @@ pub struct NamedFile {
     /// The file. Absolute, or relative to the working directory.
     pub file: PathBuf,
     /// Where it is named.
-    pub place: Place,
+    pub place: Span,
 }
 
 /// Where commands like `reload` reach the gateway on this host.
@@ -143,7 +143,7 @@ pub enum AdminSocket {
         /// Absolute, or relative to the working directory; at most 90 bytes.
         path: PathBuf,
         /// Where it is written.
-        place: Place,
+        place: Span,
     },
 }
 
@@ -151,7 +151,7 @@ pub enum AdminSocket {
 #[derive(Debug)]
 pub struct Admin {
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: Span,
     /// Plain HTTP address. A loopback address, unless `expose` says otherwise.
     pub listen: SocketAddr,
     /// Names it may be asked by, besides addresses, `localhost` and the system's name.
@@ -174,7 +174,7 @@ pub struct Certificate {
     /// `NAME`.
     pub name: String,
     /// Where the table is.
-    pub place: Place,
+    pub place: Span,
     /// At least one pair.
     pub pairs: Vec<CertificatePair>,
 }
@@ -185,11 +185,11 @@ pub struct CertificatePair {
     /// Leaf first, then intermediates. Absolute, or relative to the working directory.
     pub chain: PathBuf,
     /// Where `chain` is written.
-    pub chain_place: Place,
+    pub chain_place: Span,
     /// PKCS#8, PKCS#1 or SEC1, unencrypted.
     pub key: PathBuf,
     /// Where `key` is written.
-    pub key_place: Place,
+    pub key_place: Span,
 }
 
 /// `[profile.NAME]`: a side of the gateway, with its listeners and routes.
@@ -198,9 +198,9 @@ pub struct Profile {
     /// `NAME`.
     pub name: String,
     /// Where the table is.
-    pub place: Place,
+    pub place: Span,
     /// Hosts this profile answers for. Empty: any. Others get 421.
-    pub hosts: Vec<(HostPattern, Place)>,
+    pub hosts: Vec<(HostPattern, Span)>,
     /// Certificates its TLS listeners choose from by SNI. The first is the default, for clients
     /// that send no SNI.
     pub certificates: Vec<CertificateId>,
@@ -209,7 +209,7 @@ pub struct Profile {
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// By which field they say who the client is.
-    pub named_by: NamedBy,
+    pub named_by: ClientAddressField,
     /// Fields set on every answer of an upstream, unless the route says otherwise.
     pub response_headers: Arc<[ResponseHeader]>,
     /// Longest request body of routes that say nothing, in bytes. Default 10 MiB.
@@ -228,7 +228,7 @@ pub struct Profile {
 
 /// By which field trusted proxies say who the client is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum NamedBy {
+pub enum ClientAddressField {
     /// `X-Forwarded-For`.
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
@@ -250,11 +250,11 @@ pub enum UnknownSni {
 #[derive(Debug)]
 pub struct Listener {
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: Span,
     /// Address to bind. Port 0 is refused, except by tests.
     pub listen: SocketAddr,
     /// What it serves.
-    pub serve: Serve,
+    pub serve: ListenerMode,
     /// Whether HTTP/2 is offered by ALPN. Default true.
     pub http2: bool,
     /// Certificates asked of clients.
@@ -265,7 +265,7 @@ pub struct Listener {
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Serve {
+pub enum ListenerMode {
     /// The profile's routes, over TLS.
     Routes,
     /// Over TLS, only the routes to this upstream, written as that upstream sees them: with their
@@ -289,14 +289,14 @@ pub enum ClientCertificates {
         /// PEM file with the CAs they must come from.
         ca: PathBuf,
         /// Where it is written.
-        place: Place,
+        place: Span,
     },
     /// Demanded.
     Required {
         /// PEM file with the CAs they must come from.
         ca: PathBuf,
         /// Where it is written.
-        place: Place,
+        place: Span,
     },
 }
 
@@ -305,7 +305,7 @@ pub enum ClientCertificates {
 #[expect(clippy::struct_excessive_bools, reason = "they are independent switches of the file")]
 pub struct Route {
     /// Where `path` is written.
-    pub place: Place,
+    pub place: Span,
     /// Name in logs and metrics. Default: the path. Unique within the profile together with the
     /// methods.
     pub name: Arc<str>,

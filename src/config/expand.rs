@@ -9,7 +9,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Findings, Place, Problem};
+use super::problem::{Findings, Problem, Span};
 
 /// The environment, as a function so that tests need not change the real one.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -22,7 +22,7 @@ pub(super) fn expand(table: &mut DeTable<'_>, file: u16, env: Env<'_>, found: &m
 }
 
 fn expand_value(value: &mut Spanned<DeValue<'_>>, file: u16, env: Env<'_>, found: &mut Findings) {
-    let place = Place::of(file, &value.span());
+    let place = Span::of(file, &value.span());
     match value.get_mut() {
         DeValue::String(text) if text.contains('$') => match expand_text(text, env) {
             Ok(expanded) => *text = expanded.into(),
@@ -40,7 +40,7 @@ fn expand_value(value: &mut Spanned<DeValue<'_>>, file: u16, env: Env<'_>, found
 
 /// Why a string cannot be expanded.
 #[derive(Debug, Eq, PartialEq)]
-enum Trouble {
+enum ExpandError {
     /// The variable is not set and there is no default.
     Unset(String),
     /// `${` without a `}`.
@@ -53,8 +53,8 @@ enum Trouble {
     Nested,
 }
 
-impl Trouble {
-    fn at(self, place: Place) -> Problem {
+impl ExpandError {
+    fn at(self, place: Span) -> Problem {
         let (code, message) = match &self {
             Self::Unset(name) => {
                 ("env.unset", format!("the environment variable `{name}` is not set"))
@@ -88,7 +88,7 @@ impl Trouble {
     }
 }
 
-fn expand_text(text: &str, env: Env<'_>) -> Result<String, Trouble> {
+fn expand_text(text: &str, env: Env<'_>) -> Result<String, ExpandError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -98,17 +98,17 @@ fn expand_text(text: &str, env: Env<'_>) -> Result<String, Trouble> {
             rest = after;
             continue;
         }
-        let inner = after.strip_prefix('{').ok_or(Trouble::Lone)?;
-        let (inner, after) = inner.split_once('}').ok_or(Trouble::Open)?;
+        let inner = after.strip_prefix('{').ok_or(ExpandError::Lone)?;
+        let (inner, after) = inner.split_once('}').ok_or(ExpandError::Open)?;
         let (name, default) = match inner.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
         };
         if !is_name(name) {
-            return Err(Trouble::Name(name.to_owned()));
+            return Err(ExpandError::Name(name.to_owned()));
         }
         if default.is_some_and(|default| default.contains("${")) {
-            return Err(Trouble::Nested);
+            return Err(ExpandError::Nested);
         }
         // As in a shell, `:-` also covers a variable that is set to nothing: compose files and
         // systemd units do that when a value is left out.
@@ -116,7 +116,7 @@ fn expand_text(text: &str, env: Env<'_>) -> Result<String, Trouble> {
             (Some(value), None) => value,
             (Some(value), Some(_)) if !value.is_empty() => value,
             (_, Some(default)) => default.to_owned(),
-            (None, None) => return Err(Trouble::Unset(name.to_owned())),
+            (None, None) => return Err(ExpandError::Unset(name.to_owned())),
         };
         out.push_str(&value);
         rest = after;
@@ -166,14 +166,14 @@ mod tests {
     #[test]
     fn refuses_what_is_not_meant() {
         let cases = [
-            ("${NOT_SET}", Trouble::Unset("NOT_SET".to_owned())),
-            ("$host", Trouble::Lone),
-            ("5$", Trouble::Lone),
-            ("${HOST", Trouble::Open),
-            ("${}", Trouble::Name(String::new())),
-            ("${A-B}", Trouble::Name("A-B".to_owned())),
-            ("${1A}", Trouble::Name("1A".to_owned())),
-            ("${A:-${HOST}}", Trouble::Nested),
+            ("${NOT_SET}", ExpandError::Unset("NOT_SET".to_owned())),
+            ("$host", ExpandError::Lone),
+            ("5$", ExpandError::Lone),
+            ("${HOST", ExpandError::Open),
+            ("${}", ExpandError::Name(String::new())),
+            ("${A-B}", ExpandError::Name("A-B".to_owned())),
+            ("${1A}", ExpandError::Name("1A".to_owned())),
+            ("${A:-${HOST}}", ExpandError::Nested),
         ];
         for (text, trouble) in cases {
             assert_eq!(expand_text(text, &env), Err(trouble), "{text}");

@@ -70,7 +70,7 @@ impl<T: JsonSchema> JsonSchema for Written<T> {
 pub type Maybe<T> = Option<Written<T>>;
 
 /// Names of fields and what they are set to, each with its place.
-pub type Fields = BTreeMap<toml::Spanned<String>, Written<String>>;
+pub type SpannedFields = BTreeMap<toml::Spanned<String>, Written<String>>;
 
 /// One or all of the `*.toml` files of a configuration directory of app-gateway. Which file holds
 /// which table does not matter. `${NAME}` and `${NAME:-default}` in any string are taken from the
@@ -217,7 +217,7 @@ pub struct ProfileFile {
     /// Fields set on every answer; `""` removes a component's field. Answers of the gateway's own,
     /// refusals and redirects, get them too, but for those that describe content.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
-    pub response_headers: Maybe<Fields>,
+    pub response_headers: Maybe<SpannedFields>,
     /// Names of request fields to pass on although a component may take them for the word of its
     /// proxy, e.g. `["X-HTTP-Method-Override", "api_key"]`. Default: none; they are dropped.
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
@@ -386,7 +386,7 @@ pub struct RouteFile {
     pub first_byte_timeout: Maybe<String>,
     /// Fields set on the answer, on top of the profile's; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
-    pub response_headers: Maybe<Fields>,
+    pub response_headers: Maybe<SpannedFields>,
     /// Names of request fields to pass on, on top of the profile's.
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
     /// Who may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list of origins.

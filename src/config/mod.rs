@@ -13,34 +13,34 @@
 //! In: a directory and the environment. Out: a [`Config`], or problems and where they are. Never:
 //! opens a socket, parses a certificate, resolves a name.
 
+mod admin_addresses;
 mod check;
 pub mod checked;
-mod doors;
-mod draw;
+mod deserialize;
 mod expand;
 pub mod file;
 pub mod outline;
 pub mod problem;
 mod read;
+mod render;
 mod schema;
 mod secret_file;
-mod shape;
 mod syntax;
 mod wording;
 
 use std::path::Path;
 
+pub use admin_addresses::{AdminAddresses, doors};
 pub use checked::*;
-pub use doors::{Doors, doors};
-pub use draw::{draw, summary, to_json};
 pub use expand::Env;
 pub use outline::Outline;
 pub use read::list;
+pub use render::{draw, summary, to_json};
 pub use schema::schema;
 pub use secret_file::{BYTE_ORDER_MARK, SecretFile};
 
 use check::Checked;
-pub use problem::Place;
+pub use problem::Span;
 use problem::{Findings, Problem, Sources};
 
 impl Config {
@@ -70,7 +70,7 @@ pub const fn open_files(connections: u64) -> u64 {
 
 /// A configuration that can be run.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     /// What the operator should know about it.
@@ -79,7 +79,7 @@ pub struct Loaded {
 
 /// A configuration that cannot.
 #[derive(Debug)]
-pub struct Refused {
+pub struct RejectedConfig {
     /// The files, for drawing the problems.
     pub sources: Sources,
     /// All that was found, warnings first; at least one error.
@@ -88,7 +88,7 @@ pub struct Refused {
     pub partial: Option<Box<Config>>,
 }
 
-impl Refused {
+impl RejectedConfig {
     /// The part of the configuration that is right, with its sources, and the problems of the rest.
     #[must_use]
     pub fn into_partial(self) -> (Option<Config>, Sources, Vec<Problem>) {
@@ -108,15 +108,15 @@ impl Refused {
 ///
 /// # Errors
 ///
-/// [`Refused`], with every problem that could be found and the files they are in.
-pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
+/// [`RejectedConfig`], with every problem that could be found and the files they are in.
+pub fn load(dir: &Path, env: Env<'_>) -> Result<LoadedConfig, RejectedConfig> {
     let mut found = Findings::default();
     let sources = read::read(dir, &mut found);
-    let mut shaped = shape::Shaped::default();
+    let mut shaped = deserialize::ParsedFiles::default();
     let mut whole = !found.refused();
     for (index, source) in sources.files.iter().enumerate() {
         let file = u16::try_from(index).unwrap_or(u16::MAX);
-        whole &= shape::shape((file, &source.text), env, &mut shaped, &mut found);
+        whole &= deserialize::shape((file, &source.text), env, &mut shaped, &mut found);
     }
     // Without one of the files, every name in it would seem to be missing.
     let checked = if whole {
@@ -128,13 +128,13 @@ pub fn load(dir: &Path, env: Env<'_>) -> Result<Loaded, Refused> {
     let outline = shaped.outline.finish(dir);
     match checked {
         Checked::Whole(config) if whole => {
-            Ok(Loaded { config: Config { sources, outline, ..config }, warnings: problems })
+            Ok(LoadedConfig { config: Config { sources, outline, ..config }, warnings: problems })
         }
         Checked::Whole(config) | Checked::Partial(config) => {
             // Without any file there is nothing to explain.
             let found = !sources.files.is_empty();
             let partial = found.then(|| Box::new(Config { outline, ..config }));
-            Err(Refused { sources, problems, partial })
+            Err(RejectedConfig { sources, problems, partial })
         }
     }
 }

@@ -17,14 +17,14 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::Place;
+use super::problem::Span;
 
 /// The keys that tell the tables of an array apart. Tables without one are keys of their item, but for
 /// routes of `[tcp.NAME]`: they are called by their first server name, or `any`.
-const NAMING: [&str; 3] = ["path", "listen", "name"];
+const NAMING_KEYS: [&str; 3] = ["path", "listen", "name"];
 
 /// What a key has in its name if its value is not to be shown.
-const SECRET: [&str; 4] = ["password", "secret", "token", "credential"];
+const SECRET_KEY_PARTS: [&str; 4] = ["password", "secret", "token", "credential"];
 
 /// Everything the files of a directory say. Kept as long as the configuration, of thousands of routes
 /// too, so every item takes what it needs and no more.
@@ -32,23 +32,23 @@ const SECRET: [&str; 4] = ["password", "secret", "token", "credential"];
 pub struct Outline {
     directory: PathBuf,
     /// In the order of their names.
-    items: Box<[(Name, Item)]>,
+    items: Box<[(ItemName, OutlineItem)]>,
 }
 
 /// Keys of an item, as they come.
-type Keys = Vec<(Arc<str>, Value)>;
+type Keys = Vec<(Arc<str>, OutlineValue)>;
 
 /// An outline while files are read.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
-    items: BTreeMap<Name, (Place, Keys)>,
+pub(super) struct OutlineBuilder {
+    items: BTreeMap<ItemName, (Span, Keys)>,
     /// Kinds, keys and names of what others are in, each once.
     words: BTreeSet<Arc<str>>,
 }
 
 /// What an item is called.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Name {
+pub struct ItemName {
     /// `gateway`, `upstream`, `route`, …
     pub kind: Arc<str>,
     /// What it is in: the profile of a route; empty for what stands alone.
@@ -61,25 +61,25 @@ pub struct Name {
 
 /// A table, or several of one name.
 #[derive(Debug)]
-pub struct Item {
+pub struct OutlineItem {
     /// Where it begins.
-    pub place: Place,
+    pub place: Span,
     /// In the order of their names.
-    keys: Box<[(Arc<str>, Value)]>,
+    keys: Box<[(Arc<str>, OutlineValue)]>,
 }
 
 /// The value of a key.
 #[derive(Debug)]
-pub struct Value {
+pub struct OutlineValue {
     /// Where it is written.
-    pub place: Place,
+    pub place: Span,
     /// The text, if it is one; else as TOML.
     text: Box<str>,
     is_text: bool,
     secret: bool,
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ItemName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;
         for part in [&self.name, &self.further].into_iter().filter(|part| !part.is_empty()) {
@@ -89,7 +89,7 @@ impl fmt::Display for Name {
     }
 }
 
-impl Value {
+impl OutlineValue {
     /// As TOML, secrets included: for comparing.
     #[must_use]
     pub fn exact(&self) -> Cow<'_, str> {
@@ -117,39 +117,39 @@ impl Outline {
     }
 
     /// The items, in the order of their names.
-    pub fn items(&self) -> impl Iterator<Item = (&Name, &Item)> {
+    pub fn items(&self) -> impl Iterator<Item = (&ItemName, &OutlineItem)> {
         self.items.iter().map(|(name, item)| (name, item))
     }
 
     /// The item of this name.
     #[must_use]
-    pub fn item(&self, name: &Name) -> Option<&Item> {
+    pub fn item(&self, name: &ItemName) -> Option<&OutlineItem> {
         let index = self.items.binary_search_by(|(own, _)| own.cmp(name)).ok()?;
         self.items.get(index).map(|(_, item)| item)
     }
 
     /// The path of the file that a value names, if it is one.
     #[must_use]
-    pub fn file(&self, value: &Value) -> Option<PathBuf> {
+    pub fn file(&self, value: &OutlineValue) -> Option<PathBuf> {
         value.is_text.then(|| self.directory.join(&*value.text).components().collect())
     }
 }
 
-impl Item {
+impl OutlineItem {
     /// The keys, those of tables in it with dots, in the order of their names.
-    pub fn keys(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &OutlineValue)> {
         self.keys.iter().map(|(key, value)| (&**key, value))
     }
 
     /// The value of this key.
     #[must_use]
-    pub fn key(&self, name: &str) -> Option<&Value> {
+    pub fn key(&self, name: &str) -> Option<&OutlineValue> {
         let index = self.keys.binary_search_by(|(key, _)| (**key).cmp(name)).ok()?;
         self.keys.get(index).map(|(_, value)| value)
     }
 }
 
-impl Draft {
+impl OutlineBuilder {
     /// What has been added, as the outline of a directory.
     pub(super) fn finish(self, directory: &Path) -> Outline {
         let items = self.items.into_iter().map(|(name, (place, mut keys))| {
@@ -157,7 +157,7 @@ impl Draft {
             keys.reverse();
             keys.sort_by(|(a, _), (b, _)| a.cmp(b));
             keys.dedup_by(|(a, _), (b, _)| a == b);
-            (name, Item { place, keys: keys.into() })
+            (name, OutlineItem { place, keys: keys.into() })
         });
         Outline { directory: directory.to_owned(), items: items.collect() }
     }
@@ -167,7 +167,7 @@ impl Draft {
         for (key, value) in root {
             let kind = key.get_ref().as_ref();
             let DeValue::Table(table) = value.get_ref() else { continue };
-            let place = Place::of(file, &value.span());
+            let place = Span::of(file, &value.span());
             let named = !table.is_empty() && table.iter().all(|(_, v)| v.get_ref().is_table());
             if !named || matches!(kind, "gateway" | "admin" | "doctor") {
                 let name = self.alone(kind, "");
@@ -177,12 +177,12 @@ impl Draft {
             for (key, value) in table {
                 let DeValue::Table(table) = value.get_ref() else { continue };
                 let name = self.alone(kind, key.get_ref());
-                self.table(&name, (file, Place::of(file, &value.span())), table);
+                self.table(&name, (file, Span::of(file, &value.span())), table);
             }
         }
     }
 
-    fn table(&mut self, name: &Name, (file, place): (u16, Place), table: &DeTable<'_>) {
+    fn table(&mut self, name: &ItemName, (file, place): (u16, Span), table: &DeTable<'_>) {
         let mut keys = Vec::new();
         for (key, value) in table {
             let key = key.get_ref().as_ref();
@@ -191,7 +191,7 @@ impl Draft {
                     for value in list {
                         let DeValue::Table(table) = value.get_ref() else { continue };
                         let part = self.part(name, key, table);
-                        let place = Place::of(file, &value.span());
+                        let place = Span::of(file, &value.span());
                         self.table(&part, (file, place), table);
                     }
                 }
@@ -224,8 +224,8 @@ impl Draft {
             plain => {
                 let last = key.rsplit('.').next().unwrap_or(key);
                 let text = plain.as_str();
-                let value = Value {
-                    place: Place::of(file, &value.span()),
+                let value = OutlineValue {
+                    place: Span::of(file, &value.span()),
                     text: text.map_or_else(|| written(plain).into(), Into::into),
                     is_text: text.is_some(),
                     // A file that holds one may be named.
@@ -246,13 +246,13 @@ impl Draft {
         new
     }
 
-    fn alone(&mut self, kind: &str, name: &str) -> Name {
+    fn alone(&mut self, kind: &str, name: &str) -> ItemName {
         let (kind, within) = (self.word(kind), self.word(""));
-        Name { kind, within, name: name.into(), further: "".into() }
+        ItemName { kind, within, name: name.into(), further: "".into() }
     }
 
     /// A table of the array `key` of `owner`.
-    fn part(&mut self, owner: &Name, key: &str, table: &DeTable<'_>) -> Name {
+    fn part(&mut self, owner: &ItemName, key: &str, table: &DeTable<'_>) -> ItemName {
         let methods = table.get("methods").and_then(|v| v.get_ref().as_array());
         let methods = methods.into_iter().flatten().filter_map(|v| v.get_ref().as_str());
         let mut further = methods.collect::<Vec<_>>().join(",");
@@ -260,7 +260,7 @@ impl Draft {
             further.push_str(if further.is_empty() { "exact" } else { " exact" });
         }
         let alone = owner.name.is_empty();
-        Name {
+        ItemName {
             kind: self.word(key),
             within: if alone { Arc::clone(&owner.kind) } else { self.word(&owner.name) },
             name: own_name(table).unwrap_or_default().into(),
@@ -272,7 +272,7 @@ impl Draft {
 /// Whether a key is about a secret, or a file with one.
 #[must_use]
 pub fn is_secret(key: &str) -> bool {
-    SECRET.iter().any(|word| key.contains(word))
+    SECRET_KEY_PARTS.iter().any(|word| key.contains(word))
 }
 
 fn names_itself(value: &Spanned<DeValue<'_>>) -> bool {
@@ -282,7 +282,7 @@ fn names_itself(value: &Spanned<DeValue<'_>>) -> bool {
 /// What tells a table of an array from the others.
 fn own_name<'a>(table: &'a DeTable<'_>) -> Option<&'a str> {
     let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
-    let own = NAMING.iter().find_map(|key| text(key));
+    let own = NAMING_KEYS.iter().find_map(|key| text(key));
     let list = || table.get("server-names").and_then(|value| value.get_ref().as_array());
     let first = || list().and_then(|list| list.iter().next()?.get_ref().as_str());
     own.or_else(first).or_else(|| text("upstream").map(|_| "any"))
@@ -371,7 +371,7 @@ mod tests {
     use super::*;
 
     fn outline(text: &str) -> Outline {
-        let mut draft = Draft::default();
+        let mut draft = OutlineBuilder::default();
         draft.add(0, DeTable::parse(text).unwrap().get_ref());
         draft.finish(Path::new("/etc/x"))
     }
@@ -421,7 +421,7 @@ mod tests {
                 "rule all (forward): name = \"all\"",
             ]
         );
-        let main = outline.item(&Draft::default().alone("certificate", "main")).unwrap();
+        let main = outline.item(&OutlineBuilder::default().alone("certificate", "main")).unwrap();
         let chain = main.key("pairs.1.chain").unwrap();
         assert_eq!(outline.file(chain), Some(PathBuf::from("/etc/x/a.crt")));
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// Where something is written: a file of [`Sources`] and a byte range in it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Place {
+pub struct Span {
     /// Index into [`Sources::files`].
     pub file: u16,
     /// First byte.
@@ -19,7 +19,7 @@ pub struct Place {
     pub end: u32,
 }
 
-impl Place {
+impl Span {
     /// A byte range of a file; what lies past 4 GiB is cut.
     #[must_use]
     pub fn of(file: u16, span: &Range<usize>) -> Self {
@@ -32,12 +32,12 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Sources {
     /// Name as shown to the operator, and text.
-    pub files: Vec<Source>,
+    pub files: Vec<SourceFile>,
 }
 
 /// One file.
 #[derive(Debug)]
-pub struct Source {
+pub struct SourceFile {
     /// Path as shown to the operator, e.g. `config/internet.toml`.
     pub name: String,
     /// Its text.
@@ -47,7 +47,7 @@ pub struct Source {
 impl Sources {
     /// `file:line`, the way compilers and editors write a place; lines count from 1.
     #[must_use]
-    pub fn locate(&self, place: Place) -> String {
+    pub fn locate(&self, place: Span) -> String {
         let Some(source) = self.files.get(usize::from(place.file)) else { return String::new() };
         let text = source.text.as_bytes();
         let before = text.get(..place.start as usize).unwrap_or(text);
@@ -57,27 +57,27 @@ impl Sources {
 
     /// For locating more than a few places: [`Sources::locate`] counts lines each time.
     #[must_use]
-    pub fn lines(&self) -> Lines<'_> {
-        let ends = |source: &Source| {
+    pub fn lines(&self) -> LineIndex<'_> {
+        let ends = |source: &SourceFile| {
             let ends = memchr::memchr_iter(b'\n', source.text.as_bytes());
             ends.map(|end| u32::try_from(end).unwrap_or(u32::MAX)).collect()
         };
-        Lines { sources: self, ends: self.files.iter().map(ends).collect() }
+        LineIndex { sources: self, ends: self.files.iter().map(ends).collect() }
     }
 }
 
 /// Where the lines of [`Sources`] end, for locating many places.
 #[derive(Debug)]
-pub struct Lines<'a> {
+pub struct LineIndex<'a> {
     sources: &'a Sources,
     /// Offsets of line ends, by file.
     ends: Vec<Vec<u32>>,
 }
 
-impl Lines<'_> {
+impl LineIndex<'_> {
     /// As [`Sources::locate`].
     #[must_use]
-    pub fn locate(&self, place: Place) -> String {
+    pub fn locate(&self, place: Span) -> String {
         let file = usize::from(place.file);
         let (Some(source), Some(ends)) = (self.sources.files.get(file), self.ends.get(file)) else {
             return String::new();
@@ -105,11 +105,11 @@ pub struct Problem {
     /// What is wrong, one line, no full stop.
     pub message: String,
     /// Where; `None` for the directory as a whole.
-    pub place: Option<Place>,
+    pub place: Option<Span>,
     /// What is said under the marked text.
     pub label: String,
     /// A second place that belongs to it, with what is said there.
-    pub related: Option<(Place, String)>,
+    pub related: Option<(Span, String)>,
     /// The way out, if we know it.
     pub help: Option<String>,
 }
@@ -117,7 +117,7 @@ pub struct Problem {
 impl Problem {
     /// What makes the configuration unusable.
     #[must_use]
-    pub fn error(code: &'static str, place: Place, message: impl Into<String>) -> Self {
+    pub fn error(code: &'static str, place: Span, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             code,
@@ -131,14 +131,14 @@ impl Problem {
 
     /// What is better known than not.
     #[must_use]
-    pub fn warning(code: &'static str, place: Place, message: impl Into<String>) -> Self {
+    pub fn warning(code: &'static str, place: Span, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(code, place, message) }
     }
 
     /// What is wrong with the directory or a file as a whole.
     #[must_use]
     pub fn nowhere(code: &'static str, message: impl Into<String>) -> Self {
-        let start = Place { file: 0, start: 0, end: 0 };
+        let start = Span { file: 0, start: 0, end: 0 };
         Self { place: None, ..Self::error(code, start, message) }
     }
 
@@ -156,7 +156,7 @@ impl Problem {
 
     /// Shows the second place that belongs to it.
     #[must_use]
-    pub fn with_related(self, place: Place, label: impl Into<String>) -> Self {
+    pub fn with_related(self, place: Span, label: impl Into<String>) -> Self {
         Self { related: Some((place, label.into())), ..self }
     }
 }
@@ -166,9 +166,9 @@ impl Problem {
 pub(super) struct Findings {
     list: Vec<Problem>,
     /// Values an earlier step has refused: what they mean is not worth a second complaint.
-    struck: HashSet<Place>,
+    struck: HashSet<Span>,
     /// Tables from which an earlier step has taken something out: what they lack proves nothing.
-    damaged: HashSet<Place>,
+    damaged: HashSet<Span>,
 }
 
 impl Findings {
@@ -180,18 +180,18 @@ impl Findings {
     }
 
     /// Adds the problem of a value, and says no more about that value.
-    pub(super) fn strike(&mut self, value: Place, problem: Problem) {
+    pub(super) fn strike(&mut self, value: Span, problem: Problem) {
         self.push(problem);
         self.struck.insert(value);
     }
 
     /// Something was taken out of the table at `place`.
-    pub(super) fn damage(&mut self, place: Place) {
+    pub(super) fn damage(&mut self, place: Span) {
         self.damaged.insert(place);
     }
 
     /// Whether something was taken out of the table at `place`.
-    pub(super) fn is_damaged(&self, place: Place) -> bool {
+    pub(super) fn is_damaged(&self, place: Span) -> bool {
         self.damaged.contains(&place)
     }
 

@@ -7,13 +7,13 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::problem::{Findings, Problem, Source, Sources};
+use super::problem::{Findings, Problem, SourceFile, Sources};
 
 /// Longest file read, in bytes. A configuration is written by hand; what is longer is a mistake.
-const LONGEST_FILE: u64 = 4 << 20;
+const MAX_FILE_LEN: u64 = 4 << 20;
 
 /// Most files read.
-const MOST_FILES: usize = 1000;
+const MAX_FILES: usize = 1000;
 
 /// Reads every `*.toml` of `dir`. What cannot be read becomes a problem and is left out.
 pub(super) fn read(dir: &Path, found: &mut Findings) -> Sources {
@@ -34,15 +34,15 @@ pub(super) fn read(dir: &Path, found: &mut Findings) -> Sources {
             .with_help("copy the shipped `config/` directory there, or name another one"),
         );
     }
-    if paths.len() > MOST_FILES {
-        let message = format!("`{}` holds more than {MOST_FILES} `*.toml` files", dir.display());
+    if paths.len() > MAX_FILES {
+        let message = format!("`{}` holds more than {MAX_FILES} `*.toml` files", dir.display());
         found.push(Problem::nowhere("files.too-many", message));
         return sources;
     }
     for path in paths {
         match text(&path) {
             Ok(text) => {
-                sources.files.push(Source { name: path.display().to_string(), text });
+                sources.files.push(SourceFile { name: path.display().to_string(), text });
             }
             Err(problem) => found.push(problem),
         }
@@ -120,9 +120,9 @@ fn text(path: &Path) -> Result<String, Problem> {
     }
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes))
         .map_err(failed)?;
-    if bytes.len() as u64 > LONGEST_FILE {
+    if bytes.len() as u64 > MAX_FILE_LEN {
         return Err(unreadable(
             "it is longer than 4 MiB".to_owned(),
             "is it a configuration file?",
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn bounds_what_it_reads() {
         let dir = tempfile::tempdir().unwrap();
-        let long = vec![b'#'; usize::try_from(LONGEST_FILE).unwrap() + 1];
+        let long = vec![b'#'; usize::try_from(MAX_FILE_LEN).unwrap() + 1];
         fs::write(dir.path().join("a.toml"), long).unwrap();
         let mut found = Findings::default();
         assert!(read(dir.path(), &mut found).files.is_empty());

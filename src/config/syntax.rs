@@ -5,13 +5,14 @@
 
 use toml::de::Error;
 
-use super::problem::{Place, Problem};
+use super::problem::{Problem, Span};
 
 /// TOML in one line.
-const FORM: &str = r#"tables are written `[name]`, text `key = "text"`, lists `key = ["a", "b"]`"#;
+const TOML_HELP: &str =
+    r#"tables are written `[name]`, text `key = "text"`, lists `key = ["a", "b"]`"#;
 
 /// Syntax errors shown per file. After the first few, the parser reports its own confusion.
-const SHOWN: usize = 10;
+const MAX_ERRORS_SHOWN: usize = 10;
 
 /// What is said about the errors of one file.
 pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> {
@@ -38,12 +39,12 @@ pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> 
                 key_twice(file, text, span)
             });
         } else {
-            let problem = not_toml(error.message(), Place::of(file, &span));
+            let problem = not_toml(error.message(), Span::of(file, &span));
             // Once is enough.
             let told = problems.iter().any(|before| before.help == problem.help);
             problems.push(if told { Problem { help: None, ..problem } } else { problem });
         }
-        if problems.len() == SHOWN {
+        if problems.len() == MAX_ERRORS_SHOWN {
             break;
         }
     }
@@ -62,7 +63,7 @@ fn nginx(errors: &[Error], file: u16, text: &str) -> Option<Problem> {
     Some(
         Problem::error(
             "toml.syntax",
-            Place::of(file, &first),
+            Span::of(file, &first),
             "this file is written like an nginx configuration",
         )
         .with_label("`server`, `location`, braces and semicolons")
@@ -75,18 +76,17 @@ fn nginx(errors: &[Error], file: u16, text: &str) -> Option<Problem> {
 fn table_twice(file: u16, text: &str, line: std::ops::Range<usize>) -> Problem {
     let header = header(text.get(line.clone()).unwrap_or_default());
     let at = line.start..line.start + header.len();
-    let problem = Problem::error(
-        "toml.duplicate",
-        Place::of(file, &at),
-        format!("`{header}` is there twice"),
-    )
-    .with_label("the second time")
-    .with_help("keep one of them; a list, of listeners or routes, has double brackets: `[[...]]`");
+    let problem =
+        Problem::error("toml.duplicate", Span::of(file, &at), format!("`{header}` is there twice"))
+            .with_label("the second time")
+            .with_help(
+                "keep one of them; a list, of listeners or routes, has double brackets: `[[...]]`",
+            );
     let mut start = 0;
     for before in text.get(..line.start).unwrap_or_default().split_inclusive('\n') {
         if self::header(before) == header {
             let first = start..start + header.len();
-            return problem.with_related(Place::of(file, &first), "the first time");
+            return problem.with_related(Span::of(file, &first), "the first time");
         }
         start += before.len();
     }
@@ -97,7 +97,7 @@ fn key_twice(file: u16, text: &str, span: std::ops::Range<usize>) -> Problem {
     let key = text.get(span.clone()).unwrap_or_default();
     let problem = Problem::error(
         "toml.duplicate",
-        Place::of(file, &span),
+        Span::of(file, &span),
         format!("`{key}` is written twice"),
     )
     .with_label("the second time")
@@ -114,13 +114,13 @@ fn key_twice(file: u16, text: &str, span: std::ops::Range<usize>) -> Problem {
         start += before.len();
     }
     match first {
-        Some(first) => problem.with_related(Place::of(file, &first), "the first time"),
+        Some(first) => problem.with_related(Span::of(file, &first), "the first time"),
         None => problem,
     }
 }
 
 /// What else the parser says, in words for people who have not read its grammar.
-fn not_toml(message: &str, place: Place) -> Problem {
+fn not_toml(message: &str, place: Span) -> Problem {
     let (what, expected) = message.split_once(", expected ").unwrap_or((message, ""));
     let (said, label) = match what {
         "string values must be quoted" => {
@@ -155,7 +155,7 @@ fn not_toml(message: &str, place: Place) -> Problem {
     };
     Problem::error("toml.syntax", place, format!("this is not TOML: {said}"))
         .with_label(label)
-        .with_help(FORM)
+        .with_help(TOML_HELP)
 }
 
 /// The line `at` is in, without its end.

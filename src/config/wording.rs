@@ -6,7 +6,7 @@
 //! In: an error of serde. Out: a [`Problem`]. Never: an opinion of its own on what is
 //! wrong.
 
-use super::problem::{Place, Problem};
+use super::problem::{Problem, Span};
 
 /// Tables at the top of a file that have no name of their own.
 const TOP: [&str; 4] = ["gateway", "admin", "forward", "doctor"];
@@ -95,7 +95,7 @@ pub(super) fn suggest(name: &str, known: &[&str], what: &str) -> String {
 }
 
 /// A table nobody knows, at the top of a file.
-pub(super) fn unknown_table(name: &str, place: Place, known: &[&str]) -> Problem {
+pub(super) fn unknown_table(name: &str, place: Span, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no table called `{name}`"));
     match name {
@@ -113,13 +113,13 @@ pub(super) fn unknown_table(name: &str, place: Place, known: &[&str]) -> Problem
 }
 
 /// `[upstream]` where `[upstream.NAME]` is needed.
-pub(super) fn needs_a_name(table: &str, place: Place) -> Problem {
+pub(super) fn needs_a_name(table: &str, place: Span) -> Problem {
     Problem::error("key.no-name", place, format!("every {table} has a name"))
         .with_label(format!("write `[{table}.NAME]`"))
 }
 
 /// Something else where a table is needed.
-pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
+pub(super) fn not_a_table(name: &str, place: Span, text: &str) -> Problem {
     let problem = Problem::error("value.kind", place, format!("`{name}` is one table"));
     match marked(text, place).strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
         Some(path) => problem
@@ -138,7 +138,7 @@ pub(super) fn not_a_table(name: &str, place: Place, text: &str) -> Problem {
 }
 
 /// Something else where an array of tables is needed.
-pub(super) fn not_tables(name: &str, place: Place, text: &str) -> Problem {
+pub(super) fn not_tables(name: &str, place: Span, text: &str) -> Problem {
     let header = marked(text, place);
     let problem = Problem::error("value.kind", place, format!("`{name}` is a list of tables"));
     match header.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -158,7 +158,7 @@ pub(super) fn not_tables(name: &str, place: Place, text: &str) -> Problem {
 }
 
 /// What serde did not like.
-pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Problem {
+pub(super) fn shape(error: &toml::de::Error, place: Span, text: &str) -> Problem {
     let message = error.message();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("unknown field") {
@@ -188,7 +188,7 @@ pub(super) fn shape(error: &toml::de::Error, place: Place, text: &str) -> Proble
     kind(message, place, text)
 }
 
-fn unknown_key(name: &str, place: Place, known: &[&str]) -> Problem {
+fn unknown_key(name: &str, place: Span, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
     match (elsewhere(name, known), nearest(name, known.iter().copied())) {
@@ -221,7 +221,7 @@ pub(super) fn missing(error: &toml::de::Error) -> Option<&str> {
 }
 
 /// `invalid type: integer `5`, expected a string` and its like.
-fn kind(message: &str, place: Place, text: &str) -> Problem {
+fn kind(message: &str, place: Span, text: &str) -> Problem {
     let stripped =
         message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     let Some((is, wanted)) = stripped.and_then(|rest| rest.split_once(", expected ")) else {
@@ -278,7 +278,7 @@ fn with_article(what: &str) -> String {
     }
 }
 
-fn marked(text: &str, place: Place) -> &str {
+fn marked(text: &str, place: Span) -> &str {
     text.get(place.start as usize..place.end as usize).unwrap_or_default()
 }
 

@@ -8,8 +8,8 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Map, json};
 
-use crate::demo::echo::{self, Seen};
-use crate::demo::reply::{self, BodyError, Reply};
+use crate::demo::echo::{self, EchoedRequest};
+use crate::demo::reply::{self, BodyError, ComponentReply};
 
 const RECEIVERS: &[&str] = &[
     "/webhook",
@@ -20,7 +20,10 @@ const RECEIVERS: &[&str] = &[
     "/msg-client/delivery-notification",
 ];
 
-pub(crate) async fn answer(seen: Seen, request: Request<Incoming>) -> Result<Reply, BodyError> {
+pub(crate) async fn answer(
+    seen: EchoedRequest,
+    request: Request<Incoming>,
+) -> Result<ComponentReply, BodyError> {
     let is_receiver = RECEIVERS.contains(&request.uri().path());
     if is_receiver && request.method() == Method::GET {
         let challenge = echo::parameter(request.uri().query(), "hub.challenge");

@@ -21,7 +21,7 @@ const MAX_NAME: usize = 60;
 /// Which end of a conversation.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Side {
+pub(crate) enum Party {
     Customer,
     Agent,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Message {
     /// Made by the sender, so that sending again after a reconnect is not saying it again.
     pub(crate) id: String,
     pub(crate) conversation: String,
-    pub(crate) from: Side,
+    pub(crate) from: Party,
     pub(crate) name: String,
     /// Milliseconds since 1970.
     pub(crate) at: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Message {
 
 /// A message as its sender sends it.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Said {
+pub(crate) struct NewMessage {
     pub(crate) id: String,
     /// Agents say where; a customer has one conversation only.
     #[serde(default)]
@@ -65,7 +65,7 @@ pub(crate) struct Said {
 
 /// A conversation in the agents' list.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub(crate) struct Summary {
+pub(crate) struct ConversationSummary {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) online: bool,
@@ -75,8 +75,8 @@ pub(crate) struct Summary {
 
 /// Somebody's place in the chat.
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
-    pub(crate) side: Side,
+pub(crate) struct Participant {
+    pub(crate) side: Party,
     pub(crate) name: String,
     /// A customer's own; empty for an agent.
     pub(crate) conversation: String,
@@ -94,7 +94,7 @@ struct Conversation {
 #[derive(Debug, Default)]
 pub(crate) struct Chat {
     conversations: HashMap<String, Conversation>,
-    sessions: HashMap<Sid, Session>,
+    sessions: HashMap<Sid, Participant>,
     clock: u64,
 }
 
@@ -103,7 +103,7 @@ impl Chat {
     ///
     /// The key stays between the customer and this server; others know the conversation by a digest
     /// of it.
-    pub(crate) fn join_customer(&mut self, sid: Sid, key: &str, name: &str) -> Session {
+    pub(crate) fn join_customer(&mut self, sid: Sid, key: &str, name: &str) -> Participant {
         let id = hex(digest(&SHA256, key.as_bytes()).as_ref().get(..8).unwrap_or_default());
         // So that two who did not say can be told apart.
         let unnamed = format!("Customer {}", id.get(..4).unwrap_or_default());
@@ -115,15 +115,15 @@ impl Chat {
         let conversation = self.conversations.entry(id.clone()).or_default();
         conversation.name.clone_from(&name);
         conversation.touched = self.clock;
-        let session = Session { side: Side::Customer, name, conversation: id };
+        let session = Participant { side: Party::Customer, name, conversation: id };
         self.sessions.insert(sid, session.clone());
         session
     }
 
     /// An agent comes.
-    pub(crate) fn join_agent(&mut self, sid: Sid, name: &str) -> Session {
-        let session = Session {
-            side: Side::Agent,
+    pub(crate) fn join_agent(&mut self, sid: Sid, name: &str) -> Participant {
+        let session = Participant {
+            side: Party::Agent,
             name: or_default(name, "Agent"),
             conversation: String::new(),
         };
@@ -132,22 +132,22 @@ impl Chat {
     }
 
     /// Somebody's connection is gone.
-    pub(crate) fn leave(&mut self, sid: Sid) -> Option<Session> {
+    pub(crate) fn leave(&mut self, sid: Sid) -> Option<Participant> {
         self.sessions.remove(&sid)
     }
 
-    pub(crate) fn session(&self, sid: Sid) -> Option<&Session> {
+    pub(crate) fn session(&self, sid: Sid) -> Option<&Participant> {
         self.sessions.get(&sid)
     }
 
     /// Somebody says something. `None` if they may not, or said nothing.
     ///
     /// Saying the same id again gives the message as it was kept the first time.
-    pub(crate) fn say(&mut self, speaker: Sid, said: Said) -> Option<Message> {
+    pub(crate) fn say(&mut self, speaker: Sid, said: NewMessage) -> Option<Message> {
         let session = self.sessions.get(&speaker)?;
         let id = match session.side {
-            Side::Customer => session.conversation.clone(),
-            Side::Agent => said.conversation,
+            Party::Customer => session.conversation.clone(),
+            Party::Agent => said.conversation,
         };
         let conversation = self.conversations.get_mut(&id)?;
         if let Some(kept) = conversation.messages.iter().find(|kept| kept.id == said.id) {
@@ -182,9 +182,9 @@ impl Chat {
         Some(conversation.messages.iter().cloned().collect())
     }
 
-    pub(crate) fn summary(&self, id: &str) -> Option<Summary> {
+    pub(crate) fn summary(&self, id: &str) -> Option<ConversationSummary> {
         let conversation = self.conversations.get(id)?;
-        Some(Summary {
+        Some(ConversationSummary {
             id: id.to_owned(),
             name: conversation.name.clone(),
             online: self.is_online(id),
@@ -194,7 +194,7 @@ impl Chat {
     }
 
     /// Every conversation, the latest first.
-    pub(crate) fn summaries(&self) -> Vec<Summary> {
+    pub(crate) fn summaries(&self) -> Vec<ConversationSummary> {
         let mut ids: Vec<_> = self.conversations.iter().collect();
         ids.sort_by_key(|(_, conversation)| std::cmp::Reverse(conversation.touched));
         ids.into_iter().filter_map(|(id, _)| self.summary(id)).collect()
@@ -202,7 +202,7 @@ impl Chat {
 
     /// The names of the agents that are here, each once.
     pub(crate) fn agents(&self) -> Vec<String> {
-        let here = self.sessions.values().filter(|session| session.side == Side::Agent);
+        let here = self.sessions.values().filter(|session| session.side == Party::Agent);
         let mut names: Vec<_> = here.map(|session| session.name.clone()).collect();
         names.sort();
         names.dedup();
@@ -253,8 +253,8 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    fn said(id: &str, text: &str) -> Said {
-        Said { id: id.to_owned(), text: text.to_owned(), ..Said::default() }
+    fn said(id: &str, text: &str) -> NewMessage {
+        NewMessage { id: id.to_owned(), text: text.to_owned(), ..NewMessage::default() }
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         let (one, two) = (Sid::new(), Sid::new());
         let theirs = chat.join_customer(one, "one", "").conversation;
         chat.join_customer(two, "two", "");
-        let intruding = Said { conversation: theirs.clone(), ..said("1", "hello") };
+        let intruding = NewMessage { conversation: theirs.clone(), ..said("1", "hello") };
         assert_ne!(chat.say(two, intruding).unwrap().conversation, theirs);
         assert!(chat.history(&theirs).unwrap().is_empty());
     }
@@ -295,7 +295,7 @@ mod tests {
             media_type: String::new(),
             size: 0,
         };
-        assert_eq!(chat.say(sid, Said { file: Some(elsewhere), ..said("1", "") }), None);
+        assert_eq!(chat.say(sid, NewMessage { file: Some(elsewhere), ..said("1", "") }), None);
     }
 
     #[test]

@@ -20,9 +20,9 @@ use socketioxide::SocketIo;
 use socketioxide::extract::{Data, SocketRef};
 use socketioxide::service::SocketIoService;
 
-use crate::demo::chat::{Chat, Said, Session, Side};
-use crate::demo::echo::{self, Seen};
-use crate::demo::reply::{self, BodyError, Reply};
+use crate::demo::chat::{Chat, NewMessage, Participant, Party};
+use crate::demo::echo::{self, EchoedRequest};
+use crate::demo::reply::{self, BodyError, ComponentReply};
 use crate::demo::server;
 
 const PATH: &str = "/socket.io";
@@ -36,12 +36,12 @@ const MAX_PAYLOAD: u32 = 1_000_000;
 const AGENTS: &str = "agents";
 const CUSTOMERS: &str = "customers";
 
-type Shared = Arc<Mutex<Chat>>;
+type SharedChat = Arc<Mutex<Chat>>;
 
 /// The chat server.
 pub(crate) struct ChatServer {
-    chat: Shared,
-    sockets: SocketIoService<Nothing>,
+    chat: SharedChat,
+    sockets: SocketIoService<UnreachableService>,
 }
 
 impl ChatServer {
@@ -53,8 +53,8 @@ impl ChatServer {
             .max_payload(MAX_PAYLOAD.into())
             .ws_max_message_size(MAX_PAYLOAD as usize)
             .ws_max_frame_size(MAX_PAYLOAD as usize)
-            .build_with_inner_svc(Nothing);
-        let chat = Shared::default();
+            .build_with_inner_svc(UnreachableService);
+        let chat = SharedChat::default();
         let shared = chat.clone();
         io.ns("/", move |socket: SocketRef| {
             let chat = shared.clone();
@@ -65,9 +65,9 @@ impl ChatServer {
 
     pub(crate) async fn answer(
         &self,
-        seen: Seen,
+        seen: EchoedRequest,
         request: Request<Incoming>,
-    ) -> Result<Reply, BodyError> {
+    ) -> Result<ComponentReply, BodyError> {
         let path = request.uri().path();
         if path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             let Ok(reply) = self.sockets.call(request).await;
@@ -92,7 +92,7 @@ impl ChatServer {
         echo::answer_also(seen, request, also).await
     }
 
-    fn transcript(&self, conversation: &str) -> Reply {
+    fn transcript(&self, conversation: &str) -> ComponentReply {
         match lock(&self.chat).history(conversation) {
             Some(messages) => reply::json(StatusCode::OK, &json!({ "messages": messages })),
             None => reply::json(StatusCode::NOT_FOUND, &json!({ "error": "no such conversation" })),
@@ -108,7 +108,7 @@ impl fmt::Debug for ChatServer {
 
 #[derive(Debug, Deserialize)]
 struct Join {
-    role: Side,
+    role: Party,
     #[serde(default)]
     name: String,
     /// A customer's secret, the same when they come back.
@@ -124,12 +124,12 @@ struct Typing {
 }
 
 #[derive(Debug, Deserialize)]
-struct Open {
+struct OpenConversation {
     conversation: String,
 }
 
 /// Subscribes to what one socket may say, and tells it who is here.
-fn listen(socket: &SocketRef, chat: &Shared) {
+fn listen(socket: &SocketRef, chat: &SharedChat) {
     // Whoever has not said who they are sees what a customer sees.
     socket.join(CUSTOMERS);
     let _ = socket.emit("presence", &json!({ "agents": lock(chat).agents() }));
@@ -139,7 +139,7 @@ fn listen(socket: &SocketRef, chat: &Shared) {
         async move { join(&socket, &io, &chat, asked).await }
     });
     let shared = chat.clone();
-    socket.on("message", move |socket: SocketRef, io: SocketIo, Data(said): Data<Said>| {
+    socket.on("message", move |socket: SocketRef, io: SocketIo, Data(said): Data<NewMessage>| {
         let chat = shared.clone();
         async move { say(&socket, &io, &chat, said).await }
     });
@@ -149,7 +149,7 @@ fn listen(socket: &SocketRef, chat: &Shared) {
         async move { type_on(&socket, &chat, typing).await }
     });
     let shared = chat.clone();
-    socket.on("open", move |socket: SocketRef, Data(asked): Data<Open>| {
+    socket.on("open", move |socket: SocketRef, Data(asked): Data<OpenConversation>| {
         let chat = shared.clone();
         async move { open(&socket, &chat, &asked.conversation) }
     });
@@ -164,36 +164,36 @@ fn listen(socket: &SocketRef, chat: &Shared) {
     });
 }
 
-async fn join(socket: &SocketRef, io: &SocketIo, chat: &Shared, asked: Join) {
+async fn join(socket: &SocketRef, io: &SocketIo, chat: &SharedChat, asked: Join) {
     // Whoever joins twice has changed their name, or their side.
     socket.leave_all();
     let (session, welcome) = {
         let mut chat = lock(chat);
         let session = match asked.role {
-            Side::Customer => chat.join_customer(socket.id, &asked.key, &asked.name),
-            Side::Agent => chat.join_agent(socket.id, &asked.name),
+            Party::Customer => chat.join_customer(socket.id, &asked.key, &asked.name),
+            Party::Agent => chat.join_agent(socket.id, &asked.name),
         };
         let welcome = welcome(&chat, &session);
         (session, welcome)
     };
     match session.side {
-        Side::Customer => socket.join([CUSTOMERS.to_owned(), session.conversation.clone()]),
-        Side::Agent => socket.join(AGENTS),
+        Party::Customer => socket.join([CUSTOMERS.to_owned(), session.conversation.clone()]),
+        Party::Agent => socket.join(AGENTS),
     }
     let _ = socket.emit("welcome", &welcome);
     announce(io, chat, &session).await;
 }
 
-fn welcome(chat: &Chat, session: &Session) -> Value {
+fn welcome(chat: &Chat, session: &Participant) -> Value {
     match session.side {
-        Side::Customer => json!({
+        Party::Customer => json!({
             "role": session.side,
             "name": session.name,
             "conversation": session.conversation,
             "messages": chat.history(&session.conversation),
             "agents": chat.agents(),
         }),
-        Side::Agent => json!({
+        Party::Agent => json!({
             "role": session.side,
             "name": session.name,
             "conversations": chat.summaries(),
@@ -203,20 +203,20 @@ fn welcome(chat: &Chat, session: &Session) -> Value {
 }
 
 /// Tells the other side that somebody came or went.
-async fn announce(io: &SocketIo, chat: &Shared, session: &Session) {
+async fn announce(io: &SocketIo, chat: &SharedChat, session: &Participant) {
     match session.side {
-        Side::Customer => {
+        Party::Customer => {
             let summary = lock(chat).summary(&session.conversation);
             let _ = io.to(AGENTS).emit("conversation", &summary).await;
         }
-        Side::Agent => {
+        Party::Agent => {
             let present = json!({ "agents": lock(chat).agents() });
             let _ = io.to([AGENTS, CUSTOMERS]).emit("presence", &present).await;
         }
     }
 }
 
-async fn say(socket: &SocketRef, io: &SocketIo, chat: &Shared, said: Said) {
+async fn say(socket: &SocketRef, io: &SocketIo, chat: &SharedChat, said: NewMessage) {
     let message = lock(chat).say(socket.id, said);
     let Some(message) = message else { return };
     // The sender hears it too: that is how they know it was kept.
@@ -224,12 +224,12 @@ async fn say(socket: &SocketRef, io: &SocketIo, chat: &Shared, said: Said) {
     let _ = io.to(rooms).emit("message", &message).await;
 }
 
-async fn type_on(socket: &SocketRef, chat: &Shared, typing: Typing) {
+async fn type_on(socket: &SocketRef, chat: &SharedChat, typing: Typing) {
     let session = lock(chat).session(socket.id).cloned();
     let Some(session) = session else { return };
     let conversation = match session.side {
-        Side::Customer => session.conversation,
-        Side::Agent => typing.conversation,
+        Party::Customer => session.conversation,
+        Party::Agent => typing.conversation,
     };
     let notice = json!({
         "conversation": conversation,
@@ -240,10 +240,10 @@ async fn type_on(socket: &SocketRef, chat: &Shared, typing: Typing) {
     let _ = socket.to(vec![AGENTS.to_owned(), conversation]).emit("typing", &notice).await;
 }
 
-fn open(socket: &SocketRef, chat: &Shared, conversation: &str) {
+fn open(socket: &SocketRef, chat: &SharedChat, conversation: &str) {
     let messages = {
         let chat = lock(chat);
-        let is_agent = chat.session(socket.id).is_some_and(|session| session.side == Side::Agent);
+        let is_agent = chat.session(socket.id).is_some_and(|session| session.side == Party::Agent);
         is_agent.then(|| chat.history(conversation)).flatten()
     };
     if let Some(messages) = messages {
@@ -252,23 +252,23 @@ fn open(socket: &SocketRef, chat: &Shared, conversation: &str) {
     }
 }
 
-async fn leave(socket: &SocketRef, io: &SocketIo, chat: &Shared) {
+async fn leave(socket: &SocketRef, io: &SocketIo, chat: &SharedChat) {
     let session = lock(chat).leave(socket.id);
     if let Some(session) = session {
         announce(io, chat, &session).await;
     }
 }
 
-fn lock(chat: &Shared) -> MutexGuard<'_, Chat> {
+fn lock(chat: &SharedChat) -> MutexGuard<'_, Chat> {
     // A chat after a panic half-way is still good enough to look at.
     chat.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the Socket.IO service falls back to. Never reached: it is only given its own path.
 #[derive(Clone, Copy, Debug)]
-struct Nothing;
+struct UnreachableService;
 
-impl Service<Request<Incoming>> for Nothing {
+impl Service<Request<Incoming>> for UnreachableService {
     type Response = Response<Empty<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;

@@ -91,13 +91,13 @@ impl Component {
 
 /// What the components of one stand-in keep between requests.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct StandInState {
     pub(crate) chat: ChatServer,
     pub(crate) files: FileEngine,
     requests: [AtomicU64; Component::ALL.len()],
 }
 
-impl World {
+impl StandInState {
     fn new() -> Self {
         Self { chat: ChatServer::new(), files: FileEngine::default(), requests: Default::default() }
     }
@@ -113,7 +113,7 @@ impl World {
 #[derive(Debug)]
 pub struct StandIn {
     addresses: HashMap<&'static str, SocketAddr>,
-    world: Arc<World>,
+    world: Arc<StandInState>,
     running: watch::Sender<()>,
     listeners: JoinSet<()>,
 }
@@ -153,12 +153,12 @@ impl StandIn {
 ///
 /// # Errors
 ///
-/// [`Error::Bind`] if a port is taken, [`Error::Identity`] if the certificates cannot be used.
+/// [`StandInError::Bind`] if a port is taken, [`StandInError::Identity`] if the certificates cannot be used.
 /// Nothing is left listening.
 pub async fn start(
     address: IpAddr,
     certificates: &DevelopmentCertificates,
-) -> Result<StandIn, Error> {
+) -> Result<StandIn, StandInError> {
     start_at(certificates, |component| SocketAddr::new(address, component.port())).await
 }
 
@@ -171,14 +171,14 @@ pub async fn start(
 pub async fn start_on_free_ports(
     address: IpAddr,
     certificates: &DevelopmentCertificates,
-) -> Result<StandIn, Error> {
+) -> Result<StandIn, StandInError> {
     start_at(certificates, |_| SocketAddr::new(address, 0)).await
 }
 
 async fn start_at(
     certificates: &DevelopmentCertificates,
     place: impl Fn(Component) -> SocketAddr,
-) -> Result<StandIn, Error> {
+) -> Result<StandIn, StandInError> {
     let tls = server::acceptor(&certificates.components)?;
     let mut bound = Vec::new();
     for component in Component::ALL {
@@ -188,7 +188,7 @@ async fn start_at(
             let address = listener.local_addr()?;
             io::Result::Ok((listener, address))
         };
-        let (listener, address) = bind.await.map_err(|source| Error::Bind {
+        let (listener, address) = bind.await.map_err(|source| StandInError::Bind {
             component: component.name(),
             address: wanted,
             source,
@@ -196,13 +196,13 @@ async fn start_at(
         bound.push((component, listener, address));
     }
 
-    let world = Arc::new(World::new());
+    let world = Arc::new(StandInState::new());
     let running = watch::Sender::new(());
     let mut addresses = HashMap::new();
     let mut listeners = JoinSet::new();
     for (component, listener, address) in bound {
         addresses.insert(component.name(), address);
-        let site = server::Site { component, world: world.clone(), tls: tls.clone() };
+        let site = server::ComponentListener { component, world: world.clone(), tls: tls.clone() };
         listeners.spawn(server::serve(listener, Arc::new(site), running.subscribe()));
     }
     Ok(StandIn { addresses, world, running, listeners })
@@ -210,7 +210,7 @@ async fn start_at(
 
 /// Why there is no stand-in.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum StandInError {
     /// A port could not be had.
     #[error("cannot listen on {address} for the stand-in of {component}")]
     Bind {

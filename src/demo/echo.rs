@@ -15,14 +15,14 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use crate::demo::components::Component;
-use crate::demo::reply::{self, BodyError, Reply};
+use crate::demo::reply::{self, BodyError, ComponentReply};
 
 /// The longest a caller can have an answer put off.
-const LONGEST_WAIT: Duration = Duration::from_mins(2);
+const MAX_DELAY: Duration = Duration::from_mins(2);
 
 /// Who was asked, and over which connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct EchoedRequest {
     pub(crate) component: Component,
     pub(crate) peer: SocketAddr,
     pub(crate) sni: Option<String>,
@@ -33,23 +33,26 @@ pub(crate) struct Seen {
 /// # Errors
 ///
 /// When the body breaks off, or the caller asked for the connection to be closed.
-pub(crate) async fn answer(seen: Seen, request: Request<Incoming>) -> Result<Reply, BodyError> {
+pub(crate) async fn answer(
+    seen: EchoedRequest,
+    request: Request<Incoming>,
+) -> Result<ComponentReply, BodyError> {
     answer_also(seen, request, Map::new()).await
 }
 
 /// As [`answer`], with more members in the document.
 pub(crate) async fn answer_also(
-    seen: Seen,
+    seen: EchoedRequest,
     request: Request<Incoming>,
     also: Map<String, Value>,
-) -> Result<Reply, BodyError> {
+) -> Result<ComponentReply, BodyError> {
     let wait = parameter(request.uri().query(), "answer-after");
     let wait = wait.and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let with = parameter(request.uri().query(), "answer-with");
     let mut document = describe(&seen, request).await?;
     document.extend(also);
     if let Some(wait) = wait {
-        tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
+        tokio::time::sleep(wait.min(MAX_DELAY)).await;
     }
     let status = match with.as_deref() {
         Some("nothing") => return Err(BodyError::AsAsked),
@@ -62,7 +65,7 @@ pub(crate) async fn answer_also(
 
 /// Everything about the request, its body as length and SHA-256. The body is read, not kept.
 async fn describe(
-    seen: &Seen,
+    seen: &EchoedRequest,
     request: Request<Incoming>,
 ) -> Result<Map<String, Value>, BodyError> {
     let (head, mut body) = request.into_parts();

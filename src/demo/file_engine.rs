@@ -10,10 +10,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
-use crate::demo::echo::{self, Seen};
+use crate::demo::echo::{self, EchoedRequest};
 use crate::demo::multipart;
-use crate::demo::range::{self, Asked};
-use crate::demo::reply::{self, BodyError, Reply};
+use crate::demo::range::{self, RangeRequest};
+use crate::demo::reply::{self, BodyError, ComponentReply};
 use crate::demo::store::{MAX_FILE, Store, StoredFile};
 
 /// What a form may add around its file.
@@ -21,7 +21,8 @@ const FORM_OVERHEAD: usize = 64 * 1024;
 
 /// Types a browser may show in place. Anything else is downloaded: what one visitor uploads must
 /// not run as a page for the next.
-const SHOWN: &[&str] = &["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"];
+const INLINE_TYPES: &[&str] =
+    &["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"];
 
 /// The file engine.
 #[derive(Debug, Default)]
@@ -32,9 +33,9 @@ pub(crate) struct FileEngine {
 impl FileEngine {
     pub(crate) async fn answer(
         &self,
-        seen: Seen,
+        seen: EchoedRequest,
         request: Request<Incoming>,
-    ) -> Result<Reply, BodyError> {
+    ) -> Result<ComponentReply, BodyError> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/api/uploadFileStream" if request.method() == Method::POST => {
@@ -53,7 +54,7 @@ impl FileEngine {
         }
     }
 
-    async fn upload(&self, request: Request<Incoming>) -> Result<Reply, BodyError> {
+    async fn upload(&self, request: Request<Incoming>) -> Result<ComponentReply, BodyError> {
         let (head, body) = request.into_parts();
         let limit = MAX_FILE + FORM_OVERHEAD;
         let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -86,14 +87,14 @@ impl FileEngine {
         Ok(reply::json(StatusCode::OK, &facts(&file)))
     }
 
-    fn stat(&self, request: &Request<Incoming>) -> Reply {
+    fn stat(&self, request: &Request<Incoming>) -> ComponentReply {
         match self.asked_for(request) {
             Some(file) => reply::json(StatusCode::OK, &facts(&file)),
             None => refused(StatusCode::NOT_FOUND, "there is no such file"),
         }
     }
 
-    fn download(&self, request: &Request<Incoming>) -> Reply {
+    fn download(&self, request: &Request<Incoming>) -> ComponentReply {
         let Some(file) = self.asked_for(request) else {
             return refused(StatusCode::NOT_FOUND, "there is no such file");
         };
@@ -117,7 +118,7 @@ async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, BodyError> {
 }
 
 /// The file or the part asked for. hyper leaves the body out for HEAD and keeps the length.
-fn serve(file: &StoredFile, fields: &HeaderMap) -> Reply {
+fn serve(file: &StoredFile, fields: &HeaderMap) -> ComponentReply {
     let field = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let length = file.content.len();
     let tag = format!("\"{}\"", file.sha256.get(..32).unwrap_or_default());
@@ -127,19 +128,19 @@ fn serve(file: &StoredFile, fields: &HeaderMap) -> Reply {
     let same_file = field(header::IF_RANGE).is_none_or(|named| named == tag);
     let asked = match field(header::RANGE) {
         Some(field) if same_file => range::asked(Some(field), length),
-        _ => Asked::Whole,
+        _ => RangeRequest::Whole,
     };
     let mut reply = match asked {
         _ if unchanged => reply::empty(StatusCode::NOT_MODIFIED),
-        Asked::Whole => Response::new(reply::full(file.content.clone())),
-        Asked::Part(part) => {
+        RangeRequest::Whole => Response::new(reply::full(file.content.clone())),
+        RangeRequest::Part(part) => {
             let span = format!("bytes {}-{}/{length}", part.start, part.end - 1);
             let mut reply = Response::new(reply::full(file.content.slice(part)));
             *reply.status_mut() = StatusCode::PARTIAL_CONTENT;
             set(&mut reply, header::CONTENT_RANGE, &span);
             reply
         }
-        Asked::Beyond => {
+        RangeRequest::Beyond => {
             let mut reply = reply::empty(StatusCode::RANGE_NOT_SATISFIABLE);
             set(&mut reply, header::CONTENT_RANGE, &format!("bytes */{length}"));
             return reply;
@@ -158,7 +159,7 @@ fn serve(file: &StoredFile, fields: &HeaderMap) -> Reply {
 
 /// The name twice: plain for old clients, and as it was (RFC 6266, RFC 8187).
 fn disposition(file: &StoredFile) -> String {
-    let kind = if SHOWN.contains(&&*file.media_type) { "inline" } else { "attachment" };
+    let kind = if INLINE_TYPES.contains(&&*file.media_type) { "inline" } else { "attachment" };
     let plain: String = file
         .original
         .chars()
@@ -194,16 +195,16 @@ fn media_type_of(claimed: &str) -> &str {
     if plausible { claimed } else { "application/octet-stream" }
 }
 
-fn set(reply: &mut Reply, name: header::HeaderName, value: &str) {
+fn set(reply: &mut ComponentReply, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         reply.headers_mut().insert(name, value);
     }
 }
 
-fn refused(status: StatusCode, why: &str) -> Reply {
+fn refused(status: StatusCode, why: &str) -> ComponentReply {
     reply::json(status, &json!({ "component": "file-engine", "error": why }))
 }
 
-fn too_large() -> Reply {
+fn too_large() -> ComponentReply {
     refused(StatusCode::PAYLOAD_TOO_LARGE, "a file may have 40 MiB at most")
 }

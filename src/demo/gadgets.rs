@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use crate::demo::components::Component;
-use crate::demo::reply::{self, Reply};
+use crate::demo::reply::{self, ComponentReply};
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -26,7 +26,7 @@ const CHAT: &str = include_str!("pages/chat.js");
 const ICON: &str = include_str!("pages/icon.svg");
 
 /// The page or asset at the path of `request`, if there is one.
-pub(crate) fn page(component: Component, request: &Request<Incoming>) -> Option<Reply> {
+pub(crate) fn page(component: Component, request: &Request<Incoming>) -> Option<ComponentReply> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
     }

@@ -27,7 +27,7 @@ mod server;
 mod store;
 
 pub use certificates::{DEVELOPMENT_ORGANIZATION, DevelopmentCertificates, ensure};
-pub use components::{Component, Error, StandIn, start, start_on_free_ports};
+pub use components::{Component, StandIn, StandInError, start, start_on_free_ports};
 
 /// The variables that point the shipped configuration at a stand-in on this machine.
 #[must_use]

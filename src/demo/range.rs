@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What a `Range` field asks of a file.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Asked {
+pub(crate) enum RangeRequest {
     /// The whole file: no range, several, or one that cannot be understood, which is to be ignored.
     Whole,
     /// These bytes.
@@ -14,19 +14,19 @@ pub(crate) enum Asked {
 }
 
 /// Reads a `Range` field for a file of `length` bytes.
-pub(crate) fn asked(field: Option<&str>, length: usize) -> Asked {
+pub(crate) fn asked(field: Option<&str>, length: usize) -> RangeRequest {
     match field.and_then(|text| text.strip_prefix("bytes=")) {
-        Some(range) => one(range.trim(), length).unwrap_or(Asked::Whole),
-        None => Asked::Whole,
+        Some(range) => one(range.trim(), length).unwrap_or(RangeRequest::Whole),
+        None => RangeRequest::Whole,
     }
 }
 
-fn one(range: &str, length: usize) -> Option<Asked> {
+fn one(range: &str, length: usize) -> Option<RangeRequest> {
     let (first, last) = range.split_once('-')?;
     if first.is_empty() {
         let suffix = number(last)?;
-        let part = Asked::Part(length.saturating_sub(suffix)..length);
-        return Some(if suffix == 0 || length == 0 { Asked::Beyond } else { part });
+        let part = RangeRequest::Part(length.saturating_sub(suffix)..length);
+        return Some(if suffix == 0 || length == 0 { RangeRequest::Beyond } else { part });
     }
     let first = number(first)?;
     let last = if last.is_empty() { usize::MAX } else { number(last)? };
@@ -34,7 +34,7 @@ fn one(range: &str, length: usize) -> Option<Asked> {
         return None;
     }
     let end = last.saturating_add(1).min(length);
-    Some(if first >= length { Asked::Beyond } else { Asked::Part(first..end) })
+    Some(if first >= length { RangeRequest::Beyond } else { RangeRequest::Part(first..end) })
 }
 
 /// Digits only: `parse` alone would take a sign. More digits than fit mean "far beyond the end".
@@ -50,22 +50,22 @@ mod tests {
     #[test]
     fn reads_one_range() {
         let cases = [
-            (None, Asked::Whole),
-            (Some("bytes=0-0"), Asked::Part(0..1)),
-            (Some("bytes=2-4"), Asked::Part(2..5)),
-            (Some("bytes=7-"), Asked::Part(7..10)),
-            (Some("bytes=7-99"), Asked::Part(7..10)),
-            (Some("bytes=-3"), Asked::Part(7..10)),
-            (Some("bytes=-99"), Asked::Part(0..10)),
-            (Some("bytes=0-99999999999999999999999"), Asked::Part(0..10)),
-            (Some("bytes=10-"), Asked::Beyond),
-            (Some("bytes=99999999999999999999999-"), Asked::Beyond),
-            (Some("bytes=-0"), Asked::Beyond),
-            (Some("bytes=4-2"), Asked::Whole),
-            (Some("bytes=0-1,3-4"), Asked::Whole),
-            (Some("bytes=+1-2"), Asked::Whole),
-            (Some("bytes=-"), Asked::Whole),
-            (Some("lines=1-2"), Asked::Whole),
+            (None, RangeRequest::Whole),
+            (Some("bytes=0-0"), RangeRequest::Part(0..1)),
+            (Some("bytes=2-4"), RangeRequest::Part(2..5)),
+            (Some("bytes=7-"), RangeRequest::Part(7..10)),
+            (Some("bytes=7-99"), RangeRequest::Part(7..10)),
+            (Some("bytes=-3"), RangeRequest::Part(7..10)),
+            (Some("bytes=-99"), RangeRequest::Part(0..10)),
+            (Some("bytes=0-99999999999999999999999"), RangeRequest::Part(0..10)),
+            (Some("bytes=10-"), RangeRequest::Beyond),
+            (Some("bytes=99999999999999999999999-"), RangeRequest::Beyond),
+            (Some("bytes=-0"), RangeRequest::Beyond),
+            (Some("bytes=4-2"), RangeRequest::Whole),
+            (Some("bytes=0-1,3-4"), RangeRequest::Whole),
+            (Some("bytes=+1-2"), RangeRequest::Whole),
+            (Some("bytes=-"), RangeRequest::Whole),
+            (Some("lines=1-2"), RangeRequest::Whole),
         ];
         for (field, expected) in cases {
             assert_eq!(asked(field, 10), expected, "{field:?}");
@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn an_empty_file_has_no_part() {
-        assert_eq!(asked(Some("bytes=0-"), 0), Asked::Beyond);
-        assert_eq!(asked(Some("bytes=-1"), 0), Asked::Beyond);
-        assert_eq!(asked(None, 0), Asked::Whole);
+        assert_eq!(asked(Some("bytes=0-"), 0), RangeRequest::Beyond);
+        assert_eq!(asked(Some("bytes=-1"), 0), RangeRequest::Beyond);
+        assert_eq!(asked(None, 0), RangeRequest::Whole);
     }
 }

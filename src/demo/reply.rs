@@ -20,23 +20,23 @@ pub(crate) enum BodyError {
 }
 
 /// A body of any kind.
-pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+pub(crate) type ComponentBody = UnsyncBoxBody<Bytes, BodyError>;
 /// What a component answers.
-pub(crate) type Reply = Response<Body>;
+pub(crate) type ComponentReply = Response<ComponentBody>;
 
 /// A JSON document.
-pub(crate) fn json(status: StatusCode, value: &Value) -> Reply {
+pub(crate) fn json(status: StatusCode, value: &Value) -> ComponentReply {
     let text = format!("{value:#}\n");
     content(status, HeaderValue::from_static("application/json"), text.into())
 }
 
 /// One sentence, for people.
-pub(crate) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> Reply {
+pub(crate) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> ComponentReply {
     content(status, HeaderValue::from_static("text/plain; charset=utf-8"), sentence.into())
 }
 
 /// Bytes of a given type. Nothing a stand-in says is worth keeping, so caches are told not to.
-pub(crate) fn content(status: StatusCode, media_type: HeaderValue, bytes: Bytes) -> Reply {
+pub(crate) fn content(status: StatusCode, media_type: HeaderValue, bytes: Bytes) -> ComponentReply {
     let mut reply = Response::new(full(bytes));
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, media_type);
@@ -45,13 +45,13 @@ pub(crate) fn content(status: StatusCode, media_type: HeaderValue, bytes: Bytes)
 }
 
 /// No body.
-pub(crate) fn empty(status: StatusCode) -> Reply {
+pub(crate) fn empty(status: StatusCode) -> ComponentReply {
     let mut reply = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *reply.status_mut() = status;
     reply
 }
 
 /// A body that is all there.
-pub(crate) fn full(bytes: Bytes) -> Body {
+pub(crate) fn full(bytes: Bytes) -> ComponentBody {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }

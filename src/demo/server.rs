@@ -21,10 +21,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::demo::certificates::Pair;
-use crate::demo::components::{Component, Error, World};
-use crate::demo::echo::{self, Seen};
-use crate::demo::reply::{BodyError, Reply};
+use crate::demo::certificates::CertificateFiles;
+use crate::demo::components::{Component, StandInError, StandInState};
+use crate::demo::echo::{self, EchoedRequest};
+use crate::demo::reply::{BodyError, ComponentReply};
 use crate::demo::{channels, gadgets};
 use crate::tls::pem;
 
@@ -34,22 +34,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one listener needs to answer.
 #[derive(Clone)]
-pub(crate) struct Site {
+pub(crate) struct ComponentListener {
     pub(crate) component: Component,
-    pub(crate) world: Arc<World>,
+    pub(crate) world: Arc<StandInState>,
     pub(crate) tls: TlsAcceptor,
 }
 
 /// TLS as the components speak it.
-pub(crate) fn acceptor(identity: &Pair) -> Result<TlsAcceptor, Error> {
+pub(crate) fn acceptor(identity: &CertificateFiles) -> Result<TlsAcceptor, StandInError> {
     let chain =
-        pem::certificates(&identity.chain).map_err(|error| Error::Identity(error.into()))?;
-    let key = pem::private_key(&identity.key).map_err(|error| Error::Identity(error.into()))?;
+        pem::certificates(&identity.chain).map_err(|error| StandInError::Identity(error.into()))?;
+    let key =
+        pem::private_key(&identity.key).map_err(|error| StandInError::Identity(error.into()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| Error::Identity(error.into()))?;
+        .map_err(|error| StandInError::Identity(error.into()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -57,7 +58,7 @@ pub(crate) fn acceptor(identity: &Pair) -> Result<TlsAcceptor, Error> {
 /// Serves until the sender of `running` is gone.
 pub(crate) async fn serve(
     listener: TcpListener,
-    site: Arc<Site>,
+    site: Arc<ComponentListener>,
     mut running: watch::Receiver<()>,
 ) {
     loop {
@@ -70,20 +71,20 @@ pub(crate) async fn serve(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let stream = Mortal::new(stream, running.clone());
+        let stream = KillableSocket::new(stream, running.clone());
         tokio::spawn(converse(stream, peer, site.clone()));
     }
 }
 
 /// One connection. Whatever ends it is the peer's business: a stand-in keeps no log.
-async fn converse(stream: Mortal, peer: SocketAddr, site: Arc<Site>) {
+async fn converse(stream: KillableSocket, peer: SocketAddr, site: Arc<ComponentListener>) {
     let _ = stream.socket.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, site.tls.accept(stream));
     let Ok(Ok(tls)) = handshake.await else { return };
     let sni = tls.get_ref().1.server_name().map(ToOwned::to_owned);
     let answer = service_fn(move |request| {
         let site = site.clone();
-        let seen = Seen { component: site.component, peer, sni: sni.clone() };
+        let seen = EchoedRequest { component: site.component, peer, sni: sni.clone() };
         async move { site.answer(seen, request).await }
     });
     let _ = hyper::server::conn::http1::Builder::new()
@@ -93,8 +94,12 @@ async fn converse(stream: Mortal, peer: SocketAddr, site: Arc<Site>) {
         .await;
 }
 
-impl Site {
-    async fn answer(&self, seen: Seen, request: Request<Incoming>) -> Result<Reply, BodyError> {
+impl ComponentListener {
+    async fn answer(
+        &self,
+        seen: EchoedRequest,
+        request: Request<Incoming>,
+    ) -> Result<ComponentReply, BodyError> {
         let world = &self.world;
         world.count(self.component);
         let reply = match self.component {
@@ -114,14 +119,14 @@ impl Site {
 }
 
 /// Says who answered, also where the body cannot.
-fn named(mut reply: Reply, component: Component) -> Reply {
+fn named(mut reply: ComponentReply, component: Component) -> ComponentReply {
     let name = http::HeaderValue::from_static(component.name());
     reply.headers_mut().insert("stand-in-component", name);
     reply
 }
 
 /// Brings a response of another library into our shape.
-pub(crate) fn boxed<B>(reply: Response<B>) -> Reply
+pub(crate) fn boxed<B>(reply: Response<B>) -> ComponentReply
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -130,13 +135,13 @@ where
 }
 
 /// A socket that dies with the stand-in, even after the Socket.IO server has taken it over.
-struct Mortal {
+struct KillableSocket {
     socket: TcpStream,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
 }
 
-impl Mortal {
+impl KillableSocket {
     fn new(socket: TcpStream, mut running: watch::Receiver<()>) -> Self {
         let end = Box::pin(async move { while running.changed().await.is_ok() {} });
         Self { socket, end, ended: false }
@@ -148,7 +153,7 @@ impl Mortal {
     }
 }
 
-impl AsyncRead for Mortal {
+impl AsyncRead for KillableSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -159,7 +164,7 @@ impl AsyncRead for Mortal {
     }
 }
 
-impl AsyncWrite for Mortal {
+impl AsyncWrite for KillableSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -13,11 +13,13 @@ use crate::net::proxy_protocol::v2;
 use crate::tls::{self, certificate, client};
 use crate::upstream::Stream;
 
-use super::Check;
-use super::ask::{Answer, Wanted, ask};
-use super::reach::{Budget, Doubt, Proof, Secured, Trouble, connect, secure, shown};
-use super::row::{Group, Row};
-use super::shown::{SOON, Shown};
+use super::RowCheck;
+use super::certificate_summary::{CertificateSummary, WARN_DAYS};
+use super::http_probe::{BodyWanted, ProbeAnswer, ask};
+use super::probe::{
+    CertificateDoubt, ExpectedIdentity, ProbeError, TimeBudget, TlsProbe, connect, secure, shown,
+};
+use super::row::{DoctorRow, RowGroup};
 
 const REQUIREMENT: &str = "connectivity 6-9";
 
@@ -25,21 +27,21 @@ const REQUIREMENT: &str = "connectivity 6-9";
 const STANDBY: &str = "a stand-by, which may be down on purpose";
 
 /// A check for each endpoint.
-pub(super) fn checks(config: &Config) -> Vec<Check> {
-    let mut checks: Vec<Check> = Vec::new();
+pub(super) fn checks(config: &Config) -> Vec<RowCheck> {
+    let mut checks: Vec<RowCheck> = Vec::new();
     for (id, upstream) in config.upstreams.iter().enumerate() {
         let settings = trust(&upstream.verify);
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
-            let one = One::new(config, upstream, (index, endpoint), settings.clone());
+            let one = EndpointProbe::new(config, upstream, (index, endpoint), settings.clone());
             let budget = config.doctor.timeout;
-            checks.push(Box::pin(async move { vec![one.check(Budget::new(budget)).await] }));
+            checks.push(Box::pin(async move { vec![one.check(TimeBudget::new(budget)).await] }));
         }
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             for (port, place) in same_ports(config, UpstreamId(id), endpoint.port) {
                 let (who, host) = (upstream.name.clone(), endpoint.host.clone());
                 let budget = config.doctor.timeout;
                 checks.push(Box::pin(async move {
-                    let row = same_port(&who, (&host, port, &place), Budget::new(budget)).await;
+                    let row = same_port(&who, (&host, port, &place), TimeBudget::new(budget)).await;
                     vec![if index > 0 { row.excused(STANDBY) } else { row }]
                 }));
             }
@@ -60,9 +62,13 @@ fn same_ports(config: &Config, upstream: UpstreamId, own: u16) -> BTreeMap<u16, 
 
 /// Only whether somebody is there: the endpoint itself is asked how it is. Who expects the PROXY
 /// protocol takes a connection without a byte for a probe.
-async fn same_port(who: &str, (host, port, place): (&str, u16, &str), budget: Budget) -> Row {
-    let target = config::Target { place: None, host: host.to_owned(), port };
-    let row = Row::new(Group::Components, REQUIREMENT, who, target.label());
+async fn same_port(
+    who: &str,
+    (host, port, place): (&str, u16, &str),
+    budget: TimeBudget,
+) -> DoctorRow {
+    let target = config::DoctorTarget { place: None, host: host.to_owned(), port };
+    let row = DoctorRow::new(RowGroup::Components, REQUIREMENT, who, target.label());
     match connect(host, port, budget).await {
         Ok(_) => row.good("connected"),
         Err(trouble) => {
@@ -86,25 +92,25 @@ fn trust(verify: &Verify) -> Result<Arc<ClientConfig>, String> {
 }
 
 /// One endpoint to look at.
-struct One {
+struct EndpointProbe {
     upstream: String,
     host: String,
     port: u16,
     label: String,
     /// Not the first: it may be down on purpose.
     standby: bool,
-    tls: Option<Result<Proof, String>>,
+    tls: Option<Result<ExpectedIdentity, String>>,
     how: String,
     unverified: bool,
     /// Connections begin with a header (PROXY protocol).
     announces: bool,
     /// What is asked for, if somebody said so.
-    asked: Option<Asked>,
+    asked: Option<HealthPath>,
     place: String,
 }
 
 /// A path that says whether it is well.
-struct Asked {
+struct HealthPath {
     path: String,
     /// `Host`; `None`: the endpoint's own.
     host: Option<String>,
@@ -114,7 +120,7 @@ struct Asked {
     good: Option<Vec<(u16, u16)>>,
 }
 
-impl Asked {
+impl HealthPath {
     /// What `[doctor.health]` says; or what the gateway's own checks ask of the same port.
     fn of(config: &Config, upstream: &config::Upstream) -> Option<Self> {
         let named = config.doctor.health.iter().find(|(of, _)| *of == upstream.name);
@@ -130,7 +136,7 @@ impl Asked {
     }
 }
 
-impl One {
+impl EndpointProbe {
     fn new(
         config: &Config,
         upstream: &config::Upstream,
@@ -139,7 +145,7 @@ impl One {
     ) -> Self {
         let name = upstream.server_name.clone().unwrap_or_else(|| endpoint.host.clone());
         let label =
-            config::Target { place: None, host: endpoint.host.clone(), port: endpoint.port };
+            config::DoctorTarget { place: None, host: endpoint.host.clone(), port: endpoint.port };
         let file = |path: &Path| {
             path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
         };
@@ -155,11 +161,11 @@ impl One {
             port: endpoint.port,
             label: label.label(),
             standby: index > 0,
-            tls: endpoint.tls.then(|| settings.map(|settings| Proof { settings, name })),
+            tls: endpoint.tls.then(|| settings.map(|settings| ExpectedIdentity { settings, name })),
             how,
             unverified: matches!(upstream.verify, Verify::None { .. }),
             announces: upstream.announces,
-            asked: Asked::of(config, upstream),
+            asked: HealthPath::of(config, upstream),
             place: config.sources.locate(endpoint.place),
         }
     }
@@ -168,9 +174,13 @@ impl One {
         self.asked.as_ref().map_or("/", |asked| &asked.path)
     }
 
-    async fn check(&self, budget: Budget) -> Row {
-        let row =
-            Row::new(Group::Components, REQUIREMENT, self.upstream.clone(), self.label.clone());
+    async fn check(&self, budget: TimeBudget) -> DoctorRow {
+        let row = DoctorRow::new(
+            RowGroup::Components,
+            REQUIREMENT,
+            self.upstream.clone(),
+            self.label.clone(),
+        );
         let began = Instant::now();
         let row = match self.look(budget).await {
             Ok((secured, answer)) => self.judge(row, secured.as_ref(), &answer, began),
@@ -179,7 +189,10 @@ impl One {
         if self.standby { row.excused(STANDBY) } else { row }
     }
 
-    async fn look(&self, budget: Budget) -> Result<(Option<Secured>, Answer), Trouble> {
+    async fn look(
+        &self,
+        budget: TimeBudget,
+    ) -> Result<(Option<TlsProbe>, ProbeAnswer), ProbeError> {
         let mut tcp = connect(&self.host, self.port, budget).await?;
         if self.announces {
             let mut own = Vec::new();
@@ -189,7 +202,7 @@ impl One {
         }
         let (mut stream, secured) = match &self.tls {
             None => (Stream::Plain(tcp), None),
-            Some(Err(words)) => return Err(Trouble::Tls(words.clone())),
+            Some(Err(words)) => return Err(ProbeError::Tls(words.clone())),
             Some(Ok(proof)) => {
                 let (stream, secured) = secure(tcp, proof, budget).await?;
                 (stream, Some(secured))
@@ -198,11 +211,17 @@ impl One {
         let line = format!("GET {}", self.path());
         let host = self.asked.as_ref().and_then(|asked| asked.host.as_deref());
         let host = host.unwrap_or(&self.label);
-        let answer = ask(&mut stream, &line, host, Wanted::Head, budget).await?;
+        let answer = ask(&mut stream, &line, host, BodyWanted::Head, budget).await?;
         Ok((secured, answer))
     }
 
-    fn judge(&self, row: Row, secured: Option<&Secured>, answer: &Answer, began: Instant) -> Row {
+    fn judge(
+        &self,
+        row: DoctorRow,
+        secured: Option<&TlsProbe>,
+        answer: &ProbeAnswer,
+        began: Instant,
+    ) -> DoctorRow {
         let shown = secured.and_then(|secured| secured.shown.as_ref());
         let tls = match secured {
             None => "no TLS".to_owned(),
@@ -214,7 +233,7 @@ impl One {
         let path = self.path();
         let took = began.elapsed().as_millis();
         let found = format!("{tls}; GET {path} {}, {took} ms", answer.status);
-        let row = Row { clock_ahead_ms: answer.clock_ahead_ms, ..row };
+        let row = DoctorRow { clock_ahead_ms: answer.clock_ahead_ms, ..row };
         if let Some(next) = self.unwell(answer.status) {
             return row.failed(found, next);
         }
@@ -224,7 +243,7 @@ impl One {
                 found,
                 format!("name its certificate or CA with `ca-file` in [upstream.{who}]: as it is, it could be anybody"),
             ),
-            Some(shown) if shown.days < SOON => {
+            Some(shown) if shown.days < WARN_DAYS => {
                 row.warning(found, format!("renew the certificate of {who}"))
             }
             _ => row.good(found),
@@ -252,7 +271,7 @@ impl One {
     }
 
     /// How to trust the certificate that is shown, and no other.
-    fn trust_it_alone(&self, name: &str, shown: Option<&Shown>) -> String {
+    fn trust_it_alone(&self, name: &str, shown: Option<&CertificateSummary>) -> String {
         let who = &self.upstream;
         let first = shown.and_then(|shown| shown.names.first().or(shown.common_name.as_ref()));
         if let (None, Some(pin)) = (first, shown.and_then(|shown| shown.pin.as_ref())) {
@@ -269,15 +288,15 @@ impl One {
         )
     }
 
-    async fn explain(&self, row: Row, trouble: Trouble, budget: Budget) -> Row {
+    async fn explain(&self, row: DoctorRow, trouble: ProbeError, budget: TimeBudget) -> DoctorRow {
         let (who, port, host) = (&self.upstream, self.port, &self.host);
         let key = format!("`endpoints` ({})", self.place);
-        let Trouble::Certificate(doubt) = &trouble else {
+        let ProbeError::Certificate(doubt) = &trouble else {
             let next = match &trouble {
-                Trouble::NotThat { expected: "TLS", .. } => format!(
+                ProbeError::NotThat { expected: "TLS", .. } => format!(
                     "if {who} speaks plain HTTP on port {port}, write `http://` in {key}; otherwise correct the port"
                 ),
-                Trouble::Tls(_) if matches!(&self.tls, Some(Err(_))) => {
+                ProbeError::Tls(_) if matches!(&self.tls, Some(Err(_))) => {
                     format!(
                         "correct how [upstream.{who}] is verified; app-gateway check says where"
                     )
@@ -290,24 +309,26 @@ impl One {
             Some(Ok(proof)) => proof.name.as_str(),
             _ => host,
         };
-        let shown = shown(host, port, name, Budget::new(budget.total)).await;
+        let shown = shown(host, port, name, TimeBudget::new(budget.total)).await;
         let line = shown.as_ref().map_or(String::new(), |shown| format!(": {}", shown.line()));
         let next = match doubt {
-            Doubt::Name if shown.as_ref().is_some_and(|shown| !shown.names.is_empty()) => {
+            CertificateDoubt::Name
+                if shown.as_ref().is_some_and(|shown| !shown.names.is_empty()) =>
+            {
                 let first = shown.as_ref().and_then(|shown| shown.names.first());
                 format!(
                     "`{name}` was looked for; add to [upstream.{who}]: server-name = \"{}\"",
                     first.map_or("THE NAME IN THE CERTIFICATE", String::as_str)
                 )
             }
-            Doubt::Name | Doubt::Issuer | Doubt::Other(_) => {
+            CertificateDoubt::Name | CertificateDoubt::Issuer | CertificateDoubt::Other(_) => {
                 self.trust_it_alone(name, shown.as_ref())
             }
-            Doubt::Pin => format!(
+            CertificateDoubt::Pin => format!(
                 "if its key was changed on purpose, change `pin` in [upstream.{who}]; if not, somebody else answers on {}",
                 self.label
             ),
-            Doubt::Expired | Doubt::NotYet => trouble.next(who, port, &key),
+            CertificateDoubt::Expired | CertificateDoubt::NotYet => trouble.next(who, port, &key),
         };
         row.failed(format!("{trouble}{line}"), next)
     }

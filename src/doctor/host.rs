@@ -6,16 +6,16 @@ use std::thread;
 
 use crate::config::{self, Config, LogTarget};
 
-use super::row::{Group, Row};
-use super::{Check, Known};
+use super::row::{DoctorRow, RowGroup};
+use super::{DoctorInputs, RowCheck};
 
 /// Connections the gateway asks the kernel to hold for it.
-const BACKLOG: u64 = 4096;
+const WANTED_BACKLOG: u64 = 4096;
 
 const GIB: u64 = 1 << 30;
 
 /// What the rows are made from, so that the files need not be asked twice.
-struct Needs {
+struct HostNeeds {
     /// Connections of all listeners together, and of the largest.
     connections: (u64, u64),
     log: LogTarget,
@@ -23,9 +23,9 @@ struct Needs {
 }
 
 /// Every check here but the clock.
-pub(super) fn checks(config: &Config, facts: &Known) -> Check {
+pub(super) fn checks(config: &Config, facts: &DoctorInputs) -> RowCheck {
     let each = config.connections();
-    let needs = Needs {
+    let needs = HostNeeds {
         connections: (each.clone().sum(), each.max().unwrap_or(0)),
         log: config.gateway.access_log.target.clone(),
         pid: facts.pid,
@@ -39,11 +39,11 @@ pub(super) fn checks(config: &Config, facts: &Known) -> Check {
     })
 }
 
-fn row(requirement: &'static str, name: &str, target: &str) -> Row {
-    Row::new(Group::Host, requirement, name, target)
+fn row(requirement: &'static str, name: &str, target: &str) -> DoctorRow {
+    DoctorRow::new(RowGroup::Host, requirement, name, target)
 }
 
-fn cpus() -> Row {
+fn cpus() -> DoctorRow {
     let row = row("hardware", "cpu", "");
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     match cores {
@@ -52,7 +52,7 @@ fn cpus() -> Row {
     }
 }
 
-fn memory() -> Row {
+fn memory() -> DoctorRow {
     let row = row("hardware", "memory", "");
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = |name: &str| -> Option<u64> {
@@ -78,7 +78,7 @@ fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / GIB as f64)
 }
 
-fn open_files(needs: &Needs) -> Row {
+fn open_files(needs: &HostNeeds) -> DoctorRow {
     let row = row("system configuration", "open-files", "");
     let of = needs.pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     let text = fs::read_to_string(format!("/proc/{of}/limits")).unwrap_or_default();
@@ -93,7 +93,7 @@ fn open_files(needs: &Needs) -> Row {
     judge_open_files(row, limit, needs.connections.0)
 }
 
-fn judge_open_files(row: Row, limit: u64, all: u64) -> Row {
+fn judge_open_files(row: DoctorRow, limit: u64, all: u64) -> DoctorRow {
     let found = format!("limit {limit}, {all} connections configured");
     let wanted = config::open_files(all);
     let next = format!(
@@ -113,20 +113,20 @@ fn setting(name: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-fn backlog() -> Row {
+fn backlog() -> DoctorRow {
     const NAME: &str = "net.core.somaxconn";
     let row = row("system configuration", "backlog", NAME);
     match setting(NAME).and_then(|text| text.parse::<u64>().ok()) {
         None => row.note("cannot be seen", ""),
-        Some(value) if value < BACKLOG => row.warning(
+        Some(value) if value < WANTED_BACKLOG => row.warning(
             format!("{value}: after an outage, clients that come back together are turned away"),
-            format!("sysctl -w {NAME}={BACKLOG}, and the same in /etc/sysctl.d/; in a container: --sysctl"),
+            format!("sysctl -w {NAME}={WANTED_BACKLOG}, and the same in /etc/sysctl.d/; in a container: --sysctl"),
         ),
         Some(value) => row.good(value.to_string()),
     }
 }
 
-fn local_ports(needs: &Needs) -> Row {
+fn local_ports(needs: &HostNeeds) -> DoctorRow {
     const NAME: &str = "net.ipv4.ip_local_port_range";
     let row = row("system configuration", "local-ports", NAME);
     let text = setting(NAME).unwrap_or_default();
@@ -146,7 +146,7 @@ fn local_ports(needs: &Needs) -> Row {
 }
 
 /// Only where the firewall of this host keeps track of connections.
-fn conntrack(needs: &Needs) -> Option<Row> {
+fn conntrack(needs: &HostNeeds) -> Option<DoctorRow> {
     const NAME: &str = "net.netfilter.nf_conntrack_max";
     let most = setting(NAME)?.parse::<u64>().ok()?;
     let count = setting("net.netfilter.nf_conntrack_count")?.parse::<u64>().ok()?;
@@ -178,7 +178,7 @@ fn directory(log: &LogTarget) -> PathBuf {
     }
 }
 
-fn disk(directory: &Path) -> Row {
+fn disk(directory: &Path) -> DoctorRow {
     let row = row("hardware", "disk", &directory.display().to_string());
     match rustix::fs::statvfs(directory) {
         Err(error) => row.failed(
@@ -192,7 +192,7 @@ fn disk(directory: &Path) -> Row {
     }
 }
 
-fn judge_disk(row: Row, free: u64, total: u64) -> Row {
+fn judge_disk(row: DoctorRow, free: u64, total: u64) -> DoctorRow {
     let percent = (free * 100).checked_div(total).unwrap_or(100);
     let found = format!("{} free of {}, {percent} %", gib(free), gib(total));
     let next = "make room, and have the logs rotated: a full disk loses log lines, and stops Hybrid Chat where it is the same disk";
@@ -206,18 +206,18 @@ fn judge_disk(row: Row, free: u64, total: u64) -> Row {
 }
 
 /// Whether somebody keeps the log from filling the disk. `root` is `/`, except in tests.
-fn rotation(log: &LogTarget, root: &Path) -> Row {
+fn rotation(log: &LogTarget, root: &Path) -> DoctorRow {
     let row = row("system configuration", "log-rotation", "");
     match log {
         LogTarget::Off => row.good("no access log"),
         LogTarget::Stdout => standard_output(row, root),
         LogTarget::File { path, rotation: Some(rotation) } => {
-            let row = Row { target: path.display().to_string(), ..row };
+            let row = DoctorRow { target: path.display().to_string(), ..row };
             let most = (u64::from(rotation.keep) + 1) * rotation.size;
             row.good(format!("by the gateway: {} at most", gib(most)))
         }
         LogTarget::File { path, rotation: None } => {
-            let row = Row { target: path.display().to_string(), ..row };
+            let row = DoctorRow { target: path.display().to_string(), ..row };
             match logrotate(path, root) {
                 Some(file) => row.good(format!("by {}", file.display())),
                 None => row.warning(
@@ -229,7 +229,7 @@ fn rotation(log: &LogTarget, root: &Path) -> Row {
     }
 }
 
-fn standard_output(row: Row, root: &Path) -> Row {
+fn standard_output(row: DoctorRow, root: &Path) -> DoctorRow {
     // Set by systemd for what it connects to the journal.
     if std::env::var_os("JOURNAL_STREAM").is_some() || root.join("run/systemd/journal").is_dir() {
         return row.good("standard output: journald keeps its files small (SystemMaxUse)");
@@ -284,10 +284,10 @@ fn names(word: &str, log: &Path) -> bool {
 
 /// Seconds by which clocks may differ before it is worth a warning, and before TLS and signatures
 /// fail.
-const APART: (i64, i64) = (2, 60);
+const CLOCK_SKEW_LIMITS: (i64, i64) = (2, 60);
 
 /// Judges this host's clock by what all who answered said it was, and theirs by each other.
-pub(super) fn clock(rows: &[Row]) -> Row {
+pub(super) fn clock(rows: &[DoctorRow]) -> DoctorRow {
     let row = row("system configuration", "clock", "");
     let mut told: Vec<(i64, &str)> =
         rows.iter().filter_map(|row| Some((row.clock_ahead_ms?, row.name.as_str()))).collect();
@@ -310,15 +310,15 @@ pub(super) fn clock(rows: &[Row]) -> Row {
         more => format!("the clocks of {more} that answered"),
     };
     let next = "have chrony or systemd-timesyncd keep the time, here and on the hosts of the components: timedatectl set-ntp true";
-    if off > APART.1 {
+    if off > CLOCK_SKEW_LIMITS.1 {
         return row.failed(format!("{off} s {way} {others}{sync}"), next);
     }
-    if off > APART.0 {
+    if off > CLOCK_SKEW_LIMITS.0 {
         return row.warning(format!("{off} s {way} {others}{sync}"), next);
     }
     let farthest = if median - first.0 > last.0 - median { first } else { last };
     let apart = farthest.0 - median;
-    if seconds(apart) > APART.0 {
+    if seconds(apart) > CLOCK_SKEW_LIMITS.0 {
         let way = if apart > 0 { "ahead" } else { "behind" };
         let (name, apart) = (farthest.1, seconds(apart));
         return row.warning(
@@ -343,47 +343,47 @@ fn synchronised() -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::config::Rotation;
-    use crate::doctor::row::State;
+    use crate::doctor::row::RowState;
 
-    fn any() -> Row {
+    fn any() -> DoctorRow {
         row("", "x", "")
     }
 
     #[test]
     fn limits_are_judged_by_what_is_configured() {
         let state = |limit| judge_open_files(any(), limit, 140_000).state;
-        assert_eq!(state(1024), State::Failed);
-        assert_eq!(state(65_536), State::Warning);
-        assert_eq!(state(u64::MAX), State::Good);
+        assert_eq!(state(1024), RowState::Failed);
+        assert_eq!(state(65_536), RowState::Warning);
+        assert_eq!(state(u64::MAX), RowState::Good);
         assert!(judge_open_files(any(), 1024, 100).found.starts_with("limit 1024, 100"));
     }
 
     #[test]
     fn disks_are_judged_by_what_is_left() {
         let state = |free, total| judge_disk(any(), free, total).state;
-        assert_eq!(state(50 * GIB, 100 * GIB), State::Good);
-        assert_eq!(state(5 * GIB, 100 * GIB), State::Warning);
-        assert_eq!(state(GIB / 10, GIB), State::Failed);
-        assert_eq!(state(GIB, 100 * GIB), State::Failed);
-        assert_eq!(disk(Path::new("/does/not/exist")).state, State::Failed);
+        assert_eq!(state(50 * GIB, 100 * GIB), RowState::Good);
+        assert_eq!(state(5 * GIB, 100 * GIB), RowState::Warning);
+        assert_eq!(state(GIB / 10, GIB), RowState::Failed);
+        assert_eq!(state(GIB, 100 * GIB), RowState::Failed);
+        assert_eq!(disk(Path::new("/does/not/exist")).state, RowState::Failed);
     }
 
     #[test]
     fn the_clock_is_compared_with_everybody_elses() {
         let with = |ahead: &[i64]| {
             let rows: Vec<_> =
-                ahead.iter().map(|ms| Row { clock_ahead_ms: Some(*ms), ..any() }).collect();
+                ahead.iter().map(|ms| DoctorRow { clock_ahead_ms: Some(*ms), ..any() }).collect();
             clock(&rows)
         };
-        assert_eq!(with(&[]).state, State::Note);
-        assert_eq!(with(&[400, -300, 900]).state, State::Good);
+        assert_eq!(with(&[]).state, RowState::Note);
+        assert_eq!(with(&[400, -300, 900]).state, RowState::Good);
         let one_off = with(&[400, -300, -90_000]);
-        assert_eq!(one_off.state, State::Warning);
+        assert_eq!(one_off.state, RowState::Warning);
         assert!(one_off.found.contains("the clock of x is 90 s behind"), "{}", one_off.found);
         let behind = with(&[9_800, 10_200, 10_000]);
-        assert_eq!(behind.state, State::Warning);
+        assert_eq!(behind.state, RowState::Warning);
         assert!(behind.found.starts_with("10 s behind the clocks of 3"), "{}", behind.found);
-        assert_eq!(with(&[-86_400_000]).state, State::Failed);
+        assert_eq!(with(&[-86_400_000]).state, RowState::Failed);
     }
 
     #[test]
@@ -393,31 +393,31 @@ mod tests {
             path: PathBuf::from("/var/log/app-gateway/access.log"),
             rotation: None,
         };
-        assert_eq!(rotation(&log, root.path()).state, State::Warning);
+        assert_eq!(rotation(&log, root.path()).state, RowState::Warning);
         fs::create_dir_all(root.path().join("etc/logrotate.d")).unwrap();
         let file = root.path().join("etc/logrotate.d/gateway");
         for (text, state) in [
-            ("# /var/log/app-gateway/access.log\n", State::Warning),
-            ("/var/log/*.log { daily }\n", State::Warning),
-            ("/var/log/app-gateway/*.log {\n daily\n}\n", State::Good),
-            ("\"/var/log/app-gateway/access.log\" {\n}\n", State::Good),
+            ("# /var/log/app-gateway/access.log\n", RowState::Warning),
+            ("/var/log/*.log { daily }\n", RowState::Warning),
+            ("/var/log/app-gateway/*.log {\n daily\n}\n", RowState::Good),
+            ("\"/var/log/app-gateway/access.log\" {\n}\n", RowState::Good),
         ] {
             fs::write(&file, text).unwrap();
             assert_eq!(rotation(&log, root.path()).state, state, "{text}");
         }
-        assert_eq!(rotation(&LogTarget::Off, root.path()).state, State::Good);
+        assert_eq!(rotation(&LogTarget::Off, root.path()).state, RowState::Good);
         let rotating = Rotation { size: 100 << 20, keep: 9, strict: true };
         let path = PathBuf::from("/srv/access.log");
         let own = LogTarget::File { path, rotation: Some(rotating) };
         let row = rotation(&own, root.path());
-        assert_eq!((row.state, &*row.found), (State::Good, "by the gateway: 1.0 GiB at most"));
+        assert_eq!((row.state, &*row.found), (RowState::Good, "by the gateway: 1.0 GiB at most"));
         fs::create_dir_all(root.path().join("etc/docker")).unwrap();
         let daemon = root.path().join("etc/docker/daemon.json");
         fs::write(&daemon, "{}").unwrap();
         let unset = std::env::var_os("JOURNAL_STREAM").is_none();
         let state = rotation(&LogTarget::Stdout, root.path()).state;
-        assert!(!unset || state == State::Warning);
+        assert!(!unset || state == RowState::Warning);
         fs::write(&daemon, "{\"log-opts\": {\"max-size\": \"50m\"}}").unwrap();
-        assert_eq!(rotation(&LogTarget::Stdout, root.path()).state, State::Good);
+        assert_eq!(rotation(&LogTarget::Stdout, root.path()).state, RowState::Good);
     }
 }

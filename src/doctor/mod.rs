@@ -1,22 +1,22 @@
 //! `app-gateway doctor`: every requirement of the product that can be tried from this host, tried
 //! once, all at the same time, each within its budget.
 //!
-//! In: a checked [`Config`], and what is known of the running gateway. Out: [`Row`]s. Never: changes
+//! In: a checked [`Config`], and what is known of the running gateway. Out: [`DoctorRow`]s. Never: changes
 //! anything, here or there: it opens connections, says hello in the protocol of whoever is there,
 //! and hangs up.
 
-pub mod ask;
+pub mod certificate_summary;
 pub mod components;
-pub mod holders;
+pub mod forward_proxy;
+pub mod gateway;
 pub mod host;
-pub mod outlet;
-pub mod own;
+pub mod http_probe;
+pub mod port_owners;
 pub mod ports;
+pub mod probe;
 pub mod public;
-pub mod reach;
 pub mod row;
 pub mod services;
-pub mod shown;
 pub mod stun;
 pub mod table;
 pub mod turn;
@@ -30,17 +30,17 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 
-pub use row::{Group, Row, State};
+pub use row::{DoctorRow, RowGroup, RowState};
 
 /// Some rows, once they have been found out.
-type Check = Pin<Box<dyn Future<Output = Vec<Row>> + Send>>;
+type RowCheck = Pin<Box<dyn Future<Output = Vec<DoctorRow>> + Send>>;
 
 /// Above a check's own budget, for looking a second time at a certificate that was refused.
-const GRACE: Duration = Duration::from_secs(1);
+const CERTIFICATE_GRACE: Duration = Duration::from_secs(1);
 
 /// What is known without looking.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct DoctorInputs {
     /// The configuration directory.
     pub directory: PathBuf,
     /// What `check` finds wrong with it.
@@ -52,12 +52,12 @@ pub struct Known {
 }
 
 /// Rows that are known already.
-fn known(rows: Vec<Row>) -> Check {
+fn known(rows: Vec<DoctorRow>) -> RowCheck {
     Box::pin(async move { rows })
 }
 
 /// Rows from files and system calls that may block.
-fn blocking(look: impl FnOnce() -> Vec<Row> + Send + 'static) -> Check {
+fn blocking(look: impl FnOnce() -> Vec<DoctorRow> + Send + 'static) -> RowCheck {
     Box::pin(async move { tokio::task::spawn_blocking(look).await.unwrap_or_default() })
 }
 
@@ -67,37 +67,41 @@ fn blocking(look: impl FnOnce() -> Vec<Row> + Send + 'static) -> Check {
 /// # Cancellation
 ///
 /// Dropping the future closes every connection.
-pub async fn examine(config: &Arc<Config>, known: &Known, groups: &[Group]) -> Vec<Row> {
+pub async fn examine(
+    config: &Arc<Config>,
+    known: &DoctorInputs,
+    groups: &[RowGroup],
+) -> Vec<DoctorRow> {
     let wants = |group| groups.contains(&group);
     // The clock is judged by what others answer.
-    let asks = |group| wants(group) || wants(Group::Host);
-    let mut checks: Vec<Check> = Vec::new();
-    if wants(Group::Configuration) {
-        checks.push(own::files(known));
+    let asks = |group| wants(group) || wants(RowGroup::Host);
+    let mut checks: Vec<RowCheck> = Vec::new();
+    if wants(RowGroup::Configuration) {
+        checks.push(gateway::files(known));
     }
-    if wants(Group::Listeners) {
-        checks.push(own::listeners(config, known));
+    if wants(RowGroup::Listeners) {
+        checks.push(gateway::listeners(config, known));
     }
-    if wants(Group::Certificates) {
-        checks.push(own::certificate_check(config));
+    if wants(RowGroup::Certificates) {
+        checks.push(gateway::certificate_check(config));
     }
-    if wants(Group::Public) {
+    if wants(RowGroup::Public) {
         checks.extend(public::checks(config));
     }
-    if asks(Group::Components) {
+    if asks(RowGroup::Components) {
         checks.extend(components::checks(config));
     }
-    if asks(Group::Proxy) {
-        checks.extend(outlet::checks(config));
+    if asks(RowGroup::Proxy) {
+        checks.extend(forward_proxy::checks(config));
     }
-    if wants(Group::Services) {
+    if wants(RowGroup::Services) {
         checks.extend(services::checks(config));
     }
-    if wants(Group::Host) {
+    if wants(RowGroup::Host) {
         checks.push(host::checks(config, known));
     }
-    let mut rows = all(checks, 2 * config.doctor.timeout + GRACE).await;
-    if wants(Group::Host) {
+    let mut rows = all(checks, 2 * config.doctor.timeout + CERTIFICATE_GRACE).await;
+    if wants(RowGroup::Host) {
         let clock = host::clock(&rows);
         rows.push(clock);
     }
@@ -106,7 +110,7 @@ pub async fn examine(config: &Arc<Config>, known: &Known, groups: &[Group]) -> V
 }
 
 /// Runs checks side by side, and hands their rows back in the order of the checks.
-async fn all(checks: Vec<Check>, longest: Duration) -> Vec<Row> {
+async fn all(checks: Vec<RowCheck>, longest: Duration) -> Vec<DoctorRow> {
     let mut running = JoinSet::new();
     for (index, check) in checks.into_iter().enumerate() {
         running.spawn(async move { (index, tokio::time::timeout(longest, check).await) });
@@ -121,7 +125,7 @@ async fn all(checks: Vec<Check>, longest: Duration) -> Vec<Row> {
     done.sort_by_key(|(index, _)| *index);
     let mut rows: Vec<_> = done.into_iter().flat_map(|(_, rows)| rows).collect();
     if lost > 0 {
-        rows.push(Row::new(Group::Host, row::UNFINISHED, "unfinished", "").failed(
+        rows.push(DoctorRow::new(RowGroup::Host, row::UNFINISHED_REQUIREMENT, "unfinished", "").failed(
             format!("{lost} checks did not come to an end, and have no rows here"),
             "is a disk or a network file system hanging? Try again with a longer `timeout` in [doctor]",
         ));

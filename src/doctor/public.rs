@@ -6,9 +6,9 @@ use std::net::{IpAddr, UdpSocket};
 use crate::config::{Action, Config, PathPattern, Profile};
 use crate::tls::{self, client};
 
-use super::Check;
-use super::reach::{Budget, Proof, Trouble, connect, resolve, secure, shown};
-use super::row::{Group, Row};
+use super::RowCheck;
+use super::probe::{ExpectedIdentity, ProbeError, TimeBudget, connect, resolve, secure, shown};
+use super::row::{DoctorRow, RowGroup};
 
 /// Twilio's connection overrides for three more tries, after failed connections, time-outs, and
 /// answers 4xx and 5xx. They are a fragment, so no request carries them.
@@ -42,22 +42,22 @@ const WEBHOOKS: [(&str, &str, &str); 6] = [
 ];
 
 /// Every check here.
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+pub(super) fn checks(config: &Config) -> Vec<RowCheck> {
     let mut checks = vec![super::known(webhooks(config))];
     let Some(fqdn) = config.doctor.fqdn.clone() else {
-        let row = Row::new(Group::Public, "system configuration", "fqdn", "");
+        let row = DoctorRow::new(RowGroup::Public, "system configuration", "fqdn", "");
         checks.push(super::known(vec![row.not_configured("fqdn = \"chat.example.com\"")]));
         return checks;
     };
     let (total, port) = (config.doctor.timeout, config.doctor.public_port);
     let name = fqdn.clone();
-    checks.push(Box::pin(async move { vec![resolves(&name, port, Budget::new(total)).await] }));
-    checks.push(Box::pin(async move { vec![reached(&fqdn, port, Budget::new(total)).await] }));
+    checks.push(Box::pin(async move { vec![resolves(&name, port, TimeBudget::new(total)).await] }));
+    checks.push(Box::pin(async move { vec![reached(&fqdn, port, TimeBudget::new(total)).await] }));
     checks
 }
 
-async fn resolves(fqdn: &str, port: u16, budget: Budget) -> Row {
-    let row = Row::new(Group::Public, "system configuration", "fqdn", fqdn);
+async fn resolves(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
+    let row = DoctorRow::new(RowGroup::Public, "system configuration", "fqdn", fqdn);
     let addresses = match resolve(fqdn, port, budget).await {
         Ok(addresses) => addresses,
         Err(trouble) => {
@@ -86,13 +86,16 @@ async fn resolves(fqdn: &str, port: u16, budget: Budget) -> Row {
     row.good(format!("resolves to {list}, {whose}"))
 }
 
-async fn reached(fqdn: &str, port: u16, budget: Budget) -> Row {
+async fn reached(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
     let target = format!("{fqdn}:{port}");
-    let row = Row::new(Group::Public, "connectivity 1-2", "public-port", target.clone());
+    let row = DoctorRow::new(RowGroup::Public, "connectivity 1-2", "public-port", target.clone());
     let look = async {
         let tcp = connect(fqdn, port, budget).await?;
         let settings = client::config(client::Trust::System, &tls::provider());
-        let proof = Proof { settings: settings.map_err(Trouble::Tls)?, name: fqdn.to_owned() };
+        let proof = ExpectedIdentity {
+            settings: settings.map_err(ProbeError::Tls)?,
+            name: fqdn.to_owned(),
+        };
         Ok(secure(tcp, &proof, budget).await?.1)
     };
     match look.await {
@@ -100,8 +103,8 @@ async fn reached(fqdn: &str, port: u16, budget: Budget) -> Row {
             let line = secured.shown.map_or(String::new(), |shown| format!(", {}", shown.time()));
             row.good(format!("reached from here, {}, verified by the system's CAs{line}", secured.version))
         }
-        Err(trouble @ Trouble::Certificate(_)) => {
-            let shown = shown(fqdn, port, fqdn, Budget::new(budget.total)).await;
+        Err(trouble @ ProbeError::Certificate(_)) => {
+            let shown = shown(fqdn, port, fqdn, TimeBudget::new(budget.total)).await;
             let line = shown.map_or(String::new(), |shown| format!(": {}", shown.line()));
             row.warning(
                 format!("{trouble}{line}"),
@@ -117,12 +120,12 @@ async fn reached(fqdn: &str, port: u16, budget: Budget) -> Row {
 }
 
 /// What to register where. The platforms come from outside, so nothing can be tried.
-fn webhooks(config: &Config) -> Vec<Row> {
+fn webhooks(config: &Config) -> Vec<DoctorRow> {
     let public = |profile: &&Profile| config.doctor.public.contains(&profile.name);
     let profiles: Vec<_> = config.profiles.iter().filter(public).collect();
     let passed = config.tcp.iter().find(|tcp| config.doctor.public.contains(&tcp.name));
     if let (true, Some(tcp)) = (profiles.is_empty(), passed) {
-        let row = Row::new(Group::Public, "connectivity 1", "webhooks", "");
+        let row = DoctorRow::new(RowGroup::Public, "connectivity 1", "webhooks", "");
         return vec![row.note(
             format!("[tcp.{}] passes them through to gateways that have the routes", tcp.name),
             "run doctor on one of those gateways: it spells out the URLs to register",
@@ -135,12 +138,12 @@ fn webhooks(config: &Config) -> Vec<Row> {
         (Some(fqdn), port) => format!("{fqdn}:{port}"),
     };
     let one = |(name, path, hint): &(&str, &str, &str)| {
-        let row = Row::new(Group::Public, "connectivity 1", *name, "");
+        let row = DoctorRow::new(RowGroup::Public, "connectivity 1", *name, "");
         match profiles.iter().find_map(|profile| outside(profile, path)) {
             Some(path) => {
                 let overrides =
                     if name.starts_with("webhook-twilio") { TWILIO_RETRIES } else { "" };
-                Row { target: format!("https://{authority}{path}{overrides}"), ..row }
+                DoctorRow { target: format!("https://{authority}{path}{overrides}"), ..row }
                     .note("", format!("register this URL: {hint}"))
             }
             None => row.note(

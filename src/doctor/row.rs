@@ -5,7 +5,7 @@ use serde::Serialize;
 /// How it stands with one thing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum RowState {
     /// As it should be.
     Good,
     /// It works, or may work; somebody should look at it.
@@ -18,7 +18,7 @@ pub enum State {
     NotConfigured,
 }
 
-impl State {
+impl RowState {
     /// The word in the table, up to four letters.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -35,7 +35,7 @@ impl State {
 /// Rows that stand together, and can be asked for together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Group {
+pub enum RowGroup {
     /// The files.
     Configuration,
     /// Addresses the gateway listens on.
@@ -54,7 +54,7 @@ pub enum Group {
     Host,
 }
 
-impl Group {
+impl RowGroup {
     /// All, in the order of the table.
     pub const ALL: [Self; 8] = [
         Self::Configuration,
@@ -84,18 +84,18 @@ impl Group {
 }
 
 /// The requirement of a row about checks that have no rows of their own.
-pub const UNFINISHED: &str = "unfinished";
+pub const UNFINISHED_REQUIREMENT: &str = "unfinished";
 
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Row {
+pub struct DoctorRow {
     /// Which rows it stands with.
-    pub group: Group,
+    pub group: RowGroup,
     /// What was looked at.
     pub name: String,
     /// How it is.
-    pub state: State,
+    pub state: RowState,
     /// Address, name or file that was looked at; may be empty.
     pub target: String,
     /// What was found, without a full stop.
@@ -110,11 +110,11 @@ pub struct Row {
     pub clock_ahead_ms: Option<i64>,
 }
 
-impl Row {
+impl DoctorRow {
     /// A row that is good so far.
     #[must_use]
     pub fn new(
-        group: Group,
+        group: RowGroup,
         requirement: &'static str,
         name: impl Into<String>,
         target: impl Into<String>,
@@ -122,7 +122,7 @@ impl Row {
         Self {
             group,
             name: name.into(),
-            state: State::Good,
+            state: RowState::Good,
             target: target.into(),
             found: String::new(),
             next: String::new(),
@@ -134,38 +134,38 @@ impl Row {
     /// Whether it stands for checks that did not come to an end.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
-        self.requirement == UNFINISHED
+        self.requirement == UNFINISHED_REQUIREMENT
     }
 
     /// The same row, good.
     #[must_use]
     pub fn good(self, found: impl Into<String>) -> Self {
-        Self { state: State::Good, found: found.into(), ..self }
+        Self { state: RowState::Good, found: found.into(), ..self }
     }
 
     /// The same row, worth knowing.
     #[must_use]
     pub fn note(self, found: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { state: State::Note, found: found.into(), next: next.into(), ..self }
+        Self { state: RowState::Note, found: found.into(), next: next.into(), ..self }
     }
 
     /// The same row, to be looked at.
     #[must_use]
     pub fn warning(self, found: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { state: State::Warning, found: found.into(), next: next.into(), ..self }
+        Self { state: RowState::Warning, found: found.into(), next: next.into(), ..self }
     }
 
     /// The same row, failed.
     #[must_use]
     pub fn failed(self, found: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { state: State::Failed, found: found.into(), next: next.into(), ..self }
+        Self { state: RowState::Failed, found: found.into(), next: next.into(), ..self }
     }
 
     /// The same row, of something nobody has named; `line` would name it.
     #[must_use]
     pub fn not_configured(self, line: &str) -> Self {
         Self {
-            state: State::NotConfigured,
+            state: RowState::NotConfigured,
             found: "not configured".to_owned(),
             next: format!("to have it looked at, add to [doctor]: {line}"),
             ..self
@@ -175,8 +175,8 @@ impl Row {
     /// The same row, a warning instead of a failure, because `why`.
     #[must_use]
     pub fn excused(mut self, why: &str) -> Self {
-        if self.state == State::Failed {
-            self.state = State::Warning;
+        if self.state == RowState::Failed {
+            self.state = RowState::Warning;
             self.found = format!("{} ({why})", self.found);
         }
         self

@@ -6,34 +6,36 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::config::{Config, Target};
+use crate::config::{Config, DoctorTarget};
 use crate::tls::{self, certificate, client};
 
-use super::ask::{Wanted, ask, quoted};
-use super::reach::{Budget, Doubt, Proof, Trouble, connect, secure, shown};
-use super::row::{Group, Row};
-use super::{Check, turn};
+use super::http_probe::{BodyWanted, ask, quoted};
+use super::probe::{
+    CertificateDoubt, ExpectedIdentity, ProbeError, TimeBudget, connect, secure, shown,
+};
+use super::row::{DoctorRow, RowGroup};
+use super::{RowCheck, turn};
 
 /// How long an SMPP gateway is listened to after it was asked something it need not answer.
-const POLITE: Duration = Duration::from_millis(1500);
+const SMPP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Latency between the sites above which the product's pages raise an eyebrow.
-const FAR: Duration = Duration::from_millis(20);
+const MAX_SITE_LATENCY: Duration = Duration::from_millis(20);
 
 /// Cisco's port of XMPP without TLS.
-pub(super) const XMPP: u16 = 5222;
+pub(super) const XMPP_PORT: u16 = 5222;
 
 /// Every check here, and those of the TURN servers among them.
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+pub(super) fn checks(config: &Config) -> Vec<RowCheck> {
     let doctor = &config.doctor;
     let total = doctor.timeout;
     let mut checks =
         each(&doctor.sql, ["connectivity 10", "sql", "sql = [\"sql.example.com\"]"], |to| {
-            vec![Box::pin(async move { vec![sql(&to, Budget::new(total)).await] })]
+            vec![Box::pin(async move { vec![sql(&to, TimeBudget::new(total)).await] })]
         });
     let smpp_line = ["connectivity 11", "smpp", "smpp = [\"smpp.example.com\"]"];
     checks.extend(each(&doctor.smpp, smpp_line, |to| {
-        vec![Box::pin(async move { vec![smpp(&to, Budget::new(total)).await] })]
+        vec![Box::pin(async move { vec![smpp(&to, TimeBudget::new(total)).await] })]
     }));
     let turn_line = ["connectivity 12-13", "turn", "turn = [\"turn.example.com\"]"];
     let relay = doctor.relay_ports;
@@ -42,35 +44,35 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
     checks.extend(each(&doctor.finesse, finesse_line, |to| {
         let (rest, host) = (finesse_proof(config, &to), to.host.clone());
         vec![
-            Box::pin(async move { vec![finesse(&to, rest, Budget::new(total)).await] }),
-            Box::pin(async move { vec![xmpp(&host, Budget::new(total)).await] }),
+            Box::pin(async move { vec![finesse(&to, rest, TimeBudget::new(total)).await] }),
+            Box::pin(async move { vec![xmpp(&host, TimeBudget::new(total)).await] }),
         ]
     }));
     let install_line =
         ["installation 1-2", "install", "install = [\"GITLAB-HOST\", \"REGISTRY-HOST:9242\"]"];
     checks.extend(each(&doctor.install, install_line, |to| {
-        vec![Box::pin(async move { vec![install(&to, Budget::new(total)).await] })]
+        vec![Box::pin(async move { vec![install(&to, TimeBudget::new(total)).await] })]
     }));
     checks.extend(each(&doctor.peers, ["network", "peers", "peers = [\"10.0.1.5:443\"]"], |to| {
-        vec![Box::pin(async move { vec![peer(&to, Budget::new(total)).await] })]
+        vec![Box::pin(async move { vec![peer(&to, TimeBudget::new(total)).await] })]
     }));
     checks
 }
 
 /// The checks of each target; without one, a row that says which line to add.
 fn each(
-    targets: &[Target],
+    targets: &[DoctorTarget],
     [requirement, name, line]: [&'static str; 3],
-    checks: impl Fn(Target) -> Vec<Check>,
-) -> Vec<Check> {
+    checks: impl Fn(DoctorTarget) -> Vec<RowCheck>,
+) -> Vec<RowCheck> {
     if targets.is_empty() {
-        let row = Row::new(Group::Services, requirement, name, "").not_configured(line);
+        let row = DoctorRow::new(RowGroup::Services, requirement, name, "").not_configured(line);
         return vec![super::known(vec![row])];
     }
     targets.iter().cloned().flat_map(checks).collect()
 }
 
-fn finesse_proof(config: &Config, target: &Target) -> Result<Proof, String> {
+fn finesse_proof(config: &Config, target: &DoctorTarget) -> Result<ExpectedIdentity, String> {
     let trust = match &config.doctor.finesse_ca {
         None => client::Trust::System,
         Some(file) => client::Trust::Authorities(
@@ -78,14 +80,14 @@ fn finesse_proof(config: &Config, target: &Target) -> Result<Proof, String> {
         ),
     };
     let settings = client::config(trust, &tls::provider())?;
-    Ok(Proof { settings, name: target.host.clone() })
+    Ok(ExpectedIdentity { settings, name: target.host.clone() })
 }
 
-fn row(requirement: &'static str, name: &str, target: &Target) -> Row {
-    Row::new(Group::Services, requirement, name, target.label())
+fn row(requirement: &'static str, name: &str, target: &DoctorTarget) -> DoctorRow {
+    DoctorRow::new(RowGroup::Services, requirement, name, target.label())
 }
 
-fn failed(row: Row, trouble: &Trouble, who: &Target, key: &str) -> Row {
+fn failed(row: DoctorRow, trouble: &ProbeError, who: &DoctorTarget, key: &str) -> DoctorRow {
     row.failed(
         trouble.to_string(),
         trouble.next(&who.host, who.port, &format!("`{key}` of [doctor]")),
@@ -96,14 +98,14 @@ fn failed(row: Row, trouble: &Trouble, who: &Target, key: &str) -> Row {
 async fn exchange(
     stream: &mut TcpStream,
     bytes: &[u8],
-    budget: Budget,
-) -> Result<Vec<u8>, Trouble> {
+    budget: TimeBudget,
+) -> Result<Vec<u8>, ProbeError> {
     let sent = budget.wait("answer", stream.write_all(bytes)).await?;
-    sent.map_err(|error| Trouble::of(&error, "an answer"))?;
+    sent.map_err(|error| ProbeError::of(&error, "an answer"))?;
     let mut buffer = vec![0; 4096];
     let read = budget.wait("answer", stream.read(&mut buffer)).await?;
-    match read.map_err(|error| Trouble::of(&error, "an answer"))? {
-        0 => Err(Trouble::Closed { step: "an answer" }),
+    match read.map_err(|error| ProbeError::of(&error, "an answer"))? {
+        0 => Err(ProbeError::Closed { step: "an answer" }),
         read => {
             buffer.truncate(read);
             Ok(buffer)
@@ -125,14 +127,14 @@ const PRELOGIN: [u8; 26] = [
 
 /// What SQL Server says of itself.
 #[derive(Debug, Eq, PartialEq)]
-struct Prelogin {
+struct SqlPrelogin {
     major: u8,
     minor: u8,
     build: u16,
     encrypts: bool,
 }
 
-fn prelogin(answer: &[u8]) -> Option<Prelogin> {
+fn prelogin(answer: &[u8]) -> Option<SqlPrelogin> {
     // Type 4 is a table response; the options are as in the request.
     let body = answer.get(8..).filter(|_| answer.first() == Some(&4))?;
     let option = |token: u8| {
@@ -143,7 +145,7 @@ fn prelogin(answer: &[u8]) -> Option<Prelogin> {
         body.get(at..at + length)
     };
     let version = option(0)?;
-    Some(Prelogin {
+    Some(SqlPrelogin {
         major: *version.first()?,
         minor: *version.get(1)?,
         build: u16::from_be_bytes([*version.get(2)?, *version.get(3)?]),
@@ -152,13 +154,13 @@ fn prelogin(answer: &[u8]) -> Option<Prelogin> {
     })
 }
 
-async fn sql(target: &Target, budget: Budget) -> Row {
+async fn sql(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
     let row = row("connectivity 10", "sql", target);
     let answer = async {
         let mut stream = connect(&target.host, target.port, budget).await?;
         let answer = exchange(&mut stream, &PRELOGIN, budget).await?;
         let came = quoted(&answer);
-        prelogin(&answer).ok_or(Trouble::NotThat { expected: "TDS", came })
+        prelogin(&answer).ok_or(ProbeError::NotThat { expected: "TDS", came })
     };
     match answer.await {
         Err(trouble) => failed(row, &trouble, target, "sql"),
@@ -172,7 +174,7 @@ async fn sql(target: &Target, budget: Budget) -> Row {
                 11 => " (2012)",
                 _ => "",
             };
-            let Prelogin { major, minor, build, .. } = server;
+            let SqlPrelogin { major, minor, build, .. } = server;
             let found = format!("SQL Server {major}.{minor}.{build}{year}");
             if major < 12 {
                 row.warning(found, "SQL Server 2014 or later is recommended for reports")
@@ -203,17 +205,17 @@ fn is_smpp(answer: &[u8]) -> bool {
         && word(4).is_some_and(|id| id & 0x7fff_f000 == 0)
 }
 
-async fn smpp(target: &Target, budget: Budget) -> Row {
+async fn smpp(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
     let row = row("connectivity 11", "smpp", target);
     let mut stream = match connect(&target.host, target.port, budget).await {
         Ok(stream) => stream,
         Err(trouble) => return failed(row, &trouble, target, "smpp"),
     };
-    let short = Budget::new(POLITE.min(budget.total));
+    let short = TimeBudget::new(SMPP_TIMEOUT.min(budget.total));
     match exchange(&mut stream, &ENQUIRE_LINK, short).await {
         Ok(answer) if is_smpp(&answer) => row.good("connected, speaks SMPP"),
         Ok(answer) => {
-            let trouble = Trouble::NotThat { expected: "SMPP", came: quoted(&answer) };
+            let trouble = ProbeError::NotThat { expected: "SMPP", came: quoted(&answer) };
             failed(row, &trouble, target, "smpp")
         }
         // Before a bind, a gateway may keep silent or hang up.
@@ -223,7 +225,11 @@ async fn smpp(target: &Target, budget: Budget) -> Row {
 
 // --- Finesse ----------------------------------------------------------------------------------
 
-async fn finesse(target: &Target, proof: Result<Proof, String>, budget: Budget) -> Row {
+async fn finesse(
+    target: &DoctorTarget,
+    proof: Result<ExpectedIdentity, String>,
+    budget: TimeBudget,
+) -> DoctorRow {
     let row = row("finesse 1-2", "finesse-rest", target);
     let key = "`finesse` of [doctor]";
     let mut proof = match proof {
@@ -236,11 +242,11 @@ async fn finesse(target: &Target, proof: Result<Proof, String>, budget: Budget) 
             let tcp = connect(&target.host, target.port, budget).await?;
             let (mut stream, _) = secure(tcp, &proof, budget).await?;
             let label = target.label();
-            ask(&mut stream, "GET /finesse/api/SystemInfo", &label, Wanted::Body, budget).await
+            ask(&mut stream, "GET /finesse/api/SystemInfo", &label, BodyWanted::Body, budget).await
         };
         match (answer.await, client::config(client::Trust::Nothing, &tls::provider())) {
             // The components do not verify it, so the rest is looked at all the same.
-            (Err(Trouble::Certificate(why)), Ok(settings)) if doubt.is_none() => {
+            (Err(ProbeError::Certificate(why)), Ok(settings)) if doubt.is_none() => {
                 doubt = Some(why);
                 proof.settings = settings;
             }
@@ -259,7 +265,7 @@ async fn finesse(target: &Target, proof: Result<Proof, String>, budget: Budget) 
         answer.status,
         status.map_or(String::new(), |s| format!(", {s}"))
     );
-    let row = Row { clock_ahead_ms: answer.clock_ahead_ms, ..row };
+    let row = DoctorRow { clock_ahead_ms: answer.clock_ahead_ms, ..row };
     if answer.status != 200 {
         return row
             .failed(found, "is this the Finesse server? Its REST API is usually on port 8445");
@@ -274,15 +280,15 @@ async fn finesse(target: &Target, proof: Result<Proof, String>, budget: Budget) 
         None => row.good(format!("{found}, certificate verified")),
         Some(doubt) => {
             let shown =
-                shown(&target.host, target.port, &target.host, Budget::new(budget.total)).await;
+                shown(&target.host, target.port, &target.host, TimeBudget::new(budget.total)).await;
             let line = shown.map_or(String::new(), |shown| format!(": {}", shown.line()));
             let next = match doubt {
-                Doubt::Expired => "renew it: agents' browsers refuse the gadget's frame",
+                CertificateDoubt::Expired => "renew it: agents' browsers refuse the gadget's frame",
                 _ => {
                     "the components do not verify it, browsers do; to have it verified here, name its CA: finesse-ca-file = \"finesse-ca.crt\""
                 }
             };
-            row.warning(format!("{found}; {}{line}", Trouble::Certificate(doubt)), next)
+            row.warning(format!("{found}; {}{line}", ProbeError::Certificate(doubt)), next)
         }
     }
 }
@@ -291,14 +297,14 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
     text.split_once(begin)?.1.split_once(end).map(|(inside, _)| inside)
 }
 
-async fn xmpp(host: &str, budget: Budget) -> Row {
-    let target = Target { place: None, host: host.to_owned(), port: XMPP };
+async fn xmpp(host: &str, budget: TimeBudget) -> DoctorRow {
+    let target = DoctorTarget { place: None, host: host.to_owned(), port: XMPP_PORT };
     let row = row("finesse 3", "finesse-xmpp", &target);
     let open = format!(
         "<?xml version='1.0'?><stream:stream to='{host}' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
     );
     let opened = async {
-        let mut stream = connect(host, XMPP, budget).await?;
+        let mut stream = connect(host, XMPP_PORT, budget).await?;
         let answer = exchange(&mut stream, open.as_bytes(), budget).await?;
         // Whoever opens a stream closes it.
         let _ = budget.wait("answer", stream.write_all(b"</stream:stream>")).await;
@@ -306,7 +312,7 @@ async fn xmpp(host: &str, budget: Budget) -> Row {
     };
     let answer = match opened.await {
         Ok(answer) => answer,
-        Err(trouble @ Trouble::Refused) => {
+        Err(trouble @ ProbeError::Refused) => {
             return row.failed(
                 trouble.to_string(),
                 "from Finesse 12.5 on, this port is closed unless it is opened on its command line: utils finesse set_property webservices enableInsecureOpenfirePort true",
@@ -316,7 +322,7 @@ async fn xmpp(host: &str, budget: Budget) -> Row {
     };
     let text = String::from_utf8_lossy(&answer);
     if !text.contains("<stream:stream") {
-        let trouble = Trouble::NotThat { expected: "XMPP", came: quoted(&answer) };
+        let trouble = ProbeError::NotThat { expected: "XMPP", came: quoted(&answer) };
         return failed(row, &trouble, &target, "finesse");
     }
     let head = between(&text, "<stream:stream", ">").unwrap_or_default();
@@ -335,7 +341,7 @@ async fn xmpp(host: &str, budget: Budget) -> Row {
 
 // --- Where it is installed from, and the other site ---------------------------------------------
 
-async fn install(target: &Target, budget: Budget) -> Row {
+async fn install(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
     let requirement = if target.port == 443 { "installation 1" } else { "installation 2" };
     let row = row(requirement, "install", target);
     match connect(&target.host, target.port, budget).await {
@@ -350,7 +356,7 @@ async fn install(target: &Target, budget: Budget) -> Row {
     }
 }
 
-async fn peer(target: &Target, budget: Budget) -> Row {
+async fn peer(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
     let row = row("network", "peer", target);
     let began = Instant::now();
     if let Err(trouble) = connect(&target.host, target.port, budget).await {
@@ -358,7 +364,7 @@ async fn peer(target: &Target, budget: Budget) -> Row {
     }
     let took = began.elapsed();
     let found = format!("connected in {:.1} ms", took.as_secs_f64() * 1000.0);
-    if took > FAR {
+    if took > MAX_SITE_LATENCY {
         row.warning(found, "between the sites of a redundant deployment, 10 to 20 ms are supported")
     } else {
         row.good(found)
@@ -375,7 +381,7 @@ mod tests {
             4, 1, 0, 43, 0, 0, 1, 0, 0, 0, 26, 0, 6, 1, 0, 32, 0, 1, 2, 0, 33, 0, 1, 3, 0, 34, 0,
             0, 4, 0, 34, 0, 1, 0xff, 15, 0, 0x10, 0x12, 0, 0, 0, 0, 0,
         ];
-        let expected = Prelogin { major: 15, minor: 0, build: 0x1012, encrypts: true };
+        let expected = SqlPrelogin { major: 15, minor: 0, build: 0x1012, encrypts: true };
         assert_eq!(prelogin(&answer), Some(expected));
         for cut in 0..40 {
             let _ = prelogin(&answer[..cut]);

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Of every message (RFC 8489 section 5).
-const COOKIE: [u8; 4] = 0x2112_A442_u32.to_be_bytes();
+const MAGIC_COOKIE: [u8; 4] = 0x2112_A442_u32.to_be_bytes();
 
 const REQUEST: u16 = 0x0001;
 const SUCCESS: u16 = 0x0101;
@@ -17,14 +17,14 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const SOFTWARE: u16 = 0x8022;
 
 /// Bytes of a message before its attributes.
-pub const HEADER: usize = 20;
+pub const HEADER_LEN: usize = 20;
 
 /// What makes a transaction known again.
 pub type Transaction = [u8; 12];
 
 /// A server's answer.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Answer {
+pub struct StunAnswer {
     /// Where the request came from, seen from there.
     pub mapped: Option<SocketAddr>,
     /// What the server calls itself.
@@ -36,10 +36,10 @@ pub struct Answer {
 /// A binding request without attributes.
 #[must_use]
 pub fn request(transaction: &Transaction) -> Vec<u8> {
-    let mut message = Vec::with_capacity(HEADER);
+    let mut message = Vec::with_capacity(HEADER_LEN);
     message.extend(REQUEST.to_be_bytes());
     message.extend([0, 0]);
-    message.extend(COOKIE);
+    message.extend(MAGIC_COOKIE);
     message.extend(transaction);
     message
 }
@@ -51,8 +51,8 @@ pub fn length(header: &[u8]) -> Option<usize> {
     // The two first bits are 0, the length is in whole words.
     let length = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
     let plausible =
-        first.first()? & 0xC0 == 0 && length.is_multiple_of(4) && rest.get(2..)? == COOKIE;
-    plausible.then_some(HEADER + length)
+        first.first()? & 0xC0 == 0 && length.is_multiple_of(4) && rest.get(2..)? == MAGIC_COOKIE;
+    plausible.then_some(HEADER_LEN + length)
 }
 
 /// Reads the answer to a binding request.
@@ -60,17 +60,17 @@ pub fn length(header: &[u8]) -> Option<usize> {
 /// # Errors
 ///
 /// What it is instead.
-pub fn answer(message: &[u8], transaction: &Transaction) -> Result<Answer, &'static str> {
+pub fn answer(message: &[u8], transaction: &Transaction) -> Result<StunAnswer, &'static str> {
     let length = length(message).ok_or("not a STUN message")?;
     let kind = word(message, 0).ok_or("not a STUN message")?;
-    let body = message.get(HEADER..length).ok_or("a STUN message that is cut off")?;
-    if message.get(8..HEADER) != Some(transaction) {
+    let body = message.get(HEADER_LEN..length).ok_or("a STUN message that is cut off")?;
+    if message.get(8..HEADER_LEN) != Some(transaction) {
         return Err("an answer to another request");
     }
     if kind != SUCCESS && kind != ERROR {
         return Err("a STUN message that is no answer to a binding request");
     }
-    let mut answer = Answer::default();
+    let mut answer = StunAnswer::default();
     let mut plain = None;
     let mut rest = body;
     while let (Some(kind), Some(size)) = (word(rest, 0), word(rest, 2)) {
@@ -106,7 +106,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
 fn address(value: &[u8], hidden: Option<&Transaction>) -> Option<SocketAddr> {
     let mut key = [0; 16];
     if let Some(transaction) = hidden {
-        key[..4].copy_from_slice(&COOKIE);
+        key[..4].copy_from_slice(&MAGIC_COOKIE);
         key[4..].copy_from_slice(transaction);
     }
     let port = word(value, 2)? ^ u16::from_be_bytes([key[0], key[1]]);
@@ -166,7 +166,7 @@ mod tests {
         // Section 2.1 with attributes taken off, so with another length.
         let expected = bytes("00010000 2112a442 b7e7a701 bc34d686 fa87dfae");
         assert_eq!(request(&transaction()), expected);
-        assert_eq!(length(&expected), Some(HEADER));
+        assert_eq!(length(&expected), Some(HEADER_LEN));
     }
 
     #[test]

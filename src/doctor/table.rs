@@ -4,22 +4,22 @@
 
 use std::fmt::Write as _;
 
-use super::row::{Group, Row, State};
+use super::row::{DoctorRow, RowGroup, RowState};
 
 /// Columns of everything here.
-pub const WIDTH: usize = 80;
+pub const TABLE_COLUMNS: usize = 80;
 
 /// Where what was found begins: two blanks, the state, the name.
-const FOUND: usize = 2 + 6 + 25;
+const RESULT_COLUMN: usize = 2 + 6 + 25;
 
 /// Where the next step begins.
-const NEXT: usize = 8;
+const ADVICE_INDENT: usize = 8;
 
 /// The rows as a table, those of a group together.
 #[must_use]
-pub fn text(rows: &[Row], colour: bool) -> String {
+pub fn text(rows: &[DoctorRow], colour: bool) -> String {
     let mut out = String::new();
-    for group in Group::ALL {
+    for group in RowGroup::ALL {
         let mut rows = rows.iter().filter(|row| row.group == group).peekable();
         if rows.peek().is_some() {
             if !out.is_empty() {
@@ -34,16 +34,17 @@ pub fn text(rows: &[Row], colour: bool) -> String {
     out
 }
 
-fn write_row(out: &mut String, row: &Row, colour: bool) {
+fn write_row(out: &mut String, row: &DoctorRow, colour: bool) {
     let found = match (row.target.is_empty(), row.found.is_empty()) {
         (true, _) => row.found.clone(),
         (false, true) => row.target.clone(),
         (false, false) => format!("{}: {}", row.target, row.found),
     };
     // What has to be copied is not broken: it gets lines of its own.
-    let long = found.split_whitespace().any(|word| word.chars().count() > WIDTH - FOUND);
-    let begin = if long { NEXT } else { FOUND };
-    let mut lines = wrap(&found, WIDTH - begin).into_iter();
+    let long =
+        found.split_whitespace().any(|word| word.chars().count() > TABLE_COLUMNS - RESULT_COLUMN);
+    let begin = if long { ADVICE_INDENT } else { RESULT_COLUMN };
+    let mut lines = wrap(&found, TABLE_COLUMNS - begin).into_iter();
     let word = row.state.word();
     let state = format!("{}{}", paint(word, code(row.state), colour), " ".repeat(6 - word.len()));
     let name = &row.name;
@@ -56,22 +57,22 @@ fn write_row(out: &mut String, row: &Row, colour: bool) {
     for line in lines {
         let _ = writeln!(out, "{:begin$}{line}", "");
     }
-    for (index, line) in wrap(&row.next, WIDTH - NEXT - 3).iter().enumerate() {
+    for (index, line) in wrap(&row.next, TABLE_COLUMNS - ADVICE_INDENT - 3).iter().enumerate() {
         let mark = if index == 0 { "-> " } else { "   " };
-        let _ = writeln!(out, "{:NEXT$}{mark}{line}", "");
+        let _ = writeln!(out, "{:ADVICE_INDENT$}{mark}{line}", "");
     }
 }
 
 /// How many of what, in one line.
 #[must_use]
-pub fn summary(rows: &[Row]) -> String {
+pub fn summary(rows: &[DoctorRow]) -> String {
     let count = |state| rows.iter().filter(|row| row.state == state).count();
-    let mut parts = vec![format!("{} ok", count(State::Good))];
+    let mut parts = vec![format!("{} ok", count(RowState::Good))];
     for (state, one, many) in [
-        (State::Failed, "failed", "failed"),
-        (State::Warning, "warning", "warnings"),
-        (State::Note, "note", "notes"),
-        (State::NotConfigured, "not configured", "not configured"),
+        (RowState::Failed, "failed", "failed"),
+        (RowState::Warning, "warning", "warnings"),
+        (RowState::Note, "note", "notes"),
+        (RowState::NotConfigured, "not configured", "not configured"),
     ] {
         match count(state) {
             0 => {}
@@ -82,13 +83,13 @@ pub fn summary(rows: &[Row]) -> String {
     parts.join(", ")
 }
 
-fn code(state: State) -> &'static str {
+fn code(state: RowState) -> &'static str {
     match state {
-        State::Good => "32",
-        State::Warning => "33",
-        State::Failed => "1;31",
-        State::Note => "36",
-        State::NotConfigured => "2",
+        RowState::Good => "32",
+        RowState::Warning => "33",
+        RowState::Failed => "1;31",
+        RowState::Note => "36",
+        RowState::NotConfigured => "2",
     }
 }
 
@@ -123,7 +124,7 @@ fn laid_out(head: &[&str], rows: &[Vec<String>], least: &[usize]) -> String {
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
     };
     let mut widths: Vec<usize> = (0..head.len()).map(widest).collect();
-    let room = WIDTH.saturating_sub(2 * head.len().saturating_sub(1));
+    let room = TABLE_COLUMNS.saturating_sub(2 * head.len().saturating_sub(1));
     while widths.iter().sum::<usize>() > room {
         let wide = widths.iter_mut().zip(least).filter(|(width, least)| **width > **least);
         let Some((most, _)) = wide.max_by_key(|(width, _)| **width) else { break };
@@ -173,26 +174,26 @@ fn cut(text: &str, width: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn rows() -> Vec<Row> {
-        let row = |group, name: &str, target: &str| Row::new(group, "", name, target);
+    fn rows() -> Vec<DoctorRow> {
+        let row = |group, name: &str, target: &str| DoctorRow::new(group, "", name, target);
         vec![
-            row(Group::Components, "chat-server", "10.0.0.5:8444").good("TLS 1.3, 300 days"),
-            row(Group::Components, "customer-channel-manager", "10.0.0.5:8451").failed(
+            row(RowGroup::Components, "chat-server", "10.0.0.5:8444").good("TLS 1.3, 300 days"),
+            row(RowGroup::Components, "customer-channel-manager", "10.0.0.5:8451").failed(
                 "connection refused, and a text that is so long that it needs a second line",
                 "start it, or correct its port in `endpoints` of [upstream.customer-channel-manager]",
             ),
-            row(Group::Components, "a-name-that-needs-a-line-of-its-own", "[::1]:1").good("x"),
-            row(Group::Public, "webhook", "https://chat.example.com/a/path/that/is/to/be/registered")
+            row(RowGroup::Components, "a-name-that-needs-a-line-of-its-own", "[::1]:1").good("x"),
+            row(RowGroup::Public, "webhook", "https://chat.example.com/a/path/that/is/to/be/registered")
                 .note("", "there"),
-            row(Group::Services, "sql", "").not_configured("sql = [\"sql.example.com\"]"),
-            row(Group::Host, "clock", "").warning("3 s behind", "set it"),
+            row(RowGroup::Services, "sql", "").not_configured("sql = [\"sql.example.com\"]"),
+            row(RowGroup::Host, "clock", "").warning("3 s behind", "set it"),
         ]
     }
 
     #[test]
     fn fits_the_terminal_and_names_every_state() {
         let text = text(&rows(), false);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= TABLE_COLUMNS), "{text}");
         let expected = "\
 public
   note  webhook
@@ -238,7 +239,7 @@ host
         let long = "words ".repeat(12);
         let rows = vec![vec!["a".to_owned(), long.clone(), long], vec!["b".to_owned()]];
         let text = columns(&["one", "two", "three"], &rows);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= TABLE_COLUMNS), "{text}");
         assert!(text.starts_with("one  two"), "{text}");
         let name = "a-host-with-a-long-name.of-a-long-domain.example.com";
         let rows = vec![vec![format!("who ({name})"), format!("to {name}"), "words ".repeat(9)]];

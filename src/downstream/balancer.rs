@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use crate::addr::ClientAddr;
-use crate::config::{Others, ProxyProtocol};
+use crate::config::{ProxyProtocol, UnlistedPeers};
 use crate::message::Reason;
 use crate::net::Alarm;
 use crate::net::proxy_protocol::{Header, NoHeader, Origin, Tlv, receive};
@@ -43,8 +43,8 @@ impl Caller {
         let ip = peer.ip();
         match settings.others {
             _ if settings.from.iter().any(|network| network.contains(&ip)) => Self::Balancer,
-            Others::Refuse => Self::Stranger,
-            Others::Direct => Self::Client,
+            UnlistedPeers::Refuse => Self::Stranger,
+            UnlistedPeers::Direct => Self::Client,
         }
     }
 }
@@ -195,14 +195,14 @@ mod tests {
     fn a_balancer_is_who_is_listed_however_its_address_is_carried() {
         let peer = |text: &str| ClientAddr(text.parse().unwrap());
         let from = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8::5/128".parse().unwrap()];
-        let mut settings = ProxyProtocol { from, others: Others::Refuse };
+        let mut settings = ProxyProtocol { from, others: UnlistedPeers::Refuse };
         for listed in ["10.0.0.9:1", "[::ffff:10.0.0.9]:1", "[2001:db8::5]:1"] {
             assert_eq!(Caller::of(peer(listed), Some(&settings)), Caller::Balancer, "{listed}");
         }
         for other in ["10.0.1.9:1", "[::ffff:10.0.1.9]:1", "[2001:db8::6]:1"] {
             assert_eq!(Caller::of(peer(other), Some(&settings)), Caller::Stranger, "{other}");
         }
-        settings.others = Others::Direct;
+        settings.others = UnlistedPeers::Direct;
         assert_eq!(Caller::of(peer("10.0.1.9:1"), Some(&settings)), Caller::Client);
         assert_eq!(Caller::of(peer("10.0.0.9:1"), Some(&settings)), Caller::Balancer);
         assert_eq!(Caller::of(peer("10.0.0.9:1"), None), Caller::Client);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::addr::{Destination, Host};
-use crate::config::{Effect, ForwardRule, Mode, Sni, any_holds};
+use crate::config::{ForwardRule, RuleEffect, RuleMode, SniPolicy, any_holds};
 use crate::message::{Form, Reason};
 
 use super::Denial;
@@ -93,7 +93,7 @@ enum Miss {
 impl Rule {
     /// What is done about SNI on `port`.
     #[must_use]
-    pub const fn sni(&self, port: u16) -> Sni {
+    pub const fn sni(&self, port: u16) -> SniPolicy {
         if port == 443 { self.settings.sni } else { self.settings.sni_elsewhere }
     }
 
@@ -166,7 +166,7 @@ impl Policy {
             for pattern in &rule.settings.destinations {
                 policy.index.add(pattern, id);
             }
-            if rule.settings.mode == Mode::Report {
+            if rule.settings.mode == RuleMode::Report {
                 policy.reporting.push(id);
             }
             if !rule.settings.users.is_empty() {
@@ -202,10 +202,10 @@ impl Policy {
             let Some(rule) = self.rules.get(id) else { continue };
             let miss = rule.miss(client, (form, destination.port), now);
             let first = match (rule.settings.effect, miss) {
-                (Effect::Deny, None) => return Login::Explains,
-                (Effect::Deny, Some(Miss::Login)) => return Login::Decides,
-                (Effect::Allow, None) => &mut allowed,
-                (Effect::Allow, Some(Miss::Login)) => &mut login,
+                (RuleEffect::Deny, None) => return Login::Explains,
+                (RuleEffect::Deny, Some(Miss::Login)) => return Login::Decides,
+                (RuleEffect::Allow, None) => &mut allowed,
+                (RuleEffect::Allow, Some(Miss::Login)) => &mut login,
                 _ => continue,
             };
             *first = Some(first.map_or(id, |before| before.min(id)));
@@ -238,14 +238,14 @@ impl Policy {
             let Some(rule) = self.rules.get(id) else { continue };
             let miss = rule.miss(client, (form, destination.port), now);
             match (rule.settings.effect, miss) {
-                (Effect::Deny, None) => {
+                (RuleEffect::Deny, None) => {
                     return Verdict::Denied(Denial::of(Reason::EgressForbidden, Some(rule), form));
                 }
-                (Effect::Deny, Some(_)) => {}
-                (Effect::Allow, None) => {
+                (RuleEffect::Deny, Some(_)) => {}
+                (RuleEffect::Allow, None) => {
                     allowed = Some(allowed.map_or(id, |before| before.min(id)));
                 }
-                (Effect::Allow, Some(miss)) => {
+                (RuleEffect::Allow, Some(miss)) => {
                     nearest = Some(nearest.map_or((miss, id), |before| before.min((miss, id))));
                 }
             }
@@ -287,7 +287,7 @@ impl Policy {
         // For whom something else is allowed, the line to add is in that rule.
         let own = || {
             let mut allowing =
-                self.rules.iter().filter(|rule| rule.settings.effect == Effect::Allow);
+                self.rules.iter().filter(|rule| rule.settings.effect == RuleEffect::Allow);
             allowing.find(|rule| rule.is_for(client))
         };
         let (reason, rule) = match near {

@@ -7,7 +7,7 @@
 //! what is done about that.
 
 use crate::addr::{Destination, Host};
-use crate::config::{Act, Sni};
+use crate::config::{SniAction, SniPolicy};
 use crate::message::Reason;
 use crate::tls::hello::{Hello, Progress};
 
@@ -24,14 +24,14 @@ pub enum Judged {
 
 /// Whether the first bytes have to be looked at.
 #[must_use]
-pub fn wants_hello(sni: Sni) -> bool {
-    sni != Sni::OFF
+pub fn wants_hello(sni: SniPolicy) -> bool {
+    sni != SniPolicy::OFF
 }
 
 /// Judges what a tunnel begins with. `read` is what [`crate::tls::hello::HelloReader::feed`] answered;
 /// [`Progress::NeedMore`] stands for a client that ended before its hello did.
 #[must_use]
-pub fn judge(sni: Sni, destination: &Destination, read: &Progress) -> Judged {
+pub fn judge(sni: SniPolicy, destination: &Destination, read: &Progress) -> Judged {
     let hello = match read {
         Progress::Hello(hello) => hello,
         Progress::NotTls => return judged(sni.not_tls, Reason::NotTls),
@@ -53,11 +53,11 @@ pub fn judge(sni: Sni, destination: &Destination, read: &Progress) -> Judged {
     }
 }
 
-fn judged(act: Act, reason: Reason) -> Judged {
+fn judged(act: SniAction, reason: Reason) -> Judged {
     match act {
-        Act::Refuse => Judged::Refused(reason),
-        Act::Log => Judged::Logged(reason),
-        Act::Allow => Judged::Pass,
+        SniAction::Refuse => Judged::Refused(reason),
+        SniAction::Log => Judged::Logged(reason),
+        SniAction::Allow => Judged::Pass,
     }
 }
 

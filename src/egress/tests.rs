@@ -9,27 +9,27 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::addr::Pattern;
-use crate::config::{Effect, ForwardRule, Mode, Place, Sni};
+use crate::config::{ForwardRule, RuleEffect, RuleMode, SniPolicy, Span};
 use crate::message::Form;
 
 /// A rule that allows these destinations on any port to anybody.
 pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
     ForwardRule {
         name: name.to_owned(),
-        place: Place { file: 0, start: 0, end: 0 },
+        place: Span { file: 0, start: 0, end: 0 },
         clients: Vec::new(),
         users: Vec::new(),
         client_names: Vec::new(),
-        effect: Effect::Allow,
+        effect: RuleEffect::Allow,
         destinations: destinations.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
         ports: Vec::new(),
         connect_ports: Vec::new(),
         addresses: Vec::new(),
         from: None,
         until: None,
-        mode: Mode::Enforce,
-        sni: Sni::STRICT,
-        sni_elsewhere: Sni::OFF,
+        mode: RuleMode::Enforce,
+        sni: SniPolicy::STRICT,
+        sni_elsewhere: SniPolicy::OFF,
         rate: 0,
         via: None,
     }
@@ -121,7 +121,7 @@ fn every_hostile_destination_has_its_verdict() {
     // The widest rule there can be: from here on only spelling and guard stand in the way.
     let policy = policy(vec![
         rule("all", &["0.0.0.0/0", "::/0", "*.example.com", "example.com", "localhost", "*.test"]),
-        ForwardRule { effect: Effect::Deny, ..rule("never", &["denied.example.com"]) },
+        ForwardRule { effect: RuleEffect::Deny, ..rule("never", &["denied.example.com"]) },
     ]);
     let guard = guard();
     let mut wrong = Vec::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::addr::Destination;
-use crate::config::Sni;
+use crate::config::SniPolicy;
 use crate::downstream::Conn;
 use crate::downstream::hello::{First, NoHello, UNRECOGNIZED_NAME, read};
 use crate::egress::sni::{Judged, judge, wants_hello};
@@ -22,7 +22,7 @@ use super::record::Record;
 /// Why the tunnel is closed.
 pub(super) async fn admit<T: Io>(
     conn: &mut Conn<T>,
-    (sni, within): (Sni, Duration),
+    (sni, within): (SniPolicy, Duration),
     destination: &Destination,
     record: &mut Record,
 ) -> Result<Option<usize>, Reason> {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::addr::Destination;
-use crate::config::Sni;
+use crate::config::SniPolicy;
 use crate::downstream::accept::Admitted;
 use crate::downstream::hello::{SecondHello, refuse};
 use crate::egress::sni::{Judged, judge};
@@ -35,7 +35,7 @@ pub(super) struct Opened {
     pub(super) early: Bytes,
     /// Where the client's hello ends, if the server may ask for a second one, and how that is
     /// judged.
-    pub(super) second: Option<(usize, Sni)>,
+    pub(super) second: Option<(usize, SniPolicy)>,
     pub(super) idle: Duration,
     pub(super) ends_at: Option<Instant>,
     pub(super) rates: [Option<Arc<Rate>>; 2],
@@ -110,7 +110,7 @@ const fn word(end: End) -> &'static str {
 
 /// Judges the hello that the server asked for like the first one.
 fn judge_second(
-    sni: Sni,
+    sni: SniPolicy,
     record: &Record,
     second: &Progress,
     noted: &Cell<Option<Reason>>,

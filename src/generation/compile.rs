@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use http::Method;
 use rustls::crypto::CryptoProvider;
 
-use crate::config::problem::{Place, Problem, Severity};
+use crate::config::problem::{Problem, Severity, Span};
 use crate::config::{
-    self, ClientCertificates, Config, PathPattern, Profile, ResponseHeader, Serve, UpstreamId,
+    self, ClientCertificates, Config, ListenerMode, PathPattern, Profile, ResponseHeader,
+    UpstreamId,
 };
 use crate::message::forward::Edits;
 use crate::message::path::Oddities;
@@ -180,7 +181,7 @@ fn compared(generation: &Generation) -> Vec<Problem> {
     }
 }
 
-pub(super) fn error(code: &'static str, place: Place, message: String, help: &str) -> Problem {
+pub(super) fn error(code: &'static str, place: Span, message: String, help: &str) -> Problem {
     Problem {
         severity: Severity::Error,
         code,
@@ -218,9 +219,9 @@ impl Compiler<'_> {
     ) -> Option<Site> {
         let label = listener.listen.to_string();
         let served = match listener.serve {
-            Serve::RedirectToHttps { port } => Served::RedirectToHttps(port),
-            Serve::Routes => self.routes(profile, None),
-            Serve::Component(id) => self.routes(profile, Some(id)),
+            ListenerMode::RedirectToHttps { port } => Served::RedirectToHttps(port),
+            ListenerMode::Routes => self.routes(profile, None),
+            ListenerMode::Component(id) => self.routes(profile, Some(id)),
         };
         let tls = match served {
             Served::RedirectToHttps(_) => None,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::addr::ClientAddr;
-use crate::config::{Others, ProxyProtocol, Verify};
+use crate::config::{ProxyProtocol, UnlistedPeers, Verify};
 use crate::message::forward::{Origin, Proxy, stripped_target, write_request};
 use crate::message::{Reason, RequestHead, host, path};
 use crate::units::{display_duration, display_size};
@@ -344,8 +344,8 @@ impl<'a> Explained<'a> {
 fn said(balancers: &ProxyProtocol) -> String {
     let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
     let others = match balancers.others {
-        Others::Refuse => "others are refused",
-        Others::Direct => "others come directly",
+        UnlistedPeers::Refuse => "others are refused",
+        UnlistedPeers::Direct => "others come directly",
     };
     format!("{} name the client; {others}", from.join(", "))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Problem, Severity};
-use crate::config::{Certificate, CertificateId, Config, Place, Profile, Serve, is_loopback};
+use crate::config::{Certificate, CertificateId, Config, ListenerMode, Profile, Span, is_loopback};
 use crate::tls::certificate::{load, system_root_subjects};
 use crate::tls::{Finding, Identity, Subject};
 
@@ -40,7 +40,7 @@ pub(super) fn load_all(
     config.certificates.iter().map(one).collect()
 }
 
-fn problem(finding: Finding, place: Place) -> Problem {
+fn problem(finding: Finding, place: Span) -> Problem {
     Problem {
         severity: if finding.fatal { Severity::Error } else { Severity::Warning },
         code: finding.code,
@@ -77,7 +77,7 @@ pub(super) fn judge(
         }
     }
     let exposed = profile.listeners.iter().find(|listener| {
-        !matches!(listener.serve, Serve::RedirectToHttps { .. })
+        !matches!(listener.serve, ListenerMode::RedirectToHttps { .. })
             && !is_loopback(listener.listen.ip())
     });
     if let Some(listener) = exposed {
@@ -90,7 +90,7 @@ pub(super) fn judge(
 /// can reach.
 pub fn judge_exposed(
     chosen: &[CertificateId],
-    (listen, place): (SocketAddr, Place),
+    (listen, place): (SocketAddr, Span),
     config: &Config,
     loaded: &[Vec<Identity>],
     problems: &mut Vec<Problem>,

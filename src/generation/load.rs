@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Problem, Severity};
-use crate::config::{self, Env, Loaded, Refused};
+use crate::config::{self, Env, LoadedConfig, RejectedConfig};
 use crate::telemetry::Metrics;
 
 use super::Generation;
@@ -29,8 +29,8 @@ pub fn load(
     provider: &Arc<CryptoProvider>,
     metrics: &Arc<Metrics>,
     previous: Option<&Generation>,
-) -> Result<Compiled, Refused> {
-    let Loaded { config, mut warnings } = match config::load(directory, env) {
+) -> Result<Compiled, RejectedConfig> {
+    let LoadedConfig { config, mut warnings } = match config::load(directory, env) {
         Ok(loaded) => loaded,
         Err(refused) => return Err(with_named_files(refused, provider, metrics)),
     };
@@ -42,7 +42,7 @@ pub fn load(
         Err(refused) => {
             let (config, found) = *refused;
             let problems = errors_last(warnings, found);
-            Err(Refused { sources: config.sources, problems, partial: None })
+            Err(RejectedConfig { sources: config.sources, problems, partial: None })
         }
     }
 }
@@ -51,10 +51,10 @@ pub fn load(
 /// users, credentials. Blocks on the file system.
 #[must_use]
 pub fn with_named_files(
-    mut refused: Refused,
+    mut refused: RejectedConfig,
     provider: &Arc<CryptoProvider>,
     metrics: &Arc<Metrics>,
-) -> Refused {
+) -> RejectedConfig {
     if let Some(partial) = refused.partial.take() {
         let (_, mut found) = build(*partial, provider, metrics, (None, Purpose::Serve));
         found.retain(|problem| problem.code != FOLLOWS);
@@ -73,7 +73,7 @@ pub fn for_explaining(
     env: Env<'_>,
     provider: &Arc<CryptoProvider>,
     metrics: &Arc<Metrics>,
-) -> Result<(Generation, Vec<Problem>), Refused> {
+) -> Result<(Generation, Vec<Problem>), RejectedConfig> {
     let (config, problems) = partially(directory, env)?;
     let (generation, found) = build(config, provider, metrics, (None, Purpose::Explain));
     Ok((generation, errors_last(problems, found)))
@@ -87,12 +87,12 @@ pub fn for_explaining(
 pub fn partially(
     directory: &Path,
     env: Env<'_>,
-) -> Result<(config::Config, Vec<Problem>), Refused> {
+) -> Result<(config::Config, Vec<Problem>), RejectedConfig> {
     match config::load(directory, env) {
-        Ok(Loaded { config, warnings }) => Ok((config, warnings)),
+        Ok(LoadedConfig { config, warnings }) => Ok((config, warnings)),
         Err(refused) => match refused.into_partial() {
             (Some(config), _, problems) => Ok((config, problems)),
-            (None, sources, problems) => Err(Refused { sources, problems, partial: None }),
+            (None, sources, problems) => Err(RejectedConfig { sources, problems, partial: None }),
         },
     }
 }

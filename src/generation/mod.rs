@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use prometheus::IntGauge;
 
-use crate::config::{ClientCertificates, Config, Place, Verify};
+use crate::config::{ClientCertificates, Config, Span, Verify};
 use crate::telemetry::{Allotment, Metrics};
 use crate::upstream::{Endpoint, Upstream, resolve};
 
@@ -82,7 +82,7 @@ pub struct Spot {
     /// The address.
     pub address: SocketAddr,
     /// Where it is written.
-    pub place: Place,
+    pub place: Span,
 }
 
 /// Counts a generation for as long as anything of it is in use: held by the generation and by each

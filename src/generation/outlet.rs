@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use crate::addr::{Destination, Host, HostName, Pattern};
-use crate::config::{ForwardLimits, ForwardTimeouts, Place, ProxyProtocol};
+use crate::config::{ForwardLimits, ForwardTimeouts, ProxyProtocol, Span};
 use crate::egress::{Guard, Policy, Rule, Seen, Users};
 use crate::tls::ServerTls;
 use crate::upstream::Endpoint;
@@ -55,7 +55,7 @@ pub struct Listener {
     /// The address as text, its name in logs and metrics.
     pub label: String,
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: Span,
     /// Balancers that say who the client is.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS between client and proxy; `None`: plain.
@@ -68,7 +68,7 @@ pub struct Parent {
     /// Its name.
     pub name: String,
     /// Where that is written.
-    pub place: Place,
+    pub place: Span,
     /// In order of preference. Their names are looked up like those of upstreams; the one that
     /// failed last is tried last.
     pub endpoints: Vec<Arc<Endpoint>>,

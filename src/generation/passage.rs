@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::addr::ClientAddr;
-use crate::config::{self, Fate, Place, ProxyProtocol, TcpLimits, TcpTimeouts};
+use crate::config::{self, OnEndpointChange, ProxyProtocol, Span, TcpLimits, TcpTimeouts};
 use crate::message::Reason;
 use crate::telemetry::tcp::NO_ROUTE;
 use crate::telemetry::{Allotment, ListenerMetrics, TcpMetrics, UpstreamMetrics};
@@ -29,7 +29,7 @@ pub struct Passage {
     /// The address it listens on.
     pub address: SocketAddr,
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: Span,
     /// Balancers in front of it; `None`: there are none.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// How many connections.
@@ -49,8 +49,8 @@ pub struct Passage {
 /// What all listeners of a table share.
 struct Lanes {
     clients: Vec<IpNet>,
-    on_down: Fate,
-    on_return: Fate,
+    on_down: OnEndpointChange,
+    on_return: OnEndpointChange,
     close_over: Duration,
     routes: Vec<Arc<Route>>,
     /// Names to indices of routes.
@@ -66,7 +66,7 @@ pub struct Route {
     /// What is told about it.
     pub tally: Arc<Tally>,
     /// Where `upstream` is written.
-    pub place: Place,
+    pub place: Span,
     /// Where connections go.
     pub upstream: Arc<Upstream>,
     /// The upstream's counters.
@@ -264,13 +264,13 @@ impl Passage {
             return Outlook::Forbidden;
         };
         let fate = match upstream.left(index) {
-            None => Fate::Keep,
+            None => OnEndpointChange::Keep,
             Some(Left::Down) => self.lanes.on_down,
             Some(Left::Returned) => self.lanes.on_return,
         };
         match fate {
-            Fate::Keep => Outlook::Stays,
-            Fate::Close => Outlook::Superseded(self.lanes.close_over),
+            OnEndpointChange::Keep => Outlook::Stays,
+            OnEndpointChange::Close => Outlook::Superseded(self.lanes.close_over),
         }
     }
 

@@ -10,7 +10,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::addr::{ClientAddr, HostPattern};
-use crate::config::{self, Limits, NamedBy, ProxyProtocol, Timeouts};
+use crate::config::{self, ClientAddressField, Limits, ProxyProtocol, Timeouts};
 use crate::message::forward::{Edits, Proxy};
 use crate::message::path::{self, Oddities};
 use crate::message::{Fields, Framing, Reason, RequestHead, client, host};
@@ -31,7 +31,7 @@ pub struct Site {
     /// The address it listens on.
     pub address: SocketAddr,
     /// Where `listen` is written.
-    pub place: config::Place,
+    pub place: config::Span,
     /// What it serves.
     pub served: Served,
     /// Hosts it answers for; empty: any.
@@ -39,7 +39,7 @@ pub struct Site {
     /// Proxies that are believed.
     pub trusted: Vec<IpNet>,
     /// By which field they say who the client is.
-    pub named_by: NamedBy,
+    pub named_by: ClientAddressField,
     /// Requests are passed on with a `traceparent` of the gateway's.
     pub traces: bool,
     /// Socket.IO sessions are followed.
@@ -107,7 +107,7 @@ pub struct Route {
     /// What is told about it.
     pub account: Arc<Account>,
     /// Where `path` is written.
-    pub place: config::Place,
+    pub place: config::Span,
     /// What is done.
     pub action: Action,
     /// Longest request body, in bytes.
@@ -416,7 +416,7 @@ impl Site {
     /// Whom an upstream is told of as the trusted proxy that is connected.
     #[must_use]
     pub fn proxy(&self, connected: ClientAddr) -> Option<Proxy> {
-        let believed = self.named_by != NamedBy::Forwarded;
+        let believed = self.named_by != ClientAddressField::Forwarded;
         self.trusts(connected).then(|| Proxy { address: connected.ip(), believed })
     }
 

@@ -43,9 +43,9 @@ pub(super) fn compile(
         backup: config.backup,
         weight: config.weight,
         duty: match config.duty {
-            config::Duty::Up => Duty::Up,
-            config::Duty::Drain => Duty::Drain,
-            config::Duty::Maintenance => Duty::Maintenance,
+            config::AdminState::Up => Duty::Up,
+            config::AdminState::Drain => Duty::Drain,
+            config::AdminState::Maintenance => Duty::Maintenance,
         },
         number: memory.sessions.number(&endpoint.label),
     });
@@ -219,7 +219,7 @@ fn policy(config: &config::Upstream) -> Policy {
     }
 }
 
-fn compiled_check(config: &config::Check) -> Check {
+fn compiled_check(config: &config::HealthCheck) -> Check {
     let kind = match &config.kind {
         config::CheckKind::Tcp => check::Kind::Tcp,
         config::CheckKind::Tls => check::Kind::Tls,

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::addr::ClientAddr;
-use crate::config::NamedBy;
+use crate::config::ClientAddressField;
 
 use super::field::{Fields, Known};
 
@@ -22,17 +22,17 @@ const LONGEST_NODE: usize = 64;
 /// not told is 0.
 pub fn named(
     fields: &Fields,
-    by: NamedBy,
+    by: ClientAddressField,
     proxy: ClientAddr,
     trusts: impl Fn(ClientAddr) -> bool,
 ) -> ClientAddr {
     match by {
-        NamedBy::Nothing => proxy,
-        NamedBy::XForwardedFor => {
+        ClientAddressField::Nothing => proxy,
+        ClientAddressField::XForwardedFor => {
             let lines = fields.all(Known::ForwardedFor).rev();
             walk(lines.flat_map(|line| line.rsplit(|b| *b == b',')).map(address), proxy, trusts)
         }
-        NamedBy::Forwarded => {
+        ClientAddressField::Forwarded => {
             let lines = fields.iter().rev().filter(|(_, name, _)| is_forwarded(name));
             walk(lines.flat_map(|(.., line)| Elements(Some(line))).map(forwarded), proxy, trusts)
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admin::report::{ApplyMode, DiffKind, ItemDiff, KeyDiff, OpenCounts};
-use crate::config::outline::{Item, Name, Value};
-use crate::config::problem::Lines;
+use crate::config::outline::{ItemName, OutlineItem, OutlineValue};
+use crate::config::problem::LineIndex;
 use crate::config::{AdminSocket, Config, RootPolicy};
 use crate::generation::Generation;
 use crate::units::{display_hex, display_timestamp};
@@ -48,7 +48,7 @@ impl Fixed {
         pairs.map(|((item, key, _), _)| format!("{item}.{key}")).collect()
     }
 
-    fn holds(&self, name: &Name, key: &str) -> bool {
+    fn holds(&self, name: &ItemName, key: &str) -> bool {
         self.0.iter().any(|(item, fixed, _)| *item == &*name.kind && *fixed == key)
     }
 
@@ -85,14 +85,14 @@ impl Fixed {
 
 /// An item of one or both sides.
 struct Pair<'a> {
-    old: Option<(&'a Name, &'a Item)>,
-    new: Option<(&'a Name, &'a Item)>,
+    old: Option<(&'a ItemName, &'a OutlineItem)>,
+    new: Option<(&'a ItemName, &'a OutlineItem)>,
 }
 
 /// What is different, and the item of the old generation it is about.
 pub(super) struct Difference<'a> {
     pub(super) change: ItemDiff,
-    pub(super) old: Option<(&'a Name, &'a Item)>,
+    pub(super) old: Option<(&'a ItemName, &'a OutlineItem)>,
 }
 
 /// Compares two generations. Differences are ordered by what they take, then by name. The second result is how many items of each kind are the same.
@@ -120,7 +120,7 @@ pub(super) fn between<'a>(
         let Some((name, _)) = pair.new.or(pair.old) else { continue };
         let moved = keys.iter().any(|key| key.key == "listen");
         let listener = &*name.kind == "listener" && (how != DiffKind::Changed || moved);
-        let place = |side: Option<(&Name, &Item)>, lines: &Lines<'_>| {
+        let place = |side: Option<(&ItemName, &OutlineItem)>, lines: &LineIndex<'_>| {
             side.map_or(String::new(), |(_, item)| lines.locate(item.place))
         };
         let change = ItemDiff {
@@ -205,11 +205,11 @@ fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<Pair<'a>> {
 
 /// Items by the part of their name that stays when a route's methods or a listener's address change.
 fn alike<'a>(
-    items: impl Iterator<Item = (&'a Name, &'a Item)>,
-) -> BTreeMap<Name, Vec<(&'a Name, &'a Item)>> {
+    items: impl Iterator<Item = (&'a ItemName, &'a OutlineItem)>,
+) -> BTreeMap<ItemName, Vec<(&'a ItemName, &'a OutlineItem)>> {
     let mut groups = BTreeMap::<_, Vec<_>>::new();
     for (name, item) in items {
-        let mut group = Name { further: "".into(), ..name.clone() };
+        let mut group = ItemName { further: "".into(), ..name.clone() };
         if &*group.kind == "listener" {
             group.name = "".into();
         }
@@ -219,8 +219,8 @@ fn alike<'a>(
 }
 
 /// Whether two listeners differ in their address alone.
-fn moved(old: &Item, new: &Item) -> bool {
-    let others = |item: &Item| -> Vec<(String, String)> {
+fn moved(old: &OutlineItem, new: &OutlineItem) -> bool {
+    let others = |item: &OutlineItem| -> Vec<(String, String)> {
         let others = item.keys().filter(|(key, _)| *key != "listen");
         others.map(|(key, value)| (key.to_owned(), value.exact().into_owned())).collect()
     };
@@ -231,15 +231,15 @@ fn moved(old: &Item, new: &Item) -> bool {
 fn keys(
     pair: &Pair<'_>,
     started: &Fixed,
-    (old, old_lines): (&Generation, &Lines<'_>),
-    (new, new_lines): (&Generation, &Lines<'_>),
+    (old, old_lines): (&Generation, &LineIndex<'_>),
+    (new, new_lines): (&Generation, &LineIndex<'_>),
 ) -> Vec<KeyDiff> {
     let (Some((_, before)), Some((name, after))) = (pair.old, pair.new) else { return Vec::new() };
     let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|(key, _)| key).collect();
     let mut found = Vec::new();
     for key in names.into_iter().filter(|key| !started.holds(name, key)) {
         let (was, is) = (before.key(key), after.key(key));
-        let place = |value: Option<&Value>, lines: &Lines<'_>| {
+        let place = |value: Option<&OutlineValue>, lines: &LineIndex<'_>| {
             value.map_or(String::new(), |value| lines.locate(value.place))
         };
         let mut add = |key: String, old_value: Option<String>, new_value: Option<String>| {
@@ -251,8 +251,8 @@ fn keys(
                 new_place: place(is, new_lines),
             });
         };
-        if was.map(Value::exact) != is.map(Value::exact) {
-            add(key.to_owned(), was.map(Value::shown), is.map(Value::shown));
+        if was.map(OutlineValue::exact) != is.map(OutlineValue::exact) {
+            add(key.to_owned(), was.map(OutlineValue::shown), is.map(OutlineValue::shown));
         }
         let (Some(was), Some(is)) = (was, is) else { continue };
         let (held, holds) = (content(old, was), content(new, is));
@@ -272,7 +272,7 @@ fn keys(
 }
 
 /// The beginning of the hash of the file that a value names.
-fn content(generation: &Generation, value: &Value) -> Option<String> {
+fn content(generation: &Generation, value: &OutlineValue) -> Option<String> {
     let path = generation.config.outline.file(value)?;
     let content = generation.contents.get(&path)?;
     let Some(hash) = content else { return Some("unreadable".to_owned()) };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::report::{ItemDiff, OpenCounts, Plan, ReplayedRequests, RerouteGroup};
-use crate::config::{self, Place, Refused};
+use crate::config::{self, RejectedConfig, Span};
 use crate::forward::PROFILE;
 use crate::generation::passage::{Outlook, Passing};
 use crate::generation::site::{Action, Asked, Carried, Way};
@@ -81,7 +81,7 @@ impl Planning {
         let loaded = generation::load(directory, &environment, provider, &metrics, Some(old));
         let compiled = match loaded {
             Ok(compiled) => compiled,
-            Err(Refused { sources, problems, .. }) => {
+            Err(RejectedConfig { sources, problems, .. }) => {
                 return self.empty(config::draw(&sources, &problems, false));
             }
         };
@@ -142,7 +142,7 @@ fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
 struct OpenNow {
     all: OpenCounts,
     /// By where a route's `path`, or else its `upstream`, is written.
-    routes: HashMap<Place, OpenCounts>,
+    routes: HashMap<Span, OpenCounts>,
     /// By name.
     upstreams: HashMap<String, OpenCounts>,
     /// By address.

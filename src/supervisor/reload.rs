@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::admin::report::{
     PendingConfirmation, ReloadAttempt, ReloadOutcome, ReloadResult, Status,
 };
-use crate::config::{self, Refused};
+use crate::config::{self, RejectedConfig};
 use crate::forward::{Commons, Way};
 use crate::generation::{self, Generation, Spot};
 use crate::telemetry::access_log::{Opener, Outlet};
@@ -446,7 +446,7 @@ impl Preparing {
             &self.metrics,
             Some(&self.previous),
         );
-        let compiled = loaded.map_err(|Refused { sources, problems, .. }| {
+        let compiled = loaded.map_err(|RejectedConfig { sources, problems, .. }| {
             NotPrepared::Refused(config::draw(&sources, &problems, false))
         })?;
         let generation = compiled.generation;

@@ -14,7 +14,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::cli::{say, say_wrong, summarise};
-use crate::config::{Act, Mode, Sni};
+use crate::config::{RuleMode, SniAction, SniPolicy};
 use crate::egress::{Client, Denial, Destination, Grant, Host, Rule, Verdict};
 use crate::generation::{Generation, Outlet};
 use crate::message::{Form, Reason};
@@ -158,7 +158,7 @@ impl EgressExplanation<'_> {
             self.lines.line("", &denial.why(client, destination), "");
             let way_out = denial.way_out(client, destination).unwrap_or_default();
             self.lines.line("to keep it", &way_out, "");
-        } else if rule.settings.mode == Mode::Report {
+        } else if rule.settings.mode == RuleMode::Report {
             self.lines.line("", "this rule lists it; what no rule lists is let through too", "");
         }
         let parent = self.outlet.parent(rule, destination).map(Arc::clone);
@@ -281,18 +281,18 @@ fn form_of(asked: &str) -> (Form, &str, Option<u16>) {
 }
 
 /// What is asked of the bytes inside the tunnel.
-fn inside(sni: Sni) -> String {
+fn inside(sni: SniPolicy) -> String {
     let act = |act| match act {
-        Act::Refuse => "closed",
-        Act::Log => "logged",
-        Act::Allow => "let through",
+        SniAction::Refuse => "closed",
+        SniAction::Log => "logged",
+        SniAction::Allow => "let through",
     };
     match sni {
-        Sni::OFF => "not looked at".to_owned(),
-        Sni::STRICT => "TLS that asks for this host, or it is closed".to_owned(),
-        Sni { mismatch, missing, not_tls, ech } => {
+        SniPolicy::OFF => "not looked at".to_owned(),
+        SniPolicy::STRICT => "TLS that asks for this host, or it is closed".to_owned(),
+        SniPolicy { mismatch, missing, not_tls, ech } => {
             let encrypted = match ech {
-                Act::Allow => String::new(),
+                SniAction::Allow => String::new(),
                 ech => format!(", with an encrypted hello {}", act(ech)),
             };
             format!(

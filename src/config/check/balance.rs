@@ -5,24 +5,24 @@
 
 use std::time::Duration;
 
-use crate::config::checked::{Balance, Duty, Eject, Endpoint, FailOver, Gateway};
+use crate::config::checked::{AdminState, Balance, Eject, Endpoint, FailOver, Gateway};
 use crate::config::file::{BalanceFile, UpstreamFile, Written};
 use crate::config::problem::Problem;
 use crate::config::wording;
 
 use super::health::statuses;
 use super::upstream::endpoint;
-use super::{Check, value};
+use super::{Checker, value};
 
 /// Most endpoints of an upstream.
-const MOST: usize = 64;
+const MAX_ENDPOINTS: usize = 64;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Words for what may count against an endpoint.
-const TROUBLES: [&str; 5] = ["connect", "tls", "reset", "timeout", "5xx"];
+const FAILURE_KINDS: [&str; 5] = ["connect", "tls", "reset", "timeout", "5xx"];
 
 /// How the endpoints share the work.
 pub(super) fn of(body: &UpstreamFile) -> Balance {
@@ -34,21 +34,21 @@ pub(super) fn of(body: &UpstreamFile) -> Balance {
     }
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     /// Adds weights and duties.
     pub(super) fn ranked(
         &mut self,
         mut endpoints: Vec<Endpoint>,
         body: &UpstreamFile,
     ) -> Vec<Endpoint> {
-        if let Some(one) = endpoints.get(MOST) {
-            let message = format!("an upstream has at most {MOST} endpoints");
+        if let Some(one) = endpoints.get(MAX_ENDPOINTS) {
+            let message = format!("an upstream has at most {MAX_ENDPOINTS} endpoints");
             let problem = Problem::error("upstream.too-many", one.place, message);
             self.found.push(problem.with_label("one too many"));
         }
         self.weights(&mut endpoints, body);
-        self.relieve(&mut endpoints, body.drain.as_ref(), Duty::Drain);
-        self.relieve(&mut endpoints, body.maintenance.as_ref(), Duty::Maintenance);
+        self.relieve(&mut endpoints, body.drain.as_ref(), AdminState::Drain);
+        self.relieve(&mut endpoints, body.maintenance.as_ref(), AdminState::Maintenance);
         if let Some(list) = body.backup.as_ref().filter(|list| list.value.is_empty())
             && !self.found.is_damaged(self.place(list))
         {
@@ -119,7 +119,7 @@ impl Check<'_> {
         &mut self,
         endpoints: &mut [Endpoint],
         list: Option<&Written<Vec<Written<String>>>>,
-        duty: Duty,
+        duty: AdminState,
     ) {
         for written in list.iter().flat_map(|list| &list.value) {
             let place = self.place(written);
@@ -190,9 +190,11 @@ impl Check<'_> {
                     eject.statuses.extend(statuses);
                 }
                 _ => {
-                    let label = match wording::nearest(text, TROUBLES.iter().copied()) {
+                    let label = match wording::nearest(text, FAILURE_KINDS.iter().copied()) {
                         Some(best) => format!("did you mean \"{best}\"?"),
-                        None => format!("one of {}, or a status from 500", TROUBLES.join(", ")),
+                        None => {
+                            format!("one of {}, or a status from 500", FAILURE_KINDS.join(", "))
+                        }
                     };
                     let message = format!("`{text}` cannot count against an endpoint");
                     let problem = Problem::error("eject.on", self.place(written), message);

@@ -2,13 +2,13 @@
 //!
 //! In: the table. Out: [`ProxyProtocol`]. Never: an empty list, which would let nobody in.
 
-use crate::config::checked::{Others, ProxyProtocol};
+use crate::config::checked::{ProxyProtocol, UnlistedPeers};
 use crate::config::file::{OthersFile, ProxyProtocolFile, Written};
 use crate::config::problem::Problem;
 
-use super::Check;
+use super::Checker;
 
-impl Check<'_> {
+impl Checker<'_> {
     /// `None`: it is wrong. `Some(None)`: there is none.
     #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
     pub(super) fn proxy_protocol(
@@ -48,8 +48,8 @@ impl Check<'_> {
             from.push(network);
         }
         let others = match file.others.as_ref().map(|written| written.value) {
-            Some(OthersFile::Direct) => Others::Direct,
-            Some(OthersFile::Refuse) | None => Others::Refuse,
+            Some(OthersFile::Direct) => UnlistedPeers::Direct,
+            Some(OthersFile::Refuse) | None => UnlistedPeers::Refuse,
         };
         good.then_some(Some(ProxyProtocol { from, others }))
     }

@@ -7,25 +7,25 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::PathPattern;
+use crate::config::deserialize::{NamedTable, ParsedFiles};
 use crate::config::file::{ForwardFile, ProfileFile, RouteFile, TcpFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::{Item, Shaped};
+use crate::config::problem::{Problem, Span};
 
-use super::{Check, route, upstream, value};
+use super::{Checker, route, upstream, value};
 
-impl Check<'_> {
+impl Checker<'_> {
     /// With `SO_REUSEPORT`, which every worker needs, the kernel lets two listeners share an
     /// address and deals the connections out between them. Nobody means that.
-    pub(super) fn clashing_addresses(&mut self, shaped: &Shaped) {
+    pub(super) fn clashing_addresses(&mut self, shaped: &ParsedFiles) {
         let admin = shaped
             .admin
             .iter()
             .filter_map(|item| Some((item.place.file, item.body.as_ref()?.listen.as_ref()?)));
-        let mut by_port: HashMap<u16, Vec<(SocketAddr, Place)>> = HashMap::new();
+        let mut by_port: HashMap<u16, Vec<(SocketAddr, Span)>> = HashMap::new();
         let in_and_out = listeners(&shaped.profiles).chain(ways_out(&shaped.forward));
         for (file, written) in in_and_out.chain(ways_through(&shaped.tcp)).chain(admin) {
             let Ok(address) = value::address(&written.value) else { continue };
-            let place = Place::of(file, &written.span);
+            let place = Span::of(file, &written.span);
             let others = by_port.entry(address.port()).or_default();
             let clash = others.iter().find(|(other, _)| overlap(*other, address)).copied();
             others.push((address, place));
@@ -44,11 +44,11 @@ impl Check<'_> {
     }
 
     /// An endpoint that is an address of ours would send every request round and round.
-    pub(super) fn own_endpoints(&mut self, shaped: &Shaped) {
-        let listening: Vec<(SocketAddr, Place)> = listeners(&shaped.profiles)
+    pub(super) fn own_endpoints(&mut self, shaped: &ParsedFiles) {
+        let listening: Vec<(SocketAddr, Span)> = listeners(&shaped.profiles)
             .chain(ways_through(&shaped.tcp))
             .filter_map(|(file, written)| {
-                Some((value::address(&written.value).ok()?, Place::of(file, &written.span)))
+                Some((value::address(&written.value).ok()?, Span::of(file, &written.span)))
             })
             .collect();
         let endpoints = shaped.upstreams.iter().flat_map(|item| {
@@ -59,7 +59,7 @@ impl Check<'_> {
             endpoints.map(move |written| (item, written))
         });
         for (item, written) in endpoints {
-            let place = Place::of(item.place.file, &written.span);
+            let place = Span::of(item.place.file, &written.span);
             let Ok(endpoint) = upstream::endpoint(&written.value, place) else { continue };
             let Ok(ip) = endpoint.host.parse::<IpAddr>() else { continue };
             let ports = same_ports(&shaped.tcp, &item.name);
@@ -77,9 +77,9 @@ impl Check<'_> {
 
     fn own_address(
         &mut self,
-        (address, place): (SocketAddr, Place),
+        (address, place): (SocketAddr, Span),
         written: &str,
-        listening: &[(SocketAddr, Place)],
+        listening: &[(SocketAddr, Span)],
     ) {
         let ip = address.ip();
         // Every host has loopback; whether it has another address, only that host knows.
@@ -107,8 +107,8 @@ impl Check<'_> {
     }
 
     /// Routes of one profile that would take the same request, and redirects to themselves.
-    pub(super) fn clashing_routes(&mut self, parts: &[&Item<ProfileFile>]) {
-        let routes: Vec<(&RouteFile, PathPattern, Place)> = parts
+    pub(super) fn clashing_routes(&mut self, parts: &[&NamedTable<ProfileFile>]) {
+        let routes: Vec<(&RouteFile, PathPattern, Span)> = parts
             .iter()
             .flat_map(|item| {
                 let routes =
@@ -118,7 +118,7 @@ impl Check<'_> {
             .filter_map(|(file, written)| {
                 let exact = written.exact.as_ref().is_some_and(|exact| exact.value);
                 let pattern = route::path(&written.path.value, exact).ok()?;
-                Some((written, pattern, Place::of(file, &written.path.span)))
+                Some((written, pattern, Span::of(file, &written.path.span)))
             })
             .collect();
         self.same_request(&routes);
@@ -130,7 +130,7 @@ impl Check<'_> {
             let path = target.value.split(['?', '#']).next().unwrap_or_default();
             if best(&patterns, path) == Some((pattern.as_str(), is_exact(pattern))) {
                 let message = format!("`{}` redirects to itself", pattern.as_str());
-                let target = Place { file: place.file, ..Place::of(place.file, &target.span) };
+                let target = Span { file: place.file, ..Span::of(place.file, &target.span) };
                 self.found.push(
                     Problem::error("route.redirect-loop", target, message)
                         .with_label(
@@ -145,8 +145,8 @@ impl Check<'_> {
         }
     }
 
-    fn same_request(&mut self, routes: &[(&RouteFile, PathPattern, Place)]) {
-        let mut seen: HashMap<&PathPattern, Vec<(&RouteFile, Place)>> = HashMap::new();
+    fn same_request(&mut self, routes: &[(&RouteFile, PathPattern, Span)]) {
+        let mut seen: HashMap<&PathPattern, Vec<(&RouteFile, Span)>> = HashMap::new();
         for (written, pattern, place) in routes {
             let others = seen.entry(pattern).or_default();
             if let Some((_, before)) =
@@ -168,11 +168,11 @@ impl Check<'_> {
     }
 
     /// Names tell routes apart in logs and metrics.
-    fn same_name(&mut self, routes: &[(&RouteFile, PathPattern, Place)]) {
-        let mut seen: HashMap<&str, (Place, &PathPattern)> = HashMap::new();
+    fn same_name(&mut self, routes: &[(&RouteFile, PathPattern, Span)]) {
+        let mut seen: HashMap<&str, (Span, &PathPattern)> = HashMap::new();
         for (written, pattern, place) in routes {
             let name = written.name.as_ref().map_or(&written.path.value, |name| &name.value);
-            let at = written.name.as_ref().map_or(*place, |name| Place::of(place.file, &name.span));
+            let at = written.name.as_ref().map_or(*place, |name| Span::of(place.file, &name.span));
             let Some((before, other)) = seen.get(name.as_str()).copied() else {
                 seen.insert(name, (at, pattern));
                 continue;
@@ -195,7 +195,9 @@ impl Check<'_> {
 }
 
 /// Every `listen` of every profile, with its file.
-fn listeners(profiles: &[Item<ProfileFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
+fn listeners(
+    profiles: &[NamedTable<ProfileFile>],
+) -> impl Iterator<Item = (u16, &Written<String>)> {
     profiles.iter().flat_map(|item| {
         let listeners =
             item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
@@ -205,7 +207,7 @@ fn listeners(profiles: &[Item<ProfileFile>]) -> impl Iterator<Item = (u16, &Writ
 
 /// Every `listen` of the forward proxy, with its file.
 pub(super) fn ways_out(
-    forward: &[Item<ForwardFile>],
+    forward: &[NamedTable<ForwardFile>],
 ) -> impl Iterator<Item = (u16, &Written<String>)> {
     forward.iter().flat_map(|item| {
         let listeners =
@@ -215,7 +217,7 @@ pub(super) fn ways_out(
 }
 
 /// Every `listen` of what is passed through, with its file.
-fn ways_through(tcp: &[Item<TcpFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
+fn ways_through(tcp: &[NamedTable<TcpFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
     tcp.iter().flat_map(|item| {
         let listeners =
             item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
@@ -225,10 +227,10 @@ fn ways_through(tcp: &[Item<TcpFile>]) -> impl Iterator<Item = (u16, &Written<St
 
 /// Ports that endpoints of an upstream are connected to because clients came to them.
 fn same_ports<'a>(
-    tcp: &'a [Item<TcpFile>],
+    tcp: &'a [NamedTable<TcpFile>],
     upstream: &'a str,
 ) -> impl Iterator<Item = u16> + use<'a> {
-    let leads = move |item: &&Item<TcpFile>| {
+    let leads = move |item: &&NamedTable<TcpFile>| {
         let routes = item.body.iter().flat_map(|body| &body.route).flat_map(|list| &list.value);
         let mut routes = routes.map(|written| &written.value);
         routes.any(|route| {

@@ -6,28 +6,28 @@
 use std::time::Duration;
 
 use crate::addr::HostPattern;
-use crate::config::checked::{Doctor, Target};
+use crate::config::checked::{Doctor, DoctorTarget};
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{DoctorFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 use crate::config::wording;
 
-use super::Check;
+use super::Checker;
 use super::upstream::split_port;
 
 /// What the components call, unless the file says otherwise.
 const PLATFORMS: [&str; 3] = ["graph.facebook.com", "chatapi.viber.com", "api.twilio.com"];
 
 /// The relay range of the product's TURN server.
-const RELAY: (u16, u16) = (49_152, 49_252);
+const TURN_RELAY_PORTS: (u16, u16) = (49_152, 49_252);
 
 type List = Option<Written<Vec<Written<String>>>>;
 
-impl Check<'_> {
+impl Checker<'_> {
     /// `names` are those of the upstreams and of the profiles.
     pub(super) fn doctor(
         &mut self,
-        items: &[Item<DoctorFile>],
+        items: &[NamedTable<DoctorFile>],
         [upstreams, profiles]: [&[&str]; 2],
     ) -> Doctor {
         self.once("doctor", items.iter().map(|item| (item.name.as_str(), item.place)));
@@ -90,7 +90,7 @@ impl Check<'_> {
         list.value.iter().map(|written| written.value.clone()).collect()
     }
 
-    fn unknown_name(&mut self, kind: &str, name: &str, place: Place, known: &[&str]) {
+    fn unknown_name(&mut self, kind: &str, name: &str, place: Span, known: &[&str]) {
         let label = wording::nearest(name, known.iter().copied()).map_or_else(
             || format!("there is {}", known.join(", ")),
             |n| format!("did you mean `{n}`?"),
@@ -101,15 +101,15 @@ impl Check<'_> {
         self.found.push(Problem::warning(code, place, message).with_label(label));
     }
 
-    fn targets(&mut self, list: &List, port: u16) -> Vec<Target> {
+    fn targets(&mut self, list: &List, port: u16) -> Vec<DoctorTarget> {
         let list = list.iter().flat_map(|list| &list.value);
         list.filter_map(|written| self.target(written, port)).collect()
     }
 
-    fn target(&mut self, written: &Written<String>, port: u16) -> Option<Target> {
+    fn target(&mut self, written: &Written<String>, port: u16) -> Option<DoctorTarget> {
         let place = self.place(written);
         match target(&written.value, port) {
-            Ok((host, port)) => Some(Target { place: Some(place), host, port }),
+            Ok((host, port)) => Some(DoctorTarget { place: Some(place), host, port }),
             Err(said) => {
                 let message = format!("`{}` is not a host", written.value);
                 self.found.push(
@@ -123,7 +123,7 @@ impl Check<'_> {
     }
 
     fn relay_ports(&mut self, written: Option<&Written<String>>) -> (u16, u16) {
-        let Some(written) = written else { return RELAY };
+        let Some(written) = written else { return TURN_RELAY_PORTS };
         let range = written.value.split_once('-').and_then(|(first, last)| {
             let range = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
             (0 < range.0 && range.0 <= range.1).then_some(range)
@@ -136,13 +136,13 @@ impl Check<'_> {
                     .with_help("write `relay-ports = \"49152-49252\"`, as `min-port` and `max-port` of the TURN server say"),
             );
         }
-        range.unwrap_or(RELAY)
+        range.unwrap_or(TURN_RELAY_PORTS)
     }
 
     fn health(&mut self, body: &DoctorFile, upstreams: &[&str]) -> Vec<(String, String)> {
         let mut health = Vec::new();
         for (name, path) in body.health.iter().flat_map(|health| &health.value) {
-            let place = Place::of(self.file, &name.span());
+            let place = Span::of(self.file, &name.span());
             let name = name.get_ref();
             if !upstreams.contains(&name.as_str()) {
                 self.unknown_name("upstream", name, place, upstreams);
@@ -164,8 +164,8 @@ impl Check<'_> {
     }
 }
 
-fn by_default(host: &str) -> Target {
-    Target { place: None, host: host.to_owned(), port: 443 }
+fn by_default(host: &str) -> DoctorTarget {
+    DoctorTarget { place: None, host: host.to_owned(), port: 443 }
 }
 
 /// Reads `HOST` or `HOST:PORT`.

@@ -8,25 +8,25 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::config::checked::{Action, Drift, Gateway, PathPattern, Profile, Route, UpstreamId};
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{DriftFile, GatewayFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 
-use super::{Check, Known, route};
+use super::{Checker, NameSet, route};
 
-const EVERY: Duration = Duration::from_secs(30);
-const EVERYS: std::ops::RangeInclusive<Duration> =
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
+const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Where peers answer, unless somebody chose otherwise.
-const PATH: &str = "/drift";
+const DEFAULT_PATH: &str = "/drift";
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn drift(
         &mut self,
-        items: &[Item<GatewayFile>],
+        items: &[NamedTable<GatewayFile>],
         gateway: &Gateway,
-        upstreams: &mut Known,
+        upstreams: &mut NameSet,
     ) -> Option<Drift> {
         let item = items.first()?;
         self.file = item.place.file;
@@ -59,7 +59,7 @@ impl Check<'_> {
         let differs = file.differs.iter().flat_map(|list| &list.value);
         let differs = differs.map(|one| (one.value.clone(), self.place(one))).collect();
         let (path, host) = self.asked(file);
-        let every = self.duration(file.every.as_ref(), EVERY, EVERYS);
+        let every = self.duration(file.every.as_ref(), DEFAULT_INTERVAL, INTERVALS);
         Some(Drift { peers, path, host, every, differs })
     }
 
@@ -83,7 +83,7 @@ impl Check<'_> {
                     .with_label("one that the other gateway's profile answers for"),
             );
         }
-        let path = file.path.as_ref().map_or(PATH, |written| written.value.as_str());
+        let path = file.path.as_ref().map_or(DEFAULT_PATH, |written| written.value.as_str());
         (path.to_owned(), file.host.as_ref().map(|written| written.value.clone()))
     }
 
@@ -114,7 +114,7 @@ impl Check<'_> {
         }
     }
 
-    fn no_secret(&mut self, place: Place) {
+    fn no_secret(&mut self, place: Span) {
         self.found.push(
             Problem::error("drift.secret", place, "there is no secret that gateways know each other by")
                 .with_label("anyone could ask")

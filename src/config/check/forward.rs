@@ -18,26 +18,26 @@ use crate::config::checked::{
     CertificateId, ClientCertificates, Forward, ForwardLimits, ForwardListener, ForwardTimeouts,
     UsersFile, Verify, is_loopback,
 };
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{
     ForwardFile, ForwardLimitsFile, ForwardListenerFile, ForwardTimeoutsFile, Written,
 };
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 
 use super::value::{self, HOURS_24};
-use super::{Check, Known, clash};
+use super::{Checker, NameSet, clash};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// What rules and parents are called, and where.
-type Names = HashMap<String, Place>;
+type RuleNames = HashMap<String, Span>;
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn forward(
         &mut self,
-        items: &[Item<ForwardFile>],
-        certificates: &mut Known,
+        items: &[NamedTable<ForwardFile>],
+        certificates: &mut NameSet,
     ) -> Option<Forward> {
         let with_settings: Vec<_> =
             items.iter().filter(|item| item.body.as_ref().is_none_or(has_settings)).collect();
@@ -104,8 +104,8 @@ impl Check<'_> {
 
     fn ways_in(
         &mut self,
-        items: &[Item<ForwardFile>],
-        certificates: &mut Known,
+        items: &[NamedTable<ForwardFile>],
+        certificates: &mut NameSet,
     ) -> Vec<ForwardListener> {
         let mut listeners = Vec::new();
         for (item, body) in items.iter().filter_map(|item| Some((item, item.body.as_ref()?))) {
@@ -116,7 +116,11 @@ impl Check<'_> {
         self.kept(listeners)
     }
 
-    fn way_in(&mut self, file: &ForwardListenerFile, known: &mut Known) -> Option<ForwardListener> {
+    fn way_in(
+        &mut self,
+        file: &ForwardListenerFile,
+        known: &mut NameSet,
+    ) -> Option<ForwardListener> {
         let listen = self.address(&file.listen);
         let certificates = self.certificates(file.certificates.as_ref(), known);
         if let Some(list) = file.certificates.as_ref().filter(|list| list.value.is_empty())
@@ -154,7 +158,7 @@ impl Check<'_> {
         })
     }
 
-    fn listens(&mut self, items: &[Item<ForwardFile>], main: &Item<ForwardFile>) {
+    fn listens(&mut self, items: &[NamedTable<ForwardFile>], main: &NamedTable<ForwardFile>) {
         if items.iter().any(|item| item.body.is_none() || self.found.is_damaged(item.place)) {
             return;
         }
@@ -209,7 +213,7 @@ impl Check<'_> {
             return;
         };
         let all = |rule: &&crate::config::ForwardRule| {
-            rule.effect == crate::config::Effect::Allow
+            rule.effect == crate::config::RuleEffect::Allow
                 && rule.users.is_empty()
                 && rule.client_names.is_empty()
                 && rule.clients.iter().any(|network| network.prefix_len() == 0)
@@ -226,7 +230,7 @@ impl Check<'_> {
     }
 
     /// A parent that is this proxy.
-    fn own_parents(&mut self, forward: &Forward, items: &[Item<ForwardFile>]) {
+    fn own_parents(&mut self, forward: &Forward, items: &[NamedTable<ForwardFile>]) {
         let endpoints = forward.parents.iter().flat_map(|parent| &parent.endpoints);
         for endpoint in endpoints {
             let Ok(ip) = endpoint.host.parse::<IpAddr>() else { continue };
@@ -245,7 +249,7 @@ impl Check<'_> {
                     format!("`{address}` is this proxy itself"),
                 )
                 .with_label("every tunnel would come back here")
-                .with_related(Place::of(file, &written.span), "it listens there"),
+                .with_related(Span::of(file, &written.span), "it listens there"),
             );
         }
     }

@@ -1,6 +1,6 @@
 //! Fields set on answers, and who may frame a page.
 //!
-//! `framed-by` is one question with two answers, for browsers old (`X-Frame-Options`) and new
+//! `framed-by` is one question with two answers, for browsers old (`X-FrameOptions-Options`) and new
 //! (`frame-ancestors` of `Content-Security-Policy`), and they have to agree.
 //!
 //! In: tables as written. Out: one list per route, the later word winning. Never: touches a field
@@ -12,13 +12,13 @@ use http::header::{CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderName, HeaderValue};
 
 use crate::config::checked::ResponseHeader;
-use crate::config::file::{Fields, FramedBy, RouteFile, Written};
-use crate::config::problem::{Place, Problem};
+use crate::config::file::{FramedBy, RouteFile, SpannedFields, Written};
+use crate::config::problem::{Problem, Span};
 
-use super::Check;
+use super::Checker;
 
 /// Fields that describe the connection or the length of the message (RFC 9110 section 7.6.1).
-const OF_THE_CONNECTION: [&str; 10] = [
+const HOP_BY_HOP_FIELDS: [&str; 10] = [
     "connection",
     "content-length",
     "keep-alive",
@@ -32,13 +32,13 @@ const OF_THE_CONNECTION: [&str; 10] = [
 ];
 
 /// Fields the gateway writes itself, so that they can be relied on.
-const OF_THE_GATEWAY: [&str; 2] = ["gateway-reason", "x-request-id"];
+const GATEWAY_FIELDS: [&str; 2] = ["gateway-reason", "x-request-id"];
 
 /// Request fields that the gateway writes itself or that it acts on; `_` counts as `-`.
 const OF_THE_REQUEST: [&str; 7] =
     ["host", "expect", "forwarded", "x-real-ip", "x-original-uri", "traceparent", "tracestate"];
 
-impl Check<'_> {
+impl Checker<'_> {
     /// The names of one `pass-request-headers` list.
     pub(super) fn passed(
         &mut self,
@@ -81,10 +81,13 @@ impl Check<'_> {
     }
 
     /// The fields of one `response-headers` table.
-    pub(super) fn fields(&mut self, written: Option<&Written<Fields>>) -> Vec<ResponseHeader> {
+    pub(super) fn fields(
+        &mut self,
+        written: Option<&Written<SpannedFields>>,
+    ) -> Vec<ResponseHeader> {
         let mut fields: Vec<ResponseHeader> = Vec::new();
         for (key, value) in written.into_iter().flat_map(|written| &written.value) {
-            let place = Place::of(self.file, &key.span());
+            let place = Span::of(self.file, &key.span());
             let Some(name) = self.field_name(key.get_ref(), place) else { continue };
             if fields.iter().any(|field| field.name == name) {
                 let message = format!("the field `{name}` is there twice");
@@ -107,13 +110,13 @@ impl Check<'_> {
         fields
     }
 
-    fn field_name(&mut self, text: &str, place: Place) -> Option<HeaderName> {
+    fn field_name(&mut self, text: &str, place: Span) -> Option<HeaderName> {
         let (code, label) = match HeaderName::from_bytes(text.as_bytes()) {
             Err(_) => ("header.name", "a name has letters, digits and `-`"),
-            Ok(name) if OF_THE_CONNECTION.contains(&name.as_str()) => {
+            Ok(name) if HOP_BY_HOP_FIELDS.contains(&name.as_str()) => {
                 ("header.reserved", "it describes the connection or the length of the message")
             }
-            Ok(name) if OF_THE_GATEWAY.contains(&name.as_str()) => {
+            Ok(name) if GATEWAY_FIELDS.contains(&name.as_str()) => {
                 ("header.reserved", "the gateway writes it itself")
             }
             Ok(name) => return Some(name),
@@ -165,12 +168,12 @@ impl Check<'_> {
         fields.into()
     }
 
-    fn frame(&mut self, written: &Written<FramedBy>) -> Option<Frame> {
+    fn frame(&mut self, written: &Written<FramedBy>) -> Option<FrameOptions> {
         let origins = match &written.value {
             FramedBy::Word(word) => match word.as_str() {
-                "nobody" => return Some(Frame::of(Some("DENY"), "'none'")),
-                "self" => return Some(Frame::of(Some("SAMEORIGIN"), "'self'")),
-                "anyone" => return Some(Frame { options: None, ancestors: None }),
+                "nobody" => return Some(FrameOptions::of(Some("DENY"), "'none'")),
+                "self" => return Some(FrameOptions::of(Some("SAMEORIGIN"), "'self'")),
+                "anyone" => return Some(FrameOptions { options: None, ancestors: None }),
                 _ => {
                     let message = format!("`{word}` does not say who may frame the page");
                     let help = if word.contains("://") {
@@ -210,7 +213,7 @@ impl Check<'_> {
             good = false;
         }
         let list: Vec<_> = origins.iter().map(|origin| origin.value.as_str()).collect();
-        good.then(|| Frame::of(None, &list.join(" ")))
+        good.then(|| FrameOptions::of(None, &list.join(" ")))
     }
 }
 
@@ -218,21 +221,21 @@ impl Check<'_> {
 fn is_not_passed(name: &str) -> bool {
     let name = name.replace('_', "-");
     let name = name.as_str();
-    OF_THE_CONNECTION.contains(&name)
-        || OF_THE_GATEWAY.contains(&name)
+    HOP_BY_HOP_FIELDS.contains(&name)
+        || GATEWAY_FIELDS.contains(&name)
         || OF_THE_REQUEST.contains(&name)
         || name.starts_with("x-forwarded-")
 }
 
 /// What the two mechanisms are told.
-struct Frame {
-    /// `X-Frame-Options`; `None` removes it.
+struct FrameOptions {
+    /// `X-FrameOptions-Options`; `None` removes it.
     options: Option<HeaderValue>,
     /// Sources of `frame-ancestors`; `None`: no restriction.
     ancestors: Option<String>,
 }
 
-impl Frame {
+impl FrameOptions {
     fn of(options: Option<&'static str>, ancestors: &str) -> Self {
         Self {
             options: options.map(HeaderValue::from_static),
@@ -290,7 +293,7 @@ fn check_origin(text: &str) -> Result<(), &'static str> {
 mod tests {
     use super::*;
 
-    fn policy(before: &'static str, frame: Frame) -> Option<String> {
+    fn policy(before: &'static str, frame: FrameOptions) -> Option<String> {
         let value = Some(HeaderValue::from_static(before)).filter(|value| !value.is_empty());
         let mut fields = Vec::new();
         if value.is_some() {
@@ -303,8 +306,8 @@ mod tests {
 
     #[test]
     fn a_frame_keeps_the_rest_of_the_policy() {
-        let nobody = || Frame::of(Some("DENY"), "'none'");
-        let anyone = || Frame { options: None, ancestors: None };
+        let nobody = || FrameOptions::of(Some("DENY"), "'none'");
+        let anyone = || FrameOptions { options: None, ancestors: None };
         let is = |text: &str| Some(text.to_owned());
         assert_eq!(policy("", nobody()), is("frame-ancestors 'none'"));
         assert_eq!(policy("default-src *", nobody()), is("default-src *; frame-ancestors 'none'"));

@@ -1,24 +1,24 @@
 //! `[upstream.NAME.check]`: how endpoints are asked whether they are well.
 //!
-//! In: the table, and the endpoints it is about. Out: a [`Check`]. Never: asks one.
+//! In: the table, and the endpoints it is about. Out: a [`Checker`]. Never: asks one.
 
 use std::time::Duration;
 
-use crate::config::checked::{Check as HealthCheck, CheckKind};
+use crate::config::checked::{CheckKind, HealthCheck};
 use crate::config::file::{CheckFile, CheckKindFile, InitialFile, UpstreamFile, Written};
 use crate::config::problem::Problem;
 
-use super::Check;
+use super::Checker;
 
-const EVERY: Duration = Duration::from_secs(5);
-const TIMEOUT: Duration = Duration::from_secs(2);
-const SHORTEST: Duration = Duration::from_millis(100);
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Statuses that are well where nothing is said.
-const WELL: [(u16, u16); 1] = [(200, 399)];
+const DEFAULT_STATUSES: [(u16, u16); 1] = [(200, 399)];
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn health_check(&mut self, upstream: &UpstreamFile) -> Option<HealthCheck> {
         let Some(file) = upstream.check.as_ref().map(|check| &check.value) else {
             // Whether a primary endpoint is back can only be known by asking.
@@ -47,9 +47,12 @@ impl Check<'_> {
         if !matches!(kind, CheckKind::Http { .. }) {
             self.needless(file);
         }
-        let every = self.duration(file.every.as_ref(), EVERY, SHORTEST..=HOUR);
-        let timeout =
-            self.duration(file.timeout.as_ref(), TIMEOUT, SHORTEST / 10..=Duration::from_mins(5));
+        let every = self.duration(file.every.as_ref(), DEFAULT_INTERVAL, MIN_INTERVAL..=HOUR);
+        let timeout = self.duration(
+            file.timeout.as_ref(),
+            DEFAULT_TIMEOUT,
+            MIN_INTERVAL / 10..=Duration::from_mins(5),
+        );
         Some(HealthCheck {
             kind,
             port: port.and_then(|port| u16::try_from(port).ok()),
@@ -117,7 +120,10 @@ impl Check<'_> {
         CheckKind::Http {
             path: path.value.clone(),
             host: file.host.as_ref().map(|host| host.value.clone()),
-            status: file.status.as_ref().map_or(WELL.to_vec(), |written| self.statuses(written)),
+            status: file
+                .status
+                .as_ref()
+                .map_or(DEFAULT_STATUSES.to_vec(), |written| self.statuses(written)),
             body: file.body.as_ref().map_or(String::new(), |body| body.value.clone()),
         }
     }
@@ -129,7 +135,7 @@ impl Check<'_> {
             let label = "statuses are numbers from 100 to 599";
             self.found
                 .push(problem.with_label(label).with_help("write `status = \"200-299, 404\"`"));
-            WELL.to_vec()
+            DEFAULT_STATUSES.to_vec()
         })
     }
 
@@ -184,8 +190,8 @@ fn connecting(announces: bool) -> HealthCheck {
         port: None,
         plain: false,
         announces,
-        every: EVERY,
-        timeout: TIMEOUT,
+        every: DEFAULT_INTERVAL,
+        timeout: DEFAULT_TIMEOUT,
         rise: 2,
         fall: 3,
         initially_up: true,

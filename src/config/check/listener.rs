@@ -2,17 +2,17 @@
 //!
 //! In: the table. Out: a [`Listener`]. Never: binds.
 
-use crate::config::checked::{ClientCertificates, Listener, Serve, UpstreamId};
+use crate::config::checked::{ClientCertificates, Listener, ListenerMode, UpstreamId};
 use crate::config::file::{ClientCertificateFile, ListenerFile, Written};
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 
-use super::{Check, Known};
+use super::{Checker, NameSet};
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn listener(
         &mut self,
         written: &Written<ListenerFile>,
-        upstreams: &mut Known,
+        upstreams: &mut NameSet,
     ) -> Option<Listener> {
         let file = &written.value;
         let listen = self.address(&file.listen);
@@ -30,24 +30,24 @@ impl Check<'_> {
         })
     }
 
-    fn serve(&mut self, file: &ListenerFile, upstreams: &mut Known) -> Option<Serve> {
+    fn serve(&mut self, file: &ListenerFile, upstreams: &mut NameSet) -> Option<ListenerMode> {
         if let Some(port) = &file.redirect_to_https {
             self.redirect_only(file, self.place(port));
             let port = self.number(Some(port), 443, 1..=65_535);
-            return u16::try_from(port).ok().map(|port| Serve::RedirectToHttps { port });
+            return u16::try_from(port).ok().map(|port| ListenerMode::RedirectToHttps { port });
         }
-        let Some(component) = &file.component else { return Some(Serve::Routes) };
+        let Some(component) = &file.component else { return Some(ListenerMode::Routes) };
         let Some(index) = upstreams.find(&component.value) else {
             let place = self.place(component);
             let problem = upstreams.unknown("listener.unknown-upstream", &component.value, place);
             self.found.strike(place, problem);
             return None;
         };
-        Some(Serve::Component(UpstreamId(index)))
+        Some(ListenerMode::Component(UpstreamId(index)))
     }
 
     /// A listener that redirects to https does nothing else.
-    fn redirect_only(&mut self, file: &ListenerFile, place: Place) {
+    fn redirect_only(&mut self, file: &ListenerFile, place: Span) {
         let others = [
             file.component.as_ref().map(|written| ("component", self.place(written))),
             file.http2.as_ref().map(|written| ("http2", self.place(written))),

@@ -8,21 +8,21 @@ use crate::config::file::{
     AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, RotateFile, VoiceFile,
     Written,
 };
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 
-use super::{Check, value};
+use super::{Checker, value};
 
 /// Sizes of a log file. Smaller ones are a typing mistake.
-const SIZE: RangeInclusive<u64> = 64 * 1024..=1 << 40;
+const FILE_SIZES: RangeInclusive<u64> = 64 * 1024..=1 << 40;
 
 /// Files that are kept.
-const KEEP: RangeInclusive<u64> = 1..=1000;
+const KEEP_COUNTS: RangeInclusive<u64> = 1..=1000;
 
 /// Files that are rotated by default.
 const DEFAULT_ROTATION: Rotation = Rotation { size: 100 << 20, keep: 10, strict: false };
 
 /// Kept by those who do not say how many.
-const KEPT: usize = 10;
+const DEFAULT_KEEP: usize = 10;
 
 /// Of the gateway about itself.
 pub(super) fn voice(body: &GatewayFile) -> Voice {
@@ -37,7 +37,7 @@ pub(super) fn voice(body: &GatewayFile) -> Voice {
     Voice { level, json }
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn access_log(&mut self, written: Option<&Written<AccessLogFile>>) -> AccessLog {
         match written.map(|written| (&written.value, self.place(written))) {
             None => AccessLog::default(),
@@ -79,8 +79,8 @@ impl Check<'_> {
     }
 
     fn rotation(&mut self, written: &RotateFile) -> Rotation {
-        let size = self.size(Some(&written.size), *SIZE.start(), SIZE);
-        let keep = self.count(written.keep.as_ref(), KEPT, KEEP);
+        let size = self.size(Some(&written.size), *FILE_SIZES.start(), FILE_SIZES);
+        let keep = self.count(written.keep.as_ref(), DEFAULT_KEEP, KEEP_COUNTS);
         Rotation { size, keep: u32::try_from(keep).unwrap_or(u32::MAX), strict: true }
     }
 
@@ -122,7 +122,7 @@ impl Check<'_> {
         path.clone()
     }
 
-    fn log_target(&mut self, word: &str, place: Place) -> LogTarget {
+    fn log_target(&mut self, word: &str, place: Span) -> LogTarget {
         match word {
             "stdout" => LogTarget::Stdout,
             "off" => LogTarget::Off,

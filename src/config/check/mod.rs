@@ -1,6 +1,6 @@
 //! What the files mean: names resolved, defaults filled in, everything doubtful asked about.
 //!
-//! In: [`Shaped`] files. Out: a configuration without its sources, or nothing and a list of
+//! In: [`ParsedFiles`] files. Out: a configuration without its sources, or nothing and a list of
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
 mod balance;
@@ -33,41 +33,43 @@ use super::checked::{
     Admin, AdminSocket, Certificate, CertificatePair, Config, Gateway, NamedFile, RootPolicy, Tcp,
     is_loopback,
 };
+use super::deserialize::{NamedTable, ParsedFiles};
 use super::file::{AdminFile, CertificateFile, GatewayFile, Written};
 use super::outline::Outline;
-use super::problem::{Findings, Place, Problem, Sources};
-use super::shape::{Item, Shaped};
+use super::problem::{Findings, Problem, Sources, Span};
 use super::wording;
 
 /// How long a drain may take.
-const DRAIN: Duration = Duration::from_secs(30);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 /// How long a process keeps its WebSockets after it was upgraded: a working day.
-const UPGRADE: Duration = Duration::from_secs(12 * 3600);
+const DEFAULT_UPGRADE_DRAIN: Duration = Duration::from_secs(12 * 3600);
 
 /// How long tickets are sealed with one key. Of a gateway whose clock is ahead they may be opened for
 /// nearly three times as long, which is to stay below the 7 days of RFC 8446 section 4.6.1.
-const EPOCH: Duration = Duration::from_secs(8 * 3600);
-const EPOCHS: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(48 * 3600);
+const DEFAULT_TICKET_EPOCH: Duration = Duration::from_secs(8 * 3600);
+const TICKET_EPOCHS: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(48 * 3600);
 
 /// How often names are looked up.
-const RESOLVE: Duration = Duration::from_secs(30);
-const RESOLVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+const DEFAULT_RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+const RESOLVE_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Bounds of the number of workers. More threads than this is a typing mistake.
-const WORKERS: RangeInclusive<u64> = 1..=512;
+const WORKER_COUNTS: RangeInclusive<u64> = 1..=512;
 
 /// Most requests that are remembered: about 60 MB.
-const RECENT: RangeInclusive<u64> = 0..=100_000;
+const RECENT_REQUESTS: RangeInclusive<u64> = 0..=100_000;
 /// Names with series of their own. Ten thousand routes are half a million lines to a scraper.
 const METRICS_LIMIT: RangeInclusive<u64> = 1..=10_000;
 
 /// Longest path of a socket, in bytes. The kernel takes 107; the gateway needs some for a name of its
 /// own beside it.
-const LONGEST_SOCKET: usize = 90;
+const MAX_SOCKET_PATH: usize = 90;
 
 /// The state of one check.
-pub(super) struct Check<'a> {
+pub(super) struct Checker<'a> {
     /// The configuration directory, which relative paths start from.
     dir: &'a Path,
     /// The file whose items are being looked at.
@@ -78,9 +80,9 @@ pub(super) struct Check<'a> {
     incomplete: bool,
 }
 
-impl Check<'_> {
-    fn place<T>(&self, written: &Written<T>) -> Place {
-        Place::of(self.file, &written.span)
+impl Checker<'_> {
+    fn place<T>(&self, written: &Written<T>) -> Span {
+        Span::of(self.file, &written.span)
     }
 }
 
@@ -94,8 +96,8 @@ pub(super) enum Checked {
 }
 
 /// Checks everything.
-pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Checked {
-    let mut check = Check { dir, file: 0, found, incomplete: false };
+pub(super) fn check(shaped: &ParsedFiles, dir: &Path, found: &mut Findings) -> Checked {
+    let mut check = Checker { dir, file: 0, found, incomplete: false };
     let gateway = check.gateway(&shaped.gateway);
     let admin = check.admin(&shaped.admin);
     let socket = check.socket(&shaped.admin);
@@ -105,7 +107,7 @@ pub(super) fn check(shaped: &Shaped, dir: &Path, found: &mut Findings) -> Checke
         shaped.certificates.iter().map(|item| check.certificate(item)).collect();
     let upstreams: Vec<_> =
         shaped.upstreams.iter().map(|item| check.upstream(item, &gateway)).collect();
-    let mut names = Names {
+    let mut names = DefinedNames {
         certificates: &mut certificate_names,
         upstreams: &mut upstream_names,
         other: !shaped.forward.is_empty() || !shaped.tcp.is_empty(),
@@ -154,26 +156,26 @@ fn in_order(mut all: Vec<Tcp>) -> Vec<Tcp> {
 }
 
 /// The names of items.
-fn labels<T>(items: &[Item<T>]) -> Vec<&str> {
+fn labels<T>(items: &[NamedTable<T>]) -> Vec<&str> {
     items.iter().map(|item| item.name.as_str()).collect()
 }
 
 /// What routes and profiles may refer to.
-struct Names<'a> {
-    certificates: &'a mut Known,
-    upstreams: &'a mut Known,
+struct DefinedNames<'a> {
+    certificates: &'a mut NameSet,
+    upstreams: &'a mut NameSet,
     /// Whether there is something else to do, so that a gateway needs no profile.
     other: bool,
 }
 
 /// The names of one kind of thing.
-struct Known {
+struct NameSet {
     kind: &'static str,
     /// Name, place, whether something refers to it.
-    entries: Vec<(String, Place, bool)>,
+    entries: Vec<(String, Span, bool)>,
 }
 
-impl Known {
+impl NameSet {
     /// Index of what is called `name`.
     fn find(&mut self, name: &str) -> Option<usize> {
         let mut entries = self.entries.iter_mut().enumerate();
@@ -183,7 +185,7 @@ impl Known {
     }
 
     /// The problem of referring to `name`, which is not among them.
-    fn unknown(&mut self, code: &'static str, name: &str, place: Place) -> Problem {
+    fn unknown(&mut self, code: &'static str, name: &str, place: Span) -> Problem {
         let kind = self.kind;
         let problem = Problem::error(code, place, format!("no {kind} is called `{name}`"));
         let known: Vec<_> = self.entries.iter().map(|(known, ..)| known.as_str()).collect();
@@ -207,7 +209,7 @@ impl Known {
     }
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     /// What is right of `items`; that something is missing is remembered.
     fn kept<T>(&mut self, items: Vec<Option<T>>) -> Vec<T> {
         items.into_iter().filter_map(|item| self.noted(item)).collect()
@@ -220,17 +222,17 @@ impl Check<'_> {
     }
 
     /// The names of `items`, each of which may be taken once.
-    fn names<T>(&mut self, kind: &'static str, items: &[Item<T>]) -> Known {
+    fn names<T>(&mut self, kind: &'static str, items: &[NamedTable<T>]) -> NameSet {
         self.once(kind, items.iter().map(|item| (item.name.as_str(), item.place)));
         let entries = items.iter().map(|item| (item.name.clone(), item.place, false)).collect();
         for item in items {
             self.name(&item.name, item.place);
         }
-        Known { kind, entries }
+        NameSet { kind, entries }
     }
 
     /// Complains about every name that was there before.
-    fn once<'n>(&mut self, kind: &str, items: impl Iterator<Item = (&'n str, Place)>) {
+    fn once<'n>(&mut self, kind: &str, items: impl Iterator<Item = (&'n str, Span)>) {
         let mut first = HashMap::new();
         for (name, place) in items {
             let Some(before) = first.insert(name, place) else { continue };
@@ -256,7 +258,7 @@ impl Check<'_> {
     }
 
     /// Names end up in metrics and logs, where they must need no quoting.
-    fn name(&mut self, name: &str, place: Place) {
+    fn name(&mut self, name: &str, place: Span) {
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !plain || name.is_empty() || name.len() > 64 {
             self.found.push(
@@ -267,7 +269,7 @@ impl Check<'_> {
         }
     }
 
-    fn unused(&mut self, code: &'static str, known: &Known) {
+    fn unused(&mut self, code: &'static str, known: &NameSet) {
         // What refers to it may be just what is wrong.
         if self.found.refused() {
             return;
@@ -280,7 +282,7 @@ impl Check<'_> {
         }
     }
 
-    fn gateway(&mut self, items: &[Item<GatewayFile>]) -> Gateway {
+    fn gateway(&mut self, items: &[NamedTable<GatewayFile>]) -> Gateway {
         self.once("gateway", items.iter().map(|item| (item.name.as_str(), item.place)));
         let nothing = GatewayFile::default();
         let item = items.first();
@@ -288,14 +290,14 @@ impl Check<'_> {
         let body = item.and_then(|item| item.body.as_ref()).unwrap_or(&nothing);
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         Gateway {
-            workers: self.count(body.workers.as_ref(), cores, WORKERS),
+            workers: self.count(body.workers.as_ref(), cores, WORKER_COUNTS),
             access_log: self.access_log(body.access_log.as_ref()),
             voice: log::voice(body),
             trace_context: body.trace_context.as_ref().is_none_or(|on| on.value),
             socket_io_lens: body.socket_io_lens.as_ref().is_none_or(|on| on.value),
             drain_timeout: self.duration(
                 body.drain_timeout.as_ref(),
-                DRAIN,
+                DEFAULT_DRAIN,
                 Duration::ZERO..=value::HOURS_24,
             ),
             http2_send_buffers: {
@@ -303,14 +305,22 @@ impl Check<'_> {
                 let bytes = self.size(written, 256 << 20, 16 << 20..=1 << 40);
                 usize::try_from(bytes).unwrap_or(usize::MAX)
             },
-            recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT),
+            recent_requests: self.count(body.recent_requests.as_ref(), 1000, RECENT_REQUESTS),
             metrics_limit: self.count(body.metrics_limit.as_ref(), 500, METRICS_LIMIT),
             shared_secret: body.shared_secret_file.as_ref().and_then(|written| {
                 let (file, place) = (self.readable(written, "shared secret")?, self.place(written));
                 Some(NamedFile { file, place })
             }),
-            ticket_epoch: self.duration(body.ticket_epoch.as_ref(), EPOCH, EPOCHS),
-            resolve_every: self.duration(body.resolve_every.as_ref(), RESOLVE, RESOLVES),
+            ticket_epoch: self.duration(
+                body.ticket_epoch.as_ref(),
+                DEFAULT_TICKET_EPOCH,
+                TICKET_EPOCHS,
+            ),
+            resolve_every: self.duration(
+                body.resolve_every.as_ref(),
+                DEFAULT_RESOLVE_INTERVAL,
+                RESOLVE_INTERVALS,
+            ),
             reload_on_change: body.reload_on_change.as_ref().is_none_or(|on| on.value),
             root: match self.user(body.user.as_ref()) {
                 Some(user) => RootPolicy::RunAs(user),
@@ -324,7 +334,7 @@ impl Check<'_> {
             ),
             upgrade_timeout: self.duration(
                 body.upgrade_timeout.as_ref(),
-                UPGRADE,
+                DEFAULT_UPGRADE_DRAIN,
                 Duration::ZERO..=value::HOURS_24,
             ),
         }
@@ -346,7 +356,7 @@ impl Check<'_> {
         Some(written.value.clone())
     }
 
-    fn admin(&mut self, items: &[Item<AdminFile>]) -> Option<Admin> {
+    fn admin(&mut self, items: &[NamedTable<AdminFile>]) -> Option<Admin> {
         self.once("admin", items.iter().map(|item| (item.name.as_str(), item.place)));
         let item = items.first()?;
         self.file = item.place.file;
@@ -391,7 +401,7 @@ impl Check<'_> {
         names
     }
 
-    fn socket(&mut self, items: &[Item<AdminFile>]) -> AdminSocket {
+    fn socket(&mut self, items: &[NamedTable<AdminFile>]) -> AdminSocket {
         let written = items.first().and_then(|item| item.body.as_ref()?.socket.as_ref());
         let (Some(written), Some(item)) = (written, items.first()) else {
             return AdminSocket::Usual;
@@ -403,11 +413,11 @@ impl Check<'_> {
         let (path, place) = (value::join(self.dir, &written.value), self.place(written));
         let problem = if !written.value.contains('/') {
             Some(("neither a path nor \"off\"", format!("write `./{}`", written.value)))
-        } else if path.as_os_str().len() > LONGEST_SOCKET {
+        } else if path.as_os_str().len() > MAX_SOCKET_PATH {
             Some((
                 "too long for a socket",
                 format!(
-                    "use at most {LONGEST_SOCKET} bytes, the configuration directory included if it is relative"
+                    "use at most {MAX_SOCKET_PATH} bytes, the configuration directory included if it is relative"
                 ),
             ))
         } else if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
@@ -424,7 +434,7 @@ impl Check<'_> {
         AdminSocket::At { path, place }
     }
 
-    fn certificate(&mut self, item: &Item<CertificateFile>) -> Certificate {
+    fn certificate(&mut self, item: &NamedTable<CertificateFile>) -> Certificate {
         self.file = item.place.file;
         let nothing = Certificate { name: item.name.clone(), place: item.place, pairs: Vec::new() };
         let Some(body) = self.noted(item.body.as_ref()) else { return nothing };

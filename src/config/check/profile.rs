@@ -13,31 +13,31 @@ use ipnet::IpNet;
 
 use crate::addr::HostPattern;
 use crate::config::checked::{
-    CertificateId, Limits, NamedBy, Profile, Serve, Timeouts, UnknownSni,
+    CertificateId, ClientAddressField, Limits, ListenerMode, Profile, Timeouts, UnknownSni,
 };
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{
     ClientAddressFile, LimitsFile, ProfileFile, TimeoutsFile, UnknownSniFile, Written,
 };
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 
-use super::route::Shared;
+use super::route::RouteDefaults;
 use super::value::HOURS_24;
-use super::{Check, Known, Names, self_test};
+use super::{Checker, DefinedNames, NameSet, self_test};
 
 /// Largest body limit, in bytes.
-pub(super) const LONGEST_BODY: u64 = 64 << 30;
+pub(super) const MAX_BODY_LIMIT: u64 = 64 << 30;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn profiles(
         &mut self,
-        items: &[Item<ProfileFile>],
-        names: &mut Names<'_>,
+        items: &[NamedTable<ProfileFile>],
+        names: &mut DefinedNames<'_>,
     ) -> Vec<Profile> {
-        let mut groups: BTreeMap<&str, Vec<&Item<ProfileFile>>> = BTreeMap::new();
+        let mut groups: BTreeMap<&str, Vec<&NamedTable<ProfileFile>>> = BTreeMap::new();
         for item in items {
             groups.entry(&item.name).or_default().push(item);
         }
@@ -56,7 +56,11 @@ impl Check<'_> {
         self.kept(profiles)
     }
 
-    fn profile(&mut self, parts: &[&Item<ProfileFile>], names: &mut Names<'_>) -> Option<Profile> {
+    fn profile(
+        &mut self,
+        parts: &[&NamedTable<ProfileFile>],
+        names: &mut DefinedNames<'_>,
+    ) -> Option<Profile> {
         let with_settings: Vec<_> =
             parts.iter().filter(|part| part.body.as_ref().is_none_or(has_settings)).collect();
         self.once("profile", with_settings.iter().map(|part| (part.name.as_str(), part.place)));
@@ -66,7 +70,7 @@ impl Check<'_> {
         let nothing = ProfileFile::default();
         let body = main.body.as_ref().unwrap_or(&nothing);
         let hosts = self.hosts(body);
-        let shared = Shared {
+        let shared = RouteDefaults {
             max_body: self.body_limit(body.max_body.as_ref(), 10 << 20),
             response_headers: self.fields(body.response_headers.as_ref()).into(),
             pass_request_headers: self.passed(body.pass_request_headers.as_ref()).into(),
@@ -89,7 +93,7 @@ impl Check<'_> {
         self.clashing_routes(parts);
         if listeners.iter().all(Option::is_some) {
             let mut all = listeners.iter().flatten();
-            let tls = all.any(|l| !matches!(l.serve, Serve::RedirectToHttps { .. }));
+            let tls = all.any(|l| !matches!(l.serve, ListenerMode::RedirectToHttps { .. }));
             self.has_certificate(body, tls, main);
         }
         let (listeners, routes) = (self.kept(listeners), self.kept(routes));
@@ -115,7 +119,7 @@ impl Check<'_> {
         })
     }
 
-    fn hosts(&mut self, body: &ProfileFile) -> Vec<(HostPattern, Place)> {
+    fn hosts(&mut self, body: &ProfileFile) -> Vec<(HostPattern, Span)> {
         let mut hosts = Vec::new();
         for written in body.hosts.iter().flat_map(|list| &list.value) {
             let place = self.place(written);
@@ -161,8 +165,8 @@ impl Check<'_> {
         networks
     }
 
-    fn named_by(&mut self, body: &ProfileFile) -> NamedBy {
-        let Some(written) = &body.client_address else { return NamedBy::XForwardedFor };
+    fn named_by(&mut self, body: &ProfileFile) -> ClientAddressField {
+        let Some(written) = &body.client_address else { return ClientAddressField::XForwardedFor };
         if body.trusted_proxies.as_ref().is_none_or(|list| list.value.is_empty()) {
             let message = "`client-address` without `trusted-proxies`";
             self.found.push(
@@ -172,16 +176,16 @@ impl Check<'_> {
             );
         }
         match written.value {
-            ClientAddressFile::XForwardedFor => NamedBy::XForwardedFor,
-            ClientAddressFile::Forwarded => NamedBy::Forwarded,
-            ClientAddressFile::Off => NamedBy::Nothing,
+            ClientAddressFile::XForwardedFor => ClientAddressField::XForwardedFor,
+            ClientAddressFile::Forwarded => ClientAddressField::Forwarded,
+            ClientAddressFile::Off => ClientAddressField::Nothing,
         }
     }
 
     pub(super) fn certificates(
         &mut self,
         written: Option<&Written<Vec<Written<String>>>>,
-        known: &mut Known,
+        known: &mut NameSet,
     ) -> Vec<CertificateId> {
         let mut ids = Vec::new();
         for written in written.into_iter().flat_map(|list| &list.value) {
@@ -202,7 +206,7 @@ impl Check<'_> {
         ids
     }
 
-    fn has_certificate(&mut self, body: &ProfileFile, tls: bool, item: &Item<ProfileFile>) {
+    fn has_certificate(&mut self, body: &ProfileFile, tls: bool, item: &NamedTable<ProfileFile>) {
         let named = body.certificates.as_ref().is_some_and(|list| !list.value.is_empty());
         if named || !tls || self.found.is_damaged(item.place) {
             return;
@@ -217,7 +221,7 @@ impl Check<'_> {
         );
     }
 
-    fn serves_something(&mut self, parts: &[&Item<ProfileFile>], place: Place) {
+    fn serves_something(&mut self, parts: &[&NamedTable<ProfileFile>], place: Span) {
         if parts.iter().any(|part| part.body.is_none() || self.found.is_damaged(part.place)) {
             return;
         }
@@ -247,7 +251,7 @@ impl Check<'_> {
         }
     }
 
-    fn components_have_routes(&mut self, parts: &[&Item<ProfileFile>]) {
+    fn components_have_routes(&mut self, parts: &[&NamedTable<ProfileFile>]) {
         if parts.iter().any(|part| part.body.is_none() || self.found.is_damaged(part.place)) {
             return;
         }

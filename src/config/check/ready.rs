@@ -3,11 +3,11 @@
 //! In: lists of names. Out: upstreams. Never: knows how one is.
 
 use crate::config::checked::{Action, Profile, Upstream, UpstreamId};
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{AdminFile, Written};
 use crate::config::problem::Problem;
-use crate::config::shape::Item;
 
-use super::{Check, Known};
+use super::{Checker, NameSet};
 
 /// The upstreams that the routes of a profile answer for.
 pub(super) fn of(profile: &Profile) -> impl Iterator<Item = &UpstreamId> {
@@ -17,11 +17,11 @@ pub(super) fn of(profile: &Profile) -> impl Iterator<Item = &UpstreamId> {
     })
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn ready_admin(
         &mut self,
-        items: &[Item<AdminFile>],
-        upstreams: &mut Known,
+        items: &[NamedTable<AdminFile>],
+        upstreams: &mut NameSet,
     ) -> Vec<UpstreamId> {
         let Some(item) = items.first() else { return Vec::new() };
         self.file = item.place.file;
@@ -33,7 +33,7 @@ impl Check<'_> {
     pub(super) fn ready(
         &mut self,
         list: &Written<Vec<Written<String>>>,
-        upstreams: &mut Known,
+        upstreams: &mut NameSet,
     ) -> Vec<UpstreamId> {
         let mut ids = Vec::new();
         for written in &list.value {

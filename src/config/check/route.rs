@@ -10,23 +10,23 @@ use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::checked::{Action, PathPattern, ResponseHeader, Route, UpstreamId};
 use crate::config::file::{RouteFile, Written};
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 use crate::config::wording;
 
-use super::{Check, Known, self_test};
+use super::{Checker, NameSet, self_test};
 
 /// Methods a route may name.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Statuses of a redirect (RFC 9110 section 15.4).
-const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
+const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 /// Bounds of the first-byte timeout.
-const FIRST_BYTE: std::ops::RangeInclusive<Duration> =
+const FIRST_BYTE_TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_hours(1);
 
 /// What a profile says for all its routes.
-pub(super) struct Shared {
+pub(super) struct RouteDefaults {
     pub(super) max_body: u64,
     pub(super) response_headers: Arc<[ResponseHeader]>,
     pub(super) pass_request_headers: Arc<[HeaderName]>,
@@ -34,12 +34,12 @@ pub(super) struct Shared {
     pub(super) proxied: Vec<String>,
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn route(
         &mut self,
         written: &Written<RouteFile>,
-        shared: &Shared,
-        upstreams: &mut Known,
+        shared: &RouteDefaults,
+        upstreams: &mut NameSet,
     ) -> Option<Route> {
         let file = &written.value;
         let path = self.path(file);
@@ -47,7 +47,11 @@ impl Check<'_> {
         let action = self.action(written, shared, upstreams);
         let max_body = self.body_limit(file.max_body.as_ref(), shared.max_body);
         let patience = |check: &mut Self, written| {
-            check.duration_or_unlimited(Some(written), *FIRST_BYTE.start(), FIRST_BYTE)
+            check.duration_or_unlimited(
+                Some(written),
+                *FIRST_BYTE_TIMEOUTS.start(),
+                FIRST_BYTE_TIMEOUTS,
+            )
         };
         let first_byte_timeout =
             file.first_byte_timeout.as_ref().map(|written| patience(self, written));
@@ -132,19 +136,19 @@ impl Check<'_> {
 
     fn method(&mut self, written: &Written<String>) -> Option<Method> {
         let text = written.value.as_str();
-        if METHODS.contains(&text) {
+        if KNOWN_METHODS.contains(&text) {
             return Method::from_bytes(text.as_bytes()).ok();
         }
         let upper = text.to_ascii_uppercase();
         let label = match upper.as_str() {
             "CONNECT" | "TRACE" => "never passed on to a component".to_owned(),
-            _ if METHODS.contains(&upper.as_str()) => {
+            _ if KNOWN_METHODS.contains(&upper.as_str()) => {
                 format!("methods are in capitals: \"{upper}\"")
             }
             "*" | "ANY" | "ALL" => "leave `methods` out for all of them".to_owned(),
-            _ => match wording::nearest(&upper, METHODS) {
+            _ => match wording::nearest(&upper, KNOWN_METHODS) {
                 Some(best) => format!("did you mean \"{best}\"?"),
-                None => format!("one of {}", METHODS.join(", ")),
+                None => format!("one of {}", KNOWN_METHODS.join(", ")),
             },
         };
         let message = format!("`{text}` is not a method a route can take");
@@ -156,8 +160,8 @@ impl Check<'_> {
     fn action(
         &mut self,
         written: &Written<RouteFile>,
-        shared: &Shared,
-        upstreams: &mut Known,
+        shared: &RouteDefaults,
+        upstreams: &mut NameSet,
     ) -> Option<Action> {
         let file = &written.value;
         let own = self_test::asked(file);
@@ -266,7 +270,8 @@ impl Check<'_> {
 
     fn redirect_status(&mut self, status: Option<&Written<i64>>) -> Option<u16> {
         let Some(written) = status else { return Some(302) };
-        let known = REDIRECTS.into_iter().find(|status| i64::from(*status) == written.value);
+        let known =
+            REDIRECT_STATUSES.into_iter().find(|status| i64::from(*status) == written.value);
         if known.is_none() {
             let message = format!("{} is not the status of a redirect", written.value);
             self.found.push(
@@ -312,10 +317,10 @@ impl Check<'_> {
     /// Keys that speak of an upstream's answer or of the way to it.
     fn upstream_only(&mut self, file: &RouteFile) {
         fn key<T>(
-            check: &Check<'_>,
+            check: &Checker<'_>,
             name: &'static str,
             written: Option<&Written<T>>,
-        ) -> Option<(&'static str, Place)> {
+        ) -> Option<(&'static str, Span)> {
             written.map(|written| (name, check.place(written)))
         }
         let keys = [

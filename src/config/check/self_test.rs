@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use crate::config::checked::{Action, Profile, SelfTest};
 use crate::config::file::{ProfileFile, RouteFile, SelfTestFile, SelfTestTable, Written};
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 use crate::config::wording;
 
-use super::Check;
+use super::Checker;
 
 /// How long a WebSocket is left silent: 25 s to a heartbeat of Socket.IO and 5 s to the answer.
-const IDLE: Duration = Duration::from_secs(30);
+const DEFAULT_IDLE: Duration = Duration::from_secs(30);
 /// Bounds of that. A browser's user waits for it.
-const IDLES: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_mins(2);
+const IDLE_TIMES: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(5)..=Duration::from_mins(2);
 
 /// How paths of Socket.IO end, unless somebody chose otherwise.
-const SOCKET_IO: &str = "/socket.io/";
+const DEFAULT_SOCKET_IO_PATH: &str = "/socket.io/";
 
 /// What is written, if it is not `false`.
 pub(super) fn asked(file: &RouteFile) -> Option<&Written<SelfTestFile>> {
@@ -33,7 +34,7 @@ pub(super) fn proxied<'a>(parts: impl Iterator<Item = &'a ProfileFile>) -> Vec<S
     paths.filter(|path| path.ends_with('/')).collect()
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     /// `proxied` are the paths of the profile's routes to upstreams.
     pub(super) fn self_test(
         &mut self,
@@ -46,11 +47,13 @@ impl Check<'_> {
             SelfTestFile::Switch(_) => &nothing,
             SelfTestFile::Table(table) => table,
         };
-        let idle = self.duration(table.idle.as_ref(), IDLE, IDLES);
+        let idle = self.duration(table.idle.as_ref(), DEFAULT_IDLE, IDLE_TIMES);
         let socket_io = match &table.socket_io {
             Some(path) if path.value == "off" => Some(None),
             Some(path) => self.socket_io(path, proxied).map(Some),
-            None => Some(proxied.iter().find(|path| path.ends_with(SOCKET_IO)).cloned()),
+            None => {
+                Some(proxied.iter().find(|path| path.ends_with(DEFAULT_SOCKET_IO_PATH)).cloned())
+            }
         };
         if let Some(methods) = &file.methods {
             let problem = Problem::error(
@@ -120,7 +123,7 @@ impl Check<'_> {
         }
     }
 
-    fn public_self_test(&mut self, profile: &str, place: Place) {
+    fn public_self_test(&mut self, profile: &str, place: Span) {
         let message = format!("everybody on the internet can use the self-test of `{profile}`");
         self.found.push(
             Problem::warning("self-test.public", place, message)

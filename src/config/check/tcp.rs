@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use crate::addr::HostPattern;
 use crate::config::checked::{
-    Fate, Tcp, TcpLimits, TcpListener, TcpRoute, TcpTimeouts, UpstreamId,
+    OnEndpointChange, Tcp, TcpLimits, TcpListener, TcpRoute, TcpTimeouts, UpstreamId,
 };
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{FateFile, ProfileFile, TcpFile, TcpRouteFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 
 use super::value::HOURS_24;
-use super::{Check, Known};
+use super::{Checker, NameSet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What a route without names is called.
-const ANY: &str = "any";
+const CATCH_ALL_NAME: &str = "any";
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn tcp(
         &mut self,
-        items: &[Item<TcpFile>],
-        profiles: &[Item<ProfileFile>],
-        upstreams: &mut Known,
+        items: &[NamedTable<TcpFile>],
+        profiles: &[NamedTable<ProfileFile>],
+        upstreams: &mut NameSet,
     ) -> Vec<Tcp> {
         self.once("tcp", items.iter().map(|item| (item.name.as_str(), item.place)));
         for item in items {
@@ -48,7 +48,7 @@ impl Check<'_> {
         self.kept(all)
     }
 
-    fn one_tcp(&mut self, item: &Item<TcpFile>, upstreams: &mut Known) -> Option<Tcp> {
+    fn one_tcp(&mut self, item: &NamedTable<TcpFile>, upstreams: &mut NameSet) -> Option<Tcp> {
         self.file = item.place.file;
         let body = item.body.as_ref()?;
         let clients = body.clients.iter().flat_map(|list| &list.value);
@@ -122,7 +122,7 @@ impl Check<'_> {
         })
     }
 
-    fn tcp_route(&mut self, file: &TcpRouteFile, upstreams: &mut Known) -> Option<TcpRoute> {
+    fn tcp_route(&mut self, file: &TcpRouteFile, upstreams: &mut NameSet) -> Option<TcpRoute> {
         let names = file.server_names.iter().flat_map(|list| &list.value);
         let names: Vec<_> = names.map(|written| self.server_name_pattern(written)).collect();
         if let Some(list) = file.server_names.as_ref().filter(|list| list.value.is_empty())
@@ -168,7 +168,7 @@ impl Check<'_> {
         None
     }
 
-    fn tcp_serves(&mut self, item: &Item<TcpFile>, body: &TcpFile) {
+    fn tcp_serves(&mut self, item: &NamedTable<TcpFile>, body: &TcpFile) {
         if self.found.is_damaged(item.place) {
             return;
         }
@@ -193,9 +193,9 @@ impl Check<'_> {
 
     /// Names that lead to two places, and routes that are called the same.
     fn tcp_clash(&mut self, routes: &[&Written<TcpRouteFile>]) {
-        let mut leads: HashMap<String, Place> = HashMap::new();
-        let mut called: HashMap<&str, Place> = HashMap::new();
-        let mut rest: Option<Place> = None;
+        let mut leads: HashMap<String, Span> = HashMap::new();
+        let mut called: HashMap<&str, Span> = HashMap::new();
+        let mut rest: Option<Span> = None;
         for file in routes.iter().map(|written| &written.value) {
             let own = self.place(&file.upstream);
             for written in file.server_names.iter().flat_map(|list| &list.value) {
@@ -237,12 +237,12 @@ impl Check<'_> {
 /// What a route is called.
 fn name_of(file: &TcpRouteFile) -> &str {
     let first = file.server_names.as_ref().and_then(|list| list.value.first());
-    file.name.as_ref().or(first).map_or(ANY, |written| &written.value)
+    file.name.as_ref().or(first).map_or(CATCH_ALL_NAME, |written| &written.value)
 }
 
-fn fate(written: Option<&Written<FateFile>>) -> Fate {
+fn fate(written: Option<&Written<FateFile>>) -> OnEndpointChange {
     match written.map(|written| written.value) {
-        None | Some(FateFile::Close) => Fate::Close,
-        Some(FateFile::Keep) => Fate::Keep,
+        None | Some(FateFile::Close) => OnEndpointChange::Close,
+        Some(FateFile::Keep) => OnEndpointChange::Keep,
     }
 }

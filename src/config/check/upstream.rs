@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use crate::addr::HostPattern;
 use crate::base64;
-use crate::config::checked::{Duty, Endpoint, Gateway, Upstream, Verify};
+use crate::config::checked::{AdminState, Endpoint, Gateway, Upstream, Verify};
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{StickyFile, UpstreamFile, VerifyFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 
 use super::value::HOURS_24;
-use super::{Check, RESOLVES, balance};
+use super::{Checker, RESOLVE_INTERVALS, balance};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-impl Check<'_> {
-    pub(super) fn upstream(&mut self, item: &Item<UpstreamFile>, gateway: &Gateway) -> Upstream {
+impl Checker<'_> {
+    pub(super) fn upstream(
+        &mut self,
+        item: &NamedTable<UpstreamFile>,
+        gateway: &Gateway,
+    ) -> Upstream {
         self.file = item.place.file;
         let nothing = UpstreamFile::default();
         let known = self.noted(item.body.as_ref());
@@ -91,7 +95,7 @@ impl Check<'_> {
             resolve_every: self.duration(
                 body.resolve_every.as_ref(),
                 gateway.resolve_every,
-                RESOLVES,
+                RESOLVE_INTERVALS,
             ),
         }
     }
@@ -99,7 +103,7 @@ impl Check<'_> {
     /// The endpoints that are right, and whether all are.
     fn endpoints(
         &mut self,
-        item: &Item<UpstreamFile>,
+        item: &NamedTable<UpstreamFile>,
         body: &UpstreamFile,
     ) -> (Vec<Endpoint>, bool) {
         let list = &body.endpoints;
@@ -268,7 +272,7 @@ impl Check<'_> {
 /// # Errors
 ///
 /// What is wrong with it, and what to write.
-pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, String)> {
+pub(super) fn endpoint(text: &str, place: Span) -> Result<Endpoint, (String, String)> {
     let said = |said: &str, help: &str| Err((said.to_owned(), help.to_owned()));
     // First: no other word may repeat a part of it.
     if text.contains('@') {
@@ -339,7 +343,7 @@ pub(super) fn endpoint(text: &str, place: Place) -> Result<Endpoint, (String, St
             port,
             backup: false,
             weight: 1,
-            duty: Duty::Up,
+            duty: AdminState::Up,
         }),
         Err(why) => Err((why, "write it like `https://10.0.0.5:8444`".to_owned())),
     }
@@ -394,7 +398,7 @@ fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { file: 0, start: 0, end: 0 };
+    const PLACE: Span = Span { file: 0, start: 0, end: 0 };
 
     #[test]
     fn reads_endpoints() {

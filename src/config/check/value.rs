@@ -14,17 +14,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::file::{Amount, Written};
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 use crate::config::read;
 use crate::units;
 
-use super::Check;
-use super::profile::LONGEST_BODY;
+use super::Checker;
+use super::profile::MAX_BODY_LIMIT;
 
 /// Upper bound of durations nobody means to make longer.
 pub(super) const HOURS_24: Duration = Duration::from_hours(24);
 
-impl Check<'_> {
+impl Checker<'_> {
     /// A duration within `bounds`.
     pub(super) fn duration(
         &mut self,
@@ -82,7 +82,7 @@ impl Check<'_> {
                 self.no_body(written, default)
             }
             Amount::Bytes(0) => self.no_body(written, default),
-            _ => self.size(Some(written), default, 1..=LONGEST_BODY),
+            _ => self.size(Some(written), default, 1..=MAX_BODY_LIMIT),
         }
     }
 
@@ -193,7 +193,7 @@ impl Check<'_> {
         u32::try_from(self.number(written, default.into(), bounds)).unwrap_or(default)
     }
 
-    fn out_of_bounds(&mut self, place: Place, value: &str, [least, most]: [String; 2]) {
+    fn out_of_bounds(&mut self, place: Span, value: &str, [least, most]: [String; 2]) {
         self.found.push(
             Problem::error("value.bounds", place, format!("{value} is out of bounds"))
                 .with_label(format!("from {least} to {most}")),
@@ -239,7 +239,7 @@ impl Check<'_> {
         None
     }
 
-    /// As [`Check::readable`], for a file with a secret in it: other users of this host may neither
+    /// As [`Checker::readable`], for a file with a secret in it: other users of this host may neither
     /// change it nor, as a warning, read it.
     pub(super) fn secret(&mut self, written: &Written<String>, what: &str) -> Option<PathBuf> {
         let path = self.readable(written, what)?;

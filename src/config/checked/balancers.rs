@@ -8,12 +8,12 @@ pub struct ProxyProtocol {
     /// The balancers' networks, at least one. Whoever connects from there must send a header.
     pub from: Vec<IpNet>,
     /// What is done with connections from elsewhere. Default: refused.
-    pub others: Others,
+    pub others: UnlistedPeers,
 }
 
 /// What is done with connections that do not come from a balancer. A header is never read from them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Others {
+pub enum UnlistedPeers {
     /// They are closed at once.
     #[default]
     Refuse,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::UpstreamId;
-use crate::config::problem::Place;
+use crate::config::problem::Span;
 
 /// Gateways that should act like this one.
 #[derive(Debug)]
@@ -17,5 +17,5 @@ pub struct Drift {
     /// Time between two comparisons. Default 30 s, 1 s to 1 h.
     pub every: Duration,
     /// Patterns of what may differ, and where they are written.
-    pub differs: Vec<(String, Place)>,
+    pub differs: Vec<(String, Span)>,
 }

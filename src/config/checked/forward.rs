@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
 
 use crate::addr::{HostName, Pattern};
-use crate::config::problem::Place;
+use crate::config::problem::Span;
 
 use super::{CertificateId, ClientCertificates, Endpoint, ProxyProtocol, Verify};
 
@@ -16,7 +16,7 @@ use super::{CertificateId, ClientCertificates, Endpoint, ProxyProtocol, Verify};
 #[derive(Debug)]
 pub struct Forward {
     /// Where the table is.
-    pub place: Place,
+    pub place: Span,
     /// At least one.
     pub listeners: Vec<ForwardListener>,
     /// In the order of the files. None: everything is denied.
@@ -53,14 +53,14 @@ pub struct UsersFile {
     /// The file. Absolute, or relative to the working directory.
     pub file: PathBuf,
     /// Where it is written.
-    pub place: Place,
+    pub place: Span,
 }
 
 /// `[[forward.listener]]`.
 #[derive(Debug)]
 pub struct ForwardListener {
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: Span,
     /// Address to bind.
     pub listen: SocketAddr,
     /// Certificates for clients that speak TLS to the proxy; empty: plain HTTP.
@@ -81,14 +81,14 @@ pub struct Parent {
     /// Its name in logs and metrics.
     pub name: String,
     /// Where the name is written.
-    pub place: Place,
+    pub place: Span,
     /// In order of preference; the next is used while the one before cannot be connected to.
     pub endpoints: Vec<Endpoint>,
     /// How the certificate of an `https` endpoint is verified: [`Verify::System`] or
     /// [`Verify::Ca`].
     pub verify: Verify,
     /// File with one line `user:password`, and where it is written.
-    pub credentials: Option<(PathBuf, Place)>,
+    pub credentials: Option<(PathBuf, Span)>,
     /// Destinations that are connected to directly all the same.
     pub no_proxy: Vec<Pattern>,
     /// From the first SYN to the answer of the parent. Default 10 s.
@@ -101,7 +101,7 @@ pub struct ForwardRule {
     /// Its name in logs and metrics.
     pub name: String,
     /// Where the name is written.
-    pub place: Place,
+    pub place: Span,
     /// Networks of clients; empty: any. Something of `clients`, `users` and `client_names` is
     /// given, and all that are given must hold.
     pub clients: Vec<IpNet>,
@@ -110,7 +110,7 @@ pub struct ForwardRule {
     /// Names in client certificates; empty: none is needed.
     pub client_names: Vec<String>,
     /// What is done with what it lists.
-    pub effect: Effect,
+    pub effect: RuleEffect,
     /// What it lists; empty only in report mode.
     pub destinations: Vec<Pattern>,
     /// Ports of URLs; empty: any. Default: 443 alone; for a rule that denies, any.
@@ -124,11 +124,11 @@ pub struct ForwardRule {
     /// Not at or after.
     pub until: Option<Timestamp>,
     /// What happens to destinations of its clients that no rule lists.
-    pub mode: Mode,
+    pub mode: RuleMode,
     /// What is done about SNI, on port 443.
-    pub sni: Sni,
+    pub sni: SniPolicy,
     /// What is done about SNI, on other ports.
-    pub sni_elsewhere: Sni,
+    pub sni_elsewhere: SniPolicy,
     /// Bytes per second and tunnel group of this rule, both directions together; 0: no limit.
     pub rate: u64,
     /// The parent its tunnels go through; `None`: directly.
@@ -137,7 +137,7 @@ pub struct ForwardRule {
 
 /// Whether a rule lets through or keeps back what it lists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Effect {
+pub enum RuleEffect {
     /// `allow`.
     Allow,
     /// `deny`: whatever other rules say.
@@ -146,7 +146,7 @@ pub enum Effect {
 
 /// What happens to destinations of a rule's clients that no rule lists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
+pub enum RuleMode {
     /// They are denied.
     Enforce,
     /// They are let through, logged as what would be denied, and kept for `egress suggest`.
@@ -155,29 +155,37 @@ pub enum Mode {
 
 /// What is done when the name inside TLS is not the one that was asked for.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Sni {
+pub struct SniPolicy {
     /// Another name.
-    pub mismatch: Act,
+    pub mismatch: SniAction,
     /// No name.
-    pub missing: Act,
+    pub missing: SniAction,
     /// No TLS.
-    pub not_tls: Act,
+    pub not_tls: SniAction,
     /// An `encrypted_client_hello` extension.
-    pub ech: Act,
+    pub ech: SniAction,
 }
 
-impl Sni {
+impl SniPolicy {
     /// Only TLS, only with the right name.
-    pub const STRICT: Self =
-        Self { mismatch: Act::Refuse, missing: Act::Refuse, not_tls: Act::Refuse, ech: Act::Allow };
+    pub const STRICT: Self = Self {
+        mismatch: SniAction::Refuse,
+        missing: SniAction::Refuse,
+        not_tls: SniAction::Refuse,
+        ech: SniAction::Allow,
+    };
     /// Whatever it is.
-    pub const OFF: Self =
-        Self { mismatch: Act::Allow, missing: Act::Allow, not_tls: Act::Allow, ech: Act::Allow };
+    pub const OFF: Self = Self {
+        mismatch: SniAction::Allow,
+        missing: SniAction::Allow,
+        not_tls: SniAction::Allow,
+        ech: SniAction::Allow,
+    };
 }
 
 /// What is done about something.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Act {
+pub enum SniAction {
     /// The tunnel is closed.
     Refuse,
     /// It goes on, and its log line has the reason.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::addr::HostPattern;
-use crate::config::problem::Place;
+use crate::config::problem::Span;
 
 use super::{ProxyProtocol, UpstreamId};
 
@@ -16,15 +16,15 @@ pub struct Tcp {
     /// `NAME`; no profile is called so.
     pub name: String,
     /// Where the table is.
-    pub place: Place,
+    pub place: Span,
     /// Networks of clients that may connect; empty: any.
     pub clients: Vec<IpNet>,
     /// Whether it has access-log lines. Default true.
     pub access_log: bool,
-    /// What becomes of connections to an endpoint that is down or left. Default [`Fate::Close`].
-    pub on_down: Fate,
-    /// What becomes of connections to a backup that is not used any more. Default [`Fate::Close`].
-    pub on_return: Fate,
+    /// What becomes of connections to an endpoint that is down or left. Default [`OnEndpointChange::Close`].
+    pub on_down: OnEndpointChange,
+    /// What becomes of connections to a backup that is not used any more. Default [`OnEndpointChange::Close`].
+    pub on_return: OnEndpointChange,
     /// The time over which they are closed. Default 10 s.
     pub close_over: Duration,
     /// How many.
@@ -39,7 +39,7 @@ pub struct Tcp {
 
 /// What becomes of connections whose endpoint is not the one to use any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fate {
+pub enum OnEndpointChange {
     /// They are closed.
     Close,
     /// They stay.
@@ -50,7 +50,7 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct TcpListener {
     /// Where `listen` is written.
-    pub place: Place,
+    pub place: Span,
     /// Address to bind.
     pub listen: SocketAddr,
     /// Balancers in front of it; `None`: there are none.
@@ -61,7 +61,7 @@ pub struct TcpListener {
 #[derive(Debug)]
 pub struct TcpRoute {
     /// Where `upstream` is written.
-    pub place: Place,
+    pub place: Span,
     /// Name in logs and metrics; unique within its table.
     pub name: String,
     /// Names in TLS that it takes; empty: what no other route takes.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::problem::Place;
+use crate::config::problem::Span;
 
 /// `[upstream.NAME]`.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub struct Upstream {
     /// `NAME`.
     pub name: String,
     /// Where the table is.
-    pub place: Place,
+    pub place: Span,
     /// Primary ones first, at least one, at most 64.
     pub endpoints: Vec<Endpoint>,
     /// How they share the work. Default: the first that is well gets it.
@@ -57,12 +57,12 @@ pub struct Upstream {
     /// Whether its connections begin with a PROXY protocol header, version 2. Default false.
     pub announces: bool,
     /// How its endpoints are asked whether they are well; `None`: not at all.
-    pub check: Option<Check>,
+    pub check: Option<HealthCheck>,
 }
 
 /// `[upstream.NAME.check]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Check {
+pub struct HealthCheck {
     /// What is asked.
     pub kind: CheckKind,
     /// Port that is asked; `None`: the endpoint's.
@@ -107,7 +107,7 @@ pub enum CheckKind {
 #[derive(Debug)]
 pub struct Endpoint {
     /// Where it is written.
-    pub place: Place,
+    pub place: Span,
     /// TLS (`https://`) or not (`http://`).
     pub tls: bool,
     /// Name or IP address (IPv6 without brackets), lower case.
@@ -119,12 +119,12 @@ pub struct Endpoint {
     /// Its share, 1 to 100. Default 1.
     pub weight: u16,
     /// What it is there for.
-    pub duty: Duty,
+    pub duty: AdminState,
 }
 
 /// What an endpoint is there for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Duty {
+pub enum AdminState {
     /// Everything.
     Up,
     /// Nothing new.
@@ -191,7 +191,7 @@ pub enum Verify {
         /// The file. Absolute, or relative to the working directory.
         file: PathBuf,
         /// Where it is written.
-        place: Place,
+        place: Span,
     },
     /// The leaf's public key must hash to one of these (SHA-256 of the `SubjectPublicKeyInfo`, as
     /// in RFC 7469); name, chain and dates are not looked at.
@@ -200,6 +200,6 @@ pub enum Verify {
     /// configuration is shown.
     None {
         /// Where it is written.
-        place: Place,
+        place: Span,
     },
 }

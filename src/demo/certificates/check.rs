@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::{DevelopmentCertificates, Pair, files, issue};
+use super::{CertificateFiles, DevelopmentCertificates, files, issue};
 
 /// A set that expires sooner than this is replaced.
 const HEADROOM: Duration = Duration::from_hours(24);
@@ -61,7 +61,10 @@ fn every_pair_verifies(set: &DevelopmentCertificates) -> Option<()> {
 }
 
 /// The chain of a pair whose key is the key of its first certificate.
-fn load(pair: &Pair, provider: &CryptoProvider) -> Option<Vec<CertificateDer<'static>>> {
+fn load(
+    pair: &CertificateFiles,
+    provider: &CryptoProvider,
+) -> Option<Vec<CertificateDer<'static>>> {
     let chain = read_chain(&pair.chain)?;
     let key = PrivateKeyDer::from_pem_file(&pair.key).ok()?;
     let identity = CertifiedKey::from_der(chain, key, provider).ok()?;

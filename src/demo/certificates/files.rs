@@ -12,33 +12,37 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{DEVELOPMENT_ORGANIZATION, Error};
+use super::{DEVELOPMENT_ORGANIZATION, DevelopmentCertificateError};
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Readers {
+pub(super) enum FileReaders {
     Anyone,
     Owner,
 }
 
 /// Replaces `path` with `pem`: readers see the old file or the new one, never half of one.
-pub(super) fn write(path: &Path, pem: &str, readers: Readers) -> Result<(), Error> {
+pub(super) fn write(
+    path: &Path,
+    pem: &str,
+    readers: FileReaders,
+) -> Result<(), DevelopmentCertificateError> {
     let text = format!("# {DEVELOPMENT_ORGANIZATION}: never deploy, never commit\n{pem}");
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    replace(&new, path, &text, readers).map_err(Error::file(path))
+    replace(&new, path, &text, readers).map_err(DevelopmentCertificateError::file(path))
 }
 
-fn replace(new: &Path, path: &Path, text: &str, readers: Readers) -> io::Result<()> {
+fn replace(new: &Path, path: &Path, text: &str, readers: FileReaders) -> io::Result<()> {
     // A leftover may have wider permissions, and `mode` counts only for a file that is created.
     match fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mode = match readers {
-        Readers::Anyone => 0o644,
-        Readers::Owner => 0o600,
+        FileReaders::Anyone => 0o644,
+        FileReaders::Owner => 0o600,
     };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(new)?;
     file.write_all(text.as_bytes())?;
@@ -47,10 +51,10 @@ fn replace(new: &Path, path: &Path, text: &str, readers: Readers) -> io::Result<
 }
 
 /// Refuses if `path` holds something that was not made here. Missing and empty files are fine.
-pub(super) fn refuse_foreign(path: &Path) -> Result<(), Error> {
+pub(super) fn refuse_foreign(path: &Path) -> Result<(), DevelopmentCertificateError> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::file(path)(error)),
+        Err(error) => return Err(DevelopmentCertificateError::file(path)(error)),
         Ok(bytes) => bytes,
     };
     let marked = bytes
@@ -59,7 +63,7 @@ pub(super) fn refuse_foreign(path: &Path) -> Result<(), Error> {
     if bytes.is_empty() || marked || certificate_is_ours(&bytes) {
         Ok(())
     } else {
-        Err(Error::Foreign { path: path.to_owned() })
+        Err(DevelopmentCertificateError::Foreign { path: path.to_owned() })
     }
 }
 

@@ -8,8 +8,11 @@ use rcgen::{
     PKCS_RSA_SHA256, SignatureAlgorithm, date_time_ymd,
 };
 
-use super::files::{self, Readers};
-use super::{DEVELOPMENT_ORGANIZATION, DevelopmentCertificates, Error, Pair};
+use super::files::{self, FileReaders};
+use super::{
+    CertificateFiles, DEVELOPMENT_ORGANIZATION, DevelopmentCertificateError,
+    DevelopmentCertificates,
+};
 
 /// What the gateway is called on a development machine. Browsers do not take a wildcard directly
 /// under `localhost`, hence the name beside it.
@@ -27,7 +30,7 @@ const BACKDATED: Duration = Duration::from_hours(1);
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// Writes a whole new set over whatever is there.
-pub(super) fn issue(set: &DevelopmentCertificates) -> Result<(), Error> {
+pub(super) fn issue(set: &DevelopmentCertificates) -> Result<(), DevelopmentCertificateError> {
     let authority = authority()?;
     let server = ExtendedKeyUsagePurpose::ServerAuth;
     let client = ExtendedKeyUsagePurpose::ClientAuth;
@@ -45,23 +48,23 @@ pub(super) fn issue(set: &DevelopmentCertificates) -> Result<(), Error> {
         }
         write_pair(pair, &params, algorithm, &authority)?;
     }
-    files::write(&set.ca, &authority.pem(), Readers::Anyone)
+    files::write(&set.ca, &authority.pem(), FileReaders::Anyone)
 }
 
 fn write_pair(
-    pair: &Pair,
+    pair: &CertificateFiles,
     params: &CertificateParams,
     algorithm: &'static SignatureAlgorithm,
     authority: &CertifiedIssuer<'_, KeyPair>,
-) -> Result<(), Error> {
+) -> Result<(), DevelopmentCertificateError> {
     let key = KeyPair::generate_for(algorithm)?;
     let certificate = params.signed_by(&key, authority)?;
     let chain = format!("{}{}", certificate.pem(), authority.pem());
-    files::write(&pair.key, &key.serialize_pem(), Readers::Owner)?;
-    files::write(&pair.chain, &chain, Readers::Anyone)
+    files::write(&pair.key, &key.serialize_pem(), FileReaders::Owner)?;
+    files::write(&pair.chain, &chain, FileReaders::Anyone)
 }
 
-fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, Error> {
+fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, DevelopmentCertificateError> {
     let mut params = dated();
     params.distinguished_name = subject("app-gateway development authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -69,7 +72,10 @@ fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, Error> {
     Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
 }
 
-fn leaf(names: &[&str], purpose: ExtendedKeyUsagePurpose) -> Result<CertificateParams, Error> {
+fn leaf(
+    names: &[&str],
+    purpose: ExtendedKeyUsagePurpose,
+) -> Result<CertificateParams, DevelopmentCertificateError> {
     let alternatives: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = dated();
     params.subject_alt_names = CertificateParams::new(alternatives)?.subject_alt_names;

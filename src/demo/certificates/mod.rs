@@ -23,7 +23,7 @@ const LOCK: &str = ".development-certificates.lock";
 
 /// One identity on disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Pair {
+pub struct CertificateFiles {
     /// PEM: the certificate, then its issuer.
     pub chain: PathBuf,
     /// PEM: the private key, PKCS#8.
@@ -38,18 +38,18 @@ pub struct DevelopmentCertificates {
     /// The authority to trust. There is no key for it.
     pub ca: PathBuf,
     /// What the gateway shows to clients: ECDSA P-256.
-    pub gateway: Pair,
+    pub gateway: CertificateFiles,
     /// The same names for clients that know RSA only: RSA-2048.
-    pub gateway_rsa: Pair,
+    pub gateway_rsa: CertificateFiles,
     /// What the Hybrid Chat components show to the gateway.
-    pub components: Pair,
+    pub components: CertificateFiles,
     /// A client certificate, for listeners that ask for one.
-    pub client: Pair,
+    pub client: CertificateFiles,
 }
 
 impl DevelopmentCertificates {
     fn within(directory: PathBuf) -> Self {
-        let pair = |name: &str| Pair {
+        let pair = |name: &str| CertificateFiles {
             chain: directory.join(format!("{name}.crt")),
             key: directory.join(format!("{name}.key")),
         };
@@ -77,19 +77,21 @@ impl DevelopmentCertificates {
 ///
 /// # Errors
 ///
-/// [`Error::Foreign`] if a file of the set exists and was not made here, before anything is
+/// [`DevelopmentCertificateError::Foreign`] if a file of the set exists and was not made here, before anything is
 /// written. The rest when the directory cannot be written or a key cannot be made.
-pub fn ensure(directory: &Path) -> Result<DevelopmentCertificates, Error> {
-    let directory = std::path::absolute(directory).map_err(Error::file(directory))?;
+pub fn ensure(directory: &Path) -> Result<DevelopmentCertificates, DevelopmentCertificateError> {
+    let directory =
+        std::path::absolute(directory).map_err(DevelopmentCertificateError::file(directory))?;
     let set = DevelopmentCertificates::within(directory);
     // A good set in a directory that is read-only is still a good set, so look before locking.
     if check::is_good(&set) {
         return Ok(set);
     }
-    fs::create_dir_all(&set.directory).map_err(Error::file(&set.directory))?;
+    fs::create_dir_all(&set.directory)
+        .map_err(DevelopmentCertificateError::file(&set.directory))?;
     let lock = set.directory.join(LOCK);
-    let held = File::create(&lock).map_err(Error::file(&lock))?;
-    held.lock().map_err(Error::file(&lock))?;
+    let held = File::create(&lock).map_err(DevelopmentCertificateError::file(&lock))?;
+    held.lock().map_err(DevelopmentCertificateError::file(&lock))?;
     if !check::is_good(&set) {
         for path in set.paths() {
             files::refuse_foreign(path)?;
@@ -101,7 +103,7 @@ pub fn ensure(directory: &Path) -> Result<DevelopmentCertificates, Error> {
 
 /// Why there is no development set.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum DevelopmentCertificateError {
     /// Somebody else's certificate or key is where one of ours would go.
     #[error(
         "{} was not made by `app-gateway demo` and will not be overwritten: move it away or choose another directory",
@@ -124,7 +126,7 @@ pub enum Error {
     Issue(#[from] rcgen::Error),
 }
 
-impl Error {
+impl DevelopmentCertificateError {
     fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { path, source }

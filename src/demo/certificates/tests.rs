@@ -70,7 +70,10 @@ fn refuses_to_overwrite_what_is_not_ours() {
 
         let refused = ensure(world.path()).unwrap_err();
 
-        assert!(matches!(&refused, Error::Foreign { path: named } if *named == path), "{refused}");
+        assert!(
+            matches!(&refused, DevelopmentCertificateError::Foreign { path: named } if *named == path),
+            "{refused}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         let left = fs::read_dir(world.path()).unwrap().count();
         assert_eq!(left, 2, "nothing but the foreign file and the lock");

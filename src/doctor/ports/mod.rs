@@ -1,18 +1,18 @@
 //! What a firewall has to let through, from the configuration: the product's two port tables as this
 //! site has them.
 //!
-//! In: a checked [`Config`]. Out: [`Opening`]s. Never: looks whether anything is open.
+//! In: a checked [`Config`]. Out: [`FirewallRule`]s. Never: looks whether anything is open.
 
-mod behind;
-mod inwards;
+mod components;
+mod inbound;
 
 use serde::Serialize;
 
-use crate::config::{Config, Target, is_loopback};
+use crate::config::{Config, DoctorTarget, is_loopback};
 
-use super::outlet;
-use super::services::XMPP;
-use inwards::{GO_OUT, OUT, here};
+use super::forward_proxy;
+use super::services::XMPP_PORT;
+use inbound::{EGRESS_COMPONENTS, EGRESS_PURPOSE, here};
 
 /// Who is reached, in the words of the product's pages.
 const GATEWAY: &str = "App gateway";
@@ -20,7 +20,7 @@ const GATEWAY: &str = "App gateway";
 /// One line of the request to the firewall's administrators. The source port is always any.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Opening {
+pub struct FirewallRule {
     /// Who connects.
     pub source: String,
     /// To whom: a role, and an address where there is one.
@@ -38,7 +38,7 @@ pub struct Opening {
 /// The columns of the table.
 pub const COLUMNS: [&str; 6] = ["Source", "Destination", "Port", "Protocol", "Scope", "What for"];
 
-impl Opening {
+impl FirewallRule {
     fn new(
         [source, destination]: [&str; 2],
         port: impl Into<String>,
@@ -66,9 +66,9 @@ impl Opening {
 
 /// The request to the firewall's administrators.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct FirewallTable {
     /// Everything that has to be open, as far as it is known.
-    pub openings: Vec<Opening>,
+    pub openings: Vec<FirewallRule>,
     /// Keys of `[doctor]` that would add more.
     pub missing: Vec<&'static str>,
     /// What has balancers in front, of which it is not known where clients reach them: names of
@@ -78,13 +78,13 @@ pub struct Table {
     pub local: Vec<String>,
 }
 
-impl Table {
+impl FirewallTable {
     /// Of a configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let mut table = Self::default();
-        inwards::add(config, &mut table);
-        behind::add(config, &mut table);
+        inbound::add(config, &mut table);
+        components::add(config, &mut table);
         outwards(config, &mut table.openings);
         let public = |name| config.doctor.public.contains(name);
         if config.doctor.fqdn.is_none() && table.unknown.iter().any(public) {
@@ -99,21 +99,21 @@ impl Table {
     }
 }
 
-fn outwards(config: &Config, all: &mut Vec<Opening>) {
+fn outwards(config: &Config, all: &mut Vec<FirewallRule>) {
     let label = match (&config.doctor.proxy, &config.forward) {
         (Some(proxy), _) => format!("Forward proxy ({})", proxy.host),
         (None, Some(_)) => format!("{GATEWAY}, forward proxy"),
         (None, None) => return,
     };
     if let Some(proxy) = &config.doctor.proxy {
-        for source in GO_OUT {
+        for source in EGRESS_COMPONENTS {
             let port = proxy.port.to_string();
-            all.push(Opening::new([source, &label], port, ["TCP", "private"], OUT));
+            all.push(FirewallRule::new([source, &label], port, ["TCP", "private"], EGRESS_PURPOSE));
         }
     }
-    for platform in &outlet::platforms(config) {
+    for platform in &forward_proxy::platforms(config) {
         let purpose = "messages and files, through the proxy";
-        all.push(Opening::new(
+        all.push(FirewallRule::new(
             [&label, &platform.host],
             platform.port.to_string(),
             ["HTTPS", "public"],
@@ -122,20 +122,21 @@ fn outwards(config: &Config, all: &mut Vec<Opening>) {
     }
 }
 
-fn besides(config: &Config, all: &mut Vec<Opening>) -> Vec<&'static str> {
+fn besides(config: &Config, all: &mut Vec<FirewallRule>) -> Vec<&'static str> {
     let doctor = &config.doctor;
     let mut missing = Vec::new();
     let (first, last) = doctor.relay_ports;
-    let mut each =
-        |key: &'static str, targets: &[Target], make: &dyn Fn(&Target) -> Vec<Opening>| {
-            if targets.is_empty() {
-                missing.push(key);
-            }
-            all.extend(targets.iter().flat_map(make));
-        };
+    let mut each = |key: &'static str,
+                    targets: &[DoctorTarget],
+                    make: &dyn Fn(&DoctorTarget) -> Vec<FirewallRule>| {
+        if targets.is_empty() {
+            missing.push(key);
+        }
+        all.extend(targets.iter().flat_map(make));
+    };
     let opening =
-        |from: &str, role: &str, (target, port): (&Target, String), kind, purpose: &str| {
-            Opening::new([from, &format!("{role} ({})", target.host)], port, kind, purpose)
+        |from: &str, role: &str, (target, port): (&DoctorTarget, String), kind, purpose: &str| {
+            FirewallRule::new([from, &format!("{role} ({})", target.host)], port, kind, purpose)
         };
     each("sql", &doctor.sql, &|to| {
         vec![opening(
@@ -176,7 +177,7 @@ fn besides(config: &Config, all: &mut Vec<Opening>) -> Vec<&'static str> {
         ]
     });
     each("finesse", &doctor.finesse, &|to| {
-        let (rest, xmpp) = (to.port.to_string(), XMPP.to_string());
+        let (rest, xmpp) = (to.port.to_string(), XMPP_PORT.to_string());
         let (https, tcp) = (["HTTPS", "private"], ["XMPP", "private"]);
         vec![
             opening(
@@ -216,7 +217,12 @@ fn besides(config: &Config, all: &mut Vec<Opening>) -> Vec<&'static str> {
     if let Some(admin) = config.admin.as_ref().filter(|admin| !is_loopback(admin.listen.ip())) {
         let (destination, port) = (here(admin.listen), admin.listen.port().to_string());
         let scope = ["HTTP", "private"];
-        all.push(Opening::new(["Prometheus", &destination], port, scope, "metrics and health"));
+        all.push(FirewallRule::new(
+            ["Prometheus", &destination],
+            port,
+            scope,
+            "metrics and health",
+        ));
     }
     missing
 }
@@ -225,9 +231,9 @@ fn besides(config: &Config, all: &mut Vec<Opening>) -> Vec<&'static str> {
 
 /// As comma-separated values (RFC 4180), with a heading.
 #[must_use]
-pub fn csv(openings: &[Opening]) -> String {
+pub fn csv(openings: &[FirewallRule]) -> String {
     let head: Vec<String> = COLUMNS.map(str::to_owned).to_vec();
-    let rows = std::iter::once(head).chain(openings.iter().map(Opening::cells));
+    let rows = std::iter::once(head).chain(openings.iter().map(FirewallRule::cells));
     let line = |row: Vec<String>| row.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",");
     rows.map(|row| line(row) + "\r\n").collect()
 }
@@ -242,7 +248,7 @@ fn quoted(cell: &str) -> String {
 
 /// As a table of Markdown.
 #[must_use]
-pub fn markdown(openings: &[Opening]) -> String {
+pub fn markdown(openings: &[FirewallRule]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
     let head = line(&COLUMNS.map(str::to_owned));
     let rule = line(&COLUMNS.map(|_| "---".to_owned()));

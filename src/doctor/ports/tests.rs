@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 
 /// The table of a configuration; the certificate it names is there.
-fn table(toml: &str) -> Table {
+fn table(toml: &str) -> FirewallTable {
     let dir = tempfile::tempdir().unwrap();
     for file in ["main.crt", "main.key"] {
         fs::write(dir.path().join(file), "").unwrap();
@@ -13,14 +13,14 @@ fn table(toml: &str) -> Table {
     let certificate = if toml.contains("\"main\"") { certificate } else { "" };
     fs::write(dir.path().join("gateway.toml"), format!("{certificate}{toml}")).unwrap();
     match crate::config::load(dir.path(), &|_| None) {
-        Ok(loaded) => Table::of(&loaded.config),
+        Ok(loaded) => FirewallTable::of(&loaded.config),
         Err(refused) => {
             panic!("{}", crate::config::draw(&refused.sources, &refused.problems, false))
         }
     }
 }
 
-fn lines(table: &Table) -> Vec<String> {
+fn lines(table: &FirewallTable) -> Vec<String> {
     table.openings.iter().map(|opening| opening.cells().join(" | ")).collect()
 }
 
@@ -64,7 +64,7 @@ fn what_only_this_host_reaches_is_named_as_left_out() {
 
 #[test]
 fn cells_survive_being_pasted() {
-    let opening = Opening::new(["a, b", "say \"c\""], "443", ["HTTPS", "public"], "x|y");
+    let opening = FirewallRule::new(["a, b", "say \"c\""], "443", ["HTTPS", "public"], "x|y");
     let openings = [opening];
     assert_eq!(
         csv(&openings),
@@ -314,12 +314,15 @@ fn the_forward_proxy_is_reached_by_components_or_their_balancer() {
 fn the_text_stays_in_its_columns() {
     let keys = "listen = \"0.0.0.0:8443\"\nproxy-protocol = { from = [\"2001:db8:aaaa:bbbb:cccc:dddd:eeee:1\", \"10.0.0.0/8\", \"192.168.0.0/16\"] }";
     let openings = table(&internet("", &[keys])).openings;
-    let rows: Vec<_> = openings.iter().map(Opening::cells).collect();
+    let rows: Vec<_> = openings.iter().map(FirewallRule::cells).collect();
     let text = crate::doctor::table::columns_of_words(&COLUMNS, &rows);
     let address = "2001:db8:aaaa:bbbb:cccc:dddd:eeee:1";
     assert!(text.contains("192.168.0.0/16") && text.contains(address), "{text}");
     let short: Vec<_> =
         rows.iter().map(|row| row.iter().map(|c| c.replace(address, "::1")).collect()).collect();
     let text = crate::doctor::table::columns_of_words(&COLUMNS, &short);
-    assert!(text.lines().all(|line| line.chars().count() <= crate::doctor::table::WIDTH), "{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() <= crate::doctor::table::TABLE_COLUMNS),
+        "{text}"
+    );
 }

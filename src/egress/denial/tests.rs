@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Effect, ForwardRule};
+use crate::config::{ForwardRule, RuleEffect};
 use crate::egress::tests::{client, now, policy, rule, to};
 use crate::egress::{Guard, Policy, Verdict};
 
@@ -20,7 +20,7 @@ fn rules() -> Policy {
             connect_ports: vec![443],
             ..rule("platforms", &["api.twilio.com"])
         },
-        ForwardRule { effect: Effect::Deny, ..rule("never", &["*.ngrok.io"]) },
+        ForwardRule { effect: RuleEffect::Deny, ..rule("never", &["*.ngrok.io"]) },
         ForwardRule {
             users: vec!["fe".to_owned()],
             clients: vec!["192.0.2.0/24".parse().unwrap()],

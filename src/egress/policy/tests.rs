@@ -74,11 +74,11 @@ fn a_denial_wins_wherever_it_stands() {
     let policy = policy(vec![
         rule("all", &["*.example.com"]),
         ForwardRule {
-            effect: Effect::Deny,
+            effect: RuleEffect::Deny,
             clients: networks(&["10.0.0.0/8"]),
             ..rule("never", &["bad.example.com"])
         },
-        ForwardRule { mode: Mode::Report, ..rule("learning", &[]) },
+        ForwardRule { mode: RuleMode::Report, ..rule("learning", &[]) },
     ]);
     assert_eq!(said(&policy, &client("10.0.0.1"), "bad.example.com:443"), "egress_forbidden");
     assert_eq!(said(&policy, &client("192.0.2.1"), "bad.example.com:443"), "all");
@@ -174,7 +174,7 @@ fn report_mode_lets_through_and_tells() {
     let policy = policy(vec![
         ForwardRule {
             clients: networks(&["10.0.0.5/32"]),
-            mode: Mode::Report,
+            mode: RuleMode::Report,
             connect_ports: vec![443],
             ..rule("learning", &["known.example.com"])
         },
@@ -200,7 +200,7 @@ fn report_mode_lets_through_and_tells() {
 fn report_mode_for_users_asks_who_it_is() {
     let policy = policy(vec![ForwardRule {
         users: vec!["fe".to_owned()],
-        mode: Mode::Report,
+        mode: RuleMode::Report,
         ..rule("learning", &[])
     }]);
     let nobody = client("10.0.0.5");
@@ -276,7 +276,7 @@ fn ports_of_urls_open_no_tunnels() {
             ..rule("ocsp", &["ocsp.example.com"])
         },
         ForwardRule {
-            effect: Effect::Deny,
+            effect: RuleEffect::Deny,
             ports: vec![25],
             connect_ports: vec![25],
             ..rule("no-mail", &["ocsp.example.com"])
@@ -309,7 +309,11 @@ fn credentials_are_looked_at_only_where_a_rule_asks() {
         rule("open", &["a.example", "b.example"]),
         ForwardRule { users: users(&["fe"]), clients: inside(), ..rule("last", &["b.example"]) },
         ForwardRule { users: users(&["fe"]), clients: inside(), ..rule("own", &["c.example"]) },
-        ForwardRule { effect: Effect::Deny, clients: inside(), ..rule("never", &["d.example"]) },
+        ForwardRule {
+            effect: RuleEffect::Deny,
+            clients: inside(),
+            ..rule("never", &["d.example"])
+        },
     ]);
     let (inside, outside) = (client("10.0.0.1"), client("192.0.2.1"));
     for (client, destination, expected) in [
@@ -329,7 +333,7 @@ fn credentials_are_looked_at_only_where_a_rule_asks() {
         assert_eq!(said, expected, "{} {destination}", client.ip);
     }
     let report = ForwardRule {
-        mode: Mode::Report,
+        mode: RuleMode::Report,
         users: users(&["fe"]),
         clients: networks(&["10.0.0.0/8"]),
         ..rule("learning", &[])

@@ -4,8 +4,12 @@ use super::*;
 fn the_name_is_compared_with_what_was_asked_for() {
     let hello =
         |sni: Option<&str>| Progress::Hello(Hello { sni: sni.map(str::to_owned), ech: false });
-    let lenient =
-        Sni { mismatch: Act::Log, missing: Act::Allow, not_tls: Act::Log, ech: Act::Allow };
+    let lenient = SniPolicy {
+        mismatch: SniAction::Log,
+        missing: SniAction::Allow,
+        not_tls: SniAction::Log,
+        ech: SniAction::Allow,
+    };
     let refused = Judged::Refused;
     let cases = [
         ("a.com:443", hello(Some("a.com")), Judged::Pass, Judged::Pass),
@@ -53,9 +57,9 @@ fn the_name_is_compared_with_what_was_asked_for() {
     ];
     for (asked, said, strict, other) in cases {
         let destination = Destination::parse(asked.as_bytes(), None).unwrap();
-        assert_eq!(judge(Sni::STRICT, &destination, &said), strict, "{asked} {said:?}");
+        assert_eq!(judge(SniPolicy::STRICT, &destination, &said), strict, "{asked} {said:?}");
         assert_eq!(judge(lenient, &destination, &said), other, "{asked} {said:?}");
-        assert_eq!(judge(Sni::OFF, &destination, &said), Judged::Pass, "{asked} {said:?}");
+        assert_eq!(judge(SniPolicy::OFF, &destination, &said), Judged::Pass, "{asked} {said:?}");
     }
 }
 
@@ -63,21 +67,21 @@ fn the_name_is_compared_with_what_was_asked_for() {
 fn an_encrypted_hello_is_judged_besides_the_name() {
     let destination = Destination::parse(b"a.com:443", None).unwrap();
     let said = |name: &str, ech| Progress::Hello(Hello { sni: Some(name.to_owned()), ech });
-    let sni = |mismatch, ech| Sni { mismatch, ech, ..Sni::STRICT };
+    let sni = |mismatch, ech| SniPolicy { mismatch, ech, ..SniPolicy::STRICT };
     let (right, wrong) = (said("a.com", true), said("b.com", true));
     let cases = [
-        (sni(Act::Refuse, Act::Allow), &right, Judged::Pass),
-        (sni(Act::Refuse, Act::Log), &right, Judged::Logged(Reason::EgressEch)),
-        (sni(Act::Refuse, Act::Refuse), &right, Judged::Refused(Reason::EgressEch)),
-        (sni(Act::Refuse, Act::Refuse), &wrong, Judged::Refused(Reason::SniMismatch)),
-        (sni(Act::Log, Act::Refuse), &wrong, Judged::Refused(Reason::EgressEch)),
-        (sni(Act::Log, Act::Log), &wrong, Judged::Logged(Reason::SniMismatch)),
-        (sni(Act::Allow, Act::Log), &wrong, Judged::Logged(Reason::EgressEch)),
+        (sni(SniAction::Refuse, SniAction::Allow), &right, Judged::Pass),
+        (sni(SniAction::Refuse, SniAction::Log), &right, Judged::Logged(Reason::EgressEch)),
+        (sni(SniAction::Refuse, SniAction::Refuse), &right, Judged::Refused(Reason::EgressEch)),
+        (sni(SniAction::Refuse, SniAction::Refuse), &wrong, Judged::Refused(Reason::SniMismatch)),
+        (sni(SniAction::Log, SniAction::Refuse), &wrong, Judged::Refused(Reason::EgressEch)),
+        (sni(SniAction::Log, SniAction::Log), &wrong, Judged::Logged(Reason::SniMismatch)),
+        (sni(SniAction::Allow, SniAction::Log), &wrong, Judged::Logged(Reason::EgressEch)),
     ];
     for (sni, said, expected) in cases {
         assert_eq!(judge(sni, &destination, said), expected, "{sni:?} {said:?}");
         assert!(wants_hello(sni));
     }
-    let refuse = sni(Act::Refuse, Act::Refuse);
+    let refuse = sni(SniAction::Refuse, SniAction::Refuse);
     assert_eq!(judge(refuse, &destination, &said("a.com", false)), Judged::Pass);
 }

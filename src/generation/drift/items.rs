@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::outline::{self, Name, Value};
+use crate::config::outline::{self, ItemName, OutlineValue};
 use crate::tls::Secrets;
 use crate::units::display_timestamp;
 
@@ -93,16 +93,16 @@ pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
 }
 
 /// Upstreams that are the other gateways are somewhere else on each of them.
-fn is_peer(generation: &Generation, name: &Name) -> bool {
+fn is_peer(generation: &Generation, name: &ItemName) -> bool {
     let peers = generation.config.drift.iter().flat_map(|drift| &drift.peers);
     let mut names = peers.filter_map(|id| generation.config.upstreams.get(id.0));
     &*name.kind == "upstream" && names.any(|upstream| *upstream.name == *name.name)
 }
 
 /// Listeners go by their number in their profile: their names are their addresses.
-fn numbers(generation: &Generation) -> BTreeMap<&Name, usize> {
+fn numbers(generation: &Generation) -> BTreeMap<&ItemName, usize> {
     let items = generation.config.outline.items();
-    let mut listeners: Vec<(&Name, &outline::Item)> =
+    let mut listeners: Vec<(&ItemName, &outline::OutlineItem)> =
         items.filter(|(name, _)| &*name.kind == "listener").collect();
     listeners.sort_by_key(|(name, item)| (&name.within, item.place.file, item.place.start));
     let (mut numbers, mut last) = (BTreeMap::new(), ("", 0));
@@ -115,7 +115,7 @@ fn numbers(generation: &Generation) -> BTreeMap<&Name, usize> {
 }
 
 /// `route.lan./x/ GET`, `profile.lan`, `gateway`.
-fn called(name: &Name, number: Option<&usize>) -> String {
+fn called(name: &ItemName, number: Option<&usize>) -> String {
     let own = match number {
         Some(number) => number.to_string(),
         None if name.further.is_empty() => name.name.to_string(),
@@ -138,7 +138,13 @@ fn class(key: &str) -> &'static str {
 }
 
 /// What is told of a file: its path, and when it ends if it is a certificate of ours.
-fn ends(generation: &Generation, name: &Name, key: &str, value: &Value, place: &str) -> String {
+fn ends(
+    generation: &Generation,
+    name: &ItemName,
+    key: &str,
+    value: &OutlineValue,
+    place: &str,
+) -> String {
     let ends = (&*name.kind == "certificate").then(|| generation.ends(&name.name, key)).flatten();
     let until = ends.map_or(String::new(), |ends| format!(", until {}", display_timestamp(ends)));
     format!("{}{until} ({place})", value.shown())

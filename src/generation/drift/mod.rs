@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use serde::{Deserialize, Serialize};
 
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 use crate::message::RequestHead;
 use crate::tls::Secrets;
 use crate::units::display_hex;
@@ -42,7 +42,7 @@ pub struct Sheet {
     /// By secret.
     pages: Vec<Page>,
     /// Patterns of what may differ.
-    differs: Vec<(String, Place)>,
+    differs: Vec<(String, Span)>,
 }
 
 /// A sheet as it is told to those who asked with one secret.

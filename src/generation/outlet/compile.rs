@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::ServerName;
 
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 use crate::config::{
     self, ClientCertificates, Config, Forward, ForwardListener, SecretFile, Verify, is_loopback,
 };
@@ -102,7 +102,7 @@ fn own(config: &Config) -> Vec<Own> {
         .collect()
 }
 
-fn wrong(code: &'static str, place: Place, message: String, help: &str) -> Problem {
+fn wrong(code: &'static str, place: Span, message: String, help: &str) -> Problem {
     Problem::error(code, place, message).with_label("named here").with_help(help)
 }
 
@@ -327,11 +327,7 @@ fn verified_by(
 }
 
 /// The first line of the file, `user:password`, as the value of a field.
-fn credentials(
-    file: &std::path::Path,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Option<Secret> {
+fn credentials(file: &std::path::Path, place: Span, problems: &mut Vec<Problem>) -> Option<Secret> {
     let help = "the file has one line: USER:PASSWORD";
     let read = SecretFile::read(file).map_err(|error| format!("cannot be read: {error}"));
     let parsed = read.and_then(|file| login(&file).map_err(ToOwned::to_owned));

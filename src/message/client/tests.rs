@@ -8,7 +8,7 @@ const PROXY: &str = "10.0.0.1:4660";
 
 /// Who the client is of a request with these fields, from 10.0.0.1; 10.0.0.0/8 and
 /// `2001:db8:1::/48` are trusted.
-fn client_of(by: NamedBy, fields: &str) -> String {
+fn client_of(by: ClientAddressField, fields: &str) -> String {
     let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let head = RequestHead::parse(&Bytes::from(text), 100).unwrap();
     let trusts = |hop: ClientAddr| match hop.ip() {
@@ -18,7 +18,7 @@ fn client_of(by: NamedBy, fields: &str) -> String {
     named(&head.fields, by, ClientAddr(PROXY.parse().unwrap()), trusts).0.to_string()
 }
 
-fn all_are(by: NamedBy, field: &str, table: &[(&str, &str)]) {
+fn all_are(by: ClientAddressField, field: &str, table: &[(&str, &str)]) {
     let mut wrong = Vec::new();
     for (lines, expected) in table {
         let lines_of_field: Vec<_> =
@@ -36,7 +36,7 @@ fn all_are(by: NamedBy, field: &str, table: &[(&str, &str)]) {
 fn x_forwarded_for() {
     // `|` stands between lines of the field.
     all_are(
-        NamedBy::XForwardedFor,
+        ClientAddressField::XForwardedFor,
         "X-Forwarded-For",
         &[
             ("192.0.2.1", "192.0.2.1:0"),
@@ -93,14 +93,14 @@ fn x_forwarded_for() {
         "X-Real-IP: 192.0.2.1\r\n",
         "",
     ] {
-        assert_eq!(client_of(NamedBy::XForwardedFor, other), PROXY, "{other}");
+        assert_eq!(client_of(ClientAddressField::XForwardedFor, other), PROXY, "{other}");
     }
 }
 
 #[test]
 fn forwarded_of_rfc_7239() {
     all_are(
-        NamedBy::Forwarded,
+        ClientAddressField::Forwarded,
         "Forwarded",
         &[
             ("for=192.0.2.1", "192.0.2.1:0"),
@@ -154,24 +154,24 @@ fn forwarded_of_rfc_7239() {
             ("for=\"192.0.2.1:_\"", PROXY),
         ],
     );
-    assert_eq!(client_of(NamedBy::Forwarded, "X-Forwarded-For: 192.0.2.1\r\n"), PROXY);
+    assert_eq!(client_of(ClientAddressField::Forwarded, "X-Forwarded-For: 192.0.2.1\r\n"), PROXY);
     let long = format!("Forwarded: for=192.0.2.1;host=\"{}\"\r\n", "a".repeat(300));
-    assert_eq!(client_of(NamedBy::Forwarded, &long), "192.0.2.1:0");
+    assert_eq!(client_of(ClientAddressField::Forwarded, &long), "192.0.2.1:0");
     let long = format!("Forwarded: for=\"192.0.2.1{}\"\r\n", " ".repeat(300));
-    assert_eq!(client_of(NamedBy::Forwarded, &long), PROXY);
+    assert_eq!(client_of(ClientAddressField::Forwarded, &long), PROXY);
 }
 
 #[test]
 fn by_nothing_is_by_nothing() {
     let both = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
-    assert_eq!(client_of(NamedBy::Nothing, both), PROXY);
+    assert_eq!(client_of(ClientAddressField::Nothing, both), PROXY);
 }
 
 #[test]
 fn a_list_is_walked_so_far_and_no_further() {
     let list = |hops: usize| format!("X-Forwarded-For: 192.0.2.1{}\r\n", ",10.0.0.2".repeat(hops));
-    assert_eq!(client_of(NamedBy::XForwardedFor, &list(MOST_HOPS - 1)), "192.0.2.1:0");
-    assert_eq!(client_of(NamedBy::XForwardedFor, &list(MOST_HOPS)), "10.0.0.2:0");
+    assert_eq!(client_of(ClientAddressField::XForwardedFor, &list(MOST_HOPS - 1)), "192.0.2.1:0");
+    assert_eq!(client_of(ClientAddressField::XForwardedFor, &list(MOST_HOPS)), "10.0.0.2:0");
 }
 
 proptest! {
@@ -179,16 +179,16 @@ proptest! {
     #[test]
     fn nothing_a_client_writes_hides_what_is_written_behind_it(text in "[ -~]{0,60}") {
         let fields = format!("X-Forwarded-For: {text}, 192.0.2.1\r\n");
-        prop_assert_eq!(client_of(NamedBy::XForwardedFor, &fields), "192.0.2.1:0");
+        prop_assert_eq!(client_of(ClientAddressField::XForwardedFor, &fields), "192.0.2.1:0");
         for behind in ["for=192.0.2.1", "proto=https;for=\"192.0.2.1\"", "for=192.0.2.1;host=\"a,b\""] {
             let fields = format!("Forwarded: {text}, {behind}\r\n");
-            prop_assert_eq!(client_of(NamedBy::Forwarded, &fields), "192.0.2.1:0");
+            prop_assert_eq!(client_of(ClientAddressField::Forwarded, &fields), "192.0.2.1:0");
         }
     }
 
     #[test]
     fn anything_is_read_to_an_end(text in "(for|[=\";,\\\\\\[\\]:. _0-9a-f]){0,40}") {
-        client_of(NamedBy::XForwardedFor, &format!("X-Forwarded-For: {text}\r\n"));
-        client_of(NamedBy::Forwarded, &format!("Forwarded: {text}\r\n"));
+        client_of(ClientAddressField::XForwardedFor, &format!("X-Forwarded-For: {text}\r\n"));
+        client_of(ClientAddressField::Forwarded, &format!("Forwarded: {text}\r\n"));
     }
 }

@@ -8,16 +8,16 @@ use std::net::IpAddr;
 use crate::addr::HostName;
 use crate::config::checked::PinnedHost;
 use crate::config::file::{Hosts, Written};
-use crate::config::problem::{Place, Problem};
+use crate::config::problem::{Problem, Span};
 
-use crate::config::check::Check;
+use crate::config::check::Checker;
 
-impl Check<'_> {
+impl Checker<'_> {
     /// The table; entries that cannot be used are left out, and said.
     pub(super) fn pinned_hosts(&mut self, written: Option<&Written<Hosts>>) -> Vec<PinnedHost> {
         let mut pinned: Vec<PinnedHost> = Vec::new();
         for (key, list) in written.into_iter().flat_map(|table| &table.value) {
-            let place = Place::of(self.file, &key.span());
+            let place = Span::of(self.file, &key.span());
             let name = match HostName::parse(key.get_ref()) {
                 Ok(name) => name,
                 Err(error) => {

@@ -6,9 +6,9 @@ use crate::addr::special::{Special, special};
 use crate::config::file::Written;
 use crate::config::problem::Problem;
 
-use super::Check;
+use super::Checker;
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn nat64(
         &mut self,
         list: Option<&Written<Vec<Written<String>>>>,

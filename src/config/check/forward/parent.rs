@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use crate::config::checked::{Parent, Verify};
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{ForwardFile, ParentFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 
-use super::{Check, Names};
+use super::{Checker, RuleNames};
 
 /// What `via` says for no parent at all.
 pub(super) const DIRECT: &str = "direct";
 
-impl Check<'_> {
-    pub(super) fn parents(&mut self, items: &[Item<ForwardFile>]) -> Vec<Parent> {
-        let (mut parents, mut names) = (Vec::new(), Names::new());
+impl Checker<'_> {
+    pub(super) fn parents(&mut self, items: &[NamedTable<ForwardFile>]) -> Vec<Parent> {
+        let (mut parents, mut names) = (Vec::new(), RuleNames::new());
         for (item, body) in items.iter().filter_map(|item| Some((item, item.body.as_ref()?))) {
             self.file = item.place.file;
             for written in body.parent.iter().flat_map(|list| &list.value) {
@@ -26,7 +26,7 @@ impl Check<'_> {
     }
 
     /// A name that only one rule or parent may have.
-    pub(super) fn named(&mut self, kind: &str, written: &Written<String>, names: &mut Names) {
+    pub(super) fn named(&mut self, kind: &str, written: &Written<String>, names: &mut RuleNames) {
         let place = self.place(written);
         self.name(&written.value, place);
         if kind == "parent" && written.value == DIRECT {
@@ -89,7 +89,7 @@ impl Check<'_> {
         }
     }
 
-    fn ca_of_plain(&mut self, file: &ParentFile, place: Place) {
+    fn ca_of_plain(&mut self, file: &ParentFile, place: Span) {
         let message =
             format!("`ca-file` verifies nothing: parent `{}` has no TLS", file.name.value);
         self.found.push(

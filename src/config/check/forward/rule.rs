@@ -5,31 +5,31 @@ use jiff::Timestamp;
 
 use crate::addr::Pattern;
 use crate::addr::special::special;
-use crate::config::checked::{Act, Effect, ForwardRule, Mode, ParentId, Sni};
+use crate::config::checked::{ForwardRule, ParentId, RuleEffect, RuleMode, SniAction, SniPolicy};
+use crate::config::deserialize::NamedTable;
 use crate::config::file::{ActFile, ForwardFile, ModeFile, RuleFile, SniFile, Written};
-use crate::config::problem::{Place, Problem};
-use crate::config::shape::Item;
+use crate::config::problem::{Problem, Span};
 use crate::config::wording;
 
 use super::parent::DIRECT;
-use super::{Check, Names};
+use super::{Checker, RuleNames};
 
 /// Strings with their places.
 type List = Option<Written<Vec<Written<String>>>>;
 
 /// What rules have that say nothing.
-struct Shared<'a> {
-    mode: Mode,
-    sni: Sni,
+struct RuleDefaults<'a> {
+    mode: RuleMode,
+    sni: SniPolicy,
     via: Option<ParentId>,
-    parents: &'a [(String, Place)],
+    parents: &'a [(String, Span)],
 }
 
-impl Check<'_> {
+impl Checker<'_> {
     pub(super) fn rules(
         &mut self,
-        items: &[Item<ForwardFile>],
-        main: &Item<ForwardFile>,
+        items: &[NamedTable<ForwardFile>],
+        main: &NamedTable<ForwardFile>,
     ) -> Vec<ForwardRule> {
         let written = items.iter().filter_map(|item| Some((item.place.file, item.body.as_ref()?)));
         let written = written.flat_map(|(file, body)| {
@@ -37,20 +37,20 @@ impl Check<'_> {
             parents.map(move |parent| (file, &parent.value.name))
         });
         // In the order of the files, which is that of their ids.
-        let known: Vec<(String, Place)> =
-            written.map(|(file, name)| (name.value.clone(), Place::of(file, &name.span))).collect();
+        let known: Vec<(String, Span)> =
+            written.map(|(file, name)| (name.value.clone(), Span::of(file, &name.span))).collect();
         let body = main.body.as_ref();
         self.file = main.place.file;
         let default_mode = body.and_then(|body| body.mode.as_ref()).map(|mode| mode.value);
-        let mut shared = Shared {
-            mode: default_mode.map_or(Mode::Enforce, mode),
-            sni: sni(body.and_then(|body| body.sni.as_ref()), Sni::STRICT),
+        let mut shared = RuleDefaults {
+            mode: default_mode.map_or(RuleMode::Enforce, mode),
+            sni: sni(body.and_then(|body| body.sni.as_ref()), SniPolicy::STRICT),
             via: None,
             parents: &known,
         };
         let via = body.and_then(|body| body.via.as_ref());
         shared.via = via.and_then(|written| self.via(written, &shared)).flatten();
-        let (mut rules, mut names) = (Vec::new(), Names::new());
+        let (mut rules, mut names) = (Vec::new(), RuleNames::new());
         for (item, body) in items.iter().filter_map(|item| Some((item, item.body.as_ref()?))) {
             self.file = item.place.file;
             for written in body.rule.iter().flat_map(|list| &list.value) {
@@ -61,12 +61,16 @@ impl Check<'_> {
         self.kept(rules)
     }
 
-    fn rule(&mut self, written: &Written<RuleFile>, shared: &Shared<'_>) -> Option<ForwardRule> {
+    fn rule(
+        &mut self,
+        written: &Written<RuleFile>,
+        shared: &RuleDefaults<'_>,
+    ) -> Option<ForwardRule> {
         let (file, table) = (&written.value, self.place(written));
         let mode = file.mode.as_ref().map_or(shared.mode, |written| mode(written.value));
         let effect = self.effect(file, mode);
         self.is_for_somebody(file, table);
-        let listed = if effect == Effect::Deny { &file.deny } else { &file.allow };
+        let listed = if effect == RuleEffect::Deny { &file.deny } else { &file.allow };
         let listed = listed.iter().flat_map(|list| &list.value);
         let destinations: Vec<_> = listed.map(|written| self.destination(written)).collect();
         let clients = self.clients(&file.clients);
@@ -75,7 +79,7 @@ impl Check<'_> {
         let (ports, connect_ports) = self.ports(file, effect);
         let addresses = self.special_networks(&file.addresses);
         let (from, until) = self.period(file);
-        if mode == Mode::Report && effect == Effect::Allow {
+        if mode == RuleMode::Report && effect == RuleEffect::Allow {
             let message =
                 format!("rule `{}` only reports: its clients may go anywhere", file.name.value);
             let place = self.place(&file.name);
@@ -105,16 +109,16 @@ impl Check<'_> {
             addresses: addresses?,
             from,
             until,
-            mode: if effect == Effect::Deny { Mode::Enforce } else { mode },
+            mode: if effect == RuleEffect::Deny { RuleMode::Enforce } else { mode },
             sni: sni(file.sni.as_ref(), shared.sni),
-            sni_elsewhere: sni(file.sni.as_ref(), Sni::OFF),
+            sni_elsewhere: sni(file.sni.as_ref(), SniPolicy::OFF),
             rate: self.rate(file.rate.as_ref()),
             via: via?,
         })
     }
 
     /// `allow` or `deny`, and not both.
-    fn effect(&mut self, file: &RuleFile, mode: Mode) -> Effect {
+    fn effect(&mut self, file: &RuleFile, mode: RuleMode) -> RuleEffect {
         let name = &file.name;
         match (&file.allow, &file.deny) {
             (Some(allow), Some(deny)) => {
@@ -128,22 +132,22 @@ impl Check<'_> {
             }
             (None, Some(deny)) => {
                 self.only_denies(file, self.place(deny));
-                return Effect::Deny;
+                return RuleEffect::Deny;
             }
-            (None, None) if mode == Mode::Report => {}
+            (None, None) if mode == RuleMode::Report => {}
             (None, None) if self.found.is_damaged(self.place(name)) => {}
             (None, None) => self.allows_nothing(name, self.place(name)),
             (Some(allow), None) => {
                 let damaged = self.found.is_damaged(self.place(allow));
-                if allow.value.is_empty() && mode == Mode::Enforce && !damaged {
+                if allow.value.is_empty() && mode == RuleMode::Enforce && !damaged {
                     self.allows_nothing(name, self.place(allow));
                 }
             }
         }
-        Effect::Allow
+        RuleEffect::Allow
     }
 
-    fn allows_nothing(&mut self, name: &Written<String>, place: Place) {
+    fn allows_nothing(&mut self, name: &Written<String>, place: Span) {
         let message = format!("rule `{}` allows nothing", name.value);
         self.found.push(
             Problem::error("forward.rule-empty", place, message)
@@ -155,7 +159,7 @@ impl Check<'_> {
     }
 
     /// Keys that mean nothing where nothing is let through.
-    fn only_denies(&mut self, file: &RuleFile, deny: Place) {
+    fn only_denies(&mut self, file: &RuleFile, deny: Span) {
         let others = [
             ("addresses", file.addresses.as_ref().map(|w| self.place(w))),
             ("mode", file.mode.as_ref().map(|w| self.place(w))),
@@ -174,7 +178,7 @@ impl Check<'_> {
         }
     }
 
-    fn is_for_somebody(&mut self, file: &RuleFile, table: Place) {
+    fn is_for_somebody(&mut self, file: &RuleFile, table: Span) {
         let some = file.clients.is_some() || file.users.is_some() || file.client_names.is_some();
         // What says whom it is for may be just what is wrong with it.
         if some || self.found.is_damaged(table) {
@@ -246,10 +250,10 @@ impl Check<'_> {
     }
 
     /// Ports of URLs, and of CONNECT.
-    fn ports(&mut self, file: &RuleFile, effect: Effect) -> (Vec<u16>, Vec<u16>) {
+    fn ports(&mut self, file: &RuleFile, effect: RuleEffect) -> (Vec<u16>, Vec<u16>) {
         let ports = self.port_list(file.ports.as_ref(), "ports");
         let connect = self.port_list(file.connect_ports.as_ref(), "connect-ports");
-        if effect == Effect::Deny {
+        if effect == RuleEffect::Deny {
             let ports = ports.unwrap_or_default();
             return (ports.clone(), connect.unwrap_or(ports));
         }
@@ -260,7 +264,7 @@ impl Check<'_> {
     }
 
     /// Ports that are neither those of `http://` nor of CONNECT, listed where CONNECT is not.
-    fn only_urls(&mut self, name: &Written<String>, place: Place, ports: &[u16]) {
+    fn only_urls(&mut self, name: &Written<String>, place: Span, ports: &[u16]) {
         let odd: Vec<_> = ports.iter().filter(|port| !matches!(port, 80 | 443)).collect();
         let (Some(first), false) = (odd.first(), self.found.is_damaged(place)) else { return };
         let message = format!("rule `{}` opens port {first} for http:// only", name.value);
@@ -375,7 +379,11 @@ impl Check<'_> {
 
     /// `None`: it is wrong.
     #[expect(clippy::option_option, reason = "wrong, none and one are three things")]
-    fn via(&mut self, written: &Written<String>, shared: &Shared<'_>) -> Option<Option<ParentId>> {
+    fn via(
+        &mut self,
+        written: &Written<String>,
+        shared: &RuleDefaults<'_>,
+    ) -> Option<Option<ParentId>> {
         if written.value == DIRECT {
             return Some(None);
         }
@@ -405,24 +413,24 @@ impl Check<'_> {
     }
 }
 
-const fn mode(written: ModeFile) -> Mode {
+const fn mode(written: ModeFile) -> RuleMode {
     match written {
-        ModeFile::Enforce => Mode::Enforce,
-        ModeFile::Report => Mode::Report,
+        ModeFile::Enforce => RuleMode::Enforce,
+        ModeFile::Report => RuleMode::Report,
     }
 }
 
 /// What is written, and for the rest what holds otherwise.
-fn sni(written: Option<&Written<SniFile>>, otherwise: Sni) -> Sni {
+fn sni(written: Option<&Written<SniFile>>, otherwise: SniPolicy) -> SniPolicy {
     let Some(Written { value: file, .. }) = written else { return otherwise };
     let act =
         |written: &Option<Written<ActFile>>, otherwise| match written.as_ref().map(|w| w.value) {
-            Some(ActFile::Refuse) => Act::Refuse,
-            Some(ActFile::Log) => Act::Log,
-            Some(ActFile::Allow) => Act::Allow,
+            Some(ActFile::Refuse) => SniAction::Refuse,
+            Some(ActFile::Log) => SniAction::Log,
+            Some(ActFile::Allow) => SniAction::Allow,
             None => otherwise,
         };
-    Sni {
+    SniPolicy {
         mismatch: act(&file.mismatch, otherwise.mismatch),
         missing: act(&file.missing, otherwise.missing),
         not_tls: act(&file.not_tls, otherwise.not_tls),

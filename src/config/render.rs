@@ -14,10 +14,10 @@ use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snip
 use serde_json::{Value, json};
 
 use super::outline::credentials;
-use super::problem::{Place, Problem, Severity, Source, Sources};
+use super::problem::{Problem, Severity, SourceFile, Sources, Span};
 
 /// Most problems drawn.
-const DRAWN: usize = 100;
+const MAX_PROBLEMS_DRAWN: usize = 100;
 
 /// Places listed of warnings that are folded into one.
 const PLACES: usize = 8;
@@ -26,16 +26,17 @@ const PLACES: usize = 8;
 const KINDS: usize = 5;
 
 /// Columns of the drawing.
-const WIDTH: usize = 110;
+const DRAWING_COLUMNS: usize = 110;
 
 /// Draws `problems` with the lines they are in, and counts them.
 #[must_use]
 pub fn draw(sources: &Sources, problems: &[Problem], colour: bool) -> String {
-    let renderer = if colour { Renderer::styled() } else { Renderer::plain() }.term_width(WIDTH);
+    let renderer =
+        if colour { Renderer::styled() } else { Renderer::plain() }.term_width(DRAWING_COLUMNS);
     let mut out = String::new();
     let is_error = |problem: &Problem| problem.severity == Severity::Error;
     let errors = problems.iter().filter(|problem| is_error(problem)).count();
-    let (mut room, mut warnings) = (DRAWN, DRAWN.saturating_sub(errors));
+    let (mut room, mut warnings) = (MAX_PROBLEMS_DRAWN, MAX_PROBLEMS_DRAWN.saturating_sub(errors));
     let mut left_out = false;
     for kind in kinds(problems) {
         let [problem, more @ ..] = kind.as_slice() else { continue };
@@ -153,11 +154,11 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
     let mut group =
         Group::with_title(level.primary_title(masked(&problem.message)).id(problem.code));
     let primary =
-        problem.place.map(|place| Mark { place, label: label(&problem.label), first: true });
+        problem.place.map(|place| Underline { place, label: label(&problem.label), first: true });
     let related = problem.related.as_ref();
     let related =
-        related.map(|(place, text)| Mark { place: *place, label: label(text), first: false });
-    let marks: Vec<Mark<'_>> = primary.into_iter().chain(related).collect();
+        related.map(|(place, text)| Underline { place: *place, label: label(text), first: false });
+    let marks: Vec<Underline<'_>> = primary.into_iter().chain(related).collect();
     match marks.as_slice() {
         // Two places of one file are drawn in one piece, in the order of the file.
         [one, other] if one.place.file == other.place.file => {
@@ -176,8 +177,8 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
 }
 
 /// A place to underline.
-struct Mark<'a> {
-    place: Place,
+struct Underline<'a> {
+    place: Span,
     label: Option<&'a str>,
     /// Whether it is the problem itself.
     first: bool,
@@ -186,7 +187,10 @@ struct Mark<'a> {
 /// The lines of `marks`, all of one file, and those between them.
 ///
 /// Cut out here and not by the renderer, which would go through the whole file for every problem.
-fn snippet<'a>(sources: &'a Sources, marks: &[Mark<'a>]) -> Option<Snippet<'a, Annotation<'a>>> {
+fn snippet<'a>(
+    sources: &'a Sources,
+    marks: &[Underline<'a>],
+) -> Option<Snippet<'a, Annotation<'a>>> {
     let source = sources.files.get(usize::from(marks.first()?.place.file))?;
     let spans = || marks.iter().map(|mark| span(&source.text, mark.place));
     let first = spans().map(|span| span.start).min()?;
@@ -222,13 +226,13 @@ fn label(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn locate(sources: &Sources, place: Option<Place>) -> Option<(&Source, Place)> {
+fn locate(sources: &Sources, place: Option<Span>) -> Option<(&SourceFile, Span)> {
     let place = place?;
     Some((sources.files.get(usize::from(place.file))?, place))
 }
 
 /// The bytes of `place`, moved to where characters begin. At least one column is marked.
-fn span(text: &str, place: Place) -> std::ops::Range<usize> {
+fn span(text: &str, place: Span) -> std::ops::Range<usize> {
     let start = text.floor_char_boundary(place.start as usize);
     let end = text.ceil_char_boundary(place.end as usize);
     start..end.max(start)
@@ -265,7 +269,7 @@ pub fn to_json(sources: &Sources, problems: &[Problem]) -> Value {
     json!({ "errors": errors, "warnings": problems.len() - errors, "problems": list })
 }
 
-fn position(source: &Source, place: Place) -> Value {
+fn position(source: &SourceFile, place: Span) -> Value {
     let span = span(&source.text, place);
     let (line, column) = line_and_column(&source.text, span.start);
     let (end_line, end_column) = line_and_column(&source.text, span.end);
@@ -299,9 +303,10 @@ mod tests {
     #[test]
     fn json_counts_lines_and_characters() {
         let text = "a = 1\nb = \"é\" # x\n";
-        let sources =
-            Sources { files: vec![Source { name: "a.toml".to_owned(), text: text.to_owned() }] };
-        let place = Place::of(0, &(10..14));
+        let sources = Sources {
+            files: vec![SourceFile { name: "a.toml".to_owned(), text: text.to_owned() }],
+        };
+        let place = Span::of(0, &(10..14));
         let json = to_json(&sources, &[Problem::error("a.b", place, "x")]);
         let place = &json["problems"][0]["place"];
         assert_eq!((place["line"].as_u64(), place["column"].as_u64()), (Some(2), Some(5)));

@@ -5,17 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::reach::{Budget, Trouble};
+use super::probe::{ProbeError, TimeBudget};
 
 /// Most bytes of an answer that are read.
-const MOST: usize = 64 * 1024;
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Fields of a head that are looked at.
-const FIELDS: usize = 128;
+const MAX_FIELDS: usize = 128;
 
 /// What was answered.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Answer {
+pub struct ProbeAnswer {
     /// Status code.
     pub status: u16,
     /// Its words.
@@ -29,7 +29,7 @@ pub struct Answer {
 
 /// Whether the body is waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wanted {
+pub enum BodyWanted {
     /// The head alone.
     Head,
     /// The head, and the body up to its end, 64 KiB, or the end of the time.
@@ -45,9 +45,9 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     line: &str,
     host: &str,
-    wanted: Wanted,
-    budget: Budget,
-) -> Result<Answer, Trouble> {
+    wanted: BodyWanted,
+    budget: TimeBudget,
+) -> Result<ProbeAnswer, ProbeError> {
     let mut request = String::new();
     let version = env!("CARGO_PKG_VERSION");
     // Writing to a String cannot fail.
@@ -62,13 +62,13 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         "Connection: close\r\n\r\n"
     });
     let sent = budget.wait("answer", stream.write_all(request.as_bytes())).await?;
-    sent.map_err(|error| Trouble::of(&error, "an answer"))?;
+    sent.map_err(|error| ProbeError::of(&error, "an answer"))?;
     let mut bytes = Vec::new();
     loop {
         let ended = more(stream, &mut bytes, budget).await?;
         if let Some((mut answer, head)) = parse(&bytes)? {
-            if wanted == Wanted::Body && answer.status != 204 {
-                while bytes.len() < MOST
+            if wanted == BodyWanted::Body && answer.status != 204 {
+                while bytes.len() < MAX_ANSWER
                     && matches!(more(stream, &mut bytes, budget).await, Ok(false))
                 {}
             }
@@ -77,9 +77,9 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(answer);
         }
         if ended && bytes.is_empty() {
-            return Err(Trouble::Closed { step: "an answer" });
+            return Err(ProbeError::Closed { step: "an answer" });
         }
-        if ended || bytes.len() > MOST {
+        if ended || bytes.len() > MAX_ANSWER {
             return Err(not_http(&bytes));
         }
     }
@@ -89,8 +89,8 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
 async fn more<S: AsyncRead + Unpin>(
     stream: &mut S,
     bytes: &mut Vec<u8>,
-    budget: Budget,
-) -> Result<bool, Trouble> {
+    budget: TimeBudget,
+) -> Result<bool, ProbeError> {
     let mut buffer = [0; 4096];
     match budget.wait("answer", stream.read(&mut buffer)).await? {
         Ok(read) => {
@@ -99,13 +99,13 @@ async fn more<S: AsyncRead + Unpin>(
         }
         // TLS without its farewell; what came before it counts.
         Err(_) if !bytes.is_empty() => Ok(true),
-        Err(error) => Err(Trouble::of(&error, "an answer")),
+        Err(error) => Err(ProbeError::of(&error, "an answer")),
     }
 }
 
 /// The head, and its length; `None` if it is not whole yet.
-fn parse(bytes: &[u8]) -> Result<Option<(Answer, usize)>, Trouble> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+fn parse(bytes: &[u8]) -> Result<Option<(ProbeAnswer, usize)>, ProbeError> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut head = httparse::Response::new(&mut fields);
     let length = match head.parse(bytes) {
         Ok(httparse::Status::Complete(length)) => length,
@@ -113,7 +113,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Answer, usize)>, Trouble> {
         Err(_) => return Err(not_http(bytes)),
     };
     let date = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("date"));
-    let answer = Answer {
+    let answer = ProbeAnswer {
         status: head.code.unwrap_or_default(),
         reason: head.reason.unwrap_or_default().to_owned(),
         body: String::new(),
@@ -122,8 +122,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(Answer, usize)>, Trouble> {
     Ok(Some((answer, length)))
 }
 
-fn not_http(bytes: &[u8]) -> Trouble {
-    Trouble::NotThat { expected: "HTTP", came: quoted(bytes) }
+fn not_http(bytes: &[u8]) -> ProbeError {
+    ProbeError::NotThat { expected: "HTTP", came: quoted(bytes) }
 }
 
 /// The beginning of what came, in printable characters.
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    async fn answer_to(said: &'static [u8], wanted: Wanted) -> Result<Answer, Trouble> {
+    async fn answer_to(said: &'static [u8], wanted: BodyWanted) -> Result<ProbeAnswer, ProbeError> {
         let (mut ours, mut theirs) = tokio::io::duplex(4096);
         let server = tokio::spawn(async move {
             let mut request = vec![0; 1024];
@@ -158,7 +158,7 @@ mod tests {
             let _ = theirs.write_all(said).await;
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
-        let budget = Budget::new(Duration::from_secs(10));
+        let budget = TimeBudget::new(Duration::from_secs(10));
         let answer = ask(&mut ours, "GET /x", "a.test:1", wanted, budget).await;
         let request = server.await.unwrap();
         assert!(request.starts_with("GET /x HTTP/1.1\r\nHost: a.test:1\r\n"), "{request}");
@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn reads_heads_and_bodies() {
         let said = b"HTTP/1.1 503 Busy\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\nbody";
-        let answer = answer_to(said, Wanted::Body).await.unwrap();
+        let answer = answer_to(said, BodyWanted::Body).await.unwrap();
         assert_eq!((answer.status, answer.reason.as_str()), (503, "Busy"));
         assert_eq!(answer.body, "body");
         assert!(answer.clock_ahead_ms.unwrap() < -900_000_000_000);
@@ -176,9 +176,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_http_is_quoted() {
-        let trouble = answer_to(b"SSH-2.0-x\r\n", Wanted::Head).await.unwrap_err();
+        let trouble = answer_to(b"SSH-2.0-x\r\n", BodyWanted::Head).await.unwrap_err();
         assert_eq!(trouble.to_string(), r"does not speak HTTP: it began with `SSH-2.0-x\r\n`");
-        let trouble = answer_to(b"", Wanted::Head).await.unwrap_err();
-        assert_eq!(trouble, Trouble::Closed { step: "an answer" });
+        let trouble = answer_to(b"", BodyWanted::Head).await.unwrap_err();
+        assert_eq!(trouble, ProbeError::Closed { step: "an answer" });
     }
 }

@@ -4,7 +4,7 @@
 //! and the tree is read again, until nothing is wrong or nothing can be taken out. What an item
 //! lost is remembered, so that later steps do not complain that it is missing.
 //!
-//! In: one file. Out: [`Shaped`], to which files are added one by one. Never: decides what a value
+//! In: one file. Out: [`ParsedFiles`], to which files are added one by one. Never: decides what a value
 //! means.
 
 use std::collections::HashSet;
@@ -19,12 +19,12 @@ use super::file::{
     AdminFile, CertificateFile, DoctorFile, ForwardFile, GatewayFile, ProfileFile, TcpFile,
     UpstreamFile,
 };
-use super::outline::Draft;
-use super::problem::{Findings, Place};
+use super::outline::OutlineBuilder;
+use super::problem::{Findings, Span};
 use super::{syntax, wording};
 
 /// Mistakes taken out of one item before it is given up.
-const MISTAKES: usize = 64;
+const MAX_MISTAKES: usize = 64;
 
 /// The tables that are known at the top of a file.
 const TABLES: [&str; 8] =
@@ -39,34 +39,34 @@ const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "pare
 
 /// Everything the files say, with places and without meaning.
 #[derive(Debug, Default)]
-pub(super) struct Shaped {
+pub(super) struct ParsedFiles {
     /// What all of them say.
-    pub(super) outline: Draft,
+    pub(super) outline: OutlineBuilder,
     /// Every `[gateway]`.
-    pub(super) gateway: Vec<Item<GatewayFile>>,
+    pub(super) gateway: Vec<NamedTable<GatewayFile>>,
     /// Every `[admin]`.
-    pub(super) admin: Vec<Item<AdminFile>>,
+    pub(super) admin: Vec<NamedTable<AdminFile>>,
     /// Every `[certificate.NAME]`.
-    pub(super) certificates: Vec<Item<CertificateFile>>,
+    pub(super) certificates: Vec<NamedTable<CertificateFile>>,
     /// Every `[upstream.NAME]`.
-    pub(super) upstreams: Vec<Item<UpstreamFile>>,
+    pub(super) upstreams: Vec<NamedTable<UpstreamFile>>,
     /// Every `[profile.NAME]`, and every mention of one.
-    pub(super) profiles: Vec<Item<ProfileFile>>,
+    pub(super) profiles: Vec<NamedTable<ProfileFile>>,
     /// Every `[tcp.NAME]`.
-    pub(super) tcp: Vec<Item<TcpFile>>,
+    pub(super) tcp: Vec<NamedTable<TcpFile>>,
     /// Every `[doctor]`.
-    pub(super) doctor: Vec<Item<DoctorFile>>,
+    pub(super) doctor: Vec<NamedTable<DoctorFile>>,
     /// Every `[forward]`, and every mention of it.
-    pub(super) forward: Vec<Item<ForwardFile>>,
+    pub(super) forward: Vec<NamedTable<ForwardFile>>,
 }
 
 /// A named table.
 #[derive(Debug)]
-pub(super) struct Item<T> {
+pub(super) struct NamedTable<T> {
     /// Its name; for `[gateway]` and `[admin]` that very word.
     pub(super) name: String,
     /// Its header.
-    pub(super) place: Place,
+    pub(super) place: Span,
     /// What is in it; `None` if that is not even a table of the right kind.
     pub(super) body: Option<T>,
 }
@@ -77,7 +77,7 @@ pub(super) struct Item<T> {
 pub(super) fn shape(
     (file, text): (u16, &str),
     env: Env<'_>,
-    shaped: &mut Shaped,
+    shaped: &mut ParsedFiles,
     found: &mut Findings,
 ) -> bool {
     let (root, errors) = DeTable::parse_recoverable(text);
@@ -90,7 +90,7 @@ pub(super) fn shape(
     let mut root = root.into_inner();
     expand(&mut root, file, env, found);
     shaped.outline.add(file, &root);
-    let mut reader = Reader { file, text, found, excused: HashSet::new() };
+    let mut reader = FileReader { file, text, found, excused: HashSet::new() };
     for (key, value) in root {
         match key.get_ref().as_ref() {
             "gateway" => shaped.gateway.push(reader.item(&key, value)),
@@ -111,17 +111,17 @@ pub(super) fn shape(
 }
 
 /// One file being read.
-struct Reader<'a> {
+struct FileReader<'a> {
     file: u16,
     text: &'a str,
     found: &'a mut Findings,
     /// Keys that are missing from the table at a place because of a mistake already reported.
-    excused: HashSet<(Place, String)>,
+    excused: HashSet<(Span, String)>,
 }
 
-impl Reader<'_> {
-    fn place(&self, span: &Range<usize>) -> Place {
-        Place::of(self.file, span)
+impl FileReader<'_> {
+    fn place(&self, span: &Range<usize>) -> Span {
+        Span::of(self.file, span)
     }
 
     /// Reads `[key.NAME]` for every NAME.
@@ -129,7 +129,7 @@ impl Reader<'_> {
         &mut self,
         key: &Spanned<std::borrow::Cow<'_, str>>,
         value: Spanned<DeValue<'_>>,
-        into: &mut Vec<Item<T>>,
+        into: &mut Vec<NamedTable<T>>,
     ) {
         let span = value.span();
         let DeValue::Table(table) = value.into_inner() else {
@@ -156,16 +156,16 @@ impl Reader<'_> {
         &mut self,
         key: &Spanned<std::borrow::Cow<'_, str>>,
         mut value: Spanned<DeValue<'_>>,
-    ) -> Item<T> {
+    ) -> NamedTable<T> {
         let place = self.place(&value.span());
         let name = key.get_ref().clone().into_owned();
         if value.get_ref().is_table() {
             self.demand_tables(&mut value);
-            return Item { name, place, body: self.body(value) };
+            return NamedTable { name, place, body: self.body(value) };
         }
         self.found.damage(place);
         self.found.strike(place, wording::not_a_table(&name, place, self.text));
-        Item { name, place, body: None }
+        NamedTable { name, place, body: None }
     }
 
     /// serde reads an array where a table is wanted, field by field in the order of the type. No
@@ -176,7 +176,7 @@ impl Reader<'_> {
         let mut wrong = Vec::new();
         for (key, value) in table.iter_mut() {
             let name = key.get_ref().as_ref();
-            let place = Place::of(self.file, &value.span());
+            let place = Span::of(self.file, &value.span());
             if TABLE_KEYS.contains(&name) && !value.get_ref().is_table() {
                 wrong.push((key.span(), wording::not_a_table(name, place, self.text)));
             } else if TABLE_ARRAY_KEYS.contains(&name) {
@@ -198,7 +198,7 @@ impl Reader<'_> {
     }
 
     fn body<T: DeserializeOwned>(&mut self, mut value: Spanned<DeValue<'_>>) -> Option<T> {
-        for _ in 0..MISTAKES {
+        for _ in 0..MAX_MISTAKES {
             let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
                 Ok(body) => return Some(body),
                 Err(error) => error,
@@ -261,9 +261,9 @@ mod tests {
 
     fn problems(text: &str) -> Vec<(&'static str, String)> {
         let mut found = Findings::default();
-        let mut shaped = Shaped::default();
+        let mut shaped = ParsedFiles::default();
         shape((0, text), &|_| None, &mut shaped, &mut found);
-        let marked = |place: Option<Place>| {
+        let marked = |place: Option<Span>| {
             place.map_or(String::new(), |p| text[p.start as usize..p.end as usize].to_owned())
         };
         found.into_sorted().into_iter().map(|p| (p.code, marked(p.place))).collect()
@@ -294,7 +294,7 @@ mod tests {
         let text =
             "[[profile.a.route]]\npth = \"/\"\n[[profile.a.route]]\npath = \"/\"\ndeny = 1\n";
         let mut found = Findings::default();
-        let mut shaped = Shaped::default();
+        let mut shaped = ParsedFiles::default();
         shape((0, text), &|_| None, &mut shaped, &mut found);
         let body = shaped.profiles[0].body.as_ref().unwrap();
         assert_eq!(body.route.as_ref().unwrap().value.len(), 1);

@@ -9,21 +9,22 @@ use ipnet::IpNet;
 
 use crate::addr::special::special;
 use crate::config::{
-    Config, ForwardListener, Listener, Others, ProxyProtocol, Serve, Tcp, TcpListener, is_loopback,
+    Config, ForwardListener, Listener, ListenerMode, ProxyProtocol, Tcp, TcpListener,
+    UnlistedPeers, is_loopback,
 };
 
-use super::{GATEWAY, Opening, Table};
+use super::{FirewallRule, FirewallTable, GATEWAY};
 
 /// Who goes out through the forward proxy, and what for.
-pub(super) const GO_OUT: [&str; 2] = ["Customer Channel Manager", "File Engine"];
-pub(super) const OUT: &str = "calls to Facebook, Viber, Twilio through the proxy";
+pub(super) const EGRESS_COMPONENTS: [&str; 2] = ["Customer Channel Manager", "File Engine"];
+pub(super) const EGRESS_PURPOSE: &str = "calls to Facebook, Viber, Twilio through the proxy";
 
 /// Who comes in, unless it is said.
-const INTERNET: &str = "Internet: customers' browsers, Facebook, Viber, Twilio";
-const LAN: &str = "LAN: agents, supervisors, administrators";
+const INTERNET_CLIENTS: &str = "Internet: customers' browsers, Facebook, Viber, Twilio";
+const LAN_CLIENTS: &str = "LAN: agents, supervisors, administrators";
 
 /// Listeners with the same clients.
-struct Side<'a> {
+struct ListenerGroup<'a> {
     name: &'a str,
     clients: Vec<String>,
     public: bool,
@@ -32,7 +33,7 @@ struct Side<'a> {
 }
 
 /// A listener.
-struct Door<'a> {
+struct InboundRule<'a> {
     listen: SocketAddr,
     balancers: Option<&'a ProxyProtocol>,
     protocol: &'static str,
@@ -42,37 +43,38 @@ struct Door<'a> {
 }
 
 /// The public name and its port, until it is clear where they lead.
-type Outside<'a> = Option<(&'a str, u16)>;
+type PublicAddress<'a> = Option<(&'a str, u16)>;
 
 /// Adds the rows of everything that listens but the admin listener.
-pub(super) fn add(config: &Config, table: &mut Table) {
-    let mut outside: Outside<'_> =
+pub(super) fn add(config: &Config, table: &mut FirewallTable) {
+    let mut outside: PublicAddress<'_> =
         config.doctor.fqdn.as_deref().map(|fqdn| (fqdn, config.doctor.public_port));
     for profile in &config.profiles {
-        let side = Side::of(config, &profile.name, &[], &profile.trusted_proxies);
-        let door = |listener| Door::of_profile(config, listener, side.public);
+        let side = ListenerGroup::of(config, &profile.name, &[], &profile.trusted_proxies);
+        let door = |listener| InboundRule::of_profile(config, listener, side.public);
         let doors: Vec<_> = profile.listeners.iter().map(door).collect();
         side.add(&doors, &mut outside, table);
     }
     for tcp in &config.tcp {
-        let side = Side::of(config, &tcp.name, &tcp.clients, &[]);
+        let side = ListenerGroup::of(config, &tcp.name, &tcp.clients, &[]);
         let doors: Vec<_> =
-            tcp.listeners.iter().map(|listener| Door::of_tcp(tcp, listener)).collect();
+            tcp.listeners.iter().map(|listener| InboundRule::of_tcp(tcp, listener)).collect();
         side.add(&doors, &mut outside, table);
     }
     // Components that use another proxy do not come here.
     if let (Some(forward), None) = (&config.forward, &config.doctor.proxy) {
-        let clients = GO_OUT.map(str::to_owned).to_vec();
-        let side = Side { name: "the forward proxy", clients, public: false, trusted: &[] };
-        let doors: Vec<_> = forward.listeners.iter().map(Door::of_forward).collect();
+        let clients = EGRESS_COMPONENTS.map(str::to_owned).to_vec();
+        let side =
+            ListenerGroup { name: "the forward proxy", clients, public: false, trusted: &[] };
+        let doors: Vec<_> = forward.listeners.iter().map(InboundRule::of_forward).collect();
         side.add(&doors, &mut outside, table);
     }
 }
 
-impl<'a> Side<'a> {
+impl<'a> ListenerGroup<'a> {
     fn of(config: &Config, name: &'a str, clients: &[IpNet], trusted: &'a [IpNet]) -> Self {
         let public = config.doctor.public.iter().any(|one| one == name);
-        let who = if public { INTERNET } else { LAN };
+        let who = if public { INTERNET_CLIENTS } else { LAN_CLIENTS };
         let who = if clients.is_empty() { who.to_owned() } else { named(who, clients) };
         Self { name, clients: vec![who], public, trusted }
     }
@@ -82,7 +84,12 @@ impl<'a> Side<'a> {
     }
 
     /// Adds the rows of its listeners, and of the way to what is in front as far as it is known.
-    fn add(&self, doors: &[Door<'_>], outside: &mut Outside<'_>, table: &mut Table) {
+    fn add(
+        &self,
+        doors: &[InboundRule<'_>],
+        outside: &mut PublicAddress<'_>,
+        table: &mut FirewallTable,
+    ) {
         for door in doors {
             if is_loopback(door.listen.ip()) {
                 table.local.push(format!("{} ({})", door.listen, self.name));
@@ -94,7 +101,7 @@ impl<'a> Side<'a> {
         let mains = doors.iter().filter(|door| door.main && self.public);
         // The one that needs no translation, if there is one.
         let translated =
-            |door: &&Door<'_>| outside.is_some_and(|(_, port)| port != door.listen.port());
+            |door: &&InboundRule<'_>| outside.is_some_and(|(_, port)| port != door.listen.port());
         if let Some(main) = mains.min_by_key(translated)
             && let Some((fqdn, port)) = outside.take()
         {
@@ -107,7 +114,7 @@ impl<'a> Side<'a> {
     }
 
     /// Adds what leads from the public name to a listener.
-    fn lead(&self, (fqdn, port): (&str, u16), main: &Door<'_>, table: &mut Table) {
+    fn lead(&self, (fqdn, port): (&str, u16), main: &InboundRule<'_>, table: &mut FirewallTable) {
         let own = main.listen.port();
         let purpose = match main.balancers {
             Some(_) => format!("to the load balancer, which connects to port {own} of the gateway"),
@@ -116,15 +123,20 @@ impl<'a> Side<'a> {
         };
         for client in &self.clients {
             let kind = [main.protocol, "public"];
-            table.openings.push(Opening::new([client, fqdn], port.to_string(), kind, &*purpose));
+            table.openings.push(FirewallRule::new(
+                [client, fqdn],
+                port.to_string(),
+                kind,
+                &*purpose,
+            ));
         }
     }
 
     /// Adds the rows of a listener.
-    fn reach(&self, door: &Door<'_>, table: &mut Table) {
+    fn reach(&self, door: &InboundRule<'_>, table: &mut FirewallTable) {
         let (to, port) = (here(door.listen), door.listen.port().to_string());
         let mut add = |source: &str, protocol, scope, purpose: &str| {
-            let opening = Opening::new([source, &to], &*port, [protocol, scope], purpose);
+            let opening = FirewallRule::new([source, &to], &*port, [protocol, scope], purpose);
             table.openings.push(opening);
         };
         let balancers = door.balancers.map_or(&[][..], |known| &known.from);
@@ -133,7 +145,7 @@ impl<'a> Side<'a> {
             let purpose = format!("{}; begins with the PROXY protocol", door.purpose);
             add(&balancers, "TCP", scope, &purpose);
         }
-        if door.balancers.is_some_and(|known| known.others == Others::Refuse) {
+        if door.balancers.is_some_and(|known| known.others == UnlistedPeers::Refuse) {
             return;
         }
         for client in &self.clients {
@@ -155,21 +167,23 @@ impl<'a> Side<'a> {
     }
 }
 
-impl<'a> Door<'a> {
+impl<'a> InboundRule<'a> {
     fn of_profile(config: &Config, listener: &'a Listener, public: bool) -> Self {
         let (protocol, purpose) = match listener.serve {
-            Serve::Routes if public => {
+            ListenerMode::Routes if public => {
                 ("HTTPS", "web chat, WebSockets, webhooks, files".to_owned())
             }
-            Serve::Routes => ("HTTPS", "agent gadget, WebSockets, administration".to_owned()),
-            Serve::Component(id) => {
+            ListenerMode::Routes => {
+                ("HTTPS", "agent gadget, WebSockets, administration".to_owned())
+            }
+            ListenerMode::Component(id) => {
                 let name = config.upstreams.get(id.0).map_or("", |upstream| upstream.name.as_str());
                 ("HTTPS", format!("{name} on a port of its own"))
             }
-            Serve::RedirectToHttps { .. } => ("HTTP", "sends browsers to HTTPS".to_owned()),
+            ListenerMode::RedirectToHttps { .. } => ("HTTP", "sends browsers to HTTPS".to_owned()),
         };
         let (listen, balancers) = (listener.listen, listener.proxy_protocol.as_ref());
-        Self { listen, balancers, protocol, purpose, main: listener.serve == Serve::Routes }
+        Self { listen, balancers, protocol, purpose, main: listener.serve == ListenerMode::Routes }
     }
 
     fn of_tcp(tcp: &Tcp, listener: &'a TcpListener) -> Self {
@@ -187,7 +201,7 @@ impl<'a> Door<'a> {
             listen: listener.listen,
             balancers: listener.proxy_protocol.as_ref(),
             protocol: "TCP",
-            purpose: OUT.to_owned(),
+            purpose: EGRESS_PURPOSE.to_owned(),
             main: false,
         }
     }

@@ -10,21 +10,21 @@ use rustls::client::danger::ServerCertVerifier as _;
 use rustls_pki_types::{ServerName, UnixTime};
 
 use crate::config::{
-    Certificate, CertificateId, CertificatePair, Config, Profile, Serve, TcpRoute,
+    Certificate, CertificateId, CertificatePair, Config, ListenerMode, Profile, TcpRoute,
 };
 use crate::net::listen;
 use crate::tls::{self, Identity, certificate};
 
-use super::holders::{Holder, holders};
-use super::row::{Group, Row};
-use super::shown::{SOON, Shown};
-use super::{Known, known};
+use super::certificate_summary::{CertificateSummary, WARN_DAYS};
+use super::port_owners::{PortOwner, holders};
+use super::row::{DoctorRow, RowGroup};
+use super::{DoctorInputs, known};
 
 // --- Files ------------------------------------------------------------------------------------
 
 /// Whether `run` would take the configuration.
-pub(super) fn configuration(facts: &Known) -> Row {
-    let row = Row::new(Group::Configuration, "system configuration", "configuration", "");
+pub(super) fn configuration(facts: &DoctorInputs) -> DoctorRow {
+    let row = DoctorRow::new(RowGroup::Configuration, "system configuration", "configuration", "");
     let warnings = match facts.warnings {
         0 => String::new(),
         1 => ", with a warning".to_owned(),
@@ -39,8 +39,8 @@ pub(super) fn configuration(facts: &Known) -> Row {
 }
 
 /// Whether a gateway runs.
-pub(super) fn running(facts: &Known) -> Row {
-    let row = Row::new(Group::Configuration, "system configuration", "gateway", "");
+pub(super) fn running(facts: &DoctorInputs) -> DoctorRow {
+    let row = DoctorRow::new(RowGroup::Configuration, "system configuration", "gateway", "");
     match facts.pid {
         Some(pid) => row.good(format!("running, process {pid}")),
         None => row.note("not running, or not to be asked", "start it: app-gateway run"),
@@ -50,7 +50,7 @@ pub(super) fn running(facts: &Known) -> Row {
 // --- Listeners --------------------------------------------------------------------------------
 
 /// A row for each address the gateway is to listen on.
-pub(super) fn listeners(config: &Config, facts: &Known) -> super::Check {
+pub(super) fn listeners(config: &Config, facts: &DoctorInputs) -> super::RowCheck {
     let mut wanted = Vec::new();
     for profile in &config.profiles {
         let requirement = if config.doctor.public.contains(&profile.name) {
@@ -60,11 +60,11 @@ pub(super) fn listeners(config: &Config, facts: &Known) -> super::Check {
         };
         for listener in &profile.listeners {
             let what = match listener.serve {
-                Serve::Routes => profile.name.clone(),
-                Serve::Component(id) => {
+                ListenerMode::Routes => profile.name.clone(),
+                ListenerMode::Component(id) => {
                     config.upstreams.get(id.0).map_or_else(String::new, |u| u.name.clone())
                 }
-                Serve::RedirectToHttps { .. } => format!("{}-redirect", profile.name),
+                ListenerMode::RedirectToHttps { .. } => format!("{}-redirect", profile.name),
             };
             wanted.push((
                 requirement,
@@ -108,8 +108,8 @@ fn listener(
     what: String,
     (address, place): (SocketAddr, String),
     running: Option<i32>,
-) -> Row {
-    let row = Row::new(Group::Listeners, requirement, what, address.to_string());
+) -> DoctorRow {
+    let row = DoctorRow::new(RowGroup::Listeners, requirement, what, address.to_string());
     let error = match listen::probe(address) {
         Ok(()) if running.is_some() => {
             return row.failed(
@@ -136,8 +136,8 @@ fn listener(
     }
 }
 
-fn held(row: Row, holders: &[Holder], running: Option<i32>, place: &str) -> Row {
-    let ours = |holder: &Holder| holder.pid.is_some() && holder.pid == running;
+fn held(row: DoctorRow, holders: &[PortOwner], running: Option<i32>, place: &str) -> DoctorRow {
+    let ours = |holder: &PortOwner| holder.pid.is_some() && holder.pid == running;
     let other = holders.iter().find(|holder| !ours(holder));
     match other {
         None if holders.is_empty() => row.failed(
@@ -145,11 +145,11 @@ fn held(row: Row, holders: &[Holder], running: Option<i32>, place: &str) -> Row 
             format!("as root: ss -ltnp; end that program, or write another port at {place}"),
         ),
         None => row.good("bound by the gateway"),
-        Some(Holder { pid: Some(pid), program }) if program == "app-gateway" => row.warning(
+        Some(PortOwner { pid: Some(pid), program }) if program == "app-gateway" => row.warning(
             format!("bound by app-gateway, process {pid}, which does not answer for this directory"),
             "a gateway that runs on another directory, or one that is draining; name its directory with -c",
         ),
-        Some(Holder { pid: Some(pid), program }) => row.failed(
+        Some(PortOwner { pid: Some(pid), program }) => row.failed(
             format!("bound by another program: {program}, process {pid}"),
             format!("end it (is it Docker publishing the component itself? see the README, ports), or write another port at {place}"),
         ),
@@ -168,7 +168,7 @@ fn held(row: Row, holders: &[Holder], running: Option<i32>, place: &str) -> Row 
 // --- Certificates -----------------------------------------------------------------------------
 
 /// A row for each certificate, and one for the public name.
-pub(super) fn certificates(config: &Config) -> Vec<Row> {
+pub(super) fn certificates(config: &Config) -> Vec<DoctorRow> {
     let provider = tls::provider();
     let roots = certificate::system_root_subjects();
     let (mut rows, mut identities) = (Vec::new(), Vec::new());
@@ -176,8 +176,12 @@ pub(super) fn certificates(config: &Config) -> Vec<Row> {
         let id = CertificateId(index);
         let public = publics(config).any(|profile| profile.certificates.contains(&id));
         for (number, pair) in certificate.pairs.iter().enumerate() {
-            let row =
-                Row::new(Group::Certificates, "TLS certificates", named(certificate, number), "");
+            let row = DoctorRow::new(
+                RowGroup::Certificates,
+                "TLS certificates",
+                named(certificate, number),
+                "",
+            );
             match certificate::load(&pair.chain, &pair.key, &provider, &roots) {
                 Ok((identity, findings)) => {
                     rows.push(judge(row, &identity, &findings, public));
@@ -205,7 +209,7 @@ fn named(certificate: &Certificate, pair: usize) -> String {
     }
 }
 
-fn unusable(row: Row, pair: &CertificatePair, findings: &[tls::Finding]) -> Row {
+fn unusable(row: DoctorRow, pair: &CertificatePair, findings: &[tls::Finding]) -> DoctorRow {
     let file = pair.chain.display();
     match findings.iter().find(|finding| finding.fatal) {
         Some(finding) => row.failed(format!("{file}: {}", finding.message), finding.help.clone()),
@@ -213,9 +217,14 @@ fn unusable(row: Row, pair: &CertificatePair, findings: &[tls::Finding]) -> Row 
     }
 }
 
-fn judge(row: Row, identity: &Identity, findings: &[tls::Finding], public: bool) -> Row {
+fn judge(
+    row: DoctorRow,
+    identity: &Identity,
+    findings: &[tls::Finding],
+    public: bool,
+) -> DoctorRow {
     let chain = &identity.key.cert;
-    let Some(shown) = Shown::of(chain) else {
+    let Some(shown) = CertificateSummary::of(chain) else {
         return row.failed("no certificate", "install it again");
     };
     let length = match shown.chain {
@@ -227,7 +236,7 @@ fn judge(row: Row, identity: &Identity, findings: &[tls::Finding], public: bool)
     if let Some(finding) = findings.first() {
         return row.warning(format!("{found}; {}", finding.message), finding.help.clone());
     }
-    if shown.days < SOON {
+    if shown.days < WARN_DAYS {
         return row.warning(found, "renew it now");
     }
     if identity.development {
@@ -263,8 +272,8 @@ fn trusted(identity: &Identity) -> bool {
 
 /// Whether clients that come by the public name meet a certificate with it: one of this gateway's,
 /// or of whoever they are passed on to.
-fn covered(config: &Config, fqdn: &str, identities: &[Identity]) -> Row {
-    let row = Row::new(Group::Certificates, "TLS certificates", "fqdn-covered", fqdn);
+fn covered(config: &Config, fqdn: &str, identities: &[Identity]) -> DoctorRow {
+    let row = DoctorRow::new(RowGroup::Certificates, "TLS certificates", "fqdn-covered", fqdn);
     if identities.iter().any(|identity| identity.covers(fqdn)) {
         return row.good("named by a certificate of the public side");
     }
@@ -292,12 +301,12 @@ fn covered(config: &Config, fqdn: &str, identities: &[Identity]) -> Row {
 }
 
 /// The rows of the certificates, off the thread that waits for answers.
-pub(super) fn certificate_check(config: &Arc<Config>) -> super::Check {
+pub(super) fn certificate_check(config: &Arc<Config>) -> super::RowCheck {
     let config = Arc::clone(config);
     super::blocking(move || certificates(&config))
 }
 
 /// The rows of the files.
-pub(super) fn files(facts: &Known) -> super::Check {
+pub(super) fn files(facts: &DoctorInputs) -> super::RowCheck {
     known(vec![configuration(facts), running(facts)])
 }

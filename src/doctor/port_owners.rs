@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A program that listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Holder {
+pub struct PortOwner {
     /// Its process; `None`: another user's, which only root may look at.
     pub pid: Option<i32>,
     /// Its name; empty if it is not known.
@@ -14,16 +14,16 @@ pub struct Holder {
 
 /// Who keeps `address` from being listened on; empty if nobody does.
 #[must_use]
-pub fn holders(address: SocketAddr) -> Vec<Holder> {
+pub fn holders(address: SocketAddr) -> Vec<PortOwner> {
     let mut inodes = Vec::new();
     for (file, length) in [("/proc/net/tcp", 8), ("/proc/net/tcp6", 32)] {
         let text = fs::read_to_string(file).unwrap_or_default();
         let listening = text.lines().skip(1).filter_map(|line| listening(line, length));
         inodes.extend(listening.filter(|(held, _)| meets(*held, address)).map(|(_, inode)| inode));
     }
-    let mut holders: Vec<Holder> = Vec::new();
+    let mut holders: Vec<PortOwner> = Vec::new();
     for inode in inodes {
-        let holder = owner(&inode).unwrap_or(Holder { pid: None, program: String::new() });
+        let holder = owner(&inode).unwrap_or(PortOwner { pid: None, program: String::new() });
         if !holders.contains(&holder) {
             holders.push(holder);
         }
@@ -64,7 +64,7 @@ fn listening(line: &str, length: usize) -> Option<(SocketAddr, String)> {
 }
 
 /// The process that has a socket open.
-fn owner(inode: &str) -> Option<Holder> {
+fn owner(inode: &str) -> Option<PortOwner> {
     let wanted = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -77,7 +77,7 @@ fn owner(inode: &str) -> Option<Holder> {
         };
         if open.flatten().any(has) {
             let program = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(Holder { pid: Some(pid), program: program.trim().to_owned() });
+            return Some(PortOwner { pid: Some(pid), program: program.trim().to_owned() });
         }
     }
     None

@@ -1,6 +1,6 @@
 //! Reaching somebody: name, TCP, TLS, within one budget; and the words for why it did not work.
 //!
-//! In: a host and a port. Out: a [`Stream`], or a [`Trouble`]. Never: sends anything of its own.
+//! In: a host and a port. Out: a [`Stream`], or a [`ProbeError`]. Never: sends anything of its own.
 
 use std::fmt;
 use std::io;
@@ -17,18 +17,18 @@ use crate::net::{Ahead, CheckedAddr, DialError, Shortage, dial};
 use crate::tls::{self, client};
 use crate::upstream::{Endpoint, Stream, resolve};
 
-use super::shown::Shown;
+use super::certificate_summary::CertificateSummary;
 
 /// The time a check has.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget {
+pub struct TimeBudget {
     /// When it is over.
     pub deadline: Instant,
     /// How much it was.
     pub total: Duration,
 }
 
-impl Budget {
+impl TimeBudget {
     /// Begins now.
     #[must_use]
     pub fn new(total: Duration) -> Self {
@@ -39,21 +39,21 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// [`Trouble::TimedOut`].
+    /// [`ProbeError::TimedOut`].
     pub async fn wait<T>(
         self,
         name: &'static str,
         step: impl Future<Output = T>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ProbeError> {
         timeout_at(self.deadline, step)
             .await
-            .map_err(|_| Trouble::TimedOut { step: name, after: self.total })
+            .map_err(|_| ProbeError::TimedOut { step: name, after: self.total })
     }
 }
 
 /// Why somebody was not reached, or was not who was expected.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Trouble {
+pub enum ProbeError {
     /// The name has no address; the resolver's words.
     Unresolved(String),
     /// Nobody listens.
@@ -82,14 +82,14 @@ pub enum Trouble {
         came: String,
     },
     /// The certificate was not accepted.
-    Certificate(Doubt),
+    Certificate(CertificateDoubt),
     /// TLS failed in another way; the library's words.
     Tls(String),
 }
 
 /// What is wrong with a certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Doubt {
+pub enum CertificateDoubt {
     /// Its time is over.
     Expired,
     /// Its time has not come.
@@ -104,7 +104,7 @@ pub enum Doubt {
     Other(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("connection refused"),
@@ -116,20 +116,20 @@ impl fmt::Display for Trouble {
             Self::Closed { step } => write!(f, "hung up instead of {step}"),
             Self::NotThat { expected, came } => write!(f, "does not speak {expected}: {came}"),
             Self::Certificate(doubt) => match doubt {
-                Doubt::Expired => f.write_str("its certificate has expired"),
-                Doubt::NotYet => f.write_str("its certificate is not valid yet"),
-                Doubt::Name => f.write_str("its certificate is for another name"),
-                Doubt::Issuer => {
+                CertificateDoubt::Expired => f.write_str("its certificate has expired"),
+                CertificateDoubt::NotYet => f.write_str("its certificate is not valid yet"),
+                CertificateDoubt::Name => f.write_str("its certificate is for another name"),
+                CertificateDoubt::Issuer => {
                     f.write_str("its certificate is from an issuer that is not trusted")
                 }
-                Doubt::Pin => f.write_str("its key is none of the pinned ones"),
-                Doubt::Other(words) => write!(f, "its certificate: {words}"),
+                CertificateDoubt::Pin => f.write_str("its key is none of the pinned ones"),
+                CertificateDoubt::Other(words) => write!(f, "its certificate: {words}"),
             },
         }
     }
 }
 
-impl Trouble {
+impl ProbeError {
     /// What to do when `who` is not reached on `port`; `key` is where it is configured.
     #[must_use]
     pub fn next(&self, who: &str, port: u16, key: &str) -> String {
@@ -150,8 +150,8 @@ impl Trouble {
                 format!("another program has port {port}: correct the port in {key}")
             }
             Self::Shortage(_) => "free file descriptors, local ports (`ss -s`) or memory on this host, or raise the limits of the service".to_owned(),
-            Self::Certificate(Doubt::Expired) => format!("renew the certificate of {who}"),
-            Self::Certificate(Doubt::NotYet) => {
+            Self::Certificate(CertificateDoubt::Expired) => format!("renew the certificate of {who}"),
+            Self::Certificate(CertificateDoubt::NotYet) => {
                 format!("set the clock of this host, or that of {who}'s authority")
             }
             Self::Certificate(_) | Self::Tls(_) => {
@@ -181,24 +181,24 @@ impl Trouble {
     }
 }
 
-fn of_tls(error: &rustls::Error) -> Trouble {
+fn of_tls(error: &rustls::Error) -> ProbeError {
     use CertificateError as Bad;
     match error {
-        rustls::Error::InvalidCertificate(bad) => Trouble::Certificate(match bad {
-            Bad::Expired | Bad::ExpiredContext { .. } => Doubt::Expired,
-            Bad::NotValidYet | Bad::NotValidYetContext { .. } => Doubt::NotYet,
-            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Doubt::Name,
-            Bad::UnknownIssuer => Doubt::Issuer,
-            Bad::ApplicationVerificationFailure => Doubt::Pin,
-            other => Doubt::Other(other.to_string()),
+        rustls::Error::InvalidCertificate(bad) => ProbeError::Certificate(match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => CertificateDoubt::Expired,
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => CertificateDoubt::NotYet,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => CertificateDoubt::Name,
+            Bad::UnknownIssuer => CertificateDoubt::Issuer,
+            Bad::ApplicationVerificationFailure => CertificateDoubt::Pin,
+            other => CertificateDoubt::Other(other.to_string()),
         }),
         rustls::Error::InvalidMessage(_) => {
-            Trouble::NotThat { expected: "TLS", came: "the answer is something else".to_owned() }
+            ProbeError::NotThat { expected: "TLS", came: "the answer is something else".to_owned() }
         }
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            Trouble::Tls("it asks for a client certificate".to_owned())
+            ProbeError::Tls("it asks for a client certificate".to_owned())
         }
-        other => Trouble::Tls(format!("TLS: {other}")),
+        other => ProbeError::Tls(format!("TLS: {other}")),
     }
 }
 
@@ -206,8 +206,12 @@ fn of_tls(error: &rustls::Error) -> Trouble {
 ///
 /// # Errors
 ///
-/// [`Trouble::Unresolved`], or time ran out.
-pub async fn resolve(host: &str, port: u16, budget: Budget) -> Result<Vec<CheckedAddr>, Trouble> {
+/// [`ProbeError::Unresolved`], or time ran out.
+pub async fn resolve(
+    host: &str,
+    port: u16,
+    budget: TimeBudget,
+) -> Result<Vec<CheckedAddr>, ProbeError> {
     let endpoint = Endpoint::new(host.to_owned(), port, None, 0);
     let lookup = tokio::task::spawn_blocking(move || {
         resolve::refresh(&endpoint).map(|()| endpoint.addresses.load().to_vec())
@@ -215,9 +219,9 @@ pub async fn resolve(host: &str, port: u16, budget: Budget) -> Result<Vec<Checke
     match budget.wait("answer of the resolver", lookup).await? {
         // Rust's own words in front of the resolver's say nothing more.
         Ok(looked) => looked.map_err(|words| {
-            Trouble::Unresolved(words.replace("failed to lookup address information: ", ""))
+            ProbeError::Unresolved(words.replace("failed to lookup address information: ", ""))
         }),
-        Err(error) => Err(Trouble::Unreachable(error.to_string())),
+        Err(error) => Err(ProbeError::Unreachable(error.to_string())),
     }
 }
 
@@ -226,20 +230,22 @@ pub async fn resolve(host: &str, port: u16, budget: Budget) -> Result<Vec<Checke
 /// # Errors
 ///
 /// Why there is none.
-pub async fn connect(host: &str, port: u16, budget: Budget) -> Result<TcpStream, Trouble> {
+pub async fn connect(host: &str, port: u16, budget: TimeBudget) -> Result<TcpStream, ProbeError> {
     let addresses = resolve(host, port, budget).await?;
     let left = budget.deadline.saturating_duration_since(Instant::now());
     dial(&addresses, left).await.map_err(|error| match error {
-        DialError::NoAddress => Trouble::Unresolved(format!("`{host}` has no address")),
-        DialError::Refused(error) => Trouble::of(&error, "connection"),
-        DialError::Shortage(_, error) => Trouble::Shortage(error.to_string()),
-        DialError::TimedOut { .. } => Trouble::TimedOut { step: "connection", after: budget.total },
+        DialError::NoAddress => ProbeError::Unresolved(format!("`{host}` has no address")),
+        DialError::Refused(error) => ProbeError::of(&error, "connection"),
+        DialError::Shortage(_, error) => ProbeError::Shortage(error.to_string()),
+        DialError::TimedOut { .. } => {
+            ProbeError::TimedOut { step: "connection", after: budget.total }
+        }
     })
 }
 
 /// How somebody is to prove who they are.
 #[derive(Clone)]
-pub struct Proof {
+pub struct ExpectedIdentity {
     /// TLS settings.
     pub settings: Arc<ClientConfig>,
     /// The name in the certificate.
@@ -248,11 +254,11 @@ pub struct Proof {
 
 /// What TLS came to.
 #[derive(Debug)]
-pub struct Secured {
+pub struct TlsProbe {
     /// `TLS 1.3`.
     pub version: &'static str,
     /// The certificate.
-    pub shown: Option<Shown>,
+    pub shown: Option<CertificateSummary>,
 }
 
 /// Does a handshake on an open connection.
@@ -262,29 +268,34 @@ pub struct Secured {
 /// Why it failed.
 pub async fn secure(
     tcp: TcpStream,
-    proof: &Proof,
-    budget: Budget,
-) -> Result<(Stream, Secured), Trouble> {
+    proof: &ExpectedIdentity,
+    budget: TimeBudget,
+) -> Result<(Stream, TlsProbe), ProbeError> {
     let name = ServerName::try_from(proof.name.clone())
-        .map_err(|_| Trouble::Tls(format!("`{}` is not a name for TLS", proof.name)))?;
+        .map_err(|_| ProbeError::Tls(format!("`{}` is not a name for TLS", proof.name)))?;
     let handshake = TlsConnector::from(Arc::clone(&proof.settings)).connect(name, Ahead::new(tcp));
     let stream = budget.wait("TLS handshake", handshake).await?;
-    let stream = stream.map_err(|error| Trouble::of(&error, "a TLS handshake"))?;
+    let stream = stream.map_err(|error| ProbeError::of(&error, "a TLS handshake"))?;
     let (_, connection) = stream.get_ref();
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
         _ => "TLS",
     };
-    let shown = connection.peer_certificates().and_then(Shown::of);
-    Ok((Stream::Tls(Box::new(stream)), Secured { version, shown }))
+    let shown = connection.peer_certificates().and_then(CertificateSummary::of);
+    Ok((Stream::Tls(Box::new(stream)), TlsProbe { version, shown }))
 }
 
 /// The certificate that is shown to whoever accepts any, for telling what is wrong with it.
-pub async fn shown(host: &str, port: u16, name: &str, budget: Budget) -> Option<Shown> {
+pub async fn shown(
+    host: &str,
+    port: u16,
+    name: &str,
+    budget: TimeBudget,
+) -> Option<CertificateSummary> {
     let settings = client::config(client::Trust::Nothing, &tls::provider()).ok()?;
     let tcp = connect(host, port, budget).await.ok()?;
-    let proof = Proof { settings, name: name.to_owned() };
+    let proof = ExpectedIdentity { settings, name: name.to_owned() };
     secure(tcp, &proof, budget).await.ok()?.1.shown
 }
 
@@ -295,22 +306,22 @@ mod tests {
 
     #[tokio::test]
     async fn says_what_happened() {
-        let budget = Budget::new(Duration::from_secs(10));
+        let budget = TimeBudget::new(Duration::from_secs(10));
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = open.local_addr().unwrap().port();
         connect("127.0.0.1", port, budget).await.unwrap();
         drop(open);
         let refused = connect("127.0.0.1", port, budget).await.unwrap_err();
-        assert_eq!(refused, Trouble::Refused);
+        assert_eq!(refused, ProbeError::Refused);
         assert!(refused.next("sql", port, "`sql`").contains("does not listen"));
         let unknown = connect("does-not-exist.invalid", 1, budget).await.unwrap_err();
-        assert!(matches!(unknown, Trouble::Unresolved(_) | Trouble::TimedOut { .. }));
+        assert!(matches!(unknown, ProbeError::Unresolved(_) | ProbeError::TimedOut { .. }));
     }
 
     #[tokio::test]
     async fn what_hangs_up_or_speaks_something_else_is_told_apart() {
         let settings = client::config(client::Trust::Nothing, &tls::provider()).unwrap();
-        let proof = Proof { settings, name: "a.test".to_owned() };
+        let proof = ExpectedIdentity { settings, name: "a.test".to_owned() };
         for (said, expected) in [
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "does not speak TLS"),
             (&b""[..], "hung up"),
@@ -327,7 +338,7 @@ mod tests {
                 let mut rest = Vec::new();
                 let _ = stream.read_to_end(&mut rest).await;
             });
-            let budget = Budget::new(Duration::from_secs(10));
+            let budget = TimeBudget::new(Duration::from_secs(10));
             let tcp = connect("127.0.0.1", port, budget).await.unwrap();
             let trouble = secure(tcp, &proof, budget).await.err().unwrap();
             assert!(trouble.to_string().contains(expected), "{trouble}");

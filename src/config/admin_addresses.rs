@@ -15,7 +15,7 @@ use super::read;
 
 /// What `[admin]` says, as far as it can be read.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub struct Doors {
+pub struct AdminAddresses {
     /// `socket`, if it is a path.
     pub socket: Option<PathBuf>,
     /// `listen`.
@@ -24,8 +24,8 @@ pub struct Doors {
 
 /// Reads `[admin]` from the files of `dir`. Never fails; what cannot be read is not there.
 #[must_use]
-pub fn doors(dir: &Path, env: Env<'_>) -> Doors {
-    let mut doors = Doors::default();
+pub fn doors(dir: &Path, env: Env<'_>) -> AdminAddresses {
+    let mut doors = AdminAddresses::default();
     for path in read::list(dir).unwrap_or_default() {
         // Opening a named pipe would wait for somebody to write into it.
         if !fs::metadata(&path).is_ok_and(|there| there.is_file()) {
@@ -61,6 +61,6 @@ mod tests {
         let found = doors(dir.path(), &env);
         assert_eq!(found.listen, Some(SocketAddr::from(([127, 0, 0, 1], 9145))));
         assert_eq!(found.socket, Some(dir.path().join("./a.sock")));
-        assert_eq!(doors(Path::new("/nowhere"), &env), Doors::default());
+        assert_eq!(doors(Path::new("/nowhere"), &env), AdminAddresses::default());
     }
 }

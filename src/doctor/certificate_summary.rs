@@ -12,11 +12,11 @@ use crate::base64;
 use crate::tls::client::pin_of;
 
 /// Days before its end at which a certificate is worth a warning.
-pub const SOON: i64 = 21;
+pub const WARN_DAYS: i64 = 21;
 
 /// What a certificate says.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Shown {
+pub struct CertificateSummary {
     /// Whom it is for: names and addresses.
     pub names: Vec<String>,
     /// Common name of its subject, which counts only without other names, and only for a
@@ -34,7 +34,7 @@ pub struct Shown {
     pub chain: usize,
 }
 
-impl Shown {
+impl CertificateSummary {
     /// Reads the first of a chain; `None` if it is none or damaged.
     #[must_use]
     pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
@@ -140,13 +140,13 @@ mod tests {
                 .unwrap();
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
         let made = params.self_signed(&key).unwrap();
-        let shown = Shown::of(&[made.der().clone()]).unwrap();
+        let shown = CertificateSummary::of(&[made.der().clone()]).unwrap();
         assert_eq!(shown.names, ["a.test", "127.0.0.1"]);
         assert!(shown.self_signed && shown.days < -1000);
         assert!(shown.line().starts_with("for a.test, 127.0.0.1, self-signed, expired "));
         assert!(shown.covers("A.test") && !shown.covers("b.test"));
         assert!(shown.pin.unwrap().starts_with("sha256/"));
-        assert_eq!(Shown::of(&[]), None);
-        assert_eq!(Shown::of(&[CertificateDer::from(vec![1, 2, 3])]), None);
+        assert_eq!(CertificateSummary::of(&[]), None);
+        assert_eq!(CertificateSummary::of(&[CertificateDer::from(vec![1, 2, 3])]), None);
     }
 }

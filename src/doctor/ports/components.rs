@@ -6,21 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{
-    Action, Check, CheckKind, Config, Endpoint, Profile, Target, Tcp, Upstream, UpstreamId,
-    is_loopback,
+    Action, CheckKind, Config, DoctorTarget, Endpoint, HealthCheck, Profile, Tcp, Upstream,
+    UpstreamId, is_loopback,
 };
 
-use super::inwards::passed_on;
-use super::{GATEWAY, Opening, Table};
+use super::inbound::passed_on;
+use super::{FirewallRule, FirewallTable, GATEWAY};
 
 /// Adds the rows of every upstream.
-pub(super) fn add(config: &Config, table: &mut Table) {
+pub(super) fn add(config: &Config, table: &mut FirewallTable) {
     for (index, upstream) in config.upstreams.iter().enumerate() {
-        let uses = Uses::of(config, UpstreamId(index));
+        let uses = UpstreamUses::of(config, UpstreamId(index));
         for endpoint in &upstream.endpoints {
             if is_local(&endpoint.host) {
                 let (host, port) = (endpoint.host.clone(), endpoint.port);
-                let label = Target { place: None, host, port }.label();
+                let label = DoctorTarget { place: None, host, port }.label();
                 table.local.push(format!("{label} (upstream {})", upstream.name));
             } else {
                 uses.add((upstream, endpoint), table);
@@ -30,14 +30,14 @@ pub(super) fn add(config: &Config, table: &mut Table) {
 }
 
 /// What leads to an upstream.
-struct Uses<'a> {
+struct UpstreamUses<'a> {
     id: UpstreamId,
     profiles: Vec<&'a str>,
     passed: Vec<&'a Tcp>,
     compared: bool,
 }
 
-impl<'a> Uses<'a> {
+impl<'a> UpstreamUses<'a> {
     fn of(config: &'a Config, id: UpstreamId) -> Self {
         let proxied =
             |action: &Action| matches!(action, Action::Proxy { upstream, .. } if *upstream == id);
@@ -51,7 +51,7 @@ impl<'a> Uses<'a> {
         }
     }
 
-    fn add(&self, (upstream, endpoint): (&Upstream, &Endpoint), table: &mut Table) {
+    fn add(&self, (upstream, endpoint): (&Upstream, &Endpoint), table: &mut FirewallTable) {
         let (host, port) = (&endpoint.host, endpoint.port);
         let hybrid_chat = format!("Hybrid Chat ({host})");
         let own = format!("{} ({host})", upstream.name);
@@ -59,7 +59,7 @@ impl<'a> Uses<'a> {
         let mut add = |[source, to]: [&str; 2], port: u16, protocol, purpose: &str| {
             asked.insert(port);
             let kind = [protocol, "private"];
-            table.openings.push(Opening::new([source, to], port.to_string(), kind, purpose));
+            table.openings.push(FirewallRule::new([source, to], port.to_string(), kind, purpose));
         };
         let protocol = if endpoint.tls { "HTTPS" } else { "HTTP" };
         if !self.profiles.is_empty() {
@@ -78,7 +78,7 @@ impl<'a> Uses<'a> {
             let to = if self.profiles.is_empty() { &own } else { &hybrid_chat };
             let purpose = format!("asks whether {} is well", upstream.name);
             let kind = [protocol_of(check, endpoint), "private"];
-            table.openings.push(Opening::new([GATEWAY, to], port.to_string(), kind, purpose));
+            table.openings.push(FirewallRule::new([GATEWAY, to], port.to_string(), kind, purpose));
         }
     }
 
@@ -110,7 +110,7 @@ fn from(names: &[&str]) -> String {
     }
 }
 
-fn protocol_of(check: &Check, endpoint: &Endpoint) -> &'static str {
+fn protocol_of(check: &HealthCheck, endpoint: &Endpoint) -> &'static str {
     match check.kind {
         CheckKind::Http { .. } if endpoint.tls && !check.plain => "HTTPS",
         CheckKind::Http { .. } => "HTTP",

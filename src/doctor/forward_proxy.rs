@@ -7,26 +7,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::addr::Pattern;
-use crate::config::{Config, Effect, Target};
+use crate::config::{Config, DoctorTarget, RuleEffect};
 use crate::tls::{self, client};
 use crate::upstream::Stream;
 
-use super::Check;
-use super::ask::{Wanted, ask};
-use super::reach::{Budget, Doubt, Proof, Trouble, connect, secure};
-use super::row::{Group, Row};
+use super::RowCheck;
+use super::http_probe::{BodyWanted, ask};
+use super::probe::{CertificateDoubt, ExpectedIdentity, ProbeError, TimeBudget, connect, secure};
+use super::row::{DoctorRow, RowGroup};
 
 /// For each platform.
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+pub(super) fn checks(config: &Config) -> Vec<RowCheck> {
     let Some(proxy) = proxy(config) else {
-        let row = Row::new(Group::Proxy, "connectivity 4-5", "forward-proxy", "");
+        let row = DoctorRow::new(RowGroup::Proxy, "connectivity 4-5", "forward-proxy", "");
         return vec![super::known(vec![row.not_configured("proxy = \"10.0.0.4:3128\"")])];
     };
     through(&proxy, &platforms(config), config.doctor.timeout)
 }
 
 /// The proxy the components use: the one that is named, or the gateway's own.
-pub(super) fn proxy(config: &Config) -> Option<Target> {
+pub(super) fn proxy(config: &Config) -> Option<DoctorTarget> {
     let own = || {
         let mut plain = config.forward.iter().flat_map(|forward| &forward.listeners);
         let listener = plain.find(|listener| listener.certificates.is_empty())?;
@@ -36,25 +36,25 @@ pub(super) fn proxy(config: &Config) -> Option<Target> {
             ip => ip,
         };
         let (host, port) = (host.to_string(), listener.listen.port());
-        Some(Target { place: Some(listener.place), host, port })
+        Some(DoctorTarget { place: Some(listener.place), host, port })
     };
     config.doctor.proxy.clone().or_else(own)
 }
 
 /// What has to be reached through it: what is named, or else the names that the rules allow.
-pub(super) fn platforms(config: &Config) -> Vec<Target> {
+pub(super) fn platforms(config: &Config) -> Vec<DoctorTarget> {
     let named = config.doctor.platforms.iter().any(|target| target.place.is_some());
     let allowed = config.forward.iter().flat_map(|forward| &forward.rules);
-    let allowed = allowed.filter(|rule| rule.effect == Effect::Allow).flat_map(|rule| {
+    let allowed = allowed.filter(|rule| rule.effect == RuleEffect::Allow).flat_map(|rule| {
         let port = rule.connect_ports.first().copied().unwrap_or(443);
         rule.destinations.iter().filter_map(move |destination| match destination {
             Pattern::Exact(name) => {
-                Some(Target { place: Some(rule.place), host: name.as_str().to_owned(), port })
+                Some(DoctorTarget { place: Some(rule.place), host: name.as_str().to_owned(), port })
             }
             Pattern::Below(_) | Pattern::Net(_) => None,
         })
     });
-    let mut allowed: Vec<Target> = allowed.collect();
+    let mut allowed: Vec<DoctorTarget> = allowed.collect();
     if named || allowed.is_empty() {
         return config.doctor.platforms.clone();
     }
@@ -64,11 +64,11 @@ pub(super) fn platforms(config: &Config) -> Vec<Target> {
 }
 
 /// A check of the proxy, and one for each host that is to be reached through it.
-fn through(proxy: &Target, hosts: &[Target], total: Duration) -> Vec<Check> {
+fn through(proxy: &DoctorTarget, hosts: &[DoctorTarget], total: Duration) -> Vec<RowCheck> {
     let own = proxy.clone();
-    let mut checks: Vec<Check> = vec![Box::pin(async move {
-        let row = Row::new(Group::Proxy, "connectivity 4-5", "forward-proxy", own.label());
-        vec![match connect(&own.host, own.port, Budget::new(total)).await {
+    let mut checks: Vec<RowCheck> = vec![Box::pin(async move {
+        let row = DoctorRow::new(RowGroup::Proxy, "connectivity 4-5", "forward-proxy", own.label());
+        vec![match connect(&own.host, own.port, TimeBudget::new(total)).await {
             Ok(_) => row.good("connected"),
             Err(trouble) => row.failed(
                 trouble.to_string(),
@@ -78,16 +78,17 @@ fn through(proxy: &Target, hosts: &[Target], total: Duration) -> Vec<Check> {
     })];
     for host in hosts {
         let (proxy, host) = (proxy.clone(), host.clone());
-        checks
-            .push(Box::pin(async move { vec![platform(&proxy, &host, Budget::new(total)).await] }));
+        checks.push(Box::pin(async move {
+            vec![platform(&proxy, &host, TimeBudget::new(total)).await]
+        }));
     }
     checks
 }
 
-async fn platform(proxy: &Target, host: &Target, budget: Budget) -> Row {
+async fn platform(proxy: &DoctorTarget, host: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
     let name = host.host.clone();
-    let row = Row::new(
-        Group::Proxy,
+    let row = DoctorRow::new(
+        RowGroup::Proxy,
         "connectivity 4-5",
         name,
         format!("port {} by the proxy", host.port),
@@ -96,7 +97,7 @@ async fn platform(proxy: &Target, host: &Target, budget: Budget) -> Row {
         return row.failed("the proxy is not reached", "see the row of the proxy");
     };
     let label = host.label();
-    let answer = ask(&mut tcp, &format!("CONNECT {label}"), &label, Wanted::Head, budget).await;
+    let answer = ask(&mut tcp, &format!("CONNECT {label}"), &label, BodyWanted::Head, budget).await;
     let answer = match answer {
         Ok(answer) => answer,
         Err(trouble) => {
@@ -139,24 +140,24 @@ async fn platform(proxy: &Target, host: &Target, budget: Budget) -> Row {
         Ok(settings) => settings,
         Err(words) => return row.warning(words, "install the package ca-certificates"),
     };
-    let proof = Proof { settings, name: host.host.clone() };
+    let proof = ExpectedIdentity { settings, name: host.host.clone() };
     let (stream, secured) = match secure(tcp, &proof, budget).await {
         Ok(secured) => secured,
         Err(trouble) => return without_tls(row, &trouble),
     };
     let ahead = date(stream, host, budget).await;
-    let row = Row { clock_ahead_ms: ahead, ..row };
+    let row = DoctorRow { clock_ahead_ms: ahead, ..row };
     let issuer =
         secured.shown.map_or(String::new(), |shown| format!(", certificate by {}", shown.issuer));
     row.good(format!("tunnel open, {}{issuer}", secured.version))
 }
 
-fn without_tls(row: Row, trouble: &Trouble) -> Row {
+fn without_tls(row: DoctorRow, trouble: &ProbeError) -> DoctorRow {
     let next = match trouble {
-        Trouble::Certificate(Doubt::Issuer) => {
+        ProbeError::Certificate(CertificateDoubt::Issuer) => {
             "somebody on the way opens TLS (inspection by a firewall?): except this host from it, or give its CA to the components"
         }
-        Trouble::Certificate(Doubt::Expired | Doubt::NotYet) => {
+        ProbeError::Certificate(CertificateDoubt::Expired | CertificateDoubt::NotYet) => {
             "look at the clock of this host first"
         }
         _ => {
@@ -167,7 +168,7 @@ fn without_tls(row: Row, trouble: &Trouble) -> Row {
 }
 
 /// What time it is at the platform, if it says so.
-async fn date(mut stream: Stream, host: &Target, budget: Budget) -> Option<i64> {
-    let answer = ask(&mut stream, "HEAD /", &host.host, Wanted::Head, budget).await;
+async fn date(mut stream: Stream, host: &DoctorTarget, budget: TimeBudget) -> Option<i64> {
+    let answer = ask(&mut stream, "HEAD /", &host.host, BodyWanted::Head, budget).await;
     answer.ok()?.clock_ahead_ms
 }
