@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use app_gateway::addr::Destination;
-use app_gateway::egress::{Client, Verdict};
+use app_gateway::egress::{EgressClient, Verdict};
 use app_gateway::generation::{self, Generation, Site};
 use app_gateway::message::forward::{Edits, Origin, Sent, write_request, write_response};
 use app_gateway::message::scan::{HeadScanner, Scan};
@@ -212,7 +212,7 @@ fn outlet(rules: usize) -> Arc<generation::Outlet> {
 fn egress(rules: usize) -> Box<dyn FnMut()> {
     let outlet = outlet(rules);
     let authority = format!("img.cdn-{}.example.net:443", rules / 2);
-    let client = Client { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
+    let client = EgressClient { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(authority.as_bytes()), None).unwrap();
@@ -226,7 +226,7 @@ fn egress(rules: usize) -> Box<dyn FnMut()> {
 
 fn egress_denied() -> Box<dyn FnMut()> {
     let outlet = outlet(100);
-    let client = Client { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
+    let client = EgressClient { ip: [10, 1, 2, 3].into(), user: None, names: &[] };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(b"elsewhere.example.org:443"), None).unwrap();

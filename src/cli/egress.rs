@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::admin::CommandOptions;
 use crate::admin::egress::{OBSERVED_PATH, TUNNELS_PATH};
-use crate::egress::seen::Report;
+use crate::egress::observed::ObservationReport;
 
 use super::admin_client::ask;
 use super::{say, say_wrong};
@@ -39,7 +39,7 @@ pub(super) fn egress(directory: &Path, asked: &EgressCommand) -> ExitCode {
     let text = match asked {
         EgressCommand::List { json } => told::<Value>(directory, TUNNELS_PATH)
             .map(|tunnels| if *json { pretty(&tunnels) } else { list(&tunnels) }),
-        EgressCommand::Suggest { json } => told::<Report>(directory, OBSERVED_PATH)
+        EgressCommand::Suggest { json } => told::<ObservationReport>(directory, OBSERVED_PATH)
             .map(|seen| if *json { pretty(&serde_json::json!(seen)) } else { seen.toml() }),
     };
     match text {

@@ -20,17 +20,17 @@ use crate::telemetry::lease::Lease;
 use crate::telemetry::listeners::{Balanced, Rejection};
 
 use super::Worker;
-use super::balancer::Caller;
+use super::balancer::PeerKind;
 
 /// How long a listener that was removed waits for the last word of handshakes: that of TCP, which
 /// takes one way there and back. A client turned away in this time tries again after a second, and
 /// is refused then.
-const LAST_HANDSHAKES: Duration = Duration::from_millis(500);
+const FINAL_HANDSHAKE_WAIT: Duration = Duration::from_millis(500);
 /// Pause after the system could not give us a connection.
-const BREATH: Duration = Duration::from_millis(20);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// One listener on one worker.
-pub trait Door: 'static {
+pub trait Acceptor: 'static {
     /// The worker.
     fn worker(&self) -> &Rc<Worker>;
 
@@ -56,7 +56,7 @@ pub trait Door: 'static {
 }
 
 /// A connection that was let in.
-pub(crate) struct Admitted {
+pub(crate) struct AdmittedConn {
     permit: Permit,
     /// Connections each client may have.
     each: usize,
@@ -66,10 +66,10 @@ pub(crate) struct Admitted {
     _lease: Arc<Lease>,
 }
 
-impl Admitted {
+impl AdmittedConn {
     /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` are the
     /// listener's. How many a balancer has is not limited: they are counted as its clients' once it has said whose
-    /// they are ([`Admitted::pass_to`]).
+    /// they are ([`AdmittedConn::pass_to`]).
     ///
     /// # Errors
     ///
@@ -81,12 +81,12 @@ impl Admitted {
         balancers: Option<&ProxyProtocol>,
         metrics: &ListenerMetrics,
     ) -> Result<Self, Reason> {
-        let caller = Caller::of(peer, balancers);
-        if caller == Caller::Stranger {
+        let caller = PeerKind::of(peer, balancers);
+        if caller == PeerKind::Stranger {
             metrics.balanced(Balanced::Unlisted);
             return Err(Reason::NotABalancer);
         }
-        let is_balancers = caller == Caller::Balancer;
+        let is_balancers = caller == PeerKind::Balancer;
         let of_peer = if is_balancers { usize::MAX } else { each };
         let admitted = admission.admit(peer, most, of_peer);
         let permit = admitted.map_err(|full| rejected(full, metrics))?;
@@ -122,7 +122,7 @@ fn rejected(full: Full, metrics: &ListenerMetrics) -> Reason {
     }
 }
 
-impl Drop for Admitted {
+impl Drop for AdmittedConn {
     fn drop(&mut self) {
         self.active.dec();
     }
@@ -131,7 +131,7 @@ impl Drop for Admitted {
 /// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
 /// kernel's queue then are taken too, because closing the socket would reset them. A listener that is removed first
 /// turns new clients away, and gives those whose handshake has begun the time to end it.
-pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
+pub async fn run<D: Acceptor>(door: Rc<D>, listener: TcpListener) {
     let local = &door.worker().local;
     let alarm = local.clock.alarm();
     let mut leaves = None;
@@ -142,7 +142,7 @@ pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
             let serving = local.phase() == Phase::Serving;
             let removed = serving && door.is_closing();
             if removed && leaves.is_none() && listen::turn_away(&listener).is_ok() {
-                leaves = Some(local.clock.now() + LAST_HANDSHAKES + TICK);
+                leaves = Some(local.clock.now() + FINAL_HANDSHAKE_WAIT + TICK);
             }
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(Some(accepted));
@@ -166,13 +166,13 @@ pub async fn run<D: Door>(door: Rc<D>, listener: TcpListener) {
                 shed(&door, &listener).await;
             }
             // The client was gone before we came to it.
-            Some(Err(_)) => tokio::time::sleep(BREATH).await,
+            Some(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
 /// Takes what waits in the kernel's queue without the poller having told of it yet.
-fn take_the_rest<D: Door>(door: &Rc<D>, listener: TcpListener) {
+fn take_the_rest<D: Acceptor>(door: &Rc<D>, listener: TcpListener) {
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
@@ -204,7 +204,7 @@ fn keep_spare(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
 /// Out of file descriptors: gives up idle upstream connections; failing that, takes one waiting
 /// client only to close its connection, so that the queue does not fill with clients who wait for
 /// nothing.
-async fn shed<D: Door>(door: &Rc<D>, listener: &TcpListener) {
+async fn shed<D: Acceptor>(door: &Rc<D>, listener: &TcpListener) {
     let worker = door.worker();
     if !worker.pool.is_empty() {
         worker.pool.clear();
@@ -220,5 +220,5 @@ async fn shed<D: Door>(door: &Rc<D>, listener: &TcpListener) {
         door.shed(ClientAddr(peer));
     }
     *worker.spare.borrow_mut() = Worker::open_spare();
-    tokio::time::sleep(BREATH).await;
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }

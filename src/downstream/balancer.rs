@@ -19,15 +19,15 @@ use crate::telemetry::ListenerMetrics;
 use crate::telemetry::line::{Key, Line};
 use crate::telemetry::listeners::Balanced;
 
-use super::accept::Admitted;
+use super::accept::AdmittedConn;
 use super::handshake::until;
 
 /// Longest name of a connection that is kept (section 2.2.5), in bytes.
-const LONGEST_ID: usize = 128;
+const MAX_UNIQUE_ID: usize = 128;
 
 /// Who a TCP peer is to a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Caller {
+pub(crate) enum PeerKind {
     /// A client that came directly.
     Client,
     /// A balancer, which says who the client is.
@@ -36,7 +36,7 @@ pub(crate) enum Caller {
     Stranger,
 }
 
-impl Caller {
+impl PeerKind {
     /// By the settings of the listener.
     pub(crate) fn of(peer: ClientAddr, settings: Option<&ProxyProtocol>) -> Self {
         let Some(settings) = settings else { return Self::Client };
@@ -51,7 +51,7 @@ impl Caller {
 
 /// What a balancer said about a connection.
 #[derive(Debug)]
-pub(crate) struct Via {
+pub(crate) struct ProxyHeader {
     /// The balancer: the TCP peer.
     peer: SocketAddr,
     origin: Origin,
@@ -59,7 +59,7 @@ pub(crate) struct Via {
     id: Option<Box<[u8]>>,
 }
 
-impl Via {
+impl ProxyHeader {
     /// Who the client is: the balancer itself, if it speaks for nobody.
     pub(crate) fn client(&self) -> ClientAddr {
         match self.origin {
@@ -109,11 +109,11 @@ impl Via {
 }
 
 /// Why a balancer's connection is not served.
-pub(crate) enum NotServed {
+pub(crate) enum BalancerError {
     /// The balancer wanted to know whether somebody is here, and has gone.
     Probe,
     /// It is refused; with what the balancer said, and for the operator what is wrong with that.
-    Refused(Option<Box<Via>>, Reason, Option<String>),
+    Refused(Option<Box<ProxyHeader>>, Reason, Option<String>),
 }
 
 /// Finds out whose a connection is, and counts it as theirs; `None`: it came directly. If it is a
@@ -121,14 +121,14 @@ pub(crate) enum NotServed {
 ///
 /// # Errors
 ///
-/// [`NotServed`].
+/// [`BalancerError`].
 pub(crate) async fn identify(
     stream: &mut TcpStream,
     peer: ClientAddr,
-    admitted: &mut Admitted,
+    admitted: &mut AdmittedConn,
     alarm: &Alarm,
     metrics: &ListenerMetrics,
-) -> Result<Option<Box<Via>>, NotServed> {
+) -> Result<Option<Box<ProxyHeader>>, BalancerError> {
     if !admitted.is_balancers {
         return Ok(None);
     }
@@ -139,7 +139,7 @@ pub(crate) async fn identify(
     if via.is_for_another()
         && let Err(reason) = admitted.pass_to(via.client(), metrics)
     {
-        return Err(NotServed::Refused(Some(via), reason, None));
+        return Err(BalancerError::Refused(Some(via), reason, None));
     }
     Ok(Some(via))
 }
@@ -150,15 +150,15 @@ async fn header(
     stream: &mut TcpStream,
     peer: ClientAddr,
     alarm: &Alarm,
-) -> (Result<Via, NotServed>, Balanced) {
-    let refused = |reason, detail: String| Err(NotServed::Refused(None, reason, Some(detail)));
+) -> (Result<ProxyHeader, BalancerError>, Balanced) {
+    let refused = |reason, detail: String| Err(BalancerError::Refused(None, reason, Some(detail)));
     let Some(received) = until(alarm, receive(stream)).await else {
         let detail = "no whole PROXY protocol header in time".to_owned();
         return (refused(Reason::BalancerTimeout, detail), Balanced::TimedOut);
     };
     let header = match received {
         Ok(header) => header,
-        Err(NoHeader::Nothing) => return (Err(NotServed::Probe), Balanced::Probe),
+        Err(NoHeader::Nothing) => return (Err(BalancerError::Probe), Balanced::Probe),
         Err(NoHeader::Io(error)) => {
             return (refused(Reason::ClientGone, error.to_string()), Balanced::Broken);
         }
@@ -172,19 +172,19 @@ async fn header(
     if via.origin == Origin::Local
         && !matches!(until(alarm, stream.peek(&mut [0])).await, Some(Ok(1)))
     {
-        return (Err(NotServed::Probe), counted);
+        return (Err(BalancerError::Probe), counted);
     }
     (Ok(via), counted)
 }
 
-fn via(peer: ClientAddr, header: &Header) -> Via {
-    let id = header.tlv(Tlv::UniqueId).filter(|id| (1..=LONGEST_ID).contains(&id.len()));
+fn via(peer: ClientAddr, header: &Header) -> ProxyHeader {
+    let id = header.tlv(Tlv::UniqueId).filter(|id| (1..=MAX_UNIQUE_ID).contains(&id.len()));
     let origin = match header.origin {
         // Version 1 has no LOCAL: a check then names the balancer's own address (section 2.1).
         Origin::Proxied { source, .. } if source == peer.0 => Origin::Local,
         origin => origin,
     };
-    Via { peer: peer.0, origin, id: id.map(Box::from) }
+    ProxyHeader { peer: peer.0, origin, id: id.map(Box::from) }
 }
 
 #[cfg(test)]
@@ -197,14 +197,14 @@ mod tests {
         let from = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8::5/128".parse().unwrap()];
         let mut settings = ProxyProtocol { from, others: UnlistedPeers::Refuse };
         for listed in ["10.0.0.9:1", "[::ffff:10.0.0.9]:1", "[2001:db8::5]:1"] {
-            assert_eq!(Caller::of(peer(listed), Some(&settings)), Caller::Balancer, "{listed}");
+            assert_eq!(PeerKind::of(peer(listed), Some(&settings)), PeerKind::Balancer, "{listed}");
         }
         for other in ["10.0.1.9:1", "[::ffff:10.0.1.9]:1", "[2001:db8::6]:1"] {
-            assert_eq!(Caller::of(peer(other), Some(&settings)), Caller::Stranger, "{other}");
+            assert_eq!(PeerKind::of(peer(other), Some(&settings)), PeerKind::Stranger, "{other}");
         }
         settings.others = UnlistedPeers::Direct;
-        assert_eq!(Caller::of(peer("10.0.1.9:1"), Some(&settings)), Caller::Client);
-        assert_eq!(Caller::of(peer("10.0.0.9:1"), Some(&settings)), Caller::Balancer);
-        assert_eq!(Caller::of(peer("10.0.0.9:1"), None), Caller::Client);
+        assert_eq!(PeerKind::of(peer("10.0.1.9:1"), Some(&settings)), PeerKind::Client);
+        assert_eq!(PeerKind::of(peer("10.0.0.9:1"), Some(&settings)), PeerKind::Balancer);
+        assert_eq!(PeerKind::of(peer("10.0.0.9:1"), None), PeerKind::Client);
     }
 }

@@ -11,7 +11,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::TURNS;
+use super::MAX_READS_PER_POLL;
 use crate::message::Reason;
 use crate::message::request::judge_line;
 use crate::message::scan::{HeadScanner, Scan};
@@ -20,7 +20,7 @@ use crate::net::{Alarm, Io, Local, Outgoing};
 /// Bytes read ahead while an answer is awaited: pipelined requests, early `WebSocket` frames.
 const READ_AHEAD: usize = 64 * 1024;
 /// How long what a client still sends is read after the connection has been closed for writing.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a head may take.
 pub(crate) struct HeadLimits {
@@ -165,12 +165,12 @@ impl<T: Io> Conn<T> {
         if self.flush(within).await.is_err() {
             return;
         }
-        self.alarm.set(LINGER);
+        self.alarm.set(LINGER_TIMEOUT);
         poll_fn(|cx| {
             if Pin::new(&mut self.io).poll_shutdown(cx).is_pending() {
                 return self.alarm.poll(cx);
             }
-            for _ in 0..TURNS {
+            for _ in 0..MAX_READS_PER_POLL {
                 self.input.clear();
                 match self.poll_fill(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
@@ -186,7 +186,7 @@ impl<T: Io> Conn<T> {
 
     /// Closes the connection for writing; a client that takes nothing is not waited for.
     pub(crate) async fn close(&mut self) {
-        self.alarm.set(LINGER);
+        self.alarm.set(LINGER_TIMEOUT);
         poll_fn(|cx| match Pin::new(&mut self.io).poll_shutdown(cx) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => self.alarm.poll(cx),

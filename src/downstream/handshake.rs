@@ -19,10 +19,10 @@ use crate::telemetry::ListenerMetrics;
 use crate::telemetry::listeners::Handshake;
 use crate::tls::{ClientHandshake, ServerTls};
 
-use super::hello::UNRECOGNIZED_NAME;
+use super::client_hello::UNRECOGNIZED_NAME;
 
 /// Why there is no TLS.
-pub(crate) enum NoTls {
+pub(crate) enum HandshakeError {
     /// The first bytes are letters: somebody typed `http://`.
     PlainHttp(TcpStream),
     /// The client asks for a server name without a certificate, and such names are refused.
@@ -39,21 +39,21 @@ pub(crate) enum NoTls {
 ///
 /// # Errors
 ///
-/// [`NoTls`].
+/// [`HandshakeError`].
 pub(crate) async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
     alarm: &Alarm,
     metrics: &ListenerMetrics,
-) -> Result<Box<TlsStream<Ahead>>, NoTls> {
+) -> Result<Box<TlsStream<Ahead>>, HandshakeError> {
     let begun = Instant::now();
     let result = shake_hands(stream, tls, alarm).await;
     match &result {
         Ok(stream) => metrics.shook_hands(counted(stream), begun.elapsed()),
         // That was none.
-        Err(NoTls::PlainHttp(_)) => {}
-        Err(NoTls::TimedOut) => metrics.handshake_failed(Handshake::TimedOut),
-        Err(NoTls::Failed(_) | NoTls::UnknownName(..)) => {
+        Err(HandshakeError::PlainHttp(_)) => {}
+        Err(HandshakeError::TimedOut) => metrics.handshake_failed(Handshake::TimedOut),
+        Err(HandshakeError::Failed(_) | HandshakeError::UnknownName(..)) => {
             metrics.handshake_failed(Handshake::Failed);
         }
     }
@@ -64,30 +64,34 @@ async fn shake_hands(
     stream: TcpStream,
     tls: &ServerTls,
     alarm: &Alarm,
-) -> Result<Box<TlsStream<Ahead>>, NoTls> {
+) -> Result<Box<TlsStream<Ahead>>, HandshakeError> {
     let mut first = [0; 1];
-    match until(alarm, stream.peek(&mut first)).await.ok_or(NoTls::TimedOut)? {
+    match until(alarm, stream.peek(&mut first)).await.ok_or(HandshakeError::TimedOut)? {
         Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => {
-            return Err(NoTls::PlainHttp(stream));
+            return Err(HandshakeError::PlainHttp(stream));
         }
         Ok(_) => {}
-        Err(error) => return Err(NoTls::Failed(error)),
+        Err(error) => return Err(HandshakeError::Failed(error)),
     }
     let accepting = if tls.refuses_names() {
         // Only on these listeners is the ClientHello read first: left to itself, the TLS library
         // would send `access_denied`, which says nothing about the name.
         let reading = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(stream));
-        let reading = until(alarm, reading).await.ok_or(NoTls::TimedOut)?;
-        let hello = reading.map_err(NoTls::Failed)?;
+        let reading = until(alarm, reading).await.ok_or(HandshakeError::TimedOut)?;
+        let hello = reading.map_err(HandshakeError::Failed)?;
         if let Some(name) = hello.client_hello().server_name().filter(|name| tls.refuses(name)) {
             let name = name.to_owned();
-            return Err(NoTls::UnknownName(hello.io.into_socket(), name));
+            return Err(HandshakeError::UnknownName(hello.io.into_socket(), name));
         }
         hello.into_stream(Arc::clone(&tls.config))
     } else {
         TlsAcceptor::from(Arc::clone(&tls.config)).accept(Ahead::new(stream))
     };
-    until(alarm, accepting).await.ok_or(NoTls::TimedOut)?.map(Box::new).map_err(NoTls::Failed)
+    until(alarm, accepting)
+        .await
+        .ok_or(HandshakeError::TimedOut)?
+        .map(Box::new)
+        .map_err(HandshakeError::Failed)
 }
 
 /// A finished handshake, as a later configuration judges it; `tls` is what it was made with.

@@ -37,12 +37,12 @@ impl RequestId {
 }
 
 /// Makes request ids: unique, not secret.
-pub(crate) struct Ids {
+pub(crate) struct RequestIds {
     seed: u64,
     count: Cell<u64>,
 }
 
-impl Ids {
+impl RequestIds {
     pub(crate) fn new() -> Self {
         let mut seed = [0; 8];
         // Without randomness ids are still unique within the worker.
@@ -63,7 +63,7 @@ impl Ids {
         id
     }
 
-    /// An id for what one request is in its trace: another for each call of [`Ids::next`].
+    /// An id for what one request is in its trace: another for each call of [`RequestIds::next`].
     pub(crate) fn span(&self) -> u64 {
         mixed(self.seed.rotate_left(16) ^ self.count.get())
     }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn ids_differ_and_are_hexadecimal() {
-        let ids = Ids::new();
+        let ids = RequestIds::new();
         let (a, b) = (ids.next(), ids.next());
         assert_ne!(a.as_str(), b.as_str());
         assert!(a.as_str().len() == 32 && a.as_str().bytes().all(|b| b.is_ascii_hexdigit()));

@@ -10,10 +10,10 @@ use crate::message::forward::{Edits, field, number_field, status_line};
 use super::{RequestId, Worker};
 
 /// Media type of replies for people.
-const TEXT: &str = "text/plain; charset=utf-8";
+const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 
 /// A reply of our own, for either protocol version.
-pub(crate) struct Reply {
+pub(crate) struct LocalReply {
     pub(crate) status: StatusCode,
     /// The word in `gateway-reason`; `None` for redirects that a configuration asks for.
     pub(crate) reason: Option<Reason>,
@@ -28,7 +28,7 @@ pub(crate) struct Reply {
     pub(crate) edits: Option<Arc<Edits>>,
 }
 
-impl Reply {
+impl LocalReply {
     /// For a refusal. The client learns the word and what it means, nothing about what is behind
     /// the gateway.
     pub(crate) fn refusal(reason: Reason, id: &RequestId) -> Self {
@@ -50,7 +50,7 @@ impl Reply {
             reason: Some(reason),
             location: None,
             allow: None,
-            kind: TEXT,
+            kind: TEXT_PLAIN,
             more: Vec::new(),
             body,
             edits: None,
@@ -64,7 +64,7 @@ impl Reply {
             reason: None,
             location: None,
             allow: None,
-            kind: TEXT,
+            kind: TEXT_PLAIN,
             more: Vec::new(),
             body: body.to_owned(),
             edits: None,
@@ -79,7 +79,7 @@ impl Reply {
             reason: None,
             location: Some(location),
             allow: None,
-            kind: TEXT,
+            kind: TEXT_PLAIN,
             more: Vec::new(),
             body,
             edits: None,

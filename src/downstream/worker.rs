@@ -14,8 +14,8 @@ use crate::telemetry::stamp::Stamp;
 use crate::telemetry::{Lines, Metrics};
 use crate::upstream::Pool;
 
-use super::id::Ids;
-use super::tunnels::Tunnels;
+use super::id::RequestIds;
+use super::tunnel_registry::TunnelRegistry;
 
 /// What all connections of one worker share.
 pub struct Worker {
@@ -28,16 +28,16 @@ pub struct Worker {
     /// Counters that have no listener or route.
     pub metrics: Arc<Metrics>,
     /// Open tunnels of the way in.
-    pub tunnels: Tunnels<Carried>,
+    pub tunnels: TunnelRegistry<Carried>,
     /// Open connections that are passed through.
-    pub passing: Tunnels<Passing>,
+    pub passing: TunnelRegistry<Passing>,
     /// The latest requests of the way in.
     pub recent: Recent,
     /// What is noticed of Socket.IO sessions.
     pub lens: Rc<Lens>,
     /// The present time as text.
     pub(crate) stamp: Stamp,
-    pub(crate) ids: Ids,
+    pub(crate) ids: RequestIds,
     /// Held so that there is one to give up when none is left.
     pub(crate) spare: RefCell<Option<File>>,
 }
@@ -52,12 +52,12 @@ impl Worker {
             pool: Rc::default(),
             lines,
             metrics,
-            tunnels: Tunnels::default(),
-            passing: Tunnels::default(),
+            tunnels: TunnelRegistry::default(),
+            passing: TunnelRegistry::default(),
             recent: Recent::new(recent),
             lens,
             stamp: Stamp::default(),
-            ids: Ids::new(),
+            ids: RequestIds::new(),
             spare: RefCell::new(Self::open_spare()),
         });
         tokio::task::spawn_local(worker.local.clock.clone().run());

@@ -1,22 +1,22 @@
-//! `Proxy-Authorization: Basic` (RFC 7617).
+//! `Proxy-Authorization: BasicCredentials` (RFC 7617).
 
 use std::fmt;
 
 use crate::base64;
 
 /// Longest credentials, decoded, in bytes.
-const LONGEST: usize = 1024;
+const MAX_CREDENTIALS: usize = 1024;
 
 /// What a client says it is called, and how it proves it. Not verified.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Basic {
+pub struct BasicCredentials {
     /// The user.
     pub user: String,
     /// The password, in the bytes the client sent.
     pub password: Vec<u8>,
 }
 
-impl Basic {
+impl BasicCredentials {
     /// Reads the value of the field; `None` if it is anything else.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
@@ -24,7 +24,7 @@ impl Basic {
         let text = rest.strip_prefix(b" ").filter(|_| scheme.eq_ignore_ascii_case(b"basic"))?;
         let text = text.trim_ascii();
         let digits = text.iter().rev().skip_while(|byte| **byte == b'=').count();
-        if digits > LONGEST / 3 * 4 {
+        if digits > MAX_CREDENTIALS / 3 * 4 {
             return None;
         }
         let decoded = base64::decode(text)?;
@@ -38,7 +38,7 @@ impl Basic {
     }
 }
 
-impl Basic {
+impl BasicCredentials {
     /// The value of the field, to log in with.
     #[must_use]
     pub fn to_field(&self) -> String {
@@ -47,7 +47,7 @@ impl Basic {
     }
 }
 
-impl fmt::Debug for Basic {
+impl fmt::Debug for BasicCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Basic").field("user", &self.user).finish_non_exhaustive()
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn read(value: &str) -> Option<(String, String)> {
-        let basic = Basic::parse(value.as_bytes())?;
+        let basic = BasicCredentials::parse(value.as_bytes())?;
         Some((basic.user, String::from_utf8(basic.password).unwrap()))
     }
 
@@ -80,10 +80,12 @@ mod tests {
     fn what_is_sent_can_be_read() {
         for (user, password) in [("Aladdin", "open sesame"), ("a", ""), ("a", "b:c"), ("ab", "c£")]
         {
-            let basic = Basic { user: user.to_owned(), password: password.as_bytes().to_vec() };
-            assert_eq!(Basic::parse(basic.to_field().as_bytes()), Some(basic));
+            let basic =
+                BasicCredentials { user: user.to_owned(), password: password.as_bytes().to_vec() };
+            assert_eq!(BasicCredentials::parse(basic.to_field().as_bytes()), Some(basic));
         }
-        let basic = Basic { user: "Aladdin".to_owned(), password: b"open sesame".to_vec() };
+        let basic =
+            BasicCredentials { user: "Aladdin".to_owned(), password: b"open sesame".to_vec() };
         assert_eq!(basic.to_field(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
     }
 
@@ -114,20 +116,20 @@ mod tests {
 
         #[test]
         fn bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Basic::parse(&bytes);
-            let _ = Basic::parse(&[b"Basic ", bytes.as_slice()].concat());
+            let _ = BasicCredentials::parse(&bytes);
+            let _ = BasicCredentials::parse(&[b"Basic ", bytes.as_slice()].concat());
         }
 
         #[test]
         fn any_pair_comes_through(user in "[^:\\pC]{1,20}", password in proptest::collection::vec(any::<u8>(), 0..50)) {
-            let basic = Basic { user, password };
-            prop_assert_eq!(Basic::parse(basic.to_field().as_bytes()), Some(basic));
+            let basic = BasicCredentials { user, password };
+            prop_assert_eq!(BasicCredentials::parse(basic.to_field().as_bytes()), Some(basic));
         }
     }
 
     #[test]
     fn a_password_is_never_shown() {
-        let basic = Basic::parse(b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==").unwrap();
+        let basic = BasicCredentials::parse(b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==").unwrap();
         assert!(
             !format!("{basic:?}").contains("sesame") && format!("{basic:?}").contains("Aladdin")
         );

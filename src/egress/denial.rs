@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::addr::{Destination, Host};
 use crate::message::{Form, Reason};
 
-use super::guard::Barred;
-use super::{Client, Rule};
+use super::guard::Blocked;
+use super::{EgressClient, EgressRule};
 
 /// Why a client may not connect to a destination.
 #[derive(Clone, Debug)]
@@ -23,28 +23,28 @@ pub struct Denial {
     /// The word.
     pub reason: Reason,
     /// The rule that denies it, or that nearly allows it.
-    pub rule: Option<Arc<Rule>>,
+    pub rule: Option<Arc<EgressRule>>,
     /// The address that is barred.
-    pub barred: Option<Barred>,
+    pub barred: Option<Blocked>,
     /// How it was asked for.
     pub form: Form,
 }
 
 impl Denial {
     /// A denial by the rules.
-    pub(super) fn of(reason: Reason, rule: Option<&Arc<Rule>>, form: Form) -> Self {
+    pub(super) fn of(reason: Reason, rule: Option<&Arc<EgressRule>>, form: Form) -> Self {
         Self { reason, rule: rule.cloned(), barred: None, form }
     }
 
     /// A denial by the guard, of a destination that `rule` allows.
     #[must_use]
-    pub fn barred(rule: &Arc<Rule>, barred: Barred, form: Form) -> Self {
+    pub fn barred(rule: &Arc<EgressRule>, barred: Blocked, form: Form) -> Self {
         Self { reason: barred.reason(), rule: Some(Arc::clone(rule)), barred: Some(barred), form }
     }
 
     /// What stands in the way, one sentence without full stop; for operators.
     #[must_use]
-    pub fn why(&self, client: &Client<'_>, destination: &Destination) -> String {
+    pub fn why(&self, client: &EgressClient<'_>, destination: &Destination) -> String {
         let named = self.rule.as_ref().map(|rule| format!("rule `{}`", rule.settings.name));
         let Some(rule) = named else { return self.why_without_rule(client) };
         let port = destination.port;
@@ -72,7 +72,7 @@ impl Denial {
     }
 
     /// The same for the client, without the address that a name resolves to.
-    fn why_for_client(&self, client: &Client<'_>, destination: &Destination) -> String {
+    fn why_for_client(&self, client: &EgressClient<'_>, destination: &Destination) -> String {
         match (&self.barred, &self.rule) {
             (Some(barred), Some(rule)) if !is_known(barred, destination) => format!(
                 "{} leads to an address that rule `{}` does not list; the gateway's log has it",
@@ -83,7 +83,11 @@ impl Denial {
     }
 
     /// The way out for the client, without the address that a name resolves to.
-    fn way_out_for_client(&self, client: &Client<'_>, destination: &Destination) -> Option<String> {
+    fn way_out_for_client(
+        &self,
+        client: &EgressClient<'_>,
+        destination: &Destination,
+    ) -> Option<String> {
         match &self.barred {
             Some(barred) if !is_known(barred, destination) => Some(format!(
                 "`app-gateway explain egress {destination} --client {}` on the gateway shows what to add",
@@ -110,7 +114,7 @@ impl Denial {
         }
     }
 
-    fn why_without_rule(&self, client: &Client<'_>) -> String {
+    fn why_without_rule(&self, client: &EgressClient<'_>) -> String {
         match self.reason {
             Reason::EgressLiteral => "addresses are denied unless a rule lists them".to_owned(),
             Reason::EgressClient => format!("no rule is for {}", shown(client)),
@@ -121,7 +125,7 @@ impl Denial {
     /// What to write and where, one sentence without full stop; `None` if nothing would help. For
     /// operators.
     #[must_use]
-    pub fn way_out(&self, client: &Client<'_>, destination: &Destination) -> Option<String> {
+    pub fn way_out(&self, client: &EgressClient<'_>, destination: &Destination) -> Option<String> {
         let Destination { host, port } = destination;
         let ports = self.ports_key();
         let Some(rule) = self.rule.as_ref() else {
@@ -165,7 +169,7 @@ impl Denial {
 
     /// The denial as the client gets it, for people.
     #[must_use]
-    pub fn text(&self, client: &Client<'_>, destination: &Destination, id: &str) -> String {
+    pub fn text(&self, client: &EgressClient<'_>, destination: &Destination, id: &str) -> String {
         let mut text = format!("{}: {}\n\n", self.reason.word(), self.reason.sentence());
         let mut line = |name: &str, value: &str| {
             let _ = writeln!(text, "{name:<12} {value}");
@@ -185,7 +189,7 @@ impl Denial {
 
     /// The same for programs.
     #[must_use]
-    pub fn json(&self, client: &Client<'_>, destination: &Destination, id: &str) -> Value {
+    pub fn json(&self, client: &EgressClient<'_>, destination: &Destination, id: &str) -> Value {
         json!({
             "reason": self.reason.word(),
             "message": self.reason.sentence(),
@@ -203,12 +207,12 @@ impl Denial {
 
 /// Whether the client has written the barred address itself. That the gateway listens on an address is
 /// never said.
-fn is_known(barred: &Barred, destination: &Destination) -> bool {
-    matches!(barred, Barred::Special { .. }) && matches!(destination.host, Host::Addr(_))
+fn is_known(barred: &Blocked, destination: &Destination) -> bool {
+    matches!(barred, Blocked::Special { .. }) && matches!(destination.host, Host::Addr(_))
 }
 
 /// How a rule that allows the destination could be made to hold for this client.
-fn admit(client: &Client<'_>, rule: &Rule) -> Option<String> {
+fn admit(client: &EgressClient<'_>, rule: &EgressRule) -> Option<String> {
     let settings = &rule.settings;
     let in_networks =
         settings.clients.is_empty() || crate::config::any_holds(&settings.clients, client.ip);
@@ -221,7 +225,7 @@ fn admit(client: &Client<'_>, rule: &Rule) -> Option<String> {
 }
 
 /// A client, as shown.
-fn shown(client: &Client<'_>) -> String {
+fn shown(client: &EgressClient<'_>) -> String {
     match client.user {
         Some(user) => format!("{} ({user})", client.ip),
         None => client.ip.to_string(),
@@ -229,7 +233,7 @@ fn shown(client: &Client<'_>) -> String {
 }
 
 /// When a rule holds.
-fn period(rule: &Rule) -> String {
+fn period(rule: &EgressRule) -> String {
     match (rule.settings.from, rule.settings.until) {
         (Some(from), Some(until)) => format!("from {from} until {until}"),
         (Some(from), None) => format!("from {from}"),

@@ -20,11 +20,11 @@ use crate::addr::special::{Special, embedded, special, translated};
 use crate::message::Reason;
 use crate::net::{CheckedAddr, listen};
 
-use super::Rule;
+use super::EgressRule;
 
 /// An address the gateway listens on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Own {
+pub struct OwnAddress {
     /// As bound; `0.0.0.0` and `::` are every address of this host.
     pub address: SocketAddr,
     /// Whether a rule may open it by listing its address.
@@ -34,7 +34,7 @@ pub struct Own {
 /// The judge of addresses.
 #[derive(Debug)]
 pub struct Guard {
-    own: Vec<Own>,
+    own: Vec<OwnAddress>,
     /// Prefixes of the network's own NAT64 translators.
     nat64: Vec<Ipv6Net>,
     /// Whether an address is one of this host's.
@@ -43,7 +43,7 @@ pub struct Guard {
 
 /// Why an address is not dialled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Barred {
+pub enum Blocked {
     /// It is special, and the rule does not list it.
     Special {
         /// The address that was judged: for IPv4 inside IPv6, what is inside if that is special.
@@ -62,7 +62,7 @@ pub enum Barred {
     },
 }
 
-impl Barred {
+impl Blocked {
     /// The word for it.
     #[must_use]
     pub const fn reason(&self) -> Reason {
@@ -79,7 +79,7 @@ impl Barred {
     }
 }
 
-impl std::fmt::Display for Barred {
+impl std::fmt::Display for Blocked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Special { ip, block, what } if block.prefix_len() == block.max_prefix_len() => {
@@ -94,7 +94,7 @@ impl std::fmt::Display for Barred {
 impl Guard {
     /// A guard of a gateway that listens on these addresses.
     #[must_use]
-    pub fn new(own: Vec<Own>) -> Self {
+    pub fn new(own: Vec<OwnAddress>) -> Self {
         Self { own, nat64: Vec::new(), is_local: listen::is_local }
     }
 
@@ -106,7 +106,7 @@ impl Guard {
 
     /// One that is told which addresses are local, as if on another host.
     #[cfg(test)]
-    pub(super) fn with_locals(own: Vec<Own>, is_local: fn(IpAddr) -> bool) -> Self {
+    pub(super) fn with_locals(own: Vec<OwnAddress>, is_local: fn(IpAddr) -> bool) -> Self {
         Self { own, nat64: Vec::new(), is_local }
     }
 
@@ -115,7 +115,7 @@ impl Guard {
     /// # Errors
     ///
     /// Why it must not be dialled.
-    pub fn check(&self, rule: &Rule, ip: IpAddr, port: u16) -> Result<CheckedAddr, Barred> {
+    pub fn check(&self, rule: &EgressRule, ip: IpAddr, port: u16) -> Result<CheckedAddr, Blocked> {
         let translated = self.translated(ip);
         let inside = translated.or_else(|| embedded(ip)).map(IpAddr::V4);
         // A translator of the network's own leads to the address inside, and nowhere else.
@@ -124,7 +124,7 @@ impl Guard {
             if let Some((block, what)) = special(ip)
                 && !lists(rule, ip, block)
             {
-                return Err(Barred::Special { ip, block, what });
+                return Err(Blocked::Special { ip, block, what });
             }
         }
         for ip in inside.into_iter().chain([ip]) {
@@ -141,8 +141,8 @@ impl Guard {
         self.nat64.iter().find_map(|prefix| translated(*prefix, ip))
     }
 
-    fn not_own(&self, rule: &Rule, ip: IpAddr, port: u16) -> Result<(), Barred> {
-        let here = |own: &&Own| {
+    fn not_own(&self, rule: &EgressRule, ip: IpAddr, port: u16) -> Result<(), Blocked> {
+        let here = |own: &&OwnAddress| {
             let bound = own.address.ip();
             own.address.port() == port
                 && (bound == ip
@@ -152,12 +152,12 @@ impl Guard {
         };
         let mut own = self.own.iter().filter(here);
         let barred = own.find(|own| !own.may_be_listed || !lists(rule, ip, IpNet::from(ip)));
-        barred.map_or(Ok(()), |own| Err(Barred::Own { ip, may_be_listed: own.may_be_listed }))
+        barred.map_or(Ok(()), |own| Err(Blocked::Own { ip, may_be_listed: own.may_be_listed }))
     }
 }
 
 /// Whether the rule names the block `ip` is in, or a part of it with `ip`.
-fn lists(rule: &Rule, ip: IpAddr, block: IpNet) -> bool {
+fn lists(rule: &EgressRule, ip: IpAddr, block: IpNet) -> bool {
     let literal = rule.settings.destinations.iter().filter_map(|pattern| match pattern {
         Pattern::Net(net) => Some(net),
         _ => None,

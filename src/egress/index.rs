@@ -11,28 +11,28 @@ use ipnet::IpNet;
 use crate::addr::{Host, HostName, Pattern};
 
 /// Number of a rule.
-type Id = usize;
+type RuleIndex = usize;
 
 /// Which rules list which destinations.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    exact: HashMap<Box<str>, Vec<Id>>,
-    below: HashMap<Box<str>, Vec<Id>>,
+    exact: HashMap<Box<str>, Vec<RuleIndex>>,
+    below: HashMap<Box<str>, Vec<RuleIndex>>,
     /// By family and length; as many entries as there are lengths.
-    nets: Vec<Nets>,
+    nets: Vec<NetworkSet>,
 }
 
 /// The networks of one family and length.
 #[derive(Debug)]
-struct Nets {
+struct NetworkSet {
     v4: bool,
     length: u8,
-    rules: HashMap<IpNet, Vec<Id>>,
+    rules: HashMap<IpNet, Vec<RuleIndex>>,
 }
 
 impl Index {
     /// Adds one line of a rule.
-    pub(super) fn add(&mut self, pattern: &Pattern, rule: Id) {
+    pub(super) fn add(&mut self, pattern: &Pattern, rule: RuleIndex) {
         let rules = match pattern {
             Pattern::Exact(name) => self.exact.entry(name.as_str().into()).or_default(),
             Pattern::Below(name) => self.below.entry(name.as_str().into()).or_default(),
@@ -43,18 +43,18 @@ impl Index {
         }
     }
 
-    fn nets_like(&mut self, net: IpNet) -> &mut HashMap<IpNet, Vec<Id>> {
+    fn nets_like(&mut self, net: IpNet) -> &mut HashMap<IpNet, Vec<RuleIndex>> {
         let (v4, length) = (net.addr().is_ipv4(), net.prefix_len());
         let known = self.nets.iter().position(|nets| nets.v4 == v4 && nets.length == length);
         let at = known.unwrap_or_else(|| {
-            self.nets.push(Nets { v4, length, rules: HashMap::new() });
+            self.nets.push(NetworkSet { v4, length, rules: HashMap::new() });
             self.nets.len() - 1
         });
         &mut self.nets[at].rules
     }
 
     /// The rules that list `host`, in no order, some perhaps twice.
-    pub(super) fn rules(&self, host: &Host) -> impl Iterator<Item = Id> {
+    pub(super) fn rules(&self, host: &Host) -> impl Iterator<Item = RuleIndex> {
         let (name, ip) = match host {
             Host::Name(name) => (Some(name), None),
             Host::Addr(ip) => (None, Some(*ip)),
@@ -66,7 +66,7 @@ impl Index {
         exact.into_iter().chain(below).chain(nets).flatten().copied()
     }
 
-    fn holding(&self, ip: IpAddr) -> impl Iterator<Item = &Vec<Id>> {
+    fn holding(&self, ip: IpAddr) -> impl Iterator<Item = &Vec<RuleIndex>> {
         let alike = self.nets.iter().filter(move |nets| nets.v4 == ip.is_ipv4());
         alike.filter_map(move |nets| nets.rules.get(&IpNet::new(ip, nets.length).ok()?.trunc()))
     }

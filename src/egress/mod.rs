@@ -15,7 +15,7 @@
 //!
 //! Two more things whoever serves has to keep:
 //!
-//! - [`Policy::decide`] comes before the look-up: what is denied is never looked up. Every answer of
+//! - [`EgressPolicy::decide`] comes before the look-up: what is denied is never looked up. Every answer of
 //!   a look-up goes through [`Guard::check`]; one bad answer does not condemn the good ones, and
 //!   only what the guard returns can be dialled.
 //! - Through a parent proxy it is the parent that looks names up. The guard still holds for
@@ -23,7 +23,7 @@
 //!   resolve here: a name whose every address is barred is not passed on; one that does not resolve
 //!   here is.
 //!
-//! All of it is immutable once compiled and shared by the workers, but for [`Seen`] and the cache
+//! All of it is immutable once compiled and shared by the workers, but for [`Observations`] and the cache
 //! in [`Users`], which lock for a few instructions once per tunnel.
 //!
 //! Never: dials, resolves, reads a file, keeps a connection.
@@ -32,18 +32,18 @@ pub mod basic;
 mod denial;
 pub mod guard;
 mod index;
+pub mod observed;
 pub mod password;
 pub mod policy;
-pub mod seen;
 pub mod sni;
 
 pub use crate::addr::{Destination, DestinationError, Host};
-pub use basic::Basic;
+pub use basic::BasicCredentials;
 pub use denial::Denial;
-pub use guard::{Barred, Guard, Own};
+pub use guard::{Blocked, Guard, OwnAddress};
+pub use observed::{Observation, Observations};
 pub use password::Users;
-pub use policy::{Client, Grant, Login, Policy, Rule, Verdict};
-pub use seen::{Seen, Sighting};
+pub use policy::{EgressClient, EgressPolicy, EgressRule, Grant, Login, Verdict};
 
 #[cfg(test)]
 mod tests;

@@ -28,36 +28,36 @@ const RIGHT_KEPT: Duration = Duration::from_secs(600);
 const WRONG_KEPT: Duration = Duration::from_secs(60);
 
 /// Answers kept of each kind.
-const MOST_KEPT: usize = 4096;
+const MAX_CACHED: usize = 4096;
 
 /// Longest password looked at, in bytes. bcrypt sees 72 of them.
-const LONGEST_PASSWORD: usize = 512;
+const MAX_PASSWORD_LEN: usize = 512;
 
 /// Most rounds of sha-crypt taken: one verification is then about a second.
-const MOST_ROUNDS: u32 = 1_000_000;
+const MAX_ROUNDS: u32 = 1_000_000;
 
 /// Highest bcrypt cost taken: one verification is then about a second.
-const HIGHEST_COST: u32 = 14;
+const MAX_COST: u32 = 14;
 
 /// Who may log in.
 pub struct Users {
     /// In the order of the file.
-    hashes: Vec<(String, Hashed)>,
+    hashes: Vec<(String, PasswordHash)>,
     by_name: HashMap<String, usize>,
     key: hmac::Key,
-    right: Mutex<Kept>,
-    wrong: Mutex<Kept>,
+    right: Mutex<AnswerCache>,
+    wrong: Mutex<AnswerCache>,
 }
 
 /// A hash as it stands in the file.
-enum Hashed {
+enum PasswordHash {
     /// `$2y$`
     Bcrypt(String),
     /// `$5$`, `$6$`
     ShaCrypt(String),
 }
 
-impl Hashed {
+impl PasswordHash {
     /// Whether it is the hash of this password. Slow.
     fn is_of(&self, password: &[u8]) -> bool {
         match self {
@@ -101,24 +101,24 @@ pub enum LineError {
         first: usize,
     },
     /// A bcrypt or sha-crypt hash that is incomplete.
-    #[error("this {kind} hash is damaged; {WAY_OUT}")]
+    #[error("this {kind} hash is damaged; {REHASH_HELP}")]
     Damaged {
         /// bcrypt or sha-crypt.
         kind: &'static str,
     },
     /// A bcrypt hash that is too slow to verify.
     #[error(
-        "a bcrypt hash of cost {cost} would take a core for seconds at every log-in; up to {HIGHEST_COST} is taken"
+        "a bcrypt hash of cost {cost} would take a core for seconds at every log-in; up to {MAX_COST} is taken"
     )]
     Cost {
         /// Its cost.
         cost: u32,
     },
     /// A sha-crypt hash that is too slow to verify.
-    #[error("up to {MOST_ROUNDS} rounds are taken; {WAY_OUT}")]
+    #[error("up to {MAX_ROUNDS} rounds are taken; {REHASH_HELP}")]
     Rounds,
     /// A hash of another kind.
-    #[error("its hash is {kind}; {WAY_OUT} (bcrypt), or `openssl passwd -6` for the hash")]
+    #[error("its hash is {kind}; {REHASH_HELP} (bcrypt), or `openssl passwd -6` for the hash")]
     Kind {
         /// The kind, from a closed list.
         kind: &'static str,
@@ -126,16 +126,16 @@ pub enum LineError {
 }
 
 /// The way out of a bad hash.
-const WAY_OUT: &str = "write the line anew with `htpasswd -B FILE USER`";
+const REHASH_HELP: &str = "write the line anew with `htpasswd -B FILE USER`";
 
 /// Answers of the last while, in two halves: when the younger is full, the older goes.
 #[derive(Default)]
-struct Kept {
+struct AnswerCache {
     young: HashMap<[u8; 32], Instant>,
     old: HashMap<[u8; 32], Instant>,
 }
 
-impl Kept {
+impl AnswerCache {
     /// When a pair is forgotten; `None` if it is not there any more.
     fn until(&self, tag: &[u8; 32], now: Instant) -> Option<Instant> {
         let kept = self.young.get(tag).or_else(|| self.old.get(tag)).copied();
@@ -143,7 +143,7 @@ impl Kept {
     }
 
     fn keep(&mut self, tag: [u8; 32], until: Instant) {
-        if self.young.len() >= MOST_KEPT / 2 && !self.young.contains_key(&tag) {
+        if self.young.len() >= MAX_CACHED / 2 && !self.young.contains_key(&tag) {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(tag, until);
@@ -240,7 +240,7 @@ impl Users {
         // For a name that is not there, always the same stand-in, as a real user has one hash.
         let stand_in = tag_number(&self.tag(user, b"")) % self.hashes.len().max(1);
         let hash = self.hashes.get(own.unwrap_or(stand_in)).map(|(_, hash)| hash);
-        let fits = password.len() <= LONGEST_PASSWORD && hash.is_some_and(|h| h.is_of(password));
+        let fits = password.len() <= MAX_PASSWORD_LEN && hash.is_some_and(|h| h.is_of(password));
         let right = fits && own.is_some();
         let (kept, time) =
             if right { (&self.right, RIGHT_KEPT) } else { (&self.wrong, WRONG_KEPT) };
@@ -270,7 +270,7 @@ fn tag_number(tag: &[u8; 32]) -> usize {
 }
 
 /// Reads one line.
-fn user(line: &str) -> Result<(&str, Hashed), LineError> {
+fn user(line: &str) -> Result<(&str, PasswordHash), LineError> {
     let (name, hash) = line.split_once(':').ok_or(LineError::NoHash)?;
     if name.is_empty() || name.chars().any(char::is_control) {
         return Err(LineError::Name);
@@ -278,24 +278,24 @@ fn user(line: &str) -> Result<(&str, Hashed), LineError> {
     hashed(hash).map(|hash| (name, hash))
 }
 
-fn hashed(hash: &str) -> Result<Hashed, LineError> {
+fn hashed(hash: &str) -> Result<PasswordHash, LineError> {
     if ["$2y$", "$2b$", "$2a$"].iter().any(|kind| hash.starts_with(kind)) {
         let Ok(parts) = hash.parse::<bcrypt::HashParts>() else {
             return Err(LineError::Damaged { kind: "bcrypt" });
         };
-        return if (4..=HIGHEST_COST).contains(&parts.get_cost()) {
-            Ok(Hashed::Bcrypt(hash.to_owned()))
+        return if (4..=MAX_COST).contains(&parts.get_cost()) {
+            Ok(PasswordHash::Bcrypt(hash.to_owned()))
         } else {
             Err(LineError::Cost { cost: parts.get_cost() })
         };
     }
     if hash.starts_with("$5$") || hash.starts_with("$6$") {
         let rounds = hash.split('$').nth(2).and_then(|part| part.strip_prefix("rounds="));
-        if rounds.is_some_and(|rounds| rounds.parse::<u32>().is_ok_and(|n| n > MOST_ROUNDS)) {
+        if rounds.is_some_and(|rounds| rounds.parse::<u32>().is_ok_and(|n| n > MAX_ROUNDS)) {
             return Err(LineError::Rounds);
         }
         return if is_sha_crypt(hash) {
-            Ok(Hashed::ShaCrypt(hash.to_owned()))
+            Ok(PasswordHash::ShaCrypt(hash.to_owned()))
         } else {
             Err(LineError::Damaged { kind: "sha-crypt" })
         };
@@ -318,7 +318,7 @@ fn is_sha_crypt(hash: &str) -> bool {
     let length = if parts.next() == Some("5") { 43 } else { 86 };
     let mut next = parts.next();
     if let Some(rounds) = next.and_then(|part| part.strip_prefix("rounds=")) {
-        if !rounds.parse().is_ok_and(|rounds: u32| (1000..=MOST_ROUNDS).contains(&rounds)) {
+        if !rounds.parse().is_ok_and(|rounds: u32| (1000..=MAX_ROUNDS).contains(&rounds)) {
             return false;
         }
         next = parts.next();

@@ -18,7 +18,7 @@ use super::index::Index;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Client<'a> {
+pub struct EgressClient<'a> {
     /// Where from.
     pub ip: IpAddr,
     /// Who has logged in; the password has been verified.
@@ -29,7 +29,7 @@ pub struct Client<'a> {
 
 /// A rule, ready to be asked.
 #[derive(Debug)]
-pub struct Rule {
+pub struct EgressRule {
     /// What is written.
     pub settings: ForwardRule,
     /// Where, as `file:line`.
@@ -38,8 +38,8 @@ pub struct Rule {
 
 /// All rules.
 #[derive(Debug, Default)]
-pub struct Policy {
-    rules: Vec<Arc<Rule>>,
+pub struct EgressPolicy {
+    rules: Vec<Arc<EgressRule>>,
     index: Index,
     /// Numbers of the rules in report mode.
     reporting: Vec<usize>,
@@ -71,15 +71,15 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// The rule that gives it, with its limits, its parent and its SNI settings.
-    pub rule: Arc<Rule>,
+    pub rule: Arc<EgressRule>,
     /// What would have been said if the rule were not in report mode: to be logged, and kept in
-    /// [`super::Seen`].
+    /// [`super::Observations`].
     pub reported: Option<Denial>,
 }
 
 /// Why a rule that lists the destination does not apply; what is nearest to applying comes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Miss {
+enum RuleMismatch {
     /// It would to a user who logs in.
     Login,
     /// Its time has not come, or is over.
@@ -90,7 +90,7 @@ enum Miss {
     Client,
 }
 
-impl Rule {
+impl EgressRule {
     /// What is done about SNI on `port`.
     #[must_use]
     pub const fn sni(&self, port: u16) -> SniPolicy {
@@ -99,13 +99,13 @@ impl Rule {
 
     /// Whether the rule is for this client.
     #[must_use]
-    pub fn is_for(&self, client: &Client<'_>) -> bool {
+    pub fn is_for(&self, client: &EgressClient<'_>) -> bool {
         let known = |user| self.settings.users.iter().any(|known| known == user);
         self.admits_but_for_login(client)
             && (self.settings.users.is_empty() || client.user.is_some_and(known))
     }
 
-    fn admits_but_for_login(&self, client: &Client<'_>) -> bool {
+    fn admits_but_for_login(&self, client: &EgressClient<'_>) -> bool {
         let ForwardRule { clients, client_names, .. } = &self.settings;
         let named =
             |name: &String| client_names.iter().any(|known| known.eq_ignore_ascii_case(name));
@@ -114,7 +114,7 @@ impl Rule {
     }
 
     /// Whether a client would be one of the rule's, if only it logged in.
-    fn wants_login(&self, client: &Client<'_>) -> bool {
+    fn wants_login(&self, client: &EgressClient<'_>) -> bool {
         client.user.is_none()
             && !self.settings.users.is_empty()
             && self.admits_but_for_login(client)
@@ -144,23 +144,28 @@ impl Rule {
     }
 
     /// Why the rule does not apply to what it lists; `None`: it does.
-    fn miss(&self, client: &Client<'_>, (form, port): (Form, u16), now: Timestamp) -> Option<Miss> {
+    fn miss(
+        &self,
+        client: &EgressClient<'_>,
+        (form, port): (Form, u16),
+        now: Timestamp,
+    ) -> Option<RuleMismatch> {
         let takes_port = self.takes_port(form, port);
         if !self.is_for(client) {
             let login = self.wants_login(client) && takes_port && self.is_time(now);
-            return Some(if login { Miss::Login } else { Miss::Client });
+            return Some(if login { RuleMismatch::Login } else { RuleMismatch::Client });
         }
         if !takes_port {
-            return Some(Miss::Port);
+            return Some(RuleMismatch::Port);
         }
-        (!self.is_time(now)).then_some(Miss::Time)
+        (!self.is_time(now)).then_some(RuleMismatch::Time)
     }
 }
 
-impl Policy {
+impl EgressPolicy {
     /// A policy of these rules, the first first.
     #[must_use]
-    pub fn new(rules: Vec<Rule>) -> Self {
+    pub fn new(rules: Vec<EgressRule>) -> Self {
         let mut policy = Self::default();
         for (id, rule) in rules.into_iter().enumerate() {
             for pattern in &rule.settings.destinations {
@@ -179,7 +184,7 @@ impl Policy {
 
     /// The rules, in the order of the files.
     #[must_use]
-    pub fn rules(&self) -> &[Arc<Rule>] {
+    pub fn rules(&self) -> &[Arc<EgressRule>] {
         &self.rules
     }
 
@@ -188,7 +193,7 @@ impl Policy {
     #[must_use]
     pub fn login(
         &self,
-        client: &Client<'_>,
+        client: &EgressClient<'_>,
         destination: &Destination,
         form: Form,
         now: Timestamp,
@@ -203,9 +208,9 @@ impl Policy {
             let miss = rule.miss(client, (form, destination.port), now);
             let first = match (rule.settings.effect, miss) {
                 (RuleEffect::Deny, None) => return Login::Explains,
-                (RuleEffect::Deny, Some(Miss::Login)) => return Login::Decides,
+                (RuleEffect::Deny, Some(RuleMismatch::Login)) => return Login::Decides,
                 (RuleEffect::Allow, None) => &mut allowed,
-                (RuleEffect::Allow, Some(Miss::Login)) => &mut login,
+                (RuleEffect::Allow, Some(RuleMismatch::Login)) => &mut login,
                 _ => continue,
             };
             *first = Some(first.map_or(id, |before| before.min(id)));
@@ -227,13 +232,13 @@ impl Policy {
     #[must_use]
     pub fn decide(
         &self,
-        client: &Client<'_>,
+        client: &EgressClient<'_>,
         destination: &Destination,
         form: Form,
         now: Timestamp,
     ) -> Verdict {
         let mut allowed: Option<usize> = None;
-        let mut nearest: Option<(Miss, usize)> = None;
+        let mut nearest: Option<(RuleMismatch, usize)> = None;
         for id in self.index.rules(&destination.host) {
             let Some(rule) = self.rules.get(id) else { continue };
             let miss = rule.miss(client, (form, destination.port), now);
@@ -268,7 +273,11 @@ impl Policy {
 
     /// The first rule in report mode that is for this client, and whether that is so already
     /// (`true`) or once it has logged in.
-    fn reporting(&self, client: &Client<'_>, now: Timestamp) -> Option<(&Arc<Rule>, bool)> {
+    fn reporting(
+        &self,
+        client: &EgressClient<'_>,
+        now: Timestamp,
+    ) -> Option<(&Arc<EgressRule>, bool)> {
         let timely = || {
             let rules = self.reporting.iter().filter_map(|id| self.rules.get(*id));
             rules.filter(|rule| rule.is_time(now))
@@ -279,9 +288,9 @@ impl Policy {
 
     fn denial(
         &self,
-        client: &Client<'_>,
+        client: &EgressClient<'_>,
         destination: &Destination,
-        (form, nearest): (Form, Option<(Miss, usize)>),
+        (form, nearest): (Form, Option<(RuleMismatch, usize)>),
     ) -> Denial {
         let near = nearest.and_then(|(miss, id)| Some((miss, self.rules.get(id)?)));
         // For whom something else is allowed, the line to add is in that rule.
@@ -291,10 +300,10 @@ impl Policy {
             allowing.find(|rule| rule.is_for(client))
         };
         let (reason, rule) = match near {
-            Some((Miss::Login, rule)) => (Reason::ProxyAuthRequired, Some(rule)),
-            Some((Miss::Time, rule)) => (Reason::EgressTime, Some(rule)),
-            Some((Miss::Port, rule)) => (Reason::EgressPort, Some(rule)),
-            Some((Miss::Client, rule)) => match own() {
+            Some((RuleMismatch::Login, rule)) => (Reason::ProxyAuthRequired, Some(rule)),
+            Some((RuleMismatch::Time, rule)) => (Reason::EgressTime, Some(rule)),
+            Some((RuleMismatch::Port, rule)) => (Reason::EgressPort, Some(rule)),
+            Some((RuleMismatch::Client, rule)) => match own() {
                 Some(own) => (Reason::EgressDenied, Some(own)),
                 None => (Reason::EgressClient, Some(rule)),
             },

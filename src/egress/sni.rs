@@ -13,7 +13,7 @@ use crate::tls::hello::{Hello, Progress};
 
 /// What becomes of a tunnel after its first bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Judged {
+pub enum SniVerdict {
     /// It goes on.
     Pass,
     /// It goes on, and its log line has this reason.
@@ -31,7 +31,7 @@ pub fn wants_hello(sni: SniPolicy) -> bool {
 /// Judges what a tunnel begins with. `read` is what [`crate::tls::hello::HelloReader::feed`] answered;
 /// [`Progress::NeedMore`] stands for a client that ended before its hello did.
 #[must_use]
-pub fn judge(sni: SniPolicy, destination: &Destination, read: &Progress) -> Judged {
+pub fn judge(sni: SniPolicy, destination: &Destination, read: &Progress) -> SniVerdict {
     let hello = match read {
         Progress::Hello(hello) => hello,
         Progress::NotTls => return judged(sni.not_tls, Reason::NotTls),
@@ -41,23 +41,23 @@ pub fn judge(sni: SniPolicy, destination: &Destination, read: &Progress) -> Judg
         }
     };
     let name = match named(destination, hello) {
-        None => Judged::Pass,
+        None => SniVerdict::Pass,
         Some(Reason::SniMissing) => judged(sni.missing, Reason::SniMissing),
         Some(reason) => judged(sni.mismatch, reason),
     };
-    let ech = if hello.ech { judged(sni.ech, Reason::EgressEch) } else { Judged::Pass };
+    let ech = if hello.ech { judged(sni.ech, Reason::EgressEch) } else { SniVerdict::Pass };
     match (name, ech) {
-        (Judged::Refused(_), _) => name,
-        (_, Judged::Refused(_)) | (Judged::Pass, _) => ech,
-        (Judged::Logged(_), _) => name,
+        (SniVerdict::Refused(_), _) => name,
+        (_, SniVerdict::Refused(_)) | (SniVerdict::Pass, _) => ech,
+        (SniVerdict::Logged(_), _) => name,
     }
 }
 
-fn judged(act: SniAction, reason: Reason) -> Judged {
+fn judged(act: SniAction, reason: Reason) -> SniVerdict {
     match act {
-        SniAction::Refuse => Judged::Refused(reason),
-        SniAction::Log => Judged::Logged(reason),
-        SniAction::Allow => Judged::Pass,
+        SniAction::Refuse => SniVerdict::Refused(reason),
+        SniAction::Log => SniVerdict::Logged(reason),
+        SniAction::Allow => SniVerdict::Pass,
     }
 }
 

@@ -36,14 +36,16 @@ pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
 }
 
 /// Rules as written in lines 10, 20, ... of a file.
-pub(super) fn policy(rules: Vec<ForwardRule>) -> Policy {
+pub(super) fn policy(rules: Vec<ForwardRule>) -> EgressPolicy {
     let at = |number: usize| format!("config/forward.toml:{}", 10 * (number + 1));
     let rules = rules.into_iter().enumerate();
-    Policy::new(rules.map(|(number, settings)| Rule { settings, at: at(number) }).collect())
+    EgressPolicy::new(
+        rules.map(|(number, settings)| EgressRule { settings, at: at(number) }).collect(),
+    )
 }
 
-pub(super) fn client(ip: &str) -> Client<'static> {
-    Client { ip: ip.parse().unwrap(), user: None, names: &[] }
+pub(super) fn client(ip: &str) -> EgressClient<'static> {
+    EgressClient { ip: ip.parse().unwrap(), user: None, names: &[] }
 }
 
 pub(super) fn to(text: &str) -> Destination {
@@ -74,7 +76,7 @@ impl Resolver {
 
 /// What would become of a CONNECT to `target`: `bad KIND`, `denied WORD`, `barred WHAT`, or
 /// `dials ADDRESSES`.
-fn outcome(target: &[u8], policy: &Policy, guard: &Guard, resolver: &mut Resolver) -> String {
+fn outcome(target: &[u8], policy: &EgressPolicy, guard: &Guard, resolver: &mut Resolver) -> String {
     let destination = match Destination::parse(target, None) {
         Ok(destination) => destination,
         Err(why) => return format!("bad {why:?}"),
@@ -90,7 +92,7 @@ fn outcome(target: &[u8], policy: &Policy, guard: &Guard, resolver: &mut Resolve
     let judged = found.iter().map(|ip| guard.check(&grant.rule, *ip, destination.port));
     let (good, bad): (Vec<_>, Vec<_>) = judged.partition(Result::is_ok);
     match (good.as_slice(), bad.first()) {
-        ([], Some(Err(Barred::Special { what, .. }))) => format!("barred {what:?}"),
+        ([], Some(Err(Blocked::Special { what, .. }))) => format!("barred {what:?}"),
         ([], _) => "barred Own".to_owned(),
         (good, _) => {
             let good: Vec<_> = good.iter().map(|addr| addr.unwrap().get().to_string()).collect();
@@ -102,7 +104,8 @@ fn outcome(target: &[u8], policy: &Policy, guard: &Guard, resolver: &mut Resolve
 /// Own listeners: the reverse proxy on every IPv4 address and on one of IPv6, and two that are
 /// never dialled.
 fn guard() -> Guard {
-    let own = |text: &str, may_be_listed| Own { address: text.parse().unwrap(), may_be_listed };
+    let own =
+        |text: &str, may_be_listed| OwnAddress { address: text.parse().unwrap(), may_be_listed };
     Guard::with_locals(
         vec![
             own("0.0.0.0:8443", true),

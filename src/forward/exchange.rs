@@ -10,27 +10,27 @@ use tokio_rustls::TlsConnector;
 
 use crate::addr::Host;
 use crate::downstream::Conn;
-use crate::downstream::download::{Answer, Download};
-use crate::downstream::pace::Pace;
-use crate::downstream::sender::Sender;
-use crate::downstream::transfer::{NoAnswer, Upload, await_head};
+use crate::downstream::drive::{ExchangeError, Upload, await_head};
+use crate::downstream::min_rate::MinRate;
+use crate::downstream::request_body::RequestBody;
+use crate::downstream::response_body::{ResponseBody, ResponseParts};
 use crate::message::forward::{Edits, field, lacks_date};
 use crate::message::{Form, Reason, proxied};
 use crate::net::{Ahead, Alarm, Io};
 use crate::upstream::connect::blame;
 use crate::upstream::{Connection, Exchange, Stream};
 
-use super::record::Record;
-use super::request::{Ready, Request, until_gone};
-use super::serve::{Next, PATIENCE};
+use super::record::EgressLog;
+use super::request::{EgressRequest, ReadyRequest, until_gone};
+use super::serve::{AfterRequest, CLIENT_WRITE_TIMEOUT};
 
 /// Serves it on the connection that was made for it.
 pub(super) async fn serve<T: Io>(
-    request: &Request<'_>,
+    request: &EgressRequest<'_>,
     conn: &mut Conn<T>,
-    record: &mut Record,
-    ready: Ready,
-) -> Next {
+    record: &mut EgressLog,
+    ready: ReadyRequest,
+) -> AfterRequest {
     let head = &request.asked.head;
     let secured = until_gone(conn, secure(request, &ready.destination.host, ready.reached.stream));
     let stream = match secured.await {
@@ -41,7 +41,7 @@ pub(super) async fn serve<T: Io>(
         }
         None => {
             record.refused(Reason::ClientGone, None);
-            return Next::Cut;
+            return AfterRequest::Cut;
         }
     };
     let mut out = Vec::with_capacity(512);
@@ -56,10 +56,10 @@ pub(super) async fn serve<T: Io>(
             return request.refuse(conn, record);
         }
     };
-    let upload = Upload::new(head, u64::MAX, (PATIENCE, 0), None);
+    let upload = Upload::new(head, u64::MAX, (CLIENT_WRITE_TIMEOUT, 0), None);
     let worker = &request.service.worker;
     let alarm = worker.local.clock.alarm();
-    let mut sender = Sender { conn, upload, version: head.version };
+    let mut sender = RequestBody { conn, upload, version: head.version };
     let first_byte = request.way.outlet.timeouts.first_byte;
     let answer = await_head(&mut sender, &mut exchange, &worker.local, &alarm, first_byte).await;
     record.request_bytes = sender.upload.bytes;
@@ -69,8 +69,8 @@ pub(super) async fn serve<T: Io>(
             return pass_on(request, &mut sender, record, (&mut exchange, &answer, &alarm)).await;
         }
         Ok(_) => (Reason::UpstreamBadAnswer, Some("101 that was not asked for")),
-        Err(NoAnswer::Upstream(failure)) => (failure.reason, failure.detail),
-        Err(NoAnswer::Client(reason)) => (reason, None),
+        Err(ExchangeError::Upstream(failure)) => (failure.reason, failure.detail),
+        Err(ExchangeError::Client(reason)) => (reason, None),
     };
     record.refused(reason, detail.map(str::to_owned));
     request.refuse(sender.conn, record)
@@ -78,17 +78,17 @@ pub(super) async fn serve<T: Io>(
 
 /// Passes the answer on.
 async fn pass_on<T: Io>(
-    request: &Request<'_>,
-    sender: &mut Sender<'_, T>,
-    record: &mut Record,
+    request: &EgressRequest<'_>,
+    sender: &mut RequestBody<'_, T>,
+    record: &mut EgressLog,
     (exchange, head, alarm): (&mut Exchange, &crate::message::ResponseHead, &Alarm),
-) -> Next {
+) -> AfterRequest {
     let asked = &request.asked.head;
     // A body that is still on its way, or was never asked for, leaves the connection in a state
     // that only closing it resolves.
     let kept = asked.keep_alive && !request.is_last() && exchange.is_sent() && !sender.upload.held;
     let idle = request.way.outlet.timeouts.idle;
-    let sent = Answer { head, edits: &Edits::default(), idle }.sent(asked.version);
+    let sent = ResponseParts { head, edits: &Edits::default(), idle }.sent(asked.version);
     let mut tail = Vec::new();
     if lacks_date(head, &Edits::default()) {
         tail.extend_from_slice(b"Date: ");
@@ -100,19 +100,19 @@ async fn pass_on<T: Io>(
     }
     let before = sender.conn.out.taken();
     proxied::write_response(sender.conn.out.staged(), head, sent, &tail);
-    let mut download = Download::new(sent, Pace::new(PATIENCE, 0), idle);
+    let mut download = ResponseBody::new(sent, MinRate::new(CLIENT_WRITE_TIMEOUT, 0), idle);
     let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
     record.request_bytes = sender.upload.bytes;
     record.response_bytes = download.bytes;
     match result {
-        Ok(()) if kept => Next::KeepAlive,
-        Ok(()) => Next::Close,
+        Ok(()) if kept => AfterRequest::KeepAlive,
+        Ok(()) => AfterRequest::Close,
         Err(reason) => {
             record.reason = Some(reason);
             record.detail = exchange.fault(reason);
             // With nothing of it sent, there is time for an answer that says what happened.
             if reason == Reason::ClientGone || !sender.conn.out.take_back(before) {
-                return Next::Cut;
+                return AfterRequest::Cut;
             }
             request.refuse(sender.conn, record)
         }
@@ -121,7 +121,7 @@ async fn pass_on<T: Io>(
 
 /// The connection as it is, or with TLS on it for `https://`.
 async fn secure(
-    request: &Request<'_>,
+    request: &EgressRequest<'_>,
     host: &Host,
     stream: Stream,
 ) -> Result<Stream, (Reason, String)> {

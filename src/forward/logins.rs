@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::egress::{Basic, Users};
+use crate::egress::{BasicCredentials, Users};
 use crate::net::aside::Aside;
 
 /// Hashes computed at a time.
@@ -73,7 +73,7 @@ impl Logins {
     pub(super) async fn verify(
         &self,
         users: &Arc<Users>,
-        pair: &Basic,
+        pair: &BasicCredentials,
         network: IpAddr,
     ) -> Result<bool, NotVerified> {
         let now = Instant::now();
@@ -130,8 +130,8 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    fn pair(password: &str) -> Basic {
-        Basic { user: "ccm".to_owned(), password: password.as_bytes().to_vec() }
+    fn pair(password: &str) -> BasicCredentials {
+        BasicCredentials { user: "ccm".to_owned(), password: password.as_bytes().to_vec() }
     }
 
     fn users() -> Arc<Users> {

@@ -12,22 +12,22 @@
 //! Never: dials what the guard has not checked, looks up what the rules do not allow.
 
 mod accept;
-mod commons;
+mod auth;
+mod client_hello;
+mod connect;
+mod dns_cache;
 mod exchange;
-mod hello;
-mod live;
+mod limits;
 mod logins;
-mod names;
 mod parent;
-mod reach;
 mod record;
-mod refusal;
+mod registry;
+mod rejection;
 mod request;
+mod runtime;
 mod serve;
+mod shared;
 mod tunnel;
-mod usage;
-mod way;
-mod who;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -38,36 +38,36 @@ use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
-use crate::downstream::balancer::Via;
+use crate::downstream::balancer::ProxyHeader;
 use crate::generation::outlet::Listener;
 use crate::net::admission::Admission;
 use crate::tls::ClientHandshake;
 
-pub use commons::Commons;
-pub use live::{Live, Open};
-pub use way::{PROFILE, Stand, Way};
+pub use registry::{EgressTunnels, OpenTunnel};
+pub use runtime::{ForwardListenerState, ForwardRuntime, PROFILE_LABEL};
+pub use shared::ForwardShared;
 
 /// One listener on one worker.
-pub struct Service {
+pub struct ForwardService {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
-    pub stand: Arc<ArcSwap<Stand>>,
+    pub stand: Arc<ArcSwap<ForwardListenerState>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// What all listeners on all workers share.
-    pub commons: Arc<Commons>,
+    pub commons: Arc<ForwardShared>,
     /// The listener is being removed.
     pub closing: Rc<Cell<bool>>,
 }
 
 /// What is known about a client connection, from its handshake on.
-struct Facts {
+struct ForwardConn {
     client: ClientAddr,
     /// When it was accepted.
     began: Instant,
     /// The balancer it came through. Boxed: most come through none.
-    via: Option<Box<Via>>,
+    via: Option<Box<ProxyHeader>>,
     tls: &'static str,
     /// Names in its certificate.
     names: Vec<String>,
@@ -78,9 +78,9 @@ struct Facts {
     outdated: Cell<bool>,
 }
 
-impl Facts {
+impl ForwardConn {
     /// Of a connection on which the client itself has said nothing yet.
-    fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
+    fn of(peer: ClientAddr, via: Option<Box<ProxyHeader>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
         Self {
             client,
@@ -104,7 +104,7 @@ impl Facts {
 
     /// Whether the connection is to be closed, because what its listener asks of clients in their
     /// handshake has changed. Looks at the listener only after a change of configuration.
-    fn is_outdated(&self, service: &Service) -> bool {
+    fn is_outdated(&self, service: &ForwardService) -> bool {
         let generation = service.worker.local.generation();
         if self.judged.replace(generation) != generation {
             self.outdated.set(!self.is_accepted_by(&service.stand.load().listener));

@@ -16,19 +16,19 @@ use crate::upstream::connect::blame;
 use crate::upstream::eject::Gate;
 use crate::upstream::{Endpoint, Stream, connect};
 
-use super::reach::{Reached, Unreached};
+use super::connect::{EgressConnectError, EgressStream};
 
 /// The largest answer that is read, in bytes.
-const MOST: usize = 16 * 1024;
+const MAX_CONNECT_RESPONSE: usize = 16 * 1024;
 
 /// How long an endpoint that could not be connected to is passed over while others are left.
-const SHUNNED: Duration = Duration::from_secs(5);
+const PARENT_BACKOFF: Duration = Duration::from_secs(5);
 
 /// What follows in the detail of a refusal is for the operator: the endpoint of the parent.
 pub(super) const AT: &str = " (at ";
 
 /// Why a parent did not open the tunnel.
-enum No {
+enum ParentError {
     /// It could not be asked: another endpoint may be.
     Silent(Reason, String),
     /// It has answered, and that is that.
@@ -40,8 +40,11 @@ enum No {
 ///
 /// # Errors
 ///
-/// [`Unreached::Failed`].
-pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<Reached, Unreached> {
+/// [`EgressConnectError::Failed`].
+pub(super) async fn open(
+    parent: &Parent,
+    destination: &Destination,
+) -> Result<EgressStream, EgressConnectError> {
     let mut last = None;
     // In full before the first is tried: one that fails is passed over from then on.
     let (shunned, fresh): (Vec<_>, Vec<_>) =
@@ -56,13 +59,13 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
                     Stream::Within(_) => Err(ErrorKind::Unsupported.into()),
                 };
                 let parent = Some(parent.name.as_str().into());
-                return Ok(Reached { stream, early, dialled: dialled.ok(), parent });
+                return Ok(EgressStream { stream, early, dialled: dialled.ok(), parent });
             }
-            Err(No::Refused(said)) => {
+            Err(ParentError::Refused(said)) => {
                 endpoint.health.circuit.close();
-                return Err(Unreached::Failed(Reason::ParentRefused, said));
+                return Err(EgressConnectError::Failed(Reason::ParentRefused, said));
             }
-            Err(No::Silent(reason, said)) => {
+            Err(ParentError::Silent(reason, said)) => {
                 if reason.is_shortage() {
                     last = Some((reason, said));
                     continue;
@@ -71,31 +74,32 @@ pub(super) async fn open(parent: &Parent, destination: &Destination) -> Result<R
                 if endpoint.health.circuit.gate() != Gate::Open {
                     tracing::warn!(parent = parent.name, reason = reason.word(), "{said}");
                 }
-                endpoint.health.circuit.open_for(SHUNNED);
+                endpoint.health.circuit.open_for(PARENT_BACKOFF);
                 last = Some((reason, said));
             }
         }
     }
     let (reason, said) = last.unwrap_or((Reason::Internal, "it has no endpoint".to_owned()));
-    Err(Unreached::Failed(reason, format!("parent `{}`: {said}", parent.name)))
+    Err(EgressConnectError::Failed(reason, format!("parent `{}`: {said}", parent.name)))
 }
 
 async fn ask(
     parent: &Parent,
     endpoint: &Endpoint,
     destination: &Destination,
-) -> Result<(Stream, Bytes), No> {
+) -> Result<(Stream, Bytes), ParentError> {
     let deadline = Instant::now() + parent.connect_timeout;
     let mut stream = connect(endpoint, None, parent.connect_timeout, &[])
         .await
-        .map_err(|error| No::Silent(error.reason, error.to_string()))?;
+        .map_err(|error| ParentError::Silent(error.reason, error.to_string()))?;
     let mut request = format!("CONNECT {destination} HTTP/1.1\r\n").into_bytes();
     field(&mut request, "Host", destination.to_string().as_bytes());
     if let Some(authorization) = &parent.authorization {
         field(&mut request, "Proxy-Authorization", authorization.reveal().as_bytes());
     }
     request.extend_from_slice(b"\r\n");
-    let silent = |reason, said: &str| No::Silent(reason, format!("{}: {said}", endpoint.label));
+    let silent =
+        |reason, said: &str| ParentError::Silent(reason, format!("{}: {said}", endpoint.label));
     let exchange = async {
         stream.write_all(&request).await?;
         stream.flush().await?;
@@ -113,7 +117,7 @@ async fn ask(
     };
     match head.status {
         200..300 => Ok((stream, early)),
-        status => Err(No::Refused(format!(
+        status => Err(ParentError::Refused(format!(
             "parent `{}` answered {status} {}{AT}{})",
             parent.name,
             String::from_utf8_lossy(head.phrase()),
@@ -136,7 +140,7 @@ async fn answer(stream: &mut Stream) -> std::io::Result<(ResponseHead, Bytes)> {
                 return Ok((head, input.freeze()));
             }
             Scan::BareLf => return Err(bad("its answer to CONNECT is not HTTP/1.1")),
-            Scan::Partial if input.len() > MOST => {
+            Scan::Partial if input.len() > MAX_CONNECT_RESPONSE => {
                 return Err(bad("its answer to CONNECT is too long"));
             }
             Scan::Partial => {}

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::addr::{ClientAddr, Destination};
 use crate::downstream::{RequestId, Worker};
-use crate::egress::{Client, Denial, Grant};
+use crate::egress::{Denial, EgressClient, Grant};
 use crate::generation::Edition;
 use crate::generation::outlet::Listener;
 use crate::message::reason::Flag;
@@ -22,19 +22,19 @@ use crate::net::Phase;
 use crate::telemetry::line::{Event, Key, Line};
 use crate::telemetry::mask::Mask;
 
-use super::way::{PROFILE, Tally};
-use super::{Facts, Stand, Way};
+use super::runtime::{PROFILE_LABEL, RuleStats};
+use super::{ForwardConn, ForwardListenerState, ForwardRuntime};
 
 /// See the module.
-pub(super) struct Record {
+pub(super) struct EgressLog {
     worker: Rc<Worker>,
-    facts: Rc<Facts>,
+    facts: Rc<ForwardConn>,
     listener: Arc<Listener>,
     edition: Arc<Edition>,
-    tally: Arc<Tally>,
+    tally: Arc<RuleStats>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
-    asked: Option<Box<Asked>>,
+    asked: Option<Box<EgressLogFields>>,
     pub(super) user: Option<Box<str>>,
     destination: Option<Destination>,
     /// What report mode let through.
@@ -62,7 +62,7 @@ pub(super) struct Record {
 }
 
 /// What is only needed for the line.
-struct Asked {
+struct EgressLogFields {
     version: Version,
     method: http::Method,
     form: Form,
@@ -72,9 +72,13 @@ struct Asked {
     agent: Option<Bytes>,
 }
 
-impl Record {
+impl EgressLog {
     /// For a connection, or a request that was refused before its head could be read.
-    pub(super) fn new(worker: &Rc<Worker>, facts: &Rc<Facts>, stand: &Arc<Stand>) -> Self {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        facts: &Rc<ForwardConn>,
+        stand: &Arc<ForwardListenerState>,
+    ) -> Self {
         Self {
             id: worker.ids.next(),
             worker: Rc::clone(worker),
@@ -109,7 +113,7 @@ impl Record {
         let ProxiedHead { form, head } = asked;
         // Copies: slices of the head would keep all of it for as long as a tunnel lives.
         let agent = head.fields.first(crate::message::Known::UserAgent);
-        self.asked = Some(Box::new(Asked {
+        self.asked = Some(Box::new(EgressLogFields {
             version: head.version,
             method: head.method.clone(),
             form: *form,
@@ -128,7 +132,7 @@ impl Record {
     }
 
     /// Notes under which rule it may.
-    pub(super) fn on_grant(&mut self, way: &Way, grant: &Grant) {
+    pub(super) fn on_grant(&mut self, way: &ForwardRuntime, grant: &Grant) {
         self.tally = Arc::clone(way.tally(&grant.rule));
         self.active = true;
         self.tally.metrics.active.inc();
@@ -139,7 +143,7 @@ impl Record {
     }
 
     /// Notes that the rules deny it.
-    pub(super) fn denied(&mut self, way: &Way, denial: Denial) {
+    pub(super) fn denied(&mut self, way: &ForwardRuntime, denial: Denial) {
         if !self.active
             && let Some(rule) = &denial.rule
         {
@@ -175,8 +179,12 @@ impl Record {
     }
 
     /// Who asks, as the rules see it.
-    pub(super) fn client(&self) -> Client<'_> {
-        Client { ip: self.facts.client.ip(), user: self.user.as_deref(), names: &self.facts.names }
+    pub(super) fn client(&self) -> EgressClient<'_> {
+        EgressClient {
+            ip: self.facts.client.ip(),
+            user: self.user.as_deref(),
+            names: &self.facts.names,
+        }
     }
 
     /// The client's own address and port.
@@ -193,7 +201,7 @@ impl Record {
         self.destination.as_ref()
     }
 
-    pub(super) fn rule(&self) -> &Tally {
+    pub(super) fn rule(&self) -> &RuleStats {
         &self.tally
     }
 
@@ -213,7 +221,7 @@ impl Record {
         }
     }
 
-    fn tell_asked(&self, line: &mut impl Line, asked: &Asked) {
+    fn tell_asked(&self, line: &mut impl Line, asked: &EgressLogFields) {
         line.text(Key::Method, asked.method.as_str().as_bytes());
         match &self.destination {
             Some(destination) => {
@@ -268,7 +276,7 @@ impl Record {
     }
 }
 
-impl Event for Record {
+impl Event for EgressLog {
     fn tell<L: Line>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = match (&self.asked, self.tunnel) {
@@ -277,7 +285,7 @@ impl Event for Record {
             (Some(_), None) => "egress",
         };
         line.text(Key::Event, event.as_bytes());
-        line.text(Key::Profile, PROFILE.as_bytes());
+        line.text(Key::Profile, PROFILE_LABEL.as_bytes());
         line.text(Key::Listener, self.listener.label.as_bytes());
         line.address(Key::Client, self.facts.client.0);
         if let Some(via) = &self.facts.via {
@@ -302,7 +310,7 @@ impl Event for Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for EgressLog {
     fn drop(&mut self) {
         // Nobody said how it ended: the task was dropped, because the client had gone or a worker
         // was stopped.

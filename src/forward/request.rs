@@ -12,50 +12,54 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::addr::Destination;
-use crate::downstream::accept::Door as _;
-use crate::downstream::{Conn, Reply};
+use crate::downstream::accept::Acceptor as _;
+use crate::downstream::{Conn, LocalReply};
 use crate::egress::{Grant, Verdict};
 use crate::message::{Form, Framing, ProxiedHead, Reason};
 use crate::net::Io;
 use crate::net::rate::Rate;
 use crate::net::tunnel::Leg;
 
-use super::reach::{Errand, Reached, Unreached};
-use super::record::Record;
-use super::serve::{Next, PATIENCE};
-use super::tunnel::Opened;
-use super::usage::Place;
-use super::{Facts, Service, Way, exchange, hello, refusal};
+use super::connect::{EgressConnectError, EgressStream, Errand};
+use super::limits::TunnelPermit;
+use super::record::EgressLog;
+use super::serve::{AfterRequest, CLIENT_WRITE_TIMEOUT};
+use super::tunnel::OpenedTunnel;
+use super::{ForwardConn, ForwardRuntime, ForwardService, client_hello, exchange, rejection};
 
 /// `Allow` of a TRACE that may go no further.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT";
 
 /// One request being served.
-pub(super) struct Request<'a> {
-    pub(super) service: &'a Rc<Service>,
-    pub(super) way: &'a Arc<Way>,
-    pub(super) facts: &'a Facts,
+pub(super) struct EgressRequest<'a> {
+    pub(super) service: &'a Rc<ForwardService>,
+    pub(super) way: &'a Arc<ForwardRuntime>,
+    pub(super) facts: &'a ForwardConn,
     pub(super) asked: ProxiedHead,
 }
 
 /// A request that may go on, and the connection it goes on.
-pub(super) struct Ready {
+pub(super) struct ReadyRequest {
     pub(super) grant: Grant,
     pub(super) destination: Destination,
-    pub(super) reached: Reached,
-    pub(super) place: Place,
+    pub(super) reached: EgressStream,
+    pub(super) place: TunnelPermit,
     rate: Option<Arc<Rate>>,
 }
 
 /// The record says why.
-pub(super) struct Refused;
+pub(super) struct RequestRejected;
 
-impl Request<'_> {
+impl EgressRequest<'_> {
     /// Serves it. The record ends with it, or goes on with the tunnel.
-    pub(super) async fn serve<T: Leg>(self, conn: &mut Conn<T>, mut record: Record) -> Next {
+    pub(super) async fn serve<T: Leg>(
+        self,
+        conn: &mut Conn<T>,
+        mut record: EgressLog,
+    ) -> AfterRequest {
         let ready = match self.prepare(conn, &mut record).await {
             Ok(ready) => ready,
-            Err(Refused) => return self.refuse(conn, &mut record),
+            Err(RequestRejected) => return self.refuse(conn, &mut record),
         };
         match self.asked.form {
             Form::Connect => self.tunnel(conn, record, ready).await,
@@ -68,13 +72,13 @@ impl Request<'_> {
     async fn prepare<T: Io>(
         &self,
         conn: &mut Conn<T>,
-        record: &mut Record,
-    ) -> Result<Ready, Refused> {
+        record: &mut EgressLog,
+    ) -> Result<ReadyRequest, RequestRejected> {
         let (outlet, commons) = (&self.way.outlet, &self.service.commons);
         let client = record.address();
-        let refused = |record: &mut Record, reason, detail| {
+        let refused = |record: &mut EgressLog, reason, detail| {
             record.refused(reason, detail);
-            Refused
+            RequestRejected
         };
         commons
             .usage
@@ -87,7 +91,7 @@ impl Request<'_> {
             Verdict::Allowed(grant) => grant,
             Verdict::Denied(denial) => {
                 record.denied(self.way, denial);
-                return Err(Refused);
+                return Err(RequestRejected);
             }
         };
         if grant.reported.is_some() {
@@ -96,7 +100,7 @@ impl Request<'_> {
         record.on_grant(self.way, &grant);
         match self.asked.head.hops_left() {
             // It may go no further: answered here, and to be logged as an answer.
-            Some(0) if self.asked.head.method == Method::OPTIONS => return Err(Refused),
+            Some(0) if self.asked.head.method == Method::OPTIONS => return Err(RequestRejected),
             Some(0) => return Err(refused(record, Reason::MethodNotAllowed, None)),
             _ => {}
         }
@@ -110,19 +114,21 @@ impl Request<'_> {
                 record.connected();
                 record.dialled = reached.dialled;
                 record.parent.clone_from(&reached.parent);
-                Ok(Ready { grant, destination, reached, place, rate })
+                Ok(ReadyRequest { grant, destination, reached, place, rate })
             }
-            Some(Err(Unreached::Denied(denial))) => {
+            Some(Err(EgressConnectError::Denied(denial))) => {
                 record.denied(self.way, denial);
-                Err(Refused)
+                Err(RequestRejected)
             }
-            Some(Err(Unreached::Failed(reason, said))) => Err(refused(record, reason, Some(said))),
+            Some(Err(EgressConnectError::Failed(reason, said))) => {
+                Err(refused(record, reason, Some(said)))
+            }
             None => Err(refused(record, Reason::ClientGone, None)),
         }
     }
 
     /// Where it is to go.
-    fn destination(&self, record: &mut Record) -> Result<Destination, Refused> {
+    fn destination(&self, record: &mut EgressLog) -> Result<Destination, RequestRejected> {
         let default = match self.asked.form {
             Form::Connect => None,
             Form::Http => Some(80),
@@ -132,44 +138,50 @@ impl Request<'_> {
             Ok(destination) => destination,
             Err(bad) => {
                 record.refused(Reason::BadDestination, Some(bad.to_string()));
-                return Err(Refused);
+                return Err(RequestRejected);
             }
         };
         record.on_destination(&destination);
         if self.asked.form == Form::Https && self.way.outlet.origin_tls.is_none() {
-            let why = refusal::HTTPS_IN_CLEAR.to_owned();
+            let why = rejection::HTTPS_IN_CLEAR.to_owned();
             record.refused(Reason::HttpsInClear, Some(why));
-            return Err(Refused);
+            return Err(RequestRejected);
         }
         Ok(destination)
     }
 
     /// Answers 200, judges what the client sends, and becomes a tunnel.
-    async fn tunnel<T: Io>(&self, conn: &mut Conn<T>, mut record: Record, ready: Ready) -> Next {
-        let Ready { grant, destination, reached, place, rate } = ready;
+    async fn tunnel<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        mut record: EgressLog,
+        ready: ReadyRequest,
+    ) -> AfterRequest {
+        let ReadyRequest { grant, destination, reached, place, rate } = ready;
         let timeouts = &self.way.outlet.timeouts;
         let out = conn.out.staged();
         out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\nX-Request-Id: ");
         out.extend_from_slice(record.id.as_str().as_bytes());
         out.extend_from_slice(b"\r\n\r\n");
         record.opened();
-        if conn.flush(PATIENCE).await.is_err() {
+        if conn.flush(CLIENT_WRITE_TIMEOUT).await.is_err() {
             record.tunnel_ended("client_broken");
-            return Next::Cut;
+            return AfterRequest::Cut;
         }
         let sni = grant.rule.sni(destination.port);
-        let admitted = hello::admit(conn, (sni, timeouts.hello), &destination, &mut record).await;
+        let admitted =
+            client_hello::admit(conn, (sni, timeouts.hello), &destination, &mut record).await;
         let retried_from = match admitted {
             Ok(retried_from) => retried_from,
             Err(reason) => {
                 // The 200 has been said: the status stays what the client saw.
                 record.reason = Some(reason);
                 record.tunnel_ended("refused");
-                return Next::Close;
+                return AfterRequest::Close;
             }
         };
         let ends_at = ends_at(timeouts.total, &grant);
-        Next::Tunnel(Box::new(Opened {
+        AfterRequest::Tunnel(Box::new(OpenedTunnel {
             rates: [record.rule().rate(), rate],
             record,
             stream: reached.stream,
@@ -188,17 +200,18 @@ impl Request<'_> {
     }
 
     /// Answers with the refusal the record has.
-    pub(super) fn refuse<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record) -> Next {
+    pub(super) fn refuse<T: Io>(&self, conn: &mut Conn<T>, record: &mut EgressLog) -> AfterRequest {
         if record.reason == Some(Reason::ClientGone) {
-            return Next::Cut;
+            return AfterRequest::Cut;
         }
         let head = &self.asked.head;
         let reply = match record.reason {
-            None => Reply::good(""),
+            None => LocalReply::good(""),
             Some(reason) => {
-                let reply = refusal::reply(record, refusal::Wants::of(&head.fields));
+                let reply =
+                    rejection::reply(record, rejection::ExplanationFormat::of(&head.fields));
                 let allow = (reason == Reason::MethodNotAllowed).then(|| METHODS.to_owned());
-                Reply { allow, ..reply }
+                LocalReply { allow, ..reply }
             }
         };
         record.status = reply.status.as_u16();
@@ -208,7 +221,7 @@ impl Request<'_> {
         let kept = head.keep_alive && head.framing == Framing::None && !ahead && !self.is_last();
         let worker = &self.service.worker;
         reply.write(conn.out.staged(), worker, &record.id, Some(&head.method), !kept);
-        if kept { Next::KeepAlive } else { Next::Close }
+        if kept { AfterRequest::KeepAlive } else { AfterRequest::Close }
     }
 }
 

@@ -4,21 +4,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::downstream::Conn;
-use crate::downstream::accept::{Admitted, Door as _};
+use crate::downstream::accept::{Acceptor as _, AdmittedConn};
 use crate::downstream::conn::HeadLimits;
 use crate::message::{ProxiedHead, Reason};
 use crate::net::tunnel::Leg;
 
-use super::record::Record;
-use super::request::Request;
-use super::tunnel::{self, Opened};
-use super::{Facts, Service, refusal};
+use super::record::EgressLog;
+use super::request::EgressRequest;
+use super::tunnel::{self, OpenedTunnel};
+use super::{ForwardConn, ForwardService, rejection};
 
 /// How long a client may take to read an answer of ours.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What becomes of the connection after a request.
-pub(super) enum Next {
+pub(super) enum AfterRequest {
     /// It carries another.
     KeepAlive,
     /// It is closed; unread bytes of the client are waited for, so that a reset does not take the
@@ -27,11 +27,16 @@ pub(super) enum Next {
     /// It is cut: the answer is incomplete and the client must notice.
     Cut,
     /// It has become a tunnel.
-    Tunnel(Box<Opened>),
+    Tunnel(Box<OpenedTunnel>),
 }
 
 /// Serves one connection until it closes.
-pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
+pub(super) async fn serve<T: Leg>(
+    service: &Rc<ForwardService>,
+    facts: ForwardConn,
+    io: T,
+    admitted: AdmittedConn,
+) {
     let worker = &service.worker;
     let facts = Rc::new(facts);
     let mut conn = Conn::new(io, &worker.local);
@@ -61,11 +66,11 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
             asked.and_then(
                 |asked| if outdated { Err(Reason::EgressHandshakeOutdated) } else { Ok(asked) },
             );
-        let mut record = Record::new(worker, &facts, &stand);
+        let mut record = EgressLog::new(worker, &facts, &stand);
         let next = match asked {
             Ok(asked) => {
                 record.on_head(&asked);
-                let request = Request { service, way: &stand.way, facts: &facts, asked };
+                let request = EgressRequest { service, way: &stand.way, facts: &facts, asked };
                 // Boxed: what a request needs is large, and a waiting connection has none.
                 Box::pin(request.serve(&mut conn, record)).await
             }
@@ -73,18 +78,18 @@ pub(super) async fn serve<T: Leg>(service: &Rc<Service>, facts: Facts, io: T, ad
                 record.start = conn.head_began.unwrap_or(record.start);
                 record.refused(reason, None);
                 if reason != Reason::ClientGone {
-                    let reply = refusal::reply(&record, refusal::Wants::Text);
+                    let reply = rejection::reply(&record, rejection::ExplanationFormat::Text);
                     record.status = reply.status.as_u16();
                     reply.write(conn.out.staged(), worker, &record.id, None, true);
                 }
-                Next::Close
+                AfterRequest::Close
             }
         };
         match next {
-            Next::KeepAlive if conn.flush(PATIENCE).await.is_ok() => {}
-            Next::KeepAlive | Next::Cut => return,
-            Next::Close => break conn.linger(PATIENCE).await,
-            Next::Tunnel(opened) => {
+            AfterRequest::KeepAlive if conn.flush(CLIENT_WRITE_TIMEOUT).await.is_ok() => {}
+            AfterRequest::KeepAlive | AfterRequest::Cut => return,
+            AfterRequest::Close => break conn.linger(CLIENT_WRITE_TIMEOUT).await,
+            AfterRequest::Tunnel(opened) => {
                 let client = (conn.io, conn.input.freeze());
                 return tunnel::spawn(service, client, *opened, admitted);
             }

@@ -12,24 +12,24 @@ use tokio::time::Instant;
 
 use crate::addr::Destination;
 use crate::config::SniPolicy;
-use crate::downstream::accept::Admitted;
-use crate::downstream::hello::{SecondHello, refuse};
-use crate::egress::sni::{Judged, judge};
-use crate::egress::{Policy, Verdict};
+use crate::downstream::accept::AdmittedConn;
+use crate::downstream::client_hello::{SecondHello, refuse};
+use crate::egress::sni::{SniVerdict, judge};
+use crate::egress::{EgressPolicy, Verdict};
 use crate::message::{Form, Reason};
 use crate::net::rate::Rate;
 use crate::net::tunnel::{End, Leg, Moved, Refused, Terms, join, join_screened};
 use crate::tls::hello::Progress;
 use crate::upstream::Stream;
 
-use super::live::Open;
-use super::record::Record;
-use super::usage::Place;
-use super::{Service, Stand, Way};
+use super::limits::TunnelPermit;
+use super::record::EgressLog;
+use super::registry::OpenTunnel;
+use super::{ForwardListenerState, ForwardRuntime, ForwardService};
 
 /// A tunnel that only needs to be joined.
-pub(super) struct Opened {
-    pub(super) record: Record,
+pub(super) struct OpenedTunnel {
+    pub(super) record: EgressLog,
     pub(super) stream: Stream,
     /// Already read from the destination.
     pub(super) early: Bytes,
@@ -39,19 +39,20 @@ pub(super) struct Opened {
     pub(super) idle: Duration,
     pub(super) ends_at: Option<Instant>,
     pub(super) rates: [Option<Arc<Rate>>; 2],
-    pub(super) place: Place,
+    pub(super) place: TunnelPermit,
     /// The one that allowed it.
-    pub(super) way: Arc<Way>,
+    pub(super) way: Arc<ForwardRuntime>,
 }
 
 /// Joins client and destination.
 pub(super) fn spawn<T: Leg>(
-    service: &Rc<Service>,
+    service: &Rc<ForwardService>,
     (client, mut of_client): (T, Bytes),
-    opened: Opened,
-    admitted: Admitted,
+    opened: OpenedTunnel,
+    admitted: AdmittedConn,
 ) {
-    let Opened { mut record, stream, early, second, idle, ends_at, rates, place, way } = opened;
+    let OpenedTunnel { mut record, stream, early, second, idle, ends_at, rates, place, way } =
+        opened;
     let own = Rc::clone(service);
     // A change of configuration while the client's hello was awaited: nobody has asked it yet.
     let now = service.stand.load_full();
@@ -111,23 +112,23 @@ const fn word(end: End) -> &'static str {
 /// Judges the hello that the server asked for like the first one.
 fn judge_second(
     sni: SniPolicy,
-    record: &Record,
+    record: &EgressLog,
     second: &Progress,
     noted: &Cell<Option<Reason>>,
 ) -> Result<(), Reason> {
     let Some(destination) = record.destination() else { return Ok(()) };
     match judge(sni, destination, second) {
-        Judged::Pass => Ok(()),
-        Judged::Logged(reason) => {
+        SniVerdict::Pass => Ok(()),
+        SniVerdict::Logged(reason) => {
             noted.set(Some(reason));
             Ok(())
         }
-        Judged::Refused(reason) => Err(reason),
+        SniVerdict::Refused(reason) => Err(reason),
     }
 }
 
-fn shown(record: &Record) -> Open {
-    Open {
+fn shown(record: &EgressLog) -> OpenTunnel {
+    OpenTunnel {
         id: record.id.as_str().into(),
         since: Timestamp::now(),
         client: record.address().0,
@@ -143,7 +144,7 @@ fn shown(record: &Record) -> Open {
 
 /// Whether a tunnel would be opened today, by any rule, to the same address and the same way, for a
 /// client with this handshake.
-fn is_still_allowed(record: &Record, stand: &Stand) -> bool {
+fn is_still_allowed(record: &EgressLog, stand: &ForwardListenerState) -> bool {
     if !record.is_accepted_by(&stand.listener) {
         return false;
     }
@@ -167,6 +168,6 @@ fn is_still_allowed(record: &Record, stand: &Stand) -> bool {
     }
 }
 
-fn decide(policy: &Policy, record: &Record, destination: &Destination) -> Verdict {
+fn decide(policy: &EgressPolicy, record: &EgressLog, destination: &Destination) -> Verdict {
     policy.decide(&record.client(), destination, Form::Connect, Timestamp::now())
 }

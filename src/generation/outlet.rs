@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 
 use crate::addr::{Destination, Host, HostName, Pattern};
 use crate::config::{ForwardLimits, ForwardTimeouts, ProxyProtocol, Span};
-use crate::egress::{Guard, Policy, Rule, Seen, Users};
+use crate::egress::{EgressPolicy, EgressRule, Guard, Observations, Users};
 use crate::tls::ServerTls;
 use crate::upstream::Endpoint;
 
@@ -26,7 +26,7 @@ pub struct Outlet {
     /// One per listener, in the order of the files.
     pub listeners: Vec<Arc<Listener>>,
     /// Who may go where.
-    pub policy: Policy,
+    pub policy: EgressPolicy,
     /// Which addresses may be dialled.
     pub guard: Guard,
     /// Who may log in; `None`: nobody, and no rule asks for it.
@@ -42,7 +42,7 @@ pub struct Outlet {
     /// Names that are not looked up, and what they stand for.
     pub hosts: HashMap<HostName, Arc<[IpAddr]>>,
     /// What rules in report mode have let through; goes on over reloads.
-    pub seen: Arc<Seen>,
+    pub seen: Arc<Observations>,
     /// The generation it belongs to, for the log.
     pub edition: Arc<Edition>,
 }
@@ -104,7 +104,7 @@ impl Outlet {
     pub fn closed(&self) -> Self {
         Self {
             listeners: Vec::new(),
-            policy: Policy::default(),
+            policy: EgressPolicy::default(),
             guard: Guard::new(Vec::new()),
             users: None,
             parents: Vec::new(),
@@ -119,7 +119,7 @@ impl Outlet {
 
     /// The parent a destination is reached through under a rule; `None`: directly.
     #[must_use]
-    pub fn parent(&self, rule: &Rule, destination: &Destination) -> Option<&Arc<Parent>> {
+    pub fn parent(&self, rule: &EgressRule, destination: &Destination) -> Option<&Arc<Parent>> {
         let parent = self.parents.get(rule.settings.via?.0)?;
         (!parent.no_proxy.iter().any(|pattern| covers(pattern, &destination.host)))
             .then_some(parent)

@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
-use crate::downstream::accept::{Admitted, Door};
-use crate::downstream::balancer::{NotServed, Via, identify};
-use crate::downstream::hello::{self, First, NoHello, refuse};
+use crate::downstream::accept::{Acceptor, AdmittedConn};
+use crate::downstream::balancer::{BalancerError, ProxyHeader, identify};
+use crate::downstream::client_hello::{self, ClientHelloError, First, refuse};
 use crate::downstream::{Conn, Worker};
 use crate::generation::Passage;
 use crate::generation::passage::Route;
@@ -27,7 +27,7 @@ use super::Service;
 use super::record::Record;
 use super::tunnel::{self, Opened};
 
-impl Door for Service {
+impl Acceptor for Service {
     fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -41,7 +41,7 @@ impl Door for Service {
         passage.metrics.accepted.inc();
         let limits = (passage.limits.connections, passage.limits.connections_per_client);
         let balancers = passage.proxy_protocol.as_ref();
-        match Admitted::new(&self.admission, peer, limits, balancers, &passage.metrics) {
+        match AdmittedConn::new(&self.admission, peer, limits, balancers, &passage.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker.local.spawn(connection(own, passage, stream, (peer, admitted)));
@@ -61,10 +61,10 @@ async fn connection(
     service: Rc<Service>,
     passage: Arc<Passage>,
     mut stream: TcpStream,
-    (peer, mut admitted): (ClientAddr, Admitted),
+    (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
-    let record = |via: Option<Box<Via>>| {
+    let record = |via: Option<Box<ProxyHeader>>| {
         let client = via.as_ref().map_or(peer, |via| via.client());
         let mut record = Record::new(&service.worker, client, &passage);
         record.via = via;
@@ -77,13 +77,14 @@ async fn connection(
     }
     let alarm = service.worker.local.clock.alarm();
     alarm.set(passage.timeouts.hello);
-    let mut record = match identify(&mut stream, peer, &mut admitted, &alarm, &passage.metrics)
-        .await
-    {
-        Ok(via) => record(via),
-        Err(NotServed::Probe) => return,
-        Err(NotServed::Refused(via, reason, detail)) => return record(via).refused(reason, detail),
-    };
+    let mut record =
+        match identify(&mut stream, peer, &mut admitted, &alarm, &passage.metrics).await {
+            Ok(via) => record(via),
+            Err(BalancerError::Probe) => return,
+            Err(BalancerError::Refused(via, reason, detail)) => {
+                return record(via).refused(reason, detail);
+            }
+        };
     if !passage.admits(record.client) {
         return record.refused(Reason::TcpClient, None);
     }
@@ -162,9 +163,9 @@ async fn chosen(
         (passage.reads_hello(), passage.timeouts.hello)
     };
     let read = if reads {
-        let read = hello::read(conn, within).await.map_err(|none| match none {
-            NoHello::Gone => Reason::ClientGone,
-            NoHello::TimedOut => Reason::TcpHelloTimeout,
+        let read = client_hello::read(conn, within).await.map_err(|none| match none {
+            ClientHelloError::Gone => Reason::ClientGone,
+            ClientHelloError::TimedOut => Reason::TcpHelloTimeout,
         })?;
         if let Progress::Hello(hello) = &read.progress {
             record.server_name = hello.sni.as_deref().map(Arc::from);

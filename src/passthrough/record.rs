@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
-use crate::downstream::balancer::Via;
+use crate::downstream::balancer::ProxyHeader;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::passage::{Passing, Route, Tally};
 use crate::generation::site::Names;
@@ -34,7 +34,7 @@ pub(super) struct Record {
     pub(super) start: Instant,
     pub(super) client: ClientAddr,
     /// The balancer it came through, if one said who the client is.
-    pub(super) via: Option<Box<Via>>,
+    pub(super) via: Option<Box<ProxyHeader>>,
     /// The name in its hello.
     pub(super) server_name: Option<Arc<str>>,
     upstream: Option<Arc<str>>,

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use crate::config::TcpTimeouts;
-use crate::downstream::accept::Admitted;
-use crate::downstream::hello::{SecondHello, refuse};
+use crate::downstream::accept::AdmittedConn;
+use crate::downstream::client_hello::{SecondHello, refuse};
 use crate::generation::Passage;
 use crate::generation::passage::{Outlook, Passing};
 use crate::message::Reason;
@@ -52,7 +52,7 @@ pub(super) fn spawn(
     service: &Rc<Service>,
     client: (TcpStream, Bytes),
     opened: Opened,
-    admitted: Admitted,
+    admitted: AdmittedConn,
 ) {
     let Opened { upstream, ahead, seat, busy, timeouts, mut record, reserved, passage } = opened;
     let passing = record.opened(&service.passage);

@@ -7,10 +7,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
-use crate::downstream::accept::{Admitted, Door};
-use crate::downstream::balancer::{NotServed, identify};
-use crate::downstream::handshake::{NoTls, finished, handshake, part, refuse_name, version};
-use crate::downstream::{Reply, Worker};
+use crate::downstream::accept::{Acceptor, AdmittedConn};
+use crate::downstream::balancer::{BalancerError, identify};
+use crate::downstream::handshake::{
+    HandshakeError, finished, handshake, part, refuse_name, version,
+};
+use crate::downstream::{LocalReply, Worker};
 use crate::generation::Site;
 use crate::message::Reason;
 use crate::telemetry::listeners::Rejection;
@@ -18,7 +20,7 @@ use crate::telemetry::listeners::Rejection;
 use super::record::Record;
 use super::{Facts, Service, h1, h2};
 
-impl Door for Service {
+impl Acceptor for Service {
     fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -32,7 +34,7 @@ impl Door for Service {
         site.metrics.accepted.inc();
         let limits = (site.limits.connections, site.limits.connections_per_client);
         let balancers = site.proxy_protocol.as_ref();
-        match Admitted::new(&self.admission, peer, limits, balancers, &site.metrics) {
+        match AdmittedConn::new(&self.admission, peer, limits, balancers, &site.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker
@@ -68,7 +70,7 @@ async fn connection(
     service: Rc<Service>,
     site: Arc<Site>,
     mut stream: TcpStream,
-    (peer, mut admitted): (ClientAddr, Admitted),
+    (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
     let facts = |via| Facts { began, ..Facts::of(peer, via) };
@@ -80,8 +82,8 @@ async fn connection(
     alarm.set(site.timeouts.handshake);
     let mut facts = match identify(&mut stream, peer, &mut admitted, &alarm, &site.metrics).await {
         Ok(via) => facts(via),
-        Err(NotServed::Probe) => return,
-        Err(NotServed::Refused(via, reason, detail)) => {
+        Err(BalancerError::Probe) => return,
+        Err(BalancerError::Refused(via, reason, detail)) => {
             return refuse(&service, &site, facts(via), (reason, detail));
         }
     };
@@ -108,16 +110,18 @@ async fn connection(
                 Box::pin(h1::serve(&service, facts, stream, admitted)).await;
             }
         }
-        Err(NoTls::PlainHttp(stream)) => explain(&service, &site, facts, stream).await,
-        Err(NoTls::UnknownName(stream, name)) => {
+        Err(HandshakeError::PlainHttp(stream)) => explain(&service, &site, facts, stream).await,
+        Err(HandshakeError::UnknownName(stream, name)) => {
             let detail = refuse_name(stream, &name, &alarm).await;
             let facts = Facts { sni: Some(name), ..facts };
             refuse(&service, &site, facts, (Reason::TlsHandshake, Some(detail)));
         }
-        Err(NoTls::TimedOut) => refuse(&service, &site, facts, (Reason::HandshakeTimeout, None)),
-        Err(NoTls::Failed(error))
+        Err(HandshakeError::TimedOut) => {
+            refuse(&service, &site, facts, (Reason::HandshakeTimeout, None))
+        }
+        Err(HandshakeError::Failed(error))
             if facts.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
-        Err(NoTls::Failed(error)) => {
+        Err(HandshakeError::Failed(error)) => {
             refuse(&service, &site, facts, (Reason::TlsHandshake, Some(error.to_string())));
         }
     }
@@ -127,7 +131,7 @@ async fn connection(
 async fn explain(service: &Rc<Service>, site: &Arc<Site>, facts: Facts, stream: TcpStream) {
     let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
     record.reason = Some(Reason::PlainHttp);
-    let reply = Reply::refusal(Reason::PlainHttp, &record.id);
+    let reply = LocalReply::refusal(Reason::PlainHttp, &record.id);
     record.status = reply.status.as_u16();
     let mut out = Vec::new();
     reply.write(&mut out, &service.worker, &record.id, None, true);

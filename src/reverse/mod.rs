@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
-use crate::downstream::balancer::Via;
+use crate::downstream::balancer::ProxyHeader;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::site::Way;
 use crate::generation::{Route, Site};
@@ -58,7 +58,7 @@ struct Facts {
     /// Where it connected to; `None` if nobody is told.
     destination: Option<SocketAddr>,
     /// The balancer it came through. Boxed: most come through none.
-    via: Option<Box<Via>>,
+    via: Option<Box<ProxyHeader>>,
     tls: &'static str,
     sni: Option<String>,
     handshake: ClientHandshake,
@@ -76,7 +76,7 @@ struct Facts {
 
 impl Facts {
     /// Of a connection on which the client itself has said nothing yet.
-    fn of(peer: ClientAddr, via: Option<Box<Via>>) -> Self {
+    fn of(peer: ClientAddr, via: Option<Box<ProxyHeader>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
         let destination = via.as_ref().and_then(|via| via.destination());
         Self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::downstream::{Reply, RequestId};
+use crate::downstream::{LocalReply, RequestId};
 use crate::generation::site::Action;
 use crate::generation::{Decision, Route};
 use crate::message::{Reason, RequestHead};
@@ -17,8 +17,8 @@ use super::acquire::Unreachable;
 const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
 /// For a request that no connection could be had for.
-pub(super) fn unreachable(why: &Unreachable, id: &RequestId, head: &RequestHead) -> Reply {
-    let mut reply = Reply::refusal(why.reason, id);
+pub(super) fn unreachable(why: &Unreachable, id: &RequestId, head: &RequestHead) -> LocalReply {
+    let mut reply = LocalReply::refusal(why.reason, id);
     if let Some(seconds) = why.retry_after {
         reply.more.push(("Retry-After", seconds.to_string()));
     }
@@ -41,13 +41,13 @@ pub(super) fn unreachable(why: &Unreachable, id: &RequestId, head: &RequestHead)
 }
 
 /// For a balancer that asks whether new work may come here.
-fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> Reply {
+fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> LocalReply {
     if phase != Phase::Serving {
-        return Reply::refusal(Reason::Draining, id);
+        return LocalReply::refusal(Reason::Draining, id);
     }
     match upstreams.iter().find(|upstream| !upstream.is_ready()) {
-        Some(_) => Reply::refusal(Reason::UpstreamDown, id),
-        None => Reply::good("ready\n"),
+        Some(_) => LocalReply::refusal(Reason::UpstreamDown, id),
+        None => LocalReply::good("ready\n"),
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn for_decision(
     decision: &Decision,
     head: &RequestHead,
     (phase, id): (Phase, &RequestId),
-) -> Option<Reply> {
+) -> Option<LocalReply> {
     match decision {
         Decision::Route(route) => for_route(route, head, (phase, id)),
         Decision::AddSlash => {
@@ -73,37 +73,41 @@ pub(super) fn for_decision(
                 to.push(b'?');
                 to.extend_from_slice(query);
             }
-            Some(Reply::redirect(StatusCode::PERMANENT_REDIRECT, to))
+            Some(LocalReply::redirect(StatusCode::PERMANENT_REDIRECT, to))
         }
         Decision::ToHttps(port) => {
             let name = head.host_name();
             let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
             let port = if *port == 443 { String::new() } else { format!(":{port}") };
             let to = [b"https://", name.as_bytes(), port.as_bytes(), &head.target].concat();
-            Some(Reply::redirect(StatusCode::PERMANENT_REDIRECT, to))
+            Some(LocalReply::redirect(StatusCode::PERMANENT_REDIRECT, to))
         }
     }
 }
 
 /// For an OPTIONS that may go no further (RFC 9110 section 7.6.2). No route takes TRACE.
-fn last_hop(head: &RequestHead) -> Option<Reply> {
-    (head.hops_left() == Some(0)).then(|| Reply::good(""))
+fn last_hop(head: &RequestHead) -> Option<LocalReply> {
+    (head.hops_left() == Some(0)).then(|| LocalReply::good(""))
 }
 
-fn for_route(route: &Route, head: &RequestHead, (phase, id): (Phase, &RequestId)) -> Option<Reply> {
+fn for_route(
+    route: &Route,
+    head: &RequestHead,
+    (phase, id): (Phase, &RequestId),
+) -> Option<LocalReply> {
     let (to, status) = match &route.action {
         Action::Redirect { to, status } => (to, status),
         Action::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
         Action::Drift(sheet) => {
             let answer = sheet.get().and_then(|sheet| sheet.answer(head));
             return Some(match answer {
-                Some(answer) => Reply::good(&answer),
-                None => Reply::refusal(Reason::NoRoute, id),
+                Some(answer) => LocalReply::good(&answer),
+                None => LocalReply::refusal(Reason::NoRoute, id),
             });
         }
         Action::Proxy(_) | Action::SelfTest(..) => return last_hop(head),
         Action::Deny => return None,
     };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
-    Some(Reply::redirect(status, to.clone().into_bytes()))
+    Some(LocalReply::redirect(status, to.clone().into_bytes()))
 }

@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::base64;
-use crate::downstream::accept::Admitted;
+use crate::downstream::accept::AdmittedConn;
 use crate::lens::Cut;
 use crate::net::Io;
 use crate::net::relay::{End, Moved, Owner, Side, Standing, relay_websocket};
@@ -28,7 +28,7 @@ pub(super) fn spawn<T: Io>(
     client: Side<T>,
     upstream: Side<Stream>,
     idle: Duration,
-    (mut record, admitted): (Box<Record>, Option<Admitted>),
+    (mut record, admitted): (Box<Record>, Option<AdmittedConn>),
 ) {
     let own = Rc::clone(service);
     record.list(&service.site);

@@ -40,7 +40,7 @@ use tokio::time::Instant;
 use crate::admin::report::{ReloadOutcome, UpgradeOutcome};
 use crate::admin::socket::AdminSocketFile;
 use crate::admin::{AdminCommand, ReadinessState};
-use crate::forward::{Commons, Way};
+use crate::forward::{ForwardRuntime, ForwardShared};
 use crate::generation::Generation;
 use crate::lens;
 use crate::net::Phase;
@@ -129,9 +129,11 @@ impl Gateway {
         let (ending, ended) = mpsc::unbounded_channel();
         let spots = generation.spots();
         let held = start::hold(&spots, &bound.workers)?;
-        let commons = Commons::new(&metrics);
-        let way =
-            generation.outlet.clone().map(|outlet| Way::new(outlet, generation.names(), None));
+        let commons = ForwardShared::new(&metrics);
+        let way = generation
+            .outlet
+            .clone()
+            .map(|outlet| ForwardRuntime::new(outlet, generation.names(), None));
         commons.follow(way.as_ref());
         let posts = posts::posts(&generation, way.as_ref());
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::report::{ItemDiff, OpenCounts, Plan, ReplayedRequests, RerouteGroup};
 use crate::config::{self, RejectedConfig, Span};
-use crate::forward::PROFILE;
+use crate::forward::PROFILE_LABEL;
 use crate::generation::passage::{Outlook, Passing};
 use crate::generation::site::{Action, Asked, Carried, Way};
 use crate::generation::{self, Decision, Generation, Served, Site};
@@ -237,7 +237,7 @@ impl OpenNow {
         };
         let heirs = listeners(new);
         for listener in listeners(generation) {
-            let active = generation.names().listener(PROFILE, &listener.label).active;
+            let active = generation.names().listener(PROFILE_LABEL, &listener.label).active;
             let active = gauge(&active);
             self.all.connections += active;
             self.listeners.entry(listener.label.clone()).or_default().connections = active;

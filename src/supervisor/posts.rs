@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 
 use crate::downstream::Worker;
-use crate::downstream::accept::{self, Door};
-use crate::forward::{self, Commons, Stand, Way};
+use crate::downstream::accept::{self, Acceptor};
+use crate::forward::{self, ForwardListenerState, ForwardRuntime, ForwardShared};
 use crate::generation::{Generation, Kind, Passage, Site, Spot};
 use crate::net::admission::Admission;
 use crate::passthrough;
@@ -22,7 +22,7 @@ use crate::reverse;
 #[derive(Clone)]
 pub(super) enum Post {
     In(Arc<Site>),
-    Out(Arc<Stand>),
+    Out(Arc<ForwardListenerState>),
     Through(Arc<Passage>),
 }
 
@@ -36,14 +36,14 @@ pub(super) struct Shared {
 #[derive(Clone)]
 enum Served {
     In(Arc<ArcSwap<Site>>),
-    Out(Arc<ArcSwap<Stand>>, Arc<Commons>),
+    Out(Arc<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
     Through(Arc<ArcSwap<Passage>>),
 }
 
 /// What a listener that was removed served.
 pub(super) enum Retired {
     In(Weak<ArcSwap<Site>>),
-    Out(Weak<ArcSwap<Stand>>, Arc<Commons>),
+    Out(Weak<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
     Through(Weak<ArcSwap<Passage>>),
 }
 
@@ -60,7 +60,7 @@ impl Retired {
 }
 
 /// All of a generation, in the order of its spots.
-pub(super) fn posts(generation: &Generation, way: Option<&Arc<Way>>) -> Vec<Post> {
+pub(super) fn posts(generation: &Generation, way: Option<&Arc<ForwardRuntime>>) -> Vec<Post> {
     let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(Post::Out);
     let through = generation.passages.iter().cloned().map(Post::Through);
     generation.sites.iter().cloned().map(Post::In).chain(out).chain(through).collect()
@@ -84,7 +84,7 @@ impl Post {
 
 impl Shared {
     /// For a listener that is new.
-    pub(super) fn new(post: &Post, commons: &Arc<Commons>) -> Self {
+    pub(super) fn new(post: &Post, commons: &Arc<ForwardShared>) -> Self {
         let served = match post {
             Post::In(site) => Served::In(Arc::new(ArcSwap::new(Arc::clone(site)))),
             Post::Out(stand) => {
@@ -98,7 +98,12 @@ impl Shared {
 
     /// Serves what stands at the same address now; if nothing does, connections that are left are
     /// judged by what is nearest.
-    pub(super) fn swap(&self, generation: &Generation, posts: &[Post], way: Option<&Arc<Way>>) {
+    pub(super) fn swap(
+        &self,
+        generation: &Generation,
+        posts: &[Post],
+        way: Option<&Arc<ForwardRuntime>>,
+    ) {
         match &self.served {
             Served::In(site) => {
                 let old = site.load_full();
@@ -145,7 +150,8 @@ impl Shared {
                 Kind::In
             }
             Served::Out(stand, commons) => {
-                let service = forward::Service { worker, stand, admission, commons, closing };
+                let service =
+                    forward::ForwardService { worker, stand, admission, commons, closing };
                 run(Rc::new(service), socket);
                 Kind::Out
             }
@@ -160,12 +166,12 @@ impl Shared {
 }
 
 impl Post {
-    fn stand(&self) -> Option<&Arc<Stand>> {
+    fn stand(&self) -> Option<&Arc<ForwardListenerState>> {
         if let Self::Out(stand) = self { Some(stand) } else { None }
     }
 }
 
-fn run<D: Door>(door: Rc<D>, socket: TcpListener) {
+fn run<D: Acceptor>(door: Rc<D>, socket: TcpListener) {
     match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => {
             let local = Rc::clone(&door.worker().local);

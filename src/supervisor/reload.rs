@@ -20,7 +20,7 @@ use crate::admin::report::{
     PendingConfirmation, ReloadAttempt, ReloadOutcome, ReloadResult, Status,
 };
 use crate::config::{self, RejectedConfig};
-use crate::forward::{Commons, Way};
+use crate::forward::{ForwardRuntime, ForwardShared};
 use crate::generation::{self, Generation, Spot};
 use crate::telemetry::access_log::{Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
@@ -47,9 +47,9 @@ pub(super) struct Reloader {
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: Vec<(Spot, Shared)>,
     /// Of the forward proxy, for the whole life of the process.
-    pub(super) commons: Arc<Commons>,
+    pub(super) commons: Arc<ForwardShared>,
     /// The way out at present, if there is one.
-    pub(super) way: Option<Arc<Way>>,
+    pub(super) way: Option<Arc<ForwardRuntime>>,
     /// The listening sockets once more; `None` once another process has them.
     pub(super) held: Option<Held>,
     /// What listeners that were removed served, for as long as they have connections.
@@ -338,7 +338,8 @@ impl Reloader {
             generation.edition.name(self.number, hash);
         }
         let way = generation.outlet.clone();
-        let way = way.map(|outlet| Way::new(outlet, generation.names(), self.way.as_deref()));
+        let way =
+            way.map(|outlet| ForwardRuntime::new(outlet, generation.names(), self.way.as_deref()));
         let posts = posts(&generation, way.as_ref());
         let spots = generation.spots();
         let added = added(&self.generation.spots(), &spots);

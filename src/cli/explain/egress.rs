@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::cli::{say, say_wrong, summarise};
 use crate::config::{RuleMode, SniAction, SniPolicy};
-use crate::egress::{Client, Denial, Destination, Grant, Host, Rule, Verdict};
+use crate::egress::{Denial, Destination, EgressClient, EgressRule, Grant, Host, Verdict};
 use crate::generation::{Generation, Outlet};
 use crate::message::{Form, Reason};
 use crate::units::{display_duration, display_size};
@@ -73,7 +73,7 @@ type NameLookup<'a> = &'a dyn Fn(&str) -> Result<Vec<IpAddr>, String>;
 impl EgressExplanation<'_> {
     /// Writes it all down. Returns whether there is an address that would be dialled.
     fn explain(&mut self, asked: &EgressArgs, resolve: NameLookup<'_>) -> bool {
-        let client = Client {
+        let client = EgressClient {
             ip: asked.client.to_canonical(),
             user: asked.user.as_deref(),
             names: &asked.names,
@@ -106,7 +106,7 @@ impl EgressExplanation<'_> {
         }
     }
 
-    fn client(&mut self, client: &Client<'_>) {
+    fn client(&mut self, client: &EgressClient<'_>) {
         let mut how = Vec::new();
         if let Some(user) = client.user {
             let known = self.outlet.users.as_ref().is_some_and(|users| users.contains(user));
@@ -120,11 +120,11 @@ impl EgressExplanation<'_> {
         self.lines.line("client", &format!("{} ({how})", client.ip), "");
     }
 
-    fn rule(&mut self, rule: &Rule, note: &str) {
+    fn rule(&mut self, rule: &EgressRule, note: &str) {
         self.lines.line("rule", &format!("{}{note}", rule.settings.name), &rule.at);
     }
 
-    fn denied(&mut self, denial: &Denial, client: &Client<'_>, destination: &Destination) {
+    fn denied(&mut self, denial: &Denial, client: &EgressClient<'_>, destination: &Destination) {
         if let Some(rule) = &denial.rule {
             let nearest = denial.reason != Reason::EgressForbidden;
             self.rule(rule, if nearest { " (the nearest)" } else { "" });
@@ -143,7 +143,7 @@ impl EgressExplanation<'_> {
     fn allowed(
         &mut self,
         grant: &Grant,
-        client: &Client<'_>,
+        client: &EgressClient<'_>,
         (destination, form): (&Destination, Form),
         resolve: NameLookup<'_>,
     ) -> bool {
@@ -207,7 +207,7 @@ impl EgressExplanation<'_> {
         }
     }
 
-    fn settings(&mut self, rule: &Rule, port: u16, form: Form) {
+    fn settings(&mut self, rule: &EgressRule, port: u16, form: Form) {
         if form == Form::Connect {
             self.lines.line("inside", &inside(rule.sni(port)), "");
         }
@@ -235,10 +235,10 @@ impl EgressExplanation<'_> {
     /// The guard's verdict on each address.
     fn addresses(
         &mut self,
-        rule: &Arc<Rule>,
+        rule: &Arc<EgressRule>,
         (destination, form): (&Destination, Form),
         found: &[IpAddr],
-        client: &Client<'_>,
+        client: &EgressClient<'_>,
     ) -> bool {
         let mut open = false;
         let mut way_out = None;

@@ -1,9 +1,9 @@
 use super::*;
 use crate::config::{ForwardRule, RuleEffect};
 use crate::egress::tests::{client, now, policy, rule, to};
-use crate::egress::{Guard, Policy, Verdict};
+use crate::egress::{EgressPolicy, Guard, Verdict};
 
-fn denied(policy: &Policy, client: &Client<'_>, destination: &str) -> Denial {
+fn denied(policy: &EgressPolicy, client: &EgressClient<'_>, destination: &str) -> Denial {
     match policy.decide(client, &to(destination), Form::Connect, now()) {
         Verdict::Denied(denial) => denial,
         Verdict::Allowed(grant) => {
@@ -12,7 +12,7 @@ fn denied(policy: &Policy, client: &Client<'_>, destination: &str) -> Denial {
     }
 }
 
-fn rules() -> Policy {
+fn rules() -> EgressPolicy {
     policy(vec![
         ForwardRule {
             clients: vec!["10.0.0.0/8".parse().unwrap()],
@@ -34,7 +34,7 @@ fn rules() -> Policy {
 fn every_denial_says_what_to_write_and_where() {
     let policy = rules();
     let (inside, outside) = (client("10.0.0.5"), client("192.0.2.7"));
-    let user = Client { user: Some("ccm"), ..outside };
+    let user = EgressClient { user: Some("ccm"), ..outside };
     for (client, destination, way_out) in [
         (
             inside,
@@ -163,6 +163,6 @@ fn what_the_guard_bars_is_told_with_what_would_open_it() {
     // What it has written itself is no secret.
     let literal = denial.text(&client, &to("10.9.9.9:443"), "01J");
     assert!(literal.contains("add \"10.9.9.9\" to `addresses`"), "{literal}");
-    let own = Barred::Own { ip: "10.9.9.9".parse().unwrap(), may_be_listed: false };
+    let own = Blocked::Own { ip: "10.9.9.9".parse().unwrap(), may_be_listed: false };
     assert_eq!(Denial::barred(rule, own, Form::Connect).way_out(&client, &destination), None);
 }

@@ -4,13 +4,13 @@ use super::*;
 use crate::config::ForwardRule;
 use crate::egress::tests::rule;
 
-fn under(addresses: &[&str], destinations: &[&str]) -> Rule {
+fn under(addresses: &[&str], destinations: &[&str]) -> EgressRule {
     let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
     let settings = ForwardRule { addresses, ..rule("r", destinations) };
-    Rule { settings, at: "config/forward.toml:1".to_owned() }
+    EgressRule { settings, at: "config/forward.toml:1".to_owned() }
 }
 
-fn judged(rule: &Rule, ip: &str) -> Result<String, String> {
+fn judged(rule: &EgressRule, ip: &str) -> Result<String, String> {
     let checked = Guard::new(Vec::new()).check(rule, ip.parse().unwrap(), 443);
     checked.map(|addr| addr.get().to_string()).map_err(|barred| barred.to_string())
 }
@@ -56,7 +56,7 @@ fn says_what_is_barred_and_what_would_open_it() {
 fn a_wildcard_listener_is_every_address_of_this_host() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
-    let own = |text: &str| Own {
+    let own = |text: &str| OwnAddress {
         address: SocketAddr::new(text.parse().unwrap(), port),
         may_be_listed: false,
     };
@@ -76,9 +76,9 @@ fn a_wildcard_listener_is_every_address_of_this_host() {
 
 #[test]
 fn an_own_listener_opens_only_when_its_address_is_listed() {
-    let own = |may_be_listed| Own { address: "8.8.8.8:443".parse().unwrap(), may_be_listed };
+    let own = |may_be_listed| OwnAddress { address: "8.8.8.8:443".parse().unwrap(), may_be_listed };
     let ip = "8.8.8.8".parse().unwrap();
-    let check = |rule: &Rule, may_be_listed| {
+    let check = |rule: &EgressRule, may_be_listed| {
         Guard::new(vec![own(may_be_listed)]).check(rule, ip, 443).err().map(|b| b.listing())
     };
     assert_eq!(check(&under(&[], &["*.example.com"]), true), Some(Some(ip)));

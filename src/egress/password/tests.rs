@@ -63,10 +63,10 @@ fn guessing_does_not_push_out_who_is_logged_in() {
     assert!(users.verify("ccm", b"geheim"));
     let now = Instant::now();
     let mut wrong = users.wrong.lock().unwrap();
-    for guess in 0..10 * MOST_KEPT {
+    for guess in 0..10 * MAX_CACHED {
         wrong.keep(users.tag("ccm", &guess.to_be_bytes()), now + WRONG_KEPT);
     }
-    assert!(wrong.young.len() + wrong.old.len() <= MOST_KEPT);
+    assert!(wrong.young.len() + wrong.old.len() <= MAX_CACHED);
     drop(wrong);
     assert_eq!(users.known("ccm", b"geheim", now), Some(true));
 }

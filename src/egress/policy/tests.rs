@@ -8,7 +8,7 @@ fn networks(list: &[&str]) -> Vec<ipnet::IpNet> {
 }
 
 /// The rule that allows it, or the word that denies it.
-fn said(policy: &Policy, client: &Client<'_>, destination: &str) -> String {
+fn said(policy: &EgressPolicy, client: &EgressClient<'_>, destination: &str) -> String {
     match policy.decide(client, &to(destination), Form::Connect, now()) {
         Verdict::Allowed(Grant { rule, reported: None }) => rule.settings.name.clone(),
         Verdict::Allowed(Grant { rule, reported: Some(denial) }) => {
@@ -20,7 +20,7 @@ fn said(policy: &Policy, client: &Client<'_>, destination: &str) -> String {
 
 #[test]
 fn what_no_rule_allows_is_denied() {
-    let empty = Policy::new(Vec::new());
+    let empty = EgressPolicy::new(Vec::new());
     assert_eq!(said(&empty, &client("10.0.0.1"), "example.com:443"), "egress_denied");
     assert_eq!(said(&empty, &client("10.0.0.1"), "8.8.8.8:443"), "egress_literal");
 }
@@ -152,19 +152,19 @@ fn everything_a_rule_says_about_its_clients_must_hold() {
     }]);
     let names = ["CCM.example.com".to_owned()];
     let other = ["fe.example.com".to_owned()];
-    let whole = Client { ip: "10.0.0.1".parse().unwrap(), user: Some("ccm"), names: &names };
+    let whole = EgressClient { ip: "10.0.0.1".parse().unwrap(), user: Some("ccm"), names: &names };
     for (client, expected) in [
         (whole, "ccm"),
-        (Client { user: None, ..whole }, "proxy_auth_required"),
-        (Client { user: Some("fe"), ..whole }, "egress_client"),
-        (Client { names: &other, ..whole }, "egress_client"),
+        (EgressClient { user: None, ..whole }, "proxy_auth_required"),
+        (EgressClient { user: Some("fe"), ..whole }, "egress_client"),
+        (EgressClient { names: &other, ..whole }, "egress_client"),
         // Logging in would not help these.
-        (Client { names: &[], user: None, ..whole }, "egress_client"),
-        (Client { ip: "192.0.2.1".parse().unwrap(), user: None, ..whole }, "egress_client"),
+        (EgressClient { names: &[], user: None, ..whole }, "egress_client"),
+        (EgressClient { ip: "192.0.2.1".parse().unwrap(), user: None, ..whole }, "egress_client"),
     ] {
         assert_eq!(said(&policy, &client, "example.com:443"), expected, "{client:?}");
     }
-    let nobody = Client { user: None, ..whole };
+    let nobody = EgressClient { user: None, ..whole };
     // What logging in would not open is not asked for.
     assert_eq!(said(&policy, &nobody, "example.org:443"), "egress_client");
 }
@@ -205,7 +205,7 @@ fn report_mode_for_users_asks_who_it_is() {
     }]);
     let nobody = client("10.0.0.5");
     assert_eq!(said(&policy, &nobody, "example.com:443"), "proxy_auth_required");
-    let user = Client { user: Some("fe"), ..nobody };
+    let user = EgressClient { user: Some("fe"), ..nobody };
     assert_eq!(said(&policy, &user, "example.com:443"), "learning reports egress_denied");
 }
 

@@ -10,56 +10,65 @@ fn the_name_is_compared_with_what_was_asked_for() {
         not_tls: SniAction::Log,
         ech: SniAction::Allow,
     };
-    let refused = Judged::Refused;
+    let refused = SniVerdict::Refused;
     let cases = [
-        ("a.com:443", hello(Some("a.com")), Judged::Pass, Judged::Pass),
-        ("A.com.:443", hello(Some("a.com")), Judged::Pass, Judged::Pass),
+        ("a.com:443", hello(Some("a.com")), SniVerdict::Pass, SniVerdict::Pass),
+        ("A.com.:443", hello(Some("a.com")), SniVerdict::Pass, SniVerdict::Pass),
         (
             "a.com:443",
             hello(Some("b.com")),
             refused(Reason::SniMismatch),
-            Judged::Logged(Reason::SniMismatch),
+            SniVerdict::Logged(Reason::SniMismatch),
         ),
         (
             "a.com:443",
             hello(Some("x.a.com")),
             refused(Reason::SniMismatch),
-            Judged::Logged(Reason::SniMismatch),
+            SniVerdict::Logged(Reason::SniMismatch),
         ),
-        ("a.com:443", hello(None), refused(Reason::SniMissing), Judged::Pass),
-        ("a.com:443", Progress::NotTls, refused(Reason::NotTls), Judged::Logged(Reason::NotTls)),
+        ("a.com:443", hello(None), refused(Reason::SniMissing), SniVerdict::Pass),
+        (
+            "a.com:443",
+            Progress::NotTls,
+            refused(Reason::NotTls),
+            SniVerdict::Logged(Reason::NotTls),
+        ),
         (
             "a.com:443",
             Progress::Malformed,
             refused(Reason::BadHello),
-            Judged::Logged(Reason::BadHello),
+            SniVerdict::Logged(Reason::BadHello),
         ),
         (
             "a.com:443",
             Progress::TooLarge,
             refused(Reason::BadHello),
-            Judged::Logged(Reason::BadHello),
+            SniVerdict::Logged(Reason::BadHello),
         ),
         (
             "a.com:443",
             Progress::NeedMore,
             refused(Reason::BadHello),
-            Judged::Logged(Reason::BadHello),
+            SniVerdict::Logged(Reason::BadHello),
         ),
-        ("8.8.8.8:443", hello(None), Judged::Pass, Judged::Pass),
-        ("8.8.8.8:443", hello(Some("8.8.8.8")), Judged::Pass, Judged::Pass),
+        ("8.8.8.8:443", hello(None), SniVerdict::Pass, SniVerdict::Pass),
+        ("8.8.8.8:443", hello(Some("8.8.8.8")), SniVerdict::Pass, SniVerdict::Pass),
         (
             "8.8.8.8:443",
             hello(Some("a.com")),
             refused(Reason::SniMismatch),
-            Judged::Logged(Reason::SniMismatch),
+            SniVerdict::Logged(Reason::SniMismatch),
         ),
     ];
     for (asked, said, strict, other) in cases {
         let destination = Destination::parse(asked.as_bytes(), None).unwrap();
         assert_eq!(judge(SniPolicy::STRICT, &destination, &said), strict, "{asked} {said:?}");
         assert_eq!(judge(lenient, &destination, &said), other, "{asked} {said:?}");
-        assert_eq!(judge(SniPolicy::OFF, &destination, &said), Judged::Pass, "{asked} {said:?}");
+        assert_eq!(
+            judge(SniPolicy::OFF, &destination, &said),
+            SniVerdict::Pass,
+            "{asked} {said:?}"
+        );
     }
 }
 
@@ -70,18 +79,22 @@ fn an_encrypted_hello_is_judged_besides_the_name() {
     let sni = |mismatch, ech| SniPolicy { mismatch, ech, ..SniPolicy::STRICT };
     let (right, wrong) = (said("a.com", true), said("b.com", true));
     let cases = [
-        (sni(SniAction::Refuse, SniAction::Allow), &right, Judged::Pass),
-        (sni(SniAction::Refuse, SniAction::Log), &right, Judged::Logged(Reason::EgressEch)),
-        (sni(SniAction::Refuse, SniAction::Refuse), &right, Judged::Refused(Reason::EgressEch)),
-        (sni(SniAction::Refuse, SniAction::Refuse), &wrong, Judged::Refused(Reason::SniMismatch)),
-        (sni(SniAction::Log, SniAction::Refuse), &wrong, Judged::Refused(Reason::EgressEch)),
-        (sni(SniAction::Log, SniAction::Log), &wrong, Judged::Logged(Reason::SniMismatch)),
-        (sni(SniAction::Allow, SniAction::Log), &wrong, Judged::Logged(Reason::EgressEch)),
+        (sni(SniAction::Refuse, SniAction::Allow), &right, SniVerdict::Pass),
+        (sni(SniAction::Refuse, SniAction::Log), &right, SniVerdict::Logged(Reason::EgressEch)),
+        (sni(SniAction::Refuse, SniAction::Refuse), &right, SniVerdict::Refused(Reason::EgressEch)),
+        (
+            sni(SniAction::Refuse, SniAction::Refuse),
+            &wrong,
+            SniVerdict::Refused(Reason::SniMismatch),
+        ),
+        (sni(SniAction::Log, SniAction::Refuse), &wrong, SniVerdict::Refused(Reason::EgressEch)),
+        (sni(SniAction::Log, SniAction::Log), &wrong, SniVerdict::Logged(Reason::SniMismatch)),
+        (sni(SniAction::Allow, SniAction::Log), &wrong, SniVerdict::Logged(Reason::EgressEch)),
     ];
     for (sni, said, expected) in cases {
         assert_eq!(judge(sni, &destination, said), expected, "{sni:?} {said:?}");
         assert!(wants_hello(sni));
     }
     let refuse = sni(SniAction::Refuse, SniAction::Refuse);
-    assert_eq!(judge(refuse, &destination, &said("a.com", false)), Judged::Pass);
+    assert_eq!(judge(refuse, &destination, &said("a.com", false)), SniVerdict::Pass);
 }

@@ -13,7 +13,7 @@ use crate::config::problem::{Problem, Span};
 use crate::config::{
     self, ClientCertificates, Config, Forward, ForwardListener, SecretFile, Verify, is_loopback,
 };
-use crate::egress::{Basic, Guard, Own, Policy, Rule, Users};
+use crate::egress::{BasicCredentials, EgressPolicy, EgressRule, Guard, OwnAddress, Users};
 use crate::generation::compile::Purpose;
 use crate::generation::shared::Shared;
 use crate::generation::{Edition, Generation, identities};
@@ -66,14 +66,14 @@ pub fn compile(
     let rules = forward
         .rules
         .iter()
-        .map(|rule| Rule { settings: rule.clone(), at: sources.locate(rule.place) });
+        .map(|rule| EgressRule { settings: rule.clone(), at: sources.locate(rule.place) });
     let origin_tls = origin_tls(forward, inputs, problems);
     let hosts = forward.hosts.iter();
     let hosts = hosts.map(|host| (host.name.clone(), Arc::from(host.addresses.as_slice())));
     let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
     Some(Outlet {
         listeners: inputs.or_default(listeners.into_iter().collect::<Option<_>>())?,
-        policy: Policy::new(rules.collect()),
+        policy: EgressPolicy::new(rules.collect()),
         guard: Guard::new(own(inputs.config)).behind(forward.nat64.clone()),
         users: inputs.or_default(users)?,
         parents: parents.into_iter().collect::<Option<_>>()?,
@@ -88,17 +88,17 @@ pub fn compile(
 
 /// Every address the gateway listens on. Through the forward proxy nobody gets to the forward
 /// proxy, which would be a loop, or to the admin listener.
-fn own(config: &Config) -> Vec<Own> {
+fn own(config: &Config) -> Vec<OwnAddress> {
     let sites = config.profiles.iter().flat_map(|profile| &profile.listeners);
-    let sites = sites.map(|listener| Own { address: listener.listen, may_be_listed: true });
+    let sites = sites.map(|listener| OwnAddress { address: listener.listen, may_be_listed: true });
     let passages = config.tcp.iter().flat_map(|tcp| &tcp.listeners);
-    let passages = passages.map(|l| Own { address: l.listen, may_be_listed: true });
+    let passages = passages.map(|l| OwnAddress { address: l.listen, may_be_listed: true });
     let admin = config.admin.iter().map(|admin| admin.listen);
     let forward = config.forward.iter().flat_map(|forward| &forward.listeners);
     let never = admin.chain(forward.map(|listener| listener.listen));
     sites
         .chain(passages)
-        .chain(never.map(|address| Own { address, may_be_listed: false }))
+        .chain(never.map(|address| OwnAddress { address, may_be_listed: false }))
         .collect()
 }
 
@@ -345,6 +345,6 @@ fn login(file: &SecretFile) -> Result<Secret, &'static str> {
     if user.is_empty() || line.chars().any(char::is_control) {
         return Err("has an empty user, or a character that cannot be sent");
     }
-    let basic = Basic { user: user.to_owned(), password: password.as_bytes().to_vec() };
+    let basic = BasicCredentials { user: user.to_owned(), password: password.as_bytes().to_vec() };
     Ok(Secret(basic.to_field()))
 }

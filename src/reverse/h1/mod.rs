@@ -10,15 +10,15 @@ use std::task::Poll;
 use http::Method;
 
 use crate::addr::ClientAddr;
-use crate::downstream::accept::{Admitted, Door as _};
+use crate::downstream::accept::{Acceptor as _, AdmittedConn};
 use crate::downstream::conn::HeadLimits;
-use crate::downstream::download::{Answer, Download};
-use crate::downstream::pace::Pace;
-use crate::downstream::sender::Sender;
-use crate::downstream::transfer::{
-    Client as _, NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat,
+use crate::downstream::drive::{
+    ExchangeError, RequestSource as _, Upload, await_head, is_stale, is_switch, may_repeat,
 };
-use crate::downstream::{Conn, Reply, RequestId, Worker};
+use crate::downstream::min_rate::MinRate;
+use crate::downstream::request_body::RequestBody;
+use crate::downstream::response_body::{ResponseBody, ResponseParts};
+use crate::downstream::{Conn, LocalReply, RequestId, Worker};
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{
@@ -49,7 +49,12 @@ enum Next {
 }
 
 /// Serves one connection until it closes.
-pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, admitted: Admitted) {
+pub(super) async fn serve<T: Io>(
+    service: &Rc<Service>,
+    facts: Facts,
+    io: T,
+    admitted: AdmittedConn,
+) {
     let worker = &service.worker;
     let facts = Rc::new(facts);
     let mut conn = Conn::new(io, &worker.local);
@@ -86,7 +91,7 @@ pub(super) async fn serve<T: Io>(service: &Rc<Service>, facts: Facts, io: T, adm
                 record.status = reason.code();
                 record.start = conn.head_began.unwrap_or(record.start);
                 if reason != Reason::ClientGone {
-                    let mut reply = Reply::refusal(reason, &record.id);
+                    let mut reply = LocalReply::refusal(reason, &record.id);
                     reply.edits = Some(Arc::clone(&site.edits));
                     reply.write(conn.out.staged(), worker, &record.id, None, true);
                 }
@@ -190,7 +195,7 @@ impl Request<'_> {
         let upload =
             Upload::new(&self.head, target.route.max_body, patience, record.ticket.as_ref());
         let alarm = self.worker.local.clock.alarm();
-        let mut sender = Sender { conn, upload, version: self.head.version };
+        let mut sender = RequestBody { conn, upload, version: self.head.version };
         let mut fresh = false;
         let Way { upstream, counters, first_byte, .. } = target.way;
         record.on_upstream(upstream);
@@ -238,7 +243,7 @@ impl Request<'_> {
                     return self.switch(&mut sender, record, exchange, (&head, edits, seat));
                 }
                 Ok(head) => head,
-                Err(NoAnswer::Upstream(failure))
+                Err(ExchangeError::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
                         && may_repeat(&self.head, target.route.retry)
@@ -248,16 +253,19 @@ impl Request<'_> {
                     fresh = true;
                     continue;
                 }
-                Err(NoAnswer::Upstream(failure)) => {
+                Err(ExchangeError::Upstream(failure)) => {
                     whose.failed(failure, exchange.is_reused(), to);
                     return self.unreachable(sender.conn, record, failure.into());
                 }
-                Err(NoAnswer::Client(reason)) => {
+                Err(ExchangeError::Client(reason)) => {
                     return self.refuse(sender.conn, record, reason, None);
                 }
             };
-            let answer =
-                Answer { head: &head, edits: &target.route.edits, idle: upstream.limits.idle };
+            let answer = ResponseParts {
+                head: &head,
+                edits: &target.route.edits,
+                idle: upstream.limits.idle,
+            };
             let cookie = whose.seat(upstream);
             let next = self
                 .answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm, cookie))
@@ -279,7 +287,7 @@ impl Request<'_> {
     /// Gets a connection, unless the client goes first.
     async fn acquire<T: Io>(
         &self,
-        sender: &mut Sender<'_, T>,
+        sender: &mut RequestBody<'_, T>,
         target: &Target<'_>,
         fresh: bool,
     ) -> Result<Acquired, Unreachable> {
@@ -299,10 +307,10 @@ impl Request<'_> {
     /// Passes the answer on.
     async fn answer<T: Io>(
         &self,
-        sender: &mut Sender<'_, T>,
+        sender: &mut RequestBody<'_, T>,
         record: &mut Record,
         exchange: &mut Exchange,
-        (answer, alarm, cookie): (&Answer<'_>, &Alarm, Option<String>),
+        (answer, alarm, cookie): (&ResponseParts<'_>, &Alarm, Option<String>),
     ) -> Next {
         // A body that is still on its way, or was never asked for, leaves the connection in a
         // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
@@ -328,8 +336,8 @@ impl Request<'_> {
         let before = sender.conn.out.taken();
         write_response(sender.conn.out.staged(), answer.head, answer.edits, sent, &tail);
         let timeouts = &self.site.timeouts;
-        let pace = Pace::new(timeouts.body_idle, timeouts.min_rate);
-        let mut download = Download::new(sent, pace, answer.idle);
+        let pace = MinRate::new(timeouts.body_idle, timeouts.min_rate);
+        let mut download = ResponseBody::new(sent, pace, answer.idle);
         let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
         record.request_bytes = sender.upload.bytes;
         record.response_bytes = download.bytes;
@@ -343,7 +351,7 @@ impl Request<'_> {
                 if reason == Reason::ClientGone || !sender.conn.out.take_back(before) {
                     return Next::Cut;
                 }
-                let reply = Reply::refusal(reason, &record.id);
+                let reply = LocalReply::refusal(reason, &record.id);
                 self.reply(sender.conn, record, reply)
             }
         }
@@ -352,7 +360,7 @@ impl Request<'_> {
     /// Becomes a tunnel after a 101 that was asked for.
     fn switch<T: Io>(
         &self,
-        sender: &mut Sender<'_, T>,
+        sender: &mut RequestBody<'_, T>,
         mut record: Box<Record>,
         exchange: Exchange,
         (head, edits, cookie): (&ResponseHead, &Edits, Option<String>),
@@ -389,7 +397,7 @@ impl Request<'_> {
         if reason == Reason::ClientGone {
             return Next::Cut;
         }
-        let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+        let reply = LocalReply { allow, ..LocalReply::refusal(reason, &record.id) };
         self.reply(conn, &mut record, reply)
     }
 
@@ -409,7 +417,7 @@ impl Request<'_> {
         self.reply(conn, &mut record, reply)
     }
 
-    fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, mut reply: Reply) -> Next {
+    fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, mut reply: LocalReply) -> Next {
         let edits = self.route.get().map_or(&self.site.edits, |route| &route.edits);
         reply.edits = Some(Arc::clone(edits));
         record.status = reply.status.as_u16();

@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use tokio::time::Instant;
 
 use crate::downstream::Worker;
-use crate::downstream::pace::Pace;
-use crate::downstream::transfer::push;
+use crate::downstream::drive::push;
+use crate::downstream::min_rate::MinRate;
 use crate::message::Reason;
 use crate::message::body::trailer_fields;
 use crate::message::forward::Edits;
@@ -75,7 +75,7 @@ pub(super) struct Relay {
     /// Fields of an answer of the gateway's own, should there have to be one.
     pub(super) edits: Arc<Edits>,
     /// The client's.
-    pub(super) pace: Pace,
+    pub(super) pace: MinRate,
     /// Longest silence of the upstream.
     pub(super) idle: Duration,
     pub(super) identity: u64,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::RecvStream;
 
-use crate::downstream::transfer::{Client, Upload};
+use crate::downstream::drive::{RequestSource, Upload};
 use crate::message::body::passable_trailers;
 use crate::message::forward::field;
 use crate::message::{Reason, ResponseHead};
@@ -70,7 +70,7 @@ impl Sender {
     }
 }
 
-impl Client for Sender {
+impl RequestSource for Sender {
     fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
         while !self.upload.is_done() && exchange.takes_more() {
             match self.poll_piece(cx) {

@@ -12,8 +12,8 @@ use http::Request;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::downstream::accept::{Admitted, Door as _};
-use crate::downstream::pace::Pace;
+use crate::downstream::accept::{Acceptor as _, AdmittedConn};
+use crate::downstream::min_rate::MinRate;
 use crate::message::Reason;
 use crate::net::clock::TICK;
 use crate::net::{Io, Phase};
@@ -184,7 +184,7 @@ pub(in crate::reverse) async fn serve<T: Io>(
     service: &Rc<Service>,
     facts: Facts,
     io: T,
-    _admitted: Admitted,
+    _admitted: AdmittedConn,
 ) {
     let clock = service.worker.local.clock.clone();
     // Copied: a connection that waits must not keep a configuration alive.
@@ -192,7 +192,7 @@ pub(in crate::reverse) async fn serve<T: Io>(
         let site = service.site.load();
         (site.limits.clone(), site.timeouts.clone())
     };
-    let pace = Pace::new(timeouts.body_idle, timeouts.min_rate);
+    let pace = MinRate::new(timeouts.body_idle, timeouts.min_rate);
     let io = Gathered::new(io, clock.clone(), pace);
     let mut link = Link::Opening(Box::new(settings(&limits).handshake(io.clone())), false);
     let streams = Streams::new(&clock, &service.worker.metrics.http2_send_buffer);

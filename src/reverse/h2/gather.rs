@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::downstream::pace::Pace;
+use crate::downstream::min_rate::MinRate;
 use crate::net::Clock;
 use crate::net::outgoing::Outgoing;
 
@@ -31,7 +31,7 @@ struct Inner<T> {
     out: Outgoing,
     clock: Clock,
     /// The client's, while it does not take all of it.
-    pace: Pace,
+    pace: MinRate,
     too_slow: bool,
     refusals: Refusals,
 }
@@ -44,7 +44,7 @@ impl<T> Clone for Gathered<T> {
 
 impl<T: AsyncWrite + Unpin> Gathered<T> {
     /// Over `io`, whose client has to take what it is sent at this pace.
-    pub(super) fn new(io: T, clock: Clock, pace: Pace) -> Self {
+    pub(super) fn new(io: T, clock: Clock, pace: MinRate) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             io,
             out: Outgoing::new(),
@@ -174,7 +174,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     fn gathered(near: DuplexStream) -> Gathered<DuplexStream> {
-        Gathered::new(near, Clock::new(), Pace::new(Duration::from_secs(30), 200))
+        Gathered::new(near, Clock::new(), MinRate::new(Duration::from_secs(30), 200))
     }
 
     async fn is_sent(gathered: &Gathered<DuplexStream>) -> bool {

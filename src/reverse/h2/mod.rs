@@ -25,8 +25,10 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use crate::downstream::pace::Pace;
-use crate::downstream::transfer::{NoAnswer, Upload, await_head, is_stale, is_switch, may_repeat};
+use crate::downstream::drive::{
+    ExchangeError, Upload, await_head, is_stale, is_switch, may_repeat,
+};
+use crate::downstream::min_rate::MinRate;
 use crate::generation::site::Way;
 use crate::generation::{Decision, Route, Site};
 use crate::message::forward::{Edits, lacks_date, passed_fields, write_request};
@@ -244,7 +246,7 @@ impl H2Request {
                         seat: whose.seat(upstream),
                     });
                 }
-                Err(NoAnswer::Upstream(failure))
+                Err(ExchangeError::Upstream(failure))
                     if !fresh
                         && is_stale(failure, &exchange)
                         && repeats
@@ -253,11 +255,11 @@ impl H2Request {
                     counters.retries.inc();
                     fresh = true;
                 }
-                Err(NoAnswer::Upstream(failure)) => {
+                Err(ExchangeError::Upstream(failure)) => {
                     whose.failed(failure, exchange.is_reused(), to);
                     return Err(failure.into());
                 }
-                Err(NoAnswer::Client(reason)) => return Err(reason.into()),
+                Err(ExchangeError::Client(reason)) => return Err(reason.into()),
             }
         }
     }
@@ -305,7 +307,7 @@ impl H2Request {
             alarm: answered.alarm,
             worker: Rc::clone(&self.service.worker),
             edits: Arc::clone(&route.edits),
-            pace: Pace::new(self.site.timeouts.body_idle, self.site.timeouts.min_rate),
+            pace: MinRate::new(self.site.timeouts.body_idle, self.site.timeouts.min_rate),
             sender,
             record,
             ready: VecDeque::new(),

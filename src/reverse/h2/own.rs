@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
-use crate::downstream::Reply;
+use crate::downstream::LocalReply;
 use crate::message::Reason;
 use crate::message::forward::Edits;
 
@@ -29,7 +29,7 @@ pub(super) fn refuse(
     reason: Reason,
     allow: Option<String>,
 ) -> Response<AnswerBody> {
-    let reply = Reply { allow, ..Reply::refusal(reason, &record.id) };
+    let reply = LocalReply { allow, ..LocalReply::refusal(reason, &record.id) };
     refused(record, edits, reason, reply)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn refused(
     record: &mut Record,
     edits: &Arc<Edits>,
     reason: Reason,
-    reply: Reply,
+    reply: LocalReply,
 ) -> Response<AnswerBody> {
     record.reason = Some(reason);
     let response = own(record, edits, reply);
@@ -51,8 +51,12 @@ pub(super) fn refused(
 }
 
 /// A reply that the gateway makes itself.
-pub(super) fn own(record: &mut Record, edits: &Arc<Edits>, reply: Reply) -> Response<AnswerBody> {
-    let reply = Reply { edits: Some(Arc::clone(edits)), ..reply };
+pub(super) fn own(
+    record: &mut Record,
+    edits: &Arc<Edits>,
+    reply: LocalReply,
+) -> Response<AnswerBody> {
+    let reply = LocalReply { edits: Some(Arc::clone(edits)), ..reply };
     record.status = reply.status.as_u16();
     record.response_bytes = reply.body.len() as u64;
     let mut response = Response::new(AnswerBody::Empty);

@@ -24,19 +24,19 @@ use crate::addr::HostName;
 use crate::net::aside::Aside;
 
 /// How long an answer holds.
-const FRESH: Duration = Duration::from_secs(30);
+const ANSWER_LIFETIME: Duration = Duration::from_secs(30);
 /// Older than this, an answer that is asked for is looked up anew while it still holds.
-const AGEING: Duration = Duration::from_secs(20);
+const REFRESH_AGE: Duration = Duration::from_secs(20);
 /// How long the last good answer is used while the resolver fails.
-const KEPT: Duration = Duration::from_secs(3600);
+const STALE_LIFETIME: Duration = Duration::from_secs(3600);
 /// How long a failure holds.
-const FAILED: Duration = Duration::from_secs(5);
+const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 /// Names remembered.
-const MOST: usize = 2048;
+const MAX_DNS_ENTRIES: usize = 2048;
 /// Addresses of a name that are looked at.
-const MOST_ADDRESSES: usize = 32;
+const MAX_ADDRESSES: usize = 32;
 /// Look-ups at a time.
-const THREADS: usize = 32;
+const MAX_LOOKUP_THREADS: usize = 32;
 /// Look-ups at a time for one client network.
 const THREADS_PER_NETWORK: usize = 4;
 /// How long a look-up may take before the last good answer is used in its place.
@@ -46,19 +46,19 @@ const LAST_GOOD_AFTER: Duration = Duration::from_secs(1);
 pub(super) type Addresses = Arc<[IpAddr]>;
 
 /// Looks a name up, and may block.
-type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+type ResolveFn = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// What is known of names; shared by the workers.
-pub(super) struct Names {
-    known: Mutex<HashMap<HostName, Entry>>,
+pub(super) struct DnsCache {
+    known: Mutex<HashMap<HostName, DnsEntry>>,
     aside: Aside,
-    resolve: Box<Resolve>,
+    resolve: Box<ResolveFn>,
     seconds: Histogram,
 }
 
 /// Why a name has no address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum NoAddress {
+pub(super) enum ResolveError {
     /// What the resolver said.
     #[error("{0}")]
     Resolver(Arc<str>),
@@ -68,11 +68,11 @@ pub(super) enum NoAddress {
 }
 
 /// Receives the answer of a look-up.
-type Waiter = oneshot::Sender<Result<Addresses, NoAddress>>;
+type Waiter = oneshot::Sender<Result<Addresses, ResolveError>>;
 
-struct Entry {
+struct DnsEntry {
     good: Option<(Addresses, Instant)>,
-    failed: Option<(NoAddress, Instant)>,
+    failed: Option<(ResolveError, Instant)>,
     asked: Instant,
     /// The look-up that is queued or under way, if one is.
     look_up: Option<LookUp>,
@@ -88,16 +88,16 @@ struct LookUp {
     waiters: Vec<Waiter>,
 }
 
-enum Step {
-    Known(Result<Addresses, NoAddress>),
+enum CacheStep {
+    Known(Result<Addresses, ResolveError>),
     Wait {
-        answer: oneshot::Receiver<Result<Addresses, NoAddress>>,
+        answer: oneshot::Receiver<Result<Addresses, ResolveError>>,
         /// Used if the answer takes too long.
         last_good: Option<Addresses>,
     },
 }
 
-impl Names {
+impl DnsCache {
     /// With the system's resolver.
     pub(super) fn new(seconds: Histogram) -> Arc<Self> {
         Self::with(seconds, |name| {
@@ -118,7 +118,7 @@ impl Names {
     ) -> Arc<Self> {
         Arc::new(Self {
             known: Mutex::default(),
-            aside: Aside::new(THREADS, THREADS_PER_NETWORK, "resolver"),
+            aside: Aside::new(MAX_LOOKUP_THREADS, THREADS_PER_NETWORK, "resolver"),
             resolve: Box::new(resolve),
             seconds,
         })
@@ -128,7 +128,7 @@ impl Names {
     ///
     /// # Errors
     ///
-    /// [`NoAddress`], if there is no answer, nor a good one of the last hour.
+    /// [`ResolveError`], if there is no answer, nor a good one of the last hour.
     ///
     /// # Cancellation
     ///
@@ -137,13 +137,13 @@ impl Names {
         self: &Arc<Self>,
         name: &HostName,
         network: IpAddr,
-    ) -> Result<Addresses, NoAddress> {
+    ) -> Result<Addresses, ResolveError> {
         let (answer, last_good) = match self.step(name, network, Instant::now()) {
-            Step::Known(result) => return result,
-            Step::Wait { answer, last_good } => (answer, last_good),
+            CacheStep::Known(result) => return result,
+            CacheStep::Wait { answer, last_good } => (answer, last_good),
         };
         // A look-up that was begun always answers, unless its thread is gone.
-        let gone = || Err(NoAddress::Busy);
+        let gone = || Err(ResolveError::Busy);
         match last_good {
             None => answer.await.unwrap_or_else(|_| gone()),
             Some(addresses) => match tokio::time::timeout(LAST_GOOD_AFTER, answer).await {
@@ -154,44 +154,44 @@ impl Names {
     }
 
     /// What is known of `name`. Begins a look-up when that is nothing, or ageing.
-    fn step(self: &Arc<Self>, name: &HostName, network: IpAddr, now: Instant) -> Step {
+    fn step(self: &Arc<Self>, name: &HostName, network: IpAddr, now: Instant) -> CacheStep {
         let mut known = self.lock();
         if !known.contains_key(name) {
             make_room(&mut known);
         }
-        let entry = known.entry(name.clone()).or_insert_with(|| Entry::new(now));
+        let entry = known.entry(name.clone()).or_insert_with(|| DnsEntry::new(now));
         entry.asked = now;
         let held = entry.held(now);
-        let ageing = entry.good.as_ref().is_none_or(|(_, at)| now >= *at + AGEING);
-        let failed = entry.failed.as_ref().is_some_and(|(_, at)| now < *at + FAILED);
+        let ageing = entry.good.as_ref().is_none_or(|(_, at)| now >= *at + REFRESH_AGE);
+        let failed = entry.failed.as_ref().is_some_and(|(_, at)| now < *at + FAILURE_LIFETIME);
         if !ageing || (failed && held.is_some()) {
-            return Step::Known(held.unwrap_or(Err(NoAddress::Busy)));
+            return CacheStep::Known(held.unwrap_or(Err(ResolveError::Busy)));
         }
         let last_good = entry.last_good(now);
         if !self.begin(entry, name, network, now) {
-            return Step::Known(last_good.ok_or(NoAddress::Busy));
+            return CacheStep::Known(last_good.ok_or(ResolveError::Busy));
         }
         let Some(look_up) = &mut entry.look_up else {
-            return Step::Known(Err(NoAddress::Busy));
+            return CacheStep::Known(Err(ResolveError::Busy));
         };
         if let Some(held) = held {
-            return Step::Known(held);
+            return CacheStep::Known(held);
         }
         // The resolver is known to fail, or to be silent: nobody needs to find that out again.
         let unwell = entry.failed.is_some() || now >= look_up.since + LAST_GOOD_AFTER;
         if let Some(last_good) = last_good.as_ref().filter(|_| unwell) {
-            return Step::Known(Ok(Arc::clone(last_good)));
+            return CacheStep::Known(Ok(Arc::clone(last_good)));
         }
         let (sender, answer) = oneshot::channel();
         look_up.waiters.push(sender);
-        Step::Wait { answer, last_good }
+        CacheStep::Wait { answer, last_good }
     }
 
     /// Sees to it that a look-up is under way, or in the queue of this client network. `false` if
     /// there is no room for it.
     fn begin(
         self: &Arc<Self>,
-        entry: &mut Entry,
+        entry: &mut DnsEntry,
         name: &HostName,
         network: IpAddr,
         now: Instant,
@@ -241,11 +241,11 @@ impl Names {
     fn answer(&self, name: &HostName, found: io::Result<Vec<IpAddr>>, now: Instant) {
         let found = match found {
             Ok(mut ips) if !ips.is_empty() => {
-                ips.truncate(MOST_ADDRESSES);
+                ips.truncate(MAX_ADDRESSES);
                 Ok(Addresses::from(ips))
             }
-            Ok(_) => Err(NoAddress::Resolver("there is no address".into())),
-            Err(error) => Err(NoAddress::Resolver(error.to_string().into())),
+            Ok(_) => Err(ResolveError::Resolver("there is no address".into())),
+            Err(error) => Err(ResolveError::Resolver(error.to_string().into())),
         };
         let mut known = self.lock();
         let Some(entry) = known.get_mut(name) else { return };
@@ -266,37 +266,37 @@ impl Names {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, DnsEntry>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
+impl DnsEntry {
     fn new(now: Instant) -> Self {
         Self { good: None, failed: None, asked: now, look_up: None }
     }
 
     /// What may be answered without a look-up.
-    fn held(&self, now: Instant) -> Option<Result<Addresses, NoAddress>> {
+    fn held(&self, now: Instant) -> Option<Result<Addresses, ResolveError>> {
         if let Some((addresses, at)) = &self.good
-            && now < *at + FRESH
+            && now < *at + ANSWER_LIFETIME
         {
             return Some(Ok(Arc::clone(addresses)));
         }
         let (error, at) = self.failed.as_ref()?;
-        (now < *at + FAILED).then(|| self.last_good(now).ok_or_else(|| error.clone()))
+        (now < *at + FAILURE_LIFETIME).then(|| self.last_good(now).ok_or_else(|| error.clone()))
     }
 
     fn last_good(&self, now: Instant) -> Option<Addresses> {
         let (addresses, at) = self.good.as_ref()?;
-        (now < *at + KEPT).then(|| Arc::clone(addresses))
+        (now < *at + STALE_LIFETIME).then(|| Arc::clone(addresses))
     }
 }
 
 /// Forgets the name that was asked for longest ago, if there are too many. Not one that somebody
 /// waits for.
-fn make_room(known: &mut HashMap<HostName, Entry>) {
-    if known.len() < MOST {
+fn make_room(known: &mut HashMap<HostName, DnsEntry>) {
+    if known.len() < MAX_DNS_ENTRIES {
         return;
     }
     let idle = known.iter().filter(|(_, entry)| entry.look_up.is_none());
@@ -319,17 +319,17 @@ mod tests {
 
     fn names(
         resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
-    ) -> Arc<Names> {
+    ) -> Arc<DnsCache> {
         let seconds = Histogram::with_opts(HistogramOpts::new("a", "b")).unwrap();
-        Names::with(seconds, resolve)
+        DnsCache::with(seconds, resolve)
     }
 
-    async fn look_up(names: &Arc<Names>, name: &HostName) -> Result<Addresses, NoAddress> {
+    async fn look_up(names: &Arc<DnsCache>, name: &HostName) -> Result<Addresses, ResolveError> {
         names.look_up(name, ip("10.0.0.1")).await
     }
 
     /// A resolver that is silent, until the sender is dropped, about names that begin with `s`.
-    fn silent() -> (Arc<Names>, mpsc::Sender<()>) {
+    fn silent() -> (Arc<DnsCache>, mpsc::Sender<()>) {
         let (release, wait) = mpsc::channel::<()>();
         let wait = Mutex::new(wait);
         let names = names(move |name| {
@@ -382,10 +382,10 @@ mod tests {
             names.answer(&asked, error, at);
             let entry = names.lock();
             let entry = entry.get(&asked).unwrap();
-            let old = entry.held(at + FRESH + Duration::from_secs(1));
+            let old = entry.held(at + ANSWER_LIFETIME + Duration::from_secs(1));
             assert!(old.is_none());
-            assert_eq!(entry.last_good(at + FRESH).unwrap(), answered);
-            assert_eq!(entry.last_good(at + KEPT), None);
+            assert_eq!(entry.last_good(at + ANSWER_LIFETIME).unwrap(), answered);
+            assert_eq!(entry.last_good(at + STALE_LIFETIME), None);
         }
     }
 
@@ -399,7 +399,10 @@ mod tests {
         });
         let asked = name("nowhere.example");
         for _ in 0..3 {
-            assert_eq!(look_up(&names, &asked).await, Err(NoAddress::Resolver("NXDOMAIN".into())));
+            assert_eq!(
+                look_up(&names, &asked).await,
+                Err(ResolveError::Resolver("NXDOMAIN".into()))
+            );
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
@@ -409,12 +412,14 @@ mod tests {
         let names = names(|_| Ok(vec![ip("192.0.2.2")]));
         let asked = name("a.example");
         let now = Instant::now();
-        let old =
-            Entry { good: Some((Addresses::from([ip("192.0.2.1")]), now)), ..Entry::new(now) };
+        let old = DnsEntry {
+            good: Some((Addresses::from([ip("192.0.2.1")]), now)),
+            ..DnsEntry::new(now)
+        };
         names.lock().insert(asked.clone(), old);
-        let step = || match names.step(&asked, ip("10.0.0.1"), now + AGEING) {
-            Step::Known(result) => result.unwrap()[0],
-            Step::Wait { .. } => panic!("waits"),
+        let step = || match names.step(&asked, ip("10.0.0.1"), now + REFRESH_AGE) {
+            CacheStep::Known(result) => result.unwrap()[0],
+            CacheStep::Wait { .. } => panic!("waits"),
         };
         assert_eq!(step(), ip("192.0.2.1"));
         let is_under_way = || names.lock().get(&asked).unwrap().look_up.is_some();
@@ -446,7 +451,7 @@ mod tests {
         let busy = || {
             let known = names.lock();
             let under_way =
-                |entry: &&Entry| entry.look_up.as_ref().is_some_and(|look_up| look_up.started);
+                |entry: &&DnsEntry| entry.look_up.as_ref().is_some_and(|look_up| look_up.started);
             known.values().filter(under_way).count()
         };
         assert!(busy() <= THREADS_PER_NETWORK, "{}", busy());
@@ -460,9 +465,9 @@ mod tests {
     async fn while_the_resolver_is_silent_the_last_good_answer_is_used_soon() {
         let (names, release) = silent();
         let asked = name("s.example");
-        let old = Instant::now().checked_sub(FRESH + Duration::from_secs(1)).unwrap();
+        let old = Instant::now().checked_sub(ANSWER_LIFETIME + Duration::from_secs(1)).unwrap();
         let good = Some((Addresses::from([ip("192.0.2.9")]), old));
-        names.lock().insert(asked.clone(), Entry { good, ..Entry::new(old) });
+        names.lock().insert(asked.clone(), DnsEntry { good, ..DnsEntry::new(old) });
         for round in 0..3 {
             let begun = Instant::now();
             let found = look_up(&names, &asked).await.unwrap();
@@ -480,14 +485,16 @@ mod tests {
         let (names, release) = silent();
         let asked = name("s.example");
         let now = Instant::now();
-        let old = now.checked_sub(FRESH + Duration::from_secs(1)).unwrap();
-        let failed =
-            Some((NoAddress::Resolver("SERVFAIL".into()), now.checked_sub(FAILED).unwrap()));
+        let old = now.checked_sub(ANSWER_LIFETIME + Duration::from_secs(1)).unwrap();
+        let failed = Some((
+            ResolveError::Resolver("SERVFAIL".into()),
+            now.checked_sub(FAILURE_LIFETIME).unwrap(),
+        ));
         let good = Some((Addresses::from([ip("192.0.2.9")]), old));
-        names.lock().insert(asked.clone(), Entry { good, failed, ..Entry::new(old) });
+        names.lock().insert(asked.clone(), DnsEntry { good, failed, ..DnsEntry::new(old) });
         match names.step(&asked, ip("10.0.0.1"), now) {
-            Step::Known(known) => assert_eq!(known.unwrap()[0], ip("192.0.2.9")),
-            Step::Wait { .. } => panic!("waits"),
+            CacheStep::Known(known) => assert_eq!(known.unwrap()[0], ip("192.0.2.9")),
+            CacheStep::Wait { .. } => panic!("waits"),
         }
         drop(release);
     }
@@ -511,10 +518,10 @@ mod tests {
     #[tokio::test]
     async fn remembers_a_bounded_number_of_names() {
         let names = names(|_| Ok(vec![ip("192.0.2.1")]));
-        for index in 0..MOST + 50 {
+        for index in 0..MAX_DNS_ENTRIES + 50 {
             look_up(&names, &name(&format!("n{index}.example"))).await.unwrap();
         }
-        assert_eq!(names.lock().len(), MOST);
+        assert_eq!(names.lock().len(), MAX_DNS_ENTRIES);
         assert!(!names.lock().contains_key(&name("n0.example")));
     }
 }

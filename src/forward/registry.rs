@@ -15,15 +15,15 @@ use crate::net::tunnel::Moved;
 
 /// All open tunnels.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct EgressTunnels {
     next: AtomicU64,
     /// By number: the oldest first.
-    open: Mutex<BTreeMap<u64, Arc<Open>>>,
+    open: Mutex<BTreeMap<u64, Arc<OpenTunnel>>>,
 }
 
 /// One open tunnel.
 #[derive(Debug)]
-pub struct Open {
+pub struct OpenTunnel {
     /// Id of the request that opened it.
     pub id: Box<str>,
     /// When it was opened.
@@ -46,20 +46,20 @@ pub struct Open {
     pub moved: Moved,
 }
 
-/// An entry in [`Live`]; dropping it takes the tunnel out.
-pub(super) struct Listed {
-    live: Arc<Live>,
+/// An entry in [`EgressTunnels`]; dropping it takes the tunnel out.
+pub(super) struct RegistryEntry {
+    live: Arc<EgressTunnels>,
     number: u64,
-    pub(super) open: Arc<Open>,
+    pub(super) open: Arc<OpenTunnel>,
 }
 
-impl Live {
+impl EgressTunnels {
     /// Adds a tunnel.
-    pub(super) fn list(self: &Arc<Self>, open: Open) -> Listed {
+    pub(super) fn list(self: &Arc<Self>, open: OpenTunnel) -> RegistryEntry {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let open = Arc::new(open);
         self.lock().insert(number, Arc::clone(&open));
-        Listed { live: Arc::clone(self), number, open }
+        RegistryEntry { live: Arc::clone(self), number, open }
     }
 
     /// All of them, the oldest first, for programs.
@@ -76,7 +76,7 @@ impl Live {
             (all.len(), all.values().take(most).cloned().collect::<Vec<_>>())
         };
         let count = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        let one = |open: Arc<Open>| {
+        let one = |open: Arc<OpenTunnel>| {
             json!({
                 "id": open.id,
                 "since": open.since.to_string(),
@@ -94,12 +94,12 @@ impl Live {
         (count_of_all, Value::Array(oldest.into_iter().map(one).collect()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Open>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<OpenTunnel>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Listed {
+impl Drop for RegistryEntry {
     fn drop(&mut self) {
         self.live.lock().remove(&self.number);
     }
@@ -109,8 +109,8 @@ impl Drop for Listed {
 mod tests {
     use super::*;
 
-    fn open(id: &str) -> Open {
-        Open {
+    fn open(id: &str) -> OpenTunnel {
+        OpenTunnel {
             id: id.into(),
             since: Timestamp::UNIX_EPOCH,
             client: "192.0.2.1:1".parse().unwrap(),
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn shows_what_is_open_and_forgets_what_has_closed() {
-        let live = Arc::new(Live::default());
+        let live = Arc::new(EgressTunnels::default());
         let first = live.list(open("a"));
         let second = live.list(open("b"));
         second.open.moved.a_to_b.store(7, Ordering::Relaxed);

@@ -9,18 +9,18 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use crate::addr::{Destination, Host};
-use crate::egress::{Barred, Denial, Grant, Rule};
+use crate::egress::{Blocked, Denial, EgressRule, Grant};
 use crate::generation::Outlet;
 use crate::message::{Form, Reason};
 use crate::net::{CheckedAddr, DialError, dial};
 use crate::upstream::Stream;
 use crate::upstream::connect::dial_error;
 
-use super::names::{Addresses, NoAddress};
-use super::{Commons, parent};
+use super::dns_cache::{Addresses, ResolveError};
+use super::{ForwardShared, parent};
 
 /// A connection that leads to a destination.
-pub(super) struct Reached {
+pub(super) struct EgressStream {
     /// The connection.
     pub(super) stream: Stream,
     /// What a parent has sent beyond its answer: the destination's first words.
@@ -32,7 +32,7 @@ pub(super) struct Reached {
 }
 
 /// Why there is none.
-pub(super) enum Unreached {
+pub(super) enum EgressConnectError {
     /// The guard bars its addresses.
     Denied(Denial),
     /// It cannot be reached.
@@ -41,7 +41,7 @@ pub(super) enum Unreached {
 
 /// A request for a connection, and what it may use.
 pub(super) struct Errand<'a> {
-    pub(super) commons: &'a Commons,
+    pub(super) commons: &'a ForwardShared,
     pub(super) outlet: &'a Outlet,
     /// The client's network, in whose share names are looked up.
     pub(super) network: IpAddr,
@@ -54,7 +54,7 @@ impl Errand<'_> {
     ///
     /// # Errors
     ///
-    /// [`Unreached`].
+    /// [`EgressConnectError`].
     ///
     /// # Cancellation
     ///
@@ -63,7 +63,7 @@ impl Errand<'_> {
         &self,
         grant: &Grant,
         destination: &Destination,
-    ) -> Result<Reached, Unreached> {
+    ) -> Result<EgressStream, EgressConnectError> {
         let (outlet, rule) = (self.outlet, &grant.rule);
         let deadline = Instant::now() + outlet.timeouts.connect;
         let parent = outlet.parent(rule, destination);
@@ -74,16 +74,17 @@ impl Errand<'_> {
             Ok(Err(error)) => return Err(unresolved(destination, &error)),
             Err(_) => {
                 let said = format!("looking {} up took too long", destination.host);
-                return Err(Unreached::Failed(Reason::UpstreamConnectTimeout, said));
+                return Err(EgressConnectError::Failed(Reason::UpstreamConnectTimeout, said));
             }
         };
-        let checked = self.check(rule, &found, destination.port).map_err(Unreached::Denied)?;
+        let checked =
+            self.check(rule, &found, destination.port).map_err(EgressConnectError::Denied)?;
         if let Some(parent) = parent {
             return parent::open(parent, destination).await;
         }
         let budget = deadline.saturating_duration_since(Instant::now());
         match dial::race(&checked, budget).await {
-            Ok((stream, dialled)) => Ok(Reached {
+            Ok((stream, dialled)) => Ok(EgressStream {
                 stream: Stream::Plain(stream),
                 early: Bytes::new(),
                 dialled: Some(dialled),
@@ -94,7 +95,7 @@ impl Errand<'_> {
     }
 
     /// The addresses of a destination, as claimed.
-    async fn addresses(&self, destination: &Destination) -> Result<Addresses, NoAddress> {
+    async fn addresses(&self, destination: &Destination) -> Result<Addresses, ResolveError> {
         match &destination.host {
             Host::Addr(ip) => Ok(Addresses::from([*ip])),
             Host::Name(name) => match self.outlet.hosts.get(name) {
@@ -107,11 +108,11 @@ impl Errand<'_> {
     /// Those the guard lets through; the reason for the first it does not, if that leaves none.
     fn check(
         &self,
-        rule: &Arc<Rule>,
+        rule: &Arc<EgressRule>,
         found: &[IpAddr],
         port: u16,
     ) -> Result<Vec<CheckedAddr>, Denial> {
-        let mut barred: Option<Barred> = None;
+        let mut barred: Option<Blocked> = None;
         let mut checked = Vec::with_capacity(found.len());
         for ip in found {
             match self.outlet.guard.check(rule, *ip, port) {
@@ -126,30 +127,30 @@ impl Errand<'_> {
     }
 }
 
-fn unresolved(destination: &Destination, error: &NoAddress) -> Unreached {
+fn unresolved(destination: &Destination, error: &ResolveError) -> EgressConnectError {
     let reason = match error {
-        NoAddress::Resolver(_) => Reason::UpstreamUnresolved,
-        NoAddress::Busy => Reason::TooManyLookUps,
+        ResolveError::Resolver(_) => Reason::UpstreamUnresolved,
+        ResolveError::Busy => Reason::TooManyLookUps,
     };
-    Unreached::Failed(reason, format!("{} cannot be looked up: {error}", destination.host))
+    EgressConnectError::Failed(reason, format!("{} cannot be looked up: {error}", destination.host))
 }
 
-fn failed(error: &DialError, tried: &[CheckedAddr], budget: Duration) -> Unreached {
+fn failed(error: &DialError, tried: &[CheckedAddr], budget: Duration) -> EgressConnectError {
     let shown: Vec<_> = tried.iter().map(|addr| addr.get().to_string()).collect();
     let shown = shown.join(", ");
     match error {
         DialError::NoAddress => {
-            Unreached::Failed(Reason::UpstreamUnresolved, "there is no address".to_owned())
+            EgressConnectError::Failed(Reason::UpstreamUnresolved, "there is no address".to_owned())
         }
-        DialError::TimedOut { .. } => Unreached::Failed(
+        DialError::TimedOut { .. } => EgressConnectError::Failed(
             Reason::UpstreamConnectTimeout,
             format!("{shown}: no connection within {budget:?}"),
         ),
         DialError::Shortage(_, cause) => {
-            Unreached::Failed(dial_error(error), format!("{shown}: {cause}"))
+            EgressConnectError::Failed(dial_error(error), format!("{shown}: {cause}"))
         }
         DialError::Refused(cause) => {
-            Unreached::Failed(Reason::UpstreamConnect, format!("{shown}: {cause}"))
+            EgressConnectError::Failed(Reason::UpstreamConnect, format!("{shown}: {cause}"))
         }
     }
 }

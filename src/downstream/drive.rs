@@ -16,14 +16,14 @@ use crate::net::{Alarm, Local};
 use crate::upstream::exchange::Failure;
 use crate::upstream::{Exchange, Received};
 
-use super::pace::Pace;
+use super::min_rate::MinRate;
 
 /// The body of a request on its way to the upstream.
 pub(crate) struct Upload {
     /// Cuts an HTTP/1 body out of the connection; unused for HTTP/2.
     pub(crate) decoder: BodyDecoder,
     pub(crate) bytes: u64,
-    pub(crate) pace: Pace,
+    pub(crate) pace: MinRate,
     max: u64,
     /// Set while the client waits to be told to go on.
     pub(crate) held: bool,
@@ -45,7 +45,7 @@ impl Upload {
         Self {
             decoder: BodyDecoder::new(head.framing),
             bytes: 0,
-            pace: Pace::new(idle, min_rate),
+            pace: MinRate::new(idle, min_rate),
             max,
             held: head.expects_continue,
             asks: head.expects_continue,
@@ -109,7 +109,7 @@ impl Upload {
 /// # Errors
 ///
 /// What is wrong with the body or its sender.
-pub(crate) fn push<C: Client>(
+pub(crate) fn push<C: RequestSource>(
     client: &mut C,
     cx: &mut Context<'_>,
     exchange: &mut Exchange,
@@ -125,7 +125,7 @@ pub(crate) fn push<C: Client>(
 }
 
 /// Where request bodies come from and interim answers go to.
-pub(crate) trait Client {
+pub(crate) trait RequestSource {
     /// Moves as much of the request body as can be moved now.
     ///
     /// # Errors
@@ -141,14 +141,14 @@ pub(crate) trait Client {
 }
 
 /// Why there is no answer.
-pub(crate) enum NoAnswer {
+pub(crate) enum ExchangeError {
     /// The client's doing.
     Client(Reason),
     /// The upstream's.
     Upstream(Failure),
 }
 
-impl NoAnswer {
+impl ExchangeError {
     /// Whether a kept connection had been closed before the request arrived.
     pub(crate) fn is_stale(&self, exchange: &Exchange) -> bool {
         matches!(self, Self::Upstream(failure) if is_stale(*failure, exchange))
@@ -162,19 +162,19 @@ impl NoAnswer {
 /// # Cancellation
 ///
 /// Dropping the future leaves a half-sent request behind; the exchange must be dropped too.
-pub(crate) async fn await_head<C: Client>(
+pub(crate) async fn await_head<C: RequestSource>(
     client: &mut C,
     exchange: &mut Exchange,
     local: &Local,
     alarm: &Alarm,
     first_byte: Duration,
-) -> Result<ResponseHead, NoAnswer> {
+) -> Result<ResponseHead, ExchangeError> {
     let mut wait = UpstreamWait { limit: first_byte, since: None };
-    let mut go_on = client.upload().held.then(|| local.clock.now() + super::CONTINUE);
+    let mut go_on = client.upload().held.then(|| local.clock.now() + super::CONTINUE_TIMEOUT);
     poll_fn(|cx| {
         let before = client.upload().bytes;
         if let Err(reason) = push(client, cx, exchange) {
-            return Poll::Ready(Err(NoAnswer::Client(reason)));
+            return Poll::Ready(Err(ExchangeError::Client(reason)));
         }
         // A client that sends its body all the same is not told to go on.
         go_on = go_on.filter(|_| client.upload().held);
@@ -188,12 +188,14 @@ pub(crate) async fn await_head<C: Client>(
                     }
                 }
                 Poll::Ready(Ok(Received::Final(head))) => return Poll::Ready(Ok(head)),
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(NoAnswer::Upstream(failure))),
+                Poll::Ready(Err(failure)) => {
+                    return Poll::Ready(Err(ExchangeError::Upstream(failure)));
+                }
                 Poll::Pending => break,
             }
         }
         if client.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(NoAnswer::Client(Reason::ClientGone)));
+            return Poll::Ready(Err(ExchangeError::Client(Reason::ClientGone)));
         }
         wait.look(exchange, client.upload().bytes != before, local.clock.now());
         let deadlines = [go_on, wait.deadline(), client.upload().pace.deadline()];
@@ -208,12 +210,12 @@ pub(crate) async fn await_head<C: Client>(
         }
         let now = local.clock.now();
         if client.upload().pace.deadline().is_some_and(|at| at <= now) {
-            return Poll::Ready(Err(NoAnswer::Client(Reason::BodyTooSlow)));
+            return Poll::Ready(Err(ExchangeError::Client(Reason::BodyTooSlow)));
         }
         if wait.deadline().is_some_and(|at| at <= now) {
             let reason = Reason::UpstreamFirstByteTimeout;
             let failure = Failure { reason, silent: false, detail: None };
-            return Poll::Ready(Err(NoAnswer::Upstream(failure)));
+            return Poll::Ready(Err(ExchangeError::Upstream(failure)));
         }
         // The upstream does not know about 100-continue, as many do not: go on without it.
         go_on = None;

@@ -13,24 +13,24 @@ use crate::message::Reason;
 use crate::net::rate::Rate;
 
 /// Clients remembered before those are forgotten that use nothing.
-const MANY: usize = 1024;
+const SWEEP_THRESHOLD: usize = 1024;
 /// How long a client may ask ahead of its rate.
-const BURST: Duration = Duration::from_secs(2);
+const RATE_BURST: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Usage(Mutex<All>);
+pub(super) struct ClientLimits(Mutex<ClientTable>);
 
 #[derive(Debug, Default)]
-struct All {
+struct ClientTable {
     tunnels: usize,
-    clients: HashMap<IpAddr, Client>,
+    clients: HashMap<IpAddr, ClientUsage>,
     /// Number of clients at which those that use nothing are looked for.
     look_at: usize,
 }
 
 #[derive(Debug, Default)]
-struct Client {
+struct ClientUsage {
     tunnels: usize,
     /// Until when what it has asked for would take at the allowed rate.
     asked_until: Option<Instant>,
@@ -40,12 +40,12 @@ struct Client {
 
 /// One open tunnel; dropping it makes room.
 #[derive(Debug)]
-pub(super) struct Place {
-    usage: Arc<Usage>,
+pub(super) struct TunnelPermit {
+    usage: Arc<ClientLimits>,
     client: IpAddr,
 }
 
-impl Usage {
+impl ClientLimits {
     /// Counts a request against the client's rate.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Usage {
         all.forget_idle(now);
         let client = all.clients.entry(client.network()).or_default();
         let until = client.asked_until.map_or(now, |until| until.max(now));
-        if until > now + BURST {
+        if until > now + RATE_BURST {
             return Err(Reason::TooFast);
         }
         client.asked_until = Some(until + Duration::from_nanos(cost));
@@ -80,7 +80,7 @@ impl Usage {
         self: &Arc<Self>,
         client: ClientAddr,
         limits: &ForwardLimits,
-    ) -> Result<(Place, Option<Arc<Rate>>), Reason> {
+    ) -> Result<(TunnelPermit, Option<Arc<Rate>>), Reason> {
         let network = client.network();
         let mut all = self.lock();
         if all.tunnels >= limits.tunnels {
@@ -93,15 +93,15 @@ impl Usage {
         of_client.tunnels += 1;
         let rate = of_client.rate(limits.rate_per_client);
         all.tunnels += 1;
-        Ok((Place { usage: Arc::clone(self), client: network }, rate))
+        Ok((TunnelPermit { usage: Arc::clone(self), client: network }, rate))
     }
 
-    fn lock(&self) -> MutexGuard<'_, All> {
+    fn lock(&self) -> MutexGuard<'_, ClientTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Client {
+impl ClientUsage {
     fn rate(&mut self, bytes_per_second: u64) -> Option<Arc<Rate>> {
         if bytes_per_second == 0 {
             self.rate = None;
@@ -112,12 +112,12 @@ impl Client {
     }
 }
 
-impl All {
+impl ClientTable {
     fn forget_idle(&mut self, now: Instant) {
-        if self.clients.len() < self.look_at.max(MANY) {
+        if self.clients.len() < self.look_at.max(SWEEP_THRESHOLD) {
             return;
         }
-        let busy = |client: &Client| {
+        let busy = |client: &ClientUsage| {
             client.tunnels > 0 || client.asked_until.is_some_and(|until| until > now)
         };
         self.clients.retain(|_, client| busy(client));
@@ -125,7 +125,7 @@ impl All {
     }
 }
 
-impl Drop for Place {
+impl Drop for TunnelPermit {
     fn drop(&mut self) {
         let mut all = self.usage.lock();
         all.tunnels -= 1;
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn tunnels_are_counted_in_all_and_per_client() {
-        let usage = Arc::new(Usage::default());
+        let usage = Arc::new(ClientLimits::default());
         let (a, b) = (client("192.0.2.1:1"), client("192.0.2.2:1"));
         let (first, rate) = usage.open(a, &limits()).unwrap();
         let (_second, same) = usage.open(a, &limits()).unwrap();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn asking_is_limited_per_second_with_a_burst() {
-        let usage = Usage::default();
+        let usage = ClientLimits::default();
         let (a, b) = (client("192.0.2.1:1"), client("192.0.2.2:1"));
         let now = Instant::now();
         let asked = (0..100).filter(|_| usage.ask(a, &limits(), now).is_ok()).count();
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn clients_that_use_nothing_are_forgotten() {
-        let usage = Arc::new(Usage::default());
+        let usage = Arc::new(ClientLimits::default());
         let busy = client("[2001:db8::1]:1");
         let now = Instant::now();
         let _open = usage.open(busy, &limits()).unwrap();
@@ -196,7 +196,7 @@ mod tests {
             let later = now + Duration::from_secs(u64::from(index));
             usage.ask(ClientAddr((ip, 1).into()), &limits(), later).unwrap();
         }
-        assert!(usage.lock().clients.len() <= MANY);
+        assert!(usage.lock().clients.len() <= SWEEP_THRESHOLD);
         assert!(usage.lock().clients.contains_key(&busy.network()));
     }
 }

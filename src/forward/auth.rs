@@ -5,22 +5,22 @@ use jiff::Timestamp;
 
 use crate::addr::Destination;
 use crate::downstream::Conn;
-use crate::egress::{Basic, Login};
+use crate::egress::{BasicCredentials, Login};
 use crate::message::Reason;
 use crate::net::Io;
 
-use super::record::Record;
-use super::request::{Refused, Request, until_gone};
+use super::record::EgressLog;
+use super::request::{EgressRequest, RequestRejected, until_gone};
 
-impl Request<'_> {
+impl EgressRequest<'_> {
     /// Puts the user a request comes from into its record; nobody if it does not say, or if no rule
     /// asks.
     pub(super) async fn identify<T: Io>(
         &self,
         conn: &mut Conn<T>,
-        record: &mut Record,
+        record: &mut EgressLog,
         destination: &Destination,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RequestRejected> {
         let outlet = &self.way.outlet;
         let (Some(users), Some(value)) =
             (&outlet.users, self.asked.head.fields.named("proxy-authorization"))
@@ -33,14 +33,14 @@ impl Request<'_> {
             return Ok(());
         }
         let network = record.address().network();
-        let refused = match Basic::parse(value) {
+        let refused = match BasicCredentials::parse(value) {
             None => (Reason::ProxyAuthFailed, None),
             Some(pair) => {
                 let verified = self.service.commons.logins.verify(users, &pair, network);
                 match until_gone(conn, verified).await {
                     None => {
                         record.refused(Reason::ClientGone, None);
-                        return Err(Refused);
+                        return Err(RequestRejected);
                     }
                     Some(Ok(true)) => {
                         record.user = Some(pair.user.into());
@@ -58,6 +58,6 @@ impl Request<'_> {
         let (reason, error) = refused;
         record.retry_after = error.map(|error| error.retry_after().as_secs() + 1);
         record.refused(reason, error.map(|error| error.to_string()));
-        Err(Refused)
+        Err(RequestRejected)
     }
 }

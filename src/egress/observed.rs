@@ -14,23 +14,23 @@ use serde::{Deserialize, Serialize};
 use crate::addr::Destination;
 use crate::message::Form;
 
-use super::Client;
+use super::EgressClient;
 
 /// Pairs of client and destination kept.
-pub const MOST: usize = 10_000;
+pub const MAX_OBSERVATIONS: usize = 10_000;
 
 /// Everything seen since the start.
 #[derive(Debug, Default)]
-pub struct Seen(Mutex<Inner>);
+pub struct Observations(Mutex<ObservationTable>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    sightings: HashMap<(IpAddr, Option<String>, Destination, How), Times>,
+struct ObservationTable {
+    sightings: HashMap<(IpAddr, Option<String>, Destination, How), ObservationTimes>,
     unkept: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Times {
+struct ObservationTimes {
     count: u64,
     first: Timestamp,
     last: Timestamp,
@@ -60,7 +60,7 @@ impl From<Form> for How {
 
 /// A destination a client has asked for.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Sighting {
+pub struct Observation {
     /// The client.
     pub client: IpAddr,
     /// The user it had logged in as.
@@ -82,24 +82,30 @@ pub struct Sighting {
 
 /// What was seen, as it is handed over.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Report {
+pub struct ObservationReport {
     /// By client, then by destination.
-    pub sightings: Vec<Sighting>,
+    pub sightings: Vec<Observation>,
     /// Requests for which there was no room.
     pub unkept: u64,
 }
 
-impl Seen {
+impl Observations {
     /// Counts a destination. A lock for a look into a table; memory for what is new.
-    pub fn note(&self, client: &Client<'_>, destination: &Destination, form: Form, now: Timestamp) {
+    pub fn note(
+        &self,
+        client: &EgressClient<'_>,
+        destination: &Destination,
+        form: Form,
+        now: Timestamp,
+    ) {
         let user = client.user.map(str::to_owned);
         let key = (client.ip, user, destination.clone(), form.into());
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = inner.sightings.get_mut(&key) {
             times.count += 1;
             times.last = now;
-        } else if inner.sightings.len() < MOST {
-            inner.sightings.insert(key, Times { count: 1, first: now, last: now });
+        } else if inner.sightings.len() < MAX_OBSERVATIONS {
+            inner.sightings.insert(key, ObservationTimes { count: 1, first: now, last: now });
         } else {
             inner.unkept += 1;
         }
@@ -107,25 +113,26 @@ impl Seen {
 
     /// All of it.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> ObservationReport {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = inner.sightings.iter().collect();
         all.sort_by_key(|(key, _)| *key);
-        let sightings = all.into_iter().map(|((client, user, destination, how), times)| Sighting {
-            client: *client,
-            user: user.clone(),
-            host: destination.host.to_string(),
-            port: destination.port,
-            how: *how,
-            count: times.count,
-            first: times.first,
-            last: times.last,
-        });
-        Report { sightings: sightings.collect(), unkept: inner.unkept }
+        let sightings =
+            all.into_iter().map(|((client, user, destination, how), times)| Observation {
+                client: *client,
+                user: user.clone(),
+                host: destination.host.to_string(),
+                port: destination.port,
+                how: *how,
+                count: times.count,
+                first: times.first,
+                last: times.last,
+            });
+        ObservationReport { sightings: sightings.collect(), unkept: inner.unkept }
     }
 }
 
-impl Report {
+impl ObservationReport {
     /// Rules that would allow what was seen: one for each client and set of ports.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -140,7 +147,7 @@ impl Report {
         if self.unkept > 0 {
             let _ = writeln!(text, "# INCOMPLETE: there was no room for {} requests.", self.unkept);
         }
-        let mut rules: BTreeMap<_, Vec<Vec<&Sighting>>> = BTreeMap::new();
+        let mut rules: BTreeMap<_, Vec<Vec<&Observation>>> = BTreeMap::new();
         for ((client, user, _), sightings) in self.by_host() {
             let ports = |how| -> BTreeSet<u16> {
                 let asked = sightings.iter().filter(|sighting| sighting.how == how);
@@ -170,7 +177,7 @@ impl Report {
         text
     }
 
-    fn by_host(&self) -> BTreeMap<(IpAddr, Option<&str>, &str), Vec<&Sighting>> {
+    fn by_host(&self) -> BTreeMap<(IpAddr, Option<&str>, &str), Vec<&Observation>> {
         let mut hosts: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for sighting in &self.sightings {
             let key = (sighting.client, sighting.user.as_deref(), sighting.host.as_str());
@@ -181,7 +188,7 @@ impl Report {
 }
 
 /// One host, and how often and when it was asked for.
-fn line(text: &mut String, sightings: &[&Sighting]) {
+fn line(text: &mut String, sightings: &[&Observation]) {
     let Some(any) = sightings.first() else { return };
     let count: u64 = sightings.iter().map(|sighting| sighting.count).sum();
     let first = sightings.iter().map(|sighting| sighting.first).min().unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::egress::Rule;
+use crate::egress::EgressRule;
 use crate::generation::Outlet;
 use crate::generation::outlet::Listener;
 use crate::message::Reason;
@@ -13,17 +13,17 @@ use crate::telemetry::egress::NO_RULE;
 use crate::telemetry::{Allotment, ListenerMetrics, RuleMetrics};
 
 /// What stands for the profile in logs and metrics.
-pub const PROFILE: &str = "forward";
+pub const PROFILE_LABEL: &str = "forward";
 
 /// One generation's way out.
-pub struct Way {
+pub struct ForwardRuntime {
     pub(super) outlet: Arc<Outlet>,
-    rules: HashMap<String, Arc<Tally>>,
-    pub(super) no_rule: Arc<Tally>,
+    rules: HashMap<String, Arc<RuleStats>>,
+    pub(super) no_rule: Arc<RuleStats>,
 }
 
 /// What belongs to a rule while it is at work.
-pub(super) struct Tally {
+pub(super) struct RuleStats {
     pub(super) name: String,
     pub(super) metrics: RuleMetrics,
     /// Its limit in bytes per second, and that limit at work.
@@ -31,15 +31,15 @@ pub(super) struct Tally {
 }
 
 /// What one listener serves in one generation.
-pub struct Stand {
+pub struct ForwardListenerState {
     /// The listener.
     pub listener: Arc<Listener>,
     /// The rest.
-    pub way: Arc<Way>,
+    pub way: Arc<ForwardRuntime>,
     pub(super) metrics: ListenerMetrics,
 }
 
-impl Way {
+impl ForwardRuntime {
     /// Prepares counters and limits. Limits that stay the same go on from where `previous` has
     /// them.
     #[must_use]
@@ -50,7 +50,7 @@ impl Way {
             let rate = known.filter(|(limit, _)| *limit == settings.rate);
             let fresh =
                 || (settings.rate > 0).then(|| (settings.rate, Arc::new(Rate::new(settings.rate))));
-            let tally = Tally {
+            let tally = RuleStats {
                 name: settings.name.clone(),
                 metrics: names.rule(&settings.name, Reason::ALL.len()),
                 rate: rate.or_else(fresh),
@@ -58,7 +58,7 @@ impl Way {
             (settings.name.clone(), Arc::new(tally))
         });
         let rules = rules.collect();
-        let no_rule = Tally {
+        let no_rule = RuleStats {
             name: NO_RULE.to_owned(),
             metrics: names.rule(NO_RULE, Reason::ALL.len()),
             rate: None,
@@ -67,20 +67,20 @@ impl Way {
     }
 
     /// What belongs to a rule of this generation.
-    pub(super) fn tally(&self, rule: &Rule) -> &Arc<Tally> {
+    pub(super) fn tally(&self, rule: &EgressRule) -> &Arc<RuleStats> {
         self.rules.get(&rule.settings.name).unwrap_or(&self.no_rule)
     }
 
     /// What each listener serves, in the order of the files.
     #[must_use]
-    pub fn stands(self: &Arc<Self>, names: &Allotment) -> Vec<Arc<Stand>> {
+    pub fn stands(self: &Arc<Self>, names: &Allotment) -> Vec<Arc<ForwardListenerState>> {
         let one = |listener: &Arc<Listener>| {
-            Arc::new(Stand {
+            Arc::new(ForwardListenerState {
                 listener: Arc::clone(listener),
                 way: Arc::clone(self),
                 metrics: match listener.proxy_protocol {
-                    Some(_) => names.listener_for_balancers(PROFILE, &listener.label),
-                    None => names.listener(PROFILE, &listener.label),
+                    Some(_) => names.listener_for_balancers(PROFILE_LABEL, &listener.label),
+                    None => names.listener(PROFILE_LABEL, &listener.label),
                 },
             })
         };
@@ -88,17 +88,17 @@ impl Way {
     }
 }
 
-impl Tally {
+impl RuleStats {
     pub(super) fn rate(&self) -> Option<Arc<Rate>> {
         self.rate.as_ref().map(|(_, rate)| Arc::clone(rate))
     }
 }
 
-impl Stand {
+impl ForwardListenerState {
     /// The same listener where nothing is allowed any more.
     #[must_use]
     pub fn closed(&self) -> Self {
-        let way = Way {
+        let way = ForwardRuntime {
             outlet: Arc::new(self.way.outlet.closed()),
             rules: HashMap::new(),
             no_rule: Arc::clone(&self.way.no_rule),
@@ -108,7 +108,7 @@ impl Stand {
 
     /// The same listener under another way: for what is left of it once it has been removed.
     #[must_use]
-    pub fn under(&self, way: &Arc<Way>) -> Self {
+    pub fn under(&self, way: &Arc<ForwardRuntime>) -> Self {
         Self {
             listener: Arc::clone(&self.listener),
             way: Arc::clone(way),

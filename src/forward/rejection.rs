@@ -5,22 +5,22 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::downstream::Reply;
+use crate::downstream::LocalReply;
 use crate::message::{Fields, Reason};
 
 use super::parent::AT;
-use super::record::Record;
+use super::record::EgressLog;
 
 /// Which form of an explanation is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wants {
+pub(super) enum ExplanationFormat {
     /// Lines for people.
     Text,
     /// An object for programs.
     Json,
 }
 
-impl Wants {
+impl ExplanationFormat {
     /// What `Accept` asks for. Text, unless JSON is named: most clients say `*/*`.
     pub(super) fn of(fields: &Fields) -> Self {
         let accept = fields.named("accept").unwrap_or_default();
@@ -31,16 +31,16 @@ impl Wants {
 }
 
 /// The reply for a record that has its reason.
-pub(super) fn reply(record: &Record, wants: Wants) -> Reply {
+pub(super) fn reply(record: &EgressLog, wants: ExplanationFormat) -> LocalReply {
     let reason = record.reason.unwrap_or(Reason::Internal);
-    let base = Reply::refusal(reason, &record.id);
+    let base = LocalReply::refusal(reason, &record.id);
     let body = match wants {
-        Wants::Text => text(record, reason),
-        Wants::Json => json(record, reason),
+        ExplanationFormat::Text => text(record, reason),
+        ExplanationFormat::Json => json(record, reason),
     };
     let kind = match wants {
-        Wants::Text => base.kind,
-        Wants::Json => "application/json",
+        ExplanationFormat::Text => base.kind,
+        ExplanationFormat::Json => "application/json",
     };
     let mut more = vec![("Proxy-Status", proxy_status(reason))];
     if reason.code() == 407 {
@@ -49,10 +49,10 @@ pub(super) fn reply(record: &Record, wants: Wants) -> Reply {
     if reason.code() == 429 || reason.is_shortage() {
         more.push(("Retry-After", record.retry_after.unwrap_or(1).to_string()));
     }
-    Reply { kind, more, body, ..base }
+    LocalReply { kind, more, body, ..base }
 }
 
-fn text(record: &Record, reason: Reason) -> String {
+fn text(record: &EgressLog, reason: Reason) -> String {
     let id = record.id.as_str();
     if let (Some(denial), Some(destination)) = (&record.denial, record.destination()) {
         return denial.text(&record.client(), destination, id);
@@ -74,7 +74,7 @@ fn text(record: &Record, reason: Reason) -> String {
 
 /// The detail of a refusal, unless it could name addresses that a name resolves to, or those of a
 /// parent: the log has it.
-fn detail_for_client(record: &Record, reason: Reason) -> Option<&str> {
+fn detail_for_client(record: &EgressLog, reason: Reason) -> Option<&str> {
     let about_the_request = matches!(
         reason,
         Reason::BadDestination
@@ -91,7 +91,7 @@ fn detail_for_client(record: &Record, reason: Reason) -> Option<&str> {
     }
 }
 
-fn json(record: &Record, reason: Reason) -> String {
+fn json(record: &EgressLog, reason: Reason) -> String {
     let id = record.id.as_str();
     let value = match (&record.denial, record.destination()) {
         (Some(denial), Some(destination)) => denial.json(&record.client(), destination, id),

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::addr::Destination;
 use crate::config::SniPolicy;
 use crate::downstream::Conn;
-use crate::downstream::hello::{First, NoHello, UNRECOGNIZED_NAME, read};
-use crate::egress::sni::{Judged, judge, wants_hello};
+use crate::downstream::client_hello::{ClientHelloError, First, UNRECOGNIZED_NAME, read};
+use crate::egress::sni::{SniVerdict, judge, wants_hello};
 use crate::message::Reason;
 use crate::net::Io;
 use crate::tls::hello::Progress;
 
-use super::record::Record;
+use super::record::EgressLog;
 
 /// Reads the client's hello, as far as the settings want one, and judges it. The bytes stay in the
 /// connection, to be sent on as they came. Returns where the hello ends, if the server may ask for a
@@ -24,26 +24,26 @@ pub(super) async fn admit<T: Io>(
     conn: &mut Conn<T>,
     (sni, within): (SniPolicy, Duration),
     destination: &Destination,
-    record: &mut Record,
+    record: &mut EgressLog,
 ) -> Result<Option<usize>, Reason> {
     if !wants_hello(sni) {
         return Ok(None);
     }
     let First { progress: read, retried_from } =
         read(conn, within).await.map_err(|none| match none {
-            NoHello::Gone => Reason::ClientGone,
-            NoHello::TimedOut => Reason::HelloTimeout,
+            ClientHelloError::Gone => Reason::ClientGone,
+            ClientHelloError::TimedOut => Reason::HelloTimeout,
         })?;
     if let Progress::Hello(hello) = &read {
         record.sni = hello.sni.as_deref().map(Into::into);
     }
     match judge(sni, destination, &read) {
-        Judged::Pass => Ok(retried_from),
-        Judged::Logged(reason) => {
+        SniVerdict::Pass => Ok(retried_from),
+        SniVerdict::Logged(reason) => {
             record.noted = Some(reason);
             Ok(retried_from)
         }
-        Judged::Refused(reason) => {
+        SniVerdict::Refused(reason) => {
             if matches!(read, Progress::Hello(_)) {
                 // Whoever speaks TLS is told in TLS.
                 conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);

@@ -4,18 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 /// See the module.
-pub struct Tunnels<T> {
+pub struct TunnelRegistry<T> {
     open: RefCell<HashMap<u64, T>>,
     next: Cell<u64>,
 }
 
-impl<T> Default for Tunnels<T> {
+impl<T> Default for TunnelRegistry<T> {
     fn default() -> Self {
         Self { open: RefCell::default(), next: Cell::default() }
     }
 }
 
-impl<T: Clone> Tunnels<T> {
+impl<T: Clone> TunnelRegistry<T> {
     /// Lists one; the result is its number.
     pub(crate) fn add(&self, tunnel: T) -> u64 {
         let number = self.next.get();

@@ -21,7 +21,7 @@ pub(crate) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Why there is no hello to judge.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum NoHello {
+pub(crate) enum ClientHelloError {
     /// The client went away, before its first byte or with an error.
     Gone,
     /// It took too long.
@@ -49,8 +49,11 @@ pub(crate) struct First {
 ///
 /// # Errors
 ///
-/// [`NoHello`].
-pub(crate) async fn read<T: Io>(conn: &mut Conn<T>, within: Duration) -> Result<First, NoHello> {
+/// [`ClientHelloError`].
+pub(crate) async fn read<T: Io>(
+    conn: &mut Conn<T>,
+    within: Duration,
+) -> Result<First, ClientHelloError> {
     let mut reader = HelloReader::new();
     let progress = read_with(&mut reader, conn, within).await?;
     let retried_from = reader.offers_tls13().then(|| reader.length());
@@ -61,7 +64,7 @@ async fn read_with<T: Io>(
     reader: &mut HelloReader,
     conn: &mut Conn<T>,
     within: Duration,
-) -> Result<Progress, NoHello> {
+) -> Result<Progress, ClientHelloError> {
     let mut fed = 0;
     conn.alarm.set(within);
     poll_fn(|cx| {
@@ -75,15 +78,15 @@ async fn read_with<T: Io>(
             match conn.poll_fill(cx) {
                 // A client that closes at once has used the connection for nothing.
                 Poll::Ready(Ok(0)) if conn.input.is_empty() => {
-                    return Poll::Ready(Err(NoHello::Gone));
+                    return Poll::Ready(Err(ClientHelloError::Gone));
                 }
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Progress::NeedMore)),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(NoHello::Gone)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(ClientHelloError::Gone)),
                 Poll::Pending => break,
             }
         }
-        conn.alarm.poll(cx).map(|()| Err(NoHello::TimedOut))
+        conn.alarm.poll(cx).map(|()| Err(ClientHelloError::TimedOut))
     })
     .await
 }

@@ -8,14 +8,14 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn some() -> Seen {
-    let seen = Seen::default();
+fn some() -> Observations {
+    let seen = Observations::default();
     let (fe, ccm) = (client("10.0.0.5"), client("10.0.0.6"));
     seen.note(&fe, &to("cdn.example.com:443"), Form::Connect, at("2026-06-01T12:00:00Z"));
     seen.note(&fe, &to("cdn.example.com:443"), Form::Connect, at("2026-06-02T12:00:00.5Z"));
     seen.note(&fe, &to("api.example.com:443"), Form::Connect, at("2026-06-01T13:00:00Z"));
     seen.note(&fe, &to("old.example.com:8443"), Form::Connect, at("2026-06-01T14:00:00Z"));
-    let user = Client { user: Some("c\"cm"), ..ccm };
+    let user = EgressClient { user: Some("c\"cm"), ..ccm };
     seen.note(&user, &to("8.8.8.8:53"), Form::Connect, at("2026-06-01T15:00:00Z"));
     seen.note(&user, &to("8.8.8.8:443"), Form::Connect, at("2026-06-01T14:00:00Z"));
     seen.note(&ccm, &to("ocsp.example.com:80"), Form::Http, at("2026-06-01T14:00:00Z"));
@@ -30,7 +30,7 @@ fn counts_per_client_and_destination() {
     assert_eq!((cdn.first, cdn.last), (at("2026-06-01T12:00:00Z"), at("2026-06-02T12:00:00.5Z")));
     assert_eq!(report.sightings.len(), 6);
     let text = serde_json::to_string(&report).unwrap();
-    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    assert_eq!(serde_json::from_str::<ObservationReport>(&text).unwrap(), report);
 }
 
 #[test]
@@ -73,7 +73,7 @@ allow = [
 ]
 ";
     assert_eq!(some().report().toml(), expected);
-    assert!(Report::default().toml().starts_with("# Nothing was seen"));
+    assert!(ObservationReport::default().toml().starts_with("# Nothing was seen"));
 }
 
 #[test]
@@ -90,7 +90,8 @@ fn what_is_suggested_is_a_configuration() {
     for sighting in some().report().sightings {
         let destination =
             Destination::parse(format!("{}:{}", sighting.host, sighting.port).as_bytes(), None);
-        let client = Client { ip: sighting.client, user: sighting.user.as_deref(), names: &[] };
+        let client =
+            EgressClient { ip: sighting.client, user: sighting.user.as_deref(), names: &[] };
         let form = if sighting.how == How::Url { Form::Http } else { Form::Connect };
         let verdict = policy.decide(&client, &destination.unwrap(), form, Timestamp::now());
         assert!(matches!(verdict, crate::egress::Verdict::Allowed(_)), "{sighting:?}");
@@ -99,9 +100,9 @@ fn what_is_suggested_is_a_configuration() {
 
 #[test]
 fn is_bounded_and_says_when_it_is_full() {
-    let seen = Seen::default();
+    let seen = Observations::default();
     let client = client("10.0.0.5");
-    for number in 0..MOST + 7 {
+    for number in 0..MAX_OBSERVATIONS + 7 {
         seen.note(
             &client,
             &to(&format!("host-{number}.example.com:443")),
@@ -112,6 +113,6 @@ fn is_bounded_and_says_when_it_is_full() {
     // What is known is still counted.
     seen.note(&client, &to("host-0.example.com:443"), Form::Connect, at("2026-06-01T12:00:00Z"));
     let report = seen.report();
-    assert_eq!((report.sightings.len(), report.unkept), (MOST, 7));
+    assert_eq!((report.sightings.len(), report.unkept), (MAX_OBSERVATIONS, 7));
     assert!(report.toml().contains("INCOMPLETE: there was no room for 7 requests"));
 }

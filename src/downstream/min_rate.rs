@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Progress of one body, or of what one connection is sent.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct MinRate {
     /// Longest silence, and shortest time that the average rate is taken over.
     idle: Duration,
     /// Bytes per second.
@@ -21,7 +21,7 @@ pub(crate) struct Pace {
     bytes: u64,
 }
 
-impl Pace {
+impl MinRate {
     pub(crate) const fn new(idle: Duration, min_rate: u64) -> Self {
         Self { idle, min_rate, since: None, waited: Duration::ZERO, bytes: 0 }
     }
@@ -63,7 +63,7 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(30);
 
     fn drip(bytes: u64, every: Duration, rate: u64) -> Option<u64> {
-        let mut pace = Pace::new(IDLE, rate);
+        let mut pace = MinRate::new(IDLE, rate);
         let start = Instant::now();
         let mut now = start;
         for _ in 0..100 {
@@ -87,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_silence_is_not_too_slow() {
-        let mut pace = Pace::new(IDLE, 200);
+        let mut pace = MinRate::new(IDLE, 200);
         let start = Instant::now();
         pace.wait(start);
         pace.moved(start + Duration::from_secs(29), 5);
@@ -99,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_waiting_counts() {
-        let mut pace = Pace::new(IDLE, 200);
+        let mut pace = MinRate::new(IDLE, 200);
         let start = Instant::now();
         assert_eq!(pace.deadline(), None);
         pace.wait(start);

@@ -4,41 +4,41 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use crate::egress::{Seen, seen::Report};
+use crate::egress::{Observations, observed::ObservationReport};
 use crate::telemetry::Metrics;
 
-use super::Way;
-use super::live::Live;
+use super::ForwardRuntime;
+use super::dns_cache::DnsCache;
+use super::limits::ClientLimits;
 use super::logins::Logins;
-use super::names::Names;
-use super::usage::Usage;
+use super::registry::EgressTunnels;
 
 /// See the module.
-pub struct Commons {
+pub struct ForwardShared {
     /// Open tunnels.
-    pub live: Arc<Live>,
+    pub live: Arc<EgressTunnels>,
     /// What report mode has let through, as the present configuration keeps it.
-    seen: ArcSwapOption<Seen>,
-    pub(super) names: Arc<Names>,
-    pub(super) usage: Arc<Usage>,
+    seen: ArcSwapOption<Observations>,
+    pub(super) names: Arc<DnsCache>,
+    pub(super) usage: Arc<ClientLimits>,
     pub(super) logins: Logins,
 }
 
-impl Commons {
+impl ForwardShared {
     /// For the whole process.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
             live: Arc::default(),
             seen: ArcSwapOption::empty(),
-            names: Names::new(metrics.egress.resolve.clone()),
+            names: DnsCache::new(metrics.egress.resolve.clone()),
             usage: Arc::default(),
             logins: Logins::new(),
         })
     }
 
     /// Notes which way is in force.
-    pub fn follow(&self, way: Option<&Arc<Way>>) {
+    pub fn follow(&self, way: Option<&Arc<ForwardRuntime>>) {
         if let Some(way) = way {
             self.seen.store(Some(Arc::clone(&way.outlet.seen)));
         }
@@ -46,7 +46,7 @@ impl Commons {
 
     /// What report mode has let through.
     #[must_use]
-    pub fn seen(&self) -> Report {
+    pub fn seen(&self) -> ObservationReport {
         self.seen.load().as_ref().map(|seen| seen.report()).unwrap_or_default()
     }
 }

@@ -12,23 +12,23 @@ use crate::net::{Alarm, Io};
 use crate::upstream::exchange::chunk_size;
 use crate::upstream::{BodyStep, Exchange};
 
-use super::TURNS;
+use super::MAX_READS_PER_POLL;
 use super::conn::Conn;
-use super::pace::Pace;
-use super::sender::Sender;
-use super::transfer::{Upload, push};
+use super::drive::{Upload, push};
+use super::min_rate::MinRate;
+use super::request_body::RequestBody;
 
 /// Chunks smaller than this are copied so that they leave together with what follows.
-const SMALL: usize = 4 * 1024;
+const COALESCE_BELOW: usize = 4 * 1024;
 
 /// An answer and what applies to it.
-pub(crate) struct Answer<'a> {
+pub(crate) struct ResponseParts<'a> {
     pub(crate) head: &'a ResponseHead,
     pub(crate) edits: &'a Edits,
     pub(crate) idle: Duration,
 }
 
-impl Answer<'_> {
+impl ResponseParts<'_> {
     /// How its body is framed for this client.
     pub(crate) fn sent(&self, version: Version) -> Sent {
         let stated = || {
@@ -49,21 +49,21 @@ impl Answer<'_> {
 }
 
 /// The body of an answer on its way to the client.
-pub(crate) struct Download {
+pub(crate) struct ResponseBody {
     chunked: bool,
     /// The head is staged and may leave with the first of the body.
     staged: bool,
     ended: bool,
     pub(crate) bytes: u64,
-    pace: Pace,
+    pace: MinRate,
     idle: Duration,
     silent_since: Option<Instant>,
 }
 
-impl Download {
+impl ResponseBody {
     /// Of an answer whose head is staged; `pace` is for the client, `idle` the longest silence of the
     /// upstream.
-    pub(crate) fn new(sent: Sent, pace: Pace, idle: Duration) -> Self {
+    pub(crate) fn new(sent: Sent, pace: MinRate, idle: Duration) -> Self {
         Self {
             chunked: sent == Sent::Chunked,
             staged: true,
@@ -78,7 +78,7 @@ impl Download {
     pub(crate) fn poll<T: Io>(
         &mut self,
         cx: &mut Context<'_>,
-        sender: &mut Sender<'_, T>,
+        sender: &mut RequestBody<'_, T>,
         exchange: &mut Exchange,
         alarm: &Alarm,
     ) -> Poll<Result<(), Reason>> {
@@ -155,7 +155,7 @@ impl Download {
         conn: &mut Conn<T>,
         exchange: &mut Exchange,
     ) -> Poll<Result<Flow, Reason>> {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_READS_PER_POLL {
             let mut waiting = false;
             if !self.ended && (conn.out.is_empty() || self.staged) {
                 self.staged = false;
@@ -188,7 +188,7 @@ impl Download {
             let mut size = [0; 18];
             let written = if !chunked {
                 out.write(cx, io, [data, &[], &[]])
-            } else if data.len() < SMALL {
+            } else if data.len() < COALESCE_BELOW {
                 let staged = out.staged();
                 for part in [chunk_size(&mut size, data.len()), data, b"\r\n"] {
                     staged.extend_from_slice(part);

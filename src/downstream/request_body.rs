@@ -12,18 +12,18 @@ use crate::message::{Reason, ResponseHead, Step, Version};
 use crate::net::{Io, Local};
 use crate::upstream::Exchange;
 
-use super::TURNS;
+use super::MAX_READS_PER_POLL;
 use super::conn::Conn;
-use super::transfer::{Client, Upload};
+use super::drive::{RequestSource, Upload};
 
 /// A connection with the request body that is being read from it.
-pub(crate) struct Sender<'a, T> {
+pub(crate) struct RequestBody<'a, T> {
     pub(crate) conn: &'a mut Conn<T>,
     pub(crate) upload: Upload,
     pub(crate) version: Version,
 }
 
-impl<T: Io> Client for Sender<'_, T> {
+impl<T: Io> RequestSource for RequestBody<'_, T> {
     fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
         let (conn, upload) = (&mut *self.conn, &mut self.upload);
         if upload.held {
@@ -33,7 +33,7 @@ impl<T: Io> Client for Sender<'_, T> {
             upload.held = conn.input.is_empty();
         }
         let local = Rc::clone(&conn.local);
-        let mut turns = TURNS;
+        let mut turns = MAX_READS_PER_POLL;
         while !upload.is_done() && !upload.held && exchange.takes_more() {
             if turns == 0 {
                 cx.waker().wake_by_ref();
