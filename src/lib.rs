@@ -28,7 +28,7 @@ pub mod upstream;
 pub mod generation;
 
 // What becomes of Socket.IO sessions.
-pub mod lens;
+pub mod socketio;
 
 // How a client is met.
 pub mod downstream;

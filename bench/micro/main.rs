@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use app_gateway::addr::Destination;
 use app_gateway::egress::{EgressClient, Verdict};
-use app_gateway::generation::{self, Generation, Site};
+use app_gateway::generation::{self, Generation, VirtualServer};
 use app_gateway::message::forward::{Edits, Origin, Sent, write_request, write_response};
 use app_gateway::message::scan::{HeadScanner, Scan};
 use app_gateway::message::{Form, Reason, RequestHead, ResponseHead};
@@ -105,7 +105,7 @@ listen = "127.0.0.1:8443"
     loaded.map(|compiled| compiled.generation).map_err(|refused| refused.problems).unwrap()
 }
 
-fn site(routes: usize) -> Arc<Site> {
+fn site(routes: usize) -> Arc<VirtualServer> {
     let mut text = String::new();
     for n in 0..routes {
         let _ =

@@ -38,7 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::lens::{Book, Key};
+use crate::socketio::{SessionKey, SessionTable};
 use crate::telemetry::exposition::Format;
 use crate::telemetry::{Metrics, Voice, endpoints};
 use crate::upstream::Upstream;
@@ -131,7 +131,7 @@ pub struct AdminApi {
     /// For questions about the forward proxy.
     pub way_out: egress::EgressViews,
     /// For questions about Socket.IO sessions.
-    pub book: Rc<RefCell<Book>>,
+    pub book: Rc<RefCell<SessionTable>>,
     /// For the status page.
     pub page: page::StatusPage,
     /// The operational log, for what it lost.
@@ -289,7 +289,7 @@ fn sessions(path: &str, desk: &AdminApi) -> Response<Full<Bytes>> {
     if named.is_empty() {
         return json(StatusCode::OK, &book.report(now));
     }
-    let key = named.strip_prefix('/').and_then(Key::read);
+    let key = named.strip_prefix('/').and_then(SessionKey::read);
     match key.and_then(|key| book.story(key, now)) {
         Some(story) => json(StatusCode::OK, &story),
         None => text(StatusCode::NOT_FOUND, "no such session is known\n"),

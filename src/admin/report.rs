@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::generation::drift::Peer;
-use crate::lens::report::{CauseTold, Counts};
+use crate::generation::drift::DriftPeer;
+use crate::socketio::report::{CauseReport, SessionCounts};
 use crate::upstream::snapshot::Snapshot;
 
 /// Most attempts that are remembered.
@@ -128,7 +128,7 @@ pub struct Status {
     pub upstreams: Vec<Snapshot>,
     /// Gateways this one is compared with.
     #[serde(default)]
-    pub peers: Vec<Peer>,
+    pub peers: Vec<DriftPeer>,
     /// How the Socket.IO sessions are.
     #[serde(default)]
     pub socket_io: Option<SocketIoSummary>,
@@ -153,10 +153,10 @@ pub struct Status {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SocketIoSummary {
     /// How many are in which state.
-    pub sessions: Counts,
+    pub sessions: SessionCounts,
     /// What keeps sessions from a WebSocket, most frequent first.
     #[serde(default)]
-    pub causes: Vec<CauseTold>,
+    pub causes: Vec<CauseReport>,
     /// Timers of the gateway that their heartbeat does not fit into.
     pub warnings: Vec<String>,
 }

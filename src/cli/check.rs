@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::problem::{Problem, Sources};
 use crate::config::{self, LoadedConfig, RejectedConfig, RootPolicy};
-use crate::generation::{self, Generation, Served};
+use crate::generation::{self, Generation, ListenerService};
 use crate::message::Reason;
 use crate::supervisor::privileges::{self, Account};
 use crate::telemetry::Metrics;
@@ -96,8 +96,11 @@ fn draw(sources: &Sources, problems: &[Problem]) {
 pub(super) fn summary(generation: &Generation) -> String {
     let config = &generation.config;
     let routes: usize = config.profiles.iter().map(|profile| profile.routes.len()).sum();
-    let served =
-        generation.sites.iter().filter(|site| matches!(site.served, Served::Routes { .. })).count();
+    let served = generation
+        .sites
+        .iter()
+        .filter(|site| matches!(site.served, ListenerService::Routes { .. }))
+        .count();
     let count = |number: usize, what: &str| {
         format!("{number} {what}{}", if number == 1 { "" } else { "s" })
     };

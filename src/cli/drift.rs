@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::admin::CommandOptions;
 use crate::admin::report::Status;
-use crate::generation::drift::{Peer, State};
+use crate::generation::drift::{DriftPeer, PeerState};
 use crate::units::display_timestamp;
 
 use super::admin_client::ask;
@@ -40,17 +40,17 @@ pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
 }
 
 /// What is known to differ counts more than what is not known.
-fn code(peers: &[Peer]) -> u8 {
-    if peers.iter().any(|peer| peer.state == State::Differs) {
+fn code(peers: &[DriftPeer]) -> u8 {
+    if peers.iter().any(|peer| peer.state == PeerState::Differs) {
         EXIT_DIFFERENT
-    } else if peers.is_empty() || peers.iter().any(|peer| peer.state != State::Alike) {
+    } else if peers.is_empty() || peers.iter().any(|peer| peer.state != PeerState::Alike) {
         EXIT_UNKNOWN
     } else {
         0
     }
 }
 
-fn text(peers: &[Peer]) -> String {
+fn text(peers: &[DriftPeer]) -> String {
     if peers.is_empty() {
         return "no gateway is compared with this one: `[gateway.drift]` names them\n".to_owned();
     }
@@ -68,7 +68,7 @@ fn text(peers: &[Peer]) -> String {
 }
 
 /// How a gateway is, in one line.
-pub(super) fn told(peer: &Peer) -> String {
+pub(super) fn told(peer: &DriftPeer) -> String {
     let when = if peer.compared == 0 {
         "never compared".to_owned()
     } else {
@@ -76,8 +76,8 @@ pub(super) fn told(peer: &Peer) -> String {
     };
     let word = peer.state.word();
     match peer.state {
-        State::Waiting | State::Alike => format!("{word}, {when}"),
-        State::Differs => format!("{} differ, {when}", peer.differences.len()),
+        PeerState::Waiting | PeerState::Alike => format!("{word}, {when}"),
+        PeerState::Differs => format!("{} differ, {when}", peer.differences.len()),
         _ => format!("{word}, {when}: {}", peer.detail),
     }
 }
@@ -88,16 +88,18 @@ mod tests {
 
     #[test]
     fn what_is_known_to_differ_counts_most() {
-        let of = |states: &[State]| {
-            let peer = |state: &State| Peer { state: *state, ..Peer::default() };
+        let of = |states: &[PeerState]| {
+            let peer = |state: &PeerState| DriftPeer { state: *state, ..DriftPeer::default() };
             code(&states.iter().map(peer).collect::<Vec<_>>())
         };
-        assert_eq!(of(&[State::Alike, State::Alike]), 0);
-        assert_eq!(of(&[State::Unreachable, State::Differs]), 1);
-        for other in [State::Waiting, State::Unreachable, State::Unverified, State::Clock] {
-            assert_eq!(of(&[State::Alike, other]), 4);
+        assert_eq!(of(&[PeerState::Alike, PeerState::Alike]), 0);
+        assert_eq!(of(&[PeerState::Unreachable, PeerState::Differs]), 1);
+        for other in
+            [PeerState::Waiting, PeerState::Unreachable, PeerState::Unverified, PeerState::Clock]
+        {
+            assert_eq!(of(&[PeerState::Alike, other]), 4);
         }
-        assert_eq!(of(&[State::Itself]), 4);
+        assert_eq!(of(&[PeerState::Itself]), 4);
         assert_eq!(of(&[]), 4);
     }
 }

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::RejectedConfig;
 use crate::config::problem::Problem;
-use crate::generation::explain::{Explained, Lines, Question};
+use crate::generation::explain::{Explanation, ExplanationLines, RequestQuery};
 use crate::generation::{Generation, load};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
@@ -82,20 +82,20 @@ fn generation(directory: &Path) -> Option<(Generation, Vec<Problem>)> {
 
 fn request(directory: &Path, asked: &ExplainArgs) -> ExitCode {
     let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
-    let question = Question {
+    let question = RequestQuery {
         method: asked.method.clone(),
         url: asked.url.clone(),
         from: asked.from,
         profile: asked.profile.clone(),
         headers: asked.headers.clone(),
     };
-    let code = told(Explained::of(&generation, &question));
+    let code = told(Explanation::of(&generation, &question));
     summarise(&generation.config.sources, &problems);
     code
 }
 
 /// Prints what would be done; succeeds if that is to serve, and ends with 2 if it was no question.
-fn told(explained: Result<Explained<'_>, String>) -> ExitCode {
+fn told(explained: Result<Explanation<'_>, String>) -> ExitCode {
     match explained {
         Ok(explained) => {
             say(&explained.lines.text);

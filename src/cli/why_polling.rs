@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::admin::CommandOptions;
 use crate::admin::SESSIONS_PATH;
-use crate::lens::Key;
-use crate::lens::report::{Report, Row, Story};
+use crate::socketio::SessionKey;
+use crate::socketio::report::{SessionReport, SessionRow, Timeline};
 
 use super::admin_client::ask;
 use super::{say_escaped, say_wrong_escaped};
@@ -44,19 +44,19 @@ fn all(directory: &Path, json: bool) -> Result<String, String> {
         &CommandOptions::default(),
         ANSWER_TIMEOUT,
     )?;
-    let report = answer.json::<Report>()?;
+    let report = answer.json::<SessionReport>()?;
     Ok(if json { format!("{:#}\n", serde_json::json!(report)) } else { report_text(&report) })
 }
 
 /// The id itself stays here: what is asked for is its short form.
 fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
-    let short = Key::read(session);
+    let short = SessionKey::read(session);
     // What looks like a short form may be an id all the same.
-    for key in short.into_iter().chain([Key::of(session.as_bytes())]) {
+    for key in short.into_iter().chain([SessionKey::of(session.as_bytes())]) {
         let line = format!("GET {SESSIONS_PATH}/{key}");
         let answer = ask(directory, &line, &CommandOptions::default(), ANSWER_TIMEOUT)?;
         if answer.status != 404 {
-            let story = answer.json::<Story>()?;
+            let story = answer.json::<Timeline>()?;
             return Ok(if json {
                 format!("{:#}\n", serde_json::json!(story))
             } else {
@@ -64,7 +64,7 @@ fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
             });
         }
     }
-    let key = short.unwrap_or_else(|| Key::of(session.as_bytes()));
+    let key = short.unwrap_or_else(|| SessionKey::of(session.as_bytes()));
     Err(format!(
         "no session {key} is known: it ended more than 10 minutes ago, or its requests did not come \
          to this gateway, or `socket-io-lens` is off"
@@ -73,7 +73,7 @@ fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
 
 // Writing to a String cannot fail; that is what `let _` stands for here.
 
-fn report_text(report: &Report) -> String {
+fn report_text(report: &SessionReport) -> String {
     let counts = &report.counts;
     let mut out = format!(
         "{} Socket.IO sessions: {} upgraded to a WebSocket, {} opened by WebSocket, {} stuck on polling, {} too young to say; {} ended lately\n",
@@ -118,7 +118,7 @@ fn report_text(report: &Report) -> String {
     out
 }
 
-fn rows(out: &mut String, title: &str, rows: &[Row], all: usize) {
+fn rows(out: &mut String, title: &str, rows: &[SessionRow], all: usize) {
     if rows.is_empty() {
         return;
     }
@@ -131,7 +131,7 @@ fn rows(out: &mut String, title: &str, rows: &[Row], all: usize) {
     }
 }
 
-fn session(out: &mut String, row: &Row) {
+fn session(out: &mut String, row: &SessionRow) {
     let _ = writeln!(
         out,
         "  {}  {}  {} {} to {}, {}, {} s, {} polls, {} posts",
@@ -151,7 +151,7 @@ fn session(out: &mut String, row: &Row) {
     let _ = writeln!(out, "    requests {}", row.requests.join(" "));
 }
 
-fn story_text(story: &Story) -> String {
+fn story_text(story: &Timeline) -> String {
     let row = &story.session;
     let mut out = format!(
         "session {}: {}\nclient {}, profile {}, route {}, upstream {}, since {}\n",
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_empty_report_is_short() {
-        let text = report_text(&Report::default());
+        let text = report_text(&SessionReport::default());
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.starts_with("0 Socket.IO sessions: 0 upgraded"), "{text}");
     }

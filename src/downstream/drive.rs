@@ -9,10 +9,10 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use crate::lens::Ticket;
 use crate::message::{BodyDecoder, Framing, Known, Reason, RequestHead, ResponseHead, field};
 use crate::net::clock::TICK;
 use crate::net::{Alarm, Local};
+use crate::socketio::RequestProbe;
 use crate::upstream::exchange::Failure;
 use crate::upstream::{Exchange, Received};
 
@@ -31,7 +31,7 @@ pub(crate) struct Upload {
     pub(crate) asks: bool,
     ended: bool,
     /// Who looks at the pieces.
-    ticket: Option<Rc<Ticket>>,
+    ticket: Option<Rc<RequestProbe>>,
 }
 
 impl Upload {
@@ -40,7 +40,7 @@ impl Upload {
         head: &RequestHead,
         max: u64,
         (idle, min_rate): (Duration, u64),
-        ticket: Option<&Rc<Ticket>>,
+        ticket: Option<&Rc<RequestProbe>>,
     ) -> Self {
         Self {
             decoder: BodyDecoder::new(head.framing),

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::generation::passage::Passing;
-use crate::generation::site::Carried;
-use crate::lens::Lens;
+use crate::generation::passthrough::PassthroughConn;
+use crate::generation::virtual_server::TunnelInfo;
 use crate::net::Local;
+use crate::socketio::EventSink;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::stamp::Stamp;
 use crate::telemetry::{Lines, Metrics};
@@ -28,13 +28,13 @@ pub struct Worker {
     /// Counters that have no listener or route.
     pub metrics: Arc<Metrics>,
     /// Open tunnels of the way in.
-    pub tunnels: TunnelRegistry<Carried>,
+    pub tunnels: TunnelRegistry<TunnelInfo>,
     /// Open connections that are passed through.
-    pub passing: TunnelRegistry<Passing>,
+    pub passing: TunnelRegistry<PassthroughConn>,
     /// The latest requests of the way in.
     pub recent: Recent,
     /// What is noticed of Socket.IO sessions.
-    pub lens: Rc<Lens>,
+    pub lens: Rc<EventSink>,
     /// The present time as text.
     pub(crate) stamp: Stamp,
     pub(crate) ids: RequestIds,
@@ -46,7 +46,12 @@ impl Worker {
     /// For the current thread, whose runtime must run local tasks. `recent` is how many requests it
     /// remembers.
     #[must_use]
-    pub fn new(lines: Rc<Lines>, metrics: Arc<Metrics>, lens: Rc<Lens>, recent: usize) -> Rc<Self> {
+    pub fn new(
+        lines: Rc<Lines>,
+        metrics: Arc<Metrics>,
+        lens: Rc<EventSink>,
+        recent: usize,
+    ) -> Rc<Self> {
         let worker = Rc::new(Self {
             local: Local::new(),
             pool: Rc::default(),

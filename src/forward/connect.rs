@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::addr::{Destination, Host};
 use crate::egress::{Blocked, Denial, EgressRule, Grant};
-use crate::generation::Outlet;
+use crate::generation::ForwardProxy;
 use crate::message::{Form, Reason};
 use crate::net::{CheckedAddr, DialError, dial};
 use crate::upstream::Stream;
@@ -42,7 +42,7 @@ pub(super) enum EgressConnectError {
 /// A request for a connection, and what it may use.
 pub(super) struct Errand<'a> {
     pub(super) commons: &'a ForwardShared,
-    pub(super) outlet: &'a Outlet,
+    pub(super) outlet: &'a ForwardProxy,
     /// The client's network, in whose share names are looked up.
     pub(super) network: IpAddr,
     /// How the destination is asked for.

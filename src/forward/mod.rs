@@ -39,7 +39,7 @@ use tokio::time::Instant;
 use crate::addr::ClientAddr;
 use crate::downstream::Worker;
 use crate::downstream::balancer::ProxyHeader;
-use crate::generation::outlet::Listener;
+use crate::generation::forward_proxy::ForwardProxyListener;
 use crate::net::admission::Admission;
 use crate::tls::ClientHandshake;
 
@@ -96,7 +96,7 @@ impl ForwardConn {
 
     /// Whether a client with this handshake may go on using its connection. Names of a certificate
     /// give rights, so they end with the listener's CAs.
-    fn is_accepted_by(&self, listener: &Listener) -> bool {
+    fn is_accepted_by(&self, listener: &ForwardProxyListener) -> bool {
         let tls = listener.tls.as_ref();
         let asks = tls.is_some_and(|tls| tls.client_auth.is_some());
         self.handshake.is_accepted_by(tls) && (asks || self.names.is_empty())

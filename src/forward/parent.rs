@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::addr::Destination;
-use crate::generation::outlet::Parent;
+use crate::generation::forward_proxy::ParentProxy;
 use crate::message::forward::field;
 use crate::message::scan::{HeadScanner, Scan};
 use crate::message::{Reason, ResponseHead};
@@ -42,7 +42,7 @@ enum ParentError {
 ///
 /// [`EgressConnectError::Failed`].
 pub(super) async fn open(
-    parent: &Parent,
+    parent: &ParentProxy,
     destination: &Destination,
 ) -> Result<EgressStream, EgressConnectError> {
     let mut last = None;
@@ -84,7 +84,7 @@ pub(super) async fn open(
 }
 
 async fn ask(
-    parent: &Parent,
+    parent: &ParentProxy,
     endpoint: &Endpoint,
     destination: &Destination,
 ) -> Result<(Stream, Bytes), ParentError> {

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::addr::{ClientAddr, Destination};
 use crate::downstream::{RequestId, Worker};
 use crate::egress::{Denial, EgressClient, Grant};
-use crate::generation::Edition;
-use crate::generation::outlet::Listener;
+use crate::generation::ConfigVersion;
+use crate::generation::forward_proxy::ForwardProxyListener;
 use crate::message::reason::Flag;
 use crate::message::{Form, ProxiedHead, Reason, Version};
 use crate::net::Phase;
@@ -29,8 +29,8 @@ use super::{ForwardConn, ForwardListenerState, ForwardRuntime};
 pub(super) struct EgressLog {
     worker: Rc<Worker>,
     facts: Rc<ForwardConn>,
-    listener: Arc<Listener>,
-    edition: Arc<Edition>,
+    listener: Arc<ForwardProxyListener>,
+    edition: Arc<ConfigVersion>,
     tally: Arc<RuleStats>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
@@ -193,7 +193,7 @@ impl EgressLog {
     }
 
     /// Whether the listener still accepts the client's handshake.
-    pub(super) fn is_accepted_by(&self, listener: &Listener) -> bool {
+    pub(super) fn is_accepted_by(&self, listener: &ForwardProxyListener) -> bool {
         self.facts.is_accepted_by(listener)
     }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::egress::EgressRule;
-use crate::generation::Outlet;
-use crate::generation::outlet::Listener;
+use crate::generation::ForwardProxy;
+use crate::generation::forward_proxy::ForwardProxyListener;
 use crate::message::Reason;
 use crate::net::rate::Rate;
 use crate::telemetry::egress::NO_RULE;
@@ -17,7 +17,7 @@ pub const PROFILE_LABEL: &str = "forward";
 
 /// One generation's way out.
 pub struct ForwardRuntime {
-    pub(super) outlet: Arc<Outlet>,
+    pub(super) outlet: Arc<ForwardProxy>,
     rules: HashMap<String, Arc<RuleStats>>,
     pub(super) no_rule: Arc<RuleStats>,
 }
@@ -33,7 +33,7 @@ pub(super) struct RuleStats {
 /// What one listener serves in one generation.
 pub struct ForwardListenerState {
     /// The listener.
-    pub listener: Arc<Listener>,
+    pub listener: Arc<ForwardProxyListener>,
     /// The rest.
     pub way: Arc<ForwardRuntime>,
     pub(super) metrics: ListenerMetrics,
@@ -43,7 +43,7 @@ impl ForwardRuntime {
     /// Prepares counters and limits. Limits that stay the same go on from where `previous` has
     /// them.
     #[must_use]
-    pub fn new(outlet: Arc<Outlet>, names: &Allotment, previous: Option<&Self>) -> Arc<Self> {
+    pub fn new(outlet: Arc<ForwardProxy>, names: &Allotment, previous: Option<&Self>) -> Arc<Self> {
         let rules = outlet.policy.rules().iter().map(|rule| {
             let settings = &rule.settings;
             let known = previous.and_then(|way| way.rules.get(&settings.name)?.rate.clone());
@@ -74,7 +74,7 @@ impl ForwardRuntime {
     /// What each listener serves, in the order of the files.
     #[must_use]
     pub fn stands(self: &Arc<Self>, names: &Allotment) -> Vec<Arc<ForwardListenerState>> {
-        let one = |listener: &Arc<Listener>| {
+        let one = |listener: &Arc<ForwardProxyListener>| {
             Arc::new(ForwardListenerState {
                 listener: Arc::clone(listener),
                 way: Arc::clone(self),

@@ -21,12 +21,15 @@ use crate::tls::tickets::Scope;
 use crate::tls::{Identity, ServerTls, certificate, server};
 use crate::upstream::Upstream;
 
-use super::drift::Sheet;
-use super::shared::Shared;
-use super::site::{Account, Action, Names, Route, Served, Site, Way};
+use super::drift::ConfigDigest;
+use super::shared::SharedKeys;
+use super::virtual_server::{
+    CompiledRoute, ListenerLabels, ListenerService, ProxyTarget, RouteAction, RouteStats,
+    VirtualServer,
+};
 use super::{
-    Alive, Edition, Generation, SelfTest, Shown, edition, identities, outlet, passage, series,
-    shared, upstreams,
+    CertificateStatus, ConfigVersion, Generation, GenerationGuard, SelfTest, certificates,
+    config_version, forward_proxy, passthrough, series, shared, upstreams,
 };
 
 /// A compiled configuration and what an operator should still hear about it.
@@ -55,7 +58,7 @@ pub fn compile(
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Box::new((generation.config, problems)));
     }
-    generation.contents = edition::read(generation.files());
+    generation.contents = config_version::read(generation.files());
     problems.extend(compared(&generation));
     Ok(Compiled { generation, warnings: problems })
 }
@@ -78,10 +81,10 @@ pub(super) fn build(
     (previous, purpose): (Option<&Generation>, Purpose),
 ) -> (Generation, Vec<Problem>) {
     let mut problems = Vec::new();
-    let loaded = identities::load_all(&config, provider, &mut problems);
+    let loaded = certificates::load_all(&config, provider, &mut problems);
     let shared = shared::load(&config, previous, &mut problems);
     for profile in &config.profiles {
-        identities::judge(profile, &config, &loaded, &mut problems);
+        certificates::judge(profile, &config, &loaded, &mut problems);
     }
     let upstreams: Vec<_> = config
         .upstreams
@@ -92,9 +95,9 @@ pub(super) fn build(
     let counted: Vec<_> =
         upstreams.iter().map(|u| (Arc::clone(u), names.upstream(&u.name))).collect();
     let mut sites = Vec::new();
-    let edition = Arc::<Edition>::default();
-    let sheet = Arc::<OnceLock<Sheet>>::default();
-    let alive = Alive::new(&metrics.generations_alive);
+    let edition = Arc::<ConfigVersion>::default();
+    let sheet = Arc::<OnceLock<ConfigDigest>>::default();
+    let alive = GenerationGuard::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
         upstreams: &counted,
@@ -116,12 +119,20 @@ pub(super) fn build(
             sites.extend(site.map(Arc::new));
         }
     }
-    let passing =
-        passage::Inputs { upstreams: &counted, names: &names, edition: &edition, alive: &alive };
-    let passages: Vec<_> =
-        config.tcp.iter().flat_map(|tcp| passage::compile(tcp, &passing)).map(Arc::new).collect();
+    let passing = passthrough::PassthroughInputs {
+        upstreams: &counted,
+        names: &names,
+        edition: &edition,
+        alive: &alive,
+    };
+    let passages: Vec<_> = config
+        .tcp
+        .iter()
+        .flat_map(|tcp| passthrough::compile(tcp, &passing))
+        .map(Arc::new)
+        .collect();
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
-        let one = |(index, pair): (usize, &Identity)| Shown {
+        let one = |(index, pair): (usize, &Identity)| CertificateStatus {
             name: certificate.name.clone(),
             pair: index,
             not_after: pair.not_after,
@@ -130,7 +141,7 @@ pub(super) fn build(
     });
     let certificates = certificates.collect();
     problems.extend(series::over_limit(&names, config.gateway.metrics_limit));
-    let inputs = outlet::Inputs {
+    let inputs = forward_proxy::ForwardInputs {
         config: &config,
         loaded: &loaded,
         provider,
@@ -142,7 +153,7 @@ pub(super) fn build(
     let outlet = config
         .forward
         .as_ref()
-        .and_then(|forward| outlet::compile(forward, &inputs, &mut problems))
+        .and_then(|forward| forward_proxy::compile(forward, &inputs, &mut problems))
         .map(Arc::new);
     let generation = Generation {
         config,
@@ -150,7 +161,7 @@ pub(super) fn build(
         passages,
         upstreams,
         outlet,
-        contents: edition::Contents::new(),
+        contents: config_version::FileHashes::new(),
         edition,
         shared,
         sheet,
@@ -175,7 +186,7 @@ fn compared(generation: &Generation) -> Vec<Problem> {
     let answers = routes.map(|route| &route.action).any(|a| *a == config::Action::Drift);
     match &generation.shared.secrets {
         Some(secrets) if answers || config.drift.is_some() => {
-            generation.sheet.get_or_init(|| Sheet::of(generation, secrets)).idle().collect()
+            generation.sheet.get_or_init(|| ConfigDigest::of(generation, secrets)).idle().collect()
         }
         _ => Vec::new(),
     }
@@ -199,10 +210,10 @@ struct Compiler<'a> {
     upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
     names: &'a Allotment,
-    shared: &'a Shared,
-    edition: &'a Arc<Edition>,
-    sheet: &'a Arc<OnceLock<Sheet>>,
-    alive: &'a Arc<Alive>,
+    shared: &'a SharedKeys,
+    edition: &'a Arc<ConfigVersion>,
+    sheet: &'a Arc<OnceLock<ConfigDigest>>,
+    alive: &'a Arc<GenerationGuard>,
     traces: bool,
     follows: bool,
     purpose: Purpose,
@@ -216,20 +227,20 @@ impl Compiler<'_> {
         listener: &config::Listener,
         requests: &Arc<Quota>,
         problems: &mut Vec<Problem>,
-    ) -> Option<Site> {
+    ) -> Option<VirtualServer> {
         let label = listener.listen.to_string();
         let served = match listener.serve {
-            ListenerMode::RedirectToHttps { port } => Served::RedirectToHttps(port),
+            ListenerMode::RedirectToHttps { port } => ListenerService::RedirectToHttps(port),
             ListenerMode::Routes => self.routes(profile, None),
             ListenerMode::Component(id) => self.routes(profile, Some(id)),
         };
         let tls = match served {
-            Served::RedirectToHttps(_) => None,
-            Served::Routes { .. } if self.purpose == Purpose::Explain => None,
-            Served::Routes { .. } => Some(self.tls(profile, listener, problems)?),
+            ListenerService::RedirectToHttps(_) => None,
+            ListenerService::Routes { .. } if self.purpose == Purpose::Explain => None,
+            ListenerService::Routes { .. } => Some(self.tls(profile, listener, problems)?),
         };
         let edits = edits_of(&profile.response_headers);
-        Some(Site {
+        Some(VirtualServer {
             address: listener.listen,
             metrics: match listener.proxy_protocol {
                 Some(_) => self.names.listener_for_balancers(&profile.name, &label),
@@ -237,7 +248,7 @@ impl Compiler<'_> {
             },
             proxy_protocol: listener.proxy_protocol.clone(),
             announces: served.announces(),
-            names: Arc::new(Names {
+            names: Arc::new(ListenerLabels {
                 profile: profile.name.clone(),
                 listener: label,
                 logs: profile.access_log,
@@ -297,9 +308,9 @@ impl Compiler<'_> {
     }
 
     /// All routes of a profile, or those a component's own port serves.
-    fn routes(&self, profile: &Profile, component: Option<UpstreamId>) -> Served {
+    fn routes(&self, profile: &Profile, component: Option<UpstreamId>) -> ListenerService {
         let (mut rules, mut routes) = (Vec::new(), Vec::new());
-        let mut shared = Common::of(profile);
+        let mut shared = RouteCommon::of(profile);
         let prefixes: Vec<Option<&str>> = component.map_or(vec![None], |id| prefixes(profile, id));
         for route in &profile.routes {
             let seen = match (component, &route.action) {
@@ -326,40 +337,40 @@ impl Compiler<'_> {
             }
         }
         routes.shrink_to_fit();
-        Served::Routes { table: Table::new(rules), routes }
+        ListenerService::Routes { table: Table::new(rules), routes }
     }
 
     fn route(
         &self,
-        shared: &mut Common,
+        shared: &mut RouteCommon,
         route: &config::Route,
         strip_prefix: Option<String>,
-    ) -> Route {
+    ) -> CompiledRoute {
         let action = match &route.action {
-            config::Action::Deny => Action::Deny,
-            config::Action::Ready(ids) => Action::Ready(
+            config::Action::Deny => RouteAction::Deny,
+            config::Action::Ready(ids) => RouteAction::Ready(
                 ids.iter()
                     .filter_map(|id| self.upstreams.get(id.0))
                     .map(|(upstream, _)| Arc::clone(upstream))
                     .collect(),
             ),
             config::Action::Redirect { to, status } => {
-                Action::Redirect { to: to.clone(), status: *status }
+                RouteAction::Redirect { to: to.clone(), status: *status }
             }
             config::Action::Proxy { upstream, .. } => match self.upstreams.get(upstream.0) {
-                Some((upstream, counters)) => Action::Proxy(Way {
+                Some((upstream, counters)) => RouteAction::Proxy(ProxyTarget {
                     counters: counters.clone(),
                     first_byte: route.first_byte_timeout.unwrap_or(upstream.limits.first_byte),
                     sessions: Some(shared.sessions(self.names, route, upstream)),
                     upstream: Arc::clone(upstream),
                     strip_prefix,
                 }),
-                None => Action::Deny,
+                None => RouteAction::Deny,
             },
-            config::Action::Drift => Action::Drift(Arc::clone(self.sheet)),
+            config::Action::Drift => RouteAction::Drift(Arc::clone(self.sheet)),
             config::Action::SelfTest(test) => {
                 let upstream = Arc::new(upstreams::own(test.idle));
-                let way = Way {
+                let way = ProxyTarget {
                     counters: self.names.upstream(&upstream.name),
                     first_byte: upstream.limits.first_byte,
                     sessions: None,
@@ -367,14 +378,14 @@ impl Compiler<'_> {
                     // What it serves lies below its path, which ends in a slash.
                     strip_prefix: route.path.as_str().strip_suffix('/').map(str::to_owned),
                 };
-                Action::SelfTest(way, Arc::new(SelfTest::new(test)))
+                RouteAction::SelfTest(way, Arc::new(SelfTest::new(test)))
             }
         };
         // The self-test is a page of ours, whose fields no setting for others may loosen.
-        let edited = !matches!(action, Action::SelfTest(..));
+        let edited = !matches!(action, RouteAction::SelfTest(..));
         let metrics = self.names.begin(&shared.profile, &route.name);
-        Route {
-            account: Arc::new(Account {
+        CompiledRoute {
+            account: Arc::new(RouteStats {
                 name: Arc::clone(&route.name),
                 report_only: route.report_only,
                 metrics: if route.websocket { metrics.with_websockets() } else { metrics },
@@ -396,14 +407,14 @@ impl Compiler<'_> {
 }
 
 /// What routes of a listener have in common, made once for all of them.
-struct Common {
+struct RouteCommon {
     profile: Arc<str>,
     edits: Option<(Arc<[ResponseHeader]>, Arc<Edits>)>,
     /// Counters of Socket.IO sessions, by upstream.
     sessions: HashMap<Arc<str>, Arc<LazyLock<SocketIoMetrics, socketio::Begin>>>,
 }
 
-impl Common {
+impl RouteCommon {
     fn of(profile: &Profile) -> Self {
         Self { profile: profile.name.as_str().into(), edits: None, sessions: HashMap::new() }
     }

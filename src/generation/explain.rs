@@ -2,7 +2,7 @@
 //!
 //! The decision is made by the code that serves requests, on a request made from the question.
 
-mod passing;
+mod passthrough;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -17,13 +17,15 @@ use crate::message::{Reason, RequestHead, host, path};
 use crate::units::{display_duration, display_size};
 use crate::upstream::{Upstream, resolve};
 
-use super::site::{Action, Way};
-use super::{Decision, Generation, Refusal, Route, Served, Site};
+use super::virtual_server::{ProxyTarget, RouteAction};
+use super::{
+    CompiledRoute, Generation, ListenerService, RouteDecision, RouteRejection, VirtualServer,
+};
 
-pub use passing::Connection;
+pub use passthrough::ConnectionQuery;
 
 /// A request that is asked about.
-pub struct Question {
+pub struct RequestQuery {
     /// Its method.
     pub method: String,
     /// URL as the client types it; the port chooses the listener (443 if there is none).
@@ -38,12 +40,12 @@ pub struct Question {
 
 /// What is said, line by line: what it is about, what is so, and where that is written.
 #[derive(Default)]
-pub struct Lines {
+pub struct ExplanationLines {
     /// All lines so far.
     pub text: String,
 }
 
-impl Lines {
+impl ExplanationLines {
     /// Adds one.
     pub fn line(&mut self, name: &str, value: &str, place: &str) {
         let gap = if place.is_empty() { "" } else { "  " };
@@ -56,24 +58,24 @@ impl Lines {
 }
 
 /// A request, explained.
-pub struct Explained<'a> {
+pub struct Explanation<'a> {
     generation: &'a Generation,
     /// What is to be said.
-    pub lines: Lines,
+    pub lines: ExplanationLines,
     /// It would not be refused.
     pub served: bool,
 }
 
-impl<'a> Explained<'a> {
+impl<'a> Explanation<'a> {
     /// Decides about a request as whoever serves it would. Looks names up, so it blocks.
     ///
     /// # Errors
     ///
     /// What is wrong with the question.
-    pub fn of(generation: &'a Generation, asked: &Question) -> Result<Self, String> {
+    pub fn of(generation: &'a Generation, asked: &RequestQuery) -> Result<Self, String> {
         let (authority, port, target) = split(&asked.url)?;
         let site = choose(generation, port, asked.profile.as_deref())?;
-        let mut explained = Self { generation, lines: Lines::default(), served: false };
+        let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
         explained.line("request", &format!("{} {}", asked.method, asked.url), "");
         let client = ClientAddr(SocketAddr::new(asked.from, 0));
         let trusted = match site.proxy(client) {
@@ -106,7 +108,11 @@ impl<'a> Explained<'a> {
         text.push_str("\r\n");
         match RequestHead::parse(&Bytes::from(text), site.limits.header_count) {
             Err(reason) => {
-                explained.refused(&Refusal { reason, route: None, allow: None }, site, &target);
+                explained.refused(
+                    &RouteRejection { reason, route: None, allow: None },
+                    site,
+                    &target,
+                );
             }
             Ok(head) => {
                 explained.client(&head, site, client);
@@ -115,13 +121,13 @@ impl<'a> Explained<'a> {
                         Some(route) => explained.route(&route, &head, site, client),
                         None => explained.refused(&refusal, site, &target),
                     },
-                    Ok(Decision::AddSlash) => {
+                    Ok(RouteDecision::AddSlash) => {
                         explained.verdict("308 to the same path with `/` at its end");
                     }
-                    Ok(Decision::ToHttps(port)) => {
+                    Ok(RouteDecision::ToHttps(port)) => {
                         explained.verdict(&format!("308 to the same URL on https, port {port}"));
                     }
-                    Ok(Decision::Route(route)) => explained.route(&route, &head, site, client),
+                    Ok(RouteDecision::Route(route)) => explained.route(&route, &head, site, client),
                 }
             }
         }
@@ -137,19 +143,19 @@ impl<'a> Explained<'a> {
         self.line("verdict", text, "");
     }
 
-    fn client(&mut self, head: &RequestHead, site: &Site, connected: ClientAddr) {
+    fn client(&mut self, head: &RequestHead, site: &VirtualServer, connected: ClientAddr) {
         let client = site.client_of(connected, &head.fields);
         if client != connected {
             self.line("client", &format!("{} (named by the proxy)", client.ip()), "");
         }
     }
 
-    fn place_of_profile(&self, site: &Site) -> String {
+    fn place_of_profile(&self, site: &VirtualServer) -> String {
         let profile = self.generation.config.profiles.iter().find(|p| p.name == site.names.profile);
         profile.map_or(String::new(), |p| self.generation.config.sources.locate(p.place))
     }
 
-    fn refused(&mut self, refusal: &Refusal, site: &Site, target: &str) {
+    fn refused(&mut self, refusal: &RouteRejection, site: &VirtualServer, target: &str) {
         if let Some(route) = &refusal.route {
             self.line(
                 "route",
@@ -172,7 +178,7 @@ impl<'a> Explained<'a> {
     }
 
     /// What of a path is refused, and the setting that admits it.
-    fn ambiguous(&mut self, has_route: bool, site: &Site, target: &str) {
+    fn ambiguous(&mut self, has_route: bool, site: &VirtualServer, target: &str) {
         let Ok(read) = path::matchable(path::raw(target.as_bytes())) else {
             self.line("way out", "none: no setting admits such a path", "");
             return;
@@ -198,27 +204,33 @@ impl<'a> Explained<'a> {
         self.line("way out", &out, "");
     }
 
-    fn route(&mut self, route: &Arc<Route>, head: &RequestHead, site: &Site, client: ClientAddr) {
+    fn route(
+        &mut self,
+        route: &Arc<CompiledRoute>,
+        head: &RequestHead,
+        site: &VirtualServer,
+        client: ClientAddr,
+    ) {
         self.line(
             "route",
             &route.account.name,
             &self.generation.config.sources.locate(route.place),
         );
         match &route.action {
-            Action::Deny => self.line("verdict", "refused: 403 route_denied", ""),
-            Action::Ready(upstreams) => {
+            RouteAction::Deny => self.line("verdict", "refused: 403 route_denied", ""),
+            RouteAction::Ready(upstreams) => {
                 let names: Vec<_> = upstreams.iter().map(|upstream| &*upstream.name).collect();
                 let and = if names.is_empty() { "" } else { " and these are up: " };
                 self.verdict(&format!("200 if the gateway is ready{and}{}", names.join(", ")));
             }
-            Action::Drift(_) => {
+            RouteAction::Drift(_) => {
                 self.verdict(
                     "answered to gateways with the same shared secret; 404 no_route to others",
                 );
             }
-            Action::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
-            Action::SelfTest(..) => self.verdict("answered by the self-test of the gateway"),
-            Action::Proxy(Way { upstream, strip_prefix, first_byte, .. }) => {
+            RouteAction::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
+            RouteAction::SelfTest(..) => self.verdict("answered by the self-test of the gateway"),
+            RouteAction::Proxy(ProxyTarget { upstream, strip_prefix, first_byte, .. }) => {
                 self.upstream(upstream);
                 let rewritten = stripped_target(&head.target, strip_prefix.as_deref());
                 let note = strip_prefix
@@ -298,7 +310,13 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn limits(&mut self, route: &Route, site: &Site, upstream: &Upstream, first_byte: &str) {
+    fn limits(
+        &mut self,
+        route: &CompiledRoute,
+        site: &VirtualServer,
+        upstream: &Upstream,
+        first_byte: &str,
+    ) {
         let limits = format!(
             "body {}, connect {}, first byte {first_byte}, silence in the answer {}",
             display_size(route.max_body),
@@ -317,7 +335,7 @@ impl<'a> Explained<'a> {
         self.line("websocket", &websocket, "");
     }
 
-    fn fields(&mut self, route: &Route, head: &RequestHead, origin: &Origin<'_>) {
+    fn fields(&mut self, route: &CompiledRoute, head: &RequestHead, origin: &Origin<'_>) {
         let mut sent = Vec::new();
         write_request(&mut sent, head, origin, None);
         let sent = String::from_utf8_lossy(&sent);
@@ -375,15 +393,16 @@ fn choose<'a>(
     generation: &'a Generation,
     port: u16,
     profile: Option<&str>,
-) -> Result<&'a Arc<Site>, String> {
-    let of_profile = |site: &&Arc<Site>| profile.is_none_or(|name| site.names.profile == name);
-    let whole = |site: &&Arc<Site>| {
+) -> Result<&'a Arc<VirtualServer>, String> {
+    let of_profile =
+        |site: &&Arc<VirtualServer>| profile.is_none_or(|name| site.names.profile == name);
+    let whole = |site: &&Arc<VirtualServer>| {
         // A profile's main listener serves all its routes.
-        let Served::Routes { routes, .. } = &site.served else { return false };
+        let ListenerService::Routes { routes, .. } = &site.served else { return false };
         generation.sites.iter().all(|other| {
             other.names.profile != site.names.profile
-                || matches!(&other.served, Served::Routes { routes: others, .. } if others.len() <= routes.len())
-                || matches!(other.served, Served::RedirectToHttps(_))
+                || matches!(&other.served, ListenerService::Routes { routes: others, .. } if others.len() <= routes.len())
+                || matches!(other.served, ListenerService::RedirectToHttps(_))
         })
     };
     let mut with_port =

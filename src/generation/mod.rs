@@ -3,19 +3,19 @@
 //! In: a checked [`Config`]. Out: [`Generation`], or the problems that can only be found with the
 //! certificates in hand. Compiling reads certificate files and starts nothing.
 
+pub mod certificates;
 pub mod compile;
+pub mod config_version;
 pub mod drift;
-pub mod edition;
 pub mod explain;
-pub mod identities;
+pub mod forward_proxy;
 pub mod load;
-pub mod outlet;
-pub mod passage;
+pub mod passthrough;
 mod self_test;
 mod series;
 pub mod shared;
-pub mod site;
 mod upstreams;
+pub mod virtual_server;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,42 +30,44 @@ use crate::telemetry::{Allotment, Metrics};
 use crate::upstream::{Endpoint, Upstream, resolve};
 
 pub use compile::compile;
-pub use edition::Edition;
+pub use config_version::ConfigVersion;
+pub use forward_proxy::ForwardProxy;
 pub use load::load;
-pub use outlet::Outlet;
-pub use passage::Passage;
-pub use self_test::{SelfTest, Watch};
-pub use site::{Decision, Refusal, Route, Served, Site};
+pub use passthrough::PassthroughListener;
+pub use self_test::{ArrivalWatch, SelfTest};
+pub use virtual_server::{
+    CompiledRoute, ListenerService, RouteDecision, RouteRejection, VirtualServer,
+};
 
 /// One compiled configuration.
 pub struct Generation {
     /// What it was compiled from.
     pub config: Config,
     /// One per listener, in the order of profiles and listeners.
-    pub sites: Vec<Arc<Site>>,
+    pub sites: Vec<Arc<VirtualServer>>,
     /// One per listener of what is passed through, in the order of tables and listeners.
-    pub passages: Vec<Arc<Passage>>,
+    pub passages: Vec<Arc<PassthroughListener>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
     /// The forward proxy, if there is one.
-    pub outlet: Option<Arc<Outlet>>,
+    pub outlet: Option<Arc<ForwardProxy>>,
     /// What the files it names held when it was compiled.
-    pub contents: edition::Contents,
+    pub contents: config_version::FileHashes,
     /// Its name, the same in all its sites.
-    pub edition: Arc<Edition>,
+    pub edition: Arc<ConfigVersion>,
     /// Keys that other gateways, other generations and a successor have too.
-    pub shared: shared::Shared,
+    pub shared: shared::SharedKeys,
     /// What it is compared by with other gateways; empty if that is not asked for.
-    pub sheet: Arc<OnceLock<drift::Sheet>>,
-    _alive: Arc<Alive>,
+    pub sheet: Arc<OnceLock<drift::ConfigDigest>>,
+    _alive: Arc<GenerationGuard>,
     /// What it is called in the metrics.
     names: Allotment,
-    certificates: Vec<Shown>,
+    certificates: Vec<CertificateStatus>,
 }
 
 /// Which way a listener leads.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Kind {
+pub enum ListenerKind {
     /// To the components: a site.
     In,
     /// To the internet: the outlet.
@@ -76,9 +78,9 @@ pub enum Kind {
 
 /// An address that is listened on.
 #[derive(Clone, Copy, Debug)]
-pub struct Spot {
+pub struct ListenerAddr {
     /// Which way it leads.
-    pub kind: Kind,
+    pub kind: ListenerKind,
     /// The address.
     pub address: SocketAddr,
     /// Where it is written.
@@ -88,23 +90,23 @@ pub struct Spot {
 /// Counts a generation for as long as anything of it is in use: held by the generation and by each
 /// of its sites.
 #[derive(Debug)]
-pub struct Alive(IntGauge);
+pub struct GenerationGuard(IntGauge);
 
-impl Alive {
+impl GenerationGuard {
     fn new(gauge: &IntGauge) -> Arc<Self> {
         gauge.inc();
         Arc::new(Self(gauge.clone()))
     }
 }
 
-impl Drop for Alive {
+impl Drop for GenerationGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
 /// A certificate as it is told about.
-struct Shown {
+struct CertificateStatus {
     /// Name of the identity.
     name: String,
     /// Number of the pair, from 0.
@@ -117,22 +119,35 @@ impl Generation {
     /// Every address that is listened on, but for the admin listener: sites, then the outlet's, then
     /// passages.
     #[must_use]
-    pub fn spots(&self) -> Vec<Spot> {
+    pub fn spots(&self) -> Vec<ListenerAddr> {
         let sites = self.sites.iter();
-        let sites =
-            sites.map(|site| Spot { kind: Kind::In, address: site.address, place: site.place });
+        let sites = sites.map(|site| ListenerAddr {
+            kind: ListenerKind::In,
+            address: site.address,
+            place: site.place,
+        });
         let outlet = self.outlet.iter().flat_map(|outlet| &outlet.listeners);
-        let outlet = outlet.map(|l| Spot { kind: Kind::Out, address: l.address, place: l.place });
+        let outlet = outlet.map(|l| ListenerAddr {
+            kind: ListenerKind::Out,
+            address: l.address,
+            place: l.place,
+        });
         let passages = self.passages.iter();
-        let passages =
-            passages.map(|p| Spot { kind: Kind::Through, address: p.address, place: p.place });
+        let passages = passages.map(|p| ListenerAddr {
+            kind: ListenerKind::Through,
+            address: p.address,
+            place: p.place,
+        });
         sites.chain(outlet).chain(passages).collect()
     }
 
     /// What the connections of a passage are judged by, here: the passage of that address, or if
     /// there is none, another of the same table. `None`: nothing passes them through any more.
     #[must_use]
-    pub fn heir_of_passage(&self, passage: &Passage) -> Option<&Arc<Passage>> {
+    pub fn heir_of_passage(
+        &self,
+        passage: &PassthroughListener,
+    ) -> Option<&Arc<PassthroughListener>> {
         let same = self.passages.iter().find(|heir| heir.address == passage.address);
         same.or_else(|| {
             self.passages.iter().find(|heir| heir.names.profile == passage.names.profile)
@@ -177,19 +192,19 @@ impl Generation {
     /// A hash of every byte it was made from. Equal: nothing has changed.
     #[must_use]
     pub fn fingerprint(&self) -> Vec<u8> {
-        edition::fingerprint(&self.config, &self.contents)
+        config_version::fingerprint(&self.config, &self.contents)
     }
 
     /// A hash of what is in effect, 12 hexadecimal digits.
     #[must_use]
     pub fn hash(&self) -> String {
-        edition::effective(&self.config, &self.contents)
+        config_version::effective(&self.config, &self.contents)
     }
 
     /// What the connections of a listener are served by, here: the listener of that address, or if
     /// there is none, another of the same profile. `None`: nothing serves them any more.
     #[must_use]
-    pub fn heir(&self, site: &Site) -> Option<&Arc<Site>> {
+    pub fn heir(&self, site: &VirtualServer) -> Option<&Arc<VirtualServer>> {
         let same = self.sites.iter().find(|heir| heir.address == site.address);
         same.or_else(|| {
             let mut others =

@@ -16,13 +16,13 @@ use crate::net::admission::{Admission, Permit};
 use crate::net::rate::Rate;
 
 /// Requests and WebSockets at once, of all clients: some 5 MiB of buffers.
-const MOST: usize = 128;
+const MAX_REQUESTS: usize = 128;
 /// Of one client (IPv6: of a /64). A test has five at once; a call centre may be behind one address.
-const MOST_PER_CLIENT: usize = 64;
+const MAX_REQUESTS_PER_CLIENT: usize = 64;
 /// Bytes a second in all.
-const RATE: u64 = 1 << 20;
+const BYTES_PER_SECOND: u64 = 1 << 20;
 /// What a request counts for, in bytes: more than most of its answers have.
-const COST: usize = 12 << 10;
+const REQUEST_COST: usize = 12 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct SelfTest {
 
 /// A request that waits to be told how an attempt arrived; dropping it is giving up.
 #[derive(Debug)]
-pub struct Watch {
+pub struct ArrivalWatch {
     test: Arc<SelfTest>,
     attempt: String,
     /// Gets what was seen of the attempt.
@@ -55,7 +55,7 @@ impl SelfTest {
             idle: config.idle,
             socket_io: config.socket_io.clone(),
             admission: Arc::default(),
-            rate: Rate::new(RATE),
+            rate: Rate::new(BYTES_PER_SECOND),
             watches: Mutex::default(),
         }
     }
@@ -67,17 +67,17 @@ impl SelfTest {
         if self.rate.wait(now).is_some() {
             return None;
         }
-        let permit = self.admission.admit(client, MOST, MOST_PER_CLIENT).ok()?;
-        self.rate.moved(now, COST);
+        let permit = self.admission.admit(client, MAX_REQUESTS, MAX_REQUESTS_PER_CLIENT).ok()?;
+        self.rate.moved(now, REQUEST_COST);
         Some(permit)
     }
 
     /// Watches for an attempt. There are never more watches than requests that were admitted.
     #[must_use]
-    pub fn watch(self: &Arc<Self>, attempt: &str) -> Watch {
+    pub fn watch(self: &Arc<Self>, attempt: &str) -> ArrivalWatch {
         let (tell, seen) = oneshot::channel();
         self.watches().insert(attempt.to_owned(), tell);
-        Watch { test: Arc::clone(self), attempt: attempt.to_owned(), seen }
+        ArrivalWatch { test: Arc::clone(self), attempt: attempt.to_owned(), seen }
     }
 
     /// Tells whoever watches for this attempt what was seen of it.
@@ -92,7 +92,7 @@ impl SelfTest {
     }
 }
 
-impl Drop for Watch {
+impl Drop for ArrivalWatch {
     fn drop(&mut self) {
         // Another may watch for the same by now.
         self.seen.close();

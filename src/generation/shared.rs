@@ -1,6 +1,6 @@
 //! What gateways have in common: the shared secret, and without one the ticket keys of this process.
 //!
-//! In: `[gateway]` as checked. Out: [`Shared`], or what is wrong with the file.
+//! In: `[gateway]` as checked. Out: [`SharedKeys`], or what is wrong with the file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,7 +17,7 @@ use super::compile::error;
 
 /// Keys that outlast a reload.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedKeys {
     /// The secret that other gateways have too.
     pub secrets: Option<Arc<Secrets>>,
     /// Ticket keys of this process, for as long as it runs.
@@ -25,7 +25,7 @@ pub struct Shared {
     epoch: Duration,
 }
 
-impl Shared {
+impl SharedKeys {
     /// For listeners that let the same clients in.
     pub(super) fn tickets(&self, scope: Scope) -> Arc<Tickets> {
         let source = match &self.secrets {
@@ -41,7 +41,7 @@ pub(super) fn load(
     config: &Config,
     previous: Option<&Generation>,
     problems: &mut Vec<Problem>,
-) -> Shared {
+) -> SharedKeys {
     let written = config.gateway.shared_secret.as_ref();
     let secrets = written.and_then(|written| {
         let path = written.file.display();
@@ -77,7 +77,7 @@ pub(super) fn load(
             .map_err(refuse)
             .ok()
     });
-    Shared {
+    SharedKeys {
         secrets: secrets.map(Arc::new),
         local: previous.map_or_else(Arc::default, |before| Arc::clone(&before.shared.local)),
         epoch: config.gateway.ticket_epoch,

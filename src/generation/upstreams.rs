@@ -20,14 +20,14 @@ use crate::upstream::{Balance, Check, Duty, Endpoint, Limits, Policy, Rank, Upst
 
 use super::Generation;
 use super::compile::error;
-use super::shared::Shared;
+use super::shared::SharedKeys;
 
 /// Compiles an upstream. `previous` is where it takes what was learned from,
 /// `shared` where the key of its cookie comes from.
 pub(super) fn compile(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
-    (previous, shared): (Option<&Generation>, &Shared),
+    (previous, shared): (Option<&Generation>, &SharedKeys),
     problems: &mut Vec<Problem>,
 ) -> Upstream {
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
@@ -36,7 +36,7 @@ pub(super) fn compile(
     let memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.memory));
     let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
-    let inputs = Inputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
+    let inputs = EndpointInputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
     let endpoints: Vec<_> =
         config.endpoints.iter().map(|one| inputs.endpoint(one, problems)).collect();
     let ranks = config.endpoints.iter().zip(&endpoints).map(|(config, endpoint)| Rank {
@@ -120,14 +120,14 @@ pub(super) fn own(idle: Duration) -> Upstream {
 }
 
 /// What endpoints of an upstream are made of.
-struct Inputs<'a> {
+struct EndpointInputs<'a> {
     config: &'a config::Upstream,
     tls: Option<&'a (Arc<ClientConfig>, u64)>,
     before: Option<&'a Arc<Upstream>>,
     check: Option<&'a Check>,
 }
 
-impl Inputs<'_> {
+impl EndpointInputs<'_> {
     /// An endpoint; the one there was, if it is the same in every respect.
     fn endpoint(&self, endpoint: &config::Endpoint, problems: &mut Vec<Problem>) -> Arc<Endpoint> {
         let name = self.config.server_name.as_ref().unwrap_or(&endpoint.host);
@@ -166,7 +166,7 @@ impl Inputs<'_> {
 fn cookie(
     config: &config::Upstream,
     endpoints: &[Arc<Endpoint>],
-    shared: &Shared,
+    shared: &SharedKeys,
 ) -> Option<SeatCookie> {
     let (name, secrets) = (config.cookie.as_ref()?, shared.secrets.as_ref()?);
     let labels: Vec<_> = endpoints.iter().map(|endpoint| &*endpoint.label).collect();

@@ -15,7 +15,7 @@ pub enum Known {
     TransferEncoding,
     /// `Connection`.
     Connection,
-    /// `Keep-Alive`: hop-by-hop.
+    /// `Keep-GenerationGuard`: hop-by-hop.
     KeepAlive,
     /// `Proxy-Connection`, `Proxy-Authorization`: meant for a proxy, not for a component.
     Proxy,

@@ -75,7 +75,7 @@ impl ResponseHead {
         self.fields.bytes().get(self.reason.0..self.reason.1).unwrap_or_default()
     }
 
-    /// How long the upstream says it keeps an idle connection (`Keep-Alive: timeout=5`).
+    /// How long the upstream says it keeps an idle connection (`Keep-GenerationGuard: timeout=5`).
     #[must_use]
     pub fn keep_alive_hint(&self) -> Option<Duration> {
         tokens(self.fields.all(Known::KeepAlive)).find_map(|token| {

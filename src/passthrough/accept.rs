@@ -12,8 +12,8 @@ use crate::downstream::accept::{Acceptor, AdmittedConn};
 use crate::downstream::balancer::{BalancerError, ProxyHeader, identify};
 use crate::downstream::client_hello::{self, ClientHelloError, First, refuse};
 use crate::downstream::{Conn, Worker};
-use crate::generation::Passage;
-use crate::generation::passage::Route;
+use crate::generation::PassthroughListener;
+use crate::generation::passthrough::PassthroughRoute;
 use crate::message::Reason;
 use crate::net::proxy_protocol::{Announced, Tlv, v2};
 use crate::net::quota::Use;
@@ -59,7 +59,7 @@ impl Acceptor for Service {
 
 async fn connection(
     service: Rc<Service>,
-    passage: Arc<Passage>,
+    passage: Arc<PassthroughListener>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
@@ -126,7 +126,11 @@ async fn connection(
 
 /// The client's socket, and what goes to the endpoint before anything else of it: what was read,
 /// after who it is, if the endpoint is to be told. How much of it is not the client's is noted.
-fn client_side(route: &Route, conn: Conn<TcpStream>, record: &mut Record) -> (TcpStream, Bytes) {
+fn client_side(
+    route: &PassthroughRoute,
+    conn: Conn<TcpStream>,
+    record: &mut Record,
+) -> (TcpStream, Bytes) {
     let Conn { io, input, .. } = conn;
     // Only then is the system asked for the address.
     let announced = route.upstream.announces.then(|| io.local_addr().ok()).flatten();
@@ -145,8 +149,8 @@ fn client_side(route: &Route, conn: Conn<TcpStream>, record: &mut Record) -> (Tc
 
 /// Where the connection goes.
 struct Chosen {
-    passage: Arc<Passage>,
-    route: Arc<Route>,
+    passage: Arc<PassthroughListener>,
+    route: Arc<PassthroughRoute>,
     /// Where its hello ends, if the endpoint may ask for a second one.
     retried_from: Option<usize>,
 }
@@ -186,8 +190,8 @@ async fn chosen(
 
 /// A connection to an endpoint of the route's upstream, and what counts it among those in use.
 async fn dial(
-    passage: &Passage,
-    route: &Route,
+    passage: &PassthroughListener,
+    route: &PassthroughRoute,
     record: &mut Record,
 ) -> Result<(TcpStream, Arc<Endpoint>, Use), (Reason, Option<String>)> {
     let to = (&route.upstream, &route.counters);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::downstream::Worker;
-use crate::generation::Passage;
+use crate::generation::PassthroughListener;
 use crate::net::admission::Admission;
 
 /// One listener on one worker.
@@ -30,7 +30,7 @@ pub struct Service {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
-    pub passage: Arc<ArcSwap<Passage>>,
+    pub passage: Arc<ArcSwap<PassthroughListener>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// The listener is being removed.

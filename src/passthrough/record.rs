@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use crate::addr::ClientAddr;
 use crate::downstream::balancer::ProxyHeader;
 use crate::downstream::{RequestId, Worker};
-use crate::generation::passage::{Passing, Route, Tally};
-use crate::generation::site::Names;
-use crate::generation::{Edition, Passage};
+use crate::generation::passthrough::{PassthroughConn, PassthroughRoute, PassthroughRouteStats};
+use crate::generation::virtual_server::ListenerLabels;
+use crate::generation::{ConfigVersion, PassthroughListener};
 use crate::message::Reason;
 use crate::message::reason::Flag;
 use crate::net::Phase;
@@ -27,9 +27,9 @@ use crate::upstream::Endpoint;
 /// See the module.
 pub(super) struct Record {
     worker: Rc<Worker>,
-    names: Arc<Names>,
-    edition: Arc<Edition>,
-    tally: Arc<Tally>,
+    names: Arc<ListenerLabels>,
+    edition: Arc<ConfigVersion>,
+    tally: Arc<PassthroughRouteStats>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
     pub(super) client: ClientAddr,
@@ -56,7 +56,11 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(worker: &Rc<Worker>, client: ClientAddr, passage: &Passage) -> Self {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        client: ClientAddr,
+        passage: &PassthroughListener,
+    ) -> Self {
         Self {
             id: worker.ids.next(),
             worker: Rc::clone(worker),
@@ -82,7 +86,7 @@ impl Record {
     }
 
     /// Notes which route takes it.
-    pub(super) fn on_route(&mut self, route: &Route) {
+    pub(super) fn on_route(&mut self, route: &PassthroughRoute) {
         self.tally = Arc::clone(&route.tally);
         self.upstream = Some(Arc::clone(&route.upstream.name));
     }
@@ -102,8 +106,8 @@ impl Record {
 
     /// Notes that it is passed on, and lists it among the worker's. The result is what a
     /// configuration judges it by.
-    pub(super) fn opened(&mut self, place: &Arc<ArcSwap<Passage>>) -> Passing {
-        let passing = Passing {
+    pub(super) fn opened(&mut self, place: &Arc<ArcSwap<PassthroughListener>>) -> PassthroughConn {
+        let passing = PassthroughConn {
             place: Arc::clone(place),
             names: Arc::clone(&self.names),
             tally: Arc::clone(&self.tally),

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use crate::config::TcpTimeouts;
 use crate::downstream::accept::AdmittedConn;
 use crate::downstream::client_hello::{SecondHello, refuse};
-use crate::generation::Passage;
-use crate::generation::passage::{Outlook, Passing};
+use crate::generation::PassthroughListener;
+use crate::generation::passthrough::{PassthroughConn, ReloadVerdict};
 use crate::message::Reason;
 use crate::net::local::moment_within;
 use crate::net::quota::Use;
@@ -44,7 +44,7 @@ pub(super) struct Opened {
     /// Counts it among the connections in use.
     pub(super) reserved: Use,
     /// What let it in.
-    pub(super) passage: Arc<Passage>,
+    pub(super) passage: Arc<PassthroughListener>,
 }
 
 /// Joins client and upstream; what was read of the client goes first.
@@ -58,14 +58,14 @@ pub(super) fn spawn(
     let passing = record.opened(&service.passage);
     // A change of configuration while an endpoint was connected to: nobody has asked it yet.
     let now = service.passage.load_full();
-    if !Arc::ptr_eq(&now, &passage) && now.outlook(&passing) == Outlook::Forbidden {
+    if !Arc::ptr_eq(&now, &passage) && now.outlook(&passing) == ReloadVerdict::Forbidden {
         return record.ended(Ended::Policy);
     }
     drop((now, passage));
     let local = Rc::clone(&service.worker.local);
     local.clone().spawn(async move {
         let moved = Moved::default();
-        let allowed = || passing.place.load().outlook(&passing) != Outlook::Forbidden;
+        let allowed = || passing.place.load().outlook(&passing) != ReloadVerdict::Forbidden;
         let total = timeouts.total;
         let terms = Terms {
             idle: timeouts.idle,
@@ -116,11 +116,11 @@ struct Leaving {
 impl Leaving {
     /// Ready once it is to be closed. When work shifts, the task is woken through the alarm that
     /// every tunnel has.
-    fn poll(&mut self, cx: &Context<'_>, local: &Local, passing: &Passing) -> Poll<()> {
+    fn poll(&mut self, cx: &Context<'_>, local: &Local, passing: &PassthroughConn) -> Poll<()> {
         let shifts = local.shifts();
         if self.asked.replace(shifts) != Some(shifts) {
             match passing.place.load().outlook(passing) {
-                Outlook::Superseded(within) => {
+                ReloadVerdict::Superseded(within) => {
                     self.alarm.get_or_insert_with(|| {
                         let alarm = local.clock.alarm();
                         alarm.set_at(local.clock.now() + moment_within(within));
@@ -128,7 +128,7 @@ impl Leaving {
                     });
                 }
                 // The endpoint may be well again before the moment has come.
-                Outlook::Stays | Outlook::Forbidden => self.alarm = None,
+                ReloadVerdict::Stays | ReloadVerdict::Forbidden => self.alarm = None,
             }
         }
         self.alarm.as_ref().map_or(Poll::Pending, |alarm| alarm.poll(cx))
@@ -137,7 +137,7 @@ impl Leaving {
 
 /// Whether a second hello asks for the name that the connection was passed on for. Clients must not
 /// change it (RFC 8446 section 4.1.2).
-fn same_name(passing: &Passing, second: &Progress) -> Result<(), Reason> {
+fn same_name(passing: &PassthroughConn, second: &Progress) -> Result<(), Reason> {
     match second {
         Progress::Hello(hello) if hello.sni.as_deref() == passing.server_name.as_deref() => Ok(()),
         Progress::Hello(_) => Err(Reason::TcpSniChanged),

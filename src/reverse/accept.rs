@@ -13,7 +13,7 @@ use crate::downstream::handshake::{
     HandshakeError, finished, handshake, part, refuse_name, version,
 };
 use crate::downstream::{LocalReply, Worker};
-use crate::generation::Site;
+use crate::generation::VirtualServer;
 use crate::message::Reason;
 use crate::telemetry::listeners::Rejection;
 
@@ -55,7 +55,7 @@ impl Acceptor for Service {
 /// Notes a connection that ends before its first request.
 fn refuse(
     service: &Rc<Service>,
-    site: &Arc<Site>,
+    site: &Arc<VirtualServer>,
     facts: Facts,
     (reason, detail): (Reason, Option<String>),
 ) {
@@ -68,7 +68,7 @@ fn refuse(
 
 async fn connection(
     service: Rc<Service>,
-    site: Arc<Site>,
+    site: Arc<VirtualServer>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
@@ -128,7 +128,12 @@ async fn connection(
 }
 
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
-async fn explain(service: &Rc<Service>, site: &Arc<Site>, facts: Facts, stream: TcpStream) {
+async fn explain(
+    service: &Rc<Service>,
+    site: &Arc<VirtualServer>,
+    facts: Facts,
+    stream: TcpStream,
+) {
     let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
     record.reason = Some(Reason::PlainHttp);
     let reply = LocalReply::refusal(Reason::PlainHttp, &record.id);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
-use crate::generation::Site;
+use crate::generation::VirtualServer;
 use crate::message::{Reason, RequestHead};
 use crate::net::proxy_protocol::{Announced, Tlv, v2};
 use crate::net::quota::{Accounts, QuotaError, QuotaLimits, Use};
@@ -152,7 +152,7 @@ impl From<ConnectError> for Unreachable {
 ///
 /// [`Reason::TooManyRequests`], [`Reason::TooManyRequestsOfClient`].
 pub(super) fn admit(
-    site: &Site,
+    site: &VirtualServer,
     client: ClientAddr,
     accounts: &Accounts,
 ) -> Result<Use, Unreachable> {

@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use crate::addr::ClientAddr;
 use crate::downstream::balancer::ProxyHeader;
 use crate::downstream::{RequestId, Worker};
-use crate::generation::site::Way;
-use crate::generation::{Route, Site};
+use crate::generation::virtual_server::ProxyTarget;
+use crate::generation::{CompiledRoute, VirtualServer};
 use crate::message::forward::Origin;
 use crate::message::{Reason, TraceParent};
 use crate::net::admission::Admission;
@@ -43,7 +43,7 @@ pub struct Service {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
-    pub site: Arc<ArcSwap<Site>>,
+    pub site: Arc<ArcSwap<VirtualServer>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// The listener is being removed.
@@ -106,14 +106,18 @@ impl Facts {
 
     /// Whether a request that has just been read may be served under `site`. If not, the connection
     /// is outdated: workers hear of a change a moment after it.
-    fn serves(&self, site: &Site) -> bool {
+    fn serves(&self, site: &VirtualServer) -> bool {
         let accepted = site.accepts(&self.handshake);
         self.outdated.set(!accepted);
         accepted
     }
 
     /// Whom a request of this connection is for.
-    fn whom<'a>(&'a self, site: &Site, (client, id): (ClientAddr, &'a RequestId)) -> Whom<'a> {
+    fn whom<'a>(
+        &'a self,
+        site: &VirtualServer,
+        (client, id): (ClientAddr, &'a RequestId),
+    ) -> Whom<'a> {
         // It was not asked for if no upstream was to be told when the client connected.
         let destination = self.destination.unwrap_or(site.address);
         let ends = Ends { source: self.client.0, destination };
@@ -123,8 +127,8 @@ impl Facts {
     /// What an upstream is told about where a request of this client's on this connection came from.
     fn origin<'a>(
         &self,
-        (site, client): (&Site, ClientAddr),
-        (route, way): (&'a Route, &'a Way),
+        (site, client): (&VirtualServer, ClientAddr),
+        (route, way): (&'a CompiledRoute, &'a ProxyTarget),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> Origin<'a> {
         Origin {

@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
-use crate::generation::site::{Account, Carried, Names};
-use crate::generation::{Edition, Route, Site};
-use crate::lens::{self, Cut, Outcome, Ticket};
+use crate::generation::virtual_server::{ListenerLabels, RouteStats, TunnelInfo};
+use crate::generation::{CompiledRoute, ConfigVersion, VirtualServer};
 use crate::message::reason::Flag;
 use crate::message::{Known, Reason, RequestHead, TraceParent, Version, path};
 use crate::net::Phase;
 use crate::net::quota::Use;
 use crate::net::relay::Standing;
+use crate::socketio::{self, RequestOutcome, RequestProbe, SocketEnded};
 use crate::telemetry::line::{Event, Key, Line};
 use crate::telemetry::metrics::class;
 use crate::telemetry::recent::Request;
@@ -39,14 +39,14 @@ pub(super) struct Record {
     facts: Rc<Facts>,
     /// Who the client is, by the word of trusted proxies.
     pub(super) client: ClientAddr,
-    names: Arc<Names>,
-    edition: Arc<Edition>,
+    names: Arc<ListenerLabels>,
+    edition: Arc<ConfigVersion>,
     pub(super) id: RequestId,
     /// As it is passed on.
     pub(super) trace: Option<TraceParent>,
     pub(super) start: Instant,
     request: Option<Asked>,
-    route: Option<Arc<Account>>,
+    route: Option<Arc<RouteStats>>,
     /// Name of the upstream, and of the endpoint.
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
@@ -73,7 +73,7 @@ pub(super) struct Record {
     /// Of the Close frame the client of a WebSocket was sent by us.
     pub(super) close_code: Option<u16>,
     /// What it has to do with a Socket.IO session.
-    pub(super) ticket: Option<Rc<Ticket>>,
+    pub(super) ticket: Option<Rc<RequestProbe>>,
     tunnel_idle: Duration,
 }
 
@@ -91,7 +91,7 @@ impl Record {
     pub(super) fn of(
         worker: &Rc<Worker>,
         facts: &Rc<Facts>,
-        site: &Arc<Site>,
+        site: &Arc<VirtualServer>,
         head: &RequestHead,
     ) -> Self {
         let trusted = site.trusts(facts.client);
@@ -113,7 +113,7 @@ impl Record {
             path: path::raw(&head.target),
         });
         if site.follows {
-            record.ticket = Ticket::of(head);
+            record.ticket = RequestProbe::of(head);
         }
         record.request = Some(Asked {
             version: head.version,
@@ -127,7 +127,11 @@ impl Record {
     }
 
     /// For a connection or request that was refused before its head could be read.
-    pub(super) fn refused(worker: &Rc<Worker>, facts: &Rc<Facts>, site: &Arc<Site>) -> Self {
+    pub(super) fn refused(
+        worker: &Rc<Worker>,
+        facts: &Rc<Facts>,
+        site: &Arc<VirtualServer>,
+    ) -> Self {
         Self {
             id: worker.ids.next(),
             trace: None,
@@ -161,7 +165,7 @@ impl Record {
     }
 
     /// Notes the route.
-    pub(super) fn on_route(&mut self, route: &Route) {
+    pub(super) fn on_route(&mut self, route: &CompiledRoute) {
         if let Some(ticket) = &self.ticket
             && let Some(way) = route.action.way()
             && let Some(sessions) = &way.sessions
@@ -212,7 +216,7 @@ impl Record {
     /// The record of the tunnel that the request becomes; its end is set when it ends.
     /// `seat` counts the upstream's connection.
     pub(super) fn into_tunnel(mut self, seat: Option<Seat>) -> Self {
-        self.notice(Ticket::switched);
+        self.notice(RequestProbe::switched);
         self.tunnel = Some(Closed::Unknown);
         self.seat = seat;
         if let Some(asked) = &mut self.request {
@@ -232,7 +236,7 @@ impl Record {
 
     /// Whether the tunnel may go on: it would be passed on to the same endpoint today, and its
     /// client's handshake would succeed today.
-    pub(super) fn standing(&self, site: &Site) -> Standing {
+    pub(super) fn standing(&self, site: &VirtualServer) -> Standing {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else {
             return Standing::Stays;
         };
@@ -248,9 +252,9 @@ impl Record {
     }
 
     /// Lists the tunnel that the request has become; `place` is what its listener serves.
-    pub(super) fn list(&mut self, place: &Arc<ArcSwap<Site>>) {
+    pub(super) fn list(&mut self, place: &Arc<ArcSwap<VirtualServer>>) {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return };
-        self.listed = Some(self.worker.tunnels.add(Carried {
+        self.listed = Some(self.worker.tunnels.add(TunnelInfo {
             place: Arc::clone(place),
             names: Arc::clone(&self.names),
             route: self.route.clone(),
@@ -263,7 +267,7 @@ impl Record {
     }
 
     /// Notes how a tunnel ended.
-    pub(super) fn tunnel_ended(&mut self, cut: Cut) {
+    pub(super) fn tunnel_ended(&mut self, cut: SocketEnded) {
         self.tunnel = Some(cut.how);
         self.notice(|ticket, outcome| ticket.cut(outcome, cut));
     }
@@ -271,16 +275,19 @@ impl Record {
     /// Notes how many messages the two sides of a tunnel have sent.
     pub(super) fn talked(&self, messages: [u8; 2]) {
         if self.ticket.as_ref().is_some_and(|ticket| ticket.moved(messages)) {
-            self.notice(Ticket::upgraded);
+            self.notice(RequestProbe::upgraded);
         }
     }
 
     /// Tells the lens, if it is interested.
-    fn notice(&self, what: impl FnOnce(&Ticket, &Outcome<'_>) -> Option<lens::Event>) {
+    fn notice(
+        &self,
+        what: impl FnOnce(&RequestProbe, &RequestOutcome<'_>) -> Option<socketio::SessionEvent>,
+    ) {
         let Some(ticket) = &self.ticket else { return };
         let event = what(
             ticket,
-            &Outcome {
+            &RequestOutcome {
                 request: self.id.as_str(),
                 client: self.client.0,
                 endpoint: self.endpoint.as_ref(),

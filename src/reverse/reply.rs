@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::downstream::{LocalReply, RequestId};
-use crate::generation::site::Action;
-use crate::generation::{Decision, Route};
+use crate::generation::virtual_server::RouteAction;
+use crate::generation::{CompiledRoute, RouteDecision};
 use crate::message::{Reason, RequestHead};
 use crate::net::Phase;
 use crate::upstream::Upstream;
@@ -53,13 +53,13 @@ fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> LocalRepl
 
 /// For a decision that is not an upstream's to answer.
 pub(super) fn for_decision(
-    decision: &Decision,
+    decision: &RouteDecision,
     head: &RequestHead,
     (phase, id): (Phase, &RequestId),
 ) -> Option<LocalReply> {
     match decision {
-        Decision::Route(route) => for_route(route, head, (phase, id)),
-        Decision::AddSlash => {
+        RouteDecision::Route(route) => for_route(route, head, (phase, id)),
+        RouteDecision::AddSlash => {
             // Relative to the host the client used: behind a firewall our port is not its port.
             let mut parts = head.target.splitn(2, |b| *b == b'?');
             let mut to = parts.next().unwrap_or_default().to_vec();
@@ -75,7 +75,7 @@ pub(super) fn for_decision(
             }
             Some(LocalReply::redirect(StatusCode::PERMANENT_REDIRECT, to))
         }
-        Decision::ToHttps(port) => {
+        RouteDecision::ToHttps(port) => {
             let name = head.host_name();
             let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
             let port = if *port == 443 { String::new() } else { format!(":{port}") };
@@ -91,22 +91,22 @@ fn last_hop(head: &RequestHead) -> Option<LocalReply> {
 }
 
 fn for_route(
-    route: &Route,
+    route: &CompiledRoute,
     head: &RequestHead,
     (phase, id): (Phase, &RequestId),
 ) -> Option<LocalReply> {
     let (to, status) = match &route.action {
-        Action::Redirect { to, status } => (to, status),
-        Action::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
-        Action::Drift(sheet) => {
+        RouteAction::Redirect { to, status } => (to, status),
+        RouteAction::Ready(upstreams) => return Some(ready(upstreams, phase, id)),
+        RouteAction::Drift(sheet) => {
             let answer = sheet.get().and_then(|sheet| sheet.answer(head));
             return Some(match answer {
                 Some(answer) => LocalReply::good(&answer),
                 None => LocalReply::refusal(Reason::NoRoute, id),
             });
         }
-        Action::Proxy(_) | Action::SelfTest(..) => return last_hop(head),
-        Action::Deny => return None,
+        RouteAction::Proxy(_) | RouteAction::SelfTest(..) => return last_hop(head),
+        RouteAction::Deny => return None,
     };
     let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::FOUND);
     Some(LocalReply::redirect(status, to.clone().into_bytes()))

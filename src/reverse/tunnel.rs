@@ -8,9 +8,9 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use crate::base64;
 use crate::downstream::accept::AdmittedConn;
-use crate::lens::Cut;
 use crate::net::Io;
 use crate::net::relay::{End, Moved, Owner, Side, Standing, relay_websocket};
+use crate::socketio::SocketEnded;
 use crate::telemetry::websockets::Closed;
 use crate::upstream::Stream;
 
@@ -47,7 +47,7 @@ pub(super) fn spawn<T: Io>(
             End::Draining => Closed::Draining,
             End::Forbidden | End::Outdated => Closed::Policy,
         };
-        record.tunnel_ended(Cut::new(how, summary.silent, summary.said_close));
+        record.tunnel_ended(SocketEnded::new(how, summary.silent, summary.said_close));
         drop((record, admitted));
     });
 }

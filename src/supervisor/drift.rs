@@ -10,7 +10,9 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use crate::admin::report::Status;
 use crate::generation::Generation;
-use crate::generation::drift::{CLASSES, FIELD, LONGEST_ANSWER, Peer, Sheet, State};
+use crate::generation::drift::{
+    CLASSES, ConfigDigest, DriftPeer, MAX_ANSWER, PeerState, REQUEST_FIELD,
+};
 use crate::net::Local;
 use crate::telemetry::Metrics;
 use crate::upstream::Endpoint;
@@ -62,14 +64,14 @@ impl Drift {
         let before = std::mem::take(&mut self.status.borrow_mut().peers);
         self.compare(generation, &before);
         let status = self.status.borrow();
-        let stays = |gone: &Peer| status.peers.iter().any(|peer| peer.peer == gone.peer);
+        let stays = |gone: &DriftPeer| status.peers.iter().any(|peer| peer.peer == gone.peer);
         for gone in before.iter().filter(|peer| !stays(peer)) {
             self.metrics.peers.forget(&gone.peer, &CLASSES);
         }
     }
 
     /// Starts the tasks. `before`: what is known from the generation before.
-    fn compare(&mut self, generation: &Arc<Generation>, before: &[Peer]) {
+    fn compare(&mut self, generation: &Arc<Generation>, before: &[DriftPeer]) {
         let Some(drift) = &generation.config.drift else { return };
         let local = Local::new();
         let peers = drift.peers.iter().filter_map(|id| generation.upstreams.get(id.0));
@@ -77,7 +79,7 @@ impl Drift {
             for endpoint in &upstream.endpoints {
                 let label = &*endpoint.label;
                 let known = before.iter().find(|peer| *peer.peer == *label).cloned();
-                let fresh = || Peer { peer: label.to_owned(), ..Peer::default() };
+                let fresh = || DriftPeer { peer: label.to_owned(), ..DriftPeer::default() };
                 self.status.borrow_mut().peers.push(known.unwrap_or_else(fresh));
                 self.tasks.push(spawn_local(watch(Watched {
                     generation: Arc::clone(generation),
@@ -116,47 +118,51 @@ async fn watch(own: Watched) {
 }
 
 impl Watched {
-    async fn once(&self, sheet: &Sheet, (host, path): (&str, &str)) -> Peer {
+    async fn once(&self, sheet: &ConfigDigest, (host, path): (&str, &str)) -> DriftPeer {
         let label = self.endpoint.label.to_string();
-        let without =
-            |state, detail: String| Peer { peer: label.clone(), state, detail, ..Peer::default() };
+        let without = |state, detail: String| DriftPeer {
+            peer: label.clone(),
+            state,
+            detail,
+            ..DriftPeer::default()
+        };
         let Some(question) = sheet.question() else {
             let why = "the system has no random numbers";
-            return without(State::Unreachable, why.to_owned());
+            return without(PeerState::Unreachable, why.to_owned());
         };
         let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-drift\r\n{FIELD}: {question}\r\nConnection: close\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-drift\r\n{REQUEST_FIELD}: {question}\r\nConnection: close\r\n\r\n",
         );
         let asked = (head, self.announces);
-        let bounds = (LONGEST_ANSWER, PATIENCE);
+        let bounds = (MAX_ANSWER, PATIENCE);
         match fetch(&self.endpoint, asked, bounds, &self.local).await {
-            Err(fault) => without(State::Unreachable, fault.to_string()),
+            Err(fault) => without(PeerState::Unreachable, fault.to_string()),
             Ok((200, body)) => {
                 let (state, detail, differences) = sheet.judge(&question, &body);
                 let compared = jiff::Timestamp::now().as_second();
-                Peer { peer: label, state, detail, compared, differences }
+                DriftPeer { peer: label, state, detail, compared, differences }
             }
             Ok((404, _)) => without(
-                State::Unverified,
+                PeerState::Unverified,
                 format!(
                     "it answers 404: it has another secret, or no route {path} with `drift = true`"
                 ),
             ),
             Ok((421, _)) => without(
-                State::Unverified,
+                PeerState::Unverified,
                 format!("it does not answer for {host}: `host` under `[gateway.drift]` names one"),
             ),
-            Ok((status, _)) => without(State::Unreachable, format!("it answers {status}")),
+            Ok((status, _)) => without(PeerState::Unreachable, format!("it answers {status}")),
         }
     }
 
     /// Takes up what came of a comparison, and says what is new about it.
-    fn take(&self, mut now: Peer) {
+    fn take(&self, mut now: DriftPeer) {
         let mut status = self.status.borrow_mut();
         let Some(known) = status.peers.iter_mut().find(|peer| peer.peer == now.peer) else {
             return;
         };
-        let came_about = matches!(now.state, State::Alike | State::Differs);
+        let came_about = matches!(now.state, PeerState::Alike | PeerState::Differs);
         let counts = CLASSES
             .map(|class| (class, now.differences.iter().filter(|one| one.class == class).count()));
         now.differences.truncate(KEPT);
@@ -177,12 +183,12 @@ impl Watched {
     }
 }
 
-fn say(peer: &Peer) {
+fn say(peer: &DriftPeer) {
     let name = &*peer.peer;
     match peer.state {
-        State::Waiting => {}
-        State::Alike => tracing::info!(peer = name, "the other gateway is like this one"),
-        State::Differs => {
+        PeerState::Waiting => {}
+        PeerState::Alike => tracing::info!(peer = name, "the other gateway is like this one"),
+        PeerState::Differs => {
             let first = peer.differences.iter().take(IN_A_LINE);
             let first: Vec<_> = first.map(|one| format!("{} {}", one.what, one.how)).collect();
             let more = peer.differences.len().saturating_sub(IN_A_LINE);
@@ -193,7 +199,7 @@ fn say(peer: &Peer) {
                 first.join(", ")
             );
         }
-        State::Unreachable | State::Unverified | State::Clock | State::Itself => {
+        PeerState::Unreachable | PeerState::Unverified | PeerState::Clock | PeerState::Itself => {
             tracing::warn!(
                 peer = name,
                 "the other gateway cannot be compared ({}): {}",

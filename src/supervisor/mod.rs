@@ -42,8 +42,8 @@ use crate::admin::socket::AdminSocketFile;
 use crate::admin::{AdminCommand, ReadinessState};
 use crate::forward::{ForwardRuntime, ForwardShared};
 use crate::generation::Generation;
-use crate::lens;
 use crate::net::Phase;
+use crate::socketio;
 use crate::telemetry::Metrics;
 
 pub use inheritance::Inheritance;
@@ -83,8 +83,8 @@ pub struct Gateway {
     drift: Drift,
     names: Names,
     /// What is known of Socket.IO sessions, and where it comes from.
-    book: Rc<RefCell<lens::Book>>,
-    noticed: Option<mpsc::Receiver<Vec<lens::Event>>>,
+    book: Rc<RefCell<socketio::SessionTable>>,
+    noticed: Option<mpsc::Receiver<Vec<socketio::SessionEvent>>>,
     /// A successor that is getting ready.
     upgrade: Option<(Upgrade, Option<Reply>)>,
 }
@@ -138,7 +138,7 @@ impl Gateway {
         let posts = posts::posts(&generation, way.as_ref());
         let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
-        let (noticing, noticed) = lens::path();
+        let (noticing, noticed) = socketio::path();
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -186,7 +186,8 @@ impl Gateway {
         reloader.remember_start();
         let checks = Checks::new(Arc::clone(&reloader.metrics));
         let drift = Drift::new(Arc::clone(&reloader.metrics), Rc::clone(&reloader.status));
-        let book = Rc::new(RefCell::new(lens::Book::new(Arc::clone(&reloader.metrics))));
+        let book =
+            Rc::new(RefCell::new(socketio::SessionTable::new(Arc::clone(&reloader.metrics))));
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
         Ok(Self {
             reloader,
@@ -233,7 +234,7 @@ impl Gateway {
         let mut signals = Signals::new()?;
         let (asked, desk) = self.open_desk()?;
         if let Some(noticed) = self.noticed.take() {
-            tokio::task::spawn_local(lens::keep(Rc::clone(&self.book), noticed));
+            tokio::task::spawn_local(socketio::keep(Rc::clone(&self.book), noticed));
         }
         let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));

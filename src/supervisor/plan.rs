@@ -16,9 +16,9 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::admin::report::{ItemDiff, OpenCounts, Plan, ReplayedRequests, RerouteGroup};
 use crate::config::{self, RejectedConfig, Span};
 use crate::forward::PROFILE_LABEL;
-use crate::generation::passage::{Outlook, Passing};
-use crate::generation::site::{Action, Asked, Carried, Way};
-use crate::generation::{self, Decision, Generation, Served, Site};
+use crate::generation::passthrough::{PassthroughConn, ReloadVerdict};
+use crate::generation::virtual_server::{ProxyTarget, RouteAction, RouteQuery, TunnelInfo};
+use crate::generation::{self, Generation, ListenerService, RouteDecision, VirtualServer};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::telemetry::mask::Mask;
@@ -128,9 +128,9 @@ async fn census(workers: &[UnboundedSender<Command>]) -> Census {
 }
 
 /// Whether a reload would close the tunnel, as the tunnel itself finds out after one.
-fn is_closed(tunnel: &Carried, new: &Generation) -> bool {
+fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
     let asked = (&*tunnel.host, &*tunnel.target);
-    let carries = |site: &Arc<Site>| {
+    let carries = |site: &Arc<VirtualServer>| {
         site.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref())
             && site.accepts(&tunnel.handshake)
     };
@@ -150,7 +150,7 @@ struct OpenNow {
 }
 
 impl OpenNow {
-    fn new(generation: &Generation, tunnels: &[Carried], new: &Generation) -> Self {
+    fn new(generation: &Generation, tunnels: &[TunnelInfo], new: &Generation) -> Self {
         let mut now = Self::default();
         // A tunnel may have been opened under an earlier generation of its route.
         let mut places = HashMap::new();
@@ -158,7 +158,7 @@ impl OpenNow {
             let connections = gauge(&site.metrics.active);
             now.all.connections += connections;
             now.listeners.entry(site.names.listener.clone()).or_default().connections = connections;
-            let Served::Routes { routes, .. } = &site.served else { continue };
+            let ListenerService::Routes { routes, .. } = &site.served else { continue };
             for route in routes {
                 places.insert((site.names.profile.as_str(), &*route.account.name), route.place);
                 // The listeners of a profile share a route's gauge.
@@ -168,7 +168,7 @@ impl OpenNow {
                 let requests = gauge(&route.account.metrics.in_flight);
                 entry.insert(OpenCounts { requests, ..OpenCounts::default() });
                 now.all.requests += requests;
-                if let Action::Proxy(Way { upstream, .. }) = &route.action {
+                if let RouteAction::Proxy(ProxyTarget { upstream, .. }) = &route.action {
                     now.upstreams.entry(upstream.name.to_string()).or_default().requests +=
                         requests;
                 }
@@ -192,7 +192,12 @@ impl OpenNow {
     }
 
     /// Adds what is passed through.
-    fn add_passing(&mut self, generation: &Generation, passing: &[Passing], new: &Generation) {
+    fn add_passing(
+        &mut self,
+        generation: &Generation,
+        passing: &[PassthroughConn],
+        new: &Generation,
+    ) {
         let mut places = HashMap::new();
         for passage in &generation.passages {
             let connections = gauge(&passage.metrics.active);
@@ -208,7 +213,7 @@ impl OpenNow {
         }
         for one in passing {
             let heir = new.heir_of_passage(&one.place.load());
-            let closes = heir.is_none_or(|heir| heir.outlook(one) == Outlook::Forbidden);
+            let closes = heir.is_none_or(|heir| heir.outlook(one) == ReloadVerdict::Forbidden);
             let count = |open: &mut OpenCounts| {
                 open.passed_through += 1;
                 open.passed_closing += u64::from(closes);
@@ -314,23 +319,24 @@ fn decided(seen: &Seen, generation: &Generation) -> String {
     };
     // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
     let method = if seen.upgrade { &http::Method::GET } else { &seen.method };
-    let asked = Asked { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
+    let asked =
+        RouteQuery { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
     match site.decide_asked(&asked) {
-        Ok(Decision::Route(route)) => match &route.action {
-            Action::Proxy(Way { upstream, strip_prefix: Some(prefix), .. }) => {
+        Ok(RouteDecision::Route(route)) => match &route.action {
+            RouteAction::Proxy(ProxyTarget { upstream, strip_prefix: Some(prefix), .. }) => {
                 format!("route {} to {} without {prefix}", route.account.name, upstream.name)
             }
-            Action::Proxy(Way { upstream, .. }) => {
+            RouteAction::Proxy(ProxyTarget { upstream, .. }) => {
                 format!("route {} to {}", route.account.name, upstream.name)
             }
-            Action::Redirect { to, status } => format!("{status} to {to}"),
-            Action::Deny => format!("refused {}", Reason::RouteDenied.word()),
-            Action::Ready(_) => "whether the gateway is ready".to_owned(),
-            Action::SelfTest(..) => "the self-test".to_owned(),
-            Action::Drift(_) => "what it is compared by".to_owned(),
+            RouteAction::Redirect { to, status } => format!("{status} to {to}"),
+            RouteAction::Deny => format!("refused {}", Reason::RouteDenied.word()),
+            RouteAction::Ready(_) => "whether the gateway is ready".to_owned(),
+            RouteAction::SelfTest(..) => "the self-test".to_owned(),
+            RouteAction::Drift(_) => "what it is compared by".to_owned(),
         },
-        Ok(Decision::AddSlash) => "308 to the same path with /".to_owned(),
-        Ok(Decision::ToHttps(port)) => format!("308 to https, port {port}"),
+        Ok(RouteDecision::AddSlash) => "308 to the same path with /".to_owned(),
+        Ok(RouteDecision::ToHttps(port)) => format!("308 to https, port {port}"),
         Err(refusal) => format!("refused {} {}", refusal.reason.code(), refusal.reason.word()),
     }
 }

@@ -13,7 +13,9 @@ use arc_swap::ArcSwap;
 use crate::downstream::Worker;
 use crate::downstream::accept::{self, Acceptor};
 use crate::forward::{self, ForwardListenerState, ForwardRuntime, ForwardShared};
-use crate::generation::{Generation, Kind, Passage, Site, Spot};
+use crate::generation::{
+    Generation, ListenerAddr, ListenerKind, PassthroughListener, VirtualServer,
+};
 use crate::net::admission::Admission;
 use crate::passthrough;
 use crate::reverse;
@@ -21,9 +23,9 @@ use crate::reverse;
 /// What one address serves in one generation.
 #[derive(Clone)]
 pub(super) enum Post {
-    In(Arc<Site>),
+    In(Arc<VirtualServer>),
     Out(Arc<ForwardListenerState>),
-    Through(Arc<Passage>),
+    Through(Arc<PassthroughListener>),
 }
 
 /// What serves at one address, and what the workers share of it.
@@ -35,16 +37,16 @@ pub(super) struct Shared {
 
 #[derive(Clone)]
 enum Served {
-    In(Arc<ArcSwap<Site>>),
+    In(Arc<ArcSwap<VirtualServer>>),
     Out(Arc<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
-    Through(Arc<ArcSwap<Passage>>),
+    Through(Arc<ArcSwap<PassthroughListener>>),
 }
 
 /// What a listener that was removed served.
 pub(super) enum Retired {
-    In(Weak<ArcSwap<Site>>),
+    In(Weak<ArcSwap<VirtualServer>>),
     Out(Weak<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
-    Through(Weak<ArcSwap<Passage>>),
+    Through(Weak<ArcSwap<PassthroughListener>>),
 }
 
 impl Retired {
@@ -67,17 +69,21 @@ pub(super) fn posts(generation: &Generation, way: Option<&Arc<ForwardRuntime>>) 
 }
 
 impl Post {
-    pub(super) fn spot(&self) -> Spot {
+    pub(super) fn spot(&self) -> ListenerAddr {
         match self {
-            Self::In(site) => Spot { kind: Kind::In, address: site.address, place: site.place },
-            Self::Out(stand) => Spot {
-                kind: Kind::Out,
+            Self::In(site) => {
+                ListenerAddr { kind: ListenerKind::In, address: site.address, place: site.place }
+            }
+            Self::Out(stand) => ListenerAddr {
+                kind: ListenerKind::Out,
                 address: stand.listener.address,
                 place: stand.listener.place,
             },
-            Self::Through(passage) => {
-                Spot { kind: Kind::Through, address: passage.address, place: passage.place }
-            }
+            Self::Through(passage) => ListenerAddr {
+                kind: ListenerKind::Through,
+                address: passage.address,
+                place: passage.place,
+            },
         }
     }
 }
@@ -147,18 +153,18 @@ impl Shared {
             Served::In(site) => {
                 let service = reverse::Service { worker, site, admission, closing };
                 run(Rc::new(service), socket);
-                Kind::In
+                ListenerKind::In
             }
             Served::Out(stand, commons) => {
                 let service =
                     forward::ForwardService { worker, stand, admission, commons, closing };
                 run(Rc::new(service), socket);
-                Kind::Out
+                ListenerKind::Out
             }
             Served::Through(passage) => {
                 let service = passthrough::Service { worker, passage, admission, closing };
                 run(Rc::new(service), socket);
-                Kind::Through
+                ListenerKind::Through
             }
         };
         Some(Serving { kind, address, closing: mark })
@@ -183,14 +189,14 @@ fn run<D: Acceptor>(door: Rc<D>, socket: TcpListener) {
 
 /// A listener of a worker, for closing it.
 pub(super) struct Serving {
-    kind: Kind,
+    kind: ListenerKind,
     address: SocketAddr,
     closing: Rc<Cell<bool>>,
 }
 
 impl Serving {
     /// Whether it is the one to close; then it takes no more.
-    pub(super) fn close(&self, kind: Kind, address: SocketAddr) -> bool {
+    pub(super) fn close(&self, kind: ListenerKind, address: SocketAddr) -> bool {
         let closes = self.kind == kind && self.address == address;
         if closes {
             self.closing.set(true);

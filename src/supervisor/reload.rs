@@ -21,7 +21,7 @@ use crate::admin::report::{
 };
 use crate::config::{self, RejectedConfig};
 use crate::forward::{ForwardRuntime, ForwardShared};
-use crate::generation::{self, Generation, Spot};
+use crate::generation::{self, Generation, ListenerAddr};
 use crate::telemetry::access_log::{Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::{display_duration, display_timestamp};
@@ -45,7 +45,7 @@ pub(super) struct Reloader {
     pub(super) origin: Origin,
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
-    pub(super) listeners: Vec<(Spot, Shared)>,
+    pub(super) listeners: Vec<(ListenerAddr, Shared)>,
     /// Of the forward proxy, for the whole life of the process.
     pub(super) commons: Arc<ForwardShared>,
     /// The way out at present, if there is one.
@@ -415,11 +415,11 @@ fn tell(workers: &[UnboundedSender<Command>], command: impl Fn() -> Command) {
 }
 
 /// Those of `now` that were not there before.
-fn added(before: &[Spot], now: &[Spot]) -> Vec<Spot> {
+fn added(before: &[ListenerAddr], now: &[ListenerAddr]) -> Vec<ListenerAddr> {
     now.iter().filter(|spot| !before.iter().any(|known| same(known, spot))).copied().collect()
 }
 
-fn same(a: &Spot, b: &Spot) -> bool {
+fn same(a: &ListenerAddr, b: &ListenerAddr) -> bool {
     (a.kind, a.address) == (b.kind, b.address)
 }
 

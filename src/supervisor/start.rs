@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::admin::report::Status;
 use crate::admin::socket::{self, AdminSocketFile, SocketError};
 use crate::config::{self, LogTarget};
-use crate::generation::{Generation, Spot};
+use crate::generation::{Generation, ListenerAddr};
 use crate::net::listen;
 use crate::telemetry::access_log::{Counts, Opener, Outlet};
 use crate::telemetry::{AccessLog, Metrics};
@@ -120,11 +120,11 @@ pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bo
 /// [`StartError::Bind`] for the first address that cannot be had; what was bound is let go.
 pub(super) fn bind_spots(
     generation: &Generation,
-    spots: &[Spot],
+    spots: &[ListenerAddr],
     (workers, ours): (usize, &dyn Fn(u16) -> bool),
     inheritance: &mut Inheritance,
 ) -> Result<Vec<Sockets>, StartError> {
-    let failed = |spot: &Spot, source| StartError::Bind {
+    let failed = |spot: &ListenerAddr, source| StartError::Bind {
         address: spot.address,
         place: generation.config.sources.locate(spot.place),
         source,
@@ -150,10 +150,10 @@ pub(super) fn bind_spots(
 }
 
 /// Duplicates of sockets, by the addresses of their spots.
-pub(super) fn hold(spots: &[Spot], workers: &[Sockets]) -> Result<Held, StartError> {
+pub(super) fn hold(spots: &[ListenerAddr], workers: &[Sockets]) -> Result<Held, StartError> {
     let mut held = Held::new();
     for (number, socket) in workers.iter().flatten() {
-        let Some(Spot { address, .. }) = spots.get(*number) else { continue };
+        let Some(ListenerAddr { address, .. }) = spots.get(*number) else { continue };
         let duplicate = socket.try_clone().map_err(StartError::Duplicate)?;
         held.entry(*address).or_default().push(duplicate);
     }

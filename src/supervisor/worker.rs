@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::downstream::Worker;
-use crate::generation::Kind;
-use crate::generation::passage::Passing;
-use crate::generation::site::Carried;
-use crate::lens;
+use crate::generation::ListenerKind;
+use crate::generation::passthrough::PassthroughConn;
+use crate::generation::virtual_server::TunnelInfo;
 use crate::net::Phase;
+use crate::socketio;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
 use crate::telemetry::recent::Seen;
@@ -31,7 +31,7 @@ pub(super) enum Command {
     /// Take connections from a further socket.
     Listen(TcpListener, Shared),
     /// Take no more from this address.
-    Close(Kind, SocketAddr),
+    Close(ListenerKind, SocketAddr),
     /// Write the access log there.
     Log(Handle),
     /// The configuration has changed; the identities of its endpoints, sorted.
@@ -47,8 +47,8 @@ pub(super) enum Command {
 /// What a worker has open, and what it was asked of late.
 #[derive(Default)]
 pub(super) struct Census {
-    pub(super) tunnels: Vec<Carried>,
-    pub(super) passing: Vec<Passing>,
+    pub(super) tunnels: Vec<TunnelInfo>,
+    pub(super) passing: Vec<PassthroughConn>,
     pub(super) recent: Vec<Seen>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Seed {
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
     /// Where it hands over what it notices of Socket.IO sessions.
-    pub(super) noticed: mpsc::Sender<Vec<lens::Event>>,
+    pub(super) noticed: mpsc::Sender<Vec<socketio::SessionEvent>>,
     /// How many requests it remembers.
     pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -90,7 +90,7 @@ pub(super) fn run(seed: Seed) {
 }
 
 async fn work(mut seed: Seed) {
-    let lens = lens::Lens::new(seed.noticed, Arc::clone(&seed.metrics));
+    let lens = socketio::EventSink::new(seed.noticed, Arc::clone(&seed.metrics));
     let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), lens, seed.recent);
     let local = Rc::clone(&worker.local);
     let mut services = Vec::new();

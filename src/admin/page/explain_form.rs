@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::generation::Generation;
-use crate::generation::explain::{Explained, Question};
+use crate::generation::explain::{Explanation, RequestQuery};
 
 use super::escape::Escaped;
 
@@ -41,7 +41,7 @@ impl ExplainForm {
         asked
     }
 
-    fn question(&self) -> Result<Question, String> {
+    fn question(&self) -> Result<RequestQuery, String> {
         let token = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         let method = if self.method.is_empty() { "GET" } else { &self.method };
         if !method.bytes().all(token) {
@@ -56,7 +56,7 @@ impl ExplainForm {
         };
         let headers =
             if self.websocket { vec!["Upgrade: websocket".to_owned()] } else { Vec::new() };
-        Ok(Question {
+        Ok(RequestQuery {
             method: method.to_owned(),
             url: self.url.clone(),
             from,
@@ -76,7 +76,7 @@ impl ExplainForm {
             (_, None) => return Some("nothing serves yet".to_owned()),
         };
         let explain = move || {
-            Explained::of(&generation, &question)
+            Explanation::of(&generation, &question)
                 .map_or_else(|message| message, |explained| explained.lines.text)
         };
         tokio::task::spawn_blocking(explain).await.ok()

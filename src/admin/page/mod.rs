@@ -28,9 +28,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
-use crate::generation::site::Action;
-use crate::generation::{Generation, Passage, Served};
-use crate::lens::report::Report;
+use crate::generation::virtual_server::RouteAction;
+use crate::generation::{Generation, ListenerService, PassthroughListener};
+use crate::socketio::report::SessionReport;
 
 use super::report::{RouteHour, Status};
 use super::{AdminApi, CommandOrigin, guard, has_host};
@@ -109,7 +109,7 @@ struct PageView<'a> {
     listeners: Vec<ListenerRow>,
     routes: Vec<RouteRow>,
     /// Of Socket.IO.
-    sessions: Report,
+    sessions: SessionReport,
     figures: Figures,
     past: &'a TrafficHistory,
 }
@@ -207,7 +207,7 @@ fn served(generation: &Generation) -> (Vec<ListenerRow>, Vec<RouteRow>) {
     let mut known = HashSet::new();
     for site in &generation.sites {
         let serves = match &site.served {
-            Served::Routes { routes, .. } => {
+            ListenerService::Routes { routes, .. } => {
                 for route in routes {
                     let one = RouteRow {
                         profile: site.names.profile.clone(),
@@ -220,7 +220,7 @@ fn served(generation: &Generation) -> (Vec<ListenerRow>, Vec<RouteRow>) {
                 }
                 format!("{} routes", routes.len())
             }
-            Served::RedirectToHttps(port) => format!("redirect to https, port {port}"),
+            ListenerService::RedirectToHttps(port) => format!("redirect to https, port {port}"),
         };
         listeners.push(ListenerRow {
             profile: site.names.profile.clone(),
@@ -254,20 +254,20 @@ fn tls(spoken: bool) -> &'static str {
 }
 
 /// Where connections are passed through to, by the names of routes.
-fn passes(passage: &Passage) -> String {
+fn passes(passage: &PassthroughListener) -> String {
     let routes = passage.routes().iter();
     let routes = routes.map(|route| format!("{} to {}", route.tally.name, route.upstream.name));
     routes.collect::<Vec<_>>().join(", ")
 }
 
-fn goes(action: &Action) -> String {
+fn goes(action: &RouteAction) -> String {
     match action {
-        Action::Proxy(way) => format!("to {}", way.upstream.name),
-        Action::Redirect { to, status } => format!("{status} to {to}"),
-        Action::Deny => "denied".to_owned(),
-        Action::Ready(_) => "says whether it is ready".to_owned(),
-        Action::SelfTest(..) => "self-test".to_owned(),
-        Action::Drift(_) => "compared with other gateways".to_owned(),
+        RouteAction::Proxy(way) => format!("to {}", way.upstream.name),
+        RouteAction::Redirect { to, status } => format!("{status} to {to}"),
+        RouteAction::Deny => "denied".to_owned(),
+        RouteAction::Ready(_) => "says whether it is ready".to_owned(),
+        RouteAction::SelfTest(..) => "self-test".to_owned(),
+        RouteAction::Drift(_) => "compared with other gateways".to_owned(),
     }
 }
 

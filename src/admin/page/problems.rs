@@ -1,7 +1,7 @@
 //! What is wrong, in sentences, each with its remedy.
 
 use crate::admin::report::{ReloadAttempt, ReloadResult};
-use crate::generation::drift::{Peer, State};
+use crate::generation::drift::{DriftPeer, PeerState};
 use crate::units::display_span;
 use crate::upstream::snapshot::{EndpointSnapshot, Snapshot};
 
@@ -75,19 +75,19 @@ pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
 }
 
 /// What is wrong with another gateway, or with asking it.
-fn peer(peer: &Peer) -> Option<PageProblem> {
+fn peer(peer: &DriftPeer) -> Option<PageProblem> {
     let (name, count) = (&peer.peer, peer.differences.len());
     let (what, remedy) = match peer.state {
-        State::Waiting | State::Alike => return None,
-        State::Differs => (
+        PeerState::Waiting | PeerState::Alike => return None,
+        PeerState::Differs => (
             format!("Gateway {name} is not like this one: {count} differences."),
             "`app-gateway drift` names them; what is meant to differ goes into `differs`.",
         ),
-        State::Clock => (
+        PeerState::Clock => (
             format!("Gateway {name} cannot be compared: {}.", peer.detail),
             "Set the clocks of both hosts.",
         ),
-        State::Unreachable | State::Unverified | State::Itself => (
+        PeerState::Unreachable | PeerState::Unverified | PeerState::Itself => (
             format!("Gateway {name} cannot be compared: {}.", peer.detail),
             "See whether it runs, has the same shared secret and a route with `drift = true`.",
         ),

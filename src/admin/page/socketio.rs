@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::lens::report::{Report, Row};
+use crate::socketio::report::{SessionReport, SessionRow};
 
 use super::escape::Escaped;
 use super::sections::{TABLE_END, coded, row, table};
@@ -13,7 +13,7 @@ const MAX_SESSIONS_SHOWN: usize = 10;
 // Writing to a String cannot fail; that is what `let _` stands for here.
 
 /// Nothing, where nobody uses Socket.IO.
-pub(super) fn section(out: &mut String, report: &Report) {
+pub(super) fn section(out: &mut String, report: &SessionReport) {
     let counts = &report.counts;
     let silent = report.causes.is_empty() && report.warnings.is_empty();
     if counts.open() + counts.ended == 0 && silent {
@@ -55,7 +55,7 @@ pub(super) fn section(out: &mut String, report: &Report) {
     }
 }
 
-fn causes(out: &mut String, report: &Report) {
+fn causes(out: &mut String, report: &SessionReport) {
     out.push_str(
         "<section id=\"socketio-causes\" aria-labelledby=\"socketio-causes-h\">\
          <h2 id=\"socketio-causes-h\">Why sessions stay on polling</h2><ul>",
@@ -83,7 +83,7 @@ fn causes(out: &mut String, report: &Report) {
     out.push_str(TABLE_END);
 }
 
-fn session(out: &mut String, one: &Row) {
+fn session(out: &mut String, one: &SessionRow) {
     let state = if one.state == "stuck" { "" } else { " (ended)" };
     row(
         out,
@@ -102,21 +102,21 @@ fn session(out: &mut String, one: &Row) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lens::report::{CauseTold, Counts, Timer};
+    use crate::socketio::report::{CauseReport, IdleTimerReport, SessionCounts};
 
     const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&";
 
     #[test]
     fn says_nothing_where_there_is_nothing() {
         let mut out = String::new();
-        section(&mut out, &Report::default());
+        section(&mut out, &SessionReport::default());
         assert_eq!(out, "");
     }
 
     #[test]
     fn shows_text_and_nothing_else() {
         let hostile = || HOSTILE.to_owned();
-        let one = Row {
+        let one = SessionRow {
             session: hostile(),
             client: hostile(),
             profile: hostile(),
@@ -133,18 +133,18 @@ mod tests {
             evidence: Some(hostile()),
             requests: vec![hostile()],
         };
-        let report = Report {
-            counts: Counts { stuck: 1, ..Counts::default() },
-            causes: vec![CauseTold {
+        let report = SessionReport {
+            counts: SessionCounts { stuck: 1, ..SessionCounts::default() },
+            causes: vec![CauseReport {
                 cause: hostile(),
                 stuck: 1,
                 ended: 0,
                 meaning: hostile(),
                 next: hostile(),
             }],
-            ended: vec![Row { state: "lost".to_owned(), ..one.clone() }],
+            ended: vec![SessionRow { state: "lost".to_owned(), ..one.clone() }],
             stuck: vec![one],
-            timers: vec![Timer {
+            timers: vec![IdleTimerReport {
                 profile: hostile(),
                 upstream: hostile(),
                 place: "behind".to_owned(),

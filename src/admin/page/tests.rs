@@ -83,7 +83,7 @@ fn view(past: &TrafficHistory) -> PageView<'_> {
             name: HOSTILE.to_owned(),
             goes: HOSTILE.to_owned(),
         }],
-        sessions: Report::default(),
+        sessions: SessionReport::default(),
         figures,
         past,
     }

@@ -16,11 +16,11 @@ use jiff::Timestamp;
 use crate::cli::{say, say_wrong, summarise};
 use crate::config::{RuleMode, SniAction, SniPolicy};
 use crate::egress::{Denial, Destination, EgressClient, EgressRule, Grant, Host, Verdict};
-use crate::generation::{Generation, Outlet};
+use crate::generation::{ForwardProxy, Generation};
 use crate::message::{Form, Reason};
 use crate::units::{display_duration, display_size};
 
-use super::{Lines, generation};
+use super::{ExplanationLines, generation};
 
 #[derive(Args)]
 pub(in crate::cli) struct EgressArgs {
@@ -47,7 +47,7 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &EgressArgs) -> ExitCode 
         return ExitCode::from(2);
     };
     let mut explained =
-        EgressExplanation { outlet, generation: &generation, lines: Lines::default() };
+        EgressExplanation { outlet, generation: &generation, lines: ExplanationLines::default() };
     let open = explained.explain(asked, &addresses);
     say(&explained.lines.text);
     summarise(&generation.config.sources, &problems);
@@ -62,9 +62,9 @@ fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 struct EgressExplanation<'a> {
-    outlet: &'a Outlet,
+    outlet: &'a ForwardProxy,
     generation: &'a Generation,
-    lines: Lines,
+    lines: ExplanationLines,
 }
 
 /// How names are looked up.

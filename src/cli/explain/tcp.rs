@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::{say_wrong, summarise};
-use crate::generation::explain::{Connection, Explained};
+use crate::generation::explain::{ConnectionQuery, Explanation};
 
 use super::{generation, told};
 
@@ -34,12 +34,12 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &TcpArgs) -> ExitCode {
     // As it is read from a hello.
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
-    let connection = Connection {
+    let connection = ConnectionQuery {
         server_name: (!name.is_empty()).then_some(name),
         port,
         from: asked.client.to_canonical(),
     };
-    let code = told(Explained::of_connection(&generation, &connection));
+    let code = told(Explanation::of_connection(&generation, &connection));
     summarise(&generation.config.sources, &problems);
     code
 }

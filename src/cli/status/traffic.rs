@@ -130,7 +130,7 @@ fn tunnels_of(out: &mut String, tunnels: &TunnelList, now: i64) {
 mod tests {
     use super::*;
     use crate::admin::report::TunnelStatus;
-    use crate::lens::report::{CauseTold, Counts};
+    use crate::socketio::report::{CauseReport, SessionCounts};
 
     fn busy() -> Status {
         let refused = |reason: &str, route: &str, count| RejectionCount {
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn sessions_have_the_causes_that_keep_them_from_a_websocket() {
-        let cause = |cause: &str, stuck, ended| CauseTold {
+        let cause = |cause: &str, stuck, ended| CauseReport {
             cause: cause.to_owned(),
             stuck,
             ended,
@@ -203,7 +203,7 @@ mod tests {
             next: String::new(),
         };
         let mut told = SocketIoSummary {
-            sessions: Counts { polling: 1, stuck: 2, upgraded: 3, direct: 4, ended: 5 },
+            sessions: SessionCounts { polling: 1, stuck: 2, upgraded: 3, direct: 4, ended: 5 },
             causes: vec![cause("upgrade_stripped", 2, 1), cause("never_tried", 0, 3)],
             warnings: vec!["too short".to_owned()],
         };
@@ -219,7 +219,7 @@ mod tests {
             ]
         );
         told = SocketIoSummary {
-            sessions: Counts::default(),
+            sessions: SessionCounts::default(),
             causes: Vec::new(),
             warnings: Vec::new(),
         };

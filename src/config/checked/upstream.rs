@@ -39,7 +39,7 @@ pub struct Upstream {
     pub first_byte_timeout: Duration,
     /// Longest silence inside an answer's body. Default 5 min.
     pub idle_timeout: Duration,
-    /// How long an unused connection is kept. Default 30 s. A shorter `Keep-Alive: timeout` from
+    /// How long an unused connection is kept. Default 30 s. A shorter `Keep-GenerationGuard: timeout` from
     /// the upstream wins.
     pub keep_alive: Duration,
     /// Idle connections kept per worker and endpoint. Default 256; 0 turns keep-alive off.

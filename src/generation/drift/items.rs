@@ -12,14 +12,14 @@ use crate::units::display_timestamp;
 use crate::generation::Generation;
 
 /// Keys that never are the same on two hosts.
-const OWN: [(&str, &str); 4] =
+const HOST_SPECIFIC_KEYS: [(&str, &str); 4] =
     [("listener", "listen"), ("forward", "listen"), ("admin", "listen"), ("admin", "socket")];
 
 /// What has the contents of a file in its name.
-const CONTENTS: &str = "contents";
+const CONTENTS_NAME: &str = "contents";
 
 /// Something that is compared.
-pub(super) struct Item {
+pub(super) struct DriftItem {
     /// One of [`super::CLASSES`].
     pub(super) class: &'static str,
     /// `profile.lan.hosts`.
@@ -31,7 +31,7 @@ pub(super) struct Item {
 }
 
 /// All of them, in the order of their names.
-pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
+pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<DriftItem> {
     let config = &generation.config;
     let lines = config.sources.lines();
     let numbers = numbers(generation);
@@ -40,15 +40,15 @@ pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
     for pair in pairs.filter(|pair| pair.key != pair.chain) {
         others.remove(&pair.key);
     }
-    let mut all = vec![Item {
+    let mut all = vec![DriftItem {
         class: "version",
         what: "program".to_owned(),
         value: env!("CARGO_PKG_VERSION").as_bytes().to_vec(),
         here: env!("CARGO_PKG_VERSION").to_owned(),
     }];
-    all.push(Item {
+    all.push(DriftItem {
         class: "secrets",
-        what: format!("gateway.shared-secret-file.{CONTENTS}"),
+        what: format!("gateway.shared-secret-file.{CONTENTS_NAME}"),
         value: secrets.keys("drift secrets", &[]).collect::<Vec<_>>().concat(),
         here: String::new(),
     });
@@ -60,20 +60,22 @@ pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
         for (key, value) in item.keys() {
             let content = config.outline.file(value).and_then(|path| others.remove(&path));
             let own = |own: &(&str, &str)| (&*name.kind, key) == *own;
-            if OWN.iter().any(own) || &*name.kind == "gateway" && key.starts_with("drift.") {
+            if HOST_SPECIFIC_KEYS.iter().any(own)
+                || &*name.kind == "gateway" && key.starts_with("drift.")
+            {
                 continue;
             }
             let what = format!("{called}.{key}");
             let place = lines.locate(value.place);
             if let Some(content) = content {
-                all.push(Item {
+                all.push(DriftItem {
                     class: class(key),
-                    what: format!("{what}.{CONTENTS}"),
+                    what: format!("{what}.{CONTENTS_NAME}"),
                     value: content.map_or_else(Vec::new, |hash| hash.to_vec()),
                     here: ends(generation, name, key, value, &place),
                 });
             }
-            all.push(Item {
+            all.push(DriftItem {
                 class: if value.is_secret() { "secrets" } else { "configuration" },
                 what,
                 value: value.exact().as_bytes().to_vec(),
@@ -85,8 +87,8 @@ pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<Item> {
     let mut rest: Vec<_> = others.into_values().flatten().collect();
     rest.sort_unstable();
     if !rest.is_empty() {
-        let (class, what) = ("configuration", format!("other-files.{CONTENTS}"));
-        all.push(Item { class, what, value: rest.concat(), here: String::new() });
+        let (class, what) = ("configuration", format!("other-files.{CONTENTS_NAME}"));
+        all.push(DriftItem { class, what, value: rest.concat(), here: String::new() });
     }
     all.sort_by(|a, b| a.what.cmp(&b.what));
     all

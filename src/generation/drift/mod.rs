@@ -1,6 +1,6 @@
 //! What two gateways that should act alike compare: each item by its name and a keyed hash.
 //!
-//! In: a configuration, the contents of its files, the shared secret. Out: a [`Sheet`], which answers
+//! In: a configuration, the contents of its files, the shared secret. Out: a [`ConfigDigest`], which answers
 //! another gateway and judges its answer. Never: tells a value, or a hash that could be tried without
 //! the secret.
 
@@ -19,47 +19,47 @@ use crate::tls::Secrets;
 use crate::units::display_hex;
 
 use super::Generation;
-use items::Item;
-use wire::{Answer, Wire};
+use items::DriftItem;
+use wire::{DriftAnswer, DriftKey};
 
-pub use wire::FIELD;
+pub use wire::REQUEST_FIELD;
 
 /// What the keys are derived for. Another name for another format.
-const PURPOSE: &str = "drift 1";
+const KEY_PURPOSE: &str = "drift 1";
 
 /// Bytes of a hash that are told.
-const TOLD: usize = 16;
+const HASH_LEN: usize = 16;
 
 /// Most bytes of an answer: some 50,000 items.
-pub const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
+pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
 
 /// Classes of what may differ.
 pub const CLASSES: [&str; 5] = ["configuration", "certificates", "secrets", "users", "version"];
 
 /// What a gateway has, to be compared with what another has.
-pub struct Sheet {
-    items: Vec<Item>,
+pub struct ConfigDigest {
+    items: Vec<DriftItem>,
     /// By secret.
-    pages: Vec<Page>,
+    pages: Vec<KeyedDigest>,
     /// Patterns of what may differ.
     differs: Vec<(String, Span)>,
 }
 
 /// A sheet as it is told to those who asked with one secret.
-struct Page {
-    wire: Wire,
-    /// JSON: a list of [`Row`].
+struct KeyedDigest {
+    wire: DriftKey,
+    /// JSON: a list of [`DigestRow`].
     body: String,
     digest: Vec<u8>,
 }
 
 /// Class, name, keyed hash.
-type Row = (String, String, String);
+type DigestRow = (String, String, String);
 
 /// What came of asking a gateway.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum PeerState {
     /// It was not asked yet.
     #[default]
     Waiting,
@@ -77,7 +77,7 @@ pub enum State {
     Itself,
 }
 
-impl State {
+impl PeerState {
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -95,7 +95,7 @@ impl State {
 
 /// Something that differs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Difference {
+pub struct DriftDifference {
     /// One of [`CLASSES`].
     pub class: String,
     /// Its name, as `differs` takes it: `profile.lan.hosts`.
@@ -108,25 +108,25 @@ pub struct Difference {
 
 /// A gateway this one is compared with.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Peer {
+pub struct DriftPeer {
     /// Host and port.
     pub peer: String,
     /// What came of asking it last.
-    pub state: State,
+    pub state: PeerState,
     /// Why, for people; empty if it could be compared.
     pub detail: String,
     /// When it was compared last, in seconds since 1970; 0: never.
     pub compared: i64,
     /// What differed then.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<DriftDifference>,
 }
 
-impl Sheet {
+impl ConfigDigest {
     /// Of a generation, if it has a secret. Blocks: hashes every key of the configuration.
     pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Self {
         let items = items::of(generation, secrets);
-        let keys = secrets.keys(PURPOSE, &[b"wire"]).zip(secrets.keys(PURPOSE, &[b"item"]));
-        let pages = keys.map(|(wire, item)| Page::new(&items, &wire, &item)).collect();
+        let keys = secrets.keys(KEY_PURPOSE, &[b"wire"]).zip(secrets.keys(KEY_PURPOSE, &[b"item"]));
+        let pages = keys.map(|(wire, item)| KeyedDigest::new(&items, &wire, &item)).collect();
         let drift = generation.config.drift.as_ref();
         let differs = drift.map_or(Vec::new(), |drift| drift.differs.clone());
         Self { items, pages, differs }
@@ -148,7 +148,7 @@ impl Sheet {
     /// The answer to a request, if it was made by a gateway with the same secret.
     #[must_use]
     pub fn answer(&self, head: &RequestHead) -> Option<String> {
-        self.answer_at(head.fields.named(FIELD)?, now())
+        self.answer_at(head.fields.named(REQUEST_FIELD)?, now())
     }
 
     fn answer_at(&self, question: &[u8], now: i64) -> Option<String> {
@@ -161,7 +161,7 @@ impl Sheet {
     /// Whether a request was made by a gateway with the same secret.
     #[must_use]
     pub fn is_for(&self, head: &RequestHead) -> bool {
-        let question = head.fields.named(FIELD);
+        let question = head.fields.named(REQUEST_FIELD);
         question.is_some_and(|text| self.pages.iter().any(|page| page.wire.asked(text).is_some()))
     }
 
@@ -173,33 +173,41 @@ impl Sheet {
 
     /// What the answer to a question says.
     #[must_use]
-    pub fn judge(&self, question: &str, answer: &[u8]) -> (State, String, Vec<Difference>) {
+    pub fn judge(
+        &self,
+        question: &str,
+        answer: &[u8],
+    ) -> (PeerState, String, Vec<DriftDifference>) {
         let without = |state, why: &str| (state, why.to_owned(), Vec::new());
         let unverified = "its answer was not made with the same secret";
-        let Some(page) = self.pages.first() else { return without(State::Unverified, unverified) };
+        let Some(page) = self.pages.first() else {
+            return without(PeerState::Unverified, unverified);
+        };
         match page.wire.heard(question, answer, now()) {
-            None => without(State::Unverified, unverified),
-            Some(Answer::Itself) => {
-                without(State::Itself, "the address leads back to this gateway")
+            None => without(PeerState::Unverified, unverified),
+            Some(DriftAnswer::Itself) => {
+                without(PeerState::Itself, "the address leads back to this gateway")
             }
-            Some(Answer::Clock(ahead)) => {
+            Some(DriftAnswer::Clock(ahead)) => {
                 let way = if ahead < 0 { "behind" } else { "ahead" };
-                without(State::Clock, &format!("its clock is {} s {way}", ahead.unsigned_abs()))
+                without(PeerState::Clock, &format!("its clock is {} s {way}", ahead.unsigned_abs()))
             }
-            Some(Answer::Sheet(body)) => match serde_json::from_slice::<Vec<Row>>(body) {
-                Err(_) => without(State::Unverified, "its answer cannot be read"),
-                Ok(rows) => {
-                    let differences = self.compare(page, rows);
-                    let alike = differences.is_empty();
-                    let state = if alike { State::Alike } else { State::Differs };
-                    (state, String::new(), differences)
+            Some(DriftAnswer::Sheet(body)) => {
+                match serde_json::from_slice::<Vec<DigestRow>>(body) {
+                    Err(_) => without(PeerState::Unverified, "its answer cannot be read"),
+                    Ok(rows) => {
+                        let differences = self.compare(page, rows);
+                        let alike = differences.is_empty();
+                        let state = if alike { PeerState::Alike } else { PeerState::Differs };
+                        (state, String::new(), differences)
+                    }
                 }
-            },
+            }
         }
     }
 
-    fn compare(&self, page: &Page, theirs: Vec<Row>) -> Vec<Difference> {
-        let ours: Vec<Row> = serde_json::from_str(&page.body).unwrap_or_default();
+    fn compare(&self, page: &KeyedDigest, theirs: Vec<DigestRow>) -> Vec<DriftDifference> {
+        let ours: Vec<DigestRow> = serde_json::from_str(&page.body).unwrap_or_default();
         // Names of theirs go into logs; classes into metrics.
         let theirs = theirs.into_iter().filter(|(class, ..)| CLASSES.contains(&class.as_str()));
         let mut theirs: BTreeMap<_, _> =
@@ -212,9 +220,9 @@ impl Sheet {
                 None => "only here",
             };
             let here = item.here.clone();
-            found.push(Difference { class, what, how: how.to_owned(), here });
+            found.push(DriftDifference { class, what, how: how.to_owned(), here });
         }
-        found.extend(theirs.into_keys().map(|(class, what)| Difference {
+        found.extend(theirs.into_keys().map(|(class, what)| DriftDifference {
             class,
             what: what.replace(char::is_control, "?"),
             how: "only there".to_owned(),
@@ -225,19 +233,19 @@ impl Sheet {
     }
 }
 
-impl Page {
-    fn new(items: &[Item], wire: &[u8; 32], key: &[u8; 32]) -> Self {
+impl KeyedDigest {
+    fn new(items: &[DriftItem], wire: &[u8; 32], key: &[u8; 32]) -> Self {
         let key = Key::new(HMAC_SHA256, key);
-        let row = |item: &Item| -> Row {
+        let row = |item: &DriftItem| -> DigestRow {
             let name = [item.class, "\0", &item.what, "\0"].concat();
             let hash = sign(&key, &[name.as_bytes(), &item.value].concat());
-            let told = hash.as_ref().get(..TOLD).unwrap_or_default();
+            let told = hash.as_ref().get(..HASH_LEN).unwrap_or_default();
             (item.class.to_owned(), item.what.clone(), display_hex(told))
         };
-        let rows: Vec<Row> = items.iter().map(row).collect();
+        let rows: Vec<DigestRow> = items.iter().map(row).collect();
         let body = serde_json::json!(rows).to_string();
         let digest = digest(&SHA256, body.as_bytes()).as_ref().to_vec();
-        Self { wire: Wire::new(wire), body, digest }
+        Self { wire: DriftKey::new(wire), body, digest }
     }
 }
 

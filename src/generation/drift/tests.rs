@@ -45,7 +45,7 @@ fn told(one: &Generation, two: &Generation) -> Option<Vec<String>> {
     let question = one.question().unwrap();
     two.answer_at(question.as_bytes(), now())?;
     let other = two.pages.iter().find(|p| p.wire.asked(question.as_bytes()).is_some()).unwrap();
-    assert_eq!(one.judge(&question, b"1 sheet 0 x y\n[]").0, State::Unverified);
+    assert_eq!(one.judge(&question, b"1 sheet 0 x y\n[]").0, PeerState::Unverified);
     let found = one.compare(page, serde_json::from_str(&other.body).unwrap());
     Some(found.iter().map(|d| format!("{}: {} {}: {}", d.class, d.what, d.how, d.here)).collect())
 }
@@ -60,7 +60,7 @@ fn two_that_say_the_same_are_alike() {
     let sheet = one.sheet.get().unwrap();
     let question = sheet.question().unwrap();
     let answer = sheet.answer_at(question.as_bytes(), now()).unwrap();
-    assert_eq!(sheet.judge(&question, answer.as_bytes()).0, State::Itself);
+    assert_eq!(sheet.judge(&question, answer.as_bytes()).0, PeerState::Itself);
 }
 
 #[test]
@@ -101,8 +101,9 @@ fn nothing_that_is_told_is_a_value_or_a_plain_hash() {
     let (one, _) = sheet(PROFILE, &[SECRET]);
     let (two, _) = sheet(PROFILE, &[OTHER]);
     let body = |generation: &Generation| generation.sheet.get().unwrap().pages[0].body.clone();
-    let rows =
-        |generation: &Generation| -> Vec<Row> { serde_json::from_str(&body(generation)).unwrap() };
+    let rows = |generation: &Generation| -> Vec<DigestRow> {
+        serde_json::from_str(&body(generation)).unwrap()
+    };
     assert!(!body(&one).contains("a.test") && !body(&one).contains(&SECRET[..12]));
     for (a, b) in rows(&one).iter().zip(rows(&two)) {
         assert_eq!(a.1, b.1);

@@ -22,13 +22,13 @@ use aws_lc_rs::rand;
 use crate::units::display_hex;
 
 /// The field of a question.
-pub const FIELD: &str = "gateway-drift";
+pub const REQUEST_FIELD: &str = "gateway-drift";
 
 /// Seconds that the clocks may be apart.
-const APART: i64 = 120;
+const MAX_CLOCK_SKEW: i64 = 120;
 
 /// Longest question, and longest first line of an answer, in bytes.
-const LONGEST: usize = 256;
+const MAX_LINE: usize = 256;
 
 const VERSION: &str = "1";
 const SHEET: &str = "sheet";
@@ -45,11 +45,11 @@ fn random() -> Option<String> {
 }
 
 /// The key of one secret.
-pub(super) struct Wire(Key);
+pub(super) struct DriftKey(Key);
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Answer<'a> {
+pub(super) enum DriftAnswer<'a> {
     /// What the other gateway has.
     Sheet(&'a [u8]),
     /// Its clock is this many seconds ahead; less than nothing: behind.
@@ -58,7 +58,7 @@ pub(super) enum Answer<'a> {
     Itself,
 }
 
-impl Wire {
+impl DriftKey {
     pub(super) fn new(key: &[u8; 32]) -> Self {
         Self(Key::new(HMAC_SHA256, key))
     }
@@ -81,7 +81,7 @@ impl Wire {
 
     /// The time of a question, if it was asked with this secret.
     pub(super) fn asked(&self, question: &[u8]) -> Option<i64> {
-        if question.len() > LONGEST {
+        if question.len() > MAX_LINE {
             return None;
         }
         let (said, mac) = split_last(question)?;
@@ -111,7 +111,7 @@ impl Wire {
         (now, apart): (i64, u64),
         (body, hash): (&str, &[u8]),
     ) -> String {
-        let (word, body, hash) = if apart > APART.unsigned_abs() {
+        let (word, body, hash) = if apart > MAX_CLOCK_SKEW.unsigned_abs() {
             (CLOCK, "", digest(&SHA256, b"").as_ref().to_vec())
         } else {
             (SHEET, body, hash.to_vec())
@@ -127,8 +127,8 @@ impl Wire {
         question: &str,
         answer: &'a [u8],
         now: i64,
-    ) -> Option<Answer<'a>> {
-        let end = memchr::memchr(b'\n', answer.get(..LONGEST.min(answer.len()))?)?;
+    ) -> Option<DriftAnswer<'a>> {
+        let end = memchr::memchr(b'\n', answer.get(..MAX_LINE.min(answer.len()))?)?;
         let (line, body) = (answer.get(..end)?, answer.get(end + 1..)?);
         let (said, mac) = split_last(line)?;
         let good = self.mac([question.as_bytes(), said, digest(&SHA256, body).as_ref()]);
@@ -136,11 +136,11 @@ impl Wire {
         let mut words = std::str::from_utf8(said).ok()?.split(' ').skip(1);
         let (word, time, process) = (words.next()?, words.next()?, words.next()?);
         if process == *PROCESS {
-            return Some(Answer::Itself);
+            return Some(DriftAnswer::Itself);
         }
         match word {
-            SHEET => Some(Answer::Sheet(body)),
-            _ => Some(Answer::Clock(time.parse::<i64>().ok()?.saturating_sub(now))),
+            SHEET => Some(DriftAnswer::Sheet(body)),
+            _ => Some(DriftAnswer::Clock(time.parse::<i64>().ok()?.saturating_sub(now))),
         }
     }
 }
@@ -154,7 +154,7 @@ fn split_last(text: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
 
-    fn answer(wire: &Wire, question: &str, now: i64) -> Option<String> {
+    fn answer(wire: &DriftKey, question: &str, now: i64) -> Option<String> {
         let time = wire.asked(question.as_bytes())?;
         let hash = digest(&SHA256, b"[]");
         let moment = (now, now.abs_diff(time));
@@ -163,22 +163,22 @@ mod tests {
 
     #[test]
     fn who_has_the_secret_is_answered() {
-        let wire = Wire::new(&[7; 32]);
+        let wire = DriftKey::new(&[7; 32]);
         let question = wire.question(1000).unwrap();
         let told = answer(&wire, &question, 1100).unwrap();
-        assert_eq!(wire.heard(&question, told.as_bytes(), 1000), Some(Answer::Sheet(b"[]")));
+        assert_eq!(wire.heard(&question, told.as_bytes(), 1000), Some(DriftAnswer::Sheet(b"[]")));
         let late = answer(&wire, &question, 1121).unwrap();
-        assert_eq!(wire.heard(&question, late.as_bytes(), 1000), Some(Answer::Clock(121)));
+        assert_eq!(wire.heard(&question, late.as_bytes(), 1000), Some(DriftAnswer::Clock(121)));
         let early = answer(&wire, &question, 800).unwrap();
-        assert_eq!(wire.heard(&question, early.as_bytes(), 1000), Some(Answer::Clock(-200)));
+        assert_eq!(wire.heard(&question, early.as_bytes(), 1000), Some(DriftAnswer::Clock(-200)));
         let hash = digest(&SHA256, b"[]");
         let own = wire.answer((question.as_bytes(), 1000), 1000, ("[]", hash.as_ref()));
-        assert_eq!(wire.heard(&question, own.as_bytes(), 1000), Some(Answer::Itself));
+        assert_eq!(wire.heard(&question, own.as_bytes(), 1000), Some(DriftAnswer::Itself));
     }
 
     #[test]
     fn nobody_else_is() {
-        let (wire, other) = (Wire::new(&[7; 32]), Wire::new(&[8; 32]));
+        let (wire, other) = (DriftKey::new(&[7; 32]), DriftKey::new(&[8; 32]));
         let question = wire.question(1000).unwrap();
         assert_ne!(question, wire.question(1000).unwrap(), "each is new");
         assert_eq!(other.asked(question.as_bytes()), None);
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_to_one_question_and_whole() {
-        let (wire, other) = (Wire::new(&[7; 32]), Wire::new(&[8; 32]));
+        let (wire, other) = (DriftKey::new(&[7; 32]), DriftKey::new(&[8; 32]));
         let question = wire.question(1000).unwrap();
         let told = answer(&wire, &question, 1000).unwrap();
         assert_eq!(other.heard(&question, told.as_bytes(), 1000), None);

@@ -19,8 +19,8 @@ use crate::downstream::min_rate::MinRate;
 use crate::downstream::request_body::RequestBody;
 use crate::downstream::response_body::{ResponseBody, ResponseParts};
 use crate::downstream::{Conn, LocalReply, RequestId, Worker};
-use crate::generation::site::Way;
-use crate::generation::{Decision, Route, Site};
+use crate::generation::virtual_server::ProxyTarget;
+use crate::generation::{CompiledRoute, RouteDecision, VirtualServer};
 use crate::message::forward::{
     Edits, Origin, Sent, field, lacks_date, write_request, write_response,
 };
@@ -117,7 +117,7 @@ pub(super) async fn serve<T: Io>(
 
 /// Names a host for a client that named none (HTTP/1.0), so that every component gets a `Host` it can
 /// serve: the first of the profile, or the one in TLS, or the listener's address.
-fn named(mut head: RequestHead, site: &Site, facts: &Facts) -> RequestHead {
+fn named(mut head: RequestHead, site: &VirtualServer, facts: &Facts) -> RequestHead {
     if head.host.is_empty() {
         match site.first_host().or(facts.sni.as_deref()) {
             Some(host) => head.assume_host(host),
@@ -132,16 +132,16 @@ struct Request<'a> {
     service: &'a Rc<Service>,
     worker: &'a Rc<Worker>,
     facts: &'a Rc<Facts>,
-    site: &'a Arc<Site>,
+    site: &'a Arc<VirtualServer>,
     head: RequestHead,
     /// The route it takes, or is refused by.
-    route: OnceCell<Arc<Route>>,
+    route: OnceCell<Arc<CompiledRoute>>,
 }
 
 /// Where a route sends a request.
 struct Target<'a> {
-    route: &'a Route,
-    way: &'a Way,
+    route: &'a CompiledRoute,
+    way: &'a ProxyTarget,
     origin: Origin<'a>,
     client: (ClientAddr, &'a RequestId),
 }
@@ -160,12 +160,12 @@ impl Request<'_> {
                 return self.refuse(conn, record, refusal.reason, refusal.allow);
             }
         };
-        if let Decision::Route(route) = &decision {
+        if let RouteDecision::Route(route) = &decision {
             record.on_route(route);
         }
         let reply =
             reply::for_decision(&decision, &self.head, (self.worker.local.phase(), &record.id));
-        if let Decision::Route(route) = decision {
+        if let RouteDecision::Route(route) = decision {
             self.route.get_or_init(|| route);
         }
         if let Some(reply) = reply {
@@ -197,7 +197,7 @@ impl Request<'_> {
         let alarm = self.worker.local.clock.alarm();
         let mut sender = RequestBody { conn, upload, version: self.head.version };
         let mut fresh = false;
-        let Way { upstream, counters, first_byte, .. } = target.way;
+        let ProxyTarget { upstream, counters, first_byte, .. } = target.way;
         record.on_upstream(upstream);
         match admit(self.site, record.client, &self.facts.accounts) {
             Ok(admitted) => record.admitted = Some(admitted),

@@ -29,8 +29,8 @@ use crate::downstream::drive::{
     ExchangeError, Upload, await_head, is_stale, is_switch, may_repeat,
 };
 use crate::downstream::min_rate::MinRate;
-use crate::generation::site::Way;
-use crate::generation::{Decision, Route, Site};
+use crate::generation::virtual_server::ProxyTarget;
+use crate::generation::{CompiledRoute, RouteDecision, VirtualServer};
 use crate::message::forward::{Edits, lacks_date, passed_fields, write_request};
 use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
 use crate::net::Alarm;
@@ -57,7 +57,7 @@ const HEAD_READ: usize = 8 << 10;
 /// One request being served.
 struct H2Request {
     service: Rc<Service>,
-    site: Arc<Site>,
+    site: Arc<VirtualServer>,
     facts: Rc<Facts>,
     streams: Rc<Streams>,
 }
@@ -127,7 +127,7 @@ impl H2Request {
                 return refuse(&mut record, edits, refusal.reason, refusal.allow);
             }
         };
-        if let Decision::Route(route) = &decision {
+        if let RouteDecision::Route(route) = &decision {
             record.on_route(route);
             if self_test::ends_connection(route, &head) {
                 self.streams.leave();
@@ -137,12 +137,12 @@ impl H2Request {
             reply::for_decision(&decision, &head, (worker.local.phase(), &record.id))
         {
             let edits = match &decision {
-                Decision::Route(route) => &route.edits,
-                Decision::AddSlash | Decision::ToHttps(_) => &self.site.edits,
+                RouteDecision::Route(route) => &route.edits,
+                RouteDecision::AddSlash | RouteDecision::ToHttps(_) => &self.site.edits,
             };
             return own(&mut record, edits, reply);
         }
-        let Decision::Route(route) = decision else {
+        let RouteDecision::Route(route) = decision else {
             return refuse(&mut record, &self.site.edits, Reason::Internal, None);
         };
         let timeouts = &self.site.timeouts;
@@ -189,7 +189,7 @@ impl H2Request {
         let Some(way) = asked.route.action.way() else {
             return Err(Reason::Internal.into());
         };
-        let Way { upstream, counters, first_byte, .. } = way;
+        let ProxyTarget { upstream, counters, first_byte, .. } = way;
         let (client, id, trace) = (record.client, record.id, record.trace);
         let to = (asked.route, way);
         let origin = self.facts.origin((&self.site, client), to, (&id, trace.as_ref()));
@@ -277,7 +277,7 @@ impl H2Request {
         sender: Sender,
         record: Box<Record>,
         answered: Answered,
-        route: &Route,
+        route: &CompiledRoute,
     ) -> Response<AnswerBody> {
         let mut response = Response::new(AnswerBody::Empty);
         *response.status_mut() =
@@ -331,7 +331,7 @@ impl H2Request {
         key: &str,
         mut record: Box<Record>,
         answered: Answered,
-        route: &Route,
+        route: &CompiledRoute,
     ) -> Response<AnswerBody> {
         if !is_switch(&answered.head) {
             return bad_answer(&mut record, &route.edits, "101 without Upgrade: websocket");
@@ -383,7 +383,7 @@ impl Switched {
 /// A request and where it goes.
 struct Asked<'a> {
     head: &'a RequestHead,
-    route: &'a Route,
+    route: &'a CompiledRoute,
     key: Option<&'a str>,
 }
 

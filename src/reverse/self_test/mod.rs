@@ -18,8 +18,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::downstream::Worker;
-use crate::generation::site::Action;
-use crate::generation::{Route, SelfTest};
+use crate::generation::virtual_server::RouteAction;
+use crate::generation::{CompiledRoute, SelfTest};
 use crate::message::forward::Origin as From;
 use crate::message::{Known, Reason, RequestHead, path};
 use crate::upstream::{Connection, Stream};
@@ -67,8 +67,12 @@ struct Seen {
 
 impl<'a> Own<'a> {
     /// For a request from there, if its route is a self-test.
-    pub(super) fn of(route: &'a Route, facts: &'a Rc<Facts>, from: &From<'a>) -> Option<Self> {
-        let Action::SelfTest(_, test) = &route.action else { return None };
+    pub(super) fn of(
+        route: &'a CompiledRoute,
+        facts: &'a Rc<Facts>,
+        from: &From<'a>,
+    ) -> Option<Self> {
+        let RouteAction::SelfTest(_, test) = &route.action else { return None };
         Some(Self { test, facts, id: from.request_id, trusted: from.proxy.is_some() })
     }
 
@@ -121,8 +125,8 @@ pub(super) fn connect(
 /// Whether the connection that this came on is to take no more requests. Browsers open a WebSocket
 /// over the HTTP/2 connection they have; without one they open it over HTTP/1.1. What is open on
 /// the connection stays open.
-pub(super) fn ends_connection(route: &Route, head: &RequestHead) -> bool {
-    let Action::SelfTest(way, _) = &route.action else { return false };
+pub(super) fn ends_connection(route: &CompiledRoute, head: &RequestHead) -> bool {
+    let RouteAction::SelfTest(way, _) = &route.action else { return false };
     let prefix = way.strip_prefix.as_deref().unwrap_or_default();
     path::raw(&head.target).strip_prefix(prefix.as_bytes()) == Some(LEAVE.as_bytes())
 }

@@ -53,7 +53,7 @@ fn explained(destination: &str, client: &str) -> (String, bool) {
         .generation;
     let outlet = generation.outlet.as_ref().unwrap();
     let mut explained =
-        EgressExplanation { outlet, generation: &generation, lines: Lines::default() };
+        EgressExplanation { outlet, generation: &generation, lines: ExplanationLines::default() };
     let asked = EgressArgs {
         destination: destination.to_owned(),
         client: client.parse().unwrap(),

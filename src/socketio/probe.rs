@@ -1,6 +1,6 @@
 //! What one request has to do with a Socket.IO session, from its head to its end.
 //!
-//! In: a head, and the bodies as they pass. Out: [`Event`]s. Never: changes or holds back a byte.
+//! In: a head, and the bodies as they pass. Out: [`SessionEvent`]s. Never: changes or holds back a byte.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -15,41 +15,44 @@ use crate::message::{Known, Reason, RequestHead, Version};
 use crate::telemetry::socketio::Place;
 use crate::upstream::{Onlooker, engine};
 
-use super::event::{Cut, Event, Opened, Polled, Stripped, Tried, Way, What};
-use super::key::Key;
-use super::packet::{Beginning, Ending, Open};
+use super::event::{
+    EventKind, PollEnded, SessionEvent, SessionOpened, SocketEnded, StrippedFields, UpgradeFailed,
+    UpgradePath,
+};
+use super::key::SessionKey;
+use super::packet::{BodyHead, BodyTail, OpenPacket};
 
 /// Messages of a client after which its WebSocket is agreed on: the probe and the upgrade.
-const AGREED: [u8; 2] = [2, 1];
+const UPGRADE_MESSAGES: [u8; 2] = [2, 1];
 
 /// See the module.
-pub struct Ticket {
-    ask: Ask,
+pub struct RequestProbe {
+    ask: RequestKind,
     engine: u8,
     version: Version,
-    key: Cell<Option<Key>>,
+    key: Cell<Option<SessionKey>>,
     place: OnceCell<(Arc<Place>, Duration)>,
-    open: RefCell<Option<Open>>,
+    open: RefCell<Option<OpenPacket>>,
     code: Cell<Option<u8>>,
     goodbye: Cell<bool>,
-    sent: Cell<Ending>,
+    sent: Cell<BodyTail>,
     upgraded: Cell<bool>,
     messages: Cell<[u8; 2]>,
 }
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Ask {
+enum RequestKind {
     /// To open a session.
     Open,
     /// What there is for the session, or that it be brought something.
     Poll { post: bool },
     /// A WebSocket: for the session there is, or as one of its own.
-    WebSocket { way: Way, direct: bool },
+    WebSocket { way: UpgradePath, direct: bool },
 }
 
 /// What became of the request.
-pub struct Outcome<'a> {
+pub struct RequestOutcome<'a> {
     /// Its id.
     pub request: &'a str,
     /// The TCP peer.
@@ -66,7 +69,7 @@ pub struct Outcome<'a> {
     pub answered: bool,
 }
 
-impl Ticket {
+impl RequestProbe {
     /// Of a request; `None` if it is not Engine.IO's.
     #[must_use]
     pub fn of(head: &RequestHead) -> Option<Rc<Self>> {
@@ -74,11 +77,11 @@ impl Ticket {
         let ask = match (&head.method, parameters.sid, parameters.is_websocket()) {
             // A WebSocket over HTTP/2 is a CONNECT.
             (&Method::GET | &Method::CONNECT, sid, true) => {
-                Ask::WebSocket { way: way(head), direct: sid.is_none() }
+                RequestKind::WebSocket { way: way(head), direct: sid.is_none() }
             }
-            (&Method::GET, None, false) => Ask::Open,
-            (&Method::GET, Some(_), false) => Ask::Poll { post: false },
-            (&Method::POST, Some(_), false) => Ask::Poll { post: true },
+            (&Method::GET, None, false) => RequestKind::Open,
+            (&Method::GET, Some(_), false) => RequestKind::Poll { post: false },
+            (&Method::POST, Some(_), false) => RequestKind::Poll { post: true },
             _ => return None,
         };
         let digits = std::str::from_utf8(parameters.version).ok();
@@ -86,7 +89,7 @@ impl Ticket {
             ask,
             engine: digits.and_then(|digits| digits.parse().ok()).unwrap_or(0),
             version: head.version,
-            key: Cell::new(parameters.sid.map(Key::of)),
+            key: Cell::new(parameters.sid.map(SessionKey::of)),
             place: OnceCell::new(),
             open: RefCell::default(),
             code: Cell::default(),
@@ -105,7 +108,7 @@ impl Ticket {
 
     /// What the session is called, once that is known.
     #[must_use]
-    pub fn key(&self) -> Option<Key> {
+    pub fn key(&self) -> Option<SessionKey> {
         self.key.get()
     }
 
@@ -114,13 +117,13 @@ impl Ticket {
     pub fn onlooker(self: &Rc<Self>, status: u16) -> Option<Box<dyn Onlooker>> {
         let ticket = Rc::clone(self);
         match self.ask {
-            Ask::Poll { post: false } if status == 200 => {
-                Some(Box::new(Last { ticket, end: Ending::default() }))
+            RequestKind::Poll { post: false } if status == 200 => {
+                Some(Box::new(TailScan { ticket, end: BodyTail::default() }))
             }
-            Ask::Open if status == 200 => {
-                Some(Box::new(First { ticket, begun: Beginning::default() }))
+            RequestKind::Open if status == 200 => {
+                Some(Box::new(HeadScan { ticket, begun: BodyHead::default() }))
             }
-            _ if status >= 400 => Some(Box::new(First { ticket, begun: Beginning::default() })),
+            _ if status >= 400 => Some(Box::new(HeadScan { ticket, begun: BodyHead::default() })),
             _ => None,
         }
     }
@@ -134,12 +137,16 @@ impl Ticket {
 
     /// What is to be told when the request is over, or has become a WebSocket.
     #[must_use]
-    pub fn over(&self, outcome: &Outcome<'_>, tunnel_idle: Duration) -> Option<Event> {
+    pub fn over(
+        &self,
+        outcome: &RequestOutcome<'_>,
+        tunnel_idle: Duration,
+    ) -> Option<SessionEvent> {
         let what = match self.ask {
-            Ask::Open => {
+            RequestKind::Open => {
                 let open = self.open.borrow();
                 let open = open.as_ref()?;
-                What::Opened(Opened {
+                EventKind::Opened(SessionOpened {
                     engine: self.engine,
                     offers: open.offers,
                     heartbeat: open.heartbeat,
@@ -147,7 +154,7 @@ impl Ticket {
                     tunnel_idle,
                 })
             }
-            Ask::Poll { post } => What::Polled(Polled {
+            RequestKind::Poll { post } => EventKind::Polled(PollEnded {
                 post,
                 status: outcome.status,
                 reason: outcome.reason,
@@ -156,7 +163,7 @@ impl Ticket {
                 answered: outcome.answered,
                 goodbye: self.goodbye.get() || (post && self.sent.get().says_goodbye(self.engine)),
             }),
-            Ask::WebSocket { way, direct } => What::Tried(Tried {
+            RequestKind::WebSocket { way, direct } => EventKind::Tried(UpgradeFailed {
                 way,
                 direct,
                 status: outcome.status,
@@ -172,39 +179,39 @@ impl Ticket {
 
     /// What is to be told when it has become a WebSocket.
     #[must_use]
-    pub fn switched(&self, outcome: &Outcome<'_>) -> Option<Event> {
-        let Ask::WebSocket { direct, .. } = self.ask else { return None };
-        self.event(outcome, What::Switched { direct })
+    pub fn switched(&self, outcome: &RequestOutcome<'_>) -> Option<SessionEvent> {
+        let RequestKind::WebSocket { direct, .. } = self.ask else { return None };
+        self.event(outcome, EventKind::Switched { direct })
     }
 
     /// Notes how many messages the two of a WebSocket have sent; whether with these it is agreed on.
     pub fn moved(&self, messages: [u8; 2]) -> bool {
         self.messages.set(messages);
-        let agreed = messages[0] >= AGREED[0] && messages[1] >= AGREED[1];
-        let waits = matches!(self.ask, Ask::WebSocket { direct: false, .. });
+        let agreed = messages[0] >= UPGRADE_MESSAGES[0] && messages[1] >= UPGRADE_MESSAGES[1];
+        let waits = matches!(self.ask, RequestKind::WebSocket { direct: false, .. });
         waits && agreed && !self.upgraded.replace(true)
     }
 
     /// What is to be told when its WebSocket is agreed on.
     #[must_use]
-    pub fn upgraded(&self, outcome: &Outcome<'_>) -> Option<Event> {
-        self.event(outcome, What::Upgraded)
+    pub fn upgraded(&self, outcome: &RequestOutcome<'_>) -> Option<SessionEvent> {
+        self.event(outcome, EventKind::Upgraded)
     }
 
     /// What is to be told when its WebSocket has ended.
     #[must_use]
-    pub fn cut(&self, outcome: &Outcome<'_>, mut cut: Cut) -> Option<Event> {
-        let Ask::WebSocket { direct, .. } = self.ask else { return None };
+    pub fn cut(&self, outcome: &RequestOutcome<'_>, mut cut: SocketEnded) -> Option<SessionEvent> {
+        let RequestKind::WebSocket { direct, .. } = self.ask else { return None };
         (cut.direct, cut.messages) = (direct, self.messages.get());
-        self.event(outcome, What::Cut(cut))
+        self.event(outcome, EventKind::Cut(cut))
     }
 
-    fn event(&self, outcome: &Outcome<'_>, what: What) -> Option<Event> {
+    fn event(&self, outcome: &RequestOutcome<'_>, what: EventKind) -> Option<SessionEvent> {
         let (place, _) = self.place.get()?;
         // What has no id yet is called by its request.
-        let key = self.key.get().unwrap_or_else(|| Key::of(outcome.request.as_bytes()));
+        let key = self.key.get().unwrap_or_else(|| SessionKey::of(outcome.request.as_bytes()));
         self.key.set(Some(key));
-        Some(Event {
+        Some(SessionEvent {
             key,
             at: Instant::now(),
             place: Arc::clone(place),
@@ -218,17 +225,17 @@ impl Ticket {
 }
 
 /// How a request asks for a WebSocket.
-fn way(head: &RequestHead) -> Way {
+fn way(head: &RequestHead) -> UpgradePath {
     if head.upgrade {
-        return Way::Upgrade;
+        return UpgradePath::Upgrade;
     }
     if head.version == Version::Http2 {
-        return Way::Http2;
+        return UpgradePath::Http2;
     }
     let has = |known, token: &[u8]| {
         tokens(head.fields.all(known)).any(|one| one.eq_ignore_ascii_case(token))
     };
-    Way::Stripped(Stripped {
+    UpgradePath::Stripped(StrippedFields {
         http10: head.version == Version::Http10,
         upgrade: has(Known::Upgrade, b"websocket"),
         connection: has(Known::Connection, b"upgrade"),
@@ -237,21 +244,21 @@ fn way(head: &RequestHead) -> Way {
 }
 
 /// Looks at the beginning of an answer.
-struct First {
-    ticket: Rc<Ticket>,
-    begun: Beginning,
+struct HeadScan {
+    ticket: Rc<RequestProbe>,
+    begun: BodyHead,
 }
 
-impl Onlooker for First {
+impl Onlooker for HeadScan {
     fn read(&mut self, piece: &[u8]) -> bool {
         if !self.begun.read(piece) {
             return false;
         }
-        if self.ticket.ask == Ask::Open
+        if self.ticket.ask == RequestKind::Open
             && let Some(open) = self.begun.open()
         {
-            self.ticket.key.set(Some(Key::of(open.sid.as_bytes())));
-            self.ticket.open.replace(Some(Open { sid: String::new(), ..open }));
+            self.ticket.key.set(Some(SessionKey::of(open.sid.as_bytes())));
+            self.ticket.open.replace(Some(OpenPacket { sid: String::new(), ..open }));
         }
         self.ticket.code.set(self.begun.code());
         true
@@ -259,12 +266,12 @@ impl Onlooker for First {
 }
 
 /// Looks at the end of an answer.
-struct Last {
-    ticket: Rc<Ticket>,
-    end: Ending,
+struct TailScan {
+    ticket: Rc<RequestProbe>,
+    end: BodyTail,
 }
 
-impl Onlooker for Last {
+impl Onlooker for TailScan {
     fn read(&mut self, piece: &[u8]) -> bool {
         self.end.read(piece);
         self.ticket.goodbye.set(self.end.says_goodbye(self.ticket.engine));

@@ -6,22 +6,22 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::lens::event::{Cut, Polled, Stripped, Tried, Way};
-use crate::lens::packet::Heartbeat;
 use crate::message::Version;
+use crate::socketio::event::{PollEnded, SocketEnded, StrippedFields, UpgradeFailed, UpgradePath};
+use crate::socketio::packet::Heartbeat;
 use crate::telemetry::exposition::Format;
 use crate::telemetry::socketio::Place;
 use crate::telemetry::websockets::Closed;
 
 /// A book, and who writes it.
 struct World {
-    book: Book,
+    book: SessionTable,
     metrics: Arc<Metrics>,
     place: Arc<Place>,
     start: Instant,
 }
 
-const OPENED: Opened = Opened {
+const OPENED: SessionOpened = SessionOpened {
     engine: 4,
     offers: Some(true),
     heartbeat: Some(Heartbeat {
@@ -32,7 +32,7 @@ const OPENED: Opened = Opened {
     tunnel_idle: Duration::from_secs(120),
 };
 
-const POLL: Polled = Polled {
+const POLL: PollEnded = PollEnded {
     post: false,
     status: 200,
     reason: None,
@@ -42,11 +42,20 @@ const POLL: Polled = Polled {
     goodbye: false,
 };
 
-const TRIED: Tried =
-    Tried { way: Way::Upgrade, direct: false, status: 400, reason: None, code: None };
+const TRIED: UpgradeFailed = UpgradeFailed {
+    way: UpgradePath::Upgrade,
+    direct: false,
+    status: 400,
+    reason: None,
+    code: None,
+};
 
-const STRIPPED: Way =
-    Way::Stripped(Stripped { http10: true, upgrade: false, connection: false, key: true });
+const STRIPPED: UpgradePath = UpgradePath::Stripped(StrippedFields {
+    http10: true,
+    upgrade: false,
+    connection: false,
+    key: true,
+});
 
 impl World {
     fn new() -> Self {
@@ -58,7 +67,7 @@ impl World {
             upstream: "chat".into(),
             metrics: Arc::new(LazyLock::new(Box::new(counters))),
         };
-        let book = Book::new(Arc::clone(&metrics));
+        let book = SessionTable::new(Arc::clone(&metrics));
         Self { book, metrics, place: Arc::new(place), start: Instant::now() }
     }
 
@@ -66,9 +75,9 @@ impl World {
         self.start + Duration::from_secs_f64(seconds)
     }
 
-    fn event(&self, session: &str, seconds: f64, what: What) -> Event {
-        Event {
-            key: Key::of(session.as_bytes()),
+    fn event(&self, session: &str, seconds: f64, what: EventKind) -> SessionEvent {
+        SessionEvent {
+            key: SessionKey::of(session.as_bytes()),
             at: self.after(seconds),
             place: Arc::clone(&self.place),
             client: SocketAddr::from(([192, 0, 2, 1], 1024)),
@@ -79,7 +88,7 @@ impl World {
         }
     }
 
-    fn note(&mut self, session: &str, seconds: f64, what: What) {
+    fn note(&mut self, session: &str, seconds: f64, what: EventKind) {
         let event = self.event(session, seconds, what);
         let now = event.at;
         self.book.fold(vec![event], now);
@@ -87,7 +96,7 @@ impl World {
 
     /// State and cause of a session at this second.
     fn told(&self, session: &str, seconds: f64) -> (String, Option<String>) {
-        let key = Key::of(session.as_bytes());
+        let key = SessionKey::of(session.as_bytes());
         let row = self.book.story(key, self.after(seconds)).unwrap().session;
         (row.state, row.cause)
     }
@@ -107,17 +116,17 @@ impl World {
     }
 }
 
-fn opened() -> What {
-    What::Opened(OPENED)
+fn opened() -> EventKind {
+    EventKind::Opened(OPENED)
 }
 
-fn tried(way: Way, status: u16, reason: Option<Reason>, code: Option<u8>) -> What {
-    What::Tried(Tried { way, status, reason, code, ..TRIED })
+fn tried(way: UpgradePath, status: u16, reason: Option<Reason>, code: Option<u8>) -> EventKind {
+    EventKind::Tried(UpgradeFailed { way, status, reason, code, ..TRIED })
 }
 
-fn cut(how: Closed, silent: f64, messages: [u8; 2], said_close: bool) -> What {
+fn cut(how: Closed, silent: f64, messages: [u8; 2], said_close: bool) -> EventKind {
     let silent = Duration::from_secs_f64(silent);
-    What::Cut(Cut { messages, ..Cut::new(how, silent, said_close) })
+    EventKind::Cut(SocketEnded { messages, ..SocketEnded::new(how, silent, said_close) })
 }
 
 #[test]
@@ -125,10 +134,10 @@ fn a_session_that_upgrades_is_never_stuck() {
     let mut world = World::new();
     world.note("s", 0.0, opened());
     assert_eq!(world.told("s", 1.0), ("polling".to_owned(), None));
-    world.note("s", 1.0, What::Switched { direct: false });
+    world.note("s", 1.0, EventKind::Switched { direct: false });
     assert_eq!(world.told("s", 2.0), ("polling".to_owned(), None), "it is on its way");
-    world.note("s", 1.2, What::Upgraded);
-    world.note("s", 1.3, What::Polled(POLL));
+    world.note("s", 1.2, EventKind::Upgraded);
+    world.note("s", 1.3, EventKind::Polled(POLL));
     assert_eq!(world.told("s", 9999.0), ("upgraded".to_owned(), None));
     world.note("s", 5000.0, cut(Closed::ByClient, 3.0, [9, 9], true));
     assert_eq!(world.told("s", 5001.0), ("closed".to_owned(), None));
@@ -147,18 +156,18 @@ fn each_attempt_that_fails_has_its_cause() {
     let denied = Some(Reason::WebSocketDenied);
     for (what, cause) in [
         (tried(STRIPPED, 400, None, Some(3)), "upgrade_stripped"),
-        (tried(Way::Http2, 400, None, Some(3)), "http2_without_websocket"),
-        (tried(Way::Upgrade, 403, denied, None), "gateway_refused"),
-        (tried(Way::Upgrade, 400, lost, None), "endpoint_changed"),
-        (tried(Way::Upgrade, 400, None, Some(1)), "session_unknown"),
-        (tried(Way::Upgrade, 400, None, Some(3)), "bad_request"),
-        (tried(Way::Upgrade, 403, None, None), "upstream_refused"),
+        (tried(UpgradePath::Http2, 400, None, Some(3)), "http2_without_websocket"),
+        (tried(UpgradePath::Upgrade, 403, denied, None), "gateway_refused"),
+        (tried(UpgradePath::Upgrade, 400, lost, None), "endpoint_changed"),
+        (tried(UpgradePath::Upgrade, 400, None, Some(1)), "session_unknown"),
+        (tried(UpgradePath::Upgrade, 400, None, Some(3)), "bad_request"),
+        (tried(UpgradePath::Upgrade, 403, None, None), "upstream_refused"),
     ] {
         let mut world = World::new();
         world.note("s", 0.0, opened());
         world.note("s", 0.1, what);
         assert_eq!(world.stuck("s", 0.2), cause);
-        world.note("s", 0.3, What::Polled(POLL));
+        world.note("s", 0.3, EventKind::Polled(POLL));
         assert_eq!(world.stuck("s", 20.0), cause, "and it stays so");
         let row = world.book.report(world.after(20.0)).stuck.remove(0);
         assert!(!row.evidence.unwrap().is_empty(), "{cause}");
@@ -172,9 +181,9 @@ fn without_an_attempt_it_depends_on_what_was_offered_and_seen() {
     world.note("quiet", 0.0, opened());
     assert_eq!(world.told("quiet", 4.9).0, "polling", "it may still ask");
     assert_eq!(world.stuck("quiet", 5.0), "never_tried");
-    world.note("none", 0.0, What::Opened(Opened { offers: Some(false), ..OPENED }));
+    world.note("none", 0.0, EventKind::Opened(SessionOpened { offers: Some(false), ..OPENED }));
     assert_eq!(world.stuck("none", 0.1), "not_offered");
-    world.note("unseen", 0.0, What::Polled(POLL));
+    world.note("unseen", 0.0, EventKind::Polled(POLL));
     assert_eq!(world.stuck("unseen", 10.0), "unknown", "no guess");
 }
 
@@ -185,7 +194,7 @@ fn a_switch_without_frames_says_on_which_side_they_are_missing() {
     {
         let mut world = World::new();
         world.note("s", 0.0, opened());
-        world.note("s", 1.0, What::Switched { direct: false });
+        world.note("s", 1.0, EventKind::Switched { direct: false });
         assert_eq!(world.told("s", 5.9).0, "polling");
         assert_eq!(world.stuck("s", 6.0), "no_frames", "while it is open");
         world.note("s", 11.0, cut(Closed::ByUpstream, 10.0, messages, true));
@@ -197,21 +206,24 @@ fn a_switch_without_frames_says_on_which_side_they_are_missing() {
 
 #[test]
 fn a_server_that_does_not_know_the_session_is_another_one_or_a_new_one() {
-    let unknown = What::Polled(Polled { status: 400, code: Some(1), ..POLL });
+    let unknown = EventKind::Polled(PollEnded { status: 400, code: Some(1), ..POLL });
     let mut world = World::new();
     for session in ["moved", "restarted"] {
         world.note(session, 0.0, opened());
     }
     world.note("restarted", 1.0, unknown);
-    let elsewhere =
-        Event { endpoint: Some("10.0.0.6:8444".into()), ..world.event("moved", 1.0, unknown) };
+    let elsewhere = SessionEvent {
+        endpoint: Some("10.0.0.6:8444".into()),
+        ..world.event("moved", 1.0, unknown)
+    };
     world.book.fold(vec![elsewhere], world.after(1.0));
     let lost = |cause: &str| ("lost".to_owned(), Some(cause.to_owned()));
     assert_eq!(world.told("restarted", 2.0), lost("session_unknown"));
     assert_eq!(world.told("moved", 2.0), lost("endpoint_changed"));
     world.note("gone", 0.0, opened());
-    let gone = Polled { status: 400, reason: Some(Reason::SessionLost), answered: false, ..POLL };
-    world.note("gone", 1.0, What::Polled(gone));
+    let gone =
+        PollEnded { status: 400, reason: Some(Reason::SessionLost), answered: false, ..POLL };
+    world.note("gone", 1.0, EventKind::Polled(gone));
     assert_eq!(world.told("gone", 2.0), lost("endpoint_changed"));
     world.book.sweep(world.after(3.0));
     let series = "socketio_not_upgraded_total{cause=\"endpoint_changed\",profile=\"internet\",upstream=\"chat\"}";
@@ -221,7 +233,7 @@ fn a_server_that_does_not_know_the_session_is_another_one_or_a_new_one() {
 #[test]
 fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
     let left = |seconds: f64| {
-        What::Polled(Polled {
+        EventKind::Polled(PollEnded {
             status: 499,
             reason: Some(Reason::ClientGone),
             answered: false,
@@ -255,8 +267,8 @@ fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
     let mut world = World::new();
     for name in ["a", "b", "c", "closed"] {
         world.note(name, 0.0, opened());
-        world.note(name, 0.1, What::Switched { direct: false });
-        world.note(name, 0.2, What::Upgraded);
+        world.note(name, 0.1, EventKind::Switched { direct: false });
+        world.note(name, 0.2, EventKind::Upgraded);
         world.note(name, 15.0, cut(Closed::ByUpstream, 15.0, [9, 9], name == "closed"));
     }
     assert_eq!(world.told("a", 16.0), ("idle_timer".to_owned(), None));
@@ -267,15 +279,18 @@ fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
 #[test]
 fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
     let mut world = World::new();
-    world.note("d", 0.0, What::Switched { direct: true });
+    world.note("d", 0.0, EventKind::Switched { direct: true });
     assert_eq!(world.told("d", 100.0), ("direct".to_owned(), None));
-    let vain = Tried { way: STRIPPED, direct: true, ..TRIED };
-    world.note("vain", 0.0, What::Tried(vain));
+    let vain = UpgradeFailed { way: STRIPPED, direct: true, ..TRIED };
+    world.note("vain", 0.0, EventKind::Tried(vain));
     assert_eq!(world.told("vain", 1.0), ("lost".to_owned(), Some("upgrade_stripped".to_owned())));
     world.note(
         "d",
         50.0,
-        What::Cut(Cut { direct: true, ..Cut::new(Closed::ClientBroke, Duration::ZERO, false) }),
+        EventKind::Cut(SocketEnded {
+            direct: true,
+            ..SocketEnded::new(Closed::ClientBroke, Duration::ZERO, false)
+        }),
     );
     assert_eq!(world.told("d", 100.0).0, "lost");
 }
@@ -284,22 +299,22 @@ fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
 fn silence_ends_a_session_that_polls() {
     let mut world = World::new();
     world.note("s", 0.0, opened());
-    world.note("s", 25.0, What::Polled(POLL));
+    world.note("s", 25.0, EventKind::Polled(POLL));
     assert_eq!(world.told("s", 74.0).0, "stuck");
     assert_eq!(world.told("s", 76.0), ("lost".to_owned(), Some("never_tried".to_owned())));
     world.note("bye", 0.0, opened());
-    world.note("bye", 1.0, What::Polled(Polled { post: true, goodbye: true, ..POLL }));
+    world.note("bye", 1.0, EventKind::Polled(PollEnded { post: true, goodbye: true, ..POLL }));
     // The poll that waited meanwhile.
-    world.note("bye", 1.1, What::Polled(POLL));
+    world.note("bye", 1.1, EventKind::Polled(POLL));
     assert_eq!(world.told("bye", 1.2), ("closed".to_owned(), None), "too soon to blame anybody");
 }
 
 #[test]
 fn our_own_timers_are_warned_of_once_until_they_are_raised() {
     let mut world = World::new();
-    let short = Opened { tunnel_idle: Duration::from_secs(30), ..OPENED };
+    let short = SessionOpened { tunnel_idle: Duration::from_secs(30), ..OPENED };
     for name in ["a", "b"] {
-        world.note(name, 0.0, What::Opened(short));
+        world.note(name, 0.0, EventKind::Opened(short));
     }
     let warnings = world.book.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -307,8 +322,8 @@ fn our_own_timers_are_warned_of_once_until_they_are_raised() {
     assert!(warnings[0].contains("needs 45s"), "{warnings:?}");
     world.note("c", 1.0, opened());
     assert!(world.book.warnings().is_empty());
-    let unreadable = Opened { heartbeat: None, ..short };
-    world.note("d", 2.0, What::Opened(unreadable));
+    let unreadable = SessionOpened { heartbeat: None, ..short };
+    world.note("d", 2.0, EventKind::Opened(unreadable));
     assert!(world.book.warnings().is_empty(), "nothing is known, nothing is said");
 }
 
@@ -322,15 +337,15 @@ fn is_bounded_and_counts_what_found_no_room() {
     assert_eq!(world.book.counts(world.start).open(), 10);
     assert_eq!(world.metric("socketio_skipped_total{what=\"sessions\"}"), 5);
     // Those that have ended make room.
-    world.note("3", 1.0, What::Polled(Polled { goodbye: true, ..POLL }));
+    world.note("3", 1.0, EventKind::Polled(PollEnded { goodbye: true, ..POLL }));
     world.book.sweep(world.after(2.0));
     world.note("new", 2.0, opened());
     assert_eq!(world.told("new", 2.0).0, "polling");
     for number in 0..1000 {
-        world.note("new", 2.0 + f64::from(number), tried(Way::Upgrade, 400, None, None));
+        world.note("new", 2.0 + f64::from(number), tried(UpgradePath::Upgrade, 400, None, None));
     }
-    let story = world.book.story(Key::of(b"new"), world.after(2000.0)).unwrap();
-    assert!(story.moments.len() <= crate::lens::session::MOMENTS);
+    let story = world.book.story(SessionKey::of(b"new"), world.after(2000.0)).unwrap();
+    assert!(story.moments.len() <= crate::socketio::session::MAX_TIMELINE);
     assert!(story.moments[0].what.starts_with("opened by polling"), "how it began is kept");
 }
 
@@ -354,17 +369,17 @@ proptest! {
         let mut world = World::new();
         let last = [
             tried(STRIPPED, 400, None, Some(3)),
-            What::Upgraded,
-            What::Polled(Polled { status: 400, code: Some(1), ..POLL }),
+            EventKind::Upgraded,
+            EventKind::Polled(PollEnded { status: 400, code: Some(1), ..POLL }),
             cut(Closed::ByClient, 9.0, [1, 0], false),
         ][which];
         let seconds = [0.0, 1.0, 2.0, 3.0, 10.0, 35.0, 40.0];
-        let whats = [opened(), What::Polled(POLL), tried(Way::Upgrade, 502, None, None), What::Switched { direct: false }, What::Polled(POLL), What::Polled(POLL), last];
+        let whats = [opened(), EventKind::Polled(POLL), tried(UpgradePath::Upgrade, 502, None, None), EventKind::Switched { direct: false }, EventKind::Polled(POLL), EventKind::Polled(POLL), last];
         let now = world.after(41.0);
         let events: Vec<_> = seconds.iter().zip(whats).map(|(at, what)| world.event("s", *at, what)).collect();
         world.book.fold(events.clone(), now);
         let expected = world.told("s", 41.0);
-        let mut other = World { book: Book::new(Arc::clone(&world.metrics)), ..world };
+        let mut other = World { book: SessionTable::new(Arc::clone(&world.metrics)), ..world };
         other.book.fold(order.iter().map(|index| events[*index].clone()).collect(), now);
         prop_assert_eq!(other.told("s", 41.0), expected);
     }
@@ -372,7 +387,7 @@ proptest! {
 
 #[test]
 fn what_is_kept_of_a_session_is_as_small_as_the_document_says() {
-    let moment = size_of::<Event>() + "0123456789abcdef0123456789abcdef".len();
-    let most = size_of::<Session>() + crate::lens::session::MOMENTS * moment;
-    assert!(most <= 4096, "{most}: {} and {moment} for each moment", size_of::<Session>());
+    let moment = size_of::<SessionEvent>() + "0123456789abcdef0123456789abcdef".len();
+    let most = size_of::<TrackedSession>() + crate::socketio::session::MAX_TIMELINE * moment;
+    assert!(most <= 4096, "{most}: {} and {moment} for each moment", size_of::<TrackedSession>());
 }

@@ -14,16 +14,16 @@ use crate::config::Config;
 use crate::units::display_hex;
 
 /// Digits of the hash that are shown: 48 bits tell any two configurations of a site apart.
-const DIGITS: usize = 12;
+const HASH_DIGITS: usize = 12;
 
 /// SHA-256 of each file a configuration names; `None` for one that cannot be read.
-pub type Contents = BTreeMap<PathBuf, Option<[u8; 32]>>;
+pub type FileHashes = BTreeMap<PathBuf, Option<[u8; 32]>>;
 
 /// The name of a generation, given once, when it is put into force.
 #[derive(Debug, Default)]
-pub struct Edition(OnceLock<(u64, String)>);
+pub struct ConfigVersion(OnceLock<(u64, String)>);
 
-impl Edition {
+impl ConfigVersion {
     /// The number, from 1 in each run of the program; 0 before it has one.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -43,7 +43,7 @@ impl Edition {
 }
 
 /// Reads the files. Blocks.
-pub(super) fn read(files: Vec<PathBuf>) -> Contents {
+pub(super) fn read(files: Vec<PathBuf>) -> FileHashes {
     let one = |path: PathBuf| {
         let bytes = std::fs::read(&path).ok();
         let hash = bytes.and_then(|bytes| digest(&SHA256, &bytes).as_ref().try_into().ok());
@@ -53,8 +53,8 @@ pub(super) fn read(files: Vec<PathBuf>) -> Contents {
 }
 
 /// Of the texts and the contents, every byte of them.
-pub(super) fn fingerprint(config: &Config, contents: &Contents) -> Vec<u8> {
-    let mut hash = Hash::new();
+pub(super) fn fingerprint(config: &Config, contents: &FileHashes) -> Vec<u8> {
+    let mut hash = ConfigHash::new();
     for source in &config.sources.files {
         hash.add(source.name.as_bytes());
         hash.add(source.text.as_bytes());
@@ -70,8 +70,8 @@ pub(super) fn fingerprint(config: &Config, contents: &Contents) -> Vec<u8> {
 ///
 /// A guess at a short secret could be checked against a hash of it and little else. The private keys
 /// that nearly every configuration names are hashed along, and nobody can guess those.
-pub(super) fn effective(config: &Config, contents: &Contents) -> String {
-    let mut hash = Hash::new();
+pub(super) fn effective(config: &Config, contents: &FileHashes) -> String {
+    let mut hash = ConfigHash::new();
     let mut others = contents.clone();
     for (name, item) in config.outline.items() {
         hash.add(name.to_string().as_bytes());
@@ -94,13 +94,13 @@ pub(super) fn effective(config: &Config, contents: &Contents) -> String {
         hash.add(content);
     }
     let mut digits = display_hex(hash.0.finish().as_ref());
-    digits.truncate(DIGITS);
+    digits.truncate(HASH_DIGITS);
     digits
 }
 
-struct Hash(Context);
+struct ConfigHash(Context);
 
-impl Hash {
+impl ConfigHash {
     fn new() -> Self {
         Self(Context::new(&SHA256))
     }
@@ -150,7 +150,7 @@ mod tests {
         let value =
             hashes(four.path(), &[("ca.pem", "x"), ("a.toml", UPSTREAM), ("b.toml", &port)]);
 
-        assert_eq!(first.1.len(), DIGITS);
+        assert_eq!(first.1.len(), HASH_DIGITS);
         assert_eq!(first.1, spelt.1, "comments, file names and variables are not in effect");
         assert_ne!(first.0, spelt.0, "but they are bytes");
         assert_ne!(first.1, content.1, "what a named file holds is in effect");

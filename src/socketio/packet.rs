@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 /// Most bytes of an answer that are looked at.
-const MOST: usize = 512;
+const MAX_SCANNED: usize = 512;
 
 /// Longest id that is taken for one, in bytes; they have 20.
-const LONGEST: usize = 128;
+const MAX_SID_LEN: usize = 128;
 
 /// How often a session shows that it lives, and how late that may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,7 +33,7 @@ impl Heartbeat {
 
 /// An open packet.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Open {
+pub(super) struct OpenPacket {
     /// The session's id.
     pub(super) sid: String,
     /// Whether it may go on by WebSocket; `None`: it does not say.
@@ -58,18 +58,18 @@ struct RefusalText {
 
 /// The beginning of a body, which comes in pieces.
 #[derive(Debug, Default)]
-pub(super) struct Beginning(Vec<u8>);
+pub(super) struct BodyHead(Vec<u8>);
 
-impl Beginning {
+impl BodyHead {
     /// Takes a piece; whether there is enough: the first object has ended, or there is no room.
     pub(super) fn read(&mut self, piece: &[u8]) -> bool {
-        let room = MOST - self.0.len();
+        let room = MAX_SCANNED - self.0.len();
         self.0.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
-        self.0.len() == MOST || self.object().is_some()
+        self.0.len() == MAX_SCANNED || self.object().is_some()
     }
 
     /// The session that the answer to a handshake opens.
-    pub(super) fn open(&self) -> Option<Open> {
+    pub(super) fn open(&self) -> Option<OpenPacket> {
         let (before, text) = self.object()?;
         // A packet's type goes before what it says; 0 is open.
         if before.last() != Some(&b'0') {
@@ -77,7 +77,7 @@ impl Beginning {
         }
         let open: OpenText = serde_json::from_slice(&text).ok()?;
         let plain = open.sid.bytes().all(|b| b.is_ascii_graphic());
-        if !plain || open.sid.is_empty() || open.sid.len() > LONGEST {
+        if !plain || open.sid.is_empty() || open.sid.len() > MAX_SID_LEN {
             return None;
         }
         // A day is a sensible bound, and keeps sums of them from overflowing.
@@ -85,7 +85,7 @@ impl Beginning {
             (1..=86_400_000).contains(&milliseconds).then(|| Duration::from_millis(milliseconds))
         };
         let heartbeat = open.ping_interval.and_then(time).zip(open.ping_timeout.and_then(time));
-        Some(Open {
+        Some(OpenPacket {
             offers: open.upgrades.map(|all| all.iter().any(|one| one == "websocket")),
             heartbeat: heartbeat.map(|(interval, timeout)| Heartbeat { interval, timeout }),
             sid: open.sid,
@@ -113,12 +113,12 @@ impl Beginning {
 
 /// The end of a body, which comes in pieces.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ending {
+pub(super) struct BodyTail {
     last: [u8; 4],
     length: u64,
 }
 
-impl Ending {
+impl BodyTail {
     /// Takes a piece.
     pub(super) fn read(&mut self, piece: &[u8]) {
         self.length = self.length.saturating_add(piece.len() as u64);
@@ -147,8 +147,8 @@ mod tests {
 
     const OPEN: &str = r#"0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
 
-    fn read(body: &[u8], size: usize) -> Beginning {
-        let mut beginning = Beginning::default();
+    fn read(body: &[u8], size: usize) -> BodyHead {
+        let mut beginning = BodyHead::default();
         let _ = body.chunks(size).any(|piece| beginning.read(piece));
         beginning
     }
@@ -189,7 +189,7 @@ mod tests {
             None
         );
         assert_eq!(read(b"\x1f\x8b\x08\x00\x00{\x00}", 3).open(), None, "compressed");
-        assert!(Beginning::default().read(&[b'x'; 600]), "it gives up");
+        assert!(BodyHead::default().read(&[b'x'; 600]), "it gives up");
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn hears_goodbyes() {
         let says = |version: u8, body: &[u8], size: usize| {
-            let mut ending = Ending::default();
+            let mut ending = BodyTail::default();
             body.chunks(size).for_each(|piece| ending.read(piece));
             ending.says_goodbye(version)
         };
@@ -225,13 +225,13 @@ mod tests {
     proptest! {
         #[test]
         fn survives_anything(pieces in any::<Vec<Vec<u8>>>(), version in any::<u8>()) {
-            let (mut beginning, mut ending) = (Beginning::default(), Ending::default());
+            let (mut beginning, mut ending) = (BodyHead::default(), BodyTail::default());
             for piece in &pieces {
                 ending.read(piece);
                 let _ = beginning.read(piece);
             }
             let _ = (beginning.open(), beginning.code(), ending.says_goodbye(version));
-            prop_assert!(beginning.0.len() <= MOST);
+            prop_assert!(beginning.0.len() <= MAX_SCANNED);
         }
 
         #[test]
@@ -242,7 +242,7 @@ mod tests {
             let upgrades = if offers { "\"websocket\"" } else { "" };
             let text = format!("0{{\"sid\":\"{sid}\",\"upgrades\":[{upgrades}],\"pingInterval\":{interval},\"pingTimeout\":{timeout}}}");
             let open = read(text.as_bytes(), size).open();
-            prop_assert_eq!(open, Some(Open {
+            prop_assert_eq!(open, Some(OpenPacket {
                 sid,
                 offers: Some(offers),
                 heartbeat: Some(Heartbeat {

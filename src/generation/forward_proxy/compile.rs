@@ -1,4 +1,4 @@
-//! From the checked `[forward]` to an [`Outlet`].
+//! From the checked `[forward]` to an [`ForwardProxy`].
 //!
 //! Reads the files it names: users, credentials, CAs.
 
@@ -15,16 +15,16 @@ use crate::config::{
 };
 use crate::egress::{BasicCredentials, EgressPolicy, EgressRule, Guard, OwnAddress, Users};
 use crate::generation::compile::Purpose;
-use crate::generation::shared::Shared;
-use crate::generation::{Edition, Generation, identities};
+use crate::generation::shared::SharedKeys;
+use crate::generation::{ConfigVersion, Generation, certificates};
 use crate::tls::tickets::Scope;
 use crate::tls::{Identity, ServerTls, certificate, client, server};
 use crate::upstream::Endpoint;
 
-use super::{Listener, Outlet, Parent, Secret};
+use super::{ForwardProxy, ForwardProxyListener, ParentProxy, Secret};
 
 /// What compiling an outlet needs to know.
-pub struct Inputs<'a> {
+pub struct ForwardInputs<'a> {
     /// The whole configuration.
     pub config: &'a Config,
     /// Its certificates.
@@ -34,14 +34,14 @@ pub struct Inputs<'a> {
     /// What was before.
     pub previous: Option<&'a Generation>,
     /// The name the generation will have.
-    pub edition: &'a Arc<Edition>,
+    pub edition: &'a Arc<ConfigVersion>,
     /// Where the keys of tickets come from.
-    pub shared: &'a Shared,
+    pub shared: &'a SharedKeys,
     /// For explaining, what is wrong is left out; for serving, nothing may be wrong.
     pub(in crate::generation) purpose: Purpose,
 }
 
-impl Inputs<'_> {
+impl ForwardInputs<'_> {
     /// `result`; a default in its place where one is enough, which is for explaining.
     fn or_default<T: Default>(&self, result: Option<T>) -> Option<T> {
         match self.purpose {
@@ -54,9 +54,9 @@ impl Inputs<'_> {
 /// Compiles `[forward]`. What is wrong is added to `problems`; then the outlet is not to be used.
 pub fn compile(
     forward: &Forward,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<Outlet> {
+) -> Option<ForwardProxy> {
     let users = users(forward, problems);
     let parents: Vec<_> =
         forward.parents.iter().map(|written| parent(written, inputs, problems)).collect();
@@ -71,7 +71,7 @@ pub fn compile(
     let hosts = forward.hosts.iter();
     let hosts = hosts.map(|host| (host.name.clone(), Arc::from(host.addresses.as_slice())));
     let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
-    Some(Outlet {
+    Some(ForwardProxy {
         listeners: inputs.or_default(listeners.into_iter().collect::<Option<_>>())?,
         policy: EgressPolicy::new(rules.collect()),
         guard: Guard::new(own(inputs.config)).behind(forward.nat64.clone()),
@@ -157,20 +157,20 @@ fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Us
 
 fn listener(
     written: &ForwardListener,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<Arc<Listener>> {
+) -> Option<Arc<ForwardProxyListener>> {
     let tls = if written.certificates.is_empty() {
         None
     } else {
         if !is_loopback(written.listen.ip()) {
             let at = (written.listen, written.place);
             let (config, loaded) = (inputs.config, inputs.loaded);
-            identities::judge_exposed(&written.certificates, at, config, loaded, problems);
+            certificates::judge_exposed(&written.certificates, at, config, loaded, problems);
         }
         Some(tls(written, inputs, problems)?)
     };
-    Some(Arc::new(Listener {
+    Some(Arc::new(ForwardProxyListener {
         address: written.listen,
         label: written.listen.to_string(),
         place: written.place,
@@ -181,7 +181,7 @@ fn listener(
 
 fn tls(
     written: &ForwardListener,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<ServerTls> {
     let (ca, place) = match &written.client_certificates {
@@ -225,9 +225,9 @@ fn tls(
 
 fn parent(
     written: &config::Parent,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     problems: &mut Vec<Problem>,
-) -> Option<Arc<Parent>> {
+) -> Option<Arc<ParentProxy>> {
     let authorization = match &written.credentials {
         None => None,
         Some((file, place)) => inputs.or_default(credentials(file, *place, problems).map(Some))?,
@@ -266,7 +266,7 @@ fn parent(
             Arc::new(Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity))
         }));
     }
-    Some(Arc::new(Parent {
+    Some(Arc::new(ParentProxy {
         name: written.name.clone(),
         place: written.place,
         endpoints,
@@ -279,7 +279,7 @@ fn parent(
 /// TLS settings towards a parent; what is trusted goes into `hasher`.
 fn trust(
     written: &config::Parent,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     hasher: &mut DefaultHasher,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<ClientConfig>> {
@@ -296,7 +296,7 @@ fn trust(
 #[expect(clippy::option_option, reason = "wrong, none and some are three things")]
 fn origin_tls(
     forward: &Forward,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<Option<Arc<ClientConfig>>> {
     let Some(verify) = &forward.https_absolute_form else { return Some(None) };
@@ -310,7 +310,7 @@ fn origin_tls(
 
 fn verified_by(
     verify: &Verify,
-    inputs: &Inputs<'_>,
+    inputs: &ForwardInputs<'_>,
     hasher: &mut DefaultHasher,
 ) -> Result<Arc<ClientConfig>, String> {
     let trust = match verify {

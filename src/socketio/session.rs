@@ -11,35 +11,37 @@ use crate::message::{Reason, Version};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::websockets::Closed;
 
-use super::cause::{Cause, Side};
-use super::event::{Cut, Event, Opened, Polled, Tried, Way, What};
-use super::idle::Timers;
+use super::cause::{Cause, TimerSide};
+use super::event::{
+    EventKind, PollEnded, SessionEvent, SessionOpened, SocketEnded, UpgradeFailed, UpgradePath,
+};
+use super::idle_timers::IdleTimers;
 
 /// A client that wants a WebSocket asks for it as soon as its session is open.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+pub(super) const UPGRADE_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a session whose heartbeat is not known may be silent: the defaults of Engine.IO, with
 /// time to spare.
-const SILENCE: Duration = Duration::from_secs(60);
+const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
 
 /// Beyond the heartbeat, for what is on its way.
-const SLACK: Duration = Duration::from_secs(5);
+const HEARTBEAT_SLACK: Duration = Duration::from_secs(5);
 
 /// Requests of one session are side by side: what ends after the one that ended it.
-const ON_ITS_WAY: Duration = Duration::from_secs(2);
+const OVERLAP_GRACE: Duration = Duration::from_secs(2);
 
 /// Most moments remembered of a session.
-pub(super) const MOMENTS: usize = 16;
+pub(super) const MAX_TIMELINE: usize = 16;
 
 /// See the module.
-pub(super) struct Session {
+pub(super) struct TrackedSession {
     pub(super) place: Arc<Place>,
     pub(super) client: SocketAddr,
     pub(super) version: Version,
     first: Instant,
     /// The last time that it showed life.
     last: Instant,
-    pub(super) opened: Option<(Instant, Opened)>,
+    pub(super) opened: Option<(Instant, SessionOpened)>,
     /// By WebSocket, from the start.
     direct: bool,
     pub(super) polls: u32,
@@ -48,21 +50,21 @@ pub(super) struct Session {
     home: Option<(Instant, Arc<str>)>,
     /// Another one that was asked.
     away: Option<Arc<str>>,
-    tried: Option<(Instant, Tried)>,
+    tried: Option<(Instant, UpgradeFailed)>,
     switched: Option<Instant>,
     upgraded: Option<Instant>,
-    cut: Option<(Instant, Cut)>,
+    cut: Option<(Instant, SocketEnded)>,
     /// A request that ended the session: the last one.
-    fatal: Option<(Instant, Polled)>,
+    fatal: Option<(Instant, PollEnded)>,
     goodbye: Option<Instant>,
-    pub(super) story: Vec<Event>,
+    pub(super) story: Vec<SessionEvent>,
     /// Its end has been counted.
     pub(super) counted: bool,
 }
 
 /// How a session is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum State {
+pub(super) enum SessionState {
     /// On polling, too young to say.
     Polling,
     /// On polling, and it stays there.
@@ -72,28 +74,28 @@ pub(super) enum State {
     /// On a WebSocket from the start.
     Direct,
     /// Over.
-    Ended(End),
+    Ended(SessionEnd),
 }
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct End {
+pub(super) struct SessionEnd {
     pub(super) at: Instant,
     pub(super) on_websocket: bool,
-    pub(super) how: Ended,
+    pub(super) how: EndKind,
     /// Why it never had a WebSocket, if it should have had one.
     pub(super) cause: Option<Cause>,
 }
 
 /// Whether it was meant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Ended {
+pub(super) enum EndKind {
     Closed,
     Lost,
     IdleTimer,
 }
 
-impl Ended {
+impl EndKind {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -103,9 +105,9 @@ impl Ended {
     }
 }
 
-impl Session {
+impl TrackedSession {
     /// Of which this is known first.
-    pub(super) fn new(event: &Event) -> Self {
+    pub(super) fn new(event: &SessionEvent) -> Self {
         Self {
             place: Arc::clone(&event.place),
             client: event.client,
@@ -130,7 +132,7 @@ impl Session {
     }
 
     /// Takes note.
-    pub(super) fn learn(&mut self, event: Event) {
+    pub(super) fn learn(&mut self, event: SessionEvent) {
         let at = event.at;
         self.first = self.first.min(at);
         if let Some(endpoint) = &event.endpoint {
@@ -138,8 +140,8 @@ impl Session {
         }
         let mut lives = true;
         match event.what {
-            What::Opened(opened) => self.opened = Some((at, opened)),
-            What::Polled(polled) => {
+            EventKind::Opened(opened) => self.opened = Some((at, opened)),
+            EventKind::Polled(polled) => {
                 let count = if polled.post { &mut self.posts } else { &mut self.polls };
                 *count = count.saturating_add(1);
                 if polled.goodbye {
@@ -150,16 +152,16 @@ impl Session {
                     lives = false;
                 }
             }
-            What::Tried(tried) => {
+            EventKind::Tried(tried) => {
                 self.direct |= tried.direct;
                 set_latest(&mut self.tried, at, tried);
             }
-            What::Switched { direct } => {
+            EventKind::Switched { direct } => {
                 self.direct |= direct;
                 self.switched = self.switched.max(Some(at));
             }
-            What::Upgraded => self.upgraded = self.upgraded.max(Some(at)),
-            What::Cut(cut) => {
+            EventKind::Upgraded => self.upgraded = self.upgraded.max(Some(at)),
+            EventKind::Cut(cut) => {
                 self.direct |= cut.direct;
                 set_latest(&mut self.cut, at, cut);
                 lives = false;
@@ -188,8 +190,9 @@ impl Session {
     }
 
     /// Keeps what is worth telling: all but polls that went well, of which the last one.
-    fn remember(&mut self, event: Event) {
-        let is_plain = |what: &What| matches!(what, What::Polled(p) if !is_fatal(p) && !p.goodbye);
+    fn remember(&mut self, event: SessionEvent) {
+        let is_plain =
+            |what: &EventKind| matches!(what, EventKind::Polled(p) if !is_fatal(p) && !p.goodbye);
         let at = self.story.partition_point(|one| one.at <= event.at);
         let plain = is_plain(&event.what);
         self.story.insert(at, event);
@@ -203,20 +206,20 @@ impl Session {
                 });
             }
         }
-        if self.story.len() > MOMENTS {
+        if self.story.len() > MAX_TIMELINE {
             // How it began is worth more than what came in between.
-            self.story.remove(MOMENTS / 2);
+            self.story.remove(MAX_TIMELINE / 2);
         }
     }
 
     /// How it is. `timers` are those that are known of.
-    pub(super) fn judge(&self, now: Instant, timers: &Timers) -> State {
+    pub(super) fn judge(&self, now: Instant, timers: &IdleTimers) -> SessionState {
         if let Some(at) = self.on_websocket() {
             let ended = self.cut.filter(|(cut, _)| *cut >= at);
             return match ended {
-                None if self.direct => State::Direct,
-                None => State::Upgraded,
-                Some((at, cut)) => State::Ended(End {
+                None if self.direct => SessionState::Direct,
+                None => SessionState::Upgraded,
+                Some((at, cut)) => SessionState::Ended(SessionEnd {
                     at,
                     on_websocket: true,
                     how: self.how_cut(&cut, timers),
@@ -225,13 +228,13 @@ impl Session {
             };
         }
         match self.ended(now, timers) {
-            Some((at, how)) => State::Ended(End {
+            Some((at, how)) => SessionState::Ended(SessionEnd {
                 at,
                 on_websocket: false,
                 how,
                 cause: self.cause(at, timers).filter(|cause| *cause != Cause::Unknown),
             }),
-            None => self.cause(now, timers).map_or(State::Polling, State::Stuck),
+            None => self.cause(now, timers).map_or(SessionState::Polling, SessionState::Stuck),
         }
     }
 
@@ -240,36 +243,37 @@ impl Session {
         if self.direct { self.switched } else { self.upgraded }
     }
 
-    fn how_cut(&self, cut: &Cut, timers: &Timers) -> Ended {
+    fn how_cut(&self, cut: &SocketEnded, timers: &IdleTimers) -> EndKind {
         match self.cut_side(cut) {
-            Some(side) if self.explained(side, cut.silent, timers) => Ended::IdleTimer,
-            _ if cut.said_close => Ended::Closed,
-            _ => Ended::Lost,
+            Some(side) if self.explained(side, cut.silent, timers) => EndKind::IdleTimer,
+            _ if cut.said_close => EndKind::Closed,
+            _ => EndKind::Lost,
         }
     }
 
     /// When its polling ended, and how.
-    fn ended(&self, now: Instant, timers: &Timers) -> Option<(Instant, Ended)> {
+    fn ended(&self, now: Instant, timers: &IdleTimers) -> Option<(Instant, EndKind)> {
         if self.direct {
             // What was to be a WebSocket from the start, and is none, is nothing.
-            return self.tried.map(|(at, _)| (at, Ended::Lost));
+            return self.tried.map(|(at, _)| (at, EndKind::Lost));
         }
         if let Some(at) = self.goodbye {
-            return Some((at, Ended::Closed));
+            return Some((at, EndKind::Closed));
         }
         if let Some((at, fatal)) = self.fatal() {
             let side = poll_side(&fatal);
             let timer = side.is_some_and(|side| self.explained(side, fatal.waited, timers));
-            return Some((at, if timer { Ended::IdleTimer } else { Ended::Lost }));
+            return Some((at, if timer { EndKind::IdleTimer } else { EndKind::Lost }));
         }
         let patience = self.opened.and_then(|(_, opened)| opened.heartbeat);
-        let patience = patience.map_or(SILENCE, |heartbeat| heartbeat.need() + SLACK);
+        let patience =
+            patience.map_or(DEFAULT_SILENCE, |heartbeat| heartbeat.need() + HEARTBEAT_SLACK);
         let silent = now.saturating_duration_since(self.last);
-        (silent > patience).then_some((self.last, Ended::Lost))
+        (silent > patience).then_some((self.last, EndKind::Lost))
     }
 
     /// Why it is not on a WebSocket at this moment; `None`: it may still be on its way to one.
-    fn cause(&self, now: Instant, timers: &Timers) -> Option<Cause> {
+    fn cause(&self, now: Instant, timers: &IdleTimers) -> Option<Cause> {
         if let Some((_, fatal)) = self.fatal()
             && let Some(cause) = self.fatal_cause(&fatal, timers)
         {
@@ -286,18 +290,18 @@ impl Session {
         let age = now.saturating_duration_since(self.first);
         match self.opened {
             Some((_, opened)) if opened.offers == Some(false) => Some(Cause::NotOffered),
-            _ if age < GRACE => None,
+            _ if age < UPGRADE_GRACE => None,
             Some(_) => Some(Cause::NeverTried),
             None => Some(Cause::Unknown),
         }
     }
 
     /// The request that ended it, if nothing came after it but what was on its way already.
-    fn fatal(&self) -> Option<(Instant, Polled)> {
-        self.fatal.filter(|(at, _)| *at + ON_ITS_WAY >= self.last)
+    fn fatal(&self) -> Option<(Instant, PollEnded)> {
+        self.fatal.filter(|(at, _)| *at + OVERLAP_GRACE >= self.last)
     }
 
-    fn fatal_cause(&self, fatal: &Polled, timers: &Timers) -> Option<Cause> {
+    fn fatal_cause(&self, fatal: &PollEnded, timers: &IdleTimers) -> Option<Cause> {
         if fatal.reason == Some(Reason::SessionLost) {
             return Some(Cause::EndpointChanged);
         }
@@ -317,14 +321,14 @@ impl Session {
     fn switch_cause(&self, now: Instant) -> Option<(Instant, Option<Cause>)> {
         let at = self.switched?;
         let open = self.cut.is_none_or(|(cut, _)| cut < at);
-        let young = now.saturating_duration_since(at) < GRACE;
+        let young = now.saturating_duration_since(at) < UPGRADE_GRACE;
         Some((at, (!open || !young).then_some(Cause::NoFrames)))
     }
 
-    fn tried_cause(&self, tried: &Tried) -> Cause {
+    fn tried_cause(&self, tried: &UpgradeFailed) -> Cause {
         match (tried.way, tried.reason) {
-            (Way::Stripped(_), _) => Cause::UpgradeStripped,
-            (Way::Http2, _) => Cause::Http2,
+            (UpgradePath::Stripped(_), _) => Cause::UpgradeStripped,
+            (UpgradePath::Http2, _) => Cause::Http2,
             (_, Some(Reason::SessionLost)) => Cause::EndpointChanged,
             (_, Some(_)) => Cause::GatewayRefused,
             (..) => match tried.code {
@@ -336,12 +340,12 @@ impl Session {
     }
 
     /// What the end of a WebSocket says about idle timers.
-    pub(super) fn cut_side(&self, cut: &Cut) -> Option<Side> {
+    pub(super) fn cut_side(&self, cut: &SocketEnded) -> Option<TimerSide> {
         match cut.how {
-            Closed::Idle => Some(Side::Ours),
+            Closed::Idle => Some(TimerSide::Ours),
             _ if cut.said_close || !self.is_within(cut.silent) => None,
-            Closed::ByClient | Closed::ClientBroke => Some(Side::Front),
-            Closed::ByUpstream | Closed::UpstreamBroke => Some(Side::Behind),
+            Closed::ByClient | Closed::ClientBroke => Some(TimerSide::Front),
+            Closed::ByUpstream | Closed::UpstreamBroke => Some(TimerSide::Behind),
             Closed::Draining | Closed::Policy | Closed::Unknown => None,
         }
     }
@@ -352,8 +356,8 @@ impl Session {
         heartbeat.is_none_or(|heartbeat| waited < heartbeat.interval)
     }
 
-    fn explained(&self, side: Side, waited: Duration, timers: &Timers) -> bool {
-        let within = side == Side::Ours || self.is_within(waited);
+    fn explained(&self, side: TimerSide, waited: Duration, timers: &IdleTimers) -> bool {
+        let within = side == TimerSide::Ours || self.is_within(waited);
         within && timers.explains(&self.place.profile, &self.place.upstream, side, waited)
     }
 
@@ -382,7 +386,7 @@ impl Session {
             },
             Cause::EndpointChanged | Cause::SessionUnknown => self.where_it_went(),
             Cause::IdleTimer => self.fatal.map_or(String::new(), |(_, fatal)| {
-                let side = poll_side(&fatal).unwrap_or(Side::Front).words();
+                let side = poll_side(&fatal).unwrap_or(TimerSide::Front).words();
                 format!("a poll was cut after {:.1} s, {side}", fatal.waited.as_secs_f64())
             }),
             Cause::UpgradeStripped
@@ -414,19 +418,19 @@ fn set_latest<T>(slot: &mut Option<(Instant, T)>, at: Instant, value: T) {
 }
 
 /// Whether a poll that ended like this has ended the session: Engine.IO forgives none.
-fn is_fatal(polled: &Polled) -> bool {
+fn is_fatal(polled: &PollEnded) -> bool {
     polled.reason.is_some() || !(200..300).contains(&polled.status)
 }
 
 /// What the end of a poll says about idle timers: who cut it.
-pub(super) fn poll_side(polled: &Polled) -> Option<Side> {
+pub(super) fn poll_side(polled: &PollEnded) -> Option<TimerSide> {
     if polled.post || polled.answered && polled.reason.is_some() {
         return None;
     }
     match (polled.reason, polled.status) {
-        (Some(Reason::ClientGone), _) => Some(Side::Front),
-        (Some(Reason::UpstreamClosed), _) | (None, 502..=504) => Some(Side::Behind),
-        (Some(Reason::UpstreamFirstByteTimeout), _) => Some(Side::Ours),
+        (Some(Reason::ClientGone), _) => Some(TimerSide::Front),
+        (Some(Reason::UpstreamClosed), _) | (None, 502..=504) => Some(TimerSide::Behind),
+        (Some(Reason::UpstreamFirstByteTimeout), _) => Some(TimerSide::Ours),
         _ => None,
     }
 }
@@ -443,18 +447,18 @@ fn no_frames([client, upstream]: [u8; 2]) -> String {
 }
 
 /// A WebSocket that was asked for in vain, in words.
-pub(super) fn tried_words(tried: &Tried) -> String {
+pub(super) fn tried_words(tried: &UpgradeFailed) -> String {
     let code = tried.code.map_or(String::new(), |code| format!(", Engine.IO code {code}"));
     let answer = match tried.reason {
         Some(reason) => format!("{} {}", tried.status, reason.word()),
         None => format!("{}{code}", tried.status),
     };
     match tried.way {
-        Way::Upgrade => format!("answered {answer}"),
-        Way::Http2 => {
+        UpgradePath::Upgrade => format!("answered {answer}"),
+        UpgradePath::Http2 => {
             format!("GET transport=websocket over HTTP/2, without :protocol; answered {answer}")
         }
-        Way::Stripped(stripped) => {
+        UpgradePath::Stripped(stripped) => {
             let version = if stripped.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
             let lacks = match (stripped.upgrade, stripped.connection) {
                 (false, false) => "Upgrade and Connection: upgrade",

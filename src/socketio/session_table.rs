@@ -16,31 +16,33 @@ use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::telemetry::socketio::Told;
 
-use super::cause::{Cause, Side, too_short};
-use super::event::{Event, Opened, What};
-use super::idle::Timers;
-use super::key::Key;
-use super::report::{CauseTold, Counts, Moment, Report, Row, Story, Timer};
-use super::session::{Session, State, poll_side, tried_words};
+use super::cause::{Cause, TimerSide, too_short};
+use super::event::{EventKind, SessionEvent, SessionOpened};
+use super::idle_timers::IdleTimers;
+use super::key::SessionKey;
+use super::report::{
+    CauseReport, IdleTimerReport, SessionCounts, SessionReport, SessionRow, Timeline, TimelineEntry,
+};
+use super::session::{SessionState, TrackedSession, poll_side, tried_words};
 
 /// Most sessions kept, ended ones included.
-const MOST: usize = 16_384;
+const MAX_SESSIONS: usize = 16_384;
 
 /// How long a session that has ended can be asked after.
-const AFTERWARDS: Duration = Duration::from_secs(600);
+const ENDED_RETENTION: Duration = Duration::from_secs(600);
 
 /// Rows of a report.
-const STUCK: usize = 100;
-const ENDED: usize = 50;
+const MAX_STUCK_ROWS: usize = 100;
+const MAX_ENDED_ROWS: usize = 50;
 
 /// Most warnings kept.
-const WARNINGS: usize = 100;
+const MAX_WARNINGS: usize = 100;
 
 /// See the module.
-pub struct Book {
+pub struct SessionTable {
     metrics: Arc<Metrics>,
-    sessions: HashMap<Key, Session>,
-    timers: Timers,
+    sessions: HashMap<SessionKey, TrackedSession>,
+    timers: IdleTimers,
     /// What each is about, and its sentence.
     warnings: Vec<(String, String)>,
     most: usize,
@@ -48,16 +50,16 @@ pub struct Book {
     full: bool,
 }
 
-impl Book {
+impl SessionTable {
     /// An empty one.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
             sessions: HashMap::new(),
-            timers: Timers::default(),
+            timers: IdleTimers::default(),
             warnings: Vec::new(),
-            most: MOST,
+            most: MAX_SESSIONS,
             full: false,
         }
     }
@@ -69,18 +71,18 @@ impl Book {
     }
 
     /// Takes note of what was noticed.
-    pub fn fold(&mut self, events: Vec<Event>, now: Instant) {
+    pub fn fold(&mut self, events: Vec<SessionEvent>, now: Instant) {
         for event in events {
             self.learn(event, now);
         }
     }
 
-    fn learn(&mut self, event: Event, now: Instant) {
+    fn learn(&mut self, event: SessionEvent, now: Instant) {
         if self.sessions.len() >= self.most && !self.sessions.contains_key(&event.key) {
             self.make_room(now);
             if self.sessions.len() >= self.most {
                 match event.what {
-                    What::Opened(_) | What::Switched { direct: true } => {
+                    EventKind::Opened(_) | EventKind::Switched { direct: true } => {
                         self.metrics.socketio.skipped_session();
                     }
                     _ => self.metrics.socketio.skipped_events(1),
@@ -90,23 +92,23 @@ impl Book {
         }
         let metrics = &event.place.metrics;
         match event.what {
-            What::Opened(opened) => {
+            EventKind::Opened(opened) => {
                 metrics.opened(false);
                 self.warn(&event, &opened);
             }
-            What::Switched { direct: true } => metrics.opened(true),
-            What::Upgraded => metrics.upgrades.inc(),
+            EventKind::Switched { direct: true } => metrics.opened(true),
+            EventKind::Upgraded => metrics.upgrades.inc(),
             _ => {}
         }
         let session = match self.sessions.entry(event.key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(Session::new(&event)),
+            Entry::Vacant(place) => place.insert(TrackedSession::new(&event)),
         };
         let cut = match event.what {
-            What::Polled(polled) => poll_side(&polled)
+            EventKind::Polled(polled) => poll_side(&polled)
                 .filter(|_| session.is_within(polled.waited))
                 .map(|side| (side, polled.waited)),
-            What::Cut(cut) => session.cut_side(&cut).map(|side| (side, cut.silent)),
+            EventKind::Cut(cut) => session.cut_side(&cut).map(|side| (side, cut.silent)),
             _ => None,
         };
         if let Some((side, waited)) = cut {
@@ -117,7 +119,7 @@ impl Book {
     }
 
     /// Says once for each of our own timers that it is shorter than a heartbeat needs.
-    fn warn(&mut self, event: &Event, opened: &Opened) {
+    fn warn(&mut self, event: &SessionEvent, opened: &SessionOpened) {
         let Some(heartbeat) = opened.heartbeat else { return };
         let place = &event.place;
         let about = format!(
@@ -133,7 +135,7 @@ impl Book {
                 continue;
             };
             let known = self.warnings.iter().any(|(known, _)| *known == name);
-            if !known && self.warnings.len() < WARNINGS {
+            if !known && self.warnings.len() < MAX_WARNINGS {
                 let (profile, upstream) = (&*place.profile, &*place.upstream);
                 tracing::warn!(profile, route = &*place.route, upstream, "{sentence}");
                 self.warnings.push((name, format!("{about}: {sentence}")));
@@ -147,7 +149,7 @@ impl Book {
         let timers = &self.timers;
         let mut forgotten = false;
         self.sessions.retain(|_, session| {
-            let State::Ended(end) = session.judge(now, timers) else { return true };
+            let SessionState::Ended(end) = session.judge(now, timers) else { return true };
             if !std::mem::replace(&mut session.counted, true) {
                 let metrics = &session.place.metrics;
                 metrics.ended(end.on_websocket, end.how.word());
@@ -155,7 +157,7 @@ impl Book {
                     metrics.not_upgraded(cause.word());
                 }
             }
-            let kept = now.saturating_duration_since(end.at) < AFTERWARDS;
+            let kept = now.saturating_duration_since(end.at) < ENDED_RETENTION;
             forgotten |= !kept;
             kept
         });
@@ -172,7 +174,8 @@ impl Book {
         }
         self.sweep(now);
         let timers = &self.timers;
-        self.sessions.retain(|_, session| !matches!(session.judge(now, timers), State::Ended(_)));
+        self.sessions
+            .retain(|_, session| !matches!(session.judge(now, timers), SessionState::Ended(_)));
         self.full = self.sessions.len() >= self.most;
     }
 
@@ -180,11 +183,11 @@ impl Book {
     pub fn tell(&self, now: Instant) {
         self.metrics.socketio.tell(self.sessions.values().filter_map(|session| {
             let (state, cause) = match session.judge(now, &self.timers) {
-                State::Polling => ("polling", None),
-                State::Stuck(cause) => ("stuck", Some(cause.word())),
-                State::Upgraded => ("upgraded", None),
-                State::Direct => ("direct", None),
-                State::Ended(_) => return None,
+                SessionState::Polling => ("polling", None),
+                SessionState::Stuck(cause) => ("stuck", Some(cause.word())),
+                SessionState::Upgraded => ("upgraded", None),
+                SessionState::Direct => ("direct", None),
+                SessionState::Ended(_) => return None,
             };
             Some(Told { of: &session.place.metrics, state, cause })
         }));
@@ -192,15 +195,15 @@ impl Book {
 
     /// How many are in which state.
     #[must_use]
-    pub fn counts(&self, now: Instant) -> Counts {
-        let mut counts = Counts::default();
+    pub fn counts(&self, now: Instant) -> SessionCounts {
+        let mut counts = SessionCounts::default();
         for session in self.sessions.values() {
             *match session.judge(now, &self.timers) {
-                State::Polling => &mut counts.polling,
-                State::Stuck(_) => &mut counts.stuck,
-                State::Upgraded => &mut counts.upgraded,
-                State::Direct => &mut counts.direct,
-                State::Ended(_) => &mut counts.ended,
+                SessionState::Polling => &mut counts.polling,
+                SessionState::Stuck(_) => &mut counts.stuck,
+                SessionState::Upgraded => &mut counts.upgraded,
+                SessionState::Direct => &mut counts.direct,
+                SessionState::Ended(_) => &mut counts.ended,
             } += 1;
         }
         counts
@@ -214,16 +217,16 @@ impl Book {
 
     /// Everything at this moment.
     #[must_use]
-    pub fn report(&self, now: Instant) -> Report {
+    pub fn report(&self, now: Instant) -> SessionReport {
         let mut by_cause: HashMap<Cause, (usize, usize)> = HashMap::new();
         let (mut stuck, mut ended) = (Vec::new(), Vec::new());
         for (key, session) in &self.sessions {
             match session.judge(now, &self.timers) {
-                State::Stuck(cause) => {
+                SessionState::Stuck(cause) => {
                     by_cause.entry(cause).or_default().0 += 1;
                     stuck.push((session.since(), *key, session));
                 }
-                State::Ended(end) if let Some(cause) = end.cause => {
+                SessionState::Ended(end) if let Some(cause) = end.cause => {
                     by_cause.entry(cause).or_default().1 += 1;
                     ended.push((std::cmp::Reverse(end.at), *key, session));
                 }
@@ -237,14 +240,22 @@ impl Book {
             (std::cmp::Reverse(stuck + ended), *cause)
         });
         let [skipped_sessions, skipped_events] = self.metrics.socketio.skipped();
-        Report {
+        SessionReport {
             counts: self.counts(now),
             causes: causes
                 .into_iter()
                 .map(|(cause, (stuck, ended))| told(cause, stuck, ended))
                 .collect(),
-            stuck: stuck.iter().take(STUCK).map(|(_, key, one)| self.row(*key, one, now)).collect(),
-            ended: ended.iter().take(ENDED).map(|(_, key, one)| self.row(*key, one, now)).collect(),
+            stuck: stuck
+                .iter()
+                .take(MAX_STUCK_ROWS)
+                .map(|(_, key, one)| self.row(*key, one, now))
+                .collect(),
+            ended: ended
+                .iter()
+                .take(MAX_ENDED_ROWS)
+                .map(|(_, key, one)| self.row(*key, one, now))
+                .collect(),
             timers: self.timers.found().into_iter().map(timer).collect(),
             warnings: self.warnings(),
             skipped_sessions,
@@ -254,13 +265,13 @@ impl Book {
 
     /// What happened to one session.
     #[must_use]
-    pub fn story(&self, key: Key, now: Instant) -> Option<Story> {
+    pub fn story(&self, key: SessionKey, now: Instant) -> Option<Timeline> {
         let session = self.sessions.get(&key)?;
         let cause = self.cause(session, now);
         let opened = session.opened.map(|(_, opened)| opened);
         let heartbeat = opened.and_then(|opened| opened.heartbeat);
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Some(Story {
+        Some(Timeline {
             session: self.row(key, session, now),
             meaning: cause.map(|cause| cause.sentence().to_owned()),
             next: cause.map(|cause| cause.next().to_owned()),
@@ -271,27 +282,30 @@ impl Book {
         })
     }
 
-    fn cause(&self, session: &Session, now: Instant) -> Option<Cause> {
+    fn cause(&self, session: &TrackedSession, now: Instant) -> Option<Cause> {
         match session.judge(now, &self.timers) {
-            State::Stuck(cause) => Some(cause),
-            State::Ended(end) => end.cause,
-            State::Polling | State::Upgraded | State::Direct => None,
+            SessionState::Stuck(cause) => Some(cause),
+            SessionState::Ended(end) => end.cause,
+            SessionState::Polling | SessionState::Upgraded | SessionState::Direct => None,
         }
     }
 
-    fn row(&self, key: Key, session: &Session, now: Instant) -> Row {
+    fn row(&self, key: SessionKey, session: &TrackedSession, now: Instant) -> SessionRow {
         let (state, until) = match session.judge(now, &self.timers) {
-            State::Polling => ("polling", now),
-            State::Stuck(_) => ("stuck", now),
-            State::Upgraded => ("upgraded", now),
-            State::Direct => ("direct", now),
-            State::Ended(end) => (end.how.word(), end.at),
+            SessionState::Polling => ("polling", now),
+            SessionState::Stuck(_) => ("stuck", now),
+            SessionState::Upgraded => ("upgraded", now),
+            SessionState::Direct => ("direct", now),
+            SessionState::Ended(end) => (end.how.word(), end.at),
         };
         let cause = self.cause(session, now);
         // How it began, what was tried, and the latest.
         let (first, last) = (session.story.first(), session.story.last());
         let tried = session.story.iter().rev().find(|event| {
-            matches!(event.what, What::Tried(_) | What::Switched { .. } | What::Cut(_))
+            matches!(
+                event.what,
+                EventKind::Tried(_) | EventKind::Switched { .. } | EventKind::Cut(_)
+            )
         });
         let mut requests: Vec<String> = Vec::new();
         for event in [first, tried, last].into_iter().flatten() {
@@ -300,7 +314,7 @@ impl Book {
             }
         }
         let place = &session.place;
-        Row {
+        SessionRow {
             session: key.to_string(),
             client: session.client.to_string(),
             profile: place.profile.to_string(),
@@ -320,8 +334,8 @@ impl Book {
     }
 }
 
-fn told(cause: Cause, stuck: usize, ended: usize) -> CauseTold {
-    CauseTold {
+fn told(cause: Cause, stuck: usize, ended: usize) -> CauseReport {
+    CauseReport {
         cause: cause.word().to_owned(),
         stuck,
         ended,
@@ -330,8 +344,8 @@ fn told(cause: Cause, stuck: usize, ended: usize) -> CauseTold {
     }
 }
 
-fn timer((profile, upstream, side, waited): (&str, &str, Side, Duration)) -> Timer {
-    Timer {
+fn timer((profile, upstream, side, waited): (&str, &str, TimerSide, Duration)) -> IdleTimerReport {
+    IdleTimerReport {
         profile: profile.to_owned(),
         upstream: upstream.to_owned(),
         place: side.words().to_owned(),
@@ -346,8 +360,8 @@ fn time(at: Instant, now: Instant) -> String {
     format!("{then:.3}")
 }
 
-fn moment(event: &Event, session: &Session, now: Instant) -> Moment {
-    Moment {
+fn moment(event: &SessionEvent, session: &TrackedSession, now: Instant) -> TimelineEntry {
+    TimelineEntry {
         time: time(event.at, now),
         what: words(event, session),
         request: event.request.to_string(),
@@ -357,9 +371,9 @@ fn moment(event: &Event, session: &Session, now: Instant) -> Moment {
 }
 
 /// What happened, in words.
-fn words(event: &Event, session: &Session) -> String {
+fn words(event: &SessionEvent, session: &TrackedSession) -> String {
     match event.what {
-        What::Opened(opened) => {
+        EventKind::Opened(opened) => {
             let heartbeat = opened.heartbeat.map_or("not readable".to_owned(), |heartbeat| {
                 format!("{:?} + {:?}", heartbeat.interval, heartbeat.timeout)
             });
@@ -370,7 +384,7 @@ fn words(event: &Event, session: &Session) -> String {
             };
             format!("opened by polling (EIO={}); {offers}; heartbeat {heartbeat}", opened.engine)
         }
-        What::Polled(polled) => {
+        EventKind::Polled(polled) => {
             let what = if polled.post { "a post" } else { "a poll" };
             let answer = answer(polled.status, polled.reason.map(Reason::word), polled.code);
             let bye = if polled.goodbye { "; one side said goodbye" } else { "" };
@@ -380,11 +394,13 @@ fn words(event: &Event, session: &Session) -> String {
                 polled.waited.as_secs_f64()
             )
         }
-        What::Tried(tried) => format!("asked for a WebSocket in vain: {}", tried_words(&tried)),
-        What::Switched { direct: true } => "opened by WebSocket".to_owned(),
-        What::Switched { direct: false } => "asked for a WebSocket: 101".to_owned(),
-        What::Upgraded => "on the WebSocket: probe and upgrade have passed".to_owned(),
-        What::Cut(cut) => {
+        EventKind::Tried(tried) => {
+            format!("asked for a WebSocket in vain: {}", tried_words(&tried))
+        }
+        EventKind::Switched { direct: true } => "opened by WebSocket".to_owned(),
+        EventKind::Switched { direct: false } => "asked for a WebSocket: 101".to_owned(),
+        EventKind::Upgraded => "on the WebSocket: probe and upgrade have passed".to_owned(),
+        EventKind::Cut(cut) => {
             let close = if cut.said_close { "after a Close" } else { "without a Close" };
             format!(
                 "the WebSocket ended ({}), {close}, silent for {:.1} s",

@@ -16,15 +16,15 @@ use crate::egress::{EgressPolicy, EgressRule, Guard, Observations, Users};
 use crate::tls::ServerTls;
 use crate::upstream::Endpoint;
 
-use super::Edition;
+use super::ConfigVersion;
 
-pub use compile::{Inputs, compile};
+pub use compile::{ForwardInputs, compile};
 
 /// `[forward]`, compiled.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct ForwardProxy {
     /// One per listener, in the order of the files.
-    pub listeners: Vec<Arc<Listener>>,
+    pub listeners: Vec<Arc<ForwardProxyListener>>,
     /// Who may go where.
     pub policy: EgressPolicy,
     /// Which addresses may be dialled.
@@ -32,7 +32,7 @@ pub struct Outlet {
     /// Who may log in; `None`: nobody, and no rule asks for it.
     pub users: Option<Arc<Users>>,
     /// By [`crate::config::ParentId`].
-    pub parents: Vec<Arc<Parent>>,
+    pub parents: Vec<Arc<ParentProxy>>,
     /// How many, how fast.
     pub limits: ForwardLimits,
     /// How long.
@@ -44,12 +44,12 @@ pub struct Outlet {
     /// What rules in report mode have let through; goes on over reloads.
     pub seen: Arc<Observations>,
     /// The generation it belongs to, for the log.
-    pub edition: Arc<Edition>,
+    pub edition: Arc<ConfigVersion>,
 }
 
 /// An address the forward proxy listens on.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ForwardProxyListener {
     /// The address.
     pub address: SocketAddr,
     /// The address as text, its name in logs and metrics.
@@ -64,7 +64,7 @@ pub struct Listener {
 
 /// A proxy to go through.
 #[derive(Debug)]
-pub struct Parent {
+pub struct ParentProxy {
     /// Its name.
     pub name: String,
     /// Where that is written.
@@ -98,7 +98,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Outlet {
+impl ForwardProxy {
     /// The same without rules: what is left once `[forward]` has gone.
     #[must_use]
     pub fn closed(&self) -> Self {
@@ -119,7 +119,11 @@ impl Outlet {
 
     /// The parent a destination is reached through under a rule; `None`: directly.
     #[must_use]
-    pub fn parent(&self, rule: &EgressRule, destination: &Destination) -> Option<&Arc<Parent>> {
+    pub fn parent(
+        &self,
+        rule: &EgressRule,
+        destination: &Destination,
+    ) -> Option<&Arc<ParentProxy>> {
         let parent = self.parents.get(rule.settings.via?.0)?;
         (!parent.no_proxy.iter().any(|pattern| covers(pattern, &destination.host)))
             .then_some(parent)

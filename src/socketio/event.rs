@@ -8,14 +8,14 @@ use crate::message::{Reason, Version};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::websockets::Closed;
 
-use super::key::Key;
+use super::key::SessionKey;
 use super::packet::Heartbeat;
 
 /// One thing that was noticed.
 #[derive(Clone)]
-pub struct Event {
+pub struct SessionEvent {
     /// Of the session.
-    pub key: Key,
+    pub key: SessionKey,
     /// When.
     pub at: Instant,
     /// The route that took it.
@@ -29,18 +29,18 @@ pub struct Event {
     /// Id of the request, as in its log line.
     pub request: Box<str>,
     /// What it was.
-    pub what: What,
+    pub what: EventKind,
 }
 
-/// See [`Event`].
+/// See [`SessionEvent`].
 #[derive(Clone, Copy, Debug)]
-pub enum What {
+pub enum EventKind {
     /// It was opened by polling.
-    Opened(Opened),
+    Opened(SessionOpened),
     /// A poll, or a message that was posted, is over.
-    Polled(Polled),
+    Polled(PollEnded),
     /// A WebSocket was asked for, for this session or from the start, and none came of it.
-    Tried(Tried),
+    Tried(UpgradeFailed),
     /// A WebSocket was asked for and answered with 101.
     Switched {
         /// It is a session of its own.
@@ -49,12 +49,12 @@ pub enum What {
     /// The client and the upstream have agreed on the WebSocket.
     Upgraded,
     /// Its WebSocket has ended.
-    Cut(Cut),
+    Cut(SocketEnded),
 }
 
 /// What the open packet says, and what is set here.
 #[derive(Clone, Copy, Debug)]
-pub struct Opened {
+pub struct SessionOpened {
     /// Version of Engine.IO.
     pub engine: u8,
     /// Whether it may go on by WebSocket.
@@ -69,7 +69,7 @@ pub struct Opened {
 
 /// How a poll ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Polled {
+pub struct PollEnded {
     /// It brought something (POST), and waited for nothing.
     pub post: bool,
     /// Of the answer.
@@ -88,9 +88,9 @@ pub struct Polled {
 
 /// A WebSocket that was asked for in vain.
 #[derive(Clone, Copy, Debug)]
-pub struct Tried {
+pub struct UpgradeFailed {
     /// In which way it was asked for.
-    pub way: Way,
+    pub way: UpgradePath,
     /// It was to be a session of its own.
     pub direct: bool,
     /// Of the answer.
@@ -103,32 +103,32 @@ pub struct Tried {
 
 /// How a WebSocket is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Way {
+pub enum UpgradePath {
     /// As it should be.
     Upgrade,
     /// Over HTTP/2 like a page, without RFC 8441's `:protocol`.
     Http2,
     /// Over HTTP/1 without what makes it an upgrade.
-    Stripped(Stripped),
+    Stripped(StrippedFields),
 }
 
 /// What is there all the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one head")]
-pub struct Stripped {
+pub struct StrippedFields {
     /// It came as HTTP/1.0, which has no upgrades.
     pub http10: bool,
     /// `Upgrade: websocket`.
     pub upgrade: bool,
     /// `Connection: upgrade`.
     pub connection: bool,
-    /// `Sec-WebSocket-Key`.
+    /// `Sec-WebSocket-SessionKey`.
     pub key: bool,
 }
 
 /// How a WebSocket ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Cut {
+pub struct SocketEnded {
     /// Who ended it.
     pub how: Closed,
     /// How long nothing had moved.
@@ -141,7 +141,7 @@ pub struct Cut {
     pub messages: [u8; 2],
 }
 
-impl Cut {
+impl SocketEnded {
     /// As far as its relay knows; the rest is for the ticket to say.
     #[must_use]
     pub fn new(how: Closed, silent: Duration, said_close: bool) -> Self {

@@ -10,15 +10,15 @@
 //! polling one [`Cause`]. Never: changes or delays a byte, decides about a request, keeps the id of a
 //! session.
 
-mod book;
 mod cause;
 mod event;
-mod idle;
+mod idle_timers;
 mod key;
 mod packet;
+mod probe;
 pub mod report;
 mod session;
-mod ticket;
+mod session_table;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -30,51 +30,52 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::telemetry::Metrics;
 
-pub use book::Book;
-pub use cause::{Cause, Side};
-pub use event::{Cut, Event, What};
-pub use key::Key;
-pub use ticket::{Outcome, Ticket};
+pub use cause::{Cause, TimerSide};
+pub use event::{EventKind, SessionEvent, SocketEnded};
+pub use key::SessionKey;
+pub use probe::{RequestOutcome, RequestProbe};
+pub use session_table::SessionTable;
 
 /// Most that is noticed and not handed over yet, per worker.
-const MOST: usize = 8192;
+const MAX_PENDING_EVENTS: usize = 8192;
 
 /// What is noticed is handed over after this time.
-const GATHERED: Duration = Duration::from_millis(200);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Batches on their way, of all workers.
-const BATCHES: usize = 8;
+const MAX_BATCHES: usize = 8;
 
 /// How often the book is looked through.
-const SWEPT: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Workers' end and the book's end of what is noticed.
 #[must_use]
-pub fn path() -> (Sender<Vec<Event>>, Receiver<Vec<Event>>) {
-    channel(BATCHES)
+pub fn path() -> (Sender<Vec<SessionEvent>>, Receiver<Vec<SessionEvent>>) {
+    channel(MAX_BATCHES)
 }
 
 /// What a worker has noticed, until it is handed over.
-pub struct Lens {
-    noticed: RefCell<Vec<Event>>,
+pub struct EventSink {
+    noticed: RefCell<Vec<SessionEvent>>,
     something: Notify,
-    out: Sender<Vec<Event>>,
+    out: Sender<Vec<SessionEvent>>,
     metrics: Arc<Metrics>,
 }
 
-impl Lens {
+impl EventSink {
     /// One that hands over to `out`.
     #[must_use]
-    pub fn new(out: Sender<Vec<Event>>, metrics: Arc<Metrics>) -> Rc<Self> {
+    pub fn new(out: Sender<Vec<SessionEvent>>, metrics: Arc<Metrics>) -> Rc<Self> {
         Rc::new(Self { noticed: RefCell::default(), something: Notify::new(), out, metrics })
     }
 
     /// Takes note. If there is too much of it, polls that went well go first: they say only that a
     /// session lives.
-    pub fn note(&self, event: Event) {
+    pub fn note(&self, event: SessionEvent) {
         let mut noticed = self.noticed.borrow_mut();
-        let plain = matches!(event.what, What::Polled(polled) if polled.reason.is_none());
-        if noticed.len() >= MOST || (plain && noticed.len() >= MOST / 2) {
+        let plain = matches!(event.what, EventKind::Polled(polled) if polled.reason.is_none());
+        if noticed.len() >= MAX_PENDING_EVENTS || (plain && noticed.len() >= MAX_PENDING_EVENTS / 2)
+        {
             self.metrics.socketio.skipped_events(1);
             return;
         }
@@ -88,7 +89,7 @@ impl Lens {
     pub async fn run(self: Rc<Self>) {
         loop {
             self.something.notified().await;
-            tokio::time::sleep(GATHERED).await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             // Nobody there any more: the process ends.
             let Ok(place) = self.out.reserve().await else { return };
             place.send(self.noticed.take());
@@ -97,7 +98,7 @@ impl Lens {
 }
 
 /// Keeps the book, for as long as it is polled.
-pub async fn keep(book: Rc<RefCell<Book>>, mut noticed: Receiver<Vec<Event>>) {
+pub async fn keep(book: Rc<RefCell<SessionTable>>, mut noticed: Receiver<Vec<SessionEvent>>) {
     let mut swept = Instant::now();
     loop {
         let empty = book.borrow().is_empty();
@@ -106,10 +107,10 @@ pub async fn keep(book: Rc<RefCell<Book>>, mut noticed: Receiver<Vec<Event>>) {
                 Some(events) => book.borrow_mut().fold(events, Instant::now()),
                 None => return,
             },
-            () = tokio::time::sleep(SWEPT), if !empty => {}
+            () = tokio::time::sleep(SWEEP_INTERVAL), if !empty => {}
         }
         let now = Instant::now();
-        if now.saturating_duration_since(swept) >= SWEPT {
+        if now.saturating_duration_since(swept) >= SWEEP_INTERVAL {
             swept = now;
             book.borrow_mut().sweep(now);
         }

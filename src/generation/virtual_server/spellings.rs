@@ -6,7 +6,7 @@ use std::fs;
 use bytes::Bytes;
 use http::Method;
 
-use crate::generation::explain::{Explained, Question};
+use crate::generation::explain::{Explanation, RequestQuery};
 use crate::generation::{self, Generation};
 use crate::message::forward::stripped_target;
 use crate::telemetry::Metrics;
@@ -68,11 +68,11 @@ component = "ccm"
 }
 
 /// What a component is sent for this target, or why it gets nothing.
-fn sent(site: &Site, method: &Method, target: &str) -> Result<Vec<u8>, Reason> {
+fn sent(site: &VirtualServer, method: &Method, target: &str) -> Result<Vec<u8>, Reason> {
     let head = format!("{method} {target} HTTP/1.1\r\nHost: chat.example.com\r\n\r\n");
     let head = RequestHead::parse(&Bytes::from(head.into_bytes()), 100)?;
     match site.decide(&head) {
-        Ok(Decision::Route(route)) => {
+        Ok(RouteDecision::Route(route)) => {
             let way = route.action.way().unwrap();
             Ok(stripped_target(&head.target, way.strip_prefix.as_deref()))
         }
@@ -375,14 +375,14 @@ fn a_method_is_refused_in_every_spelling() {
 #[test]
 fn explain_names_the_setting_that_a_path_needs_and_check_takes_it() {
     let explained = |generation: &Generation, path: &str| {
-        let asked = Question {
+        let asked = RequestQuery {
             method: "POST".to_owned(),
             url: format!("https://chat.example.com:8443{path}"),
             from: [192, 0, 2, 1].into(),
             profile: None,
             headers: Vec::new(),
         };
-        Explained::of(generation, &asked).unwrap().lines.text
+        Explanation::of(generation, &asked).unwrap().lines.text
     };
     let strict = generation(RECIPE);
     for (path, key) in [

@@ -21,19 +21,19 @@ use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
 use crate::tls::{ClientHandshake, ServerTls};
 use crate::upstream::Upstream;
 
-use super::drift::Sheet;
-use super::{Alive, Edition, SelfTest};
+use super::drift::ConfigDigest;
+use super::{ConfigVersion, GenerationGuard, SelfTest};
 
 /// One listener, compiled.
-pub struct Site {
+pub struct VirtualServer {
     /// What it is called.
-    pub names: Arc<Names>,
+    pub names: Arc<ListenerLabels>,
     /// The address it listens on.
     pub address: SocketAddr,
     /// Where `listen` is written.
     pub place: config::Span,
     /// What it serves.
-    pub served: Served,
+    pub served: ListenerService,
     /// Hosts it answers for; empty: any.
     pub hosts: Vec<HostPattern>,
     /// Proxies that are believed.
@@ -63,14 +63,14 @@ pub struct Site {
     /// Counters.
     pub metrics: ListenerMetrics,
     /// The name of its generation.
-    pub edition: Arc<Edition>,
+    pub edition: Arc<ConfigVersion>,
     /// Of the generation it belongs to.
-    pub alive: Arc<Alive>,
+    pub alive: Arc<GenerationGuard>,
 }
 
 /// What a listener is called: all that a tunnel keeps of the site it was opened under.
 #[derive(Debug)]
-pub struct Names {
+pub struct ListenerLabels {
     /// The profile's name.
     pub profile: String,
     /// The address as text, the listener's name in logs and metrics.
@@ -81,19 +81,19 @@ pub struct Names {
 
 /// What a listener serves.
 #[expect(clippy::large_enum_variant, reason = "there is one per listener")]
-pub enum Served {
+pub enum ListenerService {
     /// Routes.
     Routes {
         /// Finds a route's index.
         table: Table,
         /// By the table's indices.
-        routes: Vec<Arc<Route>>,
+        routes: Vec<Arc<CompiledRoute>>,
     },
     /// A redirect to the same URL under `https`, on this port.
     RedirectToHttps(u16),
 }
 
-impl Served {
+impl ListenerService {
     /// Whether one of the upstreams is told where clients connected to.
     pub(super) fn announces(&self) -> bool {
         let Self::Routes { routes, .. } = self else { return false };
@@ -103,13 +103,13 @@ impl Served {
 }
 
 /// One route, compiled.
-pub struct Route {
+pub struct CompiledRoute {
     /// What is told about it.
-    pub account: Arc<Account>,
+    pub account: Arc<RouteStats>,
     /// Where `path` is written.
     pub place: config::Span,
     /// What is done.
-    pub action: Action,
+    pub action: RouteAction,
     /// Longest request body, in bytes.
     pub max_body: u64,
     /// WebSockets are carried.
@@ -125,7 +125,7 @@ pub struct Route {
 }
 
 /// What is told about a route: all that a tunnel keeps of the one that let it in.
-pub struct Account {
+pub struct RouteStats {
     /// The route's name in logs and metrics.
     pub name: Arc<str>,
     /// Log and metric say that the request would be denied without this route.
@@ -135,11 +135,11 @@ pub struct Account {
 }
 
 /// What a route does.
-pub enum Action {
+pub enum RouteAction {
     /// Passes the request on.
-    Proxy(Way),
+    Proxy(ProxyTarget),
     /// Passes it on to the self-test, which is part of the gateway.
-    SelfTest(Way, Arc<SelfTest>),
+    SelfTest(ProxyTarget, Arc<SelfTest>),
     /// Sends the client elsewhere.
     Redirect {
         /// `Location`.
@@ -152,11 +152,11 @@ pub enum Action {
     /// Answers whether the gateway is ready, and these upstreams up.
     Ready(Vec<Arc<Upstream>>),
     /// Answers gateways that compare themselves with this one. To others it is not there.
-    Drift(Arc<OnceLock<Sheet>>),
+    Drift(Arc<OnceLock<ConfigDigest>>),
 }
 
 /// Where requests are passed on to.
-pub struct Way {
+pub struct ProxyTarget {
     /// To whom.
     pub upstream: Arc<Upstream>,
     /// The upstream's counters.
@@ -169,10 +169,10 @@ pub struct Way {
     pub sessions: Option<Arc<Place>>,
 }
 
-impl Action {
+impl RouteAction {
     /// Where requests are passed on to, if they are.
     #[must_use]
-    pub fn way(&self) -> Option<&Way> {
+    pub fn way(&self) -> Option<&ProxyTarget> {
         match self {
             Self::Proxy(way) | Self::SelfTest(way, _) => Some(way),
             Self::Redirect { .. } | Self::Deny | Self::Ready(_) | Self::Drift(_) => None,
@@ -181,7 +181,7 @@ impl Action {
 }
 
 /// What is asked for, as far as routes care.
-pub struct Asked<'a> {
+pub struct RouteQuery<'a> {
     /// Host name without port.
     pub host: &'a str,
     /// Raw path and query.
@@ -194,13 +194,13 @@ pub struct Asked<'a> {
 
 /// A tunnel, as a configuration judges it.
 #[derive(Clone)]
-pub struct Carried {
+pub struct TunnelInfo {
     /// What its listener serves at present.
-    pub place: Arc<ArcSwap<Site>>,
+    pub place: Arc<ArcSwap<VirtualServer>>,
     /// What its listener was called when it was opened.
-    pub names: Arc<Names>,
+    pub names: Arc<ListenerLabels>,
     /// Of the route that took it.
-    pub route: Option<Arc<Account>>,
+    pub route: Option<Arc<RouteStats>>,
     /// The host that was asked for, port included.
     pub host: Bytes,
     /// The path that was asked for, query included.
@@ -214,9 +214,9 @@ pub struct Carried {
 }
 
 /// What is to be done with a request.
-pub enum Decision {
+pub enum RouteDecision {
     /// This route takes it.
-    Route(Arc<Route>),
+    Route(Arc<CompiledRoute>),
     /// It lacks the `/` at the end of its path.
     AddSlash,
     /// It belongs on `https`.
@@ -224,134 +224,141 @@ pub enum Decision {
 }
 
 /// Why nothing is done with a request.
-pub struct Refusal {
+pub struct RouteRejection {
     /// The word for it.
     pub reason: Reason,
     /// The route that refused it, if it came that far.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<Arc<CompiledRoute>>,
     /// Value of `Allow`, for 405.
     pub allow: Option<String>,
 }
 
-impl Refusal {
+impl RouteRejection {
     fn of(reason: Reason) -> Self {
         Self { reason, route: None, allow: None }
     }
 
-    fn by(reason: Reason, route: &Arc<Route>) -> Self {
+    fn by(reason: Reason, route: &Arc<CompiledRoute>) -> Self {
         Self { reason, route: Some(Arc::clone(route)), allow: None }
     }
 }
 
 /// The refusal of a path that narrower rules refuse in another spelling.
-fn refusal_of(refused: Refused, table: &Table, routes: &[Arc<Route>]) -> Refusal {
-    let by =
-        |reason, rule: usize| Refusal { route: routes.get(rule).cloned(), ..Refusal::of(reason) };
+fn refusal_of(refused: Refused, table: &Table, routes: &[Arc<CompiledRoute>]) -> RouteRejection {
+    let by = |reason, rule: usize| RouteRejection {
+        route: routes.get(rule).cloned(),
+        ..RouteRejection::of(reason)
+    };
     match refused {
         Refused::Denied(rule) => by(Reason::RouteDenied, rule),
         Refused::WebSocket(rule) => by(Reason::WebSocketDenied, rule),
         Refused::Method(rules) => {
             let allow = Some(table.allow(&rules));
-            Refusal { allow, ..Refusal::of(Reason::MethodNotAllowed) }
+            RouteRejection { allow, ..RouteRejection::of(Reason::MethodNotAllowed) }
         }
     }
 }
 
-impl Site {
+impl VirtualServer {
     /// Decides about a request by host, path, method, upgrade and stated length, in this order.
     ///
     /// # Errors
     ///
-    /// [`Refusal`] with the first rule that refuses it.
-    pub fn decide(&self, head: &RequestHead) -> Result<Decision, Refusal> {
+    /// [`RouteRejection`] with the first rule that refuses it.
+    pub fn decide(&self, head: &RequestHead) -> Result<RouteDecision, RouteRejection> {
         // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
         let method = if head.upgrade { &Method::GET } else { &head.method };
-        let asked =
-            Asked { host: head.host_name(), target: &head.target, method, upgrade: head.upgrade };
+        let asked = RouteQuery {
+            host: head.host_name(),
+            target: &head.target,
+            method,
+            upgrade: head.upgrade,
+        };
         let decision = self.decide_asked(&asked)?;
-        if let Decision::Route(route) = &decision
-            && let Action::Drift(sheet) = &route.action
+        if let RouteDecision::Route(route) = &decision
+            && let RouteAction::Drift(sheet) = &route.action
             && !sheet.get().is_some_and(|sheet| sheet.is_for(head))
         {
-            return Err(Refusal::of(Reason::NoRoute));
+            return Err(RouteRejection::of(Reason::NoRoute));
         }
-        if let (Decision::Route(route), Framing::Length(length)) = (&decision, head.framing)
+        if let (RouteDecision::Route(route), Framing::Length(length)) = (&decision, head.framing)
             && length > route.max_body
         {
-            return Err(Refusal::by(Reason::BodyTooLarge, route));
+            return Err(RouteRejection::by(Reason::BodyTooLarge, route));
         }
         Ok(decision)
     }
 
     /// The route a request would get that is not there for who asks: for those who run the gateway.
     #[must_use]
-    pub fn hidden(&self, head: &RequestHead) -> Option<Arc<Route>> {
+    pub fn hidden(&self, head: &RequestHead) -> Option<Arc<CompiledRoute>> {
         let (host, target, method) = (head.host_name(), &*head.target, &head.method);
-        let asked = Asked { host, target, method, upgrade: head.upgrade };
-        let Ok(Decision::Route(route)) = self.decide_asked(&asked) else { return None };
-        matches!(route.action, Action::Drift(_)).then_some(route)
+        let asked = RouteQuery { host, target, method, upgrade: head.upgrade };
+        let Ok(RouteDecision::Route(route)) = self.decide_asked(&asked) else { return None };
+        matches!(route.action, RouteAction::Drift(_)).then_some(route)
     }
 
     /// Decides by host, path, method and upgrade alone: what is left to ask about a tunnel.
     ///
     /// # Errors
     ///
-    /// [`Refusal`] with the first rule that refuses it.
-    pub fn decide_asked(&self, asked: &Asked<'_>) -> Result<Decision, Refusal> {
+    /// [`RouteRejection`] with the first rule that refuses it.
+    pub fn decide_asked(&self, asked: &RouteQuery<'_>) -> Result<RouteDecision, RouteRejection> {
         let host = asked.host;
         if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.covers(host)) {
-            return Err(Refusal::of(Reason::UnknownHost));
+            return Err(RouteRejection::of(Reason::UnknownHost));
         }
         let (table, routes) = match &self.served {
-            Served::RedirectToHttps(port) => return Ok(Decision::ToHttps(*port)),
-            Served::Routes { table, routes } => (table, routes),
+            ListenerService::RedirectToHttps(port) => return Ok(RouteDecision::ToHttps(*port)),
+            ListenerService::Routes { table, routes } => (table, routes),
         };
-        let matchable = path::matchable(path::raw(asked.target)).map_err(Refusal::of)?;
+        let matchable = path::matchable(path::raw(asked.target)).map_err(RouteRejection::of)?;
         let (path, oddities) = (&*matchable.path, matchable.oddities);
         let route = match table.find(path, asked.method) {
             Match::Rule(index) => {
-                let route = routes.get(index).ok_or_else(|| Refusal::of(Reason::Internal))?;
+                let route =
+                    routes.get(index).ok_or_else(|| RouteRejection::of(Reason::Internal))?;
                 let refused = table.refusal(index, path, asked.method, asked.upgrade);
                 if let Some(refused) = refused {
                     return Err(refusal_of(refused, table, routes));
                 }
-                let denies = matches!(route.action, Action::Deny);
+                let denies = matches!(route.action, RouteAction::Deny);
                 if !denies && !oddities.is_within(route.admits) {
-                    return Err(Refusal::by(Reason::AmbiguousPath, route));
+                    return Err(RouteRejection::by(Reason::AmbiguousPath, route));
                 }
                 route
             }
             // It may be a path that no route takes once it is spelt in the one way.
-            _ if !oddities.is_none() => return Err(Refusal::of(Reason::AmbiguousPath)),
+            _ if !oddities.is_none() => return Err(RouteRejection::of(Reason::AmbiguousPath)),
             Match::Slash => {
                 // What is denied below is denied here, and not by way of a redirect.
                 let below = [path, b"/"].concat();
                 let Match::Rule(index) = table.find(&below, asked.method) else {
-                    return Ok(Decision::AddSlash);
+                    return Ok(RouteDecision::AddSlash);
                 };
                 match routes.get(index) {
-                    Some(route) if matches!(route.action, Action::Deny) => route,
-                    _ => return Ok(Decision::AddSlash),
+                    Some(route) if matches!(route.action, RouteAction::Deny) => route,
+                    _ => return Ok(RouteDecision::AddSlash),
                 }
             }
-            Match::Nothing => return Err(Refusal::of(Reason::NoRoute)),
+            Match::Nothing => return Err(RouteRejection::of(Reason::NoRoute)),
             Match::Method(allow) => {
-                return Err(Refusal {
+                return Err(RouteRejection {
                     allow: Some(allow),
-                    ..Refusal::of(Reason::MethodNotAllowed)
+                    ..RouteRejection::of(Reason::MethodNotAllowed)
                 });
             }
         };
-        if matches!(route.action, Action::Deny) {
-            return Err(Refusal::by(Reason::RouteDenied, route));
+        if matches!(route.action, RouteAction::Deny) {
+            return Err(RouteRejection::by(Reason::RouteDenied, route));
         }
-        if asked.upgrade && matches!(route.action, Action::Drift(_)) {
-            return Err(Refusal::of(Reason::NoRoute));
+        if asked.upgrade && matches!(route.action, RouteAction::Drift(_)) {
+            return Err(RouteRejection::of(Reason::NoRoute));
         }
         if asked.upgrade && !(route.websocket && route.action.way().is_some()) {
-            return Err(Refusal::by(Reason::WebSocketDenied, route));
+            return Err(RouteRejection::by(Reason::WebSocketDenied, route));
         }
-        Ok(Decision::Route(Arc::clone(route)))
+        Ok(RouteDecision::Route(Arc::clone(route)))
     }
 
     /// Whether what became a tunnel would be passed on to the same endpoint today. `host` and
@@ -363,14 +370,14 @@ impl Site {
         upstream: &str,
         endpoint: Option<&str>,
     ) -> bool {
-        let asked = Asked {
+        let asked = RouteQuery {
             host: host::parse(host).map_or("", |h| h.host),
             target,
             method: &Method::GET,
             upgrade: true,
         };
-        let Ok(Decision::Route(route)) = self.decide_asked(&asked) else { return false };
-        let Some(Way { upstream: now, .. }) = route.action.way() else { return false };
+        let Ok(RouteDecision::Route(route)) = self.decide_asked(&asked) else { return false };
+        let Some(ProxyTarget { upstream: now, .. }) = route.action.way() else { return false };
         // By address: a further CA to verify an endpoint by does not make it another endpoint.
         *now.name == *upstream && now.endpoints.iter().any(|e| Some(&*e.label) == endpoint)
     }
@@ -384,7 +391,7 @@ impl Site {
     /// The same listener serving nothing, for what is left of it once its profile is gone.
     #[must_use]
     pub fn emptied(&self) -> Self {
-        let served = Served::Routes { table: Table::default(), routes: Vec::new() };
+        let served = ListenerService::Routes { table: Table::default(), routes: Vec::new() };
         Self {
             served,
             names: Arc::clone(&self.names),

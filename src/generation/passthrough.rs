@@ -19,13 +19,13 @@ use crate::tls::hello::Progress;
 use crate::upstream::choose::Left;
 use crate::upstream::{Endpoint, Upstream};
 
-use super::site::Names;
-use super::{Alive, Edition};
+use super::virtual_server::ListenerLabels;
+use super::{ConfigVersion, GenerationGuard};
 
 /// One listener of `[tcp.NAME]`, compiled.
-pub struct Passage {
+pub struct PassthroughListener {
     /// What it is called.
-    pub names: Arc<Names>,
+    pub names: Arc<ListenerLabels>,
     /// The address it listens on.
     pub address: SocketAddr,
     /// Where `listen` is written.
@@ -39,20 +39,20 @@ pub struct Passage {
     /// Counters.
     pub metrics: ListenerMetrics,
     /// What no route is counted under.
-    pub no_route: Arc<Tally>,
+    pub no_route: Arc<PassthroughRouteStats>,
     /// The name of its generation.
-    pub edition: Arc<Edition>,
-    lanes: Arc<Lanes>,
-    alive: Arc<Alive>,
+    pub edition: Arc<ConfigVersion>,
+    lanes: Arc<PassthroughTable>,
+    alive: Arc<GenerationGuard>,
 }
 
 /// What all listeners of a table share.
-struct Lanes {
+struct PassthroughTable {
     clients: Vec<IpNet>,
     on_down: OnEndpointChange,
     on_return: OnEndpointChange,
     close_over: Duration,
-    routes: Vec<Arc<Route>>,
+    routes: Vec<Arc<PassthroughRoute>>,
     /// Names to indices of routes.
     by_name: HashMap<String, usize>,
     /// What follows `*.` in names, likewise.
@@ -62,9 +62,9 @@ struct Lanes {
 }
 
 /// A route, compiled.
-pub struct Route {
+pub struct PassthroughRoute {
     /// What is told about it.
-    pub tally: Arc<Tally>,
+    pub tally: Arc<PassthroughRouteStats>,
     /// Where `upstream` is written.
     pub place: Span,
     /// Where connections go.
@@ -76,7 +76,7 @@ pub struct Route {
 }
 
 /// What is told about a route: all that a connection keeps of the one that let it in.
-pub struct Tally {
+pub struct PassthroughRouteStats {
     /// Its name in logs and metrics.
     pub name: String,
     /// Its counters.
@@ -85,13 +85,13 @@ pub struct Tally {
 
 /// A connection that is passed through, as a configuration judges it.
 #[derive(Clone)]
-pub struct Passing {
+pub struct PassthroughConn {
     /// What its listener serves at present.
-    pub place: Arc<ArcSwap<Passage>>,
+    pub place: Arc<ArcSwap<PassthroughListener>>,
     /// What its listener was called when it was opened.
-    pub names: Arc<Names>,
+    pub names: Arc<ListenerLabels>,
     /// Of the route that took it.
-    pub tally: Arc<Tally>,
+    pub tally: Arc<PassthroughRouteStats>,
     /// Whose it is.
     pub client: ClientAddr,
     /// The name in its hello; `None`: there was none, or it was not asked for.
@@ -104,7 +104,7 @@ pub struct Passing {
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outlook {
+pub enum ReloadVerdict {
     /// It stays.
     Stays,
     /// It is not allowed any more.
@@ -114,19 +114,19 @@ pub enum Outlook {
 }
 
 /// What the listeners of a table are made of.
-pub(super) struct Inputs<'a> {
+pub(super) struct PassthroughInputs<'a> {
     pub(super) upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     pub(super) names: &'a Allotment,
-    pub(super) edition: &'a Arc<Edition>,
-    pub(super) alive: &'a Arc<Alive>,
+    pub(super) edition: &'a Arc<ConfigVersion>,
+    pub(super) alive: &'a Arc<GenerationGuard>,
 }
 
 /// Compiles a table: one passage per listener.
 pub(super) fn compile<'a>(
     tcp: &'a config::Tcp,
-    inputs: &'a Inputs<'a>,
-) -> impl Iterator<Item = Passage> + use<'a> {
-    let mut lanes = Lanes {
+    inputs: &'a PassthroughInputs<'a>,
+) -> impl Iterator<Item = PassthroughListener> + use<'a> {
+    let mut lanes = PassthroughTable {
         clients: tcp.clients.clone(),
         on_down: tcp.on_down,
         on_return: tcp.on_return,
@@ -137,7 +137,10 @@ pub(super) fn compile<'a>(
         rest: None,
     };
     let tally = |name: &str| {
-        Arc::new(Tally { name: name.to_owned(), metrics: inputs.names.tcp(&tcp.name, name) })
+        Arc::new(PassthroughRouteStats {
+            name: name.to_owned(),
+            metrics: inputs.names.tcp(&tcp.name, name),
+        })
     };
     for route in &tcp.routes {
         let Some((upstream, counters)) = inputs.upstreams.get(route.upstream.0) else { continue };
@@ -151,7 +154,7 @@ pub(super) fn compile<'a>(
         if route.server_names.is_empty() {
             lanes.rest = Some(index);
         }
-        lanes.routes.push(Arc::new(Route {
+        lanes.routes.push(Arc::new(PassthroughRoute {
             tally: tally(&route.name),
             place: route.place,
             upstream: Arc::clone(upstream),
@@ -162,13 +165,13 @@ pub(super) fn compile<'a>(
     let (lanes, no_route) = (Arc::new(lanes), tally(NO_ROUTE));
     tcp.listeners.iter().map(move |listener| {
         let label = listener.listen.to_string();
-        Passage {
+        PassthroughListener {
             metrics: match listener.proxy_protocol {
                 Some(_) => inputs.names.listener_for_balancers(&tcp.name, &label),
                 None => inputs.names.listener(&tcp.name, &label),
             },
             proxy_protocol: listener.proxy_protocol.clone(),
-            names: Arc::new(Names {
+            names: Arc::new(ListenerLabels {
                 profile: tcp.name.clone(),
                 listener: label,
                 logs: tcp.access_log,
@@ -185,7 +188,7 @@ pub(super) fn compile<'a>(
     })
 }
 
-impl Passage {
+impl PassthroughListener {
     /// Whether this client may connect.
     #[must_use]
     pub fn admits(&self, client: ClientAddr) -> bool {
@@ -201,7 +204,7 @@ impl Passage {
 
     /// Its routes, in the order of the file.
     #[must_use]
-    pub fn routes(&self) -> &[Arc<Route>] {
+    pub fn routes(&self) -> &[Arc<PassthroughRoute>] {
         &self.lanes.routes
     }
 
@@ -212,12 +215,12 @@ impl Passage {
     }
 
     /// Where a connection goes that begins like this; `None`: nobody has looked, because
-    /// [`Passage::reads_hello`] is false.
+    /// [`PassthroughListener::reads_hello`] is false.
     ///
     /// # Errors
     ///
     /// Why it goes nowhere.
-    pub fn judge(&self, read: Option<&Progress>) -> Result<&Arc<Route>, Reason> {
+    pub fn judge(&self, read: Option<&Progress>) -> Result<&Arc<PassthroughRoute>, Reason> {
         let name = match read {
             None => None,
             Some(Progress::Hello(hello)) => hello.sni.as_deref(),
@@ -235,8 +238,8 @@ impl Passage {
     /// The route for a name: its own, that of a wildcard one label above, or the one that takes the
     /// rest.
     #[must_use]
-    pub fn route(&self, name: Option<&str>) -> Option<&Arc<Route>> {
-        let Lanes { routes, by_name, below, rest, .. } = &*self.lanes;
+    pub fn route(&self, name: Option<&str>) -> Option<&Arc<PassthroughRoute>> {
+        let PassthroughTable { routes, by_name, below, rest, .. } = &*self.lanes;
         let index = name
             .and_then(|name| {
                 let above =
@@ -250,18 +253,18 @@ impl Passage {
     /// What is to become of a connection that is open. `None` as its server name stands for one that
     /// has none; a connection nobody asked for its name is judged as if it had none.
     #[must_use]
-    pub fn outlook(&self, passing: &Passing) -> Outlook {
+    pub fn outlook(&self, passing: &PassthroughConn) -> ReloadVerdict {
         if !self.admits(passing.client) {
-            return Outlook::Forbidden;
+            return ReloadVerdict::Forbidden;
         }
         let Some(route) = self.route(passing.server_name.as_deref()) else {
-            return Outlook::Forbidden;
+            return ReloadVerdict::Forbidden;
         };
         let upstream = &route.upstream;
         let same = |endpoint: &Arc<Endpoint>| endpoint.label == passing.endpoint;
         let index = upstream.endpoints.iter().position(same);
         let Some(index) = index.filter(|_| upstream.name == passing.upstream) else {
-            return Outlook::Forbidden;
+            return ReloadVerdict::Forbidden;
         };
         let fate = match upstream.left(index) {
             None => OnEndpointChange::Keep,
@@ -269,15 +272,15 @@ impl Passage {
             Some(Left::Returned) => self.lanes.on_return,
         };
         match fate {
-            OnEndpointChange::Keep => Outlook::Stays,
-            OnEndpointChange::Close => Outlook::Superseded(self.lanes.close_over),
+            OnEndpointChange::Keep => ReloadVerdict::Stays,
+            OnEndpointChange::Close => ReloadVerdict::Superseded(self.lanes.close_over),
         }
     }
 
     /// The same listener leading nowhere, for what is left of it once its table is gone.
     #[must_use]
     pub fn emptied(&self) -> Self {
-        let lanes = Lanes {
+        let lanes = PassthroughTable {
             clients: self.lanes.clients.clone(),
             on_down: self.lanes.on_down,
             on_return: self.lanes.on_return,

@@ -6,7 +6,7 @@ use super::packet::Heartbeat;
 
 /// Where an idle timer is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Side {
+pub enum TimerSide {
     /// Between the client and the gateway.
     Front,
     /// Between the gateway and the component.
@@ -15,7 +15,7 @@ pub enum Side {
     Ours,
 }
 
-impl Side {
+impl TimerSide {
     /// Where that is, in words.
     #[must_use]
     pub fn words(self) -> &'static str {

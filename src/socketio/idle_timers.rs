@@ -5,48 +5,48 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cause::Side;
+use super::cause::TimerSide;
 
 /// Times remembered of each place and side.
-const REMEMBERED: usize = 16;
+const MAX_WAITS: usize = 16;
 
 /// So many alike make a timer, if they are two thirds of all that were cut: people leave at any
 /// moment, and by chance three of many would be alike.
-const ALIKE: usize = 3;
+const MIN_ALIKE: usize = 3;
 
 /// Shorter waits say nothing: people leave pages all the time.
-const SHORTEST: Duration = Duration::from_secs(1);
+const MIN_WAIT: Duration = Duration::from_secs(1);
 
 /// Places that are remembered; more than any configuration has chat servers.
-const PLACES: usize = 1000;
+const MAX_PLACES: usize = 1000;
 
 /// What was cut longer ago is forgotten: somebody may have set the timer right.
-const KEPT: Duration = Duration::from_secs(3600);
+const WAIT_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// When it was cut, and how long it had waited.
-type Wait = (Instant, Duration);
+type WaitSample = (Instant, Duration);
 
 /// Profile, upstream, and where.
-type Whose = (String, Arc<str>, Side);
+type TimerKey = (String, Arc<str>, TimerSide);
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Timers(HashMap<Whose, VecDeque<Wait>>);
+pub(super) struct IdleTimers(HashMap<TimerKey, VecDeque<WaitSample>>);
 
-impl Timers {
+impl IdleTimers {
     /// Notes that something was cut after it had waited so long.
     pub(super) fn note(
         &mut self,
         (profile, upstream): (&str, &Arc<str>),
-        side: Side,
-        (at, waited): Wait,
+        side: TimerSide,
+        (at, waited): WaitSample,
     ) {
         let whose = (profile.to_owned(), Arc::clone(upstream), side);
-        if waited < SHORTEST || (self.0.len() >= PLACES && !self.0.contains_key(&whose)) {
+        if waited < MIN_WAIT || (self.0.len() >= MAX_PLACES && !self.0.contains_key(&whose)) {
             return;
         }
         let all = self.0.entry(whose).or_default();
-        if all.len() == REMEMBERED {
+        if all.len() == MAX_WAITS {
             all.pop_front();
         }
         all.push_back((at, waited));
@@ -57,19 +57,19 @@ impl Timers {
         &self,
         profile: &str,
         upstream: &Arc<str>,
-        side: Side,
+        side: TimerSide,
         waited: Duration,
     ) -> bool {
         // The gateway knows what it did.
-        side == Side::Ours
+        side == TimerSide::Ours
             || self
                 .0
                 .get(&(profile.to_owned(), Arc::clone(upstream), side))
-                .is_some_and(|all| waited >= SHORTEST && is_timer(all, waited))
+                .is_some_and(|all| waited >= MIN_WAIT && is_timer(all, waited))
     }
 
     /// All that were found: profile, upstream, where, and how long.
-    pub(super) fn found(&self) -> Vec<(&str, &str, Side, Duration)> {
+    pub(super) fn found(&self) -> Vec<(&str, &str, TimerSide, Duration)> {
         let mut found = Vec::new();
         for ((profile, upstream, side), all) in &self.0 {
             let waits = all.iter().map(|(_, waited)| waited);
@@ -85,19 +85,19 @@ impl Timers {
     /// Forgets what is long ago.
     pub(super) fn forget(&mut self, now: Instant) {
         self.0.retain(|_, all| {
-            all.retain(|(at, _)| now.saturating_duration_since(*at) < KEPT);
+            all.retain(|(at, _)| now.saturating_duration_since(*at) < WAIT_LIFETIME);
             !all.is_empty()
         });
     }
 }
 
-fn is_timer(all: &VecDeque<Wait>, waited: Duration) -> bool {
+fn is_timer(all: &VecDeque<WaitSample>, waited: Duration) -> bool {
     let alike = alike(all, waited);
-    alike >= ALIKE && alike * 3 >= all.len() * 2
+    alike >= MIN_ALIKE && alike * 3 >= all.len() * 2
 }
 
 /// How many are as long as this one: timers are kept to a few hundred milliseconds.
-fn alike(all: &VecDeque<Wait>, waited: Duration) -> usize {
+fn alike(all: &VecDeque<WaitSample>, waited: Duration) -> usize {
     let slack = (waited / 25).max(Duration::from_millis(300));
     all.iter().filter(|(_, one)| one.abs_diff(waited) <= slack).count()
 }
@@ -106,11 +106,11 @@ fn alike(all: &VecDeque<Wait>, waited: Duration) -> usize {
 mod tests {
     use super::*;
 
-    fn timers(waits: &[f64]) -> (Timers, Arc<str>) {
-        let (mut timers, upstream) = (Timers::default(), Arc::from("chat"));
+    fn timers(waits: &[f64]) -> (IdleTimers, Arc<str>) {
+        let (mut timers, upstream) = (IdleTimers::default(), Arc::from("chat"));
         for seconds in waits {
             let wait = (Instant::now(), Duration::from_secs_f64(*seconds));
-            timers.note(("p", &upstream), Side::Front, wait);
+            timers.note(("p", &upstream), TimerSide::Front, wait);
         }
         (timers, upstream)
     }
@@ -120,11 +120,11 @@ mod tests {
         let (timers, upstream) = timers(&[20.01, 7.5, 20.2, 19.9]);
         let explains =
             |side, seconds| timers.explains("p", &upstream, side, Duration::from_secs_f64(seconds));
-        assert!(explains(Side::Front, 20.0) && !explains(Side::Front, 7.5));
-        assert!(!explains(Side::Behind, 20.0) && explains(Side::Ours, 20.0));
+        assert!(explains(TimerSide::Front, 20.0) && !explains(TimerSide::Front, 7.5));
+        assert!(!explains(TimerSide::Behind, 20.0) && explains(TimerSide::Ours, 20.0));
         let found = timers.found();
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].0, found[0].1, found[0].2), ("p", "chat", Side::Front));
+        assert_eq!((found[0].0, found[0].1, found[0].2), ("p", "chat", TimerSide::Front));
     }
 
     #[test]
@@ -136,13 +136,13 @@ mod tests {
     #[test]
     fn is_bounded_and_forgets() {
         let (mut timers, upstream) = timers(&[5.0; 100]);
-        assert_eq!(timers.0.values().map(VecDeque::len).sum::<usize>(), REMEMBERED);
-        for number in 0..2 * PLACES {
+        assert_eq!(timers.0.values().map(VecDeque::len).sum::<usize>(), MAX_WAITS);
+        for number in 0..2 * MAX_PLACES {
             let place = number.to_string();
-            timers.note((&place, &upstream), Side::Behind, (Instant::now(), SHORTEST));
+            timers.note((&place, &upstream), TimerSide::Behind, (Instant::now(), MIN_WAIT));
         }
-        assert_eq!(timers.0.len(), PLACES);
-        timers.forget(Instant::now() + KEPT);
+        assert_eq!(timers.0.len(), MAX_PLACES);
+        timers.forget(Instant::now() + WAIT_LIFETIME);
         assert!(timers.0.is_empty());
     }
 }

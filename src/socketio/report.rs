@@ -5,17 +5,17 @@ use serde::{Deserialize, Serialize};
 
 /// All sessions at one moment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Report {
+pub struct SessionReport {
     /// How many are followed, by state.
-    pub counts: Counts,
+    pub counts: SessionCounts,
     /// The causes that there are, most frequent first.
-    pub causes: Vec<CauseTold>,
+    pub causes: Vec<CauseReport>,
     /// Those that are stuck on polling, oldest first; at most 100.
-    pub stuck: Vec<Row>,
+    pub stuck: Vec<SessionRow>,
     /// Those that ended lately and had a cause, latest first; at most 50.
-    pub ended: Vec<Row>,
+    pub ended: Vec<SessionRow>,
     /// Idle timers on the way that were found by what they cut.
-    pub timers: Vec<Timer>,
+    pub timers: Vec<IdleTimerReport>,
     /// Timers of the gateway that a heartbeat does not fit into.
     pub warnings: Vec<String>,
     /// Sessions that found no room.
@@ -26,7 +26,7 @@ pub struct Report {
 
 /// How many sessions are in which state.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Counts {
+pub struct SessionCounts {
     /// On polling, too young to say.
     pub polling: usize,
     /// On polling, and they stay there.
@@ -39,7 +39,7 @@ pub struct Counts {
     pub ended: usize,
 }
 
-impl Counts {
+impl SessionCounts {
     /// Those that are open.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -49,7 +49,7 @@ impl Counts {
 
 /// One cause.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct CauseTold {
+pub struct CauseReport {
     /// The word for it.
     pub cause: String,
     /// Sessions stuck because of it.
@@ -64,7 +64,7 @@ pub struct CauseTold {
 
 /// One session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Row {
+pub struct SessionRow {
     /// The short form of its id: the first 16 digits of its SHA-256.
     pub session: String,
     /// The TCP peer.
@@ -101,7 +101,7 @@ pub struct Row {
 
 /// An idle timer that was found.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Timer {
+pub struct IdleTimerReport {
     /// Name of the profile.
     pub profile: String,
     /// Name of the upstream.
@@ -114,9 +114,9 @@ pub struct Timer {
 
 /// One session and what happened to it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Story {
+pub struct Timeline {
     /// The session.
-    pub session: Row,
+    pub session: SessionRow,
     /// What the cause means.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meaning: Option<String>,
@@ -130,12 +130,12 @@ pub struct Story {
     /// `pingTimeout`, in milliseconds; `None`: not known.
     pub ping_timeout_ms: Option<u64>,
     /// What happened, in its order.
-    pub moments: Vec<Moment>,
+    pub moments: Vec<TimelineEntry>,
 }
 
 /// One thing that happened.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Moment {
+pub struct TimelineEntry {
     /// When, as RFC 3339 writes it.
     pub time: String,
     /// What, in words.

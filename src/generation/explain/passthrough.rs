@@ -4,15 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::addr::ClientAddr;
-use crate::generation::{Generation, Passage};
+use crate::generation::{Generation, PassthroughListener};
 use crate::message::Reason;
 use crate::tls::hello::{Hello, Progress};
 use crate::units::display_duration;
 
-use super::{Explained, Lines};
+use super::{Explanation, ExplanationLines};
 
 /// A connection that is asked about.
-pub struct Connection {
+pub struct ConnectionQuery {
     /// The server name in its hello; `None`: there is none.
     pub server_name: Option<String>,
     /// Port that it comes to.
@@ -21,15 +21,18 @@ pub struct Connection {
     pub from: IpAddr,
 }
 
-impl<'a> Explained<'a> {
+impl<'a> Explanation<'a> {
     /// Decides about a connection as whoever passes it through would. Looks names up, so it blocks.
     ///
     /// # Errors
     ///
     /// Nothing is passed through on that port.
-    pub fn of_connection(generation: &'a Generation, asked: &Connection) -> Result<Self, String> {
+    pub fn of_connection(
+        generation: &'a Generation,
+        asked: &ConnectionQuery,
+    ) -> Result<Self, String> {
         let passage = listener(generation, asked.port)?;
-        let mut explained = Self { generation, lines: Lines::default(), served: false };
+        let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
         let name = asked.server_name.as_deref();
         explained.line("asks for", name.unwrap_or("(no server name)"), "");
         explained.line("from", &asked.from.to_string(), "");
@@ -77,7 +80,7 @@ impl<'a> Explained<'a> {
 }
 
 /// The listener that a port means.
-fn listener(generation: &Generation, port: u16) -> Result<&Arc<Passage>, String> {
+fn listener(generation: &Generation, port: u16) -> Result<&Arc<PassthroughListener>, String> {
     let mut with_port = generation.passages.iter().filter(|p| p.address.port() == port);
     with_port.next().ok_or_else(|| {
         let all: Vec<_> = generation.passages.iter().map(|p| p.names.listener.as_str()).collect();

@@ -8,9 +8,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 /// The first 64 bits of the SHA-256 of a session's id: the same in every gateway, so that lines of
 /// two of them can be compared, and no way back to the id, of which 120 bits are random.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Key(u64);
+pub struct SessionKey(u64);
 
-impl Key {
+impl SessionKey {
     /// Of a session's id.
     #[must_use]
     pub fn of(sid: &[u8]) -> Self {
@@ -18,7 +18,7 @@ impl Key {
         Self(digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
     }
 
-    /// Reads what [`Key`] shows: 16 hexadecimal digits.
+    /// Reads what [`SessionKey`] shows: 16 hexadecimal digits.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -26,7 +26,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
@@ -38,11 +38,11 @@ mod tests {
 
     #[test]
     fn is_what_sha256sum_begins_with() {
-        let key = Key::of(b"lv_VI97HAXpY6yYWAAAC");
+        let key = SessionKey::of(b"lv_VI97HAXpY6yYWAAAC");
         assert_eq!(key.to_string(), "64df2b1453cb93bf");
-        assert_eq!(Key::read("64df2b1453cb93bf"), Some(key));
+        assert_eq!(SessionKey::read("64df2b1453cb93bf"), Some(key));
         for no in ["", "lv_VI97HAXpY6yYWAAAC", "64df2b1453cb93b", "+4df2b1453cb93bf"] {
-            assert_eq!(Key::read(no), None, "{no}");
+            assert_eq!(SessionKey::read(no), None, "{no}");
         }
     }
 }
