@@ -14,10 +14,12 @@ use std::time::Duration;
 use app_gateway::addr::Destination;
 use app_gateway::egress::{EgressClient, Verdict};
 use app_gateway::generation::{self, Generation, VirtualServer};
-use app_gateway::message::forward::{Edits, Origin, Sent, write_request, write_response};
-use app_gateway::message::scan::{HeadScanner, Scan};
-use app_gateway::message::{Form, Reason, RequestHead, ResponseHead};
-use app_gateway::net::websocket::{Frames, Sender};
+use app_gateway::message::forward::{
+    ClientOrigin, ResponseEdits, ResponseFraming, write_request, write_response,
+};
+use app_gateway::message::scan::{HeadProgress, HeadScanner};
+use app_gateway::message::{Reason, RequestForm, RequestHead, ResponseHead};
+use app_gateway::net::websocket::{FrameSender, FrameTracker};
 use app_gateway::telemetry::line::{Event, Format, Key, Line, Style};
 use app_gateway::telemetry::mask::Mask;
 use app_gateway::telemetry::stamp::Stamp;
@@ -153,9 +155,9 @@ fn head(text: &'static str) -> Box<dyn FnMut()> {
     let mut out = Vec::with_capacity(4096);
     Box::new(move || {
         let scanned = HeadScanner::default().scan(black_box(&bytes));
-        assert!(matches!(scanned, Scan::Ends(end) if end == bytes.len()));
+        assert!(matches!(scanned, HeadProgress::Ends(end) if end == bytes.len()));
         let head = RequestHead::parse(&bytes, 100).unwrap();
-        let origin = Origin {
+        let origin = ClientOrigin {
             seat_cookie: None,
             client,
             proxy: None,
@@ -183,13 +185,13 @@ fn response_head() -> Box<dyn FnMut()> {
         Content-Type: application/json; charset=utf-8\r\nContent-Length: 1024\r\nConnection: keep-alive\r\n\
         Cache-Control: no-store\r\nETag: \"6561b2a8-400\"\r\nX-Content-Type-Options: nosniff\r\n\r\n";
     let bytes = Bytes::from_static(text.as_bytes());
-    let edits = Edits::new(std::iter::empty());
+    let edits = ResponseEdits::new(std::iter::empty());
     let mut out = Vec::with_capacity(4096);
     Box::new(move || {
         let head = ResponseHead::parse(black_box(&bytes), false).unwrap();
         out.clear();
         let tail = b"X-Request-Id: 0123456789abcdef0123456789abcdef\r\n";
-        write_response(&mut out, &head, &edits, Sent::Length(1024), tail);
+        write_response(&mut out, &head, &edits, ResponseFraming::Length(1024), tail);
         black_box(&out);
     })
 }
@@ -216,7 +218,8 @@ fn egress(rules: usize) -> Box<dyn FnMut()> {
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     Box::new(move || {
         let to = Destination::parse(black_box(authority.as_bytes()), None).unwrap();
-        let Verdict::Allowed(grant) = outlet.policy.decide(&client, &to, Form::Connect, now) else {
+        let Verdict::Allowed(grant) = outlet.policy.decide(&client, &to, RequestForm::Connect, now)
+        else {
             unreachable!("it is allowed")
         };
         let ip = black_box([93, 184, 216, 34]).into();
@@ -231,7 +234,7 @@ fn egress_denied() -> Box<dyn FnMut()> {
     Box::new(move || {
         let to = Destination::parse(black_box(b"elsewhere.example.org:443"), None).unwrap();
         assert!(matches!(
-            outlet.policy.decide(&client, &to, Form::Connect, now),
+            outlet.policy.decide(&client, &to, RequestForm::Connect, now),
             Verdict::Denied(_)
         ));
     })
@@ -329,7 +332,8 @@ fn websocket_frames() -> Box<dyn FnMut()> {
     from_client.resize(106, b'x');
     let mut from_server = vec![0x82, 126, 4, 0];
     from_server.resize(1028, b'x');
-    let (mut client, mut server) = (Frames::of(Sender::Client), Frames::of(Sender::Server));
+    let (mut client, mut server) =
+        (FrameTracker::of(FrameSender::Client), FrameTracker::of(FrameSender::Server));
     Box::new(move || {
         for _ in 0..2 {
             client.pass(black_box(&from_client));

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::net::{Ahead, CheckedAddr, DialError, Shortage, dial};
+use crate::net::{CheckedAddr, DialError, ReadAhead, Shortage, dial};
 use crate::tls::{self, client};
 use crate::upstream::{Endpoint, Stream, resolve};
 
@@ -273,7 +273,8 @@ pub async fn secure(
 ) -> Result<(Stream, TlsProbe), ProbeError> {
     let name = ServerName::try_from(proof.name.clone())
         .map_err(|_| ProbeError::Tls(format!("`{}` is not a name for TLS", proof.name)))?;
-    let handshake = TlsConnector::from(Arc::clone(&proof.settings)).connect(name, Ahead::new(tcp));
+    let handshake =
+        TlsConnector::from(Arc::clone(&proof.settings)).connect(name, ReadAhead::new(tcp));
     let stream = budget.wait("TLS handshake", handshake).await?;
     let stream = stream.map_err(|error| ProbeError::of(&error, "a TLS handshake"))?;
     let (_, connection) = stream.get_ref();

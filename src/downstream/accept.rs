@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::addr::ClientAddr;
 use crate::config::ProxyProtocol;
 use crate::message::Reason;
-use crate::net::admission::{Admission, Full, Permit};
+use crate::net::admission::{Admission, AdmissionError, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Phase, Shortage, listen};
 use crate::telemetry::ListenerMetrics;
@@ -109,13 +109,13 @@ impl AdmittedConn {
     }
 }
 
-fn rejected(full: Full, metrics: &ListenerMetrics) -> Reason {
+fn rejected(full: AdmissionError, metrics: &ListenerMetrics) -> Reason {
     match full {
-        Full::Listener => {
+        AdmissionError::Listener => {
             metrics.reject(Rejection::Listener);
             Reason::TooManyConnections
         }
-        Full::Client => {
+        AdmissionError::Client => {
             metrics.reject(Rejection::Client);
             Reason::TooManyFromClient
         }

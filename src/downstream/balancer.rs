@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use crate::addr::ClientAddr;
 use crate::config::{ProxyProtocol, UnlistedPeers};
 use crate::message::Reason;
-use crate::net::Alarm;
-use crate::net::proxy_protocol::{Header, NoHeader, Origin, Tlv, receive};
+use crate::net::Timer;
+use crate::net::proxy_protocol::{Header, HeaderSource, ReceiveError, Tlv, receive};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::line::{Key, Line};
 use crate::telemetry::listeners::Balanced;
@@ -54,7 +54,7 @@ impl PeerKind {
 pub(crate) struct ProxyHeader {
     /// The balancer: the TCP peer.
     peer: SocketAddr,
-    origin: Origin,
+    origin: HeaderSource,
     /// What the balancer calls the connection.
     id: Option<Box<[u8]>>,
 }
@@ -64,37 +64,37 @@ impl ProxyHeader {
     pub(crate) fn client(&self) -> ClientAddr {
         match self.origin {
             // As which it would have come directly, where IPv4 is never carried in IPv6.
-            Origin::Proxied { source, .. } => {
+            HeaderSource::Proxied { source, .. } => {
                 ClientAddr(SocketAddr::new(source.ip().to_canonical(), source.port()))
             }
-            Origin::Local | Origin::Unknown => ClientAddr(self.peer),
+            HeaderSource::Local | HeaderSource::Unknown => ClientAddr(self.peer),
         }
     }
 
     /// Where the client connected to, if the balancer says so.
     pub(crate) fn destination(&self) -> Option<SocketAddr> {
         match self.origin {
-            Origin::Proxied { destination, .. } => Some(destination),
-            Origin::Local | Origin::Unknown => None,
+            HeaderSource::Proxied { destination, .. } => Some(destination),
+            HeaderSource::Local | HeaderSource::Unknown => None,
         }
     }
 
     /// Whether the client is somebody else than the balancer.
     fn is_for_another(&self) -> bool {
-        matches!(self.origin, Origin::Proxied { .. })
+        matches!(self.origin, HeaderSource::Proxied { .. })
     }
 
     /// Whether a handshake that failed so only ends a check of the balancer's, which has seen enough.
     pub(crate) fn was_a_check(&self, failed: &io::Error) -> bool {
         let gone = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe];
-        self.origin == Origin::Local && gone.contains(&failed.kind())
+        self.origin == HeaderSource::Local && gone.contains(&failed.kind())
     }
 
     fn counted(&self) -> Balanced {
         match self.origin {
-            Origin::Proxied { .. } => Balanced::Proxied,
-            Origin::Local => Balanced::Local,
-            Origin::Unknown => Balanced::Unknown,
+            HeaderSource::Proxied { .. } => Balanced::Proxied,
+            HeaderSource::Local => Balanced::Local,
+            HeaderSource::Unknown => Balanced::Unknown,
         }
     }
 
@@ -126,7 +126,7 @@ pub(crate) async fn identify(
     stream: &mut TcpStream,
     peer: ClientAddr,
     admitted: &mut AdmittedConn,
-    alarm: &Alarm,
+    alarm: &Timer,
     metrics: &ListenerMetrics,
 ) -> Result<Option<Box<ProxyHeader>>, BalancerError> {
     if !admitted.is_balancers {
@@ -149,7 +149,7 @@ pub(crate) async fn identify(
 async fn header(
     stream: &mut TcpStream,
     peer: ClientAddr,
-    alarm: &Alarm,
+    alarm: &Timer,
 ) -> (Result<ProxyHeader, BalancerError>, Balanced) {
     let refused = |reason, detail: String| Err(BalancerError::Refused(None, reason, Some(detail)));
     let Some(received) = until(alarm, receive(stream)).await else {
@@ -158,18 +158,18 @@ async fn header(
     };
     let header = match received {
         Ok(header) => header,
-        Err(NoHeader::Nothing) => return (Err(BalancerError::Probe), Balanced::Probe),
-        Err(NoHeader::Io(error)) => {
+        Err(ReceiveError::Nothing) => return (Err(BalancerError::Probe), Balanced::Probe),
+        Err(ReceiveError::Io(error)) => {
             return (refused(Reason::ClientGone, error.to_string()), Balanced::Broken);
         }
-        Err(wrong @ (NoHeader::Malformed(_) | NoHeader::Cut(_))) => {
+        Err(wrong @ (ReceiveError::Malformed(_) | ReceiveError::Cut(_))) => {
             return (refused(Reason::BalancerHeader, wrong.to_string()), Balanced::Malformed);
         }
     };
     let via = via(peer, &header);
     let counted = via.counted();
     // A health check may end with the header that says it is one, or say nothing after it.
-    if via.origin == Origin::Local
+    if via.origin == HeaderSource::Local
         && !matches!(until(alarm, stream.peek(&mut [0])).await, Some(Ok(1)))
     {
         return (Err(BalancerError::Probe), counted);
@@ -181,7 +181,7 @@ fn via(peer: ClientAddr, header: &Header) -> ProxyHeader {
     let id = header.tlv(Tlv::UniqueId).filter(|id| (1..=MAX_UNIQUE_ID).contains(&id.len()));
     let origin = match header.origin {
         // Version 1 has no LOCAL: a check then names the balancer's own address (section 2.1).
-        Origin::Proxied { source, .. } if source == peer.0 => Origin::Local,
+        HeaderSource::Proxied { source, .. } if source == peer.0 => HeaderSource::Local,
         origin => origin,
     };
     ProxyHeader { peer: peer.0, origin, id: id.map(Box::from) }

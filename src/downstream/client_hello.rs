@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::message::Reason;
 use crate::net::tunnel::{Screen, Step};
-use crate::net::{Io, Local, Outgoing};
+use crate::net::{Io, WorkerLocal, WriteBuffer};
 use crate::tls::hello::{HelloReader, Progress};
 use crate::tls::retry::{RetryWatch, Watch};
 
@@ -29,7 +29,7 @@ pub(crate) enum ClientHelloError {
 }
 
 /// Tells a client in TLS that its tunnel ends here; `out` is on its way to it.
-pub(crate) async fn refuse<T: Io>(local: &Rc<Local>, io: T, out: Outgoing) {
+pub(crate) async fn refuse<T: Io>(local: &Rc<WorkerLocal>, io: T, out: WriteBuffer) {
     let mut conn = Conn::new(io, local);
     conn.out = out;
     conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);

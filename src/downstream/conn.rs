@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::MAX_READS_PER_POLL;
 use crate::message::Reason;
 use crate::message::request::judge_line;
-use crate::message::scan::{HeadScanner, Scan};
-use crate::net::{Alarm, Io, Local, Outgoing};
+use crate::message::scan::{HeadProgress, HeadScanner};
+use crate::net::{Io, Timer, WorkerLocal, WriteBuffer};
 
 /// Bytes read ahead while an answer is awaited: pipelined requests, early `WebSocket` frames.
 const READ_AHEAD: usize = 64 * 1024;
@@ -36,20 +36,20 @@ pub(crate) struct HeadLimits {
 pub(crate) struct Conn<T> {
     pub(crate) io: T,
     pub(crate) input: BytesMut,
-    pub(crate) out: Outgoing,
-    pub(crate) alarm: Alarm,
-    pub(crate) local: Rc<Local>,
+    pub(crate) out: WriteBuffer,
+    pub(crate) alarm: Timer,
+    pub(crate) local: Rc<WorkerLocal>,
     /// When the first byte of the present head came.
     pub(crate) head_began: Option<Instant>,
 }
 
 impl<T: Io> Conn<T> {
     /// A connection that has not said anything yet.
-    pub(crate) fn new(io: T, local: &Rc<Local>) -> Self {
+    pub(crate) fn new(io: T, local: &Rc<WorkerLocal>) -> Self {
         Self {
             io,
             input: BytesMut::new(),
-            out: Outgoing::new(),
+            out: WriteBuffer::new(),
             alarm: local.clock.alarm(),
             local: Rc::clone(local),
             head_began: None,
@@ -84,21 +84,21 @@ impl<T: Io> Conn<T> {
                     self.head_began = Some(Instant::now());
                 }
                 match scanner.scan(&self.input) {
-                    Scan::Ends(end) if end > limits.size => {
+                    HeadProgress::Ends(end) if end > limits.size => {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
-                    Scan::Ends(end) => {
+                    HeadProgress::Ends(end) => {
                         let head = self.input.split_to(end).freeze();
                         if self.input.is_empty() {
                             self.input = BytesMut::new();
                         }
                         return Poll::Ready(Ok(Some(head)));
                     }
-                    Scan::BareLf => return Poll::Ready(Err(Reason::BareLf)),
-                    Scan::Partial if self.input.len() > limits.size => {
+                    HeadProgress::BareLf => return Poll::Ready(Err(Reason::BareLf)),
+                    HeadProgress::Partial if self.input.len() > limits.size => {
                         return Poll::Ready(Err(Reason::HeaderTooLarge));
                     }
-                    Scan::Partial => {}
+                    HeadProgress::Partial => {}
                 }
                 if let Some(line) = scanner.first_line(&self.input).filter(|_| !judged) {
                     judge_line(line)?;

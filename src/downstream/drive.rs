@@ -9,9 +9,9 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use crate::message::{BodyDecoder, Framing, Known, Reason, RequestHead, ResponseHead, field};
+use crate::message::{BodyDecoder, Framing, KnownField, Reason, RequestHead, ResponseHead, field};
 use crate::net::clock::TICK;
-use crate::net::{Alarm, Local};
+use crate::net::{Timer, WorkerLocal};
 use crate::socketio::RequestProbe;
 use crate::upstream::exchange::Failure;
 use crate::upstream::{Exchange, Received};
@@ -165,8 +165,8 @@ impl ExchangeError {
 pub(crate) async fn await_head<C: RequestSource>(
     client: &mut C,
     exchange: &mut Exchange,
-    local: &Local,
-    alarm: &Alarm,
+    local: &WorkerLocal,
+    alarm: &Timer,
     first_byte: Duration,
 ) -> Result<ResponseHead, ExchangeError> {
     let mut wait = UpstreamWait { limit: first_byte, since: None };
@@ -280,7 +280,7 @@ fn is_poll(target: &[u8]) -> bool {
 /// Whether a 101 is the switch that was asked for.
 pub(crate) fn is_switch(head: &ResponseHead) -> bool {
     head.status == 101
-        && field::tokens(head.fields.all(Known::Upgrade))
+        && field::tokens(head.fields.all(KnownField::Upgrade))
             .any(|t| t.eq_ignore_ascii_case(b"websocket"))
 }
 

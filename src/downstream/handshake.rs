@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
-use crate::net::{Ahead, Alarm};
+use crate::net::{ReadAhead, Timer};
 use crate::telemetry::ListenerMetrics;
 use crate::telemetry::listeners::Handshake;
 use crate::tls::{ClientHandshake, ServerTls};
@@ -43,9 +43,9 @@ pub(crate) enum HandshakeError {
 pub(crate) async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
-    alarm: &Alarm,
+    alarm: &Timer,
     metrics: &ListenerMetrics,
-) -> Result<Box<TlsStream<Ahead>>, HandshakeError> {
+) -> Result<Box<TlsStream<ReadAhead>>, HandshakeError> {
     let begun = Instant::now();
     let result = shake_hands(stream, tls, alarm).await;
     match &result {
@@ -63,8 +63,8 @@ pub(crate) async fn handshake(
 async fn shake_hands(
     stream: TcpStream,
     tls: &ServerTls,
-    alarm: &Alarm,
-) -> Result<Box<TlsStream<Ahead>>, HandshakeError> {
+    alarm: &Timer,
+) -> Result<Box<TlsStream<ReadAhead>>, HandshakeError> {
     let mut first = [0; 1];
     match until(alarm, stream.peek(&mut first)).await.ok_or(HandshakeError::TimedOut)? {
         Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => {
@@ -76,7 +76,7 @@ async fn shake_hands(
     let accepting = if tls.refuses_names() {
         // Only on these listeners is the ClientHello read first: left to itself, the TLS library
         // would send `access_denied`, which says nothing about the name.
-        let reading = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(stream));
+        let reading = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
         let reading = until(alarm, reading).await.ok_or(HandshakeError::TimedOut)?;
         let hello = reading.map_err(HandshakeError::Failed)?;
         if let Some(name) = hello.client_hello().server_name().filter(|name| tls.refuses(name)) {
@@ -85,7 +85,7 @@ async fn shake_hands(
         }
         hello.into_stream(Arc::clone(&tls.config))
     } else {
-        TlsAcceptor::from(Arc::clone(&tls.config)).accept(Ahead::new(stream))
+        TlsAcceptor::from(Arc::clone(&tls.config)).accept(ReadAhead::new(stream))
     };
     until(alarm, accepting)
         .await
@@ -95,19 +95,19 @@ async fn shake_hands(
 }
 
 /// A finished handshake, as a later configuration judges it; `tls` is what it was made with.
-pub(crate) fn finished(stream: &TlsStream<Ahead>, tls: &ServerTls) -> ClientHandshake {
+pub(crate) fn finished(stream: &TlsStream<ReadAhead>, tls: &ServerTls) -> ClientHandshake {
     let presented = stream.get_ref().1.peer_certificates().is_some_and(|all| !all.is_empty());
     ClientHandshake { tls: true, verified_by: tls.client_auth.clone().filter(|_| presented) }
 }
 
 /// Refuses a client for the server name it asks for. Returns the detail for the access log.
-pub(crate) async fn refuse_name(stream: TcpStream, name: &str, alarm: &Alarm) -> String {
+pub(crate) async fn refuse_name(stream: TcpStream, name: &str, alarm: &Timer) -> String {
     part(stream, &UNRECOGNIZED_NAME, alarm).await;
     format!("no certificate for the server name {name:?}")
 }
 
 /// The version a finished handshake agreed on, as it is written in logs.
-pub(crate) fn version(stream: &TlsStream<Ahead>) -> &'static str {
+pub(crate) fn version(stream: &TlsStream<ReadAhead>) -> &'static str {
     match stream.get_ref().1.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         _ => "TLSv1.2",
@@ -115,7 +115,7 @@ pub(crate) fn version(stream: &TlsStream<Ahead>) -> &'static str {
 }
 
 /// What a finished handshake is counted as.
-fn counted(stream: &TlsStream<Ahead>) -> Handshake {
+fn counted(stream: &TlsStream<ReadAhead>) -> Handshake {
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     match (session.protocol_version(), resumed) {
@@ -127,7 +127,7 @@ fn counted(stream: &TlsStream<Ahead>) -> Handshake {
 }
 
 /// Runs `future` until the alarm goes off.
-pub(crate) async fn until<F: Future>(alarm: &Alarm, future: F) -> Option<F::Output> {
+pub(crate) async fn until<F: Future>(alarm: &Timer, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -137,7 +137,7 @@ pub(crate) async fn until<F: Future>(alarm: &Alarm, future: F) -> Option<F::Outp
 }
 
 /// Says a last thing to a client that will not be served, and closes.
-pub(crate) async fn part(mut stream: TcpStream, said: &[u8], alarm: &Alarm) {
+pub(crate) async fn part(mut stream: TcpStream, said: &[u8], alarm: &Timer) {
     alarm.set(Duration::from_secs(1));
     let _ = until(alarm, async {
         stream.write_all(said).await?;

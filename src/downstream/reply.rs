@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 
 use crate::message::Reason;
-use crate::message::forward::{Edits, field, number_field, status_line};
+use crate::message::forward::{ResponseEdits, field, number_field, status_line};
 
 use super::{RequestId, Worker};
 
@@ -25,7 +25,7 @@ pub(crate) struct LocalReply {
     pub(crate) more: Vec<(&'static str, String)>,
     pub(crate) body: String,
     /// What the configuration sets on answers.
-    pub(crate) edits: Option<Arc<Edits>>,
+    pub(crate) edits: Option<Arc<ResponseEdits>>,
 }
 
 impl LocalReply {
@@ -136,7 +136,7 @@ impl LocalReply {
                 add(name, value.as_bytes());
             }
         }
-        for (name, value) in edits.map(Edits::own).unwrap_or_default() {
+        for (name, value) in edits.map(ResponseEdits::own).unwrap_or_default() {
             add(name.as_str(), value.as_bytes());
         }
     }

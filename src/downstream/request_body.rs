@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::ReadBuf;
 
-use crate::message::forward::{Edits, Sent, write_response};
-use crate::message::{Reason, ResponseHead, Step, Version};
-use crate::net::{Io, Local};
+use crate::message::forward::{ResponseEdits, ResponseFraming, write_response};
+use crate::message::{DecodeStep, Reason, ResponseHead, Version};
+use crate::net::{Io, WorkerLocal};
 use crate::upstream::Exchange;
 
 use super::MAX_READS_PER_POLL;
@@ -90,7 +90,9 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
         }
         match head {
             None => out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
-            Some(head) => write_response(out, head, &Edits::default(), Sent::Nothing, b""),
+            Some(head) => {
+                write_response(out, head, &ResponseEdits::default(), ResponseFraming::Nothing, b"")
+            }
         }
     }
 
@@ -106,22 +108,22 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
 fn feed(
     upload: &mut Upload,
     cx: &mut Context<'_>,
-    (local, exchange): (&Local, &mut Exchange),
+    (local, exchange): (&WorkerLocal, &mut Exchange),
     input: &[u8],
     at: &mut usize,
 ) -> Result<(), Reason> {
     let now = local.clock.now();
     loop {
         match upload.decoder.decode(input, at).map_err(|_| Reason::BadChunk)? {
-            Step::Data(range) => {
+            DecodeStep::Data(range) => {
                 upload.pass(cx, now, input.get(range).unwrap_or_default(), exchange)?;
                 if upload.decoder.is_done() {
                     upload.end(cx, b"", exchange);
                     return Ok(());
                 }
             }
-            Step::More => return Ok(()),
-            Step::End => {
+            DecodeStep::More => return Ok(()),
+            DecodeStep::End => {
                 let trailers = upload.decoder.trailers().map_err(|_| Reason::BadChunk)?;
                 upload.end(cx, &trailers, exchange);
                 return Ok(());

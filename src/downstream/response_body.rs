@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::forward::{Edits, Sent};
-use crate::message::{Framing, Known, Reason, ResponseHead, Version};
+use crate::message::forward::{ResponseEdits, ResponseFraming};
+use crate::message::{Framing, KnownField, Reason, ResponseHead, Version};
 use crate::net::clock::TICK;
-use crate::net::{Alarm, Io};
+use crate::net::{Io, Timer};
 use crate::upstream::exchange::chunk_size;
 use crate::upstream::{BodyStep, Exchange};
 
@@ -24,26 +24,28 @@ const COALESCE_BELOW: usize = 4 * 1024;
 /// An answer and what applies to it.
 pub(crate) struct ResponseParts<'a> {
     pub(crate) head: &'a ResponseHead,
-    pub(crate) edits: &'a Edits,
+    pub(crate) edits: &'a ResponseEdits,
     pub(crate) idle: Duration,
 }
 
 impl ResponseParts<'_> {
     /// How its body is framed for this client.
-    pub(crate) fn sent(&self, version: Version) -> Sent {
+    pub(crate) fn sent(&self, version: Version) -> ResponseFraming {
         let stated = || {
-            let length = self.head.fields.first(Known::ContentLength)?;
+            let length = self.head.fields.first(KnownField::ContentLength)?;
             std::str::from_utf8(length).ok()?.parse().ok()
         };
         match self.head.framing {
-            Framing::Length(length) => Sent::Length(length),
+            Framing::Length(length) => ResponseFraming::Length(length),
             // To HEAD, and in 304, the length is that of what is not sent.
             Framing::None if self.head.status >= 200 && self.head.status != 204 => {
-                stated().map_or(Sent::Nothing, Sent::Length)
+                stated().map_or(ResponseFraming::Nothing, ResponseFraming::Length)
             }
-            Framing::None => Sent::Nothing,
-            Framing::Chunked | Framing::Close if version == Version::Http11 => Sent::Chunked,
-            Framing::Chunked | Framing::Close => Sent::Close,
+            Framing::None => ResponseFraming::Nothing,
+            Framing::Chunked | Framing::Close if version == Version::Http11 => {
+                ResponseFraming::Chunked
+            }
+            Framing::Chunked | Framing::Close => ResponseFraming::Close,
         }
     }
 }
@@ -63,9 +65,9 @@ pub(crate) struct ResponseBody {
 impl ResponseBody {
     /// Of an answer whose head is staged; `pace` is for the client, `idle` the longest silence of the
     /// upstream.
-    pub(crate) fn new(sent: Sent, pace: MinRate, idle: Duration) -> Self {
+    pub(crate) fn new(sent: ResponseFraming, pace: MinRate, idle: Duration) -> Self {
         Self {
-            chunked: sent == Sent::Chunked,
+            chunked: sent == ResponseFraming::Chunked,
             staged: true,
             ended: false,
             bytes: 0,
@@ -80,7 +82,7 @@ impl ResponseBody {
         cx: &mut Context<'_>,
         sender: &mut RequestBody<'_, T>,
         exchange: &mut Exchange,
-        alarm: &Alarm,
+        alarm: &Timer,
     ) -> Poll<Result<(), Reason>> {
         if let Err(reason) = push(sender, cx, exchange) {
             return Poll::Ready(Err(reason));
@@ -128,7 +130,7 @@ impl ResponseBody {
         &self,
         cx: &Context<'_>,
         upload: &Upload,
-        alarm: &Alarm,
+        alarm: &Timer,
         now: Instant,
     ) -> Poll<Result<(), Reason>> {
         let limits = [

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::generation::passthrough::PassthroughConn;
 use crate::generation::virtual_server::TunnelInfo;
-use crate::net::Local;
+use crate::net::WorkerLocal;
 use crate::socketio::EventSink;
 use crate::telemetry::recent::Recent;
 use crate::telemetry::stamp::Stamp;
@@ -20,7 +20,7 @@ use super::tunnel_registry::TunnelRegistry;
 /// What all connections of one worker share.
 pub struct Worker {
     /// Clock, scratch buffer, tasks.
-    pub local: Rc<Local>,
+    pub local: Rc<WorkerLocal>,
     /// Idle upstream connections.
     pub pool: Rc<Pool>,
     /// The access log.
@@ -53,7 +53,7 @@ impl Worker {
         recent: usize,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
-            local: Local::new(),
+            local: WorkerLocal::new(),
             pool: Rc::default(),
             lines,
             metrics,

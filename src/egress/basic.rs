@@ -1,4 +1,4 @@
-//! `Proxy-Authorization: BasicCredentials` (RFC 7617).
+//! `TrustedProxy-Authorization: BasicCredentials` (RFC 7617).
 
 use std::fmt;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::addr::{Destination, Host};
-use crate::message::{Form, Reason};
+use crate::message::{Reason, RequestForm};
 
 use super::guard::Blocked;
 use super::{EgressClient, EgressRule};
@@ -27,18 +27,18 @@ pub struct Denial {
     /// The address that is barred.
     pub barred: Option<Blocked>,
     /// How it was asked for.
-    pub form: Form,
+    pub form: RequestForm,
 }
 
 impl Denial {
     /// A denial by the rules.
-    pub(super) fn of(reason: Reason, rule: Option<&Arc<EgressRule>>, form: Form) -> Self {
+    pub(super) fn of(reason: Reason, rule: Option<&Arc<EgressRule>>, form: RequestForm) -> Self {
         Self { reason, rule: rule.cloned(), barred: None, form }
     }
 
     /// A denial by the guard, of a destination that `rule` allows.
     #[must_use]
-    pub fn barred(rule: &Arc<EgressRule>, barred: Blocked, form: Form) -> Self {
+    pub fn barred(rule: &Arc<EgressRule>, barred: Blocked, form: RequestForm) -> Self {
         Self { reason: barred.reason(), rule: Some(Arc::clone(rule)), barred: Some(barred), form }
     }
 
@@ -100,17 +100,17 @@ impl Denial {
     /// What is done to the port, in the words of the client.
     const fn verb(&self) -> &'static str {
         match self.form {
-            Form::Connect => "CONNECT to",
-            Form::Http => "http:// on",
-            Form::Https => "https:// on",
+            RequestForm::Connect => "CONNECT to",
+            RequestForm::Http => "http:// on",
+            RequestForm::Https => "https:// on",
         }
     }
 
     /// The key that lists ports for such requests.
     const fn ports_key(&self) -> &'static str {
         match self.form {
-            Form::Connect => "connect-ports",
-            Form::Http | Form::Https => "ports",
+            RequestForm::Connect => "connect-ports",
+            RequestForm::Http | RequestForm::Https => "ports",
         }
     }
 

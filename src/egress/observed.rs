@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::addr::Destination;
-use crate::message::Form;
+use crate::message::RequestForm;
 
 use super::EgressClient;
 
@@ -49,11 +49,11 @@ pub enum How {
     Url,
 }
 
-impl From<Form> for How {
-    fn from(form: Form) -> Self {
+impl From<RequestForm> for How {
+    fn from(form: RequestForm) -> Self {
         match form {
-            Form::Connect => Self::Connect,
-            Form::Http | Form::Https => Self::Url,
+            RequestForm::Connect => Self::Connect,
+            RequestForm::Http | RequestForm::Https => Self::Url,
         }
     }
 }
@@ -95,7 +95,7 @@ impl Observations {
         &self,
         client: &EgressClient<'_>,
         destination: &Destination,
-        form: Form,
+        form: RequestForm,
         now: Timestamp,
     ) {
         let user = client.user.map(str::to_owned);

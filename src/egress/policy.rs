@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::addr::{Destination, Host};
 use crate::config::{ForwardRule, RuleEffect, RuleMode, SniPolicy, any_holds};
-use crate::message::{Form, Reason};
+use crate::message::{Reason, RequestForm};
 
 use super::Denial;
 use super::index::Index;
@@ -129,16 +129,16 @@ impl EgressRule {
 
     /// Its ports for requests of this form; empty: any.
     #[must_use]
-    pub fn ports(&self, form: Form) -> &[u16] {
+    pub fn ports(&self, form: RequestForm) -> &[u16] {
         match form {
-            Form::Connect => &self.settings.connect_ports,
-            Form::Http | Form::Https => &self.settings.ports,
+            RequestForm::Connect => &self.settings.connect_ports,
+            RequestForm::Http | RequestForm::Https => &self.settings.ports,
         }
     }
 
     /// Whether requests of this form may go to the port.
     #[must_use]
-    pub fn takes_port(&self, form: Form, port: u16) -> bool {
+    pub fn takes_port(&self, form: RequestForm, port: u16) -> bool {
         let ports = self.ports(form);
         ports.is_empty() || ports.contains(&port)
     }
@@ -147,7 +147,7 @@ impl EgressRule {
     fn miss(
         &self,
         client: &EgressClient<'_>,
-        (form, port): (Form, u16),
+        (form, port): (RequestForm, u16),
         now: Timestamp,
     ) -> Option<RuleMismatch> {
         let takes_port = self.takes_port(form, port);
@@ -195,7 +195,7 @@ impl EgressPolicy {
         &self,
         client: &EgressClient<'_>,
         destination: &Destination,
-        form: Form,
+        form: RequestForm,
         now: Timestamp,
     ) -> Login {
         let mut asking = self.asking.iter().filter_map(|id| self.rules.get(*id));
@@ -234,7 +234,7 @@ impl EgressPolicy {
         &self,
         client: &EgressClient<'_>,
         destination: &Destination,
-        form: Form,
+        form: RequestForm,
         now: Timestamp,
     ) -> Verdict {
         let mut allowed: Option<usize> = None;
@@ -290,7 +290,7 @@ impl EgressPolicy {
         &self,
         client: &EgressClient<'_>,
         destination: &Destination,
-        (form, nearest): (Form, Option<(RuleMismatch, usize)>),
+        (form, nearest): (RequestForm, Option<(RuleMismatch, usize)>),
     ) -> Denial {
         let near = nearest.and_then(|(miss, id)| Some((miss, self.rules.get(id)?)));
         // For whom something else is allowed, the line to add is in that rule.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::addr::Pattern;
 use crate::config::{ForwardRule, RuleEffect, RuleMode, SniPolicy, Span};
-use crate::message::Form;
+use crate::message::RequestForm;
 
 /// A rule that allows these destinations on any port to anybody.
 pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
@@ -81,7 +81,8 @@ fn outcome(target: &[u8], policy: &EgressPolicy, guard: &Guard, resolver: &mut R
         Ok(destination) => destination,
         Err(why) => return format!("bad {why:?}"),
     };
-    let grant = match policy.decide(&client("192.0.2.1"), &destination, Form::Connect, now()) {
+    let grant = match policy.decide(&client("192.0.2.1"), &destination, RequestForm::Connect, now())
+    {
         Verdict::Allowed(grant) => grant,
         Verdict::Denied(denial) => return format!("denied {}", denial.reason.word()),
     };
@@ -208,7 +209,7 @@ fn what_a_rule_lists_is_dialled_and_nothing_beside_it() {
 fn a_grant_outlives_its_policy() {
     let policy = policy(vec![rule("one", &["example.com"])]);
     let Verdict::Allowed(grant) =
-        policy.decide(&client("192.0.2.1"), &to("example.com:443"), Form::Connect, now())
+        policy.decide(&client("192.0.2.1"), &to("example.com:443"), RequestForm::Connect, now())
     else {
         panic!("denied");
     };

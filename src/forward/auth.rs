@@ -1,4 +1,4 @@
-//! Who asks: the user of `Proxy-Authorization`, verified off the worker, and only where the rules make
+//! Who asks: the user of `TrustedProxy-Authorization`, verified off the worker, and only where the rules make
 //! something of it.
 
 use jiff::Timestamp;

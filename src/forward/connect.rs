@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::addr::{Destination, Host};
 use crate::egress::{Blocked, Denial, EgressRule, Grant};
 use crate::generation::ForwardProxy;
-use crate::message::{Form, Reason};
+use crate::message::{Reason, RequestForm};
 use crate::net::{CheckedAddr, DialError, dial};
 use crate::upstream::Stream;
 use crate::upstream::connect::dial_error;
@@ -46,7 +46,7 @@ pub(super) struct Errand<'a> {
     /// The client's network, in whose share names are looked up.
     pub(super) network: IpAddr,
     /// How the destination is asked for.
-    pub(super) form: Form,
+    pub(super) form: RequestForm,
 }
 
 impl Errand<'_> {

@@ -21,7 +21,7 @@ use prometheus::Histogram;
 use tokio::sync::oneshot;
 
 use crate::addr::HostName;
-use crate::net::aside::Aside;
+use crate::net::blocking::BlockingPool;
 
 /// How long an answer holds.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ type ResolveFn = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 /// What is known of names; shared by the workers.
 pub(super) struct DnsCache {
     known: Mutex<HashMap<HostName, DnsEntry>>,
-    aside: Aside,
+    aside: BlockingPool,
     resolve: Box<ResolveFn>,
     seconds: Histogram,
 }
@@ -118,7 +118,7 @@ impl DnsCache {
     ) -> Arc<Self> {
         Arc::new(Self {
             known: Mutex::default(),
-            aside: Aside::new(MAX_LOOKUP_THREADS, THREADS_PER_NETWORK, "resolver"),
+            aside: BlockingPool::new(MAX_LOOKUP_THREADS, THREADS_PER_NETWORK, "resolver"),
             resolve: Box::new(resolve),
             seconds,
         })

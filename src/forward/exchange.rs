@@ -14,9 +14,9 @@ use crate::downstream::drive::{ExchangeError, Upload, await_head};
 use crate::downstream::min_rate::MinRate;
 use crate::downstream::request_body::RequestBody;
 use crate::downstream::response_body::{ResponseBody, ResponseParts};
-use crate::message::forward::{Edits, field, lacks_date};
-use crate::message::{Form, Reason, proxied};
-use crate::net::{Ahead, Alarm, Io};
+use crate::message::forward::{ResponseEdits, field, lacks_date};
+use crate::message::{Reason, RequestForm, proxied};
+use crate::net::{Io, ReadAhead, Timer};
 use crate::upstream::connect::blame;
 use crate::upstream::{Connection, Exchange, Stream};
 
@@ -81,16 +81,16 @@ async fn pass_on<T: Io>(
     request: &EgressRequest<'_>,
     sender: &mut RequestBody<'_, T>,
     record: &mut EgressLog,
-    (exchange, head, alarm): (&mut Exchange, &crate::message::ResponseHead, &Alarm),
+    (exchange, head, alarm): (&mut Exchange, &crate::message::ResponseHead, &Timer),
 ) -> AfterRequest {
     let asked = &request.asked.head;
     // A body that is still on its way, or was never asked for, leaves the connection in a state
     // that only closing it resolves.
     let kept = asked.keep_alive && !request.is_last() && exchange.is_sent() && !sender.upload.held;
     let idle = request.way.outlet.timeouts.idle;
-    let sent = ResponseParts { head, edits: &Edits::default(), idle }.sent(asked.version);
+    let sent = ResponseParts { head, edits: &ResponseEdits::default(), idle }.sent(asked.version);
     let mut tail = Vec::new();
-    if lacks_date(head, &Edits::default()) {
+    if lacks_date(head, &ResponseEdits::default()) {
         tail.extend_from_slice(b"Date: ");
         request.service.worker.stamp.write_http(&mut tail);
         tail.extend_from_slice(b"\r\n");
@@ -125,7 +125,8 @@ async fn secure(
     host: &Host,
     stream: Stream,
 ) -> Result<Stream, (Reason, String)> {
-    let (Form::Https, Some(config)) = (request.asked.form, &request.way.outlet.origin_tls) else {
+    let (RequestForm::Https, Some(config)) = (request.asked.form, &request.way.outlet.origin_tls)
+    else {
         return Ok(stream);
     };
     let Stream::Plain(tcp) = stream else {
@@ -140,7 +141,7 @@ async fn secure(
         return Err((Reason::UpstreamTls, format!("no certificate could name {host}")));
     };
     let within = request.way.outlet.timeouts.connect;
-    match timeout(within, TlsConnector::from(Arc::clone(config)).connect(name, Ahead::new(tcp)))
+    match timeout(within, TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp)))
         .await
     {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),

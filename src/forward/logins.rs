@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::egress::{BasicCredentials, Users};
-use crate::net::aside::Aside;
+use crate::net::blocking::BlockingPool;
 
 /// Hashes computed at a time.
 const THREADS: usize = 2;
@@ -26,7 +26,7 @@ const MAX_NETWORKS: usize = 1024;
 
 /// Verifies passwords; shared by the workers.
 pub(super) struct Logins {
-    threads: Aside,
+    threads: BlockingPool,
     failures: Arc<Failures>,
 }
 
@@ -57,7 +57,7 @@ impl NotVerified {
 
 impl Logins {
     pub(super) fn new() -> Self {
-        let threads = Aside::new(THREADS, THREADS_PER_NETWORK, "passwords");
+        let threads = BlockingPool::new(THREADS, THREADS_PER_NETWORK, "passwords");
         Self { threads, failures: Arc::default() }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::addr::Destination;
 use crate::generation::forward_proxy::ParentProxy;
 use crate::message::forward::field;
-use crate::message::scan::{HeadScanner, Scan};
+use crate::message::scan::{HeadProgress, HeadScanner};
 use crate::message::{Reason, ResponseHead};
 use crate::upstream::connect::blame;
 use crate::upstream::eject::Gate;
@@ -133,17 +133,17 @@ async fn answer(stream: &mut Stream) -> std::io::Result<(ResponseHead, Bytes)> {
     let mut input = BytesMut::with_capacity(1024);
     loop {
         match scanner.scan(&input) {
-            Scan::Ends(end) => {
+            HeadProgress::Ends(end) => {
                 let head = input.split_to(end).freeze();
                 let head = ResponseHead::parse(&head, true)
                     .map_err(|_| bad("its answer to CONNECT is not HTTP/1.1"))?;
                 return Ok((head, input.freeze()));
             }
-            Scan::BareLf => return Err(bad("its answer to CONNECT is not HTTP/1.1")),
-            Scan::Partial if input.len() > MAX_CONNECT_RESPONSE => {
+            HeadProgress::BareLf => return Err(bad("its answer to CONNECT is not HTTP/1.1")),
+            HeadProgress::Partial if input.len() > MAX_CONNECT_RESPONSE => {
                 return Err(bad("its answer to CONNECT is too long"));
             }
-            Scan::Partial => {}
+            HeadProgress::Partial => {}
         }
         if stream.read_buf(&mut input).await? == 0 {
             return Err(bad("it closed without an answer to CONNECT"));

@@ -17,7 +17,7 @@ use crate::egress::{Denial, EgressClient, Grant};
 use crate::generation::ConfigVersion;
 use crate::generation::forward_proxy::ForwardProxyListener;
 use crate::message::reason::Flag;
-use crate::message::{Form, ProxiedHead, Reason, Version};
+use crate::message::{ProxiedHead, Reason, RequestForm, Version};
 use crate::net::Phase;
 use crate::telemetry::line::{Event, Key, Line};
 use crate::telemetry::mask::Mask;
@@ -65,7 +65,7 @@ pub(super) struct EgressLog {
 struct EgressLogFields {
     version: Version,
     method: http::Method,
-    form: Form,
+    form: RequestForm,
     /// As it was written, as long as it is not known to be a destination.
     authority: Bytes,
     path: Option<Bytes>,
@@ -112,13 +112,13 @@ impl EgressLog {
     pub(super) fn on_head(&mut self, asked: &ProxiedHead) {
         let ProxiedHead { form, head } = asked;
         // Copies: slices of the head would keep all of it for as long as a tunnel lives.
-        let agent = head.fields.first(crate::message::Known::UserAgent);
+        let agent = head.fields.first(crate::message::KnownField::UserAgent);
         self.asked = Some(Box::new(EgressLogFields {
             version: head.version,
             method: head.method.clone(),
             form: *form,
             authority: Bytes::copy_from_slice(&head.host),
-            path: (*form != Form::Connect).then(|| Bytes::copy_from_slice(&head.target)),
+            path: (*form != RequestForm::Connect).then(|| Bytes::copy_from_slice(&head.target)),
             agent: agent.map(Bytes::copy_from_slice),
         }));
     }
@@ -231,7 +231,7 @@ impl EgressLog {
             None => line.text(Key::Destination, &Mask::default().masked(&asked.authority)),
         }
         if let Some(path) = &asked.path {
-            let scheme = if asked.form == Form::Https { "https" } else { "http" };
+            let scheme = if asked.form == RequestForm::Https { "https" } else { "http" };
             line.text(Key::Scheme, scheme.as_bytes());
             line.target(Key::Path, path);
         }

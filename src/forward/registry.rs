@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::addr::Destination;
-use crate::net::tunnel::Moved;
+use crate::net::tunnel::ByteCounts;
 
 /// All open tunnels.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub struct OpenTunnel {
     /// Name inside TLS.
     pub sni: Option<Box<str>>,
     /// Bytes: A is the client, B the destination.
-    pub moved: Moved,
+    pub moved: ByteCounts,
 }
 
 /// An entry in [`EgressTunnels`]; dropping it takes the tunnel out.
@@ -120,7 +120,7 @@ mod tests {
             parent: None,
             rule: "facebook".into(),
             sni: None,
-            moved: Moved::default(),
+            moved: ByteCounts::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::downstream::LocalReply;
-use crate::message::{Fields, Reason};
+use crate::message::{HeaderFields, Reason};
 
 use super::parent::AT;
 use super::record::EgressLog;
@@ -22,7 +22,7 @@ pub(super) enum ExplanationFormat {
 
 impl ExplanationFormat {
     /// What `Accept` asks for. Text, unless JSON is named: most clients say `*/*`.
-    pub(super) fn of(fields: &Fields) -> Self {
+    pub(super) fn of(fields: &HeaderFields) -> Self {
         let accept = fields.named("accept").unwrap_or_default();
         let json = memchr::memmem::find(accept, b"application/json").is_some()
             || memchr::memmem::find(accept, b"application/problem+json").is_some();

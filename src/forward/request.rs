@@ -15,10 +15,10 @@ use crate::addr::Destination;
 use crate::downstream::accept::Acceptor as _;
 use crate::downstream::{Conn, LocalReply};
 use crate::egress::{Grant, Verdict};
-use crate::message::{Form, Framing, ProxiedHead, Reason};
+use crate::message::{Framing, ProxiedHead, Reason, RequestForm};
 use crate::net::Io;
 use crate::net::rate::Rate;
-use crate::net::tunnel::Leg;
+use crate::net::tunnel::TunnelStream;
 
 use super::connect::{EgressConnectError, EgressStream, Errand};
 use super::limits::TunnelPermit;
@@ -52,7 +52,7 @@ pub(super) struct RequestRejected;
 
 impl EgressRequest<'_> {
     /// Serves it. The record ends with it, or goes on with the tunnel.
-    pub(super) async fn serve<T: Leg>(
+    pub(super) async fn serve<T: TunnelStream>(
         self,
         conn: &mut Conn<T>,
         mut record: EgressLog,
@@ -62,8 +62,10 @@ impl EgressRequest<'_> {
             Err(RequestRejected) => return self.refuse(conn, &mut record),
         };
         match self.asked.form {
-            Form::Connect => self.tunnel(conn, record, ready).await,
-            Form::Http | Form::Https => exchange::serve(&self, conn, &mut record, ready).await,
+            RequestForm::Connect => self.tunnel(conn, record, ready).await,
+            RequestForm::Http | RequestForm::Https => {
+                exchange::serve(&self, conn, &mut record, ready).await
+            }
         }
     }
 
@@ -130,9 +132,9 @@ impl EgressRequest<'_> {
     /// Where it is to go.
     fn destination(&self, record: &mut EgressLog) -> Result<Destination, RequestRejected> {
         let default = match self.asked.form {
-            Form::Connect => None,
-            Form::Http => Some(80),
-            Form::Https => Some(443),
+            RequestForm::Connect => None,
+            RequestForm::Http => Some(80),
+            RequestForm::Https => Some(443),
         };
         let destination = match Destination::parse(&self.asked.head.host, default) {
             Ok(destination) => destination,
@@ -142,7 +144,7 @@ impl EgressRequest<'_> {
             }
         };
         record.on_destination(&destination);
-        if self.asked.form == Form::Https && self.way.outlet.origin_tls.is_none() {
+        if self.asked.form == RequestForm::Https && self.way.outlet.origin_tls.is_none() {
             let why = rejection::HTTPS_IN_CLEAR.to_owned();
             record.refused(Reason::HttpsInClear, Some(why));
             return Err(RequestRejected);
@@ -217,7 +219,7 @@ impl EgressRequest<'_> {
         record.status = reply.status.as_u16();
         record.response_bytes = reply.body.len() as u64;
         // Bytes that were meant for a tunnel are no request.
-        let ahead = self.asked.form == Form::Connect && !conn.input.is_empty();
+        let ahead = self.asked.form == RequestForm::Connect && !conn.input.is_empty();
         let kept = head.keep_alive && head.framing == Framing::None && !ahead && !self.is_last();
         let worker = &self.service.worker;
         reply.write(conn.out.staged(), worker, &record.id, Some(&head.method), !kept);

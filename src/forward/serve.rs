@@ -7,7 +7,7 @@ use crate::downstream::Conn;
 use crate::downstream::accept::{Acceptor as _, AdmittedConn};
 use crate::downstream::conn::HeadLimits;
 use crate::message::{ProxiedHead, Reason};
-use crate::net::tunnel::Leg;
+use crate::net::tunnel::TunnelStream;
 
 use super::record::EgressLog;
 use super::request::EgressRequest;
@@ -31,7 +31,7 @@ pub(super) enum AfterRequest {
 }
 
 /// Serves one connection until it closes.
-pub(super) async fn serve<T: Leg>(
+pub(super) async fn serve<T: TunnelStream>(
     service: &Rc<ForwardService>,
     facts: ForwardConn,
     io: T,

@@ -16,9 +16,11 @@ use crate::downstream::accept::AdmittedConn;
 use crate::downstream::client_hello::{SecondHello, refuse};
 use crate::egress::sni::{SniVerdict, judge};
 use crate::egress::{EgressPolicy, Verdict};
-use crate::message::{Form, Reason};
+use crate::message::{Reason, RequestForm};
 use crate::net::rate::Rate;
-use crate::net::tunnel::{End, Leg, Moved, Refused, Terms, join, join_screened};
+use crate::net::tunnel::{
+    ByteCounts, Refused, TunnelEnd, TunnelLimits, TunnelStream, join, join_screened,
+};
 use crate::tls::hello::Progress;
 use crate::upstream::Stream;
 
@@ -45,7 +47,7 @@ pub(super) struct OpenedTunnel {
 }
 
 /// Joins client and destination.
-pub(super) fn spawn<T: Leg>(
+pub(super) fn spawn<T: TunnelStream>(
     service: &Rc<ForwardService>,
     (client, mut of_client): (T, Bytes),
     opened: OpenedTunnel,
@@ -64,7 +66,7 @@ pub(super) fn spawn<T: Leg>(
     service.worker.local.spawn(async move {
         let allowed = || is_still_allowed(&record, &own.stand.load());
         let moved = &listed.open.moved;
-        let terms = Terms { idle, ends_at, rates, moved, allowed: &allowed };
+        let terms = TunnelLimits { idle, ends_at, rates, moved, allowed: &allowed };
         let (local, noted) = (&own.worker.local, Cell::new(None));
         let upstream = (stream, early);
         let end = match second {
@@ -96,16 +98,16 @@ pub(super) fn spawn<T: Leg>(
     });
 }
 
-const fn word(end: End) -> &'static str {
+const fn word(end: TunnelEnd) -> &'static str {
     match end {
-        End::ClosedByA => "client_closed",
-        End::ClosedByB => "upstream_closed",
-        End::BrokenA => "client_broken",
-        End::BrokenB => "upstream_broken",
-        End::Idle => "tunnel_idle",
-        End::Expired => "tunnel_expired",
-        End::Draining => "draining",
-        End::Forbidden => "policy",
+        TunnelEnd::ClosedByA => "client_closed",
+        TunnelEnd::ClosedByB => "upstream_closed",
+        TunnelEnd::BrokenA => "client_broken",
+        TunnelEnd::BrokenB => "upstream_broken",
+        TunnelEnd::Idle => "tunnel_idle",
+        TunnelEnd::Expired => "tunnel_expired",
+        TunnelEnd::Draining => "draining",
+        TunnelEnd::Forbidden => "policy",
     }
 }
 
@@ -138,7 +140,7 @@ fn shown(record: &EgressLog) -> OpenTunnel {
         parent: record.parent.clone(),
         rule: record.rule().name.as_str().into(),
         sni: record.sni.clone(),
-        moved: Moved::default(),
+        moved: ByteCounts::default(),
     }
 }
 
@@ -169,5 +171,5 @@ fn is_still_allowed(record: &EgressLog, stand: &ForwardListenerState) -> bool {
 }
 
 fn decide(policy: &EgressPolicy, record: &EgressLog, destination: &Destination) -> Verdict {
-    policy.decide(&record.client(), destination, Form::Connect, Timestamp::now())
+    policy.decide(&record.client(), destination, RequestForm::Connect, Timestamp::now())
 }

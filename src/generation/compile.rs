@@ -11,7 +11,7 @@ use crate::config::{
     self, ClientCertificates, Config, ListenerMode, PathPattern, Profile, ResponseHeader,
     UpstreamId,
 };
-use crate::message::forward::Edits;
+use crate::message::forward::ResponseEdits;
 use crate::message::path::Oddities;
 use crate::net::quota::Quota;
 use crate::route::{Rule, Table};
@@ -409,7 +409,7 @@ impl Compiler<'_> {
 /// What routes of a listener have in common, made once for all of them.
 struct RouteCommon {
     profile: Arc<str>,
-    edits: Option<(Arc<[ResponseHeader]>, Arc<Edits>)>,
+    edits: Option<(Arc<[ResponseHeader]>, Arc<ResponseEdits>)>,
     /// Counters of Socket.IO sessions, by upstream.
     sessions: HashMap<Arc<str>, Arc<LazyLock<SocketIoMetrics, socketio::Begin>>>,
 }
@@ -420,7 +420,7 @@ impl RouteCommon {
     }
 
     /// What is changed in answers: the same as for the route before, if the list is the same.
-    fn edits(&mut self, list: &Arc<[ResponseHeader]>) -> Arc<Edits> {
+    fn edits(&mut self, list: &Arc<[ResponseHeader]>) -> Arc<ResponseEdits> {
         if let Some((known, edits)) = &self.edits
             && known == list
         {
@@ -449,8 +449,8 @@ impl RouteCommon {
     }
 }
 
-fn edits_of(list: &[ResponseHeader]) -> Edits {
-    Edits::new(list.iter().map(|header| (header.name.clone(), header.value.clone())))
+fn edits_of(list: &[ResponseHeader]) -> ResponseEdits {
+    ResponseEdits::new(list.iter().map(|header| (header.name.clone(), header.value.clone())))
 }
 
 /// Methods that a route takes; empty: any.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::addr::ClientAddr;
 use crate::config::{ProxyProtocol, UnlistedPeers, Verify};
-use crate::message::forward::{Origin, Proxy, stripped_target, write_request};
+use crate::message::forward::{ClientOrigin, TrustedProxy, stripped_target, write_request};
 use crate::message::{Reason, RequestHead, host, path};
 use crate::units::{display_duration, display_size};
 use crate::upstream::{Upstream, resolve};
@@ -80,7 +80,9 @@ impl<'a> Explanation<'a> {
         let client = ClientAddr(SocketAddr::new(asked.from, 0));
         let trusted = match site.proxy(client) {
             None => "not a trusted proxy",
-            Some(Proxy { believed: true, .. }) => "a trusted proxy: its X-Forwarded-* are believed",
+            Some(TrustedProxy { believed: true, .. }) => {
+                "a trusted proxy: its X-Forwarded-* are believed"
+            }
             Some(_) => "a trusted proxy: its Forwarded is believed",
         };
         explained.line("from", &format!("{} ({trusted})", asked.from), "");
@@ -241,7 +243,7 @@ impl<'a> Explanation<'a> {
                 self.fields(
                     route,
                     head,
-                    &Origin {
+                    &ClientOrigin {
                         seat_cookie: None,
                         client: site.client_of(client, &head.fields).ip(),
                         proxy: site.proxy(client),
@@ -335,7 +337,7 @@ impl<'a> Explanation<'a> {
         self.line("websocket", &websocket, "");
     }
 
-    fn fields(&mut self, route: &CompiledRoute, head: &RequestHead, origin: &Origin<'_>) {
+    fn fields(&mut self, route: &CompiledRoute, head: &RequestHead, origin: &ClientOrigin<'_>) {
         let mut sent = Vec::new();
         write_request(&mut sent, head, origin, None);
         let sent = String::from_utf8_lossy(&sent);

@@ -11,9 +11,9 @@ use ipnet::IpNet;
 
 use crate::addr::{ClientAddr, HostPattern};
 use crate::config::{self, ClientAddressField, Limits, ProxyProtocol, Timeouts};
-use crate::message::forward::{Edits, Proxy};
+use crate::message::forward::{ResponseEdits, TrustedProxy};
 use crate::message::path::{self, Oddities};
-use crate::message::{Fields, Framing, Reason, RequestHead, client, host};
+use crate::message::{Framing, HeaderFields, Reason, RequestHead, client, host};
 use crate::net::quota::Quota;
 use crate::route::{Match, Refused, Table};
 use crate::telemetry::socketio::Place;
@@ -59,7 +59,7 @@ pub struct VirtualServer {
     /// TLS settings; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
     /// Fields of answers to requests that no route takes.
-    pub edits: Arc<Edits>,
+    pub edits: Arc<ResponseEdits>,
     /// Counters.
     pub metrics: ListenerMetrics,
     /// The name of its generation.
@@ -119,7 +119,7 @@ pub struct CompiledRoute {
     /// Spellings of the path that are admitted.
     pub admits: Oddities,
     /// Changes to its answers.
-    pub edits: Arc<Edits>,
+    pub edits: Arc<ResponseEdits>,
     /// Names of request fields that are passed on although a component may believe them.
     pub passes: Arc<[HeaderName]>,
 }
@@ -413,7 +413,7 @@ impl VirtualServer {
     /// Who the client of a request is that came on a connection of `connected`, which names it if
     /// it is a trusted proxy. A port that is not told is 0.
     #[must_use]
-    pub fn client_of(&self, connected: ClientAddr, fields: &Fields) -> ClientAddr {
+    pub fn client_of(&self, connected: ClientAddr, fields: &HeaderFields) -> ClientAddr {
         if !self.trusts(connected) {
             return connected;
         }
@@ -422,9 +422,9 @@ impl VirtualServer {
 
     /// Whom an upstream is told of as the trusted proxy that is connected.
     #[must_use]
-    pub fn proxy(&self, connected: ClientAddr) -> Option<Proxy> {
+    pub fn proxy(&self, connected: ClientAddr) -> Option<TrustedProxy> {
         let believed = self.named_by != ClientAddressField::Forwarded;
-        self.trusts(connected).then(|| Proxy { address: connected.ip(), believed })
+        self.trusts(connected).then(|| TrustedProxy { address: connected.ip(), believed })
     }
 
     /// The first host of the profile that is written without a wildcard.

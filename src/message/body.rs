@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::field::{Fields, Known};
+use super::field::{HeaderFields, KnownField};
 
 /// How a body's end is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,14 +25,14 @@ pub enum Framing {
 /// Why a body cannot be read on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{}", self.as_str())]
-pub enum BadBody {
+pub enum BodyError {
     /// A chunk is malformed.
     Chunk,
     /// The trailer section is malformed or too large.
     Trailer,
 }
 
-impl BadBody {
+impl BodyError {
     /// What it is, for the operator.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -45,7 +45,7 @@ impl BadBody {
 
 /// What [`BodyDecoder::decode`] found.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum DecodeStep {
     /// These bytes of the input are body.
     Data(Range<usize>),
     /// All of the input is used up and the body goes on.
@@ -55,12 +55,12 @@ pub enum Step {
 }
 
 /// Bytes of chunk extensions and trailers that are read before we stop believing in them.
-const MOST_OVERHEAD: usize = 8 * 1024;
+const MAX_OVERHEAD: usize = 8 * 1024;
 
 /// Reads one body.
 #[derive(Debug)]
 pub struct BodyDecoder {
-    state: State,
+    state: DecoderState,
     /// Bytes of extensions and padding in this body so far.
     extensions: usize,
     /// Chunk sizes may be padded.
@@ -69,7 +69,7 @@ pub struct BodyDecoder {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum DecoderState {
     Length(u64),
     Close,
     /// In a chunk-size line: the size so far and its number of digits.
@@ -96,10 +96,10 @@ impl BodyDecoder {
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
-            Framing::None | Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Size(0, 0),
-            Framing::Close => State::Close,
+            Framing::None | Framing::Length(0) => DecoderState::Done,
+            Framing::Length(length) => DecoderState::Length(length),
+            Framing::Chunked => DecoderState::Size(0, 0),
+            Framing::Close => DecoderState::Close,
         };
         Self { state, extensions: 0, padded: false, trailers: Vec::new() }
     }
@@ -114,48 +114,48 @@ impl BodyDecoder {
     /// Whether the body has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == DecoderState::Done
     }
 
     /// Whether the body ends where the connection does.
     #[must_use]
     pub fn ends_with_connection(&self) -> bool {
-        self.state == State::Close
+        self.state == DecoderState::Close
     }
 
     /// Takes the next step in `input` from `*at`, which is moved past what was used.
     ///
     /// # Errors
     ///
-    /// [`BadBody`]; nothing after it can be trusted.
-    pub fn decode(&mut self, input: &[u8], at: &mut usize) -> Result<Step, BadBody> {
+    /// [`BodyError`]; nothing after it can be trusted.
+    pub fn decode(&mut self, input: &[u8], at: &mut usize) -> Result<DecodeStep, BodyError> {
         loop {
-            if self.state == State::Done {
-                return Ok(Step::End);
+            if self.state == DecoderState::Done {
+                return Ok(DecodeStep::End);
             }
             let rest = input.get(*at..).unwrap_or_default();
             if rest.is_empty() {
-                return Ok(Step::More);
+                return Ok(DecodeStep::More);
             }
             match self.state {
-                State::Length(left) | State::Data(left) => {
+                DecoderState::Length(left) | DecoderState::Data(left) => {
                     let taken =
                         usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                     let data = *at..*at + taken;
                     *at = data.end;
                     let left = left - taken as u64;
                     self.state = match self.state {
-                        State::Length(_) if left == 0 => State::Done,
-                        State::Length(_) => State::Length(left),
-                        _ if left == 0 => State::DataCr,
-                        _ => State::Data(left),
+                        DecoderState::Length(_) if left == 0 => DecoderState::Done,
+                        DecoderState::Length(_) => DecoderState::Length(left),
+                        _ if left == 0 => DecoderState::DataCr,
+                        _ => DecoderState::Data(left),
                     };
-                    return Ok(Step::Data(data));
+                    return Ok(DecodeStep::Data(data));
                 }
-                State::Close => {
+                DecoderState::Close => {
                     let data = *at..input.len();
                     *at = data.end;
-                    return Ok(Step::Data(data));
+                    return Ok(DecodeStep::Data(data));
                 }
                 _ => {
                     let byte = rest.first().copied().unwrap_or_default();
@@ -167,51 +167,62 @@ impl BodyDecoder {
     }
 
     /// One byte that is not data.
-    fn overhead(&mut self, byte: u8) -> Result<State, BadBody> {
+    fn overhead(&mut self, byte: u8) -> Result<DecoderState, BodyError> {
         Ok(match (self.state, byte) {
-            (State::Size(_, 0), b';' | b'\r') => return Err(BadBody::Chunk),
-            (State::Size(size, _) | State::Padding(size) | State::Extension(size), b'\r') => {
-                State::SizeLf(size)
+            (DecoderState::Size(_, 0), b';' | b'\r') => return Err(BodyError::Chunk),
+            (
+                DecoderState::Size(size, _)
+                | DecoderState::Padding(size)
+                | DecoderState::Extension(size),
+                b'\r',
+            ) => DecoderState::SizeLf(size),
+            (DecoderState::Size(size, _) | DecoderState::Padding(size), b';') => {
+                DecoderState::Extension(size)
             }
-            (State::Size(size, _) | State::Padding(size), b';') => State::Extension(size),
-            (State::Size(size, 1..) | State::Padding(size), b' ' | b'\t') if self.padded => {
+            (DecoderState::Size(size, 1..) | DecoderState::Padding(size), b' ' | b'\t')
+                if self.padded =>
+            {
                 self.extensions += 1;
-                if self.extensions > MOST_OVERHEAD {
-                    return Err(BadBody::Chunk);
+                if self.extensions > MAX_OVERHEAD {
+                    return Err(BodyError::Chunk);
                 }
-                State::Padding(size)
+                DecoderState::Padding(size)
             }
-            (State::Size(size, digits), digit) => {
-                let value = char::from(digit).to_digit(16).ok_or(BadBody::Chunk)?;
+            (DecoderState::Size(size, digits), digit) => {
+                let value = char::from(digit).to_digit(16).ok_or(BodyError::Chunk)?;
                 if digits >= 15 {
-                    return Err(BadBody::Chunk);
+                    return Err(BodyError::Chunk);
                 }
-                State::Size(size << 4 | u64::from(value), digits + 1)
+                DecoderState::Size(size << 4 | u64::from(value), digits + 1)
             }
-            (State::Extension(size), byte) => {
+            (DecoderState::Extension(size), byte) => {
                 self.extensions += 1;
                 let text = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-                if !text || self.extensions > MOST_OVERHEAD {
-                    return Err(BadBody::Chunk);
+                if !text || self.extensions > MAX_OVERHEAD {
+                    return Err(BodyError::Chunk);
                 }
-                State::Extension(size)
+                DecoderState::Extension(size)
             }
-            (State::SizeLf(0), b'\n') => State::Trailer(true),
-            (State::SizeLf(size), b'\n') => State::Data(size),
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size(0, 0),
-            (State::Trailer(empty), b'\r') => State::TrailerLf(empty),
-            (State::TrailerLf(true), b'\n') => State::Done,
-            (State::TrailerLf(false), b'\n') => {
+            (DecoderState::SizeLf(0), b'\n') => DecoderState::Trailer(true),
+            (DecoderState::SizeLf(size), b'\n') => DecoderState::Data(size),
+            (DecoderState::DataCr, b'\r') => DecoderState::DataLf,
+            (DecoderState::DataLf, b'\n') => DecoderState::Size(0, 0),
+            (DecoderState::Trailer(empty), b'\r') => DecoderState::TrailerLf(empty),
+            (DecoderState::TrailerLf(true), b'\n') => DecoderState::Done,
+            (DecoderState::TrailerLf(false), b'\n') => {
                 self.trailers.extend_from_slice(b"\r\n");
-                State::Trailer(true)
+                DecoderState::Trailer(true)
             }
-            (State::Trailer(_), byte) if byte != b'\n' && self.trailers.len() < MOST_OVERHEAD => {
+            (DecoderState::Trailer(_), byte)
+                if byte != b'\n' && self.trailers.len() < MAX_OVERHEAD =>
+            {
                 self.trailers.push(byte);
-                State::Trailer(false)
+                DecoderState::Trailer(false)
             }
-            (State::Trailer(_) | State::TrailerLf(_), _) => return Err(BadBody::Trailer),
-            _ => return Err(BadBody::Chunk),
+            (DecoderState::Trailer(_) | DecoderState::TrailerLf(_), _) => {
+                return Err(BodyError::Trailer);
+            }
+            _ => return Err(BodyError::Chunk),
         })
     }
 
@@ -222,8 +233,8 @@ impl BodyDecoder {
     ///
     /// # Errors
     ///
-    /// [`BadBody::Trailer`] if they are not fields.
-    pub fn trailers(&mut self) -> Result<Vec<u8>, BadBody> {
+    /// [`BodyError::Trailer`] if they are not fields.
+    pub fn trailers(&mut self) -> Result<Vec<u8>, BodyError> {
         if self.trailers.is_empty() {
             return Ok(Vec::new());
         }
@@ -235,8 +246,8 @@ impl BodyDecoder {
 ///
 /// # Errors
 ///
-/// [`BadBody::Trailer`] if they are not fields.
-pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
+/// [`BodyError::Trailer`] if they are not fields.
+pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BodyError> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -244,13 +255,16 @@ pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BadBody> {
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(&text, &mut slots)
     else {
-        return Err(BadBody::Trailer);
+        return Err(BodyError::Trailer);
     };
     let mut out = Vec::with_capacity(text.len());
     for header in headers {
         let name = header.name.as_bytes();
-        let passed = match Known::of(name) {
-            Known::Other | Known::UserAgent | Known::Referrer | Known::Cookie => !forbidden(name),
+        let passed = match KnownField::of(name) {
+            KnownField::Other
+            | KnownField::UserAgent
+            | KnownField::Referrer
+            | KnownField::Cookie => !forbidden(name),
             _ => false,
         };
         if passed {
@@ -288,15 +302,15 @@ fn forbidden(name: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// [`BadBody::Trailer`] if `text`, made by [`BodyDecoder::trailers`], is not a list of fields.
-pub fn trailer_fields(text: &[u8]) -> Result<Fields, BadBody> {
+/// [`BodyError::Trailer`] if `text`, made by [`BodyDecoder::trailers`], is not a list of fields.
+pub fn trailer_fields(text: &[u8]) -> Result<HeaderFields, BodyError> {
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let whole = Bytes::from([text, b"\r\n"].concat());
     let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(&whole, &mut slots)
     else {
-        return Err(BadBody::Trailer);
+        return Err(BodyError::Trailer);
     };
-    Ok(Fields::parsed(&whole, headers))
+    Ok(HeaderFields::parsed(&whole, headers))
 }
 
 #[cfg(test)]

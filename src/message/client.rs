@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::addr::ClientAddr;
 use crate::config::ClientAddressField;
 
-use super::field::{Fields, Known};
+use super::field::{HeaderFields, KnownField};
 
 /// Hops of a list that are looked at. Nobody has as many proxies of his own.
-const MOST_HOPS: usize = 32;
+const MAX_HOPS: usize = 32;
 /// Longest `for` of a hop that may be an address: `[v6]:port`, with an IPv4 tail.
-const LONGEST_NODE: usize = 64;
+const MAX_NODE_LEN: usize = 64;
 
 /// The client of a request that came from `proxy`, which is trusted.
 ///
@@ -21,7 +21,7 @@ const LONGEST_NODE: usize = 64;
 /// sense, or hides who it was (`unknown`, `_hidden`), it is the last hop before that. A port that is
 /// not told is 0.
 pub fn named(
-    fields: &Fields,
+    fields: &HeaderFields,
     by: ClientAddressField,
     proxy: ClientAddr,
     trusts: impl Fn(ClientAddr) -> bool,
@@ -29,12 +29,16 @@ pub fn named(
     match by {
         ClientAddressField::Nothing => proxy,
         ClientAddressField::XForwardedFor => {
-            let lines = fields.all(Known::ForwardedFor).rev();
+            let lines = fields.all(KnownField::ForwardedFor).rev();
             walk(lines.flat_map(|line| line.rsplit(|b| *b == b',')).map(address), proxy, trusts)
         }
         ClientAddressField::Forwarded => {
             let lines = fields.iter().rev().filter(|(_, name, _)| is_forwarded(name));
-            walk(lines.flat_map(|(.., line)| Elements(Some(line))).map(forwarded), proxy, trusts)
+            walk(
+                lines.flat_map(|(.., line)| ForwardedElements(Some(line))).map(forwarded),
+                proxy,
+                trusts,
+            )
         }
     }
 }
@@ -49,7 +53,7 @@ fn walk(
     trusts: impl Fn(ClientAddr) -> bool,
 ) -> ClientAddr {
     let mut last = proxy;
-    for hop in hops.take(MOST_HOPS) {
+    for hop in hops.take(MAX_HOPS) {
         let Some(hop) = hop else { return last };
         last = hop;
         if !trusts(hop) {
@@ -102,9 +106,9 @@ fn client(ip: IpAddr, port: u16) -> ClientAddr {
 /// separators that are not quoted.
 ///
 /// Found backwards, so that no quote that a client left open swallows what proxies wrote behind it.
-struct Elements<'a>(Option<&'a [u8]>);
+struct ForwardedElements<'a>(Option<&'a [u8]>);
 
-impl<'a> Iterator for Elements<'a> {
+impl<'a> Iterator for ForwardedElements<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -139,7 +143,7 @@ fn forwarded(element: &[u8]) -> Option<ClientAddr> {
         let pair = pair.trim_ascii();
         let at = memchr::memchr(b'=', pair)?;
         let (name, value) = (pair.get(..at)?, pair.get(at + 1..)?);
-        let mut plain = [0; LONGEST_NODE];
+        let mut plain = [0; MAX_NODE_LEN];
         let value = unquoted(value, &mut plain)?;
         if !is_token(name) {
             return None;

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::claim::is_claim;
 
-/// A field the gateway itself acts on; all others are [`Known::Other`].
+/// A field the gateway itself acts on; all others are [`KnownField::Other`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Known {
+pub enum KnownField {
     /// `Host`.
     Host,
     /// `Content-Length`.
@@ -17,7 +17,7 @@ pub enum Known {
     Connection,
     /// `Keep-GenerationGuard`: hop-by-hop.
     KeepAlive,
-    /// `Proxy-Connection`, `Proxy-Authorization`: meant for a proxy, not for a component.
+    /// `TrustedProxy-Connection`, `TrustedProxy-Authorization`: meant for a proxy, not for a component.
     Proxy,
     /// `TE`: hop-by-hop.
     Te,
@@ -66,7 +66,7 @@ pub enum Known {
     Other,
 }
 
-impl Known {
+impl KnownField {
     /// Classifies a field name, in any case.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
@@ -144,21 +144,21 @@ fn like(name: &[u8], known: &[u8]) -> bool {
 
 /// One field: where its name and value stand in the head.
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct HeaderField {
     /// What it is.
-    pub known: Known,
+    pub known: KnownField,
     name: (u32, u32),
     value: (u32, u32),
 }
 
 /// The fields of one head, in the order they came.
 #[derive(Clone, Debug, Default)]
-pub struct Fields {
+pub struct HeaderFields {
     bytes: Bytes,
-    list: Vec<Field>,
+    list: Vec<HeaderField>,
 }
 
-impl Fields {
+impl HeaderFields {
     /// Takes over `bytes`, with no field yet.
     #[must_use]
     pub fn new(bytes: Bytes, capacity: usize) -> Self {
@@ -177,26 +177,26 @@ impl Fields {
 
     /// Adds the field whose name and value stand at these byte ranges.
     pub fn push(&mut self, name: (usize, usize), value: (usize, usize)) {
-        let known = Known::of(self.bytes.get(name.0..name.1).unwrap_or_default());
+        let known = KnownField::of(self.bytes.get(name.0..name.1).unwrap_or_default());
         // A head is at most 64 KiB, so its offsets fit.
         #[expect(clippy::cast_possible_truncation, reason = "bounded by the size of a head")]
         let range = |(start, end): (usize, usize)| (start as u32, end as u32);
-        self.list.push(Field { known, name: range(name), value: range(value) });
+        self.list.push(HeaderField { known, name: range(name), value: range(value) });
     }
 
     /// All fields.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Known, &[u8], &[u8])> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (KnownField, &[u8], &[u8])> {
         self.list.iter().map(|f| (f.known, self.slice(f.name), self.slice(f.value)))
     }
 
     /// Values of the fields classified as `known`.
-    pub fn all(&self, known: Known) -> impl DoubleEndedIterator<Item = &[u8]> {
+    pub fn all(&self, known: KnownField) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.list.iter().filter(move |f| f.known == known).map(|f| self.slice(f.value))
     }
 
     /// Value of the first field classified as `known`.
     #[must_use]
-    pub fn first(&self, known: Known) -> Option<&[u8]> {
+    pub fn first(&self, known: KnownField) -> Option<&[u8]> {
         self.all(known).next()
     }
 
@@ -259,12 +259,12 @@ mod tests {
 
     #[test]
     fn knows_names_in_any_case() {
-        assert_eq!(Known::of(b"HOST"), Known::Host);
-        assert_eq!(Known::of(b"Transfer-Encoding"), Known::TransferEncoding);
-        assert_eq!(Known::of(b"Transfer_Encoding"), Known::Claim);
-        assert_eq!(Known::of(b"Proxy"), Known::Claim);
-        assert_eq!(Known::of(b"accept"), Known::Other);
-        assert_eq!(Known::of(b""), Known::Other);
+        assert_eq!(KnownField::of(b"HOST"), KnownField::Host);
+        assert_eq!(KnownField::of(b"Transfer-Encoding"), KnownField::TransferEncoding);
+        assert_eq!(KnownField::of(b"Transfer_Encoding"), KnownField::Claim);
+        assert_eq!(KnownField::of(b"Proxy"), KnownField::Claim);
+        assert_eq!(KnownField::of(b"accept"), KnownField::Other);
+        assert_eq!(KnownField::of(b""), KnownField::Other);
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
             "Forwarded",
             "X_Request_ID",
         ] {
-            assert_eq!(Known::of(name.as_bytes()), Known::ForwardedOther, "{name}");
+            assert_eq!(KnownField::of(name.as_bytes()), KnownField::ForwardedOther, "{name}");
         }
     }
 

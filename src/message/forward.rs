@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use crate::addr::text::write_ip;
 
 use super::body::Framing;
-use super::field::{Fields, Known, cookies, tokens};
+use super::field::{HeaderFields, KnownField, cookies, tokens};
 use super::path;
 use super::request::RequestHead;
 use super::response::ResponseHead;
@@ -18,11 +18,11 @@ use super::trace::TraceParent;
 
 /// What an upstream is told about where a request came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct ClientOrigin<'a> {
     /// The client's address.
     pub client: IpAddr,
     /// The trusted proxy that is connected.
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<TrustedProxy>,
     /// Taken off the front of the path.
     pub strip_prefix: Option<&'a str>,
     /// Id of the request.
@@ -31,11 +31,11 @@ pub struct Origin<'a> {
     pub seat_cookie: Option<&'a str>,
     /// The trace it belongs to; `None` if the gateway does not take part in that.
     pub trace: Option<&'a TraceParent>,
-    /// Names of [`Known::Claim`] fields that are passed on.
+    /// Names of [`KnownField::Claim`] fields that are passed on.
     pub passes: &'a [HeaderName],
 }
 
-impl Origin<'_> {
+impl ClientOrigin<'_> {
     fn passes(&self, name: &[u8]) -> bool {
         self.passes.iter().any(|passed| name.eq_ignore_ascii_case(passed.as_str().as_bytes()))
     }
@@ -43,7 +43,7 @@ impl Origin<'_> {
 
 /// A trusted proxy, as an upstream is told of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Proxy {
+pub struct TrustedProxy {
     /// Its address.
     pub address: IpAddr,
     /// Its `X-Forwarded-*` are believed.
@@ -51,7 +51,7 @@ pub struct Proxy {
 }
 
 /// Bytes a head usually grows by when it is passed on.
-const ADDED: usize = 384;
+const HEAD_GROWTH: usize = 384;
 
 /// Writes the head of `head` as the upstream gets it, down to the empty line.
 ///
@@ -59,11 +59,11 @@ const ADDED: usize = 384;
 pub fn write_request(
     out: &mut Vec<u8>,
     head: &RequestHead,
-    origin: &Origin<'_>,
+    origin: &ClientOrigin<'_>,
     websocket_key: Option<&str>,
 ) {
     // What is passed on, and what is added; a longer head grows it once more.
-    out.reserve(head.fields.bytes().len() + ADDED);
+    out.reserve(head.fields.bytes().len() + HEAD_GROWTH);
     out.extend_from_slice(if head.upgrade { "GET" } else { head.method.as_str() }.as_bytes());
     out.push(b' ');
     let stripped =
@@ -79,31 +79,31 @@ pub fn write_request(
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(out, "Host", &head.host);
-    let named = Nominated::of(&head.fields);
+    let named = ConnectionOptions::of(&head.fields);
     let hops = head.hops_left().map(|hops| hops.saturating_sub(1));
     for (known, name, value) in head.fields.iter() {
         let passed = match known {
-            Known::Other
-            | Known::UserAgent
-            | Known::Referrer
-            | Known::Cookie
-            | Known::Date
-            | Known::MaxForwards
-            | Known::WebSocketAccept => !named.contains(name),
+            KnownField::Other
+            | KnownField::UserAgent
+            | KnownField::Referrer
+            | KnownField::Cookie
+            | KnownField::Date
+            | KnownField::MaxForwards
+            | KnownField::WebSocketAccept => !named.contains(name),
             // One that a client sends over HTTP/2 means nothing (RFC 8441 section 5): ours goes.
-            Known::WebSocketKey => websocket_key.is_none() && !named.contains(name),
-            Known::Claim => origin.passes(name) && !named.contains(name),
-            Known::TraceParent => origin.trace.is_none() && !named.contains(name),
+            KnownField::WebSocketKey => websocket_key.is_none() && !named.contains(name),
+            KnownField::Claim => origin.passes(name) && !named.contains(name),
+            KnownField::TraceParent => origin.trace.is_none() && !named.contains(name),
             // It belongs to the `traceparent` beside it.
-            Known::TraceState => {
+            KnownField::TraceState => {
                 origin.trace.is_none_or(TraceParent::is_continued) && !named.contains(name)
             }
-            Known::Trailer => head.framing == Framing::Chunked,
+            KnownField::Trailer => head.framing == Framing::Chunked,
             _ => false,
         };
-        match origin.seat_cookie.filter(|_| known == Known::Cookie) {
+        match origin.seat_cookie.filter(|_| known == KnownField::Cookie) {
             _ if !passed => {}
-            _ if known == Known::MaxForwards && hops.is_some() => {
+            _ if known == KnownField::MaxForwards && hops.is_some() => {
                 number_field(out, "Max-Forwards", hops.unwrap_or_default());
             }
             Some(ours) => write_cookies(out, name, value, ours),
@@ -115,7 +115,7 @@ pub fn write_request(
         Framing::Length(length) => number_field(out, "Content-Length", length),
         Framing::Chunked => field(out, "Transfer-Encoding", b"chunked"),
         // A length of nothing is said where a length is expected (RFC 9110 section 8.6).
-        Framing::None if head.fields.first(Known::ContentLength).is_some() => {
+        Framing::None if head.fields.first(KnownField::ContentLength).is_some() => {
             number_field(out, "Content-Length", 0);
         }
         Framing::None | Framing::Close => {}
@@ -153,17 +153,17 @@ fn write_cookies(out: &mut Vec<u8>, name: &[u8], value: &[u8], ours: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
+fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &ClientOrigin<'_>) {
     let is_believed = origin.proxy.is_some_and(|proxy| proxy.believed);
     let believed = |known| if is_believed { head.fields.first(known) } else { None };
     write_hops(out, head, origin);
-    field(out, "X-Forwarded-Proto", believed(Known::ForwardedProto).unwrap_or(b"https"));
-    let host = believed(Known::ForwardedHost).unwrap_or(&head.host);
+    field(out, "X-Forwarded-Proto", believed(KnownField::ForwardedProto).unwrap_or(b"https"));
+    let host = believed(KnownField::ForwardedHost).unwrap_or(&head.host);
     if !host.is_empty() {
         field(out, "X-Forwarded-Host", host);
     }
     // The port the client used, not the one we listen on: a firewall may map 443 to 8443.
-    match believed(Known::ForwardedPort) {
+    match believed(KnownField::ForwardedPort) {
         Some(port) => field(out, "X-Forwarded-Port", port),
         None => number_field(out, "X-Forwarded-Port", head.port().unwrap_or(443).into()),
     }
@@ -179,7 +179,7 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
 
 /// Writes `X-Real-IP`, the client, and `X-Forwarded-For`: the list of a proxy that is believed, or
 /// the client, and the proxy.
-fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
+fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &ClientOrigin<'_>) {
     out.extend_from_slice(b"X-Real-IP: ");
     let start = out.len();
     write_ip(out, origin.client);
@@ -189,7 +189,7 @@ fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
         None => out.extend_from_within(client),
         Some(proxy) => {
             if proxy.believed {
-                for value in head.fields.all(Known::ForwardedFor) {
+                for value in head.fields.all(KnownField::ForwardedFor) {
                     out.extend_from_slice(value);
                     out.extend_from_slice(b", ");
                 }
@@ -205,7 +205,7 @@ fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &Origin<'_>) {
 
 /// Changes to an upstream's answer, in the form they are applied in.
 #[derive(Clone, Debug, Default)]
-pub struct Edits {
+pub struct ResponseEdits {
     gone: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
     block: Vec<u8>,
@@ -213,7 +213,7 @@ pub struct Edits {
     own: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Edits {
+impl ResponseEdits {
     /// Prepares a list of fields to set (`Some`) or to remove (`None`).
     pub fn new(changes: impl Iterator<Item = (HeaderName, Option<HeaderValue>)>) -> Self {
         let mut edits = Self::default();
@@ -286,22 +286,22 @@ fn describes_content(name: &HeaderName) -> bool {
 /// The end-to-end fields of an answer, edits applied; framing and `Connection` are the caller's.
 pub fn passed_fields<'a>(
     head: &'a ResponseHead,
-    edits: &'a Edits,
-) -> impl Iterator<Item = (Known, &'a [u8], &'a [u8])> {
-    let named = Nominated::of(&head.fields);
+    edits: &'a ResponseEdits,
+) -> impl Iterator<Item = (KnownField, &'a [u8], &'a [u8])> {
+    let named = ConnectionOptions::of(&head.fields);
     head.fields.iter().filter(move |(known, name, _)| match known {
-        Known::Other
-        | Known::Claim
-        | Known::UserAgent
-        | Known::Referrer
-        | Known::Cookie
-        | Known::Date
-        | Known::MaxForwards
-        | Known::TraceParent
-        | Known::TraceState
-        | Known::WebSocketKey
-        | Known::WebSocketAccept => !named.contains(name) && !edits.drops(name),
-        Known::Trailer => head.framing == Framing::Chunked,
+        KnownField::Other
+        | KnownField::Claim
+        | KnownField::UserAgent
+        | KnownField::Referrer
+        | KnownField::Cookie
+        | KnownField::Date
+        | KnownField::MaxForwards
+        | KnownField::TraceParent
+        | KnownField::TraceState
+        | KnownField::WebSocketKey
+        | KnownField::WebSocketAccept => !named.contains(name) && !edits.drops(name),
+        KnownField::Trailer => head.framing == Framing::Chunked,
         _ => false,
     })
 }
@@ -309,13 +309,13 @@ pub fn passed_fields<'a>(
 /// Whether an answer goes on without a `Date`, which a recipient with a clock then adds (RFC 9110
 /// section 6.6.1).
 #[must_use]
-pub fn lacks_date(head: &ResponseHead, edits: &Edits) -> bool {
-    head.fields.first(Known::Date).is_none() && !edits.drops(b"date")
+pub fn lacks_date(head: &ResponseHead, edits: &ResponseEdits) -> bool {
+    head.fields.first(KnownField::Date).is_none() && !edits.drops(b"date")
 }
 
 /// How the body of an answer is framed for an HTTP/1 client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Sent {
+pub enum ResponseFraming {
     /// As a length, possibly that of a body that is not sent (HEAD, 304).
     Length(u64),
     /// In chunks.
@@ -330,8 +330,8 @@ pub enum Sent {
 pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead,
-    edits: &Edits,
-    sent: Sent,
+    edits: &ResponseEdits,
+    sent: ResponseFraming,
     tail: &[u8],
 ) {
     out.reserve(head.fields.bytes().len() + edits.block.len() + tail.len() + 64);
@@ -341,9 +341,9 @@ pub fn write_response(
     }
     out.extend_from_slice(&edits.block);
     match sent {
-        Sent::Length(length) => number_field(out, "Content-Length", length),
-        Sent::Chunked => field(out, "Transfer-Encoding", b"chunked"),
-        Sent::Close | Sent::Nothing => {}
+        ResponseFraming::Length(length) => number_field(out, "Content-Length", length),
+        ResponseFraming::Chunked => field(out, "Transfer-Encoding", b"chunked"),
+        ResponseFraming::Close | ResponseFraming::Nothing => {}
     }
     out.extend_from_slice(tail);
     out.extend_from_slice(b"\r\n");
@@ -377,16 +377,16 @@ pub(super) fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 }
 
 /// Names that `Connection` declares to be for this hop only.
-pub(super) struct Nominated<'a>(Vec<&'a [u8]>);
+pub(super) struct ConnectionOptions<'a>(Vec<&'a [u8]>);
 
-impl<'a> Nominated<'a> {
-    pub(super) fn of(fields: &'a Fields) -> Self {
+impl<'a> ConnectionOptions<'a> {
+    pub(super) fn of(fields: &'a HeaderFields) -> Self {
         let plain = |t: &&[u8]| {
             !t.eq_ignore_ascii_case(b"close")
                 && !t.eq_ignore_ascii_case(b"keep-alive")
                 && !t.eq_ignore_ascii_case(b"upgrade")
         };
-        Self(tokens(fields.all(Known::Connection)).filter(plain).collect())
+        Self(tokens(fields.all(KnownField::Connection)).filter(plain).collect())
     }
 
     pub(super) fn contains(&self, name: &[u8]) -> bool {

@@ -12,14 +12,14 @@ pub struct HostPort<'a> {
 /// Where the name stands in an authority that has been read, and its port: read once for each
 /// request, and asked for several times.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Parts {
+pub struct AuthorityParts {
     start: usize,
     end: usize,
     /// The port, if one was written.
     pub port: Option<u16>,
 }
 
-impl Parts {
+impl AuthorityParts {
     /// Reads `host[:port]` (RFC 9110 section 7.2), strictly: names of letters, digits, `.`, `-` and
     /// `_`, or an IPv6 address in brackets. `None` if it is anything else; user information, paths
     /// and percent-encoding have no business here.
@@ -61,10 +61,10 @@ fn number(digits: &[u8]) -> Option<u16> {
     u16::try_from(value).ok()
 }
 
-/// Reads an authority as [`Parts::of`] does.
+/// Reads an authority as [`AuthorityParts::of`] does.
 #[must_use]
 pub fn parse(value: &[u8]) -> Option<HostPort<'_>> {
-    let parts = Parts::of(value)?;
+    let parts = AuthorityParts::of(value)?;
     Some(HostPort { host: parts.name(value), port: parts.port })
 }
 

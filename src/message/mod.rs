@@ -20,9 +20,9 @@ pub mod response;
 pub mod scan;
 pub mod trace;
 
-pub use body::{BadBody, BodyDecoder, Framing, Step};
-pub use field::{Field, Fields, Known};
-pub use proxied::{Form, ProxiedHead};
+pub use body::{BodyDecoder, BodyError, DecodeStep, Framing};
+pub use field::{HeaderField, HeaderFields, KnownField};
+pub use proxied::{ProxiedHead, RequestForm};
 pub use reason::Reason;
 pub use request::{RequestHead, Version};
 pub use response::ResponseHead;

@@ -7,15 +7,15 @@ use bytes::Bytes;
 use http::Method;
 
 use super::body::Framing;
-use super::field::{Fields, Known};
-use super::forward::{Nominated, field, number_field, raw_field, status_line};
+use super::field::{HeaderFields, KnownField};
+use super::forward::{ConnectionOptions, field, number_field, raw_field, status_line};
 use super::request::{RawHead, RequestHead, Version};
 use super::response::ResponseHead;
-use super::{Reason, forward::Sent};
+use super::{Reason, forward::ResponseFraming};
 
 /// How it is asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Form {
+pub enum RequestForm {
     /// `CONNECT host:port`.
     Connect,
     /// `GET http://host/path`.
@@ -28,7 +28,7 @@ pub enum Form {
 #[derive(Debug)]
 pub struct ProxiedHead {
     /// How it is asked.
-    pub form: Form,
+    pub form: RequestForm,
     /// The rest. `host` is the authority of the target, not judged; for a CONNECT, `target` is too.
     pub head: RequestHead,
 }
@@ -41,14 +41,14 @@ impl ProxiedHead {
     /// The [`Reason`] to refuse it with. The connection cannot be used further.
     pub fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
         let raw = RawHead::parse(bytes, most)?;
-        let mut hosts = raw.fields.all(Known::Host);
+        let mut hosts = raw.fields.all(KnownField::Host);
         if hosts.next().is_some() && hosts.next().is_some() {
             return Err(Reason::BadHost);
         }
         drop(hosts);
         let (form, target, host) = split(&raw.method, &raw.target)?;
         let mut head = raw.check(target, host)?;
-        if form == Form::Connect && head.framing != Framing::None {
+        if form == RequestForm::Connect && head.framing != Framing::None {
             // RFC 9110 section 9.3.6: bytes that could be a body or the tunnel's.
             return Err(Reason::AmbiguousFraming);
         }
@@ -59,9 +59,9 @@ impl ProxiedHead {
 }
 
 /// How it is asked, path and query, and the authority (RFC 9112 section 3.2).
-fn split(method: &Method, target: &Bytes) -> Result<(Form, Bytes, Bytes), Reason> {
+fn split(method: &Method, target: &Bytes) -> Result<(RequestForm, Bytes, Bytes), Reason> {
     if *method == Method::CONNECT {
-        return Ok((Form::Connect, target.clone(), target.clone()));
+        return Ok((RequestForm::Connect, target.clone(), target.clone()));
     }
     if matches!(target.first(), Some(b'/' | b'*')) {
         return Err(Reason::NotProxied);
@@ -73,9 +73,9 @@ fn split(method: &Method, target: &Bytes) -> Result<(Form, Bytes, Bytes), Reason
         target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     };
     let (form, scheme) = if starts(b"http://") {
-        (Form::Http, 7)
+        (RequestForm::Http, 7)
     } else if starts(b"https://") {
-        (Form::Https, 8)
+        (RequestForm::Https, 8)
     } else {
         return Err(Reason::BadTarget);
     };
@@ -90,19 +90,19 @@ fn split(method: &Method, target: &Bytes) -> Result<(Form, Bytes, Bytes), Reason
 }
 
 /// Whether a field goes on to the far side: it is neither for this hop nor for a proxy.
-fn is_end_to_end(known: Known, name: &[u8], named: &Nominated<'_>) -> bool {
+fn is_end_to_end(known: KnownField, name: &[u8], named: &ConnectionOptions<'_>) -> bool {
     let hop = matches!(
         known,
-        Known::Host
-            | Known::ContentLength
-            | Known::TransferEncoding
-            | Known::Connection
-            | Known::KeepAlive
-            | Known::Proxy
-            | Known::Te
-            | Known::Trailer
-            | Known::Upgrade
-            | Known::Expect
+        KnownField::Host
+            | KnownField::ContentLength
+            | KnownField::TransferEncoding
+            | KnownField::Connection
+            | KnownField::KeepAlive
+            | KnownField::Proxy
+            | KnownField::Te
+            | KnownField::Trailer
+            | KnownField::Upgrade
+            | KnownField::Expect
     );
     let start = name.get(..6).unwrap_or_default();
     !hop && !start.eq_ignore_ascii_case(b"proxy-") && !named.contains(name)
@@ -119,7 +119,7 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead) {
     match head.framing {
         Framing::Length(length) => number_field(out, "Content-Length", length),
         Framing::Chunked => field(out, "Transfer-Encoding", b"chunked"),
-        Framing::None if head.fields.first(Known::ContentLength).is_some() => {
+        Framing::None if head.fields.first(KnownField::ContentLength).is_some() => {
             number_field(out, "Content-Length", 0);
         }
         Framing::None | Framing::Close => {}
@@ -127,39 +127,39 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead) {
     if head.expects_continue {
         field(out, "Expect", b"100-continue");
     }
-    field(out, "Via", if head.version == Version::Http10 { b"1.0 app-gateway" } else { VIA });
+    field(out, "Via", if head.version == Version::Http10 { b"1.0 app-gateway" } else { VIA_VALUE });
     field(out, "Connection", b"close");
     out.extend_from_slice(b"\r\n");
 }
 
 /// RFC 9110 section 7.6.3: what a proxy passes on says that it did.
-const VIA: &[u8] = b"1.1 app-gateway";
+const VIA_VALUE: &[u8] = b"1.1 app-gateway";
 
 /// Writes the head of an origin's answer; `tail` is the rest of it, but for the empty line.
-pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: Sent, tail: &[u8]) {
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: ResponseFraming, tail: &[u8]) {
     status_line(out, head.status, head.phrase());
     write_fields(out, &head.fields, head.framing, None);
     match sent {
-        Sent::Length(length) => number_field(out, "Content-Length", length),
-        Sent::Chunked => field(out, "Transfer-Encoding", b"chunked"),
-        Sent::Close | Sent::Nothing => {}
+        ResponseFraming::Length(length) => number_field(out, "Content-Length", length),
+        ResponseFraming::Chunked => field(out, "Transfer-Encoding", b"chunked"),
+        ResponseFraming::Close | ResponseFraming::Nothing => {}
     }
-    field(out, "Via", VIA);
+    field(out, "Via", VIA_VALUE);
     out.extend_from_slice(tail);
     out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the fields that go on; `hops` are those that `Max-Forwards` has left, if it counts.
-fn write_fields(out: &mut Vec<u8>, fields: &Fields, framing: Framing, hops: Option<u64>) {
-    let named = Nominated::of(fields);
+fn write_fields(out: &mut Vec<u8>, fields: &HeaderFields, framing: Framing, hops: Option<u64>) {
+    let named = ConnectionOptions::of(fields);
     for (known, name, value) in fields.iter() {
-        let announced = known == Known::Trailer && framing == Framing::Chunked;
+        let announced = known == KnownField::Trailer && framing == Framing::Chunked;
         // Ours to say: an origin's would pass for a refusal of the gateway's.
         let ours = name.eq_ignore_ascii_case(b"gateway-reason");
         if !announced && (ours || !is_end_to_end(known, name, &named)) {
             continue;
         }
-        match hops.filter(|_| known == Known::MaxForwards) {
+        match hops.filter(|_| known == KnownField::MaxForwards) {
             Some(hops) => number_field(out, "Max-Forwards", hops.saturating_sub(1)),
             None => raw_field(out, name, value),
         }
@@ -178,16 +178,19 @@ mod tests {
     fn the_authority_is_that_of_the_target() {
         for host in ["Host: a.example\r\n", "Host: b.example:1\r\n", ""] {
             let asked = parse(&format!("CONNECT a.example:443 HTTP/1.1\r\n{host}\r\n")).unwrap();
-            assert_eq!((asked.form, &asked.head.host[..]), (Form::Connect, &b"a.example:443"[..]));
+            assert_eq!(
+                (asked.form, &asked.head.host[..]),
+                (RequestForm::Connect, &b"a.example:443"[..])
+            );
             let asked = parse(&format!("GET http://a.example/b?c HTTP/1.1\r\n{host}\r\n")).unwrap();
-            assert_eq!(asked.form, Form::Http);
+            assert_eq!(asked.form, RequestForm::Http);
             assert_eq!(
                 (&asked.head.host[..], &asked.head.target[..]),
                 (&b"a.example"[..], &b"/b?c"[..])
             );
         }
         let asked = parse("GET HTTPS://a.example:8443?c HTTP/1.1\r\n\r\n").unwrap();
-        assert_eq!((asked.form, &asked.head.target[..]), (Form::Https, &b"/?c"[..]));
+        assert_eq!((asked.form, &asked.head.target[..]), (RequestForm::Https, &b"/?c"[..]));
     }
 
     #[test]

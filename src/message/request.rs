@@ -11,11 +11,11 @@ use http::Method;
 use http::request::Parts;
 
 use super::body::Framing;
-use super::field::{Fields, Known, is_name, tokens, within};
+use super::field::{HeaderFields, KnownField, is_name, tokens, within};
 use super::{Reason, host};
 
 /// The most fields a head may have, whatever the configuration says.
-pub const MOST_FIELDS: usize = 256;
+pub const MAX_HEADER_FIELDS: usize = 256;
 /// The longest method, in letters. Registered ones have up to 17.
 const MAX_METHOD: usize = 32;
 
@@ -54,9 +54,9 @@ pub struct RequestHead {
     /// Authority as the client wrote it, port included; empty only for HTTP/1.0 without `Host`.
     pub host: Bytes,
     /// Where the name and the port stand in it.
-    named: host::Parts,
+    named: host::AuthorityParts,
     /// All fields as they came (HTTP/2: names lower case, cookie crumbs joined).
-    pub fields: Fields,
+    pub fields: HeaderFields,
     /// Where the body ends.
     pub framing: Framing,
     /// `Expect: 100-continue` from an HTTP/1.1 client with a body.
@@ -97,15 +97,15 @@ impl RequestHead {
             return Err(Reason::BadRequest);
         }
         let fields = fields_of(&parts.headers);
-        let hosts: Vec<_> = fields.all(Known::Host).collect();
+        let hosts: Vec<_> = fields.all(KnownField::Host).collect();
         let host = match (authority, hosts.as_slice()) {
             (Some(a), []) => a,
             (None, [h]) => h,
             (Some(a), [h]) if a.eq_ignore_ascii_case(h) => a,
             _ => return Err(Reason::BadHost),
         };
-        let named = host::Parts::of(host).ok_or(Reason::BadHost)?;
-        if fields.all(Known::TransferEncoding).next().is_some() {
+        let named = host::AuthorityParts::of(host).ok_or(Reason::BadHost)?;
+        if fields.all(KnownField::TransferEncoding).next().is_some() {
             return Err(Reason::AmbiguousFraming);
         }
         let length = content_length(&fields)?;
@@ -155,7 +155,7 @@ impl RequestHead {
 
     /// Names the host for a client that named none, as HTTP/1.0 allows. Nothing that is no host.
     pub fn assume_host(&mut self, host: &str) {
-        if let Some(named) = host::Parts::of(host.as_bytes()) {
+        if let Some(named) = host::AuthorityParts::of(host.as_bytes()) {
             (self.host, self.named) = (Bytes::copy_from_slice(host.as_bytes()), named);
         }
     }
@@ -166,7 +166,7 @@ impl RequestHead {
         if !matches!(self.method, Method::OPTIONS | Method::TRACE) {
             return None;
         }
-        parse_length(self.fields.first(Known::MaxForwards)?)
+        parse_length(self.fields.first(KnownField::MaxForwards)?)
     }
 
     /// The port the client asked for, if it named one.
@@ -181,14 +181,14 @@ pub(super) struct RawHead {
     pub(super) version: Version,
     pub(super) method: Method,
     pub(super) target: Bytes,
-    pub(super) fields: Fields,
+    pub(super) fields: HeaderFields,
 }
 
 impl RawHead {
     pub(super) fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
-        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADER_FIELDS];
         let mut parsed = httparse::Request::new(&mut []);
-        let limit = most.min(MOST_FIELDS);
+        let limit = most.min(MAX_HEADER_FIELDS);
         let slots = slots.get_mut(..limit).ok_or(Reason::Internal)?;
         match httparse::ParserConfig::default().parse_request_with_uninit_headers(
             &mut parsed,
@@ -203,7 +203,7 @@ impl RawHead {
         if parsed.method.is_some_and(|method| method.len() > MAX_METHOD) {
             return Err(Reason::BadRequest);
         }
-        let fields = Fields::parsed(bytes, parsed.headers);
+        let fields = HeaderFields::parsed(bytes, parsed.headers);
         let version = if parsed.version == Some(1) { Version::Http11 } else { Version::Http10 };
         let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
             .map_err(|_| Reason::BadRequest)?;
@@ -224,7 +224,7 @@ impl RawHead {
             method,
             target,
             host,
-            named: host::Parts::default(),
+            named: host::AuthorityParts::default(),
             fields,
             framing,
         })
@@ -250,8 +250,8 @@ pub fn judge_line(line: &[u8]) -> Result<(), Reason> {
     Err(if is_simple { Reason::BadVersion } else { Reason::BadRequest })
 }
 
-/// Writes an HTTP/2 field list as text, so that one kind of [`Fields`] serves both versions.
-fn fields_of(map: &http::HeaderMap) -> Fields {
+/// Writes an HTTP/2 field list as text, so that one kind of [`HeaderFields`] serves both versions.
+fn fields_of(map: &http::HeaderMap) -> HeaderFields {
     let mut text = Vec::with_capacity(64 * map.len());
     let mut ranges = Vec::with_capacity(map.len());
     let mut push = |name: &[u8], values: &mut dyn Iterator<Item = &[u8]>, joint: &[u8]| {
@@ -277,7 +277,7 @@ fn fields_of(map: &http::HeaderMap) -> Fields {
             }
         }
     }
-    let mut fields = Fields::new(Bytes::from(text), ranges.len());
+    let mut fields = HeaderFields::new(Bytes::from(text), ranges.len());
     for (name, value) in ranges {
         fields.push(name, value);
     }
@@ -315,10 +315,10 @@ fn split_target(method: &Method, target: Bytes) -> Result<(Bytes, Option<Bytes>)
 /// The one host the message names, or a refusal (RFC 9112 section 3.2).
 fn agreed_host(
     version: Version,
-    fields: &Fields,
+    fields: &HeaderFields,
     authority: Option<Bytes>,
-) -> Result<(Bytes, host::Parts), Reason> {
-    let mut hosts = fields.all(Known::Host);
+) -> Result<(Bytes, host::AuthorityParts), Reason> {
+    let mut hosts = fields.all(KnownField::Host);
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err(Reason::BadHost);
@@ -334,14 +334,14 @@ fn agreed_host(
         (None, None) if version == Version::Http10 => return Ok(Default::default()),
         (None, None) => return Err(Reason::BadHost),
     };
-    let named = host::Parts::of(&host).ok_or(Reason::BadHost)?;
+    let named = host::AuthorityParts::of(&host).ok_or(Reason::BadHost)?;
     Ok((host, named))
 }
 
 /// Where the body ends (RFC 9112 section 6.3), refusing whatever two readers could read differently.
-fn framing(version: Version, fields: &Fields) -> Result<Framing, Reason> {
+fn framing(version: Version, fields: &HeaderFields) -> Result<Framing, Reason> {
     let length = content_length(fields)?;
-    let mut codings = fields.all(Known::TransferEncoding);
+    let mut codings = fields.all(KnownField::TransferEncoding);
     match (codings.next(), codings.next(), length) {
         (None, _, None | Some(0)) => Ok(Framing::None),
         (None, _, Some(length)) => Ok(Framing::Length(length)),
@@ -355,8 +355,8 @@ fn framing(version: Version, fields: &Fields) -> Result<Framing, Reason> {
 }
 
 /// The value of the only `Content-Length`; digits and nothing else.
-pub(super) fn content_length(fields: &Fields) -> Result<Option<u64>, Reason> {
-    let mut lengths = fields.all(Known::ContentLength);
+pub(super) fn content_length(fields: &HeaderFields) -> Result<Option<u64>, Reason> {
+    let mut lengths = fields.all(KnownField::ContentLength);
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
         (Some(digits), None) => parse_length(digits).map(Some).ok_or(Reason::AmbiguousFraming),
@@ -372,8 +372,12 @@ fn parse_length(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-fn expects_continue(version: Version, fields: &Fields, framing: Framing) -> Result<bool, Reason> {
-    match fields.first(Known::Expect) {
+fn expects_continue(
+    version: Version,
+    fields: &HeaderFields,
+    framing: Framing,
+) -> Result<bool, Reason> {
+    match fields.first(KnownField::Expect) {
         None => Ok(false),
         // RFC 9110 section 10.1.1: ignored from HTTP/1.0, and pointless without a body.
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => {
@@ -384,20 +388,23 @@ fn expects_continue(version: Version, fields: &Fields, framing: Framing) -> Resu
 }
 
 /// Whether `Connection` has this token.
-fn connection_has(fields: &Fields, token: &[u8]) -> bool {
-    tokens(fields.all(Known::Connection)).any(|t| t.eq_ignore_ascii_case(token))
+fn connection_has(fields: &HeaderFields, token: &[u8]) -> bool {
+    tokens(fields.all(KnownField::Connection)).any(|t| t.eq_ignore_ascii_case(token))
 }
 
 /// `Connection` may name fields for one hop only (RFC 9110 section 7.6.1). Naming one that says where
 /// the message ends or whom it is for is an attempt to have us remove it.
-fn nominations(fields: &Fields) -> Result<(), Reason> {
+fn nominations(fields: &HeaderFields) -> Result<(), Reason> {
     let vital = |token: &[u8]| {
         matches!(
-            Known::of(token),
-            Known::Host | Known::ContentLength | Known::TransferEncoding | Known::Expect
+            KnownField::of(token),
+            KnownField::Host
+                | KnownField::ContentLength
+                | KnownField::TransferEncoding
+                | KnownField::Expect
         )
     };
-    if tokens(fields.all(Known::Connection)).any(vital) {
+    if tokens(fields.all(KnownField::Connection)).any(vital) {
         return Err(Reason::BadConnection);
     }
     Ok(())
@@ -408,10 +415,11 @@ fn nominations(fields: &Fields) -> Result<(), Reason> {
 fn wants_websocket(
     version: Version,
     method: &Method,
-    fields: &Fields,
+    fields: &HeaderFields,
     framing: Framing,
 ) -> Result<bool, Reason> {
-    let asked = tokens(fields.all(Known::Upgrade)).any(|t| t.eq_ignore_ascii_case(b"websocket"));
+    let asked =
+        tokens(fields.all(KnownField::Upgrade)).any(|t| t.eq_ignore_ascii_case(b"websocket"));
     if !asked || version != Version::Http11 || !connection_has(fields, b"upgrade") {
         return Ok(false);
     }
@@ -423,7 +431,7 @@ fn wants_websocket(
     Ok(true)
 }
 
-fn keeps_alive(version: Version, fields: &Fields) -> bool {
+fn keeps_alive(version: Version, fields: &HeaderFields) -> bool {
     version == Version::Http11 && !connection_has(fields, b"close")
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::body::Framing;
-use super::field::{Fields, Known, tokens, within};
-use super::request::{MOST_FIELDS, content_length};
+use super::field::{HeaderFields, KnownField, tokens, within};
+use super::request::{MAX_HEADER_FIELDS, content_length};
 
 /// The largest head an upstream may send, in bytes.
-pub const MOST_HEAD: usize = 64 * 1024;
+pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
 /// A checked response head.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct ResponseHead {
     /// 100 to 999.
     pub status: u16,
     /// All fields as they came.
-    pub fields: Fields,
+    pub fields: HeaderFields,
     /// Where the body ends.
     pub framing: Framing,
     /// The upstream will take another request on this connection.
@@ -36,7 +36,7 @@ impl ResponseHead {
     ///
     /// What is malformed, over the limits, or says in two ways where the body ends.
     pub fn parse(bytes: &Bytes, head_request: bool) -> Result<Self, &'static str> {
-        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADER_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let complete = httparse::ParserConfig::default().parse_response_with_uninit_headers(
             &mut parsed,
@@ -48,18 +48,19 @@ impl ResponseHead {
             Ok(httparse::Status::Partial) => return Err("incomplete head"),
             Err(error) => return Err(fault(error)),
         }
-        let fields = Fields::parsed(bytes, parsed.headers);
+        let fields = HeaderFields::parsed(bytes, parsed.headers);
         let status = parsed.code.filter(|code| *code >= 100).ok_or("malformed status code")?;
         let http11 = parsed.version == Some(1);
         let phrase = parsed.reason.unwrap_or_default().as_bytes();
         let reason = if phrase.is_empty() { (0, 0) } else { within(bytes, phrase) };
         let framing = framing(status, http11, &fields)?;
         let bodyless = head_request || status < 200 || status == 204 || status == 304;
-        let close = tokens(fields.all(Known::Connection)).any(|t| t.eq_ignore_ascii_case(b"close"));
+        let close =
+            tokens(fields.all(KnownField::Connection)).any(|t| t.eq_ignore_ascii_case(b"close"));
         // What announces a body where there can be none may well send it.
         let surplus = (status < 200 || status == 204)
-            && (fields.first(Known::TransferEncoding).is_some()
-                || fields.first(Known::ContentLength).is_some_and(|length| length != b"0"));
+            && (fields.first(KnownField::TransferEncoding).is_some()
+                || fields.first(KnownField::ContentLength).is_some_and(|length| length != b"0"));
         Ok(Self {
             status,
             keep_alive: http11 && !close && !surplus,
@@ -78,7 +79,7 @@ impl ResponseHead {
     /// How long the upstream says it keeps an idle connection (`Keep-GenerationGuard: timeout=5`).
     #[must_use]
     pub fn keep_alive_hint(&self) -> Option<Duration> {
-        tokens(self.fields.all(Known::KeepAlive)).find_map(|token| {
+        tokens(self.fields.all(KnownField::KeepAlive)).find_map(|token| {
             let (name, value) = std::str::from_utf8(token).ok()?.split_once('=')?;
             let seconds: u32 = value.trim().parse().ok()?;
             name.trim().eq_ignore_ascii_case("timeout").then(|| Duration::from_secs(seconds.into()))
@@ -99,14 +100,14 @@ fn fault(error: httparse::Error) -> &'static str {
     }
 }
 
-fn framing(status: u16, http11: bool, fields: &Fields) -> Result<Framing, &'static str> {
+fn framing(status: u16, http11: bool, fields: &HeaderFields) -> Result<Framing, &'static str> {
     // RFC 9112 section 6.3: these end at the empty line, whatever their fields say.
     if status < 200 || status == 204 {
         return Ok(Framing::None);
     }
     let length =
         content_length(fields).map_err(|_| "Content-Length is repeated, or is not a number")?;
-    let mut codings = fields.all(Known::TransferEncoding);
+    let mut codings = fields.all(KnownField::TransferEncoding);
     match (codings.next(), codings.next(), length) {
         (None, _, Some(length)) => Ok(Framing::Length(length)),
         (None, _, None) => Ok(Framing::Close),

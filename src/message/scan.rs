@@ -2,7 +2,7 @@
 
 /// What a head looks like so far.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Scan {
+pub enum HeadProgress {
     /// It goes on.
     Partial,
     /// It ends before this byte; what follows is body or the next message.
@@ -23,15 +23,15 @@ pub struct HeadScanner {
 
 impl HeadScanner {
     /// Looks at what is new in `bytes`, which must start where it did in earlier calls.
-    pub fn scan(&mut self, bytes: &[u8]) -> Scan {
+    pub fn scan(&mut self, bytes: &[u8]) -> HeadProgress {
         let unseen = bytes.get(self.seen..).unwrap_or_default();
         for offset in memchr::memchr_iter(b'\n', unseen) {
             let at = self.seen + offset;
             if at == 0 || bytes.get(at - 1) != Some(&b'\r') {
-                return Scan::BareLf;
+                return HeadProgress::BareLf;
             }
             if at - 1 == self.line {
-                return Scan::Ends(at + 1);
+                return HeadProgress::Ends(at + 1);
             }
             self.line = at + 1;
             if self.second == 0 {
@@ -39,7 +39,7 @@ impl HeadScanner {
             }
         }
         self.seen = bytes.len();
-        Scan::Partial
+        HeadProgress::Partial
     }
 
     /// The first line, without its end, once it has ended.
@@ -59,8 +59,8 @@ mod tests {
         for cut in 0..head.len() {
             let mut scanner = HeadScanner::default();
             let first = scanner.scan(&head[..cut]);
-            let end = if first == Scan::Partial { scanner.scan(head) } else { first };
-            assert_eq!(end, Scan::Ends(head.len() - 4), "cut at {cut}");
+            let end = if first == HeadProgress::Partial { scanner.scan(head) } else { first };
+            assert_eq!(end, HeadProgress::Ends(head.len() - 4), "cut at {cut}");
         }
     }
 
@@ -73,7 +73,7 @@ mod tests {
             (b"GET /\r\n", Some(&b"GET /"[..])),
             (b"GET /\r\nHost: a\r\n", Some(b"GET /")),
         ] {
-            assert_eq!(scanner.scan(bytes), Scan::Partial);
+            assert_eq!(scanner.scan(bytes), HeadProgress::Partial);
             assert_eq!(scanner.first_line(bytes), line);
         }
     }
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn refuses_bare_lf() {
         for head in [&b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..], b"\n", b"GET / HTTP/1.1\r\n\n"] {
-            assert_eq!(HeadScanner::default().scan(head), Scan::BareLf);
+            assert_eq!(HeadScanner::default().scan(head), HeadProgress::BareLf);
         }
     }
 }

@@ -5,12 +5,12 @@
 //! recommendation says starts a new trace, and `tracestate` goes with it.
 
 /// The length of version 00.
-const LENGTH: usize = 55;
+const TRACEPARENT_LEN: usize = 55;
 
 /// A `traceparent` as it is passed on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TraceParent {
-    text: [u8; LENGTH],
+    text: [u8; TRACEPARENT_LEN],
     continued: bool,
 }
 
@@ -38,8 +38,8 @@ impl TraceParent {
         trusted: bool,
     ) -> Option<Self> {
         let (Some(parent), None) = (came.next(), came.next()) else { return None };
-        let (known, further) = parent.split_at_checked(LENGTH)?;
-        let mut text: [u8; LENGTH] = known.try_into().ok()?;
+        let (known, further) = parent.split_at_checked(TRACEPARENT_LEN)?;
+        let mut text: [u8; TRACEPARENT_LEN] = known.try_into().ok()?;
         let dashes = [2, 35, 52].into_iter().all(|at| text.get(at) == Some(&b'-'));
         let digits = text.iter().filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count();
         let zero = |part: Option<&[u8]>| part.is_none_or(|part| part.iter().all(|b| *b == b'0'));
@@ -49,7 +49,7 @@ impl TraceParent {
             b"00" => further.is_empty(),
             _ => further.first().is_none_or(|b| *b == b'-'),
         };
-        if !dashes || digits != LENGTH - 3 || !version {
+        if !dashes || digits != TRACEPARENT_LEN - 3 || !version {
             return None;
         }
         if zero(text.get(3..35)) || zero(text.get(36..52)) {
@@ -82,7 +82,7 @@ impl TraceParent {
     }
 }
 
-fn put_span(text: &mut [u8; LENGTH], span: u64) {
+fn put_span(text: &mut [u8; TRACEPARENT_LEN], span: u64) {
     let mut digits = [b'0'; 16];
     let span = span.max(1);
     for (index, digit) in digits.iter_mut().enumerate() {
@@ -91,7 +91,7 @@ fn put_span(text: &mut [u8; LENGTH], span: u64) {
     put(text, 36, &digits);
 }
 
-fn put(text: &mut [u8; LENGTH], at: usize, part: &[u8]) {
+fn put(text: &mut [u8; TRACEPARENT_LEN], at: usize, part: &[u8]) {
     if let Some(place) = text.get_mut(at..at + part.len()) {
         place.copy_from_slice(part);
     }

@@ -12,11 +12,11 @@ use crate::addr::ClientAddr;
 /// The open connections of one listener.
 #[derive(Debug, Default)]
 pub struct Admission {
-    open: Mutex<Open>,
+    open: Mutex<OpenConns>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConns {
     all: usize,
     clients: HashMap<IpAddr, usize>,
 }
@@ -30,7 +30,7 @@ pub struct Permit {
 
 /// Why a connection is not admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Full {
+pub enum AdmissionError {
     /// The listener has as many as it may.
     Listener,
     /// This client has.
@@ -49,11 +49,11 @@ impl Admission {
         client: ClientAddr,
         most: usize,
         most_per_client: usize,
-    ) -> Result<Permit, Full> {
+    ) -> Result<Permit, AdmissionError> {
         let client = client.network();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.all >= most {
-            return Err(Full::Listener);
+            return Err(AdmissionError::Listener);
         }
         open.enter(client, most_per_client)?;
         open.all += 1;
@@ -61,12 +61,12 @@ impl Admission {
     }
 }
 
-impl Open {
-    fn enter(&mut self, client: IpAddr, most: usize) -> Result<(), Full> {
+impl OpenConns {
+    fn enter(&mut self, client: IpAddr, most: usize) -> Result<(), AdmissionError> {
         // Not `entry`: a client that is turned away must not leave a zero behind.
         let of_client = self.clients.get(&client).copied().unwrap_or_default();
         if of_client >= most {
-            return Err(Full::Client);
+            return Err(AdmissionError::Client);
         }
         self.clients.insert(client, of_client + 1);
         Ok(())
@@ -89,8 +89,8 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Full::Client`]; it is still counted as it was.
-    pub fn pass_to(&mut self, client: ClientAddr, most: usize) -> Result<(), Full> {
+    /// [`AdmissionError::Client`]; it is still counted as it was.
+    pub fn pass_to(&mut self, client: ClientAddr, most: usize) -> Result<(), AdmissionError> {
         let client = client.network();
         let mut open = self.admission.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.enter(client, most)?;
@@ -122,9 +122,9 @@ mod tests {
         );
         let first = admission.admit(a, 3, 2).unwrap();
         let second = admission.admit(a, 3, 2).unwrap();
-        assert_eq!(admission.admit(a, 3, 2).unwrap_err(), Full::Client);
+        assert_eq!(admission.admit(a, 3, 2).unwrap_err(), AdmissionError::Client);
         let third = admission.admit(b, 3, 2).unwrap();
-        assert_eq!(admission.admit(b, 3, 2).unwrap_err(), Full::Listener);
+        assert_eq!(admission.admit(b, 3, 2).unwrap_err(), AdmissionError::Listener);
         drop(first);
         let again = admission.admit(b, 3, 2);
         assert!(again.is_ok());
@@ -140,8 +140,8 @@ mod tests {
         let mut first = admission.admit(balancer, 3, usize::MAX).unwrap();
         let mut second = admission.admit(balancer, 3, usize::MAX).unwrap();
         first.pass_to(client, 1).unwrap();
-        assert_eq!(second.pass_to(client, 1), Err(Full::Client));
-        assert_eq!(admission.admit(client, 3, 1).unwrap_err(), Full::Client);
+        assert_eq!(second.pass_to(client, 1), Err(AdmissionError::Client));
+        assert_eq!(admission.admit(client, 3, 1).unwrap_err(), AdmissionError::Client);
         drop(first);
         second.pass_to(client, 1).unwrap();
         let open = admission.open.lock().unwrap().clients.clone();

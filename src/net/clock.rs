@@ -19,11 +19,11 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// A worker's clock.
 #[derive(Clone)]
-pub struct Clock(Rc<Table>);
+pub struct CoarseClock(Rc<TimerTable>);
 
-struct Table {
+struct TimerTable {
     now: Cell<Instant>,
-    slots: RefCell<Vec<Slot>>,
+    slots: RefCell<Vec<TimerSlot>>,
     free: RefCell<Vec<usize>>,
     armed: Cell<usize>,
     /// Somebody has asked for the time since the last look.
@@ -34,16 +34,16 @@ struct Table {
 }
 
 #[derive(Default)]
-struct Slot {
+struct TimerSlot {
     deadline: Option<Instant>,
     waker: Option<Waker>,
 }
 
-impl Clock {
-    /// A clock that stands still until [`Clock::run`] is polled.
+impl CoarseClock {
+    /// A clock that stands still until [`CoarseClock::run`] is polled.
     #[must_use]
     pub fn new() -> Self {
-        Self(Rc::new(Table {
+        Self(Rc::new(TimerTable {
             now: Cell::new(Instant::now()),
             slots: RefCell::default(),
             free: RefCell::default(),
@@ -67,13 +67,13 @@ impl Clock {
 
     /// A deadline to be set later; it belongs to one task.
     #[must_use]
-    pub fn alarm(&self) -> Alarm {
+    pub fn alarm(&self) -> Timer {
         let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
             let mut slots = self.0.slots.borrow_mut();
-            slots.push(Slot::default());
+            slots.push(TimerSlot::default());
             slots.len() - 1
         });
-        Alarm { clock: self.clone(), slot }
+        Timer { clock: self.clone(), slot }
     }
 
     /// Wakes every task that waits on an alarm, so that it looks at what has changed.
@@ -108,7 +108,7 @@ impl Clock {
         self.wake(|slot| slot.deadline.is_some_and(|deadline| deadline <= now));
     }
 
-    fn wake(&self, due: impl Fn(&Slot) -> bool) {
+    fn wake(&self, due: impl Fn(&TimerSlot) -> bool) {
         let slots = self.0.slots.borrow();
         let due: Vec<Waker> =
             slots.iter().filter(|slot| due(slot)).filter_map(|slot| slot.waker.clone()).collect();
@@ -119,7 +119,7 @@ impl Clock {
     }
 }
 
-impl Table {
+impl TimerTable {
     /// Notes that the time is asked for, and sees to it that it is the present one.
     fn stir(&self) {
         self.asked.set(true);
@@ -135,19 +135,19 @@ impl Table {
     }
 }
 
-impl Default for Clock {
+impl Default for CoarseClock {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// One deadline. Dropping it forgets it.
-pub struct Alarm {
-    clock: Clock,
+pub struct Timer {
+    clock: CoarseClock,
     slot: usize,
 }
 
-impl Alarm {
+impl Timer {
     /// Sets the deadline to `after` from now, give or take [`TICK`], never early.
     pub fn set(&self, after: Duration) {
         self.set_at(self.clock.now() + after + TICK);
@@ -158,7 +158,7 @@ impl Alarm {
         self.change(Some(deadline));
     }
 
-    /// Takes the deadline away. The task is still woken by [`Clock::wake_all`].
+    /// Takes the deadline away. The task is still woken by [`CoarseClock::wake_all`].
     pub fn clear(&self) {
         self.change(None);
     }
@@ -199,7 +199,7 @@ impl Alarm {
     }
 }
 
-impl Drop for Alarm {
+impl Drop for Timer {
     fn drop(&mut self) {
         self.clear();
         if let Some(slot) = self.clock.0.slots.borrow_mut().get_mut(self.slot) {
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn an_alarm_goes_off_after_its_time_and_not_before() {
         run(async {
-            let clock = Clock::new();
+            let clock = CoarseClock::new();
             tokio::task::spawn_local(clock.clone().run());
             let start = Instant::now();
             let alarm = clock.alarm();
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_clock_that_nobody_asks_sleeps_and_is_right_when_asked() {
         run(async {
-            let clock = Clock::new();
+            let clock = CoarseClock::new();
             tokio::task::spawn_local(clock.clone().run());
             let far = clock.alarm();
             far.set(Duration::from_mins(10));
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_dropped_alarm_leaves_nothing_armed() {
         run(async {
-            let clock = Clock::new();
+            let clock = CoarseClock::new();
             let alarm = clock.alarm();
             alarm.set(Duration::from_secs(1));
             alarm.set(Duration::from_secs(2));
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn wakes_everyone_when_asked() {
         run(async {
-            let clock = Clock::new();
+            let clock = CoarseClock::new();
             let alarm = clock.alarm();
             let told = Rc::new(Cell::new(false));
             let waiting = tokio::task::spawn_local({

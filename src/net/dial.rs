@@ -94,7 +94,7 @@ pub async fn race(
     let deadline = Instant::now() + budget;
     let waiting = in_turns(addrs);
     let mut waiting = waiting.iter().peekable();
-    let mut attempts: Vec<Attempt> = Vec::new();
+    let mut attempts: Vec<DialAttempt> = Vec::new();
     let mut failure = DialError::NoAddress;
     loop {
         if attempts.is_empty() && waiting.peek().is_none() {
@@ -121,9 +121,9 @@ pub async fn race(
     }
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<(TcpStream, SocketAddr), DialError>>>>;
+type DialAttempt = Pin<Box<dyn Future<Output = Result<(TcpStream, SocketAddr), DialError>>>>;
 
-fn attempt(addr: SocketAddr) -> Attempt {
+fn attempt(addr: SocketAddr) -> DialAttempt {
     Box::pin(async move {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that dials")]
         let stream = TcpStream::connect(addr).await.map_err(|error| DialError::of(error, addr))?;
@@ -132,7 +132,7 @@ fn attempt(addr: SocketAddr) -> Attempt {
 }
 
 /// The result of the attempt that ends first; it is taken out. Waits for ever if there is none.
-async fn first(attempts: &mut Vec<Attempt>) -> Result<(TcpStream, SocketAddr), DialError> {
+async fn first(attempts: &mut Vec<DialAttempt>) -> Result<(TcpStream, SocketAddr), DialError> {
     poll_fn(|cx| {
         for index in 0..attempts.len() {
             let polled = attempts.get_mut(index).map(|attempt| attempt.as_mut().poll(cx));

@@ -19,15 +19,15 @@ use rustix::net::{
 };
 
 /// Longest message, in bytes; what is longer is cut off.
-const LONGEST: usize = 60 * 1024;
+const MAX_MESSAGE: usize = 60 * 1024;
 /// How long the other side may take to read what is sent.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One end of a conversation. Its calls block.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct HandoverChannel(OwnedFd);
 
-impl Channel {
+impl HandoverChannel {
     /// Two connected ends; the second is for the other process.
     ///
     /// # Errors
@@ -60,8 +60,8 @@ impl Channel {
     /// The system's; `BrokenPipe` if the other process has gone, `WouldBlock` if it does not read.
     pub fn send(&self, words: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let words = words.as_bytes();
-        let words = words.get(..LONGEST).unwrap_or(words);
-        set_socket_timeout(&self.0, Timeout::Send, Some(PATIENCE))?;
+        let words = words.get(..MAX_MESSAGE).unwrap_or(words);
+        set_socket_timeout(&self.0, Timeout::Send, Some(READ_TIMEOUT))?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let rights = descriptor.as_slice();
@@ -80,7 +80,7 @@ impl Channel {
     /// time.
     pub fn receive(&self, within: Duration) -> io::Result<(String, Option<OwnedFd>)> {
         set_socket_timeout(&self.0, Timeout::Recv, Some(within))?;
-        let mut words = vec![0; LONGEST];
+        let mut words = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut into = [IoSliceMut::new(&mut words)];
@@ -110,9 +110,9 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
-    fn pair() -> (Channel, Channel) {
-        let (ours, theirs) = Channel::pair().unwrap();
-        (ours, Channel(theirs))
+    fn pair() -> (HandoverChannel, HandoverChannel) {
+        let (ours, theirs) = HandoverChannel::pair().unwrap();
+        (ours, HandoverChannel(theirs))
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         here.send(&"x".repeat(100_000), None).unwrap();
         drop(here);
         assert_eq!(there.receive(SOON).unwrap().0, "one");
-        assert_eq!(there.receive(SOON).unwrap().0.len(), LONGEST);
+        assert_eq!(there.receive(SOON).unwrap().0.len(), MAX_MESSAGE);
         let end = there.receive(SOON).unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
         assert!(there.send("late", None).is_err());

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::clock::Clock;
-use super::splice::Pipes;
+use super::clock::CoarseClock;
+use super::splice::SparePipes;
 
 /// Size of the scratch buffer, in bytes: four TLS records.
-const SCRATCH: usize = 64 * 1024;
+const SCRATCH_SIZE: usize = 64 * 1024;
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,11 +29,11 @@ pub enum Phase {
 }
 
 /// A worker's own things: nothing in here is shared with another thread.
-pub struct Local {
+pub struct WorkerLocal {
     /// Deadlines.
-    pub clock: Clock,
+    pub clock: CoarseClock,
     /// Empty pipes, for splicing.
-    pub pipes: Pipes,
+    pub pipes: SparePipes,
     scratch: RefCell<Box<[u8]>>,
     phase: Cell<Phase>,
     spread: Cell<Duration>,
@@ -43,14 +43,14 @@ pub struct Local {
     emptied: Notify,
 }
 
-impl Local {
+impl WorkerLocal {
     /// For the current thread.
     #[must_use]
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            clock: Clock::new(),
-            pipes: Pipes::default(),
-            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            clock: CoarseClock::new(),
+            pipes: SparePipes::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
             phase: Cell::new(Phase::Serving),
             spread: Cell::new(Duration::ZERO),
             generation: Cell::new(0),
@@ -119,7 +119,7 @@ impl Local {
 
     /// Runs a task that a drain waits for.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        let open = Open::new(Rc::clone(self));
+        let open = OpenTasks::new(Rc::clone(self));
         // Boxed: a future that awaits one it was given holds room for it twice.
         let task = Box::pin(task);
         tokio::task::spawn_local(async move {
@@ -153,7 +153,7 @@ pub fn moment_within(spread: Duration) -> Duration {
 
 /// What draining means for one tunnel.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Leave {
+pub enum DrainDeadline {
     /// It has not begun.
     #[default]
     NotYet,
@@ -163,10 +163,10 @@ pub enum Leave {
     At(Instant),
 }
 
-impl Leave {
+impl DrainDeadline {
     /// Notices once that the worker drains; the moment at which the tunnel closes, if it is now that
     /// this was decided.
-    pub fn notice(&mut self, local: &Local, now: Instant) -> Option<Instant> {
+    pub fn notice(&mut self, local: &WorkerLocal, now: Instant) -> Option<Instant> {
         if local.phase() != Phase::Draining || !matches!(self, Self::NotYet) {
             return None;
         }
@@ -181,16 +181,16 @@ impl Leave {
     }
 }
 
-struct Open(Rc<Local>);
+struct OpenTasks(Rc<WorkerLocal>);
 
-impl Open {
-    fn new(local: Rc<Local>) -> Self {
+impl OpenTasks {
+    fn new(local: Rc<WorkerLocal>) -> Self {
         local.open.set(local.open.get() + 1);
         Self(local)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenTasks {
     fn drop(&mut self) {
         let left = self.0.open.get() - 1;
         self.0.open.set(left);

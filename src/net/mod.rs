@@ -1,6 +1,6 @@
 //! How bytes move: listening, dialling, waiting, copying.
 //!
-//! A data worker is one thread with one [`Local`]: its clock, its scratch buffer and its open
+//! A data worker is one thread with one [`WorkerLocal`]: its clock, its scratch buffer and its open
 //! tasks. Only limits are shared between threads: [`admission`] and [`quota`], locked once per
 //! connection.
 //!
@@ -8,29 +8,29 @@
 
 pub mod activation;
 pub mod admission;
-pub mod ahead;
-pub mod aside;
+pub mod blocking;
 pub mod clock;
 pub mod dial;
 pub mod handover;
 pub mod listen;
 pub mod local;
-pub mod outgoing;
 pub mod proxy_protocol;
 pub mod quota;
 pub mod rate;
+pub mod read_ahead;
 pub mod relay;
 pub mod shortage;
 pub mod splice;
 pub mod tunnel;
 pub mod websocket;
+pub mod write_buffer;
 
-pub use ahead::Ahead;
-pub use clock::{Alarm, Clock};
+pub use clock::{CoarseClock, Timer};
 pub use dial::{CheckedAddr, DialError, dial};
-pub use local::{Leave, Local, Phase};
-pub use outgoing::Outgoing;
+pub use local::{DrainDeadline, Phase, WorkerLocal};
+pub use read_ahead::ReadAhead;
 pub use shortage::Shortage;
+pub use write_buffer::WriteBuffer;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

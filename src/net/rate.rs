@@ -1,7 +1,7 @@
 //! A limit in bytes per second, shared by whatever counts towards it.
 //!
 //! The generic cell rate algorithm: one number says until when what has already moved would take
-//! at the allowed rate. While that is less than `BURST` ahead of the clock, more may move; a
+//! at the allowed rate. While that is less than `MAX_BURST` ahead of the clock, more may move; a
 //! piece may overshoot and is then waited for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How far ahead of the rate bytes may run; longer than a coarse clock's tick.
-const BURST: Duration = Duration::from_millis(500);
+const MAX_BURST: Duration = Duration::from_millis(500);
 
 /// Fewest bytes worth a system call.
-const LEAST: usize = 512;
+const MIN_CHUNK: usize = 512;
 
 /// One limit. Shared between workers; touched once per piece moved.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Rate {
         let cost = (1_000_000_000_u128 << 10) / u128::from(bytes_per_second.max(1));
         Self {
             cost: u64::try_from(cost).unwrap_or(u64::MAX).max(1),
-            piece: usize::try_from(bytes_per_second / 16).unwrap_or(usize::MAX).max(LEAST),
+            piece: usize::try_from(bytes_per_second / 16).unwrap_or(usize::MAX).max(MIN_CHUNK),
             epoch: Instant::now(),
             paid_until: AtomicU64::new(0),
         }
@@ -59,7 +59,7 @@ impl Rate {
     #[must_use]
     pub fn wait(&self, now: Instant) -> Option<Instant> {
         let until = self.epoch + Duration::from_nanos(self.paid_until.load(Ordering::Relaxed));
-        (until > now + BURST).then(|| until.checked_sub(BURST).unwrap_or(until))
+        (until > now + MAX_BURST).then(|| until.checked_sub(MAX_BURST).unwrap_or(until))
     }
 
     fn since(&self, now: Instant) -> u64 {

@@ -16,17 +16,17 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::local::moment_within;
-use super::websocket::{Close, Frames, Sender};
-use super::{Alarm, Io, Leave, Local, Outgoing, Phase};
+use super::websocket::{CloseFrame, FrameSender, FrameTracker};
+use super::{DrainDeadline, Io, Phase, Timer, WorkerLocal, WriteBuffer};
 
-mod farewell;
+mod close_handshake;
 
 /// Reads per poll before others get their turn.
-const TURNS: usize = 16;
+const MAX_READS_PER_POLL: usize = 16;
 
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum RelayEnd {
     /// Side A closed first.
     ClosedByA,
     /// Side B closed first.
@@ -47,9 +47,9 @@ pub enum End {
 
 /// What a relay did.
 #[derive(Clone, Copy, Debug)]
-pub struct Summary {
+pub struct RelaySummary {
     /// How it ended.
-    pub end: End,
+    pub end: RelayEnd,
     /// Bytes from A to B.
     pub a_to_b: u64,
     /// Bytes from B to A.
@@ -62,26 +62,26 @@ pub struct Summary {
     pub silent: Duration,
 }
 
-impl End {
+impl RelayEnd {
     /// What the peers of a WebSocket are told, if it is we who end it.
-    fn close(self) -> Option<Close> {
+    fn close(self) -> Option<CloseFrame> {
         match self {
             Self::ClosedByA | Self::ClosedByB | Self::BrokenA | Self::BrokenB => None,
-            Self::Idle => Some(Close { code: 1001, word: "tunnel_idle" }),
-            Self::Draining => Some(Close { code: 1001, word: "draining" }),
-            Self::Forbidden => Some(Close { code: 1008, word: "policy" }),
-            Self::Outdated => Some(Close { code: 1001, word: "handshake_outdated" }),
+            Self::Idle => Some(CloseFrame { code: 1001, word: "tunnel_idle" }),
+            Self::Draining => Some(CloseFrame { code: 1001, word: "draining" }),
+            Self::Forbidden => Some(CloseFrame { code: 1008, word: "policy" }),
+            Self::Outdated => Some(CloseFrame { code: 1001, word: "handshake_outdated" }),
         }
     }
 }
 
 /// Whoever a relay belongs to.
-pub trait Owner {
+pub trait RelayOwner {
     /// Whether it may go on under a configuration that has changed.
     fn standing(&self) -> Standing;
 
     /// Told of bytes as they move.
-    fn moved(&self, moved: Moved) {
+    fn moved(&self, moved: RelayedBytes) {
         let _ = moved;
     }
 }
@@ -91,15 +91,15 @@ pub trait Owner {
 pub enum Standing {
     /// It goes on.
     Stays,
-    /// It ends at a random moment within this time, with [`End::Outdated`].
+    /// It ends at a random moment within this time, with [`RelayEnd::Outdated`].
     Leaves(Duration),
-    /// It ends at once, with [`End::Forbidden`].
+    /// It ends at once, with [`RelayEnd::Forbidden`].
     Forbidden,
 }
 
 /// What has moved.
 #[derive(Clone, Copy, Debug)]
-pub struct Moved {
+pub struct RelayedBytes {
     /// Bytes since the last time.
     pub a_to_b: u64,
     /// Bytes since the last time.
@@ -108,14 +108,14 @@ pub struct Moved {
     pub messages: [u8; 2],
 }
 
-impl<F: Fn() -> bool> Owner for F {
+impl<F: Fn() -> bool> RelayOwner for F {
     fn standing(&self) -> Standing {
         if self() { Standing::Stays } else { Standing::Forbidden }
     }
 }
 
 /// One end of a relay: a stream, and what was already read from it.
-pub struct Side<T> {
+pub struct RelaySide<T> {
     /// The stream.
     pub io: T,
     /// Read from it before the relay began; goes first.
@@ -130,12 +130,12 @@ pub struct Side<T> {
 ///
 /// Dropping the future closes both streams.
 pub fn relay<A: Io, B: Io>(
-    local: &Rc<Local>,
-    a: Side<A>,
-    b: Side<B>,
+    local: &Rc<WorkerLocal>,
+    a: RelaySide<A>,
+    b: RelaySide<B>,
     idle: Duration,
-    owner: &dyn Owner,
-) -> impl Future<Output = Summary> {
+    owner: &dyn RelayOwner,
+) -> impl Future<Output = RelaySummary> {
     join(local, (a, None), (b, None), idle, owner)
 }
 
@@ -147,34 +147,35 @@ pub fn relay<A: Io, B: Io>(
 ///
 /// Dropping the future closes both streams, without Close frames.
 pub fn relay_websocket<A: Io, B: Io>(
-    local: &Rc<Local>,
-    a: Side<A>,
-    b: Side<B>,
+    local: &Rc<WorkerLocal>,
+    a: RelaySide<A>,
+    b: RelaySide<B>,
     idle: Duration,
-    owner: &dyn Owner,
-) -> impl Future<Output = Summary> {
-    let frames = |sender| Some(Frames::of(sender));
-    join(local, (a, frames(Sender::Client)), (b, frames(Sender::Server)), idle, owner)
+    owner: &dyn RelayOwner,
+) -> impl Future<Output = RelaySummary> {
+    let frames = |sender| Some(FrameTracker::of(sender));
+    join(local, (a, frames(FrameSender::Client)), (b, frames(FrameSender::Server)), idle, owner)
 }
 
 async fn join<A: Io, B: Io>(
-    local: &Rc<Local>,
-    (a, a_frames): (Side<A>, Option<Frames>),
-    (b, b_frames): (Side<B>, Option<Frames>),
+    local: &Rc<WorkerLocal>,
+    (a, a_frames): (RelaySide<A>, Option<FrameTracker>),
+    (b, b_frames): (RelaySide<B>, Option<FrameTracker>),
     idle: Duration,
-    owner: &dyn Owner,
-) -> Summary {
-    let (Side { io: mut a, early: a_early }, Side { io: mut b, early: b_early }) = (a, b);
-    let (mut ab, mut ba) = (Direction::new(&a_early, a_frames), Direction::new(&b_early, b_frames));
+    owner: &dyn RelayOwner,
+) -> RelaySummary {
+    let (RelaySide { io: mut a, early: a_early }, RelaySide { io: mut b, early: b_early }) = (a, b);
+    let (mut ab, mut ba) =
+        (RelayDirection::new(&a_early, a_frames), RelayDirection::new(&b_early, b_frames));
     drop((a_early, b_early));
     let alarm = local.clock.alarm();
     alarm.set(idle);
-    let mut watch = Watch {
+    let mut watch = IdleWatch {
         alarm,
         idle,
         moved: local.clock.now(),
         first: None,
-        leave: Leave::NotYet,
+        leave: DrainDeadline::NotYet,
         outdated: None,
         generation: local.generation(),
         told: (0, 0),
@@ -186,26 +187,26 @@ async fn join<A: Io, B: Io>(
             watch.tell(owner, &ab, &ba);
         }
         match polled.0 {
-            Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenA),
-            Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenB),
-            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByA),
+            Poll::Ready(Err(RelayError::From)) => return Poll::Ready(RelayEnd::BrokenA),
+            Poll::Ready(Err(RelayError::To)) => return Poll::Ready(RelayEnd::BrokenB),
+            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(RelayEnd::ClosedByA),
             Poll::Pending => {}
         }
         match polled.1 {
-            Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenB),
-            Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenA),
-            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByB),
+            Poll::Ready(Err(RelayError::From)) => return Poll::Ready(RelayEnd::BrokenB),
+            Poll::Ready(Err(RelayError::To)) => return Poll::Ready(RelayEnd::BrokenA),
+            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(RelayEnd::ClosedByB),
             Poll::Pending => {}
         }
         if ab.closed && ba.closed {
-            return Poll::Ready(watch.first.unwrap_or(End::ClosedByA));
+            return Poll::Ready(watch.first.unwrap_or(RelayEnd::ClosedByA));
         }
         if watch.generation != local.generation() {
             watch.generation = local.generation();
             match owner.standing() {
                 Standing::Stays => watch.outdated = None,
                 Standing::Leaves(within) => watch.leave_within(within, local),
-                Standing::Forbidden => return Poll::Ready(End::Forbidden),
+                Standing::Forbidden => return Poll::Ready(RelayEnd::Forbidden),
             }
         }
         watch.poll(cx, local)
@@ -216,7 +217,7 @@ async fn join<A: Io, B: Io>(
     let mut close_code = None;
     if let Some(close) = end.close() {
         // Boxed: a tunnel that is open has no room for how it ends.
-        let told = Box::pin(farewell::say(
+        let told = Box::pin(close_handshake::say(
             local,
             &watch.alarm,
             (&mut ab, &mut a),
@@ -226,16 +227,16 @@ async fn join<A: Io, B: Io>(
         close_code = told.await.then_some(close.code);
     }
     watch.tell(owner, &ab, &ba);
-    Summary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code, said_close, silent }
+    RelaySummary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code, said_close, silent }
 }
 
 /// Looks after the idle time without touching the alarm for each message.
-struct Watch {
-    alarm: Alarm,
+struct IdleWatch {
+    alarm: Timer,
     idle: Duration,
     moved: Instant,
-    first: Option<End>,
-    leave: Leave,
+    first: Option<RelayEnd>,
+    leave: DrainDeadline,
     /// When it ends because the handshake of side A does not suffice any more.
     outdated: Option<Instant>,
     generation: u64,
@@ -243,11 +244,11 @@ struct Watch {
     told: (u64, u64),
 }
 
-impl Watch {
+impl IdleWatch {
     /// Tells of bytes that have moved since the last time.
-    fn tell(&mut self, owner: &dyn Owner, ab: &Direction, ba: &Direction) {
+    fn tell(&mut self, owner: &dyn RelayOwner, ab: &RelayDirection, ba: &RelayDirection) {
         let (a_to_b, b_to_a) = std::mem::replace(&mut self.told, (ab.bytes, ba.bytes));
-        owner.moved(Moved {
+        owner.moved(RelayedBytes {
             a_to_b: ab.bytes - a_to_b,
             b_to_a: ba.bytes - b_to_a,
             messages: [ab.messages(), ba.messages()],
@@ -255,16 +256,16 @@ impl Watch {
     }
 
     /// Ends the relay at a random moment, unless that is set already.
-    fn leave_within(&mut self, within: Duration, local: &Local) {
+    fn leave_within(&mut self, within: Duration, local: &WorkerLocal) {
         let now = local.clock.now();
         let at = *self.outdated.get_or_insert_with(|| now + moment_within(within));
         self.alarm.set_at(at);
     }
 
-    fn poll(&mut self, cx: &Context<'_>, local: &Local) -> Poll<End> {
+    fn poll(&mut self, cx: &Context<'_>, local: &WorkerLocal) -> Poll<RelayEnd> {
         let now = local.clock.now();
         if local.phase() == Phase::Cutting {
-            return Poll::Ready(End::Draining);
+            return Poll::Ready(RelayEnd::Draining);
         }
         if let Some(at) = self.leave.notice(local, now) {
             self.alarm.set_at(at);
@@ -273,11 +274,11 @@ impl Watch {
             return Poll::Pending;
         }
         if self.outdated.is_some_and(|at| at <= now) {
-            return Poll::Ready(End::Outdated);
+            return Poll::Ready(RelayEnd::Outdated);
         }
         if let Some(at) = self.leave.at() {
             if at <= now {
-                return Poll::Ready(End::Draining);
+                return Poll::Ready(RelayEnd::Draining);
             }
             self.alarm.set_at(at);
             return Poll::Pending;
@@ -287,27 +288,27 @@ impl Watch {
             self.alarm.set_at(self.outdated.map_or(due + super::clock::TICK, |at| at.min(due)));
             return Poll::Pending;
         }
-        Poll::Ready(End::Idle)
+        Poll::Ready(RelayEnd::Idle)
     }
 }
 
-enum Broken {
+enum RelayError {
     From,
     To,
 }
 
-struct Direction {
-    out: Outgoing,
+struct RelayDirection {
+    out: WriteBuffer,
     bytes: u64,
     /// Of a WebSocket.
-    frames: Option<Frames>,
+    frames: Option<FrameTracker>,
     ended: bool,
     closed: bool,
 }
 
-impl Direction {
-    fn new(early: &[u8], mut frames: Option<Frames>) -> Self {
-        let mut out = Outgoing::new();
+impl RelayDirection {
+    fn new(early: &[u8], mut frames: Option<FrameTracker>) -> Self {
+        let mut out = WriteBuffer::new();
         out.staged().extend_from_slice(early);
         if let Some(frames) = &mut frames {
             frames.pass(early);
@@ -326,16 +327,16 @@ impl Direction {
     fn poll<R: Io, W: Io>(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         from: &mut R,
         to: &mut W,
-    ) -> Poll<Result<(), Broken>> {
-        for _ in 0..TURNS {
+    ) -> Poll<Result<(), RelayError>> {
+        for _ in 0..MAX_READS_PER_POLL {
             if self.closed {
                 return Poll::Ready(Ok(()));
             }
             if !self.out.is_empty() || self.ended {
-                ready!(self.out.poll_flush(cx, to)).map_err(|_| Broken::To)?;
+                ready!(self.out.poll_flush(cx, to)).map_err(|_| RelayError::To)?;
             }
             if self.ended {
                 // The far side may already have gone; that is no failure of this direction.
@@ -347,7 +348,7 @@ impl Direction {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
                     if let Poll::Ready(Err(_)) = self.out.poll_flush(cx, to) {
-                        return Poll::Ready(Err(Broken::To));
+                        return Poll::Ready(Err(RelayError::To));
                     }
                     return Poll::Pending;
                 }
@@ -363,13 +364,13 @@ impl Direction {
         scratch: &mut [u8],
         from: &mut R,
         to: &mut W,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), RelayError>> {
         let mut buffer = ReadBuf::new(scratch);
         match ready!(Pin::new(from).poll_read(cx, &mut buffer)) {
             Ok(()) => {}
             // A peer that closes TCP without TLS's close_notify has closed all the same.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(_) => return Poll::Ready(Err(Broken::From)),
+            Err(_) => return Poll::Ready(Err(RelayError::From)),
         }
         let data = buffer.filled();
         self.ended = data.is_empty();
@@ -378,7 +379,7 @@ impl Direction {
             frames.pass(data);
         }
         if !data.is_empty() {
-            self.out.write(cx, to, [data, &[], &[]]).map_err(|_| Broken::To)?;
+            self.out.write(cx, to, [data, &[], &[]]).map_err(|_| RelayError::To)?;
         }
         Poll::Ready(Ok(()))
     }

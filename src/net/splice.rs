@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 
 /// Size asked for a pipe, in bytes. A pipe holds a fixed number of pieces, and a piece from a
 /// network card is a packet, so the default of 64 KiB would carry a third of that at a time.
-const SIZE: usize = 256 * 1024;
+const PIPE_SIZE: usize = 256 * 1024;
 /// Empty pipes a worker keeps for the next use.
-const KEPT: usize = 16;
+const MAX_SPARE_PIPES: usize = 16;
 
 /// A pipe and how many bytes are in it.
 #[derive(Debug)]
-pub struct Pipe {
+pub struct SplicePipe {
     read: OwnedFd,
     write: OwnedFd,
     held: usize,
@@ -28,34 +28,34 @@ pub struct Pipe {
 
 /// A worker's empty pipes.
 #[derive(Debug, Default)]
-pub struct Pipes(RefCell<Vec<Pipe>>);
+pub struct SparePipes(RefCell<Vec<SplicePipe>>);
 
-impl Pipes {
+impl SparePipes {
     /// An empty pipe.
     ///
     /// # Errors
     ///
     /// The system's, if there is none at hand and none to be had.
-    pub fn take(&self) -> io::Result<Pipe> {
+    pub fn take(&self) -> io::Result<SplicePipe> {
         if let Some(pipe) = self.0.borrow_mut().pop() {
             return Ok(pipe);
         }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A user may hold so many pages in pipes; beyond that the default size has to do.
-        let _ = fcntl_setpipe_size(&write, SIZE);
-        Ok(Pipe { read, write, held: 0 })
+        let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
+        Ok(SplicePipe { read, write, held: 0 })
     }
 
     /// Takes an empty pipe back. One that still holds bytes is closed: they belong to somebody.
-    pub fn put(&self, pipe: Pipe) {
+    pub fn put(&self, pipe: SplicePipe) {
         let mut kept = self.0.borrow_mut();
-        if pipe.held == 0 && kept.len() < KEPT {
+        if pipe.held == 0 && kept.len() < MAX_SPARE_PIPES {
             kept.push(pipe);
         }
     }
 }
 
-impl Pipe {
+impl SplicePipe {
     /// Bytes in it.
     #[must_use]
     pub fn held(&self) -> usize {

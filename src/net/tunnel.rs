@@ -20,40 +20,40 @@ use tokio::time::Instant;
 
 use super::clock::TICK;
 use super::rate::Rate;
-use super::splice::Pipe;
-use super::{Ahead, Alarm, Io, Leave, Local, Outgoing, Phase};
+use super::splice::SplicePipe;
+use super::{DrainDeadline, Io, Phase, ReadAhead, Timer, WorkerLocal, WriteBuffer};
 
 mod screen;
 
 pub use screen::{Refused, Screen, Step};
 
 /// Reads per poll before others get their turn.
-const TURNS: usize = 8;
+const MAX_READS_PER_POLL: usize = 8;
 /// Reads in a row that must fill the scratch buffer before bytes are spliced.
-const FULL_READS: u8 = 2;
+const FULL_READS_BEFORE_SPLICE: u8 = 2;
 /// A flood is over when the socket is empty after fewer bytes than this.
-const TRICKLE: usize = 32 * 1024;
+const MIN_SPLICE_BURST: usize = 32 * 1024;
 /// Bytes spliced at once, at most.
-const MOST: usize = 1 << 20;
+const MAX_SPLICE: usize = 1 << 20;
 
 /// One end of a tunnel.
-pub trait Leg: Io {
+pub trait TunnelStream: Io {
     /// The bare socket, if there is nothing between it and the bytes.
     fn socket(&self) -> Option<&TcpStream> {
         None
     }
 }
 
-impl Leg for TcpStream {
+impl TunnelStream for TcpStream {
     fn socket(&self) -> Option<&TcpStream> {
         Some(self)
     }
 }
 
-impl Leg for Box<tokio_rustls::server::TlsStream<Ahead>> {}
+impl TunnelStream for Box<tokio_rustls::server::TlsStream<ReadAhead>> {}
 
 /// What a tunnel may do.
-pub struct Terms<'a> {
+pub struct TunnelLimits<'a> {
     /// Longest silence, both directions together.
     pub idle: Duration,
     /// When it ends whatever happens.
@@ -61,14 +61,14 @@ pub struct Terms<'a> {
     /// Limits on bytes per second, both directions together.
     pub rates: [Option<Arc<Rate>>; 2],
     /// Where bytes are counted while it is open.
-    pub moved: &'a Moved,
+    pub moved: &'a ByteCounts,
     /// Asked once after each change of configuration.
     pub allowed: &'a dyn Fn() -> bool,
 }
 
 /// Bytes moved so far; may be looked at from other threads.
 #[derive(Debug, Default)]
-pub struct Moved {
+pub struct ByteCounts {
     /// From A to B.
     pub a_to_b: AtomicU64,
     /// From B to A.
@@ -77,7 +77,7 @@ pub struct Moved {
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum TunnelEnd {
     /// Side A closed first.
     ClosedByA,
     /// Side B closed first.
@@ -101,15 +101,15 @@ pub enum End {
 /// # Cancellation
 ///
 /// Dropping the future closes both.
-pub async fn join<A: Leg, B: Leg>(
-    local: &Rc<Local>,
+pub async fn join<A: TunnelStream, B: TunnelStream>(
+    local: &Rc<WorkerLocal>,
     (a, of_a): (A, Bytes),
     (b, of_b): (B, Bytes),
-    terms: Terms<'_>,
-) -> End {
-    let (ab, ba) = (Direction::new(&of_a), Direction::new(&of_b));
+    terms: TunnelLimits<'_>,
+) -> TunnelEnd {
+    let (ab, ba) = (CopyDirection::new(&of_a), CopyDirection::new(&of_b));
     drop((of_a, of_b));
-    let watch = Watch::new(local, &terms);
+    let watch = TunnelTimers::new(local, &terms);
     go_on(local, (a, b), (ab, ba), watch, terms).await
 }
 
@@ -123,15 +123,15 @@ pub async fn join<A: Leg, B: Leg>(
 /// # Cancellation
 ///
 /// Dropping the future closes both.
-pub async fn join_screened<A: Leg, B: Leg, S: Screen>(
-    local: &Rc<Local>,
+pub async fn join_screened<A: TunnelStream, B: TunnelStream, S: Screen>(
+    local: &Rc<WorkerLocal>,
     (mut a, of_a): (A, Bytes),
     (mut b, of_b): (B, Bytes),
-    terms: Terms<'_>,
+    terms: TunnelLimits<'_>,
     (mut screen, ahead): (Box<S>, Bytes),
-) -> Result<End, Refused<S, A>> {
-    let (mut ab, mut ba) = (Direction::new(&of_a), Direction::new(&[]));
-    let mut watch = Watch::new(local, &terms);
+) -> Result<TunnelEnd, Refused<S, A>> {
+    let (mut ab, mut ba) = (CopyDirection::new(&of_a), CopyDirection::new(&[]));
+    let mut watch = TunnelTimers::new(local, &terms);
     // Boxed: a tunnel that is open has no room for how it began.
     let screened = Box::pin(async {
         let mut pair = screen::Pair { a: &mut a, b: &mut b, ab: &mut ab, ba: &mut ba };
@@ -150,30 +150,30 @@ pub async fn join_screened<A: Leg, B: Leg, S: Screen>(
 }
 
 /// Moves bytes until the tunnel ends.
-async fn go_on<A: Leg, B: Leg>(
-    local: &Rc<Local>,
+async fn go_on<A: TunnelStream, B: TunnelStream>(
+    local: &Rc<WorkerLocal>,
     (mut a, mut b): (A, B),
-    (mut ab, mut ba): (Direction, Direction),
-    mut watch: Watch,
-    terms: Terms<'_>,
-) -> End {
+    (mut ab, mut ba): (CopyDirection, CopyDirection),
+    mut watch: TunnelTimers,
+    terms: TunnelLimits<'_>,
+) -> TunnelEnd {
     poll_fn(|cx| {
         let now = local.clock.now();
         let held_until = terms.rates.iter().flatten().filter_map(|rate| rate.wait(now)).max();
         let before = ab.bytes + ba.bytes;
         let piece = terms.rates.iter().flatten().map(|rate| rate.piece()).min();
-        let pass = Pass { local, held: held_until.is_some(), piece, last: ba.closed };
+        let pass = PollPass { local, held: held_until.is_some(), piece, last: ba.closed };
         match ab.poll(cx, &pass, &mut a, &mut b) {
-            Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenA),
-            Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenB),
-            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByA),
+            Poll::Ready(Err(TunnelError::From)) => return Poll::Ready(TunnelEnd::BrokenA),
+            Poll::Ready(Err(TunnelError::To)) => return Poll::Ready(TunnelEnd::BrokenB),
+            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(TunnelEnd::ClosedByA),
             Poll::Pending => {}
         }
-        let pass = Pass { last: ab.closed, ..pass };
+        let pass = PollPass { last: ab.closed, ..pass };
         match ba.poll(cx, &pass, &mut b, &mut a) {
-            Poll::Ready(Err(Broken::From)) => return Poll::Ready(End::BrokenB),
-            Poll::Ready(Err(Broken::To)) => return Poll::Ready(End::BrokenA),
-            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(End::ClosedByB),
+            Poll::Ready(Err(TunnelError::From)) => return Poll::Ready(TunnelEnd::BrokenB),
+            Poll::Ready(Err(TunnelError::To)) => return Poll::Ready(TunnelEnd::BrokenA),
+            Poll::Ready(Ok(())) => _ = watch.first.get_or_insert(TunnelEnd::ClosedByB),
             Poll::Pending => {}
         }
         let moved = ab.bytes + ba.bytes - before;
@@ -187,7 +187,7 @@ async fn go_on<A: Leg, B: Leg>(
             }
         }
         if ab.closed && ba.closed {
-            return Poll::Ready(watch.first.unwrap_or(End::ClosedByA));
+            return Poll::Ready(watch.first.unwrap_or(TunnelEnd::ClosedByA));
         }
         watch.poll(cx, local, &terms, held_until)
     })
@@ -195,23 +195,23 @@ async fn go_on<A: Leg, B: Leg>(
 }
 
 /// When to look again, and whether it is over, without touching the alarm for each piece.
-struct Watch {
-    alarm: Alarm,
+struct TunnelTimers {
+    alarm: Timer,
     moved: Instant,
-    first: Option<End>,
-    leave: Leave,
+    first: Option<TunnelEnd>,
+    leave: DrainDeadline,
     generation: u64,
 }
 
-impl Watch {
-    fn new(local: &Local, terms: &Terms<'_>) -> Self {
+impl TunnelTimers {
+    fn new(local: &WorkerLocal, terms: &TunnelLimits<'_>) -> Self {
         let alarm = local.clock.alarm();
         let now = local.clock.now();
         let watch = Self {
             alarm,
             moved: now,
             first: None,
-            leave: Leave::NotYet,
+            leave: DrainDeadline::NotYet,
             generation: local.generation(),
         };
         watch.alarm.set_at(watch.due(terms, None) + TICK);
@@ -219,7 +219,7 @@ impl Watch {
     }
 
     /// The earliest moment at which something is to be done.
-    fn due(&self, terms: &Terms<'_>, held_until: Option<Instant>) -> Instant {
+    fn due(&self, terms: &TunnelLimits<'_>, held_until: Option<Instant>) -> Instant {
         let idle = self.moved + terms.idle;
         [self.leave.at(), terms.ends_at, held_until].into_iter().flatten().fold(idle, Instant::min)
     }
@@ -227,19 +227,19 @@ impl Watch {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
-        terms: &Terms<'_>,
+        local: &WorkerLocal,
+        terms: &TunnelLimits<'_>,
         held_until: Option<Instant>,
-    ) -> Poll<End> {
+    ) -> Poll<TunnelEnd> {
         let now = local.clock.now();
         if self.generation != local.generation() {
             self.generation = local.generation();
             if !(terms.allowed)() {
-                return Poll::Ready(End::Forbidden);
+                return Poll::Ready(TunnelEnd::Forbidden);
             }
         }
         if local.phase() == Phase::Cutting {
-            return Poll::Ready(End::Draining);
+            return Poll::Ready(TunnelEnd::Draining);
         }
         if let Some(at) = self.leave.notice(local, now) {
             self.alarm.set_at(at);
@@ -251,13 +251,13 @@ impl Watch {
             return Poll::Pending;
         }
         if self.leave.at().is_some_and(|at| at <= now) {
-            return Poll::Ready(End::Draining);
+            return Poll::Ready(TunnelEnd::Draining);
         }
         if terms.ends_at.is_some_and(|at| at <= now) {
-            return Poll::Ready(End::Expired);
+            return Poll::Ready(TunnelEnd::Expired);
         }
         if self.moved + terms.idle <= now {
-            return Poll::Ready(End::Idle);
+            return Poll::Ready(TunnelEnd::Idle);
         }
         self.alarm.set_at(self.due(terms, held_until) + TICK);
         if held_until.is_some() {
@@ -269,14 +269,14 @@ impl Watch {
     }
 }
 
-enum Broken {
+enum TunnelError {
     From,
     To,
 }
 
 /// What applies to one look at both directions.
-struct Pass<'a> {
-    local: &'a Local,
+struct PollPass<'a> {
+    local: &'a WorkerLocal,
     /// Nothing more may be read for now.
     held: bool,
     /// Bytes that may be read before the rates are asked again.
@@ -286,7 +286,7 @@ struct Pass<'a> {
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Way {
+enum CopyMode {
     /// Through the scratch buffer; so many reads in a row have filled it.
     Copy(u8),
     /// Inside the kernel.
@@ -295,10 +295,10 @@ enum Way {
     CopyOnly,
 }
 
-struct Direction {
-    out: Outgoing,
-    pipe: Option<Pipe>,
-    way: Way,
+struct CopyDirection {
+    out: WriteBuffer,
+    pipe: Option<SplicePipe>,
+    way: CopyMode,
     /// Spliced since the socket was last empty.
     run: usize,
     bytes: u64,
@@ -306,14 +306,14 @@ struct Direction {
     closed: bool,
 }
 
-impl Direction {
+impl CopyDirection {
     fn new(early: &[u8]) -> Self {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         out.staged().extend_from_slice(early);
         Self {
             out,
             pipe: None,
-            way: Way::Copy(0),
+            way: CopyMode::Copy(0),
             run: 0,
             bytes: early.len() as u64,
             ended: false,
@@ -322,20 +322,20 @@ impl Direction {
     }
 
     /// Moves what can be moved; ready when the far side has been told that nothing follows.
-    fn poll<R: Leg, W: Leg>(
+    fn poll<R: TunnelStream, W: TunnelStream>(
         &mut self,
         cx: &mut Context<'_>,
-        pass: &Pass<'_>,
+        pass: &PollPass<'_>,
         from: &mut R,
         to: &mut W,
-    ) -> Poll<Result<(), Broken>> {
-        let turns = if pass.piece.is_some() { 1 } else { TURNS };
+    ) -> Poll<Result<(), TunnelError>> {
+        let turns = if pass.piece.is_some() { 1 } else { MAX_READS_PER_POLL };
         for _ in 0..turns {
             if self.closed {
                 return Poll::Ready(Ok(()));
             }
             if !self.out.is_empty() || self.ended {
-                ready!(self.out.poll_flush(cx, to)).map_err(|_| Broken::To)?;
+                ready!(self.out.poll_flush(cx, to)).map_err(|_| TunnelError::To)?;
             }
             if self.ended && self.pipe.is_none() {
                 // Closing a bare socket says the same; and the far side may already have gone, which
@@ -347,7 +347,7 @@ impl Direction {
                 continue;
             }
             let step = match (self.way, from.socket(), to.socket()) {
-                (Way::Splice, Some(from), Some(to)) => self.splice(cx, pass, from, to),
+                (CopyMode::Splice, Some(from), Some(to)) => self.splice(cx, pass, from, to),
                 _ if pass.held => return Poll::Pending,
                 _ => pass.local.with_scratch(|scratch| {
                     let size = pass.piece.map_or(scratch.len(), |piece| piece.min(scratch.len()));
@@ -358,7 +358,7 @@ impl Direction {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
                     if let Poll::Ready(Err(_)) = self.out.poll_flush(cx, to) {
-                        return Poll::Ready(Err(Broken::To));
+                        return Poll::Ready(Err(TunnelError::To));
                     }
                     return Poll::Pending;
                 }
@@ -368,34 +368,37 @@ impl Direction {
         Poll::Pending
     }
 
-    fn copy<R: Leg, W: Leg>(
+    fn copy<R: TunnelStream, W: TunnelStream>(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
         from: &mut R,
         to: &mut W,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), TunnelError>> {
         let size = scratch.len();
         let mut buffer = ReadBuf::new(scratch);
         match ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)) {
             Ok(()) => {}
             // A peer that closes TCP without TLS's close_notify has closed all the same.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(_) => return Poll::Ready(Err(Broken::From)),
+            Err(_) => return Poll::Ready(Err(TunnelError::From)),
         }
         let data = buffer.filled();
         self.ended = data.is_empty();
         self.bytes += data.len() as u64;
         if !data.is_empty() {
-            self.out.write(cx, to, [data, &[], &[]]).map_err(|_| Broken::To)?;
+            self.out.write(cx, to, [data, &[], &[]]).map_err(|_| TunnelError::To)?;
         }
-        if let Way::Copy(full) = self.way {
+        if let CopyMode::Copy(full) = self.way {
             self.way = if data.len() < size {
-                Way::Copy(0)
-            } else if full + 1 >= FULL_READS && from.socket().is_some() && to.socket().is_some() {
-                Way::Splice
+                CopyMode::Copy(0)
+            } else if full + 1 >= FULL_READS_BEFORE_SPLICE
+                && from.socket().is_some()
+                && to.socket().is_some()
+            {
+                CopyMode::Splice
             } else {
-                Way::Copy((full + 1).min(FULL_READS))
+                CopyMode::Copy((full + 1).min(FULL_READS_BEFORE_SPLICE))
             };
         }
         Poll::Ready(Ok(()))
@@ -405,10 +408,10 @@ impl Direction {
     fn splice(
         &mut self,
         cx: &mut Context<'_>,
-        pass: &Pass<'_>,
+        pass: &PollPass<'_>,
         from: &TcpStream,
         to: &TcpStream,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), TunnelError>> {
         let pipes = &pass.local.pipes;
         let mut pipe = match self.pipe.take() {
             Some(pipe) => pipe,
@@ -416,7 +419,7 @@ impl Direction {
             None => match pipes.take() {
                 Ok(pipe) => pipe,
                 // Out of descriptors: the scratch buffer is always there.
-                Err(_) => return self.back_to(Way::Copy(0)),
+                Err(_) => return self.back_to(CopyMode::Copy(0)),
             },
         };
         if pipe.held() == 0 {
@@ -425,9 +428,9 @@ impl Direction {
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Pending => {
                     pipes.put(pipe);
-                    let flood = std::mem::take(&mut self.run) >= TRICKLE;
-                    if !flood && self.way == Way::Splice {
-                        self.way = Way::Copy(0);
+                    let flood = std::mem::take(&mut self.run) >= MIN_SPLICE_BURST;
+                    if !flood && self.way == CopyMode::Splice {
+                        self.way = CopyMode::Copy(0);
                     }
                     return Poll::Pending;
                 }
@@ -444,7 +447,7 @@ impl Direction {
             match drained {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Err(Broken::To)),
+                Err(_) => return Poll::Ready(Err(TunnelError::To)),
             }
         }
         pipes.put(pipe);
@@ -455,11 +458,11 @@ impl Direction {
     fn fill(
         &mut self,
         cx: &mut Context<'_>,
-        pass: &Pass<'_>,
-        pipe: &mut Pipe,
+        pass: &PollPass<'_>,
+        pipe: &mut SplicePipe,
         from: &TcpStream,
-    ) -> Poll<Result<(), Broken>> {
-        let most = pass.piece.map_or(MOST, |piece| piece.min(MOST));
+    ) -> Poll<Result<(), TunnelError>> {
+        let most = pass.piece.map_or(MAX_SPLICE, |piece| piece.min(MAX_SPLICE));
         loop {
             let filled = ready!(from.poll_read_ready(cx)).and_then(|()| pipe.fill(from, most));
             match filled {
@@ -470,15 +473,15 @@ impl Direction {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    self.way = Way::CopyOnly;
+                    self.way = CopyMode::CopyOnly;
                 }
-                Err(_) => return Poll::Ready(Err(Broken::From)),
+                Err(_) => return Poll::Ready(Err(TunnelError::From)),
             }
             return Poll::Ready(Ok(()));
         }
     }
 
-    fn back_to(&mut self, way: Way) -> Poll<Result<(), Broken>> {
+    fn back_to(&mut self, way: CopyMode) -> Poll<Result<(), TunnelError>> {
         self.way = way;
         Poll::Ready(Ok(()))
     }

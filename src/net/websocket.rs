@@ -8,7 +8,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 /// Who sends; clients mask what they send, servers do not (section 5.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Sender {
+pub enum FrameSender {
     /// The one that asked for the WebSocket.
     Client,
     /// The one that was asked.
@@ -17,12 +17,12 @@ pub enum Sender {
 
 /// Follows the frames of one direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Frames {
+pub struct FrameTracker {
     /// Bytes of the frame that are still to come, once its header is there; before that, its
     /// length as far as it is known.
     left: u64,
-    at: At,
-    sender: Sender,
+    at: FramePosition,
+    sender: FrameSender,
     /// Of the frame that passes.
     opcode: u8,
     closed: bool,
@@ -30,7 +30,7 @@ pub struct Frames {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum At {
+enum FramePosition {
     /// Between two frames.
     Between,
     /// Before the second byte of a header.
@@ -47,13 +47,13 @@ const CLOSE: u8 = 8;
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
 /// Longest payload of a control frame (section 5.5).
-const SHORT: u8 = 125;
+const MAX_CONTROL_PAYLOAD: u8 = 125;
 
-impl Frames {
+impl FrameTracker {
     /// Before the first frame.
     #[must_use]
-    pub const fn of(sender: Sender) -> Self {
-        Self { left: 0, at: At::Between, sender, opcode: 0, closed: false, messages: 0 }
+    pub const fn of(sender: FrameSender) -> Self {
+        Self { left: 0, at: FramePosition::Between, sender, opcode: 0, closed: false, messages: 0 }
     }
 
     /// Takes note of bytes that pass.
@@ -79,13 +79,13 @@ impl Frames {
     /// Whether a frame of ours may be put here.
     #[must_use]
     pub fn is_between(&self) -> bool {
-        self.at == At::Between
+        self.at == FramePosition::Between
     }
 
     /// Whether these are no frames: where one would end is then unknown for good.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.at == At::Lost
+        self.at == FramePosition::Lost
     }
 
     /// Whether a Close has passed; nothing may follow it.
@@ -102,7 +102,7 @@ impl Frames {
 
     /// Takes at least one byte.
     fn step<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
-        if self.at == At::Body {
+        if self.at == FramePosition::Body {
             let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len());
             self.left -= here as u64;
             if self.left == 0 {
@@ -112,19 +112,19 @@ impl Frames {
         }
         let Some((byte, rest)) = data.split_first() else { return data };
         match self.at {
-            At::Between => self.first(*byte),
-            At::Second => self.second(*byte),
-            At::Length(missing) => {
+            FramePosition::Between => self.first(*byte),
+            FramePosition::Second => self.second(*byte),
+            FramePosition::Length(missing) => {
                 self.left = self.left << 8 | u64::from(*byte);
                 match missing - 1 {
                     // The highest bit of a length is 0.
-                    0 if self.left >> 63 != 0 => self.at = At::Lost,
+                    0 if self.left >> 63 != 0 => self.at = FramePosition::Lost,
                     0 => self.body(self.left),
-                    missing => self.at = At::Length(missing),
+                    missing => self.at = FramePosition::Length(missing),
                 }
             }
-            At::Body => {}
-            At::Lost => return &[],
+            FramePosition::Body => {}
+            FramePosition::Lost => return &[],
         }
         rest
     }
@@ -133,10 +133,10 @@ impl Frames {
         self.opcode = byte & 0x0f;
         self.at = match self.opcode {
             // Extensions may use the three reserved bits of data frames.
-            0..=2 => At::Second,
+            0..=2 => FramePosition::Second,
             // Control frames are whole, and no extension that exists changes them.
-            CLOSE..=10 if byte & 0xf0 == FINAL => At::Second,
-            _ => At::Lost,
+            CLOSE..=10 if byte & 0xf0 == FINAL => FramePosition::Second,
+            _ => FramePosition::Lost,
         };
     }
 
@@ -144,25 +144,27 @@ impl Frames {
         self.left = 0;
         let masked = byte & MASKED != 0;
         match byte & !MASKED {
-            _ if masked != (self.sender == Sender::Client) => self.at = At::Lost,
-            length if self.opcode >= CLOSE && length > SHORT => self.at = At::Lost,
-            126 => self.at = At::Length(2),
-            127 => self.at = At::Length(8),
+            _ if masked != (self.sender == FrameSender::Client) => self.at = FramePosition::Lost,
+            length if self.opcode >= CLOSE && length > MAX_CONTROL_PAYLOAD => {
+                self.at = FramePosition::Lost
+            }
+            126 => self.at = FramePosition::Length(2),
+            127 => self.at = FramePosition::Length(8),
             length => self.body(u64::from(length)),
         }
     }
 
     fn body(&mut self, length: u64) {
         // No overflow: the highest bit of a length is 0.
-        self.left = length + if self.sender == Sender::Client { 4 } else { 0 };
-        self.at = At::Body;
+        self.left = length + if self.sender == FrameSender::Client { 4 } else { 0 };
+        self.at = FramePosition::Body;
         if self.left == 0 {
             self.end();
         }
     }
 
     fn end(&mut self) {
-        self.at = At::Between;
+        self.at = FramePosition::Between;
         self.closed |= self.opcode == CLOSE;
         if matches!(self.opcode, 1 | 2) {
             self.messages = self.messages.saturating_add(1);
@@ -172,25 +174,25 @@ impl Frames {
 
 /// Why we close, for whoever is at the other end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Close {
+pub struct CloseFrame {
     /// RFC 6455 section 7.4.1.
     pub code: u16,
     /// A word for it, of at most 123 bytes.
     pub word: &'static str,
 }
 
-impl Close {
+impl CloseFrame {
     /// The frame as `sender` sends it.
     #[must_use]
-    pub fn frame(self, sender: Sender) -> Vec<u8> {
+    pub fn frame(self, sender: FrameSender) -> Vec<u8> {
         let mut payload = self.code.to_be_bytes().to_vec();
         payload.extend_from_slice(self.word.as_bytes());
-        payload.truncate(usize::from(SHORT));
+        payload.truncate(usize::from(MAX_CONTROL_PAYLOAD));
         let length = u8::try_from(payload.len()).unwrap_or_default();
         let mut frame = vec![FINAL | CLOSE];
         match sender {
-            Sender::Server => frame.push(length),
-            Sender::Client => {
+            FrameSender::Server => frame.push(length),
+            FrameSender::Client => {
                 let mut key = [0; 4];
                 // Without randomness the key is zero, which is a key too: this payload is no
                 // secret, and none that a client chose.

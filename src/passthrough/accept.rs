@@ -15,7 +15,7 @@ use crate::downstream::{Conn, Worker};
 use crate::generation::PassthroughListener;
 use crate::generation::passthrough::PassthroughRoute;
 use crate::message::Reason;
-use crate::net::proxy_protocol::{Announced, Tlv, v2};
+use crate::net::proxy_protocol::{RelayedConn, Tlv, v2};
 use crate::net::quota::Use;
 use crate::telemetry::listeners::Rejection;
 use crate::tls::hello::Progress;
@@ -23,11 +23,11 @@ use crate::upstream::connect::connect_tcp;
 use crate::upstream::reach::{self, place, reach, reserve, try_one};
 use crate::upstream::{Busy, Endpoint};
 
-use super::Service;
-use super::record::Record;
-use super::tunnel::{self, Opened};
+use super::PassthroughService;
+use super::record::PassthroughLog;
+use super::tunnel::{self, OpenedConn};
 
-impl Acceptor for Service {
+impl Acceptor for PassthroughService {
     fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -46,19 +46,19 @@ impl Acceptor for Service {
                 let own = Rc::clone(self);
                 self.worker.local.spawn(connection(own, passage, stream, (peer, admitted)));
             }
-            Err(reason) => Record::new(&self.worker, peer, &passage).refused(reason, None),
+            Err(reason) => PassthroughLog::new(&self.worker, peer, &passage).refused(reason, None),
         }
     }
 
     fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let passage = self.passage.load_full();
         passage.metrics.reject(Rejection::Descriptors);
-        Record::new(&self.worker, peer, &passage).refused(Reason::NoDescriptors, None);
+        PassthroughLog::new(&self.worker, peer, &passage).refused(Reason::NoDescriptors, None);
     }
 }
 
 async fn connection(
-    service: Rc<Service>,
+    service: Rc<PassthroughService>,
     passage: Arc<PassthroughListener>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
@@ -66,7 +66,7 @@ async fn connection(
     let began = Instant::now();
     let record = |via: Option<Box<ProxyHeader>>| {
         let client = via.as_ref().map_or(peer, |via| via.client());
-        let mut record = Record::new(&service.worker, client, &passage);
+        let mut record = PassthroughLog::new(&service.worker, client, &passage);
         record.via = via;
         record.start = began;
         record
@@ -108,7 +108,7 @@ async fn connection(
             let ahead = retried_from.map(|from| conn.input.split_off(from).freeze());
             let client = client_side(&route, conn, &mut record);
             let several = route.upstream.endpoints.len() > 1;
-            let opened = Opened {
+            let opened = OpenedConn {
                 upstream,
                 ahead,
                 seat: route.counters.seat(),
@@ -129,7 +129,7 @@ async fn connection(
 fn client_side(
     route: &PassthroughRoute,
     conn: Conn<TcpStream>,
-    record: &mut Record,
+    record: &mut PassthroughLog,
 ) -> (TcpStream, Bytes) {
     let Conn { io, input, .. } = conn;
     // Only then is the system asked for the address.
@@ -140,7 +140,7 @@ fn client_side(
     let tlvs: Vec<_> = name.into_iter().chain(id).collect();
     let mut early = Vec::new();
     let source = record.client.0;
-    v2::announce(&mut early, &Announced { source, destination, tlvs: &tlvs });
+    v2::announce(&mut early, &RelayedConn { source, destination, tlvs: &tlvs });
     record.header = early.len() as u64;
     // In one piece with the hello, as receivers like it best.
     early.extend_from_slice(&input);
@@ -157,9 +157,9 @@ struct Chosen {
 
 /// Chooses where the connection goes.
 async fn chosen(
-    service: &Rc<Service>,
+    service: &Rc<PassthroughService>,
     conn: &mut Conn<TcpStream>,
-    record: &mut Record,
+    record: &mut PassthroughLog,
 ) -> Result<Chosen, Reason> {
     // Copied: a connection that waits must not keep a configuration alive.
     let (reads, within) = {
@@ -192,7 +192,7 @@ async fn chosen(
 async fn dial(
     passage: &PassthroughListener,
     route: &PassthroughRoute,
-    record: &mut Record,
+    record: &mut PassthroughLog,
 ) -> Result<(TcpStream, Arc<Endpoint>, Use), (Reason, Option<String>)> {
     let to = (&route.upstream, &route.counters);
     let reserving = reserve(to, |quota| quota.account(record.client));

@@ -26,7 +26,7 @@ use crate::generation::PassthroughListener;
 use crate::net::admission::Admission;
 
 /// One listener on one worker.
-pub struct Service {
+pub struct PassthroughService {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.

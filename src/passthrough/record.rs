@@ -25,7 +25,7 @@ use crate::telemetry::tcp::Ended;
 use crate::upstream::Endpoint;
 
 /// See the module.
-pub(super) struct Record {
+pub(super) struct PassthroughLog {
     worker: Rc<Worker>,
     names: Arc<ListenerLabels>,
     edition: Arc<ConfigVersion>,
@@ -55,7 +55,7 @@ pub(super) struct Record {
     listed: Option<u64>,
 }
 
-impl Record {
+impl PassthroughLog {
     pub(super) fn new(
         worker: &Rc<Worker>,
         client: ClientAddr,
@@ -146,7 +146,7 @@ impl Record {
     }
 }
 
-impl Event for Record {
+impl Event for PassthroughLog {
     fn tell<L: Line>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = if self.end.is_some() { "tunnel" } else { "refused" };
@@ -194,7 +194,7 @@ impl Event for Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for PassthroughLog {
     fn drop(&mut self) {
         // Nobody said how it ended: the task was dropped, because a worker was stopped.
         if self.end.is_none() && self.reason.is_none() {

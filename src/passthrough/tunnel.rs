@@ -22,25 +22,25 @@ use crate::generation::passthrough::{PassthroughConn, ReloadVerdict};
 use crate::message::Reason;
 use crate::net::local::moment_within;
 use crate::net::quota::Use;
-use crate::net::tunnel::{End, Moved, Refused, Terms, join, join_screened};
-use crate::net::{Alarm, Local};
+use crate::net::tunnel::{ByteCounts, Refused, TunnelEnd, TunnelLimits, join, join_screened};
+use crate::net::{Timer, WorkerLocal};
 use crate::telemetry::tcp::Ended;
 use crate::telemetry::upstreams::Seat;
 use crate::tls::hello::Progress;
 use crate::upstream::Busy;
 
-use super::Service;
-use super::record::Record;
+use super::PassthroughService;
+use super::record::PassthroughLog;
 
 /// A connection that only needs to be joined.
-pub(super) struct Opened {
+pub(super) struct OpenedConn {
     pub(super) upstream: TcpStream,
     /// Read of the client after its hello, if the endpoint may ask for a second one.
     pub(super) ahead: Option<Bytes>,
     pub(super) seat: Seat,
     pub(super) busy: Option<Busy>,
     pub(super) timeouts: TcpTimeouts,
-    pub(super) record: Record,
+    pub(super) record: PassthroughLog,
     /// Counts it among the connections in use.
     pub(super) reserved: Use,
     /// What let it in.
@@ -49,12 +49,13 @@ pub(super) struct Opened {
 
 /// Joins client and upstream; what was read of the client goes first.
 pub(super) fn spawn(
-    service: &Rc<Service>,
+    service: &Rc<PassthroughService>,
     client: (TcpStream, Bytes),
-    opened: Opened,
+    opened: OpenedConn,
     admitted: AdmittedConn,
 ) {
-    let Opened { upstream, ahead, seat, busy, timeouts, mut record, reserved, passage } = opened;
+    let OpenedConn { upstream, ahead, seat, busy, timeouts, mut record, reserved, passage } =
+        opened;
     let passing = record.opened(&service.passage);
     // A change of configuration while an endpoint was connected to: nobody has asked it yet.
     let now = service.passage.load_full();
@@ -64,10 +65,10 @@ pub(super) fn spawn(
     drop((now, passage));
     let local = Rc::clone(&service.worker.local);
     local.clone().spawn(async move {
-        let moved = Moved::default();
+        let moved = ByteCounts::default();
         let allowed = || passing.place.load().outlook(&passing) != ReloadVerdict::Forbidden;
         let total = timeouts.total;
-        let terms = Terms {
+        let terms = TunnelLimits {
             idle: timeouts.idle,
             ends_at: (!total.is_zero()).then(|| local.clock.now() + total),
             rates: [None, None],
@@ -81,7 +82,7 @@ pub(super) fn spawn(
             join_screened(&local, client, upstream, terms, (screen, ahead)).await
         };
         let mut joined = pin!(joined);
-        let mut leaving = Leaving::default();
+        let mut leaving = CloseSchedule::default();
         let end = poll_fn(|cx| match joined.as_mut().poll(cx) {
             Poll::Ready(Ok(end)) => Poll::Ready(Ok(ended(end))),
             Poll::Ready(Err(refused)) => Poll::Ready(Err(refused)),
@@ -106,17 +107,22 @@ pub(super) fn spawn(
 
 /// When a connection is closed because its endpoint is not the one to use any more.
 #[derive(Default)]
-struct Leaving {
+struct CloseSchedule {
     /// The shift after which it was asked last.
     asked: Option<u64>,
     /// Its moment, if it has to go.
-    alarm: Option<Alarm>,
+    alarm: Option<Timer>,
 }
 
-impl Leaving {
+impl CloseSchedule {
     /// Ready once it is to be closed. When work shifts, the task is woken through the alarm that
     /// every tunnel has.
-    fn poll(&mut self, cx: &Context<'_>, local: &Local, passing: &PassthroughConn) -> Poll<()> {
+    fn poll(
+        &mut self,
+        cx: &Context<'_>,
+        local: &WorkerLocal,
+        passing: &PassthroughConn,
+    ) -> Poll<()> {
         let shifts = local.shifts();
         if self.asked.replace(shifts) != Some(shifts) {
             match passing.place.load().outlook(passing) {
@@ -145,15 +151,15 @@ fn same_name(passing: &PassthroughConn, second: &Progress) -> Result<(), Reason>
     }
 }
 
-fn ended(end: End) -> Ended {
+fn ended(end: TunnelEnd) -> Ended {
     match end {
-        End::ClosedByA => Ended::ByClient,
-        End::ClosedByB => Ended::ByUpstream,
-        End::BrokenA => Ended::ClientBroke,
-        End::BrokenB => Ended::UpstreamBroke,
-        End::Idle => Ended::Idle,
-        End::Expired => Ended::Expired,
-        End::Draining => Ended::Draining,
-        End::Forbidden => Ended::Policy,
+        TunnelEnd::ClosedByA => Ended::ByClient,
+        TunnelEnd::ClosedByB => Ended::ByUpstream,
+        TunnelEnd::BrokenA => Ended::ClientBroke,
+        TunnelEnd::BrokenB => Ended::UpstreamBroke,
+        TunnelEnd::Idle => Ended::Idle,
+        TunnelEnd::Expired => Ended::Expired,
+        TunnelEnd::Draining => Ended::Draining,
+        TunnelEnd::Forbidden => Ended::Policy,
     }
 }

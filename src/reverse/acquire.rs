@@ -8,7 +8,7 @@ use crate::addr::ClientAddr;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::VirtualServer;
 use crate::message::{Reason, RequestHead};
-use crate::net::proxy_protocol::{Announced, Tlv, v2};
+use crate::net::proxy_protocol::{RelayedConn, Tlv, v2};
 use crate::net::quota::{Accounts, QuotaError, QuotaLimits, Use};
 use crate::upstream::eject::Trouble;
 use crate::upstream::engine::{self, Session};
@@ -64,7 +64,7 @@ impl Whom<'_> {
         let tlvs = if sni.is_some() { &tlvs[..] } else { &tlvs[..1] };
         let Ends { source, destination } = self.ends;
         let mut header = Vec::new();
-        v2::announce(&mut header, &Announced { source, destination, tlvs });
+        v2::announce(&mut header, &RelayedConn { source, destination, tlvs });
         header
     }
 }

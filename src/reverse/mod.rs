@@ -29,7 +29,7 @@ use crate::downstream::balancer::ProxyHeader;
 use crate::downstream::{RequestId, Worker};
 use crate::generation::virtual_server::ProxyTarget;
 use crate::generation::{CompiledRoute, VirtualServer};
-use crate::message::forward::Origin;
+use crate::message::forward::ClientOrigin;
 use crate::message::{Reason, TraceParent};
 use crate::net::admission::Admission;
 use crate::net::quota::Accounts;
@@ -130,8 +130,8 @@ impl Facts {
         (site, client): (&VirtualServer, ClientAddr),
         (route, way): (&'a CompiledRoute, &'a ProxyTarget),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
-    ) -> Origin<'a> {
-        Origin {
+    ) -> ClientOrigin<'a> {
+        ClientOrigin {
             client: client.ip(),
             proxy: site.proxy(self.client),
             strip_prefix: way.strip_prefix.as_deref(),

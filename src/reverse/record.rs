@@ -16,7 +16,7 @@ use crate::downstream::{RequestId, Worker};
 use crate::generation::virtual_server::{ListenerLabels, RouteStats, TunnelInfo};
 use crate::generation::{CompiledRoute, ConfigVersion, VirtualServer};
 use crate::message::reason::Flag;
-use crate::message::{Known, Reason, RequestHead, TraceParent, Version, path};
+use crate::message::{KnownField, Reason, RequestHead, TraceParent, Version, path};
 use crate::net::Phase;
 use crate::net::quota::Use;
 use crate::net::relay::Standing;
@@ -95,11 +95,11 @@ impl Record {
         head: &RequestHead,
     ) -> Self {
         let trusted = site.trusts(facts.client);
-        let known = if trusted { head.fields.first(Known::RequestId) } else { None };
+        let known = if trusted { head.fields.first(KnownField::RequestId) } else { None };
         let mut record = Self::refused(worker, facts, site);
         record.client = site.client_of(facts.client, &head.fields);
         record.trace = site.traces.then(|| {
-            let (came, span) = (head.fields.all(Known::TraceParent), worker.ids.span());
+            let (came, span) = (head.fields.all(KnownField::TraceParent), worker.ids.span());
             // A new trace is called as its first request.
             TraceParent::next(came, span, trusted)
                 .unwrap_or_else(|| TraceParent::new(record.id.digits(), span))
@@ -120,8 +120,8 @@ impl Record {
             method: head.method.clone(),
             host: head.host.clone(),
             target: head.target.clone(),
-            agent: kept(head, Known::UserAgent),
-            referrer: kept(head, Known::Referrer),
+            agent: kept(head, KnownField::UserAgent),
+            referrer: kept(head, KnownField::Referrer),
         });
         record
     }
@@ -437,7 +437,7 @@ impl Event for Record {
 }
 
 /// The value of a field, for as long as the head is kept.
-fn kept(head: &RequestHead, known: Known) -> Option<Bytes> {
+fn kept(head: &RequestHead, known: KnownField) -> Option<Bytes> {
     head.fields.first(known).map(|value| head.fields.bytes().slice_ref(value))
 }
 

@@ -9,7 +9,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use crate::base64;
 use crate::downstream::accept::AdmittedConn;
 use crate::net::Io;
-use crate::net::relay::{End, Moved, Owner, Side, Standing, relay_websocket};
+use crate::net::relay::{RelayEnd, RelayOwner, RelaySide, RelayedBytes, Standing, relay_websocket};
 use crate::socketio::SocketEnded;
 use crate::telemetry::websockets::Closed;
 use crate::upstream::Stream;
@@ -25,8 +25,8 @@ pub(super) const OUTDATED_CLOSE_SPREAD: Duration = Duration::from_secs(5);
 /// became the tunnel is gone.
 pub(super) fn spawn<T: Io>(
     service: &Rc<Service>,
-    client: Side<T>,
-    upstream: Side<Stream>,
+    client: RelaySide<T>,
+    upstream: RelaySide<Stream>,
     idle: Duration,
     (mut record, admitted): (Box<Record>, Option<AdmittedConn>),
 ) {
@@ -39,13 +39,13 @@ pub(super) fn spawn<T: Io>(
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;
         let how = match summary.end {
-            End::ClosedByA => Closed::ByClient,
-            End::ClosedByB => Closed::ByUpstream,
-            End::BrokenA => Closed::ClientBroke,
-            End::BrokenB => Closed::UpstreamBroke,
-            End::Idle => Closed::Idle,
-            End::Draining => Closed::Draining,
-            End::Forbidden | End::Outdated => Closed::Policy,
+            RelayEnd::ClosedByA => Closed::ByClient,
+            RelayEnd::ClosedByB => Closed::ByUpstream,
+            RelayEnd::BrokenA => Closed::ClientBroke,
+            RelayEnd::BrokenB => Closed::UpstreamBroke,
+            RelayEnd::Idle => Closed::Idle,
+            RelayEnd::Draining => Closed::Draining,
+            RelayEnd::Forbidden | RelayEnd::Outdated => Closed::Policy,
         };
         record.tunnel_ended(SocketEnded::new(how, summary.silent, summary.said_close));
         drop((record, admitted));
@@ -58,13 +58,13 @@ struct Ours<'a> {
     service: &'a Service,
 }
 
-impl Owner for Ours<'_> {
+impl RelayOwner for Ours<'_> {
     fn standing(&self) -> Standing {
         self.record.standing(&self.service.site.load())
     }
 
-    fn moved(&self, moved: Moved) {
-        let Moved { a_to_b, b_to_a, messages } = moved;
+    fn moved(&self, moved: RelayedBytes) {
+        let RelayedBytes { a_to_b, b_to_a, messages } = moved;
         self.record.websockets().inspect(|websockets| websockets.moved(a_to_b, b_to_a));
         self.record.talked(messages);
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use crate::message::field::tokens;
-use crate::message::{Known, Reason, RequestHead, Version};
+use crate::message::{KnownField, Reason, RequestHead, Version};
 use crate::telemetry::socketio::Place;
 use crate::upstream::{Onlooker, engine};
 
@@ -237,9 +237,9 @@ fn way(head: &RequestHead) -> UpgradePath {
     };
     UpgradePath::Stripped(StrippedFields {
         http10: head.version == Version::Http10,
-        upgrade: has(Known::Upgrade, b"websocket"),
-        connection: has(Known::Connection, b"upgrade"),
-        key: head.fields.first(Known::WebSocketKey).is_some(),
+        upgrade: has(KnownField::Upgrade, b"websocket"),
+        connection: has(KnownField::Connection, b"upgrade"),
+        key: head.fields.first(KnownField::WebSocketKey).is_some(),
     })
 }
 

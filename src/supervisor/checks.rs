@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_local};
 
 use crate::generation::Generation;
-use crate::net::Local;
+use crate::net::WorkerLocal;
 use crate::telemetry::Metrics;
 use crate::upstream::check::{Word, ask};
 use crate::upstream::{Check, Endpoint, Upstream};
@@ -78,7 +78,7 @@ impl Checks {
         let gone = before.iter().map(|upstream| &*upstream.name);
         let gone = gone.filter(|name| !all.iter().any(|kept| *kept.name == **name));
         self.metrics.endpoints.forget(gone, Word::RESULTS);
-        let local = Local::new();
+        let local = WorkerLocal::new();
         for upstream in all {
             if upstream.policy.fail_over.is_some() {
                 self.tasks.push(spawn_local(mind(Arc::clone(upstream))));
@@ -111,7 +111,7 @@ struct Watched {
     endpoint: Arc<Endpoint>,
     check: Arc<Check>,
     metrics: Arc<Metrics>,
-    local: Rc<Local>,
+    local: Rc<WorkerLocal>,
 }
 
 /// Decides for ever which tier of an upstream is used.

@@ -13,7 +13,7 @@ use crate::generation::Generation;
 use crate::generation::drift::{
     CLASSES, ConfigDigest, DriftPeer, MAX_ANSWER, PeerState, REQUEST_FIELD,
 };
-use crate::net::Local;
+use crate::net::WorkerLocal;
 use crate::telemetry::Metrics;
 use crate::upstream::Endpoint;
 use crate::upstream::check::fetch;
@@ -73,7 +73,7 @@ impl Drift {
     /// Starts the tasks. `before`: what is known from the generation before.
     fn compare(&mut self, generation: &Arc<Generation>, before: &[DriftPeer]) {
         let Some(drift) = &generation.config.drift else { return };
-        let local = Local::new();
+        let local = WorkerLocal::new();
         let peers = drift.peers.iter().filter_map(|id| generation.upstreams.get(id.0));
         for upstream in peers {
             for endpoint in &upstream.endpoints {
@@ -101,7 +101,7 @@ struct Watched {
     announces: bool,
     metrics: Arc<Metrics>,
     status: Rc<RefCell<Status>>,
-    local: Rc<Local>,
+    local: Rc<WorkerLocal>,
 }
 
 /// Compares for ever.

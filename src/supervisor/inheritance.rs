@@ -13,7 +13,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::net::activation;
-use crate::net::handover::Channel;
+use crate::net::handover::HandoverChannel;
 use crate::tls::tickets::Local;
 
 /// Set in the environment of a process that is started to succeed this one.
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What this process was given.
 #[derive(Default)]
 pub struct Inheritance {
-    predecessor: Option<Channel>,
+    predecessor: Option<HandoverChannel>,
     sockets: Vec<(SocketAddr, TcpListener)>,
     tickets: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Inheritance {
     /// What is wrong with it, in words.
     pub fn receive() -> Result<Self, String> {
         let mut found = Self::default();
-        let predecessor = std::env::var_os(SUCCEEDING).is_some().then(Channel::from_stdin);
+        let predecessor = std::env::var_os(SUCCEEDING).is_some().then(HandoverChannel::from_stdin);
         // The variable may come from a predecessor that is long gone, by way of a shell.
         if let Some(Ok(channel)) = predecessor {
             found.succeed(&channel).map_err(|error| {
@@ -70,7 +70,7 @@ impl Inheritance {
         Ok(found)
     }
 
-    fn succeed(&mut self, channel: &Channel) -> io::Result<()> {
+    fn succeed(&mut self, channel: &HandoverChannel) -> io::Result<()> {
         let (greeting, _) = channel.receive(PATIENCE)?;
         if greeting != GREETING {
             let words = format!("it speaks another language ({greeting:?}): restart instead");

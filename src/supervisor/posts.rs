@@ -162,7 +162,8 @@ impl Shared {
                 ListenerKind::Out
             }
             Served::Through(passage) => {
-                let service = passthrough::Service { worker, passage, admission, closing };
+                let service =
+                    passthrough::PassthroughService { worker, passage, admission, closing };
                 run(Rc::new(service), socket);
                 ListenerKind::Through
             }

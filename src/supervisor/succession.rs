@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::net::handover::Channel;
+use crate::net::handover::HandoverChannel;
 
 use super::inheritance::{ALL, GO, GREETING, READY, REFUSED, SOCKET, SUCCEEDING, TICKETS};
 
@@ -86,13 +86,13 @@ impl Program {
 /// A new process that is getting ready.
 pub(super) struct Upgrade {
     child: Option<Child>,
-    talk: JoinHandle<Result<Channel, UpgradeError>>,
+    talk: JoinHandle<Result<HandoverChannel, UpgradeError>>,
 }
 
 /// A new process that serves.
 pub(super) struct Successor {
     pub(super) pid: u32,
-    channel: Channel,
+    channel: HandoverChannel,
 }
 
 impl Upgrade {
@@ -106,7 +106,7 @@ impl Upgrade {
         if std::process::id() == 1 {
             return Err(UpgradeError::FirstProcess);
         }
-        let (channel, theirs) = Channel::pair()?;
+        let (channel, theirs) = HandoverChannel::pair()?;
         let child = program.start(theirs)?;
         tracing::info!(
             "upgrade: {} started as process {}; it gets {} sockets and {} s",
@@ -171,10 +171,10 @@ impl Program {
 }
 
 fn hand_over(
-    channel: Channel,
+    channel: HandoverChannel,
     sockets: &[TcpListener],
     tickets: Option<&str>,
-) -> Result<Channel, UpgradeError> {
+) -> Result<HandoverChannel, UpgradeError> {
     channel.send(GREETING, None)?;
     for socket in sockets {
         channel.send(SOCKET, Some(socket.as_fd()))?;

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::message::{Framing, Reason, ResponseHead};
-use crate::net::Local;
+use crate::net::WorkerLocal;
 use crate::net::proxy_protocol::v2;
 
 use super::connect::{ConnectError, blame, connect, connect_tcp, shake_hands};
@@ -141,7 +141,7 @@ impl fmt::Display for Word {
 /// # Cancellation
 ///
 /// Dropping the future closes the connection.
-pub async fn ask(endpoint: &Endpoint, check: &Check, local: &Local) -> Result<(), Fault> {
+pub async fn ask(endpoint: &Endpoint, check: &Check, local: &WorkerLocal) -> Result<(), Fault> {
     let deadline = Instant::now() + check.timeout;
     let failed = |ConnectError { reason, detail, .. }| fault(reason, detail);
     let mut tcp = connect_tcp(endpoint, check.port, None, check.timeout).await.map_err(failed)?;
@@ -193,7 +193,7 @@ fn unusable(reason: Reason) -> Fault {
 }
 
 /// Sends the GET and judges the answer.
-async fn exchange(host: &str, get: &Get, stream: Stream, local: &Local) -> Result<(), Fault> {
+async fn exchange(host: &str, get: &Get, stream: Stream, local: &WorkerLocal) -> Result<(), Fault> {
     let head = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path
@@ -231,7 +231,7 @@ async fn exchange(host: &str, get: &Get, stream: Stream, local: &Local) -> Resul
 async fn begin(
     stream: Stream,
     head: String,
-    local: &Local,
+    local: &WorkerLocal,
 ) -> Result<(Exchange, ResponseHead), Reason> {
     let connection = Connection { stream, reused: false, seat: None, ends: None };
     let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
@@ -264,7 +264,7 @@ pub async fn fetch(
     endpoint: &Endpoint,
     (head, announces): (String, bool),
     (most, time): (usize, Duration),
-    local: &Local,
+    local: &WorkerLocal,
 ) -> Result<(u16, Vec<u8>), Fault> {
     let deadline = Instant::now() + time;
     let mut first = Vec::new();
@@ -284,7 +284,7 @@ async fn whole(
     stream: Stream,
     head: String,
     most: usize,
-    local: &Local,
+    local: &WorkerLocal,
 ) -> Result<(u16, Vec<u8>), Fault> {
     let answer = |detail: &str| Fault { word: Word::Answer, detail: detail.to_owned() };
     let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;

@@ -16,15 +16,15 @@ use tokio_rustls::client::TlsStream;
 
 use crate::message::Reason;
 use crate::net::dial::race;
-use crate::net::tunnel::Leg;
-use crate::net::{Ahead, CheckedAddr, DialError, Shortage, dial};
+use crate::net::tunnel::TunnelStream;
+use crate::net::{CheckedAddr, DialError, ReadAhead, Shortage, dial};
 
 use super::Endpoint;
 
 /// An open connection to an endpoint.
 pub enum Stream {
     /// With TLS. Boxed: a TLS session is a kilobyte.
-    Tls(Box<TlsStream<Ahead>>),
+    Tls(Box<TlsStream<ReadAhead>>),
     /// Without.
     Plain(TcpStream),
     /// To a part of this process.
@@ -54,7 +54,7 @@ impl Stream {
     }
 }
 
-impl Leg for Stream {
+impl TunnelStream for Stream {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Tls(_) | Self::Within(_) => None,
@@ -168,7 +168,7 @@ pub async fn shake_hands(
     (deadline, budget): (Instant, Duration),
 ) -> Result<Stream, ConnectError> {
     let Some((config, name)) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
-    let handshake = TlsConnector::from(config.clone()).connect(name.clone(), Ahead::new(tcp));
+    let handshake = TlsConnector::from(config.clone()).connect(name.clone(), ReadAhead::new(tcp));
     match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => {

@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::message::body::BadBody;
-use crate::message::response::MOST_HEAD;
-use crate::message::scan::{HeadScanner, Scan};
-use crate::message::{BodyDecoder, Framing, Reason, ResponseHead, Step};
-use crate::net::relay::Side;
-use crate::net::{Local, Outgoing};
+use crate::message::body::BodyError;
+use crate::message::response::MAX_RESPONSE_HEAD;
+use crate::message::scan::{HeadProgress, HeadScanner};
+use crate::message::{BodyDecoder, DecodeStep, Framing, Reason, ResponseHead};
+use crate::net::relay::RelaySide;
+use crate::net::{WorkerLocal, WriteBuffer};
 use crate::telemetry::upstreams::Seat;
 
 use super::connect::{Stream, blame};
@@ -77,7 +77,7 @@ enum Broken {
     /// It ended early, for this reason.
     Cut(Reason),
     /// It is malformed.
-    Bad(BadBody),
+    Bad(BodyError),
 }
 
 /// See the module.
@@ -87,7 +87,7 @@ pub struct Exchange {
     reused: bool,
     seat: Option<Seat>,
     ends: Option<Box<Ends>>,
-    out: Outgoing,
+    out: WriteBuffer,
     /// The head is staged and may leave together with the first of the body.
     staged: bool,
     sending: Framing,
@@ -124,7 +124,7 @@ impl Exchange {
             return Err(Failure::bad("bytes on a new connection before its request"));
         }
         stream.set_frugal(false);
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         *out.staged() = head;
         Ok(Self {
             stream,
@@ -236,26 +236,28 @@ impl Exchange {
     pub fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
     ) -> Poll<Result<Received, Failure>> {
         let bad = |detail| Poll::Ready(Err(Failure::bad(detail)));
         loop {
             match self.scanner.scan(&self.input) {
-                Scan::Ends(end) if end > MOST_HEAD => return bad("head longer than 64 KiB"),
-                Scan::Ends(end) => {
+                HeadProgress::Ends(end) if end > MAX_RESPONSE_HEAD => {
+                    return bad("head longer than 64 KiB");
+                }
+                HeadProgress::Ends(end) => {
                     let head = self.input.split_to(end).freeze();
                     self.scanner = HeadScanner::default();
                     return Poll::Ready(self.received(&head));
                 }
-                Scan::BareLf => return bad("a line of the head ends in LF without CR"),
-                Scan::Partial => {}
+                HeadProgress::BareLf => return bad("a line of the head ends in LF without CR"),
+                HeadProgress::Partial => {}
             }
             let expected = b"HTTP/1.";
             let start = self.input.len().min(expected.len());
             if self.input.get(..start) != expected.get(..start) {
                 return bad("not HTTP/1.0 or HTTP/1.1");
             }
-            if self.input.len() > MOST_HEAD {
+            if self.input.len() > MAX_RESPONSE_HEAD {
                 return bad("head longer than 64 KiB");
             }
             match ready!(self.fill(cx, local)) {
@@ -289,7 +291,7 @@ impl Exchange {
     pub fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
     ) -> Poll<Result<BodyStep, Reason>> {
         let Some(mut decoder) = self.decoder.take() else {
@@ -305,7 +307,7 @@ impl Exchange {
     fn step(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         decoder: &mut BodyDecoder,
         sink: &mut dyn FnMut(&mut Context<'_>, &[u8]),
     ) -> Poll<Result<BodyStep, Reason>> {
@@ -370,8 +372,8 @@ impl Exchange {
     /// Takes the connection out after a 101, with what was read beyond its head,
     /// and what counts it.
     #[must_use]
-    pub fn into_tunnel(self) -> (Side<Stream>, Option<Seat>) {
-        (Side { io: self.stream, early: self.input.freeze() }, self.seat)
+    pub fn into_tunnel(self) -> (RelaySide<Stream>, Option<Seat>) {
+        (RelaySide { io: self.stream, early: self.input.freeze() }, self.seat)
     }
 
     /// The connection, if request and answer are complete and it may carry another.
@@ -386,7 +388,7 @@ impl Exchange {
         (complete && self.reusable).then_some(Connection { stream, reused, seat, ends })
     }
 
-    fn fill(&mut self, cx: &mut Context<'_>, local: &Local) -> Poll<io::Result<usize>> {
+    fn fill(&mut self, cx: &mut Context<'_>, local: &WorkerLocal) -> Poll<io::Result<usize>> {
         let (stream, input, limit) = (&mut self.stream, &mut self.input, self.read_limit);
         let read = ready!(local.with_scratch(|scratch| {
             let limit = limit.min(scratch.len());
@@ -414,9 +416,9 @@ fn hand_over(
 ) -> Result<bool, Broken> {
     loop {
         match decoder.decode(input, at) {
-            Ok(Step::Data(range)) => sink(cx, input.get(range).unwrap_or_default()),
-            Ok(Step::More) => return Ok(decoder.is_done()),
-            Ok(Step::End) => return Ok(true),
+            Ok(DecodeStep::Data(range)) => sink(cx, input.get(range).unwrap_or_default()),
+            Ok(DecodeStep::More) => return Ok(decoder.is_done()),
+            Ok(DecodeStep::End) => return Ok(true),
             Err(bad) => return Err(Broken::Bad(bad)),
         }
     }

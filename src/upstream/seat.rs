@@ -15,7 +15,7 @@ use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 
 use crate::base64;
 use crate::message::RequestHead;
-use crate::message::field::{Known, cookies};
+use crate::message::field::{KnownField, cookies};
 
 const SEAT: usize = 16;
 const TIME: usize = 4;
@@ -96,7 +96,7 @@ impl SeatCookie {
     }
 
     fn at(&self, head: &RequestHead, now: u32) -> Option<Seat> {
-        let fields = head.fields.all(Known::Cookie).flat_map(cookies);
+        let fields = head.fields.all(KnownField::Cookie).flat_map(cookies);
         let mut ours = fields.filter(|(name, _)| *name == self.name.as_bytes());
         // There may be one of another path; more is nobody's mistake.
         ours.by_ref().take(2).find_map(|(_, value)| self.read(value, now))

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use app_gateway::net::proxy_protocol::{Header, Origin, Reader, Tlv};
+use app_gateway::net::proxy_protocol::{Header, HeaderReader, HeaderSource, Tlv};
 
 use crate::frames::{Frames, Outcome};
 use crate::wire::Wire;
@@ -14,7 +14,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Takes the header off the gateway's connection.
 fn header(upstream: &mut Wire) -> Header {
-    let mut reader = Reader::new();
+    let mut reader = HeaderReader::new();
     loop {
         let byte = upstream.take(1);
         let (_, header) = reader.feed(&byte).unwrap();
@@ -33,7 +33,7 @@ fn announced(world: &World) -> (Wire, Header) {
 
 fn ends(header: &Header) -> (SocketAddr, SocketAddr) {
     match header.origin {
-        Origin::Proxied { source, destination } => (source, destination),
+        HeaderSource::Proxied { source, destination } => (source, destination),
         other => panic!("{other:?}"),
     }
 }
@@ -148,7 +148,7 @@ fn checks_are_the_gateways_own() {
         let upstream = format!("proxy-protocol = \"v2\"\ncheck = {{ {kind}, every = \"1s\" }}");
         let world = World::with(Setup { upstream: upstream.leak(), ..Setup::default() });
         let (mut upstream, header) = announced(&world);
-        assert_eq!(header.origin, Origin::Local);
+        assert_eq!(header.origin, HeaderSource::Local);
         if kind.starts_with("path") {
             let head = String::from_utf8(upstream.message(true).head).unwrap();
             assert!(head.starts_with("GET /health HTTP/1.1\r\n"), "{head}");

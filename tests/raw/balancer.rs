@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use app_gateway::net::proxy_protocol::v2::{announce, announce_own};
-use app_gateway::net::proxy_protocol::{Announced, Tlv};
+use app_gateway::net::proxy_protocol::{RelayedConn, Tlv};
 
 use crate::frames::{Frames, Outcome};
 use crate::wire::Wire;
@@ -38,7 +38,7 @@ fn v2(source: &str) -> Vec<u8> {
     let (source, destination) = (source.parse().unwrap(), "198.51.100.9:443".parse().unwrap());
     let tlvs = [(Tlv::Authority, &b"chat.example.com"[..]), (Tlv::UniqueId, b"lb-1-42")];
     let mut header = Vec::new();
-    announce(&mut header, &Announced { source, destination, tlvs: &tlvs });
+    announce(&mut header, &RelayedConn { source, destination, tlvs: &tlvs });
     header
 }
 

@@ -1,6 +1,6 @@
 //! Who the client is, told to sites by the PROXY protocol.
 
-use app_gateway::net::proxy_protocol::{Header, Origin, Reader, Tlv};
+use app_gateway::net::proxy_protocol::{Header, HeaderReader, HeaderSource, Tlv};
 
 use crate::client::hello;
 use crate::site::READY;
@@ -8,7 +8,7 @@ use crate::world::{World, endpoints, sites};
 
 /// The header at the beginning, and what follows it.
 fn parted(bytes: &[u8]) -> (Header, Vec<u8>) {
-    let (taken, header) = Reader::new().feed(bytes).unwrap();
+    let (taken, header) = HeaderReader::new().feed(bytes).unwrap();
     (header.unwrap(), bytes[taken..].to_vec())
 }
 
@@ -29,7 +29,7 @@ fn sites_are_told_who_the_client_is_and_what_is_a_check() {
     client.is_alive();
     let (header, rest) = parted(&a.first()[0]);
     let source = client.0.local_addr().unwrap();
-    assert_eq!(header.origin, Origin::Proxied { source, destination: world.listen });
+    assert_eq!(header.origin, HeaderSource::Proxied { source, destination: world.listen });
     assert_eq!(header.tlv(Tlv::Authority), Some(&b"chat.example.com"[..]));
     assert_eq!(rest, sent);
     client.finish();
@@ -40,7 +40,7 @@ fn sites_are_told_who_the_client_is_and_what_is_a_check() {
 
     world.wait("a check", |_| !a.asked().is_empty());
     let (header, rest) = parted(a.asked()[0].as_bytes());
-    assert_eq!(header.origin, Origin::Local);
+    assert_eq!(header.origin, HeaderSource::Local);
     assert!(rest.starts_with(b"GET "));
 }
 
@@ -60,7 +60,7 @@ fn a_balancer_behind_a_balancer_passes_on_whose_a_connection_is() {
     let mut client = first.begin_at(&a, b"x");
     let source = client.0.local_addr().unwrap();
     let (header, _) = parted(&a.first()[0]);
-    assert_eq!(header.origin, Origin::Proxied { source, destination: second.listen });
+    assert_eq!(header.origin, HeaderSource::Proxied { source, destination: second.listen });
     client.finish();
     client.rest();
     let (here, there) = (first.line("end", "client_closed"), second.line("end", "client_closed"));

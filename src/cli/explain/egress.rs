@@ -17,7 +17,7 @@ use crate::cli::{say, say_wrong, summarise};
 use crate::config::{RuleMode, SniAction, SniPolicy};
 use crate::egress::{Denial, Destination, EgressClient, EgressRule, Grant, Host, Verdict};
 use crate::generation::{ForwardProxy, Generation};
-use crate::message::{Form, Reason};
+use crate::message::{Reason, RequestForm};
 use crate::units::{display_duration, display_size};
 
 use super::{ExplanationLines, generation};
@@ -91,9 +91,9 @@ impl EgressExplanation<'_> {
             }
         };
         let shown = match form {
-            Form::Connect => destination.to_string(),
-            Form::Http => format!("{destination} (an http:// URL)"),
-            Form::Https => format!("{destination} (an https:// URL, not CONNECT)"),
+            RequestForm::Connect => destination.to_string(),
+            RequestForm::Http => format!("{destination} (an http:// URL)"),
+            RequestForm::Https => format!("{destination} (an https:// URL, not CONNECT)"),
         };
         self.lines.line("destination", &shown, "");
         self.client(&client);
@@ -144,7 +144,7 @@ impl EgressExplanation<'_> {
         &mut self,
         grant: &Grant,
         client: &EgressClient<'_>,
-        (destination, form): (&Destination, Form),
+        (destination, form): (&Destination, RequestForm),
         resolve: NameLookup<'_>,
     ) -> bool {
         let rule = &grant.rule;
@@ -207,8 +207,8 @@ impl EgressExplanation<'_> {
         }
     }
 
-    fn settings(&mut self, rule: &EgressRule, port: u16, form: Form) {
-        if form == Form::Connect {
+    fn settings(&mut self, rule: &EgressRule, port: u16, form: RequestForm) {
+        if form == RequestForm::Connect {
             self.lines.line("inside", &inside(rule.sni(port)), "");
         }
         let timeouts = &self.outlet.timeouts;
@@ -236,7 +236,7 @@ impl EgressExplanation<'_> {
     fn addresses(
         &mut self,
         rule: &Arc<EgressRule>,
-        (destination, form): (&Destination, Form),
+        (destination, form): (&Destination, RequestForm),
         found: &[IpAddr],
         client: &EgressClient<'_>,
     ) -> bool {
@@ -269,15 +269,16 @@ impl EgressExplanation<'_> {
 }
 
 /// How a destination is asked for, its authority, and the port it has unless it says so.
-fn form_of(asked: &str) -> (Form, &str, Option<u16>) {
+fn form_of(asked: &str) -> (RequestForm, &str, Option<u16>) {
     let url = |form, rest: &'static str, port| {
         let own = asked.get(..rest.len()).filter(|own| own.eq_ignore_ascii_case(rest))?;
         let rest = asked.get(own.len()..)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         Some((form, rest.get(..end)?, Some(port)))
     };
-    let url = url(Form::Http, "http://", 80).or_else(|| url(Form::Https, "https://", 443));
-    url.unwrap_or((Form::Connect, asked, None))
+    let url =
+        url(RequestForm::Http, "http://", 80).or_else(|| url(RequestForm::Https, "https://", 443));
+    url.unwrap_or((RequestForm::Connect, asked, None))
 }
 
 /// What is asked of the bytes inside the tunnel.

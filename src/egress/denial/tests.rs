@@ -4,7 +4,7 @@ use crate::egress::tests::{client, now, policy, rule, to};
 use crate::egress::{EgressPolicy, Guard, Verdict};
 
 fn denied(policy: &EgressPolicy, client: &EgressClient<'_>, destination: &str) -> Denial {
-    match policy.decide(client, &to(destination), Form::Connect, now()) {
+    match policy.decide(client, &to(destination), RequestForm::Connect, now()) {
         Verdict::Denied(denial) => denial,
         Verdict::Allowed(grant) => {
             panic!("{destination} is allowed by {}", grant.rule.settings.name)
@@ -141,7 +141,7 @@ fn what_the_guard_bars_is_told_with_what_would_open_it() {
     let rule = &policy.rules()[0];
     let (client, destination) = (client("10.0.0.5"), to("api.twilio.com:443"));
     let barred = Guard::new(Vec::new()).check(rule, "10.9.9.9".parse().unwrap(), 443).unwrap_err();
-    let denial = Denial::barred(rule, barred, Form::Connect);
+    let denial = Denial::barred(rule, barred, RequestForm::Connect);
     assert_eq!(denial.reason, Reason::EgressAddress);
     assert_eq!(
         denial.why(&client, &destination),
@@ -164,5 +164,8 @@ fn what_the_guard_bars_is_told_with_what_would_open_it() {
     let literal = denial.text(&client, &to("10.9.9.9:443"), "01J");
     assert!(literal.contains("add \"10.9.9.9\" to `addresses`"), "{literal}");
     let own = Blocked::Own { ip: "10.9.9.9".parse().unwrap(), may_be_listed: false };
-    assert_eq!(Denial::barred(rule, own, Form::Connect).way_out(&client, &destination), None);
+    assert_eq!(
+        Denial::barred(rule, own, RequestForm::Connect).way_out(&client, &destination),
+        None
+    );
 }

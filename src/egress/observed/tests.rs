@@ -11,14 +11,14 @@ fn at(text: &str) -> Timestamp {
 fn some() -> Observations {
     let seen = Observations::default();
     let (fe, ccm) = (client("10.0.0.5"), client("10.0.0.6"));
-    seen.note(&fe, &to("cdn.example.com:443"), Form::Connect, at("2026-06-01T12:00:00Z"));
-    seen.note(&fe, &to("cdn.example.com:443"), Form::Connect, at("2026-06-02T12:00:00.5Z"));
-    seen.note(&fe, &to("api.example.com:443"), Form::Connect, at("2026-06-01T13:00:00Z"));
-    seen.note(&fe, &to("old.example.com:8443"), Form::Connect, at("2026-06-01T14:00:00Z"));
+    seen.note(&fe, &to("cdn.example.com:443"), RequestForm::Connect, at("2026-06-01T12:00:00Z"));
+    seen.note(&fe, &to("cdn.example.com:443"), RequestForm::Connect, at("2026-06-02T12:00:00.5Z"));
+    seen.note(&fe, &to("api.example.com:443"), RequestForm::Connect, at("2026-06-01T13:00:00Z"));
+    seen.note(&fe, &to("old.example.com:8443"), RequestForm::Connect, at("2026-06-01T14:00:00Z"));
     let user = EgressClient { user: Some("c\"cm"), ..ccm };
-    seen.note(&user, &to("8.8.8.8:53"), Form::Connect, at("2026-06-01T15:00:00Z"));
-    seen.note(&user, &to("8.8.8.8:443"), Form::Connect, at("2026-06-01T14:00:00Z"));
-    seen.note(&ccm, &to("ocsp.example.com:80"), Form::Http, at("2026-06-01T14:00:00Z"));
+    seen.note(&user, &to("8.8.8.8:53"), RequestForm::Connect, at("2026-06-01T15:00:00Z"));
+    seen.note(&user, &to("8.8.8.8:443"), RequestForm::Connect, at("2026-06-01T14:00:00Z"));
+    seen.note(&ccm, &to("ocsp.example.com:80"), RequestForm::Http, at("2026-06-01T14:00:00Z"));
     seen
 }
 
@@ -92,7 +92,7 @@ fn what_is_suggested_is_a_configuration() {
             Destination::parse(format!("{}:{}", sighting.host, sighting.port).as_bytes(), None);
         let client =
             EgressClient { ip: sighting.client, user: sighting.user.as_deref(), names: &[] };
-        let form = if sighting.how == How::Url { Form::Http } else { Form::Connect };
+        let form = if sighting.how == How::Url { RequestForm::Http } else { RequestForm::Connect };
         let verdict = policy.decide(&client, &destination.unwrap(), form, Timestamp::now());
         assert!(matches!(verdict, crate::egress::Verdict::Allowed(_)), "{sighting:?}");
     }
@@ -106,12 +106,17 @@ fn is_bounded_and_says_when_it_is_full() {
         seen.note(
             &client,
             &to(&format!("host-{number}.example.com:443")),
-            Form::Connect,
+            RequestForm::Connect,
             at("2026-06-01T12:00:00Z"),
         );
     }
     // What is known is still counted.
-    seen.note(&client, &to("host-0.example.com:443"), Form::Connect, at("2026-06-01T12:00:00Z"));
+    seen.note(
+        &client,
+        &to("host-0.example.com:443"),
+        RequestForm::Connect,
+        at("2026-06-01T12:00:00Z"),
+    );
     let report = seen.report();
     assert_eq!((report.sightings.len(), report.unkept), (MAX_OBSERVATIONS, 7));
     assert!(report.toml().contains("INCOMPLETE: there was no room for 7 requests"));

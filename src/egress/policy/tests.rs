@@ -9,7 +9,7 @@ fn networks(list: &[&str]) -> Vec<ipnet::IpNet> {
 
 /// The rule that allows it, or the word that denies it.
 fn said(policy: &EgressPolicy, client: &EgressClient<'_>, destination: &str) -> String {
-    match policy.decide(client, &to(destination), Form::Connect, now()) {
+    match policy.decide(client, &to(destination), RequestForm::Connect, now()) {
         Verdict::Allowed(Grant { rule, reported: None }) => rule.settings.name.clone(),
         Verdict::Allowed(Grant { rule, reported: Some(denial) }) => {
             format!("{} reports {}", rule.settings.name, denial.reason.word())
@@ -136,8 +136,12 @@ fn a_rule_holds_from_its_first_moment_up_to_its_last() {
         ("2026-01-31T22:59:59.999Z", true),
         ("2026-01-31T23:00:00Z", false),
     ] {
-        let verdict =
-            policy.decide(&client("10.0.0.1"), &to("example.com:443"), Form::Connect, at(moment));
+        let verdict = policy.decide(
+            &client("10.0.0.1"),
+            &to("example.com:443"),
+            RequestForm::Connect,
+            at(moment),
+        );
         assert_eq!(matches!(verdict, Verdict::Allowed(_)), holds, "{moment}");
     }
 }
@@ -232,7 +236,7 @@ proptest! {
         };
         let expected = lists.iter().position(|list| list.iter().any(|pattern| covers(pattern)));
         let policy = policy(rules);
-        match (policy.decide(&client("192.0.2.1"), &destination, Form::Connect, now()), expected) {
+        match (policy.decide(&client("192.0.2.1"), &destination, RequestForm::Connect, now()), expected) {
             (Verdict::Allowed(grant), Some(number)) => {
                 prop_assert_eq!(&grant.rule.settings.name, &number.to_string());
             }
@@ -284,13 +288,13 @@ fn ports_of_urls_open_no_tunnels() {
     ]);
     let from = client("10.0.0.1");
     for (form, destination, expected) in [
-        (Form::Http, "ocsp.example.com:80", "ocsp"),
-        (Form::Connect, "ocsp.example.com:80", "egress_port"),
-        (Form::Connect, "ocsp.example.com:443", "ocsp"),
-        (Form::Https, "ocsp.example.com:443", "ocsp"),
-        (Form::Http, "ocsp.example.com:8080", "egress_port"),
-        (Form::Http, "ocsp.example.com:25", "egress_forbidden"),
-        (Form::Connect, "ocsp.example.com:25", "egress_forbidden"),
+        (RequestForm::Http, "ocsp.example.com:80", "ocsp"),
+        (RequestForm::Connect, "ocsp.example.com:80", "egress_port"),
+        (RequestForm::Connect, "ocsp.example.com:443", "ocsp"),
+        (RequestForm::Https, "ocsp.example.com:443", "ocsp"),
+        (RequestForm::Http, "ocsp.example.com:8080", "egress_port"),
+        (RequestForm::Http, "ocsp.example.com:25", "egress_forbidden"),
+        (RequestForm::Connect, "ocsp.example.com:25", "egress_forbidden"),
     ] {
         let said = match policy.decide(&from, &to(destination), form, now()) {
             Verdict::Allowed(grant) => grant.rule.settings.name.clone(),
@@ -329,7 +333,7 @@ fn credentials_are_looked_at_only_where_a_rule_asks() {
         (inside, "d.example:443", Login::Explains),
         (inside, "other.example:443", Login::Explains),
     ] {
-        let said = policy.login(&client, &to(destination), Form::Connect, now());
+        let said = policy.login(&client, &to(destination), RequestForm::Connect, now());
         assert_eq!(said, expected, "{} {destination}", client.ip);
     }
     let report = ForwardRule {
@@ -339,6 +343,6 @@ fn credentials_are_looked_at_only_where_a_rule_asks() {
         ..rule("learning", &[])
     };
     let policy = self::policy(vec![report]);
-    let said = policy.login(&inside, &to("any.example:443"), Form::Connect, now());
+    let said = policy.login(&inside, &to("any.example:443"), RequestForm::Connect, now());
     assert_eq!(said, Login::Decides);
 }

@@ -5,16 +5,16 @@ fn decode(
     framing: Framing,
     input: &[u8],
     size: usize,
-) -> Result<(Vec<u8>, Option<usize>), BadBody> {
+) -> Result<(Vec<u8>, Option<usize>), BodyError> {
     let mut decoder = BodyDecoder::new(framing);
     let (mut data, mut base) = (Vec::new(), 0);
     for piece in input.chunks(size) {
         let mut at = 0;
         loop {
             match decoder.decode(piece, &mut at)? {
-                Step::Data(range) => data.extend_from_slice(&piece[range]),
-                Step::More => break,
-                Step::End => return Ok((data, Some(base + at))),
+                DecodeStep::Data(range) => data.extend_from_slice(&piece[range]),
+                DecodeStep::More => break,
+                DecodeStep::End => return Ok((data, Some(base + at))),
             }
         }
         base += piece.len();
@@ -63,9 +63,9 @@ fn refuses_every_bad_chunk() {
         );
     }
     let endless = [&b"4;"[..], &vec![b'a'; 9000]].concat();
-    assert_eq!(decode(Framing::Chunked, &endless, 100), Err(BadBody::Chunk));
+    assert_eq!(decode(Framing::Chunked, &endless, 100), Err(BodyError::Chunk));
     let endless = [&b"0\r\nA: "[..], &vec![b'a'; 9000]].concat();
-    assert_eq!(decode(Framing::Chunked, &endless, 100), Err(BadBody::Trailer));
+    assert_eq!(decode(Framing::Chunked, &endless, 100), Err(BodyError::Trailer));
 }
 
 #[test]
@@ -80,14 +80,14 @@ fn counts_lengths_and_leaves_the_next_message() {
 fn passes_on_harmless_trailers_only() {
     let mut decoder = BodyDecoder::new(Framing::Chunked);
     let input = b"0\r\nX-Sum: 1\r\nContent-Length: 5\r\nHost: evil\r\nX-Forwarded-For: 1\r\nAuthorization: x\r\n\r\n";
-    assert_eq!(decoder.decode(input, &mut 0), Ok(Step::End));
+    assert_eq!(decoder.decode(input, &mut 0), Ok(DecodeStep::End));
     let text = decoder.trailers().unwrap();
     assert_eq!(text, b"X-Sum: 1\r\n");
     assert_eq!(trailer_fields(&text).unwrap().named("x-sum"), Some(&b"1"[..]));
 
     let mut decoder = BodyDecoder::new(Framing::Chunked);
     decoder.decode(b"0\r\nnot a field\r\n\r\n", &mut 0).unwrap();
-    assert_eq!(decoder.trailers(), Err(BadBody::Trailer));
+    assert_eq!(decoder.trailers(), Err(BodyError::Trailer));
 }
 
 proptest::proptest! {

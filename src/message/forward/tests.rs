@@ -6,10 +6,11 @@ fn request(text: &str) -> RequestHead {
 }
 
 fn passed_on(text: &str, trusted: bool, strip_prefix: Option<&str>) -> String {
-    let origin = Origin {
+    let origin = ClientOrigin {
         seat_cookie: None,
         client: "192.0.2.7".parse().unwrap(),
-        proxy: trusted.then(|| Proxy { address: "192.0.2.7".parse().unwrap(), believed: true }),
+        proxy: trusted
+            .then(|| TrustedProxy { address: "192.0.2.7".parse().unwrap(), believed: true }),
         strip_prefix,
         request_id: "id-1",
         trace: None,
@@ -84,7 +85,7 @@ fn states_the_length_once() {
 fn edits_an_answer() {
     let bytes = b"HTTP/1.1 200 Fine\r\nX-Frame-Options: DENY\r\nServer: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\n\r\n";
     let head = ResponseHead::parse(&Bytes::from_static(bytes), false).unwrap();
-    let edits = Edits::new(
+    let edits = ResponseEdits::new(
         [
             (HeaderName::from_static("x-frame-options"), None),
             (HeaderName::from_static("server"), Some(HeaderValue::from_static("gw"))),
@@ -92,7 +93,7 @@ fn edits_an_answer() {
         .into_iter(),
     );
     let mut out = Vec::new();
-    write_response(&mut out, &head, &edits, Sent::Length(2), b"Connection: close\r\n");
+    write_response(&mut out, &head, &edits, ResponseFraming::Length(2), b"Connection: close\r\n");
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 200 Fine\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nserver: gw\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
@@ -103,7 +104,7 @@ fn edits_an_answer() {
 fn the_cookie_of_the_gateway_is_not_passed_on() {
     let passed = |cookies: &str| {
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{cookies}X-Last: 1\r\n\r\n");
-        let origin = Origin {
+        let origin = ClientOrigin {
             seat_cookie: Some("seat"),
             client: "192.0.2.7".parse().unwrap(),
             proxy: None,

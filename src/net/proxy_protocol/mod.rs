@@ -4,7 +4,7 @@
 //! of 2020/03/05); sections are named where they are applied. Both versions are read, version 2 is written.
 //!
 //! In: bytes as they come. Out: a [`Header`], or what is wrong with it. Never: takes a byte that
-//! follows the header, holds more than [`MOST`] bytes, believes a header because it is there: who may
+//! follows the header, holds more than [`MAX_HEADER`] bytes, believes a header because it is there: who may
 //! send one is for the caller to ask first (section 2, "MUST not try to guess").
 
 mod crc32c;
@@ -14,25 +14,25 @@ pub mod v2;
 
 use std::net::SocketAddr;
 
-pub use receive::{NoHeader, receive};
-pub use v2::{Announced, Tlv};
+pub use receive::{ReceiveError, receive};
+pub use v2::{RelayedConn, Tlv};
 
 /// Longest header that is read, in bytes. The specification has senders stay below 536 (section 2);
 /// what balancers add about certificates can be longer.
-pub const MOST: usize = 4096;
+pub const MAX_HEADER: usize = 4096;
 
 /// What a header says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
     /// Whose connection it is.
-    pub origin: Origin,
+    pub origin: HeaderSource,
     /// What follows the addresses in version 2, as it came: whole TLVs, the checksum judged.
     tlvs: Box<[u8]>,
 }
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
+pub enum HeaderSource {
     /// The sender's own: a health check (`LOCAL`, section 2.2). Its own address is to be used.
     Local,
     /// Somebody's whose address the sender does not know, or cannot say: `UNKNOWN` of version 1;
@@ -60,7 +60,7 @@ impl Header {
 
 /// Why bytes are not a header. The connection ends (sections 2.1 and 2.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Malformed {
+pub enum HeaderError {
     /// A TLS record.
     #[error("no PROXY protocol header: the connection begins with TLS")]
     Tls,
@@ -95,8 +95,8 @@ pub enum Malformed {
     /// Address family or transport that there is none of.
     #[error("a version 2 header with address family and transport {0:#04x}, which are not known")]
     Family(u8),
-    /// Longer than [`MOST`].
-    #[error("a version 2 header that says it has {0} bytes after the first 16; {most} are read", most = MOST - v2::FIXED)]
+    /// Longer than [`MAX_HEADER`].
+    #[error("a version 2 header that says it has {0} bytes after the first 16; {most} are read", most = MAX_HEADER - v2::FIXED_LEN)]
     TooLong(u16),
     /// No room for the addresses its family has.
     #[error("a version 2 header too short for the addresses of its family")]
@@ -114,11 +114,11 @@ pub enum Malformed {
 
 /// The reader of one connection's header.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct HeaderReader {
     bytes: Vec<u8>,
 }
 
-impl Reader {
+impl HeaderReader {
     /// A reader that has seen nothing.
     #[must_use]
     pub fn new() -> Self {
@@ -136,8 +136,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Malformed`], as soon as no further byte could make it right.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, Option<Header>), Malformed> {
+    /// [`HeaderError`], as soon as no further byte could make it right.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, Option<Header>), HeaderError> {
         let mut taken = 0;
         while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             let part = rest.get(..self.wanted()).unwrap_or(rest);
@@ -164,19 +164,19 @@ impl Reader {
         if have == 0 {
             1
         } else if self.is_line() {
-            v1::MOST.saturating_sub(have).max(1)
+            v1::MAX_LINE.saturating_sub(have).max(1)
         } else {
-            v2::whole(&self.bytes).unwrap_or(v2::FIXED).saturating_sub(have).max(1)
+            v2::whole(&self.bytes).unwrap_or(v2::FIXED_LEN).saturating_sub(have).max(1)
         }
     }
 
-    fn judge(&self) -> Result<Option<Header>, Malformed> {
+    fn judge(&self) -> Result<Option<Header>, HeaderError> {
         match self.bytes.first() {
             None => Ok(None),
             Some(&first) if first == v1::PREFIX[0] => v1::read(&self.bytes),
             Some(&first) if first == v2::SIGNATURE[0] => v2::read(&self.bytes),
-            Some(&TLS_HANDSHAKE) => Err(Malformed::Tls),
-            Some(_) => Err(Malformed::NotProxyProtocol),
+            Some(&TLS_HANDSHAKE) => Err(HeaderError::Tls),
+            Some(_) => Err(HeaderError::NotProxyProtocol),
         }
     }
 }

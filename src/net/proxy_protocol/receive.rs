@@ -5,14 +5,14 @@ use std::io;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::{Header, MOST, Malformed, Reader};
+use super::{Header, HeaderError, HeaderReader, MAX_HEADER};
 
 /// Why there is no header.
 #[derive(Debug, thiserror::Error)]
-pub enum NoHeader {
+pub enum ReceiveError {
     /// What came is none.
     #[error("{0}")]
-    Malformed(#[from] Malformed),
+    Malformed(#[from] HeaderError),
     /// The sender closed the connection before its first byte: a balancer that only tries whether
     /// the port is open.
     #[error("closed before the first byte of a PROXY protocol header")]
@@ -32,20 +32,20 @@ pub enum NoHeader {
 ///
 /// # Errors
 ///
-/// [`NoHeader`].
+/// [`ReceiveError`].
 ///
 /// # Cancellation
 ///
 /// A part of the header may be lost; nothing can be done with the connection but to close it.
-pub async fn receive(stream: &mut TcpStream) -> Result<Header, NoHeader> {
-    let mut reader = Reader::new();
+pub async fn receive(stream: &mut TcpStream) -> Result<Header, ReceiveError> {
+    let mut reader = HeaderReader::new();
     // On the heap, because it lives across waiting, and gone with the header.
-    let mut seen = vec![0; MOST];
+    let mut seen = vec![0; MAX_HEADER];
     loop {
         let length = match (stream.peek(&mut seen).await, reader.taken()) {
             // Checks of balancers end with a reset, which costs them less.
-            (Ok(0) | Err(_), 0) => return Err(NoHeader::Nothing),
-            (Ok(0), taken) => return Err(NoHeader::Cut(taken)),
+            (Ok(0) | Err(_), 0) => return Err(ReceiveError::Nothing),
+            (Ok(0), taken) => return Err(ReceiveError::Cut(taken)),
             (length, _) => length?,
         };
         let (taken, header) = reader.feed(&seen[..length])?;

@@ -2,17 +2,17 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::v2::{LONGEST_VALUE, announce, announce_own};
+use super::v2::{MAX_TLV_VALUE, announce, announce_own};
 use super::*;
 
 /// What one reader makes of all the bytes, and how many of them it took.
-fn read(bytes: &[u8]) -> Result<(usize, Option<Header>), Malformed> {
-    Reader::new().feed(bytes)
+fn read(bytes: &[u8]) -> Result<(usize, Option<Header>), HeaderError> {
+    HeaderReader::new().feed(bytes)
 }
 
 /// The same when they come one by one.
-fn drip(bytes: &[u8]) -> Result<(usize, Option<Header>), Malformed> {
-    let mut reader = Reader::new();
+fn drip(bytes: &[u8]) -> Result<(usize, Option<Header>), HeaderError> {
+    let mut reader = HeaderReader::new();
     for (at, byte) in bytes.iter().enumerate() {
         if let (taken, Some(header)) = reader.feed(&[*byte])? {
             assert_eq!(taken, 1);
@@ -23,7 +23,7 @@ fn drip(bytes: &[u8]) -> Result<(usize, Option<Header>), Malformed> {
 }
 
 /// The origin of a header that must be complete, however it comes.
-fn origin(bytes: &[u8]) -> Origin {
+fn origin(bytes: &[u8]) -> HeaderSource {
     let (taken, header) = read(bytes).unwrap();
     let header = header.expect("a whole header");
     assert_eq!(taken, bytes.len());
@@ -32,14 +32,17 @@ fn origin(bytes: &[u8]) -> Origin {
 }
 
 /// Why it is refused, however it comes. What follows the fault makes no difference.
-fn fault(bytes: &[u8]) -> Malformed {
+fn fault(bytes: &[u8]) -> HeaderError {
     let fault = read(bytes).unwrap_err();
     assert_eq!(drip(bytes).unwrap_err(), fault, "{bytes:?}");
     fault
 }
 
-fn proxied(source: &str, destination: &str) -> Origin {
-    Origin::Proxied { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+fn proxied(source: &str, destination: &str) -> HeaderSource {
+    HeaderSource::Proxied {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+    }
 }
 
 /// A version 2 header by hand.
@@ -80,11 +83,11 @@ fn version_1_says_who_connected() {
             "PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.9 1 2\r\n",
             proxied("[::ffff:192.0.2.7]:1", "[::ffff:198.51.100.9]:2"),
         ),
-        ("PROXY UNKNOWN\r\n", Origin::Unknown),
-        ("PROXY UNKNOWN what\tever, even  two spaces\r\n", Origin::Unknown),
+        ("PROXY UNKNOWN\r\n", HeaderSource::Unknown),
+        ("PROXY UNKNOWN what\tever, even  two spaces\r\n", HeaderSource::Unknown),
         (
             "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
-            Origin::Unknown,
+            HeaderSource::Unknown,
         ),
     ];
     for (line, expected) in table {
@@ -94,9 +97,11 @@ fn version_1_says_who_connected() {
 
 #[test]
 fn version_1_is_refused_unless_it_matches_exactly() {
-    use Malformed::{Address, Fields, LineEnd, LineTooLong, NotProxyProtocol, Port, Protocol, Tls};
+    use HeaderError::{
+        Address, Fields, LineEnd, LineTooLong, NotProxyProtocol, Port, Protocol, Tls,
+    };
     let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
-    assert_eq!(long.len(), v1::MOST + 1);
+    assert_eq!(long.len(), v1::MAX_LINE + 1);
     let table = [
         ("GET / HTTP/1.1\r\n", NotProxyProtocol),
         ("PRI * HTTP/2.0\r\n", NotProxyProtocol),
@@ -156,17 +161,17 @@ fn version_2_says_who_connected() {
         (header(0x21, 0x11, IPV4), proxied("192.0.2.7:4660", "198.51.100.9:443")),
         (header(0x21, 0x21, &ipv6), proxied("[2001:db8::1]:1", "[2001:db8::2]:2")),
         // No TCP connection has datagrams at its other end.
-        (header(0x21, 0x12, IPV4), Origin::Unknown),
-        (header(0x21, 0x22, &ipv6), Origin::Unknown),
-        (header(0x21, 0x31, &[0; 216]), Origin::Unknown),
-        (header(0x21, 0x32, &[0; 216]), Origin::Unknown),
-        (header(0x21, 0x00, &[]), Origin::Unknown),
-        (header(0x21, 0x10, &[1, 2, 3]), Origin::Unknown),
-        (header(0x21, 0x01, IPV4), Origin::Unknown),
-        (header(0x20, 0x00, &[]), Origin::Local),
+        (header(0x21, 0x12, IPV4), HeaderSource::Unknown),
+        (header(0x21, 0x22, &ipv6), HeaderSource::Unknown),
+        (header(0x21, 0x31, &[0; 216]), HeaderSource::Unknown),
+        (header(0x21, 0x32, &[0; 216]), HeaderSource::Unknown),
+        (header(0x21, 0x00, &[]), HeaderSource::Unknown),
+        (header(0x21, 0x10, &[1, 2, 3]), HeaderSource::Unknown),
+        (header(0x21, 0x01, IPV4), HeaderSource::Unknown),
+        (header(0x20, 0x00, &[]), HeaderSource::Local),
         // Everything after the command is to be discarded.
-        (header(0x20, 0x11, IPV4), Origin::Local),
-        (header(0x20, 0xff, b"whatever"), Origin::Local),
+        (header(0x20, 0x11, IPV4), HeaderSource::Local),
+        (header(0x20, 0xff, b"whatever"), HeaderSource::Local),
     ];
     for (bytes, expected) in table {
         assert_eq!(origin(&bytes), expected, "{bytes:?}");
@@ -175,12 +180,12 @@ fn version_2_says_who_connected() {
 
 #[test]
 fn version_2_is_refused_unless_it_matches_exactly() {
-    use Malformed::{
+    use HeaderError::{
         Checksum, ChecksumForm, Command, Family, NoRoom, NotProxyProtocol, TlvCut, TooLong,
     };
     let mut damaged = Vec::new();
     let (source, destination) = ("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap());
-    announce(&mut damaged, &Announced { source, destination, tlvs: &[] });
+    announce(&mut damaged, &RelayedConn { source, destination, tlvs: &[] });
     damaged[16] ^= 1;
     let beyond = [v2::SIGNATURE, &[0x21, 0x11], &4081_u16.to_be_bytes()].concat();
     let table = [
@@ -232,11 +237,11 @@ fn fields_are_found_and_unknown_ones_passed_over() {
 fn a_header_goes_in_one_segment_whatever_it_carries() {
     let (source, destination) =
         ("[2001:db8::1]:1".parse().unwrap(), "[2001:db8::2]:2".parse().unwrap());
-    let long = [b'a'; LONGEST_VALUE];
-    let too_long = [b'a'; LONGEST_VALUE + 1];
+    let long = [b'a'; MAX_TLV_VALUE];
+    let too_long = [b'a'; MAX_TLV_VALUE + 1];
     let tlvs = [(Tlv::Authority, &long[..]), (Tlv::UniqueId, &[7; 128]), (Tlv::Alpn, &too_long)];
     let mut out = b"before".to_vec();
-    announce(&mut out, &Announced { source, destination, tlvs: &tlvs });
+    announce(&mut out, &RelayedConn { source, destination, tlvs: &tlvs });
     let bytes = &out[6..];
     assert!(bytes.len() <= 536, "{}", bytes.len());
     let (taken, header) = read(bytes).unwrap();
@@ -250,8 +255,8 @@ fn a_header_goes_in_one_segment_whatever_it_carries() {
 fn what_is_the_gateways_own_says_so() {
     let mut out = Vec::new();
     announce_own(&mut out);
-    assert_eq!(out.len(), v2::FIXED);
-    assert_eq!(origin(&out), Origin::Local);
+    assert_eq!(out.len(), v2::FIXED_LEN);
+    assert_eq!(origin(&out), HeaderSource::Local);
 }
 
 #[test]
@@ -259,11 +264,11 @@ fn addresses_of_two_families_go_as_ipv6() {
     let mut out = Vec::new();
     let source = "192.0.2.7:1".parse().unwrap();
     let destination = "[2001:db8::2]:2".parse().unwrap();
-    announce(&mut out, &Announced { source, destination, tlvs: &[] });
+    announce(&mut out, &RelayedConn { source, destination, tlvs: &[] });
     assert_eq!(origin(&out), proxied("[::ffff:192.0.2.7]:1", "[2001:db8::2]:2"));
     out.clear();
     let mapped = "[::ffff:192.0.2.8]:2".parse().unwrap();
-    announce(&mut out, &Announced { source, destination: mapped, tlvs: &[] });
+    announce(&mut out, &RelayedConn { source, destination: mapped, tlvs: &[] });
     assert_eq!(origin(&out), proxied("192.0.2.7:1", "192.0.2.8:2"), "and need not, if mapped");
 }
 
@@ -287,7 +292,7 @@ proptest! {
     fn any_bytes_are_judged_alike_however_they_come(bytes in near_headers(), cut in any::<prop::sample::Index>()) {
         let whole = read(&bytes);
         prop_assert_eq!(drip(&bytes), whole.clone());
-        let mut reader = Reader::new();
+        let mut reader = HeaderReader::new();
         let (first, rest) = bytes.split_at(cut.index(bytes.len() + 1));
         let pieces = match reader.feed(first) {
             Ok((taken, None)) => {
@@ -297,7 +302,7 @@ proptest! {
             ended => ended,
         };
         prop_assert_eq!(pieces, whole);
-        prop_assert!(reader.taken() <= MOST);
+        prop_assert!(reader.taken() <= MAX_HEADER);
     }
 
     /// What is written is read, to its last byte and no further.
@@ -311,7 +316,7 @@ proptest! {
     ) {
         let tlvs = [(Tlv::UniqueId, &id[..]), (Tlv::Authority, name.as_bytes())];
         let mut bytes = Vec::new();
-        announce(&mut bytes, &Announced { source, destination, tlvs: &tlvs });
+        announce(&mut bytes, &RelayedConn { source, destination, tlvs: &tlvs });
         let length = bytes.len();
         bytes.extend_from_slice(&follows);
         let (taken, header) = read(&bytes).unwrap();
@@ -319,7 +324,7 @@ proptest! {
         let header = header.unwrap();
         prop_assert_eq!(header.tlv(Tlv::UniqueId), Some(&id[..]));
         prop_assert_eq!(header.tlv(Tlv::Authority), Some(name.as_bytes()));
-        let Origin::Proxied { source: s, destination: d } = header.origin else { panic!() };
+        let HeaderSource::Proxied { source: s, destination: d } = header.origin else { panic!() };
         let same = |a: SocketAddr, b: SocketAddr| {
             (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port())
         };
@@ -331,9 +336,9 @@ proptest! {
     fn a_damaged_header_is_not_believed(at in 16_usize..28, bit in 0_u32..8) {
         let (source, destination) = ("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap());
         let mut bytes = Vec::new();
-        announce(&mut bytes, &Announced { source, destination, tlvs: &[] });
+        announce(&mut bytes, &RelayedConn { source, destination, tlvs: &[] });
         bytes[at] ^= 1 << bit;
-        prop_assert_eq!(read(&bytes), Err(Malformed::Checksum));
+        prop_assert_eq!(read(&bytes), Err(HeaderError::Checksum));
     }
 }
 
@@ -352,7 +357,10 @@ async fn what_follows_the_header_is_left_on_the_socket() {
         let (mut client, mut accepted) = connection().await;
         client.write_all(&[header, b"\x16\x03\x01 and so on"].concat()).await.unwrap();
         drop(client);
-        assert!(matches!(receive(&mut accepted).await.unwrap().origin, Origin::Proxied { .. }));
+        assert!(matches!(
+            receive(&mut accepted).await.unwrap().origin,
+            HeaderSource::Proxied { .. }
+        ));
         let mut rest = Vec::new();
         accepted.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"\x16\x03\x01 and so on");
@@ -374,10 +382,10 @@ async fn a_header_may_come_byte_by_byte_or_not_at_all() {
 
     let (client, mut accepted) = connection().await;
     drop(client);
-    assert!(matches!(receive(&mut accepted).await, Err(NoHeader::Nothing)));
+    assert!(matches!(receive(&mut accepted).await, Err(ReceiveError::Nothing)));
 
     let (mut client, mut accepted) = connection().await;
     client.write_all(b"PROXY TCP4 ").await.unwrap();
     drop(client);
-    assert!(matches!(receive(&mut accepted).await, Err(NoHeader::Cut(11))));
+    assert!(matches!(receive(&mut accepted).await, Err(ReceiveError::Cut(11))));
 }

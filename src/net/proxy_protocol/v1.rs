@@ -2,60 +2,60 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Header, Malformed, Origin, begins};
+use super::{Header, HeaderError, HeaderSource, begins};
 
 /// What every line begins with.
 pub(super) const PREFIX: &[u8] = b"PROXY ";
 
 /// Longest line, CRLF included.
-pub(super) const MOST: usize = 107;
+pub(super) const MAX_LINE: usize = 107;
 
-/// Judges a line as far as it is there; [`super::Reader`] gives no byte behind its LF.
-pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
+/// Judges a line as far as it is there; [`super::HeaderReader`] gives no byte behind its LF.
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     if !begins(bytes, PREFIX) {
-        return Err(Malformed::NotProxyProtocol);
+        return Err(HeaderError::NotProxyProtocol);
     }
     let Some(line) = bytes.strip_suffix(b"\n") else {
         // CR may be the last byte so far, nothing before it.
         let before = bytes.split_last().map_or(bytes, |(_, before)| before);
         if before.contains(&b'\r') {
-            return Err(Malformed::LineEnd);
+            return Err(HeaderError::LineEnd);
         }
-        return if bytes.len() < MOST { Ok(None) } else { Err(Malformed::LineTooLong) };
+        return if bytes.len() < MAX_LINE { Ok(None) } else { Err(HeaderError::LineTooLong) };
     };
-    let line = line.strip_suffix(b"\r").ok_or(Malformed::LineEnd)?;
-    let line = line.get(PREFIX.len()..).ok_or(Malformed::LineEnd)?;
+    let line = line.strip_suffix(b"\r").ok_or(HeaderError::LineEnd)?;
+    let line = line.get(PREFIX.len()..).ok_or(HeaderError::LineEnd)?;
     if line.contains(&b'\r') {
-        return Err(Malformed::LineEnd);
+        return Err(HeaderError::LineEnd);
     }
     let origin = origin(line)?;
     Ok(Some(Header { origin, tlvs: Box::default() }))
 }
 
-fn origin(line: &[u8]) -> Result<Origin, Malformed> {
+fn origin(line: &[u8]) -> Result<HeaderSource, HeaderError> {
     let mut words = line.split(|byte| *byte == b' ');
     let parse: fn(&str) -> Option<IpAddr> = match words.next() {
         // Whatever follows is to be ignored.
-        Some(b"UNKNOWN") => return Ok(Origin::Unknown),
+        Some(b"UNKNOWN") => return Ok(HeaderSource::Unknown),
         Some(b"TCP4") => |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::from),
         Some(b"TCP6") => |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::from),
-        _ => return Err(Malformed::Protocol),
+        _ => return Err(HeaderError::Protocol),
     };
-    let mut word = || words.next().filter(|word| !word.is_empty()).ok_or(Malformed::Fields);
+    let mut word = || words.next().filter(|word| !word.is_empty()).ok_or(HeaderError::Fields);
     let [source, destination, source_port, destination_port] = [word()?, word()?, word()?, word()?];
     if words.next().is_some() {
-        return Err(Malformed::Fields);
+        return Err(HeaderError::Fields);
     }
-    let ip = |word| std::str::from_utf8(word).ok().and_then(parse).ok_or(Malformed::Address);
-    Ok(Origin::Proxied {
+    let ip = |word| std::str::from_utf8(word).ok().and_then(parse).ok_or(HeaderError::Address);
+    Ok(HeaderSource::Proxied {
         source: SocketAddr::new(ip(source)?, port(source_port)?),
         destination: SocketAddr::new(ip(destination)?, port(destination_port)?),
     })
 }
 
 /// A port in the one way to write it: no sign, no leading zero.
-fn port(word: &[u8]) -> Result<u16, Malformed> {
+fn port(word: &[u8]) -> Result<u16, HeaderError> {
     let plain = word.iter().all(u8::is_ascii_digit) && (word.len() == 1 || word[0] != b'0');
     let text = std::str::from_utf8(word).ok().filter(|_| plain);
-    text.and_then(|text| text.parse().ok()).ok_or(Malformed::Port)
+    text.and_then(|text| text.parse().ok()).ok_or(HeaderError::Port)
 }

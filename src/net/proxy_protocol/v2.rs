@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Header, MOST, Malformed, Origin, begins, crc32c};
+use super::{Header, HeaderError, HeaderSource, MAX_HEADER, begins, crc32c};
 
 /// What every header begins with. It is made so that no HTTP or TLS begins like it.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Bytes that say how many more there are, those included that say it.
-pub(super) const FIXED: usize = 16;
+pub(super) const FIXED_LEN: usize = 16;
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
@@ -17,15 +17,15 @@ const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
 /// Bytes of both addresses and ports.
-const IPV4_BLOCK: usize = 12;
-const IPV6_BLOCK: usize = 36;
-const UNIX_BLOCK: usize = 216;
+const IPV4_BLOCK_LEN: usize = 12;
+const IPV6_BLOCK_LEN: usize = 36;
+const UNIX_BLOCK_LEN: usize = 216;
 
 /// Bytes of a TLV before its value.
-const TLV_HEAD: usize = 3;
+const TLV_HEAD_LEN: usize = 3;
 
 /// Bytes of the checksum.
-const CHECKSUM: usize = 4;
+const CHECKSUM_LEN: usize = 4;
 
 /// A type of the fields after the addresses that the gateway reads or writes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,23 +44,23 @@ const CRC32C: u8 = 0x03;
 
 /// Length of the whole header, once it is said.
 pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
-    Some(FIXED + usize::from(said(bytes)?))
+    Some(FIXED_LEN + usize::from(said(bytes)?))
 }
 
 fn said(bytes: &[u8]) -> Option<u16> {
-    bytes.get(FIXED - 2..FIXED)?.try_into().ok().map(u16::from_be_bytes)
+    bytes.get(FIXED_LEN - 2..FIXED_LEN)?.try_into().ok().map(u16::from_be_bytes)
 }
 
-/// Judges a header as far as it is there; [`super::Reader`] gives no byte behind its end.
-pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
+/// Judges a header as far as it is there; [`super::HeaderReader`] gives no byte behind its end.
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     if !begins(bytes, SIGNATURE) {
-        return Err(Malformed::NotProxyProtocol);
+        return Err(HeaderError::NotProxyProtocol);
     }
     let command = bytes.get(SIGNATURE.len()).copied();
     let family = bytes.get(SIGNATURE.len() + 1).copied();
     match command {
         None | Some(LOCAL | PROXY) => {}
-        Some(other) => return Err(Malformed::Command(other)),
+        Some(other) => return Err(HeaderError::Command(other)),
     }
     if let Some(family) = family.filter(|_| command == Some(PROXY)) {
         addresses_length(family)?;
@@ -68,69 +68,69 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let (Some(command), Some(family), Some(length)) = (command, family, said(bytes)) else {
         return Ok(None);
     };
-    if usize::from(length) > MOST - FIXED {
-        return Err(Malformed::TooLong(length));
+    if usize::from(length) > MAX_HEADER - FIXED_LEN {
+        return Err(HeaderError::TooLong(length));
     }
-    let block = bytes.get(FIXED..).unwrap_or_default();
+    let block = bytes.get(FIXED_LEN..).unwrap_or_default();
     if block.len() < length.into() {
         return Ok(None);
     }
     // "Must discard the protocol block including the family": nothing in it is an error.
     if command == LOCAL {
-        return Ok(Some(Header { origin: Origin::Local, tlvs: Box::default() }));
+        return Ok(Some(Header { origin: HeaderSource::Local, tlvs: Box::default() }));
     }
     relayed(bytes, family, block).map(Some)
 }
 
 /// Reads the whole header of a connection that is relayed.
-fn relayed(bytes: &[u8], family: u8, block: &[u8]) -> Result<Header, Malformed> {
+fn relayed(bytes: &[u8], family: u8, block: &[u8]) -> Result<Header, HeaderError> {
     let Some(length) = addresses_length(family)? else {
         // What stands in the block of an unspecified family is not specified.
-        return Ok(Header { origin: Origin::Unknown, tlvs: Box::default() });
+        return Ok(Header { origin: HeaderSource::Unknown, tlvs: Box::default() });
     };
-    let (addresses, fields) = block.split_at_checked(length).ok_or(Malformed::NoRoom)?;
+    let (addresses, fields) = block.split_at_checked(length).ok_or(HeaderError::NoRoom)?;
     verify(bytes, fields)?;
     let origin = match family {
         TCP_OVER_IPV4 => pair::<4>(addresses, |ip| Ipv4Addr::from(ip).into()),
         TCP_OVER_IPV6 => pair::<16>(addresses, |ip| Ipv6Addr::from(ip).into()),
         // UNIX sockets have no address a client could be told apart by, and what comes over TCP was
         // no datagram: both fall back to unspecified, as they may.
-        _ => Some(Origin::Unknown),
+        _ => Some(HeaderSource::Unknown),
     };
-    Ok(Header { origin: origin.ok_or(Malformed::NoRoom)?, tlvs: fields.into() })
+    Ok(Header { origin: origin.ok_or(HeaderError::NoRoom)?, tlvs: fields.into() })
 }
 
 /// How many bytes the addresses of a family take; `None` if the family or the transport is
 /// unspecified.
-fn addresses_length(family: u8) -> Result<Option<usize>, Malformed> {
+fn addresses_length(family: u8) -> Result<Option<usize>, HeaderError> {
     let length = match family >> 4 {
         0 => 0,
-        1 => IPV4_BLOCK,
-        2 => IPV6_BLOCK,
-        3 => UNIX_BLOCK,
-        _ => return Err(Malformed::Family(family)),
+        1 => IPV4_BLOCK_LEN,
+        2 => IPV6_BLOCK_LEN,
+        3 => UNIX_BLOCK_LEN,
+        _ => return Err(HeaderError::Family(family)),
     };
     match family & 0x0f {
         0 => Ok(None),
         1 | 2 => Ok(Some(length).filter(|length| *length > 0)),
-        _ => Err(Malformed::Family(family)),
+        _ => Err(HeaderError::Family(family)),
     }
 }
 
 /// Source and destination out of addresses of `N` bytes each and two ports.
-fn pair<const N: usize>(addresses: &[u8], ip: fn([u8; N]) -> IpAddr) -> Option<Origin> {
+fn pair<const N: usize>(addresses: &[u8], ip: fn([u8; N]) -> IpAddr) -> Option<HeaderSource> {
     let (source, rest) = addresses.split_first_chunk::<N>()?;
     let (destination, rest) = rest.split_first_chunk::<N>()?;
     let (source_port, rest) = rest.split_first_chunk::<2>()?;
     let (destination_port, _) = rest.split_first_chunk::<2>()?;
-    Some(Origin::Proxied {
+    Some(HeaderSource::Proxied {
         source: SocketAddr::new(ip(*source), u16::from_be_bytes(*source_port)),
         destination: SocketAddr::new(ip(*destination), u16::from_be_bytes(*destination_port)),
     })
 }
 
 /// The fields after the addresses, type and value; an error, the last item, if one is cut short.
-pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), Malformed>> {
+pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), HeaderError>> {
     std::iter::from_fn(move || {
         let (&kind, rest) = bytes.split_first()?;
         let field = rest
@@ -138,7 +138,7 @@ pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]),
             .and_then(|(length, rest)| rest.split_at_checked(u16::from_be_bytes(*length).into()));
         let Some((value, rest)) = field else {
             bytes = &[];
-            return Some(Err(Malformed::TlvCut));
+            return Some(Err(HeaderError::TlvCut));
         };
         bytes = rest;
         Some(Ok((kind, value)))
@@ -147,49 +147,49 @@ pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]),
 
 /// Whether all fields are whole and the checksum, if there is one, is that of `header`, of which
 /// `fields` is the end.
-fn verify(header: &[u8], fields: &[u8]) -> Result<(), Malformed> {
+fn verify(header: &[u8], fields: &[u8]) -> Result<(), HeaderError> {
     let (mut at, mut found) = (header.len() - fields.len(), None);
     for field in tlvs(fields) {
         let (kind, value) = field?;
-        at += TLV_HEAD;
+        at += TLV_HEAD_LEN;
         if kind == CRC32C {
-            let value = value.try_into().map_err(|_| Malformed::ChecksumForm)?;
+            let value = value.try_into().map_err(|_| HeaderError::ChecksumForm)?;
             if found.replace((at, u32::from_be_bytes(value))).is_some() {
-                return Err(Malformed::ChecksumForm);
+                return Err(HeaderError::ChecksumForm);
             }
         }
         at += value.len();
     }
     let Some((at, said)) = found else { return Ok(()) };
-    let (before, rest) = header.split_at_checked(at).ok_or(Malformed::ChecksumForm)?;
-    let after = rest.get(CHECKSUM..).unwrap_or_default();
-    let right = crc32c::of(&[before, &[0; CHECKSUM], after]) == said;
-    if right { Ok(()) } else { Err(Malformed::Checksum) }
+    let (before, rest) = header.split_at_checked(at).ok_or(HeaderError::ChecksumForm)?;
+    let after = rest.get(CHECKSUM_LEN..).unwrap_or_default();
+    let right = crc32c::of(&[before, &[0; CHECKSUM_LEN], after]) == said;
+    if right { Ok(()) } else { Err(HeaderError::Checksum) }
 }
 
 /// What is said about a connection that is relayed.
 #[derive(Clone, Copy, Debug)]
-pub struct Announced<'a> {
+pub struct RelayedConn<'a> {
     /// Where the client connected from.
     pub source: SocketAddr,
     /// Where it connected to.
     pub destination: SocketAddr,
-    /// What else is said, in this order. A value beyond [`LONGEST_VALUE`] bytes is left out: it
+    /// What else is said, in this order. A value beyond [`MAX_TLV_VALUE`] bytes is left out: it
     /// would push the header over what receivers must take.
     pub tlvs: &'a [(Tlv, &'a [u8])],
 }
 
 /// Longest value of a TLV that is written, in bytes: a DNS name has 253 at most, a unique id 128.
-pub const LONGEST_VALUE: usize = 255;
+pub const MAX_TLV_VALUE: usize = 255;
 
 /// Writes a header with its checksum. At most 536 bytes come of up to one TLV of each [`Tlv`], so
 /// that it always goes in one segment (section 2).
 ///
 /// Addresses of two families are both written as IPv6, the other one mapped (RFC 4291 section
 /// 2.5.5.2).
-pub fn announce(out: &mut Vec<u8>, announced: &Announced<'_>) {
+pub fn announce(out: &mut Vec<u8>, announced: &RelayedConn<'_>) {
     let begin = out.len();
-    let Announced { source, destination, tlvs } = announced;
+    let RelayedConn { source, destination, tlvs } = announced;
     out.extend_from_slice(SIGNATURE);
     out.push(PROXY);
     match (source.ip().to_canonical(), destination.ip().to_canonical()) {
@@ -206,10 +206,10 @@ pub fn announce(out: &mut Vec<u8>, announced: &Announced<'_>) {
     }
     out.extend_from_slice(&source.port().to_be_bytes());
     out.extend_from_slice(&destination.port().to_be_bytes());
-    for (kind, value) in tlvs.iter().filter(|(_, value)| value.len() <= LONGEST_VALUE) {
+    for (kind, value) in tlvs.iter().filter(|(_, value)| value.len() <= MAX_TLV_VALUE) {
         tlv(out, *kind as u8, value);
     }
-    tlv(out, CRC32C, &[0; CHECKSUM]);
+    tlv(out, CRC32C, &[0; CHECKSUM_LEN]);
     seal(&mut out[begin..]);
 }
 
@@ -236,10 +236,10 @@ fn tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
 
 /// Puts length and checksum, the last four bytes, into a header that is otherwise complete.
 fn seal(header: &mut [u8]) {
-    let length = u16::try_from(header.len() - FIXED).unwrap_or(u16::MAX);
-    header[FIXED - 2..FIXED].copy_from_slice(&length.to_be_bytes());
+    let length = u16::try_from(header.len() - FIXED_LEN).unwrap_or(u16::MAX);
+    header[FIXED_LEN - 2..FIXED_LEN].copy_from_slice(&length.to_be_bytes());
     let checksum = crc32c::of(&[header]).to_be_bytes();
-    if let Some(place) = header.last_chunk_mut::<CHECKSUM>() {
+    if let Some(place) = header.last_chunk_mut::<CHECKSUM_LEN>() {
         *place = checksum;
     }
 }

@@ -10,14 +10,14 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-fn side<T>(io: T, early: &'static [u8]) -> Side<T> {
-    Side { io, early: Bytes::from_static(early) }
+fn side<T>(io: T, early: &'static [u8]) -> RelaySide<T> {
+    RelaySide { io, early: Bytes::from_static(early) }
 }
 
 #[test]
 fn carries_early_bytes_first_and_half_closes() {
     run(async {
-        let local = Local::new();
+        let local = WorkerLocal::new();
         let (mut client, a) = tokio::io::duplex(7);
         let (b, mut server) = tokio::io::duplex(7);
         let relaying = tokio::task::spawn_local({
@@ -40,14 +40,14 @@ fn carries_early_bytes_first_and_half_closes() {
         assert_eq!(answer, "good bye, and thanks");
         assert_eq!(answering.await.unwrap(), "early hello, how are you?");
         let summary = relaying.await.unwrap();
-        assert_eq!((summary.end, summary.a_to_b, summary.b_to_a), (End::ClosedByA, 25, 20));
+        assert_eq!((summary.end, summary.a_to_b, summary.b_to_a), (RelayEnd::ClosedByA, 25, 20));
     });
 }
 
 #[test]
 fn ends_when_nothing_moves() {
     run(async {
-        let local = Local::new();
+        let local = WorkerLocal::new();
         tokio::task::spawn_local(local.clock.clone().run());
         let (mut client, a) = tokio::io::duplex(64);
         let (b, _server) = tokio::io::duplex(64);
@@ -59,7 +59,7 @@ fn ends_when_nothing_moves() {
         });
         let summary =
             relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
-        assert_eq!((summary.end, summary.a_to_b), (End::Idle, 1));
+        assert_eq!((summary.end, summary.a_to_b), (RelayEnd::Idle, 1));
         assert!((17..=20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     });
 }
@@ -67,7 +67,7 @@ fn ends_when_nothing_moves() {
 #[test]
 fn tunnels_close_one_after_another_while_draining() {
     run(async {
-        let local = Local::new();
+        let local = WorkerLocal::new();
         tokio::task::spawn_local(local.clock.clone().run());
         let start = Instant::now();
         let relays: Vec<_> = (0..40)
@@ -93,7 +93,7 @@ fn tunnels_close_one_after_another_while_draining() {
         let mut ends = Vec::new();
         for relay in relays {
             let (end, after) = relay.await.unwrap();
-            assert_eq!(end, End::Draining);
+            assert_eq!(end, RelayEnd::Draining);
             ends.push(after.as_secs());
         }
         ends.sort_unstable();
@@ -106,7 +106,7 @@ fn tunnels_close_one_after_another_while_draining() {
 #[test]
 fn ends_when_the_worker_cuts() {
     run(async {
-        let local = Local::new();
+        let local = WorkerLocal::new();
         let (_client, a) = tokio::io::duplex(64);
         let (b, _server) = tokio::io::duplex(64);
         tokio::task::spawn_local({
@@ -115,25 +115,25 @@ fn ends_when_the_worker_cuts() {
         });
         let summary =
             relay(&local, side(a, b""), side(b, b""), Duration::from_secs(10), &|| true).await;
-        assert_eq!(summary.end, End::Draining);
+        assert_eq!(summary.end, RelayEnd::Draining);
     });
 }
 
 mod websocket {
     use super::*;
-    use crate::net::websocket::Frames;
+    use crate::net::websocket::FrameTracker;
     use tokio::io::DuplexStream;
 
     /// A WebSocket through a relay, in memory.
     struct Joined {
-        local: Rc<Local>,
+        local: Rc<WorkerLocal>,
         client: DuplexStream,
         server: DuplexStream,
-        relaying: tokio::task::JoinHandle<Summary>,
+        relaying: tokio::task::JoinHandle<RelaySummary>,
     }
 
     fn joined(room: usize) -> Joined {
-        let local = Local::new();
+        let local = WorkerLocal::new();
         tokio::task::spawn_local(local.clock.clone().run());
         let (client, a) = tokio::io::duplex(room);
         let (b, server) = tokio::io::duplex(room);
@@ -188,7 +188,7 @@ mod websocket {
             on.server.write_all(b"\x81\x04late\x88\x02\x03\xf0").await.unwrap();
             assert_eq!(all_of(&mut on.server).await, b"");
             let summary = on.relaying.await.unwrap();
-            assert_eq!((summary.end, summary.close_code), (End::Forbidden, Some(1008)));
+            assert_eq!((summary.end, summary.close_code), (RelayEnd::Forbidden, Some(1008)));
             assert_eq!((summary.a_to_b, summary.b_to_a), (8, 0));
         });
     }
@@ -234,7 +234,7 @@ mod websocket {
             // The other side was between two frames.
             assert_eq!(all_of(on.server).await[0], 0x88);
             let summary = on.relaying.await.unwrap();
-            assert_eq!((summary.end, summary.close_code), (End::Forbidden, None));
+            assert_eq!((summary.end, summary.close_code), (RelayEnd::Forbidden, None));
         });
     }
 
@@ -305,7 +305,7 @@ mod websocket {
             settle().await;
             on.local.enter(Phase::Cutting, Duration::ZERO);
             let summary = on.relaying.await.unwrap();
-            assert_eq!((summary.end, summary.close_code), (End::Draining, Some(1001)));
+            assert_eq!((summary.end, summary.close_code), (RelayEnd::Draining, Some(1001)));
             assert_eq!(all_of(on.client).await, b"\x88\x0a\x03\xe9draining");
             assert_eq!(all_of(on.server).await.len(), 16);
         });
@@ -313,6 +313,6 @@ mod websocket {
 
     #[test]
     fn a_tunnel_is_hardly_larger_for_it() {
-        assert!(size_of::<Option<Frames>>() <= 16);
+        assert!(size_of::<Option<FrameTracker>>() <= 16);
     }
 }

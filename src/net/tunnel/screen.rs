@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
 
-use super::{Direction, End, Terms, Watch};
-use crate::net::{Io, Local, Outgoing};
+use super::{CopyDirection, TunnelEnd, TunnelLimits, TunnelTimers};
+use crate::net::{Io, WorkerLocal, WriteBuffer};
 
 /// Reads of each side per poll, before other tasks run.
 const TURNS: u32 = 8;
@@ -44,13 +44,13 @@ pub struct Refused<S, A> {
     /// Side A, still open.
     pub a: A,
     /// Bytes on their way to it.
-    pub out: Outgoing,
+    pub out: WriteBuffer,
 }
 
 /// An end before the screen had seen enough.
 pub(super) enum Over {
     Refused,
-    Ended(End),
+    Ended(TunnelEnd),
 }
 
 /// Both sides and directions of a tunnel.
@@ -58,9 +58,9 @@ pub(super) struct Pair<'a, A, B> {
     pub(super) a: &'a mut A,
     pub(super) b: &'a mut B,
     /// From A to B.
-    pub(super) ab: &'a mut Direction,
+    pub(super) ab: &'a mut CopyDirection,
     /// From B to A.
-    pub(super) ba: &'a mut Direction,
+    pub(super) ba: &'a mut CopyDirection,
 }
 
 impl<A: Io, B: Io> Pair<'_, A, B> {
@@ -68,9 +68,9 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
     /// judge. `of_a` and `of_b` were read already.
     pub(super) async fn pass<S: Screen>(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         screen: &mut S,
-        (watch, terms): (&mut Watch, &Terms<'_>),
+        (watch, terms): (&mut TunnelTimers, &TunnelLimits<'_>),
         (of_a, of_b): (&[u8], &[u8]),
     ) -> Option<Over> {
         let mut step = Step::More;
@@ -119,9 +119,9 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
     fn turn<S: Screen>(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         screen: &mut S,
-    ) -> Poll<Result<Step, End>> {
+    ) -> Poll<Result<Step, TunnelEnd>> {
         let b = self.poll_b(cx, local, screen);
         if !matches!(b, Poll::Pending | Poll::Ready(Ok(Step::More))) {
             return b;
@@ -132,7 +132,13 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
         }
     }
 
-    fn count(&self, local: &Local, watch: &mut Watch, terms: &Terms<'_>, moved: usize) {
+    fn count(
+        &self,
+        local: &WorkerLocal,
+        watch: &mut TunnelTimers,
+        terms: &TunnelLimits<'_>,
+        moved: usize,
+    ) {
         let now = local.clock.now();
         watch.moved = now;
         terms.moved.a_to_b.store(self.ab.bytes, Ordering::Relaxed);
@@ -164,12 +170,12 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
     fn poll_b<S: Screen>(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         screen: &mut S,
-    ) -> Poll<Result<Step, End>> {
-        ready!(self.ba.out.poll_flush(cx, self.a)).map_err(|_| End::BrokenA)?;
+    ) -> Poll<Result<Step, TunnelEnd>> {
+        ready!(self.ba.out.poll_flush(cx, self.a)).map_err(|_| TunnelEnd::BrokenA)?;
         local.with_scratch(|scratch| {
-            let data = ready!(read(cx, self.b, scratch)).map_err(|_| End::BrokenB)?;
+            let data = ready!(read(cx, self.b, scratch)).map_err(|_| TunnelEnd::BrokenB)?;
             let step = if data.is_empty() {
                 self.ba.ended = true;
                 Step::Done
@@ -185,15 +191,15 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
     fn poll_a<S: Screen>(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         screen: &mut S,
-    ) -> Poll<Result<Step, End>> {
-        ready!(self.ab.out.poll_flush(cx, self.b)).map_err(|_| End::BrokenB)?;
+    ) -> Poll<Result<Step, TunnelEnd>> {
+        ready!(self.ab.out.poll_flush(cx, self.b)).map_err(|_| TunnelEnd::BrokenB)?;
         if screen.holds_a() {
             return Poll::Pending;
         }
         local.with_scratch(|scratch| {
-            let data = ready!(read(cx, self.a, scratch)).map_err(|_| End::BrokenA)?;
+            let data = ready!(read(cx, self.a, scratch)).map_err(|_| TunnelEnd::BrokenA)?;
             let step = if data.is_empty() {
                 self.ab.ended = true;
                 Step::Done

@@ -3,7 +3,7 @@ use std::cell::Cell;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::TcpListener;
 
-impl Leg for DuplexStream {}
+impl TunnelStream for DuplexStream {}
 
 fn run(paused: bool, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -14,14 +14,14 @@ fn run(paused: bool, test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-fn local() -> Rc<Local> {
-    let local = Local::new();
+fn local() -> Rc<WorkerLocal> {
+    let local = WorkerLocal::new();
     tokio::task::spawn_local(local.clock.clone().run());
     local
 }
 
-fn terms(moved: &Moved) -> Terms<'_> {
-    Terms {
+fn terms(moved: &ByteCounts) -> TunnelLimits<'_> {
+    TunnelLimits {
         idle: Duration::from_secs(60),
         ends_at: None,
         rates: [None, None],
@@ -74,10 +74,10 @@ fn a_flood_is_spliced_and_arrives_whole_and_half_close_is_honoured() {
             client_in.read_to_end(&mut got).await.unwrap();
             got
         });
-        let moved = Moved::default();
+        let moved = ByteCounts::default();
         let early = Bytes::from_static(b"early ");
         let end = join(&local, (a, early), (b, Bytes::new()), terms(&moved)).await;
-        assert_eq!(end, End::ClosedByA);
+        assert_eq!(end, TunnelEnd::ClosedByA);
         upload.await.unwrap();
         let got = answer.await.unwrap();
         assert!(got.starts_with(b"early ") && got[6..] == data[..]);
@@ -103,7 +103,7 @@ fn a_reader_that_stops_holds_the_writer_and_no_byte_is_lost() {
         });
         let own = Rc::clone(&local);
         let tunnel = tokio::task::spawn_local(async move {
-            let moved = Moved::default();
+            let moved = ByteCounts::default();
             join(&own, (a, Bytes::new()), (b, Bytes::new()), terms(&moved)).await
         });
         // Far more than the sockets and a pipe hold: it cannot end before somebody reads.
@@ -116,7 +116,7 @@ fn a_reader_that_stops_holds_the_writer_and_no_byte_is_lost() {
         assert!(got == data);
         drop(origin);
         upload.await.unwrap();
-        assert!(matches!(tunnel.await.unwrap(), End::ClosedByA | End::BrokenB));
+        assert!(matches!(tunnel.await.unwrap(), TunnelEnd::ClosedByA | TunnelEnd::BrokenB));
     });
 }
 
@@ -126,15 +126,20 @@ fn ends_when_idle_when_its_time_is_up_and_when_forbidden() {
         let local = local();
         let start = Instant::now();
         let ((_client, a), (b, _origin)) = (duplex(64), duplex(64));
-        let moved = Moved::default();
+        let moved = ByteCounts::default();
         let end = join(&local, (a, Bytes::new()), (b, Bytes::new()), terms(&moved)).await;
-        assert_eq!(end, End::Idle);
+        assert_eq!(end, TunnelEnd::Idle);
         assert!(start.elapsed() >= Duration::from_secs(60));
 
         let ((_client, a), (b, _origin)) = (duplex(64), duplex(64));
-        let limited =
-            Terms { ends_at: Some(Instant::now() + Duration::from_secs(5)), ..terms(&moved) };
-        assert_eq!(join(&local, (a, Bytes::new()), (b, Bytes::new()), limited).await, End::Expired);
+        let limited = TunnelLimits {
+            ends_at: Some(Instant::now() + Duration::from_secs(5)),
+            ..terms(&moved)
+        };
+        assert_eq!(
+            join(&local, (a, Bytes::new()), (b, Bytes::new()), limited).await,
+            TunnelEnd::Expired
+        );
 
         let ((_client, a), (b, _origin)) = (duplex(64), duplex(64));
         let asked = Cell::new(0);
@@ -149,10 +154,10 @@ fn ends_when_idle_when_its_time_is_up_and_when_forbidden() {
                 other.reloaded();
             }
         });
-        let asking = Terms { allowed: &allowed, ..terms(&moved) };
+        let asking = TunnelLimits { allowed: &allowed, ..terms(&moved) };
         assert_eq!(
             join(&local, (a, Bytes::new()), (b, Bytes::new()), asking).await,
-            End::Forbidden
+            TunnelEnd::Forbidden
         );
     });
 }
@@ -171,9 +176,12 @@ fn a_rate_is_kept() {
             origin.read_to_end(&mut got).await.unwrap();
             got.len()
         });
-        let moved = Moved::default();
-        let slow = Terms { rates: [Some(Arc::new(Rate::new(1000))), None], ..terms(&moved) };
-        assert_eq!(join(&local, (a, Bytes::new()), (b, Bytes::new()), slow).await, End::ClosedByA);
+        let moved = ByteCounts::default();
+        let slow = TunnelLimits { rates: [Some(Arc::new(Rate::new(1000))), None], ..terms(&moved) };
+        assert_eq!(
+            join(&local, (a, Bytes::new()), (b, Bytes::new()), slow).await,
+            TunnelEnd::ClosedByA
+        );
         assert_eq!(reader.await.unwrap(), 10_000);
         let took = start.elapsed();
         // Ten seconds' worth, less the burst, and a tick each time it was held.

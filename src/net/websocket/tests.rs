@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 /// One frame, from this first byte, of so many bytes.
-fn frame(sender: Sender, first: u8, length: usize) -> Vec<u8> {
-    let mask = if sender == Sender::Client { MASKED } else { 0 };
+fn frame(sender: FrameSender, first: u8, length: usize) -> Vec<u8> {
+    let mask = if sender == FrameSender::Client { MASKED } else { 0 };
     let mut frame = vec![first];
     match length {
         0..=125 => frame.push(mask | u8::try_from(length).unwrap()),
@@ -26,8 +26,8 @@ fn frame(sender: Sender, first: u8, length: usize) -> Vec<u8> {
 }
 
 /// Every place in `bytes` between two frames, the start included.
-fn boundaries(sender: Sender, bytes: &[u8]) -> Vec<usize> {
-    let mut frames = Frames::of(sender);
+fn boundaries(sender: FrameSender, bytes: &[u8]) -> Vec<usize> {
+    let mut frames = FrameTracker::of(sender);
     let mut found = vec![0];
     for (index, byte) in bytes.iter().enumerate() {
         frames.pass(&[*byte]);
@@ -40,7 +40,7 @@ fn boundaries(sender: Sender, bytes: &[u8]) -> Vec<usize> {
 
 #[test]
 fn finds_the_end_of_frames_of_every_length_and_kind() {
-    for sender in [Sender::Client, Sender::Server] {
+    for sender in [FrameSender::Client, FrameSender::Server] {
         for first in [0x81, 0x82, 0x01, 0x00, 0x80, 0xc1, 0x89, 0x8a] {
             for length in [0, 1, 125, 126, 127, 65535, 65536, 70000] {
                 if first & 0x0f >= CLOSE && length > 125 {
@@ -50,7 +50,7 @@ fn finds_the_end_of_frames_of_every_length_and_kind() {
                 let two = [one.clone(), one.clone()].concat();
                 let found = boundaries(sender, &two);
                 assert_eq!(found, [0, one.len(), two.len()], "{sender:?} {first:x} {length}");
-                let mut frames = Frames::of(sender);
+                let mut frames = FrameTracker::of(sender);
                 frames.pass(&two);
                 assert!(frames.is_between() && !frames.is_closed());
             }
@@ -61,12 +61,12 @@ fn finds_the_end_of_frames_of_every_length_and_kind() {
 #[test]
 fn a_length_in_more_bytes_than_it_needs_is_a_length() {
     let long = [0x82, 127, 0, 0, 0, 0, 0, 0, 0, 1, 9, 0x82, 126, 0, 0];
-    assert_eq!(boundaries(Sender::Server, &long), [0, 11, 15]);
+    assert_eq!(boundaries(FrameSender::Server, &long), [0, 11, 15]);
 }
 
 #[test]
 fn a_frame_may_be_as_long_as_lengths_go() {
-    let mut frames = Frames::of(Sender::Client);
+    let mut frames = FrameTracker::of(FrameSender::Client);
     frames.pass(&[0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 5]);
     assert!(!frames.is_between() && !frames.is_lost());
     assert_eq!(frames.left, (1 << 63) - 1 - 1);
@@ -74,17 +74,17 @@ fn a_frame_may_be_as_long_as_lengths_go() {
 
 #[test]
 fn says_when_a_close_has_passed_and_not_before() {
-    for sender in [Sender::Client, Sender::Server] {
-        let close = Close { code: 1001, word: "draining" }.frame(sender);
+    for sender in [FrameSender::Client, FrameSender::Server] {
+        let close = CloseFrame { code: 1001, word: "draining" }.frame(sender);
         let (last, most) = close.split_last().unwrap();
-        let mut frames = Frames::of(sender);
+        let mut frames = FrameTracker::of(sender);
         frames.pass(most);
         assert!(!frames.is_closed() && !frames.is_between());
         frames.pass(&[*last]);
         assert!(frames.is_closed() && frames.is_between());
     }
     // Without a body (section 5.5.1: it may have one).
-    let mut frames = Frames::of(Sender::Server);
+    let mut frames = FrameTracker::of(FrameSender::Server);
     frames.pass(&[0x88, 0]);
     assert!(frames.is_closed());
 }
@@ -102,31 +102,31 @@ fn what_is_not_a_frame_is_noticed_and_stays_so() {
         &[0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 0], // longer than lengths go
     ];
     for bytes in server {
-        let mut frames = Frames::of(Sender::Server);
+        let mut frames = FrameTracker::of(FrameSender::Server);
         frames.pass(bytes);
         assert!(frames.is_lost(), "{bytes:x?}");
         frames.pass(&[0x81, 0]);
         assert!(frames.is_lost() && !frames.is_between());
         assert_eq!(frames.pass_one(&[0x81, 0]), None);
     }
-    let mut frames = Frames::of(Sender::Client);
+    let mut frames = FrameTracker::of(FrameSender::Client);
     frames.pass(&[0x81, 0x05]); // not masked
     assert!(frames.is_lost());
 }
 
 #[test]
 fn closes_as_each_side_may() {
-    let close = Close { code: 1008, word: "policy" };
-    assert_eq!(close.frame(Sender::Server), b"\x88\x08\x03\xf0policy");
-    let masked = close.frame(Sender::Client);
+    let close = CloseFrame { code: 1008, word: "policy" };
+    assert_eq!(close.frame(FrameSender::Server), b"\x88\x08\x03\xf0policy");
+    let masked = close.frame(FrameSender::Client);
     assert_eq!(masked[..2], [0x88, 0x88]);
     let clear: Vec<u8> =
         masked[6..].iter().zip(masked[2..6].iter().cycle()).map(|(byte, key)| byte ^ key).collect();
     assert_eq!(clear, b"\x03\xf0policy");
 }
 
-fn any_sender() -> impl Strategy<Value = Sender> {
-    prop_oneof![Just(Sender::Client), Just(Sender::Server)]
+fn any_sender() -> impl Strategy<Value = FrameSender> {
+    prop_oneof![Just(FrameSender::Client), Just(FrameSender::Server)]
 }
 
 fn any_length() -> impl Strategy<Value = usize> {
@@ -155,7 +155,7 @@ proptest! {
             ends.push(ends.last().unwrap() + one.len());
         }
         let bytes = all.concat();
-        let mut frames = Frames::of(sender);
+        let mut frames = FrameTracker::of(sender);
         let (mut at, mut cut) = (0, cuts.iter().cycle());
         while at < bytes.len() {
             let next = (at + cut.next().unwrap()).min(bytes.len());
@@ -178,9 +178,9 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
         cuts in proptest::collection::vec(1_usize..30, 1..20),
     ) {
-        let mut whole = Frames::of(sender);
+        let mut whole = FrameTracker::of(sender);
         whole.pass(&bytes);
-        let mut pieces = Frames::of(sender);
+        let mut pieces = FrameTracker::of(sender);
         let (mut rest, mut cut) = (&bytes[..], cuts.iter().cycle());
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.len().min(*cut.next().unwrap()));

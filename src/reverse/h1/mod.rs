@@ -22,11 +22,11 @@ use crate::downstream::{Conn, LocalReply, RequestId, Worker};
 use crate::generation::virtual_server::ProxyTarget;
 use crate::generation::{CompiledRoute, RouteDecision, VirtualServer};
 use crate::message::forward::{
-    Edits, Origin, Sent, field, lacks_date, write_request, write_response,
+    ClientOrigin, ResponseEdits, ResponseFraming, field, lacks_date, write_request, write_response,
 };
 use crate::message::{Framing, Reason, RequestHead, ResponseHead};
-use crate::net::relay::Side;
-use crate::net::{Alarm, Io};
+use crate::net::relay::RelaySide;
+use crate::net::{Io, Timer};
 use crate::upstream::Exchange;
 use crate::upstream::exchange::kept_for;
 
@@ -45,7 +45,7 @@ enum Next {
     /// It is cut: the answer is incomplete and the client must notice.
     Cut,
     /// It has become a tunnel.
-    Tunnel(Side<crate::upstream::Stream>, Box<Record>),
+    Tunnel(RelaySide<crate::upstream::Stream>, Box<Record>),
 }
 
 /// Serves one connection until it closes.
@@ -106,7 +106,7 @@ pub(super) async fn serve<T: Io>(
                 if conn.flush(site.timeouts.body_idle).await.is_err() {
                     return;
                 }
-                let client = Side { io: conn.io, early: conn.input.freeze() };
+                let client = RelaySide { io: conn.io, early: conn.input.freeze() };
                 let idle = site.timeouts.tunnel_idle;
                 return tunnel::spawn(service, client, upstream, idle, (record, Some(admitted)));
             }
@@ -142,7 +142,7 @@ struct Request<'a> {
 struct Target<'a> {
     route: &'a CompiledRoute,
     way: &'a ProxyTarget,
-    origin: Origin<'a>,
+    origin: ClientOrigin<'a>,
     client: (ClientAddr, &'a RequestId),
 }
 
@@ -310,7 +310,7 @@ impl Request<'_> {
         sender: &mut RequestBody<'_, T>,
         record: &mut Record,
         exchange: &mut Exchange,
-        (answer, alarm, cookie): (&ResponseParts<'_>, &Alarm, Option<String>),
+        (answer, alarm, cookie): (&ResponseParts<'_>, &Timer, Option<String>),
     ) -> Next {
         // A body that is still on its way, or was never asked for, leaves the connection in a
         // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
@@ -363,7 +363,7 @@ impl Request<'_> {
         sender: &mut RequestBody<'_, T>,
         mut record: Box<Record>,
         exchange: Exchange,
-        (head, edits, cookie): (&ResponseHead, &Edits, Option<String>),
+        (head, edits, cookie): (&ResponseHead, &ResponseEdits, Option<String>),
     ) -> Next {
         if !self.head.upgrade || !is_switch(head) {
             let fault = if self.head.upgrade {
@@ -379,7 +379,7 @@ impl Request<'_> {
         if let Some(cookie) = cookie {
             field(&mut tail, "Set-Cookie", cookie.as_bytes());
         }
-        write_response(sender.conn.out.staged(), head, edits, Sent::Nothing, &tail);
+        write_response(sender.conn.out.staged(), head, edits, ResponseFraming::Nothing, &tail);
         let (upstream, seat) = exchange.into_tunnel();
         Next::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
     }

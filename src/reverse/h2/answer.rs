@@ -18,8 +18,8 @@ use crate::downstream::drive::push;
 use crate::downstream::min_rate::MinRate;
 use crate::message::Reason;
 use crate::message::body::trailer_fields;
-use crate::message::forward::Edits;
-use crate::net::Alarm;
+use crate::message::forward::ResponseEdits;
+use crate::net::Timer;
 use crate::net::clock::TICK;
 use crate::reverse::record::Record;
 use crate::upstream::{BodyStep, Exchange};
@@ -71,9 +71,9 @@ pub(super) struct Relay {
     pub(super) sender: Sender,
     pub(super) record: Box<Record>,
     pub(super) worker: Rc<Worker>,
-    pub(super) alarm: Alarm,
+    pub(super) alarm: Timer,
     /// Fields of an answer of the gateway's own, should there have to be one.
-    pub(super) edits: Arc<Edits>,
+    pub(super) edits: Arc<ResponseEdits>,
     /// The client's.
     pub(super) pace: MinRate,
     /// Longest silence of the upstream.

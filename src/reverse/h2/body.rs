@@ -10,7 +10,7 @@ use crate::downstream::drive::{RequestSource, Upload};
 use crate::message::body::passable_trailers;
 use crate::message::forward::field;
 use crate::message::{Reason, ResponseHead};
-use crate::net::Clock;
+use crate::net::CoarseClock;
 use crate::reverse::Facts;
 use crate::upstream::Exchange;
 
@@ -21,7 +21,7 @@ pub(super) struct Sender {
     pub(super) stated: Option<u64>,
     /// Trailer fields as text, as they came.
     pub(super) trailers: Vec<u8>,
-    pub(super) clock: Clock,
+    pub(super) clock: CoarseClock,
     pub(super) facts: Rc<Facts>,
 }
 

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::downstream::min_rate::MinRate;
-use crate::net::Clock;
-use crate::net::outgoing::Outgoing;
+use crate::net::CoarseClock;
+use crate::net::write_buffer::WriteBuffer;
 
 use super::frames::{Refusal, Refusals};
 
@@ -28,8 +28,8 @@ pub(super) struct Gathered<T>(Rc<RefCell<Inner<T>>>);
 
 struct Inner<T> {
     io: T,
-    out: Outgoing,
-    clock: Clock,
+    out: WriteBuffer,
+    clock: CoarseClock,
     /// The client's, while it does not take all of it.
     pace: MinRate,
     too_slow: bool,
@@ -44,10 +44,10 @@ impl<T> Clone for Gathered<T> {
 
 impl<T: AsyncWrite + Unpin> Gathered<T> {
     /// Over `io`, whose client has to take what it is sent at this pace.
-    pub(super) fn new(io: T, clock: Clock, pace: MinRate) -> Self {
+    pub(super) fn new(io: T, clock: CoarseClock, pace: MinRate) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             io,
-            out: Outgoing::new(),
+            out: WriteBuffer::new(),
             clock,
             pace,
             too_slow: false,
@@ -174,7 +174,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     fn gathered(near: DuplexStream) -> Gathered<DuplexStream> {
-        Gathered::new(near, Clock::new(), MinRate::new(Duration::from_secs(30), 200))
+        Gathered::new(near, CoarseClock::new(), MinRate::new(Duration::from_secs(30), 200))
     }
 
     async fn is_sent(gathered: &Gathered<DuplexStream>) -> bool {

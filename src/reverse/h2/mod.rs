@@ -31,10 +31,10 @@ use crate::downstream::drive::{
 use crate::downstream::min_rate::MinRate;
 use crate::generation::virtual_server::ProxyTarget;
 use crate::generation::{CompiledRoute, RouteDecision, VirtualServer};
-use crate::message::forward::{Edits, lacks_date, passed_fields, write_request};
-use crate::message::{Framing, Known, Reason, RequestHead, ResponseHead};
-use crate::net::Alarm;
-use crate::net::relay::Side;
+use crate::message::forward::{ResponseEdits, lacks_date, passed_fields, write_request};
+use crate::message::{Framing, KnownField, Reason, RequestHead, ResponseHead};
+use crate::net::Timer;
+use crate::net::relay::RelaySide;
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
@@ -289,7 +289,7 @@ impl H2Request {
             Framing::None if answered.head.status != 204 => answered
                 .head
                 .fields
-                .first(Known::ContentLength)
+                .first(KnownField::ContentLength)
                 .and_then(|v| HeaderValue::from_bytes(v).ok()),
             _ => None,
         };
@@ -336,7 +336,7 @@ impl H2Request {
         if !is_switch(&answered.head) {
             return bad_answer(&mut record, &route.edits, "101 without Upgrade: websocket");
         }
-        let accepted = answered.head.fields.first(Known::WebSocketAccept);
+        let accepted = answered.head.fields.first(KnownField::WebSocketAccept);
         if accepted != Some(super::tunnel::accept_for(key).as_bytes()) {
             return bad_answer(
                 &mut record,
@@ -365,7 +365,7 @@ impl H2Request {
 struct Switched {
     service: Rc<Service>,
     receive: RecvStream,
-    upstream: Side<crate::upstream::Stream>,
+    upstream: RelaySide<crate::upstream::Stream>,
     idle: Duration,
     record: Box<Record>,
 }
@@ -374,7 +374,7 @@ impl Switched {
     /// Joins the two sides in a task of their own; `open` counts the stream.
     fn begin(self, send: SendStream<Bytes>, open: OpenStream) {
         let io = StreamIo::new(send, self.receive, open);
-        let client = Side { io, early: Bytes::new() };
+        let client = RelaySide { io, early: Bytes::new() };
         let record = (self.record, None);
         super::tunnel::spawn(&self.service, client, self.upstream, self.idle, record);
     }
@@ -393,7 +393,7 @@ struct Answered {
     exchange: Exchange,
     upstream: Arc<Upstream>,
     identity: u64,
-    alarm: Alarm,
+    alarm: Timer,
     budget: Arc<StreamBudget>,
     /// A `Set-Cookie` of ours.
     seat: Option<String>,
@@ -406,7 +406,7 @@ fn tell_seat(to: &mut HeaderMap, seat: Option<String>) {
     }
 }
 
-fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &Edits, record: &Record) {
+fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &ResponseEdits, record: &Record) {
     to.reserve(head.fields.len() + 4);
     for (_, name, value) in passed_fields(head, edits) {
         // Both were parsed; a name HTTP/2 cannot carry is one nobody could have asked for.

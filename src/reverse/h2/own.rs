@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use crate::downstream::LocalReply;
 use crate::message::Reason;
-use crate::message::forward::Edits;
+use crate::message::forward::ResponseEdits;
 
 use super::answer::AnswerBody;
 use crate::reverse::record::Record;
@@ -15,7 +15,7 @@ use crate::reverse::record::Record;
 /// The refusal of an answer of an upstream.
 pub(super) fn bad_answer(
     record: &mut Record,
-    edits: &Arc<Edits>,
+    edits: &Arc<ResponseEdits>,
     fault: &str,
 ) -> Response<AnswerBody> {
     record.detail = Some(fault.to_owned());
@@ -25,7 +25,7 @@ pub(super) fn bad_answer(
 /// A refusal. `edits` are those of the route that was found, else of the site.
 pub(super) fn refuse(
     record: &mut Record,
-    edits: &Arc<Edits>,
+    edits: &Arc<ResponseEdits>,
     reason: Reason,
     allow: Option<String>,
 ) -> Response<AnswerBody> {
@@ -36,7 +36,7 @@ pub(super) fn refuse(
 /// The refusal that `reply` is.
 pub(super) fn refused(
     record: &mut Record,
-    edits: &Arc<Edits>,
+    edits: &Arc<ResponseEdits>,
     reason: Reason,
     reply: LocalReply,
 ) -> Response<AnswerBody> {
@@ -53,7 +53,7 @@ pub(super) fn refused(
 /// A reply that the gateway makes itself.
 pub(super) fn own(
     record: &mut Record,
-    edits: &Arc<Edits>,
+    edits: &Arc<ResponseEdits>,
     reply: LocalReply,
 ) -> Response<AnswerBody> {
     let reply = LocalReply { edits: Some(Arc::clone(edits)), ..reply };

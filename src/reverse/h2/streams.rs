@@ -7,17 +7,17 @@ use std::sync::Arc;
 use prometheus::IntGauge;
 use tokio::time::Instant;
 
-use crate::net::{Alarm, Clock};
+use crate::net::{CoarseClock, Timer};
 
 use super::budget::SendBudget;
 
 /// State that the streams of one connection share.
 pub(super) struct Streams {
-    clock: Clock,
+    clock: CoarseClock,
     open: Cell<usize>,
     used: Cell<Instant>,
     /// The connection's own.
-    pub(super) alarm: Alarm,
+    pub(super) alarm: Timer,
     /// The connection is to carry no new streams.
     leaves: Cell<bool>,
     /// Memory for answers that the client has not taken yet.
@@ -26,7 +26,7 @@ pub(super) struct Streams {
 
 impl Streams {
     /// Of a connection that has none yet; `unsent` counts the bytes that all connections hold.
-    pub(super) fn new(clock: &Clock, unsent: &IntGauge) -> Rc<Self> {
+    pub(super) fn new(clock: &CoarseClock, unsent: &IntGauge) -> Rc<Self> {
         Rc::new(Self {
             open: Cell::new(0),
             used: Cell::new(clock.now()),

@@ -14,7 +14,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::generation::SelfTest;
-use crate::net::{Alarm, Io};
+use crate::net::{Io, Timer};
 
 use super::origin::Origin;
 
@@ -93,7 +93,7 @@ async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
 }
 
 /// Says Close, and waits a moment for the client to close.
-async fn part<T: Io>(io: &mut T, code: u16, alarm: &Alarm) -> io::Result<()> {
+async fn part<T: Io>(io: &mut T, code: u16, alarm: &Timer) -> io::Result<()> {
     alarm.set(PATIENCE);
     let frame = written(CLOSE, &code.to_be_bytes());
     let mut parting = pin!(async {

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use crate::downstream::Worker;
 use crate::generation::virtual_server::RouteAction;
 use crate::generation::{CompiledRoute, SelfTest};
-use crate::message::forward::Origin as From;
-use crate::message::{Known, Reason, RequestHead, path};
+use crate::message::forward::ClientOrigin as From;
+use crate::message::{KnownField, Reason, RequestHead, path};
 use crate::upstream::{Connection, Stream};
 
 use super::Facts;
@@ -82,7 +82,8 @@ impl<'a> Own<'a> {
             let text = String::from_utf8_lossy(value);
             text.chars().take(LONGEST_SHOWN).collect::<String>()
         };
-        let of_proxies = [Known::ForwardedFor, Known::ForwardedOther, Known::ForwardedHost];
+        let of_proxies =
+            [KnownField::ForwardedFor, KnownField::ForwardedOther, KnownField::ForwardedHost];
         Seen {
             protocol: head.version.as_str(),
             tls: self.facts.tls,

@@ -21,7 +21,7 @@ use tokio::io::DuplexStream;
 
 use crate::generation::SelfTest;
 use crate::net::admission::Permit;
-use crate::net::{Alarm, Clock};
+use crate::net::{CoarseClock, Timer};
 use crate::reverse::tunnel::accept_for;
 
 use super::{LEAVE, Seen, echo};
@@ -62,7 +62,7 @@ const LONGEST_NAME: usize = 64;
 pub(super) struct Origin {
     pub(super) test: Arc<SelfTest>,
     pub(super) seen: Seen,
-    pub(super) clock: Clock,
+    pub(super) clock: CoarseClock,
     pub(super) _permit: Permit,
 }
 
@@ -200,7 +200,7 @@ impl Origin {
 /// An answer that comes a line at a time, the first at once.
 struct Pieces {
     left: u8,
-    alarm: Alarm,
+    alarm: Timer,
 }
 
 impl Body for Pieces {

@@ -19,7 +19,7 @@ async fn asked(get: Get, answer: &'static [u8]) -> (Result<(), Fault>, String) {
         stream.write_all(answer).await.unwrap();
         String::from_utf8_lossy(&head[..length]).into_owned()
     };
-    let (endpoint, local) = (endpoint(address), Local::new());
+    let (endpoint, local) = (endpoint(address), WorkerLocal::new());
     let check = check(Kind::Http(get));
     let (result, head) = tokio::join!(ask(&endpoint, &check, &local), served);
     (result, head)
@@ -89,7 +89,7 @@ async fn judges_status_and_body() {
 #[tokio::test]
 async fn connects_and_gives_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, local) = (listener.local_addr().unwrap(), Local::new());
+    let (address, local) = (listener.local_addr().unwrap(), WorkerLocal::new());
     let endpoint = endpoint(address);
     assert_eq!(ask(&endpoint, &check(Kind::Tcp), &local).await, Ok(()));
     // Nobody accepts, let alone answers.

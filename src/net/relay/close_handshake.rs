@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
-use super::{Close, Direction, TURNS};
-use crate::net::websocket::{Frames, Sender};
-use crate::net::{Alarm, Io, Local, Phase};
+use super::{CloseFrame, MAX_READS_PER_POLL, RelayDirection};
+use crate::net::websocket::{FrameSender, FrameTracker};
+use crate::net::{Io, Phase, Timer, WorkerLocal};
 
 /// How long the peers get, for the rest of a frame and for their answers together.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tells both sides and waits for their answers, for [`PATIENCE`] at most, or for as long as the
+/// Tells both sides and waits for their answers, for [`CLOSE_TIMEOUT`] at most, or for as long as the
 /// worker does not cut. Returns whether side A was told. `ab` carries what comes from A, `ba` what
 /// comes from B.
 pub(super) async fn say<A: Io, B: Io>(
-    local: &Local,
-    alarm: &Alarm,
-    (ab, a): (&mut Direction, &mut A),
-    (ba, b): (&mut Direction, &mut B),
-    close: Close,
+    local: &WorkerLocal,
+    alarm: &Timer,
+    (ab, a): (&mut RelayDirection, &mut A),
+    (ba, b): (&mut RelayDirection, &mut B),
+    close: CloseFrame,
 ) -> bool {
-    let mut to_b = Parting::new(ab, close, Sender::Client);
-    let mut to_a = Parting::new(ba, close, Sender::Server);
-    alarm.set(PATIENCE);
+    let mut to_b = Closing::new(ab, close, FrameSender::Client);
+    let mut to_a = Closing::new(ba, close, FrameSender::Server);
+    alarm.set(CLOSE_TIMEOUT);
     poll_fn(|cx| {
         let more = [to_b.poll(cx, local, a, b), to_a.poll(cx, local, b, a)];
         if more.contains(&true) {
@@ -49,24 +49,24 @@ pub(super) async fn say<A: Io, B: Io>(
 }
 
 /// The end of one direction.
-struct Parting<'a> {
-    direction: &'a mut Direction,
+struct Closing<'a> {
+    direction: &'a mut RelayDirection,
     /// Until it is on its way.
     close: Option<Vec<u8>>,
     /// What its sender has said so far; counted on after our Close too, to see theirs.
-    frames: Frames,
+    frames: FrameTracker,
     said: bool,
     /// Nothing can be sent in this direction any more, or nothing that would be understood.
     mute: bool,
 }
 
-impl<'a> Parting<'a> {
-    fn new(direction: &'a mut Direction, close: Close, sender: Sender) -> Self {
+impl<'a> Closing<'a> {
+    fn new(direction: &'a mut RelayDirection, close: CloseFrame, sender: FrameSender) -> Self {
         let frames = direction.frames;
         let over = direction.closed || frames.is_none_or(|frames| frames.is_closed());
         Self {
             close: (!over).then(|| close.frame(sender)),
-            frames: frames.unwrap_or(Frames::of(sender)),
+            frames: frames.unwrap_or(FrameTracker::of(sender)),
             said: false,
             mute: frames.is_none_or(|frames| frames.is_lost()),
             direction,
@@ -77,11 +77,11 @@ impl<'a> Parting<'a> {
     fn poll<R: Io, W: Io>(
         &mut self,
         cx: &mut Context<'_>,
-        local: &Local,
+        local: &WorkerLocal,
         from: &mut R,
         to: &mut W,
     ) -> bool {
-        for _ in 0..TURNS {
+        for _ in 0..MAX_READS_PER_POLL {
             self.stage();
             if matches!(self.direction.out.poll_flush(cx, to), Poll::Ready(Err(_))) {
                 self.mute = true;

@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 
 /// The unsent bytes of one direction.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct WriteBuffer {
     pending: Vec<u8>,
     at: usize,
     unflushed: bool,
@@ -19,15 +19,15 @@ pub struct Outgoing {
     taken: u64,
 }
 
-impl Outgoing {
+impl WriteBuffer {
     /// Nothing to send.
     #[must_use]
     pub const fn new() -> Self {
         Self { pending: Vec::new(), at: 0, unflushed: false, taken: 0 }
     }
 
-    /// Where bytes may be appended that go out with the next [`Outgoing::write`] or
-    /// [`Outgoing::poll_flush`].
+    /// Where bytes may be appended that go out with the next [`WriteBuffer::write`] or
+    /// [`WriteBuffer::poll_flush`].
     pub fn staged(&mut self) -> &mut Vec<u8> {
         &mut self.pending
     }
@@ -50,7 +50,7 @@ impl Outgoing {
         self.taken
     }
 
-    /// Takes back what is staged, if the sink has taken nothing since `taken` was [`Outgoing::taken`].
+    /// Takes back what is staged, if the sink has taken nothing since `taken` was [`WriteBuffer::taken`].
     pub fn take_back(&mut self, taken: u64) -> bool {
         let nothing_left = self.taken == taken;
         if nothing_left {
@@ -154,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn sends_staged_bytes_first_and_keeps_what_does_not_fit() {
         let (mut near, mut far) = tokio::io::duplex(4);
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         out.staged().extend_from_slice(b"head-");
         let before = out.taken();
         poll_fn(|cx| Poll::Ready(out.write(cx, &mut near, [b"5\r\n", b"hello", b"\r\n"])))
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn takes_back_what_has_not_left() {
-        let mut out = Outgoing::new();
+        let mut out = WriteBuffer::new();
         let before = out.taken();
         out.staged().extend_from_slice(b"HTTP/1.1 200 OK");
         assert!(out.take_back(before) && out.is_empty());

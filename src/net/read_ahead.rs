@@ -14,11 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes read ahead at most: four TLS records.
-const ROOM: usize = 64 * 1024;
+const MAX_READ_AHEAD: usize = 64 * 1024;
 /// What a TLS session reads first, in bytes; it asks for more only while a record is longer than that.
-const FIRST: usize = 4 * 1024;
+const FIRST_READ: usize = 4 * 1024;
 /// Rooms a thread keeps for the next body.
-const SPARES: usize = 4;
+const MAX_SPARE_BUFFERS: usize = 4;
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -26,9 +26,9 @@ thread_local! {
 
 /// A socket that is read ahead. Writing is as without.
 #[derive(Debug)]
-pub struct Ahead<T = TcpStream> {
+pub struct ReadAhead<T = TcpStream> {
     io: T,
-    kept: Option<Box<Kept>>,
+    kept: Option<Box<BufferedBytes>>,
     /// The latest read took all there was room for.
     is_bulk: bool,
     /// Nothing is read ahead, however much comes.
@@ -37,13 +37,13 @@ pub struct Ahead<T = TcpStream> {
 
 /// Bytes that have been read and not yet been asked for: `room[at..end]`.
 #[derive(Debug)]
-struct Kept {
+struct BufferedBytes {
     room: Box<[u8]>,
     at: usize,
     end: usize,
 }
 
-impl<T> Ahead<T> {
+impl<T> ReadAhead<T> {
     /// Over a socket that nothing has been read from ahead.
     pub const fn new(io: T) -> Self {
         Self { io, kept: None, is_bulk: false, is_frugal: false }
@@ -69,7 +69,7 @@ impl<T> Ahead<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> Ahead<T> {
+impl<T: AsyncRead + Unpin> ReadAhead<T> {
     /// Fills `buffer` from what is kept; if nothing is, from a room that is filled first.
     #[inline(never)]
     fn poll_ahead(
@@ -97,7 +97,7 @@ impl<T: AsyncRead + Unpin> Ahead<T> {
         buffer.put_slice(room.get(..at).unwrap_or_default());
         self.is_bulk = end > at;
         if end > at {
-            self.kept = Some(Box::new(Kept { room, at, end }));
+            self.kept = Some(Box::new(BufferedBytes { room, at, end }));
         } else {
             give_back(room);
         }
@@ -105,7 +105,7 @@ impl<T: AsyncRead + Unpin> Ahead<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
     #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -117,12 +117,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Ahead<T> {
         }
         let room = buffer.remaining();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        self.is_bulk = !self.is_frugal && room > FIRST && buffer.remaining() == 0;
+        self.is_bulk = !self.is_frugal && room > FIRST_READ && buffer.remaining() == 0;
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
     #[inline]
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -157,12 +157,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Ahead<T> {
 /// A room of the thread's, or a new one.
 fn spare() -> Box<[u8]> {
     let spare = SPARE.with_borrow_mut(Vec::pop);
-    spare.unwrap_or_else(|| vec![0; ROOM].into_boxed_slice())
+    spare.unwrap_or_else(|| vec![0; MAX_READ_AHEAD].into_boxed_slice())
 }
 
 fn give_back(room: Box<[u8]>) {
     SPARE.with_borrow_mut(|spares| {
-        if spares.len() < SPARES {
+        if spares.len() < MAX_SPARE_BUFFERS {
             spares.push(room);
         }
     });
@@ -175,7 +175,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     /// A TLS session's way to read: into so much room.
-    async fn read<T: AsyncRead + Unpin>(io: &mut Ahead<T>, room: usize) -> Vec<u8> {
+    async fn read<T: AsyncRead + Unpin>(io: &mut ReadAhead<T>, room: usize) -> Vec<u8> {
         let mut room = vec![0; room];
         let length = io.read(&mut room).await.unwrap();
         room.truncate(length);
@@ -189,12 +189,12 @@ mod tests {
     #[tokio::test]
     async fn short_messages_are_read_as_before() {
         let (near, mut far) = duplex(1 << 20);
-        let mut near = Ahead::new(near);
-        for length in [1, 5, FIRST, FIRST + 1] {
+        let mut near = ReadAhead::new(near);
+        for length in [1, 5, FIRST_READ, FIRST_READ + 1] {
             far.write_all(&bytes(length)).await.unwrap();
-            let mut got = read(&mut near, FIRST).await;
+            let mut got = read(&mut near, FIRST_READ).await;
             if got.len() < length {
-                got.extend(read(&mut near, FIRST).await);
+                got.extend(read(&mut near, FIRST_READ).await);
             }
             assert_eq!(got, bytes(length));
             assert!(!near.is_bulk && near.kept.is_none(), "{length}");
@@ -203,20 +203,20 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_lost_or_held_of_much() {
-        let all = bytes(3 * ROOM + 12_345);
+        let all = bytes(3 * MAX_READ_AHEAD + 12_345);
         let (near, mut far) = duplex(1 << 20);
-        let mut near = Ahead::new(near);
+        let mut near = ReadAhead::new(near);
         far.write_all(&all).await.unwrap();
         let (mut got, mut most) = (Vec::new(), 0);
         while got.len() < all.len() {
-            got.extend(read(&mut near, 3 * FIRST).await);
+            got.extend(read(&mut near, 3 * FIRST_READ).await);
             most = most.max(near.kept.as_ref().map_or(0, |kept| kept.end - kept.at));
         }
         assert!(got == all, "as it was sent");
-        assert!(most > 4 * FIRST, "it was read ahead: {most}");
+        assert!(most > 4 * FIRST_READ, "it was read ahead: {most}");
         assert!(near.kept.is_none(), "and the room was given back");
         let waits = poll_fn(|cx| {
-            let mut room = [0; FIRST];
+            let mut room = [0; FIRST_READ];
             Poll::Ready(
                 Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut room)).is_pending(),
             )
@@ -227,16 +227,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_comes_after_what_was_read_ahead() {
-        let all = bytes(ROOM / 2);
+        let all = bytes(MAX_READ_AHEAD / 2);
         let (near, mut far) = duplex(1 << 20);
-        let mut near = Ahead::new(near);
+        let mut near = ReadAhead::new(near);
         far.write_all(&all).await.unwrap();
         drop(far);
-        let mut got = read(&mut near, 2 * FIRST).await;
+        let mut got = read(&mut near, 2 * FIRST_READ).await;
         got.extend(read(&mut near, 1).await);
         assert!(near.kept.is_some());
         loop {
-            let piece = read(&mut near, 3 * FIRST).await;
+            let piece = read(&mut near, 3 * FIRST_READ).await;
             if piece.is_empty() {
                 break;
             }

@@ -25,19 +25,19 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A bounded number of threads; shared by the workers.
 #[derive(Clone)]
-pub struct Aside(Arc<Crew>);
+pub struct BlockingPool(Arc<PoolShared>);
 
-struct Crew {
+struct PoolShared {
     /// Threads at a time.
     threads: usize,
     /// Jobs of one network at a time.
     share: usize,
     name: &'static str,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     /// Threads that run.
     running: usize,
     queued: usize,
@@ -53,11 +53,11 @@ struct Network {
     running: usize,
 }
 
-impl Aside {
+impl BlockingPool {
     /// At most `threads` at a time, all of this name; at most `share` of them for one network.
     #[must_use]
     pub fn new(threads: usize, share: usize, name: &'static str) -> Self {
-        Self(Arc::new(Crew { threads, share, name, state: Mutex::default() }))
+        Self(Arc::new(PoolShared { threads, share, name, state: Mutex::default() }))
     }
 
     /// Begins `job` for a client network, or queues it; it runs to its end whether or not anybody
@@ -76,7 +76,7 @@ impl Aside {
             state.running += 1;
         } else if state.running == 0 {
             // Nothing runs, so this job is the only one.
-            *state = State::default();
+            *state = PoolState::default();
             return false;
         }
         true
@@ -102,7 +102,7 @@ impl Aside {
     }
 }
 
-impl State {
+impl PoolState {
     /// Queues a job; `false` if its network has too many queued.
     fn add(&mut self, address: IpAddr, job: Job, share: usize) -> bool {
         let network = self.networks.entry(address).or_default();
@@ -145,8 +145,8 @@ impl State {
     }
 }
 
-impl Crew {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_run_at_a_time_than_there_is_room_for() {
-        let aside = Aside::new(2, 2, "aside");
+        let aside = BlockingPool::new(2, 2, "aside");
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_job_only() {
-        let aside = Aside::new(1, 1, "aside");
+        let aside = BlockingPool::new(1, 1, "aside");
         assert_eq!(aside.run(network(1), || -> u8 { panic!("on purpose") }).await, None);
         assert_eq!(aside.run(network(1), || 1).await, Some(1));
         // The thread takes note of the end of a job after the job has answered.
@@ -220,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_network_that_blocks_its_share_leaves_the_rest_to_others() {
-        let aside = Aside::new(2, 1, "aside");
+        let aside = BlockingPool::new(2, 1, "aside");
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
         let begun: Vec<bool> = (0..MAX_QUEUED_PER_NETWORK + 10)
