@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::demo;
 use crate::net::listen::probe;
-use crate::supervisor::watch::Watch;
-use crate::supervisor::{Environment, Inheritance, Origin};
+use crate::supervisor::watch::ConfigWatcher;
+use crate::supervisor::{ConfigSource, Environment, InheritedState};
 use crate::telemetry::Voice;
 use crate::tls;
 
@@ -67,7 +67,7 @@ fn start(config: &Path, certificates: &Path, voice: &Voice) -> ExitCode {
 }
 
 fn serve(directory: &Path, env: Environment, voice: Voice, (lan, ca): (u16, &Path)) -> ExitCode {
-    let watch = Watch::new(directory.to_owned());
+    let watch = ConfigWatcher::new(directory.to_owned());
     let Ok(config) = load(directory, &*env) else {
         say_wrong(&format!(
             "the demo runs on the shipped configuration, which is refused or not in {}; name it with -c",
@@ -76,7 +76,7 @@ fn serve(directory: &Path, env: Environment, voice: Voice, (lan, ca): (u16, &Pat
         return ExitCode::FAILURE;
     };
     let admin = config.admin.as_ref().map(|admin| admin.listen);
-    let origin = Origin {
+    let origin = ConfigSource {
         directory: directory.to_owned(),
         environment: env,
         provider: tls::provider(),
@@ -85,7 +85,7 @@ fn serve(directory: &Path, env: Environment, voice: Voice, (lan, ca): (u16, &Pat
         voice,
     };
     let started = || say(&welcome(lan, admin, ca));
-    run::serve(config, (origin, watch), Inheritance::default(), started)
+    run::serve(config, (origin, watch), InheritedState::default(), started)
 }
 
 /// 443 if it can be had.

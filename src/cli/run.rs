@@ -11,8 +11,10 @@ use crate::generation::{Generation, compile, load};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
 use crate::supervisor::privileges::{self, Account};
-use crate::supervisor::watch::Watch;
-use crate::supervisor::{End, Gateway, Inheritance, Origin, Program, start};
+use crate::supervisor::watch::ConfigWatcher;
+use crate::supervisor::{
+    ConfigSource, GatewayEnd, InheritedState, ProgramArgs, RunningGateway, start,
+};
 use crate::telemetry::{Metrics, Voice};
 use crate::tls;
 
@@ -57,7 +59,7 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
 }
 
 fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
-    let inheritance = match Inheritance::receive() {
+    let inheritance = match InheritedState::receive() {
         Ok(inheritance) => inheritance,
         Err(error) => {
             voice.say(&format!("app-gateway does not start: {error}"));
@@ -65,7 +67,7 @@ fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
         }
     };
     // Before anything is read, so that no change falls between.
-    let watch = Watch::new(directory.to_owned());
+    let watch = ConfigWatcher::new(directory.to_owned());
     let config = match config::load(directory, &environment) {
         Ok(LoadedConfig { config, warnings }) => {
             voice.change(config.gateway.voice);
@@ -95,11 +97,11 @@ fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
         voice.say(&said);
         return ExitCode::from(EX_CONFIG);
     }
-    let origin = Origin {
+    let origin = ConfigSource {
         directory: directory.to_owned(),
         environment: Arc::new(environment),
         provider: tls::provider(),
-        program: Program::of_this_process(),
+        program: ProgramArgs::of_this_process(),
         voice: voice.clone(),
     };
     let started = || tracing::info!("configuration from {}", directory.display());
@@ -109,8 +111,8 @@ fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
 /// Compiles a configuration and serves it; `started` is called once everything listens.
 pub(super) fn serve(
     config: Config,
-    (origin, watch): (Origin, Watch),
-    inheritance: Inheritance,
+    (origin, watch): (ConfigSource, ConfigWatcher),
+    inheritance: InheritedState,
     started: impl FnOnce(),
 ) -> ExitCode {
     let voice = origin.voice.clone();
@@ -147,8 +149,8 @@ pub(super) fn serve(
     started();
     tracing::info!("serving");
     match gateway.run() {
-        Ok(End::Drained | End::Cut) => ExitCode::SUCCESS,
-        Ok(End::WorkerDied) => {
+        Ok(GatewayEnd::Drained | GatewayEnd::Cut) => ExitCode::SUCCESS,
+        Ok(GatewayEnd::WorkerDied) => {
             voice.say(
                 "app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above",
             );
@@ -180,13 +182,13 @@ fn complain(voice: &Voice, sources: &Sources, problems: &[Problem]) {
 /// Binds, starts, and relieves the process that this one succeeds, if there is one.
 fn begin(
     (generation, metrics): (Generation, Arc<Metrics>),
-    (origin, watch): (Origin, Watch),
-    mut inheritance: Inheritance,
-) -> Result<Gateway, String> {
+    (origin, watch): (ConfigSource, ConfigWatcher),
+    mut inheritance: InheritedState,
+) -> Result<RunningGateway, String> {
     inheritance.hand_tickets(&generation.shared.local);
     let begun = start::bind(&generation, &mut inheritance).and_then(|bound| {
         announce_listeners(&generation);
-        Gateway::start(generation, metrics, bound, (origin, watch))
+        RunningGateway::start(generation, metrics, bound, (origin, watch))
     });
     let mut gateway = begun.map_err(|error| {
         inheritance.refuse(&error.to_string());

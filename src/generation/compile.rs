@@ -14,7 +14,7 @@ use crate::config::{
 use crate::message::forward::ResponseEdits;
 use crate::message::path::Oddities;
 use crate::net::quota::Quota;
-use crate::route::{Rule, Table};
+use crate::route::{RouteRule, RouteTable};
 use crate::telemetry::socketio::{self, SocketIoMetrics};
 use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
 use crate::tls::tickets::Scope;
@@ -332,12 +332,12 @@ impl Compiler<'_> {
             for (path, strip) in seen {
                 let denies = route.action == config::Action::Deny;
                 let websocket = route.websocket;
-                rules.push(Rule { path, methods: methods(route), denies, websocket });
+                rules.push(RouteRule { path, methods: methods(route), denies, websocket });
                 routes.push(Arc::new(self.route(&mut shared, route, strip)));
             }
         }
         routes.shrink_to_fit();
-        ListenerService::Routes { table: Table::new(rules), routes }
+        ListenerService::Routes { table: RouteTable::new(rules), routes }
     }
 
     fn route(

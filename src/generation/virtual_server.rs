@@ -15,7 +15,7 @@ use crate::message::forward::{ResponseEdits, TrustedProxy};
 use crate::message::path::{self, Oddities};
 use crate::message::{Framing, HeaderFields, Reason, RequestHead, client, host};
 use crate::net::quota::Quota;
-use crate::route::{Match, Refused, Table};
+use crate::route::{PathMatch, Refused, RouteTable};
 use crate::telemetry::socketio::Place;
 use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
 use crate::tls::{ClientHandshake, ServerTls};
@@ -85,7 +85,7 @@ pub enum ListenerService {
     /// Routes.
     Routes {
         /// Finds a route's index.
-        table: Table,
+        table: RouteTable,
         /// By the table's indices.
         routes: Vec<Arc<CompiledRoute>>,
     },
@@ -244,7 +244,11 @@ impl RouteRejection {
 }
 
 /// The refusal of a path that narrower rules refuse in another spelling.
-fn refusal_of(refused: Refused, table: &Table, routes: &[Arc<CompiledRoute>]) -> RouteRejection {
+fn refusal_of(
+    refused: Refused,
+    table: &RouteTable,
+    routes: &[Arc<CompiledRoute>],
+) -> RouteRejection {
     let by = |reason, rule: usize| RouteRejection {
         route: routes.get(rule).cloned(),
         ..RouteRejection::of(reason)
@@ -315,7 +319,7 @@ impl VirtualServer {
         let matchable = path::matchable(path::raw(asked.target)).map_err(RouteRejection::of)?;
         let (path, oddities) = (&*matchable.path, matchable.oddities);
         let route = match table.find(path, asked.method) {
-            Match::Rule(index) => {
+            PathMatch::Rule(index) => {
                 let route =
                     routes.get(index).ok_or_else(|| RouteRejection::of(Reason::Internal))?;
                 let refused = table.refusal(index, path, asked.method, asked.upgrade);
@@ -330,10 +334,10 @@ impl VirtualServer {
             }
             // It may be a path that no route takes once it is spelt in the one way.
             _ if !oddities.is_none() => return Err(RouteRejection::of(Reason::AmbiguousPath)),
-            Match::Slash => {
+            PathMatch::Slash => {
                 // What is denied below is denied here, and not by way of a redirect.
                 let below = [path, b"/"].concat();
-                let Match::Rule(index) = table.find(&below, asked.method) else {
+                let PathMatch::Rule(index) = table.find(&below, asked.method) else {
                     return Ok(RouteDecision::AddSlash);
                 };
                 match routes.get(index) {
@@ -341,8 +345,8 @@ impl VirtualServer {
                     _ => return Ok(RouteDecision::AddSlash),
                 }
             }
-            Match::Nothing => return Err(RouteRejection::of(Reason::NoRoute)),
-            Match::Method(allow) => {
+            PathMatch::Nothing => return Err(RouteRejection::of(Reason::NoRoute)),
+            PathMatch::Method(allow) => {
                 return Err(RouteRejection {
                     allow: Some(allow),
                     ..RouteRejection::of(Reason::MethodNotAllowed)
@@ -391,7 +395,7 @@ impl VirtualServer {
     /// The same listener serving nothing, for what is left of it once its profile is gone.
     #[must_use]
     pub fn emptied(&self) -> Self {
-        let served = ListenerService::Routes { table: Table::default(), routes: Vec::new() };
+        let served = ListenerService::Routes { table: RouteTable::default(), routes: Vec::new() };
         Self {
             served,
             names: Arc::clone(&self.names),

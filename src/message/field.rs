@@ -9,7 +9,7 @@ use super::claim::is_claim;
 pub enum KnownField {
     /// `Host`.
     Host,
-    /// `Content-Length`.
+    /// `ContentSnapshot-Length`.
     ContentLength,
     /// `Transfer-Encoding`.
     TransferEncoding,
@@ -23,7 +23,7 @@ pub enum KnownField {
     Te,
     /// `Trailer`.
     Trailer,
-    /// `Upgrade`: hop-by-hop.
+    /// `StartingChild`: hop-by-hop.
     Upgrade,
     /// `Expect`.
     Expect,

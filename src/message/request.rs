@@ -354,7 +354,7 @@ fn framing(version: Version, fields: &HeaderFields) -> Result<Framing, Reason> {
     }
 }
 
-/// The value of the only `Content-Length`; digits and nothing else.
+/// The value of the only `ContentSnapshot-Length`; digits and nothing else.
 pub(super) fn content_length(fields: &HeaderFields) -> Result<Option<u64>, Reason> {
     let mut lengths = fields.all(KnownField::ContentLength);
     match (lengths.next(), lengths.next()) {

@@ -17,10 +17,10 @@ use crate::generation::VirtualServer;
 use crate::message::Reason;
 use crate::telemetry::listeners::Rejection;
 
-use super::record::Record;
-use super::{Facts, Service, h1, h2};
+use super::record::RequestLog;
+use super::{ClientConn, ReverseService, h1, h2};
 
-impl Acceptor for Service {
+impl Acceptor for ReverseService {
     fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -41,39 +41,39 @@ impl Acceptor for Service {
                     .local
                     .spawn(async move { connection(own, site, stream, (peer, admitted)).await });
             }
-            Err(reason) => refuse(self, &site, Facts::of(peer, None), (reason, None)),
+            Err(reason) => refuse(self, &site, ClientConn::of(peer, None), (reason, None)),
         }
     }
 
     fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let site = self.site.load_full();
         site.metrics.reject(Rejection::Descriptors);
-        refuse(self, &site, Facts::of(peer, None), (Reason::NoDescriptors, None));
+        refuse(self, &site, ClientConn::of(peer, None), (Reason::NoDescriptors, None));
     }
 }
 
 /// Notes a connection that ends before its first request.
 fn refuse(
-    service: &Rc<Service>,
+    service: &Rc<ReverseService>,
     site: &Arc<VirtualServer>,
-    facts: Facts,
+    facts: ClientConn,
     (reason, detail): (Reason, Option<String>),
 ) {
     let began = facts.began;
-    let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
+    let mut record = RequestLog::refused(&service.worker, &Rc::new(facts), site);
     record.start = began;
     record.reason = Some(reason);
     record.detail = detail;
 }
 
 async fn connection(
-    service: Rc<Service>,
+    service: Rc<ReverseService>,
     site: Arc<VirtualServer>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
-    let facts = |via| Facts { began, ..Facts::of(peer, via) };
+    let facts = |via| ClientConn { began, ..ClientConn::of(peer, via) };
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
         return refuse(&service, &site, facts(None), (Reason::ClientGone, None));
@@ -100,7 +100,7 @@ async fn connection(
             let (_, session) = stream.get_ref();
             let (sni, handshake) =
                 (session.server_name().map(str::to_owned), finished(&stream, settings));
-            let facts = Facts { tls, sni, handshake, ..facts };
+            let facts = ClientConn { tls, sni, handshake, ..facts };
             let is_h2 = session.alpn_protocol() == Some(b"h2");
             drop((alarm, site));
             if is_h2 {
@@ -113,7 +113,7 @@ async fn connection(
         Err(HandshakeError::PlainHttp(stream)) => explain(&service, &site, facts, stream).await,
         Err(HandshakeError::UnknownName(stream, name)) => {
             let detail = refuse_name(stream, &name, &alarm).await;
-            let facts = Facts { sni: Some(name), ..facts };
+            let facts = ClientConn { sni: Some(name), ..facts };
             refuse(&service, &site, facts, (Reason::TlsHandshake, Some(detail)));
         }
         Err(HandshakeError::TimedOut) => {
@@ -129,12 +129,12 @@ async fn connection(
 
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
 async fn explain(
-    service: &Rc<Service>,
+    service: &Rc<ReverseService>,
     site: &Arc<VirtualServer>,
-    facts: Facts,
+    facts: ClientConn,
     stream: TcpStream,
 ) {
-    let mut record = Record::refused(&service.worker, &Rc::new(facts), site);
+    let mut record = RequestLog::refused(&service.worker, &Rc::new(facts), site);
     record.reason = Some(Reason::PlainHttp);
     let reply = LocalReply::refusal(Reason::PlainHttp, &record.id);
     record.status = reply.status.as_u16();

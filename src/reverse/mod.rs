@@ -5,10 +5,10 @@
 //! ```
 //!
 //! One task per client connection drives everything that belongs to it, upstream included. Each
-//! request ends in exactly one `Record`, which is the log line and the counters.
+//! request ends in exactly one `RequestLog`, which is the log line and the counters.
 
 mod accept;
-mod acquire;
+mod checkout;
 mod h1;
 mod h2;
 mod record;
@@ -36,10 +36,10 @@ use crate::net::quota::Accounts;
 use crate::tls::ClientHandshake;
 use crate::upstream::Ends;
 
-use acquire::Whom;
+use checkout::ClientInfo;
 
 /// One listener on one worker.
-pub struct Service {
+pub struct ReverseService {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
@@ -51,7 +51,7 @@ pub struct Service {
 }
 
 /// What is known about a client connection, from its handshake on.
-struct Facts {
+struct ClientConn {
     /// Who is connected, as a balancer says: the client, or a proxy that says of each request whose
     /// it is.
     client: ClientAddr,
@@ -74,7 +74,7 @@ struct Facts {
     accounts: Accounts,
 }
 
-impl Facts {
+impl ClientConn {
     /// Of a connection on which the client itself has said nothing yet.
     fn of(peer: ClientAddr, via: Option<Box<ProxyHeader>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
@@ -96,7 +96,7 @@ impl Facts {
 
     /// Whether the connection is to be closed, because what its listener asks of clients in their
     /// handshake has changed. Looks at the site only after a change of configuration.
-    fn is_outdated(&self, service: &Service) -> bool {
+    fn is_outdated(&self, service: &ReverseService) -> bool {
         let generation = service.worker.local.generation();
         if self.judged.replace(generation) != generation {
             self.outdated.set(!service.site.load().accepts(&self.handshake));
@@ -117,11 +117,11 @@ impl Facts {
         &'a self,
         site: &VirtualServer,
         (client, id): (ClientAddr, &'a RequestId),
-    ) -> Whom<'a> {
+    ) -> ClientInfo<'a> {
         // It was not asked for if no upstream was to be told when the client connected.
         let destination = self.destination.unwrap_or(site.address);
         let ends = Ends { source: self.client.0, destination };
-        Whom { client, ends, sni: self.sni.as_deref(), id, accounts: &self.accounts }
+        ClientInfo { client, ends, sni: self.sni.as_deref(), id, accounts: &self.accounts }
     }
 
     /// What an upstream is told about where a request of this client's on this connection came from.

@@ -1,6 +1,6 @@
 //! What became of one request or connection: its log line and its counters.
 //!
-//! A [`Record`] is made when a request's head is there and written when it is dropped, so that no
+//! A [`RequestLog`] is made when a request's head is there and written when it is dropped, so that no
 //! way out can forget it and none can write it twice.
 
 use std::rc::Rc;
@@ -29,14 +29,14 @@ use crate::telemetry::websockets::Closed;
 use crate::telemetry::{UpstreamMetrics, WebSocketMetrics};
 use crate::upstream::{Busy, Exchange, Upstream};
 
-use super::Facts;
-use super::acquire::Acquired;
+use super::ClientConn;
+use super::checkout::CheckedOut;
 use super::tunnel::OUTDATED_CLOSE_SPREAD;
 
 /// See the module.
-pub(super) struct Record {
+pub(super) struct RequestLog {
     worker: Rc<Worker>,
-    facts: Rc<Facts>,
+    facts: Rc<ClientConn>,
     /// Who the client is, by the word of trusted proxies.
     pub(super) client: ClientAddr,
     names: Arc<ListenerLabels>,
@@ -45,7 +45,7 @@ pub(super) struct Record {
     /// As it is passed on.
     pub(super) trace: Option<TraceParent>,
     pub(super) start: Instant,
-    request: Option<Asked>,
+    request: Option<RequestLogFields>,
     route: Option<Arc<RouteStats>>,
     /// Name of the upstream, and of the endpoint.
     upstream: Option<Arc<str>>,
@@ -77,7 +77,7 @@ pub(super) struct Record {
     tunnel_idle: Duration,
 }
 
-struct Asked {
+struct RequestLogFields {
     version: Version,
     method: http::Method,
     host: Bytes,
@@ -86,11 +86,11 @@ struct Asked {
     referrer: Option<Bytes>,
 }
 
-impl Record {
+impl RequestLog {
     /// For a request.
     pub(super) fn of(
         worker: &Rc<Worker>,
-        facts: &Rc<Facts>,
+        facts: &Rc<ClientConn>,
         site: &Arc<VirtualServer>,
         head: &RequestHead,
     ) -> Self {
@@ -115,7 +115,7 @@ impl Record {
         if site.follows {
             record.ticket = RequestProbe::of(head);
         }
-        record.request = Some(Asked {
+        record.request = Some(RequestLogFields {
             version: head.version,
             method: head.method.clone(),
             host: head.host.clone(),
@@ -129,7 +129,7 @@ impl Record {
     /// For a connection or request that was refused before its head could be read.
     pub(super) fn refused(
         worker: &Rc<Worker>,
-        facts: &Rc<Facts>,
+        facts: &Rc<ClientConn>,
         site: &Arc<VirtualServer>,
     ) -> Self {
         Self {
@@ -186,7 +186,7 @@ impl Record {
     }
 
     /// Notes the connection it is sent on.
-    pub(super) fn on_connection(&mut self, acquired: &mut Acquired, upstream: &Upstream) {
+    pub(super) fn on_connection(&mut self, acquired: &mut CheckedOut, upstream: &Upstream) {
         let whose = &acquired.whose;
         if let Some(reserved) = acquired.reserved.take() {
             self.reserved = Some(reserved);
@@ -389,7 +389,7 @@ impl Record {
     }
 }
 
-impl Event for Record {
+impl Event for RequestLog {
     fn tell<L: Line>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         if let Some(trace) = &self.trace {
@@ -441,7 +441,7 @@ fn kept(head: &RequestHead, known: KnownField) -> Option<Bytes> {
     head.fields.first(known).map(|value| head.fields.bytes().slice_ref(value))
 }
 
-impl Drop for Record {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         // Nobody said how it ended: the task was dropped, because the client had gone or a worker
         // was stopped.

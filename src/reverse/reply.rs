@@ -11,13 +11,13 @@ use crate::message::{Reason, RequestHead};
 use crate::net::Phase;
 use crate::upstream::Upstream;
 
-use super::acquire::Unreachable;
+use super::checkout::CheckoutError;
 
 /// What Engine.IO says to a session it does not know; its clients then open another.
 const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
 /// For a request that no connection could be had for.
-pub(super) fn unreachable(why: &Unreachable, id: &RequestId, head: &RequestHead) -> LocalReply {
+pub(super) fn unreachable(why: &CheckoutError, id: &RequestId, head: &RequestHead) -> LocalReply {
     let mut reply = LocalReply::refusal(why.reason, id);
     if let Some(seconds) = why.retry_after {
         reply.more.push(("Retry-After", seconds.to_string()));

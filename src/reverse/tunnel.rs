@@ -14,8 +14,8 @@ use crate::socketio::SocketEnded;
 use crate::telemetry::websockets::Closed;
 use crate::upstream::Stream;
 
-use super::Service;
-use super::record::Record;
+use super::ReverseService;
+use super::record::RequestLog;
 
 /// Time over which WebSockets are closed whose clients have to authenticate again: they must not
 /// all reconnect at once.
@@ -24,16 +24,16 @@ pub(super) const OUTDATED_CLOSE_SPREAD: Duration = Duration::from_secs(5);
 /// Joins client and upstream in a task of its own, which is small: the state of the request that
 /// became the tunnel is gone.
 pub(super) fn spawn<T: Io>(
-    service: &Rc<Service>,
+    service: &Rc<ReverseService>,
     client: RelaySide<T>,
     upstream: RelaySide<Stream>,
     idle: Duration,
-    (mut record, admitted): (Box<Record>, Option<AdmittedConn>),
+    (mut record, admitted): (Box<RequestLog>, Option<AdmittedConn>),
 ) {
     let own = Rc::clone(service);
     record.list(&service.site);
     service.worker.local.spawn(async move {
-        let owner = Ours { record: &record, service: &own };
+        let owner = WebSocketTunnel { record: &record, service: &own };
         let summary = relay_websocket(&own.worker.local, client, upstream, idle, &owner).await;
         record.close_code = summary.close_code;
         record.request_bytes = summary.a_to_b;
@@ -53,12 +53,12 @@ pub(super) fn spawn<T: Io>(
 }
 
 /// A tunnel as its relay asks after it.
-struct Ours<'a> {
-    record: &'a Record,
-    service: &'a Service,
+struct WebSocketTunnel<'a> {
+    record: &'a RequestLog,
+    service: &'a ReverseService,
 }
 
-impl RelayOwner for Ours<'_> {
+impl RelayOwner for WebSocketTunnel<'_> {
     fn standing(&self) -> Standing {
         self.record.standing(&self.service.site.load())
     }

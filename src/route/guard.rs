@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use crate::config::PathPattern;
 use crate::message::path::canonical;
 
-use super::Rule;
+use super::RouteRule;
 
 /// Rules that refuse something, by the canonical form of their paths.
 #[derive(Debug, Default)]
@@ -50,10 +50,11 @@ pub enum Refused {
 }
 
 impl Guards {
-    pub(super) fn new(rules: &[Rule]) -> Self {
-        let form = |rule: &Rule| canonical(rule.path.as_str().as_bytes()).into_owned();
+    pub(super) fn new(rules: &[RouteRule]) -> Self {
+        let form = |rule: &RouteRule| canonical(rule.path.as_str().as_bytes()).into_owned();
         let forms: Vec<Vec<u8>> = rules.iter().map(form).collect();
-        let is_wide = |rule: &Rule| matches!(rule.path, PathPattern::Subtree(_)) && !rule.denies;
+        let is_wide =
+            |rule: &RouteRule| matches!(rule.path, PathPattern::Subtree(_)) && !rule.denies;
         let named = || rules.iter().zip(&forms);
         let wide: HashSet<&[u8]> =
             named().filter(|(rule, _)| is_wide(rule)).map(|(_, form)| form.as_slice()).collect();
@@ -76,7 +77,7 @@ impl Guards {
                 PathPattern::Subtree(_) => level.subtree.push(guard),
             }
         }
-        let width = |(rule, form): (&Rule, &Vec<u8>)| {
+        let width = |(rule, form): (&RouteRule, &Vec<u8>)| {
             (is_wide(rule) && guarded.contains(form.as_slice())).then_some(form.len())
         };
         guards.widths = named().map(width).collect();
@@ -166,27 +167,27 @@ mod tests {
     use super::*;
     use http::Method;
 
-    use crate::route::{Match, Table};
+    use crate::route::{PathMatch, RouteTable};
 
-    fn rule(path: &str, methods: &[Method]) -> Rule {
+    fn rule(path: &str, methods: &[Method]) -> RouteRule {
         let subtree = path.ends_with('/');
         let path = path.into();
         let path = if subtree { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
-        Rule { path, methods: methods.to_vec(), denies: false, websocket: true }
+        RouteRule { path, methods: methods.to_vec(), denies: false, websocket: true }
     }
 
-    fn denial(path: &str) -> Rule {
-        Rule { denies: true, ..rule(path, &[]) }
+    fn denial(path: &str) -> RouteRule {
+        RouteRule { denies: true, ..rule(path, &[]) }
     }
 
-    fn table() -> Table {
-        Table::new(vec![
+    fn table() -> RouteTable {
+        RouteTable::new(vec![
             rule("/ccm/", &[]),
             denial("/ccm/actuator/"),
             rule("/ccm/actuator/health", &[Method::GET]),
             denial("/ccm/metrics"),
             rule("/ccm/readOnly", &[Method::GET]),
-            Rule { websocket: false, ..rule("/ccm/poll/", &[]) },
+            RouteRule { websocket: false, ..rule("/ccm/poll/", &[]) },
             rule("/socket.io/", &[]),
         ])
     }
@@ -194,7 +195,7 @@ mod tests {
     fn asked(method: &Method, path: &str, upgrade: bool) -> Result<usize, Option<Refused>> {
         let table = table();
         match table.find(path.as_bytes(), method) {
-            Match::Rule(rule) => match table.refusal(rule, path.as_bytes(), method, upgrade) {
+            PathMatch::Rule(rule) => match table.refusal(rule, path.as_bytes(), method, upgrade) {
                 None => Ok(rule),
                 refused => Err(refused),
             },
@@ -245,7 +246,7 @@ mod tests {
         let guards = table().guards;
         assert_eq!(guards.width(0), Some(4));
         assert!((1..7).all(|rule| guards.width(rule).is_none()));
-        let apart = Table::new(vec![rule("/a/", &[Method::GET]), rule("/b/", &[Method::PUT])]);
+        let apart = RouteTable::new(vec![rule("/a/", &[Method::GET]), rule("/b/", &[Method::PUT])]);
         assert!(apart.guards.by_path.is_empty());
     }
 }

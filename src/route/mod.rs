@@ -23,7 +23,7 @@ pub use guard::Refused;
 
 /// What a table is made of.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct RouteRule {
     /// Which paths.
     pub path: PathPattern,
     /// Which methods; empty: any but TRACE. GET admits HEAD.
@@ -34,9 +34,9 @@ pub struct Rule {
     pub websocket: bool,
 }
 
-/// What [`Table::find`] found.
+/// What [`RouteTable::find`] found.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Match {
+pub enum PathMatch {
     /// The rule with this index.
     Rule(usize),
     /// Rules take this path, but not with this method; the value of `Allow`.
@@ -49,37 +49,37 @@ pub enum Match {
 
 /// Rules, for looking up in time that depends on the path's depth and not on their number.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct RouteTable {
     /// Of each rule.
     methods: Box<[Box<[Method]>]>,
     /// Indices of rules, those of one path together.
     order: Box<[usize]>,
-    exact: HashMap<Path, Range<u32>>,
-    subtree: HashMap<Path, Range<u32>>,
+    exact: HashMap<ConfiguredPath, Range<u32>>,
+    subtree: HashMap<ConfiguredPath, Range<u32>>,
     guards: Guards,
 }
 
 /// A path as the configuration has it, looked up by bytes.
 #[derive(Debug, Eq, PartialEq)]
-struct Path(Arc<str>);
+struct ConfiguredPath(Arc<str>);
 
-impl Borrow<[u8]> for Path {
+impl Borrow<[u8]> for ConfiguredPath {
     fn borrow(&self) -> &[u8] {
         self.0.as_bytes()
     }
 }
 
-impl Hash for Path {
+impl Hash for ConfiguredPath {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // As what is borrowed, not as a `str`.
         self.0.as_bytes().hash(state);
     }
 }
 
-impl Table {
+impl RouteTable {
     /// Builds the table; indices are positions in `rules`.
     #[must_use]
-    pub fn new(rules: Vec<Rule>) -> Self {
+    pub fn new(rules: Vec<RouteRule>) -> Self {
         let mut order: Vec<usize> = (0..rules.len()).collect();
         order.sort_by(|a, b| rules.get(*a).map(key).cmp(&rules.get(*b).map(key)));
         let mut table = Self::default();
@@ -92,7 +92,7 @@ impl Table {
                 PathPattern::Exact(_) => &mut table.exact,
                 PathPattern::Subtree(_) => &mut table.subtree,
             };
-            map.insert(Path(Arc::clone(rule.path.text())), start..end);
+            map.insert(ConfiguredPath(Arc::clone(rule.path.text())), start..end);
         }
         table.exact.shrink_to_fit();
         table.subtree.shrink_to_fit();
@@ -104,17 +104,17 @@ impl Table {
 
     /// Finds the rule for a decoded path.
     #[must_use]
-    pub fn find(&self, path: &[u8], method: &Method) -> Match {
+    pub fn find(&self, path: &[u8], method: &Method) -> PathMatch {
         let Some(run) = self.exact.get(path).or_else(|| self.longest_subtree(path)) else {
             let mut slashed = path.to_vec();
             slashed.push(b'/');
             let known = !path.ends_with(b"/") && self.subtree.contains_key(slashed.as_slice());
-            return if known { Match::Slash } else { Match::Nothing };
+            return if known { PathMatch::Slash } else { PathMatch::Nothing };
         };
         let candidates = self.order.get(run.start as usize..run.end as usize).unwrap_or_default();
         match candidates.iter().find(|index| admits(self.methods_of(**index), method)) {
-            Some(index) => Match::Rule(*index),
-            None => Match::Method(self.allow(candidates)),
+            Some(index) => PathMatch::Rule(*index),
+            None => PathMatch::Method(self.allow(candidates)),
         }
     }
 
@@ -157,7 +157,7 @@ impl Table {
 }
 
 /// Rules with the same are candidates for the same paths.
-fn key(rule: &Rule) -> (bool, &str) {
+fn key(rule: &RouteRule) -> (bool, &str) {
     (matches!(rule.path, PathPattern::Exact(_)), rule.path.as_str())
 }
 
@@ -173,15 +173,15 @@ fn admits(methods: &[Method], method: &Method) -> bool {
 mod tests {
     use super::*;
 
-    fn rule(path: &str, methods: &[Method]) -> Rule {
+    fn rule(path: &str, methods: &[Method]) -> RouteRule {
         let subtree = path.ends_with('/');
         let path = path.into();
         let path = if subtree { PathPattern::Subtree(path) } else { PathPattern::Exact(path) };
-        Rule { path, methods: methods.to_vec(), denies: false, websocket: true }
+        RouteRule { path, methods: methods.to_vec(), denies: false, websocket: true }
     }
 
-    fn table() -> Table {
-        Table::new(vec![
+    fn table() -> RouteTable {
+        RouteTable::new(vec![
             rule("/", &[Method::GET]),
             rule("/file-engine/", &[]),
             rule("/file-engine/api/stat", &[Method::GET]),
@@ -191,34 +191,38 @@ mod tests {
     }
 
     #[track_caller]
-    fn finds(method: &Method, path: &str, expected: &Match) {
+    fn finds(method: &Method, path: &str, expected: &PathMatch) {
         assert_eq!(&table().find(path.as_bytes(), method), expected, "{method} {path}");
     }
 
     #[test]
     fn the_longest_path_wins() {
-        finds(&Method::GET, "/", &Match::Rule(0));
-        finds(&Method::HEAD, "/favicon.ico", &Match::Rule(0));
-        finds(&Method::GET, "/file-engine/", &Match::Rule(1));
-        finds(&Method::GET, "/file-engine/api/statistics", &Match::Rule(1));
-        finds(&Method::GET, "/file-engine/api/stat", &Match::Rule(2));
-        finds(&Method::POST, "/file-engine/api/stat", &Match::Rule(3));
-        finds(&Method::GET, "/file-enginex", &Match::Rule(0));
+        finds(&Method::GET, "/", &PathMatch::Rule(0));
+        finds(&Method::HEAD, "/favicon.ico", &PathMatch::Rule(0));
+        finds(&Method::GET, "/file-engine/", &PathMatch::Rule(1));
+        finds(&Method::GET, "/file-engine/api/statistics", &PathMatch::Rule(1));
+        finds(&Method::GET, "/file-engine/api/stat", &PathMatch::Rule(2));
+        finds(&Method::POST, "/file-engine/api/stat", &PathMatch::Rule(3));
+        finds(&Method::GET, "/file-enginex", &PathMatch::Rule(0));
     }
 
     #[test]
     fn a_method_does_not_fall_through_to_a_wider_route() {
-        finds(&Method::GET, "/file-engine/private/x", &Match::Method("PUT".into()));
-        finds(&Method::DELETE, "/file-engine/api/stat", &Match::Method("GET, HEAD, POST".into()));
-        finds(&Method::TRACE, "/file-engine/x", &Match::Method(String::new()));
+        finds(&Method::GET, "/file-engine/private/x", &PathMatch::Method("PUT".into()));
+        finds(
+            &Method::DELETE,
+            "/file-engine/api/stat",
+            &PathMatch::Method("GET, HEAD, POST".into()),
+        );
+        finds(&Method::TRACE, "/file-engine/x", &PathMatch::Method(String::new()));
     }
 
     #[test]
     fn a_missing_slash_is_noticed() {
-        let table = Table::new(vec![rule("/umm/", &[])]);
-        assert_eq!(table.find(b"/umm", &Method::GET), Match::Slash);
-        assert_eq!(table.find(b"/ummx", &Method::GET), Match::Nothing);
-        assert_eq!(table.find(b"*", &Method::GET), Match::Nothing);
-        assert_eq!(table.find(b"", &Method::GET), Match::Nothing);
+        let table = RouteTable::new(vec![rule("/umm/", &[])]);
+        assert_eq!(table.find(b"/umm", &Method::GET), PathMatch::Slash);
+        assert_eq!(table.find(b"/ummx", &Method::GET), PathMatch::Nothing);
+        assert_eq!(table.find(b"*", &Method::GET), PathMatch::Nothing);
+        assert_eq!(table.find(b"", &Method::GET), PathMatch::Nothing);
     }
 }

@@ -118,7 +118,7 @@ pub enum UpgradePath {
 pub struct StrippedFields {
     /// It came as HTTP/1.0, which has no upgrades.
     pub http10: bool,
-    /// `Upgrade: websocket`.
+    /// `StartingChild: websocket`.
     pub upgrade: bool,
     /// `Connection: upgrade`.
     pub connection: bool,

@@ -10,16 +10,16 @@ use crate::generation::Generation;
 use crate::units::{display_hex, display_timestamp};
 
 /// Keys shown of one change in a line of the log.
-const KEYS_IN_A_LINE: usize = 3;
+const MAX_KEYS_PER_LINE: usize = 3;
 
 /// Most lines told of one reload.
-const LINES: usize = 100;
+const MAX_LINES: usize = 100;
 
 /// What only a start can set, as it was at the start: item, key, value in effect.
 #[derive(Clone)]
-pub(super) struct Fixed(Vec<(&'static str, &'static str, String)>);
+pub(super) struct StartupOnly(Vec<(&'static str, &'static str, String)>);
 
-impl Fixed {
+impl StartupOnly {
     pub(super) fn of(config: &Config) -> Self {
         let socket = match &config.socket {
             AdminSocket::Usual => "the usual place".to_owned(),
@@ -84,23 +84,23 @@ impl Fixed {
 }
 
 /// An item of one or both sides.
-struct Pair<'a> {
+struct ItemPair<'a> {
     old: Option<(&'a ItemName, &'a OutlineItem)>,
     new: Option<(&'a ItemName, &'a OutlineItem)>,
 }
 
 /// What is different, and the item of the old generation it is about.
-pub(super) struct Difference<'a> {
+pub(super) struct ConfigDifference<'a> {
     pub(super) change: ItemDiff,
     pub(super) old: Option<(&'a ItemName, &'a OutlineItem)>,
 }
 
 /// Compares two generations. Differences are ordered by what they take, then by name. The second result is how many items of each kind are the same.
 pub(super) fn between<'a>(
-    started: &Fixed,
+    started: &StartupOnly,
     old: &'a Generation,
     new: &'a Generation,
-) -> (Vec<Difference<'a>>, BTreeMap<String, usize>) {
+) -> (Vec<ConfigDifference<'a>>, BTreeMap<String, usize>) {
     let (mut found, mut kept) = (Vec::new(), BTreeMap::new());
     let lines = (old.config.sources.lines(), new.config.sources.lines());
     for pair in pairs(old, new) {
@@ -132,22 +132,22 @@ pub(super) fn between<'a>(
             keys: if how == DiffKind::Changed { keys } else { Vec::new() },
             open: OpenCounts::default(),
         };
-        found.push(Difference { change, old: pair.old });
+        found.push(ConfigDifference { change, old: pair.old });
     }
     let restart = started.changes(&old.config, &new.config).into_iter();
-    found.extend(restart.map(|change| Difference { change, old: None }));
+    found.extend(restart.map(|change| ConfigDifference { change, old: None }));
     found.sort_by_key(|difference| difference.change.means);
     (found, kept)
 }
 
 /// One line per difference, for logs; of very many only the first, and how many there are.
-pub(super) fn lines(differences: &[Difference<'_>]) -> Vec<String> {
+pub(super) fn lines(differences: &[ConfigDifference<'_>]) -> Vec<String> {
     let mut changes: Vec<_> = differences.iter().map(|difference| &difference.change).collect();
     // What a reload does not do must not be among what is left out.
     changes.sort_by_key(|change| change.means != ApplyMode::NeedsRestart);
-    let mut lines: Vec<_> = changes.into_iter().take(LINES).map(line).collect();
-    if differences.len() > LINES {
-        lines.push(format!("and {} more", differences.len() - LINES));
+    let mut lines: Vec<_> = changes.into_iter().take(MAX_LINES).map(line).collect();
+    if differences.len() > MAX_LINES {
+        lines.push(format!("and {} more", differences.len() - MAX_LINES));
     }
     if lines.is_empty() {
         lines.push("only comments, spelling or file contents without effect".to_owned());
@@ -162,8 +162,8 @@ fn line(change: &ItemDiff) -> String {
         (_, DiffKind::Added) => format!("{what} added"),
         (_, DiffKind::Removed) => format!("{what} removed"),
         (_, DiffKind::Changed) => {
-            let keys = change.keys.iter().take(KEYS_IN_A_LINE).map(told);
-            let more = change.keys.len().saturating_sub(KEYS_IN_A_LINE);
+            let keys = change.keys.iter().take(MAX_KEYS_PER_LINE).map(told);
+            let more = change.keys.len().saturating_sub(MAX_KEYS_PER_LINE);
             let more = if more > 0 { format!(", {more} more") } else { String::new() };
             format!("{what} changed: {}{more}", keys.collect::<Vec<_>>().join(", "))
         }
@@ -178,14 +178,14 @@ fn told(key: &KeyDiff) -> String {
 
 /// All items, those of both sides together: by name, and what is left by what is most alike: a
 /// route whose methods changed, a listener that moved.
-fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<Pair<'a>> {
+fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<ItemPair<'a>> {
     let (before, after) = (&old.config.outline, &new.config.outline);
     let gone = alike(before.items().filter(|(name, _)| after.item(name).is_none()));
     let mut fresh = alike(after.items().filter(|(name, _)| before.item(name).is_none()));
     let mut pairs = Vec::new();
     for (name, item) in after.items() {
         if let Some(same) = before.item(name) {
-            pairs.push(Pair { old: Some((name, same)), new: Some((name, item)) });
+            pairs.push(ItemPair { old: Some((name, same)), new: Some((name, item)) });
         }
     }
     for (group, gone) in gone {
@@ -193,13 +193,13 @@ fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<Pair<'a>> {
         if let ([old], [new]) = (gone.as_slice(), fresh.as_slice())
             && (&*group.kind == "route" || (&*group.kind == "listener" && moved(old.1, new.1)))
         {
-            pairs.push(Pair { old: Some(*old), new: Some(*new) });
+            pairs.push(ItemPair { old: Some(*old), new: Some(*new) });
             continue;
         }
-        pairs.extend(gone.into_iter().map(|old| Pair { old: Some(old), new: None }));
-        pairs.extend(fresh.into_iter().map(|new| Pair { old: None, new: Some(new) }));
+        pairs.extend(gone.into_iter().map(|old| ItemPair { old: Some(old), new: None }));
+        pairs.extend(fresh.into_iter().map(|new| ItemPair { old: None, new: Some(new) }));
     }
-    pairs.extend(fresh.into_values().flatten().map(|new| Pair { old: None, new: Some(new) }));
+    pairs.extend(fresh.into_values().flatten().map(|new| ItemPair { old: None, new: Some(new) }));
     pairs
 }
 
@@ -229,8 +229,8 @@ fn moved(old: &OutlineItem, new: &OutlineItem) -> bool {
 
 /// The keys of an item that are different, contents of files they name included.
 fn keys(
-    pair: &Pair<'_>,
-    started: &Fixed,
+    pair: &ItemPair<'_>,
+    started: &StartupOnly,
     (old, old_lines): (&Generation, &LineIndex<'_>),
     (new, new_lines): (&Generation, &LineIndex<'_>),
 ) -> Vec<KeyDiff> {

@@ -15,13 +15,13 @@ use crate::upstream::check::{Word, ask};
 use crate::upstream::{Check, Endpoint, Upstream};
 
 /// The least time between two checks of an endpoint, however many requests find it wanting.
-const AT_MOST_EVERY: Duration = Duration::from_millis(500);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often it is decided which tier of an upstream is used.
-const JUDGED: Duration = Duration::from_millis(200);
+const TIER_INTERVAL: Duration = Duration::from_millis(200);
 
 /// See the module.
-pub(super) struct Checks {
+pub(super) struct HealthChecker {
     metrics: Arc<Metrics>,
     serving: Rc<RefCell<Option<Arc<Generation>>>>,
     upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
@@ -29,13 +29,13 @@ pub(super) struct Checks {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Drop for Checks {
+impl Drop for HealthChecker {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Checks {
+impl HealthChecker {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let (serving, upstreams, needed) = Default::default();
         Self { metrics, serving, upstreams, needed, tasks: Vec::new() }
@@ -91,7 +91,7 @@ impl Checks {
                         if !health.is_checked() {
                             health.presume(check.initially_up);
                         }
-                        self.tasks.push(spawn_local(watch(Watched {
+                        self.tasks.push(spawn_local(watch(CheckedEndpoint {
                             upstream: Arc::clone(&upstream.name),
                             endpoint: Arc::clone(endpoint),
                             check: Arc::clone(check),
@@ -106,7 +106,7 @@ impl Checks {
 }
 
 /// An endpoint that is checked.
-struct Watched {
+struct CheckedEndpoint {
     upstream: Arc<str>,
     endpoint: Arc<Endpoint>,
     check: Arc<Check>,
@@ -119,7 +119,7 @@ async fn mind(upstream: Arc<Upstream>) {
     let Some(settings) = upstream.policy.fail_over else { return };
     let tiers = &upstream.memory.tiers;
     loop {
-        tokio::time::sleep(JUDGED).await;
+        tokio::time::sleep(TIER_INTERVAL).await;
         let now = jiff::Timestamp::now().as_second();
         let moved = tiers.judge(upstream.seen(), &settings, Instant::now(), now);
         let Some(moved) = moved else { continue };
@@ -138,13 +138,13 @@ async fn mind(upstream: Arc<Upstream>) {
 }
 
 /// Checks for ever. A request that could not connect brings the next check forward.
-async fn watch(own: Watched) {
+async fn watch(own: CheckedEndpoint) {
     let health = &own.endpoint.health;
     loop {
         let checked = health.told().checked;
         let since = checked.map_or(Duration::MAX, |at| at.elapsed());
         let due = jittered(health.pause(&own.check)).saturating_sub(since);
-        let least = AT_MOST_EVERY.min(own.check.every).saturating_sub(since);
+        let least = MIN_CHECK_INTERVAL.min(own.check.every).saturating_sub(since);
         tokio::select! {
             () = tokio::time::sleep(due.max(least)) => {}
             () = early(&own, least) => {}
@@ -154,12 +154,12 @@ async fn watch(own: Watched) {
 }
 
 /// Ends once a request has found something wrong and the last check is long enough ago.
-async fn early(own: &Watched, least: Duration) {
+async fn early(own: &CheckedEndpoint, least: Duration) {
     own.endpoint.health.hurried().await;
     tokio::time::sleep(least).await;
 }
 
-impl Watched {
+impl CheckedEndpoint {
     async fn once(&self) {
         let result = ask(&self.endpoint, &self.check, &self.local).await;
         let word = result.as_ref().err().map_or("good", |fault| fault.word.as_str());

@@ -21,31 +21,31 @@ use crate::upstream::check::fetch;
 use super::checks::jittered;
 
 /// From a start or a reload to the first comparison.
-const FIRST: Duration = Duration::from_secs(1);
+const FIRST_DELAY: Duration = Duration::from_secs(1);
 
 /// How long a comparison may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Differences named in a line of the log.
-const IN_A_LINE: usize = 5;
+const MAX_NAMED_PER_LINE: usize = 5;
 
 /// Most differences that are kept of a peer. Metrics count all.
-const KEPT: usize = 200;
+const MAX_DIFFERENCES: usize = 200;
 
 /// See the module.
-pub(super) struct Drift {
+pub(super) struct DriftMonitor {
     metrics: Arc<Metrics>,
     status: Rc<RefCell<Status>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Drop for Drift {
+impl Drop for DriftMonitor {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Drift {
+impl DriftMonitor {
     pub(super) fn new(metrics: Arc<Metrics>, status: Rc<RefCell<Status>>) -> Self {
         Self { metrics, status, tasks: Vec::new() }
     }
@@ -81,7 +81,7 @@ impl Drift {
                 let known = before.iter().find(|peer| *peer.peer == *label).cloned();
                 let fresh = || DriftPeer { peer: label.to_owned(), ..DriftPeer::default() };
                 self.status.borrow_mut().peers.push(known.unwrap_or_else(fresh));
-                self.tasks.push(spawn_local(watch(Watched {
+                self.tasks.push(spawn_local(watch(ComparedPeer {
                     generation: Arc::clone(generation),
                     endpoint: Arc::clone(endpoint),
                     announces: upstream.announces,
@@ -95,7 +95,7 @@ impl Drift {
 }
 
 /// A gateway that is compared.
-struct Watched {
+struct ComparedPeer {
     generation: Arc<Generation>,
     endpoint: Arc<Endpoint>,
     announces: bool,
@@ -105,10 +105,10 @@ struct Watched {
 }
 
 /// Compares for ever.
-async fn watch(own: Watched) {
+async fn watch(own: ComparedPeer) {
     let Some(drift) = &own.generation.config.drift else { return };
     let host = drift.host.as_deref().unwrap_or(&own.endpoint.label);
-    let mut pause = FIRST.min(drift.every);
+    let mut pause = FIRST_DELAY.min(drift.every);
     loop {
         tokio::time::sleep(jittered(pause)).await;
         pause = drift.every;
@@ -117,7 +117,7 @@ async fn watch(own: Watched) {
     }
 }
 
-impl Watched {
+impl ComparedPeer {
     async fn once(&self, sheet: &ConfigDigest, (host, path): (&str, &str)) -> DriftPeer {
         let label = self.endpoint.label.to_string();
         let without = |state, detail: String| DriftPeer {
@@ -134,7 +134,7 @@ impl Watched {
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-drift\r\n{REQUEST_FIELD}: {question}\r\nConnection: close\r\n\r\n",
         );
         let asked = (head, self.announces);
-        let bounds = (MAX_ANSWER, PATIENCE);
+        let bounds = (MAX_ANSWER, COMPARE_TIMEOUT);
         match fetch(&self.endpoint, asked, bounds, &self.local).await {
             Err(fault) => without(PeerState::Unreachable, fault.to_string()),
             Ok((200, body)) => {
@@ -165,7 +165,7 @@ impl Watched {
         let came_about = matches!(now.state, PeerState::Alike | PeerState::Differs);
         let counts = CLASSES
             .map(|class| (class, now.differences.iter().filter(|one| one.class == class).count()));
-        now.differences.truncate(KEPT);
+        now.differences.truncate(MAX_DIFFERENCES);
         if !came_about {
             // What was known last is all that is known.
             now.compared = known.compared;
@@ -189,9 +189,9 @@ fn say(peer: &DriftPeer) {
         PeerState::Waiting => {}
         PeerState::Alike => tracing::info!(peer = name, "the other gateway is like this one"),
         PeerState::Differs => {
-            let first = peer.differences.iter().take(IN_A_LINE);
+            let first = peer.differences.iter().take(MAX_NAMED_PER_LINE);
             let first: Vec<_> = first.map(|one| format!("{} {}", one.what, one.how)).collect();
-            let more = peer.differences.len().saturating_sub(IN_A_LINE);
+            let more = peer.differences.len().saturating_sub(MAX_NAMED_PER_LINE);
             let more = if more > 0 { format!(", and {more} more") } else { String::new() };
             tracing::warn!(
                 peer = name,

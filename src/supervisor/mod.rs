@@ -8,22 +8,22 @@
 //!
 //! In: a compiled configuration. Out: when it has ended, and how.
 
+mod admin_api;
 mod changes;
 mod checks;
-mod desk;
+mod config_source;
+mod dns_refresh;
 mod drift;
-mod inheritance;
-mod names;
-mod origin;
+mod failover_notify;
+mod listeners;
 mod plan;
-mod posts;
 pub mod privileges;
 mod reload;
-mod shifts;
 mod signals;
 pub mod start;
-mod succession;
 mod systemd;
+mod upgrade_child;
+mod upgrade_parent;
 pub mod watch;
 mod worker;
 
@@ -46,31 +46,31 @@ use crate::net::Phase;
 use crate::socketio;
 use crate::telemetry::Metrics;
 
-pub use inheritance::Inheritance;
-pub use origin::{Environment, Origin};
-pub use start::{Bound, StartError};
-pub use succession::Program;
+pub use config_source::{ConfigSource, Environment};
+pub use start::{BoundSockets, StartError};
+pub use upgrade_child::InheritedState;
+pub use upgrade_parent::ProgramArgs;
 
-use checks::Checks;
-use drift::Drift;
-use names::Names;
-use posts::Shared;
+use checks::HealthChecker;
+use dns_refresh::DnsRefresher;
+use drift::DriftMonitor;
+use listeners::SharedListener;
 use reload::Reloader;
-use signals::{Signals, Wish};
-use succession::{Successor, Upgrade, UpgradeError};
-use watch::Watch;
-use worker::Command;
+use signals::{SignalAction, SignalStream};
+use upgrade_parent::{ReadyChild, StartingChild, UpgradeError};
+use watch::ConfigWatcher;
+use worker::WorkerCommand;
 
 /// After cutting, how long workers get to write their last log lines.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LOG_FLUSH_WAIT: Duration = Duration::from_secs(2);
 
 /// How long the answer to whoever asked for an upgrade gets to be sent.
-const LAST_ANSWER: Duration = Duration::from_millis(200);
+const ANSWER_FLUSH_WAIT: Duration = Duration::from_millis(200);
 
 /// A gateway that serves.
-pub struct Gateway {
+pub struct RunningGateway {
     reloader: Reloader,
-    watch: Watch,
+    watch: ConfigWatcher,
     health: Arc<ReadinessState>,
     admin: Option<std::net::TcpListener>,
     socket: Option<AdminSocketFile>,
@@ -78,23 +78,23 @@ pub struct Gateway {
     /// Workers that have not said that they have ended.
     left: usize,
     workers: Vec<JoinHandle<()>>,
-    pulses: Vec<systemd::Pulse>,
-    checks: Checks,
-    drift: Drift,
-    names: Names,
+    pulses: Vec<systemd::BeatReply>,
+    checks: HealthChecker,
+    drift: DriftMonitor,
+    names: DnsRefresher,
     /// What is known of Socket.IO sessions, and where it comes from.
     book: Rc<RefCell<socketio::SessionTable>>,
     noticed: Option<mpsc::Receiver<Vec<socketio::SessionEvent>>>,
     /// A successor that is getting ready.
-    upgrade: Option<(Upgrade, Option<Reply>)>,
+    upgrade: Option<(StartingChild, Option<UpgradeReply>)>,
 }
 
 /// Tells whoever asked for an upgrade what came of it.
-type Reply = oneshot::Sender<UpgradeOutcome>;
+type UpgradeReply = oneshot::Sender<UpgradeOutcome>;
 
 /// How a gateway ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum GatewayEnd {
     /// Everything was finished in time.
     Drained,
     /// The rest was cut.
@@ -104,15 +104,15 @@ pub enum End {
 }
 
 /// Why a gateway stops taking connections.
-enum Leave {
+enum StopReason {
     /// It ends; what is open may take this long.
     End(Option<Duration>),
     /// Another process serves; who asked for that waits to hear it.
-    Succeeded(Successor, Option<Reply>),
+    Succeeded(ReadyChild, Option<UpgradeReply>),
     WorkerDied,
 }
 
-impl Gateway {
+impl RunningGateway {
     /// Starts the workers on bound sockets.
     ///
     /// # Errors
@@ -121,8 +121,8 @@ impl Gateway {
     pub fn start(
         generation: Generation,
         metrics: Arc<Metrics>,
-        bound: Bound,
-        (origin, watch): (Origin, Watch),
+        bound: BoundSockets,
+        (origin, watch): (ConfigSource, ConfigWatcher),
     ) -> Result<Self, StartError> {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<ReadinessState>::default();
@@ -135,8 +135,9 @@ impl Gateway {
             .clone()
             .map(|outlet| ForwardRuntime::new(outlet, generation.names(), None));
         commons.follow(way.as_ref());
-        let posts = posts::posts(&generation, way.as_ref());
-        let listeners: Vec<_> = posts.iter().map(|post| Shared::new(post, &commons)).collect();
+        let posts = listeners::posts(&generation, way.as_ref());
+        let listeners: Vec<_> =
+            posts.iter().map(|post| SharedListener::new(post, &commons)).collect();
         let count = bound.workers.len().max(1);
         let (noticing, noticed) = socketio::path();
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
@@ -144,9 +145,9 @@ impl Gateway {
             let (sender, receiver) = mpsc::unbounded_channel();
             commands.push(sender);
             let shared = |(number, socket)| {
-                listeners.get(number).map(|shared: &Shared| (socket, shared.clone()))
+                listeners.get(number).map(|shared: &SharedListener| (socket, shared.clone()))
             };
-            let seed = worker::Seed {
+            let seed = worker::WorkerArgs {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
@@ -154,7 +155,7 @@ impl Gateway {
                 recent: generation.config.gateway.recent_requests.div_ceil(count),
                 commands: receiver,
                 ending: ending.clone(),
-                pulse: systemd::Pulse::default(),
+                pulse: systemd::BeatReply::default(),
             };
             pulses.push(Arc::clone(&seed.pulse));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
@@ -168,7 +169,7 @@ impl Gateway {
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {
             metrics,
-            started: changes::Fixed::of(&generation.config),
+            started: changes::StartupOnly::of(&generation.config),
             generation: Arc::new(generation),
             listeners: spots.into_iter().zip(listeners).collect(),
             commons,
@@ -184,8 +185,8 @@ impl Gateway {
             origin,
         };
         reloader.remember_start();
-        let checks = Checks::new(Arc::clone(&reloader.metrics));
-        let drift = Drift::new(Arc::clone(&reloader.metrics), Rc::clone(&reloader.status));
+        let checks = HealthChecker::new(Arc::clone(&reloader.metrics));
+        let drift = DriftMonitor::new(Arc::clone(&reloader.metrics), Rc::clone(&reloader.status));
         let book =
             Rc::new(RefCell::new(socketio::SessionTable::new(Arc::clone(&reloader.metrics))));
         let (admin, socket, left) = (bound.admin, bound.socket, workers.len());
@@ -201,7 +202,7 @@ impl Gateway {
             pulses,
             checks,
             drift,
-            names: Names::new(),
+            names: DnsRefresher::new(),
             book,
             noticed: Some(noticed),
             upgrade: None,
@@ -216,22 +217,22 @@ impl Gateway {
     /// # Errors
     ///
     /// If the control runtime cannot be built.
-    pub fn run(mut self) -> std::io::Result<End> {
+    pub fn run(mut self) -> std::io::Result<GatewayEnd> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())?;
         let end = runtime.block_on(self.control())?;
         // Look-ups that hang must not hold up the end.
         runtime.shutdown_background();
-        if end != End::WorkerDied {
+        if end != GatewayEnd::WorkerDied {
             join(&self.workers);
             self.reloader.log.finish();
         }
         Ok(end)
     }
 
-    async fn control(&mut self) -> std::io::Result<End> {
-        let mut signals = Signals::new()?;
+    async fn control(&mut self) -> std::io::Result<GatewayEnd> {
+        let mut signals = SignalStream::new()?;
         let (asked, desk) = self.open_desk()?;
         if let Some(noticed) = self.noticed.take() {
             tokio::task::spawn_local(socketio::keep(Rc::clone(&self.book), noticed));
@@ -239,15 +240,15 @@ impl Gateway {
         let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));
         let workers = self.reloader.workers.clone();
-        tokio::task::spawn_local(shifts::tell(self.checks.serving(), workers));
+        tokio::task::spawn_local(failover_notify::tell(self.checks.serving(), workers));
         systemd::ready(&self.status());
         self.watch.also(self.reloader.generation.files());
         self.checks.follow(&self.reloader.generation);
         self.drift.follow(&self.reloader.generation);
         let limit = match self.serve(&mut signals, asked).await {
-            Leave::WorkerDied => return Ok(End::WorkerDied),
-            Leave::End(limit) => limit,
-            Leave::Succeeded(successor, reply) => {
+            StopReason::WorkerDied => return Ok(GatewayEnd::WorkerDied),
+            StopReason::End(limit) => limit,
+            StopReason::Succeeded(successor, reply) => {
                 for task in desk {
                     task.abort();
                 }
@@ -257,10 +258,10 @@ impl Gateway {
                         .send(UpgradeOutcome { pid: Some(successor.pid), problems: String::new() });
                     // The answer is written by a task of its own, and there may be nothing else
                     // that keeps this process.
-                    tokio::time::sleep(LAST_ANSWER).await;
+                    tokio::time::sleep(ANSWER_FLUSH_WAIT).await;
                 }
                 match self.outlive(&mut signals).await {
-                    None => return Ok(End::Drained),
+                    None => return Ok(GatewayEnd::Drained),
                     Some(limit) => limit,
                 }
             }
@@ -271,22 +272,22 @@ impl Gateway {
     /// Serves, until there is a reason to stop.
     async fn serve(
         &mut self,
-        signals: &mut Signals,
+        signals: &mut SignalStream,
         mut asked: mpsc::UnboundedReceiver<AdminCommand>,
-    ) -> Leave {
+    ) -> StopReason {
         loop {
             tokio::select! {
-                _ = self.ended.recv() => return Leave::WorkerDied,
+                _ = self.ended.recv() => return StopReason::WorkerDied,
                 wish = signals.next() => match wish {
-                    Wish::End => {
-                        return Leave::End(Some(self.reloader.generation.config.gateway.drain_timeout));
+                    SignalAction::End => {
+                        return StopReason::End(Some(self.reloader.generation.config.gateway.drain_timeout));
                     }
-                    Wish::EndWithoutLimit => return Leave::End(None),
-                    Wish::Reload => {
+                    SignalAction::EndWithoutLimit => return StopReason::End(None),
+                    SignalAction::Reload => {
                         self.watch.remember().await;
                         self.reload("HUP", None).await;
                     }
-                    Wish::Upgrade => self.upgrade(None),
+                    SignalAction::Upgrade => self.upgrade(None),
                 },
                 Some(ask) = asked.recv() => self.answer(ask).await,
                 // Until it is confirmed or undone, what is on trial is what the files are about.
@@ -296,7 +297,7 @@ impl Gateway {
                 () = self.reloader.overdue() => { self.roll_back().await; }
                 () = self.names.keep(&self.reloader.generation) => {}
                 (result, reply) = finished(&mut self.upgrade) => match result {
-                    Ok(successor) => return Leave::Succeeded(successor, reply),
+                    Ok(successor) => return StopReason::Succeeded(successor, reply),
                     Err(error) => refused(&error, reply),
                 },
             }
@@ -304,7 +305,7 @@ impl Gateway {
     }
 
     /// Starts a successor, unless there is one already. `reply`: somebody waits for the outcome.
-    fn upgrade(&mut self, reply: Option<Reply>) {
+    fn upgrade(&mut self, reply: Option<UpgradeReply>) {
         let begun = if self.upgrade.is_some() {
             Err(UpgradeError::UnderWay)
         } else if self.reloader.is_on_trial() {
@@ -312,7 +313,7 @@ impl Gateway {
         } else {
             self.heirlooms().map_err(UpgradeError::from).and_then(|sockets| {
                 let tickets = self.reloader.generation.shared.local.legacy();
-                Upgrade::begin(self.reloader.origin.program.as_ref(), sockets, tickets)
+                StartingChild::begin(self.reloader.origin.program.as_ref(), sockets, tickets)
             })
         };
         match begun {
@@ -328,7 +329,7 @@ impl Gateway {
     }
 
     /// Leaves the sockets to the successor.
-    fn hand_over(&mut self, successor: &Successor) {
+    fn hand_over(&mut self, successor: &ReadyChild) {
         tracing::info!(
             "upgrade: process {} serves; this one finishes what is open and then ends",
             successor.pid
@@ -345,7 +346,7 @@ impl Gateway {
     /// Finishes what is open while another process serves. Still follows the configuration, so
     /// that a WebSocket that is not allowed any more is closed here too. `None` if nothing is left,
     /// otherwise the time that a drain may take then.
-    async fn outlive(&mut self, signals: &mut Signals) -> Option<Option<Duration>> {
+    async fn outlive(&mut self, signals: &mut SignalStream) -> Option<Option<Duration>> {
         let until = Instant::now() + self.reloader.generation.config.gateway.upgrade_timeout;
         loop {
             let limit = self.reloader.generation.config.gateway.drain_timeout;
@@ -356,10 +357,10 @@ impl Gateway {
                 }
                 () = tokio::time::sleep_until(until) => return Some(Some(limit)),
                 wish = signals.next() => match wish {
-                    Wish::End => return Some(Some(limit)),
-                    Wish::EndWithoutLimit => return Some(None),
-                    Wish::Reload => { self.reload("HUP", None).await; }
-                    Wish::Upgrade => tracing::warn!("USR2: another process serves already; send it there"),
+                    SignalAction::End => return Some(Some(limit)),
+                    SignalAction::EndWithoutLimit => return Some(None),
+                    SignalAction::Reload => { self.reload("HUP", None).await; }
+                    SignalAction::Upgrade => tracing::warn!("USR2: another process serves already; send it there"),
                 },
                 () = self.watch.changed(), if self.reloader.follows_files() => {
                     self.reload("files", None).await;
@@ -369,7 +370,7 @@ impl Gateway {
     }
 
     /// Takes nothing new and waits for what is open, at most `limit`.
-    async fn drain(&mut self, limit: Option<Duration>, signals: &mut Signals) -> End {
+    async fn drain(&mut self, limit: Option<Duration>, signals: &mut SignalStream) -> GatewayEnd {
         self.health.draining.store(true, Ordering::Relaxed);
         let delay = self.reloader.generation.config.gateway.drain_delay;
         let delay = if self.reloader.held.is_some() { delay } else { Duration::ZERO };
@@ -401,13 +402,13 @@ impl Gateway {
             };
         if drained {
             tracing::info!("drained");
-            return End::Drained;
+            return GatewayEnd::Drained;
         }
         tracing::warn!("cutting the connections that are still open");
         self.tell(Phase::Cutting, Duration::ZERO);
         let last = emptied(&mut self.ended, &mut self.left);
-        let _ = tokio::time::timeout(LAST_WORDS, last).await;
-        End::Cut
+        let _ = tokio::time::timeout(LOG_FLUSH_WAIT, last).await;
+        GatewayEnd::Cut
     }
 
     async fn reload(&mut self, trigger: &str, confirm: Option<Duration>) -> ReloadOutcome {
@@ -432,14 +433,14 @@ impl Gateway {
     fn tell(&self, phase: Phase, spread: Duration) {
         for worker in &self.reloader.workers {
             // One that is gone has ended.
-            let _ = worker.send(Command::Enter(phase, spread));
+            let _ = worker.send(WorkerCommand::Enter(phase, spread));
         }
     }
 }
 
-/// Waits for the worker threads, at most [`LAST_WORDS`]: one that hangs does not keep the process.
+/// Waits for the worker threads, at most [`LOG_FLUSH_WAIT`]: one that hangs does not keep the process.
 fn join(workers: &[JoinHandle<()>]) {
-    let deadline = Instant::now() + LAST_WORDS;
+    let deadline = Instant::now() + LOG_FLUSH_WAIT;
     while workers.iter().any(|worker| !worker.is_finished()) {
         if Instant::now() >= deadline {
             tracing::error!("a worker thread does not end; the process ends without it");
@@ -463,8 +464,8 @@ async fn emptied(ended: &mut mpsc::UnboundedReceiver<()>, left: &mut usize) {
 
 /// Waits for an upgrade that is under way, and takes it away.
 async fn finished(
-    upgrade: &mut Option<(Upgrade, Option<Reply>)>,
-) -> (Result<Successor, UpgradeError>, Option<Reply>) {
+    upgrade: &mut Option<(StartingChild, Option<UpgradeReply>)>,
+) -> (Result<ReadyChild, UpgradeError>, Option<UpgradeReply>) {
     match upgrade {
         None => std::future::pending().await,
         Some((begun, _)) => {
@@ -474,7 +475,7 @@ async fn finished(
     }
 }
 
-fn refused(error: &UpgradeError, reply: Option<Reply>) {
+fn refused(error: &UpgradeError, reply: Option<UpgradeReply>) {
     tracing::error!("upgrade refused, this process goes on serving: {error}");
     if let Some(reply) = reply {
         // Whoever asked may have gone; the log has it.

@@ -25,27 +25,27 @@ use crate::telemetry::mask::Mask;
 use crate::telemetry::recent::Seen;
 use crate::tls::{ClientAuth, ServerTls};
 
-use super::changes::{self, Difference};
-use super::origin::Origin;
-use super::worker::{Census, Command};
+use super::changes::{self, ConfigDifference};
+use super::config_source::ConfigSource;
+use super::worker::{WorkerCommand, WorkerSnapshot};
 
 /// How long workers may take to say what they have open.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most kinds of requests that are told.
-const KINDS: usize = 100;
+const MAX_KINDS: usize = 100;
 
 /// Everything that a plan is made from.
-pub(super) struct Planning {
-    pub(super) origin: Origin,
+pub(super) struct PlanInputs {
+    pub(super) origin: ConfigSource,
     /// In place of the origin's own.
     pub(super) directory: Option<PathBuf>,
     pub(super) generation: Arc<Generation>,
-    pub(super) started: changes::Fixed,
-    pub(super) workers: Vec<UnboundedSender<Command>>,
+    pub(super) started: changes::StartupOnly,
+    pub(super) workers: Vec<UnboundedSender<WorkerCommand>>,
 }
 
-impl Planning {
+impl PlanInputs {
     /// Makes the plan.
     pub(super) async fn plan(self) -> Plan {
         let census = census(&self.workers).await;
@@ -70,7 +70,7 @@ impl Planning {
         }
     }
 
-    fn judge(self, census: &Census) -> Plan {
+    fn judge(self, census: &WorkerSnapshot) -> Plan {
         let environment = |name: &str| (self.origin.environment)(name);
         let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
         // Not the running gateway's: a plan must not add routes to its metrics.
@@ -109,13 +109,13 @@ impl Planning {
 }
 
 /// What all workers have open. One that does not answer is left out.
-async fn census(workers: &[UnboundedSender<Command>]) -> Census {
+async fn census(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
     let (sender, mut answers) = unbounded_channel();
     for worker in workers {
-        let _ = worker.send(Command::Census(sender.clone()));
+        let _ = worker.send(WorkerCommand::Census(sender.clone()));
     }
     drop(sender);
-    let mut all = Census::default();
+    let mut all = WorkerSnapshot::default();
     let gather = async {
         while let Some(mut census) = answers.recv().await {
             all.tunnels.append(&mut census.tunnels);
@@ -123,7 +123,7 @@ async fn census(workers: &[UnboundedSender<Command>]) -> Census {
             all.recent.append(&mut census.recent);
         }
     };
-    let _ = tokio::time::timeout(PATIENCE, gather).await;
+    let _ = tokio::time::timeout(WORKER_TIMEOUT, gather).await;
     all
 }
 
@@ -259,8 +259,8 @@ impl OpenNow {
     }
 
     /// The change, with what is open at its item.
-    fn at(&self, difference: Difference<'_>) -> ItemDiff {
-        let Difference { mut change, old } = difference;
+    fn at(&self, difference: ConfigDifference<'_>) -> ItemDiff {
+        let ConfigDifference { mut change, old } = difference;
         let Some((name, item)) = old else { return change };
         let open = match &*name.kind {
             "route" => {
@@ -308,7 +308,7 @@ fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> ReplayedRequ
         .map(|((method, path, old, new), count)| RerouteGroup { count, method, path, old, new })
         .collect();
     kinds.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.path.cmp(&b.path)));
-    kinds.truncate(KINDS);
+    kinds.truncate(MAX_KINDS);
     ReplayedRequests { looked_at: recent.len(), different, kinds }
 }
 

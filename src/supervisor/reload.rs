@@ -27,47 +27,49 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::units::{display_duration, display_timestamp};
 
 use super::changes;
-use super::inheritance::Inheritance;
-use super::origin::Origin;
-use super::posts::{Retired, Shared, posts};
-use super::start::{Held, Sockets, StartError, bind_spots, hold, open_next_log, resolve_names};
-use super::worker::Command;
+use super::config_source::ConfigSource;
+use super::listeners::{RetiredListener, SharedListener, posts};
+use super::start::{
+    HeldSockets, StartError, WorkerSockets, bind_spots, hold, open_next_log, resolve_names,
+};
+use super::upgrade_child::InheritedState;
+use super::worker::WorkerCommand;
 
 /// A roll-back that cannot have its sockets is tried again after this time.
-const AGAIN: Duration = Duration::from_secs(5);
+const ROLLBACK_RETRY: Duration = Duration::from_secs(5);
 
 /// How long after the watcher has applied a change `reload --confirm` still means that change: whoever
 /// saved a file had no time to ask first.
-const JUST_NOW: Duration = Duration::from_mins(5);
+const CONFIRM_WINDOW: Duration = Duration::from_mins(5);
 
 /// What the running gateway is made of, for changing it.
 pub(super) struct Reloader {
-    pub(super) origin: Origin,
+    pub(super) origin: ConfigSource,
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
-    pub(super) listeners: Vec<(ListenerAddr, Shared)>,
+    pub(super) listeners: Vec<(ListenerAddr, SharedListener)>,
     /// Of the forward proxy, for the whole life of the process.
     pub(super) commons: Arc<ForwardShared>,
     /// The way out at present, if there is one.
     pub(super) way: Option<Arc<ForwardRuntime>>,
     /// The listening sockets once more; `None` once another process has them.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<HeldSockets>,
     /// What listeners that were removed served, for as long as they have connections.
-    pub(super) retired: Vec<(SocketAddr, Retired)>,
-    pub(super) workers: Vec<UnboundedSender<Command>>,
-    pub(super) started: changes::Fixed,
+    pub(super) retired: Vec<(SocketAddr, RetiredListener)>,
+    pub(super) workers: Vec<UnboundedSender<WorkerCommand>>,
+    pub(super) started: changes::StartupOnly,
     /// The highest number given to a generation so far.
     pub(super) number: u64,
     /// The generation that serves waits for its confirmation.
-    pub(super) trial: Option<Trial>,
+    pub(super) trial: Option<ConfigTrial>,
     /// What served before.
-    pub(super) previous: Option<Previous>,
+    pub(super) previous: Option<PreviousGeneration>,
     pub(super) status: Rc<RefCell<Status>>,
     pub(super) log: AccessLog,
 }
 
 /// A configuration on trial.
-pub(super) struct Trial {
+pub(super) struct ConfigTrial {
     /// The last one that was not.
     back: Arc<Generation>,
     until: Instant,
@@ -76,44 +78,44 @@ pub(super) struct Trial {
 }
 
 /// The generation that served before the present one.
-pub(super) struct Previous {
+pub(super) struct PreviousGeneration {
     generation: Arc<Generation>,
     /// When the present one took its place, if the watcher did that.
     by_itself: Option<Instant>,
 }
 
 /// A generation that only needs to be committed.
-struct Prepared {
+struct PreparedReload {
     generation: Arc<Generation>,
     hash: String,
     /// By worker; each with its number among the new listeners.
-    sockets: Vec<Sockets>,
-    held: Held,
+    sockets: Vec<WorkerSockets>,
+    held: HeldSockets,
     /// Where the access log goes from now on, if that is another place.
     log: Option<Outlet>,
     changes: Vec<String>,
     warnings: String,
 }
 
-enum NotPrepared {
+enum PrepareError {
     Unchanged,
     Refused(String),
 }
 
-impl From<StartError> for NotPrepared {
+impl From<StartError> for PrepareError {
     fn from(error: StartError) -> Self {
         Self::Refused(format!("{error}\n"))
     }
 }
 
 /// What came of an attempt, before it is told.
-struct Came {
+struct AttemptResult {
     result: ReloadResult,
     changes: Vec<String>,
     problems: String,
 }
 
-impl Came {
+impl AttemptResult {
     fn refused(problems: String) -> Self {
         Self { result: ReloadResult::Refused, changes: Vec::new(), problems }
     }
@@ -139,27 +141,27 @@ impl Reloader {
             );
             tracing::error!(trigger, "reload refused: {}", problems.trim_end());
             self.metrics.put_off("refused");
-            return self.tell(trigger, begun, Came::refused(problems));
+            return self.tell(trigger, begun, AttemptResult::refused(problems));
         }
         let came = match self.prepare().await {
             Ok(prepared) => self.commit(prepared, trigger),
-            Err(NotPrepared::Unchanged) => {
+            Err(PrepareError::Unchanged) => {
                 tracing::info!(trigger, "reload: nothing has changed");
                 self.metrics.reloaded("unchanged", true);
-                Came {
+                AttemptResult {
                     result: ReloadResult::Unchanged,
                     changes: Vec::new(),
                     problems: String::new(),
                 }
             }
-            Err(NotPrepared::Refused(problems)) => {
+            Err(PrepareError::Refused(problems)) => {
                 tracing::error!(
                     trigger,
                     "reload refused; generation {} goes on serving\n{problems}",
                     self.generation.edition.number()
                 );
                 self.metrics.reloaded("refused", false);
-                Came::refused(problems)
+                AttemptResult::refused(problems)
             }
         };
         if let Some(confirm) = confirm {
@@ -171,7 +173,7 @@ impl Reloader {
     /// Sets the time by which what serves has to be confirmed. What was confirmed last is what it
     /// goes back to, however many configurations were tried since.
     fn try_out(&mut self, result: ReloadResult, confirm: Duration) {
-        let just_now = |since: Instant| since.elapsed() < JUST_NOW;
+        let just_now = |since: Instant| since.elapsed() < CONFIRM_WINDOW;
         let before = self.previous.as_ref().filter(|previous| match result {
             ReloadResult::Applied => true,
             ReloadResult::Unchanged => previous.by_itself.is_some_and(just_now),
@@ -190,7 +192,7 @@ impl Reloader {
             display_duration(confirm)
         );
         let seconds = i64::try_from(confirm.as_secs()).unwrap_or_default();
-        self.trial = Some(Trial {
+        self.trial = Some(ConfigTrial {
             back,
             until: Instant::now() + confirm,
             until_seconds: jiff::Timestamp::now().as_second().saturating_add(seconds),
@@ -228,9 +230,13 @@ impl Reloader {
             if let Some(previous) = &mut self.previous {
                 previous.by_itself = None;
             }
-            Came { result: ReloadResult::Confirmed, changes: Vec::new(), problems: String::new() }
+            AttemptResult {
+                result: ReloadResult::Confirmed,
+                changes: Vec::new(),
+                problems: String::new(),
+            }
         } else {
-            Came::refused("nothing waits for a confirmation\n".to_owned())
+            AttemptResult::refused("nothing waits for a confirmation\n".to_owned())
         };
         self.tell("confirm", begun, came)
     }
@@ -243,26 +249,26 @@ impl Reloader {
         let Some(back) = on_trial.or(self.previous.as_ref().map(|before| &before.generation))
         else {
             let why = "the gateway has had no other configuration since it was started\n";
-            return self.tell("rollback", begun, Came::refused(why.to_owned()));
+            return self.tell("rollback", begun, AttemptResult::refused(why.to_owned()));
         };
         let (attempt, back) = (self.attempt(), Arc::clone(back));
         let number = back.edition.number();
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare_again(back)).await;
-        let failed = |error| Err(NotPrepared::Refused(format!("the roll-back failed: {error}\n")));
+        let failed = |error| Err(PrepareError::Refused(format!("the roll-back failed: {error}\n")));
         let came = match prepared.unwrap_or_else(failed) {
             Ok(prepared) => {
                 self.trial = None;
                 self.commit(prepared, "rollback")
             }
-            Err(NotPrepared::Refused(problems)) => {
+            Err(PrepareError::Refused(problems)) => {
                 tracing::error!("cannot go back to generation {number}: {problems}");
                 self.metrics.reloaded("refused", false);
                 if let Some(trial) = &mut self.trial {
-                    trial.until = Instant::now() + AGAIN;
+                    trial.until = Instant::now() + ROLLBACK_RETRY;
                 }
-                Came::refused(problems)
+                AttemptResult::refused(problems)
             }
-            Err(NotPrepared::Unchanged) => Came {
+            Err(PrepareError::Unchanged) => AttemptResult {
                 result: ReloadResult::Unchanged,
                 changes: Vec::new(),
                 problems: String::new(),
@@ -272,7 +278,7 @@ impl Reloader {
     }
 
     /// Remembers an attempt, and makes the answer for whoever asked for it.
-    fn tell(&self, trigger: &str, begun: Instant, came: Came) -> ReloadOutcome {
+    fn tell(&self, trigger: &str, begun: Instant, came: AttemptResult) -> ReloadOutcome {
         let edition = &self.generation.edition;
         let pending = self.trial.as_ref().map(|trial| PendingConfirmation {
             until: display_timestamp(trial.until_seconds),
@@ -305,13 +311,16 @@ impl Reloader {
 
     /// Remembers the start, which is the first attempt.
     pub(super) fn remember_start(&self) {
-        let came =
-            Came { result: ReloadResult::Applied, changes: Vec::new(), problems: String::new() };
+        let came = AttemptResult {
+            result: ReloadResult::Applied,
+            changes: Vec::new(),
+            problems: String::new(),
+        };
         self.tell("start", Instant::now(), came);
     }
 
-    fn attempt(&self) -> Preparing {
-        Preparing {
+    fn attempt(&self) -> PrepareInputs {
+        PrepareInputs {
             origin: self.origin.clone(),
             metrics: Arc::clone(&self.metrics),
             previous: Arc::clone(&self.generation),
@@ -323,16 +332,16 @@ impl Reloader {
     }
 
     /// Reading and key loading block; health checks go on meanwhile.
-    async fn prepare(&self) -> Result<Prepared, NotPrepared> {
+    async fn prepare(&self) -> Result<PreparedReload, PrepareError> {
         let attempt = self.attempt();
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
-        let failed = |error| Err(NotPrepared::Refused(format!("the reload failed: {error}\n")));
+        let failed = |error| Err(PrepareError::Refused(format!("the reload failed: {error}\n")));
         prepared.unwrap_or_else(failed)
     }
 
     /// Puts a generation into force. Nothing here can fail.
-    fn commit(&mut self, prepared: Prepared, trigger: &str) -> Came {
-        let Prepared { generation, hash, sockets, held, log, changes, warnings } = prepared;
+    fn commit(&mut self, prepared: PreparedReload, trigger: &str) -> AttemptResult {
+        let PreparedReload { generation, hash, sockets, held, log, changes, warnings } = prepared;
         if generation.edition.number() == 0 {
             self.number += 1;
             generation.edition.name(self.number, hash);
@@ -346,13 +355,13 @@ impl Reloader {
         let fresh: Vec<_> = added
             .iter()
             .filter_map(|spot| posts.iter().find(|post| same(&post.spot(), spot)))
-            .map(|post| (post.spot(), Shared::new(post, &self.commons)))
+            .map(|post| (post.spot(), SharedListener::new(post, &self.commons)))
             .collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (number, socket) in sockets {
                 let Some((_, shared)) = fresh.get(number) else { continue };
                 // A worker that is gone is noticed by the control loop.
-                let _ = worker.send(Command::Listen(socket, shared.clone()));
+                let _ = worker.send(WorkerCommand::Listen(socket, shared.clone()));
             }
         }
         if let Some(all) = &mut self.held {
@@ -367,7 +376,7 @@ impl Reloader {
             shared.swap(&generation, &posts, way.as_ref());
             let stays = spots.iter().any(|now| same(now, spot));
             if !stays {
-                tell(&self.workers, || Command::Close(spot.kind, spot.address));
+                tell(&self.workers, || WorkerCommand::Close(spot.kind, spot.address));
                 self.retired.push((spot.address, shared.downgrade()));
             }
             stays
@@ -377,13 +386,13 @@ impl Reloader {
         self.way = way;
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
-        self.previous = Some(Previous { generation: left, by_itself });
+        self.previous = Some(PreviousGeneration { generation: left, by_itself });
         self.origin.voice.change(self.generation.config.gateway.voice);
         if self.log.change(&self.generation.config.gateway.access_log, log) {
-            tell(&self.workers, || Command::Log(self.log.handle()));
+            tell(&self.workers, || WorkerCommand::Log(self.log.handle()));
         }
         let endpoints = self.generation.identities();
-        tell(&self.workers, || Command::Reloaded(Arc::clone(&endpoints)));
+        tell(&self.workers, || WorkerCommand::Reloaded(Arc::clone(&endpoints)));
         let edition = &self.generation.edition;
         self.generation.tell(&self.metrics);
         self.metrics.serves(edition.number(), edition.hash());
@@ -397,7 +406,7 @@ impl Reloader {
         for change in &changes {
             tracing::info!("  {change}");
         }
-        Came { result: ReloadResult::Applied, changes, problems: warnings }
+        AttemptResult { result: ReloadResult::Applied, changes, problems: warnings }
     }
 
     /// Ports that workers may still be about to let go.
@@ -407,7 +416,7 @@ impl Reloader {
     }
 }
 
-fn tell(workers: &[UnboundedSender<Command>], command: impl Fn() -> Command) {
+fn tell(workers: &[UnboundedSender<WorkerCommand>], command: impl Fn() -> WorkerCommand) {
     for worker in workers {
         // A worker that is gone is noticed by the control loop.
         let _ = worker.send(command());
@@ -424,19 +433,19 @@ fn same(a: &ListenerAddr, b: &ListenerAddr) -> bool {
 }
 
 /// What a thread needs to prepare a reload.
-struct Preparing {
-    origin: Origin,
+struct PrepareInputs {
+    origin: ConfigSource,
     metrics: Arc<Metrics>,
     previous: Arc<Generation>,
-    started: changes::Fixed,
+    started: changes::StartupOnly,
     /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
     log: Opener,
 }
 
-impl Preparing {
-    fn prepare(self) -> Result<Prepared, NotPrepared> {
+impl PrepareInputs {
+    fn prepare(self) -> Result<PreparedReload, PrepareError> {
         let environment = |name: &str| (self.origin.environment)(name);
         let directory = &self.origin.directory;
         let provider = &self.origin.provider;
@@ -448,11 +457,11 @@ impl Preparing {
             Some(&self.previous),
         );
         let compiled = loaded.map_err(|RejectedConfig { sources, problems, .. }| {
-            NotPrepared::Refused(config::draw(&sources, &problems, false))
+            PrepareError::Refused(config::draw(&sources, &problems, false))
         })?;
         let generation = compiled.generation;
         if generation.fingerprint() == self.previous.fingerprint() {
-            return Err(NotPrepared::Unchanged);
+            return Err(PrepareError::Unchanged);
         }
         resolve_names(&generation);
         let (sockets, held) = self.bind(&generation)?;
@@ -464,16 +473,16 @@ impl Preparing {
         };
         let hash = generation.hash();
         let (changes, generation) = (self.changes(&generation), Arc::new(generation));
-        Ok(Prepared { generation, hash, sockets, held, log, changes, warnings })
+        Ok(PreparedReload { generation, hash, sockets, held, log, changes, warnings })
     }
 
     /// Prepares a generation that served before.
-    fn prepare_again(self, generation: Arc<Generation>) -> Result<Prepared, NotPrepared> {
+    fn prepare_again(self, generation: Arc<Generation>) -> Result<PreparedReload, PrepareError> {
         let (sockets, held) = self.bind(&generation)?;
         let log = open_next_log(&self.log, &generation)?;
         let changes = self.changes(&generation);
         let (hash, warnings) = (String::new(), String::new());
-        Ok(Prepared { generation, hash, sockets, held, log, changes, warnings })
+        Ok(PreparedReload { generation, hash, sockets, held, log, changes, warnings })
     }
 
     fn changes(&self, generation: &Generation) -> Vec<String> {
@@ -481,9 +490,12 @@ impl Preparing {
         changes::lines(&differences)
     }
 
-    fn bind(&self, generation: &Generation) -> Result<(Vec<Sockets>, Held), NotPrepared> {
+    fn bind(
+        &self,
+        generation: &Generation,
+    ) -> Result<(Vec<WorkerSockets>, HeldSockets), PrepareError> {
         if self.workers == 0 {
-            return Ok((Vec::new(), Held::new()));
+            return Ok((Vec::new(), HeldSockets::new()));
         }
         let known = self.previous.spots();
         let new = added(&known, &generation.spots());
@@ -491,7 +503,7 @@ impl Preparing {
             known.iter().any(|spot| spot.address.port() == port) || self.leaving.contains(&port)
         };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
-        let sockets = bind_spots(generation, &new, workers, &mut Inheritance::default())?;
+        let sockets = bind_spots(generation, &new, workers, &mut InheritedState::default())?;
         let held = hold(&new, &sockets)?;
         Ok((sockets, held))
     }

@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wish {
+pub(super) enum SignalAction {
     /// TERM, INT: finish within the drain timeout.
     End,
     /// QUIT: finish, however long it takes.
@@ -15,7 +15,7 @@ pub(super) enum Wish {
     Upgrade,
 }
 
-pub(super) struct Signals {
+pub(super) struct SignalStream {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -23,7 +23,7 @@ pub(super) struct Signals {
     upgrade: Signal,
 }
 
-impl Signals {
+impl SignalStream {
     pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -35,13 +35,13 @@ impl Signals {
     }
 
     /// The next signal that asks for something.
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Wish::End,
-            _ = self.interrupt.recv() => Wish::End,
-            _ = self.quit.recv() => Wish::EndWithoutLimit,
-            _ = self.hangup.recv() => Wish::Reload,
-            _ = self.upgrade.recv() => Wish::Upgrade,
+            _ = self.terminate.recv() => SignalAction::End,
+            _ = self.interrupt.recv() => SignalAction::End,
+            _ = self.quit.recv() => SignalAction::EndWithoutLimit,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.upgrade.recv() => SignalAction::Upgrade,
         }
     }
 

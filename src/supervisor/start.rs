@@ -16,18 +16,18 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
 
-use super::inheritance::Inheritance;
+use super::upgrade_child::InheritedState;
 
 /// A worker's sockets, each with the number of its spot.
-pub(super) type Sockets = Vec<(usize, TcpListener)>;
+pub(super) type WorkerSockets = Vec<(usize, TcpListener)>;
 
 /// The listening sockets once more, by address: what a successor is handed.
-pub(super) type Held = HashMap<SocketAddr, Vec<TcpListener>>;
+pub(super) type HeldSockets = HashMap<SocketAddr, Vec<TcpListener>>;
 
 /// Sockets, bound and listening.
-pub struct Bound {
+pub struct BoundSockets {
     /// By worker; spots are numbered as in the generation.
-    pub(super) workers: Vec<Sockets>,
+    pub(super) workers: Vec<WorkerSockets>,
     pub(super) admin: Option<TcpListener>,
     pub(super) socket: Option<AdminSocketFile>,
 }
@@ -85,7 +85,10 @@ fn hint(error: &io::Error, address: SocketAddr) -> String {
 /// # Errors
 ///
 /// [`StartError::Bind`] for the first address that cannot be had.
-pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bound, StartError> {
+pub fn bind(
+    generation: &Generation,
+    inheritance: &mut InheritedState,
+) -> Result<BoundSockets, StartError> {
     let config = &generation.config;
     let all = generation.spots();
     let workers = bind_spots(generation, &all, (config.gateway.workers, &|_| false), inheritance)?;
@@ -107,7 +110,7 @@ pub fn bind(generation: &Generation, inheritance: &mut Inheritance) -> Result<Bo
     } else {
         socket::open(&config.socket, config.outline.directory()).map_err(StartError::Socket)?
     };
-    let bound = Bound { workers, admin, socket };
+    let bound = BoundSockets { workers, admin, socket };
     inheritance.complain();
     Ok(bound)
 }
@@ -122,8 +125,8 @@ pub(super) fn bind_spots(
     generation: &Generation,
     spots: &[ListenerAddr],
     (workers, ours): (usize, &dyn Fn(u16) -> bool),
-    inheritance: &mut Inheritance,
-) -> Result<Vec<Sockets>, StartError> {
+    inheritance: &mut InheritedState,
+) -> Result<Vec<WorkerSockets>, StartError> {
     let failed = |spot: &ListenerAddr, source| StartError::Bind {
         address: spot.address,
         place: generation.config.sources.locate(spot.place),
@@ -150,8 +153,11 @@ pub(super) fn bind_spots(
 }
 
 /// Duplicates of sockets, by the addresses of their spots.
-pub(super) fn hold(spots: &[ListenerAddr], workers: &[Sockets]) -> Result<Held, StartError> {
-    let mut held = Held::new();
+pub(super) fn hold(
+    spots: &[ListenerAddr],
+    workers: &[WorkerSockets],
+) -> Result<HeldSockets, StartError> {
+    let mut held = HeldSockets::new();
     for (number, socket) in workers.iter().flatten() {
         let Some(ListenerAddr { address, .. }) = spots.get(*number) else { continue };
         let duplicate = socket.try_clone().map_err(StartError::Duplicate)?;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::worker::Command;
+use super::worker::WorkerCommand;
 
-/// One worker's answers to [`Command::Beat`].
-pub(super) type Pulse = Arc<AtomicU64>;
+/// One worker's answers to [`WorkerCommand::Beat`].
+pub(super) type BeatReply = Arc<AtomicU64>;
 
 /// Everything listens and all workers serve; `status` is shown by `systemctl status`.
 pub(super) fn ready(status: &str) {
@@ -50,14 +50,14 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// Tells systemd's watchdog that the gateway is well, as long as every worker answers. For ever;
 /// ends at once if there is no watchdog.
-pub(super) async fn watchdog(workers: Vec<(UnboundedSender<Command>, Pulse)>) {
+pub(super) async fn watchdog(workers: Vec<(UnboundedSender<WorkerCommand>, BeatReply)>) {
     // Half of it, as sd_watchdog_enabled(3) recommends.
     let Some(period) = sd_notify::watchdog_enabled().map(|limit| limit / 2) else { return };
     let mut beat = 0;
     loop {
         tokio::time::sleep(period).await;
         // One that has ended says so elsewhere.
-        let behind = |(worker, pulse): &&(UnboundedSender<Command>, Pulse)| {
+        let behind = |(worker, pulse): &&(UnboundedSender<WorkerCommand>, BeatReply)| {
             !worker.is_closed() && pulse.load(Ordering::Relaxed) < beat
         };
         let silent = workers.iter().filter(behind).count();
@@ -71,7 +71,7 @@ pub(super) async fn watchdog(workers: Vec<(UnboundedSender<Command>, Pulse)>) {
         }
         beat += 1;
         for (worker, _) in &workers {
-            let _ = worker.send(Command::Beat(beat));
+            let _ = worker.send(WorkerCommand::Beat(beat));
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Notices that the configuration was edited, so that nobody has to say so.
 //!
-//! In: the configuration directory and the files it names. Out: [`Watch::changed`], once what was
+//! In: the configuration directory and the files it names. Out: [`ConfigWatcher::changed`], once what was
 //! written is complete. Never: reads events as facts. An event, or five seconds without one, only
 //! says when to look; whether something changed is decided by the content alone. So a `touch` is
 //! no change, and a file that is mounted, on an overlay or on a network, where the kernel reports
 //! nothing, is still noticed.
 
 mod content;
-mod ears;
+mod inotify;
 #[cfg(test)]
 mod tests;
 
@@ -18,48 +18,48 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use content::{Content, Subject};
-use ears::Ears;
+use content::{ContentSnapshot, WatchedPaths};
+use inotify::Inotify;
 
 /// How long nothing may happen before what is there counts as complete.
-const QUIET: Duration = Duration::from_millis(200);
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// Longest wait for quiet. In a directory where something else writes all the time there is none.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_SETTLE: Duration = Duration::from_secs(1);
 
 /// How often to look without an event.
-const POLL: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches a configuration directory, and the files that the configuration in it names.
-pub struct Watch {
-    subject: Subject,
+pub struct ConfigWatcher {
+    subject: WatchedPaths,
     /// What the last reload has seen.
-    known: Content,
+    known: ContentSnapshot,
     /// What the reload in progress will at least see.
-    seen: Option<Content>,
+    seen: Option<ContentSnapshot>,
     /// Differs from `known`, found without waiting for quiet: counts if it is the same later.
-    candidate: Option<(Content, Instant)>,
+    candidate: Option<(ContentSnapshot, Instant)>,
     /// First and last event since the last look.
     heard: Option<(Instant, Instant)>,
     poll: Duration,
     next_poll: Instant,
     bell: Arc<Notify>,
-    ears: Arc<Mutex<Ears>>,
+    ears: Arc<Mutex<Inotify>>,
 }
 
-impl Watch {
+impl ConfigWatcher {
     /// Watches the `*.toml` files of `directory`. What is in them now is known. Blocks to read it.
     ///
     /// Call it before the configuration is read, so that no change falls between.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         let bell = Arc::<Notify>::default();
-        let ears = Ears::new(Arc::clone(&bell));
-        Self::with(directory, POLL, bell, ears)
+        let ears = Inotify::new(Arc::clone(&bell));
+        Self::with(directory, POLL_INTERVAL, bell, ears)
     }
 
-    fn with(directory: PathBuf, poll: Duration, bell: Arc<Notify>, ears: Ears) -> Self {
-        let subject = Subject { directory, files: Vec::new() };
+    fn with(directory: PathBuf, poll: Duration, bell: Arc<Notify>, ears: Inotify) -> Self {
+        let subject = WatchedPaths { directory, files: Vec::new() };
         Self {
             known: subject.read(),
             subject,
@@ -86,7 +86,7 @@ impl Watch {
     }
 
     /// Resolves when the content differs from what is known and nothing has happened for 200 ms.
-    /// Without [`Watch::settle`] it resolves again.
+    /// Without [`ConfigWatcher::settle`] it resolves again.
     ///
     /// # Cancellation
     ///
@@ -96,7 +96,7 @@ impl Watch {
             self.due().await;
             let started = Instant::now();
             let found = self.look().await;
-            let quiet = self.heard.take().is_some_and(|(_, last)| last + QUIET <= started);
+            let quiet = self.heard.take().is_some_and(|(_, last)| last + SETTLE_TIME <= started);
             self.next_poll = Instant::now() + self.poll;
             let Some(found) = found.filter(|found| *found != self.known) else {
                 self.candidate = None;
@@ -130,7 +130,7 @@ impl Watch {
     /// Takes the content as known, after a reload was tried: a refused configuration is not tried
     /// again until it changes.
     ///
-    /// That is the content at the last [`Watch::changed`] or [`Watch::remember`], so a change
+    /// That is the content at the last [`ConfigWatcher::changed`] or [`ConfigWatcher::remember`], so a change
     /// since then is reported; without either, what is there now, and this blocks to read it.
     pub fn settle(&mut self) {
         self.known = self.seen.take().unwrap_or_else(|| self.subject.read());
@@ -147,8 +147,8 @@ impl Watch {
     async fn due(&mut self) {
         loop {
             let at = match (self.heard, &self.candidate) {
-                (Some((first, last)), _) => (last + QUIET).min(first + PATIENCE),
-                (None, Some((_, since))) => *since + QUIET,
+                (Some((first, last)), _) => (last + SETTLE_TIME).min(first + MAX_SETTLE),
+                (None, Some((_, since))) => *since + SETTLE_TIME,
                 (None, None) => self.next_poll,
             };
             tokio::select! {
@@ -177,7 +177,7 @@ impl Watch {
     }
 
     /// Reads everything, on a thread of its own. `None` if the runtime is going away.
-    async fn look(&self) -> Option<Content> {
+    async fn look(&self) -> Option<ContentSnapshot> {
         let (subject, ears) = (self.subject.clone(), Arc::clone(&self.ears));
         let looking = tokio::task::spawn_blocking(move || {
             // Listen first: what is written after that, the reading below may miss.

@@ -18,18 +18,18 @@ use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Handle;
 use crate::telemetry::recent::Seen;
 
-use super::posts::{Serving, Shared};
-use super::systemd::Pulse;
+use super::listeners::{ListenerHandle, SharedListener};
+use super::systemd::BeatReply;
 
 /// How long tasks get to end by themselves when a worker cuts.
-const LAST_LINES: Duration = Duration::from_millis(200);
+const FINAL_LOG_WAIT: Duration = Duration::from_millis(200);
 
 /// What a worker is told.
-pub(super) enum Command {
+pub(super) enum WorkerCommand {
     /// Where it is in its life, and the time over which tunnels close.
     Enter(Phase, Duration),
     /// Take connections from a further socket.
-    Listen(TcpListener, Shared),
+    Listen(TcpListener, SharedListener),
     /// Take no more from this address.
     Close(ListenerKind, SocketAddr),
     /// Write the access log there.
@@ -39,37 +39,37 @@ pub(super) enum Command {
     /// New work goes to other endpoints than before.
     Shifted,
     /// Say what is open.
-    Census(mpsc::UnboundedSender<Census>),
+    Census(mpsc::UnboundedSender<WorkerSnapshot>),
     /// Show with this number that you are alive.
     Beat(u64),
 }
 
 /// What a worker has open, and what it was asked of late.
 #[derive(Default)]
-pub(super) struct Census {
+pub(super) struct WorkerSnapshot {
     pub(super) tunnels: Vec<TunnelInfo>,
     pub(super) passing: Vec<PassthroughConn>,
     pub(super) recent: Vec<Seen>,
 }
 
 /// What a worker thread is started with.
-pub(super) struct Seed {
-    pub(super) sockets: Vec<(TcpListener, Shared)>,
+pub(super) struct WorkerArgs {
+    pub(super) sockets: Vec<(TcpListener, SharedListener)>,
     pub(super) lines: Handle,
     pub(super) metrics: Arc<Metrics>,
     /// Where it hands over what it notices of Socket.IO sessions.
     pub(super) noticed: mpsc::Sender<Vec<socketio::SessionEvent>>,
     /// How many requests it remembers.
     pub(super) recent: usize,
-    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) commands: mpsc::UnboundedReceiver<WorkerCommand>,
     pub(super) ending: mpsc::UnboundedSender<()>,
-    pub(super) pulse: Pulse,
+    pub(super) pulse: BeatReply,
 }
 
 /// Says that the worker has ended, also when it panics.
-struct Ending(mpsc::UnboundedSender<()>);
+struct EndNotice(mpsc::UnboundedSender<()>);
 
-impl Drop for Ending {
+impl Drop for EndNotice {
     fn drop(&mut self) {
         // Closed means that nobody waits any more.
         let _ = self.0.send(());
@@ -77,8 +77,8 @@ impl Drop for Ending {
 }
 
 /// The life of a worker thread.
-pub(super) fn run(seed: Seed) {
-    let ending = Ending(seed.ending.clone());
+pub(super) fn run(seed: WorkerArgs) {
+    let ending = EndNotice(seed.ending.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default());
@@ -89,7 +89,7 @@ pub(super) fn run(seed: Seed) {
     drop(ending);
 }
 
-async fn work(mut seed: Seed) {
+async fn work(mut seed: WorkerArgs) {
     let lens = socketio::EventSink::new(seed.noticed, Arc::clone(&seed.metrics));
     let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), lens, seed.recent);
     let local = Rc::clone(&worker.local);
@@ -105,30 +105,30 @@ async fn work(mut seed: Seed) {
         };
         match command {
             None => break,
-            Some(Command::Enter(phase, spread)) => {
+            Some(WorkerCommand::Enter(phase, spread)) => {
                 local.enter(phase, spread);
                 if phase == Phase::Cutting {
                     // Tunnels write their lines; what is still open after that goes with the
                     // runtime.
-                    let _ = tokio::time::timeout(LAST_LINES, local.emptied()).await;
+                    let _ = tokio::time::timeout(FINAL_LOG_WAIT, local.emptied()).await;
                     break;
                 }
             }
-            Some(Command::Listen(socket, shared)) => {
+            Some(WorkerCommand::Listen(socket, shared)) => {
                 services.extend(shared.listen(&worker, socket));
             }
-            Some(Command::Close(kind, address)) => {
-                services.retain(|service: &Serving| !service.close(kind, address));
+            Some(WorkerCommand::Close(kind, address)) => {
+                services.retain(|service: &ListenerHandle| !service.close(kind, address));
                 local.clock.wake_all();
             }
-            Some(Command::Log(handle)) => worker.lines.change(handle),
-            Some(Command::Reloaded(endpoints)) => {
+            Some(WorkerCommand::Log(handle)) => worker.lines.change(handle),
+            Some(WorkerCommand::Reloaded(endpoints)) => {
                 worker.pool.keep(&endpoints);
                 local.reloaded();
             }
-            Some(Command::Shifted) => local.shifted(),
-            Some(Command::Census(answer)) => {
-                let census = Census {
+            Some(WorkerCommand::Shifted) => local.shifted(),
+            Some(WorkerCommand::Census(answer)) => {
+                let census = WorkerSnapshot {
                     tunnels: worker.tunnels.all(),
                     passing: worker.passing.all(),
                     recent: worker.recent.all(),
@@ -136,7 +136,7 @@ async fn work(mut seed: Seed) {
                 // Whoever asked may have lost patience.
                 let _ = answer.send(census);
             }
-            Some(Command::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
+            Some(WorkerCommand::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
         }
     }
     worker.lines.flush();

@@ -44,7 +44,7 @@ impl Format {
         if open > 0.0 && open >= text { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// The value of `Content-Type`.
+    /// The value of `ContentSnapshot-Type`.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {

@@ -30,13 +30,13 @@ use crate::net::{Io, Timer};
 use crate::upstream::Exchange;
 use crate::upstream::exchange::kept_for;
 
-use super::acquire::{Acquired, Errand, Unreachable, acquire, admit};
-use super::record::Record;
-use super::self_test::Own;
-use super::{Facts, Service, reply, tunnel};
+use super::checkout::{CheckedOut, Checkout, CheckoutError, acquire, admit};
+use super::record::RequestLog;
+use super::self_test::SelfTestRequest;
+use super::{ClientConn, ReverseService, reply, tunnel};
 
 /// What becomes of the connection after a request.
-enum Next {
+enum AfterExchange {
     /// It carries another.
     KeepAlive,
     /// It is closed; unread bytes of the client are waited for, so that a reset does not take the
@@ -45,13 +45,13 @@ enum Next {
     /// It is cut: the answer is incomplete and the client must notice.
     Cut,
     /// It has become a tunnel.
-    Tunnel(RelaySide<crate::upstream::Stream>, Box<Record>),
+    Tunnel(RelaySide<crate::upstream::Stream>, Box<RequestLog>),
 }
 
 /// Serves one connection until it closes.
 pub(super) async fn serve<T: Io>(
-    service: &Rc<Service>,
-    facts: Facts,
+    service: &Rc<ReverseService>,
+    facts: ClientConn,
     io: T,
     admitted: AdmittedConn,
 ) {
@@ -80,13 +80,13 @@ pub(super) async fn serve<T: Io>(
         };
         let next = match head {
             Ok(head) => {
-                let record = Box::new(Record::of(worker, &facts, &site, &head));
+                let record = Box::new(RequestLog::of(worker, &facts, &site, &head));
                 let (facts, route) = (&facts, OnceCell::new());
-                let request = Request { service, worker, facts, site: &site, head, route };
+                let request = H1Request { service, worker, facts, site: &site, head, route };
                 request.serve(&mut conn, record).await
             }
             Err(reason) => {
-                let mut record = Record::refused(worker, &facts, &site);
+                let mut record = RequestLog::refused(worker, &facts, &site);
                 record.reason = Some(reason);
                 record.status = reason.code();
                 record.start = conn.head_began.unwrap_or(record.start);
@@ -95,14 +95,14 @@ pub(super) async fn serve<T: Io>(
                     reply.edits = Some(Arc::clone(&site.edits));
                     reply.write(conn.out.staged(), worker, &record.id, None, true);
                 }
-                Next::Close
+                AfterExchange::Close
             }
         };
         match next {
-            Next::KeepAlive if conn.flush(site.timeouts.body_idle).await.is_ok() => {}
-            Next::KeepAlive | Next::Cut => return,
-            Next::Close => break conn.linger(site.timeouts.body_idle).await,
-            Next::Tunnel(upstream, record) => {
+            AfterExchange::KeepAlive if conn.flush(site.timeouts.body_idle).await.is_ok() => {}
+            AfterExchange::KeepAlive | AfterExchange::Cut => return,
+            AfterExchange::Close => break conn.linger(site.timeouts.body_idle).await,
+            AfterExchange::Tunnel(upstream, record) => {
                 if conn.flush(site.timeouts.body_idle).await.is_err() {
                     return;
                 }
@@ -117,7 +117,7 @@ pub(super) async fn serve<T: Io>(
 
 /// Names a host for a client that named none (HTTP/1.0), so that every component gets a `Host` it can
 /// serve: the first of the profile, or the one in TLS, or the listener's address.
-fn named(mut head: RequestHead, site: &VirtualServer, facts: &Facts) -> RequestHead {
+fn named(mut head: RequestHead, site: &VirtualServer, facts: &ClientConn) -> RequestHead {
     if head.host.is_empty() {
         match site.first_host().or(facts.sni.as_deref()) {
             Some(host) => head.assume_host(host),
@@ -128,10 +128,10 @@ fn named(mut head: RequestHead, site: &VirtualServer, facts: &Facts) -> RequestH
 }
 
 /// One request being served.
-struct Request<'a> {
-    service: &'a Rc<Service>,
+struct H1Request<'a> {
+    service: &'a Rc<ReverseService>,
     worker: &'a Rc<Worker>,
-    facts: &'a Rc<Facts>,
+    facts: &'a Rc<ClientConn>,
     site: &'a Arc<VirtualServer>,
     head: RequestHead,
     /// The route it takes, or is refused by.
@@ -139,15 +139,15 @@ struct Request<'a> {
 }
 
 /// Where a route sends a request.
-struct Target<'a> {
+struct RouteTarget<'a> {
     route: &'a CompiledRoute,
     way: &'a ProxyTarget,
     origin: ClientOrigin<'a>,
     client: (ClientAddr, &'a RequestId),
 }
 
-impl Request<'_> {
-    async fn serve<T: Io>(self, conn: &mut Conn<T>, mut record: Box<Record>) -> Next {
+impl H1Request<'_> {
+    async fn serve<T: Io>(self, conn: &mut Conn<T>, mut record: Box<RequestLog>) -> AfterExchange {
         if !self.facts.serves(self.site) {
             return self.refuse(conn, record, Reason::HandshakeOutdated, None);
         }
@@ -180,16 +180,16 @@ impl Request<'_> {
         let (id, trace) = (record.id, record.trace);
         let client = record.client;
         let origin = self.facts.origin((self.site, client), (route, way), (&id, trace.as_ref()));
-        let target = Target { route, way, origin, client: (client, &id) };
+        let target = RouteTarget { route, way, origin, client: (client, &id) };
         self.proxy(conn, record, &target).await
     }
 
     async fn proxy<T: Io>(
         &self,
         conn: &mut Conn<T>,
-        mut record: Box<Record>,
-        target: &Target<'_>,
-    ) -> Next {
+        mut record: Box<RequestLog>,
+        target: &RouteTarget<'_>,
+    ) -> AfterExchange {
         let timeouts = &self.site.timeouts;
         let patience = (timeouts.body_idle, timeouts.min_rate);
         let upload =
@@ -288,15 +288,15 @@ impl Request<'_> {
     async fn acquire<T: Io>(
         &self,
         sender: &mut RequestBody<'_, T>,
-        target: &Target<'_>,
+        target: &RouteTarget<'_>,
         fresh: bool,
-    ) -> Result<Acquired, Unreachable> {
+    ) -> Result<CheckedOut, CheckoutError> {
         let to = (&target.way.upstream, &target.way.counters);
         let (head, client) = (&self.head, self.facts.whom(self.site, target.client));
-        let own = Own::of(target.route, self.facts, &target.origin);
+        let own = SelfTestRequest::of(target.route, self.facts, &target.origin);
         let repeats = may_repeat(&self.head, target.route.retry);
         let mut acquiring =
-            pin!(acquire(self.worker, Errand { to, head, client, fresh, repeats, own }));
+            pin!(acquire(self.worker, Checkout { to, head, client, fresh, repeats, own }));
         poll_fn(|cx| match acquiring.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => sender.poll_gone(cx).map(|()| Err(Reason::ClientGone.into())),
@@ -308,10 +308,10 @@ impl Request<'_> {
     async fn answer<T: Io>(
         &self,
         sender: &mut RequestBody<'_, T>,
-        record: &mut Record,
+        record: &mut RequestLog,
         exchange: &mut Exchange,
         (answer, alarm, cookie): (&ResponseParts<'_>, &Timer, Option<String>),
-    ) -> Next {
+    ) -> AfterExchange {
         // A body that is still on its way, or was never asked for, leaves the connection in a
         // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
         let kept = self.head.keep_alive
@@ -342,14 +342,14 @@ impl Request<'_> {
         record.request_bytes = sender.upload.bytes;
         record.response_bytes = download.bytes;
         match result {
-            Ok(()) if kept => Next::KeepAlive,
-            Ok(()) => Next::Close,
+            Ok(()) if kept => AfterExchange::KeepAlive,
+            Ok(()) => AfterExchange::Close,
             Err(reason) => {
                 record.reason = Some(reason);
                 record.detail = exchange.fault(reason);
                 // With nothing of it sent, there is time for an answer that says what happened.
                 if reason == Reason::ClientGone || !sender.conn.out.take_back(before) {
-                    return Next::Cut;
+                    return AfterExchange::Cut;
                 }
                 let reply = LocalReply::refusal(reason, &record.id);
                 self.reply(sender.conn, record, reply)
@@ -361,10 +361,10 @@ impl Request<'_> {
     fn switch<T: Io>(
         &self,
         sender: &mut RequestBody<'_, T>,
-        mut record: Box<Record>,
+        mut record: Box<RequestLog>,
         exchange: Exchange,
         (head, edits, cookie): (&ResponseHead, &ResponseEdits, Option<String>),
-    ) -> Next {
+    ) -> AfterExchange {
         if !self.head.upgrade || !is_switch(head) {
             let fault = if self.head.upgrade {
                 "101 without Upgrade: websocket"
@@ -381,21 +381,21 @@ impl Request<'_> {
         }
         write_response(sender.conn.out.staged(), head, edits, ResponseFraming::Nothing, &tail);
         let (upstream, seat) = exchange.into_tunnel();
-        Next::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
+        AfterExchange::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
     }
 
     /// Answers with a refusal.
     fn refuse<T: Io>(
         &self,
         conn: &mut Conn<T>,
-        mut record: Box<Record>,
+        mut record: Box<RequestLog>,
         reason: Reason,
         allow: Option<String>,
-    ) -> Next {
+    ) -> AfterExchange {
         record.reason = Some(reason);
         record.status = reason.code();
         if reason == Reason::ClientGone {
-            return Next::Cut;
+            return AfterExchange::Cut;
         }
         let reply = LocalReply { allow, ..LocalReply::refusal(reason, &record.id) };
         self.reply(conn, &mut record, reply)
@@ -405,9 +405,9 @@ impl Request<'_> {
     fn unreachable<T: Io>(
         &self,
         conn: &mut Conn<T>,
-        mut record: Box<Record>,
-        unreachable: Unreachable,
-    ) -> Next {
+        mut record: Box<RequestLog>,
+        unreachable: CheckoutError,
+    ) -> AfterExchange {
         if unreachable.reason == Reason::ClientGone {
             return self.refuse(conn, record, unreachable.reason, None);
         }
@@ -417,7 +417,12 @@ impl Request<'_> {
         self.reply(conn, &mut record, reply)
     }
 
-    fn reply<T: Io>(&self, conn: &mut Conn<T>, record: &mut Record, mut reply: LocalReply) -> Next {
+    fn reply<T: Io>(
+        &self,
+        conn: &mut Conn<T>,
+        record: &mut RequestLog,
+        mut reply: LocalReply,
+    ) -> AfterExchange {
         let edits = self.route.get().map_or(&self.site.edits, |route| &route.edits);
         reply.edits = Some(Arc::clone(edits));
         record.status = reply.status.as_u16();
@@ -427,6 +432,6 @@ impl Request<'_> {
             && self.head.framing == Framing::None
             && !self.is_last();
         reply.write(conn.out.staged(), self.worker, &record.id, Some(&self.head.method), !kept);
-        if kept { Next::KeepAlive } else { Next::Close }
+        if kept { AfterExchange::KeepAlive } else { AfterExchange::Close }
     }
 }

@@ -21,11 +21,11 @@ use crate::message::body::trailer_fields;
 use crate::message::forward::ResponseEdits;
 use crate::net::Timer;
 use crate::net::clock::TICK;
-use crate::reverse::record::Record;
+use crate::reverse::record::RequestLog;
 use crate::upstream::{BodyStep, Exchange};
 
 use super::Switched;
-use super::body::Sender;
+use super::body::StreamRequestBody;
 use super::budget::StreamBudget;
 use super::own::refuse;
 use super::streams::OpenStream;
@@ -68,8 +68,8 @@ pub(super) async fn deliver(
 pub(super) struct Relay {
     pub(super) exchange: Option<Exchange>,
     pub(super) budget: Arc<StreamBudget>,
-    pub(super) sender: Sender,
-    pub(super) record: Box<Record>,
+    pub(super) sender: StreamRequestBody,
+    pub(super) record: Box<RequestLog>,
     pub(super) worker: Rc<Worker>,
     pub(super) alarm: Timer,
     /// Fields of an answer of the gateway's own, should there have to be one.

@@ -11,21 +11,21 @@ use crate::message::body::passable_trailers;
 use crate::message::forward::field;
 use crate::message::{Reason, ResponseHead};
 use crate::net::CoarseClock;
-use crate::reverse::Facts;
+use crate::reverse::ClientConn;
 use crate::upstream::Exchange;
 
 /// The request body of a stream.
-pub(super) struct Sender {
+pub(super) struct StreamRequestBody {
     pub(super) body: RecvStream,
     pub(super) upload: Upload,
     pub(super) stated: Option<u64>,
     /// Trailer fields as text, as they came.
     pub(super) trailers: Vec<u8>,
     pub(super) clock: CoarseClock,
-    pub(super) facts: Rc<Facts>,
+    pub(super) facts: Rc<ClientConn>,
 }
 
-impl Sender {
+impl StreamRequestBody {
     /// The next piece of the body; `None`: its trailers have come too.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(piece) = ready!(self.body.poll_data(cx)) {
@@ -70,7 +70,7 @@ impl Sender {
     }
 }
 
-impl RequestSource for Sender {
+impl RequestSource for StreamRequestBody {
     fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason> {
         while !self.upload.is_done() && exchange.takes_more() {
             match self.poll_piece(cx) {
@@ -98,7 +98,7 @@ impl RequestSource for Sender {
 }
 
 /// Why a stream ended before its request did: by the client, or by a fault that h2 saw in it.
-pub(super) fn ended_by(error: &h2::Error, facts: &Facts) -> Reason {
+pub(super) fn ended_by(error: &h2::Error, facts: &ClientConn) -> Reason {
     if error.is_library() && error.is_reset() {
         return Reason::Http2Protocol;
     }

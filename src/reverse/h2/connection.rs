@@ -17,13 +17,13 @@ use crate::downstream::min_rate::MinRate;
 use crate::message::Reason;
 use crate::net::clock::TICK;
 use crate::net::{Io, Phase};
-use crate::reverse::record::Record;
-use crate::reverse::{Facts, Service};
+use crate::reverse::record::RequestLog;
+use crate::reverse::{ClientConn, ReverseService};
 
 use super::H2Request;
+use super::coalesce::CoalescedIo;
 use super::frames::Refusal;
-use super::gather::Gathered;
-use super::streams::{OpenStream, Streams};
+use super::streams::{OpenStream, StreamSet};
 
 /// Receive window of a connection: enough to keep a fast uploader busy, shared by its streams.
 const CONNECTION_WINDOW: u32 = 1 << 20;
@@ -59,8 +59,8 @@ fn settings(limits: &Limits) -> Builder {
 /// A connection, before and after its preface.
 enum Link<T> {
     /// Also whether it is to take no streams.
-    Opening(Box<Handshake<Gathered<T>, Bytes>>, bool),
-    Open(Box<Connection<Gathered<T>, Bytes>>),
+    Opening(Box<Handshake<CoalescedIo<T>, Bytes>>, bool),
+    Open(Box<Connection<CoalescedIo<T>, Bytes>>),
 }
 
 impl<T: Io> Link<T> {
@@ -99,10 +99,10 @@ impl<T: Io> Link<T> {
 
 /// Parts of a connection that its streams need.
 struct Shared<'a, T> {
-    service: &'a Rc<Service>,
-    facts: Rc<Facts>,
-    streams: Rc<Streams>,
-    io: Gathered<T>,
+    service: &'a Rc<ReverseService>,
+    facts: Rc<ClientConn>,
+    streams: Rc<StreamSet>,
+    io: CoalescedIo<T>,
 }
 
 impl<T: Io> Shared<'_, T> {
@@ -169,7 +169,7 @@ impl<T: Io> Shared<'_, T> {
     /// Writes one line that stands for `count` streams, or for the connection.
     fn note(&self, (reason, count): (Reason, u32), status: u16, detail: String) {
         let worker = &self.service.worker;
-        let mut record = Record::refused(worker, &self.facts, &self.service.site.load_full());
+        let mut record = RequestLog::refused(worker, &self.facts, &self.service.site.load_full());
         record.reason = Some(reason);
         record.status = status;
         record.detail = Some(detail);
@@ -181,8 +181,8 @@ impl<T: Io> Shared<'_, T> {
 
 /// Serves one connection until it closes.
 pub(in crate::reverse) async fn serve<T: Io>(
-    service: &Rc<Service>,
-    facts: Facts,
+    service: &Rc<ReverseService>,
+    facts: ClientConn,
     io: T,
     _admitted: AdmittedConn,
 ) {
@@ -193,9 +193,9 @@ pub(in crate::reverse) async fn serve<T: Io>(
         (site.limits.clone(), site.timeouts.clone())
     };
     let pace = MinRate::new(timeouts.body_idle, timeouts.min_rate);
-    let io = Gathered::new(io, clock.clone(), pace);
+    let io = CoalescedIo::new(io, clock.clone(), pace);
     let mut link = Link::Opening(Box::new(settings(&limits).handshake(io.clone())), false);
-    let streams = Streams::new(&clock, &service.worker.metrics.http2_send_buffer);
+    let streams = StreamSet::new(&clock, &service.worker.metrics.http2_send_buffer);
     let shared = Shared { service, facts: Rc::new(facts), streams, io };
     let mut ending = Ending { going: None, turns: LAST_TURNS, idle: timeouts.keep_alive };
     shared.streams.alarm.set(timeouts.keep_alive);

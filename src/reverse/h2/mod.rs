@@ -4,9 +4,9 @@
 mod answer;
 mod body;
 mod budget;
+mod coalesce;
 mod connection;
 mod frames;
-mod gather;
 mod own;
 mod streams;
 mod tunnel;
@@ -38,16 +38,16 @@ use crate::net::relay::RelaySide;
 use crate::upstream::exchange::kept_for;
 use crate::upstream::{Exchange, Upstream};
 
-use super::acquire::{Errand, Unreachable, acquire, admit};
-use super::record::Record;
-use super::self_test::{self, Own};
-use super::{Facts, Service, reply};
+use super::checkout::{Checkout, CheckoutError, acquire, admit};
+use super::record::RequestLog;
+use super::self_test::{self, SelfTestRequest};
+use super::{ClientConn, ReverseService, reply};
 use answer::{AnswerBody, Relay, deliver};
-use body::Sender;
+use body::StreamRequestBody;
 use budget::{SendLimits, StreamBudget};
 pub(super) use connection::serve;
 use own::{bad_answer, own, refuse, refused, tell_date, tell_id};
-use streams::{OpenStream, Streams};
+use streams::{OpenStream, StreamSet};
 use tunnel::StreamIo;
 
 /// Bytes that are read at a time until the head of an answer is there. All streams of a connection may
@@ -56,10 +56,10 @@ const HEAD_READ: usize = 8 << 10;
 
 /// One request being served.
 struct H2Request {
-    service: Rc<Service>,
+    service: Rc<ReverseService>,
     site: Arc<VirtualServer>,
-    facts: Rc<Facts>,
-    streams: Rc<Streams>,
+    facts: Rc<ClientConn>,
+    streams: Rc<StreamSet>,
 }
 
 impl H2Request {
@@ -107,11 +107,11 @@ impl H2Request {
         let head = match head {
             Ok(head) => head,
             Err(reason) => {
-                let mut record = Record::refused(&worker, &self.facts, &self.site);
+                let mut record = RequestLog::refused(&worker, &self.facts, &self.site);
                 return refuse(&mut record, &self.site.edits, reason, None);
             }
         };
-        let mut record = Box::new(Record::of(&worker, &self.facts, &self.site, &head));
+        let mut record = Box::new(RequestLog::of(&worker, &self.facts, &self.site, &head));
         if !self.facts.serves(&self.site) {
             self.streams.leave();
             return refuse(&mut record, &self.site.edits, Reason::HandshakeOutdated, None);
@@ -146,7 +146,7 @@ impl H2Request {
             return refuse(&mut record, &self.site.edits, Reason::Internal, None);
         };
         let timeouts = &self.site.timeouts;
-        let mut sender = Sender {
+        let mut sender = StreamRequestBody {
             upload: Upload::new(
                 &head,
                 route.max_body,
@@ -163,7 +163,7 @@ impl H2Request {
             facts: Rc::clone(&self.facts),
         };
         let key = upgrade.then(super::tunnel::new_key);
-        let asked = Asked { head: &head, route: &route, key: key.as_deref() };
+        let asked = RoutedRequest { head: &head, route: &route, key: key.as_deref() };
         match self.exchange(&mut sender, &mut record, &asked).await {
             Err(unreachable) => {
                 let reply = reply::unreachable(&unreachable, &record.id, &head);
@@ -181,10 +181,10 @@ impl H2Request {
     /// Sends the request and waits for the head of the answer.
     async fn exchange(
         &self,
-        sender: &mut Sender,
-        record: &mut Record,
-        asked: &Asked<'_>,
-    ) -> Result<Answered, Unreachable> {
+        sender: &mut StreamRequestBody,
+        record: &mut RequestLog,
+        asked: &RoutedRequest<'_>,
+    ) -> Result<AnsweredRequest, CheckoutError> {
         let worker = &self.service.worker;
         let Some(way) = asked.route.action.way() else {
             return Err(Reason::Internal.into());
@@ -196,7 +196,7 @@ impl H2Request {
         let alarm = worker.local.clock.alarm();
         let limits = self.send_limits();
         if self.streams.budget.is_full(limits) {
-            return Err(Unreachable::limited(Reason::SendBufferFull));
+            return Err(CheckoutError::limited(Reason::SendBufferFull));
         }
         let mut fresh = false;
         let repeats = may_repeat(asked.head, asked.route.retry);
@@ -208,9 +208,9 @@ impl H2Request {
         loop {
             let (to, head) = ((upstream, counters), asked.head);
             let client = self.facts.whom(&self.site, (client, &id));
-            let own = Own::of(asked.route, &self.facts, &origin);
+            let own = SelfTestRequest::of(asked.route, &self.facts, &origin);
             let mut acquired =
-                acquire(worker, Errand { to, head, client, fresh, repeats, own }).await?;
+                acquire(worker, Checkout { to, head, client, fresh, repeats, own }).await?;
             record.on_connection(&mut acquired, upstream);
             let whose = acquired.whose;
             let mut request = Vec::new();
@@ -236,7 +236,7 @@ impl H2Request {
                     whose.answered(head.status, &mut exchange, to);
                     record.shown(head.status, &mut exchange);
                     let identity = whose.identity;
-                    return Ok(Answered {
+                    return Ok(AnsweredRequest {
                         head,
                         exchange,
                         upstream: Arc::clone(upstream),
@@ -274,9 +274,9 @@ impl H2Request {
     /// The answer, with a body that goes on driving the exchange.
     fn relay(
         &self,
-        sender: Sender,
-        record: Box<Record>,
-        answered: Answered,
+        sender: StreamRequestBody,
+        record: Box<RequestLog>,
+        answered: AnsweredRequest,
         route: &CompiledRoute,
     ) -> Response<AnswerBody> {
         let mut response = Response::new(AnswerBody::Empty);
@@ -329,8 +329,8 @@ impl H2Request {
         &self,
         receive: RecvStream,
         key: &str,
-        mut record: Box<Record>,
-        answered: Answered,
+        mut record: Box<RequestLog>,
+        answered: AnsweredRequest,
         route: &CompiledRoute,
     ) -> Response<AnswerBody> {
         if !is_switch(&answered.head) {
@@ -363,11 +363,11 @@ impl H2Request {
 
 /// A WebSocket whose 200 is on its way.
 struct Switched {
-    service: Rc<Service>,
+    service: Rc<ReverseService>,
     receive: RecvStream,
     upstream: RelaySide<crate::upstream::Stream>,
     idle: Duration,
-    record: Box<Record>,
+    record: Box<RequestLog>,
 }
 
 impl Switched {
@@ -381,14 +381,14 @@ impl Switched {
 }
 
 /// A request and where it goes.
-struct Asked<'a> {
+struct RoutedRequest<'a> {
     head: &'a RequestHead,
     route: &'a CompiledRoute,
     key: Option<&'a str>,
 }
 
 /// An exchange whose answer has begun.
-struct Answered {
+struct AnsweredRequest {
     head: ResponseHead,
     exchange: Exchange,
     upstream: Arc<Upstream>,
@@ -406,7 +406,12 @@ fn tell_seat(to: &mut HeaderMap, seat: Option<String>) {
     }
 }
 
-fn copy_fields(to: &mut HeaderMap, head: &ResponseHead, edits: &ResponseEdits, record: &Record) {
+fn copy_fields(
+    to: &mut HeaderMap,
+    head: &ResponseHead,
+    edits: &ResponseEdits,
+    record: &RequestLog,
+) {
     to.reserve(head.fields.len() + 4);
     for (_, name, value) in passed_fields(head, edits) {
         // Both were parsed; a name HTTP/2 cannot carry is one nobody could have asked for.

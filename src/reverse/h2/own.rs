@@ -10,11 +10,11 @@ use crate::message::Reason;
 use crate::message::forward::ResponseEdits;
 
 use super::answer::AnswerBody;
-use crate::reverse::record::Record;
+use crate::reverse::record::RequestLog;
 
 /// The refusal of an answer of an upstream.
 pub(super) fn bad_answer(
-    record: &mut Record,
+    record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     fault: &str,
 ) -> Response<AnswerBody> {
@@ -24,7 +24,7 @@ pub(super) fn bad_answer(
 
 /// A refusal. `edits` are those of the route that was found, else of the site.
 pub(super) fn refuse(
-    record: &mut Record,
+    record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reason: Reason,
     allow: Option<String>,
@@ -35,7 +35,7 @@ pub(super) fn refuse(
 
 /// The refusal that `reply` is.
 pub(super) fn refused(
-    record: &mut Record,
+    record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reason: Reason,
     reply: LocalReply,
@@ -52,7 +52,7 @@ pub(super) fn refused(
 
 /// A reply that the gateway makes itself.
 pub(super) fn own(
-    record: &mut Record,
+    record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reply: LocalReply,
 ) -> Response<AnswerBody> {
@@ -82,14 +82,14 @@ pub(super) fn own(
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Adds the present time.
-pub(super) fn tell_date(to: &mut HeaderMap, record: &Record) {
+pub(super) fn tell_date(to: &mut HeaderMap, record: &RequestLog) {
     let mut date = Vec::with_capacity(32);
     record.write_date(&mut date);
     to.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
 }
 
 /// Adds the request's id.
-pub(super) fn tell_id(to: &mut HeaderMap, record: &Record) {
+pub(super) fn tell_id(to: &mut HeaderMap, record: &RequestLog) {
     if let Ok(mut id) = HeaderValue::from_str(record.id.as_str()) {
         // Each answer has another, which would only push the others out of the table of HPACK (RFC 7541 section 7.1.3).
         id.set_sensitive(true);

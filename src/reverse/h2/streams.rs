@@ -12,7 +12,7 @@ use crate::net::{CoarseClock, Timer};
 use super::budget::SendBudget;
 
 /// State that the streams of one connection share.
-pub(super) struct Streams {
+pub(super) struct StreamSet {
     clock: CoarseClock,
     open: Cell<usize>,
     used: Cell<Instant>,
@@ -24,7 +24,7 @@ pub(super) struct Streams {
     pub(super) budget: Arc<SendBudget>,
 }
 
-impl Streams {
+impl StreamSet {
     /// Of a connection that has none yet; `unsent` counts the bytes that all connections hold.
     pub(super) fn new(clock: &CoarseClock, unsent: &IntGauge) -> Rc<Self> {
         Rc::new(Self {
@@ -60,10 +60,10 @@ impl Streams {
 }
 
 /// Counts a stream as open until it is dropped.
-pub(super) struct OpenStream(Rc<Streams>);
+pub(super) struct OpenStream(Rc<StreamSet>);
 
 impl OpenStream {
-    pub(super) fn new(streams: &Rc<Streams>) -> Self {
+    pub(super) fn new(streams: &Rc<StreamSet>) -> Self {
         streams.open.set(streams.open.get() + 1);
         Self(Rc::clone(streams))
     }

@@ -16,14 +16,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::generation::SelfTest;
 use crate::net::{Io, Timer};
 
-use super::origin::Origin;
+use super::origin::SelfTestOrigin;
 
 /// How long a WebSocket may last, besides the time it is left silent.
-const LIFE: Duration = Duration::from_mins(1);
+const MAX_LIFETIME: Duration = Duration::from_mins(1);
 /// How long the answer to our Close is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes it may send in all, headers of frames included.
-const MOST: usize = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -33,7 +33,7 @@ const PONG: u8 = 10;
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
 /// Longest payload of a control frame, and of a frame with a short header.
-const SHORT: usize = 125;
+const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// Codes of Close frames (RFC 6455 section 7.4.1).
 const NORMAL: u16 = 1000;
@@ -47,9 +47,9 @@ const TOO_BIG: u16 = 1009;
 /// # Cancellation
 ///
 /// Dropping the future closes the stream, without a Close frame.
-pub(super) async fn serve<T: Io>(mut io: T, origin: &Origin) {
+pub(super) async fn serve<T: Io>(mut io: T, origin: &SelfTestOrigin) {
     let alarm = origin.clock.alarm();
-    alarm.set(origin.test.idle + LIFE);
+    alarm.set(origin.test.idle + MAX_LIFETIME);
     let hello = origin.hello();
     let code = {
         let mut session = pin!(session(&mut io, hello.as_bytes()));
@@ -69,7 +69,7 @@ pub(super) async fn serve<T: Io>(mut io: T, origin: &Origin) {
 /// The code to close with.
 async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
     io.write_all(&written(TEXT, hello)).await?;
-    let (mut input, mut left) = (BytesMut::new(), MOST);
+    let (mut input, mut left) = (BytesMut::new(), MAX_BYTES);
     loop {
         match take(&mut input) {
             Err(code) => return Ok(code),
@@ -94,7 +94,7 @@ async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
 
 /// Says Close, and waits a moment for the client to close.
 async fn part<T: Io>(io: &mut T, code: u16, alarm: &Timer) -> io::Result<()> {
-    alarm.set(PATIENCE);
+    alarm.set(CLOSE_TIMEOUT);
     let frame = written(CLOSE, &code.to_be_bytes());
     let mut parting = pin!(async {
         io.write_all(&frame).await?;
@@ -128,7 +128,7 @@ fn take(input: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>, u16> {
         _ => return Err(PROTOCOL),
     }
     let (length, at) = match usize::from(second & !MASKED) {
-        length @ 0..=SHORT => (length, 2),
+        length @ 0..=MAX_CONTROL_PAYLOAD => (length, 2),
         _ if opcode >= CLOSE => return Err(PROTOCOL),
         126 => match **input {
             [_, _, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
@@ -152,7 +152,7 @@ fn take(input: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>, u16> {
 fn written(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![FINAL | opcode];
     match u8::try_from(payload.len()) {
-        Ok(length) if usize::from(length) <= SHORT => frame.push(length),
+        Ok(length) if usize::from(length) <= MAX_CONTROL_PAYLOAD => frame.push(length),
         _ => {
             // Nothing of ours is longer than what sixteen bits count.
             let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);

@@ -24,23 +24,23 @@ use crate::message::forward::ClientOrigin as From;
 use crate::message::{KnownField, Reason, RequestHead, path};
 use crate::upstream::{Connection, Stream};
 
-use super::Facts;
-use super::acquire::Unreachable;
-use origin::Origin;
+use super::ClientConn;
+use super::checkout::CheckoutError;
+use origin::SelfTestOrigin;
 
 /// Bytes that the pipe holds each way.
-const PIPE: usize = 8 << 10;
+const PIPE_CAPACITY: usize = 8 << 10;
 /// Longest value of a field that is shown to its sender, in bytes.
-const LONGEST_SHOWN: usize = 200;
+const MAX_SHOWN_VALUE: usize = 200;
 /// Seconds after which whoever found no room may ask again.
 const RETRY_AFTER: u64 = 5;
 /// Asking for this below the test's path ends an HTTP/2 connection.
-const LEAVE: &str = "/leave";
+const LEAVE_PATH: &str = "/leave";
 
 /// What the self-test is told of a request besides the request.
-pub(super) struct Own<'a> {
+pub(super) struct SelfTestRequest<'a> {
     test: &'a Arc<SelfTest>,
-    facts: &'a Rc<Facts>,
+    facts: &'a Rc<ClientConn>,
     id: &'a str,
     /// It comes from a proxy of the operator's.
     trusted: bool,
@@ -48,7 +48,7 @@ pub(super) struct Own<'a> {
 
 /// How a request arrived here, for the one who sent it.
 #[derive(Clone, Debug, Serialize)]
-struct Seen {
+struct ArrivedRequest {
     protocol: &'static str,
     tls: &'static str,
     /// The TCP peer: the browser's host, or the last proxy before us. Not told of proxies that are
@@ -65,26 +65,26 @@ struct Seen {
     id: String,
 }
 
-impl<'a> Own<'a> {
+impl<'a> SelfTestRequest<'a> {
     /// For a request from there, if its route is a self-test.
     pub(super) fn of(
         route: &'a CompiledRoute,
-        facts: &'a Rc<Facts>,
+        facts: &'a Rc<ClientConn>,
         from: &From<'a>,
     ) -> Option<Self> {
         let RouteAction::SelfTest(_, test) = &route.action else { return None };
         Some(Self { test, facts, id: from.request_id, trusted: from.proxy.is_some() })
     }
 
-    fn seen(&self, head: &RequestHead) -> Seen {
+    fn seen(&self, head: &RequestHead) -> ArrivedRequest {
         let via = head.fields.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(b"via"));
         let shown = |value: &[u8]| {
             let text = String::from_utf8_lossy(value);
-            text.chars().take(LONGEST_SHOWN).collect::<String>()
+            text.chars().take(MAX_SHOWN_VALUE).collect::<String>()
         };
         let of_proxies =
             [KnownField::ForwardedFor, KnownField::ForwardedOther, KnownField::ForwardedHost];
-        Seen {
+        ArrivedRequest {
             protocol: head.version.as_str(),
             tls: self.facts.tls,
             client: (!self.trusted).then(|| self.facts.client.ip()),
@@ -105,15 +105,15 @@ impl<'a> Own<'a> {
 pub(super) fn connect(
     worker: &Rc<Worker>,
     head: &RequestHead,
-    own: &Own<'_>,
-) -> Result<Connection, Unreachable> {
-    let busy = || Unreachable {
+    own: &SelfTestRequest<'_>,
+) -> Result<Connection, CheckoutError> {
+    let busy = || CheckoutError {
         retry_after: Some(RETRY_AFTER),
-        ..Unreachable::from(Reason::SelfTestBusy)
+        ..CheckoutError::from(Reason::SelfTestBusy)
     };
     let permit = own.test.admit(own.facts.client, Instant::now()).ok_or_else(busy)?;
-    let (ours, theirs) = tokio::io::duplex(PIPE);
-    let origin = Origin {
+    let (ours, theirs) = tokio::io::duplex(PIPE_CAPACITY);
+    let origin = SelfTestOrigin {
         test: Arc::clone(own.test),
         seen: own.seen(head),
         clock: worker.local.clock.clone(),
@@ -129,5 +129,5 @@ pub(super) fn connect(
 pub(super) fn ends_connection(route: &CompiledRoute, head: &RequestHead) -> bool {
     let RouteAction::SelfTest(way, _) = &route.action else { return false };
     let prefix = way.strip_prefix.as_deref().unwrap_or_default();
-    path::raw(&head.target).strip_prefix(prefix.as_bytes()) == Some(LEAVE.as_bytes())
+    path::raw(&head.target).strip_prefix(prefix.as_bytes()) == Some(LEAVE_PATH.as_bytes())
 }

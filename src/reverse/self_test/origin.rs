@@ -24,18 +24,18 @@ use crate::net::admission::Permit;
 use crate::net::{CoarseClock, Timer};
 use crate::reverse::tunnel::accept_for;
 
-use super::{LEAVE, Seen, echo};
+use super::{ArrivedRequest, LEAVE_PATH, echo};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// What the page may do in a browser: show itself, and ask where it came from.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 /// On every answer.
-const FIELDS: [(HeaderName, &str); 7] = [
-    (header::CONTENT_SECURITY_POLICY, POLICY),
+const COMMON_FIELDS: [(HeaderName, &str); 7] = [
+    (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
@@ -49,31 +49,31 @@ const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
 /// How long it is watched for an attempt to arrive.
-const WATCH: Duration = Duration::from_secs(10);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client is kept waiting while its HTTP/2 connection is told to go: longer than a tick.
-const FAREWELL: Duration = Duration::from_millis(750);
+const GOAWAY_WAIT: Duration = Duration::from_millis(750);
 /// The pieces of an answer that comes in pieces, and the time between them.
-const PIECES: u8 = 4;
-const BETWEEN: Duration = Duration::from_secs(1);
+const PIECE_COUNT: u8 = 4;
+const PIECE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest name of an attempt, in bytes.
-const LONGEST_NAME: usize = 64;
+const MAX_ATTEMPT_NAME: usize = 64;
 
 /// Answers one request, and becomes the far end of a WebSocket if that was asked for.
-pub(super) struct Origin {
+pub(super) struct SelfTestOrigin {
     pub(super) test: Arc<SelfTest>,
-    pub(super) seen: Seen,
+    pub(super) seen: ArrivedRequest,
     pub(super) clock: CoarseClock,
     pub(super) _permit: Permit,
 }
 
-type Answer = Response<Either<Full<Bytes>, Pieces>>;
+type OriginAnswer = Response<Either<Full<Bytes>, PiecewiseBody>>;
 
 /// Serves the pipe until it closes.
 ///
 /// # Cancellation
 ///
 /// Dropping the future closes the pipe.
-pub(super) async fn serve(pipe: DuplexStream, origin: Origin) {
+pub(super) async fn serve(pipe: DuplexStream, origin: SelfTestOrigin) {
     let switched = RefCell::<Option<OnUpgrade>>::default();
     let answer = service_fn(|request| {
         let (origin, switched) = (&origin, &switched);
@@ -90,12 +90,12 @@ pub(super) async fn serve(pipe: DuplexStream, origin: Origin) {
     }
 }
 
-impl Origin {
+impl SelfTestOrigin {
     async fn answer(
         &self,
         request: Request<Incoming>,
         switched: &RefCell<Option<OnUpgrade>>,
-    ) -> Answer {
+    ) -> OriginAnswer {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match (is_read, request.uri().path()) {
             (true, "/") => text("text/html; charset=utf-8", PAGE),
@@ -110,7 +110,11 @@ impl Origin {
             }
             (true, "/pieces") => {
                 let alarm = self.clock.alarm();
-                dressed(StatusCode::OK, BYTES, Either::Right(Pieces { left: PIECES, alarm }))
+                dressed(
+                    StatusCode::OK,
+                    BYTES,
+                    Either::Right(PiecewiseBody { left: PIECE_COUNT, alarm }),
+                )
             }
             (true, "/watch") => self.watched(parameter(&request, "attempt")).await,
             (true, "/socket") => self.socket(request, switched),
@@ -121,8 +125,8 @@ impl Origin {
                     Err(_) => text_of(StatusCode::BAD_REQUEST, "no whole body\n"),
                 }
             }
-            (false, LEAVE) => {
-                self.wait(FAREWELL).await;
+            (false, LEAVE_PATH) => {
+                self.wait(GOAWAY_WAIT).await;
                 self.told()
             }
             (true, _) | (false, "/") => text_of(StatusCode::NOT_FOUND, "not found\n"),
@@ -131,7 +135,7 @@ impl Origin {
     }
 
     /// How the request arrived, and what the page has to know besides.
-    fn told(&self) -> Answer {
+    fn told(&self) -> OriginAnswer {
         let told = json!({
             "self_test": true,
             "seen": self.seen,
@@ -142,12 +146,12 @@ impl Origin {
     }
 
     /// How an attempt arrived that is made at the same time, on another connection.
-    async fn watched(&self, attempt: Option<String>) -> Answer {
+    async fn watched(&self, attempt: Option<String>) -> OriginAnswer {
         let Some(attempt) = attempt else {
             return text_of(StatusCode::BAD_REQUEST, "no attempt\n");
         };
         let mut watch = self.test.watch(&attempt);
-        let mut over = pin!(self.wait(WATCH));
+        let mut over = pin!(self.wait(WATCH_TIMEOUT));
         let seen = poll_fn(|cx| match Pin::new(&mut watch.seen).poll(cx) {
             Poll::Ready(seen) => Poll::Ready(seen.ok()),
             Poll::Pending => over.as_mut().poll(cx).map(|()| None),
@@ -160,7 +164,7 @@ impl Origin {
         &self,
         mut request: Request<Incoming>,
         switched: &RefCell<Option<OnUpgrade>>,
-    ) -> Answer {
+    ) -> OriginAnswer {
         if let Some(attempt) = parameter(&request, "attempt") {
             self.test.saw(&attempt, json!(self.seen).to_string());
         }
@@ -198,12 +202,12 @@ impl Origin {
 }
 
 /// An answer that comes a line at a time, the first at once.
-struct Pieces {
+struct PiecewiseBody {
     left: u8,
     alarm: Timer,
 }
 
-impl Body for Pieces {
+impl Body for PiecewiseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -214,11 +218,11 @@ impl Body for Pieces {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        if self.left < PIECES {
+        if self.left < PIECE_COUNT {
             ready!(self.alarm.poll(cx));
         }
         self.left -= 1;
-        self.alarm.set(BETWEEN);
+        self.alarm.set(PIECE_INTERVAL);
         // The waker has to be known before the time is over.
         let _ = self.alarm.poll(cx);
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"piece\n")))))
@@ -230,25 +234,29 @@ fn parameter(request: &Request<Incoming>, name: &str) -> Option<String> {
     let mut pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(found, _)| *found == name)?;
     let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    (plain && !value.is_empty() && value.len() <= LONGEST_NAME).then(|| value.to_owned())
+    (plain && !value.is_empty() && value.len() <= MAX_ATTEMPT_NAME).then(|| value.to_owned())
 }
 
-fn text(kind: &'static str, body: &'static str) -> Answer {
+fn text(kind: &'static str, body: &'static str) -> OriginAnswer {
     whole(StatusCode::OK, kind, body)
 }
 
-fn text_of(status: StatusCode, body: &'static str) -> Answer {
+fn text_of(status: StatusCode, body: &'static str) -> OriginAnswer {
     whole(status, "text/plain; charset=utf-8", body)
 }
 
-fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> OriginAnswer {
     dressed(status, kind, Either::Left(Full::new(body.into())))
 }
 
-fn dressed(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Pieces>) -> Answer {
+fn dressed(
+    status: StatusCode,
+    kind: &'static str,
+    body: Either<Full<Bytes>, PiecewiseBody>,
+) -> OriginAnswer {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    let fields = FIELDS.into_iter().chain([(header::CONTENT_TYPE, kind)]);
+    let fields = COMMON_FIELDS.into_iter().chain([(header::CONTENT_TYPE, kind)]);
     response
         .headers_mut()
         .extend(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::ears::Ears;
-use super::{QUIET, Watch};
+use super::inotify::Inotify;
+use super::{ConfigWatcher, SETTLE_TIME};
 
 const SOON: Duration = Duration::from_secs(5);
 const NEVER: Duration = Duration::from_secs(3600);
@@ -22,11 +22,11 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// A watched directory `conf` with `a.toml`, and room beside it.
 struct World {
     root: TempDir,
-    watch: Watch,
+    watch: ConfigWatcher,
 }
 
 impl World {
-    fn with(watch: impl FnOnce(PathBuf) -> Watch) -> Self {
+    fn with(watch: impl FnOnce(PathBuf) -> ConfigWatcher) -> Self {
         let root = tempfile::tempdir().unwrap();
         let conf = root.path().join("conf");
         fs::create_dir(&conf).unwrap();
@@ -60,7 +60,7 @@ impl World {
     }
 
     async fn unchanged(&mut self) {
-        let changed = timeout(QUIET * 2, self.watch.changed()).await;
+        let changed = timeout(SETTLE_TIME * 2, self.watch.changed()).await;
         assert!(changed.is_err(), "there is no change");
     }
 
@@ -72,14 +72,14 @@ impl World {
     }
 }
 
-fn hearing(directory: PathBuf) -> Watch {
+fn hearing(directory: PathBuf) -> ConfigWatcher {
     let bell = Arc::<Notify>::default();
-    let ears = Ears::new(Arc::clone(&bell));
-    Watch::with(directory, NEVER, bell, ears)
+    let ears = Inotify::new(Arc::clone(&bell));
+    ConfigWatcher::with(directory, NEVER, bell, ears)
 }
 
-fn deaf(directory: PathBuf) -> Watch {
-    Watch::with(directory, Duration::from_millis(50), Arc::default(), Ears::deaf())
+fn deaf(directory: PathBuf) -> ConfigWatcher {
+    ConfigWatcher::with(directory, Duration::from_millis(50), Arc::default(), Inotify::deaf())
 }
 
 /// The runtime of the control thread.
@@ -170,7 +170,7 @@ fn two_writes_within_the_quiet_time_are_one_change() {
             let mut world = kind();
             world.listening().await;
             world.write("conf/a.toml", "");
-            let early = timeout(QUIET / 2, world.watch.changed()).await;
+            let early = timeout(SETTLE_TIME / 2, world.watch.changed()).await;
             assert!(early.is_err(), "it waits for quiet");
             world.write("conf/a.toml", "a = 2");
             world.changed_once().await;
@@ -419,7 +419,7 @@ fn idle_means_no_looks() {
         world.listening().await;
         // Our own reading causes events too.
         world.watch.look().await.unwrap();
-        let due = timeout(QUIET * 5, world.watch.due()).await;
+        let due = timeout(SETTLE_TIME * 5, world.watch.due()).await;
         assert!(due.is_err(), "nothing wakes it");
     });
 }

@@ -7,14 +7,14 @@ use rustls::crypto::CryptoProvider;
 
 use crate::telemetry::Voice;
 
-use super::succession::Program;
+use super::upgrade_parent::ProgramArgs;
 
 /// Looks up environment variables.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Where the configuration comes from, each time anew.
 #[derive(Clone)]
-pub struct Origin {
+pub struct ConfigSource {
     /// The directory.
     pub directory: PathBuf,
     /// The environment its `${NAME}`s are looked up in.
@@ -22,7 +22,7 @@ pub struct Origin {
     /// For what is compiled from it.
     pub provider: Arc<CryptoProvider>,
     /// How to start this program anew; `None` where that makes no sense.
-    pub program: Option<Program>,
+    pub program: Option<ProgramArgs>,
     /// Speaks about the gateway.
     pub voice: Voice,
 }

@@ -19,14 +19,14 @@ use crate::net::write_buffer::WriteBuffer;
 use super::frames::{Refusal, Refusals};
 
 /// Most bytes that are gathered: four TLS records (RFC 8446 section 5.1), which rustls encrypts and sends in one go.
-const ROOM: usize = 64 * 1024;
+const MAX_COALESCED: usize = 64 * 1024;
 /// Bytes that are room for what a turn usually writes.
-const USUAL: usize = 4 * 1024;
+const INITIAL_CAPACITY: usize = 4 * 1024;
 
 /// The stream of a connection; both clones are the same one.
-pub(super) struct Gathered<T>(Rc<RefCell<Inner<T>>>);
+pub(super) struct CoalescedIo<T>(Rc<RefCell<CoalescedInner<T>>>);
 
-struct Inner<T> {
+struct CoalescedInner<T> {
     io: T,
     out: WriteBuffer,
     clock: CoarseClock,
@@ -36,16 +36,16 @@ struct Inner<T> {
     refusals: Refusals,
 }
 
-impl<T> Clone for Gathered<T> {
+impl<T> Clone for CoalescedIo<T> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))
     }
 }
 
-impl<T: AsyncWrite + Unpin> Gathered<T> {
+impl<T: AsyncWrite + Unpin> CoalescedIo<T> {
     /// Over `io`, whose client has to take what it is sent at this pace.
     pub(super) fn new(io: T, clock: CoarseClock, pace: MinRate) -> Self {
-        Self(Rc::new(RefCell::new(Inner {
+        Self(Rc::new(RefCell::new(CoalescedInner {
             io,
             out: WriteBuffer::new(),
             clock,
@@ -87,7 +87,7 @@ impl<T: AsyncWrite + Unpin> Gathered<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Inner<T> {
+impl<T: AsyncWrite + Unpin> CoalescedInner<T> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let before = self.out.len();
         let result = self.out.poll_flush(cx, &mut self.io);
@@ -106,7 +106,7 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for CoalescedIo<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +116,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -131,17 +131,17 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
-        if inner.out.staged().len() >= ROOM {
+        if inner.out.staged().len() >= MAX_COALESCED {
             ready!(inner.poll_send(cx))?;
         }
-        let Inner { out, refusals, .. } = &mut *inner;
+        let CoalescedInner { out, refusals, .. } = &mut *inner;
         let staged = out.staged();
         if staged.capacity() == 0 {
-            staged.reserve(USUAL);
+            staged.reserve(INITIAL_CAPACITY);
         }
         let mut taken = 0;
         for buf in bufs {
-            let room = ROOM.saturating_sub(staged.len());
+            let room = MAX_COALESCED.saturating_sub(staged.len());
             let part = buf.get(..room).unwrap_or(buf);
             staged.extend_from_slice(part);
             refusals.wrote(part);
@@ -173,11 +173,11 @@ mod tests {
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
-    fn gathered(near: DuplexStream) -> Gathered<DuplexStream> {
-        Gathered::new(near, CoarseClock::new(), MinRate::new(Duration::from_secs(30), 200))
+    fn gathered(near: DuplexStream) -> CoalescedIo<DuplexStream> {
+        CoalescedIo::new(near, CoarseClock::new(), MinRate::new(Duration::from_secs(30), 200))
     }
 
-    async fn is_sent(gathered: &Gathered<DuplexStream>) -> bool {
+    async fn is_sent(gathered: &CoalescedIo<DuplexStream>) -> bool {
         poll_fn(|cx| Poll::Ready(gathered.poll_send(cx).is_ready())).await
     }
 
@@ -212,9 +212,9 @@ mod tests {
         let (near, mut far) = duplex(1000);
         let gathered = gathered(near);
         let mut writer = gathered.clone();
-        let all: Vec<u8> = (0..3 * ROOM).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let all: Vec<u8> = (0..3 * MAX_COALESCED).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let taken = writer.write(&all).await.unwrap();
-        assert_eq!(taken, ROOM);
+        assert_eq!(taken, MAX_COALESCED);
         assert!(gathered.deadline().is_none(), "nobody has tried yet");
         let more = poll_fn(|cx| {
             let more = [IoSlice::new(&all)];

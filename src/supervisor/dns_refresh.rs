@@ -18,32 +18,32 @@ use crate::upstream::{Endpoint, resolve};
 use super::checks::jittered;
 
 /// The file that operators edit.
-const HOSTS: &str = "/etc/hosts";
+const HOSTS_FILE: &str = "/etc/hosts";
 
 /// How often it is looked at, and which endpoints could not be connected to.
-const LOOK: Duration = Duration::from_millis(250);
+const HOSTS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A name whose endpoint could not be connected to is looked up again after this, at first and at most.
 const EARLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// A look-up that failed is made again after this at the latest.
-const AGAIN: Duration = Duration::from_secs(10);
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Look-ups under way at once, each on a thread that may block.
-const AT_ONCE: usize = 16;
+const MAX_LOOKUPS: usize = 16;
 
 /// When names are due.
-pub(super) struct Names {
+pub(super) struct DnsRefresher {
     file: PathBuf,
     hosts: Option<SystemTime>,
     /// By the endpoint's identity.
-    times: HashMap<u64, Time>,
+    times: HashMap<u64, DueTime>,
     /// Identity, and whether it failed.
     under_way: JoinSet<(u64, bool)>,
 }
 
 /// When a name is due; not while it is being looked up.
-struct Time {
+struct DueTime {
     next: Instant,
     asked: bool,
     /// When it was looked up last.
@@ -52,7 +52,7 @@ struct Time {
     early: u32,
 }
 
-impl Time {
+impl DueTime {
     /// Brings the look-up forward after a failed connection; each time a little later, as the endpoint
     /// may just be down.
     fn hurry(&mut self) {
@@ -66,10 +66,10 @@ impl Time {
     }
 }
 
-impl Names {
+impl DnsRefresher {
     /// For names that were looked up just now.
     pub(super) fn new() -> Self {
-        Self::of(Path::new(HOSTS))
+        Self::of(Path::new(HOSTS_FILE))
     }
 
     fn of(file: &Path) -> Self {
@@ -97,7 +97,7 @@ impl Names {
         loop {
             self.turn(all, look_up);
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(HOSTS_INTERVAL) => {}
                 Some(done) = self.under_way.join_next() => self.done(done.ok()),
             }
         }
@@ -123,8 +123,8 @@ impl Names {
             let identity = endpoint.identity;
             let fresh = || {
                 let known = !endpoint.addresses.load().is_empty();
-                let pause = if known { jittered(*every) } else { AGAIN.min(*every) };
-                Time { next: now + pause, asked: false, last: now, early: 0 }
+                let pause = if known { jittered(*every) } else { RETRY_INTERVAL.min(*every) };
+                DueTime { next: now + pause, asked: false, last: now, early: 0 }
             };
             let time = self.times.entry(identity).or_insert_with(fresh);
             // It may have been configured to come more often. Jitter adds up to a tenth.
@@ -132,12 +132,12 @@ impl Names {
             if !time.asked && endpoint.rotation.take_stale() {
                 time.hurry();
             }
-            if time.asked || now < time.next || self.under_way.len() >= AT_ONCE {
+            if time.asked || now < time.next || self.under_way.len() >= MAX_LOOKUPS {
                 continue;
             }
             // One that came at its regular time ends a series of early ones.
             let early = if now < time.last + *every - *every / 10 { time.early } else { 0 };
-            *time = Time { next: now + jittered(*every), asked: true, last: now, early };
+            *time = DueTime { next: now + jittered(*every), asked: true, last: now, early };
             let endpoint = Arc::clone(endpoint);
             self.under_way.spawn_blocking(move || (identity, !look_up(&endpoint)));
         }
@@ -152,7 +152,7 @@ impl Names {
         let Some(time) = self.times.get_mut(&identity) else { return };
         time.asked = false;
         if failed {
-            time.next = time.next.min(Instant::now() + AGAIN);
+            time.next = time.next.min(Instant::now() + RETRY_INTERVAL);
         }
     }
 }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     async fn after(
-        names: &mut Names,
+        names: &mut DnsRefresher,
         all: &[(Arc<Endpoint>, Duration)],
         time: Duration,
         look_up: fn(&Endpoint) -> bool,
@@ -211,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
         std::fs::write(&file, "").unwrap();
-        let mut names = Names::of(&file);
+        let mut names = DnsRefresher::of(&file);
         let seconds = Duration::from_secs;
         let all = [(endpoint(1), seconds(30)), (endpoint(2), seconds(300))];
         after(&mut names, &all, seconds(20), good).await;
@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_connection_brings_the_next_look_up_forward() {
         let dir = tempfile::tempdir().unwrap();
-        let mut names = Names::of(&dir.path().join("none"));
+        let mut names = DnsRefresher::of(&dir.path().join("none"));
         let seconds = Duration::from_secs;
         let all = [(endpoint(1), seconds(30)), (endpoint(2), seconds(30))];
         after(&mut names, &all, seconds(3), good).await;
@@ -257,7 +257,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_failed_comes_again_soon() {
         let dir = tempfile::tempdir().unwrap();
-        let mut names = Names::of(&dir.path().join("none"));
+        let mut names = DnsRefresher::of(&dir.path().join("none"));
         let seconds = Duration::from_secs;
         let all = [(endpoint(1), seconds(3600))];
         after(&mut names, &all, seconds(4000), bad).await;
@@ -268,7 +268,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_new_schedule_counts_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut names = Names::of(&dir.path().join("none"));
+        let mut names = DnsRefresher::of(&dir.path().join("none"));
         let seconds = Duration::from_secs;
         let one = endpoint(1);
         after(&mut names, &[(Arc::clone(&one), seconds(3600))], seconds(5), good).await;

@@ -1,7 +1,7 @@
 //! Sockets that were listening before this process began: from the process it succeeds, or from a
 //! service manager.
 //!
-//! In: standard input, if [`SUCCEEDING`] is set; `LISTEN_FDS`. Out: sockets by their address, and
+//! In: standard input, if [`CHILD_VARIABLE`] is set; `LISTEN_FDS`. Out: sockets by their address, and
 //! a word to the predecessor when we serve, or why we do not.
 
 use std::io;
@@ -17,7 +17,7 @@ use crate::net::handover::HandoverChannel;
 use crate::tls::tickets::Local;
 
 /// Set in the environment of a process that is started to succeed this one.
-pub(super) const SUCCEEDING: &str = "APP_GATEWAY_SUCCEEDING";
+pub(super) const CHILD_VARIABLE: &str = "APP_GATEWAY_SUCCEEDING";
 /// First message of the predecessor. Another version of the program may say something else.
 pub(super) const GREETING: &str = "app-gateway handover 1";
 /// A listening socket comes with this.
@@ -34,17 +34,17 @@ pub(super) const REFUSED: &str = "refused";
 pub(super) const GO: &str = "go";
 
 /// How long a predecessor may take for each message.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What this process was given.
 #[derive(Default)]
-pub struct Inheritance {
+pub struct InheritedState {
     predecessor: Option<HandoverChannel>,
     sockets: Vec<(SocketAddr, TcpListener)>,
     tickets: Option<String>,
 }
 
-impl Inheritance {
+impl InheritedState {
     /// Takes over what there is; mostly that is nothing.
     ///
     /// # Errors
@@ -52,7 +52,8 @@ impl Inheritance {
     /// What is wrong with it, in words.
     pub fn receive() -> Result<Self, String> {
         let mut found = Self::default();
-        let predecessor = std::env::var_os(SUCCEEDING).is_some().then(HandoverChannel::from_stdin);
+        let predecessor =
+            std::env::var_os(CHILD_VARIABLE).is_some().then(HandoverChannel::from_stdin);
         // The variable may come from a predecessor that is long gone, by way of a shell.
         if let Some(Ok(channel)) = predecessor {
             found.succeed(&channel).map_err(|error| {
@@ -71,13 +72,13 @@ impl Inheritance {
     }
 
     fn succeed(&mut self, channel: &HandoverChannel) -> io::Result<()> {
-        let (greeting, _) = channel.receive(PATIENCE)?;
+        let (greeting, _) = channel.receive(MESSAGE_TIMEOUT)?;
         if greeting != GREETING {
             let words = format!("it speaks another language ({greeting:?}): restart instead");
             return Err(io::Error::other(words));
         }
         loop {
-            match channel.receive(PATIENCE)? {
+            match channel.receive(MESSAGE_TIMEOUT)? {
                 (word, Some(descriptor)) if word == SOCKET => self.keep(descriptor)?,
                 (word, None) if word == ALL => return Ok(()),
                 (words, None) if words.starts_with(TICKETS) => {
@@ -150,7 +151,7 @@ impl Inheritance {
     pub fn ready(&self) -> io::Result<()> {
         let Some(channel) = &self.predecessor else { return Ok(()) };
         channel.send(READY, None)?;
-        match channel.receive(PATIENCE)? {
+        match channel.receive(MESSAGE_TIMEOUT)? {
             (word, _) if word == GO => Ok(()),
             (word, _) => Err(io::Error::other(format!("it said {word:?}"))),
         }

@@ -26,14 +26,14 @@ use tokio::task::JoinHandle;
 
 use crate::net::handover::HandoverChannel;
 
-use super::inheritance::{ALL, GO, GREETING, READY, REFUSED, SOCKET, SUCCEEDING, TICKETS};
+use super::upgrade_child::{ALL, CHILD_VARIABLE, GO, GREETING, READY, REFUSED, SOCKET, TICKETS};
 
 /// How long a successor may take until it serves: certificates, route tables, names to look up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CHILD_READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How this process was started, for starting another in the same way.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub struct ProgramArgs {
     path: PathBuf,
     arguments: Vec<OsString>,
 }
@@ -63,13 +63,13 @@ pub(super) enum UpgradeError {
         "the new process ended before it served ({0}); what it said is in this log, above. An older version of the program cannot be handed sockets: restart instead"
     )]
     Ended(ExitStatus),
-    #[error("the new process did not serve within {} s and was ended", PATIENCE.as_secs())]
+    #[error("the new process did not serve within {} s and was ended", CHILD_READY_TIMEOUT.as_secs())]
     TimedOut,
     #[error("talking to the new process failed: {0}")]
     Channel(#[from] io::Error),
 }
 
-impl Program {
+impl ProgramArgs {
     /// As this process was started. A path in the first argument is kept as it is, not resolved:
     /// it may be a link that is turned to a new version.
     #[must_use]
@@ -84,21 +84,21 @@ impl Program {
 }
 
 /// A new process that is getting ready.
-pub(super) struct Upgrade {
+pub(super) struct StartingChild {
     child: Option<Child>,
     talk: JoinHandle<Result<HandoverChannel, UpgradeError>>,
 }
 
 /// A new process that serves.
-pub(super) struct Successor {
+pub(super) struct ReadyChild {
     pub(super) pid: u32,
     channel: HandoverChannel,
 }
 
-impl Upgrade {
+impl StartingChild {
     /// Starts a successor and hands it these sockets and ticket keys, on a thread that may block.
     pub(super) fn begin(
-        program: Option<&Program>,
+        program: Option<&ProgramArgs>,
         sockets: Vec<TcpListener>,
         tickets: Option<String>,
     ) -> Result<Self, UpgradeError> {
@@ -113,7 +113,7 @@ impl Upgrade {
             program.path.display(),
             child.id(),
             sockets.len(),
-            PATIENCE.as_secs()
+            CHILD_READY_TIMEOUT.as_secs()
         );
         let talk =
             tokio::task::spawn_blocking(move || hand_over(channel, &sockets, tickets.as_deref()));
@@ -125,12 +125,12 @@ impl Upgrade {
     /// # Cancellation
     ///
     /// Safe: nothing is lost until it is ready.
-    pub(super) async fn finished(&mut self) -> Result<Successor, UpgradeError> {
+    pub(super) async fn finished(&mut self) -> Result<ReadyChild, UpgradeError> {
         let talked = (&mut self.talk).await;
         let talked = talked.unwrap_or_else(|error| Err(io::Error::other(error).into()));
         let Some(mut child) = self.child.take() else { return Err(UpgradeError::UnderWay) };
         match talked {
-            Ok(channel) => Ok(Successor { pid: child.id(), channel }),
+            Ok(channel) => Ok(ReadyChild { pid: child.id(), channel }),
             Err(UpgradeError::Channel(error)) => Err(ended(&mut child, error)),
             Err(error) => {
                 end(&mut child);
@@ -140,7 +140,7 @@ impl Upgrade {
     }
 }
 
-impl Drop for Upgrade {
+impl Drop for StartingChild {
     /// Whoever gives up an upgrade ends the new process.
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
@@ -149,7 +149,7 @@ impl Drop for Upgrade {
     }
 }
 
-impl Successor {
+impl ReadyChild {
     /// Tells the successor that it is alone now.
     pub(super) fn go(&self) {
         // It serves; if it has ended meanwhile, its supervisor's log says so.
@@ -157,10 +157,10 @@ impl Successor {
     }
 }
 
-impl Program {
+impl ProgramArgs {
     fn start(&self, stdin: OwnedFd) -> Result<Child, UpgradeError> {
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).env(SUCCEEDING, "1").stdin(Stdio::from(stdin));
+        command.args(&self.arguments).env(CHILD_VARIABLE, "1").stdin(Stdio::from(stdin));
         // Meant for this process alone; under systemd the successor becomes the main process.
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
             command.env_remove(name);
@@ -183,7 +183,7 @@ fn hand_over(
         channel.send(&format!("{TICKETS}\n{tickets}"), None)?;
     }
     channel.send(ALL, None)?;
-    match channel.receive(PATIENCE) {
+    match channel.receive(CHILD_READY_TIMEOUT) {
         Ok((word, _)) if word == READY => Ok(channel),
         Ok((words, _)) => {
             let why = words.strip_prefix(REFUSED).unwrap_or(&words).trim();

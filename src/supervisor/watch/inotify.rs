@@ -18,29 +18,29 @@ use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
 /// Device and number of a directory. Its path may come to mean another one.
-type Identity = (u64, u64);
+type DirectoryId = (u64, u64);
 
 /// The inotify watches.
-pub(super) struct Ears {
-    state: State,
+pub(super) struct Inotify {
+    state: InotifyState,
     bell: Arc<Notify>,
     /// Something was removed or renamed, so a watch may be gone, or on what is now elsewhere.
     moved: Arc<AtomicBool>,
-    watched: BTreeMap<PathBuf, Identity>,
+    watched: BTreeMap<PathBuf, DirectoryId>,
     complained: bool,
 }
 
-enum State {
+enum InotifyState {
     Unused,
     Open(RecommendedWatcher),
     Deaf,
 }
 
-impl Ears {
-    /// Nothing is watched before [`Ears::turn_to`].
+impl Inotify {
+    /// Nothing is watched before [`Inotify::turn_to`].
     pub(super) fn new(bell: Arc<Notify>) -> Self {
         Self {
-            state: State::Unused,
+            state: InotifyState::Unused,
             bell,
             moved: Arc::default(),
             watched: BTreeMap::new(),
@@ -51,15 +51,15 @@ impl Ears {
     /// As if the system had no inotify instance left.
     #[cfg(test)]
     pub(super) fn deaf() -> Self {
-        Self { state: State::Deaf, ..Self::new(Arc::default()) }
+        Self { state: InotifyState::Deaf, ..Self::new(Arc::default()) }
     }
 
     /// Watches these directories and no others. Waits for the watching thread, shortly.
     pub(super) fn turn_to(&mut self, places: &BTreeSet<PathBuf>) {
-        if matches!(self.state, State::Unused) {
+        if matches!(self.state, InotifyState::Unused) {
             self.open();
         }
-        let State::Open(watcher) = &mut self.state else { return };
+        let InotifyState::Open(watcher) = &mut self.state else { return };
         let all_again = self.moved.swap(false, Ordering::Relaxed);
         self.watched.retain(|place, identity| {
             let keep =
@@ -84,7 +84,7 @@ impl Ears {
                 Err(error) if self.complained => tracing::debug!("{}: {error}", place.display()),
                 Err(error) => {
                     self.complained = true;
-                    let seconds = super::POLL.as_secs();
+                    let seconds = super::POLL_INTERVAL.as_secs();
                     tracing::warn!(
                         "cannot watch `{}`: {}; changes there are found by reading every {seconds} s",
                         place.display(),
@@ -111,15 +111,15 @@ impl Ears {
             bell.notify_one();
         });
         self.state = match watcher {
-            Ok(watcher) => State::Open(watcher),
+            Ok(watcher) => InotifyState::Open(watcher),
             Err(error) => {
-                let seconds = super::POLL.as_secs();
+                let seconds = super::POLL_INTERVAL.as_secs();
                 tracing::warn!(
                     "the system does not report changes of files: {}; they are found by reading \
                      every {seconds} s",
                     words(&error)
                 );
-                State::Deaf
+                InotifyState::Deaf
             }
         };
     }
@@ -132,7 +132,7 @@ fn telling(kind: EventKind) -> Option<EventKind> {
     (!silent).then_some(kind)
 }
 
-fn identify(place: &Path) -> Option<Identity> {
+fn identify(place: &Path) -> Option<DirectoryId> {
     fs::metadata(place).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 

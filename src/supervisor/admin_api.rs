@@ -12,9 +12,9 @@ use crate::admin::report::ReloadOutcome;
 use crate::admin::{self, AdminApi, AdminCommand, socket};
 use crate::telemetry::access_log::Reopener;
 
-use super::{Gateway, plan};
+use super::{RunningGateway, plan};
 
-impl Gateway {
+impl RunningGateway {
     /// Takes the admin socket, which a predecessor had until now. Without one the gateway serves all
     /// the same.
     pub fn take_socket(&mut self) {
@@ -90,7 +90,7 @@ impl Gateway {
             }
             AdminCommand::Upgrade(reply) => self.upgrade(Some(reply)),
             AdminCommand::Plan(directory, reply) => {
-                let planning = plan::Planning {
+                let planning = plan::PlanInputs {
                     origin: self.reloader.origin.clone(),
                     directory,
                     generation: Arc::clone(&self.reloader.generation),

@@ -22,7 +22,7 @@ use crate::reverse;
 
 /// What one address serves in one generation.
 #[derive(Clone)]
-pub(super) enum Post {
+pub(super) enum ListenerSlot {
     In(Arc<VirtualServer>),
     Out(Arc<ForwardListenerState>),
     Through(Arc<PassthroughListener>),
@@ -30,45 +30,48 @@ pub(super) enum Post {
 
 /// What serves at one address, and what the workers share of it.
 #[derive(Clone)]
-pub(super) struct Shared {
-    served: Served,
+pub(super) struct SharedListener {
+    served: ListenerState,
     admission: Arc<Admission>,
 }
 
 #[derive(Clone)]
-enum Served {
+enum ListenerState {
     In(Arc<ArcSwap<VirtualServer>>),
     Out(Arc<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
     Through(Arc<ArcSwap<PassthroughListener>>),
 }
 
 /// What a listener that was removed served.
-pub(super) enum Retired {
+pub(super) enum RetiredListener {
     In(Weak<ArcSwap<VirtualServer>>),
     Out(Weak<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
     Through(Weak<ArcSwap<PassthroughListener>>),
 }
 
-impl Retired {
+impl RetiredListener {
     /// What it serves, if a connection of it is left.
-    pub(super) fn upgrade(&self) -> Option<Shared> {
+    pub(super) fn upgrade(&self) -> Option<SharedListener> {
         let served = match self {
-            Self::In(site) => Served::In(site.upgrade()?),
-            Self::Out(stand, commons) => Served::Out(stand.upgrade()?, Arc::clone(commons)),
-            Self::Through(passage) => Served::Through(passage.upgrade()?),
+            Self::In(site) => ListenerState::In(site.upgrade()?),
+            Self::Out(stand, commons) => ListenerState::Out(stand.upgrade()?, Arc::clone(commons)),
+            Self::Through(passage) => ListenerState::Through(passage.upgrade()?),
         };
-        Some(Shared { served, admission: Arc::default() })
+        Some(SharedListener { served, admission: Arc::default() })
     }
 }
 
 /// All of a generation, in the order of its spots.
-pub(super) fn posts(generation: &Generation, way: Option<&Arc<ForwardRuntime>>) -> Vec<Post> {
-    let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(Post::Out);
-    let through = generation.passages.iter().cloned().map(Post::Through);
-    generation.sites.iter().cloned().map(Post::In).chain(out).chain(through).collect()
+pub(super) fn posts(
+    generation: &Generation,
+    way: Option<&Arc<ForwardRuntime>>,
+) -> Vec<ListenerSlot> {
+    let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(ListenerSlot::Out);
+    let through = generation.passages.iter().cloned().map(ListenerSlot::Through);
+    generation.sites.iter().cloned().map(ListenerSlot::In).chain(out).chain(through).collect()
 }
 
-impl Post {
+impl ListenerSlot {
     pub(super) fn spot(&self) -> ListenerAddr {
         match self {
             Self::In(site) => {
@@ -88,16 +91,18 @@ impl Post {
     }
 }
 
-impl Shared {
+impl SharedListener {
     /// For a listener that is new.
-    pub(super) fn new(post: &Post, commons: &Arc<ForwardShared>) -> Self {
+    pub(super) fn new(post: &ListenerSlot, commons: &Arc<ForwardShared>) -> Self {
         let served = match post {
-            Post::In(site) => Served::In(Arc::new(ArcSwap::new(Arc::clone(site)))),
-            Post::Out(stand) => {
+            ListenerSlot::In(site) => ListenerState::In(Arc::new(ArcSwap::new(Arc::clone(site)))),
+            ListenerSlot::Out(stand) => {
                 let stand = Arc::new(ArcSwap::new(Arc::clone(stand)));
-                Served::Out(stand, Arc::clone(commons))
+                ListenerState::Out(stand, Arc::clone(commons))
             }
-            Post::Through(passage) => Served::Through(Arc::new(ArcSwap::new(Arc::clone(passage)))),
+            ListenerSlot::Through(passage) => {
+                ListenerState::Through(Arc::new(ArcSwap::new(Arc::clone(passage))))
+            }
         };
         Self { served, admission: Arc::default() }
     }
@@ -107,18 +112,18 @@ impl Shared {
     pub(super) fn swap(
         &self,
         generation: &Generation,
-        posts: &[Post],
+        posts: &[ListenerSlot],
         way: Option<&Arc<ForwardRuntime>>,
     ) {
         match &self.served {
-            Served::In(site) => {
+            ListenerState::In(site) => {
                 let old = site.load_full();
                 let heir = generation.heir(&old).cloned();
                 site.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
             }
-            Served::Out(stand, _) => {
+            ListenerState::Out(stand, _) => {
                 let old = stand.load_full();
-                let mut stands = posts.iter().filter_map(Post::stand);
+                let mut stands = posts.iter().filter_map(ListenerSlot::stand);
                 let kept = stands.find(|stand| stand.listener.address == old.listener.address);
                 let heir = || match way {
                     Some(way) => old.under(way),
@@ -126,7 +131,7 @@ impl Shared {
                 };
                 stand.store(kept.cloned().unwrap_or_else(|| Arc::new(heir())));
             }
-            Served::Through(passage) => {
+            ListenerState::Through(passage) => {
                 let old = passage.load_full();
                 let heir = generation.heir_of_passage(&old).cloned();
                 passage.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
@@ -135,44 +140,46 @@ impl Shared {
     }
 
     /// For as long as a listener that was removed has connections.
-    pub(super) fn downgrade(&self) -> Retired {
+    pub(super) fn downgrade(&self) -> RetiredListener {
         match &self.served {
-            Served::In(site) => Retired::In(Arc::downgrade(site)),
-            Served::Out(stand, commons) => Retired::Out(Arc::downgrade(stand), Arc::clone(commons)),
-            Served::Through(passage) => Retired::Through(Arc::downgrade(passage)),
+            ListenerState::In(site) => RetiredListener::In(Arc::downgrade(site)),
+            ListenerState::Out(stand, commons) => {
+                RetiredListener::Out(Arc::downgrade(stand), Arc::clone(commons))
+            }
+            ListenerState::Through(passage) => RetiredListener::Through(Arc::downgrade(passage)),
         }
     }
 
     /// Takes connections from a socket, as a task of this worker.
-    pub(super) fn listen(self, worker: &Rc<Worker>, socket: TcpListener) -> Option<Serving> {
+    pub(super) fn listen(self, worker: &Rc<Worker>, socket: TcpListener) -> Option<ListenerHandle> {
         let (worker, closing) = (Rc::clone(worker), Rc::new(Cell::new(false)));
         let mark = Rc::clone(&closing);
         let address = socket.local_addr().ok()?;
         let admission = self.admission;
         let kind = match self.served {
-            Served::In(site) => {
-                let service = reverse::Service { worker, site, admission, closing };
+            ListenerState::In(site) => {
+                let service = reverse::ReverseService { worker, site, admission, closing };
                 run(Rc::new(service), socket);
                 ListenerKind::In
             }
-            Served::Out(stand, commons) => {
+            ListenerState::Out(stand, commons) => {
                 let service =
                     forward::ForwardService { worker, stand, admission, commons, closing };
                 run(Rc::new(service), socket);
                 ListenerKind::Out
             }
-            Served::Through(passage) => {
+            ListenerState::Through(passage) => {
                 let service =
                     passthrough::PassthroughService { worker, passage, admission, closing };
                 run(Rc::new(service), socket);
                 ListenerKind::Through
             }
         };
-        Some(Serving { kind, address, closing: mark })
+        Some(ListenerHandle { kind, address, closing: mark })
     }
 }
 
-impl Post {
+impl ListenerSlot {
     fn stand(&self) -> Option<&Arc<ForwardListenerState>> {
         if let Self::Out(stand) = self { Some(stand) } else { None }
     }
@@ -189,13 +196,13 @@ fn run<D: Acceptor>(door: Rc<D>, socket: TcpListener) {
 }
 
 /// A listener of a worker, for closing it.
-pub(super) struct Serving {
+pub(super) struct ListenerHandle {
     kind: ListenerKind,
     address: SocketAddr,
     closing: Rc<Cell<bool>>,
 }
 
-impl Serving {
+impl ListenerHandle {
     /// Whether it is the one to close; then it takes no more.
     pub(super) fn close(&self, kind: ListenerKind, address: SocketAddr) -> bool {
         let closes = self.kind == kind && self.address == address;

@@ -14,24 +14,24 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::generation::Generation;
 
-use super::worker::Command;
+use super::worker::WorkerCommand;
 
 /// How often it is looked at.
-const LOOKED_AT: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Looks for ever.
 pub(super) async fn tell(
     serving: Rc<RefCell<Option<Arc<Generation>>>>,
-    workers: Vec<UnboundedSender<Command>>,
+    workers: Vec<UnboundedSender<WorkerCommand>>,
 ) {
     let mut known = None;
     loop {
-        tokio::time::sleep(LOOKED_AT).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let now = serving.borrow().as_deref().map(postures).unwrap_or_default();
         if known.replace(now.clone()).is_some_and(|known| known != now) {
             for worker in &workers {
                 // A worker that is gone is noticed by the control loop.
-                let _ = worker.send(Command::Shifted);
+                let _ = worker.send(WorkerCommand::Shifted);
             }
         }
     }

@@ -22,27 +22,27 @@ use crate::upstream::{
     Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Rotation, Upstream, connect,
 };
 
-use super::self_test::{self, Own};
+use super::self_test::{self, SelfTestRequest};
 
 /// `Retry-After` where a limit is reached, or the gateway lacks something, in seconds.
 const RETRY_SOON: u64 = 1;
 
 /// Who asks for a connection, and what for.
-pub(super) struct Errand<'a> {
+pub(super) struct Checkout<'a> {
     pub(super) to: To<'a>,
     pub(super) head: &'a RequestHead,
-    pub(super) client: Whom<'a>,
+    pub(super) client: ClientInfo<'a>,
     /// Kept connections are passed over.
     pub(super) fresh: bool,
     /// It may be sent again if a kept connection proves closed.
     pub(super) repeats: bool,
     /// It is for the self-test.
-    pub(super) own: Option<Own<'a>>,
+    pub(super) own: Option<SelfTestRequest<'a>>,
 }
 
 /// Whom it is for, as an upstream may be told.
 #[derive(Clone, Copy)]
-pub(super) struct Whom<'a> {
+pub(super) struct ClientInfo<'a> {
     /// The client.
     pub(super) client: ClientAddr,
     /// The connection it came on: its own, or that of a proxy.
@@ -55,7 +55,7 @@ pub(super) struct Whom<'a> {
     pub(super) accounts: &'a Accounts,
 }
 
-impl Whom<'_> {
+impl ClientInfo<'_> {
     /// The header that says so.
     fn announced(&self) -> Vec<u8> {
         let (sni, id) = (self.sni.map(str::as_bytes), self.id.as_str().as_bytes());
@@ -70,15 +70,15 @@ impl Whom<'_> {
 }
 
 /// A connection and whose it is.
-pub(super) struct Acquired {
+pub(super) struct CheckedOut {
     pub(super) connection: Connection,
-    pub(super) whose: Whose,
+    pub(super) whose: SelectedEndpoint,
     /// Counts it among the connections in use, unless the request has had one before.
     pub(super) reserved: Option<Use>,
 }
 
 /// Whose a connection is, and what came of the request on it.
-pub(super) struct Whose {
+pub(super) struct SelectedEndpoint {
     pub(super) endpoint: Arc<Endpoint>,
     /// Under which the pool keeps the connection.
     pub(super) identity: u64,
@@ -86,14 +86,14 @@ pub(super) struct Whose {
     /// How long the connection was idle; `None`: it is new.
     idle: Option<Duration>,
     /// What the answer says about a session.
-    learns: Learns,
+    learns: SessionHint,
     /// What the client's cookie says.
     cookie: Option<Seat>,
 }
 
 /// What there is to learn from an answer.
 #[derive(Clone, Copy)]
-enum Learns {
+enum SessionHint {
     /// Nothing.
     Nothing,
     /// The id of the session it opens.
@@ -104,7 +104,7 @@ enum Learns {
 }
 
 /// Why there is none.
-pub(super) struct Unreachable {
+pub(super) struct CheckoutError {
     pub(super) reason: Reason,
     /// For the operator.
     pub(super) detail: Option<String>,
@@ -112,7 +112,7 @@ pub(super) struct Unreachable {
     pub(super) retry_after: Option<u64>,
 }
 
-impl Unreachable {
+impl CheckoutError {
     /// A limit is reached.
     pub(super) fn limited(reason: Reason) -> Self {
         Self { reason, detail: None, retry_after: Some(RETRY_SOON) }
@@ -126,20 +126,20 @@ impl Unreachable {
     }
 }
 
-impl From<Reason> for Unreachable {
+impl From<Reason> for CheckoutError {
     fn from(reason: Reason) -> Self {
         Self { reason, detail: None, retry_after: None }
     }
 }
 
-impl From<Failure> for Unreachable {
+impl From<Failure> for CheckoutError {
     fn from(failure: Failure) -> Self {
         let detail = failure.detail.map(str::to_owned);
         Self { reason: failure.reason, detail, retry_after: None }
     }
 }
 
-impl From<ConnectError> for Unreachable {
+impl From<ConnectError> for CheckoutError {
     fn from(error: ConnectError) -> Self {
         let retry_after = error.reason.is_shortage().then_some(RETRY_SOON);
         Self { reason: error.reason, detail: Some(error.to_string()), retry_after }
@@ -155,11 +155,11 @@ pub(super) fn admit(
     site: &VirtualServer,
     client: ClientAddr,
     accounts: &Accounts,
-) -> Result<Use, Unreachable> {
+) -> Result<Use, CheckoutError> {
     let limits =
         QuotaLimits { total: site.limits.requests, per_client: site.limits.requests_per_client };
     accounts.of(&site.requests, client).take(limits).map_err(|error| {
-        Unreachable::limited(match error {
+        CheckoutError::limited(match error {
             QuotaError::Full => Reason::TooManyRequests,
             QuotaError::ClientFull => Reason::TooManyRequestsOfClient,
         })
@@ -178,41 +178,48 @@ pub(super) fn admit(
 /// [`Reason::SessionLost`] for a session whose endpoint is gone.
 pub(super) async fn acquire(
     worker: &Rc<Worker>,
-    errand: Errand<'_>,
-) -> Result<Acquired, Unreachable> {
+    errand: Checkout<'_>,
+) -> Result<CheckedOut, CheckoutError> {
     let (upstream, _) = errand.to;
     if let (Some(own), Some(endpoint)) = (&errand.own, upstream.endpoints.first()) {
         let connection = self_test::connect(worker, errand.head, own)?;
-        let (learns, cookie) = (Learns::Nothing, None);
+        let (learns, cookie) = (SessionHint::Nothing, None);
         let (endpoint, idle) = (Arc::clone(endpoint), None);
-        let whose = Whose { identity: endpoint.identity, endpoint, index: 0, idle, learns, cookie };
-        return Ok(Acquired { connection, whose, reserved: None });
+        let whose = SelectedEndpoint {
+            identity: endpoint.identity,
+            endpoint,
+            index: 0,
+            idle,
+            learns,
+            cookie,
+        };
+        return Ok(CheckedOut { connection, whose, reserved: None });
     }
     // A request that is sent once more has one already.
     let reserved = if errand.fresh {
         None
     } else {
-        let Whom { client, accounts, .. } = errand.client;
+        let ClientInfo { client, accounts, .. } = errand.client;
         let reserving = reach::reserve(errand.to, |quota| accounts.of(quota, client));
-        Some(reserving.await.map_err(Unreachable::limited)?)
+        Some(reserving.await.map_err(CheckoutError::limited)?)
     };
     let acquired = find(worker, &errand).await?;
-    Ok(Acquired { reserved, ..acquired })
+    Ok(CheckedOut { reserved, ..acquired })
 }
 
 /// The connection to the endpoint of the request's session, or to one that is chosen.
-async fn find(worker: &Rc<Worker>, errand: &Errand<'_>) -> Result<Acquired, Unreachable> {
+async fn find(worker: &Rc<Worker>, errand: &Checkout<'_>) -> Result<CheckedOut, CheckoutError> {
     let (upstream, _) = errand.to;
     let session =
         if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
     let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1);
     let cookie = cookie.and_then(|cookie| cookie.of(errand.head));
-    let known = |id| Learns::Known(upstream.memory.sessions.key(id));
+    let known = |id| SessionHint::Known(upstream.memory.sessions.key(id));
     if let Session::Of(id) = session
         && let Some(seat) = upstream.seat(id, cookie)
     {
         let (at, learns) = match seat {
-            Home::At(index, endpoint) => ((index, endpoint), Learns::Nothing),
+            Home::At(index, endpoint) => ((index, endpoint), SessionHint::Nothing),
             Home::Told(index, endpoint) => ((index, endpoint), known(id)),
             Home::Gone => return Err(Reason::SessionLost.into()),
         };
@@ -222,12 +229,12 @@ async fn find(worker: &Rc<Worker>, errand: &Errand<'_>) -> Result<Acquired, Unre
             if error.reason.is_shortage() {
                 return error.into();
             }
-            Unreachable { detail: Some(error.to_string()), ..Reason::SessionLost.into() }
+            CheckoutError { detail: Some(error.to_string()), ..Reason::SessionLost.into() }
         });
     }
     let learns = match session {
-        Session::None => Learns::Nothing,
-        Session::Opens => Learns::Opened,
+        Session::None => SessionHint::Nothing,
+        Session::Opens => SessionHint::Opened,
         Session::Of(id) => known(id),
     };
     let choice = upstream.choose(|| place(errand.client.client), cookie);
@@ -236,25 +243,25 @@ async fn find(worker: &Rc<Worker>, errand: &Errand<'_>) -> Result<Acquired, Unre
     match reached.await {
         Ok(acquired) => Ok(acquired.of(learns, cookie)),
         Err(Some(error)) => Err(error.into()),
-        Err(None) => Err(Unreachable::down(upstream)),
+        Err(None) => Err(CheckoutError::down(upstream)),
     }
 }
 
 /// A connection to this endpoint.
 async fn try_one(
     worker: &Rc<Worker>,
-    errand: &Errand<'_>,
+    errand: &Checkout<'_>,
     (index, endpoint): (usize, &Arc<Endpoint>),
-) -> Result<Acquired, ConnectError> {
+) -> Result<CheckedOut, ConnectError> {
     let (upstream, counters) = errand.to;
-    let (learns, cookie) = (Learns::Nothing, None);
+    let (learns, cookie) = (SessionHint::Nothing, None);
     let key = upstream.keeps_address(endpoint).then(|| place(errand.client.client));
     let identity = match key {
         Some(key) => endpoint.identity ^ Rotation::choice(&endpoint.addresses.load(), key),
         None => endpoint.identity,
     };
     let (own, idle) = (Arc::clone(endpoint), None);
-    let mut whose = Whose { endpoint: own, identity, index, idle, learns, cookie };
+    let mut whose = SelectedEndpoint { endpoint: own, identity, index, idle, learns, cookie };
     let ends = upstream.announces.then_some(errand.client.ends);
     let kept = match (errand.fresh, errand.repeats) {
         (true, _) => None,
@@ -264,7 +271,7 @@ async fn try_one(
     if let Some(Taken { connection, idle }) = kept {
         counters.reused.inc();
         whose.idle = Some(idle);
-        return Ok(Acquired { connection, whose, reserved: None });
+        return Ok(CheckedOut { connection, whose, reserved: None });
     }
     let (identity, most) = (endpoint.identity, upstream.limits.max_connecting);
     let turn = match worker.pool.turn(identity, most) {
@@ -274,7 +281,7 @@ async fn try_one(
             Lot::Turn(turn) => turn,
             Lot::Kept(connection) => {
                 counters.reused.inc();
-                return Ok(Acquired { connection, whose, reserved: None });
+                return Ok(CheckedOut { connection, whose, reserved: None });
             }
         },
     };
@@ -284,13 +291,13 @@ async fn try_one(
     drop(turn);
     let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
     let connection = Connection { stream, reused: false, seat, ends };
-    Ok(Acquired { connection, whose, reserved: None })
+    Ok(CheckedOut { connection, whose, reserved: None })
 }
 
 /// Waits for a turn to connect, or for a connection that another request is done with.
 async fn wait(
     worker: &Rc<Worker>,
-    errand: &Errand<'_>,
+    errand: &Checkout<'_>,
     ends: Option<Ends>,
     chosen: Chosen<'_>,
 ) -> Result<Lot, ConnectError> {
@@ -300,14 +307,14 @@ async fn wait(
     reach::wait(errand.to, chosen, place).await
 }
 
-impl Acquired {
-    fn of(mut self, learns: Learns, cookie: Option<Seat>) -> Self {
+impl CheckedOut {
+    fn of(mut self, learns: SessionHint, cookie: Option<Seat>) -> Self {
         (self.whose.learns, self.whose.cookie) = (learns, cookie);
         self
     }
 }
 
-impl Whose {
+impl SelectedEndpoint {
     /// Counts the request, or the WebSocket it becomes, as open there.
     pub(super) fn busy(&self, upstream: &Upstream) -> Option<Busy> {
         (upstream.endpoints.len() > 1).then(|| Busy::new(&self.endpoint.health))
@@ -324,11 +331,11 @@ impl Whose {
         }
         let rank = upstream.ranks.get(self.index).filter(|_| status == 200);
         match (self.learns, rank) {
-            (Learns::Opened, Some(rank)) => {
+            (SessionHint::Opened, Some(rank)) => {
                 let memory = Arc::clone(&upstream.memory);
                 exchange.shown_to(Learner::new(memory, rank.number));
             }
-            (Learns::Known(key), Some(rank)) => {
+            (SessionHint::Known(key), Some(rank)) => {
                 upstream.memory.sessions.learn_of(key, rank.number);
             }
             _ => {}
