@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use app_gateway::message::Reason;
 use app_gateway::message::reason::{Flag, Origin};
 use app_gateway::telemetry::Metrics;
-use app_gateway::telemetry::endpoints::{Told, Upstream};
-use app_gateway::telemetry::exposition::Format;
+use app_gateway::telemetry::endpoints::{EndpointSample, UpstreamSample};
+use app_gateway::telemetry::exposition::ExpositionFormat;
 use app_gateway::telemetry::socketio;
 
 /// Lines of a file without its tests: what a newcomer reads in one sitting.
@@ -300,19 +300,26 @@ fn families() -> BTreeSet<String> {
     let sessions = names.socketio("p", "u")();
     sessions.ended(true, "closed");
     sessions.not_upgraded("never_tried");
-    let told = socketio::Told { of: &sessions, state: "stuck", cause: Some("never_tried") };
+    let told =
+        socketio::SessionGauges { of: &sessions, state: "stuck", cause: Some("never_tried") };
     metrics.socketio.tell([told].into_iter());
     let _passed = names.tcp("p", "r");
     metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
     metrics.serves(1, "h");
     metrics.reloaded("applied", true);
-    let upstream = Upstream { name: "u", on_backup: false, sessions: 0 };
-    let endpoint =
-        Told { upstream: "u", endpoint: "e", up: true, since: 0, open: 0, resolved: Some(0) };
+    let upstream = UpstreamSample { name: "u", on_backup: false, sessions: 0 };
+    let endpoint = EndpointSample {
+        upstream: "u",
+        endpoint: "e",
+        up: true,
+        since: 0,
+        open: 0,
+        resolved: Some(0),
+    };
     metrics.endpoints.tell([upstream].into_iter(), [endpoint].into_iter());
     metrics.endpoints.checked("u", "good");
     metrics.peers.tell("b", (true, 0), [("version", 0)].into_iter());
-    let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
+    let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .map(str::to_owned)

@@ -20,9 +20,9 @@ use app_gateway::message::forward::{
 use app_gateway::message::scan::{HeadProgress, HeadScanner};
 use app_gateway::message::{Reason, RequestForm, RequestHead, ResponseHead};
 use app_gateway::net::websocket::{FrameSender, FrameTracker};
-use app_gateway::telemetry::line::{Event, Format, Key, Line, Style};
-use app_gateway::telemetry::mask::Mask;
-use app_gateway::telemetry::stamp::Stamp;
+use app_gateway::telemetry::line::{Format, Key, LineStyle, LineWriter, LogEvent};
+use app_gateway::telemetry::mask::QueryMask;
+use app_gateway::telemetry::timestamp::TimestampCache;
 use app_gateway::telemetry::{Metrics, metrics};
 use app_gateway::tls;
 use app_gateway::tls::hello::HelloReader;
@@ -266,8 +266,8 @@ struct Request {
     client: SocketAddr,
 }
 
-impl Event for Request {
-    fn tell<L: Line>(&self, line: &mut L) {
+impl LogEvent for Request {
+    fn tell<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, b"0123456789abcdef0123456789abcdef");
         line.text(Key::Trace, b"fedcba9876543210fedcba9876543210");
         line.text(Key::Event, b"request");
@@ -296,8 +296,9 @@ impl Event for Request {
 }
 
 fn log(format: Format) -> Box<dyn FnMut()> {
-    let style = Style { format, mask: Mask::default() };
-    let (stamp, event) = (Stamp::default(), Request { client: ([192, 0, 2, 17], 51234).into() });
+    let style = LineStyle { format, mask: QueryMask::default() };
+    let (stamp, event) =
+        (TimestampCache::default(), Request { client: ([192, 0, 2, 17], 51234).into() });
     let mut out = Vec::with_capacity(4096);
     Box::new(move || {
         out.clear();

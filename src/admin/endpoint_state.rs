@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::upstream::{Duty, Upstream};
+use crate::upstream::{AdminState, Upstream};
 
 use super::CommandOptions;
 
@@ -22,9 +22,9 @@ pub(super) fn assign(
     })?;
     let duty = match question.duty.as_deref().unwrap_or_default() {
         "return" => return come_back(upstream),
-        "up" => Duty::Up,
-        "drain" => Duty::Drain,
-        "maintenance" => Duty::Maintenance,
+        "up" => AdminState::Up,
+        "drain" => AdminState::Drain,
+        "maintenance" => AdminState::Maintenance,
         other => return Err(format!("`{other}` is neither up, drain, maintenance nor return")),
     };
     let wanted = question.endpoint.as_deref().unwrap_or_default();
@@ -46,9 +46,11 @@ pub(super) fn assign(
     }
     let open = endpoint.health.open();
     Ok(match duty {
-        Duty::Up => format!("{bare} is used again, if it is well"),
-        Duty::Drain => format!("{bare} gets nothing new; {open} requests and WebSockets are open"),
-        Duty::Maintenance => {
+        AdminState::Up => format!("{bare} is used again, if it is well"),
+        AdminState::Drain => {
+            format!("{bare} gets nothing new; {open} requests and WebSockets are open")
+        }
+        AdminState::Maintenance => {
             format!("{bare} gets nothing; {open} requests and WebSockets are open")
         }
     })

@@ -39,8 +39,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::socketio::{SessionKey, SessionTable};
-use crate::telemetry::exposition::Format;
-use crate::telemetry::{Metrics, Voice, endpoints};
+use crate::telemetry::exposition::ExpositionFormat;
+use crate::telemetry::{Logging, Metrics, endpoints};
 use crate::upstream::Upstream;
 use crate::upstream::snapshot::Snapshot;
 
@@ -135,7 +135,7 @@ pub struct AdminApi {
     /// For the status page.
     pub page: page::StatusPage,
     /// The operational log, for what it lost.
-    pub voice: Voice,
+    pub voice: Logging,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
@@ -316,13 +316,13 @@ fn tell(desk: &AdminApi) {
     let lost = &desk.metrics.operational_log_dropped;
     lost.inc_by(desk.voice.dropped().saturating_sub(lost.get()));
     let all = snapshots(desk);
-    let upstreams = all.iter().map(|one| endpoints::Upstream {
+    let upstreams = all.iter().map(|one| endpoints::UpstreamSample {
         name: &one.upstream,
         on_backup: one.on_backup,
         sessions: one.sessions,
     });
     let told = all.iter().flat_map(|one| {
-        one.endpoints.iter().map(|endpoint| endpoints::Told {
+        one.endpoints.iter().map(|endpoint| endpoints::EndpointSample {
             upstream: &one.upstream,
             endpoint: &endpoint.endpoint,
             up: endpoint.state == "up",
@@ -340,7 +340,7 @@ fn tell(desk: &AdminApi) {
 async fn metrics(request: &Request<Incoming>, desk: &AdminApi) -> Response<Full<Bytes>> {
     let accept = request.headers().get_all(header::ACCEPT);
     let accept: Vec<_> = accept.iter().filter_map(|value| value.to_str().ok()).collect();
-    let format = Format::preferred(&accept.join(","));
+    let format = ExpositionFormat::preferred(&accept.join(","));
     tell(desk);
     let metrics = Arc::clone(&desk.metrics);
     let Ok(text) = tokio::task::spawn_blocking(move || metrics.render(format)).await else {

@@ -2,7 +2,7 @@
 //! open tunnels. For `/status` and for the status page, which say the same.
 
 use crate::message::Reason;
-use crate::telemetry::allotment::OTHER;
+use crate::telemetry::cardinality::OTHER_LABEL;
 use crate::telemetry::tcp::NO_ROUTE;
 
 use super::AdminApi;
@@ -74,7 +74,7 @@ fn passed_through(desk: &AdminApi) -> Vec<PassthroughSummary> {
         }
         add(profile, NO_ROUTE, None);
     }
-    add(OTHER, OTHER, None);
+    add(OTHER_LABEL, OTHER_LABEL, None);
     all
 }
 

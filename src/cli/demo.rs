@@ -10,7 +10,7 @@ use crate::demo;
 use crate::net::listen::probe;
 use crate::supervisor::watch::ConfigWatcher;
 use crate::supervisor::{ConfigSource, Environment, InheritedState};
-use crate::telemetry::Voice;
+use crate::telemetry::Logging;
 use crate::tls;
 
 use super::{environment, load, run, say, say_wrong};
@@ -21,13 +21,13 @@ const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const OTHER_LAN_PORT: u16 = 10443;
 
 pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
-    let voice = Voice::raise();
+    let voice = Logging::raise();
     let code = start(config, certificates, &voice);
     voice.finish();
     code
 }
 
-fn start(config: &Path, certificates: &Path, voice: &Voice) -> ExitCode {
+fn start(config: &Path, certificates: &Path, voice: &Logging) -> ExitCode {
     let certificates = match demo::ensure(certificates) {
         Ok(certificates) => certificates,
         Err(error) => {
@@ -66,7 +66,7 @@ fn start(config: &Path, certificates: &Path, voice: &Voice) -> ExitCode {
     code
 }
 
-fn serve(directory: &Path, env: Environment, voice: Voice, (lan, ca): (u16, &Path)) -> ExitCode {
+fn serve(directory: &Path, env: Environment, voice: Logging, (lan, ca): (u16, &Path)) -> ExitCode {
     let watch = ConfigWatcher::new(directory.to_owned());
     let Ok(config) = load(directory, &*env) else {
         say_wrong(&format!(

@@ -15,7 +15,7 @@ use crate::supervisor::watch::ConfigWatcher;
 use crate::supervisor::{
     ConfigSource, GatewayEnd, InheritedState, ProgramArgs, RunningGateway, start,
 };
-use crate::telemetry::{Metrics, Voice};
+use crate::telemetry::{Logging, Metrics};
 use crate::tls;
 
 use super::{EX_CONFIG, check, colour, environment, say_wrong};
@@ -26,7 +26,7 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         say_wrong(&message);
         return ExitCode::from(EX_CONFIG);
     }
-    let voice = Voice::raise();
+    let voice = Logging::raise();
     let code = start_from(directory, &voice);
     voice.finish();
     code
@@ -58,7 +58,7 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
     }
 }
 
-fn start_from(directory: &Path, voice: &Voice) -> ExitCode {
+fn start_from(directory: &Path, voice: &Logging) -> ExitCode {
     let inheritance = match InheritedState::receive() {
         Ok(inheritance) => inheritance,
         Err(error) => {
@@ -164,7 +164,7 @@ pub(super) fn serve(
 }
 
 /// Draws what the operator should know, for people; programs get it as what the gateway says.
-fn warn(voice: &Voice, sources: &Sources, warnings: &[Problem]) {
+fn warn(voice: &Logging, sources: &Sources, warnings: &[Problem]) {
     if voice.is_json() && !warnings.is_empty() {
         tracing::warn!("{}", config::draw(sources, warnings, false).trim_end());
     } else {
@@ -173,7 +173,7 @@ fn warn(voice: &Voice, sources: &Sources, warnings: &[Problem]) {
 }
 
 /// Draws problems into the log.
-fn complain(voice: &Voice, sources: &Sources, problems: &[Problem]) {
+fn complain(voice: &Logging, sources: &Sources, problems: &[Problem]) {
     if !problems.is_empty() {
         voice.say(&config::draw(sources, problems, colour(&std::io::stderr())));
     }

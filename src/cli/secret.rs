@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::tls::Secrets;
+use crate::tls::SharedSecrets;
 
 use super::{say, say_wrong};
 
@@ -23,7 +23,7 @@ pub(super) enum SecretCommand {
 
 pub(super) fn secret(asked: &SecretCommand) -> ExitCode {
     let SecretCommand::New { file } = asked;
-    let made = Secrets::random_line().and_then(|line| match file {
+    let made = SharedSecrets::random_line().and_then(|line| match file {
         None => {
             say(&format!("{line}\n"));
             Ok(())

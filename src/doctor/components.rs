@@ -81,12 +81,12 @@ async fn same_port(
 /// TLS settings that verify so.
 fn trust(verify: &Verify) -> Result<Arc<ClientConfig>, String> {
     let trust = match verify {
-        Verify::System => client::Trust::System,
-        Verify::Ca { file, .. } => client::Trust::Authorities(
+        Verify::System => client::UpstreamTrust::System,
+        Verify::Ca { file, .. } => client::UpstreamTrust::Authorities(
             certificate::read_authorities(file).map_err(|e| e.to_string())?,
         ),
-        Verify::Pin(pins) => client::Trust::Pins(pins.clone()),
-        Verify::None { .. } => client::Trust::Nothing,
+        Verify::Pin(pins) => client::UpstreamTrust::Pins(pins.clone()),
+        Verify::None { .. } => client::UpstreamTrust::Nothing,
     };
     client::config(trust, &tls::provider())
 }

@@ -136,7 +136,7 @@ async fn platform(proxy: &DoctorTarget, host: &DoctorTarget, budget: TimeBudget)
             );
         }
     }
-    let settings = match client::config(client::Trust::System, &tls::provider()) {
+    let settings = match client::config(client::UpstreamTrust::System, &tls::provider()) {
         Ok(settings) => settings,
         Err(words) => return row.warning(words, "install the package ca-certificates"),
     };

@@ -13,7 +13,7 @@ use crate::config::{
     Certificate, CertificateId, CertificatePair, Config, ListenerMode, Profile, TcpRoute,
 };
 use crate::net::listen;
-use crate::tls::{self, Identity, certificate};
+use crate::tls::{self, CertifiedPair, certificate};
 
 use super::certificate_summary::{CertificateSummary, WARN_DAYS};
 use super::port_owners::{PortOwner, holders};
@@ -209,7 +209,11 @@ fn named(certificate: &Certificate, pair: usize) -> String {
     }
 }
 
-fn unusable(row: DoctorRow, pair: &CertificatePair, findings: &[tls::Finding]) -> DoctorRow {
+fn unusable(
+    row: DoctorRow,
+    pair: &CertificatePair,
+    findings: &[tls::CertificateFinding],
+) -> DoctorRow {
     let file = pair.chain.display();
     match findings.iter().find(|finding| finding.fatal) {
         Some(finding) => row.failed(format!("{file}: {}", finding.message), finding.help.clone()),
@@ -219,8 +223,8 @@ fn unusable(row: DoctorRow, pair: &CertificatePair, findings: &[tls::Finding]) -
 
 fn judge(
     row: DoctorRow,
-    identity: &Identity,
-    findings: &[tls::Finding],
+    identity: &CertifiedPair,
+    findings: &[tls::CertificateFinding],
     public: bool,
 ) -> DoctorRow {
     let chain = &identity.key.cert;
@@ -255,7 +259,7 @@ fn judge(
 }
 
 /// Whether a client with this system's CAs accepts it.
-fn trusted(identity: &Identity) -> bool {
+fn trusted(identity: &CertifiedPair) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let verifier =
@@ -272,7 +276,7 @@ fn trusted(identity: &Identity) -> bool {
 
 /// Whether clients that come by the public name meet a certificate with it: one of this gateway's,
 /// or of whoever they are passed on to.
-fn covered(config: &Config, fqdn: &str, identities: &[Identity]) -> DoctorRow {
+fn covered(config: &Config, fqdn: &str, identities: &[CertifiedPair]) -> DoctorRow {
     let row = DoctorRow::new(RowGroup::Certificates, "TLS certificates", "fqdn-covered", fqdn);
     if identities.iter().any(|identity| identity.covers(fqdn)) {
         return row.good("named by a certificate of the public side");

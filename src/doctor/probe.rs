@@ -294,7 +294,7 @@ pub async fn shown(
     name: &str,
     budget: TimeBudget,
 ) -> Option<CertificateSummary> {
-    let settings = client::config(client::Trust::Nothing, &tls::provider()).ok()?;
+    let settings = client::config(client::UpstreamTrust::Nothing, &tls::provider()).ok()?;
     let tcp = connect(host, port, budget).await.ok()?;
     let proof = ExpectedIdentity { settings, name: name.to_owned() };
     secure(tcp, &proof, budget).await.ok()?.1.shown
@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_hangs_up_or_speaks_something_else_is_told_apart() {
-        let settings = client::config(client::Trust::Nothing, &tls::provider()).unwrap();
+        let settings = client::config(client::UpstreamTrust::Nothing, &tls::provider()).unwrap();
         let proof = ExpectedIdentity { settings, name: "a.test".to_owned() };
         for (said, expected) in [
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "does not speak TLS"),

@@ -91,7 +91,7 @@ async fn reached(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
     let row = DoctorRow::new(RowGroup::Public, "connectivity 1-2", "public-port", target.clone());
     let look = async {
         let tcp = connect(fqdn, port, budget).await?;
-        let settings = client::config(client::Trust::System, &tls::provider());
+        let settings = client::config(client::UpstreamTrust::System, &tls::provider());
         let proof = ExpectedIdentity {
             settings: settings.map_err(ProbeError::Tls)?,
             name: fqdn.to_owned(),

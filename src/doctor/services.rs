@@ -74,8 +74,8 @@ fn each(
 
 fn finesse_proof(config: &Config, target: &DoctorTarget) -> Result<ExpectedIdentity, String> {
     let trust = match &config.doctor.finesse_ca {
-        None => client::Trust::System,
-        Some(file) => client::Trust::Authorities(
+        None => client::UpstreamTrust::System,
+        Some(file) => client::UpstreamTrust::Authorities(
             certificate::read_authorities(file).map_err(|e| e.to_string())?,
         ),
     };
@@ -244,7 +244,7 @@ async fn finesse(
             let label = target.label();
             ask(&mut stream, "GET /finesse/api/SystemInfo", &label, BodyWanted::Body, budget).await
         };
-        match (answer.await, client::config(client::Trust::Nothing, &tls::provider())) {
+        match (answer.await, client::config(client::UpstreamTrust::Nothing, &tls::provider())) {
             // The components do not verify it, so the rest is looked at all the same.
             (Err(ProbeError::Certificate(why)), Ok(settings)) if doubt.is_none() => {
                 doubt = Some(why);

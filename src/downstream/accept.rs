@@ -16,8 +16,8 @@ use crate::net::admission::{Admission, AdmissionError, Permit};
 use crate::net::clock::TICK;
 use crate::net::{Phase, Shortage, listen};
 use crate::telemetry::ListenerMetrics;
-use crate::telemetry::lease::Lease;
-use crate::telemetry::listeners::{Balanced, Rejection};
+use crate::telemetry::listeners::{AdmissionRejection, ProxyHeaderResult};
+use crate::telemetry::series_guard::SeriesGuard;
 
 use super::Worker;
 use super::balancer::PeerKind;
@@ -63,7 +63,7 @@ pub(crate) struct AdmittedConn {
     /// It is a balancer's, and has yet to say whose it is.
     pub(crate) is_balancers: bool,
     active: IntGauge,
-    _lease: Arc<Lease>,
+    _lease: Arc<SeriesGuard>,
 }
 
 impl AdmittedConn {
@@ -83,7 +83,7 @@ impl AdmittedConn {
     ) -> Result<Self, Reason> {
         let caller = PeerKind::of(peer, balancers);
         if caller == PeerKind::Stranger {
-            metrics.balanced(Balanced::Unlisted);
+            metrics.balanced(ProxyHeaderResult::Unlisted);
             return Err(Reason::NotABalancer);
         }
         let is_balancers = caller == PeerKind::Balancer;
@@ -112,11 +112,11 @@ impl AdmittedConn {
 fn rejected(full: AdmissionError, metrics: &ListenerMetrics) -> Reason {
     match full {
         AdmissionError::Listener => {
-            metrics.reject(Rejection::Listener);
+            metrics.reject(AdmissionRejection::Listener);
             Reason::TooManyConnections
         }
         AdmissionError::Client => {
-            metrics.reject(Rejection::Client);
+            metrics.reject(AdmissionRejection::Client);
             Reason::TooManyFromClient
         }
     }

@@ -16,8 +16,8 @@ use crate::message::Reason;
 use crate::net::Timer;
 use crate::net::proxy_protocol::{Header, HeaderSource, ReceiveError, Tlv, receive};
 use crate::telemetry::ListenerMetrics;
-use crate::telemetry::line::{Key, Line};
-use crate::telemetry::listeners::Balanced;
+use crate::telemetry::line::{Key, LineWriter};
+use crate::telemetry::listeners::ProxyHeaderResult;
 
 use super::accept::AdmittedConn;
 use super::handshake::until;
@@ -90,16 +90,16 @@ impl ProxyHeader {
         self.origin == HeaderSource::Local && gone.contains(&failed.kind())
     }
 
-    fn counted(&self) -> Balanced {
+    fn counted(&self) -> ProxyHeaderResult {
         match self.origin {
-            HeaderSource::Proxied { .. } => Balanced::Proxied,
-            HeaderSource::Local => Balanced::Local,
-            HeaderSource::Unknown => Balanced::Unknown,
+            HeaderSource::Proxied { .. } => ProxyHeaderResult::Proxied,
+            HeaderSource::Local => ProxyHeaderResult::Local,
+            HeaderSource::Unknown => ProxyHeaderResult::Unknown,
         }
     }
 
     /// Tells its fields of a log line.
-    pub(crate) fn tell(&self, line: &mut impl Line) {
+    pub(crate) fn tell(&self, line: &mut impl LineWriter) {
         line.address(Key::Peer, self.peer);
         line.text(Key::ProxyProtocol, self.counted().word().as_bytes());
         if let Some(id) = &self.id {
@@ -150,20 +150,23 @@ async fn header(
     stream: &mut TcpStream,
     peer: ClientAddr,
     alarm: &Timer,
-) -> (Result<ProxyHeader, BalancerError>, Balanced) {
+) -> (Result<ProxyHeader, BalancerError>, ProxyHeaderResult) {
     let refused = |reason, detail: String| Err(BalancerError::Refused(None, reason, Some(detail)));
     let Some(received) = until(alarm, receive(stream)).await else {
         let detail = "no whole PROXY protocol header in time".to_owned();
-        return (refused(Reason::BalancerTimeout, detail), Balanced::TimedOut);
+        return (refused(Reason::BalancerTimeout, detail), ProxyHeaderResult::TimedOut);
     };
     let header = match received {
         Ok(header) => header,
-        Err(ReceiveError::Nothing) => return (Err(BalancerError::Probe), Balanced::Probe),
+        Err(ReceiveError::Nothing) => return (Err(BalancerError::Probe), ProxyHeaderResult::Probe),
         Err(ReceiveError::Io(error)) => {
-            return (refused(Reason::ClientGone, error.to_string()), Balanced::Broken);
+            return (refused(Reason::ClientGone, error.to_string()), ProxyHeaderResult::Broken);
         }
         Err(wrong @ (ReceiveError::Malformed(_) | ReceiveError::Cut(_))) => {
-            return (refused(Reason::BalancerHeader, wrong.to_string()), Balanced::Malformed);
+            return (
+                refused(Reason::BalancerHeader, wrong.to_string()),
+                ProxyHeaderResult::Malformed,
+            );
         }
     };
     let via = via(peer, &header);

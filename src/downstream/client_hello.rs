@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::message::Reason;
 use crate::net::tunnel::{Screen, Step};
 use crate::net::{Io, WorkerLocal, WriteBuffer};
-use crate::tls::hello::{HelloReader, Progress};
+use crate::tls::hello::{HelloProgress, HelloReader};
 use crate::tls::retry::{RetryWatch, Watch};
 
 use super::Conn;
@@ -38,8 +38,8 @@ pub(crate) async fn refuse<T: Io>(local: &Rc<WorkerLocal>, io: T, out: WriteBuff
 
 /// The first bytes of a client.
 pub(crate) struct First {
-    /// [`Progress::NeedMore`] is a client that ended before its hello did.
-    pub(crate) progress: Progress,
+    /// [`HelloProgress::NeedMore`] is a client that ended before its hello did.
+    pub(crate) progress: HelloProgress,
     /// Where the hello ends, if a server may ask for a second one.
     pub(crate) retried_from: Option<usize>,
 }
@@ -64,7 +64,7 @@ async fn read_with<T: Io>(
     reader: &mut HelloReader,
     conn: &mut Conn<T>,
     within: Duration,
-) -> Result<Progress, ClientHelloError> {
+) -> Result<HelloProgress, ClientHelloError> {
     let mut fed = 0;
     conn.alarm.set(within);
     poll_fn(|cx| {
@@ -72,7 +72,7 @@ async fn read_with<T: Io>(
             let unread = conn.input.get(fed..).unwrap_or_default();
             fed += unread.len();
             match reader.feed(unread) {
-                Progress::NeedMore => {}
+                HelloProgress::NeedMore => {}
                 done => return Poll::Ready(Ok(done)),
             }
             match conn.poll_fill(cx) {
@@ -80,7 +80,7 @@ async fn read_with<T: Io>(
                 Poll::Ready(Ok(0)) if conn.input.is_empty() => {
                     return Poll::Ready(Err(ClientHelloError::Gone));
                 }
-                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Progress::NeedMore)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(HelloProgress::NeedMore)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(ClientHelloError::Gone)),
                 Poll::Pending => break,
@@ -117,7 +117,7 @@ impl<J> SecondHello<J> {
     }
 }
 
-impl<J: FnMut(&Progress) -> Result<(), Reason>> SecondHello<J> {
+impl<J: FnMut(&HelloProgress) -> Result<(), Reason>> SecondHello<J> {
     fn step(&mut self, watch: Watch, out: &mut Vec<u8>) -> Step {
         let second = match watch {
             Watch::Going => return Step::More,
@@ -126,7 +126,7 @@ impl<J: FnMut(&Progress) -> Result<(), Reason>> SecondHello<J> {
         };
         if let Err(reason) = (self.judge)(&second) {
             self.refused = Some(reason);
-            if let Progress::Hello(hello) = second {
+            if let HelloProgress::Hello(hello) = second {
                 self.name = hello.sni;
             }
             return Step::Refuse;
@@ -136,7 +136,7 @@ impl<J: FnMut(&Progress) -> Result<(), Reason>> SecondHello<J> {
     }
 }
 
-impl<J: FnMut(&Progress) -> Result<(), Reason>> Screen for SecondHello<J> {
+impl<J: FnMut(&HelloProgress) -> Result<(), Reason>> Screen for SecondHello<J> {
     fn on_a(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
         let watch = self.watch.client(bytes, out);
         self.step(watch, out)

@@ -13,8 +13,8 @@ use crate::message::{BodyDecoder, Framing, KnownField, Reason, RequestHead, Resp
 use crate::net::clock::TICK;
 use crate::net::{Timer, WorkerLocal};
 use crate::socketio::RequestProbe;
-use crate::upstream::exchange::Failure;
-use crate::upstream::{Exchange, Received};
+use crate::upstream::exchange::ExchangeFailure;
+use crate::upstream::{Exchange, ResponseHeadPoll};
 
 use super::min_rate::MinRate;
 
@@ -145,7 +145,7 @@ pub(crate) enum ExchangeError {
     /// The client's doing.
     Client(Reason),
     /// The upstream's.
-    Upstream(Failure),
+    Upstream(ExchangeFailure),
 }
 
 impl ExchangeError {
@@ -180,14 +180,14 @@ pub(crate) async fn await_head<C: RequestSource>(
         go_on = go_on.filter(|_| client.upload().held);
         loop {
             match exchange.poll_head(cx, local) {
-                Poll::Ready(Ok(Received::Interim(head))) => {
+                Poll::Ready(Ok(ResponseHeadPoll::Interim(head))) => {
                     client.interim(cx, Some(&head));
                     if head.status == 100 && std::mem::take(&mut client.upload().held) {
                         go_on = None;
                         cx.waker().wake_by_ref();
                     }
                 }
-                Poll::Ready(Ok(Received::Final(head))) => return Poll::Ready(Ok(head)),
+                Poll::Ready(Ok(ResponseHeadPoll::Final(head))) => return Poll::Ready(Ok(head)),
                 Poll::Ready(Err(failure)) => {
                     return Poll::Ready(Err(ExchangeError::Upstream(failure)));
                 }
@@ -214,7 +214,7 @@ pub(crate) async fn await_head<C: RequestSource>(
         }
         if wait.deadline().is_some_and(|at| at <= now) {
             let reason = Reason::UpstreamFirstByteTimeout;
-            let failure = Failure { reason, silent: false, detail: None };
+            let failure = ExchangeFailure { reason, silent: false, detail: None };
             return Poll::Ready(Err(ExchangeError::Upstream(failure)));
         }
         // The upstream does not know about 100-continue, as many do not: go on without it.
@@ -252,7 +252,7 @@ impl UpstreamWait {
 
 /// Whether this failure is one to send the request again after: a kept connection that the upstream
 /// had closed, with not one byte of an answer seen.
-pub(crate) fn is_stale(failure: Failure, exchange: &Exchange) -> bool {
+pub(crate) fn is_stale(failure: ExchangeFailure, exchange: &Exchange) -> bool {
     failure.silent && failure.reason == Reason::UpstreamClosed && exchange.is_reused()
 }
 

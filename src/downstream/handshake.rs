@@ -16,7 +16,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::net::{ReadAhead, Timer};
 use crate::telemetry::ListenerMetrics;
-use crate::telemetry::listeners::Handshake;
+use crate::telemetry::listeners::HandshakeResult;
 use crate::tls::{ClientHandshake, ServerTls};
 
 use super::client_hello::UNRECOGNIZED_NAME;
@@ -52,9 +52,9 @@ pub(crate) async fn handshake(
         Ok(stream) => metrics.shook_hands(counted(stream), begun.elapsed()),
         // That was none.
         Err(HandshakeError::PlainHttp(_)) => {}
-        Err(HandshakeError::TimedOut) => metrics.handshake_failed(Handshake::TimedOut),
+        Err(HandshakeError::TimedOut) => metrics.handshake_failed(HandshakeResult::TimedOut),
         Err(HandshakeError::Failed(_) | HandshakeError::UnknownName(..)) => {
-            metrics.handshake_failed(Handshake::Failed);
+            metrics.handshake_failed(HandshakeResult::Failed);
         }
     }
     result
@@ -115,14 +115,14 @@ pub(crate) fn version(stream: &TlsStream<ReadAhead>) -> &'static str {
 }
 
 /// What a finished handshake is counted as.
-fn counted(stream: &TlsStream<ReadAhead>) -> Handshake {
+fn counted(stream: &TlsStream<ReadAhead>) -> HandshakeResult {
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     match (session.protocol_version(), resumed) {
-        (Some(ProtocolVersion::TLSv1_3), false) => Handshake::Full13,
-        (Some(ProtocolVersion::TLSv1_3), true) => Handshake::Resumed13,
-        (_, false) => Handshake::Full12,
-        (_, true) => Handshake::Resumed12,
+        (Some(ProtocolVersion::TLSv1_3), false) => HandshakeResult::Full13,
+        (Some(ProtocolVersion::TLSv1_3), true) => HandshakeResult::Resumed13,
+        (_, false) => HandshakeResult::Full12,
+        (_, true) => HandshakeResult::Resumed12,
     }
 }
 

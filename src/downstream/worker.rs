@@ -9,9 +9,9 @@ use crate::generation::passthrough::PassthroughConn;
 use crate::generation::virtual_server::TunnelInfo;
 use crate::net::WorkerLocal;
 use crate::socketio::EventSink;
-use crate::telemetry::recent::Recent;
-use crate::telemetry::stamp::Stamp;
-use crate::telemetry::{Lines, Metrics};
+use crate::telemetry::recent::RecentRequests;
+use crate::telemetry::timestamp::TimestampCache;
+use crate::telemetry::{Metrics, WorkerLines};
 use crate::upstream::Pool;
 
 use super::id::RequestIds;
@@ -24,7 +24,7 @@ pub struct Worker {
     /// Idle upstream connections.
     pub pool: Rc<Pool>,
     /// The access log.
-    pub lines: Rc<Lines>,
+    pub lines: Rc<WorkerLines>,
     /// Counters that have no listener or route.
     pub metrics: Arc<Metrics>,
     /// Open tunnels of the way in.
@@ -32,11 +32,11 @@ pub struct Worker {
     /// Open connections that are passed through.
     pub passing: TunnelRegistry<PassthroughConn>,
     /// The latest requests of the way in.
-    pub recent: Recent,
+    pub recent: RecentRequests,
     /// What is noticed of Socket.IO sessions.
     pub lens: Rc<EventSink>,
     /// The present time as text.
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: TimestampCache,
     pub(crate) ids: RequestIds,
     /// Held so that there is one to give up when none is left.
     pub(crate) spare: RefCell<Option<File>>,
@@ -47,7 +47,7 @@ impl Worker {
     /// remembers.
     #[must_use]
     pub fn new(
-        lines: Rc<Lines>,
+        lines: Rc<WorkerLines>,
         metrics: Arc<Metrics>,
         lens: Rc<EventSink>,
         recent: usize,
@@ -59,9 +59,9 @@ impl Worker {
             metrics,
             tunnels: TunnelRegistry::default(),
             passing: TunnelRegistry::default(),
-            recent: Recent::new(recent),
+            recent: RecentRequests::new(recent),
             lens,
-            stamp: Stamp::default(),
+            stamp: TimestampCache::default(),
             ids: RequestIds::new(),
             spare: RefCell::new(Self::open_spare()),
         });

@@ -9,7 +9,7 @@
 use crate::addr::{Destination, Host};
 use crate::config::{SniAction, SniPolicy};
 use crate::message::Reason;
-use crate::tls::hello::{Hello, Progress};
+use crate::tls::hello::{ClientHello, HelloProgress};
 
 /// What becomes of a tunnel after its first bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,14 +29,14 @@ pub fn wants_hello(sni: SniPolicy) -> bool {
 }
 
 /// Judges what a tunnel begins with. `read` is what [`crate::tls::hello::HelloReader::feed`] answered;
-/// [`Progress::NeedMore`] stands for a client that ended before its hello did.
+/// [`HelloProgress::NeedMore`] stands for a client that ended before its hello did.
 #[must_use]
-pub fn judge(sni: SniPolicy, destination: &Destination, read: &Progress) -> SniVerdict {
+pub fn judge(sni: SniPolicy, destination: &Destination, read: &HelloProgress) -> SniVerdict {
     let hello = match read {
-        Progress::Hello(hello) => hello,
-        Progress::NotTls => return judged(sni.not_tls, Reason::NotTls),
+        HelloProgress::Hello(hello) => hello,
+        HelloProgress::NotTls => return judged(sni.not_tls, Reason::NotTls),
         // Whoever may send anything may send broken TLS.
-        Progress::Malformed | Progress::TooLarge | Progress::NeedMore => {
+        HelloProgress::Malformed | HelloProgress::TooLarge | HelloProgress::NeedMore => {
             return judged(sni.not_tls, Reason::BadHello);
         }
     };
@@ -62,7 +62,7 @@ fn judged(act: SniAction, reason: Reason) -> SniVerdict {
 }
 
 /// What is wrong with the name.
-fn named(destination: &Destination, hello: &Hello) -> Option<Reason> {
+fn named(destination: &Destination, hello: &ClientHello) -> Option<Reason> {
     match (&destination.host, hello.sni.as_deref()) {
         (Host::Name(name), Some(sni)) => (name.as_str() != sni).then_some(Reason::SniMismatch),
         (Host::Name(_), None) => Some(Reason::SniMissing),

@@ -14,7 +14,7 @@ use crate::downstream::handshake::{
     HandshakeError, finished, handshake, part, refuse_name, version,
 };
 use crate::message::Reason;
-use crate::telemetry::listeners::Rejection;
+use crate::telemetry::listeners::AdmissionRejection;
 use crate::tls::peer;
 
 use super::record::EgressLog;
@@ -48,7 +48,7 @@ impl Acceptor for ForwardService {
 
     fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let stand = self.stand.load_full();
-        stand.metrics.reject(Rejection::Descriptors);
+        stand.metrics.reject(AdmissionRejection::Descriptors);
         refuse(self, &stand, ForwardConn::of(peer, None), (Reason::NoDescriptors, None));
     }
 }

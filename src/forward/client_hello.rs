@@ -9,7 +9,7 @@ use crate::downstream::client_hello::{ClientHelloError, First, UNRECOGNIZED_NAME
 use crate::egress::sni::{SniVerdict, judge, wants_hello};
 use crate::message::Reason;
 use crate::net::Io;
-use crate::tls::hello::Progress;
+use crate::tls::hello::HelloProgress;
 
 use super::record::EgressLog;
 
@@ -34,7 +34,7 @@ pub(super) async fn admit<T: Io>(
             ClientHelloError::Gone => Reason::ClientGone,
             ClientHelloError::TimedOut => Reason::HelloTimeout,
         })?;
-    if let Progress::Hello(hello) = &read {
+    if let HelloProgress::Hello(hello) = &read {
         record.sni = hello.sni.as_deref().map(Into::into);
     }
     match judge(sni, destination, &read) {
@@ -44,7 +44,7 @@ pub(super) async fn admit<T: Io>(
             Ok(retried_from)
         }
         SniVerdict::Refused(reason) => {
-            if matches!(read, Progress::Hello(_)) {
+            if matches!(read, HelloProgress::Hello(_)) {
                 // Whoever speaks TLS is told in TLS.
                 conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);
             }

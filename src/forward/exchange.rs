@@ -18,7 +18,7 @@ use crate::message::forward::{ResponseEdits, field, lacks_date};
 use crate::message::{Reason, RequestForm, proxied};
 use crate::net::{Io, ReadAhead, Timer};
 use crate::upstream::connect::blame;
-use crate::upstream::{Connection, Exchange, Stream};
+use crate::upstream::{Exchange, PooledConn, Stream};
 
 use super::record::EgressLog;
 use super::request::{EgressRequest, ReadyRequest, until_gone};
@@ -46,7 +46,7 @@ pub(super) async fn serve<T: Io>(
     };
     let mut out = Vec::with_capacity(512);
     proxied::write_request(&mut out, head);
-    let connection = Connection { stream, reused: false, seat: None, ends: None };
+    let connection = PooledConn { stream, reused: false, seat: None, ends: None };
     let begun = Exchange::begin(connection, out, head.framing, head.method == Method::HEAD);
     let mut exchange = match begun {
         Ok(exchange) if ready.reached.early.is_empty() => exchange,

@@ -13,7 +13,7 @@ use crate::message::forward::field;
 use crate::message::scan::{HeadProgress, HeadScanner};
 use crate::message::{Reason, ResponseHead};
 use crate::upstream::connect::blame;
-use crate::upstream::eject::Gate;
+use crate::upstream::eject::CircuitState;
 use crate::upstream::{Endpoint, Stream, connect};
 
 use super::connect::{EgressConnectError, EgressStream};
@@ -47,8 +47,10 @@ pub(super) async fn open(
 ) -> Result<EgressStream, EgressConnectError> {
     let mut last = None;
     // In full before the first is tried: one that fails is passed over from then on.
-    let (shunned, fresh): (Vec<_>, Vec<_>) =
-        parent.endpoints.iter().partition(|endpoint| endpoint.health.circuit.gate() == Gate::Open);
+    let (shunned, fresh): (Vec<_>, Vec<_>) = parent
+        .endpoints
+        .iter()
+        .partition(|endpoint| endpoint.health.circuit.gate() == CircuitState::Open);
     for endpoint in fresh.into_iter().chain(shunned) {
         match ask(parent, endpoint, destination).await {
             Ok((stream, early)) => {
@@ -71,7 +73,7 @@ pub(super) async fn open(
                     continue;
                 }
                 // Once per outage of a few seconds; each tunnel has its own log line.
-                if endpoint.health.circuit.gate() != Gate::Open {
+                if endpoint.health.circuit.gate() != CircuitState::Open {
                     tracing::warn!(parent = parent.name, reason = reason.word(), "{said}");
                 }
                 endpoint.health.circuit.open_for(PARENT_BACKOFF);

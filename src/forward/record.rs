@@ -19,8 +19,8 @@ use crate::generation::forward_proxy::ForwardProxyListener;
 use crate::message::reason::Flag;
 use crate::message::{ProxiedHead, Reason, RequestForm, Version};
 use crate::net::Phase;
-use crate::telemetry::line::{Event, Key, Line};
-use crate::telemetry::mask::Mask;
+use crate::telemetry::line::{Key, LineWriter, LogEvent};
+use crate::telemetry::mask::QueryMask;
 
 use super::runtime::{PROFILE_LABEL, RuleStats};
 use super::{ForwardConn, ForwardListenerState, ForwardRuntime};
@@ -221,14 +221,14 @@ impl EgressLog {
         }
     }
 
-    fn tell_asked(&self, line: &mut impl Line, asked: &EgressLogFields) {
+    fn tell_asked(&self, line: &mut impl LineWriter, asked: &EgressLogFields) {
         line.text(Key::Method, asked.method.as_str().as_bytes());
         match &self.destination {
             Some(destination) => {
                 line.text(Key::Destination, destination.to_string().as_bytes());
             }
             // Not known to be a host and a port: it may begin with a user and a password.
-            None => line.text(Key::Destination, &Mask::default().masked(&asked.authority)),
+            None => line.text(Key::Destination, &QueryMask::default().masked(&asked.authority)),
         }
         if let Some(path) = &asked.path {
             let scheme = if asked.form == RequestForm::Https { "https" } else { "http" };
@@ -241,7 +241,7 @@ impl EgressLog {
         }
     }
 
-    fn tell_outcome(&self, line: &mut impl Line) {
+    fn tell_outcome(&self, line: &mut impl LineWriter) {
         if let Some(dialled) = &self.dialled {
             line.address(Key::Dialled, *dialled);
         }
@@ -276,8 +276,8 @@ impl EgressLog {
     }
 }
 
-impl Event for EgressLog {
-    fn tell<L: Line>(&self, line: &mut L) {
+impl LogEvent for EgressLog {
+    fn tell<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = match (&self.asked, self.tunnel) {
             (None, _) => "refused",

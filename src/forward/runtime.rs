@@ -10,7 +10,7 @@ use crate::generation::forward_proxy::ForwardProxyListener;
 use crate::message::Reason;
 use crate::net::rate::Rate;
 use crate::telemetry::egress::NO_RULE;
-use crate::telemetry::{Allotment, ListenerMetrics, RuleMetrics};
+use crate::telemetry::{LabelLimits, ListenerMetrics, RuleMetrics};
 
 /// What stands for the profile in logs and metrics.
 pub const PROFILE_LABEL: &str = "forward";
@@ -43,7 +43,11 @@ impl ForwardRuntime {
     /// Prepares counters and limits. Limits that stay the same go on from where `previous` has
     /// them.
     #[must_use]
-    pub fn new(outlet: Arc<ForwardProxy>, names: &Allotment, previous: Option<&Self>) -> Arc<Self> {
+    pub fn new(
+        outlet: Arc<ForwardProxy>,
+        names: &LabelLimits,
+        previous: Option<&Self>,
+    ) -> Arc<Self> {
         let rules = outlet.policy.rules().iter().map(|rule| {
             let settings = &rule.settings;
             let known = previous.and_then(|way| way.rules.get(&settings.name)?.rate.clone());
@@ -73,7 +77,7 @@ impl ForwardRuntime {
 
     /// What each listener serves, in the order of the files.
     #[must_use]
-    pub fn stands(self: &Arc<Self>, names: &Allotment) -> Vec<Arc<ForwardListenerState>> {
+    pub fn stands(self: &Arc<Self>, names: &LabelLimits) -> Vec<Arc<ForwardListenerState>> {
         let one = |listener: &Arc<ForwardProxyListener>| {
             Arc::new(ForwardListenerState {
                 listener: Arc::clone(listener),

@@ -21,7 +21,7 @@ use crate::net::rate::Rate;
 use crate::net::tunnel::{
     ByteCounts, Refused, TunnelEnd, TunnelLimits, TunnelStream, join, join_screened,
 };
-use crate::tls::hello::Progress;
+use crate::tls::hello::HelloProgress;
 use crate::upstream::Stream;
 
 use super::limits::TunnelPermit;
@@ -74,7 +74,7 @@ pub(super) fn spawn<T: TunnelStream>(
             Some((from, sni)) => {
                 let ahead = of_client.split_off(from.min(of_client.len()));
                 let (record, noted) = (&record, &noted);
-                let judge = move |second: &Progress| judge_second(sni, record, second, noted);
+                let judge = move |second: &HelloProgress| judge_second(sni, record, second, noted);
                 let screen = (SecondHello::new(judge), ahead);
                 join_screened(local, (client, of_client), upstream, terms, screen).await
             }
@@ -115,7 +115,7 @@ const fn word(end: TunnelEnd) -> &'static str {
 fn judge_second(
     sni: SniPolicy,
     record: &EgressLog,
-    second: &Progress,
+    second: &HelloProgress,
     noted: &Cell<Option<Reason>>,
 ) -> Result<(), Reason> {
     let Some(destination) = record.destination() else { return Ok(()) };

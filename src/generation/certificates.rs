@@ -8,14 +8,14 @@ use rustls::crypto::CryptoProvider;
 use crate::config::problem::{Problem, Severity};
 use crate::config::{Certificate, CertificateId, Config, ListenerMode, Profile, Span, is_loopback};
 use crate::tls::certificate::{load, system_root_subjects};
-use crate::tls::{Finding, Identity, Subject};
+use crate::tls::{CertificateFinding, CertifiedPair, FindingSubject};
 
 /// Loads every certificate; by [`CertificateId`]. One that cannot be used is an empty list.
 pub(super) fn load_all(
     config: &Config,
     provider: &Arc<CryptoProvider>,
     problems: &mut Vec<Problem>,
-) -> Vec<Vec<Identity>> {
+) -> Vec<Vec<CertifiedPair>> {
     let roots = system_root_subjects();
     let one = |certificate: &Certificate| {
         let mut pairs = Vec::new();
@@ -29,8 +29,8 @@ pub(super) fn load_all(
             };
             problems.extend(findings.into_iter().map(|finding| {
                 let place = match finding.subject {
-                    Subject::Chain => pair.chain_place,
-                    Subject::Key => pair.key_place,
+                    FindingSubject::Chain => pair.chain_place,
+                    FindingSubject::Key => pair.key_place,
                 };
                 problem(finding, place)
             }));
@@ -40,7 +40,7 @@ pub(super) fn load_all(
     config.certificates.iter().map(one).collect()
 }
 
-fn problem(finding: Finding, place: Span) -> Problem {
+fn problem(finding: CertificateFinding, place: Span) -> Problem {
     Problem {
         severity: if finding.fatal { Severity::Error } else { Severity::Warning },
         code: finding.code,
@@ -56,14 +56,15 @@ fn problem(finding: Finding, place: Span) -> Problem {
 pub(super) fn judge(
     profile: &Profile,
     config: &Config,
-    loaded: &[Vec<Identity>],
+    loaded: &[Vec<CertifiedPair>],
     problems: &mut Vec<Problem>,
 ) {
     let pairs = |id: &CertificateId| loaded.get(id.0).map(Vec::as_slice).unwrap_or_default();
     let usable = profile.certificates.iter().any(|id| !pairs(id).is_empty());
     for (host, place) in profile.hosts.iter().filter(|_| usable) {
-        let covers =
-            |identity: &Identity| identity.names.contains(host) || identity.covers(host.as_str());
+        let covers = |identity: &CertifiedPair| {
+            identity.names.contains(host) || identity.covers(host.as_str())
+        };
         if !profile.certificates.iter().any(|id| pairs(id).iter().any(covers)) {
             problems.push(Problem {
                 severity: Severity::Error,
@@ -92,7 +93,7 @@ pub fn judge_exposed(
     chosen: &[CertificateId],
     (listen, place): (SocketAddr, Span),
     config: &Config,
-    loaded: &[Vec<Identity>],
+    loaded: &[Vec<CertifiedPair>],
     problems: &mut Vec<Problem>,
 ) {
     let pairs = |id: &CertificateId| loaded.get(id.0).map(Vec::as_slice).unwrap_or_default();

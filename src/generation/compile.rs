@@ -16,9 +16,9 @@ use crate::message::path::Oddities;
 use crate::net::quota::Quota;
 use crate::route::{RouteRule, RouteTable};
 use crate::telemetry::socketio::{self, SocketIoMetrics};
-use crate::telemetry::{Allotment, Metrics, UpstreamMetrics};
-use crate::tls::tickets::Scope;
-use crate::tls::{Identity, ServerTls, certificate, server};
+use crate::telemetry::{LabelLimits, Metrics, UpstreamMetrics};
+use crate::tls::tickets::TicketScope;
+use crate::tls::{CertifiedPair, ServerTls, certificate, server};
 use crate::upstream::Upstream;
 
 use super::drift::ConfigDigest;
@@ -132,7 +132,7 @@ pub(super) fn build(
         .map(Arc::new)
         .collect();
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
-        let one = |(index, pair): (usize, &Identity)| CertificateStatus {
+        let one = |(index, pair): (usize, &CertifiedPair)| CertificateStatus {
             name: certificate.name.clone(),
             pair: index,
             not_after: pair.not_after,
@@ -205,11 +205,11 @@ pub(super) fn error(code: &'static str, place: Span, message: String, help: &str
 }
 
 struct Compiler<'a> {
-    loaded: &'a [Vec<Identity>],
+    loaded: &'a [Vec<CertifiedPair>],
     /// With their counters.
     upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
-    names: &'a Allotment,
+    names: &'a LabelLimits,
     shared: &'a SharedKeys,
     edition: &'a Arc<ConfigVersion>,
     sheet: &'a Arc<OnceLock<ConfigDigest>>,
@@ -294,9 +294,9 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        let scope = Scope::new(&format!("profile {}", profile.name), clients.as_ref());
+        let scope = TicketScope::new(&format!("profile {}", profile.name), clients.as_ref());
         let chosen = profile.certificates.iter();
-        let settings = server::Settings {
+        let settings = server::TlsSettings {
             identities: chosen.filter_map(|id| self.loaded.get(id.0).cloned()).collect(),
             refuse_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
             http2: listener.http2,
@@ -411,7 +411,7 @@ struct RouteCommon {
     profile: Arc<str>,
     edits: Option<(Arc<[ResponseHeader]>, Arc<ResponseEdits>)>,
     /// Counters of Socket.IO sessions, by upstream.
-    sessions: HashMap<Arc<str>, Arc<LazyLock<SocketIoMetrics, socketio::Begin>>>,
+    sessions: HashMap<Arc<str>, Arc<LazyLock<SocketIoMetrics, socketio::MakeCounters>>>,
 }
 
 impl RouteCommon {
@@ -433,14 +433,14 @@ impl RouteCommon {
 
     fn sessions(
         &mut self,
-        names: &Allotment,
+        names: &LabelLimits,
         route: &config::Route,
         upstream: &Upstream,
-    ) -> Arc<socketio::Place> {
+    ) -> Arc<socketio::SocketIoLabels> {
         let metrics = self.sessions.entry(Arc::clone(&upstream.name)).or_insert_with(|| {
             Arc::new(LazyLock::new(Box::new(names.socketio(&self.profile, &upstream.name))))
         });
-        Arc::new(socketio::Place {
+        Arc::new(socketio::SocketIoLabels {
             profile: Arc::clone(&self.profile),
             route: Arc::clone(&route.name),
             upstream: Arc::clone(&upstream.name),

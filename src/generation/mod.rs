@@ -26,7 +26,7 @@ use std::time::Duration;
 use prometheus::IntGauge;
 
 use crate::config::{ClientCertificates, Config, Span, Verify};
-use crate::telemetry::{Allotment, Metrics};
+use crate::telemetry::{LabelLimits, Metrics};
 use crate::upstream::{Endpoint, Upstream, resolve};
 
 pub use compile::compile;
@@ -61,7 +61,7 @@ pub struct Generation {
     pub sheet: Arc<OnceLock<drift::ConfigDigest>>,
     _alive: Arc<GenerationGuard>,
     /// What it is called in the metrics.
-    names: Allotment,
+    names: LabelLimits,
     certificates: Vec<CertificateStatus>,
 }
 
@@ -215,7 +215,7 @@ impl Generation {
 
     /// What it is called in the metrics.
     #[must_use]
-    pub fn names(&self) -> &Allotment {
+    pub fn names(&self) -> &LabelLimits {
         &self.names
     }
 

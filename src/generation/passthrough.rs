@@ -14,9 +14,9 @@ use crate::addr::ClientAddr;
 use crate::config::{self, OnEndpointChange, ProxyProtocol, Span, TcpLimits, TcpTimeouts};
 use crate::message::Reason;
 use crate::telemetry::tcp::NO_ROUTE;
-use crate::telemetry::{Allotment, ListenerMetrics, TcpMetrics, UpstreamMetrics};
-use crate::tls::hello::Progress;
-use crate::upstream::choose::Left;
+use crate::telemetry::{LabelLimits, ListenerMetrics, PassthroughMetrics, UpstreamMetrics};
+use crate::tls::hello::HelloProgress;
+use crate::upstream::balance::Demotion;
 use crate::upstream::{Endpoint, Upstream};
 
 use super::virtual_server::ListenerLabels;
@@ -80,7 +80,7 @@ pub struct PassthroughRouteStats {
     /// Its name in logs and metrics.
     pub name: String,
     /// Its counters.
-    pub metrics: TcpMetrics,
+    pub metrics: PassthroughMetrics,
 }
 
 /// A connection that is passed through, as a configuration judges it.
@@ -116,7 +116,7 @@ pub enum ReloadVerdict {
 /// What the listeners of a table are made of.
 pub(super) struct PassthroughInputs<'a> {
     pub(super) upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
-    pub(super) names: &'a Allotment,
+    pub(super) names: &'a LabelLimits,
     pub(super) edition: &'a Arc<ConfigVersion>,
     pub(super) alive: &'a Arc<GenerationGuard>,
 }
@@ -220,12 +220,12 @@ impl PassthroughListener {
     /// # Errors
     ///
     /// Why it goes nowhere.
-    pub fn judge(&self, read: Option<&Progress>) -> Result<&Arc<PassthroughRoute>, Reason> {
+    pub fn judge(&self, read: Option<&HelloProgress>) -> Result<&Arc<PassthroughRoute>, Reason> {
         let name = match read {
             None => None,
-            Some(Progress::Hello(hello)) => hello.sni.as_deref(),
-            Some(Progress::NotTls) => return Err(Reason::TcpNotTls),
-            Some(Progress::Malformed | Progress::TooLarge | Progress::NeedMore) => {
+            Some(HelloProgress::Hello(hello)) => hello.sni.as_deref(),
+            Some(HelloProgress::NotTls) => return Err(Reason::TcpNotTls),
+            Some(HelloProgress::Malformed | HelloProgress::TooLarge | HelloProgress::NeedMore) => {
                 return Err(Reason::TcpBadHello);
             }
         };
@@ -268,8 +268,8 @@ impl PassthroughListener {
         };
         let fate = match upstream.left(index) {
             None => OnEndpointChange::Keep,
-            Some(Left::Down) => self.lanes.on_down,
-            Some(Left::Returned) => self.lanes.on_return,
+            Some(Demotion::Down) => self.lanes.on_down,
+            Some(Demotion::Returned) => self.lanes.on_return,
         };
         match fate {
             OnEndpointChange::Keep => ReloadVerdict::Stays,

@@ -1,10 +1,10 @@
 //! Names of a configuration for which the metrics have no room.
 
 use crate::config::problem::{Problem, Severity};
-use crate::telemetry::Allotment;
+use crate::telemetry::LabelLimits;
 
 /// The warning that some names have no series of their own.
-pub(super) fn over_limit(names: &Allotment, limit: usize) -> Option<Problem> {
+pub(super) fn over_limit(names: &LabelLimits, limit: usize) -> Option<Problem> {
     let [routes, listeners, upstreams, _] = names.over();
     let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];
     let over = counts.iter().filter(|(count, _)| *count > 0);

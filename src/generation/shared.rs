@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::config::problem::Problem;
 use crate::config::{Config, SecretFile};
-use crate::tls::Secrets;
-use crate::tls::tickets::{Local, Scope, Source, Tickets};
+use crate::tls::SharedSecrets;
+use crate::tls::tickets::{KeySource, LocalKeys, SessionTickets, TicketScope};
 
 use super::Generation;
 use super::compile::error;
@@ -19,20 +19,20 @@ use super::compile::error;
 #[derive(Debug)]
 pub struct SharedKeys {
     /// The secret that other gateways have too.
-    pub secrets: Option<Arc<Secrets>>,
+    pub secrets: Option<Arc<SharedSecrets>>,
     /// Ticket keys of this process, for as long as it runs.
-    pub local: Arc<Local>,
+    pub local: Arc<LocalKeys>,
     epoch: Duration,
 }
 
 impl SharedKeys {
     /// For listeners that let the same clients in.
-    pub(super) fn tickets(&self, scope: Scope) -> Arc<Tickets> {
+    pub(super) fn tickets(&self, scope: TicketScope) -> Arc<SessionTickets> {
         let source = match &self.secrets {
-            Some(secrets) => Source::Shared(Arc::clone(secrets)),
-            None => Source::Local(Arc::clone(&self.local)),
+            Some(secrets) => KeySource::Shared(Arc::clone(secrets)),
+            None => KeySource::Local(Arc::clone(&self.local)),
         };
-        Tickets::new(source, scope, self.epoch)
+        SessionTickets::new(source, scope, self.epoch)
     }
 }
 
@@ -73,7 +73,7 @@ pub(super) fn load(
                 "make one with `app-gateway secret new FILE`, and copy it to the other gateway",
             ));
         };
-        read.and_then(|file| Secrets::parse(file.expose()).map_err(|e| e.to_string()))
+        read.and_then(|file| SharedSecrets::parse(file.expose()).map_err(|e| e.to_string()))
             .map_err(refuse)
             .ok()
     });

@@ -12,11 +12,14 @@ use crate::config::problem::Problem;
 use crate::config::{self, Verify};
 use crate::net::quota::QuotaLimits;
 use crate::tls::{certificate, client};
-use crate::upstream::eject::{Eject, Trouble};
-use crate::upstream::ring::Ring;
-use crate::upstream::seat::SeatCookie;
+use crate::upstream::eject::{EjectPolicy, FailureKind};
+use crate::upstream::ring::HashRing;
+use crate::upstream::sticky_cookie::StickyCookie;
 use crate::upstream::tier::FailOver;
-use crate::upstream::{Balance, Check, Duty, Endpoint, Limits, Policy, Rank, Upstream, check};
+use crate::upstream::{
+    AdminState, Balance, BalancePolicy, Endpoint, EndpointRole, HealthCheck, Upstream,
+    UpstreamLimits, check,
+};
 
 use super::Generation;
 use super::compile::error;
@@ -39,25 +42,25 @@ pub(super) fn compile(
     let inputs = EndpointInputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
     let endpoints: Vec<_> =
         config.endpoints.iter().map(|one| inputs.endpoint(one, problems)).collect();
-    let ranks = config.endpoints.iter().zip(&endpoints).map(|(config, endpoint)| Rank {
+    let ranks = config.endpoints.iter().zip(&endpoints).map(|(config, endpoint)| EndpointRole {
         backup: config.backup,
         weight: config.weight,
         duty: match config.duty {
-            config::AdminState::Up => Duty::Up,
-            config::AdminState::Drain => Duty::Drain,
-            config::AdminState::Maintenance => Duty::Maintenance,
+            config::AdminState::Up => AdminState::Up,
+            config::AdminState::Drain => AdminState::Drain,
+            config::AdminState::Maintenance => AdminState::Maintenance,
         },
         number: memory.sessions.number(&endpoint.label),
     });
     Upstream {
         name: config.name.as_str().into(),
         ranks: ranks.collect(),
-        policy: Policy { cookie: cookie(config, &endpoints, shared), ..policy(config) },
+        policy: BalancePolicy { cookie: cookie(config, &endpoints, shared), ..policy(config) },
         memory,
         endpoints,
         announces: config.announces,
         check: check.clone(),
-        limits: Limits {
+        limits: UpstreamLimits {
             connect: config.connect_timeout,
             first_byte: config.first_byte_timeout,
             idle: config.idle_timeout,
@@ -85,11 +88,11 @@ pub(super) fn own(idle: Duration) -> Upstream {
     Upstream {
         name: NAME.into(),
         endpoints: vec![Arc::new(endpoint)],
-        ranks: vec![Rank { backup: false, weight: 1, duty: Duty::Up, number: 0 }],
-        policy: Policy {
+        ranks: vec![EndpointRole { backup: false, weight: 1, duty: AdminState::Up, number: 0 }],
+        policy: BalancePolicy {
             balance: Balance::First,
             slow_start: Duration::ZERO,
-            eject: Eject {
+            eject: EjectPolicy {
                 on: Vec::new(),
                 statuses: Vec::new(),
                 errors: u32::MAX,
@@ -106,7 +109,7 @@ pub(super) fn own(idle: Duration) -> Upstream {
         memory: Arc::default(),
         announces: false,
         check: None,
-        limits: Limits {
+        limits: UpstreamLimits {
             connect: PATIENCE,
             first_byte: idle + PATIENCE,
             idle: idle + PATIENCE,
@@ -124,7 +127,7 @@ struct EndpointInputs<'a> {
     config: &'a config::Upstream,
     tls: Option<&'a (Arc<ClientConfig>, u64)>,
     before: Option<&'a Arc<Upstream>>,
-    check: Option<&'a Check>,
+    check: Option<&'a HealthCheck>,
 }
 
 impl EndpointInputs<'_> {
@@ -167,19 +170,19 @@ fn cookie(
     config: &config::Upstream,
     endpoints: &[Arc<Endpoint>],
     shared: &SharedKeys,
-) -> Option<SeatCookie> {
+) -> Option<StickyCookie> {
     let (name, secrets) = (config.cookie.as_ref()?, shared.secrets.as_ref()?);
     let labels: Vec<_> = endpoints.iter().map(|endpoint| &*endpoint.label).collect();
-    Some(SeatCookie::new(name, secrets.keys("seats", &[]), &config.name, &labels))
+    Some(StickyCookie::new(name, secrets.keys("seats", &[]), &config.name, &labels))
 }
 
-fn policy(config: &config::Upstream) -> Policy {
+fn policy(config: &config::Upstream) -> BalancePolicy {
     let eject = &config.eject;
     let on = [
-        (eject.connect, Trouble::Connect),
-        (eject.tls, Trouble::Tls),
-        (eject.reset, Trouble::Reset),
-        (eject.timeout, Trouble::Timeout),
+        (eject.connect, FailureKind::Connect),
+        (eject.tls, FailureKind::Tls),
+        (eject.reset, FailureKind::Reset),
+        (eject.timeout, FailureKind::Timeout),
     ];
     let ring = |backup: bool| {
         let all = config.endpoints.iter().enumerate().filter(|(_, e)| e.backup == backup);
@@ -190,9 +193,11 @@ fn policy(config: &config::Upstream) -> Policy {
                 (u16::try_from(index).unwrap_or(u16::MAX), host, e.port, e.weight)
             })
             .collect();
-        Ring::new(hosts.iter().map(|(index, host, port, weight)| (*index, &**host, *port, *weight)))
+        HashRing::new(
+            hosts.iter().map(|(index, host, port, weight)| (*index, &**host, *port, *weight)),
+        )
     };
-    Policy {
+    BalancePolicy {
         balance: match config.balance {
             config::Balance::First => Balance::First,
             config::Balance::Weighted => Balance::Weighted,
@@ -200,7 +205,7 @@ fn policy(config: &config::Upstream) -> Policy {
             config::Balance::Hash => Balance::Hash([ring(false), ring(true)]),
         },
         slow_start: config.slow_start,
-        eject: Eject {
+        eject: EjectPolicy {
             on: on.into_iter().filter_map(|(on, trouble)| on.then_some(trouble)).collect(),
             statuses: eject.statuses.clone(),
             errors: eject.errors,
@@ -219,18 +224,20 @@ fn policy(config: &config::Upstream) -> Policy {
     }
 }
 
-fn compiled_check(config: &config::HealthCheck) -> Check {
+fn compiled_check(config: &config::HealthCheck) -> HealthCheck {
     let kind = match &config.kind {
-        config::CheckKind::Tcp => check::Kind::Tcp,
-        config::CheckKind::Tls => check::Kind::Tls,
-        config::CheckKind::Http { path, host, status, body } => check::Kind::Http(check::Get {
-            path: path.clone(),
-            host: host.clone(),
-            status: status.clone(),
-            body: body.clone(),
-        }),
+        config::CheckKind::Tcp => check::CheckKind::Tcp,
+        config::CheckKind::Tls => check::CheckKind::Tls,
+        config::CheckKind::Http { path, host, status, body } => {
+            check::CheckKind::Http(check::HttpCheck {
+                path: path.clone(),
+                host: host.clone(),
+                status: status.clone(),
+                body: body.clone(),
+            })
+        }
     };
-    Check {
+    HealthCheck {
         kind,
         port: config.port,
         plain: config.plain,
@@ -253,22 +260,22 @@ fn trust(
     let (trust, place) = match &config.verify {
         Verify::System => {
             "system".hash(&mut hasher);
-            (client::Trust::System, config.place)
+            (client::UpstreamTrust::System, config.place)
         }
         Verify::Pin(pins) => {
             pins.hash(&mut hasher);
-            (client::Trust::Pins(pins.clone()), config.place)
+            (client::UpstreamTrust::Pins(pins.clone()), config.place)
         }
         Verify::None { place } => {
             "none".hash(&mut hasher);
-            (client::Trust::Nothing, *place)
+            (client::UpstreamTrust::Nothing, *place)
         }
         Verify::Ca { file, place } => match certificate::read_authorities(file) {
             Ok(authorities) => {
                 for authority in &authorities {
                     authority.as_ref().hash(&mut hasher);
                 }
-                (client::Trust::Authorities(authorities), *place)
+                (client::UpstreamTrust::Authorities(authorities), *place)
             }
             Err(wrong) => {
                 problems.push(error(

@@ -16,7 +16,7 @@ use crate::message::path::{self, Oddities};
 use crate::message::{Framing, HeaderFields, Reason, RequestHead, client, host};
 use crate::net::quota::Quota;
 use crate::route::{PathMatch, Refused, RouteTable};
-use crate::telemetry::socketio::Place;
+use crate::telemetry::socketio::SocketIoLabels;
 use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
 use crate::tls::{ClientHandshake, ServerTls};
 use crate::upstream::Upstream;
@@ -166,7 +166,7 @@ pub struct ProxyTarget {
     /// Limit to the first byte of the answer.
     pub first_byte: Duration,
     /// What its Socket.IO sessions are told and counted under; `None`: they are not followed.
-    pub sessions: Option<Arc<Place>>,
+    pub sessions: Option<Arc<SocketIoLabels>>,
 }
 
 impl RouteAction {

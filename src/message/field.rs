@@ -13,11 +13,11 @@ pub enum KnownField {
     ContentLength,
     /// `Transfer-Encoding`.
     TransferEncoding,
-    /// `Connection`.
+    /// `PooledConn`.
     Connection,
     /// `Keep-GenerationGuard`: hop-by-hop.
     KeepAlive,
-    /// `TrustedProxy-Connection`, `TrustedProxy-Authorization`: meant for a proxy, not for a component.
+    /// `TrustedProxy-PooledConn`, `TrustedProxy-Authorization`: meant for a proxy, not for a component.
     Proxy,
     /// `TE`: hop-by-hop.
     Te,

@@ -283,7 +283,7 @@ fn describes_content(name: &HeaderName) -> bool {
     NAMES.contains(name) || text.starts_with("content-") && !text.starts_with("content-security-")
 }
 
-/// The end-to-end fields of an answer, edits applied; framing and `Connection` are the caller's.
+/// The end-to-end fields of an answer, edits applied; framing and `PooledConn` are the caller's.
 pub fn passed_fields<'a>(
     head: &'a ResponseHead,
     edits: &'a ResponseEdits,
@@ -376,7 +376,7 @@ pub(super) fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Names that `Connection` declares to be for this hop only.
+/// Names that `PooledConn` declares to be for this hop only.
 pub(super) struct ConnectionOptions<'a>(Vec<&'a [u8]>);
 
 impl<'a> ConnectionOptions<'a> {

@@ -63,7 +63,7 @@ reasons! {
     HttpsInClear => "https_without_connect", 400;
     /// An upgrade request is malformed.
     BadUpgrade => "bad_upgrade", 400;
-    /// `Connection` names a field that must not be removed.
+    /// `PooledConn` names a field that must not be removed.
     BadConnection => "bad_connection_field", 400;
     /// A plain HTTP request came to a TLS port.
     PlainHttp => "plain_http_on_tls_port", 400;

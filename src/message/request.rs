@@ -387,12 +387,12 @@ fn expects_continue(
     }
 }
 
-/// Whether `Connection` has this token.
+/// Whether `PooledConn` has this token.
 fn connection_has(fields: &HeaderFields, token: &[u8]) -> bool {
     tokens(fields.all(KnownField::Connection)).any(|t| t.eq_ignore_ascii_case(token))
 }
 
-/// `Connection` may name fields for one hop only (RFC 9110 section 7.6.1). Naming one that says where
+/// `PooledConn` may name fields for one hop only (RFC 9110 section 7.6.1). Naming one that says where
 /// the message ends or whom it is for is an attempt to have us remove it.
 fn nominations(fields: &HeaderFields) -> Result<(), Reason> {
     let vital = |token: &[u8]| {

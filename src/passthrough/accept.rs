@@ -17,11 +17,11 @@ use crate::generation::passthrough::PassthroughRoute;
 use crate::message::Reason;
 use crate::net::proxy_protocol::{RelayedConn, Tlv, v2};
 use crate::net::quota::Use;
-use crate::telemetry::listeners::Rejection;
-use crate::tls::hello::Progress;
+use crate::telemetry::listeners::AdmissionRejection;
+use crate::tls::hello::HelloProgress;
 use crate::upstream::connect::connect_tcp;
-use crate::upstream::reach::{self, place, reach, reserve, try_one};
-use crate::upstream::{Busy, Endpoint};
+use crate::upstream::failover::{self, place, reach, reserve, try_one};
+use crate::upstream::{Endpoint, InFlight};
 
 use super::PassthroughService;
 use super::record::PassthroughLog;
@@ -52,7 +52,7 @@ impl Acceptor for PassthroughService {
 
     fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let passage = self.passage.load_full();
-        passage.metrics.reject(Rejection::Descriptors);
+        passage.metrics.reject(AdmissionRejection::Descriptors);
         PassthroughLog::new(&self.worker, peer, &passage).refused(Reason::NoDescriptors, None);
     }
 }
@@ -112,7 +112,7 @@ async fn connection(
                 upstream,
                 ahead,
                 seat: route.counters.seat(),
-                busy: several.then(|| Busy::new(&endpoint.health)),
+                busy: several.then(|| InFlight::new(&endpoint.health)),
                 timeouts: passage.timeouts,
                 record,
                 passage,
@@ -171,7 +171,7 @@ async fn chosen(
             ClientHelloError::Gone => Reason::ClientGone,
             ClientHelloError::TimedOut => Reason::TcpHelloTimeout,
         })?;
-        if let Progress::Hello(hello) = &read.progress {
+        if let HelloProgress::Hello(hello) = &read.progress {
             record.server_name = hello.sni.as_deref().map(Arc::from);
         }
         Some(read)

@@ -20,8 +20,8 @@ use crate::generation::{ConfigVersion, PassthroughListener};
 use crate::message::Reason;
 use crate::message::reason::Flag;
 use crate::net::Phase;
-use crate::telemetry::line::{Event, Key, Line};
-use crate::telemetry::tcp::Ended;
+use crate::telemetry::line::{Key, LineWriter, LogEvent};
+use crate::telemetry::tcp::PassthroughEnd;
 use crate::upstream::Endpoint;
 
 /// See the module.
@@ -50,7 +50,7 @@ pub(super) struct PassthroughLog {
     pub(super) sent: u64,
     /// Bytes from the upstream.
     pub(super) received: u64,
-    end: Option<Ended>,
+    end: Option<PassthroughEnd>,
     /// Its number among the worker's, once it is passed on.
     listed: Option<u64>,
 }
@@ -116,7 +116,7 @@ impl PassthroughLog {
             upstream: self.upstream.clone().unwrap_or_default(),
             endpoint: self.endpoint.clone().unwrap_or_default(),
         };
-        self.end = Some(Ended::Unknown);
+        self.end = Some(PassthroughEnd::Unknown);
         self.tally.metrics.passed.inc();
         self.tally.metrics.active.inc();
         self.listed = Some(self.worker.passing.add(passing.clone()));
@@ -124,7 +124,7 @@ impl PassthroughLog {
     }
 
     /// Notes how it ended.
-    pub(super) fn ended(&mut self, how: Ended) {
+    pub(super) fn ended(&mut self, how: PassthroughEnd) {
         self.end = Some(how);
     }
 
@@ -146,8 +146,8 @@ impl PassthroughLog {
     }
 }
 
-impl Event for PassthroughLog {
-    fn tell<L: Line>(&self, line: &mut L) {
+impl LogEvent for PassthroughLog {
+    fn tell<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = if self.end.is_some() { "tunnel" } else { "refused" };
         line.text(Key::Event, event.as_bytes());

@@ -24,10 +24,10 @@ use crate::net::local::moment_within;
 use crate::net::quota::Use;
 use crate::net::tunnel::{ByteCounts, Refused, TunnelEnd, TunnelLimits, join, join_screened};
 use crate::net::{Timer, WorkerLocal};
-use crate::telemetry::tcp::Ended;
-use crate::telemetry::upstreams::Seat;
-use crate::tls::hello::Progress;
-use crate::upstream::Busy;
+use crate::telemetry::tcp::PassthroughEnd;
+use crate::telemetry::upstreams::ConnGauge;
+use crate::tls::hello::HelloProgress;
+use crate::upstream::InFlight;
 
 use super::PassthroughService;
 use super::record::PassthroughLog;
@@ -37,8 +37,8 @@ pub(super) struct OpenedConn {
     pub(super) upstream: TcpStream,
     /// Read of the client after its hello, if the endpoint may ask for a second one.
     pub(super) ahead: Option<Bytes>,
-    pub(super) seat: Seat,
-    pub(super) busy: Option<Busy>,
+    pub(super) seat: ConnGauge,
+    pub(super) busy: Option<InFlight>,
     pub(super) timeouts: TcpTimeouts,
     pub(super) record: PassthroughLog,
     /// Counts it among the connections in use.
@@ -60,7 +60,7 @@ pub(super) fn spawn(
     // A change of configuration while an endpoint was connected to: nobody has asked it yet.
     let now = service.passage.load_full();
     if !Arc::ptr_eq(&now, &passage) && now.outlook(&passing) == ReloadVerdict::Forbidden {
-        return record.ended(Ended::Policy);
+        return record.ended(PassthroughEnd::Policy);
     }
     drop((now, passage));
     let local = Rc::clone(&service.worker.local);
@@ -78,7 +78,7 @@ pub(super) fn spawn(
         let upstream = (upstream, Bytes::new());
         let joined = async {
             let Some(ahead) = ahead else { return Ok(join(&local, client, upstream, terms).await) };
-            let screen = SecondHello::new(|second: &Progress| same_name(&passing, second));
+            let screen = SecondHello::new(|second: &HelloProgress| same_name(&passing, second));
             join_screened(&local, client, upstream, terms, (screen, ahead)).await
         };
         let mut joined = pin!(joined);
@@ -86,7 +86,9 @@ pub(super) fn spawn(
         let end = poll_fn(|cx| match joined.as_mut().poll(cx) {
             Poll::Ready(Ok(end)) => Poll::Ready(Ok(ended(end))),
             Poll::Ready(Err(refused)) => Poll::Ready(Err(refused)),
-            Poll::Pending => leaving.poll(cx, &local, &passing).map(|()| Ok(Ended::FailedOver)),
+            Poll::Pending => {
+                leaving.poll(cx, &local, &passing).map(|()| Ok(PassthroughEnd::FailedOver))
+            }
         });
         let end = match end.await {
             Ok(end) => end,
@@ -95,7 +97,7 @@ pub(super) fn spawn(
                     record.refused(reason, Some(screen.detail()));
                 }
                 refuse(&local, a, out).await;
-                Ended::Refused
+                PassthroughEnd::Refused
             }
         };
         record.sent = moved.a_to_b.load(Ordering::Relaxed).saturating_sub(record.header);
@@ -143,23 +145,25 @@ impl CloseSchedule {
 
 /// Whether a second hello asks for the name that the connection was passed on for. Clients must not
 /// change it (RFC 8446 section 4.1.2).
-fn same_name(passing: &PassthroughConn, second: &Progress) -> Result<(), Reason> {
+fn same_name(passing: &PassthroughConn, second: &HelloProgress) -> Result<(), Reason> {
     match second {
-        Progress::Hello(hello) if hello.sni.as_deref() == passing.server_name.as_deref() => Ok(()),
-        Progress::Hello(_) => Err(Reason::TcpSniChanged),
+        HelloProgress::Hello(hello) if hello.sni.as_deref() == passing.server_name.as_deref() => {
+            Ok(())
+        }
+        HelloProgress::Hello(_) => Err(Reason::TcpSniChanged),
         _ => Err(Reason::TcpBadHello),
     }
 }
 
-fn ended(end: TunnelEnd) -> Ended {
+fn ended(end: TunnelEnd) -> PassthroughEnd {
     match end {
-        TunnelEnd::ClosedByA => Ended::ByClient,
-        TunnelEnd::ClosedByB => Ended::ByUpstream,
-        TunnelEnd::BrokenA => Ended::ClientBroke,
-        TunnelEnd::BrokenB => Ended::UpstreamBroke,
-        TunnelEnd::Idle => Ended::Idle,
-        TunnelEnd::Expired => Ended::Expired,
-        TunnelEnd::Draining => Ended::Draining,
-        TunnelEnd::Forbidden => Ended::Policy,
+        TunnelEnd::ClosedByA => PassthroughEnd::ByClient,
+        TunnelEnd::ClosedByB => PassthroughEnd::ByUpstream,
+        TunnelEnd::BrokenA => PassthroughEnd::ClientBroke,
+        TunnelEnd::BrokenB => PassthroughEnd::UpstreamBroke,
+        TunnelEnd::Idle => PassthroughEnd::Idle,
+        TunnelEnd::Expired => PassthroughEnd::Expired,
+        TunnelEnd::Draining => PassthroughEnd::Draining,
+        TunnelEnd::Forbidden => PassthroughEnd::Policy,
     }
 }

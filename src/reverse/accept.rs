@@ -15,7 +15,7 @@ use crate::downstream::handshake::{
 use crate::downstream::{LocalReply, Worker};
 use crate::generation::VirtualServer;
 use crate::message::Reason;
-use crate::telemetry::listeners::Rejection;
+use crate::telemetry::listeners::AdmissionRejection;
 
 use super::record::RequestLog;
 use super::{ClientConn, ReverseService, h1, h2};
@@ -47,7 +47,7 @@ impl Acceptor for ReverseService {
 
     fn shed(self: &Rc<Self>, peer: ClientAddr) {
         let site = self.site.load_full();
-        site.metrics.reject(Rejection::Descriptors);
+        site.metrics.reject(AdmissionRejection::Descriptors);
         refuse(self, &site, ClientConn::of(peer, None), (Reason::NoDescriptors, None));
     }
 }

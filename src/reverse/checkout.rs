@@ -10,16 +10,17 @@ use crate::generation::VirtualServer;
 use crate::message::{Reason, RequestHead};
 use crate::net::proxy_protocol::{RelayedConn, Tlv, v2};
 use crate::net::quota::{Accounts, QuotaError, QuotaLimits, Use};
-use crate::upstream::eject::Trouble;
-use crate::upstream::engine::{self, Session};
-use crate::upstream::exchange::Failure;
+use crate::upstream::connect_queue::{Granted, Waiter};
+use crate::upstream::eject::FailureKind;
+use crate::upstream::engine_io::{self, SessionUse};
+use crate::upstream::exchange::ExchangeFailure;
+use crate::upstream::failover::{self, ChosenEndpoint, ConnectTarget, place, reach};
 use crate::upstream::pool::{Pool, Taken};
-use crate::upstream::reach::{self, Chosen, To, place, reach};
-use crate::upstream::seat::Seat;
-use crate::upstream::sessions::Learner;
-use crate::upstream::turns::{Claim, Lot};
+use crate::upstream::sessions::SessionLearner;
+use crate::upstream::sticky_cookie::StickyTarget;
 use crate::upstream::{
-    Busy, ConnectError, Connection, Endpoint, Ends, Exchange, Home, Rotation, Upstream, connect,
+    Affinity, ConnAddrs, ConnectError, Endpoint, Exchange, InFlight, PooledConn, Rotation,
+    Upstream, connect,
 };
 
 use super::self_test::{self, SelfTestRequest};
@@ -29,7 +30,7 @@ const RETRY_SOON: u64 = 1;
 
 /// Who asks for a connection, and what for.
 pub(super) struct Checkout<'a> {
-    pub(super) to: To<'a>,
+    pub(super) to: ConnectTarget<'a>,
     pub(super) head: &'a RequestHead,
     pub(super) client: ClientInfo<'a>,
     /// Kept connections are passed over.
@@ -46,7 +47,7 @@ pub(super) struct ClientInfo<'a> {
     /// The client.
     pub(super) client: ClientAddr,
     /// The connection it came on: its own, or that of a proxy.
-    pub(super) ends: Ends,
+    pub(super) ends: ConnAddrs,
     /// The name it asked for in TLS.
     pub(super) sni: Option<&'a str>,
     /// Id of the request.
@@ -62,7 +63,7 @@ impl ClientInfo<'_> {
         // Not ALPN: whatever the client speaks, what follows is HTTP/1.1.
         let tlvs = [(Tlv::UniqueId, id), (Tlv::Authority, sni.unwrap_or_default())];
         let tlvs = if sni.is_some() { &tlvs[..] } else { &tlvs[..1] };
-        let Ends { source, destination } = self.ends;
+        let ConnAddrs { source, destination } = self.ends;
         let mut header = Vec::new();
         v2::announce(&mut header, &RelayedConn { source, destination, tlvs });
         header
@@ -71,7 +72,7 @@ impl ClientInfo<'_> {
 
 /// A connection and whose it is.
 pub(super) struct CheckedOut {
-    pub(super) connection: Connection,
+    pub(super) connection: PooledConn,
     pub(super) whose: SelectedEndpoint,
     /// Counts it among the connections in use, unless the request has had one before.
     pub(super) reserved: Option<Use>,
@@ -88,7 +89,7 @@ pub(super) struct SelectedEndpoint {
     /// What the answer says about a session.
     learns: SessionHint,
     /// What the client's cookie says.
-    cookie: Option<Seat>,
+    cookie: Option<StickyTarget>,
 }
 
 /// What there is to learn from an answer.
@@ -132,8 +133,8 @@ impl From<Reason> for CheckoutError {
     }
 }
 
-impl From<Failure> for CheckoutError {
-    fn from(failure: Failure) -> Self {
+impl From<ExchangeFailure> for CheckoutError {
+    fn from(failure: ExchangeFailure) -> Self {
         let detail = failure.detail.map(str::to_owned);
         Self { reason: failure.reason, detail, retry_after: None }
     }
@@ -210,18 +211,21 @@ pub(super) async fn acquire(
 /// The connection to the endpoint of the request's session, or to one that is chosen.
 async fn find(worker: &Rc<Worker>, errand: &Checkout<'_>) -> Result<CheckedOut, CheckoutError> {
     let (upstream, _) = errand.to;
-    let session =
-        if upstream.has_sessions() { engine::session(&errand.head.target) } else { Session::None };
+    let session = if upstream.has_sessions() {
+        engine_io::session(&errand.head.target)
+    } else {
+        SessionUse::None
+    };
     let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1);
     let cookie = cookie.and_then(|cookie| cookie.of(errand.head));
     let known = |id| SessionHint::Known(upstream.memory.sessions.key(id));
-    if let Session::Of(id) = session
+    if let SessionUse::Of(id) = session
         && let Some(seat) = upstream.seat(id, cookie)
     {
         let (at, learns) = match seat {
-            Home::At(index, endpoint) => ((index, endpoint), SessionHint::Nothing),
-            Home::Told(index, endpoint) => ((index, endpoint), known(id)),
-            Home::Gone => return Err(Reason::SessionLost.into()),
+            Affinity::At(index, endpoint) => ((index, endpoint), SessionHint::Nothing),
+            Affinity::Told(index, endpoint) => ((index, endpoint), known(id)),
+            Affinity::Gone => return Err(Reason::SessionLost.into()),
         };
         let acquired = try_one(worker, errand, at).await;
         return acquired.map(|acquired| acquired.of(learns, cookie)).map_err(|error| {
@@ -233,13 +237,14 @@ async fn find(worker: &Rc<Worker>, errand: &Checkout<'_>) -> Result<CheckedOut, 
         });
     }
     let learns = match session {
-        Session::None => SessionHint::Nothing,
-        Session::Opens => SessionHint::Opened,
-        Session::Of(id) => known(id),
+        SessionUse::None => SessionHint::Nothing,
+        SessionUse::Opens => SessionHint::Opened,
+        SessionUse::Of(id) => known(id),
     };
     let choice = upstream.choose(|| place(errand.client.client), cookie);
-    let reached =
-        reach(errand.to, choice, async |chosen: Chosen<'_>| try_one(worker, errand, chosen).await);
+    let reached = reach(errand.to, choice, async |chosen: ChosenEndpoint<'_>| {
+        try_one(worker, errand, chosen).await
+    });
     match reached.await {
         Ok(acquired) => Ok(acquired.of(learns, cookie)),
         Err(Some(error)) => Err(error.into()),
@@ -278,8 +283,8 @@ async fn try_one(
         Some(turn) => turn,
         // Boxed: it is rare, and every request has room for this future.
         None => match Box::pin(wait(worker, errand, ends, (index, endpoint))).await? {
-            Lot::Turn(turn) => turn,
-            Lot::Kept(connection) => {
+            Granted::Turn(turn) => turn,
+            Granted::Kept(connection) => {
                 counters.reused.inc();
                 return Ok(CheckedOut { connection, whose, reserved: None });
             }
@@ -290,7 +295,7 @@ async fn try_one(
     let stream = reach::try_one(errand.to, (index, endpoint), connecting).await?;
     drop(turn);
     let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
-    let connection = Connection { stream, reused: false, seat, ends };
+    let connection = PooledConn { stream, reused: false, seat, ends };
     Ok(CheckedOut { connection, whose, reserved: None })
 }
 
@@ -298,17 +303,17 @@ async fn try_one(
 async fn wait(
     worker: &Rc<Worker>,
     errand: &Checkout<'_>,
-    ends: Option<Ends>,
-    chosen: Chosen<'_>,
-) -> Result<Lot, ConnectError> {
-    let has_session = matches!(engine::session(&errand.head.target), Session::Of(_));
-    let claim = Claim { ends, fresh: errand.fresh, has_session };
+    ends: Option<ConnAddrs>,
+    chosen: ChosenEndpoint<'_>,
+) -> Result<Granted, ConnectError> {
+    let has_session = matches!(engine_io::session(&errand.head.target), SessionUse::Of(_));
+    let claim = Waiter { ends, fresh: errand.fresh, has_session };
     let place = worker.pool.wait(chosen.1.identity, claim);
     reach::wait(errand.to, chosen, place).await
 }
 
 impl CheckedOut {
-    fn of(mut self, learns: SessionHint, cookie: Option<Seat>) -> Self {
+    fn of(mut self, learns: SessionHint, cookie: Option<StickyTarget>) -> Self {
         (self.whose.learns, self.whose.cookie) = (learns, cookie);
         self
     }
@@ -316,15 +321,15 @@ impl CheckedOut {
 
 impl SelectedEndpoint {
     /// Counts the request, or the WebSocket it becomes, as open there.
-    pub(super) fn busy(&self, upstream: &Upstream) -> Option<Busy> {
-        (upstream.endpoints.len() > 1).then(|| Busy::new(&self.endpoint.health))
+    pub(super) fn busy(&self, upstream: &Upstream) -> Option<InFlight> {
+        (upstream.endpoints.len() > 1).then(|| InFlight::new(&self.endpoint.health))
     }
 
     /// Notes the answer.
-    pub(super) fn answered(&self, status: u16, exchange: &mut Exchange, to: To<'_>) {
+    pub(super) fn answered(&self, status: u16, exchange: &mut Exchange, to: ConnectTarget<'_>) {
         let (upstream, _) = to;
         if upstream.policy.eject.counts(status) {
-            self.met(Trouble::Status, to);
+            self.met(FailureKind::Status, to);
         } else if self.endpoint.health.circuit.close() {
             let (upstream, endpoint) = (&*upstream.name, &*self.endpoint.label);
             tracing::info!(upstream, endpoint, "the endpoint answers again");
@@ -333,7 +338,7 @@ impl SelectedEndpoint {
         match (self.learns, rank) {
             (SessionHint::Opened, Some(rank)) => {
                 let memory = Arc::clone(&upstream.memory);
-                exchange.shown_to(Learner::new(memory, rank.number));
+                exchange.shown_to(SessionLearner::new(memory, rank.number));
             }
             (SessionHint::Known(key), Some(rank)) => {
                 upstream.memory.sessions.learn_of(key, rank.number);
@@ -357,16 +362,16 @@ impl SelectedEndpoint {
     }
 
     /// Notes that there was none. A kept connection that was closed says nothing.
-    pub(super) fn failed(&self, failure: Failure, reused: bool, to: To<'_>) {
+    pub(super) fn failed(&self, failure: ExchangeFailure, reused: bool, to: ConnectTarget<'_>) {
         match failure.reason {
             Reason::UpstreamClosed if reused && failure.silent => {}
-            Reason::UpstreamClosed | Reason::UpstreamBadAnswer => self.met(Trouble::Reset, to),
-            Reason::UpstreamFirstByteTimeout => self.met(Trouble::Timeout, to),
+            Reason::UpstreamClosed | Reason::UpstreamBadAnswer => self.met(FailureKind::Reset, to),
+            Reason::UpstreamFirstByteTimeout => self.met(FailureKind::Timeout, to),
             _ => {}
         }
     }
 
-    fn met(&self, trouble: Trouble, to: To<'_>) {
+    fn met(&self, trouble: FailureKind, to: ConnectTarget<'_>) {
         reach::met(trouble, to, (self.index, &self.endpoint));
     }
 }

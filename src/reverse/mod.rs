@@ -34,7 +34,7 @@ use crate::message::{Reason, TraceParent};
 use crate::net::admission::Admission;
 use crate::net::quota::Accounts;
 use crate::tls::ClientHandshake;
-use crate::upstream::Ends;
+use crate::upstream::ConnAddrs;
 
 use checkout::ClientInfo;
 
@@ -120,7 +120,7 @@ impl ClientConn {
     ) -> ClientInfo<'a> {
         // It was not asked for if no upstream was to be told when the client connected.
         let destination = self.destination.unwrap_or(site.address);
-        let ends = Ends { source: self.client.0, destination };
+        let ends = ConnAddrs { source: self.client.0, destination };
         ClientInfo { client, ends, sni: self.sni.as_deref(), id, accounts: &self.accounts }
     }
 

@@ -21,13 +21,13 @@ use crate::net::Phase;
 use crate::net::quota::Use;
 use crate::net::relay::Standing;
 use crate::socketio::{self, RequestOutcome, RequestProbe, SocketEnded};
-use crate::telemetry::line::{Event, Key, Line};
+use crate::telemetry::line::{Key, LineWriter, LogEvent};
 use crate::telemetry::metrics::class;
-use crate::telemetry::recent::Request;
-use crate::telemetry::upstreams::Seat;
-use crate::telemetry::websockets::Closed;
+use crate::telemetry::recent::NotedRequest;
+use crate::telemetry::upstreams::ConnGauge;
+use crate::telemetry::websockets::WebSocketClose;
 use crate::telemetry::{UpstreamMetrics, WebSocketMetrics};
-use crate::upstream::{Busy, Exchange, Upstream};
+use crate::upstream::{Exchange, InFlight, Upstream};
 
 use super::ClientConn;
 use super::checkout::CheckedOut;
@@ -60,14 +60,14 @@ pub(super) struct RequestLog {
     /// After `start`: there was a connection to send the request on.
     connected: Duration,
     first_byte: Option<Duration>,
-    tunnel: Option<Closed>,
+    tunnel: Option<WebSocketClose>,
     /// Counts it among what is open at the endpoint.
-    busy: Option<Busy>,
+    busy: Option<InFlight>,
     /// Count it among the requests of its profile, and the connections in use of its upstream.
     pub(super) admitted: Option<Use>,
     reserved: Option<Use>,
     /// Of a tunnel: counts the upstream's connection.
-    seat: Option<Seat>,
+    seat: Option<ConnGauge>,
     /// Its number among the worker's tunnels.
     listed: Option<u64>,
     /// Of the Close frame the client of a WebSocket was sent by us.
@@ -105,7 +105,7 @@ impl RequestLog {
                 .unwrap_or_else(|| TraceParent::new(record.id.digits(), span))
         });
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
-        worker.recent.add(&Request {
+        worker.recent.add(&NotedRequest {
             listener: site.address,
             method: &head.method,
             upgrade: head.upgrade,
@@ -215,9 +215,9 @@ impl RequestLog {
 
     /// The record of the tunnel that the request becomes; its end is set when it ends.
     /// `seat` counts the upstream's connection.
-    pub(super) fn into_tunnel(mut self, seat: Option<Seat>) -> Self {
+    pub(super) fn into_tunnel(mut self, seat: Option<ConnGauge>) -> Self {
         self.notice(RequestProbe::switched);
-        self.tunnel = Some(Closed::Unknown);
+        self.tunnel = Some(WebSocketClose::Unknown);
         self.seat = seat;
         if let Some(asked) = &mut self.request {
             // Slices of the head would keep all of it for as long as the tunnel lives.
@@ -351,7 +351,7 @@ impl RequestLog {
             .or_else(|| self.tunnel.and_then(|end| Flag::of_end(end.word())))
     }
 
-    fn tell_served(&self, line: &mut impl Line) {
+    fn tell_served(&self, line: &mut impl LineWriter) {
         if let Some(route) = &self.route {
             line.text(Key::Route, route.name.as_bytes());
             if route.report_only {
@@ -389,8 +389,8 @@ impl RequestLog {
     }
 }
 
-impl Event for RequestLog {
-    fn tell<L: Line>(&self, line: &mut L) {
+impl LogEvent for RequestLog {
+    fn tell<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         if let Some(trace) = &self.trace {
             line.text(Key::Trace, trace.trace());

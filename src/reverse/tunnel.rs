@@ -11,7 +11,7 @@ use crate::downstream::accept::AdmittedConn;
 use crate::net::Io;
 use crate::net::relay::{RelayEnd, RelayOwner, RelaySide, RelayedBytes, Standing, relay_websocket};
 use crate::socketio::SocketEnded;
-use crate::telemetry::websockets::Closed;
+use crate::telemetry::websockets::WebSocketClose;
 use crate::upstream::Stream;
 
 use super::ReverseService;
@@ -39,13 +39,13 @@ pub(super) fn spawn<T: Io>(
         record.request_bytes = summary.a_to_b;
         record.response_bytes = summary.b_to_a;
         let how = match summary.end {
-            RelayEnd::ClosedByA => Closed::ByClient,
-            RelayEnd::ClosedByB => Closed::ByUpstream,
-            RelayEnd::BrokenA => Closed::ClientBroke,
-            RelayEnd::BrokenB => Closed::UpstreamBroke,
-            RelayEnd::Idle => Closed::Idle,
-            RelayEnd::Draining => Closed::Draining,
-            RelayEnd::Forbidden | RelayEnd::Outdated => Closed::Policy,
+            RelayEnd::ClosedByA => WebSocketClose::ByClient,
+            RelayEnd::ClosedByB => WebSocketClose::ByUpstream,
+            RelayEnd::BrokenA => WebSocketClose::ClientBroke,
+            RelayEnd::BrokenB => WebSocketClose::UpstreamBroke,
+            RelayEnd::Idle => WebSocketClose::Idle,
+            RelayEnd::Draining => WebSocketClose::Draining,
+            RelayEnd::Forbidden | RelayEnd::Outdated => WebSocketClose::Policy,
         };
         record.tunnel_ended(SocketEnded::new(how, summary.silent, summary.said_close));
         drop((record, admitted));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::message::{Reason, Version};
-use crate::telemetry::socketio::Place;
-use crate::telemetry::websockets::Closed;
+use crate::telemetry::socketio::SocketIoLabels;
+use crate::telemetry::websockets::WebSocketClose;
 
 use super::key::SessionKey;
 use super::packet::Heartbeat;
@@ -19,7 +19,7 @@ pub struct SessionEvent {
     /// When.
     pub at: Instant,
     /// The route that took it.
-    pub place: Arc<Place>,
+    pub place: Arc<SocketIoLabels>,
     /// The TCP peer.
     pub client: SocketAddr,
     /// Of HTTP, on the client's side.
@@ -120,7 +120,7 @@ pub struct StrippedFields {
     pub http10: bool,
     /// `StartingChild: websocket`.
     pub upgrade: bool,
-    /// `Connection: upgrade`.
+    /// `PooledConn: upgrade`.
     pub connection: bool,
     /// `Sec-WebSocket-SessionKey`.
     pub key: bool,
@@ -130,7 +130,7 @@ pub struct StrippedFields {
 #[derive(Clone, Copy, Debug)]
 pub struct SocketEnded {
     /// Who ended it.
-    pub how: Closed,
+    pub how: WebSocketClose,
     /// How long nothing had moved.
     pub silent: Duration,
     /// One of the two had said Close.
@@ -144,7 +144,7 @@ pub struct SocketEnded {
 impl SocketEnded {
     /// As far as its relay knows; the rest is for the ticket to say.
     #[must_use]
-    pub fn new(how: Closed, silent: Duration, said_close: bool) -> Self {
+    pub fn new(how: WebSocketClose, silent: Duration, said_close: bool) -> Self {
         Self { how, silent, said_close, direct: false, messages: [0, 0] }
     }
 }

@@ -92,7 +92,7 @@ impl BodyHead {
         })
     }
 
-    /// The code of a refusal: `{"code":1,"message":"Session ID unknown"}`.
+    /// The code of a refusal: `{"code":1,"message":"SessionUse ID unknown"}`.
     pub(super) fn code(&self) -> Option<u8> {
         let (before, text) = self.object()?;
         let refusal: RefusalText = serde_json::from_slice(&text).ok()?;

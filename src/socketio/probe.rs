@@ -12,8 +12,8 @@ use http::Method;
 
 use crate::message::field::tokens;
 use crate::message::{KnownField, Reason, RequestHead, Version};
-use crate::telemetry::socketio::Place;
-use crate::upstream::{Onlooker, engine};
+use crate::telemetry::socketio::SocketIoLabels;
+use crate::upstream::{BodyTap, engine_io};
 
 use super::event::{
     EventKind, PollEnded, SessionEvent, SessionOpened, SocketEnded, StrippedFields, UpgradeFailed,
@@ -31,7 +31,7 @@ pub struct RequestProbe {
     engine: u8,
     version: Version,
     key: Cell<Option<SessionKey>>,
-    place: OnceCell<(Arc<Place>, Duration)>,
+    place: OnceCell<(Arc<SocketIoLabels>, Duration)>,
     open: RefCell<Option<OpenPacket>>,
     code: Cell<Option<u8>>,
     goodbye: Cell<bool>,
@@ -73,7 +73,7 @@ impl RequestProbe {
     /// Of a request; `None` if it is not Engine.IO's.
     #[must_use]
     pub fn of(head: &RequestHead) -> Option<Rc<Self>> {
-        let parameters = engine::parameters(&head.target)?;
+        let parameters = engine_io::parameters(&head.target)?;
         let ask = match (&head.method, parameters.sid, parameters.is_websocket()) {
             // A WebSocket over HTTP/2 is a CONNECT.
             (&Method::GET | &Method::CONNECT, sid, true) => {
@@ -101,7 +101,7 @@ impl RequestProbe {
     }
 
     /// Notes the route that takes it, and the route's limit on the wait for a first byte.
-    pub fn at(&self, place: &Arc<Place>, first_byte: Duration) {
+    pub fn at(&self, place: &Arc<SocketIoLabels>, first_byte: Duration) {
         // A request has one route.
         let _ = self.place.set((Arc::clone(place), first_byte));
     }
@@ -114,7 +114,7 @@ impl RequestProbe {
 
     /// Somebody to look at an answer with this status, if there is anything to see.
     #[must_use]
-    pub fn onlooker(self: &Rc<Self>, status: u16) -> Option<Box<dyn Onlooker>> {
+    pub fn onlooker(self: &Rc<Self>, status: u16) -> Option<Box<dyn BodyTap>> {
         let ticket = Rc::clone(self);
         match self.ask {
             RequestKind::Poll { post: false } if status == 200 => {
@@ -249,7 +249,7 @@ struct HeadScan {
     begun: BodyHead,
 }
 
-impl Onlooker for HeadScan {
+impl BodyTap for HeadScan {
     fn read(&mut self, piece: &[u8]) -> bool {
         if !self.begun.read(piece) {
             return false;
@@ -271,7 +271,7 @@ struct TailScan {
     end: BodyTail,
 }
 
-impl Onlooker for TailScan {
+impl BodyTap for TailScan {
     fn read(&mut self, piece: &[u8]) -> bool {
         self.end.read(piece);
         self.ticket.goodbye.set(self.end.says_goodbye(self.ticket.engine));

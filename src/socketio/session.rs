@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::message::{Reason, Version};
-use crate::telemetry::socketio::Place;
-use crate::telemetry::websockets::Closed;
+use crate::telemetry::socketio::SocketIoLabels;
+use crate::telemetry::websockets::WebSocketClose;
 
 use super::cause::{Cause, TimerSide};
 use super::event::{
@@ -35,7 +35,7 @@ pub(super) const MAX_TIMELINE: usize = 16;
 
 /// See the module.
 pub(super) struct TrackedSession {
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<SocketIoLabels>,
     pub(super) client: SocketAddr,
     pub(super) version: Version,
     first: Instant,
@@ -342,11 +342,11 @@ impl TrackedSession {
     /// What the end of a WebSocket says about idle timers.
     pub(super) fn cut_side(&self, cut: &SocketEnded) -> Option<TimerSide> {
         match cut.how {
-            Closed::Idle => Some(TimerSide::Ours),
+            WebSocketClose::Idle => Some(TimerSide::Ours),
             _ if cut.said_close || !self.is_within(cut.silent) => None,
-            Closed::ByClient | Closed::ClientBroke => Some(TimerSide::Front),
-            Closed::ByUpstream | Closed::UpstreamBroke => Some(TimerSide::Behind),
-            Closed::Draining | Closed::Policy | Closed::Unknown => None,
+            WebSocketClose::ByClient | WebSocketClose::ClientBroke => Some(TimerSide::Front),
+            WebSocketClose::ByUpstream | WebSocketClose::UpstreamBroke => Some(TimerSide::Behind),
+            WebSocketClose::Draining | WebSocketClose::Policy | WebSocketClose::Unknown => None,
         }
     }
 

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::message::Reason;
 use crate::telemetry::Metrics;
-use crate::telemetry::socketio::Told;
+use crate::telemetry::socketio::SessionGauges;
 
 use super::cause::{Cause, TimerSide, too_short};
 use super::event::{EventKind, SessionEvent, SessionOpened};
@@ -189,7 +189,7 @@ impl SessionTable {
                 SessionState::Direct => ("direct", None),
                 SessionState::Ended(_) => return None,
             };
-            Some(Told { of: &session.place.metrics, state, cause })
+            Some(SessionGauges { of: &session.place.metrics, state, cause })
         }));
     }
 

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use crate::admin::egress::EgressViews;
 use crate::admin::report::ReloadOutcome;
 use crate::admin::{self, AdminApi, AdminCommand, socket};
-use crate::telemetry::access_log::Reopener;
+use crate::telemetry::access_log::LogReopener;
 
 use super::{RunningGateway, plan};
 
@@ -115,7 +115,7 @@ impl RunningGateway {
 }
 
 /// Opens the access log anew on every USR1, also while draining.
-fn reopen_on_signal(reopener: Reopener) -> std::io::Result<impl Future<Output = ()>> {
+fn reopen_on_signal(reopener: LogReopener) -> std::io::Result<impl Future<Output = ()>> {
     let mut asked = signal(SignalKind::user_defined1())?;
     Ok(async move {
         while asked.recv().await.is_some() {

@@ -11,8 +11,8 @@ use tokio::task::{JoinHandle, spawn_local};
 use crate::generation::Generation;
 use crate::net::WorkerLocal;
 use crate::telemetry::Metrics;
-use crate::upstream::check::{Word, ask};
-use crate::upstream::{Check, Endpoint, Upstream};
+use crate::upstream::check::{FaultKind, ask};
+use crate::upstream::{Endpoint, HealthCheck, Upstream};
 
 /// The least time between two checks of an endpoint, however many requests find it wanting.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -77,7 +77,7 @@ impl HealthChecker {
         self.stop();
         let gone = before.iter().map(|upstream| &*upstream.name);
         let gone = gone.filter(|name| !all.iter().any(|kept| *kept.name == **name));
-        self.metrics.endpoints.forget(gone, Word::RESULTS);
+        self.metrics.endpoints.forget(gone, FaultKind::RESULTS);
         let local = WorkerLocal::new();
         for upstream in all {
             if upstream.policy.fail_over.is_some() {
@@ -109,7 +109,7 @@ impl HealthChecker {
 struct CheckedEndpoint {
     upstream: Arc<str>,
     endpoint: Arc<Endpoint>,
-    check: Arc<Check>,
+    check: Arc<HealthCheck>,
     metrics: Arc<Metrics>,
     local: Rc<WorkerLocal>,
 }
@@ -164,7 +164,7 @@ impl CheckedEndpoint {
         let result = ask(&self.endpoint, &self.check, &self.local).await;
         let word = result.as_ref().err().map_or("good", |fault| fault.word.as_str());
         self.metrics.endpoints.checked(&self.upstream, word);
-        if result.as_ref().is_err_and(|fault| fault.word == Word::Internal) {
+        if result.as_ref().is_err_and(|fault| fault.word == FaultKind::Internal) {
             self.endpoint.health.told().checked = Some(Instant::now());
             return;
         }

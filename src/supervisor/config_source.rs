@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-use crate::telemetry::Voice;
+use crate::telemetry::Logging;
 
 use super::upgrade_parent::ProgramArgs;
 
@@ -24,5 +24,5 @@ pub struct ConfigSource {
     /// How to start this program anew; `None` where that makes no sense.
     pub program: Option<ProgramArgs>,
     /// Speaks about the gateway.
-    pub voice: Voice,
+    pub voice: Logging,
 }

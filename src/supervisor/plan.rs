@@ -21,8 +21,8 @@ use crate::generation::virtual_server::{ProxyTarget, RouteAction, RouteQuery, Tu
 use crate::generation::{self, Generation, ListenerService, RouteDecision, VirtualServer};
 use crate::message::Reason;
 use crate::telemetry::Metrics;
-use crate::telemetry::mask::Mask;
-use crate::telemetry::recent::Seen;
+use crate::telemetry::mask::QueryMask;
+use crate::telemetry::recent::RecentRequest;
 use crate::tls::{ClientAuth, ServerTls};
 
 use super::changes::{self, ConfigDifference};
@@ -288,11 +288,11 @@ fn gauge(gauge: &prometheus::IntGauge) -> u64 {
 }
 
 /// Asks both generations about every request.
-fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> ReplayedRequests {
+fn rerouted(recent: &[RecentRequest], old: &Generation, new: &Generation) -> ReplayedRequests {
     let mut kinds = HashMap::<(String, String, String, String), usize>::new();
     let mut different = 0;
     let log = &old.config.gateway.access_log;
-    let mask = Mask::new(&log.mask, &log.mask_path);
+    let mask = QueryMask::new(&log.mask, &log.mask_path);
     for seen in recent {
         let (before, after) = (decided(seen, old), decided(seen, new));
         if before == after {
@@ -313,7 +313,7 @@ fn rerouted(recent: &[Seen], old: &Generation, new: &Generation) -> ReplayedRequ
 }
 
 /// What a generation does with a request, in words.
-fn decided(seen: &Seen, generation: &Generation) -> String {
+fn decided(seen: &RecentRequest, generation: &Generation) -> String {
     let Some(site) = generation.sites.iter().find(|site| site.address == seen.listener) else {
         return "no listener".to_owned();
     };

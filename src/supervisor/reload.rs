@@ -22,7 +22,7 @@ use crate::admin::report::{
 use crate::config::{self, RejectedConfig};
 use crate::forward::{ForwardRuntime, ForwardShared};
 use crate::generation::{self, Generation, ListenerAddr};
-use crate::telemetry::access_log::{Opener, Outlet};
+use crate::telemetry::access_log::{LogOpener, LogWriter};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::{display_duration, display_timestamp};
 
@@ -92,7 +92,7 @@ struct PreparedReload {
     sockets: Vec<WorkerSockets>,
     held: HeldSockets,
     /// Where the access log goes from now on, if that is another place.
-    log: Option<Outlet>,
+    log: Option<LogWriter>,
     changes: Vec<String>,
     warnings: String,
 }
@@ -441,7 +441,7 @@ struct PrepareInputs {
     /// Those that take connections.
     workers: usize,
     leaving: Vec<u16>,
-    log: Opener,
+    log: LogOpener,
 }
 
 impl PrepareInputs {

@@ -11,7 +11,7 @@ use crate::admin::socket::{self, AdminSocketFile, SocketError};
 use crate::config::{self, LogTarget};
 use crate::generation::{Generation, ListenerAddr};
 use crate::net::listen;
-use crate::telemetry::access_log::{Counts, Opener, Outlet};
+use crate::telemetry::access_log::{LineCounts, LogOpener, LogWriter};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
@@ -206,16 +206,16 @@ pub(super) fn open_log(
     metrics: &Metrics,
 ) -> Result<AccessLog, StartError> {
     let counts =
-        Counts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
+        LineCounts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
     let opened = AccessLog::open(config, counts);
     opened.map_err(|source| no_log(config, source))
 }
 
 /// Opens the log of another generation, if the present one goes elsewhere.
 pub(super) fn open_next_log(
-    opener: &Opener,
+    opener: &LogOpener,
     generation: &Generation,
-) -> Result<Option<Outlet>, StartError> {
+) -> Result<Option<LogWriter>, StartError> {
     let config = &generation.config.gateway.access_log;
     opener.open(config).map_err(|source| no_log(config, source))
 }

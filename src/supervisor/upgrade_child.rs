@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use crate::net::activation;
 use crate::net::handover::HandoverChannel;
-use crate::tls::tickets::Local;
+use crate::tls::tickets::LocalKeys;
 
 /// Set in the environment of a process that is started to succeed this one.
 pub(super) const CHILD_VARIABLE: &str = "APP_GATEWAY_SUCCEEDING";
@@ -117,7 +117,7 @@ impl InheritedState {
     }
 
     /// Takes the ticket keys of the predecessor over, so that its clients can go on here.
-    pub fn hand_tickets(&mut self, to: &Local) {
+    pub fn hand_tickets(&mut self, to: &LocalKeys) {
         if self.tickets.take().is_some_and(|keys| !to.inherit(&keys)) {
             tracing::warn!(
                 "the ticket keys of the process before cannot be read; clients make full handshakes"

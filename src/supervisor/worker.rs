@@ -15,8 +15,8 @@ use crate::generation::virtual_server::TunnelInfo;
 use crate::net::Phase;
 use crate::socketio;
 use crate::telemetry::Metrics;
-use crate::telemetry::access_log::Handle;
-use crate::telemetry::recent::Seen;
+use crate::telemetry::access_log::LogHandle;
+use crate::telemetry::recent::RecentRequest;
 
 use super::listeners::{ListenerHandle, SharedListener};
 use super::systemd::BeatReply;
@@ -33,7 +33,7 @@ pub(super) enum WorkerCommand {
     /// Take no more from this address.
     Close(ListenerKind, SocketAddr),
     /// Write the access log there.
-    Log(Handle),
+    Log(LogHandle),
     /// The configuration has changed; the identities of its endpoints, sorted.
     Reloaded(Arc<[u64]>),
     /// New work goes to other endpoints than before.
@@ -49,13 +49,13 @@ pub(super) enum WorkerCommand {
 pub(super) struct WorkerSnapshot {
     pub(super) tunnels: Vec<TunnelInfo>,
     pub(super) passing: Vec<PassthroughConn>,
-    pub(super) recent: Vec<Seen>,
+    pub(super) recent: Vec<RecentRequest>,
 }
 
 /// What a worker thread is started with.
 pub(super) struct WorkerArgs {
     pub(super) sockets: Vec<(TcpListener, SharedListener)>,
-    pub(super) lines: Handle,
+    pub(super) lines: LogHandle,
     pub(super) metrics: Arc<Metrics>,
     /// Where it hands over what it notices of Socket.IO sessions.
     pub(super) noticed: mpsc::Sender<Vec<socketio::SessionEvent>>,

@@ -8,7 +8,7 @@ use super::metrics::{counters, gauges};
 
 /// The families.
 #[derive(Debug)]
-pub struct Endpoints {
+pub struct EndpointFamilies {
     up: IntGaugeVec,
     last_change: IntGaugeVec,
     open: IntGaugeVec,
@@ -20,7 +20,7 @@ pub struct Endpoints {
 
 /// An endpoint, as it is told.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct EndpointSample<'a> {
     /// Name of the upstream.
     pub upstream: &'a str,
     /// Host and port.
@@ -37,7 +37,7 @@ pub struct Told<'a> {
 
 /// An upstream, as it is told.
 #[derive(Clone, Copy, Debug)]
-pub struct Upstream<'a> {
+pub struct UpstreamSample<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its backups are used.
@@ -50,7 +50,7 @@ fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-impl Endpoints {
+impl EndpointFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let endpoint = &["upstream", "endpoint"];
         Ok(Self {
@@ -102,8 +102,8 @@ impl Endpoints {
     /// Tells of all upstreams there are, in place of those told before.
     pub fn tell<'a>(
         &self,
-        upstreams: impl Iterator<Item = Upstream<'a>>,
-        all: impl Iterator<Item = Told<'a>>,
+        upstreams: impl Iterator<Item = UpstreamSample<'a>>,
+        all: impl Iterator<Item = EndpointSample<'a>>,
     ) {
         let families = [
             &self.up,
@@ -116,7 +116,7 @@ impl Endpoints {
         for family in families {
             family.reset();
         }
-        for Upstream { name, on_backup, sessions } in upstreams {
+        for UpstreamSample { name, on_backup, sessions } in upstreams {
             self.on_backup.with_label_values(&[name]).set(i64::from(on_backup));
             self.sessions.with_label_values(&[name]).set(number(sessions));
         }

@@ -10,14 +10,14 @@ use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 /// How metrics are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// The Prometheus text format, version 0.0.4.
     Text,
     /// `OpenMetrics`, version 1.0.0.
     OpenMetrics,
 }
 
-impl Format {
+impl ExpositionFormat {
     /// What an `Accept` field prefers; text if it does not say.
     #[must_use]
     pub fn preferred(accept: &str) -> Self {
@@ -57,7 +57,7 @@ impl Format {
 /// Writes families; `shown` says of a metric's labels whether it is.
 pub(super) fn write(
     families: &[MetricFamily],
-    format: Format,
+    format: ExpositionFormat,
     shown: &dyn Fn(&[LabelPair]) -> bool,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 * 1024);
@@ -75,13 +75,13 @@ pub(super) fn write(
             sample(&mut out, (family.name(), family.get_field_type()), metric, &labels, format);
         }
     }
-    if format == Format::OpenMetrics {
+    if format == ExpositionFormat::OpenMetrics {
         out.extend_from_slice(b"# EOF\n");
     }
     out
 }
 
-fn head(out: &mut Vec<u8>, family: &MetricFamily, format: Format) {
+fn head(out: &mut Vec<u8>, family: &MetricFamily, format: ExpositionFormat) {
     let (mut name, kind) = (family.name(), family.get_field_type());
     let mut word = match kind {
         MetricType::COUNTER => "counter",
@@ -89,7 +89,7 @@ fn head(out: &mut Vec<u8>, family: &MetricFamily, format: Format) {
         MetricType::HISTOGRAM => "histogram",
         MetricType::SUMMARY | MetricType::UNTYPED => "untyped",
     };
-    if format == Format::OpenMetrics {
+    if format == ExpositionFormat::OpenMetrics {
         if kind == MetricType::COUNTER {
             name = name.strip_suffix("_total").unwrap_or(name);
         } else if let Some(short) = name.strip_suffix("_info") {
@@ -99,11 +99,11 @@ fn head(out: &mut Vec<u8>, family: &MetricFamily, format: Format) {
     for piece in ["# HELP ", name, " "] {
         out.extend_from_slice(piece.as_bytes());
     }
-    escape(out, family.help(), format == Format::OpenMetrics);
+    escape(out, family.help(), format == ExpositionFormat::OpenMetrics);
     for piece in ["\n# TYPE ", name, " ", word, "\n"] {
         out.extend_from_slice(piece.as_bytes());
     }
-    if format == Format::OpenMetrics
+    if format == ExpositionFormat::OpenMetrics
         && let Some(unit) = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(unit))
     {
         for piece in ["# UNIT ", name, " ", unit, "\n"] {
@@ -113,7 +113,7 @@ fn head(out: &mut Vec<u8>, family: &MetricFamily, format: Format) {
 }
 
 /// Writes what stands between the braces.
-fn write_labels(out: &mut Vec<u8>, labels: &[LabelPair], _: Format) {
+fn write_labels(out: &mut Vec<u8>, labels: &[LabelPair], _: ExpositionFormat) {
     for label in labels {
         if !out.is_empty() {
             out.push(b',');
@@ -130,7 +130,7 @@ fn sample(
     (name, kind): (&str, MetricType),
     metric: &Metric,
     labels: &[u8],
-    format: Format,
+    format: ExpositionFormat,
 ) {
     match kind {
         MetricType::COUNTER => {
@@ -148,7 +148,7 @@ fn sample(
             let mut bucket = |out: &mut Vec<u8>, bound: f64, count: u64| {
                 with_bound.truncate(length);
                 number(&mut with_bound, bound);
-                if format == Format::OpenMetrics && bound.fract() == 0.0 {
+                if format == ExpositionFormat::OpenMetrics && bound.fract() == 0.0 {
                     with_bound.extend_from_slice(b".0");
                 }
                 with_bound.push(b'"');

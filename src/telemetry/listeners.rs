@@ -7,8 +7,8 @@ use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
-use super::lease::Lease;
 use super::metrics::{counters, gauges, histograms};
+use super::series_guard::SeriesGuard;
 
 /// Seconds, for handshakes: most take a way there and back.
 const BUCKETS: &[f64] =
@@ -16,7 +16,7 @@ const BUCKETS: &[f64] =
 
 /// Why a connection was not let in; the words are those of the reasons in the access log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Rejection {
+pub enum AdmissionRejection {
     /// The listener has as many as it may.
     Listener,
     /// This client has.
@@ -30,7 +30,7 @@ const REJECTIONS: [&str; 3] =
 
 /// How a TLS handshake with a client ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Handshake {
+pub enum HandshakeResult {
     /// TLS 1.2, from the beginning.
     Full12,
     /// TLS 1.2, going on from a session of before.
@@ -57,7 +57,7 @@ const HANDSHAKES: [[&str; 3]; 6] = [
 
 /// What came of a connection to a listener for balancers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Balanced {
+pub enum ProxyHeaderResult {
     /// A header that names the client.
     Proxied,
     /// A header that says that the balancer speaks for itself.
@@ -76,7 +76,7 @@ pub enum Balanced {
     Unlisted,
 }
 
-impl Balanced {
+impl ProxyHeaderResult {
     const WORDS: [&'static str; 8] = [
         "proxied",
         "local",
@@ -96,7 +96,7 @@ impl Balanced {
 }
 
 /// The families.
-pub(super) struct Listeners {
+pub(super) struct ListenerFamilies {
     active: IntGaugeVec,
     accepted: IntCounterVec,
     rejected: IntCounterVec,
@@ -118,35 +118,35 @@ pub struct ListenerMetrics {
     /// Only of listeners for balancers.
     balanced: Option<Arc<[IntCounter; 8]>>,
     /// For what outlives the listener.
-    pub lease: Arc<Lease>,
+    pub lease: Arc<SeriesGuard>,
 }
 
 impl ListenerMetrics {
     /// Counts a connection that was not let in.
-    pub fn reject(&self, why: Rejection) {
+    pub fn reject(&self, why: AdmissionRejection) {
         self.rejected[why as usize].inc();
     }
 
     /// Counts a handshake that ended well.
-    pub fn shook_hands(&self, how: Handshake, took: Duration) {
+    pub fn shook_hands(&self, how: HandshakeResult, took: Duration) {
         self.handshakes[how as usize].inc();
         self.handshake_seconds.observe(took.as_secs_f64());
     }
 
     /// Counts a connection to a listener for balancers.
-    pub fn balanced(&self, what: Balanced) {
+    pub fn balanced(&self, what: ProxyHeaderResult) {
         if let Some(counters) = &self.balanced {
             counters[what as usize].inc();
         }
     }
 
     /// Counts a handshake that did not.
-    pub fn handshake_failed(&self, how: Handshake) {
+    pub fn handshake_failed(&self, how: HandshakeResult) {
         self.handshakes[how as usize].inc();
     }
 }
 
-impl Listeners {
+impl ListenerFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let listener = &["profile", "listener"];
         Ok(Self {
@@ -187,7 +187,7 @@ impl Listeners {
 
     pub(super) fn handles(
         &self,
-        lease: Arc<Lease>,
+        lease: Arc<SeriesGuard>,
         profile: &str,
         listener: &str,
     ) -> ListenerMetrics {
@@ -214,7 +214,10 @@ impl Listeners {
         listener: &str,
     ) -> ListenerMetrics {
         let counter = |word| self.balanced.with_label_values(&[profile, listener, word]);
-        ListenerMetrics { balanced: Some(Arc::new(Balanced::WORDS.map(counter))), ..handles }
+        ListenerMetrics {
+            balanced: Some(Arc::new(ProxyHeaderResult::WORDS.map(counter))),
+            ..handles
+        }
     }
 
     /// Whether a connection is open.
@@ -231,7 +234,7 @@ impl Listeners {
         for reason in REJECTIONS {
             let _ = self.rejected.remove_label_values(&[profile, listener, reason]);
         }
-        for word in Balanced::WORDS {
+        for word in ProxyHeaderResult::WORDS {
             let _ = self.balanced.remove_label_values(&[profile, listener, word]);
         }
         for [version, result, resumed] in HANDSHAKES {

@@ -45,14 +45,14 @@ const fn secrets(length: usize) -> &'static [&'static str] {
 
 /// What is masked: what always is, and what the operator adds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Mask {
+pub struct QueryMask {
     /// Further names of parameters.
     more: Vec<String>,
     /// Segments of paths.
     paths: Vec<Pattern>,
 }
 
-impl Mask {
+impl QueryMask {
     /// With further names of parameters, and patterns of paths as in `mask-path`.
     #[must_use]
     pub fn new(more: &[String], paths: &[String]) -> Self {

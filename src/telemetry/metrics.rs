@@ -1,7 +1,7 @@
 //! Metrics, on handles resolved when a configuration is compiled.
 //!
 //! Labels come from configuration names and closed word lists only, never from the network; how
-//! many of the configuration's names, an [`Allotment`] decides.
+//! many of the configuration's names, an [`LabelLimits`] decides.
 
 mod series;
 
@@ -14,20 +14,20 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::allotment::{Allotment, KINDS, OTHER};
+use super::cardinality::{KINDS, LabelLimits, OTHER_LABEL};
 use super::egress::EgressMetrics;
-use super::endpoints::Endpoints;
-use super::exposition::{self, Format};
-use super::lease::{Lease, Leases, Series};
-use super::listeners::{ListenerMetrics, Listeners};
-use super::peers::Peers;
-use super::process::Process;
-use super::refusals::{Refusals, Refused};
+use super::endpoints::EndpointFamilies;
+use super::exposition::{self, ExpositionFormat};
+use super::listeners::{ListenerFamilies, ListenerMetrics};
+use super::peers::PeerFamilies;
+use super::process::ProcessCollector;
+use super::rejections::{RejectionFamilies, RejectionTotal};
 use super::route::RouteMetrics;
-use super::socketio::{SocketIo, SocketIoMetrics};
-use super::tcp::Tcp;
-use super::upstreams::{UpstreamMetrics, Upstreams};
-use super::websockets::WebSockets;
+use super::series_guard::{SeriesCounts, SeriesGuard, SeriesKind};
+use super::socketio::{SocketIoFamilies, SocketIoMetrics};
+use super::tcp::PassthroughFamilies;
+use super::upstreams::{UpstreamFamilies, UpstreamMetrics};
+use super::websockets::WebSocketFamilies;
 
 /// Seconds; up to a minute, because long polls last that long.
 pub(super) const REQUEST_BUCKETS: &[f64] =
@@ -48,20 +48,20 @@ pub fn class(status: u16) -> usize {
 /// All metric families of the process.
 pub struct Metrics {
     registry: Registry,
-    pub(super) leases: Leases,
+    pub(super) leases: SeriesCounts,
     requests: IntCounterVec,
     seconds: HistogramVec,
     in_flight: IntGaugeVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     report_only: IntCounterVec,
-    pub(super) websockets: WebSockets,
-    pub(super) tcp: Tcp,
-    listeners: Listeners,
-    upstreams: Upstreams,
+    pub(super) websockets: WebSocketFamilies,
+    pub(super) tcp: PassthroughFamilies,
+    listeners: ListenerFamilies,
+    upstreams: UpstreamFamilies,
     overflow: IntGaugeVec,
     /// What the configuration that serves has; none before one does.
-    serving: Mutex<Option<Arc<HashSet<Series>>>>,
+    serving: Mutex<Option<Arc<HashSet<SeriesKind>>>>,
     unverified: IntGaugeVec,
     not_after: IntGaugeVec,
     reloads: IntCounterVec,
@@ -73,15 +73,15 @@ pub struct Metrics {
     reasons: Vec<IntCounter>,
     /// The list.
     pub(super) words: Vec<&'static str>,
-    pub(super) refusals: Refusals,
+    pub(super) refusals: RejectionFamilies,
     /// Of endpoints.
-    pub endpoints: Endpoints,
+    pub endpoints: EndpointFamilies,
     /// Of gateways this one is compared with.
-    pub peers: Peers,
+    pub peers: PeerFamilies,
     /// Of the forward proxy.
     pub egress: EgressMetrics,
     /// Of Socket.IO sessions.
-    pub socketio: SocketIo,
+    pub socketio: SocketIoFamilies,
     /// Access-log lines written.
     pub log_written: IntCounter,
     /// Access-log lines lost.
@@ -165,9 +165,9 @@ impl Metrics {
                 "Requests served by a route that only reports; without it they would be denied.",
                 route,
             )?,
-            websockets: WebSockets::new(&registry)?,
-            listeners: Listeners::new(&registry)?,
-            upstreams: Upstreams::new(&registry)?,
+            websockets: WebSocketFamilies::new(&registry)?,
+            listeners: ListenerFamilies::new(&registry)?,
+            upstreams: UpstreamFamilies::new(&registry)?,
             overflow: gauges(
                 &registry,
                 "metrics_overflow",
@@ -202,8 +202,8 @@ impl Metrics {
                     "When the configuration that serves was loaded, in seconds since 1970.",
                 )?,
             )?,
-            endpoints: Endpoints::new(&registry)?,
-            peers: Peers::new(&registry)?,
+            endpoints: EndpointFamilies::new(&registry)?,
+            peers: PeerFamilies::new(&registry)?,
             reasons: words.iter().map(|word| reason_counts.with_label_values(&[word])).collect(),
             words,
             log_written: single(
@@ -211,8 +211,8 @@ impl Metrics {
                 IntCounter::new(named("access_log_lines_total"), "Access-log lines written.")?,
             )?,
             egress: EgressMetrics::new(&registry)?,
-            socketio: SocketIo::new(&registry)?,
-            tcp: Tcp::new(&registry)?,
+            socketio: SocketIoFamilies::new(&registry)?,
+            tcp: PassthroughFamilies::new(&registry)?,
             log_dropped: single(
                 &registry,
                 IntCounter::new(
@@ -255,25 +255,25 @@ impl Metrics {
                 )?,
             )?,
             registry: {
-                registry.register(Box::new(Process::new()?))?;
+                registry.register(Box::new(ProcessCollector::new()?))?;
                 registry
             },
-            leases: Leases::default(),
-            refusals: Refusals::default(),
+            leases: SeriesCounts::default(),
+            refusals: RejectionFamilies::default(),
         }))
     }
 
     /// What decides, for one configuration, which names have series of their own: the first `most`
     /// of each kind.
     #[must_use]
-    pub fn allot(self: &Arc<Self>, most: usize) -> Allotment {
-        Allotment::new(self, most)
+    pub fn allot(self: &Arc<Self>, most: usize) -> LabelLimits {
+        LabelLimits::new(self, most)
     }
 
     /// Handles of a route.
     #[must_use]
     pub fn route(self: &Arc<Self>, profile: &str, route: &str) -> RouteMetrics {
-        let lease = Lease::of(self, Series::Route(profile.to_owned(), route.to_owned()));
+        let lease = SeriesGuard::of(self, SeriesKind::Route(profile.to_owned(), route.to_owned()));
         let labels = &[profile, route];
         RouteMetrics {
             requests: CLASSES
@@ -292,8 +292,8 @@ impl Metrics {
     /// Handles of a listener.
     #[must_use]
     pub fn listener(self: &Arc<Self>, profile: &str, listener: &str) -> ListenerMetrics {
-        let series = Series::Listener(profile.to_owned(), listener.to_owned());
-        self.listeners.handles(Lease::of(self, series), profile, listener)
+        let series = SeriesKind::Listener(profile.to_owned(), listener.to_owned());
+        self.listeners.handles(SeriesGuard::of(self, series), profile, listener)
     }
 
     /// Handles of a listener for balancers.
@@ -310,19 +310,19 @@ impl Metrics {
     /// Handles of an upstream.
     #[must_use]
     pub fn upstream(self: &Arc<Self>, name: &str) -> UpstreamMetrics {
-        self.upstreams.handles(Lease::of(self, Series::Upstream(name.to_owned())), name)
+        self.upstreams.handles(SeriesGuard::of(self, SeriesKind::Upstream(name.to_owned())), name)
     }
 
     /// Handles of the Socket.IO sessions that a profile sends to an upstream.
     #[must_use]
     pub fn socketio(self: &Arc<Self>, profile: &str, upstream: &str) -> SocketIoMetrics {
-        let lease = Lease::of(self, Series::Upstream(upstream.to_owned()));
+        let lease = SeriesGuard::of(self, SeriesKind::Upstream(upstream.to_owned()));
         self.socketio.handles(lease, profile, upstream)
     }
 
     /// What is not shown: series of a configuration that does not serve, because it is kept for a
     /// roll-back or is only being prepared, and of which nothing is in use.
-    fn hidden(&self, serving: &HashSet<Series>) -> HashSet<Series> {
+    fn hidden(&self, serving: &HashSet<SeriesKind>) -> HashSet<SeriesKind> {
         // Held while looking, so that nothing looked at goes meanwhile.
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = leases.keys().filter(|series| !serving.contains(series));
@@ -333,7 +333,7 @@ impl Metrics {
     /// (name, number of the pair from 0, seconds since 1970); which upstreams are verified.
     pub fn tell(
         &self,
-        names: &Allotment,
+        names: &LabelLimits,
         certificates: &[(String, usize, i64)],
         upstreams: &[(String, bool)],
     ) {
@@ -348,7 +348,7 @@ impl Metrics {
                 ends.insert((name.as_str(), *pair), *not_after);
             } else {
                 over.insert(name.as_str());
-                let earliest = ends.entry((OTHER, 0)).or_insert(*not_after);
+                let earliest = ends.entry((OTHER_LABEL, 0)).or_insert(*not_after);
                 *earliest = (*earliest).min(*not_after);
             }
         }
@@ -412,23 +412,23 @@ impl Metrics {
 
     /// How often each route refused, and why.
     #[must_use]
-    pub fn refused_by_route(&self) -> Vec<Refused> {
+    pub fn refused_by_route(&self) -> Vec<RejectionTotal> {
         self.refusals.told()
     }
 
     /// All of them as text. Takes milliseconds for thousands of series, and no lock that a request
     /// would wait for.
     #[must_use]
-    pub fn render(&self, format: Format) -> Vec<u8> {
+    pub fn render(&self, format: ExpositionFormat) -> Vec<u8> {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let hidden = serving.as_ref().map(|serving| self.hidden(serving)).unwrap_or_default();
         let shown = |labels: &[LabelPair]| match &serving {
             // Nobody leases these.
             Some(serving) if labels.iter().any(|label| label.name() == "rule") => {
-                Series::of(labels).is_none_or(|series| serving.contains(&series))
+                SeriesKind::of(labels).is_none_or(|series| serving.contains(&series))
             }
             _ if hidden.is_empty() => true,
-            _ => Series::of(labels).is_none_or(|series| !hidden.contains(&series)),
+            _ => SeriesKind::of(labels).is_none_or(|series| !hidden.contains(&series)),
         };
         exposition::write(&self.registry.gather(), format, &shown)
     }
@@ -489,7 +489,7 @@ mod tests {
         let route = names.route("internet", "/x/");
         route.requests[1].inc();
         metrics.tell(&names, &[], &[("u".to_owned(), false)]);
-        let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
+        let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
         assert!(text.contains(
             "app_gateway_http_requests_total{class=\"2xx\",profile=\"internet\",route=\"/x/\"} 1\n"

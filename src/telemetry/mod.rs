@@ -5,35 +5,35 @@
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;
-pub mod allotment;
+pub mod cardinality;
 pub mod egress;
 pub mod endpoints;
 pub mod exposition;
-pub mod lease;
 pub mod line;
 pub mod listeners;
 mod log_queue;
+pub mod logging;
 pub mod mask;
 pub mod metrics;
 pub mod peers;
 mod process;
 pub mod recent;
-pub mod refusals;
+pub mod rejections;
 mod route;
+pub mod series_guard;
 pub mod socketio;
-pub mod stamp;
 pub mod tcp;
+pub mod timestamp;
 pub mod upstreams;
-pub mod voice;
 pub mod websockets;
 
-pub use access_log::{AccessLog, Lines};
-pub use allotment::Allotment;
+pub use access_log::{AccessLog, WorkerLines};
+pub use cardinality::LabelLimits;
 pub use egress::{EgressMetrics, RuleMetrics};
 pub use listeners::ListenerMetrics;
+pub use logging::Logging;
 pub use metrics::Metrics;
 pub use route::{LazyRouteMetrics, RouteMetrics};
-pub use tcp::TcpMetrics;
+pub use tcp::PassthroughMetrics;
 pub use upstreams::UpstreamMetrics;
-pub use voice::Voice;
 pub use websockets::WebSocketMetrics;

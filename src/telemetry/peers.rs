@@ -6,13 +6,13 @@ use super::metrics::gauges;
 
 /// The families.
 #[derive(Debug)]
-pub struct Peers {
+pub struct PeerFamilies {
     reachable: IntGaugeVec,
     differences: IntGaugeVec,
     compared: IntGaugeVec,
 }
 
-impl Peers {
+impl PeerFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             reachable: gauges(
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn who_is_compared_no_more_has_no_series_and_others_keep_theirs() {
-        let peers = Peers::new(&Registry::new()).unwrap();
+        let peers = PeerFamilies::new(&Registry::new()).unwrap();
         let shown = || {
             let families = [&peers.reachable, &peers.differences, &peers.compared];
             families.map(|family| family.collect()[0].get_metric().len())

@@ -7,8 +7,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 use rustix::process::{Resource, getrlimit};
 
-/// Names and what they are, in the order of [`Facts::values`].
-const FAMILIES: [(&str, &str); 7] = [
+/// Names and what they are, in the order of [`ProcessUsage::values`].
+const PROCESS_FAMILIES: [(&str, &str); 7] = [
     ("process_cpu_seconds_total", "CPU time used, user and system, in seconds."),
     ("process_max_fds", "Most file descriptors the process may have open."),
     ("process_open_fds", "Open file descriptors."),
@@ -19,27 +19,27 @@ const FAMILIES: [(&str, &str); 7] = [
 ];
 
 /// See the module.
-pub(super) struct Process {
+pub(super) struct ProcessCollector {
     descriptions: Vec<Desc>,
     /// Read once: the system works it out from the wall clock, so it would wander with it.
     start: f64,
 }
 
-impl Process {
+impl ProcessCollector {
     pub(super) fn new() -> prometheus::Result<Self> {
         let describe = |(name, help): (&str, &str)| {
             Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new())
         };
-        let descriptions = FAMILIES.into_iter().map(describe).collect::<Result<_, _>>()?;
+        let descriptions = PROCESS_FAMILIES.into_iter().map(describe).collect::<Result<_, _>>()?;
         let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
         let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
-        let start = boot.unwrap_or(0.0) + Facts::read().map_or(0.0, |facts| facts.started);
+        let start = boot.unwrap_or(0.0) + ProcessUsage::read().map_or(0.0, |facts| facts.started);
         Ok(Self { descriptions, start })
     }
 }
 
 /// Of the process, at one moment; seconds and bytes.
-struct Facts {
+struct ProcessUsage {
     cpu: f64,
     threads: f64,
     /// After the system's start.
@@ -48,7 +48,7 @@ struct Facts {
     resident: f64,
 }
 
-impl Facts {
+impl ProcessUsage {
     fn read() -> Option<Self> {
         let ticks = rustix::param::clock_ticks_per_second();
         let page = rustix::param::page_size();
@@ -82,14 +82,14 @@ fn open_descriptors() -> f64 {
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "limits on descriptors are small")]
     fn collect(&self) -> Vec<MetricFamily> {
-        let Some(facts) = Facts::read() else { return Vec::new() };
+        let Some(facts) = ProcessUsage::read() else { return Vec::new() };
         let most = getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |most| most as f64);
         let values = [
             facts.cpu,
@@ -100,7 +100,7 @@ impl Collector for Process {
             facts.threads,
             facts.virtual_memory,
         ];
-        FAMILIES
+        PROCESS_FAMILIES
             .into_iter()
             .zip(values)
             .map(|((name, help), value)| family(name, help, value))
@@ -135,15 +135,15 @@ mod tests {
     fn reads_a_line_whose_program_name_is_odd() {
         let stat =
             "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 9 0 300 4096000 25 1 1";
-        let facts = Facts::parse(stat, 100.0, 4096.0).unwrap();
+        let facts = ProcessUsage::parse(stat, 100.0, 4096.0).unwrap();
         let found = [facts.cpu, facts.threads, facts.started, facts.virtual_memory, facts.resident];
         assert_eq!(format!("{found:?}"), "[2.0, 9.0, 3.0, 4096000.0, 102400.0]");
-        assert!(Facts::parse("7 (a", 100.0, 4096.0).is_none());
+        assert!(ProcessUsage::parse("7 (a", 100.0, 4096.0).is_none());
     }
 
     #[test]
     fn says_of_this_process_what_is_plausible() {
-        let families = Process::new().unwrap().collect();
+        let families = ProcessCollector::new().unwrap().collect();
         let of = |name: &str| {
             let family = families.iter().find(|family| family.name() == name).unwrap();
             family.get_metric()[0].get_gauge().get_value()

@@ -12,10 +12,10 @@ use http::Method;
 
 /// Longest host and path together that are kept, in bytes. What is longer cannot be judged later, so
 /// it is not noted.
-const LONGEST: usize = 512;
+const MAX_KEPT_LEN: usize = 512;
 
 /// A request as it is noted.
-pub struct Request<'a> {
+pub struct NotedRequest<'a> {
     /// The listener it came to.
     pub listener: SocketAddr,
     /// Its method.
@@ -30,7 +30,7 @@ pub struct Request<'a> {
 
 /// A request as it was noted.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Seen {
+pub struct RecentRequest {
     /// The listener it came to.
     pub listener: SocketAddr,
     /// Its method.
@@ -42,7 +42,7 @@ pub struct Seen {
     text: Vec<u8>,
 }
 
-impl Seen {
+impl RecentRequest {
     /// The host it asked for, without port.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -56,7 +56,7 @@ impl Seen {
         self.text.get(self.host..).unwrap_or_default()
     }
 
-    fn write(&mut self, request: &Request<'_>) {
+    fn write(&mut self, request: &NotedRequest<'_>) {
         self.listener = request.listener;
         self.method.clone_from(request.method);
         self.upgrade = request.upgrade;
@@ -68,18 +68,18 @@ impl Seen {
 }
 
 /// See the module.
-pub struct Recent {
+pub struct RecentRequests {
     most: usize,
-    ring: RefCell<Ring>,
+    ring: RefCell<RequestRing>,
 }
 
 #[derive(Default)]
-struct Ring {
-    slots: Vec<Seen>,
+struct RequestRing {
+    slots: Vec<RecentRequest>,
     next: usize,
 }
 
-impl Recent {
+impl RecentRequests {
     /// Remembers up to `most` requests; none if that is 0.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -87,8 +87,8 @@ impl Recent {
     }
 
     /// Notes a request, in place of the oldest if there is no more room.
-    pub fn add(&self, request: &Request<'_>) {
-        if self.most == 0 || request.host.len() + request.path.len() > LONGEST {
+    pub fn add(&self, request: &NotedRequest<'_>) {
+        if self.most == 0 || request.host.len() + request.path.len() > MAX_KEPT_LEN {
             return;
         }
         let mut ring = self.ring.borrow_mut();
@@ -98,7 +98,7 @@ impl Recent {
             slot.write(request);
             return;
         }
-        let mut seen = Seen {
+        let mut seen = RecentRequest {
             listener: request.listener,
             method: Method::GET,
             upgrade: false,
@@ -111,7 +111,7 @@ impl Recent {
 
     /// All that are remembered, in no order.
     #[must_use]
-    pub fn all(&self) -> Vec<Seen> {
+    pub fn all(&self) -> Vec<RecentRequest> {
         self.ring.borrow().slots.clone()
     }
 }
@@ -120,8 +120,8 @@ impl Recent {
 mod tests {
     use super::*;
 
-    fn add(recent: &Recent, path: &str) {
-        recent.add(&Request {
+    fn add(recent: &RecentRequests, path: &str) {
+        recent.add(&NotedRequest {
             listener: SocketAddr::from(([127, 0, 0, 1], 443)),
             method: &Method::PUT,
             upgrade: false,
@@ -130,14 +130,14 @@ mod tests {
         });
     }
 
-    fn paths(recent: &Recent) -> Vec<String> {
-        let text = |seen: &Seen| String::from_utf8_lossy(seen.path()).into_owned();
+    fn paths(recent: &RecentRequests) -> Vec<String> {
+        let text = |seen: &RecentRequest| String::from_utf8_lossy(seen.path()).into_owned();
         recent.all().iter().map(text).collect()
     }
 
     #[test]
     fn the_oldest_goes_first() {
-        let recent = Recent::new(3);
+        let recent = RecentRequests::new(3);
         for path in ["/1", "/2", "/3", "/four", "/5"] {
             add(&recent, path);
         }
@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn room_is_bounded() {
-        let recent = Recent::new(2);
-        add(&recent, &"x".repeat(LONGEST));
+        let recent = RecentRequests::new(2);
+        add(&recent, &"x".repeat(MAX_KEPT_LEN));
         assert_eq!(paths(&recent), [""; 0]);
-        let none = Recent::new(0);
+        let none = RecentRequests::new(0);
         add(&none, "/");
         assert_eq!(paths(&none), [""; 0]);
     }

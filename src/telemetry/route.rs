@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::Metrics;
-use super::lease::Lease;
-use super::refusals::RouteRefusals;
+use super::rejections::RouteRejections;
+use super::series_guard::SeriesGuard;
 use super::websockets::WebSocketMetrics;
 
 /// Handles of one route.
@@ -26,10 +26,10 @@ pub struct RouteMetrics {
     /// Requests served by a route that only reports.
     pub report_only: IntCounter,
     /// What it refused.
-    pub refusals: Arc<RouteRefusals>,
+    pub refusals: Arc<RouteRejections>,
     /// Of its WebSockets, if it carries any.
     pub websockets: Option<Arc<WebSocketMetrics>>,
-    pub(super) lease: Arc<Lease>,
+    pub(super) lease: Arc<SeriesGuard>,
 }
 
 /// Handles of a route that are made when they are first asked for: there may be thousands of routes,

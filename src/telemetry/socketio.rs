@@ -9,20 +9,20 @@ use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
-use super::lease::Lease;
 use super::metrics::{counters, gauges};
+use super::series_guard::SeriesGuard;
 
 /// How a session was opened.
 pub const TRANSPORTS: [&str; 2] = ["polling", "websocket"];
 
 /// How a session ended.
-pub const ENDS: [&str; 3] = ["closed", "lost", "idle_timer"];
+pub const SESSION_ENDS: [&str; 3] = ["closed", "lost", "idle_timer"];
 
 /// What was not followed.
-pub const SKIPPED: [&str; 2] = ["sessions", "events"];
+pub const DROPPED_KINDS: [&str; 2] = ["sessions", "events"];
 
 /// The families.
-pub struct SocketIo {
+pub struct SocketIoFamilies {
     sessions: IntGaugeVec,
     stuck: IntGaugeVec,
     opened: IntCounterVec,
@@ -41,11 +41,11 @@ pub struct SocketIoMetrics {
     pub upgrades: IntCounter,
     ended: IntCounterVec,
     not_upgraded: IntCounterVec,
-    _lease: Arc<Lease>,
+    _lease: Arc<SeriesGuard>,
 }
 
 /// What is told about the sessions of a route, and where they are counted.
-pub struct Place {
+pub struct SocketIoLabels {
     /// Name of the profile.
     pub profile: Arc<str>,
     /// Name of the route.
@@ -54,14 +54,14 @@ pub struct Place {
     pub upstream: Arc<str>,
     /// Counters, the same for all routes of the profile to the upstream. They begin with the first
     /// session: most upstreams never have one.
-    pub metrics: Arc<LazyLock<SocketIoMetrics, Begin>>,
+    pub metrics: Arc<LazyLock<SocketIoMetrics, MakeCounters>>,
 }
 
 /// Makes the counters of a place.
-pub type Begin = Box<dyn FnOnce() -> SocketIoMetrics + Send + Sync>;
+pub type MakeCounters = Box<dyn FnOnce() -> SocketIoMetrics + Send + Sync>;
 
 /// Sessions, as they are told: how many of which kind.
-pub struct Told<'a> {
+pub struct SessionGauges<'a> {
     /// Whose they are.
     pub of: &'a SocketIoMetrics,
     /// `polling`, `stuck`, `upgraded` or `direct`.
@@ -76,7 +76,7 @@ impl SocketIoMetrics {
         self.opened[usize::from(by_websocket)].inc();
     }
 
-    /// Counts one that has ended; `end` is of [`ENDS`].
+    /// Counts one that has ended; `end` is of [`SESSION_ENDS`].
     pub fn ended(&self, on_websocket: bool, end: &str) {
         let labels = [&self.profile, &self.upstream, TRANSPORTS[usize::from(on_websocket)], end];
         self.ended.with_label_values(&labels).inc();
@@ -88,7 +88,7 @@ impl SocketIoMetrics {
     }
 }
 
-impl SocketIo {
+impl SocketIoFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let skipped = counters(
             registry,
@@ -134,13 +134,13 @@ impl SocketIo {
                 "Socket.IO sessions that have ended without a WebSocket, by the cause that kept them from it.",
                 &["profile", "upstream", "cause"],
             )?,
-            skipped: SKIPPED.map(|what| skipped.with_label_values(&[what])),
+            skipped: DROPPED_KINDS.map(|what| skipped.with_label_values(&[what])),
         })
     }
 
     pub(super) fn handles(
         &self,
-        lease: Arc<Lease>,
+        lease: Arc<SeriesGuard>,
         profile: &str,
         upstream: &str,
     ) -> SocketIoMetrics {
@@ -158,10 +158,10 @@ impl SocketIo {
     }
 
     /// Tells of all sessions there are, in place of those told before.
-    pub fn tell<'a>(&self, sessions: impl Iterator<Item = Told<'a>>) {
+    pub fn tell<'a>(&self, sessions: impl Iterator<Item = SessionGauges<'a>>) {
         self.sessions.reset();
         self.stuck.reset();
-        for Told { of, state, cause } in sessions {
+        for SessionGauges { of, state, cause } in sessions {
             let (profile, upstream) = (of.profile.as_str(), of.upstream.as_str());
             self.sessions.with_label_values(&[profile, upstream, state]).inc();
             if let Some(cause) = cause {
@@ -213,12 +213,12 @@ impl SocketIo {
 mod tests {
     use super::*;
     use crate::telemetry::Metrics;
-    use crate::telemetry::exposition::Format;
+    use crate::telemetry::exposition::ExpositionFormat;
 
     #[test]
     fn series_go_with_their_upstream() {
         let metrics = Metrics::new(std::iter::empty()).unwrap();
-        let text = || String::from_utf8(metrics.render(Format::Text)).unwrap();
+        let text = || String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
         let names = metrics.allot(1);
         let (chat, other) = (names.socketio("p", "chat")(), names.socketio("q", "second")());
         chat.opened(false);
@@ -226,9 +226,9 @@ mod tests {
         chat.not_upgraded("never_tried");
         other.upgrades.inc();
         metrics.tell(&names, &[], &[]);
-        metrics
-            .socketio
-            .tell([Told { of: &chat, state: "stuck", cause: Some("never_tried") }].into_iter());
+        metrics.socketio.tell(
+            [SessionGauges { of: &chat, state: "stuck", cause: Some("never_tried") }].into_iter(),
+        );
         for line in [
             "socketio_opened_total{profile=\"p\",transport=\"polling\",upstream=\"chat\"} 1",
             "socketio_ended_total{end=\"closed\",profile=\"p\",transport=\"websocket\",upstream=\"chat\"} 1",

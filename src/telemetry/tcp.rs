@@ -9,15 +9,15 @@ use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::Metrics;
-use super::lease::{Lease, Series};
 use super::metrics::{counters, gauges};
+use super::series_guard::{SeriesGuard, SeriesKind};
 
 /// What stands for the route where none applies.
 pub const NO_ROUTE: &str = "none";
 
 /// How a connection that was passed through ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ended {
+pub enum PassthroughEnd {
     /// The client closed first.
     ByClient,
     /// The upstream closed first.
@@ -42,8 +42,8 @@ pub enum Ended {
     Unknown,
 }
 
-/// The words, in the order of [`Ended`].
-const ENDS: [&str; 11] = [
+/// The words, in the order of [`PassthroughEnd`].
+const END_WORDS: [&str; 11] = [
     "client_closed",
     "upstream_closed",
     "client_broken",
@@ -59,16 +59,16 @@ const ENDS: [&str; 11] = [
 
 const DIRECTIONS: [&str; 2] = ["sent", "received"];
 
-impl Ended {
+impl PassthroughEnd {
     /// The word for it in the access log.
     #[must_use]
     pub fn word(self) -> &'static str {
-        ENDS[self as usize]
+        END_WORDS[self as usize]
     }
 }
 
 /// The families.
-pub(super) struct Tcp {
+pub(super) struct PassthroughFamilies {
     connections: IntCounterVec,
     active: IntGaugeVec,
     bytes: IntCounterVec,
@@ -76,7 +76,7 @@ pub(super) struct Tcp {
 }
 
 /// Handles of one route.
-pub struct TcpMetrics {
+pub struct PassthroughMetrics {
     /// Connections that were passed on.
     pub passed: IntCounter,
     /// Those of them that are open.
@@ -90,12 +90,12 @@ pub struct TcpMetrics {
     connections: IntCounterVec,
     /// By the index of the reason; resolved when first needed, so that only what happens is shown.
     refused: Vec<OnceLock<IntCounter>>,
-    _lease: Arc<Lease>,
+    _lease: Arc<SeriesGuard>,
 }
 
 /// What became of the connections of a route, so far.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Passed {
+pub struct PassthroughTotals {
     /// Connections that are open.
     pub open: u64,
     /// Those that were passed on.
@@ -108,19 +108,19 @@ impl Metrics {
     /// What became of connections to be passed through, by profile and route. `other` and `other`
     /// are those without series of their own.
     #[must_use]
-    pub fn passed_through(&self) -> BTreeMap<(String, String), Passed> {
+    pub fn passed_through(&self) -> BTreeMap<(String, String), PassthroughTotals> {
         self.tcp.told()
     }
 
     /// Handles of a route of what is passed through.
     #[must_use]
-    pub fn tcp(self: &Arc<Self>, profile: &str, route: &str) -> TcpMetrics {
-        let series = Series::Tcp(profile.to_owned(), route.to_owned());
-        self.tcp.handles(Lease::of(self, series), [profile, route], self.words.len())
+    pub fn tcp(self: &Arc<Self>, profile: &str, route: &str) -> PassthroughMetrics {
+        let series = SeriesKind::Tcp(profile.to_owned(), route.to_owned());
+        self.tcp.handles(SeriesGuard::of(self, series), [profile, route], self.words.len())
     }
 }
 
-impl TcpMetrics {
+impl PassthroughMetrics {
     /// Counts a connection that was not passed on: index of the reason, and its word.
     pub fn refused(&self, index: usize, word: &'static str) {
         if let Some(slot) = self.refused.get(index) {
@@ -131,12 +131,12 @@ impl TcpMetrics {
     }
 
     /// Counts the end of one that was.
-    pub fn ended(&self, how: Ended) {
+    pub fn ended(&self, how: PassthroughEnd) {
         self.ends[how as usize].inc();
     }
 }
 
-impl Tcp {
+impl PassthroughFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             connections: counters(
@@ -169,17 +169,17 @@ impl Tcp {
     /// Handles of a route; `reasons` is the length of the list of reasons.
     pub(super) fn handles(
         &self,
-        lease: Arc<Lease>,
+        lease: Arc<SeriesGuard>,
         [profile, route]: [&str; 2],
         reasons: usize,
-    ) -> TcpMetrics {
+    ) -> PassthroughMetrics {
         let bytes = |direction| self.bytes.with_label_values(&[profile, route, direction]);
-        TcpMetrics {
+        PassthroughMetrics {
             passed: self.connections.with_label_values(&[profile, route, "ok"]),
             active: self.active.with_label_values(&[profile, route]),
             sent: bytes(DIRECTIONS[0]),
             received: bytes(DIRECTIONS[1]),
-            ends: ENDS.map(|end| self.ends.with_label_values(&[profile, route, end])),
+            ends: END_WORDS.map(|end| self.ends.with_label_values(&[profile, route, end])),
             names: [profile.to_owned(), route.to_owned()],
             connections: self.connections.clone(),
             refused: (0..reasons).map(|_| OnceLock::new()).collect(),
@@ -187,8 +187,8 @@ impl Tcp {
         }
     }
 
-    fn told(&self) -> BTreeMap<(String, String), Passed> {
-        let mut all: BTreeMap<_, Passed> = BTreeMap::new();
+    fn told(&self) -> BTreeMap<(String, String), PassthroughTotals> {
+        let mut all: BTreeMap<_, PassthroughTotals> = BTreeMap::new();
         for metric in self.active.collect().iter().flat_map(MetricFamily::get_metric) {
             let [profile, route] = labels(metric, ["profile", "tcp_route"]);
             let open = metric.get_gauge().get_value();
@@ -222,7 +222,7 @@ impl Tcp {
         for direction in DIRECTIONS {
             let _ = self.bytes.remove_label_values(&[profile, route, direction]);
         }
-        for end in ENDS {
+        for end in END_WORDS {
             let _ = self.ends.remove_label_values(&[profile, route, end]);
         }
     }
@@ -248,24 +248,24 @@ fn whole(value: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::exposition::Format;
+    use crate::telemetry::exposition::ExpositionFormat;
 
     #[test]
     fn what_is_gone_leaves_no_series() {
         let metrics = Metrics::new(["a", "b"].into_iter()).unwrap();
         let shown = || {
-            let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
+            let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
             text.lines().filter(|line| line.contains("tcp_route")).count()
         };
         let route = metrics.tcp("sites", "chat.example.com");
         assert_eq!(shown(), 15);
         route.refused(1, "b");
         route.refused(9, "none of them");
-        route.ended(Ended::FailedOver);
+        route.ended(PassthroughEnd::FailedOver);
         route.passed.inc();
         route.active.inc();
         assert_eq!(shown(), 16);
-        let passed = Passed { open: 1, passed: 1, refused: vec![("b".to_owned(), 1)] };
+        let passed = PassthroughTotals { open: 1, passed: 1, refused: vec![("b".to_owned(), 1)] };
         let key = ("sites".to_owned(), "chat.example.com".to_owned());
         assert_eq!(metrics.passed_through(), [(key, passed)].into());
         route.active.dec();

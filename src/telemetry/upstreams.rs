@@ -8,8 +8,8 @@ use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
-use super::lease::Lease;
 use super::metrics::{CLASSES, REQUEST_BUCKETS, class, counters, gauges, histograms};
+use super::series_guard::SeriesGuard;
 
 /// Seconds, for connecting, TLS included.
 const CONNECT_BUCKETS: &[f64] =
@@ -35,7 +35,7 @@ pub enum ConnectFailure {
     Memory,
 }
 
-const FAILURES: [&str; 7] = [
+const FAILURE_WORDS: [&str; 7] = [
     "upstream_connect_failed",
     "upstream_connect_timeout",
     "upstream_tls_failed",
@@ -46,7 +46,7 @@ const FAILURES: [&str; 7] = [
 ];
 
 /// The families.
-pub(super) struct Upstreams {
+pub(super) struct UpstreamFamilies {
     connects: IntCounterVec,
     errors: IntCounterVec,
     connect_seconds: HistogramVec,
@@ -62,11 +62,11 @@ pub(super) struct Upstreams {
 
 /// Handles of one upstream. A clone is the same ones: every route to it has one.
 #[derive(Clone, Debug)]
-pub struct UpstreamMetrics(Arc<Handles>);
+pub struct UpstreamMetrics(Arc<UpstreamHandles>);
 
 /// What [`UpstreamMetrics`] are.
 #[derive(Debug)]
-pub struct Handles {
+pub struct UpstreamHandles {
     connected: IntCounter,
     failed: IntCounter,
     failures: [IntCounter; 7],
@@ -85,18 +85,18 @@ pub struct Handles {
     pub retries: IntCounter,
     /// Times an endpoint was left out.
     pub ejected: IntCounter,
-    lease: Arc<Lease>,
+    lease: Arc<SeriesGuard>,
 }
 
 impl Deref for UpstreamMetrics {
-    type Target = Handles;
+    type Target = UpstreamHandles;
 
-    fn deref(&self) -> &Handles {
+    fn deref(&self) -> &UpstreamHandles {
         &self.0
     }
 }
 
-impl Handles {
+impl UpstreamHandles {
     /// Counts a connection that was made.
     pub fn connected(&self, took: Duration) {
         self.connected.inc();
@@ -122,9 +122,9 @@ impl Handles {
 
     /// Counts an open connection, for as long as the result lives. It is at work.
     #[must_use]
-    pub fn seat(&self) -> Seat {
+    pub fn seat(&self) -> ConnGauge {
         self.active.inc();
-        Seat {
+        ConnGauge {
             active: self.active.clone(),
             idle: self.idle.clone(),
             rests: false,
@@ -135,14 +135,14 @@ impl Handles {
 
 /// An open connection to an upstream as it is counted: at work, or idle.
 #[derive(Debug)]
-pub struct Seat {
+pub struct ConnGauge {
     active: IntGauge,
     idle: IntGauge,
     rests: bool,
-    _lease: Arc<Lease>,
+    _lease: Arc<SeriesGuard>,
 }
 
-impl Seat {
+impl ConnGauge {
     /// The connection is kept for later.
     pub fn rest(&mut self) {
         if !std::mem::replace(&mut self.rests, true) {
@@ -160,13 +160,13 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnGauge {
     fn drop(&mut self) {
         if self.rests { self.idle.dec() } else { self.active.dec() }
     }
 }
 
-impl Upstreams {
+impl UpstreamFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let upstream = &["upstream"];
         Ok(Self {
@@ -241,11 +241,11 @@ impl Upstreams {
         })
     }
 
-    pub(super) fn handles(&self, lease: Arc<Lease>, name: &str) -> UpstreamMetrics {
-        UpstreamMetrics(Arc::new(Handles {
+    pub(super) fn handles(&self, lease: Arc<SeriesGuard>, name: &str) -> UpstreamMetrics {
+        UpstreamMetrics(Arc::new(UpstreamHandles {
             connected: self.connects.with_label_values(&[name, "ok"]),
             failed: self.connects.with_label_values(&[name, "failed"]),
-            failures: FAILURES.map(|reason| self.errors.with_label_values(&[name, reason])),
+            failures: FAILURE_WORDS.map(|reason| self.errors.with_label_values(&[name, reason])),
             connect_seconds: self.connect_seconds.with_label_values(&[name]),
             active: self.connections.with_label_values(&[name, "active"]),
             idle: self.connections.with_label_values(&[name, "idle"]),
@@ -272,7 +272,7 @@ impl Upstreams {
         for result in ["ok", "failed"] {
             let _ = self.connects.remove_label_values(&[name, result]);
         }
-        for reason in FAILURES {
+        for reason in FAILURE_WORDS {
             let _ = self.errors.remove_label_values(&[name, reason]);
         }
         for state in ["active", "idle"] {

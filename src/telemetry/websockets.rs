@@ -11,7 +11,7 @@ const BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 28800.
 
 /// Who ended a WebSocket, and why.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Closed {
+pub enum WebSocketClose {
     /// The client closed.
     ByClient,
     /// The upstream closed.
@@ -30,7 +30,7 @@ pub enum Closed {
     Unknown,
 }
 
-impl Closed {
+impl WebSocketClose {
     /// The word for it in the access log.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -48,7 +48,7 @@ impl Closed {
 }
 
 /// Initiator and reason.
-const CLOSED: [[&str; 2]; 8] = [
+const CLOSE_WORDS: [[&str; 2]; 8] = [
     ["client", "closed"],
     ["upstream", "closed"],
     ["client", "broken"],
@@ -62,7 +62,7 @@ const CLOSED: [[&str; 2]; 8] = [
 const DIRECTIONS: [&str; 2] = ["to_upstream", "to_client"];
 
 /// The families.
-pub(super) struct WebSockets {
+pub(super) struct WebSocketFamilies {
     active: IntGaugeVec,
     opened: IntCounterVec,
     closed: IntCounterVec,
@@ -96,14 +96,14 @@ impl WebSocketMetrics {
     }
 
     /// Counts one that has ended.
-    pub fn closed(&self, how: Closed, seconds: f64) {
+    pub fn closed(&self, how: WebSocketClose, seconds: f64) {
         self.active.dec();
         self.closed[how as usize].inc();
         self.seconds.observe(seconds);
     }
 }
 
-impl WebSockets {
+impl WebSocketFamilies {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let route = &["profile", "route"];
         Ok(Self {
@@ -136,7 +136,7 @@ impl WebSockets {
         WebSocketMetrics {
             active: self.active.with_label_values(labels),
             opened: self.opened.with_label_values(labels),
-            closed: CLOSED.map(|[initiator, reason]| {
+            closed: CLOSE_WORDS.map(|[initiator, reason]| {
                 self.closed.with_label_values(&[profile, route, initiator, reason])
             }),
             bytes: DIRECTIONS
@@ -158,7 +158,7 @@ impl WebSockets {
         let _ = self.active.remove_label_values(labels);
         let _ = self.opened.remove_label_values(labels);
         let _ = self.seconds.remove_label_values(labels);
-        for [initiator, reason] in CLOSED {
+        for [initiator, reason] in CLOSE_WORDS {
             let _ = self.closed.remove_label_values(&[profile, route, initiator, reason]);
         }
         for direction in DIRECTIONS {

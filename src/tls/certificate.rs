@@ -1,6 +1,6 @@
 //! Certificates as they lie on disk: read, checked, ready to be shown.
 //!
-//! In: a chain file and a key file. Out: an [`Identity`], with [`Finding`]s that an operator can
+//! In: a chain file and a key file. Out: an [`CertifiedPair`], with [`CertificateFinding`]s that an operator can
 //! act on. What makes a certificate unusable is an error; what will soon, or only for some
 //! clients, is a warning.
 
@@ -21,11 +21,11 @@ use super::DEVELOPMENT_ORGANIZATION;
 use super::pem::{self, PemError};
 
 /// A certificate this close to its end, in days, is warned about.
-const SOON: i64 = 21;
+const WARN_DAYS: i64 = 21;
 
 /// Which of the two files a finding is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Subject {
+pub enum FindingSubject {
     /// The chain.
     Chain,
     /// The key.
@@ -34,23 +34,23 @@ pub enum Subject {
 
 /// Something wrong with a certificate or key.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
+pub struct CertificateFinding {
     /// The certificate cannot be used.
     pub fatal: bool,
     /// Stable name, `certificate.what`.
     pub code: &'static str,
     /// Which file.
-    pub subject: Subject,
+    pub subject: FindingSubject,
     /// What is wrong, one line.
     pub message: String,
     /// The way out.
     pub help: String,
 }
 
-impl Finding {
+impl CertificateFinding {
     fn fatal(
         code: &'static str,
-        subject: Subject,
+        subject: FindingSubject,
         message: impl Into<String>,
         help: impl Into<String>,
     ) -> Self {
@@ -61,7 +61,7 @@ impl Finding {
         Self {
             fatal: false,
             code,
-            subject: Subject::Chain,
+            subject: FindingSubject::Chain,
             message: message.into(),
             help: help.into(),
         }
@@ -70,7 +70,7 @@ impl Finding {
 
 /// A certificate chain with its key, and what it says about itself.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct CertifiedPair {
     /// For the handshake.
     pub key: Arc<CertifiedKey>,
     /// Host names it covers, wildcards included.
@@ -83,7 +83,7 @@ pub struct Identity {
     pub development: bool,
 }
 
-impl Identity {
+impl CertifiedPair {
     /// Whether a client that asks for `host` would accept it.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
@@ -107,7 +107,7 @@ pub fn load(
     key: &Path,
     provider: &CryptoProvider,
     roots: &[Vec<u8>],
-) -> Result<(Identity, Vec<Finding>), Vec<Finding>> {
+) -> Result<(CertifiedPair, Vec<CertificateFinding>), Vec<CertificateFinding>> {
     let mut findings = Vec::new();
     let chain = read_chain(chain).map_err(|finding| findings.push(finding)).ok();
     let key = read_key(key).map_err(|finding| findings.push(finding)).ok();
@@ -115,9 +115,9 @@ pub fn load(
     let facts = inspect(&chain, roots, &mut findings);
     // The words of the library are not repeated: they are about the bytes of the key.
     let signing = provider.key_provider.load_private_key(key).map_err(|_| {
-        findings.push(Finding::fatal(
+        findings.push(CertificateFinding::fatal(
             "certificate.bad-key",
-            Subject::Key,
+            FindingSubject::Key,
             "the private key cannot be used: it is damaged, or of an unsupported kind",
             "RSA (2048 bits and more), ECDSA P-256 / P-384 / P-521 and Ed25519 keys are supported",
         ));
@@ -125,9 +125,9 @@ pub fn load(
     let (Some(facts), Ok(signing)) = (facts, signing) else { return Err(findings) };
     let certified = CertifiedKey::new(chain, signing);
     if let Err(rustls::Error::InconsistentKeys(_)) = certified.keys_match() {
-        findings.push(Finding::fatal(
+        findings.push(CertificateFinding::fatal(
             "certificate.key-mismatch",
-            Subject::Key,
+            FindingSubject::Key,
             "the private key does not belong to the certificate",
             "the first certificate in the chain file must be the one that was issued for this key",
         ));
@@ -135,7 +135,7 @@ pub fn load(
     if findings.iter().any(|finding| finding.fatal) {
         return Err(findings);
     }
-    Ok((Identity { key: Arc::new(certified), ..facts }, findings))
+    Ok((CertifiedPair { key: Arc::new(certified), ..facts }, findings))
 }
 
 /// Reads the CA certificates of a PEM file.
@@ -147,17 +147,17 @@ pub fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, Pem
     pem::certificates(path)
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Finding> {
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateFinding> {
     pem::certificates(path).map_err(|error| {
         let help = error.help().unwrap_or(
             "the file must be PEM: `-----BEGIN CERTIFICATE-----`, the certificate of the server first, then its intermediates",
         );
         let message = format!("the certificate cannot be read: {error}");
-        Finding::fatal("certificate.unreadable", Subject::Chain, message, help)
+        CertificateFinding::fatal("certificate.unreadable", FindingSubject::Chain, message, help)
     })
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateFinding> {
     pem::private_key(path).map_err(|error| {
         let help = error.help().unwrap_or(
             "the file must be PEM with a PKCS#8, PKCS#1 or SEC1 key: `-----BEGIN PRIVATE KEY-----`",
@@ -166,7 +166,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
             PemError::Encrypted => error.to_string(),
             other => format!("the private key cannot be read: {other}"),
         };
-        Finding::fatal("certificate.bad-key", Subject::Key, message, help)
+        CertificateFinding::fatal("certificate.bad-key", FindingSubject::Key, message, help)
     })
 }
 
@@ -174,16 +174,16 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
 fn inspect(
     chain: &[CertificateDer<'static>],
     roots: &[Vec<u8>],
-    findings: &mut Vec<Finding>,
-) -> Option<Identity> {
+    findings: &mut Vec<CertificateFinding>,
+) -> Option<CertifiedPair> {
     let parsed: Vec<_> = chain.iter().map(|der| X509Certificate::from_der(der)).collect();
     let mut certificates = Vec::new();
     for (index, parsed) in parsed.into_iter().enumerate() {
         match parsed {
             Ok((_, certificate)) => certificates.push(certificate),
-            Err(_) => findings.push(Finding::fatal(
+            Err(_) => findings.push(CertificateFinding::fatal(
                 "certificate.unreadable",
-                Subject::Chain,
+                FindingSubject::Chain,
                 format!("certificate {} of the file is damaged", index + 1),
                 "export it again from where it came from",
             )),
@@ -194,7 +194,7 @@ fn inspect(
     check_order(&certificates, roots, findings);
     let (names, addresses) = subject_names(leaf);
     if names.is_empty() && addresses.is_empty() {
-        findings.push(Finding::warning(
+        findings.push(CertificateFinding::warning(
             "certificate.no-names",
             "the certificate names no host (no subjectAltName), so no current client accepts it",
             "ask for a certificate with the public host name as a DNS subjectAltName",
@@ -204,8 +204,8 @@ fn inspect(
         .subject()
         .iter_organization()
         .any(|name| name.as_str().is_ok_and(|name| name == DEVELOPMENT_ORGANIZATION));
-    Some(Identity {
-        key: Arc::new(CertifiedKey::new(chain.to_vec(), Arc::new(NoKey))),
+    Some(CertifiedPair {
+        key: Arc::new(CertifiedKey::new(chain.to_vec(), Arc::new(PlaceholderKey))),
         names,
         addresses,
         not_after: leaf.validity().not_after.timestamp(),
@@ -213,26 +213,26 @@ fn inspect(
     })
 }
 
-fn check_dates(leaf: &X509Certificate<'_>, findings: &mut Vec<Finding>) {
+fn check_dates(leaf: &X509Certificate<'_>, findings: &mut Vec<CertificateFinding>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed());
     let (start, end) = (leaf.validity().not_before, leaf.validity().not_after);
     if now > end.timestamp() {
-        findings.push(Finding::fatal(
+        findings.push(CertificateFinding::fatal(
             "certificate.expired",
-            Subject::Chain,
+            FindingSubject::Chain,
             format!("the certificate expired on {end}"),
             "install the renewed certificate",
         ));
     } else if now < start.timestamp() {
-        findings.push(Finding::fatal(
+        findings.push(CertificateFinding::fatal(
             "certificate.not-yet-valid",
-            Subject::Chain,
+            FindingSubject::Chain,
             format!("the certificate is valid only from {start}"),
             "check this host's clock, or wait",
         ));
-    } else if end.timestamp() - now < SOON * 86_400 {
+    } else if end.timestamp() - now < WARN_DAYS * 86_400 {
         let days = (end.timestamp() - now) / 86_400;
-        findings.push(Finding::warning(
+        findings.push(CertificateFinding::warning(
             "certificate.expires-soon",
             format!("the certificate expires in {days} days, on {end}"),
             "renew it now",
@@ -243,14 +243,14 @@ fn check_dates(leaf: &X509Certificate<'_>, findings: &mut Vec<Finding>) {
 fn check_order(
     certificates: &[X509Certificate<'_>],
     roots: &[Vec<u8>],
-    findings: &mut Vec<Finding>,
+    findings: &mut Vec<CertificateFinding>,
 ) {
     for (index, pair) in certificates.windows(2).enumerate() {
         let [below, above] = pair else { continue };
         if below.issuer().as_raw() != above.subject().as_raw() {
-            findings.push(Finding::fatal(
+            findings.push(CertificateFinding::fatal(
                 "certificate.chain-order",
-                Subject::Chain,
+                FindingSubject::Chain,
                 format!("certificate {} of the file did not issue certificate {}", index + 2, index + 1),
                 format!("order the file from the server's certificate upwards; the next one must be `{}`", below.issuer()),
             ));
@@ -261,7 +261,7 @@ fn check_order(
     let self_issued = last.issuer().as_raw() == last.subject().as_raw();
     let known = roots.iter().any(|root| root == last.issuer().as_raw());
     if !self_issued && !known && !roots.is_empty() {
-        findings.push(Finding::warning(
+        findings.push(CertificateFinding::warning(
             "certificate.chain-incomplete",
             format!("the chain ends below `{}`, which this system does not know as a root", last.issuer()),
             "append the missing intermediate certificates; browsers may fetch them, the webhook senders' Java and PHP clients do not",
@@ -303,9 +303,9 @@ pub fn system_root_subjects() -> Vec<Vec<u8>> {
 
 /// Stands in until the real key has been loaded.
 #[derive(Debug)]
-struct NoKey;
+struct PlaceholderKey;
 
-impl rustls::sign::SigningKey for NoKey {
+impl rustls::sign::SigningKey for PlaceholderKey {
     fn choose_scheme(
         &self,
         _: &[rustls::SignatureScheme],

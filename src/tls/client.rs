@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::listed::{self, Listed};
 
 /// How an upstream's certificate is judged.
-pub enum Trust {
+pub enum UpstreamTrust {
     /// By the system's roots, name included.
     System,
     /// By these certificates only, name included: as issuers, or one of them itself.
@@ -30,19 +30,24 @@ pub enum Trust {
 /// # Errors
 ///
 /// A sentence: no usable root.
-pub fn config(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Arc<ClientConfig>, String> {
+pub fn config(
+    trust: UpstreamTrust,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| error.to_string())?;
     let algorithms = provider.signature_verification_algorithms;
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::System => Arc::new(Named::new(system_roots()?, Listed::default(), provider)?),
-        Trust::Authorities(authorities) => {
+        UpstreamTrust::System => {
+            Arc::new(Named::new(system_roots()?, Listed::default(), provider)?)
+        }
+        UpstreamTrust::Authorities(authorities) => {
             let (roots, listed) = Listed::new(authorities)?;
             Arc::new(Named::new(roots, listed, provider)?)
         }
-        Trust::Pins(pins) => Arc::new(Lenient { pins: Some(pins), algorithms }),
-        Trust::Nothing => Arc::new(Lenient { pins: None, algorithms }),
+        UpstreamTrust::Pins(pins) => Arc::new(PinVerifier { pins: Some(pins), algorithms }),
+        UpstreamTrust::Nothing => Arc::new(PinVerifier { pins: None, algorithms }),
     };
     let mut config =
         builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
@@ -136,12 +141,12 @@ impl ServerCertVerifier for Named {
 /// Compares the key with a list of pins, or accepts any. Signatures are always checked: the peer
 /// must hold the key it shows.
 #[derive(Debug)]
-struct Lenient {
+struct PinVerifier {
     pins: Option<Vec<[u8; 32]>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Lenient {
+impl ServerCertVerifier for PinVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,

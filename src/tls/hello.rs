@@ -5,10 +5,10 @@
 //! destination are the bytes the caller holds.
 //!
 //! In: bytes as they come. Out: the name, or that it is no TLS. Never: holds more than
-//! [`MOST`] bytes, reads on after its answer.
+//! [`MAX_HELLO`] bytes, reads on after its answer.
 
 /// Bytes read before giving up. A hello with two post-quantum key shares is about 3 KiB.
-pub const MOST: usize = 16 * 1024;
+pub const MAX_HELLO: usize = 16 * 1024;
 
 /// Content type of handshake records (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -17,7 +17,7 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
 /// Longest record.
-const LONGEST_RECORD: usize = 1 << 14;
+const MAX_RECORD: usize = 1 << 14;
 
 const SERVER_NAME: u16 = 0;
 const SUPPORTED_VERSIONS: u16 = 43;
@@ -27,22 +27,22 @@ const TLS13: usize = 0x0304;
 
 /// What is known so far.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Progress {
+pub enum HelloProgress {
     /// Nothing yet.
     NeedMore,
     /// The whole message.
-    Hello(Hello),
+    Hello(ClientHello),
     /// The bytes do not begin like TLS.
     NotTls,
     /// They begin like TLS and go on like nothing.
     Malformed,
-    /// The message is longer than [`MOST`], or comes in so many records that they are.
+    /// The message is longer than [`MAX_HELLO`], or comes in so many records that they are.
     TooLarge,
 }
 
 /// What a `ClientHello` says openly.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Hello {
+pub struct ClientHello {
     /// The server name: lower case, without trailing dot.
     pub sni: Option<String>,
     /// Whether it carries an encrypted hello, or something made to look like one (browsers always
@@ -63,7 +63,7 @@ pub struct HelloReader {
     /// Everything read, record headers included.
     read: usize,
     offers_tls13: bool,
-    done: Option<Progress>,
+    done: Option<HelloProgress>,
 }
 
 impl HelloReader {
@@ -73,20 +73,20 @@ impl HelloReader {
         Self::default()
     }
 
-    /// Reads on. Once the answer is not [`Progress::NeedMore`], it stays what it is.
-    pub fn feed(&mut self, bytes: &[u8]) -> Progress {
+    /// Reads on. Once the answer is not [`HelloProgress::NeedMore`], it stays what it is.
+    pub fn feed(&mut self, bytes: &[u8]) -> HelloProgress {
         if let Some(done) = &self.done {
             return done.clone();
         }
         let progress = self.read(bytes);
-        if progress != Progress::NeedMore {
+        if progress != HelloProgress::NeedMore {
             self.done = Some(progress.clone());
             self.message = Vec::new();
         }
         progress
     }
 
-    /// Bytes read so far, record headers included; after [`Progress::Hello`] those of the message.
+    /// Bytes read so far, record headers included; after [`HelloProgress::Hello`] those of the message.
     #[must_use]
     pub fn length(&self) -> usize {
         self.read
@@ -98,7 +98,7 @@ impl HelloReader {
         self.offers_tls13
     }
 
-    fn read(&mut self, mut bytes: &[u8]) -> Progress {
+    fn read(&mut self, mut bytes: &[u8]) -> HelloProgress {
         while let Some((first, rest)) = bytes.split_first() {
             if self.record_left == 0 {
                 self.read += 1;
@@ -117,21 +117,21 @@ impl HelloReader {
                 self.message.extend_from_slice(part);
                 bytes = rest;
                 match self.message_so_far() {
-                    Progress::NeedMore => {}
+                    HelloProgress::NeedMore => {}
                     end => return end,
                 }
             }
-            if self.read >= MOST {
-                return Progress::TooLarge;
+            if self.read >= MAX_HELLO {
+                return HelloProgress::TooLarge;
             }
         }
-        Progress::NeedMore
+        HelloProgress::NeedMore
     }
 
     /// Judges the record header as far as it is there; at its end, its record begins.
-    fn header_so_far(&mut self) -> Result<(), Progress> {
+    fn header_so_far(&mut self) -> Result<(), HelloProgress> {
         let first_record = self.message.is_empty();
-        let otherwise = if first_record { Progress::NotTls } else { Progress::Malformed };
+        let otherwise = if first_record { HelloProgress::NotTls } else { HelloProgress::Malformed };
         let [kind, major, _, high, low] = self.header;
         if kind != HANDSHAKE || self.header_length > 1 && major != 3 {
             return Err(otherwise);
@@ -141,37 +141,37 @@ impl HelloReader {
         }
         self.header_length = 0;
         self.record_left = usize::from(u16::from_be_bytes([high, low]));
-        if self.record_left == 0 || self.record_left > LONGEST_RECORD {
+        if self.record_left == 0 || self.record_left > MAX_RECORD {
             return Err(otherwise);
         }
         Ok(())
     }
 
-    fn message_so_far(&mut self) -> Progress {
-        let Some(kind) = self.message.first() else { return Progress::NeedMore };
+    fn message_so_far(&mut self) -> HelloProgress {
+        let Some(kind) = self.message.first() else { return HelloProgress::NeedMore };
         if *kind != CLIENT_HELLO {
-            return Progress::Malformed;
+            return HelloProgress::Malformed;
         }
-        let mut reader = Reader(self.message.get(1..).unwrap_or_default());
-        let Some(length) = reader.number::<3>() else { return Progress::NeedMore };
-        if length + 4 > MOST {
-            return Progress::TooLarge;
+        let mut reader = ByteReader(self.message.get(1..).unwrap_or_default());
+        let Some(length) = reader.number::<3>() else { return HelloProgress::NeedMore };
+        if length + 4 > MAX_HELLO {
+            return HelloProgress::TooLarge;
         }
-        let Some(body) = reader.take(length) else { return Progress::NeedMore };
+        let Some(body) = reader.take(length) else { return HelloProgress::NeedMore };
         // A second message in the same record would be one that nobody judges.
         let Some((hello, offers_tls13)) =
             client_hello(body).filter(|_| reader.0.is_empty() && self.record_left == 0)
         else {
-            return Progress::Malformed;
+            return HelloProgress::Malformed;
         };
         self.offers_tls13 = offers_tls13;
-        Progress::Hello(hello)
+        HelloProgress::Hello(hello)
     }
 }
 
 /// Reads the body of the message, and whether it offers TLS 1.3. `None` if it is malformed.
-fn client_hello(body: &[u8]) -> Option<(Hello, bool)> {
-    let mut body = Reader(body);
+fn client_hello(body: &[u8]) -> Option<(ClientHello, bool)> {
+    let mut body = ByteReader(body);
     body.take(2 + 32)?; // version, random
     let session = body.list::<1>()?;
     let suites = body.list::<2>()?;
@@ -179,7 +179,7 @@ fn client_hello(body: &[u8]) -> Option<(Hello, bool)> {
     if session.0.len() > 32 || suites.0.len() < 2 || compressions.0.is_empty() {
         return None;
     }
-    let mut hello = Hello { sni: None, ech: false };
+    let mut hello = ClientHello { sni: None, ech: false };
     let mut offers_tls13 = false;
     if body.0.is_empty() {
         return Some((hello, offers_tls13));
@@ -204,14 +204,14 @@ fn client_hello(body: &[u8]) -> Option<(Hello, bool)> {
 }
 
 /// Whether a list of versions (RFC 8446 section 4.2.1) has TLS 1.3, a later one, or cannot be read.
-fn lists_tls13(mut extension: Reader<'_>) -> bool {
+fn lists_tls13(mut extension: ByteReader<'_>) -> bool {
     let Some(mut versions) = extension.list::<1>() else { return true };
     std::iter::from_fn(|| versions.number::<2>()).any(|version| version >= TLS13)
 }
 
 /// The one name of the extension (RFC 6066 section 3). Any other number of them, or another kind
 /// of name, is malformed.
-fn server_name(mut extension: Reader<'_>) -> Option<String> {
+fn server_name(mut extension: ByteReader<'_>) -> Option<String> {
     let mut names = extension.list::<2>()?;
     if !extension.0.is_empty() || names.number::<1>()? != 0 {
         return None;
@@ -227,9 +227,9 @@ fn server_name(mut extension: Reader<'_>) -> Option<String> {
 
 /// Takes bytes off the front, never more than there are.
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(super) struct ByteReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;

@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use certificate::{Finding, Identity, Subject};
+pub use certificate::{CertificateFinding, CertifiedPair, FindingSubject};
 pub use client_auth::{ClientAuth, ClientHandshake};
-pub use secret::Secrets;
+pub use secret::SharedSecrets;
 pub use server::ServerTls;
 
 /// Organization in the subject of every certificate made by `app-gateway demo`. A listener that

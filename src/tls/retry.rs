@@ -7,9 +7,9 @@
 //! message also ends the watch, if it is no `HelloRetryRequest`.
 //!
 //! In: bytes of both sides as they come. Out: those of the client that may pass, and the second
-//! hello. Never: holds more than [`super::hello::MOST`] bytes and one read, changes what passes.
+//! hello. Never: holds more than [`super::hello::MAX_HELLO`] bytes and one read, changes what passes.
 
-use super::hello::{HelloReader, Progress};
+use super::hello::{HelloProgress, HelloReader};
 
 /// Content types of records (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -34,8 +34,8 @@ pub enum Watch {
     Going,
     /// The server did not ask for a second hello; what was held has been let through.
     Over,
-    /// The second hello, which is still held. [`Progress::NeedMore`] is never in it.
-    Second(Progress),
+    /// The second hello, which is still held. [`HelloProgress::NeedMore`] is never in it.
+    Second(HelloProgress),
 }
 
 /// The watch over one handshake, from the end of its first hello on.
@@ -83,7 +83,7 @@ impl RetryWatch {
             }
         }
         if self.is_asked && self.passed > LATE_DATA_LIMIT {
-            return Watch::Second(Progress::TooLarge);
+            return Watch::Second(HelloProgress::TooLarge);
         }
         Watch::Going
     }
@@ -145,7 +145,7 @@ impl RetryWatch {
 
     fn read_second(&mut self, bytes: &[u8]) -> Watch {
         match self.second.feed(bytes) {
-            Progress::NeedMore => Watch::Going,
+            HelloProgress::NeedMore => Watch::Going,
             done => Watch::Second(done),
         }
     }

@@ -13,34 +13,34 @@ use crate::base64;
 use crate::config::BYTE_ORDER_MARK;
 
 /// Shortest secret, in bytes: as much as what is derived from it.
-const SHORTEST: usize = 32;
+const MIN_SECRET: usize = 32;
 
 /// Largest file, in bytes, and most secrets in it. A rotation needs two.
-const LARGEST: usize = 16 * 1024;
-const MOST: usize = 8;
+const MAX_SECRET_FILE: usize = 16 * 1024;
+const MAX_SECRETS: usize = 8;
 
 /// Different bytes that a random secret has at least: 32 random bytes have fewer than this once in
 /// 10^14.
-const DIFFERENT: usize = 16;
+const MIN_DISTINCT_BYTES: usize = 16;
 
 /// Sets what is derived here apart from what others derive from the same bytes.
 const SALT: &[u8] = b"app-gateway shared secret 1";
 
 /// One secret or several; the first is used for everything new, all for what is already there.
 #[derive(Clone)]
-pub struct Secrets(Vec<Prk>);
+pub struct SharedSecrets(Vec<Prk>);
 
 /// Reason a file of secrets cannot be used. Holds numbers only, and no text of the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SecretError {
     /// Larger than a file of secrets can be.
-    #[error("it is larger than {LARGEST} bytes")]
+    #[error("it is larger than {MAX_SECRET_FILE} bytes")]
     TooLarge,
     /// Nothing but comments.
     #[error("there is no secret in it")]
     Empty,
     /// More secrets than a rotation needs.
-    #[error("there are {count} secrets in it; {MOST} are the most")]
+    #[error("there are {count} secrets in it; {MAX_SECRETS} are the most")]
     TooMany {
         /// Number of secrets.
         count: usize,
@@ -52,7 +52,7 @@ pub enum SecretError {
         line: usize,
     },
     /// Too few bytes.
-    #[error("{at} has {length} bytes; {SHORTEST} are the least")]
+    #[error("{at} has {length} bytes; {MIN_SECRET} are the least")]
     TooShort {
         /// Its line.
         at: At,
@@ -80,13 +80,13 @@ impl fmt::Display for At {
     }
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for SharedSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} secrets", self.0.len())
     }
 }
 
-impl Secrets {
+impl SharedSecrets {
     /// Reads the contents of a file: lines of base64 or hexadecimal digits, empty ones and comments
     /// (`#`) aside; or, if it is no text, one secret of raw bytes. What could be both is taken for
     /// hexadecimal digits.
@@ -95,7 +95,7 @@ impl Secrets {
     ///
     /// [`SecretError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, SecretError> {
-        if bytes.len() > LARGEST {
+        if bytes.len() > MAX_SECRET_FILE {
             return Err(SecretError::TooLarge);
         }
         let unmarked = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
@@ -115,7 +115,7 @@ impl Secrets {
         }
         match all.len() {
             0 => Err(SecretError::Empty),
-            1..=MOST => Ok(Self(all)),
+            1..=MAX_SECRETS => Ok(Self(all)),
             count => Err(SecretError::TooMany { count }),
         }
     }
@@ -174,14 +174,14 @@ fn expand(secret: &Prk, purpose: &str, of: &[&[u8]]) -> [u8; 32] {
 
 /// `line`: the number of its line; `None` if it is the whole file.
 fn judged(secret: &[u8], line: Option<usize>) -> Result<Prk, SecretError> {
-    if secret.len() < SHORTEST {
+    if secret.len() < MIN_SECRET {
         return Err(SecretError::TooShort { at: At(line), length: secret.len() });
     }
     let mut seen = [false; 256];
     for byte in secret {
         seen[usize::from(*byte)] = true;
     }
-    if seen.iter().filter(|seen| **seen).count() < DIFFERENT {
+    if seen.iter().filter(|seen| **seen).count() < MIN_DISTINCT_BYTES {
         return Err(SecretError::NotRandom { at: At(line) });
     }
     Ok(Salt::new(HKDF_SHA256, SALT).extract(secret))
@@ -206,7 +206,7 @@ mod tests {
     const BYTES: [u8; 32] = *b"\x01\x82\x03\x84\x05\x86\x07\x88\x09\x8a\x0b\x8c\x0d\x8e\x0f\x90\x11\x92\x13\x94\x15\x96\x17\x98\x19\x9a\x1b\x9c\x1d\x9e\x1f\xa0";
 
     fn key(bytes: &[u8]) -> [u8; 32] {
-        Secrets::parse(bytes).unwrap().key("test", &[])
+        SharedSecrets::parse(bytes).unwrap().key("test", &[])
     }
 
     #[test]
@@ -222,8 +222,9 @@ mod tests {
 
     #[test]
     fn the_first_is_for_what_is_new() {
-        let (one, two) = (Secrets::random_line().unwrap(), Secrets::random_line().unwrap());
-        let both = Secrets::parse(format!("{one}\n{two}\n").as_bytes()).unwrap();
+        let (one, two) =
+            (SharedSecrets::random_line().unwrap(), SharedSecrets::random_line().unwrap());
+        let both = SharedSecrets::parse(format!("{one}\n{two}\n").as_bytes()).unwrap();
         assert_eq!(both.key("x", &[]), key_of(&one, "x"));
         assert_eq!(both.keys("x", &[]).collect::<Vec<_>>(), [key_of(&one, "x"), key_of(&two, "x")]);
         assert_ne!(both.key("x", &[]), both.key("y", &[]));
@@ -231,7 +232,7 @@ mod tests {
     }
 
     fn key_of(line: &str, purpose: &str) -> [u8; 32] {
-        Secrets::parse(line.as_bytes()).unwrap().key(purpose, &[])
+        SharedSecrets::parse(line.as_bytes()).unwrap().key(purpose, &[])
     }
 
     #[test]
@@ -245,12 +246,12 @@ mod tests {
             (&"0".repeat(64), "line 1 is not random"),
             (many.as_str(), "there are 9 secrets in it; 8 are the most"),
         ] {
-            assert_eq!(Secrets::parse(text.as_bytes()).unwrap_err().to_string(), said);
+            assert_eq!(SharedSecrets::parse(text.as_bytes()).unwrap_err().to_string(), said);
         }
-        let said = |bytes: &[u8]| Secrets::parse(bytes).unwrap_err().to_string();
+        let said = |bytes: &[u8]| SharedSecrets::parse(bytes).unwrap_err().to_string();
         assert_eq!(said(&[0xff; 31]), "it has 31 bytes; 32 are the least");
         assert_eq!(said(&[0xff; 32]), "it is not random");
-        assert!(Secrets::parse(&vec![b'\n'; LARGEST + 1]).is_err());
-        assert_eq!(format!("{:?}", Secrets::parse(&BYTES).unwrap()), "1 secrets");
+        assert!(SharedSecrets::parse(&vec![b'\n'; MAX_SECRET_FILE + 1]).is_err());
+        assert_eq!(format!("{:?}", SharedSecrets::parse(&BYTES).unwrap()), "1 secrets");
     }
 }

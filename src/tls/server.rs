@@ -17,13 +17,13 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::listed::{self, Listed};
-use super::tickets::Tickets;
-use super::{ClientAuth, Identity};
+use super::tickets::SessionTickets;
+use super::{CertifiedPair, ClientAuth};
 
 /// What a listener wants of TLS.
-pub struct Settings {
+pub struct TlsSettings {
     /// Identities in order; the first is the default. Each has at least one pair.
-    pub identities: Vec<Vec<Identity>>,
+    pub identities: Vec<Vec<CertifiedPair>>,
     /// Clients whose SNI none covers are refused instead of shown the default.
     pub refuse_unknown: bool,
     /// Offer HTTP/2.
@@ -31,7 +31,7 @@ pub struct Settings {
     /// CAs of client certificates, and whether one is demanded.
     pub clients: Option<(Vec<CertificateDer<'static>>, bool)>,
     /// Seals sessions, so that clients can come back without a full handshake.
-    pub tickets: Arc<Tickets>,
+    pub tickets: Arc<SessionTickets>,
 }
 
 /// TLS of a listener.
@@ -42,7 +42,7 @@ pub struct ServerTls {
     /// Client authentication; `None`: no certificate is asked for.
     pub client_auth: Option<Arc<ClientAuth>>,
     /// Server names with a certificate, if clients that ask for another one are refused.
-    known: Option<Arc<Resolver>>,
+    known: Option<Arc<SniResolver>>,
 }
 
 impl ServerTls {
@@ -66,7 +66,7 @@ impl ServerTls {
 /// # Errors
 ///
 /// A sentence, if the client CAs cannot be used.
-pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<ServerTls, String> {
+pub fn config(settings: TlsSettings, provider: &Arc<CryptoProvider>) -> Result<ServerTls, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| error.to_string())?;
@@ -88,7 +88,7 @@ pub fn config(settings: Settings, provider: &Arc<CryptoProvider>) -> Result<Serv
             builder.with_client_cert_verifier(Arc::new(clients))
         }
     };
-    let resolver = Arc::new(Resolver::new(settings.identities, settings.refuse_unknown));
+    let resolver = Arc::new(SniResolver::new(settings.identities, settings.refuse_unknown));
     let known = settings.refuse_unknown.then(|| Arc::clone(&resolver));
     let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = if settings.http2 {
@@ -164,7 +164,7 @@ impl ClientCertVerifier for Clients {
 
 /// Chooses by SNI, then by what the client can verify.
 #[derive(Debug)]
-struct Resolver {
+struct SniResolver {
     identities: Vec<Vec<Arc<CertifiedKey>>>,
     exact: HashMap<String, usize>,
     /// Keyed by what follows `*.`.
@@ -172,8 +172,8 @@ struct Resolver {
     refuse_unknown: bool,
 }
 
-impl Resolver {
-    fn new(identities: Vec<Vec<Identity>>, refuse_unknown: bool) -> Self {
+impl SniResolver {
+    fn new(identities: Vec<Vec<CertifiedPair>>, refuse_unknown: bool) -> Self {
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
         for (index, pairs) in identities.iter().enumerate() {
             for name in pairs.iter().flat_map(|pair| &pair.names) {
@@ -197,7 +197,7 @@ impl Resolver {
     }
 }
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let index = match hello.server_name() {
             None => 0,

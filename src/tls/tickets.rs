@@ -1,9 +1,9 @@
 //! Session tickets: keys that change with the time of day, without a lock.
 //!
 //! Time is cut into epochs of equal length, counted from 1970. Each has a key of its own. Gateways
-//! with a shared secret derive it ([`Secrets`]), so each opens what another sealed, today's and that
+//! with a shared secret derive it ([`SharedSecrets`]), so each opens what another sealed, today's and that
 //! of the epochs before and after, for clocks that do not agree. Without one the key is random, that
-//! of the epoch before is kept beside it, and older ones are forgotten ([`Local`]).
+//! of the epoch before is kept beside it, and older ones are forgotten ([`LocalKeys`]).
 //!
 //! ```text
 //! ticket = name (16) | salt (16) | nonce (12) | AES-256-GCM(session) | tag (16)
@@ -29,32 +29,32 @@ use rustls_pki_types::CertificateDer;
 
 use crate::base64;
 
-use super::secret::{Secrets, derived, random};
+use super::secret::{SharedSecrets, derived, random};
 
 /// Lengths of the parts of a ticket.
-const NAME: usize = 16;
-const SALT: usize = 16;
-const HEAD: usize = NAME + SALT + NONCE_LEN;
+const NAME_LEN: usize = 16;
+const SALT_LEN: usize = 16;
+const HEAD_LEN: usize = NAME_LEN + SALT_LEN + NONCE_LEN;
 
-const PURPOSE: &str = "tickets";
+const KEY_PURPOSE: &str = "tickets";
 
 /// Seconds since 1970.
-type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+type EpochClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Where keys come from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum KeySource {
     /// A secret that other gateways have too.
-    Shared(Arc<Secrets>),
+    Shared(Arc<SharedSecrets>),
     /// This process, and the one before that it succeeded.
-    Local(Arc<Local>),
+    Local(Arc<LocalKeys>),
 }
 
 /// Who may resume what: tickets of one context are nothing in another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Scope([u8; 32]);
+pub struct TicketScope([u8; 32]);
 
-impl Scope {
+impl TicketScope {
     /// Of the listeners of a profile, or of the forward proxy, that let the same clients in.
     #[must_use]
     pub fn new(profile: &str, clients: Option<&(Vec<CertificateDer<'static>>, bool)>) -> Self {
@@ -77,77 +77,86 @@ impl Scope {
 }
 
 /// Seals and opens the tickets of one scope.
-pub struct Tickets {
-    source: Source,
-    scope: Scope,
+pub struct SessionTickets {
+    source: KeySource,
+    scope: TicketScope,
     /// Length of an epoch, in seconds; never 0.
     length: u64,
-    clock: Clock,
-    held: ArcSwapOption<Held>,
+    clock: EpochClock,
+    held: ArcSwapOption<EpochKeys>,
 }
 
 /// The keys of an epoch and its neighbours. The first seals.
-struct Held {
+struct EpochKeys {
     epoch: u64,
-    keys: Vec<Key>,
+    keys: Vec<TicketKey>,
 }
 
-struct Key {
-    name: [u8; NAME],
+struct TicketKey {
+    name: [u8; NAME_LEN],
     sealing: hmac::Key,
 }
 
-impl Tickets {
+impl SessionTickets {
     /// For a scope; `epoch` is the length of one, at least a second.
     #[must_use]
-    pub fn new(source: Source, scope: Scope, epoch: Duration) -> Arc<Self> {
+    pub fn new(source: KeySource, scope: TicketScope, epoch: Duration) -> Arc<Self> {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_secs());
         Self::by_clock(source, scope, epoch, Arc::new(now))
     }
 
-    fn by_clock(source: Source, scope: Scope, epoch: Duration, clock: Clock) -> Arc<Self> {
+    fn by_clock(
+        source: KeySource,
+        scope: TicketScope,
+        epoch: Duration,
+        clock: EpochClock,
+    ) -> Arc<Self> {
         let length = epoch.as_secs().max(1);
         Arc::new(Self { source, scope, length, clock, held: ArcSwapOption::empty() })
     }
 
     /// The keys of now. Two workers that find them outdated at once make the same ones.
-    fn held(&self) -> Arc<Held> {
+    fn held(&self) -> Arc<EpochKeys> {
         let epoch = (self.clock)() / self.length;
         if let Some(held) = &*self.held.load()
             && held.epoch == epoch
         {
             return Arc::clone(held);
         }
-        let fresh = Arc::new(Held { epoch, keys: self.keys(epoch) });
+        let fresh = Arc::new(EpochKeys { epoch, keys: self.keys(epoch) });
         self.held.store(Some(Arc::clone(&fresh)));
         fresh
     }
 
-    fn keys(&self, epoch: u64) -> Vec<Key> {
+    fn keys(&self, epoch: u64) -> Vec<TicketKey> {
         match &self.source {
-            Source::Shared(secrets) => [Some(epoch), epoch.checked_sub(1), epoch.checked_add(1)]
+            KeySource::Shared(secrets) => [Some(epoch), epoch.checked_sub(1), epoch.checked_add(1)]
                 .into_iter()
                 .flatten()
                 .flat_map(|epoch| {
                     let number = epoch.to_be_bytes();
                     let of: [&[u8]; 2] = [&self.scope.0, &number];
-                    secrets.keys(PURPOSE, &of).map(|key| Key::new(&key)).collect::<Vec<_>>()
+                    secrets
+                        .keys(KEY_PURPOSE, &of)
+                        .map(|key| TicketKey::new(&key))
+                        .collect::<Vec<_>>()
                 })
                 .collect(),
-            Source::Local(local) => {
+            KeySource::Local(local) => {
                 let random = local.at(epoch);
                 let both = [random.current, random.previous].into_iter().flatten();
-                both.map(|key| Key::new(&derived(&key, PURPOSE, &[&self.scope.0]))).collect()
+                both.map(|key| TicketKey::new(&derived(&key, KEY_PURPOSE, &[&self.scope.0])))
+                    .collect()
             }
         }
     }
 }
 
-impl Key {
+impl TicketKey {
     fn new(key: &[u8; 32]) -> Self {
-        let mut name = [0; NAME];
+        let mut name = [0; NAME_LEN];
         let whole = derived(key, "name", &[]);
-        name.copy_from_slice(&whole[..NAME]);
+        name.copy_from_slice(&whole[..NAME_LEN]);
         Self { name, sealing: hmac::Key::new(hmac::HMAC_SHA256, &derived(key, "sealing", &[])) }
     }
 
@@ -158,13 +167,13 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Tickets {
+impl fmt::Debug for SessionTickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tickets").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
-impl ProducesTickets for Tickets {
+impl ProducesTickets for SessionTickets {
     fn enabled(&self) -> bool {
         true
     }
@@ -178,24 +187,24 @@ impl ProducesTickets for Tickets {
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let held = self.held();
         let key = held.keys.first()?;
-        let mut ticket = vec![0; HEAD];
-        ticket.get_mut(..NAME)?.copy_from_slice(&key.name);
-        rand::fill(ticket.get_mut(NAME..)?).ok()?;
-        let sealing = key.of(ticket.get(NAME..NAME + SALT)?)?;
-        let nonce = Nonce::try_assume_unique_for_key(ticket.get(NAME + SALT..)?).ok()?;
+        let mut ticket = vec![0; HEAD_LEN];
+        ticket.get_mut(..NAME_LEN)?.copy_from_slice(&key.name);
+        rand::fill(ticket.get_mut(NAME_LEN..)?).ok()?;
+        let sealing = key.of(ticket.get(NAME_LEN..NAME_LEN + SALT_LEN)?)?;
+        let nonce = Nonce::try_assume_unique_for_key(ticket.get(NAME_LEN + SALT_LEN..)?).ok()?;
         let mut sealed = plain.to_vec();
-        let aad = Aad::from(ticket.get(..NAME)?);
+        let aad = Aad::from(ticket.get(..NAME_LEN)?);
         sealing.seal_in_place_append_tag(nonce, aad, &mut sealed).ok()?;
         ticket.append(&mut sealed);
         Some(ticket)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (name, rest) = ticket.split_at_checked(NAME)?;
-        let (salt, rest) = rest.split_at_checked(SALT)?;
+        let (name, rest) = ticket.split_at_checked(NAME_LEN)?;
+        let (salt, rest) = rest.split_at_checked(SALT_LEN)?;
         let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
         let held = self.held();
-        let same = |key: &&Key| verify_slices_are_equal(&key.name, name).is_ok();
+        let same = |key: &&TicketKey| verify_slices_are_equal(&key.name, name).is_ok();
         let opening = held.keys.iter().find(same)?.of(salt)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut plain = sealed.to_vec();
@@ -208,26 +217,26 @@ impl ProducesTickets for Tickets {
 /// Random keys of this process: of the present epoch and of the one before. In memory only, and
 /// given to a process that succeeds this one.
 #[derive(Default)]
-pub struct Local(ArcSwap<Random>);
+pub struct LocalKeys(ArcSwap<RandomKey>);
 
 #[derive(Clone, Copy, Default)]
-struct Random {
+struct RandomKey {
     epoch: u64,
     current: Option<[u8; 32]>,
     previous: Option<[u8; 32]>,
 }
 
-impl fmt::Debug for Local {
+impl fmt::Debug for LocalKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Local")
     }
 }
 
-impl Local {
+impl LocalKeys {
     /// The keys of an epoch; new ones if it has just begun. Time that goes back a little changes
     /// nothing; further, and keys are new, so that none is used for longer than it may be.
-    fn at(&self, epoch: u64) -> Random {
-        let goes_on = |held: &Random| {
+    fn at(&self, epoch: u64) -> RandomKey {
+        let goes_on = |held: &RandomKey| {
             held.current.is_some()
                 && (held.epoch == epoch || epoch.checked_add(1) == Some(held.epoch))
         };
@@ -238,7 +247,7 @@ impl Local {
                     return Arc::clone(held);
                 }
                 let follows = held.epoch.checked_add(1) == Some(epoch);
-                Arc::new(Random {
+                Arc::new(RandomKey {
                     epoch,
                     current: random().ok(),
                     previous: held.current.filter(|_| follows),
@@ -264,7 +273,7 @@ impl Local {
         let mut key =
             || words.next().and_then(|word| base64::decode(word.as_bytes())?.try_into().ok());
         let (Some(epoch), Some(current)) = (epoch, key()) else { return false };
-        self.0.store(Arc::new(Random { epoch, current: Some(current), previous: key() }));
+        self.0.store(Arc::new(RandomKey { epoch, current: Some(current), previous: key() }));
         true
     }
 }

@@ -12,17 +12,17 @@ use crate::net::WorkerLocal;
 use crate::net::proxy_protocol::v2;
 
 use super::connect::{ConnectError, blame, connect, connect_tcp, shake_hands};
-use super::exchange::{BodyStep, Exchange, Received};
-use super::{Connection, Endpoint, Stream};
+use super::exchange::{BodyStep, Exchange, ResponseHeadPoll};
+use super::{Endpoint, PooledConn, Stream};
 
 /// Bytes of an answer's body that are looked at.
-const MOST_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = 64 * 1024;
 
 /// How the endpoints of an upstream are asked.
 #[derive(Clone, Debug)]
-pub struct Check {
+pub struct HealthCheck {
     /// What is asked.
-    pub kind: Kind,
+    pub kind: CheckKind,
     /// Port that is asked; `None`: the endpoint's.
     pub port: Option<u16>,
     /// It is asked in the clear, even if the endpoint speaks TLS.
@@ -43,18 +43,18 @@ pub struct Check {
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub enum CheckKind {
     /// A TCP connection.
     Tcp,
     /// A TLS handshake too, if it is an `https` endpoint.
     Tls,
     /// An answer to a GET.
-    Http(Get),
+    Http(HttpCheck),
 }
 
 /// A GET, and which answers to it are good.
 #[derive(Clone, Debug)]
-pub struct Get {
+pub struct HttpCheck {
     /// Path and query.
     pub path: String,
     /// `Host`; `None`: the endpoint's host, and the port that is asked.
@@ -68,16 +68,16 @@ pub struct Get {
 /// What is wrong with an endpoint.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{word}: {detail}")]
-pub struct Fault {
+pub struct CheckFault {
     /// The kind of it.
-    pub word: Word,
+    pub word: FaultKind,
     /// What exactly, for people.
     pub detail: String,
 }
 
 /// Kinds of faults, as in the metric.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Word {
+pub enum FaultKind {
     /// The name has no address.
     Unresolved,
     /// No connection.
@@ -96,7 +96,7 @@ pub enum Word {
     Internal,
 }
 
-impl Word {
+impl FaultKind {
     /// All of them, and the word for a check that found nothing wrong, first.
     pub const RESULTS: &'static [&'static str] = &[
         "good",
@@ -126,7 +126,7 @@ impl Word {
     }
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -136,12 +136,16 @@ impl fmt::Display for Word {
 ///
 /// # Errors
 ///
-/// [`Fault`]: what is wrong with it. One with [`Word::Internal`] says nothing about the endpoint.
+/// [`CheckFault`]: what is wrong with it. One with [`FaultKind::Internal`] says nothing about the endpoint.
 ///
 /// # Cancellation
 ///
 /// Dropping the future closes the connection.
-pub async fn ask(endpoint: &Endpoint, check: &Check, local: &WorkerLocal) -> Result<(), Fault> {
+pub async fn ask(
+    endpoint: &Endpoint,
+    check: &HealthCheck,
+    local: &WorkerLocal,
+) -> Result<(), CheckFault> {
     let deadline = Instant::now() + check.timeout;
     let failed = |ConnectError { reason, detail, .. }| fault(reason, detail);
     let mut tcp = connect_tcp(endpoint, check.port, None, check.timeout).await.map_err(failed)?;
@@ -152,7 +156,7 @@ pub async fn ask(endpoint: &Endpoint, check: &Check, local: &WorkerLocal) -> Res
         let sent = tcp.write_all(&header).await;
         sent.map_err(|error| fault(blame(&error, Reason::UpstreamConnect), error.to_string()))?;
     }
-    if matches!(check.kind, Kind::Tcp) {
+    if matches!(check.kind, CheckKind::Tcp) {
         return Ok(());
     }
     let stream = if check.plain {
@@ -160,7 +164,7 @@ pub async fn ask(endpoint: &Endpoint, check: &Check, local: &WorkerLocal) -> Res
     } else {
         shake_hands(endpoint, tcp, (deadline, check.timeout)).await.map_err(failed)?
     };
-    let Kind::Http(get) = &check.kind else { return Ok(()) };
+    let CheckKind::Http(get) = &check.kind else { return Ok(()) };
     let host = match (&get.host, check.port) {
         (Some(host), _) => host.clone(),
         (None, None) => endpoint.label.to_string(),
@@ -175,25 +179,30 @@ pub async fn ask(endpoint: &Endpoint, check: &Check, local: &WorkerLocal) -> Res
     }
 }
 
-fn fault(reason: Reason, detail: String) -> Fault {
+fn fault(reason: Reason, detail: String) -> CheckFault {
     let word = match reason {
-        Reason::UpstreamUnresolved => Word::Unresolved,
-        Reason::UpstreamConnectTimeout => Word::Timeout,
-        Reason::UpstreamTls => Word::Tls,
-        reason if reason.is_shortage() => Word::Internal,
-        _ => Word::Connect,
+        Reason::UpstreamUnresolved => FaultKind::Unresolved,
+        Reason::UpstreamConnectTimeout => FaultKind::Timeout,
+        Reason::UpstreamTls => FaultKind::Tls,
+        reason if reason.is_shortage() => FaultKind::Internal,
+        _ => FaultKind::Connect,
     };
-    Fault { word, detail }
+    CheckFault { word, detail }
 }
 
 /// An answer that cannot be used, or could not be received.
-fn unusable(reason: Reason) -> Fault {
-    let word = if reason.is_shortage() { Word::Internal } else { Word::Answer };
-    Fault { word, detail: reason.sentence().to_owned() }
+fn unusable(reason: Reason) -> CheckFault {
+    let word = if reason.is_shortage() { FaultKind::Internal } else { FaultKind::Answer };
+    CheckFault { word, detail: reason.sentence().to_owned() }
 }
 
 /// Sends the GET and judges the answer.
-async fn exchange(host: &str, get: &Get, stream: Stream, local: &WorkerLocal) -> Result<(), Fault> {
+async fn exchange(
+    host: &str,
+    get: &HttpCheck,
+    stream: Stream,
+    local: &WorkerLocal,
+) -> Result<(), CheckFault> {
     let head = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: app-gateway-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         get.path
@@ -201,7 +210,7 @@ async fn exchange(host: &str, get: &Get, stream: Stream, local: &WorkerLocal) ->
     let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;
     if !get.status.iter().any(|(first, last)| (*first..=*last).contains(&head.status)) {
         let detail = format!("GET {} was answered with status {}", get.path, head.status);
-        return Err(Fault { word: Word::Status, detail });
+        return Err(CheckFault { word: FaultKind::Status, detail });
     }
     if get.body.is_empty() {
         return Ok(());
@@ -209,7 +218,7 @@ async fn exchange(host: &str, get: &Get, stream: Stream, local: &WorkerLocal) ->
     let mut body = Vec::new();
     loop {
         let mut keep = |_: &mut std::task::Context<'_>, data: &[u8]| {
-            let room = MOST_BODY.saturating_sub(body.len());
+            let room = MAX_BODY.saturating_sub(body.len());
             body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
         };
         let step = poll_fn(|cx| exchange.poll_body(cx, local, &mut keep)).await;
@@ -217,10 +226,10 @@ async fn exchange(host: &str, get: &Get, stream: Stream, local: &WorkerLocal) ->
             return Ok(());
         }
         match step {
-            Ok(BodyStep::Some) if body.len() < MOST_BODY => {}
+            Ok(BodyStep::Some) if body.len() < MAX_BODY => {}
             Ok(_) => {
                 let detail = format!("the answer to GET {} lacks {:?}", get.path, get.body);
-                return Err(Fault { word: Word::Body, detail });
+                return Err(CheckFault { word: FaultKind::Body, detail });
             }
             Err(reason) => return Err(unusable(reason)),
         }
@@ -233,15 +242,15 @@ async fn begin(
     head: String,
     local: &WorkerLocal,
 ) -> Result<(Exchange, ResponseHead), Reason> {
-    let connection = Connection { stream, reused: false, seat: None, ends: None };
+    let connection = PooledConn { stream, reused: false, seat: None, ends: None };
     let mut exchange = Exchange::begin(connection, head.into_bytes(), Framing::None, false)
         .map_err(|failure| failure.reason)?;
     let head = poll_fn(|cx| {
         let _ = exchange.poll_flush(cx);
         loop {
             match std::task::ready!(exchange.poll_head(cx, local)) {
-                Ok(Received::Interim(_)) => {}
-                Ok(Received::Final(head)) => return std::task::Poll::Ready(Ok(head)),
+                Ok(ResponseHeadPoll::Interim(_)) => {}
+                Ok(ResponseHeadPoll::Final(head)) => return std::task::Poll::Ready(Ok(head)),
                 Err(failure) => return std::task::Poll::Ready(Err(failure)),
             }
         }
@@ -251,11 +260,11 @@ async fn begin(
 }
 
 /// Asks an endpoint for something and reads the whole answer: status, and at most `most` bytes of
-/// body. `head` is all of the request; `announces`: as in [`Check`].
+/// body. `head` is all of the request; `announces`: as in [`HealthCheck`].
 ///
 /// # Errors
 ///
-/// [`Fault`], also if there is more.
+/// [`CheckFault`], also if there is more.
 ///
 /// # Cancellation
 ///
@@ -265,7 +274,7 @@ pub async fn fetch(
     (head, announces): (String, bool),
     (most, time): (usize, Duration),
     local: &WorkerLocal,
-) -> Result<(u16, Vec<u8>), Fault> {
+) -> Result<(u16, Vec<u8>), CheckFault> {
     let deadline = Instant::now() + time;
     let mut first = Vec::new();
     if announces {
@@ -285,8 +294,8 @@ async fn whole(
     head: String,
     most: usize,
     local: &WorkerLocal,
-) -> Result<(u16, Vec<u8>), Fault> {
-    let answer = |detail: &str| Fault { word: Word::Answer, detail: detail.to_owned() };
+) -> Result<(u16, Vec<u8>), CheckFault> {
+    let answer = |detail: &str| CheckFault { word: FaultKind::Answer, detail: detail.to_owned() };
     let (mut exchange, head) = begin(stream, head, local).await.map_err(unusable)?;
     let mut body = Vec::new();
     loop {

@@ -323,7 +323,7 @@ mod tests {
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
         });
-        let config = client::config(client::Trust::Nothing, &provider()).unwrap();
+        let config = client::config(client::UpstreamTrust::Nothing, &provider()).unwrap();
         let tls = Some((config, ServerName::try_from("a.test").unwrap()));
         let endpoint = Endpoint::new("127.0.0.1".to_owned(), port, tls, 0);
         resolve::refresh(&endpoint).unwrap();

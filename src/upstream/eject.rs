@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a request that tries a half-open endpoint may take before another may try.
-const TRIAL: Duration = Duration::from_secs(10);
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ejections that lengthen the next one; more make no difference.
-const MOST_STREAK: u32 = 16;
+const MAX_STREAK: u32 = 16;
 
 /// In [`Circuit::until`]: a request is trying it.
 const ON_TRIAL: u64 = 1;
 
 /// When endpoints are left out; see [`crate::config::Eject`].
 #[derive(Clone, Debug)]
-pub struct Eject {
+pub struct EjectPolicy {
     /// Kinds of trouble that count.
-    pub on: Vec<Trouble>,
+    pub on: Vec<FailureKind>,
     /// Statuses that count, first and last of each range.
     pub statuses: Vec<(u16, u16)>,
     /// How much trouble within the window is too much.
@@ -38,7 +38,7 @@ pub struct Eject {
 /// What a request may have found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
-pub enum Trouble {
+pub enum FailureKind {
     /// No connection.
     Connect = 1,
     /// No TLS handshake.
@@ -51,7 +51,7 @@ pub enum Trouble {
     Status,
 }
 
-impl Trouble {
+impl FailureKind {
     /// The word for it, as in the configuration.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -65,7 +65,7 @@ impl Trouble {
     }
 }
 
-impl Eject {
+impl EjectPolicy {
     /// Whether an answer with this status is trouble.
     #[must_use]
     pub fn counts(&self, status: u16) -> bool {
@@ -92,7 +92,7 @@ pub struct Circuit {
 
 /// How a circuit is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Gate {
+pub enum CircuitState {
     /// Requests pass.
     Closed,
     /// One may try.
@@ -118,11 +118,11 @@ impl Default for Circuit {
 impl Circuit {
     /// How it is.
     #[must_use]
-    pub fn gate(&self) -> Gate {
+    pub fn gate(&self) -> CircuitState {
         match self.until.load(Ordering::Relaxed) {
-            0 => Gate::Closed,
-            until if self.age() < until >> 1 => Gate::Open,
-            _ => Gate::HalfOpen,
+            0 => CircuitState::Closed,
+            until if self.age() < until >> 1 => CircuitState::Open,
+            _ => CircuitState::HalfOpen,
         }
     }
 
@@ -133,13 +133,13 @@ impl Circuit {
         if until == 0 {
             return true;
         }
-        let next = ((now + millis(TRIAL)) << 1) | ON_TRIAL;
+        let next = ((now + millis(TRIAL_TIMEOUT)) << 1) | ON_TRIAL;
         let (ours, theirs) = (Ordering::Relaxed, Ordering::Relaxed);
         now >= until >> 1 && self.until.compare_exchange(until, next, ours, theirs).is_ok()
     }
 
     /// Counts trouble; whether it is too much. While the circuit is not closed any trouble is.
-    pub fn count(&self, eject: &Eject) -> bool {
+    pub fn count(&self, eject: &EjectPolicy) -> bool {
         if self.until.load(Ordering::Relaxed) != 0 {
             return true;
         }
@@ -155,7 +155,7 @@ impl Circuit {
     }
 
     /// Opens it. The result is for how long; `None` if it was open already.
-    pub fn open(&self, eject: &Eject, cause: Trouble) -> Option<Duration> {
+    pub fn open(&self, eject: &EjectPolicy, cause: FailureKind) -> Option<Duration> {
         let now = self.age();
         let until = self.until.load(Ordering::Relaxed);
         if now < until >> 1 && until & ON_TRIAL == 0 {
@@ -165,8 +165,8 @@ impl Circuit {
         // After a long time without, it begins anew.
         let calm = until == 0 && now > opened + millis(eject.longest).saturating_mul(4);
         let streak = if calm { 0 } else { self.streak.load(Ordering::Relaxed) };
-        let time = eject.time.saturating_mul(1 << streak.min(MOST_STREAK)).min(eject.longest);
-        self.streak.store((streak + 1).min(MOST_STREAK), Ordering::Relaxed);
+        let time = eject.time.saturating_mul(1 << streak.min(MAX_STREAK)).min(eject.longest);
+        self.streak.store((streak + 1).min(MAX_STREAK), Ordering::Relaxed);
         self.opened.store(now, Ordering::Relaxed);
         self.cause.store(cause as u8, Ordering::Relaxed);
         self.until.store((now + millis(time)).max(1) << 1, Ordering::Relaxed);
@@ -176,7 +176,7 @@ impl Circuit {
 
     /// Opens it for this time, whatever it was.
     pub fn open_for(&self, time: Duration) {
-        self.cause.store(Trouble::Connect as u8, Ordering::Relaxed);
+        self.cause.store(FailureKind::Connect as u8, Ordering::Relaxed);
         self.until.store((self.age() + millis(time)).max(1) << 1, Ordering::Relaxed);
     }
 
@@ -184,7 +184,7 @@ impl Circuit {
     /// open.
     pub fn connected(&self) -> bool {
         let cause = self.cause.load(Ordering::Relaxed);
-        (cause == Trouble::Connect as u8 || cause == Trouble::Tls as u8) && self.close()
+        (cause == FailureKind::Connect as u8 || cause == FailureKind::Tls as u8) && self.close()
     }
 
     /// Closes it because an answer was good. Whether it was open.
@@ -207,10 +207,10 @@ mod tests {
     use super::*;
     use std::thread::sleep;
 
-    fn eject(errors: u32, time: u64, longest: u64) -> Eject {
+    fn eject(errors: u32, time: u64, longest: u64) -> EjectPolicy {
         let millis = Duration::from_millis;
-        Eject {
-            on: vec![Trouble::Connect],
+        EjectPolicy {
+            on: vec![FailureKind::Connect],
             statuses: vec![(502, 504)],
             errors,
             window: millis(60_000),
@@ -224,11 +224,11 @@ mod tests {
     fn opens_after_so_much_trouble() {
         let (circuit, eject) = (Circuit::default(), eject(3, 60_000, 60_000));
         assert_eq!([circuit.count(&eject), circuit.count(&eject)], [false, false]);
-        assert_eq!(circuit.gate(), Gate::Closed);
+        assert_eq!(circuit.gate(), CircuitState::Closed);
         assert!(circuit.count(&eject));
-        assert!(circuit.open(&eject, Trouble::Connect).is_some());
-        assert_eq!(circuit.gate(), Gate::Open);
-        assert_eq!(circuit.open(&eject, Trouble::Connect), None, "it is open already");
+        assert!(circuit.open(&eject, FailureKind::Connect).is_some());
+        assert_eq!(circuit.gate(), CircuitState::Open);
+        assert_eq!(circuit.open(&eject, FailureKind::Connect), None, "it is open already");
     }
 
     #[test]
@@ -237,23 +237,23 @@ mod tests {
         let millis = Duration::from_millis;
         let mut times = Vec::new();
         for _ in 0..4 {
-            times.extend(circuit.open(&eject, Trouble::Reset));
+            times.extend(circuit.open(&eject, FailureKind::Reset));
             sleep(millis(5));
-            assert_eq!(circuit.gate(), Gate::HalfOpen);
+            assert_eq!(circuit.gate(), CircuitState::HalfOpen);
             assert!(circuit.try_it());
             assert!(!circuit.try_it(), "only one");
-            assert_eq!(circuit.gate(), Gate::Open);
+            assert_eq!(circuit.gate(), CircuitState::Open);
         }
         assert_eq!(times, [millis(1), millis(2), millis(3), millis(3)]);
         assert!(!circuit.connected(), "a connection proves nothing about resets");
         assert!(circuit.close());
-        assert_eq!(circuit.gate(), Gate::Closed);
+        assert_eq!(circuit.gate(), CircuitState::Closed);
     }
 
     #[test]
     fn a_connection_ends_what_was_for_want_of_one() {
         let (circuit, eject) = (Circuit::default(), eject(1, 60_000, 60_000));
-        circuit.open(&eject, Trouble::Tls);
+        circuit.open(&eject, FailureKind::Tls);
         assert!(circuit.connected());
         assert!(!circuit.connected());
     }

@@ -18,20 +18,20 @@ use crate::message::scan::{HeadProgress, HeadScanner};
 use crate::message::{BodyDecoder, DecodeStep, Framing, Reason, ResponseHead};
 use crate::net::relay::RelaySide;
 use crate::net::{WorkerLocal, WriteBuffer};
-use crate::telemetry::upstreams::Seat;
+use crate::telemetry::upstreams::ConnGauge;
 
 use super::connect::{Stream, blame};
-use super::pool::{Connection, Ends, is_quiet};
+use super::pool::{ConnAddrs, PooledConn, is_quiet};
 
 /// Interim answers (1xx) an upstream may send before the real one.
-const MOST_INTERIM: u8 = 8;
+const MAX_INTERIM: u8 = 8;
 
 /// Bytes that are read at a time where nothing limits it: a worker's scratch buffer.
 const WHOLE_READ: usize = 64 * 1024;
 
 /// What a poll for the head found.
 #[derive(Debug)]
-pub enum Received {
+pub enum ResponseHeadPoll {
     /// A 1xx answer other than 101; the real one follows.
     Interim(ResponseHead),
     /// The answer.
@@ -48,14 +48,14 @@ pub enum BodyStep {
 }
 
 /// Somebody who looks at the body of an answer, before it is passed on, and changes nothing.
-pub trait Onlooker {
+pub trait BodyTap {
     /// Looks at a piece; whether there is nothing more to see.
     fn read(&mut self, piece: &[u8]) -> bool;
 }
 
 /// A failure, and whether the request may have been acted upon.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Failure {
+pub struct ExchangeFailure {
     /// The word for it.
     pub reason: Reason,
     /// Not one byte of an answer was seen.
@@ -64,7 +64,7 @@ pub struct Failure {
     pub detail: Option<&'static str>,
 }
 
-impl Failure {
+impl ExchangeFailure {
     /// An answer that is not to be trusted.
     fn bad(detail: &'static str) -> Self {
         Self { reason: Reason::UpstreamBadAnswer, silent: false, detail: Some(detail) }
@@ -85,8 +85,8 @@ enum Broken {
 pub struct Exchange {
     stream: Stream,
     reused: bool,
-    seat: Option<Seat>,
-    ends: Option<Box<Ends>>,
+    seat: Option<ConnGauge>,
+    ends: Option<Box<ConnAddrs>>,
     out: WriteBuffer,
     /// The head is staged and may leave together with the first of the body.
     staged: bool,
@@ -102,7 +102,7 @@ pub struct Exchange {
     reusable: bool,
     /// Bytes that are read at a time.
     read_limit: usize,
-    onlookers: Vec<Box<dyn Onlooker>>,
+    onlookers: Vec<Box<dyn BodyTap>>,
     fault: Option<&'static str>,
 }
 
@@ -114,14 +114,14 @@ impl Exchange {
     /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes nobody asked for: an
     /// answer that comes before its request would be taken for that of another.
     pub fn begin(
-        connection: Connection,
+        connection: PooledConn,
         head: Vec<u8>,
         sending: Framing,
         head_request: bool,
-    ) -> Result<Self, Failure> {
-        let Connection { mut stream, reused, seat, ends } = connection;
+    ) -> Result<Self, ExchangeFailure> {
+        let PooledConn { mut stream, reused, seat, ends } = connection;
         if !reused && !is_quiet(&mut stream) {
-            return Err(Failure::bad("bytes on a new connection before its request"));
+            return Err(ExchangeFailure::bad("bytes on a new connection before its request"));
         }
         stream.set_frugal(false);
         let mut out = WriteBuffer::new();
@@ -150,7 +150,7 @@ impl Exchange {
     }
 
     /// Has somebody look at the answer's body.
-    pub fn shown_to(&mut self, onlooker: Box<dyn Onlooker>) {
+    pub fn shown_to(&mut self, onlooker: Box<dyn BodyTap>) {
         self.onlookers.push(onlooker);
     }
 
@@ -232,13 +232,13 @@ impl Exchange {
     ///
     /// # Errors
     ///
-    /// [`Failure`] if the upstream closes, sends what is not HTTP/1.1, or floods.
+    /// [`ExchangeFailure`] if the upstream closes, sends what is not HTTP/1.1, or floods.
     pub fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         local: &WorkerLocal,
-    ) -> Poll<Result<Received, Failure>> {
-        let bad = |detail| Poll::Ready(Err(Failure::bad(detail)));
+    ) -> Poll<Result<ResponseHeadPoll, ExchangeFailure>> {
+        let bad = |detail| Poll::Ready(Err(ExchangeFailure::bad(detail)));
         loop {
             match self.scanner.scan(&self.input) {
                 HeadProgress::Ends(end) if end > MAX_RESPONSE_HEAD => {
@@ -268,19 +268,19 @@ impl Exchange {
         }
     }
 
-    fn received(&mut self, head: &Bytes) -> Result<Received, Failure> {
-        let head = ResponseHead::parse(head, self.head_request).map_err(Failure::bad)?;
+    fn received(&mut self, head: &Bytes) -> Result<ResponseHeadPoll, ExchangeFailure> {
+        let head = ResponseHead::parse(head, self.head_request).map_err(ExchangeFailure::bad)?;
         if head.status < 200 && head.status != 101 {
             self.interim += 1;
-            return if self.interim > MOST_INTERIM {
-                Err(Failure::bad("too many interim answers"))
+            return if self.interim > MAX_INTERIM {
+                Err(ExchangeFailure::bad("too many interim answers"))
             } else {
-                Ok(Received::Interim(head))
+                Ok(ResponseHeadPoll::Interim(head))
             };
         }
         self.reusable = head.keep_alive && head.framing != Framing::Close;
         self.decoder = Some(BodyDecoder::of_answer(head.framing));
-        Ok(Received::Final(head))
+        Ok(ResponseHeadPoll::Final(head))
     }
 
     /// Hands some of the answer's body to `sink`, reading at most once.
@@ -372,20 +372,20 @@ impl Exchange {
     /// Takes the connection out after a 101, with what was read beyond its head,
     /// and what counts it.
     #[must_use]
-    pub fn into_tunnel(self) -> (RelaySide<Stream>, Option<Seat>) {
+    pub fn into_tunnel(self) -> (RelaySide<Stream>, Option<ConnGauge>) {
         (RelaySide { io: self.stream, early: self.input.freeze() }, self.seat)
     }
 
     /// The connection, if request and answer are complete and it may carry another.
     #[must_use]
-    pub fn into_idle(self) -> Option<Connection> {
+    pub fn into_idle(self) -> Option<PooledConn> {
         let complete = self.sent
             && !self.broken
             && self.out.is_empty()
             && self.input.is_empty()
             && self.decoder.as_ref().is_some_and(BodyDecoder::is_done);
         let Self { stream, reused, seat, ends, .. } = self;
-        (complete && self.reusable).then_some(Connection { stream, reused, seat, ends })
+        (complete && self.reusable).then_some(PooledConn { stream, reused, seat, ends })
     }
 
     fn fill(&mut self, cx: &mut Context<'_>, local: &WorkerLocal) -> Poll<io::Result<usize>> {
@@ -401,8 +401,8 @@ impl Exchange {
         Poll::Ready(Ok(read))
     }
 
-    fn fail<T>(&self, reason: Reason) -> Poll<Result<T, Failure>> {
-        Poll::Ready(Err(Failure { reason, silent: !self.heard, detail: None }))
+    fn fail<T>(&self, reason: Reason) -> Poll<Result<T, ExchangeFailure>> {
+        Poll::Ready(Err(ExchangeFailure { reason, silent: !self.heard, detail: None }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether an endpoint is to be used: what checks, requests and operators say about it.
 //!
-//! One [`Health`] per endpoint, shared by all workers and by the generations that have the endpoint.
+//! One [`EndpointHealth`] per endpoint, shared by all workers and by the generations that have the endpoint.
 //! The request path reads and writes atomics; what is only for people is behind a lock that only
 //! the control runtime takes.
 
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::check::{Check, Fault};
+use super::check::{CheckFault, HealthCheck};
 use super::eject::Circuit;
 
 /// How long after a failure another like it is no news.
-const SAID: Duration = Duration::from_secs(5);
+const REPEAT_SILENCE: Duration = Duration::from_secs(5);
 
 /// What an endpoint is there for.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
-pub enum Duty {
+pub enum AdminState {
     /// Everything.
     #[default]
     Up,
@@ -29,7 +29,7 @@ pub enum Duty {
     Maintenance,
 }
 
-impl Duty {
+impl AdminState {
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -43,18 +43,18 @@ impl Duty {
 
 /// An open request or WebSocket of an endpoint.
 #[derive(Debug)]
-pub struct Busy(Arc<Health>);
+pub struct InFlight(Arc<EndpointHealth>);
 
-impl Busy {
+impl InFlight {
     /// Counts one, until it is dropped.
     #[must_use]
-    pub fn new(health: &Arc<Health>) -> Self {
+    pub fn new(health: &Arc<EndpointHealth>) -> Self {
         health.open.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(health))
     }
 }
 
-impl Drop for Busy {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -62,7 +62,7 @@ impl Drop for Busy {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Health {
+pub struct EndpointHealth {
     /// Checks say that it is not well.
     down: AtomicBool,
     /// A check was good once.
@@ -81,12 +81,12 @@ pub struct Health {
     said: AtomicU64,
     birth: Instant,
     hurry: Notify,
-    told: Mutex<Told>,
+    told: Mutex<CheckDetails>,
 }
 
 /// What is known about an endpoint's checks, for people.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct CheckDetails {
     /// The latest state is of this time, in seconds since 1970; 0: it never changed.
     pub since: i64,
     /// Why it is in it.
@@ -99,21 +99,21 @@ pub struct Told {
 
 /// A change that a check has brought about.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Change {
+pub struct HealthChange {
     /// It is up now.
     pub up: bool,
     /// Why, for people.
     pub why: String,
 }
 
-impl Default for Health {
+impl Default for EndpointHealth {
     fn default() -> Self {
         Self {
             down: AtomicBool::new(false),
             proven: AtomicBool::new(false),
             contrary: AtomicU32::new(0),
             circuit: Circuit::default(),
-            duty: AtomicU8::new(Duty::Up as u8),
+            duty: AtomicU8::new(AdminState::Up as u8),
             open: AtomicUsize::new(0),
             rose: AtomicU64::new(0),
             said: AtomicU64::new(0),
@@ -124,7 +124,7 @@ impl Default for Health {
     }
 }
 
-impl Health {
+impl EndpointHealth {
     /// Whether checks say that it is well.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -150,7 +150,12 @@ impl Health {
     }
 
     /// Notes what came of a check. The result is the change it has brought about.
-    pub fn checked(&self, result: &Result<(), Fault>, check: &Check, now: i64) -> Option<Change> {
+    pub fn checked(
+        &self,
+        result: &Result<(), CheckFault>,
+        check: &HealthCheck,
+        now: i64,
+    ) -> Option<HealthChange> {
         let up = self.is_up();
         let mut told = self.told();
         told.checked = Some(Instant::now());
@@ -181,12 +186,12 @@ impl Health {
         };
         told.since = now;
         told.why.clone_from(&why);
-        Some(Change { up: !up, why })
+        Some(HealthChange { up: !up, why })
     }
 
     /// How long to wait for the next check, from the end of the last one.
     #[must_use]
-    pub fn pause(&self, check: &Check) -> Duration {
+    pub fn pause(&self, check: &HealthCheck) -> Duration {
         if self.contrary.load(Ordering::Relaxed) > 0 { check.every / 5 } else { check.every }
     }
 
@@ -200,7 +205,7 @@ impl Health {
     }
 
     /// What is for people.
-    pub fn told(&self) -> MutexGuard<'_, Told> {
+    pub fn told(&self) -> MutexGuard<'_, CheckDetails> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -211,17 +216,17 @@ impl Health {
 
     /// What the operator has said with a command.
     #[must_use]
-    pub fn duty(&self) -> Duty {
+    pub fn duty(&self) -> AdminState {
         match self.duty.load(Ordering::Relaxed) {
-            0 => Duty::Up,
-            1 => Duty::Drain,
-            _ => Duty::Maintenance,
+            0 => AdminState::Up,
+            1 => AdminState::Drain,
+            _ => AdminState::Maintenance,
         }
     }
 
     /// Says what it is there for.
-    pub fn assign(&self, duty: Duty) {
-        if duty == Duty::Up && self.duty() != Duty::Up {
+    pub fn assign(&self, duty: AdminState) {
+        if duty == AdminState::Up && self.duty() != AdminState::Up {
             self.rise();
         }
         self.duty.store(duty as u8, Ordering::Relaxed);
@@ -255,7 +260,7 @@ impl Health {
     pub fn is_news(&self) -> bool {
         let now = self.age().max(1);
         let said = self.said.load(Ordering::Relaxed);
-        let news = said == 0 || now > said + millis(SAID);
+        let news = said == 0 || now > said + millis(REPEAT_SILENCE);
         if news {
             self.said.store(now, Ordering::Relaxed);
         }
@@ -283,12 +288,12 @@ fn counted(count: u32, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::check::{Kind, Word};
+    use crate::upstream::check::{CheckKind, FaultKind};
 
-    fn check(rise: u32, fall: u32) -> Check {
+    fn check(rise: u32, fall: u32) -> HealthCheck {
         let second = Duration::from_secs(1);
-        Check {
-            kind: Kind::Tcp,
+        HealthCheck {
+            kind: CheckKind::Tcp,
             port: None,
             plain: false,
             every: 5 * second,
@@ -300,14 +305,14 @@ mod tests {
         }
     }
 
-    fn bad() -> Result<(), Fault> {
-        Err(Fault { word: Word::Connect, detail: "refused".to_owned() })
+    fn bad() -> Result<(), CheckFault> {
+        Err(CheckFault { word: FaultKind::Connect, detail: "refused".to_owned() })
     }
 
     #[test]
     fn falls_after_so_many_bad_checks_in_a_row_and_rises_after_good_ones() {
-        let (health, check) = (Health::default(), check(2, 3));
-        let told = |result: &Result<(), Fault>| health.checked(result, &check, 7);
+        let (health, check) = (EndpointHealth::default(), check(2, 3));
+        let told = |result: &Result<(), CheckFault>| health.checked(result, &check, 7);
         for result in [bad(), bad(), Ok(()), bad(), bad()] {
             assert_eq!(told(&result), None);
         }
@@ -324,7 +329,7 @@ mod tests {
 
     #[test]
     fn asks_faster_while_in_doubt() {
-        let (health, check) = (Health::default(), check(2, 3));
+        let (health, check) = (EndpointHealth::default(), check(2, 3));
         assert_eq!(health.pause(&check), check.every);
         health.checked(&bad(), &check, 0);
         assert_eq!(health.pause(&check), check.every / 5);
@@ -334,19 +339,19 @@ mod tests {
 
     #[test]
     fn takes_its_share_slowly_after_it_came_up() {
-        let health = Health::default();
+        let health = EndpointHealth::default();
         let minute = Duration::from_mins(1);
         assert_eq!(health.share(minute), 100, "it was never down");
-        health.assign(Duty::Drain);
-        health.assign(Duty::Up);
+        health.assign(AdminState::Drain);
+        health.assign(AdminState::Up);
         assert_eq!(health.share(minute), 10);
         assert_eq!(health.share(Duration::ZERO), 100);
     }
 
     #[test]
     fn counts_what_is_open() {
-        let health = Arc::<Health>::default();
-        let (one, _two) = (Busy::new(&health), Busy::new(&health));
+        let health = Arc::<EndpointHealth>::default();
+        let (one, _two) = (InFlight::new(&health), InFlight::new(&health));
         drop(one);
         assert_eq!(health.open(), 1);
     }

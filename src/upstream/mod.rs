@@ -6,24 +6,24 @@
 //!
 //! Never: knows who the client is, or a route.
 
+pub mod balance;
 pub mod budget;
 pub mod check;
-pub mod choose;
 pub mod connect;
+pub mod connect_queue;
 pub mod eject;
-pub mod engine;
+pub mod engine_io;
 pub mod exchange;
+pub mod failover;
 pub mod health;
 pub mod pool;
-pub mod reach;
 pub mod resolve;
 pub mod ring;
 pub mod rotation;
-pub mod seat;
 pub mod sessions;
 pub mod snapshot;
+pub mod sticky_cookie;
 pub mod tier;
-pub mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -36,12 +36,12 @@ use rustls_pki_types::ServerName;
 use crate::net::CheckedAddr;
 use crate::net::quota::QuotaLimits;
 
-pub use check::Check;
-pub use choose::{Balance, Home, Memory, Policy, Rank};
+pub use balance::{Affinity, Balance, BalancePolicy, EndpointRole, UpstreamState};
+pub use check::HealthCheck;
 pub use connect::{ConnectError, Stream, connect};
-pub use exchange::{BodyStep, Exchange, Onlooker, Received};
-pub use health::{Busy, Duty, Health};
-pub use pool::{Connection, Ends, Pool};
+pub use exchange::{BodyStep, BodyTap, Exchange, ResponseHeadPoll};
+pub use health::{AdminState, EndpointHealth, InFlight};
+pub use pool::{ConnAddrs, Pool, PooledConn};
 pub use rotation::Rotation;
 
 /// Told to clients where no check says when the state may change.
@@ -55,23 +55,23 @@ pub struct Upstream {
     /// Primary ones first, in the order of the configuration; at most 64.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// What each of them is in this upstream.
-    pub ranks: Vec<Rank>,
+    pub ranks: Vec<EndpointRole>,
     /// How they share the work.
-    pub policy: Policy,
+    pub policy: BalancePolicy,
     /// What was learned about them.
-    pub memory: Arc<Memory>,
+    pub memory: Arc<UpstreamState>,
     /// Its limits.
-    pub limits: Limits,
+    pub limits: UpstreamLimits,
     /// Whether its connections begin by saying whom they are for (PROXY protocol).
     pub announces: bool,
     /// How its endpoints are asked whether they are well.
-    pub check: Option<Arc<Check>>,
+    pub check: Option<Arc<HealthCheck>>,
 }
 
 /// How long things may take with an upstream; see the fields of the same names in
 /// [`crate::config::Upstream`].
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct UpstreamLimits {
     /// From the first SYN to the end of the TLS handshake.
     pub connect: Duration,
     /// Until the first byte of an answer.
@@ -111,7 +111,7 @@ pub struct Endpoint {
     /// verification.
     pub identity: u64,
     /// Whether it is to be used.
-    pub health: Arc<Health>,
+    pub health: Arc<EndpointHealth>,
 }
 
 impl Endpoint {

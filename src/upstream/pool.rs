@@ -18,13 +18,13 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot::Receiver;
 use tokio::time::Instant;
 
-use crate::telemetry::upstreams::Seat;
+use crate::telemetry::upstreams::ConnGauge;
 
 use super::connect::Stream;
-use super::turns::{Claim, Lot, Turn, Turns};
+use super::connect_queue::{ConnectPermit, ConnectQueues, Granted, Waiter};
 
 /// How often closed and expired connections are let go.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How much younger than the oldest connection that was seen open one has to be, at most.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -35,25 +35,25 @@ pub struct Pool {
     /// Ordered and not hashed: there are few, and a comparison costs less than a keyed hash.
     idle: RefCell<BTreeMap<u64, Kept>>,
     filled: Notify,
-    turns: Turns,
+    turns: ConnectQueues,
 }
 
 /// A connection to an endpoint that carries one exchange after another.
-pub struct Connection {
+pub struct PooledConn {
     /// The connection.
     pub stream: Stream,
     /// It has carried another exchange before.
     pub reused: bool,
     /// Counts it while it is open, where somebody counts.
-    pub seat: Option<Seat>,
+    pub seat: Option<ConnGauge>,
     /// The client connection it was announced for, if it was: it carries nothing else's requests
     /// (PROXY protocol, section 2). Boxed: few are.
-    pub ends: Option<Box<Ends>>,
+    pub ends: Option<Box<ConnAddrs>>,
 }
 
 /// The two ends of a client connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Ends {
+pub struct ConnAddrs {
     /// Where the client connected from.
     pub source: SocketAddr,
     /// Where it connected to.
@@ -63,12 +63,12 @@ pub struct Ends {
 /// Idle connections to one endpoint, those that have become idle last at the end.
 #[derive(Default)]
 struct Kept {
-    idle: Vec<Idle>,
+    idle: Vec<IdleConn>,
     limit: IdleLimit,
 }
 
-struct Idle {
-    connection: Connection,
+struct IdleConn {
+    connection: PooledConn,
     /// When it became idle.
     since: Instant,
     /// When it was last seen to be open.
@@ -105,7 +105,7 @@ impl IdleLimit {
 /// A kept connection, and how long it was idle.
 pub struct Taken {
     /// The connection.
-    pub connection: Connection,
+    pub connection: PooledConn,
     /// How long it was idle.
     pub idle: Duration,
 }
@@ -114,14 +114,14 @@ impl Pool {
     /// The connection to this endpoint that was used last and is still good; one that was announced
     /// for just this client connection, or, without one, for none.
     #[must_use]
-    pub fn take(&self, identity: u64, ends: Option<&Ends>) -> Option<Taken> {
+    pub fn take(&self, identity: u64, ends: Option<&ConnAddrs>) -> Option<Taken> {
         self.take_if(identity, ends, |_, _| true, is_quiet)
     }
 
     /// The same for a request that must not be lost: none that the endpoint may be about to close,
     /// and none that it has closed already, which takes a system call to know.
     #[must_use]
-    pub fn take_sure(&self, identity: u64, ends: Option<&Ends>) -> Option<Taken> {
+    pub fn take_sure(&self, identity: u64, ends: Option<&ConnAddrs>) -> Option<Taken> {
         self.take_if(identity, ends, IdleLimit::is_safe, |stream| {
             is_quiet(stream) && !stream.has_input()
         })
@@ -130,28 +130,28 @@ impl Pool {
     fn take_if(
         &self,
         identity: u64,
-        ends: Option<&Ends>,
+        ends: Option<&ConnAddrs>,
         is_young: impl Fn(IdleLimit, Duration) -> bool,
         is_open: impl Fn(&mut Stream) -> bool,
     ) -> Option<Taken> {
         let mut pools = self.idle.borrow_mut();
         let Kept { idle, limit } = pools.get_mut(&identity)?;
         let now = Instant::now();
-        let fits = |idle: &Idle| idle.connection.ends.as_deref() == ends;
+        let fits = |idle: &IdleConn| idle.connection.ends.as_deref() == ends;
         while let Some(index) = idle.iter().rposition(fits) {
             // The others have been idle for longer.
-            let young = |idle: &Idle| is_young(*limit, now.duration_since(idle.since));
+            let young = |idle: &IdleConn| is_young(*limit, now.duration_since(idle.since));
             if !idle.get(index).is_some_and(young) {
                 return None;
             }
-            let Idle { mut connection, since, open_at, expires } = idle.remove(index);
+            let IdleConn { mut connection, since, open_at, expires } = idle.remove(index);
             let age = now.duration_since(since);
             if !is_open(&mut connection.stream) {
                 limit.closed(open_at.duration_since(since));
             } else if expires > now {
                 limit.open(age);
                 connection.reused = true;
-                connection.seat.iter_mut().for_each(Seat::work);
+                connection.seat.iter_mut().for_each(ConnGauge::work);
                 return Some(Taken { connection, idle: age });
             }
         }
@@ -168,18 +168,18 @@ impl Pool {
 
     /// The turn to make a connection to this endpoint, unless this worker makes `most` already.
     #[must_use]
-    pub fn turn(&self, identity: u64, most: usize) -> Option<Turn> {
+    pub fn turn(&self, identity: u64, most: usize) -> Option<ConnectPermit> {
         self.turns.take(identity, most)
     }
 
     /// A place in the line before this endpoint, for as long as the result is held.
-    pub fn wait(&self, identity: u64, claim: Claim) -> Receiver<Lot> {
+    pub fn wait(&self, identity: u64, claim: Waiter) -> Receiver<Granted> {
         self.turns.wait(identity, claim)
     }
 
     /// Gives a connection to somebody who waits for one. Else keeps it for `keep`, unless `most` are
     /// kept already. One that only one client can use takes the place of the oldest.
-    pub fn put(&self, identity: u64, connection: Connection, keep: Duration, most: usize) {
+    pub fn put(&self, identity: u64, connection: PooledConn, keep: Duration, most: usize) {
         if keep.is_zero() || most == 0 {
             return;
         }
@@ -190,9 +190,9 @@ impl Pool {
             idle.remove(0);
         }
         if idle.len() < most {
-            connection.seat.iter_mut().for_each(Seat::rest);
+            connection.seat.iter_mut().for_each(ConnGauge::rest);
             let now = Instant::now();
-            idle.push(Idle { connection, since: now, open_at: now, expires: now + keep });
+            idle.push(IdleConn { connection, since: now, open_at: now, expires: now + keep });
             self.filled.notify_one();
         }
     }
@@ -226,7 +226,7 @@ impl Pool {
             if self.is_empty() {
                 self.filled.notified().await;
             }
-            tokio::time::sleep(SWEEP).await;
+            tokio::time::sleep(SWEEP_INTERVAL).await;
             let now = Instant::now();
             let mut pools = self.idle.borrow_mut();
             for Kept { idle, limit } in pools.values_mut() {

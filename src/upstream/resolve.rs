@@ -129,7 +129,7 @@ mod tests {
         endpoint.health.circuit.open_for(Duration::from_secs(60));
         store(&endpoint, vec![b, c]);
         assert_eq!(endpoint.addresses.load().iter().map(|ip| ip.get()).collect::<Vec<_>>(), [b, c]);
-        assert_eq!(endpoint.health.circuit.gate(), crate::upstream::eject::Gate::Closed);
+        assert_eq!(endpoint.health.circuit.gate(), crate::upstream::eject::CircuitState::Closed);
     }
 
     #[test]

@@ -6,20 +6,20 @@
 //! endpoints that are addresses; ours may be names.
 
 /// Points of an endpoint of weight 1.
-const POINTS: u32 = 160;
+const POINTS_PER_WEIGHT: u32 = 160;
 
 /// Points on the circle of 32-bit numbers, each with the index of an endpoint.
 #[derive(Debug, Default)]
-pub struct Ring(Vec<(u32, u16)>);
+pub struct HashRing(Vec<(u32, u16)>);
 
-impl Ring {
+impl HashRing {
     /// Of endpoints: index, host as it is written (IPv6 in brackets), port, weight.
     pub fn new<'a>(endpoints: impl Iterator<Item = (u16, &'a str, u16, u16)>) -> Self {
         let mut points = Vec::new();
         for (index, host, port, weight) in endpoints {
             let name = crc(crc(crc(!0, host.as_bytes()), b"\0"), port.to_string().as_bytes());
             let mut previous = 0_u32;
-            for _ in 0..POINTS * u32::from(weight) {
+            for _ in 0..POINTS_PER_WEIGHT * u32::from(weight) {
                 previous = !crc(name, &previous.to_le_bytes());
                 points.push((previous, index));
             }
@@ -86,9 +86,9 @@ mod tests {
         assert_eq!(place(b"123456789"), 0xcbf4_3926);
     }
 
-    fn ring(weights: &[u16]) -> Ring {
+    fn ring(weights: &[u16]) -> HashRing {
         let all = weights.iter().enumerate();
-        Ring::new(all.map(|(index, weight)| {
+        HashRing::new(all.map(|(index, weight)| {
             (u16::try_from(index).unwrap(), "10.0.0.1", 80 + u16::try_from(index).unwrap(), *weight)
         }))
     }
@@ -110,7 +110,7 @@ mod tests {
             assert!((expected * 3 / 4..=expected * 5 / 4).contains(&count), "{counts:?}");
         }
         assert_eq!(ring.find(7, |_| false), None);
-        assert_eq!(Ring::default().find(7, |_| true), None);
+        assert_eq!(HashRing::default().find(7, |_| true), None);
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
         let parsed = addresses.map(|address| address.parse::<std::net::SocketAddr>().unwrap());
         let buckets = parsed.map(|address| Bucket::new(address, 2));
         let theirs = Continuum::new(&buckets);
-        let ours = Ring::new((0..4).map(|index| {
+        let ours = HashRing::new((0..4).map(|index| {
             let (host, port) = addresses[usize::from(index)].rsplit_once(':').unwrap();
             (index, host, port.parse().unwrap(), 2)
         }));

@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::engine::{Found, Reader};
-use super::exchange::Onlooker;
+use super::engine_io::{SidReader, SidSearch};
+use super::exchange::BodyTap;
 
 /// Places a session may be in.
-const WAYS: usize = 8;
+const SET_SIZE: usize = 8;
 
 /// Groups of places: 65,536 sessions in half a megabyte, allocated with the first.
-const SETS: usize = 8192;
+const SET_COUNT: usize = 8192;
 
 /// Seconds in a unit of time.
-const UNIT: u64 = 4;
+const TIME_UNIT_SECONDS: u64 = 4;
 
 /// Bits of the time, and of an endpoint's number.
 const TIME_BITS: u32 = 20;
@@ -27,7 +27,7 @@ const NUMBER_BITS: u32 = 12;
 
 /// Units after which a session that was not seen is forgotten: 10 minutes. A poll comes at least
 /// every ping interval; a WebSocket needs no entry once it is open.
-const EXPIRES: u64 = 150;
+const EXPIRY_UNITS: u64 = 150;
 
 /// See the module.
 #[derive(Debug)]
@@ -70,9 +70,9 @@ impl Sessions {
         let slots = self.slots.get()?;
         let (set, tag) = place(self.key(id));
         let now = self.now();
-        for slot in slots.get(set..set + WAYS)? {
+        for slot in slots.get(set..set + SET_SIZE)? {
             let word = slot.load(Ordering::Relaxed);
-            if tag_of(word) == tag && age(word, now) < EXPIRES {
+            if tag_of(word) == tag && age(word, now) < EXPIRY_UNITS {
                 if age(word, now) > 0 {
                     let seen = packed(tag, now, number_of(word));
                     // Somebody else may have seen it, or put another in its place: as well.
@@ -99,11 +99,11 @@ impl Sessions {
 
     /// The same, by [`Sessions::key`].
     pub fn learn_of(&self, key: u64, number: u16) {
-        let fresh = || (0..SETS * WAYS).map(|_| AtomicU64::new(0)).collect();
+        let fresh = || (0..SET_COUNT * SET_SIZE).map(|_| AtomicU64::new(0)).collect();
         let slots = self.slots.get_or_init(fresh);
         let (set, tag) = place(key);
         let now = self.now();
-        let Some(set) = slots.get(set..set + WAYS) else { return };
+        let Some(set) = slots.get(set..set + SET_SIZE) else { return };
         let rank = |slot: &&AtomicU64| {
             let word = slot.load(Ordering::Relaxed);
             match tag_of(word) {
@@ -124,7 +124,7 @@ impl Sessions {
         let slots = self.slots.get().map_or(&[][..], |slots| slots);
         let live = |slot: &&AtomicU64| {
             let word = slot.load(Ordering::Relaxed);
-            word != 0 && age(word, now) < EXPIRES
+            word != 0 && age(word, now) < EXPIRY_UNITS
         };
         slots.iter().filter(live).count()
     }
@@ -136,12 +136,12 @@ impl Sessions {
     }
 
     fn now(&self) -> u64 {
-        (self.birth.elapsed().as_secs() / UNIT) & ((1 << TIME_BITS) - 1)
+        (self.birth.elapsed().as_secs() / TIME_UNIT_SECONDS) & ((1 << TIME_BITS) - 1)
     }
 }
 
 fn place(key: u64) -> (usize, u64) {
-    let set = usize::try_from(key % SETS as u64).unwrap_or_default() * WAYS;
+    let set = usize::try_from(key % SET_COUNT as u64).unwrap_or_default() * SET_SIZE;
     (set, (key >> 32).max(1))
 }
 
@@ -165,29 +165,29 @@ fn age(word: u64, now: u64) -> u64 {
 
 /// Learns the session that an answer opens, from its first bytes, before they are passed on: the
 /// client's next request may come to another worker.
-pub struct Learner {
-    memory: Arc<super::choose::Memory>,
+pub struct SessionLearner {
+    memory: Arc<super::balance::UpstreamState>,
     number: u16,
-    reader: Reader,
+    reader: SidReader,
 }
 
-impl Learner {
+impl SessionLearner {
     /// Of an answer from this endpoint.
     #[must_use]
-    pub fn new(memory: Arc<super::choose::Memory>, number: u16) -> Box<Self> {
-        Box::new(Self { memory, number, reader: Reader::default() })
+    pub fn new(memory: Arc<super::balance::UpstreamState>, number: u16) -> Box<Self> {
+        Box::new(Self { memory, number, reader: SidReader::default() })
     }
 }
 
-impl Onlooker for Learner {
+impl BodyTap for SessionLearner {
     fn read(&mut self, piece: &[u8]) -> bool {
         match self.reader.read(piece) {
-            Found::Id(id) => {
+            SidSearch::Id(id) => {
                 self.memory.sessions.learn(id, self.number);
                 true
             }
-            Found::Never => true,
-            Found::NotYet => false,
+            SidSearch::Never => true,
+            SidSearch::NotYet => false,
         }
     }
 }
@@ -218,7 +218,7 @@ mod tests {
         for number in 0..200_000_u32 {
             sessions.learn(&number.to_le_bytes(), 1);
         }
-        assert!(sessions.len() <= SETS * WAYS);
+        assert!(sessions.len() <= SET_COUNT * SET_SIZE);
         assert_eq!(sessions.find(&199_999_u32.to_le_bytes()), Some(1));
     }
 

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::eject::Gate;
-use super::{Duty, Upstream, resolve};
+use super::eject::CircuitState;
+use super::{AdminState, Upstream, resolve};
 
 /// An upstream.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -59,10 +59,10 @@ impl Upstream {
             let health = &endpoint.health;
             let told = health.told().clone();
             let state = match (self.duty(index), health.is_up(), health.circuit.gate()) {
-                (Duty::Drain | Duty::Maintenance, ..) => self.duty(index).word(),
+                (AdminState::Drain | AdminState::Maintenance, ..) => self.duty(index).word(),
                 (_, false, _) => "down",
-                (_, true, Gate::Open) => "ejected",
-                (_, true, Gate::Closed | Gate::HalfOpen) => "up",
+                (_, true, CircuitState::Open) => "ejected",
+                (_, true, CircuitState::Closed | CircuitState::HalfOpen) => "up",
             };
             EndpointSnapshot {
                 endpoint: endpoint.label.to_string(),

@@ -10,10 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Times the return is put off for longer, each twice as long as before.
-const MOST_DOUBLINGS: u32 = 5;
+const MAX_DOUBLINGS: u32 = 5;
 
 /// Failing over within so many times `return_after` of the last return is flapping.
-const FLAPPING: u32 = 10;
+const FLAP_FACTOR: u32 = 10;
 
 /// See [`crate::config::FailOver`].
 #[derive(Clone, Copy, Debug)]
@@ -30,11 +30,11 @@ pub struct Tiers {
     on_backup: AtomicBool,
     failures: AtomicU32,
     asked_back: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<TierState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TierState {
     /// Since when the primary endpoints are well, while the others are used.
     well: Option<Instant>,
     returned: Option<Instant>,
@@ -46,7 +46,7 @@ struct State {
 
 /// What is known of the two tiers.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct TierHealth {
     /// There is a primary endpoint that may be used.
     pub primary: bool,
     /// There is a backup that may be used.
@@ -55,7 +55,7 @@ pub struct Seen {
 
 /// A change of sides.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Move {
+pub struct TierMove {
     /// To the backups.
     pub to_backup: bool,
     /// Why, for people.
@@ -94,7 +94,13 @@ impl Tiers {
     }
 
     /// Decides which tier is used from now on.
-    pub fn judge(&self, seen: Seen, settings: &FailOver, now: Instant, date: i64) -> Option<Move> {
+    pub fn judge(
+        &self,
+        seen: TierHealth,
+        settings: &FailOver,
+        now: Instant,
+        date: i64,
+    ) -> Option<TierMove> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = if self.on_backup() {
             self.may_return(&mut state, seen, settings, now)
@@ -104,11 +110,11 @@ impl Tiers {
         }?;
         if moved.to_backup {
             let flapping = |returned: Instant, after: Duration| {
-                now.saturating_duration_since(returned) < after * FLAPPING
+                now.saturating_duration_since(returned) < after * FLAP_FACTOR
             };
             let flaps =
                 state.returned.zip(settings.return_after).is_some_and(|(r, a)| flapping(r, a));
-            state.doublings = if flaps { (state.doublings + 1).min(MOST_DOUBLINGS) } else { 0 };
+            state.doublings = if flaps { (state.doublings + 1).min(MAX_DOUBLINGS) } else { 0 };
         } else {
             state.returned = Some(now);
         }
@@ -120,7 +126,7 @@ impl Tiers {
         Some(moved)
     }
 
-    fn must_leave(&self, seen: Seen, settings: &FailOver) -> Option<Move> {
+    fn must_leave(&self, seen: TierHealth, settings: &FailOver) -> Option<TierMove> {
         let failures = self.failures.load(Ordering::Relaxed);
         let why = if !seen.primary {
             "no primary endpoint is up".to_owned()
@@ -129,16 +135,16 @@ impl Tiers {
         } else {
             return None;
         };
-        seen.backup.then_some(Move { to_backup: true, why })
+        seen.backup.then_some(TierMove { to_backup: true, why })
     }
 
     fn may_return(
         &self,
-        state: &mut State,
-        seen: Seen,
+        state: &mut TierState,
+        seen: TierHealth,
         settings: &FailOver,
         now: Instant,
-    ) -> Option<Move> {
+    ) -> Option<TierMove> {
         if !seen.primary {
             state.well = None;
             return None;
@@ -154,7 +160,7 @@ impl Tiers {
         } else {
             return None;
         };
-        Some(Move { to_backup: false, why })
+        Some(TierMove { to_backup: false, why })
     }
 }
 
@@ -162,8 +168,8 @@ impl Tiers {
 mod tests {
     use super::*;
 
-    const BOTH: Seen = Seen { primary: true, backup: true };
-    const NO_PRIMARY: Seen = Seen { primary: false, backup: true };
+    const BOTH: TierHealth = TierHealth { primary: true, backup: true };
+    const NO_PRIMARY: TierHealth = TierHealth { primary: false, backup: true };
 
     /// Tiers, and how they judge what is seen after so many seconds.
     struct Story(Tiers, Instant, FailOver);
@@ -174,7 +180,7 @@ mod tests {
             Self(Tiers::default(), Instant::now(), FailOver { failures: 3, return_after })
         }
 
-        fn at(&self, seconds: u64, seen: Seen) -> bool {
+        fn at(&self, seconds: u64, seen: TierHealth) -> bool {
             self.0.judge(seen, &self.2, self.1 + Duration::from_secs(seconds), 0);
             self.0.on_backup()
         }
@@ -215,7 +221,10 @@ mod tests {
         story.0.failed();
         assert!(!story.at(0, BOTH));
         story.0.failed();
-        assert!(!story.at(0, Seen { primary: true, backup: false }), "there is nowhere to go");
+        assert!(
+            !story.at(0, TierHealth { primary: true, backup: false }),
+            "there is nowhere to go"
+        );
         assert!(story.at(0, BOTH));
         assert!(story.at(100_000, BOTH), "only a command brings it back");
         story.0.ask_back();
@@ -225,8 +234,8 @@ mod tests {
     #[test]
     fn the_better_side_is_used_when_one_is_down() {
         let story = Story::new(None);
-        assert!(!story.at(0, Seen { primary: false, backup: false }));
+        assert!(!story.at(0, TierHealth { primary: false, backup: false }));
         assert!(story.at(1, NO_PRIMARY));
-        assert!(!story.at(2, Seen { primary: true, backup: false }));
+        assert!(!story.at(2, TierHealth { primary: true, backup: false }));
     }
 }

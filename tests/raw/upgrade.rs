@@ -130,7 +130,7 @@ fn a_switch_with_a_body_is_refused() {
 #[test]
 fn an_upgrade_that_is_none() {
     let world = World::plain();
-    // No `Connection: StartingChild`, an HTTP/1.0 client, another protocol: ordinary requests.
+    // No `PooledConn: StartingChild`, an HTTP/1.0 client, another protocol: ordinary requests.
     for request in [
         UPGRADE.replace("keep-alive, Upgrade", "keep-alive"),
         UPGRADE.replace("HTTP/1.1", "HTTP/1.0"),

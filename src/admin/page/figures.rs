@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::telemetry::Metrics;
-use crate::telemetry::exposition::Format;
+use crate::telemetry::exposition::ExpositionFormat;
 
 /// What all names begin with.
 const METRIC_PREFIX: &str = "app_gateway_";
@@ -79,7 +79,8 @@ impl Figures {
     /// Reads them, on another thread: it takes milliseconds where there are thousands of series.
     pub(super) async fn read(metrics: &Arc<Metrics>) -> Option<Self> {
         let metrics = Arc::clone(metrics);
-        let read = move || Self::of(&String::from_utf8_lossy(&metrics.render(Format::Text)));
+        let read =
+            move || Self::of(&String::from_utf8_lossy(&metrics.render(ExpositionFormat::Text)));
         tokio::task::spawn_blocking(read).await.ok()
     }
 

@@ -1,7 +1,7 @@
 //! Fields set on answers, and who may frame a page.
 //!
 //! `framed-by` is one question with two answers, for browsers old (`X-FrameOptions-Options`) and new
-//! (`frame-ancestors` of `ContentSnapshot-Security-Policy`), and they have to agree.
+//! (`frame-ancestors` of `ContentSnapshot-Security-BalancePolicy`), and they have to agree.
 //!
 //! In: tables as written. Out: one list per route, the later word winning. Never: touches a field
 //! that belongs to the connection or to the gateway itself.

@@ -1,6 +1,6 @@
 use super::*;
 
-/// The hash of the specification of SHA-crypt for the password `Hello world!`.
+/// The hash of the specification of SHA-crypt for the password `ClientHello world!`.
 const SHA_512: &str = "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
 const SHA_256: &str = "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5";
 

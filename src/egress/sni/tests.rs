@@ -2,8 +2,9 @@ use super::*;
 
 #[test]
 fn the_name_is_compared_with_what_was_asked_for() {
-    let hello =
-        |sni: Option<&str>| Progress::Hello(Hello { sni: sni.map(str::to_owned), ech: false });
+    let hello = |sni: Option<&str>| {
+        HelloProgress::Hello(ClientHello { sni: sni.map(str::to_owned), ech: false })
+    };
     let lenient = SniPolicy {
         mismatch: SniAction::Log,
         missing: SniAction::Allow,
@@ -29,25 +30,25 @@ fn the_name_is_compared_with_what_was_asked_for() {
         ("a.com:443", hello(None), refused(Reason::SniMissing), SniVerdict::Pass),
         (
             "a.com:443",
-            Progress::NotTls,
+            HelloProgress::NotTls,
             refused(Reason::NotTls),
             SniVerdict::Logged(Reason::NotTls),
         ),
         (
             "a.com:443",
-            Progress::Malformed,
+            HelloProgress::Malformed,
             refused(Reason::BadHello),
             SniVerdict::Logged(Reason::BadHello),
         ),
         (
             "a.com:443",
-            Progress::TooLarge,
+            HelloProgress::TooLarge,
             refused(Reason::BadHello),
             SniVerdict::Logged(Reason::BadHello),
         ),
         (
             "a.com:443",
-            Progress::NeedMore,
+            HelloProgress::NeedMore,
             refused(Reason::BadHello),
             SniVerdict::Logged(Reason::BadHello),
         ),
@@ -75,7 +76,8 @@ fn the_name_is_compared_with_what_was_asked_for() {
 #[test]
 fn an_encrypted_hello_is_judged_besides_the_name() {
     let destination = Destination::parse(b"a.com:443", None).unwrap();
-    let said = |name: &str, ech| Progress::Hello(Hello { sni: Some(name.to_owned()), ech });
+    let said =
+        |name: &str, ech| HelloProgress::Hello(ClientHello { sni: Some(name.to_owned()), ech });
     let sni = |mismatch, ech| SniPolicy { mismatch, ech, ..SniPolicy::STRICT };
     let (right, wrong) = (said("a.com", true), said("b.com", true));
     let cases = [

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::outline::{self, ItemName, OutlineValue};
-use crate::tls::Secrets;
+use crate::tls::SharedSecrets;
 use crate::units::display_timestamp;
 
 use crate::generation::Generation;
@@ -31,7 +31,7 @@ pub(super) struct DriftItem {
 }
 
 /// All of them, in the order of their names.
-pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Vec<DriftItem> {
+pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftItem> {
     let config = &generation.config;
     let lines = config.sources.lines();
     let numbers = numbers(generation);

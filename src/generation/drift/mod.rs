@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::problem::{Problem, Span};
 use crate::message::RequestHead;
-use crate::tls::Secrets;
+use crate::tls::SharedSecrets;
 use crate::units::display_hex;
 
 use super::Generation;
@@ -123,7 +123,7 @@ pub struct DriftPeer {
 
 impl ConfigDigest {
     /// Of a generation, if it has a secret. Blocks: hashes every key of the configuration.
-    pub(super) fn of(generation: &Generation, secrets: &Secrets) -> Self {
+    pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Self {
         let items = items::of(generation, secrets);
         let keys = secrets.keys(KEY_PURPOSE, &[b"wire"]).zip(secrets.keys(KEY_PURPOSE, &[b"item"]));
         let pages = keys.map(|(wire, item)| KeyedDigest::new(&items, &wire, &item)).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::addr::ClientAddr;
 use crate::generation::{Generation, PassthroughListener};
 use crate::message::Reason;
-use crate::tls::hello::{Hello, Progress};
+use crate::tls::hello::{ClientHello, HelloProgress};
 use crate::units::display_duration;
 
 use super::{Explanation, ExplanationLines};
@@ -49,7 +49,8 @@ impl<'a> Explanation<'a> {
             refused(&mut explained, Reason::TcpClient);
             return Ok(explained);
         }
-        let hello = Progress::Hello(Hello { sni: asked.server_name.clone(), ech: false });
+        let hello =
+            HelloProgress::Hello(ClientHello { sni: asked.server_name.clone(), ech: false });
         match passage.judge(passage.reads_hello().then_some(&hello)) {
             Err(reason) => refused(&mut explained, reason),
             Ok(route) => {

@@ -17,8 +17,8 @@ use crate::egress::{BasicCredentials, EgressPolicy, EgressRule, Guard, OwnAddres
 use crate::generation::compile::Purpose;
 use crate::generation::shared::SharedKeys;
 use crate::generation::{ConfigVersion, Generation, certificates};
-use crate::tls::tickets::Scope;
-use crate::tls::{Identity, ServerTls, certificate, client, server};
+use crate::tls::tickets::TicketScope;
+use crate::tls::{CertifiedPair, ServerTls, certificate, client, server};
 use crate::upstream::Endpoint;
 
 use super::{ForwardProxy, ForwardProxyListener, ParentProxy, Secret};
@@ -28,7 +28,7 @@ pub struct ForwardInputs<'a> {
     /// The whole configuration.
     pub config: &'a Config,
     /// Its certificates.
-    pub loaded: &'a [Vec<Identity>],
+    pub loaded: &'a [Vec<CertifiedPair>],
     /// Cryptography.
     pub provider: &'a Arc<CryptoProvider>,
     /// What was before.
@@ -207,11 +207,11 @@ fn tls(
         // Why they could not be loaded has been said.
         return None;
     }
-    let settings = server::Settings {
+    let settings = server::TlsSettings {
         identities,
         refuse_unknown: false,
         http2: false,
-        tickets: inputs.shared.tickets(Scope::new("forward", clients.as_ref())),
+        tickets: inputs.shared.tickets(TicketScope::new("forward", clients.as_ref())),
         clients,
     };
     match server::config(settings, inputs.provider) {
@@ -319,9 +319,9 @@ fn verified_by(
             for authority in &authorities {
                 authority.as_ref().hash(hasher);
             }
-            client::Trust::Authorities(authorities)
+            client::UpstreamTrust::Authorities(authorities)
         }
-        _ => client::Trust::System,
+        _ => client::UpstreamTrust::System,
     };
     client::config(trust, inputs.provider)
 }

@@ -22,7 +22,7 @@ use crate::generation::virtual_server::RouteAction;
 use crate::generation::{CompiledRoute, SelfTest};
 use crate::message::forward::ClientOrigin as From;
 use crate::message::{KnownField, Reason, RequestHead, path};
-use crate::upstream::{Connection, Stream};
+use crate::upstream::{PooledConn, Stream};
 
 use super::ClientConn;
 use super::checkout::CheckoutError;
@@ -106,7 +106,7 @@ pub(super) fn connect(
     worker: &Rc<Worker>,
     head: &RequestHead,
     own: &SelfTestRequest<'_>,
-) -> Result<Connection, CheckoutError> {
+) -> Result<PooledConn, CheckoutError> {
     let busy = || CheckoutError {
         retry_after: Some(RETRY_AFTER),
         ..CheckoutError::from(Reason::SelfTestBusy)
@@ -120,7 +120,7 @@ pub(super) fn connect(
         _permit: permit,
     };
     worker.local.spawn(origin::serve(theirs, origin));
-    Ok(Connection { stream: Stream::Within(ours), reused: false, seat: None, ends: None })
+    Ok(PooledConn { stream: Stream::Within(ours), reused: false, seat: None, ends: None })
 }
 
 /// Whether the connection that this came on is to take no more requests. Browsers open a WebSocket

@@ -9,15 +9,15 @@ use super::*;
 use crate::message::Version;
 use crate::socketio::event::{PollEnded, SocketEnded, StrippedFields, UpgradeFailed, UpgradePath};
 use crate::socketio::packet::Heartbeat;
-use crate::telemetry::exposition::Format;
-use crate::telemetry::socketio::Place;
-use crate::telemetry::websockets::Closed;
+use crate::telemetry::exposition::ExpositionFormat;
+use crate::telemetry::socketio::SocketIoLabels;
+use crate::telemetry::websockets::WebSocketClose;
 
 /// A book, and who writes it.
 struct World {
     book: SessionTable,
     metrics: Arc<Metrics>,
-    place: Arc<Place>,
+    place: Arc<SocketIoLabels>,
     start: Instant,
 }
 
@@ -61,7 +61,7 @@ impl World {
     fn new() -> Self {
         let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
         let counters = metrics.allot(10).socketio("internet", "chat");
-        let place = Place {
+        let place = SocketIoLabels {
             profile: "internet".into(),
             route: "/socket.io/".into(),
             upstream: "chat".into(),
@@ -110,7 +110,7 @@ impl World {
 
     fn metric(&self, name: &str) -> u64 {
         self.book.tell(self.start);
-        let text = String::from_utf8(self.metrics.render(Format::Text)).unwrap();
+        let text = String::from_utf8(self.metrics.render(ExpositionFormat::Text)).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("app_gateway_{name} ")));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
@@ -124,7 +124,7 @@ fn tried(way: UpgradePath, status: u16, reason: Option<Reason>, code: Option<u8>
     EventKind::Tried(UpgradeFailed { way, status, reason, code, ..TRIED })
 }
 
-fn cut(how: Closed, silent: f64, messages: [u8; 2], said_close: bool) -> EventKind {
+fn cut(how: WebSocketClose, silent: f64, messages: [u8; 2], said_close: bool) -> EventKind {
     let silent = Duration::from_secs_f64(silent);
     EventKind::Cut(SocketEnded { messages, ..SocketEnded::new(how, silent, said_close) })
 }
@@ -139,7 +139,7 @@ fn a_session_that_upgrades_is_never_stuck() {
     world.note("s", 1.2, EventKind::Upgraded);
     world.note("s", 1.3, EventKind::Polled(POLL));
     assert_eq!(world.told("s", 9999.0), ("upgraded".to_owned(), None));
-    world.note("s", 5000.0, cut(Closed::ByClient, 3.0, [9, 9], true));
+    world.note("s", 5000.0, cut(WebSocketClose::ByClient, 3.0, [9, 9], true));
     assert_eq!(world.told("s", 5001.0), ("closed".to_owned(), None));
     world.book.sweep(world.after(5001.0));
     world.book.sweep(world.after(5002.0));
@@ -197,7 +197,7 @@ fn a_switch_without_frames_says_on_which_side_they_are_missing() {
         world.note("s", 1.0, EventKind::Switched { direct: false });
         assert_eq!(world.told("s", 5.9).0, "polling");
         assert_eq!(world.stuck("s", 6.0), "no_frames", "while it is open");
-        world.note("s", 11.0, cut(Closed::ByUpstream, 10.0, messages, true));
+        world.note("s", 11.0, cut(WebSocketClose::ByUpstream, 10.0, messages, true));
         assert_eq!(world.stuck("s", 11.1), "no_frames");
         let row = world.book.report(world.after(12.0)).stuck.remove(0);
         assert!(row.evidence.as_ref().unwrap().contains(where_to_look), "{row:?}");
@@ -269,7 +269,7 @@ fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
         world.note(name, 0.0, opened());
         world.note(name, 0.1, EventKind::Switched { direct: false });
         world.note(name, 0.2, EventKind::Upgraded);
-        world.note(name, 15.0, cut(Closed::ByUpstream, 15.0, [9, 9], name == "closed"));
+        world.note(name, 15.0, cut(WebSocketClose::ByUpstream, 15.0, [9, 9], name == "closed"));
     }
     assert_eq!(world.told("a", 16.0), ("idle_timer".to_owned(), None));
     assert_eq!(world.told("closed", 16.0).0, "closed");
@@ -289,7 +289,7 @@ fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
         50.0,
         EventKind::Cut(SocketEnded {
             direct: true,
-            ..SocketEnded::new(Closed::ClientBroke, Duration::ZERO, false)
+            ..SocketEnded::new(WebSocketClose::ClientBroke, Duration::ZERO, false)
         }),
     );
     assert_eq!(world.told("d", 100.0).0, "lost");
@@ -371,7 +371,7 @@ proptest! {
             tried(STRIPPED, 400, None, Some(3)),
             EventKind::Upgraded,
             EventKind::Polled(PollEnded { status: 400, code: Some(1), ..POLL }),
-            cut(Closed::ByClient, 9.0, [1, 0], false),
+            cut(WebSocketClose::ByClient, 9.0, [1, 0], false),
         ][which];
         let seconds = [0.0, 1.0, 2.0, 3.0, 10.0, 35.0, 40.0];
         let whats = [opened(), EventKind::Polled(POLL), tried(UpgradePath::Upgrade, 502, None, None), EventKind::Switched { direct: false }, EventKind::Polled(POLL), EventKind::Polled(POLL), last];

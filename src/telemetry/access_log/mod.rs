@@ -4,11 +4,11 @@
 //! writer does not keep up, buffers are dropped and their lines counted: a slow disk must not
 //! become slow chats.
 //!
-//! In: [`Event`]s. Out: whole lines, in a file or on standard output; every line is either written
+//! In: [`LogEvent`]s. Out: whole lines, in a file or on standard output; every line is either written
 //! or counted as dropped. Never: syncs to disk, or makes a request wait.
 
-mod outlet;
 mod sink;
+mod writer;
 
 use std::cell::RefCell;
 use std::io;
@@ -24,25 +24,25 @@ use tokio::sync::Notify;
 
 use crate::config::{self, LogTarget};
 
-use super::line::{Event, Style};
-use super::mask::Mask;
-use super::stamp::Stamp;
+use super::line::{LineStyle, LogEvent};
+use super::mask::QueryMask;
+use super::timestamp::TimestampCache;
 
-pub use outlet::Outlet;
-use outlet::{Batch, Orders, Retired};
+pub use writer::LogWriter;
+use writer::{LineBatch, RetiredWriter, WriterCommands};
 
 /// A buffer this large, in bytes, is handed over at once.
-const FULL: usize = 32 * 1024;
+const BATCH_SIZE: usize = 32 * 1024;
 /// A line waits at most this long in its worker.
-const FLUSH: Duration = Duration::from_millis(200);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a log that does not keep up is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last lines may take when the process ends.
-const LAST_LINES: Duration = Duration::from_secs(2);
+const SHUTDOWN_FLUSH: Duration = Duration::from_secs(2);
 
 /// What becomes of lines.
 #[derive(Clone)]
-pub struct Counts {
+pub struct LineCounts {
     /// They were written.
     pub written: IntCounter,
     /// They were lost.
@@ -52,26 +52,26 @@ pub struct Counts {
 /// The writer's end.
 pub struct AccessLog {
     target: LogTarget,
-    style: Style,
-    outlet: Option<Outlet>,
+    style: LineStyle,
+    outlet: Option<LogWriter>,
     /// Those that still write what they were handed.
-    retired: Vec<Retired>,
-    tally: Tally,
-    current: Current,
+    retired: Vec<RetiredWriter>,
+    tally: LineTally,
+    current: CurrentFile,
 }
 
-/// What a [`Reopener`] finds the file by.
-type Current = Arc<Mutex<Option<(PathBuf, Orders, Weak<SyncSender<Batch>>)>>>;
+/// What a [`LogReopener`] finds the file by.
+type CurrentFile = Arc<Mutex<Option<(PathBuf, WriterCommands, Weak<SyncSender<LineBatch>>)>>>;
 
 /// What is counted about lines.
 #[derive(Clone)]
-struct Tally {
-    counts: Counts,
+struct LineTally {
+    counts: LineCounts,
     /// Lines lost because the queue was full.
     overflowed: Arc<AtomicU64>,
 }
 
-impl Tally {
+impl LineTally {
     fn overflow(&self, lines: u64) {
         self.counts.dropped.inc_by(lines);
         self.overflowed.fetch_add(lines, Ordering::Relaxed);
@@ -84,14 +84,14 @@ impl AccessLog {
     /// # Errors
     ///
     /// If the file cannot be opened for appending, or no thread can be started.
-    pub fn open(config: &config::AccessLog, counts: Counts) -> io::Result<Self> {
+    pub fn open(config: &config::AccessLog, counts: LineCounts) -> io::Result<Self> {
         let mut log = Self {
             target: LogTarget::Off,
             style: style(config),
             outlet: None,
             retired: Vec::new(),
-            tally: Tally { counts, overflowed: Arc::default() },
-            current: Current::default(),
+            tally: LineTally { counts, overflowed: Arc::default() },
+            current: CurrentFile::default(),
         };
         let outlet = log.opener().open(config)?;
         log.change(config, outlet);
@@ -100,13 +100,13 @@ impl AccessLog {
 
     /// What opens another log to take this one's place.
     #[must_use]
-    pub fn opener(&self) -> Opener {
-        Opener { target: self.target.clone(), counts: self.tally.counts.clone() }
+    pub fn opener(&self) -> LogOpener {
+        LogOpener { target: self.target.clone(), counts: self.tally.counts.clone() }
     }
 
-    /// Writes as configured from now on; `outlet` is what its [`Opener`] has opened. Whether workers
+    /// Writes as configured from now on; `outlet` is what its [`LogOpener`] has opened. Whether workers
     /// need new handles.
-    pub fn change(&mut self, config: &config::AccessLog, outlet: Option<Outlet>) -> bool {
+    pub fn change(&mut self, config: &config::AccessLog, outlet: Option<LogWriter>) -> bool {
         let style = style(config);
         if style == self.style && config.target == self.target && outlet.is_none() {
             return false;
@@ -114,7 +114,7 @@ impl AccessLog {
         self.style = style;
         if !same_place(&self.target, &config.target) {
             self.retired.retain(|retired| !retired.is_finished());
-            self.retired.extend(self.outlet.take().map(Outlet::retire));
+            self.retired.extend(self.outlet.take().map(LogWriter::retire));
             self.outlet = outlet;
         } else if let (Some(outlet), LogTarget::File { rotation, .. }) =
             (&self.outlet, &config.target)
@@ -132,15 +132,15 @@ impl AccessLog {
 
     /// What a worker thread makes its end from.
     #[must_use]
-    pub fn handle(&self) -> Handle {
-        let pipe = self.outlet.as_ref().map(Outlet::pipe);
-        Handle { pipe, style: self.style.clone(), tally: self.tally.clone() }
+    pub fn handle(&self) -> LogHandle {
+        let pipe = self.outlet.as_ref().map(LogWriter::pipe);
+        LogHandle { pipe, style: self.style.clone(), tally: self.tally.clone() }
     }
 
     /// What opens its file anew.
     #[must_use]
-    pub fn reopener(&self) -> Reopener {
-        Reopener(Arc::clone(&self.current))
+    pub fn reopener(&self) -> LogReopener {
+        LogReopener(Arc::clone(&self.current))
     }
 
     /// Says when lines are lost because the writer does not keep up, and when that is over. For
@@ -150,7 +150,7 @@ impl AccessLog {
         async move {
             let (mut before, mut since) = (0, None);
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(STALL_CHECK_INTERVAL).await;
                 let now = overflowed.load(Ordering::Relaxed);
                 match since {
                     None if now > before => {
@@ -173,12 +173,12 @@ impl AccessLog {
         }
     }
 
-    /// Waits until everything handed over has been written, but not for ever. All [`Lines`] must be
+    /// Waits until everything handed over has been written, but not for ever. All [`WorkerLines`] must be
     /// gone by then.
     pub fn finish(mut self) {
-        self.retired.extend(self.outlet.take().map(Outlet::retire));
+        self.retired.extend(self.outlet.take().map(LogWriter::retire));
         // One time limit for all: each may be a pipe that nobody reads.
-        let deadline = Instant::now() + LAST_LINES;
+        let deadline = Instant::now() + SHUTDOWN_FLUSH;
         let left = || deadline.saturating_duration_since(Instant::now());
         let lost: u64 = self.retired.drain(..).map(|retired| retired.finish(left())).sum();
         if lost > 0 {
@@ -189,8 +189,8 @@ impl AccessLog {
     }
 }
 
-fn style(config: &config::AccessLog) -> Style {
-    Style { format: config.format, mask: Mask::new(&config.mask, &config.mask_path) }
+fn style(config: &config::AccessLog) -> LineStyle {
+    LineStyle { format: config.format, mask: QueryMask::new(&config.mask, &config.mask_path) }
 }
 
 fn path_of(target: &LogTarget) -> Option<&PathBuf> {
@@ -205,31 +205,31 @@ fn same_place(a: &LogTarget, b: &LogTarget) -> bool {
 }
 
 /// Opens a log that is to take the place of another.
-pub struct Opener {
+pub struct LogOpener {
     /// Where the present one goes.
     target: LogTarget,
-    counts: Counts,
+    counts: LineCounts,
 }
 
-impl Opener {
+impl LogOpener {
     /// What the present log lacks to be as configured. `None`: nothing, or there is to be none.
     /// Blocks for as long as the system takes to open a file.
     ///
     /// # Errors
     ///
     /// If the file cannot be opened for appending, or no thread can be started.
-    pub fn open(&self, config: &config::AccessLog) -> io::Result<Option<Outlet>> {
+    pub fn open(&self, config: &config::AccessLog) -> io::Result<Option<LogWriter>> {
         if same_place(&self.target, &config.target) {
             return Ok(None);
         }
-        Outlet::open(&config.target, self.counts.clone())
+        LogWriter::open(&config.target, self.counts.clone())
     }
 }
 
 /// Opens the log's file anew, after something has moved it away.
-pub struct Reopener(Current);
+pub struct LogReopener(CurrentFile);
 
-impl Reopener {
+impl LogReopener {
     /// Opens the file under its name, and creates it if need be; what is written from now on goes
     /// there. Without a file there is nothing to do. Blocks for as long as the system takes to open
     /// a file.
@@ -249,45 +249,49 @@ impl Reopener {
         orders.lock().unwrap_or_else(PoisonError::into_inner).file = Some(file);
         if let Some(sender) = sender.upgrade() {
             // So that the old file is let go at once. If the queue is full, the writer is awake.
-            let _ = sender.try_send(Batch::default());
+            let _ = sender.try_send(LineBatch::default());
         }
         Ok(())
     }
 }
 
 /// A worker's way to the writer, before the worker has it.
-pub struct Handle {
-    pipe: Option<Pipe>,
-    style: Style,
-    tally: Tally,
+pub struct LogHandle {
+    pipe: Option<LogQueue>,
+    style: LineStyle,
+    tally: LineTally,
 }
 
 /// What lines go through.
 #[derive(Clone)]
-struct Pipe {
-    sender: SyncSender<Batch>,
+struct LogQueue {
+    sender: SyncSender<LineBatch>,
     /// Lines in the queue.
     waiting: Arc<AtomicU64>,
 }
 
-impl Handle {
+impl LogHandle {
     /// The worker's end.
     #[must_use]
-    pub fn lines(self) -> Rc<Lines> {
-        Rc::new(Lines { to: RefCell::new(self), buffer: RefCell::default(), begun: Notify::new() })
+    pub fn lines(self) -> Rc<WorkerLines> {
+        Rc::new(WorkerLines {
+            to: RefCell::new(self),
+            buffer: RefCell::default(),
+            begun: Notify::new(),
+        })
     }
 }
 
 /// A worker's lines on their way to the writer.
-pub struct Lines {
-    to: RefCell<Handle>,
-    buffer: RefCell<Batch>,
+pub struct WorkerLines {
+    to: RefCell<LogHandle>,
+    buffer: RefCell<LineBatch>,
     begun: Notify,
 }
 
-impl Lines {
+impl WorkerLines {
     /// Adds the line of an event.
-    pub fn add(&self, stamp: &Stamp, event: &impl Event) {
+    pub fn add(&self, stamp: &TimestampCache, event: &impl LogEvent) {
         let to = self.to.borrow();
         if to.pipe.is_none() {
             return;
@@ -299,14 +303,14 @@ impl Lines {
         to.style.write(&mut buffer.bytes, stamp, event);
         buffer.bytes.push(b'\n');
         buffer.lines += 1;
-        if buffer.bytes.len() >= FULL {
+        if buffer.bytes.len() >= BATCH_SIZE {
             drop((buffer, to));
             self.flush();
         }
     }
 
     /// Writes to another log from now on.
-    pub fn change(&self, to: Handle) {
+    pub fn change(&self, to: LogHandle) {
         self.flush();
         *self.to.borrow_mut() = to;
     }
@@ -330,13 +334,13 @@ impl Lines {
     pub async fn run(self: Rc<Self>) {
         loop {
             self.begun.notified().await;
-            tokio::time::sleep(FLUSH).await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush();
         }
     }
 }
 
-impl Drop for Lines {
+impl Drop for WorkerLines {
     fn drop(&mut self) {
         self.flush();
     }

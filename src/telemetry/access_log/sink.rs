@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use crate::config::Rotation;
 
 /// How often it is looked whether the file is still where it was.
-const LOOK: Duration = Duration::from_secs(1);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Permissions of a new file.
 const NEW_FILE_MODE: u32 = 0o640;
 /// `O_NOFOLLOW`.
 const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 /// A pipe that does not block is tried again after this time.
-const AGAIN: Duration = Duration::from_millis(10);
+const PIPE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// See the module.
-pub(super) struct Sink {
+pub(super) struct LogSink {
     file: File,
     /// `None`: standard output.
     path: Option<PathBuf>,
@@ -31,18 +31,18 @@ pub(super) struct Sink {
     /// Whether it was said that the file cannot be rotated.
     complained: bool,
     looked: Instant,
-    torn: Option<Torn>,
+    torn: Option<PartialLine>,
 }
 
 /// A line that could be written in part.
-struct Torn {
+struct PartialLine {
     line: Vec<u8>,
     written: usize,
     /// How long the file was then.
     length: u64,
 }
 
-impl Sink {
+impl LogSink {
     pub(super) fn stdout() -> io::Result<Self> {
         // Not by way of `io::stdout()`, whose buffer does not say what it could not write.
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -97,7 +97,7 @@ impl Sink {
                 Ok(()) => length += (torn.line.len() - torn.written) as u64,
                 Err((written, error)) => {
                     let length = length + (written - torn.written) as u64;
-                    self.torn = Some(Torn { written, length, ..torn });
+                    self.torn = Some(PartialLine { written, length, ..torn });
                     return Err((lines, error));
                 }
             }
@@ -127,7 +127,7 @@ impl Sink {
         }
         let end = memchr::memchr(b'\n', rest).map_or(part.len(), |end| written + end + 1);
         let line = part.get(begin..end).unwrap_or_default().to_vec();
-        self.torn = Some(Torn { line, written: written - begin, length });
+        self.torn = Some(PartialLine { line, written: written - begin, length });
         count(rest).saturating_sub(1)
     }
 
@@ -149,7 +149,7 @@ impl Sink {
             return Ok(0);
         }
         let removed = there.nlink() == 0;
-        if !removed && self.looked.elapsed() < LOOK {
+        if !removed && self.looked.elapsed() < FILE_CHECK_INTERVAL {
             return Ok(there.len());
         }
         self.looked = Instant::now();
@@ -275,7 +275,9 @@ fn put(file: &mut File, bytes: &[u8], mut written: usize) -> Result<(), (usize, 
             Ok(more) => written += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Somebody who shares it has made it so.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(PIPE_RETRY_INTERVAL)
+            }
             Err(error) => return Err((written, error)),
         }
     }

@@ -4,15 +4,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::Rotation;
-use crate::telemetry::line::{Key, Line};
+use crate::telemetry::line::{Key, LineWriter};
 
 use super::*;
 
 /// A line with a number, and something to make it longer.
 struct Numbered(u64, usize);
 
-impl Event for Numbered {
-    fn tell<L: Line>(&self, line: &mut L) {
+impl LogEvent for Numbered {
+    fn tell<L: LineWriter>(&self, line: &mut L) {
         line.number(Key::Status, self.0);
         line.text(Key::Detail, &vec![b'x'; self.1]);
     }
@@ -26,13 +26,13 @@ fn config(path: &Path, rotation: Option<Rotation>) -> config::AccessLog {
 fn open(path: &Path, rotation: Option<Rotation>) -> (AccessLog, IntCounter) {
     let counter = |name| IntCounter::new(name, "lines").unwrap();
     let (written, dropped) = (counter("written"), counter("dropped"));
-    let counts = Counts { written, dropped: dropped.clone() };
+    let counts = LineCounts { written, dropped: dropped.clone() };
     (AccessLog::open(&config(path, rotation), counts).unwrap(), dropped)
 }
 
-fn add(lines: &Lines, numbers: std::ops::Range<u64>) {
+fn add(lines: &WorkerLines, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        lines.add(&Stamp::default(), &Numbered(number, 10));
+        lines.add(&TimestampCache::default(), &Numbered(number, 10));
     }
 }
 
@@ -178,7 +178,7 @@ fn nobody_waits_for_a_pipe_that_nobody_reads() {
         memchr::memchr_iter(b'\n', &seen).count() as u64
     });
     until(|| waiting(&log) == 0);
-    lines.add(&Stamp::default(), &Numbered(4242, 0));
+    lines.add(&TimestampCache::default(), &Numbered(4242, 0));
     drop(lines);
     log.finish();
     assert_eq!(reading.join().unwrap() + dropped.get(), many + 1);
@@ -197,7 +197,10 @@ fn rotation_keeps_so_many_files_of_that_size() {
     let (log, dropped) = open(&path, Some(rotation));
     let lines = log.handle().lines();
     for number in 0..2000 {
-        lines.add(&Stamp::default(), &Numbered(number, usize::try_from(number % 90).unwrap()));
+        lines.add(
+            &TimestampCache::default(),
+            &Numbered(number, usize::try_from(number % 90).unwrap()),
+        );
         if number % 50 == 0 {
             lines.flush();
             until(|| waiting(&log) == 0);
@@ -256,7 +259,7 @@ fn a_line_longer_than_a_file_has_one_of_its_own() {
     let (log, _) = open(&path, Some(Rotation { size: 1000, keep: 5, strict: true }));
     let lines = log.handle().lines();
     for (number, length) in [(0, 10), (1, 3000), (2, 10)] {
-        lines.add(&Stamp::default(), &Numbered(number, length));
+        lines.add(&TimestampCache::default(), &Numbered(number, length));
     }
     drop(lines);
     log.finish();
@@ -305,7 +308,7 @@ fn a_new_file_is_not_for_everybody_and_a_link_is_not_followed() {
     log.finish();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    let counts = Counts {
+    let counts = LineCounts {
         written: IntCounter::new("written", "lines").unwrap(),
         dropped: IntCounter::new("dropped", "lines").unwrap(),
     };

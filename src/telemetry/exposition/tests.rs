@@ -26,14 +26,14 @@ fn registry() -> Registry {
     registry
 }
 
-fn written(format: Format) -> String {
+fn written(format: ExpositionFormat) -> String {
     String::from_utf8(write(&registry().gather(), format, &|_| true)).unwrap()
 }
 
 #[test]
 fn writes_the_text_format() {
     assert_eq!(
-        written(Format::Text),
+        written(ExpositionFormat::Text),
         r#"# HELP x_build_info Version.
 # TYPE x_build_info gauge
 x_build_info{version="1.2"} 1
@@ -60,7 +60,7 @@ x_wait_seconds_count 2
 #[test]
 fn writes_open_metrics() {
     assert_eq!(
-        written(Format::OpenMetrics),
+        written(ExpositionFormat::OpenMetrics),
         r#"# HELP x_build Version.
 # TYPE x_build info
 x_build_info{version="1.2"} 1
@@ -90,7 +90,8 @@ x_wait_seconds_count 2
 #[test]
 fn a_family_without_a_metric_that_is_shown_is_not_there() {
     let shown = |labels: &[LabelPair]| labels.is_empty();
-    let text = String::from_utf8(write(&registry().gather(), Format::Text, &shown)).unwrap();
+    let text =
+        String::from_utf8(write(&registry().gather(), ExpositionFormat::Text, &shown)).unwrap();
     assert!(text.contains("x_idle -2") && !text.contains("x_requests"));
 }
 
@@ -98,17 +99,17 @@ fn a_family_without_a_metric_that_is_shown_is_not_there() {
 fn the_format_is_what_the_scraper_prefers() {
     let prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
     for (accept, format) in [
-        (prometheus_2, Format::OpenMetrics),
-        ("application/openmetrics-text", Format::OpenMetrics),
-        ("Application/OpenMetrics-Text; version=\"1.0.0\"; q=0.5", Format::OpenMetrics),
-        ("application/openmetrics-text;version=0.0.1", Format::Text),
-        ("application/openmetrics-text;q=0", Format::Text),
-        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", Format::Text),
-        ("text/plain;version=0.0.4", Format::Text),
-        ("text/html,*/*;q=0.8", Format::Text),
-        ("", Format::Text),
-        (";;,=,q", Format::Text),
+        (prometheus_2, ExpositionFormat::OpenMetrics),
+        ("application/openmetrics-text", ExpositionFormat::OpenMetrics),
+        ("Application/OpenMetrics-Text; version=\"1.0.0\"; q=0.5", ExpositionFormat::OpenMetrics),
+        ("application/openmetrics-text;version=0.0.1", ExpositionFormat::Text),
+        ("application/openmetrics-text;q=0", ExpositionFormat::Text),
+        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", ExpositionFormat::Text),
+        ("text/plain;version=0.0.4", ExpositionFormat::Text),
+        ("text/html,*/*;q=0.8", ExpositionFormat::Text),
+        ("", ExpositionFormat::Text),
+        (";;,=,q", ExpositionFormat::Text),
     ] {
-        assert_eq!(Format::preferred(accept), format, "{accept}");
+        assert_eq!(ExpositionFormat::preferred(accept), format, "{accept}");
     }
 }

@@ -11,15 +11,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::addr::text::write_ip;
-use crate::telemetry::mask::Mask;
-use crate::telemetry::stamp::Stamp;
+use crate::telemetry::mask::QueryMask;
+use crate::telemetry::timestamp::TimestampCache;
 
 use super::json::is_plain;
-use super::{Key, Line, MAX_FIELD_BYTES};
+use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
 /// See the module. Fields are kept until the end, because they come in another order.
 pub struct Combined<'a> {
-    mask: &'a Mask,
+    mask: &'a QueryMask,
     client: Option<IpAddr>,
     status: u64,
     bytes: u64,
@@ -36,7 +36,7 @@ pub struct Combined<'a> {
 impl<'a> Combined<'a> {
     /// Of nothing yet.
     #[must_use]
-    pub fn begin(mask: &'a Mask) -> Self {
+    pub fn begin(mask: &'a QueryMask) -> Self {
         Self {
             mask,
             client: None,
@@ -54,7 +54,7 @@ impl<'a> Combined<'a> {
     }
 
     /// Writes the line.
-    pub fn end(self, out: &mut Vec<u8>, stamp: &Stamp) {
+    pub fn end(self, out: &mut Vec<u8>, stamp: &TimestampCache) {
         match self.client {
             Some(client) => {
                 write_ip(out, client);
@@ -97,7 +97,7 @@ impl<'a> Combined<'a> {
     }
 }
 
-impl Line for Combined<'_> {
+impl LineWriter for Combined<'_> {
     fn text(&mut self, key: Key, value: &[u8]) {
         let into = match key {
             Key::User => &mut self.user,

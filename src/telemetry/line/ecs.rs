@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::telemetry::mask::Mask;
-use crate::telemetry::stamp::Stamp;
+use crate::telemetry::mask::QueryMask;
+use crate::telemetry::timestamp::TimestampCache;
 
 use super::json::{field, millis};
-use super::{Key, Line, MAX_FIELD_BYTES};
+use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
 /// The version whose names these are.
 const VERSION: &str = "8.11.0";
@@ -23,7 +23,7 @@ const MAX_MESSAGE_WORD: usize = 256;
 /// See the module.
 pub struct Ecs<'a> {
     out: &'a mut Vec<u8>,
-    mask: &'a Mask,
+    mask: &'a QueryMask,
     /// Where in the line the words of its message stand, quotes not included: method, path or
     /// destination, reason.
     words: [Range<usize>; 3],
@@ -33,7 +33,7 @@ pub struct Ecs<'a> {
 impl<'a> Ecs<'a> {
     /// Begins with what every line says.
     #[must_use]
-    pub fn begin(out: &'a mut Vec<u8>, stamp: &Stamp, mask: &'a Mask) -> Self {
+    pub fn begin(out: &'a mut Vec<u8>, stamp: &TimestampCache, mask: &'a QueryMask) -> Self {
         out.extend_from_slice(b"{\"@timestamp\":\"");
         stamp.write_rfc3339(out);
         let _ = write!(
@@ -115,7 +115,7 @@ impl<'a> Ecs<'a> {
     }
 }
 
-impl Line for Ecs<'_> {
+impl LineWriter for Ecs<'_> {
     fn text(&mut self, key: Key, value: &[u8]) {
         match key {
             Key::Method => self.words[0] = self.put(key.ecs(), value),

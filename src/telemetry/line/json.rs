@@ -5,21 +5,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::addr::text::{write_ip, write_socket};
-use crate::telemetry::mask::Mask;
-use crate::telemetry::stamp::Stamp;
+use crate::telemetry::mask::QueryMask;
+use crate::telemetry::timestamp::TimestampCache;
 
-use super::{Key, Line, MAX_FIELD_BYTES};
+use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
 /// See the module.
 pub struct Json<'a> {
     out: &'a mut Vec<u8>,
-    mask: &'a Mask,
+    mask: &'a QueryMask,
 }
 
 impl<'a> Json<'a> {
     /// Begins with the time.
     #[must_use]
-    pub fn begin(out: &'a mut Vec<u8>, stamp: &Stamp, mask: &'a Mask) -> Self {
+    pub fn begin(out: &'a mut Vec<u8>, stamp: &TimestampCache, mask: &'a QueryMask) -> Self {
         out.extend_from_slice(b"{\"time\":\"");
         stamp.write_rfc3339(out);
         out.extend_from_slice(b"\",");
@@ -39,7 +39,7 @@ impl<'a> Json<'a> {
     }
 }
 
-impl Line for Json<'_> {
+impl LineWriter for Json<'_> {
     #[inline]
     fn text(&mut self, key: Key, value: &[u8]) {
         self.name(key);

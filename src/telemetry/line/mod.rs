@@ -1,7 +1,7 @@
 //! The lines of the access log: what they say, apart from how it is written.
 //!
-//! An [`Event`] tells its fields one after another, each under a [`Key`] of the closed list. A
-//! [`Line`] writes them, in one of the [`Format`]s. The pair is put together by the compiler, once
+//! An [`LogEvent`] tells its fields one after another, each under a [`Key`] of the closed list. A
+//! [`LineWriter`] writes them, in one of the [`Format`]s. The pair is put together by the compiler, once
 //! per event and format, so a format that skips a field costs nothing for it.
 //!
 //! In: plain values. Out: one line without its end, without control bytes, whatever came in; no field
@@ -20,21 +20,21 @@ pub use ecs::Ecs;
 pub use json::Json;
 pub(crate) use json::string;
 
-use super::mask::Mask;
-use super::stamp::Stamp;
+use super::mask::QueryMask;
+use super::timestamp::TimestampCache;
 
 /// Bytes written of one field, escaped, at most; `…+N` follows with the number of bytes left out. A client
 /// must not make the log grow much faster than it sends.
 pub const MAX_FIELD_BYTES: usize = 1024;
 
 /// Something that has one line in the log.
-pub trait Event {
+pub trait LogEvent {
     /// Tells its fields, in the order in which JSON shows them. The time is the writer's.
-    fn tell<L: Line>(&self, line: &mut L);
+    fn tell<L: LineWriter>(&self, line: &mut L);
 }
 
 /// A line that is being written.
-pub trait Line {
+pub trait LineWriter {
     /// A text.
     fn text(&mut self, key: Key, value: &[u8]);
     /// A number.
@@ -80,7 +80,7 @@ keys! {
     /// Id of the trace that the request belongs to.
     Trace => "trace_id", "trace.id";
     /// `request`, `tunnel`, `refused`, …
-    Event => "event", "event.action";
+    LogEvent => "event", "event.action";
     /// Name of the profile.
     Profile => "profile", "app_gateway.profile";
     /// Name of the listener.
@@ -161,16 +161,16 @@ keys! {
 
 /// How lines are written, and what is masked in them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Style {
+pub struct LineStyle {
     /// The format.
     pub format: Format,
     /// Secret parameters.
-    pub mask: Mask,
+    pub mask: QueryMask,
 }
 
-impl Style {
+impl LineStyle {
     /// Appends the line of an event, without a line end.
-    pub fn write(&self, out: &mut Vec<u8>, stamp: &Stamp, event: &impl Event) {
+    pub fn write(&self, out: &mut Vec<u8>, stamp: &TimestampCache, event: &impl LogEvent) {
         match self.format {
             Format::Json => {
                 let mut line = Json::begin(out, stamp, &self.mask);

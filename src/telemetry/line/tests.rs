@@ -19,8 +19,8 @@ enum Part {
 
 struct Told(Vec<Part>);
 
-impl Event for Told {
-    fn tell<L: Line>(&self, line: &mut L) {
+impl LogEvent for Told {
+    fn tell<L: LineWriter>(&self, line: &mut L) {
         for part in &self.0 {
             match part {
                 Part::Text(key, value) => line.text(*key, value),
@@ -34,9 +34,9 @@ impl Event for Told {
 }
 
 fn written(format: Format, event: &Told) -> String {
-    let style = Style { format, mask: Mask::new(&["session".to_owned()], &[]) };
+    let style = LineStyle { format, mask: QueryMask::new(&["session".to_owned()], &[]) };
     let mut out = Vec::new();
-    style.write(&mut out, &Stamp::default(), event);
+    style.write(&mut out, &TimestampCache::default(), event);
     String::from_utf8(out).unwrap()
 }
 
@@ -274,9 +274,10 @@ proptest! {
 #[test]
 #[ignore = "a measurement"]
 fn lines_a_second() {
-    let (event, stamp, mut out) = (request(), Stamp::default(), Vec::with_capacity(1 << 20));
+    let (event, stamp, mut out) =
+        (request(), TimestampCache::default(), Vec::with_capacity(1 << 20));
     for format in [Format::Json, Format::Ecs, Format::Combined] {
-        let style = Style { format, mask: Mask::default() };
+        let style = LineStyle { format, mask: QueryMask::default() };
         let begun = std::time::Instant::now();
         let lines = 500_000;
         for _ in 0..lines {

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn mask() -> Mask {
+fn mask() -> QueryMask {
     let paths = ["/chat/rooms/*/messages/*", "/uploads/**", "/ccm/hook/*"];
-    Mask::new(&["Phone".to_owned()], &paths.map(str::to_owned))
+    QueryMask::new(&["Phone".to_owned()], &paths.map(str::to_owned))
 }
 
 fn masked(target: &str) -> String {
@@ -116,7 +116,7 @@ proptest! {
 
     #[test]
     fn bytes_are_survived_and_unmasked_ones_stay(bytes in "[a-c/?&;#=@:%\\[\\].]{0,60}") {
-        let said = Mask::default().masked(bytes.as_bytes()).into_owned();
+        let said = QueryMask::default().masked(bytes.as_bytes()).into_owned();
         if !bytes.contains('@') {
             prop_assert_eq!(String::from_utf8(said).unwrap(), bytes);
         }

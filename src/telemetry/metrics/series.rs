@@ -1,14 +1,14 @@
 //! The series of one thing with a name: what belongs to it in which family.
 
-use crate::telemetry::lease::Series;
+use crate::telemetry::series_guard::SeriesKind;
 
 use super::{CLASSES, Metrics};
 
 impl Metrics {
     /// Ends the series of something that is gone.
-    pub(in crate::telemetry) fn forget(&self, series: &Series) {
+    pub(in crate::telemetry) fn forget(&self, series: &SeriesKind) {
         match series {
-            Series::Route(profile, route) => {
+            SeriesKind::Route(profile, route) => {
                 // What is not there need not go.
                 let labels = &[profile.as_str(), route.as_str()];
                 for class in CLASSES {
@@ -22,27 +22,27 @@ impl Metrics {
                 self.websockets.forget(profile, route);
                 self.refusals.forget(profile, route);
             }
-            Series::Listener(profile, listener) => self.listeners.forget(profile, listener),
-            Series::Upstream(name) => {
+            SeriesKind::Listener(profile, listener) => self.listeners.forget(profile, listener),
+            SeriesKind::Upstream(name) => {
                 self.upstreams.forget(name);
                 self.socketio.forget(name);
             }
-            Series::Tcp(profile, route) => self.tcp.forget(profile, route, &self.words),
-            Series::Rule(_) => {}
+            SeriesKind::Tcp(profile, route) => self.tcp.forget(profile, route, &self.words),
+            SeriesKind::Rule(_) => {}
         }
     }
 
     /// Whether something that is not configured any more is still going on.
-    pub(super) fn is_used(&self, series: &Series) -> bool {
+    pub(super) fn is_used(&self, series: &SeriesKind) -> bool {
         match series {
-            Series::Route(profile, route) => {
+            SeriesKind::Route(profile, route) => {
                 self.in_flight.with_label_values(&[profile, route]).get() != 0
                     || self.websockets.is_used(profile, route)
             }
-            Series::Listener(profile, listener) => self.listeners.is_used(profile, listener),
-            Series::Upstream(name) => self.upstreams.is_used(name),
-            Series::Tcp(profile, route) => self.tcp.is_used(profile, route),
-            Series::Rule(_) => false,
+            SeriesKind::Listener(profile, listener) => self.listeners.is_used(profile, listener),
+            SeriesKind::Upstream(name) => self.upstreams.is_used(name),
+            SeriesKind::Tcp(profile, route) => self.tcp.is_used(profile, route),
+            SeriesKind::Rule(_) => false,
         }
     }
 }

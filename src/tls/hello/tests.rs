@@ -46,25 +46,25 @@ fn cut_into_records(hello: &[u8], length: usize) -> Vec<u8> {
 }
 
 /// What a reader says of all the bytes at once.
-fn read(bytes: &[u8]) -> Progress {
+fn read(bytes: &[u8]) -> HelloProgress {
     HelloReader::new().feed(bytes)
 }
 
 /// What a reader says when the bytes come one by one.
-fn drip(bytes: &[u8]) -> Progress {
+fn drip(bytes: &[u8]) -> HelloProgress {
     let mut reader = HelloReader::new();
-    let mut said = Progress::NeedMore;
+    let mut said = HelloProgress::NeedMore;
     for byte in bytes {
         said = reader.feed(&[*byte]);
-        if said != Progress::NeedMore {
+        if said != HelloProgress::NeedMore {
             break;
         }
     }
     said
 }
 
-fn named(name: &str) -> Progress {
-    Progress::Hello(Hello { sni: Some(name.to_owned()), ech: false })
+fn named(name: &str) -> HelloProgress {
+    HelloProgress::Hello(ClientHello { sni: Some(name.to_owned()), ech: false })
 }
 
 /// A hello made by hand with these extensions.
@@ -119,7 +119,7 @@ fn a_hello_may_come_byte_by_byte_and_in_any_number_of_records() {
         assert_eq!(drip(&records), named("graph.facebook.com"), "{length}");
     }
     for end in 0..hello.len() {
-        assert_eq!(read(&hello[..end]), Progress::NeedMore, "{end}");
+        assert_eq!(read(&hello[..end]), HelloProgress::NeedMore, "{end}");
     }
 }
 
@@ -134,7 +134,7 @@ fn what_comes_after_the_hello_is_not_looked_at() {
 #[test]
 fn a_hello_without_a_name_has_none() {
     let by_address = flight(config(&[&version::TLS13]), "192.0.2.1");
-    let none = Progress::Hello(Hello { sni: None, ech: false });
+    let none = HelloProgress::Hello(ClientHello { sni: None, ech: false });
     assert_eq!(read(&by_address), none);
     assert_eq!(read(&with_extensions(&[])), none);
     let before_extensions = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 0x01], &[1, 0]].concat();
@@ -183,7 +183,7 @@ fn encrypted_hello_shows_the_name_in_front() {
     let said = read(&hello);
     assert_eq!(
         said,
-        Progress::Hello(Hello { sni: Some("front.example.net".to_owned()), ech: true })
+        HelloProgress::Hello(ClientHello { sni: Some("front.example.net".to_owned()), ech: true })
     );
 }
 
@@ -192,7 +192,10 @@ fn what_only_looks_like_an_encrypted_hello_keeps_its_name() {
     let (public, _) = suite().generate_key_pair().unwrap();
     let grease = EchMode::Grease(EchGreaseConfig::new(suite(), public));
     let said = read(&flight(with_ech(grease), "api.twilio.com"));
-    assert_eq!(said, Progress::Hello(Hello { sni: Some("api.twilio.com".to_owned()), ech: true }));
+    assert_eq!(
+        said,
+        HelloProgress::Hello(ClientHello { sni: Some("api.twilio.com".to_owned()), ech: true })
+    );
 }
 
 #[test]
@@ -209,10 +212,10 @@ fn what_is_not_tls_is_seen_at_its_first_bytes() {
         b"\x16\x03\x01\x00\x00",
         b"\x16\x03\x01\xff\xff",
     ] {
-        assert_eq!(read(bytes), Progress::NotTls, "{bytes:?}");
-        assert_eq!(drip(bytes), Progress::NotTls, "{bytes:?}");
+        assert_eq!(read(bytes), HelloProgress::NotTls, "{bytes:?}");
+        assert_eq!(drip(bytes), HelloProgress::NotTls, "{bytes:?}");
     }
-    assert_eq!(read(b""), Progress::NeedMore);
+    assert_eq!(read(b""), HelloProgress::NeedMore);
 }
 
 #[test]
@@ -250,26 +253,26 @@ fn what_can_be_read_in_two_ways_is_malformed() {
         }),
     ];
     for (what, bytes) in cases {
-        assert_eq!(read(bytes), Progress::Malformed, "{what}");
-        assert_eq!(drip(bytes), Progress::Malformed, "{what}");
+        assert_eq!(read(bytes), HelloProgress::Malformed, "{what}");
+        assert_eq!(drip(bytes), HelloProgress::Malformed, "{what}");
     }
 }
 
 #[test]
 fn a_hello_is_bounded() {
     let announced = [22, 3, 1, 0x10, 0, 1, 0x01, 0, 0];
-    assert_eq!(read(&announced), Progress::TooLarge);
+    assert_eq!(read(&announced), HelloProgress::TooLarge);
     // Within the bound by itself, and not with a record for every byte.
     let padding = vec![0; 4000];
     let hello = with_extensions(&[(21, &padding), (0, &names(&[(0, b"a.example.com")]))]);
     assert_eq!(read(&hello), named("a.example.com"));
     let records = cut_into_records(&hello, 1);
-    assert!(records.len() > MOST);
-    assert_eq!(read(&records), Progress::TooLarge);
+    assert!(records.len() > MAX_HELLO);
+    assert_eq!(read(&records), HelloProgress::TooLarge);
     let mut reader = HelloReader::new();
     for part in records.chunks(100) {
         reader.feed(part);
-        assert!(reader.message.capacity() <= 2 * MOST);
+        assert!(reader.message.capacity() <= 2 * MAX_HELLO);
     }
     assert!(reader.message.is_empty());
 }
@@ -299,7 +302,7 @@ proptest! {
         let whole = read(&bytes);
         let mut reader = HelloReader::new();
         let mut rest = bytes.as_slice();
-        let mut said = Progress::NeedMore;
+        let mut said = HelloProgress::NeedMore;
         for cut in cuts.iter().cycle() {
             let (part, after) = rest.split_at((*cut).min(rest.len()));
             said = reader.feed(part);

@@ -8,7 +8,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 
 use super::*;
-use crate::tls::client::{Trust, config, pin_of};
+use crate::tls::client::{UpstreamTrust, config, pin_of};
 use crate::tls::provider;
 
 /// A certificate with its key.
@@ -51,7 +51,7 @@ fn first_version() -> Made {
 
 /// Whether a client that trusts so accepts the server in a handshake; the error if not.
 fn handshake(
-    trust: Trust,
+    trust: UpstreamTrust,
     server: &Made,
     chain: &[CertificateDer<'static>],
     name: &'static str,
@@ -89,7 +89,7 @@ fn handshake(
     Ok(())
 }
 
-fn both(trust: impl Fn() -> Trust, server: &Made, name: &'static str) -> Result<(), Error> {
+fn both(trust: impl Fn() -> UpstreamTrust, server: &Made, name: &'static str) -> Result<(), Error> {
     handshake(trust(), server, &[], name, &rustls::version::TLS12)?;
     handshake(trust(), server, &[], name, &rustls::version::TLS13)
 }
@@ -98,7 +98,7 @@ fn both(trust: impl Fn() -> Trust, server: &Made, name: &'static str) -> Result<
 fn a_listed_certificate_is_trusted_for_its_names() {
     for is_ca in [ca(), IsCa::NoCa, IsCa::ExplicitNoCa] {
         let server = made(&params(&["a.test", "*.wild.test", "127.0.0.1"], is_ca));
-        let trust = || Trust::Authorities(vec![server.der.clone()]);
+        let trust = || UpstreamTrust::Authorities(vec![server.der.clone()]);
         for name in ["a.test", "b.wild.test", "127.0.0.1"] {
             both(trust, &server, name).unwrap();
         }
@@ -112,7 +112,7 @@ fn a_listed_certificate_is_trusted_for_its_names() {
 #[test]
 fn without_alternative_names_the_common_name_counts() {
     for server in [made(&params(&[], ca())), first_version()] {
-        let trust = || Trust::Authorities(vec![server.der.clone()]);
+        let trust = || UpstreamTrust::Authorities(vec![server.der.clone()]);
         both(trust, &server, "common.test").unwrap();
         both(trust, &server, "Common.Test").unwrap();
         both(trust, &server, "a.test").unwrap_err();
@@ -123,9 +123,9 @@ fn without_alternative_names_the_common_name_counts() {
 fn version_1_is_taken_with_a_pin_or_unverified() {
     let server = first_version();
     let pin = pin_of(&server.der).unwrap();
-    both(|| Trust::Pins(vec![pin]), &server, "a.test").unwrap();
-    both(|| Trust::Nothing, &server, "a.test").unwrap();
-    let error = both(|| Trust::Pins(vec![[0; 32]]), &server, "a.test").unwrap_err();
+    both(|| UpstreamTrust::Pins(vec![pin]), &server, "a.test").unwrap();
+    both(|| UpstreamTrust::Nothing, &server, "a.test").unwrap();
+    let error = both(|| UpstreamTrust::Pins(vec![[0; 32]]), &server, "a.test").unwrap_err();
     assert!(matches!(error, Error::InvalidCertificate(_)));
 }
 
@@ -135,7 +135,9 @@ fn whoever_shows_a_certificate_has_to_have_its_key() {
         let thief = Made { der: real.der.clone(), key: first_version().key };
         let pin = pin_of(&real.der).unwrap();
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-            for trust in [Trust::Pins(vec![pin]), Trust::Authorities(vec![real.der.clone()])] {
+            for trust in
+                [UpstreamTrust::Pins(vec![pin]), UpstreamTrust::Authorities(vec![real.der.clone()])]
+            {
                 handshake(trust, &thief, &[], "common.test", version).unwrap_err();
             }
         }
@@ -147,12 +149,14 @@ fn a_listed_certificate_has_to_be_valid_now() {
     let mut old = params(&["a.test"], ca());
     old.not_after = date_time_ymd(2020, 1, 1);
     let old = made(&old);
-    let error = both(|| Trust::Authorities(vec![old.der.clone()]), &old, "a.test").unwrap_err();
+    let error =
+        both(|| UpstreamTrust::Authorities(vec![old.der.clone()]), &old, "a.test").unwrap_err();
     assert_eq!(error, CertificateError::Expired.into());
     let mut new = params(&["a.test"], ca());
     new.not_before = date_time_ymd(2099, 1, 1);
     let new = made(&new);
-    let error = both(|| Trust::Authorities(vec![new.der.clone()]), &new, "a.test").unwrap_err();
+    let error =
+        both(|| UpstreamTrust::Authorities(vec![new.der.clone()]), &new, "a.test").unwrap_err();
     assert_eq!(error, CertificateError::NotValidYet.into());
 }
 
@@ -165,10 +169,10 @@ fn only_an_authority_may_issue() {
         let der = params(&["a.test"], IsCa::NoCa).signed_by(&key, &issuer).unwrap().der().clone();
         let server = Made { der, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() };
         let listed: &CertificateDer<'static> = issuer.der();
-        let result = both(|| Trust::Authorities(vec![listed.clone()]), &server, "a.test");
+        let result = both(|| UpstreamTrust::Authorities(vec![listed.clone()]), &server, "a.test");
         assert_eq!(result.is_ok(), allowed, "{result:?}");
         // Listing the certificate itself is always enough.
-        both(|| Trust::Authorities(vec![server.der.clone()]), &server, "a.test").unwrap();
+        both(|| UpstreamTrust::Authorities(vec![server.der.clone()]), &server, "a.test").unwrap();
     }
 }
 
@@ -180,7 +184,8 @@ fn another_certificate_of_the_same_key_and_names_is_not_the_listed_one() {
     params.serial_number = Some(rcgen::SerialNumber::from(7_u64));
     let shown = params.self_signed(&key).unwrap().der().clone();
     let server = Made { der: shown, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() };
-    let error = both(|| Trust::Authorities(vec![listed.clone()]), &server, "a.test").unwrap_err();
+    let error =
+        both(|| UpstreamTrust::Authorities(vec![listed.clone()]), &server, "a.test").unwrap_err();
     assert_eq!(error, CertificateError::UnknownIssuer.into());
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tls::hello::Hello;
+use crate::tls::hello::ClientHello;
 
 /// A record of this type.
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {
@@ -30,7 +30,7 @@ fn server_hello(random: [u8; 32]) -> Vec<u8> {
 }
 
 fn second(name: &str) -> Watch {
-    Watch::Second(Progress::Hello(Hello { sni: Some(name.to_owned()), ech: false }))
+    Watch::Second(HelloProgress::Hello(ClientHello { sni: Some(name.to_owned()), ech: false }))
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn early_data_is_bounded() {
     while last == Watch::Going {
         last = watch.client(&early, &mut out);
     }
-    assert_eq!(last, Watch::Second(Progress::TooLarge));
+    assert_eq!(last, Watch::Second(HelloProgress::TooLarge));
 }
 
 proptest! {

@@ -28,23 +28,23 @@ impl Hands {
         self.0.store(seconds, Ordering::Relaxed);
     }
 
-    fn clock(&self) -> Clock {
+    fn clock(&self) -> EpochClock {
         let hands = Arc::clone(&self.0);
         Arc::new(move || hands.load(Ordering::Relaxed))
     }
 }
 
-fn secrets(lines: &[&str]) -> Source {
-    Source::Shared(Arc::new(Secrets::parse(lines.join("\n").as_bytes()).unwrap()))
+fn secrets(lines: &[&str]) -> KeySource {
+    KeySource::Shared(Arc::new(SharedSecrets::parse(lines.join("\n").as_bytes()).unwrap()))
 }
 
-fn scope(profile: &str) -> Scope {
-    Scope::new(profile, None)
+fn scope(profile: &str) -> TicketScope {
+    TicketScope::new(profile, None)
 }
 
 /// Tickets of the profile `lan`.
-fn tickets(source: Source, hands: &Hands) -> Arc<Tickets> {
-    Tickets::by_clock(source, scope("lan"), EPOCH, hands.clock())
+fn tickets(source: KeySource, hands: &Hands) -> Arc<SessionTickets> {
+    SessionTickets::by_clock(source, scope("lan"), EPOCH, hands.clock())
 }
 
 /// The first second of an epoch.
@@ -54,7 +54,7 @@ const fn epoch(number: u64) -> u64 {
 
 #[test]
 fn two_gateways_open_what_the_other_sealed_for_an_epoch_and_more() {
-    let secret = Secrets::random_line().unwrap();
+    let secret = SharedSecrets::random_line().unwrap();
     let (here, there) = (Hands::at(epoch(10) + 5), Hands::at(epoch(10) + 5));
     let (a, b) = (tickets(secrets(&[&secret]), &here), tickets(secrets(&[&secret]), &there));
     let ticket = a.encrypt(b"session").unwrap();
@@ -76,11 +76,11 @@ fn two_gateways_open_what_the_other_sealed_for_an_epoch_and_more() {
 
 #[test]
 fn no_two_tickets_are_alike_and_none_can_be_changed() {
-    let secret = Secrets::random_line().unwrap();
+    let secret = SharedSecrets::random_line().unwrap();
     let tickets = tickets(secrets(&[&secret]), &Hands::at(epoch(3)));
     let (one, two) = (tickets.encrypt(b"session").unwrap(), tickets.encrypt(b"session").unwrap());
-    assert_eq!(one[..NAME], two[..NAME]);
-    assert_ne!(one[NAME..], two[NAME..]);
+    assert_eq!(one[..NAME_LEN], two[..NAME_LEN]);
+    assert_ne!(one[NAME_LEN..], two[NAME_LEN..]);
     for index in 0..one.len() {
         let mut bent = one.clone();
         bent[index] ^= 1;
@@ -92,7 +92,7 @@ fn no_two_tickets_are_alike_and_none_can_be_changed() {
 
 #[test]
 fn a_secret_is_replaced_in_three_steps() {
-    let (old, new) = (Secrets::random_line().unwrap(), Secrets::random_line().unwrap());
+    let (old, new) = (SharedSecrets::random_line().unwrap(), SharedSecrets::random_line().unwrap());
     let hands = Hands::at(epoch(3));
     let with = |lines: &[&str]| tickets(secrets(lines), &hands);
     let steps = [with(&[&old]), with(&[&old, &new]), with(&[&new, &old]), with(&[&new])];
@@ -109,22 +109,23 @@ fn a_secret_is_replaced_in_three_steps() {
 
 #[test]
 fn tickets_of_another_scope_or_secret_are_nothing() {
-    let secret = Secrets::random_line().unwrap();
+    let secret = SharedSecrets::random_line().unwrap();
     let hands = Hands::at(epoch(3));
-    let of = |source: Source, scope| Tickets::by_clock(source, scope, EPOCH, hands.clock());
+    let of =
+        |source: KeySource, scope| SessionTickets::by_clock(source, scope, EPOCH, hands.clock());
     let authority = vec![CertificateDer::from(vec![1, 2, 3])];
-    let local = Arc::<Local>::default();
-    for source in [secrets(&[&secret]), Source::Local(local)] {
+    let local = Arc::<LocalKeys>::default();
+    for source in [secrets(&[&secret]), KeySource::Local(local)] {
         let lan = of(source.clone(), scope("lan"));
         let ticket = lan.encrypt(b"session").unwrap();
         for other in [
             scope("internet"),
-            Scope::new("lan", Some(&(authority.clone(), false))),
-            Scope::new("lan", Some(&(authority.clone(), true))),
+            TicketScope::new("lan", Some(&(authority.clone(), false))),
+            TicketScope::new("lan", Some(&(authority.clone(), true))),
         ] {
             assert!(of(source.clone(), other).decrypt(&ticket).is_none());
         }
-        let stranger = Secrets::random_line().unwrap();
+        let stranger = SharedSecrets::random_line().unwrap();
         assert!(of(secrets(&[&stranger]), scope("lan")).decrypt(&ticket).is_none());
         assert!(of(source, scope("lan")).decrypt(&ticket).is_some());
     }
@@ -133,17 +134,17 @@ fn tickets_of_another_scope_or_secret_are_nothing() {
 #[test]
 fn local_keys_are_forgotten_and_handed_over() {
     let hands = Hands::at(epoch(5));
-    let local = Arc::<Local>::default();
+    let local = Arc::<LocalKeys>::default();
     assert_eq!(local.legacy(), None);
-    let before = tickets(Source::Local(Arc::clone(&local)), &hands);
+    let before = tickets(KeySource::Local(Arc::clone(&local)), &hands);
     let old = before.encrypt(b"old").unwrap();
     hands.set(epoch(6));
     let new = before.encrypt(b"new").unwrap();
     assert!(before.decrypt(&old).is_some());
 
-    let heir = Arc::<Local>::default();
+    let heir = Arc::<LocalKeys>::default();
     assert!(heir.inherit(&local.legacy().unwrap()));
-    let after = tickets(Source::Local(heir), &hands);
+    let after = tickets(KeySource::Local(heir), &hands);
     assert_eq!(after.decrypt(&old).as_deref(), Some(&b"old"[..]));
     assert_eq!(after.decrypt(&new).as_deref(), Some(&b"new"[..]));
     assert!(before.decrypt(&after.encrypt(b"back").unwrap()).is_some());
@@ -160,15 +161,15 @@ fn local_keys_are_forgotten_and_handed_over() {
     assert!(after.decrypt(&newest).is_none(), "far back: new keys");
     assert!(after.encrypt(b"still").is_some());
     for bad in ["", "x", "1", "1 AAAA", "-1 AAAA", "1 =="] {
-        assert!(!Local::default().inherit(bad), "{bad}");
+        assert!(!LocalKeys::default().inherit(bad), "{bad}");
     }
 }
 
 #[test]
 fn workers_that_turn_the_epoch_together_have_one_key() {
     let hands = Hands::at(0);
-    let local = Arc::<Local>::default();
-    let tickets = tickets(Source::Local(local), &hands);
+    let local = Arc::<LocalKeys>::default();
+    let tickets = tickets(KeySource::Local(local), &hands);
     for number in 1..200 {
         hands.set(epoch(number));
         let sealed: Vec<_> = std::thread::scope(|scope| {
@@ -202,7 +203,7 @@ impl Ends {
         Self { client: Arc::new(client), certificate }
     }
 
-    fn gateway(&self, tickets: Arc<Tickets>) -> Arc<ServerConfig> {
+    fn gateway(&self, tickets: Arc<SessionTickets>) -> Arc<ServerConfig> {
         let (chain, key) = &self.certificate;
         let key = PrivateKeyDer::try_from(key.clone()).unwrap();
         let mut config = ServerConfig::builder_with_provider(tls::provider())
@@ -243,11 +244,11 @@ impl Ends {
 fn sessions_are_resumed_on_the_other_gateway() {
     for version in [&version::TLS12, &version::TLS13] {
         let ends = Ends::of(version);
-        let secret = Secrets::random_line().unwrap();
+        let secret = SharedSecrets::random_line().unwrap();
         let hands = Hands::at(epoch(100));
         let a = ends.gateway(tickets(secrets(&[&secret]), &hands));
         let b = ends.gateway(tickets(secrets(&[&secret]), &hands));
-        let stranger = Secrets::random_line().unwrap();
+        let stranger = SharedSecrets::random_line().unwrap();
         let stranger = ends.gateway(tickets(secrets(&[&stranger]), &hands));
         assert!(!ends.resumes(&a), "the first is a full one");
         assert!(ends.resumes(&b));

@@ -9,7 +9,7 @@ use super::*;
 use crate::upstream::resolve;
 
 /// What a check says about an endpoint that answers like this.
-async fn asked(get: Get, answer: &'static [u8]) -> (Result<(), Fault>, String) {
+async fn asked(get: HttpCheck, answer: &'static [u8]) -> (Result<(), CheckFault>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = async {
@@ -20,7 +20,7 @@ async fn asked(get: Get, answer: &'static [u8]) -> (Result<(), Fault>, String) {
         String::from_utf8_lossy(&head[..length]).into_owned()
     };
     let (endpoint, local) = (endpoint(address), WorkerLocal::new());
-    let check = check(Kind::Http(get));
+    let check = check(CheckKind::Http(get));
     let (result, head) = tokio::join!(ask(&endpoint, &check, &local), served);
     (result, head)
 }
@@ -31,10 +31,10 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
     Arc::new(endpoint)
 }
 
-fn check(kind: Kind) -> Check {
+fn check(kind: CheckKind) -> HealthCheck {
     let second = Duration::from_secs(1);
     let (port, plain) = (None, false);
-    Check {
+    HealthCheck {
         kind,
         port,
         plain,
@@ -47,19 +47,24 @@ fn check(kind: Kind) -> Check {
     }
 }
 
-fn get(status: &[(u16, u16)], body: &str) -> Get {
-    Get { path: "/s?a".to_owned(), host: None, status: status.to_vec(), body: body.to_owned() }
+fn get(status: &[(u16, u16)], body: &str) -> HttpCheck {
+    HttpCheck {
+        path: "/s?a".to_owned(),
+        host: None,
+        status: status.to_vec(),
+        body: body.to_owned(),
+    }
 }
 
 /// Statuses that are good, text wanted, what is answered, what is wrong with it.
-type Case = (&'static [(u16, u16)], &'static str, &'static [u8], Option<Word>);
+type Case = (&'static [(u16, u16)], &'static str, &'static [u8], Option<FaultKind>);
 
 #[tokio::test]
 async fn judges_status_and_body() {
     let cases: [Case; 9] = [
         (&[(200, 399)], "", b"HTTP/1.1 204 No\r\n\r\n", None),
         (&[(200, 200), (404, 404)], "", b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", None),
-        (&[(200, 399)], "", b"HTTP/1.1 500 No\r\n\r\n", Some(Word::Status)),
+        (&[(200, 399)], "", b"HTTP/1.1 500 No\r\n\r\n", Some(FaultKind::Status)),
         (&[(200, 200)], "", b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", None),
         (&[(200, 200)], "well", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\"is well\"", None),
         (
@@ -72,10 +77,10 @@ async fn judges_status_and_body() {
             &[(200, 200)],
             "well",
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nill",
-            Some(Word::Body),
+            Some(FaultKind::Body),
         ),
-        (&[(200, 200)], "", b"SSH-2.0-OpenSSH\r\n", Some(Word::Answer)),
-        (&[(200, 200)], "", b"", Some(Word::Answer)),
+        (&[(200, 200)], "", b"SSH-2.0-OpenSSH\r\n", Some(FaultKind::Answer)),
+        (&[(200, 200)], "", b"", Some(FaultKind::Answer)),
     ];
     for (status, body, answer, expected) in cases {
         let (result, head) = asked(get(status, body), answer).await;
@@ -91,23 +96,29 @@ async fn connects_and_gives_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, local) = (listener.local_addr().unwrap(), WorkerLocal::new());
     let endpoint = endpoint(address);
-    assert_eq!(ask(&endpoint, &check(Kind::Tcp), &local).await, Ok(()));
+    assert_eq!(ask(&endpoint, &check(CheckKind::Tcp), &local).await, Ok(()));
     // Nobody accepts, let alone answers.
-    let mut silent = check(Kind::Http(get(&[(200, 200)], "")));
+    let mut silent = check(CheckKind::Http(get(&[(200, 200)], "")));
     silent.timeout = Duration::from_millis(20);
     let fault = ask(&endpoint, &silent, &local).await.unwrap_err();
-    assert_eq!(fault.word, Word::Timeout);
+    assert_eq!(fault.word, FaultKind::Timeout);
     drop(listener);
-    let fault = ask(&endpoint, &check(Kind::Tcp), &local).await.unwrap_err();
-    assert_eq!(fault.word, Word::Connect);
+    let fault = ask(&endpoint, &check(CheckKind::Tcp), &local).await.unwrap_err();
+    assert_eq!(fault.word, FaultKind::Connect);
 }
 
 #[test]
 fn every_fault_is_a_result() {
-    for word in [Word::Unresolved, Word::Connect, Word::Timeout, Word::Tls, Word::Answer] {
-        assert!(Word::RESULTS.contains(&word.as_str()));
+    for word in [
+        FaultKind::Unresolved,
+        FaultKind::Connect,
+        FaultKind::Timeout,
+        FaultKind::Tls,
+        FaultKind::Answer,
+    ] {
+        assert!(FaultKind::RESULTS.contains(&word.as_str()));
     }
-    for word in [Word::Status, Word::Body, Word::Internal] {
-        assert!(Word::RESULTS.contains(&word.as_str()));
+    for word in [FaultKind::Status, FaultKind::Body, FaultKind::Internal] {
+        assert!(FaultKind::RESULTS.contains(&word.as_str()));
     }
 }

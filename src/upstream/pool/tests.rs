@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 const HERE: u64 = 7;
 
 fn put(pool: &Pool, stream: Stream) {
-    let connection = Connection { stream, reused: false, seat: None, ends: None };
+    let connection = PooledConn { stream, reused: false, seat: None, ends: None };
     pool.put(HERE, connection, Duration::from_mins(5), 8);
 }
 

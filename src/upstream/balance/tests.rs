@@ -2,12 +2,12 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::net::quota::QuotaLimits;
-use crate::upstream::eject::Trouble;
-use crate::upstream::{Busy, Limits};
+use crate::upstream::eject::FailureKind;
+use crate::upstream::{InFlight, UpstreamLimits};
 
-fn eject() -> Eject {
-    Eject {
-        on: vec![Trouble::Connect],
+fn eject() -> EjectPolicy {
+    EjectPolicy {
+        on: vec![FailureKind::Connect],
         statuses: Vec::new(),
         errors: 1,
         window: Duration::from_secs(10),
@@ -20,24 +20,24 @@ fn eject() -> Eject {
 /// An upstream with endpoints of these weights; those from `backups` on are backups.
 fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
     let second = Duration::from_secs(1);
-    let memory = Arc::<Memory>::default();
+    let memory = Arc::<UpstreamState>::default();
     let endpoints: Vec<_> = (0..weights.len())
         .map(|index| {
             let port = 8000 + u16::try_from(index).unwrap();
             Arc::new(Endpoint::new("10.0.0.1".to_owned(), port, None, index as u64))
         })
         .collect();
-    let ranks = weights.iter().enumerate().map(|(index, weight)| Rank {
+    let ranks = weights.iter().enumerate().map(|(index, weight)| EndpointRole {
         backup: index >= backups,
         weight: *weight,
-        duty: Duty::Up,
+        duty: AdminState::Up,
         number: memory.sessions.number(&endpoints[index].label),
     });
     Upstream {
         name: "u".into(),
         ranks: ranks.collect(),
         endpoints,
-        policy: Policy {
+        policy: BalancePolicy {
             balance,
             slow_start: Duration::ZERO,
             eject: eject(),
@@ -47,7 +47,7 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
             retries: 100,
         },
         memory,
-        limits: Limits {
+        limits: UpstreamLimits {
             connect: second,
             first_byte: second,
             idle: second,
@@ -67,7 +67,7 @@ fn down(upstream: &Upstream, index: usize) {
 }
 
 fn eject_it(upstream: &Upstream, index: usize) {
-    upstream.endpoints[index].health.circuit.open(&eject(), Trouble::Connect).unwrap();
+    upstream.endpoints[index].health.circuit.open(&eject(), FailureKind::Connect).unwrap();
 }
 
 /// The endpoints that one request tries, if none can be connected to.
@@ -82,7 +82,7 @@ fn the_first_that_is_well_comes_first_and_the_ejected_last() {
     assert_eq!(tried(&upstream, 0), [0, 1, 2, 3]);
     eject_it(&upstream, 0);
     down(&upstream, 1);
-    upstream.endpoints[2].health.assign(Duty::Drain);
+    upstream.endpoints[2].health.assign(AdminState::Drain);
     assert_eq!(tried(&upstream, 0), [3, 0]);
     down(&upstream, 0);
     down(&upstream, 3);
@@ -116,10 +116,10 @@ fn shares_are_as_the_weights_say() {
 #[test]
 fn the_least_busy_for_its_weight_is_next() {
     let upstream = upstream(Balance::LeastConnections, &[1, 2], 2);
-    let mut open: Vec<Busy> = Vec::new();
+    let mut open: Vec<InFlight> = Vec::new();
     for _ in 0..30 {
         let index = tried(&upstream, 0)[0];
-        open.push(Busy::new(&upstream.endpoints[index].health));
+        open.push(InFlight::new(&upstream.endpoints[index].health));
     }
     let counts: Vec<_> = upstream.endpoints.iter().map(|e| e.health.open()).collect();
     assert!((9..=11).contains(&counts[0]) && (19..=21).contains(&counts[1]), "{counts:?}");
@@ -128,7 +128,7 @@ fn the_least_busy_for_its_weight_is_next() {
 #[test]
 fn a_client_keeps_its_endpoint() {
     let all = [(0, "10.0.0.1", 8000, 1), (1, "10.0.0.1", 8001, 1), (2, "10.0.0.1", 8002, 1)];
-    let rings = [Ring::new(all.into_iter()), Ring::default()];
+    let rings = [HashRing::new(all.into_iter()), HashRing::default()];
     let upstream = upstream(Balance::Hash(rings), &[1, 1, 1], 3);
     for key in [1, 1 << 20, u32::MAX] {
         let order = tried(&upstream, key);
@@ -156,8 +156,8 @@ fn one_always_stays() {
 #[test]
 fn one_request_tries_a_half_open_endpoint() {
     let upstream = upstream(Balance::First, &[1, 1], 2);
-    let short = Eject { time: Duration::from_millis(1), ..eject() };
-    upstream.endpoints[0].health.circuit.open(&short, Trouble::Connect).unwrap();
+    let short = EjectPolicy { time: Duration::from_millis(1), ..eject() };
+    upstream.endpoints[0].health.circuit.open(&short, FailureKind::Connect).unwrap();
     std::thread::sleep(Duration::from_millis(5));
     assert_eq!(tried(&upstream, 0)[0], 0);
     assert_eq!(tried(&upstream, 0)[0], 1, "the others wait for what comes of it");
@@ -168,18 +168,18 @@ fn a_session_is_where_it_was_opened_or_nowhere() {
     let upstream = upstream(Balance::First, &[1, 1], 2);
     let seat = |id: &[u8]| match upstream.seat(id, None) {
         None => "unknown",
-        Some(Home::Gone) => "gone",
-        Some(Home::At(1, _)) => "there",
-        Some(Home::At(..) | Home::Told(..)) => "elsewhere",
+        Some(Affinity::Gone) => "gone",
+        Some(Affinity::At(1, _)) => "there",
+        Some(Affinity::At(..) | Affinity::Told(..)) => "elsewhere",
     };
     assert_eq!(seat(b"s"), "unknown");
     upstream.memory.sessions.learn(b"s", upstream.ranks[1].number);
     assert_eq!(seat(b"s"), "there");
-    upstream.endpoints[1].health.assign(Duty::Drain);
+    upstream.endpoints[1].health.assign(AdminState::Drain);
     assert_eq!(seat(b"s"), "there", "it goes on");
-    upstream.endpoints[1].health.assign(Duty::Maintenance);
+    upstream.endpoints[1].health.assign(AdminState::Maintenance);
     assert_eq!(seat(b"s"), "gone");
-    upstream.endpoints[1].health.assign(Duty::Up);
+    upstream.endpoints[1].health.assign(AdminState::Up);
     down(&upstream, 1);
     assert_eq!(seat(b"s"), "gone");
 }
@@ -187,16 +187,16 @@ fn a_session_is_where_it_was_opened_or_nowhere() {
 #[test]
 fn a_cookie_says_where_new_work_goes_as_long_as_that_may_get_it() {
     let upstream = upstream(Balance::First, &[1, 1, 1], 2);
-    let seat = |index| Some(Seat { index, stale: false });
+    let seat = |index| Some(StickyTarget { index, stale: false });
     let first = |index| upstream.choose(|| 0, seat(index)).next().map(|(index, _)| index);
     assert_eq!(first(1), Some(1));
     assert_eq!(first(2), Some(0), "the backups are not used");
     let mut choice = upstream.choose(|| 0, seat(1));
     let all: Vec<_> = std::iter::from_fn(|| choice.next().map(|(index, _)| index)).collect();
     assert_eq!(all, [1, 0], "if it cannot be connected to, another");
-    upstream.endpoints[1].health.assign(Duty::Drain);
+    upstream.endpoints[1].health.assign(AdminState::Drain);
     assert_eq!(first(1), Some(0));
-    upstream.endpoints[1].health.assign(Duty::Up);
+    upstream.endpoints[1].health.assign(AdminState::Up);
     eject_it(&upstream, 1);
     assert_eq!(first(1), Some(0));
     upstream.endpoints[1].health.circuit.close();
@@ -208,15 +208,15 @@ fn a_cookie_says_where_new_work_goes_as_long_as_that_may_get_it() {
 #[test]
 fn a_cookie_says_where_a_session_of_another_gateway_is() {
     let upstream = upstream(Balance::First, &[1, 1, 1], 2);
-    let home = |index| match upstream.seat(b"s", Some(Seat { index, stale: true })) {
+    let home = |index| match upstream.seat(b"s", Some(StickyTarget { index, stale: true })) {
         None => "unknown".to_owned(),
-        Some(Home::Gone) => "gone".to_owned(),
-        Some(Home::At(index, _)) => format!("at {index}"),
-        Some(Home::Told(index, _)) => format!("told {index}"),
+        Some(Affinity::Gone) => "gone".to_owned(),
+        Some(Affinity::At(index, _)) => format!("at {index}"),
+        Some(Affinity::Told(index, _)) => format!("told {index}"),
     };
     assert_eq!(home(1), "told 1");
     assert_eq!(home(2), "told 2", "a session that was opened at the backup goes on there");
-    upstream.endpoints[1].health.assign(Duty::Drain);
+    upstream.endpoints[1].health.assign(AdminState::Drain);
     assert_eq!(home(1), "told 1");
     down(&upstream, 1);
     assert_eq!(home(1), "gone");

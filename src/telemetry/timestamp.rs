@@ -7,17 +7,17 @@ use jiff::Timestamp;
 
 /// A worker's cache of the present second.
 #[derive(Default)]
-pub struct Stamp(RefCell<Cached>);
+pub struct TimestampCache(RefCell<CachedSecond>);
 
 #[derive(Default)]
-struct Cached {
+struct CachedSecond {
     second: u64,
     rfc3339: String,
     http: String,
     common: String,
 }
 
-impl Stamp {
+impl TimestampCache {
     /// Appends e.g. `2026-11-23T03:02:32.123Z`.
     pub fn write_rfc3339(&self, out: &mut Vec<u8>) {
         let now = now();
@@ -38,7 +38,7 @@ impl Stamp {
         self.with(now().0, |cached| out.extend_from_slice(cached.common.as_bytes()));
     }
 
-    fn with(&self, second: u64, use_it: impl FnOnce(&Cached)) {
+    fn with(&self, second: u64, use_it: impl FnOnce(&CachedSecond)) {
         let mut cached = self.0.borrow_mut();
         if cached.second != second || cached.http.is_empty() {
             let time = i64::try_from(second).ok().and_then(|s| Timestamp::from_second(s).ok());
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn writes_both_forms() {
-        let stamp = Stamp::default();
+        let stamp = TimestampCache::default();
         let (mut a, mut b) = (Vec::new(), Vec::new());
         stamp.write_rfc3339(&mut a);
         stamp.write_http(&mut b);

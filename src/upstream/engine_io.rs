@@ -5,14 +5,14 @@
 
 /// Most bytes of an answer that are looked at. The open packet comes first, and its id near its
 /// front.
-const MOST: usize = 512;
+const MAX_SCANNED: usize = 512;
 
 /// Longest id that is taken for one, in bytes; they have 20.
-const LONGEST: usize = 128;
+const MAX_SID_LEN: usize = 128;
 
 /// What a request has to do with a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Session<'a> {
+pub enum SessionUse<'a> {
     /// Nothing, or nothing that matters to others: a session that is one WebSocket.
     None,
     /// The answer opens one.
@@ -23,7 +23,7 @@ pub enum Session<'a> {
 
 /// What Engine.IO says in the query of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Parameters<'a> {
+pub struct EngineIoParameters<'a> {
     /// `EIO`, the version, as it is written.
     pub version: &'a [u8],
     /// `transport`; `None`: it does not say, which means polling.
@@ -32,7 +32,7 @@ pub struct Parameters<'a> {
     pub sid: Option<&'a [u8]>,
 }
 
-impl Parameters<'_> {
+impl EngineIoParameters<'_> {
     /// Whether it asks for a WebSocket.
     #[must_use]
     pub fn is_websocket(&self) -> bool {
@@ -42,7 +42,7 @@ impl Parameters<'_> {
 
 /// Reads a request target; `None`: it is not Engine.IO's.
 #[must_use]
-pub fn parameters(target: &[u8]) -> Option<Parameters<'_>> {
+pub fn parameters(target: &[u8]) -> Option<EngineIoParameters<'_>> {
     let at = memchr::memchr(b'?', target)?;
     let query = target.get(at + 1..)?;
     // Most queries are somebody else's.
@@ -57,36 +57,36 @@ pub fn parameters(target: &[u8]) -> Option<Parameters<'_>> {
             version = Some(value);
         }
     }
-    Some(Parameters { version: version?, transport, sid })
+    Some(EngineIoParameters { version: version?, transport, sid })
 }
 
 /// Which session a request target belongs to.
 #[must_use]
-pub fn session(target: &[u8]) -> Session<'_> {
-    let Some(parameters) = parameters(target) else { return Session::None };
+pub fn session(target: &[u8]) -> SessionUse<'_> {
+    let Some(parameters) = parameters(target) else { return SessionUse::None };
     match parameters.sid {
-        Some(sid) => Session::Of(sid),
-        None if parameters.is_websocket() => Session::None,
-        None => Session::Opens,
+        Some(sid) => SessionUse::Of(sid),
+        None if parameters.is_websocket() => SessionUse::None,
+        None => SessionUse::Opens,
     }
 }
 
 /// Looks for the id in the beginning of an answer, which comes in pieces.
 #[derive(Debug)]
-pub struct Reader {
-    seen: [u8; MOST],
+pub struct SidReader {
+    seen: [u8; MAX_SCANNED],
     length: usize,
 }
 
-impl Default for Reader {
+impl Default for SidReader {
     fn default() -> Self {
-        Self { seen: [0; MOST], length: 0 }
+        Self { seen: [0; MAX_SCANNED], length: 0 }
     }
 }
 
 /// What a reader has found.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Found<'a> {
+pub enum SidSearch<'a> {
     /// The id.
     Id(&'a [u8]),
     /// Nothing so far.
@@ -95,10 +95,10 @@ pub enum Found<'a> {
     Never,
 }
 
-impl Reader {
+impl SidReader {
     /// Looks at a piece.
-    pub fn read(&mut self, piece: &[u8]) -> Found<'_> {
-        let room = MOST - self.length;
+    pub fn read(&mut self, piece: &[u8]) -> SidSearch<'_> {
+        let room = MAX_SCANNED - self.length;
         let taken = piece.get(..room.min(piece.len())).unwrap_or_default();
         if let Some(place) = self.seen.get_mut(self.length..self.length + taken.len()) {
             place.copy_from_slice(taken);
@@ -106,9 +106,9 @@ impl Reader {
         self.length += taken.len();
         let seen = self.seen.get(..self.length).unwrap_or_default();
         match id(seen) {
-            Some(id) => Found::Id(id),
-            None if self.length == MOST => Found::Never,
-            None => Found::NotYet,
+            Some(id) => SidSearch::Id(id),
+            None if self.length == MAX_SCANNED => SidSearch::Never,
+            None => SidSearch::NotYet,
         }
     }
 }
@@ -125,7 +125,7 @@ fn id(seen: &[u8]) -> Option<&[u8]> {
     let end = rest.iter().position(|b| *b == b'"' || *b == b'\\')?;
     let id = rest.get(..end)?;
     let plain = id.iter().all(u8::is_ascii_graphic);
-    (plain && !id.is_empty() && id.len() <= LONGEST).then_some(id)
+    (plain && !id.is_empty() && id.len() <= MAX_SID_LEN).then_some(id)
 }
 
 fn quote(text: &[u8]) -> Option<&[u8]> {
@@ -140,16 +140,16 @@ mod tests {
     #[test]
     fn tells_sessions_by_their_targets() {
         let of = |target: &'static str| session(target.as_bytes());
-        assert_eq!(of("/socket.io/?EIO=3&transport=polling&t=N1"), Session::Opens);
+        assert_eq!(of("/socket.io/?EIO=3&transport=polling&t=N1"), SessionUse::Opens);
         assert_eq!(
             of("/socket.io/?EIO=4&transport=polling&sid=ab-C_1&t=x"),
-            Session::Of(b"ab-C_1")
+            SessionUse::Of(b"ab-C_1")
         );
-        assert_eq!(of("/x/?sid=q&transport=websocket&EIO=4"), Session::Of(b"q"));
-        assert_eq!(of("/socket.io/?EIO=4&transport=websocket"), Session::None);
-        assert_eq!(of("/api?sid=7"), Session::None, "somebody else's parameter");
-        assert_eq!(of("/socket.io/?EIO=4&sid="), Session::Opens);
-        assert_eq!(of("/socket.io/"), Session::None);
+        assert_eq!(of("/x/?sid=q&transport=websocket&EIO=4"), SessionUse::Of(b"q"));
+        assert_eq!(of("/socket.io/?EIO=4&transport=websocket"), SessionUse::None);
+        assert_eq!(of("/api?sid=7"), SessionUse::None, "somebody else's parameter");
+        assert_eq!(of("/socket.io/?EIO=4&sid="), SessionUse::Opens);
+        assert_eq!(of("/socket.io/"), SessionUse::None);
     }
 
     const OPENS: [&[u8]; 5] = [
@@ -164,12 +164,12 @@ mod tests {
     fn finds_the_id_however_the_answer_is_cut() {
         for answer in OPENS {
             for size in 1..=answer.len() {
-                let mut reader = Reader::default();
+                let mut reader = SidReader::default();
                 let mut pieces = answer.chunks(size);
                 let found = pieces.find_map(|piece| match reader.read(piece) {
-                    Found::Id(id) => Some(id.to_vec()),
-                    Found::NotYet => None,
-                    Found::Never => panic!("given up"),
+                    SidSearch::Id(id) => Some(id.to_vec()),
+                    SidSearch::NotYet => None,
+                    SidSearch::Never => panic!("given up"),
                 });
                 assert_eq!(found.as_deref(), Some(&b"lv_VI97HAXpY6yYWAAAC"[..]));
             }
@@ -178,19 +178,19 @@ mod tests {
 
     #[test]
     fn gives_up_after_the_beginning() {
-        let mut reader = Reader::default();
-        assert_eq!(reader.read(&[b'x'; 500]), Found::NotYet);
-        assert_eq!(reader.read(&[b'x'; 500]), Found::Never);
-        assert_eq!(Reader::default().read(br#"{"sid":""}"#), Found::NotYet);
+        let mut reader = SidReader::default();
+        assert_eq!(reader.read(&[b'x'; 500]), SidSearch::NotYet);
+        assert_eq!(reader.read(&[b'x'; 500]), SidSearch::Never);
+        assert_eq!(SidReader::default().read(br#"{"sid":""}"#), SidSearch::NotYet);
     }
 
     proptest! {
         #[test]
         fn survives_anything(target in any::<Vec<u8>>(), pieces in any::<Vec<Vec<u8>>>()) {
             let _ = session(&target);
-            let mut reader = Reader::default();
+            let mut reader = SidReader::default();
             for piece in pieces {
-                if reader.read(&piece) == Found::Never {
+                if reader.read(&piece) == SidSearch::Never {
                     break;
                 }
             }

@@ -23,17 +23,17 @@ use crate::config;
 
 use super::line::string;
 use super::log_queue::{LineWriter, LogQueue};
-use super::stamp;
+use super::timestamp;
 
 /// The variable that says what is said, whatever the configuration says.
-const VARIABLE: &str = "APP_GATEWAY_LOG";
+const FILTER_VARIABLE: &str = "APP_GATEWAY_LOG";
 
 /// Time for the queued lines at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Changes how the gateway speaks.
 #[derive(Clone, Default)]
-pub struct Voice {
+pub struct Logging {
     /// `None` if the environment has the last word, or somebody else listens.
     filter: Option<reload::Handle<EnvFilter, Registry>>,
     json: Arc<AtomicBool>,
@@ -41,19 +41,19 @@ pub struct Voice {
     queue: Option<LogQueue>,
 }
 
-impl Voice {
+impl Logging {
     /// Begins to speak on standard error, in text, by way of a queue and a thread. Panics are
     /// logged the same way. A second call changes nothing.
     #[must_use]
     pub fn raise() -> Self {
-        let from_env = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
+        let from_env = std::env::var_os(FILTER_VARIABLE).is_some_and(|value| !value.is_empty());
         let filter = EnvFilter::builder()
-            .with_env_var(VARIABLE)
+            .with_env_var(FILTER_VARIABLE)
             .with_default_directive(Level::INFO.into())
             .from_env_lossy();
         let (filter, handle) = reload::Layer::new(filter);
         let json = Arc::<AtomicBool>::default();
-        let format = Spoken {
+        let format = EventFormat {
             text: tracing_subscriber::fmt::format().with_target(false),
             json: Arc::clone(&json),
         };
@@ -137,12 +137,12 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Either form, whichever is asked for at the moment.
-struct Spoken {
+struct EventFormat {
     text: Format,
     json: Arc<AtomicBool>,
 }
 
-impl<S, N> FormatEvent<S, N> for Spoken
+impl<S, N> FormatEvent<S, N> for EventFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> tracing_subscriber::fmt::FormatFields<'a> + 'static,
@@ -156,9 +156,9 @@ where
         if !self.json.load(Ordering::Relaxed) {
             return self.text.format_event(context, writer, event);
         }
-        let mut line = Object(Vec::with_capacity(256));
+        let mut line = JsonObject(Vec::with_capacity(256));
         line.0.extend_from_slice(b"{\"time\":\"");
-        stamp::Stamp::default().write_rfc3339(&mut line.0);
+        timestamp::TimestampCache::default().write_rfc3339(&mut line.0);
         line.0.extend_from_slice(b"\",\"level\":\"");
         line.0.extend(event.metadata().level().as_str().bytes().map(|b| b.to_ascii_lowercase()));
         line.0.push(b'"');
@@ -169,9 +169,9 @@ where
 }
 
 /// A JSON object that grows.
-struct Object(Vec<u8>);
+struct JsonObject(Vec<u8>);
 
-impl Object {
+impl JsonObject {
     fn add(&mut self, field: &Field, value: &str) {
         self.0.push(b',');
         string(&mut self.0, field.name().as_bytes());
@@ -187,7 +187,7 @@ impl Object {
     }
 }
 
-impl Visit for Object {
+impl Visit for JsonObject {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field, &format!("{value:?}"));
     }
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn speaks_json_when_asked_to() {
         let (kept, json) = (Kept::default(), Arc::<AtomicBool>::default());
-        let format = Spoken {
+        let format = EventFormat {
             text: tracing_subscriber::fmt::format().with_target(false),
             json: Arc::clone(&json),
         };

@@ -15,7 +15,7 @@ use super::websockets::WebSocketMetrics;
 
 /// The series of one thing with a name.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Series {
+pub(super) enum SeriesKind {
     /// Profile and route.
     Route(String, String),
     /// Profile and listener.
@@ -28,7 +28,7 @@ pub(super) enum Series {
     Rule(String),
 }
 
-impl Series {
+impl SeriesKind {
     /// Whose series one with these labels is.
     pub(super) fn of(labels: &[LabelPair]) -> Option<Self> {
         let value = |name: &str| {
@@ -49,17 +49,17 @@ impl Series {
 }
 
 /// How many leases there are of what.
-pub(super) type Leases = Mutex<HashMap<Series, usize>>;
+pub(super) type SeriesCounts = Mutex<HashMap<SeriesKind, usize>>;
 
 /// Keeps series from ending.
-pub struct Lease {
+pub struct SeriesGuard {
     metrics: Arc<Metrics>,
-    series: Series,
+    series: SeriesKind,
 }
 
-impl Lease {
+impl SeriesGuard {
     /// To be taken before a series is looked up.
-    pub(super) fn of(metrics: &Arc<Metrics>, series: Series) -> Arc<Self> {
+    pub(super) fn of(metrics: &Arc<Metrics>, series: SeriesKind) -> Arc<Self> {
         let mut leases = metrics.leases.lock().unwrap_or_else(PoisonError::into_inner);
         *leases.entry(series.clone()).or_default() += 1;
         drop(leases);
@@ -68,12 +68,12 @@ impl Lease {
 
     /// Handles for the WebSockets of the route it is for; they last as long as the lease.
     pub(super) fn websockets(&self) -> Option<WebSocketMetrics> {
-        let Series::Route(profile, route) = &self.series else { return None };
+        let SeriesKind::Route(profile, route) = &self.series else { return None };
         Some(self.metrics.websockets.handles(profile, route))
     }
 }
 
-impl Drop for Lease {
+impl Drop for SeriesGuard {
     fn drop(&mut self) {
         // Held until the series is gone, so that nobody leases one that is about to go.
         let mut leases = self.metrics.leases.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,7 +86,7 @@ impl Drop for Lease {
     }
 }
 
-impl std::fmt::Debug for Lease {
+impl std::fmt::Debug for SeriesGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.series.fmt(f)
     }
@@ -95,12 +95,12 @@ impl std::fmt::Debug for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::exposition::Format;
-    use crate::telemetry::listeners::Rejection;
+    use crate::telemetry::exposition::ExpositionFormat;
+    use crate::telemetry::listeners::AdmissionRejection;
     use crate::telemetry::upstreams::ConnectFailure;
 
     fn rendered(metrics: &Metrics) -> String {
-        let text = String::from_utf8(metrics.render(Format::Text)).unwrap();
+        let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
         // What the system says of the process changes meanwhile.
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with("process_")).collect();
         lines.join("\n")
@@ -115,7 +115,7 @@ mod tests {
         let listener = metrics.listener_for_balancers("internet", "127.0.0.1:1");
         let upstream = metrics.upstream("u");
         old.requests[1].inc();
-        listener.reject(Rejection::Client);
+        listener.reject(AdmissionRejection::Client);
         upstream.connect_failed(ConnectFailure::Tls);
         // A reload: the new one is there before the old one goes.
         let new = metrics.route("internet", "/x/");

@@ -17,16 +17,16 @@ use crate::net::quota::{Account, Quota, QuotaError, Use};
 use crate::telemetry::UpstreamMetrics;
 use crate::telemetry::upstreams::ConnectFailure;
 
-use super::choose::Choice;
-use super::eject::Trouble;
-use super::turns::Lot;
-use super::{ConnectError, Endpoint, Limits, Upstream, ring};
+use super::balance::Candidates;
+use super::connect_queue::Granted;
+use super::eject::FailureKind;
+use super::{ConnectError, Endpoint, Upstream, UpstreamLimits, ring};
 
 /// What a connection is asked for: the upstream, and its counters.
-pub type To<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
+pub type ConnectTarget<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
 
 /// An endpoint, and its index in the upstream.
-pub type Chosen<'a> = (usize, &'a Arc<Endpoint>);
+pub type ChosenEndpoint<'a> = (usize, &'a Arc<Endpoint>);
 
 /// Tries the endpoints of a choice one after another, until one can be connected to.
 ///
@@ -38,9 +38,9 @@ pub type Chosen<'a> = (usize, &'a Arc<Endpoint>);
 ///
 /// As that of `attempt`.
 pub async fn reach<T>(
-    (upstream, _): To<'_>,
-    mut choice: Choice<'_>,
-    attempt: impl AsyncFn(Chosen<'_>) -> Result<T, ConnectError>,
+    (upstream, _): ConnectTarget<'_>,
+    mut choice: Candidates<'_>,
+    attempt: impl AsyncFn(ChosenEndpoint<'_>) -> Result<T, ConnectError>,
 ) -> Result<T, Option<ConnectError>> {
     let mut failed: Option<ConnectError> = None;
     // With one shortage of our own among the failures, they do not show that the tier is down.
@@ -78,8 +78,8 @@ pub async fn reach<T>(
 ///
 /// As that of `connecting`; nothing is noted then.
 pub async fn try_one<T>(
-    to: To<'_>,
-    chosen: Chosen<'_>,
+    to: ConnectTarget<'_>,
+    chosen: ChosenEndpoint<'_>,
     connecting: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
     let ((upstream, counters), (_, endpoint)) = (to, chosen);
@@ -99,8 +99,8 @@ pub async fn try_one<T>(
             }
             let trouble = match error.reason {
                 reason if reason.is_shortage() => None,
-                Reason::UpstreamTls => Some(Trouble::Tls),
-                _ => Some(Trouble::Connect),
+                Reason::UpstreamTls => Some(FailureKind::Tls),
+                _ => Some(FailureKind::Connect),
             };
             if let Some(trouble) = trouble {
                 met(trouble, to, chosen);
@@ -120,10 +120,10 @@ pub async fn try_one<T>(
 ///
 /// Dropping the future leaves the queue.
 pub async fn reserve(
-    (upstream, counters): To<'_>,
+    (upstream, counters): ConnectTarget<'_>,
     account: impl FnOnce(&Arc<Quota>) -> Rc<Account>,
 ) -> Result<Use, Reason> {
-    let Limits { connections, queue_timeout, .. } = upstream.limits;
+    let UpstreamLimits { connections, queue_timeout, .. } = upstream.limits;
     let account = account(&upstream.memory.connections);
     let mut taken = account.take(connections);
     if taken.as_ref().is_err_and(|error| *error == QuotaError::Full) && !queue_timeout.is_zero() {
@@ -147,10 +147,10 @@ pub async fn reserve(
 ///
 /// Dropping the future leaves the line.
 pub async fn wait(
-    to: To<'_>,
-    chosen: Chosen<'_>,
-    place: Receiver<Lot>,
-) -> Result<Lot, ConnectError> {
+    to: ConnectTarget<'_>,
+    chosen: ChosenEndpoint<'_>,
+    place: Receiver<Granted>,
+) -> Result<Granted, ConnectError> {
     let ((upstream, counters), (_, endpoint)) = (to, chosen);
     let patience = upstream.limits.connect;
     counters.waits.inc();
@@ -173,11 +173,15 @@ pub async fn wait(
 }
 
 /// Counts trouble, and leaves the endpoint out if there is too much of it.
-pub fn met(trouble: Trouble, (upstream, counters): To<'_>, (index, endpoint): Chosen<'_>) {
+pub fn met(
+    trouble: FailureKind,
+    (upstream, counters): ConnectTarget<'_>,
+    (index, endpoint): ChosenEndpoint<'_>,
+) {
     let health = &endpoint.health;
     health.hurry();
     let eject = &upstream.policy.eject;
-    let counts = trouble == Trouble::Status || eject.on.contains(&trouble);
+    let counts = trouble == FailureKind::Status || eject.on.contains(&trouble);
     if !counts || !health.circuit.count(eject) || !upstream.can_spare(index) {
         return;
     }

@@ -2,7 +2,7 @@
 //! large, makes more than so many.
 //!
 //! The first `most` routes, listeners, upstreams, certificates and egress rules of a configuration have series
-//! under their names; what comes after is counted together under [`OTHER`], and a gauge says how
+//! under their names; what comes after is counted together under [`OTHER_LABEL`], and a gauge says how
 //! many that are. Equal configurations get equal series, whatever was served before.
 
 use std::collections::HashSet;
@@ -10,31 +10,31 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::egress::NO_RULE;
-use super::lease::Series;
+use super::series_guard::SeriesKind;
 use super::socketio::SocketIoMetrics;
 use super::{
-    LazyRouteMetrics, ListenerMetrics, Metrics, RouteMetrics, RuleMetrics, TcpMetrics,
+    LazyRouteMetrics, ListenerMetrics, Metrics, PassthroughMetrics, RouteMetrics, RuleMetrics,
     UpstreamMetrics,
 };
 
 /// The name of what has none of its own.
-pub const OTHER: &str = "other";
+pub const OTHER_LABEL: &str = "other";
 
-/// What can be over the limit, in the order of [`Allotment::over`].
+/// What can be over the limit, in the order of [`LabelLimits::over`].
 pub const KINDS: [&str; 5] = ["route", "listener", "upstream", "rule", "certificate"];
 
 /// The names of one configuration.
-pub struct Allotment {
+pub struct LabelLimits {
     metrics: Arc<Metrics>,
     most: usize,
     other: Arc<str>,
-    names: Mutex<Names>,
+    names: Mutex<LabelNames>,
 }
 
 #[derive(Default)]
-struct Names {
+struct LabelNames {
     /// With series of their own.
-    own: [HashSet<Series>; 4],
+    own: [HashSet<SeriesKind>; 4],
     /// Without: hashes of them, to be counted. There may be thousands.
     over: [HashSet<u64>; 4],
     hasher: RandomState,
@@ -42,9 +42,14 @@ struct Names {
     tcp_is_over: bool,
 }
 
-impl Allotment {
+impl LabelLimits {
     pub(super) fn new(metrics: &Arc<Metrics>, most: usize) -> Self {
-        Self { metrics: Arc::clone(metrics), most, other: OTHER.into(), names: Mutex::default() }
+        Self {
+            metrics: Arc::clone(metrics),
+            most,
+            other: OTHER_LABEL.into(),
+            names: Mutex::default(),
+        }
     }
 
     /// Handles of a route.
@@ -56,7 +61,7 @@ impl Allotment {
     /// Decides now which series a route has, and makes them when the result is asked for them.
     #[must_use]
     pub fn begin(&self, profile: &Arc<str>, route: &Arc<str>) -> LazyRouteMetrics {
-        let own = self.admits(0, Series::Route(profile.to_string(), route.to_string()));
+        let own = self.admits(0, SeriesKind::Route(profile.to_string(), route.to_string()));
         let (profile, route) = if own { (profile, route) } else { (&self.other, &self.other) };
         LazyRouteMetrics {
             made: OnceLock::new(),
@@ -69,9 +74,9 @@ impl Allotment {
 
     /// Handles of a route of what is passed through.
     #[must_use]
-    pub fn tcp(&self, profile: &str, route: &str) -> TcpMetrics {
-        let own = self.admits(0, Series::Tcp(profile.to_owned(), route.to_owned()));
-        let (profile, route) = if own { (profile, route) } else { (OTHER, OTHER) };
+    pub fn tcp(&self, profile: &str, route: &str) -> PassthroughMetrics {
+        let own = self.admits(0, SeriesKind::Tcp(profile.to_owned(), route.to_owned()));
+        let (profile, route) = if own { (profile, route) } else { (OTHER_LABEL, OTHER_LABEL) };
         self.metrics.tcp(profile, route)
     }
 
@@ -90,8 +95,8 @@ impl Allotment {
     }
 
     fn listener_names<'a>(&self, profile: &'a str, listener: &'a str) -> (&'a str, &'a str) {
-        let own = self.admits(1, Series::Listener(profile.to_owned(), listener.to_owned()));
-        if own { (profile, listener) } else { (OTHER, OTHER) }
+        let own = self.admits(1, SeriesKind::Listener(profile.to_owned(), listener.to_owned()));
+        if own { (profile, listener) } else { (OTHER_LABEL, OTHER_LABEL) }
     }
 
     /// Handles of an upstream.
@@ -115,19 +120,19 @@ impl Allotment {
     /// What an upstream is called in labels.
     #[must_use]
     pub fn upstream_name<'a>(&self, name: &'a str) -> &'a str {
-        if self.admits(2, Series::Upstream(name.to_owned())) { name } else { OTHER }
+        if self.admits(2, SeriesKind::Upstream(name.to_owned())) { name } else { OTHER_LABEL }
     }
 
     /// Handles of a rule of the forward proxy; `reasons` as in [`super::EgressMetrics::rule`].
     #[must_use]
     pub fn rule(&self, name: &str, reasons: usize) -> RuleMetrics {
-        let own = name == NO_RULE || self.admits(3, Series::Rule(name.to_owned()));
-        self.metrics.egress.rule(if own { name } else { OTHER }, reasons)
+        let own = name == NO_RULE || self.admits(3, SeriesKind::Rule(name.to_owned()));
+        self.metrics.egress.rule(if own { name } else { OTHER_LABEL }, reasons)
     }
 
-    fn admits(&self, kind: usize, series: Series) -> bool {
+    fn admits(&self, kind: usize, series: SeriesKind) -> bool {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let Names { own, over, hasher, tcp_is_over } = &mut *names;
+        let LabelNames { own, over, hasher, tcp_is_over } = &mut *names;
         let (own, over) = (&mut own[kind], &mut over[kind]);
         if own.contains(&series) {
             return true;
@@ -136,7 +141,7 @@ impl Allotment {
             return own.insert(series);
         }
         over.insert(hasher.hash_one(&series));
-        *tcp_is_over |= matches!(series, Series::Tcp(..));
+        *tcp_is_over |= matches!(series, SeriesKind::Tcp(..));
         false
     }
 
@@ -153,15 +158,15 @@ impl Allotment {
     }
 
     /// All series in use.
-    pub(super) fn series(&self) -> HashSet<Series> {
+    pub(super) fn series(&self) -> HashSet<SeriesKind> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: HashSet<_> = names.own.iter().flatten().cloned().collect();
-        let other = || OTHER.to_owned();
+        let other = || OTHER_LABEL.to_owned();
         let others = [
-            Series::Route(other(), other()),
-            Series::Listener(other(), other()),
-            Series::Upstream(other()),
-            Series::Rule(other()),
+            SeriesKind::Route(other(), other()),
+            SeriesKind::Listener(other(), other()),
+            SeriesKind::Upstream(other()),
+            SeriesKind::Rule(other()),
         ];
         for (over, series) in names.over.iter().zip(others) {
             if !over.is_empty() {
@@ -169,9 +174,9 @@ impl Allotment {
             }
         }
         if names.tcp_is_over {
-            all.insert(Series::Tcp(other(), other()));
+            all.insert(SeriesKind::Tcp(other(), other()));
         }
-        all.insert(Series::Rule(NO_RULE.to_owned()));
+        all.insert(SeriesKind::Rule(NO_RULE.to_owned()));
         all
     }
 }
@@ -179,10 +184,10 @@ impl Allotment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::exposition::Format;
+    use crate::telemetry::exposition::ExpositionFormat;
 
     fn rendered(metrics: &Metrics) -> String {
-        String::from_utf8(metrics.render(Format::Text)).unwrap()
+        String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap()
     }
 
     #[test]

@@ -13,28 +13,28 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
-use super::pool::{Connection, Ends, is_quiet};
+use super::pool::{ConnAddrs, PooledConn, is_quiet};
 
 /// Lines of one worker, by [`super::Endpoint::identity`]; made when there is a first connection.
 #[derive(Default)]
-pub(super) struct Turns {
-    lines: RefCell<BTreeMap<u64, Rc<Line>>>,
+pub(super) struct ConnectQueues {
+    lines: RefCell<BTreeMap<u64, Rc<EndpointQueue>>>,
 }
 
 /// The line before one endpoint.
 #[derive(Default)]
-struct Line {
+struct EndpointQueue {
     /// Connections in the making.
     making: Cell<usize>,
     /// Those with a session, and behind them all others.
-    waiting: [RefCell<VecDeque<Waiting>>; 2],
+    waiting: [RefCell<VecDeque<QueuedRequest>>; 2],
 }
 
 /// Who waits, and what for.
 #[derive(Clone, Copy)]
-pub struct Claim {
+pub struct Waiter {
     /// What a connection has to be announced for, if it is.
-    pub ends: Option<Ends>,
+    pub ends: Option<ConnAddrs>,
     /// It takes no kept connection.
     pub fresh: bool,
     /// It is of a session, whose client gives it up if it hears nothing for a few seconds. So it goes
@@ -42,53 +42,53 @@ pub struct Claim {
     pub has_session: bool,
 }
 
-struct Waiting {
-    claim: Claim,
-    lot: Sender<Lot>,
+struct QueuedRequest {
+    claim: Waiter,
+    lot: Sender<Granted>,
 }
 
 /// What comes of waiting.
-pub enum Lot {
+pub enum Granted {
     /// The turn to connect.
-    Turn(Turn),
+    Turn(ConnectPermit),
     /// A connection that another request is done with.
-    Kept(Connection),
+    Kept(PooledConn),
 }
 
 /// The right to make one connection; the next in line has it when this is dropped.
-pub struct Turn {
-    line: Rc<Line>,
+pub struct ConnectPermit {
+    line: Rc<EndpointQueue>,
 }
 
-impl Turns {
+impl ConnectQueues {
     /// The turn to connect, unless `most` connections are in the making.
-    pub(super) fn take(&self, identity: u64, most: usize) -> Option<Turn> {
+    pub(super) fn take(&self, identity: u64, most: usize) -> Option<ConnectPermit> {
         let line = self.line(identity);
-        (line.making.get() < most).then(|| Turn::of(&line))
+        (line.making.get() < most).then(|| ConnectPermit::of(&line))
     }
 
     /// A place in line. It is kept for as long as the receiver is.
-    pub(super) fn wait(&self, identity: u64, claim: Claim) -> Receiver<Lot> {
+    pub(super) fn wait(&self, identity: u64, claim: Waiter) -> Receiver<Granted> {
         let (lot, place) = channel();
         let [sessions, others] = &self.line(identity).waiting;
         let waiting = if claim.has_session { sessions } else { others };
         let mut waiting = waiting.borrow_mut();
         // Those who left before their turn came, or who would only be looked at when it comes.
         while waiting.pop_front_if(|first| first.lot.is_closed()).is_some() {}
-        waiting.push_back(Waiting { claim, lot });
+        waiting.push_back(QueuedRequest { claim, lot });
         place
     }
 
-    fn line(&self, identity: u64) -> Rc<Line> {
+    fn line(&self, identity: u64) -> Rc<EndpointQueue> {
         Rc::clone(self.lines.borrow_mut().entry(identity).or_default())
     }
 
     /// Gives a connection to the first in line who can use it, or gives it back.
-    pub(super) fn give(&self, identity: u64, mut connection: Connection) -> Option<Connection> {
+    pub(super) fn give(&self, identity: u64, mut connection: PooledConn) -> Option<PooledConn> {
         let lines = self.lines.borrow();
         let Some(line) = lines.get(&identity) else { return Some(connection) };
         let ends = connection.ends.as_deref();
-        let fits = |Waiting { claim, lot }: &Waiting| {
+        let fits = |QueuedRequest { claim, lot }: &QueuedRequest| {
             !claim.fresh && claim.ends.as_ref() == ends && !lot.is_closed()
         };
         let next = line.waiting.iter().find_map(|waiting| {
@@ -102,7 +102,7 @@ impl Turns {
         connection.reused = true;
         if let Some(next) = waiting.borrow_mut().remove(index) {
             // It has just been looked at: it waits.
-            let _ = next.lot.send(Lot::Kept(connection));
+            let _ = next.lot.send(Granted::Kept(connection));
         }
         None
     }
@@ -114,14 +114,14 @@ impl Turns {
     }
 }
 
-impl Turn {
-    fn of(line: &Rc<Line>) -> Self {
+impl ConnectPermit {
+    fn of(line: &Rc<EndpointQueue>) -> Self {
         line.making.set(line.making.get() + 1);
         Self { line: Rc::clone(line) }
     }
 }
 
-impl Drop for Turn {
+impl Drop for ConnectPermit {
     fn drop(&mut self) {
         self.line.making.set(self.line.making.get() - 1);
         // Those who have left the line are passed over.
@@ -130,7 +130,7 @@ impl Drop for Turn {
             std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.lot.is_closed())
         });
         if let Some(next) = next {
-            let _ = next.lot.send(Lot::Turn(Self::of(&self.line)));
+            let _ = next.lot.send(Granted::Turn(Self::of(&self.line)));
         }
     }
 }
@@ -141,32 +141,32 @@ mod tests {
     use crate::upstream::Stream;
 
     const HERE: u64 = 7;
-    const NEW: Claim = Claim { ends: None, fresh: false, has_session: false };
+    const NEW: Waiter = Waiter { ends: None, fresh: false, has_session: false };
 
-    fn taken(turns: &Turns, most: usize) -> Turn {
+    fn taken(turns: &ConnectQueues, most: usize) -> ConnectPermit {
         turns.take(HERE, most).unwrap()
     }
 
-    fn waits(turns: &Turns) -> Receiver<Lot> {
+    fn waits(turns: &ConnectQueues) -> Receiver<Granted> {
         turns.wait(HERE, NEW)
     }
 
-    fn connection() -> (Connection, tokio::io::DuplexStream) {
+    fn connection() -> (PooledConn, tokio::io::DuplexStream) {
         let (stream, other) = tokio::io::duplex(16);
         let stream = Stream::Within(stream);
-        (Connection { stream, reused: false, seat: None, ends: None }, other)
+        (PooledConn { stream, reused: false, seat: None, ends: None }, other)
     }
 
-    fn turn(place: &mut Receiver<Lot>) -> Option<Turn> {
+    fn turn(place: &mut Receiver<Granted>) -> Option<ConnectPermit> {
         match place.try_recv() {
-            Ok(Lot::Turn(turn)) => Some(turn),
+            Ok(Granted::Turn(turn)) => Some(turn),
             _ => None,
         }
     }
 
     #[test]
     fn so_many_are_made_at_once_and_who_came_first_is_next() {
-        let turns = Turns::default();
+        let turns = ConnectQueues::default();
         let (first, second) = (taken(&turns, 2), taken(&turns, 2));
         assert!(turns.take(HERE, 2).is_none());
         let (mut third, mut fourth) = (waits(&turns), waits(&turns));
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn who_has_left_is_passed_over_even_if_it_was_its_turn() {
-        let turns = Turns::default();
+        let turns = ConnectQueues::default();
         let first = taken(&turns, 1);
         let (left, late, mut third) = (waits(&turns), waits(&turns), waits(&turns));
         drop(left);
@@ -195,18 +195,18 @@ mod tests {
 
     #[test]
     fn a_connection_goes_to_the_first_who_can_use_it() {
-        let turns = Turns::default();
+        let turns = ConnectQueues::default();
         let (one, _other) = connection();
         let one = turns.give(HERE, one).expect("nobody waits");
         let _first = taken(&turns, 1);
-        let mut fresh = turns.wait(HERE, Claim { fresh: true, ..NEW });
+        let mut fresh = turns.wait(HERE, Waiter { fresh: true, ..NEW });
         let ends = "192.0.2.1:1".parse().unwrap();
-        let ends = Ends { source: ends, destination: ends };
-        let mut announced = turns.wait(HERE, Claim { ends: Some(ends), ..NEW });
+        let ends = ConnAddrs { source: ends, destination: ends };
+        let mut announced = turns.wait(HERE, Waiter { ends: Some(ends), ..NEW });
         let one = turns.give(HERE, one).expect("nobody who waits can use it");
         let (mut second, mut third) = (waits(&turns), waits(&turns));
         assert!(turns.give(HERE, one).is_none());
-        assert!(matches!(second.try_recv(), Ok(Lot::Kept(Connection { reused: true, .. }))));
+        assert!(matches!(second.try_recv(), Ok(Granted::Kept(PooledConn { reused: true, .. }))));
         let (closed, _) = connection();
         assert!(turns.give(HERE, closed).is_some(), "it is of no use any more");
         for place in [&mut fresh, &mut announced, &mut third] {
@@ -216,16 +216,16 @@ mod tests {
 
     #[test]
     fn who_has_a_session_goes_first() {
-        let turns = Turns::default();
+        let turns = ConnectQueues::default();
         let first = taken(&turns, 1);
         let mut newcomer = waits(&turns);
         let [mut one, mut other] =
-            [(); 2].map(|()| turns.wait(HERE, Claim { has_session: true, ..NEW }));
+            [(); 2].map(|()| turns.wait(HERE, Waiter { has_session: true, ..NEW }));
         drop(first);
         let second = turn(&mut one).unwrap();
         let (connection, _other) = connection();
         assert!(turns.give(HERE, connection).is_none());
-        assert!(matches!(other.try_recv(), Ok(Lot::Kept(_))));
+        assert!(matches!(other.try_recv(), Ok(Granted::Kept(_))));
         drop(second);
         assert!(turn(&mut newcomer).is_some());
     }

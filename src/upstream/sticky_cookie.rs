@@ -17,24 +17,24 @@ use crate::base64;
 use crate::message::RequestHead;
 use crate::message::field::{KnownField, cookies};
 
-const SEAT: usize = 16;
-const TIME: usize = 4;
-const MAC: usize = 16;
-const LENGTH: usize = SEAT + TIME + MAC;
+const SEAT_LEN: usize = 16;
+const TIME_LEN: usize = 4;
+const MAC_LEN: usize = 16;
+const COOKIE_LEN: usize = SEAT_LEN + TIME_LEN + MAC_LEN;
 
 /// As text: without padding.
-const TEXT: usize = LENGTH / 3 * 4;
+const TEXT_LEN: usize = COOKIE_LEN / 3 * 4;
 
 /// Minutes for which a cookie counts, and after which it is renewed.
-const COUNTS: u32 = 24 * 60;
-const RENEWED: u32 = 12 * 60;
+const VALID_MINUTES: u32 = 24 * 60;
+const RENEW_MINUTES: u32 = 12 * 60;
 
 /// Minutes that the clock of the gateway that made it may be ahead.
-const AHEAD: u32 = 60;
+const MAX_AHEAD_MINUTES: u32 = 60;
 
 /// The cookie of an upstream.
 #[derive(Debug)]
-pub struct SeatCookie {
+pub struct StickyCookie {
     name: String,
     /// One for each secret; the first signs.
     signers: Vec<Signer>,
@@ -43,7 +43,7 @@ pub struct SeatCookie {
 struct Signer {
     key: Key,
     /// By the index of the endpoint.
-    seats: Vec<[u8; SEAT]>,
+    seats: Vec<[u8; SEAT_LEN]>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -54,14 +54,14 @@ impl std::fmt::Debug for Signer {
 
 /// What a client's cookie says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Seat {
+pub struct StickyTarget {
     /// Index of the endpoint.
     pub index: usize,
     /// It is to be renewed.
     pub stale: bool,
 }
 
-impl SeatCookie {
+impl StickyCookie {
     /// For an upstream with these endpoints, by their labels; `keys` are those of the secrets.
     pub fn new(
         name: &str,
@@ -73,7 +73,7 @@ impl SeatCookie {
             let key = Key::new(HMAC_SHA256, &bytes);
             let seat = |label: &str| {
                 let whole = sign(&key, format!("seat\0{upstream}\0{label}").as_bytes());
-                let mut seat = [0; SEAT];
+                let mut seat = [0; SEAT_LEN];
                 seat.iter_mut().zip(whole.as_ref()).for_each(|(to, from)| *to = *from);
                 seat
             };
@@ -91,35 +91,35 @@ impl SeatCookie {
 
     /// The seat that a request's cookie says, if it is one of ours and counts.
     #[must_use]
-    pub fn of(&self, head: &RequestHead) -> Option<Seat> {
+    pub fn of(&self, head: &RequestHead) -> Option<StickyTarget> {
         self.at(head, minutes())
     }
 
-    fn at(&self, head: &RequestHead, now: u32) -> Option<Seat> {
+    fn at(&self, head: &RequestHead, now: u32) -> Option<StickyTarget> {
         let fields = head.fields.all(KnownField::Cookie).flat_map(cookies);
         let mut ours = fields.filter(|(name, _)| *name == self.name.as_bytes());
         // There may be one of another path; more is nobody's mistake.
         ours.by_ref().take(2).find_map(|(_, value)| self.read(value, now))
     }
 
-    fn read(&self, value: &[u8], now: u32) -> Option<Seat> {
-        if value.len() != TEXT {
+    fn read(&self, value: &[u8], now: u32) -> Option<StickyTarget> {
+        if value.len() != TEXT_LEN {
             return None;
         }
         let bytes = base64::decode(value)?;
-        let (signed, mac) = bytes.split_at_checked(SEAT + TIME)?;
-        let (seat, time) = signed.split_at_checked(SEAT)?;
+        let (signed, mac) = bytes.split_at_checked(SEAT_LEN + TIME_LEN)?;
+        let (seat, time) = signed.split_at_checked(SEAT_LEN)?;
         let made = u32::from_be_bytes(time.try_into().ok()?);
         for (number, signer) in self.signers.iter().enumerate() {
             if verify_slices_are_equal(signer.mac(signed).as_slice(), mac).is_err() {
                 continue;
             }
             let age = now.saturating_sub(made);
-            if age > COUNTS || made > now.saturating_add(AHEAD) {
+            if age > VALID_MINUTES || made > now.saturating_add(MAX_AHEAD_MINUTES) {
                 return None;
             }
             let index = signer.seats.iter().position(|known| known == seat)?;
-            return Some(Seat { index, stale: number > 0 || age > RENEWED });
+            return Some(StickyTarget { index, stale: number > 0 || age > RENEW_MINUTES });
         }
         None
     }
@@ -144,8 +144,8 @@ impl SeatCookie {
 }
 
 impl Signer {
-    fn mac(&self, signed: &[u8]) -> [u8; MAC] {
-        let mut mac = [0; MAC];
+    fn mac(&self, signed: &[u8]) -> [u8; MAC_LEN] {
+        let mut mac = [0; MAC_LEN];
         // What begins with a seat cannot be read as what a seat is made of: that is hashed text.
         let whole = sign(&self.key, &[b"mac\0", signed].concat());
         mac.iter_mut().zip(whole.as_ref()).for_each(|(to, from)| *to = *from);
@@ -166,9 +166,9 @@ mod tests {
     const NOW: u32 = 29_000_000;
     const LABELS: [&str; 2] = ["10.0.0.5:8444", "10.0.0.6:8444"];
 
-    fn cookie(keys: &[u8]) -> SeatCookie {
+    fn cookie(keys: &[u8]) -> StickyCookie {
         let keys = keys.iter().map(|byte| [*byte; 32]);
-        SeatCookie::new("__Host-seat", keys, "chat", &LABELS)
+        StickyCookie::new("__Host-seat", keys, "chat", &LABELS)
     }
 
     #[test]
@@ -176,8 +176,11 @@ mod tests {
         let (one, other) = (cookie(&[1]), cookie(&[1]));
         for index in [0, 1] {
             let value = one.value(index, NOW).unwrap();
-            assert_eq!(value.len(), TEXT);
-            assert_eq!(other.read(value.as_bytes(), NOW), Some(Seat { index, stale: false }));
+            assert_eq!(value.len(), TEXT_LEN);
+            assert_eq!(
+                other.read(value.as_bytes(), NOW),
+                Some(StickyTarget { index, stale: false })
+            );
             assert!(
                 !value.contains("10.0")
                     && !base64::decode(value.as_bytes())
@@ -196,11 +199,11 @@ mod tests {
         let cookie = cookie(&[1]);
         let value = cookie.value(0, NOW).unwrap();
         let at = |now| cookie.read(value.as_bytes(), now).map(|seat| seat.stale);
-        assert_eq!(at(NOW + RENEWED), Some(false));
-        assert_eq!(at(NOW + RENEWED + 1), Some(true));
-        assert_eq!(at(NOW + COUNTS + 1), None);
-        assert_eq!(at(NOW - AHEAD), Some(false));
-        assert_eq!(at(NOW - AHEAD - 1), None, "made in the future");
+        assert_eq!(at(NOW + RENEW_MINUTES), Some(false));
+        assert_eq!(at(NOW + RENEW_MINUTES + 1), Some(true));
+        assert_eq!(at(NOW + VALID_MINUTES + 1), None);
+        assert_eq!(at(NOW - MAX_AHEAD_MINUTES), Some(false));
+        assert_eq!(at(NOW - MAX_AHEAD_MINUTES - 1), None, "made in the future");
     }
 
     #[test]
@@ -208,17 +211,20 @@ mod tests {
         let value = cookie(&[1]).value(0, NOW).unwrap();
         assert_eq!(cookie(&[2]).read(value.as_bytes(), NOW), None, "another secret");
         let rotated = cookie(&[2, 1]);
-        assert_eq!(rotated.read(value.as_bytes(), NOW), Some(Seat { index: 0, stale: true }));
+        assert_eq!(
+            rotated.read(value.as_bytes(), NOW),
+            Some(StickyTarget { index: 0, stale: true })
+        );
         let keys = || [[1; 32]].into_iter();
-        let files = SeatCookie::new("__Host-seat", keys(), "files", &LABELS);
+        let files = StickyCookie::new("__Host-seat", keys(), "files", &LABELS);
         assert_eq!(files.read(value.as_bytes(), NOW), None, "of another upstream");
-        let moved = SeatCookie::new("__Host-seat", keys(), "chat", &[LABELS[1], LABELS[0]]);
+        let moved = StickyCookie::new("__Host-seat", keys(), "chat", &[LABELS[1], LABELS[0]]);
         assert_eq!(
             moved.read(value.as_bytes(), NOW).unwrap().index,
             1,
             "order makes no difference"
         );
-        for index in 0..TEXT {
+        for index in 0..TEXT_LEN {
             let mut bent = value.clone().into_bytes();
             bent[index] = if bent[index] == b'A' { b'B' } else { b'A' };
             assert_eq!(cookie(&[1]).read(&bent, NOW), None, "character {index}");

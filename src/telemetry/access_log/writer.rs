@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::config::{LogTarget, Rotation};
 
-use super::sink::Sink;
-use super::{Counts, Pipe};
+use super::sink::LogSink;
+use super::{LineCounts, LogQueue};
 
 /// Buffers that may wait for the writer.
-const QUEUE: usize = 64;
+const MAX_QUEUED_BATCHES: usize = 64;
 
 /// Lines on their way.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct LineBatch {
     pub(super) bytes: Vec<u8>,
     pub(super) lines: u64,
 }
@@ -25,39 +25,39 @@ pub(super) struct Batch {
 /// What the writer takes up before it writes again.
 #[derive(Default)]
 #[expect(clippy::option_option, reason = "no word about it, and never, are two things")]
-pub(super) struct Order {
+pub(super) struct WriterCommand {
     /// A file to go on in.
     pub(super) file: Option<File>,
     /// How to rotate.
     rotation: Option<Option<Rotation>>,
 }
 
-pub(super) type Orders = Arc<Mutex<Order>>;
+pub(super) type WriterCommands = Arc<Mutex<WriterCommand>>;
 
 /// An open log: a thread that writes. It ends when nobody can hand it anything any more.
-pub struct Outlet {
-    pipe: Arc<SyncSender<Batch>>,
+pub struct LogWriter {
+    pipe: Arc<SyncSender<LineBatch>>,
     waiting: Arc<AtomicU64>,
-    orders: Orders,
+    orders: WriterCommands,
     done: Receiver<()>,
 }
 
-impl Outlet {
+impl LogWriter {
     /// `None` if there is to be no log.
-    pub(super) fn open(target: &LogTarget, counts: Counts) -> io::Result<Option<Self>> {
+    pub(super) fn open(target: &LogTarget, counts: LineCounts) -> io::Result<Option<Self>> {
         let sink = match target {
             LogTarget::Off => return Ok(None),
-            LogTarget::Stdout => Sink::stdout()?,
-            LogTarget::File { path, rotation } => Sink::open(path, *rotation)?,
+            LogTarget::Stdout => LogSink::stdout()?,
+            LogTarget::File { path, rotation } => LogSink::open(path, *rotation)?,
         };
         Self::start(sink, counts).map(Some)
     }
 
-    fn start(sink: Sink, counts: Counts) -> io::Result<Self> {
-        let (sender, batches) = sync_channel(QUEUE);
+    fn start(sink: LogSink, counts: LineCounts) -> io::Result<Self> {
+        let (sender, batches) = sync_channel(MAX_QUEUED_BATCHES);
         let (ending, done) = channel();
-        let (waiting, orders) = (Arc::<AtomicU64>::default(), Orders::default());
-        let writer = Writer {
+        let (waiting, orders) = (Arc::<AtomicU64>::default(), WriterCommands::default());
+        let writer = WriterThread {
             sink,
             counts,
             waiting: Arc::clone(&waiting),
@@ -70,12 +70,12 @@ impl Outlet {
         Ok(Self { pipe: Arc::new(sender), waiting, orders, done })
     }
 
-    pub(super) fn pipe(&self) -> Pipe {
-        Pipe { sender: SyncSender::clone(&self.pipe), waiting: Arc::clone(&self.waiting) }
+    pub(super) fn pipe(&self) -> LogQueue {
+        LogQueue { sender: SyncSender::clone(&self.pipe), waiting: Arc::clone(&self.waiting) }
     }
 
     /// For telling it something; weak, so that it does not keep the writer waiting for more.
-    pub(super) fn ways(&self) -> (Orders, Weak<SyncSender<Batch>>) {
+    pub(super) fn ways(&self) -> (WriterCommands, Weak<SyncSender<LineBatch>>) {
         (Arc::clone(&self.orders), Arc::downgrade(&self.pipe))
     }
 
@@ -84,18 +84,18 @@ impl Outlet {
     }
 
     /// Hands it nothing more.
-    pub(super) fn retire(self) -> Retired {
-        Retired { waiting: self.waiting, done: self.done }
+    pub(super) fn retire(self) -> RetiredWriter {
+        RetiredWriter { waiting: self.waiting, done: self.done }
     }
 }
 
 /// A log that only writes what it was handed.
-pub(super) struct Retired {
+pub(super) struct RetiredWriter {
     waiting: Arc<AtomicU64>,
     done: Receiver<()>,
 }
 
-impl Retired {
+impl RetiredWriter {
     pub(super) fn is_finished(&self) -> bool {
         self.done.recv_timeout(Duration::ZERO) == Err(RecvTimeoutError::Disconnected)
     }
@@ -109,18 +109,18 @@ impl Retired {
     }
 }
 
-struct Writer {
-    sink: Sink,
-    counts: Counts,
+struct WriterThread {
+    sink: LogSink,
+    counts: LineCounts,
     waiting: Arc<AtomicU64>,
-    orders: Orders,
+    orders: WriterCommands,
     /// It cannot be written: lines lost so far, and since when.
     lost: Option<(u64, Instant)>,
 }
 
-impl Writer {
+impl WriterThread {
     /// `_ending` is dropped at the end, which is how that is noticed.
-    fn run(mut self, batches: &Receiver<Batch>, _ending: Sender<()>) {
+    fn run(mut self, batches: &Receiver<LineBatch>, _ending: Sender<()>) {
         while let Ok(batch) = batches.recv() {
             self.obey();
             if batch.lines == 0 {
@@ -146,7 +146,7 @@ impl Writer {
 
     fn obey(&mut self) {
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        let Order { file, rotation } = std::mem::take(&mut *orders);
+        let WriterCommand { file, rotation } = std::mem::take(&mut *orders);
         drop(orders);
         if let Some(rotation) = rotation {
             self.sink.rotate_by(rotation);

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Of one route, by the index of the reason in the list given to [`super::Metrics::new`].
 #[derive(Debug)]
-pub struct RouteRefusals {
+pub struct RouteRejections {
     reasons: usize,
     counts: OnceLock<Box<[AtomicU64]>>,
 }
 
 /// How often a route refused for a reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refused {
+pub struct RejectionTotal {
     /// Its profile.
     pub profile: String,
     /// Its name.
@@ -29,9 +29,9 @@ pub struct Refused {
 
 /// By profile and route.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<BTreeMap<(String, String), Arc<RouteRefusals>>>);
+pub(super) struct RejectionFamilies(Mutex<BTreeMap<(String, String), Arc<RouteRejections>>>);
 
-impl RouteRefusals {
+impl RouteRejections {
     /// Counts one.
     pub fn count(&self, reason: usize) {
         let none = || (0..self.reasons).map(|_| AtomicU64::new(0)).collect();
@@ -41,9 +41,14 @@ impl RouteRefusals {
     }
 }
 
-impl Refusals {
-    pub(super) fn handles(&self, profile: &str, route: &str, reasons: usize) -> Arc<RouteRefusals> {
-        let new = || Arc::new(RouteRefusals { reasons, counts: OnceLock::new() });
+impl RejectionFamilies {
+    pub(super) fn handles(
+        &self,
+        profile: &str,
+        route: &str,
+        reasons: usize,
+    ) -> Arc<RouteRejections> {
+        let new = || Arc::new(RouteRejections { reasons, counts: OnceLock::new() });
         let key = (profile.to_owned(), route.to_owned());
         Arc::clone(self.lock().entry(key).or_insert_with(new))
     }
@@ -53,11 +58,11 @@ impl Refusals {
     }
 
     /// Those that are not 0.
-    pub(super) fn told(&self) -> Vec<Refused> {
+    pub(super) fn told(&self) -> Vec<RejectionTotal> {
         let routes = self.lock();
-        let of = |((profile, route), refusals): (&(String, String), &Arc<RouteRefusals>)| {
+        let of = |((profile, route), refusals): (&(String, String), &Arc<RouteRejections>)| {
             let counts = refusals.counts.get().map_or(&[][..], |counts| counts);
-            let told = counts.iter().enumerate().map(|(reason, count)| Refused {
+            let told = counts.iter().enumerate().map(|(reason, count)| RejectionTotal {
                 profile: profile.clone(),
                 route: route.clone(),
                 reason,
@@ -68,7 +73,7 @@ impl Refusals {
         routes.iter().flat_map(of).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Arc<RouteRefusals>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Arc<RouteRejections>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use crate::net::quota::Quota;
 
-use super::budget::Budget;
-use super::eject::{Eject, Gate};
-use super::health::{Duty, Health};
-use super::ring::Ring;
-use super::seat::{Seat, SeatCookie};
+use super::budget::RetryBudget;
+use super::eject::{CircuitState, EjectPolicy};
+use super::health::{AdminState, EndpointHealth};
+use super::ring::HashRing;
 use super::sessions::Sessions;
-use super::tier::{FailOver, Seen, Tiers};
+use super::sticky_cookie::{StickyCookie, StickyTarget};
+use super::tier::{FailOver, TierHealth, Tiers};
 use super::{Endpoint, Upstream};
 
 /// Most endpoints of an upstream: as many as a word has bits.
-pub const MOST: usize = 64;
+pub const MAX_ENDPOINTS: usize = 64;
 
 /// How endpoints of one tier share the work.
 #[derive(Debug)]
@@ -29,57 +29,57 @@ pub enum Balance {
     LeastConnections,
     /// By the client's address, the same one for as long as it is well. The two rings are of the
     /// primary endpoints and of the backups.
-    Hash([Ring; 2]),
+    Hash([HashRing; 2]),
 }
 
 /// What an endpoint is in its upstream.
 #[derive(Clone, Copy, Debug)]
-pub struct Rank {
+pub struct EndpointRole {
     /// It is used only if the primary ones are not.
     pub backup: bool,
     /// Its share.
     pub weight: u16,
     /// What the configuration says that it is there for.
-    pub duty: Duty,
+    pub duty: AdminState,
     /// Its number among all that its upstream ever had, for sessions.
     pub number: u16,
 }
 
 /// What is decided for an upstream as a whole.
 #[derive(Debug)]
-pub struct Policy {
+pub struct BalancePolicy {
     /// How endpoints share the work.
     pub balance: Balance,
     /// How long an endpoint that came up takes to get its whole share.
     pub slow_start: Duration,
     /// When endpoints are left out.
-    pub eject: Eject,
+    pub eject: EjectPolicy,
     /// When the backups are used; `None`: there are none.
     pub fail_over: Option<FailOver>,
     /// Socket.IO sessions stay on their endpoint.
     pub sticky: bool,
     /// The cookie that says where a client is, if there is one.
-    pub cookie: Option<SeatCookie>,
+    pub cookie: Option<StickyCookie>,
     /// Requests per second that may be sent to another endpoint.
     pub retries: u32,
 }
 
 /// What an upstream has learned, for as long as the program runs.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct UpstreamState {
     /// Which tier is used.
     pub tiers: Tiers,
     /// Which endpoint sessions are on.
     pub sessions: Sessions,
     /// Retries that may still be made.
-    pub budget: Budget,
+    pub budget: RetryBudget,
     /// Connections in use, of all workers.
     pub connections: Arc<Quota>,
     turn: AtomicU64,
 }
 
 /// Where a session is.
-pub enum Home<'a> {
+pub enum Affinity<'a> {
     /// On this endpoint.
     At(usize, &'a Arc<Endpoint>),
     /// On this endpoint, as its client's cookie says; another gateway opened it.
@@ -90,7 +90,7 @@ pub enum Home<'a> {
 
 /// Why an endpoint gets nothing new, while another would.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Left {
+pub enum Demotion {
     /// It is down by checks, in maintenance, or a primary one while the backups are used.
     Down,
     /// It is a backup, and the primary ones are used.
@@ -98,7 +98,7 @@ pub enum Left {
 }
 
 /// Endpoints of an upstream, one after the other.
-pub struct Choice<'a> {
+pub struct Candidates<'a> {
     upstream: &'a Upstream,
     tried: u64,
     backup: bool,
@@ -110,10 +110,10 @@ pub struct Choice<'a> {
 impl Upstream {
     /// Begins to choose; `key` is a hash of the client's address, `seat` what its cookie says: that
     /// endpoint comes first, as long as it may get new work.
-    pub fn choose(&self, key: impl FnOnce() -> u32, seat: Option<Seat>) -> Choice<'_> {
+    pub fn choose(&self, key: impl FnOnce() -> u32, seat: Option<StickyTarget>) -> Candidates<'_> {
         let key = if matches!(self.policy.balance, Balance::Hash(_)) { key() } else { 0 };
         let backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
-        Choice { upstream: self, tried: 0, backup, key, seat: seat.map(|seat| seat.index) }
+        Candidates { upstream: self, tried: 0, backup, key, seat: seat.map(|seat| seat.index) }
     }
 
     /// Whether endpoints are chosen by the client's address.
@@ -138,29 +138,29 @@ impl Upstream {
     /// The cookie of its clients, if it has one.
     #[must_use]
     pub fn seat_cookie(&self) -> Option<&str> {
-        self.policy.cookie.as_ref().map(SeatCookie::name)
+        self.policy.cookie.as_ref().map(StickyCookie::name)
     }
 
     /// The endpoint that a session is on, if it may go on there. `None`: nothing is known of it here,
     /// and its client has no cookie.
     #[must_use]
-    pub fn seat(&self, session: &[u8], cookie: Option<Seat>) -> Option<Home<'_>> {
+    pub fn seat(&self, session: &[u8], cookie: Option<StickyTarget>) -> Option<Affinity<'_>> {
         let usable = |index: usize| {
             let endpoint = self.endpoints.get(index)?;
-            let serves = endpoint.health.is_up() && self.duty(index) != Duty::Maintenance;
+            let serves = endpoint.health.is_up() && self.duty(index) != AdminState::Maintenance;
             serves.then_some((index, endpoint))
         };
         let home = match (self.memory.sessions.find(session), cookie) {
             (Some(number), _) => {
                 let index = self.ranks.iter().position(|rank| rank.number == number);
-                index.and_then(usable).map(|(index, endpoint)| Home::At(index, endpoint))
+                index.and_then(usable).map(|(index, endpoint)| Affinity::At(index, endpoint))
             }
             (None, Some(seat)) => {
-                usable(seat.index).map(|(index, endpoint)| Home::Told(index, endpoint))
+                usable(seat.index).map(|(index, endpoint)| Affinity::Told(index, endpoint))
             }
             (None, None) => return None,
         };
-        Some(home.unwrap_or(Home::Gone))
+        Some(home.unwrap_or(Affinity::Gone))
     }
 
     /// Whether one more request may be sent to another endpoint after it could not be sent to one.
@@ -171,22 +171,22 @@ impl Upstream {
 
     /// What an endpoint is there for, by configuration and command.
     #[must_use]
-    pub fn duty(&self, index: usize) -> Duty {
+    pub fn duty(&self, index: usize) -> AdminState {
         let (Some(endpoint), Some(rank)) = (self.endpoints.get(index), self.ranks.get(index))
         else {
-            return Duty::Maintenance;
+            return AdminState::Maintenance;
         };
         rank.duty.max(endpoint.health.duty())
     }
 
     /// Which tiers could be used.
     #[must_use]
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> TierHealth {
         let usable = |backup: bool| {
             let mut ranks = self.ranks.iter().enumerate();
             ranks.any(|(index, rank)| rank.backup == backup && self.is_usable(index))
         };
-        Seen { primary: usable(false), backup: usable(true) }
+        TierHealth { primary: usable(false), backup: usable(true) }
     }
 
     /// Whether a primary endpoint is up, as far as a balancer in front should rely on it: where
@@ -203,20 +203,20 @@ impl Upstream {
     /// Whether an endpoint may get new work, circuits aside.
     fn is_usable(&self, index: usize) -> bool {
         self.endpoints.get(index).is_some_and(|endpoint| endpoint.health.is_up())
-            && self.duty(index) == Duty::Up
+            && self.duty(index) == AdminState::Up
     }
 
     /// Whether an endpoint is not the one to use any more, and another is. Not if the operator drains
     /// it, which is to leave what it has, and not if nobody else could take its work.
     #[must_use]
-    pub fn left(&self, index: usize) -> Option<Left> {
+    pub fn left(&self, index: usize) -> Option<Demotion> {
         let rank = self.ranks.get(index)?;
         let on_backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
         let left = match (self.duty(index), rank.backup, on_backup) {
-            (Duty::Drain, ..) => return None,
-            (Duty::Maintenance, ..) | (Duty::Up, false, true) => Left::Down,
-            (Duty::Up, true, false) => Left::Returned,
-            _ if !self.health(index)?.is_up() => Left::Down,
+            (AdminState::Drain, ..) => return None,
+            (AdminState::Maintenance, ..) | (AdminState::Up, false, true) => Demotion::Down,
+            (AdminState::Up, true, false) => Demotion::Returned,
+            _ if !self.health(index)?.is_up() => Demotion::Down,
             _ => return None,
         };
         let mut others = self.ranks.iter().enumerate();
@@ -230,11 +230,11 @@ impl Upstream {
     #[must_use]
     pub fn posture(&self) -> (u64, u64, bool) {
         let bits = |is_so: &dyn Fn(usize) -> bool| {
-            let all = (0..self.endpoints.len().min(MOST)).filter(|index| is_so(*index));
+            let all = (0..self.endpoints.len().min(MAX_ENDPOINTS)).filter(|index| is_so(*index));
             all.fold(0, |bits, index| bits | 1 << index)
         };
         let usable = bits(&|index| self.is_usable(index));
-        let maintained = bits(&|index| self.duty(index) == Duty::Maintenance);
+        let maintained = bits(&|index| self.duty(index) == AdminState::Maintenance);
         (usable, maintained, self.memory.tiers.on_backup())
     }
 
@@ -249,8 +249,9 @@ impl Upstream {
                 continue;
             }
             all += 1;
-            let open =
-                self.health(other).is_none_or(|health| health.circuit.gate() != Gate::Closed);
+            let open = self
+                .health(other)
+                .is_none_or(|health| health.circuit.gate() != CircuitState::Closed);
             if other == index {
                 continue;
             }
@@ -263,18 +264,18 @@ impl Upstream {
         left > 0 && out * 100 <= self.policy.eject.most as usize * all
     }
 
-    fn health(&self, index: usize) -> Option<&Arc<Health>> {
+    fn health(&self, index: usize) -> Option<&Arc<EndpointHealth>> {
         self.endpoints.get(index).map(|endpoint| &endpoint.health)
     }
 }
 
-impl<'a> Choice<'a> {
+impl<'a> Candidates<'a> {
     /// The next endpoint to try, and its index: one that is well; after those, one that was left
     /// out for a while. Those that are down, or taken out by the operator, are not tried.
     #[expect(clippy::should_implement_trait, reason = "it is asked again only after a failure")]
     pub fn next(&mut self) -> Option<(usize, &'a Arc<Endpoint>)> {
         loop {
-            let well = |gate| gate != Gate::Open;
+            let well = |gate| gate != CircuitState::Open;
             let seat = self.seat.take().filter(|index| self.admits(*index, well));
             let index = seat.or_else(|| self.pick(well)).or_else(|| self.pick(|_| true))?;
             self.tried |= 1 << index;
@@ -282,14 +283,17 @@ impl<'a> Choice<'a> {
             let circuit = &endpoint.health.circuit;
             // Another request may be trying a half-open one at this moment; one that is open is
             // tried only because nothing else is left.
-            if circuit.gate() != Gate::HalfOpen || circuit.try_it() || self.pick(well).is_none() {
+            if circuit.gate() != CircuitState::HalfOpen
+                || circuit.try_it()
+                || self.pick(well).is_none()
+            {
                 return Some((index, endpoint));
             }
         }
     }
 
     /// Whether an endpoint is to be considered.
-    fn admits(&self, index: usize, gate: impl Fn(Gate) -> bool) -> bool {
+    fn admits(&self, index: usize, gate: impl Fn(CircuitState) -> bool) -> bool {
         let upstream = self.upstream;
         self.tried & (1 << index) == 0
             && upstream.ranks.get(index).is_some_and(|rank| rank.backup == self.backup)
@@ -297,8 +301,8 @@ impl<'a> Choice<'a> {
             && upstream.health(index).is_some_and(|health| gate(health.circuit.gate()))
     }
 
-    fn pick(&self, gate: impl Fn(Gate) -> bool + Copy) -> Option<usize> {
-        let all = 0..self.upstream.endpoints.len().min(MOST);
+    fn pick(&self, gate: impl Fn(CircuitState) -> bool + Copy) -> Option<usize> {
+        let all = 0..self.upstream.endpoints.len().min(MAX_ENDPOINTS);
         let mut admitted = all.filter(|index| self.admits(*index, gate));
         match &self.upstream.policy.balance {
             Balance::First => admitted.next(),
