@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
 /// `nobody` and `nogroup`, by number.
 const OTHER: &str = "65534:65534";
 
@@ -100,13 +100,13 @@ impl Drop for Running {
 }
 
 fn redirects(address: SocketAddr) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + IO_TIMEOUT;
     while Instant::now() < deadline {
         let Ok(mut client) = TcpStream::connect(address) else {
             std::thread::sleep(Duration::from_millis(10));
             continue;
         };
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         write!(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();

@@ -18,7 +18,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A gateway whose only listener redirects, so that it needs no certificate.
 struct Service {
@@ -32,7 +32,7 @@ impl Service {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        notify.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         // An address of its own: a port that was free a moment ago stays so.
         let [.., a, b] = std::process::id().to_be_bytes();
         let address = Ipv4Addr::new(127, 0x60 | a & 0x1f, b, next());
@@ -82,7 +82,7 @@ impl Service {
 
     /// Waits for a message with this in it; those before it are skipped.
     fn told(&self, what: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         let mut said = Vec::new();
         while Instant::now() < deadline {
             let mut bytes = [0; 4096];
@@ -99,7 +99,7 @@ impl Service {
     /// The status line of a redirect, through a new connection.
     fn redirect(&self) -> String {
         let mut client = TcpStream::connect(self.listen).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         write!(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
@@ -107,7 +107,7 @@ impl Service {
     }
 
     fn ends(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         let child = self.child.as_mut().unwrap();
         while Instant::now() < deadline {
             if let Some(status) = child.try_wait().unwrap() {
@@ -227,7 +227,7 @@ fn sockets_that_are_passed_are_used() {
     activate(&mut service, &[socket]);
     service.told("READY=1");
     write!(early, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
     let mut answer = String::new();
     early.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");

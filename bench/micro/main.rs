@@ -114,7 +114,7 @@ fn site(routes: usize) -> Arc<VirtualServer> {
             write!(text, "[[profile.internet.route]]\npath = \"/app-{n}/\"\nupstream = \"chat\"\n");
     }
     let generation = generation(&text);
-    Arc::clone(generation.sites.first().unwrap())
+    Arc::clone(generation.virtual_servers.first().unwrap())
 }
 
 fn asks_for(path: &str) -> RequestHead {
@@ -158,7 +158,7 @@ fn head(text: &'static str) -> Box<dyn FnMut()> {
         assert!(matches!(scanned, HeadProgress::Ends(end) if end == bytes.len()));
         let head = RequestHead::parse(&bytes, 100).unwrap();
         let origin = ClientOrigin {
-            seat_cookie: None,
+            sticky_cookie_value: None,
             client,
             proxy: None,
             strip_prefix: None,
@@ -198,7 +198,7 @@ fn response_head() -> Box<dyn FnMut()> {
 
 // --- Who may go out -----------------------------------------------------------------------------
 
-fn outlet(rules: usize) -> Arc<generation::Outlet> {
+fn outlet(rules: usize) -> Arc<generation::ForwardProxy> {
     let mut text = String::from("[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n");
     for n in 0..rules {
         let _ = write!(
@@ -207,7 +207,7 @@ fn outlet(rules: usize) -> Arc<generation::Outlet> {
         );
     }
     text.push_str("[[profile.internet.route]]\npath = \"/\"\nupstream = \"chat\"\n");
-    generation(&text).outlet.unwrap()
+    generation(&text).forward_proxy.unwrap()
 }
 
 /// What happens between a CONNECT and its first SYN, look-ups left out.
@@ -311,7 +311,7 @@ fn log(format: Format) -> Box<dyn FnMut()> {
 fn count_request() -> Box<dyn FnMut()> {
     let site = site(1);
     let head = asks_for("/app-0/");
-    let Ok(generation::Decision::Route(route)) = site.decide(&head) else {
+    let Ok(generation::RouteDecision::Route(route)) = site.decide(&head) else {
         unreachable!("there is a route")
     };
     Box::new(move || {

@@ -58,9 +58,9 @@ pub(super) fn assign(
 
 fn come_back(upstream: &Upstream) -> Result<String, String> {
     let name = &upstream.name;
-    if !upstream.memory.tiers.on_backup() {
+    if !upstream.upstream_state.tiers.on_backup() {
         return Err(format!("`{name}` does not use its backups"));
     }
-    upstream.memory.tiers.ask_back();
+    upstream.upstream_state.tiers.ask_back();
     Ok(format!("`{name}` uses its primary endpoints again as soon as one is up"))
 }

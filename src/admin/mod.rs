@@ -135,7 +135,7 @@ pub struct AdminApi {
     /// For the status page.
     pub page: page::StatusPage,
     /// The operational log, for what it lost.
-    pub voice: Logging,
+    pub logging: Logging,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
@@ -154,7 +154,7 @@ enum CommandOrigin {
 }
 
 /// Answers on the admin listener until dropped.
-pub async fn serve(listener: TcpListener, desk: Rc<AdminApi>) {
+pub async fn serve(listener: TcpListener, api: Rc<AdminApi>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -164,12 +164,12 @@ pub async fn serve(listener: TcpListener, desk: Rc<AdminApi>) {
         };
         let local = peer.ip().to_canonical().is_loopback();
         let peer = if local { CommandOrigin::Local } else { CommandOrigin::Remote };
-        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk), permit));
+        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&api), permit));
     }
 }
 
 /// Answers on the admin socket until dropped.
-pub async fn serve_socket(listener: UnixListener, desk: Rc<AdminApi>) {
+pub async fn serve_socket(listener: UnixListener, api: Rc<AdminApi>) {
     let own = rustix::process::geteuid().as_raw();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -180,7 +180,7 @@ pub async fn serve_socket(listener: UnixListener, desk: Rc<AdminApi>) {
         };
         let known = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
         let peer = if known { CommandOrigin::Trusted } else { CommandOrigin::Stranger };
-        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&desk), permit));
+        tokio::task::spawn_local(connection(stream, peer, Rc::clone(&api), permit));
     }
 }
 
@@ -188,20 +188,20 @@ pub async fn serve_socket(listener: UnixListener, desk: Rc<AdminApi>) {
 async fn connection<T>(
     stream: T,
     peer: CommandOrigin,
-    desk: Rc<AdminApi>,
+    api: Rc<AdminApi>,
     _permit: OwnedSemaphorePermit,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let answer = service_fn(|request: Request<Incoming>| {
-        let desk = &desk;
+        let api = &api;
         async move {
-            Ok::<_, Infallible>(if let Some(refused) = refusal(&request, desk) {
+            Ok::<_, Infallible>(if let Some(refused) = refusal(&request, api) {
                 refused.map(Either::Left)
             } else if page::is_asked(&request) {
-                page::answer(&request, peer, desk).await
+                page::answer(&request, peer, api).await
             } else {
-                answer(request, peer, desk).await.map(Either::Left)
+                answer(request, peer, api).await.map(Either::Left)
             })
         }
     });
@@ -212,8 +212,8 @@ async fn connection<T>(
 }
 
 /// The refusal of a request that does not come from where it may: see [`guard`].
-fn refusal(request: &Request<Incoming>, desk: &AdminApi) -> Option<Response<Full<Bytes>>> {
-    let serving = desk.page.serving();
+fn refusal(request: &Request<Incoming>, api: &AdminApi) -> Option<Response<Full<Bytes>>> {
+    let serving = api.page.serving();
     let config = serving.as_ref().map(|generation| &generation.config);
     if !guard::is_known_host(request.headers(), config) {
         return Some(text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST));
@@ -225,7 +225,7 @@ fn refusal(request: &Request<Incoming>, desk: &AdminApi) -> Option<Response<Full
 async fn answer(
     request: Request<Incoming>,
     peer: CommandOrigin,
-    desk: &AdminApi,
+    api: &AdminApi,
 ) -> Response<Full<Bytes>> {
     if peer == CommandOrigin::Stranger {
         return text(StatusCode::FORBIDDEN, "only root and the gateway's own user may ask here\n");
@@ -233,7 +233,7 @@ async fn answer(
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/reload" | "/confirm" | "/rollback" | "/upgrade" | "/plan" | "/quit" | "/stop"
-        | "/reopen" | "/endpoint" => verbs::verb(&path, request, peer, desk).await,
+        | "/reopen" | "/endpoint" => verbs::verb(&path, request, peer, api).await,
         _ if request.method() != Method::GET && request.method() != Method::HEAD => {
             text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
         }
@@ -244,20 +244,20 @@ async fn answer(
             text(StatusCode::MISDIRECTED_REQUEST, guard::WRONG_HOST)
         }
         "/status" => {
-            let mut status = desk.status.borrow().clone();
-            desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
-            status.upstreams = snapshots(desk);
-            status.socket_io = Some(socket_io(desk));
-            traffic::add(desk, &mut status);
+            let mut status = api.status.borrow().clone();
+            api.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
+            status.upstreams = snapshots(api);
+            status.socket_io = Some(socket_io(api));
+            traffic::add(api, &mut status);
             json(StatusCode::OK, &status)
         }
-        "/upstreams" => json(StatusCode::OK, &snapshots(desk)),
-        "/reloads" => json(StatusCode::OK, &desk.status.borrow().reloads),
-        "/metrics" => metrics(&request, desk).await,
-        path if path.starts_with(SESSIONS_PATH) => sessions(path, desk),
-        path => match desk.way_out.told(path) {
+        "/upstreams" => json(StatusCode::OK, &snapshots(api)),
+        "/reloads" => json(StatusCode::OK, &api.status.borrow().reloads),
+        "/metrics" => metrics(&request, api).await,
+        path if path.starts_with(SESSIONS_PATH) => sessions(path, api),
+        path => match api.way_out.told(path) {
             Some(told) => json(StatusCode::OK, &told),
-            None => read(path, desk),
+            None => read(path, api),
         },
     }
 }
@@ -277,14 +277,14 @@ fn has_host(request: &Request<Incoming>) -> bool {
 }
 
 /// How the Socket.IO sessions are, in short.
-fn socket_io(desk: &AdminApi) -> SocketIoSummary {
-    let report = desk.book.borrow().report(Instant::now());
+fn socket_io(api: &AdminApi) -> SocketIoSummary {
+    let report = api.book.borrow().report(Instant::now());
     SocketIoSummary { sessions: report.counts, causes: report.causes, warnings: report.warnings }
 }
 
 /// All Socket.IO sessions, or one.
-fn sessions(path: &str, desk: &AdminApi) -> Response<Full<Bytes>> {
-    let (book, now) = (desk.book.borrow(), Instant::now());
+fn sessions(path: &str, api: &AdminApi) -> Response<Full<Bytes>> {
+    let (book, now) = (api.book.borrow(), Instant::now());
     let named = path.strip_prefix(SESSIONS_PATH).unwrap_or_default();
     if named.is_empty() {
         return json(StatusCode::OK, &book.report(now));
@@ -297,14 +297,14 @@ fn sessions(path: &str, desk: &AdminApi) -> Response<Full<Bytes>> {
 }
 
 /// How the upstreams are.
-fn snapshots(desk: &AdminApi) -> Vec<Snapshot> {
-    desk.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
+fn snapshots(api: &AdminApi) -> Vec<Snapshot> {
+    api.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
 }
 
 /// Whether new work may come here; the error says why not.
-fn ready(desk: &AdminApi) -> Result<(), String> {
-    desk.health.ready().map_err(str::to_owned)?;
-    let needed = desk.needed.borrow();
+fn ready(api: &AdminApi) -> Result<(), String> {
+    api.health.ready().map_err(str::to_owned)?;
+    let needed = api.needed.borrow();
     match needed.iter().find(|upstream| !upstream.is_ready()) {
         Some(upstream) => Err(format!("upstream {} is down", upstream.name)),
         None => Ok(()),
@@ -312,10 +312,10 @@ fn ready(desk: &AdminApi) -> Result<(), String> {
 }
 
 /// Puts how the upstreams are into the metrics, and what the operational log lost.
-fn tell(desk: &AdminApi) {
-    let lost = &desk.metrics.operational_log_dropped;
-    lost.inc_by(desk.voice.dropped().saturating_sub(lost.get()));
-    let all = snapshots(desk);
+fn tell(api: &AdminApi) {
+    let lost = &api.metrics.operational_log_dropped;
+    lost.inc_by(api.logging.dropped().saturating_sub(lost.get()));
+    let all = snapshots(api);
     let upstreams = all.iter().map(|one| endpoints::UpstreamSample {
         name: &one.upstream,
         on_backup: one.on_backup,
@@ -331,18 +331,18 @@ fn tell(desk: &AdminApi) {
             resolved: endpoint.resolved,
         })
     });
-    desk.metrics.endpoints.tell(upstreams, told);
-    desk.book.borrow().tell(Instant::now());
+    api.metrics.endpoints.tell(upstreams, told);
+    api.book.borrow().tell(Instant::now());
 }
 
 /// In the format the scraper prefers. Written on another thread: with thousands of series it takes
 /// a while, and signals should not wait.
-async fn metrics(request: &Request<Incoming>, desk: &AdminApi) -> Response<Full<Bytes>> {
+async fn metrics(request: &Request<Incoming>, api: &AdminApi) -> Response<Full<Bytes>> {
     let accept = request.headers().get_all(header::ACCEPT);
     let accept: Vec<_> = accept.iter().filter_map(|value| value.to_str().ok()).collect();
     let format = ExpositionFormat::preferred(&accept.join(","));
-    tell(desk);
-    let metrics = Arc::clone(&desk.metrics);
+    tell(api);
+    let metrics = Arc::clone(&api.metrics);
     let Ok(text) = tokio::task::spawn_blocking(move || metrics.render(format)).await else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n");
     };
@@ -354,10 +354,10 @@ async fn metrics(request: &Request<Incoming>, desk: &AdminApi) -> Response<Full<
 }
 
 /// What can be read by whoever gets here.
-fn read(path: &str, desk: &AdminApi) -> Response<Full<Bytes>> {
+fn read(path: &str, api: &AdminApi) -> Response<Full<Bytes>> {
     match path {
         "/livez" => text(StatusCode::OK, "alive\n"),
-        "/readyz" | "/healthz" => match ready(desk) {
+        "/readyz" | "/healthz" => match ready(api) {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(why) => said(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
         },

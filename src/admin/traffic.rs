@@ -12,14 +12,14 @@ use super::report::{PassthroughSummary, RejectionCount, Status, TunnelList, Tunn
 const MAX_TUNNELS_LISTED: usize = 100;
 
 /// Puts it into the status.
-pub(super) fn add(desk: &AdminApi, status: &mut Status) {
-    status.hours = desk.page.hours();
-    let so_far = desk.metrics.refused_so_far().into_iter();
+pub(super) fn add(api: &AdminApi, status: &mut Status) {
+    status.hours = api.page.hours();
+    let so_far = api.metrics.refused_so_far().into_iter();
     status.refused_in_all = so_far.map(|(reason, count)| (word(reason), count)).collect();
-    status.passed_through = passed_through(desk);
-    status.refused = refused(desk, &status.passed_through);
-    let forwards = desk.page.forwards();
-    status.tunnels = forwards.then(|| tunnels(desk));
+    status.passed_through = passed_through(api);
+    status.refused = refused(api, &status.passed_through);
+    let forwards = api.page.forwards();
+    status.tunnels = forwards.then(|| tunnels(api));
 }
 
 fn word(reason: usize) -> String {
@@ -27,8 +27,8 @@ fn word(reason: usize) -> String {
 }
 
 /// By route, whatever it does with what comes. What no route took is not here.
-fn refused(desk: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
-    let by_route = desk.metrics.refused_by_route().into_iter();
+fn refused(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
+    let by_route = api.metrics.refused_by_route().into_iter();
     let served = by_route.map(|one| RejectionCount {
         reason: word(one.reason),
         profile: one.profile,
@@ -49,8 +49,8 @@ fn refused(desk: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount
 }
 
 /// The routes of the configuration, in its order; then those whom none took, where there are any.
-fn passed_through(desk: &AdminApi) -> Vec<PassthroughSummary> {
-    let mut counted = desk.metrics.passed_through();
+fn passed_through(api: &AdminApi) -> Vec<PassthroughSummary> {
+    let mut counted = api.metrics.passed_through();
     let mut all = Vec::new();
     let mut add = |profile: &str, route: &str, upstream: Option<&str>| {
         // A table has a passage for each of its listeners.
@@ -66,10 +66,12 @@ fn passed_through(desk: &AdminApi) -> Vec<PassthroughSummary> {
             });
         }
     };
-    let serving = desk.page.serving();
-    for passage in serving.iter().flat_map(|generation| &generation.passages) {
-        let profile = &passage.names.profile;
-        for route in passage.routes() {
+    let serving = api.page.serving();
+    for passthrough_listener in
+        serving.iter().flat_map(|generation| &generation.passthrough_listeners)
+    {
+        let profile = &passthrough_listener.names.profile;
+        for route in passthrough_listener.routes() {
             add(profile, &route.tally.name, Some(&route.upstream.name));
         }
         add(profile, NO_ROUTE, None);
@@ -78,8 +80,8 @@ fn passed_through(desk: &AdminApi) -> Vec<PassthroughSummary> {
     all
 }
 
-fn tunnels(desk: &AdminApi) -> TunnelList {
-    let (open, oldest) = (desk.way_out.oldest)(MAX_TUNNELS_LISTED);
+fn tunnels(api: &AdminApi) -> TunnelList {
+    let (open, oldest) = (api.way_out.oldest)(MAX_TUNNELS_LISTED);
     let shown: Vec<TunnelStatus> = serde_json::from_value(oldest).unwrap_or_default();
     TunnelList { open, shown }
 }

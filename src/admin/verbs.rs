@@ -29,7 +29,7 @@ pub(super) async fn verb(
     path: &str,
     request: Request<Incoming>,
     peer: CommandOrigin,
-    desk: &AdminApi,
+    api: &AdminApi,
 ) -> Response<Full<Bytes>> {
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "this is asked for with POST\n");
@@ -38,7 +38,7 @@ pub(super) async fn verb(
         return text(StatusCode::FORBIDDEN, "this is asked for on this host only\n");
     }
     if peer == CommandOrigin::Local
-        && let Err(message) = token(&request, desk).await
+        && let Err(message) = token(&request, api).await
     {
         return said(StatusCode::FORBIDDEN, message);
     }
@@ -54,23 +54,23 @@ pub(super) async fn verb(
         );
     }
     match path {
-        "/endpoint" => match endpoint_state::assign(&desk.upstreams.borrow(), &question) {
+        "/endpoint" => match endpoint_state::assign(&api.upstreams.borrow(), &question) {
             Ok(done) => said(StatusCode::OK, done),
             Err(message) => said(StatusCode::UNPROCESSABLE_ENTITY, message),
         },
         "/stop" => signal(rustix::process::Signal::TERM),
         "/quit" => signal(rustix::process::Signal::QUIT),
-        "/reopen" => match (desk.reopen)() {
+        "/reopen" => match (api.reopen)() {
             Ok(()) => text(StatusCode::OK, "the access log is open anew\n"),
             Err(message) => said(StatusCode::INTERNAL_SERVER_ERROR, message),
         },
-        _ => pass_on(path, question, desk).await,
+        _ => pass_on(path, question, api).await,
     }
 }
 
 /// Checks the token of a verb over TCP. The file is read on another thread.
-async fn token(request: &Request<Incoming>, desk: &AdminApi) -> Result<(), String> {
-    let serving = desk.page.serving();
+async fn token(request: &Request<Incoming>, api: &AdminApi) -> Result<(), String> {
+    let serving = api.page.serving();
     let admin = serving.as_ref().and_then(|generation| generation.config.admin.as_ref());
     let file = admin.and_then(|admin| admin.token_file.as_ref()).map(|named| named.file.clone());
     let given = request.headers().get(header::AUTHORIZATION).cloned();
@@ -103,23 +103,23 @@ fn signal(signal: rustix::process::Signal) -> Response<Full<Bytes>> {
     }
 }
 
-async fn pass_on(path: &str, question: CommandOptions, desk: &AdminApi) -> Response<Full<Bytes>> {
+async fn pass_on(path: &str, question: CommandOptions, api: &AdminApi) -> Response<Full<Bytes>> {
     let confirm = match question.confirm.as_deref().map(parse_duration).transpose() {
         Ok(confirm) => confirm,
         Err(message) => return said(StatusCode::BAD_REQUEST, message),
     };
-    if desk.health.draining.load(Ordering::Relaxed) {
+    if api.health.draining.load(Ordering::Relaxed) {
         return text(StatusCode::CONFLICT, "the gateway is draining\n");
     }
     if path == "/plan" {
         let (sender, plan) = oneshot::channel();
-        return answered(desk, AdminCommand::Plan(question.directory, sender), plan)
+        return answered(api, AdminCommand::Plan(question.directory, sender), plan)
             .await
             .map_or_else(|gone| gone, |plan| json(StatusCode::OK, &plan));
     }
     if path == "/upgrade" {
         let (sender, succession) = oneshot::channel();
-        return match answered(desk, AdminCommand::Upgrade(sender), succession).await {
+        return match answered(api, AdminCommand::Upgrade(sender), succession).await {
             Ok(done) if done.pid.is_none() => json(StatusCode::UNPROCESSABLE_ENTITY, &done),
             Ok(done) => json(StatusCode::OK, &done),
             Err(gone) => gone,
@@ -131,7 +131,7 @@ async fn pass_on(path: &str, question: CommandOptions, desk: &AdminApi) -> Respo
         "/rollback" => AdminCommand::Rollback(sender),
         _ => AdminCommand::Reload(confirm, sender),
     };
-    match answered(desk, ask, outcome).await {
+    match answered(api, ask, outcome).await {
         Ok(outcome) if outcome.result == ReloadResult::Refused => {
             json(StatusCode::UNPROCESSABLE_ENTITY, &outcome)
         }
@@ -142,11 +142,11 @@ async fn pass_on(path: &str, question: CommandOptions, desk: &AdminApi) -> Respo
 
 /// The answer to a question that was passed on; or that nobody is there any more.
 async fn answered<T>(
-    desk: &AdminApi,
+    api: &AdminApi,
     ask: AdminCommand,
     answer: oneshot::Receiver<T>,
 ) -> Result<T, Response<Full<Bytes>>> {
     let gone = || text(StatusCode::CONFLICT, "the gateway is draining\n");
-    desk.asks.send(ask).map_err(|_| gone())?;
+    api.asks.send(ask).map_err(|_| gone())?;
     answer.await.map_err(|_| gone())
 }

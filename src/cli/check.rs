@@ -97,15 +97,16 @@ pub(super) fn summary(generation: &Generation) -> String {
     let config = &generation.config;
     let routes: usize = config.profiles.iter().map(|profile| profile.routes.len()).sum();
     let served = generation
-        .sites
+        .virtual_servers
         .iter()
-        .filter(|site| matches!(site.served, ListenerService::Routes { .. }))
+        .filter(|virtual_server| matches!(virtual_server.served, ListenerService::Routes { .. }))
         .count();
     let count = |number: usize, what: &str| {
         format!("{number} {what}{}", if number == 1 { "" } else { "s" })
     };
-    let way_out = generation.outlet.as_ref().map(|outlet| {
-        let (listeners, rules) = (outlet.listeners.len(), outlet.policy.rules().len());
+    let way_out = generation.forward_proxy.as_ref().map(|forward_proxy| {
+        let (listeners, rules) =
+            (forward_proxy.listeners.len(), forward_proxy.policy.rules().len());
         format!(
             "{} of the forward proxy with {}",
             count(listeners, "listener"),
@@ -115,7 +116,7 @@ pub(super) fn summary(generation: &Generation) -> String {
     let passed = (!config.tcp.is_empty()).then(|| {
         let routes: usize = config.tcp.iter().map(|tcp| tcp.routes.len()).sum();
         let (listeners, routes) =
-            (count(generation.passages.len(), "listener"), count(routes, "route"));
+            (count(generation.passthrough_listeners.len(), "listener"), count(routes, "route"));
         format!("{listeners} passing through with {routes}")
     });
     let mut parts = Vec::new();
@@ -123,7 +124,7 @@ pub(super) fn summary(generation: &Generation) -> String {
     if !config.profiles.is_empty() || passed.is_none() {
         parts.extend([
             count(config.profiles.len(), "profile"),
-            count(generation.sites.len(), "listener"),
+            count(generation.virtual_servers.len(), "listener"),
             format!("{served} of them with TLS"),
             count(routes, "route"),
         ]);

@@ -21,13 +21,13 @@ const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const OTHER_LAN_PORT: u16 = 10443;
 
 pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
-    let voice = Logging::raise();
-    let code = start(config, certificates, &voice);
-    voice.finish();
+    let logging = Logging::raise();
+    let code = start(config, certificates, &logging);
+    logging.finish();
     code
 }
 
-fn start(config: &Path, certificates: &Path, voice: &Logging) -> ExitCode {
+fn start(config: &Path, certificates: &Path, logging: &Logging) -> ExitCode {
     let certificates = match demo::ensure(certificates) {
         Ok(certificates) => certificates,
         Err(error) => {
@@ -61,12 +61,17 @@ fn start(config: &Path, certificates: &Path, voice: &Logging) -> ExitCode {
         demo.or_else(|| environment(name))
             .or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
     };
-    let code = serve(config, Arc::new(env), voice.clone(), (lan, &certificates.ca));
+    let code = serve(config, Arc::new(env), logging.clone(), (lan, &certificates.ca));
     runtime.block_on(stand_in.stop());
     code
 }
 
-fn serve(directory: &Path, env: Environment, voice: Logging, (lan, ca): (u16, &Path)) -> ExitCode {
+fn serve(
+    directory: &Path,
+    env: Environment,
+    logging: Logging,
+    (lan, ca): (u16, &Path),
+) -> ExitCode {
     let watch = ConfigWatcher::new(directory.to_owned());
     let Ok(config) = load(directory, &*env) else {
         say_wrong(&format!(
@@ -82,7 +87,7 @@ fn serve(directory: &Path, env: Environment, voice: Logging, (lan, ca): (u16, &P
         provider: tls::provider(),
         // The stand-in lives in this process and would end with it.
         program: None,
-        voice,
+        logging,
     };
     let started = || say(&welcome(lan, admin, ca));
     run::serve(config, (origin, watch), InheritedState::default(), started)

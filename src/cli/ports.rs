@@ -35,7 +35,8 @@ pub(super) fn ports(directory: &Path, form: &TableFormat) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ports::Table { openings, missing, unknown, local } = ports::Table::of(&config);
+    let ports::FirewallTable { openings, missing, unknown, local } =
+        ports::FirewallTable::of(&config);
     if form.csv {
         say(&ports::csv(&openings));
     } else if form.markdown {
@@ -43,7 +44,7 @@ pub(super) fn ports(directory: &Path, form: &TableFormat) -> ExitCode {
     } else if form.json {
         say(&format!("{:#}\n", json!(openings)));
     } else {
-        let rows: Vec<_> = openings.iter().map(ports::Opening::cells).collect();
+        let rows: Vec<_> = openings.iter().map(ports::FirewallRule::cells).collect();
         say(&table::columns_of_words(&ports::COLUMNS, &rows));
     }
     if !missing.is_empty() {

@@ -26,9 +26,9 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         say_wrong(&message);
         return ExitCode::from(EX_CONFIG);
     }
-    let voice = Logging::raise();
-    let code = start_from(directory, &voice);
-    voice.finish();
+    let logging = Logging::raise();
+    let code = start_from(directory, &logging);
+    logging.finish();
     code
 }
 
@@ -58,11 +58,11 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
     }
 }
 
-fn start_from(directory: &Path, voice: &Logging) -> ExitCode {
+fn start_from(directory: &Path, logging: &Logging) -> ExitCode {
     let inheritance = match InheritedState::receive() {
         Ok(inheritance) => inheritance,
         Err(error) => {
-            voice.say(&format!("app-gateway does not start: {error}"));
+            logging.say(&format!("app-gateway does not start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -70,8 +70,8 @@ fn start_from(directory: &Path, voice: &Logging) -> ExitCode {
     let watch = ConfigWatcher::new(directory.to_owned());
     let config = match config::load(directory, &environment) {
         Ok(LoadedConfig { config, warnings }) => {
-            voice.change(config.gateway.voice);
-            warn(voice, &config.sources, &warnings);
+            logging.change(config.gateway.logging);
+            warn(logging, &config.sources, &warnings);
             config
         }
         Err(refused) => {
@@ -82,8 +82,8 @@ fn start_from(directory: &Path, voice: &Logging) -> ExitCode {
             };
             let RejectedConfig { sources, problems, .. } = refused;
             inheritance.refuse(&config::draw(&sources, &problems, false));
-            complain(voice, &sources, &problems);
-            voice.say(&format!(
+            complain(logging, &sources, &problems);
+            logging.say(&format!(
                 "app-gateway does not start: the configuration in {} is refused",
                 directory.display()
             ));
@@ -94,7 +94,7 @@ fn start_from(directory: &Path, voice: &Logging) -> ExitCode {
     if privileges::is_unwanted_root() && config.gateway.root != RootPolicy::Allow {
         let said = privileges::refusal(directory);
         inheritance.refuse(&said);
-        voice.say(&said);
+        logging.say(&said);
         return ExitCode::from(EX_CONFIG);
     }
     let origin = ConfigSource {
@@ -102,7 +102,7 @@ fn start_from(directory: &Path, voice: &Logging) -> ExitCode {
         environment: Arc::new(environment),
         provider: tls::provider(),
         program: ProgramArgs::of_this_process(),
-        voice: voice.clone(),
+        logging: logging.clone(),
     };
     let started = || tracing::info!("configuration from {}", directory.display());
     serve(config, (origin, watch), inheritance, started)
@@ -115,10 +115,10 @@ pub(super) fn serve(
     inheritance: InheritedState,
     started: impl FnOnce(),
 ) -> ExitCode {
-    let voice = origin.voice.clone();
-    voice.change(config.gateway.voice);
+    let logging = origin.logging.clone();
+    logging.change(config.gateway.logging);
     let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
-        voice.say("app-gateway does not start: two metrics have one name");
+        logging.say("app-gateway does not start: two metrics have one name");
         return ExitCode::FAILURE;
     };
     let compiled = match compile(config, &origin.provider, &metrics, None) {
@@ -126,13 +126,13 @@ pub(super) fn serve(
         Err(refused) => {
             let (config, problems) = *refused;
             inheritance.refuse(&config::draw(&config.sources, &problems, false));
-            complain(&voice, &config.sources, &problems);
-            voice.say("app-gateway does not start: the configuration is refused");
+            complain(&logging, &config.sources, &problems);
+            logging.say("app-gateway does not start: the configuration is refused");
             return ExitCode::from(EX_CONFIG);
         }
     };
     let generation = compiled.generation;
-    warn(&voice, &generation.config.sources, &compiled.warnings);
+    warn(&logging, &generation.config.sources, &compiled.warnings);
     match raise_open_files() {
         Ok(limit) => judge_open_files(limit, &generation.config),
         Err(error) => tracing::warn!("the limit on open files stays as it is: {error}"),
@@ -142,7 +142,7 @@ pub(super) fn serve(
     let gateway = match begin((generation, metrics), (origin, watch), inheritance) {
         Ok(gateway) => gateway,
         Err(error) => {
-            voice.say(&format!("app-gateway does not start: {error}"));
+            logging.say(&format!("app-gateway does not start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -151,31 +151,31 @@ pub(super) fn serve(
     match gateway.run() {
         Ok(GatewayEnd::Drained | GatewayEnd::Cut) => ExitCode::SUCCESS,
         Ok(GatewayEnd::WorkerDied) => {
-            voice.say(
+            logging.say(
                 "app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above",
             );
             ExitCode::FAILURE
         }
         Err(error) => {
-            voice.say(&format!("app-gateway ends: {error}"));
+            logging.say(&format!("app-gateway ends: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Draws what the operator should know, for people; programs get it as what the gateway says.
-fn warn(voice: &Logging, sources: &Sources, warnings: &[Problem]) {
-    if voice.is_json() && !warnings.is_empty() {
+fn warn(logging: &Logging, sources: &Sources, warnings: &[Problem]) {
+    if logging.is_json() && !warnings.is_empty() {
         tracing::warn!("{}", config::draw(sources, warnings, false).trim_end());
     } else {
-        complain(voice, sources, warnings);
+        complain(logging, sources, warnings);
     }
 }
 
 /// Draws problems into the log.
-fn complain(voice: &Logging, sources: &Sources, problems: &[Problem]) {
+fn complain(logging: &Logging, sources: &Sources, problems: &[Problem]) {
     if !problems.is_empty() {
-        voice.say(&config::draw(sources, problems, colour(&std::io::stderr())));
+        logging.say(&config::draw(sources, problems, colour(&std::io::stderr())));
     }
 }
 
@@ -224,14 +224,24 @@ fn judge_open_files(limit: u64, config: &Config) {
 
 /// Logs the addresses that are listened on.
 fn announce_listeners(generation: &Generation) {
-    for site in &generation.sites {
-        tracing::info!(profile = site.names.profile, "listening on {}", site.address);
+    for virtual_server in &generation.virtual_servers {
+        tracing::info!(
+            profile = virtual_server.names.profile,
+            "listening on {}",
+            virtual_server.address
+        );
     }
-    for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
+    for listener in
+        generation.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.listeners)
+    {
         tracing::info!("the forward proxy listens on {}", listener.address);
     }
-    for passage in &generation.passages {
-        tracing::info!(profile = passage.names.profile, "listening on {}", passage.address);
+    for passthrough_listener in &generation.passthrough_listeners {
+        tracing::info!(
+            profile = passthrough_listener.names.profile,
+            "listening on {}",
+            passthrough_listener.address
+        );
     }
 }
 

@@ -77,7 +77,7 @@ pub struct Gateway {
     /// The access log.
     pub access_log: AccessLog,
     /// The log of the gateway about itself.
-    pub voice: Voice,
+    pub logging: OperationalLog,
     /// Whether components get a `traceparent` of the gateway's. Default true.
     pub trace_context: bool,
     /// Whether Socket.IO sessions are followed. Default true.

@@ -68,9 +68,9 @@ fn elsewhere(name: &str, known: &[&str]) -> Option<(&'static str, &'static str)>
     let nginx = NGINX.iter().map(|pair| (pair, "nginx"));
     let squid = SQUID.iter().map(|pair| (pair, "squid"));
     let mut all = nginx.chain(squid).chain(HAPROXY.iter().map(|pair| (pair, "HAProxy")));
-    let ((_, ours), whose) =
+    let ((_, ours), selected) =
         all.find(|((theirs, ours), _)| *theirs == name && known.contains(ours))?;
-    Some((ours, whose))
+    Some((ours, selected))
 }
 
 /// The known name that `name` was probably meant to be.
@@ -192,8 +192,8 @@ fn unknown_key(name: &str, place: Span, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no key called `{name}` here"));
     match (elsewhere(name, known), nearest(name, known.iter().copied())) {
-        (Some((ours, whose)), _) => {
-            problem.with_label(format!("{whose}'s `{name}` is `{ours}` here"))
+        (Some((ours, selected)), _) => {
+            problem.with_label(format!("{selected}'s `{name}` is `{ours}` here"))
         }
         (None, Some(best)) => problem.with_label(format!("did you mean `{best}`?")),
         (None, None) => problem

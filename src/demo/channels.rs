@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, json};
 
 use crate::demo::echo::{self, EchoedRequest};
-use crate::demo::reply::{self, BodyError, ComponentReply};
+use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 
 const RECEIVERS: &[&str] = &[
     "/webhook",
@@ -23,7 +23,7 @@ const RECEIVERS: &[&str] = &[
 pub(crate) async fn answer(
     seen: EchoedRequest,
     request: Request<Incoming>,
-) -> Result<ComponentReply, BodyError> {
+) -> Result<ComponentReply, ComponentBodyError> {
     let is_receiver = RECEIVERS.contains(&request.uri().path());
     if is_receiver && request.method() == Method::GET {
         let challenge = echo::parameter(request.uri().query(), "hub.challenge");

@@ -311,9 +311,9 @@ mod tests {
         assert_eq!(history[0].id, "m1");
 
         for number in 0..=MAX_CONVERSATIONS {
-            let passing = Sid::new();
-            chat.join_customer(passing, &number.to_string(), "");
-            chat.leave(passing);
+            let passthrough_conn = Sid::new();
+            chat.join_customer(passthrough_conn, &number.to_string(), "");
+            chat.leave(passthrough_conn);
         }
         assert_eq!(chat.summaries().len(), MAX_CONVERSATIONS);
         assert!(chat.summary(&first).is_some(), "who is here stays");

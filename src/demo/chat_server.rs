@@ -22,7 +22,7 @@ use socketioxide::service::SocketIoService;
 
 use crate::demo::chat::{Chat, NewMessage, Participant, Party};
 use crate::demo::echo::{self, EchoedRequest};
-use crate::demo::reply::{self, BodyError, ComponentReply};
+use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 use crate::demo::server;
 
 const PATH: &str = "/socket.io";
@@ -67,7 +67,7 @@ impl ChatServer {
         &self,
         seen: EchoedRequest,
         request: Request<Incoming>,
-    ) -> Result<ComponentReply, BodyError> {
+    ) -> Result<ComponentReply, ComponentBodyError> {
         let path = request.uri().path();
         if path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             let Ok(reply) = self.sockets.call(request).await;

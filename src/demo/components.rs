@@ -202,8 +202,9 @@ async fn start_at(
     let mut listeners = JoinSet::new();
     for (component, listener, address) in bound {
         addresses.insert(component.name(), address);
-        let site = server::ComponentListener { component, world: world.clone(), tls: tls.clone() };
-        listeners.spawn(server::serve(listener, Arc::new(site), running.subscribe()));
+        let virtual_server =
+            server::ComponentListener { component, world: world.clone(), tls: tls.clone() };
+        listeners.spawn(server::serve(listener, Arc::new(virtual_server), running.subscribe()));
     }
     Ok(StandIn { addresses, world, running, listeners })
 }

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use crate::demo::components::Component;
-use crate::demo::reply::{self, BodyError, ComponentReply};
+use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 
 /// The longest a caller can have an answer put off.
 const MAX_DELAY: Duration = Duration::from_mins(2);
@@ -36,7 +36,7 @@ pub(crate) struct EchoedRequest {
 pub(crate) async fn answer(
     seen: EchoedRequest,
     request: Request<Incoming>,
-) -> Result<ComponentReply, BodyError> {
+) -> Result<ComponentReply, ComponentBodyError> {
     answer_also(seen, request, Map::new()).await
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn answer_also(
     seen: EchoedRequest,
     request: Request<Incoming>,
     also: Map<String, Value>,
-) -> Result<ComponentReply, BodyError> {
+) -> Result<ComponentReply, ComponentBodyError> {
     let wait = parameter(request.uri().query(), "answer-after");
     let wait = wait.and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let with = parameter(request.uri().query(), "answer-with");
@@ -55,7 +55,7 @@ pub(crate) async fn answer_also(
         tokio::time::sleep(wait.min(MAX_DELAY)).await;
     }
     let status = match with.as_deref() {
-        Some("nothing") => return Err(BodyError::AsAsked),
+        Some("nothing") => return Err(ComponentBodyError::AsAsked),
         // A status below 200 is no answer, and hyper would refuse to send it.
         Some(text) => text.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200),
         None => None,
@@ -67,7 +67,7 @@ pub(crate) async fn answer_also(
 async fn describe(
     seen: &EchoedRequest,
     request: Request<Incoming>,
-) -> Result<Map<String, Value>, BodyError> {
+) -> Result<Map<String, Value>, ComponentBodyError> {
     let (head, mut body) = request.into_parts();
     let mut hash = Context::new(&SHA256);
     let mut length: u64 = 0;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::demo::echo::{self, EchoedRequest};
 use crate::demo::multipart;
 use crate::demo::range::{self, RangeRequest};
-use crate::demo::reply::{self, BodyError, ComponentReply};
+use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 use crate::demo::store::{MAX_FILE, Store, StoredFile};
 
 /// What a form may add around its file.
@@ -35,7 +35,7 @@ impl FileEngine {
         &self,
         seen: EchoedRequest,
         request: Request<Incoming>,
-    ) -> Result<ComponentReply, BodyError> {
+    ) -> Result<ComponentReply, ComponentBodyError> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             "/api/uploadFileStream" if request.method() == Method::POST => {
@@ -54,7 +54,10 @@ impl FileEngine {
         }
     }
 
-    async fn upload(&self, request: Request<Incoming>) -> Result<ComponentReply, BodyError> {
+    async fn upload(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<ComponentReply, ComponentBodyError> {
         let (head, body) = request.into_parts();
         let limit = MAX_FILE + FORM_OVERHEAD;
         let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -63,7 +66,7 @@ impl FileEngine {
             return Ok(too_large());
         }
         let body = match collect(Limited::new(body, limit)).await {
-            Err(BodyError::Other(error)) if error.is::<LengthLimitError>() => {
+            Err(ComponentBodyError::Other(error)) if error.is::<LengthLimitError>() => {
                 return Ok(too_large());
             }
             collected => collected?,
@@ -107,10 +110,10 @@ impl FileEngine {
 }
 
 /// The whole body, growing as it arrives: a length that is only announced reserves nothing.
-async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, BodyError> {
+async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, ComponentBodyError> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        if let Ok(part) = frame.map_err(BodyError::Other)?.into_data() {
+        if let Ok(part) = frame.map_err(ComponentBodyError::Other)?.into_data() {
             bytes.extend_from_slice(&part);
         }
     }

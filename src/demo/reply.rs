@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// What ends a body, or a connection, early.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
+pub(crate) enum ComponentBodyError {
     #[error(transparent)]
     Broken(#[from] hyper::Error),
     #[error("closed without an answer, as asked")]
@@ -20,7 +20,7 @@ pub(crate) enum BodyError {
 }
 
 /// A body of any kind.
-pub(crate) type ComponentBody = UnsyncBoxBody<Bytes, BodyError>;
+pub(crate) type ComponentBody = UnsyncBoxBody<Bytes, ComponentBodyError>;
 /// What a component answers.
 pub(crate) type ComponentReply = Response<ComponentBody>;
 

@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::demo::certificates::CertificateFiles;
 use crate::demo::components::{Component, StandInError, StandInState};
 use crate::demo::echo::{self, EchoedRequest};
-use crate::demo::reply::{BodyError, ComponentReply};
+use crate::demo::reply::{ComponentBodyError, ComponentReply};
 use crate::demo::{channels, gadgets};
 use crate::tls::pem;
 
@@ -58,7 +58,7 @@ pub(crate) fn acceptor(identity: &CertificateFiles) -> Result<TlsAcceptor, Stand
 /// Serves until the sender of `running` is gone.
 pub(crate) async fn serve(
     listener: TcpListener,
-    site: Arc<ComponentListener>,
+    virtual_server: Arc<ComponentListener>,
     mut running: watch::Receiver<()>,
 ) {
     loop {
@@ -72,20 +72,24 @@ pub(crate) async fn serve(
             continue;
         };
         let stream = KillableSocket::new(stream, running.clone());
-        tokio::spawn(converse(stream, peer, site.clone()));
+        tokio::spawn(converse(stream, peer, virtual_server.clone()));
     }
 }
 
 /// One connection. Whatever ends it is the peer's business: a stand-in keeps no log.
-async fn converse(stream: KillableSocket, peer: SocketAddr, site: Arc<ComponentListener>) {
+async fn converse(
+    stream: KillableSocket,
+    peer: SocketAddr,
+    virtual_server: Arc<ComponentListener>,
+) {
     let _ = stream.socket.set_nodelay(true);
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, site.tls.accept(stream));
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, virtual_server.tls.accept(stream));
     let Ok(Ok(tls)) = handshake.await else { return };
     let sni = tls.get_ref().1.server_name().map(ToOwned::to_owned);
     let answer = service_fn(move |request| {
-        let site = site.clone();
-        let seen = EchoedRequest { component: site.component, peer, sni: sni.clone() };
-        async move { site.answer(seen, request).await }
+        let virtual_server = virtual_server.clone();
+        let seen = EchoedRequest { component: virtual_server.component, peer, sni: sni.clone() };
+        async move { virtual_server.answer(seen, request).await }
     });
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -99,7 +103,7 @@ impl ComponentListener {
         &self,
         seen: EchoedRequest,
         request: Request<Incoming>,
-    ) -> Result<ComponentReply, BodyError> {
+    ) -> Result<ComponentReply, ComponentBodyError> {
         let world = &self.world;
         world.count(self.component);
         let reply = match self.component {
@@ -131,7 +135,7 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    reply.map(|body| body.map_err(|error| BodyError::Other(error.into())).boxed_unsync())
+    reply.map(|body| body.map_err(|error| ComponentBodyError::Other(error.into())).boxed_unsync())
 }
 
 /// A socket that dies with the stand-in, even after the Socket.IO server has taken it over.
@@ -147,7 +151,7 @@ impl KillableSocket {
         Self { socket, end, ended: false }
     }
 
-    fn alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn guard(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.ended = self.ended || self.end.as_mut().poll(cx).is_ready();
         if self.ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
@@ -159,7 +163,7 @@ impl AsyncRead for KillableSocket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.alive(cx)?;
+        self.guard(cx)?;
         Pin::new(&mut self.socket).poll_read(cx, buffer)
     }
 }

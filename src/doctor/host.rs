@@ -31,7 +31,8 @@ pub(super) fn checks(config: &Config, facts: &DoctorInputs) -> RowCheck {
         pid: facts.pid,
     };
     super::blocking(move || {
-        let mut rows = vec![cpus(), memory(), open_files(&needs), backlog(), local_ports(&needs)];
+        let mut rows =
+            vec![cpus(), upstream_state(), open_files(&needs), backlog(), local_ports(&needs)];
         rows.extend(conntrack(&needs));
         rows.push(rotation(&needs.log, Path::new("/")));
         rows.push(disk(&directory(&needs.log)));
@@ -52,7 +53,7 @@ fn cpus() -> DoctorRow {
     }
 }
 
-fn memory() -> DoctorRow {
+fn upstream_state() -> DoctorRow {
     let row = row("hardware", "memory", "");
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = |name: &str| -> Option<u64> {

@@ -78,12 +78,12 @@ async fn resolves(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
         );
     }
     let own = ips.iter().any(|ip| UdpSocket::bind((*ip, 0)).is_ok());
-    let whose = if own {
+    let selected = if own {
         "an address of this host"
     } else {
         "no address of this host: a balancer or address translation is in front"
     };
-    row.good(format!("resolves to {list}, {whose}"))
+    row.good(format!("resolves to {list}, {selected}"))
 }
 
 async fn reached(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {

@@ -38,21 +38,21 @@ pub trait Acceptor: 'static {
     fn is_closing(&self) -> bool;
 
     /// Whether nothing new is taken: the worker drains, or the listener is being removed.
-    fn is_going(&self) -> bool {
+    fn is_draining(&self) -> bool {
         self.is_closing() || self.worker().local.phase() != Phase::Serving
     }
 
     /// Whether a kept connection is closed without waiting for its next request. Not if another
     /// process has taken over: there is time, and a request may be on its way.
-    fn closes_idle(&self) -> bool {
-        self.is_going() && self.worker().local.phase() != Phase::Succeeded
+    fn closes_idle_connections(&self) -> bool {
+        self.is_draining() && self.worker().local.phase() != Phase::Succeeded
     }
 
     /// Lets a connection in, as a task of the worker, or refuses it.
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr);
 
     /// Notes that a client was turned away because the system has no more descriptors.
-    fn shed(self: &Rc<Self>, client: ClientAddr);
+    fn reject_out_of_fds(self: &Rc<Self>, client: ClientAddr);
 }
 
 /// A connection that was let in.
@@ -131,17 +131,17 @@ impl Drop for AdmittedConn {
 /// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
 /// kernel's queue then are taken too, because closing the socket would reset them. A listener that is removed first
 /// turns new clients away, and gives those whose handshake has begun the time to end it.
-pub async fn run<D: Acceptor>(door: Rc<D>, listener: TcpListener) {
-    let local = &door.worker().local;
-    let alarm = local.clock.alarm();
+pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
+    let local = &acceptor.worker().local;
+    let timer = local.clock.timer();
     let mut leaves = None;
-    listen::let_in(&listener);
+    listen::accept_new_syns(&listener);
     loop {
         let accepted = poll_fn(|cx| {
             // A socket that another process has taken over is not ours to close to anybody.
             let serving = local.phase() == Phase::Serving;
-            let removed = serving && door.is_closing();
-            if removed && leaves.is_none() && listen::turn_away(&listener).is_ok() {
+            let removed = serving && acceptor.is_closing();
+            if removed && leaves.is_none() && listen::drop_new_syns(&listener).is_ok() {
                 leaves = Some(local.clock.now() + FINAL_HANDSHAKE_WAIT + TICK);
             }
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
@@ -149,21 +149,21 @@ pub async fn run<D: Acceptor>(door: Rc<D>, listener: TcpListener) {
             }
             match leaves {
                 Some(at) if serving && local.clock.now() < at => {
-                    alarm.set_at(at);
+                    timer.set_at(at);
                 }
-                _ if door.is_going() => return Poll::Ready(None),
+                _ if acceptor.is_draining() => return Poll::Ready(None),
                 _ => {}
             }
-            alarm.poll(cx).map(|()| None)
+            timer.poll(cx).map(|()| None)
         });
         match accepted.await {
-            None => return take_the_rest(&door, listener),
-            Some(Ok((stream, peer))) => match keep_spare(door.worker(), stream) {
-                Some(stream) => door.admit(stream, ClientAddr(peer)),
-                None => door.shed(ClientAddr(peer)),
+            None => return take_the_rest(&acceptor, listener),
+            Some(Ok((stream, peer))) => match reserve_fd(acceptor.worker(), stream) {
+                Some(stream) => acceptor.admit(stream, ClientAddr(peer)),
+                None => acceptor.reject_out_of_fds(ClientAddr(peer)),
             },
             Some(Err(error)) if Shortage::of(&error) == Some(Shortage::Descriptors) => {
-                shed(&door, &listener).await;
+                reject_out_of_fds(&acceptor, &listener).await;
             }
             // The client was gone before we came to it.
             Some(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -172,22 +172,22 @@ pub async fn run<D: Acceptor>(door: Rc<D>, listener: TcpListener) {
 }
 
 /// Takes what waits in the kernel's queue without the poller having told of it yet.
-fn take_the_rest<D: Acceptor>(door: &Rc<D>, listener: TcpListener) {
+fn take_the_rest<D: Acceptor>(acceptor: &Rc<D>, listener: TcpListener) {
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = taken {
-            door.admit(stream, ClientAddr(peer));
+            acceptor.admit(stream, ClientAddr(peer));
         }
     }
 }
 
 /// Sees to it that the worker has its spare descriptor, before it takes `stream` in.
 ///
-/// While [`shed`] has given the spare one up for a moment, others of the process may take it (a configuration that is
+/// While [`reject_out_of_fds`] has given the spare one up for a moment, others of the process may take it (a configuration that is
 /// read, another worker). Then nobody could be turned away, and clients would wait in the kernel's queue; so the
 /// connection that gets the next free descriptor is closed for it (`None`).
-fn keep_spare(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
+fn reserve_fd(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
     let mut spare = worker.spare.borrow_mut();
     if spare.is_some() {
         return Some(stream);
@@ -204,8 +204,8 @@ fn keep_spare(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
 /// Out of file descriptors: gives up idle upstream connections; failing that, takes one waiting
 /// client only to close its connection, so that the queue does not fill with clients who wait for
 /// nothing.
-async fn shed<D: Acceptor>(door: &Rc<D>, listener: &TcpListener) {
-    let worker = door.worker();
+async fn reject_out_of_fds<D: Acceptor>(acceptor: &Rc<D>, listener: &TcpListener) {
+    let worker = acceptor.worker();
     if !worker.pool.is_empty() {
         worker.pool.clear();
         return;
@@ -217,7 +217,7 @@ async fn shed<D: Acceptor>(door: &Rc<D>, listener: &TcpListener) {
     });
     if let Some((stream, peer)) = waiting.await {
         drop(stream);
-        door.shed(ClientAddr(peer));
+        acceptor.reject_out_of_fds(ClientAddr(peer));
     }
     *worker.spare.borrow_mut() = Worker::open_spare();
     tokio::time::sleep(ACCEPT_PAUSE).await;

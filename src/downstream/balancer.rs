@@ -126,14 +126,14 @@ pub(crate) async fn identify(
     stream: &mut TcpStream,
     peer: ClientAddr,
     admitted: &mut AdmittedConn,
-    alarm: &Timer,
+    timer: &Timer,
     metrics: &ListenerMetrics,
 ) -> Result<Option<Box<ProxyHeader>>, BalancerError> {
     if !admitted.is_balancers {
         return Ok(None);
     }
     // Boxed: most listeners have no balancer.
-    let (via, counted) = Box::pin(header(stream, peer, alarm)).await;
+    let (via, counted) = Box::pin(header(stream, peer, timer)).await;
     metrics.balanced(counted);
     let via = Box::new(via?);
     if via.is_for_another()
@@ -149,10 +149,10 @@ pub(crate) async fn identify(
 async fn header(
     stream: &mut TcpStream,
     peer: ClientAddr,
-    alarm: &Timer,
+    timer: &Timer,
 ) -> (Result<ProxyHeader, BalancerError>, ProxyHeaderResult) {
     let refused = |reason, detail: String| Err(BalancerError::Refused(None, reason, Some(detail)));
-    let Some(received) = until(alarm, receive(stream)).await else {
+    let Some(received) = until(timer, receive(stream)).await else {
         let detail = "no whole PROXY protocol header in time".to_owned();
         return (refused(Reason::BalancerTimeout, detail), ProxyHeaderResult::TimedOut);
     };
@@ -173,7 +173,7 @@ async fn header(
     let counted = via.counted();
     // A health check may end with the header that says it is one, or say nothing after it.
     if via.origin == HeaderSource::Local
-        && !matches!(until(alarm, stream.peek(&mut [0])).await, Some(Ok(1)))
+        && !matches!(until(timer, stream.peek(&mut [0])).await, Some(Ok(1)))
     {
         return (Err(BalancerError::Probe), counted);
     }

@@ -66,7 +66,7 @@ async fn read_with<T: Io>(
     within: Duration,
 ) -> Result<HelloProgress, ClientHelloError> {
     let mut fed = 0;
-    conn.alarm.set(within);
+    conn.timer.set(within);
     poll_fn(|cx| {
         loop {
             let unread = conn.input.get(fed..).unwrap_or_default();
@@ -86,7 +86,7 @@ async fn read_with<T: Io>(
                 Poll::Pending => break,
             }
         }
-        conn.alarm.poll(cx).map(|()| Err(ClientHelloError::TimedOut))
+        conn.timer.poll(cx).map(|()| Err(ClientHelloError::TimedOut))
     })
     .await
 }

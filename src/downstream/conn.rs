@@ -37,7 +37,7 @@ pub(crate) struct Conn<T> {
     pub(crate) io: T,
     pub(crate) input: BytesMut,
     pub(crate) out: WriteBuffer,
-    pub(crate) alarm: Timer,
+    pub(crate) timer: Timer,
     pub(crate) local: Rc<WorkerLocal>,
     /// When the first byte of the present head came.
     pub(crate) head_began: Option<Instant>,
@@ -50,7 +50,7 @@ impl<T: Io> Conn<T> {
             io,
             input: BytesMut::new(),
             out: WriteBuffer::new(),
-            alarm: local.clock.alarm(),
+            timer: local.clock.timer(),
             local: Rc::clone(local),
             head_began: None,
         }
@@ -58,7 +58,7 @@ impl<T: Io> Conn<T> {
 
     /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
     ///
-    /// `closes_idle` says whether one that has not begun is no longer
+    /// `closes_idle_connections` says whether one that has not begun is no longer
     /// waited for.
     ///
     /// # Errors
@@ -67,12 +67,12 @@ impl<T: Io> Conn<T> {
     pub(crate) async fn read_head(
         &mut self,
         limits: &HeadLimits,
-        closes_idle: &dyn Fn() -> bool,
+        closes_idle_connections: &dyn Fn() -> bool,
     ) -> Result<Option<Bytes>, Reason> {
         let mut scanner = HeadScanner::default();
         let (mut begun, mut judged) = (false, false);
         self.head_began = None;
-        self.alarm.set(limits.keep_alive);
+        self.timer.set(limits.keep_alive);
         poll_fn(|cx| {
             loop {
                 // RFC 9112 section 2.2: an empty line before the request line is ignored.
@@ -80,7 +80,7 @@ impl<T: Io> Conn<T> {
                     self.input.advance(2);
                 }
                 if !self.input.is_empty() && !std::mem::replace(&mut begun, true) {
-                    self.alarm.set(limits.header);
+                    self.timer.set(limits.header);
                     self.head_began = Some(Instant::now());
                 }
                 match scanner.scan(&self.input) {
@@ -112,8 +112,8 @@ impl<T: Io> Conn<T> {
                     Poll::Pending => break,
                 }
             }
-            let due = self.alarm.poll(cx).is_ready();
-            match (begun, due || (!begun && closes_idle())) {
+            let due = self.timer.poll(cx).is_ready();
+            match (begun, due || (!begun && closes_idle_connections())) {
                 (_, false) => Poll::Pending,
                 (true, true) => Poll::Ready(Err(Reason::HeaderTimeout)),
                 (false, true) => Poll::Ready(Ok(None)),
@@ -142,9 +142,9 @@ impl<T: Io> Conn<T> {
         if self.out.is_empty() && self.try_flush().await? {
             return Ok(());
         }
-        self.alarm.set(within);
+        self.timer.set(within);
         poll_fn(|cx| match self.out.poll_flush(cx, &mut self.io) {
-            Poll::Pending if self.alarm.poll(cx).is_ready() => {
+            Poll::Pending if self.timer.poll(cx).is_ready() => {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             other => other,
@@ -165,31 +165,31 @@ impl<T: Io> Conn<T> {
         if self.flush(within).await.is_err() {
             return;
         }
-        self.alarm.set(LINGER_TIMEOUT);
+        self.timer.set(LINGER_TIMEOUT);
         poll_fn(|cx| {
             if Pin::new(&mut self.io).poll_shutdown(cx).is_pending() {
-                return self.alarm.poll(cx);
+                return self.timer.poll(cx);
             }
             for _ in 0..MAX_READS_PER_POLL {
                 self.input.clear();
                 match self.poll_fill(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                     Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => return self.alarm.poll(cx),
+                    Poll::Pending => return self.timer.poll(cx),
                 }
             }
             cx.waker().wake_by_ref();
-            self.alarm.poll(cx)
+            self.timer.poll(cx)
         })
         .await;
     }
 
     /// Closes the connection for writing; a client that takes nothing is not waited for.
     pub(crate) async fn close(&mut self) {
-        self.alarm.set(LINGER_TIMEOUT);
+        self.timer.set(LINGER_TIMEOUT);
         poll_fn(|cx| match Pin::new(&mut self.io).poll_shutdown(cx) {
             Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => self.alarm.poll(cx),
+            Poll::Pending => self.timer.poll(cx),
         })
         .await;
     }

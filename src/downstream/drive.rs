@@ -31,7 +31,7 @@ pub(crate) struct Upload {
     pub(crate) asks: bool,
     ended: bool,
     /// Who looks at the pieces.
-    ticket: Option<Rc<RequestProbe>>,
+    probe: Option<Rc<RequestProbe>>,
 }
 
 impl Upload {
@@ -40,7 +40,7 @@ impl Upload {
         head: &RequestHead,
         max: u64,
         (idle, min_rate): (Duration, u64),
-        ticket: Option<&Rc<RequestProbe>>,
+        probe: Option<&Rc<RequestProbe>>,
     ) -> Self {
         Self {
             decoder: BodyDecoder::new(head.framing),
@@ -50,7 +50,7 @@ impl Upload {
             held: head.expects_continue,
             asks: head.expects_continue,
             ended: head.framing == Framing::None,
-            ticket: ticket.cloned(),
+            probe: probe.cloned(),
         }
     }
 
@@ -76,8 +76,8 @@ impl Upload {
             return Err(Reason::BodyTooLarge);
         }
         self.pace.moved(now, data.len() as u64);
-        if let Some(ticket) = &self.ticket {
-            ticket.sends(data);
+        if let Some(probe) = &self.probe {
+            probe.sends(data);
         }
         exchange.send(cx, data);
         Ok(())
@@ -166,7 +166,7 @@ pub(crate) async fn await_head<C: RequestSource>(
     client: &mut C,
     exchange: &mut Exchange,
     local: &WorkerLocal,
-    alarm: &Timer,
+    timer: &Timer,
     first_byte: Duration,
 ) -> Result<ResponseHead, ExchangeError> {
     let mut wait = UpstreamWait { limit: first_byte, since: None };
@@ -200,12 +200,12 @@ pub(crate) async fn await_head<C: RequestSource>(
         wait.look(exchange, client.upload().bytes != before, local.clock.now());
         let deadlines = [go_on, wait.deadline(), client.upload().pace.deadline()];
         let Some(earliest) = deadlines.into_iter().flatten().min() else {
-            alarm.clear();
-            let _ = alarm.poll(cx);
+            timer.clear();
+            let _ = timer.poll(cx);
             return Poll::Pending;
         };
-        alarm.set_at(earliest + TICK);
-        if alarm.poll(cx).is_pending() {
+        timer.set_at(earliest + TICK);
+        if timer.poll(cx).is_pending() {
             return Poll::Pending;
         }
         let now = local.clock.now();

@@ -43,13 +43,13 @@ pub(crate) enum HandshakeError {
 pub(crate) async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
-    alarm: &Timer,
+    timer: &Timer,
     metrics: &ListenerMetrics,
 ) -> Result<Box<TlsStream<ReadAhead>>, HandshakeError> {
     let begun = Instant::now();
-    let result = shake_hands(stream, tls, alarm).await;
+    let result = tls_handshake(stream, tls, timer).await;
     match &result {
-        Ok(stream) => metrics.shook_hands(counted(stream), begun.elapsed()),
+        Ok(stream) => metrics.handshake_done(counted(stream), begun.elapsed()),
         // That was none.
         Err(HandshakeError::PlainHttp(_)) => {}
         Err(HandshakeError::TimedOut) => metrics.handshake_failed(HandshakeResult::TimedOut),
@@ -60,13 +60,13 @@ pub(crate) async fn handshake(
     result
 }
 
-async fn shake_hands(
+async fn tls_handshake(
     stream: TcpStream,
     tls: &ServerTls,
-    alarm: &Timer,
+    timer: &Timer,
 ) -> Result<Box<TlsStream<ReadAhead>>, HandshakeError> {
     let mut first = [0; 1];
-    match until(alarm, stream.peek(&mut first)).await.ok_or(HandshakeError::TimedOut)? {
+    match until(timer, stream.peek(&mut first)).await.ok_or(HandshakeError::TimedOut)? {
         Ok(1) if first.first().is_some_and(u8::is_ascii_uppercase) => {
             return Err(HandshakeError::PlainHttp(stream));
         }
@@ -77,7 +77,7 @@ async fn shake_hands(
         // Only on these listeners is the ClientHello read first: left to itself, the TLS library
         // would send `access_denied`, which says nothing about the name.
         let reading = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
-        let reading = until(alarm, reading).await.ok_or(HandshakeError::TimedOut)?;
+        let reading = until(timer, reading).await.ok_or(HandshakeError::TimedOut)?;
         let hello = reading.map_err(HandshakeError::Failed)?;
         if let Some(name) = hello.client_hello().server_name().filter(|name| tls.refuses(name)) {
             let name = name.to_owned();
@@ -87,7 +87,7 @@ async fn shake_hands(
     } else {
         TlsAcceptor::from(Arc::clone(&tls.config)).accept(ReadAhead::new(stream))
     };
-    until(alarm, accepting)
+    until(timer, accepting)
         .await
         .ok_or(HandshakeError::TimedOut)?
         .map(Box::new)
@@ -101,8 +101,8 @@ pub(crate) fn finished(stream: &TlsStream<ReadAhead>, tls: &ServerTls) -> Client
 }
 
 /// Refuses a client for the server name it asks for. Returns the detail for the access log.
-pub(crate) async fn refuse_name(stream: TcpStream, name: &str, alarm: &Timer) -> String {
-    part(stream, &UNRECOGNIZED_NAME, alarm).await;
+pub(crate) async fn refuse_name(stream: TcpStream, name: &str, timer: &Timer) -> String {
+    part(stream, &UNRECOGNIZED_NAME, timer).await;
     format!("no certificate for the server name {name:?}")
 }
 
@@ -127,19 +127,19 @@ fn counted(stream: &TlsStream<ReadAhead>) -> HandshakeResult {
 }
 
 /// Runs `future` until the alarm goes off.
-pub(crate) async fn until<F: Future>(alarm: &Timer, future: F) -> Option<F::Output> {
+pub(crate) async fn until<F: Future>(timer: &Timer, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => alarm.poll(cx).map(|()| None),
+        Poll::Pending => timer.poll(cx).map(|()| None),
     })
     .await
 }
 
 /// Says a last thing to a client that will not be served, and closes.
-pub(crate) async fn part(mut stream: TcpStream, said: &[u8], alarm: &Timer) {
-    alarm.set(Duration::from_secs(1));
-    let _ = until(alarm, async {
+pub(crate) async fn part(mut stream: TcpStream, said: &[u8], timer: &Timer) {
+    timer.set(Duration::from_secs(1));
+    let _ = until(timer, async {
         stream.write_all(said).await?;
         stream.shutdown().await?;
         // What it sent is read, because closing on unread bytes would reset the answer away.

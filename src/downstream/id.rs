@@ -7,12 +7,12 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 /// An id for one request, 32 hexadecimal digits or what a trusted proxy sent.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestId {
-    text: [u8; Self::MOST],
+    text: [u8; Self::MAX_LEN],
     length: u8,
 }
 
 impl RequestId {
-    const MOST: usize = 64;
+    const MAX_LEN: usize = 64;
 
     pub(crate) fn as_str(&self) -> &str {
         let text = self.text.get(..usize::from(self.length)).unwrap_or_default();
@@ -27,10 +27,10 @@ impl RequestId {
     /// Takes over an id if it is short and harmless in logs and fields.
     pub(crate) fn from_proxy(text: &[u8]) -> Option<Self> {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:=+/".contains(b);
-        if text.is_empty() || text.len() > Self::MOST || !text.iter().all(plain) {
+        if text.is_empty() || text.len() > Self::MAX_LEN || !text.iter().all(plain) {
             return None;
         }
-        let mut id = Self { text: [0; Self::MOST], length: u8::try_from(text.len()).ok()? };
+        let mut id = Self { text: [0; Self::MAX_LEN], length: u8::try_from(text.len()).ok()? };
         id.text.get_mut(..text.len())?.copy_from_slice(text);
         Some(id)
     }
@@ -55,7 +55,7 @@ impl RequestIds {
         self.count.set(count.wrapping_add(1));
         let halves =
             [mixed(self.seed.wrapping_add(count)), mixed(self.seed.rotate_left(32) ^ count)];
-        let mut id = RequestId { text: [0; RequestId::MOST], length: 32 };
+        let mut id = RequestId { text: [0; RequestId::MAX_LEN], length: 32 };
         for (index, digit) in id.text.iter_mut().take(32).enumerate() {
             let half = halves[index / 16];
             *digit = b"0123456789abcdef"[(half >> (60 - 4 * (index % 16)) & 15) as usize];

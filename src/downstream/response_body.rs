@@ -82,7 +82,7 @@ impl ResponseBody {
         cx: &mut Context<'_>,
         sender: &mut RequestBody<'_, T>,
         exchange: &mut Exchange,
-        alarm: &Timer,
+        timer: &Timer,
     ) -> Poll<Result<(), Reason>> {
         if let Err(reason) = push(sender, cx, exchange) {
             return Poll::Ready(Err(reason));
@@ -118,7 +118,7 @@ impl ResponseBody {
         } else {
             self.silent_since.get_or_insert(now);
         }
-        self.look_at_clock(cx, &sender.upload, alarm, now)
+        self.look_at_clock(cx, &sender.upload, timer, now)
     }
 
     /// Bytes of the body that have left.
@@ -130,7 +130,7 @@ impl ResponseBody {
         &self,
         cx: &Context<'_>,
         upload: &Upload,
-        alarm: &Timer,
+        timer: &Timer,
         now: Instant,
     ) -> Poll<Result<(), Reason>> {
         let limits = [
@@ -139,9 +139,9 @@ impl ResponseBody {
             (upload.pace.deadline(), Reason::BodyTooSlow),
         ];
         if let Some(earliest) = limits.iter().filter_map(|limit| limit.0).min() {
-            alarm.set_at(earliest + TICK);
+            timer.set_at(earliest + TICK);
         }
-        if alarm.poll(cx).is_ready() {
+        if timer.poll(cx).is_ready() {
             let passed = limits.iter().find(|limit| limit.0.is_some_and(|at| at <= now));
             if let Some((_, reason)) = passed {
                 return Poll::Ready(Err(*reason));

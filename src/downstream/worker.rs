@@ -30,11 +30,11 @@ pub struct Worker {
     /// Open tunnels of the way in.
     pub tunnels: TunnelRegistry<TunnelInfo>,
     /// Open connections that are passed through.
-    pub passing: TunnelRegistry<PassthroughConn>,
+    pub passthrough_conn: TunnelRegistry<PassthroughConn>,
     /// The latest requests of the way in.
     pub recent: RecentRequests,
     /// What is noticed of Socket.IO sessions.
-    pub lens: Rc<EventSink>,
+    pub event_sink: Rc<EventSink>,
     /// The present time as text.
     pub(crate) stamp: TimestampCache,
     pub(crate) ids: RequestIds,
@@ -49,7 +49,7 @@ impl Worker {
     pub fn new(
         lines: Rc<WorkerLines>,
         metrics: Arc<Metrics>,
-        lens: Rc<EventSink>,
+        event_sink: Rc<EventSink>,
         recent: usize,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
@@ -58,9 +58,9 @@ impl Worker {
             lines,
             metrics,
             tunnels: TunnelRegistry::default(),
-            passing: TunnelRegistry::default(),
+            passthrough_conn: TunnelRegistry::default(),
             recent: RecentRequests::new(recent),
-            lens,
+            event_sink,
             stamp: TimestampCache::default(),
             ids: RequestIds::new(),
             spare: RefCell::new(Self::open_spare()),
@@ -68,7 +68,7 @@ impl Worker {
         tokio::task::spawn_local(worker.local.clock.clone().run());
         tokio::task::spawn_local(Rc::clone(&worker.pool).sweep());
         tokio::task::spawn_local(Rc::clone(&worker.lines).run());
-        tokio::task::spawn_local(Rc::clone(&worker.lens).run());
+        tokio::task::spawn_local(Rc::clone(&worker.event_sink).run());
         worker
     }
 

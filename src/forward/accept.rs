@@ -30,38 +30,40 @@ impl Acceptor for ForwardService {
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: ClientAddr) {
-        let stand = self.stand.load_full();
-        stand.metrics.accepted.inc();
-        let limits = &stand.way.outlet.limits;
+        let listener_state = self.listener_state.load_full();
+        listener_state.metrics.accepted.inc();
+        let limits = &listener_state.way.forward_proxy.limits;
         let limits = (limits.connections, limits.connections_per_client);
-        let balancers = stand.listener.proxy_protocol.as_ref();
-        match AdmittedConn::new(&self.admission, peer, limits, balancers, &stand.metrics) {
+        let balancers = listener_state.listener.proxy_protocol.as_ref();
+        match AdmittedConn::new(&self.admission, peer, limits, balancers, &listener_state.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
-                self.worker
-                    .local
-                    .spawn(async move { connection(own, stand, stream, (peer, admitted)).await });
+                self.worker.local.spawn(async move {
+                    connection(own, listener_state, stream, (peer, admitted)).await
+                });
             }
-            Err(reason) => refuse(self, &stand, ForwardConn::of(peer, None), (reason, None)),
+            Err(reason) => {
+                refuse(self, &listener_state, ForwardConn::of(peer, None), (reason, None))
+            }
         }
     }
 
-    fn shed(self: &Rc<Self>, peer: ClientAddr) {
-        let stand = self.stand.load_full();
-        stand.metrics.reject(AdmissionRejection::Descriptors);
-        refuse(self, &stand, ForwardConn::of(peer, None), (Reason::NoDescriptors, None));
+    fn reject_out_of_fds(self: &Rc<Self>, peer: ClientAddr) {
+        let listener_state = self.listener_state.load_full();
+        listener_state.metrics.reject(AdmissionRejection::Descriptors);
+        refuse(self, &listener_state, ForwardConn::of(peer, None), (Reason::NoDescriptors, None));
     }
 }
 
 /// Notes a connection that ends before its first request.
 fn refuse(
     service: &Rc<ForwardService>,
-    stand: &Arc<ForwardListenerState>,
-    facts: ForwardConn,
+    listener_state: &Arc<ForwardListenerState>,
+    client_conn: ForwardConn,
     (reason, detail): (Reason, Option<String>),
 ) {
-    let began = facts.began;
-    let mut record = EgressLog::new(&service.worker, &Rc::new(facts), stand);
+    let began = client_conn.began;
+    let mut record = EgressLog::new(&service.worker, &Rc::new(client_conn), listener_state);
     record.start = began;
     record.reason = Some(reason);
     record.detail = detail;
@@ -69,51 +71,60 @@ fn refuse(
 
 async fn connection(
     service: Rc<ForwardService>,
-    stand: Arc<ForwardListenerState>,
+    listener_state: Arc<ForwardListenerState>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
-    let facts = |via| ForwardConn { began, ..ForwardConn::of(peer, via) };
+    let client_conn = |via| ForwardConn { began, ..ForwardConn::of(peer, via) };
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &stand, facts(None), (Reason::ClientGone, None));
+        return refuse(&service, &listener_state, client_conn(None), (Reason::ClientGone, None));
     }
-    let alarm = service.worker.local.clock.alarm();
-    alarm.set(stand.way.outlet.timeouts.handshake);
-    let facts = match identify(&mut stream, peer, &mut admitted, &alarm, &stand.metrics).await {
-        Ok(via) => facts(via),
-        Err(BalancerError::Probe) => return,
-        Err(BalancerError::Refused(via, reason, detail)) => {
-            return refuse(&service, &stand, facts(via), (reason, detail));
-        }
+    let timer = service.worker.local.clock.timer();
+    timer.set(listener_state.way.forward_proxy.timeouts.handshake);
+    let client_conn =
+        match identify(&mut stream, peer, &mut admitted, &timer, &listener_state.metrics).await {
+            Ok(via) => client_conn(via),
+            Err(BalancerError::Probe) => return,
+            Err(BalancerError::Refused(via, reason, detail)) => {
+                return refuse(&service, &listener_state, client_conn(via), (reason, detail));
+            }
+        };
+    let Some(settings) = &listener_state.listener.tls else {
+        drop((timer, listener_state));
+        return serve::serve(&service, client_conn, stream, admitted).await;
     };
-    let Some(settings) = &stand.listener.tls else {
-        drop((alarm, stand));
-        return serve::serve(&service, facts, stream, admitted).await;
-    };
-    match handshake(stream, settings, &alarm, &stand.metrics).await {
+    match handshake(stream, settings, &timer, &listener_state.metrics).await {
         Ok(stream) => {
             let tls = version(&stream);
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let names = shown.map(peer::names_of).unwrap_or_default();
-            let facts = ForwardConn { tls, names, handshake: finished(&stream, settings), ..facts };
-            drop((alarm, stand));
+            let client_conn =
+                ForwardConn { tls, names, handshake: finished(&stream, settings), ..client_conn };
+            drop((timer, listener_state));
             // Boxed: TLS makes its state large, and most clients speak plain HTTP to a proxy.
-            Box::pin(serve::serve(&service, facts, stream, admitted)).await;
+            Box::pin(serve::serve(&service, client_conn, stream, admitted)).await;
         }
-        Err(HandshakeError::PlainHttp(stream)) => explain(&service, &stand, facts, stream).await,
+        Err(HandshakeError::PlainHttp(stream)) => {
+            explain(&service, &listener_state, client_conn, stream).await
+        }
         Err(HandshakeError::UnknownName(stream, name)) => {
-            let detail = refuse_name(stream, &name, &alarm).await;
-            refuse(&service, &stand, facts, (Reason::TlsHandshake, Some(detail)));
+            let detail = refuse_name(stream, &name, &timer).await;
+            refuse(&service, &listener_state, client_conn, (Reason::TlsHandshake, Some(detail)));
         }
         Err(HandshakeError::TimedOut) => {
-            refuse(&service, &stand, facts, (Reason::HandshakeTimeout, None));
+            refuse(&service, &listener_state, client_conn, (Reason::HandshakeTimeout, None));
         }
         Err(HandshakeError::Failed(error))
-            if facts.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
+            if client_conn.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
         Err(HandshakeError::Failed(error)) => {
-            refuse(&service, &stand, facts, (Reason::TlsHandshake, Some(error.to_string())));
+            refuse(
+                &service,
+                &listener_state,
+                client_conn,
+                (Reason::TlsHandshake, Some(error.to_string())),
+            );
         }
     }
 }
@@ -121,11 +132,11 @@ async fn connection(
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
 async fn explain(
     service: &Rc<ForwardService>,
-    stand: &Arc<ForwardListenerState>,
-    facts: ForwardConn,
+    listener_state: &Arc<ForwardListenerState>,
+    client_conn: ForwardConn,
     stream: TcpStream,
 ) {
-    let mut record = EgressLog::new(&service.worker, &Rc::new(facts), stand);
+    let mut record = EgressLog::new(&service.worker, &Rc::new(client_conn), listener_state);
     let why =
         "this port of the proxy speaks TLS: point the client at https://, or at the plain port";
     record.refused(Reason::PlainHttp, Some(why.to_owned()));
@@ -133,5 +144,5 @@ async fn explain(
     record.status = reply.status.as_u16();
     let mut out = Vec::new();
     reply.write(&mut out, &service.worker, &record.id, None, true);
-    part(stream, &out, &service.worker.local.clock.alarm()).await;
+    part(stream, &out, &service.worker.local.clock.timer()).await;
 }

@@ -21,14 +21,15 @@ impl EgressRequest<'_> {
         record: &mut EgressLog,
         destination: &Destination,
     ) -> Result<(), RequestRejected> {
-        let outlet = &self.way.outlet;
+        let forward_proxy = &self.way.forward_proxy;
         let (Some(users), Some(value)) =
-            (&outlet.users, self.asked.head.fields.named("proxy-authorization"))
+            (&forward_proxy.users, self.asked.head.fields.named("proxy-authorization"))
         else {
             return Ok(());
         };
         let form = self.asked.form;
-        let login = outlet.policy.login(&record.client(), destination, form, Timestamp::now());
+        let login =
+            forward_proxy.policy.login(&record.client(), destination, form, Timestamp::now());
         if login == Login::Ignored {
             return Ok(());
         }
@@ -36,7 +37,7 @@ impl EgressRequest<'_> {
         let refused = match BasicCredentials::parse(value) {
             None => (Reason::ProxyAuthFailed, None),
             Some(pair) => {
-                let verified = self.service.commons.logins.verify(users, &pair, network);
+                let verified = self.service.forward_shared.logins.verify(users, &pair, network);
                 match until_gone(conn, verified).await {
                     None => {
                         record.refused(Reason::ClientGone, None);

@@ -41,8 +41,8 @@ pub(super) enum EgressConnectError {
 
 /// A request for a connection, and what it may use.
 pub(super) struct Errand<'a> {
-    pub(super) commons: &'a ForwardShared,
-    pub(super) outlet: &'a ForwardProxy,
+    pub(super) forward_shared: &'a ForwardShared,
+    pub(super) forward_proxy: &'a ForwardProxy,
     /// The client's network, in whose share names are looked up.
     pub(super) network: IpAddr,
     /// How the destination is asked for.
@@ -64,9 +64,9 @@ impl Errand<'_> {
         grant: &Grant,
         destination: &Destination,
     ) -> Result<EgressStream, EgressConnectError> {
-        let (outlet, rule) = (self.outlet, &grant.rule);
-        let deadline = Instant::now() + outlet.timeouts.connect;
-        let parent = outlet.parent(rule, destination);
+        let (forward_proxy, rule) = (self.forward_proxy, &grant.rule);
+        let deadline = Instant::now() + forward_proxy.timeouts.connect;
+        let parent = forward_proxy.parent(rule, destination);
         let found = match timeout_at(deadline, self.addresses(destination)).await {
             Ok(Ok(found)) => found,
             // The parent looks names up; one that is unknown here may be known there.
@@ -90,7 +90,7 @@ impl Errand<'_> {
                 dialled: Some(dialled),
                 parent: None,
             }),
-            Err(error) => Err(failed(&error, &checked, outlet.timeouts.connect)),
+            Err(error) => Err(failed(&error, &checked, forward_proxy.timeouts.connect)),
         }
     }
 
@@ -98,9 +98,9 @@ impl Errand<'_> {
     async fn addresses(&self, destination: &Destination) -> Result<Addresses, ResolveError> {
         match &destination.host {
             Host::Addr(ip) => Ok(Addresses::from([*ip])),
-            Host::Name(name) => match self.outlet.hosts.get(name) {
+            Host::Name(name) => match self.forward_proxy.hosts.get(name) {
                 Some(pinned) => Ok(Arc::clone(pinned)),
-                None => self.commons.names.look_up(name, self.network).await,
+                None => self.forward_shared.names.look_up(name, self.network).await,
             },
         }
     }
@@ -115,7 +115,7 @@ impl Errand<'_> {
         let mut barred: Option<Blocked> = None;
         let mut checked = Vec::with_capacity(found.len());
         for ip in found {
-            match self.outlet.guard.check(rule, *ip, port) {
+            match self.forward_proxy.guard.check(rule, *ip, port) {
                 Ok(address) => checked.push(address),
                 Err(why) => _ = barred.get_or_insert(why),
             }

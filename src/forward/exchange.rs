@@ -58,15 +58,15 @@ pub(super) async fn serve<T: Io>(
     };
     let upload = Upload::new(head, u64::MAX, (CLIENT_WRITE_TIMEOUT, 0), None);
     let worker = &request.service.worker;
-    let alarm = worker.local.clock.alarm();
+    let timer = worker.local.clock.timer();
     let mut sender = RequestBody { conn, upload, version: head.version };
-    let first_byte = request.way.outlet.timeouts.first_byte;
-    let answer = await_head(&mut sender, &mut exchange, &worker.local, &alarm, first_byte).await;
+    let first_byte = request.way.forward_proxy.timeouts.first_byte;
+    let answer = await_head(&mut sender, &mut exchange, &worker.local, &timer, first_byte).await;
     record.request_bytes = sender.upload.bytes;
     let (reason, detail) = match answer {
         Ok(answer) if answer.status != 101 => {
             record.status = answer.status;
-            return pass_on(request, &mut sender, record, (&mut exchange, &answer, &alarm)).await;
+            return pass_on(request, &mut sender, record, (&mut exchange, &answer, &timer)).await;
         }
         Ok(_) => (Reason::UpstreamBadAnswer, Some("101 that was not asked for")),
         Err(ExchangeError::Upstream(failure)) => (failure.reason, failure.detail),
@@ -81,13 +81,13 @@ async fn pass_on<T: Io>(
     request: &EgressRequest<'_>,
     sender: &mut RequestBody<'_, T>,
     record: &mut EgressLog,
-    (exchange, head, alarm): (&mut Exchange, &crate::message::ResponseHead, &Timer),
+    (exchange, head, timer): (&mut Exchange, &crate::message::ResponseHead, &Timer),
 ) -> AfterRequest {
     let asked = &request.asked.head;
     // A body that is still on its way, or was never asked for, leaves the connection in a state
     // that only closing it resolves.
     let kept = asked.keep_alive && !request.is_last() && exchange.is_sent() && !sender.upload.held;
-    let idle = request.way.outlet.timeouts.idle;
+    let idle = request.way.forward_proxy.timeouts.idle;
     let sent = ResponseParts { head, edits: &ResponseEdits::default(), idle }.sent(asked.version);
     let mut tail = Vec::new();
     if lacks_date(head, &ResponseEdits::default()) {
@@ -101,7 +101,7 @@ async fn pass_on<T: Io>(
     let before = sender.conn.out.taken();
     proxied::write_response(sender.conn.out.staged(), head, sent, &tail);
     let mut download = ResponseBody::new(sent, MinRate::new(CLIENT_WRITE_TIMEOUT, 0), idle);
-    let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
+    let result = poll_fn(|cx| download.poll(cx, sender, exchange, timer)).await;
     record.request_bytes = sender.upload.bytes;
     record.response_bytes = download.bytes;
     match result {
@@ -125,7 +125,8 @@ async fn secure(
     host: &Host,
     stream: Stream,
 ) -> Result<Stream, (Reason, String)> {
-    let (RequestForm::Https, Some(config)) = (request.asked.form, &request.way.outlet.origin_tls)
+    let (RequestForm::Https, Some(config)) =
+        (request.asked.form, &request.way.forward_proxy.origin_tls)
     else {
         return Ok(stream);
     };
@@ -140,7 +141,7 @@ async fn secure(
     let Some(name) = name else {
         return Err((Reason::UpstreamTls, format!("no certificate could name {host}")));
     };
-    let within = request.way.outlet.timeouts.connect;
+    let within = request.way.forward_proxy.timeouts.connect;
     match timeout(within, TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp)))
         .await
     {

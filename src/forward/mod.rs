@@ -52,11 +52,11 @@ pub struct ForwardService {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
-    pub stand: Arc<ArcSwap<ForwardListenerState>>,
+    pub listener_state: Arc<ArcSwap<ForwardListenerState>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// What all listeners on all workers share.
-    pub commons: Arc<ForwardShared>,
+    pub forward_shared: Arc<ForwardShared>,
     /// The listener is being removed.
     pub closing: Rc<Cell<bool>>,
 }
@@ -107,7 +107,7 @@ impl ForwardConn {
     fn is_outdated(&self, service: &ForwardService) -> bool {
         let generation = service.worker.local.generation();
         if self.judged.replace(generation) != generation {
-            self.outdated.set(!self.is_accepted_by(&service.stand.load().listener));
+            self.outdated.set(!self.is_accepted_by(&service.listener_state.load().listener));
         }
         self.outdated.get()
     }

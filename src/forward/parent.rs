@@ -50,7 +50,7 @@ pub(super) async fn open(
     let (shunned, fresh): (Vec<_>, Vec<_>) = parent
         .endpoints
         .iter()
-        .partition(|endpoint| endpoint.health.circuit.gate() == CircuitState::Open);
+        .partition(|endpoint| endpoint.health.circuit.circuit_state() == CircuitState::Open);
     for endpoint in fresh.into_iter().chain(shunned) {
         match ask(parent, endpoint, destination).await {
             Ok((stream, early)) => {
@@ -73,7 +73,7 @@ pub(super) async fn open(
                     continue;
                 }
                 // Once per outage of a few seconds; each tunnel has its own log line.
-                if endpoint.health.circuit.gate() != CircuitState::Open {
+                if endpoint.health.circuit.circuit_state() != CircuitState::Open {
                     tracing::warn!(parent = parent.name, reason = reason.word(), "{said}");
                 }
                 endpoint.health.circuit.open_for(PARENT_BACKOFF);

@@ -28,9 +28,9 @@ use super::{ForwardConn, ForwardListenerState, ForwardRuntime};
 /// See the module.
 pub(super) struct EgressLog {
     worker: Rc<Worker>,
-    facts: Rc<ForwardConn>,
+    client_conn: Rc<ForwardConn>,
     listener: Arc<ForwardProxyListener>,
-    edition: Arc<ConfigVersion>,
+    config_version: Arc<ConfigVersion>,
     tally: Arc<RuleStats>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
@@ -76,16 +76,16 @@ impl EgressLog {
     /// For a connection, or a request that was refused before its head could be read.
     pub(super) fn new(
         worker: &Rc<Worker>,
-        facts: &Rc<ForwardConn>,
-        stand: &Arc<ForwardListenerState>,
+        client_conn: &Rc<ForwardConn>,
+        listener_state: &Arc<ForwardListenerState>,
     ) -> Self {
         Self {
             id: worker.ids.next(),
             worker: Rc::clone(worker),
-            facts: Rc::clone(facts),
-            listener: Arc::clone(&stand.listener),
-            edition: Arc::clone(&stand.way.outlet.edition),
-            tally: Arc::clone(&stand.way.no_rule),
+            client_conn: Rc::clone(client_conn),
+            listener: Arc::clone(&listener_state.listener),
+            config_version: Arc::clone(&listener_state.way.forward_proxy.config_version),
+            tally: Arc::clone(&listener_state.way.no_rule),
             start: Instant::now(),
             asked: None,
             user: None,
@@ -181,20 +181,20 @@ impl EgressLog {
     /// Who asks, as the rules see it.
     pub(super) fn client(&self) -> EgressClient<'_> {
         EgressClient {
-            ip: self.facts.client.ip(),
+            ip: self.client_conn.client.ip(),
             user: self.user.as_deref(),
-            names: &self.facts.names,
+            names: &self.client_conn.names,
         }
     }
 
     /// The client's own address and port.
     pub(super) fn address(&self) -> ClientAddr {
-        self.facts.client
+        self.client_conn.client
     }
 
     /// Whether the listener still accepts the client's handshake.
     pub(super) fn is_accepted_by(&self, listener: &ForwardProxyListener) -> bool {
-        self.facts.is_accepted_by(listener)
+        self.client_conn.is_accepted_by(listener)
     }
 
     pub(super) fn destination(&self) -> Option<&Destination> {
@@ -287,8 +287,8 @@ impl LogEvent for EgressLog {
         line.text(Key::Event, event.as_bytes());
         line.text(Key::Profile, PROFILE_LABEL.as_bytes());
         line.text(Key::Listener, self.listener.label.as_bytes());
-        line.address(Key::Client, self.facts.client.0);
-        if let Some(via) = &self.facts.via {
+        line.address(Key::Client, self.client_conn.client.0);
+        if let Some(via) = &self.client_conn.via {
             via.tell(line);
         }
         if let Some(user) = &self.user {
@@ -304,9 +304,9 @@ impl LogEvent for EgressLog {
             line.text(Key::WouldDeny, reason.word().as_bytes());
         }
         self.tell_outcome(line);
-        line.number(Key::Generation, self.edition.number());
-        line.text(Key::Config, self.edition.hash().as_bytes());
-        line.text(Key::Tls, self.facts.tls.as_bytes());
+        line.number(Key::Generation, self.config_version.number());
+        line.text(Key::Config, self.config_version.hash().as_bytes());
+        line.text(Key::Tls, self.client_conn.tls.as_bytes());
     }
 }
 

@@ -34,7 +34,7 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT";
 pub(super) struct EgressRequest<'a> {
     pub(super) service: &'a Rc<ForwardService>,
     pub(super) way: &'a Arc<ForwardRuntime>,
-    pub(super) facts: &'a ForwardConn,
+    pub(super) client_conn: &'a ForwardConn,
     pub(super) asked: ProxiedHead,
 }
 
@@ -76,20 +76,21 @@ impl EgressRequest<'_> {
         conn: &mut Conn<T>,
         record: &mut EgressLog,
     ) -> Result<ReadyRequest, RequestRejected> {
-        let (outlet, commons) = (&self.way.outlet, &self.service.commons);
+        let (forward_proxy, forward_shared) =
+            (&self.way.forward_proxy, &self.service.forward_shared);
         let client = record.address();
         let refused = |record: &mut EgressLog, reason, detail| {
             record.refused(reason, detail);
             RequestRejected
         };
-        commons
+        forward_shared
             .usage
-            .ask(client, &outlet.limits, std::time::Instant::now())
+            .ask(client, &forward_proxy.limits, std::time::Instant::now())
             .map_err(|reason| refused(record, reason, None))?;
         let destination = self.destination(record)?;
         self.identify(conn, record, &destination).await?;
         let (form, now) = (self.asked.form, Timestamp::now());
-        let grant = match outlet.policy.decide(&record.client(), &destination, form, now) {
+        let grant = match forward_proxy.policy.decide(&record.client(), &destination, form, now) {
             Verdict::Allowed(grant) => grant,
             Verdict::Denied(denial) => {
                 record.denied(self.way, denial);
@@ -97,7 +98,7 @@ impl EgressRequest<'_> {
             }
         };
         if grant.reported.is_some() {
-            outlet.seen.note(&record.client(), &destination, form, now);
+            forward_proxy.seen.note(&record.client(), &destination, form, now);
         }
         record.on_grant(self.way, &grant);
         match self.asked.head.hops_left() {
@@ -106,12 +107,12 @@ impl EgressRequest<'_> {
             Some(0) => return Err(refused(record, Reason::MethodNotAllowed, None)),
             _ => {}
         }
-        let (place, rate) = commons
+        let (place, rate) = forward_shared
             .usage
-            .open(client, &outlet.limits)
+            .open(client, &forward_proxy.limits)
             .map_err(|reason| refused(record, reason, None))?;
-        let errand = Errand { commons, outlet, network: client.network(), form };
-        match until_gone(conn, errand.reach(&grant, &destination)).await {
+        let checkout = Errand { forward_shared, forward_proxy, network: client.network(), form };
+        match until_gone(conn, checkout.reach(&grant, &destination)).await {
             Some(Ok(reached)) => {
                 record.connected();
                 record.dialled = reached.dialled;
@@ -144,7 +145,7 @@ impl EgressRequest<'_> {
             }
         };
         record.on_destination(&destination);
-        if self.asked.form == RequestForm::Https && self.way.outlet.origin_tls.is_none() {
+        if self.asked.form == RequestForm::Https && self.way.forward_proxy.origin_tls.is_none() {
             let why = rejection::HTTPS_IN_CLEAR.to_owned();
             record.refused(Reason::HttpsInClear, Some(why));
             return Err(RequestRejected);
@@ -160,7 +161,7 @@ impl EgressRequest<'_> {
         ready: ReadyRequest,
     ) -> AfterRequest {
         let ReadyRequest { grant, destination, reached, place, rate } = ready;
-        let timeouts = &self.way.outlet.timeouts;
+        let timeouts = &self.way.forward_proxy.timeouts;
         let out = conn.out.staged();
         out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\nX-Request-Id: ");
         out.extend_from_slice(record.id.as_str().as_bytes());
@@ -198,7 +199,7 @@ impl EgressRequest<'_> {
 
     /// Whether the connection carries no further request.
     pub(super) fn is_last(&self) -> bool {
-        self.service.is_going() || self.facts.is_outdated(self.service)
+        self.service.is_draining() || self.client_conn.is_outdated(self.service)
     }
 
     /// Answers with the refusal the record has.

@@ -17,7 +17,7 @@ pub const PROFILE_LABEL: &str = "forward";
 
 /// One generation's way out.
 pub struct ForwardRuntime {
-    pub(super) outlet: Arc<ForwardProxy>,
+    pub(super) forward_proxy: Arc<ForwardProxy>,
     rules: HashMap<String, Arc<RuleStats>>,
     pub(super) no_rule: Arc<RuleStats>,
 }
@@ -44,11 +44,11 @@ impl ForwardRuntime {
     /// them.
     #[must_use]
     pub fn new(
-        outlet: Arc<ForwardProxy>,
+        forward_proxy: Arc<ForwardProxy>,
         names: &LabelLimits,
         previous: Option<&Self>,
     ) -> Arc<Self> {
-        let rules = outlet.policy.rules().iter().map(|rule| {
+        let rules = forward_proxy.policy.rules().iter().map(|rule| {
             let settings = &rule.settings;
             let known = previous.and_then(|way| way.rules.get(&settings.name)?.rate.clone());
             let rate = known.filter(|(limit, _)| *limit == settings.rate);
@@ -67,7 +67,7 @@ impl ForwardRuntime {
             metrics: names.rule(NO_RULE, Reason::ALL.len()),
             rate: None,
         };
-        Arc::new(Self { outlet, rules, no_rule: Arc::new(no_rule) })
+        Arc::new(Self { forward_proxy, rules, no_rule: Arc::new(no_rule) })
     }
 
     /// What belongs to a rule of this generation.
@@ -88,7 +88,7 @@ impl ForwardRuntime {
                 },
             })
         };
-        self.outlet.listeners.iter().map(one).collect()
+        self.forward_proxy.listeners.iter().map(one).collect()
     }
 }
 
@@ -103,7 +103,7 @@ impl ForwardListenerState {
     #[must_use]
     pub fn closed(&self) -> Self {
         let way = ForwardRuntime {
-            outlet: Arc::new(self.way.outlet.closed()),
+            forward_proxy: Arc::new(self.way.forward_proxy.closed()),
             rules: HashMap::new(),
             no_rule: Arc::clone(&self.way.no_rule),
         };

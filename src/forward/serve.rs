@@ -33,44 +33,51 @@ pub(super) enum AfterRequest {
 /// Serves one connection until it closes.
 pub(super) async fn serve<T: TunnelStream>(
     service: &Rc<ForwardService>,
-    facts: ForwardConn,
+    client_conn: ForwardConn,
     io: T,
     admitted: AdmittedConn,
 ) {
     let worker = &service.worker;
-    let facts = Rc::new(facts);
+    let client_conn = Rc::new(client_conn);
     let mut conn = Conn::new(io, &worker.local);
     loop {
         // Copied: a connection that waits must not keep a configuration alive.
         let limits = {
-            let stand = service.stand.load();
-            let outlet = &stand.way.outlet;
+            let listener_state = service.listener_state.load();
+            let forward_proxy = &listener_state.way.forward_proxy;
             HeadLimits {
-                keep_alive: outlet.timeouts.keep_alive,
-                header: outlet.timeouts.header,
-                size: outlet.limits.header_size,
+                keep_alive: forward_proxy.timeouts.keep_alive,
+                header: forward_proxy.timeouts.header,
+                size: forward_proxy.limits.header_size,
             }
         };
-        let leaves = || service.closes_idle() || facts.is_outdated(service);
+        let leaves = || service.closes_idle_connections() || client_conn.is_outdated(service);
         let head = conn.read_head(&limits, &leaves).await;
         // What is in force now decides, not what was when the client began to think.
-        let stand = service.stand.load_full();
+        let listener_state = service.listener_state.load_full();
         let asked = match head {
-            Ok(Some(head)) => ProxiedHead::parse(&head, stand.way.outlet.limits.header_count),
+            Ok(Some(head)) => {
+                ProxiedHead::parse(&head, listener_state.way.forward_proxy.limits.header_count)
+            }
             Ok(None) => break,
             Err(reason) => Err(reason),
         };
         // Workers hear of a change a moment after it.
-        let outdated = !facts.is_accepted_by(&stand.listener);
+        let outdated = !client_conn.is_accepted_by(&listener_state.listener);
         let asked =
             asked.and_then(
                 |asked| if outdated { Err(Reason::EgressHandshakeOutdated) } else { Ok(asked) },
             );
-        let mut record = EgressLog::new(worker, &facts, &stand);
+        let mut record = EgressLog::new(worker, &client_conn, &listener_state);
         let next = match asked {
             Ok(asked) => {
                 record.on_head(&asked);
-                let request = EgressRequest { service, way: &stand.way, facts: &facts, asked };
+                let request = EgressRequest {
+                    service,
+                    way: &listener_state.way,
+                    client_conn: &client_conn,
+                    asked,
+                };
                 // Boxed: what a request needs is large, and a waiting connection has none.
                 Box::pin(request.serve(&mut conn, record)).await
             }

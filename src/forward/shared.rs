@@ -40,7 +40,7 @@ impl ForwardShared {
     /// Notes which way is in force.
     pub fn follow(&self, way: Option<&Arc<ForwardRuntime>>) {
         if let Some(way) = way {
-            self.seen.store(Some(Arc::clone(&way.outlet.seen)));
+            self.seen.store(Some(Arc::clone(&way.forward_proxy.seen)));
         }
     }
 

@@ -57,14 +57,14 @@ pub(super) fn spawn<T: TunnelStream>(
         opened;
     let own = Rc::clone(service);
     // A change of configuration while the client's hello was awaited: nobody has asked it yet.
-    let now = service.stand.load_full();
+    let now = service.listener_state.load_full();
     if !Arc::ptr_eq(&now.way, &way) && !is_still_allowed(&record, &now) {
         return record.tunnel_ended("policy");
     }
     drop((now, way));
-    let listed = service.commons.live.list(shown(&record));
+    let listed = service.forward_shared.live.list(shown(&record));
     service.worker.local.spawn(async move {
-        let allowed = || is_still_allowed(&record, &own.stand.load());
+        let allowed = || is_still_allowed(&record, &own.listener_state.load());
         let moved = &listed.open.moved;
         let terms = TunnelLimits { idle, ends_at, rates, moved, allowed: &allowed };
         let (local, noted) = (&own.worker.local, Cell::new(None));
@@ -146,25 +146,25 @@ fn shown(record: &EgressLog) -> OpenTunnel {
 
 /// Whether a tunnel would be opened today, by any rule, to the same address and the same way, for a
 /// client with this handshake.
-fn is_still_allowed(record: &EgressLog, stand: &ForwardListenerState) -> bool {
-    if !record.is_accepted_by(&stand.listener) {
+fn is_still_allowed(record: &EgressLog, listener_state: &ForwardListenerState) -> bool {
+    if !record.is_accepted_by(&listener_state.listener) {
         return false;
     }
     let Some(destination) = record.destination() else { return true };
-    let outlet = &stand.way.outlet;
+    let forward_proxy = &listener_state.way.forward_proxy;
     let client = record.client();
-    let known = |user| outlet.users.as_ref().is_some_and(|users| users.contains(user));
+    let known = |user| forward_proxy.users.as_ref().is_some_and(|users| users.contains(user));
     if client.user.is_some_and(|user| !known(user)) {
         return false;
     }
-    let Verdict::Allowed(grant) = decide(&outlet.policy, record, destination) else {
+    let Verdict::Allowed(grant) = decide(&forward_proxy.policy, record, destination) else {
         return false;
     };
-    match (outlet.parent(&grant.rule, destination), record.dialled) {
+    match (forward_proxy.parent(&grant.rule, destination), record.dialled) {
         (Some(parent), _) => record.parent.as_deref() == Some(parent.name.as_str()),
         (None, _) if record.parent.is_some() => false,
         (None, Some(dialled)) => {
-            outlet.guard.check(&grant.rule, dialled.ip(), dialled.port()).is_ok()
+            forward_proxy.guard.check(&grant.rule, dialled.ip(), dialled.port()).is_ok()
         }
         (None, None) => true,
     }

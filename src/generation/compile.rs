@@ -28,7 +28,7 @@ use super::virtual_server::{
     VirtualServer,
 };
 use super::{
-    CertificateStatus, ConfigVersion, Generation, GenerationGuard, SelfTest, certificates,
+    CertificateStatus, ConfigVersion, Generation, GenerationGuard, SelfTestServer, certificates,
     config_version, forward_proxy, passthrough, series, shared, upstreams,
 };
 
@@ -94,19 +94,19 @@ pub(super) fn build(
     let names = metrics.allot(config.gateway.metrics_limit);
     let counted: Vec<_> =
         upstreams.iter().map(|u| (Arc::clone(u), names.upstream(&u.name))).collect();
-    let mut sites = Vec::new();
-    let edition = Arc::<ConfigVersion>::default();
-    let sheet = Arc::<OnceLock<ConfigDigest>>::default();
-    let alive = GenerationGuard::new(&metrics.generations_alive);
+    let mut virtual_servers = Vec::new();
+    let config_version = Arc::<ConfigVersion>::default();
+    let digest = Arc::<OnceLock<ConfigDigest>>::default();
+    let guard = GenerationGuard::new(&metrics.generations_alive);
     let compiler = Compiler {
         loaded: &loaded,
         upstreams: &counted,
         provider,
         names: &names,
         shared: &shared,
-        edition: &edition,
-        sheet: &sheet,
-        alive: &alive,
+        config_version: &config_version,
+        digest: &digest,
+        guard: &guard,
         traces: config.gateway.trace_context,
         follows: config.gateway.socket_io_lens,
         purpose,
@@ -115,20 +115,21 @@ pub(super) fn build(
     for profile in &config.profiles {
         let requests = requests(profile, previous);
         for listener in &profile.listeners {
-            let site = compiler.site(profile, listener, &requests, &mut problems);
-            sites.extend(site.map(Arc::new));
+            let virtual_server =
+                compiler.virtual_server(profile, listener, &requests, &mut problems);
+            virtual_servers.extend(virtual_server.map(Arc::new));
         }
     }
-    let passing = passthrough::PassthroughInputs {
+    let passthrough_conn = passthrough::PassthroughInputs {
         upstreams: &counted,
         names: &names,
-        edition: &edition,
-        alive: &alive,
+        config_version: &config_version,
+        guard: &guard,
     };
-    let passages: Vec<_> = config
+    let passthrough_listeners: Vec<_> = config
         .tcp
         .iter()
-        .flat_map(|tcp| passthrough::compile(tcp, &passing))
+        .flat_map(|tcp| passthrough::compile(tcp, &passthrough_conn))
         .map(Arc::new)
         .collect();
     let certificates = config.certificates.iter().zip(&loaded).flat_map(|(certificate, pairs)| {
@@ -146,26 +147,26 @@ pub(super) fn build(
         loaded: &loaded,
         provider,
         previous,
-        edition: &edition,
+        config_version: &config_version,
         shared: &shared,
         purpose,
     };
-    let outlet = config
+    let forward_proxy = config
         .forward
         .as_ref()
         .and_then(|forward| forward_proxy::compile(forward, &inputs, &mut problems))
         .map(Arc::new);
     let generation = Generation {
         config,
-        sites,
-        passages,
+        virtual_servers,
+        passthrough_listeners,
         upstreams,
-        outlet,
+        forward_proxy,
         contents: config_version::FileHashes::new(),
-        edition,
+        config_version,
         shared,
-        sheet,
-        _alive: alive,
+        digest,
+        _alive: guard,
         names,
         certificates,
     };
@@ -174,9 +175,10 @@ pub(super) fn build(
 
 /// The open requests of a profile, which go on over reloads.
 fn requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
-    let mut sites = previous.into_iter().flat_map(|previous| &previous.sites);
-    let before = sites.find(|site| site.names.profile == profile.name);
-    before.map_or_else(Arc::default, |site| Arc::clone(&site.requests))
+    let mut virtual_servers = previous.into_iter().flat_map(|previous| &previous.virtual_servers);
+    let before =
+        virtual_servers.find(|virtual_server| virtual_server.names.profile == profile.name);
+    before.map_or_else(Arc::default, |virtual_server| Arc::clone(&virtual_server.requests))
 }
 
 /// Prepares a generation for being compared with other gateways', if that is asked for.
@@ -186,7 +188,7 @@ fn compared(generation: &Generation) -> Vec<Problem> {
     let answers = routes.map(|route| &route.action).any(|a| *a == config::Action::Drift);
     match &generation.shared.secrets {
         Some(secrets) if answers || config.drift.is_some() => {
-            generation.sheet.get_or_init(|| ConfigDigest::of(generation, secrets)).idle().collect()
+            generation.digest.get_or_init(|| ConfigDigest::of(generation, secrets)).idle().collect()
         }
         _ => Vec::new(),
     }
@@ -211,9 +213,9 @@ struct Compiler<'a> {
     provider: &'a Arc<CryptoProvider>,
     names: &'a LabelLimits,
     shared: &'a SharedKeys,
-    edition: &'a Arc<ConfigVersion>,
-    sheet: &'a Arc<OnceLock<ConfigDigest>>,
-    alive: &'a Arc<GenerationGuard>,
+    config_version: &'a Arc<ConfigVersion>,
+    digest: &'a Arc<OnceLock<ConfigDigest>>,
+    guard: &'a Arc<GenerationGuard>,
     traces: bool,
     follows: bool,
     purpose: Purpose,
@@ -221,7 +223,7 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn site(
+    fn virtual_server(
         &self,
         profile: &Profile,
         listener: &config::Listener,
@@ -266,8 +268,8 @@ impl Compiler<'_> {
             timeouts: profile.timeouts.clone(),
             edits: Arc::new(if tls.is_some() { edits } else { edits.for_plain_http() }),
             tls,
-            edition: Arc::clone(self.edition),
-            alive: Arc::clone(self.alive),
+            config_version: Arc::clone(self.config_version),
+            guard: Arc::clone(self.guard),
         })
     }
 
@@ -367,7 +369,7 @@ impl Compiler<'_> {
                 }),
                 None => RouteAction::Deny,
             },
-            config::Action::Drift => RouteAction::Drift(Arc::clone(self.sheet)),
+            config::Action::Drift => RouteAction::Drift(Arc::clone(self.digest)),
             config::Action::SelfTest(test) => {
                 let upstream = Arc::new(upstreams::own(test.idle));
                 let way = ProxyTarget {
@@ -378,7 +380,7 @@ impl Compiler<'_> {
                     // What it serves lies below its path, which ends in a slash.
                     strip_prefix: route.path.as_str().strip_suffix('/').map(str::to_owned),
                 };
-                RouteAction::SelfTest(way, Arc::new(SelfTest::new(test)))
+                RouteAction::SelfTest(way, Arc::new(SelfTestServer::new(test)))
             }
         };
         // The self-test is a page of ours, whose fields no setting for others may loosen.
@@ -392,7 +394,7 @@ impl Compiler<'_> {
             }),
             place: route.place,
             action,
-            max_body: if edited { route.max_body } else { SelfTest::LONGEST_BODY },
+            max_body: if edited { route.max_body } else { SelfTestServer::LONGEST_BODY },
             websocket: route.websocket,
             retry: route.retry,
             admits: Oddities {

@@ -74,11 +74,11 @@ impl<'a> Explanation<'a> {
     /// What is wrong with the question.
     pub fn of(generation: &'a Generation, asked: &RequestQuery) -> Result<Self, String> {
         let (authority, port, target) = split(&asked.url)?;
-        let site = choose(generation, port, asked.profile.as_deref())?;
+        let virtual_server = choose(generation, port, asked.profile.as_deref())?;
         let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
         explained.line("request", &format!("{} {}", asked.method, asked.url), "");
         let client = ClientAddr(SocketAddr::new(asked.from, 0));
-        let trusted = match site.proxy(client) {
+        let trusted = match virtual_server.proxy(client) {
             None => "not a trusted proxy",
             Some(TrustedProxy { believed: true, .. }) => {
                 "a trusted proxy: its X-Forwarded-* are believed"
@@ -86,13 +86,17 @@ impl<'a> Explanation<'a> {
             Some(_) => "a trusted proxy: its Forwarded is believed",
         };
         explained.line("from", &format!("{} ({trusted})", asked.from), "");
-        explained.line("profile", &site.names.profile, &explained.place_of_profile(site));
+        explained.line(
+            "profile",
+            &virtual_server.names.profile,
+            &explained.place_of_profile(virtual_server),
+        );
         explained.line(
             "listener",
-            &site.names.listener,
-            &generation.config.sources.locate(site.place),
+            &virtual_server.names.listener,
+            &generation.config.sources.locate(virtual_server.place),
         );
-        if let Some(balancers) = &site.proxy_protocol {
+        if let Some(balancers) = &virtual_server.proxy_protocol {
             explained.line("balancers", &said(balancers), "");
         }
         let mut text = format!("{} {target} HTTP/1.1\r\nHost: {authority}\r\n", asked.method);
@@ -108,20 +112,20 @@ impl<'a> Explanation<'a> {
             }
         }
         text.push_str("\r\n");
-        match RequestHead::parse(&Bytes::from(text), site.limits.header_count) {
+        match RequestHead::parse(&Bytes::from(text), virtual_server.limits.header_count) {
             Err(reason) => {
                 explained.refused(
                     &RouteRejection { reason, route: None, allow: None },
-                    site,
+                    virtual_server,
                     &target,
                 );
             }
             Ok(head) => {
-                explained.client(&head, site, client);
-                match site.decide(&head) {
-                    Err(refusal) => match site.hidden(&head) {
-                        Some(route) => explained.route(&route, &head, site, client),
-                        None => explained.refused(&refusal, site, &target),
+                explained.client(&head, virtual_server, client);
+                match virtual_server.decide(&head) {
+                    Err(refusal) => match virtual_server.hidden(&head) {
+                        Some(route) => explained.route(&route, &head, virtual_server, client),
+                        None => explained.refused(&refusal, virtual_server, &target),
                     },
                     Ok(RouteDecision::AddSlash) => {
                         explained.verdict("308 to the same path with `/` at its end");
@@ -129,7 +133,9 @@ impl<'a> Explanation<'a> {
                     Ok(RouteDecision::ToHttps(port)) => {
                         explained.verdict(&format!("308 to the same URL on https, port {port}"));
                     }
-                    Ok(RouteDecision::Route(route)) => explained.route(&route, &head, site, client),
+                    Ok(RouteDecision::Route(route)) => {
+                        explained.route(&route, &head, virtual_server, client)
+                    }
                 }
             }
         }
@@ -145,19 +151,25 @@ impl<'a> Explanation<'a> {
         self.line("verdict", text, "");
     }
 
-    fn client(&mut self, head: &RequestHead, site: &VirtualServer, connected: ClientAddr) {
-        let client = site.client_of(connected, &head.fields);
+    fn client(
+        &mut self,
+        head: &RequestHead,
+        virtual_server: &VirtualServer,
+        connected: ClientAddr,
+    ) {
+        let client = virtual_server.client_of(connected, &head.fields);
         if client != connected {
             self.line("client", &format!("{} (named by the proxy)", client.ip()), "");
         }
     }
 
-    fn place_of_profile(&self, site: &VirtualServer) -> String {
-        let profile = self.generation.config.profiles.iter().find(|p| p.name == site.names.profile);
+    fn place_of_profile(&self, virtual_server: &VirtualServer) -> String {
+        let profile =
+            self.generation.config.profiles.iter().find(|p| p.name == virtual_server.names.profile);
         profile.map_or(String::new(), |p| self.generation.config.sources.locate(p.place))
     }
 
-    fn refused(&mut self, refusal: &RouteRejection, site: &VirtualServer, target: &str) {
+    fn refused(&mut self, refusal: &RouteRejection, virtual_server: &VirtualServer, target: &str) {
         if let Some(route) = &refusal.route {
             self.line(
                 "route",
@@ -172,15 +184,15 @@ impl<'a> Explanation<'a> {
             self.line("allowed", allow, "");
         }
         if reason == Reason::AmbiguousPath {
-            self.ambiguous(refusal.route.is_some(), site, target);
+            self.ambiguous(refusal.route.is_some(), virtual_server, target);
         }
         if reason == Reason::NoRoute {
-            self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", site.names.profile), "");
+            self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", virtual_server.names.profile), "");
         }
     }
 
     /// What of a path is refused, and the setting that admits it.
-    fn ambiguous(&mut self, has_route: bool, site: &VirtualServer, target: &str) {
+    fn ambiguous(&mut self, has_route: bool, virtual_server: &VirtualServer, target: &str) {
         let Ok(read) = path::matchable(path::raw(target.as_bytes())) else {
             self.line("way out", "none: no setting admits such a path", "");
             return;
@@ -200,7 +212,7 @@ impl<'a> Explanation<'a> {
         let out = if has_route {
             format!("add {keys} to this route; the path is passed on as it came")
         } else {
-            let profile = &site.names.profile;
+            let profile = &virtual_server.names.profile;
             format!("add a [[profile.{profile}.route]] that takes `{compared}`, with {keys}")
         };
         self.line("way out", &out, "");
@@ -210,7 +222,7 @@ impl<'a> Explanation<'a> {
         &mut self,
         route: &Arc<CompiledRoute>,
         head: &RequestHead,
-        site: &VirtualServer,
+        virtual_server: &VirtualServer,
         client: ClientAddr,
     ) {
         self.line(
@@ -239,14 +251,14 @@ impl<'a> Explanation<'a> {
                     .as_deref()
                     .map_or("unchanged".to_owned(), |p| format!("`{p}` taken off"));
                 self.line("path sent", &String::from_utf8_lossy(&rewritten), &note);
-                self.limits(route, site, upstream, &display_duration(*first_byte));
+                self.limits(route, virtual_server, upstream, &display_duration(*first_byte));
                 self.fields(
                     route,
                     head,
                     &ClientOrigin {
-                        seat_cookie: None,
-                        client: site.client_of(client, &head.fields).ip(),
-                        proxy: site.proxy(client),
+                        sticky_cookie_value: None,
+                        client: virtual_server.client_of(client, &head.fields).ip(),
+                        proxy: virtual_server.proxy(client),
                         strip_prefix: strip_prefix.as_deref(),
                         request_id: "(made for each request)",
                         trace: None,
@@ -285,7 +297,7 @@ impl<'a> Explanation<'a> {
         for (index, (endpoint, (tls, place))) in
             upstream.endpoints.iter().zip(endpoints).enumerate()
         {
-            let backup = upstream.ranks.get(index).is_some_and(|rank| rank.backup);
+            let backup = upstream.ranks.get(index).is_some_and(|role| role.backup);
             let which = match index {
                 _ if backup => "backup",
                 0 => "endpoint",
@@ -315,7 +327,7 @@ impl<'a> Explanation<'a> {
     fn limits(
         &mut self,
         route: &CompiledRoute,
-        site: &VirtualServer,
+        virtual_server: &VirtualServer,
         upstream: &Upstream,
         first_byte: &str,
     ) {
@@ -329,7 +341,7 @@ impl<'a> Explanation<'a> {
         let websocket = if route.websocket {
             format!(
                 "allowed, closed after {} of silence",
-                display_duration(site.timeouts.tunnel_idle)
+                display_duration(virtual_server.timeouts.tunnel_idle)
             )
         } else {
             "refused".to_owned()
@@ -396,34 +408,39 @@ fn choose<'a>(
     port: u16,
     profile: Option<&str>,
 ) -> Result<&'a Arc<VirtualServer>, String> {
-    let of_profile =
-        |site: &&Arc<VirtualServer>| profile.is_none_or(|name| site.names.profile == name);
-    let whole = |site: &&Arc<VirtualServer>| {
+    let of_profile = |virtual_server: &&Arc<VirtualServer>| {
+        profile.is_none_or(|name| virtual_server.names.profile == name)
+    };
+    let whole = |virtual_server: &&Arc<VirtualServer>| {
         // A profile's main listener serves all its routes.
-        let ListenerService::Routes { routes, .. } = &site.served else { return false };
-        generation.sites.iter().all(|other| {
-            other.names.profile != site.names.profile
+        let ListenerService::Routes { routes, .. } = &virtual_server.served else { return false };
+        generation.virtual_servers.iter().all(|other| {
+            other.names.profile != virtual_server.names.profile
                 || matches!(&other.served, ListenerService::Routes { routes: others, .. } if others.len() <= routes.len())
                 || matches!(other.served, ListenerService::RedirectToHttps(_))
         })
     };
-    let mut with_port =
-        generation.sites.iter().filter(of_profile).filter(|site| site.address.port() == port);
-    if let Some(site) = with_port.next() {
-        return Ok(site);
+    let mut with_port = generation
+        .virtual_servers
+        .iter()
+        .filter(of_profile)
+        .filter(|virtual_server| virtual_server.address.port() == port);
+    if let Some(virtual_server) = with_port.next() {
+        return Ok(virtual_server);
     }
     if profile.is_some()
-        && let Some(site) = generation.sites.iter().filter(of_profile).find(whole)
+        && let Some(virtual_server) =
+            generation.virtual_servers.iter().filter(of_profile).find(whole)
     {
-        return Ok(site);
+        return Ok(virtual_server);
     }
-    if generation.sites.is_empty() {
+    if generation.virtual_servers.is_empty() {
         return Err(
             "no profile listens anywhere; for the forward proxy ask `explain egress`, for what is passed through `explain tcp`".to_owned()
         );
     }
     let listeners: Vec<_> = generation
-        .sites
+        .virtual_servers
         .iter()
         .map(|s| format!("{} ({})", s.names.listener, s.names.profile))
         .collect();

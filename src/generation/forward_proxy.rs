@@ -44,7 +44,7 @@ pub struct ForwardProxy {
     /// What rules in report mode have let through; goes on over reloads.
     pub seen: Arc<Observations>,
     /// The generation it belongs to, for the log.
-    pub edition: Arc<ConfigVersion>,
+    pub config_version: Arc<ConfigVersion>,
 }
 
 /// An address the forward proxy listens on.
@@ -113,7 +113,7 @@ impl ForwardProxy {
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),
             seen: Arc::clone(&self.seen),
-            edition: Arc::clone(&self.edition),
+            config_version: Arc::clone(&self.config_version),
         }
     }
 

@@ -34,7 +34,7 @@ pub use config_version::ConfigVersion;
 pub use forward_proxy::ForwardProxy;
 pub use load::load;
 pub use passthrough::PassthroughListener;
-pub use self_test::{ArrivalWatch, SelfTest};
+pub use self_test::{ArrivalWatch, SelfTestServer};
 pub use virtual_server::{
     CompiledRoute, ListenerService, RouteDecision, RouteRejection, VirtualServer,
 };
@@ -44,21 +44,21 @@ pub struct Generation {
     /// What it was compiled from.
     pub config: Config,
     /// One per listener, in the order of profiles and listeners.
-    pub sites: Vec<Arc<VirtualServer>>,
+    pub virtual_servers: Vec<Arc<VirtualServer>>,
     /// One per listener of what is passed through, in the order of tables and listeners.
-    pub passages: Vec<Arc<PassthroughListener>>,
+    pub passthrough_listeners: Vec<Arc<PassthroughListener>>,
     /// By [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
     /// The forward proxy, if there is one.
-    pub outlet: Option<Arc<ForwardProxy>>,
+    pub forward_proxy: Option<Arc<ForwardProxy>>,
     /// What the files it names held when it was compiled.
     pub contents: config_version::FileHashes,
     /// Its name, the same in all its sites.
-    pub edition: Arc<ConfigVersion>,
+    pub config_version: Arc<ConfigVersion>,
     /// Keys that other gateways, other generations and a successor have too.
     pub shared: shared::SharedKeys,
     /// What it is compared by with other gateways; empty if that is not asked for.
-    pub sheet: Arc<OnceLock<drift::ConfigDigest>>,
+    pub digest: Arc<OnceLock<drift::ConfigDigest>>,
     _alive: Arc<GenerationGuard>,
     /// What it is called in the metrics.
     names: LabelLimits,
@@ -119,44 +119,50 @@ impl Generation {
     /// Every address that is listened on, but for the admin listener: sites, then the outlet's, then
     /// passages.
     #[must_use]
-    pub fn spots(&self) -> Vec<ListenerAddr> {
-        let sites = self.sites.iter();
-        let sites = sites.map(|site| ListenerAddr {
+    pub fn listener_addrs(&self) -> Vec<ListenerAddr> {
+        let virtual_servers = self.virtual_servers.iter();
+        let virtual_servers = virtual_servers.map(|virtual_server| ListenerAddr {
             kind: ListenerKind::In,
-            address: site.address,
-            place: site.place,
+            address: virtual_server.address,
+            place: virtual_server.place,
         });
-        let outlet = self.outlet.iter().flat_map(|outlet| &outlet.listeners);
-        let outlet = outlet.map(|l| ListenerAddr {
+        let forward_proxy =
+            self.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.listeners);
+        let forward_proxy = forward_proxy.map(|l| ListenerAddr {
             kind: ListenerKind::Out,
             address: l.address,
             place: l.place,
         });
-        let passages = self.passages.iter();
-        let passages = passages.map(|p| ListenerAddr {
+        let passthrough_listeners = self.passthrough_listeners.iter();
+        let passthrough_listeners = passthrough_listeners.map(|p| ListenerAddr {
             kind: ListenerKind::Through,
             address: p.address,
             place: p.place,
         });
-        sites.chain(outlet).chain(passages).collect()
+        virtual_servers.chain(forward_proxy).chain(passthrough_listeners).collect()
     }
 
     /// What the connections of a passage are judged by, here: the passage of that address, or if
     /// there is none, another of the same table. `None`: nothing passes them through any more.
     #[must_use]
-    pub fn heir_of_passage(
+    pub fn passthrough_replacement(
         &self,
-        passage: &PassthroughListener,
+        passthrough_listener: &PassthroughListener,
     ) -> Option<&Arc<PassthroughListener>> {
-        let same = self.passages.iter().find(|heir| heir.address == passage.address);
+        let same = self
+            .passthrough_listeners
+            .iter()
+            .find(|replacement| replacement.address == passthrough_listener.address);
         same.or_else(|| {
-            self.passages.iter().find(|heir| heir.names.profile == passage.names.profile)
+            self.passthrough_listeners
+                .iter()
+                .find(|replacement| replacement.names.profile == passthrough_listener.names.profile)
         })
     }
 
     /// Every endpoint: of upstreams, and of parents of the forward proxy.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let parents = self.outlet.iter().flat_map(|outlet| &outlet.parents);
+        let parents = self.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.parents);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
         upstreams.chain(parents.flat_map(|parent| &parent.endpoints))
     }
@@ -168,7 +174,7 @@ impl Generation {
         let upstreams = self.upstreams.iter().zip(every);
         let upstreams =
             upstreams.flat_map(|(one, every)| one.endpoints.iter().map(move |e| (e, every)));
-        let parents = self.outlet.iter().flat_map(|outlet| &outlet.parents);
+        let parents = self.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.parents);
         let parents = parents.flat_map(|parent| &parent.endpoints);
         let parents = parents.map(|endpoint| (endpoint, self.config.gateway.resolve_every));
         for (endpoint, every) in upstreams.chain(parents).filter(|(e, _)| resolve::is_name(e)) {
@@ -204,12 +210,17 @@ impl Generation {
     /// What the connections of a listener are served by, here: the listener of that address, or if
     /// there is none, another of the same profile. `None`: nothing serves them any more.
     #[must_use]
-    pub fn heir(&self, site: &VirtualServer) -> Option<&Arc<VirtualServer>> {
-        let same = self.sites.iter().find(|heir| heir.address == site.address);
+    pub fn replacement(&self, virtual_server: &VirtualServer) -> Option<&Arc<VirtualServer>> {
+        let same = self
+            .virtual_servers
+            .iter()
+            .find(|replacement| replacement.address == virtual_server.address);
         same.or_else(|| {
-            let mut others =
-                self.sites.iter().filter(|heir| heir.names.profile == site.names.profile);
-            others.find(|heir| heir.tls.is_some() == site.tls.is_some())
+            let mut others = self
+                .virtual_servers
+                .iter()
+                .filter(|replacement| replacement.names.profile == virtual_server.names.profile);
+            others.find(|replacement| replacement.tls.is_some() == virtual_server.tls.is_some())
         })
     }
 

@@ -41,9 +41,9 @@ pub struct PassthroughListener {
     /// What no route is counted under.
     pub no_route: Arc<PassthroughRouteStats>,
     /// The name of its generation.
-    pub edition: Arc<ConfigVersion>,
-    lanes: Arc<PassthroughTable>,
-    alive: Arc<GenerationGuard>,
+    pub config_version: Arc<ConfigVersion>,
+    table: Arc<PassthroughTable>,
+    guard: Arc<GenerationGuard>,
 }
 
 /// What all listeners of a table share.
@@ -117,8 +117,8 @@ pub enum ReloadVerdict {
 pub(super) struct PassthroughInputs<'a> {
     pub(super) upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     pub(super) names: &'a LabelLimits,
-    pub(super) edition: &'a Arc<ConfigVersion>,
-    pub(super) alive: &'a Arc<GenerationGuard>,
+    pub(super) config_version: &'a Arc<ConfigVersion>,
+    pub(super) guard: &'a Arc<GenerationGuard>,
 }
 
 /// Compiles a table: one passage per listener.
@@ -126,7 +126,7 @@ pub(super) fn compile<'a>(
     tcp: &'a config::Tcp,
     inputs: &'a PassthroughInputs<'a>,
 ) -> impl Iterator<Item = PassthroughListener> + use<'a> {
-    let mut lanes = PassthroughTable {
+    let mut table = PassthroughTable {
         clients: tcp.clients.clone(),
         on_down: tcp.on_down,
         on_return: tcp.on_return,
@@ -144,17 +144,17 @@ pub(super) fn compile<'a>(
     };
     for route in &tcp.routes {
         let Some((upstream, counters)) = inputs.upstreams.get(route.upstream.0) else { continue };
-        let index = lanes.routes.len();
+        let index = table.routes.len();
         for name in &route.server_names {
             match name.as_str().strip_prefix("*.") {
-                Some(above) => lanes.below.insert(above.to_owned(), index),
-                None => lanes.by_name.insert(name.as_str().to_owned(), index),
+                Some(above) => table.below.insert(above.to_owned(), index),
+                None => table.by_name.insert(name.as_str().to_owned(), index),
             };
         }
         if route.server_names.is_empty() {
-            lanes.rest = Some(index);
+            table.rest = Some(index);
         }
-        lanes.routes.push(Arc::new(PassthroughRoute {
+        table.routes.push(Arc::new(PassthroughRoute {
             tally: tally(&route.name),
             place: route.place,
             upstream: Arc::clone(upstream),
@@ -162,7 +162,7 @@ pub(super) fn compile<'a>(
             same_port: route.same_port,
         }));
     }
-    let (lanes, no_route) = (Arc::new(lanes), tally(NO_ROUTE));
+    let (table, no_route) = (Arc::new(table), tally(NO_ROUTE));
     tcp.listeners.iter().map(move |listener| {
         let label = listener.listen.to_string();
         PassthroughListener {
@@ -181,9 +181,9 @@ pub(super) fn compile<'a>(
             limits: tcp.limits,
             timeouts: tcp.timeouts,
             no_route: Arc::clone(&no_route),
-            edition: Arc::clone(inputs.edition),
-            lanes: Arc::clone(&lanes),
-            alive: Arc::clone(inputs.alive),
+            config_version: Arc::clone(inputs.config_version),
+            table: Arc::clone(&table),
+            guard: Arc::clone(inputs.guard),
         }
     })
 }
@@ -192,26 +192,26 @@ impl PassthroughListener {
     /// Whether this client may connect.
     #[must_use]
     pub fn admits(&self, client: ClientAddr) -> bool {
-        let clients = &self.lanes.clients;
+        let clients = &self.table.clients;
         clients.is_empty() || clients.iter().any(|network| network.contains(&client.ip()))
     }
 
     /// Networks of clients that may connect; none: any.
     #[must_use]
     pub fn clients(&self) -> &[IpNet] {
-        &self.lanes.clients
+        &self.table.clients
     }
 
     /// Its routes, in the order of the file.
     #[must_use]
     pub fn routes(&self) -> &[Arc<PassthroughRoute>] {
-        &self.lanes.routes
+        &self.table.routes
     }
 
     /// Whether the name in the client's hello decides where it goes.
     #[must_use]
     pub fn reads_hello(&self) -> bool {
-        !self.lanes.by_name.is_empty() || !self.lanes.below.is_empty()
+        !self.table.by_name.is_empty() || !self.table.below.is_empty()
     }
 
     /// Where a connection goes that begins like this; `None`: nobody has looked, because
@@ -239,7 +239,7 @@ impl PassthroughListener {
     /// rest.
     #[must_use]
     pub fn route(&self, name: Option<&str>) -> Option<&Arc<PassthroughRoute>> {
-        let PassthroughTable { routes, by_name, below, rest, .. } = &*self.lanes;
+        let PassthroughTable { routes, by_name, below, rest, .. } = &*self.table;
         let index = name
             .and_then(|name| {
                 let above =
@@ -253,38 +253,38 @@ impl PassthroughListener {
     /// What is to become of a connection that is open. `None` as its server name stands for one that
     /// has none; a connection nobody asked for its name is judged as if it had none.
     #[must_use]
-    pub fn outlook(&self, passing: &PassthroughConn) -> ReloadVerdict {
-        if !self.admits(passing.client) {
+    pub fn outlook(&self, passthrough_conn: &PassthroughConn) -> ReloadVerdict {
+        if !self.admits(passthrough_conn.client) {
             return ReloadVerdict::Forbidden;
         }
-        let Some(route) = self.route(passing.server_name.as_deref()) else {
+        let Some(route) = self.route(passthrough_conn.server_name.as_deref()) else {
             return ReloadVerdict::Forbidden;
         };
         let upstream = &route.upstream;
-        let same = |endpoint: &Arc<Endpoint>| endpoint.label == passing.endpoint;
+        let same = |endpoint: &Arc<Endpoint>| endpoint.label == passthrough_conn.endpoint;
         let index = upstream.endpoints.iter().position(same);
-        let Some(index) = index.filter(|_| upstream.name == passing.upstream) else {
+        let Some(index) = index.filter(|_| upstream.name == passthrough_conn.upstream) else {
             return ReloadVerdict::Forbidden;
         };
         let fate = match upstream.left(index) {
             None => OnEndpointChange::Keep,
-            Some(Demotion::Down) => self.lanes.on_down,
-            Some(Demotion::Returned) => self.lanes.on_return,
+            Some(Demotion::Down) => self.table.on_down,
+            Some(Demotion::Returned) => self.table.on_return,
         };
         match fate {
             OnEndpointChange::Keep => ReloadVerdict::Stays,
-            OnEndpointChange::Close => ReloadVerdict::Superseded(self.lanes.close_over),
+            OnEndpointChange::Close => ReloadVerdict::Superseded(self.table.close_over),
         }
     }
 
     /// The same listener leading nowhere, for what is left of it once its table is gone.
     #[must_use]
     pub fn emptied(&self) -> Self {
-        let lanes = PassthroughTable {
-            clients: self.lanes.clients.clone(),
-            on_down: self.lanes.on_down,
-            on_return: self.lanes.on_return,
-            close_over: self.lanes.close_over,
+        let table = PassthroughTable {
+            clients: self.table.clients.clone(),
+            on_down: self.table.on_down,
+            on_return: self.table.on_return,
+            close_over: self.table.close_over,
             routes: Vec::new(),
             by_name: HashMap::new(),
             below: HashMap::new(),
@@ -295,9 +295,9 @@ impl PassthroughListener {
             proxy_protocol: self.proxy_protocol.clone(),
             metrics: self.metrics.clone(),
             no_route: Arc::clone(&self.no_route),
-            edition: Arc::clone(&self.edition),
-            lanes: Arc::new(lanes),
-            alive: Arc::clone(&self.alive),
+            config_version: Arc::clone(&self.config_version),
+            table: Arc::new(table),
+            guard: Arc::clone(&self.guard),
             ..*self
         }
     }

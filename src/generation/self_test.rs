@@ -26,7 +26,7 @@ const REQUEST_COST: usize = 12 << 10;
 
 /// See the module.
 #[derive(Debug)]
-pub struct SelfTest {
+pub struct SelfTestServer {
     /// How long a WebSocket and a long poll are left silent.
     pub idle: Duration,
     /// Path of the Socket.IO route that is tried too.
@@ -40,13 +40,13 @@ pub struct SelfTest {
 /// A request that waits to be told how an attempt arrived; dropping it is giving up.
 #[derive(Debug)]
 pub struct ArrivalWatch {
-    test: Arc<SelfTest>,
+    test: Arc<SelfTestServer>,
     attempt: String,
     /// Gets what was seen of the attempt.
     pub seen: oneshot::Receiver<String>,
 }
 
-impl SelfTest {
+impl SelfTestServer {
     /// Longest body of a request, in bytes.
     pub const LONGEST_BODY: u64 = 4 << 10;
 
@@ -107,9 +107,9 @@ impl Drop for ArrivalWatch {
 mod tests {
     use super::*;
 
-    fn test() -> Arc<SelfTest> {
+    fn test() -> Arc<SelfTestServer> {
         let idle = Duration::from_secs(30);
-        Arc::new(SelfTest::new(&config::SelfTest { idle, socket_io: None }))
+        Arc::new(SelfTestServer::new(&config::SelfTest { idle, socket_io: None }))
     }
 
     fn client(last: u8) -> ClientAddr {

@@ -15,9 +15,9 @@ use crate::tls::{certificate, client};
 use crate::upstream::eject::{EjectPolicy, FailureKind};
 use crate::upstream::ring::HashRing;
 use crate::upstream::sticky_cookie::StickyCookie;
-use crate::upstream::tier::FailOver;
+use crate::upstream::tier::FailoverPolicy;
 use crate::upstream::{
-    AdminState, Balance, BalancePolicy, Endpoint, EndpointRole, HealthCheck, Upstream,
+    AdminState, BalanceMethod, BalancePolicy, Endpoint, EndpointRole, HealthCheck, Upstream,
     UpstreamLimits, check,
 };
 
@@ -36,7 +36,8 @@ pub(super) fn compile(
     let uses_tls = config.endpoints.iter().any(|endpoint| endpoint.tls);
     let before = previous
         .and_then(|previous| previous.upstreams.iter().find(|before| *before.name == config.name));
-    let memory = before.map_or_else(Arc::default, |before| Arc::clone(&before.memory));
+    let upstream_state =
+        before.map_or_else(Arc::default, |before| Arc::clone(&before.upstream_state));
     let check = config.check.as_ref().map(|check| Arc::new(compiled_check(check)));
     let tls = if uses_tls { trust(config, provider, problems) } else { None };
     let inputs = EndpointInputs { config, tls: tls.as_ref(), before, check: check.as_deref() };
@@ -50,13 +51,13 @@ pub(super) fn compile(
             config::AdminState::Drain => AdminState::Drain,
             config::AdminState::Maintenance => AdminState::Maintenance,
         },
-        number: memory.sessions.number(&endpoint.label),
+        number: upstream_state.sessions.number(&endpoint.label),
     });
     Upstream {
         name: config.name.as_str().into(),
         ranks: ranks.collect(),
         policy: BalancePolicy { cookie: cookie(config, &endpoints, shared), ..policy(config) },
-        memory,
+        upstream_state,
         endpoints,
         announces: config.announces,
         check: check.clone(),
@@ -83,14 +84,14 @@ pub(super) fn compile(
 /// without an address.
 pub(super) fn own(idle: Duration) -> Upstream {
     const NAME: &str = "self-test";
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const SELF_TEST_TIMEOUT: Duration = Duration::from_mins(1);
     let endpoint = Endpoint { label: NAME.into(), ..Endpoint::new(String::new(), 0, None, 0) };
     Upstream {
         name: NAME.into(),
         endpoints: vec![Arc::new(endpoint)],
         ranks: vec![EndpointRole { backup: false, weight: 1, duty: AdminState::Up, number: 0 }],
         policy: BalancePolicy {
-            balance: Balance::First,
+            balance: BalanceMethod::First,
             slow_start: Duration::ZERO,
             eject: EjectPolicy {
                 on: Vec::new(),
@@ -106,13 +107,13 @@ pub(super) fn own(idle: Duration) -> Upstream {
             cookie: None,
             retries: 0,
         },
-        memory: Arc::default(),
+        upstream_state: Arc::default(),
         announces: false,
         check: None,
         limits: UpstreamLimits {
-            connect: PATIENCE,
-            first_byte: idle + PATIENCE,
-            idle: idle + PATIENCE,
+            connect: SELF_TEST_TIMEOUT,
+            first_byte: idle + SELF_TEST_TIMEOUT,
+            idle: idle + SELF_TEST_TIMEOUT,
             keep_alive: Duration::ZERO,
             max_idle: 0,
             max_connecting: usize::MAX,
@@ -159,7 +160,7 @@ impl EndpointInputs<'_> {
         // How it is does not depend on how its certificate is verified.
         match before().find(|same| same.label == new.label) {
             Some(same) => new.health = Arc::clone(&same.health),
-            None => new.health.presume(self.check.is_none_or(|check| check.initially_up)),
+            None => new.health.assume_state(self.check.is_none_or(|check| check.initially_up)),
         }
         Arc::new(new)
     }
@@ -199,10 +200,10 @@ fn policy(config: &config::Upstream) -> BalancePolicy {
     };
     BalancePolicy {
         balance: match config.balance {
-            config::Balance::First => Balance::First,
-            config::Balance::Weighted => Balance::Weighted,
-            config::Balance::LeastConnections => Balance::LeastConnections,
-            config::Balance::Hash => Balance::Hash([ring(false), ring(true)]),
+            config::Balance::First => BalanceMethod::First,
+            config::Balance::Weighted => BalanceMethod::Weighted,
+            config::Balance::LeastConnections => BalanceMethod::LeastConnections,
+            config::Balance::Hash => BalanceMethod::Hash([ring(false), ring(true)]),
         },
         slow_start: config.slow_start,
         eject: EjectPolicy {
@@ -214,10 +215,12 @@ fn policy(config: &config::Upstream) -> BalancePolicy {
             longest: eject.longest,
             most: eject.most,
         },
-        fail_over: config.endpoints.iter().any(|endpoint| endpoint.backup).then_some(FailOver {
-            failures: config.fail_over.failures,
-            return_after: config.fail_over.return_after,
-        }),
+        fail_over: config.endpoints.iter().any(|endpoint| endpoint.backup).then_some(
+            FailoverPolicy {
+                failures: config.fail_over.failures,
+                return_after: config.fail_over.return_after,
+            },
+        ),
         sticky: config.sticky,
         cookie: None,
         retries: config.retries,

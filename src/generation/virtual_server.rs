@@ -22,7 +22,7 @@ use crate::tls::{ClientHandshake, ServerTls};
 use crate::upstream::Upstream;
 
 use super::drift::ConfigDigest;
-use super::{ConfigVersion, GenerationGuard, SelfTest};
+use super::{ConfigVersion, GenerationGuard, SelfTestServer};
 
 /// One listener, compiled.
 pub struct VirtualServer {
@@ -63,9 +63,9 @@ pub struct VirtualServer {
     /// Counters.
     pub metrics: ListenerMetrics,
     /// The name of its generation.
-    pub edition: Arc<ConfigVersion>,
+    pub config_version: Arc<ConfigVersion>,
     /// Of the generation it belongs to.
-    pub alive: Arc<GenerationGuard>,
+    pub guard: Arc<GenerationGuard>,
 }
 
 /// What a listener is called: all that a tunnel keeps of the site it was opened under.
@@ -139,7 +139,7 @@ pub enum RouteAction {
     /// Passes the request on.
     Proxy(ProxyTarget),
     /// Passes it on to the self-test, which is part of the gateway.
-    SelfTest(ProxyTarget, Arc<SelfTest>),
+    SelfTest(ProxyTarget, Arc<SelfTestServer>),
     /// Sends the client elsewhere.
     Redirect {
         /// `Location`.
@@ -280,8 +280,8 @@ impl VirtualServer {
         };
         let decision = self.decide_asked(&asked)?;
         if let RouteDecision::Route(route) = &decision
-            && let RouteAction::Drift(sheet) = &route.action
-            && !sheet.get().is_some_and(|sheet| sheet.is_for(head))
+            && let RouteAction::Drift(digest) = &route.action
+            && !digest.get().is_some_and(|digest| digest.is_for(head))
         {
             return Err(RouteRejection::of(Reason::NoRoute));
         }
@@ -408,8 +408,8 @@ impl VirtualServer {
             tls: self.tls.clone(),
             edits: Arc::clone(&self.edits),
             metrics: self.metrics.clone(),
-            edition: Arc::clone(&self.edition),
-            alive: Arc::clone(&self.alive),
+            config_version: Arc::clone(&self.config_version),
+            guard: Arc::clone(&self.guard),
             ..*self
         }
     }

@@ -28,7 +28,7 @@ pub struct ClientOrigin<'a> {
     /// Id of the request.
     pub request_id: &'a str,
     /// The cookie that is between client and gateway alone.
-    pub seat_cookie: Option<&'a str>,
+    pub sticky_cookie_value: Option<&'a str>,
     /// The trace it belongs to; `None` if the gateway does not take part in that.
     pub trace: Option<&'a TraceParent>,
     /// Names of [`KnownField::Claim`] fields that are passed on.
@@ -101,7 +101,7 @@ pub fn write_request(
             KnownField::Trailer => head.framing == Framing::Chunked,
             _ => false,
         };
-        match origin.seat_cookie.filter(|_| known == KnownField::Cookie) {
+        match origin.sticky_cookie_value.filter(|_| known == KnownField::Cookie) {
             _ if !passed => {}
             _ if known == KnownField::MaxForwards && hops.is_some() => {
                 number_field(out, "Max-Forwards", hops.unwrap_or_default());

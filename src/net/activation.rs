@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[expect(unsafe_code, reason = "descriptors of the socket activation protocol come as numbers")]
 pub fn take() -> io::Result<Vec<OwnedFd>> {
     // Each number may get one owner only.
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    static SOCKETS_TAKEN: AtomicBool = AtomicBool::new(false);
+    if SOCKETS_TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
     let numbers = sd_notify::listen_fds()?;

@@ -67,7 +67,7 @@ impl CoarseClock {
 
     /// A deadline to be set later; it belongs to one task.
     #[must_use]
-    pub fn alarm(&self) -> Timer {
+    pub fn timer(&self) -> Timer {
         let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
             let mut slots = self.0.slots.borrow_mut();
             slots.push(TimerSlot::default());
@@ -229,9 +229,9 @@ mod tests {
             let clock = CoarseClock::new();
             tokio::task::spawn_local(clock.clone().run());
             let start = Instant::now();
-            let alarm = clock.alarm();
-            alarm.set(Duration::from_secs(3));
-            poll_fn(|cx| alarm.poll(cx)).await;
+            let timer = clock.timer();
+            timer.set(Duration::from_secs(3));
+            poll_fn(|cx| timer.poll(cx)).await;
             let waited = start.elapsed();
             assert!(
                 waited >= Duration::from_secs(3) && waited <= Duration::from_secs(4),
@@ -245,7 +245,7 @@ mod tests {
         run(async {
             let clock = CoarseClock::new();
             tokio::task::spawn_local(clock.clone().run());
-            let far = clock.alarm();
+            let far = clock.timer();
             far.set(Duration::from_mins(10));
             tokio::time::sleep(Duration::from_secs(100)).await;
             assert!(clock.0.asleep.get());
@@ -253,7 +253,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(100)).await;
             // One that is nearer than what it sleeps for.
             let start = Instant::now();
-            let near = clock.alarm();
+            let near = clock.timer();
             near.set(Duration::from_secs(3));
             poll_fn(|cx| near.poll(cx)).await;
             assert!(start.elapsed() >= Duration::from_secs(3));
@@ -269,13 +269,13 @@ mod tests {
     fn a_dropped_alarm_leaves_nothing_armed() {
         run(async {
             let clock = CoarseClock::new();
-            let alarm = clock.alarm();
-            alarm.set(Duration::from_secs(1));
-            alarm.set(Duration::from_secs(2));
+            let timer = clock.timer();
+            timer.set(Duration::from_secs(1));
+            timer.set(Duration::from_secs(2));
             assert_eq!(clock.0.armed.get(), 1);
-            drop(alarm);
+            drop(timer);
             assert_eq!(clock.0.armed.get(), 0);
-            let _reused = clock.alarm();
+            let _reused = clock.timer();
             assert_eq!(clock.0.slots.borrow().len(), 1);
         });
     }
@@ -284,12 +284,12 @@ mod tests {
     fn wakes_everyone_when_asked() {
         run(async {
             let clock = CoarseClock::new();
-            let alarm = clock.alarm();
+            let timer = clock.timer();
             let told = Rc::new(Cell::new(false));
             let waiting = tokio::task::spawn_local({
                 let told = Rc::clone(&told);
                 poll_fn(move |cx| {
-                    let _ = alarm.poll(cx);
+                    let _ = timer.poll(cx);
                     if told.get() { Poll::Ready(()) } else { Poll::Pending }
                 })
             });

@@ -55,9 +55,9 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
 /// # Errors
 ///
 /// The system's.
-pub fn turn_away<'a>(listener: impl Into<SockRef<'a>>) -> io::Result<()> {
+pub fn drop_new_syns<'a>(listener: impl Into<SockRef<'a>>) -> io::Result<()> {
     // Classic BPF, on a packet that begins with its TCP header (bpf(4) of any BSD has the codes).
-    const PROGRAM: [SockFilter; 5] = [
+    const DROP_SYN_FILTER: [SockFilter; 5] = [
         // The flags, those of them that are SYN and ACK,
         SockFilter::new(0x30, 0, 0, 13),
         SockFilter::new(0x54, 0, 0, 0x12),
@@ -66,12 +66,12 @@ pub fn turn_away<'a>(listener: impl Into<SockRef<'a>>) -> io::Result<()> {
         SockFilter::new(0x06, 0, 0, 0),
         SockFilter::new(0x06, 0, 0, u32::MAX),
     ];
-    listener.into().attach_filter(&PROGRAM)
+    listener.into().attach_filter(&DROP_SYN_FILTER)
 }
 
-/// Undoes [`turn_away`], for a socket that came from somebody else: a process before this one, or a
+/// Undoes [`drop_new_syns`], for a socket that came from somebody else: a process before this one, or a
 /// service manager that keeps it.
-pub fn let_in<'a>(listener: impl Into<SockRef<'a>>) {
+pub fn accept_new_syns<'a>(listener: impl Into<SockRef<'a>>) {
     // It fails if there is nothing to undo.
     let _ = listener.into().detach_filter();
 }

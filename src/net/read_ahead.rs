@@ -21,7 +21,7 @@ const FIRST_READ: usize = 4 * 1024;
 const MAX_SPARE_BUFFERS: usize = 4;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static SPARE_BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A socket that is read ahead. Writing is as without.
@@ -156,12 +156,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
 
 /// A room of the thread's, or a new one.
 fn spare() -> Box<[u8]> {
-    let spare = SPARE.with_borrow_mut(Vec::pop);
+    let spare = SPARE_BUFFERS.with_borrow_mut(Vec::pop);
     spare.unwrap_or_else(|| vec![0; MAX_READ_AHEAD].into_boxed_slice())
 }
 
 fn give_back(room: Box<[u8]>) {
-    SPARE.with_borrow_mut(|spares| {
+    SPARE_BUFFERS.with_borrow_mut(|spares| {
         if spares.len() < MAX_SPARE_BUFFERS {
             spares.push(room);
         }

@@ -57,7 +57,7 @@ pub struct RelaySummary {
     /// The code of the Close frame that side A was sent, if it was sent one.
     pub close_code: Option<u16>,
     /// Of a WebSocket: one of the sides had said Close.
-    pub said_close: bool,
+    pub close_sent: bool,
     /// How long nothing had moved when it ended.
     pub silent: Duration,
 }
@@ -168,10 +168,10 @@ async fn join<A: Io, B: Io>(
     let (mut ab, mut ba) =
         (RelayDirection::new(&a_early, a_frames), RelayDirection::new(&b_early, b_frames));
     drop((a_early, b_early));
-    let alarm = local.clock.alarm();
-    alarm.set(idle);
+    let timer = local.clock.timer();
+    timer.set(idle);
     let mut watch = IdleWatch {
-        alarm,
+        timer,
         idle,
         moved: local.clock.now(),
         first: None,
@@ -213,13 +213,13 @@ async fn join<A: Io, B: Io>(
     })
     .await;
     let silent = local.clock.now().saturating_duration_since(watch.moved);
-    let said_close = ab.said_close() || ba.said_close();
+    let close_sent = ab.close_sent() || ba.close_sent();
     let mut close_code = None;
     if let Some(close) = end.close() {
         // Boxed: a tunnel that is open has no room for how it ends.
         let told = Box::pin(close_handshake::say(
             local,
-            &watch.alarm,
+            &watch.timer,
             (&mut ab, &mut a),
             (&mut ba, &mut b),
             close,
@@ -227,12 +227,12 @@ async fn join<A: Io, B: Io>(
         close_code = told.await.then_some(close.code);
     }
     watch.tell(owner, &ab, &ba);
-    RelaySummary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code, said_close, silent }
+    RelaySummary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code, close_sent, silent }
 }
 
 /// Looks after the idle time without touching the alarm for each message.
 struct IdleWatch {
-    alarm: Timer,
+    timer: Timer,
     idle: Duration,
     moved: Instant,
     first: Option<RelayEnd>,
@@ -259,7 +259,7 @@ impl IdleWatch {
     fn leave_within(&mut self, within: Duration, local: &WorkerLocal) {
         let now = local.clock.now();
         let at = *self.outdated.get_or_insert_with(|| now + moment_within(within));
-        self.alarm.set_at(at);
+        self.timer.set_at(at);
     }
 
     fn poll(&mut self, cx: &Context<'_>, local: &WorkerLocal) -> Poll<RelayEnd> {
@@ -268,9 +268,9 @@ impl IdleWatch {
             return Poll::Ready(RelayEnd::Draining);
         }
         if let Some(at) = self.leave.notice(local, now) {
-            self.alarm.set_at(at);
+            self.timer.set_at(at);
         }
-        if self.alarm.poll(cx).is_pending() {
+        if self.timer.poll(cx).is_pending() {
             return Poll::Pending;
         }
         if self.outdated.is_some_and(|at| at <= now) {
@@ -280,12 +280,12 @@ impl IdleWatch {
             if at <= now {
                 return Poll::Ready(RelayEnd::Draining);
             }
-            self.alarm.set_at(at);
+            self.timer.set_at(at);
             return Poll::Pending;
         }
         let due = self.moved + self.idle;
         if due > now {
-            self.alarm.set_at(self.outdated.map_or(due + super::clock::TICK, |at| at.min(due)));
+            self.timer.set_at(self.outdated.map_or(due + super::clock::TICK, |at| at.min(due)));
             return Poll::Pending;
         }
         Poll::Ready(RelayEnd::Idle)
@@ -320,7 +320,7 @@ impl RelayDirection {
         self.frames.map_or(0, |frames| frames.messages())
     }
 
-    fn said_close(&self) -> bool {
+    fn close_sent(&self) -> bool {
         self.frames.is_some_and(|frames| frames.is_closed())
     }
 

@@ -196,7 +196,7 @@ async fn go_on<A: TunnelStream, B: TunnelStream>(
 
 /// When to look again, and whether it is over, without touching the alarm for each piece.
 struct TunnelTimers {
-    alarm: Timer,
+    timer: Timer,
     moved: Instant,
     first: Option<TunnelEnd>,
     leave: DrainDeadline,
@@ -205,16 +205,16 @@ struct TunnelTimers {
 
 impl TunnelTimers {
     fn new(local: &WorkerLocal, terms: &TunnelLimits<'_>) -> Self {
-        let alarm = local.clock.alarm();
+        let timer = local.clock.timer();
         let now = local.clock.now();
         let watch = Self {
-            alarm,
+            timer,
             moved: now,
             first: None,
             leave: DrainDeadline::NotYet,
             generation: local.generation(),
         };
-        watch.alarm.set_at(watch.due(terms, None) + TICK);
+        watch.timer.set_at(watch.due(terms, None) + TICK);
         watch
     }
 
@@ -242,12 +242,12 @@ impl TunnelTimers {
             return Poll::Ready(TunnelEnd::Draining);
         }
         if let Some(at) = self.leave.notice(local, now) {
-            self.alarm.set_at(at);
+            self.timer.set_at(at);
         }
         if let Some(until) = held_until {
-            self.alarm.set_at(until);
+            self.timer.set_at(until);
         }
-        if self.alarm.poll(cx).is_pending() {
+        if self.timer.poll(cx).is_pending() {
             return Poll::Pending;
         }
         if self.leave.at().is_some_and(|at| at <= now) {
@@ -259,12 +259,12 @@ impl TunnelTimers {
         if self.moved + terms.idle <= now {
             return Poll::Ready(TunnelEnd::Idle);
         }
-        self.alarm.set_at(self.due(terms, held_until) + TICK);
+        self.timer.set_at(self.due(terms, held_until) + TICK);
         if held_until.is_some() {
             // What was held back may go on.
             cx.waker().wake_by_ref();
         }
-        let _ = self.alarm.poll(cx);
+        let _ = self.timer.poll(cx);
         Poll::Pending
     }
 }

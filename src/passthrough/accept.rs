@@ -37,36 +37,53 @@ impl Acceptor for PassthroughService {
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: ClientAddr) {
-        let passage = self.passage.load_full();
-        passage.metrics.accepted.inc();
-        let limits = (passage.limits.connections, passage.limits.connections_per_client);
-        let balancers = passage.proxy_protocol.as_ref();
-        match AdmittedConn::new(&self.admission, peer, limits, balancers, &passage.metrics) {
+        let passthrough_listener = self.passthrough_listener.load_full();
+        passthrough_listener.metrics.accepted.inc();
+        let limits = (
+            passthrough_listener.limits.connections,
+            passthrough_listener.limits.connections_per_client,
+        );
+        let balancers = passthrough_listener.proxy_protocol.as_ref();
+        match AdmittedConn::new(
+            &self.admission,
+            peer,
+            limits,
+            balancers,
+            &passthrough_listener.metrics,
+        ) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
-                self.worker.local.spawn(connection(own, passage, stream, (peer, admitted)));
+                self.worker.local.spawn(connection(
+                    own,
+                    passthrough_listener,
+                    stream,
+                    (peer, admitted),
+                ));
             }
-            Err(reason) => PassthroughLog::new(&self.worker, peer, &passage).refused(reason, None),
+            Err(reason) => {
+                PassthroughLog::new(&self.worker, peer, &passthrough_listener).refused(reason, None)
+            }
         }
     }
 
-    fn shed(self: &Rc<Self>, peer: ClientAddr) {
-        let passage = self.passage.load_full();
-        passage.metrics.reject(AdmissionRejection::Descriptors);
-        PassthroughLog::new(&self.worker, peer, &passage).refused(Reason::NoDescriptors, None);
+    fn reject_out_of_fds(self: &Rc<Self>, peer: ClientAddr) {
+        let passthrough_listener = self.passthrough_listener.load_full();
+        passthrough_listener.metrics.reject(AdmissionRejection::Descriptors);
+        PassthroughLog::new(&self.worker, peer, &passthrough_listener)
+            .refused(Reason::NoDescriptors, None);
     }
 }
 
 async fn connection(
     service: Rc<PassthroughService>,
-    passage: Arc<PassthroughListener>,
+    passthrough_listener: Arc<PassthroughListener>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
     let record = |via: Option<Box<ProxyHeader>>| {
         let client = via.as_ref().map_or(peer, |via| via.client());
-        let mut record = PassthroughLog::new(&service.worker, client, &passage);
+        let mut record = PassthroughLog::new(&service.worker, client, &passthrough_listener);
         record.via = via;
         record.start = began;
         record
@@ -75,22 +92,24 @@ async fn connection(
     if stream.set_nodelay(true).is_err() {
         return record(None).refused(Reason::ClientGone, None);
     }
-    let alarm = service.worker.local.clock.alarm();
-    alarm.set(passage.timeouts.hello);
+    let timer = service.worker.local.clock.timer();
+    timer.set(passthrough_listener.timeouts.hello);
     let mut record =
-        match identify(&mut stream, peer, &mut admitted, &alarm, &passage.metrics).await {
+        match identify(&mut stream, peer, &mut admitted, &timer, &passthrough_listener.metrics)
+            .await
+        {
             Ok(via) => record(via),
             Err(BalancerError::Probe) => return,
             Err(BalancerError::Refused(via, reason, detail)) => {
                 return record(via).refused(reason, detail);
             }
         };
-    if !passage.admits(record.client) {
+    if !passthrough_listener.admits(record.client) {
         return record.refused(Reason::TcpClient, None);
     }
-    drop((alarm, passage));
+    drop((timer, passthrough_listener));
     let mut conn = Conn::new(stream, &service.worker.local);
-    let Chosen { passage, route, retried_from } =
+    let Chosen { passthrough_listener, route, retried_from } =
         match chosen(&service, &mut conn, &mut record).await {
             Ok(chosen) => chosen,
             Err(reason) => {
@@ -103,7 +122,7 @@ async fn connection(
             }
         };
     record.on_route(&route);
-    match dial(&passage, &route, &mut record).await {
+    match dial(&passthrough_listener, &route, &mut record).await {
         Ok((upstream, endpoint, reserved)) => {
             let ahead = retried_from.map(|from| conn.input.split_off(from).freeze());
             let client = client_side(&route, conn, &mut record);
@@ -113,9 +132,9 @@ async fn connection(
                 ahead,
                 seat: route.counters.seat(),
                 busy: several.then(|| InFlight::new(&endpoint.health)),
-                timeouts: passage.timeouts,
+                timeouts: passthrough_listener.timeouts,
                 record,
-                passage,
+                passthrough_listener,
                 reserved,
             };
             tunnel::spawn(&service, client, opened, admitted);
@@ -149,7 +168,7 @@ fn client_side(
 
 /// Where the connection goes.
 struct Chosen {
-    passage: Arc<PassthroughListener>,
+    passthrough_listener: Arc<PassthroughListener>,
     route: Arc<PassthroughRoute>,
     /// Where its hello ends, if the endpoint may ask for a second one.
     retried_from: Option<usize>,
@@ -163,8 +182,8 @@ async fn chosen(
 ) -> Result<Chosen, Reason> {
     // Copied: a connection that waits must not keep a configuration alive.
     let (reads, within) = {
-        let passage = service.passage.load();
-        (passage.reads_hello(), passage.timeouts.hello)
+        let passthrough_listener = service.passthrough_listener.load();
+        (passthrough_listener.reads_hello(), passthrough_listener.timeouts.hello)
     };
     let read = if reads {
         let read = client_hello::read(conn, within).await.map_err(|none| match none {
@@ -183,24 +202,24 @@ async fn chosen(
         None => (None, None),
     };
     // What is in force now decides, not what was when the client began.
-    let passage = service.passage.load_full();
-    let route = Arc::clone(passage.judge(read.as_ref())?);
-    Ok(Chosen { passage, route, retried_from })
+    let passthrough_listener = service.passthrough_listener.load_full();
+    let route = Arc::clone(passthrough_listener.judge(read.as_ref())?);
+    Ok(Chosen { passthrough_listener, route, retried_from })
 }
 
 /// A connection to an endpoint of the route's upstream, and what counts it among those in use.
 async fn dial(
-    passage: &PassthroughListener,
+    passthrough_listener: &PassthroughListener,
     route: &PassthroughRoute,
     record: &mut PassthroughLog,
 ) -> Result<(TcpStream, Arc<Endpoint>, Use), (Reason, Option<String>)> {
     let to = (&route.upstream, &route.counters);
     let reserving = reserve(to, |quota| quota.account(record.client));
     let reserved = reserving.await.map_err(|reason| (reason, None))?;
-    let port = route.same_port.then(|| passage.address.port());
+    let port = route.same_port.then(|| passthrough_listener.address.port());
     let budget = route.upstream.limits.connect;
     let key = route.upstream.hashes().then(|| place(record.client));
-    let attempt = async |chosen: reach::Chosen<'_>| {
+    let attempt = async |chosen: failover::ChosenEndpoint<'_>| {
         let stream = try_one(to, chosen, connect_tcp(chosen.1, port, key, budget)).await?;
         Ok((stream, Arc::clone(chosen.1)))
     };

@@ -30,7 +30,7 @@ pub struct PassthroughService {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
-    pub passage: Arc<ArcSwap<PassthroughListener>>,
+    pub passthrough_listener: Arc<ArcSwap<PassthroughListener>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// The listener is being removed.

@@ -28,7 +28,7 @@ use crate::upstream::Endpoint;
 pub(super) struct PassthroughLog {
     worker: Rc<Worker>,
     names: Arc<ListenerLabels>,
-    edition: Arc<ConfigVersion>,
+    config_version: Arc<ConfigVersion>,
     tally: Arc<PassthroughRouteStats>,
     pub(super) id: RequestId,
     pub(super) start: Instant,
@@ -59,14 +59,14 @@ impl PassthroughLog {
     pub(super) fn new(
         worker: &Rc<Worker>,
         client: ClientAddr,
-        passage: &PassthroughListener,
+        passthrough_listener: &PassthroughListener,
     ) -> Self {
         Self {
             id: worker.ids.next(),
             worker: Rc::clone(worker),
-            names: Arc::clone(&passage.names),
-            edition: Arc::clone(&passage.edition),
-            tally: Arc::clone(&passage.no_route),
+            names: Arc::clone(&passthrough_listener.names),
+            config_version: Arc::clone(&passthrough_listener.config_version),
+            tally: Arc::clone(&passthrough_listener.no_route),
             start: Instant::now(),
             client,
             via: None,
@@ -107,7 +107,7 @@ impl PassthroughLog {
     /// Notes that it is passed on, and lists it among the worker's. The result is what a
     /// configuration judges it by.
     pub(super) fn opened(&mut self, place: &Arc<ArcSwap<PassthroughListener>>) -> PassthroughConn {
-        let passing = PassthroughConn {
+        let passthrough_conn = PassthroughConn {
             place: Arc::clone(place),
             names: Arc::clone(&self.names),
             tally: Arc::clone(&self.tally),
@@ -119,8 +119,8 @@ impl PassthroughLog {
         self.end = Some(PassthroughEnd::Unknown);
         self.tally.metrics.passed.inc();
         self.tally.metrics.active.inc();
-        self.listed = Some(self.worker.passing.add(passing.clone()));
-        passing
+        self.listed = Some(self.worker.passthrough_conn.add(passthrough_conn.clone()));
+        passthrough_conn
     }
 
     /// Notes how it ended.
@@ -186,8 +186,8 @@ impl LogEvent for PassthroughLog {
             line.took(Key::Connect, connect);
         }
         line.took(Key::Duration, self.start.elapsed());
-        line.number(Key::Generation, self.edition.number());
-        line.text(Key::Config, self.edition.hash().as_bytes());
+        line.number(Key::Generation, self.config_version.number());
+        line.text(Key::Config, self.config_version.hash().as_bytes());
         if let Some(name) = &self.server_name {
             line.text(Key::Sni, name.as_bytes());
         }
@@ -202,7 +202,7 @@ impl Drop for PassthroughLog {
             self.reason = Some(if draining { Reason::Draining } else { Reason::ClientGone });
         }
         if let Some(number) = self.listed {
-            self.worker.passing.remove(number);
+            self.worker.passthrough_conn.remove(number);
         }
         self.count();
         if self.names.logs {

@@ -44,7 +44,7 @@ pub(super) struct OpenedConn {
     /// Counts it among the connections in use.
     pub(super) reserved: Use,
     /// What let it in.
-    pub(super) passage: Arc<PassthroughListener>,
+    pub(super) passthrough_listener: Arc<PassthroughListener>,
 }
 
 /// Joins client and upstream; what was read of the client goes first.
@@ -54,19 +54,30 @@ pub(super) fn spawn(
     opened: OpenedConn,
     admitted: AdmittedConn,
 ) {
-    let OpenedConn { upstream, ahead, seat, busy, timeouts, mut record, reserved, passage } =
-        opened;
-    let passing = record.opened(&service.passage);
+    let OpenedConn {
+        upstream,
+        ahead,
+        seat,
+        busy,
+        timeouts,
+        mut record,
+        reserved,
+        passthrough_listener,
+    } = opened;
+    let passthrough_conn = record.opened(&service.passthrough_listener);
     // A change of configuration while an endpoint was connected to: nobody has asked it yet.
-    let now = service.passage.load_full();
-    if !Arc::ptr_eq(&now, &passage) && now.outlook(&passing) == ReloadVerdict::Forbidden {
+    let now = service.passthrough_listener.load_full();
+    if !Arc::ptr_eq(&now, &passthrough_listener)
+        && now.outlook(&passthrough_conn) == ReloadVerdict::Forbidden
+    {
         return record.ended(PassthroughEnd::Policy);
     }
-    drop((now, passage));
+    drop((now, passthrough_listener));
     let local = Rc::clone(&service.worker.local);
     local.clone().spawn(async move {
         let moved = ByteCounts::default();
-        let allowed = || passing.place.load().outlook(&passing) != ReloadVerdict::Forbidden;
+        let allowed =
+            || passthrough_conn.place.load().outlook(&passthrough_conn) != ReloadVerdict::Forbidden;
         let total = timeouts.total;
         let terms = TunnelLimits {
             idle: timeouts.idle,
@@ -78,7 +89,8 @@ pub(super) fn spawn(
         let upstream = (upstream, Bytes::new());
         let joined = async {
             let Some(ahead) = ahead else { return Ok(join(&local, client, upstream, terms).await) };
-            let screen = SecondHello::new(|second: &HelloProgress| same_name(&passing, second));
+            let screen =
+                SecondHello::new(|second: &HelloProgress| same_name(&passthrough_conn, second));
             join_screened(&local, client, upstream, terms, (screen, ahead)).await
         };
         let mut joined = pin!(joined);
@@ -87,7 +99,7 @@ pub(super) fn spawn(
             Poll::Ready(Ok(end)) => Poll::Ready(Ok(ended(end))),
             Poll::Ready(Err(refused)) => Poll::Ready(Err(refused)),
             Poll::Pending => {
-                leaving.poll(cx, &local, &passing).map(|()| Ok(PassthroughEnd::FailedOver))
+                leaving.poll(cx, &local, &passthrough_conn).map(|()| Ok(PassthroughEnd::FailedOver))
             }
         });
         let end = match end.await {
@@ -113,7 +125,7 @@ struct CloseSchedule {
     /// The shift after which it was asked last.
     asked: Option<u64>,
     /// Its moment, if it has to go.
-    alarm: Option<Timer>,
+    timer: Option<Timer>,
 }
 
 impl CloseSchedule {
@@ -123,31 +135,33 @@ impl CloseSchedule {
         &mut self,
         cx: &Context<'_>,
         local: &WorkerLocal,
-        passing: &PassthroughConn,
+        passthrough_conn: &PassthroughConn,
     ) -> Poll<()> {
         let shifts = local.shifts();
         if self.asked.replace(shifts) != Some(shifts) {
-            match passing.place.load().outlook(passing) {
+            match passthrough_conn.place.load().outlook(passthrough_conn) {
                 ReloadVerdict::Superseded(within) => {
-                    self.alarm.get_or_insert_with(|| {
-                        let alarm = local.clock.alarm();
-                        alarm.set_at(local.clock.now() + moment_within(within));
-                        alarm
+                    self.timer.get_or_insert_with(|| {
+                        let timer = local.clock.timer();
+                        timer.set_at(local.clock.now() + moment_within(within));
+                        timer
                     });
                 }
                 // The endpoint may be well again before the moment has come.
-                ReloadVerdict::Stays | ReloadVerdict::Forbidden => self.alarm = None,
+                ReloadVerdict::Stays | ReloadVerdict::Forbidden => self.timer = None,
             }
         }
-        self.alarm.as_ref().map_or(Poll::Pending, |alarm| alarm.poll(cx))
+        self.timer.as_ref().map_or(Poll::Pending, |timer| timer.poll(cx))
     }
 }
 
 /// Whether a second hello asks for the name that the connection was passed on for. Clients must not
 /// change it (RFC 8446 section 4.1.2).
-fn same_name(passing: &PassthroughConn, second: &HelloProgress) -> Result<(), Reason> {
+fn same_name(passthrough_conn: &PassthroughConn, second: &HelloProgress) -> Result<(), Reason> {
     match second {
-        HelloProgress::Hello(hello) if hello.sni.as_deref() == passing.server_name.as_deref() => {
+        HelloProgress::Hello(hello)
+            if hello.sni.as_deref() == passthrough_conn.server_name.as_deref() =>
+        {
             Ok(())
         }
         HelloProgress::Hello(_) => Err(Reason::TcpSniChanged),

@@ -30,37 +30,40 @@ impl Acceptor for ReverseService {
     }
 
     fn admit(self: &Rc<Self>, stream: TcpStream, peer: ClientAddr) {
-        let site = self.site.load_full();
-        site.metrics.accepted.inc();
-        let limits = (site.limits.connections, site.limits.connections_per_client);
-        let balancers = site.proxy_protocol.as_ref();
-        match AdmittedConn::new(&self.admission, peer, limits, balancers, &site.metrics) {
+        let virtual_server = self.virtual_server.load_full();
+        virtual_server.metrics.accepted.inc();
+        let limits =
+            (virtual_server.limits.connections, virtual_server.limits.connections_per_client);
+        let balancers = virtual_server.proxy_protocol.as_ref();
+        match AdmittedConn::new(&self.admission, peer, limits, balancers, &virtual_server.metrics) {
             Ok(admitted) => {
                 let own = Rc::clone(self);
-                self.worker
-                    .local
-                    .spawn(async move { connection(own, site, stream, (peer, admitted)).await });
+                self.worker.local.spawn(async move {
+                    connection(own, virtual_server, stream, (peer, admitted)).await
+                });
             }
-            Err(reason) => refuse(self, &site, ClientConn::of(peer, None), (reason, None)),
+            Err(reason) => {
+                refuse(self, &virtual_server, ClientConn::of(peer, None), (reason, None))
+            }
         }
     }
 
-    fn shed(self: &Rc<Self>, peer: ClientAddr) {
-        let site = self.site.load_full();
-        site.metrics.reject(AdmissionRejection::Descriptors);
-        refuse(self, &site, ClientConn::of(peer, None), (Reason::NoDescriptors, None));
+    fn reject_out_of_fds(self: &Rc<Self>, peer: ClientAddr) {
+        let virtual_server = self.virtual_server.load_full();
+        virtual_server.metrics.reject(AdmissionRejection::Descriptors);
+        refuse(self, &virtual_server, ClientConn::of(peer, None), (Reason::NoDescriptors, None));
     }
 }
 
 /// Notes a connection that ends before its first request.
 fn refuse(
     service: &Rc<ReverseService>,
-    site: &Arc<VirtualServer>,
-    facts: ClientConn,
+    virtual_server: &Arc<VirtualServer>,
+    client_conn: ClientConn,
     (reason, detail): (Reason, Option<String>),
 ) {
-    let began = facts.began;
-    let mut record = RequestLog::refused(&service.worker, &Rc::new(facts), site);
+    let began = client_conn.began;
+    let mut record = RequestLog::refused(&service.worker, &Rc::new(client_conn), virtual_server);
     record.start = began;
     record.reason = Some(reason);
     record.detail = detail;
@@ -68,61 +71,69 @@ fn refuse(
 
 async fn connection(
     service: Rc<ReverseService>,
-    site: Arc<VirtualServer>,
+    virtual_server: Arc<VirtualServer>,
     mut stream: TcpStream,
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
-    let facts = |via| ClientConn { began, ..ClientConn::of(peer, via) };
+    let client_conn = |via| ClientConn { began, ..ClientConn::of(peer, via) };
     // Without it answers wait for acknowledgements; a socket that refuses is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &site, facts(None), (Reason::ClientGone, None));
+        return refuse(&service, &virtual_server, client_conn(None), (Reason::ClientGone, None));
     }
-    let alarm = service.worker.local.clock.alarm();
-    alarm.set(site.timeouts.handshake);
-    let mut facts = match identify(&mut stream, peer, &mut admitted, &alarm, &site.metrics).await {
-        Ok(via) => facts(via),
-        Err(BalancerError::Probe) => return,
-        Err(BalancerError::Refused(via, reason, detail)) => {
-            return refuse(&service, &site, facts(via), (reason, detail));
-        }
-    };
-    if site.announces && facts.destination.is_none() {
-        facts.destination = stream.local_addr().ok();
+    let timer = service.worker.local.clock.timer();
+    timer.set(virtual_server.timeouts.handshake);
+    let mut client_conn =
+        match identify(&mut stream, peer, &mut admitted, &timer, &virtual_server.metrics).await {
+            Ok(via) => client_conn(via),
+            Err(BalancerError::Probe) => return,
+            Err(BalancerError::Refused(via, reason, detail)) => {
+                return refuse(&service, &virtual_server, client_conn(via), (reason, detail));
+            }
+        };
+    if virtual_server.announces && client_conn.destination.is_none() {
+        client_conn.destination = stream.local_addr().ok();
     }
-    let Some(settings) = &site.tls else {
-        drop((alarm, site));
-        return h1::serve(&service, facts, stream, admitted).await;
+    let Some(settings) = &virtual_server.tls else {
+        drop((timer, virtual_server));
+        return h1::serve(&service, client_conn, stream, admitted).await;
     };
-    match handshake(stream, settings, &alarm, &site.metrics).await {
+    match handshake(stream, settings, &timer, &virtual_server.metrics).await {
         Ok(stream) => {
             let tls = version(&stream);
             let (_, session) = stream.get_ref();
             let (sni, handshake) =
                 (session.server_name().map(str::to_owned), finished(&stream, settings));
-            let facts = ClientConn { tls, sni, handshake, ..facts };
+            let client_conn = ClientConn { tls, sni, handshake, ..client_conn };
             let is_h2 = session.alpn_protocol() == Some(b"h2");
-            drop((alarm, site));
+            drop((timer, virtual_server));
             if is_h2 {
                 // Boxed: its state is large, and most connections are not HTTP/2.
-                Box::pin(h2::serve(&service, facts, stream, admitted)).await;
+                Box::pin(h2::serve(&service, client_conn, stream, admitted)).await;
             } else {
-                Box::pin(h1::serve(&service, facts, stream, admitted)).await;
+                Box::pin(h1::serve(&service, client_conn, stream, admitted)).await;
             }
         }
-        Err(HandshakeError::PlainHttp(stream)) => explain(&service, &site, facts, stream).await,
+        Err(HandshakeError::PlainHttp(stream)) => {
+            explain(&service, &virtual_server, client_conn, stream).await
+        }
         Err(HandshakeError::UnknownName(stream, name)) => {
-            let detail = refuse_name(stream, &name, &alarm).await;
-            let facts = ClientConn { sni: Some(name), ..facts };
-            refuse(&service, &site, facts, (Reason::TlsHandshake, Some(detail)));
+            let detail = refuse_name(stream, &name, &timer).await;
+            let client_conn = ClientConn { sni: Some(name), ..client_conn };
+            refuse(&service, &virtual_server, client_conn, (Reason::TlsHandshake, Some(detail)));
         }
         Err(HandshakeError::TimedOut) => {
-            refuse(&service, &site, facts, (Reason::HandshakeTimeout, None))
+            refuse(&service, &virtual_server, client_conn, (Reason::HandshakeTimeout, None))
         }
         Err(HandshakeError::Failed(error))
-            if facts.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
+            if client_conn.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
         Err(HandshakeError::Failed(error)) => {
-            refuse(&service, &site, facts, (Reason::TlsHandshake, Some(error.to_string())));
+            refuse(
+                &service,
+                &virtual_server,
+                client_conn,
+                (Reason::TlsHandshake, Some(error.to_string())),
+            );
         }
     }
 }
@@ -130,15 +141,15 @@ async fn connection(
 /// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
 async fn explain(
     service: &Rc<ReverseService>,
-    site: &Arc<VirtualServer>,
-    facts: ClientConn,
+    virtual_server: &Arc<VirtualServer>,
+    client_conn: ClientConn,
     stream: TcpStream,
 ) {
-    let mut record = RequestLog::refused(&service.worker, &Rc::new(facts), site);
+    let mut record = RequestLog::refused(&service.worker, &Rc::new(client_conn), virtual_server);
     record.reason = Some(Reason::PlainHttp);
     let reply = LocalReply::refusal(Reason::PlainHttp, &record.id);
     record.status = reply.status.as_u16();
     let mut out = Vec::new();
     reply.write(&mut out, &service.worker, &record.id, None, true);
-    part(stream, &out, &service.worker.local.clock.alarm()).await;
+    part(stream, &out, &service.worker.local.clock.timer()).await;
 }

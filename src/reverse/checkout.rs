@@ -73,7 +73,7 @@ impl ClientInfo<'_> {
 /// A connection and whose it is.
 pub(super) struct CheckedOut {
     pub(super) connection: PooledConn,
-    pub(super) whose: SelectedEndpoint,
+    pub(super) selected: SelectedEndpoint,
     /// Counts it among the connections in use, unless the request has had one before.
     pub(super) reserved: Option<Use>,
 }
@@ -87,7 +87,7 @@ pub(super) struct SelectedEndpoint {
     /// How long the connection was idle; `None`: it is new.
     idle: Option<Duration>,
     /// What the answer says about a session.
-    learns: SessionHint,
+    session_hint: SessionHint,
     /// What the client's cookie says.
     cookie: Option<StickyTarget>,
 }
@@ -153,13 +153,15 @@ impl From<ConnectError> for CheckoutError {
 ///
 /// [`Reason::TooManyRequests`], [`Reason::TooManyRequestsOfClient`].
 pub(super) fn admit(
-    site: &VirtualServer,
+    virtual_server: &VirtualServer,
     client: ClientAddr,
     accounts: &Accounts,
 ) -> Result<Use, CheckoutError> {
-    let limits =
-        QuotaLimits { total: site.limits.requests, per_client: site.limits.requests_per_client };
-    accounts.of(&site.requests, client).take(limits).map_err(|error| {
+    let limits = QuotaLimits {
+        total: virtual_server.limits.requests,
+        per_client: virtual_server.limits.requests_per_client,
+    };
+    accounts.of(&virtual_server.requests, client).take(limits).map_err(|error| {
         CheckoutError::limited(match error {
             QuotaError::Full => Reason::TooManyRequests,
             QuotaError::ClientFull => Reason::TooManyRequestsOfClient,
@@ -179,56 +181,56 @@ pub(super) fn admit(
 /// [`Reason::SessionLost`] for a session whose endpoint is gone.
 pub(super) async fn acquire(
     worker: &Rc<Worker>,
-    errand: Checkout<'_>,
+    checkout: Checkout<'_>,
 ) -> Result<CheckedOut, CheckoutError> {
-    let (upstream, _) = errand.to;
-    if let (Some(own), Some(endpoint)) = (&errand.own, upstream.endpoints.first()) {
-        let connection = self_test::connect(worker, errand.head, own)?;
-        let (learns, cookie) = (SessionHint::Nothing, None);
+    let (upstream, _) = checkout.to;
+    if let (Some(own), Some(endpoint)) = (&checkout.own, upstream.endpoints.first()) {
+        let connection = self_test::connect(worker, checkout.head, own)?;
+        let (session_hint, cookie) = (SessionHint::Nothing, None);
         let (endpoint, idle) = (Arc::clone(endpoint), None);
-        let whose = SelectedEndpoint {
+        let selected = SelectedEndpoint {
             identity: endpoint.identity,
             endpoint,
             index: 0,
             idle,
-            learns,
+            session_hint,
             cookie,
         };
-        return Ok(CheckedOut { connection, whose, reserved: None });
+        return Ok(CheckedOut { connection, selected, reserved: None });
     }
     // A request that is sent once more has one already.
-    let reserved = if errand.fresh {
+    let reserved = if checkout.fresh {
         None
     } else {
-        let ClientInfo { client, accounts, .. } = errand.client;
-        let reserving = reach::reserve(errand.to, |quota| accounts.of(quota, client));
+        let ClientInfo { client, accounts, .. } = checkout.client;
+        let reserving = failover::reserve(checkout.to, |quota| accounts.of(quota, client));
         Some(reserving.await.map_err(CheckoutError::limited)?)
     };
-    let acquired = find(worker, &errand).await?;
+    let acquired = find(worker, &checkout).await?;
     Ok(CheckedOut { reserved, ..acquired })
 }
 
 /// The connection to the endpoint of the request's session, or to one that is chosen.
-async fn find(worker: &Rc<Worker>, errand: &Checkout<'_>) -> Result<CheckedOut, CheckoutError> {
-    let (upstream, _) = errand.to;
+async fn find(worker: &Rc<Worker>, checkout: &Checkout<'_>) -> Result<CheckedOut, CheckoutError> {
+    let (upstream, _) = checkout.to;
     let session = if upstream.has_sessions() {
-        engine_io::session(&errand.head.target)
+        engine_io::session(&checkout.head.target)
     } else {
         SessionUse::None
     };
     let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1);
-    let cookie = cookie.and_then(|cookie| cookie.of(errand.head));
-    let known = |id| SessionHint::Known(upstream.memory.sessions.key(id));
+    let cookie = cookie.and_then(|cookie| cookie.of(checkout.head));
+    let known = |id| SessionHint::Known(upstream.upstream_state.sessions.key(id));
     if let SessionUse::Of(id) = session
         && let Some(seat) = upstream.seat(id, cookie)
     {
-        let (at, learns) = match seat {
+        let (at, session_hint) = match seat {
             Affinity::At(index, endpoint) => ((index, endpoint), SessionHint::Nothing),
-            Affinity::Told(index, endpoint) => ((index, endpoint), known(id)),
+            Affinity::FromCookie(index, endpoint) => ((index, endpoint), known(id)),
             Affinity::Gone => return Err(Reason::SessionLost.into()),
         };
-        let acquired = try_one(worker, errand, at).await;
-        return acquired.map(|acquired| acquired.of(learns, cookie)).map_err(|error| {
+        let acquired = try_one(worker, checkout, at).await;
+        return acquired.map(|acquired| acquired.of(session_hint, cookie)).map_err(|error| {
             // The session is still there; only this request cannot reach it.
             if error.reason.is_shortage() {
                 return error.into();
@@ -236,17 +238,17 @@ async fn find(worker: &Rc<Worker>, errand: &Checkout<'_>) -> Result<CheckedOut, 
             CheckoutError { detail: Some(error.to_string()), ..Reason::SessionLost.into() }
         });
     }
-    let learns = match session {
+    let session_hint = match session {
         SessionUse::None => SessionHint::Nothing,
         SessionUse::Opens => SessionHint::Opened,
         SessionUse::Of(id) => known(id),
     };
-    let choice = upstream.choose(|| place(errand.client.client), cookie);
-    let reached = reach(errand.to, choice, async |chosen: ChosenEndpoint<'_>| {
-        try_one(worker, errand, chosen).await
+    let choice = upstream.choose(|| place(checkout.client.client), cookie);
+    let reached = reach(checkout.to, choice, async |chosen: ChosenEndpoint<'_>| {
+        try_one(worker, checkout, chosen).await
     });
     match reached.await {
-        Ok(acquired) => Ok(acquired.of(learns, cookie)),
+        Ok(acquired) => Ok(acquired.of(session_hint, cookie)),
         Err(Some(error)) => Err(error.into()),
         Err(None) => Err(CheckoutError::down(upstream)),
     }
@@ -255,66 +257,67 @@ async fn find(worker: &Rc<Worker>, errand: &Checkout<'_>) -> Result<CheckedOut, 
 /// A connection to this endpoint.
 async fn try_one(
     worker: &Rc<Worker>,
-    errand: &Checkout<'_>,
+    checkout: &Checkout<'_>,
     (index, endpoint): (usize, &Arc<Endpoint>),
 ) -> Result<CheckedOut, ConnectError> {
-    let (upstream, counters) = errand.to;
-    let (learns, cookie) = (SessionHint::Nothing, None);
-    let key = upstream.keeps_address(endpoint).then(|| place(errand.client.client));
+    let (upstream, counters) = checkout.to;
+    let (session_hint, cookie) = (SessionHint::Nothing, None);
+    let key = upstream.keeps_address(endpoint).then(|| place(checkout.client.client));
     let identity = match key {
         Some(key) => endpoint.identity ^ Rotation::choice(&endpoint.addresses.load(), key),
         None => endpoint.identity,
     };
     let (own, idle) = (Arc::clone(endpoint), None);
-    let mut whose = SelectedEndpoint { endpoint: own, identity, index, idle, learns, cookie };
-    let ends = upstream.announces.then_some(errand.client.ends);
-    let kept = match (errand.fresh, errand.repeats) {
+    let mut selected =
+        SelectedEndpoint { endpoint: own, identity, index, idle, session_hint, cookie };
+    let ends = upstream.announces.then_some(checkout.client.ends);
+    let kept = match (checkout.fresh, checkout.repeats) {
         (true, _) => None,
         (false, true) => worker.pool.take(identity, ends.as_ref()),
         (false, false) => worker.pool.take_sure(identity, ends.as_ref()),
     };
     if let Some(Taken { connection, idle }) = kept {
         counters.reused.inc();
-        whose.idle = Some(idle);
-        return Ok(CheckedOut { connection, whose, reserved: None });
+        selected.idle = Some(idle);
+        return Ok(CheckedOut { connection, selected, reserved: None });
     }
     let (identity, most) = (endpoint.identity, upstream.limits.max_connecting);
-    let turn = match worker.pool.turn(identity, most) {
-        Some(turn) => turn,
+    let permit = match worker.pool.permit(identity, most) {
+        Some(permit) => permit,
         // Boxed: it is rare, and every request has room for this future.
-        None => match Box::pin(wait(worker, errand, ends, (index, endpoint))).await? {
-            Granted::Turn(turn) => turn,
+        None => match Box::pin(wait(worker, checkout, ends, (index, endpoint))).await? {
+            Granted::Turn(permit) => permit,
             Granted::Kept(connection) => {
                 counters.reused.inc();
-                return Ok(CheckedOut { connection, whose, reserved: None });
+                return Ok(CheckedOut { connection, selected, reserved: None });
             }
         },
     };
-    let first = if ends.is_some() { errand.client.announced() } else { Vec::new() };
+    let first = if ends.is_some() { checkout.client.announced() } else { Vec::new() };
     let connecting = connect(endpoint, key, upstream.limits.connect, &first);
-    let stream = reach::try_one(errand.to, (index, endpoint), connecting).await?;
-    drop(turn);
+    let stream = failover::try_one(checkout.to, (index, endpoint), connecting).await?;
+    drop(permit);
     let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
     let connection = PooledConn { stream, reused: false, seat, ends };
-    Ok(CheckedOut { connection, whose, reserved: None })
+    Ok(CheckedOut { connection, selected, reserved: None })
 }
 
 /// Waits for a turn to connect, or for a connection that another request is done with.
 async fn wait(
     worker: &Rc<Worker>,
-    errand: &Checkout<'_>,
+    checkout: &Checkout<'_>,
     ends: Option<ConnAddrs>,
     chosen: ChosenEndpoint<'_>,
 ) -> Result<Granted, ConnectError> {
-    let has_session = matches!(engine_io::session(&errand.head.target), SessionUse::Of(_));
-    let claim = Waiter { ends, fresh: errand.fresh, has_session };
-    let place = worker.pool.wait(chosen.1.identity, claim);
-    reach::wait(errand.to, chosen, place).await
+    let has_session = matches!(engine_io::session(&checkout.head.target), SessionUse::Of(_));
+    let waiter = Waiter { ends, fresh: checkout.fresh, has_session };
+    let place = worker.pool.wait(chosen.1.identity, waiter);
+    failover::wait(checkout.to, chosen, place).await
 }
 
 impl CheckedOut {
-    fn of(mut self, learns: SessionHint, cookie: Option<StickyTarget>) -> Self {
-        (self.whose.learns, self.whose.cookie) = (learns, cookie);
+    fn of(mut self, session_hint: SessionHint, cookie: Option<StickyTarget>) -> Self {
+        (self.selected.session_hint, self.selected.cookie) = (session_hint, cookie);
         self
     }
 }
@@ -334,14 +337,14 @@ impl SelectedEndpoint {
             let (upstream, endpoint) = (&*upstream.name, &*self.endpoint.label);
             tracing::info!(upstream, endpoint, "the endpoint answers again");
         }
-        let rank = upstream.ranks.get(self.index).filter(|_| status == 200);
-        match (self.learns, rank) {
-            (SessionHint::Opened, Some(rank)) => {
-                let memory = Arc::clone(&upstream.memory);
-                exchange.shown_to(SessionLearner::new(memory, rank.number));
+        let role = upstream.ranks.get(self.index).filter(|_| status == 200);
+        match (self.session_hint, role) {
+            (SessionHint::Opened, Some(role)) => {
+                let upstream_state = Arc::clone(&upstream.upstream_state);
+                exchange.shown_to(SessionLearner::new(upstream_state, role.number));
             }
-            (SessionHint::Known(key), Some(rank)) => {
-                upstream.memory.sessions.learn_of(key, rank.number);
+            (SessionHint::Known(key), Some(role)) => {
+                upstream.upstream_state.sessions.learn_of(key, role.number);
             }
             _ => {}
         }
@@ -372,6 +375,6 @@ impl SelectedEndpoint {
     }
 
     fn met(&self, trouble: FailureKind, to: ConnectTarget<'_>) {
-        reach::met(trouble, to, (self.index, &self.endpoint));
+        failover::met(trouble, to, (self.index, &self.endpoint));
     }
 }

@@ -43,7 +43,7 @@ pub struct ReverseService {
     /// The worker.
     pub worker: Rc<Worker>,
     /// What the listener serves at present.
-    pub site: Arc<ArcSwap<VirtualServer>>,
+    pub virtual_server: Arc<ArcSwap<VirtualServer>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
     /// The listener is being removed.
@@ -99,27 +99,27 @@ impl ClientConn {
     fn is_outdated(&self, service: &ReverseService) -> bool {
         let generation = service.worker.local.generation();
         if self.judged.replace(generation) != generation {
-            self.outdated.set(!service.site.load().accepts(&self.handshake));
+            self.outdated.set(!service.virtual_server.load().accepts(&self.handshake));
         }
         self.outdated.get()
     }
 
-    /// Whether a request that has just been read may be served under `site`. If not, the connection
+    /// Whether a request that has just been read may be served under `virtual_server`. If not, the connection
     /// is outdated: workers hear of a change a moment after it.
-    fn serves(&self, site: &VirtualServer) -> bool {
-        let accepted = site.accepts(&self.handshake);
+    fn serves(&self, virtual_server: &VirtualServer) -> bool {
+        let accepted = virtual_server.accepts(&self.handshake);
         self.outdated.set(!accepted);
         accepted
     }
 
     /// Whom a request of this connection is for.
-    fn whom<'a>(
+    fn client_info<'a>(
         &'a self,
-        site: &VirtualServer,
+        virtual_server: &VirtualServer,
         (client, id): (ClientAddr, &'a RequestId),
     ) -> ClientInfo<'a> {
         // It was not asked for if no upstream was to be told when the client connected.
-        let destination = self.destination.unwrap_or(site.address);
+        let destination = self.destination.unwrap_or(virtual_server.address);
         let ends = ConnAddrs { source: self.client.0, destination };
         ClientInfo { client, ends, sni: self.sni.as_deref(), id, accounts: &self.accounts }
     }
@@ -127,15 +127,15 @@ impl ClientConn {
     /// What an upstream is told about where a request of this client's on this connection came from.
     fn origin<'a>(
         &self,
-        (site, client): (&VirtualServer, ClientAddr),
+        (virtual_server, client): (&VirtualServer, ClientAddr),
         (route, way): (&'a CompiledRoute, &'a ProxyTarget),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> ClientOrigin<'a> {
         ClientOrigin {
             client: client.ip(),
-            proxy: site.proxy(self.client),
+            proxy: virtual_server.proxy(self.client),
             strip_prefix: way.strip_prefix.as_deref(),
-            seat_cookie: way.upstream.seat_cookie(),
+            sticky_cookie_value: way.upstream.sticky_cookie_value(),
             request_id: id.as_str(),
             trace,
             passes: &route.passes,

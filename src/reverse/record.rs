@@ -36,11 +36,11 @@ use super::tunnel::OUTDATED_CLOSE_SPREAD;
 /// See the module.
 pub(super) struct RequestLog {
     worker: Rc<Worker>,
-    facts: Rc<ClientConn>,
+    client_conn: Rc<ClientConn>,
     /// Who the client is, by the word of trusted proxies.
     pub(super) client: ClientAddr,
     names: Arc<ListenerLabels>,
-    edition: Arc<ConfigVersion>,
+    config_version: Arc<ConfigVersion>,
     pub(super) id: RequestId,
     /// As it is passed on.
     pub(super) trace: Option<TraceParent>,
@@ -73,7 +73,7 @@ pub(super) struct RequestLog {
     /// Of the Close frame the client of a WebSocket was sent by us.
     pub(super) close_code: Option<u16>,
     /// What it has to do with a Socket.IO session.
-    pub(super) ticket: Option<Rc<RequestProbe>>,
+    pub(super) probe: Option<Rc<RequestProbe>>,
     tunnel_idle: Duration,
 }
 
@@ -90,15 +90,15 @@ impl RequestLog {
     /// For a request.
     pub(super) fn of(
         worker: &Rc<Worker>,
-        facts: &Rc<ClientConn>,
-        site: &Arc<VirtualServer>,
+        client_conn: &Rc<ClientConn>,
+        virtual_server: &Arc<VirtualServer>,
         head: &RequestHead,
     ) -> Self {
-        let trusted = site.trusts(facts.client);
+        let trusted = virtual_server.trusts(client_conn.client);
         let known = if trusted { head.fields.first(KnownField::RequestId) } else { None };
-        let mut record = Self::refused(worker, facts, site);
-        record.client = site.client_of(facts.client, &head.fields);
-        record.trace = site.traces.then(|| {
+        let mut record = Self::refused(worker, client_conn, virtual_server);
+        record.client = virtual_server.client_of(client_conn.client, &head.fields);
+        record.trace = virtual_server.traces.then(|| {
             let (came, span) = (head.fields.all(KnownField::TraceParent), worker.ids.span());
             // A new trace is called as its first request.
             TraceParent::next(came, span, trusted)
@@ -106,14 +106,14 @@ impl RequestLog {
         });
         record.id = known.and_then(RequestId::from_proxy).unwrap_or(record.id);
         worker.recent.add(&NotedRequest {
-            listener: site.address,
+            listener: virtual_server.address,
             method: &head.method,
             upgrade: head.upgrade,
             host: head.host_name(),
             path: path::raw(&head.target),
         });
-        if site.follows {
-            record.ticket = RequestProbe::of(head);
+        if virtual_server.follows {
+            record.probe = RequestProbe::of(head);
         }
         record.request = Some(RequestLogFields {
             version: head.version,
@@ -129,17 +129,17 @@ impl RequestLog {
     /// For a connection or request that was refused before its head could be read.
     pub(super) fn refused(
         worker: &Rc<Worker>,
-        facts: &Rc<ClientConn>,
-        site: &Arc<VirtualServer>,
+        client_conn: &Rc<ClientConn>,
+        virtual_server: &Arc<VirtualServer>,
     ) -> Self {
         Self {
             id: worker.ids.next(),
             trace: None,
             worker: Rc::clone(worker),
-            facts: Rc::clone(facts),
-            client: facts.client,
-            names: Arc::clone(&site.names),
-            edition: Arc::clone(&site.edition),
+            client_conn: Rc::clone(client_conn),
+            client: client_conn.client,
+            names: Arc::clone(&virtual_server.names),
+            config_version: Arc::clone(&virtual_server.config_version),
             start: Instant::now(),
             request: None,
             route: None,
@@ -159,18 +159,18 @@ impl RequestLog {
             seat: None,
             listed: None,
             close_code: None,
-            ticket: None,
-            tunnel_idle: site.timeouts.tunnel_idle,
+            probe: None,
+            tunnel_idle: virtual_server.timeouts.tunnel_idle,
         }
     }
 
     /// Notes the route.
     pub(super) fn on_route(&mut self, route: &CompiledRoute) {
-        if let Some(ticket) = &self.ticket
+        if let Some(probe) = &self.probe
             && let Some(way) = route.action.way()
             && let Some(sessions) = &way.sessions
         {
-            ticket.at(sessions, way.first_byte);
+            probe.at(sessions, way.first_byte);
         }
         let route = &route.account;
         route.metrics.in_flight.inc();
@@ -187,12 +187,12 @@ impl RequestLog {
 
     /// Notes the connection it is sent on.
     pub(super) fn on_connection(&mut self, acquired: &mut CheckedOut, upstream: &Upstream) {
-        let whose = &acquired.whose;
+        let selected = &acquired.selected;
         if let Some(reserved) = acquired.reserved.take() {
             self.reserved = Some(reserved);
         }
-        self.endpoint = Some(Arc::clone(&whose.endpoint.label));
-        self.busy = whose.busy(upstream);
+        self.endpoint = Some(Arc::clone(&selected.endpoint.label));
+        self.busy = selected.busy(upstream);
         if !acquired.connection.reused {
             self.connected = self.start.elapsed();
         }
@@ -208,8 +208,8 @@ impl RequestLog {
 
     /// Has the lens look at the answer's body, if it wants to.
     pub(super) fn shown(&self, status: u16, exchange: &mut Exchange) {
-        if let Some(onlooker) = self.ticket.as_ref().and_then(|ticket| ticket.onlooker(status)) {
-            exchange.shown_to(onlooker);
+        if let Some(body_tap) = self.probe.as_ref().and_then(|probe| probe.body_tap(status)) {
+            exchange.shown_to(body_tap);
         }
     }
 
@@ -236,15 +236,15 @@ impl RequestLog {
 
     /// Whether the tunnel may go on: it would be passed on to the same endpoint today, and its
     /// client's handshake would succeed today.
-    pub(super) fn standing(&self, site: &VirtualServer) -> Standing {
+    pub(super) fn standing(&self, virtual_server: &VirtualServer) -> Standing {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else {
             return Standing::Stays;
         };
         let asked = (&*asked.host, &*asked.target);
-        if !site.still_carries(asked, upstream, self.endpoint.as_deref()) {
+        if !virtual_server.still_carries(asked, upstream, self.endpoint.as_deref()) {
             return Standing::Forbidden;
         }
-        if site.accepts(&self.facts.handshake) {
+        if virtual_server.accepts(&self.client_conn.handshake) {
             Standing::Stays
         } else {
             Standing::Leaves(OUTDATED_CLOSE_SPREAD)
@@ -262,19 +262,19 @@ impl RequestLog {
             target: asked.target.clone(),
             upstream: Arc::clone(upstream),
             endpoint: self.endpoint.clone(),
-            handshake: self.facts.handshake.clone(),
+            handshake: self.client_conn.handshake.clone(),
         }));
     }
 
     /// Notes how a tunnel ended.
     pub(super) fn tunnel_ended(&mut self, cut: SocketEnded) {
         self.tunnel = Some(cut.how);
-        self.notice(|ticket, outcome| ticket.cut(outcome, cut));
+        self.notice(|probe, outcome| probe.cut(outcome, cut));
     }
 
     /// Notes how many messages the two sides of a tunnel have sent.
     pub(super) fn talked(&self, messages: [u8; 2]) {
-        if self.ticket.as_ref().is_some_and(|ticket| ticket.moved(messages)) {
+        if self.probe.as_ref().is_some_and(|probe| probe.moved(messages)) {
             self.notice(RequestProbe::upgraded);
         }
     }
@@ -284,9 +284,9 @@ impl RequestLog {
         &self,
         what: impl FnOnce(&RequestProbe, &RequestOutcome<'_>) -> Option<socketio::SessionEvent>,
     ) {
-        let Some(ticket) = &self.ticket else { return };
+        let Some(probe) = &self.probe else { return };
         let event = what(
-            ticket,
+            probe,
             &RequestOutcome {
                 request: self.id.as_str(),
                 client: self.client.0,
@@ -298,13 +298,13 @@ impl RequestLog {
             },
         );
         if let Some(event) = event {
-            self.worker.lens.note(event);
+            self.worker.event_sink.note(event);
         }
     }
 
     /// Why it ends with its connection, or with its stream.
     pub(super) fn gone(&self) -> Reason {
-        self.facts.ended.get().unwrap_or(Reason::ClientGone)
+        self.client_conn.ended.get().unwrap_or(Reason::ClientGone)
     }
 
     /// What counts a tunnel.
@@ -404,10 +404,10 @@ impl LogEvent for RequestLog {
         line.text(Key::Profile, self.names.profile.as_bytes());
         line.text(Key::Listener, self.names.listener.as_bytes());
         line.address(Key::Client, self.client.0);
-        match &self.facts.via {
+        match &self.client_conn.via {
             Some(via) => via.tell(line),
-            None if self.client != self.facts.client => {
-                line.address(Key::Peer, self.facts.client.0);
+            None if self.client != self.client_conn.client => {
+                line.address(Key::Peer, self.client_conn.client.0);
             }
             None => {}
         }
@@ -423,14 +423,14 @@ impl LogEvent for RequestLog {
                 line.target(Key::Referrer, referrer);
             }
         }
-        if let Some(key) = self.ticket.as_ref().and_then(|ticket| ticket.key()) {
+        if let Some(key) = self.probe.as_ref().and_then(|probe| probe.key()) {
             line.text(Key::Session, key.to_string().as_bytes());
         }
         self.tell_served(line);
-        line.number(Key::Generation, self.edition.number());
-        line.text(Key::Config, self.edition.hash().as_bytes());
-        line.text(Key::Tls, self.facts.tls.as_bytes());
-        if let Some(sni) = &self.facts.sni {
+        line.number(Key::Generation, self.config_version.number());
+        line.text(Key::Config, self.config_version.hash().as_bytes());
+        line.text(Key::Tls, self.client_conn.tls.as_bytes());
+        if let Some(sni) = &self.client_conn.sni {
             line.text(Key::Sni, sni.as_bytes());
         }
     }
@@ -459,7 +459,7 @@ impl Drop for RequestLog {
             self.worker.tunnels.remove(number);
         }
         if self.tunnel.is_none() {
-            self.notice(|ticket, outcome| ticket.over(outcome, self.tunnel_idle));
+            self.notice(|probe, outcome| probe.over(outcome, self.tunnel_idle));
         }
         self.count();
         if self.names.logs {

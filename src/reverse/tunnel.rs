@@ -31,7 +31,7 @@ pub(super) fn spawn<T: Io>(
     (mut record, admitted): (Box<RequestLog>, Option<AdmittedConn>),
 ) {
     let own = Rc::clone(service);
-    record.list(&service.site);
+    record.list(&service.virtual_server);
     service.worker.local.spawn(async move {
         let owner = WebSocketTunnel { record: &record, service: &own };
         let summary = relay_websocket(&own.worker.local, client, upstream, idle, &owner).await;
@@ -47,7 +47,7 @@ pub(super) fn spawn<T: Io>(
             RelayEnd::Draining => WebSocketClose::Draining,
             RelayEnd::Forbidden | RelayEnd::Outdated => WebSocketClose::Policy,
         };
-        record.tunnel_ended(SocketEnded::new(how, summary.silent, summary.said_close));
+        record.tunnel_ended(SocketEnded::new(how, summary.silent, summary.close_sent));
         drop((record, admitted));
     });
 }
@@ -60,7 +60,7 @@ struct WebSocketTunnel<'a> {
 
 impl RelayOwner for WebSocketTunnel<'_> {
     fn standing(&self) -> Standing {
-        self.record.standing(&self.service.site.load())
+        self.record.standing(&self.service.virtual_server.load())
     }
 
     fn moved(&self, moved: RelayedBytes) {

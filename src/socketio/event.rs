@@ -134,7 +134,7 @@ pub struct SocketEnded {
     /// How long nothing had moved.
     pub silent: Duration,
     /// One of the two had said Close.
-    pub said_close: bool,
+    pub close_sent: bool,
     /// It was a session of its own.
     pub direct: bool,
     /// From the client, from the upstream; up to 255.
@@ -144,7 +144,7 @@ pub struct SocketEnded {
 impl SocketEnded {
     /// As far as its relay knows; the rest is for the ticket to say.
     #[must_use]
-    pub fn new(how: WebSocketClose, silent: Duration, said_close: bool) -> Self {
-        Self { how, silent, said_close, direct: false, messages: [0, 0] }
+    pub fn new(how: WebSocketClose, silent: Duration, close_sent: bool) -> Self {
+        Self { how, silent, close_sent, direct: false, messages: [0, 0] }
     }
 }

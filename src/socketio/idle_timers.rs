@@ -41,11 +41,11 @@ impl IdleTimers {
         side: TimerSide,
         (at, waited): WaitSample,
     ) {
-        let whose = (profile.to_owned(), Arc::clone(upstream), side);
-        if waited < MIN_WAIT || (self.0.len() >= MAX_PLACES && !self.0.contains_key(&whose)) {
+        let selected = (profile.to_owned(), Arc::clone(upstream), side);
+        if waited < MIN_WAIT || (self.0.len() >= MAX_PLACES && !self.0.contains_key(&selected)) {
             return;
         }
-        let all = self.0.entry(whose).or_default();
+        let all = self.0.entry(selected).or_default();
         if all.len() == MAX_WAITS {
             all.pop_front();
         }

@@ -129,7 +129,7 @@ impl BodyTail {
     }
 
     /// Whether the last packet is `close`, in the framing of this version of Engine.IO.
-    pub(super) fn says_goodbye(&self, version: u8) -> bool {
+    pub(super) fn sends_close(&self, version: u8) -> bool {
         let last = &self.last;
         if version >= 4 {
             // Packets are separated by RS.
@@ -207,7 +207,7 @@ mod tests {
         let says = |version: u8, body: &[u8], size: usize| {
             let mut ending = BodyTail::default();
             body.chunks(size).for_each(|piece| ending.read(piece));
-            ending.says_goodbye(version)
+            ending.sends_close(version)
         };
         for size in 1..6 {
             assert!(says(4, b"1", size) && says(4, b"41\x1e1", size));
@@ -230,7 +230,7 @@ mod tests {
                 ending.read(piece);
                 let _ = beginning.read(piece);
             }
-            let _ = (beginning.open(), beginning.code(), ending.says_goodbye(version));
+            let _ = (beginning.open(), beginning.code(), ending.sends_close(version));
             prop_assert!(beginning.0.len() <= MAX_SCANNED);
         }
 

@@ -114,16 +114,16 @@ impl RequestProbe {
 
     /// Somebody to look at an answer with this status, if there is anything to see.
     #[must_use]
-    pub fn onlooker(self: &Rc<Self>, status: u16) -> Option<Box<dyn BodyTap>> {
-        let ticket = Rc::clone(self);
+    pub fn body_tap(self: &Rc<Self>, status: u16) -> Option<Box<dyn BodyTap>> {
+        let probe = Rc::clone(self);
         match self.ask {
             RequestKind::Poll { post: false } if status == 200 => {
-                Some(Box::new(TailScan { ticket, end: BodyTail::default() }))
+                Some(Box::new(TailScan { probe, end: BodyTail::default() }))
             }
             RequestKind::Open if status == 200 => {
-                Some(Box::new(HeadScan { ticket, begun: BodyHead::default() }))
+                Some(Box::new(HeadScan { probe, begun: BodyHead::default() }))
             }
-            _ if status >= 400 => Some(Box::new(HeadScan { ticket, begun: BodyHead::default() })),
+            _ if status >= 400 => Some(Box::new(HeadScan { probe, begun: BodyHead::default() })),
             _ => None,
         }
     }
@@ -161,7 +161,7 @@ impl RequestProbe {
                 code: self.code.get(),
                 waited: outcome.waited,
                 answered: outcome.answered,
-                goodbye: self.goodbye.get() || (post && self.sent.get().says_goodbye(self.engine)),
+                goodbye: self.goodbye.get() || (post && self.sent.get().sends_close(self.engine)),
             }),
             RequestKind::WebSocket { way, direct } => EventKind::Tried(UpgradeFailed {
                 way,
@@ -245,7 +245,7 @@ fn way(head: &RequestHead) -> UpgradePath {
 
 /// Looks at the beginning of an answer.
 struct HeadScan {
-    ticket: Rc<RequestProbe>,
+    probe: Rc<RequestProbe>,
     begun: BodyHead,
 }
 
@@ -254,27 +254,27 @@ impl BodyTap for HeadScan {
         if !self.begun.read(piece) {
             return false;
         }
-        if self.ticket.ask == RequestKind::Open
+        if self.probe.ask == RequestKind::Open
             && let Some(open) = self.begun.open()
         {
-            self.ticket.key.set(Some(SessionKey::of(open.sid.as_bytes())));
-            self.ticket.open.replace(Some(OpenPacket { sid: String::new(), ..open }));
+            self.probe.key.set(Some(SessionKey::of(open.sid.as_bytes())));
+            self.probe.open.replace(Some(OpenPacket { sid: String::new(), ..open }));
         }
-        self.ticket.code.set(self.begun.code());
+        self.probe.code.set(self.begun.code());
         true
     }
 }
 
 /// Looks at the end of an answer.
 struct TailScan {
-    ticket: Rc<RequestProbe>,
+    probe: Rc<RequestProbe>,
     end: BodyTail,
 }
 
 impl BodyTap for TailScan {
     fn read(&mut self, piece: &[u8]) -> bool {
         self.end.read(piece);
-        self.ticket.goodbye.set(self.end.says_goodbye(self.ticket.engine));
+        self.probe.goodbye.set(self.end.sends_close(self.probe.engine));
         false
     }
 }

@@ -246,7 +246,7 @@ impl TrackedSession {
     fn how_cut(&self, cut: &SocketEnded, timers: &IdleTimers) -> EndKind {
         match self.cut_side(cut) {
             Some(side) if self.explained(side, cut.silent, timers) => EndKind::IdleTimer,
-            _ if cut.said_close => EndKind::Closed,
+            _ if cut.close_sent => EndKind::Closed,
             _ => EndKind::Lost,
         }
     }
@@ -343,7 +343,7 @@ impl TrackedSession {
     pub(super) fn cut_side(&self, cut: &SocketEnded) -> Option<TimerSide> {
         match cut.how {
             WebSocketClose::Idle => Some(TimerSide::Ours),
-            _ if cut.said_close || !self.is_within(cut.silent) => None,
+            _ if cut.close_sent || !self.is_within(cut.silent) => None,
             WebSocketClose::ByClient | WebSocketClose::ClientBroke => Some(TimerSide::Front),
             WebSocketClose::ByUpstream | WebSocketClose::UpstreamBroke => Some(TimerSide::Behind),
             WebSocketClose::Draining | WebSocketClose::Policy | WebSocketClose::Unknown => None,

@@ -401,7 +401,7 @@ fn words(event: &SessionEvent, session: &TrackedSession) -> String {
         EventKind::Switched { direct: false } => "asked for a WebSocket: 101".to_owned(),
         EventKind::Upgraded => "on the WebSocket: probe and upgrade have passed".to_owned(),
         EventKind::Cut(cut) => {
-            let close = if cut.said_close { "after a Close" } else { "without a Close" };
+            let close = if cut.close_sent { "after a Close" } else { "without a Close" };
             format!(
                 "the WebSocket ended ({}), {close}, silent for {:.1} s",
                 cut.how.word(),

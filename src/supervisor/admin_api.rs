@@ -29,13 +29,13 @@ impl RunningGateway {
 
     /// Starts answering on the admin listener and the admin socket, in tasks that may be aborted.
     /// What is passed on comes out of the channel.
-    pub(super) fn open_desk(
+    pub(super) fn open_admin_api(
         &mut self,
     ) -> std::io::Result<(mpsc::UnboundedReceiver<AdminCommand>, Vec<JoinHandle<()>>)> {
         let (asks, asked) = mpsc::unbounded_channel();
         let mut tasks = Vec::new();
         let reopener = self.reloader.log.reopener();
-        let desk = Rc::new(AdminApi {
+        let api = Rc::new(AdminApi {
             metrics: Arc::clone(&self.reloader.metrics),
             health: Arc::clone(&self.health),
             status: Rc::clone(&self.reloader.status),
@@ -45,19 +45,19 @@ impl RunningGateway {
             way_out: self.way_out(),
             book: Rc::clone(&self.book),
             page: admin::page::StatusPage::new(self.checks.serving()),
-            voice: self.reloader.origin.voice.clone(),
+            logging: self.reloader.origin.logging.clone(),
             reopen: Box::new(move || reopener.reopen()),
         });
-        tasks.push(spawn_local(admin::page::remember(Rc::clone(&desk))));
+        tasks.push(spawn_local(admin::page::remember(Rc::clone(&api))));
         if let Some(listener) = &self.admin {
             let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-            tasks.push(spawn_local(admin::serve(listener, Rc::clone(&desk))));
+            tasks.push(spawn_local(admin::serve(listener, Rc::clone(&api))));
         }
         if let Some(socket) = &self.socket {
             let path = socket.path().display();
             tracing::info!("commands on this host reach this gateway at {path}");
             let listener = tokio::net::UnixListener::from_std(socket.listener()?)?;
-            tasks.push(spawn_local(admin::serve_socket(listener, desk)));
+            tasks.push(spawn_local(admin::serve_socket(listener, api)));
         }
         spawn_local(self.reloader.log.watch());
         spawn_local(reopen_on_signal(self.reloader.log.reopener())?);
@@ -65,8 +65,8 @@ impl RunningGateway {
     }
 
     fn way_out(&self) -> EgressViews {
-        let commons = || Arc::clone(&self.reloader.commons);
-        let (tunnels, oldest, seen) = (commons(), commons(), commons());
+        let forward_shared = || Arc::clone(&self.reloader.forward_shared);
+        let (tunnels, oldest, seen) = (forward_shared(), forward_shared(), forward_shared());
         EgressViews {
             oldest: Box::new(move |most| oldest.live.oldest(most)),
             tunnels: Box::new(move || tunnels.live.json()),

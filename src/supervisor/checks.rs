@@ -86,10 +86,10 @@ impl HealthChecker {
             for endpoint in &upstream.endpoints {
                 let health = &endpoint.health;
                 match &upstream.check {
-                    None => health.presume(true),
+                    None => health.assume_state(true),
                     Some(check) => {
                         if !health.is_checked() {
-                            health.presume(check.initially_up);
+                            health.assume_state(check.initially_up);
                         }
                         self.tasks.push(spawn_local(watch(CheckedEndpoint {
                             upstream: Arc::clone(&upstream.name),
@@ -117,7 +117,7 @@ struct CheckedEndpoint {
 /// Decides for ever which tier of an upstream is used.
 async fn mind(upstream: Arc<Upstream>) {
     let Some(settings) = upstream.policy.fail_over else { return };
-    let tiers = &upstream.memory.tiers;
+    let tiers = &upstream.upstream_state.tiers;
     loop {
         tokio::time::sleep(TIER_INTERVAL).await;
         let now = jiff::Timestamp::now().as_second();
@@ -129,8 +129,8 @@ async fn mind(upstream: Arc<Upstream>) {
             continue;
         }
         tracing::info!(upstream = name, "the primary endpoints are used again: {}", moved.why);
-        for (endpoint, rank) in upstream.endpoints.iter().zip(&upstream.ranks) {
-            if !rank.backup {
+        for (endpoint, role) in upstream.endpoints.iter().zip(&upstream.ranks) {
+            if !role.backup {
                 endpoint.health.rise();
             }
         }
@@ -155,7 +155,7 @@ async fn watch(own: CheckedEndpoint) {
 
 /// Ends once a request has found something wrong and the last check is long enough ago.
 async fn early(own: &CheckedEndpoint, least: Duration) {
-    own.endpoint.health.hurried().await;
+    own.endpoint.health.check_requested().await;
     tokio::time::sleep(least).await;
 }
 

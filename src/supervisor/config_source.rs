@@ -24,5 +24,5 @@ pub struct ConfigSource {
     /// How to start this program anew; `None` where that makes no sense.
     pub program: Option<ProgramArgs>,
     /// Speaks about the gateway.
-    pub voice: Logging,
+    pub logging: Logging,
 }

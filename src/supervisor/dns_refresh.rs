@@ -55,7 +55,7 @@ struct DueTime {
 impl DueTime {
     /// Brings the look-up forward after a failed connection; each time a little later, as the endpoint
     /// may just be down.
-    fn hurry(&mut self) {
+    fn request_check(&mut self) {
         let (first, most) = EARLY;
         let pause = first.saturating_mul(1 << self.early.min(8)).min(most);
         let next = self.last + pause;
@@ -130,7 +130,7 @@ impl DnsRefresher {
             // It may have been configured to come more often. Jitter adds up to a tenth.
             time.next = if changed { now } else { time.next.min(now + *every + *every / 10) };
             if !time.asked && endpoint.rotation.take_stale() {
-                time.hurry();
+                time.request_check();
             }
             if time.asked || now < time.next || self.under_way.len() >= MAX_LOOKUPS {
                 continue;

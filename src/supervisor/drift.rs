@@ -112,13 +112,13 @@ async fn watch(own: ComparedPeer) {
     loop {
         tokio::time::sleep(jittered(pause)).await;
         pause = drift.every;
-        let Some(sheet) = own.generation.sheet.get() else { return };
-        own.take(own.once(sheet, (host, &drift.path)).await);
+        let Some(digest) = own.generation.digest.get() else { return };
+        own.take(own.once(digest, (host, &drift.path)).await);
     }
 }
 
 impl ComparedPeer {
-    async fn once(&self, sheet: &ConfigDigest, (host, path): (&str, &str)) -> DriftPeer {
+    async fn once(&self, digest: &ConfigDigest, (host, path): (&str, &str)) -> DriftPeer {
         let label = self.endpoint.label.to_string();
         let without = |state, detail: String| DriftPeer {
             peer: label.clone(),
@@ -126,7 +126,7 @@ impl ComparedPeer {
             detail,
             ..DriftPeer::default()
         };
-        let Some(question) = sheet.question() else {
+        let Some(question) = digest.question() else {
             let why = "the system has no random numbers";
             return without(PeerState::Unreachable, why.to_owned());
         };
@@ -138,7 +138,7 @@ impl ComparedPeer {
         match fetch(&self.endpoint, asked, bounds, &self.local).await {
             Err(fault) => without(PeerState::Unreachable, fault.to_string()),
             Ok((200, body)) => {
-                let (state, detail, differences) = sheet.judge(&question, &body);
+                let (state, detail, differences) = digest.judge(&question, &body);
                 let compared = jiff::Timestamp::now().as_second();
                 DriftPeer { peer: label, state, detail, compared, differences }
             }

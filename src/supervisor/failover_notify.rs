@@ -27,7 +27,7 @@ pub(super) async fn tell(
     let mut known = None;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let now = serving.borrow().as_deref().map(postures).unwrap_or_default();
+        let now = serving.borrow().as_deref().map(routing_states).unwrap_or_default();
         if known.replace(now.clone()).is_some_and(|known| known != now) {
             for worker in &workers {
                 // A worker that is gone is noticed by the control loop.
@@ -38,8 +38,11 @@ pub(super) async fn tell(
 }
 
 /// Where new work goes, by the names of upstreams that something is passed through to.
-fn postures(generation: &Generation) -> BTreeMap<Arc<str>, (u64, u64, bool)> {
-    let routes = generation.passages.iter().flat_map(|passage| passage.routes());
+fn routing_states(generation: &Generation) -> BTreeMap<Arc<str>, (u64, u64, bool)> {
+    let routes = generation
+        .passthrough_listeners
+        .iter()
+        .flat_map(|passthrough_listener| passthrough_listener.routes());
     let upstreams = routes.map(|route| &route.upstream);
-    upstreams.map(|upstream| (Arc::clone(&upstream.name), upstream.posture())).collect()
+    upstreams.map(|upstream| (Arc::clone(&upstream.name), upstream.routing_state())).collect()
 }

@@ -53,9 +53,13 @@ impl RetiredListener {
     /// What it serves, if a connection of it is left.
     pub(super) fn upgrade(&self) -> Option<SharedListener> {
         let served = match self {
-            Self::In(site) => ListenerState::In(site.upgrade()?),
-            Self::Out(stand, commons) => ListenerState::Out(stand.upgrade()?, Arc::clone(commons)),
-            Self::Through(passage) => ListenerState::Through(passage.upgrade()?),
+            Self::In(virtual_server) => ListenerState::In(virtual_server.upgrade()?),
+            Self::Out(listener_state, forward_shared) => {
+                ListenerState::Out(listener_state.upgrade()?, Arc::clone(forward_shared))
+            }
+            Self::Through(passthrough_listener) => {
+                ListenerState::Through(passthrough_listener.upgrade()?)
+            }
         };
         Some(SharedListener { served, admission: Arc::default() })
     }
@@ -67,25 +71,34 @@ pub(super) fn posts(
     way: Option<&Arc<ForwardRuntime>>,
 ) -> Vec<ListenerSlot> {
     let out = way.into_iter().flat_map(|way| way.stands(generation.names())).map(ListenerSlot::Out);
-    let through = generation.passages.iter().cloned().map(ListenerSlot::Through);
-    generation.sites.iter().cloned().map(ListenerSlot::In).chain(out).chain(through).collect()
+    let through = generation.passthrough_listeners.iter().cloned().map(ListenerSlot::Through);
+    generation
+        .virtual_servers
+        .iter()
+        .cloned()
+        .map(ListenerSlot::In)
+        .chain(out)
+        .chain(through)
+        .collect()
 }
 
 impl ListenerSlot {
-    pub(super) fn spot(&self) -> ListenerAddr {
+    pub(super) fn listener_addr(&self) -> ListenerAddr {
         match self {
-            Self::In(site) => {
-                ListenerAddr { kind: ListenerKind::In, address: site.address, place: site.place }
-            }
-            Self::Out(stand) => ListenerAddr {
-                kind: ListenerKind::Out,
-                address: stand.listener.address,
-                place: stand.listener.place,
+            Self::In(virtual_server) => ListenerAddr {
+                kind: ListenerKind::In,
+                address: virtual_server.address,
+                place: virtual_server.place,
             },
-            Self::Through(passage) => ListenerAddr {
+            Self::Out(listener_state) => ListenerAddr {
+                kind: ListenerKind::Out,
+                address: listener_state.listener.address,
+                place: listener_state.listener.place,
+            },
+            Self::Through(passthrough_listener) => ListenerAddr {
                 kind: ListenerKind::Through,
-                address: passage.address,
-                place: passage.place,
+                address: passthrough_listener.address,
+                place: passthrough_listener.place,
             },
         }
     }
@@ -93,15 +106,17 @@ impl ListenerSlot {
 
 impl SharedListener {
     /// For a listener that is new.
-    pub(super) fn new(post: &ListenerSlot, commons: &Arc<ForwardShared>) -> Self {
+    pub(super) fn new(post: &ListenerSlot, forward_shared: &Arc<ForwardShared>) -> Self {
         let served = match post {
-            ListenerSlot::In(site) => ListenerState::In(Arc::new(ArcSwap::new(Arc::clone(site)))),
-            ListenerSlot::Out(stand) => {
-                let stand = Arc::new(ArcSwap::new(Arc::clone(stand)));
-                ListenerState::Out(stand, Arc::clone(commons))
+            ListenerSlot::In(virtual_server) => {
+                ListenerState::In(Arc::new(ArcSwap::new(Arc::clone(virtual_server))))
             }
-            ListenerSlot::Through(passage) => {
-                ListenerState::Through(Arc::new(ArcSwap::new(Arc::clone(passage))))
+            ListenerSlot::Out(listener_state) => {
+                let listener_state = Arc::new(ArcSwap::new(Arc::clone(listener_state)));
+                ListenerState::Out(listener_state, Arc::clone(forward_shared))
+            }
+            ListenerSlot::Through(passthrough_listener) => {
+                ListenerState::Through(Arc::new(ArcSwap::new(Arc::clone(passthrough_listener))))
             }
         };
         Self { served, admission: Arc::default() }
@@ -116,25 +131,26 @@ impl SharedListener {
         way: Option<&Arc<ForwardRuntime>>,
     ) {
         match &self.served {
-            ListenerState::In(site) => {
-                let old = site.load_full();
-                let heir = generation.heir(&old).cloned();
-                site.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
+            ListenerState::In(virtual_server) => {
+                let old = virtual_server.load_full();
+                let replacement = generation.replacement(&old).cloned();
+                virtual_server.store(replacement.unwrap_or_else(|| Arc::new(old.emptied())));
             }
-            ListenerState::Out(stand, _) => {
-                let old = stand.load_full();
-                let mut stands = posts.iter().filter_map(ListenerSlot::stand);
-                let kept = stands.find(|stand| stand.listener.address == old.listener.address);
-                let heir = || match way {
+            ListenerState::Out(listener_state, _) => {
+                let old = listener_state.load_full();
+                let mut stands = posts.iter().filter_map(ListenerSlot::listener_state);
+                let kept = stands
+                    .find(|listener_state| listener_state.listener.address == old.listener.address);
+                let replacement = || match way {
                     Some(way) => old.under(way),
                     None => old.closed(),
                 };
-                stand.store(kept.cloned().unwrap_or_else(|| Arc::new(heir())));
+                listener_state.store(kept.cloned().unwrap_or_else(|| Arc::new(replacement())));
             }
-            ListenerState::Through(passage) => {
-                let old = passage.load_full();
-                let heir = generation.heir_of_passage(&old).cloned();
-                passage.store(heir.unwrap_or_else(|| Arc::new(old.emptied())));
+            ListenerState::Through(passthrough_listener) => {
+                let old = passthrough_listener.load_full();
+                let replacement = generation.passthrough_replacement(&old).cloned();
+                passthrough_listener.store(replacement.unwrap_or_else(|| Arc::new(old.emptied())));
             }
         }
     }
@@ -142,11 +158,15 @@ impl SharedListener {
     /// For as long as a listener that was removed has connections.
     pub(super) fn downgrade(&self) -> RetiredListener {
         match &self.served {
-            ListenerState::In(site) => RetiredListener::In(Arc::downgrade(site)),
-            ListenerState::Out(stand, commons) => {
-                RetiredListener::Out(Arc::downgrade(stand), Arc::clone(commons))
+            ListenerState::In(virtual_server) => {
+                RetiredListener::In(Arc::downgrade(virtual_server))
             }
-            ListenerState::Through(passage) => RetiredListener::Through(Arc::downgrade(passage)),
+            ListenerState::Out(listener_state, forward_shared) => {
+                RetiredListener::Out(Arc::downgrade(listener_state), Arc::clone(forward_shared))
+            }
+            ListenerState::Through(passthrough_listener) => {
+                RetiredListener::Through(Arc::downgrade(passthrough_listener))
+            }
         }
     }
 
@@ -157,20 +177,30 @@ impl SharedListener {
         let address = socket.local_addr().ok()?;
         let admission = self.admission;
         let kind = match self.served {
-            ListenerState::In(site) => {
-                let service = reverse::ReverseService { worker, site, admission, closing };
+            ListenerState::In(virtual_server) => {
+                let service =
+                    reverse::ReverseService { worker, virtual_server, admission, closing };
                 run(Rc::new(service), socket);
                 ListenerKind::In
             }
-            ListenerState::Out(stand, commons) => {
-                let service =
-                    forward::ForwardService { worker, stand, admission, commons, closing };
+            ListenerState::Out(listener_state, forward_shared) => {
+                let service = forward::ForwardService {
+                    worker,
+                    listener_state,
+                    admission,
+                    forward_shared,
+                    closing,
+                };
                 run(Rc::new(service), socket);
                 ListenerKind::Out
             }
-            ListenerState::Through(passage) => {
-                let service =
-                    passthrough::PassthroughService { worker, passage, admission, closing };
+            ListenerState::Through(passthrough_listener) => {
+                let service = passthrough::PassthroughService {
+                    worker,
+                    passthrough_listener,
+                    admission,
+                    closing,
+                };
                 run(Rc::new(service), socket);
                 ListenerKind::Through
             }
@@ -180,16 +210,16 @@ impl SharedListener {
 }
 
 impl ListenerSlot {
-    fn stand(&self) -> Option<&Arc<ForwardListenerState>> {
-        if let Self::Out(stand) = self { Some(stand) } else { None }
+    fn listener_state(&self) -> Option<&Arc<ForwardListenerState>> {
+        if let Self::Out(listener_state) = self { Some(listener_state) } else { None }
     }
 }
 
-fn run<D: Acceptor>(door: Rc<D>, socket: TcpListener) {
+fn run<D: Acceptor>(acceptor: Rc<D>, socket: TcpListener) {
     match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => {
-            let local = Rc::clone(&door.worker().local);
-            local.spawn(accept::run(door, listener));
+            let local = Rc::clone(&acceptor.worker().local);
+            local.spawn(accept::run(acceptor, listener));
         }
         Err(error) => tracing::error!("a worker cannot take connections from a socket: {error}"),
     }

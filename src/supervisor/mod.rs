@@ -127,17 +127,17 @@ impl RunningGateway {
         let access_log = start::open_log(&generation.config.gateway.access_log, &metrics)?;
         let health = Arc::<ReadinessState>::default();
         let (ending, ended) = mpsc::unbounded_channel();
-        let spots = generation.spots();
-        let held = start::hold(&spots, &bound.workers)?;
-        let commons = ForwardShared::new(&metrics);
+        let listener_addrs = generation.listener_addrs();
+        let held = start::hold(&listener_addrs, &bound.workers)?;
+        let forward_shared = ForwardShared::new(&metrics);
         let way = generation
-            .outlet
+            .forward_proxy
             .clone()
-            .map(|outlet| ForwardRuntime::new(outlet, generation.names(), None));
-        commons.follow(way.as_ref());
+            .map(|forward_proxy| ForwardRuntime::new(forward_proxy, generation.names(), None));
+        forward_shared.follow(way.as_ref());
         let posts = listeners::posts(&generation, way.as_ref());
         let listeners: Vec<_> =
-            posts.iter().map(|post| SharedListener::new(post, &commons)).collect();
+            posts.iter().map(|post| SharedListener::new(post, &forward_shared)).collect();
         let count = bound.workers.len().max(1);
         let (noticing, noticed) = socketio::path();
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
@@ -147,7 +147,7 @@ impl RunningGateway {
             let shared = |(number, socket)| {
                 listeners.get(number).map(|shared: &SharedListener| (socket, shared.clone()))
             };
-            let seed = worker::WorkerArgs {
+            let args = worker::WorkerArgs {
                 sockets: sockets.into_iter().filter_map(shared).collect(),
                 lines: access_log.handle(),
                 metrics: Arc::clone(&metrics),
@@ -157,22 +157,22 @@ impl RunningGateway {
                 ending: ending.clone(),
                 pulse: systemd::BeatReply::default(),
             };
-            pulses.push(Arc::clone(&seed.pulse));
+            pulses.push(Arc::clone(&args.pulse));
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            workers.push(thread.spawn(move || worker::run(seed)).map_err(StartError::Thread)?);
+            workers.push(thread.spawn(move || worker::run(args)).map_err(StartError::Thread)?);
         }
         let hash = generation.hash();
         generation.tell(&metrics);
         metrics.serves(1, &hash);
         metrics.loaded();
-        generation.edition.name(1, hash);
+        generation.config_version.name(1, hash);
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {
             metrics,
             started: changes::StartupOnly::of(&generation.config),
             generation: Arc::new(generation),
-            listeners: spots.into_iter().zip(listeners).collect(),
-            commons,
+            listeners: listener_addrs.into_iter().zip(listeners).collect(),
+            forward_shared,
             way,
             held: Some(held),
             retired: Vec::new(),
@@ -233,7 +233,7 @@ impl RunningGateway {
 
     async fn control(&mut self) -> std::io::Result<GatewayEnd> {
         let mut signals = SignalStream::new()?;
-        let (asked, desk) = self.open_desk()?;
+        let (asked, api) = self.open_admin_api()?;
         if let Some(noticed) = self.noticed.take() {
             tokio::task::spawn_local(socketio::keep(Rc::clone(&self.book), noticed));
         }
@@ -249,7 +249,7 @@ impl RunningGateway {
             StopReason::WorkerDied => return Ok(GatewayEnd::WorkerDied),
             StopReason::End(limit) => limit,
             StopReason::Succeeded(successor, reply) => {
-                for task in desk {
+                for task in api {
                     task.abort();
                 }
                 self.hand_over(&successor);
@@ -260,7 +260,7 @@ impl RunningGateway {
                     // that keeps this process.
                     tokio::time::sleep(ANSWER_FLUSH_WAIT).await;
                 }
-                match self.outlive(&mut signals).await {
+                match self.drain_after_handover(&mut signals).await {
                     None => return Ok(GatewayEnd::Drained),
                     Some(limit) => limit,
                 }
@@ -311,7 +311,7 @@ impl RunningGateway {
         } else if self.reloader.is_on_trial() {
             Err(UpgradeError::OnTrial)
         } else {
-            self.heirlooms().map_err(UpgradeError::from).and_then(|sockets| {
+            self.listening_fds().map_err(UpgradeError::from).and_then(|sockets| {
                 let tickets = self.reloader.generation.shared.local.legacy();
                 StartingChild::begin(self.reloader.origin.program.as_ref(), sockets, tickets)
             })
@@ -323,7 +323,7 @@ impl RunningGateway {
     }
 
     /// The sockets a successor gets.
-    fn heirlooms(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+    fn listening_fds(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
         let held = self.reloader.held.iter().flat_map(|held| held.values().flatten());
         held.chain(&self.admin).map(std::net::TcpListener::try_clone).collect()
     }
@@ -346,7 +346,10 @@ impl RunningGateway {
     /// Finishes what is open while another process serves. Still follows the configuration, so
     /// that a WebSocket that is not allowed any more is closed here too. `None` if nothing is left,
     /// otherwise the time that a drain may take then.
-    async fn outlive(&mut self, signals: &mut SignalStream) -> Option<Option<Duration>> {
+    async fn drain_after_handover(
+        &mut self,
+        signals: &mut SignalStream,
+    ) -> Option<Option<Duration>> {
         let until = Instant::now() + self.reloader.generation.config.gateway.upgrade_timeout;
         loop {
             let limit = self.reloader.generation.config.gateway.drain_timeout;
@@ -426,8 +429,12 @@ impl RunningGateway {
 
     /// One line for `systemctl status`.
     fn status(&self) -> String {
-        let edition = &self.reloader.generation.edition;
-        format!("serving generation {}, configuration {}", edition.number(), edition.hash())
+        let config_version = &self.reloader.generation.config_version;
+        format!(
+            "serving generation {}, configuration {}",
+            config_version.number(),
+            config_version.hash()
+        )
     }
 
     fn tell(&self, phase: Phase, spread: Duration) {

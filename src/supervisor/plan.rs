@@ -48,20 +48,20 @@ pub(super) struct PlanInputs {
 impl PlanInputs {
     /// Makes the plan.
     pub(super) async fn plan(self) -> Plan {
-        let census = census(&self.workers).await;
+        let snapshot = snapshot(&self.workers).await;
         let failed = self.empty(format!("the plan failed: {}\n", Reason::Internal.sentence()));
-        tokio::task::spawn_blocking(move || self.judge(&census)).await.unwrap_or(failed)
+        tokio::task::spawn_blocking(move || self.judge(&snapshot)).await.unwrap_or(failed)
     }
 
     fn empty(&self, problems: String) -> Plan {
-        let edition = &self.generation.edition;
+        let config_version = &self.generation.config_version;
         let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
         Plan {
             directory: directory.display().to_string(),
             refused: true,
             problems,
-            generation: edition.number(),
-            config: edition.hash().to_owned(),
+            generation: config_version.number(),
+            config: config_version.hash().to_owned(),
             new_config: String::new(),
             items: Vec::new(),
             kept: std::collections::BTreeMap::new(),
@@ -70,7 +70,7 @@ impl PlanInputs {
         }
     }
 
-    fn judge(self, census: &WorkerSnapshot) -> Plan {
+    fn judge(self, snapshot: &WorkerSnapshot) -> Plan {
         let environment = |name: &str| (self.origin.environment)(name);
         let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
         // Not the running gateway's: a plan must not add routes to its metrics.
@@ -91,8 +91,8 @@ impl PlanInputs {
         } else {
             config::draw(&new.config.sources, &compiled.warnings, false)
         };
-        let mut now = OpenNow::new(old, &census.tunnels, new);
-        now.add_passing(old, &census.passing, new);
+        let mut now = OpenNow::new(old, &snapshot.tunnels, new);
+        now.add_passing(old, &snapshot.passthrough_conn, new);
         now.add_outdated(old, new);
         let (differences, kept) = changes::between(&self.started, old, new);
         let items = differences.into_iter().map(|difference| now.at(difference)).collect();
@@ -102,14 +102,14 @@ impl PlanInputs {
             items,
             kept,
             open: now.all,
-            requests: rerouted(&census.recent, old, new),
+            requests: rerouted(&snapshot.recent, old, new),
             ..self.empty(problems)
         }
     }
 }
 
 /// What all workers have open. One that does not answer is left out.
-async fn census(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
+async fn snapshot(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
     let (sender, mut answers) = unbounded_channel();
     for worker in workers {
         let _ = worker.send(WorkerCommand::Census(sender.clone()));
@@ -117,10 +117,10 @@ async fn census(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
     drop(sender);
     let mut all = WorkerSnapshot::default();
     let gather = async {
-        while let Some(mut census) = answers.recv().await {
-            all.tunnels.append(&mut census.tunnels);
-            all.passing.append(&mut census.passing);
-            all.recent.append(&mut census.recent);
+        while let Some(mut snapshot) = answers.recv().await {
+            all.tunnels.append(&mut snapshot.tunnels);
+            all.passthrough_conn.append(&mut snapshot.passthrough_conn);
+            all.recent.append(&mut snapshot.recent);
         }
     };
     let _ = tokio::time::timeout(WORKER_TIMEOUT, gather).await;
@@ -130,11 +130,11 @@ async fn census(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
 /// Whether a reload would close the tunnel, as the tunnel itself finds out after one.
 fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
     let asked = (&*tunnel.host, &*tunnel.target);
-    let carries = |site: &Arc<VirtualServer>| {
-        site.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref())
-            && site.accepts(&tunnel.handshake)
+    let carries = |virtual_server: &Arc<VirtualServer>| {
+        virtual_server.still_carries(asked, &tunnel.upstream, tunnel.endpoint.as_deref())
+            && virtual_server.accepts(&tunnel.handshake)
     };
-    !new.heir(&tunnel.place.load()).is_some_and(carries)
+    !new.replacement(&tunnel.place.load()).is_some_and(carries)
 }
 
 /// What is open in the running gateway, by where it is.
@@ -154,13 +154,17 @@ impl OpenNow {
         let mut now = Self::default();
         // A tunnel may have been opened under an earlier generation of its route.
         let mut places = HashMap::new();
-        for site in &generation.sites {
-            let connections = gauge(&site.metrics.active);
+        for virtual_server in &generation.virtual_servers {
+            let connections = gauge(&virtual_server.metrics.active);
             now.all.connections += connections;
-            now.listeners.entry(site.names.listener.clone()).or_default().connections = connections;
-            let ListenerService::Routes { routes, .. } = &site.served else { continue };
+            now.listeners.entry(virtual_server.names.listener.clone()).or_default().connections =
+                connections;
+            let ListenerService::Routes { routes, .. } = &virtual_server.served else { continue };
             for route in routes {
-                places.insert((site.names.profile.as_str(), &*route.account.name), route.place);
+                places.insert(
+                    (virtual_server.names.profile.as_str(), &*route.account.name),
+                    route.place,
+                );
                 // The listeners of a profile share a route's gauge.
                 let hash_map::Entry::Vacant(entry) = now.routes.entry(route.place) else {
                     continue;
@@ -195,25 +199,26 @@ impl OpenNow {
     fn add_passing(
         &mut self,
         generation: &Generation,
-        passing: &[PassthroughConn],
+        passthrough_conn: &[PassthroughConn],
         new: &Generation,
     ) {
         let mut places = HashMap::new();
-        for passage in &generation.passages {
-            let connections = gauge(&passage.metrics.active);
+        for passthrough_listener in &generation.passthrough_listeners {
+            let connections = gauge(&passthrough_listener.metrics.active);
             self.all.connections += connections;
-            let label = passage.names.listener.clone();
+            let label = passthrough_listener.names.listener.clone();
             self.listeners.entry(label).or_default().connections = connections;
-            for route in passage.routes() {
+            for route in passthrough_listener.routes() {
                 places.insert(
-                    (passage.names.profile.as_str(), route.tally.name.as_str()),
+                    (passthrough_listener.names.profile.as_str(), route.tally.name.as_str()),
                     route.place,
                 );
             }
         }
-        for one in passing {
-            let heir = new.heir_of_passage(&one.place.load());
-            let closes = heir.is_none_or(|heir| heir.outlook(one) == ReloadVerdict::Forbidden);
+        for one in passthrough_conn {
+            let replacement = new.passthrough_replacement(&one.place.load());
+            let closes = replacement
+                .is_none_or(|replacement| replacement.outlook(one) == ReloadVerdict::Forbidden);
             let count = |open: &mut OpenCounts| {
                 open.passed_through += 1;
                 open.passed_closing += u64::from(closes);
@@ -230,14 +235,22 @@ impl OpenNow {
 
     /// Adds connections whose client may have to make a new handshake.
     fn add_outdated(&mut self, generation: &Generation, new: &Generation) {
-        for site in &generation.sites {
-            let heir = new.sites.iter().find(|heir| heir.address == site.address);
-            if heir.is_some_and(|heir| may_outdate(site.tls.as_ref(), heir.tls.as_ref())) {
-                self.outdate(&site.names.listener, gauge(&site.metrics.active));
+        for virtual_server in &generation.virtual_servers {
+            let replacement = new
+                .virtual_servers
+                .iter()
+                .find(|replacement| replacement.address == virtual_server.address);
+            if replacement.is_some_and(|replacement| {
+                may_outdate(virtual_server.tls.as_ref(), replacement.tls.as_ref())
+            }) {
+                self.outdate(&virtual_server.names.listener, gauge(&virtual_server.metrics.active));
             }
         }
         let listeners = |generation: &Generation| {
-            let all = generation.outlet.iter().flat_map(|outlet| outlet.listeners.clone());
+            let all = generation
+                .forward_proxy
+                .iter()
+                .flat_map(|forward_proxy| forward_proxy.listeners.clone());
             all.collect::<Vec<_>>()
         };
         let heirs = listeners(new);
@@ -246,8 +259,11 @@ impl OpenNow {
             let active = gauge(&active);
             self.all.connections += active;
             self.listeners.entry(listener.label.clone()).or_default().connections = active;
-            let heir = heirs.iter().find(|heir| heir.address == listener.address);
-            if heir.is_some_and(|heir| may_outdate(listener.tls.as_ref(), heir.tls.as_ref())) {
+            let replacement =
+                heirs.iter().find(|replacement| replacement.address == listener.address);
+            if replacement.is_some_and(|replacement| {
+                may_outdate(listener.tls.as_ref(), replacement.tls.as_ref())
+            }) {
                 self.outdate(&listener.label, active);
             }
         }
@@ -314,14 +330,18 @@ fn rerouted(recent: &[RecentRequest], old: &Generation, new: &Generation) -> Rep
 
 /// What a generation does with a request, in words.
 fn decided(seen: &RecentRequest, generation: &Generation) -> String {
-    let Some(site) = generation.sites.iter().find(|site| site.address == seen.listener) else {
+    let Some(virtual_server) = generation
+        .virtual_servers
+        .iter()
+        .find(|virtual_server| virtual_server.address == seen.listener)
+    else {
         return "no listener".to_owned();
     };
     // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
     let method = if seen.upgrade { &http::Method::GET } else { &seen.method };
     let asked =
         RouteQuery { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
-    match site.decide_asked(&asked) {
+    match virtual_server.decide_asked(&asked) {
         Ok(RouteDecision::Route(route)) => match &route.action {
             RouteAction::Proxy(ProxyTarget { upstream, strip_prefix: Some(prefix), .. }) => {
                 format!("route {} to {} without {prefix}", route.account.name, upstream.name)

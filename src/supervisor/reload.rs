@@ -23,14 +23,14 @@ use crate::config::{self, RejectedConfig};
 use crate::forward::{ForwardRuntime, ForwardShared};
 use crate::generation::{self, Generation, ListenerAddr};
 use crate::telemetry::access_log::{LogOpener, LogWriter};
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::units::{display_duration, display_timestamp};
 
 use super::changes;
 use super::config_source::ConfigSource;
 use super::listeners::{RetiredListener, SharedListener, posts};
 use super::start::{
-    HeldSockets, StartError, WorkerSockets, bind_spots, hold, open_next_log, resolve_names,
+    HeldSockets, StartError, WorkerSockets, bind_listeners, hold, open_next_log, resolve_names,
 };
 use super::upgrade_child::InheritedState;
 use super::worker::WorkerCommand;
@@ -49,7 +49,7 @@ pub(super) struct Reloader {
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: Vec<(ListenerAddr, SharedListener)>,
     /// Of the forward proxy, for the whole life of the process.
-    pub(super) commons: Arc<ForwardShared>,
+    pub(super) forward_shared: Arc<ForwardShared>,
     /// The way out at present, if there is one.
     pub(super) way: Option<Arc<ForwardRuntime>>,
     /// The listening sockets once more; `None` once another process has them.
@@ -65,7 +65,7 @@ pub(super) struct Reloader {
     /// What served before.
     pub(super) previous: Option<PreviousGeneration>,
     pub(super) status: Rc<RefCell<Status>>,
-    pub(super) log: AccessLog,
+    pub(super) log: AccessLogWriter,
 }
 
 /// A configuration on trial.
@@ -136,7 +136,7 @@ impl Reloader {
                    keep it:      app-gateway confirm\n  \
                    undo it:      app-gateway rollback\n  \
                    try another:  app-gateway reload --confirm TIME\n",
-                self.generation.edition.number(),
+                self.generation.config_version.number(),
                 display_timestamp(trial.until_seconds),
             );
             tracing::error!(trigger, "reload refused: {}", problems.trim_end());
@@ -158,7 +158,7 @@ impl Reloader {
                 tracing::error!(
                     trigger,
                     "reload refused; generation {} goes on serving\n{problems}",
-                    self.generation.edition.number()
+                    self.generation.config_version.number()
                 );
                 self.metrics.reloaded("refused", false);
                 AttemptResult::refused(problems)
@@ -188,7 +188,7 @@ impl Reloader {
         };
         tracing::warn!(
             "generation {} is undone in {} unless it is confirmed: app-gateway confirm",
-            self.generation.edition.number(),
+            self.generation.config_version.number(),
             display_duration(confirm)
         );
         let seconds = i64::try_from(confirm.as_secs()).unwrap_or_default();
@@ -225,7 +225,7 @@ impl Reloader {
     pub(super) fn confirm(&mut self) -> ReloadOutcome {
         let begun = Instant::now();
         let came = if self.trial.take().is_some() {
-            tracing::info!("generation {} is confirmed", self.generation.edition.number());
+            tracing::info!("generation {} is confirmed", self.generation.config_version.number());
             self.metrics.loaded();
             if let Some(previous) = &mut self.previous {
                 previous.by_itself = None;
@@ -252,7 +252,7 @@ impl Reloader {
             return self.tell("rollback", begun, AttemptResult::refused(why.to_owned()));
         };
         let (attempt, back) = (self.attempt(), Arc::clone(back));
-        let number = back.edition.number();
+        let number = back.config_version.number();
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare_again(back)).await;
         let failed = |error| Err(PrepareError::Refused(format!("the roll-back failed: {error}\n")));
         let came = match prepared.unwrap_or_else(failed) {
@@ -279,30 +279,30 @@ impl Reloader {
 
     /// Remembers an attempt, and makes the answer for whoever asked for it.
     fn tell(&self, trigger: &str, begun: Instant, came: AttemptResult) -> ReloadOutcome {
-        let edition = &self.generation.edition;
+        let config_version = &self.generation.config_version;
         let pending = self.trial.as_ref().map(|trial| PendingConfirmation {
             until: display_timestamp(trial.until_seconds),
-            back_to: trial.back.edition.number(),
+            back_to: trial.back.config_version.number(),
         });
         let mut status = self.status.borrow_mut();
-        status.generation = edition.number();
-        edition.hash().clone_into(&mut status.config);
+        status.generation = config_version.number();
+        config_version.hash().clone_into(&mut status.config);
         status.pending.clone_from(&pending);
         status.needs_restart = self.started.outdated(&self.generation.config);
         status.remember(ReloadAttempt {
             time: display_timestamp(jiff::Timestamp::now().as_second()),
             trigger: trigger.to_owned(),
             result: came.result,
-            generation: edition.number(),
-            config: edition.hash().to_owned(),
+            generation: config_version.number(),
+            config: config_version.hash().to_owned(),
             milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             changes: came.changes.clone(),
             problems: came.problems.clone(),
         });
         ReloadOutcome {
             result: came.result,
-            generation: edition.number(),
-            config: edition.hash().to_owned(),
+            generation: config_version.number(),
+            config: config_version.hash().to_owned(),
             changes: came.changes,
             problems: came.problems,
             pending,
@@ -342,20 +342,23 @@ impl Reloader {
     /// Puts a generation into force. Nothing here can fail.
     fn commit(&mut self, prepared: PreparedReload, trigger: &str) -> AttemptResult {
         let PreparedReload { generation, hash, sockets, held, log, changes, warnings } = prepared;
-        if generation.edition.number() == 0 {
+        if generation.config_version.number() == 0 {
             self.number += 1;
-            generation.edition.name(self.number, hash);
+            generation.config_version.name(self.number, hash);
         }
-        let way = generation.outlet.clone();
-        let way =
-            way.map(|outlet| ForwardRuntime::new(outlet, generation.names(), self.way.as_deref()));
+        let way = generation.forward_proxy.clone();
+        let way = way.map(|forward_proxy| {
+            ForwardRuntime::new(forward_proxy, generation.names(), self.way.as_deref())
+        });
         let posts = posts(&generation, way.as_ref());
-        let spots = generation.spots();
-        let added = added(&self.generation.spots(), &spots);
+        let listener_addrs = generation.listener_addrs();
+        let added = added(&self.generation.listener_addrs(), &listener_addrs);
         let fresh: Vec<_> = added
             .iter()
-            .filter_map(|spot| posts.iter().find(|post| same(&post.spot(), spot)))
-            .map(|post| (post.spot(), SharedListener::new(post, &self.commons)))
+            .filter_map(|listener_addr| {
+                posts.iter().find(|post| same(&post.listener_addr(), listener_addr))
+            })
+            .map(|post| (post.listener_addr(), SharedListener::new(post, &self.forward_shared)))
             .collect();
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (number, socket) in sockets {
@@ -366,42 +369,46 @@ impl Reloader {
         }
         if let Some(all) = &mut self.held {
             // Before workers close theirs: in a socket that is still open connections would wait.
-            all.retain(|address, _| spots.iter().any(|spot| spot.address == *address));
+            all.retain(|address, _| {
+                listener_addrs.iter().any(|listener_addr| listener_addr.address == *address)
+            });
             all.extend(held);
         }
         self.retired.retain(|(_, place)| {
             place.upgrade().inspect(|place| place.swap(&generation, &posts, way.as_ref())).is_some()
         });
-        self.listeners.retain(|(spot, shared)| {
+        self.listeners.retain(|(listener_addr, shared)| {
             shared.swap(&generation, &posts, way.as_ref());
-            let stays = spots.iter().any(|now| same(now, spot));
+            let stays = listener_addrs.iter().any(|now| same(now, listener_addr));
             if !stays {
-                tell(&self.workers, || WorkerCommand::Close(spot.kind, spot.address));
-                self.retired.push((spot.address, shared.downgrade()));
+                tell(&self.workers, || {
+                    WorkerCommand::Close(listener_addr.kind, listener_addr.address)
+                });
+                self.retired.push((listener_addr.address, shared.downgrade()));
             }
             stays
         });
         self.listeners.extend(fresh);
-        self.commons.follow(way.as_ref());
+        self.forward_shared.follow(way.as_ref());
         self.way = way;
         let left = std::mem::replace(&mut self.generation, generation);
         let by_itself = (trigger == "files").then(Instant::now);
         self.previous = Some(PreviousGeneration { generation: left, by_itself });
-        self.origin.voice.change(self.generation.config.gateway.voice);
+        self.origin.logging.change(self.generation.config.gateway.logging);
         if self.log.change(&self.generation.config.gateway.access_log, log) {
             tell(&self.workers, || WorkerCommand::Log(self.log.handle()));
         }
         let endpoints = self.generation.identities();
         tell(&self.workers, || WorkerCommand::Reloaded(Arc::clone(&endpoints)));
-        let edition = &self.generation.edition;
+        let config_version = &self.generation.config_version;
         self.generation.tell(&self.metrics);
-        self.metrics.serves(edition.number(), edition.hash());
+        self.metrics.serves(config_version.number(), config_version.hash());
         self.metrics.reloaded("applied", true);
         tracing::info!(
             trigger,
             "reload applied: generation {} serves, configuration {}",
-            edition.number(),
-            edition.hash()
+            config_version.number(),
+            config_version.hash()
         );
         for change in &changes {
             tracing::info!("  {change}");
@@ -425,7 +432,10 @@ fn tell(workers: &[UnboundedSender<WorkerCommand>], command: impl Fn() -> Worker
 
 /// Those of `now` that were not there before.
 fn added(before: &[ListenerAddr], now: &[ListenerAddr]) -> Vec<ListenerAddr> {
-    now.iter().filter(|spot| !before.iter().any(|known| same(known, spot))).copied().collect()
+    now.iter()
+        .filter(|listener_addr| !before.iter().any(|known| same(known, listener_addr)))
+        .copied()
+        .collect()
 }
 
 fn same(a: &ListenerAddr, b: &ListenerAddr) -> bool {
@@ -497,13 +507,14 @@ impl PrepareInputs {
         if self.workers == 0 {
             return Ok((Vec::new(), HeldSockets::new()));
         }
-        let known = self.previous.spots();
-        let new = added(&known, &generation.spots());
+        let known = self.previous.listener_addrs();
+        let new = added(&known, &generation.listener_addrs());
         let ours = |port: u16| {
-            known.iter().any(|spot| spot.address.port() == port) || self.leaving.contains(&port)
+            known.iter().any(|listener_addr| listener_addr.address.port() == port)
+                || self.leaving.contains(&port)
         };
         let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
-        let sockets = bind_spots(generation, &new, workers, &mut InheritedState::default())?;
+        let sockets = bind_listeners(generation, &new, workers, &mut InheritedState::default())?;
         let held = hold(&new, &sockets)?;
         Ok((sockets, held))
     }

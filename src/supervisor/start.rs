@@ -12,7 +12,7 @@ use crate::config::{self, LogTarget};
 use crate::generation::{Generation, ListenerAddr};
 use crate::net::listen;
 use crate::telemetry::access_log::{LineCounts, LogOpener, LogWriter};
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::units::display_timestamp;
 use crate::upstream::resolve;
 
@@ -90,8 +90,9 @@ pub fn bind(
     inheritance: &mut InheritedState,
 ) -> Result<BoundSockets, StartError> {
     let config = &generation.config;
-    let all = generation.spots();
-    let workers = bind_spots(generation, &all, (config.gateway.workers, &|_| false), inheritance)?;
+    let all = generation.listener_addrs();
+    let workers =
+        bind_listeners(generation, &all, (config.gateway.workers, &|_| false), inheritance)?;
     let admin = config.admin.as_ref().map(|admin| {
         let free = |()| listen::bind(admin.listen);
         match inheritance.take(admin.listen).pop() {
@@ -121,26 +122,31 @@ pub fn bind(
 /// # Errors
 ///
 /// [`StartError::Bind`] for the first address that cannot be had; what was bound is let go.
-pub(super) fn bind_spots(
+pub(super) fn bind_listeners(
     generation: &Generation,
-    spots: &[ListenerAddr],
+    listener_addrs: &[ListenerAddr],
     (workers, ours): (usize, &dyn Fn(u16) -> bool),
     inheritance: &mut InheritedState,
 ) -> Result<Vec<WorkerSockets>, StartError> {
-    let failed = |spot: &ListenerAddr, source| StartError::Bind {
-        address: spot.address,
-        place: generation.config.sources.locate(spot.place),
+    let failed = |listener_addr: &ListenerAddr, source| StartError::Bind {
+        address: listener_addr.address,
+        place: generation.config.sources.locate(listener_addr.place),
         source,
     };
     let free = |port| !ours(port) && !inheritance.knows(port);
-    for spot in spots.iter().filter(|spot| free(spot.address.port())) {
-        listen::probe(spot.address).map_err(|error| failed(spot, error))?;
+    for listener_addr in
+        listener_addrs.iter().filter(|listener_addr| free(listener_addr.address.port()))
+    {
+        listen::probe(listener_addr.address).map_err(|error| failed(listener_addr, error))?;
     }
     let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, spot) in spots.iter().enumerate() {
-        let mut sockets = inheritance.take(spot.address);
+    for (number, listener_addr) in listener_addrs.iter().enumerate() {
+        let mut sockets = inheritance.take(listener_addr.address);
         while sockets.len() < workers {
-            sockets.push(another(spot.address, &sockets).map_err(|error| failed(spot, error))?);
+            sockets.push(
+                another(listener_addr.address, &sockets)
+                    .map_err(|error| failed(listener_addr, error))?,
+            );
         }
         // There may be more than workers, and each may have connections waiting in it.
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -154,12 +160,12 @@ pub(super) fn bind_spots(
 
 /// Duplicates of sockets, by the addresses of their spots.
 pub(super) fn hold(
-    spots: &[ListenerAddr],
+    listener_addrs: &[ListenerAddr],
     workers: &[WorkerSockets],
 ) -> Result<HeldSockets, StartError> {
     let mut held = HeldSockets::new();
     for (number, socket) in workers.iter().flatten() {
-        let Some(ListenerAddr { address, .. }) = spots.get(*number) else { continue };
+        let Some(ListenerAddr { address, .. }) = listener_addrs.get(*number) else { continue };
         let duplicate = socket.try_clone().map_err(StartError::Duplicate)?;
         held.entry(*address).or_default().push(duplicate);
     }
@@ -204,10 +210,10 @@ pub(super) fn first_status(directory: &Path) -> Status {
 pub(super) fn open_log(
     config: &config::AccessLog,
     metrics: &Metrics,
-) -> Result<AccessLog, StartError> {
+) -> Result<AccessLogWriter, StartError> {
     let counts =
         LineCounts { written: metrics.log_written.clone(), dropped: metrics.log_dropped.clone() };
-    let opened = AccessLog::open(config, counts);
+    let opened = AccessLogWriter::open(config, counts);
     opened.map_err(|source| no_log(config, source))
 }
 

@@ -44,7 +44,7 @@ pub struct ConfigWatcher {
     poll: Duration,
     next_poll: Instant,
     bell: Arc<Notify>,
-    ears: Arc<Mutex<Inotify>>,
+    watcher: Arc<Mutex<Inotify>>,
 }
 
 impl ConfigWatcher {
@@ -54,11 +54,11 @@ impl ConfigWatcher {
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         let bell = Arc::<Notify>::default();
-        let ears = Inotify::new(Arc::clone(&bell));
-        Self::with(directory, POLL_INTERVAL, bell, ears)
+        let watcher = Inotify::new(Arc::clone(&bell));
+        Self::with(directory, POLL_INTERVAL, bell, watcher)
     }
 
-    fn with(directory: PathBuf, poll: Duration, bell: Arc<Notify>, ears: Inotify) -> Self {
+    fn with(directory: PathBuf, poll: Duration, bell: Arc<Notify>, watcher: Inotify) -> Self {
         let subject = WatchedPaths { directory, files: Vec::new() };
         Self {
             known: subject.read(),
@@ -69,7 +69,7 @@ impl ConfigWatcher {
             poll,
             next_poll: Instant::now(),
             bell,
-            ears: Arc::new(Mutex::new(ears)),
+            watcher: Arc::new(Mutex::new(watcher)),
         }
     }
 
@@ -178,10 +178,10 @@ impl ConfigWatcher {
 
     /// Reads everything, on a thread of its own. `None` if the runtime is going away.
     async fn look(&self) -> Option<ContentSnapshot> {
-        let (subject, ears) = (self.subject.clone(), Arc::clone(&self.ears));
+        let (subject, watcher) = (self.subject.clone(), Arc::clone(&self.watcher));
         let looking = tokio::task::spawn_blocking(move || {
             // Listen first: what is written after that, the reading below may miss.
-            ears.lock().unwrap_or_else(PoisonError::into_inner).turn_to(&subject.places());
+            watcher.lock().unwrap_or_else(PoisonError::into_inner).watch_only(&subject.places());
             subject.read()
         });
         looking.await.ok()

@@ -48,7 +48,7 @@ pub(super) enum WorkerCommand {
 #[derive(Default)]
 pub(super) struct WorkerSnapshot {
     pub(super) tunnels: Vec<TunnelInfo>,
-    pub(super) passing: Vec<PassthroughConn>,
+    pub(super) passthrough_conn: Vec<PassthroughConn>,
     pub(super) recent: Vec<RecentRequest>,
 }
 
@@ -77,30 +77,31 @@ impl Drop for EndNotice {
 }
 
 /// The life of a worker thread.
-pub(super) fn run(seed: WorkerArgs) {
-    let ending = EndNotice(seed.ending.clone());
+pub(super) fn run(args: WorkerArgs) {
+    let ending = EndNotice(args.ending.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default());
     match runtime {
-        Ok(runtime) => runtime.block_on(work(seed)),
+        Ok(runtime) => runtime.block_on(work(args)),
         Err(error) => tracing::error!("a worker cannot start: {error}"),
     }
     drop(ending);
 }
 
-async fn work(mut seed: WorkerArgs) {
-    let lens = socketio::EventSink::new(seed.noticed, Arc::clone(&seed.metrics));
-    let worker = Worker::new(seed.lines.lines(), Arc::clone(&seed.metrics), lens, seed.recent);
+async fn work(mut args: WorkerArgs) {
+    let event_sink = socketio::EventSink::new(args.noticed, Arc::clone(&args.metrics));
+    let worker =
+        Worker::new(args.lines.lines(), Arc::clone(&args.metrics), event_sink, args.recent);
     let local = Rc::clone(&worker.local);
     let mut services = Vec::new();
-    for (socket, shared) in seed.sockets {
+    for (socket, shared) in args.sockets {
         services.extend(shared.listen(&worker, socket));
     }
     loop {
         let serving = local.phase() == Phase::Serving;
         let command = tokio::select! {
-            command = seed.commands.recv() => command,
+            command = args.commands.recv() => command,
             () = local.emptied(), if !serving => break,
         };
         match command {
@@ -128,15 +129,15 @@ async fn work(mut seed: WorkerArgs) {
             }
             Some(WorkerCommand::Shifted) => local.shifted(),
             Some(WorkerCommand::Census(answer)) => {
-                let census = WorkerSnapshot {
+                let snapshot = WorkerSnapshot {
                     tunnels: worker.tunnels.all(),
-                    passing: worker.passing.all(),
+                    passthrough_conn: worker.passthrough_conn.all(),
                     recent: worker.recent.all(),
                 };
                 // Whoever asked may have lost patience.
-                let _ = answer.send(census);
+                let _ = answer.send(snapshot);
             }
-            Some(WorkerCommand::Beat(beat)) => seed.pulse.store(beat, Ordering::Relaxed),
+            Some(WorkerCommand::Beat(beat)) => args.pulse.store(beat, Ordering::Relaxed),
         }
     }
     worker.lines.flush();

@@ -128,7 +128,7 @@ impl ListenerMetrics {
     }
 
     /// Counts a handshake that ended well.
-    pub fn shook_hands(&self, how: HandshakeResult, took: Duration) {
+    pub fn handshake_done(&self, how: HandshakeResult, took: Duration) {
         self.handshakes[how as usize].inc();
         self.handshake_seconds.observe(took.as_secs_f64());
     }

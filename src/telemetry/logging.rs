@@ -106,15 +106,15 @@ impl Logging {
     }
 
     /// Speaks as configured from now on.
-    pub fn change(&self, to: config::Voice) {
+    pub fn change(&self, to: config::OperationalLog) {
         self.json.store(to.json, Ordering::Relaxed);
         let Some(filter) = &self.filter else { return };
         let level = match to.level {
-            config::Level::Error => Level::ERROR,
-            config::Level::Warn => Level::WARN,
-            config::Level::Info => Level::INFO,
-            config::Level::Debug => Level::DEBUG,
-            config::Level::Trace => Level::TRACE,
+            config::LogLevel::Error => Level::ERROR,
+            config::LogLevel::Warn => Level::WARN,
+            config::LogLevel::Info => Level::INFO,
+            config::LogLevel::Debug => Level::DEBUG,
+            config::LogLevel::Trace => Level::TRACE,
         };
         // It fails only when there is nobody to speak to any more.
         let _ = filter.reload(EnvFilter::default().add_directive(level.into()));

@@ -27,7 +27,7 @@ pub mod timestamp;
 pub mod upstreams;
 pub mod websockets;
 
-pub use access_log::{AccessLog, WorkerLines};
+pub use access_log::{AccessLogWriter, WorkerLines};
 pub use cardinality::LabelLimits;
 pub use egress::{EgressMetrics, RuleMetrics};
 pub use listeners::ListenerMetrics;

@@ -70,8 +70,8 @@ impl RetryWatch {
             if at_start && bytes.first() == Some(&HANDSHAKE) {
                 break;
             }
-            let passing = self.next_part(bytes);
-            let (part, rest) = bytes.split_at_checked(passing).unwrap_or((bytes, &[]));
+            let passthrough_conn = self.next_part(bytes);
+            let (part, rest) = bytes.split_at_checked(passthrough_conn).unwrap_or((bytes, &[]));
             out.extend_from_slice(part);
             self.passed += part.len();
             bytes = rest;

@@ -12,7 +12,7 @@ use super::health::{AdminState, EndpointHealth};
 use super::ring::HashRing;
 use super::sessions::Sessions;
 use super::sticky_cookie::{StickyCookie, StickyTarget};
-use super::tier::{FailOver, TierHealth, Tiers};
+use super::tier::{FailoverPolicy, TierHealth, Tiers};
 use super::{Endpoint, Upstream};
 
 /// Most endpoints of an upstream: as many as a word has bits.
@@ -20,7 +20,7 @@ pub const MAX_ENDPOINTS: usize = 64;
 
 /// How endpoints of one tier share the work.
 #[derive(Debug)]
-pub enum Balance {
+pub enum BalanceMethod {
     /// The first that is well gets all of it.
     First,
     /// Each gets a share by its weight.
@@ -49,13 +49,13 @@ pub struct EndpointRole {
 #[derive(Debug)]
 pub struct BalancePolicy {
     /// How endpoints share the work.
-    pub balance: Balance,
+    pub balance: BalanceMethod,
     /// How long an endpoint that came up takes to get its whole share.
     pub slow_start: Duration,
     /// When endpoints are left out.
     pub eject: EjectPolicy,
     /// When the backups are used; `None`: there are none.
-    pub fail_over: Option<FailOver>,
+    pub fail_over: Option<FailoverPolicy>,
     /// Socket.IO sessions stay on their endpoint.
     pub sticky: bool,
     /// The cookie that says where a client is, if there is one.
@@ -75,7 +75,7 @@ pub struct UpstreamState {
     pub budget: RetryBudget,
     /// Connections in use, of all workers.
     pub connections: Arc<Quota>,
-    turn: AtomicU64,
+    permit: AtomicU64,
 }
 
 /// Where a session is.
@@ -83,7 +83,7 @@ pub enum Affinity<'a> {
     /// On this endpoint.
     At(usize, &'a Arc<Endpoint>),
     /// On this endpoint, as its client's cookie says; another gateway opened it.
-    Told(usize, &'a Arc<Endpoint>),
+    FromCookie(usize, &'a Arc<Endpoint>),
     /// On one that is not there any more, or down.
     Gone,
 }
@@ -111,15 +111,15 @@ impl Upstream {
     /// Begins to choose; `key` is a hash of the client's address, `seat` what its cookie says: that
     /// endpoint comes first, as long as it may get new work.
     pub fn choose(&self, key: impl FnOnce() -> u32, seat: Option<StickyTarget>) -> Candidates<'_> {
-        let key = if matches!(self.policy.balance, Balance::Hash(_)) { key() } else { 0 };
-        let backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
+        let key = if matches!(self.policy.balance, BalanceMethod::Hash(_)) { key() } else { 0 };
+        let backup = self.policy.fail_over.is_some() && self.upstream_state.tiers.on_backup();
         Candidates { upstream: self, tried: 0, backup, key, seat: seat.map(|seat| seat.index) }
     }
 
     /// Whether endpoints are chosen by the client's address.
     #[must_use]
     pub fn hashes(&self) -> bool {
-        matches!(self.policy.balance, Balance::Hash(_))
+        matches!(self.policy.balance, BalanceMethod::Hash(_))
     }
 
     /// Whether a client has to come back to the same one of the addresses of an endpoint: Socket.IO
@@ -137,7 +137,7 @@ impl Upstream {
 
     /// The cookie of its clients, if it has one.
     #[must_use]
-    pub fn seat_cookie(&self) -> Option<&str> {
+    pub fn sticky_cookie_value(&self) -> Option<&str> {
         self.policy.cookie.as_ref().map(StickyCookie::name)
     }
 
@@ -150,33 +150,33 @@ impl Upstream {
             let serves = endpoint.health.is_up() && self.duty(index) != AdminState::Maintenance;
             serves.then_some((index, endpoint))
         };
-        let home = match (self.memory.sessions.find(session), cookie) {
+        let affinity = match (self.upstream_state.sessions.find(session), cookie) {
             (Some(number), _) => {
-                let index = self.ranks.iter().position(|rank| rank.number == number);
+                let index = self.ranks.iter().position(|role| role.number == number);
                 index.and_then(usable).map(|(index, endpoint)| Affinity::At(index, endpoint))
             }
             (None, Some(seat)) => {
-                usable(seat.index).map(|(index, endpoint)| Affinity::Told(index, endpoint))
+                usable(seat.index).map(|(index, endpoint)| Affinity::FromCookie(index, endpoint))
             }
             (None, None) => return None,
         };
-        Some(home.unwrap_or(Affinity::Gone))
+        Some(affinity.unwrap_or(Affinity::Gone))
     }
 
     /// Whether one more request may be sent to another endpoint after it could not be sent to one.
     #[must_use]
     pub fn may_retry(&self) -> bool {
-        self.memory.budget.take(self.policy.retries)
+        self.upstream_state.budget.take(self.policy.retries)
     }
 
     /// What an endpoint is there for, by configuration and command.
     #[must_use]
     pub fn duty(&self, index: usize) -> AdminState {
-        let (Some(endpoint), Some(rank)) = (self.endpoints.get(index), self.ranks.get(index))
+        let (Some(endpoint), Some(role)) = (self.endpoints.get(index), self.ranks.get(index))
         else {
             return AdminState::Maintenance;
         };
-        rank.duty.max(endpoint.health.duty())
+        role.duty.max(endpoint.health.duty())
     }
 
     /// Which tiers could be used.
@@ -184,7 +184,7 @@ impl Upstream {
     pub fn seen(&self) -> TierHealth {
         let usable = |backup: bool| {
             let mut ranks = self.ranks.iter().enumerate();
-            ranks.any(|(index, rank)| rank.backup == backup && self.is_usable(index))
+            ranks.any(|(index, role)| role.backup == backup && self.is_usable(index))
         };
         TierHealth { primary: usable(false), backup: usable(true) }
     }
@@ -197,7 +197,7 @@ impl Upstream {
             self.check.is_none() || self.health(index).is_some_and(|health| health.is_proven())
         };
         let mut ranks = self.ranks.iter().enumerate();
-        ranks.any(|(index, rank)| !rank.backup && self.is_usable(index) && proven(index))
+        ranks.any(|(index, role)| !role.backup && self.is_usable(index) && proven(index))
     }
 
     /// Whether an endpoint may get new work, circuits aside.
@@ -210,9 +210,9 @@ impl Upstream {
     /// it, which is to leave what it has, and not if nobody else could take its work.
     #[must_use]
     pub fn left(&self, index: usize) -> Option<Demotion> {
-        let rank = self.ranks.get(index)?;
-        let on_backup = self.policy.fail_over.is_some() && self.memory.tiers.on_backup();
-        let left = match (self.duty(index), rank.backup, on_backup) {
+        let role = self.ranks.get(index)?;
+        let on_backup = self.policy.fail_over.is_some() && self.upstream_state.tiers.on_backup();
+        let left = match (self.duty(index), role.backup, on_backup) {
             (AdminState::Drain, ..) => return None,
             (AdminState::Maintenance, ..) | (AdminState::Up, false, true) => Demotion::Down,
             (AdminState::Up, true, false) => Demotion::Returned,
@@ -220,22 +220,22 @@ impl Upstream {
             _ => return None,
         };
         let mut others = self.ranks.iter().enumerate();
-        let taken = others.any(|(other, rank)| {
-            other != index && rank.backup == on_backup && self.is_usable(other)
+        let taken = others.any(|(other, role)| {
+            other != index && role.backup == on_backup && self.is_usable(other)
         });
         taken.then_some(left)
     }
 
     /// All that [`Upstream::left`] depends on: it is another one when that may be.
     #[must_use]
-    pub fn posture(&self) -> (u64, u64, bool) {
+    pub fn routing_state(&self) -> (u64, u64, bool) {
         let bits = |is_so: &dyn Fn(usize) -> bool| {
             let all = (0..self.endpoints.len().min(MAX_ENDPOINTS)).filter(|index| is_so(*index));
             all.fold(0, |bits, index| bits | 1 << index)
         };
         let usable = bits(&|index| self.is_usable(index));
         let maintained = bits(&|index| self.duty(index) == AdminState::Maintenance);
-        (usable, maintained, self.memory.tiers.on_backup())
+        (usable, maintained, self.upstream_state.tiers.on_backup())
     }
 
     /// Whether one more endpoint beside this one may be left out: at least one stays, and the
@@ -244,14 +244,14 @@ impl Upstream {
     pub fn can_spare(&self, index: usize) -> bool {
         let Some(own) = self.ranks.get(index) else { return false };
         let (mut all, mut out, mut left) = (0, 1, 0);
-        for (other, rank) in self.ranks.iter().enumerate() {
-            if rank.backup != own.backup {
+        for (other, role) in self.ranks.iter().enumerate() {
+            if role.backup != own.backup {
                 continue;
             }
             all += 1;
             let open = self
                 .health(other)
-                .is_none_or(|health| health.circuit.gate() != CircuitState::Closed);
+                .is_none_or(|health| health.circuit.circuit_state() != CircuitState::Closed);
             if other == index {
                 continue;
             }
@@ -275,7 +275,7 @@ impl<'a> Candidates<'a> {
     #[expect(clippy::should_implement_trait, reason = "it is asked again only after a failure")]
     pub fn next(&mut self) -> Option<(usize, &'a Arc<Endpoint>)> {
         loop {
-            let well = |gate| gate != CircuitState::Open;
+            let well = |circuit_state| circuit_state != CircuitState::Open;
             let seat = self.seat.take().filter(|index| self.admits(*index, well));
             let index = seat.or_else(|| self.pick(well)).or_else(|| self.pick(|_| true))?;
             self.tried |= 1 << index;
@@ -283,7 +283,7 @@ impl<'a> Candidates<'a> {
             let circuit = &endpoint.health.circuit;
             // Another request may be trying a half-open one at this moment; one that is open is
             // tried only because nothing else is left.
-            if circuit.gate() != CircuitState::HalfOpen
+            if circuit.circuit_state() != CircuitState::HalfOpen
                 || circuit.try_it()
                 || self.pick(well).is_none()
             {
@@ -293,30 +293,31 @@ impl<'a> Candidates<'a> {
     }
 
     /// Whether an endpoint is to be considered.
-    fn admits(&self, index: usize, gate: impl Fn(CircuitState) -> bool) -> bool {
+    fn admits(&self, index: usize, circuit_state: impl Fn(CircuitState) -> bool) -> bool {
         let upstream = self.upstream;
         self.tried & (1 << index) == 0
-            && upstream.ranks.get(index).is_some_and(|rank| rank.backup == self.backup)
+            && upstream.ranks.get(index).is_some_and(|role| role.backup == self.backup)
             && upstream.is_usable(index)
-            && upstream.health(index).is_some_and(|health| gate(health.circuit.gate()))
+            && upstream
+                .health(index)
+                .is_some_and(|health| circuit_state(health.circuit.circuit_state()))
     }
 
-    fn pick(&self, gate: impl Fn(CircuitState) -> bool + Copy) -> Option<usize> {
+    fn pick(&self, circuit_state: impl Fn(CircuitState) -> bool + Copy) -> Option<usize> {
         let all = 0..self.upstream.endpoints.len().min(MAX_ENDPOINTS);
-        let mut admitted = all.filter(|index| self.admits(*index, gate));
+        let mut admitted = all.filter(|index| self.admits(*index, circuit_state));
         match &self.upstream.policy.balance {
-            Balance::First => admitted.next(),
-            Balance::Weighted => self.weighted(admitted),
-            Balance::LeastConnections => self.least(admitted),
-            Balance::Hash(rings) => {
-                rings[usize::from(self.backup)].find(self.key, |index| self.admits(index, gate))
-            }
+            BalanceMethod::First => admitted.next(),
+            BalanceMethod::Weighted => self.weighted(admitted),
+            BalanceMethod::LeastConnections => self.least(admitted),
+            BalanceMethod::Hash(rings) => rings[usize::from(self.backup)]
+                .find(self.key, |index| self.admits(index, circuit_state)),
         }
     }
 
     /// An endpoint's weight, less while it has only just come up.
     fn weight(&self, index: usize) -> u64 {
-        let weight = self.upstream.ranks.get(index).map_or(1, |rank| u64::from(rank.weight));
+        let weight = self.upstream.ranks.get(index).map_or(1, |role| u64::from(role.weight));
         let health = self.upstream.health(index);
         let share = health.map_or(100, |health| health.share(self.upstream.policy.slow_start));
         weight * share
@@ -326,8 +327,8 @@ impl<'a> Candidates<'a> {
     /// spread as can be, whatever the weights.
     fn weighted(&self, admitted: impl Iterator<Item = usize> + Clone) -> Option<usize> {
         let total: u64 = admitted.clone().map(|index| self.weight(index)).sum();
-        let turn = self.upstream.memory.turn.fetch_add(1, Ordering::Relaxed);
-        let spread = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let permit = self.upstream.upstream_state.permit.fetch_add(1, Ordering::Relaxed);
+        let spread = permit.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut point = u64::try_from((u128::from(spread) * u128::from(total)) >> 64).unwrap_or(0);
         let mut last = None;
         for index in admitted {
@@ -344,11 +345,11 @@ impl<'a> Candidates<'a> {
 
     /// The least open for its weight; of equals, by turns.
     fn least(&self, admitted: impl Iterator<Item = usize>) -> Option<usize> {
-        let turn = self.upstream.memory.turn.fetch_add(1, Ordering::Relaxed);
+        let permit = self.upstream.upstream_state.permit.fetch_add(1, Ordering::Relaxed);
         let count = self.upstream.endpoints.len().max(1) as u64;
         let load = |index: usize| {
             let open = self.upstream.health(index).map_or(0, |health| health.open()) as u64 + 1;
-            let place = (index as u64 + count - turn % count) % count;
+            let place = (index as u64 + count - permit % count) % count;
             (open.saturating_mul(1 << 20) / self.weight(index).max(1), place)
         };
         admitted.min_by_key(|index| load(*index))

@@ -11,7 +11,7 @@ use crate::message::{Framing, Reason, ResponseHead};
 use crate::net::WorkerLocal;
 use crate::net::proxy_protocol::v2;
 
-use super::connect::{ConnectError, blame, connect, connect_tcp, shake_hands};
+use super::connect::{ConnectError, blame, connect, connect_tcp, tls_handshake};
 use super::exchange::{BodyStep, Exchange, ResponseHeadPoll};
 use super::{Endpoint, PooledConn, Stream};
 
@@ -162,7 +162,7 @@ pub async fn ask(
     let stream = if check.plain {
         Stream::Plain(tcp)
     } else {
-        shake_hands(endpoint, tcp, (deadline, check.timeout)).await.map_err(failed)?
+        tls_handshake(endpoint, tcp, (deadline, check.timeout)).await.map_err(failed)?
     };
     let CheckKind::Http(get) = &check.kind else { return Ok(()) };
     let host = match (&get.host, check.port) {

@@ -101,7 +101,7 @@ pub async fn connect(
             failed(endpoint, reason, error.to_string())
         })?;
     }
-    shake_hands(endpoint, tcp, (deadline, budget)).await
+    tls_handshake(endpoint, tcp, (deadline, budget)).await
 }
 
 /// Connects to `endpoint` within `budget`, at `port` if it is not to be its own, at the address that
@@ -162,7 +162,7 @@ async fn dial_several(
 /// # Cancellation
 ///
 /// Dropping the future closes the socket.
-pub async fn shake_hands(
+pub async fn tls_handshake(
     endpoint: &Endpoint,
     tcp: TcpStream,
     (deadline, budget): (Instant, Duration),
@@ -382,12 +382,12 @@ mod tests {
         }
         assert_eq!(counts, [5, 5]);
         assert!(!endpoint.rotation.take_stale());
-        let home = dialled(&endpoint, Some(7)).await;
+        let affinity = dialled(&endpoint, Some(7)).await;
         for _ in 0..5 {
-            assert_eq!(dialled(&endpoint, Some(7)).await, home, "the same client");
+            assert_eq!(dialled(&endpoint, Some(7)).await, affinity, "the same client");
         }
         // One of the machines goes.
-        let (left, gone) = if home == all[0].ip() { (two, one) } else { (one, two) };
+        let (left, gone) = if affinity == all[0].ip() { (two, one) } else { (one, two) };
         drop(gone);
         for key in [None, Some(7), None, None] {
             assert_eq!(dialled(&endpoint, key).await, left.local_addr().unwrap().ip());

@@ -43,8 +43,8 @@ pub struct Waiter {
 }
 
 struct QueuedRequest {
-    claim: Waiter,
-    lot: Sender<Granted>,
+    waiter: Waiter,
+    granted: Sender<Granted>,
 }
 
 /// What comes of waiting.
@@ -68,14 +68,14 @@ impl ConnectQueues {
     }
 
     /// A place in line. It is kept for as long as the receiver is.
-    pub(super) fn wait(&self, identity: u64, claim: Waiter) -> Receiver<Granted> {
-        let (lot, place) = channel();
+    pub(super) fn wait(&self, identity: u64, waiter: Waiter) -> Receiver<Granted> {
+        let (granted, place) = channel();
         let [sessions, others] = &self.line(identity).waiting;
-        let waiting = if claim.has_session { sessions } else { others };
+        let waiting = if waiter.has_session { sessions } else { others };
         let mut waiting = waiting.borrow_mut();
         // Those who left before their turn came, or who would only be looked at when it comes.
-        while waiting.pop_front_if(|first| first.lot.is_closed()).is_some() {}
-        waiting.push_back(QueuedRequest { claim, lot });
+        while waiting.pop_front_if(|first| first.granted.is_closed()).is_some() {}
+        waiting.push_back(QueuedRequest { waiter, granted });
         place
     }
 
@@ -88,8 +88,8 @@ impl ConnectQueues {
         let lines = self.lines.borrow();
         let Some(line) = lines.get(&identity) else { return Some(connection) };
         let ends = connection.ends.as_deref();
-        let fits = |QueuedRequest { claim, lot }: &QueuedRequest| {
-            !claim.fresh && claim.ends.as_ref() == ends && !lot.is_closed()
+        let fits = |QueuedRequest { waiter, granted }: &QueuedRequest| {
+            !waiter.fresh && waiter.ends.as_ref() == ends && !granted.is_closed()
         };
         let next = line.waiting.iter().find_map(|waiting| {
             let index = waiting.borrow().iter().position(fits)?;
@@ -102,7 +102,7 @@ impl ConnectQueues {
         connection.reused = true;
         if let Some(next) = waiting.borrow_mut().remove(index) {
             // It has just been looked at: it waits.
-            let _ = next.lot.send(Granted::Kept(connection));
+            let _ = next.granted.send(Granted::Kept(connection));
         }
         None
     }
@@ -127,10 +127,10 @@ impl Drop for ConnectPermit {
         // Those who have left the line are passed over.
         let next = self.line.waiting.iter().find_map(|waiting| {
             let mut waiting = waiting.borrow_mut();
-            std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.lot.is_closed())
+            std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.granted.is_closed())
         });
         if let Some(next) = next {
-            let _ = next.lot.send(Granted::Turn(Self::of(&self.line)));
+            let _ = next.granted.send(Granted::Turn(Self::of(&self.line)));
         }
     }
 }
@@ -143,12 +143,12 @@ mod tests {
     const HERE: u64 = 7;
     const NEW: Waiter = Waiter { ends: None, fresh: false, has_session: false };
 
-    fn taken(turns: &ConnectQueues, most: usize) -> ConnectPermit {
-        turns.take(HERE, most).unwrap()
+    fn taken(queues: &ConnectQueues, most: usize) -> ConnectPermit {
+        queues.take(HERE, most).unwrap()
     }
 
-    fn waits(turns: &ConnectQueues) -> Receiver<Granted> {
-        turns.wait(HERE, NEW)
+    fn waits(queues: &ConnectQueues) -> Receiver<Granted> {
+        queues.wait(HERE, NEW)
     }
 
     fn connection() -> (PooledConn, tokio::io::DuplexStream) {
@@ -157,58 +157,58 @@ mod tests {
         (PooledConn { stream, reused: false, seat: None, ends: None }, other)
     }
 
-    fn turn(place: &mut Receiver<Granted>) -> Option<ConnectPermit> {
+    fn permit(place: &mut Receiver<Granted>) -> Option<ConnectPermit> {
         match place.try_recv() {
-            Ok(Granted::Turn(turn)) => Some(turn),
+            Ok(Granted::Turn(permit)) => Some(permit),
             _ => None,
         }
     }
 
     #[test]
     fn so_many_are_made_at_once_and_who_came_first_is_next() {
-        let turns = ConnectQueues::default();
-        let (first, second) = (taken(&turns, 2), taken(&turns, 2));
-        assert!(turns.take(HERE, 2).is_none());
-        let (mut third, mut fourth) = (waits(&turns), waits(&turns));
-        assert!(turns.take(HERE + 1, 1).is_some(), "another endpoint's line");
-        assert!(turn(&mut third).is_none());
+        let queues = ConnectQueues::default();
+        let (first, second) = (taken(&queues, 2), taken(&queues, 2));
+        assert!(queues.take(HERE, 2).is_none());
+        let (mut third, mut fourth) = (waits(&queues), waits(&queues));
+        assert!(queues.take(HERE + 1, 1).is_some(), "another endpoint's line");
+        assert!(permit(&mut third).is_none());
         drop(first);
-        let third = turn(&mut third).unwrap();
-        assert!(turn(&mut fourth).is_none());
+        let third = permit(&mut third).unwrap();
+        assert!(permit(&mut fourth).is_none());
         drop(second);
-        drop((turn(&mut fourth).unwrap(), third));
-        drop((taken(&turns, 2), taken(&turns, 2)));
+        drop((permit(&mut fourth).unwrap(), third));
+        drop((taken(&queues, 2), taken(&queues, 2)));
     }
 
     #[test]
     fn who_has_left_is_passed_over_even_if_it_was_its_turn() {
-        let turns = ConnectQueues::default();
-        let first = taken(&turns, 1);
-        let (left, late, mut third) = (waits(&turns), waits(&turns), waits(&turns));
+        let queues = ConnectQueues::default();
+        let first = taken(&queues, 1);
+        let (left, late, mut third) = (waits(&queues), waits(&queues), waits(&queues));
         drop(left);
         drop(first);
-        assert!(turn(&mut third).is_none(), "it is the turn of one who has not looked yet");
+        assert!(permit(&mut third).is_none(), "it is the turn of one who has not looked yet");
         drop(late);
-        drop(turn(&mut third).unwrap());
-        drop(taken(&turns, 1));
+        drop(permit(&mut third).unwrap());
+        drop(taken(&queues, 1));
     }
 
     #[test]
     fn a_connection_goes_to_the_first_who_can_use_it() {
-        let turns = ConnectQueues::default();
+        let queues = ConnectQueues::default();
         let (one, _other) = connection();
-        let one = turns.give(HERE, one).expect("nobody waits");
-        let _first = taken(&turns, 1);
-        let mut fresh = turns.wait(HERE, Waiter { fresh: true, ..NEW });
+        let one = queues.give(HERE, one).expect("nobody waits");
+        let _first = taken(&queues, 1);
+        let mut fresh = queues.wait(HERE, Waiter { fresh: true, ..NEW });
         let ends = "192.0.2.1:1".parse().unwrap();
         let ends = ConnAddrs { source: ends, destination: ends };
-        let mut announced = turns.wait(HERE, Waiter { ends: Some(ends), ..NEW });
-        let one = turns.give(HERE, one).expect("nobody who waits can use it");
-        let (mut second, mut third) = (waits(&turns), waits(&turns));
-        assert!(turns.give(HERE, one).is_none());
+        let mut announced = queues.wait(HERE, Waiter { ends: Some(ends), ..NEW });
+        let one = queues.give(HERE, one).expect("nobody who waits can use it");
+        let (mut second, mut third) = (waits(&queues), waits(&queues));
+        assert!(queues.give(HERE, one).is_none());
         assert!(matches!(second.try_recv(), Ok(Granted::Kept(PooledConn { reused: true, .. }))));
         let (closed, _) = connection();
-        assert!(turns.give(HERE, closed).is_some(), "it is of no use any more");
+        assert!(queues.give(HERE, closed).is_some(), "it is of no use any more");
         for place in [&mut fresh, &mut announced, &mut third] {
             assert!(place.try_recv().is_err());
         }
@@ -216,17 +216,17 @@ mod tests {
 
     #[test]
     fn who_has_a_session_goes_first() {
-        let turns = ConnectQueues::default();
-        let first = taken(&turns, 1);
-        let mut newcomer = waits(&turns);
+        let queues = ConnectQueues::default();
+        let first = taken(&queues, 1);
+        let mut newcomer = waits(&queues);
         let [mut one, mut other] =
-            [(); 2].map(|()| turns.wait(HERE, Waiter { has_session: true, ..NEW }));
+            [(); 2].map(|()| queues.wait(HERE, Waiter { has_session: true, ..NEW }));
         drop(first);
-        let second = turn(&mut one).unwrap();
+        let second = permit(&mut one).unwrap();
         let (connection, _other) = connection();
-        assert!(turns.give(HERE, connection).is_none());
+        assert!(queues.give(HERE, connection).is_none());
         assert!(matches!(other.try_recv(), Ok(Granted::Kept(_))));
         drop(second);
-        assert!(turn(&mut newcomer).is_some());
+        assert!(permit(&mut newcomer).is_some());
     }
 }

@@ -118,7 +118,7 @@ impl Default for Circuit {
 impl Circuit {
     /// How it is.
     #[must_use]
-    pub fn gate(&self) -> CircuitState {
+    pub fn circuit_state(&self) -> CircuitState {
         match self.until.load(Ordering::Relaxed) {
             0 => CircuitState::Closed,
             until if self.age() < until >> 1 => CircuitState::Open,
@@ -224,10 +224,10 @@ mod tests {
     fn opens_after_so_much_trouble() {
         let (circuit, eject) = (Circuit::default(), eject(3, 60_000, 60_000));
         assert_eq!([circuit.count(&eject), circuit.count(&eject)], [false, false]);
-        assert_eq!(circuit.gate(), CircuitState::Closed);
+        assert_eq!(circuit.circuit_state(), CircuitState::Closed);
         assert!(circuit.count(&eject));
         assert!(circuit.open(&eject, FailureKind::Connect).is_some());
-        assert_eq!(circuit.gate(), CircuitState::Open);
+        assert_eq!(circuit.circuit_state(), CircuitState::Open);
         assert_eq!(circuit.open(&eject, FailureKind::Connect), None, "it is open already");
     }
 
@@ -239,15 +239,15 @@ mod tests {
         for _ in 0..4 {
             times.extend(circuit.open(&eject, FailureKind::Reset));
             sleep(millis(5));
-            assert_eq!(circuit.gate(), CircuitState::HalfOpen);
+            assert_eq!(circuit.circuit_state(), CircuitState::HalfOpen);
             assert!(circuit.try_it());
             assert!(!circuit.try_it(), "only one");
-            assert_eq!(circuit.gate(), CircuitState::Open);
+            assert_eq!(circuit.circuit_state(), CircuitState::Open);
         }
         assert_eq!(times, [millis(1), millis(2), millis(3), millis(3)]);
         assert!(!circuit.connected(), "a connection proves nothing about resets");
         assert!(circuit.close());
-        assert_eq!(circuit.gate(), CircuitState::Closed);
+        assert_eq!(circuit.circuit_state(), CircuitState::Closed);
     }
 
     #[test]

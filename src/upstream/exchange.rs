@@ -150,8 +150,8 @@ impl Exchange {
     }
 
     /// Has somebody look at the answer's body.
-    pub fn shown_to(&mut self, onlooker: Box<dyn BodyTap>) {
-        self.onlookers.push(onlooker);
+    pub fn shown_to(&mut self, body_tap: Box<dyn BodyTap>) {
+        self.onlookers.push(body_tap);
     }
 
     /// Reads at most this many bytes of the answer at a time from now on, and nothing ahead unless that
@@ -314,7 +314,7 @@ impl Exchange {
         let onlookers = &mut self.onlookers;
         let sink = &mut |cx: &mut Context<'_>, data: &[u8]| {
             if !onlookers.is_empty() {
-                onlookers.retain_mut(|onlooker| !onlooker.read(data));
+                onlookers.retain_mut(|body_tap| !body_tap.read(data));
             }
             sink(cx, data);
         };

@@ -52,7 +52,7 @@ pub async fn reach<T>(
         match attempt(chosen).await {
             Ok(reached) => {
                 if upstream.policy.fail_over.is_some() {
-                    upstream.memory.tiers.connected();
+                    upstream.upstream_state.tiers.connected();
                 }
                 return Ok(reached);
             }
@@ -63,7 +63,7 @@ pub async fn reach<T>(
         }
     }
     if upstream.policy.fail_over.is_some() && failed.is_some() && !shortage {
-        upstream.memory.tiers.failed();
+        upstream.upstream_state.tiers.failed();
     }
     Err(failed)
 }
@@ -124,7 +124,7 @@ pub async fn reserve(
     account: impl FnOnce(&Arc<Quota>) -> Rc<Account>,
 ) -> Result<Use, Reason> {
     let UpstreamLimits { connections, queue_timeout, .. } = upstream.limits;
-    let account = account(&upstream.memory.connections);
+    let account = account(&upstream.upstream_state.connections);
     let mut taken = account.take(connections);
     if taken.as_ref().is_err_and(|error| *error == QuotaError::Full) && !queue_timeout.is_zero() {
         counters.queued.inc();
@@ -160,7 +160,7 @@ pub async fn wait(
         Err(ConnectError { reason, endpoint, detail })
     };
     match came {
-        Ok(Ok(lot)) if endpoint.health.is_up() => Ok(lot),
+        Ok(Ok(granted)) if endpoint.health.is_up() => Ok(granted),
         // Others have noted why.
         Ok(_) => failed(Reason::UpstreamConnect, "went down before its turn came".to_owned()),
         Err(_) => {
@@ -179,7 +179,7 @@ pub fn met(
     (index, endpoint): ChosenEndpoint<'_>,
 ) {
     let health = &endpoint.health;
-    health.hurry();
+    health.request_check();
     let eject = &upstream.policy.eject;
     let counts = trouble == FailureKind::Status || eject.on.contains(&trouble);
     if !counts || !health.circuit.count(eject) || !upstream.can_spare(index) {

@@ -80,7 +80,7 @@ pub struct EndpointHealth {
     /// Milliseconds after `birth` when it was last said that it could not be connected to.
     said: AtomicU64,
     birth: Instant,
-    hurry: Notify,
+    request_check: Notify,
     told: Mutex<CheckDetails>,
 }
 
@@ -118,7 +118,7 @@ impl Default for EndpointHealth {
             rose: AtomicU64::new(0),
             said: AtomicU64::new(0),
             birth: Instant::now(),
-            hurry: Notify::new(),
+            request_check: Notify::new(),
             told: Mutex::default(),
         }
     }
@@ -138,7 +138,7 @@ impl EndpointHealth {
     }
 
     /// Takes it for up or down without a check: before the first, or where there are none any more.
-    pub fn presume(&self, up: bool) {
+    pub fn assume_state(&self, up: bool) {
         self.down.store(!up, Ordering::Relaxed);
         self.contrary.store(0, Ordering::Relaxed);
     }
@@ -200,8 +200,8 @@ impl EndpointHealth {
     /// # Cancellation
     ///
     /// Safe.
-    pub async fn hurried(&self) {
-        self.hurry.notified().await;
+    pub async fn check_requested(&self) {
+        self.request_check.notified().await;
     }
 
     /// What is for people.
@@ -210,8 +210,8 @@ impl EndpointHealth {
     }
 
     /// Notes that a request has found something wrong: it is to be checked soon.
-    pub fn hurry(&self) {
-        self.hurry.notify_one();
+    pub fn request_check(&self) {
+        self.request_check.notify_one();
     }
 
     /// What the operator has said with a command.

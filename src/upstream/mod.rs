@@ -36,7 +36,7 @@ use rustls_pki_types::ServerName;
 use crate::net::CheckedAddr;
 use crate::net::quota::QuotaLimits;
 
-pub use balance::{Affinity, Balance, BalancePolicy, EndpointRole, UpstreamState};
+pub use balance::{Affinity, BalanceMethod, BalancePolicy, EndpointRole, UpstreamState};
 pub use check::HealthCheck;
 pub use connect::{ConnectError, Stream, connect};
 pub use exchange::{BodyStep, BodyTap, Exchange, ResponseHeadPoll};
@@ -59,7 +59,7 @@ pub struct Upstream {
     /// How they share the work.
     pub policy: BalancePolicy,
     /// What was learned about them.
-    pub memory: Arc<UpstreamState>,
+    pub upstream_state: Arc<UpstreamState>,
     /// Its limits.
     pub limits: UpstreamLimits,
     /// Whether its connections begin by saying whom they are for (PROXY protocol).

@@ -33,9 +33,9 @@ const MARGIN: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Pool {
     /// Ordered and not hashed: there are few, and a comparison costs less than a keyed hash.
-    idle: RefCell<BTreeMap<u64, Kept>>,
+    idle: RefCell<BTreeMap<u64, KeptConn>>,
     filled: Notify,
-    turns: ConnectQueues,
+    queues: ConnectQueues,
 }
 
 /// A connection to an endpoint that carries one exchange after another.
@@ -62,7 +62,7 @@ pub struct ConnAddrs {
 
 /// Idle connections to one endpoint, those that have become idle last at the end.
 #[derive(Default)]
-struct Kept {
+struct KeptConn {
     idle: Vec<IdleConn>,
     limit: IdleLimit,
 }
@@ -135,7 +135,7 @@ impl Pool {
         is_open: impl Fn(&mut Stream) -> bool,
     ) -> Option<Taken> {
         let mut pools = self.idle.borrow_mut();
-        let Kept { idle, limit } = pools.get_mut(&identity)?;
+        let KeptConn { idle, limit } = pools.get_mut(&identity)?;
         let now = Instant::now();
         let fits = |idle: &IdleConn| idle.connection.ends.as_deref() == ends;
         while let Some(index) = idle.iter().rposition(fits) {
@@ -168,13 +168,13 @@ impl Pool {
 
     /// The turn to make a connection to this endpoint, unless this worker makes `most` already.
     #[must_use]
-    pub fn turn(&self, identity: u64, most: usize) -> Option<ConnectPermit> {
-        self.turns.take(identity, most)
+    pub fn permit(&self, identity: u64, most: usize) -> Option<ConnectPermit> {
+        self.queues.take(identity, most)
     }
 
     /// A place in the line before this endpoint, for as long as the result is held.
-    pub fn wait(&self, identity: u64, claim: Waiter) -> Receiver<Granted> {
-        self.turns.wait(identity, claim)
+    pub fn wait(&self, identity: u64, waiter: Waiter) -> Receiver<Granted> {
+        self.queues.wait(identity, waiter)
     }
 
     /// Gives a connection to somebody who waits for one. Else keeps it for `keep`, unless `most` are
@@ -183,9 +183,9 @@ impl Pool {
         if keep.is_zero() || most == 0 {
             return;
         }
-        let Some(mut connection) = self.turns.give(identity, connection) else { return };
+        let Some(mut connection) = self.queues.give(identity, connection) else { return };
         let mut pools = self.idle.borrow_mut();
-        let Kept { idle, .. } = pools.entry(identity).or_default();
+        let KeptConn { idle, .. } = pools.entry(identity).or_default();
         if connection.ends.is_some() && idle.len() >= most && !idle.is_empty() {
             idle.remove(0);
         }
@@ -212,7 +212,7 @@ impl Pool {
     /// Closes those to endpoints that nobody asks for any more; `known` is sorted.
     pub fn keep(&self, known: &[u64]) {
         self.idle.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
-        self.turns.keep(known);
+        self.queues.keep(known);
     }
 
     /// Closes all of them, say to get file descriptors back.
@@ -229,7 +229,7 @@ impl Pool {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let now = Instant::now();
             let mut pools = self.idle.borrow_mut();
-            for Kept { idle, limit } in pools.values_mut() {
+            for KeptConn { idle, limit } in pools.values_mut() {
                 idle.retain_mut(|idle| {
                     if !is_quiet(&mut idle.connection.stream) {
                         limit.closed(idle.open_at.duration_since(idle.since));

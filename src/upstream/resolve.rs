@@ -57,7 +57,7 @@ fn store(endpoint: &Endpoint, addresses: Vec<SocketAddr>) {
     if !is_first {
         // Failures at the old addresses say nothing about the new ones.
         endpoint.health.circuit.connected();
-        endpoint.health.hurry();
+        endpoint.health.request_check();
     }
 }
 
@@ -129,7 +129,10 @@ mod tests {
         endpoint.health.circuit.open_for(Duration::from_secs(60));
         store(&endpoint, vec![b, c]);
         assert_eq!(endpoint.addresses.load().iter().map(|ip| ip.get()).collect::<Vec<_>>(), [b, c]);
-        assert_eq!(endpoint.health.circuit.gate(), crate::upstream::eject::CircuitState::Closed);
+        assert_eq!(
+            endpoint.health.circuit.circuit_state(),
+            crate::upstream::eject::CircuitState::Closed
+        );
     }
 
     #[test]

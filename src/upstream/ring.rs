@@ -99,10 +99,10 @@ mod tests {
         let mut counts = [0; 4];
         for client in 0..10_000_u32 {
             let key = place(&client.to_le_bytes());
-            let home = ring.find(key, |_| true).unwrap();
-            counts[home] += 1;
+            let affinity = ring.find(key, |_| true).unwrap();
+            counts[affinity] += 1;
             let without = ring.find(key, |index| index != 2).unwrap();
-            assert!(home == 2 || home == without);
+            assert!(affinity == 2 || affinity == without);
             assert_ne!(without, 2);
         }
         for (index, count) in counts.into_iter().enumerate() {
@@ -127,8 +127,8 @@ mod tests {
         }));
         for client in 0..2000_u32 {
             let text = format!("10.0.{}.{}", client / 256, client % 256);
-            let home = ours.find(place(text.as_bytes()), |_| true).unwrap();
-            assert_eq!(Some(parsed[home]), theirs.node(text.as_bytes()), "{text}");
+            let affinity = ours.find(place(text.as_bytes()), |_| true).unwrap();
+            assert_eq!(Some(parsed[affinity]), theirs.node(text.as_bytes()), "{text}");
         }
     }
 }

@@ -24,7 +24,7 @@ const FAILED_FOR: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub struct Rotation {
-    turn: AtomicU32,
+    permit: AtomicU32,
     /// A bit per address that could not be connected to, by its place in the endpoint's list.
     failed: AtomicU64,
     /// Milliseconds after `birth` until which `failed` counts.
@@ -39,7 +39,7 @@ pub struct Rotation {
 impl Default for Rotation {
     fn default() -> Self {
         Self {
-            turn: AtomicU32::new(0),
+            permit: AtomicU32::new(0),
             failed: AtomicU64::new(0),
             failed_until: AtomicU64::new(0),
             stale: AtomicBool::new(false),
@@ -60,11 +60,11 @@ impl Rotation {
             all.sort_by_key(|(_, address)| std::cmp::Reverse(weight(key, *address)));
         } else {
             let good = all.iter().filter(|(index, _)| !is_set(failed, *index)).count();
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+            let permit = self.permit.fetch_add(1, Ordering::Relaxed) as usize;
             // Those that failed are moved back first, so that all good ones get equal shares.
             all.sort_by_key(|(index, _)| is_set(failed, *index));
             if let Some(good) = all.get_mut(..good).filter(|good| !good.is_empty()) {
-                good.rotate_left(turn % good.len());
+                good.rotate_left(permit % good.len());
             }
         }
         all.sort_by_key(|(index, _)| is_set(failed, *index));

@@ -104,7 +104,7 @@ impl Sessions {
         let (set, tag) = place(key);
         let now = self.now();
         let Some(set) = slots.get(set..set + SET_SIZE) else { return };
-        let rank = |slot: &&AtomicU64| {
+        let role = |slot: &&AtomicU64| {
             let word = slot.load(Ordering::Relaxed);
             match tag_of(word) {
                 known if known == tag => 0,
@@ -112,7 +112,7 @@ impl Sessions {
                 _ => u64::MAX - age(word, now),
             }
         };
-        if let Some(slot) = set.iter().min_by_key(rank) {
+        if let Some(slot) = set.iter().min_by_key(role) {
             slot.store(packed(tag, now, number), Ordering::Relaxed);
         }
     }
@@ -166,7 +166,7 @@ fn age(word: u64, now: u64) -> u64 {
 /// Learns the session that an answer opens, from its first bytes, before they are passed on: the
 /// client's next request may come to another worker.
 pub struct SessionLearner {
-    memory: Arc<super::balance::UpstreamState>,
+    upstream_state: Arc<super::balance::UpstreamState>,
     number: u16,
     reader: SidReader,
 }
@@ -174,8 +174,8 @@ pub struct SessionLearner {
 impl SessionLearner {
     /// Of an answer from this endpoint.
     #[must_use]
-    pub fn new(memory: Arc<super::balance::UpstreamState>, number: u16) -> Box<Self> {
-        Box::new(Self { memory, number, reader: SidReader::default() })
+    pub fn new(upstream_state: Arc<super::balance::UpstreamState>, number: u16) -> Box<Self> {
+        Box::new(Self { upstream_state, number, reader: SidReader::default() })
     }
 }
 
@@ -183,7 +183,7 @@ impl BodyTap for SessionLearner {
     fn read(&mut self, piece: &[u8]) -> bool {
         match self.reader.read(piece) {
             SidSearch::Id(id) => {
-                self.memory.sessions.learn(id, self.number);
+                self.upstream_state.sessions.learn(id, self.number);
                 true
             }
             SidSearch::Never => true,

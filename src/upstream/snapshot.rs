@@ -54,11 +54,11 @@ impl Upstream {
     /// How it is now. Takes locks: not for the request path.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let (since, why) = self.memory.tiers.last();
+        let (since, why) = self.upstream_state.tiers.last();
         let one = |(index, endpoint): (usize, &std::sync::Arc<super::Endpoint>)| {
             let health = &endpoint.health;
             let told = health.told().clone();
-            let state = match (self.duty(index), health.is_up(), health.circuit.gate()) {
+            let state = match (self.duty(index), health.is_up(), health.circuit.circuit_state()) {
                 (AdminState::Drain | AdminState::Maintenance, ..) => self.duty(index).word(),
                 (_, false, _) => "down",
                 (_, true, CircuitState::Open) => "ejected",
@@ -67,7 +67,7 @@ impl Upstream {
             EndpointSnapshot {
                 endpoint: endpoint.label.to_string(),
                 state: state.to_owned(),
-                backup: self.ranks.get(index).is_some_and(|rank| rank.backup),
+                backup: self.ranks.get(index).is_some_and(|role| role.backup),
                 checked: self.check.is_some(),
                 since: told.since,
                 why: told.why,
@@ -79,10 +79,10 @@ impl Upstream {
         };
         Snapshot {
             upstream: self.name.to_string(),
-            on_backup: self.memory.tiers.on_backup(),
+            on_backup: self.upstream_state.tiers.on_backup(),
             since,
             why,
-            sessions: self.memory.sessions.len(),
+            sessions: self.upstream_state.sessions.len(),
             endpoints: self.endpoints.iter().enumerate().map(one).collect(),
         }
     }

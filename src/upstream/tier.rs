@@ -17,7 +17,7 @@ const FLAP_FACTOR: u32 = 10;
 
 /// See [`crate::config::FailOver`].
 #[derive(Clone, Copy, Debug)]
-pub struct FailOver {
+pub struct FailoverPolicy {
     /// Requests in a row that could not connect to any primary endpoint.
     pub failures: u32,
     /// How long primary endpoints must be well before they are used again; `None`: until a command.
@@ -97,7 +97,7 @@ impl Tiers {
     pub fn judge(
         &self,
         seen: TierHealth,
-        settings: &FailOver,
+        settings: &FailoverPolicy,
         now: Instant,
         date: i64,
     ) -> Option<TierMove> {
@@ -126,7 +126,7 @@ impl Tiers {
         Some(moved)
     }
 
-    fn must_leave(&self, seen: TierHealth, settings: &FailOver) -> Option<TierMove> {
+    fn must_leave(&self, seen: TierHealth, settings: &FailoverPolicy) -> Option<TierMove> {
         let failures = self.failures.load(Ordering::Relaxed);
         let why = if !seen.primary {
             "no primary endpoint is up".to_owned()
@@ -142,7 +142,7 @@ impl Tiers {
         &self,
         state: &mut TierState,
         seen: TierHealth,
-        settings: &FailOver,
+        settings: &FailoverPolicy,
         now: Instant,
     ) -> Option<TierMove> {
         if !seen.primary {
@@ -172,12 +172,12 @@ mod tests {
     const NO_PRIMARY: TierHealth = TierHealth { primary: false, backup: true };
 
     /// Tiers, and how they judge what is seen after so many seconds.
-    struct Story(Tiers, Instant, FailOver);
+    struct Story(Tiers, Instant, FailoverPolicy);
 
     impl Story {
         fn new(return_after: Option<u64>) -> Self {
             let return_after = return_after.map(Duration::from_secs);
-            Self(Tiers::default(), Instant::now(), FailOver { failures: 3, return_after })
+            Self(Tiers::default(), Instant::now(), FailoverPolicy { failures: 3, return_after })
         }
 
         fn at(&self, seconds: u64, seen: TierHealth) -> bool {

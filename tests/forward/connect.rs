@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::net::TcpStream;
 
-use crate::wire::{PATIENCE, text};
+use crate::wire::{IO_TIMEOUT, text};
 use crate::world::{Setup, World};
 
 #[test]
@@ -45,7 +45,7 @@ fn the_head_comes_in_one_piece_and_before_anything_the_origin_says() {
     let mut origin = world.accept();
     origin.send("220 the origin speaks first\r\n");
     let mut tcp: TcpStream = client.tcp().try_clone().unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
     let mut buffer = [0; 4096];
     let length = tcp.read(&mut buffer).unwrap();
     let first = text(&buffer[..length]);

@@ -5,7 +5,7 @@
 //! lines. Destinations have the names of the platforms; `[forward.hosts]` leads them to loopback
 //! addresses of the test's own.
 //!
-//! Nothing sleeps to wait for something: every wait is for a condition, bounded by [`wire::PATIENCE`].
+//! Nothing sleeps to wait for something: every wait is for a condition, bounded by [`wire::IO_TIMEOUT`].
 
 #![allow(
     clippy::unwrap_used,

@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
 use crate::tls::{client_config, client_with, server_with};
-use crate::wire::{PATIENCE, Wire, text};
+use crate::wire::{IO_TIMEOUT, Wire, text};
 use crate::world::{Setup, World};
 
 const STRICT: Setup = Setup {
@@ -127,7 +127,7 @@ fn a_hello_that_drips_or_never_comes_is_waited_for_once() {
     half.finish();
     origin.end();
     assert_eq!(world.lines_of(half.local(), 1)[0]["reason"], "egress_bad_hello");
-    assert!(PATIENCE.as_secs() > 1);
+    assert!(IO_TIMEOUT.as_secs() > 1);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_handshake_with_a_retry_succeeds() {
     let config = client_with(offering(&[kx_group::SECP256R1, kx_group::X25519]));
     let mut tls = ClientConnection::new(config, "graph.facebook.com".try_into().unwrap()).unwrap();
     let mut tcp = client.tcp().try_clone().unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
     while tls.is_handshaking() {
         tls.complete_io(&mut tcp).unwrap();
     }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::address::{free_port, own_address};
-use crate::wire::{PATIENCE, Wire, text};
+use crate::wire::{IO_TIMEOUT, Wire, text};
 
 /// What differs from world to world; pieces of the configuration. `ADDRESS` stands for the loopback
 /// address all of this world is on, `PORT` for the origin's port, `DIR` for the directory.
@@ -176,7 +176,7 @@ deny = true
     /// Asks the admin listener.
     pub(crate) fn ask_admin(&self, path: &str) -> Option<String> {
         let mut admin = TcpStream::connect(self.admin).ok()?;
-        admin.set_read_timeout(Some(PATIENCE)).ok()?;
+        admin.set_read_timeout(Some(IO_TIMEOUT)).ok()?;
         write!(admin, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .ok()?;
         let mut answer = String::new();
@@ -186,7 +186,7 @@ deny = true
 
     /// Looks until something is true.
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         while !is_so(self) {
             assert!(Instant::now() < deadline, "waited in vain for {what}");
             thread::sleep(Duration::from_millis(5));
@@ -289,7 +289,7 @@ deny = true
 
 /// The next connection that comes to a listener which does not block.
 pub(crate) fn accept(listener: &TcpListener) -> Wire {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + IO_TIMEOUT;
     loop {
         if let Ok((tcp, _)) = listener.accept() {
             tcp.set_nonblocking(false).unwrap();

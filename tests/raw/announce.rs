@@ -96,7 +96,7 @@ fn the_header_comes_before_tls() {
     let world = World::with(Setup { upstream, tls: true, ..Setup::default() });
     let client = world.sent(GET);
     let mut tcp = None;
-    let deadline = std::time::Instant::now() + crate::wire::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
     while tcp.is_none() {
         tcp = world.dialled();
         assert!(std::time::Instant::now() < deadline, "the gateway does not connect");

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::frames::{END_HEADERS, END_STREAM, Frames, Outcome};
-use crate::wire::{PATIENCE, Wire, find, text};
+use crate::wire::{IO_TIMEOUT, Wire, find, text};
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -23,7 +23,7 @@ fn pour(upstream: &mut Wire) {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
     while upstream.try_send(&piece).is_ok() {
-        assert!(start.elapsed() < PATIENCE, "the gateway takes it all");
+        assert!(start.elapsed() < IO_TIMEOUT, "the gateway takes it all");
     }
 }
 
@@ -63,7 +63,7 @@ fn a_stream_that_makes_a_little_room_now_and_then() {
     while !pouring.is_finished() {
         client.make_room(stream, 100);
         thread::sleep(Duration::from_millis(200));
-        assert!(start.elapsed() < PATIENCE, "the gateway puts up with it");
+        assert!(start.elapsed() < IO_TIMEOUT, "the gateway puts up with it");
     }
     pouring.join().unwrap();
     assert!(matches!(client.outcome(stream), Outcome::Reset(_)));

@@ -20,7 +20,7 @@ fn is_served(world: &World, client: &mut Wire, reason: &str) -> bool {
         return false;
     }
     // The gateway dials the upstream, or answers, or closes.
-    let deadline = std::time::Instant::now() + crate::wire::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
     while std::time::Instant::now() < deadline {
         if let Some(mut upstream) = world.try_accept() {
             upstream.message(true);

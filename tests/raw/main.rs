@@ -5,7 +5,7 @@
 //! a world, one act, and what is now true; each has the real program, on addresses of its own, and
 //! ends by naming every line the access log must hold, no more and no less.
 //!
-//! Nothing sleeps to wait for something: every wait is for a condition, bounded by [`wire::PATIENCE`].
+//! Nothing sleeps to wait for something: every wait is for a condition, bounded by [`wire::IO_TIMEOUT`].
 
 #![allow(
     clippy::unwrap_used,

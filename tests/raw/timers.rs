@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::frames::{Frames, Outcome};
-use crate::wire::{End, PATIENCE, Wire, find};
+use crate::wire::{End, IO_TIMEOUT, Wire, find};
 use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -25,7 +25,7 @@ fn drip(wire: &mut Wire, piece: &str, every: Duration) -> Duration {
     while wire.ended.is_none() && wire.input.is_empty() {
         let _ = wire.try_send(piece.as_bytes());
         wire.fill(Instant::now() + every);
-        assert!(start.elapsed() < PATIENCE, "the gateway lets itself be dripped on");
+        assert!(start.elapsed() < IO_TIMEOUT, "the gateway lets itself be dripped on");
     }
     start.elapsed()
 }
@@ -87,7 +87,7 @@ fn a_body_that_is_dripped_over_http_2() {
         if upstream.ended.is_some() {
             break client.outcome(stream);
         }
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < IO_TIMEOUT);
     };
     is_about(start.elapsed(), 3);
     assert!(matches!(outcome, Outcome::Answer(408, _)), "{outcome:?}");
@@ -196,7 +196,7 @@ fn pour(upstream: &mut Wire) -> Duration {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
     while upstream.try_send(&piece).is_ok() {
-        assert!(start.elapsed() < PATIENCE, "the gateway takes it all");
+        assert!(start.elapsed() < IO_TIMEOUT, "the gateway takes it all");
     }
     start.elapsed()
 }
@@ -224,7 +224,7 @@ fn a_download_that_is_read_too_slowly() {
     while !pouring.is_finished() {
         client.fill(Instant::now() + Duration::from_millis(10));
         thread::sleep(Duration::from_millis(200));
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < IO_TIMEOUT);
     }
     drop((pouring.join().unwrap(), client));
     world.ends_with(&["request GET 200 client_too_slow"]);
@@ -378,7 +378,7 @@ fn a_download_at_the_minimum_rate_goes_on_over_http_2() {
         thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(client.outcome(stream), Outcome::Answer(200, body.into_bytes()));
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < IO_TIMEOUT);
     drop(client);
     world.ends_with(&["request GET 200"]);
 }

@@ -9,7 +9,7 @@ use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use socket2::SockRef;
 
 /// How long anything may take that is to happen at once.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
+pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,7 +67,7 @@ impl Wire {
     fn new(io: Io) -> Self {
         let wire = Self { io, input: Vec::new(), ended: None };
         wire.tcp().set_nodelay(true).unwrap();
-        wire.tcp().set_write_timeout(Some(PATIENCE)).unwrap();
+        wire.tcp().set_write_timeout(Some(IO_TIMEOUT)).unwrap();
         wire
     }
 
@@ -87,7 +87,7 @@ impl Wire {
 
     /// Completes the TLS handshake.
     pub(crate) fn handshake(&mut self) -> io::Result<()> {
-        self.tcp().set_read_timeout(Some(PATIENCE))?;
+        self.tcp().set_read_timeout(Some(IO_TIMEOUT))?;
         match &mut self.io {
             Io::Plain(_) => {}
             Io::Client(tls) => {
@@ -104,7 +104,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends; the peer takes it within [`PATIENCE`].
+    /// Sends; the peer takes it within [`IO_TIMEOUT`].
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let bytes = bytes.as_ref();
         self.try_send(bytes)
@@ -175,7 +175,7 @@ impl Wire {
 
     /// Reads until `found` says how many bytes it is about, and takes those out.
     pub(crate) fn until(&mut self, what: &str, found: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         loop {
             if let Some(length) = found(&self.input) {
                 return self.input.drain(..length).collect();
@@ -257,7 +257,7 @@ impl Wire {
 
     /// Reads to the end of the connection; what came stays in `input`.
     pub(crate) fn end(&mut self) -> End {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         while self.ended.is_none() {
             self.fill(deadline);
             assert!(Instant::now() < deadline, "still open; received:\n{}", text(&self.input));

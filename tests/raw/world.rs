@@ -27,7 +27,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::address::{free_port, own_address};
-use crate::wire::{PATIENCE, Wire, text};
+use crate::wire::{IO_TIMEOUT, Wire, text};
 
 /// `O_NONBLOCK`.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -180,7 +180,7 @@ impl World {
     /// Asks the admin listener.
     pub(crate) fn admin(&self, path: &str) -> Option<String> {
         let mut admin = TcpStream::connect(self.admin).ok()?;
-        admin.set_read_timeout(Some(PATIENCE)).ok()?;
+        admin.set_read_timeout(Some(IO_TIMEOUT)).ok()?;
         write!(admin, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .ok()?;
         let mut answer = String::new();
@@ -200,7 +200,7 @@ impl World {
         assert!(before.contains(piece), "{before}");
         fs::write(file, before.replacen(piece, new, 1)).unwrap();
         let mut admin = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
-        admin.set_read_timeout(Some(PATIENCE)).unwrap();
+        admin.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         let fields = "Host: localhost\r\nConnection: close\r\nContent-Length: 0";
         write!(admin, "POST /reload HTTP/1.1\r\n{fields}\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -210,7 +210,7 @@ impl World {
 
     /// Looks until something is true.
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         while !is_so(self) {
             assert!(Instant::now() < deadline, "waited in vain for {what}");
             thread::sleep(Duration::from_millis(5));
@@ -275,7 +275,7 @@ impl World {
 
     /// The next connection the gateway makes to the upstream, handshake included.
     pub(crate) fn accept(&self) -> Wire {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         loop {
             if let Some(wire) = self.accepted(b"") {
                 return wire;
@@ -287,7 +287,7 @@ impl World {
 
     /// As [`World::accept`], sending `early` before anything can have been received.
     pub(crate) fn accept_and_send(&self, early: &[u8]) -> Wire {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         loop {
             if let Some(wire) = self.accepted(early) {
                 return wire;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::world::PATIENCE;
+use crate::world::IO_TIMEOUT;
 
 /// A fatal alert: `unrecognized_name`.
 pub(crate) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -35,7 +35,7 @@ pub(crate) struct Client(pub(crate) TcpStream);
 impl Client {
     pub(crate) fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(stream)
     }

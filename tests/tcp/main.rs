@@ -2,7 +2,7 @@
 //! test.
 //!
 //! Nothing sleeps to wait for something: every wait is for a condition, bounded by
-//! [`world::PATIENCE`].
+//! [`world::IO_TIMEOUT`].
 
 #![allow(
     clippy::unwrap_used,

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use crate::address::{free_port, own_address};
 use crate::client::{Client, UNRECOGNIZED_NAME, hello};
 use crate::site::Site;
-use crate::world::{PATIENCE, World, endpoints, sites};
+use crate::world::{IO_TIMEOUT, World, endpoints, sites};
 
 /// Two upstreams, by name.
 fn by_name(a: &Site, b: &Site, more: &str) -> String {
@@ -226,7 +226,7 @@ fn a_second_hello_must_not_change_the_name() {
         let mut client = world.client();
         client.send(&first);
         let mut endpoint = Client(own.accept().unwrap().0);
-        endpoint.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        endpoint.0.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         assert_eq!(endpoint.take(first.len()), first);
         endpoint.send(&retry);
         assert_eq!(client.take(retry.len()), retry);

@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::site::{READY, Site};
 
 /// How long anything may take before a test has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(crate) struct World {
@@ -115,7 +115,7 @@ impl World {
 
     fn try_admin(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(IO_TIMEOUT)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .ok()?;
         let mut text = String::new();
@@ -152,7 +152,7 @@ impl World {
     /// Looks until something is true.
     #[track_caller]
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         while !is_so(self) {
             assert!(Instant::now() < deadline, "waited in vain for {what}");
             thread::sleep(Duration::from_millis(5));

@@ -2,7 +2,7 @@
 //! origins that are threads of the test.
 //!
 //! Nothing sleeps to wait for something: every wait is for a condition, bounded by
-//! [`world::PATIENCE`]. Origins count every request, so that a test can say that nothing came twice.
+//! [`world::IO_TIMEOUT`]. Origins count every request, so that a test can say that nothing came twice.
 
 #![allow(
     clippy::unwrap_used,

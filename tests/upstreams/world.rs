@@ -19,7 +19,7 @@ use crate::address::{free_port, own_address};
 use crate::origin::Origin;
 
 /// How long anything may take before a test has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(crate) struct World {
@@ -175,7 +175,7 @@ upstream = "stage"
 
     fn try_admin(&self, path: &str) -> Option<Answer> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(IO_TIMEOUT)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .ok()?;
         let mut bytes = Vec::new();
@@ -215,7 +215,7 @@ upstream = "stage"
     /// Looks until something is true.
     #[track_caller]
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + IO_TIMEOUT;
         while !is_so(self) {
             assert!(Instant::now() < deadline, "waited in vain for {what}");
             thread::sleep(Duration::from_millis(5));
@@ -225,7 +225,7 @@ upstream = "stage"
     /// A TLS connection.
     pub(crate) fn client(&self) -> Tls {
         let tcp = TcpStream::connect(self.listen).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        tcp.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         let name = "localhost".try_into().unwrap();
         StreamOwned::new(ClientConnection::new(client_config(), name).unwrap(), tcp)
     }

@@ -39,13 +39,13 @@ fn seat(streams: &Rc<Cell<usize>>) -> Option<StreamPermit> {
 }
 
 /// Opens a stream; `None` if there are too many. It ends when the body is dropped.
-pub(super) fn open(desk: &Rc<AdminApi>) -> Option<EventStream> {
-    let seat = seat(&desk.page.streams)?;
+pub(super) fn open(api: &Rc<AdminApi>) -> Option<EventStream> {
+    let seat = seat(&api.page.streams)?;
     let (sender, receiver) = mpsc::channel(1);
-    let desk = Rc::clone(desk);
+    let api = Rc::clone(api);
     tokio::task::spawn_local(async move {
         let _seat = seat;
-        while let Some(sections) = live(&desk).await {
+        while let Some(sections) = live(&api).await {
             if sender.send(event(&sections)).await.is_err() {
                 break;
             }

@@ -74,7 +74,7 @@ impl StatusPage {
 
     /// Whether there is a forward proxy.
     pub(super) fn forwards(&self) -> bool {
-        self.serving.borrow().as_ref().is_some_and(|generation| generation.outlet.is_some())
+        self.serving.borrow().as_ref().is_some_and(|generation| generation.forward_proxy.is_some())
     }
 
     /// A page that knows nothing yet.
@@ -115,13 +115,13 @@ struct PageView<'a> {
 }
 
 /// Looks at the metrics now and then, for as long as it is polled.
-pub async fn remember(desk: Rc<AdminApi>) {
+pub async fn remember(api: Rc<AdminApi>) {
     let mut ticks = tokio::time::interval(history::SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Some(figures) = Figures::read(&desk.metrics).await {
-            desk.page.past.borrow_mut().remember(figures);
+        if let Some(figures) = Figures::read(&api.metrics).await {
+            api.page.past.borrow_mut().remember(figures);
         }
     }
 }
@@ -139,7 +139,7 @@ pub(super) fn is_asked<T>(request: &Request<T>) -> bool {
 pub(super) async fn answer(
     request: &Request<Incoming>,
     peer: CommandOrigin,
-    desk: &Rc<AdminApi>,
+    api: &Rc<AdminApi>,
 ) -> Response<PageBody> {
     let refused = |status, why: &'static str| plain(status, "text/plain; charset=utf-8", why);
     match peer {
@@ -159,18 +159,18 @@ pub(super) async fn answer(
     }
     match request.uri().path() {
         "/" | "/ui" => {
-            let Some(live) = live(desk).await else {
+            let Some(live) = live(api).await else {
                 return refused(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made\n");
             };
             let asked = ExplainForm::of(request.uri().query());
-            let serving = desk.page.serving.borrow().clone();
+            let serving = api.page.serving.borrow().clone();
             let told = asked.told(serving).await;
             let tester = asked.section(told.as_deref());
             plain(StatusCode::OK, "text/html; charset=utf-8", whole(&live, &tester))
         }
         "/ui/page.css" => plain(StatusCode::OK, "text/css; charset=utf-8", STYLE),
         "/ui/page.js" => plain(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
-        "/ui/events" => match events::open(desk) {
+        "/ui/events" => match events::open(api) {
             Some(events) => dressed(StatusCode::OK, "text/event-stream", Either::Right(events)),
             None => refused(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n"),
         },
@@ -179,22 +179,22 @@ pub(super) async fn answer(
 }
 
 /// The sections as they are now.
-async fn live(desk: &AdminApi) -> Option<String> {
-    let figures = Figures::read(&desk.metrics).await?;
-    let generation = desk.page.serving.borrow().clone();
-    let mut status = desk.status.borrow().clone();
-    desk.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
-    status.upstreams = super::snapshots(desk);
-    super::traffic::add(desk, &mut status);
+async fn live(api: &AdminApi) -> Option<String> {
+    let figures = Figures::read(&api.metrics).await?;
+    let generation = api.page.serving.borrow().clone();
+    let mut status = api.status.borrow().clone();
+    api.health.ready().err().unwrap_or("serving").clone_into(&mut status.phase);
+    status.upstreams = super::snapshots(api);
+    super::traffic::add(api, &mut status);
     let (listeners, routes) = generation.as_deref().map(served).unwrap_or_default();
-    let past = desk.page.past.borrow();
+    let past = api.page.past.borrow();
     let view = PageView {
         now: jiff::Timestamp::now().as_second(),
         status,
-        unready: super::ready(desk).err(),
+        unready: super::ready(api).err(),
         listeners,
         routes,
-        sessions: desk.book.borrow().report(Instant::now()),
+        sessions: api.book.borrow().report(Instant::now()),
         figures,
         past: &past,
     };
@@ -205,12 +205,12 @@ async fn live(desk: &AdminApi) -> Option<String> {
 fn served(generation: &Generation) -> (Vec<ListenerRow>, Vec<RouteRow>) {
     let (mut listeners, mut shown) = (Vec::new(), Vec::new());
     let mut known = HashSet::new();
-    for site in &generation.sites {
-        let serves = match &site.served {
+    for virtual_server in &generation.virtual_servers {
+        let serves = match &virtual_server.served {
             ListenerService::Routes { routes, .. } => {
                 for route in routes {
                     let one = RouteRow {
-                        profile: site.names.profile.clone(),
+                        profile: virtual_server.names.profile.clone(),
                         name: route.account.name.to_string(),
                         goes: goes(&route.action),
                     };
@@ -223,22 +223,24 @@ fn served(generation: &Generation) -> (Vec<ListenerRow>, Vec<RouteRow>) {
             ListenerService::RedirectToHttps(port) => format!("redirect to https, port {port}"),
         };
         listeners.push(ListenerRow {
-            profile: site.names.profile.clone(),
-            address: site.names.listener.clone(),
-            tls: tls(site.tls.is_some()),
+            profile: virtual_server.names.profile.clone(),
+            address: virtual_server.names.listener.clone(),
+            tls: tls(virtual_server.tls.is_some()),
             serves,
         });
     }
-    for passage in &generation.passages {
-        let names = &passage.names;
+    for passthrough_listener in &generation.passthrough_listeners {
+        let names = &passthrough_listener.names;
         listeners.push(ListenerRow {
             profile: names.profile.clone(),
             address: names.listener.clone(),
             tls: "passed through",
-            serves: passes(passage),
+            serves: passes(passthrough_listener),
         });
     }
-    for listener in generation.outlet.iter().flat_map(|outlet| &outlet.listeners) {
+    for listener in
+        generation.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.listeners)
+    {
         listeners.push(ListenerRow {
             profile: "forward".to_owned(),
             address: listener.label.clone(),
@@ -254,8 +256,8 @@ fn tls(spoken: bool) -> &'static str {
 }
 
 /// Where connections are passed through to, by the names of routes.
-fn passes(passage: &PassthroughListener) -> String {
-    let routes = passage.routes().iter();
+fn passes(passthrough_listener: &PassthroughListener) -> String {
+    let routes = passthrough_listener.routes().iter();
     let routes = routes.map(|route| format!("{} to {}", route.tally.name, route.upstream.name));
     routes.collect::<Vec<_>>().join(", ")
 }

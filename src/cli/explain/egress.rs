@@ -41,13 +41,16 @@ pub(in crate::cli) struct EgressArgs {
 
 pub(in crate::cli) fn explain(directory: &Path, asked: &EgressArgs) -> ExitCode {
     let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
-    let Some(outlet) = &generation.outlet else {
+    let Some(forward_proxy) = &generation.forward_proxy else {
         say_wrong("there is no forward proxy: no file has a [forward] table");
         summarise(&generation.config.sources, &problems);
         return ExitCode::from(2);
     };
-    let mut explained =
-        EgressExplanation { outlet, generation: &generation, lines: ExplanationLines::default() };
+    let mut explained = EgressExplanation {
+        forward_proxy,
+        generation: &generation,
+        lines: ExplanationLines::default(),
+    };
     let open = explained.explain(asked, &addresses);
     say(&explained.lines.text);
     summarise(&generation.config.sources, &problems);
@@ -62,7 +65,7 @@ fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 struct EgressExplanation<'a> {
-    outlet: &'a ForwardProxy,
+    forward_proxy: &'a ForwardProxy,
     generation: &'a Generation,
     lines: ExplanationLines,
 }
@@ -97,7 +100,7 @@ impl EgressExplanation<'_> {
         };
         self.lines.line("destination", &shown, "");
         self.client(&client);
-        match self.outlet.policy.decide(&client, &destination, form, Timestamp::now()) {
+        match self.forward_proxy.policy.decide(&client, &destination, form, Timestamp::now()) {
             Verdict::Denied(denial) => {
                 self.denied(&denial, &client, &destination);
                 false
@@ -109,7 +112,7 @@ impl EgressExplanation<'_> {
     fn client(&mut self, client: &EgressClient<'_>) {
         let mut how = Vec::new();
         if let Some(user) = client.user {
-            let known = self.outlet.users.as_ref().is_some_and(|users| users.contains(user));
+            let known = self.forward_proxy.users.as_ref().is_some_and(|users| users.contains(user));
             let note = if known { "" } else { ", WHO IS NOT IN THE USERS FILE" };
             how.push(format!("logged in as {user}{note}"));
         }
@@ -161,7 +164,7 @@ impl EgressExplanation<'_> {
         } else if rule.settings.mode == RuleMode::Report {
             self.lines.line("", "this rule lists it; what no rule lists is let through too", "");
         }
-        let parent = self.outlet.parent(rule, destination).map(Arc::clone);
+        let parent = self.forward_proxy.parent(rule, destination).map(Arc::clone);
         match &parent {
             Some(parent) => {
                 let at = self.generation.config.sources.locate(parent.place);
@@ -181,7 +184,7 @@ impl EgressExplanation<'_> {
         self.settings(rule, destination.port, form);
         let found = match &destination.host {
             Host::Addr(ip) => Ok(vec![*ip]),
-            Host::Name(name) => match self.outlet.hosts.get(name) {
+            Host::Name(name) => match self.forward_proxy.hosts.get(name) {
                 Some(pinned) => {
                     self.lines.line(
                         "addresses",
@@ -211,7 +214,7 @@ impl EgressExplanation<'_> {
         if form == RequestForm::Connect {
             self.lines.line("inside", &inside(rule.sni(port)), "");
         }
-        let timeouts = &self.outlet.timeouts;
+        let timeouts = &self.forward_proxy.timeouts;
         let mut limits = format!(
             "connect {}, silence {}, at most {}",
             display_duration(timeouts.connect),
@@ -243,7 +246,7 @@ impl EgressExplanation<'_> {
         let mut open = false;
         let mut way_out = None;
         for ip in found {
-            let said = match self.outlet.guard.check(rule, *ip, destination.port) {
+            let said = match self.forward_proxy.guard.check(rule, *ip, destination.port) {
                 Ok(_) => {
                     open = true;
                     "may be dialled".to_owned()

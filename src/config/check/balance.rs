@@ -62,7 +62,7 @@ impl Checker<'_> {
     }
 
     /// The name of the cookie that says where a client is. `None`: it cannot be used.
-    pub(super) fn seat_cookie(
+    pub(super) fn sticky_cookie_value(
         &mut self,
         written: &Written<String>,
         gateway: &Gateway,

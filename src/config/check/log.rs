@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use crate::config::checked::{AccessLog, Level, LogFormat, LogTarget, Rotation, Voice};
+use crate::config::checked::{AccessLog, LogFormat, LogLevel, LogTarget, OperationalLog, Rotation};
 use crate::config::file::{
     AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, RotateFile, VoiceFile,
     Written,
@@ -25,16 +25,16 @@ const DEFAULT_ROTATION: Rotation = Rotation { size: 100 << 20, keep: 10, strict:
 const DEFAULT_KEEP: usize = 10;
 
 /// Of the gateway about itself.
-pub(super) fn voice(body: &GatewayFile) -> Voice {
+pub(super) fn logging(body: &GatewayFile) -> OperationalLog {
     let level = match body.log_level.as_ref().map(|level| level.value) {
-        Some(LevelFile::Error) => Level::Error,
-        Some(LevelFile::Warn) => Level::Warn,
-        None | Some(LevelFile::Info) => Level::Info,
-        Some(LevelFile::Debug) => Level::Debug,
-        Some(LevelFile::Trace) => Level::Trace,
+        Some(LevelFile::Error) => LogLevel::Error,
+        Some(LevelFile::Warn) => LogLevel::Warn,
+        None | Some(LevelFile::Info) => LogLevel::Info,
+        Some(LevelFile::Debug) => LogLevel::Debug,
+        Some(LevelFile::Trace) => LogLevel::Trace,
     };
     let json = matches!(&body.log_format, Some(Written { value: VoiceFile::Json, .. }));
-    Voice { level, json }
+    OperationalLog { level, json }
 }
 
 impl Checker<'_> {

@@ -292,7 +292,7 @@ impl Checker<'_> {
         Gateway {
             workers: self.count(body.workers.as_ref(), cores, WORKER_COUNTS),
             access_log: self.access_log(body.access_log.as_ref()),
-            voice: log::voice(body),
+            logging: log::logging(body),
             trace_context: body.trace_context.as_ref().is_none_or(|on| on.value),
             socket_io_lens: body.socket_io_lens.as_ref().is_none_or(|on| on.value),
             drain_timeout: self.duration(

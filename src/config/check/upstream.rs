@@ -88,7 +88,10 @@ impl Checker<'_> {
                 Duration::ZERO..=HOUR,
             ),
             sticky: !matches!(body.sticky.as_ref().map(|s| s.value), Some(StickyFile::Off)),
-            cookie: body.sticky_cookie.as_ref().and_then(|name| self.seat_cookie(name, gateway)),
+            cookie: body
+                .sticky_cookie
+                .as_ref()
+                .and_then(|name| self.sticky_cookie_value(name, gateway)),
             retries: self.number_u32(body.retries.as_ref(), 100, 0..=1_000_000),
             eject: self.eject(body),
             fail_over: self.fail_over(body),
@@ -378,10 +381,10 @@ pub(super) fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
 
 /// Decodes 32 bytes of standard base64, padded or not.
 fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
-    const LENGTH: &str = "a SHA-256 is 44 characters of base64";
+    const PIN_HELP: &str = "a SHA-256 is 44 characters of base64";
     let digits = text.trim_end_matches('=');
     if digits.len() != 43 || text.len() > 44 {
-        return Err(LENGTH);
+        return Err(PIN_HELP);
     }
     match digits.bytes().find(|digit| base64::value(*digit).is_none()) {
         None => {}
@@ -391,7 +394,7 @@ fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
         Some(_) => return Err("there is a character that base64 does not have"),
     }
     let bytes = base64::decode(digits.as_bytes()).and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or(LENGTH)
+    bytes.ok_or(PIN_HELP)
 }
 
 #[cfg(test)]

@@ -58,16 +58,16 @@ pub enum LogFormat {
 
 /// How the gateway speaks about itself.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Voice {
+pub struct OperationalLog {
     /// From this level on.
-    pub level: Level,
+    pub level: LogLevel,
     /// As JSON, instead of text.
     pub json: bool,
 }
 
 /// How much the gateway says about itself.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Level {
+pub enum LogLevel {
     /// What needs somebody.
     Error,
     /// And what may need somebody.

@@ -9,7 +9,7 @@ use super::{Maybe, Written};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DriftFile {
-    /// Upstreams whose endpoints are these gateways: `["other-site"]`.
+    /// Upstreams whose endpoints are these gateways: `["other-virtual_server"]`.
     pub peers: Written<Vec<Written<String>>>,
     /// The path of their route with `drift = true`. Default `"/drift"`.
     pub path: Maybe<String>,

@@ -51,23 +51,23 @@ pub(super) fn add(config: &Config, table: &mut FirewallTable) {
         config.doctor.fqdn.as_deref().map(|fqdn| (fqdn, config.doctor.public_port));
     for profile in &config.profiles {
         let side = ListenerGroup::of(config, &profile.name, &[], &profile.trusted_proxies);
-        let door = |listener| InboundRule::of_profile(config, listener, side.public);
-        let doors: Vec<_> = profile.listeners.iter().map(door).collect();
-        side.add(&doors, &mut outside, table);
+        let rule = |listener| InboundRule::of_profile(config, listener, side.public);
+        let rules: Vec<_> = profile.listeners.iter().map(rule).collect();
+        side.add(&rules, &mut outside, table);
     }
     for tcp in &config.tcp {
         let side = ListenerGroup::of(config, &tcp.name, &tcp.clients, &[]);
-        let doors: Vec<_> =
+        let rules: Vec<_> =
             tcp.listeners.iter().map(|listener| InboundRule::of_tcp(tcp, listener)).collect();
-        side.add(&doors, &mut outside, table);
+        side.add(&rules, &mut outside, table);
     }
     // Components that use another proxy do not come here.
     if let (Some(forward), None) = (&config.forward, &config.doctor.proxy) {
         let clients = EGRESS_COMPONENTS.map(str::to_owned).to_vec();
         let side =
             ListenerGroup { name: "the forward proxy", clients, public: false, trusted: &[] };
-        let doors: Vec<_> = forward.listeners.iter().map(InboundRule::of_forward).collect();
-        side.add(&doors, &mut outside, table);
+        let rules: Vec<_> = forward.listeners.iter().map(InboundRule::of_forward).collect();
+        side.add(&rules, &mut outside, table);
     }
 }
 
@@ -86,22 +86,22 @@ impl<'a> ListenerGroup<'a> {
     /// Adds the rows of its listeners, and of the way to what is in front as far as it is known.
     fn add(
         &self,
-        doors: &[InboundRule<'_>],
+        rules: &[InboundRule<'_>],
         outside: &mut PublicAddress<'_>,
         table: &mut FirewallTable,
     ) {
-        for door in doors {
-            if is_loopback(door.listen.ip()) {
-                table.local.push(format!("{} ({})", door.listen, self.name));
+        for rule in rules {
+            if is_loopback(rule.listen.ip()) {
+                table.local.push(format!("{} ({})", rule.listen, self.name));
             } else {
-                self.reach(door, table);
+                self.reach(rule, table);
             }
         }
-        let mut balanced = doors.iter().filter(|door| door.balancers.is_some()).count();
-        let mains = doors.iter().filter(|door| door.main && self.public);
+        let mut balanced = rules.iter().filter(|rule| rule.balancers.is_some()).count();
+        let mains = rules.iter().filter(|rule| rule.main && self.public);
         // The one that needs no translation, if there is one.
         let translated =
-            |door: &&InboundRule<'_>| outside.is_some_and(|(_, port)| port != door.listen.port());
+            |rule: &&InboundRule<'_>| outside.is_some_and(|(_, port)| port != rule.listen.port());
         if let Some(main) = mains.min_by_key(translated)
             && let Some((fqdn, port)) = outside.take()
         {
@@ -133,26 +133,26 @@ impl<'a> ListenerGroup<'a> {
     }
 
     /// Adds the rows of a listener.
-    fn reach(&self, door: &InboundRule<'_>, table: &mut FirewallTable) {
-        let (to, port) = (here(door.listen), door.listen.port().to_string());
+    fn reach(&self, rule: &InboundRule<'_>, table: &mut FirewallTable) {
+        let (to, port) = (here(rule.listen), rule.listen.port().to_string());
         let mut add = |source: &str, protocol, scope, purpose: &str| {
             let opening = FirewallRule::new([source, &to], &*port, [protocol, scope], purpose);
             table.openings.push(opening);
         };
-        let balancers = door.balancers.map_or(&[][..], |known| &known.from);
+        let balancers = rule.balancers.map_or(&[][..], |known| &known.from);
         if let Some((balancers, scope)) = self.before("Load balancer", balancers) {
             // A firewall that looks at first bytes sees neither TLS nor HTTP.
-            let purpose = format!("{}; begins with the PROXY protocol", door.purpose);
+            let purpose = format!("{}; begins with the PROXY protocol", rule.purpose);
             add(&balancers, "TCP", scope, &purpose);
         }
-        if door.balancers.is_some_and(|known| known.others == UnlistedPeers::Refuse) {
+        if rule.balancers.is_some_and(|known| known.others == UnlistedPeers::Refuse) {
             return;
         }
         for client in &self.clients {
-            add(client, door.protocol, self.scope(), &door.purpose);
+            add(client, rule.protocol, self.scope(), &rule.purpose);
         }
         if let Some((proxies, scope)) = self.before("Trusted proxy", self.trusted) {
-            add(&proxies, door.protocol, scope, &door.purpose);
+            add(&proxies, rule.protocol, scope, &rule.purpose);
         }
     }
 

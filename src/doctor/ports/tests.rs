@@ -206,12 +206,14 @@ fn what_is_passed_through_has_the_rows_of_its_listeners_and_endpoints() {
         format!("Load balancer (10.0.0.10) | App gateway | 8495 | {through}; begins with the PROXY protocol"),
         "LAN: agents, supervisors, administrators (10.0.0.0/8, 192.168.7.9) | App gateway (10.0.0.2) | 443 | TCP | private | passed through as it is".to_owned(),
     ];
-    for site in ["10.0.0.5", "site-b.example.com"] {
+    for virtual_server in ["10.0.0.5", "site-b.example.com"] {
         wanted.push(format!(
-            "App gateway, lan | sites ({site}) | 443 | TCP | private | passed through as it is"
+            "App gateway, lan | sites ({virtual_server}) | 443 | TCP | private | passed through as it is"
         ));
         for port in [8443, 8451, 8495] {
-            wanted.push(format!("App gateway, internet | sites ({site}) | {port} | {through}"));
+            wanted.push(format!(
+                "App gateway, internet | sites ({virtual_server}) | {port} | {through}"
+            ));
         }
     }
     let told = table(SITES);

@@ -20,7 +20,7 @@ const SECRET: &str = "c3VwZXJzZWNyZXQwMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcA==";
 const OTHER: &str = "cG9ubWxramloZ2ZlZGNiYTk4NzY1NDMyMTB0ZXJjZXNyZXB1cw==";
 
 /// The sheet of a gateway, and the codes of what it is warned of.
-fn sheet(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
+fn digest(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
     let dir = tempfile::tempdir().unwrap();
     let secrets = format!("{}\n", secrets.join("\n"));
     for (name, text) in [("a.toml", text), ("secret", &secrets)] {
@@ -39,7 +39,7 @@ fn sheet(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
 
 /// What the first has different from the second, as it tells it.
 fn told(one: &Generation, two: &Generation) -> Option<Vec<String>> {
-    let (one, two) = (one.sheet.get().unwrap(), two.sheet.get().unwrap());
+    let (one, two) = (one.digest.get().unwrap(), two.digest.get().unwrap());
     let page = &one.pages[0];
     // By hand: a process does not compare itself with itself.
     let question = one.question().unwrap();
@@ -52,24 +52,24 @@ fn told(one: &Generation, two: &Generation) -> Option<Vec<String>> {
 
 #[test]
 fn two_that_say_the_same_are_alike() {
-    let (one, warned) = sheet(PROFILE, &[SECRET]);
+    let (one, warned) = digest(PROFILE, &[SECRET]);
     assert!(warned.contains(&"drift.differs"), "{warned:?}");
     let moved = PROFILE.replace("a.test", "b.test").replace(":8080", ":8081").replace(":9'", ":7'");
-    let (two, _) = sheet(&format!("# a comment\n{moved}"), &[SECRET]);
+    let (two, _) = digest(&format!("# a comment\n{moved}"), &[SECRET]);
     assert_eq!(told(&one, &two), Some(vec![]));
-    let sheet = one.sheet.get().unwrap();
-    let question = sheet.question().unwrap();
-    let answer = sheet.answer_at(question.as_bytes(), now()).unwrap();
-    assert_eq!(sheet.judge(&question, answer.as_bytes()).0, PeerState::Itself);
+    let digest = one.digest.get().unwrap();
+    let question = digest.question().unwrap();
+    let answer = digest.answer_at(question.as_bytes(), now()).unwrap();
+    assert_eq!(digest.judge(&question, answer.as_bytes()).0, PeerState::Itself);
 }
 
 #[test]
 fn what_differs_is_named_and_shown_on_its_own_side() {
-    let (one, _) = sheet(PROFILE, &[SECRET]);
+    let (one, _) = digest(PROFILE, &[SECRET]);
     let other = PROFILE
         .replace("'10s'", "'11s', keep-alive = '60s'")
         .replace("path = '/',", "path = '/x/',");
-    let (two, _) = sheet(&other, &[SECRET]);
+    let (two, _) = digest(&other, &[SECRET]);
     let found = told(&one, &two).unwrap();
     assert_eq!(
         found.iter().map(|line| line.split(" (").next().unwrap()).collect::<Vec<_>>(),
@@ -87,9 +87,9 @@ fn what_differs_is_named_and_shown_on_its_own_side() {
 
 #[test]
 fn a_secret_that_is_half_replaced_is_told() {
-    let (one, _) = sheet(PROFILE, &[SECRET]);
-    let (two, _) = sheet(PROFILE, &[OTHER, SECRET]);
-    let (stranger, _) = sheet(PROFILE, &[OTHER]);
+    let (one, _) = digest(PROFILE, &[SECRET]);
+    let (two, _) = digest(PROFILE, &[OTHER, SECRET]);
+    let (stranger, _) = digest(PROFILE, &[OTHER]);
     let said = vec!["secrets: gateway.shared-secret-file.contents differs: ".to_owned()];
     assert_eq!(told(&one, &two), Some(said.clone()));
     assert_eq!(told(&stranger, &two), Some(said));
@@ -98,9 +98,9 @@ fn a_secret_that_is_half_replaced_is_told() {
 
 #[test]
 fn nothing_that_is_told_is_a_value_or_a_plain_hash() {
-    let (one, _) = sheet(PROFILE, &[SECRET]);
-    let (two, _) = sheet(PROFILE, &[OTHER]);
-    let body = |generation: &Generation| generation.sheet.get().unwrap().pages[0].body.clone();
+    let (one, _) = digest(PROFILE, &[SECRET]);
+    let (two, _) = digest(PROFILE, &[OTHER]);
+    let body = |generation: &Generation| generation.digest.get().unwrap().pages[0].body.clone();
     let rows = |generation: &Generation| -> Vec<DigestRow> {
         serde_json::from_str(&body(generation)).unwrap()
     };

@@ -31,37 +31,42 @@ impl<'a> Explanation<'a> {
         generation: &'a Generation,
         asked: &ConnectionQuery,
     ) -> Result<Self, String> {
-        let passage = listener(generation, asked.port)?;
+        let passthrough_listener = listener(generation, asked.port)?;
         let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
         let name = asked.server_name.as_deref();
         explained.line("asks for", name.unwrap_or("(no server name)"), "");
         explained.line("from", &asked.from.to_string(), "");
         let locate = |place| generation.config.sources.locate(place);
-        let table = generation.config.tcp.iter().find(|tcp| tcp.name == passage.names.profile);
+        let table =
+            generation.config.tcp.iter().find(|tcp| tcp.name == passthrough_listener.names.profile);
         let place = table.map(|tcp| locate(tcp.place)).unwrap_or_default();
-        explained.line("table", &format!("tcp.{}", passage.names.profile), &place);
-        explained.line("listener", &passage.names.listener, &locate(passage.place));
+        explained.line("table", &format!("tcp.{}", passthrough_listener.names.profile), &place);
+        explained.line(
+            "listener",
+            &passthrough_listener.names.listener,
+            &locate(passthrough_listener.place),
+        );
         let refused = |explained: &mut Self, reason: Reason| {
             explained.line("verdict", &format!("refused: {}", reason.word()), "");
             explained.line("", reason.sentence(), "");
         };
-        if !passage.admits(ClientAddr(SocketAddr::new(asked.from, 0))) {
+        if !passthrough_listener.admits(ClientAddr(SocketAddr::new(asked.from, 0))) {
             refused(&mut explained, Reason::TcpClient);
             return Ok(explained);
         }
         let hello =
             HelloProgress::Hello(ClientHello { sni: asked.server_name.clone(), ech: false });
-        match passage.judge(passage.reads_hello().then_some(&hello)) {
+        match passthrough_listener.judge(passthrough_listener.reads_hello().then_some(&hello)) {
             Err(reason) => refused(&mut explained, reason),
             Ok(route) => {
                 explained.served = true;
                 explained.line("route", &route.tally.name, &locate(route.place));
                 explained.upstream(&route.upstream);
                 if route.same_port {
-                    let port = passage.address.port();
+                    let port = passthrough_listener.address.port();
                     explained.line("to port", &format!("{port}, as the client came"), "");
                 }
-                let timeouts = passage.timeouts;
+                let timeouts = passthrough_listener.timeouts;
                 let total = match timeouts.total {
                     total if total.is_zero() => "any time".to_owned(),
                     total => display_duration(total),
@@ -82,9 +87,11 @@ impl<'a> Explanation<'a> {
 
 /// The listener that a port means.
 fn listener(generation: &Generation, port: u16) -> Result<&Arc<PassthroughListener>, String> {
-    let mut with_port = generation.passages.iter().filter(|p| p.address.port() == port);
+    let mut with_port =
+        generation.passthrough_listeners.iter().filter(|p| p.address.port() == port);
     with_port.next().ok_or_else(|| {
-        let all: Vec<_> = generation.passages.iter().map(|p| p.names.listener.as_str()).collect();
+        let all: Vec<_> =
+            generation.passthrough_listeners.iter().map(|p| p.names.listener.as_str()).collect();
         if all.is_empty() {
             "nothing is passed through: no file has a [tcp.NAME] table".to_owned()
         } else {

@@ -34,7 +34,7 @@ pub struct ForwardInputs<'a> {
     /// What was before.
     pub previous: Option<&'a Generation>,
     /// The name the generation will have.
-    pub edition: &'a Arc<ConfigVersion>,
+    pub config_version: &'a Arc<ConfigVersion>,
     /// Where the keys of tickets come from.
     pub shared: &'a SharedKeys,
     /// For explaining, what is wrong is left out; for serving, nothing may be wrong.
@@ -70,7 +70,7 @@ pub fn compile(
     let origin_tls = origin_tls(forward, inputs, problems);
     let hosts = forward.hosts.iter();
     let hosts = hosts.map(|host| (host.name.clone(), Arc::from(host.addresses.as_slice())));
-    let before = inputs.previous.and_then(|generation| generation.outlet.as_ref());
+    let before = inputs.previous.and_then(|generation| generation.forward_proxy.as_ref());
     Some(ForwardProxy {
         listeners: inputs.or_default(listeners.into_iter().collect::<Option<_>>())?,
         policy: EgressPolicy::new(rules.collect()),
@@ -81,23 +81,25 @@ pub fn compile(
         hosts: hosts.collect(),
         limits: forward.limits.clone(),
         timeouts: forward.timeouts.clone(),
-        seen: before.map(|outlet| Arc::clone(&outlet.seen)).unwrap_or_default(),
-        edition: Arc::clone(inputs.edition),
+        seen: before.map(|forward_proxy| Arc::clone(&forward_proxy.seen)).unwrap_or_default(),
+        config_version: Arc::clone(inputs.config_version),
     })
 }
 
 /// Every address the gateway listens on. Through the forward proxy nobody gets to the forward
 /// proxy, which would be a loop, or to the admin listener.
 fn own(config: &Config) -> Vec<OwnAddress> {
-    let sites = config.profiles.iter().flat_map(|profile| &profile.listeners);
-    let sites = sites.map(|listener| OwnAddress { address: listener.listen, may_be_listed: true });
-    let passages = config.tcp.iter().flat_map(|tcp| &tcp.listeners);
-    let passages = passages.map(|l| OwnAddress { address: l.listen, may_be_listed: true });
+    let virtual_servers = config.profiles.iter().flat_map(|profile| &profile.listeners);
+    let virtual_servers = virtual_servers
+        .map(|listener| OwnAddress { address: listener.listen, may_be_listed: true });
+    let passthrough_listeners = config.tcp.iter().flat_map(|tcp| &tcp.listeners);
+    let passthrough_listeners =
+        passthrough_listeners.map(|l| OwnAddress { address: l.listen, may_be_listed: true });
     let admin = config.admin.iter().map(|admin| admin.listen);
     let forward = config.forward.iter().flat_map(|forward| &forward.listeners);
     let never = admin.chain(forward.map(|listener| listener.listen));
-    sites
-        .chain(passages)
+    virtual_servers
+        .chain(passthrough_listeners)
         .chain(never.map(|address| OwnAddress { address, may_be_listed: false }))
         .collect()
 }

@@ -53,15 +53,15 @@ fn users_and_credentials_are_read_and_watched() {
         ("login", "me:pass:word\n"),
     ]);
     let generation = compiled(dir.path(), None).unwrap();
-    let outlet = generation.outlet.as_ref().unwrap();
-    assert!(outlet.users.as_ref().unwrap().verify("fe", b"geheim"));
-    let parent = &outlet.parents[0];
+    let forward_proxy = generation.forward_proxy.as_ref().unwrap();
+    assert!(forward_proxy.users.as_ref().unwrap().verify("fe", b"geheim"));
+    let parent = &forward_proxy.parents[0];
     assert_eq!(parent.authorization.as_ref().unwrap().reveal(), "Basic bWU6cGFzczp3b3Jk");
-    assert!(!format!("{outlet:?}").contains("bWU6"));
-    let rule = &outlet.policy.rules()[0];
+    assert!(!format!("{forward_proxy:?}").contains("bWU6"));
+    let rule = &forward_proxy.policy.rules()[0];
     let through = |text: &str| {
         let destination = Destination::parse(text.as_bytes(), None).unwrap();
-        outlet.parent(rule, &destination).is_some()
+        forward_proxy.parent(rule, &destination).is_some()
     };
     assert!(through("a.example.com:443") && through("near.example.com:443"));
     assert!(!through("a.near.example.com:443") && !through("10.1.2.3:443"));
@@ -109,8 +109,8 @@ fn what_was_learned_outlives_a_reload() {
     let before = compiled(dir.path(), None).unwrap();
     let after = compiled(dir.path(), Some(&before)).unwrap();
     let of = |generation: &Generation| {
-        let outlet = generation.outlet.as_ref().unwrap();
-        (Arc::clone(&outlet.seen), Arc::clone(&outlet.parents[0].endpoints[0]))
+        let forward_proxy = generation.forward_proxy.as_ref().unwrap();
+        (Arc::clone(&forward_proxy.seen), Arc::clone(&forward_proxy.parents[0].endpoints[0]))
     };
     let ((seen, endpoint), (later_seen, later_endpoint)) = (of(&before), of(&after));
     assert!(Arc::ptr_eq(&seen, &later_seen) && Arc::ptr_eq(&endpoint, &later_endpoint));
@@ -126,8 +126,8 @@ fn the_gateways_own_listeners_are_known_to_the_guard() {
         ),
     )]);
     let generation = compiled(dir.path(), None).unwrap();
-    let outlet = generation.outlet.as_ref().unwrap();
-    let rule = &outlet.policy.rules()[0];
-    let check = |port| outlet.guard.check(rule, "127.0.0.1".parse().unwrap(), port).is_ok();
+    let forward_proxy = generation.forward_proxy.as_ref().unwrap();
+    let rule = &forward_proxy.policy.rules()[0];
+    let check = |port| forward_proxy.guard.check(rule, "127.0.0.1".parse().unwrap(), port).is_ok();
     assert!(check(443) && !check(3128) && !check(9145));
 }

@@ -68,10 +68,10 @@ component = "ccm"
 }
 
 /// What a component is sent for this target, or why it gets nothing.
-fn sent(site: &VirtualServer, method: &Method, target: &str) -> Result<Vec<u8>, Reason> {
+fn sent(virtual_server: &VirtualServer, method: &Method, target: &str) -> Result<Vec<u8>, Reason> {
     let head = format!("{method} {target} HTTP/1.1\r\nHost: chat.example.com\r\n\r\n");
     let head = RequestHead::parse(&Bytes::from(head.into_bytes()), 100)?;
-    match site.decide(&head) {
+    match virtual_server.decide(&head) {
         Ok(RouteDecision::Route(route)) => {
             let way = route.action.way().unwrap();
             Ok(stripped_target(&head.target, way.strip_prefix.as_deref()))
@@ -283,12 +283,12 @@ fn no_spelling_of_a_denied_path_reaches_a_component_that_takes_it_for_one() {
     let whole = RECIPE.replace("\"/ccm/\"", "\"/\"").replace("strip-prefix", "#");
     for (recipe, mount) in [(RECIPE, ""), (&lax, ""), (&whole, "/ccm")] {
         let generation = generation(recipe);
-        let [main, own] = generation.sites.as_slice() else { panic!("two listeners") };
+        let [main, own] = generation.virtual_servers.as_slice() else { panic!("two listeners") };
         for spelling in SPELLINGS {
-            for (site, prefix) in [(main, "/ccm"), (own, mount)] {
+            for (virtual_server, prefix) in [(main, "/ccm"), (own, mount)] {
                 for method in [Method::GET, Method::POST] {
                     let target = format!("{prefix}{spelling}");
-                    let Ok(component) = sent(site, &method, &target) else { continue };
+                    let Ok(component) = sent(virtual_server, &method, &target) else { continue };
                     assert_eq!(
                         reached(&component, mount),
                         [""; 0],
@@ -319,7 +319,7 @@ fn each_of_these_spellings_is_one_for_some_component() {
 #[test]
 fn a_prefix_in_another_spelling_opens_nothing() {
     let generation = generation(&RECIPE.replace("report-only", &format!("{LAX}report-only")));
-    let main = generation.sites.first().unwrap();
+    let main = generation.virtual_servers.first().unwrap();
     for target in [
         "//ccm/actuator/env",
         "/ccm//actuator/env",
@@ -335,7 +335,7 @@ fn a_prefix_in_another_spelling_opens_nothing() {
 #[test]
 fn a_denial_holds_on_the_port_of_a_component_whatever_its_letters() {
     let generation = generation(&RECIPE.replace("/ccm/actuator/", "/CCM/Actuator/"));
-    let own = generation.sites.get(1).unwrap();
+    let own = generation.virtual_servers.get(1).unwrap();
     for target in ["/actuator/env", "/Actuator/env", "/actuator"] {
         assert_eq!(sent(own, &Method::GET, target), Err(Reason::RouteDenied), "{target}");
     }
@@ -345,7 +345,8 @@ fn a_denial_holds_on_the_port_of_a_component_whatever_its_letters() {
 fn oddities_are_refused_unless_the_route_admits_them() {
     let lax = RECIPE.replace("methods", &format!("{LAX}methods"));
     let (strict, lax) = (generation(RECIPE), generation(&lax));
-    let (strict, lax) = (strict.sites.first().unwrap(), lax.sites.first().unwrap());
+    let (strict, lax) =
+        (strict.virtual_servers.first().unwrap(), lax.virtual_servers.first().unwrap());
     for (target, component) in [
         ("//ccm/webhook?x", "/webhook?x"),
         ("/ccm//webhook", "/webhook"),
@@ -365,7 +366,7 @@ fn oddities_are_refused_unless_the_route_admits_them() {
 #[test]
 fn a_method_is_refused_in_every_spelling() {
     let generation = generation(RECIPE);
-    let main = generation.sites.first().unwrap();
+    let main = generation.virtual_servers.first().unwrap();
     for target in ["/ccm/webhook", "/ccm/WEBHOOK", "/ccm/webhook/", "/ccm/Webhook."] {
         let refused = sent(main, &Method::DELETE, target);
         assert_eq!(refused, Err(Reason::MethodNotAllowed), "{target}");

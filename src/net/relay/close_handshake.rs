@@ -21,14 +21,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// comes from B.
 pub(super) async fn say<A: Io, B: Io>(
     local: &WorkerLocal,
-    alarm: &Timer,
+    timer: &Timer,
     (ab, a): (&mut RelayDirection, &mut A),
     (ba, b): (&mut RelayDirection, &mut B),
     close: CloseFrame,
 ) -> bool {
     let mut to_b = Closing::new(ab, close, FrameSender::Client);
     let mut to_a = Closing::new(ba, close, FrameSender::Server);
-    alarm.set(CLOSE_TIMEOUT);
+    timer.set(CLOSE_TIMEOUT);
     poll_fn(|cx| {
         let more = [to_b.poll(cx, local, a, b), to_a.poll(cx, local, b, a)];
         if more.contains(&true) {
@@ -39,7 +39,7 @@ pub(super) async fn say<A: Io, B: Io>(
         if (a_done.is_ready() && b_done.is_ready()) || local.phase() == Phase::Cutting {
             return Poll::Ready(());
         }
-        ready!(alarm.poll(cx));
+        ready!(timer.poll(cx));
         // No answer came; they are told all the same that this is all.
         let _ = (to_a.poll_shut(cx, true, a), to_b.poll_shut(cx, true, b));
         Poll::Ready(())

@@ -51,63 +51,71 @@ enum AfterExchange {
 /// Serves one connection until it closes.
 pub(super) async fn serve<T: Io>(
     service: &Rc<ReverseService>,
-    facts: ClientConn,
+    client_conn: ClientConn,
     io: T,
     admitted: AdmittedConn,
 ) {
     let worker = &service.worker;
-    let facts = Rc::new(facts);
+    let client_conn = Rc::new(client_conn);
     let mut conn = Conn::new(io, &worker.local);
     loop {
         // Copied: a connection that waits must not keep a configuration alive.
         let limits = {
-            let site = service.site.load();
+            let virtual_server = service.virtual_server.load();
             HeadLimits {
-                keep_alive: site.timeouts.keep_alive,
-                header: site.timeouts.header,
-                size: site.limits.header_size,
+                keep_alive: virtual_server.timeouts.keep_alive,
+                header: virtual_server.timeouts.header,
+                size: virtual_server.limits.header_size,
             }
         };
-        let leaves = || service.closes_idle() || facts.is_outdated(service);
+        let leaves = || service.closes_idle_connections() || client_conn.is_outdated(service);
         let head = conn.read_head(&limits, &leaves).await;
         // What is in force now decides, not what was when the client began to think.
-        let site = service.site.load_full();
+        let virtual_server = service.virtual_server.load_full();
         let head = match head {
-            Ok(Some(head)) => RequestHead::parse(&head, site.limits.header_count)
-                .map(|head| named(head, &site, &facts)),
+            Ok(Some(head)) => RequestHead::parse(&head, virtual_server.limits.header_count)
+                .map(|head| named(head, &virtual_server, &client_conn)),
             Ok(None) => break,
             Err(reason) => Err(reason),
         };
         let next = match head {
             Ok(head) => {
-                let record = Box::new(RequestLog::of(worker, &facts, &site, &head));
-                let (facts, route) = (&facts, OnceCell::new());
-                let request = H1Request { service, worker, facts, site: &site, head, route };
+                let record = Box::new(RequestLog::of(worker, &client_conn, &virtual_server, &head));
+                let (client_conn, route) = (&client_conn, OnceCell::new());
+                let request = H1Request {
+                    service,
+                    worker,
+                    client_conn,
+                    virtual_server: &virtual_server,
+                    head,
+                    route,
+                };
                 request.serve(&mut conn, record).await
             }
             Err(reason) => {
-                let mut record = RequestLog::refused(worker, &facts, &site);
+                let mut record = RequestLog::refused(worker, &client_conn, &virtual_server);
                 record.reason = Some(reason);
                 record.status = reason.code();
                 record.start = conn.head_began.unwrap_or(record.start);
                 if reason != Reason::ClientGone {
                     let mut reply = LocalReply::refusal(reason, &record.id);
-                    reply.edits = Some(Arc::clone(&site.edits));
+                    reply.edits = Some(Arc::clone(&virtual_server.edits));
                     reply.write(conn.out.staged(), worker, &record.id, None, true);
                 }
                 AfterExchange::Close
             }
         };
         match next {
-            AfterExchange::KeepAlive if conn.flush(site.timeouts.body_idle).await.is_ok() => {}
+            AfterExchange::KeepAlive
+                if conn.flush(virtual_server.timeouts.body_idle).await.is_ok() => {}
             AfterExchange::KeepAlive | AfterExchange::Cut => return,
-            AfterExchange::Close => break conn.linger(site.timeouts.body_idle).await,
+            AfterExchange::Close => break conn.linger(virtual_server.timeouts.body_idle).await,
             AfterExchange::Tunnel(upstream, record) => {
-                if conn.flush(site.timeouts.body_idle).await.is_err() {
+                if conn.flush(virtual_server.timeouts.body_idle).await.is_err() {
                     return;
                 }
                 let client = RelaySide { io: conn.io, early: conn.input.freeze() };
-                let idle = site.timeouts.tunnel_idle;
+                let idle = virtual_server.timeouts.tunnel_idle;
                 return tunnel::spawn(service, client, upstream, idle, (record, Some(admitted)));
             }
         }
@@ -117,11 +125,15 @@ pub(super) async fn serve<T: Io>(
 
 /// Names a host for a client that named none (HTTP/1.0), so that every component gets a `Host` it can
 /// serve: the first of the profile, or the one in TLS, or the listener's address.
-fn named(mut head: RequestHead, site: &VirtualServer, facts: &ClientConn) -> RequestHead {
+fn named(
+    mut head: RequestHead,
+    virtual_server: &VirtualServer,
+    client_conn: &ClientConn,
+) -> RequestHead {
     if head.host.is_empty() {
-        match site.first_host().or(facts.sni.as_deref()) {
+        match virtual_server.first_host().or(client_conn.sni.as_deref()) {
             Some(host) => head.assume_host(host),
-            None => head.assume_host(&site.address.to_string()),
+            None => head.assume_host(&virtual_server.address.to_string()),
         }
     }
     head
@@ -131,8 +143,8 @@ fn named(mut head: RequestHead, site: &VirtualServer, facts: &ClientConn) -> Req
 struct H1Request<'a> {
     service: &'a Rc<ReverseService>,
     worker: &'a Rc<Worker>,
-    facts: &'a Rc<ClientConn>,
-    site: &'a Arc<VirtualServer>,
+    client_conn: &'a Rc<ClientConn>,
+    virtual_server: &'a Arc<VirtualServer>,
     head: RequestHead,
     /// The route it takes, or is refused by.
     route: OnceCell<Arc<CompiledRoute>>,
@@ -148,10 +160,10 @@ struct RouteTarget<'a> {
 
 impl H1Request<'_> {
     async fn serve<T: Io>(self, conn: &mut Conn<T>, mut record: Box<RequestLog>) -> AfterExchange {
-        if !self.facts.serves(self.site) {
+        if !self.client_conn.serves(self.virtual_server) {
             return self.refuse(conn, record, Reason::HandshakeOutdated, None);
         }
-        let decision = match self.site.decide(&self.head) {
+        let decision = match self.virtual_server.decide(&self.head) {
             Ok(decision) => decision,
             Err(refusal) => {
                 if let Some(route) = refusal.route {
@@ -179,7 +191,11 @@ impl H1Request<'_> {
         };
         let (id, trace) = (record.id, record.trace);
         let client = record.client;
-        let origin = self.facts.origin((self.site, client), (route, way), (&id, trace.as_ref()));
+        let origin = self.client_conn.origin(
+            (self.virtual_server, client),
+            (route, way),
+            (&id, trace.as_ref()),
+        );
         let target = RouteTarget { route, way, origin, client: (client, &id) };
         self.proxy(conn, record, &target).await
     }
@@ -190,16 +206,16 @@ impl H1Request<'_> {
         mut record: Box<RequestLog>,
         target: &RouteTarget<'_>,
     ) -> AfterExchange {
-        let timeouts = &self.site.timeouts;
+        let timeouts = &self.virtual_server.timeouts;
         let patience = (timeouts.body_idle, timeouts.min_rate);
         let upload =
-            Upload::new(&self.head, target.route.max_body, patience, record.ticket.as_ref());
-        let alarm = self.worker.local.clock.alarm();
+            Upload::new(&self.head, target.route.max_body, patience, record.probe.as_ref());
+        let timer = self.worker.local.clock.timer();
         let mut sender = RequestBody { conn, upload, version: self.head.version };
         let mut fresh = false;
         let ProxyTarget { upstream, counters, first_byte, .. } = target.way;
         record.on_upstream(upstream);
-        match admit(self.site, record.client, &self.facts.accounts) {
+        match admit(self.virtual_server, record.client, &self.client_conn.accounts) {
             Ok(admitted) => record.admitted = Some(admitted),
             Err(limited) => return self.unreachable(sender.conn, record, limited),
         }
@@ -211,7 +227,7 @@ impl H1Request<'_> {
                 }
             };
             record.on_connection(&mut acquired, upstream);
-            let (whose, to) = (acquired.whose, (upstream, counters));
+            let (selected, to) = (acquired.selected, (upstream, counters));
             let mut request = Vec::new();
             write_request(&mut request, &self.head, &target.origin, None);
             let head_request = self.head.method == Method::HEAD;
@@ -222,24 +238,24 @@ impl H1Request<'_> {
                 Err(failure) => return self.unreachable(sender.conn, record, failure.into()),
             };
             let local = &self.worker.local;
-            let answer = await_head(&mut sender, &mut exchange, local, &alarm, *first_byte).await;
+            let answer = await_head(&mut sender, &mut exchange, local, &timer, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
             match &answer {
                 Ok(head) => {
                     record.answered(head.status, counters);
-                    whose.answered(head.status, &mut exchange, to);
+                    selected.answered(head.status, &mut exchange, to);
                     record.shown(head.status, &mut exchange);
                 }
                 Err(error) => {
                     counters.unanswered();
                     if error.is_stale(&exchange) {
-                        whose.was_stale(&self.worker.pool);
+                        selected.was_stale(&self.worker.pool);
                     }
                 }
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
-                    let (edits, seat) = (&target.route.edits, whose.seat(upstream));
+                    let (edits, seat) = (&target.route.edits, selected.seat(upstream));
                     return self.switch(&mut sender, record, exchange, (&head, edits, seat));
                 }
                 Ok(head) => head,
@@ -254,7 +270,7 @@ impl H1Request<'_> {
                     continue;
                 }
                 Err(ExchangeError::Upstream(failure)) => {
-                    whose.failed(failure, exchange.is_reused(), to);
+                    selected.failed(failure, exchange.is_reused(), to);
                     return self.unreachable(sender.conn, record, failure.into());
                 }
                 Err(ExchangeError::Client(reason)) => {
@@ -266,14 +282,14 @@ impl H1Request<'_> {
                 edits: &target.route.edits,
                 idle: upstream.limits.idle,
             };
-            let cookie = whose.seat(upstream);
+            let cookie = selected.seat(upstream);
             let next = self
-                .answer(&mut sender, &mut record, &mut exchange, (&answer, &alarm, cookie))
+                .answer(&mut sender, &mut record, &mut exchange, (&answer, &timer, cookie))
                 .await;
             if let Some(connection) = exchange.into_idle() {
                 let limits = &upstream.limits;
                 let keep = kept_for(limits.keep_alive, &head);
-                self.worker.pool.put(whose.identity, connection, keep, limits.max_idle);
+                self.worker.pool.put(selected.identity, connection, keep, limits.max_idle);
             }
             return next;
         }
@@ -281,7 +297,7 @@ impl H1Request<'_> {
 
     /// Whether the connection carries no further request.
     fn is_last(&self) -> bool {
-        self.service.is_going() || self.facts.is_outdated(self.service)
+        self.service.is_draining() || self.client_conn.is_outdated(self.service)
     }
 
     /// Gets a connection, unless the client goes first.
@@ -292,8 +308,9 @@ impl H1Request<'_> {
         fresh: bool,
     ) -> Result<CheckedOut, CheckoutError> {
         let to = (&target.way.upstream, &target.way.counters);
-        let (head, client) = (&self.head, self.facts.whom(self.site, target.client));
-        let own = SelfTestRequest::of(target.route, self.facts, &target.origin);
+        let (head, client) =
+            (&self.head, self.client_conn.client_info(self.virtual_server, target.client));
+        let own = SelfTestRequest::of(target.route, self.client_conn, &target.origin);
         let repeats = may_repeat(&self.head, target.route.retry);
         let mut acquiring =
             pin!(acquire(self.worker, Checkout { to, head, client, fresh, repeats, own }));
@@ -310,7 +327,7 @@ impl H1Request<'_> {
         sender: &mut RequestBody<'_, T>,
         record: &mut RequestLog,
         exchange: &mut Exchange,
-        (answer, alarm, cookie): (&ResponseParts<'_>, &Timer, Option<String>),
+        (answer, timer, cookie): (&ResponseParts<'_>, &Timer, Option<String>),
     ) -> AfterExchange {
         // A body that is still on its way, or was never asked for, leaves the connection in a
         // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
@@ -335,10 +352,10 @@ impl H1Request<'_> {
         }
         let before = sender.conn.out.taken();
         write_response(sender.conn.out.staged(), answer.head, answer.edits, sent, &tail);
-        let timeouts = &self.site.timeouts;
+        let timeouts = &self.virtual_server.timeouts;
         let pace = MinRate::new(timeouts.body_idle, timeouts.min_rate);
         let mut download = ResponseBody::new(sent, pace, answer.idle);
-        let result = poll_fn(|cx| download.poll(cx, sender, exchange, alarm)).await;
+        let result = poll_fn(|cx| download.poll(cx, sender, exchange, timer)).await;
         record.request_bytes = sender.upload.bytes;
         record.response_bytes = download.bytes;
         match result {
@@ -423,7 +440,7 @@ impl H1Request<'_> {
         record: &mut RequestLog,
         mut reply: LocalReply,
     ) -> AfterExchange {
-        let edits = self.route.get().map_or(&self.site.edits, |route| &route.edits);
+        let edits = self.route.get().map_or(&self.virtual_server.edits, |route| &route.edits);
         reply.edits = Some(Arc::clone(edits));
         record.status = reply.status.as_u16();
         record.response_bytes = reply.body.len() as u64;

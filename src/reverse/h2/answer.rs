@@ -31,17 +31,17 @@ use super::own::refuse;
 use super::streams::OpenStream;
 
 /// The body of an answer.
-pub(super) enum AnswerBody {
+pub(super) enum ResponseStream {
     Empty,
     Own(Bytes),
-    Relay(Box<Relay>),
+    Relay(Box<ResponseRelay>),
     /// There is none: the stream becomes a tunnel.
     Tunnel(Box<Switched>),
 }
 
 /// Sends an answer on its stream; `open` counts the stream.
 pub(super) async fn deliver(
-    response: Response<AnswerBody>,
+    response: Response<ResponseStream>,
     mut respond: SendResponse<Bytes>,
     open: OpenStream,
 ) {
@@ -49,14 +49,14 @@ pub(super) async fn deliver(
     let head = Response::from_parts(parts, ());
     match body {
         // A stream that takes no answer has been reset by its client: its record is written.
-        AnswerBody::Empty => drop(respond.send_response(head, true)),
-        AnswerBody::Own(body) => {
+        ResponseStream::Empty => drop(respond.send_response(head, true)),
+        ResponseStream::Own(body) => {
             if let Ok(mut send) = respond.send_response(head, false) {
                 drop(send.send_data(body, true));
             }
         }
-        AnswerBody::Relay(relay) => relay.run(head, respond).await,
-        AnswerBody::Tunnel(switched) => {
+        ResponseStream::Relay(relay) => relay.run(head, respond).await,
+        ResponseStream::Tunnel(switched) => {
             if let Ok(send) = respond.send_response(head, false) {
                 switched.begin(send, open);
             }
@@ -65,13 +65,13 @@ pub(super) async fn deliver(
 }
 
 /// An answer on its way, and the rest of the request if there is any.
-pub(super) struct Relay {
+pub(super) struct ResponseRelay {
     pub(super) exchange: Option<Exchange>,
     pub(super) budget: Arc<StreamBudget>,
     pub(super) sender: StreamRequestBody,
     pub(super) record: Box<RequestLog>,
     pub(super) worker: Rc<Worker>,
-    pub(super) alarm: Timer,
+    pub(super) timer: Timer,
     /// Fields of an answer of the gateway's own, should there have to be one.
     pub(super) edits: Arc<ResponseEdits>,
     /// The client's.
@@ -89,7 +89,7 @@ pub(super) struct Relay {
     pub(super) silent_since: Option<Instant>,
 }
 
-impl Relay {
+impl ResponseRelay {
     async fn run(mut self: Box<Self>, head: Response<()>, mut respond: SendResponse<Bytes>) {
         // The first of the body goes with the head; if that is malformed already, there is still
         // time for a 502.
@@ -122,7 +122,9 @@ impl Relay {
         self.fail(reason);
         let (parts, body) = refuse(&mut self.record, &self.edits, reason, None).into_parts();
         let head = Response::from_parts(parts, ());
-        let AnswerBody::Own(body) = body else { return drop(respond.send_response(head, true)) };
+        let ResponseStream::Own(body) = body else {
+            return drop(respond.send_response(head, true));
+        };
         if let Ok(mut send) = respond.send_response(head, false) {
             drop(send.send_data(body, true));
         }
@@ -257,8 +259,8 @@ impl Relay {
         let Some(earliest) = limits.iter().filter_map(|limit| limit.0).min() else {
             return Poll::Pending;
         };
-        self.alarm.set_at(earliest + TICK);
-        if self.alarm.poll(cx).is_pending() {
+        self.timer.set_at(earliest + TICK);
+        if self.timer.poll(cx).is_pending() {
             return Poll::Pending;
         }
         let now = self.worker.local.clock.now();
@@ -285,7 +287,7 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
+impl Drop for ResponseRelay {
     fn drop(&mut self) {
         if !self.delivered && self.record.reason.is_none() {
             self.record.reason = Some(self.record.gone());

@@ -22,7 +22,7 @@ pub(super) struct StreamRequestBody {
     /// Trailer fields as text, as they came.
     pub(super) trailers: Vec<u8>,
     pub(super) clock: CoarseClock,
-    pub(super) facts: Rc<ClientConn>,
+    pub(super) client_conn: Rc<ClientConn>,
 }
 
 impl StreamRequestBody {
@@ -75,7 +75,7 @@ impl RequestSource for StreamRequestBody {
         while !self.upload.is_done() && exchange.takes_more() {
             match self.poll_piece(cx) {
                 Poll::Pending => return self.upload.wait(self.clock.now()),
-                Poll::Ready(Some(Err(error))) => return Err(ended_by(&error, &self.facts)),
+                Poll::Ready(Some(Err(error))) => return Err(ended_by(&error, &self.client_conn)),
                 Poll::Ready(Some(Ok(data))) => self.pass(cx, &data, exchange)?,
                 Poll::Ready(None) => self.end(cx, exchange)?,
             }
@@ -98,9 +98,9 @@ impl RequestSource for StreamRequestBody {
 }
 
 /// Why a stream ended before its request did: by the client, or by a fault that h2 saw in it.
-pub(super) fn ended_by(error: &h2::Error, facts: &ClientConn) -> Reason {
+pub(super) fn ended_by(error: &h2::Error, client_conn: &ClientConn) -> Reason {
     if error.is_library() && error.is_reset() {
         return Reason::Http2Protocol;
     }
-    facts.ended.get().unwrap_or(Reason::ClientGone)
+    client_conn.ended.get().unwrap_or(Reason::ClientGone)
 }

@@ -34,9 +34,9 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const SEND_BUFFER: usize = 16 << 10;
 /// Turns a connection gets when the worker cuts, for the Close frames of its tunnels: theirs and its
 /// own, and as many again.
-const LAST_TURNS: u32 = 8;
+const FINAL_POLLS: u32 = 8;
 /// How long a connection that has been told to go may take to do so.
-const GOING: Duration = Duration::from_secs(5);
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Times `header-size` that h2 lets a head grow before it answers with a bare 431 of its own; up to
 /// there the refusal is ours, and says why.
@@ -100,7 +100,7 @@ impl<T: Io> Link<T> {
 /// Parts of a connection that its streams need.
 struct Shared<'a, T> {
     service: &'a Rc<ReverseService>,
-    facts: Rc<ClientConn>,
+    client_conn: Rc<ClientConn>,
     streams: Rc<StreamSet>,
     io: CoalescedIo<T>,
 }
@@ -119,8 +119,8 @@ impl<T: Io> Shared<'_, T> {
         self.io.accepted(respond.stream_id().as_u32());
         let stream = H2Request {
             service: Rc::clone(self.service),
-            site: self.service.site.load_full(),
-            facts: Rc::clone(&self.facts),
+            virtual_server: self.service.virtual_server.load_full(),
+            client_conn: Rc::clone(&self.client_conn),
             streams: Rc::clone(&self.streams),
         };
         let open = OpenStream::new(&self.streams);
@@ -161,7 +161,7 @@ impl<T: Io> Shared<'_, T> {
 
     fn refused(&self, refusal: &Refusal) {
         if refusal.streams == 0 {
-            self.facts.ended.set(Some(refusal.reason));
+            self.client_conn.ended.set(Some(refusal.reason));
         }
         self.note((refusal.reason, refusal.streams.max(1)), refusal.status(), refusal.detail());
     }
@@ -169,7 +169,11 @@ impl<T: Io> Shared<'_, T> {
     /// Writes one line that stands for `count` streams, or for the connection.
     fn note(&self, (reason, count): (Reason, u32), status: u16, detail: String) {
         let worker = &self.service.worker;
-        let mut record = RequestLog::refused(worker, &self.facts, &self.service.site.load_full());
+        let mut record = RequestLog::refused(
+            worker,
+            &self.client_conn,
+            &self.service.virtual_server.load_full(),
+        );
         record.reason = Some(reason);
         record.status = status;
         record.detail = Some(detail);
@@ -182,23 +186,23 @@ impl<T: Io> Shared<'_, T> {
 /// Serves one connection until it closes.
 pub(in crate::reverse) async fn serve<T: Io>(
     service: &Rc<ReverseService>,
-    facts: ClientConn,
+    client_conn: ClientConn,
     io: T,
     _admitted: AdmittedConn,
 ) {
     let clock = service.worker.local.clock.clone();
     // Copied: a connection that waits must not keep a configuration alive.
     let (limits, timeouts) = {
-        let site = service.site.load();
-        (site.limits.clone(), site.timeouts.clone())
+        let virtual_server = service.virtual_server.load();
+        (virtual_server.limits.clone(), virtual_server.timeouts.clone())
     };
     let pace = MinRate::new(timeouts.body_idle, timeouts.min_rate);
     let io = CoalescedIo::new(io, clock.clone(), pace);
     let mut link = Link::Opening(Box::new(settings(&limits).handshake(io.clone())), false);
     let streams = StreamSet::new(&clock, &service.worker.metrics.http2_send_buffer);
-    let shared = Shared { service, facts: Rc::new(facts), streams, io };
-    let mut ending = Ending { going: None, turns: LAST_TURNS, idle: timeouts.keep_alive };
-    shared.streams.alarm.set(timeouts.keep_alive);
+    let shared = Shared { service, client_conn: Rc::new(client_conn), streams, io };
+    let mut ending = Ending { going: None, turns: FINAL_POLLS, idle: timeouts.keep_alive };
+    shared.streams.timer.set(timeouts.keep_alive);
     poll_fn(|cx| {
         let mut withdrawn = 0;
         let ended = link.poll(cx, |cx, request, respond| {
@@ -236,21 +240,23 @@ impl Ending {
         shared: &Shared<'_, T>,
         link: &mut Link<T>,
     ) -> Poll<()> {
-        let Shared { service, facts, streams, io } = shared;
-        let rung = streams.alarm.poll(cx).is_ready();
+        let Shared { service, client_conn, streams, io } = shared;
+        let rung = streams.timer.poll(cx).is_ready();
         let now = service.worker.local.clock.now();
         let unused = rung && streams.is_idle() && now >= streams.used() + self.idle;
-        let leaves =
-            || unused || streams.leaves() || service.is_going() || facts.is_outdated(service);
+        let leaves = || {
+            unused || streams.leaves() || service.is_draining() || client_conn.is_outdated(service)
+        };
         if self.going.is_none() && leaves() {
             self.going = Some(now);
             link.leave();
             cx.waker().wake_by_ref();
         }
-        let gone = self.going.is_some_and(|since| streams.is_idle() && now >= since + GOING);
+        let gone =
+            self.going.is_some_and(|since| streams.is_idle() && now >= since + GOAWAY_TIMEOUT);
         if io.is_too_slow(now) {
             // For the answers that end with the connection.
-            facts.ended.set(Some(Reason::ClientTooSlow));
+            client_conn.ended.set(Some(Reason::ClientTooSlow));
             return Poll::Ready(());
         }
         if gone {
@@ -264,15 +270,15 @@ impl Ending {
             cx.waker().wake_by_ref();
         }
         if let Some(deadline) = io.deadline() {
-            streams.alarm.set_at(deadline);
+            streams.timer.set_at(deadline);
         } else if rung && self.going.is_some() {
-            streams.alarm.set(GOING);
+            streams.timer.set(GOAWAY_TIMEOUT);
         } else if rung {
             let since = if streams.is_idle() { streams.used() } else { now };
-            streams.alarm.set_at(since + self.idle + TICK);
+            streams.timer.set_at(since + self.idle + TICK);
         }
         if rung {
-            let _ = streams.alarm.poll(cx);
+            let _ = streams.timer.poll(cx);
         }
         Poll::Pending
     }

@@ -42,7 +42,7 @@ use super::checkout::{Checkout, CheckoutError, acquire, admit};
 use super::record::RequestLog;
 use super::self_test::{self, SelfTestRequest};
 use super::{ClientConn, ReverseService, reply};
-use answer::{AnswerBody, Relay, deliver};
+use answer::{ResponseRelay, ResponseStream, deliver};
 use body::StreamRequestBody;
 use budget::{SendLimits, StreamBudget};
 pub(super) use connection::serve;
@@ -57,8 +57,8 @@ const HEAD_READ: usize = 8 << 10;
 /// One request being served.
 struct H2Request {
     service: Rc<ReverseService>,
-    site: Arc<VirtualServer>,
-    facts: Rc<ClientConn>,
+    virtual_server: Arc<VirtualServer>,
+    client_conn: Rc<ClientConn>,
     streams: Rc<StreamSet>,
 }
 
@@ -83,7 +83,7 @@ impl H2Request {
         }
     }
 
-    async fn answer(self, request: Request<RecvStream>) -> Response<AnswerBody> {
+    async fn answer(self, request: Request<RecvStream>) -> Response<ResponseStream> {
         let worker = Rc::clone(&self.service.worker);
         let protocol = request
             .extensions()
@@ -97,7 +97,7 @@ impl H2Request {
                 |head| if protocol == Some(false) { Err(Reason::BadUpgrade) } else { Ok(head) },
             );
         let head = head.and_then(|head| {
-            let limits = &self.site.limits;
+            let limits = &self.virtual_server.limits;
             if head.fields.len() > limits.header_count || head.list_size() > limits.header_size {
                 Err(Reason::HeaderTooLarge)
             } else {
@@ -107,19 +107,26 @@ impl H2Request {
         let head = match head {
             Ok(head) => head,
             Err(reason) => {
-                let mut record = RequestLog::refused(&worker, &self.facts, &self.site);
-                return refuse(&mut record, &self.site.edits, reason, None);
+                let mut record =
+                    RequestLog::refused(&worker, &self.client_conn, &self.virtual_server);
+                return refuse(&mut record, &self.virtual_server.edits, reason, None);
             }
         };
-        let mut record = Box::new(RequestLog::of(&worker, &self.facts, &self.site, &head));
-        if !self.facts.serves(&self.site) {
+        let mut record =
+            Box::new(RequestLog::of(&worker, &self.client_conn, &self.virtual_server, &head));
+        if !self.client_conn.serves(&self.virtual_server) {
             self.streams.leave();
-            return refuse(&mut record, &self.site.edits, Reason::HandshakeOutdated, None);
+            return refuse(
+                &mut record,
+                &self.virtual_server.edits,
+                Reason::HandshakeOutdated,
+                None,
+            );
         }
-        let decision = match self.site.decide(&head) {
+        let decision = match self.virtual_server.decide(&head) {
             Ok(decision) => decision,
             Err(refusal) => {
-                let mut edits = &self.site.edits;
+                let mut edits = &self.virtual_server.edits;
                 if let Some(route) = &refusal.route {
                     record.on_route(route);
                     edits = &route.edits;
@@ -138,20 +145,20 @@ impl H2Request {
         {
             let edits = match &decision {
                 RouteDecision::Route(route) => &route.edits,
-                RouteDecision::AddSlash | RouteDecision::ToHttps(_) => &self.site.edits,
+                RouteDecision::AddSlash | RouteDecision::ToHttps(_) => &self.virtual_server.edits,
             };
             return own(&mut record, edits, reply);
         }
         let RouteDecision::Route(route) = decision else {
-            return refuse(&mut record, &self.site.edits, Reason::Internal, None);
+            return refuse(&mut record, &self.virtual_server.edits, Reason::Internal, None);
         };
-        let timeouts = &self.site.timeouts;
+        let timeouts = &self.virtual_server.timeouts;
         let mut sender = StreamRequestBody {
             upload: Upload::new(
                 &head,
                 route.max_body,
                 (timeouts.body_idle, timeouts.min_rate),
-                record.ticket.as_ref(),
+                record.probe.as_ref(),
             ),
             body,
             stated: match head.framing {
@@ -160,7 +167,7 @@ impl H2Request {
             },
             trailers: Vec::new(),
             clock: worker.local.clock.clone(),
-            facts: Rc::clone(&self.facts),
+            client_conn: Rc::clone(&self.client_conn),
         };
         let key = upgrade.then(super::tunnel::new_key);
         let asked = RoutedRequest { head: &head, route: &route, key: key.as_deref() };
@@ -192,8 +199,9 @@ impl H2Request {
         let ProxyTarget { upstream, counters, first_byte, .. } = way;
         let (client, id, trace) = (record.client, record.id, record.trace);
         let to = (asked.route, way);
-        let origin = self.facts.origin((&self.site, client), to, (&id, trace.as_ref()));
-        let alarm = worker.local.clock.alarm();
+        let origin =
+            self.client_conn.origin((&self.virtual_server, client), to, (&id, trace.as_ref()));
+        let timer = worker.local.clock.timer();
         let limits = self.send_limits();
         if self.streams.budget.is_full(limits) {
             return Err(CheckoutError::limited(Reason::SendBufferFull));
@@ -201,18 +209,18 @@ impl H2Request {
         let mut fresh = false;
         let repeats = may_repeat(asked.head, asked.route.retry);
         record.on_upstream(upstream);
-        let admitted = admit(&self.site, client, &self.facts.accounts)?;
+        let admitted = admit(&self.virtual_server, client, &self.client_conn.accounts)?;
         let uses = Some(Arc::clone(admitted.client()));
         let budget = StreamBudget::new(&self.streams.budget, uses, limits);
         record.admitted = Some(admitted);
         loop {
             let (to, head) = ((upstream, counters), asked.head);
-            let client = self.facts.whom(&self.site, (client, &id));
-            let own = SelfTestRequest::of(asked.route, &self.facts, &origin);
+            let client = self.client_conn.client_info(&self.virtual_server, (client, &id));
+            let own = SelfTestRequest::of(asked.route, &self.client_conn, &origin);
             let mut acquired =
                 acquire(worker, Checkout { to, head, client, fresh, repeats, own }).await?;
             record.on_connection(&mut acquired, upstream);
-            let whose = acquired.whose;
+            let selected = acquired.selected;
             let mut request = Vec::new();
             write_request(&mut request, asked.head, &origin, asked.key);
             let head_request = asked.head.method == Method::HEAD;
@@ -220,30 +228,30 @@ impl H2Request {
                 Exchange::begin(acquired.connection, request, asked.head.framing, head_request)?;
             exchange.limit_reads(budget.piece().min(HEAD_READ));
             let answer =
-                await_head(sender, &mut exchange, &worker.local, &alarm, *first_byte).await;
+                await_head(sender, &mut exchange, &worker.local, &timer, *first_byte).await;
             record.request_bytes = sender.upload.bytes;
             match &answer {
                 Ok(head) => record.answered(head.status, counters),
                 Err(error) => {
                     counters.unanswered();
                     if error.is_stale(&exchange) {
-                        whose.was_stale(&worker.pool);
+                        selected.was_stale(&worker.pool);
                     }
                 }
             }
             match answer {
                 Ok(head) => {
-                    whose.answered(head.status, &mut exchange, to);
+                    selected.answered(head.status, &mut exchange, to);
                     record.shown(head.status, &mut exchange);
-                    let identity = whose.identity;
+                    let identity = selected.identity;
                     return Ok(AnsweredRequest {
                         head,
                         exchange,
                         upstream: Arc::clone(upstream),
                         identity,
-                        alarm,
+                        timer,
                         budget,
-                        seat: whose.seat(upstream),
+                        seat: selected.seat(upstream),
                     });
                 }
                 Err(ExchangeError::Upstream(failure))
@@ -256,7 +264,7 @@ impl H2Request {
                     fresh = true;
                 }
                 Err(ExchangeError::Upstream(failure)) => {
-                    whose.failed(failure, exchange.is_reused(), to);
+                    selected.failed(failure, exchange.is_reused(), to);
                     return Err(failure.into());
                 }
                 Err(ExchangeError::Client(reason)) => return Err(reason.into()),
@@ -266,8 +274,8 @@ impl H2Request {
 
     fn send_limits(&self) -> SendLimits {
         SendLimits {
-            connection: self.site.limits.http2_send_buffer,
-            process: self.site.http2_send_buffers,
+            connection: self.virtual_server.limits.http2_send_buffer,
+            process: self.virtual_server.http2_send_buffers,
         }
     }
 
@@ -278,12 +286,12 @@ impl H2Request {
         record: Box<RequestLog>,
         answered: AnsweredRequest,
         route: &CompiledRoute,
-    ) -> Response<AnswerBody> {
-        let mut response = Response::new(AnswerBody::Empty);
+    ) -> Response<ResponseStream> {
+        let mut response = Response::new(ResponseStream::Empty);
         *response.status_mut() =
             StatusCode::from_u16(answered.head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
-        tell_seat(response.headers_mut(), answered.seat);
+        append_sticky_cookie(response.headers_mut(), answered.seat);
         let stated = match answered.head.framing {
             Framing::Length(length) => Some(HeaderValue::from(length)),
             Framing::None if answered.head.status != 204 => answered
@@ -297,17 +305,20 @@ impl H2Request {
             response.headers_mut().insert(header::CONTENT_LENGTH, length);
         }
         let limits = answered.upstream.limits;
-        let mut relay = Box::new(Relay {
+        let mut relay = Box::new(ResponseRelay {
             keep: kept_for(limits.keep_alive, &answered.head),
             max_idle: limits.max_idle,
             idle: limits.idle,
             identity: answered.identity,
             exchange: Some(answered.exchange),
             budget: answered.budget,
-            alarm: answered.alarm,
+            timer: answered.timer,
             worker: Rc::clone(&self.service.worker),
             edits: Arc::clone(&route.edits),
-            pace: MinRate::new(self.site.timeouts.body_idle, self.site.timeouts.min_rate),
+            pace: MinRate::new(
+                self.virtual_server.timeouts.body_idle,
+                self.virtual_server.timeouts.min_rate,
+            ),
             sender,
             record,
             ready: VecDeque::new(),
@@ -319,7 +330,7 @@ impl H2Request {
         if answered.head.framing == Framing::None && relay.sender.upload.is_done() {
             relay.skip_body();
         } else {
-            *response.body_mut() = AnswerBody::Relay(relay);
+            *response.body_mut() = ResponseStream::Relay(relay);
         }
         response
     }
@@ -332,7 +343,7 @@ impl H2Request {
         mut record: Box<RequestLog>,
         answered: AnsweredRequest,
         route: &CompiledRoute,
-    ) -> Response<AnswerBody> {
+    ) -> Response<ResponseStream> {
         if !is_switch(&answered.head) {
             return bad_answer(&mut record, &route.edits, "101 without Upgrade: websocket");
         }
@@ -345,16 +356,16 @@ impl H2Request {
             );
         }
         record.status = 200;
-        let mut response = Response::new(AnswerBody::Empty);
+        let mut response = Response::new(ResponseStream::Empty);
         copy_fields(response.headers_mut(), &answered.head, &route.edits, &record);
         response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
-        tell_seat(response.headers_mut(), answered.seat);
+        append_sticky_cookie(response.headers_mut(), answered.seat);
         let (upstream, seat) = answered.exchange.into_tunnel();
-        *response.body_mut() = AnswerBody::Tunnel(Box::new(Switched {
+        *response.body_mut() = ResponseStream::Tunnel(Box::new(Switched {
             service: Rc::clone(&self.service),
             receive,
             upstream,
-            idle: self.site.timeouts.tunnel_idle,
+            idle: self.virtual_server.timeouts.tunnel_idle,
             record: Box::new(record.into_tunnel(seat)),
         }));
         response
@@ -393,14 +404,14 @@ struct AnsweredRequest {
     exchange: Exchange,
     upstream: Arc<Upstream>,
     identity: u64,
-    alarm: Timer,
+    timer: Timer,
     budget: Arc<StreamBudget>,
     /// A `Set-Cookie` of ours.
     seat: Option<String>,
 }
 
 /// Adds a `Set-Cookie` of ours.
-fn tell_seat(to: &mut HeaderMap, seat: Option<String>) {
+fn append_sticky_cookie(to: &mut HeaderMap, seat: Option<String>) {
     if let Some(seat) = seat.and_then(|seat| HeaderValue::try_from(seat).ok()) {
         to.append(header::SET_COOKIE, seat);
     }

@@ -9,7 +9,7 @@ use crate::downstream::LocalReply;
 use crate::message::Reason;
 use crate::message::forward::ResponseEdits;
 
-use super::answer::AnswerBody;
+use super::answer::ResponseStream;
 use crate::reverse::record::RequestLog;
 
 /// The refusal of an answer of an upstream.
@@ -17,7 +17,7 @@ pub(super) fn bad_answer(
     record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     fault: &str,
-) -> Response<AnswerBody> {
+) -> Response<ResponseStream> {
     record.detail = Some(fault.to_owned());
     refuse(record, edits, Reason::UpstreamBadAnswer, None)
 }
@@ -28,7 +28,7 @@ pub(super) fn refuse(
     edits: &Arc<ResponseEdits>,
     reason: Reason,
     allow: Option<String>,
-) -> Response<AnswerBody> {
+) -> Response<ResponseStream> {
     let reply = LocalReply { allow, ..LocalReply::refusal(reason, &record.id) };
     refused(record, edits, reason, reply)
 }
@@ -39,7 +39,7 @@ pub(super) fn refused(
     edits: &Arc<ResponseEdits>,
     reason: Reason,
     reply: LocalReply,
-) -> Response<AnswerBody> {
+) -> Response<ResponseStream> {
     record.reason = Some(reason);
     let response = own(record, edits, reply);
     if reason == Reason::ClientGone {
@@ -55,11 +55,11 @@ pub(super) fn own(
     record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reply: LocalReply,
-) -> Response<AnswerBody> {
+) -> Response<ResponseStream> {
     let reply = LocalReply { edits: Some(Arc::clone(edits)), ..reply };
     record.status = reply.status.as_u16();
     record.response_bytes = reply.body.len() as u64;
-    let mut response = Response::new(AnswerBody::Empty);
+    let mut response = Response::new(ResponseStream::Empty);
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     reply.each_field(|name, value| {
@@ -74,7 +74,7 @@ pub(super) fn own(
     tell_date(headers, record);
     tell_id(headers, record);
     if !record.is_head() {
-        *response.body_mut() = AnswerBody::Own(Bytes::from(reply.body));
+        *response.body_mut() = ResponseStream::Own(Bytes::from(reply.body));
     }
     response
 }

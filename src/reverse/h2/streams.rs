@@ -17,7 +17,7 @@ pub(super) struct StreamSet {
     open: Cell<usize>,
     used: Cell<Instant>,
     /// The connection's own.
-    pub(super) alarm: Timer,
+    pub(super) timer: Timer,
     /// The connection is to carry no new streams.
     leaves: Cell<bool>,
     /// Memory for answers that the client has not taken yet.
@@ -30,7 +30,7 @@ impl StreamSet {
         Rc::new(Self {
             open: Cell::new(0),
             used: Cell::new(clock.now()),
-            alarm: clock.alarm(),
+            timer: clock.timer(),
             leaves: Cell::new(false),
             budget: SendBudget::new(unsent),
             clock: clock.clone(),
@@ -55,7 +55,7 @@ impl StreamSet {
     /// Lets the connection end once its streams have; its client is told within a tick.
     pub(super) fn leave(&self) {
         self.leaves.set(true);
-        self.alarm.set_at(self.clock.now());
+        self.timer.set_at(self.clock.now());
     }
 }
 

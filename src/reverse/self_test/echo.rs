@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::generation::SelfTest;
+use crate::generation::SelfTestServer;
 use crate::net::{Io, Timer};
 
 use super::origin::SelfTestOrigin;
@@ -48,21 +48,21 @@ const TOO_BIG: u16 = 1009;
 ///
 /// Dropping the future closes the stream, without a Close frame.
 pub(super) async fn serve<T: Io>(mut io: T, origin: &SelfTestOrigin) {
-    let alarm = origin.clock.alarm();
-    alarm.set(origin.test.idle + MAX_LIFETIME);
+    let timer = origin.clock.timer();
+    timer.set(origin.test.idle + MAX_LIFETIME);
     let hello = origin.hello();
     let code = {
         let mut session = pin!(session(&mut io, hello.as_bytes()));
         poll_fn(|cx| match session.as_mut().poll(cx) {
             Poll::Ready(Ok(code)) => Poll::Ready(Some(code)),
             Poll::Ready(Err(_)) => Poll::Ready(None),
-            Poll::Pending => alarm.poll(cx).map(|()| Some(NORMAL)),
+            Poll::Pending => timer.poll(cx).map(|()| Some(NORMAL)),
         })
         .await
     };
     if let Some(code) = code {
         // Whoever has gone need not be told.
-        let _ = part(&mut io, code, &alarm).await;
+        let _ = part(&mut io, code, &timer).await;
     }
 }
 
@@ -93,8 +93,8 @@ async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
 }
 
 /// Says Close, and waits a moment for the client to close.
-async fn part<T: Io>(io: &mut T, code: u16, alarm: &Timer) -> io::Result<()> {
-    alarm.set(CLOSE_TIMEOUT);
+async fn part<T: Io>(io: &mut T, code: u16, timer: &Timer) -> io::Result<()> {
+    timer.set(CLOSE_TIMEOUT);
     let frame = written(CLOSE, &code.to_be_bytes());
     let mut parting = pin!(async {
         io.write_all(&frame).await?;
@@ -104,7 +104,7 @@ async fn part<T: Io>(io: &mut T, code: u16, alarm: &Timer) -> io::Result<()> {
         Ok(())
     });
     poll_fn(|cx| match parting.as_mut().poll(cx) {
-        Poll::Pending => alarm.poll(cx).map(Ok),
+        Poll::Pending => timer.poll(cx).map(Ok),
         done @ Poll::Ready(_) => done,
     })
     .await
@@ -136,7 +136,7 @@ fn take(input: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>, u16> {
         },
         _ => return Err(TOO_BIG),
     };
-    if length as u64 > SelfTest::LONGEST_BODY {
+    if length as u64 > SelfTestServer::LONGEST_BODY {
         return Err(TOO_BIG);
     }
     if input.len() < at + 4 + length {

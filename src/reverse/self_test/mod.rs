@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::downstream::Worker;
 use crate::generation::virtual_server::RouteAction;
-use crate::generation::{CompiledRoute, SelfTest};
+use crate::generation::{CompiledRoute, SelfTestServer};
 use crate::message::forward::ClientOrigin as From;
 use crate::message::{KnownField, Reason, RequestHead, path};
 use crate::upstream::{PooledConn, Stream};
@@ -39,8 +39,8 @@ const LEAVE_PATH: &str = "/leave";
 
 /// What the self-test is told of a request besides the request.
 pub(super) struct SelfTestRequest<'a> {
-    test: &'a Arc<SelfTest>,
-    facts: &'a Rc<ClientConn>,
+    test: &'a Arc<SelfTestServer>,
+    client_conn: &'a Rc<ClientConn>,
     id: &'a str,
     /// It comes from a proxy of the operator's.
     trusted: bool,
@@ -69,11 +69,11 @@ impl<'a> SelfTestRequest<'a> {
     /// For a request from there, if its route is a self-test.
     pub(super) fn of(
         route: &'a CompiledRoute,
-        facts: &'a Rc<ClientConn>,
+        client_conn: &'a Rc<ClientConn>,
         from: &From<'a>,
     ) -> Option<Self> {
         let RouteAction::SelfTest(_, test) = &route.action else { return None };
-        Some(Self { test, facts, id: from.request_id, trusted: from.proxy.is_some() })
+        Some(Self { test, client_conn, id: from.request_id, trusted: from.proxy.is_some() })
     }
 
     fn seen(&self, head: &RequestHead) -> ArrivedRequest {
@@ -86,8 +86,8 @@ impl<'a> SelfTestRequest<'a> {
             [KnownField::ForwardedFor, KnownField::ForwardedOther, KnownField::ForwardedHost];
         ArrivedRequest {
             protocol: head.version.as_str(),
-            tls: self.facts.tls,
-            client: (!self.trusted).then(|| self.facts.client.ip()),
+            tls: self.client_conn.tls,
+            client: (!self.trusted).then(|| self.client_conn.client.ip()),
             host: shown(&head.host),
             via: via.map(|(.., value)| shown(value)),
             forwarded: of_proxies.iter().any(|known| head.fields.first(*known).is_some()),
@@ -111,7 +111,7 @@ pub(super) fn connect(
         retry_after: Some(RETRY_AFTER),
         ..CheckoutError::from(Reason::SelfTestBusy)
     };
-    let permit = own.test.admit(own.facts.client, Instant::now()).ok_or_else(busy)?;
+    let permit = own.test.admit(own.client_conn.client, Instant::now()).ok_or_else(busy)?;
     let (ours, theirs) = tokio::io::duplex(PIPE_CAPACITY);
     let origin = SelfTestOrigin {
         test: Arc::clone(own.test),

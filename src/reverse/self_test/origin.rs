@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::DuplexStream;
 
-use crate::generation::SelfTest;
+use crate::generation::SelfTestServer;
 use crate::net::admission::Permit;
 use crate::net::{CoarseClock, Timer};
 use crate::reverse::tunnel::accept_for;
@@ -60,7 +60,7 @@ const MAX_ATTEMPT_NAME: usize = 64;
 
 /// Answers one request, and becomes the far end of a WebSocket if that was asked for.
 pub(super) struct SelfTestOrigin {
-    pub(super) test: Arc<SelfTest>,
+    pub(super) test: Arc<SelfTestServer>,
     pub(super) seen: ArrivedRequest,
     pub(super) clock: CoarseClock,
     pub(super) _permit: Permit,
@@ -109,17 +109,17 @@ impl SelfTestOrigin {
                 self.told()
             }
             (true, "/pieces") => {
-                let alarm = self.clock.alarm();
+                let timer = self.clock.timer();
                 dressed(
                     StatusCode::OK,
                     BYTES,
-                    Either::Right(PiecewiseBody { left: PIECE_COUNT, alarm }),
+                    Either::Right(PiecewiseBody { left: PIECE_COUNT, timer }),
                 )
             }
             (true, "/watch") => self.watched(parameter(&request, "attempt")).await,
             (true, "/socket") => self.socket(request, switched),
             (false, "/echo") => {
-                let most = usize::try_from(SelfTest::LONGEST_BODY).unwrap_or_default();
+                let most = usize::try_from(SelfTestServer::LONGEST_BODY).unwrap_or_default();
                 match Limited::new(request.into_body(), most).collect().await {
                     Ok(body) => whole(StatusCode::OK, BYTES, body.to_bytes()),
                     Err(_) => text_of(StatusCode::BAD_REQUEST, "no whole body\n"),
@@ -195,16 +195,16 @@ impl SelfTestOrigin {
     }
 
     async fn wait(&self, time: Duration) {
-        let alarm = self.clock.alarm();
-        alarm.set(time);
-        poll_fn(|cx| alarm.poll(cx)).await;
+        let timer = self.clock.timer();
+        timer.set(time);
+        poll_fn(|cx| timer.poll(cx)).await;
     }
 }
 
 /// An answer that comes a line at a time, the first at once.
 struct PiecewiseBody {
     left: u8,
-    alarm: Timer,
+    timer: Timer,
 }
 
 impl Body for PiecewiseBody {
@@ -219,12 +219,12 @@ impl Body for PiecewiseBody {
             return Poll::Ready(None);
         }
         if self.left < PIECE_COUNT {
-            ready!(self.alarm.poll(cx));
+            ready!(self.timer.poll(cx));
         }
         self.left -= 1;
-        self.alarm.set(PIECE_INTERVAL);
+        self.timer.set(PIECE_INTERVAL);
         // The waker has to be known before the time is over.
-        let _ = self.alarm.poll(cx);
+        let _ = self.timer.poll(cx);
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"piece\n")))))
     }
 }

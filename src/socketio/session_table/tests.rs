@@ -124,9 +124,9 @@ fn tried(way: UpgradePath, status: u16, reason: Option<Reason>, code: Option<u8>
     EventKind::Tried(UpgradeFailed { way, status, reason, code, ..TRIED })
 }
 
-fn cut(how: WebSocketClose, silent: f64, messages: [u8; 2], said_close: bool) -> EventKind {
+fn cut(how: WebSocketClose, silent: f64, messages: [u8; 2], close_sent: bool) -> EventKind {
     let silent = Duration::from_secs_f64(silent);
-    EventKind::Cut(SocketEnded { messages, ..SocketEnded::new(how, silent, said_close) })
+    EventKind::Cut(SocketEnded { messages, ..SocketEnded::new(how, silent, close_sent) })
 }
 
 #[test]

@@ -37,7 +37,7 @@ enum InotifyState {
 }
 
 impl Inotify {
-    /// Nothing is watched before [`Inotify::turn_to`].
+    /// Nothing is watched before [`Inotify::watch_only`].
     pub(super) fn new(bell: Arc<Notify>) -> Self {
         Self {
             state: InotifyState::Unused,
@@ -55,7 +55,7 @@ impl Inotify {
     }
 
     /// Watches these directories and no others. Waits for the watching thread, shortly.
-    pub(super) fn turn_to(&mut self, places: &BTreeSet<PathBuf>) {
+    pub(super) fn watch_only(&mut self, places: &BTreeSet<PathBuf>) {
         if matches!(self.state, InotifyState::Unused) {
             self.open();
         }

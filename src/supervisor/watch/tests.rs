@@ -74,8 +74,8 @@ impl World {
 
 fn hearing(directory: PathBuf) -> ConfigWatcher {
     let bell = Arc::<Notify>::default();
-    let ears = Inotify::new(Arc::clone(&bell));
-    ConfigWatcher::with(directory, NEVER, bell, ears)
+    let watcher = Inotify::new(Arc::clone(&bell));
+    ConfigWatcher::with(directory, NEVER, bell, watcher)
 }
 
 fn deaf(directory: PathBuf) -> ConfigWatcher {

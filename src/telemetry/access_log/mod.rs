@@ -50,10 +50,10 @@ pub struct LineCounts {
 }
 
 /// The writer's end.
-pub struct AccessLog {
+pub struct AccessLogWriter {
     target: LogTarget,
     style: LineStyle,
-    outlet: Option<LogWriter>,
+    writer: Option<LogWriter>,
     /// Those that still write what they were handed.
     retired: Vec<RetiredWriter>,
     tally: LineTally,
@@ -78,7 +78,7 @@ impl LineTally {
     }
 }
 
-impl AccessLog {
+impl AccessLogWriter {
     /// As configured.
     ///
     /// # Errors
@@ -88,13 +88,13 @@ impl AccessLog {
         let mut log = Self {
             target: LogTarget::Off,
             style: style(config),
-            outlet: None,
+            writer: None,
             retired: Vec::new(),
             tally: LineTally { counts, overflowed: Arc::default() },
             current: CurrentFile::default(),
         };
-        let outlet = log.opener().open(config)?;
-        log.change(config, outlet);
+        let writer = log.opener().open(config)?;
+        log.change(config, writer);
         Ok(log)
     }
 
@@ -104,26 +104,26 @@ impl AccessLog {
         LogOpener { target: self.target.clone(), counts: self.tally.counts.clone() }
     }
 
-    /// Writes as configured from now on; `outlet` is what its [`LogOpener`] has opened. Whether workers
+    /// Writes as configured from now on; `writer` is what its [`LogOpener`] has opened. Whether workers
     /// need new handles.
-    pub fn change(&mut self, config: &config::AccessLog, outlet: Option<LogWriter>) -> bool {
+    pub fn change(&mut self, config: &config::AccessLog, writer: Option<LogWriter>) -> bool {
         let style = style(config);
-        if style == self.style && config.target == self.target && outlet.is_none() {
+        if style == self.style && config.target == self.target && writer.is_none() {
             return false;
         }
         self.style = style;
         if !same_place(&self.target, &config.target) {
             self.retired.retain(|retired| !retired.is_finished());
-            self.retired.extend(self.outlet.take().map(LogWriter::retire));
-            self.outlet = outlet;
-        } else if let (Some(outlet), LogTarget::File { rotation, .. }) =
-            (&self.outlet, &config.target)
+            self.retired.extend(self.writer.take().map(LogWriter::retire));
+            self.writer = writer;
+        } else if let (Some(writer), LogTarget::File { rotation, .. }) =
+            (&self.writer, &config.target)
         {
-            outlet.rotate_by(*rotation);
+            writer.rotate_by(*rotation);
         }
         self.target = config.target.clone();
-        let current = self.outlet.as_ref().zip(path_of(&self.target)).map(|(outlet, path)| {
-            let (orders, sender) = outlet.ways();
+        let current = self.writer.as_ref().zip(path_of(&self.target)).map(|(writer, path)| {
+            let (orders, sender) = writer.ways();
             (path.clone(), orders, sender)
         });
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
@@ -133,7 +133,7 @@ impl AccessLog {
     /// What a worker thread makes its end from.
     #[must_use]
     pub fn handle(&self) -> LogHandle {
-        let pipe = self.outlet.as_ref().map(LogWriter::pipe);
+        let pipe = self.writer.as_ref().map(LogWriter::pipe);
         LogHandle { pipe, style: self.style.clone(), tally: self.tally.clone() }
     }
 
@@ -176,7 +176,7 @@ impl AccessLog {
     /// Waits until everything handed over has been written, but not for ever. All [`WorkerLines`] must be
     /// gone by then.
     pub fn finish(mut self) {
-        self.retired.extend(self.outlet.take().map(LogWriter::retire));
+        self.retired.extend(self.writer.take().map(LogWriter::retire));
         // One time limit for all: each may be a pipe that nobody reads.
         let deadline = Instant::now() + SHUTDOWN_FLUSH;
         let left = || deadline.saturating_duration_since(Instant::now());

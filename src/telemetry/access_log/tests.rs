@@ -23,11 +23,11 @@ fn config(path: &Path, rotation: Option<Rotation>) -> config::AccessLog {
     config::AccessLog { target, ..config::AccessLog::default() }
 }
 
-fn open(path: &Path, rotation: Option<Rotation>) -> (AccessLog, IntCounter) {
+fn open(path: &Path, rotation: Option<Rotation>) -> (AccessLogWriter, IntCounter) {
     let counter = |name| IntCounter::new(name, "lines").unwrap();
     let (written, dropped) = (counter("written"), counter("dropped"));
     let counts = LineCounts { written, dropped: dropped.clone() };
-    (AccessLog::open(&config(path, rotation), counts).unwrap(), dropped)
+    (AccessLogWriter::open(&config(path, rotation), counts).unwrap(), dropped)
 }
 
 fn add(lines: &WorkerLines, numbers: std::ops::Range<u64>) {
@@ -46,8 +46,8 @@ fn numbers(path: impl AsRef<Path>) -> Vec<u64> {
 }
 
 /// Lines in the queue.
-fn waiting(log: &AccessLog) -> u64 {
-    log.outlet.as_ref().unwrap().pipe().waiting.load(Ordering::Relaxed)
+fn waiting(log: &AccessLogWriter) -> u64 {
+    log.writer.as_ref().unwrap().pipe().waiting.load(Ordering::Relaxed)
 }
 
 fn until(what: impl Fn() -> bool) {
@@ -275,8 +275,8 @@ fn changes_place_and_form_while_lines_come_in() {
     let lines = log.handle().lines();
     add(&lines, 0..10);
     let next = config::AccessLog { format: config::LogFormat::Combined, ..config(&second, None) };
-    let outlet = log.opener().open(&next).unwrap();
-    assert!(log.change(&next, outlet));
+    let writer = log.opener().open(&next).unwrap();
+    assert!(log.change(&next, writer));
     lines.change(log.handle());
     add(&lines, 10..13);
     // The same place: only the form changes, and there is one writer.
@@ -312,7 +312,7 @@ fn a_new_file_is_not_for_everybody_and_a_link_is_not_followed() {
         written: IntCounter::new("written", "lines").unwrap(),
         dropped: IntCounter::new("dropped", "lines").unwrap(),
     };
-    let error = AccessLog::open(&config(&link, None), counts).err().unwrap().to_string();
+    let error = AccessLogWriter::open(&config(&link, None), counts).err().unwrap().to_string();
     assert!(error.contains("symbolic link"), "{error}");
 }
 

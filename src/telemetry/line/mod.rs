@@ -80,7 +80,7 @@ keys! {
     /// Id of the trace that the request belongs to.
     Trace => "trace_id", "trace.id";
     /// `request`, `tunnel`, `refused`, …
-    LogEvent => "event", "event.action";
+    Event => "event", "event.action";
     /// Name of the profile.
     Profile => "profile", "app_gateway.profile";
     /// Name of the listener.

@@ -142,9 +142,9 @@ fn local_keys_are_forgotten_and_handed_over() {
     let new = before.encrypt(b"new").unwrap();
     assert!(before.decrypt(&old).is_some());
 
-    let heir = Arc::<LocalKeys>::default();
-    assert!(heir.inherit(&local.legacy().unwrap()));
-    let after = tickets(KeySource::Local(heir), &hands);
+    let replacement = Arc::<LocalKeys>::default();
+    assert!(replacement.inherit(&local.legacy().unwrap()));
+    let after = tickets(KeySource::Local(replacement), &hands);
     assert_eq!(after.decrypt(&old).as_deref(), Some(&b"old"[..]));
     assert_eq!(after.decrypt(&new).as_deref(), Some(&b"new"[..]));
     assert!(before.decrypt(&after.encrypt(b"back").unwrap()).is_some());

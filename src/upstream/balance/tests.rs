@@ -18,9 +18,9 @@ fn eject() -> EjectPolicy {
 }
 
 /// An upstream with endpoints of these weights; those from `backups` on are backups.
-fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
+fn upstream(balance: BalanceMethod, weights: &[u16], backups: usize) -> Upstream {
     let second = Duration::from_secs(1);
-    let memory = Arc::<UpstreamState>::default();
+    let upstream_state = Arc::<UpstreamState>::default();
     let endpoints: Vec<_> = (0..weights.len())
         .map(|index| {
             let port = 8000 + u16::try_from(index).unwrap();
@@ -31,7 +31,7 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
         backup: index >= backups,
         weight: *weight,
         duty: AdminState::Up,
-        number: memory.sessions.number(&endpoints[index].label),
+        number: upstream_state.sessions.number(&endpoints[index].label),
     });
     Upstream {
         name: "u".into(),
@@ -41,12 +41,12 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
             balance,
             slow_start: Duration::ZERO,
             eject: eject(),
-            fail_over: Some(FailOver { failures: 3, return_after: None }),
+            fail_over: Some(FailoverPolicy { failures: 3, return_after: None }),
             sticky: true,
             cookie: None,
             retries: 100,
         },
-        memory,
+        upstream_state,
         limits: UpstreamLimits {
             connect: second,
             first_byte: second,
@@ -63,7 +63,7 @@ fn upstream(balance: Balance, weights: &[u16], backups: usize) -> Upstream {
 }
 
 fn down(upstream: &Upstream, index: usize) {
-    upstream.endpoints[index].health.presume(false);
+    upstream.endpoints[index].health.assume_state(false);
 }
 
 fn eject_it(upstream: &Upstream, index: usize) {
@@ -78,7 +78,7 @@ fn tried(upstream: &Upstream, key: u32) -> Vec<usize> {
 
 #[test]
 fn the_first_that_is_well_comes_first_and_the_ejected_last() {
-    let upstream = upstream(Balance::First, &[1, 1, 1, 1], 4);
+    let upstream = upstream(BalanceMethod::First, &[1, 1, 1, 1], 4);
     assert_eq!(tried(&upstream, 0), [0, 1, 2, 3]);
     eject_it(&upstream, 0);
     down(&upstream, 1);
@@ -91,19 +91,19 @@ fn the_first_that_is_well_comes_first_and_the_ejected_last() {
 
 #[test]
 fn backups_are_used_only_if_the_upstream_has_gone_over_to_them() {
-    let upstream = upstream(Balance::First, &[1, 1], 1);
+    let upstream = upstream(BalanceMethod::First, &[1, 1], 1);
     down(&upstream, 0);
     assert!(tried(&upstream, 0).is_empty());
     let settings = upstream.policy.fail_over.unwrap();
-    upstream.memory.tiers.judge(upstream.seen(), &settings, std::time::Instant::now(), 0);
+    upstream.upstream_state.tiers.judge(upstream.seen(), &settings, std::time::Instant::now(), 0);
     assert_eq!(tried(&upstream, 0), [1]);
-    upstream.endpoints[0].health.presume(true);
+    upstream.endpoints[0].health.assume_state(true);
     assert_eq!(tried(&upstream, 0), [1], "until it is decided to return");
 }
 
 #[test]
 fn shares_are_as_the_weights_say() {
-    let upstream = upstream(Balance::Weighted, &[1, 3, 6], 3);
+    let upstream = upstream(BalanceMethod::Weighted, &[1, 3, 6], 3);
     let mut counts = HashMap::<usize, usize>::new();
     for _ in 0..1000 {
         *counts.entry(tried(&upstream, 0)[0]).or_default() += 1;
@@ -115,7 +115,7 @@ fn shares_are_as_the_weights_say() {
 
 #[test]
 fn the_least_busy_for_its_weight_is_next() {
-    let upstream = upstream(Balance::LeastConnections, &[1, 2], 2);
+    let upstream = upstream(BalanceMethod::LeastConnections, &[1, 2], 2);
     let mut open: Vec<InFlight> = Vec::new();
     for _ in 0..30 {
         let index = tried(&upstream, 0)[0];
@@ -129,7 +129,7 @@ fn the_least_busy_for_its_weight_is_next() {
 fn a_client_keeps_its_endpoint() {
     let all = [(0, "10.0.0.1", 8000, 1), (1, "10.0.0.1", 8001, 1), (2, "10.0.0.1", 8002, 1)];
     let rings = [HashRing::new(all.into_iter()), HashRing::default()];
-    let upstream = upstream(Balance::Hash(rings), &[1, 1, 1], 3);
+    let upstream = upstream(BalanceMethod::Hash(rings), &[1, 1, 1], 3);
     for key in [1, 1 << 20, u32::MAX] {
         let order = tried(&upstream, key);
         assert_eq!((order.len(), tried(&upstream, key)), (3, order.clone()));
@@ -141,21 +141,21 @@ fn a_client_keeps_its_endpoint() {
 
 #[test]
 fn one_always_stays() {
-    let upstream = upstream(Balance::First, &[1, 1, 1, 1, 1], 4);
+    let upstream = upstream(BalanceMethod::First, &[1, 1, 1, 1, 1], 4);
     assert!(upstream.can_spare(0));
     eject_it(&upstream, 0);
     assert!(upstream.can_spare(1), "half of four");
     eject_it(&upstream, 1);
     assert!(!upstream.can_spare(2));
     assert!(!upstream.can_spare(4), "the only backup");
-    let two = self::upstream(Balance::First, &[1, 1], 2);
+    let two = self::upstream(BalanceMethod::First, &[1, 1], 2);
     down(&two, 0);
     assert!(!two.can_spare(1), "the last one that is up");
 }
 
 #[test]
 fn one_request_tries_a_half_open_endpoint() {
-    let upstream = upstream(Balance::First, &[1, 1], 2);
+    let upstream = upstream(BalanceMethod::First, &[1, 1], 2);
     let short = EjectPolicy { time: Duration::from_millis(1), ..eject() };
     upstream.endpoints[0].health.circuit.open(&short, FailureKind::Connect).unwrap();
     std::thread::sleep(Duration::from_millis(5));
@@ -165,15 +165,15 @@ fn one_request_tries_a_half_open_endpoint() {
 
 #[test]
 fn a_session_is_where_it_was_opened_or_nowhere() {
-    let upstream = upstream(Balance::First, &[1, 1], 2);
+    let upstream = upstream(BalanceMethod::First, &[1, 1], 2);
     let seat = |id: &[u8]| match upstream.seat(id, None) {
         None => "unknown",
         Some(Affinity::Gone) => "gone",
         Some(Affinity::At(1, _)) => "there",
-        Some(Affinity::At(..) | Affinity::Told(..)) => "elsewhere",
+        Some(Affinity::At(..) | Affinity::FromCookie(..)) => "elsewhere",
     };
     assert_eq!(seat(b"s"), "unknown");
-    upstream.memory.sessions.learn(b"s", upstream.ranks[1].number);
+    upstream.upstream_state.sessions.learn(b"s", upstream.ranks[1].number);
     assert_eq!(seat(b"s"), "there");
     upstream.endpoints[1].health.assign(AdminState::Drain);
     assert_eq!(seat(b"s"), "there", "it goes on");
@@ -186,7 +186,7 @@ fn a_session_is_where_it_was_opened_or_nowhere() {
 
 #[test]
 fn a_cookie_says_where_new_work_goes_as_long_as_that_may_get_it() {
-    let upstream = upstream(Balance::First, &[1, 1, 1], 2);
+    let upstream = upstream(BalanceMethod::First, &[1, 1, 1], 2);
     let seat = |index| Some(StickyTarget { index, stale: false });
     let first = |index| upstream.choose(|| 0, seat(index)).next().map(|(index, _)| index);
     assert_eq!(first(1), Some(1));
@@ -207,19 +207,22 @@ fn a_cookie_says_where_new_work_goes_as_long_as_that_may_get_it() {
 
 #[test]
 fn a_cookie_says_where_a_session_of_another_gateway_is() {
-    let upstream = upstream(Balance::First, &[1, 1, 1], 2);
-    let home = |index| match upstream.seat(b"s", Some(StickyTarget { index, stale: true })) {
+    let upstream = upstream(BalanceMethod::First, &[1, 1, 1], 2);
+    let affinity = |index| match upstream.seat(b"s", Some(StickyTarget { index, stale: true })) {
         None => "unknown".to_owned(),
         Some(Affinity::Gone) => "gone".to_owned(),
         Some(Affinity::At(index, _)) => format!("at {index}"),
-        Some(Affinity::Told(index, _)) => format!("told {index}"),
+        Some(Affinity::FromCookie(index, _)) => format!("told {index}"),
     };
-    assert_eq!(home(1), "told 1");
-    assert_eq!(home(2), "told 2", "a session that was opened at the backup goes on there");
+    assert_eq!(affinity(1), "told 1");
+    assert_eq!(affinity(2), "told 2", "a session that was opened at the backup goes on there");
     upstream.endpoints[1].health.assign(AdminState::Drain);
-    assert_eq!(home(1), "told 1");
+    assert_eq!(affinity(1), "told 1");
     down(&upstream, 1);
-    assert_eq!(home(1), "gone");
-    upstream.memory.sessions.learn_of(upstream.memory.sessions.key(b"s"), upstream.ranks[0].number);
-    assert_eq!(home(1), "at 0", "what is known here counts");
+    assert_eq!(affinity(1), "gone");
+    upstream
+        .upstream_state
+        .sessions
+        .learn_of(upstream.upstream_state.sessions.key(b"s"), upstream.ranks[0].number);
+    assert_eq!(affinity(1), "at 0", "what is known here counts");
 }

@@ -51,9 +51,12 @@ fn explained(destination: &str, client: &str) -> (String, bool) {
         .map_err(|refused| refused.1)
         .unwrap_or_else(|problems| panic!("{problems:?}"))
         .generation;
-    let outlet = generation.outlet.as_ref().unwrap();
-    let mut explained =
-        EgressExplanation { outlet, generation: &generation, lines: ExplanationLines::default() };
+    let forward_proxy = generation.forward_proxy.as_ref().unwrap();
+    let mut explained = EgressExplanation {
+        forward_proxy,
+        generation: &generation,
+        lines: ExplanationLines::default(),
+    };
     let asked = EgressArgs {
         destination: destination.to_owned(),
         client: client.parse().unwrap(),
