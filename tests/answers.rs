@@ -177,6 +177,7 @@ fn start(dir: &TempDir, port: u16, before: &str) -> Running {
     let child = Command::new("sh")
         .args(["-c", &format!("{before}exec \"$0\" run -c \"$1\""), GATEWAY])
         .arg(dir.path())
+        .env("APP_GATEWAY_ALLOW_ROOT", "1")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

@@ -4,7 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use rcgen::{
@@ -71,7 +72,10 @@ upstream = "chat"
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        fs::write(self.dir.path().join(name), text).unwrap();
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        // A key that others can read is warned about.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Signs a certificate with `above` and installs it with its key and these further links.

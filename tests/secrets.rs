@@ -266,6 +266,7 @@ fn a_running_gateway_prints_nothing_of_a_malformed_file() {
     let child = Command::new(GATEWAY)
         .args(["run", "-c"])
         .arg(site.path())
+        .env("APP_GATEWAY_ALLOW_ROOT", "1")
         .stdin(Stdio::null())
         .stdout(out.try_clone().unwrap())
         .stderr(out)
