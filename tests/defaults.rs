@@ -124,7 +124,7 @@ fn meaning(dir: &Path, text: &str) -> String {
     let config =
         Config { sources: Sources::default(), outline: Outline::default(), ..loaded.config };
     let mut shown = String::new();
-    for (index, part) in format!("{config:?}").split("Place {").enumerate() {
+    for (index, part) in format!("{config:?}").split("Span {").enumerate() {
         shown.push_str(if index == 0 { part } else { part.split_once('}').unwrap().1 });
     }
     shown
