@@ -206,6 +206,7 @@ fn begin(
 
 /// Warns of a limit on open files that is too low for the configured connections.
 fn judge_open_files(limit: u64, config: &Config) {
+    tracing::debug!("{limit} open files allowed");
     let connections = config.connections().sum();
     let wanted = config::open_files(connections);
     let way_out = "set LimitNOFILE in the service, `ulimit -Hn` in the shell or --ulimit nofile for the container, or lower `connections` under `limits`";
@@ -217,8 +218,6 @@ fn judge_open_files(limit: u64, config: &Config) {
         tracing::warn!(
             "{limit} open files are allowed; {connections} connections, as configured, need {wanted}: {way_out}"
         );
-    } else {
-        tracing::debug!("{limit} open files allowed");
     }
 }
 

@@ -283,7 +283,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       const held = await world.freePort();
       await services.tcp(world, world.address, held, services.silent);
       const config = {
-        gateway: { 'access-log': join(world.dir, 'access.log') },
+        gateway: { 'access-log': { file: join(world.dir, 'access.log'), rotate: 'off' } },
         doctor: {
           timeout: '1500ms', fqdn: 'does-not-exist.invalid', proxy: `${platforms}:${at.proxy}`,
           platforms: ['facebook.test', 'denied.test', 'locked.test', 'gone.test', 'odd.test'],

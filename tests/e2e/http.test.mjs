@@ -54,7 +54,7 @@ before(async () => {
     route: [
       { path: '/static/', upstream: 'nginx' },
       { path: '/uploads/', upstream: 'nginx' },
-      { path: '/o/', upstream: 'origin' },
+      { path: '/o/', upstream: 'origin', 'allow-path-parameters': true, 'allow-empty-segments': true },
       { path: '/cut/', upstream: 'origin', 'strip-prefix': '/cut' },
       { path: '/cut/deep/', upstream: 'origin', 'strip-prefix': '/cut/deep' },
       { path: '/small/', upstream: 'origin', 'max-body': '1KiB' },

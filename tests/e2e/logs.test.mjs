@@ -153,7 +153,7 @@ describe('formats', { skip }, () => {
     assert.equal(line['http.response.body.bytes'], answer.body.length);
     assert.ok(line['event.duration'] > 1000 && Number.isInteger(line['event.duration']));
     assert.equal(line['client.ip'], line['source.ip']);
-    assert.deepEqual([refused['event.reason'], refused['app_gateway.flags'], refused['event.outcome']], ['ambiguous_path', 'PE', 'failure']);
+    assert.deepEqual([refused['event.reason'], refused['app_gateway.flags'], refused['event.outcome']], ['ambiguous_path', 'DPE', 'failure']);
   });
 
   test('a new place, another form, a silent profile: by a reload', async (t) => {

@@ -34,7 +34,7 @@ before(async () => {
     limits: { 'new-per-second': 0 },
     hosts: { 'graph.facebook.com': [world.upstreamAddress] },
     listener: [{ listen: `${world.address}:${await world.freePort()}` }],
-    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], ports: [origin.port] }],
+    rule: [{ name: 'facebook', clients: ['127.0.0.0/8'], allow: ['graph.facebook.com'], addresses: [`${world.upstreamAddress}/32`], 'connect-ports': [origin.port] }],
   };
   config.tcp = {
     edge: {
