@@ -1,7 +1,7 @@
-//! Where a body ends, and the chunked coding.
+//! Message body framing: where a body ends, and the chunked coding.
 //!
-//! The decoder is a pure state machine: bytes in, ranges of data out. Chunk extensions are read
-//! past and never passed on; what we send is framed anew (RFC 9112 section 7).
+//! The decoder is a pure state machine: bytes in, ranges of data out. Chunk extensions are skipped
+//! and never forwarded; the gateway frames the body anew when it sends it (RFC 9112 section 7).
 
 use std::ops::Range;
 
@@ -9,20 +9,20 @@ use bytes::Bytes;
 
 use super::field::{HeaderFields, KnownField};
 
-/// How a body's end is known.
+/// Rule by which the end of a body is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Framing {
-    /// There is none.
+    /// No body.
     None,
-    /// This many bytes.
+    /// A body of this many bytes.
     Length(u64),
-    /// The chunked coding says.
+    /// The chunked coding marks the end.
     Chunked,
-    /// The connection closes. Answers only.
+    /// The end of the connection marks the end. Responses only.
     Close,
 }
 
-/// Why a body cannot be read on.
+/// Defect that makes the rest of a body unreadable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{}", self.as_str())]
 pub enum BodyError {
@@ -33,7 +33,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What it is, for the operator.
+    /// Description of the defect, for operators.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,27 +43,27 @@ impl BodyError {
     }
 }
 
-/// What [`BodyDecoder::decode`] found.
+/// Result of one call of [`BodyDecoder::decode`].
 #[derive(Debug, Eq, PartialEq)]
 pub enum DecodeStep {
-    /// These bytes of the input are body.
+    /// This range of the input is body data.
     Data(Range<usize>),
-    /// All of the input is used up and the body goes on.
+    /// The whole input is consumed, and the body continues.
     More,
-    /// The body has ended; the input is used up to the decoder's position.
+    /// The body has ended; the input is consumed up to the decoder's position.
     End,
 }
 
-/// Bytes of chunk extensions and trailers that are read before we stop believing in them.
+/// Limit for chunk extensions plus padding, and for the trailer section, of one body, in bytes.
 const MAX_OVERHEAD: usize = 8 * 1024;
 
-/// Reads one body.
+/// Incremental decoder of one body.
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: DecoderState,
     /// Bytes of extensions and padding in this body so far.
     extensions: usize,
-    /// Chunk sizes may be padded.
+    /// Accepts spaces after chunk sizes.
     padded: bool,
     trailers: Vec<u8>,
 }
@@ -72,7 +72,7 @@ pub struct BodyDecoder {
 enum DecoderState {
     Length(u64),
     Close,
-    /// In a chunk-size line: the size so far and its number of digits.
+    /// In a chunk-size line: the size so far, and its number of digits.
     Size(u64, u8),
     /// In the spaces after a chunk size.
     Padding(u64),
@@ -84,15 +84,15 @@ enum DecoderState {
     /// After a chunk's data.
     DataCr,
     DataLf,
-    /// In the trailer section; whether its current line is empty so far.
+    /// In the trailer section. `true`: the current line is empty so far.
     Trailer(bool),
-    /// After a CR in the trailer section; whether its line was empty.
+    /// After a CR in the trailer section. `true`: the line was empty.
     TrailerLf(bool),
     Done,
 }
 
 impl BodyDecoder {
-    /// A decoder for a body framed like this.
+    /// Creates a decoder for a body with this framing.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
@@ -104,30 +104,31 @@ impl BodyDecoder {
         Self { state, extensions: 0, padded: false, trailers: Vec::new() }
     }
 
-    /// A decoder for an upstream's answer. Old servers pad chunk sizes with spaces, which nginx and
-    /// `HAProxy` take; from clients they are not taken, where they could hide a request.
+    /// Creates a decoder for a response body. Old servers pad chunk sizes with spaces, which nginx
+    /// and `HAProxy` accept. Padding from clients is rejected, because it could hide a request.
     #[must_use]
     pub fn of_answer(framing: Framing) -> Self {
         Self { padded: true, ..Self::new(framing) }
     }
 
-    /// Whether the body has ended.
+    /// Returns `true` if the body has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == DecoderState::Done
     }
 
-    /// Whether the body ends where the connection does.
+    /// Returns `true` if the body ends with the connection.
     #[must_use]
     pub fn ends_with_connection(&self) -> bool {
         self.state == DecoderState::Close
     }
 
-    /// Takes the next step in `input` from `*at`, which is moved past what was used.
+    /// Decodes the next part of `input`, starting at `*at`, and advances `*at` past the consumed
+    /// bytes.
     ///
     /// # Errors
     ///
-    /// [`BodyError`]; nothing after it can be trusted.
+    /// [`BodyError`]; the rest of the connection cannot be trusted then.
     pub fn decode(&mut self, input: &[u8], at: &mut usize) -> Result<DecodeStep, BodyError> {
         loop {
             if self.state == DecoderState::Done {
@@ -166,7 +167,7 @@ impl BodyDecoder {
         }
     }
 
-    /// One byte that is not data.
+    /// Consumes one byte that is not data.
     fn overhead(&mut self, byte: u8) -> Result<DecoderState, BodyError> {
         Ok(match (self.state, byte) {
             (DecoderState::Size(_, 0), b';' | b'\r') => return Err(BodyError::Chunk),
@@ -226,14 +227,14 @@ impl BodyDecoder {
         })
     }
 
-    /// The trailer fields that may be passed on, once the body has ended.
+    /// Returns the trailer fields that may be forwarded, once the body has ended.
     ///
-    /// Fields that would change framing, routing or trust if merged into a head are left out
-    /// (RFC 9110 section 6.5.1).
+    /// Fields that would change framing, routing or trust if merged into a head are left out (RFC
+    /// 9110 section 6.5.1).
     ///
     /// # Errors
     ///
-    /// [`BodyError::Trailer`] if they are not fields.
+    /// [`BodyError::Trailer`] if the section is not a list of fields.
     pub fn trailers(&mut self) -> Result<Vec<u8>, BodyError> {
         if self.trailers.is_empty() {
             return Ok(Vec::new());
@@ -242,11 +243,12 @@ impl BodyDecoder {
     }
 }
 
-/// The field lines in `text` that may be passed on as trailers; see [`BodyDecoder::trailers`].
+/// Filters the field lines of `text` that may be forwarded as trailers; see
+/// [`BodyDecoder::trailers`].
 ///
 /// # Errors
 ///
-/// [`BodyError::Trailer`] if they are not fields.
+/// [`BodyError::Trailer`] if `text` is not a list of fields.
 pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BodyError> {
     if text.is_empty() {
         return Ok(Vec::new());
@@ -298,7 +300,7 @@ fn forbidden(name: &[u8]) -> bool {
     NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
-/// The trailer section as fields, for HTTP/2.
+/// Parses a trailer section into fields, for HTTP/2.
 ///
 /// # Errors
 ///

@@ -1,10 +1,10 @@
-//! Request fields that a component may take for the word of its proxy.
+//! Request fields that a component may believe because a proxy usually sets them.
 //!
-//! Any client can send them. A component that believes them takes another client address, another
-//! path, another method or another user for real. They are dropped unless a route passes them on
-//! by name. Those that the gateway sets itself are not among them: they are never passed on.
+//! Any client can send them. A component that believes one accepts a forged client address, path,
+//! method or user. These fields are dropped unless a route forwards them by name. Fields that the
+//! gateway sets itself are not listed here, because a client's version of them is never forwarded.
 
-/// Names that begin with `X-`, without that.
+/// Names that begin with `X-`, without that prefix.
 const EXTENSIONS: [&str; 34] = [
     // The client's address.
     "client-ip",
@@ -47,12 +47,12 @@ const EXTENSIONS: [&str; 34] = [
     "ms-client-principal",
 ];
 
-/// How further names begin, again without `X-`.
+/// Prefixes of further names, again without `X-`.
 const EXTENSION_FAMILIES: [&str; 3] = ["ssl-", "tls-client-", "auth-request-"];
 
-/// Names that begin otherwise.
+/// Names without the prefix `X-`.
 const OTHERS: [&str; 14] = [
-    // CGI makes `HTTP_PROXY` of it, which many libraries take for the proxy to use ("httpoxy").
+    // CGI turns it into `HTTP_PROXY`, which many libraries use as the proxy address ("httpoxy").
     "proxy",
     "client-ip",
     "true-client-ip",
@@ -69,8 +69,9 @@ const OTHERS: [&str; 14] = [
     "client-cert-chain",
 ];
 
-/// Whether a field is dropped unless it is passed on by name. CGI and its heirs read `_` and `-`
-/// as one, so that every name with `_` may stand for a field that is not passed on.
+/// Returns `true` if a field is dropped unless a route forwards it by name. CGI and similar
+/// interfaces do not distinguish `_` from `-`, so any name with `_` may stand for a field that is
+/// not forwarded.
 #[must_use]
 pub(super) fn is_claim(name: &[u8]) -> bool {
     if has_underscore(name) {
@@ -96,7 +97,7 @@ fn begins(name: &[u8], family: &str) -> bool {
     name.get(..family.len()).is_some_and(|start| start.eq_ignore_ascii_case(family.as_bytes()))
 }
 
-/// As `name.contains(&b'_')`, eight bytes at a time: this is asked of most fields of a request.
+/// `name.contains(&b'_')`, eight bytes at a time, because most fields of every request are checked.
 fn has_underscore(name: &[u8]) -> bool {
     let Some(last) = name.last_chunk::<8>() else { return name.contains(&b'_') };
     name.as_chunks::<8>().0.iter().chain([last]).any(|chunk| {

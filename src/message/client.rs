@@ -1,7 +1,8 @@
-//! Who a client is by the word of the proxies it came through: `X-Forwarded-For`, `Forwarded` (RFC 7239).
+//! Client address as named by trusted proxies, in `X-Forwarded-For` or `Forwarded` (RFC 7239).
 //!
-//! Each proxy adds its own client at the right end. So the list is walked from there, and only as far
-//! as trusted proxies wrote it; what is left of that is the client's own text, or anybody's.
+//! Each proxy appends its own client on the right. The list is therefore read from the right, and
+//! only as far as trusted proxies wrote it. The elements further left come from the client and
+//! prove nothing.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -10,16 +11,16 @@ use crate::config::ClientAddressField;
 
 use super::field::{HeaderFields, KnownField};
 
-/// Hops of a list that are looked at. Nobody has as many proxies of his own.
+/// Limit for evaluated hops of a list. Longer chains of trusted proxies do not occur in practice.
 const MAX_HOPS: usize = 32;
-/// Longest `for` of a hop that may be an address: `[v6]:port`, with an IPv4 tail.
+/// Length limit for the `for` parameter of a hop, in bytes: `[v6]:port` with an IPv4 tail.
 const MAX_NODE_LEN: usize = 64;
 
-/// The client of a request that came from `proxy`, which is trusted.
+/// Determines the client of a request that came from `proxy`, which is trusted.
 ///
-/// It is the first from the right who is not trusted, or the last of all. Where the list stops making
-/// sense, or hides who it was (`unknown`, `_hidden`), it is the last hop before that. A port that is
-/// not told is 0.
+/// The client is the first untrusted address from the right, or the leftmost one if all are
+/// trusted. Where an element is malformed or hides the address (`unknown`, `_hidden`), the client
+/// is the last hop to the right of it. The port is 0 if the list does not name one.
 pub fn named(
     fields: &HeaderFields,
     by: ClientAddressField,
@@ -63,14 +64,15 @@ fn walk(
     last
 }
 
-/// An element of `X-Forwarded-For`: an address, or one with a port.
+/// Parses an element of `X-Forwarded-For`: an address with an optional port.
 fn address(text: &[u8]) -> Option<ClientAddr> {
     let text = text.trim_ascii();
     let bare = || std::str::from_utf8(text).ok()?.parse::<Ipv6Addr>().ok();
     bare().map(|ip| client(ip.into(), 0)).or_else(|| node(text))
 }
 
-/// An IPv4 address, or an IPv6 address in brackets, and perhaps a port (RFC 7239 section 6).
+/// Parses an IPv4 address, or an IPv6 address in brackets, with an optional port (RFC 7239 section
+/// 6).
 fn node(text: &[u8]) -> Option<ClientAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let (ip, port) = match text.strip_prefix('[') {
@@ -87,7 +89,7 @@ fn node(text: &[u8]) -> Option<ClientAddr> {
     Some(client(ip, port.map_or(Some(0), number)?))
 }
 
-/// A port; one that is hidden (`_x`) is not told.
+/// Parses a port. An obfuscated port (`_x`) counts as absent, which is 0.
 fn number(port: &str) -> Option<u16> {
     if let Some(hidden) = port.strip_prefix('_') {
         let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -97,15 +99,16 @@ fn number(port: &str) -> Option<u16> {
     if digits { port.parse().ok() } else { None }
 }
 
-/// IPv4 carried in IPv6 is IPv4, as it is of connections.
+/// Builds the client address. IPv4 mapped into IPv6 becomes IPv4, as for connections.
 fn client(ip: IpAddr, port: u16) -> ClientAddr {
     ClientAddr(SocketAddr::new(ip.to_canonical(), port))
 }
 
-/// The elements of a `Forwarded` line from the right, and pairs of an element: what is between
-/// separators that are not quoted.
+/// Iterator over the elements of a `Forwarded` line, or the pairs of an element, from the right:
+/// the texts between separators outside quotes.
 ///
-/// Found backwards, so that no quote that a client left open swallows what proxies wrote behind it.
+/// The search runs backwards, so that a quote left open by a client cannot swallow elements that
+/// proxies appended.
 struct ForwardedElements<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for ForwardedElements<'a> {
@@ -119,7 +122,7 @@ impl<'a> Iterator for ForwardedElements<'a> {
     }
 }
 
-/// What is behind the last `separator` that is not in quotes, and what is before it.
+/// Splits `text` at the last `separator` outside quotes: the part after it and the part before it.
 fn last_part(text: &[u8], separator: u8) -> (Option<&[u8]>, &[u8]) {
     let mut quoted = false;
     for (at, byte) in text.iter().enumerate().rev() {
@@ -134,7 +137,8 @@ fn last_part(text: &[u8], separator: u8) -> (Option<&[u8]>, &[u8]) {
     (None, text)
 }
 
-/// The `for` of an element of `Forwarded`; `None` as well if anything of the element is malformed.
+/// Address in the `for` parameter of a `Forwarded` element; `None` also if any part of the element
+/// is malformed.
 fn forwarded(element: &[u8]) -> Option<ClientAddr> {
     let (mut rest, mut found) = (Some(element), None);
     while let Some(text) = rest {
@@ -148,7 +152,7 @@ fn forwarded(element: &[u8]) -> Option<ClientAddr> {
         if !is_token(name) {
             return None;
         }
-        // Each parameter once (section 4).
+        // Each parameter may occur once (section 4).
         if name.eq_ignore_ascii_case(b"for") && found.replace(node(value)).is_some() {
             return None;
         }
@@ -156,8 +160,8 @@ fn forwarded(element: &[u8]) -> Option<ClientAddr> {
     found?
 }
 
-/// The value of a parameter, a token or a quoted string; nothing of one that is too long for an
-/// address. `None` if it is neither.
+/// Value of a parameter that is a token or a quoted string; empty if it is too long for an address.
+/// `None` if it is neither.
 fn unquoted<'a>(value: &'a [u8], plain: &'a mut [u8]) -> Option<&'a [u8]> {
     let Some(inside) = value.strip_prefix(b"\"") else {
         return is_token(value).then_some(value);
@@ -178,7 +182,7 @@ fn unquoted<'a>(value: &'a [u8], plain: &'a mut [u8]) -> Option<&'a [u8]> {
     Some(plain.get(..length).unwrap_or_default())
 }
 
-/// Whether it is a token (RFC 9110 section 5.6.2).
+/// Returns `true` if `text` is a token (RFC 9110 section 5.6.2).
 fn is_token(text: &[u8]) -> bool {
     let known = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     !text.is_empty() && text.iter().all(known)

@@ -1,29 +1,29 @@
-//! Fields of a message head, as ranges into the bytes they came in.
+//! Fields of a message head, as byte ranges of the received head.
 
 use bytes::Bytes;
 
 use super::claim::is_claim;
 
-/// A field the gateway itself acts on; all others are [`KnownField::Other`].
+/// Name of a field on which the gateway itself acts; all others are [`KnownField::Other`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum KnownField {
     /// `Host`.
     Host,
-    /// `ContentSnapshot-Length`.
+    /// `Content-Length`.
     ContentLength,
     /// `Transfer-Encoding`.
     TransferEncoding,
-    /// `PooledConn`.
+    /// `Connection`.
     Connection,
-    /// `Keep-GenerationGuard`: hop-by-hop.
+    /// `Keep-Alive`: hop-by-hop.
     KeepAlive,
-    /// `TrustedProxy-PooledConn`, `TrustedProxy-Authorization`: meant for a proxy, not for a component.
+    /// `Proxy-Connection`, `Proxy-Authorization`: meant for a proxy, not for a component.
     Proxy,
     /// `TE`: hop-by-hop.
     Te,
     /// `Trailer`.
     Trailer,
-    /// `StartingChild`: hop-by-hop.
+    /// `Upgrade`: hop-by-hop.
     Upgrade,
     /// `Expect`.
     Expect,
@@ -35,8 +35,8 @@ pub enum KnownField {
     ForwardedHost,
     /// `X-Forwarded-Port`.
     ForwardedPort,
-    /// Others that tell where a request came from, and spellings with `_` that a component may
-    /// read as one of these: never passed on, not even for a trusted proxy.
+    /// Other fields that describe the origin of a request, and spellings with `_` that a component
+    /// may read as one of these. Never forwarded, not even from a trusted proxy.
     ForwardedOther,
     /// `X-Request-Id`.
     RequestId,
@@ -44,7 +44,7 @@ pub enum KnownField {
     WebSocketKey,
     /// `Sec-WebSocket-Accept`.
     WebSocketAccept,
-    /// `traceparent`: each hop has its own.
+    /// `traceparent`: every hop writes its own.
     TraceParent,
     /// `tracestate`.
     TraceState,
@@ -56,11 +56,11 @@ pub enum KnownField {
     Cookie,
     /// `Date`.
     Date,
-    /// `Max-Forwards`: counted down in OPTIONS and TRACE.
+    /// `Max-Forwards`: decremented in OPTIONS and TRACE.
     MaxForwards,
-    /// A field that a component may take for the word of its proxy: passed on by name only.
+    /// A field that a component may believe because proxies usually set it: forwarded by name only.
     Claim,
-    /// `Alt-Svc`: an upstream's would lead clients past the gateway.
+    /// `Alt-Svc`: dropped from responses, because it would lead clients past the gateway.
     AltSvc,
     /// Anything else.
     Other,
@@ -91,7 +91,8 @@ impl KnownField {
             12 if is("max-forwards") => Self::MaxForwards,
             12 if like(name, b"x-request-id") => Self::ForwardedOther,
             14 if is("content-length") => Self::ContentLength,
-            // Ours to say: an upstream's would pass for a refusal of the gateway's.
+            // Only the gateway sets it. From an upstream it would pass for a rejection by the
+            // gateway.
             14 if is("gateway-reason") => Self::ForwardedOther,
             14 if like(name, b"x-original-uri") => Self::ForwardedOther,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
@@ -110,7 +111,7 @@ impl KnownField {
     }
 }
 
-/// Whether these bytes are a field name (RFC 9110 section 5.1): a token, which has no quotes.
+/// Returns `true` if `name` is a field name (RFC 9110 section 5.1): a token, which has no quotes.
 #[must_use]
 pub fn is_name(name: &[u8]) -> bool {
     const TOKEN: [bool; 256] = {
@@ -133,7 +134,8 @@ pub fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
-/// Equal but for case, with `_` read as `-`: CGI and its heirs make the two indistinguishable.
+/// Compares without case and reads `_` as `-`, because CGI and similar interfaces cannot
+/// distinguish them.
 fn like(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
         && name.iter().zip(known).all(|(a, b)| {
@@ -142,16 +144,16 @@ fn like(name: &[u8], known: &[u8]) -> bool {
         })
 }
 
-/// One field: where its name and value stand in the head.
+/// Position of one field: the ranges of its name and value in the head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderField {
-    /// What it is.
+    /// Classification of the name.
     pub known: KnownField,
     name: (u32, u32),
     value: (u32, u32),
 }
 
-/// The fields of one head, in the order they came.
+/// Fields of one head, in the order received.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderFields {
     bytes: Bytes,
@@ -159,13 +161,13 @@ pub struct HeaderFields {
 }
 
 impl HeaderFields {
-    /// Takes over `bytes`, with no field yet.
+    /// Creates an empty list over `bytes`.
     #[must_use]
     pub fn new(bytes: Bytes, capacity: usize) -> Self {
         Self { bytes, list: Vec::with_capacity(capacity) }
     }
 
-    /// The fields httparse found in `bytes`.
+    /// Creates the list of fields that httparse found in `bytes`.
     #[must_use]
     pub fn parsed(bytes: &Bytes, headers: &[httparse::Header<'_>]) -> Self {
         let mut fields = Self::new(bytes.clone(), headers.len());
@@ -175,16 +177,16 @@ impl HeaderFields {
         fields
     }
 
-    /// Adds the field whose name and value stand at these byte ranges.
+    /// Adds the field with its name and value at these byte ranges.
     pub fn push(&mut self, name: (usize, usize), value: (usize, usize)) {
         let known = KnownField::of(self.bytes.get(name.0..name.1).unwrap_or_default());
-        // A head is at most 64 KiB, so its offsets fit.
+        // A head is at most 64 KiB, so the offsets fit.
         #[expect(clippy::cast_possible_truncation, reason = "bounded by the size of a head")]
         let range = |(start, end): (usize, usize)| (start as u32, end as u32);
         self.list.push(HeaderField { known, name: range(name), value: range(value) });
     }
 
-    /// All fields.
+    /// Iterates over all fields: classification, name, value.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (KnownField, &[u8], &[u8])> {
         self.list.iter().map(|f| (f.known, self.slice(f.name), self.slice(f.value)))
     }
@@ -212,13 +214,13 @@ impl HeaderFields {
         self.list.len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The bytes the ranges point into.
+    /// The bytes that contain the fields.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -229,14 +231,14 @@ impl HeaderFields {
     }
 }
 
-/// Where `part`, a slice of `whole`, stands in it.
+/// Byte range of `part`, a slice of `whole`, in `whole`.
 #[must_use]
 pub fn within(whole: &Bytes, part: &[u8]) -> (usize, usize) {
     let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
     (start, start.wrapping_add(part.len()))
 }
 
-/// The cookies of a `Cookie` field (RFC 6265 section 4.2.1): names and values.
+/// Names and values in a `Cookie` field (RFC 6265 section 4.2.1).
 pub fn cookies(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     value.split(|byte| *byte == b';').filter_map(|pair| {
         let pair = pair.trim_ascii();
@@ -245,7 +247,7 @@ pub fn cookies(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// The comma-separated tokens of all values, trimmed, empty ones left out.
+/// Comma-separated tokens of all values, trimmed, without empty ones.
 pub fn tokens<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
     values
         .flat_map(|value| value.split(|b| *b == b','))

@@ -1,6 +1,6 @@
-//! Heads as they are passed on: hop-by-hop fields gone, ours added.
+//! Writes forwarded heads: without hop-by-hop fields, with the fields of the gateway.
 //!
-//! The field lists are written straight into the outgoing bytes; nothing is removed from a map.
+//! The field lines are written directly into the outgoing bytes; no map is built and pruned.
 
 use std::net::IpAddr;
 
@@ -16,22 +16,22 @@ use super::request::RequestHead;
 use super::response::ResponseHead;
 use super::trace::TraceParent;
 
-/// What an upstream is told about where a request came from.
+/// Client and route data that goes into the request to an upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOrigin<'a> {
     /// The client's address.
     pub client: IpAddr,
-    /// The trusted proxy that is connected.
+    /// The trusted proxy that is the TCP peer.
     pub proxy: Option<TrustedProxy>,
-    /// Taken off the front of the path.
+    /// Prefix that is removed from the path.
     pub strip_prefix: Option<&'a str>,
     /// Id of the request.
     pub request_id: &'a str,
-    /// The cookie that is between client and gateway alone.
+    /// Name of the sticky cookie, which is not forwarded to the upstream.
     pub sticky_cookie_value: Option<&'a str>,
-    /// The trace it belongs to; `None` if the gateway does not take part in that.
+    /// Trace context of the request; `None` if tracing is off.
     pub trace: Option<&'a TraceParent>,
-    /// Names of [`KnownField::Claim`] fields that are passed on.
+    /// Names of [`KnownField::Claim`] fields that the route forwards.
     pub passes: &'a [HeaderName],
 }
 
@@ -41,28 +41,28 @@ impl ClientOrigin<'_> {
     }
 }
 
-/// A trusted proxy, as an upstream is told of it.
+/// A trusted proxy in front of the gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustedProxy {
     /// Its address.
     pub address: IpAddr,
-    /// Its `X-Forwarded-*` are believed.
+    /// Its `X-Forwarded-*` fields are believed.
     pub believed: bool,
 }
 
-/// Bytes a head usually grows by when it is passed on.
+/// Usual growth of a head when it is forwarded, in bytes.
 const HEAD_GROWTH: usize = 384;
 
-/// Writes the head of `head` as the upstream gets it, down to the empty line.
+/// Writes the request head for the upstream, including the empty line.
 ///
-/// `websocket_key` is sent for WebSockets that came over HTTP/2, which carry none.
+/// `websocket_key` is sent for WebSockets over HTTP/2, which carry no key.
 pub fn write_request(
     out: &mut Vec<u8>,
     head: &RequestHead,
     origin: &ClientOrigin<'_>,
     websocket_key: Option<&str>,
 ) {
-    // What is passed on, and what is added; a longer head grows it once more.
+    // Room for the forwarded and the added fields; a longer head causes one more allocation.
     out.reserve(head.fields.bytes().len() + HEAD_GROWTH);
     out.extend_from_slice(if head.upgrade { "GET" } else { head.method.as_str() }.as_bytes());
     out.push(b' ');
@@ -90,11 +90,12 @@ pub fn write_request(
             | KnownField::Date
             | KnownField::MaxForwards
             | KnownField::WebSocketAccept => !named.contains(name),
-            // One that a client sends over HTTP/2 means nothing (RFC 8441 section 5): ours goes.
+            // A key sent over HTTP/2 has no meaning (RFC 8441 section 5); the gateway's own key is
+            // sent.
             KnownField::WebSocketKey => websocket_key.is_none() && !named.contains(name),
             KnownField::Claim => origin.passes(name) && !named.contains(name),
             KnownField::TraceParent => origin.trace.is_none() && !named.contains(name),
-            // It belongs to the `traceparent` beside it.
+            // `tracestate` is valid only together with the `traceparent` beside it.
             KnownField::TraceState => {
                 origin.trace.is_none_or(TraceParent::is_continued) && !named.contains(name)
             }
@@ -114,7 +115,7 @@ pub fn write_request(
     match head.framing {
         Framing::Length(length) => number_field(out, "Content-Length", length),
         Framing::Chunked => field(out, "Transfer-Encoding", b"chunked"),
-        // A length of nothing is said where a length is expected (RFC 9110 section 8.6).
+        // A method for which a length is expected gets `Content-Length: 0` (RFC 9110 section 8.6).
         Framing::None if head.fields.first(KnownField::ContentLength).is_some() => {
             number_field(out, "Content-Length", 0);
         }
@@ -133,7 +134,8 @@ pub fn write_request(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a `Cookie` field without the cookie called `ours`; not at all, if nothing else is in it.
+/// Writes a `Cookie` field without the cookie called `ours`, or no field if no other cookie
+/// remains.
 fn write_cookies(out: &mut Vec<u8>, name: &[u8], value: &[u8], ours: &str) {
     let is_ours = |(name, _): &(&[u8], &[u8])| *name == ours.as_bytes();
     if !cookies(value).any(|cookie| is_ours(&cookie)) {
@@ -162,7 +164,7 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &ClientOrigin<'_>
     if !host.is_empty() {
         field(out, "X-Forwarded-Host", host);
     }
-    // The port the client used, not the one we listen on: a firewall may map 443 to 8443.
+    // The port used by the client, not the listening port: a firewall may map 443 to 8443.
     match believed(KnownField::ForwardedPort) {
         Some(port) => field(out, "X-Forwarded-Port", port),
         None => number_field(out, "X-Forwarded-Port", head.port().unwrap_or(443).into()),
@@ -177,8 +179,8 @@ fn write_origin(out: &mut Vec<u8>, head: &RequestHead, origin: &ClientOrigin<'_>
     }
 }
 
-/// Writes `X-Real-IP`, the client, and `X-Forwarded-For`: the list of a proxy that is believed, or
-/// the client, and the proxy.
+/// Writes `X-Real-IP` with the client, and `X-Forwarded-For`: the list of a believed proxy, or the
+/// client, followed by the proxy.
 fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &ClientOrigin<'_>) {
     out.extend_from_slice(b"X-Real-IP: ");
     let start = out.len();
@@ -203,13 +205,13 @@ fn write_hops(out: &mut Vec<u8>, head: &RequestHead, origin: &ClientOrigin<'_>) 
     out.extend_from_slice(b"\r\n");
 }
 
-/// Changes to an upstream's answer, in the form they are applied in.
+/// Configured changes of response fields, prepared for use per response.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseEdits {
     gone: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
     block: Vec<u8>,
-    /// Those of `set` that suit an answer of the gateway's own.
+    /// Fields of `set` that also apply to local replies of the gateway.
     own: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -230,40 +232,41 @@ impl ResponseEdits {
         edits
     }
 
-    /// The fields that are set.
+    /// Fields to set.
     #[must_use]
     pub fn set(&self) -> &[(HeaderName, HeaderValue)] {
         &self.set
     }
 
-    /// The fields that are set on answers of the gateway's own: not those that describe the
-    /// content of a component's answer or how long it may be kept.
+    /// Fields to set on local replies of the gateway: without those that describe the content of a
+    /// component's response or its caching.
     #[must_use]
     pub fn own(&self) -> &[(HeaderName, HeaderValue)] {
         &self.own
     }
 
-    /// The same without a field that means nothing, or harm, over plain HTTP (RFC 6797 section 7.2).
+    /// Copy without the fields that are meaningless or harmful over plain HTTP (RFC 6797 section
+    /// 7.2).
     #[must_use]
     pub fn for_plain_http(mut self) -> Self {
         self.own.retain(|(name, _)| *name != STRICT_TRANSPORT_SECURITY);
         self
     }
 
-    /// Names whose upstream value is dropped, those that are set included.
+    /// Names dropped from the upstream's response, including those that are set.
     #[must_use]
     pub fn dropped(&self) -> &[HeaderName] {
         &self.gone
     }
 
-    /// Whether the configuration decides about this field.
+    /// Returns `true` if the configuration sets or removes this field.
     #[must_use]
     pub fn drops(&self, name: &[u8]) -> bool {
         self.gone.iter().any(|gone| name.eq_ignore_ascii_case(gone.as_str().as_bytes()))
     }
 }
 
-/// Whether a field belongs to the content or the meaning of one answer.
+/// Returns `true` if a field describes the content or the meaning of one particular response.
 fn describes_content(name: &HeaderName) -> bool {
     const NAMES: [HeaderName; 12] = [
         header::AGE,
@@ -283,7 +286,8 @@ fn describes_content(name: &HeaderName) -> bool {
     NAMES.contains(name) || text.starts_with("content-") && !text.starts_with("content-security-")
 }
 
-/// The end-to-end fields of an answer, edits applied; framing and `PooledConn` are the caller's.
+/// End-to-end fields of a response after the edits. Framing and `Connection` are left to the
+/// caller.
 pub fn passed_fields<'a>(
     head: &'a ResponseHead,
     edits: &'a ResponseEdits,
@@ -306,27 +310,27 @@ pub fn passed_fields<'a>(
     })
 }
 
-/// Whether an answer goes on without a `Date`, which a recipient with a clock then adds (RFC 9110
-/// section 6.6.1).
+/// Returns `true` if a response has no `Date`, so that the gateway, a recipient with a clock, adds
+/// one (RFC 9110 section 6.6.1).
 #[must_use]
 pub fn lacks_date(head: &ResponseHead, edits: &ResponseEdits) -> bool {
     head.fields.first(KnownField::Date).is_none() && !edits.drops(b"date")
 }
 
-/// How the body of an answer is framed for an HTTP/1 client.
+/// Framing of a response body for an HTTP/1 client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ResponseFraming {
-    /// As a length, possibly that of a body that is not sent (HEAD, 304).
+    /// `Content-Length`, possibly of a body that is not sent (HEAD, 304).
     Length(u64),
-    /// In chunks.
+    /// Chunked coding.
     Chunked,
     /// Until the connection closes (HTTP/1.0).
     Close,
-    /// No body and nothing said about one (1xx, 204).
+    /// No body and no framing field (1xx, 204).
     Nothing,
 }
 
-/// Writes an answer's head for an HTTP/1 client, down to the empty line.
+/// Writes a response head for an HTTP/1 client, including the empty line.
 pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead,
@@ -358,7 +362,7 @@ pub fn status_line(out: &mut Vec<u8>, status: u16, phrase: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes `name: value`. Neither may hold CR or LF; parsed heads and checked types never do.
+/// Writes `name: value`. Neither may contain CR or LF; parsed heads and validated types never do.
 pub fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     raw_field(out, name.as_bytes(), value);
 }
@@ -376,7 +380,7 @@ pub(super) fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Names that `PooledConn` declares to be for this hop only.
+/// Field names that `Connection` declares to be hop-by-hop.
 pub(super) struct ConnectionOptions<'a>(Vec<&'a [u8]>);
 
 impl<'a> ConnectionOptions<'a> {
@@ -394,7 +398,7 @@ impl<'a> ConnectionOptions<'a> {
     }
 }
 
-/// The path part of a stripped target, for showing.
+/// Path of a stripped target, for display.
 #[must_use]
 pub fn stripped_target(target: &[u8], prefix: Option<&str>) -> Vec<u8> {
     let Some(prefix) = prefix else { return target.to_vec() };

@@ -1,16 +1,15 @@
-//! The `Host` field and its relatives.
+//! Parsing of `Host` and of other authorities.
 
-/// A host and port as a client wrote them, with the parts told apart.
+/// Host and port of an authority as a client wrote them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HostPort<'a> {
-    /// The name or address; IPv6 without its brackets.
+    /// Name or address; IPv6 without brackets.
     pub host: &'a str,
     /// The port, if one was written.
     pub port: Option<u16>,
 }
 
-/// Where the name stands in an authority that has been read, and its port: read once for each
-/// request, and asked for several times.
+/// Positions of the parts of a parsed authority. Parsed once per request and used several times.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct AuthorityParts {
     start: usize,
@@ -20,9 +19,9 @@ pub struct AuthorityParts {
 }
 
 impl AuthorityParts {
-    /// Reads `host[:port]` (RFC 9110 section 7.2), strictly: names of letters, digits, `.`, `-` and
-    /// `_`, or an IPv6 address in brackets. `None` if it is anything else; user information, paths
-    /// and percent-encoding have no business here.
+    /// Parses `host[:port]` (RFC 9110 section 7.2) strictly: a name of letters, digits, `.`, `-`
+    /// and `_`, or an IPv6 address in brackets. `None` for anything else; user information, paths
+    /// and percent-encoding are not accepted.
     #[must_use]
     pub fn of(authority: &[u8]) -> Option<Self> {
         let (start, end, rest) = if authority.first() == Some(&b'[') {
@@ -36,7 +35,7 @@ impl AuthorityParts {
             (0, end, authority.get(end..)?)
         };
         let port = match rest {
-            // `host:` with an empty port is allowed by RFC 3986 and means the default.
+            // RFC 3986 allows an empty port (`host:`); it means the default port.
             [] | [b':'] => None,
             [b':', digits @ ..] => Some(number(digits)?),
             _ => return None,
@@ -44,7 +43,7 @@ impl AuthorityParts {
         (end > start).then_some(Self { start, end, port })
     }
 
-    /// The name or address in `authority`, which is what was read; IPv6 without its brackets.
+    /// Name or address in `authority`, the text that was parsed; IPv6 without brackets.
     #[must_use]
     pub fn name<'a>(&self, authority: &'a [u8]) -> &'a str {
         let name = authority.get(self.start..self.end).unwrap_or_default();
@@ -52,7 +51,7 @@ impl AuthorityParts {
     }
 }
 
-/// A port: up to five digits.
+/// Parses a port of up to five digits.
 fn number(digits: &[u8]) -> Option<u16> {
     if digits.len() > 5 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -61,7 +60,7 @@ fn number(digits: &[u8]) -> Option<u16> {
     u16::try_from(value).ok()
 }
 
-/// Reads an authority as [`AuthorityParts::of`] does.
+/// Parses an authority as [`AuthorityParts::of`] does.
 #[must_use]
 pub fn parse(value: &[u8]) -> Option<HostPort<'_>> {
     let parts = AuthorityParts::of(value)?;

@@ -1,8 +1,8 @@
-//! HTTP messages: reading heads, deciding where bodies end, writing what is passed on.
+//! HTTP messages: parsing of heads, body framing, and writing of forwarded heads.
 //!
-//! HTTP/1.1 is parsed here, on httparse, for both sides of the gateway; HTTP/2 requests are turned
-//! into the same [`RequestHead`]. What is ambiguous is refused, never repaired: a repaired message
-//! is read one way by us and another way by the next hop, which is how requests are smuggled.
+//! HTTP/1.1 is parsed here, on httparse, for both sides of the gateway; HTTP/2 requests are
+//! converted to the same [`RequestHead`]. An ambiguous message is rejected, never repaired: the
+//! next hop may read a repaired message differently, which is how request smuggling works.
 //!
 //! Never: opens a socket, knows a route or an upstream.
 

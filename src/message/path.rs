@@ -1,20 +1,20 @@
-//! What a path names, decided once for everyone.
+//! Path normalization for route matching.
 //!
-//! Routes are matched on the percent-decoded path while the raw one is passed on, so a path that
-//! two readers could resolve differently would be judged as one thing and served as another.
-//! Those are refused here.
+//! Routes are matched on the percent-decoded path, while the raw path is forwarded. A path that two
+//! parsers could resolve differently would be checked as one resource and served as another. Such
+//! paths are rejected here.
 
 use std::borrow::Cow;
 
 use super::Reason;
 
-/// The path of `target` (everything before `?`), raw.
+/// Raw path of `target`: everything before `?`.
 #[must_use]
 pub fn raw(target: &[u8]) -> &[u8] {
     target.split(|b| *b == b'?').next().unwrap_or_default()
 }
 
-/// Percent-decodes, leaving malformed escapes as they are.
+/// Percent-decodes `raw`; malformed escapes stay as they are.
 #[must_use]
 pub fn decode(raw: &[u8]) -> Cow<'_, [u8]> {
     if !raw.contains(&b'%') {
@@ -34,10 +34,10 @@ pub fn decode(raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Spellings of a path that are refused unless the route admits them.
+/// Spellings of a path that are rejected unless the route allows them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Oddities {
-    /// An encoded slash or backslash, or one that is encoded twice.
+    /// An encoded or doubly encoded slash or backslash.
     pub encoded_slash: bool,
     /// An empty segment: `//`.
     pub empty_segment: bool,
@@ -46,13 +46,13 @@ pub struct Oddities {
 }
 
 impl Oddities {
-    /// Whether there is none.
+    /// Returns `true` if the path has no such spelling.
     #[must_use]
     pub fn is_none(self) -> bool {
         self == Self::default()
     }
 
-    /// Whether all of them are among `admitted`.
+    /// Returns `true` if all of them are among `admitted`.
     #[must_use]
     pub fn is_within(self, admitted: Self) -> bool {
         self.encoded_slash <= admitted.encoded_slash
@@ -61,22 +61,22 @@ impl Oddities {
     }
 }
 
-/// A path as routes compare it.
+/// Path in the form that routes compare.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Matchable<'a> {
-    /// Percent-decoded, without path parameters and empty segments.
+    /// Percent-decoded path without path parameters and empty segments.
     pub path: Cow<'a, [u8]>,
-    /// What of it a route has to admit.
+    /// Spellings in the raw path that a route must allow.
     pub oddities: Oddities,
 }
 
-/// The path as routes compare it.
+/// Normalizes a raw path for comparison with routes.
 ///
 /// # Errors
 ///
-/// [`Reason::AmbiguousPath`] for what no route can admit: dot segments in any spelling (also
-/// `..;x`, which Tomcat reads as `..`), backslashes, malformed escapes, overlong UTF-8, NUL and
-/// other control bytes.
+/// [`Reason::AmbiguousPath`] for spellings that no route can allow: dot segments in any spelling
+/// (also `..;x`, which Tomcat reads as `..`), backslashes, malformed escapes, overlong UTF-8, NUL
+/// and other control bytes.
 pub fn matchable(raw: &[u8]) -> Result<Matchable<'_>, Reason> {
     let mut oddities = Oddities::default();
     let mut rest = raw;
@@ -94,7 +94,7 @@ pub fn matchable(raw: &[u8]) -> Result<Matchable<'_>, Reason> {
     }
     let decoded = decode(raw);
     if matches!(decoded, Cow::Owned(_)) {
-        // `%252e`: harmless to us, a dot to a component that decodes twice.
+        // `%252e` is harmless here, but a dot to a component that decodes twice.
         let twice = |at| matches!(decoded.get(at..).and_then(escape), Some(b'.' | b'/' | b'\\'));
         oddities.encoded_slash |= memchr::memchr_iter(b'%', &decoded).any(twice);
     }
@@ -110,7 +110,7 @@ pub fn matchable(raw: &[u8]) -> Result<Matchable<'_>, Reason> {
     Ok(Matchable { path, oddities })
 }
 
-/// Looks at each byte of a decoded path once.
+/// Scans each byte of a decoded path once.
 fn scan(path: &[u8], oddities: &mut Oddities) -> Result<(), Reason> {
     let mut start = 0;
     for (at, byte) in path.iter().enumerate() {
@@ -134,14 +134,14 @@ fn scan(path: &[u8], oddities: &mut Oddities) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether a segment is `.` or `..`, path parameters left out.
+/// Returns `true` if a segment is `.` or `..` without its path parameters.
 fn is_dots(segment: &[u8]) -> bool {
     segment.first() == Some(&b'.')
         && matches!(until(segment, |byte| byte == b';').trim_ascii_end(), b"." | b"..")
 }
 
-/// Whether there is a byte sequence that only a lax reader of UTF-8 takes for a character: it may
-/// stand for `/` or `.` (RFC 3629 section 10).
+/// Returns `true` if there is a byte sequence that only a lax UTF-8 decoder accepts: it may stand
+/// for `/` or `.` (RFC 3629 section 10).
 fn overlong(path: &[u8]) -> bool {
     !path.is_ascii()
         && path.windows(2).any(|pair| {
@@ -149,7 +149,7 @@ fn overlong(path: &[u8]) -> bool {
         })
 }
 
-/// A decoded path without path parameters and empty segments. A `/` at its end stays.
+/// Copy of a decoded path without path parameters and empty segments. A trailing `/` stays.
 fn reduced(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut is_open = false;
@@ -167,21 +167,21 @@ fn reduced(path: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The part of `text` before the first byte that `ends` it.
+/// Part of `text` before the first byte for which `ends` holds.
 fn until(text: &[u8], ends: impl Fn(u8) -> bool) -> &[u8] {
     text.split(|byte| ends(*byte)).next().unwrap_or_default()
 }
 
-/// The one form of all spellings of a path that a component may take for the same: what a refusal
-/// of one of them covers. In: a decoded path. Out: no `/` at the end, and nothing for the root.
+/// Canonical form shared by all spellings of a decoded path that a component may treat as equal. A
+/// denial of one spelling covers them all. The result has no trailing `/`; the root is empty.
 ///
 /// - Case is folded, also beyond ASCII (IIS, Express).
-/// - Path parameters and empty segments are gone (Tomcat, Spring), also parameters that ASP.NET
-///   takes from a segment's front: `(S(...))`.
-/// - Spaces around a segment, dots at its end and the name of an NTFS stream are gone (Windows).
+/// - Path parameters and empty segments are removed (Tomcat, Spring), also the parameters that
+///   ASP.NET takes from the front of a segment: `(S(...))`.
+/// - Spaces around a segment, trailing dots and the name of an NTFS stream are removed (Windows).
 /// - A backslash separates segments; `?` and `#` end the path (components that decode twice).
 ///
-/// It is for comparing alone: a path is passed on as it came.
+/// Only for comparison: the path is forwarded as received.
 #[must_use]
 pub fn canonical(decoded: &[u8]) -> Cow<'_, [u8]> {
     let bare = decoded.strip_suffix(b"/").unwrap_or(decoded);
@@ -194,20 +194,21 @@ pub fn canonical(decoded: &[u8]) -> Cow<'_, [u8]> {
     {
         let text = match std::str::from_utf8(segment) {
             Ok(text) => Cow::Borrowed(text),
-            // As Latin-1, which is what a reader without UTF-8 makes of it.
+            // Read as Latin-1, as a component without UTF-8 does.
             Err(_) => Cow::Owned(segment.iter().map(|byte| char::from(*byte)).collect()),
         };
         let name = segment_name(&text);
         if !name.is_empty() {
             out.push('/');
-            // There and back: `\u{17f}` is an `S` in capitals, and the Kelvin sign a small `k`.
+            // Folded to upper and back to lower case: `\u{17f}` becomes `S`, and the Kelvin sign
+            // `k`.
             out.extend(name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase));
         }
     }
     Cow::Owned(out.into_bytes())
 }
 
-/// What a component may take a segment for.
+/// Name under which a component may look up a segment.
 fn segment_name(segment: &str) -> &str {
     let segment = segment.split(';').next().unwrap_or_default();
     let segment = match segment.as_bytes() {
@@ -223,7 +224,7 @@ fn segment_name(segment: &str) -> &str {
     name.trim_end_matches(|letter: char| letter == '.' || letter.is_whitespace())
 }
 
-/// Whether [`canonical`] would change nothing. It may say no where nothing would change.
+/// Returns `true` if [`canonical`] would change nothing. May return `false` for a canonical path.
 fn is_canonical(bare: &[u8]) -> bool {
     let mut before = 0;
     for byte in bare {
@@ -253,9 +254,9 @@ fn is_canonical(bare: &[u8]) -> bool {
     !matches!(before, b'/' | b'.')
 }
 
-/// The raw target without the part that stands for `prefix`, the beginning of its path as routes
-/// compare it, and without empty segments and path parameters in and around that part. It may
-/// lack a `/` at its front.
+/// Removes from a raw target the part that stands for `prefix`, the beginning of its path as routes
+/// compare it, including empty segments and path parameters in and around that part. The result may
+/// lack a leading `/`.
 #[must_use]
 pub fn without_prefix<'a>(target: &'a [u8], prefix: &[u8]) -> &'a [u8] {
     let mut rest = target;
@@ -286,7 +287,7 @@ pub fn without_prefix<'a>(target: &'a [u8], prefix: &[u8]) -> &'a [u8] {
     rest
 }
 
-/// The rest of a raw target from the next segment or the query on.
+/// Rest of a raw target, from the next segment or the query on.
 fn past_parameter(rest: &[u8]) -> &[u8] {
     let ends = |at: &usize| {
         let rest = rest.get(*at..).unwrap_or_default();
@@ -296,7 +297,7 @@ fn past_parameter(rest: &[u8]) -> &[u8] {
     rest.get(end..).unwrap_or_default()
 }
 
-/// The byte an escape at the front of `text` stands for.
+/// Byte encoded by the escape at the front of `text`.
 fn escape(text: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = text else { return None };
     let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|d| u8::try_from(d).ok());
@@ -322,7 +323,7 @@ mod tests {
         reads("/b=d/%C3%A9/a.b/.c/...", "/b=d/é/a.b/.c/...", NONE);
         reads("/", "/", NONE);
         reads("", "", NONE);
-        // A Latin-1 letter is no UTF-8, and nothing else either.
+        // A Latin-1 letter is not UTF-8, but not ambiguous either.
         assert!(matchable(b"/caf%E9%C3").is_ok());
     }
 
@@ -435,7 +436,7 @@ mod tests {
             }
         }
 
-        /// A path is under the routes that its spelling is under.
+        /// A path matches the routes that its raw spelling matches.
         #[test]
         fn the_form_of_a_path_begins_with_that_of_its_parents(
             parent in "(/[a-zA-Zé._~-]{1,4}){1,3}/",

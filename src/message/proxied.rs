@@ -1,7 +1,7 @@
-//! What a client asks a proxy for: a tunnel, or a request with the whole URL in it.
+//! Requests to a forward proxy: CONNECT, or a request with an absolute URL.
 //!
-//! The authority is that of the request target. `Host` is looked at only for being there once at
-//! most: clients leave its port out, and RFC 9112 section 3.2.2 has a proxy replace it.
+//! The authority is that of the request target. `Host` is only checked for not being repeated:
+//! clients omit its port, and RFC 9112 section 3.2.2 requires a proxy to replace it.
 
 use bytes::Bytes;
 use http::Method;
@@ -13,32 +13,34 @@ use super::request::{RawHead, RequestHead, Version};
 use super::response::ResponseHead;
 use super::{Reason, forward::ResponseFraming};
 
-/// How it is asked.
+/// Form of a proxy request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestForm {
     /// `CONNECT host:port`.
     Connect,
     /// `GET http://host/path`.
     Http,
-    /// `GET https://host/path`: in clear up to the proxy.
+    /// `GET https://host/path`: unencrypted up to the proxy.
     Https,
 }
 
-/// A checked request to a proxy.
+/// A validated request to a proxy.
 #[derive(Debug)]
 pub struct ProxiedHead {
-    /// How it is asked.
+    /// Form of the request.
     pub form: RequestForm,
-    /// The rest. `host` is the authority of the target, not judged; for a CONNECT, `target` is too.
+    /// Head of the request. `host` is the authority of the target, not yet checked by a rule; for a
+    /// CONNECT, `target` is too.
     pub head: RequestHead,
 }
 
 impl ProxiedHead {
-    /// Reads an HTTP/1.x head. `bytes` ends with the empty line; `most` bounds the number of fields.
+    /// Parses an HTTP/1.x head. `bytes` ends with the empty line; `most` limits the number of
+    /// fields.
     ///
     /// # Errors
     ///
-    /// The [`Reason`] to refuse it with. The connection cannot be used further.
+    /// The [`Reason`] of the rejection. The connection cannot be used further.
     pub fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
         let raw = RawHead::parse(bytes, most)?;
         let mut hosts = raw.fields.all(KnownField::Host);
@@ -49,16 +51,16 @@ impl ProxiedHead {
         let (form, target, host) = split(&raw.method, &raw.target)?;
         let mut head = raw.check(target, host)?;
         if form == RequestForm::Connect && head.framing != Framing::None {
-            // RFC 9110 section 9.3.6: bytes that could be a body or the tunnel's.
+            // RFC 9110 section 9.3.6: such bytes could belong to a body or to the tunnel.
             return Err(Reason::AmbiguousFraming);
         }
-        // Upgrades are hop-by-hop, and there is CONNECT for WebSockets through a proxy.
+        // Upgrades are hop-by-hop, and WebSockets through a proxy use CONNECT.
         head.upgrade = false;
         Ok(Self { form, head })
     }
 }
 
-/// How it is asked, path and query, and the authority (RFC 9112 section 3.2).
+/// Splits a target into form, path with query, and authority (RFC 9112 section 3.2).
 fn split(method: &Method, target: &Bytes) -> Result<(RequestForm, Bytes, Bytes), Reason> {
     if *method == Method::CONNECT {
         return Ok((RequestForm::Connect, target.clone(), target.clone()));
@@ -89,7 +91,7 @@ fn split(method: &Method, target: &Bytes) -> Result<(RequestForm, Bytes, Bytes),
     Ok((form, path, authority))
 }
 
-/// Whether a field goes on to the far side: it is neither for this hop nor for a proxy.
+/// Returns `true` if a field is forwarded: it is neither hop-by-hop nor meant for a proxy.
 fn is_end_to_end(known: KnownField, name: &[u8], named: &ConnectionOptions<'_>) -> bool {
     let hop = matches!(
         known,
@@ -108,8 +110,8 @@ fn is_end_to_end(known: KnownField, name: &[u8], named: &ConnectionOptions<'_>) 
     !hop && !start.eq_ignore_ascii_case(b"proxy-") && !named.contains(name)
 }
 
-/// Writes the head of `head` as an origin gets it (RFC 9112 section 3.2.1), down to the empty line.
-/// One request per connection.
+/// Writes the request head for the origin (RFC 9112 section 3.2.1), including the empty line. A
+/// connection carries one request.
 pub fn write_request(out: &mut Vec<u8>, head: &RequestHead) {
     for part in [head.method.as_str().as_bytes(), b" ", &head.target, b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
@@ -132,10 +134,10 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// RFC 9110 section 7.6.3: what a proxy passes on says that it did.
+/// RFC 9110 section 7.6.3: a proxy adds itself to `Via` in forwarded messages.
 const VIA_VALUE: &[u8] = b"1.1 app-gateway";
 
-/// Writes the head of an origin's answer; `tail` is the rest of it, but for the empty line.
+/// Writes the response head of an origin; `tail` is the remainder without the empty line.
 pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: ResponseFraming, tail: &[u8]) {
     status_line(out, head.status, head.phrase());
     write_fields(out, &head.fields, head.framing, None);
@@ -149,12 +151,12 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: ResponseFram
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the fields that go on; `hops` are those that `Max-Forwards` has left, if it counts.
+/// Writes the forwarded fields; `hops` is the value of `Max-Forwards`, if it applies.
 fn write_fields(out: &mut Vec<u8>, fields: &HeaderFields, framing: Framing, hops: Option<u64>) {
     let named = ConnectionOptions::of(fields);
     for (known, name, value) in fields.iter() {
         let announced = known == KnownField::Trailer && framing == Framing::Chunked;
-        // Ours to say: an origin's would pass for a refusal of the gateway's.
+        // Only the gateway sets it. From an origin it would pass for a rejection by the gateway.
         let ours = name.eq_ignore_ascii_case(b"gateway-reason");
         if !announced && (ours || !is_end_to_end(known, name, &named)) {
             continue;

@@ -1,4 +1,4 @@
-//! The closed list of words for why a request did not get its upstream's answer.
+//! Reason words: the closed list of causes for a rejection or an early end of an exchange.
 
 mod flag;
 
@@ -8,7 +8,7 @@ pub use flag::{Flag, Origin};
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident => $word:literal, $status:literal;)+) => {
-        /// Why the gateway answered itself, or why an exchange ended early.
+        /// Cause for which the gateway rejected a request or ended an exchange early.
         ///
         /// The word is the same in the `gateway-reason` field, the access log and the metrics.
         /// Dashboards depend on it: adding one is a feature, changing one is a breaking change.
@@ -18,7 +18,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them, for metrics and documentation.
+            /// All reasons, for metrics and documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The stable word.
@@ -27,13 +27,13 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $word,)+ }
             }
 
-            /// Status code of a reply with this reason; for ends without a reply, the one logged.
+            /// Status code of a reply with this reason; without a reply, the status in the log.
             #[must_use]
             pub const fn code(self) -> u16 {
                 match self { $(Self::$variant => $status,)+ }
             }
 
-            /// What it means, one sentence.
+            /// Meaning in one sentence.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
@@ -63,7 +63,7 @@ reasons! {
     HttpsInClear => "https_without_connect", 400;
     /// An upgrade request is malformed.
     BadUpgrade => "bad_upgrade", 400;
-    /// `PooledConn` names a field that must not be removed.
+    /// `Connection` names a field that must not be removed.
     BadConnection => "bad_connection_field", 400;
     /// A plain HTTP request came to a TLS port.
     PlainHttp => "plain_http_on_tls_port", 400;
@@ -71,9 +71,9 @@ reasons! {
     RouteDenied => "route_denied", 403;
     /// The route does not carry WebSockets.
     WebSocketDenied => "websocket_not_allowed", 403;
-    /// No route takes this path.
+    /// No route matches this path.
     NoRoute => "no_route", 404;
-    /// The route does not take this method.
+    /// The route does not allow this method.
     MethodNotAllowed => "method_not_allowed", 405;
     /// The request head took too long.
     HeaderTimeout => "header_timeout", 408;
@@ -85,7 +85,7 @@ reasons! {
     BadExpect => "expectation_failed", 417;
     /// This host is not served here.
     UnknownHost => "unknown_host", 421;
-    /// What the listener asks of clients in the TLS handshake has changed since this connection was made: a new connection is needed.
+    /// The TLS handshake requirements for clients of this listener have changed since this connection was made: a new connection is needed.
     HandshakeOutdated => "handshake_outdated", 421;
     /// The request head is larger than allowed, or has more fields.
     HeaderTooLarge => "header_too_large", 431;
@@ -101,7 +101,7 @@ reasons! {
     UpstreamUnresolved => "upstream_unresolved", 502;
     /// The upstream closed the connection before it answered.
     UpstreamClosed => "upstream_closed", 502;
-    /// The upstream's answer is not HTTP/1.1, is ambiguous, or is one nobody asked for.
+    /// The upstream's answer is not HTTP/1.1, is ambiguous, or answers no request.
     UpstreamBadAnswer => "upstream_bad_answer", 502;
     /// The upstream did not start its answer in time.
     UpstreamFirstByteTimeout => "upstream_first_byte_timeout", 504;
@@ -109,7 +109,7 @@ reasons! {
     UpstreamStalled => "upstream_stalled", 504;
     /// The upstream's answer ended before its stated end.
     UpstreamCut => "upstream_cut", 502;
-    /// Every endpoint of the upstream is known to be down, or taken out by the operator.
+    /// Every endpoint of the upstream is down, or was taken out of use by the operator.
     UpstreamDown => "upstream_down", 503;
     /// The Socket.IO session was on an endpoint that is gone; the client opens another.
     SessionLost => "session_lost", 400;
@@ -139,7 +139,7 @@ reasons! {
     TooManyTunnels => "too_many_tunnels", 503;
     /// Too many open tunnels of this client.
     TooManyTunnelsOfClient => "too_many_tunnels_of_client", 429;
-    /// The self-test has no room for this client, or is asked for too much.
+    /// The self-test cannot serve this client now, or the request exceeds its limits.
     SelfTestBusy => "self_test_busy", 429;
     /// This client asks for new tunnels faster than it may.
     TooFast => "too_many_new_tunnels", 429;
@@ -163,17 +163,17 @@ reasons! {
     TlsHandshake => "tls_handshake_failed", 0;
     /// The TLS handshake took too long.
     HandshakeTimeout => "tls_handshake_timeout", 0;
-    /// What a balancer begins its connection with is not a PROXY protocol header.
+    /// A balancer's connection does not begin with a valid PROXY protocol header.
     BalancerHeader => "proxy_protocol_malformed", 0;
-    /// The PROXY protocol header of a balancer took too long.
+    /// A balancer did not send its PROXY protocol header in time.
     BalancerTimeout => "proxy_protocol_timeout", 0;
     /// Only the balancers that `proxy-protocol` lists may connect to this listener.
     NotABalancer => "not_a_balancer", 0;
     /// A tunnel was silent for too long.
     TunnelIdle => "tunnel_idle", 0;
-    /// The TLS message a client begins its tunnel with took too long.
+    /// The client did not send the ClientHello of its tunnel in time.
     HelloTimeout => "egress_hello_timeout", 0;
-    /// What the forward proxy is asked for is not a host and a port.
+    /// The destination of a forward proxy request is not a host and a port.
     BadDestination => "bad_destination", 400;
     /// No rule of the forward proxy allows this destination to this client.
     EgressDenied => "egress_denied", 403;
@@ -187,44 +187,44 @@ reasons! {
     EgressForbidden => "egress_forbidden", 403;
     /// The destination is an address, and no rule of the forward proxy lists it.
     EgressLiteral => "egress_literal", 403;
-    /// The destination has an address that no rule of the forward proxy lists: it is not on the internet, or the gateway's own.
+    /// The destination resolves to an address that no rule of the forward proxy lists: it is not on the internet, or the gateway's own.
     EgressAddress => "egress_address", 403;
-    /// What the forward proxy asks of clients in the TLS handshake has changed since this connection was made: a new connection is needed.
+    /// The TLS handshake requirements for clients of the forward proxy have changed since this connection was made: a new connection is needed.
     EgressHandshakeOutdated => "egress_handshake_outdated", 503;
-    /// A rule of the forward proxy allows this destination, to users that log in.
+    /// A rule of the forward proxy allows this destination only to authenticated users.
     ProxyAuthRequired => "proxy_auth_required", 407;
     /// The user is unknown to the forward proxy, or the password is wrong.
     ProxyAuthFailed => "proxy_auth_failed", 407;
-    /// The name inside TLS is not the one the tunnel was asked for.
+    /// The server name in TLS is not the host of the tunnel.
     SniMismatch => "egress_sni_mismatch", 0;
-    /// There is no name inside TLS to compare.
+    /// The ClientHello has no server name to compare.
     SniMissing => "egress_sni_missing", 0;
-    /// The TLS message a client begins its tunnel with carries an encrypted one (ECH): the name that can be seen may not be the true one.
+    /// The ClientHello of a tunnel contains an encrypted one (ECH): the visible server name may not be the true one.
     EgressEch => "egress_ech", 0;
-    /// What the client sends through the tunnel is not TLS.
+    /// The client's data in the tunnel is not TLS.
     NotTls => "egress_not_tls", 0;
-    /// The TLS message a client begins its tunnel with is malformed, or too long.
+    /// The ClientHello of a tunnel is malformed or too long.
     BadHello => "egress_bad_hello", 0;
-    /// No network of clients that connections are passed through for has this one.
+    /// The client's address is not in this listener's `clients`.
     TcpClient => "tcp_client_denied", 0;
-    /// A connection to be passed through names no server in TLS, and no route takes those.
+    /// The ClientHello has no SNI and no catch-all route is configured.
     TcpSniMissing => "tcp_sni_missing", 0;
-    /// A connection to be passed through names a server in TLS that no route has.
+    /// No passthrough route has the server name of the ClientHello.
     TcpSniUnknown => "tcp_sni_unknown", 0;
-    /// A connection that is passed through names another server in its second TLS hello, which its endpoint has asked for.
+    /// The second ClientHello of a passthrough connection, sent after a HelloRetryRequest, has another server name.
     TcpSniChanged => "tcp_sni_changed", 0;
-    /// A connection to be passed through does not begin with TLS.
+    /// A passthrough connection does not begin with TLS.
     TcpNotTls => "tcp_not_tls", 0;
-    /// The TLS message that a connection to be passed through begins with is malformed, or too long.
+    /// The ClientHello of a passthrough connection is malformed or too long.
     TcpBadHello => "tcp_bad_hello", 0;
-    /// The TLS message that a connection to be passed through begins with took too long.
+    /// The client did not send a complete ClientHello in time.
     TcpHelloTimeout => "tcp_hello_timeout", 0;
     /// A fault in the gateway itself.
     Internal => "internal", 500;
 }
 
 impl Reason {
-    /// Whether the gateway itself lacked something, so that it says nothing about an upstream.
+    /// Returns `true` if the gateway itself lacked a resource, so that the failure says nothing about an upstream.
     #[must_use]
     pub const fn is_shortage(self) -> bool {
         matches!(self, Self::NoDescriptors | Self::NoPorts | Self::NoMemory)

@@ -1,8 +1,8 @@
-//! A request head, from either protocol version, checked.
+//! Parsing and validation of a request head of either protocol version.
 //!
 //! In: bytes of HTTP/1.1 up to the empty line, or an HTTP/2 request from hyper.
-//! Out: a [`RequestHead`] whose host is agreed and whose body's end is unambiguous, or the
-//! [`Reason`] it was refused for.
+//! Out: a [`RequestHead`] with one agreed host and unambiguous framing, or the [`Reason`] of the
+//! rejection.
 
 use std::mem::MaybeUninit;
 
@@ -14,12 +14,12 @@ use super::body::Framing;
 use super::field::{HeaderFields, KnownField, is_name, tokens, within};
 use super::{Reason, host};
 
-/// The most fields a head may have, whatever the configuration says.
+/// Upper limit for the number of fields of a head, for any configuration.
 pub const MAX_HEADER_FIELDS: usize = 256;
-/// The longest method, in letters. Registered ones have up to 17.
+/// Length limit for a method. Registered methods have up to 17 letters.
 const MAX_METHOD: usize = 32;
 
-/// Protocol version of the client's side.
+/// HTTP version used by the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Version {
     /// HTTP/1.0.
@@ -31,7 +31,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// As it is written in logs.
+    /// Name in logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,38 +42,39 @@ impl Version {
     }
 }
 
-/// A checked request head.
+/// A validated request head.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// Of the client's side.
+    /// Version used by the client.
     pub version: Version,
-    /// Any registered or unregistered method; not CONNECT, except as an HTTP/2 WebSocket.
+    /// Registered or unregistered method; CONNECT only for an HTTP/2 WebSocket.
     pub method: Method,
-    /// Path and query exactly as they came, starting with `/`.
+    /// Path and query exactly as received, starting with `/`.
     pub target: Bytes,
-    /// Authority as the client wrote it, port included; empty only for HTTP/1.0 without `Host`.
+    /// Authority as the client wrote it, with its port; empty only for HTTP/1.0 without `Host`.
     pub host: Bytes,
-    /// Where the name and the port stand in it.
+    /// Positions of name and port in `host`.
     named: host::AuthorityParts,
-    /// All fields as they came (HTTP/2: names lower case, cookie crumbs joined).
+    /// All fields as received (HTTP/2: names in lower case, cookie crumbs joined).
     pub fields: HeaderFields,
-    /// Where the body ends.
+    /// Framing of the body.
     pub framing: Framing,
     /// `Expect: 100-continue` from an HTTP/1.1 client with a body.
     pub expects_continue: bool,
-    /// The client asks for a WebSocket, in the way of its version.
+    /// The client requests a WebSocket, in the form of its HTTP version.
     pub upgrade: bool,
-    /// Whether the connection may carry another request afterwards.
+    /// The connection may carry another request afterwards.
     pub keep_alive: bool,
 }
 
 impl RequestHead {
-    /// Reads an HTTP/1.x head. `bytes` ends with the empty line; `most` bounds the number of fields.
+    /// Parses an HTTP/1.x head. `bytes` ends with the empty line; `most` limits the number of
+    /// fields.
     ///
     /// # Errors
     ///
-    /// The [`Reason`] to refuse it with. The connection cannot be used further: where the next
-    /// message starts is not known.
+    /// The [`Reason`] of the rejection. The connection cannot be used further, because the start of
+    /// the next message is unknown.
     pub fn parse(bytes: &Bytes, most: usize) -> Result<Self, Reason> {
         let raw = RawHead::parse(bytes, most)?;
         let (target, authority) = split_target(&raw.method, raw.target.clone())?;
@@ -82,14 +83,14 @@ impl RequestHead {
         Ok(Self { named, ..head })
     }
 
-    /// Takes over an HTTP/2 request. `ended` says that no body follows.
+    /// Converts an HTTP/2 request. `ended`: no body follows.
     ///
     /// # Errors
     ///
-    /// As [`RequestHead::parse`]; only the stream is refused.
+    /// As [`RequestHead::parse`]; only the stream is rejected.
     pub fn from_h2(parts: &Parts, websocket: bool, ended: bool) -> Result<Self, Reason> {
         let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
-        // The library's table of names is wider than HTTP/1.1, which they go on in.
+        // hyper accepts more names than HTTP/1.1, in which the request is forwarded.
         if !parts.headers.keys().all(|name| is_name(name.as_str().as_bytes())) {
             return Err(Reason::BadRequest);
         }
@@ -139,7 +140,7 @@ impl RequestHead {
         })
     }
 
-    /// The size of an HTTP/2 field list (RFC 9113 section 6.5.2), in bytes.
+    /// Size of an HTTP/2 field list (RFC 9113 section 6.5.2), in bytes.
     #[must_use]
     pub fn list_size(&self) -> usize {
         const PSEUDO: usize = ":method:scheme:authority:pathhttps".len();
@@ -147,20 +148,20 @@ impl RequestHead {
         pseudo + self.fields.bytes().len() + 32 * (self.fields.len() + 4)
     }
 
-    /// The host name the client asked for, without port. Empty if it sent none.
+    /// Host name in the request, without port. Empty if the client sent none.
     #[must_use]
     pub fn host_name(&self) -> &str {
         self.named.name(&self.host)
     }
 
-    /// Names the host for a client that named none, as HTTP/1.0 allows. Nothing that is no host.
+    /// Sets the host for a client that sent none, as HTTP/1.0 allows. An invalid `host` is ignored.
     pub fn assume_host(&mut self, host: &str) {
         if let Some(named) = host::AuthorityParts::of(host.as_bytes()) {
             (self.host, self.named) = (Bytes::copy_from_slice(host.as_bytes()), named);
         }
     }
 
-    /// Hops an OPTIONS or TRACE may still take (RFC 9110 section 7.6.2); at 0 the gateway answers.
+    /// Remaining hops of an OPTIONS or TRACE (RFC 9110 section 7.6.2); at 0 the gateway answers.
     #[must_use]
     pub fn hops_left(&self) -> Option<u64> {
         if !matches!(self.method, Method::OPTIONS | Method::TRACE) {
@@ -169,14 +170,14 @@ impl RequestHead {
         parse_length(self.fields.first(KnownField::MaxForwards)?)
     }
 
-    /// The port the client asked for, if it named one.
+    /// Port in the request, if there is one.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.named.port
     }
 }
 
-/// An HTTP/1.x head taken apart, and not yet judged.
+/// An HTTP/1.x head that is split into its parts but not yet validated.
 pub(super) struct RawHead {
     pub(super) version: Version,
     pub(super) method: Method,
@@ -211,7 +212,7 @@ impl RawHead {
         Ok(Self { version, method, target: bytes.slice(start..end), fields })
     }
 
-    /// Judges everything but target and host, which the caller has.
+    /// Validates everything but target and host, which the caller supplies.
     pub(super) fn check(self, target: Bytes, host: Bytes) -> Result<RequestHead, Reason> {
         let Self { version, method, fields, .. } = self;
         let framing = framing(version, &fields)?;
@@ -231,12 +232,12 @@ impl RawHead {
     }
 }
 
-/// Looks at a request line before the rest of its head has come, so that one without a version
-/// (HTTP/0.9, as some monitors write it) is answered and not waited for.
+/// Checks a request line before the rest of the head has arrived, so that a line without a version
+/// (HTTP/0.9, as some monitors send it) is answered at once.
 ///
 /// # Errors
 ///
-/// [`Reason::BadVersion`] if it is `METHOD TARGET`, [`Reason::BadRequest`] if it is something else
+/// [`Reason::BadVersion`] if the line is `METHOD TARGET`, [`Reason::BadRequest`] for any other line
 /// without a version.
 pub fn judge_line(line: &[u8]) -> Result<(), Reason> {
     if memchr::memmem::find(line, b" HTTP/").is_some() {
@@ -250,7 +251,7 @@ pub fn judge_line(line: &[u8]) -> Result<(), Reason> {
     Err(if is_simple { Reason::BadVersion } else { Reason::BadRequest })
 }
 
-/// Writes an HTTP/2 field list as text, so that one kind of [`HeaderFields`] serves both versions.
+/// Writes an HTTP/2 field list as text, so that one [`HeaderFields`] type serves both versions.
 fn fields_of(map: &http::HeaderMap) -> HeaderFields {
     let mut text = Vec::with_capacity(64 * map.len());
     let mut ranges = Vec::with_capacity(map.len());
@@ -269,7 +270,7 @@ fn fields_of(map: &http::HeaderMap) -> HeaderFields {
     for name in map.keys() {
         let mut values = map.get_all(name).iter().map(http::HeaderValue::as_bytes);
         if *name == http::header::COOKIE {
-            // RFC 9113 section 8.2.3: crumbs are put together again before HTTP/1.1.
+            // RFC 9113 section 8.2.3: cookie crumbs are joined before HTTP/1.1.
             push(name.as_str().as_bytes(), &mut values, b"; ");
         } else {
             for value in values {
@@ -284,7 +285,8 @@ fn fields_of(map: &http::HeaderMap) -> HeaderFields {
     fields
 }
 
-/// Origin-form as it is; absolute-form split into its authority and the rest (RFC 9112 section 3.2).
+/// Splits an absolute-form target into authority and rest; origin-form stays (RFC 9112 section
+/// 3.2).
 fn split_target(method: &Method, target: Bytes) -> Result<(Bytes, Option<Bytes>), Reason> {
     if *method == Method::CONNECT {
         return Err(Reason::MethodNotAllowed);
@@ -312,7 +314,7 @@ fn split_target(method: &Method, target: Bytes) -> Result<(Bytes, Option<Bytes>)
     Ok((rest, Some(authority)))
 }
 
-/// The one host the message names, or a refusal (RFC 9112 section 3.2).
+/// Determines the one host that the message names, or rejects it (RFC 9112 section 3.2).
 fn agreed_host(
     version: Version,
     fields: &HeaderFields,
@@ -327,7 +329,7 @@ fn agreed_host(
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
             return Err(Reason::BadHost);
         }
-        // RFC 9112 section 3.2: the field is required even where the target says it all.
+        // RFC 9112 section 3.2: the field is required even if the target contains the host.
         (Some(_), None) if version == Version::Http11 => return Err(Reason::BadHost),
         (Some(authority), _) => authority,
         (None, Some(host)) => fields.bytes().slice_ref(host),
@@ -338,7 +340,7 @@ fn agreed_host(
     Ok((host, named))
 }
 
-/// Where the body ends (RFC 9112 section 6.3), refusing whatever two readers could read differently.
+/// Determines the framing of the body (RFC 9112 section 6.3) and rejects any ambiguity.
 fn framing(version: Version, fields: &HeaderFields) -> Result<Framing, Reason> {
     let length = content_length(fields)?;
     let mut codings = fields.all(KnownField::TransferEncoding);
@@ -354,7 +356,7 @@ fn framing(version: Version, fields: &HeaderFields) -> Result<Framing, Reason> {
     }
 }
 
-/// The value of the only `ContentSnapshot-Length`; digits and nothing else.
+/// Value of the only `Content-Length`; digits only.
 pub(super) fn content_length(fields: &HeaderFields) -> Result<Option<u64>, Reason> {
     let mut lengths = fields.all(KnownField::ContentLength);
     match (lengths.next(), lengths.next()) {
@@ -364,7 +366,7 @@ pub(super) fn content_length(fields: &HeaderFields) -> Result<Option<u64>, Reaso
     }
 }
 
-/// `1*DIGIT` that fits; no sign, no list, no space.
+/// Parses `1*DIGIT` that fits into 64 bits; no sign, list or space.
 fn parse_length(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -379,7 +381,7 @@ fn expects_continue(
 ) -> Result<bool, Reason> {
     match fields.first(KnownField::Expect) {
         None => Ok(false),
-        // RFC 9110 section 10.1.1: ignored from HTTP/1.0, and pointless without a body.
+        // RFC 9110 section 10.1.1: ignored in HTTP/1.0, and pointless without a body.
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => {
             Ok(version == Version::Http11 && framing != Framing::None)
         }
@@ -387,13 +389,13 @@ fn expects_continue(
     }
 }
 
-/// Whether `PooledConn` has this token.
+/// Returns `true` if `Connection` contains this token.
 fn connection_has(fields: &HeaderFields, token: &[u8]) -> bool {
     tokens(fields.all(KnownField::Connection)).any(|t| t.eq_ignore_ascii_case(token))
 }
 
-/// `PooledConn` may name fields for one hop only (RFC 9110 section 7.6.1). Naming one that says where
-/// the message ends or whom it is for is an attempt to have us remove it.
+/// Checks the fields that `Connection` declares to be hop-by-hop (RFC 9110 section 7.6.1). Naming a
+/// field for framing or routing is an attempt to make the gateway remove it.
 fn nominations(fields: &HeaderFields) -> Result<(), Reason> {
     let vital = |token: &[u8]| {
         matches!(
@@ -410,8 +412,9 @@ fn nominations(fields: &HeaderFields) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Only `websocket` is ever carried. Other upgrades (`h2c`!) are dropped like any hop-by-hop field,
-/// which RFC 9110 section 7.8 allows: the request is then answered without the upgrade.
+/// Returns `true` for a valid WebSocket request. Only `websocket` is supported. Other upgrades
+/// (such as `h2c`) are dropped like any hop-by-hop field, which RFC 9110 section 7.8 allows: the
+/// request is answered without the upgrade.
 fn wants_websocket(
     version: Version,
     method: &Method,
@@ -423,8 +426,8 @@ fn wants_websocket(
     if !asked || version != Version::Http11 || !connection_has(fields, b"upgrade") {
         return Ok(false);
     }
-    // RFC 6455 section 4.1. A body before the switch would be a second stream of bytes in which
-    // to hide a request.
+    // RFC 6455 section 4.1. A body before the switch would be a second byte stream in which a
+    // request could be hidden.
     if *method != Method::GET || framing != Framing::None {
         return Err(Reason::BadUpgrade);
     }

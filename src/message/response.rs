@@ -1,7 +1,7 @@
-//! An upstream's answer, not trusted either.
+//! Parsing and validation of an upstream's response head. Upstreams are not trusted either.
 //!
-//! In: bytes up to the empty line. Out: a [`ResponseHead`] whose body's end is unambiguous, or what
-//! is wrong with it, for the operator.
+//! In: bytes up to the empty line. Out: a [`ResponseHead`] with unambiguous framing, or a
+//! description of the defect for the operator.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -12,29 +12,29 @@ use super::body::Framing;
 use super::field::{HeaderFields, KnownField, tokens, within};
 use super::request::{MAX_HEADER_FIELDS, content_length};
 
-/// The largest head an upstream may send, in bytes.
+/// Size limit for a response head of an upstream, in bytes.
 pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
-/// A checked response head.
+/// A validated response head.
 #[derive(Debug)]
 pub struct ResponseHead {
-    /// 100 to 999.
+    /// Status code, 100 to 999.
     pub status: u16,
-    /// All fields as they came.
+    /// All fields as received.
     pub fields: HeaderFields,
-    /// Where the body ends.
+    /// Framing of the body.
     pub framing: Framing,
-    /// The upstream will take another request on this connection.
+    /// The upstream accepts another request on this connection.
     pub keep_alive: bool,
     reason: (usize, usize),
 }
 
 impl ResponseHead {
-    /// Reads a head that ends with the empty line. `head_request`: the request was HEAD.
+    /// Parses a head that ends with the empty line. `head_request`: the request was HEAD.
     ///
     /// # Errors
     ///
-    /// What is malformed, over the limits, or says in two ways where the body ends.
+    /// A description of the malformed, oversized or ambiguous part.
     pub fn parse(bytes: &Bytes, head_request: bool) -> Result<Self, &'static str> {
         let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADER_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
@@ -57,7 +57,7 @@ impl ResponseHead {
         let bodyless = head_request || status < 200 || status == 204 || status == 304;
         let close =
             tokens(fields.all(KnownField::Connection)).any(|t| t.eq_ignore_ascii_case(b"close"));
-        // What announces a body where there can be none may well send it.
+        // An upstream that announces a body where none is allowed may well send one.
         let surplus = (status < 200 || status == 204)
             && (fields.first(KnownField::TransferEncoding).is_some()
                 || fields.first(KnownField::ContentLength).is_some_and(|length| length != b"0"));
@@ -70,13 +70,13 @@ impl ResponseHead {
         })
     }
 
-    /// The reason phrase, possibly empty.
+    /// Reason phrase, possibly empty.
     #[must_use]
     pub fn phrase(&self) -> &[u8] {
         self.fields.bytes().get(self.reason.0..self.reason.1).unwrap_or_default()
     }
 
-    /// How long the upstream says it keeps an idle connection (`Keep-GenerationGuard: timeout=5`).
+    /// Idle timeout that the upstream announces (`Keep-Alive: timeout=5`).
     #[must_use]
     pub fn keep_alive_hint(&self) -> Option<Duration> {
         tokens(self.fields.all(KnownField::KeepAlive)).find_map(|token| {
@@ -87,7 +87,7 @@ impl ResponseHead {
     }
 }
 
-/// What a parser's error means, for the operator.
+/// Description of a parser error, for operators.
 fn fault(error: httparse::Error) -> &'static str {
     match error {
         httparse::Error::HeaderName => "malformed field name",
@@ -101,7 +101,7 @@ fn fault(error: httparse::Error) -> &'static str {
 }
 
 fn framing(status: u16, http11: bool, fields: &HeaderFields) -> Result<Framing, &'static str> {
-    // RFC 9112 section 6.3: these end at the empty line, whatever their fields say.
+    // RFC 9112 section 6.3: these responses end at the empty line, regardless of their fields.
     if status < 200 || status == 204 {
         return Ok(Framing::None);
     }

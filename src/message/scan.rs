@@ -1,28 +1,28 @@
-//! Finds the end of a head in bytes that arrive in pieces.
+//! Incremental search for the end of a message head.
 
-/// What a head looks like so far.
+/// State of the search.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HeadProgress {
-    /// It goes on.
+    /// The head is incomplete.
     Partial,
-    /// It ends before this byte; what follows is body or the next message.
+    /// The head ends before this position; body or the next message follows.
     Ends(usize),
-    /// A line ends in LF alone. Some read that as a line end and some do not, so nobody may rely
-    /// on it (RFC 9112 section 2.2 lets a recipient refuse it).
+    /// A line ends in LF without CR. Recipients disagree whether that ends a line, and RFC 9112
+    /// section 2.2 allows to reject it.
     BareLf,
 }
 
-/// Remembers how far it has looked, so that a head sent a byte at a time is read once.
+/// Scanner that remembers its position, so that a head sent a byte at a time is read once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadScanner {
     seen: usize,
     line: usize,
-    /// Where the line after the first one begins; 0: the first has not ended.
+    /// Start of the second line; 0 while the first one is incomplete.
     second: usize,
 }
 
 impl HeadScanner {
-    /// Looks at what is new in `bytes`, which must start where it did in earlier calls.
+    /// Scans the new part of `bytes`, which must start at the same position as in earlier calls.
     pub fn scan(&mut self, bytes: &[u8]) -> HeadProgress {
         let unseen = bytes.get(self.seen..).unwrap_or_default();
         for offset in memchr::memchr_iter(b'\n', unseen) {
@@ -42,7 +42,7 @@ impl HeadScanner {
         HeadProgress::Partial
     }
 
-    /// The first line, without its end, once it has ended.
+    /// First line without its line end, once it is complete.
     #[must_use]
     pub fn first_line<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         bytes.get(..self.second.checked_sub(2)?)

@@ -1,13 +1,13 @@
-//! W3C Trace Context: which trace a request belongs to.
+//! W3C Trace Context: the trace to which a request belongs.
 //!
-//! The gateway takes part as a proxy that keeps no spans: the trace goes on, under a parent id of
-//! the gateway's own, which is that of its log line. A `traceparent` that is not exactly what the
-//! recommendation says starts a new trace, and `tracestate` goes with it.
+//! The gateway takes part as a proxy that records no spans: it continues the trace under a parent
+//! id of its own, which its log line shows. A `traceparent` that does not follow the recommendation
+//! exactly starts a new trace and drops `tracestate`.
 
-/// The length of version 00.
+/// Length of a version 00 `traceparent`, in bytes.
 const TRACEPARENT_LEN: usize = 55;
 
-/// A `traceparent` as it is passed on.
+/// A `traceparent` for the forwarded request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TraceParent {
     text: [u8; TRACEPARENT_LEN],
@@ -15,12 +15,12 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Of a new trace. `trace` and `span` are hexadecimal digits. Nobody has recorded anything yet,
-    /// so it is not marked as sampled.
+    /// Starts a new trace. `trace` and `span` are hexadecimal digits. It is not marked as sampled,
+    /// because the gateway records nothing.
     #[must_use]
     pub fn new(trace: [u8; 32], span: u64) -> Self {
         let mut text = *b"00-00000000000000000000000000000001-0000000000000000-00";
-        // An id of zeros alone is not one.
+        // An id of zeros alone is invalid.
         if trace.iter().any(|digit| *digit != b'0') {
             put(&mut text, 3, &trace);
         }
@@ -28,9 +28,9 @@ impl TraceParent {
         Self { text, continued: false }
     }
 
-    /// The same trace, with another parent id; `None` if what came is not valid, or came more than
-    /// once. `trusted`: its sampled flag is believed. It makes components record, which is not for a
-    /// stranger to decide.
+    /// Continues the trace with another parent id; `None` if `traceparent` is invalid or repeated.
+    /// `trusted`: the sampled flag is believed. The flag makes components record, which an
+    /// untrusted client must not decide.
     #[must_use]
     pub fn next<'a>(
         mut came: impl Iterator<Item = &'a [u8]>,
@@ -43,7 +43,7 @@ impl TraceParent {
         let dashes = [2, 35, 52].into_iter().all(|at| text.get(at) == Some(&b'-'));
         let digits = text.iter().filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count();
         let zero = |part: Option<&[u8]>| part.is_none_or(|part| part.iter().all(|b| *b == b'0'));
-        // A later version may have more, after a dash; we answer in ours.
+        // A later version may append more after a dash; the gateway writes its own version.
         let version = match &text[..2] {
             b"ff" => false,
             b"00" => further.is_empty(),
@@ -55,7 +55,7 @@ impl TraceParent {
         if zero(text.get(3..35)) || zero(text.get(36..52)) {
             return None;
         }
-        // The lowest bit of the last digit.
+        // The sampled flag is the lowest bit of the last digit.
         let sampled = char::from(text[54]).to_digit(16).is_some_and(|flags| flags & 1 == 1);
         put(&mut text, 0, b"00");
         put(&mut text, 53, if sampled && trusted { b"01" } else { b"00" });
@@ -63,19 +63,19 @@ impl TraceParent {
         Some(Self { text, continued: true })
     }
 
-    /// The value of the field.
+    /// Value of the field.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.text
     }
 
-    /// The id of the trace, 32 hexadecimal digits.
+    /// Trace id, 32 hexadecimal digits.
     #[must_use]
     pub fn trace(&self) -> &[u8] {
         self.text.get(3..35).unwrap_or_default()
     }
 
-    /// Whether it goes on from one that came, whose `tracestate` belongs to it.
+    /// Returns `true` if the trace continues a received one, whose `tracestate` belongs to it.
     #[must_use]
     pub fn is_continued(&self) -> bool {
         self.continued

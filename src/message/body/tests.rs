@@ -1,6 +1,7 @@
 use super::*;
 
-/// Feeds `input` in pieces of `size` bytes; the data, and where the body ended.
+/// Feeds `input` in pieces of `size` bytes. Returns the data and the position at which the body
+/// ended.
 fn decode(
     framing: Framing,
     input: &[u8],

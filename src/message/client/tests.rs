@@ -6,8 +6,8 @@ use crate::message::RequestHead;
 
 const PROXY: &str = "10.0.0.1:4660";
 
-/// Who the client is of a request with these fields, from 10.0.0.1; 10.0.0.0/8 and
-/// `2001:db8:1::/48` are trusted.
+/// Client of a request with these fields from 10.0.0.1, where 10.0.0.0/8 and `2001:db8:1::/48` are
+/// trusted.
 fn client_of(by: ClientAddressField, fields: &str) -> String {
     let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let head = RequestHead::parse(&Bytes::from(text), 100).unwrap();
@@ -34,7 +34,7 @@ fn all_are(by: ClientAddressField, field: &str, table: &[(&str, &str)]) {
 
 #[test]
 fn x_forwarded_for() {
-    // `|` stands between lines of the field.
+    // `|` separates lines of the field.
     all_are(
         ClientAddressField::XForwardedFor,
         "X-Forwarded-For",
@@ -46,14 +46,14 @@ fn x_forwarded_for() {
             ("[2001:db8::1]:99", "[2001:db8::1]:99"),
             ("::ffff:192.0.2.1", "192.0.2.1:0"),
             ("[::ffff:192.0.2.1]:5", "192.0.2.1:5"),
-            // The first from the right that is not trusted; what is left of it is not looked at.
+            // The first untrusted address from the right; elements further left are not evaluated.
             ("evil, 10.9.9.9, 192.0.2.1", "192.0.2.1:0"),
             ("192.0.2.9, 192.0.2.1 ,\t10.0.0.7", "192.0.2.1:0"),
             ("192.0.2.9|192.0.2.1|10.0.0.7, 2001:db8:1::9", "192.0.2.1:0"),
             ("192.0.2.1, ::ffff:10.0.0.7", "192.0.2.1:0"),
-            // All are: the first.
+            // All addresses are trusted: the leftmost one.
             ("10.0.0.9,10.0.0.8", "10.0.0.9:0"),
-            // Here the list stops making sense.
+            // The list becomes malformed here.
             ("", PROXY),
             ("192.0.2.1,", PROXY),
             ("192.0.2.1, , 10.0.0.8", "10.0.0.8:0"),
@@ -86,7 +86,7 @@ fn x_forwarded_for() {
             ("localhost", PROXY),
         ],
     );
-    // Only this field, and only spelled so.
+    // Only this field with this spelling counts.
     for other in [
         "Forwarded: for=192.0.2.1\r\n",
         "X_Forwarded_For: 192.0.2.1\r\n",
@@ -116,12 +116,12 @@ fn forwarded_of_rfc_7239() {
             ("for=192.0.2.9, for=192.0.2.1, for=10.0.0.7", "192.0.2.1:0"),
             ("for=192.0.2.9|for=192.0.2.1|for=10.0.0.7,for=\"[2001:db8:1::9]\"", "192.0.2.1:0"),
             ("for=10.0.0.9, for=10.0.0.8", "10.0.0.9:0"),
-            // What a client leaves open reaches nothing that was written behind it.
+            // A quote that a client leaves open does not affect elements appended after it.
             ("for=\"evil, for=192.0.2.1", "192.0.2.1:0"),
             ("for=\"evil\\, for=\"192.0.2.1\"", "192.0.2.1:0"),
             ("for=\"evil, for=\"192.0.2.1:9\", for=10.0.0.7", "192.0.2.1:9"),
             ("for=\"evil|for=192.0.2.1", "192.0.2.1:0"),
-            // Hidden, or malformed: the last hop before.
+            // Hidden or malformed element: the hop to the right of it.
             ("for=unknown", PROXY),
             ("for=192.0.2.1, for=\"_gazonk\", for=10.0.0.8", "10.0.0.8:0"),
             ("for=192.0.2.1, for=_x", PROXY),
@@ -175,7 +175,7 @@ fn a_list_is_walked_so_far_and_no_further() {
 }
 
 proptest! {
-    /// Whatever a client sends: behind it stands what the proxy saw.
+    /// Whatever a client sends, the address appended by the proxy is found.
     #[test]
     fn nothing_a_client_writes_hides_what_is_written_behind_it(text in "[ -~]{0,60}") {
         let fields = format!("X-Forwarded-For: {text}, 192.0.2.1\r\n");

@@ -1,18 +1,18 @@
-//! Response flags: the reasons in a few groups. Letters that Envoy has keep Envoy's meaning; letters
-//! of the gateway's own are none that Envoy has.
+//! Response flags: short codes for groups of reasons. A code that Envoy has keeps Envoy's meaning;
+//! the gateway's own codes do not exist in Envoy.
 
 use super::Reason;
 
 macro_rules! flags {
     ($($(#[doc = $doc:literal])+ $flag:ident => $letters:literal, $origin:ident;)+) => {
-        /// What kind of end a request had.
+        /// Group of reasons, as a short code in the log.
         #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
         pub enum Flag {
             $($(#[doc = $doc])+ $flag,)+
         }
 
         impl Flag {
-            /// All of them.
+            /// All flags.
             pub const ALL: &'static [Self] = &[$(Self::$flag,)+];
 
             /// The stable letters.
@@ -21,13 +21,13 @@ macro_rules! flags {
                 match self { $(Self::$flag => $letters,)+ }
             }
 
-            /// Whose letters they are.
+            /// Origin of the letters.
             #[must_use]
             pub const fn origin(self) -> Origin {
                 match self { $(Self::$flag => Origin::$origin,)+ }
             }
 
-            /// What it means, one sentence.
+            /// Meaning in one sentence.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$flag => concat!($($doc),+).trim_ascii(),)+ }
@@ -36,17 +36,17 @@ macro_rules! flags {
     };
 }
 
-/// Whose letters a flag has.
+/// Origin of a flag's letters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {
-    /// Envoy's, with Envoy's meaning.
+    /// Envoy, with the same meaning.
     Envoy,
-    /// The gateway's own.
+    /// The gateway.
     Gateway,
 }
 
 flags! {
-    /// No route takes it.
+    /// No route matches.
     NoRoute => "NR", Envoy;
     /// The upstream's name could not be resolved.
     UpstreamUnresolved => "DF", Envoy;
@@ -68,15 +68,15 @@ flags! {
     ClientTimeout => "CT", Gateway;
     /// The client breaks the protocol.
     ClientProtocol => "DPE", Envoy;
-    /// A limit on what clients hold at once is reached.
+    /// A limit on concurrent use by clients is reached.
     Limited => "CL", Gateway;
-    /// A client asks more often than it may.
+    /// A client sends requests more often than allowed.
     RateLimited => "RL", Envoy;
     /// A size limit is exceeded.
     TooLarge => "BL", Gateway;
     /// The access rules deny it.
     Denied => "AC", Gateway;
-    /// Nobody has logged in.
+    /// The client has not authenticated.
     Unknown => "AD", Gateway;
     /// A tunnel was silent for too long.
     Idle => "SI", Envoy;
@@ -89,7 +89,7 @@ flags! {
 }
 
 impl Flag {
-    /// Of the word for how a tunnel ended; `None` if that was as it should be.
+    /// Flag for the word that describes the end of a tunnel; `None` after a normal end.
     #[must_use]
     pub fn of_end(word: &str) -> Option<Self> {
         Some(match word {
@@ -104,7 +104,7 @@ impl Flag {
     }
 }
 
-/// Every reason has one: a reason without one does not compile.
+/// Flag of a reason. The match is exhaustive, so a reason without a flag does not compile.
 pub(super) const fn of(reason: Reason) -> Flag {
     match reason {
         Reason::BadRequest
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn letters_of_envoy_are_the_gateways_only_with_the_same_meaning() {
-        // All that Envoy documents for %RESPONSE_FLAGS%.
+        // All flags that Envoy documents for %RESPONSE_FLAGS%.
         let envoys = "UH UF UO NR URX NC DT DC LH UT LR UR UC DI FI RL UAEX RLSE IH SI DPE UPE UMSDR RFCF NFCF OM \
             DF DO DR UDO";
         for flag in Flag::ALL {
