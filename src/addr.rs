@@ -1,6 +1,6 @@
-//! Names and addresses that say what they are for.
+//! Types for names and addresses.
 //!
-//! In: text from the configuration or from a client. Out: types that cannot hold a malformed one.
+//! In: text from the configuration or from a client. Out: types that cannot hold a malformed value.
 //! Never: looks a name up.
 
 pub mod destination;
@@ -19,15 +19,16 @@ pub use pattern::Pattern;
 pub struct ClientAddr(pub SocketAddr);
 
 impl ClientAddr {
-    /// The client's IP address; an IPv4 address carried in IPv6 (`::ffff:a.b.c.d`) comes out as IPv4.
+    /// The client's IP address; an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`) is returned as IPv4.
     #[must_use]
     pub fn ip(self) -> IpAddr {
         self.0.ip().to_canonical()
     }
 
-    /// What one client is counted under: an IPv4 address, or the /64 of an IPv6 address.
+    /// The network under which a client is counted: an IPv4 address, or the /64 of an IPv6 address.
     ///
-    /// One IPv6 subscriber is handed a whole /64, so counting single addresses would count nothing.
+    /// An IPv6 subscriber usually has a whole /64, so a limit per single address would have no
+    /// effect.
     #[must_use]
     pub fn network(self) -> IpAddr {
         match self.ip() {
@@ -48,12 +49,12 @@ impl ClientAddr {
 pub struct HostPattern(String);
 
 impl HostPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// A sentence saying what is wrong: empty, a port, a scheme, a misplaced `*`, or a character
-    /// that no host name has.
+    /// A sentence that describes the mistake: empty, a port, a scheme, a misplaced `*`, or a
+    /// character that is not allowed in a host name.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.parse::<IpAddr>().is_ok() {
             return Ok(Self(text.to_ascii_lowercase()));

@@ -2,7 +2,7 @@
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// The text for `bytes`, padded.
+/// Encodes `bytes`, with padding.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -17,8 +17,8 @@ pub fn encode(bytes: &[u8]) -> String {
     out
 }
 
-/// The bytes of a text that is padded or not; `None` if it is no base64. Bits that are left over at
-/// its end are not looked at.
+/// Decodes text with or without padding; `None` if it is not base64. Excess bits at the end are
+/// ignored.
 #[must_use]
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
@@ -39,7 +39,7 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What a digit stands for.
+/// Value of a digit.
 #[must_use]
 pub fn value(digit: u8) -> Option<u8> {
     Some(match digit {

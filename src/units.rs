@@ -1,25 +1,25 @@
-//! Durations and sizes as operators write them.
+//! Durations and sizes in configuration and output.
 //!
 //! Every number in the configuration carries its unit, because `timeout = 30` has meant seconds in
-//! one proxy and milliseconds in the next. One number, one unit, nothing between them.
+//! one proxy and milliseconds in the next. A value is one number and one unit without a space.
 //!
 //! In: text such as `500ms`, `5min`, `10MiB`. Out: a [`Duration`] or a number of bytes; or a
-//! sentence that says what to write instead. Never: guesses a unit.
+//! sentence that suggests a correct spelling. Never: guesses a unit.
 
 use std::time::Duration;
 
-/// Units of time, longest first, with their length in milliseconds. `min` before `m`: what we
-/// print is the first that fits.
+/// Units of time, longest first, with their length in milliseconds. `min` precedes `m`, because
+/// output uses the first that fits.
 const TIME_UNITS: [(&str, u64); 6] =
     [("d", DAY), ("h", 3_600_000), ("min", 60_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A day in milliseconds.
 const DAY: u64 = 86_400_000;
 
-/// The word for no limit.
+/// The keyword for no limit.
 pub const UNLIMITED: &str = "unlimited";
 
-/// A duration without a limit: a hundred years, which may be added to any point in time.
+/// The duration that means no limit: a hundred years, which can be added to any point in time.
 pub const FOREVER: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// Units of size, largest first, with their length in bytes.
@@ -33,11 +33,11 @@ const SIZE_UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Reads a duration: `500ms`, `30s`, `5min` (or `5m`), `1h`, `7d`.
+/// Parses a duration: `500ms`, `30s`, `5min` (or `5m`), `1h`, `7d`.
 ///
 /// # Errors
 ///
-/// A sentence without a full stop that says what is wrong and what to write instead.
+/// A sentence without a full stop that describes the mistake and its correction.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text).ok_or_else(|| {
         format!("`{text}` is not a duration; write one number and one unit, like `90s` or `5min`")
@@ -54,11 +54,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(|| format!("`{text}` is too long to be counted"))
 }
 
-/// Reads a size in bytes: `10MiB`, `64KiB`, `1MB`, `512B`, or a plain number of bytes.
+/// Parses a size in bytes: `10MiB`, `64KiB`, `1MB`, `512B`, or a plain number of bytes.
 ///
 /// # Errors
 ///
-/// A sentence without a full stop that says what is wrong and what to write instead.
+/// A sentence without a full stop that describes the mistake and its correction.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text).ok_or_else(|| {
         format!("`{text}` is not a size; write one number and one unit, like `10MiB` or `64KiB`")
@@ -67,7 +67,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         SIZE_UNITS.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B");
     let Some((_, bytes)) = exact else {
         return Err(match unit.chars().next().map(|first| first.to_ascii_uppercase()) {
-            // nginx's `10m` and everyone's `10mb`: the meaning is clear, the spelling is not ours.
+            // `10m` of nginx and the common `10mb`: the meaning is clear, but only `10MiB` is
+            // accepted.
             Some(first @ ('K' | 'M' | 'G')) if unit.len() <= 3 => {
                 format!("`{unit}` is not a unit of size; write `{number}{first}iB`")
             }
@@ -78,9 +79,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("`{text}` is too large to be counted"))
 }
 
-/// Writes a duration the way [`parse_duration`] reads it, in the longest unit that is exact.
+/// Formats a duration as [`parse_duration`] reads it, in the longest unit that is exact.
 ///
-/// What is shorter than a millisecond is dropped. One day is `24h`, more are `2d`.
+/// Fractions of a millisecond are dropped. One day is `24h`, more are `2d`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -92,20 +93,20 @@ pub fn display_duration(duration: Duration) -> String {
     }
 }
 
-/// Writes bytes as lower-case hexadecimal digits.
+/// Formats bytes as lower-case hexadecimal digits.
 #[must_use]
 pub fn display_hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// Writes a time, in seconds since 1970, as RFC 3339 does: `2026-11-23T03:02:32Z`.
+/// Formats a time, in seconds since 1970, as RFC 3339 does: `2026-11-23T03:02:32Z`.
 #[must_use]
 pub fn display_timestamp(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
 
-/// Writes a number of bytes the way [`parse_size`] reads it, in the largest unit that is exact.
+/// Formats a number of bytes as [`parse_size`] reads it, in the largest unit that is exact.
 #[must_use]
 pub fn display_size(bytes: u64) -> String {
     match bytes {
@@ -115,7 +116,7 @@ pub fn display_size(bytes: u64) -> String {
     }
 }
 
-/// A span of time, in seconds, as people say it: rounded down.
+/// Formats a span of time, given in seconds, for people: rounded down.
 #[must_use]
 pub fn display_span(seconds: i64) -> String {
     match seconds.max(0) {
@@ -126,7 +127,7 @@ pub fn display_span(seconds: i64) -> String {
     }
 }
 
-/// A number of bytes, as people say it: rounded.
+/// Formats a number of bytes for people: rounded.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 pub fn display_bytes(count: u64) -> String {
@@ -143,7 +144,7 @@ fn display(amount: u64, units: &[(&str, u64)]) -> String {
     unit.map_or_else(|| amount.to_string(), |(name, length)| format!("{}{name}", amount / length))
 }
 
-/// The digits in front and the rest; `None` without digits or with more than one number.
+/// The leading digits and the rest; `None` without digits or with more than one number.
 fn split(text: &str) -> Option<(&str, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -1,12 +1,12 @@
-//! Where a client of the forward proxy wants to go, in the one spelling that is compared, looked up
-//! and logged.
+//! The destination of a request to the forward proxy, in the one spelling that is compared, looked
+//! up and logged.
 //!
-//! An attacker's tool is the second spelling: `2130706433` and `0x7f.1` are 127.0.0.1 to a resolver
-//! and strings to a list of names. So a host is a name that no resolver takes for a number, or an
-//! address in the one way it is written; everything else is refused here and never looked up.
+//! Attackers use alternative spellings: `2130706433` and `0x7f.1` are 127.0.0.1 to a resolver and
+//! ordinary strings to a list of names. So a host is a name that no resolver parses as a number, or
+//! an address in its canonical form; everything else is rejected here and never looked up.
 //!
-//! In: an authority (RFC 3986 section 3.2) as a client sent it. Out: a [`Destination`], or which
-//! rule it breaks. Never: looks a name up, guesses what was meant.
+//! In: an authority (RFC 3986 section 3.2) as a client sent it. Out: a [`Destination`], or the rule
+//! it violates. Never: looks a name up, or repairs a malformed authority.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,18 +20,18 @@ const MAX_AUTHORITY_LEN: usize = MAX_NAME_LEN + 1 + 1 + 5;
 /// A host and a port to connect to.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Destination {
-    /// The host.
+    /// Host name or address.
     pub host: Host,
-    /// The port; never 0.
+    /// Never 0.
     pub port: u16,
 }
 
-/// A name or an address.
+/// A host name or an IP address.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Host {
-    /// A name, to be looked up.
+    /// A name that must be looked up.
     Name(HostName),
-    /// An address written as such.
+    /// An IP address literal.
     Addr(IpAddr),
 }
 
@@ -39,62 +39,62 @@ pub enum Host {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct HostName(Box<str>);
 
-/// Why something is no destination.
+/// Reason for which an authority is not a valid destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DestinationError {
-    /// There is nothing, or nothing before the port.
+    /// The authority or its host is empty.
     #[error("the host is missing")]
     Empty,
     /// Longer than any name and port.
     #[error("it is longer than any host name ({MAX_NAME_LEN} bytes)")]
     TooLong,
-    /// CR, LF, NUL, tab and their kind.
+    /// Contains a control character such as CR, LF, NUL or tab.
     #[error("there is a control character in it")]
     Control,
-    /// A blank.
+    /// Contains a space.
     #[error("there is a space in it")]
     Space,
-    /// Letters beyond ASCII.
+    /// Contains characters beyond ASCII.
     #[error("names with letters beyond ASCII are written in punycode (xn--...)")]
     NotAscii,
-    /// `user@host`.
+    /// Contains user information (`user@host`).
     #[error("a user or password before an `@` has no place here")]
     UserInfo,
-    /// A scheme, path or query.
+    /// Contains a scheme, path or query.
     #[error("only HOST:PORT is wanted, without scheme, path or query")]
     NotAuthority,
-    /// `%41`, or the zone of a link-local address.
+    /// Contains `%`, as in `%41` or the zone of a link-local address.
     #[error("percent-encoding and address zones have no place here")]
     Percent,
-    /// Any other character that no name has.
+    /// Contains another character that is not allowed in a host name.
     #[error("there is a character in it that no host name has")]
     Character,
     /// Brackets that do not hold an IPv6 address, or an IPv6 address without them.
     #[error("an IPv6 address, and nothing else, is written in brackets: [2001:db8::1]:443")]
     Brackets,
-    /// A number where a name should be.
+    /// A number in place of a name.
     #[error(
         "an IPv4 address is four decimal numbers from 0 to 255; other spellings of it, and names that end in a number, are not taken"
     )]
     Numeric,
-    /// Empty or over-long labels, a hyphen at the edge of one.
+    /// An empty or over-long label, or one that begins or ends with a hyphen.
     #[error("it is not a host name: labels have 1 to 63 letters, digits, `-` and `_`")]
     Label,
-    /// No port where one is needed.
+    /// The port is required and missing.
     #[error("the port is missing")]
     NoPort,
-    /// Not a number from 1 to 65535, written without leading zeros.
+    /// The port is not a number from 1 to 65535 without leading zeros.
     #[error("the port is a number from 1 to 65535")]
     Port,
 }
 
 impl Destination {
-    /// Reads `host:port`. A missing port becomes `default`; without one (the target of a CONNECT,
-    /// RFC 9110 section 9.3.6, has none) it is refused.
+    /// Parses `host:port`. A missing port becomes `default`; without a default it is rejected,
+    /// because the target of a CONNECT must have one (RFC 9110 section 9.3.6).
     ///
     /// # Errors
     ///
-    /// Which rule it breaks.
+    /// The rule that the authority violates.
     pub fn parse(authority: &[u8], default: Option<u16>) -> Result<Self, DestinationError> {
         if authority.is_empty() {
             return Err(DestinationError::Empty);
@@ -119,7 +119,7 @@ impl Destination {
 }
 
 impl Host {
-    /// Reads a name or an IPv4 address.
+    /// Parses a name or an IPv4 address.
     fn parse(text: &str) -> Result<Self, DestinationError> {
         match text.parse::<Ipv4Addr>() {
             Ok(ip) => Ok(Self::Addr(IpAddr::V4(ip))),
@@ -127,7 +127,7 @@ impl Host {
         }
     }
 
-    /// The name, if it is one.
+    /// The name, unless the host is an address.
     #[must_use]
     pub const fn name(&self) -> Option<&HostName> {
         match self {
@@ -138,11 +138,11 @@ impl Host {
 }
 
 impl HostName {
-    /// Reads a name; case is folded and one trailing dot taken off.
+    /// Parses a name, converts it to lower case and removes one trailing dot.
     ///
     /// # Errors
     ///
-    /// Which rule it breaks.
+    /// The rule that the name violates.
     pub fn parse(text: &str) -> Result<Self, DestinationError> {
         let text = plain(text.as_bytes())?;
         let bare = text.strip_suffix('.').unwrap_or(text);
@@ -177,14 +177,14 @@ impl HostName {
         &self.0
     }
 
-    /// The domains it lies below, the nearest first: `b.c` and `c` for `a.b.c`.
+    /// The parent domains, the nearest first: `b.c` and `c` for `a.b.c`.
     pub fn parents(&self) -> impl Iterator<Item = &str> {
         self.0.match_indices('.').filter_map(|(at, _)| self.0.get(at + 1..))
     }
 }
 
-/// `bytes` as text, if there is nothing in them that no authority has. What has a reason of its own
-/// is told apart, so that the client learns what to change.
+/// `bytes` as text, if they contain only characters of an authority. The errors distinguish the
+/// kinds of characters, so that the client learns what to change.
 fn plain(bytes: &[u8]) -> Result<&str, DestinationError> {
     for byte in bytes {
         match byte {
@@ -200,7 +200,7 @@ fn plain(bytes: &[u8]) -> Result<&str, DestinationError> {
     std::str::from_utf8(bytes).map_err(|_| DestinationError::NotAscii)
 }
 
-/// Host without brackets, and port if there is a colon for one.
+/// Host without brackets, and the port if there is a colon.
 fn split(text: &str) -> Result<(&str, Option<&str>), DestinationError> {
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or(DestinationError::Brackets)?;
@@ -227,7 +227,7 @@ fn port_number(digits: &str) -> Result<u16, DestinationError> {
     }
 }
 
-/// Whether resolvers and browsers take a host with this last label for an IPv4 address (the WHATWG
+/// Whether resolvers and browsers parse a host with this last label as an IPv4 address (the WHATWG
 /// URL standard's "ends in a number", which is wider than `inet_aton`).
 fn is_number(label: &str) -> bool {
     let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));

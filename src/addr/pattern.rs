@@ -1,7 +1,7 @@
-//! Which destinations a line of the forward proxy's rules means.
+//! Patterns of destinations in the rules of the forward proxy.
 //!
 //! In: text such as `api.twilio.com`, `*.fbcdn.net`, `203.0.113.0/24`. Out: a [`Pattern`], or a
-//! sentence that says what to write instead. Never: matches; that is the work of an index.
+//! sentence that suggests a correct spelling. Never: matches destinations, which an index does.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,24 +10,23 @@ use ipnet::IpNet;
 
 use super::destination::{DestinationError, HostName};
 
-/// Destinations, without their port.
+/// Destinations without their port.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Pattern {
     /// This name.
     Exact(HostName),
-    /// `*.NAME`: every name below this one, however deep; not the name itself.
+    /// `*.NAME`: every name below this one, at any depth; not the name itself.
     Below(HostName),
-    /// These addresses, written as addresses. A name that resolves to one of them is another
-    /// matter.
+    /// Address literals in this network. Names that resolve to such an address do not match.
     Net(IpNet),
 }
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and what to write; sentences without full stop.
+    /// The mistake and its correction; sentences without full stop.
     pub fn parse(text: &str) -> Result<Self, (String, String)> {
         let wrong = |said: &str, help: String| Err((said.to_owned(), help));
         if let Some(net) = network(text) {
@@ -66,7 +65,7 @@ impl Pattern {
     }
 }
 
-/// What people write who know another proxy better: what it is here, and what to write instead.
+/// The explanation and correction for a pattern in the syntax of another proxy.
 fn foreign(text: &str) -> Option<(String, String)> {
     let said = |said: &str, help: String| Some((said.to_owned(), help));
     if text == "*" {
@@ -100,7 +99,7 @@ fn foreign(text: &str) -> Option<(String, String)> {
     None
 }
 
-/// `10.0.0.0/8`, or one address.
+/// Parses `10.0.0.0/8`, or a single address.
 fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| IpNet::from(ip)))
 }

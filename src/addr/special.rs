@@ -1,59 +1,60 @@
-//! Addresses that are not somewhere on the internet, and what each of them is.
+//! Classification of special-purpose addresses.
 //!
-//! The IANA special-purpose registries (RFC 6890 and its successors), the addresses at which clouds
-//! hand credentials to whoever asks, and the IPv6 forms that carry an IPv4 address inside.
+//! Covers the IANA special-purpose registries (RFC 6890 and its successors), the metadata addresses
+//! at which clouds hand out credentials, and the IPv6 forms that embed an IPv4 address.
 //!
-//! In: an address. Out: the narrowest special block it is in. Never: an opinion on whether that is
-//! allowed.
+//! In: an address. Out: the narrowest special block that contains it. Never: decides whether the
+//! address is allowed.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// What is special about an address.
+/// Kind of a special-purpose address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Special {
     /// This host.
     Loopback,
-    /// No host: `0.0.0.0`, `::`, and the rest of `0.0.0.0/8`, which some systems take for this host.
+    /// No host: `0.0.0.0`, `::`, and the rest of `0.0.0.0/8`, which some systems treat as this
+    /// host.
     Unspecified,
-    /// The same wire only.
+    /// Valid on the same link only.
     LinkLocal,
-    /// Where a cloud hands out credentials.
+    /// Metadata service of a cloud, which hands out credentials.
     Metadata,
-    /// RFC 1918.
+    /// Private networks (RFC 1918).
     Private,
-    /// RFC 6598, between a provider and its customers.
+    /// Shared addresses between a provider and its customers (RFC 6598).
     CarrierNat,
-    /// RFC 4193, and the site-local addresses before it.
+    /// Unique local addresses (RFC 4193), and the older site-local ones.
     UniqueLocal,
-    /// More than one host.
+    /// A group of hosts.
     Multicast,
-    /// Every host of the wire.
+    /// All hosts of the link.
     Broadcast,
-    /// For examples in documents.
+    /// Examples in documentation.
     Documentation,
-    /// For measuring devices.
+    /// Benchmarks of network devices.
     Benchmark,
-    /// Set aside; nobody is there.
+    /// Reserved, without hosts.
     Reserved,
-    /// IPv4 inside IPv6, `::ffff:0:0/96`: the kernel would dial IPv4.
+    /// IPv4-mapped IPv6, `::ffff:0:0/96`: the kernel would connect over IPv4.
     Mapped,
-    /// IPv4 inside IPv6, `::/96`, deprecated.
+    /// IPv4-compatible IPv6, `::/96`, deprecated.
     Compatible,
-    /// IPv4 behind a translator (RFC 6052, RFC 8215).
+    /// IPv4 behind a NAT64 translator (RFC 6052, RFC 8215).
     Nat64,
-    /// IPv4 behind a relay (RFC 3056).
+    /// IPv4 behind a 6to4 relay (RFC 3056).
     SixToFour,
-    /// IPv4 behind a relay (RFC 4380).
+    /// IPv4 behind a Teredo relay (RFC 4380).
     Teredo,
     /// IPv4 in the last half of an IPv6 address (RFC 5214).
     Isatap,
 }
 
 impl Special {
-    /// What it is called, for people.
+    /// Name of the kind for error messages.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
@@ -94,7 +95,7 @@ const fn v6(parts: [u16; 8], length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(p0, p1, p2, p3, p4, p5, p6, p7), length)
 }
 
-/// A block stands before the blocks that contain it.
+/// Special IPv4 blocks. A block precedes the blocks that contain it.
 const IPV4_BLOCKS: &[(Ipv4Net, Special)] = &[
     (v4(169, 254, 169, 254, 32), Special::Metadata), // AWS, Azure, GCP, OpenStack and most others
     (v4(169, 254, 169, 253, 32), Special::Metadata), // AWS: resolver
@@ -121,7 +122,7 @@ const IPV4_BLOCKS: &[(Ipv4Net, Special)] = &[
     (v4(240, 0, 0, 0, 4), Special::Reserved),
 ];
 
-/// The same for IPv6. What is not `2000::/3` has not been handed out to anybody.
+/// Special IPv6 blocks, in the same order. Addresses outside `2000::/3` are unallocated.
 const IPV6_BLOCKS: &[(Ipv6Net, Special)] = &[
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), Special::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
@@ -148,8 +149,8 @@ const IPV6_BLOCKS: &[(Ipv6Net, Special)] = &[
     (v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1), Special::Reserved),
 ];
 
-/// The narrowest special block `ip` is in, and what it is; `None` if it is an address like any
-/// other on the internet.
+/// The narrowest special block that contains `ip`, and its kind; `None` for an ordinary public
+/// address.
 #[must_use]
 pub fn special(ip: IpAddr) -> Option<(IpNet, Special)> {
     match ip {
@@ -165,14 +166,14 @@ pub fn special(ip: IpAddr) -> Option<(IpNet, Special)> {
     }
 }
 
-/// The IPv4 address inside an IPv6 one, if it is of a form that carries one.
+/// The IPv4 address embedded in an IPv6 address, if its form has one.
 #[must_use]
 pub fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else { return None };
     let [_, p1, p2, _, _, _, p6, p7] = ip.segments();
     let join = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match special(IpAddr::V6(ip)).map(|(_, what)| what) {
-        // Operators of 64:ff9b:1::/48 choose where the address is; most choose the end.
+        // Operators of 64:ff9b:1::/48 choose the position of the address; most choose the end.
         Some(Special::Mapped | Special::Compatible | Special::Nat64) => Some(join(p6, p7)),
         Some(Special::SixToFour) => Some(join(p1, p2)),
         Some(Special::Teredo) => Some(join(!p6, !p7)),
@@ -180,9 +181,9 @@ pub fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-/// The IPv4 address inside an address of a NAT64 prefix, by RFC 6052 section 2.2: behind the prefix,
-/// around the eight bits 64 to 71. `None` for a length that is not in that section, or an address that is
-/// not in the prefix.
+/// The IPv4 address inside an address of a NAT64 prefix, by RFC 6052 section 2.2: it follows the
+/// prefix and skips the eight bits 64 to 71. `None` for a length that is not in that section, or an
+/// address outside the prefix.
 #[must_use]
 pub fn translated(prefix: Ipv6Net, ip: Ipv6Addr) -> Option<Ipv4Addr> {
     if !prefix.contains(&ip) {
@@ -193,7 +194,7 @@ pub fn translated(prefix: Ipv6Net, ip: Ipv6Addr) -> Option<Ipv4Addr> {
         64 => 9,
         _ => return None,
     };
-    // From the first byte on, without the ninth.
+    // The ninth byte is skipped.
     let bytes = ip.octets().into_iter().enumerate().skip(first);
     let mut bytes = bytes.filter(|(index, _)| *index != 8).map(|(_, byte)| byte);
     let mut inside = [0; 4];
@@ -203,7 +204,7 @@ pub fn translated(prefix: Ipv6Net, ip: Ipv6Addr) -> Option<Ipv4Addr> {
     Some(inside.into())
 }
 
-/// Whether the interface part of the address is that of RFC 5214 section 6.1.
+/// Whether the interface identifier has the form of RFC 5214 section 6.1.
 const fn is_isatap(ip: Ipv6Addr) -> bool {
     let [_, _, _, _, p4, p5, _, _] = ip.segments();
     p5 == 0x5efe && (p4 == 0 || p4 == 0x0200)

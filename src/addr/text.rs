@@ -1,5 +1,5 @@
-//! Addresses as text, written without the machinery of formatting: one is written for each request,
-//! and another for its log line.
+//! Addresses as text, written without the `fmt` machinery, because each request and each log line
+//! needs one.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ pub fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
                 number(out, part.into());
             }
         }
-        // Where the zeros are left out is a science of its own; writing to a Vec cannot fail.
+        // `Display` implements the compression of zeros. Writing to a Vec cannot fail.
         IpAddr::V6(ip) => drop(write!(out, "{ip}")),
     }
 }

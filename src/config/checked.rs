@@ -1,9 +1,8 @@
-//! What the operator asked for, once it has been checked.
+//! The configuration after all checks.
 //!
-//! Every value here is usable as it stands: names are resolved to ids, defaults are filled in,
-//! nothing is an `Option` that means "use the default". What can only be judged with the
-//! certificates in hand is checked later, by `generation`, which reports against the same
-//! [`Span`]s.
+//! Every value here is usable as it stands: names are resolved to ids, defaults are filled in, and
+//! no `Option` means "use the default". Certificates are read and judged later, by `generation`,
+//! which reports problems against the same [`Span`]s.
 
 mod balancers;
 mod doctor;
@@ -41,15 +40,15 @@ pub use upstream::*;
 /// A whole configuration directory.
 #[derive(Debug)]
 pub struct Config {
-    /// The files it was read from, for drawing problems that are found later.
+    /// The files it was read from, for rendering problems that are found later.
     pub sources: Sources,
-    /// What they say, for comparing.
+    /// The files' contents as items and keys, for comparisons.
     pub outline: Outline,
     /// Process-wide settings.
     pub gateway: Gateway,
-    /// Gateways that should act like this one, if they are compared.
+    /// Gateways that should behave like this one, if they are compared.
     pub drift: Option<Drift>,
-    /// The admin listener, if there is one.
+    /// The admin listener, if configured.
     pub admin: Option<Admin>,
     /// The admin socket.
     pub socket: AdminSocket,
@@ -61,11 +60,11 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Profiles, in the order of their names.
     pub profiles: Vec<Profile>,
-    /// What is passed through, in the order of the names.
+    /// Passthrough tables, in the order of their names.
     pub tcp: Vec<Tcp>,
-    /// What `doctor` looks at besides.
+    /// Targets of `doctor` besides the gateway itself.
     pub doctor: Doctor,
-    /// The forward proxy, if there is one.
+    /// The forward proxy, if configured.
     pub forward: Option<Forward>,
 }
 
@@ -76,73 +75,74 @@ pub struct Gateway {
     pub workers: usize,
     /// The access log.
     pub access_log: AccessLog,
-    /// The log of the gateway about itself.
+    /// The gateway's own log.
     pub logging: OperationalLog,
-    /// Whether components get a `traceparent` of the gateway's. Default true.
+    /// Whether components receive a `traceparent` of the gateway. Default true.
     pub trace_context: bool,
-    /// Whether Socket.IO sessions are followed. Default true.
+    /// Whether Socket.IO sessions are tracked. Default true.
     pub socket_io_lens: bool,
-    /// How long a drain may take from the first TERM until what is left is cut. Default 30 s.
+    /// Longest time from the first TERM until remaining connections are closed. Default 30 s.
     pub drain_timeout: Duration,
-    /// How many of the latest requests are remembered, for `plan`, in all workers together. Default
-    /// 1,000; 0 remembers none.
+    /// Number of recent requests that are kept for `plan`, in all workers together. Default 1,000;
+    /// 0 keeps none.
     pub recent_requests: usize,
-    /// Bytes of answers that clients of HTTP/2 have not taken yet, of all connections. Default
-    /// 256 MiB, from 16 MiB.
+    /// Bytes of responses that HTTP/2 clients have not read yet, of all connections. Default 256
+    /// MiB, from 16 MiB.
     pub http2_send_buffers: usize,
-    /// Routes with series of their own in the metrics; as many listeners, upstreams and
-    /// certificates.
+    /// Number of routes with metric series of their own; the same number of listeners, upstreams
+    /// and certificates.
     pub metrics_limit: usize,
-    /// Whether files that change are applied by themselves. Default true.
+    /// Whether changed files are applied automatically. Default true.
     pub reload_on_change: bool,
-    /// The secret that this gateway shares with others, if it does.
+    /// The secret that this gateway shares with others, if configured.
     pub shared_secret: Option<NamedFile>,
-    /// How long session tickets are sealed with one key. Default 8 h, at most 48 h.
+    /// Time for which one key seals session tickets. Default 8 h, at most 48 h.
     pub ticket_epoch: Duration,
-    /// How often names of endpoints are looked up, where their upstream says nothing. Default 30 s.
+    /// Interval between DNS lookups of endpoint names, for upstreams that set none. Default 30 s.
     pub resolve_every: Duration,
-    /// How long connections are still taken after readiness is gone. Default 0.
+    /// Time for which connections are still accepted after the gateway stops being ready. Default
+    /// 0.
     pub drain_delay: Duration,
-    /// Start as root.
+    /// Policy for a start as root.
     pub root: RootPolicy,
-    /// How long a process that has a successor keeps its connections before it drains. Default 12 h.
+    /// Time for which the parent of a binary upgrade keeps its connections before it drains.
+    /// Default 12 h.
     pub upgrade_timeout: Duration,
 }
 
-/// Start as root: what becomes of it.
+/// Policy for a start as root.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum RootPolicy {
-    /// It is refused.
+    /// The start is refused.
     #[default]
     Refuse,
     /// The gateway stays root.
     Allow,
-    /// The gateway goes on as this user: `USER` or `USER:GROUP`, by name or number.
+    /// The gateway switches to this user: `USER` or `USER:GROUP`, by name or number.
     RunAs(String),
 }
 
-/// A file, and where it is named.
+/// A file and the position of its name in the configuration.
 #[derive(Clone, Debug)]
 pub struct NamedFile {
-    /// The file. Absolute, or relative to the working directory.
+    /// Absolute, or relative to the working directory.
     pub file: PathBuf,
-    /// Where it is named.
+    /// Position of the path.
     pub place: Span,
 }
 
-/// Where commands like `reload` reach the gateway on this host.
+/// Address at which commands such as `reload` reach the gateway on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AdminSocket {
-    /// In the system's directory for such things, under a name made from the configuration
-    /// directory's.
+    /// In the system's runtime directory, under a name derived from the configuration directory's.
     Usual,
-    /// Nowhere.
+    /// No socket.
     Off,
-    /// At this path.
+    /// This path.
     At {
         /// Absolute, or relative to the working directory; at most 90 bytes.
         path: PathBuf,
-        /// Where it is written.
+        /// Position of the path.
         place: Span,
     },
 }
@@ -150,13 +150,13 @@ pub enum AdminSocket {
 /// `[admin]` with `listen`: metrics and health over TCP.
 #[derive(Debug)]
 pub struct Admin {
-    /// Where `listen` is written.
+    /// Position of `listen`.
     pub place: Span,
-    /// Plain HTTP address. A loopback address, unless `expose` says otherwise.
+    /// Plain HTTP address. A loopback address unless `expose` is set.
     pub listen: SocketAddr,
-    /// Names it may be asked by, besides addresses, `localhost` and the system's name.
+    /// Accepted host names, besides addresses, `localhost` and the system's name.
     pub hosts: Vec<String>,
-    /// File with the token of verbs over TCP, if they are allowed.
+    /// File with the token for commands over TCP, if they are allowed.
     pub token_file: Option<NamedFile>,
 }
 
@@ -168,12 +168,13 @@ pub struct CertificateId(pub usize);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct UpstreamId(pub usize);
 
-/// `[certificate.NAME]`: one identity, as one or more chain-and-key pairs (say RSA and ECDSA).
+/// `[certificate.NAME]`: one certificate, as one or more pairs of chain and key (e.g. RSA and
+/// ECDSA).
 #[derive(Debug)]
 pub struct Certificate {
     /// `NAME`.
     pub name: String,
-    /// Where the table is.
+    /// Position of the table.
     pub place: Span,
     /// At least one pair.
     pub pairs: Vec<CertificatePair>,
@@ -184,11 +185,11 @@ pub struct Certificate {
 pub struct CertificatePair {
     /// Leaf first, then intermediates. Absolute, or relative to the working directory.
     pub chain: PathBuf,
-    /// Where `chain` is written.
+    /// Position of `chain`.
     pub chain_place: Span,
     /// PKCS#8, PKCS#1 or SEC1, unencrypted.
     pub key: PathBuf,
-    /// Where `key` is written.
+    /// Position of `key`.
     pub key_place: Span,
 }
 
@@ -197,28 +198,28 @@ pub struct CertificatePair {
 pub struct Profile {
     /// `NAME`.
     pub name: String,
-    /// Where the table is.
+    /// Position of the table.
     pub place: Span,
-    /// Hosts this profile answers for. Empty: any. Others get 421.
+    /// Hosts that this profile serves. Empty: any. Requests for others are answered 421.
     pub hosts: Vec<(HostPattern, Span)>,
-    /// Certificates its TLS listeners choose from by SNI. The first is the default, for clients
-    /// that send no SNI.
+    /// Certificates from which its TLS listeners select by SNI. The first is the default, for
+    /// clients that send no SNI.
     pub certificates: Vec<CertificateId>,
-    /// What a client gets whose SNI no certificate covers.
+    /// Response to a client whose SNI matches no certificate.
     pub unknown_sni: UnknownSni,
-    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// By which field they say who the client is.
+    /// Field in which those peers name the client.
     pub named_by: ClientAddressField,
-    /// Fields set on every answer of an upstream, unless the route says otherwise.
+    /// Fields set on every response of an upstream, unless the route overrides them.
     pub response_headers: Arc<[ResponseHeader]>,
-    /// Longest request body of routes that say nothing, in bytes. Default 10 MiB.
+    /// Largest request body of routes without a limit of their own, in bytes. Default 10 MiB.
     pub max_body: u64,
-    /// Whether it has access-log lines. Default true.
+    /// Whether access-log lines are written. Default true.
     pub access_log: bool,
     /// Limits on what a client may do.
     pub limits: Limits,
-    /// How long a client may take.
+    /// Limits of the time a client may take.
     pub timeouts: Timeouts,
     /// At least one.
     pub listeners: Vec<Listener>,
@@ -226,76 +227,76 @@ pub struct Profile {
     pub routes: Box<[Route]>,
 }
 
-/// By which field trusted proxies say who the client is.
+/// Field in which trusted proxies name the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientAddressField {
     /// `X-Forwarded-For`.
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// None: the client is who is connected.
+    /// Neither: the connected peer is the client.
     Nothing,
 }
 
-/// What a client gets whose SNI no certificate of the profile covers.
+/// Response to a client whose SNI matches no certificate of the profile.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UnknownSni {
-    /// The default certificate; the client decides whether it likes it.
+    /// The default certificate; the client decides whether to accept it.
     Default,
-    /// An alert (`access_denied`), and no certificate.
+    /// An alert (`access_denied`) and no certificate.
     Refuse,
 }
 
 /// `[[profile.NAME.listener]]`.
 #[derive(Debug)]
 pub struct Listener {
-    /// Where `listen` is written.
+    /// Position of `listen`.
     pub place: Span,
-    /// Address to bind. Port 0 is refused, except by tests.
+    /// Address to bind. Port 0 is rejected, except in tests.
     pub listen: SocketAddr,
-    /// What it serves.
+    /// Function of the listener.
     pub serve: ListenerMode,
-    /// Whether HTTP/2 is offered by ALPN. Default true.
+    /// Whether HTTP/2 is offered in ALPN. Default true.
     pub http2: bool,
-    /// Certificates asked of clients.
+    /// Whether clients are asked for certificates.
     pub client_certificates: ClientCertificates,
-    /// Balancers that say who the client is; `None`: everybody speaks for himself.
+    /// Balancers that name the client; `None`: the peer of every connection is the client.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
-/// What a listener serves.
+/// Function of a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ListenerMode {
     /// The profile's routes, over TLS.
     Routes,
-    /// Over TLS, only the routes to this upstream, written as that upstream sees them: with their
-    /// `strip-prefix` already taken off.
+    /// Only the routes to this upstream, over TLS, with their `strip-prefix` already removed, as
+    /// the upstream sees them.
     Component(UpstreamId),
-    /// Plain HTTP: every request is redirected to the same URL under `https`, on this port if it
-    /// is not 443.
+    /// Plain HTTP: every request is redirected to the same URL under `https`, on this port if it is
+    /// not 443.
     RedirectToHttps {
         /// The port named in the redirect.
         port: u16,
     },
 }
 
-/// Certificates asked of clients.
+/// Whether clients are asked for certificates.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ClientCertificates {
-    /// None.
+    /// Clients are not asked.
     Off,
-    /// Asked for; a client without one is served, one with a bad one is not.
+    /// Clients are asked; one without a certificate is served, one with an invalid one is not.
     Optional {
-        /// PEM file with the CAs they must come from.
+        /// PEM file with the CAs that must have issued them.
         ca: PathBuf,
-        /// Where it is written.
+        /// Position of the path.
         place: Span,
     },
-    /// Demanded.
+    /// Clients must present one.
     Required {
-        /// PEM file with the CAs they must come from.
+        /// PEM file with the CAs that must have issued them.
         ca: PathBuf,
-        /// Where it is written.
+        /// Position of the path.
         place: Span,
     },
 }
@@ -304,63 +305,61 @@ pub enum ClientCertificates {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent switches of the file")]
 pub struct Route {
-    /// Where `path` is written.
+    /// Position of `path`.
     pub place: Span,
     /// Name in logs and metrics. Default: the path. Unique within the profile together with the
     /// methods.
     pub name: Arc<str>,
-    /// Which paths.
+    /// Paths that the route takes.
     pub path: PathPattern,
-    /// Which methods; empty: any but CONNECT and TRACE. HEAD goes with GET.
+    /// Methods that the route takes; empty: any except CONNECT and TRACE. GET includes HEAD.
     pub methods: Vec<Method>,
-    /// What is done.
+    /// Action for the requests.
     pub action: Action,
-    /// Longest request body, in bytes.
+    /// Largest request body, in bytes.
     pub max_body: u64,
-    /// Whether WebSocket upgrades are carried. Default true for upstream routes.
+    /// Whether WebSocket upgrades are allowed. Default true for upstream routes.
     pub websocket: bool,
-    /// Whether an idempotent request without body may be sent a second time when a kept
-    /// connection turns out to have been closed by the upstream. Default true. A Socket.IO poll
-    /// never is.
+    /// Whether an idempotent request without body may be repeated once if the upstream turns out to
+    /// have closed a reused connection. Default true. A Socket.IO poll is never repeated.
     pub retry: bool,
-    /// Whether `%2F` and `%5C` may stand in the path. Default false: they are where a proxy and a
-    /// component disagree about what a path names.
+    /// Whether `%2F` and `%5C` are accepted in the path. Default false, because proxies and
+    /// components disagree about the meaning of such a path.
     pub allow_encoded_slash: bool,
-    /// Whether `//` may stand in the path. Default false, as above.
+    /// Whether `//` is accepted in the path. Default false, for the same reason.
     pub allow_empty_segments: bool,
-    /// Whether `;` may stand in the path. Default false, as above.
+    /// Whether `;` is accepted in the path. Default false, for the same reason.
     pub allow_path_parameters: bool,
-    /// The request is served, but log and metric say that without this route it would have been
-    /// denied.
+    /// Serve the request, but record in log and metric that it would be denied without this route.
     pub report_only: bool,
-    /// First-byte limit for this route; the upstream's own by default.
+    /// First-byte timeout for this route; the upstream's own by default.
     pub first_byte_timeout: Option<Duration>,
-    /// Fields set on or removed from the upstream's answer: the profile's, overridden by the
-    /// route's own and by `framed-by`. Those of the profile are the same list for all its routes.
+    /// Fields set on or removed from the upstream's response: the profile's, overridden by the
+    /// route's own and by `framed-by`. Routes without fields of their own share the profile's list.
     pub response_headers: Arc<[ResponseHeader]>,
-    /// Names of request fields that are passed on although a component may take them for the word
-    /// of its proxy: those of the profile and of the route.
+    /// Names of request fields that are forwarded although a component may trust them as set by its
+    /// proxy: those of the profile and of the route.
     pub pass_request_headers: Arc<[HeaderName]>,
 }
 
-/// Which paths a route takes, compared after percent-decoding.
+/// Paths that a route takes, compared after percent-decoding.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum PathPattern {
     /// `/ccm/webhook`: this path and no other.
     Exact(Arc<str>),
-    /// `/socket.io/`: it ends in `/` and takes everything below. The path without the slash is
+    /// `/socket.io/`: ends in `/` and takes every path below. The path without the slash is
     /// redirected to it.
     Subtree(Arc<str>),
 }
 
 impl PathPattern {
-    /// The pattern as it is written.
+    /// The pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.text()
     }
 
-    /// The same, to be kept.
+    /// The pattern as shared text.
     #[must_use]
     pub fn text(&self) -> &Arc<str> {
         match self {
@@ -369,44 +368,44 @@ impl PathPattern {
     }
 }
 
-/// What a route does with a request.
+/// Action of a route.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Passes it on.
+    /// Forward the request.
     Proxy {
-        /// To whom.
+        /// Destination of the request.
         upstream: UpstreamId,
-        /// Taken off the front of the path; starts with `/`, does not end in one, is a prefix of
-        /// the route's path.
+        /// Prefix removed from the path; starts with `/`, does not end in one, is a prefix of the
+        /// route's path.
         strip_prefix: Option<String>,
     },
-    /// Sends the client elsewhere.
+    /// Redirect the client.
     Redirect {
-        /// Path or URL, put into `Location` as it is; the query is not carried over.
+        /// Path or URL, put into `Location` unchanged; the query is not appended.
         to: String,
         /// 301, 302, 303, 307 or 308. Default 302.
         status: u16,
     },
-    /// Answers 403.
+    /// Answer 403.
     Deny,
-    /// Answers whether the gateway is ready, and these upstreams up.
+    /// Answer whether the gateway is ready and these upstreams are up.
     Ready(Vec<UpstreamId>),
-    /// Answers with a page that tries the way to the gateway.
+    /// Answer with the self-test page.
     SelfTest(SelfTest),
-    /// Answers gateways that compare themselves with this one.
+    /// Answer gateways that compare themselves with this one.
     Drift,
 }
 
-/// A field set on, or taken from, an upstream's answer.
+/// A field set on, or removed from, an upstream's response.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ResponseHeader {
-    /// Its name.
+    /// Name of the field.
     pub name: HeaderName,
-    /// Its value; `None` removes the field.
+    /// Value to set; `None` removes the field.
     pub value: Option<HeaderValue>,
 }
 
-/// Whether `listen` can only be reached from this host.
+/// Whether `listen` is reachable from this host only.
 #[must_use]
 pub fn is_loopback(listen: IpAddr) -> bool {
     listen.to_canonical().is_loopback()

@@ -1,10 +1,10 @@
-//! What may be written in the files, key by key.
+//! Types of the configuration files, key by key, as deserialized from TOML.
 //!
-//! The doc comments of this module are the descriptions in `app-gateway schema`, so they speak to
+//! The doc comments of this module are the descriptions in `app-gateway schema`, so they address
 //! the operator. House rule: no `flatten`, no `untagged`, no internally tagged enums. All three go
-//! through serde's buffer, which forgets where the value was written.
+//! through serde's buffer, which loses the position of a value.
 //!
-//! In: TOML tables. Out: types with places and nothing decided. Never: a default, a meaning.
+//! In: TOML tables. Out: types with positions, without any decision. Never: a default, a meaning.
 
 mod balancers;
 mod doctor;
@@ -35,10 +35,10 @@ pub use upstream::{
     StickyFile, UpstreamFile, VerifyFile,
 };
 
-/// A value and where in its file it is written.
+/// A value and its position in the file.
 #[derive(Clone, Debug, Default)]
 pub struct Written<T> {
-    /// What is written.
+    /// The value.
     pub value: T,
     /// Byte range in the file.
     pub span: Range<usize>,
@@ -66,36 +66,36 @@ impl<T: JsonSchema> JsonSchema for Written<T> {
     }
 }
 
-/// Shorthand: most keys may be absent, and their place is needed when they are not.
+/// Abbreviation: most keys are optional, and the position of a present one is needed.
 pub type Maybe<T> = Option<Written<T>>;
 
-/// Names of fields and what they are set to, each with its place.
+/// Names of fields and their values, each with its position.
 pub type SpannedFields = BTreeMap<toml::Spanned<String>, Written<String>>;
 
-/// One or all of the `*.toml` files of a configuration directory of app-gateway. Which file holds
-/// which table does not matter. `${NAME}` and `${NAME:-default}` in any string are taken from the
-/// environment, `$$` is a `$`.
+/// One or all of the `*.toml` files of a configuration directory of app-gateway. Any file may hold
+/// any table. `${NAME}` and `${NAME:-default}` in any string are replaced by the value of the
+/// environment variable; `$$` is a literal `$`.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DirectoryFile {
     /// Process-wide settings.
     pub gateway: Option<GatewayFile>,
-    /// Metrics and health, over plain HTTP, and the socket of commands like `reload`.
+    /// Metrics and health over plain HTTP, and the socket for commands such as `reload`.
     pub admin: Option<AdminFile>,
     /// Certificates of the gateway, by name.
     pub certificate: Option<BTreeMap<String, CertificateFile>>,
     /// The components behind the gateway, by name.
     pub upstream: Option<BTreeMap<String, UpstreamFile>>,
-    /// The sides of the gateway (internet, lan), by name. Further files may add listeners and
-    /// routes to a profile.
+    /// Sides of the gateway (internet, lan), by name. Further files may add listeners and routes to
+    /// a profile.
     pub profile: Option<BTreeMap<String, ProfileFile>>,
-    /// Connections passed through to an upstream as they are, TLS unopened, by name: what a balancer
-    /// in front of two sites does.
+    /// Passthrough: connections forwarded to an upstream without terminating TLS, by name. This is
+    /// the work of a balancer in front of two sites.
     pub tcp: Option<BTreeMap<String, TcpFile>>,
-    /// What `app-gateway doctor` looks at besides the gateway itself.
+    /// Targets that `app-gateway doctor` tests in addition to the gateway itself.
     pub doctor: Option<DoctorFile>,
-    /// The way out, for components that call other hosts. Further files may add listeners, rules
-    /// and parents to it.
+    /// The forward proxy, for components that call other hosts. Further files may add listeners,
+    /// rules and parents to it.
     pub forward: Option<ForwardFile>,
 }
 
@@ -103,88 +103,91 @@ pub struct DirectoryFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GatewayFile {
-    /// Data workers, one thread each. Default: one per core.
+    /// Number of data workers, one thread each. Default: one per core.
     pub workers: Maybe<i64>,
-    /// Where access-log lines go: `"stdout"`, `"off"`, or the path of a file; or a table, which also
-    /// says how they are written. Default `"stdout"`.
+    /// Destination of access-log lines: `"stdout"`, `"off"`, or the path of a file; or a table,
+    /// which also sets their format. Default `"stdout"`.
     pub access_log: Maybe<AccessLogFile>,
-    /// What the gateway says about itself on standard error, from this level on; `APP_GATEWAY_LOG`
-    /// in the environment wins. Default `"info"`.
+    /// Lowest level of the gateway's own log on standard error; `APP_GATEWAY_LOG` in the
+    /// environment takes precedence. Default `"info"`.
     pub log_level: Maybe<LevelFile>,
-    /// How it says that: `"text"`, or a JSON object per line. Default `"text"`.
+    /// Format of that log: `"text"`, or `"json"` for one JSON object per line. Default `"text"`.
     pub log_format: Maybe<VoiceFile>,
-    /// Take part in W3C Trace Context: components get a `traceparent` of their own. Default true.
+    /// Take part in W3C Trace Context: components receive a `traceparent` of the gateway. Default
+    /// true.
     pub trace_context: Maybe<bool>,
-    /// Follow Socket.IO sessions, so that `app-gateway why-polling` can say what keeps one from its
-    /// WebSocket. Default true.
+    /// Track Socket.IO sessions, so that `app-gateway why-polling` can explain why a session does
+    /// not use a WebSocket. Default true.
     pub socket_io_lens: Maybe<bool>,
-    /// How long a drain may take until what is left is cut. Default `"30s"`.
+    /// Longest duration of a drain; remaining connections are then closed. Default `"30s"`.
     pub drain_timeout: Maybe<String>,
-    /// How many of the latest requests `app-gateway plan` can look at; 0 remembers none. Default 1000.
+    /// Number of recent requests that `app-gateway plan` can evaluate; 0 keeps none. Default 1000.
     pub recent_requests: Maybe<i64>,
-    /// Memory for answers that HTTP/2 clients have not taken yet, of all connections together, from
-    /// 16 MiB. One client address (IPv6: one /64) has at most an eighth of it. Default `"256MiB"`.
+    /// Memory for responses that HTTP/2 clients have not read yet, of all connections together,
+    /// from 16 MiB. One client address (IPv6: one /64) may use at most an eighth of it. Default
+    /// `"256MiB"`.
     pub http2_send_buffers: Maybe<Amount>,
-    /// How many routes of a configuration have series of their own in the metrics, and how many
-    /// listeners, upstreams and certificates; what is over it is counted together as `other`.
-    /// Default 500.
+    /// Number of routes with metric series of their own, and the same number of listeners,
+    /// upstreams and certificates. Further ones are counted together as `other`. Default 500.
     pub metrics_limit: Maybe<i64>,
-    /// File with the secret that several gateways share, so that clients of one can go on at another:
-    /// made by `app-gateway secret new`. Default: none.
+    /// File with a secret that several gateways share, so that a client of one can continue at
+    /// another. `app-gateway secret new` creates it. Default: none.
     pub shared_secret_file: Maybe<String>,
-    /// Gateways that should act like this one. Default: none.
+    /// Gateways whose behaviour should equal this one's. Default: none.
     pub drift: Maybe<DriftFile>,
-    /// How long session tickets are sealed with one key, 1 minute to 48 hours; they are good for as
-    /// long and up to twice as long. Default `"8h"`.
+    /// Time for which one key seals session tickets, 1 minute to 48 hours. A ticket is valid for at
+    /// least this time and at most twice as long. Default `"8h"`.
     pub ticket_epoch: Maybe<String>,
-    /// How often names of endpoints are looked up again, give or take a tenth, `"1s"` to `"1h"`.
+    /// Interval between DNS lookups of endpoint names, plus or minus a tenth, `"1s"` to `"1h"`.
     /// Default `"30s"`.
     pub resolve_every: Maybe<String>,
-    /// Apply files that change by themselves, and not only when a reload is asked for. Default true.
+    /// Apply changed files automatically, not only when a reload is requested. Default true.
     pub reload_on_change: Maybe<bool>,
-    /// How long `/readyz` says "draining" before connections stop being taken, so that a balancer
-    /// in front can send them elsewhere first, e.g. `"5s"`. Default `"0s"`.
+    /// Time for which `/readyz` answers "draining" while connections are still accepted, so that a
+    /// balancer in front can redirect clients first, e.g. `"5s"`. Default `"0s"`.
     pub drain_delay: Maybe<String>,
-    /// User to run as when started as root: `"USER"` or `"USER:GROUP"`, by name or number. Ports below 1024
-    /// can still be bound, also by a reload; files are read as this user from the start. Default: none; then
-    /// a start as root is refused.
+    /// User to run as when started as root: `"USER"` or `"USER:GROUP"`, by name or number. Ports
+    /// below 1024 can still be bound, also by a reload; files are read as this user from the start.
+    /// Default: none; a start as root is then refused.
     pub user: Maybe<String>,
     /// Run as root when started as root and `user` is not set. Default false.
     pub allow_root: Maybe<bool>,
-    /// After an upgrade in place, how long the old process keeps the WebSockets it has, e.g.
-    /// `"12h"`. Then it drains. Default `"12h"`.
+    /// Time for which the old process keeps its WebSockets after a binary upgrade, e.g. `"12h"`.
+    /// Then it drains. Default `"12h"`.
     pub upgrade_timeout: Maybe<String>,
 }
 
-/// Metrics and health, over plain HTTP, and the socket of commands like `reload`.
+/// Metrics and health over plain HTTP, and the socket for commands such as `reload`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AdminFile {
-    /// Address and port, e.g. `"127.0.0.1:9145"`. Anything but loopback needs `expose = true`.
-    /// Default: none.
+    /// Address and port, e.g. `"127.0.0.1:9145"`. Any other address than loopback needs `expose =
+    /// true`. Default: none.
     pub listen: Maybe<String>,
-    /// Allows an address that other hosts can reach. Default false.
+    /// Allow an address that other hosts can reach. Default false.
     pub expose: Maybe<bool>,
-    /// Names by which the listener may be asked, besides addresses, `localhost` and this host's name.
-    /// A request for another name is refused, so that no page in a browser can be made to ask here.
-    /// Default: none.
+    /// Host names accepted by the listener, besides addresses, `localhost` and the name of this
+    /// host. Requests for another name are rejected, so that a page in a browser cannot send
+    /// requests here (DNS rebinding). Default: none.
     pub hosts: Maybe<Vec<Written<String>>>,
-    /// File with the token that verbs such as `POST /reload` need over TCP, sent as
-    /// `Authorization: Bearer TOKEN`; only its owner may have access to it. Made by
-    /// `app-gateway secret new FILE`. Default: none; then verbs are done over the socket only.
+    /// File with the token that commands such as `POST /reload` need over TCP, sent as
+    /// `Authorization: Bearer TOKEN`; only its owner may have access to it. `app-gateway secret new
+    /// FILE` creates it. Default: none; commands then work over the socket only.
     pub token_file: Maybe<String>,
-    /// `/readyz` says 503 unless these upstreams are up; backups do not count. Default: none.
+    /// Upstreams that must be up for `/readyz` to answer 200 and not 503; backups do not count.
+    /// Default: none.
     pub ready: Maybe<Vec<Written<String>>>,
-    /// Path of the socket over which `app-gateway reload` and the like reach the gateway, or
-    /// `"off"`. Default: one in `/run/app-gateway`, which every command finds by itself.
+    /// Path of the socket through which `app-gateway reload` and other commands reach the gateway,
+    /// or `"off"`. Default: one in `/run/app-gateway`, which every command finds by itself.
     pub socket: Maybe<String>,
 }
 
-/// One identity of the gateway.
+/// A named certificate of the gateway.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CertificateFile {
-    /// One or more chain-and-key pairs for the same names, say one ECDSA and one RSA.
+    /// One or more pairs of chain and key for the same names, for example one ECDSA and one RSA
+    /// pair.
     pub pairs: Written<Vec<PairFile>>,
 }
 
@@ -192,60 +195,61 @@ pub struct CertificateFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PairFile {
-    /// PEM file: the certificate first, then the intermediates. Relative to this directory.
+    /// PEM file with the certificate, followed by the intermediates. Relative to this directory.
     pub chain: Written<String>,
     /// PEM file with the unencrypted private key. Relative to this directory.
     pub key: Written<String>,
 }
 
-/// A side of the gateway, with its listeners and routes.
+/// A side of the gateway: its listeners and routes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProfileFile {
-    /// Hosts it answers for, e.g. `"chat.example.com"` or `"*.example.com"`. Default: any.
+    /// Hosts that the profile serves, e.g. `"chat.example.com"` or `"*.example.com"`. Default: any.
     pub hosts: Maybe<Vec<Written<String>>>,
-    /// Names of `[certificate.NAME]` tables. The first is shown to clients that send no SNI.
+    /// Names of `[certificate.NAME]` tables. Clients that send no SNI get the first.
     pub certificates: Maybe<Vec<Written<String>>>,
-    /// What a client gets whose SNI no certificate covers. Default `"default"`.
+    /// Response to a client whose SNI matches no certificate. Default `"default"`.
     pub unknown_sni: Maybe<UnknownSniFile>,
-    /// Networks whose `X-Forwarded-*` and `X-Request-Id` are believed. Default: none.
+    /// Networks whose `X-Forwarded-*` and `X-Request-Id` are trusted. Default: none.
     pub trusted_proxies: Maybe<Vec<Written<String>>>,
-    /// By which field `trusted-proxies` say who the client is. Default `"x-forwarded-for"`.
+    /// Field in which `trusted-proxies` name the client. Default `"x-forwarded-for"`.
     pub client_address: Maybe<ClientAddressFile>,
-    /// Longest request body of routes that say nothing, or `"unlimited"`. Default `"10MiB"`.
+    /// Largest request body of routes without `max-body`, or `"unlimited"`. Default `"10MiB"`.
     pub max_body: Maybe<Amount>,
-    /// Fields set on every answer; `""` removes a component's field. Answers of the gateway's own,
-    /// refusals and redirects, get them too, but for those that describe content.
+    /// Fields set on every response; `""` removes a component's field. Responses of the gateway
+    /// itself, such as rejections and redirects, get them too, except for those that describe
+    /// content.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Maybe<SpannedFields>,
-    /// Names of request fields to pass on although a component may take them for the word of its
-    /// proxy, e.g. `["X-HTTP-Method-Override", "api_key"]`. Default: none; they are dropped.
+    /// Names of request fields to forward although a component may trust them as set by its proxy,
+    /// e.g. `["X-HTTP-Method-Override", "api_key"]`. Default: none; they are dropped.
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
     /// Write access-log lines for this profile. Default true.
     pub access_log: Maybe<bool>,
-    /// What a client may use.
+    /// Limits of what a client may use.
     pub limits: Maybe<LimitsFile>,
-    /// How long a client may take.
+    /// Limits of the time a client may take.
     pub timeouts: Maybe<TimeoutsFile>,
-    /// Addresses it listens on.
+    /// Addresses to listen on.
     pub listener: Maybe<Vec<Written<ListenerFile>>>,
-    /// What it serves. The longest matching path wins; what matches none is answered 404.
+    /// Routes. The longest matching path wins; a request that matches none is answered 404.
     pub route: Maybe<Vec<Written<RouteFile>>>,
 }
 
-/// By which field `trusted-proxies` say who the client is. The other is not believed.
+/// Field in which `trusted-proxies` name the client. The other field is not trusted.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientAddressFile {
     /// `X-Forwarded-For`.
     XForwardedFor,
-    /// `Forwarded` (RFC 7239). Nothing in `X-Forwarded-*` is believed then.
+    /// `Forwarded` (RFC 7239). `X-Forwarded-*` is then not trusted.
     Forwarded,
-    /// By none: the client is the proxy. Its `X-Forwarded-*` are passed on all the same.
+    /// Neither: the proxy itself is the client. Its `X-Forwarded-*` are forwarded nevertheless.
     Off,
 }
 
-/// What a client gets whose SNI no certificate covers.
+/// Response to a client whose SNI matches no certificate.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownSniFile {
@@ -255,7 +259,7 @@ pub enum UnknownSniFile {
     Refuse,
 }
 
-/// What a client may use.
+/// Limits of what a client may use.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LimitsFile {
@@ -269,127 +273,128 @@ pub struct LimitsFile {
     pub connections_per_client: Maybe<i64>,
     /// Concurrent HTTP/2 streams per connection. Default 128.
     pub streams: Maybe<i64>,
-    /// Memory for answers that a client has not taken yet, per HTTP/2 connection, 64 KiB to 64 MiB.
-    /// Default `"1MiB"`.
+    /// Memory for responses that a client has not read yet, per HTTP/2 connection, 64 KiB to 64
+    /// MiB. Default `"1MiB"`.
     pub http2_send_buffer: Maybe<Amount>,
-    /// Requests being served and open WebSockets, of all listeners of the profile together. Default:
+    /// Requests in progress and open WebSockets, of all listeners of the profile together. Default:
     /// twice `connections`.
     pub requests: Maybe<i64>,
-    /// Requests being served and open WebSockets per client address (IPv6: per /64), of all
+    /// Requests in progress and open WebSockets per client address (IPv6: per /64), of all
     /// listeners of the profile together. Default: twice `connections-per-client`.
     pub requests_per_client: Maybe<i64>,
 }
 
-/// How long a client may take.
+/// Limits of the time a client may take.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TimeoutsFile {
-    /// From accept to the end of the TLS handshake. Default `"10s"`.
+    /// Time from accept to the end of the TLS handshake. Default `"10s"`.
     pub handshake: Maybe<String>,
-    /// From the first byte of a request head to its last. Default `"15s"`.
+    /// Time from the first byte of a request head to its last. Default `"15s"`.
     pub header: Maybe<String>,
-    /// Between requests on one connection. Default `"75s"`.
+    /// Time between requests on one connection. Default `"75s"`.
     pub keep_alive: Maybe<String>,
-    /// Longest silence while a body is sent or taken by the client; also the time that `min-rate` is
-    /// an average over. Default `"30s"`.
+    /// Longest pause while the client sends or reads a body; also the period over which `min-rate`
+    /// is averaged. Default `"30s"`.
     pub body_idle: Maybe<String>,
-    /// Bytes per second a client must send of a body, or take of an answer, on average over at least
-    /// `body-idle` of waiting for it. Time spent waiting for the upstream does not count, and a body
-    /// that is complete is not judged. 0 turns it off. Default 200.
+    /// Bytes per second at which a client must send a body or read a response, on average over at
+    /// least `body-idle` of waiting for the client. Time spent waiting for the upstream does not
+    /// count, and complete bodies are exempt. 0 disables the limit. Default 200.
     pub min_rate: Maybe<i64>,
-    /// Longest silence in a WebSocket, or `"unlimited"`. Default `"2min"`.
+    /// Longest time without data in a WebSocket, or `"unlimited"`. Default `"2min"`.
     pub tunnel_idle: Maybe<String>,
 }
 
-/// An address a profile listens on.
+/// An address on which a profile listens.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ListenerFile {
     /// Address and port, e.g. `"0.0.0.0:8443"` or `"[::]:8443"`.
     pub listen: Written<String>,
-    /// Serve only the routes to this upstream, with their `strip-prefix` already taken off.
+    /// Serve only the routes to this upstream, with their `strip-prefix` already removed.
     pub component: Maybe<String>,
-    /// Plain HTTP: redirect everything to https on this port.
+    /// Plain HTTP: redirect all requests to https on this port.
     pub redirect_to_https: Maybe<i64>,
     /// Offer HTTP/2. Default true.
     pub http2: Maybe<bool>,
-    /// PEM file with CAs, or with certificates of clients themselves: ask clients for a certificate.
+    /// PEM file with CAs, or with certificates of clients themselves: request a certificate from
+    /// clients.
     pub client_ca: Maybe<String>,
-    /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
+    /// Whether a client certificate is required. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
-    /// Balancers in front that say who the client is, e.g. `{ from = ["10.0.0.10"] }`. Default: none.
+    /// Balancers in front that name the client, e.g. `{ from = ["10.0.0.10"] }`. Default: none.
     pub proxy_protocol: Maybe<ProxyProtocolFile>,
 }
 
-/// Whether a client may come without a certificate.
+/// Whether a client certificate is required.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientCertificateFile {
-    /// No.
+    /// Clients without a certificate are rejected.
     Required,
-    /// Yes.
+    /// Clients without a certificate are served.
     Optional,
 }
 
-/// What is done with requests for a path. Exactly one of `upstream`, `redirect`, `deny`,
-/// `ready`, `self-test` and `drift`.
+/// The action for requests of a path. Exactly one of `upstream`, `redirect`, `deny`, `ready`,
+/// `self-test` and `drift`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteFile {
-    /// `"/a/b"`: exactly this path. `"/a/"`: everything below it.
+    /// `"/a/b"` matches exactly this path, `"/a/"` everything below it.
     pub path: Written<String>,
-    /// `path` ends in `/`, but only that very path is meant: `"/"` for the root alone.
+    /// `path` ends in `/` but matches only itself: `"/"` for the root alone.
     pub exact: Maybe<bool>,
-    /// Methods it takes. Default: any. `GET` admits `HEAD`.
+    /// Methods that the route matches. Default: any. `GET` includes `HEAD`.
     pub methods: Maybe<Vec<Written<String>>>,
     /// Name in logs and metrics. Default: the path.
     pub name: Maybe<String>,
-    /// Pass the request on to this `[upstream.NAME]`.
+    /// Forward the request to this `[upstream.NAME]`.
     pub upstream: Maybe<String>,
-    /// Send the client to this path or URL.
+    /// Redirect the client to this path or URL.
     pub redirect: Maybe<String>,
     /// Status of the redirect: 301, 302, 303, 307 or 308. Default 302.
     pub status: Maybe<i64>,
-    /// Answer 403. Holds for every spelling of the path that a component may take for this one:
-    /// upper and lower case, `;` parameters, `//`, with and without `/` at the end.
+    /// Answer 403. Applies to every spelling of the path that a component may treat as equal: upper
+    /// and lower case, `;` parameters, `//`, with and without `/` at the end.
     pub deny: Maybe<bool>,
-    /// Answer whether the gateway is ready and these upstreams are up, for a balancer in front: 200
-    /// or 503. Backups do not count.
+    /// Answer 200 if the gateway is ready and these upstreams are up, and 503 otherwise, for a
+    /// balancer in front. Backups do not count.
     pub ready: Maybe<Vec<Written<String>>>,
-    /// Answer with a page that tries the way from a browser to the gateway: `true`, or a table with
-    /// `idle` and `socket-io`. Default: none.
+    /// Answer with a page that tests the path from a browser to the gateway: `true`, or a table
+    /// with `idle` and `socket-io`. Default: none.
     pub self_test: Maybe<SelfTestFile>,
-    /// Answer gateways that have the same shared secret, and compare themselves with this one; to
-    /// others there is nothing here. Default false.
+    /// Answer gateways that have the same shared secret and compare themselves with this one.
+    /// Others get 404. Default false.
     pub drift: Maybe<bool>,
-    /// Taken off the front of the path before it is passed on, e.g. `"/ccm"`.
+    /// Prefix removed from the path before the request is forwarded, e.g. `"/ccm"`.
     pub strip_prefix: Maybe<String>,
-    /// Longest request body, e.g. `"30MiB"`, or `"unlimited"`. Default: the profile's.
+    /// Largest request body, e.g. `"30MiB"`, or `"unlimited"`. Default: the profile's.
     pub max_body: Maybe<Amount>,
-    /// Carry WebSocket upgrades. Default true.
+    /// Allow WebSocket upgrades. Default true.
     pub websocket: Maybe<bool>,
-    /// Send a request without body a second time when a kept connection turns out to be closed.
-    /// Default true. A Socket.IO poll never is.
+    /// Repeat a request without body once if a reused connection turns out to be closed. Default
+    /// true. A Socket.IO poll is never repeated.
     pub retry: Maybe<bool>,
-    /// Admit `%2F` and `%5C` in the path. Default false.
+    /// Accept `%2F` and `%5C` in the path. Default false.
     pub allow_encoded_slash: Maybe<bool>,
-    /// Admit empty segments (`//`) in the path. They are left out when paths are compared, and
-    /// passed on as they came. Default false.
+    /// Accept empty segments (`//`) in the path. They are ignored when paths are compared, and
+    /// forwarded unchanged. Default false.
     pub allow_empty_segments: Maybe<bool>,
-    /// Admit path parameters (`;jsessionid=1`) in the path. They are left out when paths are
-    /// compared, and passed on as they came. Default false.
+    /// Accept path parameters (`;jsessionid=1`) in the path. They are ignored when paths are
+    /// compared, and forwarded unchanged. Default false.
     pub allow_path_parameters: Maybe<bool>,
-    /// Serve it, but log and count it as what would be denied without this route.
+    /// Serve the request, but log and count it as one that would be denied without this route.
     pub report_only: Maybe<bool>,
-    /// From the end of the request to the first byte of the answer, or `"unlimited"`. Default: the
-    /// upstream's.
+    /// Time from the end of the request to the first byte of the response, or `"unlimited"`.
+    /// Default: the upstream's.
     pub first_byte_timeout: Maybe<String>,
-    /// Fields set on the answer, on top of the profile's; `""` removes the field.
+    /// Fields set on the response in addition to the profile's; `""` removes the field.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Maybe<SpannedFields>,
-    /// Names of request fields to pass on, on top of the profile's.
+    /// Names of request fields to forward, in addition to the profile's.
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
-    /// Who may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list of origins.
+    /// Origins that may show the page in a frame: `"nobody"`, `"self"`, `"anyone"`, or a list.
     pub framed_by: Maybe<FramedBy>,
 }
 
@@ -435,12 +440,12 @@ impl JsonSchema for Amount {
     }
 }
 
-/// Who may show a page in a frame.
+/// Origins that may show a page in a frame.
 #[derive(Debug)]
 pub enum FramedBy {
-    /// One of the words.
+    /// One of the keywords.
     Word(String),
-    /// Pages of these origins.
+    /// A list of origins.
     Origins(Vec<Written<String>>),
 }
 

@@ -48,7 +48,8 @@ fn knows_the_domains_above() {
     assert_eq!(HostName::parse("localhost").unwrap().parents().count(), 0);
 }
 
-/// What `inet_aton`, and with it `getaddrinfo`, takes for an IPv4 address without looking it up.
+/// Strings that `inet_aton`, and therefore `getaddrinfo`, parses as an IPv4 address without a
+/// lookup.
 fn is_ipv4_to_a_resolver(host: &str) -> bool {
     let part = |part: &str| match part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
         Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),

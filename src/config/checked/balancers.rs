@@ -2,21 +2,21 @@
 
 use ipnet::IpNet;
 
-/// `proxy-protocol` of a listener: who may say who the client is, before the first byte.
+/// `proxy-protocol` of a listener: peers that name the client in a header before its first byte.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProxyProtocol {
-    /// The balancers' networks, at least one. Whoever connects from there must send a header.
+    /// The balancers' networks, at least one. Connections from there must begin with a header.
     pub from: Vec<IpNet>,
-    /// What is done with connections from elsewhere. Default: refused.
+    /// Treatment of connections from other addresses. Default: rejected.
     pub others: UnlistedPeers,
 }
 
-/// What is done with connections that do not come from a balancer. A header is never read from them.
+/// Treatment of connections that do not come from a balancer. A header is never read from them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum UnlistedPeers {
     /// They are closed at once.
     #[default]
     Refuse,
-    /// They are served as clients that came directly.
+    /// They are served as direct clients.
     Direct,
 }

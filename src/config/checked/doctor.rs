@@ -1,25 +1,25 @@
-//! `[doctor]`, checked.
+//! Checked form of `[doctor]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::problem::Span;
 
-/// What `app-gateway doctor` looks at besides the gateway itself. Lists may be empty: nobody said
-/// where it is.
+/// Targets that `app-gateway doctor` tests besides the gateway itself. A list is empty if the
+/// configuration does not name the targets.
 #[derive(Clone, Debug)]
 pub struct Doctor {
-    /// For each check. Default 5 s.
+    /// Time for each check. Default 5 s.
     pub timeout: Duration,
-    /// The public name of the chat; `None`: not told.
+    /// Public name of the chat, if configured.
     pub fqdn: Option<String>,
-    /// The port that is reached under that name. Default 443.
+    /// Port of that name as seen from the internet. Default 443.
     pub public_port: u16,
     /// Names of the profiles that face the internet. Default: `internet`.
     pub public: Vec<String>,
-    /// The forward proxy the components use; `None`: not told.
+    /// The forward proxy of the components, if configured.
     pub proxy: Option<DoctorTarget>,
-    /// What has to be reached through it.
+    /// Hosts that must be reachable through it.
     pub platforms: Vec<DoctorTarget>,
     /// Microsoft SQL Server.
     pub sql: Vec<DoctorTarget>,
@@ -27,24 +27,24 @@ pub struct Doctor {
     pub smpp: Vec<DoctorTarget>,
     /// TURN servers.
     pub turn: Vec<DoctorTarget>,
-    /// First and last UDP port they relay on. Default 49152 to 49252.
+    /// First and last UDP relay port of the TURN servers. Default 49152 to 49252.
     pub relay_ports: (u16, u16),
     /// Cisco Finesse, with the port of its REST API.
     pub finesse: Vec<DoctorTarget>,
-    /// CAs its certificates must come from; `None`: the system's.
+    /// CAs that must have issued Finesse's certificates; `None`: the system's.
     pub finesse_ca: Option<PathBuf>,
-    /// Where the product is installed from.
+    /// Sources of the product's installation.
     pub install: Vec<DoctorTarget>,
     /// Nodes of the other site.
     pub peers: Vec<DoctorTarget>,
-    /// Name of an upstream and the path to ask it for.
+    /// Names of upstreams, each with the path of its health request.
     pub health: Vec<(String, String)>,
 }
 
-/// A host and a port that somebody else listens on.
+/// Host and port of a server other than the gateway.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DoctorTarget {
-    /// Where it is written; `None` for one that is there by default.
+    /// Position in the configuration; `None` for a default target.
     pub place: Option<Span>,
     /// Name or address (IPv6 without brackets), lower case.
     pub host: String,
@@ -53,7 +53,7 @@ pub struct DoctorTarget {
 }
 
 impl DoctorTarget {
-    /// As it would be written.
+    /// The target as text, `HOST:PORT`.
     #[must_use]
     pub fn label(&self) -> String {
         if self.host.contains(':') {

@@ -1,21 +1,21 @@
-//! `[gateway.drift]`, checked.
+//! Checked form of `[gateway.drift]`.
 
 use std::time::Duration;
 
 use super::UpstreamId;
 use crate::config::problem::Span;
 
-/// Gateways that should act like this one.
+/// Gateways that should behave like this one.
 #[derive(Debug)]
 pub struct Drift {
-    /// Upstreams whose endpoints they are; at least one.
+    /// Upstreams whose endpoints are these gateways; at least one.
     pub peers: Vec<UpstreamId>,
-    /// What they are asked for.
+    /// Path of the comparison request.
     pub path: String,
     /// `Host`; `None`: the endpoint's label.
     pub host: Option<String>,
     /// Time between two comparisons. Default 30 s, 1 s to 1 h.
     pub every: Duration,
-    /// Patterns of what may differ, and where they are written.
+    /// Patterns of keys that may differ, with their positions.
     pub differs: Vec<(String, Span)>,
 }

@@ -1,4 +1,4 @@
-//! The forward proxy, as checked.
+//! Checked form of the forward proxy.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,29 +12,29 @@ use crate::config::problem::Span;
 
 use super::{CertificateId, ClientCertificates, Endpoint, ProxyProtocol, Verify};
 
-/// `[forward]`: the way out.
+/// `[forward]`: the forward proxy.
 #[derive(Debug)]
 pub struct Forward {
-    /// Where the table is.
+    /// Position of the table.
     pub place: Span,
     /// At least one.
     pub listeners: Vec<ForwardListener>,
-    /// In the order of the files. None: everything is denied.
+    /// In the order of the files. Empty: every destination is denied.
     pub rules: Vec<ForwardRule>,
-    /// Indexed by [`ParentId`].
+    /// Parent proxies, indexed by [`ParentId`].
     pub parents: Vec<Parent>,
-    /// Who may log in.
+    /// Users that rules may name.
     pub users: Option<UsersFile>,
-    /// How origins are verified when `GET https://…` is served by opening TLS to them:
-    /// [`Verify::System`] or [`Verify::Ca`]. `None`: it is not served.
+    /// Verification of origins when `GET https://…` is served by opening TLS to them:
+    /// [`Verify::System`] or [`Verify::Ca`]. `None`: such requests are not served.
     pub https_absolute_form: Option<Verify>,
     /// Names that are not looked up.
     pub hosts: Vec<PinnedHost>,
     /// Prefixes of the network's own NAT64 translators, of a length of RFC 6052.
     pub nat64: Vec<Ipv6Net>,
-    /// How many, how fast.
+    /// Limits of what a client may use.
     pub limits: ForwardLimits,
-    /// How long.
+    /// Time limits.
     pub timeouts: ForwardTimeouts,
 }
 
@@ -43,31 +43,31 @@ pub struct Forward {
 pub struct PinnedHost {
     /// The name.
     pub name: HostName,
-    /// What it stands for; not judged.
+    /// Its addresses; the guard has not checked them.
     pub addresses: Vec<IpAddr>,
 }
 
 /// The htpasswd file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UsersFile {
-    /// The file. Absolute, or relative to the working directory.
+    /// Absolute, or relative to the working directory.
     pub file: PathBuf,
-    /// Where it is written.
+    /// Position of the path.
     pub place: Span,
 }
 
 /// `[[forward.listener]]`.
 #[derive(Debug)]
 pub struct ForwardListener {
-    /// Where `listen` is written.
+    /// Position of `listen`.
     pub place: Span,
     /// Address to bind.
     pub listen: SocketAddr,
     /// Certificates for clients that speak TLS to the proxy; empty: plain HTTP.
     pub certificates: Vec<CertificateId>,
-    /// Certificates asked of clients.
+    /// Whether clients are asked for certificates.
     pub client_certificates: ClientCertificates,
-    /// Balancers that say who the client is; `None`: everybody speaks for himself.
+    /// Balancers that name the client; `None`: the peer of every connection is the client.
     pub proxy_protocol: Option<ProxyProtocol>,
 }
 
@@ -75,43 +75,43 @@ pub struct ForwardListener {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ParentId(pub usize);
 
-/// `[[forward.parent]]`: a proxy to go through.
+/// `[[forward.parent]]`: a parent proxy.
 #[derive(Debug)]
 pub struct Parent {
-    /// Its name in logs and metrics.
+    /// Name in logs and metrics.
     pub name: String,
-    /// Where the name is written.
+    /// Position of the name.
     pub place: Span,
     /// In order of preference; the next is used while the one before cannot be connected to.
     pub endpoints: Vec<Endpoint>,
-    /// How the certificate of an `https` endpoint is verified: [`Verify::System`] or
+    /// Verification of the certificate of an `https` endpoint: [`Verify::System`] or
     /// [`Verify::Ca`].
     pub verify: Verify,
-    /// File with one line `user:password`, and where it is written.
+    /// File with one line `user:password`, and the position of its path.
     pub credentials: Option<(PathBuf, Span)>,
-    /// Destinations that are connected to directly all the same.
+    /// Destinations that are connected to directly nevertheless.
     pub no_proxy: Vec<Pattern>,
-    /// From the first SYN to the answer of the parent. Default 10 s.
+    /// Time from the first SYN to the response of the parent. Default 10 s.
     pub connect_timeout: Duration,
 }
 
 /// `[[forward.rule]]`.
 #[derive(Clone, Debug)]
 pub struct ForwardRule {
-    /// Its name in logs and metrics.
+    /// Name in logs and metrics.
     pub name: String,
-    /// Where the name is written.
+    /// Position of the name.
     pub place: Span,
-    /// Networks of clients; empty: any. Something of `clients`, `users` and `client_names` is
-    /// given, and all that are given must hold.
+    /// Networks of clients; empty: any. At least one of `clients`, `users` and `client_names` is
+    /// not empty, and all that are not empty must match.
     pub clients: Vec<IpNet>,
-    /// Users of the htpasswd file; empty: nobody needs to log in.
+    /// Users of the htpasswd file; empty: no authentication is needed.
     pub users: Vec<String>,
     /// Names in client certificates; empty: none is needed.
     pub client_names: Vec<String>,
-    /// What is done with what it lists.
+    /// Effect on the listed destinations.
     pub effect: RuleEffect,
-    /// What it lists; empty only in report mode.
+    /// Listed destinations; empty only in report mode.
     pub destinations: Vec<Pattern>,
     /// Ports of URLs; empty: any. Default: 443 alone; for a rule that denies, any.
     pub ports: Vec<u16>,
@@ -119,62 +119,62 @@ pub struct ForwardRule {
     pub connect_ports: Vec<u16>,
     /// Special networks that its names may resolve to.
     pub addresses: Vec<IpNet>,
-    /// Not before.
+    /// Start of the rule's validity, inclusive.
     pub from: Option<Timestamp>,
-    /// Not at or after.
+    /// End of the rule's validity, exclusive.
     pub until: Option<Timestamp>,
-    /// What happens to destinations of its clients that no rule lists.
+    /// Treatment of destinations that its clients request and no rule lists.
     pub mode: RuleMode,
-    /// What is done about SNI, on port 443.
+    /// SNI policy on port 443.
     pub sni: SniPolicy,
-    /// What is done about SNI, on other ports.
+    /// SNI policy on other ports.
     pub sni_elsewhere: SniPolicy,
     /// Bytes per second and tunnel group of this rule, both directions together; 0: no limit.
     pub rate: u64,
-    /// The parent its tunnels go through; `None`: directly.
+    /// The parent proxy of its tunnels; `None`: direct connections.
     pub via: Option<ParentId>,
 }
 
-/// Whether a rule lets through or keeps back what it lists.
+/// Effect of a rule on the destinations it lists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RuleEffect {
     /// `allow`.
     Allow,
-    /// `deny`: whatever other rules say.
+    /// `deny`, which takes precedence over other rules.
     Deny,
 }
 
-/// What happens to destinations of a rule's clients that no rule lists.
+/// Treatment of destinations that a rule's clients request and no rule lists.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RuleMode {
     /// They are denied.
     Enforce,
-    /// They are let through, logged as what would be denied, and kept for `egress suggest`.
+    /// They are allowed, logged as ones that would be denied, and recorded for `egress suggest`.
     Report,
 }
 
-/// What is done when the name inside TLS is not the one that was asked for.
+/// Action if the server name in TLS is not the host of the request.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SniPolicy {
-    /// Another name.
+    /// The server name differs.
     pub mismatch: SniAction,
-    /// No name.
+    /// There is no server name.
     pub missing: SniAction,
-    /// No TLS.
+    /// The connection is not TLS.
     pub not_tls: SniAction,
-    /// An `encrypted_client_hello` extension.
+    /// The ClientHello has an `encrypted_client_hello` extension.
     pub ech: SniAction,
 }
 
 impl SniPolicy {
-    /// Only TLS, only with the right name.
+    /// Only TLS with the right server name.
     pub const STRICT: Self = Self {
         mismatch: SniAction::Refuse,
         missing: SniAction::Refuse,
         not_tls: SniAction::Refuse,
         ech: SniAction::Allow,
     };
-    /// Whatever it is.
+    /// No check.
     pub const OFF: Self = Self {
         mismatch: SniAction::Allow,
         missing: SniAction::Allow,
@@ -183,18 +183,18 @@ impl SniPolicy {
     };
 }
 
-/// What is done about something.
+/// Action on a tunnel that violates the SNI policy.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SniAction {
     /// The tunnel is closed.
     Refuse,
-    /// It goes on, and its log line has the reason.
+    /// The tunnel continues, and its log line has the reason.
     Log,
-    /// It goes on.
+    /// The tunnel continues.
     Allow,
 }
 
-/// How much a client of the forward proxy may use.
+/// Limits of what a client of the forward proxy may use.
 #[derive(Clone, Debug)]
 pub struct ForwardLimits {
     /// Open client connections, tunnels included. Default 10,000.
@@ -205,8 +205,8 @@ pub struct ForwardLimits {
     pub tunnels: usize,
     /// Tunnels per client address (IPv6: per /64). Default 500.
     pub tunnels_per_client: usize,
-    /// New tunnels and requests per second and client; twice as many at once. Default 50; 0: no
-    /// limit.
+    /// New tunnels and requests per second and client, with bursts of twice as many. Default 50; 0:
+    /// no limit.
     pub new_per_second: u64,
     /// Bytes per second and client, both directions together. Default 0: no limit.
     pub rate_per_client: u64,
@@ -216,30 +216,31 @@ pub struct ForwardLimits {
     pub header_count: usize,
 }
 
-/// How long things may take.
+/// Time limits of the forward proxy.
 #[derive(Clone, Debug)]
 pub struct ForwardTimeouts {
-    /// From accept to the end of the TLS handshake with the proxy. Default 10 s.
+    /// Time from accept to the end of the TLS handshake with the proxy. Default 10 s.
     pub handshake: Duration,
-    /// From the first byte of a request head to its last. Default 10 s.
+    /// Time from the first byte of a request head to its last. Default 10 s.
     pub header: Duration,
-    /// Between requests on one connection. Default 75 s.
+    /// Time between requests on one connection. Default 75 s.
     pub keep_alive: Duration,
-    /// From the request to a connection with the destination, looking its name up included.
-    /// Default 10 s.
+    /// Time from the request to a connection with the destination, DNS lookup included. Default 10
+    /// s.
     pub connect: Duration,
-    /// From the 200 to the end of the client's first TLS message. Default 10 s.
+    /// Time from the 200 to the end of the client's ClientHello. Default 10 s.
     pub hello: Duration,
-    /// Longest silence in a tunnel, both directions together. Default 10 min.
+    /// Longest time without data in either direction of a tunnel. Default 10 min.
     pub idle: Duration,
-    /// Longest life of a tunnel. Default 24 h; zero: no limit.
+    /// Longest lifetime of a tunnel. Default 24 h; zero: no limit.
     pub total: Duration,
-    /// From the end of a request in absolute-form to the first byte of the answer. Default 60 s.
+    /// Time from the end of a request in absolute-form to the first byte of the response. Default
+    /// 60 s.
     pub first_byte: Duration,
 }
 
 impl Forward {
-    /// Every file it names.
+    /// All files that the table names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let users = self.users.iter().map(|users| &users.file);
         let credentials =
@@ -260,7 +261,7 @@ impl Forward {
     }
 }
 
-/// Whether one of `networks` holds `ip`; IPv4 in the form of IPv6 counts as IPv4.
+/// Whether one of `networks` contains `ip`; IPv4-mapped IPv6 addresses count as IPv4.
 #[must_use]
 pub fn any_holds(networks: &[IpNet], ip: IpAddr) -> bool {
     let ip = ip.to_canonical();

@@ -1,8 +1,8 @@
-//! `[profile.NAME.limits]` and `[profile.NAME.timeouts]`, checked.
+//! Checked form of `[profile.NAME.limits]` and `[profile.NAME.timeouts]`.
 
 use std::time::Duration;
 
-/// Limits on what a client may do.
+/// Limits of what a client may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Fields in a request head. Default 100, 1 to 256.
@@ -16,7 +16,7 @@ pub struct Limits {
     pub connections_per_client: usize,
     /// Concurrent HTTP/2 streams per connection. Default 128.
     pub streams: u32,
-    /// Bytes of answers that the client has not taken yet, per HTTP/2 connection. Default 1 MiB,
+    /// Bytes of responses that the client has not read yet, per HTTP/2 connection. Default 1 MiB,
     /// 64 KiB to 64 MiB.
     pub http2_send_buffer: usize,
     /// Concurrent requests and WebSockets of the profile. Default: twice `connections`.
@@ -26,21 +26,21 @@ pub struct Limits {
     pub requests_per_client: usize,
 }
 
-/// How long a client may take.
+/// Limits of the time a client may take.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// From accept to the end of the TLS handshake. Default 10 s.
+    /// Time from accept to the end of the TLS handshake. Default 10 s.
     pub handshake: Duration,
-    /// From the first byte of a request head to its last. Default 15 s.
+    /// Time from the first byte of a request head to its last. Default 15 s.
     pub header: Duration,
-    /// Between requests on one connection. Default 75 s.
+    /// Time between requests on one connection. Default 75 s.
     pub keep_alive: Duration,
-    /// Longest silence while a body is awaited from or taken by the client. Default 30 s.
+    /// Longest pause while the client sends or reads a body. Default 30 s.
     pub body_idle: Duration,
-    /// Bytes per second a client must send or take on average, over the time the gateway waits for
-    /// it, which has to be `body_idle` at least. Default 200; 0 turns it off.
+    /// Bytes per second that a client must send or read on average, over the time the gateway waits
+    /// for it, once that is at least `body_idle`. Default 200; 0 disables the limit.
     pub min_rate: u64,
-    /// Longest silence in a WebSocket, both directions together. Default 2 min: longer than any
-    /// Engine.IO heartbeat.
+    /// Longest time without data in either direction of a WebSocket. Default 2 min, which is longer
+    /// than any Engine.IO heartbeat.
     pub tunnel_idle: Duration,
 }

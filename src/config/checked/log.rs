@@ -1,24 +1,24 @@
-//! The logs: where they go, and how they are written.
+//! Checked form of the log settings.
 
 use std::path::PathBuf;
 
 /// The access log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct AccessLog {
-    /// Where its lines go.
+    /// Destination of the lines.
     pub target: LogTarget,
-    /// How they are written.
+    /// Format of the lines.
     pub format: LogFormat,
-    /// Query parameters whose values are masked, besides those that always are.
+    /// Query parameters whose values are masked, in addition to the built-in ones.
     pub mask: Vec<String>,
     /// Paths with segments that are masked.
     pub mask_path: Vec<String>,
 }
 
-/// Where access-log lines go.
+/// Destination of access-log lines.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum LogTarget {
-    /// Nowhere.
+    /// No lines are written.
     Off,
     /// Standard output, the container convention.
     #[default]
@@ -27,56 +27,56 @@ pub enum LogTarget {
     File {
         /// Absolute, or relative to the working directory.
         path: PathBuf,
-        /// When a new one is started; `None`: never.
+        /// Rotation of the file; `None`: the file is not rotated.
         rotation: Option<Rotation>,
     },
 }
 
-/// When a new log file is started.
+/// Size at which a new log file is started, and number of old ones.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rotation {
     /// Largest size of a file, in bytes.
     pub size: u64,
-    /// Full files kept beside the present one, at least 1.
+    /// Full files kept beside the current one, at least 1.
     pub keep: u32,
-    /// Whether the bound was asked for: if the file cannot be renamed, lines are dropped. Else, as by
-    /// default, the file grows.
+    /// Whether the operator configured this bound. If so, lines are dropped when the file cannot be
+    /// renamed; by default the file grows.
     pub strict: bool,
 }
 
-/// How access-log lines are written.
+/// Format of access-log lines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LogFormat {
     /// One flat JSON object per line.
     #[default]
     Json,
-    /// JSON in the names of the Elastic Common Schema.
+    /// JSON with the field names of the Elastic Common Schema.
     Ecs,
-    /// As nginx and Apache write their `combined`.
+    /// The `combined` format of nginx and Apache.
     Combined,
 }
 
-/// How the gateway speaks about itself.
+/// Settings of the gateway's own log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct OperationalLog {
-    /// From this level on.
+    /// Lowest level that is logged.
     pub level: LogLevel,
-    /// As JSON, instead of text.
+    /// JSON instead of text.
     pub json: bool,
 }
 
-/// How much the gateway says about itself.
+/// Lowest level of the gateway's own log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LogLevel {
-    /// What needs somebody.
+    /// Failures on which someone must act.
     Error,
-    /// And what may need somebody.
+    /// Also conditions on which someone may have to act.
     Warn,
-    /// And what happens.
+    /// Also changes of state.
     #[default]
     Info,
-    /// And details.
+    /// Also details for developers.
     Debug,
-    /// And every step.
+    /// Also every step.
     Trace,
 }

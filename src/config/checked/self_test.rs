@@ -1,12 +1,13 @@
-//! `self-test` of a route, checked.
+//! Checked form of `self-test` of a route.
 
 use std::time::Duration;
 
-/// A page that tries the way from a browser to the gateway.
+/// Settings of the page that tests the path from a browser to the gateway.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SelfTest {
-    /// How long a WebSocket and a long poll are left silent. Default 30 s, 5 s to 2 min.
+    /// Time for which a WebSocket and a long poll are left without data. Default 30 s, 5 s to 2
+    /// min.
     pub idle: Duration,
-    /// The path of a Socket.IO route of the profile, which is tried too.
+    /// Path of a Socket.IO route of the profile to test, if any.
     pub socket_io: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `[tcp.NAME]`, checked.
+//! Checked form of `[tcp.NAME]`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,26 +10,28 @@ use crate::config::problem::Span;
 
 use super::{ProxyProtocol, UpstreamId};
 
-/// `[tcp.NAME]`: connections passed through as they are.
+/// `[tcp.NAME]`: passthrough listeners and routes.
 #[derive(Debug)]
 pub struct Tcp {
-    /// `NAME`; no profile is called so.
+    /// `NAME`; differs from the names of all profiles.
     pub name: String,
-    /// Where the table is.
+    /// Position of the table.
     pub place: Span,
     /// Networks of clients that may connect; empty: any.
     pub clients: Vec<IpNet>,
-    /// Whether it has access-log lines. Default true.
+    /// Whether access-log lines are written. Default true.
     pub access_log: bool,
-    /// What becomes of connections to an endpoint that is down or left. Default [`OnEndpointChange::Close`].
+    /// Action on connections to an endpoint that is down or no longer used. Default
+    /// [`OnEndpointChange::Close`].
     pub on_down: OnEndpointChange,
-    /// What becomes of connections to a backup that is not used any more. Default [`OnEndpointChange::Close`].
+    /// Action on connections to a backup that is no longer used. Default
+    /// [`OnEndpointChange::Close`].
     pub on_return: OnEndpointChange,
-    /// The time over which they are closed. Default 10 s.
+    /// Period over which they are closed. Default 10 s.
     pub close_over: Duration,
-    /// How many.
+    /// Limits of what a client may use.
     pub limits: TcpLimits,
-    /// How long.
+    /// Time limits.
     pub timeouts: TcpTimeouts,
     /// At least one.
     pub listeners: Vec<TcpListener>,
@@ -37,7 +39,7 @@ pub struct Tcp {
     pub routes: Vec<TcpRoute>,
 }
 
-/// What becomes of connections whose endpoint is not the one to use any more.
+/// Action on connections whose endpoint is no longer the one to use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OnEndpointChange {
     /// They are closed.
@@ -49,7 +51,7 @@ pub enum OnEndpointChange {
 /// `[[tcp.NAME.listener]]`.
 #[derive(Debug)]
 pub struct TcpListener {
-    /// Where `listen` is written.
+    /// Position of `listen`.
     pub place: Span,
     /// Address to bind.
     pub listen: SocketAddr,
@@ -60,19 +62,19 @@ pub struct TcpListener {
 /// `[[tcp.NAME.route]]`.
 #[derive(Debug)]
 pub struct TcpRoute {
-    /// Where `upstream` is written.
+    /// Position of `upstream`.
     pub place: Span,
     /// Name in logs and metrics; unique within its table.
     pub name: String,
-    /// Names in TLS that it takes; empty: what no other route takes.
+    /// Server names in TLS that it takes; empty: connections that no other route takes.
     pub server_names: Vec<HostPattern>,
-    /// Where they go.
+    /// Destination of the connections.
     pub upstream: UpstreamId,
-    /// To the port that the client came to.
+    /// Connect to the port that the client used.
     pub same_port: bool,
 }
 
-/// What a client may use.
+/// Limits of what a client may use.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpLimits {
     /// Open connections per listener. Default 20,000.
@@ -81,13 +83,13 @@ pub struct TcpLimits {
     pub connections_per_client: usize,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpTimeouts {
-    /// From accept to the end of the client's hello. Default 10 s.
+    /// Time from accept to the end of the client's ClientHello. Default 10 s.
     pub hello: Duration,
-    /// Longest silence, both directions together. Default 10 min.
+    /// Longest time without data in either direction. Default 10 min.
     pub idle: Duration,
-    /// Longest life; zero: no limit. Default zero.
+    /// Longest lifetime; zero: no limit. Default zero.
     pub total: Duration,
 }

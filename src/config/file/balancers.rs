@@ -1,27 +1,27 @@
-//! `proxy-protocol` of a listener, as written.
+//! File type of `proxy-protocol` of a listener.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Maybe, Written};
 
-/// Balancers in front of a listener, which say who the client is (PROXY protocol, versions 1 and 2).
+/// Balancers in front of a listener, which name the client (PROXY protocol, versions 1 and 2).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProxyProtocolFile {
-    /// Networks, or addresses, of the balancers. Connections from there must begin with a header.
+    /// Networks or addresses of the balancers. Connections from there must begin with a header.
     pub from: Written<Vec<Written<String>>>,
-    /// What is done with connections from elsewhere; no header is ever read from them. Default
+    /// Treatment of connections from other addresses. A header is never read from them. Default
     /// `"refuse"`.
     pub others: Maybe<OthersFile>,
 }
 
-/// What is done with connections that do not come from a balancer.
+/// Treatment of connections that do not come from a balancer.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OthersFile {
-    /// They are closed at once.
+    /// Close them at once.
     Refuse,
-    /// They are served as clients that came directly.
+    /// Serve them as direct clients.
     Direct,
 }

@@ -1,4 +1,4 @@
-//! `[doctor]` as it is written.
+//! File type of `[doctor]`.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use super::{Maybe, Written};
 
-/// Names of upstreams and their paths, each with its place.
+/// Names of upstreams and their paths, each with its position.
 pub(super) type Paths = BTreeMap<toml::Spanned<String>, Written<String>>;
 
-/// What `app-gateway doctor` looks at besides the gateway itself, and `app-gateway ports` lists.
-/// Serving does not depend on any of it. A target is a host, or a host and a port.
+/// Targets that `app-gateway doctor` tests besides the gateway itself, and `app-gateway ports`
+/// lists. Serving does not depend on them. A target is a host, or a host and a port.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DoctorFile {
@@ -19,14 +19,14 @@ pub struct DoctorFile {
     pub timeout: Maybe<String>,
     /// The public name of the chat, e.g. `"chat.example.com"`.
     pub fqdn: Maybe<String>,
-    /// The port that is reached under that name from the internet. Default 443.
+    /// The port of that name as seen from the internet. Default 443.
     pub public_port: Maybe<i64>,
     /// Profiles that face the internet. Default `["internet"]`.
     pub public: Maybe<Vec<Written<String>>>,
     /// The forward proxy the components use, e.g. `"10.0.0.4:3128"`. Default: the gateway's own.
     pub proxy: Maybe<String>,
-    /// What has to be reached through it. Default: the names that `[forward]` allows; without it,
-    /// Facebook, Viber and Twilio. Default port 443.
+    /// Hosts that must be reachable through it. Default: the names that `[forward]` allows; without
+    /// it, Facebook, Viber and Twilio. Default port 443.
     pub platforms: Maybe<Vec<Written<String>>>,
     /// Microsoft SQL Server. Default port 1433.
     pub sql: Maybe<Vec<Written<String>>>,
@@ -34,17 +34,17 @@ pub struct DoctorFile {
     pub smpp: Maybe<Vec<Written<String>>>,
     /// TURN servers, over TCP and UDP. Default port 3478.
     pub turn: Maybe<Vec<Written<String>>>,
-    /// UDP ports the TURN servers relay on. Default `"49152-49252"`.
+    /// UDP relay ports of the TURN servers. Default `"49152-49252"`.
     pub relay_ports: Maybe<String>,
-    /// Cisco Finesse: the REST API on the port given (default 8445), and XMPP on 5222.
+    /// Cisco Finesse: the REST API on the given port (default 8445), and XMPP on 5222.
     pub finesse: Maybe<Vec<Written<String>>>,
-    /// PEM file with the CAs that Finesse's certificates must come from. Default: the system's.
+    /// PEM file with the CAs that must have issued Finesse's certificates. Default: the system's.
     pub finesse_ca_file: Maybe<String>,
-    /// Where the product is installed from: GitLab and the container registry. Default port 443.
+    /// Sources of the product's installation: GitLab and the container registry. Default port 443.
     pub install: Maybe<Vec<Written<String>>>,
-    /// Nodes of the other site: how far away are they? Default port 443.
+    /// Nodes of the other site, to measure their distance. Default port 443.
     pub peers: Maybe<Vec<Written<String>>>,
-    /// What to ask a component for to see whether it is well, by the name of its upstream.
+    /// Path of a health request to each component, by the name of its upstream.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub health: Maybe<Paths>,
 }

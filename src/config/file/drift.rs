@@ -1,23 +1,23 @@
-//! `[gateway.drift]` as it is written.
+//! File type of `[gateway.drift]`.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Maybe, Written};
 
-/// Gateways that should act like this one, and are compared with it.
+/// Gateways that should behave like this one and are compared with it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DriftFile {
-    /// Upstreams whose endpoints are these gateways: `["other-virtual_server"]`.
+    /// Upstreams whose endpoints are these gateways: `["other-site"]`.
     pub peers: Written<Vec<Written<String>>>,
-    /// The path of their route with `drift = true`. Default `"/drift"`.
+    /// Path of their route with `drift = true`. Default `"/drift"`.
     pub path: Maybe<String>,
-    /// `Host` they are asked for, one that their profile answers for. Default: the endpoint's host
+    /// `Host` of the requests to them; their profile must serve it. Default: the endpoint's host
     /// and port.
     pub host: Maybe<String>,
-    /// Time between two comparisons, give or take a tenth, `"1s"` to `"1h"`. Default `"30s"`.
+    /// Time between two comparisons, plus or minus a tenth, `"1s"` to `"1h"`. Default `"30s"`.
     pub every: Maybe<String>,
-    /// What may differ: `"profile.lan.hosts"`, `"upstream.*.endpoints"`. `*` stands for anything.
+    /// Keys that may differ: `"profile.lan.hosts"`, `"upstream.*.endpoints"`. `*` matches anything.
     pub differs: Maybe<Vec<Written<String>>>,
 }

@@ -1,4 +1,4 @@
-//! The forward proxy, as written.
+//! File types of the forward proxy.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,11 @@ use serde::Deserialize;
 
 use super::{Amount, ClientCertificateFile, Maybe, ProxyProtocolFile, Written};
 
-/// Host names and addresses, each with its place.
+/// Host names and addresses, each with its position.
 pub type Hosts = BTreeMap<toml::Spanned<String>, Written<Vec<Written<String>>>>;
 
-/// The way out: a proxy through which components reach other hosts. What no rule allows is denied.
+/// The forward proxy, through which components reach other hosts. Destinations that no rule allows
+/// are denied.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardFile {
@@ -19,37 +20,37 @@ pub struct ForwardFile {
     /// Serve `GET https://...` (axios sends it instead of CONNECT) by opening TLS to the origin.
     /// Default false.
     pub https_absolute_form: Maybe<bool>,
-    /// PEM file with the CAs that certificates of origins must come from when it does. Default: the
+    /// PEM file with the CAs that must have issued the certificates of such origins. Default: the
     /// system's. Only with `https-absolute-form`.
     pub https_ca_file: Maybe<String>,
-    /// Names that are not looked up, and the addresses they stand for, like lines of `/etc/hosts`:
-    /// `"api.example.com" = ["192.0.2.1"]`. The rules hold for them as for all others.
+    /// Names that are not looked up, and their addresses, like lines of `/etc/hosts`:
+    /// `"api.example.com" = ["192.0.2.1"]`. Rules apply to them as to all other names.
     #[schemars(with = "Option<BTreeMap<String, Vec<String>>>")]
     pub hosts: Maybe<Hosts>,
-    /// Prefixes (RFC 6052) of NAT64 translators on this network, e.g. `"64:ff9b::/96"`. An address in
-    /// one of them is judged by the IPv4 address inside. Default: none; addresses in the well-known
-    /// prefixes are denied unless a rule lists them.
+    /// Prefixes (RFC 6052) of NAT64 translators on this network, e.g. `"64:ff9b::/96"`. An address
+    /// in such a prefix is judged by the IPv4 address inside. Default: none; addresses in the
+    /// well-known prefixes are denied unless a rule lists them.
     pub nat64: Maybe<Vec<Written<String>>>,
-    /// The parent that rules go through that say nothing. Default `"direct"`.
+    /// The parent proxy of rules without `via`. Default `"direct"`.
     pub via: Maybe<String>,
-    /// What becomes of destinations that no rule lists, for rules that say nothing. Default
-    /// `"enforce"`.
+    /// Treatment of destinations that no rule lists, for rules without `mode`. Default `"enforce"`.
     pub mode: Maybe<ModeFile>,
-    /// What is done about the name inside TLS on port 443, for rules that say nothing.
+    /// Treatment of the server name in TLS on port 443, for rules without `sni`.
     pub sni: Maybe<SniFile>,
-    /// What a client may use.
+    /// Limits of what a client may use.
     pub limits: Maybe<ForwardLimitsFile>,
-    /// How long things may take.
+    /// Time limits.
     pub timeouts: Maybe<ForwardTimeoutsFile>,
-    /// Addresses it listens on.
+    /// Addresses to listen on.
     pub listener: Maybe<Vec<Written<ForwardListenerFile>>>,
-    /// Who may go where. A rule with `deny` wins; otherwise the first that allows it.
+    /// Allowed and denied destinations. A rule with `deny` wins; otherwise the first rule that
+    /// allows the destination.
     pub rule: Maybe<Vec<Written<RuleFile>>>,
-    /// Proxies to go through.
+    /// Parent proxies.
     pub parent: Maybe<Vec<Written<ParentFile>>>,
 }
 
-/// An address the forward proxy listens on.
+/// An address on which the forward proxy listens.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardListenerFile {
@@ -57,30 +58,30 @@ pub struct ForwardListenerFile {
     pub listen: Written<String>,
     /// Names of `[certificate.NAME]` tables: clients speak TLS to the proxy. Default: plain.
     pub certificates: Maybe<Vec<Written<String>>>,
-    /// PEM file with CAs, or with certificates of clients themselves: ask clients for a certificate.
-    /// Only with `certificates`.
+    /// PEM file with CAs, or with certificates of clients themselves: request a certificate from
+    /// clients. Only with `certificates`.
     pub client_ca: Maybe<String>,
-    /// Whether a client may come without one. Default `"required"`. Only with `client-ca`.
+    /// Whether a client certificate is required. Default `"required"`. Only with `client-ca`.
     pub client_certificate: Maybe<ClientCertificateFile>,
-    /// Balancers in front that say who the client is, e.g. `{ from = ["10.0.0.10"] }`. Default: none.
+    /// Balancers in front that name the client, e.g. `{ from = ["10.0.0.10"] }`. Default: none.
     pub proxy_protocol: Maybe<ProxyProtocolFile>,
 }
 
-/// Which clients may go where. Something of `clients`, `users` and `client-names` is needed, and
-/// all that are written must hold. Either `allow` or `deny`.
+/// Destinations that certain clients may reach. At least one of `clients`, `users` and
+/// `client-names` is needed, and all that are present must match. Either `allow` or `deny`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RuleFile {
-    /// Its name in logs, metrics and denials.
+    /// Name in logs, metrics and denials.
     pub name: Written<String>,
     /// Networks of clients, e.g. `"10.0.0.0/8"`, or addresses.
     pub clients: Maybe<Vec<Written<String>>>,
-    /// Users of `users-file`; they log in with Basic.
+    /// Users of `users-file`, who authenticate with Basic.
     pub users: Maybe<Vec<Written<String>>>,
-    /// Names (subjectAltName, or else CN) in the certificates clients show.
+    /// Names (subjectAltName, or else CN) in client certificates.
     pub client_names: Maybe<Vec<Written<String>>>,
-    /// Destinations: names (`"api.twilio.com"`), `"*.fbcdn.net"` for every name below it,
-    /// addresses and networks for clients that ask for an address.
+    /// Destinations: names (`"api.twilio.com"`), `"*.fbcdn.net"` for every name below it, addresses
+    /// and networks for clients that ask for an address.
     pub allow: Maybe<Vec<Written<String>>>,
     /// Destinations that are denied, whatever other rules say.
     pub deny: Maybe<Vec<Written<String>>>,
@@ -89,84 +90,84 @@ pub struct RuleFile {
     /// Ports to which CONNECT opens a tunnel. Default `[443]`, whatever `ports` lists; with `deny`:
     /// those of `ports`.
     pub connect_ports: Maybe<Vec<Written<i64>>>,
-    /// Networks that are not the internet, e.g. `"10.1.0.0/16"`, to which its names may lead.
+    /// Networks outside the public internet, e.g. `"10.1.0.0/16"`, to which its names may resolve.
     pub addresses: Maybe<Vec<Written<String>>>,
-    /// The rule holds from this moment on, e.g. `"2030-01-31T08:00:00+01:00"`.
+    /// Time from which the rule applies, e.g. `"2030-01-31T08:00:00+01:00"`.
     pub from: Maybe<String>,
-    /// The rule holds until this moment.
+    /// Time at which the rule ends.
     pub until: Maybe<String>,
-    /// What becomes of destinations that no rule lists when its clients ask for them. Default: that
-    /// of `[forward]`.
+    /// Treatment of destinations that its clients request and no rule lists. Default: that of
+    /// `[forward]`.
     pub mode: Maybe<ModeFile>,
-    /// What is done about the name inside TLS. Default: on port 443 that of `[forward]`, on others
-    /// nothing.
+    /// Treatment of the server name in TLS. Default: on port 443 that of `[forward]`, on other
+    /// ports no check.
     pub sni: Maybe<SniFile>,
     /// Bytes per second of all its tunnels together. Default: no limit.
     pub rate: Maybe<Amount>,
-    /// Name of the parent to go through, or `"direct"`. Default: that of `[forward]`.
+    /// Name of the parent proxy, or `"direct"`. Default: that of `[forward]`.
     pub via: Maybe<String>,
 }
 
-/// What becomes of destinations that no rule lists.
+/// Treatment of destinations that no rule lists.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModeFile {
-    /// They are denied.
+    /// Deny them.
     Enforce,
-    /// They are let through, on any port, logged as what would be denied, and kept for
-    /// `app-gateway egress suggest`. Addresses that are not the internet stay denied.
+    /// Allow them on any port, log them as ones that would be denied, and record them for
+    /// `app-gateway egress suggest`. Addresses outside the public internet stay denied.
     Report,
 }
 
-/// What is done when the name inside TLS is not the one that was asked for.
+/// Action if the server name in TLS is not the host of the request.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SniFile {
-    /// It is another name. Default `"refuse"`.
+    /// The name differs. Default `"refuse"`.
     pub mismatch: Maybe<ActFile>,
     /// There is no name. Default `"refuse"`.
     pub missing: Maybe<ActFile>,
-    /// It is not TLS. Default `"refuse"`.
+    /// The connection is not TLS. Default `"refuse"`.
     pub not_tls: Maybe<ActFile>,
-    /// The hello has an `encrypted_client_hello` extension (ECH): the name that can be seen may be
-    /// that of a provider in front, and the true one is hidden. Browsers send the extension without
-    /// meaning it (GREASE), and the two cannot be told apart. Default `"allow"`.
+    /// The ClientHello has an `encrypted_client_hello` extension (ECH): the visible name may be
+    /// that of a provider in front, and the true one is hidden. Browsers also send the extension
+    /// without using it (GREASE), and the two cases cannot be distinguished. Default `"allow"`.
     pub ech: Maybe<ActFile>,
 }
 
-/// What is done about something.
+/// Action for such a tunnel.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActFile {
-    /// The tunnel is closed.
+    /// Close the tunnel.
     Refuse,
-    /// It goes on, and its log line has the reason.
+    /// Continue, and put the reason into the log line.
     Log,
-    /// It goes on.
+    /// Continue.
     Allow,
 }
 
-/// A proxy to go through.
+/// A parent proxy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ParentFile {
-    /// What rules call it.
+    /// Name by which rules refer to it.
     pub name: Written<String>,
-    /// Where it is, e.g. `"http://proxy.example.com:3128"` (`https://` for TLS to the proxy), in
+    /// Addresses, e.g. `"http://proxy.example.com:3128"` (`https://` for TLS to the proxy), in
     /// order of preference.
     pub endpoints: Written<Vec<Written<String>>>,
-    /// PEM file with the CAs the certificates of `https://` endpoints must come from. Default: the
-    /// system's.
+    /// PEM file with the CAs that must have issued the certificates of `https://` endpoints.
+    /// Default: the system's.
     pub ca_file: Maybe<String>,
-    /// File with one line, `user:password`, to log in with.
+    /// File with one line, `user:password`, for authentication.
     pub credentials_file: Maybe<String>,
-    /// Destinations that are connected to directly all the same, written as in `allow`.
+    /// Destinations that are connected to directly nevertheless, written as in `allow`.
     pub no_proxy: Maybe<Vec<Written<String>>>,
-    /// From the first SYN to the parent's answer. Default `"10s"`.
+    /// Time from the first SYN to the parent's response. Default `"10s"`.
     pub connect_timeout: Maybe<String>,
 }
 
-/// What a client of the forward proxy may use.
+/// Limits of what a client of the forward proxy may use.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardLimitsFile {
@@ -174,11 +175,11 @@ pub struct ForwardLimitsFile {
     pub connections: Maybe<i64>,
     /// Open client connections per client address (IPv6: per /64). Default 1000.
     pub connections_per_client: Maybe<i64>,
-    /// Tunnels. Default 10000.
+    /// Open tunnels. Default 10000.
     pub tunnels: Maybe<i64>,
-    /// Tunnels per client address (IPv6: per /64). Default 500.
+    /// Open tunnels per client address (IPv6: per /64). Default 500.
     pub tunnels_per_client: Maybe<i64>,
-    /// New tunnels and requests per second and client, twice as many at once; 0: no limit.
+    /// New tunnels and requests per second and client, with bursts of twice as many; 0: no limit.
     /// Default 50.
     pub new_per_second: Maybe<i64>,
     /// Bytes per second and client, both directions together, e.g. `"10MiB"`. Default: no limit.
@@ -189,25 +190,25 @@ pub struct ForwardLimitsFile {
     pub header_count: Maybe<i64>,
 }
 
-/// How long things may take in the forward proxy.
+/// Time limits of the forward proxy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardTimeoutsFile {
-    /// From accept to the end of the TLS handshake with the proxy. Default `"10s"`.
+    /// Time from accept to the end of the TLS handshake with the proxy. Default `"10s"`.
     pub handshake: Maybe<String>,
-    /// From the first byte of a request head to its last. Default `"10s"`.
+    /// Time from the first byte of a request head to its last. Default `"10s"`.
     pub header: Maybe<String>,
-    /// Between requests on one connection. Default `"75s"`.
+    /// Time between requests on one connection. Default `"75s"`.
     pub keep_alive: Maybe<String>,
-    /// From the request to a connection with the destination. Default `"10s"`.
+    /// Time from the request to a connection with the destination. Default `"10s"`.
     pub connect: Maybe<String>,
-    /// From the 200 to the end of the client's first TLS message. Default `"10s"`.
+    /// Time from the 200 to the end of the client's ClientHello. Default `"10s"`.
     pub hello: Maybe<String>,
-    /// Longest silence in a tunnel. Default `"10min"`.
+    /// Longest time without data in a tunnel. Default `"10min"`.
     pub idle: Maybe<String>,
-    /// Longest life of a tunnel; `"0s"`: no limit. Default `"24h"`.
+    /// Longest lifetime of a tunnel; `"0s"`: no limit. Default `"24h"`.
     pub total: Maybe<String>,
-    /// From the end of a request in absolute-form to the first byte of the answer. Default
+    /// Time from the end of a request in absolute-form to the first byte of the response. Default
     /// `"60s"`.
     pub first_byte: Maybe<String>,
 }

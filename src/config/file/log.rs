@@ -1,4 +1,4 @@
-//! What may be written about logs.
+//! File types of the logs.
 
 use std::fmt;
 
@@ -9,78 +9,78 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::{Amount, Maybe, Written};
 
-/// How access-log lines are written, and where.
+/// Format and destination of access-log lines.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AccessLogTable {
     /// `"stdout"`, `"off"`, or the path of a file.
     pub file: Written<String>,
-    /// How lines are written. Default `"json"`.
+    /// Format of lines. Default `"json"`.
     pub format: Maybe<LineFile>,
-    /// Start a new file when this one is full; `"off"`: never, because logrotate does it. Default
-    /// `{ size = "100MiB", keep = 10 }`.
+    /// Start a new file when this one is full; `"off"` leaves rotation to logrotate. Default `{
+    /// size = "100MiB", keep = 10 }`.
     pub rotate: Maybe<Rotate>,
-    /// Further query parameters whose values are replaced by `***`, however the name is written.
+    /// Further query parameters whose values are replaced by `***`, in any spelling of the name.
     pub mask: Maybe<Vec<Written<String>>>,
-    /// Paths with segments that are replaced by `***`: `*` stands for one, `**` at the end for all that
-    /// follow, e.g. `"/rooms/*/files"`. Default: none.
+    /// Paths with segments that are replaced by `***`: `*` matches one segment, a `**` at the end
+    /// all following ones, e.g. `"/rooms/*/files"`. Default: none.
     pub mask_path: Maybe<Vec<Written<String>>>,
 }
 
-/// When a new log file is started, and how many old ones are kept.
+/// Size of a log file, and number of old ones that are kept.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RotateFile {
     /// Largest size of a file, e.g. `"100MiB"`.
     pub size: Written<Amount>,
-    /// Full files kept beside the present one: `access.log.1` is the latest. Default 10.
+    /// Full files kept beside the current one: `access.log.1` is the latest. Default 10.
     pub keep: Maybe<i64>,
 }
 
-/// How access-log lines are written.
+/// Format of access-log lines.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LineFile {
     /// One flat JSON object per line.
     Json,
-    /// JSON in the names of the Elastic Common Schema.
+    /// JSON with the field names of the Elastic Common Schema.
     Ecs,
-    /// As nginx and Apache write it.
+    /// The combined format of nginx and Apache.
     Combined,
 }
 
-/// How much is said.
+/// Lowest level that is logged.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LevelFile {
-    /// What needs somebody.
+    /// Failures on which someone must act.
     Error,
-    /// And what may need somebody.
+    /// Also conditions on which someone may have to act.
     Warn,
-    /// And what happens.
+    /// Also changes of state.
     Info,
-    /// And details.
+    /// Also details for developers.
     Debug,
-    /// And every step.
+    /// Also every step.
     Trace,
 }
 
-/// How it is said.
+/// Format of the gateway's own log.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VoiceFile {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// Where access-log lines go.
+/// Destination of access-log lines.
 #[derive(Debug)]
 pub enum AccessLogFile {
-    /// One of the words, or a path.
+    /// A keyword or a path.
     Word(String),
-    /// More about it.
+    /// A table with further settings.
     Table(Box<AccessLogTable>),
 }
 
@@ -120,9 +120,9 @@ impl JsonSchema for AccessLogFile {
 /// `"off"`, or a table; never an array, which serde would read field by field.
 #[derive(Debug)]
 pub enum Rotate {
-    /// The file is not rotated by the gateway.
+    /// The gateway does not rotate the file.
     Off,
-    /// It is, like this.
+    /// The gateway rotates the file by these settings.
     Table(RotateFile),
 }
 

@@ -1,4 +1,4 @@
-//! What may be written about the self-test of a profile.
+//! File types of the self-test of a profile.
 
 use std::fmt;
 
@@ -9,24 +9,24 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::Maybe;
 
-/// What the self-test tries.
+/// Settings of the self-test.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SelfTestTable {
-    /// How long a WebSocket and a long poll are left silent, 5 s to 2 min. Default `"30s"`, the
-    /// heartbeat of Socket.IO and the answer to it.
+    /// Time for which a WebSocket and a long poll are left without data, 5 s to 2 min. Default
+    /// `"30s"`, the interval of a Socket.IO heartbeat and the time for its answer.
     pub idle: Maybe<String>,
-    /// Path of the Socket.IO route that is tried, or `"off"`. Default: the profile's first route to
-    /// an upstream whose path ends in `/socket.io/`.
+    /// Path of the Socket.IO route to test, or `"off"`. Default: the profile's first route to an
+    /// upstream whose path ends in `/socket.io/`.
     pub socket_io: Maybe<String>,
 }
 
-/// Whether there is one, and what it tries.
+/// Whether there is a self-test, and its settings.
 #[derive(Debug)]
 pub enum SelfTestFile {
-    /// Yes, or no.
+    /// Enabled with defaults, or disabled.
     Switch(bool),
-    /// Yes, and more about it.
+    /// Enabled with these settings.
     Table(Box<SelfTestTable>),
 }
 

@@ -1,77 +1,77 @@
-//! `[tcp.NAME]`, as it may be written.
+//! File types of `[tcp.NAME]`.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Maybe, ProxyProtocolFile, Written};
 
-/// Connections passed through to an upstream as they are, TLS unopened: what a balancer in front of
-/// two sites does. What no route takes is refused.
+/// Passthrough: connections forwarded to an upstream without terminating TLS. This is the work of a
+/// balancer in front of two sites. Connections that no route takes are rejected.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpFile {
     /// Networks of clients that may connect, e.g. `"10.0.0.0/8"`, or addresses. Default: any.
     pub clients: Maybe<Vec<Written<String>>>,
-    /// Write access-log lines for its connections. Default true.
+    /// Write access-log lines for these connections. Default true.
     pub access_log: Maybe<bool>,
-    /// What becomes of open connections to an endpoint that is down, or whose side is left for the
-    /// backups, while another endpoint is up. Default `"close"`.
+    /// Action on open connections to an endpoint that is down, or that is no longer used because of
+    /// a failover to the backups, while another endpoint is up. Default `"close"`.
     pub on_down: Maybe<FateFile>,
-    /// What becomes of open connections to a backup once the primary endpoints are used again.
-    /// Default `"close"`.
+    /// Action on open connections to a backup once the primary endpoints are used again. Default
+    /// `"close"`.
     pub on_return: Maybe<FateFile>,
-    /// The time over which they are closed, each at a moment of its own, so that clients do not all
-    /// come back at once. Default `"10s"`.
+    /// Period over which these connections are closed, each at a different time, so that clients do
+    /// not all reconnect at once. Default `"10s"`.
     pub close_over: Maybe<String>,
-    /// What a client may use.
+    /// Limits of what a client may use.
     pub limits: Maybe<TcpLimitsFile>,
-    /// How long things may take.
+    /// Time limits.
     pub timeouts: Maybe<TcpTimeoutsFile>,
-    /// Addresses it listens on.
+    /// Addresses to listen on.
     pub listener: Maybe<Vec<Written<TcpListenerFile>>>,
-    /// Where connections go. A name is looked for in all of them, `"a.example.com"` before
+    /// Routes to upstreams. A name is matched against all of them, `"a.example.com"` before
     /// `"*.example.com"`; the order does not matter.
     pub route: Maybe<Vec<Written<TcpRouteFile>>>,
 }
 
-/// What becomes of connections whose endpoint is not the one to use any more.
+/// Action on connections whose endpoint is no longer the one to use.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FateFile {
-    /// They are closed, over `close-over`.
+    /// Close them, spread over `close-over`.
     Close,
-    /// They stay until one of their ends closes them.
+    /// Keep them until the client or the endpoint closes them.
     Keep,
 }
 
-/// An address connections are taken on.
+/// An address on which passthrough connections are accepted.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpListenerFile {
     /// Address and port, e.g. `"0.0.0.0:8443"`.
     pub listen: Written<String>,
-    /// Balancers in front of this listener, which say who the client is. Default: none.
+    /// Balancers in front of this listener, which name the client. Default: none.
     pub proxy_protocol: Maybe<ProxyProtocolFile>,
 }
 
-/// Where connections go.
+/// A route to an upstream.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpRouteFile {
-    /// Names that clients ask for in TLS (SNI): `"chat.example.com"`, or `"*.example.com"` for one
-    /// label more. Default: every connection that no other route takes. If no route has names,
-    /// connections need not even be TLS.
+    /// Server names in TLS (SNI): `"chat.example.com"`, or `"*.example.com"` for one more label.
+    /// Default: every connection that no other route takes. If no route has names, connections need
+    /// not even be TLS.
     pub server_names: Maybe<Vec<Written<String>>>,
-    /// The `[upstream.NAME]` they go to. TLS passes through: what the upstream's table says about
-    /// certificates is for its checks.
+    /// The `[upstream.NAME]` of the connections. TLS is not terminated: certificate settings of the
+    /// upstream apply to its health checks.
     pub upstream: Written<String>,
-    /// Connect to the port that the client came to, in place of the endpoint's. Default false.
+    /// Connect to the port that the client used, in place of the endpoint's. Default false.
     pub same_port: Maybe<bool>,
     /// Name in logs and metrics. Default: the first of `server-names`, or `any`.
     pub name: Maybe<String>,
 }
 
-/// What a client may use.
+/// Limits of what a client may use.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpLimitsFile {
@@ -81,14 +81,14 @@ pub struct TcpLimitsFile {
     pub connections_per_client: Maybe<i64>,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpTimeoutsFile {
-    /// From accept to the end of the client's first TLS message. Default `"10s"`.
+    /// Time from accept to the end of the client's ClientHello. Default `"10s"`.
     pub hello: Maybe<String>,
-    /// Longest silence, both directions together. Default `"10min"`.
+    /// Longest time without data in either direction. Default `"10min"`.
     pub idle: Maybe<String>,
-    /// Longest life of a connection; `"0s"`: no limit. Default `"0s"`.
+    /// Longest lifetime of a connection; `"0s"`: no limit. Default `"0s"`.
     pub total: Maybe<String>,
 }
