@@ -1,7 +1,7 @@
-//! Where a gateway that runs on a directory can be asked, however broken the directory is.
+//! Admin addresses of the gateway that runs on a configuration directory, even an invalid one.
 //!
-//! A command that finds a mistake in a file must still find the gateway, which is where a refusal
-//! is counted. So this reads the one table it needs, from whatever can be parsed.
+//! A command that finds a mistake in a file must still reach the gateway, where a rejected reload
+//! is counted. So this module reads only `[admin]`, from every file that can be parsed.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::expand::{Env, expand};
 use super::problem::Findings;
 use super::read;
 
-/// What `[admin]` says, as far as it can be read.
+/// The readable part of `[admin]`.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct AdminAddresses {
     /// `socket`, if it is a path.
@@ -22,12 +22,12 @@ pub struct AdminAddresses {
     pub listen: Option<SocketAddr>,
 }
 
-/// Reads `[admin]` from the files of `dir`. Never fails; what cannot be read is not there.
+/// Reads `[admin]` from the files of `dir`. Never fails; unreadable values are omitted.
 #[must_use]
 pub fn doors(dir: &Path, env: Env<'_>) -> AdminAddresses {
     let mut doors = AdminAddresses::default();
     for path in read::list(dir).unwrap_or_default() {
-        // Opening a named pipe would wait for somebody to write into it.
+        // Opening a named pipe would block until another process writes into it.
         if !fs::metadata(&path).is_ok_and(|there| there.is_file()) {
             continue;
         }

@@ -1,11 +1,11 @@
-//! From a text to the file types: is it TOML, are the keys known, are the values of the right kind.
+//! Deserializes text into the file types: checks the TOML syntax, the keys and the types of values.
 //!
-//! serde stops at the first mistake. So each mistake is taken out of the parsed tree by its place
-//! and the tree is read again, until nothing is wrong or nothing can be taken out. What an item
-//! lost is remembered, so that later steps do not complain that it is missing.
+//! serde stops at the first mistake. So each mistake is removed from the parsed tree by its
+//! position and the tree is read again, until no mistake is left or none can be removed. The keys
+//! that an item lost are recorded, so that later steps do not report them as missing.
 //!
-//! In: one file. Out: [`ParsedFiles`], to which files are added one by one. Never: decides what a value
-//! means.
+//! In: one file. Out: [`ParsedFiles`], to which files are added one by one. Never: decides the
+//! meaning of a value.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -23,24 +23,24 @@ use super::outline::OutlineBuilder;
 use super::problem::{Findings, Span};
 use super::{syntax, wording};
 
-/// Mistakes taken out of one item before it is given up.
+/// Mistakes removed from one item before the rest of it is given up.
 const MAX_MISTAKES: usize = 64;
 
-/// The tables that are known at the top of a file.
+/// The known tables at the top of a file.
 const TABLES: [&str; 8] =
     ["gateway", "admin", "certificate", "upstream", "profile", "tcp", "forward", "doctor"];
 
-/// Keys that are always a table of their own.
+/// Keys whose value is always a table.
 const TABLE_KEYS: [&str; 7] =
     ["limits", "timeouts", "sni", "health", "check", "eject", "fail-over"];
 
-/// Keys that are always an array of tables.
+/// Keys whose value is always an array of tables.
 const TABLE_ARRAY_KEYS: [&str; 5] = ["listener", "route", "pairs", "rule", "parent"];
 
-/// Everything the files say, with places and without meaning.
+/// The contents of all files, with positions and without meaning.
 #[derive(Debug, Default)]
 pub(super) struct ParsedFiles {
-    /// What all of them say.
+    /// Contents as items and keys, for comparisons.
     pub(super) outline: OutlineBuilder,
     /// Every `[gateway]`.
     pub(super) gateway: Vec<NamedTable<GatewayFile>>,
@@ -50,24 +50,24 @@ pub(super) struct ParsedFiles {
     pub(super) certificates: Vec<NamedTable<CertificateFile>>,
     /// Every `[upstream.NAME]`.
     pub(super) upstreams: Vec<NamedTable<UpstreamFile>>,
-    /// Every `[profile.NAME]`, and every mention of one.
+    /// All parts of every `[profile.NAME]`.
     pub(super) profiles: Vec<NamedTable<ProfileFile>>,
     /// Every `[tcp.NAME]`.
     pub(super) tcp: Vec<NamedTable<TcpFile>>,
     /// Every `[doctor]`.
     pub(super) doctor: Vec<NamedTable<DoctorFile>>,
-    /// Every `[forward]`, and every mention of it.
+    /// All parts of `[forward]`.
     pub(super) forward: Vec<NamedTable<ForwardFile>>,
 }
 
 /// A named table.
 #[derive(Debug)]
 pub(super) struct NamedTable<T> {
-    /// Its name; for `[gateway]` and `[admin]` that very word.
+    /// `NAME`; the name of the table itself for `[gateway]` and `[admin]`.
     pub(super) name: String,
-    /// Its header.
+    /// Position of its header.
     pub(super) place: Span,
-    /// What is in it; `None` if that is not even a table of the right kind.
+    /// Its contents; `None` if the value is not a table of the right kind.
     pub(super) body: Option<T>,
 }
 
@@ -110,12 +110,12 @@ pub(super) fn shape(
     true
 }
 
-/// One file being read.
+/// The file that is being read.
 struct FileReader<'a> {
     file: u16,
     text: &'a str,
     found: &'a mut Findings,
-    /// Keys that are missing from the table at a place because of a mistake already reported.
+    /// Keys that are missing from the table at a position because of a mistake already reported.
     excused: HashSet<(Span, String)>,
 }
 
@@ -143,7 +143,7 @@ impl FileReader<'_> {
                 into.push(self.item(&name, value));
                 continue;
             }
-            // `[upstream]` with the keys of one upstream in it: the name is what is missing.
+            // `[upstream]` contains the keys of one upstream, so the name is missing.
             let place = self.place(&name.span());
             self.found.damage(place);
             let place = if span.is_empty() { place } else { self.place(&span) };
@@ -168,8 +168,8 @@ impl FileReader<'_> {
         NamedTable { name, place, body: None }
     }
 
-    /// serde reads an array where a table is wanted, field by field in the order of the type. No
-    /// operator means that, so the kinds of tables are looked at first.
+    /// Rejects arrays in place of tables. serde would read an array field by field in the order of
+    /// the type, which no operator intends.
     fn demand_tables(&mut self, item: &mut Spanned<DeValue<'_>>) {
         let own = self.place(&item.span());
         let DeValue::Table(table) = item.get_mut() else { return };
@@ -223,10 +223,10 @@ impl FileReader<'_> {
     }
 }
 
-/// Takes what is written at `span` out of `value`: a key with its value, or an element of an array.
-/// The innermost match goes, because an array of tables has the place of its first table.
+/// Removes the item at `span` from `value`: a key with its value, or an element of an array. The
+/// innermost match is removed, because an array of tables has the position of its first table.
 ///
-/// Returns the place of the table or array it was in, and the key it had in a table.
+/// Returns the position of the containing table or array, and the key if it is a table.
 fn take_out(
     value: &mut Spanned<DeValue<'_>>,
     span: &Range<usize>,

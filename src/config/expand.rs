@@ -1,10 +1,10 @@
-//! `${NAME}` and `${NAME:-default}` in string values.
+//! Expands `${NAME}` and `${NAME:-default}` in string values.
 //!
-//! Done on the parsed tree and not on the text, so that places stay right and a value with a quote
-//! or a line break in it cannot become configuration.
+//! Works on the parsed tree and not on the text, so that positions stay correct and a value with a
+//! quote or a line break cannot become configuration.
 //!
 //! In: a parsed file and the environment. Out: the same tree with its strings expanded. Never:
-//! touches keys or comments, or expands what it has put in.
+//! changes keys or comments, or expands the result again.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -14,7 +14,8 @@ use super::problem::{Findings, Problem, Span};
 /// The environment, as a function so that tests need not change the real one.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Expands every string value of `table`. What cannot be expanded stays as written and is struck.
+/// Expands every string value of `table`. A string that cannot be expanded is left unchanged, and
+/// later steps report no further problem of it.
 pub(super) fn expand(table: &mut DeTable<'_>, file: u16, env: Env<'_>, found: &mut Findings) {
     for (_, value) in table.iter_mut() {
         expand_value(value, file, env, found);
@@ -38,14 +39,14 @@ fn expand_value(value: &mut Spanned<DeValue<'_>>, file: u16, env: Env<'_>, found
     }
 }
 
-/// Why a string cannot be expanded.
+/// Reason for which a string cannot be expanded.
 #[derive(Debug, Eq, PartialEq)]
 enum ExpandError {
     /// The variable is not set and there is no default.
     Unset(String),
     /// `${` without a `}`.
     Open,
-    /// What stands between the braces is not a name.
+    /// The text between the braces is not a name.
     Name(String),
     /// A `$` that is neither `$$` nor followed by `{`.
     Lone,
@@ -110,8 +111,8 @@ fn expand_text(text: &str, env: Env<'_>) -> Result<String, ExpandError> {
         if default.is_some_and(|default| default.contains("${")) {
             return Err(ExpandError::Nested);
         }
-        // As in a shell, `:-` also covers a variable that is set to nothing: compose files and
-        // systemd units do that when a value is left out.
+        // As in a shell, `:-` also covers a variable that is set to an empty string: compose files
+        // and systemd units set one when a value is left out.
         let value = match (env(name), default) {
             (Some(value), None) => value,
             (Some(value), Some(_)) if !value.is_empty() => value,

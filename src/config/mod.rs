@@ -1,4 +1,4 @@
-//! From a directory of TOML files to a [`Config`] that cannot be wrong.
+//! Loads a directory of TOML files into a valid [`Config`].
 //!
 //! ```text
 //! directory --read--> texts --shape--> files as written --check--> Config
@@ -6,11 +6,11 @@
 //!                                                            +--> problems --draw--> text
 //! ```
 //!
-//! `file` knows what may be written. `check` knows what it means. Both report everything they
-//! find, not the first thing. Nothing past this module sees a `*File` type, an `Option` that only
-//! means "use the default", or a string that names something.
+//! `file` defines the syntax and `check` the meaning. Both report every problem, not only the
+//! first. Nothing past this module sees a `*File` type, an `Option` that only means "use the
+//! default", or a string that refers to something by name.
 //!
-//! In: a directory and the environment. Out: a [`Config`], or problems and where they are. Never:
+//! In: a directory and the environment. Out: a [`Config`], or problems with their positions. Never:
 //! opens a socket, parses a certificate, resolves a name.
 
 mod admin_addresses;
@@ -44,7 +44,7 @@ pub use problem::Span;
 use problem::{Findings, Problem, Sources};
 
 impl Config {
-    /// Connections that each listener on the way in may have open at once.
+    /// Connection limit of each reverse-proxy and passthrough listener.
     pub fn connections(&self) -> impl Iterator<Item = u64> + Clone {
         let profiles = self.profiles.iter();
         let profiles =
@@ -56,40 +56,42 @@ impl Config {
     }
 }
 
-/// Open files besides those of connections: listeners, logs, checks.
+/// File descriptors for other purposes than connections: listeners, logs, checks.
 const SPARE_FILES: u64 = 256;
 
-/// Open files that a small site needs on an ordinary day: 250 chats and 50 agents, reconnecting.
+/// File descriptors that a small site needs on an ordinary day: 250 chats and 50 agents,
+/// reconnecting.
 pub const FEW_OPEN_FILES: u64 = 2048;
 
-/// Open files that this number of connections needs, two each: the client's and the component's.
+/// File descriptors that this number of connections needs, two each: for the client and the
+/// component.
 #[must_use]
 pub const fn open_files(connections: u64) -> u64 {
     2 * connections + SPARE_FILES
 }
 
-/// A configuration that can be run.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
-    /// What the operator should know about it.
+    /// Warnings for the operator.
     pub warnings: Vec<Problem>,
 }
 
-/// A configuration that cannot.
+/// An invalid configuration.
 #[derive(Debug)]
 pub struct RejectedConfig {
-    /// The files, for drawing the problems.
+    /// The files, for rendering the problems.
     pub sources: Sources,
-    /// All that was found, warnings first; at least one error.
+    /// All problems, warnings first; at least one error.
     pub problems: Vec<Problem>,
-    /// What is right of it, for explaining; its sources are empty.
+    /// The valid part of the configuration, for `explain`; its sources are empty.
     pub partial: Option<Box<Config>>,
 }
 
 impl RejectedConfig {
-    /// The part of the configuration that is right, with its sources, and the problems of the rest.
+    /// The valid part of the configuration, with its sources, and the problems of the rest.
     #[must_use]
     pub fn into_partial(self) -> (Option<Config>, Sources, Vec<Problem>) {
         match self.partial {
@@ -104,11 +106,11 @@ impl RejectedConfig {
 
 /// Loads the configuration directory `dir`. `env` looks up environment variables.
 ///
-/// Reads the directory's files, and looks whether the certificates they name can be read.
+/// Reads the directory's files, and checks that the certificates they name can be read.
 ///
 /// # Errors
 ///
-/// [`RejectedConfig`], with every problem that could be found and the files they are in.
+/// [`RejectedConfig`], with every problem that could be found and the files that contain them.
 pub fn load(dir: &Path, env: Env<'_>) -> Result<LoadedConfig, RejectedConfig> {
     let mut found = Findings::default();
     let sources = read::read(dir, &mut found);
@@ -118,7 +120,7 @@ pub fn load(dir: &Path, env: Env<'_>) -> Result<LoadedConfig, RejectedConfig> {
         let file = u16::try_from(index).unwrap_or(u16::MAX);
         whole &= deserialize::shape((file, &source.text), env, &mut shaped, &mut found);
     }
-    // Without one of the files, every name in it would seem to be missing.
+    // If a file could not be read, names defined in it would be reported as missing.
     let checked = if whole {
         check::check(&shaped, dir, &mut found)
     } else {

@@ -1,10 +1,12 @@
-//! What the files say, item by item: for telling two configurations apart in the operator's words.
+//! Contents of the configuration files, item by item, for comparing two configurations in the
+//! operator's terms.
 //!
-//! Taken from the parsed files after the environment was put in, and not from what they mean: so a
-//! key that is added tomorrow is compared too, every difference has a line, and two directories
-//! that say the same have the same outline, whatever their comments, order and file names are.
+//! Built from the parsed files after the expansion of environment variables, and not from their
+//! meaning. So a key that is added in future is compared too, every difference has a line, and two
+//! directories with equal contents have equal outlines, regardless of comments, order and file
+//! names.
 //!
-//! In: parsed files. Out: named items with their keys. Never: knows what a key does.
+//! In: parsed files. Out: named items with their keys. Never: interprets a key.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,61 +21,61 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Span;
 
-/// The keys that tell the tables of an array apart. Tables without one are keys of their item, but for
-/// routes of `[tcp.NAME]`: they are called by their first server name, or `any`.
+/// Keys that distinguish the tables of an array. Tables without one are keys of their item, except
+/// routes of `[tcp.NAME]`, which are named by their first server name, or `any`.
 const NAMING_KEYS: [&str; 3] = ["path", "listen", "name"];
 
-/// What a key has in its name if its value is not to be shown.
+/// Parts of the names of keys whose values must not be displayed.
 const SECRET_KEY_PARTS: [&str; 4] = ["password", "secret", "token", "credential"];
 
-/// Everything the files of a directory say. Kept as long as the configuration, of thousands of routes
-/// too, so every item takes what it needs and no more.
+/// Contents of all files of a directory. Kept as long as the configuration, which may have
+/// thousands of routes, so items allocate no spare capacity.
 #[derive(Debug, Default)]
 pub struct Outline {
     directory: PathBuf,
-    /// In the order of their names.
+    /// Sorted by name.
     items: Box<[(ItemName, OutlineItem)]>,
 }
 
-/// Keys of an item, as they come.
+/// Keys of an item, unsorted.
 type Keys = Vec<(Arc<str>, OutlineValue)>;
 
-/// An outline while files are read.
+/// Builds an [`Outline`] while files are read.
 #[derive(Debug, Default)]
 pub(super) struct OutlineBuilder {
     items: BTreeMap<ItemName, (Span, Keys)>,
-    /// Kinds, keys and names of what others are in, each once.
+    /// Interned kinds, keys and names of containing items.
     words: BTreeSet<Arc<str>>,
 }
 
-/// What an item is called.
+/// Name of an item.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ItemName {
     /// `gateway`, `upstream`, `route`, …
     pub kind: Arc<str>,
-    /// What it is in: the profile of a route; empty for what stands alone.
+    /// Containing item: the profile of a route; empty at the top level.
     pub within: Arc<str>,
-    /// Name, path or address; empty where there is only one of the kind.
+    /// Name, path or address; empty if there is only one of the kind.
     pub name: Box<str>,
-    /// What else tells it apart: the methods of a route.
+    /// Further distinction: the methods of a route.
     pub further: Box<str>,
 }
 
-/// A table, or several of one name.
+/// A table, or several tables of one name.
 #[derive(Debug)]
 pub struct OutlineItem {
-    /// Where it begins.
+    /// Position of its first line.
     pub place: Span,
-    /// In the order of their names.
+    /// Sorted by name.
     keys: Box<[(Arc<str>, OutlineValue)]>,
 }
 
 /// The value of a key.
 #[derive(Debug)]
 pub struct OutlineValue {
-    /// Where it is written.
+    /// Position of the value.
     pub place: Span,
-    /// The text, if it is one; else as TOML.
+    /// The string, or another value as TOML.
     text: Box<str>,
     is_text: bool,
     secret: bool,
@@ -90,19 +92,19 @@ impl fmt::Display for ItemName {
 }
 
 impl OutlineValue {
-    /// As TOML, secrets included: for comparing.
+    /// The value as TOML, secrets included, for comparisons.
     #[must_use]
     pub fn exact(&self) -> Cow<'_, str> {
         if self.is_text { format!("{:?}", self.text).into() } else { (*self.text).into() }
     }
 
-    /// Whether it is not to be shown.
+    /// Whether the value must not be displayed.
     #[must_use]
     pub fn is_secret(&self) -> bool {
         self.secret
     }
 
-    /// For people: without passwords.
+    /// The value for display, without passwords.
     #[must_use]
     pub fn shown(&self) -> String {
         if self.secret { "(secret)".to_owned() } else { without_credentials(&self.exact()) }
@@ -110,13 +112,13 @@ impl OutlineValue {
 }
 
 impl Outline {
-    /// The directory it is of.
+    /// The directory it was built from.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The items, in the order of their names.
+    /// The items, sorted by name.
     pub fn items(&self) -> impl Iterator<Item = (&ItemName, &OutlineItem)> {
         self.items.iter().map(|(name, item)| (name, item))
     }
@@ -128,7 +130,7 @@ impl Outline {
         self.items.get(index).map(|(_, item)| item)
     }
 
-    /// The path of the file that a value names, if it is one.
+    /// The path of the file that a value names, if it names one.
     #[must_use]
     pub fn file(&self, value: &OutlineValue) -> Option<PathBuf> {
         value.is_text.then(|| self.directory.join(&*value.text).components().collect())
@@ -136,7 +138,7 @@ impl Outline {
 }
 
 impl OutlineItem {
-    /// The keys, those of tables in it with dots, in the order of their names.
+    /// The keys, sorted by name; those of nested tables contain dots.
     pub fn keys(&self) -> impl Iterator<Item = (&str, &OutlineValue)> {
         self.keys.iter().map(|(key, value)| (&**key, value))
     }
@@ -150,10 +152,10 @@ impl OutlineItem {
 }
 
 impl OutlineBuilder {
-    /// What has been added, as the outline of a directory.
+    /// Builds the outline of `directory` from the files that have been added.
     pub(super) fn finish(self, directory: &Path) -> Outline {
         let items = self.items.into_iter().map(|(name, (place, mut keys))| {
-            // Said twice, which is refused: the one that was said last.
+            // A duplicate key is rejected elsewhere. The outline keeps the last one.
             keys.reverse();
             keys.sort_by(|(a, _), (b, _)| a.cmp(b));
             keys.dedup_by(|(a, _), (b, _)| a == b);
@@ -162,7 +164,7 @@ impl OutlineBuilder {
         Outline { directory: directory.to_owned(), items: items.collect() }
     }
 
-    /// Adds what a file says.
+    /// Adds the contents of a file.
     pub(super) fn add(&mut self, file: u16, root: &DeTable<'_>) {
         for (key, value) in root {
             let kind = key.get_ref().as_ref();
@@ -206,7 +208,7 @@ impl OutlineBuilder {
         }
     }
 
-    /// Takes a key up, or the keys of the table it is.
+    /// Adds a key, or the keys of the nested table that is its value.
     fn key(&mut self, keys: &mut Keys, key: &str, file: u16, value: &Spanned<DeValue<'_>>) {
         match value.get_ref() {
             DeValue::Table(table) => {
@@ -228,7 +230,7 @@ impl OutlineBuilder {
                     place: Span::of(file, &value.span()),
                     text: text.map_or_else(|| written(plain).into(), Into::into),
                     is_text: text.is_some(),
-                    // A file that holds one may be named.
+                    // The name of a file that holds a secret may be displayed.
                     secret: is_secret(last) && !last.ends_with("-file"),
                 };
                 keys.push((self.word(key), value));
@@ -236,7 +238,7 @@ impl OutlineBuilder {
         }
     }
 
-    /// The one copy of a word.
+    /// The interned copy of a word.
     fn word(&mut self, word: &str) -> Arc<str> {
         if let Some(known) = self.words.get(word) {
             return Arc::clone(known);
@@ -251,7 +253,7 @@ impl OutlineBuilder {
         ItemName { kind, within, name: name.into(), further: "".into() }
     }
 
-    /// A table of the array `key` of `owner`.
+    /// Name of a table of the array `key` of `owner`.
     fn part(&mut self, owner: &ItemName, key: &str, table: &DeTable<'_>) -> ItemName {
         let methods = table.get("methods").and_then(|v| v.get_ref().as_array());
         let methods = methods.into_iter().flatten().filter_map(|v| v.get_ref().as_str());
@@ -269,7 +271,7 @@ impl OutlineBuilder {
     }
 }
 
-/// Whether a key is about a secret, or a file with one.
+/// Whether a key holds a secret, or names a file that does.
 #[must_use]
 pub fn is_secret(key: &str) -> bool {
     SECRET_KEY_PARTS.iter().any(|word| key.contains(word))
@@ -279,7 +281,7 @@ fn names_itself(value: &Spanned<DeValue<'_>>) -> bool {
     value.get_ref().as_table().is_some_and(|table| own_name(table).is_some())
 }
 
-/// What tells a table of an array from the others.
+/// The value that distinguishes a table of an array from the others.
 fn own_name<'a>(table: &'a DeTable<'_>) -> Option<&'a str> {
     let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
     let own = NAMING_KEYS.iter().find_map(|key| text(key));
@@ -312,7 +314,7 @@ fn written(value: &DeValue<'_>) -> String {
     }
 }
 
-/// `https://user:password@host` without what stands before the `@`.
+/// `https://user:password@host` without the part before the `@`.
 fn without_credentials(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
@@ -325,8 +327,8 @@ fn without_credentials(text: &str) -> String {
     out
 }
 
-/// Where users and passwords stand in a text, up to their `@`: in URLs, and in what looks like one
-/// whose scheme was forgotten. Rather too much than too little: a `/` in a password ends no host.
+/// Ranges of users and passwords in a text, up to their `@`: in URLs, and in text that looks like a
+/// URL without its scheme. Prefers to cover too much: a `/` in a password does not end the host.
 pub(super) fn credentials(text: &str) -> Vec<Range<usize>> {
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
     let mut found = Vec::new();
@@ -344,7 +346,7 @@ pub(super) fn credentials(text: &str) -> Vec<Range<usize>> {
             let (host, path) = before.split_once('/').unwrap_or((before, ""));
             let port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
             let login = match host.split_once(':') {
-                // The `@` of a path: `https://example.com:8443/@me`.
+                // The `@` is part of the path: `https://example.com:8443/@me`.
                 Some((_, after)) => path.is_empty() && !before.ends_with('/') || !port(after),
                 None => scheme.is_some() && host.len() == before.len(),
             };
@@ -357,7 +359,7 @@ pub(super) fn credentials(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// PEM text that was written in place of a path, all sections and what is between them.
+/// PEM text in place of a path: all sections and the text between them.
 fn pem_text(text: &str) -> Option<Range<usize>> {
     const MARK: &str = "-----";
     let begin = text.find("-----BEGIN")? + "-----BEGIN".len();

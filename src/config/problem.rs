@@ -1,14 +1,15 @@
-//! Problems in a configuration, and where they are.
+//! Problems in a configuration, with their positions.
 //!
-//! A problem that only follows from another is noise at three in the morning, so the steps of
-//! loading share `Findings`, which remembers what has been complained about already.
+//! A problem that only follows from another distracts the operator, so the steps of loading share
+//! `Findings`, which records the values that have already been reported.
 //!
-//! In: what a step found. Out: a list in reading order. Never: decides what is wrong.
+//! In: findings of each step. Out: a list in reading order. Never: decides whether something is
+//! wrong.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Where something is written: a file of [`Sources`] and a byte range in it.
+/// A position: a file of [`Sources`] and a byte range in it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Span {
     /// Index into [`Sources::files`].
@@ -20,7 +21,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// A byte range of a file; what lies past 4 GiB is cut.
+    /// A byte range of a file; offsets past 4 GiB are clamped.
     #[must_use]
     pub fn of(file: u16, span: &Range<usize>) -> Self {
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
@@ -31,7 +32,7 @@ impl Span {
 /// The files a configuration was read from.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// Name as shown to the operator, and text.
+    /// The files, sorted by name.
     pub files: Vec<SourceFile>,
 }
 
@@ -45,17 +46,18 @@ pub struct SourceFile {
 }
 
 impl Sources {
-    /// `file:line`, the way compilers and editors write a place; lines count from 1.
+    /// Formats a position as `file:line`, like compilers and editors; lines count from 1.
     #[must_use]
     pub fn locate(&self, place: Span) -> String {
         let Some(source) = self.files.get(usize::from(place.file)) else { return String::new() };
         let text = source.text.as_bytes();
         let before = text.get(..place.start as usize).unwrap_or(text);
-        // Asked of each of thousands of changes.
+        // `memchr`, because a comparison can have thousands of changes to locate.
         format!("{}:{}", source.name, 1 + memchr::memchr_iter(b'\n', before).count())
     }
 
-    /// For locating more than a few places: [`Sources::locate`] counts lines each time.
+    /// An index for locating more than a few positions, because [`Sources::locate`] counts lines
+    /// each time.
     #[must_use]
     pub fn lines(&self) -> LineIndex<'_> {
         let ends = |source: &SourceFile| {
@@ -66,7 +68,7 @@ impl Sources {
     }
 }
 
-/// Where the lines of [`Sources`] end, for locating many places.
+/// Line ends of [`Sources`], for locating many positions.
 #[derive(Debug)]
 pub struct LineIndex<'a> {
     sources: &'a Sources,
@@ -75,7 +77,7 @@ pub struct LineIndex<'a> {
 }
 
 impl LineIndex<'_> {
-    /// As [`Sources::locate`].
+    /// Formats a position like [`Sources::locate`].
     #[must_use]
     pub fn locate(&self, place: Span) -> String {
         let file = usize::from(place.file);
@@ -86,36 +88,36 @@ impl LineIndex<'_> {
     }
 }
 
-/// How bad a [`Problem`] is.
+/// Severity of a [`Problem`].
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Severity {
-    /// The configuration is refused.
+    /// The configuration is rejected.
     Error,
-    /// It is accepted, and said.
+    /// The configuration is accepted with a warning.
     Warning,
 }
 
-/// One thing wrong with the configuration.
+/// A mistake or doubtful setting in the configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
-    /// Refused or said.
+    /// Error or warning.
     pub severity: Severity,
     /// Stable name, `area.what`.
     pub code: &'static str,
-    /// What is wrong, one line, no full stop.
+    /// Description in one line, without full stop.
     pub message: String,
-    /// Where; `None` for the directory as a whole.
+    /// Position; `None` for the directory as a whole.
     pub place: Option<Span>,
-    /// What is said under the marked text.
+    /// Text under the marked part of the line.
     pub label: String,
-    /// A second place that belongs to it, with what is said there.
+    /// A second, related position with its text.
     pub related: Option<(Span, String)>,
-    /// The way out, if we know it.
+    /// Suggested correction, if known.
     pub help: Option<String>,
 }
 
 impl Problem {
-    /// What makes the configuration unusable.
+    /// A problem for which the configuration is rejected.
     #[must_use]
     pub fn error(code: &'static str, place: Span, message: impl Into<String>) -> Self {
         Self {
@@ -129,84 +131,84 @@ impl Problem {
         }
     }
 
-    /// What is better known than not.
+    /// A problem that does not prevent the use of the configuration.
     #[must_use]
     pub fn warning(code: &'static str, place: Span, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(code, place, message) }
     }
 
-    /// What is wrong with the directory or a file as a whole.
+    /// An error in the directory or a file as a whole.
     #[must_use]
     pub fn nowhere(code: &'static str, message: impl Into<String>) -> Self {
         let start = Span { file: 0, start: 0, end: 0 };
         Self { place: None, ..Self::error(code, start, message) }
     }
 
-    /// Says something under the marked text.
+    /// Adds text under the marked part of the line.
     #[must_use]
     pub fn with_label(self, label: impl Into<String>) -> Self {
         Self { label: label.into(), ..self }
     }
 
-    /// Names the way out.
+    /// Adds a suggested correction.
     #[must_use]
     pub fn with_help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
 
-    /// Shows the second place that belongs to it.
+    /// Adds a related position.
     #[must_use]
     pub fn with_related(self, place: Span, label: impl Into<String>) -> Self {
         Self { related: Some((place, label.into())), ..self }
     }
 }
 
-/// Problems as they are found, without those that only follow from others.
+/// Collects problems, without those that only follow from others.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<Problem>,
-    /// Values an earlier step has refused: what they mean is not worth a second complaint.
+    /// Values that an earlier step rejected; further problems of them are not reported.
     struck: HashSet<Span>,
-    /// Tables from which an earlier step has taken something out: what they lack proves nothing.
+    /// Tables from which an earlier step removed something; keys missing there are not reported.
     damaged: HashSet<Span>,
 }
 
 impl Findings {
-    /// Adds a problem, unless the very place has been struck.
+    /// Adds a problem, unless its exact position has been struck.
     pub(super) fn push(&mut self, problem: Problem) {
         if problem.place.is_none_or(|place| !self.struck.contains(&place)) {
             self.list.push(problem);
         }
     }
 
-    /// Adds the problem of a value, and says no more about that value.
+    /// Adds the problem of a value and suppresses further problems of that value.
     pub(super) fn strike(&mut self, value: Span, problem: Problem) {
         self.push(problem);
         self.struck.insert(value);
     }
 
-    /// Something was taken out of the table at `place`.
+    /// Records that something was removed from the table at `place`.
     pub(super) fn damage(&mut self, place: Span) {
         self.damaged.insert(place);
     }
 
-    /// Whether something was taken out of the table at `place`.
+    /// Whether something was removed from the table at `place`.
     pub(super) fn is_damaged(&self, place: Span) -> bool {
         self.damaged.contains(&place)
     }
 
-    /// Whether anything was taken out or left out anywhere.
+    /// Whether anything was removed anywhere.
     pub(super) fn any_damage(&self) -> bool {
         !self.damaged.is_empty() || !self.struck.is_empty()
     }
 
-    /// Whether the configuration is refused.
+    /// Whether the configuration is rejected.
     pub(super) fn refused(&self) -> bool {
         self.list.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    /// All of them: warnings first, so that errors stand next to the prompt; in the order of the
-    /// files.
+    /// All problems in the order of the files; warnings come first, so that errors stand next to
+    /// the prompt.
     pub(super) fn into_sorted(self) -> Vec<Problem> {
         let mut list = self.list;
         list.sort_by_key(|problem| {

@@ -1,7 +1,7 @@
-//! From a directory to the texts of its files.
+//! Reads the text of the files of a configuration directory.
 //!
-//! In: a directory. Out: [`Sources`], sorted by name. Never: looks below the directory, or at
-//! anything an editor or Kubernetes leaves beside the files (`x.toml~`, `.x.toml.swp`, `..data`).
+//! In: a directory. Out: [`Sources`], sorted by name. Never: reads subdirectories, or files that
+//! editors or Kubernetes leave beside the configuration (`x.toml~`, `.x.toml.swp`, `..data`).
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::problem::{Findings, Problem, SourceFile, Sources};
 
-/// Longest file read, in bytes. A configuration is written by hand; what is longer is a mistake.
+/// Maximum size of a file, in bytes. A larger file is not a handwritten configuration.
 const MAX_FILE_LEN: u64 = 4 << 20;
 
-/// Most files read.
+/// Maximum number of files.
 const MAX_FILES: usize = 1000;
 
-/// Reads every `*.toml` of `dir`. What cannot be read becomes a problem and is left out.
+/// Reads every `*.toml` of `dir`. A file that cannot be read is reported and left out.
 pub(super) fn read(dir: &Path, found: &mut Findings) -> Sources {
     let mut sources = Sources::default();
     let paths = match list(dir) {
@@ -50,7 +50,7 @@ pub(super) fn read(dir: &Path, found: &mut Findings) -> Sources {
     sources
 }
 
-/// Why an I/O operation failed, in words and without the number of the error.
+/// Description of a failed I/O operation, without the error number.
 pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "it does not exist".to_owned(),
@@ -60,12 +60,11 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// The files of `dir` that are configuration, sorted: its `*.toml`, without hidden ones and
-/// directories.
+/// The configuration files of `dir`, sorted: its `*.toml`, without hidden files and directories.
 ///
 /// # Errors
 ///
-/// The system's, if the directory cannot be listed.
+/// The operating system's, if the directory cannot be listed.
 pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -111,7 +110,7 @@ fn text(path: &Path) -> Result<String, Problem> {
             "every `*.toml` of the directory counts: make it readable, or remove it",
         )
     };
-    // Asked before opening: opening a pipe would wait for somebody to write into it.
+    // Checked before opening, because opening a pipe blocks until another process writes into it.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(unreadable(
             "it is not a file".to_owned(),
@@ -128,7 +127,7 @@ fn text(path: &Path) -> Result<String, Problem> {
             "is it a configuration file?",
         ));
     }
-    // It is kept as long as the configuration.
+    // The text is kept as long as the configuration.
     bytes.shrink_to_fit();
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();

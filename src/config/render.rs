@@ -1,10 +1,10 @@
-//! Problems for people and for programs.
+//! Renders problems for people and programs.
 //!
-//! People get the offending line with the mistake underlined and the way out below it, as from a
-//! compiler, because a network engineer at three in the morning should not have to count lines.
+//! The text for people shows the offending line with the mistake underlined and a correction below,
+//! like the messages of a compiler, so that an engineer need not count lines.
 //!
-//! In: problems and the files they are in. Out: text or JSON. Never: draws more than
-//! anybody would read; the rest is counted.
+//! In: problems and their files. Out: text or JSON. Never: renders an unreadable number of
+//! problems; the rest is counted.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,19 +16,19 @@ use serde_json::{Value, json};
 use super::outline::credentials;
 use super::problem::{Problem, Severity, SourceFile, Sources, Span};
 
-/// Most problems drawn.
+/// Maximum number of rendered problems.
 const MAX_PROBLEMS_DRAWN: usize = 100;
 
-/// Places listed of warnings that are folded into one.
+/// Maximum number of listed positions of warnings that are folded into one.
 const PLACES: usize = 8;
 
-/// Kinds of errors in a summary.
+/// Maximum number of kinds of errors in a summary.
 const KINDS: usize = 5;
 
-/// Columns of the drawing.
+/// Columns of the rendering.
 const DRAWING_COLUMNS: usize = 110;
 
-/// Draws `problems` with the lines they are in, and counts them.
+/// Renders `problems` with their lines, followed by their number.
 #[must_use]
 pub fn draw(sources: &Sources, problems: &[Problem], colour: bool) -> String {
     let renderer =
@@ -62,7 +62,8 @@ pub fn draw(sources: &Sources, problems: &[Problem], colour: bool) -> String {
     out
 }
 
-/// Each error by itself, and warnings of one kind together, in the order of the first of them.
+/// Groups problems: each error by itself, and warnings of one kind together, in the order of the
+/// first of them.
 fn kinds(problems: &[Problem]) -> Vec<Vec<&Problem>> {
     let mut kinds: Vec<Vec<&Problem>> = Vec::new();
     let mut warnings: HashMap<&str, usize> = HashMap::new();
@@ -80,7 +81,7 @@ fn kinds(problems: &[Problem]) -> Vec<Vec<&Problem>> {
     kinds
 }
 
-/// The places of the rest of a kind, with the name that each is about.
+/// The remaining positions of a kind, with the name that each concerns.
 fn folded(sources: &Sources, first: &Problem, more: &[&Problem]) -> Option<String> {
     if more.is_empty() {
         return None;
@@ -96,8 +97,7 @@ fn folded(sources: &Sources, first: &Problem, more: &[&Problem]) -> Option<Strin
     Some(format!("{} more of this kind{at}{rest}", more.len()))
 }
 
-/// A line for each kind of problem, for commands that are about something else; `None` if there are
-/// none.
+/// One line for each kind of problem, for commands with another purpose; `None` without problems.
 #[must_use]
 pub fn summary(sources: &Sources, problems: &[Problem]) -> Option<String> {
     if problems.is_empty() {
@@ -130,7 +130,7 @@ pub fn summary(sources: &Sources, problems: &[Problem]) -> Option<String> {
     Some(out)
 }
 
-/// `2 errors, 1 warning`.
+/// Number of problems, as in `2 errors, 1 warning`.
 fn count(problems: &[Problem]) -> String {
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let plural = |number: usize, what: &str| {
@@ -160,7 +160,7 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
         related.map(|(place, text)| Underline { place: *place, label: label(text), first: false });
     let marks: Vec<Underline<'_>> = primary.into_iter().chain(related).collect();
     match marks.as_slice() {
-        // Two places of one file are drawn in one piece, in the order of the file.
+        // Two positions in one file are rendered together, in the order of the file.
         [one, other] if one.place.file == other.place.file => {
             group = group.elements(snippet(sources, &marks));
         }
@@ -176,17 +176,17 @@ fn group<'a>(sources: &'a Sources, problem: &'a Problem) -> Group<'a> {
     }
 }
 
-/// A place to underline.
+/// A position to underline.
 struct Underline<'a> {
     place: Span,
     label: Option<&'a str>,
-    /// Whether it is the problem itself.
+    /// Whether it is the position of the problem itself.
     first: bool,
 }
 
 /// The lines of `marks`, all of one file, and those between them.
 ///
-/// Cut out here and not by the renderer, which would go through the whole file for every problem.
+/// Extracted here because the renderer would scan the whole file for every problem.
 fn snippet<'a>(
     sources: &'a Sources,
     marks: &[Underline<'a>],
@@ -207,7 +207,8 @@ fn snippet<'a>(
     })))
 }
 
-/// Users and passwords of URLs, and PEM text, starred, byte for byte, so that what is underlined stays where it is.
+/// Replaces users and passwords of URLs, and PEM text, by stars, byte for byte, so that the
+/// underlined positions stay correct.
 fn masked(text: &str) -> Cow<'_, str> {
     let found = credentials(text);
     if found.is_empty() {
@@ -231,16 +232,16 @@ fn locate(sources: &Sources, place: Option<Span>) -> Option<(&SourceFile, Span)>
     Some((sources.files.get(usize::from(place.file))?, place))
 }
 
-/// The bytes of `place`, moved to where characters begin. At least one column is marked.
+/// The bytes of `place`, aligned to character boundaries. At least one column is marked.
 fn span(text: &str, place: Span) -> std::ops::Range<usize> {
     let start = text.floor_char_boundary(place.start as usize);
     let end = text.ceil_char_boundary(place.end as usize);
     start..end.max(start)
 }
 
-/// The same as JSON, for editors and pipelines.
+/// Converts problems to JSON, for editors and pipelines.
 ///
-/// Lines and columns count from 1, columns in characters; `end_column` is one past the last.
+/// Lines and columns count from 1, columns in characters; `end_column` is exclusive.
 #[must_use]
 pub fn to_json(sources: &Sources, problems: &[Problem]) -> Value {
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();

@@ -1,7 +1,7 @@
-//! The JSON Schema of the files, for editors.
+//! The JSON Schema of the configuration files, for editors.
 //!
-//! In: the file types and their doc comments. Out: JSON Schema 2020-12 of one file. Never: more
-//! than the shape; what only `check` can know, it does not say.
+//! In: the file types and their doc comments. Out: JSON Schema 2020-12 of one file. Never:
+//! describes more than the structure; the rest is the work of `check`.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -19,13 +19,13 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A key of ours may be absent; TOML has no null that it could be.
+/// Removes `null`: keys are optional, but TOML has no null.
 fn without_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(without_null),
         Value::Object(keys) => {
             keys.values_mut().for_each(without_null);
-            // `int64` is what the reader of the file counts in, not the one who writes it.
+            // `int64` is an implementation detail of the parser.
             keys.remove("format");
             if let Some(Value::Array(types)) = keys.get_mut("type") {
                 types.retain(|name| name != "null");

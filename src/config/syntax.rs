@@ -1,7 +1,7 @@
-//! How mistakes in the TOML itself are said.
+//! Messages for TOML syntax errors.
 //!
-//! In: what the parser reports, in its own words. Out: [`Problem`]s, without those that are only
-//! the parser's confusion after an earlier one. Never: an opinion of its own on what is TOML.
+//! In: errors of the parser. Out: [`Problem`]s, without those that only follow from an earlier
+//! error. Never: decides whether text is valid TOML.
 
 use toml::de::Error;
 
@@ -11,16 +11,16 @@ use super::problem::{Problem, Span};
 const TOML_HELP: &str =
     r#"tables are written `[name]`, text `key = "text"`, lists `key = ["a", "b"]`"#;
 
-/// Syntax errors shown per file. After the first few, the parser reports its own confusion.
+/// Maximum number of syntax errors per file. Later ones usually follow from the first.
 const MAX_ERRORS_SHOWN: usize = 10;
 
-/// What is said about the errors of one file.
+/// Converts the errors of one file.
 pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> {
     if let Some(problem) = nginx(errors, file, text) {
         return vec![problem];
     }
     let mut problems: Vec<Problem> = Vec::new();
-    // A table that is there already: its keys would all be reported as written twice.
+    // Range of a duplicate table, whose keys would all be reported as duplicates.
     let mut inside = 0..0;
     for error in errors {
         let span = error.span().unwrap_or(text.len()..text.len());
@@ -40,7 +40,7 @@ pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> 
             });
         } else {
             let problem = not_toml(error.message(), Span::of(file, &span));
-            // Once is enough.
+            // Each help text is shown once.
             let told = problems.iter().any(|before| before.help == problem.help);
             problems.push(if told { Problem { help: None, ..problem } } else { problem });
         }
@@ -51,7 +51,7 @@ pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> 
     problems
 }
 
-/// A file in the language this one's readers know best.
+/// Recognises a file in nginx's syntax.
 fn nginx(errors: &[Error], file: u16, text: &str) -> Option<Problem> {
     let mut lines = errors.iter().filter_map(|error| {
         let line = line_of(text, error.span()?.start);
@@ -119,7 +119,7 @@ fn key_twice(file: u16, text: &str, span: std::ops::Range<usize>) -> Problem {
     }
 }
 
-/// What else the parser says, in words for people who have not read its grammar.
+/// Rewords other errors of the parser for readers who do not know its grammar.
 fn not_toml(message: &str, place: Span) -> Problem {
     let (what, expected) = message.split_once(", expected ").unwrap_or((message, ""));
     let (said, label) = match what {
@@ -158,7 +158,7 @@ fn not_toml(message: &str, place: Span) -> Problem {
         .with_help(TOML_HELP)
 }
 
-/// The line `at` is in, without its end.
+/// The line that contains `at`, without its end.
 fn line_of(text: &str, at: usize) -> std::ops::Range<usize> {
     let start =
         text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
@@ -169,7 +169,7 @@ fn line_of(text: &str, at: usize) -> std::ops::Range<usize> {
     start..end
 }
 
-/// Where the next line that starts with `[` does.
+/// Offset of the next line that starts with `[`.
 fn next_header(text: &str, from: usize) -> usize {
     text.get(from..)
         .and_then(|rest| rest.find("\n["))

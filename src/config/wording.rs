@@ -1,17 +1,16 @@
-//! How mistakes of shape are said.
+//! Messages for unknown keys and values of the wrong type.
 //!
-//! The libraries speak to programmers (`invalid type: sequence, expected a map`); the reader of
-//! these sentences configures networks.
+//! The errors of the libraries address programmers (`invalid type: sequence, expected a map`); the
+//! readers of these messages configure networks.
 //!
-//! In: an error of serde. Out: a [`Problem`]. Never: an opinion of its own on what is
-//! wrong.
+//! In: an error of serde. Out: a [`Problem`]. Never: decides whether something is wrong.
 
 use super::problem::{Problem, Span};
 
-/// Tables at the top of a file that have no name of their own.
+/// Top-level tables without a name of their own.
 const TOP: [&str; 4] = ["gateway", "admin", "forward", "doctor"];
 
-/// What nginx calls it, and what we do.
+/// nginx directives and the corresponding keys.
 const NGINX: [(&str, &str); 26] = [
     ("access_log", "access-log"),
     ("add_header", "response-headers"),
@@ -41,7 +40,7 @@ const NGINX: [(&str, &str); 26] = [
     ("worker_processes", "workers"),
 ];
 
-/// What squid calls it, and what we do.
+/// squid directives and the corresponding keys.
 const SQUID: [(&str, &str); 9] = [
     ("acl", "rule"),
     ("auth_param", "users-file"),
@@ -54,7 +53,7 @@ const SQUID: [(&str, &str); 9] = [
     ("src", "clients"),
 ];
 
-/// What `HAProxy` calls it, and what we do.
+/// `HAProxy` keywords and the corresponding keys.
 const HAPROXY: [(&str, &str); 5] = [
     ("accept-proxy", "proxy-protocol"),
     ("cookie", "sticky"),
@@ -63,7 +62,7 @@ const HAPROXY: [(&str, &str); 5] = [
     ("server", "endpoints"),
 ];
 
-/// The key that is `name` in another program's configuration, and that program.
+/// The key that corresponds to `name` in another program's configuration, and that program.
 fn elsewhere(name: &str, known: &[&str]) -> Option<(&'static str, &'static str)> {
     let nginx = NGINX.iter().map(|pair| (pair, "nginx"));
     let squid = SQUID.iter().map(|pair| (pair, "squid"));
@@ -73,7 +72,7 @@ fn elsewhere(name: &str, known: &[&str]) -> Option<(&'static str, &'static str)>
     Some((ours, selected))
 }
 
-/// The known name that `name` was probably meant to be.
+/// The known name that is most similar to `name`, if one is similar enough.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase().replace('_', "-");
     let ranked = known.into_iter().map(|known| {
@@ -85,7 +84,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     (distance <= 2.max(lower.chars().count() / 3)).then_some(best)
 }
 
-/// "did you mean", or all there is to choose from.
+/// "did you mean", or the list of all known names.
 pub(super) fn suggest(name: &str, known: &[&str], what: &str) -> String {
     match nearest(name, known.iter().copied()) {
         Some(best) => format!("did you mean `{best}`?"),
@@ -94,7 +93,7 @@ pub(super) fn suggest(name: &str, known: &[&str], what: &str) -> String {
     }
 }
 
-/// A table nobody knows, at the top of a file.
+/// An unknown table at the top of a file.
 pub(super) fn unknown_table(name: &str, place: Span, known: &[&str]) -> Problem {
     let problem =
         Problem::error("key.unknown", place, format!("there is no table called `{name}`"));
@@ -118,7 +117,7 @@ pub(super) fn needs_a_name(table: &str, place: Span) -> Problem {
         .with_label(format!("write `[{table}.NAME]`"))
 }
 
-/// Something else where a table is needed.
+/// A value of another type where a table is needed.
 pub(super) fn not_a_table(name: &str, place: Span, text: &str) -> Problem {
     let problem = Problem::error("value.kind", place, format!("`{name}` is one table"));
     match marked(text, place).strip_prefix("[[").and_then(|rest| rest.strip_suffix("]]")) {
@@ -137,7 +136,7 @@ pub(super) fn not_a_table(name: &str, place: Span, text: &str) -> Problem {
     }
 }
 
-/// Something else where an array of tables is needed.
+/// A value of another type where an array of tables is needed.
 pub(super) fn not_tables(name: &str, place: Span, text: &str) -> Problem {
     let header = marked(text, place);
     let problem = Problem::error("value.kind", place, format!("`{name}` is a list of tables"));
@@ -157,7 +156,7 @@ pub(super) fn not_tables(name: &str, place: Span, text: &str) -> Problem {
     }
 }
 
-/// What serde did not like.
+/// Converts an error of serde.
 pub(super) fn shape(error: &toml::de::Error, place: Span, text: &str) -> Problem {
     let message = error.message();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
@@ -202,7 +201,7 @@ fn unknown_key(name: &str, place: Span, known: &[&str]) -> Problem {
     }
 }
 
-/// The key that an unknown one was meant to be: there is no sense in calling that missing.
+/// The known key that an unknown one probably stands for, which must not be reported as missing.
 pub(super) fn meant(error: &toml::de::Error) -> Option<String> {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -215,12 +214,12 @@ pub(super) fn meant(error: &toml::de::Error) -> Option<String> {
     theirs.or_else(|| nearest(name, known)).map(str::to_owned)
 }
 
-/// The key that is missing, if that is what is wrong.
+/// The missing key, if the error is about one.
 pub(super) fn missing(error: &toml::de::Error) -> Option<&str> {
     error.message().strip_prefix("missing field `")?.split('`').next()
 }
 
-/// `invalid type: integer `5`, expected a string` and its like.
+/// Converts `invalid type: integer `5`, expected a string` and similar errors.
 fn kind(message: &str, place: Span, text: &str) -> Problem {
     let stripped =
         message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
@@ -233,7 +232,7 @@ fn kind(message: &str, place: Span, text: &str) -> Problem {
     };
     let written = marked(text, place);
     let is = match is {
-        // To the parser a date is a table of its own kind.
+        // The parser represents a date as a table.
         "map" if written.starts_with(|c: char| c.is_ascii_digit()) => "a date".to_owned(),
         "map" => "a table".to_owned(),
         "sequence" => "a list".to_owned(),
@@ -270,7 +269,7 @@ fn kind(message: &str, place: Span, text: &str) -> Problem {
 
 fn with_article(what: &str) -> String {
     let article = if what.starts_with(['i', 'o']) { "an" } else { "a" };
-    // The value itself stands above the label, there is no need to repeat it.
+    // The label is below the value, so it need not repeat it.
     let bare = what.split([' ', '`', '"']).next().unwrap_or(what);
     match bare {
         "floating" => "a number with a fraction".to_owned(),
