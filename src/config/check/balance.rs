@@ -1,7 +1,7 @@
-//! `[upstream.NAME]`: how endpoints share the work, and when one is left out.
+//! `[upstream.NAME]`: load balancing and ejection of endpoints.
 //!
-//! In: the table, and its endpoints. Out: the same endpoints with what each is there for, and the
-//! rules for all of them. Never: knows how an endpoint is.
+//! In: the table and its endpoints. Out: the same endpoints with weights and administrative states,
+//! and the settings for all of them. Never: knows the health of an endpoint.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use super::health::statuses;
 use super::upstream::endpoint;
 use super::{Checker, value};
 
-/// Most endpoints of an upstream.
+/// Maximum number of endpoints of an upstream.
 const MAX_ENDPOINTS: usize = 64;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Words for what may count against an endpoint.
+/// Keywords for failures that can cause an ejection.
 const FAILURE_KINDS: [&str; 5] = ["connect", "tls", "reset", "timeout", "5xx"];
 
-/// How the endpoints share the work.
+/// The load-balancing method.
 pub(super) fn of(body: &UpstreamFile) -> Balance {
     match body.balance.as_ref().map(|written| written.value) {
         None | Some(BalanceFile::First) => Balance::First,
@@ -35,7 +35,7 @@ pub(super) fn of(body: &UpstreamFile) -> Balance {
 }
 
 impl Checker<'_> {
-    /// Adds weights and duties.
+    /// Adds weights and administrative states.
     pub(super) fn ranked(
         &mut self,
         mut endpoints: Vec<Endpoint>,
@@ -61,7 +61,7 @@ impl Checker<'_> {
         endpoints
     }
 
-    /// The name of the cookie that says where a client is. `None`: it cannot be used.
+    /// The name of the sticky cookie. `None`: it is invalid.
     pub(super) fn sticky_cookie_value(
         &mut self,
         written: &Written<String>,
@@ -114,7 +114,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Gives the endpoints of a list another duty.
+    /// Changes the administrative state of the listed endpoints.
     fn relieve(
         &mut self,
         endpoints: &mut [Endpoint],

@@ -1,6 +1,6 @@
 //! `proxy-protocol` of a listener: its balancers.
 //!
-//! In: the table. Out: [`ProxyProtocol`]. Never: an empty list, which would let nobody in.
+//! In: the table. Out: [`ProxyProtocol`]. Never: an empty list, which would reject all connections.
 
 use crate::config::checked::{ProxyProtocol, UnlistedPeers};
 use crate::config::file::{OthersFile, ProxyProtocolFile, Written};
@@ -9,7 +9,7 @@ use crate::config::problem::Problem;
 use super::Checker;
 
 impl Checker<'_> {
-    /// `None`: it is wrong. `Some(None)`: there is none.
+    /// `None`: the table is invalid. `Some(None)`: there is none.
     #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
     pub(super) fn proxy_protocol(
         &mut self,

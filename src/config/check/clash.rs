@@ -1,7 +1,7 @@
-//! Things that exclude each other: addresses bound twice, routes written twice, endpoints that are
-//! listeners, redirects in a circle.
+//! Conflicts between items: addresses bound twice, duplicate routes, endpoints that are listeners,
+//! redirect loops.
 //!
-//! In: all of them, from all files. Out: problems that show both places. Never: picks a winner.
+//! In: all items of all files. Out: problems that show both positions. Never: resolves a conflict.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use super::{Checker, route, upstream, value};
 
 impl Checker<'_> {
     /// With `SO_REUSEPORT`, which every worker needs, the kernel lets two listeners share an
-    /// address and deals the connections out between them. Nobody means that.
+    /// address and distributes connections between them. That is never intended.
     pub(super) fn clashing_addresses(&mut self, shaped: &ParsedFiles) {
         let admin = shaped
             .admin
@@ -43,7 +43,7 @@ impl Checker<'_> {
         }
     }
 
-    /// An endpoint that is an address of ours would send every request round and round.
+    /// An endpoint that is one of the gateway's own addresses would cause a request loop.
     pub(super) fn own_endpoints(&mut self, shaped: &ParsedFiles) {
         let listening: Vec<(SocketAddr, Span)> = listeners(&shaped.profiles)
             .chain(ways_through(&shaped.tcp))
@@ -82,7 +82,7 @@ impl Checker<'_> {
         listening: &[(SocketAddr, Span)],
     ) {
         let ip = address.ip();
-        // Every host has loopback; whether it has another address, only that host knows.
+        // Every host has loopback addresses; its other addresses are unknown here.
         let ours = |listen: &SocketAddr| {
             *listen == address || overlap(*listen, address) && ip.is_loopback()
         };
@@ -167,7 +167,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Names tell routes apart in logs and metrics.
+    /// Route names distinguish routes in logs and metrics, so they must differ.
     fn same_name(&mut self, routes: &[(&RouteFile, PathPattern, Span)]) {
         let mut seen: HashMap<&str, (Span, &PathPattern)> = HashMap::new();
         for (written, pattern, place) in routes {
@@ -177,7 +177,7 @@ impl Checker<'_> {
                 seen.insert(name, (at, pattern));
                 continue;
             };
-            // The same path for other methods may well be called the same.
+            // Routes of one path with different methods may share a name.
             if other != pattern {
                 self.found.push(
                     Problem::error(
@@ -216,7 +216,7 @@ pub(super) fn ways_out(
     })
 }
 
-/// Every `listen` of what is passed through, with its file.
+/// Every `listen` of every passthrough table, with its file.
 fn ways_through(tcp: &[NamedTable<TcpFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
     tcp.iter().flat_map(|item| {
         let listeners =
@@ -225,7 +225,7 @@ fn ways_through(tcp: &[NamedTable<TcpFile>]) -> impl Iterator<Item = (u16, &Writ
     })
 }
 
-/// Ports that endpoints of an upstream are connected to because clients came to them.
+/// Ports of endpoints that are copied from the port of the client's connection (`same-port`).
 fn same_ports<'a>(
     tcp: &'a [NamedTable<TcpFile>],
     upstream: &'a str,
@@ -242,7 +242,7 @@ fn same_ports<'a>(
     listens.filter_map(|(_, written)| Some(value::address(&written.value).ok()?.port()))
 }
 
-/// Whether two addresses cannot be had by two programs.
+/// Whether two programs cannot both bind these addresses.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port()
         && a.is_ipv4() == b.is_ipv4()
@@ -264,9 +264,9 @@ fn is_exact(pattern: &PathPattern) -> bool {
     matches!(pattern, PathPattern::Exact(_))
 }
 
-/// The pattern that takes `path`, of these, each with whether it is exact: the path itself, or the
-/// longest root that it is below. It looks the beginnings of the path up instead of looking at every
-/// pattern, because there may be thousands of redirects among thousands of routes.
+/// The pattern that takes `path`, with whether it is exact: the path itself, or the longest subtree
+/// that contains it. Looks up the prefixes of the path and does not compare every pattern, because
+/// there may be thousands of redirects among thousands of routes.
 fn best<'a>(patterns: &HashSet<(&str, bool)>, path: &'a str) -> Option<(&'a str, bool)> {
     let ends = (0..=path.len()).rev();
     let roots = ends.filter_map(|end| path.get(..end)).map(|root| (root, false));

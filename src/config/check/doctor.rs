@@ -1,6 +1,6 @@
-//! `[doctor]`: what else there is to look at.
+//! `[doctor]`: further targets to test.
 //!
-//! In: the table. Out: a [`Doctor`]; an empty one if nothing is written. Never: resolves a name,
+//! In: the table. Out: a [`Doctor`], which is empty without a table. Never: resolves a name,
 //! connects.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::config::wording;
 use super::Checker;
 use super::upstream::split_port;
 
-/// What the components call, unless the file says otherwise.
+/// Hosts that the components call, unless the file names others.
 const PLATFORMS: [&str; 3] = ["graph.facebook.com", "chatapi.viber.com", "api.twilio.com"];
 
 /// The relay range of the product's TURN server.
@@ -97,7 +97,7 @@ impl Checker<'_> {
         );
         let message = format!("no {kind} is called `{name}`");
         let code = if kind == "profile" { "doctor.profile" } else { "doctor.health" };
-        // Serving does not depend on it.
+        // A warning, because serving does not depend on the target.
         self.found.push(Problem::warning(code, place, message).with_label(label));
     }
 
@@ -168,7 +168,7 @@ fn by_default(host: &str) -> DoctorTarget {
     DoctorTarget { place: None, host: host.to_owned(), port: 443 }
 }
 
-/// Reads `HOST` or `HOST:PORT`.
+/// Parses `HOST` or `HOST:PORT`.
 fn target(text: &str, port: u16) -> Result<(String, u16), String> {
     if text.contains("://") {
         return Err("a host, not a URL".to_owned());

@@ -1,7 +1,8 @@
-//! `[gateway.drift]`, and routes with `drift = true`: which gateways are compared, and who answers.
+//! `[gateway.drift]`, and routes with `drift = true`: the peers of the comparison, and the routes
+//! that answer them.
 //!
-//! In: the table, and the profiles. Out: a [`Drift`], if there is one. Never: lets gateways be
-//! compared that share no secret.
+//! In: the table, and the profiles. Out: a [`Drift`], if configured. Never: accepts a comparison
+//! without a shared secret.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
 const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
 
-/// Where peers answer, unless somebody chose otherwise.
+/// Default path of the peers' route.
 const DEFAULT_PATH: &str = "/drift";
 
 impl Checker<'_> {
@@ -63,7 +64,7 @@ impl Checker<'_> {
         Some(Drift { peers, path, host, every, differs })
     }
 
-    /// Path and `Host`, which go into a request head as they are.
+    /// Path and `Host`, which are copied unchanged into a request head.
     fn asked(&mut self, file: &DriftFile) -> (String, Option<String>) {
         if let Some(written) = &file.path
             && let Err((said, help)) = route::path(&written.value, true)
@@ -87,7 +88,7 @@ impl Checker<'_> {
         (path.to_owned(), file.host.as_ref().map(|written| written.value.clone()))
     }
 
-    /// Routes that answer other gateways.
+    /// Checks the routes that answer other gateways.
     pub(super) fn drift_routes(&mut self, profiles: &[Profile], gateway: &Gateway) {
         let routes = profiles.iter().flat_map(|profile| &profile.routes);
         let all: Vec<&Route> = routes.filter(|route| route.action == Action::Drift).collect();

@@ -1,9 +1,9 @@
-//! `[forward]`: the way out.
+//! `[forward]`: the forward proxy.
 //!
 //! Like a profile it may be spread over files: one has the settings, any may add listeners, rules
 //! and parents.
 //!
-//! In: every mention of it. Out: a [`Forward`]. Never: reads the users, looks a name up.
+//! In: all parts of the table. Out: a [`Forward`]. Never: reads the users file, looks a name up.
 
 mod hosts;
 mod nat64;
@@ -30,7 +30,7 @@ use super::{Checker, NameSet, clash};
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// What rules and parents are called, and where.
+/// Names of rules and parents, with their positions.
 type RuleNames = HashMap<String, Span>;
 
 impl Checker<'_> {
@@ -73,7 +73,7 @@ impl Checker<'_> {
             limits,
             timeouts,
         };
-        // What is missing proves nothing.
+        // Rules or parents may be missing because of a mistake that is already reported.
         if !self.incomplete {
             self.can_be_met(&forward);
             self.open_to_all(&forward);
@@ -83,7 +83,7 @@ impl Checker<'_> {
         Some(forward)
     }
 
-    /// Whether `GET https://...` is served, and what certificates of origins are verified by.
+    /// Whether `GET https://...` is served, and the verification of origins.
     fn absolute_form(&mut self, body: &ForwardFile) -> Option<Verify> {
         let on = body.https_absolute_form.as_ref().is_some_and(|written| written.value);
         let Some(written) = &body.https_ca_file else {
@@ -176,7 +176,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A rule that no client can meet, whatever it does.
+    /// Reports rules whose conditions no client can meet.
     fn can_be_met(&mut self, forward: &Forward) {
         let asks =
             |listener: &ForwardListener| listener.client_certificates != ClientCertificates::Off;
@@ -207,7 +207,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What makes the proxy open to whoever can reach it.
+    /// Warns of rules that open the proxy to every client that can reach it.
     fn open_to_all(&mut self, forward: &Forward) {
         let Some(listener) = forward.listeners.iter().find(|l| !is_loopback(l.listen.ip())) else {
             return;
@@ -229,7 +229,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A parent that is this proxy.
+    /// Reports parents that are this proxy itself.
     fn own_parents(&mut self, forward: &Forward, items: &[NamedTable<ForwardFile>]) {
         let endpoints = forward.parents.iter().flat_map(|parent| &parent.endpoints);
         for endpoint in endpoints {
@@ -279,7 +279,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Bytes per second; 0 is no limit. A limit below 1 KiB would be a stop, not a limit.
+    /// Bytes per second; 0 means no limit. A limit below 1 KiB would stop the traffic.
     fn rate(&mut self, written: Option<&Written<crate::config::file::Amount>>) -> u64 {
         let rate = self.size(written, 0, 0..=1 << 40);
         if let Some(written) = written.filter(|_| (1..1024).contains(&rate)) {
@@ -313,7 +313,7 @@ impl Checker<'_> {
     }
 }
 
-/// Whether there is more than listeners, rules and parents in it.
+/// Whether the part has other keys than listeners, rules and parents.
 const fn has_settings(body: &ForwardFile) -> bool {
     body.users_file.is_some()
         || body.https_absolute_form.is_some()

@@ -1,10 +1,10 @@
-//! Fields set on answers, and who may frame a page.
+//! Response fields, and origins that may frame a page.
 //!
-//! `framed-by` is one question with two answers, for browsers old (`X-FrameOptions-Options`) and new
-//! (`frame-ancestors` of `ContentSnapshot-Security-BalancePolicy`), and they have to agree.
+//! `framed-by` sets two fields, `X-Frame-Options` for old browsers and `frame-ancestors` of
+//! `Content-Security-Policy` for new ones, so that they agree.
 //!
-//! In: tables as written. Out: one list per route, the later word winning. Never: touches a field
-//! that belongs to the connection or to the gateway itself.
+//! In: tables as written. Out: one list per route; later settings take precedence. Never: changes a
+//! field that belongs to the connection or to the gateway itself.
 
 use std::sync::Arc;
 
@@ -31,10 +31,10 @@ const HOP_BY_HOP_FIELDS: [&str; 10] = [
     "upgrade",
 ];
 
-/// Fields the gateway writes itself, so that they can be relied on.
+/// Fields that only the gateway writes, so that clients can trust them.
 const GATEWAY_FIELDS: [&str; 2] = ["gateway-reason", "x-request-id"];
 
-/// Request fields that the gateway writes itself or that it acts on; `_` counts as `-`.
+/// Request fields that the gateway writes or interprets itself; `_` counts as `-`.
 const OF_THE_REQUEST: [&str; 7] =
     ["host", "expect", "forwarded", "x-real-ip", "x-original-uri", "traceparent", "tracestate"];
 
@@ -67,7 +67,7 @@ impl Checker<'_> {
         names
     }
 
-    /// The names of the profile, and those of the route.
+    /// The names of the profile and of the route.
     pub(super) fn route_passes(
         &mut self,
         route: &RouteFile,
@@ -129,7 +129,8 @@ impl Checker<'_> {
         None
     }
 
-    /// The fields of a route's answers: the profile's, the route's over them, the frame over both.
+    /// The fields of a route's responses: the profile's, overridden by the route's, then by
+    /// `framed-by`.
     pub(super) fn route_fields(
         &mut self,
         route: &RouteFile,
@@ -217,7 +218,7 @@ impl Checker<'_> {
     }
 }
 
-/// Whether a request field is never passed on as a client sends it.
+/// Whether a request field of a client is never forwarded.
 fn is_not_passed(name: &str) -> bool {
     let name = name.replace('_', "-");
     let name = name.as_str();
@@ -227,9 +228,9 @@ fn is_not_passed(name: &str) -> bool {
         || name.starts_with("x-forwarded-")
 }
 
-/// What the two mechanisms are told.
+/// Values of the two framing fields.
 struct FrameOptions {
-    /// `X-FrameOptions-Options`; `None` removes it.
+    /// `X-Frame-Options`; `None` removes it.
     options: Option<HeaderValue>,
     /// Sources of `frame-ancestors`; `None`: no restriction.
     ancestors: Option<String>,
@@ -243,7 +244,7 @@ impl FrameOptions {
         }
     }
 
-    /// A policy that is there already keeps its other directives.
+    /// Sets the fields. A configured policy keeps its other directives.
     fn apply(self, fields: &mut Vec<ResponseHeader>) {
         set(fields, X_FRAME_OPTIONS, self.options);
         let policy = fields.iter().find(|field| field.name == CONTENT_SECURITY_POLICY);

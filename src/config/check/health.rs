@@ -1,6 +1,6 @@
-//! `[upstream.NAME.check]`: how endpoints are asked whether they are well.
+//! `[upstream.NAME.check]`: health checks of the endpoints.
 //!
-//! In: the table, and the endpoints it is about. Out: a [`Checker`]. Never: asks one.
+//! In: the table and its endpoints. Out: a [`HealthCheck`]. Never: performs a check.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Statuses that are well where nothing is said.
+/// Default statuses that pass.
 const DEFAULT_STATUSES: [(u16, u16); 1] = [(200, 399)];
 
 impl Checker<'_> {
     pub(super) fn health_check(&mut self, upstream: &UpstreamFile) -> Option<HealthCheck> {
         let Some(file) = upstream.check.as_ref().map(|check| &check.value) else {
-            // Whether a primary endpoint is back can only be known by asking.
+            // Without a check the return of a primary endpoint would not be noticed.
             let announces = upstream.proxy_protocol.is_some();
             return upstream.backup.as_ref().map(|_| connecting(announces));
         };
@@ -72,7 +72,7 @@ impl Checker<'_> {
         })
     }
 
-    /// Whether it is asked in the clear where the endpoint is not.
+    /// Whether the check omits TLS although the endpoint uses it.
     fn plain_check(&mut self, file: &CheckFile, all_tls: bool) -> bool {
         let Some(written) = &file.tls else { return false };
         let tls_only =
@@ -161,7 +161,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Complains about keys that belong to a check by HTTP.
+    /// Reports keys that only apply to HTTP checks.
     fn needless(&mut self, file: &CheckFile) {
         let keys = [
             ("path", file.path.as_ref()),
@@ -183,7 +183,7 @@ impl Checker<'_> {
     }
 }
 
-/// The check of upstreams that have backups and say nothing else.
+/// The default check of upstreams that have backups.
 fn connecting(announces: bool) -> HealthCheck {
     HealthCheck {
         kind: CheckKind::Tls,
@@ -198,11 +198,11 @@ fn connecting(announces: bool) -> HealthCheck {
     }
 }
 
-/// Reads `200-299, 404`.
+/// Parses `200-299, 404`.
 ///
 /// # Errors
 ///
-/// The part that is wrong.
+/// The invalid part.
 pub(super) fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
     let status =
         |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));

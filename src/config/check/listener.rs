@@ -1,4 +1,4 @@
-//! `[[profile.NAME.listener]]`: one address and what is served there.
+//! `[[profile.NAME.listener]]`: an address and its function.
 //!
 //! In: the table. Out: a [`Listener`]. Never: binds.
 
@@ -46,7 +46,7 @@ impl Checker<'_> {
         Some(ListenerMode::Component(UpstreamId(index)))
     }
 
-    /// A listener that redirects to https does nothing else.
+    /// Reports keys that do not apply to a listener that only redirects to https.
     fn redirect_only(&mut self, file: &ListenerFile, place: Span) {
         let others = [
             file.component.as_ref().map(|written| ("component", self.place(written))),

@@ -1,4 +1,4 @@
-//! What `[gateway]` says about logs.
+//! Log settings of `[gateway]`.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,19 +12,19 @@ use crate::config::problem::{Problem, Span};
 
 use super::{Checker, value};
 
-/// Sizes of a log file. Smaller ones are a typing mistake.
+/// Permitted sizes of a log file. A smaller one is a typing mistake.
 const FILE_SIZES: RangeInclusive<u64> = 64 * 1024..=1 << 40;
 
-/// Files that are kept.
+/// Permitted numbers of old files.
 const KEEP_COUNTS: RangeInclusive<u64> = 1..=1000;
 
-/// Files that are rotated by default.
+/// Default rotation of files.
 const DEFAULT_ROTATION: Rotation = Rotation { size: 100 << 20, keep: 10, strict: false };
 
-/// Kept by those who do not say how many.
+/// Default number of old files.
 const DEFAULT_KEEP: usize = 10;
 
-/// Of the gateway about itself.
+/// Settings of the gateway's own log.
 pub(super) fn logging(body: &GatewayFile) -> OperationalLog {
     let level = match body.log_level.as_ref().map(|level| level.value) {
         Some(LevelFile::Error) => LogLevel::Error,

@@ -1,6 +1,6 @@
-//! What the files mean: names resolved, defaults filled in, everything doubtful asked about.
+//! Checks the meaning of the files: resolves names, fills in defaults and reports mistakes.
 //!
-//! In: [`ParsedFiles`] files. Out: a configuration without its sources, or nothing and a list of
+//! In: [`ParsedFiles`]. Out: a configuration without its sources, complete or partial, and
 //! problems. Never: stops at the first problem, opens a socket, reads a certificate.
 
 mod balance;
@@ -39,44 +39,44 @@ use super::outline::Outline;
 use super::problem::{Findings, Problem, Sources, Span};
 use super::wording;
 
-/// How long a drain may take.
+/// Default of `drain-timeout`.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
-/// How long a process keeps its WebSockets after it was upgraded: a working day.
+/// Default of `upgrade-timeout`: a working day.
 const DEFAULT_UPGRADE_DRAIN: Duration = Duration::from_secs(12 * 3600);
 
-/// How long tickets are sealed with one key. Of a gateway whose clock is ahead they may be opened for
-/// nearly three times as long, which is to stay below the 7 days of RFC 8446 section 4.6.1.
+/// Default of `ticket-epoch`. A gateway whose clock is fast can issue tickets that are accepted for
+/// nearly three times as long, which must stay below the 7 days of RFC 8446 section 4.6.1.
 const DEFAULT_TICKET_EPOCH: Duration = Duration::from_secs(8 * 3600);
 const TICKET_EPOCHS: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(48 * 3600);
 
-/// How often names are looked up.
+/// Default of `resolve-every`.
 const DEFAULT_RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 const RESOLVE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
 
-/// Bounds of the number of workers. More threads than this is a typing mistake.
+/// Permitted numbers of workers. More threads than this is a typing mistake.
 const WORKER_COUNTS: RangeInclusive<u64> = 1..=512;
 
-/// Most requests that are remembered: about 60 MB.
+/// Permitted numbers of remembered requests. The maximum takes about 60 MB.
 const RECENT_REQUESTS: RangeInclusive<u64> = 0..=100_000;
-/// Names with series of their own. Ten thousand routes are half a million lines to a scraper.
+/// Permitted numbers of metric series. Ten thousand routes produce half a million lines per scrape.
 const METRICS_LIMIT: RangeInclusive<u64> = 1..=10_000;
 
-/// Longest path of a socket, in bytes. The kernel takes 107; the gateway needs some for a name of its
-/// own beside it.
+/// Maximum length of the path of the admin socket, in bytes. The kernel accepts 107; the gateway
+/// appends to the path for a temporary name beside it.
 const MAX_SOCKET_PATH: usize = 90;
 
 /// The state of one check.
 pub(super) struct Checker<'a> {
-    /// The configuration directory, which relative paths start from.
+    /// The configuration directory, the base of relative paths.
     dir: &'a Path,
-    /// The file whose items are being looked at.
+    /// The file that contains the current item.
     file: u16,
-    /// What has been found so far.
+    /// Problems found so far.
     found: &'a mut Findings,
-    /// Something is left out of the configuration because it is wrong.
+    /// Whether an invalid item was left out of the configuration.
     incomplete: bool,
 }
 
@@ -88,14 +88,14 @@ impl Checker<'_> {
 
 /// The result of a check. The sources of the configuration are still empty.
 pub(super) enum Checked {
-    /// Nothing is wrong.
+    /// No errors.
     Whole(Config),
-    /// There are errors. Items that are wrong are left out, or have defaults in the place of what is
-    /// wrong in them; for explaining what the rest means, never for serving.
+    /// There are errors. Invalid items are left out, or have defaults in place of invalid values;
+    /// for explaining the meaning of the rest, never for serving.
     Partial(Config),
 }
 
-/// Checks everything.
+/// Checks all files.
 pub(super) fn check(shaped: &ParsedFiles, dir: &Path, found: &mut Findings) -> Checked {
     let mut check = Checker { dir, file: 0, found, incomplete: false };
     let gateway = check.gateway(&shaped.gateway);
@@ -149,7 +149,7 @@ pub(super) fn check(shaped: &ParsedFiles, dir: &Path, found: &mut Findings) -> C
     if whole { Checked::Whole(config) } else { Checked::Partial(config) }
 }
 
-/// By name: with the same files in another order nothing is different.
+/// Sorts by name, so that the order of the files makes no difference.
 fn in_order(mut all: Vec<Tcp>) -> Vec<Tcp> {
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
@@ -160,23 +160,23 @@ fn labels<T>(items: &[NamedTable<T>]) -> Vec<&str> {
     items.iter().map(|item| item.name.as_str()).collect()
 }
 
-/// What routes and profiles may refer to.
+/// Names that routes and profiles may refer to.
 struct DefinedNames<'a> {
     certificates: &'a mut NameSet,
     upstreams: &'a mut NameSet,
-    /// Whether there is something else to do, so that a gateway needs no profile.
+    /// Whether there is another listener, so that the gateway needs no profile.
     other: bool,
 }
 
-/// The names of one kind of thing.
+/// The names of one kind of item.
 struct NameSet {
     kind: &'static str,
-    /// Name, place, whether something refers to it.
+    /// Name, position, and whether an item refers to it.
     entries: Vec<(String, Span, bool)>,
 }
 
 impl NameSet {
-    /// Index of what is called `name`.
+    /// Index of the item named `name`, which is marked as used.
     fn find(&mut self, name: &str) -> Option<usize> {
         let mut entries = self.entries.iter_mut().enumerate();
         let (index, (_, _, used)) = entries.find(|(_, (known, ..))| known == name)?;
@@ -184,7 +184,7 @@ impl NameSet {
         Some(index)
     }
 
-    /// The problem of referring to `name`, which is not among them.
+    /// The problem of a reference to `name`, which is not defined.
     fn unknown(&mut self, code: &'static str, name: &str, place: Span) -> Problem {
         let kind = self.kind;
         let problem = Problem::error(code, place, format!("no {kind} is called `{name}`"));
@@ -199,7 +199,7 @@ impl NameSet {
                 },
             );
         };
-        // That it is unused as long as it is misspelt is not news.
+        // Marks the similar name as used, because the misspelt reference probably means it.
         let at = self.find(&best).and_then(|index| Some(self.entries.get(index)?.1));
         let problem = problem.with_label(format!("did you mean `{best}`?"));
         match at {
@@ -210,18 +210,18 @@ impl NameSet {
 }
 
 impl Checker<'_> {
-    /// What is right of `items`; that something is missing is remembered.
+    /// The valid ones of `items`; records whether some are missing.
     fn kept<T>(&mut self, items: Vec<Option<T>>) -> Vec<T> {
         items.into_iter().filter_map(|item| self.noted(item)).collect()
     }
 
-    /// `item`; that it is missing is remembered.
+    /// Returns `item` and records whether it is missing.
     fn noted<T>(&mut self, item: Option<T>) -> Option<T> {
         self.incomplete |= item.is_none();
         item
     }
 
-    /// The names of `items`, each of which may be taken once.
+    /// The names of `items`, each of which may be used once.
     fn names<T>(&mut self, kind: &'static str, items: &[NamedTable<T>]) -> NameSet {
         self.once(kind, items.iter().map(|item| (item.name.as_str(), item.place)));
         let entries = items.iter().map(|item| (item.name.clone(), item.place, false)).collect();
@@ -231,7 +231,7 @@ impl Checker<'_> {
         NameSet { kind, entries }
     }
 
-    /// Complains about every name that was there before.
+    /// Reports every duplicate name.
     fn once<'n>(&mut self, kind: &str, items: impl Iterator<Item = (&'n str, Span)>) {
         let mut first = HashMap::new();
         for (name, place) in items {
@@ -257,7 +257,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Names end up in metrics and logs, where they must need no quoting.
+    /// Checks a name. Names appear in metrics and logs, where they must not need quoting.
     fn name(&mut self, name: &str, place: Span) {
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !plain || name.is_empty() || name.len() > 64 {
@@ -270,7 +270,7 @@ impl Checker<'_> {
     }
 
     fn unused(&mut self, code: &'static str, known: &NameSet) {
-        // What refers to it may be just what is wrong.
+        // The reference to a seemingly unused item may be in an invalid item.
         if self.found.refused() {
             return;
         }
@@ -340,7 +340,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The user to run as, if it can be one.
+    /// The user to run as, if valid.
     fn user(&mut self, written: Option<&Written<String>>) -> Option<String> {
         let written = written?;
         let (user, group) = written.value.split_once(':').unwrap_or((&written.value, "-"));
@@ -459,7 +459,7 @@ impl Checker<'_> {
         Certificate { pairs: self.kept(pairs), ..nothing }
     }
 
-    /// An address and port to listen on.
+    /// Parses an address and port to listen on.
     fn address(&mut self, written: &Written<String>) -> Option<SocketAddr> {
         match value::address(&written.value) {
             Ok(address) => Some(address),

@@ -3,8 +3,8 @@
 //! A profile may be spread over files: one of them has the settings, any of them may add listeners
 //! and routes.
 //!
-//! In: every mention of a profile. Out: [`Profile`]s in the order of their names. Never: lets a
-//! profile through that serves nothing.
+//! In: all parts of a profile. Out: [`Profile`]s in the order of their names. Never: accepts a
+//! profile without listeners or routes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use super::route::RouteDefaults;
 use super::value::HOURS_24;
 use super::{Checker, DefinedNames, NameSet, self_test};
 
-/// Largest body limit, in bytes.
+/// Maximum of body limits, in bytes.
 pub(super) const MAX_BODY_LIMIT: u64 = 64 << 30;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -114,7 +114,8 @@ impl Checker<'_> {
             limits,
             timeouts,
             listeners,
-            // A box has no room to spare, which of thousands of routes would be megabytes.
+            // A boxed slice has no spare capacity, which would be megabytes for thousands of
+            // routes.
             routes: routes.into_boxed_slice(),
         })
     }
@@ -351,7 +352,7 @@ impl Checker<'_> {
     }
 }
 
-/// Whether there is more than listeners and routes in it.
+/// Whether the part has other keys than listeners and routes.
 fn has_settings(body: &ProfileFile) -> bool {
     body.hosts.is_some()
         || body.certificates.is_some()

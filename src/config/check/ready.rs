@@ -1,6 +1,6 @@
-//! `ready`: which upstreams must be up for the gateway to be ready.
+//! `ready`: upstreams that must be up for the gateway to be ready.
 //!
-//! In: lists of names. Out: upstreams. Never: knows how one is.
+//! In: lists of names. Out: upstreams. Never: knows their health.
 
 use crate::config::checked::{Action, Profile, Upstream, UpstreamId};
 use crate::config::deserialize::NamedTable;
@@ -9,7 +9,7 @@ use crate::config::problem::Problem;
 
 use super::{Checker, NameSet};
 
-/// The upstreams that the routes of a profile answer for.
+/// The upstreams that `ready` routes of a profile depend on.
 pub(super) fn of(profile: &Profile) -> impl Iterator<Item = &UpstreamId> {
     profile.routes.iter().flat_map(|route| match &route.action {
         Action::Ready(upstreams) => upstreams.as_slice(),
@@ -47,7 +47,7 @@ impl Checker<'_> {
         ids
     }
 
-    /// Warns of an upstream that readiness depends on and that nobody asks.
+    /// Warns of an upstream that readiness depends on but that has no health check.
     pub(super) fn unchecked(&mut self, upstream: Option<&Upstream>) {
         let Some(upstream) = upstream.filter(|upstream| upstream.check.is_none()) else { return };
         let message = format!("readiness depends on `{}`, which is not checked", upstream.name);

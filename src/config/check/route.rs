@@ -1,7 +1,6 @@
-//! `[[profile.NAME.route]]`: which requests, and what is done with them.
+//! `[[profile.NAME.route]]`: matched requests and their action.
 //!
-//! In: the table, and what the profile says for all its routes. Out: a [`Route`]. Never: matches a
-//! request.
+//! In: the table and the defaults of its profile. Out: a [`Route`]. Never: matches a request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +14,22 @@ use crate::config::wording;
 
 use super::{Checker, NameSet, self_test};
 
-/// Methods a route may name.
+/// Methods that a route may name.
 const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Statuses of a redirect (RFC 9110 section 15.4).
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
-/// Bounds of the first-byte timeout.
+/// Permitted first-byte timeouts.
 const FIRST_BYTE_TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_hours(1);
 
-/// What a profile says for all its routes.
+/// Defaults of a profile for all its routes.
 pub(super) struct RouteDefaults {
     pub(super) max_body: u64,
     pub(super) response_headers: Arc<[ResponseHeader]>,
     pub(super) pass_request_headers: Arc<[HeaderName]>,
-    /// Paths of its routes to upstreams.
+    /// Paths of the profile's routes to upstreams.
     pub(super) proxied: Vec<String>,
 }
 
@@ -285,7 +284,7 @@ impl Checker<'_> {
         known
     }
 
-    /// `None`: there is one, and it is wrong.
+    /// The prefix, if there is one. `None`: it is invalid.
     #[expect(clippy::option_option, reason = "wrong, absent and present are three things")]
     fn strip_prefix(&mut self, file: &RouteFile) -> Option<Option<String>> {
         let Some(written) = &file.strip_prefix else { return Some(None) };
@@ -314,7 +313,7 @@ impl Checker<'_> {
         None
     }
 
-    /// Keys that speak of an upstream's answer or of the way to it.
+    /// Reports keys that only apply to routes with an upstream.
     fn upstream_only(&mut self, file: &RouteFile) {
         fn key<T>(
             check: &Checker<'_>,
@@ -335,7 +334,7 @@ impl Checker<'_> {
             key(self, "first-byte-timeout", file.first_byte_timeout.as_ref()),
             key(self, "pass-request-headers", file.pass_request_headers.as_ref()),
         ];
-        // Refusals and redirects get the fields of their route; the self-test has its own.
+        // Rejections and redirects get the fields of their route; the self-test sets its own.
         let fields = self_test::asked(file).map(|_| {
             [
                 key(self, "response-headers", file.response_headers.as_ref()),
@@ -354,11 +353,11 @@ impl Checker<'_> {
     }
 }
 
-/// Reads a path pattern.
+/// Parses a path pattern.
 ///
 /// # Errors
 ///
-/// What is wrong with it, and what to write.
+/// The mistake and its correction.
 pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, String)> {
     let said = |said: &str, help: &str| Err((said.to_owned(), help.to_owned()));
     if !text.starts_with('/') {

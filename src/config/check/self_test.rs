@@ -1,7 +1,7 @@
-//! `self-test`: the page that tries the way from a browser to the gateway.
+//! `self-test`: the page that tests the path from a browser to the gateway.
 //!
-//! In: a route with that key. Out: a [`SelfTest`], with the Socket.IO route it tries. Never: lets
-//! one through whose parts no path leads to.
+//! In: a route with that key. Out: a [`SelfTest`], with the Socket.IO route to test. Never: accepts
+//! a page with parts that no path reaches.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::config::wording;
 
 use super::Checker;
 
-/// How long a WebSocket is left silent: 25 s to a heartbeat of Socket.IO and 5 s to the answer.
+/// Default time without data: 25 s to a heartbeat of Socket.IO, and 5 s for its answer.
 const DEFAULT_IDLE: Duration = Duration::from_secs(30);
-/// Bounds of that. A browser's user waits for it.
+/// Permitted times without data. The user of the page waits for this time.
 const IDLE_TIMES: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(5)..=Duration::from_mins(2);
 
-/// How paths of Socket.IO end, unless somebody chose otherwise.
+/// Default suffix of Socket.IO paths.
 const DEFAULT_SOCKET_IO_PATH: &str = "/socket.io/";
 
-/// What is written, if it is not `false`.
+/// The value of `self-test`, unless it is `false`.
 pub(super) fn asked(file: &RouteFile) -> Option<&Written<SelfTestFile>> {
     file.self_test.as_ref().filter(|written| !matches!(written.value, SelfTestFile::Switch(false)))
 }
 
-/// The paths of a profile's routes to upstreams, of those that take whole subtrees.
+/// The paths of a profile's routes to upstreams that take whole subtrees.
 pub(super) fn proxied<'a>(parts: impl Iterator<Item = &'a ProfileFile>) -> Vec<String> {
     let routes = parts.flat_map(|part| part.route.iter().flat_map(|list| &list.value));
     let proxied = routes.filter(|route| route.value.upstream.is_some());
@@ -35,7 +35,7 @@ pub(super) fn proxied<'a>(parts: impl Iterator<Item = &'a ProfileFile>) -> Vec<S
 }
 
 impl Checker<'_> {
-    /// `proxied` are the paths of the profile's routes to upstreams.
+    /// `proxied` contains the paths of the profile's routes to upstreams.
     pub(super) fn self_test(
         &mut self,
         file: &RouteFile,
@@ -71,7 +71,7 @@ impl Checker<'_> {
         Some(SelfTest { idle, socket_io: socket_io? })
     }
 
-    /// The page is made of several parts, each with a path of its own.
+    /// The page consists of several resources, each with a path of its own below the route.
     fn has_room_below(&mut self, file: &RouteFile, written: &Written<SelfTestFile>) -> Option<()> {
         let path = &file.path.value;
         let exact = file.exact.as_ref().filter(|exact| exact.value);
@@ -112,7 +112,7 @@ impl Checker<'_> {
         None
     }
 
-    /// Warns of self-tests that everybody on the internet can use.
+    /// Warns of self-test pages that are public on the internet.
     pub(super) fn public_self_tests(&mut self, profiles: &[Profile], public: &[String]) {
         for profile in profiles.iter().filter(|profile| public.contains(&profile.name)) {
             for route in &profile.routes {

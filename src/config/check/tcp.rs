@@ -1,7 +1,7 @@
-//! `[tcp.NAME]`: connections passed through as they are.
+//! `[tcp.NAME]`: passthrough listeners and routes.
 //!
-//! In: the tables. Out: [`Tcp`]s. Never: lets a name lead to two places, or a table through that
-//! takes nothing.
+//! In: the tables. Out: [`Tcp`]s. Never: accepts a server name with two routes, or a table without
+//! listeners or routes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use super::{Checker, NameSet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a route without names is called.
+/// Name of a route without server names.
 const CATCH_ALL_NAME: &str = "any";
 
 impl Checker<'_> {
@@ -151,7 +151,7 @@ impl Checker<'_> {
 
     fn server_name_pattern(&mut self, written: &Written<String>) -> Option<HostPattern> {
         let said = match HostPattern::parse(&written.value) {
-            // RFC 6066 section 3.
+            // RFC 6066 section 3 excludes addresses from SNI.
             Ok(name) if name.as_str().parse::<IpAddr>().is_ok() => {
                 "clients send no address as a server name".to_owned()
             }
@@ -191,7 +191,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Names that lead to two places, and routes that are called the same.
+    /// Reports server names with two routes, and duplicate route names.
     fn tcp_clash(&mut self, routes: &[&Written<TcpRouteFile>]) {
         let mut leads: HashMap<String, Span> = HashMap::new();
         let mut called: HashMap<&str, Span> = HashMap::new();
@@ -234,7 +234,7 @@ impl Checker<'_> {
     }
 }
 
-/// What a route is called.
+/// Name of a route in logs and metrics.
 fn name_of(file: &TcpRouteFile) -> &str {
     let first = file.server_names.as_ref().and_then(|list| list.value.first());
     file.name.as_ref().or(first).map_or(CATCH_ALL_NAME, |written| &written.value)

@@ -1,4 +1,4 @@
-//! `[upstream.NAME]`: where the components are, and how we know that it is them.
+//! `[upstream.NAME]`: addresses of the components, and verification of their identity.
 //!
 //! In: the table. Out: an [`Upstream`]. Never: resolves a name, connects.
 
@@ -103,7 +103,7 @@ impl Checker<'_> {
         }
     }
 
-    /// The endpoints that are right, and whether all are.
+    /// The valid endpoints, and whether all are valid.
     fn endpoints(
         &mut self,
         item: &NamedTable<UpstreamFile>,
@@ -239,7 +239,7 @@ impl Checker<'_> {
         None
     }
 
-    /// What is wrong with endpoints that speak plain HTTP.
+    /// Reports problems of endpoints without TLS.
     fn plain_endpoints(&mut self, endpoints: &[Endpoint], body: &UpstreamFile) {
         let Some(plain) = endpoints.iter().find(|endpoint| !endpoint.tls) else { return };
         let ca = body.ca_file.as_ref().map(|written| ("ca-file", self.place(written)));
@@ -270,14 +270,14 @@ impl Checker<'_> {
     }
 }
 
-/// Reads `scheme://host:port`.
+/// Parses `scheme://host:port`.
 ///
 /// # Errors
 ///
-/// What is wrong with it, and what to write.
+/// The mistake and its correction.
 pub(super) fn endpoint(text: &str, place: Span) -> Result<Endpoint, (String, String)> {
     let said = |said: &str, help: &str| Err((said.to_owned(), help.to_owned()));
-    // First: no other word may repeat a part of it.
+    // Checked first, because no other message may repeat a part of the credentials.
     if text.contains('@') {
         return said("an endpoint has no user and password", "take out everything up to the `@`");
     }
@@ -352,7 +352,7 @@ pub(super) fn endpoint(text: &str, place: Span) -> Result<Endpoint, (String, Str
     }
 }
 
-/// An endpoint that is a Unix socket, in the spellings of other proxies.
+/// The mistake and correction for a Unix socket in the syntax of other proxies.
 fn unix_socket() -> (String, String) {
     (
         "a Unix socket cannot be an endpoint".to_owned(),
@@ -362,7 +362,7 @@ fn unix_socket() -> (String, String) {
     )
 }
 
-/// Host without brackets, and port if there is one.
+/// Host without brackets, and the port if there is one.
 pub(super) fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
@@ -444,7 +444,7 @@ mod tests {
     fn reads_pins() {
         let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         assert_eq!(sha256(zeros), Ok([0; 32]));
-        // SHA-256 of nothing.
+        // SHA-256 of the empty string.
         let empty = sha256("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").unwrap();
         assert_eq!(empty[..4], [0xe3, 0xb0, 0xc4, 0x42]);
         for bad in

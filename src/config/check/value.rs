@@ -1,7 +1,7 @@
 //! Single values: durations, sizes, numbers, files, addresses.
 //!
-//! In: a value as written, its default and its bounds. Out: the value; the default where a problem
-//! was found, so that the check can go on. Never: clamps a value silently.
+//! In: a value as written, its default and its bounds. Out: the value, or the default after a
+//! problem, so that the check can go on. Never: clamps a value silently.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -21,11 +21,11 @@ use crate::units;
 use super::Checker;
 use super::profile::MAX_BODY_LIMIT;
 
-/// Upper bound of durations nobody means to make longer.
+/// Upper bound of most durations.
 pub(super) const HOURS_24: Duration = Duration::from_hours(24);
 
 impl Checker<'_> {
-    /// A duration within `bounds`.
+    /// Parses a duration within `bounds`.
     pub(super) fn duration(
         &mut self,
         written: Option<&Written<String>>,
@@ -46,7 +46,7 @@ impl Checker<'_> {
         default
     }
 
-    /// A duration within `bounds`, or `"unlimited"`.
+    /// Parses a duration within `bounds`, or `"unlimited"`.
     pub(super) fn duration_or_unlimited(
         &mut self,
         written: Option<&Written<String>>,
@@ -73,7 +73,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A limit of bodies in bytes, or `"unlimited"`.
+    /// Parses a limit of bodies in bytes, or `"unlimited"`.
     pub(super) fn body_limit(&mut self, written: Option<&Written<Amount>>, default: u64) -> u64 {
         let Some(written) = written else { return default };
         match &written.value {
@@ -101,7 +101,7 @@ impl Checker<'_> {
         default
     }
 
-    /// A size in bytes within `bounds`.
+    /// Parses a size in bytes within `bounds`.
     pub(super) fn size(
         &mut self,
         written: Option<&Written<Amount>>,
@@ -128,7 +128,7 @@ impl Checker<'_> {
         default
     }
 
-    /// A whole number within `bounds`.
+    /// Checks that a whole number is within `bounds`.
     pub(super) fn number(
         &mut self,
         written: Option<&Written<i64>>,
@@ -146,7 +146,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A network, or one address.
+    /// Parses a network or a single address.
     pub(super) fn network(
         &mut self,
         written: &Written<String>,
@@ -173,7 +173,7 @@ impl Checker<'_> {
         Some(network)
     }
 
-    /// A number of things, within `bounds`.
+    /// Checks that a count is within `bounds`.
     pub(super) fn count(
         &mut self,
         written: Option<&Written<i64>>,
@@ -183,7 +183,7 @@ impl Checker<'_> {
         usize::try_from(self.number(written, default as u64, bounds)).unwrap_or(default)
     }
 
-    /// A number that fits into 32 bits, within `bounds`.
+    /// Checks that a number is within `bounds` and fits into 32 bits.
     pub(super) fn number_u32(
         &mut self,
         written: Option<&Written<i64>>,
@@ -209,7 +209,7 @@ impl Checker<'_> {
             return None;
         }
         if written.value.contains("-----BEGIN") {
-            // The value is a secret perhaps: neither this message nor the drawn line shows it.
+            // The value may be a secret: neither this message nor the rendered line shows it.
             let message = format!("the {what} stands here itself, in place of the path of a file");
             self.found.push(
                 Problem::error("file.inline", place, message)
@@ -239,8 +239,8 @@ impl Checker<'_> {
         None
     }
 
-    /// As [`Checker::readable`], for a file with a secret in it: other users of this host may neither
-    /// change it nor, as a warning, read it.
+    /// Like [`Checker::readable`], for a file with a secret: other users of this host must not be
+    /// able to change it and, as a warning, should not be able to read it.
     pub(super) fn secret(&mut self, written: &Written<String>, what: &str) -> Option<PathBuf> {
         let path = self.readable(written, what)?;
         let (place, shown) = (self.place(written), path.display());
@@ -286,7 +286,7 @@ impl Others {
     fn of(path: &Path) -> Self {
         let mode = |path: &Path| fs::metadata(path).map_or(0, |there| there.permissions().mode());
         let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        // A directory on the way that others may not enter protects what is in it.
+        // A directory that other users may not enter protects the files below it.
         if real.ancestors().skip(1).any(|above| mode(above) & 0o001 == 0) {
             return Self::Nothing;
         }
@@ -298,8 +298,8 @@ impl Others {
     }
 }
 
-/// IPv4 addresses written as they are carried in IPv6 (`::ffff:10.0.0.0/104`), as IPv4: clients are
-/// always compared so.
+/// Converts IPv4-mapped networks (`::ffff:10.0.0.0/104`) to IPv4, as client addresses are converted
+/// before the comparison.
 fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(carried) = network else { return network };
     let ip = carried.addr().to_ipv4_mapped();
@@ -307,16 +307,16 @@ fn unmapped(network: IpNet) -> IpNet {
     ip.zip(length).and_then(|(ip, length)| IpNet::new(ip.into(), length).ok()).unwrap_or(network)
 }
 
-/// `path`, which may be relative to `dir`, without steps that go nowhere.
+/// `path`, resolved against `dir` and without redundant components.
 pub(super) fn join(dir: &Path, path: &str) -> PathBuf {
     dir.join(path).components().collect()
 }
 
-/// Reads an address to listen on.
+/// Parses an address to listen on.
 ///
 /// # Errors
 ///
-/// What is wrong with it, and what to write.
+/// The mistake and its correction.
 pub(super) fn address(text: &str) -> Result<SocketAddr, (String, String)> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         if address.port() == 0 {

@@ -1,7 +1,7 @@
 //! `[forward.hosts]`: names that are not looked up.
 //!
-//! What stands there is still only a claim: the guard judges each address as it judges answers of
-//! the resolver.
+//! Their addresses are still untrusted: the guard checks each of them like an answer of the
+//! resolver.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::config::problem::{Problem, Span};
 use crate::config::check::Checker;
 
 impl Checker<'_> {
-    /// The table; entries that cannot be used are left out, and said.
+    /// Checks the table; invalid entries are reported and left out.
     pub(super) fn pinned_hosts(&mut self, written: Option<&Written<Hosts>>) -> Vec<PinnedHost> {
         let mut pinned: Vec<PinnedHost> = Vec::new();
         for (key, list) in written.into_iter().flat_map(|table| &table.value) {

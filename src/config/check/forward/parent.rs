@@ -1,4 +1,4 @@
-//! `[[forward.parent]]`: a proxy to go through.
+//! `[[forward.parent]]`: a parent proxy.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::config::problem::{Problem, Span};
 
 use super::{Checker, RuleNames};
 
-/// What `via` says for no parent at all.
+/// Value of `via` for a direct connection.
 pub(super) const DIRECT: &str = "direct";
 
 impl Checker<'_> {
@@ -25,7 +25,7 @@ impl Checker<'_> {
         parents
     }
 
-    /// A name that only one rule or parent may have.
+    /// Checks that a name is used by one rule or parent only.
     pub(super) fn named(&mut self, kind: &str, written: &Written<String>, names: &mut RuleNames) {
         let place = self.place(written);
         self.name(&written.value, place);

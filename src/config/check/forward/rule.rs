@@ -1,4 +1,4 @@
-//! `[[forward.rule]]`: who may go where.
+//! `[[forward.rule]]`: destinations that certain clients may reach.
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -14,10 +14,10 @@ use crate::config::wording;
 use super::parent::DIRECT;
 use super::{Checker, RuleNames};
 
-/// Strings with their places.
+/// Strings with their positions.
 type List = Option<Written<Vec<Written<String>>>>;
 
-/// What rules have that say nothing.
+/// Defaults for rules without these keys.
 struct RuleDefaults<'a> {
     mode: RuleMode,
     sni: SniPolicy,
@@ -117,7 +117,7 @@ impl Checker<'_> {
         })
     }
 
-    /// `allow` or `deny`, and not both.
+    /// `allow` or `deny`, which exclude each other.
     fn effect(&mut self, file: &RuleFile, mode: RuleMode) -> RuleEffect {
         let name = &file.name;
         match (&file.allow, &file.deny) {
@@ -158,7 +158,7 @@ impl Checker<'_> {
         );
     }
 
-    /// Keys that mean nothing where nothing is let through.
+    /// Reports keys that only apply to rules that allow.
     fn only_denies(&mut self, file: &RuleFile, deny: Span) {
         let others = [
             ("addresses", file.addresses.as_ref().map(|w| self.place(w))),
@@ -180,7 +180,7 @@ impl Checker<'_> {
 
     fn is_for_somebody(&mut self, file: &RuleFile, table: Span) {
         let some = file.clients.is_some() || file.users.is_some() || file.client_names.is_some();
-        // What says whom it is for may be just what is wrong with it.
+        // The mistake may be in the very key that selects the clients.
         if some || self.found.is_damaged(table) {
             return;
         }
@@ -194,7 +194,7 @@ impl Checker<'_> {
         );
     }
 
-    /// One line of `allow`, `deny` or `no-proxy`.
+    /// Parses one line of `allow`, `deny` or `no-proxy`.
     pub(super) fn destination(&mut self, written: &Written<String>) -> Option<Pattern> {
         let place = self.place(written);
         match Pattern::parse(&written.value) {
@@ -229,7 +229,7 @@ impl Checker<'_> {
         list.iter().flat_map(|list| &list.value).map(|written| written.value.clone()).collect()
     }
 
-    /// An empty list would be read as "any" by one half of the readers and as "none" by the other.
+    /// Reports an empty list, which could be read as "any" or as "none".
     fn not_empty(&mut self, list: &List, key: &str) {
         let Some(list) = list.as_ref().filter(|list| list.value.is_empty()) else { return };
         if self.found.is_damaged(self.place(list)) {
@@ -263,7 +263,7 @@ impl Checker<'_> {
         (ports.unwrap_or_else(|| vec![443]), connect.unwrap_or_else(|| vec![443]))
     }
 
-    /// Ports that are neither those of `http://` nor of CONNECT, listed where CONNECT is not.
+    /// Warns of ports other than 80 and 443 that are listed for URLs but not for CONNECT.
     fn only_urls(&mut self, name: &Written<String>, place: Span, ports: &[u16]) {
         let odd: Vec<_> = ports.iter().filter(|port| !matches!(port, 80 | 443)).collect();
         let (Some(first), false) = (odd.first(), self.found.is_damaged(place)) else { return };
@@ -295,7 +295,7 @@ impl Checker<'_> {
         Some(ports.filter_map(|port| u16::try_from(port).ok()).collect())
     }
 
-    /// `addresses`: what the guard would bar, opened by name.
+    /// `addresses`: special networks that the guard would otherwise block.
     fn special_networks(&mut self, list: &List) -> Option<Vec<IpNet>> {
         let mut networks = Vec::new();
         let mut good = true;
@@ -377,7 +377,7 @@ impl Checker<'_> {
         None
     }
 
-    /// `None`: it is wrong.
+    /// The parent of the rule. `None`: it is invalid.
     #[expect(clippy::option_option, reason = "wrong, none and one are three things")]
     fn via(
         &mut self,
@@ -420,7 +420,7 @@ const fn mode(written: ModeFile) -> RuleMode {
     }
 }
 
-/// What is written, and for the rest what holds otherwise.
+/// The configured actions; `otherwise` supplies missing ones.
 fn sni(written: Option<&Written<SniFile>>, otherwise: SniPolicy) -> SniPolicy {
     let Some(Written { value: file, .. }) = written else { return otherwise };
     let act =
