@@ -1,9 +1,9 @@
-//! Which names of a configuration get series of their own, so that no configuration, however
-//! large, makes more than so many.
+//! Label cardinality limits: the names of a configuration that get series of their own.
 //!
-//! The first `most` routes, listeners, upstreams, certificates and egress rules of a configuration have series
-//! under their names; what comes after is counted together under [`OTHER_LABEL`], and a gauge says how
-//! many that are. Equal configurations get equal series, whatever was served before.
+//! The first `most` routes, listeners, upstreams, certificates and egress rules of a configuration
+//! have series under their names. All others are counted together under [`OTHER_LABEL`], and a
+//! gauge shows their number. Equal configurations get equal series, independent of earlier
+//! configurations.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -17,13 +17,13 @@ use super::{
     UpstreamMetrics,
 };
 
-/// The name of what has none of its own.
+/// Label value for names without series of their own.
 pub const OTHER_LABEL: &str = "other";
 
-/// What can be over the limit, in the order of [`LabelLimits::over`].
+/// Kinds of names with a limit, in the order of [`LabelLimits::over`].
 pub const KINDS: [&str; 5] = ["route", "listener", "upstream", "rule", "certificate"];
 
-/// The names of one configuration.
+/// Names with series, for one configuration.
 pub struct LabelLimits {
     metrics: Arc<Metrics>,
     most: usize,
@@ -33,12 +33,12 @@ pub struct LabelLimits {
 
 #[derive(Default)]
 struct LabelNames {
-    /// With series of their own.
+    /// Names with series of their own.
     own: [HashSet<SeriesKind>; 4],
-    /// Without: hashes of them, to be counted. There may be thousands.
+    /// Hashes of the names without series, for counting. There may be thousands.
     over: [HashSet<u64>; 4],
     hasher: RandomState,
-    /// A route of what is passed through has none.
+    /// A passthrough route has no series of its own.
     tcp_is_over: bool,
 }
 
@@ -52,13 +52,13 @@ impl LabelLimits {
         }
     }
 
-    /// Handles of a route.
+    /// Metrics of a route.
     #[must_use]
     pub fn route(&self, profile: &str, route: &str) -> RouteMetrics {
         RouteMetrics::clone(&self.begin(&profile.into(), &route.into()))
     }
 
-    /// Decides now which series a route has, and makes them when the result is asked for them.
+    /// Decides now which series a route has, and creates them on first use.
     #[must_use]
     pub fn begin(&self, profile: &Arc<str>, route: &Arc<str>) -> LazyRouteMetrics {
         let own = self.admits(0, SeriesKind::Route(profile.to_string(), route.to_string()));
@@ -72,7 +72,7 @@ impl LabelLimits {
         }
     }
 
-    /// Handles of a route of what is passed through.
+    /// Metrics of a passthrough route.
     #[must_use]
     pub fn tcp(&self, profile: &str, route: &str) -> PassthroughMetrics {
         let own = self.admits(0, SeriesKind::Tcp(profile.to_owned(), route.to_owned()));
@@ -80,14 +80,14 @@ impl LabelLimits {
         self.metrics.tcp(profile, route)
     }
 
-    /// Handles of a listener.
+    /// Metrics of a listener.
     #[must_use]
     pub fn listener(&self, profile: &str, listener: &str) -> ListenerMetrics {
         let (profile, listener) = self.listener_names(profile, listener);
         self.metrics.listener(profile, listener)
     }
 
-    /// Handles of a listener for balancers.
+    /// Metrics of a listener with `proxy-protocol`.
     #[must_use]
     pub fn listener_for_balancers(&self, profile: &str, listener: &str) -> ListenerMetrics {
         let (profile, listener) = self.listener_names(profile, listener);
@@ -99,14 +99,14 @@ impl LabelLimits {
         if own { (profile, listener) } else { (OTHER_LABEL, OTHER_LABEL) }
     }
 
-    /// Handles of an upstream.
+    /// Metrics of an upstream.
     #[must_use]
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
         self.metrics.upstream(self.upstream_name(name))
     }
 
-    /// Decides now under which name the Socket.IO sessions of an upstream are counted, and makes the
-    /// counters when the result is called.
+    /// Decides now under which name the Socket.IO sessions of an upstream are counted. The returned
+    /// function creates the counters.
     pub fn socketio(
         &self,
         profile: &str,
@@ -117,13 +117,13 @@ impl LabelLimits {
         move || metrics.socketio(&profile, &upstream)
     }
 
-    /// What an upstream is called in labels.
+    /// Label value for an upstream.
     #[must_use]
     pub fn upstream_name<'a>(&self, name: &'a str) -> &'a str {
         if self.admits(2, SeriesKind::Upstream(name.to_owned())) { name } else { OTHER_LABEL }
     }
 
-    /// Handles of a rule of the forward proxy; `reasons` as in [`super::EgressMetrics::rule`].
+    /// Metrics of a rule of the forward proxy; `reasons` as in [`super::EgressMetrics::rule`].
     #[must_use]
     pub fn rule(&self, name: &str, reasons: usize) -> RuleMetrics {
         let own = name == NO_RULE || self.admits(3, SeriesKind::Rule(name.to_owned()));
@@ -145,12 +145,12 @@ impl LabelLimits {
         false
     }
 
-    /// How many of the certificates' names have series of their own.
+    /// Limit for certificate names with series of their own.
     pub(super) fn most(&self) -> usize {
         self.most
     }
 
-    /// How many routes, listeners, upstreams and rules have no series of their own.
+    /// Number of routes, listeners, upstreams and rules without series of their own.
     #[must_use]
     pub fn over(&self) -> [usize; 4] {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +196,7 @@ mod tests {
         let allotment = metrics.allot(10);
         let routes: Vec<_> =
             (0..10_000).map(|n| allotment.route("internet", &format!("/{n}/"))).collect();
-        // The same name twice, as the component's own ports have it.
+        // The same name again, as the component's own ports configure it.
         let _again = allotment.route("internet", "/9999/");
         for route in &routes {
             route.requests[1].inc();
@@ -236,7 +236,7 @@ mod tests {
         used.in_flight.inc();
         metrics.tell(&before, &[], &[]);
         assert!(rendered(&metrics).contains("/old/"));
-        // A reload; what served before is kept for a roll-back.
+        // A reload; the previous configuration is kept for a rollback.
         let after = metrics.allot(10);
         let _new = after.route("p", "/new/");
         assert!(!rendered(&metrics).contains("/new/"), "it does not serve yet");
@@ -245,7 +245,7 @@ mod tests {
         assert!(text.contains("/new/") && text.contains("/used/") && !text.contains("/old/"));
         used.in_flight.dec();
         assert!(!rendered(&metrics).contains("/used/"));
-        // And back.
+        // The rollback.
         metrics.tell(&before, &[], &[]);
         let text = rendered(&metrics);
         assert!(text.contains("{class=\"2xx\",profile=\"p\",route=\"/old/\"} 1\n"), "{text}");

@@ -1,5 +1,5 @@
-//! Metrics of the forward proxy. Labels are names of rules and words of closed lists, never
-//! anything a client has sent.
+//! Metrics of the forward proxy. Labels are rule names and words of closed lists, never client
+//! data.
 
 use std::sync::OnceLock;
 
@@ -10,45 +10,45 @@ use prometheus::{
 
 use super::metrics::{counters, gauges, named, single};
 
-/// Seconds, for look-ups and connecting.
+/// Bucket bounds for name resolution and connecting, in seconds.
 const BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// What stands for the rule where none applies.
+/// Label value for requests to which no rule applies.
 pub const NO_RULE: &str = "none";
 
-/// The families.
+/// Metric families of the forward proxy.
 pub struct EgressMetrics {
     requests: IntCounterVec,
     active: IntGaugeVec,
     bytes: IntCounterVec,
     connect: HistogramVec,
     reported: IntCounterVec,
-    /// How long look-ups took, those that failed too.
+    /// Duration of name resolutions, including failed ones.
     pub resolve: Histogram,
 }
 
-/// Handles of one rule.
+/// Metrics of one rule.
 pub struct RuleMetrics {
-    /// Requests that were served, tunnels opened.
+    /// Served requests and opened tunnels.
     pub served: IntCounter,
-    /// Open tunnels, and requests being served.
+    /// Open tunnels and requests in progress.
     pub active: IntGauge,
     /// Bytes to destinations.
     pub sent: IntCounter,
     /// Bytes from destinations.
     pub received: IntCounter,
-    /// From the request to a connection, looking up included.
+    /// Time from the request to the connection, including name resolution.
     pub connect: Histogram,
-    /// Let through by report mode.
+    /// Requests allowed only because of report mode.
     pub reported: IntCounter,
     rule: String,
     requests: IntCounterVec,
-    /// By the index of the reason; resolved when first needed, so that only what happens is shown.
+    /// Counters by reason index, created on first use, so that only reasons that occurred are
+    /// exposed.
     refused: Vec<OnceLock<IntCounter>>,
 }
 
 impl EgressMetrics {
-    /// Registers the families.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let connect = HistogramOpts::new(
             named("egress_connect_duration_seconds"),
@@ -91,7 +91,7 @@ impl EgressMetrics {
         })
     }
 
-    /// Handles of a rule; `reasons` is the length of the list of reasons.
+    /// Metrics of a rule; `reasons` is the length of the list of reasons.
     #[must_use]
     pub fn rule(&self, rule: &str, reasons: usize) -> RuleMetrics {
         RuleMetrics {
@@ -109,7 +109,7 @@ impl EgressMetrics {
 }
 
 impl RuleMetrics {
-    /// Counts a refusal: its index in the list of reasons, and its word.
+    /// Counts a rejection, by the index and the word of its reason.
     pub fn refused(&self, index: usize, word: &'static str) {
         if let Some(slot) = self.refused.get(index) {
             let make = || self.requests.with_label_values(&[self.rule.as_str(), word]);

@@ -1,12 +1,12 @@
-//! Metrics of endpoints: whether they are well, and what checks say.
+//! Metrics of endpoints: availability and results of health checks.
 //!
-//! Written by the control runtime, most of it when somebody asks, so labels are looked up there.
+//! The control runtime updates most of them when metrics are scraped, so labels are looked up then.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
 use super::metrics::{counters, gauges};
 
-/// The families.
+/// Metric families of endpoints.
 #[derive(Debug)]
 pub struct EndpointFamilies {
     up: IntGaugeVec,
@@ -18,31 +18,31 @@ pub struct EndpointFamilies {
     checks: IntCounterVec,
 }
 
-/// An endpoint, as it is told.
+/// Current values of one endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointSample<'a> {
     /// Name of the upstream.
     pub upstream: &'a str,
     /// Host and port.
     pub endpoint: &'a str,
-    /// It is used.
+    /// The endpoint is up.
     pub up: bool,
-    /// When checks changed that, in seconds since 1970; 0: never.
+    /// Time of the last change of `up`, in seconds since 1970; 0 if it never changed.
     pub since: i64,
     /// Open requests and WebSockets.
     pub open: usize,
-    /// When its name was resolved last, in seconds since 1970, if it is one.
+    /// Time of the last resolution, in seconds since 1970, if the host is a name.
     pub resolved: Option<i64>,
 }
 
-/// An upstream, as it is told.
+/// Current values of one upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamSample<'a> {
-    /// Its name.
+    /// Name of the upstream.
     pub name: &'a str,
-    /// Its backups are used.
+    /// The backups of the upstream are in use.
     pub on_backup: bool,
-    /// Socket.IO sessions whose endpoint is known.
+    /// Socket.IO sessions with a known endpoint.
     pub sessions: usize,
 }
 
@@ -99,7 +99,7 @@ impl EndpointFamilies {
         })
     }
 
-    /// Tells of all upstreams there are, in place of those told before.
+    /// Replaces the gauges by those of the given upstreams and endpoints.
     pub fn tell<'a>(
         &self,
         upstreams: impl Iterator<Item = UpstreamSample<'a>>,
@@ -131,16 +131,16 @@ impl EndpointFamilies {
         }
     }
 
-    /// Counts a check; `result` is a word from a closed list.
+    /// Counts a health check; `result` is a word from a closed list.
     pub fn checked(&self, upstream: &str, result: &str) {
         self.checks.with_label_values(&[upstream, result]).inc();
     }
 
-    /// Forgets the checks of upstreams that are gone; `results` are all words.
+    /// Removes the check counters of removed upstreams; `results` are all result words.
     pub fn forget<'a>(&self, gone: impl Iterator<Item = &'a str>, results: &[&str]) {
         for upstream in gone {
             for result in results {
-                // Most of them never happened.
+                // Ignores the error: most results never occurred.
                 let _ = self.checks.remove_label_values(&[upstream, result]);
             }
         }

@@ -1,14 +1,14 @@
-//! Metrics as text: the Prometheus text format, and `OpenMetrics` for who asks for it.
+//! Text formats for metrics: the Prometheus text format, and `OpenMetrics` on request.
 //!
-//! They differ in names: in `OpenMetrics` `# TYPE` and `# HELP` name a counter without `_total` and
-//! an information without `_info`, units are declared, bucket bounds are written with a point, and
-//! the text ends with `# EOF`, so that half of it is not taken for all.
+//! The names differ: in `OpenMetrics`, `# TYPE` and `# HELP` name a counter without `_total` and an
+//! info metric without `_info`, units are declared, bucket bounds contain a decimal point, and the
+//! text ends with `# EOF`, which reveals a truncated response.
 
 use std::io::Write as _;
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
-/// How metrics are written.
+/// Text format of the metrics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ExpositionFormat {
     /// The Prometheus text format, version 0.0.4.
@@ -18,7 +18,7 @@ pub enum ExpositionFormat {
 }
 
 impl ExpositionFormat {
-    /// What an `Accept` field prefers; text if it does not say.
+    /// Format preferred by an `Accept` field; text without a preference.
     #[must_use]
     pub fn preferred(accept: &str) -> Self {
         let (mut open, mut text) = (0.0, 0.0);
@@ -44,7 +44,7 @@ impl ExpositionFormat {
         if open > 0.0 && open >= text { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// The value of `ContentSnapshot-Type`.
+    /// Value of `Content-Type`.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ impl ExpositionFormat {
     }
 }
 
-/// Writes families; `shown` says of a metric's labels whether it is.
+/// Writes metric families; `shown` selects metrics by their labels.
 pub(super) fn write(
     families: &[MetricFamily],
     format: ExpositionFormat,
@@ -112,7 +112,7 @@ fn head(out: &mut Vec<u8>, family: &MetricFamily, format: ExpositionFormat) {
     }
 }
 
-/// Writes what stands between the braces.
+/// Writes the labels between the braces.
 fn write_labels(out: &mut Vec<u8>, labels: &[LabelPair], _: ExpositionFormat) {
     for label in labels {
         if !out.is_empty() {
@@ -161,7 +161,7 @@ fn sample(
             line(out, (name, "_sum"), labels, histogram.get_sample_sum());
             line(out, (name, "_count"), labels, count_of(histogram.get_sample_count()));
         }
-        // There are none.
+        // The gateway has no metrics of these types.
         MetricType::SUMMARY | MetricType::UNTYPED => {}
     }
 }
@@ -185,7 +185,7 @@ fn count_of(count: u64) -> f64 {
 }
 
 fn number(out: &mut Vec<u8>, value: f64) {
-    /// Below it, whole numbers are exact.
+    /// Limit below which whole numbers are exact.
     const EXACT: f64 = 9e15;
     if value.fract() == 0.0 && value.abs() < EXACT {
         #[expect(clippy::cast_possible_truncation, reason = "it is whole and in range")]

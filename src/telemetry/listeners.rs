@@ -1,4 +1,4 @@
-//! Metrics of listeners: connections of clients and their handshakes.
+//! Metrics of listeners: client connections and TLS handshakes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,42 +10,42 @@ use prometheus::{
 use super::metrics::{counters, gauges, histograms};
 use super::series_guard::SeriesGuard;
 
-/// Seconds, for handshakes: most take a way there and back.
+/// Bucket bounds for handshakes, in seconds: most handshakes take one round trip.
 const BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Why a connection was not let in; the words are those of the reasons in the access log.
+/// Reason for closing a new connection at once; the words are reason words of the access log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AdmissionRejection {
-    /// The listener has as many as it may.
+    /// The listener's connection limit is reached.
     Listener,
-    /// This client has.
+    /// The client's connection limit is reached.
     Client,
-    /// The process has no file descriptor left.
+    /// The process has no free file descriptor.
     Descriptors,
 }
 
 const REJECTIONS: [&str; 3] =
     ["too_many_connections", "too_many_connections_from_client", "out_of_descriptors"];
 
-/// How a TLS handshake with a client ended.
+/// Result of a TLS handshake with a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HandshakeResult {
-    /// TLS 1.2, from the beginning.
+    /// A full TLS 1.2 handshake.
     Full12,
-    /// TLS 1.2, going on from a session of before.
+    /// A TLS 1.2 handshake with session resumption.
     Resumed12,
-    /// TLS 1.3, from the beginning.
+    /// A full TLS 1.3 handshake.
     Full13,
-    /// TLS 1.3, going on from a session of before.
+    /// A TLS 1.3 handshake with session resumption.
     Resumed13,
-    /// It failed.
+    /// The handshake failed.
     Failed,
-    /// It took too long.
+    /// The handshake timed out.
     TimedOut,
 }
 
-/// Version, result, resumed.
+/// Labels per result: version, result, resumed.
 const HANDSHAKES: [[&str; 3]; 6] = [
     ["1.2", "ok", "false"],
     ["1.2", "ok", "true"],
@@ -55,24 +55,24 @@ const HANDSHAKES: [[&str; 3]; 6] = [
     ["none", "timeout", "false"],
 ];
 
-/// What came of a connection to a listener for balancers.
+/// Result of the PROXY protocol header on a listener with `proxy-protocol`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProxyHeaderResult {
-    /// A header that names the client.
+    /// The header names the client.
     Proxied,
-    /// A header that says that the balancer speaks for itself.
+    /// The header says that the balancer itself is the client (LOCAL).
     Local,
-    /// A header that does not name the client.
+    /// The header does not name the client.
     Unknown,
-    /// Closed before the first byte.
+    /// The connection was closed before its first byte.
     Probe,
-    /// No header, or one that is not right.
+    /// The header is missing or malformed.
     Malformed,
-    /// No whole header in time.
+    /// The header did not arrive in time.
     TimedOut,
     /// The connection broke.
     Broken,
-    /// Not from a balancer.
+    /// The peer is not a listed balancer.
     Unlisted,
 }
 
@@ -88,14 +88,14 @@ impl ProxyHeaderResult {
         "not_a_balancer",
     ];
 
-    /// The word in logs and metrics.
+    /// Word in logs and metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         Self::WORDS[self as usize]
     }
 }
 
-/// The families.
+/// Metric families of listeners.
 pub(super) struct ListenerFamilies {
     active: IntGaugeVec,
     accepted: IntCounterVec,
@@ -105,7 +105,7 @@ pub(super) struct ListenerFamilies {
     balanced: IntCounterVec,
 }
 
-/// Handles of one listener.
+/// Metrics of one listener.
 #[derive(Clone)]
 pub struct ListenerMetrics {
     /// Open connections.
@@ -115,32 +115,32 @@ pub struct ListenerMetrics {
     rejected: [IntCounter; 3],
     handshakes: [IntCounter; 6],
     handshake_seconds: Histogram,
-    /// Only of listeners for balancers.
+    /// Only for listeners with `proxy-protocol`.
     balanced: Option<Arc<[IntCounter; 8]>>,
-    /// For what outlives the listener.
+    /// Keeps the series for as long as a connection needs them.
     pub lease: Arc<SeriesGuard>,
 }
 
 impl ListenerMetrics {
-    /// Counts a connection that was not let in.
+    /// Counts a connection that was closed at once.
     pub fn reject(&self, why: AdmissionRejection) {
         self.rejected[why as usize].inc();
     }
 
-    /// Counts a handshake that ended well.
+    /// Counts a successful handshake.
     pub fn handshake_done(&self, how: HandshakeResult, took: Duration) {
         self.handshakes[how as usize].inc();
         self.handshake_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a connection to a listener for balancers.
+    /// Counts a connection to a listener with `proxy-protocol`.
     pub fn balanced(&self, what: ProxyHeaderResult) {
         if let Some(counters) = &self.balanced {
             counters[what as usize].inc();
         }
     }
 
-    /// Counts a handshake that did not.
+    /// Counts a failed handshake.
     pub fn handshake_failed(&self, how: HandshakeResult) {
         self.handshakes[how as usize].inc();
     }
@@ -206,7 +206,7 @@ impl ListenerFamilies {
         }
     }
 
-    /// The same for a listener for balancers.
+    /// Metrics of a listener with `proxy-protocol`.
     pub(super) fn for_balancers(
         &self,
         handles: ListenerMetrics,
@@ -220,13 +220,13 @@ impl ListenerFamilies {
         }
     }
 
-    /// Whether a connection is open.
+    /// Returns `true` if a connection is open.
     pub(super) fn is_used(&self, profile: &str, listener: &str) -> bool {
         self.active.with_label_values(&[profile, listener]).get() != 0
     }
 
     pub(super) fn forget(&self, profile: &str, listener: &str) {
-        // What is not there need not go.
+        // Removal ignores errors: a missing series is already removed.
         let labels = &[profile, listener];
         let _ = self.active.remove_label_values(labels);
         let _ = self.accepted.remove_label_values(labels);

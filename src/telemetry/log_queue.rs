@@ -1,8 +1,8 @@
 //! The queue of the operational log, and the thread that writes it to standard error.
 //!
-//! A worker or the control runtime must never wait for the reader of standard error: a pipe that
-//! nobody reads would stop the gateway. Lines go through a queue that is bounded in lines and bytes;
-//! a line that does not fit is dropped and counted.
+//! A worker or the control runtime must never wait for the reader of standard error, because a pipe
+//! without a reader would then stop the gateway. Lines go through a queue that is bounded in lines
+//! and bytes; a line that does not fit is dropped and counted.
 //!
 //! In: whole lines. Out: the same lines on standard error, in their order.
 
@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 const MAX_QUEUED_LINES: usize = 4096;
 /// Bytes in the queue, at most. One line may be longer if the queue is empty.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
-/// Interval between two attempts on a descriptor that does not block.
+/// Interval between two attempts to write to a non-blocking descriptor.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
-/// Interval at which [`LogQueue::finish`] looks whether the queue is empty.
+/// Interval at which [`LogQueue::finish`] checks whether the queue is empty.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Sending end of the queue; clones share it.
@@ -34,7 +34,7 @@ pub(super) struct LogQueue {
 struct Counts {
     /// Lines queued or being written.
     pending_lines: AtomicU64,
-    /// Bytes of those.
+    /// Bytes of the pending lines.
     pending_bytes: AtomicUsize,
     dropped: AtomicU64,
 }
@@ -46,7 +46,8 @@ impl LogQueue {
     ///
     /// If no thread can be started, or standard error is closed.
     pub(super) fn start() -> io::Result<Self> {
-        // A descriptor of its own: the lock of `io::stderr()` would make others wait for this thread.
+        // Uses a descriptor of its own, because other threads would wait for the lock of
+        // `io::stderr()`.
         Self::start_on(File::from(io::stderr().as_fd().try_clone_to_owned()?))
     }
 
@@ -86,7 +87,7 @@ impl LogQueue {
 }
 
 impl Counts {
-    /// Takes a line of `length` bytes off the pending ones.
+    /// Removes a line of `length` bytes from the pending counts.
     fn settle(&self, length: usize) {
         self.pending_bytes.fetch_sub(length, Ordering::AcqRel);
         self.pending_lines.fetch_sub(1, Ordering::AcqRel);
@@ -107,7 +108,7 @@ impl<W: Write> Writer<W> {
             }
             self.counts.settle(line.len());
             let dropped = self.counts.dropped.load(Ordering::Relaxed);
-            // Once there is room again, so that the report is not lost as well.
+            // Waits for an empty queue, so that the report is not dropped as well.
             if dropped > reported && self.counts.pending_lines.load(Ordering::Acquire) == 0 {
                 tracing::warn!(
                     "{} lines of this log were dropped: standard error did not take them in time",
@@ -135,7 +136,7 @@ fn write_line(file: &mut impl Write, mut rest: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// One event's way into the queue. The formatter writes a whole line at a time.
+/// Writer of one event into the queue. The formatter passes a whole line at a time.
 pub(super) struct LineWriter(pub(super) Option<LogQueue>);
 
 impl Write for LineWriter {
@@ -184,7 +185,7 @@ mod tests {
         queue.finish(Duration::from_millis(20));
         let dropped = queue.dropped();
         assert!(dropped > 0);
-        // The line that does not fit is lost; a reader that comes gets the others.
+        // The line that does not fit is dropped; a new reader receives the others.
         let reading = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text.lines().count() as u64).unwrap()

@@ -1,6 +1,6 @@
-//! What the gateway says about itself: text or JSON on standard error, from a level on.
+//! The operational log: text or JSON on standard error, filtered by level.
 //!
-//! It speaks before a configuration is read, and is told then how to go on.
+//! It starts before a configuration has been read, and is reconfigured afterwards.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
@@ -25,16 +25,16 @@ use super::line::string;
 use super::log_queue::{LineWriter, LogQueue};
 use super::timestamp;
 
-/// The variable that says what is said, whatever the configuration says.
+/// Environment variable with a filter that overrides the configuration.
 const FILTER_VARIABLE: &str = "APP_GATEWAY_LOG";
 
-/// Time for the queued lines at the end of the process.
+/// Time limit for writing the queued lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Changes how the gateway speaks.
+/// Handle to the operational log, for changing its configuration.
 #[derive(Clone, Default)]
 pub struct Logging {
-    /// `None` if the environment has the last word, or somebody else listens.
+    /// `None` if the environment sets the filter, or another subscriber was installed before.
     filter: Option<reload::Handle<EnvFilter, Registry>>,
     json: Arc<AtomicBool>,
     /// `None` if no thread could be started.
@@ -42,8 +42,8 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// Begins to speak on standard error, in text, by way of a queue and a thread. Panics are
-    /// logged the same way. A second call changes nothing.
+    /// Starts logging on standard error, in text, through a queue and a thread. Panics are logged
+    /// the same way. A second call changes nothing.
     #[must_use]
     pub fn raise() -> Self {
         let from_env = std::env::var_os(FILTER_VARIABLE).is_some_and(|value| !value.is_empty());
@@ -63,19 +63,20 @@ impl Logging {
             .event_format(format)
             .fmt_fields(DefaultFields::new())
             .with_writer(move || LineWriter(writer.clone()))
-            // Else a line that cannot be formatted is reported to standard error directly.
+            // Otherwise tracing would report a line that cannot be formatted directly to standard
+            // error.
             .log_internal_errors(false)
             .with_ansi(io::stderr().is_terminal());
-        // A second subscriber is refused; the first goes on.
+        // A second subscriber is rejected; the first one stays.
         let first = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
         if first && queue.is_some() {
-            // The hook of the standard library writes to standard error, and waits for it.
+            // The standard library's hook writes to standard error, and would block on it.
             std::panic::set_hook(Box::new(log_panic));
         }
         Self { filter: (first && !from_env).then_some(handle), json, queue }
     }
 
-    /// Writes a text as it is, after all lines before it.
+    /// Writes a text unchanged, after all earlier lines.
     pub fn say(&self, text: &str) {
         let line = format!("{}\n", text.trim_end());
         match &self.queue {
@@ -86,26 +87,26 @@ impl Logging {
         }
     }
 
-    /// Lines that were lost because standard error did not take them.
+    /// Number of lines dropped because standard error did not accept them in time.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.queue.as_ref().map_or(0, LogQueue::dropped)
     }
 
-    /// Waits until everything is written, but not for ever. For the end of the process.
+    /// Waits until all lines are written, up to a time limit, at the end of the process.
     pub fn finish(&self) {
         if let Some(queue) = &self.queue {
             queue.finish(FLUSH_TIMEOUT);
         }
     }
 
-    /// Whether it speaks JSON.
+    /// Returns `true` if the format is JSON.
     #[must_use]
     pub fn is_json(&self) -> bool {
         self.json.load(Ordering::Relaxed)
     }
 
-    /// Speaks as configured from now on.
+    /// Applies a new configuration.
     pub fn change(&self, to: config::OperationalLog) {
         self.json.store(to.json, Ordering::Relaxed);
         let Some(filter) = &self.filter else { return };
@@ -116,18 +117,18 @@ impl Logging {
             config::LogLevel::Debug => Level::DEBUG,
             config::LogLevel::Trace => Level::TRACE,
         };
-        // It fails only when there is nobody to speak to any more.
+        // Fails only if the subscriber no longer exists.
         let _ = filter.reload(EnvFilter::default().add_directive(level.into()));
     }
 }
 
-/// Logs a panic in the words of the standard library's hook.
+/// Logs a panic in the same words as the standard library's hook.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("Box<dyn Any>");
-    // Captured only if RUST_BACKTRACE asks for it.
+    // Captured only if `RUST_BACKTRACE` is set.
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         tracing::error!("thread '{name}' panicked at {place}: {message}\n{trace}");
@@ -136,7 +137,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Either form, whichever is asked for at the moment.
+/// Event formatter that uses the currently configured format.
 struct EventFormat {
     text: Format,
     json: Arc<AtomicBool>,
@@ -168,7 +169,7 @@ where
     }
 }
 
-/// A JSON object that grows.
+/// A JSON object under construction.
 struct JsonObject(Vec<u8>);
 
 impl JsonObject {

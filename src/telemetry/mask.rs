@@ -1,5 +1,5 @@
-//! Masks secrets in request targets and URLs, for logs: users and passwords before a host, values of
-//! secret parameters in the query and in the path, and the segments of paths that the operator names.
+//! Masking of secrets in request targets and URLs for logs: credentials before a host, values of
+//! secret parameters in query and path, and path segments listed in the configuration.
 
 mod path;
 
@@ -7,17 +7,17 @@ use std::borrow::Cow;
 
 use path::Pattern;
 
-/// What a secret is replaced by.
+/// Replacement for a secret.
 const STARS: &[u8] = b"***";
 
-/// Rounds of percent-decoding of a name; more are not decoded by anything that reads it.
+/// Limit for rounds of percent-decoding of a name; no known parser decodes more often.
 const MAX_DECODED: usize = 3;
 
-/// Parameters whose values are credentials or stand in for them, by length; `-` stands for `_` as well.
+/// Names of parameters that contain credentials or tokens, by length; `-` also matches `_`.
 ///
-/// `hub.verify_token` is Messenger's webhook secret, `sig` Viber's signature, `sid` a Socket.IO session,
-/// which whoever has it can read; the others are what components, clients, clouds and log-ins are known
-/// to put into URLs.
+/// `hub.verify_token` is Messenger's webhook secret, `sig` Viber's signature, and `sid` a Socket.IO
+/// session, which can be read by anyone who knows the id. The others occur in URLs of known
+/// components, clients, clouds and login systems.
 const fn secrets(length: usize) -> &'static [&'static str] {
     match length {
         3 => &["sig", "sid", "jwt", "otp", "pwd", "key", "sas"],
@@ -43,27 +43,27 @@ const fn secrets(length: usize) -> &'static [&'static str] {
     }
 }
 
-/// What is masked: what always is, and what the operator adds.
+/// Parameters and path segments to mask: a fixed list, and additions from the configuration.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct QueryMask {
-    /// Further names of parameters.
+    /// Additional names of parameters.
     more: Vec<String>,
-    /// Segments of paths.
+    /// Patterns of paths with secret segments.
     paths: Vec<Pattern>,
 }
 
 impl QueryMask {
-    /// With further names of parameters, and patterns of paths as in `mask-path`.
+    /// Creates a mask with additional names of parameters, and path patterns as in `mask-path`.
     #[must_use]
     pub fn new(more: &[String], paths: &[String]) -> Self {
         let paths = paths.iter().map(|pattern| Pattern::new(pattern)).collect();
         Self { more: more.to_vec(), paths }
     }
 
-    /// The target or URL with its secrets replaced by `***`.
+    /// Returns the target or URL with its secrets replaced by `***`.
     ///
-    /// Names are compared percent-decoded and in any case, so that `si%67=` is masked as well; so are
-    /// `sig[]=` and `user[password]=`, and parameters after a `;`.
+    /// Names are compared percent-decoded and without case, so that `si%67=` is masked as well; so
+    /// are `sig[]=` and `user[password]=`, and parameters after a `;`.
     #[must_use]
     pub fn masked<'a>(&self, target: &'a [u8]) -> Cow<'a, [u8]> {
         if self.paths.is_empty() && memchr::memchr3(b'?', b'@', b';', target).is_none() {
@@ -103,7 +103,7 @@ impl QueryMask {
         parameters.any(|parameter| self.secret(parameter).is_some())
     }
 
-    /// Appends `text` with the values of secret parameters replaced.
+    /// Appends `text` with the values of secret parameters masked.
     fn mask_parameters(&self, text: &[u8], out: &mut Vec<u8>) {
         for part in text.split_inclusive(|byte| is_separator(*byte)) {
             let (parameter, separator) = match part.split_last() {
@@ -122,14 +122,14 @@ impl QueryMask {
         }
     }
 
-    /// The name of a parameter whose value is a secret or contains one, as it is written.
+    /// Name, as written, of a parameter whose value is a secret or contains one.
     fn secret<'a>(&self, parameter: &'a [u8]) -> Option<&'a [u8]> {
         let (name, value) = parameter.split_at(memchr::memchr(b'=', parameter)?);
         let is_secret = self.is_secret_name(&decoded(name)) || self.holds_secret(value.get(1..)?);
         is_secret.then_some(name)
     }
 
-    /// Whether a decoded name, or a part of it as in `user[password]`, is that of a secret.
+    /// Returns `true` if a decoded name is secret, or a part of it as in `user[password]`.
     fn is_secret_name(&self, name: &[u8]) -> bool {
         let is_one = |name: &[u8]| {
             secrets(name.len()).iter().any(|secret| is_same(name, secret))
@@ -139,7 +139,7 @@ impl QueryMask {
         is_one(name) || (parts.clone().nth(1).is_some() && parts.any(is_one))
     }
 
-    /// Whether a value is a URL, or a query, with a secret parameter of its own.
+    /// Returns `true` if a value is a URL or query with a secret parameter.
     fn holds_secret(&self, value: &[u8]) -> bool {
         let mut escapes = memchr::memmem::find_iter(value, b"%3");
         let has_equals = memchr::memchr(b'=', value).is_some()
@@ -157,27 +157,27 @@ impl QueryMask {
     }
 }
 
-/// What parameters are separated by, in a query and in a path.
+/// Returns `true` for separators of parameters in a query or path.
 const fn is_separator(byte: u8) -> bool {
     matches!(byte, b'?' | b'&' | b';' | b'#')
 }
 
-/// Whether a name is that of a secret: in any case, `-` like `_`.
+/// Compares a name with that of a secret: without case, `-` equals `_`.
 fn is_same(name: &[u8], secret: &str) -> bool {
     let plain = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
     name.len() == secret.len() && name.iter().map(plain).eq(secret.as_bytes().iter().map(plain))
 }
 
-/// A request target or URL, taken apart; the parts in a row are the whole, with an `@` after `userinfo`.
+/// Parts of a request target or URL; concatenated they are the whole, with an `@` after `userinfo`.
 struct Parts<'a> {
-    /// The scheme with its `//`, if there is one.
+    /// The scheme with its `//`, if present.
     before: &'a [u8],
     /// User and password.
     userinfo: &'a [u8],
     /// Host and port.
     authority: &'a [u8],
     path: &'a [u8],
-    /// With its `?`.
+    /// The query with its `?`.
     query: &'a [u8],
 }
 
@@ -192,10 +192,10 @@ impl<'a> Parts<'a> {
         let (before, rest) = front.split_at(scheme);
         let slash = memchr::memchr(b'/', rest).unwrap_or(rest.len());
         let at = memchr::memrchr(b'@', rest.get(..slash).unwrap_or_default());
-        // A password with a slash in it: what stands before the slash is no host and port then.
+        // A password may contain a slash; the text before the slash is then not a host and port.
         let odd = || {
             let host = rest.get(..slash).unwrap_or_default();
-            // Colons inside the brackets of an IPv6 address are none before a port.
+            // Colons inside the brackets of an IPv6 address do not precede a port.
             let host =
                 memchr::memrchr(b']', host).map_or(host, |end| host.get(end..).unwrap_or_default());
             let port = memchr::memchr(b':', host).and_then(|colon| host.get(colon + 1..));
@@ -214,7 +214,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Percent-decodes, as often as something changes; malformed escapes stay as they are.
+/// Percent-decodes until nothing changes, up to the limit; malformed escapes stay.
 fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     let mut text = Cow::Borrowed(text);
     for _ in 0..MAX_DECODED {

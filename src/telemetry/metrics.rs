@@ -1,7 +1,7 @@
-//! Metrics, on handles resolved when a configuration is compiled.
+//! Metrics of the process, with handles resolved when a configuration is compiled.
 //!
-//! Labels come from configuration names and closed word lists only, never from the network; how
-//! many of the configuration's names, an [`LabelLimits`] decides.
+//! Label values are names of the configuration and words of closed lists, never data from the
+//! network; [`LabelLimits`] bounds the number of names.
 
 mod series;
 
@@ -29,14 +29,14 @@ use super::tcp::PassthroughFamilies;
 use super::upstreams::{UpstreamFamilies, UpstreamMetrics};
 use super::websockets::WebSocketFamilies;
 
-/// Seconds; up to a minute, because long polls last that long.
+/// Bucket bounds in seconds; up to a minute, because long polls last that long.
 pub(super) const REQUEST_BUCKETS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Status classes in the order of their handles; the last is "no status".
+/// Status classes in the order of their counters; the last one means "no status".
 pub const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
-/// The index of a status code's class in [`CLASSES`].
+/// Index of a status code's class in [`CLASSES`].
 #[must_use]
 pub fn class(status: u16) -> usize {
     match status / 100 {
@@ -60,7 +60,7 @@ pub struct Metrics {
     listeners: ListenerFamilies,
     upstreams: UpstreamFamilies,
     overflow: IntGaugeVec,
-    /// What the configuration that serves has; none before one does.
+    /// Series of the active configuration; `None` before the first one.
     serving: Mutex<Option<Arc<HashSet<SeriesKind>>>>,
     unverified: IntGaugeVec,
     not_after: IntGaugeVec,
@@ -69,42 +69,42 @@ pub struct Metrics {
     last_reload_success: IntGauge,
     config: IntGaugeVec,
     generation: IntGauge,
-    /// By the index of the reason in the list given to [`Metrics::new`].
+    /// Counters by reason index, in the list given to [`Metrics::new`].
     reasons: Vec<IntCounter>,
-    /// The list.
+    /// The list of reason words.
     pub(super) words: Vec<&'static str>,
     pub(super) refusals: RejectionFamilies,
-    /// Of endpoints.
+    /// Families of endpoints.
     pub endpoints: EndpointFamilies,
-    /// Of gateways this one is compared with.
+    /// Families of peer gateways for drift comparison.
     pub peers: PeerFamilies,
-    /// Of the forward proxy.
+    /// Families of the forward proxy.
     pub egress: EgressMetrics,
-    /// Of Socket.IO sessions.
+    /// Families of Socket.IO sessions.
     pub socketio: SocketIoFamilies,
     /// Access-log lines written.
     pub log_written: IntCounter,
-    /// Access-log lines lost.
+    /// Access-log lines dropped.
     pub log_dropped: IntCounter,
-    /// Bytes of answers in memory that HTTP/2 clients have not taken yet.
+    /// Bytes of responses in memory that HTTP/2 clients have not read yet.
     pub http2_send_buffer: IntGauge,
-    /// Lines of the operational log lost.
+    /// Lines of the operational log dropped.
     pub operational_log_dropped: IntCounter,
-    /// Generations of which something is in use.
+    /// Generations that are still in use.
     pub generations_alive: IntGauge,
 }
 
 impl Metrics {
-    /// Registers all families. `reasons` is the closed list of words for refusals.
+    /// Registers all families. `reasons` is the closed list of reason words.
     ///
     /// # Errors
     ///
-    /// Only if two families were given one name, which the tests would have noticed.
+    /// Only if two families have the same name, which tests exclude.
     pub fn new(reasons: impl Iterator<Item = &'static str>) -> prometheus::Result<Arc<Self>> {
         Self::of(reasons.collect())
     }
 
-    /// Not generic: it is long, and every iterator would get its own copy.
+    /// Not generic: the function is long, and each iterator type would get its own copy.
     #[expect(clippy::too_many_lines, reason = "one entry per metric family, and nothing else")]
     fn of(words: Vec<&'static str>) -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
@@ -263,14 +263,14 @@ impl Metrics {
         }))
     }
 
-    /// What decides, for one configuration, which names have series of their own: the first `most`
-    /// of each kind.
+    /// Creates the label limits of one configuration: the first `most` names of each kind have
+    /// series of their own.
     #[must_use]
     pub fn allot(self: &Arc<Self>, most: usize) -> LabelLimits {
         LabelLimits::new(self, most)
     }
 
-    /// Handles of a route.
+    /// Metrics of a route.
     #[must_use]
     pub fn route(self: &Arc<Self>, profile: &str, route: &str) -> RouteMetrics {
         let lease = SeriesGuard::of(self, SeriesKind::Route(profile.to_owned(), route.to_owned()));
@@ -289,14 +289,14 @@ impl Metrics {
         }
     }
 
-    /// Handles of a listener.
+    /// Metrics of a listener.
     #[must_use]
     pub fn listener(self: &Arc<Self>, profile: &str, listener: &str) -> ListenerMetrics {
         let series = SeriesKind::Listener(profile.to_owned(), listener.to_owned());
         self.listeners.handles(SeriesGuard::of(self, series), profile, listener)
     }
 
-    /// Handles of a listener for balancers.
+    /// Metrics of a listener with `proxy-protocol`.
     #[must_use]
     pub fn listener_for_balancers(
         self: &Arc<Self>,
@@ -307,30 +307,30 @@ impl Metrics {
         self.listeners.for_balancers(handles, profile, listener)
     }
 
-    /// Handles of an upstream.
+    /// Metrics of an upstream.
     #[must_use]
     pub fn upstream(self: &Arc<Self>, name: &str) -> UpstreamMetrics {
         self.upstreams.handles(SeriesGuard::of(self, SeriesKind::Upstream(name.to_owned())), name)
     }
 
-    /// Handles of the Socket.IO sessions that a profile sends to an upstream.
+    /// Metrics of the Socket.IO sessions that a profile sends to an upstream.
     #[must_use]
     pub fn socketio(self: &Arc<Self>, profile: &str, upstream: &str) -> SocketIoMetrics {
         let lease = SeriesGuard::of(self, SeriesKind::Upstream(upstream.to_owned()));
         self.socketio.handles(lease, profile, upstream)
     }
 
-    /// What is not shown: series of a configuration that does not serve, because it is kept for a
-    /// roll-back or is only being prepared, and of which nothing is in use.
+    /// Series that are not exposed: those of a configuration that is not active, because it is kept
+    /// for a rollback or still in preparation, and that are not in use.
     fn hidden(&self, serving: &HashSet<SeriesKind>) -> HashSet<SeriesKind> {
-        // Held while looking, so that nothing looked at goes meanwhile.
+        // Held during the checks, so that no series ends meanwhile.
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = leases.keys().filter(|series| !serving.contains(series));
         gone.filter(|series| !self.is_used(series)).cloned().collect()
     }
 
-    /// Tells what serves, in place of what was told before: its names; when certificates end
-    /// (name, number of the pair from 0, seconds since 1970); which upstreams are verified.
+    /// Replaces the series of the active configuration: its names, the expiry of its certificates
+    /// (name, pair index, seconds since 1970), and whether its upstreams are verified.
     pub fn tell(
         &self,
         names: &LabelLimits,
@@ -369,25 +369,26 @@ impl Metrics {
         *serving = Some(Arc::new(names.series()));
     }
 
-    /// Says which configuration serves: its number and its hash.
+    /// Sets number and hash of the active configuration.
     pub fn serves(&self, number: u64, hash: &str) {
         self.generation.set(i64::try_from(number).unwrap_or(i64::MAX));
         self.config.reset();
         self.config.with_label_values(&[hash]).set(1);
     }
 
-    /// Says that the first configuration was loaded, or that the one that serves is the wanted one.
+    /// Records that the first configuration was loaded, or that the active one is the one in the
+    /// files.
     pub fn loaded(&self) {
         self.last_reload_successful.set(1);
         self.last_reload_success.set(jiff::Timestamp::now().as_second());
     }
 
-    /// Counts a reload that was not tried.
+    /// Counts a reload that was not attempted.
     pub fn put_off(&self, result: &str) {
         self.reloads.with_label_values(&[result]).inc();
     }
 
-    /// Counts a reload and says how it went.
+    /// Counts a reload with its result.
     pub fn reloaded(&self, result: &str, good: bool) {
         self.reloads.with_label_values(&[result]).inc();
         self.last_reload_successful.set(i64::from(good));
@@ -396,34 +397,34 @@ impl Metrics {
         }
     }
 
-    /// Counts a refusal; `reason` is its index in the list given to [`Metrics::new`].
+    /// Counts a rejection; `reason` is its index in the list given to [`Metrics::new`].
     pub fn refused(&self, reason: usize) {
         if let Some(counter) = self.reasons.get(reason) {
             counter.inc();
         }
     }
 
-    /// What was refused so far: the index of the reason, and how often.
+    /// Rejections since the start: reason index and count.
     #[must_use]
     pub fn refused_so_far(&self) -> Vec<(usize, u64)> {
         let all = self.reasons.iter().map(IntCounter::get).enumerate();
         all.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// How often each route refused, and why.
+    /// Rejections of each route, by reason.
     #[must_use]
     pub fn refused_by_route(&self) -> Vec<RejectionTotal> {
         self.refusals.told()
     }
 
-    /// All of them as text. Takes milliseconds for thousands of series, and no lock that a request
-    /// would wait for.
+    /// Renders all metrics as text. Takes milliseconds for thousands of series, and no lock that a
+    /// request would wait for.
     #[must_use]
     pub fn render(&self, format: ExpositionFormat) -> Vec<u8> {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let hidden = serving.as_ref().map(|serving| self.hidden(serving)).unwrap_or_default();
         let shown = |labels: &[LabelPair]| match &serving {
-            // Nobody leases these.
+            // Series of rules have no guard.
             Some(serving) if labels.iter().any(|label| label.name() == "rule") => {
                 SeriesKind::of(labels).is_none_or(|series| serving.contains(&series))
             }

@@ -1,7 +1,7 @@
-//! What is told to those outside: metrics, access log.
+//! Metrics and logs.
 //!
-//! In: facts from the layers above, as plain values and words from closed lists. Out: Prometheus
-//! text, and lines in the format that was asked for.
+//! In: plain values and words from closed lists, from the layers above. Out: Prometheus text, and
+//! log lines in the configured format.
 //! Never: decides anything, or makes a request wait.
 
 pub mod access_log;

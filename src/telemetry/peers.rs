@@ -1,10 +1,10 @@
-//! Metrics of gateways that this one is compared with.
+//! Metrics of peer gateways, with which the configuration is compared.
 
 use prometheus::{IntGaugeVec, Registry};
 
 use super::metrics::gauges;
 
-/// The families.
+/// Metric families of peer gateways.
 #[derive(Debug)]
 pub struct PeerFamilies {
     reachable: IntGaugeVec,
@@ -36,9 +36,9 @@ impl PeerFamilies {
         })
     }
 
-    /// Ends the series of a gateway that is compared no more. `classes` are all that there are.
+    /// Removes the series of a gateway that is no longer compared. `classes` are all classes.
     pub fn forget(&self, peer: &str, classes: &[&str]) {
-        // What is not there need not go.
+        // Removal ignores errors: a missing series is already removed.
         let _ = self.reachable.remove_label_values(&[peer]);
         let _ = self.compared.remove_label_values(&[peer]);
         for class in classes {
@@ -46,7 +46,8 @@ impl PeerFamilies {
         }
     }
 
-    /// Tells of a gateway. `differences`: class and number, none if it could never be compared.
+    /// Updates the gauges of a gateway. `differences`: class and number, empty before a first
+    /// comparison.
     pub fn tell<'a>(
         &self,
         peer: &str,

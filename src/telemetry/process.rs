@@ -1,4 +1,4 @@
-//! `process_*`: what the system says about the process, read from `/proc` when somebody asks.
+//! `process_*` metrics, read from `/proc` when metrics are scraped.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 use rustix::process::{Resource, getrlimit};
 
-/// Names and what they are, in the order of [`ProcessUsage::values`].
+/// Names and help texts, in the order of [`ProcessUsage::values`].
 const PROCESS_FAMILIES: [(&str, &str); 7] = [
     ("process_cpu_seconds_total", "CPU time used, user and system, in seconds."),
     ("process_max_fds", "Most file descriptors the process may have open."),
@@ -18,10 +18,10 @@ const PROCESS_FAMILIES: [(&str, &str); 7] = [
     ("process_virtual_memory_bytes", "Address space in use, in bytes."),
 ];
 
-/// See the module.
+/// Collector of the `process_*` metrics.
 pub(super) struct ProcessCollector {
     descriptions: Vec<Desc>,
-    /// Read once: the system works it out from the wall clock, so it would wander with it.
+    /// Read once, because the system derives it from the wall clock, with which it would change.
     start: f64,
 }
 
@@ -38,11 +38,11 @@ impl ProcessCollector {
     }
 }
 
-/// Of the process, at one moment; seconds and bytes.
+/// Resource usage at one moment, in seconds and bytes.
 struct ProcessUsage {
     cpu: f64,
     threads: f64,
-    /// After the system's start.
+    /// Start time, in seconds since boot.
     started: f64,
     virtual_memory: f64,
     resident: f64,
@@ -56,7 +56,8 @@ impl ProcessUsage {
         Self::parse(&fs::read_to_string("/proc/self/stat").ok()?, ticks as f64, page as f64)
     }
 
-    /// The fields as proc(5) numbers them, the first after the program's name being the third.
+    /// Parses `stat`; fields are numbered as in proc(5), where the field after the program's name
+    /// is the third.
     fn parse(stat: &str, ticks: f64, page: f64) -> Option<Self> {
         let rest = stat.rsplit_once(')')?.1;
         let field =
@@ -74,10 +75,10 @@ impl ProcessUsage {
 #[expect(clippy::cast_precision_loss, reason = "numbers of descriptors are small")]
 fn open_descriptors() -> f64 {
     let directory = "/proc/self/fd";
-    // Since Linux 6.2 the directory's size is what we want to know; before it is 0.
+    // Since Linux 6.2 the size of the directory is the number of descriptors; before, it is 0.
     match fs::metadata(directory).map(|metadata| metadata.len()) {
         Ok(size) if size > 0 => size as f64,
-        // One of them reads the directory.
+        // One of the entries is the descriptor for reading the directory.
         _ => fs::read_dir(directory).map_or(0, |all| all.count().saturating_sub(1)) as f64,
     }
 }

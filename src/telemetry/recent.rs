@@ -1,56 +1,56 @@
-//! The latest requests of a worker, for `plan`: which of them would a new configuration treat
-//! differently?
+//! Latest requests of a worker, for `plan`, which reports those that a new configuration would
+//! treat differently.
 //!
-//! A ring of slots that are written over, the worker's own: noting a request copies some hundred
-//! bytes, takes no lock, and once the ring has come round allocates nothing. Of a request only what
-//! routes look at is kept: no query, no field, no client.
+//! A worker has its own ring of reused slots: adding a request copies some hundred bytes, takes no
+//! lock, and allocates nothing once every slot has been used. An entry contains only the parts of a
+//! request that routes evaluate: no query, field or client.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
 use http::Method;
 
-/// Longest host and path together that are kept, in bytes. What is longer cannot be judged later, so
-/// it is not noted.
+/// Limit for host and path together, in bytes. A longer request is not recorded, because a
+/// shortened one could not be evaluated.
 const MAX_KEPT_LEN: usize = 512;
 
-/// A request as it is noted.
+/// A request to record.
 pub struct NotedRequest<'a> {
-    /// The listener it came to.
+    /// Address of the listener.
     pub listener: SocketAddr,
     /// Its method.
     pub method: &'a Method,
-    /// It asked for a WebSocket.
+    /// The request is for a WebSocket.
     pub upgrade: bool,
-    /// The host it asked for, without port.
+    /// Host of the request, without port.
     pub host: &'a str,
-    /// The path it asked for, raw, without query.
+    /// Raw path of the request, without query.
     pub path: &'a [u8],
 }
 
-/// A request as it was noted.
+/// A recorded request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecentRequest {
-    /// The listener it came to.
+    /// Address of the listener.
     pub listener: SocketAddr,
     /// Its method.
     pub method: Method,
-    /// It asked for a WebSocket.
+    /// The request was for a WebSocket.
     pub upgrade: bool,
     host: usize,
-    /// Host, then path.
+    /// Host, followed by path.
     text: Vec<u8>,
 }
 
 impl RecentRequest {
-    /// The host it asked for, without port.
+    /// Host of the request, without port.
     #[must_use]
     pub fn host(&self) -> &str {
         let host = self.text.get(..self.host).unwrap_or_default();
         std::str::from_utf8(host).unwrap_or_default()
     }
 
-    /// The path it asked for, raw, without query.
+    /// Raw path of the request, without query.
     #[must_use]
     pub fn path(&self) -> &[u8] {
         self.text.get(self.host..).unwrap_or_default()
@@ -67,7 +67,7 @@ impl RecentRequest {
     }
 }
 
-/// See the module.
+/// Ring of the latest requests.
 pub struct RecentRequests {
     most: usize,
     ring: RefCell<RequestRing>,
@@ -80,13 +80,13 @@ struct RequestRing {
 }
 
 impl RecentRequests {
-    /// Remembers up to `most` requests; none if that is 0.
+    /// Creates a ring for up to `most` requests; 0 disables it.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self { most, ring: RefCell::default() }
     }
 
-    /// Notes a request, in place of the oldest if there is no more room.
+    /// Records a request, over the oldest one if the ring is full.
     pub fn add(&self, request: &NotedRequest<'_>) {
         if self.most == 0 || request.host.len() + request.path.len() > MAX_KEPT_LEN {
             return;
@@ -109,7 +109,7 @@ impl RecentRequests {
         ring.slots.push(seen);
     }
 
-    /// All that are remembered, in no order.
+    /// All recorded requests, in no particular order.
     #[must_use]
     pub fn all(&self) -> Vec<RecentRequest> {
         self.ring.borrow().slots.clone()

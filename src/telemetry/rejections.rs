@@ -1,38 +1,38 @@
-//! What each route refused, by reason: for the status page, not for scrapers, to whom every reason of
-//! every route would be a series.
+//! Rejections per route and reason, for the status page. They are not exposed to scrapers, because
+//! every pair of route and reason would be a series.
 //!
-//! A route that refuses nothing costs an entry in a table; one that does, eight bytes a reason.
+//! A route without rejections costs an entry in a table, any other route eight bytes per reason.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Of one route, by the index of the reason in the list given to [`super::Metrics::new`].
+/// Counters of one route, by reason index in the list given to [`super::Metrics::new`].
 #[derive(Debug)]
 pub struct RouteRejections {
     reasons: usize,
     counts: OnceLock<Box<[AtomicU64]>>,
 }
 
-/// How often a route refused for a reason.
+/// Number of rejections of a route for one reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RejectionTotal {
-    /// Its profile.
+    /// Name of the profile.
     pub profile: String,
-    /// Its name.
+    /// Name of the route.
     pub route: String,
-    /// The index of the reason.
+    /// Index of the reason.
     pub reason: usize,
-    /// How often, since the route is there.
+    /// Number of rejections since the route exists.
     pub count: u64,
 }
 
-/// By profile and route.
+/// Counters by profile and route.
 #[derive(Debug, Default)]
 pub(super) struct RejectionFamilies(Mutex<BTreeMap<(String, String), Arc<RouteRejections>>>);
 
 impl RouteRejections {
-    /// Counts one.
+    /// Counts one rejection.
     pub fn count(&self, reason: usize) {
         let none = || (0..self.reasons).map(|_| AtomicU64::new(0)).collect();
         if let Some(count) = self.counts.get_or_init(none).get(reason) {
@@ -57,7 +57,7 @@ impl RejectionFamilies {
         self.lock().remove(&(profile.to_owned(), route.to_owned()));
     }
 
-    /// Those that are not 0.
+    /// Totals other than 0.
     pub(super) fn told(&self) -> Vec<RejectionTotal> {
         let routes = self.lock();
         let of = |((profile, route), refusals): (&(String, String), &Arc<RouteRejections>)| {

@@ -1,4 +1,4 @@
-//! Metrics of one route.
+//! Metrics of routes.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -10,12 +10,12 @@ use super::rejections::RouteRejections;
 use super::series_guard::SeriesGuard;
 use super::websockets::WebSocketMetrics;
 
-/// Handles of one route.
+/// Metrics of one route.
 #[derive(Clone)]
 pub struct RouteMetrics {
-    /// Requests by class, in the order of `CLASSES` of the metrics.
+    /// Requests by status class, in the order of `CLASSES`.
     pub requests: [IntCounter; 6],
-    /// From the end of the request head to the end of the answer.
+    /// Duration from the end of the request head to the end of the response.
     pub seconds: Histogram,
     /// Requests being served.
     pub in_flight: IntGauge,
@@ -23,17 +23,17 @@ pub struct RouteMetrics {
     pub request_bytes: IntCounter,
     /// Response body bytes.
     pub response_bytes: IntCounter,
-    /// Requests served by a route that only reports.
+    /// Requests that the route served only because of report mode.
     pub report_only: IntCounter,
-    /// What it refused.
+    /// Rejections by this route.
     pub refusals: Arc<RouteRejections>,
-    /// Of its WebSockets, if it carries any.
+    /// Metrics of its WebSockets, if it accepts any.
     pub websockets: Option<Arc<WebSocketMetrics>>,
     pub(super) lease: Arc<SeriesGuard>,
 }
 
-/// Handles of a route that are made when they are first asked for: there may be thousands of routes,
-/// most of them never asked for.
+/// Metrics of a route that are created on first use: there may be thousands of routes, most of them
+/// without any requests.
 pub struct LazyRouteMetrics {
     pub(super) made: OnceLock<Box<RouteMetrics>>,
     pub(super) metrics: Arc<Metrics>,
@@ -43,7 +43,7 @@ pub struct LazyRouteMetrics {
 }
 
 impl LazyRouteMetrics {
-    /// The same, for a route that carries WebSockets.
+    /// Metrics of a route that accepts WebSockets.
     #[must_use]
     pub fn with_websockets(self) -> Self {
         Self { websockets: true, ..self }
@@ -62,7 +62,7 @@ impl Deref for LazyRouteMetrics {
 }
 
 impl RouteMetrics {
-    /// The same, for a route that carries WebSockets.
+    /// Metrics of a route that accepts WebSockets.
     #[must_use]
     pub fn with_websockets(self) -> Self {
         Self { websockets: self.lease.websockets().map(Arc::new), ..self }

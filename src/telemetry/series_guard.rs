@@ -1,9 +1,9 @@
-//! Series that last as long as somebody counts on them.
+//! Guards that keep metric series for as long as they are in use.
 //!
-//! A route that is gone from the configuration is gone from the metrics once its last request and
-//! tunnel are, so a gateway that is reloaded for years has the series of today's configuration and
-//! no others. What stays configured is counted on: the handles of the next generation are leased
-//! before those of the last are given back.
+//! A route that was removed from the configuration disappears from the metrics with its last
+//! request and tunnel, so that a gateway that is reloaded for years exposes only the series of its
+//! current configuration. The series of items that stay configured survive a reload, because the
+//! guards of the next generation are acquired before those of the last one are dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use prometheus::proto::LabelPair;
 use super::Metrics;
 use super::websockets::WebSocketMetrics;
 
-/// The series of one thing with a name.
+/// A named item that has series.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum SeriesKind {
     /// Profile and route.
@@ -22,14 +22,14 @@ pub(super) enum SeriesKind {
     Listener(String, String),
     /// Upstream.
     Upstream(String),
-    /// Profile and route of what is passed through.
+    /// Profile and passthrough route.
     Tcp(String, String),
-    /// Rule of the forward proxy. Nobody leases these.
+    /// Rule of the forward proxy. Rules have no guards.
     Rule(String),
 }
 
 impl SeriesKind {
-    /// Whose series one with these labels is.
+    /// Item to which a series with these labels belongs.
     pub(super) fn of(labels: &[LabelPair]) -> Option<Self> {
         let value = |name: &str| {
             let label = labels.iter().find(|label| label.name() == name)?;
@@ -48,17 +48,17 @@ impl SeriesKind {
     }
 }
 
-/// How many leases there are of what.
+/// Number of guards per item.
 pub(super) type SeriesCounts = Mutex<HashMap<SeriesKind, usize>>;
 
-/// Keeps series from ending.
+/// Keeps the series of an item.
 pub struct SeriesGuard {
     metrics: Arc<Metrics>,
     series: SeriesKind,
 }
 
 impl SeriesGuard {
-    /// To be taken before a series is looked up.
+    /// Must be called before the series is looked up.
     pub(super) fn of(metrics: &Arc<Metrics>, series: SeriesKind) -> Arc<Self> {
         let mut leases = metrics.leases.lock().unwrap_or_else(PoisonError::into_inner);
         *leases.entry(series.clone()).or_default() += 1;
@@ -66,7 +66,7 @@ impl SeriesGuard {
         Arc::new(Self { metrics: Arc::clone(metrics), series })
     }
 
-    /// Handles for the WebSockets of the route it is for; they last as long as the lease.
+    /// Metrics for the WebSockets of this guard's route; they exist as long as the guard.
     pub(super) fn websockets(&self) -> Option<WebSocketMetrics> {
         let SeriesKind::Route(profile, route) = &self.series else { return None };
         Some(self.metrics.websockets.handles(profile, route))
@@ -75,7 +75,8 @@ impl SeriesGuard {
 
 impl Drop for SeriesGuard {
     fn drop(&mut self) {
-        // Held until the series is gone, so that nobody leases one that is about to go.
+        // Held until the series is removed, so that no guard is created for a series that is about
+        // to end.
         let mut leases = self.metrics.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = leases.get_mut(&self.series) else { return };
         *count -= 1;
@@ -101,7 +102,7 @@ mod tests {
 
     fn rendered(metrics: &Metrics) -> String {
         let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
-        // What the system says of the process changes meanwhile.
+        // Values of the process change meanwhile.
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with("process_")).collect();
         lines.join("\n")
     }
@@ -117,7 +118,7 @@ mod tests {
         old.requests[1].inc();
         listener.reject(AdmissionRejection::Client);
         upstream.connect_failed(ConnectFailure::Tls);
-        // A reload: the new one is there before the old one goes.
+        // A reload: the new guard is created before the old one is dropped.
         let new = metrics.route("internet", "/x/");
         drop((old, other));
         let text = rendered(&metrics);

@@ -1,7 +1,7 @@
 //! Metrics of Socket.IO sessions, by profile and upstream.
 //!
-//! Counters are leased by the routes that carry sessions; gauges are written by the control runtime
-//! when somebody asks.
+//! Routes with sessions hold guards for the counters; the control runtime updates the gauges when
+//! metrics are scraped.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,16 +12,16 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 use super::metrics::{counters, gauges};
 use super::series_guard::SeriesGuard;
 
-/// How a session was opened.
+/// Transports with which a session may start.
 pub const TRANSPORTS: [&str; 2] = ["polling", "websocket"];
 
-/// How a session ended.
+/// Causes of the end of a session.
 pub const SESSION_ENDS: [&str; 3] = ["closed", "lost", "idle_timer"];
 
-/// What was not followed.
+/// Kinds of data dropped because a table was full.
 pub const DROPPED_KINDS: [&str; 2] = ["sessions", "events"];
 
-/// The families.
+/// Metric families of Socket.IO sessions.
 pub struct SocketIoFamilies {
     sessions: IntGaugeVec,
     stuck: IntGaugeVec,
@@ -32,19 +32,19 @@ pub struct SocketIoFamilies {
     skipped: [IntCounter; 2],
 }
 
-/// Handles of one profile and upstream.
+/// Metrics of one profile and upstream.
 pub struct SocketIoMetrics {
     profile: String,
     upstream: String,
     opened: [IntCounter; 2],
-    /// Sessions that went from polling to a WebSocket.
+    /// Sessions that upgraded from polling to a WebSocket.
     pub upgrades: IntCounter,
     ended: IntCounterVec,
     not_upgraded: IntCounterVec,
     _lease: Arc<SeriesGuard>,
 }
 
-/// What is told about the sessions of a route, and where they are counted.
+/// Labels of a route's sessions, and their counters.
 pub struct SocketIoLabels {
     /// Name of the profile.
     pub profile: Arc<str>,
@@ -52,37 +52,37 @@ pub struct SocketIoLabels {
     pub route: Arc<str>,
     /// Name of the upstream.
     pub upstream: Arc<str>,
-    /// Counters, the same for all routes of the profile to the upstream. They begin with the first
-    /// session: most upstreams never have one.
+    /// Counters, shared by all routes of the profile to the upstream. They are created with the
+    /// first session, because most upstreams have none.
     pub metrics: Arc<LazyLock<SocketIoMetrics, MakeCounters>>,
 }
 
-/// Makes the counters of a place.
+/// Function that creates the counters of one profile and upstream.
 pub type MakeCounters = Box<dyn FnOnce() -> SocketIoMetrics + Send + Sync>;
 
-/// Sessions, as they are told: how many of which kind.
+/// State of one session, for the gauges.
 pub struct SessionGauges<'a> {
-    /// Whose they are.
+    /// Metrics to which the session belongs.
     pub of: &'a SocketIoMetrics,
     /// `polling`, `stuck`, `upgraded` or `direct`.
     pub state: &'static str,
-    /// Why they are stuck.
+    /// Cause of a stuck session.
     pub cause: Option<&'static str>,
 }
 
 impl SocketIoMetrics {
-    /// Counts a session that was opened by polling (`false`) or by a WebSocket.
+    /// Counts an opened session. `false`: opened by polling; `true`: by a WebSocket.
     pub fn opened(&self, by_websocket: bool) {
         self.opened[usize::from(by_websocket)].inc();
     }
 
-    /// Counts one that has ended; `end` is of [`SESSION_ENDS`].
+    /// Counts an ended session; `end` is one of [`SESSION_ENDS`].
     pub fn ended(&self, on_websocket: bool, end: &str) {
         let labels = [&self.profile, &self.upstream, TRANSPORTS[usize::from(on_websocket)], end];
         self.ended.with_label_values(&labels).inc();
     }
 
-    /// Counts one that has ended without having been upgraded; `cause` is from a closed list.
+    /// Counts a session that ended without an upgrade; `cause` is from a closed list.
     pub fn not_upgraded(&self, cause: &str) {
         self.not_upgraded.with_label_values(&[&self.profile, &self.upstream, cause]).inc();
     }
@@ -157,7 +157,7 @@ impl SocketIoFamilies {
         }
     }
 
-    /// Tells of all sessions there are, in place of those told before.
+    /// Replaces the gauges by the given sessions.
     pub fn tell<'a>(&self, sessions: impl Iterator<Item = SessionGauges<'a>>) {
         self.sessions.reset();
         self.stuck.reset();
@@ -170,23 +170,23 @@ impl SocketIoFamilies {
         }
     }
 
-    /// Counts a session that found no room.
+    /// Counts a session dropped because the table was full.
     pub fn skipped_session(&self) {
         self.skipped[0].inc();
     }
 
-    /// Counts what was noticed of sessions and found no room.
+    /// Counts session events dropped because a queue was full.
     pub fn skipped_events(&self, count: u64) {
         self.skipped[1].inc_by(count);
     }
 
-    /// How many sessions found no room, and how much that was noticed.
+    /// Number of dropped sessions, and of dropped events.
     #[must_use]
     pub fn skipped(&self) -> [u64; 2] {
         [self.skipped[0].get(), self.skipped[1].get()]
     }
 
-    /// Ends the series of an upstream that is gone, in all profiles.
+    /// Removes the series of an upstream that no longer exists, in all profiles.
     pub(super) fn forget(&self, upstream: &str) {
         for family in [&self.opened, &self.upgrades, &self.ended, &self.not_upgraded] {
             let names: Vec<String> =

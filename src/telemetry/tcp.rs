@@ -1,5 +1,5 @@
-//! Metrics of connections that are passed through. Labels are names of the configuration and words
-//! of closed lists, never anything a client has sent.
+//! Metrics of passthrough connections. Label values are names of the configuration and words of
+//! closed lists, never client data.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -12,37 +12,37 @@ use super::Metrics;
 use super::metrics::{counters, gauges};
 use super::series_guard::{SeriesGuard, SeriesKind};
 
-/// What stands for the route where none applies.
+/// Label value for connections without a route.
 pub const NO_ROUTE: &str = "none";
 
-/// How a connection that was passed through ended.
+/// Cause of the end of a passthrough connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PassthroughEnd {
     /// The client closed first.
     ByClient,
     /// The upstream closed first.
     ByUpstream,
-    /// The client's side broke.
+    /// The client's connection broke.
     ClientBroke,
-    /// The upstream's side broke.
+    /// The upstream's connection broke.
     UpstreamBroke,
-    /// Nothing moved for too long.
+    /// No data was sent for too long.
     Idle,
-    /// It was open for as long as it may be.
+    /// The connection reached its maximum lifetime.
     Expired,
     /// The gateway drains.
     Draining,
-    /// A new configuration does not allow it any more.
+    /// A new configuration does not allow the connection.
     Policy,
-    /// Its endpoint is not the one to use any more, and another is.
+    /// The endpoint is no longer selected, and another one is.
     FailedOver,
-    /// Its second hello names another server.
+    /// The second ClientHello has another server name.
     Refused,
-    /// Nobody said: its task was dropped.
+    /// The task was dropped without a cause.
     Unknown,
 }
 
-/// The words, in the order of [`PassthroughEnd`].
+/// Words for the log and metrics, in the order of [`PassthroughEnd`].
 const END_WORDS: [&str; 11] = [
     "client_closed",
     "upstream_closed",
@@ -60,14 +60,14 @@ const END_WORDS: [&str; 11] = [
 const DIRECTIONS: [&str; 2] = ["sent", "received"];
 
 impl PassthroughEnd {
-    /// The word for it in the access log.
+    /// Word in the access log.
     #[must_use]
     pub fn word(self) -> &'static str {
         END_WORDS[self as usize]
     }
 }
 
-/// The families.
+/// Metric families of passthrough connections.
 pub(super) struct PassthroughFamilies {
     connections: IntCounterVec,
     active: IntGaugeVec,
@@ -75,11 +75,11 @@ pub(super) struct PassthroughFamilies {
     ends: IntCounterVec,
 }
 
-/// Handles of one route.
+/// Metrics of one passthrough route.
 pub struct PassthroughMetrics {
-    /// Connections that were passed on.
+    /// Forwarded connections.
     pub passed: IntCounter,
-    /// Those of them that are open.
+    /// Open connections.
     pub active: IntGauge,
     /// Bytes to the upstream.
     pub sent: IntCounter,
@@ -88,31 +88,32 @@ pub struct PassthroughMetrics {
     ends: [IntCounter; 11],
     names: [String; 2],
     connections: IntCounterVec,
-    /// By the index of the reason; resolved when first needed, so that only what happens is shown.
+    /// Counters by reason index, created on first use, so that only reasons that occurred are
+    /// exposed.
     refused: Vec<OnceLock<IntCounter>>,
     _lease: Arc<SeriesGuard>,
 }
 
-/// What became of the connections of a route, so far.
+/// Totals of one passthrough route.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PassthroughTotals {
-    /// Connections that are open.
+    /// Open connections.
     pub open: u64,
-    /// Those that were passed on.
+    /// Forwarded connections.
     pub passed: u64,
-    /// Those that were not: the word, and how many.
+    /// Rejected connections: reason word and count.
     pub refused: Vec<(String, u64)>,
 }
 
 impl Metrics {
-    /// What became of connections to be passed through, by profile and route. `other` and `other`
-    /// are those without series of their own.
+    /// Totals of passthrough connections, by profile and route. Routes without series of their own
+    /// are counted under `other` and `other`.
     #[must_use]
     pub fn passed_through(&self) -> BTreeMap<(String, String), PassthroughTotals> {
         self.tcp.told()
     }
 
-    /// Handles of a route of what is passed through.
+    /// Metrics of a passthrough route.
     #[must_use]
     pub fn tcp(self: &Arc<Self>, profile: &str, route: &str) -> PassthroughMetrics {
         let series = SeriesKind::Tcp(profile.to_owned(), route.to_owned());
@@ -121,7 +122,7 @@ impl Metrics {
 }
 
 impl PassthroughMetrics {
-    /// Counts a connection that was not passed on: index of the reason, and its word.
+    /// Counts a rejected connection, by the index and the word of its reason.
     pub fn refused(&self, index: usize, word: &'static str) {
         if let Some(slot) = self.refused.get(index) {
             let [profile, route] = &self.names;
@@ -130,7 +131,7 @@ impl PassthroughMetrics {
         }
     }
 
-    /// Counts the end of one that was.
+    /// Counts the end of a forwarded connection.
     pub fn ended(&self, how: PassthroughEnd) {
         self.ends[how as usize].inc();
     }
@@ -166,7 +167,7 @@ impl PassthroughFamilies {
         })
     }
 
-    /// Handles of a route; `reasons` is the length of the list of reasons.
+    /// Metrics of a route; `reasons` is the length of the list of reasons.
     pub(super) fn handles(
         &self,
         lease: Arc<SeriesGuard>,
@@ -207,14 +208,14 @@ impl PassthroughFamilies {
         all
     }
 
-    /// Whether a connection is open.
+    /// Returns `true` if a connection is open.
     pub(super) fn is_used(&self, profile: &str, route: &str) -> bool {
         self.active.with_label_values(&[profile, route]).get() != 0
     }
 
-    /// Ends the series of a route that is gone. `reasons` are the words of all refusals.
+    /// Removes the series of a route that no longer exists. `reasons` are all reason words.
     pub(super) fn forget(&self, profile: &str, route: &str, reasons: &[&str]) {
-        // What is not there need not go.
+        // Removal ignores errors: a missing series is already removed.
         let _ = self.active.remove_label_values(&[profile, route]);
         for result in std::iter::once(&"ok").chain(reasons) {
             let _ = self.connections.remove_label_values(&[profile, route, result]);
@@ -235,7 +236,7 @@ fn labels<const N: usize>(metric: &Metric, names: [&str; N]) -> [String; N] {
     })
 }
 
-/// A count, which the library keeps as a whole number and hands out as none.
+/// Converts a count, which the library stores as an integer but returns as a float.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

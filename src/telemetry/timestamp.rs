@@ -1,11 +1,11 @@
-//! Wall-clock time as text, formatted once a second.
+//! Wall-clock time as text, formatted once per second.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-/// A worker's cache of the present second.
+/// Per-worker cache of the current second.
 #[derive(Default)]
 pub struct TimestampCache(RefCell<CachedSecond>);
 
@@ -33,7 +33,7 @@ impl TimestampCache {
         self.with(now().0, |cached| out.extend_from_slice(cached.http.as_bytes()));
     }
 
-    /// Appends e.g. `23/Nov/2026:03:02:32 +0000`, as web servers write it in their logs.
+    /// Appends e.g. `23/Nov/2026:03:02:32 +0000`, the format of web server logs.
     pub fn write_common(&self, out: &mut Vec<u8>) {
         self.with(now().0, |cached| out.extend_from_slice(cached.common.as_bytes()));
     }

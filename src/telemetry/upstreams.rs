@@ -1,4 +1,4 @@
-//! Metrics of upstreams: connections to them, requests on these, and how they were answered.
+//! Metrics of upstreams: connections, requests and responses.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use prometheus::{
 use super::metrics::{CLASSES, REQUEST_BUCKETS, class, counters, gauges, histograms};
 use super::series_guard::SeriesGuard;
 
-/// Seconds, for connecting, TLS included.
+/// Bucket bounds for connecting, TLS included, in seconds.
 const CONNECT_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Why a connection to an upstream was not made; the words are those of the reasons in the access
+/// Cause of a failed connection attempt to an upstream; the words are reason words of the access
 /// log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ConnectFailure {
-    /// Refused, unreachable, and the like.
+    /// The endpoint refused the connection or is unreachable.
     Refused,
-    /// It took too long.
+    /// The attempt timed out.
     TimedOut,
-    /// The certificate was not accepted, or TLS failed in another way.
+    /// The certificate was not accepted, or TLS failed for another reason.
     Tls,
     /// The name has no address.
     Unresolved,
-    /// The process has no file descriptor left.
+    /// The process has no free file descriptor.
     Descriptors,
-    /// The host has no local port left.
+    /// The host has no free local port.
     Ports,
-    /// The host has no memory left for sockets.
+    /// The host has no memory for sockets.
     Memory,
 }
 
@@ -45,7 +45,7 @@ const FAILURE_WORDS: [&str; 7] = [
     "out_of_memory",
 ];
 
-/// The families.
+/// Metric families of upstreams.
 pub(super) struct UpstreamFamilies {
     connects: IntCounterVec,
     errors: IntCounterVec,
@@ -60,11 +60,11 @@ pub(super) struct UpstreamFamilies {
     ejections: IntCounterVec,
 }
 
-/// Handles of one upstream. A clone is the same ones: every route to it has one.
+/// Metrics of one upstream. Clones share them; each route to the upstream has one.
 #[derive(Clone, Debug)]
 pub struct UpstreamMetrics(Arc<UpstreamHandles>);
 
-/// What [`UpstreamMetrics`] are.
+/// Shared part of [`UpstreamMetrics`].
 #[derive(Debug)]
 pub struct UpstreamHandles {
     connected: IntCounter,
@@ -75,15 +75,15 @@ pub struct UpstreamHandles {
     idle: IntGauge,
     requests: [IntCounter; 6],
     seconds: Histogram,
-    /// Requests that waited for their turn to connect.
+    /// Requests that waited in the connect queue.
     pub waits: IntCounter,
     /// Requests that waited because `max-connections` were in use.
     pub queued: IntCounter,
-    /// Requests sent on a connection that had carried others.
+    /// Requests sent on a reused connection.
     pub reused: IntCounter,
-    /// Requests sent once more, because a kept connection turned out to be closed.
+    /// Requests repeated because a pooled connection turned out to be closed.
     pub retries: IntCounter,
-    /// Times an endpoint was left out.
+    /// Ejections of endpoints.
     pub ejected: IntCounter,
     lease: Arc<SeriesGuard>,
 }
@@ -97,30 +97,30 @@ impl Deref for UpstreamMetrics {
 }
 
 impl UpstreamHandles {
-    /// Counts a connection that was made.
+    /// Counts an established connection.
     pub fn connected(&self, took: Duration) {
         self.connected.inc();
         self.connect_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts one that could not be made.
+    /// Counts a failed connection attempt.
     pub fn connect_failed(&self, why: ConnectFailure) {
         self.failed.inc();
         self.failures[why as usize].inc();
     }
 
-    /// Counts a request whose answer has begun.
+    /// Counts a request with a response.
     pub fn answered(&self, status: u16, took: Duration) {
         self.requests[class(status)].inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a request that got no answer.
+    /// Counts a request without a response.
     pub fn unanswered(&self) {
         self.requests[class(0)].inc();
     }
 
-    /// Counts an open connection, for as long as the result lives. It is at work.
+    /// Counts an open connection for as long as the result exists. Its initial state is active.
     #[must_use]
     pub fn seat(&self) -> ConnGauge {
         self.active.inc();
@@ -133,7 +133,7 @@ impl UpstreamHandles {
     }
 }
 
-/// An open connection to an upstream as it is counted: at work, or idle.
+/// Gauge entry of an open connection to an upstream: active or idle.
 #[derive(Debug)]
 pub struct ConnGauge {
     active: IntGauge,
@@ -143,7 +143,7 @@ pub struct ConnGauge {
 }
 
 impl ConnGauge {
-    /// The connection is kept for later.
+    /// Marks the connection as idle.
     pub fn rest(&mut self) {
         if !std::mem::replace(&mut self.rests, true) {
             self.active.dec();
@@ -151,7 +151,7 @@ impl ConnGauge {
         }
     }
 
-    /// It is used again.
+    /// Marks the connection as active.
     pub fn work(&mut self) {
         if std::mem::replace(&mut self.rests, false) {
             self.idle.dec();
@@ -260,7 +260,7 @@ impl UpstreamFamilies {
         }))
     }
 
-    /// Whether a connection is open.
+    /// Returns `true` if a connection is open.
     pub(super) fn is_used(&self, name: &str) -> bool {
         ["active", "idle"]
             .iter()
@@ -268,7 +268,7 @@ impl UpstreamFamilies {
     }
 
     pub(super) fn forget(&self, name: &str) {
-        // What is not there need not go.
+        // Removal ignores errors: a missing series is already removed.
         for result in ["ok", "failed"] {
             let _ = self.connects.remove_label_values(&[name, result]);
         }

@@ -1,4 +1,4 @@
-//! Metrics of WebSockets, for the routes that carry them.
+//! Metrics of WebSockets, per route.
 
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
@@ -6,10 +6,10 @@ use prometheus::{
 
 use super::metrics::{counters, gauges, histograms};
 
-/// Seconds, for tunnels that last for hours.
+/// Bucket bounds in seconds, for tunnels that last for hours.
 const BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 28800.0];
 
-/// Who ended a WebSocket, and why.
+/// Initiator and cause of the end of a WebSocket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WebSocketClose {
     /// The client closed.
@@ -20,18 +20,18 @@ pub enum WebSocketClose {
     ClientBroke,
     /// The upstream's connection broke.
     UpstreamBroke,
-    /// It was silent for too long.
+    /// No data was sent for too long.
     Idle,
     /// The gateway drains.
     Draining,
-    /// A new configuration does not allow it any more.
+    /// A new configuration does not allow the WebSocket.
     Policy,
-    /// Nobody said: its task was dropped.
+    /// The task was dropped without a cause.
     Unknown,
 }
 
 impl WebSocketClose {
-    /// The word for it in the access log.
+    /// Word in the access log.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl WebSocketClose {
     }
 }
 
-/// Initiator and reason.
+/// Labels per end: initiator and reason.
 const CLOSE_WORDS: [[&str; 2]; 8] = [
     ["client", "closed"],
     ["upstream", "closed"],
@@ -61,7 +61,7 @@ const CLOSE_WORDS: [[&str; 2]; 8] = [
 
 const DIRECTIONS: [&str; 2] = ["to_upstream", "to_client"];
 
-/// The families.
+/// Metric families of WebSockets.
 pub(super) struct WebSocketFamilies {
     active: IntGaugeVec,
     opened: IntCounterVec,
@@ -70,7 +70,7 @@ pub(super) struct WebSocketFamilies {
     seconds: HistogramVec,
 }
 
-/// Handles of one route.
+/// Metrics of one route's WebSockets.
 pub struct WebSocketMetrics {
     active: IntGauge,
     opened: IntCounter,
@@ -80,13 +80,13 @@ pub struct WebSocketMetrics {
 }
 
 impl WebSocketMetrics {
-    /// Counts one that was opened.
+    /// Counts an opened WebSocket.
     pub fn opened(&self) {
         self.active.inc();
         self.opened.inc();
     }
 
-    /// Counts bytes that have moved.
+    /// Counts relayed bytes.
     pub fn moved(&self, to_upstream: u64, to_client: u64) {
         for (counter, bytes) in self.bytes.iter().zip([to_upstream, to_client]) {
             if bytes > 0 {
@@ -95,7 +95,7 @@ impl WebSocketMetrics {
         }
     }
 
-    /// Counts one that has ended.
+    /// Counts a closed WebSocket.
     pub fn closed(&self, how: WebSocketClose, seconds: f64) {
         self.active.dec();
         self.closed[how as usize].inc();
@@ -145,7 +145,7 @@ impl WebSocketFamilies {
         }
     }
 
-    /// Whether one is open.
+    /// Returns `true` if a WebSocket is open.
     pub(super) fn is_used(&self, profile: &str, route: &str) -> bool {
         self.active
             .get_metric_with_label_values(&[profile, route])
@@ -153,7 +153,7 @@ impl WebSocketFamilies {
     }
 
     pub(super) fn forget(&self, profile: &str, route: &str) {
-        // What is not there need not go.
+        // Removal ignores errors: a missing series is already removed.
         let labels = &[profile, route];
         let _ = self.active.remove_label_values(labels);
         let _ = self.opened.remove_label_values(labels);

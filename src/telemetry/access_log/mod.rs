@@ -1,11 +1,11 @@
-//! The access log: one line per request, written by a thread of its own.
+//! Access log: one line per request, written by a thread of its own.
 //!
-//! A worker formats a line into its own buffer and hands full buffers over a bounded queue. If the
-//! writer does not keep up, buffers are dropped and their lines counted: a slow disk must not
-//! become slow chats.
+//! A worker formats lines into its own buffer and sends full buffers through a bounded queue. If
+//! the writer falls behind, buffers are dropped and their lines counted, so that a slow disk cannot
+//! delay requests.
 //!
-//! In: [`LogEvent`]s. Out: whole lines, in a file or on standard output; every line is either written
-//! or counted as dropped. Never: syncs to disk, or makes a request wait.
+//! In: [`LogEvent`]s. Out: whole lines, in a file or on standard output; every line is either
+//! written or counted as dropped. Never: syncs to disk, or makes a request wait.
 
 mod sink;
 mod writer;
@@ -31,39 +31,39 @@ use super::timestamp::TimestampCache;
 pub use writer::LogWriter;
 use writer::{LineBatch, RetiredWriter, WriterCommands};
 
-/// A buffer this large, in bytes, is handed over at once.
+/// Size from which a worker's buffer is sent at once, in bytes.
 const BATCH_SIZE: usize = 32 * 1024;
-/// A line waits at most this long in its worker.
+/// Longest time that a line waits in its worker.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a log that does not keep up is looked at.
+/// Interval at which a log that falls behind is checked.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the last lines may take when the process ends.
+/// Time limit for writing the last lines when the process ends.
 const SHUTDOWN_FLUSH: Duration = Duration::from_secs(2);
 
-/// What becomes of lines.
+/// Counters for written and dropped lines.
 #[derive(Clone)]
 pub struct LineCounts {
-    /// They were written.
+    /// Lines written.
     pub written: IntCounter,
-    /// They were lost.
+    /// Lines dropped.
     pub dropped: IntCounter,
 }
 
-/// The writer's end.
+/// The access log of the process: current writer, retired writers and counters.
 pub struct AccessLogWriter {
     target: LogTarget,
     style: LineStyle,
     writer: Option<LogWriter>,
-    /// Those that still write what they were handed.
+    /// Replaced writers that still write their queued lines.
     retired: Vec<RetiredWriter>,
     tally: LineTally,
     current: CurrentFile,
 }
 
-/// What a [`LogReopener`] finds the file by.
+/// File path and channels to its writer, shared with [`LogReopener`].
 type CurrentFile = Arc<Mutex<Option<(PathBuf, WriterCommands, Weak<SyncSender<LineBatch>>)>>>;
 
-/// What is counted about lines.
+/// Line counters, with the part that explains a full queue.
 #[derive(Clone)]
 struct LineTally {
     counts: LineCounts,
@@ -79,7 +79,7 @@ impl LineTally {
 }
 
 impl AccessLogWriter {
-    /// As configured.
+    /// Opens the log as configured.
     ///
     /// # Errors
     ///
@@ -98,14 +98,14 @@ impl AccessLogWriter {
         Ok(log)
     }
 
-    /// What opens another log to take this one's place.
+    /// Returns the opener for a replacement of this log.
     #[must_use]
     pub fn opener(&self) -> LogOpener {
         LogOpener { target: self.target.clone(), counts: self.tally.counts.clone() }
     }
 
-    /// Writes as configured from now on; `writer` is what its [`LogOpener`] has opened. Whether workers
-    /// need new handles.
+    /// Applies a new configuration; `writer` is the result of this log's [`LogOpener`]. Returns
+    /// `true` if workers need new handles.
     pub fn change(&mut self, config: &config::AccessLog, writer: Option<LogWriter>) -> bool {
         let style = style(config);
         if style == self.style && config.target == self.target && writer.is_none() {
@@ -130,21 +130,21 @@ impl AccessLogWriter {
         true
     }
 
-    /// What a worker thread makes its end from.
+    /// Returns a handle to send to a worker thread.
     #[must_use]
     pub fn handle(&self) -> LogHandle {
         let pipe = self.writer.as_ref().map(LogWriter::pipe);
         LogHandle { pipe, style: self.style.clone(), tally: self.tally.clone() }
     }
 
-    /// What opens its file anew.
+    /// Returns the reopener of the log's file.
     #[must_use]
     pub fn reopener(&self) -> LogReopener {
         LogReopener(Arc::clone(&self.current))
     }
 
-    /// Says when lines are lost because the writer does not keep up, and when that is over. For
-    /// ever; belongs on a thread that may wait for the operational log.
+    /// Logs when lines are dropped because the writer falls behind, and when it has caught up.
+    /// Never ends; must run on a thread that may wait for the operational log.
     pub fn watch(&self) -> impl Future<Output = ()> + 'static {
         let overflowed = Arc::clone(&self.tally.overflowed);
         async move {
@@ -173,11 +173,11 @@ impl AccessLogWriter {
         }
     }
 
-    /// Waits until everything handed over has been written, but not for ever. All [`WorkerLines`] must be
-    /// gone by then.
+    /// Waits until all queued lines are written, up to a time limit. All [`WorkerLines`] must have
+    /// been dropped before.
     pub fn finish(mut self) {
         self.retired.extend(self.writer.take().map(LogWriter::retire));
-        // One time limit for all: each may be a pipe that nobody reads.
+        // One time limit for all writers, because each may write to a pipe without a reader.
         let deadline = Instant::now() + SHUTDOWN_FLUSH;
         let left = || deadline.saturating_duration_since(Instant::now());
         let lost: u64 = self.retired.drain(..).map(|retired| retired.finish(left())).sum();
@@ -204,16 +204,16 @@ fn same_place(a: &LogTarget, b: &LogTarget) -> bool {
     }
 }
 
-/// Opens a log that is to take the place of another.
+/// Opens a log that replaces the current one.
 pub struct LogOpener {
-    /// Where the present one goes.
+    /// Target of the current log.
     target: LogTarget,
     counts: LineCounts,
 }
 
 impl LogOpener {
-    /// What the present log lacks to be as configured. `None`: nothing, or there is to be none.
-    /// Blocks for as long as the system takes to open a file.
+    /// Opens a writer for the configured target. `None`: the current writer stays, or the log is
+    /// off. Blocks while the system opens a file.
     ///
     /// # Errors
     ///
@@ -226,17 +226,16 @@ impl LogOpener {
     }
 }
 
-/// Opens the log's file anew, after something has moved it away.
+/// Reopens the log's file after another program has moved it away.
 pub struct LogReopener(CurrentFile);
 
 impl LogReopener {
-    /// Opens the file under its name, and creates it if need be; what is written from now on goes
-    /// there. Without a file there is nothing to do. Blocks for as long as the system takes to open
-    /// a file.
+    /// Opens the file by its name, and creates it if necessary; later lines go there. Does nothing
+    /// if the log is not a file. Blocks while the system opens a file.
     ///
     /// # Errors
     ///
-    /// A sentence; the log goes on where it was.
+    /// A sentence for the operator; the log continues in the old file.
     pub fn reopen(&self) -> Result<(), String> {
         let current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((path, orders, sender)) = &*current else { return Ok(()) };
@@ -248,21 +247,21 @@ impl LogReopener {
         })?;
         orders.lock().unwrap_or_else(PoisonError::into_inner).file = Some(file);
         if let Some(sender) = sender.upgrade() {
-            // So that the old file is let go at once. If the queue is full, the writer is awake.
+            // Closes the old file at once. If the queue is full, the writer is already awake.
             let _ = sender.try_send(LineBatch::default());
         }
         Ok(())
     }
 }
 
-/// A worker's way to the writer, before the worker has it.
+/// Handle to the writer, before a worker owns it.
 pub struct LogHandle {
     pipe: Option<LogQueue>,
     style: LineStyle,
     tally: LineTally,
 }
 
-/// What lines go through.
+/// Sending end of the queue to the writer.
 #[derive(Clone)]
 struct LogQueue {
     sender: SyncSender<LineBatch>,
@@ -271,7 +270,7 @@ struct LogQueue {
 }
 
 impl LogHandle {
-    /// The worker's end.
+    /// Creates the worker's end. Must be called on the worker thread.
     #[must_use]
     pub fn lines(self) -> Rc<WorkerLines> {
         Rc::new(WorkerLines {
@@ -282,7 +281,7 @@ impl LogHandle {
     }
 }
 
-/// A worker's lines on their way to the writer.
+/// Line buffer of a worker.
 pub struct WorkerLines {
     to: RefCell<LogHandle>,
     buffer: RefCell<LineBatch>,
@@ -290,7 +289,7 @@ pub struct WorkerLines {
 }
 
 impl WorkerLines {
-    /// Adds the line of an event.
+    /// Appends the line of an event.
     pub fn add(&self, stamp: &TimestampCache, event: &impl LogEvent) {
         let to = self.to.borrow();
         if to.pipe.is_none() {
@@ -309,13 +308,13 @@ impl WorkerLines {
         }
     }
 
-    /// Writes to another log from now on.
+    /// Switches to another log.
     pub fn change(&self, to: LogHandle) {
         self.flush();
         *self.to.borrow_mut() = to;
     }
 
-    /// Hands over what there is.
+    /// Sends the buffered lines.
     pub fn flush(&self) {
         let batch = self.buffer.take();
         let to = self.to.borrow();
@@ -330,7 +329,7 @@ impl WorkerLines {
         }
     }
 
-    /// Flushes a moment after lines come in, for ever; a worker runs this as one of its tasks.
+    /// Flushes shortly after the first buffered line. Never ends; each worker runs it as a task.
     pub async fn run(self: Rc<Self>) {
         loop {
             self.begun.notified().await;

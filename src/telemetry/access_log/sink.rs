@@ -1,7 +1,7 @@
-//! Where lines are written: standard output, or a file that may be moved, removed, or grow too large.
+//! Output of the access log: standard output, or a file that may be moved, removed, or rotated.
 //!
-//! Whole lines, always: one that a full disk has cut is finished once there is room, and a file is
-//! rotated between two lines. Several processes may append to one file, as they do during an
+//! Lines are never split: a line cut short by a full disk is completed when there is space, and a
+//! file is rotated between two lines. Several processes may append to one file, as during a binary
 //! upgrade.
 
 use std::fs::{self, File, OpenOptions};
@@ -13,38 +13,38 @@ use std::time::{Duration, Instant};
 
 use crate::config::Rotation;
 
-/// How often it is looked whether the file is still where it was.
+/// Interval at which the file's name is checked to still refer to it.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Permissions of a new file.
 const NEW_FILE_MODE: u32 = 0o640;
 /// `O_NOFOLLOW`.
 const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-/// A pipe that does not block is tried again after this time.
+/// Interval between attempts to write to a non-blocking pipe.
 const PIPE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// See the module.
+/// Output of one log.
 pub(super) struct LogSink {
     file: File,
     /// `None`: standard output.
     path: Option<PathBuf>,
     rotation: Option<Rotation>,
-    /// Whether it was said that the file cannot be rotated.
+    /// A warning that the file cannot be rotated was logged.
     complained: bool,
     looked: Instant,
     torn: Option<PartialLine>,
 }
 
-/// A line that could be written in part.
+/// A line of which only a part was written.
 struct PartialLine {
     line: Vec<u8>,
     written: usize,
-    /// How long the file was then.
+    /// Length of the file after the partial write.
     length: u64,
 }
 
 impl LogSink {
     pub(super) fn stdout() -> io::Result<Self> {
-        // Not by way of `io::stdout()`, whose buffer does not say what it could not write.
+        // Bypasses `io::stdout()`, whose buffer hides how much was not written.
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Self {
             complained: false,
@@ -62,7 +62,7 @@ impl LogSink {
         Ok(Self { complained: false, file, path, rotation, looked: Instant::now(), torn: None })
     }
 
-    /// What it is called.
+    /// Name for log messages.
     pub(super) fn name(&self) -> String {
         self.path
             .as_ref()
@@ -73,23 +73,24 @@ impl LogSink {
         self.rotation = rotation;
     }
 
-    /// Goes on in another file.
+    /// Switches to another file.
     pub(super) fn take(&mut self, file: File) {
         self.looked = Instant::now();
         let old = std::mem::replace(&mut self.file, file);
         let Some(torn) = &mut self.torn else { return };
-        // The line moves over as a whole; what there is of it goes, unless others wrote after it.
+        // The whole line moves to the new file. Its fragment is cut off the old file, unless
+        // another process has written after it.
         if old.metadata().is_ok_and(|old| old.is_file() && old.len() == torn.length) {
             let _ = old.set_len(torn.length - torn.written as u64);
         }
         torn.written = 0;
     }
 
-    /// Writes lines, the last one with its end.
+    /// Writes lines; the last one includes its line end.
     ///
     /// # Errors
     ///
-    /// How many of them are lost, and why.
+    /// The number of dropped lines and the cause.
     pub(super) fn write(&mut self, bytes: &[u8], lines: u64) -> Result<(), (u64, io::Error)> {
         let mut length = self.settle().map_err(|error| (lines, error))?;
         if let Some(torn) = self.torn.take() {
@@ -118,7 +119,8 @@ impl LogSink {
         Ok(())
     }
 
-    /// Keeps the line that was cut at `written`, if one was. How many lines of `part` are lost.
+    /// Keeps the line that was cut at `written`, if any. Returns the number of dropped lines of
+    /// `part`.
     fn tear(&mut self, part: &[u8], written: usize, length: u64) -> u64 {
         let (done, rest) = part.split_at(written);
         let begin = memchr::memrchr(b'\n', done).map_or(0, |end| end + 1);
@@ -131,17 +133,17 @@ impl LogSink {
         count(rest).saturating_sub(1)
     }
 
-    /// Lines that are written in part: 0 or 1.
+    /// Number of partially written lines: 0 or 1.
     pub(super) fn unfinished(&self) -> u64 {
         self.torn.is_some().into()
     }
 
-    /// What cannot be finished any more: the number of lines.
+    /// Drops the partially written line. Returns the number of dropped lines.
     pub(super) fn give_up(&mut self) -> u64 {
         self.torn.take().map_or(0, |_| 1)
     }
 
-    /// Sees to it that the file is the one under its name. Its length.
+    /// Reopens the file if its name refers to another one. Returns the length of the open file.
     fn settle(&mut self) -> io::Result<u64> {
         let Some(path) = &self.path else { return Ok(0) };
         let there = self.file.metadata()?;
@@ -159,15 +161,15 @@ impl LogSink {
         }
         match append(path, Some(&there)) {
             Ok(file) => self.take(file),
-            // What is written to a file without a name is lost.
+            // Data written to a file without a name would be lost.
             Err(error) if removed => return Err(error),
             Err(_) => {}
         }
         Ok(self.file.metadata()?.len())
     }
 
-    /// How many bytes of `rest` may be written before the file is to be rotated, which is done here
-    /// if there is no room for a line.
+    /// Number of bytes of `rest` that may be written before the next rotation. Rotates the file
+    /// first if a line does not fit.
     fn room(&mut self, length: &mut u64, rest: &[u8]) -> io::Result<usize> {
         let (Some(rotation), Some(path)) = (self.rotation, self.path.clone()) else {
             return Ok(rest.len());
@@ -199,15 +201,16 @@ impl LogSink {
                 }
             }
         }
-        // A line that is longer than a file may be has one of its own.
+        // A line longer than the size limit gets a file of its own.
         let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
         Ok(fits(*length).unwrap_or(line))
     }
 
-    /// Renames the file and those before it, and goes on in a new one. The new one's length.
+    /// Renames the file and its predecessors and opens a new one. Returns the length of the new
+    /// file.
     fn rotate(&mut self, path: &Path, keep: u32) -> io::Result<u64> {
-        // Another process may be about to do the same. Where files cannot be locked there is
-        // hopefully only one.
+        // Another process may rotate at the same time. Where files cannot be locked, a single
+        // process is assumed.
         let _ = self.file.lock();
         let there = self.file.metadata()?;
         if fs::symlink_metadata(path).is_ok_and(|named| is_same(&named, &there)) {
@@ -216,12 +219,12 @@ impl LogSink {
                 name.push(format!(".{number}"));
                 PathBuf::from(name)
             };
-            // Those of a time when more were kept.
+            // Files left from a configuration that kept more.
             let mut beyond = keep + 1;
             while fs::remove_file(numbered(beyond)).is_ok() {
                 beyond += 1;
             }
-            // Up to the first gap; if there is none, the oldest gives way.
+            // Files are shifted up to the first gap; without a gap the oldest is overwritten.
             let free = (1..keep).find(|number| !numbered(*number).exists()).unwrap_or(keep);
             for number in (1..free).rev() {
                 fs::rename(numbered(number), numbered(number + 1))?;
@@ -235,15 +238,15 @@ impl LogSink {
     }
 }
 
-/// Opens a file for appending, and creates it if need be: with the permissions of `like`, else
-/// readable by owner and group alone. A symbolic link is not followed, so that whoever may write to the
-/// directory cannot have lines appended to a file of the gateway's user elsewhere; except below `/dev`,
-/// where `stdout` is one.
+/// Opens a file for appending, and creates it if necessary: with the permissions of `like`, else
+/// readable by owner and group. Symbolic links are not followed, so that a user with write access
+/// to the directory cannot redirect lines to another file of the gateway's user. Exception: paths
+/// below `/dev`, where `stdout` is a link.
 pub(super) fn append(path: &Path, like: Option<&fs::Metadata>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     options.mode(like.map_or(NEW_FILE_MODE, |like| like.permissions().mode() & 0o777));
-    // Opening a named pipe for writing alone would wait for a reader.
+    // Opening a named pipe only for writing would wait for a reader.
     if fs::metadata(path).is_ok_and(|there| there.file_type().is_fifo()) {
         options.read(true);
     }
@@ -267,14 +270,14 @@ fn count(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
-/// Writes everything from `written` on; with an error comes how much is written then.
+/// Writes everything from `written` on. The error contains the number of bytes written by then.
 fn put(file: &mut File, bytes: &[u8], mut written: usize) -> Result<(), (usize, io::Error)> {
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
         match file.write(rest) {
             Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
             Ok(more) => written += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody who shares it has made it so.
+            // Another process that shares the descriptor has set `O_NONBLOCK`.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 std::thread::sleep(PIPE_RETRY_INTERVAL)
             }

@@ -8,7 +8,7 @@ use crate::telemetry::line::{Key, LineWriter};
 
 use super::*;
 
-/// A line with a number, and something to make it longer.
+/// A numbered line with padding.
 struct Numbered(u64, usize);
 
 impl LogEvent for Numbered {
@@ -36,7 +36,7 @@ fn add(lines: &WorkerLines, numbers: std::ops::Range<u64>) {
     }
 }
 
-/// The numbers of the lines of a file, each of which must be whole.
+/// Numbers of the lines in a file, each of which must be complete.
 fn numbers(path: impl AsRef<Path>) -> Vec<u64> {
     let text = fs::read_to_string(path).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is cut");
@@ -96,7 +96,7 @@ fn goes_on_in_a_new_file_when_the_old_one_was_moved() {
     fs::rename(&path, &moved).unwrap();
     until(|| {
         !numbers(&path).is_empty() || {
-            // Until it is noticed, lines go where the file went.
+            // Until the move is noticed, lines go to the moved file.
             add(&lines, 0..1);
             lines.flush();
             until(|| waiting(&log) == 0);
@@ -138,7 +138,7 @@ fn what_a_file_without_a_name_would_get_is_counted() {
     add(&lines, 0..2);
     lines.flush();
     until(|| dropped.get() == 2);
-    // It recovers by itself.
+    // The log recovers by itself.
     fs::create_dir(path.parent().unwrap()).unwrap();
     add(&lines, 2..3);
     drop(lines);
@@ -162,12 +162,12 @@ fn nobody_waits_for_a_pipe_that_nobody_reads() {
     assert!(made.success());
     let (log, dropped) = open(&path, None);
     let lines = log.handle().lines();
-    // More than the pipe and the queue can hold.
+    // More lines than the pipe and the queue can hold.
     let many = 100_000;
     add(&lines, 0..many);
     lines.flush();
     assert!(dropped.get() > 0);
-    // A reader that comes gets everything else.
+    // A new reader receives all lines that were not dropped.
     let mut reader = File::options().read(true).write(true).open(&path).unwrap();
     let reading = std::thread::spawn(move || {
         let (mut seen, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
@@ -189,7 +189,7 @@ fn rotation_keeps_so_many_files_of_that_size() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let numbered = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
-    // Of a time when more were kept.
+    // Files left from a configuration that kept more.
     for number in 3..6 {
         fs::write(numbered(number), "").unwrap();
     }
@@ -233,7 +233,7 @@ fn two_processes_rotate_one_file_once() {
             let lines = log.handle().lines();
             add(&lines, round * 20 + number * 10..round * 20 + number * 10 + 10);
         }
-        // What is tried is files, not the queue.
+        // Waits, because this test covers files and not the queue.
         for (log, _) in &logs {
             until(|| waiting(log) == 0);
         }
@@ -279,7 +279,7 @@ fn changes_place_and_form_while_lines_come_in() {
     assert!(log.change(&next, writer));
     lines.change(log.handle());
     add(&lines, 10..13);
-    // The same place: only the form changes, and there is one writer.
+    // Same path: only the format changes, and the writer stays.
     let form = config(&second, Some(Rotation { size: 1 << 20, keep: 1, strict: true }));
     assert!(log.opener().open(&form).unwrap().is_none());
     assert!(log.change(&form, None));
@@ -320,7 +320,7 @@ fn a_new_file_is_not_for_everybody_and_a_link_is_not_followed() {
 fn a_file_that_nobody_asked_to_rotate_grows_where_it_cannot_be_renamed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    // In the way of the first rotated file, also for root.
+    // Blocks the name of the first rotated file, also for root.
     fs::create_dir_all(dir.path().join("access.log.1").join("full")).unwrap();
     let (log, dropped) = open(&path, Some(Rotation { size: 1000, keep: 1, strict: false }));
     let lines = log.handle().lines();

@@ -1,4 +1,4 @@
-//! A queue, and the thread that writes what comes out of it.
+//! Writer thread of the access log, and its queue.
 
 use std::fs::File;
 use std::io;
@@ -12,29 +12,29 @@ use crate::config::{LogTarget, Rotation};
 use super::sink::LogSink;
 use super::{LineCounts, LogQueue};
 
-/// Buffers that may wait for the writer.
+/// Limit for buffers in the queue.
 const MAX_QUEUED_BATCHES: usize = 64;
 
-/// Lines on their way.
+/// Complete lines in one buffer.
 #[derive(Default)]
 pub(super) struct LineBatch {
     pub(super) bytes: Vec<u8>,
     pub(super) lines: u64,
 }
 
-/// What the writer takes up before it writes again.
+/// Changes that the writer applies before its next write.
 #[derive(Default)]
 #[expect(clippy::option_option, reason = "no word about it, and never, are two things")]
 pub(super) struct WriterCommand {
-    /// A file to go on in.
+    /// A file to switch to.
     pub(super) file: Option<File>,
-    /// How to rotate.
+    /// New rotation settings, if they change.
     rotation: Option<Option<Rotation>>,
 }
 
 pub(super) type WriterCommands = Arc<Mutex<WriterCommand>>;
 
-/// An open log: a thread that writes. It ends when nobody can hand it anything any more.
+/// An open log: a thread that writes until all senders are dropped.
 pub struct LogWriter {
     pipe: Arc<SyncSender<LineBatch>>,
     waiting: Arc<AtomicU64>,
@@ -43,7 +43,7 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// `None` if there is to be no log.
+    /// Starts the writer; `None` if the log is off.
     pub(super) fn open(target: &LogTarget, counts: LineCounts) -> io::Result<Option<Self>> {
         let sink = match target {
             LogTarget::Off => return Ok(None),
@@ -74,7 +74,7 @@ impl LogWriter {
         LogQueue { sender: SyncSender::clone(&self.pipe), waiting: Arc::clone(&self.waiting) }
     }
 
-    /// For telling it something; weak, so that it does not keep the writer waiting for more.
+    /// Channels for commands; the sender is weak, so that it does not keep the thread alive.
     pub(super) fn ways(&self) -> (WriterCommands, Weak<SyncSender<LineBatch>>) {
         (Arc::clone(&self.orders), Arc::downgrade(&self.pipe))
     }
@@ -83,13 +83,13 @@ impl LogWriter {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).rotation = Some(rotation);
     }
 
-    /// Hands it nothing more.
+    /// Closes the queue; the thread writes the remaining lines.
     pub(super) fn retire(self) -> RetiredWriter {
         RetiredWriter { waiting: self.waiting, done: self.done }
     }
 }
 
-/// A log that only writes what it was handed.
+/// A closed log that writes its remaining lines.
 pub(super) struct RetiredWriter {
     waiting: Arc<AtomicU64>,
     done: Receiver<()>,
@@ -100,7 +100,7 @@ impl RetiredWriter {
         self.done.recv_timeout(Duration::ZERO) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// Waits for the last line, at most this long. How many lines did not get written.
+    /// Waits for the last line, at most `within`. Returns the number of lines not written.
     pub(super) fn finish(self, within: Duration) -> u64 {
         match self.done.recv_timeout(within) {
             Err(RecvTimeoutError::Disconnected) => 0,
@@ -114,12 +114,12 @@ struct WriterThread {
     counts: LineCounts,
     waiting: Arc<AtomicU64>,
     orders: WriterCommands,
-    /// It cannot be written: lines lost so far, and since when.
+    /// Set while writing fails: lines dropped so far, and the time of the first failure.
     lost: Option<(u64, Instant)>,
 }
 
 impl WriterThread {
-    /// `_ending` is dropped at the end, which is how that is noticed.
+    /// Runs the thread. Dropping `_ending` at the end signals that it has finished.
     fn run(mut self, batches: &Receiver<LineBatch>, _ending: Sender<()>) {
         while let Ok(batch) = batches.recv() {
             self.obey();

@@ -1,7 +1,8 @@
-//! `combined`, byte for byte as nginx writes it:
+//! The format `combined`, byte for byte as nginx writes it:
 //!
 //! ```text
-//! $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"
+//! $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer"
+//! "$http_user_agent"
 //! ```
 //!
 //! The time is UTC.
@@ -17,7 +18,7 @@ use crate::telemetry::timestamp::TimestampCache;
 use super::json::is_plain;
 use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
-/// See the module. Fields are kept until the end, because they come in another order.
+/// A line in the format `combined`. Fields are kept until the end, because their order differs.
 pub struct Combined<'a> {
     mask: &'a QueryMask,
     client: Option<IpAddr>,
@@ -34,7 +35,7 @@ pub struct Combined<'a> {
 }
 
 impl<'a> Combined<'a> {
-    /// Of nothing yet.
+    /// Creates an empty line.
     #[must_use]
     pub fn begin(mask: &'a QueryMask) -> Self {
         Self {
@@ -71,7 +72,7 @@ impl<'a> Combined<'a> {
         } else {
             self.request(out);
         }
-        // Three digits, as nginx has it.
+        // Three digits, as in nginx.
         let _ = write!(out, "\" {:03} {} \"", self.status, self.bytes);
         variable(out, &self.referrer);
         out.extend_from_slice(b"\" \"");
@@ -90,7 +91,7 @@ impl<'a> Combined<'a> {
         escape(out, &self.path);
         out.push(b' ');
         escape(out, &self.protocol);
-        // nginx knows HTTP/2 by a minor version as well.
+        // nginx, too, writes HTTP/2 with a minor version.
         if self.protocol == b"HTTP/2" {
             out.extend_from_slice(b".0");
         }
@@ -137,8 +138,8 @@ impl LineWriter for Combined<'_> {
     }
 }
 
-/// Keeps a value, or as much of it as is at most [`MAX_FIELD_BYTES`] when escaped; what is left out is
-/// written with three dots, as everything is ASCII here.
+/// Keeps a value, shortened to [`MAX_FIELD_BYTES`] after escaping. Three dots mark the omitted
+/// part, because the format is ASCII.
 fn append(into: &mut Vec<u8>, value: &[u8]) {
     if value.len() <= MAX_FIELD_BYTES && is_plain(value) {
         return into.extend_from_slice(value);
@@ -155,12 +156,12 @@ fn append(into: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// Whether nginx escapes it: quote, backslash and what is not printable ASCII.
+/// Returns `true` for bytes that nginx escapes: quote, backslash and all but printable ASCII.
 fn is_escaped(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f..=0xff)
 }
 
-/// A value as nginx writes a variable: `-` if there is none.
+/// Writes a value like an nginx variable: `-` if it is empty.
 fn variable(out: &mut Vec<u8>, value: &[u8]) {
     if value.is_empty() {
         out.push(b'-');
@@ -169,7 +170,7 @@ fn variable(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// nginx's `escape=default`: quote, backslash and what is not printable ASCII become `\xXX`.
+/// Implements nginx's `escape=default`: quote, backslash and all but printable ASCII become `\xXX`.
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
     if is_plain(value) {
         return out.extend_from_slice(value);

@@ -1,7 +1,7 @@
-//! One JSON object per line, in the names of the Elastic Common Schema.
+//! The format `ecs`: one JSON object per line, with the names of the Elastic Common Schema.
 //!
-//! Names have dots, as ECS loggers write them; Elasticsearch reads them as objects. What the schema
-//! has no name for is below `app_gateway.`.
+//! Names contain dots, as ECS loggers write them; Elasticsearch reads them as objects. Fields that
+//! the schema does not have are below `app_gateway.`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -14,24 +14,24 @@ use crate::telemetry::timestamp::TimestampCache;
 use super::json::{field, millis};
 use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
-/// The version whose names these are.
+/// Version of the schema.
 const VERSION: &str = "8.11.0";
 
-/// Bytes of a field that are repeated in the message, at most.
+/// Limit for one field in the message, in bytes.
 const MAX_MESSAGE_WORD: usize = 256;
 
-/// See the module.
+/// A line in the format `ecs`.
 pub struct Ecs<'a> {
     out: &'a mut Vec<u8>,
     mask: &'a QueryMask,
-    /// Where in the line the words of its message stand, quotes not included: method, path or
+    /// Byte ranges in the line of the words for its message, without quotes: method, path or
     /// destination, reason.
     words: [Range<usize>; 3],
     status: u64,
 }
 
 impl<'a> Ecs<'a> {
-    /// Begins with what every line says.
+    /// Starts a line with the fields that every line has.
     #[must_use]
     pub fn begin(out: &'a mut Vec<u8>, stamp: &TimestampCache, mask: &'a QueryMask) -> Self {
         out.extend_from_slice(b"{\"@timestamp\":\"");
@@ -45,7 +45,7 @@ impl<'a> Ecs<'a> {
         Self { out, mask, words: [0..0, 0..0, 0..0], status: 0 }
     }
 
-    /// Ends with what follows from the fields.
+    /// Ends the line with the fields that depend on others.
     pub fn end(self) {
         let failed = self.status == 0 || self.status >= 400 || !self.words[2].is_empty();
         let outcome = if failed { "failure" } else { "success" };
@@ -65,7 +65,7 @@ impl<'a> Ecs<'a> {
         self.out.extend_from_slice(b"\"}");
     }
 
-    /// The beginning of an escaped word, short enough for the message; cut between two characters.
+    /// Beginning of an escaped word, short enough for the message and cut between two characters.
     fn cut(&self, word: Range<usize>) -> Range<usize> {
         let text = self.out.get(word.clone()).unwrap_or_default();
         if text.len() <= MAX_MESSAGE_WORD {
@@ -89,7 +89,7 @@ impl<'a> Ecs<'a> {
         word.start..word.start + end
     }
 
-    /// Appends a text, and returns where it stands.
+    /// Appends a text field and returns the range of its value.
     fn put(&mut self, name: &str, value: &[u8]) -> Range<usize> {
         self.out.extend_from_slice(name.as_bytes());
         let begin = self.out.len() + 1;
@@ -105,7 +105,7 @@ impl<'a> Ecs<'a> {
         self.out.push(b',');
     }
 
-    /// A host and its port, if it has one.
+    /// Appends a host and, if there is one, its port.
     fn host(&mut self, host: &str, port: &str, value: &[u8]) {
         let (name, number) = port_of(value);
         self.put(host, name);
@@ -142,7 +142,7 @@ impl LineWriter for Ecs<'_> {
     fn number(&mut self, key: Key, value: u64) {
         if key == Key::Status {
             self.status = value;
-            // There was no answer.
+            // There was no response.
             if value == 0 {
                 return;
             }
@@ -152,7 +152,7 @@ impl LineWriter for Ecs<'_> {
 
     fn took(&mut self, key: Key, value: Duration) {
         if key == Key::Duration {
-            // The schema counts nanoseconds.
+            // The schema uses nanoseconds.
             let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
             return self.put_number(key.ecs(), nanos);
         }
@@ -167,7 +167,7 @@ impl LineWriter for Ecs<'_> {
             Key::Client if port == 0 => {
                 write!(self.out, "\"client.ip\":\"{ip}\",\"source.ip\":\"{ip}\",")
             }
-            // The schema wants both: what connected, and what that is in the exchange.
+            // The schema requires both: the connected peer, and its role in the exchange.
             Key::Client => write!(
                 self.out,
                 "\"client.ip\":\"{ip}\",\"client.port\":{port},\"source.ip\":\"{ip}\",\"source.port\":{port},"
@@ -183,7 +183,8 @@ impl LineWriter for Ecs<'_> {
             return;
         }
         self.words[1] = written;
-        // Both together are no longer than the whole; that has the number of bytes left out.
+        // Both parts together are not longer than the whole, which states the number of omitted
+        // bytes.
         let masked = masked.get(..MAX_FIELD_BYTES).unwrap_or(&masked);
         let mut parts = masked.splitn(2, |b| *b == b'?');
         self.put("\"url.path\":", parts.next().unwrap_or_default());
@@ -193,7 +194,7 @@ impl LineWriter for Ecs<'_> {
     }
 }
 
-/// `host:port` taken apart; the brackets of an IPv6 address stay.
+/// Splits `host:port`; the brackets of an IPv6 address stay.
 fn port_of(value: &[u8]) -> (&[u8], Option<u16>) {
     let Some(colon) = memchr::memrchr(b':', value) else { return (value, None) };
     let (name, port) = value.split_at(colon);

@@ -1,4 +1,4 @@
-//! One flat JSON object per line.
+//! The format `json`: one flat JSON object per line.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use crate::telemetry::timestamp::TimestampCache;
 
 use super::{Key, LineWriter, MAX_FIELD_BYTES};
 
-/// See the module.
+/// A line in the format `json`.
 pub struct Json<'a> {
     out: &'a mut Vec<u8>,
     mask: &'a QueryMask,
 }
 
 impl<'a> Json<'a> {
-    /// Begins with the time.
+    /// Starts a line with the time.
     #[must_use]
     pub fn begin(out: &'a mut Vec<u8>, stamp: &TimestampCache, mask: &'a QueryMask) -> Self {
         out.extend_from_slice(b"{\"time\":\"");
@@ -28,7 +28,7 @@ impl<'a> Json<'a> {
 
     /// Ends the object.
     pub fn end(self) {
-        // The last comma.
+        // Removes the last comma.
         self.out.pop();
         self.out.push(b'}');
     }
@@ -72,7 +72,7 @@ impl LineWriter for Json<'_> {
     }
 
     fn target(&mut self, key: Key, value: &[u8]) {
-        // The referrer is for the formats that ask for it by name.
+        // Only formats with a fixed place for the referrer contain it.
         if key != Key::Referrer {
             self.text(key, &self.mask.masked(value));
         }
@@ -106,7 +106,7 @@ pub(super) fn field(out: &mut Vec<u8>, value: &[u8]) {
     shortened(out, value);
 }
 
-/// The rare case of [`field`]: something to escape, or too long.
+/// Rare case of [`field`]: the value needs escaping or is too long.
 fn shortened(out: &mut Vec<u8>, value: &[u8]) {
     out.push(b'"');
     let (begin, mut taken) = (out.len(), 0);
@@ -134,7 +134,7 @@ fn escape(out: &mut Vec<u8>, c: char) {
         '\n' => out.extend_from_slice(b"\\n"),
         '\r' => out.extend_from_slice(b"\\r"),
         '\t' => out.extend_from_slice(b"\\t"),
-        // Also DEL and C1, which terminals obey, and the line ends of JavaScript.
+        // Also DEL and C1, which terminals interpret, and the line separators of JavaScript.
         c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
             let _ = write!(out, "\\u{:04x}", u32::from(c));
         }
@@ -142,8 +142,8 @@ fn escape(out: &mut Vec<u8>, c: char) {
     }
 }
 
-/// Whether these are printable ASCII without quote and backslash, which is what most texts are. Looks
-/// at all of them and stops nowhere, so that the compiler takes sixteen at a time.
+/// Returns `true` if `value` is printable ASCII without quote and backslash, as most texts are.
+/// Scans all bytes without an early exit, so that the compiler can vectorize the loop.
 pub(super) fn is_plain(value: &[u8]) -> bool {
     let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
     value.iter().fold(true, |so_far, b| so_far & plain(*b))

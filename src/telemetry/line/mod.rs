@@ -1,11 +1,11 @@
-//! The lines of the access log: what they say, apart from how it is written.
+//! Lines of the access log: their fields, independent of the format.
 //!
-//! An [`LogEvent`] tells its fields one after another, each under a [`Key`] of the closed list. A
-//! [`LineWriter`] writes them, in one of the [`Format`]s. The pair is put together by the compiler, once
-//! per event and format, so a format that skips a field costs nothing for it.
+//! An [`LogEvent`] passes its fields one after another, each under a [`Key`] of the closed list, to
+//! a [`LineWriter`], which writes them in one of the [`Format`]s. The compiler instantiates each
+//! pair of event and format, so a field that a format omits costs nothing.
 //!
-//! In: plain values. Out: one line without its end, without control bytes, whatever came in; no field
-//! of it longer than [`MAX_FIELD_BYTES`].
+//! In: plain values. Out: one line without its line end and without control bytes, for any input;
+//! no field is longer than [`MAX_FIELD_BYTES`].
 
 mod combined;
 mod ecs;
@@ -23,49 +23,49 @@ pub(crate) use json::string;
 use super::mask::QueryMask;
 use super::timestamp::TimestampCache;
 
-/// Bytes written of one field, escaped, at most; `…+N` follows with the number of bytes left out. A client
-/// must not make the log grow much faster than it sends.
+/// Limit for one field after escaping, in bytes; `…+N` follows with the number of omitted bytes. A
+/// client must not make the log grow much faster than it sends.
 pub const MAX_FIELD_BYTES: usize = 1024;
 
-/// Something that has one line in the log.
+/// An event that has one line in the log.
 pub trait LogEvent {
-    /// Tells its fields, in the order in which JSON shows them. The time is the writer's.
+    /// Writes the fields of the event, in the order of the JSON format. The writer adds the time.
     fn tell<L: LineWriter>(&self, line: &mut L);
 }
 
-/// A line that is being written.
+/// A line in one of the formats.
 pub trait LineWriter {
-    /// A text.
+    /// Appends a text.
     fn text(&mut self, key: Key, value: &[u8]);
-    /// A number.
+    /// Appends a number.
     fn number(&mut self, key: Key, value: u64);
-    /// A time that something took.
+    /// Appends a duration.
     fn took(&mut self, key: Key, value: Duration);
-    /// An address and port; 0: nobody has told the port.
+    /// Appends an address and port; the port 0 means unknown.
     fn address(&mut self, key: Key, value: SocketAddr);
-    /// A request target or URL, whose secrets are masked.
+    /// Appends a request target or URL, with its secrets masked.
     fn target(&mut self, key: Key, value: &[u8]);
 }
 
 macro_rules! keys {
     ($($(#[doc = $doc:literal])+ $key:ident => $json:literal, $ecs:literal;)+) => {
-        /// What a field is.
+        /// Name of a field.
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
         pub enum Key {
             $($(#[doc = $doc])+ $key,)+
         }
 
         impl Key {
-            /// All of them.
+            /// All fields.
             pub const ALL: &'static [Self] = &[$(Self::$key,)+];
 
-            /// The name in JSON, quoted, with its colon; empty: not shown.
+            /// Name in JSON, quoted, with its colon; empty if the field is omitted.
             #[inline]
             const fn json(self) -> &'static str {
                 match self { $(Self::$key => concat!("\"", $json, "\":"),)+ }
             }
 
-            /// The name in ECS, quoted, with its colon.
+            /// Name in ECS, quoted, with its colon.
             #[inline]
             const fn ecs(self) -> &'static str {
                 match self { $(Self::$key => concat!("\"", $ecs, "\":"),)+ }
@@ -85,21 +85,21 @@ keys! {
     Profile => "profile", "app_gateway.profile";
     /// Name of the listener.
     Listener => "listener", "app_gateway.listener";
-    /// The TCP peer, or whom a balancer or a trusted proxy names.
+    /// The TCP peer, or the client named by a balancer or trusted proxy.
     Client => "client", "client.ip";
-    /// The TCP peer, where that is a balancer, or a proxy that names another.
+    /// The TCP peer, if it is a balancer or a trusted proxy that names the client.
     Peer => "peer", "app_gateway.peer";
-    /// What the balancer said about the connection.
+    /// Result of the PROXY protocol header.
     ProxyProtocol => "proxy_protocol", "app_gateway.proxy_protocol";
-    /// What the balancer calls the connection.
+    /// Unique id of the connection in the PROXY protocol header.
     PeerId => "peer_id", "app_gateway.peer_id";
-    /// Who has logged in.
+    /// The authenticated user.
     User => "user", "user.name";
     /// Method of the request.
     Method => "method", "http.request.method";
-    /// The host that is asked for, port included.
+    /// The host in the request, with its port.
     Host => "host", "url.domain";
-    /// Host and port that a proxy request is for.
+    /// Host and port of a proxy request.
     Destination => "destination", "destination.address";
     /// Scheme of the URL of a proxy request.
     Scheme => "scheme", "url.scheme";
@@ -117,54 +117,54 @@ keys! {
     Route => "route", "app_gateway.route";
     /// Name of the rule.
     Rule => "rule", "rule.name";
-    /// What a setting let pass.
+    /// Reason for which the request would be denied without report mode.
     WouldDeny => "would_deny", "app_gateway.would_deny";
     /// Name of the upstream.
     Upstream => "upstream", "app_gateway.upstream";
-    /// The endpoint.
+    /// Endpoint of the upstream.
     Endpoint => "endpoint", "app_gateway.endpoint";
-    /// The address that was connected to.
+    /// Address of the connection.
     Dialled => "dialled", "destination.ip";
-    /// The proxy behind this one.
+    /// Parent proxy.
     Parent => "parent", "app_gateway.parent";
-    /// Status of the answer.
+    /// Status of the response.
     Status => "status", "http.response.status_code";
-    /// Why it ended as it did.
+    /// Reason of a rejection or an early end.
     Reason => "reason", "event.reason";
-    /// The same, as a response flag.
+    /// The reason as a response flag.
     Flags => "flags", "app_gateway.flags";
-    /// What the system said.
+    /// Error reported by the system.
     Detail => "detail", "error.message";
-    /// How a tunnel ended.
+    /// Cause of the end of a tunnel.
     End => "end", "app_gateway.end";
     /// Code of the Close frame.
     CloseCode => "close_code", "app_gateway.close_code";
     /// Bytes of the request's body.
     RequestBytes => "request_bytes", "http.request.body.bytes";
-    /// Bytes of the answer's body.
+    /// Bytes of the response's body.
     ResponseBytes => "response_bytes", "http.response.body.bytes";
-    /// Until the destination was connected to.
+    /// Time until the destination was connected.
     Connect => "connect_ms", "app_gateway.connect_ms";
-    /// Until the answer began.
+    /// Time until the response began.
     FirstByte => "first_byte_ms", "app_gateway.first_byte_ms";
-    /// In all.
+    /// Total duration.
     Duration => "duration_ms", "event.duration";
     /// Number of the configuration generation.
     Generation => "generation", "app_gateway.generation";
     /// Hash of the configuration.
     Config => "config", "app_gateway.config";
-    /// Version of TLS.
+    /// TLS version.
     Tls => "tls", "tls.version";
-    /// The name the client asked for.
+    /// Server name sent by the client.
     Sni => "sni", "tls.client.server_name";
 }
 
-/// How lines are written, and what is masked in them.
+/// Format of the lines, and masking.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LineStyle {
     /// The format.
     pub format: Format,
-    /// Secret parameters.
+    /// Secret parameters to mask.
     pub mask: QueryMask,
 }
 

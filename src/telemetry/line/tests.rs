@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// A field of an event of a test.
+/// A field of a test event.
 #[derive(Clone, Debug)]
 enum Part {
     Text(Key, Vec<u8>),
@@ -44,7 +44,7 @@ fn text(key: Key, value: &str) -> Part {
     Part::Text(key, value.as_bytes().to_vec())
 }
 
-/// A request with about everything, as the reverse proxy tells it.
+/// A request with most fields, as the reverse proxy logs it.
 fn request() -> Told {
     Told(vec![
         text(Key::Id, "0af7651916cd43dd8448eb211c80319c"),
@@ -98,7 +98,7 @@ fn json_is_flat_and_in_the_order_told() {
 #[test]
 fn ecs_has_the_names_and_units_of_the_schema() {
     let line = written(Format::Ecs, &request());
-    // ECS loggers begin with the time.
+    // ECS loggers start with the time.
     assert!(line.starts_with("{\"@timestamp\":\"20"), "{line}");
     let mut object: Value = serde_json::from_str(&line).unwrap();
     let time = object["@timestamp"].take();
@@ -244,7 +244,7 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 proptest! {
-    /// Nobody writes a second line, a terminal command, or something that is not JSON, into a log.
+    /// No input can write a second line, a terminal command, or invalid JSON into a log.
     #[test]
     fn whatever_comes_in_is_one_clean_line(parts in prop::collection::vec(part(), 0..12)) {
         let event = Told(parts);
@@ -261,7 +261,7 @@ proptest! {
         }
     }
 
-    /// What can be written is what is read again.
+    /// Every written line parses back to the same values.
     #[test]
     fn json_keeps_text(value in ".{0,40}") {
         let line = written(Format::Json, &Told(vec![text(Key::Agent, &value)]));

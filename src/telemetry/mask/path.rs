@@ -1,4 +1,4 @@
-//! Patterns of paths whose segments are masked, such as `/rooms/*` and `/uploads/**`.
+//! Path patterns for masking, such as `/rooms/*` and `/uploads/**`.
 
 use super::decoded;
 
@@ -8,7 +8,7 @@ pub(super) struct Pattern(Vec<Segment>);
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Segment {
-    /// This segment, in any case.
+    /// This segment, compared without case.
     Literal(String),
     /// `*`: any segment; it is masked.
     Any,
@@ -30,13 +30,13 @@ impl Pattern {
         )
     }
 
-    /// Whether a path agrees with the pattern, as far as it goes. Empty segments do not count: many
-    /// servers merge them.
+    /// Returns `true` if a path matches the pattern or its beginning. Empty segments are skipped,
+    /// because many servers merge them.
     fn fits(&self, path: &[u8]) -> bool {
         let segments = path.split(|byte| *byte == b'/').filter(|segment| !segment.is_empty());
         self.0.iter().zip(segments).all(|(pattern, segment)| match pattern {
             Segment::Literal(literal) => {
-                // `/rooms;v=1/7` is `/rooms/7` to servers that know path parameters.
+                // Servers that support path parameters read `/rooms;v=1/7` as `/rooms/7`.
                 let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
                 decoded(name).eq_ignore_ascii_case(literal.as_bytes())
             }
@@ -53,7 +53,7 @@ impl Pattern {
     }
 }
 
-/// The segments of a path, each with whether a slash stands before it; `None` for one that is masked.
+/// Segments of a path, each with a flag for a preceding slash; `None` for a masked segment.
 pub(super) fn masked<'a>(
     path: &'a [u8],
     patterns: &'a [Pattern],

@@ -1,15 +1,15 @@
-//! The series of one thing with a name: what belongs to it in which family.
+//! Removal and use of the series of one named item, across metric families.
 
 use crate::telemetry::series_guard::SeriesKind;
 
 use super::{CLASSES, Metrics};
 
 impl Metrics {
-    /// Ends the series of something that is gone.
+    /// Removes the series of an item that no longer exists.
     pub(in crate::telemetry) fn forget(&self, series: &SeriesKind) {
         match series {
             SeriesKind::Route(profile, route) => {
-                // What is not there need not go.
+                // Removal ignores errors: a missing series is already removed.
                 let labels = &[profile.as_str(), route.as_str()];
                 for class in CLASSES {
                     let _ = self.requests.remove_label_values(&[profile, route, class]);
@@ -32,7 +32,7 @@ impl Metrics {
         }
     }
 
-    /// Whether something that is not configured any more is still going on.
+    /// Returns `true` if an item that is no longer configured is still in use.
     pub(super) fn is_used(&self, series: &SeriesKind) -> bool {
         match series {
             SeriesKind::Route(profile, route) => {
