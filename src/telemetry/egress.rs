@@ -52,11 +52,11 @@ impl EgressMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let connect = HistogramOpts::new(
             named("egress_connect_duration_seconds"),
-            "From a request to the forward proxy to a connection with its destination.",
+            "Time from a request to the forward proxy until its destination was connected.",
         );
         let resolve = HistogramOpts::new(
             named("egress_resolve_duration_seconds"),
-            "How long looking up the names of destinations took.",
+            "Duration of name resolutions for destinations.",
         );
         Ok(Self {
             requests: counters(
@@ -84,7 +84,7 @@ impl EgressMetrics {
             reported: counters(
                 registry,
                 "egress_report_only_total",
-                "Requests let through only because of report mode.",
+                "Requests allowed only because of report mode.",
                 &["rule"],
             )?,
             resolve: single(registry, Histogram::with_opts(resolve.buckets(BUCKETS.to_vec()))?)?,

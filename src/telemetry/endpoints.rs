@@ -63,7 +63,7 @@ impl EndpointFamilies {
             last_change: gauges(
                 registry,
                 "upstream_endpoint_last_change_timestamp_seconds",
-                "When a check last took an endpoint for up or down, in seconds since 1970; 0: never.",
+                "Time of the last change of an endpoint's state by a health check, in seconds since 1970; 0: never.",
                 endpoint,
             )?,
             open: gauges(
@@ -87,13 +87,13 @@ impl EndpointFamilies {
             sessions: gauges(
                 registry,
                 "upstream_sessions",
-                "Socket.IO sessions whose endpoint is known, of upstreams with several endpoints.",
+                "Socket.IO sessions with a known endpoint, of upstreams with several endpoints.",
                 &["upstream"],
             )?,
             checks: counters(
                 registry,
                 "upstream_checks_total",
-                "Checks of endpoints, by result: good, or what was wrong.",
+                "Health checks of endpoints, by result: good, or the kind of failure.",
                 &["upstream", "result"],
             )?,
         })

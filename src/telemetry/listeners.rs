@@ -172,14 +172,14 @@ impl ListenerFamilies {
             handshake_seconds: histograms(
                 registry,
                 "tls_handshake_duration_seconds",
-                "How long client TLS handshakes took that ended well.",
+                "Duration of successful client TLS handshakes.",
                 BUCKETS,
                 listener,
             )?,
             balanced: counters(
                 registry,
                 "proxy_protocol_total",
-                "Connections to listeners with `proxy-protocol`, by what came of their header.",
+                "Connections to listeners with `proxy-protocol`, by result of their header.",
                 &["profile", "listener", "result"],
             )?,
         })

@@ -112,7 +112,7 @@ impl Metrics {
         let reason_counts = counters(
             &registry,
             "refused_total",
-            "Requests and connections that the gateway ended itself, by reason.",
+            "Requests and connections that the gateway rejected or ended early, by reason.",
             &["reason"],
         )?;
         let build =
@@ -137,7 +137,7 @@ impl Metrics {
             seconds: histograms(
                 &registry,
                 "http_request_duration_seconds",
-                "From the end of a request's head to the end of its answer.",
+                "Time from the end of a request's head to the end of its response.",
                 REQUEST_BUCKETS,
                 route,
             )?,
@@ -162,7 +162,7 @@ impl Metrics {
             report_only: counters(
                 &registry,
                 "http_report_only_total",
-                "Requests served by a route that only reports; without it they would be denied.",
+                "Requests that a route served only because of report mode.",
                 route,
             )?,
             websockets: WebSocketFamilies::new(&registry)?,
@@ -199,7 +199,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new(
                     named("config_last_reload_success_timestamp_seconds"),
-                    "When the configuration that serves was loaded, in seconds since 1970.",
+                    "Time at which the active configuration was loaded, in seconds since 1970.",
                 )?,
             )?,
             endpoints: EndpointFamilies::new(&registry)?,
@@ -230,28 +230,28 @@ impl Metrics {
             config: gauges(
                 &registry,
                 "config_info",
-                "Hash of the configuration that serves; always 1. Equal for gateways that do the same.",
+                "Hash of the active configuration; always 1. Equal for gateways with the same behaviour.",
                 &["hash"],
             )?,
             generation: single(
                 &registry,
                 IntGauge::new(
                     named("config_generation"),
-                    "Number of the configuration generation that serves.",
+                    "Number of the active configuration generation.",
                 )?,
             )?,
             http2_send_buffer: single(
                 &registry,
                 IntGauge::new(
                     named("http2_send_buffer_bytes"),
-                    "Bytes of answers in memory that HTTP/2 clients have not taken yet.",
+                    "Bytes of responses in memory that HTTP/2 clients have not read yet.",
                 )?,
             )?,
             generations_alive: single(
                 &registry,
                 IntGauge::new(
                     named("config_generations_alive"),
-                    "Configuration generations in memory: the one that serves, the one before (for `rollback`), and those that requests still use.",
+                    "Configuration generations in memory: the active one, the previous one (for `rollback`), and those that requests still use.",
                 )?,
             )?,
             registry: {

@@ -24,13 +24,13 @@ impl PeerFamilies {
             differences: gauges(
                 registry,
                 "peer_differences",
-                "What differed from another gateway when it was last compared, by class.",
+                "Differences from another gateway at the last comparison, by class.",
                 &["peer", "class"],
             )?,
             compared: gauges(
                 registry,
                 "peer_compared_timestamp_seconds",
-                "When another gateway was last compared, in seconds since 1970; 0: never.",
+                "Time of the last comparison with another gateway, in seconds since 1970; 0: never.",
                 &["peer"],
             )?,
         })

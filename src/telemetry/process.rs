@@ -10,10 +10,10 @@ use rustix::process::{Resource, getrlimit};
 /// Names and help texts, in the order of [`ProcessUsage::values`].
 const PROCESS_FAMILIES: [(&str, &str); 7] = [
     ("process_cpu_seconds_total", "CPU time used, user and system, in seconds."),
-    ("process_max_fds", "Most file descriptors the process may have open."),
+    ("process_max_fds", "Limit for open file descriptors of the process."),
     ("process_open_fds", "Open file descriptors."),
     ("process_resident_memory_bytes", "Memory in use, in bytes."),
-    ("process_start_time_seconds", "When the process started, in seconds since 1970."),
+    ("process_start_time_seconds", "Start time of the process, in seconds since 1970."),
     ("process_threads", "Threads."),
     ("process_virtual_memory_bytes", "Address space in use, in bytes."),
 ];

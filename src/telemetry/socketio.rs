@@ -93,7 +93,7 @@ impl SocketIoFamilies {
         let skipped = counters(
             registry,
             "socketio_skipped_total",
-            "Socket.IO sessions, and what was noticed of sessions, that found no room and are in no other metric of Socket.IO.",
+            "Socket.IO sessions and events dropped because the tracking table or its queue was full; no other Socket.IO metric contains them.",
             &["what"],
         )?;
         let labels = &["profile", "upstream"];
@@ -101,7 +101,7 @@ impl SocketIoFamilies {
             sessions: gauges(
                 registry,
                 "socketio_sessions",
-                "Socket.IO sessions, by state: `polling` (too young to say), `stuck` on polling, `upgraded` to a WebSocket, `direct` (a WebSocket from the start).",
+                "Socket.IO sessions, by state: `polling` (too young to be stuck), `stuck` on polling, `upgraded` to a WebSocket, `direct` (a WebSocket from the start).",
                 &["profile", "upstream", "state"],
             )?,
             stuck: gauges(
@@ -113,25 +113,25 @@ impl SocketIoFamilies {
             opened: counters(
                 registry,
                 "socketio_opened_total",
-                "Socket.IO sessions opened, by the transport they began with.",
+                "Socket.IO sessions opened, by their first transport.",
                 &["profile", "upstream", "transport"],
             )?,
             upgrades: counters(
                 registry,
                 "socketio_upgrades_total",
-                "Socket.IO sessions that went from polling to a WebSocket.",
+                "Socket.IO sessions upgraded from polling to a WebSocket.",
                 labels,
             )?,
             ended: counters(
                 registry,
                 "socketio_ended_total",
-                "Socket.IO sessions that have ended, by their last transport and how: `closed`, `lost`, or cut by an `idle_timer`.",
+                "Socket.IO sessions that have ended, by their last transport and cause: `closed`, `lost`, or cut by an `idle_timer`.",
                 &["profile", "upstream", "transport", "end"],
             )?,
             not_upgraded: counters(
                 registry,
                 "socketio_not_upgraded_total",
-                "Socket.IO sessions that have ended without a WebSocket, by the cause that kept them from it.",
+                "Socket.IO sessions that have ended without a WebSocket, by cause.",
                 &["profile", "upstream", "cause"],
             )?,
             skipped: DROPPED_KINDS.map(|what| skipped.with_label_values(&[what])),

@@ -143,25 +143,25 @@ impl PassthroughFamilies {
             connections: counters(
                 registry,
                 "tcp_connections_total",
-                "Connections to be passed through, by route and result: `ok`, or a reason word.",
+                "Passthrough connections, by route and result: `ok`, or a reason word.",
                 &["profile", "tcp_route", "result"],
             )?,
             active: gauges(
                 registry,
                 "tcp_connections_active",
-                "Open connections that are passed through.",
+                "Open passthrough connections.",
                 &["profile", "tcp_route"],
             )?,
             bytes: counters(
                 registry,
                 "tcp_bytes_total",
-                "Bytes passed through, by direction: `sent` to upstreams, `received` from them; counted when a connection ends.",
+                "Bytes of passthrough connections, by direction: `sent` to upstreams, `received` from them; counted when a connection ends.",
                 &["profile", "tcp_route", "direction"],
             )?,
             ends: counters(
                 registry,
                 "tcp_ends_total",
-                "How connections that were passed through ended.",
+                "Passthrough connections that have ended, by cause.",
                 &["profile", "tcp_route", "end"],
             )?,
         })

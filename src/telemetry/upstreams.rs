@@ -179,13 +179,13 @@ impl UpstreamFamilies {
             errors: counters(
                 registry,
                 "upstream_connect_errors_total",
-                "Connections to upstreams that could not be made, by reason.",
+                "Failed connection attempts to upstreams, by reason.",
                 &["upstream", "reason"],
             )?,
             connect_seconds: histograms(
                 registry,
                 "upstream_connect_duration_seconds",
-                "How long making a connection to an upstream took, TLS included.",
+                "Duration of connecting to an upstream, TLS included.",
                 CONNECT_BUCKETS,
                 upstream,
             )?,
@@ -198,20 +198,20 @@ impl UpstreamFamilies {
             requests: counters(
                 registry,
                 "upstream_requests_total",
-                "Requests sent to upstreams, by class of the answer's status code; `none` without an answer.",
+                "Requests sent to upstreams, by class of the response's status code; `none` without a response.",
                 &["upstream", "class"],
             )?,
             seconds: histograms(
                 registry,
                 "upstream_request_duration_seconds",
-                "From a connection with the upstream to the head of its answer.",
+                "Time from a connection with the upstream to the head of its response.",
                 REQUEST_BUCKETS,
                 upstream,
             )?,
             waits: counters(
                 registry,
                 "upstream_connect_waits_total",
-                "Requests that waited in line, because enough connections to the endpoint were in the making.",
+                "Requests that waited in the connect queue of an endpoint.",
                 upstream,
             )?,
             queued: counters(
@@ -223,19 +223,19 @@ impl UpstreamFamilies {
             reused: counters(
                 registry,
                 "upstream_reused_total",
-                "Requests sent on a kept upstream connection.",
+                "Requests sent on a reused upstream connection.",
                 upstream,
             )?,
             retries: counters(
                 registry,
                 "upstream_retries_total",
-                "Requests sent once more, because a kept upstream connection turned out to be closed.",
+                "Requests repeated because a pooled upstream connection turned out to be closed.",
                 upstream,
             )?,
             ejections: counters(
                 registry,
                 "upstream_ejections_total",
-                "Times an endpoint was left out for a while because of what requests met there.",
+                "Ejections of endpoints because of failed requests.",
                 upstream,
             )?,
         })

@@ -112,19 +112,19 @@ impl WebSocketFamilies {
             closed: counters(
                 registry,
                 "websocket_closed_total",
-                "WebSockets that have ended, by who ended them and why.",
+                "WebSockets that have ended, by initiator and reason.",
                 &["profile", "route", "initiator", "reason"],
             )?,
             bytes: counters(
                 registry,
                 "websocket_bytes_total",
-                "Bytes carried by WebSockets, counted as they move, by direction.",
+                "Bytes relayed by WebSockets, counted continuously, by direction.",
                 &["profile", "route", "direction"],
             )?,
             seconds: histograms(
                 registry,
                 "websocket_duration_seconds",
-                "How long WebSockets lasted.",
+                "Duration of WebSockets.",
                 BUCKETS,
                 route,
             )?,
