@@ -3,23 +3,23 @@
 //! One block of modules is one layer. A module may name modules of earlier blocks, never of its
 //! own block and never of a later one; `tests/architecture.rs` fails when that is broken.
 
-// What things are called.
+// Addresses and units.
 pub mod addr;
 pub mod base64;
 pub mod units;
 
-// What the operator asked for.
+// The configuration.
 pub mod config;
 
-// What is told.
+// Logs and metrics.
 pub mod telemetry;
 
-// How bytes move.
+// HTTP messages, sockets and TLS.
 pub mod message;
 pub mod net;
 pub mod tls;
 
-// What is decided.
+// Decisions: egress rules, routes, endpoints.
 pub mod egress;
 pub mod route;
 pub mod upstream;
@@ -27,27 +27,27 @@ pub mod upstream;
 // One compiled configuration.
 pub mod generation;
 
-// What becomes of Socket.IO sessions.
+// Tracking of Socket.IO sessions.
 pub mod socketio;
 
-// How a client is met.
+// Client connections.
 pub mod downstream;
 
-// Who serves a client.
+// The services: admin, forward, passthrough, reverse.
 pub mod admin;
 pub mod forward;
 pub mod passthrough;
 pub mod reverse;
 
-// Who starts, reloads and drains.
+// Start, reload and drain.
 pub mod supervisor;
 
-// What stands in for Hybrid Chat, and the tests' world.
+// The stand-in for Hybrid Chat, also used by the tests.
 #[cfg(feature = "demo")]
 pub mod demo;
 
-// What is tried from outside.
+// Checks of the surroundings from this host.
 pub mod doctor;
 
-// Who talks to the operator.
+// The command line.
 pub mod cli;

@@ -1,7 +1,7 @@
-//! Asking the running gateway: over its admin socket.
+//! Requests of the commands to the running gateway, over its admin socket.
 //!
-//! Anybody on this host may listen on the admin listener's port while the gateway is away, so only
-//! the health check, which is one word, falls back to it.
+//! While the gateway is stopped, any user of this host may listen on the port of the admin
+//! listener. Therefore only the health check, whose answer is one word, falls back to that port.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -29,18 +29,18 @@ pub(super) struct AdminAnswer {
 }
 
 impl AdminAnswer {
-    /// Reads the body as what was asked for.
+    /// Parses the body as JSON.
     ///
     /// # Errors
     ///
-    /// What the gateway said instead.
+    /// The error message of the gateway.
     pub(super) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, String> {
         serde_json::from_str(&self.body)
             .map_err(|_| format!("the gateway answered {}: {}", self.status, self.body.trim()))
     }
 }
 
-/// Where a gateway may be asked.
+/// Address of the running gateway's admin API.
 enum AdminEndpoint {
     Socket(PathBuf),
     Listener(SocketAddr),
@@ -59,7 +59,7 @@ fn listener(directory: &Path) -> Option<AdminEndpoint> {
         .map(|listen| AdminEndpoint::Listener(reachable(listen)))
 }
 
-/// Where a wildcard address is reached from this host.
+/// The address by which this host reaches a listener: loopback for a wildcard address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -89,11 +89,11 @@ pub(super) fn ask(
     })
 }
 
-/// As [`ask`], and over the admin listener if there is no socket.
+/// Like [`ask`], but falls back to the admin listener if there is no socket.
 ///
 /// # Errors
 ///
-/// As [`ask`].
+/// The same as [`ask`].
 pub(super) fn ask_health(
     directory: &Path,
     line: &str,
@@ -147,7 +147,7 @@ fn ask_at(
     Err(tried)
 }
 
-/// Says what the gateway answered in plain words, or why there is no answer.
+/// Prints the answer of the gateway in plain words, or the reason why there is none.
 pub(super) fn told(answer: Result<AdminAnswer, String>) -> ExitCode {
     match answer {
         Ok(answer) if answer.status < 300 => {

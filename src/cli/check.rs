@@ -1,4 +1,4 @@
-//! `app-gateway check`: everything `run` would find, without binding anything.
+//! `app-gateway check`: reports every problem that `run` would find, without binding an address.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,12 +47,12 @@ pub(super) fn check(directory: &Path, format: OutputFormat) -> ExitCode {
     }
 }
 
-/// As root, goes on as the user that `run` would go on as: what that user cannot read is a problem, and root
-/// would not notice. Then this does not return.
+/// Switches from root to the user that `run` would switch to, because root would not notice files
+/// that this user cannot read. Does not return in that case.
 ///
 /// # Errors
 ///
-/// Why that user cannot be had, in words.
+/// The reason why the process cannot switch to that user.
 fn become_user(directory: &Path) -> Result<(), String> {
     if !privileges::is_unwanted_root() {
         return Ok(());
@@ -92,7 +92,7 @@ fn draw(sources: &Sources, problems: &[Problem]) {
     }
 }
 
-/// What is in it, in numbers.
+/// Summary of a configuration in numbers.
 pub(super) fn summary(generation: &Generation) -> String {
     let config = &generation.config;
     let routes: usize = config.profiles.iter().map(|profile| profile.routes.len()).sum();

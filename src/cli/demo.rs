@@ -1,4 +1,4 @@
-//! `app-gateway demo`: everything on one host, to look at.
+//! `app-gateway demo`: runs the gateway and a stand-in for Hybrid Chat on one host.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::tls;
 
 use super::{environment, load, run, say, say_wrong};
 
-/// Where the stand-in listens: the components' real ports, on an address of their own.
+/// Address of the stand-in: the components' real ports on a loopback address of their own.
 const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// The LAN profile's port where 443 may not be bound or is taken.
 const OTHER_LAN_PORT: u16 = 10443;
@@ -57,7 +57,8 @@ fn start(config: &Path, certificates: &Path, logging: &Logging) -> ExitCode {
     set.push(("LAN_PORT".to_owned(), lan.to_string()));
     let env = move |name: &str| {
         let demo = set.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-        // One's own choice of log wins; without one the terminal is kept for what is said here.
+        // An access log that the user chose takes precedence. By default the demo writes none to
+        // the terminal, which shows its instructions.
         demo.or_else(|| environment(name))
             .or_else(|| (name == "ACCESS_LOG").then(|| "off".to_owned()))
     };

@@ -1,4 +1,4 @@
-//! `app-gateway doctor`: what the product requires, tried from here.
+//! `app-gateway doctor`: tests the requirements of the product from this host.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,12 +21,12 @@ use crate::tls;
 use super::admin_client::ask;
 use super::{colour, environment, load_quietly, say, say_wrong};
 
-/// For the running gateway to say who it is.
+/// Limit for the running gateway to identify itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(super) struct DoctorArgs {
-    /// Say it as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     /// Only these, by group or name, e.g. `components,sql`; may be given several times
@@ -104,7 +104,7 @@ fn unknown(names: &[String], rows: &[DoctorRow]) -> String {
     )
 }
 
-/// What `check` would say, and who runs on the directory.
+/// The problems that `check` reports, and the process that runs on the directory.
 fn known(directory: &Path) -> DoctorInputs {
     let status = ask(directory, "GET /status", &CommandOptions::default(), ANSWER_TIMEOUT);
     let pid = status.ok().and_then(|answer| answer.json::<Status>().ok()).map(|status| status.pid);

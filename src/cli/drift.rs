@@ -1,4 +1,4 @@
-//! `app-gateway drift`: whether other gateways are like the running one, and what differs.
+//! `app-gateway drift`: compares the configuration of other gateways with the running one.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
     }
 }
 
-/// What is known to differ counts more than what is not known.
+/// A known difference takes precedence over an unknown state.
 fn code(peers: &[DriftPeer]) -> u8 {
     if peers.iter().any(|peer| peer.state == PeerState::Differs) {
         EXIT_DIFFERENT
@@ -67,7 +67,7 @@ fn text(peers: &[DriftPeer]) -> String {
     out
 }
 
-/// How a gateway is, in one line.
+/// State of a gateway in one line.
 pub(super) fn told(peer: &DriftPeer) -> String {
     let when = if peer.compared == 0 {
         "never compared".to_owned()

@@ -1,5 +1,5 @@
-//! `app-gateway egress list` and `egress suggest`: what goes out through the running gateway, and
-//! which rules would allow what report mode has seen.
+//! `app-gateway egress list` and `egress suggest`: the open tunnels of the forward proxy, and rules
+//! that would allow the destinations observed in report mode.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(super) enum EgressCommand {
     },
     /// TOML for what rules in report mode have let through, with counts, to be read before it is used
     Suggest {
-        /// For programs: what was seen, not the rules
+        /// Print the observed destinations as JSON instead of rules
         #[arg(long)]
         json: bool,
     },

@@ -14,7 +14,7 @@ use super::say_wrong;
 /// For the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is to happen.
+/// The new administrative state.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum EndpointAction {
     /// Nothing new goes there; sessions and WebSockets it has go on

@@ -1,7 +1,8 @@
-//! `app-gateway explain METHOD URL`: what would be done with a request, and which line says so; and
-//! `explain egress`, for the way out, and `explain tcp`, for what is passed through.
+//! `app-gateway explain METHOD URL`: reports how a request would be decided, and by which line of
+//! which file. `explain egress` does the same for the forward proxy and `explain tcp` for
+//! passthrough.
 //!
-//! The decision is made by the code that serves requests, on a request made from the arguments.
+//! The code that serves requests makes the decision, on a request built from the arguments.
 
 mod egress;
 mod tcp;
@@ -34,9 +35,9 @@ pub(super) struct Explain {
 
 #[derive(Subcommand)]
 enum ProfileChoice {
-    /// Say whether a client of the forward proxy may go somewhere, by which line of which file
+    /// Explain whether a client of the forward proxy may reach a destination, and by which line
     Egress(egress::EgressArgs),
-    /// Say where a connection would be passed through to, by which line of which file
+    /// Explain where a passthrough connection would go, and by which line
     Tcp(tcp::TcpArgs),
 }
 

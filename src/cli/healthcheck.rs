@@ -1,4 +1,4 @@
-//! `app-gateway healthcheck`: for containers, whose image has no curl.
+//! `app-gateway healthcheck`: readiness check for container images without curl.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The command line: arguments in, text and exit codes out.
+//! The command line: parses arguments, runs commands, sets exit codes.
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 3 `plan` found changes, 78 (`EX_CONFIG`) when `run` is
 //! given a bad configuration, so that a service manager need not try again.
@@ -47,7 +47,7 @@ struct Cli {
     /// Check the configuration and exit, as `nginx -t` does (same as `check`)
     #[arg(short = 't')]
     test: bool,
-    /// Tell the running gateway something, as `nginx -s` does
+    /// Send a signal to the running gateway, as `nginx -s` does
     #[arg(short = 's', value_name = "SIGNAL", value_enum)]
     signal: Option<signal::Signal>,
     #[command(flatten)]
@@ -65,71 +65,71 @@ struct Directory {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until told to end (TERM or INT: finish and end; again: at once; QUIT: no time limit)
+    /// Serve until signalled (TERM or INT: drain and exit; again: at once; QUIT: no time limit)
     Run,
-    /// Check a configuration directory, certificates included, and say everything that is wrong
+    /// Check a configuration directory, including certificates, and print every problem
     Check {
         /// The directory; the same as -c
         directory: Option<PathBuf>,
-        /// How to say it
+        /// Output format
         #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
         format: OutputFormat,
     },
-    /// Say what would be done with a request, by which line of which file
+    /// Explain how a request would be decided, and by which line of which file
     Explain(explain::Explain),
-    /// Say what goes out through the forward proxy of the running gateway
+    /// Show the traffic through the forward proxy of the running gateway
     #[command(subcommand)]
     Egress(egress::EgressCommand),
-    /// Try what the product requires from this host: components, certificates, proxy, ports, limits
+    /// Test the requirements of the product from this host: components, certificates, proxy, ports
     ///
-    /// Opens connections and hangs up again; changes nothing. Exit code 0: nothing failed (warnings
-    /// do not count), 1: something did.
+    /// Opens and closes connections; changes nothing. Exit code 0: nothing failed (warnings do not
+    /// count), 1: something failed.
     Doctor(doctor::DoctorArgs),
-    /// Print what a firewall has to let through, as a table for its administrators
+    /// Print the connections that firewalls must allow, as a table for their administrators
     Ports(ports::TableFormat),
-    /// Make the secret that several gateways share (`shared-secret-file`)
+    /// Create the secret that several gateways share (`shared-secret-file`)
     #[command(subcommand)]
     Secret(secret::SecretCommand),
     /// Print the JSON Schema of the configuration files, for editors
     Schema,
-    /// Try everything out on this host: development certificates, a Hybrid Chat stand-in, the gateway
+    /// Run a demo on this host: development certificates, a Hybrid Chat stand-in, the gateway
     #[cfg(feature = "demo")]
     Demo {
-        /// Where the development certificates are kept
+        /// Directory for the development certificates
         #[arg(long, value_name = "DIR", default_value = "certs-example")]
         directory: PathBuf,
     },
-    /// Say what a directory would change in the running gateway, and change nothing
+    /// Show the changes a directory would make in the running gateway, without applying them
     ///
-    /// The gateway reads the directory itself, judges it as a reload would, and says what is
-    /// different, what is open there, and which of the latest requests would be answered
-    /// differently. Exit code 0: no changes, 3: changes, 1: it would be refused.
+    /// The gateway reads the directory itself, validates it as a reload does, and lists the
+    /// differences, the open connections they affect, and the recent requests that would be
+    /// answered differently. Exit code 0: no changes, 3: changes, 1: it would be rejected.
     Plan {
         /// The directory [default: the one the gateway runs on]
         directory: Option<PathBuf>,
-        /// Say it as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Have the running gateway read its configuration again, and say what came of it
+    /// Reload the configuration of the running gateway and print the changes
     Reload {
-        /// Undo it after this time (say 60s) unless `app-gateway confirm` comes first
+        /// Roll back after this time (such as 60s) unless `app-gateway confirm` comes first
         #[arg(long, value_name = "TIME", value_parser = time)]
         confirm: Option<String>,
     },
-    /// Keep what was applied with `reload --confirm`
+    /// Keep the configuration that `reload --confirm` applied
     Confirm {
-        /// Undo it at once instead (the same as `rollback`)
+        /// Roll back at once instead (the same as `rollback`)
         #[arg(long)]
         abort: bool,
     },
-    /// Go back to the configuration that served before, whatever the files say now
+    /// Return to the previous configuration, regardless of the files
     Rollback,
     /// Take an endpoint of an upstream out of use, or put it back
     ///
-    /// Holds until the gateway is restarted, reloads included.
+    /// The state lasts until the gateway is restarted, and survives reloads.
     Endpoint {
-        /// What is to happen
+        /// The new state
         #[arg(value_enum)]
         wish: endpoint::EndpointAction,
         /// Name of the upstream
@@ -137,31 +137,31 @@ enum Command {
         /// Host and port of the endpoint, as `app-gateway status` shows them
         endpoint: Option<String>,
     },
-    /// Start the program anew and hand the listening sockets over to it, as USR2 does
+    /// Upgrade the binary: start a new process and hand the listening sockets to it, as USR2 does
     ///
-    /// Waits until the new process serves. If it does not, the old one goes on as it was, and this
-    /// says why.
+    /// Waits until the new process serves. If it fails to, the old one continues unchanged, and the
+    /// reason is printed.
     Upgrade,
-    /// Say how the running gateway is: its configuration, and what came of the latest reloads
+    /// Show the state of the running gateway: configuration, endpoints, recent reloads
     Status {
-        /// Say it as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say whether other gateways are like the running one, and what differs: exit code 0 if nothing
-    /// does, 1 if something does, 2 if there is no knowing
+    /// Compare the configuration of other gateways with the running one: exit code 0 if they are
+    /// equal, 1 if they differ, 2 if that is unknown
     Drift {
-        /// Say it as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say what keeps Socket.IO sessions of the running gateway on polling, and what to do about it
+    /// Explain why Socket.IO sessions of the running gateway stay on polling, and how to fix it
     WhyPolling {
-        /// One session and what happened to it: its id (`sid` in the client's requests), or the short
-        /// form that the access log shows. The id itself is not sent to the gateway.
+        /// One session with its timeline: its id (`sid` in the client's requests), or the short
+        /// form in the access log. The id itself is not sent to the gateway.
         #[arg(allow_hyphen_values = true)]
         session: Option<String>,
-        /// Say it as JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -171,7 +171,7 @@ enum Command {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum OutputFormat {
-    /// For people: each problem drawn in its file
+    /// For people: each problem shown in its file
     Text,
     /// For programs
     Json,
@@ -182,7 +182,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Printing help can only fail if nobody reads it.
+            // Printing help fails only if standard output is closed.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -262,7 +262,7 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Loads a directory; what is wrong goes to standard error, drawn.
+/// Loads a directory. Prints its problems to standard error with source excerpts.
 fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
     match config::load(directory, env) {
         Ok(LoadedConfig { config, warnings }) => {
@@ -287,8 +287,8 @@ fn load_quietly(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
     }
 }
 
-/// After the answer to a question about something else: what is wrong with the configuration, a line
-/// for each kind of problem.
+/// Prints a line for each kind of configuration problem, after the answer of a command about
+/// something else.
 fn summarise(sources: &config::problem::Sources, problems: &[config::problem::Problem]) {
     if let Some(summary) = config::summary(sources, problems) {
         say_wrong(&summary);
@@ -306,7 +306,7 @@ fn colour(stream: &impl io::IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes to standard output. A reader that has gone has all it wanted.
+/// Writes to standard output. A closed pipe is not an error.
 fn say(text: &str) {
     let mut out = io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -317,18 +317,18 @@ fn say_wrong(text: &str) {
     let _ = writeln!(io::stderr(), "{}", text.trim_end());
 }
 
-/// Writes to standard output what a gateway answered; see [`escaped`].
+/// Writes an answer of the gateway to standard output; see [`escaped`].
 fn say_escaped(text: &str) {
     say(&escaped(text));
 }
 
-/// Writes to standard error what a gateway answered; see [`escaped`].
+/// Writes an answer of the gateway to standard error; see [`escaped`].
 fn say_wrong_escaped(text: &str) {
     say_wrong(&escaped(text));
 }
 
-/// A text whose control characters, line ends and tabs aside, are written as `\u001b`: a terminal
-/// obeys them, and the text may come from a client or from whoever took the gateway's place.
+/// Writes control characters of a text, except line ends and tabs, as `\u001b`. A terminal would
+/// obey them, and the text may come from a client or from a process that took the gateway's place.
 fn escaped(text: &str) -> std::borrow::Cow<'_, str> {
     let is_obeyed = |c: char| {
         let is_bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(escaped("\u{1b}[2Ja\rb\u{9b}c\u{202e}"), "\\u001b[2Ja\\u000db\\u009bc\\u202e");
     }
 
-    /// Whether these arguments are understood, as a command that explains.
+    /// Whether the parser accepts these arguments for a command that explains.
     fn explains(arguments: &str) -> bool {
         let all = ["app-gateway", "explain"].into_iter().chain(arguments.split_whitespace());
         Cli::try_parse_from(all).is_ok_and(|cli| matches!(cli.command, Some(Command::Explain(_))))

@@ -1,4 +1,4 @@
-//! `app-gateway plan`: what a directory would change in the running gateway.
+//! `app-gateway plan`: shows the changes a directory would make in the running gateway.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -141,7 +141,7 @@ fn key_text(key: &KeyDiff) -> KeyDiff {
     KeyDiff { key: text, ..key.clone() }
 }
 
-/// Where it is and where it will be.
+/// Present and future location of an item.
 fn places(old: &str, new: &str) -> String {
     match (old, new) {
         ("", place) | (place, "") => place.to_owned(),

@@ -1,4 +1,4 @@
-//! `app-gateway ports`: the table to ask a firewall's administrators for.
+//! `app-gateway ports`: prints the firewall rules to request from the administrators.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,13 +16,13 @@ use super::{complain, environment, say, say_wrong, summarise};
 #[derive(Args)]
 #[group(multiple = false)]
 pub(super) struct TableFormat {
-    /// Say it as comma-separated values, for a spreadsheet
+    /// Print comma-separated values, for a spreadsheet
     #[arg(long)]
     csv: bool,
-    /// Say it as a Markdown table
+    /// Print a Markdown table
     #[arg(long)]
     markdown: bool,
-    /// Say it as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,5 +1,5 @@
-//! `app-gateway reload`, `confirm` and `rollback`: have the running gateway change its
-//! configuration, and wait for what comes of it.
+//! `app-gateway reload`, `confirm` and `rollback`: change the configuration of the running gateway
+//! and wait for the result.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,12 +19,12 @@ pub(super) fn reload(directory: &Path, confirm: Option<String>) -> ExitCode {
     change(directory, "reload", &CommandOptions { confirm, ..CommandOptions::default() })
 }
 
-/// Keeps what waits for its confirmation.
+/// Confirms the reload on trial.
 pub(super) fn confirm(directory: &Path) -> ExitCode {
     change(directory, "confirm", &CommandOptions::default())
 }
 
-/// Goes back to what served before.
+/// Returns to the previous configuration.
 pub(super) fn rollback(directory: &Path) -> ExitCode {
     change(directory, "rollback", &CommandOptions::default())
 }

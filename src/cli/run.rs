@@ -1,4 +1,4 @@
-//! `app-gateway run`.
+//! `app-gateway run`: starts the gateway.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
     if !privileges::is_unwanted_root() {
         return Ok(());
     }
-    // What is wrong with the configuration is said where it is loaded again.
+    // The supervisor loads the configuration again and reports its problems then.
     let Ok(LoadedConfig { config, .. }) = config::load(directory, &environment) else {
         return Ok(());
     };
@@ -163,7 +163,7 @@ pub(super) fn serve(
     }
 }
 
-/// Draws what the operator should know, for people; programs get it as what the gateway says.
+/// Reports warnings: with source excerpts for people, as log events for programs.
 fn warn(logging: &Logging, sources: &Sources, warnings: &[Problem]) {
     if logging.is_json() && !warnings.is_empty() {
         tracing::warn!("{}", config::draw(sources, warnings, false).trim_end());
@@ -244,7 +244,7 @@ fn announce_listeners(generation: &Generation) {
     }
 }
 
-/// Logs what is about to be served, and loudly what is not safe.
+/// Logs a summary of the configuration, and warns about unsafe settings.
 fn announce(generation: &Generation) {
     tracing::info!("app-gateway {}: {}", env!("CARGO_PKG_VERSION"), check::summary(generation));
     let allowed = generation.config.gateway.root == RootPolicy::Allow;

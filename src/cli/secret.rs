@@ -1,4 +1,4 @@
-//! `app-gateway secret new`: a secret for gateways to share.
+//! `app-gateway secret new`: creates a secret that gateways share.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};

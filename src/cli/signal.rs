@@ -14,7 +14,7 @@ use super::reload;
 /// For the answer, which does not wait for a drain.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to tell the running gateway.
+/// Signals to the running gateway.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Signal {
     /// Read the configuration again (as `app-gateway reload`, or HUP)

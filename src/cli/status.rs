@@ -1,4 +1,4 @@
-//! `app-gateway status`: how the running gateway is, and how it came to be so.
+//! `app-gateway status`: shows the state of the running gateway and its recent reloads.
 
 mod traffic;
 
@@ -138,7 +138,7 @@ fn upstreams(out: &mut String, all: &[Snapshot]) {
     }
 }
 
-/// What an attempt was about, in one line.
+/// Summary of a reload attempt in one line.
 fn summary(attempt: &ReloadAttempt) -> Option<String> {
     let first = match attempt.result {
         ReloadResult::Refused => attempt.problems.lines().find(|line| !line.is_empty()),
@@ -148,6 +148,6 @@ fn summary(attempt: &ReloadAttempt) -> Option<String> {
     if attempt.result == ReloadResult::Refused || more == 0 {
         return Some(first.to_owned());
     }
-    // Of very many changes not all are told, so they are not counted here.
+    // A long list of changes is truncated by the gateway, so its length is not the count.
     Some(format!("{first}, and more"))
 }

@@ -1,4 +1,4 @@
-//! `app-gateway upgrade`: have the running gateway start the program anew and hand over to it.
+//! `app-gateway upgrade`: has the running gateway start a new process and hand over to it.
 
 use std::path::Path;
 use std::process::ExitCode;

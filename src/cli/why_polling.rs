@@ -1,4 +1,5 @@
-//! `app-gateway why-polling`: what keeps Socket.IO sessions of the running gateway on polling.
+//! `app-gateway why-polling`: explains why Socket.IO sessions of the running gateway stay on
+//! polling.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -48,10 +49,10 @@ fn all(directory: &Path, json: bool) -> Result<String, String> {
     Ok(if json { format!("{:#}\n", serde_json::json!(report)) } else { report_text(&report) })
 }
 
-/// The id itself stays here: what is asked for is its short form.
+/// Sends the short form of the id to the gateway, never the id.
 fn one(directory: &Path, session: &str, json: bool) -> Result<String, String> {
     let short = SessionKey::read(session);
-    // What looks like a short form may be an id all the same.
+    // Text that looks like a short form may still be an id.
     for key in short.into_iter().chain([SessionKey::of(session.as_bytes())]) {
         let line = format!("GET {SESSIONS_PATH}/{key}");
         let answer = ask(directory, &line, &CommandOptions::default(), ANSWER_TIMEOUT)?;

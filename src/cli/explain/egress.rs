@@ -1,7 +1,7 @@
-//! `app-gateway explain egress HOST:PORT`: whether a client may go there, which line says so, and
-//! which of the addresses it has at present would be dialled.
+//! `app-gateway explain egress HOST:PORT`: reports whether a client may reach a destination, which
+//! line decides it, and which of the destination's present addresses would be dialled.
 //!
-//! The decision is made by the code that serves clients.
+//! The code that serves clients makes the decision.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -57,7 +57,7 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &EgressArgs) -> ExitCode 
     if open { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What the system's resolver says at present.
+/// Present addresses of a name, from the system's resolver.
 fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
     let found = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?;
     let distinct: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
@@ -70,7 +70,7 @@ struct EgressExplanation<'a> {
     lines: ExplanationLines,
 }
 
-/// How names are looked up.
+/// A name resolver; replaced in tests.
 type NameLookup<'a> = &'a dyn Fn(&str) -> Result<Vec<IpAddr>, String>;
 
 impl EgressExplanation<'_> {
@@ -271,7 +271,7 @@ impl EgressExplanation<'_> {
     }
 }
 
-/// How a destination is asked for, its authority, and the port it has unless it says so.
+/// Request form of a destination, its authority, and its default port.
 fn form_of(asked: &str) -> (RequestForm, &str, Option<u16>) {
     let url = |form, rest: &'static str, port| {
         let own = asked.get(..rest.len()).filter(|own| own.eq_ignore_ascii_case(rest))?;
@@ -284,7 +284,7 @@ fn form_of(asked: &str) -> (RequestForm, &str, Option<u16>) {
     url.unwrap_or((RequestForm::Connect, asked, None))
 }
 
-/// What is asked of the bytes inside the tunnel.
+/// Description of the check on the server name inside the tunnel.
 fn inside(sni: SniPolicy) -> String {
     let act = |act| match act {
         SniAction::Refuse => "closed",

@@ -1,7 +1,7 @@
-//! `app-gateway explain tcp NAME:PORT`: where a connection would be passed through to, and which
-//! line says so.
+//! `app-gateway explain tcp NAME:PORT`: reports the upstream of a passthrough connection, and the
+//! line that selects it.
 //!
-//! The decision is made by the code that serves clients.
+//! The code that serves clients makes the decision.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &TcpArgs) -> ExitCode {
         say_wrong("write NAME:PORT, e.g. chat.example.com:8443, or :8443 without a name");
         return ExitCode::from(2);
     };
-    // As it is read from a hello.
+    // Normalised like the server name of a ClientHello.
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let Some((generation, problems)) = generation(directory) else { return ExitCode::FAILURE };
     let connection = ConnectionQuery {

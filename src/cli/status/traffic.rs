@@ -1,8 +1,7 @@
-//! What is going on, as `status` says it: Socket.IO sessions, what is passed through, what was refused,
-//! the open tunnels.
+//! Traffic sections of `status`: Socket.IO sessions, passthrough, rejections and open tunnels.
 //!
-//! In: what the gateway told. Out: text of at most 80 columns. What is too much for that is in
-//! `status --json`, and is counted here.
+//! The text is at most 80 columns wide. Details that do not fit are counted here and listed by
+//! `status --json`.
 
 use std::cmp::Reverse;
 use std::fmt::Write as _;
@@ -86,7 +85,7 @@ fn passed_through(out: &mut String, all: &[PassthroughSummary]) {
     table(out, &head, all.iter().map(row).collect(), all.len());
 }
 
-/// By reason, the most frequent first; of each, the routes with most of it.
+/// Rejections by reason, the most frequent first, each with the routes that have the most.
 fn refused(out: &mut String, status: &Status) {
     let mut all: Vec<_> = status.refused_in_all.iter().collect();
     all.sort_by_key(|(word, count)| (Reverse(**count), *word));

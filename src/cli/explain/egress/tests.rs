@@ -39,7 +39,7 @@ clients = ["192.0.2.10"]
 mode = "report"
 "#;
 
-/// What is said about a destination, without the directory, and whether it is open.
+/// Explanation of a destination without the directory, and whether the destination is allowed.
 fn explained(destination: &str, client: &str) -> (String, bool) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("forward.toml"), RULES.trim_start()).unwrap();
