@@ -1,24 +1,24 @@
-//! What is told about the forward proxy: open tunnels, and what report mode has let through.
+//! Views of the forward proxy: open tunnels, and destinations observed in report mode.
 
 use serde_json::Value;
 
-/// How it is found out; in the words of whoever serves the forward proxy.
+/// Callbacks into the forward proxy, injected by the supervisor.
 pub struct EgressViews {
     /// The open tunnels.
     pub tunnels: Box<dyn Fn() -> Value>,
-    /// How many tunnels are open, and the oldest of them, so many at most.
+    /// Returns the number of open tunnels, and the oldest ones up to the given number.
     pub oldest: Box<dyn Fn(usize) -> (usize, Value)>,
-    /// What was let through, as `egress suggest` reads it.
+    /// Returns the observed destinations, as `egress suggest` reads them.
     pub seen: Box<dyn Fn() -> Value>,
 }
 
-/// Where tunnels are told about.
+/// Path of the list of open tunnels.
 pub const TUNNELS_PATH: &str = "/egress/tunnels";
-/// Where it is told what was let through.
+/// Path of the destinations observed in report mode.
 pub const OBSERVED_PATH: &str = "/egress/seen";
 
 impl EgressViews {
-    /// What is told at this path.
+    /// The document at this path.
     pub(super) fn told(&self, path: &str) -> Option<Value> {
         match path {
             TUNNELS_PATH => Some((self.tunnels)()),

@@ -1,4 +1,4 @@
-//! What operators say an endpoint is there for.
+//! Administrative state of endpoints, as set by operators.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use crate::upstream::{AdminState, Upstream};
 
 use super::CommandOptions;
 
-/// Does what a question about an endpoint wants. The result is for whoever asked.
+/// Sets the administrative state of an endpoint. The result is for the client of the admin API.
 ///
 /// # Errors
 ///
-/// What is wrong with the question.
+/// The fault of the command, in a sentence for the client.
 pub(super) fn assign(
     upstreams: &[Arc<Upstream>],
     question: &CommandOptions,

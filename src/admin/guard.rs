@@ -1,8 +1,8 @@
 //! Host, origin and token checks of the admin listener.
 //!
-//! A page in a browser must not reach the gateway: not by a name that was made to lead here (DNS
-//! rebinding), not by a request it sends unasked (CSRF). A user of this host who is neither root nor
-//! the gateway's own user must not be able to stop or reload it.
+//! Web pages must not be able to use the admin listener through a browser, either with a name that
+//! resolves to this host (DNS rebinding) or with cross-site requests (CSRF). Users of this host
+//! other than root and the gateway's own user must not be able to stop or reload the gateway.
 
 use std::fs;
 use std::net::IpAddr;
@@ -59,11 +59,11 @@ pub(super) fn is_same_origin(headers: &HeaderMap) -> bool {
     same && origins.next().is_none()
 }
 
-/// Whether a request has the token of `token-file`. Blocks for as long as the file takes to read.
+/// Checks the token of a request against `token-file`. Blocks while it reads the file.
 ///
 /// # Errors
 ///
-/// Why it does not, in a sentence for the client; what is wrong with the file goes to the log.
+/// The reason of the rejection, in a sentence for the client. Faults of the file go to the log.
 pub(super) fn check_token(
     file: Option<&PathBuf>,
     given: Option<&HeaderValue>,
@@ -93,11 +93,11 @@ fn bearer(field: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Reads the token of a file that nobody but its owner can read.
+/// Reads the token of a file that only its owner can read.
 ///
 /// # Errors
 ///
-/// A sentence without a byte of the file.
+/// A sentence that contains no byte of the file.
 pub(super) fn read_token(file: &Path) -> Result<String, String> {
     let there = fs::metadata(file).map_err(|error| error.to_string())?;
     if !there.is_file() || there.size() > MAX_TOKEN_FILE {

@@ -1,12 +1,13 @@
-//! The admin listener and the admin socket: metrics, health, and what operators ask for.
+//! The admin listener and the admin socket: metrics, health, status page, and commands of
+//! operators.
 //!
-//! Served by hyper on the control runtime, so that a busy data worker does not hide its own
-//! metrics. What changes the gateway is asked for over the socket, by root or the gateway's own
-//! user; or over TCP from this host, with the token of `token-file`. What is applied is always what
-//! lies on disk.
+//! Served by hyper on the control runtime, so that a busy worker does not hide its own metrics.
+//! Commands that change the gateway are accepted over the socket, from root or the gateway's own
+//! user, and over TCP from this host, with the token of `token-file`. A reload always applies the
+//! files on disk.
 //!
-//! Every client has a time limit for its head, its body and for reading its answer, and a listener
-//! serves a bounded number of connections.
+//! Each client has time limits for its request head, its body and for reading the response, and
+//! each listener has a connection limit.
 
 pub mod egress;
 mod endpoint_state;
@@ -53,10 +54,11 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections of the listener, and as many of the socket. Further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Where Socket.IO sessions are told about; one of them below it, by the short form of its id.
+/// Path of the Socket.IO sessions. The timeline of one session is below it, under the short form of
+/// its id.
 pub const SESSIONS_PATH: &str = "/socket-io/sessions";
 
-/// What health checks look at.
+/// State that the health endpoints report.
 #[derive(Debug, Default)]
 pub struct ReadinessState {
     /// All listeners are bound and all workers serve.
@@ -79,21 +81,22 @@ impl ReadinessState {
     }
 }
 
-/// What is asked of whoever runs the gateway, and where the answer goes.
+/// A command for the supervisor, with the channel for its result.
 pub enum AdminCommand {
     /// Read the configuration again; undo it after this time unless it is confirmed.
     Reload(Option<Duration>, oneshot::Sender<ReloadOutcome>),
-    /// What waits for confirmation stays.
+    /// Confirms the reload on trial.
     Confirm(oneshot::Sender<ReloadOutcome>),
-    /// What waits for confirmation is undone now.
+    /// Reverts the reload on trial.
     Rollback(oneshot::Sender<ReloadOutcome>),
     /// Start the program anew and hand over to it.
     Upgrade(oneshot::Sender<UpgradeOutcome>),
-    /// What would this directory change; without one, the gateway's own.
+    /// Compares a directory with the running configuration; without one, the gateway's own
+    /// directory.
     Plan(Option<PathBuf>, oneshot::Sender<Plan>),
 }
 
-/// What the body of a question says.
+/// JSON body of a command.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandOptions {
@@ -114,19 +117,19 @@ pub struct CommandOptions {
     pub duty: Option<String>,
 }
 
-/// What answers are made from.
+/// State from which the admin API builds its responses.
 pub struct AdminApi {
     /// For scrapes.
     pub metrics: Arc<Metrics>,
     /// For health checks.
     pub health: Arc<ReadinessState>,
-    /// Kept up to date by whoever runs the gateway.
+    /// Maintained by the supervisor.
     pub status: Rc<RefCell<Status>>,
     /// Those of the generation that serves.
     pub upstreams: Rc<RefCell<Vec<Arc<Upstream>>>>,
     /// Those of them that must be up for the gateway to be ready.
     pub needed: Rc<RefCell<Vec<Arc<Upstream>>>>,
-    /// To whoever runs the gateway.
+    /// Commands to the supervisor.
     pub asks: mpsc::UnboundedSender<AdminCommand>,
     /// For questions about the forward proxy.
     pub way_out: egress::EgressViews,
@@ -134,18 +137,18 @@ pub struct AdminApi {
     pub book: Rc<RefCell<SessionTable>>,
     /// For the status page.
     pub page: page::StatusPage,
-    /// The operational log, for what it lost.
+    /// The operational log, for its count of lost lines.
     pub logging: Logging,
     /// Opens the access log's file anew; the error is a sentence.
     pub reopen: Box<dyn Fn() -> Result<(), String>>,
 }
 
-/// Where a question came from.
+/// Origin of a request to the admin API.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum CommandOrigin {
     /// The socket, from root or our own user.
     Trusted,
-    /// The socket, from somebody else.
+    /// The socket, from another user.
     Stranger,
     /// TCP, this host.
     Local,
@@ -262,7 +265,7 @@ async fn answer(
     }
 }
 
-/// Whether what is told at this path is for this host only.
+/// Whether a path is served to clients on this host only.
 fn is_private(path: &str) -> bool {
     path.starts_with(SESSIONS_PATH)
         || matches!(
@@ -271,12 +274,12 @@ fn is_private(path: &str) -> bool {
         )
 }
 
-/// Whether a request says whom it asks, as every browser does.
+/// Whether a request has a `Host`, as those of every browser do.
 fn has_host(request: &Request<Incoming>) -> bool {
     request.headers().contains_key(header::HOST)
 }
 
-/// How the Socket.IO sessions are, in short.
+/// Summary of the Socket.IO sessions.
 fn socket_io(api: &AdminApi) -> SocketIoSummary {
     let report = api.book.borrow().report(Instant::now());
     SocketIoSummary { sessions: report.counts, causes: report.causes, warnings: report.warnings }
@@ -296,7 +299,7 @@ fn sessions(path: &str, api: &AdminApi) -> Response<Full<Bytes>> {
     }
 }
 
-/// How the upstreams are.
+/// Snapshots of the upstreams.
 fn snapshots(api: &AdminApi) -> Vec<Snapshot> {
     api.upstreams.borrow().iter().map(|upstream| upstream.snapshot()).collect()
 }
@@ -311,7 +314,7 @@ fn ready(api: &AdminApi) -> Result<(), String> {
     }
 }
 
-/// Puts how the upstreams are into the metrics, and what the operational log lost.
+/// Updates the metrics of the upstreams and of lines lost by the operational log.
 fn tell(api: &AdminApi) {
     let lost = &api.metrics.operational_log_dropped;
     lost.inc_by(api.logging.dropped().saturating_sub(lost.get()));
@@ -353,7 +356,7 @@ async fn metrics(request: &Request<Incoming>, api: &AdminApi) -> Response<Full<B
     response
 }
 
-/// What can be read by whoever gets here.
+/// Responses to read-only requests, available to every client of the listener.
 fn read(path: &str, api: &AdminApi) -> Response<Full<Bytes>> {
     match path {
         "/livez" => text(StatusCode::OK, "alive\n"),

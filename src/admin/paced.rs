@@ -1,8 +1,8 @@
-//! A stream of the admin listener whose client has to read.
+//! A stream that enforces a minimum read rate on clients of the admin listener.
 //!
-//! A client that does not take its answer holds one of the listener's few connections. Once a write
-//! has to wait, the client gets a grace period and then has to read at a minimum rate until all that
-//! was queued is sent.
+//! A client that does not read its response would occupy one of the listener's few connections.
+//! Once a write blocks, the client gets a grace period and must then read at a minimum rate until
+//! everything queued is sent.
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,4 @@
-//! What the gateway answers to those who run it, as the admin listener sends it and the commands
-//! read it.
+//! Documents of the admin API, as the gateway writes and the commands read them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,10 +11,11 @@ use crate::upstream::snapshot::Snapshot;
 /// Most attempts that are remembered.
 const MAX_ATTEMPTS: usize = 50;
 
-/// Longest text of problems that is remembered of an attempt, in bytes. Whoever asked got all of it.
+/// Maximum length in bytes of the problem text kept for each attempt. The client that requested the
+/// reload receives all of it.
 const MAX_PROBLEMS_LEN: usize = 8 * 1024;
 
-/// What came of an attempt to change the configuration.
+/// Result of an attempt to change the configuration.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReloadResult {
@@ -42,10 +42,10 @@ impl ReloadResult {
     }
 }
 
-/// What came of an attempt, for whoever asked for it.
+/// Result and details of an attempt, for the client that requested it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ReloadOutcome {
-    /// What came of it.
+    /// Result of the attempt.
     pub result: ReloadResult,
     /// Number of the generation that serves.
     pub generation: u64,
@@ -60,7 +60,7 @@ pub struct ReloadOutcome {
     pub pending: Option<PendingConfirmation>,
 }
 
-/// What came of an upgrade in place.
+/// Result of a binary upgrade.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct UpgradeOutcome {
     /// The process that serves now; `None` if everything is as it was.
@@ -83,15 +83,15 @@ pub struct PendingConfirmation {
 pub struct ReloadAttempt {
     /// When it ended, as RFC 3339 writes it.
     pub time: String,
-    /// What asked for it: `start`, `files`, `HUP`, `command`, `confirm`, `rollback`.
+    /// Trigger: `start`, `files`, `HUP`, `command`, `confirm`, `rollback`.
     pub trigger: String,
-    /// What came of it.
+    /// Result of the attempt.
     pub result: ReloadResult,
     /// Number of the generation that serves since.
     pub generation: u64,
     /// Hash of the configuration that serves since.
     pub config: String,
-    /// How long it took.
+    /// Duration of the attempt.
     pub milliseconds: u64,
     /// One line per change.
     pub changes: Vec<String>,
@@ -99,10 +99,10 @@ pub struct ReloadAttempt {
     pub problems: String,
 }
 
-/// How the gateway is.
+/// State of the gateway.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Status {
-    /// Of the program.
+    /// Version of the program.
     pub version: String,
     /// Its process.
     pub pid: u32,
@@ -123,25 +123,25 @@ pub struct Status {
     pub needs_restart: Vec<String>,
     /// The latest attempts to change the configuration, oldest first.
     pub reloads: VecDeque<ReloadAttempt>,
-    /// How the upstreams are.
+    /// Snapshots of the upstreams.
     #[serde(default)]
     pub upstreams: Vec<Snapshot>,
     /// Gateways this one is compared with.
     #[serde(default)]
     pub peers: Vec<DriftPeer>,
-    /// How the Socket.IO sessions are.
+    /// Summary of the Socket.IO sessions.
     #[serde(default)]
     pub socket_io: Option<SocketIoSummary>,
     /// Routes in which something happened in the last hour.
     #[serde(default)]
     pub hours: Vec<RouteHour>,
-    /// What routes refused since they are there.
+    /// Rejections of each route since it was configured.
     #[serde(default)]
     pub refused: Vec<RejectionCount>,
-    /// What was refused since the start, those whom no route took included: by reason.
+    /// Rejections by reason since the start, including those without a route.
     #[serde(default)]
     pub refused_in_all: BTreeMap<String, u64>,
-    /// What is passed through, by route.
+    /// Passthrough traffic by route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_through: Vec<PassthroughSummary>,
     /// Tunnels of the forward proxy, if there is one.
@@ -149,12 +149,12 @@ pub struct Status {
     pub tunnels: Option<TunnelList>,
 }
 
-/// How the Socket.IO sessions are, in short.
+/// Summary of the Socket.IO sessions.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SocketIoSummary {
-    /// How many are in which state.
+    /// Number of sessions in each state.
     pub sessions: SessionCounts,
-    /// What keeps sessions from a WebSocket, most frequent first.
+    /// Causes that keep sessions from a WebSocket, most frequent first.
     #[serde(default)]
     pub causes: Vec<CauseReport>,
     /// Timers of the gateway that their heartbeat does not fit into.
@@ -174,7 +174,7 @@ pub struct RouteHour {
     pub errors: Vec<f32>,
 }
 
-/// How often a route refused for a reason.
+/// Number of rejections of a route for one reason.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RejectionCount {
     /// The word for it.
@@ -183,7 +183,7 @@ pub struct RejectionCount {
     pub profile: String,
     /// The route's name.
     pub route: String,
-    /// How often.
+    /// Number of rejections.
     pub count: u64,
 }
 
@@ -207,7 +207,7 @@ pub struct PassthroughSummary {
 /// The open tunnels of the forward proxy.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct TunnelList {
-    /// How many there are.
+    /// Number of open tunnels.
     pub open: usize,
     /// The oldest of them, 100 at most.
     pub shown: Vec<TunnelStatus>,
@@ -220,7 +220,7 @@ pub struct TunnelStatus {
     pub id: String,
     /// When it was opened, as RFC 3339 writes it.
     pub since: String,
-    /// Who asked for it.
+    /// Address of the client.
     pub client: String,
     /// The user it had logged in as.
     pub user: Option<String>,
@@ -252,7 +252,7 @@ impl Status {
     }
 }
 
-/// What a directory would change in the running gateway.
+/// Changes that a directory would make in the running gateway.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Plan {
     /// The directory.
@@ -267,21 +267,21 @@ pub struct Plan {
     pub config: String,
     /// Hash of the directory's; empty if it would be refused.
     pub new_config: String,
-    /// What is different.
+    /// Differences.
     pub items: Vec<ItemDiff>,
-    /// How many items of each kind stay as they are.
+    /// Number of unchanged items of each kind.
     pub kept: BTreeMap<String, usize>,
-    /// What is open now.
+    /// Open connections now.
     pub open: OpenCounts,
     /// Requests of late that would be answered differently.
     pub requests: ReplayedRequests,
 }
 
-/// What a change takes.
+/// Method by which a change takes effect.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApplyMode {
-    /// What is served is exchanged; sockets and connections stay.
+    /// The configuration is replaced; sockets and connections stay.
     Swap,
     /// A socket is bound, or closed to new connections.
     Rebind,
@@ -289,7 +289,7 @@ pub enum ApplyMode {
     NeedsRestart,
 }
 
-/// What happens to an item.
+/// Kind of difference of an item.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiffKind {
@@ -304,19 +304,19 @@ pub enum DiffKind {
 /// An item that is different.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ItemDiff {
-    /// What it takes.
+    /// Method by which the change takes effect.
     pub means: ApplyMode,
-    /// What happens to it.
+    /// Kind of difference.
     pub how: DiffKind,
-    /// What it is: `route /ccm/ GET (internet)`.
+    /// Name of the item, such as `route /ccm/ GET (internet)`.
     pub what: String,
-    /// Where it is now, `file:line`; empty if it is new.
+    /// Present location as `file:line`; empty if the item is new.
     pub old_place: String,
-    /// Where it will be, `file:line`; empty if it is gone.
+    /// Future location as `file:line`; empty if the item is removed.
     pub new_place: String,
     /// Its keys that are different, if it is changed.
     pub keys: Vec<KeyDiff>,
-    /// What is open there.
+    /// Open connections of the item.
     pub open: OpenCounts,
 }
 
@@ -329,13 +329,13 @@ pub struct KeyDiff {
     pub old: Option<String>,
     /// Its value then, as TOML; `None`: the default.
     pub new: Option<String>,
-    /// Where it is now, `file:line`; empty if it is not there.
+    /// Present location as `file:line`; empty if absent.
     pub old_place: String,
-    /// Where it will be, `file:line`; empty if it is not there.
+    /// Future location as `file:line`; empty if absent.
     pub new_place: String,
 }
 
-/// What is open, in all or at an item.
+/// Open connections, in total or of one item.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct OpenCounts {
     /// Client connections.
@@ -369,9 +369,9 @@ impl OpenCounts {
 /// Requests of late, asked again.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct ReplayedRequests {
-    /// How many were looked at.
+    /// Number of recent requests compared.
     pub looked_at: usize,
-    /// How many would be answered differently.
+    /// Number of requests that would be answered differently.
     pub different: usize,
     /// Those, most frequent first; at most 100 kinds.
     pub kinds: Vec<RerouteGroup>,
@@ -380,15 +380,15 @@ pub struct ReplayedRequests {
 /// Equal requests that would be answered differently.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RerouteGroup {
-    /// How many.
+    /// Number of requests.
     pub count: usize,
     /// The method; `WS` for a WebSocket.
     pub method: String,
     /// The path, without query.
     pub path: String,
-    /// What is done with it now.
+    /// Present decision.
     pub old: String,
-    /// What would be done with it.
+    /// Future decision.
     pub new: String,
 }
 

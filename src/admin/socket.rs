@@ -1,9 +1,9 @@
-//! The admin socket: how commands on this host reach the gateway, and which one.
+//! The admin socket, by which commands on this host find and reach the gateway.
 //!
-//! Every configuration directory has a usual place for it, which gateway and commands find alike,
-//! without reading a file: a gateway whose configuration was just broken must still be asked. The
-//! permissions of the file let its owner in; who comes in is checked once more, by the kernel's
-//! word for it.
+//! Each configuration directory has a default socket path, which the gateway and the commands
+//! derive without reading a file, because a gateway must stay reachable when its configuration has
+//! just been broken. The permissions of the socket admit its owner; the peer's user id, as reported
+//! by the kernel, is checked as well.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -18,7 +18,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use crate::config::AdminSocket;
 use crate::units::display_hex;
 
-/// Where a service of the system has its sockets.
+/// Directory for the sockets of system services.
 const SYSTEM_SOCKET_DIR: &str = "/run/app-gateway";
 
 /// The configuration directory whose socket has the plainest name.
@@ -35,7 +35,7 @@ pub struct AdminSocketFile {
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody listens on it.
+    /// Another process listens on the socket.
     #[error("the admin socket {path} is taken by a running gateway{}", process(*pid))]
     Taken {
         /// Its path.
@@ -53,7 +53,7 @@ pub enum SocketError {
     System {
         /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -62,8 +62,8 @@ fn process(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-/// Where the socket of a configuration directory usually is, best first: for services of the system,
-/// and for what a user starts.
+/// Default socket paths of a configuration directory, in order of preference: for system services,
+/// then for processes that a user starts.
 #[must_use]
 pub fn usual(directory: &Path) -> Vec<PathBuf> {
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
@@ -80,13 +80,12 @@ pub fn usual(directory: &Path) -> Vec<PathBuf> {
     places.into_iter().flatten().map(|place| place.join(&name)).collect()
 }
 
-/// Opens the socket that is wished for. `None`: there is none, because none is wished for, or
-/// because the usual places cannot be had, which is said in the log and keeps nobody from starting.
-/// Blocks.
+/// Opens the configured socket. Returns `None` if the configuration disables it, or if no default
+/// path is usable; the latter is logged and does not prevent the start. Blocks.
 ///
 /// # Errors
 ///
-/// [`SocketError`] if a socket that was asked for by its path cannot be had.
+/// [`SocketError`] if a socket with an explicitly configured path cannot be opened.
 pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<AdminSocketFile>, SocketError> {
     match wish {
         AdminSocket::Off => Ok(None),
@@ -118,8 +117,8 @@ pub fn open(wish: &AdminSocket, directory: &Path) -> Result<Option<AdminSocketFi
     }
 }
 
-/// As root, before another user runs the gateway: sees to it that this user can have a socket in the usual
-/// place. What fails here is said when the socket is opened.
+/// Prepares the default path as root, so that the user who will run the gateway can create a socket
+/// there. Failures are reported when the socket is opened.
 pub fn prepare(wish: &AdminSocket, directory: &Path, (uid, gid): (u32, u32)) {
     if !matches!(wish, AdminSocket::Usual) {
         return;
@@ -163,8 +162,8 @@ pub fn bind(path: &Path) -> Result<AdminSocketFile, SocketError> {
             }
         }
     }
-    // Under a name of our own until nobody else may use it; taking the place of what is there is
-    // then one step.
+    // Created under a temporary name until its permissions are restricted; renaming it then
+    // replaces the old file atomically.
     let mut own = path.as_os_str().to_owned();
     own.push(format!(".{}", std::process::id()));
     let own = PathBuf::from(own);
@@ -194,7 +193,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 impl AdminSocketFile {
-    /// Where it is.
+    /// Path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,5 +1,5 @@
-//! What is going on: the hour of each route, what was refused and where, what is passed through, the
-//! open tunnels. For `/status` and for the status page, which say the same.
+//! Traffic for `/status` and the status page: last hour of each route, rejections, passthrough,
+//! open tunnels.
 
 use crate::message::Reason;
 use crate::telemetry::cardinality::OTHER_LABEL;
@@ -26,7 +26,7 @@ fn word(reason: usize) -> String {
     Reason::ALL.get(reason).map_or("", |reason| reason.word()).to_owned()
 }
 
-/// By route, whatever it does with what comes. What no route took is not here.
+/// Rejections by route, for every kind of route. Rejections without a route are not included.
 fn refused(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
     let by_route = api.metrics.refused_by_route().into_iter();
     let served = by_route.map(|one| RejectionCount {

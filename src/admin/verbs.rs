@@ -1,6 +1,7 @@
-//! Verbs of the admin listener: reload, plan, upgrade, stop and the like.
+//! Commands of the admin API: reload, plan, upgrade, stop and others.
 //!
-//! In: a `POST` over the admin socket, or over TCP from this host with the token of `token-file`.
+//! A command is a `POST` over the admin socket, or over TCP from this host with the token of
+//! `token-file`.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest body that is read, in bytes.
 const LONGEST_BODY: usize = 16 * 1024;
 
-/// Does what is asked for, or passes it on to whoever runs the gateway.
+/// Executes a command, or passes it on to the supervisor.
 pub(super) async fn verb(
     path: &str,
     request: Request<Incoming>,
@@ -140,7 +141,7 @@ async fn pass_on(path: &str, question: CommandOptions, api: &AdminApi) -> Respon
     }
 }
 
-/// The answer to a question that was passed on; or that nobody is there any more.
+/// The supervisor's answer to a command, or an error if the supervisor has stopped.
 async fn answered<T>(
     api: &AdminApi,
     ask: AdminCommand,

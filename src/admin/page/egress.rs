@@ -1,4 +1,4 @@
-//! The forward proxy: what was asked of it, and the tunnels that are open.
+//! Forward proxy section of the status page: requests by rule, and open tunnels.
 
 use std::fmt::Write as _;
 

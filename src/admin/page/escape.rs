@@ -1,11 +1,11 @@
-//! Text as HTML shows it, whatever it holds; and numbers as people say them.
+//! HTML escaping of text, and formatting of numbers for people.
 
 use std::fmt::{self, Display, Write as _};
 
 /// Shows text in HTML, also inside quoted attributes.
 pub(super) struct Escaped<T>(pub T);
 
-/// Passes on what is written to it, escaped.
+/// Escapes the text written to it and passes it on.
 struct EscapeWriter<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for EscapeWriter<'_, '_> {

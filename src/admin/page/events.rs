@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{AdminApi, live};
 
-/// How often.
+/// Interval between two events.
 const EVENT_INTERVAL: Duration = Duration::from_secs(2);
 /// Most streams at a time.
 const MAX_EVENT_STREAMS: usize = 8;

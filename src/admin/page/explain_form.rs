@@ -14,7 +14,7 @@ const METHOD_CHOICES: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEA
 /// Longest value that is taken, in bytes.
 const MAX_VALUE_LEN: usize = 4096;
 
-/// What the form asks.
+/// Fields of the form.
 #[derive(Debug, Default)]
 pub(super) struct ExplainForm {
     method: String,
@@ -65,7 +65,8 @@ impl ExplainForm {
         })
     }
 
-    /// What is said about it; `None` if nothing is asked. Looks names up on another thread.
+    /// The explanation of the request in the form; `None` if the form is empty. Resolves names on
+    /// another thread.
     pub(super) async fn told(&self, generation: Option<Arc<Generation>>) -> Option<String> {
         if self.url.is_empty() {
             return None;
@@ -82,7 +83,7 @@ impl ExplainForm {
         tokio::task::spawn_blocking(explain).await.ok()
     }
 
-    /// The form, and what was told.
+    /// The form with the explanation.
     pub(super) fn section(&self, told: Option<&str>) -> String {
         let mut out = String::from(
             "<section id=\"tester\" aria-labelledby=\"tester-h\"><h2 id=\"tester-h\">What would be done with a request?</h2>\

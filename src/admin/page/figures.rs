@@ -1,4 +1,4 @@
-//! The numbers of the page, read from the text that scrapers get: the two never disagree.
+//! Figures of the status page, parsed from the text of `/metrics`, so that both always agree.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::telemetry::Metrics;
 use crate::telemetry::exposition::ExpositionFormat;
 
-/// What all names begin with.
+/// Common prefix of the metric names.
 const METRIC_PREFIX: &str = "app_gateway_";
 
 /// Two names that stand for something: profile and route, profile and listener, rule and result.
@@ -18,9 +18,9 @@ type LabelPair = (String, String);
 pub(super) struct Figures {
     /// When they were read.
     pub at: Instant,
-    /// By profile and route.
+    /// Figures of each route, by profile and route.
     pub routes: BTreeMap<LabelPair, RouteFigures>,
-    /// By the listener's address.
+    /// Figures of each listener, by its address.
     pub listeners: BTreeMap<String, ListenerFigures>,
     /// Name, number of the pair, end of validity in seconds since 1970.
     pub certificates: Vec<(String, String, f64)>,
@@ -32,7 +32,7 @@ pub(super) struct Figures {
     pub log_lost: f64,
 }
 
-/// Of a route.
+/// Figures of a route.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RouteFigures {
     /// Requests answered.
@@ -47,7 +47,7 @@ pub(super) struct RouteFigures {
     pub buckets: Vec<(f64, f64)>,
 }
 
-/// Of a listener.
+/// Figures of a listener.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ListenerFigures {
     /// Open connections.
@@ -162,7 +162,7 @@ impl Figures {
 }
 
 impl RouteFigures {
-    /// What happened since `before`, which may be `None`: then everything did.
+    /// Difference to `before`, or all figures if `before` is `None`.
     pub(super) fn since(&self, before: Option<&Self>) -> Self {
         let Some(before) = before else { return self.clone() };
         let earlier = |index: usize| before.buckets.get(index).map_or(0.0, |bucket| bucket.1);
@@ -175,7 +175,8 @@ impl RouteFigures {
         }
     }
 
-    /// How long this share of the requests took at most, in seconds; a guess inside its bucket.
+    /// Upper bound of the duration of this share of the requests, in seconds, interpolated within
+    /// its histogram bucket.
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
         let all = self.buckets.last()?.1;
         if all <= 0.0 {
@@ -216,7 +217,7 @@ fn sample(line: &str) -> Option<(&str, BTreeMap<&str, String>, f64)> {
     Some((name, labels, value))
 }
 
-/// What stands before the closing quote, and how many bytes it and the quote take.
+/// The text before the closing quote, and the length of both in bytes.
 fn unquoted(text: &str) -> (String, usize) {
     let mut out = String::new();
     let mut characters = text.char_indices();

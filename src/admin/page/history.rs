@@ -1,5 +1,5 @@
-//! The last hour, in memory: sums every ten seconds, every route minute by minute, and all there is
-//! of the last minute.
+//! History of the last hour, in memory: totals every ten seconds, each route by the minute, and all
+//! figures of the last minute.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::admin::report::RouteHour;
 use super::figures::{Figures, RouteFigures, TrafficTotals};
 use super::sparkline::{RouteHistories, RouteHistory};
 
-/// How often it is looked.
+/// Sampling interval.
 pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 /// An hour of it.
 const MAX_SAMPLES: usize = 360;
@@ -42,7 +42,7 @@ pub(super) struct TrafficHistory {
 }
 
 impl TrafficHistory {
-    /// Remembers what was seen, and forgets the oldest.
+    /// Adds a sample and drops the oldest ones.
     pub(super) fn remember(&mut self, mut seen: Figures) {
         while seen.routes.len() > MAX_ROUTES {
             seen.routes.pop_last();
@@ -83,7 +83,7 @@ impl TrafficHistory {
         self.lines.told()
     }
 
-    /// How it has been for the last minute, or as long as is known.
+    /// Traffic of the last minute, or of the known part of it.
     pub(super) fn now(&self, seen: &Figures) -> TrafficSample {
         match self.recent.front() {
             Some(before) => point(seen, before),
@@ -91,7 +91,7 @@ impl TrafficHistory {
         }
     }
 
-    /// What a route has done since then, and how many seconds ago that was.
+    /// Figures of a route since a sample, and the age of that sample in seconds.
     pub(super) fn route(
         &self,
         seen: &Figures,

@@ -1,8 +1,8 @@
-//! The status page: HTML made here, for whoever has to know at a glance how the gateway is.
+//! The status page: shows the state of the gateway at a glance, as HTML.
 //!
-//! In: what `/status` and `/metrics` tell. Out: a page that needs no script and no other host, kept
-//! up to date by server-sent events where scripts run. Never: changes anything; shows a value that
-//! was not escaped.
+//! Its content comes from `/status` and `/metrics`. The page needs no script and no other host;
+//! where scripts run, server-sent events keep it up to date. It changes nothing, and it escapes
+//! every value.
 
 mod egress;
 mod escape;
@@ -40,7 +40,7 @@ use explain_form::ExplainForm;
 use figures::Figures;
 use history::TrafficHistory;
 
-/// What the page may do in a browser: nothing but show itself and ask where it came from.
+/// Restricts the page to its own resources.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
@@ -53,7 +53,7 @@ pub type ServingGeneration = Rc<RefCell<Option<Arc<Generation>>>>;
 /// An answer: all at once, or event by event.
 pub(super) type PageBody = Either<Full<Bytes>, EventStream>;
 
-/// What the page remembers.
+/// State of the page between requests.
 pub struct StatusPage {
     serving: ServingGeneration,
     past: RefCell<TrafficHistory>,
@@ -108,7 +108,7 @@ struct PageView<'a> {
     unready: Option<String>,
     listeners: Vec<ListenerRow>,
     routes: Vec<RouteRow>,
-    /// Of Socket.IO.
+    /// Socket.IO sessions.
     sessions: SessionReport,
     figures: Figures,
     past: &'a TrafficHistory,
@@ -255,7 +255,7 @@ fn tls(spoken: bool) -> &'static str {
     if spoken { "yes" } else { "no, plain" }
 }
 
-/// Where connections are passed through to, by the names of routes.
+/// Passthrough targets, by the names of the routes.
 fn passes(passthrough_listener: &PassthroughListener) -> String {
     let routes = passthrough_listener.routes().iter();
     let routes = routes.map(|route| format!("{} to {}", route.tally.name, route.upstream.name));

@@ -1,4 +1,4 @@
-//! What is passed through: how many connections of each route, and why others are not.
+//! Passthrough section of the status page: connections of each route, and rejections by reason.
 
 use std::fmt::Write as _;
 

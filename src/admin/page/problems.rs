@@ -1,4 +1,4 @@
-//! What is wrong, in sentences, each with its remedy.
+//! Problems of the gateway in sentences, each with its remedy.
 
 use crate::admin::report::{ReloadAttempt, ReloadResult};
 use crate::generation::drift::{DriftPeer, PeerState};
@@ -16,9 +16,9 @@ const MIN_REQUEST_RATE: f64 = 0.1;
 /// One thing that is wrong.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct PageProblem {
-    /// What is so.
+    /// Description of the problem.
     pub what: String,
-    /// What to do about it.
+    /// Advice on how to fix it.
     pub remedy: String,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
     all
 }
 
-/// What is wrong with another gateway, or with asking it.
+/// Problem of a peer gateway, or of its comparison.
 fn peer(peer: &DriftPeer) -> Option<PageProblem> {
     let (name, count) = (&peer.peer, peer.differences.len());
     let (what, remedy) = match peer.state {
@@ -139,7 +139,7 @@ pub(super) fn refusal<'a>(view: &'a PageView<'_>) -> Option<&'a ReloadAttempt> {
     view.status.reloads.back().filter(|attempt| attempt.result == ReloadResult::Refused)
 }
 
-/// How long ago that was.
+/// Age of a time stamp, in words.
 pub(super) fn ago(time: &str, now: i64) -> String {
     match time.parse::<jiff::Timestamp>() {
         Ok(then) => format!("{} ago", display_span(now - then.as_second())),

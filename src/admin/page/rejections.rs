@@ -1,4 +1,4 @@
-//! What was refused: by reason, and of each reason which routes it was.
+//! Rejections by reason, each with its routes.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
 //! The live part of the page: one function per section.
 //!
-//! Every value goes through [`Escaped`]. State is a word, and only then a colour.
+//! Every value goes through [`Escaped`]. A word shows the state; colour only repeats it.
 
 use std::fmt::Write as _;
 
@@ -20,9 +20,9 @@ pub(super) const MAX_TABLE_ROWS: usize = 200;
 /// Reloads shown.
 const MAX_RELOADS_SHOWN: usize = 10;
 
-/// What is drawn of a point.
+/// Selects the charted value of a sample.
 type SampleValue = fn(&TrafficSample) -> f64;
-/// What is drawn of a minute of a route.
+/// Selects the charted value of a route's minute.
 type MinuteValue = fn(&RouteMinute) -> f32;
 
 /// All sections.

@@ -1,4 +1,4 @@
-//! The section about Socket.IO sessions: how many are in which state, and why some stay on polling.
+//! Socket.IO section of the status page: sessions by state, and causes of polling.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ const MAX_SESSIONS_SHOWN: usize = 10;
 
 // Writing to a String cannot fail; that is what `let _` stands for here.
 
-/// Nothing, where nobody uses Socket.IO.
+/// Writes the section; nothing if Socket.IO is unused.
 pub(super) fn section(out: &mut String, report: &SessionReport) {
     let counts = &report.counts;
     let silent = report.causes.is_empty() && report.warnings.is_empty();

@@ -1,4 +1,4 @@
-//! Every route's last hour, minute by minute.
+//! History of each route over the last hour, by the minute.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,7 +22,7 @@ pub(super) struct RouteMinute {
 /// The hour of a route, the oldest minute first.
 pub(super) type RouteHistory = VecDeque<RouteMinute>;
 
-/// By profile and route; of routes that are there.
+/// Keyed by profile and route; limited to routes of the present configuration.
 #[derive(Default)]
 pub(super) struct RouteHistories(BTreeMap<(String, String), RouteHistory>);
 
@@ -32,7 +32,7 @@ impl RouteHistories {
     pub(super) fn remember(&mut self, seen: &Figures, before: &Figures, took: f64) {
         self.0.retain(|key, _| seen.routes.contains_key(key));
         for (key, route) in &seen.routes {
-            // Of a route that is new, everything has happened since.
+            // All figures of a new route count as recent.
             let since = route.since(before.routes.get(key));
             let minute = RouteMinute {
                 requests: (since.requests / took) as f32,
