@@ -1,4 +1,4 @@
-//! A certificate that somebody showed, in a line.
+//! One-line summary of a certificate that a server presented.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,17 +14,17 @@ use crate::tls::client::pin_of;
 /// Days before its end at which a certificate is worth a warning.
 pub const WARN_DAYS: i64 = 21;
 
-/// What a certificate says.
+/// Summary of a certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateSummary {
-    /// Whom it is for: names and addresses.
+    /// Subject alternative names: host names and addresses.
     pub names: Vec<String>,
     /// Common name of its subject, which counts only without other names, and only for a
     /// certificate that `ca-file` lists itself.
     pub common_name: Option<String>,
     /// SHA-256 of its public key, as `pin` has it.
     pub pin: Option<String>,
-    /// Who issued it, shortly.
+    /// Issuer, in short form.
     pub issuer: String,
     /// Subject and issuer are the same.
     pub self_signed: bool,
@@ -100,7 +100,7 @@ impl CertificateSummary {
         }
     }
 
-    /// How long it still holds.
+    /// Remaining validity.
     #[must_use]
     pub fn time(&self) -> String {
         match self.days {

@@ -1,4 +1,4 @@
-//! The components behind the gateway: TCP, TLS, and the path that says whether they are well.
+//! Checks of the components behind the gateway: TCP, TLS, and the health path.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,8 +60,8 @@ fn same_ports(config: &Config, upstream: UpstreamId, own: u16) -> BTreeMap<u16, 
     others.map(|one| (one.listen.port(), config.sources.locate(one.place))).collect()
 }
 
-/// Only whether somebody is there: the endpoint itself is asked how it is. Who expects the PROXY
-/// protocol takes a connection without a byte for a probe.
+/// Checks the port only, because the endpoint itself is checked for health. A server that expects
+/// the PROXY protocol treats a connection without a byte as a probe.
 async fn same_port(
     who: &str,
     (host, port, place): (&str, u16, &str),
@@ -104,7 +104,7 @@ struct EndpointProbe {
     unverified: bool,
     /// Connections begin with a header (PROXY protocol).
     announces: bool,
-    /// What is asked for, if somebody said so.
+    /// The configured health path, if any.
     asked: Option<HealthPath>,
     place: String,
 }
@@ -114,14 +114,14 @@ struct HealthPath {
     path: String,
     /// `Host`; `None`: the endpoint's own.
     host: Option<String>,
-    /// Where the path is written.
+    /// Configuration key of the path.
     key: String,
     /// Statuses that checks take for good, first and last of each range; `None`: not said.
     good: Option<Vec<(u16, u16)>>,
 }
 
 impl HealthPath {
-    /// What `[doctor.health]` says; or what the gateway's own checks ask of the same port.
+    /// The path from `[doctor.health]`, or from the gateway's own health check of the same port.
     fn of(config: &Config, upstream: &config::Upstream) -> Option<Self> {
         let named = config.doctor.health.iter().find(|(of, _)| *of == upstream.name);
         if let Some((name, path)) = named {
@@ -250,7 +250,7 @@ impl EndpointProbe {
         }
     }
 
-    /// What to do if an answer with this status is not that of who is well.
+    /// Advice for a status that does not indicate a healthy component.
     fn unwell(&self, status: u16) -> Option<String> {
         let (who, port, asked) = (&self.upstream, self.port, self.asked.as_ref());
         let within = |(first, last): &(u16, u16)| (*first..=*last).contains(&status);
@@ -270,7 +270,7 @@ impl EndpointProbe {
         }
     }
 
-    /// How to trust the certificate that is shown, and no other.
+    /// Advice on trusting only the presented certificate.
     fn trust_it_alone(&self, name: &str, shown: Option<&CertificateSummary>) -> String {
         let who = &self.upstream;
         let first = shown.and_then(|shown| shown.names.first().or(shown.common_name.as_ref()));

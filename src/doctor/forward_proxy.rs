@@ -1,7 +1,7 @@
-//! The way out: each platform through the forward proxy, as the components go, by CONNECT, and TLS
-//! with the platform itself.
+//! Checks of the forward proxy: reaches each platform through it with CONNECT, as the components
+//! do, and completes a TLS handshake with the platform.
 //!
-//! In: a proxy's address and a list of hosts. Works with any proxy that knows CONNECT.
+//! Works with any proxy that supports CONNECT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -41,7 +41,8 @@ pub(super) fn proxy(config: &Config) -> Option<DoctorTarget> {
     config.doctor.proxy.clone().or_else(own)
 }
 
-/// What has to be reached through it: what is named, or else the names that the rules allow.
+/// Platforms to reach through the proxy: the configured ones, or else the names that the rules
+/// allow.
 pub(super) fn platforms(config: &Config) -> Vec<DoctorTarget> {
     let named = config.doctor.platforms.iter().any(|target| target.place.is_some());
     let allowed = config.forward.iter().flat_map(|forward| &forward.rules);
@@ -167,7 +168,7 @@ fn without_tls(row: DoctorRow, trouble: &ProbeError) -> DoctorRow {
     row.failed(format!("tunnel open, then: {trouble}"), next)
 }
 
-/// What time it is at the platform, if it says so.
+/// Time at the platform, if its answer has a `Date`.
 async fn date(mut stream: Stream, host: &DoctorTarget, budget: TimeBudget) -> Option<i64> {
     let answer = ask(&mut stream, "HEAD /", &host.host, BodyWanted::Head, budget).await;
     answer.ok()?.clock_ahead_ms

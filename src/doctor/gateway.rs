@@ -1,4 +1,4 @@
-//! The gateway itself: its files, the addresses it listens on, the certificates it shows.
+//! Checks of the gateway itself: its files, listening addresses and certificates.
 
 use std::io;
 use std::net::SocketAddr;
@@ -274,8 +274,8 @@ fn trusted(identity: &CertifiedPair) -> bool {
     verifier.verify_server_cert(leaf, above, &name, &[], UnixTime::now()).is_ok()
 }
 
-/// Whether clients that come by the public name meet a certificate with it: one of this gateway's,
-/// or of whoever they are passed on to.
+/// Checks that clients using the public name get a certificate that covers it, from this gateway or
+/// from the upstream of a passthrough route.
 fn covered(config: &Config, fqdn: &str, identities: &[CertifiedPair]) -> DoctorRow {
     let row = DoctorRow::new(RowGroup::Certificates, "TLS certificates", "fqdn-covered", fqdn);
     if identities.iter().any(|identity| identity.covers(fqdn)) {

@@ -1,4 +1,4 @@
-//! The machine: size, limits, kernel settings, disk, log rotation, clock.
+//! Checks of the host: size, limits, kernel settings, disk, log rotation, clock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const WANTED_BACKLOG: u64 = 4096;
 
 const GIB: u64 = 1 << 30;
 
-/// What the rows are made from, so that the files need not be asked twice.
+/// Requirements of the configuration, collected once for all rows.
 struct HostNeeds {
     /// Connections of all listeners together, and of the largest.
     connections: (u64, u64),
@@ -168,7 +168,7 @@ fn conntrack(needs: &HostNeeds) -> Option<DoctorRow> {
 
 // --- Log and disk -----------------------------------------------------------------------------
 
-/// Where the log grows; for standard output, where the container engine or journald keep it.
+/// Directory of the log; for standard output, the directory of the container engine or journald.
 fn directory(log: &LogTarget) -> PathBuf {
     match log {
         LogTarget::File { path, .. } => path.parent().unwrap_or(path).to_owned(),
@@ -206,7 +206,7 @@ fn judge_disk(row: DoctorRow, free: u64, total: u64) -> DoctorRow {
     }
 }
 
-/// Whether somebody keeps the log from filling the disk. `root` is `/`, except in tests.
+/// Checks that rotation keeps the log from filling the disk. `root` is `/`, except in tests.
 fn rotation(log: &LogTarget, root: &Path) -> DoctorRow {
     let row = row("system configuration", "log-rotation", "");
     match log {
@@ -231,7 +231,7 @@ fn rotation(log: &LogTarget, root: &Path) -> DoctorRow {
 }
 
 fn standard_output(row: DoctorRow, root: &Path) -> DoctorRow {
-    // Set by systemd for what it connects to the journal.
+    // systemd sets this variable for services that log to the journal.
     if std::env::var_os("JOURNAL_STREAM").is_some() || root.join("run/systemd/journal").is_dir() {
         return row.good("standard output: journald keeps its files small (SystemMaxUse)");
     }

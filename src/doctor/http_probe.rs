@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request and as much of its answer as is looked at.
+//! Sends one HTTP/1.1 request and reads a bounded part of the response.
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Fields of a head that are looked at.
 const MAX_FIELDS: usize = 128;
 
-/// What was answered.
+/// The response.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProbeAnswer {
     /// Status code.
@@ -22,8 +22,8 @@ pub struct ProbeAnswer {
     pub reason: String,
     /// The beginning of the body.
     pub body: String,
-    /// How far the clock of whoever answered is ahead of ours, in milliseconds, by its `Date`. Good
-    /// to half a second.
+    /// Difference of the server's clock to ours by its `Date`, in milliseconds; positive if the
+    /// server is ahead. Accurate to half a second.
     pub clock_ahead_ms: Option<i64>,
 }
 
@@ -97,7 +97,7 @@ async fn more<S: AsyncRead + Unpin>(
             bytes.extend_from_slice(buffer.get(..read).unwrap_or_default());
             Ok(read == 0)
         }
-        // TLS without its farewell; what came before it counts.
+        // The server closed without `close_notify`; the bytes before that are used.
         Err(_) if !bytes.is_empty() => Ok(true),
         Err(error) => Err(ProbeError::of(&error, "an answer")),
     }
@@ -126,7 +126,7 @@ fn not_http(bytes: &[u8]) -> ProbeError {
     ProbeError::NotThat { expected: "HTTP", came: quoted(bytes) }
 }
 
-/// The beginning of what came, in printable characters.
+/// The beginning of the response, in printable characters.
 #[must_use]
 pub fn quoted(bytes: &[u8]) -> String {
     if bytes.is_empty() {
@@ -137,7 +137,8 @@ pub fn quoted(bytes: &[u8]) -> String {
     format!("it began with `{first}`")
 }
 
-/// How far `date` is ahead of our clock. Whole seconds were cut off it, half a one on average.
+/// Difference of `date` to our clock. `Date` is truncated to seconds, so half a second is added on
+/// average.
 fn ahead(date: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(date).ok()?;
     let there = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;

@@ -1,9 +1,9 @@
-//! `app-gateway doctor`: every requirement of the product that can be tried from this host, tried
-//! once, all at the same time, each within its budget.
+//! `app-gateway doctor`: tests every requirement of the product that can be tested from this host,
+//! once, concurrently, each within its time budget.
 //!
-//! In: a checked [`Config`], and what is known of the running gateway. Out: [`DoctorRow`]s. Never: changes
-//! anything, here or there: it opens connections, says hello in the protocol of whoever is there,
-//! and hangs up.
+//! The input is a checked [`Config`] and the state of the running gateway, the output is
+//! [`DoctorRow`]s. The checks change nothing, here or on other hosts: they open connections, greet
+//! in the protocol of the server, and close.
 
 pub mod certificate_summary;
 pub mod components;
@@ -38,14 +38,14 @@ type RowCheck = Pin<Box<dyn Future<Output = Vec<DoctorRow>> + Send>>;
 /// Above a check's own budget, for looking a second time at a certificate that was refused.
 const CERTIFICATE_GRACE: Duration = Duration::from_secs(1);
 
-/// What is known without looking.
+/// Facts known before the checks run.
 #[derive(Clone, Debug)]
 pub struct DoctorInputs {
     /// The configuration directory.
     pub directory: PathBuf,
-    /// What `check` finds wrong with it.
+    /// Number of errors that `check` reports.
     pub errors: usize,
-    /// What it warns about.
+    /// Number of warnings that `check` reports.
     pub warnings: usize,
     /// The process that serves this directory.
     pub pid: Option<i32>,
@@ -73,7 +73,7 @@ pub async fn examine(
     groups: &[RowGroup],
 ) -> Vec<DoctorRow> {
     let wants = |group| groups.contains(&group);
-    // The clock is judged by what others answer.
+    // The clock check uses the answers of other servers.
     let asks = |group| wants(group) || wants(RowGroup::Host);
     let mut checks: Vec<RowCheck> = Vec::new();
     if wants(RowGroup::Configuration) {

@@ -1,4 +1,4 @@
-//! Which program listens on a TCP port of this host, as far as `/proc` tells.
+//! Finds the program that listens on a TCP port of this host, in `/proc`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +12,7 @@ pub struct PortOwner {
     pub program: String,
 }
 
-/// Who keeps `address` from being listened on; empty if nobody does.
+/// Processes that prevent listening on `address`; empty if there are none.
 #[must_use]
 pub fn holders(address: SocketAddr) -> Vec<PortOwner> {
     let mut inodes = Vec::new();

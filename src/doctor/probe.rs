@@ -1,6 +1,6 @@
-//! Reaching somebody: name, TCP, TLS, within one budget; and the words for why it did not work.
+//! Opens a connection (name, TCP, TLS) within one time budget, and explains failures.
 //!
-//! In: a host and a port. Out: a [`Stream`], or a [`ProbeError`]. Never: sends anything of its own.
+//! A successful probe returns a [`Stream`]. It sends no application data.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use super::certificate_summary::CertificateSummary;
 pub struct TimeBudget {
     /// When it is over.
     pub deadline: Instant,
-    /// How much it was.
+    /// The whole budget.
     pub total: Duration,
 }
 
@@ -51,12 +51,12 @@ impl TimeBudget {
     }
 }
 
-/// Why somebody was not reached, or was not who was expected.
+/// Reason why a server was not reached, or was not the expected one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ProbeError {
     /// The name has no address; the resolver's words.
     Unresolved(String),
-    /// Nobody listens.
+    /// The connection was refused.
     Refused,
     /// Time ran out.
     TimedOut {
@@ -76,9 +76,9 @@ pub enum ProbeError {
     },
     /// Another protocol was spoken.
     NotThat {
-        /// What was expected.
+        /// The expected protocol.
         expected: &'static str,
-        /// What came.
+        /// The received bytes, in printable form.
         came: String,
     },
     /// The certificate was not accepted.
@@ -87,7 +87,7 @@ pub enum ProbeError {
     Tls(String),
 }
 
-/// What is wrong with a certificate.
+/// Fault of a certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CertificateDoubt {
     /// Its time is over.
@@ -96,7 +96,7 @@ pub enum CertificateDoubt {
     NotYet,
     /// It is for other names.
     Name,
-    /// Whoever issued it is not trusted.
+    /// The issuer is not trusted.
     Issuer,
     /// The key is not a pinned one.
     Pin,
@@ -130,7 +130,8 @@ impl fmt::Display for ProbeError {
 }
 
 impl ProbeError {
-    /// What to do when `who` is not reached on `port`; `key` is where it is configured.
+    /// Advice for a failure to reach `who` on `port`; `key` is the configuration key of the
+    /// address.
     #[must_use]
     pub fn next(&self, who: &str, port: u16, key: &str) -> String {
         match self {
@@ -243,7 +244,7 @@ pub async fn connect(host: &str, port: u16, budget: TimeBudget) -> Result<TcpStr
     })
 }
 
-/// How somebody is to prove who they are.
+/// Verification of the server's identity.
 #[derive(Clone)]
 pub struct ExpectedIdentity {
     /// TLS settings.
@@ -252,7 +253,7 @@ pub struct ExpectedIdentity {
     pub name: String,
 }
 
-/// What TLS came to.
+/// Result of a TLS handshake.
 #[derive(Debug)]
 pub struct TlsProbe {
     /// `TLS 1.3`.
@@ -287,7 +288,7 @@ pub async fn secure(
     Ok((Stream::Tls(Box::new(stream)), TlsProbe { version, shown }))
 }
 
-/// The certificate that is shown to whoever accepts any, for telling what is wrong with it.
+/// The certificate presented to a client that accepts any, for diagnosis.
 pub async fn shown(
     host: &str,
     port: u16,

@@ -1,5 +1,5 @@
-//! The public name: does it resolve, do the certificates cover it, is it reached, and what is to be
-//! registered at each platform?
+//! Checks of the public name: resolution, certificates, reachability, and the webhook URLs to
+//! register at each platform.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -119,7 +119,8 @@ async fn reached(fqdn: &str, port: u16, budget: TimeBudget) -> DoctorRow {
     }
 }
 
-/// What to register where. The platforms come from outside, so nothing can be tried.
+/// Webhook URLs to register at each platform. The platforms connect from outside, so these URLs
+/// cannot be tested from here.
 fn webhooks(config: &Config) -> Vec<DoctorRow> {
     let public = |profile: &&Profile| config.doctor.public.contains(&profile.name);
     let profiles: Vec<_> = config.profiles.iter().filter(public).collect();

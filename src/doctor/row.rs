@@ -1,20 +1,20 @@
-//! What came of a check.
+//! Result row of a check.
 
 use serde::Serialize;
 
-/// How it stands with one thing.
+/// State of a row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RowState {
-    /// As it should be.
+    /// The requirement is met.
     Good,
-    /// It works, or may work; somebody should look at it.
+    /// It works, or may work; an administrator should look at it.
     Warning,
     /// It does not work.
     Failed,
     /// Worth knowing; nothing that can be judged from here.
     Note,
-    /// Nobody said where it is.
+    /// The configuration does not contain its address.
     NotConfigured,
 }
 
@@ -42,13 +42,13 @@ pub enum RowGroup {
     Listeners,
     /// Certificates it shows.
     Certificates,
-    /// The public name and what the platforms call.
+    /// The public name and the webhook URLs.
     Public,
-    /// What is behind it.
+    /// Components behind the gateway.
     Components,
     /// The way out to the platforms.
     Proxy,
-    /// What Hybrid Chat needs besides.
+    /// Other services that Hybrid Chat needs.
     Services,
     /// The machine.
     Host,
@@ -92,20 +92,20 @@ pub const UNFINISHED_REQUIREMENT: &str = "unfinished";
 pub struct DoctorRow {
     /// Which rows it stands with.
     pub group: RowGroup,
-    /// What was looked at.
+    /// Name of the checked item.
     pub name: String,
-    /// How it is.
+    /// State of the item.
     pub state: RowState,
     /// Address, name or file that was looked at; may be empty.
     pub target: String,
-    /// What was found, without a full stop.
+    /// Finding, without a full stop.
     pub found: String,
-    /// What to do about it; empty if nothing.
+    /// Advice; empty if there is none.
     pub next: String,
     /// The row of the product's requirements it answers: `installation 1`, `connectivity 6`,
     /// `finesse 1`, or a heading.
     pub requirement: &'static str,
-    /// How far the other side's clock is ahead of ours, in milliseconds, if it said what time it is.
+    /// Difference of the server's clock to ours, in milliseconds, if its answer has a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_ahead_ms: Option<i64>,
 }
@@ -161,7 +161,7 @@ impl DoctorRow {
         Self { state: RowState::Failed, found: found.into(), next: next.into(), ..self }
     }
 
-    /// The same row, of something nobody has named; `line` would name it.
+    /// The same row for an item that is not configured; `line` would configure it.
     #[must_use]
     pub fn not_configured(self, line: &str) -> Self {
         Self {

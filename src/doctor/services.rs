@@ -1,5 +1,6 @@
-//! What Hybrid Chat needs besides: SQL Server, SMPP, Finesse, the other site, the installation's
-//! sources. The gateway carries none of it; a firewall that stops this host stops its neighbours too.
+//! Checks of the other services that Hybrid Chat needs: SQL Server, SMPP, Finesse, the other site,
+//! the installation's sources. The gateway carries none of this traffic, but a firewall that blocks
+//! this host probably blocks its neighbours too.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::probe::{
 use super::row::{DoctorRow, RowGroup};
 use super::{RowCheck, turn};
 
-/// How long an SMPP gateway is listened to after it was asked something it need not answer.
+/// Time to wait for data from an SMPP gateway after a request it may ignore.
 const SMPP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Latency between the sites above which the product's pages raise an eyebrow.
@@ -94,7 +95,7 @@ fn failed(row: DoctorRow, trouble: &ProbeError, who: &DoctorTarget, key: &str) -
     )
 }
 
-/// Sends `bytes` and reads what comes first, up to 4 KiB.
+/// Sends `bytes` and reads the first data of the answer, up to 4 KiB.
 async fn exchange(
     stream: &mut TcpStream,
     bytes: &[u8],
@@ -125,7 +126,7 @@ const PRELOGIN: [u8; 26] = [
     0x00, // encryption is possible
 ];
 
-/// What SQL Server says of itself.
+/// PRELOGIN answer of SQL Server.
 #[derive(Debug, Eq, PartialEq)]
 struct SqlPrelogin {
     major: u8,
@@ -192,7 +193,7 @@ async fn sql(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
 
 // --- SMPP -------------------------------------------------------------------------------------
 
-/// `enquire_link`, which asks nothing but whether somebody is there (SMPP 3.4 section 4.11).
+/// `enquire_link`, the keep-alive request (SMPP 3.4 section 4.11).
 const ENQUIRE_LINK: [u8; 16] = [0, 0, 0, 16, 0, 0, 0, 0x15, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// Whether this begins a response of SMPP: a plausible length, a response's id.
@@ -306,7 +307,7 @@ async fn xmpp(host: &str, budget: TimeBudget) -> DoctorRow {
     let opened = async {
         let mut stream = connect(host, XMPP_PORT, budget).await?;
         let answer = exchange(&mut stream, open.as_bytes(), budget).await?;
-        // Whoever opens a stream closes it.
+        // The side that opens a stream also closes it.
         let _ = budget.wait("answer", stream.write_all(b"</stream:stream>")).await;
         Ok(answer)
     };

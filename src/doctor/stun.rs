@@ -1,10 +1,10 @@
-//! STUN: who am I, seen from there? (RFC 8489)
+//! STUN client messages: ask a server for our address as it sees it (RFC 8489).
 //!
-//! In: a server's bytes. Out: what it says of our address. Never: authenticates, allocates.
+//! Encodes and parses messages only; does not authenticate or allocate.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Of every message (RFC 8489 section 5).
+/// Constant field of every message (RFC 8489 section 5).
 const MAGIC_COOKIE: [u8; 4] = 0x2112_A442_u32.to_be_bytes();
 
 const REQUEST: u16 = 0x0001;
@@ -19,15 +19,15 @@ const SOFTWARE: u16 = 0x8022;
 /// Bytes of a message before its attributes.
 pub const HEADER_LEN: usize = 20;
 
-/// What makes a transaction known again.
+/// Transaction identifier.
 pub type Transaction = [u8; 12];
 
 /// A server's answer.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct StunAnswer {
-    /// Where the request came from, seen from there.
+    /// Our address as the server sees it.
     pub mapped: Option<SocketAddr>,
-    /// What the server calls itself.
+    /// Software name of the server.
     pub software: Option<String>,
     /// The code, if it is an error.
     pub error: Option<u16>,
@@ -44,7 +44,7 @@ pub fn request(transaction: &Transaction) -> Vec<u8> {
     message
 }
 
-/// How many bytes the message that begins here has; `None` if it is none.
+/// Length of the message that begins here; `None` if it is no STUN message.
 #[must_use]
 pub fn length(header: &[u8]) -> Option<usize> {
     let (first, rest) = (header.get(..2)?, header.get(2..8)?);
@@ -59,7 +59,7 @@ pub fn length(header: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 ///
-/// What it is instead.
+/// Description of the message, if it is not a valid answer.
 pub fn answer(message: &[u8], transaction: &Transaction) -> Result<StunAnswer, &'static str> {
     let length = length(message).ok_or("not a STUN message")?;
     let kind = word(message, 0).ok_or("not a STUN message")?;

@@ -1,6 +1,6 @@
-//! Rows as text, 80 columns wide. The state is a word; colour only repeats it.
+//! Formats rows as text, 80 columns wide. A word shows the state; colour only repeats it.
 //!
-//! In: rows. Out: text. Never: asks what it is written to.
+//! Does not depend on the destination; the caller decides about colour.
 
 use std::fmt::Write as _;
 
@@ -9,10 +9,10 @@ use super::row::{DoctorRow, RowGroup, RowState};
 /// Columns of everything here.
 pub const TABLE_COLUMNS: usize = 80;
 
-/// Where what was found begins: two blanks, the state, the name.
+/// Column of the finding: after two blanks, the state and the name.
 const RESULT_COLUMN: usize = 2 + 6 + 25;
 
-/// Where the next step begins.
+/// Column of the advice.
 const ADVICE_INDENT: usize = 8;
 
 /// The rows as a table, those of a group together.
@@ -40,7 +40,7 @@ fn write_row(out: &mut String, row: &DoctorRow, colour: bool) {
         (false, true) => row.target.clone(),
         (false, false) => format!("{}: {}", row.target, row.found),
     };
-    // What has to be copied is not broken: it gets lines of its own.
+    // Text to copy must not be wrapped, so it gets lines of its own.
     let long =
         found.split_whitespace().any(|word| word.chars().count() > TABLE_COLUMNS - RESULT_COLUMN);
     let begin = if long { ADVICE_INDENT } else { RESULT_COLUMN };
@@ -63,7 +63,7 @@ fn write_row(out: &mut String, row: &DoctorRow, colour: bool) {
     }
 }
 
-/// How many of what, in one line.
+/// Number of rows in each state, in one line.
 #[must_use]
 pub fn summary(rows: &[DoctorRow]) -> String {
     let count = |state| rows.iter().filter(|row| row.state == state).count();
@@ -97,8 +97,8 @@ fn paint(text: &str, code: &str, colour: bool) -> String {
     if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// A table of cells: columns as wide as what is in them, those that have to give way wrapped. A word
-/// that is longer is cut.
+/// A table of cells. Columns are as wide as their content; flexible columns are wrapped, and longer
+/// words are cut.
 #[must_use]
 pub fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     laid_out(head, rows, &vec![1; head.len()])

@@ -1,4 +1,5 @@
-//! The TURN server of the web calls: a STUN binding over TCP and over UDP, and the range it relays on.
+//! Checks of the TURN server for web calls: a STUN binding over TCP and UDP, and the relay port
+//! range.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

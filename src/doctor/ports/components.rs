@@ -1,7 +1,6 @@
-//! Whom the gateway connects to: endpoints, for what leads to them, and to ask whether they are well.
+//! Firewall rules from the gateway to endpoints, for requests and for health checks.
 //!
-//! In: upstreams, and what names them. Out: rows, one for each port of an endpoint and use. Never: a
-//! row for what is on this host.
+//! There is one row for each use of each port, and none for endpoints on this host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +28,7 @@ pub(super) fn add(config: &Config, table: &mut FirewallTable) {
     }
 }
 
-/// What leads to an upstream.
+/// Routes and services that use an upstream.
 struct UpstreamUses<'a> {
     id: UpstreamId,
     profiles: Vec<&'a str>,

@@ -1,7 +1,7 @@
-//! Who connects to the gateway: its clients, or the balancers in front of it.
+//! Firewall rules for connections to the gateway, from clients or from the balancers in front.
 //!
-//! In: what listens. Out: a row for each kind of source, and what is not known of the way there.
-//! Never: a row for what only this host reaches.
+//! There is one row for each kind of source, and none for listeners that only this host reaches.
+//! Unknown sources are listed separately.
 
 use std::net::SocketAddr;
 
@@ -15,11 +15,11 @@ use crate::config::{
 
 use super::{FirewallRule, FirewallTable, GATEWAY};
 
-/// Who goes out through the forward proxy, and what for.
+/// Components that use the forward proxy.
 pub(super) const EGRESS_COMPONENTS: [&str; 2] = ["Customer Channel Manager", "File Engine"];
 pub(super) const EGRESS_PURPOSE: &str = "calls to Facebook, Viber, Twilio through the proxy";
 
-/// Who comes in, unless it is said.
+/// Clients of a listener without configured networks.
 const INTERNET_CLIENTS: &str = "Internet: customers' browsers, Facebook, Viber, Twilio";
 const LAN_CLIENTS: &str = "LAN: agents, supervisors, administrators";
 
@@ -38,7 +38,7 @@ struct InboundRule<'a> {
     balancers: Option<&'a ProxyProtocol>,
     protocol: &'static str,
     purpose: String,
-    /// What the public name may lead to.
+    /// Whether the public name may lead to this listener.
     main: bool,
 }
 
@@ -83,7 +83,7 @@ impl<'a> ListenerGroup<'a> {
         if self.public { "public" } else { "private" }
     }
 
-    /// Adds the rows of its listeners, and of the way to what is in front as far as it is known.
+    /// Adds the rows of the listeners, and of the balancers in front as far as they are known.
     fn add(
         &self,
         rules: &[InboundRule<'_>],
@@ -156,8 +156,8 @@ impl<'a> ListenerGroup<'a> {
         }
     }
 
-    /// What stands before the gateway: its name with its networks, and the scope of the way from
-    /// there; `None` if it is on this host.
+    /// The balancer in front of the gateway: its name with its networks, and the scope of the path
+    /// from there; `None` if it is on this host.
     fn before(&self, role: &str, networks: &[IpNet]) -> Option<(String, &'static str)> {
         let away = networks.iter().filter(|net| !is_loopback(net.addr())).copied();
         let away: Vec<IpNet> = away.collect();
@@ -207,7 +207,7 @@ impl<'a> InboundRule<'a> {
     }
 }
 
-/// What is done with connections that are passed through.
+/// Description of the treatment of passthrough connections.
 pub(super) fn passed_on(tcp: &Tcp) -> &'static str {
     if tcp.routes.iter().any(|route| !route.server_names.is_empty()) {
         "passed through, TLS unopened"

@@ -1,7 +1,6 @@
-//! What a firewall has to let through, from the configuration: the product's two port tables as this
-//! site has them.
+//! Firewall rules derived from the configuration: the product's two port tables for this site.
 //!
-//! In: a checked [`Config`]. Out: [`FirewallRule`]s. Never: looks whether anything is open.
+//! Uses only a checked [`Config`], and does not test whether a port is open.
 
 mod components;
 mod inbound;
@@ -14,14 +13,14 @@ use super::forward_proxy;
 use super::services::XMPP_PORT;
 use inbound::{EGRESS_COMPONENTS, EGRESS_PURPOSE, here};
 
-/// Who is reached, in the words of the product's pages.
+/// Name of the destination, as in the product's documentation.
 const GATEWAY: &str = "App gateway";
 
 /// One line of the request to the firewall's administrators. The source port is always any.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FirewallRule {
-    /// Who connects.
+    /// Source of the connections.
     pub source: String,
     /// To whom: a role, and an address where there is one.
     pub destination: String,
@@ -31,7 +30,7 @@ pub struct FirewallRule {
     pub protocol: &'static str,
     /// `public` (from or to the internet) or `private`.
     pub scope: &'static str,
-    /// What for.
+    /// Purpose of the connections.
     pub purpose: String,
 }
 
@@ -71,15 +70,14 @@ pub struct FirewallTable {
     pub openings: Vec<FirewallRule>,
     /// Keys of `[doctor]` that would add more.
     pub missing: Vec<&'static str>,
-    /// What has balancers in front, of which it is not known where clients reach them: names of
-    /// profiles and `[tcp.NAME]`.
+    /// Profiles and `[tcp.NAME]` tables behind balancers whose own addresses are not known.
     pub unknown: Vec<String>,
     /// Loopback addresses, which no firewall is between: listeners and endpoints, each with its use.
     pub local: Vec<String>,
 }
 
 impl FirewallTable {
-    /// Of a configuration.
+    /// Derives the firewall rules of a configuration.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let mut table = Self::default();
@@ -229,7 +227,7 @@ fn besides(config: &Config, all: &mut Vec<FirewallRule>) -> Vec<&'static str> {
 
 // --- As text ----------------------------------------------------------------------------------
 
-/// As comma-separated values (RFC 4180), with a heading.
+/// Formats the rules as comma-separated values (RFC 4180), with a heading.
 #[must_use]
 pub fn csv(openings: &[FirewallRule]) -> String {
     let head: Vec<String> = COLUMNS.map(str::to_owned).to_vec();
@@ -246,7 +244,7 @@ fn quoted(cell: &str) -> String {
     }
 }
 
-/// As a table of Markdown.
+/// Formats the rules as a Markdown table.
 #[must_use]
 pub fn markdown(openings: &[FirewallRule]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));

@@ -101,7 +101,7 @@ fn who_is_refused_is_no_source_and_balancers_are() {
     let told = table(&known);
     assert_eq!((&told.unknown[..], told.missing[0]), (&["internet".to_owned()][..], "fqdn"));
 
-    // Where the public name leads is told, so the way of customers is too.
+    // The destination of the public name is configured, so the clients' path is known too.
     let named = format!("{known}[doctor]\nfqdn = \"chat.example.com\"\npublic-port = 8443\n");
     let way = format!(
         "{CUSTOMERS} | chat.example.com | 8443 | HTTPS | public | to the load balancer, which connects to port 8443 of the gateway"
@@ -250,7 +250,7 @@ fn a_check_has_a_row_if_it_asks_another_port() {
             "App gateway | sites (site-b.example.com) | 9145 | HTTP | private | asks whether sites is well",
         ]
     );
-    // Not same-port: what is passed on goes where the checks go.
+    // Without `same-port`, requests go to the port of the checks.
     let fixed = SITES.replace("same-port = true", "");
     let rows = lines(&table(&fixed));
     let endpoint: Vec<_> = rows.iter().filter(|row| row.contains("(10.0.0.5)")).collect();
