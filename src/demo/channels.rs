@@ -1,4 +1,4 @@
-//! The customer channel manager: what Facebook, Viber and Twilio would call.
+//! The customer channel manager, which Facebook, Viber and Twilio call.
 //!
 //! Webhooks are signed over their raw bytes, so the answer carries what a signature covers (body
 //! digest, target, Host) as it looked on arrival. The subscription handshake is answered as the

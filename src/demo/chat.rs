@@ -1,8 +1,7 @@
-//! What a contact centre knows: who is here, and who said what.
+//! State of the chat: participants and conversations.
 //!
-//! In: what sockets asked for, already parsed. Out: what to tell whom.
-//! Never: sends anything, or waits. Everything is bounded; the conversation quiet for longest makes
-//! room for a new one.
+//! Operations take parsed events of sockets and return the messages to send. They neither send nor
+//! wait. All state is bounded: a new conversation replaces the one that has been quiet for longest.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,7 +25,7 @@ pub(crate) enum Party {
     Agent,
 }
 
-/// A file somebody sent, kept by the file engine.
+/// A file sent in a message and stored by the file engine.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Attachment {
     pub(crate) name: String,
@@ -73,7 +72,7 @@ pub(crate) struct ConversationSummary {
     pub(crate) last: Option<Message>,
 }
 
-/// Somebody's place in the chat.
+/// A participant of the chat.
 #[derive(Clone, Debug)]
 pub(crate) struct Participant {
     pub(crate) side: Party,
@@ -105,7 +104,7 @@ impl Chat {
     /// of it.
     pub(crate) fn join_customer(&mut self, sid: Sid, key: &str, name: &str) -> Participant {
         let id = hex(digest(&SHA256, key.as_bytes()).as_ref().get(..8).unwrap_or_default());
-        // So that two who did not say can be told apart.
+        // Distinguishes participants that gave no name.
         let unnamed = format!("Customer {}", id.get(..4).unwrap_or_default());
         let name = or_default(name, &unnamed);
         if !self.conversations.contains_key(&id) {
@@ -131,7 +130,7 @@ impl Chat {
         session
     }
 
-    /// Somebody's connection is gone.
+    /// Removes the participant of a closed connection.
     pub(crate) fn leave(&mut self, sid: Sid) -> Option<Participant> {
         self.sessions.remove(&sid)
     }
@@ -140,9 +139,9 @@ impl Chat {
         self.sessions.get(&sid)
     }
 
-    /// Somebody says something. `None` if they may not, or said nothing.
+    /// Adds a message. Returns `None` if the sender may not write, or if the message is empty.
     ///
-    /// Saying the same id again gives the message as it was kept the first time.
+    /// A repeated id returns the message stored the first time.
     pub(crate) fn say(&mut self, speaker: Sid, said: NewMessage) -> Option<Message> {
         let session = self.sessions.get(&speaker)?;
         let id = match session.side {
@@ -176,7 +175,7 @@ impl Chat {
         Some(message)
     }
 
-    /// What has been said, oldest first.
+    /// Messages of a conversation, oldest first.
     pub(crate) fn history(&self, conversation: &str) -> Option<Vec<Message>> {
         let conversation = self.conversations.get(conversation)?;
         Some(conversation.messages.iter().cloned().collect())

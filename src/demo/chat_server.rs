@@ -1,4 +1,4 @@
-//! The chat server: Socket.IO and its REST side on one port, as the product has it.
+//! The chat server: Socket.IO and its REST interface on one port, as in the product.
 //!
 //! Speaks Engine.IO 3 and 4. Events in: `join`, `message`, `typing`, `open`, `echo`. Events out:
 //! `welcome`, `message`, `typing`, `history`, `presence`, `conversation`, `echo`.
@@ -128,9 +128,9 @@ struct OpenConversation {
     conversation: String,
 }
 
-/// Subscribes to what one socket may say, and tells it who is here.
+/// Registers the event handlers of a socket and sends it the list of participants.
 fn listen(socket: &SocketRef, chat: &SharedChat) {
-    // Whoever has not said who they are sees what a customer sees.
+    // A socket that has not identified itself gets the view of a customer.
     socket.join(CUSTOMERS);
     let _ = socket.emit("presence", &json!({ "agents": lock(chat).agents() }));
     let shared = chat.clone();
@@ -165,7 +165,7 @@ fn listen(socket: &SocketRef, chat: &SharedChat) {
 }
 
 async fn join(socket: &SocketRef, io: &SocketIo, chat: &SharedChat, asked: Join) {
-    // Whoever joins twice has changed their name, or their side.
+    // A second `join` changes the name or the side.
     socket.leave_all();
     let (session, welcome) = {
         let mut chat = lock(chat);
@@ -202,7 +202,7 @@ fn welcome(chat: &Chat, session: &Participant) -> Value {
     }
 }
 
-/// Tells the other side that somebody came or went.
+/// Notifies the other side that a participant came or left.
 async fn announce(io: &SocketIo, chat: &SharedChat, session: &Participant) {
     match session.side {
         Party::Customer => {
@@ -264,7 +264,8 @@ fn lock(chat: &SharedChat) -> MutexGuard<'_, Chat> {
     chat.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the Socket.IO service falls back to. Never reached: it is only given its own path.
+/// Fallback of the Socket.IO service. It is never called, because the service gets only its own
+/// path.
 #[derive(Clone, Copy, Debug)]
 struct UnreachableService;
 

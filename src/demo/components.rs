@@ -1,4 +1,4 @@
-//! The thirteen components, where each listens, and starting and stopping all of them.
+//! The thirteen components: their addresses, start and stop.
 
 use std::collections::HashMap;
 use std::io;
@@ -89,7 +89,7 @@ impl Component {
     }
 }
 
-/// What the components of one stand-in keep between requests.
+/// State that the components of one stand-in keep between requests.
 #[derive(Debug)]
 pub(crate) struct StandInState {
     pub(crate) chat: ChatServer,
@@ -119,20 +119,20 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Where `component` listens.
+    /// Address of `component`.
     #[must_use]
     pub fn address(&self, component: Component) -> SocketAddr {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         self.addresses.get(component.name()).copied().unwrap_or(nowhere)
     }
 
-    /// Where each component listens, by the name it has in the shipped configuration.
+    /// Addresses of the components, keyed by their names in the shipped configuration.
     #[must_use]
     pub const fn addresses(&self) -> &HashMap<&'static str, SocketAddr> {
         &self.addresses
     }
 
-    /// How many requests reached `component` since the start; a poll counts as one.
+    /// Number of requests that reached `component` since the start; a poll counts as one.
     #[must_use]
     pub fn requests(&self, component: Component) -> u64 {
         let counter = self.world.requests.get(component as usize);
@@ -217,9 +217,9 @@ pub enum StandInError {
     Bind {
         /// Which component.
         component: &'static str,
-        /// Where it should have listened.
+        /// Address that the component could not bind.
         address: SocketAddr,
-        /// What the socket said.
+        /// Error of the socket.
         source: io::Error,
     },
     /// The certificate or key of the components could not be used.

@@ -1,7 +1,7 @@
-//! Telling exactly what arrived, so that nobody has to guess what a proxy did to a request.
+//! Echoes a request exactly as it arrived, to make changes by a proxy visible.
 //!
-//! Any component answers any path with this. Three query parameters change how it answers, for
-//! trying what a gateway does with a slow or failing component: `answer-after=MILLISECONDS`,
+//! Every component answers any path with this echo. Three query parameters change the response, to
+//! test a gateway with a slow or failing component: `answer-after=MILLISECONDS`,
 //! `answer-with=STATUS`, and `answer-with=nothing`, which closes the connection instead.
 
 use std::fmt::Write;
@@ -20,7 +20,7 @@ use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 /// The longest a caller can have an answer put off.
 const MAX_DELAY: Duration = Duration::from_mins(2);
 
-/// Who was asked, and over which connection.
+/// The component that received the request, and the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct EchoedRequest {
     pub(crate) component: Component,
@@ -40,7 +40,7 @@ pub(crate) async fn answer(
     answer_also(seen, request, Map::new()).await
 }
 
-/// As [`answer`], with more members in the document.
+/// Like [`answer`], with additional members in the document.
 pub(crate) async fn answer_also(
     seen: EchoedRequest,
     request: Request<Incoming>,

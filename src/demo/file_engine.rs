@@ -1,6 +1,6 @@
-//! The file engine: files in, files out, in memory.
+//! The file engine: uploads and downloads of files, in memory.
 //!
-//! Uploads come as a form or as plain bytes; downloads keep what the messaging platforms look at
+//! Uploads are forms or plain bytes. Downloads have the properties that messaging platforms check
 //! when they fetch media: type, length, disposition, ranges, HEAD, and a validator.
 
 use bytes::{Bytes, BytesMut};
@@ -16,11 +16,11 @@ use crate::demo::range::{self, RangeRequest};
 use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 use crate::demo::store::{MAX_FILE, Store, StoredFile};
 
-/// What a form may add around its file.
+/// Maximum overhead of a form around its file.
 const FORM_OVERHEAD: usize = 64 * 1024;
 
-/// Types a browser may show in place. Anything else is downloaded: what one visitor uploads must
-/// not run as a page for the next.
+/// Types that a browser may show inline. Other types are downloaded, because a file uploaded by one
+/// visitor must not run as a page for the next.
 const INLINE_TYPES: &[&str] =
     &["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"];
 

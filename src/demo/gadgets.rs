@@ -1,4 +1,4 @@
-//! The customer's and the agent's page.
+//! The web pages of the customer and of the agent.
 //!
 //! Served at the root and below the component's own name, so that they work whether or not the
 //! gateway strips the prefix. Every asset is named relative to the page, and nothing is inline or

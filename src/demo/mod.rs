@@ -1,13 +1,15 @@
-//! A stand-in for Hybrid Chat: all of its components, small, in this process, over real TLS.
+//! A stand-in for Hybrid Chat: small versions of all its components, in this process, over real
+//! TLS.
 //!
-//! The gateway is nothing without what stands behind it, and the product cannot be installed to try
-//! a proxy. So `app-gateway demo` starts this, and the tests live in it: the same ports, the same
-//! health paths, real Socket.IO at the product's ping interval, a chat one can hold, and endpoints
-//! that tell exactly what reached them.
+//! The gateway is useless without components behind it, and installing the product only to try a
+//! proxy is not practical. Therefore `app-gateway demo` starts this stand-in, and the tests use it:
+//! the same ports, the same health paths, real Socket.IO at the product's ping interval, a working
+//! chat, and endpoints that report requests exactly as they arrived.
 //!
-//! In: certificates ([`certificates::ensure`]) and an address ([`start`]). Out: listening sockets
-//! until the [`StandIn`] is dropped. Never: calls out, writes a file, or keeps more than a fixed
-//! amount in memory. It trusts whoever connects; it is not for a network anybody else is on.
+//! [`start`] takes certificates ([`certificates::ensure`]) and an address, and listens until the
+//! [`StandIn`] is dropped. The stand-in makes no calls to other hosts, writes no files, and keeps a
+//! bounded amount of data in memory. It trusts every client, so it must not run on a network shared
+//! with others.
 
 use std::net::IpAddr;
 

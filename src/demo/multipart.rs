@@ -1,4 +1,4 @@
-//! The one file in a `multipart/form-data` upload (RFC 7578).
+//! Parses the single file of a `multipart/form-data` upload (RFC 7578).
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use memchr::memmem;
 pub(crate) struct FilePart {
     pub(crate) name: String,
     pub(crate) media_type: Option<String>,
-    /// Where its content is in the body.
+    /// Range of the content in the body.
     pub(crate) content: Range<usize>,
 }
 

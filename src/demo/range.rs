@@ -1,8 +1,8 @@
-//! Byte ranges (RFC 9110 section 14), as far as a file download needs them: one range.
+//! Byte ranges (RFC 9110 section 14), limited to the single range that a file download needs.
 
 use std::ops::Range;
 
-/// What a `Range` field asks of a file.
+/// Range requested by a `Range` field.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum RangeRequest {
     /// The whole file: no range, several, or one that cannot be understood, which is to be ignored.

@@ -1,4 +1,4 @@
-//! Responses, in the few shapes the components answer with.
+//! Constructors for the responses of components.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use serde_json::Value;
 
-/// What ends a body, or a connection, early.
+/// Reason for the early end of a body or connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ComponentBodyError {
     #[error(transparent)]
@@ -21,7 +21,7 @@ pub(crate) enum ComponentBodyError {
 
 /// A body of any kind.
 pub(crate) type ComponentBody = UnsyncBoxBody<Bytes, ComponentBodyError>;
-/// What a component answers.
+/// Response of a component.
 pub(crate) type ComponentReply = Response<ComponentBody>;
 
 /// A JSON document.

@@ -1,7 +1,6 @@
-//! One listening component: accepting, TLS, HTTP/1.1, and who answers what.
+//! One listening component: accepts connections, serves TLS and HTTP/1.1, and dispatches requests.
 //!
-//! The product's components speak HTTP/1.1 over TLS 1.2 or 1.3 and nothing else, so neither does
-//! this.
+//! The product's components support only HTTP/1.1 over TLS 1.2 or 1.3, and so does this server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +31,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept, which is nearly always "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What one listener needs to answer.
+/// State of one listener.
 #[derive(Clone)]
 pub(crate) struct ComponentListener {
     pub(crate) component: Component,

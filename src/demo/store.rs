@@ -1,4 +1,4 @@
-//! Files in memory, bounded: the oldest make room for the newest.
+//! Bounded store of files in memory: new files replace the oldest ones.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! The stand-in, asked over real TLS on ports the system picks.
+//! Tests of the stand-in over real TLS, on ports chosen by the system.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Whether the set on disk is whole: readable, matching, ours, and valid tomorrow.
+//! Checks that the certificates on disk are complete: readable, matching, ours, and valid tomorrow.
 //!
-//! Asks the verifiers that a client would ask, with their clock a day ahead, so that what passes
+//! Uses the verifiers of a TLS client with their clock one day ahead, so that a set that passes
 //! here also passes a handshake.
 
 use std::path::Path;
@@ -26,7 +26,8 @@ pub(super) fn is_good(set: &DevelopmentCertificates) -> bool {
         && every_pair_verifies(set).is_some()
 }
 
-/// `None` at the first thing that is not as it should be; what it was changes nothing.
+/// Returns `None` at the first fault. Its kind does not matter, because every fault leads to a new
+/// set.
 fn every_pair_verifies(set: &DevelopmentCertificates) -> Option<()> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();

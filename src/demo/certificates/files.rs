@@ -1,7 +1,7 @@
-//! Writing one file of the set whole or not at all, and telling our files from somebody else's.
+//! Writes one file of the set atomically, and distinguishes our files from those of others.
 //!
-//! A private key cannot carry an organization, so every file starts with a line of text that says
-//! whose it is; PEM readers skip what stands before `-----BEGIN`.
+//! A private key has no field for an organization, so every file starts with a line of text that
+//! marks it as ours. PEM readers skip text before `-----BEGIN`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{DEVELOPMENT_ORGANIZATION, DevelopmentCertificateError};
 
-/// Who may read a file.
+/// Permissions of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum FileReaders {
     Anyone,

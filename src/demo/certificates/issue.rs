@@ -1,4 +1,5 @@
-//! Making the set: an authority, four identities under it, and then no authority any more.
+//! Issues the set: an authority and four certificates under it, and then discards the authority's
+//! key.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,12 +15,12 @@ use super::{
     DevelopmentCertificates,
 };
 
-/// What the gateway is called on a development machine. Browsers do not take a wildcard directly
-/// under `localhost`, hence the name beside it.
+/// Names of the gateway on a development machine. Browsers reject a wildcard directly below
+/// `localhost`, hence the name beside it.
 pub(super) const GATEWAY_NAMES: &[&str] =
     &["hybrid-chat.localhost", "localhost", "*.localhost", "127.0.0.1", "::1"];
 
-/// What the components are called: two sites on loopback, and the name the gateway asks for.
+/// Names of the components: two sites on loopback, and the name that the gateway verifies.
 pub(super) const COMPONENT_NAMES: &[&str] =
     &["hybrid-chat.internal", "localhost", "127.0.0.2", "127.0.0.3"];
 

@@ -1,12 +1,12 @@
-//! Certificates for a development machine: made when missing, renewed before they expire.
+//! Certificates for a development machine, issued when missing and renewed before they expire.
 //!
-//! A TLS proxy cannot be tried without certificates, and certificates in a repository get deployed.
-//! So the demo makes its own, each saying in its subject what it is ([`DEVELOPMENT_ORGANIZATION`]).
-//! The key of the authority is dropped once it has signed: a machine that trusts `ca.crt` trusts
-//! these few certificates and nothing that could be signed later.
+//! A TLS proxy needs certificates even for a trial, and certificates kept in a repository end up in
+//! production. Therefore the demo issues its own, each marked in its subject
+//! ([`DEVELOPMENT_ORGANIZATION`]). The key of the authority is dropped after signing: a machine
+//! that trusts `ca.crt` trusts these few certificates and nothing signed later.
 //!
-//! In: a directory. Out: a complete, matching set in it, valid for another day at least.
-//! Never: overwrites a file that is not ours, or writes a key that others may read.
+//! The result is a complete, matching set in a directory, valid for at least another day. Files of
+//! others are never overwritten, and no key is readable by other users.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,18 +30,18 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// Where the set is. Every path is absolute.
+/// Locations of the set. Every path is absolute.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DevelopmentCertificates {
     /// The directory all of them are in.
     pub directory: PathBuf,
     /// The authority to trust. There is no key for it.
     pub ca: PathBuf,
-    /// What the gateway shows to clients: ECDSA P-256.
+    /// Certificate and key of the gateway: ECDSA P-256.
     pub gateway: CertificateFiles,
     /// The same names for clients that know RSA only: RSA-2048.
     pub gateway_rsa: CertificateFiles,
-    /// What the Hybrid Chat components show to the gateway.
+    /// Certificate and key of the Hybrid Chat components.
     pub components: CertificateFiles,
     /// A client certificate, for listeners that ask for one.
     pub client: CertificateFiles,
@@ -104,7 +104,7 @@ pub fn ensure(directory: &Path) -> Result<DevelopmentCertificates, DevelopmentCe
 /// Why there is no development set.
 #[derive(Debug, thiserror::Error)]
 pub enum DevelopmentCertificateError {
-    /// Somebody else's certificate or key is where one of ours would go.
+    /// The path of one of our files holds a certificate or key of another origin.
     #[error(
         "{} was not made by `app-gateway demo` and will not be overwritten: move it away or choose another directory",
         path.display()
@@ -118,7 +118,7 @@ pub enum DevelopmentCertificateError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system call.
         source: io::Error,
     },
     /// A key or certificate could not be made.
