@@ -23,6 +23,9 @@ const SMPP_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Latency between the sites above which the product's pages raise an eyebrow.
 const MAX_SITE_LATENCY: Duration = Duration::from_millis(20);
 
+/// Connections to a peer of which the fastest counts: one is slow if this host is busy.
+const LATENCY_SAMPLES: usize = 3;
+
 /// Cisco's port of XMPP without TLS.
 pub(super) const XMPP_PORT: u16 = 5222;
 
@@ -359,11 +362,17 @@ async fn install(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
 
 async fn peer(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
     let row = row("network", "peer", target);
-    let began = Instant::now();
-    if let Err(trouble) = connect(&target.host, target.port, budget).await {
-        return failed(row, &trouble, target, "peers");
+    let mut took = Duration::MAX;
+    for _ in 0..LATENCY_SAMPLES {
+        let began = Instant::now();
+        if let Err(trouble) = connect(&target.host, target.port, budget).await {
+            return failed(row, &trouble, target, "peers");
+        }
+        took = took.min(began.elapsed());
+        if took <= MAX_SITE_LATENCY {
+            break;
+        }
     }
-    let took = began.elapsed();
     let found = format!("connected in {:.1} ms", took.as_secs_f64() * 1000.0);
     if took > MAX_SITE_LATENCY {
         row.warning(found, "between the sites of a redundant deployment, 10 to 20 ms are supported")

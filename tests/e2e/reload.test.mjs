@@ -807,7 +807,7 @@ describe('under load', { skip }, () => {
 describe('settings that need a restart', { skip }, () => {
   const changes = {
     'gateway.workers': (config) => ({ ...config, gateway: { ...config.gateway, workers: 3 } }),
-    'admin.listen': async (config) => ({ ...config, admin: { ...config.admin, listen: `${world.address}:${await world.freePort()}` } }),
+    'admin.listen': async (config) => ({ ...config, admin: { 'token-file': join(world.dir, 'admin.token'), listen: `${world.address}:${await world.freePort()}` } }),
   };
   for (const [name, change] of Object.entries(changes)) {
     test(`${name} is said, and the rest is applied`, async (t) => {
