@@ -302,11 +302,11 @@ fn families() -> BTreeSet<String> {
     sessions.not_upgraded("never_tried");
     let told =
         socketio::SessionGauges { of: &sessions, state: "stuck", cause: Some("never_tried") };
-    metrics.socketio.tell([told].into_iter());
+    metrics.socketio.update_gauges([told].into_iter());
     let _passed = names.tcp("p", "r");
-    metrics.tell(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
-    metrics.serves(1, "h");
-    metrics.reloaded("applied", true);
+    metrics.set_active_configuration(&names, &[("c".to_owned(), 0, 0)], &[("u".to_owned(), true)]);
+    metrics.set_generation(1, "h");
+    metrics.record_reload("applied", true);
     let upstream = UpstreamSample { name: "u", on_backup: false, sessions: 0 };
     let endpoint = EndpointSample {
         upstream: "u",
@@ -316,9 +316,9 @@ fn families() -> BTreeSet<String> {
         open: 0,
         resolved: Some(0),
     };
-    metrics.endpoints.tell([upstream].into_iter(), [endpoint].into_iter());
+    metrics.endpoints.update_gauges([upstream].into_iter(), [endpoint].into_iter());
     metrics.endpoints.checked("u", "good");
-    metrics.peers.tell("b", (true, 0), [("version", 0)].into_iter());
+    metrics.peers.update_gauges("b", (true, 0), [("version", 0)].into_iter());
     let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
     text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

@@ -267,7 +267,7 @@ struct Request {
 }
 
 impl LogEvent for Request {
-    fn tell<L: LineWriter>(&self, line: &mut L) {
+    fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, b"0123456789abcdef0123456789abcdef");
         line.text(Key::Trace, b"fedcba9876543210fedcba9876543210");
         line.text(Key::Event, b"request");

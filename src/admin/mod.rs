@@ -334,7 +334,7 @@ fn tell(api: &AdminApi) {
             resolved: endpoint.resolved,
         })
     });
-    api.metrics.endpoints.tell(upstreams, told);
+    api.metrics.endpoints.update_gauges(upstreams, told);
     api.book.borrow().tell(Instant::now());
 }
 

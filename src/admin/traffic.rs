@@ -14,7 +14,7 @@ const MAX_TUNNELS_LISTED: usize = 100;
 /// Puts it into the status.
 pub(super) fn add(api: &AdminApi, status: &mut Status) {
     status.hours = api.page.hours();
-    let so_far = api.metrics.refused_so_far().into_iter();
+    let so_far = api.metrics.rejections().into_iter();
     status.refused_in_all = so_far.map(|(reason, count)| (word(reason), count)).collect();
     status.passed_through = passed_through(api);
     status.refused = refused(api, &status.passed_through);
@@ -28,7 +28,7 @@ fn word(reason: usize) -> String {
 
 /// Rejections by route, for every kind of route. Rejections without a route are not included.
 fn refused(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount> {
-    let by_route = api.metrics.refused_by_route().into_iter();
+    let by_route = api.metrics.rejections_by_route().into_iter();
     let served = by_route.map(|one| RejectionCount {
         reason: word(one.reason),
         profile: one.profile,

@@ -21,7 +21,7 @@ const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const OTHER_LAN_PORT: u16 = 10443;
 
 pub(super) fn demo(config: &Path, certificates: &Path) -> ExitCode {
-    let logging = Logging::raise();
+    let logging = Logging::init();
     let code = start(config, certificates, &logging);
     logging.finish();
     code

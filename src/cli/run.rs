@@ -26,7 +26,7 @@ pub(super) fn run(directory: &Path) -> ExitCode {
         say_wrong(&message);
         return ExitCode::from(EX_CONFIG);
     }
-    let logging = Logging::raise();
+    let logging = Logging::init();
     let code = start_from(directory, &logging);
     logging.finish();
     code

@@ -63,7 +63,7 @@ pub(crate) struct AdmittedConn {
     /// It is a balancer's, and has yet to say whose it is.
     pub(crate) is_balancers: bool,
     active: IntGauge,
-    _lease: Arc<SeriesGuard>,
+    _guard: Arc<SeriesGuard>,
 }
 
 impl AdmittedConn {
@@ -91,8 +91,8 @@ impl AdmittedConn {
         let admitted = admission.admit(peer, most, of_peer);
         let permit = admitted.map_err(|full| rejected(full, metrics))?;
         metrics.active.inc();
-        let (active, lease) = (metrics.active.clone(), Arc::clone(&metrics.lease));
-        Ok(Self { permit, each, is_balancers, active, _lease: lease })
+        let (active, guard) = (metrics.active.clone(), Arc::clone(&metrics.guard));
+        Ok(Self { permit, each, is_balancers, active, _guard: guard })
     }
 
     /// Counts the connection as this client's, for whom a balancer made it.

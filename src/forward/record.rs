@@ -277,7 +277,7 @@ impl EgressLog {
 }
 
 impl LogEvent for EgressLog {
-    fn tell<L: LineWriter>(&self, line: &mut L) {
+    fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = match (&self.asked, self.tunnel) {
             (None, _) => "refused",

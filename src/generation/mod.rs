@@ -245,7 +245,7 @@ impl Generation {
             self.config.upstreams.iter().map(|u| (u.name.clone(), verified(u))).collect();
         let certificates: Vec<_> =
             self.certificates.iter().map(|s| (s.name.clone(), s.pair, s.not_after)).collect();
-        metrics.tell(&self.names, &certificates, &upstreams);
+        metrics.set_active_configuration(&self.names, &certificates, &upstreams);
     }
 
     /// Files the configuration names: certificates, keys, CA bundles, users, credentials.

@@ -262,7 +262,7 @@ pub fn passable_trailers(text: &[u8]) -> Result<Vec<u8>, BodyError> {
     let mut out = Vec::with_capacity(text.len());
     for header in headers {
         let name = header.name.as_bytes();
-        let passed = match KnownField::of(name) {
+        let passed = match KnownField::classify(name) {
             KnownField::Other
             | KnownField::UserAgent
             | KnownField::Referrer

@@ -69,7 +69,7 @@ pub enum KnownField {
 impl KnownField {
     /// Classifies a field name, in any case.
     #[must_use]
-    pub fn of(name: &[u8]) -> Self {
+    pub fn classify(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             2 if is("te") => Self::Te,
@@ -179,7 +179,7 @@ impl HeaderFields {
 
     /// Adds the field with its name and value at these byte ranges.
     pub fn push(&mut self, name: (usize, usize), value: (usize, usize)) {
-        let known = KnownField::of(self.bytes.get(name.0..name.1).unwrap_or_default());
+        let known = KnownField::classify(self.bytes.get(name.0..name.1).unwrap_or_default());
         // A head is at most 64 KiB, so the offsets fit.
         #[expect(clippy::cast_possible_truncation, reason = "bounded by the size of a head")]
         let range = |(start, end): (usize, usize)| (start as u32, end as u32);
@@ -261,12 +261,12 @@ mod tests {
 
     #[test]
     fn knows_names_in_any_case() {
-        assert_eq!(KnownField::of(b"HOST"), KnownField::Host);
-        assert_eq!(KnownField::of(b"Transfer-Encoding"), KnownField::TransferEncoding);
-        assert_eq!(KnownField::of(b"Transfer_Encoding"), KnownField::Claim);
-        assert_eq!(KnownField::of(b"Proxy"), KnownField::Claim);
-        assert_eq!(KnownField::of(b"accept"), KnownField::Other);
-        assert_eq!(KnownField::of(b""), KnownField::Other);
+        assert_eq!(KnownField::classify(b"HOST"), KnownField::Host);
+        assert_eq!(KnownField::classify(b"Transfer-Encoding"), KnownField::TransferEncoding);
+        assert_eq!(KnownField::classify(b"Transfer_Encoding"), KnownField::Claim);
+        assert_eq!(KnownField::classify(b"Proxy"), KnownField::Claim);
+        assert_eq!(KnownField::classify(b"accept"), KnownField::Other);
+        assert_eq!(KnownField::classify(b""), KnownField::Other);
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
             "Forwarded",
             "X_Request_ID",
         ] {
-            assert_eq!(KnownField::of(name.as_bytes()), KnownField::ForwardedOther, "{name}");
+            assert_eq!(KnownField::classify(name.as_bytes()), KnownField::ForwardedOther, "{name}");
         }
     }
 

@@ -79,7 +79,7 @@ pub fn write_request(
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(out, "Host", &head.host);
-    let named = ConnectionOptions::of(&head.fields);
+    let named = ConnectionOptions::parse(&head.fields);
     let hops = head.hops_left().map(|hops| hops.saturating_sub(1));
     for (known, name, value) in head.fields.iter() {
         let passed = match known {
@@ -292,7 +292,7 @@ pub fn passed_fields<'a>(
     head: &'a ResponseHead,
     edits: &'a ResponseEdits,
 ) -> impl Iterator<Item = (KnownField, &'a [u8], &'a [u8])> {
-    let named = ConnectionOptions::of(&head.fields);
+    let named = ConnectionOptions::parse(&head.fields);
     head.fields.iter().filter(move |(known, name, _)| match known {
         KnownField::Other
         | KnownField::Claim
@@ -384,7 +384,7 @@ pub(super) fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 pub(super) struct ConnectionOptions<'a>(Vec<&'a [u8]>);
 
 impl<'a> ConnectionOptions<'a> {
-    pub(super) fn of(fields: &'a HeaderFields) -> Self {
+    pub(super) fn parse(fields: &'a HeaderFields) -> Self {
         let plain = |t: &&[u8]| {
             !t.eq_ignore_ascii_case(b"close")
                 && !t.eq_ignore_ascii_case(b"keep-alive")

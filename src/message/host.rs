@@ -23,7 +23,7 @@ impl AuthorityParts {
     /// and `_`, or an IPv6 address in brackets. `None` for anything else; user information, paths
     /// and percent-encoding are not accepted.
     #[must_use]
-    pub fn of(authority: &[u8]) -> Option<Self> {
+    pub fn parse(authority: &[u8]) -> Option<Self> {
         let (start, end, rest) = if authority.first() == Some(&b'[') {
             let end = memchr::memchr(b']', authority)?;
             let literal = std::str::from_utf8(authority.get(1..end)?).ok()?;
@@ -60,10 +60,10 @@ fn number(digits: &[u8]) -> Option<u16> {
     u16::try_from(value).ok()
 }
 
-/// Parses an authority as [`AuthorityParts::of`] does.
+/// Parses an authority as [`AuthorityParts::parse`] does.
 #[must_use]
 pub fn parse(value: &[u8]) -> Option<HostPort<'_>> {
-    let parts = AuthorityParts::of(value)?;
+    let parts = AuthorityParts::parse(value)?;
     Some(HostPort { host: parts.name(value), port: parts.port })
 }
 

@@ -153,7 +153,7 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, sent: ResponseFram
 
 /// Writes the forwarded fields; `hops` is the value of `Max-Forwards`, if it applies.
 fn write_fields(out: &mut Vec<u8>, fields: &HeaderFields, framing: Framing, hops: Option<u64>) {
-    let named = ConnectionOptions::of(fields);
+    let named = ConnectionOptions::parse(fields);
     for (known, name, value) in fields.iter() {
         let announced = known == KnownField::Trailer && framing == Framing::Chunked;
         // Only the gateway sets it. From an origin it would pass for a rejection by the gateway.

@@ -105,7 +105,7 @@ impl RequestHead {
             (Some(a), [h]) if a.eq_ignore_ascii_case(h) => a,
             _ => return Err(Reason::BadHost),
         };
-        let named = host::AuthorityParts::of(host).ok_or(Reason::BadHost)?;
+        let named = host::AuthorityParts::parse(host).ok_or(Reason::BadHost)?;
         if fields.all(KnownField::TransferEncoding).next().is_some() {
             return Err(Reason::AmbiguousFraming);
         }
@@ -156,7 +156,7 @@ impl RequestHead {
 
     /// Sets the host for a client that sent none, as HTTP/1.0 allows. An invalid `host` is ignored.
     pub fn assume_host(&mut self, host: &str) {
-        if let Some(named) = host::AuthorityParts::of(host.as_bytes()) {
+        if let Some(named) = host::AuthorityParts::parse(host.as_bytes()) {
             (self.host, self.named) = (Bytes::copy_from_slice(host.as_bytes()), named);
         }
     }
@@ -336,7 +336,7 @@ fn agreed_host(
         (None, None) if version == Version::Http10 => return Ok(Default::default()),
         (None, None) => return Err(Reason::BadHost),
     };
-    let named = host::AuthorityParts::of(&host).ok_or(Reason::BadHost)?;
+    let named = host::AuthorityParts::parse(&host).ok_or(Reason::BadHost)?;
     Ok((host, named))
 }
 
@@ -399,7 +399,7 @@ fn connection_has(fields: &HeaderFields, token: &[u8]) -> bool {
 fn nominations(fields: &HeaderFields) -> Result<(), Reason> {
     let vital = |token: &[u8]| {
         matches!(
-            KnownField::of(token),
+            KnownField::classify(token),
             KnownField::Host
                 | KnownField::ContentLength
                 | KnownField::TransferEncoding

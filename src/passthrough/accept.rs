@@ -130,7 +130,7 @@ async fn connection(
             let opened = OpenedConn {
                 upstream,
                 ahead,
-                seat: route.counters.seat(),
+                seat: route.counters.open_connection(),
                 busy: several.then(|| InFlight::new(&endpoint.health)),
                 timeouts: passthrough_listener.timeouts,
                 record,

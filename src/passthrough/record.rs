@@ -147,7 +147,7 @@ impl PassthroughLog {
 }
 
 impl LogEvent for PassthroughLog {
-    fn tell<L: LineWriter>(&self, line: &mut L) {
+    fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         let event = if self.end.is_some() { "tunnel" } else { "refused" };
         line.text(Key::Event, event.as_bytes());

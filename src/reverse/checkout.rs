@@ -297,7 +297,7 @@ async fn try_one(
     let connecting = connect(endpoint, key, upstream.limits.connect, &first);
     let stream = failover::try_one(checkout.to, (index, endpoint), connecting).await?;
     drop(permit);
-    let (seat, ends) = (Some(counters.seat()), ends.map(Box::new));
+    let (seat, ends) = (Some(counters.open_connection()), ends.map(Box::new));
     let connection = PooledConn { stream, reused: false, seat, ends };
     Ok(CheckedOut { connection, selected, reserved: None })
 }

@@ -390,7 +390,7 @@ impl RequestLog {
 }
 
 impl LogEvent for RequestLog {
-    fn tell<L: LineWriter>(&self, line: &mut L) {
+    fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.text(Key::Id, self.id.as_str().as_bytes());
         if let Some(trace) = &self.trace {
             line.text(Key::Trace, trace.trace());

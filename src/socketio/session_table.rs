@@ -181,7 +181,7 @@ impl SessionTable {
 
     /// Puts what there is into the metrics.
     pub fn tell(&self, now: Instant) {
-        self.metrics.socketio.tell(self.sessions.values().filter_map(|session| {
+        self.metrics.socketio.update_gauges(self.sessions.values().filter_map(|session| {
             let (state, cause) = match session.judge(now, &self.timers) {
                 SessionState::Polling => ("polling", None),
                 SessionState::Stuck(cause) => ("stuck", Some(cause.word())),

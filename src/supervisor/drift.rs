@@ -171,7 +171,7 @@ impl ComparedPeer {
             now.compared = known.compared;
             now.differences.clone_from(&known.differences);
         }
-        self.metrics.peers.tell(
+        self.metrics.peers.update_gauges(
             &now.peer,
             (came_about, now.compared),
             counts.into_iter().filter(|_| came_about),

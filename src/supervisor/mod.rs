@@ -163,8 +163,8 @@ impl RunningGateway {
         }
         let hash = generation.hash();
         generation.tell(&metrics);
-        metrics.serves(1, &hash);
-        metrics.loaded();
+        metrics.set_generation(1, &hash);
+        metrics.record_load();
         generation.config_version.name(1, hash);
         health.serving.store(true, Ordering::Relaxed);
         let reloader = Reloader {

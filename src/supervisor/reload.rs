@@ -140,14 +140,14 @@ impl Reloader {
                 display_timestamp(trial.until_seconds),
             );
             tracing::error!(trigger, "reload refused: {}", problems.trim_end());
-            self.metrics.put_off("refused");
+            self.metrics.record_skipped_reload("refused");
             return self.tell(trigger, begun, AttemptResult::refused(problems));
         }
         let came = match self.prepare().await {
             Ok(prepared) => self.commit(prepared, trigger),
             Err(PrepareError::Unchanged) => {
                 tracing::info!(trigger, "reload: nothing has changed");
-                self.metrics.reloaded("unchanged", true);
+                self.metrics.record_reload("unchanged", true);
                 AttemptResult {
                     result: ReloadResult::Unchanged,
                     changes: Vec::new(),
@@ -160,7 +160,7 @@ impl Reloader {
                     "reload refused; generation {} goes on serving\n{problems}",
                     self.generation.config_version.number()
                 );
-                self.metrics.reloaded("refused", false);
+                self.metrics.record_reload("refused", false);
                 AttemptResult::refused(problems)
             }
         };
@@ -226,7 +226,7 @@ impl Reloader {
         let begun = Instant::now();
         let came = if self.trial.take().is_some() {
             tracing::info!("generation {} is confirmed", self.generation.config_version.number());
-            self.metrics.loaded();
+            self.metrics.record_load();
             if let Some(previous) = &mut self.previous {
                 previous.by_itself = None;
             }
@@ -262,7 +262,7 @@ impl Reloader {
             }
             Err(PrepareError::Refused(problems)) => {
                 tracing::error!("cannot go back to generation {number}: {problems}");
-                self.metrics.reloaded("refused", false);
+                self.metrics.record_reload("refused", false);
                 if let Some(trial) = &mut self.trial {
                     trial.until = Instant::now() + ROLLBACK_RETRY;
                 }
@@ -402,8 +402,8 @@ impl Reloader {
         tell(&self.workers, || WorkerCommand::Reloaded(Arc::clone(&endpoints)));
         let config_version = &self.generation.config_version;
         self.generation.tell(&self.metrics);
-        self.metrics.serves(config_version.number(), config_version.hash());
-        self.metrics.reloaded("applied", true);
+        self.metrics.set_generation(config_version.number(), config_version.hash());
+        self.metrics.record_reload("applied", true);
         tracing::info!(
             trigger,
             "reload applied: generation {} serves, configuration {}",

@@ -201,7 +201,7 @@ mod tests {
         for route in &routes {
             route.requests[1].inc();
         }
-        metrics.tell(&allotment, &[], &[]);
+        metrics.set_active_configuration(&allotment, &[], &[]);
         let text = rendered(&metrics);
         let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
         assert_eq!(of("app_gateway_http_request_duration_seconds_count"), 11);
@@ -218,7 +218,7 @@ mod tests {
         let allotment = metrics.allot(1);
         let certificates = [("a", 0, 9), ("a", 1, 8), ("b", 0, 7), ("c", 0, 5), ("d", 0, 6)]
             .map(|(n, p, at)| (n.to_owned(), p, at));
-        metrics.tell(&allotment, &certificates, &[]);
+        metrics.set_active_configuration(&allotment, &certificates, &[]);
         let text = rendered(&metrics);
         let line =
             "tls_certificate_not_after_timestamp_seconds{certificate=\"other\",pair=\"0\"} 5\n";
@@ -234,19 +234,19 @@ mod tests {
         let (old, used) = (before.route("p", "/old/"), before.route("p", "/used/"));
         old.requests[1].inc();
         used.in_flight.inc();
-        metrics.tell(&before, &[], &[]);
+        metrics.set_active_configuration(&before, &[], &[]);
         assert!(rendered(&metrics).contains("/old/"));
         // A reload; the previous configuration is kept for a rollback.
         let after = metrics.allot(10);
         let _new = after.route("p", "/new/");
         assert!(!rendered(&metrics).contains("/new/"), "it does not serve yet");
-        metrics.tell(&after, &[], &[]);
+        metrics.set_active_configuration(&after, &[], &[]);
         let text = rendered(&metrics);
         assert!(text.contains("/new/") && text.contains("/used/") && !text.contains("/old/"));
         used.in_flight.dec();
         assert!(!rendered(&metrics).contains("/used/"));
         // The rollback.
-        metrics.tell(&before, &[], &[]);
+        metrics.set_active_configuration(&before, &[], &[]);
         let text = rendered(&metrics);
         assert!(text.contains("{class=\"2xx\",profile=\"p\",route=\"/old/\"} 1\n"), "{text}");
         assert!(!text.contains("/new/"));

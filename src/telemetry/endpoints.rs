@@ -100,7 +100,7 @@ impl EndpointFamilies {
     }
 
     /// Replaces the gauges by those of the given upstreams and endpoints.
-    pub fn tell<'a>(
+    pub fn update_gauges<'a>(
         &self,
         upstreams: impl Iterator<Item = UpstreamSample<'a>>,
         all: impl Iterator<Item = EndpointSample<'a>>,

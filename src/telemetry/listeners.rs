@@ -118,7 +118,7 @@ pub struct ListenerMetrics {
     /// Only for listeners with `proxy-protocol`.
     balanced: Option<Arc<[IntCounter; 8]>>,
     /// Keeps the series for as long as a connection needs them.
-    pub lease: Arc<SeriesGuard>,
+    pub guard: Arc<SeriesGuard>,
 }
 
 impl ListenerMetrics {
@@ -187,13 +187,13 @@ impl ListenerFamilies {
 
     pub(super) fn handles(
         &self,
-        lease: Arc<SeriesGuard>,
+        guard: Arc<SeriesGuard>,
         profile: &str,
         listener: &str,
     ) -> ListenerMetrics {
         let labels = &[profile, listener];
         ListenerMetrics {
-            lease,
+            guard,
             active: self.active.with_label_values(labels),
             accepted: self.accepted.with_label_values(labels),
             rejected: REJECTIONS

@@ -45,7 +45,7 @@ impl Logging {
     /// Starts logging on standard error, in text, through a queue and a thread. Panics are logged
     /// the same way. A second call changes nothing.
     #[must_use]
-    pub fn raise() -> Self {
+    pub fn init() -> Self {
         let from_env = std::env::var_os(FILTER_VARIABLE).is_some_and(|value| !value.is_empty());
         let filter = EnvFilter::builder()
             .with_env_var(FILTER_VARIABLE)

@@ -48,7 +48,7 @@ pub fn class(status: u16) -> usize {
 /// All metric families of the process.
 pub struct Metrics {
     registry: Registry,
-    pub(super) leases: SeriesCounts,
+    pub(super) series_counts: SeriesCounts,
     requests: IntCounterVec,
     seconds: HistogramVec,
     in_flight: IntGaugeVec,
@@ -258,7 +258,7 @@ impl Metrics {
                 registry.register(Box::new(ProcessCollector::new()?))?;
                 registry
             },
-            leases: SeriesCounts::default(),
+            series_counts: SeriesCounts::default(),
             refusals: RejectionFamilies::default(),
         }))
     }
@@ -273,7 +273,8 @@ impl Metrics {
     /// Metrics of a route.
     #[must_use]
     pub fn route(self: &Arc<Self>, profile: &str, route: &str) -> RouteMetrics {
-        let lease = SeriesGuard::of(self, SeriesKind::Route(profile.to_owned(), route.to_owned()));
+        let guard =
+            SeriesGuard::acquire(self, SeriesKind::Route(profile.to_owned(), route.to_owned()));
         let labels = &[profile, route];
         RouteMetrics {
             requests: CLASSES
@@ -285,7 +286,7 @@ impl Metrics {
             report_only: self.report_only.with_label_values(labels),
             refusals: self.refusals.handles(profile, route, self.reasons.len()),
             websockets: None,
-            lease,
+            guard,
         }
     }
 
@@ -293,7 +294,7 @@ impl Metrics {
     #[must_use]
     pub fn listener(self: &Arc<Self>, profile: &str, listener: &str) -> ListenerMetrics {
         let series = SeriesKind::Listener(profile.to_owned(), listener.to_owned());
-        self.listeners.handles(SeriesGuard::of(self, series), profile, listener)
+        self.listeners.handles(SeriesGuard::acquire(self, series), profile, listener)
     }
 
     /// Metrics of a listener with `proxy-protocol`.
@@ -310,28 +311,29 @@ impl Metrics {
     /// Metrics of an upstream.
     #[must_use]
     pub fn upstream(self: &Arc<Self>, name: &str) -> UpstreamMetrics {
-        self.upstreams.handles(SeriesGuard::of(self, SeriesKind::Upstream(name.to_owned())), name)
+        self.upstreams
+            .handles(SeriesGuard::acquire(self, SeriesKind::Upstream(name.to_owned())), name)
     }
 
     /// Metrics of the Socket.IO sessions that a profile sends to an upstream.
     #[must_use]
     pub fn socketio(self: &Arc<Self>, profile: &str, upstream: &str) -> SocketIoMetrics {
-        let lease = SeriesGuard::of(self, SeriesKind::Upstream(upstream.to_owned()));
-        self.socketio.handles(lease, profile, upstream)
+        let guard = SeriesGuard::acquire(self, SeriesKind::Upstream(upstream.to_owned()));
+        self.socketio.handles(guard, profile, upstream)
     }
 
     /// Series that are not exposed: those of a configuration that is not active, because it is kept
     /// for a rollback or still in preparation, and that are not in use.
     fn hidden(&self, serving: &HashSet<SeriesKind>) -> HashSet<SeriesKind> {
         // Held during the checks, so that no series ends meanwhile.
-        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = leases.keys().filter(|series| !serving.contains(series));
+        let series_counts = self.series_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = series_counts.keys().filter(|series| !serving.contains(series));
         gone.filter(|series| !self.is_used(series)).cloned().collect()
     }
 
     /// Replaces the series of the active configuration: its names, the expiry of its certificates
     /// (name, pair index, seconds since 1970), and whether its upstreams are verified.
-    pub fn tell(
+    pub fn set_active_configuration(
         &self,
         names: &LabelLimits,
         certificates: &[(String, usize, i64)],
@@ -370,7 +372,7 @@ impl Metrics {
     }
 
     /// Sets number and hash of the active configuration.
-    pub fn serves(&self, number: u64, hash: &str) {
+    pub fn set_generation(&self, number: u64, hash: &str) {
         self.generation.set(i64::try_from(number).unwrap_or(i64::MAX));
         self.config.reset();
         self.config.with_label_values(&[hash]).set(1);
@@ -378,18 +380,18 @@ impl Metrics {
 
     /// Records that the first configuration was loaded, or that the active one is the one in the
     /// files.
-    pub fn loaded(&self) {
+    pub fn record_load(&self) {
         self.last_reload_successful.set(1);
         self.last_reload_success.set(jiff::Timestamp::now().as_second());
     }
 
     /// Counts a reload that was not attempted.
-    pub fn put_off(&self, result: &str) {
+    pub fn record_skipped_reload(&self, result: &str) {
         self.reloads.with_label_values(&[result]).inc();
     }
 
     /// Counts a reload with its result.
-    pub fn reloaded(&self, result: &str, good: bool) {
+    pub fn record_reload(&self, result: &str, good: bool) {
         self.reloads.with_label_values(&[result]).inc();
         self.last_reload_successful.set(i64::from(good));
         if good {
@@ -406,15 +408,15 @@ impl Metrics {
 
     /// Rejections since the start: reason index and count.
     #[must_use]
-    pub fn refused_so_far(&self) -> Vec<(usize, u64)> {
+    pub fn rejections(&self) -> Vec<(usize, u64)> {
         let all = self.reasons.iter().map(IntCounter::get).enumerate();
         all.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Rejections of each route, by reason.
     #[must_use]
-    pub fn refused_by_route(&self) -> Vec<RejectionTotal> {
-        self.refusals.told()
+    pub fn rejections_by_route(&self) -> Vec<RejectionTotal> {
+        self.refusals.totals()
     }
 
     /// Renders all metrics as text. Takes milliseconds for thousands of series, and no lock that a
@@ -426,10 +428,10 @@ impl Metrics {
         let shown = |labels: &[LabelPair]| match &serving {
             // Series of rules have no guard.
             Some(serving) if labels.iter().any(|label| label.name() == "rule") => {
-                SeriesKind::of(labels).is_none_or(|series| serving.contains(&series))
+                SeriesKind::from_labels(labels).is_none_or(|series| serving.contains(&series))
             }
             _ if hidden.is_empty() => true,
-            _ => SeriesKind::of(labels).is_none_or(|series| !hidden.contains(&series)),
+            _ => SeriesKind::from_labels(labels).is_none_or(|series| !hidden.contains(&series)),
         };
         exposition::write(&self.registry.gather(), format, &shown)
     }
@@ -485,11 +487,11 @@ mod tests {
         let metrics = Metrics::new(["a", "b"].into_iter()).unwrap();
         metrics.refused(1);
         metrics.refused(9);
-        assert_eq!(metrics.refused_so_far(), [(1, 1)]);
+        assert_eq!(metrics.rejections(), [(1, 1)]);
         let names = metrics.allot(1);
         let route = names.route("internet", "/x/");
         route.requests[1].inc();
-        metrics.tell(&names, &[], &[("u".to_owned(), false)]);
+        metrics.set_active_configuration(&names, &[], &[("u".to_owned(), false)]);
         let text = String::from_utf8(metrics.render(ExpositionFormat::Text)).unwrap();
         assert!(text.contains("app_gateway_refused_total{reason=\"b\"} 1\n"));
         assert!(text.contains(

@@ -48,7 +48,7 @@ impl PeerFamilies {
 
     /// Updates the gauges of a gateway. `differences`: class and number, empty before a first
     /// comparison.
-    pub fn tell<'a>(
+    pub fn update_gauges<'a>(
         &self,
         peer: &str,
         (reachable, compared): (bool, i64),
@@ -76,7 +76,11 @@ mod tests {
             families.map(|family| family.collect()[0].get_metric().len())
         };
         for peer in ["10.0.0.2:443", "10.0.0.3:443"] {
-            peers.tell(peer, (true, 1_700_000_000), [("users", 0), ("version", 1)].into_iter());
+            peers.update_gauges(
+                peer,
+                (true, 1_700_000_000),
+                [("users", 0), ("version", 1)].into_iter(),
+            );
         }
         assert_eq!(shown(), [2, 4, 2]);
         peers.forget("10.0.0.2:443", &["users", "version"]);

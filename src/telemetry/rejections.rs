@@ -58,7 +58,7 @@ impl RejectionFamilies {
     }
 
     /// Totals other than 0.
-    pub(super) fn told(&self) -> Vec<RejectionTotal> {
+    pub(super) fn totals(&self) -> Vec<RejectionTotal> {
         let routes = self.lock();
         let of = |((profile, route), refusals): (&(String, String), &Arc<RouteRejections>)| {
             let counts = refusals.counts.get().map_or(&[][..], |counts| counts);
@@ -90,12 +90,12 @@ mod tests {
         first.refusals.count(1);
         again.refusals.count(1);
         again.refusals.count(99);
-        let told = metrics.refused_by_route();
+        let told = metrics.rejections_by_route();
         assert_eq!(told.len(), 1, "{told:?}");
         assert_eq!((told[0].route.as_str(), told[0].reason, told[0].count), ("r", 1, 2));
         drop((first, again));
-        assert!(metrics.refused_by_route().is_empty());
+        assert!(metrics.rejections_by_route().is_empty());
         other.refusals.count(0);
-        assert_eq!(metrics.refused_by_route()[0].route, "s");
+        assert_eq!(metrics.rejections_by_route()[0].route, "s");
     }
 }

@@ -29,7 +29,7 @@ pub struct RouteMetrics {
     pub refusals: Arc<RouteRejections>,
     /// Metrics of its WebSockets, if it accepts any.
     pub websockets: Option<Arc<WebSocketMetrics>>,
-    pub(super) lease: Arc<SeriesGuard>,
+    pub(super) guard: Arc<SeriesGuard>,
 }
 
 /// Metrics of a route that are created on first use: there may be thousands of routes, most of them
@@ -65,6 +65,6 @@ impl RouteMetrics {
     /// Metrics of a route that accepts WebSockets.
     #[must_use]
     pub fn with_websockets(self) -> Self {
-        Self { websockets: self.lease.websockets().map(Arc::new), ..self }
+        Self { websockets: self.guard.websockets().map(Arc::new), ..self }
     }
 }

@@ -30,7 +30,7 @@ pub(super) enum SeriesKind {
 
 impl SeriesKind {
     /// Item to which a series with these labels belongs.
-    pub(super) fn of(labels: &[LabelPair]) -> Option<Self> {
+    pub(super) fn from_labels(labels: &[LabelPair]) -> Option<Self> {
         let value = |name: &str| {
             let label = labels.iter().find(|label| label.name() == name)?;
             Some(label.value().to_owned())
@@ -59,10 +59,11 @@ pub struct SeriesGuard {
 
 impl SeriesGuard {
     /// Must be called before the series is looked up.
-    pub(super) fn of(metrics: &Arc<Metrics>, series: SeriesKind) -> Arc<Self> {
-        let mut leases = metrics.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        *leases.entry(series.clone()).or_default() += 1;
-        drop(leases);
+    pub(super) fn acquire(metrics: &Arc<Metrics>, series: SeriesKind) -> Arc<Self> {
+        let mut series_counts =
+            metrics.series_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *series_counts.entry(series.clone()).or_default() += 1;
+        drop(series_counts);
         Arc::new(Self { metrics: Arc::clone(metrics), series })
     }
 
@@ -77,11 +78,12 @@ impl Drop for SeriesGuard {
     fn drop(&mut self) {
         // Held until the series is removed, so that no guard is created for a series that is about
         // to end.
-        let mut leases = self.metrics.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = leases.get_mut(&self.series) else { return };
+        let mut series_counts =
+            self.metrics.series_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = series_counts.get_mut(&self.series) else { return };
         *count -= 1;
         if *count == 0 {
-            leases.remove(&self.series);
+            series_counts.remove(&self.series);
             self.metrics.forget(&self.series);
         }
     }
@@ -130,6 +132,6 @@ mod tests {
         assert!(!text.contains("/y/"), "{text}");
         drop((new, listener, upstream));
         assert_eq!(rendered(&metrics), empty);
-        assert!(metrics.leases.lock().unwrap().is_empty());
+        assert!(metrics.series_counts.lock().unwrap().is_empty());
     }
 }

@@ -41,7 +41,7 @@ pub struct SocketIoMetrics {
     pub upgrades: IntCounter,
     ended: IntCounterVec,
     not_upgraded: IntCounterVec,
-    _lease: Arc<SeriesGuard>,
+    _guard: Arc<SeriesGuard>,
 }
 
 /// Labels of a route's sessions, and their counters.
@@ -140,7 +140,7 @@ impl SocketIoFamilies {
 
     pub(super) fn handles(
         &self,
-        lease: Arc<SeriesGuard>,
+        guard: Arc<SeriesGuard>,
         profile: &str,
         upstream: &str,
     ) -> SocketIoMetrics {
@@ -153,12 +153,12 @@ impl SocketIoFamilies {
             not_upgraded: self.not_upgraded.clone(),
             profile: profile.to_owned(),
             upstream: upstream.to_owned(),
-            _lease: lease,
+            _guard: guard,
         }
     }
 
     /// Replaces the gauges by the given sessions.
-    pub fn tell<'a>(&self, sessions: impl Iterator<Item = SessionGauges<'a>>) {
+    pub fn update_gauges<'a>(&self, sessions: impl Iterator<Item = SessionGauges<'a>>) {
         self.sessions.reset();
         self.stuck.reset();
         for SessionGauges { of, state, cause } in sessions {
@@ -225,8 +225,8 @@ mod tests {
         chat.ended(true, "closed");
         chat.not_upgraded("never_tried");
         other.upgrades.inc();
-        metrics.tell(&names, &[], &[]);
-        metrics.socketio.tell(
+        metrics.set_active_configuration(&names, &[], &[]);
+        metrics.socketio.update_gauges(
             [SessionGauges { of: &chat, state: "stuck", cause: Some("never_tried") }].into_iter(),
         );
         for line in [
@@ -238,7 +238,7 @@ mod tests {
         ] {
             assert!(text().contains(&format!("app_gateway_{line}\n")), "{line}:\n{}", text());
         }
-        metrics.socketio.tell(std::iter::empty());
+        metrics.socketio.update_gauges(std::iter::empty());
         drop((chat, other));
         let left = text();
         assert!(

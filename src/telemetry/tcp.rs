@@ -91,7 +91,7 @@ pub struct PassthroughMetrics {
     /// Counters by reason index, created on first use, so that only reasons that occurred are
     /// exposed.
     refused: Vec<OnceLock<IntCounter>>,
-    _lease: Arc<SeriesGuard>,
+    _guard: Arc<SeriesGuard>,
 }
 
 /// Totals of one passthrough route.
@@ -110,14 +110,14 @@ impl Metrics {
     /// are counted under `other` and `other`.
     #[must_use]
     pub fn passed_through(&self) -> BTreeMap<(String, String), PassthroughTotals> {
-        self.tcp.told()
+        self.tcp.totals()
     }
 
     /// Metrics of a passthrough route.
     #[must_use]
     pub fn tcp(self: &Arc<Self>, profile: &str, route: &str) -> PassthroughMetrics {
         let series = SeriesKind::Tcp(profile.to_owned(), route.to_owned());
-        self.tcp.handles(SeriesGuard::of(self, series), [profile, route], self.words.len())
+        self.tcp.handles(SeriesGuard::acquire(self, series), [profile, route], self.words.len())
     }
 }
 
@@ -170,7 +170,7 @@ impl PassthroughFamilies {
     /// Metrics of a route; `reasons` is the length of the list of reasons.
     pub(super) fn handles(
         &self,
-        lease: Arc<SeriesGuard>,
+        guard: Arc<SeriesGuard>,
         [profile, route]: [&str; 2],
         reasons: usize,
     ) -> PassthroughMetrics {
@@ -184,11 +184,11 @@ impl PassthroughFamilies {
             names: [profile.to_owned(), route.to_owned()],
             connections: self.connections.clone(),
             refused: (0..reasons).map(|_| OnceLock::new()).collect(),
-            _lease: lease,
+            _guard: guard,
         }
     }
 
-    fn told(&self) -> BTreeMap<(String, String), PassthroughTotals> {
+    fn totals(&self) -> BTreeMap<(String, String), PassthroughTotals> {
         let mut all: BTreeMap<_, PassthroughTotals> = BTreeMap::new();
         for metric in self.active.collect().iter().flat_map(MetricFamily::get_metric) {
             let [profile, route] = labels(metric, ["profile", "tcp_route"]);

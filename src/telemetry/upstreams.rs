@@ -85,7 +85,7 @@ pub struct UpstreamHandles {
     pub retries: IntCounter,
     /// Ejections of endpoints.
     pub ejected: IntCounter,
-    lease: Arc<SeriesGuard>,
+    guard: Arc<SeriesGuard>,
 }
 
 impl Deref for UpstreamMetrics {
@@ -122,13 +122,13 @@ impl UpstreamHandles {
 
     /// Counts an open connection for as long as the result exists. Its initial state is active.
     #[must_use]
-    pub fn seat(&self) -> ConnGauge {
+    pub fn open_connection(&self) -> ConnGauge {
         self.active.inc();
         ConnGauge {
             active: self.active.clone(),
             idle: self.idle.clone(),
             rests: false,
-            _lease: Arc::clone(&self.lease),
+            _guard: Arc::clone(&self.guard),
         }
     }
 }
@@ -139,12 +139,12 @@ pub struct ConnGauge {
     active: IntGauge,
     idle: IntGauge,
     rests: bool,
-    _lease: Arc<SeriesGuard>,
+    _guard: Arc<SeriesGuard>,
 }
 
 impl ConnGauge {
     /// Marks the connection as idle.
-    pub fn rest(&mut self) {
+    pub fn mark_idle(&mut self) {
         if !std::mem::replace(&mut self.rests, true) {
             self.active.dec();
             self.idle.inc();
@@ -152,7 +152,7 @@ impl ConnGauge {
     }
 
     /// Marks the connection as active.
-    pub fn work(&mut self) {
+    pub fn mark_active(&mut self) {
         if std::mem::replace(&mut self.rests, false) {
             self.idle.dec();
             self.active.inc();
@@ -241,7 +241,7 @@ impl UpstreamFamilies {
         })
     }
 
-    pub(super) fn handles(&self, lease: Arc<SeriesGuard>, name: &str) -> UpstreamMetrics {
+    pub(super) fn handles(&self, guard: Arc<SeriesGuard>, name: &str) -> UpstreamMetrics {
         UpstreamMetrics(Arc::new(UpstreamHandles {
             connected: self.connects.with_label_values(&[name, "ok"]),
             failed: self.connects.with_label_values(&[name, "failed"]),
@@ -256,7 +256,7 @@ impl UpstreamFamilies {
             reused: self.reused.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             ejected: self.ejections.with_label_values(&[name]),
-            lease,
+            guard,
         }))
     }
 
@@ -299,15 +299,15 @@ mod tests {
         let metrics = Metrics::new(std::iter::empty()).unwrap();
         let upstream = metrics.upstream("u");
         let states = || (upstream.active.get(), upstream.idle.get());
-        let mut seat = upstream.seat();
+        let mut gauge = upstream.open_connection();
         assert_eq!(states(), (1, 0));
-        seat.rest();
-        seat.rest();
+        gauge.mark_idle();
+        gauge.mark_idle();
         assert_eq!(states(), (0, 1));
-        seat.work();
+        gauge.mark_active();
         assert_eq!(states(), (1, 0));
-        let other = upstream.seat();
-        drop(seat);
+        let other = upstream.open_connection();
+        drop(gauge);
         assert_eq!(states(), (1, 0));
         drop(other);
         assert_eq!(states(), (0, 0));

@@ -151,7 +151,7 @@ impl Pool {
             } else if expires > now {
                 limit.open(age);
                 connection.reused = true;
-                connection.seat.iter_mut().for_each(ConnGauge::work);
+                connection.seat.iter_mut().for_each(ConnGauge::mark_active);
                 return Some(Taken { connection, idle: age });
             }
         }
@@ -190,7 +190,7 @@ impl Pool {
             idle.remove(0);
         }
         if idle.len() < most {
-            connection.seat.iter_mut().for_each(ConnGauge::rest);
+            connection.seat.iter_mut().for_each(ConnGauge::mark_idle);
             let now = Instant::now();
             idle.push(IdleConn { connection, since: now, open_at: now, expires: now + keep });
             self.filled.notify_one();

@@ -123,7 +123,7 @@ impl AccessLogWriter {
         }
         self.target = config.target.clone();
         let current = self.writer.as_ref().zip(path_of(&self.target)).map(|(writer, path)| {
-            let (orders, sender) = writer.ways();
+            let (orders, sender) = writer.channels();
             (path.clone(), orders, sender)
         });
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
@@ -155,13 +155,13 @@ impl AccessLogWriter {
                 match since {
                     None if now > before => {
                         tracing::error!(
-                            "the access log does not keep up: lines are dropped and counted, requests go on"
+                            "the access log falls behind: lines are dropped and counted, requests are not delayed"
                         );
                         since = Some(before);
                     }
                     Some(first) if now == before => {
                         tracing::warn!(
-                            "the access log keeps up again; {} lines were lost",
+                            "the access log has caught up; {} lines were lost",
                             now - first
                         );
                         since = None;
@@ -183,7 +183,7 @@ impl AccessLogWriter {
         let lost: u64 = self.retired.drain(..).map(|retired| retired.finish(left())).sum();
         if lost > 0 {
             tracing::error!(
-                "the access log did not take its last {lost} lines in time; they are lost"
+                "the last {lost} lines of the access log were not written in time and are lost"
             );
         }
     }
@@ -241,7 +241,7 @@ impl LogReopener {
         let Some((path, orders, sender)) = &*current else { return Ok(()) };
         let file = sink::append(path, None).map_err(|error| {
             format!(
-                "the access log {} cannot be opened anew, and goes on where it was: {error}",
+                "the access log {} cannot be reopened; lines still go to the old file: {error}",
                 path.display()
             )
         })?;

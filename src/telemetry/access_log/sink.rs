@@ -92,7 +92,7 @@ impl LogSink {
     ///
     /// The number of dropped lines and the cause.
     pub(super) fn write(&mut self, bytes: &[u8], lines: u64) -> Result<(), (u64, io::Error)> {
-        let mut length = self.settle().map_err(|error| (lines, error))?;
+        let mut length = self.reopen_if_moved().map_err(|error| (lines, error))?;
         if let Some(torn) = self.torn.take() {
             match put(&mut self.file, &torn.line, torn.written) {
                 Ok(()) => length += (torn.line.len() - torn.written) as u64,
@@ -105,10 +105,10 @@ impl LogSink {
         }
         let (mut rest, mut left) = (bytes, lines);
         while !rest.is_empty() {
-            let room = self.room(&mut length, rest).map_err(|error| (left, error))?;
+            let room = self.writable_len(&mut length, rest).map_err(|error| (left, error))?;
             let (part, further) = rest.split_at(room.min(rest.len()));
             if let Err((written, error)) = put(&mut self.file, part, 0) {
-                let lost = self.tear(part, written, length + written as u64);
+                let lost = self.keep_partial(part, written, length + written as u64);
                 let further = count(further);
                 return Err((lost + further, error));
             }
@@ -121,7 +121,7 @@ impl LogSink {
 
     /// Keeps the line that was cut at `written`, if any. Returns the number of dropped lines of
     /// `part`.
-    fn tear(&mut self, part: &[u8], written: usize, length: u64) -> u64 {
+    fn keep_partial(&mut self, part: &[u8], written: usize, length: u64) -> u64 {
         let (done, rest) = part.split_at(written);
         let begin = memchr::memrchr(b'\n', done).map_or(0, |end| end + 1);
         if begin == written {
@@ -144,7 +144,7 @@ impl LogSink {
     }
 
     /// Reopens the file if its name refers to another one. Returns the length of the open file.
-    fn settle(&mut self) -> io::Result<u64> {
+    fn reopen_if_moved(&mut self) -> io::Result<u64> {
         let Some(path) = &self.path else { return Ok(0) };
         let there = self.file.metadata()?;
         if !there.is_file() {
@@ -170,7 +170,7 @@ impl LogSink {
 
     /// Number of bytes of `rest` that may be written before the next rotation. Rotates the file
     /// first if a line does not fit.
-    fn room(&mut self, length: &mut u64, rest: &[u8]) -> io::Result<usize> {
+    fn writable_len(&mut self, length: &mut u64, rest: &[u8]) -> io::Result<usize> {
         let (Some(rotation), Some(path)) = (self.rotation, self.path.clone()) else {
             return Ok(rest.len());
         };

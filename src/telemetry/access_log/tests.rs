@@ -12,7 +12,7 @@ use super::*;
 struct Numbered(u64, usize);
 
 impl LogEvent for Numbered {
-    fn tell<L: LineWriter>(&self, line: &mut L) {
+    fn write_fields<L: LineWriter>(&self, line: &mut L) {
         line.number(Key::Status, self.0);
         line.text(Key::Detail, &vec![b'x'; self.1]);
     }
@@ -133,7 +133,7 @@ fn what_a_file_without_a_name_would_get_is_counted() {
     fs::remove_file(&path).unwrap();
     fs::remove_dir(path.parent().unwrap()).unwrap();
     let said = log.reopener().reopen().unwrap_err();
-    assert!(said.contains("goes on where it was"), "{said}");
+    assert!(said.contains("lines still go to the old file"), "{said}");
     let lines = log.handle().lines();
     add(&lines, 0..2);
     lines.flush();

@@ -75,7 +75,7 @@ impl LogWriter {
     }
 
     /// Channels for commands; the sender is weak, so that it does not keep the thread alive.
-    pub(super) fn ways(&self) -> (WriterCommands, Weak<SyncSender<LineBatch>>) {
+    pub(super) fn channels(&self) -> (WriterCommands, Weak<SyncSender<LineBatch>>) {
         (Arc::clone(&self.orders), Arc::downgrade(&self.pipe))
     }
 
@@ -122,7 +122,7 @@ impl WriterThread {
     /// Runs the thread. Dropping `_ending` at the end signals that it has finished.
     fn run(mut self, batches: &Receiver<LineBatch>, _ending: Sender<()>) {
         while let Ok(batch) = batches.recv() {
-            self.obey();
+            self.apply_command();
             if batch.lines == 0 {
                 continue;
             }
@@ -144,7 +144,7 @@ impl WriterThread {
         self.counts.dropped.inc_by(self.sink.give_up());
     }
 
-    fn obey(&mut self) {
+    fn apply_command(&mut self) {
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         let WriterCommand { file, rotation } = std::mem::take(&mut *orders);
         drop(orders);

@@ -30,7 +30,7 @@ pub const MAX_FIELD_BYTES: usize = 1024;
 /// An event that has one line in the log.
 pub trait LogEvent {
     /// Writes the fields of the event, in the order of the JSON format. The writer adds the time.
-    fn tell<L: LineWriter>(&self, line: &mut L);
+    fn write_fields<L: LineWriter>(&self, line: &mut L);
 }
 
 /// A line in one of the formats.
@@ -174,17 +174,17 @@ impl LineStyle {
         match self.format {
             Format::Json => {
                 let mut line = Json::begin(out, stamp, &self.mask);
-                event.tell(&mut line);
+                event.write_fields(&mut line);
                 line.end();
             }
             Format::Ecs => {
                 let mut line = Ecs::begin(out, stamp, &self.mask);
-                event.tell(&mut line);
+                event.write_fields(&mut line);
                 line.end();
             }
             Format::Combined => {
                 let mut line = Combined::begin(&self.mask);
-                event.tell(&mut line);
+                event.write_fields(&mut line);
                 line.end(out, stamp);
             }
         }

@@ -20,7 +20,7 @@ enum Part {
 struct Told(Vec<Part>);
 
 impl LogEvent for Told {
-    fn tell<L: LineWriter>(&self, line: &mut L) {
+    fn write_fields<L: LineWriter>(&self, line: &mut L) {
         for part in &self.0 {
             match part {
                 Part::Text(key, value) => line.text(*key, value),
