@@ -49,32 +49,32 @@ pub enum DestinationError {
     #[error("it is longer than any host name ({MAX_NAME_LEN} bytes)")]
     TooLong,
     /// Contains a control character such as CR, LF, NUL or tab.
-    #[error("there is a control character in it")]
+    #[error("it contains a control character")]
     Control,
     /// Contains a space.
-    #[error("there is a space in it")]
+    #[error("it contains a space")]
     Space,
     /// Contains characters beyond ASCII.
     #[error("names with letters beyond ASCII are written in punycode (xn--...)")]
     NotAscii,
     /// Contains user information (`user@host`).
-    #[error("a user or password before an `@` has no place here")]
+    #[error("a user or password before an `@` is not allowed")]
     UserInfo,
     /// Contains a scheme, path or query.
-    #[error("only HOST:PORT is wanted, without scheme, path or query")]
+    #[error("only HOST:PORT is accepted, without scheme, path or query")]
     NotAuthority,
     /// Contains `%`, as in `%41` or the zone of a link-local address.
-    #[error("percent-encoding and address zones have no place here")]
+    #[error("percent-encoding and address zones are not allowed")]
     Percent,
     /// Contains another character that is not allowed in a host name.
-    #[error("there is a character in it that no host name has")]
+    #[error("it contains a character that is not allowed in a host name")]
     Character,
     /// Brackets that do not hold an IPv6 address, or an IPv6 address without them.
     #[error("an IPv6 address, and nothing else, is written in brackets: [2001:db8::1]:443")]
     Brackets,
     /// A number in place of a name.
     #[error(
-        "an IPv4 address is four decimal numbers from 0 to 255; other spellings of it, and names that end in a number, are not taken"
+        "an IPv4 address is four decimal numbers from 0 to 255; other spellings of it, and names that end in a number, are not accepted"
     )]
     Numeric,
     /// An empty or over-long label, or one that begins or ends with a hyphen.

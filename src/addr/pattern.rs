@@ -45,8 +45,8 @@ impl Pattern {
         if name.contains('*') {
             let suffix = name.rsplit_once('*').map_or("", |(_, rest)| rest.trim_start_matches('.'));
             return wrong(
-                "`*` stands alone, and first",
-                format!("`*.{suffix}` covers every name below `{suffix}`, however deep"),
+                "`*` must be the whole first label",
+                format!("`*.{suffix}` covers every name below `{suffix}`, at any depth"),
             );
         }
         match HostName::parse(name) {
@@ -81,7 +81,7 @@ fn foreign(text: &str) -> Option<(String, String)> {
     }
     if let Some(rest) = text.strip_prefix('.') {
         return said(
-            "a leading dot, as squid has it",
+            "a leading dot, as in squid",
             format!(
                 "write `*.{rest}` for the names below it, and `{rest}` as well if it is needed"
             ),

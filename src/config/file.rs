@@ -479,7 +479,7 @@ impl JsonSchema for FramedBy {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "Who may show the page in a frame.",
+            "description": "Origins that may show the page in a frame.",
             "oneOf": [
                 { "enum": ["nobody", "self", "anyone"] },
                 { "type": "array", "minItems": 1, "items": { "type": "string" } },

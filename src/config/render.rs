@@ -109,7 +109,7 @@ pub fn summary(sources: &Sources, problems: &[Problem]) -> Option<String> {
         out.push_str("; `app-gateway check` shows them");
         return Some(out);
     }
-    out.push_str(", and would be refused; the answer leaves out what is wrong:\n");
+    out.push_str(", and would be rejected; this answer leaves out the invalid parts:\n");
     let mut shown: Vec<(&str, usize)> = Vec::new();
     for problem in &errors {
         match shown.iter_mut().find(|(code, _)| *code == problem.code) {

@@ -68,7 +68,7 @@ fn nginx(errors: &[Error], file: u16, text: &str) -> Option<Problem> {
         )
         .with_label("`server`, `location`, braces and semicolons")
         .with_help(
-            "the files here are TOML: the shipped `config/` directory shows how the same is said",
+            "configuration files are TOML: see the shipped `config/` directory for examples",
         ),
     )
 }
@@ -76,12 +76,13 @@ fn nginx(errors: &[Error], file: u16, text: &str) -> Option<Problem> {
 fn table_twice(file: u16, text: &str, line: std::ops::Range<usize>) -> Problem {
     let header = header(text.get(line.clone()).unwrap_or_default());
     let at = line.start..line.start + header.len();
-    let problem =
-        Problem::error("toml.duplicate", Span::of(file, &at), format!("`{header}` is there twice"))
-            .with_label("the second time")
-            .with_help(
-                "keep one of them; a list, of listeners or routes, has double brackets: `[[...]]`",
-            );
+    let problem = Problem::error(
+        "toml.duplicate",
+        Span::of(file, &at),
+        format!("`{header}` is defined twice"),
+    )
+    .with_label("the second time")
+    .with_help("keep one of them; a list, of listeners or routes, has double brackets: `[[...]]`");
     let mut start = 0;
     for before in text.get(..line.start).unwrap_or_default().split_inclusive('\n') {
         if self::header(before) == header {
@@ -130,7 +131,7 @@ fn not_toml(message: &str, place: Span) -> Problem {
             ("a key has no value", "write `key = value`")
         }
         "invalid basic string" | "invalid literal string" => {
-            ("this string is not closed, or holds what a string cannot", "")
+            ("this string is not closed, or contains an invalid character", "")
         }
         "unclosed table" | "unclosed array table" => ("the brackets of a table are not closed", ""),
         "unclosed array" => ("the brackets of a list are not closed", ""),
@@ -144,7 +145,7 @@ fn not_toml(message: &str, place: Span) -> Problem {
             ("this does not belong here", "one `key = value` to a line")
         }
         "carriage return must be followed by newline" => {
-            ("there is half of a Windows line ending", "")
+            ("a carriage return without a newline", "")
         }
         other => (other, ""),
     };

@@ -103,8 +103,8 @@ impl Checker<'_> {
         }
         if matches!(of(body), Balance::First) {
             self.found.push(
-                Problem::error("upstream.weights", place, "weights are of no use here")
-                    .with_label("the first endpoint that is well gets all of the work")
+                Problem::error("upstream.weights", place, "weights have no effect here")
+                    .with_label("the first endpoint that is up gets all requests")
                     .with_help("add `balance = \"weighted\"`, or leave `weights` out"),
             );
         }
@@ -131,7 +131,7 @@ impl Checker<'_> {
                 one.duty = duty;
                 continue;
             }
-            let message = format!("`{}` is no endpoint of this upstream", written.value);
+            let message = format!("`{}` is not an endpoint of this upstream", written.value);
             self.found.push(
                 Problem::error("upstream.unknown-endpoint", place, message)
                     .with_label("neither in `endpoints` nor in `backup`")

@@ -22,7 +22,7 @@ impl Checker<'_> {
                 let message = "this list of balancers is empty";
                 self.found.push(
                     Problem::error("listener.proxy-protocol", self.place(list), message)
-                        .with_label("nobody could connect")
+                        .with_label("no client could connect")
                         .with_help(
                             "name the addresses the balancers connect from, or leave `proxy-protocol` out",
                         ),
@@ -38,10 +38,10 @@ impl Checker<'_> {
                 continue;
             };
             if network.prefix_len() == 0 {
-                let message = "every client is believed to be a balancer";
+                let message = "every client is treated as a balancer";
                 self.found.push(
                     Problem::warning("listener.trusts-everyone", place, message)
-                        .with_label("anybody can pretend to come from any address")
+                        .with_label("any client could claim any address")
                         .with_help("name the addresses the balancers connect from"),
                 );
             }

@@ -31,8 +31,10 @@ impl Checker<'_> {
             others.push((address, place));
             let Some((other, before)) = clash else { continue };
             let problem = if other == address {
-                Problem::error("listen.twice", place, format!("{address} is listened on twice"))
-                    .with_help("connections would go to the one or the other at random: change one")
+                Problem::error("listen.twice", place, format!("two listeners use {address}"))
+                    .with_help(
+                        "connections would be distributed between them at random: change one",
+                    )
             } else {
                 let message = format!("{address} and {other} are the same port of the same host");
                 Problem::error("listen.overlap", place, message).with_help(
@@ -93,16 +95,16 @@ impl Checker<'_> {
                 place,
                 format!("`{written}` is the gateway itself"),
             )
-            .with_label("every request would come back here")
+            .with_label("every request would loop back here")
             .with_related(*at, "the gateway listens there")
         } else {
-            let message = format!("`{written}` and the gateway want the same port");
+            let message = format!("`{written}` and the gateway need the same port");
             Problem::warning("upstream.own-address", place, message)
                 .with_label("on this host only one of them can have it")
                 .with_related(*at, "the gateway listens on every address, that one included")
         };
         self.found.push(problem.with_help(
-            "name the component's host; if it is this one, listen on one address and leave it another",
+            "name the component's host; if it is this one, let the gateway listen on a different address",
         ));
     }
 
@@ -187,7 +189,7 @@ impl Checker<'_> {
                     )
                     .with_label("the second time")
                     .with_related(before, "the first time")
-                    .with_help("logs and metrics could not tell them apart: rename one"),
+                    .with_help("logs and metrics could not distinguish them: rename one"),
                 );
             }
         }

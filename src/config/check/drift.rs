@@ -100,15 +100,15 @@ impl Checker<'_> {
                 let message = "a route with `drift` takes one path, not all below it";
                 self.found.push(
                     Problem::error("drift.subtree", route.place, message)
-                        .with_label("the redirect to it would tell strangers that it is there")
-                        .with_help("take the `/` at its end away"),
+                        .with_label("the redirect to it would reveal the route to strangers")
+                        .with_help("remove the `/` at its end"),
                 );
             }
             if !route.methods.is_empty() {
                 let message = "a route with `drift` takes no `methods`";
                 self.found.push(
                     Problem::error("drift.methods", route.place, message)
-                        .with_label("a 405 would tell strangers that it is there")
+                        .with_label("a 405 would reveal the route to strangers")
                         .with_help("take `methods` out"),
                 );
             }
@@ -117,8 +117,8 @@ impl Checker<'_> {
 
     fn no_secret(&mut self, place: Span) {
         self.found.push(
-            Problem::error("drift.secret", place, "there is no secret that gateways know each other by")
-                .with_label("anyone could ask")
+            Problem::error("drift.secret", place, "a comparison needs a shared secret")
+                .with_label("without it anyone could read the answer")
                 .with_help(
                     "make one with `app-gateway secret new FILE`, and name it as `shared-secret-file` under `[gateway]`",
                 ),

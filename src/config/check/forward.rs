@@ -168,7 +168,7 @@ impl Checker<'_> {
                 Problem::error(
                     "forward.no-listener",
                     main.place,
-                    "the forward proxy listens nowhere",
+                    "the forward proxy has no listener",
                 )
                 .with_label("no listener")
                 .with_help("add `[[forward.listener]]` with `listen = \"127.0.0.1:3128\"`"),
@@ -183,8 +183,10 @@ impl Checker<'_> {
         let certificates = forward.listeners.iter().any(asks);
         for rule in &forward.rules {
             if !rule.client_names.is_empty() && !certificates {
-                let message =
-                    format!("rule `{}` wants a certificate that nobody is asked for", rule.name);
+                let message = format!(
+                    "rule `{}` needs a client certificate, and no listener asks for one",
+                    rule.name
+                );
                 self.found.push(
                     Problem::error("forward.names-without-ca", rule.place, message)
                         .with_label("it has `client-names`")
@@ -195,7 +197,7 @@ impl Checker<'_> {
             }
             if !rule.users.is_empty() && forward.users.is_none() {
                 let message =
-                    format!("rule `{}` wants users, and there is no users file", rule.name);
+                    format!("rule `{}` needs users, and there is no users file", rule.name);
                 self.found.push(
                     Problem::error("forward.users-without-file", rule.place, message)
                         .with_label("it has `users`")
@@ -219,11 +221,12 @@ impl Checker<'_> {
                 && rule.clients.iter().any(|network| network.prefix_len() == 0)
         };
         for rule in forward.rules.iter().filter(all) {
-            let message = format!("rule `{}` is for whoever can reach the proxy", rule.name);
+            let message =
+                format!("rule `{}` applies to every client that can reach the proxy", rule.name);
             self.found.push(
                 Problem::warning("forward.for-everyone", rule.place, message)
                     .with_label("any client, without a password")
-                    .with_related(listener.place, "other hosts can reach this")
+                    .with_related(listener.place, "other hosts can reach this listener")
                     .with_help("name the networks of your components in `clients`"),
             );
         }
@@ -248,7 +251,7 @@ impl Checker<'_> {
                     endpoint.place,
                     format!("`{address}` is this proxy itself"),
                 )
-                .with_label("every tunnel would come back here")
+                .with_label("every tunnel would loop back here")
                 .with_related(Span::of(file, &written.span), "it listens there"),
             );
         }
@@ -287,9 +290,9 @@ impl Checker<'_> {
                 Problem::error(
                     "value.bounds",
                     self.place(written),
-                    "at this rate a tunnel stands still",
+                    "this rate would stop every tunnel",
                 )
-                .with_label("from 1KiB per second on; 0 is no limit"),
+                .with_label("at least 1KiB per second; 0 means no limit"),
             );
         }
         rate

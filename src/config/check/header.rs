@@ -59,7 +59,7 @@ impl Checker<'_> {
                     continue;
                 }
             };
-            let message = format!("`{text}` cannot be passed on");
+            let message = format!("`{text}` cannot be forwarded");
             self.found.push(
                 Problem::error("header.pass", self.place(written), message).with_label(label),
             );
@@ -90,7 +90,7 @@ impl Checker<'_> {
             let place = Span::of(self.file, &key.span());
             let Some(name) = self.field_name(key.get_ref(), place) else { continue };
             if fields.iter().any(|field| field.name == name) {
-                let message = format!("the field `{name}` is there twice");
+                let message = format!("the field `{name}` is set twice");
                 self.found.push(
                     Problem::error("header.twice", place, message)
                         .with_label("upper and lower case make no difference"),
@@ -100,7 +100,7 @@ impl Checker<'_> {
                 let message = "this cannot be sent in a header field";
                 self.found.push(
                     Problem::error("header.value", self.place(value), message)
-                        .with_label("there is a line break or another control character in it"),
+                        .with_label("it contains a line break or another control character"),
                 );
                 continue;
             };
@@ -151,8 +151,10 @@ impl Checker<'_> {
         if let (Some(rival), Some(framed), Some(headers)) =
             (rival, &route.framed_by, &route.response_headers)
         {
-            let message =
-                format!("`framed-by` and `{}` both say who may frame this page", rival.name);
+            let message = format!(
+                "`framed-by` and `{}` both set the origins that may frame this page",
+                rival.name
+            );
             self.found.push(
                 Problem::error("route.framed-twice", self.place(framed), message)
                     .with_label("this sets X-Frame-Options and frame-ancestors")
@@ -176,7 +178,7 @@ impl Checker<'_> {
                 "self" => return Some(FrameOptions::of(Some("SAMEORIGIN"), "'self'")),
                 "anyone" => return Some(FrameOptions { options: None, ancestors: None }),
                 _ => {
-                    let message = format!("`{word}` does not say who may frame the page");
+                    let message = format!("`{word}` is not a value of `framed-by`");
                     let help = if word.contains("://") {
                         format!("for an origin write a list: `framed-by = [\"{word}\"]`")
                     } else {

@@ -101,7 +101,7 @@ impl Checker<'_> {
     fn http_check(&mut self, file: &CheckFile, path: &Written<String>) -> CheckKind {
         let plain = path.value.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
         if !path.value.starts_with('/') || !plain {
-            let message = format!("`{}` is not a path that can be asked for", path.value);
+            let message = format!("`{}` is not the path of a request", path.value);
             let problem = Problem::error("check.path", self.place(path), message);
             self.found.push(
                 problem
@@ -130,7 +130,7 @@ impl Checker<'_> {
 
     fn statuses(&mut self, written: &Written<String>) -> Vec<(u16, u16)> {
         statuses(&written.value).unwrap_or_else(|part| {
-            let message = format!("`{part}` is not a status, and not a range of them");
+            let message = format!("`{part}` is neither a status nor a range of them");
             let problem = Problem::error("check.status", self.place(written), message);
             let label = "statuses are numbers from 100 to 599";
             self.found
@@ -144,8 +144,8 @@ impl Checker<'_> {
             && !self.found.is_damaged(self.place(kind))
         {
             self.found.push(
-                Problem::error("check.path", self.place(kind), "there is nothing to ask for")
-                    .with_label("a check by HTTP needs a `path`")
+                Problem::error("check.path", self.place(kind), "an HTTP check needs a path")
+                    .with_label("`path` is missing")
                     .with_help("add `path = \"/\"`, or write `kind = \"tls\"`"),
             );
         }
@@ -155,7 +155,7 @@ impl Checker<'_> {
         if let Some(kind) = &file.kind {
             self.found.push(
                 Problem::error("check.kind", self.place(kind), "an `http://` endpoint has no TLS")
-                    .with_label("nothing to shake hands with")
+                    .with_label("no TLS handshake is possible")
                     .with_help("write `kind = \"tcp\"`, or leave `kind` out"),
             );
         }
@@ -172,12 +172,12 @@ impl Checker<'_> {
         let with_path = file.kind.as_ref().is_some_and(|kind| kind.value == CheckKindFile::Http);
         for (key, written) in keys {
             let Some(written) = written.filter(|_| !with_path) else { continue };
-            let message = format!("`{key}` belongs to a check by HTTP");
+            let message = format!("`{key}` only applies to HTTP checks");
             let problem = Problem::error("check.needless", self.place(written), message);
             self.found.push(
                 problem
-                    .with_label("this check only connects")
-                    .with_help(format!("leave `{key}` out, or ask for a `path`")),
+                    .with_label("this check sends no request")
+                    .with_help(format!("leave `{key}` out, or add a `path`")),
             );
         }
     }

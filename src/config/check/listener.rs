@@ -61,7 +61,10 @@ impl Checker<'_> {
             self.found.push(
                 Problem::error("listener.redirects", other, message)
                     .with_label("take this out")
-                    .with_related(place, "this makes it plain HTTP, and every answer a redirect"),
+                    .with_related(
+                        place,
+                        "with this key every answer is a redirect over plain HTTP",
+                    ),
             );
         }
     }
@@ -77,10 +80,8 @@ impl Checker<'_> {
                 let message = "`client-certificate` has no effect without `client-ca`";
                 self.found.push(
                     Problem::error("listener.client-certificate", self.place(written), message)
-                        .with_label("no certificate is asked for")
-                        .with_help(
-                            "name the CA that the clients' certificates come from with `client-ca`",
-                        ),
+                        .with_label("clients are not asked for a certificate")
+                        .with_help("name the CA of the clients' certificates with `client-ca`"),
                 );
                 return None;
             }

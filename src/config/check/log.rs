@@ -90,7 +90,7 @@ impl Checker<'_> {
             let message = format!("`{name}` cannot be the name of a query parameter");
             self.found.push(
                 Problem::error("access-log.mask", self.place(written), message)
-                    .with_label("what stands before the `=`, without `?` and `&`"),
+                    .with_label("the part before the `=`, without `?` and `&`"),
             );
         }
         name.clone()
@@ -103,16 +103,16 @@ impl Checker<'_> {
         let wrong = if !path.starts_with('/') || path.contains(['?', '#']) {
             Some("a path begins with `/`, and ends before the query")
         } else if segments.iter().any(odd) {
-            Some("`*` stands for a whole segment")
+            Some("`*` matches a whole segment")
         } else if segments.iter().rev().skip(1).any(|segment| *segment == "**") {
-            Some("`**` stands at the end, for all segments that follow")
+            Some("`**` must be last; it matches all following segments")
         } else if !path.contains('*') {
-            Some("there is no `*` for a segment that is masked")
+            Some("no segment is masked: `*` or `**` is missing")
         } else {
             None
         };
         if let Some(label) = wrong {
-            let message = format!("`{path}` does not say which segments of a path are masked");
+            let message = format!("`{path}` is not a pattern for masked segments");
             self.found.push(
                 Problem::error("access-log.mask-path", self.place(written), message)
                     .with_label(label)

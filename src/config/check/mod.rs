@@ -249,7 +249,7 @@ impl Checker<'_> {
                 _ => "every `*.toml` of the directory is read: keep one of them, or rename one",
             };
             self.found.push(
-                Problem::error("table.twice", place, format!("`{table}` is there twice"))
+                Problem::error("table.twice", place, format!("`{table}` is defined twice"))
                     .with_label("the second time")
                     .with_related(before, "the first time")
                     .with_help(help),
@@ -349,7 +349,7 @@ impl Checker<'_> {
             self.found.push(
                 Problem::error("gateway.user", self.place(written), message)
                     .with_label("a user of this host, or USER:GROUP; by name or number")
-                    .with_help("to run as root all the same, write `allow-root = true` instead"),
+                    .with_help("to run as root, write `allow-root = true` instead"),
             );
             return None;
         }
@@ -372,7 +372,7 @@ impl Checker<'_> {
                 Problem::error("admin.exposed", place, message)
                     .with_label("metrics and health, without TLS and without a password")
                     .with_help(
-                        "listen on 127.0.0.1; or, if only Prometheus can get there, add `expose = true`",
+                        "listen on 127.0.0.1; or, if only Prometheus can reach it, add `expose = true`",
                     ),
             );
         }
@@ -421,7 +421,7 @@ impl Checker<'_> {
                 ),
             ))
         } else if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
-            let help = "create the directory that it is to be in".to_owned();
+            let help = "create its directory".to_owned();
             Some(("its directory does not exist, or it is a directory itself", help))
         } else {
             None

@@ -139,7 +139,7 @@ impl Checker<'_> {
             self.found.push(
                 Problem::error("profile.host", self.place(list), "this list of hosts is empty")
                     .with_label("no host, or any host?")
-                    .with_help("leave `hosts` out to answer for any host"),
+                    .with_help("leave `hosts` out to serve any host"),
             );
         }
         hosts
@@ -155,9 +155,9 @@ impl Checker<'_> {
                     Problem::warning(
                         "profile.trusts-everyone",
                         place,
-                        "every client is believed to be a proxy",
+                        "every client is treated as a proxy",
                     )
-                    .with_label("anybody can write any client address into the logs")
+                    .with_label("any client could put any address into the logs")
                     .with_help("name the networks of your load balancers"),
                 );
             }
@@ -172,7 +172,7 @@ impl Checker<'_> {
             let message = "`client-address` without `trusted-proxies`";
             self.found.push(
                 Problem::error("profile.client-address", self.place(written), message)
-                    .with_label("nobody is believed")
+                    .with_label("no proxy is trusted")
                     .with_help("name the networks of your load balancers in `trusted-proxies`, or leave this key out"),
             );
         }
@@ -198,7 +198,7 @@ impl Checker<'_> {
                     place,
                 )),
                 Some(id) if ids.contains(&id) => {
-                    let message = format!("certificate `{}` is there twice", written.value);
+                    let message = format!("certificate `{}` is listed twice", written.value);
                     self.found.push(Problem::error("profile.certificate-twice", place, message));
                 }
                 Some(id) => ids.push(id),
@@ -231,7 +231,7 @@ impl Checker<'_> {
         let routes = bodies().flat_map(|body| &body.route).any(|list| !list.value.is_empty());
         let name = parts.first().map_or("", |part| part.name.as_str());
         if !listeners {
-            let message = format!("profile `{name}` listens nowhere");
+            let message = format!("profile `{name}` has no listener");
             self.found.push(
                 Problem::error("profile.no-listener", place, message)
                     .with_label("no listener")
@@ -241,10 +241,10 @@ impl Checker<'_> {
             );
         }
         if !routes {
-            let message = format!("profile `{name}` serves nothing");
+            let message = format!("profile `{name}` has no route");
             self.found.push(
                 Problem::error("profile.no-route", place, message)
-                    .with_label("no route: every request would be answered 404")
+                    .with_label("every request would be answered 404")
                     .with_help(format!(
                         "add `[[profile.{name}.route]]` with a `path` and an `upstream`"
                     )),
@@ -331,7 +331,7 @@ impl Checker<'_> {
                 Problem::warning(
                     "timeouts.tunnel-idle",
                     self.place(written),
-                    "quiet chats would be cut off",
+                    "idle chats would be disconnected",
                 )
                 .with_label(
                     "Socket.IO's heartbeat comes every 25 s unless the chat server says otherwise",

@@ -53,7 +53,7 @@ impl Checker<'_> {
         let message = format!("readiness depends on `{}`, which is not checked", upstream.name);
         self.found.push(
             Problem::warning("ready.unchecked", upstream.place, message)
-                .with_label("it counts as up, whatever it does")
+                .with_label("it always counts as up")
                 .with_help("add `check = { path = \"/health\" }` with the path of the component"),
         );
     }

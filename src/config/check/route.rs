@@ -120,13 +120,9 @@ impl Checker<'_> {
         let Some(list) = &file.methods else { return Some(Vec::new()) };
         if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
             self.found.push(
-                Problem::error(
-                    "route.methods",
-                    self.place(list),
-                    "this route takes no method at all",
-                )
-                .with_label("an empty list")
-                .with_help("leave `methods` out for all methods, or write `deny = true`"),
+                Problem::error("route.methods", self.place(list), "this route matches no method")
+                    .with_label("an empty list")
+                    .with_help("leave `methods` out for all methods, or write `deny = true`"),
             );
         }
         let methods: Vec<_> = list.value.iter().map(|written| self.method(written)).collect();
@@ -140,7 +136,7 @@ impl Checker<'_> {
         }
         let upper = text.to_ascii_uppercase();
         let label = match upper.as_str() {
-            "CONNECT" | "TRACE" => "never passed on to a component".to_owned(),
+            "CONNECT" | "TRACE" => "never forwarded to a component".to_owned(),
             _ if KNOWN_METHODS.contains(&upper.as_str()) => {
                 format!("methods are in capitals: \"{upper}\"")
             }
@@ -197,7 +193,7 @@ impl Checker<'_> {
                 Problem::error(
                     "route.status",
                     self.place(status),
-                    "`status` belongs to a redirect",
+                    "`status` only applies to a redirect",
                 )
                 .with_label("this route has no `redirect`"),
             );
@@ -235,10 +231,10 @@ impl Checker<'_> {
             return;
         }
         let path = &written.value.path;
-        let message = format!("the route `{}` does nothing", path.value);
+        let message = format!("the route `{}` has no action", path.value);
         self.found.push(
             Problem::error("route.no-action", self.place(path), message)
-                .with_label("what is done with these requests?")
+                .with_label("an action is missing")
                 .with_help("add `upstream = \"NAME\"`, `redirect = \"/path/\"` or `deny = true`"),
         );
     }
@@ -252,17 +248,17 @@ impl Checker<'_> {
         let place = self.place(target);
         let elsewhere = to.starts_with("https://") || to.starts_with("http://");
         let label = if to.starts_with("//") || to.starts_with("/\\") {
-            "a browser takes this for another host"
+            "browsers interpret this as another host"
         } else if !to.starts_with('/') && !elsewhere {
             "it starts with `/`, `https://` or `http://`"
         } else if to.contains(' ') || !to.is_ascii() || HeaderValue::from_str(to).is_err() {
-            "it goes into `Location` as it is: write other characters as %XX"
+            "it is copied into `Location`: write other characters as %XX"
         } else {
             return self
                 .redirect_status(status)
                 .map(|status| Action::Redirect { to: to.clone(), status });
         };
-        let message = format!("`{to}` is not a place to redirect to");
+        let message = format!("`{to}` is not the target of a redirect");
         self.found.push(Problem::error("route.redirect", place, message).with_label(label));
         None
     }
@@ -277,7 +273,7 @@ impl Checker<'_> {
                 Problem::error("route.status", self.place(written), message)
                     .with_label("301, 302, 303, 307 or 308")
                     .with_help(
-                        "302 for now, 301 for ever; 307 and 308 keep the method and the body",
+                        "302 is temporary, 301 permanent; 307 and 308 keep the method and the body",
                     ),
             );
         }
@@ -293,7 +289,7 @@ impl Checker<'_> {
         let whole =
             path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let label = if bare.is_empty() {
-            "this takes nothing off".to_owned()
+            "this removes nothing".to_owned()
         } else if !prefix.starts_with('/') {
             format!("it starts with `/`: `/{prefix}`")
         } else if prefix != bare {
@@ -303,7 +299,7 @@ impl Checker<'_> {
         } else {
             return Some(Some(prefix.to_owned()));
         };
-        let message = format!("`{prefix}` cannot be taken off `{path}`");
+        let message = format!("`{prefix}` cannot be removed from `{path}`");
         let problem =
             Problem::error("route.strip-prefix", self.place(written), message).with_label(label);
         let problem = problem.with_related(self.place(&file.path), "the path of this route");
@@ -343,11 +339,11 @@ impl Checker<'_> {
         });
         let keys = keys.into_iter().chain(fields.into_iter().flatten());
         for (key, place) in keys.flatten() {
-            let message = format!("`{key}` has no effect on a route that goes to no upstream");
+            let message = format!("`{key}` has no effect on a route without an upstream");
             self.found.push(
                 Problem::error("route.upstream-only", place, message)
                     .with_label("take this out")
-                    .with_related(self.place(&file.path), "this route answers by itself"),
+                    .with_related(self.place(&file.path), "this route has no upstream"),
             );
         }
     }
@@ -379,15 +375,12 @@ pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, Stri
         );
     }
     if text.contains(' ') {
-        return said(
-            "there is a space in it",
-            "let a route for the path above it, ending in `/`, take such requests",
-        );
+        return said("it contains a space", "use a route for the parent path, ending in `/`");
     }
     if text.contains('\\') || text.chars().any(char::is_control) {
         return said(
-            "there is a backslash or a control character in it",
-            "requests with such paths are answered 400 before any route is looked at",
+            "it contains a backslash or a control character",
+            "requests with such paths are answered 400 before routing",
         );
     }
     if text.contains("//") {
@@ -405,7 +398,7 @@ pub(super) fn path(text: &str, exact: bool) -> Result<PathPattern, (String, Stri
     if text.split('/').any(|segment| segment == "." || segment == "..") {
         return said(
             "a segment of dots",
-            "requests with such paths are answered 400 before any route is looked at",
+            "requests with such paths are answered 400 before routing",
         );
     }
     let (ends, text) = (text.ends_with('/'), Arc::from(text));

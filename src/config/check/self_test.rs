@@ -59,7 +59,7 @@ impl Checker<'_> {
             let problem = Problem::error(
                 "self-test.methods",
                 self.place(methods),
-                "a self-test says itself which methods it takes",
+                "the methods of a self-test are fixed",
             );
             self.found.push(
                 problem
@@ -103,7 +103,7 @@ impl Checker<'_> {
             Some(best) => format!("did you mean \"{best}\"?"),
             None => "it is the `path` of a route, and ends in `/`".to_owned(),
         };
-        let message = format!("no route of this profile passes `{path}` on to an upstream");
+        let message = format!("no route of this profile forwards `{path}` to an upstream");
         self.found.push(
             Problem::error("self-test.socket-io", self.place(written), message)
                 .with_label(label)
@@ -124,13 +124,13 @@ impl Checker<'_> {
     }
 
     fn public_self_test(&mut self, profile: &str, place: Span) {
-        let message = format!("everybody on the internet can use the self-test of `{profile}`");
+        let message = format!("the self-test of `{profile}` is public on the internet");
         self.found.push(
             Problem::warning("self-test.public", place, message)
                 .with_label(
-                    "it has limits of its own, tells each client about itself only, and is logged",
+                    "it has its own limits, shows each client only its own data, and is logged",
                 )
-                .with_help("have it in for as long as you look for a fault, and take it out again"),
+                .with_help("enable it only while you investigate a fault"),
         );
     }
 }

@@ -38,7 +38,7 @@ impl Checker<'_> {
                 let message = format!("a profile is called `{}` too", item.name);
                 self.found.push(
                     Problem::error("tcp.profile", item.place, message)
-                        .with_label("logs and metrics could not tell them apart")
+                        .with_label("logs and metrics could not distinguish them")
                         .with_related(twin.place, "the profile")
                         .with_help("rename one of them"),
                 );
@@ -57,11 +57,11 @@ impl Checker<'_> {
         if let Some(list) = body.clients.as_ref().filter(|list| list.value.is_empty())
             && !self.found.is_damaged(self.place(list))
         {
-            let problem = Problem::error("tcp.clients", self.place(list), "nobody may connect");
+            let problem = Problem::error("tcp.clients", self.place(list), "no client may connect");
             self.found.push(
                 problem
                     .with_label("an empty list")
-                    .with_help("leave `clients` out to let everybody connect"),
+                    .with_help("leave `clients` out to let any client connect"),
             );
         }
         let limits = body.limits.as_ref().map(|written| &written.value);
@@ -128,8 +128,11 @@ impl Checker<'_> {
         if let Some(list) = file.server_names.as_ref().filter(|list| list.value.is_empty())
             && !self.found.is_damaged(self.place(list))
         {
-            let problem =
-                Problem::error("tcp.server-names", self.place(list), "no name leads here");
+            let problem = Problem::error(
+                "tcp.server-names",
+                self.place(list),
+                "this route matches no server name",
+            );
             self.found.push(problem.with_label("an empty list").with_help(
                 "leave `server-names` out to take every connection that no other route takes",
             ));
@@ -173,21 +176,21 @@ impl Checker<'_> {
             return;
         }
         if body.listener.as_ref().is_none_or(|list| list.value.is_empty()) {
-            let message = format!("`[tcp.{}]` listens nowhere", item.name);
+            let message = format!("`[tcp.{}]` has no listener", item.name);
             let help =
                 format!("add `[[tcp.{}.listener]]` with `listen = \"0.0.0.0:8443\"`", item.name);
             let problem = Problem::error("tcp.no-listener", item.place, message);
             self.found.push(problem.with_label("no listener").with_help(help));
         }
         if body.route.as_ref().is_none_or(|list| list.value.is_empty()) {
-            let message = format!("`[tcp.{}]` leads nowhere", item.name);
+            let message = format!("`[tcp.{}]` has no route", item.name);
             let help = format!(
                 "add `[[tcp.{}.route]]` with `server-names = [\"chat.example.com\"]` and `upstream = \"NAME\"`",
                 item.name
             );
             let problem = Problem::error("tcp.no-route", item.place, message);
             self.found
-                .push(problem.with_label("every connection would be refused").with_help(help));
+                .push(problem.with_label("every connection would be rejected").with_help(help));
         }
     }
 
@@ -214,10 +217,14 @@ impl Checker<'_> {
                 && let Some(before) = rest.replace(own)
             {
                 self.found.push(
-                    Problem::error("tcp.rest-twice", own, "two routes take what no other takes")
-                        .with_label("the second one")
-                        .with_related(before, "the first one")
-                        .with_help("give one of them `server-names`"),
+                    Problem::error(
+                        "tcp.rest-twice",
+                        own,
+                        "two catch-all routes (without `server-names`) in one table",
+                    )
+                    .with_label("the second one")
+                    .with_related(before, "the first one")
+                    .with_help("give one of them `server-names`"),
                 );
                 continue;
             }
@@ -227,7 +234,7 @@ impl Checker<'_> {
                     Problem::error("tcp.route-twice", own, message)
                         .with_label("the second one")
                         .with_related(before, "the first one")
-                        .with_help("logs and metrics could not tell them apart: add a `name`"),
+                        .with_help("logs and metrics could not distinguish them: add a `name`"),
                 );
             }
         }

@@ -135,7 +135,7 @@ impl Checker<'_> {
             let same =
                 |other: &&Endpoint| other.host == endpoint.host && other.port == endpoint.port;
             if let Some(before) = endpoints.iter().find(same) {
-                let message = format!("`{}` is there twice", written.value);
+                let message = format!("`{}` is listed twice", written.value);
                 self.found.push(
                     Problem::error("upstream.endpoint-twice", place, message)
                         .with_label("the second time")
@@ -187,9 +187,13 @@ impl Checker<'_> {
         let VerifyFile::None = written.value;
         let place = self.place(written);
         self.found.push(
-            Problem::warning("upstream.not-verified", place, "this upstream could be anybody")
-                .with_label("NOT verified: whoever is on the path can read and change every chat")
-                .with_help("name its certificate or CA with `ca-file`, or its key with `pin`"),
+            Problem::warning(
+                "upstream.not-verified",
+                place,
+                "the identity of this upstream is not verified",
+            )
+            .with_label("NOT verified: anyone on the path can read and change every chat")
+            .with_help("name its certificate or CA with `ca-file`, or its key with `pin`"),
         );
         Some(Verify::None { place })
     }
@@ -197,7 +201,7 @@ impl Checker<'_> {
     fn pins(&mut self, list: &Written<Vec<Written<String>>>) -> Option<Vec<[u8; 32]>> {
         if list.value.is_empty() && !self.found.is_damaged(self.place(list)) {
             self.found.push(
-                Problem::error("upstream.pin", self.place(list), "no key is admitted")
+                Problem::error("upstream.pin", self.place(list), "no key is permitted")
                     .with_label("an empty list")
                     .with_help("write `pin = [\"sha256/...\"]`, or leave `pin` out"),
             );
@@ -229,7 +233,7 @@ impl Checker<'_> {
     fn server_name(&mut self, written: &Written<String>) -> Option<String> {
         let said = match HostPattern::parse(&written.value) {
             Ok(name) if !name.as_str().contains('*') => return Some(name.as_str().to_owned()),
-            Ok(_) => "one name is looked for in the certificate, not a pattern".to_owned(),
+            Ok(_) => "the certificate is checked for one name, not a pattern".to_owned(),
             Err(said) => said,
         };
         let message = format!("`{}` is not a server name", written.value);
@@ -250,9 +254,9 @@ impl Checker<'_> {
             self.found.push(
                 Problem::error("upstream.plain-verified", plain.place, message)
                     .with_label("no TLS, no certificate")
-                    .with_related(place, "this has nothing to look at")
+                    .with_related(place, "this has no effect")
                     .with_help(
-                        "write `https://`; most components of Hybrid Chat speak nothing else",
+                        "write `https://`; most components of Hybrid Chat support nothing else",
                     ),
             );
             return;
@@ -294,13 +298,13 @@ pub(super) fn endpoint(text: &str, place: Span) -> Result<Endpoint, (String, Str
             let scheme = if scheme == "wss" { "https" } else { "http" };
             return said(
                 "a WebSocket begins as an HTTP request",
-                &format!("write `{scheme}://{rest}`; upgrades are carried all the same"),
+                &format!("write `{scheme}://{rest}`; WebSocket upgrades still work"),
             );
         }
         "unix" => return Err(unix_socket()),
         _ => {
             return said(
-                &format!("`{scheme}` is not a scheme we speak"),
+                &format!("`{scheme}` is not a supported scheme"),
                 "write `https://` or `http://`",
             );
         }
@@ -315,7 +319,9 @@ pub(super) fn endpoint(text: &str, place: Span) -> Result<Endpoint, (String, Str
     if !matches!(path, "" | "/") {
         return said(
             "an endpoint has no path",
-            &format!("write `{scheme}://{authority}`; what a route takes off is `strip-prefix`"),
+            &format!(
+                "write `{scheme}://{authority}`; to remove a path prefix use `strip-prefix` of a route"
+            ),
         );
     }
     let (host, port) = split_port(authority).ok_or_else(|| {
@@ -391,7 +397,7 @@ fn sha256(text: &str) -> Result<[u8; 32], &'static str> {
         Some(b'-' | b'_') => {
             return Err("this is base64 for URLs; write `+` for `-` and `/` for `_`");
         }
-        Some(_) => return Err("there is a character that base64 does not have"),
+        Some(_) => return Err("it contains a character that is not base64"),
     }
     let bytes = base64::decode(digits.as_bytes()).and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(PIN_HELP)

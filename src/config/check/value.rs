@@ -91,12 +91,10 @@ impl Checker<'_> {
             Problem::error(
                 "value.no-body",
                 self.place(written),
-                "a limit of 0 would refuse every request with a body",
+                "a limit of 0 would reject every request with a body",
             )
             .with_label("write \"unlimited\" for no limit")
-            .with_help(
-                "a route that takes no bodies names its methods: `methods = [\"GET\", \"HEAD\"]`",
-            ),
+            .with_help("to accept no bodies, list the methods: `methods = [\"GET\", \"HEAD\"]`"),
         );
         default
     }
@@ -210,7 +208,7 @@ impl Checker<'_> {
         }
         if written.value.contains("-----BEGIN") {
             // The value may be a secret: neither this message nor the rendered line shows it.
-            let message = format!("the {what} stands here itself, in place of the path of a file");
+            let message = format!("the {what} is written here, in place of the path of a file");
             self.found.push(
                 Problem::error("file.inline", place, message)
                     .with_label("PEM text, not a path")
@@ -265,7 +263,7 @@ impl Checker<'_> {
                         format!("anyone on this host can change the {what} `{shown}`"),
                     )
                     .with_label("named here")
-                    .with_help("take it as known to others and make a new one; `chmod 640` or `600` that"),
+                    .with_help("assume that others know it and replace it; `chmod 640` or `600` that"),
                 );
                 return None;
             }
@@ -321,7 +319,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, (String, String)> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         if address.port() == 0 {
             let help = "port 0 would mean another port at every start".to_owned();
-            return Err(("port 0 is no port".to_owned(), help));
+            return Err(("port 0 is not a port".to_owned(), help));
         }
         return Ok(address);
     }

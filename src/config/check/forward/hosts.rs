@@ -30,7 +30,7 @@ impl Checker<'_> {
                 }
             };
             if pinned.iter().any(|known| known.name == name) {
-                let message = format!("the host `{name}` is there twice");
+                let message = format!("the host `{name}` is listed twice");
                 self.found.push(
                     Problem::error("forward.hosts-twice", place, message)
                         .with_label("upper and lower case make no difference"),

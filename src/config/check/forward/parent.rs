@@ -31,8 +31,12 @@ impl Checker<'_> {
         self.name(&written.value, place);
         if kind == "parent" && written.value == DIRECT {
             self.found.push(
-                Problem::error("forward.name-taken", place, "`direct` is no parent")
-                    .with_label("`via = \"direct\"` means no parent at all"),
+                Problem::error(
+                    "forward.name-taken",
+                    place,
+                    "`direct` cannot be the name of a parent",
+                )
+                .with_label("`via = \"direct\"` means no parent at all"),
             );
         }
         let Some(before) = names.insert(written.value.clone(), place) else { return };
@@ -42,7 +46,7 @@ impl Checker<'_> {
             Problem::error("forward.name-twice", place, message)
                 .with_label("the second time")
                 .with_related(before, "the first time")
-                .with_help("logs and metrics could not tell them apart: rename one"),
+                .with_help("logs and metrics could not distinguish them: rename one"),
         );
     }
 

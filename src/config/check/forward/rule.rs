@@ -80,13 +80,15 @@ impl Checker<'_> {
         let addresses = self.special_networks(&file.addresses);
         let (from, until) = self.period(file);
         if mode == RuleMode::Report && effect == RuleEffect::Allow {
-            let message =
-                format!("rule `{}` only reports: its clients may go anywhere", file.name.value);
+            let message = format!(
+                "rule `{}` only reports: its clients may reach any destination",
+                file.name.value
+            );
             let place = self.place(&file.name);
             let place = file.mode.as_ref().map_or(place, |mode| self.place(mode));
             self.found.push(
                 Problem::warning("forward.report", place, message)
-                    .with_label("what no rule allows is let through, and kept")
+                    .with_label("other destinations are allowed too, and recorded")
                     .with_help(
                         "`app-gateway egress suggest` prints rules for it; then take this out",
                     ),
@@ -127,7 +129,7 @@ impl Checker<'_> {
                     Problem::error("forward.allow-and-deny", self.place(deny), message)
                         .with_label("this")
                         .with_related(self.place(allow), "and this")
-                        .with_help("make two rules of it; `deny` wins, wherever it stands"),
+                        .with_help("split it into two rules; `deny` wins in any order"),
                 );
             }
             (None, Some(deny)) => {
@@ -173,7 +175,7 @@ impl Checker<'_> {
             self.found.push(
                 Problem::error("forward.rule-denies", place, message)
                     .with_label("take this out")
-                    .with_related(deny, "nothing is let through by this rule"),
+                    .with_related(deny, "this rule allows nothing"),
             );
         }
     }
@@ -184,7 +186,7 @@ impl Checker<'_> {
         if some || self.found.is_damaged(table) {
             return;
         }
-        let message = format!("rule `{}` does not say for whom it is", file.name.value);
+        let message = format!("rule `{}` has no condition for clients", file.name.value);
         self.found.push(
             Problem::error("forward.rule-for-nobody", self.place(&file.name), message)
                 .with_label("`clients`, `users` or `client-names` is missing")
@@ -202,7 +204,7 @@ impl Checker<'_> {
                 let message = format!("`*.{name}` is every name that ends in `.{name}`");
                 self.found.push(
                     Problem::warning("forward.wide", place, message)
-                        .with_label("anybody can register a name there")
+                        .with_label("anyone can register a name there")
                         .with_help("name the domains"),
                 );
                 Some(Pattern::Below(name))
@@ -244,7 +246,7 @@ impl Checker<'_> {
         };
         self.found.push(
             Problem::error("forward.list-empty", self.place(list), message)
-                .with_label("nobody, or anybody?")
+                .with_label("none, or any?")
                 .with_help(help),
         );
     }
@@ -310,10 +312,10 @@ impl Checker<'_> {
                     Problem::error(
                         "forward.addresses",
                         place,
-                        format!("`{}` is on the internet and needs no listing", written.value),
+                        format!("`{}` is a public address and needs no entry", written.value),
                     )
-                    .with_label("`addresses` opens what is not the internet")
-                    .with_help("where clients may go is said by `allow`"),
+                    .with_label("`addresses` is for special networks")
+                    .with_help("list destinations in `allow`"),
                 ),
                 Some((block, what)) if !block.contains(&network) => self.found.push(
                     Problem::error(
@@ -343,10 +345,10 @@ impl Checker<'_> {
                     .with_related(self.place(start), "its beginning"),
             );
         } else if end <= Timestamp::now() {
-            let message = format!("rule `{}` holds no longer", file.name.value);
+            let message = format!("rule `{}` has expired", file.name.value);
             self.found.push(
                 Problem::warning("forward.rule-over", place, message)
-                    .with_label("this moment has passed")
+                    .with_label("this time has passed")
                     .with_help("take the rule out, or set another end"),
             );
         }
@@ -369,7 +371,7 @@ impl Checker<'_> {
             Problem::error(
                 "forward.moment",
                 self.place(written),
-                format!("`{text}` is not a moment"),
+                format!("`{text}` is not a time"),
             )
             .with_label(label)
             .with_help(format!("write it like `{day}T18:00:00+01:00` or `{day}T17:00:00Z`")),
@@ -403,7 +405,7 @@ impl Checker<'_> {
                     None => problem,
                 }
             }
-            None => problem.with_label("there is none of this name").with_help(format!(
+            None => problem.with_label("it is not defined").with_help(format!(
                 "add `[[forward.parent]]` with `name = \"{}\"`, or write \"direct\"",
                 written.value
             )),
