@@ -1,4 +1,4 @@
-//! `TrustedProxy-Authorization: BasicCredentials` (RFC 7617).
+//! `Proxy-Authorization: Basic` (RFC 7617).
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::base64;
 /// Longest credentials, decoded, in bytes.
 const MAX_CREDENTIALS: usize = 1024;
 
-/// What a client says it is called, and how it proves it. Not verified.
+/// User name and password of HTTP Basic authentication, not verified.
 #[derive(Clone, Eq, PartialEq)]
 pub struct BasicCredentials {
     /// The user.

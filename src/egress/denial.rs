@@ -1,10 +1,10 @@
-//! A denial, and what it says to whoever is denied: the word, the rule, and the line to add.
+//! Denials of the forward proxy and their text: reason word, nearest rule, and the line to add.
 //!
-//! A developer at the far end of a proxy sees a status code and guesses. The body of the answer
-//! tells what was asked for, which rule was nearest, and what whoever keeps the configuration would
-//! have to write, and where. It is asked for by a client that has reached the proxy; names of rules
-//! and files are not secrets. The addresses that a name resolves to are: they map the network behind
-//! the gateway, and stand in its log only.
+//! A developer behind a proxy otherwise sees only a status code. The body of the answer names the
+//! requested destination, the nearest rule, and the setting that the operator would have to write.
+//! Only clients of the proxy receive it; names of rules and files are not secrets. The addresses
+//! that a name resolves to are secret, because they map the network behind the gateway. They appear
+//! only in the log.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Denial {
     pub rule: Option<Arc<EgressRule>>,
     /// The address that is barred.
     pub barred: Option<Blocked>,
-    /// How it was asked for.
+    /// Form of the request: CONNECT or absolute-form.
     pub form: RequestForm,
 }
 
@@ -42,7 +42,7 @@ impl Denial {
         Self { reason: barred.reason(), rule: Some(Arc::clone(rule)), barred: Some(barred), form }
     }
 
-    /// What stands in the way, one sentence without full stop; for operators.
+    /// Cause of the denial, one sentence without full stop; for operators.
     #[must_use]
     pub fn why(&self, client: &EgressClient<'_>, destination: &Destination) -> String {
         let named = self.rule.as_ref().map(|rule| format!("rule `{}`", rule.settings.name));
@@ -97,7 +97,7 @@ impl Denial {
         }
     }
 
-    /// What is done to the port, in the words of the client.
+    /// Verb for the use of the port, as the client understands it.
     const fn verb(&self) -> &'static str {
         match self.form {
             RequestForm::Connect => "CONNECT to",
@@ -122,8 +122,8 @@ impl Denial {
         }
     }
 
-    /// What to write and where, one sentence without full stop; `None` if nothing would help. For
-    /// operators.
+    /// Setting to write, and its file, in one sentence without full stop; `None` if no setting
+    /// would help. For operators.
     #[must_use]
     pub fn way_out(&self, client: &EgressClient<'_>, destination: &Destination) -> Option<String> {
         let Destination { host, port } = destination;
@@ -211,7 +211,7 @@ fn is_known(barred: &Blocked, destination: &Destination) -> bool {
     matches!(barred, Blocked::Special { .. }) && matches!(destination.host, Host::Addr(_))
 }
 
-/// How a rule that allows the destination could be made to hold for this client.
+/// Change by which a rule that allows the destination would also apply to this client.
 fn admit(client: &EgressClient<'_>, rule: &EgressRule) -> Option<String> {
     let settings = &rule.settings;
     let in_networks =

@@ -1,15 +1,15 @@
-//! Which addresses may be dialled: the last word before a connection.
+//! Address guard: the last check of a resolved address before the forward proxy connects to it.
 //!
-//! A name is only a claim about where it leads, and whoever owns it can change the claim between two
-//! look-ups. So every answer is judged, and only what was judged can be dialled
+//! A name proves nothing about its addresses: its owner can change them between two look-ups. So
+//! every address of every answer is checked, and only a checked address can be dialled
 //! ([`CheckedAddr`]).
 //!
-//! Barred unless the rule lists the block, by `addresses` or by an address or network in `allow`:
-//! everything of [`crate::addr::special`]. A block is listed by naming it, or a part of it: `0.0.0.0/0`
-//! lists nothing. An IPv4 address inside an IPv6 one needs both listed, the form and what is inside;
-//! in a prefix of the network's own NAT64 translators only what is inside.
-//! The gateway's own addresses need their address listed; its own forward proxy and admin listener
-//! are never dialled.
+//! Every block of [`crate::addr::special`] is barred unless the rule lists it, by `addresses` or by
+//! an address or network in `allow`. A block is listed by its name, or by a network inside it:
+//! `0.0.0.0/0` lists nothing. An IPv4 address inside an IPv6 address needs both listed, the form
+//! and the embedded address; in a prefix of the network's own NAT64 translators only the embedded
+//! address. The gateway's own addresses need their address listed; its own forward proxy and admin
+//! listener are never dialled.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -25,7 +25,7 @@ use super::EgressRule;
 /// An address the gateway listens on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OwnAddress {
-    /// As bound; `0.0.0.0` and `::` are every address of this host.
+    /// Bound address; `0.0.0.0` and `::` stand for every address of this host.
     pub address: SocketAddr,
     /// Whether a rule may open it by listing its address.
     pub may_be_listed: bool,
@@ -46,11 +46,11 @@ pub struct Guard {
 pub enum Blocked {
     /// It is special, and the rule does not list it.
     Special {
-        /// The address that was judged: for IPv4 inside IPv6, what is inside if that is special.
+        /// Checked address: for IPv4 inside IPv6, the embedded address if that is special.
         ip: IpAddr,
         /// The block it is in.
         block: IpNet,
-        /// What the block is for.
+        /// Kind of the block.
         what: Special,
     },
     /// The gateway listens there.
@@ -69,7 +69,7 @@ impl Blocked {
         Reason::EgressAddress
     }
 
-    /// What to add to the rule's `addresses`; `None` if nothing opens it.
+    /// Entry to add to the rule's `addresses`; `None` if no entry would open it.
     #[must_use]
     pub fn listing(&self) -> Option<IpAddr> {
         match self {

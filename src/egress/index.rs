@@ -18,7 +18,7 @@ type RuleIndex = usize;
 pub(super) struct Index {
     exact: HashMap<Box<str>, Vec<RuleIndex>>,
     below: HashMap<Box<str>, Vec<RuleIndex>>,
-    /// By family and length; as many entries as there are lengths.
+    /// Networks by family and prefix length, one entry per length.
     nets: Vec<NetworkSet>,
 }
 

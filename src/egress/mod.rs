@@ -1,6 +1,6 @@
-//! The way out: who may connect to what, decided before anything is dialled.
+//! Egress policy: decides which clients may connect to which destinations, before any connection.
 //!
-//! What serves a client of the forward proxy asks, in this order:
+//! The forward proxy takes these steps, in this order:
 //!
 //! ```text
 //! bytes of the target --Destination::parse--> Destination
@@ -10,23 +10,23 @@
 //! Name --the resolver--> addresses --Guard::check, each--> CheckedAddr --net::dial-->
 //! bytes of the tunnel --HelloReader::feed--> Hello --sni::judge--> on, on and logged, or closed
 //! Denial --Denial::text, Denial::json--> the body of the 403
-//! Grant::reported --Seen::note--> what `app-gateway egress suggest` prints
+//! Grant::reported --Observations::note--> output of `app-gateway egress suggest`
 //! ```
 //!
-//! Two more things whoever serves has to keep:
+//! Two more rules for the caller:
 //!
-//! - [`EgressPolicy::decide`] comes before the look-up: what is denied is never looked up. Every answer of
-//!   a look-up goes through [`Guard::check`]; one bad answer does not condemn the good ones, and
-//!   only what the guard returns can be dialled.
-//! - Through a parent proxy it is the parent that looks names up. The guard still holds for
-//!   addresses written as such ([`Guard::check`] before the parent is asked), and for names that
-//!   resolve here: a name whose every address is barred is not passed on; one that does not resolve
-//!   here is.
+//! - [`EgressPolicy::decide`] comes before the look-up: a denied name is never looked up. Every
+//!   address of an answer goes through [`Guard::check`]; one barred address does not condemn the
+//!   others, and only an address that the guard returns can be dialled.
+//! - A parent proxy looks names up itself. The guard still applies to literal addresses
+//!   ([`Guard::check`] before the request to the parent), and to names that resolve here: a name
+//!   with only barred addresses is rejected; a name that does not resolve here is sent to the
+//!   parent.
 //!
-//! All of it is immutable once compiled and shared by the workers, but for [`Observations`] and the cache
-//! in [`Users`], which lock for a few instructions once per tunnel.
+//! All of it is immutable once compiled and shared by the workers, except [`Observations`] and the
+//! cache in [`Users`], which hold a lock for a few instructions once per tunnel.
 //!
-//! Never: dials, resolves, reads a file, keeps a connection.
+//! This module never dials, resolves, reads a file or keeps a connection.
 
 pub mod basic;
 mod denial;

@@ -1,7 +1,7 @@
-//! What clients of rules in report mode have asked for, and the rules that would allow it.
+//! Destinations requested under rules in report mode, and the rules that would allow them.
 //!
-//! In: each destination let through for that reason. Out: counts, and TOML to be read by a person
-//! before it is used. Never: grows past its bound; what does not fit is counted.
+//! Counts each destination that report mode let through, and writes TOML for a person to review.
+//! Memory is bounded; destinations beyond the bound are only counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -36,7 +36,7 @@ struct ObservationTimes {
     last: Timestamp,
 }
 
-/// How a destination was asked for.
+/// Form of the request: CONNECT or absolute-form.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]
@@ -72,7 +72,7 @@ pub struct Observation {
     /// With CONNECT, or with a URL.
     #[serde(default)]
     pub how: How,
-    /// How often.
+    /// Number of requests.
     pub count: u64,
     /// For the first time.
     pub first: Timestamp,
@@ -80,17 +80,18 @@ pub struct Observation {
     pub last: Timestamp,
 }
 
-/// What was seen, as it is handed over.
+/// Observed destinations, as reported to the admin API.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ObservationReport {
-    /// By client, then by destination.
+    /// Sorted by client, then by destination.
     pub sightings: Vec<Observation>,
     /// Requests for which there was no room.
     pub unkept: u64,
 }
 
 impl Observations {
-    /// Counts a destination. A lock for a look into a table; memory for what is new.
+    /// Counts a destination. Takes a lock for one table look-up; allocates only for a new
+    /// destination.
     pub fn note(
         &self,
         client: &EgressClient<'_>,
@@ -133,7 +134,7 @@ impl Observations {
 }
 
 impl ObservationReport {
-    /// Rules that would allow what was seen: one for each client and set of ports.
+    /// Rules that would allow the observed destinations: one per client and set of ports.
     #[must_use]
     pub fn toml(&self) -> String {
         if self.sightings.is_empty() {
@@ -198,7 +199,7 @@ fn line(text: &mut String, sightings: &[&Observation]) {
     let _ = writeln!(text, "    {host:<40} # {count} x, {first} to {last}");
 }
 
-/// As a TOML string.
+/// Formats `text` as a TOML string.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

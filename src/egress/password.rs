@@ -1,15 +1,15 @@
-//! The users of an htpasswd file, and whether a password is theirs.
+//! Users of an htpasswd file, and verification of their passwords.
 //!
-//! Verifying a password is slow on purpose: a bcrypt hash of cost 10 takes a core for some 50 ms. So
-//! there are two steps. [`Users::known`] answers from memory what was asked a short while ago, for
-//! the price of an HMAC, and a right pair stays there for as long as it is used; [`Users::verify`] computes, and belongs on a thread that may block, a few at
-//! a time. Unknown users are given some known user's hash to fail against, so that time does not
-//! tell who exists.
+//! Verifying a password is slow on purpose: a bcrypt hash of cost 10 takes a core for some 50 ms.
+//! So there are two steps. [`Users::known`] answers from a cache of recent results, for the price
+//! of an HMAC; a right pair stays cached while it is used. [`Users::verify`] computes the hash, and
+//! must run on a thread that may block, a few at a time. An unknown user is verified against the
+//! hash of some known user, so that timing does not reveal which users exist.
 //!
-//! Kept are keyed hashes of pairs that were right and of pairs that were wrong, in two places, so
-//! that guessing cannot push out who has logged in.
+//! The cache holds keyed hashes of right pairs and of wrong pairs in two tables, so that guesses
+//! cannot evict users who have logged in.
 //!
-//! Never: keeps a password, blocks in `known`.
+//! Passwords are never stored, and `known` never blocks.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,11 +20,11 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand;
 use sha_crypt::{PasswordVerifier as _, ShaCrypt};
 
-/// How long a right pair is kept after its last use. A password that was changed in the file works
-/// no longer at once: a new file makes a new [`Users`].
+/// Lifetime of a right pair after its last use. A password changed in the file stops working at
+/// once, because a new file makes a new [`Users`].
 const RIGHT_KEPT: Duration = Duration::from_secs(600);
 
-/// How long a wrong pair is kept.
+/// Lifetime of a wrong pair.
 const WRONG_KEPT: Duration = Duration::from_secs(60);
 
 /// Answers kept of each kind.
@@ -39,7 +39,7 @@ const MAX_ROUNDS: u32 = 1_000_000;
 /// Highest bcrypt cost taken: one verification is then about a second.
 const MAX_COST: u32 = 14;
 
-/// Who may log in.
+/// Users that may log in.
 pub struct Users {
     /// In the order of the file.
     hashes: Vec<(String, PasswordHash)>,
@@ -74,7 +74,7 @@ impl PasswordHash {
 pub struct BadLine {
     /// Number of the line, from 1; 0 for the file as a whole.
     pub line: usize,
-    /// What is wrong with it, and the way out.
+    /// The error in that line, and the way out.
     pub error: LineError,
 }
 
@@ -248,8 +248,8 @@ impl Users {
         right
     }
 
-    /// A keyed hash of the pair. That tables compare it byte by byte tells nothing to whoever does
-    /// not have the key.
+    /// Keyed hash of the pair. Tables may compare it byte by byte: timing reveals nothing without
+    /// the key.
     fn tag(&self, user: &str, password: &[u8]) -> [u8; 32] {
         let mut mac = hmac::Context::with_key(&self.key);
         mac.update(&(user.len() as u64).to_be_bytes());

@@ -1,8 +1,9 @@
-//! The rules, and what they say about a client and a destination.
+//! Rules of the forward proxy, and their decision about a client and a destination.
 //!
-//! A rule lists destinations for clients. What a rule with `deny` lists is denied, whatever the
-//! others say; otherwise the first rule in the order of the files that allows it decides; what no
-//! rule allows is denied, unless the client is one of a rule in report mode.
+//! A rule lists destinations for clients. A destination listed by a rule with `deny` is denied,
+//! whatever other rules say. Otherwise the first rule, in the order of the files, that allows the
+//! destination decides. A destination that no rule allows is denied, unless the client belongs to a
+//! rule in report mode.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use crate::message::{Reason, RequestForm};
 use super::Denial;
 use super::index::Index;
 
-/// Who asks.
+/// Client of the forward proxy, as the rules see it.
 #[derive(Clone, Copy, Debug)]
 pub struct EgressClient<'a> {
-    /// Where from.
+    /// Source address.
     pub ip: IpAddr,
-    /// Who has logged in; the password has been verified.
+    /// Authenticated user; the password has been verified.
     pub user: Option<&'a str>,
     /// Names in the certificate the client has shown; it has been verified.
     pub names: &'a [String],
@@ -30,7 +31,7 @@ pub struct EgressClient<'a> {
 /// A rule, ready to be asked.
 #[derive(Debug)]
 pub struct EgressRule {
-    /// What is written.
+    /// Settings of the rule from the configuration.
     pub settings: ForwardRule,
     /// Where, as `file:line`.
     pub at: String,
@@ -47,7 +48,7 @@ pub struct EgressPolicy {
     asking: Vec<usize>,
 }
 
-/// What the user name of a client would change.
+/// Effect that the user name of a client would have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Login {
     /// Nothing: credentials are not looked at.
@@ -58,7 +59,7 @@ pub enum Login {
     Decides,
 }
 
-/// What is said about a client and a destination.
+/// Decision about a client and a destination.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// Go on, under this rule.
@@ -72,12 +73,12 @@ pub enum Verdict {
 pub struct Grant {
     /// The rule that gives it, with its limits, its parent and its SNI settings.
     pub rule: Arc<EgressRule>,
-    /// What would have been said if the rule were not in report mode: to be logged, and kept in
-    /// [`super::Observations`].
+    /// Denial that report mode suppressed: to be logged, and counted in [`super::Observations`].
     pub reported: Option<Denial>,
 }
 
-/// Why a rule that lists the destination does not apply; what is nearest to applying comes first.
+/// Reason why a rule that lists the destination does not apply; the variant nearest to applying
+/// comes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum RuleMismatch {
     /// It would to a user who logs in.
@@ -91,7 +92,7 @@ enum RuleMismatch {
 }
 
 impl EgressRule {
-    /// What is done about SNI on `port`.
+    /// SNI policy of `port`.
     #[must_use]
     pub const fn sni(&self, port: u16) -> SniPolicy {
         if port == 443 { self.settings.sni } else { self.settings.sni_elsewhere }
@@ -143,7 +144,7 @@ impl EgressRule {
         ports.is_empty() || ports.contains(&port)
     }
 
-    /// Why the rule does not apply to what it lists; `None`: it does.
+    /// Reason why the rule does not apply to a destination it lists; `None` if it applies.
     fn miss(
         &self,
         client: &EgressClient<'_>,
@@ -188,8 +189,8 @@ impl EgressPolicy {
         &self.rules
     }
 
-    /// What it would change if a client that has sent credentials were logged in. Asked before they
-    /// are verified, which is expensive; `client` has no user yet.
+    /// Effect of a login on the decision, computed before the credentials are verified, which is
+    /// expensive; `client` has no user yet.
     #[must_use]
     pub fn login(
         &self,

@@ -1,17 +1,17 @@
-//! Whether the name inside TLS is the one the tunnel was asked for.
+//! Comparison of the server name inside TLS with the host of the CONNECT request.
 //!
-//! Behind one address of a large host are thousands of names; a tunnel to the allowed one must not
+//! One address of a large host serves thousands of names; a tunnel to an allowed name must not
 //! become a tunnel to another (domain fronting). Encrypted Client Hello (RFC 9849) hides the true
-//! name and shows that of the provider in front; if that is not the name asked for, it is a mismatch
-//! as any other. If it is, the tunnel may still lead to another name of that provider: `ech` says
-//! what is done about that.
+//! name and shows the name of the provider in front. If that is not the requested name, it is a
+//! mismatch like any other. If it is, the tunnel may still lead to another name of that provider:
+//! the `ech` setting decides about such tunnels.
 
 use crate::addr::{Destination, Host};
 use crate::config::{SniAction, SniPolicy};
 use crate::message::Reason;
 use crate::tls::hello::{ClientHello, HelloProgress};
 
-/// What becomes of a tunnel after its first bytes.
+/// Decision about a tunnel after its first bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SniVerdict {
     /// It goes on.
@@ -28,14 +28,15 @@ pub fn wants_hello(sni: SniPolicy) -> bool {
     sni != SniPolicy::OFF
 }
 
-/// Judges what a tunnel begins with. `read` is what [`crate::tls::hello::HelloReader::feed`] answered;
-/// [`HelloProgress::NeedMore`] stands for a client that ended before its hello did.
+/// Judges the first bytes of a tunnel. `read` is the result of
+/// [`crate::tls::hello::HelloReader::feed`]; [`HelloProgress::NeedMore`] stands for a client that
+/// closed before its ClientHello was complete.
 #[must_use]
 pub fn judge(sni: SniPolicy, destination: &Destination, read: &HelloProgress) -> SniVerdict {
     let hello = match read {
         HelloProgress::Hello(hello) => hello,
         HelloProgress::NotTls => return judged(sni.not_tls, Reason::NotTls),
-        // Whoever may send anything may send broken TLS.
+        // A client that may send anything may also send broken TLS.
         HelloProgress::Malformed | HelloProgress::TooLarge | HelloProgress::NeedMore => {
             return judged(sni.not_tls, Reason::BadHello);
         }
@@ -61,7 +62,7 @@ fn judged(act: SniAction, reason: Reason) -> SniVerdict {
     }
 }
 
-/// What is wrong with the name.
+/// Reason to reject the server name, if any.
 fn named(destination: &Destination, hello: &ClientHello) -> Option<Reason> {
     match (&destination.host, hello.sni.as_deref()) {
         (Host::Name(name), Some(sni)) => (name.as_str() != sni).then_some(Reason::SniMismatch),

@@ -1,5 +1,4 @@
-//! Everything at once: what a client writes, what the rules say, where the name leads, what is
-//! dialled.
+//! Tests of the whole egress path: target, rules, resolved names, dialled addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -74,8 +73,8 @@ impl Resolver {
     }
 }
 
-/// What would become of a CONNECT to `target`: `bad KIND`, `denied WORD`, `barred WHAT`, or
-/// `dials ADDRESSES`.
+/// Result of a CONNECT to `target`: `bad KIND`, `denied WORD`, `barred BLOCK`, or `dials
+/// ADDRESSES`.
 fn outcome(target: &[u8], policy: &EgressPolicy, guard: &Guard, resolver: &mut Resolver) -> String {
     let destination = match Destination::parse(target, None) {
         Ok(destination) => destination,

@@ -160,7 +160,7 @@ fn what_the_guard_bars_is_told_with_what_would_open_it() {
         assert!(!said.contains("10.9.9.9") && !said.contains("10.0.0.0/8"), "{said}");
         assert!(said.contains("app-gateway explain egress api.twilio.com:443 --client 10.0.0.5"));
     }
-    // What it has written itself is no secret.
+    // The client wrote the address itself, so it is no secret.
     let literal = denial.text(&client, &to("10.9.9.9:443"), "01J");
     assert!(literal.contains("add \"10.9.9.9\" to `addresses`"), "{literal}");
     let own = Blocked::Own { ip: "10.9.9.9".parse().unwrap(), may_be_listed: false };

@@ -64,7 +64,7 @@ fn a_wildcard_listener_is_every_address_of_this_host() {
     let check = |bound: &str, ip: &str, port: u16| {
         Guard::new(vec![own(bound)]).check(&listed, ip.parse().unwrap(), port).is_ok()
     };
-    // By the kernel's word: loopback addresses are local, other people's are not.
+    // Decided by the kernel: loopback addresses are local, addresses of other hosts are not.
     assert!(!check("0.0.0.0", "127.0.0.1", port));
     assert!(!check("0.0.0.0", "127.9.9.9", port));
     assert!(check("0.0.0.0", "8.8.8.8", port));
@@ -108,7 +108,7 @@ fn behind_a_translator_of_ones_own_the_address_inside_counts() {
     ] {
         assert_eq!(guard.check(&nothing, ip.parse().unwrap(), 443).is_ok(), open, "{ip}");
     }
-    // As before where nothing is said about translators.
+    // Without configured translators, the well-known prefix stays barred.
     assert!(judged(&nothing, "64:ff9b::8.8.8.8").is_err());
     let listed = under(&["10.0.0.0/8"], &[]);
     assert!(guard.check(&listed, "64:ff9b::10.0.0.1".parse().unwrap(), 443).is_ok());

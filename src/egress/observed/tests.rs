@@ -110,7 +110,7 @@ fn is_bounded_and_says_when_it_is_full() {
             at("2026-06-01T12:00:00Z"),
         );
     }
-    // What is known is still counted.
+    // Known destinations are still counted.
     seen.note(
         &client,
         &to("host-0.example.com:443"),

@@ -169,7 +169,7 @@ fn everything_a_rule_says_about_its_clients_must_hold() {
         assert_eq!(said(&policy, &client, "example.com:443"), expected, "{client:?}");
     }
     let nobody = EgressClient { user: None, ..whole };
-    // What logging in would not open is not asked for.
+    // No login is requested where it would not change the decision.
     assert_eq!(said(&policy, &nobody, "example.org:443"), "egress_client");
 }
 

@@ -1,9 +1,9 @@
-//! Destinations as attackers and careless clients write them, and what becomes of each.
+//! Destinations as attackers and careless clients write them, and the result of each.
 //!
-//! `bad KIND`: it is no destination. `denied WORD`: the rules say no. `barred WHAT`: the guard does.
-//! `dials ADDRESSES`: these, and no other.
+//! `bad KIND`: not a destination. `denied WORD`: the rules deny it. `barred BLOCK`: the guard bars
+//! it. `dials ADDRESSES`: exactly these are dialled.
 
-/// What the names lead to.
+/// Addresses of the names.
 pub(super) const NAMES: &[(&str, &[&str])] = &[
     ("example.com", &["8.8.8.8"]),
     ("_sip.example.com", &["8.8.8.8"]),
