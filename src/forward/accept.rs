@@ -129,7 +129,7 @@ async fn connection(
     }
 }
 
-/// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
+/// Answers a client that speaks plain HTTP to a TLS port with an explanation.
 async fn explain(
     service: &Rc<ForwardService>,
     listener_state: &Arc<ForwardListenerState>,

@@ -1,5 +1,5 @@
-//! Who asks: the user of `TrustedProxy-Authorization`, verified off the worker, and only where the rules make
-//! something of it.
+//! Authentication of clients by `Proxy-Authorization`, verified off the worker, and only where a
+//! rule depends on the user.
 
 use jiff::Timestamp;
 
@@ -13,8 +13,8 @@ use super::record::EgressLog;
 use super::request::{EgressRequest, RequestRejected, until_gone};
 
 impl EgressRequest<'_> {
-    /// Puts the user a request comes from into its record; nobody if it does not say, or if no rule
-    /// asks.
+    /// Stores the authenticated user in the record. Leaves it empty if the client sends no
+    /// credentials, or if no rule depends on them.
     pub(super) async fn identify<T: Io>(
         &self,
         conn: &mut Conn<T>,
@@ -53,7 +53,7 @@ impl EgressRequest<'_> {
             }
         };
         if login == Login::Explains {
-            // It is denied whoever it is.
+            // The request is denied for every user.
             return Ok(());
         }
         let (reason, error) = refused;

@@ -45,7 +45,7 @@ pub(super) async fn admit<T: Io>(
         }
         SniVerdict::Refused(reason) => {
             if matches!(read, HelloProgress::Hello(_)) {
-                // Whoever speaks TLS is told in TLS.
+                // A TLS client gets a TLS alert.
                 conn.out.staged().extend_from_slice(&UNRECOGNIZED_NAME);
             }
             Err(reason)

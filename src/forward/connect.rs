@@ -23,7 +23,7 @@ use super::{ForwardShared, parent};
 pub(super) struct EgressStream {
     /// The connection.
     pub(super) stream: Stream,
-    /// What a parent has sent beyond its answer: the destination's first words.
+    /// Bytes that a parent sent after its answer: the first bytes of the destination.
     pub(super) early: Bytes,
     /// The address connected to.
     pub(super) dialled: Option<SocketAddr>,
@@ -39,18 +39,18 @@ pub(super) enum EgressConnectError {
     Failed(Reason, String),
 }
 
-/// A request for a connection, and what it may use.
+/// Parameters of one connection to a destination.
 pub(super) struct Errand<'a> {
     pub(super) forward_shared: &'a ForwardShared,
     pub(super) forward_proxy: &'a ForwardProxy,
     /// The client's network, in whose share names are looked up.
     pub(super) network: IpAddr,
-    /// How the destination is asked for.
+    /// Form of the request: CONNECT or absolute-form.
     pub(super) form: RequestForm,
 }
 
 impl Errand<'_> {
-    /// Connects to a destination, or to the parent that leads there, within the time for that.
+    /// Connects to a destination, or to the parent that leads there, within the connect timeout.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Errand<'_> {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future closes what was being tried.
+    /// Dropping the future closes the sockets of all attempts.
     pub(super) async fn reach(
         &self,
         grant: &Grant,

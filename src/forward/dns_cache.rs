@@ -1,15 +1,15 @@
-//! Names of destinations to addresses, by the system's resolver, off the workers, remembered for a
-//! short while.
+//! DNS cache of the forward proxy, filled by the system's resolver off the workers.
 //!
-//! `getaddrinfo` does not say how long an answer holds, so all hold for half a minute, the time
-//! after which configured endpoints are looked up again too. A name in use is looked up anew
-//! before that, so that nobody waits for it. When the resolver fails, or is silent for a second, the
-//! last good answer is used for up to an hour: an outage of the DNS must not become one of the chat.
+//! `getaddrinfo` gives no lifetime of an answer, so every answer is fresh for half a minute, the
+//! interval after which configured endpoints are looked up again too. A name in use is refreshed
+//! before that, so that requests do not wait for it. When the resolver fails, or is silent for a
+//! second, the last good answer is used for up to an hour: a DNS outage must not become an outage
+//! of the chat.
 //!
-//! Look-ups of one client network wait behind each other, and take a few threads at most: names whose
-//! servers are silent delay only the network that asks for them.
+//! Look-ups of one client network queue behind each other and use a few threads at most: names with
+//! silent servers delay only the network that requests them.
 //!
-//! An answer is only what the name claims; each address of it still has to pass the guard.
+//! An answer is only a claim; each of its addresses still has to pass the guard.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,13 +23,13 @@ use tokio::sync::oneshot;
 use crate::addr::HostName;
 use crate::net::blocking::BlockingPool;
 
-/// How long an answer holds.
+/// Lifetime of an answer.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(30);
 /// Older than this, an answer that is asked for is looked up anew while it still holds.
 const REFRESH_AGE: Duration = Duration::from_secs(20);
-/// How long the last good answer is used while the resolver fails.
+/// Period during which the last good answer is used while the resolver fails.
 const STALE_LIFETIME: Duration = Duration::from_secs(3600);
-/// How long a failure holds.
+/// Lifetime of a failure.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 /// Names remembered.
 const MAX_DNS_ENTRIES: usize = 2048;
@@ -39,7 +39,7 @@ const MAX_ADDRESSES: usize = 32;
 const MAX_LOOKUP_THREADS: usize = 32;
 /// Look-ups at a time for one client network.
 const THREADS_PER_NETWORK: usize = 4;
-/// How long a look-up may take before the last good answer is used in its place.
+/// Duration of a look-up after which the last good answer is used in its place.
 const LAST_GOOD_AFTER: Duration = Duration::from_secs(1);
 
 /// The addresses of a name.
@@ -48,7 +48,7 @@ pub(super) type Addresses = Arc<[IpAddr]>;
 /// Looks a name up, and may block.
 type ResolveFn = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// What is known of names; shared by the workers.
+/// Cached answers, shared by the workers.
 pub(super) struct DnsCache {
     known: Mutex<HashMap<HostName, DnsEntry>>,
     aside: BlockingPool,
@@ -59,7 +59,7 @@ pub(super) struct DnsCache {
 /// Why a name has no address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum ResolveError {
-    /// What the resolver said.
+    /// Error of the resolver.
     #[error("{0}")]
     Resolver(Arc<str>),
     /// Too many look-ups are waiting.
@@ -153,7 +153,7 @@ impl DnsCache {
         }
     }
 
-    /// What is known of `name`. Begins a look-up when that is nothing, or ageing.
+    /// Cache state of `name`. Starts a look-up if there is no answer, or an ageing one.
     fn step(self: &Arc<Self>, name: &HostName, network: IpAddr, now: Instant) -> CacheStep {
         let mut known = self.lock();
         if !known.contains_key(name) {
@@ -177,7 +177,7 @@ impl DnsCache {
         if let Some(held) = held {
             return CacheStep::Known(held);
         }
-        // The resolver is known to fail, or to be silent: nobody needs to find that out again.
+        // The resolver is known to fail or to be silent, so this request does not wait for it too.
         let unwell = entry.failed.is_some() || now >= look_up.since + LAST_GOOD_AFTER;
         if let Some(last_good) = last_good.as_ref().filter(|_| unwell) {
             return CacheStep::Known(Ok(Arc::clone(last_good)));
@@ -276,7 +276,7 @@ impl DnsEntry {
         Self { good: None, failed: None, asked: now, look_up: None }
     }
 
-    /// What may be answered without a look-up.
+    /// Answer that needs no look-up.
     fn held(&self, now: Instant) -> Option<Result<Addresses, ResolveError>> {
         if let Some((addresses, at)) = &self.good
             && now < *at + ANSWER_LIFETIME
@@ -293,8 +293,8 @@ impl DnsEntry {
     }
 }
 
-/// Forgets the name that was asked for longest ago, if there are too many. Not one that somebody
-/// waits for.
+/// Removes the least recently requested name if there are too many. Keeps names that requests wait
+/// for.
 fn make_room(known: &mut HashMap<HostName, DnsEntry>) {
     if known.len() < MAX_DNS_ENTRIES {
         return;
@@ -373,7 +373,7 @@ mod tests {
         });
         let asked = name("a.example");
         look_up(&names, &asked).await.unwrap();
-        // As if half a minute had passed.
+        // Simulates that half a minute has passed.
         let at = Instant::now();
         let answered = names.lock().get(&asked).unwrap().good.clone().unwrap().0;
         for how in [1, 2] {

@@ -1,6 +1,6 @@
-//! How much each client uses: its tunnels, how fast it asks for new ones, its bytes per second.
+//! Limits per client: open tunnels, rate of new requests, bytes per second.
 //!
-//! Shared by all workers and listeners; touched when a tunnel is asked for, opens and closes.
+//! Shared by all workers and listeners; locked when a tunnel is requested, opened and closed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::net::rate::Rate;
 
 /// Clients remembered before those are forgotten that use nothing.
 const SWEEP_THRESHOLD: usize = 1024;
-/// How long a client may ask ahead of its rate.
+/// Time by which a client may run ahead of its rate.
 const RATE_BURST: Duration = Duration::from_secs(2);
 
 /// See the module.
@@ -32,7 +32,7 @@ struct ClientTable {
 #[derive(Debug, Default)]
 struct ClientUsage {
     tunnels: usize,
-    /// Until when what it has asked for would take at the allowed rate.
+    /// End of the time that the requests so far take at the allowed rate.
     asked_until: Option<Instant>,
     /// Its limit in bytes per second, and that limit at work.
     rate: Option<(u64, Arc<Rate>)>,

@@ -153,7 +153,7 @@ mod tests {
         assert!((10..=15).contains(&first), "after {first}");
         assert!(matches!(error, NotVerified::Failed(pause) if pause <= FORGIVEN_AFTER), "{error}");
         assert_eq!(logins.verify(&users, &pair("geheim"), network(2)).await, Ok(true));
-        // What is known costs nothing, so it is answered.
+        // A cached result costs no hash, so it is answered.
         assert_eq!(logins.verify(&users, &pair("geheim"), network(1)).await, Ok(true));
         assert_eq!(logins.verify(&users, &pair("0"), network(1)).await, Ok(false));
     }

@@ -1,15 +1,16 @@
-//! The forward proxy: the way out for chat components, and for nothing else.
+//! The forward proxy: connects chat components to the destinations that rules allow.
 //!
 //! ```text
-//! accept -> (TLS) -> ProxiedHead -> who asks -> Policy -> Usage -> Names -> Guard -> dial
+//! accept -> (TLS) -> ProxiedHead -> login -> Policy -> Usage -> Names -> Guard -> dial
 //!        -> 200, the client's hello, joined      (CONNECT)
 //!        -> one exchange                         (http://, and https:// if the operator says so)
 //! ```
 //!
-//! What is decided is decided by `egress`; here it is asked in the right order, and carried out.
-//! One task per client connection; a tunnel moves on into a small one of its own.
+//! The `egress` module makes all decisions; this module calls it in the right order and carries the
+//! decisions out. Each client connection is one task; a tunnel moves on into a small task of its
+//! own.
 //!
-//! Never: dials what the guard has not checked, looks up what the rules do not allow.
+//! This module never dials an unchecked address and never looks up a name that the rules deny.
 
 mod accept;
 mod auth;
@@ -51,17 +52,17 @@ pub use shared::ForwardShared;
 pub struct ForwardService {
     /// The worker.
     pub worker: Rc<Worker>,
-    /// What the listener serves at present.
+    /// Current state of the listener, replaced by a reload.
     pub listener_state: Arc<ArcSwap<ForwardListenerState>>,
     /// Its open connections, on all workers.
     pub admission: Arc<Admission>,
-    /// What all listeners on all workers share.
+    /// State shared by all listeners on all workers.
     pub forward_shared: Arc<ForwardShared>,
     /// The listener is being removed.
     pub closing: Rc<Cell<bool>>,
 }
 
-/// What is known about a client connection, from its handshake on.
+/// Facts about a client connection, from its handshake on.
 struct ForwardConn {
     client: ClientAddr,
     /// When it was accepted.
@@ -79,7 +80,7 @@ struct ForwardConn {
 }
 
 impl ForwardConn {
-    /// Of a connection on which the client itself has said nothing yet.
+    /// A connection on which the client has sent nothing yet.
     fn of(peer: ClientAddr, via: Option<Box<ProxyHeader>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
         Self {

@@ -21,10 +21,11 @@ use super::connect::{EgressConnectError, EgressStream};
 /// The largest answer that is read, in bytes.
 const MAX_CONNECT_RESPONSE: usize = 16 * 1024;
 
-/// How long an endpoint that could not be connected to is passed over while others are left.
+/// Time for which an unreachable endpoint of a parent is skipped while others are left.
 const PARENT_BACKOFF: Duration = Duration::from_secs(5);
 
-/// What follows in the detail of a refusal is for the operator: the endpoint of the parent.
+/// Separator in the detail of a refusal; the text after it, the endpoint of the parent, is for the
+/// operator only.
 pub(super) const AT: &str = " (at ";
 
 /// Why a parent did not open the tunnel.
@@ -128,7 +129,7 @@ async fn ask(
     }
 }
 
-/// Reads the answer, and what comes after it.
+/// Reads the answer head, and any bytes after it.
 async fn answer(stream: &mut Stream) -> std::io::Result<(ResponseHead, Bytes)> {
     let bad = |said: &str| std::io::Error::other(said.to_owned());
     let mut scanner = HeadScanner::default();

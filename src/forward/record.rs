@@ -1,7 +1,7 @@
-//! What became of one request or connection: its log line and its counters.
+//! The access-log line and counters of one request or connection of the forward proxy.
 //!
-//! Made when a request's head is there, written when it is dropped, so that no way out can forget
-//! it and none can write it twice.
+//! Created with the request's head and written on drop, so that every return path writes exactly
+//! one line.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub(super) struct EgressLog {
     asked: Option<Box<EgressLogFields>>,
     pub(super) user: Option<Box<str>>,
     destination: Option<Destination>,
-    /// What report mode let through.
+    /// Reason that report mode suppressed.
     reported: Option<Reason>,
     /// Why it is denied, in full.
     pub(super) denial: Option<Box<Denial>>,
@@ -49,9 +49,9 @@ pub(super) struct EgressLog {
     pub(super) status: u16,
     /// Why it was refused or cut.
     pub(super) reason: Option<Reason>,
-    /// What was found, and let pass by a setting.
+    /// Reason found, but allowed by a setting.
     pub(super) noted: Option<Reason>,
-    /// What the system, the resolver or a parent said, for the operator.
+    /// Message of the system, the resolver or a parent, for the operator.
     pub(super) detail: Option<String>,
     /// Seconds after which the client may ask again, where that is known.
     pub(super) retry_after: Option<u64>,
@@ -61,12 +61,12 @@ pub(super) struct EgressLog {
     active: bool,
 }
 
-/// What is only needed for the line.
+/// Fields used only for the log line.
 struct EgressLogFields {
     version: Version,
     method: http::Method,
     form: RequestForm,
-    /// As it was written, as long as it is not known to be a destination.
+    /// Target as the client wrote it, until it is parsed as a destination.
     authority: Bytes,
     path: Option<Bytes>,
     agent: Option<Bytes>,
@@ -108,7 +108,7 @@ impl EgressLog {
         }
     }
 
-    /// Notes what is asked for.
+    /// Records the request head.
     pub(super) fn on_head(&mut self, asked: &ProxiedHead) {
         let ProxiedHead { form, head } = asked;
         // Copies: slices of the head would keep all of it for as long as a tunnel lives.
@@ -178,7 +178,7 @@ impl EgressLog {
         self.tunnel = Some(word);
     }
 
-    /// Who asks, as the rules see it.
+    /// Client of the request, as the rules see it.
     pub(super) fn client(&self) -> EgressClient<'_> {
         EgressClient {
             ip: self.client_conn.client.ip(),
@@ -312,8 +312,8 @@ impl LogEvent for EgressLog {
 
 impl Drop for EgressLog {
     fn drop(&mut self) {
-        // Nobody said how it ended: the task was dropped, because the client had gone or a worker
-        // was stopped.
+        // No result was set: the task was dropped, because the client had gone or a worker was
+        // stopped.
         if self.status == 0 && self.reason.is_none() {
             self.refused(Reason::ClientGone, None);
         }

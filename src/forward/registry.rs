@@ -17,7 +17,7 @@ use crate::net::tunnel::ByteCounts;
 #[derive(Debug, Default)]
 pub struct EgressTunnels {
     next: AtomicU64,
-    /// By number: the oldest first.
+    /// Sorted by number: the oldest tunnel comes first.
     open: Mutex<BTreeMap<u64, Arc<OpenTunnel>>>,
 }
 
@@ -68,7 +68,7 @@ impl EgressTunnels {
         self.oldest(usize::MAX).1
     }
 
-    /// How many there are, and the oldest of them, `most` at most.
+    /// Number of open tunnels, and the oldest of them, `most` at most.
     #[must_use]
     pub fn oldest(&self, most: usize) -> (usize, Value) {
         let (count_of_all, oldest) = {

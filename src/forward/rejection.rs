@@ -1,5 +1,5 @@
-//! Replies the forward proxy makes itself: each says why, for people or for programs, and in the
-//! way of RFC 9209 for what stands between.
+//! Replies of the forward proxy itself. Each gives its reason as text or JSON, and in a
+//! `Proxy-Status` field (RFC 9209) for intermediaries.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,7 @@ pub(super) enum ExplanationFormat {
 }
 
 impl ExplanationFormat {
-    /// What `Accept` asks for. Text, unless JSON is named: most clients say `*/*`.
+    /// Format that `Accept` requests. Text, unless JSON is named: most clients send `*/*`.
     pub(super) fn of(fields: &HeaderFields) -> Self {
         let accept = fields.named("accept").unwrap_or_default();
         let json = memchr::memmem::find(accept, b"application/json").is_some()
@@ -136,7 +136,7 @@ pub(super) fn proxy_status(reason: Reason) -> String {
     format!("app-gateway; error={error}; details=\"{}\"", reason.word())
 }
 
-/// What a client of its kind has to change, where that is known.
+/// Advice to a client that sends https:// requests in clear.
 pub(super) const HTTPS_IN_CLEAR: &str = "the client sends `GET https://...` to the proxy instead of CONNECT, so its request, credentials included, \
 would cross the network in clear. With axios set `proxy: false` and give it an `httpsAgent` (https-proxy-agent); \
 or let the gateway open TLS itself: `https-absolute-form = true` in [forward]";

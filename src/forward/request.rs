@@ -130,7 +130,7 @@ impl EgressRequest<'_> {
         }
     }
 
-    /// Where it is to go.
+    /// Parses the destination of the request.
     fn destination(&self, record: &mut EgressLog) -> Result<Destination, RequestRejected> {
         let default = match self.asked.form {
             RequestForm::Connect => None,
@@ -153,7 +153,7 @@ impl EgressRequest<'_> {
         Ok(destination)
     }
 
-    /// Answers 200, judges what the client sends, and becomes a tunnel.
+    /// Answers 200, judges the client's first bytes, and starts the tunnel.
     async fn tunnel<T: Io>(
         &self,
         conn: &mut Conn<T>,
@@ -177,7 +177,7 @@ impl EgressRequest<'_> {
         let retried_from = match admitted {
             Ok(retried_from) => retried_from,
             Err(reason) => {
-                // The 200 has been said: the status stays what the client saw.
+                // The 200 has been sent: the status stays as the client saw it.
                 record.reason = Some(reason);
                 record.tunnel_ended("refused");
                 return AfterRequest::Close;
@@ -232,7 +232,7 @@ impl EgressRequest<'_> {
 fn ends_at(total: Duration, grant: &Grant) -> Option<Instant> {
     let now = Instant::now();
     let total = (!total.is_zero()).then(|| now + total);
-    // In report mode the rule's own time has no say in what it lets through.
+    // The rule's own expiry does not apply to requests that report mode let through.
     let until = grant.rule.settings.until.filter(|_| grant.reported.is_none());
     let rule = until.map(|until| {
         let left = until.duration_since(Timestamp::now());

@@ -1,5 +1,5 @@
-//! What the forward proxy serves in one generation: the decisions, and the counters and limits that
-//! belong to its rules.
+//! State of the forward proxy in one generation: its policy, and the counters and limits of its
+//! rules.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::net::rate::Rate;
 use crate::telemetry::egress::NO_RULE;
 use crate::telemetry::{LabelLimits, ListenerMetrics, RuleMetrics};
 
-/// What stands for the profile in logs and metrics.
+/// Value of the profile label in logs and metrics.
 pub const PROFILE_LABEL: &str = "forward";
 
 /// One generation's way out.
@@ -22,7 +22,7 @@ pub struct ForwardRuntime {
     pub(super) no_rule: Arc<RuleStats>,
 }
 
-/// What belongs to a rule while it is at work.
+/// Counters and limits of one rule.
 pub(super) struct RuleStats {
     pub(super) name: String,
     pub(super) metrics: RuleMetrics,
@@ -30,7 +30,7 @@ pub(super) struct RuleStats {
     rate: Option<(u64, Arc<Rate>)>,
 }
 
-/// What one listener serves in one generation.
+/// State of one listener in one generation.
 pub struct ForwardListenerState {
     /// The listener.
     pub listener: Arc<ForwardProxyListener>,
@@ -70,12 +70,12 @@ impl ForwardRuntime {
         Arc::new(Self { forward_proxy, rules, no_rule: Arc::new(no_rule) })
     }
 
-    /// What belongs to a rule of this generation.
+    /// Counters and limits of a rule of this generation.
     pub(super) fn tally(&self, rule: &EgressRule) -> &Arc<RuleStats> {
         self.rules.get(&rule.settings.name).unwrap_or(&self.no_rule)
     }
 
-    /// What each listener serves, in the order of the files.
+    /// State of each listener, in the order of the files.
     #[must_use]
     pub fn stands(self: &Arc<Self>, names: &LabelLimits) -> Vec<Arc<ForwardListenerState>> {
         let one = |listener: &Arc<ForwardProxyListener>| {
@@ -110,7 +110,8 @@ impl ForwardListenerState {
         self.under(&Arc::new(way))
     }
 
-    /// The same listener under another way: for what is left of it once it has been removed.
+    /// The same listener with another runtime: for its open connections after its removal.
+    /// removed.
     #[must_use]
     pub fn under(&self, way: &Arc<ForwardRuntime>) -> Self {
         Self {

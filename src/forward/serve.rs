@@ -14,10 +14,10 @@ use super::request::EgressRequest;
 use super::tunnel::{self, OpenedTunnel};
 use super::{ForwardConn, ForwardService, rejection};
 
-/// How long a client may take to read an answer of ours.
+/// Time within which a client must read an answer of the gateway.
 pub(super) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What becomes of the connection after a request.
+/// State of the connection after a request.
 pub(super) enum AfterRequest {
     /// It carries another.
     KeepAlive,
@@ -53,7 +53,7 @@ pub(super) async fn serve<T: TunnelStream>(
         };
         let leaves = || service.closes_idle_connections() || client_conn.is_outdated(service);
         let head = conn.read_head(&limits, &leaves).await;
-        // What is in force now decides, not what was when the client began to think.
+        // The current generation decides, not the one in force when the connection became idle.
         let listener_state = service.listener_state.load_full();
         let asked = match head {
             Ok(Some(head)) => {
@@ -78,7 +78,7 @@ pub(super) async fn serve<T: TunnelStream>(
                     client_conn: &client_conn,
                     asked,
                 };
-                // Boxed: what a request needs is large, and a waiting connection has none.
+                // Boxed: the state of a request is large, and an idle connection has none.
                 Box::pin(request.serve(&mut conn, record)).await
             }
             Err(reason) => {

@@ -1,4 +1,4 @@
-//! What all listeners of the forward proxy share, and keep over reloads.
+//! State that all listeners of the forward proxy share and keep over reloads.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::registry::EgressTunnels;
 pub struct ForwardShared {
     /// Open tunnels.
     pub live: Arc<EgressTunnels>,
-    /// What report mode has let through, as the present configuration keeps it.
+    /// Destinations that report mode let through, for the current configuration.
     seen: ArcSwapOption<Observations>,
     pub(super) names: Arc<DnsCache>,
     pub(super) usage: Arc<ClientLimits>,
@@ -44,7 +44,7 @@ impl ForwardShared {
         }
     }
 
-    /// What report mode has let through.
+    /// Destinations that report mode let through.
     #[must_use]
     pub fn seen(&self) -> ObservationReport {
         self.seen.load().as_ref().map(|seen| seen.report()).unwrap_or_default()

@@ -35,8 +35,8 @@ pub(super) struct OpenedTunnel {
     pub(super) stream: Stream,
     /// Already read from the destination.
     pub(super) early: Bytes,
-    /// Where the client's hello ends, if the server may ask for a second one, and how that is
-    /// judged.
+    /// End of the client's ClientHello, if the server may request a second one, and the SNI policy
+    /// for that.
     pub(super) second: Option<(usize, SniPolicy)>,
     pub(super) idle: Duration,
     pub(super) ends_at: Option<Instant>,
@@ -56,7 +56,8 @@ pub(super) fn spawn<T: TunnelStream>(
     let OpenedTunnel { mut record, stream, early, second, idle, ends_at, rates, place, way } =
         opened;
     let own = Rc::clone(service);
-    // A change of configuration while the client's hello was awaited: nobody has asked it yet.
+    // The configuration may have changed while the ClientHello was awaited, so the new one is
+    // checked.
     let now = service.listener_state.load_full();
     if !Arc::ptr_eq(&now.way, &way) && !is_still_allowed(&record, &now) {
         return record.tunnel_ended("policy");
