@@ -111,7 +111,6 @@ impl ForwardListenerState {
     }
 
     /// The same listener with another runtime: for its open connections after its removal.
-    /// removed.
     #[must_use]
     pub fn under(&self, way: &Arc<ForwardRuntime>) -> Self {
         Self {

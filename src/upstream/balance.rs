@@ -18,7 +18,7 @@ use super::{Endpoint, Upstream};
 /// Most endpoints of an upstream: as many as a word has bits.
 pub const MAX_ENDPOINTS: usize = 64;
 
-/// How endpoints of one tier share the work.
+/// Load-balancing method of one tier.
 #[derive(Debug)]
 pub enum BalanceMethod {
     /// The first that is well gets all of it.
@@ -27,30 +27,30 @@ pub enum BalanceMethod {
     Weighted,
     /// The one with the fewest open requests and WebSockets for its weight.
     LeastConnections,
-    /// By the client's address, the same one for as long as it is well. The two rings are of the
-    /// primary endpoints and of the backups.
+    /// By a hash of the client's address, so that a client stays on one endpoint while that is up.
+    /// One ring for the primary endpoints and one for the backups.
     Hash([HashRing; 2]),
 }
 
-/// What an endpoint is in its upstream.
+/// Role of an endpoint in its upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointRole {
     /// It is used only if the primary ones are not.
     pub backup: bool,
     /// Its share.
     pub weight: u16,
-    /// What the configuration says that it is there for.
+    /// Administrative state from the configuration.
     pub duty: AdminState,
     /// Its number among all that its upstream ever had, for sessions.
     pub number: u16,
 }
 
-/// What is decided for an upstream as a whole.
+/// Load-balancing settings of an upstream.
 #[derive(Debug)]
 pub struct BalancePolicy {
-    /// How endpoints share the work.
+    /// Load-balancing method.
     pub balance: BalanceMethod,
-    /// How long an endpoint that came up takes to get its whole share.
+    /// Time over which an endpoint that came up grows to its full share.
     pub slow_start: Duration,
     /// When endpoints are left out.
     pub eject: EjectPolicy,
@@ -64,7 +64,7 @@ pub struct BalancePolicy {
     pub retries: u32,
 }
 
-/// What an upstream has learned, for as long as the program runs.
+/// Run-time state of an upstream, kept over reloads.
 #[derive(Debug, Default)]
 pub struct UpstreamState {
     /// Which tier is used.
@@ -78,7 +78,7 @@ pub struct UpstreamState {
     permit: AtomicU64,
 }
 
-/// Where a session is.
+/// Location of a session.
 pub enum Affinity<'a> {
     /// On this endpoint.
     At(usize, &'a Arc<Endpoint>),
@@ -103,7 +103,7 @@ pub struct Candidates<'a> {
     tried: u64,
     backup: bool,
     key: u32,
-    /// Where the client has been.
+    /// Endpoint the client used before.
     seat: Option<usize>,
 }
 
@@ -169,7 +169,7 @@ impl Upstream {
         self.upstream_state.budget.take(self.policy.retries)
     }
 
-    /// What an endpoint is there for, by configuration and command.
+    /// Administrative state of an endpoint, from configuration and command.
     #[must_use]
     pub fn duty(&self, index: usize) -> AdminState {
         let (Some(endpoint), Some(role)) = (self.endpoints.get(index), self.ranks.get(index))
@@ -206,8 +206,8 @@ impl Upstream {
             && self.duty(index) == AdminState::Up
     }
 
-    /// Whether an endpoint is not the one to use any more, and another is. Not if the operator drains
-    /// it, which is to leave what it has, and not if nobody else could take its work.
+    /// Reason to move work away from an endpoint, if another endpoint can take it. `None` for an
+    /// endpoint that the operator drains, because it keeps its existing sessions.
     #[must_use]
     pub fn left(&self, index: usize) -> Option<Demotion> {
         let role = self.ranks.get(index)?;
@@ -323,8 +323,8 @@ impl<'a> Candidates<'a> {
         weight * share
     }
 
-    /// By turns, each as often as its weight says: multiples of the golden ratio are as evenly
-    /// spread as can be, whatever the weights.
+    /// Weighted round robin: multiples of the golden ratio spread the choices evenly for all
+    /// weights.
     fn weighted(&self, admitted: impl Iterator<Item = usize> + Clone) -> Option<usize> {
         let total: u64 = admitted.clone().map(|index| self.weight(index)).sum();
         let permit = self.upstream.upstream_state.permit.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! How many requests may be sent a second time: so many per second, so that an upstream in trouble
-//! does not get twice the work.
+//! Retry budget: limits the retries per second, so that a failing upstream does not get twice the
+//! load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

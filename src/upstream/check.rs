@@ -18,10 +18,10 @@ use super::{Endpoint, PooledConn, Stream};
 /// Bytes of an answer's body that are looked at.
 const MAX_BODY: usize = 64 * 1024;
 
-/// How the endpoints of an upstream are asked.
+/// Settings of the health checks of an upstream.
 #[derive(Clone, Debug)]
 pub struct HealthCheck {
-    /// What is asked.
+    /// Kind of probe.
     pub kind: CheckKind,
     /// Port that is asked; `None`: the endpoint's.
     pub port: Option<u16>,
@@ -29,19 +29,19 @@ pub struct HealthCheck {
     pub plain: bool,
     /// Time between two checks.
     pub every: Duration,
-    /// How long one may take.
+    /// Timeout of one probe.
     pub timeout: Duration,
     /// Good ones in a row until an endpoint is up.
     pub rise: u32,
     /// Bad ones in a row until it is down.
     pub fall: u32,
-    /// What it is taken for before the first.
+    /// State assumed before the first probe.
     pub initially_up: bool,
     /// Whether it begins by saying that it is the gateway's own (PROXY protocol, LOCAL).
     pub announces: bool,
 }
 
-/// What is asked.
+/// Kind of probe: TCP, TLS or HTTP.
 #[derive(Clone, Debug)]
 pub enum CheckKind {
     /// A TCP connection.
@@ -61,17 +61,17 @@ pub struct HttpCheck {
     pub host: Option<String>,
     /// Statuses that are good, first and last of each range.
     pub status: Vec<(u16, u16)>,
-    /// What the body's beginning must contain.
+    /// Text that the beginning of the body must contain.
     pub body: String,
 }
 
-/// What is wrong with an endpoint.
+/// Failure of a health check.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{word}: {detail}")]
 pub struct CheckFault {
     /// The kind of it.
     pub word: FaultKind,
-    /// What exactly, for people.
+    /// Detail of the failure, for people.
     pub detail: String,
 }
 
@@ -132,11 +132,12 @@ impl fmt::Display for FaultKind {
     }
 }
 
-/// Asks once.
+/// Runs one probe.
 ///
 /// # Errors
 ///
-/// [`CheckFault`]: what is wrong with it. One with [`FaultKind::Internal`] says nothing about the endpoint.
+/// [`CheckFault`], the failure found. One with [`FaultKind::Internal`] says nothing about the
+/// endpoint.
 ///
 /// # Cancellation
 ///

@@ -32,7 +32,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Reads ahead from now on, or only what is asked for.
+    /// Turns read-ahead off (`true`) or on (`false`).
     pub fn set_frugal(&mut self, is_frugal: bool) {
         if let Self::Tls(stream) = self {
             stream.get_mut().0.set_frugal(is_frugal);
@@ -71,7 +71,7 @@ pub struct ConnectError {
     pub reason: Reason,
     /// The endpoint's label.
     pub endpoint: String,
-    /// What the socket or TLS said.
+    /// Error message of the socket or of TLS.
     pub detail: String,
 }
 
@@ -139,7 +139,8 @@ pub async fn connect_tcp(
     })
 }
 
-/// Of several addresses the first that answers: a dead one costs a quarter of a second, once.
+/// Connects to the first of several addresses that answers: a dead one costs a quarter of a second,
+/// once.
 async fn dial_several(
     endpoint: &Endpoint,
     addresses: &[CheckedAddr],
@@ -152,12 +153,12 @@ async fn dial_several(
     Ok(tcp)
 }
 
-/// Finishes TLS with `endpoint` by `deadline`, if it speaks it. `budget` is what there was in all,
-/// for the error.
+/// Completes the TLS handshake with `endpoint` by `deadline`, if the endpoint uses TLS. `budget` is
+/// the whole connect timeout, for the error message.
 ///
 /// # Errors
 ///
-/// [`ConnectError`], whose reason tells time-outs and TLS failures apart.
+/// [`ConnectError`], whose reason distinguishes time-outs from TLS failures.
 ///
 /// # Cancellation
 ///

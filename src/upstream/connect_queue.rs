@@ -1,11 +1,10 @@
-//! Whose turn it is to connect to an endpoint: only so many connections of one worker are in the
-//! making at once, and who comes after waits in line.
+//! Limits concurrent connection attempts per endpoint and queues the rest.
 //!
-//! A program that takes connections more slowly than they are asked for lets them wait in its
-//! backlog. If all of them were asked for at once, each would wait there until it is given up, and
-//! then be taken and shaken hands with for nobody: work that those behind it wait for, so that they
-//! are given up too, and none is ever used. What waits here instead costs the endpoint nothing, and
-//! takes a connection that another request is done with as well as one of its own.
+//! A program that accepts connections more slowly than they arrive leaves them in its backlog.
+//! Without a limit, each connection would stay there until its request times out, and the program
+//! would then accept a connection without a request. That work delays the connections behind it, so
+//! that they time out too, and none is ever used. A request queued here costs the endpoint nothing,
+//! and can take a connection that another request has released as well as a new one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,15 +29,15 @@ struct EndpointQueue {
     waiting: [RefCell<VecDeque<QueuedRequest>>; 2],
 }
 
-/// Who waits, and what for.
+/// Requirements of a queued request.
 #[derive(Clone, Copy)]
 pub struct Waiter {
-    /// What a connection has to be announced for, if it is.
+    /// Client addresses that the PROXY header of the connection must carry, if any.
     pub ends: Option<ConnAddrs>,
     /// It takes no kept connection.
     pub fresh: bool,
-    /// It is of a session, whose client gives it up if it hears nothing for a few seconds. So it goes
-    /// before those who have nothing to lose yet.
+    /// The request belongs to a session. Its client gives the session up after a few silent
+    /// seconds, so the request goes before those without a session.
     pub has_session: bool,
 }
 
@@ -47,7 +46,7 @@ struct QueuedRequest {
     granted: Sender<Granted>,
 }
 
-/// What comes of waiting.
+/// Result of waiting in the queue.
 pub enum Granted {
     /// The turn to connect.
     Turn(ConnectPermit),
@@ -83,7 +82,7 @@ impl ConnectQueues {
         Rc::clone(self.lines.borrow_mut().entry(identity).or_default())
     }
 
-    /// Gives a connection to the first in line who can use it, or gives it back.
+    /// Gives a connection to the first queued request that can use it, or returns it.
     pub(super) fn give(&self, identity: u64, mut connection: PooledConn) -> Option<PooledConn> {
         let lines = self.lines.borrow();
         let Some(line) = lines.get(&identity) else { return Some(connection) };
@@ -107,8 +106,8 @@ impl ConnectQueues {
         None
     }
 
-    /// Forgets the lines before endpoints that nobody asks for any more; `known` is sorted. Who is
-    /// in one keeps it until it is empty.
+    /// Removes the queues of endpoints that are no longer configured; `known` is sorted. A queued
+    /// request keeps its queue until the queue is empty.
     pub(super) fn keep(&self, known: &[u64]) {
         self.lines.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
     }
@@ -124,7 +123,7 @@ impl ConnectPermit {
 impl Drop for ConnectPermit {
     fn drop(&mut self) {
         self.line.making.set(self.line.making.get() - 1);
-        // Those who have left the line are passed over.
+        // Requests that have left the queue are skipped.
         let next = self.line.waiting.iter().find_map(|waiting| {
             let mut waiting = waiting.borrow_mut();
             std::iter::from_fn(|| waiting.pop_front()).find(|next| !next.granted.is_closed())

@@ -1,13 +1,13 @@
-//! Leaving out endpoints that requests had trouble with: what counts, how much of it, for how long.
+//! Ejection of endpoints after failed requests (passive failure detection).
 //!
-//! A circuit breaker per endpoint in one atomic: 0 is closed, a moment in the future is open, a
-//! moment in the past is half-open. The first request that finds it half-open moves the moment on
-//! and tries; what comes of it closes the circuit or opens it for longer.
+//! A circuit breaker per endpoint in one atomic: 0 is closed, a time in the future is open, a time
+//! in the past is half-open. The first request that finds it half-open moves the time on and
+//! becomes the trial; its result closes the circuit or opens it for longer.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a request that tries a half-open endpoint may take before another may try.
+/// Time that a trial request on a half-open circuit has before another one may start.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ejections that lengthen the next one; more make no difference.
@@ -23,19 +23,19 @@ pub struct EjectPolicy {
     pub on: Vec<FailureKind>,
     /// Statuses that count, first and last of each range.
     pub statuses: Vec<(u16, u16)>,
-    /// How much trouble within the window is too much.
+    /// Number of failures within the window that opens the circuit.
     pub errors: u32,
     /// The window.
     pub window: Duration,
-    /// How long an endpoint is left out the first time.
+    /// Duration of the first ejection.
     pub time: Duration,
-    /// How long at most, however often.
+    /// Maximum duration of an ejection.
     pub longest: Duration,
     /// Share of the endpoints of a tier that may be left out, in percent.
     pub most: u32,
 }
 
-/// What a request may have found.
+/// Kinds of failure of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum FailureKind {
@@ -82,7 +82,7 @@ pub struct Circuit {
     /// Why it was opened last, and when.
     cause: AtomicU8,
     opened: AtomicU64,
-    /// How often it was opened lately.
+    /// Number of recent ejections in a row.
     streak: AtomicU32,
     /// When trouble began to be counted.
     window: AtomicU64,
@@ -90,7 +90,7 @@ pub struct Circuit {
     birth: Instant,
 }
 
-/// How a circuit is.
+/// State of a circuit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CircuitState {
     /// Requests pass.
@@ -116,7 +116,7 @@ impl Default for Circuit {
 }
 
 impl Circuit {
-    /// How it is.
+    /// State of the circuit.
     #[must_use]
     pub fn circuit_state(&self) -> CircuitState {
         match self.until.load(Ordering::Relaxed) {
@@ -126,7 +126,7 @@ impl Circuit {
         }
     }
 
-    /// Takes the one try of a half-open circuit; `false` if somebody else was faster.
+    /// Starts the trial of a half-open circuit; `false` if another request has started it.
     pub fn try_it(&self) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         let now = self.age();

@@ -1,7 +1,8 @@
-//! As much of Engine.IO as it takes to see which session a request belongs to, and which session an
-//! answer opens. Versions 3 and 4, JSONP included.
+//! Minimal Engine.IO reader: finds the session of a request, and the session that an answer opens.
+//! Versions 3 and 4, JSONP included.
 //!
-//! In: request targets, the beginnings of answers. Out: session ids. Never: changes or holds a byte.
+//! Reads request targets and the beginnings of answers, and returns session ids. Never changes or
+//! keeps a byte.
 
 /// Most bytes of an answer that are looked at. The open packet comes first, and its id near its
 /// front.
@@ -10,7 +11,7 @@ const MAX_SCANNED: usize = 512;
 /// Longest id that is taken for one, in bytes; they have 20.
 const MAX_SID_LEN: usize = 128;
 
-/// What a request has to do with a session.
+/// Relation of a request to a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SessionUse<'a> {
     /// Nothing, or nothing that matters to others: a session that is one WebSocket.
@@ -21,7 +22,7 @@ pub enum SessionUse<'a> {
     Of(&'a [u8]),
 }
 
-/// What Engine.IO says in the query of a request.
+/// Engine.IO parameters in the query of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct EngineIoParameters<'a> {
     /// `EIO`, the version, as it is written.
@@ -45,7 +46,7 @@ impl EngineIoParameters<'_> {
 pub fn parameters(target: &[u8]) -> Option<EngineIoParameters<'_>> {
     let at = memchr::memchr(b'?', target)?;
     let query = target.get(at + 1..)?;
-    // Most queries are somebody else's.
+    // Most queries do not belong to Engine.IO.
     memchr::memmem::find(query, b"EIO=")?;
     let (mut version, mut transport, mut sid) = (None, None, None);
     for parameter in query.split(|b| *b == b'&') {
@@ -84,7 +85,7 @@ impl Default for SidReader {
     }
 }
 
-/// What a reader has found.
+/// Result of a reader.
 #[derive(Debug, Eq, PartialEq)]
 pub enum SidSearch<'a> {
     /// The id.

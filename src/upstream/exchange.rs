@@ -1,8 +1,8 @@
 //! One request and its answer on one upstream connection.
 //!
-//! Nothing here waits: every call does what can be done now. The caller owns the loop, so request
-//! body and answer move at the same time in one task, and an answer that comes before the request
-//! is finished is seen when it comes.
+//! No call blocks: each makes the progress that is possible now. The caller owns the loop, so
+//! request body and answer move at the same time in one task, and an answer that arrives before the
+//! end of the request is seen at once.
 
 use std::io;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ const MAX_INTERIM: u8 = 8;
 /// Bytes that are read at a time where nothing limits it: a worker's scratch buffer.
 const WHOLE_READ: usize = 64 * 1024;
 
-/// What a poll for the head found.
+/// Result of a poll for the head.
 #[derive(Debug)]
 pub enum ResponseHeadPoll {
     /// A 1xx answer other than 101; the real one follows.
@@ -38,7 +38,7 @@ pub enum ResponseHeadPoll {
     Final(ResponseHead),
 }
 
-/// What a poll for the body found.
+/// Result of a poll for the body.
 #[derive(Debug, Eq, PartialEq)]
 pub enum BodyStep {
     /// Some of it was handed over; there may be more.
@@ -47,7 +47,7 @@ pub enum BodyStep {
     End(Vec<u8>),
 }
 
-/// Somebody who looks at the body of an answer, before it is passed on, and changes nothing.
+/// An observer of the answer body, called before the body is passed on. It changes nothing.
 pub trait BodyTap {
     /// Looks at a piece; whether there is nothing more to see.
     fn read(&mut self, piece: &[u8]) -> bool;
@@ -60,7 +60,7 @@ pub struct ExchangeFailure {
     pub reason: Reason,
     /// Not one byte of an answer was seen.
     pub silent: bool,
-    /// What was wrong with the answer, for the operator.
+    /// Fault in the answer, for the operator.
     pub detail: Option<&'static str>,
 }
 
@@ -107,12 +107,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Begins: `head` is the request's head as it goes out, `sending` the framing it states.
+    /// Starts an exchange: `head` is the request's head as sent, `sending` the framing it states.
     ///
     /// # Errors
     ///
-    /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes nobody asked for: an
-    /// answer that comes before its request would be taken for that of another.
+    /// [`Reason::UpstreamBadAnswer`] if a new connection already holds bytes: an answer that comes
+    /// before its request would be taken for the answer to another.
     pub fn begin(
         connection: PooledConn,
         head: Vec<u8>,
@@ -149,7 +149,7 @@ impl Exchange {
         })
     }
 
-    /// Has somebody look at the answer's body.
+    /// Sets an observer for the body of the answer.
     pub fn shown_to(&mut self, body_tap: Box<dyn BodyTap>) {
         self.onlookers.push(body_tap);
     }
@@ -169,7 +169,7 @@ impl Exchange {
         self.reused
     }
 
-    /// What was wrong with the answer, for the operator; `reason` is the end it came to.
+    /// Fault in the answer, for the operator; `reason` is the reason the exchange failed with.
     #[must_use]
     pub fn fault(&self, reason: Reason) -> Option<String> {
         (reason == Reason::UpstreamBadAnswer).then(|| self.fault.unwrap_or("malformed").to_owned())
@@ -219,7 +219,7 @@ impl Exchange {
         self.sent = true;
     }
 
-    /// Sends what is staged.
+    /// Sends the staged bytes.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.staged = false;
         if !self.broken {
@@ -232,7 +232,7 @@ impl Exchange {
     ///
     /// # Errors
     ///
-    /// [`ExchangeFailure`] if the upstream closes, sends what is not HTTP/1.1, or floods.
+    /// [`ExchangeFailure`] if the upstream closes, violates HTTP/1.1, or floods.
     pub fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -369,8 +369,7 @@ impl Exchange {
         Err(Reason::UpstreamBadAnswer)
     }
 
-    /// Takes the connection out after a 101, with what was read beyond its head,
-    /// and what counts it.
+    /// Takes the connection out after a 101, with the bytes read beyond its head and its gauge.
     #[must_use]
     pub fn into_tunnel(self) -> (RelaySide<Stream>, Option<ConnGauge>) {
         (RelaySide { io: self.stream, early: self.input.freeze() }, self.seat)
@@ -441,7 +440,7 @@ pub fn chunk_size(buffer: &mut [u8; 18], length: usize) -> &[u8] {
     }
 }
 
-/// How long a connection may be kept: as configured, or a second less than the upstream says.
+/// Idle lifetime of a connection: the configured one, or a second less than the upstream announces.
 #[must_use]
 pub fn kept_for(configured: Duration, head: &ResponseHead) -> Duration {
     match head.keep_alive_hint() {

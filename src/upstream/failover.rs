@@ -1,7 +1,8 @@
-//! Getting through to an upstream: one endpoint after another, and what is learned on the way.
+//! Selection of an endpoint and connection to it, one candidate after another.
 //!
-//! In: an upstream and a way to try one endpoint. Out: what that made of the first endpoint that
-//! could be connected to. Nothing has been sent when the next one is tried, so trying is harmless.
+//! Takes an upstream and a function that connects to one endpoint; returns the first connection
+//! that succeeds, and records failures in the health of the endpoints. No request bytes have been
+//! sent when the next candidate is tried, so a retry is harmless.
 
 use std::future::ready;
 use std::io::Write as _;
@@ -22,7 +23,7 @@ use super::connect_queue::Granted;
 use super::eject::FailureKind;
 use super::{ConnectError, Endpoint, Upstream, UpstreamLimits, ring};
 
-/// What a connection is asked for: the upstream, and its counters.
+/// Target of a connection: the upstream and its counters.
 pub type ConnectTarget<'a> = (&'a Arc<Upstream>, &'a UpstreamMetrics);
 
 /// An endpoint, and its index in the upstream.
@@ -68,7 +69,7 @@ pub async fn reach<T>(
     Err(failed)
 }
 
-/// Makes a connection to an endpoint, and notes what came of it.
+/// Connects to one endpoint and records the result in its health.
 ///
 /// # Errors
 ///
@@ -76,7 +77,7 @@ pub async fn reach<T>(
 ///
 /// # Cancellation
 ///
-/// As that of `connecting`; nothing is noted then.
+/// As that of `connecting`; no result is recorded then.
 pub async fn try_one<T>(
     to: ConnectTarget<'_>,
     chosen: ChosenEndpoint<'_>,
@@ -137,15 +138,16 @@ pub async fn reserve(
     })
 }
 
-/// Waits in line before an endpoint, for as long as connecting may take.
+/// Waits in the connect queue of an endpoint, at most for the connect timeout.
 ///
 /// # Errors
 ///
-/// Nobody had anything for it in time, or the endpoint went down meanwhile.
+/// [`ConnectError`] if no connection or permit came in time, or if the endpoint went down
+/// meanwhile.
 ///
 /// # Cancellation
 ///
-/// Dropping the future leaves the line.
+/// Dropping the future leaves the queue.
 pub async fn wait(
     to: ConnectTarget<'_>,
     chosen: ChosenEndpoint<'_>,
@@ -196,7 +198,7 @@ pub fn met(
     }
 }
 
-/// Where a client is among all, as nginx hashes `$remote_addr`.
+/// Hash key of the client address, computed as nginx hashes `$remote_addr`.
 #[must_use]
 pub fn place(client: ClientAddr) -> u32 {
     let mut text = [0; 46];
@@ -207,7 +209,7 @@ pub fn place(client: ClientAddr) -> u32 {
     ring::place(text.get(..text.len() - left).unwrap_or_default())
 }
 
-/// What a failure to connect is counted as.
+/// Metric label of a connect failure.
 fn counted(reason: Reason) -> ConnectFailure {
     match reason {
         Reason::UpstreamConnectTimeout => ConnectFailure::TimedOut,

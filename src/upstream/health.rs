@@ -1,8 +1,8 @@
-//! Whether an endpoint is to be used: what checks, requests and operators say about it.
+//! Availability of an endpoint, from health checks, request failures and operator commands.
 //!
-//! One [`EndpointHealth`] per endpoint, shared by all workers and by the generations that have the endpoint.
-//! The request path reads and writes atomics; what is only for people is behind a lock that only
-//! the control runtime takes.
+//! One [`EndpointHealth`] per endpoint, shared by all workers and by the generations that have the
+//! endpoint. The request path reads and writes atomics; details for people are behind a lock that
+//! only the control runtime takes.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use super::check::{CheckFault, HealthCheck};
 use super::eject::Circuit;
 
-/// How long after a failure another like it is no news.
+/// Time after a failure during which similar failures are not logged.
 const REPEAT_SILENCE: Duration = Duration::from_secs(5);
 
-/// What an endpoint is there for.
+/// Administrative state of an endpoint.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum AdminState {
@@ -69,9 +69,9 @@ pub struct EndpointHealth {
     proven: AtomicBool,
     /// Checks in a row that do not agree with `down`.
     contrary: AtomicU32,
-    /// What requests have found.
+    /// Circuit breaker, fed by requests.
     pub circuit: Circuit,
-    /// What the operator has said with a command.
+    /// Administrative state set by command.
     duty: AtomicU8,
     /// Open requests and WebSockets.
     open: AtomicUsize,
@@ -84,7 +84,7 @@ pub struct EndpointHealth {
     told: Mutex<CheckDetails>,
 }
 
-/// What is known about an endpoint's checks, for people.
+/// Details of an endpoint's health checks, for people.
 #[derive(Clone, Debug, Default)]
 pub struct CheckDetails {
     /// The latest state is of this time, in seconds since 1970; 0: it never changed.
@@ -93,7 +93,7 @@ pub struct CheckDetails {
     pub why: String,
     /// When it was checked last.
     pub checked: Option<Instant>,
-    /// What was wrong then; `None`: nothing.
+    /// Failure of the latest check; `None` if it succeeded.
     pub fault: Option<String>,
 }
 
@@ -149,7 +149,7 @@ impl EndpointHealth {
         self.told().checked.is_some()
     }
 
-    /// Notes what came of a check. The result is the change it has brought about.
+    /// Records the result of a check and returns the change of state it causes.
     pub fn checked(
         &self,
         result: &Result<(), CheckFault>,
@@ -189,7 +189,7 @@ impl EndpointHealth {
         Some(HealthChange { up: !up, why })
     }
 
-    /// How long to wait for the next check, from the end of the last one.
+    /// Delay before the next check, from the end of the last one.
     #[must_use]
     pub fn pause(&self, check: &HealthCheck) -> Duration {
         if self.contrary.load(Ordering::Relaxed) > 0 { check.every / 5 } else { check.every }
@@ -204,7 +204,7 @@ impl EndpointHealth {
         self.request_check.notified().await;
     }
 
-    /// What is for people.
+    /// Details for people.
     pub fn told(&self) -> MutexGuard<'_, CheckDetails> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,7 +214,7 @@ impl EndpointHealth {
         self.request_check.notify_one();
     }
 
-    /// What the operator has said with a command.
+    /// Administrative state set by command.
     #[must_use]
     pub fn duty(&self) -> AdminState {
         match self.duty.load(Ordering::Relaxed) {
@@ -224,7 +224,7 @@ impl EndpointHealth {
         }
     }
 
-    /// Says what it is there for.
+    /// Sets the administrative state.
     pub fn assign(&self, duty: AdminState) {
         if duty == AdminState::Up && self.duty() != AdminState::Up {
             self.rise();
@@ -238,8 +238,8 @@ impl EndpointHealth {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How much of its share of new work it takes, in percent: after it came up, a tenth at first
-    /// and all of it after `slow_start`.
+    /// Percentage of its share of new work that the endpoint takes: a tenth when it has just come
+    /// up, all of it after `slow_start`.
     #[must_use]
     pub fn share(&self, slow_start: Duration) -> u64 {
         let rose = self.rose.load(Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! Upstreams: who they are, connecting to them, keeping connections, one exchange at a time.
+//! Upstreams: endpoints, connections to them, connection pools and HTTP exchanges.
 //!
-//! [`Upstream`] and [`Endpoint`] belong to a generation and are shared by all workers; [`Pool`]s
-//! of idle connections belong to one worker each. An [`Exchange`] is one request and its answer on
-//! one connection, driven by the task that serves the client: no second task, no channel.
+//! [`Upstream`] and [`Endpoint`] belong to a generation and are shared by all workers; [`Pool`]s of
+//! idle connections belong to one worker each. An [`Exchange`] is one request and its answer on one
+//! connection, driven by the task that serves the client: no second task, no channel.
 //!
-//! Never: knows who the client is, or a route.
+//! This module knows neither clients nor routes.
 
 pub mod balance;
 pub mod budget;
@@ -54,22 +54,21 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Primary ones first, in the order of the configuration; at most 64.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// What each of them is in this upstream.
+    /// Role of each endpoint in this upstream.
     pub ranks: Vec<EndpointRole>,
-    /// How they share the work.
+    /// Load-balancing settings.
     pub policy: BalancePolicy,
-    /// What was learned about them.
+    /// Run-time state, kept over reloads.
     pub upstream_state: Arc<UpstreamState>,
     /// Its limits.
     pub limits: UpstreamLimits,
-    /// Whether its connections begin by saying whom they are for (PROXY protocol).
+    /// Connections begin with a PROXY protocol header.
     pub announces: bool,
-    /// How its endpoints are asked whether they are well.
+    /// Settings of the health checks; `None` if there are none.
     pub check: Option<Arc<HealthCheck>>,
 }
 
-/// How long things may take with an upstream; see the fields of the same names in
-/// [`crate::config::Upstream`].
+/// Time limits of an upstream; see the fields of the same names in [`crate::config::Upstream`].
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamLimits {
     /// From the first SYN to the end of the TLS handshake.
@@ -78,7 +77,7 @@ pub struct UpstreamLimits {
     pub first_byte: Duration,
     /// Longest silence inside an answer.
     pub idle: Duration,
-    /// How long an unused connection is kept.
+    /// Idle lifetime of a connection.
     pub keep_alive: Duration,
     /// Idle connections per worker and endpoint.
     pub max_idle: usize,
@@ -86,7 +85,7 @@ pub struct UpstreamLimits {
     pub max_connecting: usize,
     /// Connections in use.
     pub connections: QuotaLimits,
-    /// How long a request waits for one of these.
+    /// Time that a request waits for one of these connections.
     pub queue_timeout: Duration,
 }
 
@@ -101,7 +100,7 @@ pub struct Endpoint {
     pub port: u16,
     /// TLS settings and the name looked for in the certificate.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// What the host resolves to at present.
+    /// Addresses that the host currently resolves to.
     pub addresses: ArcSwap<Vec<CheckedAddr>>,
     /// Which of them is tried first.
     pub rotation: Rotation,

@@ -23,10 +23,10 @@ use crate::telemetry::upstreams::ConnGauge;
 use super::connect::Stream;
 use super::connect_queue::{ConnectPermit, ConnectQueues, Granted, Waiter};
 
-/// How often closed and expired connections are let go.
+/// Interval between sweeps of closed and expired connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much younger than the oldest connection that was seen open one has to be, at most.
+/// Minimum age difference to the oldest connection that was seen open.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// A worker's idle connections, by [`super::Endpoint::identity`].
@@ -44,7 +44,7 @@ pub struct PooledConn {
     pub stream: Stream,
     /// It has carried another exchange before.
     pub reused: bool,
-    /// Counts it while it is open, where somebody counts.
+    /// Counts the connection while it is open, if it has a gauge.
     pub seat: Option<ConnGauge>,
     /// The client connection it was announced for, if it was: it carries nothing else's requests
     /// (PROXY protocol, section 2). Boxed: few are.
@@ -54,9 +54,9 @@ pub struct PooledConn {
 /// The two ends of a client connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ConnAddrs {
-    /// Where the client connected from.
+    /// Source address of the client.
     pub source: SocketAddr,
-    /// Where it connected to.
+    /// Destination address of the client connection.
     pub destination: SocketAddr,
 }
 
@@ -76,11 +76,11 @@ struct IdleConn {
     expires: Instant,
 }
 
-/// How long an endpoint leaves connections idle before it closes them, as far as that was seen: none
-/// of its connections was open for longer, and one was closed soon after.
+/// Estimate of the time after which an endpoint closes idle connections: none of its connections
+/// was open for longer, and one was closed soon after.
 ///
-/// Connections that are closed early for another reason, for example by a restart, lower it too;
-/// those that are then seen to be open for longer raise it again.
+/// A connection that is closed early for another reason, for example by a restart, lowers the
+/// estimate; a connection that is then seen to be open for longer raises it again.
 #[derive(Clone, Copy, Debug, Default)]
 struct IdleLimit(Option<Duration>);
 
@@ -106,7 +106,7 @@ impl IdleLimit {
 pub struct Taken {
     /// The connection.
     pub connection: PooledConn,
-    /// How long it was idle.
+    /// Idle time of the connection.
     pub idle: Duration,
 }
 
@@ -177,8 +177,8 @@ impl Pool {
         self.queues.wait(identity, waiter)
     }
 
-    /// Gives a connection to somebody who waits for one. Else keeps it for `keep`, unless `most` are
-    /// kept already. One that only one client can use takes the place of the oldest.
+    /// Gives the connection to a queued request. Otherwise keeps it for `keep`, unless `most` are
+    /// kept already. A connection that only one client can use replaces the oldest one.
     pub fn put(&self, identity: u64, connection: PooledConn, keep: Duration, most: usize) {
         if keep.is_zero() || most == 0 {
             return;
@@ -209,7 +209,7 @@ impl Pool {
         self.len() == 0
     }
 
-    /// Closes those to endpoints that nobody asks for any more; `known` is sorted.
+    /// Closes the connections to endpoints that are no longer configured; `known` is sorted.
     pub fn keep(&self, known: &[u64]) {
         self.idle.borrow_mut().retain(|identity, _| known.binary_search(identity).is_ok());
         self.queues.keep(known);
@@ -247,7 +247,7 @@ impl Pool {
     }
 }
 
-/// Whether nothing has come in: a close, or bytes nobody asked for, make a connection unusable.
+/// Whether no bytes have arrived: a close or an unsolicited byte makes a connection unusable.
 pub fn is_quiet(stream: &mut Stream) -> bool {
     let mut byte = [0; 1];
     let mut buffer = ReadBuf::new(&mut byte);

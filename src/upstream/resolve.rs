@@ -61,8 +61,8 @@ fn store(endpoint: &Endpoint, addresses: Vec<SocketAddr>) {
     }
 }
 
-/// Looks up the hosts of many endpoints, several at a time, and waits at most `within`. Look-ups that take
-/// longer go on, and store what they find. The result is what went wrong. Blocks.
+/// Looks up the hosts of many endpoints, several at a time, and waits at most `within`. Slower
+/// look-ups continue and store their results later. Returns the errors. Blocks.
 pub fn refresh_all<'a>(
     endpoints: impl Iterator<Item = &'a Arc<Endpoint>>,
     within: Duration,
@@ -81,7 +81,7 @@ pub fn refresh_all<'a>(
         let work = move || {
             let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             while let Some(endpoint) = next() {
-                // Nobody may wait any more.
+                // The send fails if the caller has stopped waiting.
                 let _ = sender.send((endpoint.host.clone(), refresh(&endpoint)));
             }
         };

@@ -13,7 +13,7 @@ const POINTS_PER_WEIGHT: u32 = 160;
 pub struct HashRing(Vec<(u32, u16)>);
 
 impl HashRing {
-    /// Of endpoints: index, host as it is written (IPv6 in brackets), port, weight.
+    /// Builds a ring from endpoints: index, host as written (IPv6 in brackets), port, weight.
     pub fn new<'a>(endpoints: impl Iterator<Item = (u16, &'a str, u16, u16)>) -> Self {
         let mut points = Vec::new();
         for (index, host, port, weight) in endpoints {
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn agrees_with_pingora_ketama() {
         use pingora_ketama::{Bucket, Continuum};
-        // Without IPv6, which it writes without brackets; nginx hashes what the file says.
+        // Without IPv6: pingora writes it without brackets, and nginx hashes the text of the file.
         let addresses = ["127.0.0.1:1024", "127.0.0.1:1025", "10.1.2.3:8444", "10.1.2.4:1"];
         let parsed = addresses.map(|address| address.parse::<std::net::SocketAddr>().unwrap());
         let buckets = parsed.map(|address| Bucket::new(address, 2));

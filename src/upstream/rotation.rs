@@ -18,7 +18,7 @@ use crate::net::dial::in_turns;
 /// Addresses of an endpoint that are used; the rest is dropped.
 pub const MAX_ADDRESSES: usize = 32;
 
-/// How long an address that could not be connected to comes last.
+/// Time for which an address with a failed connection is tried last.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -136,8 +136,8 @@ const fn is_set(bits: u64, index: usize) -> bool {
     index < 64 && bits >> index & 1 == 1
 }
 
-/// How much a key is drawn to an address (rendezvous hashing): when one address goes, only its own keys
-/// move.
+/// Weight of an address for a key (rendezvous hashing): when an address disappears, only its own
+/// keys move.
 fn weight(key: u32, address: CheckedAddr) -> u64 {
     let bytes = match address.get().ip() {
         IpAddr::V4(ip) => u128::from(u32::from(ip)),

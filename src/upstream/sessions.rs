@@ -75,7 +75,8 @@ impl Sessions {
             if tag_of(word) == tag && age(word, now) < EXPIRY_UNITS {
                 if age(word, now) > 0 {
                     let seen = packed(tag, now, number_of(word));
-                    // Somebody else may have seen it, or put another in its place: as well.
+                    // Another worker may have updated or replaced the entry, and then its value
+                    // stays.
                     let (ours, theirs) = (Ordering::Relaxed, Ordering::Relaxed);
                     let _ = slot.compare_exchange(word, seen, ours, theirs);
                 }
@@ -85,7 +86,7 @@ impl Sessions {
         None
     }
 
-    /// What a session is known by, for [`Sessions::learn_of`].
+    /// Key of a session, for [`Sessions::learn_of`].
     #[must_use]
     pub fn key(&self, id: &[u8]) -> u64 {
         self.hasher.hash_one(id)
@@ -117,7 +118,7 @@ impl Sessions {
         }
     }
 
-    /// How many sessions it knows of.
+    /// Number of known sessions.
     #[must_use]
     pub fn len(&self) -> usize {
         let now = self.now();
@@ -172,7 +173,7 @@ pub struct SessionLearner {
 }
 
 impl SessionLearner {
-    /// Of an answer from this endpoint.
+    /// Creates a reader for an answer of this endpoint.
     #[must_use]
     pub fn new(upstream_state: Arc<super::balance::UpstreamState>, number: u16) -> Box<Self> {
         Box::new(Self { upstream_state, number, reader: SidReader::default() })

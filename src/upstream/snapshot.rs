@@ -1,4 +1,4 @@
-//! How upstreams are at one moment, as plain values for whoever shows them.
+//! Snapshots of upstreams as plain values, for the admin API and the status page.
 
 use std::sync::atomic::Ordering;
 
@@ -40,7 +40,7 @@ pub struct EndpointSnapshot {
     pub since: i64,
     /// Why they did.
     pub why: String,
-    /// What the latest check found wrong.
+    /// Failure of the latest check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     /// When its name was resolved last, in seconds since 1970; 0: never. Nothing for an address.
@@ -51,7 +51,7 @@ pub struct EndpointSnapshot {
 }
 
 impl Upstream {
-    /// How it is now. Takes locks: not for the request path.
+    /// Takes a snapshot. Takes locks: not for the request path.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let (since, why) = self.upstream_state.tiers.last();

@@ -1,12 +1,13 @@
-//! A cookie that says which endpoint a client is on, to any gateway that has the same secret.
+//! Sticky cookie: names the endpoint of a client, readable by every gateway with the same secret.
 //!
 //! ```text
 //! value = base64(seat (16) | minutes since 1970 (4) | mac (16))
 //! ```
 //!
-//! A seat stands for one endpoint of one upstream, by a keyed hash: it says nothing about where that
-//! is. What was changed, is too old or was made with another secret is no seat, and then one is chosen
-//! as if there were no cookie. Nothing is kept, so nothing has to be told from gateway to gateway.
+//! A seat is a keyed hash that stands for one endpoint of one upstream; it does not reveal the
+//! address. A cookie that was changed, is too old or was made with another secret is ignored, and
+//! the endpoint is selected as if there were no cookie. Gateways store no cookies, so they exchange
+//! no state.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +23,7 @@ const TIME_LEN: usize = 4;
 const MAC_LEN: usize = 16;
 const COOKIE_LEN: usize = SEAT_LEN + TIME_LEN + MAC_LEN;
 
-/// As text: without padding.
+/// Length as base64 text, without padding.
 const TEXT_LEN: usize = COOKIE_LEN / 3 * 4;
 
 /// Minutes for which a cookie counts, and after which it is renewed.
@@ -42,7 +43,7 @@ pub struct StickyCookie {
 
 struct Signer {
     key: Key,
-    /// By the index of the endpoint.
+    /// Seats by index of the endpoint.
     seats: Vec<[u8; SEAT_LEN]>,
 }
 
@@ -52,7 +53,7 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// What a client's cookie says.
+/// Content of a client's cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct StickyTarget {
     /// Index of the endpoint.
@@ -98,7 +99,8 @@ impl StickyCookie {
     fn at(&self, head: &RequestHead, now: u32) -> Option<StickyTarget> {
         let fields = head.fields.all(KnownField::Cookie).flat_map(cookies);
         let mut ours = fields.filter(|(name, _)| *name == self.name.as_bytes());
-        // There may be one of another path; more is nobody's mistake.
+        // A browser may send two cookies of this name, set for different paths. Ignore further
+        // ones.
         ours.by_ref().take(2).find_map(|(_, value)| self.read(value, now))
     }
 
@@ -124,8 +126,8 @@ impl StickyCookie {
         None
     }
 
-    /// The value of a `Set-Cookie` that says this endpoint. It counts in frames on other sites' pages
-    /// where browsers keep such cookies apart by page (`Partitioned`), and lasts as long as the browser.
+    /// Value of a `Set-Cookie` field that names this endpoint. `Partitioned` makes it work in frames
+    /// on pages of other origins. It is a session cookie of the browser.
     #[must_use]
     pub fn set(&self, index: usize) -> Option<String> {
         let value = self.value(index, minutes())?;
@@ -146,7 +148,8 @@ impl StickyCookie {
 impl Signer {
     fn mac(&self, signed: &[u8]) -> [u8; MAC_LEN] {
         let mut mac = [0; MAC_LEN];
-        // What begins with a seat cannot be read as what a seat is made of: that is hashed text.
+        // The prefix keeps the two uses of the key apart: the input of a seat is hashed text and
+        // never begins with a seat.
         let whole = sign(&self.key, &[b"mac\0", signed].concat());
         mac.iter_mut().zip(whole.as_ref()).for_each(|(to, from)| *to = *from);
         mac

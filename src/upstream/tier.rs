@@ -20,7 +20,7 @@ const FLAP_FACTOR: u32 = 10;
 pub struct FailoverPolicy {
     /// Requests in a row that could not connect to any primary endpoint.
     pub failures: u32,
-    /// How long primary endpoints must be well before they are used again; `None`: until a command.
+    /// Time that primary endpoints must be up before they are used again; `None`: until a command.
     pub return_after: Option<Duration>,
 }
 
@@ -44,7 +44,7 @@ struct TierState {
     since: i64,
 }
 
-/// What is known of the two tiers.
+/// State of the two tiers.
 #[derive(Clone, Copy, Debug)]
 pub struct TierHealth {
     /// There is a primary endpoint that may be used.
@@ -171,7 +171,7 @@ mod tests {
     const BOTH: TierHealth = TierHealth { primary: true, backup: true };
     const NO_PRIMARY: TierHealth = TierHealth { primary: false, backup: true };
 
-    /// Tiers, and how they judge what is seen after so many seconds.
+    /// Tiers with a start time and a policy, for observations after a number of seconds.
     struct Story(Tiers, Instant, FailoverPolicy);
 
     impl Story {

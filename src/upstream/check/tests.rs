@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::upstream::resolve;
 
-/// What a check says about an endpoint that answers like this.
+/// Result of a check of an endpoint that sends this answer, and the request it received.
 async fn asked(get: HttpCheck, answer: &'static [u8]) -> (Result<(), CheckFault>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -56,7 +56,7 @@ fn get(status: &[(u16, u16)], body: &str) -> HttpCheck {
     }
 }
 
-/// Statuses that are good, text wanted, what is answered, what is wrong with it.
+/// Good statuses, expected text, answer, expected failure.
 type Case = (&'static [(u16, u16)], &'static str, &'static [u8], Option<FaultKind>);
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn connects_and_gives_up() {
     let (address, local) = (listener.local_addr().unwrap(), WorkerLocal::new());
     let endpoint = endpoint(address);
     assert_eq!(ask(&endpoint, &check(CheckKind::Tcp), &local).await, Ok(()));
-    // Nobody accepts, let alone answers.
+    // The listener neither accepts nor answers.
     let mut silent = check(CheckKind::Http(get(&[(200, 200)], "")));
     silent.timeout = Duration::from_millis(20);
     let fault = ask(&endpoint, &silent, &local).await.unwrap_err();

@@ -18,7 +18,7 @@ fn put_one(pool: &Pool) -> DuplexStream {
     other
 }
 
-/// A pool of which somebody looks after the connections.
+/// A pool with a running sweeper.
 fn swept() -> Rc<Pool> {
     let pool = Rc::<Pool>::default();
     tokio::task::spawn_local(Rc::clone(&pool).sweep());
@@ -92,7 +92,7 @@ async fn pool_over_tcp() -> (Pool, std::net::TcpStream) {
 
 #[tokio::test(flavor = "local")]
 async fn a_close_that_the_worker_has_not_heard_of_is_seen() {
-    // Nothing is awaited once there is a pool: the runtime hears nothing of what the other side does.
+    // The test awaits nothing once there is a pool, so the runtime does not see the close.
     let (pool, far) = pool_over_tcp().await;
     drop(far);
     assert!(pool.take_sure(HERE, None).is_none());
