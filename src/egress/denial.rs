@@ -61,7 +61,7 @@ impl Denial {
                 format!("{rule} is for {}, but does not list the address", shown(client))
             }
             Reason::ProxyAuthRequired => {
-                format!("{rule} is for users that log in, and nobody has")
+                format!("{rule} applies to authenticated users, and the request has no credentials")
             }
             Reason::EgressAddress => self.barred.map_or_else(
                 || format!("an address of {} is barred", destination.host),
@@ -82,7 +82,7 @@ impl Denial {
         }
     }
 
-    /// The way out for the client, without the address that a name resolves to.
+    /// Advice for the client, without the address that a name resolves to.
     fn way_out_for_client(
         &self,
         client: &EgressClient<'_>,
@@ -118,7 +118,7 @@ impl Denial {
         match self.reason {
             Reason::EgressLiteral => "addresses are denied unless a rule lists them".to_owned(),
             Reason::EgressClient => format!("no rule is for {}", shown(client)),
-            _ => "there is no rule yet, and what no rule allows is denied".to_owned(),
+            _ => "there is no rule yet, and only listed destinations are allowed".to_owned(),
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Guard {
 /// Why an address is not dialled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Blocked {
-    /// It is special, and the rule does not list it.
+    /// A special address that the rule does not list.
     Special {
         /// Checked address: for IPv4 inside IPv6, the embedded address if that is special.
         ip: IpAddr,
@@ -104,7 +104,7 @@ impl Guard {
         Self { nat64, ..self }
     }
 
-    /// One that is told which addresses are local, as if on another host.
+    /// A guard with a given list of local addresses, as if on another host.
     #[cfg(test)]
     pub(super) fn with_locals(own: Vec<OwnAddress>, is_local: fn(IpAddr) -> bool) -> Self {
         Self { own, nat64: Vec::new(), is_local }

@@ -138,7 +138,7 @@ impl ObservationReport {
     #[must_use]
     pub fn toml(&self) -> String {
         if self.sightings.is_empty() {
-            return "# Nothing was seen in report mode that the rules do not allow already.\n"
+            return "# Report mode recorded no destination that the rules do not allow already.\n"
                 .to_owned();
         }
         let mut text = String::from(

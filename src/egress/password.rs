@@ -74,7 +74,7 @@ impl PasswordHash {
 pub struct BadLine {
     /// Number of the line, from 1; 0 for the file as a whole.
     pub line: usize,
-    /// The error in that line, and the way out.
+    /// The error in that line, and its remedy.
     pub error: LineError,
 }
 
@@ -86,7 +86,7 @@ pub enum LineError {
     #[error("there is no user in it; add one with `htpasswd -B FILE USER`")]
     NoUser,
     /// The random number generator failed.
-    #[error("this system gives no random numbers")]
+    #[error("the system has no random numbers")]
     NoRandomNumbers,
     /// No colon.
     #[error("this is not `user:hash`; add users with `htpasswd -B FILE USER`")]
@@ -125,7 +125,7 @@ pub enum LineError {
     },
 }
 
-/// The way out of a bad hash.
+/// Remedy for an unusable hash.
 const REHASH_HELP: &str = "write the line anew with `htpasswd -B FILE USER`";
 
 /// Answers of the last while, in two halves: when the younger is full, the older goes.
@@ -305,7 +305,7 @@ fn hashed(hash: &str) -> Result<PasswordHash, LineError> {
             "MD5 (apr1), which `htpasswd` writes unless told otherwise: a thousand million guesses a second"
         }
         _ if hash.starts_with("{SHA}") => "SHA-1 without salt",
-        _ if hash.starts_with('$') => "of a kind that is not known here",
+        _ if hash.starts_with('$') => "of an unknown kind",
         _ if hash.len() == 13 => "DES crypt, which sees eight characters of a password",
         _ => "no hash at all, or a password in the clear",
     };

@@ -73,7 +73,7 @@ impl Errand<'_> {
             _ if parent.is_some() => Addresses::from([]),
             Ok(Err(error)) => return Err(unresolved(destination, &error)),
             Err(_) => {
-                let said = format!("looking {} up took too long", destination.host);
+                let said = format!("name resolution of {} timed out", destination.host);
                 return Err(EgressConnectError::Failed(Reason::UpstreamConnectTimeout, said));
             }
         };
@@ -132,7 +132,7 @@ fn unresolved(destination: &Destination, error: &ResolveError) -> EgressConnectE
         ResolveError::Resolver(_) => Reason::UpstreamUnresolved,
         ResolveError::Busy => Reason::TooManyLookUps,
     };
-    EgressConnectError::Failed(reason, format!("{} cannot be looked up: {error}", destination.host))
+    EgressConnectError::Failed(reason, format!("cannot resolve {}: {error}", destination.host))
 }
 
 fn failed(error: &DialError, tried: &[CheckedAddr], budget: Duration) -> EgressConnectError {

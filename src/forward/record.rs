@@ -39,7 +39,7 @@ pub(super) struct EgressLog {
     destination: Option<Destination>,
     /// Reason that report mode suppressed.
     reported: Option<Reason>,
-    /// Why it is denied, in full.
+    /// The complete denial.
     pub(super) denial: Option<Box<Denial>>,
     pub(super) dialled: Option<SocketAddr>,
     pub(super) parent: Option<Box<str>>,
@@ -123,7 +123,7 @@ impl EgressLog {
         }));
     }
 
-    /// Notes where it is to go.
+    /// Records the destination.
     pub(super) fn on_destination(&mut self, destination: &Destination) {
         self.destination = Some(destination.clone());
         if let Some(asked) = &mut self.asked {
@@ -131,7 +131,7 @@ impl EgressLog {
         }
     }
 
-    /// Notes under which rule it may.
+    /// Records the rule that allows the request.
     pub(super) fn on_grant(&mut self, way: &ForwardRuntime, grant: &Grant) {
         self.tally = Arc::clone(way.tally(&grant.rule));
         self.active = true;
@@ -142,7 +142,7 @@ impl EgressLog {
         }
     }
 
-    /// Notes that the rules deny it.
+    /// Records a denial by the rules.
     pub(super) fn denied(&mut self, way: &ForwardRuntime, denial: Denial) {
         if !self.active
             && let Some(rule) = &denial.rule
@@ -153,27 +153,27 @@ impl EgressLog {
         self.denial = Some(Box::new(denial));
     }
 
-    /// Notes that it is refused.
+    /// Records a rejection.
     pub(super) fn refused(&mut self, reason: Reason, detail: Option<String>) {
         self.reason = Some(reason);
         self.status = reason.code();
         self.detail = detail.or(self.detail.take());
     }
 
-    /// Notes that there is a connection to the destination.
+    /// Records the connection to the destination.
     pub(super) fn connected(&mut self) {
         let took = self.start.elapsed();
         self.tally.metrics.connect.observe(took.as_secs_f64());
         self.connect = Some(took);
     }
 
-    /// Notes that it has become a tunnel, whose end is set when it ends.
+    /// Records the start of a tunnel; its end is recorded later.
     pub(super) fn opened(&mut self) {
         self.status = 200;
         self.tunnel = Some("unknown");
     }
 
-    /// Notes how a tunnel ended.
+    /// Records the end of a tunnel.
     pub(super) fn tunnel_ended(&mut self, word: &'static str) {
         self.tunnel = Some(word);
     }

@@ -15,7 +15,7 @@ use crate::telemetry::{LabelLimits, ListenerMetrics, RuleMetrics};
 /// Value of the profile label in logs and metrics.
 pub const PROFILE_LABEL: &str = "forward";
 
-/// One generation's way out.
+/// Forward proxy state of one generation.
 pub struct ForwardRuntime {
     pub(super) forward_proxy: Arc<ForwardProxy>,
     rules: HashMap<String, Arc<RuleStats>>,
@@ -34,7 +34,7 @@ pub(super) struct RuleStats {
 pub struct ForwardListenerState {
     /// The listener.
     pub listener: Arc<ForwardProxyListener>,
-    /// The rest.
+    /// State shared by the listeners of the generation.
     pub way: Arc<ForwardRuntime>,
     pub(super) metrics: ListenerMetrics,
 }
@@ -99,7 +99,7 @@ impl RuleStats {
 }
 
 impl ForwardListenerState {
-    /// The same listener where nothing is allowed any more.
+    /// The same listener without rules: it denies every request.
     #[must_use]
     pub fn closed(&self) -> Self {
         let way = ForwardRuntime {

@@ -24,7 +24,7 @@ pub(super) enum AfterRequest {
     /// It is closed; unread bytes of the client are waited for, so that a reset does not take the
     /// answer away from it.
     Close,
-    /// It is cut: the answer is incomplete and the client must notice.
+    /// The connection is cut: the answer is incomplete and the client must notice.
     Cut,
     /// It has become a tunnel.
     Tunnel(Box<OpenedTunnel>),

@@ -37,7 +37,7 @@ impl ForwardShared {
         })
     }
 
-    /// Notes which way is in force.
+    /// Sets the state of the current generation.
     pub fn follow(&self, way: Option<&Arc<ForwardRuntime>>) {
         if let Some(way) = way {
             self.seen.store(Some(Arc::clone(&way.forward_proxy.seen)));

@@ -21,7 +21,7 @@ pub const MAX_ENDPOINTS: usize = 64;
 /// Load-balancing method of one tier.
 #[derive(Debug)]
 pub enum BalanceMethod {
-    /// The first that is well gets all of it.
+    /// The first endpoint that is up gets all requests.
     First,
     /// Each gets a share by its weight.
     Weighted,
@@ -35,13 +35,13 @@ pub enum BalanceMethod {
 /// Role of an endpoint in its upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointRole {
-    /// It is used only if the primary ones are not.
+    /// Used only while no primary endpoint is used.
     pub backup: bool,
-    /// Its share.
+    /// Share of the requests, relative to the other endpoints.
     pub weight: u16,
     /// Administrative state from the configuration.
     pub duty: AdminState,
-    /// Its number among all that its upstream ever had, for sessions.
+    /// Number of the endpoint in the session table, never used for another one of the upstream.
     pub number: u16,
 }
 
@@ -88,12 +88,12 @@ pub enum Affinity<'a> {
     Gone,
 }
 
-/// Why an endpoint gets nothing new, while another would.
+/// Reason to move work away from an endpoint while another one can take it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Demotion {
-    /// It is down by checks, in maintenance, or a primary one while the backups are used.
+    /// Marked down by checks, in maintenance, or primary while the backups are used.
     Down,
-    /// It is a backup, and the primary ones are used.
+    /// A backup, while the primary endpoints are used.
     Returned,
 }
 
@@ -129,7 +129,7 @@ impl Upstream {
         (self.policy.sticky || self.hashes()) && endpoint.rotation.has_several()
     }
 
-    /// Whether Socket.IO sessions have to be told apart.
+    /// Whether requests must be assigned to Socket.IO sessions.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
         self.policy.sticky && self.endpoints.len() > 1
@@ -226,7 +226,7 @@ impl Upstream {
         taken.then_some(left)
     }
 
-    /// All that [`Upstream::left`] depends on: it is another one when that may be.
+    /// Fingerprint of everything that [`Upstream::left`] reads: changes whenever its result can.
     #[must_use]
     pub fn routing_state(&self) -> (u64, u64, bool) {
         let bits = |is_so: &dyn Fn(usize) -> bool| {

@@ -1,4 +1,4 @@
-//! Asking an endpoint whether it is well. Runs on the control runtime, never on a data worker.
+//! Health checks of endpoints. They run on the control runtime, never on a data worker.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -23,9 +23,9 @@ const MAX_BODY: usize = 64 * 1024;
 pub struct HealthCheck {
     /// Kind of probe.
     pub kind: CheckKind,
-    /// Port that is asked; `None`: the endpoint's.
+    /// Port of the probe; `None`: the endpoint's.
     pub port: Option<u16>,
-    /// It is asked in the clear, even if the endpoint speaks TLS.
+    /// The probe uses plain HTTP, even if the endpoint speaks TLS.
     pub plain: bool,
     /// Time between two checks.
     pub every: Duration,
@@ -33,11 +33,11 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// Good ones in a row until an endpoint is up.
     pub rise: u32,
-    /// Bad ones in a row until it is down.
+    /// Failures in a row that mark the endpoint down.
     pub fall: u32,
     /// State assumed before the first probe.
     pub initially_up: bool,
-    /// Whether it begins by saying that it is the gateway's own (PROXY protocol, LOCAL).
+    /// The probe begins with a PROXY protocol header of type LOCAL.
     pub announces: bool,
 }
 
@@ -57,7 +57,7 @@ pub enum CheckKind {
 pub struct HttpCheck {
     /// Path and query.
     pub path: String,
-    /// `Host`; `None`: the endpoint's host, and the port that is asked.
+    /// `Host`; `None`: the endpoint's host and the port of the probe.
     pub host: Option<String>,
     /// Statuses that are good, first and last of each range.
     pub status: Vec<(u16, u16)>,
@@ -97,7 +97,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// All of them, and the word for a check that found nothing wrong, first.
+    /// Metric labels of all kinds, after the label of a successful check.
     pub const RESULTS: &'static [&'static str] = &[
         "good",
         "unresolved",

@@ -27,7 +27,7 @@ pub enum Stream {
     Tls(Box<TlsStream<ReadAhead>>),
     /// Without.
     Plain(TcpStream),
-    /// To a part of this process.
+    /// A connection to another component of this process.
     Within(DuplexStream),
 }
 

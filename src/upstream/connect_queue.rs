@@ -23,9 +23,9 @@ pub(super) struct ConnectQueues {
 /// The line before one endpoint.
 #[derive(Default)]
 struct EndpointQueue {
-    /// Connections in the making.
+    /// Connection attempts in progress.
     making: Cell<usize>,
-    /// Those with a session, and behind them all others.
+    /// Requests with a session, and behind them all other requests.
     waiting: [RefCell<VecDeque<QueuedRequest>>; 2],
 }
 
@@ -34,7 +34,7 @@ struct EndpointQueue {
 pub struct Waiter {
     /// Client addresses that the PROXY header of the connection must carry, if any.
     pub ends: Option<ConnAddrs>,
-    /// It takes no kept connection.
+    /// Accepts only a new connection, not an idle one.
     pub fresh: bool,
     /// The request belongs to a session. Its client gives the session up after a few silent
     /// seconds, so the request goes before those without a session.
@@ -48,25 +48,25 @@ struct QueuedRequest {
 
 /// Result of waiting in the queue.
 pub enum Granted {
-    /// The turn to connect.
+    /// A permit to connect.
     Turn(ConnectPermit),
     /// A connection that another request is done with.
     Kept(PooledConn),
 }
 
-/// The right to make one connection; the next in line has it when this is dropped.
+/// Permit for one connection attempt; passed to the next queued request on drop.
 pub struct ConnectPermit {
     line: Rc<EndpointQueue>,
 }
 
 impl ConnectQueues {
-    /// The turn to connect, unless `most` connections are in the making.
+    /// A permit to connect, unless `most` attempts are in progress.
     pub(super) fn take(&self, identity: u64, most: usize) -> Option<ConnectPermit> {
         let line = self.line(identity);
         (line.making.get() < most).then(|| ConnectPermit::of(&line))
     }
 
-    /// A place in line. It is kept for as long as the receiver is.
+    /// A place in the queue, held as long as the receiver.
     pub(super) fn wait(&self, identity: u64, waiter: Waiter) -> Receiver<Granted> {
         let (granted, place) = channel();
         let [sessions, others] = &self.line(identity).waiting;

@@ -163,12 +163,14 @@ pub async fn wait(
     };
     match came {
         Ok(Ok(granted)) if endpoint.health.is_up() => Ok(granted),
-        // Others have noted why.
-        Ok(_) => failed(Reason::UpstreamConnect, "went down before its turn came".to_owned()),
+        // The reason was recorded when the endpoint went down.
+        Ok(_) => {
+            failed(Reason::UpstreamConnect, "went down while the request was queued".to_owned())
+        }
         Err(_) => {
             let most = upstream.limits.max_connecting;
             let detail =
-                format!("no turn to connect within {patience:?} (max-connecting is {most})");
+                format!("no permit to connect within {patience:?} (max-connecting is {most})");
             try_one(to, chosen, ready(failed(Reason::UpstreamConnectTimeout, detail))).await
         }
     }
@@ -193,7 +195,7 @@ pub fn met(
             upstream = &*upstream.name,
             endpoint = &*endpoint.label,
             reason = trouble.word(),
-            "the endpoint is left out for {time:?}"
+            "the endpoint is ejected for {time:?}"
         );
     }
 }

@@ -23,9 +23,9 @@ pub enum AdminState {
     /// Everything.
     #[default]
     Up,
-    /// Sessions it has, and nothing new.
+    /// Existing sessions only, no new work.
     Drain,
-    /// Nothing but WebSockets that are open.
+    /// Open WebSockets only, no requests.
     Maintenance,
 }
 
@@ -63,7 +63,7 @@ impl Drop for InFlight {
 /// See the module.
 #[derive(Debug)]
 pub struct EndpointHealth {
-    /// Checks say that it is not well.
+    /// Marked down by health checks.
     down: AtomicBool,
     /// A check was good once.
     proven: AtomicBool,
@@ -125,7 +125,7 @@ impl Default for EndpointHealth {
 }
 
 impl EndpointHealth {
-    /// Whether checks say that it is well.
+    /// Whether health checks mark the endpoint up.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.down.load(Ordering::Relaxed)

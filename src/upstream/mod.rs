@@ -81,7 +81,7 @@ pub struct UpstreamLimits {
     pub keep_alive: Duration,
     /// Idle connections per worker and endpoint.
     pub max_idle: usize,
-    /// Connections in the making per worker and endpoint.
+    /// Maximum number of connection attempts in progress, per worker and endpoint.
     pub max_connecting: usize,
     /// Connections in use.
     pub connections: QuotaLimits,

@@ -166,13 +166,13 @@ impl Pool {
         }
     }
 
-    /// The turn to make a connection to this endpoint, unless this worker makes `most` already.
+    /// A permit to connect to this endpoint, unless this worker already makes `most` attempts.
     #[must_use]
     pub fn permit(&self, identity: u64, most: usize) -> Option<ConnectPermit> {
         self.queues.take(identity, most)
     }
 
-    /// A place in the line before this endpoint, for as long as the result is held.
+    /// A place in the connect queue of this endpoint, held as long as the result.
     pub fn wait(&self, identity: u64, waiter: Waiter) -> Receiver<Granted> {
         self.queues.wait(identity, waiter)
     }

@@ -1,6 +1,6 @@
 //! Names of endpoints to addresses, by the system's resolver, off the data workers.
 //!
-//! `getaddrinfo` and not a resolver of our own: sites fail over by editing `/etc/hosts`, and the
+//! `getaddrinfo` and not a resolver of our own: operators fail over by editing `/etc/hosts`, and the
 //! system's way of looking names up is the one their operators can debug.
 
 use std::collections::HashSet;
@@ -87,7 +87,7 @@ pub fn refresh_all<'a>(
         };
         let thread = std::thread::Builder::new().name("resolver".to_owned());
         if let Err(error) = thread.spawn(work) {
-            problems.push(format!("no thread to look names up: {error}"));
+            problems.push(format!("cannot start a thread for name resolution: {error}"));
         }
     }
     drop(sender);

@@ -12,7 +12,7 @@ use super::{AdminState, Upstream, resolve};
 pub struct Snapshot {
     /// Its name.
     pub upstream: String,
-    /// Its backups are used, and not the primary endpoints.
+    /// The backups are used, and not the primary endpoints.
     pub on_backup: bool,
     /// When it last changed sides, in seconds since 1970; 0: never.
     pub since: i64,
@@ -32,9 +32,9 @@ pub struct EndpointSnapshot {
     /// `up`, `down` (by checks), `ejected` (left out for a while), `drain` or `maintenance` (by the
     /// operator).
     pub state: String,
-    /// It is a backup.
+    /// Whether the endpoint is a backup.
     pub backup: bool,
-    /// It is checked.
+    /// Whether the endpoint has health checks.
     pub checked: bool,
     /// When checks last changed the state, in seconds since 1970; 0: never.
     pub since: i64,

@@ -58,12 +58,12 @@ impl std::fmt::Debug for Signer {
 pub struct StickyTarget {
     /// Index of the endpoint.
     pub index: usize,
-    /// It is to be renewed.
+    /// The cookie should be renewed.
     pub stale: bool,
 }
 
 impl StickyCookie {
-    /// For an upstream with these endpoints, by their labels; `keys` are those of the secrets.
+    /// Creates the cookie of an upstream from its endpoint labels; `keys` come from the secrets.
     pub fn new(
         name: &str,
         keys: impl Iterator<Item = [u8; 32]>,
@@ -84,13 +84,13 @@ impl StickyCookie {
         Self { name: name.to_owned(), signers: keys.map(signer).collect() }
     }
 
-    /// Its name.
+    /// Name of the cookie.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The seat that a request's cookie says, if it is one of ours and counts.
+    /// Endpoint named by the request's cookie, if the cookie is valid and not expired.
     #[must_use]
     pub fn of(&self, head: &RequestHead) -> Option<StickyTarget> {
         self.at(head, minutes())

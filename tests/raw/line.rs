@@ -75,6 +75,6 @@ fn who_waits_for_too_long_is_told_so() {
     for client in &mut clients {
         client.refused(504, "upstream_connect_timeout");
     }
-    assert!(world.log().contains("no turn to connect within 1s (max-connecting is 1)"));
+    assert!(world.log().contains("no permit to connect within 1s (max-connecting is 1)"));
     world.ends_with(&["request GET 504 upstream_connect_timeout"; 5]);
 }

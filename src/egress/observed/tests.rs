@@ -73,7 +73,7 @@ allow = [
 ]
 ";
     assert_eq!(some().report().toml(), expected);
-    assert!(ObservationReport::default().toml().starts_with("# Nothing was seen"));
+    assert!(ObservationReport::default().toml().starts_with("# Report mode recorded no"));
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn a_line_that_cannot_be_used_is_explained() {
         ("ccm:$1$abcdefgh$abcdefghijklmnopqrstuv", "MD5 (apr1)"),
         ("ccm:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "SHA-1 without salt"),
         ("ccm:abJnggxhB/yWI", "DES crypt"),
-        ("ccm:$argon2id$v=19$m=1,t=1,p=1$a$b", "of a kind that is not known"),
+        ("ccm:$argon2id$v=19$m=1,t=1,p=1$a$b", "of an unknown kind"),
         ("ccm:$2y$10$short", "this bcrypt hash is damaged"),
         ("ccm:$6$saltstring$short", "this sha-crypt hash is damaged"),
         ("ccm:$6$rounds=999999999$saltstring$x", "up to 1000000 rounds"),
