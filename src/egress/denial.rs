@@ -205,8 +205,8 @@ impl Denial {
     }
 }
 
-/// Whether the client has written the barred address itself. That the gateway listens on an address is
-/// never said.
+/// Whether the client has written the barred address itself. The gateway's own listening addresses
+/// are never revealed.
 fn is_known(barred: &Blocked, destination: &Destination) -> bool {
     matches!(barred, Blocked::Special { .. }) && matches!(destination.host, Host::Addr(_))
 }

@@ -4,11 +4,12 @@
 //!
 //! ```text
 //! bytes of the target --Destination::parse--> Destination
-//! Client + Destination --Policy::login--> whether a user name would change anything
-//! Proxy-Authorization --Basic::parse--> Basic --Users::known, or off the worker Users::verify--> user
-//! Client + Destination --Policy::decide--> Verdict: Allowed(Grant) | Denied(Denial)
+//! EgressClient + Destination --EgressPolicy::login--> whether a login can change the decision
+//! Proxy-Authorization --BasicCredentials::parse--> BasicCredentials
+//!     --Users::known, or off the worker Users::verify--> user
+//! EgressClient + Destination --EgressPolicy::decide--> allowed (with its rule) | denied (Denial)
 //! Name --the resolver--> addresses --Guard::check, each--> CheckedAddr --net::dial-->
-//! bytes of the tunnel --HelloReader::feed--> Hello --sni::judge--> on, on and logged, or closed
+//! bytes of the tunnel --HelloReader::feed--> HelloProgress --sni::judge--> on, logged, or closed
 //! Denial --Denial::text, Denial::json--> the body of the 403
 //! Grant::reported --Observations::note--> output of `app-gateway egress suggest`
 //! ```

@@ -55,7 +55,7 @@ impl Acceptor for ForwardService {
     }
 }
 
-/// Notes a connection that ends before its first request.
+/// Records a connection that ends before its first request.
 fn refuse(
     service: &Rc<ForwardService>,
     listener_state: &Arc<ForwardListenerState>,

@@ -13,9 +13,9 @@ use crate::tls::hello::HelloProgress;
 
 use super::record::EgressLog;
 
-/// Reads the client's hello, as far as the settings want one, and judges it. The bytes stay in the
-/// connection, to be sent on as they came. Returns where the hello ends, if the server may ask for a
-/// second one.
+/// Reads the client's ClientHello, if the settings require one, and judges it. The bytes stay in
+/// the connection, to be forwarded unchanged. Returns the end of the ClientHello, if the server may
+/// request a second one.
 ///
 /// # Errors
 ///

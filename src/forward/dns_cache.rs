@@ -213,7 +213,7 @@ impl DnsCache {
         true
     }
 
-    /// Looks a name up, unless another thread does, or everybody who waited for it has gone. Blocks.
+    /// Looks a name up, unless another thread does, or no request waits for it any more. Blocks.
     fn resolve_now(&self, name: &HostName) {
         let start = Instant::now();
         let is_wanted = {

@@ -1,9 +1,9 @@
 //! Password verification: a fair share of the hashing threads per client network, and a pause after
 //! failures.
 //!
-//! A hash takes a core for up to a second, so guessing must cost the one who guesses. A network whose
-//! log-ins fail is allowed a few at once and then one every two seconds; pairs that are known, right or
-//! wrong, are answered from memory and count for nothing.
+//! A hash takes a core for up to a second, so guessing must cost the client. A network with failed
+//! log-ins may try a few at once and then one every two seconds; cached pairs, right or wrong, are
+//! answered from memory and do not count.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

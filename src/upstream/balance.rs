@@ -108,8 +108,8 @@ pub struct Candidates<'a> {
 }
 
 impl Upstream {
-    /// Begins to choose; `key` is a hash of the client's address, `seat` what its cookie says: that
-    /// endpoint comes first, as long as it may get new work.
+    /// Starts a selection. `key` is a hash of the client's address, `seat` the endpoint its cookie
+    /// names: that endpoint comes first, as long as it may get new work.
     pub fn choose(&self, key: impl FnOnce() -> u32, seat: Option<StickyTarget>) -> Candidates<'_> {
         let key = if matches!(self.policy.balance, BalanceMethod::Hash(_)) { key() } else { 0 };
         let backup = self.policy.fail_over.is_some() && self.upstream_state.tiers.on_backup();
@@ -141,7 +141,7 @@ impl Upstream {
         self.policy.cookie.as_ref().map(StickyCookie::name)
     }
 
-    /// The endpoint that a session is on, if it may go on there. `None`: nothing is known of it here,
+    /// Endpoint of a session, if the session may stay there. `None`: the session is unknown here,
     /// and its client has no cookie.
     #[must_use]
     pub fn seat(&self, session: &[u8], cookie: Option<StickyTarget>) -> Option<Affinity<'_>> {
@@ -238,8 +238,8 @@ impl Upstream {
         (usable, maintained, self.upstream_state.tiers.on_backup())
     }
 
-    /// Whether one more endpoint beside this one may be left out: at least one stays, and the
-    /// share of those left out is bounded.
+    /// Whether one more endpoint beside this one may be ejected: at least one stays, and the share
+    /// of ejected endpoints is bounded.
     #[must_use]
     pub fn can_spare(&self, index: usize) -> bool {
         let Some(own) = self.ranks.get(index) else { return false };
@@ -270,8 +270,8 @@ impl Upstream {
 }
 
 impl<'a> Candidates<'a> {
-    /// The next endpoint to try, and its index: one that is well; after those, one that was left
-    /// out for a while. Those that are down, or taken out by the operator, are not tried.
+    /// The next endpoint to try, and its index: an endpoint that is up, and after those an ejected
+    /// one. Endpoints that are down, draining or in maintenance are skipped.
     #[expect(clippy::should_implement_trait, reason = "it is asked again only after a failure")]
     pub fn next(&mut self) -> Option<(usize, &'a Arc<Endpoint>)> {
         loop {

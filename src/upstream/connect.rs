@@ -39,7 +39,7 @@ impl Stream {
         }
     }
 
-    /// Whether the other side has sent something or closed, asked of the system: the runtime hears of
+    /// Whether the other side has sent bytes or closed, read from the socket: the runtime notices
     /// it only when the worker waits for events again.
     #[must_use]
     pub fn has_input(&self) -> bool {
@@ -75,8 +75,9 @@ pub struct ConnectError {
     pub detail: String,
 }
 
-/// Connects to `endpoint` within `budget`, TLS included, at the address that `key` chooses of several,
-/// or at each in turn. `first` is sent before anything else, and fits into an empty send buffer.
+/// Connects to `endpoint` within `budget`, TLS included. `key` selects one of several addresses,
+/// otherwise they are used in turn. `first` is sent before all other bytes, and fits into an empty
+/// send buffer.
 ///
 /// # Errors
 ///
@@ -104,9 +105,9 @@ pub async fn connect(
     tls_handshake(endpoint, tcp, (deadline, budget)).await
 }
 
-/// Connects to `endpoint` within `budget`, at `port` if it is not to be its own, at the address that
-/// `key` chooses of several, or at each in turn, and leaves it at that. A failure brings the next look-up
-/// of its name forward.
+/// Connects to `endpoint` over TCP within `budget`, without TLS. `port` replaces its own port, if
+/// given; `key` selects one of several addresses, otherwise they are used in turn. A failure
+/// schedules an early look-up of the name.
 ///
 /// # Errors
 ///

@@ -72,7 +72,7 @@ impl ConnectQueues {
         let [sessions, others] = &self.line(identity).waiting;
         let waiting = if waiter.has_session { sessions } else { others };
         let mut waiting = waiting.borrow_mut();
-        // Those who left before their turn came, or who would only be looked at when it comes.
+        // Drops requests that have left the queue, so that only live ones count.
         while waiting.pop_front_if(|first| first.granted.is_closed()).is_some() {}
         waiting.push_back(QueuedRequest { waiter, granted });
         place

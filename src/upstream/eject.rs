@@ -76,8 +76,8 @@ impl EjectPolicy {
 /// The circuit of one endpoint.
 #[derive(Debug)]
 pub struct Circuit {
-    /// Twice the milliseconds after `birth` until which it is open, and whether a request is trying
-    /// it; 0: it is closed.
+    /// Twice the milliseconds after `birth` at which the circuit becomes half-open, plus 1 while a
+    /// trial runs; 0 if it is closed.
     until: AtomicU64,
     /// Why it was opened last, and when.
     cause: AtomicU8,
@@ -95,9 +95,9 @@ pub struct Circuit {
 pub enum CircuitState {
     /// Requests pass.
     Closed,
-    /// One may try.
+    /// One request may try.
     HalfOpen,
-    /// None passes, while there are others to go to.
+    /// No request passes, while another endpoint is available.
     Open,
 }
 
@@ -138,7 +138,8 @@ impl Circuit {
         now >= until >> 1 && self.until.compare_exchange(until, next, ours, theirs).is_ok()
     }
 
-    /// Counts trouble; whether it is too much. While the circuit is not closed any trouble is.
+    /// Counts a failure; returns whether the limit is reached. While the circuit is not closed, any
+    /// failure reaches it.
     pub fn count(&self, eject: &EjectPolicy) -> bool {
         if self.until.load(Ordering::Relaxed) != 0 {
             return true;

@@ -154,8 +154,8 @@ impl Exchange {
         self.onlookers.push(body_tap);
     }
 
-    /// Reads at most this many bytes of the answer at a time from now on, and nothing ahead unless that
-    /// is a whole scratch buffer.
+    /// Limits reads of the answer to this many bytes at a time, without read-ahead unless that is a
+    /// whole scratch buffer.
     pub fn limit_reads(&mut self, bytes: usize) {
         if self.read_limit != bytes {
             self.read_limit = bytes;

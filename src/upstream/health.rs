@@ -209,7 +209,7 @@ impl EndpointHealth {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a request has found something wrong: it is to be checked soon.
+    /// Records that a request has found something wrong: it is to be checked soon.
     pub fn request_check(&self) {
         self.request_check.notify_one();
     }
@@ -267,7 +267,7 @@ impl EndpointHealth {
         news
     }
 
-    /// Notes that it came up.
+    /// Records that it came up.
     pub fn rise(&self) {
         self.rose.store(self.age().max(1), Ordering::Relaxed);
     }

@@ -1,9 +1,9 @@
 //! Idle connections to endpoints, of one worker.
 //!
-//! An upstream may close an idle connection at the moment a request is sent on it. A request that may
-//! be repeated is then sent again. One that may not would be lost, so it only gets a connection that is
-//! younger than those the upstream was seen to close ([`IdleLimit`]), and whose socket has been asked
-//! in that very moment ([`Pool::take_sure`]).
+//! An upstream may close an idle connection at the moment a request is sent on it. A repeatable
+//! request is then sent again. Other requests would be lost, so they only get a connection that is
+//! younger than those the upstream was seen to close ([`IdleLimit`]), and whose socket was checked
+//! immediately before ([`Pool::take_sure`]).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -85,12 +85,12 @@ struct IdleConn {
 struct IdleLimit(Option<Duration>);
 
 impl IdleLimit {
-    /// Notes a connection that was closed after it had been seen open at this age.
+    /// Records a connection that was closed after it had been seen open at this age.
     fn closed(&mut self, age: Duration) {
         self.0 = Some(self.0.map_or(age, |limit| limit.min(age)));
     }
 
-    /// Notes a connection that is open at this age.
+    /// Records a connection that is open at this age.
     fn open(&mut self, age: Duration) {
         self.0 = self.0.map(|limit| limit.max(age));
     }
@@ -158,8 +158,8 @@ impl Pool {
         None
     }
 
-    /// Notes that an endpoint had closed a connection that was taken after it had been idle for this
-    /// long.
+    /// Records that an endpoint had closed a connection that was idle for this long before it was
+    /// taken.
     pub fn closed(&self, identity: u64, idle: Duration) {
         if let Some(kept) = self.idle.borrow_mut().get_mut(&identity) {
             kept.limit.closed(idle);

@@ -1,7 +1,7 @@
-//! Names of endpoints to addresses, by the system's resolver, off the data workers.
+//! Name resolution of endpoints by the system's resolver, off the data workers.
 //!
-//! `getaddrinfo` and not a resolver of our own: operators fail over by editing `/etc/hosts`, and the
-//! system's way of looking names up is the one their operators can debug.
+//! `getaddrinfo` is used instead of a resolver library, because operators fail over by editing
+//! `/etc/hosts`, and it is the resolver that they can debug.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -40,8 +40,8 @@ pub fn refresh(endpoint: &Endpoint) -> Result<(), String> {
     Ok(())
 }
 
-/// Stores the addresses of an endpoint, if they are others than before. Their order is of no account:
-/// name servers shuffle them.
+/// Stores the addresses of an endpoint, if they have changed. Their order is ignored, because name
+/// servers shuffle it.
 fn store(endpoint: &Endpoint, addresses: Vec<SocketAddr>) {
     let known = endpoint.addresses.load();
     let is_same = known.len() == addresses.len()

@@ -1,5 +1,5 @@
-//! Consistent hashing: the same client goes to the same endpoint for as long as that is well, and
-//! only the clients of one that is not are spread over the others.
+//! Consistent hashing: a client stays on one endpoint while that is up, and only the clients of an
+//! unavailable endpoint are spread over the others.
 //!
 //! Point for point what nginx does with `hash ... consistent` (Ketama), so that this gateway and an
 //! nginx in front of the same endpoints agree. The `pingora-ketama` crate does the same for

@@ -1,12 +1,11 @@
-//! The addresses of an endpoint in the order in which a connection tries them, and whether they may be
-//! out of date.
+//! Order in which the addresses of an endpoint are tried, and whether they may be out of date.
 //!
-//! A name with several addresses stands for several machines. Connections begin with each of them in
-//! turn, or, where a client has to come back to the same machine, with the one its address chooses. One
-//! that could not be connected to comes last for a while.
+//! A name with several addresses stands for several machines. Connections start with each address
+//! in turn, or with the address that a hash of the client selects, if the client must return to the
+//! same machine. An address that failed comes last for a while.
 //!
-//! Only connections to endpoints with several addresses, and failed ones, come here; a failure costs an
-//! atomic store.
+//! Only connections to endpoints with several addresses, and failed connections, use this module; a
+//! failure costs an atomic store.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -50,8 +49,8 @@ impl Default for Rotation {
 }
 
 impl Rotation {
-    /// The addresses in the order in which to try them. With a `key`, the same for the same key, for as
-    /// long as all can be connected to; the order of `addresses` does not matter then.
+    /// Addresses in the order in which to try them. Equal keys give equal orders while all
+    /// addresses work, whatever the order of `addresses`.
     #[must_use]
     pub fn order(&self, addresses: &[CheckedAddr], key: Option<u32>) -> Vec<CheckedAddr> {
         let failed = self.failed();
@@ -78,7 +77,7 @@ impl Rotation {
         addresses.iter().map(|address| weight(key, *address)).max().unwrap_or(0) | 1
     }
 
-    /// Notes which address of `order` was connected to: those before it were not.
+    /// Records which address of `order` was connected to: those before it were not.
     pub fn connected(&self, addresses: &[CheckedAddr], order: &[CheckedAddr], to: IpAddr) {
         let place = |ip: IpAddr| addresses.iter().position(|address| address.get().ip() == ip);
         let before = order.iter().map(|address| address.get().ip()).take_while(|ip| *ip != to);
@@ -101,13 +100,13 @@ impl Rotation {
         self.several.store(count > 1, Ordering::Relaxed);
     }
 
-    /// Whether there is more than one address; for the request path, which has no need to look at them.
+    /// Whether there is more than one address, without loading them: for the request path.
     #[must_use]
     pub fn has_several(&self) -> bool {
         self.several.load(Ordering::Relaxed)
     }
 
-    /// Notes that a connection failed: the name is to be looked up soon.
+    /// Records that a connection failed: the name is to be looked up soon.
     pub fn mark_stale(&self) {
         self.stale.store(true, Ordering::Relaxed);
     }

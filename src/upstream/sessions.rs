@@ -1,7 +1,8 @@
-//! Which endpoint a Socket.IO session is on: a bounded table that all workers share, without a lock.
+//! Session table: the endpoint of each Socket.IO session, in a bounded table that all workers share
+//! without a lock.
 //!
-//! A session is one word: 32 bits of a keyed hash of its id, the endpoint's number, and when it was
-//! seen last. Ids whose hashes are alike are as rare as one in a billion look-ups; the session then
+//! A session is one word: 32 bits of a keyed hash of its id, the endpoint's number, and the time of
+//! its last request. Hash collisions are as rare as one in a billion look-ups; the session then
 //! goes to an endpoint that does not know it, which says so, and the client reconnects.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -51,8 +52,8 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// The number of an endpoint, the same for as long as the program runs. Takes a lock: for
-    /// compiling.
+    /// Number of an endpoint, constant while the program runs. Takes a lock: only for compiling a
+    /// configuration.
     pub fn number(&self, label: &Arc<str>) -> u16 {
         let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         let known = numbers.iter().position(|known| known == label);
@@ -92,7 +93,7 @@ impl Sessions {
         self.hasher.hash_one(id)
     }
 
-    /// Notes that a session is on an endpoint. If there is no room, the one that was not seen for
+    /// Records that a session is on an endpoint. If there is no room, the one that was not seen for
     /// longest is forgotten.
     pub fn learn(&self, id: &[u8], number: u16) {
         self.learn_of(self.key(id), number);

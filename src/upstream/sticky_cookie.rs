@@ -126,8 +126,8 @@ impl StickyCookie {
         None
     }
 
-    /// Value of a `Set-Cookie` field that names this endpoint. `Partitioned` makes it work in frames
-    /// on pages of other origins. It is a session cookie of the browser.
+    /// Value of a `Set-Cookie` field that names this endpoint. `Partitioned` makes it work in
+    /// frames on pages of other origins. Browsers keep it until they are closed.
     #[must_use]
     pub fn set(&self, index: usize) -> Option<String> {
         let value = self.value(index, minutes())?;

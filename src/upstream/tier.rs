@@ -1,9 +1,9 @@
-//! Which endpoints of an upstream with backups are used: the primary ones or the others, never both
-//! for new work.
+//! Failover between the primary endpoints of an upstream and its backups. New work never goes to
+//! both.
 //!
-//! Judged on the control runtime several times a second; workers load an atomic. Going over to the
-//! backups is quick, coming back is not: a chat server that was just started has no sessions, and
-//! every change of sides costs all customers a reconnection.
+//! The control runtime decides several times a second; workers load an atomic. Failing over is
+//! quick, failing back is not: a chat server that was just started has no sessions, and each change
+//! makes all customers reconnect.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -69,12 +69,12 @@ impl Tiers {
         self.on_backup.load(Ordering::Relaxed)
     }
 
-    /// Notes that a request could not connect to any endpoint of the tier in use.
+    /// Records that a request could not connect to any endpoint of the tier in use.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that one could.
+    /// Records that one could.
     pub fn connected(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
