@@ -50,8 +50,8 @@ pub(super) async fn verb(
     if question.directory.is_some() && peer != CommandOrigin::Trusted {
         return text(
             StatusCode::FORBIDDEN,
-            "a plan of another directory is made over the admin socket only: it would show what \
-             whoever asks may not read\n",
+            "planning another directory is allowed only over the admin socket, because the output \
+             can contain file contents\n",
         );
     }
     match path {

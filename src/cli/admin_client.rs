@@ -168,7 +168,7 @@ pub(super) fn told(answer: Result<AdminAnswer, String>) -> ExitCode {
 fn why(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such socket".to_owned(),
-        io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "permission denied; be root, or the user the gateway runs as".to_owned()
         }

@@ -38,7 +38,7 @@ pub(super) fn doctor(directory: &Path, asked: &DoctorArgs) -> ExitCode {
     let began = Instant::now();
     // A refused certificate does not stop it; a file that cannot be read does.
     let Ok(config) = load_quietly(directory, &environment) else {
-        say_wrong("doctor has nothing to go by: correct the configuration first");
+        say_wrong("doctor needs a valid configuration: correct it first");
         return ExitCode::FAILURE;
     };
     let config = Arc::new(config);

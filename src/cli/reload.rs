@@ -54,7 +54,9 @@ fn change(directory: &Path, verb: &str, question: &CommandOptions) -> ExitCode {
             say_escaped(&format!("{word}: generation {generation}, configuration {config}\n"));
         }
         ReloadResult::Refused => {
-            say_wrong_escaped(&format!("{verb} refused; generation {generation} goes on serving"));
+            say_wrong_escaped(&format!(
+                "{verb} refused; generation {generation} continues to serve"
+            ));
             return ExitCode::FAILURE;
         }
     }

@@ -152,7 +152,7 @@ pub(super) fn serve(
         Ok(GatewayEnd::Drained | GatewayEnd::Cut) => ExitCode::SUCCESS,
         Ok(GatewayEnd::WorkerDied) => {
             logging.say(
-                "app-gateway ends: a worker thread died; this is a fault in the gateway, please report what stands above",
+                "app-gateway ends: a worker thread died; this is a fault in the gateway, please report the messages above",
             );
             ExitCode::FAILURE
         }
@@ -194,12 +194,10 @@ fn begin(
         inheritance.refuse(&error.to_string());
         error.to_string()
     })?;
-    inheritance
-        .ready()
-        .map_err(|error| format!("the process to succeed does not make way: {error}"))?;
+    inheritance.ready().map_err(|error| format!("the old process did not hand over: {error}"))?;
     if inheritance.succeeds() {
         gateway.take_socket();
-        tracing::info!("took over the listening sockets of the process before");
+        tracing::info!("took over the listening sockets of the old process");
     }
     Ok(gateway)
 }
@@ -250,7 +248,7 @@ fn announce(generation: &Generation) {
     let allowed = generation.config.gateway.root == RootPolicy::Allow;
     if allowed && rustix::process::geteuid().is_root() {
         tracing::warn!(
-            "runs as root (`allow-root`): whoever gets hold of this process has this host"
+            "runs as root (`allow-root`): an attacker who controls this process controls this host"
         );
     }
     for upstream in &generation.config.upstreams {

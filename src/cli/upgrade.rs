@@ -18,13 +18,13 @@ pub(super) fn upgrade(directory: &Path) -> ExitCode {
     match answer.and_then(|answer| answer.json::<UpgradeOutcome>()) {
         Ok(UpgradeOutcome { pid: Some(pid), .. }) => {
             say_escaped(&format!(
-                "upgraded: process {pid} serves; the one before finishes what is open and then ends\n"
+                "upgraded: process {pid} serves; the old process closes its connections and exits\n"
             ));
             ExitCode::SUCCESS
         }
         Ok(UpgradeOutcome { pid: None, problems }) => {
             say_wrong_escaped(&problems);
-            say_wrong_escaped("upgrade refused; the process that runs goes on serving");
+            say_wrong_escaped("upgrade refused; the running process continues to serve");
             ExitCode::FAILURE
         }
         Err(message) => {

@@ -257,13 +257,13 @@ impl EndpointProbe {
         let good = asked.and_then(|asked| asked.good.as_ref());
         match (good.map(|ranges| ranges.iter().any(within)), status, asked) {
             (Some(true), ..) => None,
-            (_, 500.., _) => Some(format!("{who} is there and not well: look into its log")),
+            (_, 500.., _) => Some(format!("{who} answers with an error: see its log")),
             (_, 404 | 405 | 410, Some(asked)) => Some(format!(
                 "is it {who} that has port {port}? On its host: docker ps --format '{{{{.Names}}}}\\t{{{{.Ports}}}}'. If it is, correct {}",
                 asked.key
             )),
             (Some(false), _, Some(asked)) => Some(format!(
-                "its checks take that for down: correct {}, or `status` beside it",
+                "health checks count this status as down: correct {}, or `status` beside it",
                 asked.key
             )),
             _ => None,
@@ -325,7 +325,7 @@ impl EndpointProbe {
                 self.trust_it_alone(name, shown.as_ref())
             }
             CertificateDoubt::Pin => format!(
-                "if its key was changed on purpose, change `pin` in [upstream.{who}]; if not, somebody else answers on {}",
+                "if its key was changed on purpose, change `pin` in [upstream.{who}]; if not, another server answers on {}",
                 self.label
             ),
             CertificateDoubt::Expired | CertificateDoubt::NotYet => trouble.next(who, port, &key),

@@ -156,7 +156,7 @@ async fn platform(proxy: &DoctorTarget, host: &DoctorTarget, budget: TimeBudget)
 fn without_tls(row: DoctorRow, trouble: &ProbeError) -> DoctorRow {
     let next = match trouble {
         ProbeError::Certificate(CertificateDoubt::Issuer) => {
-            "somebody on the way opens TLS (inspection by a firewall?): except this host from it, or give its CA to the components"
+            "a device in between intercepts TLS (inspection by a firewall?): exempt this host from it, or give its CA to the components"
         }
         ProbeError::Certificate(CertificateDoubt::Expired | CertificateDoubt::NotYet) => {
             "look at the clock of this host first"

@@ -114,9 +114,7 @@ fn listener(
         Ok(()) if running.is_some() => {
             return row.failed(
                 "free: the running gateway does not listen there",
-                format!(
-                    "have it read {place} again: app-gateway reload; what it says then tells why"
-                ),
+                format!("reload {place} with `app-gateway reload`; its output gives the reason"),
             );
         }
         Ok(()) => return row.good("free"),
@@ -141,7 +139,7 @@ fn held(row: DoctorRow, holders: &[PortOwner], running: Option<i32>, place: &str
     let other = holders.iter().find(|holder| !ours(holder));
     match other {
         None if holders.is_empty() => row.failed(
-            "in use, by whom cannot be seen",
+            "in use by an unknown process",
             format!("as root: ss -ltnp; end that program, or write another port at {place}"),
         ),
         None => row.good("bound by the gateway"),
@@ -156,7 +154,7 @@ fn held(row: DoctorRow, holders: &[PortOwner], running: Option<i32>, place: &str
         // Not ours to see, and the gateway runs: it is most likely its own.
         Some(_) if running.is_some() => row.note(
             "bound, by a program of another user",
-            "most likely the gateway; as root, this is said exactly",
+            "most likely the gateway; run doctor as root to see the process",
         ),
         Some(_) => row.failed(
             "bound by a program of another user",

@@ -243,7 +243,7 @@ fn standard_output(row: DoctorRow, root: &Path) -> DoctorRow {
             "set \"log-opts\": {\"max-size\": \"50m\", \"max-file\": \"5\"} there, and create the containers anew",
         ),
         Err(_) => row.note(
-            "standard output: whoever runs the gateway has to rotate it",
+            "standard output: the program that runs the gateway must rotate it",
             "in a container: docker run --log-opt max-size=50m --log-opt max-file=5",
         ),
     }
@@ -299,7 +299,7 @@ pub(super) fn clock(rows: &[DoctorRow]) -> DoctorRow {
         (told.get(told.len() / 2), told.first(), told.last())
     else {
         return row.note(
-            format!("nobody who answered said what time it is{sync}"),
+            format!("no answer contained a time{sync}"),
             "compare it yourself: chronyc tracking, or timedatectl",
         );
     };

@@ -223,7 +223,7 @@ async fn smpp(target: &DoctorTarget, budget: TimeBudget) -> DoctorRow {
             failed(row, &trouble, target, "smpp")
         }
         // Before a bind, a gateway may keep silent or hang up.
-        Err(_) => row.good("connected; it says nothing before a bind, which it need not"),
+        Err(_) => row.good("connected; no answer before a bind, as the protocol allows"),
     }
 }
 

@@ -66,7 +66,7 @@ fn judge(
         }
         Ok(answer) => row.warning(
             format!("a STUN server that answers with error {}", answer.error.unwrap_or(0)),
-            "it is reached; its log says what it did not like",
+            "it was reached; see its log for the reason",
         ),
         Err(trouble) => {
             let next = match &trouble {

@@ -571,7 +571,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       assert.equal(site.state, 'failed');
       assert.match(site.next, /correct `path` in \[upstream\.sites\.check\]$/);
       // What checks take for good, and for bad, is so for doctor.
-      for (const [status, state, next] of [['404', 'good', /^$/], ['201', 'failed', /its checks take that for down/]]) {
+      for (const [status, state, next] of [['404', 'good', /^$/], ['201', 'failed', /health checks count this status as down/]]) {
         const judged = structuredClone(wrong);
         Object.assign(judged.upstream.sites.check, { path: status === '404' ? '/redy' : '/ready', status });
         const [row] = (await report(write(`judged-${status}`, judged))).rows.filter((one) => one.group === 'components');

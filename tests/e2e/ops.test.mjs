@@ -138,7 +138,7 @@ describe('the admin socket', { skip }, () => {
     first.process.child.kill('SIGKILL');
     await first.process.ended;
     assert.ok(existsSync(socket), 'a killed process leaves it behind');
-    assert.match((await first.does(['status'], 1)).err, /own\.sock: nobody listens there/);
+    assert.match((await first.does(['status'], 1)).err, /own\.sock: nothing listens there/);
     const second = await open(t, { admin: { socket } });
     await second.does(['status']);
     await second.close();
@@ -190,10 +190,10 @@ describe('the admin socket', { skip }, () => {
     chmodSync(gateway.adminTable['token-file'], 0o600);
     const wrong = await gateway.admin('/stop', { method: 'POST', headers: { authorization: 'Bearer 0123456789abcdef0123456789abcdee' } });
     assert.deepEqual([wrong.status, wrong.body], [403, 'the token is wrong\n']);
-    // A plan would show what whoever asks may not read.
+    // The output of a plan can contain file contents.
     const headers = { authorization: `Bearer ${TOKEN}` };
     const plan = await gateway.admin('/plan', { method: 'POST', headers, body: JSON.stringify({ directory: '/root' }) });
-    assert.deepEqual([plan.status, /over the admin socket only/.test(plan.body)], [403, true]);
+    assert.deepEqual([plan.status, /only over the admin socket/.test(plan.body)], [403, true]);
   });
 
   test('every request names this gateway, and comes from no other site', async (t) => {
@@ -264,7 +264,7 @@ describe('the admin socket', { skip }, () => {
       const { code, err } = await run(binary(), [command, '-c', directory]);
       assert.equal(code, 1, command);
       assert.match(err, /no gateway that runs on .*nobody answers:\n.*no such socket\n/, command);
-      assert.equal(/nobody listens there/.test(err), command === 'healthcheck', command);
+      assert.equal(/nothing listens there/.test(err), command === 'healthcheck', command);
     }
   });
 });

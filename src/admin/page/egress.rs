@@ -14,7 +14,7 @@ const MAX_TUNNELS_SHOWN: usize = 20;
 
 pub(super) fn section(out: &mut String, view: &PageView<'_>) {
     let Some(tunnels) = &view.status.tunnels else { return };
-    let about = "What was asked for since the start";
+    let about = "Requests since the start";
     table(out, ("egress", "Forward proxy", about), &["Rule", "Result", "Requests"]);
     for ((rule, result), count) in
         view.figures.egress.iter().filter(|one| *one.1 > 0.0).take(MAX_TABLE_ROWS)

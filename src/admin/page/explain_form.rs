@@ -86,7 +86,7 @@ impl ExplainForm {
     /// The form with the explanation.
     pub(super) fn section(&self, told: Option<&str>) -> String {
         let mut out = String::from(
-            "<section id=\"tester\" aria-labelledby=\"tester-h\"><h2 id=\"tester-h\">What would be done with a request?</h2>\
+            "<section id=\"tester\" aria-labelledby=\"tester-h\"><h2 id=\"tester-h\">How would a request be decided?</h2>\
              <form action=\"/ui#tester\" method=\"get\"><div><label for=\"method\">Method</label><select id=\"method\" name=\"method\">",
         );
         for method in METHOD_CHOICES {

@@ -11,7 +11,7 @@ pub(super) fn section(out: &mut String, view: &PageView<'_>) {
     if all.is_empty() {
         return;
     }
-    let about = "Connections passed on as they are, TLS unopened, since their route is there";
+    let about = "Connections forwarded without terminating TLS, since their route was configured";
     let columns = ["Route", "Goes to", "Open", "Passed on", "Not passed on", "Profile"];
     table(out, ("passed", "Passed through", about), &columns);
     for one in all.iter().take(MAX_TABLE_ROWS) {

@@ -33,8 +33,8 @@ pub(super) fn troubles(view: &PageView<'_>) -> Vec<PageProblem> {
         all.push(trouble(
             format!("New work is not taken: {why}."),
             match why.as_str() {
-                "draining" => "It ends once what is open has ended; `app-gateway upgrade` or the service manager started that.",
-                "starting" => "Wait; the log says what it waits for.",
+                "draining" => "The process exits when its connections are closed; `app-gateway upgrade` or the service manager started this.",
+                "starting" => "Wait; the log names the reason.",
                 _ => "Bring an endpoint of that upstream up; `ready` in gateway.toml asks for it.",
             },
         ));
@@ -80,8 +80,8 @@ fn peer(peer: &DriftPeer) -> Option<PageProblem> {
     let (what, remedy) = match peer.state {
         PeerState::Waiting | PeerState::Alike => return None,
         PeerState::Differs => (
-            format!("Gateway {name} is not like this one: {count} differences."),
-            "`app-gateway drift` names them; what is meant to differ goes into `differs`.",
+            format!("Gateway {name} differs from this one: {count} differences."),
+            "`app-gateway drift` names them; list intended differences in `differs`.",
         ),
         PeerState::Clock => (
             format!("Gateway {name} cannot be compared: {}.", peer.detail),

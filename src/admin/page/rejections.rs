@@ -12,8 +12,7 @@ use super::sections::{TABLE_END, table};
 const MAX_ROUTES_NAMED: usize = 5;
 
 pub(super) fn section(out: &mut String, view: &PageView<'_>) {
-    let about =
-        "What the gateway ended itself, since its start; the words are those of the access log";
+    let about = "Requests and connections ended by the gateway since its start, by reason word of the access log";
     let columns = ["Reason", "How often", "Of which routes", "That is"];
     table(out, ("refused", "Refused", about), &columns);
     for (word, count) in &view.figures.refused {

@@ -214,7 +214,7 @@ fn more(out: &mut String, rows: usize) {
 }
 
 fn upstreams(out: &mut String, view: &PageView<'_>) {
-    let about = "Where requests are sent, and how that is";
+    let about = "Upstreams and the state of their endpoints";
     let columns = ["Upstream", "State", "Endpoint", "Open"];
     table(out, ("upstreams", "Upstream endpoints", about), &columns);
     let all = view.status.upstreams.iter();
@@ -259,7 +259,7 @@ fn listeners(out: &mut String, view: &PageView<'_>) {
 }
 
 fn certificates(out: &mut String, view: &PageView<'_>) {
-    let about = "Certificates that clients are shown";
+    let about = "Certificates presented to clients";
     table(out, ("certificates", "Certificates", about), &["Name", "Pair", "Days left"]);
     for (name, pair, end) in view.figures.certificates.iter().take(MAX_TABLE_ROWS) {
         let days = days_left(*end, view.now);
@@ -271,7 +271,7 @@ fn certificates(out: &mut String, view: &PageView<'_>) {
 }
 
 fn routes(out: &mut String, view: &PageView<'_>) {
-    let about = "Of the last minute, after a line of the last hour: requests, and what was answered with 5xx";
+    let about = "Requests and 5xx responses of the last minute, with a chart of the last hour";
     let columns = [
         "Route",
         "Last hour",

@@ -136,7 +136,7 @@ impl EgressExplanation<'_> {
         self.lines.line("verdict", &format!("denied: {} {}", reason.code(), reason.word()), "");
         self.lines.line("", &denial.why(client, destination), "");
         if matches!(destination.host, Host::Name(_)) {
-            self.lines.line("addresses", "not looked up: what is denied never is", "");
+            self.lines.line("addresses", "not looked up: denied names never are", "");
         }
         if let Some(way_out) = denial.way_out(client, destination) {
             self.lines.line("way out", &way_out, "");

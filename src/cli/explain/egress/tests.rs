@@ -101,7 +101,7 @@ client      10.0.0.5 (not logged in)
 rule        platforms (the nearest)                       forward.toml:5
 verdict     denied: 403 egress_port
             rule `platforms` allows api.twilio.com, but not CONNECT to port 8443
-addresses   not looked up: what is denied never is
+addresses   not looked up: denied names never are
 way out     add 8443 to `connect-ports` of rule `platforms` in forward.toml:5
 ";
     assert_eq!(explained("api.twilio.com:8443", "10.0.0.5"), (expected.to_owned(), false));
