@@ -20,11 +20,11 @@ const MIN_RATE: u32 = 16 * 1024;
 /// Bounds the time that a client takes to read.
 pub(super) struct Paced<T> {
     inner: T,
-    blocked: Option<Blocked>,
+    blocked: Option<WriteStall>,
 }
 
 /// State since a write had to wait.
-struct Blocked {
+struct WriteStall {
     since: Instant,
     /// Bytes written since.
     written: u32,
@@ -53,7 +53,7 @@ impl<T> Paced<T> {
                 let blocked = blocked.get_or_insert_with(|| {
                     let now = Instant::now();
                     let timer = Box::pin(tokio::time::sleep_until(now + WRITE_TIMEOUT));
-                    Blocked { since: now, written: 0, timer }
+                    WriteStall { since: now, written: 0, timer }
                 });
                 let earned = Duration::from_secs(1) * blocked.written / MIN_RATE;
                 let deadline = blocked.since + WRITE_TIMEOUT + earned;

@@ -9,7 +9,7 @@ use crate::config::problem::{Problem, Sources};
 use crate::config::{self, LoadedConfig, RejectedConfig, RootPolicy};
 use crate::generation::{self, Generation, ListenerService};
 use crate::message::Reason;
-use crate::supervisor::privileges::{self, Account};
+use crate::supervisor::privileges::{self, UserAccount};
 use crate::telemetry::Metrics;
 use crate::tls;
 
@@ -61,7 +61,7 @@ fn become_user(directory: &Path) -> Result<(), String> {
         return Ok(());
     };
     let RootPolicy::RunAs(user) = &config.gateway.root else { return Ok(()) };
-    Err(Account::find(user)?.execute(std::env::args_os()))
+    Err(UserAccount::find(user)?.execute(std::env::args_os()))
 }
 
 struct CheckResult {

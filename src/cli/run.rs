@@ -10,7 +10,7 @@ use crate::config::{self, Config, LoadedConfig, RejectedConfig, RootPolicy, Veri
 use crate::generation::{Generation, compile, load};
 use crate::message::Reason;
 use crate::net::listen::raise_open_files;
-use crate::supervisor::privileges::{self, Account};
+use crate::supervisor::privileges::{self, UserAccount};
 use crate::supervisor::watch::ConfigWatcher;
 use crate::supervisor::{
     ConfigSource, GatewayEnd, InheritedState, ProgramArgs, RunningGateway, start,
@@ -49,7 +49,7 @@ pub(super) fn leave_root(directory: &Path) -> Result<(), String> {
     match &config.gateway.root {
         RootPolicy::RunAs(user) => {
             let failed = |error| format!("app-gateway does not start: {error}");
-            let account = Account::find(user).map_err(failed)?;
+            let account = UserAccount::find(user).map_err(failed)?;
             socket::prepare(&config.socket, directory, account.owner());
             Err(failed(account.execute(std::env::args_os())))
         }

@@ -287,7 +287,8 @@ fn names(word: &str, log: &Path) -> bool {
 /// fail.
 const CLOCK_SKEW_LIMITS: (i64, i64) = (2, 60);
 
-/// Judges this host's clock by what all who answered said it was, and theirs by each other.
+/// Compares this host's clock with the median of the servers' clocks, and each of those with the
+/// median.
 pub(super) fn clock(rows: &[DoctorRow]) -> DoctorRow {
     let row = row("system configuration", "clock", "");
     let mut told: Vec<(i64, &str)> =
@@ -343,7 +344,7 @@ fn synchronised() -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Rotation;
+    use crate::config::LogRotation;
     use crate::doctor::row::RowState;
 
     fn any() -> DoctorRow {
@@ -407,7 +408,7 @@ mod tests {
             assert_eq!(rotation(&log, root.path()).state, state, "{text}");
         }
         assert_eq!(rotation(&LogTarget::Off, root.path()).state, RowState::Good);
-        let rotating = Rotation { size: 100 << 20, keep: 9, strict: true };
+        let rotating = LogRotation { size: 100 << 20, keep: 9, strict: true };
         let path = PathBuf::from("/srv/access.log");
         let own = LogTarget::File { path, rotation: Some(rotating) };
         let row = rotation(&own, root.path());

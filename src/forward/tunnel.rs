@@ -19,7 +19,7 @@ use crate::egress::{EgressPolicy, Verdict};
 use crate::message::{Reason, RequestForm};
 use crate::net::rate::Rate;
 use crate::net::tunnel::{
-    ByteCounts, Refused, TunnelEnd, TunnelLimits, TunnelStream, join, join_screened,
+    ByteCounts, ScreenRejection, TunnelEnd, TunnelLimits, TunnelStream, join, join_screened,
 };
 use crate::tls::hello::HelloProgress;
 use crate::upstream::Stream;
@@ -82,7 +82,7 @@ pub(super) fn spawn<T: TunnelStream>(
         };
         let (end, refused) = match end {
             Ok(end) => (word(end), None),
-            Err(Refused { screen, a, out }) => {
+            Err(ScreenRejection { screen, a, out }) => {
                 let why = screen.refused.map(|reason| (reason, screen.detail()));
                 refuse(local, a, out).await;
                 ("refused", why)

@@ -15,7 +15,7 @@ use crate::message::forward::{ResponseEdits, TrustedProxy};
 use crate::message::path::{self, Oddities};
 use crate::message::{Framing, HeaderFields, Reason, RequestHead, client, host};
 use crate::net::quota::Quota;
-use crate::route::{PathMatch, Refused, RouteTable};
+use crate::route::{PathMatch, RouteError, RouteTable};
 use crate::telemetry::socketio::SocketIoLabels;
 use crate::telemetry::{LazyRouteMetrics, ListenerMetrics, UpstreamMetrics};
 use crate::tls::{ClientHandshake, ServerTls};
@@ -245,7 +245,7 @@ impl RouteRejection {
 
 /// The refusal of a path that narrower rules refuse in another spelling.
 fn refusal_of(
-    refused: Refused,
+    refused: RouteError,
     table: &RouteTable,
     routes: &[Arc<CompiledRoute>],
 ) -> RouteRejection {
@@ -254,9 +254,9 @@ fn refusal_of(
         ..RouteRejection::of(reason)
     };
     match refused {
-        Refused::Denied(rule) => by(Reason::RouteDenied, rule),
-        Refused::WebSocket(rule) => by(Reason::WebSocketDenied, rule),
-        Refused::Method(rules) => {
+        RouteError::Denied(rule) => by(Reason::RouteDenied, rule),
+        RouteError::WebSocket(rule) => by(Reason::WebSocketDenied, rule),
+        RouteError::Method(rules) => {
             let allow = Some(table.allow(&rules));
             RouteRejection { allow, ..RouteRejection::of(Reason::MethodNotAllowed) }
         }

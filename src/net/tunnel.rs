@@ -25,7 +25,7 @@ use super::{DrainDeadline, Io, Phase, ReadAhead, Timer, WorkerLocal, WriteBuffer
 
 mod screen;
 
-pub use screen::{Refused, Screen, Step};
+pub use screen::{Screen, ScreenRejection, Step};
 
 /// Reads per poll before others get their turn.
 const MAX_READS_PER_POLL: usize = 8;
@@ -118,7 +118,7 @@ pub async fn join<A: TunnelStream, B: TunnelStream>(
 ///
 /// # Errors
 ///
-/// [`Refused`]: the screen does not let it go on. B is closed, and A is not.
+/// [`ScreenRejection`]: the screen does not let it go on. B is closed, and A is not.
 ///
 /// # Cancellation
 ///
@@ -129,7 +129,7 @@ pub async fn join_screened<A: TunnelStream, B: TunnelStream, S: Screen>(
     (mut b, of_b): (B, Bytes),
     terms: TunnelLimits<'_>,
     (mut screen, ahead): (Box<S>, Bytes),
-) -> Result<TunnelEnd, Refused<S, A>> {
+) -> Result<TunnelEnd, ScreenRejection<S, A>> {
     let (mut ab, mut ba) = (CopyDirection::new(&of_a), CopyDirection::new(&[]));
     let mut watch = TunnelTimers::new(local, &terms);
     // Boxed: a tunnel that is open has no room for how it began.
@@ -140,7 +140,7 @@ pub async fn join_screened<A: TunnelStream, B: TunnelStream, S: Screen>(
     let end = screened.await;
     drop((of_a, of_b, ahead));
     match end {
-        Some(screen::Over::Refused) => Err(Refused { screen, a, out: ba.out }),
+        Some(screen::Over::Refused) => Err(ScreenRejection { screen, a, out: ba.out }),
         Some(screen::Over::Ended(end)) => Ok(end),
         None => {
             drop(screen);

@@ -22,7 +22,9 @@ use crate::generation::passthrough::{PassthroughConn, ReloadVerdict};
 use crate::message::Reason;
 use crate::net::local::moment_within;
 use crate::net::quota::Use;
-use crate::net::tunnel::{ByteCounts, Refused, TunnelEnd, TunnelLimits, join, join_screened};
+use crate::net::tunnel::{
+    ByteCounts, ScreenRejection, TunnelEnd, TunnelLimits, join, join_screened,
+};
 use crate::net::{Timer, WorkerLocal};
 use crate::telemetry::tcp::PassthroughEnd;
 use crate::telemetry::upstreams::ConnGauge;
@@ -104,7 +106,7 @@ pub(super) fn spawn(
         });
         let end = match end.await {
             Ok(end) => end,
-            Err(Refused { screen, a, out }) => {
+            Err(ScreenRejection { screen, a, out }) => {
                 if let Some(reason) = screen.refused {
                     record.refused(reason, Some(screen.detail()));
                 }

@@ -26,13 +26,13 @@ pub(super) struct Guards {
 #[derive(Debug, Default)]
 struct Level {
     /// Of this path alone.
-    exact: Vec<Guard>,
+    exact: Vec<GuardedRule>,
     /// Also of all paths below it.
-    subtree: Vec<Guard>,
+    subtree: Vec<GuardedRule>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Guard {
+struct GuardedRule {
     rule: usize,
     denies: bool,
     websocket: bool,
@@ -40,7 +40,7 @@ struct Guard {
 
 /// Why a request is refused that a wider rule would take.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Refused {
+pub enum RouteError {
     /// This rule denies it.
     Denied(usize),
     /// This rule takes no WebSockets.
@@ -71,7 +71,7 @@ impl Guards {
             }
             guarded.extend(above);
             let level = guards.by_path.entry(form.as_slice().into()).or_default();
-            let guard = Guard { rule: index, denies: rule.denies, websocket: rule.websocket };
+            let guard = GuardedRule { rule: index, denies: rule.denies, websocket: rule.websocket };
             match rule.path {
                 PathPattern::Exact(_) => level.exact.push(guard),
                 PathPattern::Subtree(_) => level.subtree.push(guard),
@@ -97,7 +97,7 @@ impl Guards {
         width: usize,
         upgrade: bool,
         admits: impl Fn(usize) -> bool,
-    ) -> Option<Refused> {
+    ) -> Option<RouteError> {
         let form = canonical(path);
         let mut end = form.len();
         if let Some(level) = self.level(&form, end, width)
@@ -131,35 +131,35 @@ impl Guards {
         form: &[u8],
         width: usize,
         admits: impl Fn(usize) -> bool,
-    ) -> Option<Refused> {
+    ) -> Option<RouteError> {
         let name = memchr::memrchr(b'/', form)? + 1;
         let dots = memchr::memrchr_iter(b'.', form).take_while(|at| *at > name);
         let levels = dots.filter_map(|at| self.level(form, at, width));
         let mut guards = levels.flat_map(|level| level.exact.iter().chain(&level.subtree));
-        let denies = |guard: &&Guard| guard.denies && admits(guard.rule);
-        guards.find(denies).map(|guard| Refused::Denied(guard.rule))
+        let denies = |guard: &&GuardedRule| guard.denies && admits(guard.rule);
+        guards.find(denies).map(|guard| RouteError::Denied(guard.rule))
     }
 }
 
 /// The refusal by the guards of one path.
 fn judge<'a>(
-    guards: impl Iterator<Item = &'a Guard> + Clone,
+    guards: impl Iterator<Item = &'a GuardedRule> + Clone,
     upgrade: bool,
     admits: impl Fn(usize) -> bool,
-) -> Option<Refused> {
+) -> Option<RouteError> {
     let mut taking = guards.clone().filter(|guard| admits(guard.rule)).peekable();
     if taking.peek().is_none() {
         let rules: Vec<_> = guards.map(|guard| guard.rule).collect();
-        return (!rules.is_empty()).then_some(Refused::Method(rules));
+        return (!rules.is_empty()).then_some(RouteError::Method(rules));
     }
     let mut open = None;
     for guard in taking {
         if guard.denies {
-            return Some(Refused::Denied(guard.rule));
+            return Some(RouteError::Denied(guard.rule));
         }
         open = open.or((upgrade && !guard.websocket).then_some(guard.rule));
     }
-    open.map(Refused::WebSocket)
+    open.map(RouteError::WebSocket)
 }
 
 #[cfg(test)]
@@ -192,7 +192,7 @@ mod tests {
         ])
     }
 
-    fn asked(method: &Method, path: &str, upgrade: bool) -> Result<usize, Option<Refused>> {
+    fn asked(method: &Method, path: &str, upgrade: bool) -> Result<usize, Option<RouteError>> {
         let table = table();
         match table.find(path.as_bytes(), method) {
             PathMatch::Rule(rule) => match table.refusal(rule, path.as_bytes(), method, upgrade) {
@@ -213,10 +213,18 @@ mod tests {
             "/ccm/actuator.json",
             "/ccm/ACTUATOR/health",
         ] {
-            assert_eq!(asked(&Method::GET, path, false), Err(Some(Refused::Denied(1))), "{path}");
+            assert_eq!(
+                asked(&Method::GET, path, false),
+                Err(Some(RouteError::Denied(1))),
+                "{path}"
+            );
         }
         for path in ["/ccm/metrics/", "/ccm/Metrics", "/ccm/metrics.json", "/ccm/METRICS.tar.gz"] {
-            assert_eq!(asked(&Method::GET, path, false), Err(Some(Refused::Denied(3))), "{path}");
+            assert_eq!(
+                asked(&Method::GET, path, false),
+                Err(Some(RouteError::Denied(3))),
+                "{path}"
+            );
         }
         for path in ["/ccm/metric", "/ccm/metrics/x", "/ccm/metrics.d/x", "/ccm/", "/ccm/x"] {
             assert_eq!(asked(&Method::POST, path, false), Ok(0), "{path}");
@@ -231,12 +239,12 @@ mod tests {
 
     #[test]
     fn methods_and_upgrades_are_refused_in_all_spellings() {
-        let refused = |rule| Err(Some(Refused::Method(vec![rule])));
+        let refused = |rule| Err(Some(RouteError::Method(vec![rule])));
         assert_eq!(asked(&Method::POST, "/ccm/readonly", false), refused(4));
         assert_eq!(asked(&Method::POST, "/ccm/READONLY/", false), refused(4));
         assert_eq!(asked(&Method::GET, "/ccm/readonly", false), Ok(0));
         assert_eq!(asked(&Method::POST, "/ccm/readonly.js", false), Ok(0));
-        let refused = Err(Some(Refused::WebSocket(5)));
+        let refused = Err(Some(RouteError::WebSocket(5)));
         assert_eq!(asked(&Method::GET, "/ccm/POLL/x", true), refused);
         assert_eq!(asked(&Method::GET, "/ccm/POLL/x", false), Ok(0));
     }

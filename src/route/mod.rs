@@ -19,7 +19,7 @@ use crate::config::PathPattern;
 
 use guard::Guards;
 
-pub use guard::Refused;
+pub use guard::RouteError;
 
 /// What a table is made of.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl RouteTable {
         path: &[u8],
         method: &Method,
         upgrade: bool,
-    ) -> Option<Refused> {
+    ) -> Option<RouteError> {
         let width = self.guards.width(rule)?;
         self.guards.find(path, width, upgrade, |index| admits(self.methods_of(index), method))
     }

@@ -20,7 +20,7 @@ const ALLOW_ROOT: &str = "APP_GATEWAY_ALLOW_ROOT";
 
 /// A user of the system.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Account {
+pub struct UserAccount {
     uid: u32,
     gid: u32,
     /// Supplementary groups, the primary one included.
@@ -34,7 +34,7 @@ pub fn is_unwanted_root() -> bool {
     rustix::process::geteuid().is_root() && !allowed
 }
 
-impl Account {
+impl UserAccount {
     /// Looks up `USER` or `USER:GROUP`, by name or number, in the files of the system.
     ///
     /// # Errors
@@ -161,14 +161,14 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        let find = |written| Account::find_in(written, PASSWD, GROUP);
-        let edge = Account { uid: 998, gid: 997, groups: vec![997, 110] };
+        let find = |written| UserAccount::find_in(written, PASSWD, GROUP);
+        let edge = UserAccount { uid: 998, gid: 997, groups: vec![997, 110] };
         assert_eq!(find("edge").unwrap(), edge);
         assert_eq!(find("998").unwrap(), edge);
         assert_eq!(find("edge:adm").unwrap().groups, [4, 110]);
         assert_eq!(
             find("10001:10001").unwrap(),
-            Account { uid: 10001, gid: 10001, groups: vec![10001] }
+            UserAccount { uid: 10001, gid: 10001, groups: vec![10001] }
         );
         for (written, why) in [
             ("nobody", "no user `nobody`"),

@@ -137,9 +137,9 @@ fn write_line(file: &mut impl Write, mut rest: &[u8]) -> io::Result<()> {
 }
 
 /// Writer of one event into the queue. The formatter passes a whole line at a time.
-pub(super) struct LineWriter(pub(super) Option<LogQueue>);
+pub(super) struct QueueWriter(pub(super) Option<LogQueue>);
 
-impl Write for LineWriter {
+impl Write for QueueWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(queue) = &self.0 {
             queue.push(bytes.to_vec());

@@ -22,7 +22,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use crate::config;
 
 use super::line::string;
-use super::log_queue::{LineWriter, LogQueue};
+use super::log_queue::{LogQueue, QueueWriter};
 use super::timestamp;
 
 /// Environment variable with a filter that overrides the configuration.
@@ -62,7 +62,7 @@ impl Logging {
         let layer = tracing_subscriber::fmt::layer()
             .event_format(format)
             .fmt_fields(DefaultFields::new())
-            .with_writer(move || LineWriter(writer.clone()))
+            .with_writer(move || QueueWriter(writer.clone()))
             // Otherwise tracing would report a line that cannot be formatted directly to standard
             // error.
             .log_internal_errors(false)

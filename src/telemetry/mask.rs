@@ -5,7 +5,7 @@ mod path;
 
 use std::borrow::Cow;
 
-use path::Pattern;
+use path::MaskPattern;
 
 /// Replacement for a secret.
 const STARS: &[u8] = b"***";
@@ -49,14 +49,14 @@ pub struct QueryMask {
     /// Additional names of parameters.
     more: Vec<String>,
     /// Patterns of paths with secret segments.
-    paths: Vec<Pattern>,
+    paths: Vec<MaskPattern>,
 }
 
 impl QueryMask {
     /// Creates a mask with additional names of parameters, and path patterns as in `mask-path`.
     #[must_use]
     pub fn new(more: &[String], paths: &[String]) -> Self {
-        let paths = paths.iter().map(|pattern| Pattern::new(pattern)).collect();
+        let paths = paths.iter().map(|pattern| MaskPattern::new(pattern)).collect();
         Self { more: more.to_vec(), paths }
     }
 

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-/// How long after the window the last units may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Limit for the completion of the last units after the measuring window.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes what does the work, once per connection.
 pub(crate) trait Source {
@@ -105,7 +105,7 @@ pub(crate) async fn drive<S: Source>(
         drop(pacer);
         // Those that were due and are not done are the slowest: they belong to the latencies.
         let _ =
-            tokio::time::timeout(PATIENCE, async { while tasks.join_next().await.is_some() {} })
+            tokio::time::timeout(DRAIN_TIMEOUT, async { while tasks.join_next().await.is_some() {} })
                 .await;
     }
     tasks.abort_all();

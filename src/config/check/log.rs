@@ -3,7 +3,9 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use crate::config::checked::{AccessLog, LogFormat, LogLevel, LogTarget, OperationalLog, Rotation};
+use crate::config::checked::{
+    AccessLog, LogFormat, LogLevel, LogRotation, LogTarget, OperationalLog,
+};
 use crate::config::file::{
     AccessLogFile, AccessLogTable, GatewayFile, LevelFile, LineFile, Rotate, RotateFile, VoiceFile,
     Written,
@@ -19,7 +21,7 @@ const FILE_SIZES: RangeInclusive<u64> = 64 * 1024..=1 << 40;
 const KEEP_COUNTS: RangeInclusive<u64> = 1..=1000;
 
 /// Default rotation of files.
-const DEFAULT_ROTATION: Rotation = Rotation { size: 100 << 20, keep: 10, strict: false };
+const DEFAULT_ROTATION: LogRotation = LogRotation { size: 100 << 20, keep: 10, strict: false };
 
 /// Default number of old files.
 const DEFAULT_KEEP: usize = 10;
@@ -78,10 +80,10 @@ impl Checker<'_> {
         AccessLog { target, format, mask, mask_path }
     }
 
-    fn rotation(&mut self, written: &RotateFile) -> Rotation {
+    fn rotation(&mut self, written: &RotateFile) -> LogRotation {
         let size = self.size(Some(&written.size), *FILE_SIZES.start(), FILE_SIZES);
         let keep = self.count(written.keep.as_ref(), DEFAULT_KEEP, KEEP_COUNTS);
-        Rotation { size, keep: u32::try_from(keep).unwrap_or(u32::MAX), strict: true }
+        LogRotation { size, keep: u32::try_from(keep).unwrap_or(u32::MAX), strict: true }
     }
 
     fn mask(&mut self, written: &Written<String>) -> String {

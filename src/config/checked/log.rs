@@ -28,13 +28,13 @@ pub enum LogTarget {
         /// Absolute, or relative to the working directory.
         path: PathBuf,
         /// Rotation of the file; `None`: the file is not rotated.
-        rotation: Option<Rotation>,
+        rotation: Option<LogRotation>,
     },
 }
 
 /// Size at which a new log file is started, and number of old ones.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rotation {
+pub struct LogRotation {
     /// Largest size of a file, in bytes.
     pub size: u64,
     /// Full files kept beside the current one, at least 1.

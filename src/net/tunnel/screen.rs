@@ -38,7 +38,7 @@ pub enum Step {
 }
 
 /// A tunnel that its screen refused.
-pub struct Refused<S, A> {
+pub struct ScreenRejection<S, A> {
     /// The screen, which knows why.
     pub screen: Box<S>,
     /// Side A, still open.

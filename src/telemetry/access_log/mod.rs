@@ -256,14 +256,14 @@ impl LogReopener {
 
 /// Handle to the writer, before a worker owns it.
 pub struct LogHandle {
-    pipe: Option<LogQueue>,
+    pipe: Option<LineSender>,
     style: LineStyle,
     tally: LineTally,
 }
 
 /// Sending end of the queue to the writer.
 #[derive(Clone)]
-struct LogQueue {
+struct LineSender {
     sender: SyncSender<LineBatch>,
     /// Lines in the queue.
     waiting: Arc<AtomicU64>,

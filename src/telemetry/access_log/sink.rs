@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::config::Rotation;
+use crate::config::LogRotation;
 
 /// Interval at which the file's name is checked to still refer to it.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub(super) struct LogSink {
     file: File,
     /// `None`: standard output.
     path: Option<PathBuf>,
-    rotation: Option<Rotation>,
+    rotation: Option<LogRotation>,
     /// A warning that the file cannot be rotated was logged.
     complained: bool,
     looked: Instant,
@@ -56,7 +56,7 @@ impl LogSink {
         })
     }
 
-    pub(super) fn open(path: &Path, rotation: Option<Rotation>) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, rotation: Option<LogRotation>) -> io::Result<Self> {
         let file = append(path, None)?;
         let path = Some(path.to_owned());
         Ok(Self { complained: false, file, path, rotation, looked: Instant::now(), torn: None })
@@ -69,7 +69,7 @@ impl LogSink {
             .map_or("on standard output".to_owned(), |path| path.display().to_string())
     }
 
-    pub(super) fn rotate_by(&mut self, rotation: Option<Rotation>) {
+    pub(super) fn rotate_by(&mut self, rotation: Option<LogRotation>) {
         self.rotation = rotation;
     }
 

@@ -3,7 +3,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::Rotation;
+use crate::config::LogRotation;
 use crate::telemetry::line::{Key, LineWriter};
 
 use super::*;
@@ -18,12 +18,12 @@ impl LogEvent for Numbered {
     }
 }
 
-fn config(path: &Path, rotation: Option<Rotation>) -> config::AccessLog {
+fn config(path: &Path, rotation: Option<LogRotation>) -> config::AccessLog {
     let target = LogTarget::File { path: path.to_owned(), rotation };
     config::AccessLog { target, ..config::AccessLog::default() }
 }
 
-fn open(path: &Path, rotation: Option<Rotation>) -> (AccessLogWriter, IntCounter) {
+fn open(path: &Path, rotation: Option<LogRotation>) -> (AccessLogWriter, IntCounter) {
     let counter = |name| IntCounter::new(name, "lines").unwrap();
     let (written, dropped) = (counter("written"), counter("dropped"));
     let counts = LineCounts { written, dropped: dropped.clone() };
@@ -193,7 +193,7 @@ fn rotation_keeps_so_many_files_of_that_size() {
     for number in 3..6 {
         fs::write(numbered(number), "").unwrap();
     }
-    let rotation = Rotation { size: 10_000, keep: 3, strict: true };
+    let rotation = LogRotation { size: 10_000, keep: 3, strict: true };
     let (log, dropped) = open(&path, Some(rotation));
     let lines = log.handle().lines();
     for number in 0..2000 {
@@ -226,7 +226,7 @@ fn rotation_keeps_so_many_files_of_that_size() {
 fn two_processes_rotate_one_file_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    let rotation = Some(Rotation { size: 5_000, keep: 500, strict: true });
+    let rotation = Some(LogRotation { size: 5_000, keep: 500, strict: true });
     let logs = [open(&path, rotation), open(&path, rotation)];
     for round in 0..100 {
         for (number, (log, _)) in (0..).zip(&logs) {
@@ -256,7 +256,7 @@ fn two_processes_rotate_one_file_once() {
 fn a_line_longer_than_a_file_has_one_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    let (log, _) = open(&path, Some(Rotation { size: 1000, keep: 5, strict: true }));
+    let (log, _) = open(&path, Some(LogRotation { size: 1000, keep: 5, strict: true }));
     let lines = log.handle().lines();
     for (number, length) in [(0, 10), (1, 3000), (2, 10)] {
         lines.add(&TimestampCache::default(), &Numbered(number, length));
@@ -280,7 +280,7 @@ fn changes_place_and_form_while_lines_come_in() {
     lines.change(log.handle());
     add(&lines, 10..13);
     // Same path: only the format changes, and the writer stays.
-    let form = config(&second, Some(Rotation { size: 1 << 20, keep: 1, strict: true }));
+    let form = config(&second, Some(LogRotation { size: 1 << 20, keep: 1, strict: true }));
     assert!(log.opener().open(&form).unwrap().is_none());
     assert!(log.change(&form, None));
     lines.change(log.handle());
@@ -322,7 +322,7 @@ fn a_file_that_nobody_asked_to_rotate_grows_where_it_cannot_be_renamed() {
     let path = dir.path().join("access.log");
     // Blocks the name of the first rotated file, also for root.
     fs::create_dir_all(dir.path().join("access.log.1").join("full")).unwrap();
-    let (log, dropped) = open(&path, Some(Rotation { size: 1000, keep: 1, strict: false }));
+    let (log, dropped) = open(&path, Some(LogRotation { size: 1000, keep: 1, strict: false }));
     let lines = log.handle().lines();
     add(&lines, 0..100);
     drop(lines);

@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::config::{LogTarget, Rotation};
+use crate::config::{LogRotation, LogTarget};
 
 use super::sink::LogSink;
-use super::{LineCounts, LogQueue};
+use super::{LineCounts, LineSender};
 
 /// Limit for buffers in the queue.
 const MAX_QUEUED_BATCHES: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct WriterCommand {
     /// A file to switch to.
     pub(super) file: Option<File>,
     /// New rotation settings, if they change.
-    rotation: Option<Option<Rotation>>,
+    rotation: Option<Option<LogRotation>>,
 }
 
 pub(super) type WriterCommands = Arc<Mutex<WriterCommand>>;
@@ -70,8 +70,8 @@ impl LogWriter {
         Ok(Self { pipe: Arc::new(sender), waiting, orders, done })
     }
 
-    pub(super) fn pipe(&self) -> LogQueue {
-        LogQueue { sender: SyncSender::clone(&self.pipe), waiting: Arc::clone(&self.waiting) }
+    pub(super) fn pipe(&self) -> LineSender {
+        LineSender { sender: SyncSender::clone(&self.pipe), waiting: Arc::clone(&self.waiting) }
     }
 
     /// Channels for commands; the sender is weak, so that it does not keep the thread alive.
@@ -79,7 +79,7 @@ impl LogWriter {
         (Arc::clone(&self.orders), Arc::downgrade(&self.pipe))
     }
 
-    pub(super) fn rotate_by(&self, rotation: Option<Rotation>) {
+    pub(super) fn rotate_by(&self, rotation: Option<LogRotation>) {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).rotation = Some(rotation);
     }
 

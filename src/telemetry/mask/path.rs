@@ -4,7 +4,7 @@ use super::decoded;
 
 /// A pattern of `mask-path`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Pattern(Vec<Segment>);
+pub(super) struct MaskPattern(Vec<Segment>);
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Segment {
@@ -16,7 +16,7 @@ enum Segment {
     Rest,
 }
 
-impl Pattern {
+impl MaskPattern {
     pub(super) fn new(text: &str) -> Self {
         let segments = text.split('/').filter(|segment| !segment.is_empty());
         Self(
@@ -56,7 +56,7 @@ impl Pattern {
 /// Segments of a path, each with a flag for a preceding slash; `None` for a masked segment.
 pub(super) fn masked<'a>(
     path: &'a [u8],
-    patterns: &'a [Pattern],
+    patterns: &'a [MaskPattern],
 ) -> impl Iterator<Item = (bool, Option<&'a [u8]>)> {
     let fitting: Vec<_> = patterns.iter().filter(|pattern| pattern.fits(path)).collect();
     let mut count = 0;
