@@ -24,7 +24,7 @@ const MAX_TOKEN_FILE: u64 = 4096;
 pub(super) const WRONG_HOST: &str = "the Host of this request is not known here: ask for localhost, an address or \
     this host's name, or add the name to `hosts` in [admin]\n";
 
-/// Answer to a request from another site.
+/// Response to a cross-site request.
 pub(super) const WRONG_ORIGIN: &str = "this request comes from a page of another site\n";
 
 /// Whether the `Host` of a request, if it has one, names this gateway. Browsers always send one.

@@ -19,11 +19,11 @@ const MAX_PROBLEMS_LEN: usize = 8 * 1024;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReloadResult {
-    /// It is in force.
+    /// The configuration is in force.
     Applied,
     /// There was nothing to do.
     Unchanged,
-    /// It is not in force, and everything is as it was.
+    /// The configuration was rejected, and nothing has changed.
     Refused,
     /// It was in force already, and stays.
     Confirmed,
@@ -55,7 +55,7 @@ pub struct ReloadOutcome {
     pub changes: Vec<String>,
     /// Problems and warnings, drawn.
     pub problems: String,
-    /// It is undone unless it is confirmed by then.
+    /// Pending confirmation, after whose deadline the reload is reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingConfirmation>,
 }
@@ -104,7 +104,7 @@ pub struct ReloadAttempt {
 pub struct Status {
     /// Version of the program.
     pub version: String,
-    /// Its process.
+    /// Process id of the gateway.
     pub pid: u32,
     /// When it started, as RFC 3339 writes it.
     pub started: String,
@@ -164,9 +164,9 @@ pub struct SocketIoSummary {
 /// The last hour of a route, minute by minute, the oldest first.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RouteHour {
-    /// Its profile.
+    /// Profile of the route.
     pub profile: String,
-    /// Its name.
+    /// Name of the route.
     pub route: String,
     /// Requests per second.
     pub requests: Vec<f32>,
@@ -192,9 +192,9 @@ pub struct RejectionCount {
 pub struct PassthroughSummary {
     /// Name of its table.
     pub profile: String,
-    /// Its name; `none`: of those that no route took.
+    /// Name of the route; `none` stands for connections without a route.
     pub route: String,
-    /// The upstream it leads to; `None`: it leads nowhere.
+    /// Upstream of the route; `None` if it has none.
     pub upstream: Option<String>,
     /// Connections that are open.
     pub open: u64,
@@ -293,9 +293,9 @@ pub enum ApplyMode {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiffKind {
-    /// It is new.
+    /// The item is new.
     Added,
-    /// It is gone.
+    /// The item is removed.
     Removed,
     /// Some of its keys are different.
     Changed,
@@ -323,7 +323,7 @@ pub struct ItemDiff {
 /// A key that is different.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct KeyDiff {
-    /// Its name.
+    /// Name of the key.
     pub key: String,
     /// Its value now, as TOML; `None`: the default.
     pub old: Option<String>,

@@ -38,7 +38,7 @@ pub enum SocketError {
     /// Another process listens on the socket.
     #[error("the admin socket {path} is taken by a running gateway{}", process(*pid))]
     Taken {
-        /// Its path.
+        /// Path of the socket.
         path: PathBuf,
         /// The process that listens.
         pid: Option<i32>,
@@ -51,7 +51,7 @@ pub enum SocketError {
     /// The system says no.
     #[error("cannot listen on the admin socket {path}: {source}")]
     System {
-        /// Its path.
+        /// Path of the socket.
         path: PathBuf,
         /// Error of the system call.
         source: io::Error,

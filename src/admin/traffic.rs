@@ -48,7 +48,7 @@ fn refused(api: &AdminApi, passed: &[PassthroughSummary]) -> Vec<RejectionCount>
     told
 }
 
-/// The routes of the configuration, in its order; then those whom none took, where there are any.
+/// The routes in the order of the configuration, then connections without a route, if any.
 fn passed_through(api: &AdminApi) -> Vec<PassthroughSummary> {
     let mut counted = api.metrics.passed_through();
     let mut all = Vec::new();

@@ -74,7 +74,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 ///
 /// # Errors
 ///
-/// Where it was looked for, why it was not found there, and the way out.
+/// The addresses tried, the failure of each, and advice.
 pub(super) fn ask(
     directory: &Path,
     line: &str,

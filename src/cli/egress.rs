@@ -27,7 +27,8 @@ pub(super) enum EgressCommand {
         #[arg(long)]
         json: bool,
     },
-    /// TOML for what rules in report mode have let through, with counts, to be read before it is used
+    /// Print TOML rules for the destinations allowed in report mode, with counts, for review before
+    /// use
     Suggest {
         /// Print the observed destinations as JSON instead of rules
         #[arg(long)]

@@ -17,13 +17,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The new administrative state.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum EndpointAction {
-    /// Nothing new goes there; sessions and WebSockets it has go on
+    /// Send no new sessions; existing sessions and WebSockets continue
     Drain,
-    /// Nothing goes there; only WebSockets that are open go on
+    /// Send no requests; only open WebSockets continue
     Maintenance,
-    /// It is used again
+    /// Put the endpoint back into use
     Up,
-    /// The upstream's primary endpoints are used again, in place of its backups
+    /// Use the primary endpoints of the upstream again instead of its backups
     Return,
 }
 

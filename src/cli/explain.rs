@@ -95,7 +95,8 @@ fn request(directory: &Path, asked: &ExplainArgs) -> ExitCode {
     code
 }
 
-/// Prints what would be done; succeeds if that is to serve, and ends with 2 if it was no question.
+/// Prints the decision. The exit code is 0 if the request would be served, and 2 if the arguments
+/// are invalid.
 fn told(explained: Result<Explanation<'_>, String>) -> ExitCode {
     match explained {
         Ok(explained) => {

@@ -35,7 +35,7 @@ pub(crate) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> ComponentR
     content(status, HeaderValue::from_static("text/plain; charset=utf-8"), sentence.into())
 }
 
-/// Bytes of a given type. Nothing a stand-in says is worth keeping, so caches are told not to.
+/// Bytes of a given type, marked as not cacheable.
 pub(crate) fn content(status: StatusCode, media_type: HeaderValue, bytes: Bytes) -> ComponentReply {
     let mut reply = Response::new(full(bytes));
     *reply.status_mut() = status;

@@ -121,7 +121,7 @@ impl ComponentListener {
     }
 }
 
-/// Says who answered, also where the body cannot.
+/// Adds a header field that names the component, for responses whose body does not.
 fn named(mut reply: ComponentReply, component: Component) -> ComponentReply {
     let name = http::HeaderValue::from_static(component.name());
     reply.headers_mut().insert("stand-in-component", name);

@@ -66,7 +66,7 @@ impl CertificateSummary {
         })
     }
 
-    /// For whom, by whom, how long.
+    /// Subject, issuer and validity.
     #[must_use]
     pub fn line(&self) -> String {
         let by = if self.self_signed {

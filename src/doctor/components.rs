@@ -197,7 +197,7 @@ impl EndpointProbe {
         if self.announces {
             let mut own = Vec::new();
             v2::announce_own(&mut own);
-            // If it is closed already, what follows says so.
+            // A connection that is closed already fails in the next step.
             let _ = tcp.write_all(&own).await;
         }
         let (mut stream, secured) = match &self.tls {

@@ -18,7 +18,7 @@ const MAX_FIELDS: usize = 128;
 pub struct ProbeAnswer {
     /// Status code.
     pub status: u16,
-    /// Its words.
+    /// Reason phrase.
     pub reason: String,
     /// The beginning of the body.
     pub body: String,

@@ -94,7 +94,7 @@ pub enum CertificateDoubt {
     Expired,
     /// Its time has not come.
     NotYet,
-    /// It is for other names.
+    /// The certificate is for other names.
     Name,
     /// The issuer is not trusted.
     Issuer,

@@ -67,7 +67,7 @@ impl RowGroup {
         Self::Host,
     ];
 
-    /// Its name.
+    /// Name of the group.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

@@ -11,9 +11,9 @@ use super::sparkline::{RouteHistories, RouteHistory};
 
 /// Sampling interval.
 pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
-/// An hour of it.
+/// Samples in an hour.
 const MAX_SAMPLES: usize = 360;
-/// A minute of it.
+/// Samples in a minute.
 const RECENT_SAMPLES: usize = 7;
 /// Routes remembered.
 const MAX_ROUTES: usize = 500;

@@ -32,7 +32,8 @@ pub(super) fn section(out: &mut String, view: &PageView<'_>) {
     out.push_str(TABLE_END);
 }
 
-/// The routes with most of it, and how many others there are. What no route took is not listed.
+/// The routes with the most rejections, and the number of others. Rejections without a route are
+/// not listed.
 fn routes(out: &mut String, view: &PageView<'_>, word: &str) {
     let of = view.status.refused.iter().filter(|one| one.reason == word);
     let all = of.clone().count();

@@ -27,7 +27,7 @@ pub(super) type RouteHistory = VecDeque<RouteMinute>;
 pub(super) struct RouteHistories(BTreeMap<(String, String), RouteHistory>);
 
 impl RouteHistories {
-    /// Remembers what every route did between two moments, `took` seconds apart.
+    /// Adds the traffic of each route between two samples, `took` seconds apart.
     #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough for a picture")]
     pub(super) fn remember(&mut self, seen: &Figures, before: &Figures, took: f64) {
         self.0.retain(|key, _| seen.routes.contains_key(key));

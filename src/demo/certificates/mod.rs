@@ -110,7 +110,7 @@ pub enum DevelopmentCertificateError {
         path.display()
     )]
     Foreign {
-        /// The file in the way.
+        /// The existing file.
         path: PathBuf,
     },
     /// A file could not be read or written.

@@ -113,7 +113,7 @@ impl<'a> ListenerGroup<'a> {
         }
     }
 
-    /// Adds what leads from the public name to a listener.
+    /// Adds the rows for connections from the public name to a listener.
     fn lead(&self, (fqdn, port): (&str, u16), main: &InboundRule<'_>, table: &mut FirewallTable) {
         let own = main.listen.port();
         let purpose = match main.balancers {

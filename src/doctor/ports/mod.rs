@@ -22,7 +22,7 @@ const GATEWAY: &str = "App gateway";
 pub struct FirewallRule {
     /// Source of the connections.
     pub source: String,
-    /// To whom: a role, and an address where there is one.
+    /// Destination: a role, and an address if there is one.
     pub destination: String,
     /// To which port or range.
     pub port: String,
