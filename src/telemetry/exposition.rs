@@ -179,7 +179,7 @@ fn line(out: &mut Vec<u8>, (name, suffix): (&str, &str), labels: &[u8], value: f
     out.push(b'\n');
 }
 
-#[expect(clippy::cast_precision_loss, reason = "all values are floats to whoever reads them")]
+#[expect(clippy::cast_precision_loss, reason = "metric values are floats")]
 fn count_of(count: u64) -> f64 {
     count as f64
 }

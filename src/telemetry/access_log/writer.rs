@@ -24,7 +24,7 @@ pub(super) struct LineBatch {
 
 /// Changes that the writer applies before its next write.
 #[derive(Default)]
-#[expect(clippy::option_option, reason = "no word about it, and never, are two things")]
+#[expect(clippy::option_option, reason = "no change and no rotation differ")]
 pub(super) struct WriterCommand {
     /// A file to switch to.
     pub(super) file: Option<File>,
