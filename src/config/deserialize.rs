@@ -212,7 +212,7 @@ impl FileReader<'_> {
             self.found.damage(place);
             let Some((table, key)) = take_out(&mut value, &span) else { break };
             let (table, item) = (self.place(&table), self.place(&value.span()));
-            let key = wording::meant(&error).or(key);
+            let key = wording::intended_key(&error).or(key);
             self.excused.extend(key.map(|key| (table, key)));
             self.found.damage(table);
             self.found.damage(item);

@@ -41,8 +41,8 @@ pub(super) fn problems(errors: &[Error], file: u16, text: &str) -> Vec<Problem> 
         } else {
             let problem = not_toml(error.message(), Span::of(file, &span));
             // Each help text is shown once.
-            let told = problems.iter().any(|before| before.help == problem.help);
-            problems.push(if told { Problem { help: None, ..problem } } else { problem });
+            let repeated = problems.iter().any(|before| before.help == problem.help);
+            problems.push(if repeated { Problem { help: None, ..problem } } else { problem });
         }
         if problems.len() == MAX_ERRORS_SHOWN {
             break;

@@ -202,7 +202,7 @@ fn unknown_key(name: &str, place: Span, known: &[&str]) -> Problem {
 }
 
 /// The known key that an unknown one probably stands for, which must not be reported as missing.
-pub(super) fn meant(error: &toml::de::Error) -> Option<String> {
+pub(super) fn intended_key(error: &toml::de::Error) -> Option<String> {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
     if !message.starts_with("unknown field") {

@@ -25,7 +25,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const FAILURE_KINDS: [&str; 5] = ["connect", "tls", "reset", "timeout", "5xx"];
 
 /// The load-balancing method.
-pub(super) fn of(body: &UpstreamFile) -> Balance {
+pub(super) fn balance_method(body: &UpstreamFile) -> Balance {
     match body.balance.as_ref().map(|written| written.value) {
         None | Some(BalanceFile::First) => Balance::First,
         Some(BalanceFile::Weighted) => Balance::Weighted,
@@ -36,7 +36,7 @@ pub(super) fn of(body: &UpstreamFile) -> Balance {
 
 impl Checker<'_> {
     /// Adds weights and administrative states.
-    pub(super) fn ranked(
+    pub(super) fn with_weights_and_states(
         &mut self,
         mut endpoints: Vec<Endpoint>,
         body: &UpstreamFile,
@@ -47,8 +47,8 @@ impl Checker<'_> {
             self.found.push(problem.with_label("one too many"));
         }
         self.weights(&mut endpoints, body);
-        self.relieve(&mut endpoints, body.drain.as_ref(), AdminState::Drain);
-        self.relieve(&mut endpoints, body.maintenance.as_ref(), AdminState::Maintenance);
+        self.set_admin_state(&mut endpoints, body.drain.as_ref(), AdminState::Drain);
+        self.set_admin_state(&mut endpoints, body.maintenance.as_ref(), AdminState::Maintenance);
         if let Some(list) = body.backup.as_ref().filter(|list| list.value.is_empty())
             && !self.found.is_damaged(self.place(list))
         {
@@ -101,7 +101,7 @@ impl Checker<'_> {
                     .with_label("one for each of `endpoints`, in their order"),
             );
         }
-        if matches!(of(body), Balance::First) {
+        if matches!(balance_method(body), Balance::First) {
             self.found.push(
                 Problem::error("upstream.weights", place, "weights have no effect here")
                     .with_label("the first endpoint that is up gets all requests")
@@ -115,7 +115,7 @@ impl Checker<'_> {
     }
 
     /// Changes the administrative state of the listed endpoints.
-    fn relieve(
+    fn set_admin_state(
         &mut self,
         endpoints: &mut [Endpoint],
         list: Option<&Written<Vec<Written<String>>>>,

@@ -22,8 +22,11 @@ impl Checker<'_> {
             .iter()
             .filter_map(|item| Some((item.place.file, item.body.as_ref()?.listen.as_ref()?)));
         let mut by_port: HashMap<u16, Vec<(SocketAddr, Span)>> = HashMap::new();
-        let in_and_out = listeners(&shaped.profiles).chain(ways_out(&shaped.forward));
-        for (file, written) in in_and_out.chain(ways_through(&shaped.tcp)).chain(admin) {
+        let profiles_and_forward =
+            listeners(&shaped.profiles).chain(forward_listens(&shaped.forward));
+        for (file, written) in
+            profiles_and_forward.chain(passthrough_listens(&shaped.tcp)).chain(admin)
+        {
             let Ok(address) = value::address(&written.value) else { continue };
             let place = Span::of(file, &written.span);
             let others = by_port.entry(address.port()).or_default();
@@ -48,7 +51,7 @@ impl Checker<'_> {
     /// An endpoint that is one of the gateway's own addresses would cause a request loop.
     pub(super) fn own_endpoints(&mut self, shaped: &ParsedFiles) {
         let listening: Vec<(SocketAddr, Span)> = listeners(&shaped.profiles)
-            .chain(ways_through(&shaped.tcp))
+            .chain(passthrough_listens(&shaped.tcp))
             .filter_map(|(file, written)| {
                 Some((value::address(&written.value).ok()?, Span::of(file, &written.span)))
             })
@@ -208,7 +211,7 @@ fn listeners(
 }
 
 /// Every `listen` of the forward proxy, with its file.
-pub(super) fn ways_out(
+pub(super) fn forward_listens(
     forward: &[NamedTable<ForwardFile>],
 ) -> impl Iterator<Item = (u16, &Written<String>)> {
     forward.iter().flat_map(|item| {
@@ -219,7 +222,9 @@ pub(super) fn ways_out(
 }
 
 /// Every `listen` of every passthrough table, with its file.
-fn ways_through(tcp: &[NamedTable<TcpFile>]) -> impl Iterator<Item = (u16, &Written<String>)> {
+fn passthrough_listens(
+    tcp: &[NamedTable<TcpFile>],
+) -> impl Iterator<Item = (u16, &Written<String>)> {
     tcp.iter().flat_map(|item| {
         let listeners =
             item.body.iter().flat_map(|body| &body.listener).flat_map(|list| &list.value);
@@ -240,7 +245,7 @@ fn same_ports<'a>(
         })
     };
     let items = tcp.iter().filter(leads);
-    let listens = items.flat_map(|item| ways_through(std::slice::from_ref(item)));
+    let listens = items.flat_map(|item| passthrough_listens(std::slice::from_ref(item)));
     listens.filter_map(|(_, written)| Some(value::address(&written.value).ok()?.port()))
 }
 

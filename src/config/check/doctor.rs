@@ -30,7 +30,7 @@ impl Checker<'_> {
         items: &[NamedTable<DoctorFile>],
         [upstreams, profiles]: [&[&str]; 2],
     ) -> Doctor {
-        self.once("doctor", items.iter().map(|item| (item.name.as_str(), item.place)));
+        self.report_duplicates("doctor", items.iter().map(|item| (item.name.as_str(), item.place)));
         let nothing = DoctorFile::default();
         let item = items.first();
         self.file = item.map_or(0, |item| item.place.file);

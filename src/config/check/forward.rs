@@ -41,7 +41,10 @@ impl Checker<'_> {
     ) -> Option<Forward> {
         let with_settings: Vec<_> =
             items.iter().filter(|item| item.body.as_ref().is_none_or(has_settings)).collect();
-        self.once("forward", with_settings.iter().map(|item| (item.name.as_str(), item.place)));
+        self.report_duplicates(
+            "forward",
+            with_settings.iter().map(|item| (item.name.as_str(), item.place)),
+        );
         let main = with_settings.first().copied().or(items.first())?;
         let nothing = ForwardFile::default();
         let body = main.body.as_ref().unwrap_or(&nothing);
@@ -51,7 +54,7 @@ impl Checker<'_> {
         let users = body.users_file.as_ref().and_then(|written| {
             let place = self.place(written);
             let file = self.secret(written, "users file");
-            self.noted(file).map(|file| UsersFile { file, place })
+            self.record_missing(file).map(|file| UsersFile { file, place })
         });
         let hosts = self.pinned_hosts(body.hosts.as_ref());
         let nat64 = self.nat64(body.nat64.as_ref());
@@ -98,7 +101,8 @@ impl Checker<'_> {
             );
         }
         let file = self.readable(written, "CA file");
-        let verify = self.noted(file).map_or(Verify::System, |file| Verify::Ca { file, place });
+        let verify =
+            self.record_missing(file).map_or(Verify::System, |file| Verify::Ca { file, place });
         on.then_some(verify)
     }
 
@@ -113,7 +117,7 @@ impl Checker<'_> {
             let all = body.listener.iter().flat_map(|list| &list.value);
             listeners.extend(all.map(|written| self.way_in(&written.value, certificates)));
         }
-        self.kept(listeners)
+        self.keep_valid(listeners)
     }
 
     fn way_in(
@@ -238,7 +242,7 @@ impl Checker<'_> {
         for endpoint in endpoints {
             let Ok(ip) = endpoint.host.parse::<IpAddr>() else { continue };
             let address = std::net::SocketAddr::new(ip, endpoint.port);
-            let mut own = clash::ways_out(items);
+            let mut own = clash::forward_listens(items);
             let own = own.find(|(_, written)| {
                 value::address(&written.value).is_ok_and(|listen| {
                     listen == address || clash::overlap(listen, address) && ip.is_loopback()

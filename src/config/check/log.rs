@@ -53,13 +53,13 @@ impl Checker<'_> {
     fn access_log_table(&mut self, table: &AccessLogTable) -> AccessLog {
         let mut target = self.log_target(&table.file.value, self.place(&table.file));
         if let Some(written) = &table.rotate {
-            let asked = match &written.value {
+            let configured = match &written.value {
                 Rotate::Off => None,
                 Rotate::Table(table) => Some(self.rotation(table)),
             };
             if let LogTarget::File { rotation, .. } = &mut target {
-                *rotation = asked;
-            } else if asked.is_some() {
+                *rotation = configured;
+            } else if configured.is_some() {
                 let message = "only a file can be rotated".to_owned();
                 self.found.push(
                     Problem::error("access-log.rotate", self.place(written), message)

@@ -120,7 +120,7 @@ pub(super) fn check(shaped: &ParsedFiles, dir: &Path, found: &mut Findings) -> C
     let upstream_list = labels(&shaped.upstreams);
     let profile_list = [labels(&shaped.profiles), labels(&shaped.tcp)].concat();
     let doctor = check.doctor(&shaped.doctor, [&upstream_list, &profile_list]);
-    for id in ready.iter().chain(profiles.iter().flat_map(ready::of)) {
+    for id in ready.iter().chain(profiles.iter().flat_map(ready::required_upstreams)) {
         check.unchecked(upstreams.get(id.0));
     }
     let public = doctor.public.as_slice();
@@ -211,19 +211,19 @@ impl NameSet {
 
 impl Checker<'_> {
     /// The valid ones of `items`; records whether some are missing.
-    fn kept<T>(&mut self, items: Vec<Option<T>>) -> Vec<T> {
-        items.into_iter().filter_map(|item| self.noted(item)).collect()
+    fn keep_valid<T>(&mut self, items: Vec<Option<T>>) -> Vec<T> {
+        items.into_iter().filter_map(|item| self.record_missing(item)).collect()
     }
 
     /// Returns `item` and records whether it is missing.
-    fn noted<T>(&mut self, item: Option<T>) -> Option<T> {
+    fn record_missing<T>(&mut self, item: Option<T>) -> Option<T> {
         self.incomplete |= item.is_none();
         item
     }
 
     /// The names of `items`, each of which may be used once.
     fn names<T>(&mut self, kind: &'static str, items: &[NamedTable<T>]) -> NameSet {
-        self.once(kind, items.iter().map(|item| (item.name.as_str(), item.place)));
+        self.report_duplicates(kind, items.iter().map(|item| (item.name.as_str(), item.place)));
         let entries = items.iter().map(|item| (item.name.clone(), item.place, false)).collect();
         for item in items {
             self.name(&item.name, item.place);
@@ -232,7 +232,7 @@ impl Checker<'_> {
     }
 
     /// Reports every duplicate name.
-    fn once<'n>(&mut self, kind: &str, items: impl Iterator<Item = (&'n str, Span)>) {
+    fn report_duplicates<'n>(&mut self, kind: &str, items: impl Iterator<Item = (&'n str, Span)>) {
         let mut first = HashMap::new();
         for (name, place) in items {
             let Some(before) = first.insert(name, place) else { continue };
@@ -283,7 +283,10 @@ impl Checker<'_> {
     }
 
     fn gateway(&mut self, items: &[NamedTable<GatewayFile>]) -> Gateway {
-        self.once("gateway", items.iter().map(|item| (item.name.as_str(), item.place)));
+        self.report_duplicates(
+            "gateway",
+            items.iter().map(|item| (item.name.as_str(), item.place)),
+        );
         let nothing = GatewayFile::default();
         let item = items.first();
         self.file = item.map_or(0, |item| item.place.file);
@@ -357,13 +360,13 @@ impl Checker<'_> {
     }
 
     fn admin(&mut self, items: &[NamedTable<AdminFile>]) -> Option<Admin> {
-        self.once("admin", items.iter().map(|item| (item.name.as_str(), item.place)));
+        self.report_duplicates("admin", items.iter().map(|item| (item.name.as_str(), item.place)));
         let item = items.first()?;
         self.file = item.place.file;
-        let body = self.noted(item.body.as_ref())?;
+        let body = self.record_missing(item.body.as_ref())?;
         let written = body.listen.as_ref()?;
         let listen = self.address(written);
-        let listen = self.noted(listen)?;
+        let listen = self.record_missing(listen)?;
         let place = self.place(written);
         let exposed = body.expose.as_ref().is_some_and(|expose| expose.value);
         if !is_loopback(listen.ip()) && !exposed {
@@ -437,7 +440,7 @@ impl Checker<'_> {
     fn certificate(&mut self, item: &NamedTable<CertificateFile>) -> Certificate {
         self.file = item.place.file;
         let nothing = Certificate { name: item.name.clone(), place: item.place, pairs: Vec::new() };
-        let Some(body) = self.noted(item.body.as_ref()) else { return nothing };
+        let Some(body) = self.record_missing(item.body.as_ref()) else { return nothing };
         let list = &body.pairs;
         if list.value.is_empty() && !self.found.is_damaged(item.place) {
             let message = format!("certificate `{}` has no pair", item.name);
@@ -456,7 +459,7 @@ impl Checker<'_> {
             Some(CertificatePair { chain: chain?, chain_place, key: key?, key_place })
         });
         let pairs: Vec<_> = pairs.collect();
-        Certificate { pairs: self.kept(pairs), ..nothing }
+        Certificate { pairs: self.keep_valid(pairs), ..nothing }
     }
 
     /// Parses an address and port to listen on.

@@ -53,7 +53,7 @@ impl Checker<'_> {
             );
         }
         let profiles: Vec<_> = groups.values().map(|parts| self.profile(parts, names)).collect();
-        self.kept(profiles)
+        self.keep_valid(profiles)
     }
 
     fn profile(
@@ -63,7 +63,10 @@ impl Checker<'_> {
     ) -> Option<Profile> {
         let with_settings: Vec<_> =
             parts.iter().filter(|part| part.body.as_ref().is_none_or(has_settings)).collect();
-        self.once("profile", with_settings.iter().map(|part| (part.name.as_str(), part.place)));
+        self.report_duplicates(
+            "profile",
+            with_settings.iter().map(|part| (part.name.as_str(), part.place)),
+        );
         let main = with_settings.first().copied().or(parts.first())?;
         self.name(&main.name, main.place);
         self.file = main.place.file;
@@ -96,7 +99,7 @@ impl Checker<'_> {
             let tls = all.any(|l| !matches!(l.serve, ListenerMode::RedirectToHttps { .. }));
             self.has_certificate(body, tls, main);
         }
-        let (listeners, routes) = (self.kept(listeners), self.kept(routes));
+        let (listeners, routes) = (self.keep_valid(listeners), self.keep_valid(routes));
         Some(Profile {
             name: main.name.clone(),
             place: main.place,

@@ -10,7 +10,7 @@ use crate::config::problem::Problem;
 use super::{Checker, NameSet};
 
 /// The upstreams that `ready` routes of a profile depend on.
-pub(super) fn of(profile: &Profile) -> impl Iterator<Item = &UpstreamId> {
+pub(super) fn required_upstreams(profile: &Profile) -> impl Iterator<Item = &UpstreamId> {
     profile.routes.iter().flat_map(|route| match &route.action {
         Action::Ready(upstreams) => upstreams.as_slice(),
         _ => &[],

@@ -159,7 +159,7 @@ impl Checker<'_> {
         upstreams: &mut NameSet,
     ) -> Option<Action> {
         let file = &written.value;
-        let own = self_test::asked(file);
+        let own = self_test::enabled(file);
         let deny = file.deny.as_ref().filter(|deny| deny.value);
         let drift = file.drift.as_ref().filter(|drift| drift.value);
         let mut given = [
@@ -331,7 +331,7 @@ impl Checker<'_> {
             key(self, "pass-request-headers", file.pass_request_headers.as_ref()),
         ];
         // Rejections and redirects get the fields of their route; the self-test sets its own.
-        let fields = self_test::asked(file).map(|_| {
+        let fields = self_test::enabled(file).map(|_| {
             [
                 key(self, "response-headers", file.response_headers.as_ref()),
                 key(self, "framed-by", file.framed_by.as_ref()),

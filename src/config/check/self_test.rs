@@ -22,7 +22,7 @@ const IDLE_TIMES: std::ops::RangeInclusive<Duration> =
 const DEFAULT_SOCKET_IO_PATH: &str = "/socket.io/";
 
 /// The value of `self-test`, unless it is `false`.
-pub(super) fn asked(file: &RouteFile) -> Option<&Written<SelfTestFile>> {
+pub(super) fn enabled(file: &RouteFile) -> Option<&Written<SelfTestFile>> {
     file.self_test.as_ref().filter(|written| !matches!(written.value, SelfTestFile::Switch(false)))
 }
 

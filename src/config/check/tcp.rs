@@ -30,7 +30,7 @@ impl Checker<'_> {
         profiles: &[NamedTable<ProfileFile>],
         upstreams: &mut NameSet,
     ) -> Vec<Tcp> {
-        self.once("tcp", items.iter().map(|item| (item.name.as_str(), item.place)));
+        self.report_duplicates("tcp", items.iter().map(|item| (item.name.as_str(), item.place)));
         for item in items {
             self.name(&item.name, item.place);
             let twin = profiles.iter().find(|profile| profile.name == item.name);
@@ -45,7 +45,7 @@ impl Checker<'_> {
             }
         }
         let all: Vec<_> = items.iter().map(|item| self.one_tcp(item, upstreams)).collect();
-        self.kept(all)
+        self.keep_valid(all)
     }
 
     fn one_tcp(&mut self, item: &NamedTable<TcpFile>, upstreams: &mut NameSet) -> Option<Tcp> {
@@ -83,7 +83,7 @@ impl Checker<'_> {
             written.iter().map(|written| self.tcp_route(&written.value, upstreams)).collect();
         self.tcp_serves(item, body);
         self.tcp_clash(&written);
-        let (listeners, routes) = (self.kept(listeners), self.kept(routes));
+        let (listeners, routes) = (self.keep_valid(listeners), self.keep_valid(routes));
         Some(Tcp {
             name: item.name.clone(),
             place: item.place,

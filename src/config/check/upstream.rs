@@ -27,16 +27,16 @@ impl Checker<'_> {
     ) -> Upstream {
         self.file = item.place.file;
         let nothing = UpstreamFile::default();
-        let known = self.noted(item.body.as_ref());
+        let known = self.record_missing(item.body.as_ref());
         let body = known.unwrap_or(&nothing);
         let (endpoints, all) = match known {
             Some(body) => self.endpoints(item, body),
             None => (Vec::new(), false),
         };
         self.incomplete |= !all;
-        let endpoints = if all { self.ranked(endpoints, body) } else { endpoints };
+        let endpoints = if all { self.with_weights_and_states(endpoints, body) } else { endpoints };
         let verify = self.verify(body);
-        let verify = self.noted(verify).unwrap_or(Verify::System);
+        let verify = self.record_missing(verify).unwrap_or(Verify::System);
         let server_name = body.server_name.as_ref().and_then(|name| self.server_name(name));
         if all {
             self.plain_endpoints(&endpoints, body);
@@ -81,7 +81,7 @@ impl Checker<'_> {
             ),
             announces: body.proxy_protocol.is_some(),
             check,
-            balance: balance::of(body),
+            balance: balance::balance_method(body),
             slow_start: self.duration(
                 body.slow_start.as_ref(),
                 Duration::ZERO,

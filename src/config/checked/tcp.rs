@@ -29,7 +29,7 @@ pub struct Tcp {
     pub on_return: OnEndpointChange,
     /// Period over which they are closed. Default 10 s.
     pub close_over: Duration,
-    /// Limits of what a client may use.
+    /// Limits per listener and client.
     pub limits: TcpLimits,
     /// Time limits.
     pub timeouts: TcpTimeouts,
@@ -74,7 +74,7 @@ pub struct TcpRoute {
     pub same_port: bool,
 }
 
-/// Limits of what a client may use.
+/// Limits per listener and client.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpLimits {
     /// Open connections per listener. Default 20,000.

@@ -23,7 +23,7 @@ pub struct TcpFile {
     /// Period over which these connections are closed, each at a different time, so that clients do
     /// not all reconnect at once. Default `"10s"`.
     pub close_over: Maybe<String>,
-    /// Limits of what a client may use.
+    /// Limits per listener and client.
     pub limits: Maybe<TcpLimitsFile>,
     /// Time limits.
     pub timeouts: Maybe<TcpTimeoutsFile>,
@@ -71,7 +71,7 @@ pub struct TcpRouteFile {
     pub name: Maybe<String>,
 }
 
-/// Limits of what a client may use.
+/// Limits per listener and client.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TcpLimitsFile {

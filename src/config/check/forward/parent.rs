@@ -62,10 +62,10 @@ impl Checker<'_> {
         }
         let endpoints: Vec<_> = list.value.iter().map(|written| self.endpoint(written)).collect();
         let all = endpoints.iter().all(Option::is_some);
-        let endpoints = self.kept(endpoints);
+        let endpoints = self.keep_valid(endpoints);
         let credentials = file.credentials_file.as_ref().and_then(|written| {
             let path = self.secret(written, "credentials file");
-            Some((self.noted(path)?, self.place(written)))
+            Some((self.record_missing(path)?, self.place(written)))
         });
         let verify = match &file.ca_file {
             None => Verify::System,
@@ -75,7 +75,7 @@ impl Checker<'_> {
                     self.ca_of_plain(file, place);
                 }
                 let file = self.readable(written, "CA file");
-                self.noted(file).map_or(Verify::System, |file| Verify::Ca { file, place })
+                self.record_missing(file).map_or(Verify::System, |file| Verify::Ca { file, place })
             }
         };
         let no_proxy = file.no_proxy.iter().flat_map(|list| &list.value);
@@ -88,7 +88,7 @@ impl Checker<'_> {
             endpoints,
             verify,
             credentials,
-            no_proxy: self.kept(no_proxy),
+            no_proxy: self.keep_valid(no_proxy),
             connect_timeout: self.duration(connect, seconds(10), seconds(1)..=seconds(300)),
         }
     }

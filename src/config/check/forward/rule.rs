@@ -58,7 +58,7 @@ impl Checker<'_> {
                 rules.push(self.rule(written, &shared));
             }
         }
-        self.kept(rules)
+        self.keep_valid(rules)
     }
 
     fn rule(
