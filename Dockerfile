@@ -1,4 +1,4 @@
-# The gateway as one static program in an otherwise empty image. docs/container.md says how to run it,
+# The gateway as one static program in an otherwise empty image. docs/guide/container.md says how to run it,
 # and what of this file has been tested.
 #
 #     docker build -t app-gateway .

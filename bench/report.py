@@ -24,7 +24,7 @@ from workloads import WORKLOADS
 RESULTS = f"{HERE}/results"
 FIGURES = f"{RESULTS}/figures.jsonl"
 SUMMARY = f"{ROOT}/docs/performance.md"
-BALANCER = f"{ROOT}/docs/balancer.md"
+BALANCER = f"{ROOT}/docs/guide/passthrough.md"
 
 # The rows of the summary: workload, figure, and what it is called there.
 HEADLINES = [

@@ -210,9 +210,9 @@ fn files_that_may_hold_secrets_are_read_in_one_way() {
 }
 
 #[test]
-fn the_readme_lists_every_reason_and_its_status() {
-    let readme = read("README.md");
-    let rows: BTreeMap<String, String> = rows(&readme, "reason")
+fn the_reference_lists_every_reason_and_its_status() {
+    let page = read("docs/reference/reason-codes.md");
+    let rows: BTreeMap<String, String> = rows(&page, "reason")
         .into_iter()
         .filter_map(|cells| {
             let told = format!("{} | {}", cells.get(1)?, cells.get(2)?);
@@ -226,13 +226,13 @@ fn the_readme_lists_every_reason_and_its_status() {
         let status = format!("{status} | {}", reason.flag().letters());
         match rows.get(reason.word()) {
             None => wrong.push(format!(
-                "README.md lacks the row: | `{}` | {status} | {} |",
+                "docs/reference/reason-codes.md lacks the row: | `{}` | {status} | {} |",
                 reason.word(),
                 reason.sentence()
             )),
             Some(said) if *said != status => {
                 wrong.push(format!(
-                    "README.md says {said} for `{}`; the code says {status}",
+                    "docs/reference/reason-codes.md says {said} for `{}`; the code says {status}",
                     reason.word()
                 ));
             }
@@ -240,7 +240,9 @@ fn the_readme_lists_every_reason_and_its_status() {
         }
     }
     for word in rows.keys().filter(|word| Reason::ALL.iter().all(|reason| reason.word() != *word)) {
-        wrong.push(format!("README.md has a row for `{word}`, which is no reason (any more)"));
+        wrong.push(format!(
+            "docs/reference/reason-codes.md has a row for `{word}`, which is no reason (any more)"
+        ));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -259,20 +261,20 @@ fn the_image_exposes_the_forward_proxy_and_lets_it_be_reached() {
 }
 
 #[test]
-fn the_readme_lists_every_response_flag() {
-    let written: Vec<_> = rows(&read("README.md"), "response flag");
+fn the_reference_lists_every_response_flag() {
+    let written: Vec<_> = rows(&read("docs/reference/reason-codes.md"), "response flag");
     let flags = Flag::ALL.iter().map(|flag| {
         let origin = if flag.origin() == Origin::Envoy { "Envoy" } else { "app-gateway" };
         [format!("`{}`", flag.letters()), origin.to_owned(), flag.sentence().to_owned()]
     });
     let known: Vec<_> = flags.map(Vec::from).collect();
-    assert_eq!(written, known, "the table of response flags in README.md");
+    assert_eq!(written, known, "the table of response flags in docs/reference/reason-codes.md");
 }
 
 #[test]
-fn the_readme_lists_every_metric() {
-    let readme = read("README.md");
-    let written: BTreeSet<String> = rows(&readme, "metric")
+fn the_reference_lists_every_metric() {
+    let page = read("docs/reference/metrics.md");
+    let written: BTreeSet<String> = rows(&page, "metric")
         .into_iter()
         .filter_map(|cells| cells.into_iter().next())
         .map(|cell| cell.split(['`', '{']).nth(1).unwrap_or_default().to_owned())
@@ -283,7 +285,7 @@ fn the_readme_lists_every_metric() {
     let stale: Vec<_> = written.difference(&known).collect();
     assert!(
         missing.is_empty() && stale.is_empty(),
-        "the metrics table of README.md lacks {missing:?} and has too many: {stale:?}"
+        "the metrics table of docs/reference/metrics.md lacks {missing:?} and has too many: {stale:?}"
     );
 }
 
@@ -327,8 +329,8 @@ fn families() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_readme_shows_every_port_and_every_open_path() {
-    let readme = read("README.md");
+fn the_guide_shows_every_port_and_every_open_path() {
+    let page = read("docs/guide/hybrid-chat-ports.md");
     let quoted = |line: &str| line.split('"').nth(1).map(str::to_owned);
     let mut missing = Vec::new();
     let mut upstream = String::new();
@@ -339,7 +341,7 @@ fn the_readme_shows_every_port_and_every_open_path() {
             let endpoint = quoted(line).unwrap();
             let port = endpoint.rsplit(':').next().unwrap();
             let row = format!("| {port} | `{upstream}` |");
-            if !readme.contains(&row) {
+            if !page.contains(&row) {
                 missing.push(format!("{row} (config/upstreams.toml)"));
             }
         }
@@ -351,13 +353,17 @@ fn the_readme_shows_every_port_and_every_open_path() {
                 route.lines().find(|line| line.starts_with("path = ")).and_then(quoted).unwrap();
             let named = [path.as_str(), path.trim_end_matches('/')]
                 .iter()
-                .any(|path| readme.contains(&format!("`{path}`")));
+                .any(|path| page.contains(&format!("`{path}`")));
             if !named {
                 missing.push(format!("`{path}` ({file})"));
             }
         }
     }
-    assert!(missing.is_empty(), "the port tables of README.md lack:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "the port tables of docs/guide/hybrid-chat-ports.md lack:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]
@@ -376,16 +382,13 @@ fn every_decision_is_listed() {
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut broken = Vec::new();
-    let mut documents = files(Path::new("docs"), "md");
-    documents.extend(files(Path::new("docs/decisions"), "md"));
-    documents.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(PathBuf::from));
-    for document in documents {
+    for document in documents(Path::new(".")) {
         let text = read(&document);
         for link in
             text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link)
         {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
-            if link.contains("://") {
+            if link.contains("://") || link.starts_with("mailto:") {
                 continue;
             }
             let target = if path.is_empty() {
@@ -463,6 +466,22 @@ fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     found.retain(|path| {
         path.is_file() && path.extension().is_some_and(|extension| extension == ending)
     });
+    found.sort();
+    found
+}
+
+/// All Markdown files below a directory, sorted; build output and hidden directories excepted.
+fn documents(dir: &Path) -> Vec<PathBuf> {
+    const SKIPPED: [&str; 2] = ["target", "node_modules"];
+    let mut found = files(dir, "md");
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let skipped = name.starts_with('.') || SKIPPED.contains(&name.as_str());
+        if path.is_dir() && !path.is_symlink() && !skipped {
+            found.extend(documents(&path));
+        }
+    }
     found.sort();
     found
 }

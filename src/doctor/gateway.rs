@@ -149,7 +149,7 @@ fn held(row: DoctorRow, holders: &[PortOwner], running: Option<i32>, place: &str
         ),
         Some(PortOwner { pid: Some(pid), program }) => row.failed(
             format!("bound by another program: {program}, process {pid}"),
-            format!("end it (is it Docker publishing the component itself? see the README, ports), or write another port at {place}"),
+            format!("end it (is it Docker publishing the component itself? see docs/guide/hybrid-chat-ports.md), or write another port at {place}"),
         ),
         // Not ours to see, and the gateway runs: it is most likely its own.
         Some(_) if running.is_some() => row.note(

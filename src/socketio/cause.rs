@@ -88,7 +88,7 @@ causes! {
     /// The server called the request bad.
     BadRequest => "bad_request",
         "The chat server refused the WebSocket as a bad request (Engine.IO code 3).",
-        "Something behind the gateway takes off `Upgrade`, or client and server disagree about the version (`EIO`). From the gateway's host, ask the chat server itself for a WebSocket (docs/socketio.md).";
+        "Something behind the gateway takes off `Upgrade`, or client and server disagree about the version (`EIO`). From the gateway's host, ask the chat server itself for a WebSocket (docs/guide/socketio.md).";
     /// The server refused it in another way.
     UpstreamRefused => "upstream_refused",
         "The upstream answered the request for a WebSocket with something else than 101.",

@@ -167,16 +167,16 @@ describe('Prometheus', { skip: gatewayOnly }, () => {
 
   test('each alert says what it is, what to do next, and where that is written', () => {
     const rules = readFileSync(contrib('prometheus/alerts.yml'), 'utf8');
-    const runbook = readFileSync(join(root, 'docs/alerts.md'), 'utf8');
+    const runbook = readFileSync(join(root, 'docs/operations/alerts.md'), 'utf8');
     const tests = readFileSync(contrib('prometheus/alerts_test.yml'), 'utf8');
     const alerts = rules.split('- alert: ').slice(1);
     assert.ok(alerts.length >= 26);
     for (const alert of alerts) {
       const name = alert.split('\n')[0].trim();
       for (const key of ['severity:', 'summary:', 'description:']) assert.ok(alert.includes(key), `${name} has no ${key}`);
-      const url = `runbook_url: '{{ or $externalLabels.app_gateway_docs "https://docs.example.com/app-gateway" }}/alerts.md#${name.toLowerCase()}'`;
+      const url = `runbook_url: '{{ or $externalLabels.app_gateway_docs "https://docs.example.com/app-gateway" }}/operations/alerts.md#${name.toLowerCase()}'`;
       assert.ok(alert.includes(url), `${name} has no absolute runbook URL`);
-      assert.ok(runbook.includes(`\n## ${name}\n`), `docs/alerts.md says nothing of ${name}`);
+      assert.ok(runbook.includes(`\n## ${name}\n`), `docs/operations/alerts.md says nothing of ${name}`);
       const fires = new RegExp(`alertname="${name}",alertstate="firing"|alertname: ${name}\n *exp_alerts:`);
       assert.ok(fires.test(tests), `${name} is not tested`);
     }

@@ -355,7 +355,7 @@ fn causes_are_one_list_with_a_remedy_each() {
     words.sort_unstable();
     words.dedup();
     assert_eq!(words.len(), Cause::ALL.len());
-    let document = include_str!("../../../docs/socketio.md");
+    let document = include_str!("../../../docs/guide/socketio.md");
     for cause in Cause::ALL {
         assert!(cause.sentence().ends_with('.') && cause.next().len() > 40);
         assert!(document.contains(&format!("\n| `{}` |", cause.word())), "{}", cause.word());
