@@ -13,7 +13,7 @@ pub(crate) struct FilePart {
     pub(crate) content: Range<usize>,
 }
 
-/// The boundary named in a `ContentSnapshot-Type`, if that is `multipart/form-data`.
+/// The boundary named in a `Content-Type`, if that is `multipart/form-data`.
 pub(crate) fn boundary(content_type: &str) -> Option<&str> {
     let (media_type, parameters) = content_type.split_once(';')?;
     if !media_type.trim().eq_ignore_ascii_case("multipart/form-data") {

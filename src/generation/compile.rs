@@ -8,8 +8,7 @@ use rustls::crypto::CryptoProvider;
 
 use crate::config::problem::{Problem, Severity, Span};
 use crate::config::{
-    self, ClientCertificates, Config, ListenerMode, PathPattern, Profile, ResponseHeader,
-    UpstreamId,
+    self, ClientCertificates, Config, ListenerMode, Profile, ResponseHeader, UpstreamId,
 };
 use crate::message::forward::ResponseEdits;
 use crate::message::path::Oddities;
@@ -22,6 +21,7 @@ use crate::tls::{CertifiedPair, ServerTls, certificate, server};
 use crate::upstream::Upstream;
 
 use super::drift::ConfigDigest;
+use super::prefix::{denied_without, prefixes, strip_prefix, without};
 use super::shared::SharedKeys;
 use super::virtual_server::{
     CompiledRoute, ListenerLabels, ListenerService, ProxyTarget, RouteAction, RouteStats,
@@ -460,69 +460,5 @@ fn methods(route: &config::Route) -> Vec<Method> {
     match route.action {
         config::Action::SelfTest(_) => vec![Method::GET, Method::POST],
         _ => route.methods.clone(),
-    }
-}
-
-fn strip_prefix(route: &config::Route) -> Option<String> {
-    match &route.action {
-        config::Action::Proxy { strip_prefix, .. } => strip_prefix.clone(),
-        _ => None,
-    }
-}
-
-/// The prefixes that routes to this upstream take off, each once.
-fn prefixes(profile: &Profile, id: UpstreamId) -> Vec<Option<&str>> {
-    let mut found: Vec<Option<&str>> = Vec::new();
-    for route in &profile.routes {
-        if let config::Action::Proxy { upstream, strip_prefix } = &route.action
-            && *upstream == id
-            && !found.contains(&strip_prefix.as_deref())
-        {
-            found.push(strip_prefix.as_deref());
-        }
-    }
-    found
-}
-
-/// The pattern of a denial as the component sees it. A denial holds in any letters, so its prefix
-/// is cut in any letters.
-fn denied_without(path: &PathPattern, prefix: Option<&str>) -> Option<PathPattern> {
-    let start = prefix.map(|prefix| path.as_str().get(..prefix.len()));
-    match (start, prefix) {
-        (Some(start), Some(prefix)) if start?.eq_ignore_ascii_case(prefix) => {
-            without(path, start?.into())
-        }
-        (None, None) => Some(path.clone()),
-        _ => None,
-    }
-}
-
-/// A pattern as the component sees it; `None` if it does not start with the prefix.
-fn without(path: &PathPattern, prefix: Option<&str>) -> Option<PathPattern> {
-    let Some(prefix) = prefix else { return Some(path.clone()) };
-    let rest = path.as_str().strip_prefix(prefix)?;
-    if !rest.is_empty() && !rest.starts_with('/') {
-        return None;
-    }
-    let rest = if rest.is_empty() { "/".into() } else { rest.into() };
-    Some(match path {
-        PathPattern::Exact(_) => PathPattern::Exact(rest),
-        PathPattern::Subtree(_) => PathPattern::Subtree(rest),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_component_sees_its_paths_without_the_prefix() {
-        let exact = |path: &str| PathPattern::Exact(path.into());
-        let subtree = |path: &str| PathPattern::Subtree(path.into());
-        assert_eq!(without(&exact("/ccm/webhook"), Some("/ccm")), Some(exact("/webhook")));
-        assert_eq!(without(&subtree("/file-engine/"), Some("/file-engine")), Some(subtree("/")));
-        assert_eq!(without(&exact("/ccm"), Some("/ccm")), Some(exact("/")));
-        assert_eq!(without(&exact("/ccmx/a"), Some("/ccm")), None);
-        assert_eq!(without(&exact("/a"), None), Some(exact("/a")));
     }
 }

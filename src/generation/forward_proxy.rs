@@ -72,7 +72,7 @@ pub struct ParentProxy {
     /// In order of preference. Their names are looked up like those of upstreams; the one that
     /// failed last is tried last.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// Value of the `TrustedProxy-Authorization` field to send.
+    /// Value of the `Proxy-Authorization` field to send.
     pub authorization: Option<Secret>,
     /// Destinations connected to directly all the same.
     no_proxy: Vec<Pattern>,

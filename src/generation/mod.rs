@@ -11,6 +11,7 @@ pub mod explain;
 pub mod forward_proxy;
 pub mod load;
 pub mod passthrough;
+mod prefix;
 mod self_test;
 mod series;
 pub mod shared;

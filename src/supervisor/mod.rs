@@ -17,6 +17,7 @@ mod drift;
 mod failover_notify;
 mod listeners;
 mod plan;
+mod prepare;
 pub mod privileges;
 mod reload;
 mod signals;

@@ -19,20 +19,16 @@ use tokio::time::Instant;
 use crate::admin::report::{
     PendingConfirmation, ReloadAttempt, ReloadOutcome, ReloadResult, Status,
 };
-use crate::config::{self, RejectedConfig};
 use crate::forward::{ForwardRuntime, ForwardShared};
-use crate::generation::{self, Generation, ListenerAddr};
-use crate::telemetry::access_log::{LogOpener, LogWriter};
+use crate::generation::{Generation, ListenerAddr};
 use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::units::{display_duration, display_timestamp};
 
 use super::changes;
 use super::config_source::ConfigSource;
 use super::listeners::{RetiredListener, SharedListener, posts};
-use super::start::{
-    HeldSockets, StartError, WorkerSockets, bind_listeners, hold, open_next_log, resolve_names,
-};
-use super::upgrade_child::InheritedState;
+use super::prepare::{PrepareError, PrepareInputs, PreparedReload, added, same};
+use super::start::HeldSockets;
 use super::worker::WorkerCommand;
 
 /// A roll-back that cannot have its sockets is tried again after this time.
@@ -82,30 +78,6 @@ pub(super) struct PreviousGeneration {
     generation: Arc<Generation>,
     /// When the present one took its place, if the watcher did that.
     by_itself: Option<Instant>,
-}
-
-/// A generation that only needs to be committed.
-struct PreparedReload {
-    generation: Arc<Generation>,
-    hash: String,
-    /// By worker; each with its number among the new listeners.
-    sockets: Vec<WorkerSockets>,
-    held: HeldSockets,
-    /// Where the access log goes from now on, if that is another place.
-    log: Option<LogWriter>,
-    changes: Vec<String>,
-    warnings: String,
-}
-
-enum PrepareError {
-    Unchanged,
-    Refused(String),
-}
-
-impl From<StartError> for PrepareError {
-    fn from(error: StartError) -> Self {
-        Self::Refused(format!("{error}\n"))
-    }
 }
 
 /// What came of an attempt, before it is told.
@@ -427,95 +399,5 @@ fn tell(workers: &[UnboundedSender<WorkerCommand>], command: impl Fn() -> Worker
     for worker in workers {
         // A worker that is gone is noticed by the control loop.
         let _ = worker.send(command());
-    }
-}
-
-/// Those of `now` that were not there before.
-fn added(before: &[ListenerAddr], now: &[ListenerAddr]) -> Vec<ListenerAddr> {
-    now.iter()
-        .filter(|listener_addr| !before.iter().any(|known| same(known, listener_addr)))
-        .copied()
-        .collect()
-}
-
-fn same(a: &ListenerAddr, b: &ListenerAddr) -> bool {
-    (a.kind, a.address) == (b.kind, b.address)
-}
-
-/// What a thread needs to prepare a reload.
-struct PrepareInputs {
-    origin: ConfigSource,
-    metrics: Arc<Metrics>,
-    previous: Arc<Generation>,
-    started: changes::StartupOnly,
-    /// Those that take connections.
-    workers: usize,
-    leaving: Vec<u16>,
-    log: LogOpener,
-}
-
-impl PrepareInputs {
-    fn prepare(self) -> Result<PreparedReload, PrepareError> {
-        let environment = |name: &str| (self.origin.environment)(name);
-        let directory = &self.origin.directory;
-        let provider = &self.origin.provider;
-        let loaded = generation::load(
-            directory,
-            &environment,
-            provider,
-            &self.metrics,
-            Some(&self.previous),
-        );
-        let compiled = loaded.map_err(|RejectedConfig { sources, problems, .. }| {
-            PrepareError::Refused(config::draw(&sources, &problems, false))
-        })?;
-        let generation = compiled.generation;
-        if generation.fingerprint() == self.previous.fingerprint() {
-            return Err(PrepareError::Unchanged);
-        }
-        resolve_names(&generation);
-        let (sockets, held) = self.bind(&generation)?;
-        let log = open_next_log(&self.log, &generation)?;
-        let warnings = if compiled.warnings.is_empty() {
-            String::new()
-        } else {
-            config::draw(&generation.config.sources, &compiled.warnings, false)
-        };
-        let hash = generation.hash();
-        let (changes, generation) = (self.changes(&generation), Arc::new(generation));
-        Ok(PreparedReload { generation, hash, sockets, held, log, changes, warnings })
-    }
-
-    /// Prepares a generation that served before.
-    fn prepare_again(self, generation: Arc<Generation>) -> Result<PreparedReload, PrepareError> {
-        let (sockets, held) = self.bind(&generation)?;
-        let log = open_next_log(&self.log, &generation)?;
-        let changes = self.changes(&generation);
-        let (hash, warnings) = (String::new(), String::new());
-        Ok(PreparedReload { generation, hash, sockets, held, log, changes, warnings })
-    }
-
-    fn changes(&self, generation: &Generation) -> Vec<String> {
-        let (differences, _) = changes::between(&self.started, &self.previous, generation);
-        changes::lines(&differences)
-    }
-
-    fn bind(
-        &self,
-        generation: &Generation,
-    ) -> Result<(Vec<WorkerSockets>, HeldSockets), PrepareError> {
-        if self.workers == 0 {
-            return Ok((Vec::new(), HeldSockets::new()));
-        }
-        let known = self.previous.listener_addrs();
-        let new = added(&known, &generation.listener_addrs());
-        let ours = |port: u16| {
-            known.iter().any(|listener_addr| listener_addr.address.port() == port)
-                || self.leaving.contains(&port)
-        };
-        let workers = (self.workers, &ours as &dyn Fn(u16) -> bool);
-        let sockets = bind_listeners(generation, &new, workers, &mut InheritedState::default())?;
-        let held = hold(&new, &sockets)?;
-        Ok((sockets, held))
     }
 }
