@@ -53,7 +53,7 @@ struct ExplainArgs {
     /// Choose the listener of this profile, if several have the port or none has
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// A field of the request, e.g. `StartingChild: websocket`; may be given several times
+    /// A field of the request, e.g. `Upgrade: websocket`; may be given several times
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     headers: Vec<String>,
 }

@@ -15,7 +15,7 @@ pub(crate) struct MinRate {
     /// Longest silence, and shortest time that the average rate is taken over.
     idle: Duration,
     /// Bytes per second.
-    min_rate: u64,
+    rate: u64,
     since: Option<Instant>,
     waited: Duration,
     bytes: u64,
@@ -23,7 +23,7 @@ pub(crate) struct MinRate {
 
 impl MinRate {
     pub(crate) const fn new(idle: Duration, min_rate: u64) -> Self {
-        Self { idle, min_rate, since: None, waited: Duration::ZERO, bytes: 0 }
+        Self { idle, rate: min_rate, since: None, waited: Duration::ZERO, bytes: 0 }
     }
 
     /// Starts waiting for the client, unless it is waited for already.
@@ -45,7 +45,7 @@ impl MinRate {
             return true;
         }
         let keeps_up =
-            u128::from(self.bytes) * 1000 >= u128::from(self.min_rate) * self.waited.as_millis();
+            u128::from(self.bytes) * 1000 >= u128::from(self.rate) * self.waited.as_millis();
         (self.waited, self.bytes) = (Duration::ZERO, 0);
         keeps_up
     }

@@ -91,7 +91,7 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
         match head {
             None => out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
             Some(head) => {
-                write_response(out, head, &ResponseEdits::default(), ResponseFraming::Nothing, b"")
+                write_response(out, head, &ResponseEdits::default(), ResponseFraming::Nothing, b"");
             }
         }
     }

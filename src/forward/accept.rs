@@ -39,11 +39,11 @@ impl Acceptor for ForwardService {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker.local.spawn(async move {
-                    connection(own, listener_state, stream, (peer, admitted)).await
+                    connection(own, listener_state, stream, (peer, admitted)).await;
                 });
             }
             Err(reason) => {
-                refuse(self, &listener_state, ForwardConn::of(peer, None), (reason, None))
+                refuse(self, &listener_state, ForwardConn::of(peer, None), (reason, None));
             }
         }
     }
@@ -107,7 +107,7 @@ async fn connection(
             Box::pin(serve::serve(&service, client_conn, stream, admitted)).await;
         }
         Err(HandshakeError::PlainHttp(stream)) => {
-            explain(&service, &listener_state, client_conn, stream).await
+            explain(&service, &listener_state, client_conn, stream).await;
         }
         Err(HandshakeError::UnknownName(stream, name)) => {
             let detail = refuse_name(stream, &name, &timer).await;

@@ -134,7 +134,7 @@ impl<'a> Explanation<'a> {
                         explained.verdict(&format!("308 to the same URL on https, port {port}"));
                     }
                     Ok(RouteDecision::Route(route)) => {
-                        explained.route(&route, &head, virtual_server, client)
+                        explained.route(&route, &head, virtual_server, client);
                     }
                 }
             }

@@ -146,7 +146,7 @@ impl FrameTracker {
         match byte & !MASKED {
             _ if masked != (self.sender == FrameSender::Client) => self.at = FramePosition::Lost,
             length if self.opcode >= CLOSE && length > MAX_CONTROL_PAYLOAD => {
-                self.at = FramePosition::Lost
+                self.at = FramePosition::Lost;
             }
             126 => self.at = FramePosition::Length(2),
             127 => self.at = FramePosition::Length(8),

@@ -61,7 +61,8 @@ impl Acceptor for PassthroughService {
                 ));
             }
             Err(reason) => {
-                PassthroughLog::new(&self.worker, peer, &passthrough_listener).refused(reason, None)
+                PassthroughLog::new(&self.worker, peer, &passthrough_listener)
+                    .refused(reason, None);
             }
         }
     }

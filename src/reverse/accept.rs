@@ -39,11 +39,11 @@ impl Acceptor for ReverseService {
             Ok(admitted) => {
                 let own = Rc::clone(self);
                 self.worker.local.spawn(async move {
-                    connection(own, virtual_server, stream, (peer, admitted)).await
+                    connection(own, virtual_server, stream, (peer, admitted)).await;
                 });
             }
             Err(reason) => {
-                refuse(self, &virtual_server, ClientConn::of(peer, None), (reason, None))
+                refuse(self, &virtual_server, ClientConn::of(peer, None), (reason, None));
             }
         }
     }
@@ -115,7 +115,7 @@ async fn connection(
             }
         }
         Err(HandshakeError::PlainHttp(stream)) => {
-            explain(&service, &virtual_server, client_conn, stream).await
+            explain(&service, &virtual_server, client_conn, stream).await;
         }
         Err(HandshakeError::UnknownName(stream, name)) => {
             let detail = refuse_name(stream, &name, &timer).await;
@@ -123,7 +123,7 @@ async fn connection(
             refuse(&service, &virtual_server, client_conn, (Reason::TlsHandshake, Some(detail)));
         }
         Err(HandshakeError::TimedOut) => {
-            refuse(&service, &virtual_server, client_conn, (Reason::HandshakeTimeout, None))
+            refuse(&service, &virtual_server, client_conn, (Reason::HandshakeTimeout, None));
         }
         Err(HandshakeError::Failed(error))
             if client_conn.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}

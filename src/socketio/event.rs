@@ -118,7 +118,7 @@ pub enum UpgradePath {
 pub struct StrippedFields {
     /// It came as HTTP/1.0, which has no upgrades.
     pub http10: bool,
-    /// `StartingChild: websocket`.
+    /// `Upgrade: websocket`.
     pub upgrade: bool,
     /// `PooledConn: upgrade`.
     pub connection: bool,

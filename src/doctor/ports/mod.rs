@@ -212,17 +212,16 @@ fn besides(config: &Config, all: &mut Vec<FirewallRule>) -> Vec<&'static str> {
             "installing and updating",
         )]
     });
-    if let Some(admin) = config.admin.as_ref().filter(|admin| !is_loopback(admin.listen.ip())) {
-        let (destination, port) = (here(admin.listen), admin.listen.port().to_string());
-        let scope = ["HTTP", "private"];
-        all.push(FirewallRule::new(
-            ["Prometheus", &destination],
-            port,
-            scope,
-            "metrics and health",
-        ));
-    }
+    all.extend(metrics(config));
     missing
+}
+
+/// The scraper's way to an admin listener that other hosts can reach.
+fn metrics(config: &Config) -> Option<FirewallRule> {
+    let admin = config.admin.as_ref().filter(|admin| !is_loopback(admin.listen.ip()))?;
+    let (destination, port) = (here(admin.listen), admin.listen.port().to_string());
+    let scope = ["HTTP", "private"];
+    Some(FirewallRule::new(["Prometheus", &destination], port, scope, "metrics and health"))
 }
 
 // --- As text ----------------------------------------------------------------------------------

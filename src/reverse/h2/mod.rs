@@ -85,10 +85,7 @@ impl H2Request {
 
     async fn answer(self, request: Request<RecvStream>) -> Response<ResponseStream> {
         let worker = Rc::clone(&self.service.worker);
-        let protocol = request
-            .extensions()
-            .get::<Protocol>()
-            .map(|p| p.as_str().eq_ignore_ascii_case("websocket"));
+        let protocol = websocket_protocol(&request);
         let upgrade = protocol == Some(true);
         let (parts, body) = request.into_parts();
         let head = RequestHead::from_h2(&parts, upgrade, body.is_end_stream());
@@ -370,6 +367,12 @@ impl H2Request {
         }));
         response
     }
+}
+
+/// Whether the `:protocol` of an extended CONNECT is WebSocket; `None` without one.
+fn websocket_protocol(request: &Request<RecvStream>) -> Option<bool> {
+    let protocol = request.extensions().get::<Protocol>()?;
+    Some(protocol.as_str().eq_ignore_ascii_case("websocket"))
 }
 
 /// A WebSocket whose 200 is on its way.

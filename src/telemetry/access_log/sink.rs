@@ -279,7 +279,7 @@ fn put(file: &mut File, bytes: &[u8], mut written: usize) -> Result<(), (usize, 
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Another process that shares the descriptor has set `O_NONBLOCK`.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                std::thread::sleep(PIPE_RETRY_INTERVAL)
+                std::thread::sleep(PIPE_RETRY_INTERVAL);
             }
             Err(error) => return Err((written, error)),
         }
