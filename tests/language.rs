@@ -9,6 +9,7 @@
     clippy::panic,
     reason = "a panic is how a test fails"
 )]
+#![allow(clippy::cast_precision_loss, reason = "counts of words are far below 2^52")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
