@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::config::{self, Config, LoadedConfig, RejectedConfig};
 use crate::demo;
 use crate::net::listen::probe;
 use crate::supervisor::watch::ConfigWatcher;
@@ -13,7 +14,7 @@ use crate::supervisor::{ConfigSource, Environment, InheritedState};
 use crate::telemetry::Logging;
 use crate::tls;
 
-use super::{environment, load, run, say, say_wrong};
+use super::{complain, environment, run, say, say_wrong};
 
 /// Address of the stand-in: the components' real ports on a loopback address of their own.
 const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -118,4 +119,18 @@ fn welcome(lan: u16, admin: Option<SocketAddr>, ca: &Path) -> String {
         "access log   set ACCESS_LOG=stdout to see one line per request\nend          Ctrl-C\n\n",
     );
     text
+}
+
+/// Loads a directory. Prints its problems to standard error with source excerpts.
+fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
+    match config::load(directory, env) {
+        Ok(LoadedConfig { config, warnings }) => {
+            complain(&config.sources, &warnings);
+            Ok(config)
+        }
+        Err(RejectedConfig { sources, problems, .. }) => {
+            complain(&sources, &problems);
+            Err(())
+        }
+    }
 }

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Config, LoadedConfig, RejectedConfig};
+use crate::config::{self, Config, RejectedConfig};
 use crate::units;
 
 /// Bad configuration at start, from sysexits.h.
@@ -260,20 +260,6 @@ fn chosen(asked: Option<PathBuf>) -> PathBuf {
 /// The environment as `${NAME}` sees it. A value that is not UTF-8 reads as absent.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-/// Loads a directory. Prints its problems to standard error with source excerpts.
-fn load(directory: &Path, env: config::Env<'_>) -> Result<Config, ()> {
-    match config::load(directory, env) {
-        Ok(LoadedConfig { config, warnings }) => {
-            complain(&config.sources, &warnings);
-            Ok(config)
-        }
-        Err(RejectedConfig { sources, problems, .. }) => {
-            complain(&sources, &problems);
-            Err(())
-        }
-    }
 }
 
 /// Loads a directory for a command that is about something else: warnings are not drawn.

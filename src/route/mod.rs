@@ -3,7 +3,7 @@
 //! In: the percent-decoded path. Out: the index of a rule, or why there is none.
 //! The longest path wins; its methods then decide, and no shorter one is tried: a path that is
 //! allowed for GET only must not fall through to a wider route for POST, whatever its spelling
-//! ([`Guards`]).
+//! (`guard`).
 
 mod guard;
 

@@ -2,8 +2,8 @@
 //!
 //! An upstream may close an idle connection at the moment a request is sent on it. A repeatable
 //! request is then sent again. Other requests would be lost, so they only get a connection that is
-//! younger than those the upstream was seen to close ([`IdleLimit`]), and whose socket was checked
-//! immediately before ([`Pool::take_sure`]).
+//! younger than those the upstream was seen to close (`IdleLimit`), and whose socket was checked
+//! immediately before (`Pool::take_sure`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
