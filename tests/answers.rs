@@ -93,7 +93,7 @@ fn questions_are_answered_whatever_else_is_wrong() {
             assert!(out.contains(part), "{arguments:?}: no `{part}` in\n{out}\n{err}");
         }
         // The rest is summarised: a line for each kind, and no drawing.
-        assert!(err.contains("would be refused") && err.contains("app-gateway check"), "{err}");
+        assert!(err.contains("would be rejected") && err.contains("app-gateway check"), "{err}");
         assert!(!err.contains("-->") && err.lines().count() <= 9, "{err}");
     }
     let (code, _, err) = run(&dir, &["explain", "GET", "https://a.test:9/"]);

@@ -104,9 +104,10 @@ pub(crate) async fn drive<S: Source>(
     if pacer.is_some() {
         drop(pacer);
         // Those that were due and are not done are the slowest: they belong to the latencies.
-        let _ =
-            tokio::time::timeout(DRAIN_TIMEOUT, async { while tasks.join_next().await.is_some() {} })
-                .await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
+            while tasks.join_next().await.is_some() {}
+        })
+        .await;
     }
     tasks.abort_all();
 
