@@ -336,7 +336,7 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
       ['pinned', 'failed', /none of the pinned/, /change `pin` in \[upstream\.pinned\]/],
       ['anybody', 'warning', /NOT VERIFIED/, /`ca-file` in \[upstream\.anybody\]/],
       ['not-found', 'failed', /GET \/api\/status 404/, /docker ps.*\[doctor\.health\]/],
-      ['unwell', 'failed', / 503/, /look into its log/],
+      ['unwell', 'failed', / 503/, /see its log/],
       ['refused', 'failed', /^connection refused$/, /does not listen on port \d+: start it.*gateway\.toml:\d+/],
       ['unknown', 'failed', /does-not-exist\.invalid|resolver/, /correct the name|another program|restart/],
       ['plain', 'failed', /does not speak TLS/, /`http:\/\/`/],
@@ -602,6 +602,6 @@ describe('doctor', { skip: isReference && 'a command of the gateway' }, () => {
   test('a configuration that cannot be read is drawn', async () => {
     const answer = await command(['doctor'], { doctor: { sql: ['tcp://sql'] } });
     assert.equal(answer.code, 1);
-    assert.match(answer.err, /doctor\.target.*correct the configuration first/s);
+    assert.match(answer.err, /doctor\.target.*correct it first/s);
   });
 });

@@ -115,7 +115,7 @@ describe('the admin socket', { skip }, () => {
     writeFileSync(file, `= nonsense\n${good.replaceAll('[admin]', '[admin').replaceAll('listen', 'lis ten')}`);
     const { err } = await gateway.does(['reload'], 1);
     assert.equal(drawn(err), drawn((await gateway.check()).err), 'reload says what check says');
-    assert.match(err, /reload refused; generation 1 goes on serving/);
+    assert.match(err, /reload refused; generation 1 continues to serve/);
     assert.equal(await gateway.metric('config_reloads_total{result="refused"}'), 1, 'the gateway was asked, and counts it');
     assert.equal(await gateway.metric('config_last_reload_successful'), 0);
     const state = await gateway.state();
