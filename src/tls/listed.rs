@@ -125,6 +125,35 @@ impl fmt::Display for FirstVersion {
 
 impl std::error::Error for FirstVersion {}
 
+/// The signature methods of a rustls certificate verifier with a field `algorithms`: they accept the
+/// key of any X.509 certificate, version 1 included.
+macro_rules! verify_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            leaf: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            $crate::tls::listed::verify_tls12(message, leaf, signed, &self.algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            leaf: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            $crate::tls::listed::verify_tls13(message, leaf, signed, &self.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    };
+}
+pub(super) use verify_signatures;
+
 /// Verifies the signature of a TLS 1.2 handshake, with the key of any X.509 certificate.
 pub(super) fn verify_tls12(
     message: &[u8],

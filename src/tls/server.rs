@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
@@ -11,8 +10,8 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, Error, NamedGroup,
-    ServerConfig, SignatureAlgorithm, SignatureScheme,
+    CertificateError, CipherSuite, DistinguishedName, Error, NamedGroup, ServerConfig,
+    SignatureAlgorithm, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -139,27 +138,7 @@ impl ClientCertVerifier for Clients {
             .map_err(|error| listed::not_listed(leaf, error))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        listed::verify_tls12(message, leaf, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        listed::verify_tls13(message, leaf, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    listed::verify_signatures!();
 }
 
 /// Chooses by SNI, then by what the client can verify.

@@ -32,18 +32,7 @@ impl Checker<'_> {
         default: Duration,
         bounds: RangeInclusive<Duration>,
     ) -> Duration {
-        let Some(written) = written else { return default };
-        let place = self.place(written);
-        match units::parse_duration(&written.value) {
-            Ok(duration) if bounds.contains(&duration) => return duration,
-            Ok(duration) => self.out_of_bounds(
-                place,
-                &units::display_duration(duration),
-                [units::display_duration(*bounds.start()), units::display_duration(*bounds.end())],
-            ),
-            Err(said) => self.found.push(Problem::error("value.duration", place, said)),
-        }
-        default
+        self.duration_or(written, default, bounds, "")
     }
 
     /// Parses a duration within `bounds`, or `"unlimited"`.
@@ -53,24 +42,32 @@ impl Checker<'_> {
         default: Duration,
         bounds: RangeInclusive<Duration>,
     ) -> Duration {
+        if written.is_some_and(|written| written.value == units::UNLIMITED) {
+            return units::FOREVER;
+        }
+        self.duration_or(written, default, bounds, &format!(", or \"{}\"", units::UNLIMITED))
+    }
+
+    /// Parses a duration within `bounds`; `alternative` completes the label of one out of bounds.
+    fn duration_or(
+        &mut self,
+        written: Option<&Written<String>>,
+        default: Duration,
+        bounds: RangeInclusive<Duration>,
+        alternative: &str,
+    ) -> Duration {
         let Some(written) = written else { return default };
+        let place = self.place(written);
         match units::parse_duration(&written.value) {
-            _ if written.value == units::UNLIMITED => units::FOREVER,
-            Ok(duration) if !bounds.contains(&duration) => {
+            Ok(duration) if bounds.contains(&duration) => return duration,
+            Ok(duration) => {
                 let [least, most] = [*bounds.start(), *bounds.end()].map(units::display_duration);
                 let value = units::display_duration(duration);
-                self.found.push(
-                    Problem::error(
-                        "value.bounds",
-                        self.place(written),
-                        format!("{value} is out of bounds"),
-                    )
-                    .with_label(format!("from {least} to {most}, or \"{}\"", units::UNLIMITED)),
-                );
-                default
+                self.out_of_bounds(place, &value, [least, most + alternative]);
             }
-            _ => self.duration(Some(written), default, bounds),
+            Err(said) => self.found.push(Problem::error("value.duration", place, said)),
         }
+        default
     }
 
     /// Parses a limit of bodies in bytes, or `"unlimited"`.
