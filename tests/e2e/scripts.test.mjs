@@ -1,9 +1,9 @@
-// What the scripts of the project say, with programs that only pretend.
+// Tests of the scripts of the project, with stand-ins for the programs that they run.
 
 import { after, before, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { root } from './lib/gateway.mjs';
 import { run } from './lib/processes.mjs';
@@ -23,7 +23,9 @@ describe('scripts/advisories', () => {
   /** Runs it with the day of the last database, if any. */
   async function says({ reached = false, found = false, last, copy = false }) {
     const home = join(dir, `cargo-${++number}`);
-    mkdirSync(join(home, 'advisory-dbs', ...(copy ? ['a'] : [])), { recursive: true });
+    mkdirSync(join(home, 'advisory-dbs', ...(copy ? ['a', 'crates'] : [])), { recursive: true });
+    // A fetch leaves this, also one that failed.
+    writeFileSync(join(home, 'advisory-dbs/db.lock'), '');
     const [seen, asked] = [join(home, 'seen'), join(home, 'asked')];
     if (last !== undefined) writeFileSync(seen, `${last}\n`);
     const env = { ...process.env, PATH: `${join(dir, 'bin')}:${process.env.PATH}`, CARGO_HOME: home, ADVISORIES_SEEN: seen, ASKED: asked, FETCH: reached ? '0' : '1', FOUND: found ? '1' : '0' };
@@ -51,9 +53,42 @@ describe('scripts/advisories', () => {
   test('the copy of before is asked', async () => {
     const { code, err, asked } = await says({ last: day(10), copy: true });
     assert.equal(code, 0, err);
-    assert.match(asked, /deny check --disable-fetch advisories/);
+    assert.match(asked, /deny --offline check advisories/);
     assert.match(err, /10 days ago/);
     assert.equal((await says({ last: day(10), copy: true, found: true })).code, 1);
+  });
+
+  test('cargo-deny itself finds an advisory in the copy', async (t) => {
+    const real = async (name, args, options) => run(name, args, { cwd: root, ...options });
+    if ((await real('cargo', ['deny', '--version'])).code !== 0) return t.skip('cargo-deny is not installed');
+    const home = join(dir, 'cargo-real');
+    // Where cargo-deny keeps the copy of the public database.
+    const database = join(home, 'advisory-dbs/advisory-db-3157b0e258782691');
+    mkdirSync(join(database, 'crates'), { recursive: true });
+    const cargoHome = process.env.CARGO_HOME ?? join(homedir(), '.cargo');
+    symlinkSync(join(cargoHome, 'registry'), join(home, 'registry'));
+    const git = (...args) => real('git', ['-C', database, '-c', 'user.name=t', '-c', 'user.email=t@localhost', ...args]);
+    await git('init', '-q');
+    /** What is found when the database has one advisory, of this crate. */
+    const advise = async (crate) => {
+      const text = `\`\`\`toml\n[advisory]\nid = "RUSTSEC-2020-9999"\npackage = "${crate}"\ndate = "2020-01-01"\n\n[versions]\npatched = [">= 9999.0.0"]\n\`\`\`\n\n# A fault\n\nText.\n`;
+      rmSync(join(database, 'crates'), { recursive: true });
+      mkdirSync(join(database, 'crates', crate), { recursive: true });
+      writeFileSync(join(database, 'crates', crate, 'RUSTSEC-2020-9999.md'), text);
+      await git('add', '-A');
+      await git('commit', '-q', '-m', crate);
+      const seen = join(home, 'seen');
+      writeFileSync(seen, `${day(1)}\n`);
+      // The repository of the database is reached by nobody: git is told another place.
+      const env = { ...process.env, CARGO_HOME: home, ADVISORIES_SEEN: seen, GIT_CONFIG_COUNT: '1', GIT_CONFIG_KEY_0: `url.file://${home}/none.insteadOf`, GIT_CONFIG_VALUE_0: 'https://github.com/rustsec/advisory-db' };
+      return real(join(root, 'scripts/advisories'), [], { env });
+    };
+    const clean = await advise('no-such-crate-here');
+    assert.equal(clean.code, 0, clean.err);
+    assert.match(clean.err, /The copy of before was asked/);
+    const found = await advise('tokio');
+    assert.equal(found.code, 1, found.err);
+    assert.match(found.err, /RUSTSEC-2020-9999/);
   });
 
   test('one that is too old, or a day that is none, is a failure', async () => {
