@@ -1,4 +1,4 @@
-//! Certificates of a configuration, loaded and judged.
+//! Loads the certificates of a configuration and checks them against the profiles that use them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::config::{Certificate, CertificateId, Config, ListenerMode, Profile, S
 use crate::tls::certificate::{load, system_root_subjects};
 use crate::tls::{CertificateFinding, CertifiedPair, FindingSubject};
 
-/// Loads every certificate; by [`CertificateId`]. One that cannot be used is an empty list.
+/// Loads all certificates, indexed by [`CertificateId`]. An unusable certificate is an empty list.
 pub(super) fn load_all(
     config: &Config,
     provider: &Arc<CryptoProvider>,
@@ -52,7 +52,7 @@ fn problem(finding: CertificateFinding, place: Span) -> Problem {
     }
 }
 
-/// Judges a profile's certificates against what the profile serves.
+/// Checks that the certificates of a profile cover its hosts and may be used on its listeners.
 pub(super) fn judge(
     profile: &Profile,
     config: &Config,
@@ -87,8 +87,8 @@ pub(super) fn judge(
     }
 }
 
-/// Refuses a development certificate, whose key is not protected, on an address that other hosts
-/// can reach.
+/// Rejects a development certificate, whose key is unprotected, on an address that other hosts can
+/// reach.
 pub fn judge_exposed(
     chosen: &[CertificateId],
     (listen, place): (SocketAddr, Span),

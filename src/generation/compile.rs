@@ -1,4 +1,4 @@
-//! From a checked configuration to a [`Generation`].
+//! Compiles a checked configuration into a [`Generation`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -32,21 +32,23 @@ use super::{
     config_version, forward_proxy, passthrough, series, shared, upstreams,
 };
 
-/// A compiled configuration and what an operator should still hear about it.
+/// A compiled configuration with its warnings.
 pub struct Compiled {
-    /// Ready to serve.
+    /// The generation, ready to serve.
     pub generation: Generation,
-    /// Certificates that end soon, chains that look incomplete.
+    /// Warnings, such as certificates that expire soon and chains that look incomplete.
     pub warnings: Vec<Problem>,
 }
 
 /// Compiles a configuration: loads certificates, prepares TLS, builds the route tables. Blocks on
-/// the file system. What `previous` has learned is carried over: endpoints that stay the same keep
-/// their addresses and TLS sessions, listeners the keys of their tickets.
+/// the file system.
+///
+/// State of `previous` is carried over: unchanged endpoints keep their addresses and TLS sessions,
+/// listeners keep their ticket keys.
 ///
 /// # Errors
 ///
-/// The configuration back, and every problem found in it.
+/// The configuration, with every problem found in it.
 pub fn compile(
     config: Config,
     provider: &Arc<CryptoProvider>,
@@ -68,12 +70,12 @@ pub fn compile(
 pub(super) enum Purpose {
     /// To serve clients.
     Serve,
-    /// To explain what would be served.
+    /// To explain decisions; invalid parts are left out and TLS is not set up.
     Explain,
 }
 
-/// Compiles what can be compiled. The problems found on the way come with it; with an error among
-/// them the generation must not serve.
+/// Compiles the valid parts of a configuration and returns them with the problems found. If one of
+/// these is an error, the generation must not serve.
 pub(super) fn build(
     config: Config,
     provider: &Arc<CryptoProvider>,
@@ -173,7 +175,7 @@ pub(super) fn build(
     (generation, problems)
 }
 
-/// The open requests of a profile, which go on over reloads.
+/// The open requests of a profile. The counter is kept across reloads.
 fn requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
     let mut virtual_servers = previous.into_iter().flat_map(|previous| &previous.virtual_servers);
     let before =
@@ -181,7 +183,8 @@ fn requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
     before.map_or_else(Arc::default, |virtual_server| Arc::clone(&virtual_server.requests))
 }
 
-/// Prepares a generation for being compared with other gateways', if that is asked for.
+/// Computes the digest for drift comparison if it is configured, and returns warnings about unused
+/// `differs` patterns.
 fn compared(generation: &Generation) -> Vec<Problem> {
     let config = &generation.config;
     let routes = config.profiles.iter().flat_map(|profile| &profile.routes);
@@ -208,7 +211,7 @@ pub(super) fn error(code: &'static str, place: Span, message: String, help: &str
 
 struct Compiler<'a> {
     loaded: &'a [Vec<CertifiedPair>],
-    /// With their counters.
+    /// Upstreams with their counters.
     upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     provider: &'a Arc<CryptoProvider>,
     names: &'a LabelLimits,
@@ -309,7 +312,7 @@ impl Compiler<'_> {
         built.map_err(|message| problems.push(unusable(message, help))).ok()
     }
 
-    /// All routes of a profile, or those a component's own port serves.
+    /// All routes of a profile, or those that apply on the port of one component.
     fn routes(&self, profile: &Profile, component: Option<UpstreamId>) -> ListenerService {
         let (mut rules, mut routes) = (Vec::new(), Vec::new());
         let mut shared = RouteCommon::of(profile);
@@ -323,7 +326,7 @@ impl Compiler<'_> {
                         .into_iter()
                         .collect()
                 }
-                // A denial must hold on the component's own port too.
+                // A denial must also hold on the port of the component.
                 (Some(_), config::Action::Deny) => prefixes
                     .iter()
                     .filter_map(|p| denied_without(&route.path, *p))
@@ -377,13 +380,14 @@ impl Compiler<'_> {
                     first_byte: upstream.limits.first_byte,
                     sessions: None,
                     upstream,
-                    // What it serves lies below its path, which ends in a slash.
+                    // The path of the self-test ends in a slash, and its resources are below it.
                     strip_prefix: route.path.as_str().strip_suffix('/').map(str::to_owned),
                 };
                 RouteAction::SelfTest(way, Arc::new(SelfTestServer::new(test)))
             }
         };
-        // The self-test is a page of ours, whose fields no setting for others may loosen.
+        // The self-test is a page of the gateway with its own security fields, which
+        // `response-headers` must not weaken.
         let edited = !matches!(action, RouteAction::SelfTest(..));
         let metrics = self.names.begin(&shared.profile, &route.name);
         CompiledRoute {
@@ -408,11 +412,11 @@ impl Compiler<'_> {
     }
 }
 
-/// What routes of a listener have in common, made once for all of them.
+/// State shared by the routes of one listener, so that equal parts are allocated once.
 struct RouteCommon {
     profile: Arc<str>,
     edits: Option<(Arc<[ResponseHeader]>, Arc<ResponseEdits>)>,
-    /// Counters of Socket.IO sessions, by upstream.
+    /// Socket.IO counters, by upstream.
     sessions: HashMap<Arc<str>, Arc<LazyLock<SocketIoMetrics, socketio::MakeCounters>>>,
 }
 
@@ -421,7 +425,8 @@ impl RouteCommon {
         Self { profile: profile.name.as_str().into(), edits: None, sessions: HashMap::new() }
     }
 
-    /// What is changed in answers: the same as for the route before, if the list is the same.
+    /// Response edits of a route. Reuses those of the previous route if the configured lists are
+    /// equal.
     fn edits(&mut self, list: &Arc<[ResponseHeader]>) -> Arc<ResponseEdits> {
         if let Some((known, edits)) = &self.edits
             && known == list
@@ -455,7 +460,7 @@ fn edits_of(list: &[ResponseHeader]) -> ResponseEdits {
     ResponseEdits::new(list.iter().map(|header| (header.name.clone(), header.value.clone())))
 }
 
-/// Methods that a route takes; empty: any.
+/// Methods that a route accepts; empty for any.
 fn methods(route: &config::Route) -> Vec<Method> {
     match route.action {
         config::Action::SelfTest(_) => vec![Method::GET, Method::POST],

@@ -1,8 +1,9 @@
-//! Which configuration this is: what its files held, a hash of it, a number.
+//! Identifies a configuration by number, by a hash of its effect and by a fingerprint of its bytes.
 //!
 //! In: a configuration and the files it names. Out: two hashes. The *fingerprint* covers every
-//! byte, comments and file names included: if it is equal, a reload has nothing to do. The *hash*
-//! is for people and covers what is in effect: two gateways that do the same have the same one.
+//! byte, comments and file names included: if it is unchanged, a reload has nothing to do. The
+//! *hash* is for people and covers the effective configuration: two gateways that act alike have
+//! the same one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,36 +14,37 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use crate::config::Config;
 use crate::units::display_hex;
 
-/// Digits of the hash that are shown: 48 bits tell any two configurations of a site apart.
+/// Hexadecimal digits of the hash that are shown: 48 bits distinguish the configurations of one
+/// installation.
 const HASH_DIGITS: usize = 12;
 
-/// SHA-256 of each file a configuration names; `None` for one that cannot be read.
+/// SHA-256 of each file that a configuration names; `None` for an unreadable file.
 pub type FileHashes = BTreeMap<PathBuf, Option<[u8; 32]>>;
 
-/// The name of a generation, given once, when it is put into force.
+/// Number and hash of a generation. Set once, when the generation is put into effect.
 #[derive(Debug, Default)]
 pub struct ConfigVersion(OnceLock<(u64, String)>);
 
 impl ConfigVersion {
-    /// The number, from 1 in each run of the program; 0 before it has one.
+    /// The generation number, counted from 1 in each process; 0 before it is set.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.0.get().map_or(0, |(number, _)| *number)
     }
 
-    /// The hash, 12 hexadecimal digits; empty before it has one.
+    /// The hash, 12 hexadecimal digits; empty before it is set.
     #[must_use]
     pub fn hash(&self) -> &str {
         self.0.get().map_or("", |(_, hash)| hash)
     }
 
-    /// Gives it its name. A second one is not taken.
+    /// Sets number and hash. Later calls have no effect.
     pub fn name(&self, number: u64, hash: String) {
         let _ = self.0.set((number, hash));
     }
 }
 
-/// Reads the files. Blocks.
+/// Reads and hashes the files. Blocks.
 pub(super) fn read(files: Vec<PathBuf>) -> FileHashes {
     let one = |path: PathBuf| {
         let bytes = std::fs::read(&path).ok();
@@ -52,7 +54,7 @@ pub(super) fn read(files: Vec<PathBuf>) -> FileHashes {
     files.into_iter().map(one).collect()
 }
 
-/// Of the texts and the contents, every byte of them.
+/// Hash of all bytes of the configuration and the files it names.
 pub(super) fn fingerprint(config: &Config, contents: &FileHashes) -> Vec<u8> {
     let mut hash = ConfigHash::new();
     for source in &config.sources.files {
@@ -66,10 +68,11 @@ pub(super) fn fingerprint(config: &Config, contents: &FileHashes) -> Vec<u8> {
     hash.0.finish().as_ref().to_vec()
 }
 
-/// Of what is in effect: items, keys, values with the environment's put in, contents of files.
+/// Hash of the effective configuration: items, keys, values with environment variables substituted,
+/// and contents of the named files.
 ///
-/// A guess at a short secret could be checked against a hash of it and little else. The private keys
-/// that nearly every configuration names are hashed along, and nobody can guess those.
+/// A hash of a short secret alone would allow an attacker to test guesses. Nearly every
+/// configuration names private keys, whose contents go into the same hash and cannot be guessed.
 pub(super) fn effective(config: &Config, contents: &FileHashes) -> String {
     let mut hash = ConfigHash::new();
     let mut others = contents.clone();
@@ -87,7 +90,7 @@ pub(super) fn effective(config: &Config, contents: &FileHashes) -> String {
         }
         hash.add(b"");
     }
-    // What a list names.
+    // Files that are elements of a list, which the loop above does not visit.
     let mut others: Vec<_> = others.into_values().flatten().collect();
     others.sort_unstable();
     for content in &others {
@@ -105,7 +108,8 @@ impl ConfigHash {
         Self(Context::new(&SHA256))
     }
 
-    /// Adds a part, with its length, so that parts cannot be read as others.
+    /// Adds a part, prefixed by its length so that two sequences of parts never produce the same
+    /// input.
     fn add(&mut self, part: &[u8]) {
         self.0.update(&(part.len() as u64).to_le_bytes());
         self.0.update(part);

@@ -1,6 +1,7 @@
-//! What would be done with a request, and which line says so: for `explain` and the status page.
+//! Explanations of how a request would be decided, with the configuration lines responsible. Used
+//! by `explain` and by the status page.
 //!
-//! The decision is made by the code that serves requests, on a request made from the question.
+//! The decision is made by the same code that serves requests, on a request built from the query.
 
 mod passthrough;
 
@@ -24,29 +25,30 @@ use super::{
 
 pub use passthrough::ConnectionQuery;
 
-/// A request that is asked about.
+/// A request to explain.
 pub struct RequestQuery {
-    /// Its method.
+    /// Request method.
     pub method: String,
-    /// URL as the client types it; the port chooses the listener (443 if there is none).
+    /// URL as the client types it. Its port selects the listener; the default port is that of the
+    /// scheme.
     pub url: String,
-    /// Address of the client.
+    /// Client address.
     pub from: IpAddr,
-    /// Chooses the listener of this profile, if several have the port or none has.
+    /// Profile to search if the port matches no listener, or several.
     pub profile: Option<String>,
-    /// Fields of the request: `Name: value`.
+    /// Request fields, each as `Name: value`.
     pub headers: Vec<String>,
 }
 
-/// What is said, line by line: what it is about, what is so, and where that is written.
+/// Text of an explanation. Each line has a name, a value and the place in the configuration.
 #[derive(Default)]
 pub struct ExplanationLines {
-    /// All lines so far.
+    /// The lines written so far.
     pub text: String,
 }
 
 impl ExplanationLines {
-    /// Adds one.
+    /// Appends a line.
     pub fn line(&mut self, name: &str, value: &str, place: &str) {
         let gap = if place.is_empty() { "" } else { "  " };
         let _ = writeln!(self.text, "{name:<11} {value:<44}{gap}{place}").map(|()| {
@@ -57,21 +59,21 @@ impl ExplanationLines {
     }
 }
 
-/// A request, explained.
+/// Explanation of one request or connection.
 pub struct Explanation<'a> {
     generation: &'a Generation,
-    /// What is to be said.
+    /// The text.
     pub lines: ExplanationLines,
-    /// It would not be refused.
+    /// Whether the request would be forwarded or answered, rather than rejected.
     pub served: bool,
 }
 
 impl<'a> Explanation<'a> {
-    /// Decides about a request as whoever serves it would. Looks names up, so it blocks.
+    /// Decides a request as the proxy would. Resolves host names, so it blocks.
     ///
     /// # Errors
     ///
-    /// What is wrong with the question.
+    /// A message about an invalid query or a port without a listener.
     pub fn of(generation: &'a Generation, asked: &RequestQuery) -> Result<Self, String> {
         let (authority, port, target) = split(&asked.url)?;
         let virtual_server = choose(generation, port, asked.profile.as_deref())?;
@@ -191,7 +193,7 @@ impl<'a> Explanation<'a> {
         }
     }
 
-    /// What of a path is refused, and the setting that admits it.
+    /// Adds the ambiguous parts of a path and the settings that would allow them.
     fn ambiguous(&mut self, has_route: bool, virtual_server: &VirtualServer, target: &str) {
         let Ok(read) = path::matchable(path::raw(target.as_bytes())) else {
             self.line("way out", "none: no setting admits such a path", "");
@@ -303,7 +305,8 @@ impl<'a> Explanation<'a> {
                 0 => "endpoint",
                 _ => "else",
             };
-            // As written: without its CA file it has no TLS settings, and is explained all the same.
+            // The scheme comes from the configuration, because an upstream whose CA file is
+            // unreadable has no TLS settings but is explained too.
             let scheme = if tls { "https" } else { "http" };
             let found = match resolve::refresh(endpoint) {
                 Err(error) => format!(" ({error})"),
@@ -372,7 +375,7 @@ impl<'a> Explanation<'a> {
     }
 }
 
-/// Who may say who the client is.
+/// Text for the `balancers` line.
 fn said(balancers: &ProxyProtocol) -> String {
     let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
     let others = match balancers.others {
@@ -382,7 +385,7 @@ fn said(balancers: &ProxyProtocol) -> String {
     format!("{} name the client; {others}", from.join(", "))
 }
 
-/// Authority, port and target of a URL.
+/// Authority, port and request target of a URL.
 fn split(url: &str) -> Result<(&str, u16, String), String> {
     let usage = || {
         format!(
@@ -402,7 +405,8 @@ fn split(url: &str) -> Result<(&str, u16, String), String> {
     Ok((authority, parsed.port.unwrap_or(default), target))
 }
 
-/// The listener that a port means.
+/// The virtual server that a request to this port reaches. Without one, falls back to the main
+/// listener of `profile`.
 fn choose<'a>(
     generation: &'a Generation,
     port: u16,
@@ -412,7 +416,7 @@ fn choose<'a>(
         profile.is_none_or(|name| virtual_server.names.profile == name)
     };
     let whole = |virtual_server: &&Arc<VirtualServer>| {
-        // A profile's main listener serves all its routes.
+        // The main listener of a profile is the one with the most routes.
         let ListenerService::Routes { routes, .. } = &virtual_server.served else { return false };
         generation.virtual_servers.iter().all(|other| {
             other.names.profile != virtual_server.names.profile

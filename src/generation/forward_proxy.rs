@@ -1,4 +1,4 @@
-//! The forward proxy of a generation: rules, guard, users, parents, listeners.
+//! Compiled forward proxy of a generation: rules, guard, users, parents, listeners.
 
 mod compile;
 
@@ -20,67 +20,68 @@ use super::ConfigVersion;
 
 pub use compile::{ForwardInputs, compile};
 
-/// `[forward]`, compiled.
+/// The compiled `[forward]` table.
 #[derive(Debug)]
 pub struct ForwardProxy {
-    /// One per listener, in the order of the files.
+    /// Listeners, in the order of the configuration.
     pub listeners: Vec<Arc<ForwardProxyListener>>,
-    /// Who may go where.
+    /// Rules that allow or deny destinations.
     pub policy: EgressPolicy,
-    /// Which addresses may be dialled.
+    /// Check of resolved addresses before they are dialled.
     pub guard: Guard,
-    /// Who may log in; `None`: nobody, and no rule asks for it.
+    /// Accounts for proxy authentication; `None` if no rule requires it.
     pub users: Option<Arc<Users>>,
-    /// By [`crate::config::ParentId`].
+    /// Indexed by [`crate::config::ParentId`].
     pub parents: Vec<Arc<ParentProxy>>,
-    /// How many, how fast.
+    /// Limits on connections and rates.
     pub limits: ForwardLimits,
-    /// How long.
+    /// Timeouts.
     pub timeouts: ForwardTimeouts,
-    /// TLS towards origins, where `GET https://…` is served by opening it; `None`: it is not.
+    /// TLS settings towards origins for `GET https://…` requests, which the proxy serves by opening
+    /// TLS itself; `None` if such requests are rejected.
     pub origin_tls: Option<Arc<ClientConfig>>,
-    /// Names that are not looked up, and what they stand for.
+    /// Static addresses of host names, used instead of DNS.
     pub hosts: HashMap<HostName, Arc<[IpAddr]>>,
-    /// What rules in report mode have let through; goes on over reloads.
+    /// Destinations that rules in report mode allowed; kept across reloads.
     pub seen: Arc<Observations>,
-    /// The generation it belongs to, for the log.
+    /// Version of the generation, for the log.
     pub config_version: Arc<ConfigVersion>,
 }
 
-/// An address the forward proxy listens on.
+/// One listener of the forward proxy.
 #[derive(Debug)]
 pub struct ForwardProxyListener {
-    /// The address.
+    /// Address and port.
     pub address: SocketAddr,
-    /// The address as text, its name in logs and metrics.
+    /// The address as text; its name in logs and metrics.
     pub label: String,
-    /// Where `listen` is written.
+    /// Place of the `listen` key in the configuration.
     pub place: Span,
-    /// Balancers that say who the client is.
+    /// Balancers that name their clients in a PROXY header.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// TLS between client and proxy; `None`: plain.
+    /// TLS between client and proxy; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
 }
 
-/// A proxy to go through.
+/// A parent proxy, through which tunnels of the forward proxy are sent.
 #[derive(Debug)]
 pub struct ParentProxy {
-    /// Its name.
+    /// Name in the configuration.
     pub name: String,
-    /// Where that is written.
+    /// Place of its table in the configuration.
     pub place: Span,
-    /// In order of preference. Their names are looked up like those of upstreams; the one that
-    /// failed last is tried last.
+    /// Endpoints in order of preference; the one that failed most recently is tried last. Host
+    /// names are resolved like those of upstreams.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Value of the `Proxy-Authorization` field to send.
     pub authorization: Option<Secret>,
-    /// Destinations connected to directly all the same.
+    /// Destinations that are reached directly, without this parent.
     no_proxy: Vec<Pattern>,
-    /// From the first SYN to the parent's answer.
+    /// Time limit from the first SYN to the parent's answer.
     pub connect_timeout: Duration,
 }
 
-/// A value that is sent and never shown.
+/// A secret value whose `Debug` output is redacted.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Secret(String);
 
@@ -99,7 +100,7 @@ impl fmt::Debug for Secret {
 }
 
 impl ForwardProxy {
-    /// The same without rules: what is left once `[forward]` has gone.
+    /// A copy without rules, for connections that remain after `[forward]` was removed.
     #[must_use]
     pub fn closed(&self) -> Self {
         Self {
@@ -117,7 +118,7 @@ impl ForwardProxy {
         }
     }
 
-    /// The parent a destination is reached through under a rule; `None`: directly.
+    /// The parent proxy for a destination under a rule; `None` for a direct connection.
     #[must_use]
     pub fn parent(
         &self,

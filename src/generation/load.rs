@@ -1,5 +1,5 @@
-//! From a directory to a generation, the one way for `run`, `check`, `plan` and every reload: what
-//! one of them refuses all refuse, in the same words.
+//! Loading and compiling of a configuration directory, used by `run`, `check`, `plan` and every
+//! reload, so that all of them report the same problems in the same words.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use crate::telemetry::Metrics;
 use super::Generation;
 use super::compile::{Compiled, Purpose, build, compile};
 
-/// Found by comparing certificates with the rest; proves nothing while one of them is left out.
+/// Code of a problem that is found by comparing certificates with profiles. It is dropped from
+/// partial configurations, because the missing part may contain the certificate.
 const FOLLOWS: &str = "certificate.host-not-covered";
 
-/// Loads and compiles a directory; `previous` as for [`compile`]. Blocks on the file system.
+/// Loads and compiles a directory; see [`compile`] for `previous`. Blocks on the file system.
 ///
-/// The warnings of the result are all there are, of the files and of the certificates.
+/// The warnings of the result include those about the files and those about certificates.
 ///
 /// # Errors
 ///
@@ -47,7 +48,7 @@ pub fn load(
     }
 }
 
-/// Adds the problems of the files that a refused configuration names: certificates, keys, CAs,
+/// Adds the problems of the files that a rejected configuration names: certificates, keys, CAs,
 /// users, credentials. Blocks on the file system.
 #[must_use]
 pub fn with_named_files(
@@ -63,11 +64,11 @@ pub fn with_named_files(
     refused
 }
 
-/// Loads a directory and compiles what is right of it, for explaining. Blocks on the file system.
+/// Loads a directory and compiles its valid parts, for `explain`. Blocks on the file system.
 ///
 /// # Errors
 ///
-/// Every problem, if there is nothing to explain.
+/// Every problem, if no part is valid.
 pub fn for_explaining(
     directory: &Path,
     env: Env<'_>,
@@ -79,11 +80,11 @@ pub fn for_explaining(
     Ok((generation, errors_last(problems, found)))
 }
 
-/// Loads a directory without what is wrong, and the problems of that.
+/// Loads the valid parts of a directory, together with the problems of the rest.
 ///
 /// # Errors
 ///
-/// Every problem, if nothing is left.
+/// Every problem, if no part is valid.
 pub fn partially(
     directory: &Path,
     env: Env<'_>,
@@ -97,7 +98,7 @@ pub fn partially(
     }
 }
 
-/// Both lists, errors next to the prompt.
+/// Concatenates both lists and moves errors to the end, next to the shell prompt.
 fn errors_last(mut problems: Vec<Problem>, found: Vec<Problem>) -> Vec<Problem> {
     problems.extend(found);
     problems.sort_by_key(|problem| problem.severity == Severity::Error);

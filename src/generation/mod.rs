@@ -1,7 +1,7 @@
-//! One compiled configuration: everything the request path looks at, immutable.
+//! Compiled configurations: immutable snapshots that the request path reads.
 //!
-//! In: a checked [`Config`]. Out: [`Generation`], or the problems that can only be found with the
-//! certificates in hand. Compiling reads certificate files and starts nothing.
+//! In: a checked [`Config`]. Out: a [`Generation`], or problems that are found only after reading
+//! the certificates. Compiling reads certificate files and starts nothing.
 
 pub mod certificates;
 pub mod compile;
@@ -42,54 +42,55 @@ pub use virtual_server::{
 
 /// One compiled configuration.
 pub struct Generation {
-    /// What it was compiled from.
+    /// The checked configuration it was compiled from.
     pub config: Config,
-    /// One per listener, in the order of profiles and listeners.
+    /// One virtual server per reverse-proxy listener, in the order of profiles and listeners.
     pub virtual_servers: Vec<Arc<VirtualServer>>,
-    /// One per listener of what is passed through, in the order of tables and listeners.
+    /// One entry per passthrough listener, in the order of `[tcp]` tables and listeners.
     pub passthrough_listeners: Vec<Arc<PassthroughListener>>,
-    /// By [`crate::config::UpstreamId`].
+    /// Indexed by [`crate::config::UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
-    /// The forward proxy, if there is one.
+    /// `None` without a `[forward]` table.
     pub forward_proxy: Option<Arc<ForwardProxy>>,
-    /// What the files it names held when it was compiled.
+    /// Hashes of the files that the configuration names, read when it was compiled.
     pub contents: config_version::FileHashes,
-    /// Its name, the same in all its sites.
+    /// Number and hash of this generation, shared with all its virtual servers.
     pub config_version: Arc<ConfigVersion>,
-    /// Keys that other gateways, other generations and a successor have too.
+    /// Keys that outlast this generation: shared between gateways, or kept across reloads.
     pub shared: shared::SharedKeys,
-    /// What it is compared by with other gateways; empty if that is not asked for.
+    /// Configuration digest for drift comparison; stays empty if drift comparison is not
+    /// configured.
     pub digest: Arc<OnceLock<drift::ConfigDigest>>,
     _alive: Arc<GenerationGuard>,
-    /// What it is called in the metrics.
+    /// Names that have metric series of their own.
     names: LabelLimits,
     certificates: Vec<CertificateStatus>,
 }
 
-/// Which way a listener leads.
+/// Service of a listener.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ListenerKind {
-    /// To the components: a site.
+    /// Reverse proxy: a virtual server that forwards to the components.
     In,
-    /// To the internet: the outlet.
+    /// Forward proxy: outgoing connections of the components.
     Out,
-    /// To an upstream, unopened: a passage.
+    /// Passthrough: connections forwarded to an upstream without terminating TLS.
     Through,
 }
 
-/// An address that is listened on.
+/// Address and service of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerAddr {
-    /// Which way it leads.
+    /// Service of the listener.
     pub kind: ListenerKind,
-    /// The address.
+    /// Address and port.
     pub address: SocketAddr,
-    /// Where it is written.
+    /// Place of the `listen` key in the configuration.
     pub place: Span,
 }
 
-/// Counts a generation for as long as anything of it is in use: held by the generation and by each
-/// of its sites.
+/// Counts a generation in the metrics while any part of it is in use. The generation and each of
+/// its listeners hold a reference.
 #[derive(Debug)]
 pub struct GenerationGuard(IntGauge);
 
@@ -106,19 +107,19 @@ impl Drop for GenerationGuard {
     }
 }
 
-/// A certificate as it is told about.
+/// Name and expiry of one certificate, for the metrics.
 struct CertificateStatus {
-    /// Name of the identity.
+    /// Name of the certificate in the configuration.
     name: String,
-    /// Number of the pair, from 0.
+    /// Index of the pair, from 0.
     pair: usize,
     /// End of validity, in seconds since 1970.
     not_after: i64,
 }
 
 impl Generation {
-    /// Every address that is listened on, but for the admin listener: sites, then the outlet's, then
-    /// passages.
+    /// All listener addresses except the admin listener's: first reverse, then forward, then
+    /// passthrough.
     #[must_use]
     pub fn listener_addrs(&self) -> Vec<ListenerAddr> {
         let virtual_servers = self.virtual_servers.iter();
@@ -143,8 +144,9 @@ impl Generation {
         virtual_servers.chain(forward_proxy).chain(passthrough_listeners).collect()
     }
 
-    /// What the connections of a passage are judged by, here: the passage of that address, or if
-    /// there is none, another of the same table. `None`: nothing passes them through any more.
+    /// The listener of this generation whose rules now apply to connections of
+    /// `passthrough_listener`: the one with the same address, else one of the same `[tcp]` table.
+    /// `None` if there is neither.
     #[must_use]
     pub fn passthrough_replacement(
         &self,
@@ -161,14 +163,15 @@ impl Generation {
         })
     }
 
-    /// Every endpoint: of upstreams, and of parents of the forward proxy.
+    /// All endpoints of upstreams and of the forward proxy's parents.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         let parents = self.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.parents);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
         upstreams.chain(parents.flat_map(|parent| &parent.endpoints))
     }
 
-    /// Every endpoint that is given by name, each once, and how often it is looked up.
+    /// Endpoints configured by host name, each once, with the shortest interval between its DNS
+    /// lookups.
     pub fn named(&self) -> impl Iterator<Item = (Arc<Endpoint>, Duration)> {
         let mut all: BTreeMap<u64, (Arc<Endpoint>, Duration)> = BTreeMap::new();
         let every = self.config.upstreams.iter().map(|upstream| upstream.resolve_every);
@@ -186,8 +189,8 @@ impl Generation {
         all.into_values()
     }
 
-    /// When a certificate ends, in seconds since 1970. `key` is the chain's as in
-    /// [`crate::config::outline`]: `pairs.1.chain`.
+    /// End of a certificate's validity, in seconds since 1970. `key` is the outline key of the
+    /// chain (see [`crate::config::outline`]), for example `pairs.1.chain`.
     #[must_use]
     pub fn ends(&self, certificate: &str, key: &str) -> Option<i64> {
         let pair: usize = key.strip_prefix("pairs.")?.strip_suffix(".chain")?.parse().ok()?;
@@ -196,20 +199,22 @@ impl Generation {
         Some(shown.not_after)
     }
 
-    /// A hash of every byte it was made from. Equal: nothing has changed.
+    /// Hash of every byte of the configuration files and the files they name. If it is equal to
+    /// that of the running generation, a reload has nothing to do.
     #[must_use]
     pub fn fingerprint(&self) -> Vec<u8> {
         config_version::fingerprint(&self.config, &self.contents)
     }
 
-    /// A hash of what is in effect, 12 hexadecimal digits.
+    /// Hash of the effective configuration, 12 hexadecimal digits.
     #[must_use]
     pub fn hash(&self) -> String {
         config_version::effective(&self.config, &self.contents)
     }
 
-    /// What the connections of a listener are served by, here: the listener of that address, or if
-    /// there is none, another of the same profile. `None`: nothing serves them any more.
+    /// The virtual server of this generation whose rules now apply to connections of
+    /// `virtual_server`: the one with the same address, else one of the same profile. `None` if
+    /// there is neither.
     #[must_use]
     pub fn replacement(&self, virtual_server: &VirtualServer) -> Option<&Arc<VirtualServer>> {
         let same = self
@@ -225,13 +230,13 @@ impl Generation {
         })
     }
 
-    /// What it is called in the metrics.
+    /// Names that have metric series of their own.
     #[must_use]
     pub fn names(&self) -> &LabelLimits {
         &self.names
     }
 
-    /// The identities of all endpoints, sorted.
+    /// Identities of all endpoints, sorted.
     #[must_use]
     pub fn identities(&self) -> Arc<[u64]> {
         let mut all: Vec<_> = self.endpoints().map(|endpoint| endpoint.identity).collect();
@@ -239,7 +244,7 @@ impl Generation {
         all.into()
     }
 
-    /// Puts what is known of certificates and upstreams into the metrics.
+    /// Sets the metrics that describe certificates and upstreams.
     pub fn tell(&self, metrics: &Metrics) {
         let verified = |u: &crate::config::Upstream| !matches!(u.verify, Verify::None { .. });
         let upstreams: Vec<_> =
@@ -249,7 +254,8 @@ impl Generation {
         metrics.set_active_configuration(&self.names, &certificates, &upstreams);
     }
 
-    /// Files the configuration names: certificates, keys, CA bundles, users, credentials.
+    /// Files that the configuration names: certificates, keys, CA bundles, users, credentials, the
+    /// shared secret.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let pairs = self.config.certificates.iter().flat_map(|certificate| &certificate.pairs);

@@ -1,6 +1,6 @@
-//! What one listener passes through, and where to: connections whose TLS we do not open.
+//! Compiled passthrough listeners, which forward connections without terminating TLS.
 //!
-//! In: what a client's hello says. Out: a route, or the reason why there is none.
+//! In: the client's address and ClientHello. Out: a route, or the reason for a rejection.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,98 +22,98 @@ use crate::upstream::{Endpoint, Upstream};
 use super::virtual_server::ListenerLabels;
 use super::{ConfigVersion, GenerationGuard};
 
-/// One listener of `[tcp.NAME]`, compiled.
+/// One compiled listener of a `[tcp.NAME]` table.
 pub struct PassthroughListener {
-    /// What it is called.
+    /// Names of the listener in logs and metrics.
     pub names: Arc<ListenerLabels>,
-    /// The address it listens on.
+    /// Address and port.
     pub address: SocketAddr,
-    /// Where `listen` is written.
+    /// Place of the `listen` key in the configuration.
     pub place: Span,
-    /// Balancers in front of it; `None`: there are none.
+    /// Balancers that name their clients in a PROXY header; `None` if there are none.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// How many connections.
+    /// Limits on connections.
     pub limits: TcpLimits,
-    /// How long things may take.
+    /// Timeouts of connections.
     pub timeouts: TcpTimeouts,
-    /// Counters.
+    /// Counters of the listener.
     pub metrics: ListenerMetrics,
-    /// What no route is counted under.
+    /// Counters for connections that match no route.
     pub no_route: Arc<PassthroughRouteStats>,
-    /// The name of its generation.
+    /// Version of its generation.
     pub config_version: Arc<ConfigVersion>,
     table: Arc<PassthroughTable>,
     guard: Arc<GenerationGuard>,
 }
 
-/// What all listeners of a table share.
+/// State shared by all listeners of a table.
 struct PassthroughTable {
     clients: Vec<IpNet>,
     on_down: OnEndpointChange,
     on_return: OnEndpointChange,
     close_over: Duration,
     routes: Vec<Arc<PassthroughRoute>>,
-    /// Names to indices of routes.
+    /// Exact server names, mapped to indices of routes.
     by_name: HashMap<String, usize>,
-    /// What follows `*.` in names, likewise.
+    /// Wildcard names without their `*.`, mapped to indices of routes.
     below: HashMap<String, usize>,
-    /// The route that takes the rest.
+    /// Index of the catch-all route.
     rest: Option<usize>,
 }
 
-/// A route, compiled.
+/// One compiled route.
 pub struct PassthroughRoute {
-    /// What is told about it.
+    /// Log and metric labels.
     pub tally: Arc<PassthroughRouteStats>,
-    /// Where `upstream` is written.
+    /// Place of the `upstream` key in the configuration.
     pub place: Span,
-    /// Where connections go.
+    /// Destination of the connections.
     pub upstream: Arc<Upstream>,
-    /// The upstream's counters.
+    /// Counters of the upstream.
     pub counters: UpstreamMetrics,
-    /// To the port that the client came to.
+    /// Whether the endpoint is dialled on the port that the client connected to.
     pub same_port: bool,
 }
 
-/// What is told about a route: all that a connection keeps of the one that let it in.
+/// Log and metric labels of a route; the only part of its route that a connection keeps.
 pub struct PassthroughRouteStats {
-    /// Its name in logs and metrics.
+    /// Name of the route in logs and metrics.
     pub name: String,
-    /// Its counters.
+    /// Counters of the route.
     pub metrics: PassthroughMetrics,
 }
 
-/// A connection that is passed through, as a configuration judges it.
+/// Properties of an open connection that decide whether a new generation keeps it.
 #[derive(Clone)]
 pub struct PassthroughConn {
-    /// What its listener serves at present.
+    /// Current configuration of its listener.
     pub place: Arc<ArcSwap<PassthroughListener>>,
-    /// What its listener was called when it was opened.
+    /// Labels of its listener when it was opened.
     pub names: Arc<ListenerLabels>,
-    /// Of the route that took it.
+    /// Labels of its route.
     pub tally: Arc<PassthroughRouteStats>,
-    /// Whose it is.
+    /// Address of the client.
     pub client: ClientAddr,
-    /// The name in its hello; `None`: there was none, or it was not asked for.
+    /// Server name in the ClientHello; `None` if it had none or was not read.
     pub server_name: Option<Arc<str>>,
-    /// Name of the upstream it goes to.
+    /// Name of its upstream.
     pub upstream: Arc<str>,
-    /// Name of the endpoint it goes to.
+    /// Name of its endpoint.
     pub endpoint: Arc<str>,
 }
 
-/// What is to become of a connection.
+/// Decision about an open connection after a reload or a change of endpoint health.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReloadVerdict {
-    /// It stays.
+    /// The connection is kept.
     Stays,
-    /// It is not allowed any more.
+    /// The configuration no longer allows the connection.
     Forbidden,
-    /// Its endpoint is not the one to use any more: it is closed within this time.
+    /// Its endpoint was replaced by another: close it within this time.
     Superseded(Duration),
 }
 
-/// What the listeners of a table are made of.
+/// Inputs for compiling the listeners of a table.
 pub(super) struct PassthroughInputs<'a> {
     pub(super) upstreams: &'a [(Arc<Upstream>, UpstreamMetrics)],
     pub(super) names: &'a LabelLimits,
@@ -121,7 +121,7 @@ pub(super) struct PassthroughInputs<'a> {
     pub(super) guard: &'a Arc<GenerationGuard>,
 }
 
-/// Compiles a table: one passage per listener.
+/// Compiles a table into one passthrough listener per `[[listener]]`.
 pub(super) fn compile<'a>(
     tcp: &'a config::Tcp,
     inputs: &'a PassthroughInputs<'a>,
@@ -196,30 +196,30 @@ impl PassthroughListener {
         clients.is_empty() || clients.iter().any(|network| network.contains(&client.ip()))
     }
 
-    /// Networks of clients that may connect; none: any.
+    /// Networks of clients that may connect; empty for any.
     #[must_use]
     pub fn clients(&self) -> &[IpNet] {
         &self.table.clients
     }
 
-    /// Its routes, in the order of the file.
+    /// Routes in the order of the configuration.
     #[must_use]
     pub fn routes(&self) -> &[Arc<PassthroughRoute>] {
         &self.table.routes
     }
 
-    /// Whether the name in the client's hello decides where it goes.
+    /// Whether routing depends on the server name in the ClientHello.
     #[must_use]
     pub fn reads_hello(&self) -> bool {
         !self.table.by_name.is_empty() || !self.table.below.is_empty()
     }
 
-    /// Where a connection goes that begins like this; `None`: nobody has looked, because
+    /// Routes a connection by its ClientHello. Pass `None` if it was not read, because
     /// [`PassthroughListener::reads_hello`] is false.
     ///
     /// # Errors
     ///
-    /// Why it goes nowhere.
+    /// The reason for the rejection.
     pub fn judge(&self, read: Option<&HelloProgress>) -> Result<&Arc<PassthroughRoute>, Reason> {
         let name = match read {
             None => None,
@@ -235,8 +235,8 @@ impl PassthroughListener {
         })
     }
 
-    /// The route for a name: its own, that of a wildcard one label above, or the one that takes the
-    /// rest.
+    /// The route for a server name: an exact match, a wildcard one label above, or the catch-all
+    /// route.
     #[must_use]
     pub fn route(&self, name: Option<&str>) -> Option<&Arc<PassthroughRoute>> {
         let PassthroughTable { routes, by_name, below, rest, .. } = &*self.table;
@@ -250,8 +250,8 @@ impl PassthroughListener {
         routes.get(index)
     }
 
-    /// What is to become of a connection that is open. `None` as its server name stands for one that
-    /// has none; a connection nobody asked for its name is judged as if it had none.
+    /// Decides about an open connection. A connection whose ClientHello was not read is treated
+    /// like one without a server name.
     #[must_use]
     pub fn outlook(&self, passthrough_conn: &PassthroughConn) -> ReloadVerdict {
         if !self.admits(passthrough_conn.client) {
@@ -277,7 +277,7 @@ impl PassthroughListener {
         }
     }
 
-    /// The same listener leading nowhere, for what is left of it once its table is gone.
+    /// A copy without routes, for connections that remain after their table was removed.
     #[must_use]
     pub fn emptied(&self) -> Self {
         let table = PassthroughTable {

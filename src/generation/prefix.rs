@@ -1,8 +1,8 @@
-//! Prefixes that routes cut off, and paths as components see them without.
+//! `strip-prefix` of routes: the prefixes themselves, and patterns as the component sees them.
 
 use crate::config::{self, PathPattern, Profile, UpstreamId};
 
-/// The prefix that a route cuts off before it forwards a path.
+/// The prefix that a route removes before it forwards a request.
 pub(super) fn strip_prefix(route: &config::Route) -> Option<String> {
     match &route.action {
         config::Action::Proxy { strip_prefix, .. } => strip_prefix.clone(),
@@ -10,7 +10,7 @@ pub(super) fn strip_prefix(route: &config::Route) -> Option<String> {
     }
 }
 
-/// The prefixes that routes to this upstream take off, each once.
+/// Distinct `strip-prefix` values of the routes to this upstream; `None` for routes without one.
 pub(super) fn prefixes(profile: &Profile, id: UpstreamId) -> Vec<Option<&str>> {
     let mut found: Vec<Option<&str>> = Vec::new();
     for route in &profile.routes {
@@ -24,8 +24,8 @@ pub(super) fn prefixes(profile: &Profile, id: UpstreamId) -> Vec<Option<&str>> {
     found
 }
 
-/// The pattern of a denial as the component sees it. A denial holds in any letters, so its prefix
-/// is cut in any letters.
+/// The pattern of a `deny` route as the component sees it. Denials ignore case, so the prefix is
+/// compared without case too.
 pub(super) fn denied_without(path: &PathPattern, prefix: Option<&str>) -> Option<PathPattern> {
     let start = prefix.map(|prefix| path.as_str().get(..prefix.len()));
     match (start, prefix) {

@@ -1,7 +1,7 @@
-//! What the self-tests of one route share: how much of them there may be, and who watches for whom.
+//! Limits and arrival watches of the self-test of one route.
 //!
-//! The page that tries the way to the gateway may be open to the internet, so what can be asked of it
-//! is little, whoever asks. Nothing is remembered about anybody once the request is over.
+//! The page that tests connections to the gateway may be open to the internet. Its requests are
+//! limited in total and per client, and no state about a client remains after its request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,39 +15,40 @@ use crate::config;
 use crate::net::admission::{Admission, Permit};
 use crate::net::rate::Rate;
 
-/// Requests and WebSockets at once, of all clients: some 5 MiB of buffers.
+/// Concurrent requests and WebSockets of all clients: about 5 MiB of buffers.
 const MAX_REQUESTS: usize = 128;
-/// Of one client (IPv6: of a /64). A test has five at once; a call centre may be behind one address.
+/// Concurrent requests per client (IPv6: per /64). One test has up to five at once, and a whole
+/// call centre may share an address.
 const MAX_REQUESTS_PER_CLIENT: usize = 64;
-/// Bytes a second in all.
+/// Rate limit over all clients.
 const BYTES_PER_SECOND: u64 = 1 << 20;
-/// What a request counts for, in bytes: more than most of its answers have.
+/// Bytes that each request counts for in the rate limit. Most answers are smaller.
 const REQUEST_COST: usize = 12 << 10;
 
-/// See the module.
+/// Server state of the self-test of one route.
 #[derive(Debug)]
 pub struct SelfTestServer {
-    /// How long a WebSocket and a long poll are left silent.
+    /// Length of the silence on test WebSockets and long polls.
     pub idle: Duration,
-    /// Path of the Socket.IO route that is tried too.
+    /// Path of the Socket.IO route that is tested too.
     pub socket_io: Option<String>,
     admission: Arc<Admission>,
     rate: Rate,
-    /// By the attempt that is watched for.
+    /// Waiting requests, by the identifier of the attempt.
     watches: Mutex<HashMap<String, oneshot::Sender<String>>>,
 }
 
-/// A request that waits to be told how an attempt arrived; dropping it is giving up.
+/// A request that waits for the arrival of an attempt. Dropping it cancels the wait.
 #[derive(Debug)]
 pub struct ArrivalWatch {
     test: Arc<SelfTestServer>,
     attempt: String,
-    /// Gets what was seen of the attempt.
+    /// Receives a description of the attempt.
     pub seen: oneshot::Receiver<String>,
 }
 
 impl SelfTestServer {
-    /// Longest body of a request, in bytes.
+    /// Largest request body, in bytes.
     pub const LONGEST_BODY: u64 = 4 << 10;
 
     pub(super) fn new(config: &config::SelfTest) -> Self {
@@ -60,8 +61,8 @@ impl SelfTestServer {
         }
     }
 
-    /// Room for one more request, for as long as the result lives; `None` if there is none, or they
-    /// come too fast.
+    /// A permit for one request, held until it is dropped; `None` if a concurrency or rate limit is
+    /// reached.
     #[must_use]
     pub fn admit(&self, client: ClientAddr, now: Instant) -> Option<Permit> {
         if self.rate.wait(now).is_some() {
@@ -72,7 +73,8 @@ impl SelfTestServer {
         Some(permit)
     }
 
-    /// Watches for an attempt. There are never more watches than requests that were admitted.
+    /// Waits for the arrival of an attempt. The number of watches is bounded by that of admitted
+    /// requests.
     #[must_use]
     pub fn watch(self: &Arc<Self>, attempt: &str) -> ArrivalWatch {
         let (tell, seen) = oneshot::channel();
@@ -80,10 +82,10 @@ impl SelfTestServer {
         ArrivalWatch { test: Arc::clone(self), attempt: attempt.to_owned(), seen }
     }
 
-    /// Tells whoever watches for this attempt what was seen of it.
+    /// Reports the arrival of an attempt to the request that waits for it, if there is one.
     pub fn saw(&self, attempt: &str, what: String) {
         let told = self.watches().remove(attempt).map(|watch| watch.send(what));
-        // Whoever has gone need not be told.
+        // The send fails if the waiting request was dropped.
         let _ = told;
     }
 
@@ -94,7 +96,7 @@ impl SelfTestServer {
 
 impl Drop for ArrivalWatch {
     fn drop(&mut self) {
-        // Another may watch for the same by now.
+        // Another request may have started to watch for the same attempt.
         self.seen.close();
         let mut watches = self.test.watches();
         if watches.get(&self.attempt).is_some_and(oneshot::Sender::is_closed) {

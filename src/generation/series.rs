@@ -1,9 +1,9 @@
-//! Names of a configuration for which the metrics have no room.
+//! Warning about names that exceed `metrics-limit`.
 
 use crate::config::problem::{Problem, Severity};
 use crate::telemetry::LabelLimits;
 
-/// The warning that some names have no series of their own.
+/// The warning, if some names share the series `other`.
 pub(super) fn over_limit(names: &LabelLimits, limit: usize) -> Option<Problem> {
     let [routes, listeners, upstreams, _] = names.over();
     let counts = [(routes, "routes"), (listeners, "listeners"), (upstreams, "upstreams")];

@@ -1,6 +1,6 @@
-//! What gateways have in common: the shared secret, and without one the ticket keys of this process.
+//! Keys that outlast a reload: the shared secret, or the ticket keys of this process without one.
 //!
-//! In: `[gateway]` as checked. Out: [`SharedKeys`], or what is wrong with the file.
+//! In: the checked `[gateway]` table. Out: [`SharedKeys`], or the problems of the secret file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,15 +18,15 @@ use super::compile::error;
 /// Keys that outlast a reload.
 #[derive(Debug)]
 pub struct SharedKeys {
-    /// The secret that other gateways have too.
+    /// The secret shared with other gateways.
     pub secrets: Option<Arc<SharedSecrets>>,
-    /// Ticket keys of this process, for as long as it runs.
+    /// Ticket keys of this process, kept until it exits.
     pub local: Arc<LocalKeys>,
     epoch: Duration,
 }
 
 impl SharedKeys {
-    /// For listeners that let the same clients in.
+    /// Session tickets for listeners that accept the same clients, identified by `scope`.
     pub(super) fn tickets(&self, scope: TicketScope) -> Arc<SessionTickets> {
         let source = match &self.secrets {
             Some(secrets) => KeySource::Shared(Arc::clone(secrets)),
@@ -36,7 +36,7 @@ impl SharedKeys {
     }
 }
 
-/// Reads the shared secret, if there is one. Blocks.
+/// Reads the shared secret, if one is configured. Blocks.
 pub(super) fn load(
     config: &Config,
     previous: Option<&Generation>,

@@ -1,4 +1,4 @@
-//! From `[upstream.NAME]` as checked to an [`Upstream`].
+//! Compiles `[upstream.NAME]` into an [`Upstream`].
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use super::Generation;
 use super::compile::error;
 use super::shared::SharedKeys;
 
-/// Compiles an upstream. `previous` is where it takes what was learned from,
-/// `shared` where the key of its cookie comes from.
+/// Compiles an upstream. State is carried over from `previous`; the key of the sticky cookie is
+/// derived from `shared`.
 pub(super) fn compile(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,
@@ -80,8 +80,8 @@ pub(super) fn compile(
     }
 }
 
-/// The upstream of a self-test, which is silent for `idle` at a time: a place in this very process,
-/// without an address.
+/// The internal upstream of a self-test. It has no address, because the self-test runs in this
+/// process. `idle` is how long a self-test connection may be silent.
 pub(super) fn own(idle: Duration) -> Upstream {
     const NAME: &str = "self-test";
     const SELF_TEST_TIMEOUT: Duration = Duration::from_mins(1);
@@ -123,7 +123,7 @@ pub(super) fn own(idle: Duration) -> Upstream {
     }
 }
 
-/// What endpoints of an upstream are made of.
+/// Shared inputs for compiling the endpoints of one upstream.
 struct EndpointInputs<'a> {
     config: &'a config::Upstream,
     tls: Option<&'a (Arc<ClientConfig>, u64)>,
@@ -132,7 +132,8 @@ struct EndpointInputs<'a> {
 }
 
 impl EndpointInputs<'_> {
-    /// An endpoint; the one there was, if it is the same in every respect.
+    /// Compiles an endpoint. An unchanged endpoint of the previous generation is reused with its
+    /// state.
     fn endpoint(&self, endpoint: &config::Endpoint, problems: &mut Vec<Problem>) -> Arc<Endpoint> {
         let name = self.config.server_name.as_ref().unwrap_or(&endpoint.host);
         let verified = match (self.tls, ServerName::try_from(name.clone())) {
@@ -157,7 +158,8 @@ impl EndpointInputs<'_> {
             return Arc::clone(same);
         }
         let mut new = Endpoint::new(endpoint.host.clone(), endpoint.port, verified, identity);
-        // How it is does not depend on how its certificate is verified.
+        // Health is kept even if the certificate settings changed, because it does not depend on
+        // them.
         match before().find(|same| same.label == new.label) {
             Some(same) => new.health = Arc::clone(&same.health),
             None => new.health.assume_state(self.check.is_none_or(|check| check.initially_up)),
@@ -166,7 +168,7 @@ impl EndpointInputs<'_> {
     }
 }
 
-/// The cookie of its clients; the checks have seen to it that there is a secret.
+/// Sticky cookie of an upstream. The configuration checks ensure that a shared secret is set.
 fn cookie(
     config: &config::Upstream,
     endpoints: &[Arc<Endpoint>],
@@ -253,7 +255,7 @@ fn compiled_check(config: &config::HealthCheck) -> HealthCheck {
     }
 }
 
-/// TLS settings for an upstream, and a hash of what is trusted, file contents included.
+/// TLS settings for an upstream, and a hash of its trust settings, file contents included.
 fn trust(
     config: &config::Upstream,
     provider: &Arc<CryptoProvider>,

@@ -1,4 +1,5 @@
-//! What one listener serves, and how it decides about a request.
+//! Virtual servers: everything that one listener of the reverse proxy serves, and the routing
+//! decision for a request.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -24,77 +25,80 @@ use crate::upstream::Upstream;
 use super::drift::ConfigDigest;
 use super::{ConfigVersion, GenerationGuard, SelfTestServer};
 
-/// One listener, compiled.
+/// Compiled configuration of one listener of the reverse proxy.
 pub struct VirtualServer {
-    /// What it is called.
+    /// Names of the listener in logs and metrics.
     pub names: Arc<ListenerLabels>,
-    /// The address it listens on.
+    /// Address and port.
     pub address: SocketAddr,
-    /// Where `listen` is written.
+    /// Place of the `listen` key in the configuration.
     pub place: config::Span,
-    /// What it serves.
+    /// The routes, or a redirect to HTTPS.
     pub served: ListenerService,
-    /// Hosts it answers for; empty: any.
+    /// Host names it serves; empty for any.
     pub hosts: Vec<HostPattern>,
-    /// Proxies that are believed.
+    /// Networks of trusted proxies.
     pub trusted: Vec<IpNet>,
-    /// By which field they say who the client is.
+    /// Field in which trusted proxies name the client.
     pub named_by: ClientAddressField,
-    /// Requests are passed on with a `traceparent` of the gateway's.
+    /// Whether forwarded requests get a `traceparent` field of the gateway.
     pub traces: bool,
-    /// Socket.IO sessions are followed.
+    /// Whether Socket.IO sessions are tracked.
     pub follows: bool,
-    /// Limits on what a client may do.
+    /// Limits per client, connection and request.
     pub limits: Limits,
-    /// Bytes of answers that HTTP/2 clients of all connections have not taken yet, at most.
+    /// Limit on buffered response bytes that HTTP/2 clients have not read yet, over all
+    /// connections.
     pub http2_send_buffers: usize,
-    /// Requests and WebSockets of the profile, of all listeners and workers.
+    /// Open requests and WebSockets of the profile, over all its listeners and all workers.
     pub requests: Arc<Quota>,
-    /// How long a client may take.
+    /// Timeouts for clients.
     pub timeouts: Timeouts,
-    /// Whether an upstream of its routes is told where clients connected to.
+    /// Whether an upstream of its routes gets a PROXY header, which contains the address that the
+    /// client connected to.
     pub announces: bool,
-    /// Balancers that say who the client is.
+    /// Balancers that name their clients in a PROXY header.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS settings; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
-    /// Fields of answers to requests that no route takes.
+    /// Field edits of responses to requests that match no route.
     pub edits: Arc<ResponseEdits>,
-    /// Counters.
+    /// Counters of the listener.
     pub metrics: ListenerMetrics,
-    /// The name of its generation.
+    /// Version of its generation.
     pub config_version: Arc<ConfigVersion>,
-    /// Of the generation it belongs to.
+    /// Keeps its generation counted as alive.
     pub guard: Arc<GenerationGuard>,
 }
 
-/// What a listener is called: all that a tunnel keeps of the site it was opened under.
+/// Names of a listener. A tunnel keeps these labels, and no other part of the virtual server it was
+/// opened under.
 #[derive(Debug)]
 pub struct ListenerLabels {
-    /// The profile's name.
+    /// Name of the profile, or of the `[tcp]` table.
     pub profile: String,
-    /// The address as text, the listener's name in logs and metrics.
+    /// The address as text; the listener's name in logs and metrics.
     pub listener: String,
-    /// Its requests have lines in the access log.
+    /// Whether its requests are written to the access log.
     pub logs: bool,
 }
 
-/// What a listener serves.
+/// Content of a listener.
 #[expect(clippy::large_enum_variant, reason = "there is one per listener")]
 pub enum ListenerService {
-    /// Routes.
+    /// Requests are matched against routes.
     Routes {
-        /// Finds a route's index.
+        /// Maps a path and method to an index of `routes`.
         table: RouteTable,
-        /// By the table's indices.
+        /// Indexed by the results of `table`.
         routes: Vec<Arc<CompiledRoute>>,
     },
-    /// A redirect to the same URL under `https`, on this port.
+    /// Redirect to the same URL with the scheme `https` and this port.
     RedirectToHttps(u16),
 }
 
 impl ListenerService {
-    /// Whether one of the upstreams is told where clients connected to.
+    /// Whether at least one upstream of its routes gets a PROXY header.
     pub(super) fn announces(&self) -> bool {
         let Self::Routes { routes, .. } = self else { return false };
         let ways = routes.iter().filter_map(|route| route.action.way());
@@ -102,75 +106,77 @@ impl ListenerService {
     }
 }
 
-/// One route, compiled.
+/// One compiled route.
 pub struct CompiledRoute {
-    /// What is told about it.
+    /// Log and metric labels.
     pub account: Arc<RouteStats>,
-    /// Where `path` is written.
+    /// Place of the `path` key in the configuration.
     pub place: config::Span,
-    /// What is done.
+    /// Action for matching requests.
     pub action: RouteAction,
-    /// Longest request body, in bytes.
+    /// Largest request body, in bytes.
     pub max_body: u64,
-    /// WebSockets are carried.
+    /// Whether WebSockets are allowed.
     pub websocket: bool,
-    /// A request may be sent again on a fresh connection; see [`crate::config::Route::retry`].
+    /// Whether a request may be sent again on a new connection; see
+    /// [`crate::config::Route::retry`].
     pub retry: bool,
-    /// Spellings of the path that are admitted.
+    /// Ambiguous path spellings that the route allows.
     pub admits: Oddities,
-    /// Changes to its answers.
+    /// Field edits of responses.
     pub edits: Arc<ResponseEdits>,
-    /// Names of request fields that are passed on although a component may believe them.
+    /// Request fields that are forwarded although components may trust them.
     pub passes: Arc<[HeaderName]>,
 }
 
-/// What is told about a route: all that a tunnel keeps of the one that let it in.
+/// Log and metric labels of a route; the only part of its route that a tunnel keeps.
 pub struct RouteStats {
-    /// The route's name in logs and metrics.
+    /// Name of the route in logs and metrics.
     pub name: Arc<str>,
-    /// Log and metric say that the request would be denied without this route.
+    /// Whether log and metrics mark its requests as ones that would be denied without this route.
     pub report_only: bool,
-    /// Counters, which begin with the first request.
+    /// Counters, created by the first request.
     pub metrics: LazyRouteMetrics,
 }
 
-/// What a route does.
+/// Action of a route.
 pub enum RouteAction {
-    /// Passes the request on.
+    /// Forwards the request to an upstream.
     Proxy(ProxyTarget),
-    /// Passes it on to the self-test, which is part of the gateway.
+    /// Forwards the request to the self-test, which is part of the gateway.
     SelfTest(ProxyTarget, Arc<SelfTestServer>),
-    /// Sends the client elsewhere.
+    /// Redirects the client.
     Redirect {
-        /// `Location`.
+        /// Value of `Location`.
         to: String,
-        /// Its status.
+        /// Response status.
         status: u16,
     },
     /// Answers 403.
     Deny,
-    /// Answers whether the gateway is ready, and these upstreams up.
+    /// Reports whether the gateway is ready and these upstreams are up.
     Ready(Vec<Arc<Upstream>>),
-    /// Answers gateways that compare themselves with this one. To others it is not there.
+    /// Answers drift requests of gateways with the same shared secret; other requests get 404
+    /// `no_route`.
     Drift(Arc<OnceLock<ConfigDigest>>),
 }
 
-/// Where requests are passed on to.
+/// Destination of forwarded requests.
 pub struct ProxyTarget {
-    /// To whom.
+    /// The upstream.
     pub upstream: Arc<Upstream>,
-    /// The upstream's counters.
+    /// Counters of the upstream.
     pub counters: UpstreamMetrics,
-    /// Taken off the front of the path.
+    /// Prefix removed from the path; `None` if the path is unchanged.
     pub strip_prefix: Option<String>,
-    /// Limit to the first byte of the answer.
+    /// Time limit up to the first byte of the response.
     pub first_byte: Duration,
-    /// What its Socket.IO sessions are told and counted under; `None`: they are not followed.
+    /// Labels of its Socket.IO sessions; `None` for the self-test, whose sessions are not tracked.
     pub sessions: Option<Arc<SocketIoLabels>>,
 }
 
 impl RouteAction {
-    /// Where requests are passed on to, if they are.
+    /// The proxy target, if the action forwards requests.
     #[must_use]
     pub fn way(&self) -> Option<&ProxyTarget> {
         match self {
@@ -180,56 +186,56 @@ impl RouteAction {
     }
 }
 
-/// What is asked for, as far as routes care.
+/// The properties of a request that routes decide by.
 pub struct RouteQuery<'a> {
     /// Host name without port.
     pub host: &'a str,
     /// Raw path and query.
     pub target: &'a [u8],
-    /// The method.
+    /// Request method.
     pub method: &'a Method,
-    /// It is to become a WebSocket.
+    /// Whether the request asks for a WebSocket.
     pub upgrade: bool,
 }
 
-/// A tunnel, as a configuration judges it.
+/// Properties of an open tunnel that decide whether a new generation keeps it.
 #[derive(Clone)]
 pub struct TunnelInfo {
-    /// What its listener serves at present.
+    /// Current virtual server of its listener.
     pub place: Arc<ArcSwap<VirtualServer>>,
-    /// What its listener was called when it was opened.
+    /// Labels of its listener when it was opened.
     pub names: Arc<ListenerLabels>,
-    /// Of the route that took it.
+    /// Labels of its route.
     pub route: Option<Arc<RouteStats>>,
-    /// The host that was asked for, port included.
+    /// Host of the request, port included.
     pub host: Bytes,
-    /// The path that was asked for, query included.
+    /// Path of the request, query included.
     pub target: Bytes,
-    /// Name of the upstream it goes to.
+    /// Name of its upstream.
     pub upstream: Arc<str>,
-    /// Name of the endpoint it goes to.
+    /// Name of its endpoint.
     pub endpoint: Option<Arc<str>>,
-    /// The handshake of its client.
+    /// TLS handshake of its client.
     pub handshake: ClientHandshake,
 }
 
-/// What is to be done with a request.
+/// Result of routing a request.
 pub enum RouteDecision {
-    /// This route takes it.
+    /// The request matches this route.
     Route(Arc<CompiledRoute>),
-    /// It lacks the `/` at the end of its path.
+    /// The path matches a route once `/` is appended; redirect there.
     AddSlash,
-    /// It belongs on `https`.
+    /// The listener redirects to HTTPS on this port.
     ToHttps(u16),
 }
 
-/// Why nothing is done with a request.
+/// Rejection of a request by routing.
 pub struct RouteRejection {
-    /// The word for it.
+    /// The reason word.
     pub reason: Reason,
-    /// The route that refused it, if it came that far.
+    /// The route that rejected it, if one matched.
     pub route: Option<Arc<CompiledRoute>>,
-    /// Value of `Allow`, for 405.
+    /// Value of `Allow` for a 405 response.
     pub allow: Option<String>,
 }
 
@@ -243,7 +249,7 @@ impl RouteRejection {
     }
 }
 
-/// The refusal of a path that narrower rules refuse in another spelling.
+/// Converts the rejection of a path that narrower rules reject in another spelling.
 fn refusal_of(
     refused: RouteError,
     table: &RouteTable,
@@ -264,13 +270,14 @@ fn refusal_of(
 }
 
 impl VirtualServer {
-    /// Decides about a request by host, path, method, upgrade and stated length, in this order.
+    /// Routes a request by host, path, method, upgrade and declared body length, checked in this
+    /// order.
     ///
     /// # Errors
     ///
-    /// [`RouteRejection`] with the first rule that refuses it.
+    /// A [`RouteRejection`] by the first check that fails.
     pub fn decide(&self, head: &RequestHead) -> Result<RouteDecision, RouteRejection> {
-        // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
+        // A WebSocket over HTTP/2 is an extended CONNECT; the upstream gets it as a GET.
         let method = if head.upgrade { &Method::GET } else { &head.method };
         let asked = RouteQuery {
             host: head.host_name(),
@@ -293,7 +300,8 @@ impl VirtualServer {
         Ok(decision)
     }
 
-    /// The route a request would get that is not there for who asks: for those who run the gateway.
+    /// The route of a request that is hidden from this client, for explanations to operators. Only
+    /// drift routes are hidden.
     #[must_use]
     pub fn hidden(&self, head: &RequestHead) -> Option<Arc<CompiledRoute>> {
         let (host, target, method) = (head.host_name(), &*head.target, &head.method);
@@ -302,11 +310,11 @@ impl VirtualServer {
         matches!(route.action, RouteAction::Drift(_)).then_some(route)
     }
 
-    /// Decides by host, path, method and upgrade alone: what is left to ask about a tunnel.
+    /// Routes by host, path, method and upgrade alone; also used to check an open tunnel again.
     ///
     /// # Errors
     ///
-    /// [`RouteRejection`] with the first rule that refuses it.
+    /// A [`RouteRejection`] by the first check that fails.
     pub fn decide_asked(&self, asked: &RouteQuery<'_>) -> Result<RouteDecision, RouteRejection> {
         let host = asked.host;
         if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.covers(host)) {
@@ -332,10 +340,11 @@ impl VirtualServer {
                 }
                 route
             }
-            // It may be a path that no route takes once it is spelt in the one way.
+            // The path may match a route in its unambiguous spelling, so the reason is the
+            // ambiguity.
             _ if !oddities.is_none() => return Err(RouteRejection::of(Reason::AmbiguousPath)),
             PathMatch::Slash => {
-                // What is denied below is denied here, and not by way of a redirect.
+                // If `path/` is denied, `path` is denied too, rather than redirected to it.
                 let below = [path, b"/"].concat();
                 let PathMatch::Rule(index) = table.find(&below, asked.method) else {
                     return Ok(RouteDecision::AddSlash);
@@ -365,8 +374,8 @@ impl VirtualServer {
         Ok(RouteDecision::Route(Arc::clone(route)))
     }
 
-    /// Whether what became a tunnel would be passed on to the same endpoint today. `host` and
-    /// `target` are what its request asked for.
+    /// Whether this configuration would still forward an open tunnel to the same endpoint. `host`
+    /// and `target` are those of the request that opened it.
     #[must_use]
     pub fn still_carries(
         &self,
@@ -382,17 +391,18 @@ impl VirtualServer {
         };
         let Ok(RouteDecision::Route(route)) = self.decide_asked(&asked) else { return false };
         let Some(ProxyTarget { upstream: now, .. }) = route.action.way() else { return false };
-        // By address: a further CA to verify an endpoint by does not make it another endpoint.
+        // Compared by label, because an endpoint whose CA settings changed is still the same
+        // endpoint.
         *now.name == *upstream && now.endpoints.iter().any(|e| Some(&*e.label) == endpoint)
     }
 
-    /// Whether a client with this handshake may go on using its connection.
+    /// Whether this configuration still accepts a client that made this TLS handshake.
     #[must_use]
     pub fn accepts(&self, handshake: &ClientHandshake) -> bool {
         handshake.is_accepted_by(self.tls.as_ref())
     }
 
-    /// The same listener serving nothing, for what is left of it once its profile is gone.
+    /// A copy without routes, for connections that remain after their profile was removed.
     #[must_use]
     pub fn emptied(&self) -> Self {
         let served = ListenerService::Routes { table: RouteTable::default(), routes: Vec::new() };
@@ -414,8 +424,8 @@ impl VirtualServer {
         }
     }
 
-    /// Who the client of a request is that came on a connection of `connected`, which names it if
-    /// it is a trusted proxy. A port that is not told is 0.
+    /// Address of the client that sent a request on a connection from `connected`. If `connected`
+    /// is a trusted proxy, the client is read from the request fields; an unknown port is 0.
     #[must_use]
     pub fn client_of(&self, connected: ClientAddr, fields: &HeaderFields) -> ClientAddr {
         if !self.trusts(connected) {
@@ -424,20 +434,21 @@ impl VirtualServer {
         client::named(fields, self.named_by, connected, |hop| self.trusts(hop))
     }
 
-    /// Whom an upstream is told of as the trusted proxy that is connected.
+    /// Details of the trusted proxy that is connected, for the upstream; `None` if the peer is not
+    /// one.
     #[must_use]
     pub fn proxy(&self, connected: ClientAddr) -> Option<TrustedProxy> {
         let believed = self.named_by != ClientAddressField::Forwarded;
         self.trusts(connected).then(|| TrustedProxy { address: connected.ip(), believed })
     }
 
-    /// The first host of the profile that is written without a wildcard.
+    /// The first host of the profile that has no wildcard.
     #[must_use]
     pub fn first_host(&self) -> Option<&str> {
         self.hosts.iter().map(HostPattern::as_str).find(|host| !host.starts_with('*'))
     }
 
-    /// Whether this is a proxy that is believed.
+    /// Whether the peer is a trusted proxy.
     #[must_use]
     pub fn trusts(&self, client: ClientAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&client.ip()))

@@ -1,11 +1,11 @@
-//! Refusals that hold for every spelling of a path.
+//! Rejections that hold for every spelling of a path.
 //!
-//! A route takes paths as they are written. A component may take other spellings for the same
-//! path: in other letters, with path parameters, with a `/` at the end. So a wide route could let
-//! in what a narrower one refuses. Rules that refuse something are kept here by the canonical form
-//! of their paths, and are asked about each path that a wider rule would take.
+//! A route matches paths as they are written. A component may treat other spellings as the same
+//! path: other case, path parameters, a `/` at the end. A wide route could therefore allow a
+//! request that a narrower one rejects. Rules that reject requests are stored here by the canonical
+//! form of their paths, and every path that a wider rule matches is checked against them.
 //!
-//! An exception from a refusal is taken only as it is written.
+//! An exception within a denied path applies only in its exact spelling.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,20 +14,20 @@ use crate::message::path::canonical;
 
 use super::RouteRule;
 
-/// Rules that refuse something, by the canonical form of their paths.
+/// Rules that reject requests, by the canonical form of their paths.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
     by_path: HashMap<Box<[u8]>, Level>,
-    /// For each rule: the length of its canonical path, if guards are below it.
+    /// For each rule with guards below it, the length of its canonical path.
     widths: Box<[Option<usize>]>,
 }
 
 /// The guards of one canonical path.
 #[derive(Debug, Default)]
 struct Level {
-    /// Of this path alone.
+    /// Guards of this path alone.
     exact: Vec<GuardedRule>,
-    /// Also of all paths below it.
+    /// Guards of this path and all paths below it.
     subtree: Vec<GuardedRule>,
 }
 
@@ -38,14 +38,14 @@ struct GuardedRule {
     websocket: bool,
 }
 
-/// Why a request is refused that a wider rule would take.
+/// Rejection of a request that a wider rule matches.
 #[derive(Debug, Eq, PartialEq)]
 pub enum RouteError {
-    /// This rule denies it.
+    /// This rule denies the request.
     Denied(usize),
-    /// This rule takes no WebSockets.
+    /// This rule allows no WebSockets.
     WebSocket(usize),
-    /// These rules take its path, and not its method.
+    /// These rules match the path but not the method.
     Method(Vec<usize>),
 }
 
@@ -84,13 +84,13 @@ impl Guards {
         guards
     }
 
-    /// The length of the canonical path of a rule with guards below it.
+    /// Length of the canonical path of a rule with guards below it; `None` without such guards.
     pub(super) fn width(&self, rule: usize) -> Option<usize> {
         self.widths.get(rule).copied().flatten()
     }
 
-    /// The refusal of a path by a guard whose own path is longer than `width`. `admits` says
-    /// whether a rule takes the method.
+    /// The rejection of a path by a guard whose own path is longer than `width`. `admits` tells
+    /// whether a rule accepts the method.
     pub(super) fn find(
         &self,
         path: &[u8],
@@ -125,7 +125,8 @@ impl Guards {
         if end > width { self.by_path.get(form.get(..end)?) } else { None }
     }
 
-    /// The denial of `/a/b`, for `/a/b.json`: Spring before 5.3 takes one for the other.
+    /// The denial of `/a/b` applied to `/a/b.json`, which Spring before 5.3 treats as the same
+    /// path.
     fn without_extension(
         &self,
         form: &[u8],
@@ -141,7 +142,7 @@ impl Guards {
     }
 }
 
-/// The refusal by the guards of one path.
+/// The rejection by the guards of one path.
 fn judge<'a>(
     guards: impl Iterator<Item = &'a GuardedRule> + Clone,
     upgrade: bool,

@@ -1,9 +1,8 @@
-//! Which route takes a request: a pure function of path and method.
+//! Route lookup: a pure function from path and method to a rule.
 //!
-//! In: the percent-decoded path. Out: the index of a rule, or why there is none.
-//! The longest path wins; its methods then decide, and no shorter one is tried: a path that is
-//! allowed for GET only must not fall through to a wider route for POST, whatever its spelling
-//! (`guard`).
+//! In: the percent-decoded path. Out: the index of a rule, or the reason that none matches. The
+//! longest path wins; only the methods of its rules are considered. A path that is allowed for GET
+//! only must not fall through to a wider route for POST, in any spelling (see `guard`).
 
 mod guard;
 
@@ -21,45 +20,46 @@ use guard::Guards;
 
 pub use guard::RouteError;
 
-/// What a table is made of.
+/// One rule of a route table.
 #[derive(Clone, Debug)]
 pub struct RouteRule {
-    /// Which paths.
+    /// Paths that the rule matches.
     pub path: PathPattern,
-    /// Which methods; empty: any but TRACE. GET admits HEAD.
+    /// Methods that the rule accepts; empty for any but TRACE. GET includes HEAD.
     pub methods: Vec<Method>,
-    /// It refuses what it takes.
+    /// Whether the rule denies the requests it matches.
     pub denies: bool,
-    /// It takes WebSockets.
+    /// Whether the rule allows WebSockets.
     pub websocket: bool,
 }
 
-/// What [`RouteTable::find`] found.
+/// Result of [`RouteTable::find`].
 #[derive(Debug, Eq, PartialEq)]
 pub enum PathMatch {
     /// The rule with this index.
     Rule(usize),
-    /// Rules take this path, but not with this method; the value of `Allow`.
+    /// Rules match this path but not this method; contains the value of `Allow`.
     Method(String),
-    /// No rule takes this path, but one takes it with a `/` at its end.
+    /// No rule matches this path, but one matches it with `/` appended.
     Slash,
-    /// None.
+    /// No rule matches.
     Nothing,
 }
 
-/// Rules, for looking up in time that depends on the path's depth and not on their number.
+/// A set of rules. The time of a lookup depends on the depth of the path, not on the number of
+/// rules.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    /// Of each rule.
+    /// Methods of each rule.
     methods: Box<[Box<[Method]>]>,
-    /// Indices of rules, those of one path together.
+    /// Indices of rules, grouped by path.
     order: Box<[usize]>,
     exact: HashMap<ConfiguredPath, Range<u32>>,
     subtree: HashMap<ConfiguredPath, Range<u32>>,
     guards: Guards,
 }
 
-/// A path as the configuration has it, looked up by bytes.
+/// A configured path, as a map key that can be looked up by bytes.
 #[derive(Debug, Eq, PartialEq)]
 struct ConfiguredPath(Arc<str>);
 
@@ -71,13 +71,13 @@ impl Borrow<[u8]> for ConfiguredPath {
 
 impl Hash for ConfiguredPath {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // As what is borrowed, not as a `str`.
+        // `Borrow` requires the hash of `[u8]`, which differs from that of `str`.
         self.0.as_bytes().hash(state);
     }
 }
 
 impl RouteTable {
-    /// Builds the table; indices are positions in `rules`.
+    /// Builds the table. Indices refer to positions in `rules`.
     #[must_use]
     pub fn new(rules: Vec<RouteRule>) -> Self {
         let mut order: Vec<usize> = (0..rules.len()).collect();
@@ -118,8 +118,8 @@ impl RouteTable {
         }
     }
 
-    /// The refusal of a request that `rule` takes as it is written, if narrower rules refuse the
-    /// same path in another spelling. `path` and `method` are those given to [`Self::find`].
+    /// The rejection of a request that matches `rule`, if a narrower rule rejects the same path in
+    /// another spelling. `path` and `method` are those given to [`Self::find`].
     #[must_use]
     pub fn refusal(
         &self,
@@ -132,7 +132,7 @@ impl RouteTable {
         self.guards.find(path, width, upgrade, |index| admits(self.methods_of(index), method))
     }
 
-    /// The value of `Allow`, for rules of one path.
+    /// The value of `Allow` for rules of one path.
     #[must_use]
     pub fn allow(&self, rules: &[usize]) -> String {
         let mut methods: Vec<&str> = Vec::new();
@@ -156,12 +156,12 @@ impl RouteTable {
     }
 }
 
-/// Rules with the same are candidates for the same paths.
+/// Sort key; rules with equal keys match the same paths.
 fn key(rule: &RouteRule) -> (bool, &str) {
     (matches!(rule.path, PathPattern::Exact(_)), rule.path.as_str())
 }
 
-/// Whether the methods of a rule admit `method`.
+/// Whether a rule with these methods accepts `method`.
 fn admits(methods: &[Method], method: &Method) -> bool {
     if methods.is_empty() {
         return *method != Method::TRACE;

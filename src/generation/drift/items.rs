@@ -1,7 +1,9 @@
-//! What there is to compare: every key of the files as written, and what the files named there hold.
+//! Items compared for drift: every configuration key as written, and the contents of the named
+//! files.
 //!
-//! In: a generation. Out: named items with their values, for hashing. Never: private keys of
-//! certificates, which go with these; what cannot be the same on two hosts.
+//! In: a generation. Out: named items with their values, ready to be hashed. Excluded: private keys
+//! of certificates, because the certificates represent them, and values that differ between hosts
+//! by nature.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +13,26 @@ use crate::units::display_timestamp;
 
 use crate::generation::Generation;
 
-/// Keys that never are the same on two hosts.
+/// Kind and key of values that differ between any two hosts.
 const HOST_SPECIFIC_KEYS: [(&str, &str); 4] =
     [("listener", "listen"), ("forward", "listen"), ("admin", "listen"), ("admin", "socket")];
 
-/// What has the contents of a file in its name.
+/// Last part of the name of an item that covers the contents of a file.
 const CONTENTS_NAME: &str = "contents";
 
-/// Something that is compared.
+/// One compared item.
 pub(super) struct DriftItem {
     /// One of [`super::CLASSES`].
     pub(super) class: &'static str,
-    /// `profile.lan.hosts`.
+    /// Name of the item, for example `profile.lan.hosts`.
     pub(super) what: String,
-    /// What is hashed.
+    /// Input of the keyed hash.
     pub(super) value: Vec<u8>,
-    /// The value for people, and where it is written.
+    /// The value for people, with its place in the configuration.
     pub(super) here: String,
 }
 
-/// All of them, in the order of their names.
+/// All items, sorted by name.
 pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftItem> {
     let config = &generation.config;
     let lines = config.sources.lines();
@@ -83,7 +85,7 @@ pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftI
             });
         }
     }
-    // What a list names, or several keys do.
+    // Files that are elements of a list, or that several keys name.
     let mut rest: Vec<_> = others.into_values().flatten().collect();
     rest.sort_unstable();
     if !rest.is_empty() {
@@ -94,14 +96,16 @@ pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftI
     all
 }
 
-/// Upstreams that are the other gateways are somewhere else on each of them.
+/// Whether an item belongs to an upstream that consists of peer gateways, which has other addresses
+/// on each of them.
 fn is_peer(generation: &Generation, name: &ItemName) -> bool {
     let peers = generation.config.drift.iter().flat_map(|drift| &drift.peers);
     let mut names = peers.filter_map(|id| generation.config.upstreams.get(id.0));
     &*name.kind == "upstream" && names.any(|upstream| *upstream.name == *name.name)
 }
 
-/// Listeners go by their number in their profile: their names are their addresses.
+/// Numbers of listeners within their profiles. Their names are addresses, which differ between
+/// hosts.
 fn numbers(generation: &Generation) -> BTreeMap<&ItemName, usize> {
     let items = generation.config.outline.items();
     let mut listeners: Vec<(&ItemName, &outline::OutlineItem)> =
@@ -116,7 +120,7 @@ fn numbers(generation: &Generation) -> BTreeMap<&ItemName, usize> {
     numbers
 }
 
-/// `route.lan./x/ GET`, `profile.lan`, `gateway`.
+/// Name of an item, for example `route.lan./x/ GET`, `profile.lan` or `gateway`.
 fn called(name: &ItemName, number: Option<&usize>) -> String {
     let own = match number {
         Some(number) => number.to_string(),
@@ -128,7 +132,7 @@ fn called(name: &ItemName, number: Option<&usize>) -> String {
     parts.join(".")
 }
 
-/// What is in the file that a key names.
+/// Class of the file that a key names.
 fn class(key: &str) -> &'static str {
     if key.contains("users") {
         "users"
@@ -139,7 +143,7 @@ fn class(key: &str) -> &'static str {
     }
 }
 
-/// What is told of a file: its path, and when it ends if it is a certificate of ours.
+/// Description of a file: its path, and the expiry of a certificate of the gateway.
 fn ends(
     generation: &Generation,
     name: &ItemName,

@@ -1,8 +1,9 @@
-//! What two gateways that should act alike compare: each item by its name and a keyed hash.
+//! Comparison of the configurations of two gateways that should be equal, by the name and a keyed
+//! hash of each item.
 //!
-//! In: a configuration, the contents of its files, the shared secret. Out: a [`ConfigDigest`], which answers
-//! another gateway and judges its answer. Never: tells a value, or a hash that could be tried without
-//! the secret.
+//! In: a configuration, the contents of its files, the shared secret. Out: a [`ConfigDigest`],
+//! which answers another gateway and evaluates its answer. Never: reveals a value, or a hash that
+//! can be tested without the secret.
 
 mod items;
 mod wire;
@@ -24,61 +25,61 @@ use wire::{DriftAnswer, DriftKey};
 
 pub use wire::REQUEST_FIELD;
 
-/// What the keys are derived for. Another name for another format.
+/// Purpose in the derivation of the keys. A new format needs a new name.
 const KEY_PURPOSE: &str = "drift 1";
 
-/// Bytes of a hash that are told.
+/// Bytes of each hash that are sent.
 const HASH_LEN: usize = 16;
 
-/// Most bytes of an answer: some 50,000 items.
+/// Largest answer, in bytes: about 50,000 items.
 pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
 
-/// Classes of what may differ.
+/// Classes of differences.
 pub const CLASSES: [&str; 5] = ["configuration", "certificates", "secrets", "users", "version"];
 
-/// What a gateway has, to be compared with what another has.
+/// Digest of a configuration, for comparison with that of another gateway.
 pub struct ConfigDigest {
     items: Vec<DriftItem>,
-    /// By secret.
+    /// One per secret.
     pages: Vec<KeyedDigest>,
-    /// Patterns of what may differ.
+    /// Patterns of items that are allowed to differ.
     differs: Vec<(String, Span)>,
 }
 
-/// A sheet as it is told to those who asked with one secret.
+/// The digest keyed with one secret, for gateways that know this secret.
 struct KeyedDigest {
     wire: DriftKey,
-    /// JSON: a list of [`DigestRow`].
+    /// A JSON list of [`DigestRow`].
     body: String,
     digest: Vec<u8>,
 }
 
-/// Class, name, keyed hash.
+/// Class, name and keyed hash.
 type DigestRow = (String, String, String);
 
-/// What came of asking a gateway.
+/// Result of the last comparison with a peer.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerState {
-    /// It was not asked yet.
+    /// Not compared yet.
     #[default]
     Waiting,
-    /// Nothing differs but what may.
+    /// No item differs, except those that are allowed to.
     Alike,
-    /// Something does.
+    /// Some items differ.
     Differs,
-    /// It did not answer.
+    /// The peer did not answer.
     Unreachable,
-    /// What it said cannot be verified.
+    /// The answer cannot be verified.
     Unverified,
-    /// Its clock is too far off.
+    /// The clocks differ by too much.
     Clock,
-    /// It is this gateway.
+    /// The address leads back to this gateway.
     Itself,
 }
 
 impl PeerState {
-    /// The word for it.
+    /// The stable word, as shown in output and metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -93,36 +94,37 @@ impl PeerState {
     }
 }
 
-/// Something that differs.
+/// One item that differs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct DriftDifference {
     /// One of [`CLASSES`].
     pub class: String,
-    /// Its name, as `differs` takes it: `profile.lan.hosts`.
+    /// Name of the item, as in `differs` patterns: `profile.lan.hosts`.
     pub what: String,
     /// `differs`, `only here` or `only there`.
     pub how: String,
-    /// The value here, if it is no secret, and where it is written; else empty.
+    /// The local value and its place in the configuration; empty for secrets and for items of the
+    /// peer.
     pub here: String,
 }
 
-/// A gateway this one is compared with.
+/// A gateway that this one is compared with.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct DriftPeer {
     /// Host and port.
     pub peer: String,
-    /// What came of asking it last.
+    /// Result of the last comparison.
     pub state: PeerState,
-    /// Why, for people; empty if it could be compared.
+    /// Explanation for people; empty after a successful comparison.
     pub detail: String,
-    /// When it was compared last, in seconds since 1970; 0: never.
+    /// Time of the last comparison, in seconds since 1970; 0 if there was none.
     pub compared: i64,
-    /// What differed then.
+    /// Differences found by the last comparison.
     pub differences: Vec<DriftDifference>,
 }
 
 impl ConfigDigest {
-    /// Of a generation, if it has a secret. Blocks: hashes every key of the configuration.
+    /// Computes the digest of a generation. Blocks: hashes every key of the configuration.
     pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Self {
         let items = items::of(generation, secrets);
         let keys = secrets.keys(KEY_PURPOSE, &[b"wire"]).zip(secrets.keys(KEY_PURPOSE, &[b"item"]));
@@ -132,7 +134,7 @@ impl ConfigDigest {
         Self { items, pages, differs }
     }
 
-    /// Warns of patterns that nothing here has the name for.
+    /// Warnings about `differs` patterns that match no item.
     pub(super) fn idle(&self) -> impl Iterator<Item = Problem> {
         let idle = self
             .differs
@@ -145,7 +147,7 @@ impl ConfigDigest {
         })
     }
 
-    /// The answer to a request, if it was made by a gateway with the same secret.
+    /// The answer to a request; `None` unless it is authenticated with a secret of this gateway.
     #[must_use]
     pub fn answer(&self, head: &RequestHead) -> Option<String> {
         self.answer_at(head.fields.named(REQUEST_FIELD)?, now())
@@ -158,7 +160,7 @@ impl ConfigDigest {
         })
     }
 
-    /// Whether a request was made by a gateway with the same secret.
+    /// Whether a request is authenticated with a secret of this gateway.
     #[must_use]
     pub fn is_for(&self, head: &RequestHead) -> bool {
         let question = head.fields.named(REQUEST_FIELD);
@@ -171,7 +173,7 @@ impl ConfigDigest {
         self.pages.first()?.wire.question(now())
     }
 
-    /// What the answer to a question says.
+    /// Evaluates the answer to a question: state, explanation, differences.
     #[must_use]
     pub fn judge(
         &self,
@@ -208,7 +210,8 @@ impl ConfigDigest {
 
     fn compare(&self, page: &KeyedDigest, theirs: Vec<DigestRow>) -> Vec<DriftDifference> {
         let ours: Vec<DigestRow> = serde_json::from_str(&page.body).unwrap_or_default();
-        // Names of theirs go into logs; classes into metrics.
+        // Only known classes are kept, because they become metric labels. Names are cleaned below,
+        // because they are written to the log.
         let theirs = theirs.into_iter().filter(|(class, ..)| CLASSES.contains(&class.as_str()));
         let mut theirs: BTreeMap<_, _> =
             theirs.map(|(class, what, hash)| ((class, what), hash)).collect();
@@ -253,7 +256,7 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// Whether a pattern, in which `*` stands for anything, is of this name.
+/// Whether a pattern matches a name; `*` matches any text.
 fn covers(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {

@@ -19,7 +19,7 @@ const PROFILE: &str = "[gateway]\nshared-secret-file = 'secret'\n\
 const SECRET: &str = "c3VwZXJzZWNyZXQwMTIzNDU2Nzg5YWJjZGVmZ2hpamtsbW5vcA==";
 const OTHER: &str = "cG9ubWxramloZ2ZlZGNiYTk4NzY1NDMyMTB0ZXJjZXNyZXB1cw==";
 
-/// The sheet of a gateway, and the codes of what it is warned of.
+/// A generation with its digest, and the codes of its warnings.
 fn digest(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
     let dir = tempfile::tempdir().unwrap();
     let secrets = format!("{}\n", secrets.join("\n"));
@@ -37,11 +37,11 @@ fn digest(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
     (compiled.generation, codes)
 }
 
-/// What the first has different from the second, as it tells it.
+/// Differences of the first gateway from the second, as the first reports them.
 fn told(one: &Generation, two: &Generation) -> Option<Vec<String>> {
     let (one, two) = (one.digest.get().unwrap(), two.digest.get().unwrap());
     let page = &one.pages[0];
-    // By hand: a process does not compare itself with itself.
+    // Called directly, because `judge` recognises answers of its own process.
     let question = one.question().unwrap();
     two.answer_at(question.as_bytes(), now())?;
     let other = two.pages.iter().find(|p| p.wire.asked(question.as_bytes()).is_some()).unwrap();

@@ -1,16 +1,16 @@
-//! Question and answer of two gateways that compare themselves, as text with keyed hashes.
+//! Wire format of drift comparison: question and answer as text, authenticated with keyed hashes.
 //!
 //! ```text
 //! question = "1 " time " " nonce " " mac                     the field `gateway-drift`
 //! answer   = "1 " word " " time " " process " " mac LF body  word: sheet or clock
 //! ```
 //!
-//! The MAC of an answer covers the question too, so that no other answer can be put in its place.
-//! Asking changes nothing. A question that is sent again within two minutes is answered again: who
-//! could read one inside TLS learns names and keyed hashes, and no value.
+//! The MAC of an answer covers the question, so that an answer cannot be used for another question.
+//! Questions have no side effects. A question replayed within two minutes is answered again; an
+//! attacker who read one inside TLS learns names and keyed hashes, but no values.
 //!
-//! In: keys, text. Out: text, or what it says. Never: what an asker without the secret could tell
-//! from silence.
+//! In: keys and text. Out: text, or its verified content. Never: lets a peer without the secret
+//! distinguish an answer from a missing route.
 
 use std::sync::LazyLock;
 
@@ -21,10 +21,10 @@ use aws_lc_rs::rand;
 
 use crate::units::display_hex;
 
-/// The field of a question.
+/// Request field that carries a question.
 pub const REQUEST_FIELD: &str = "gateway-drift";
 
-/// Seconds that the clocks may be apart.
+/// Largest difference between the clocks, in seconds.
 const MAX_CLOCK_SKEW: i64 = 120;
 
 /// Longest question, and longest first line of an answer, in bytes.
@@ -34,27 +34,27 @@ const VERSION: &str = "1";
 const SHEET: &str = "sheet";
 const CLOCK: &str = "clock";
 
-/// Which process this is, so that a gateway notices when it asks itself.
+/// Random identifier of this process, by which a gateway recognises its own answers.
 static PROCESS: LazyLock<String> = LazyLock::new(|| random().unwrap_or_default());
 
-/// 16 random bytes in hexadecimal digits; `None` if the system has none.
+/// 16 random bytes as hexadecimal digits; `None` if the system has no random numbers.
 fn random() -> Option<String> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).ok()?;
     Some(display_hex(&bytes))
 }
 
-/// The key of one secret.
+/// MAC key derived from one secret.
 pub(super) struct DriftKey(Key);
 
-/// What an answer says.
+/// Verified content of an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum DriftAnswer<'a> {
-    /// What the other gateway has.
+    /// Digest rows of the other gateway, as JSON.
     Sheet(&'a [u8]),
-    /// Its clock is this many seconds ahead; less than nothing: behind.
+    /// Seconds by which the other clock is ahead; negative if it is behind.
     Clock(i64),
-    /// It is this very process.
+    /// The answer was made by this process.
     Itself,
 }
 
@@ -79,7 +79,7 @@ impl DriftKey {
         Some(format!("{said} {mac}"))
     }
 
-    /// The time of a question, if it was asked with this secret.
+    /// Time of a question; `None` if it was not made with this secret.
     pub(super) fn asked(&self, question: &[u8]) -> Option<i64> {
         if question.len() > MAX_LINE {
             return None;
@@ -94,7 +94,7 @@ impl DriftKey {
         words.next()?.parse().ok()
     }
 
-    /// The answer to a question of that time. `digest` is the body's.
+    /// The answer to a question. `time` is the time in the question, `digest` the hash of `body`.
     pub(super) fn answer(
         &self,
         (question, time): (&[u8], i64),
@@ -121,7 +121,7 @@ impl DriftKey {
         format!("{line} {mac}\n{body}")
     }
 
-    /// What an answer to this question says; `None` if it was not given with this secret.
+    /// Content of an answer to this question; `None` if it was not made with this secret.
     pub(super) fn heard<'a>(
         &self,
         question: &str,

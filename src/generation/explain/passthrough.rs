@@ -1,4 +1,5 @@
-//! Where a connection would be passed through to, and which line says so.
+//! Explanations of passthrough connections: upstream, route and the configuration lines
+//! responsible.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,22 +12,22 @@ use crate::units::display_duration;
 
 use super::{Explanation, ExplanationLines};
 
-/// A connection that is asked about.
+/// A connection to explain.
 pub struct ConnectionQuery {
-    /// The server name in its hello; `None`: there is none.
+    /// Server name in the ClientHello; `None` if it has none.
     pub server_name: Option<String>,
-    /// Port that it comes to.
+    /// Destination port.
     pub port: u16,
-    /// Address of the client.
+    /// Client address.
     pub from: IpAddr,
 }
 
 impl<'a> Explanation<'a> {
-    /// Decides about a connection as whoever passes it through would. Looks names up, so it blocks.
+    /// Decides a connection as the passthrough listener would. Resolves host names, so it blocks.
     ///
     /// # Errors
     ///
-    /// Nothing is passed through on that port.
+    /// No passthrough listener has this port.
     pub fn of_connection(
         generation: &'a Generation,
         asked: &ConnectionQuery,
@@ -85,7 +86,7 @@ impl<'a> Explanation<'a> {
     }
 }
 
-/// The listener that a port means.
+/// The passthrough listener with this port.
 fn listener(generation: &Generation, port: u16) -> Result<&Arc<PassthroughListener>, String> {
     let mut with_port =
         generation.passthrough_listeners.iter().filter(|p| p.address.port() == port);

@@ -1,4 +1,4 @@
-//! From the checked `[forward]` to an [`ForwardProxy`].
+//! Compiles the checked `[forward]` table into a [`ForwardProxy`].
 //!
 //! Reads the files it names: users, credentials, CAs.
 
@@ -23,26 +23,27 @@ use crate::upstream::Endpoint;
 
 use super::{ForwardProxy, ForwardProxyListener, ParentProxy, Secret};
 
-/// What compiling an outlet needs to know.
+/// Inputs for compiling the forward proxy.
 pub struct ForwardInputs<'a> {
     /// The whole configuration.
     pub config: &'a Config,
-    /// Its certificates.
+    /// Its certificates, loaded.
     pub loaded: &'a [Vec<CertifiedPair>],
-    /// Cryptography.
+    /// Crypto provider.
     pub provider: &'a Arc<CryptoProvider>,
-    /// What was before.
+    /// The generation to carry state over from.
     pub previous: Option<&'a Generation>,
-    /// The name the generation will have.
+    /// Version of the new generation.
     pub config_version: &'a Arc<ConfigVersion>,
-    /// Where the keys of tickets come from.
+    /// Source of the ticket keys.
     pub shared: &'a SharedKeys,
-    /// For explaining, what is wrong is left out; for serving, nothing may be wrong.
+    /// With [`Purpose::Explain`], invalid parts are left out; with [`Purpose::Serve`], they are
+    /// errors.
     pub(in crate::generation) purpose: Purpose,
 }
 
 impl ForwardInputs<'_> {
-    /// `result`; a default in its place where one is enough, which is for explaining.
+    /// `result`, or for [`Purpose::Explain`] a default in place of a missing one.
     fn or_default<T: Default>(&self, result: Option<T>) -> Option<T> {
         match self.purpose {
             Purpose::Serve => result,
@@ -51,7 +52,7 @@ impl ForwardInputs<'_> {
     }
 }
 
-/// Compiles `[forward]`. What is wrong is added to `problems`; then the outlet is not to be used.
+/// Compiles `[forward]`. If an error is added to `problems`, the result must not be used.
 pub fn compile(
     forward: &Forward,
     inputs: &ForwardInputs<'_>,
@@ -86,8 +87,8 @@ pub fn compile(
     })
 }
 
-/// Every address the gateway listens on. Through the forward proxy nobody gets to the forward
-/// proxy, which would be a loop, or to the admin listener.
+/// Every address the gateway listens on. The forward proxy never connects to its own listeners,
+/// which would be a loop, or to the admin listener.
 fn own(config: &Config) -> Vec<OwnAddress> {
     let virtual_servers = config.profiles.iter().flat_map(|profile| &profile.listeners);
     let virtual_servers = virtual_servers
@@ -108,7 +109,7 @@ fn wrong(code: &'static str, place: Span, message: String, help: &str) -> Proble
     Problem::error(code, place, message).with_label("named here").with_help(help)
 }
 
-/// `None`: they cannot be used. `Some(None)`: there are none.
+/// The users file. `None` if it is invalid, `Some(None)` if none is configured.
 #[expect(clippy::option_option, reason = "wrong, none and some are three things")]
 fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Users>>> {
     let Some(written) = &forward.users else { return Some(None) };
@@ -206,7 +207,7 @@ fn tls(
     let chosen = written.certificates.iter().filter_map(|id| inputs.loaded.get(id.0));
     let identities: Vec<_> = chosen.filter(|pairs| !pairs.is_empty()).cloned().collect();
     if identities.is_empty() {
-        // Why they could not be loaded has been said.
+        // The problem was reported when the certificates were loaded.
         return None;
     }
     let settings = server::TlsSettings {
@@ -278,7 +279,7 @@ fn parent(
     }))
 }
 
-/// TLS settings towards a parent; what is trusted goes into `hasher`.
+/// TLS settings towards a parent proxy. The trusted certificates are added to `hasher`.
 fn trust(
     written: &config::Parent,
     inputs: &ForwardInputs<'_>,
@@ -294,7 +295,7 @@ fn trust(
     built.map_err(refuse).ok()
 }
 
-/// TLS settings towards origins. `None`: they cannot be had. `Some(None)`: none are wanted.
+/// TLS settings towards origins. `None` if they are invalid, `Some(None)` if none are configured.
 #[expect(clippy::option_option, reason = "wrong, none and some are three things")]
 fn origin_tls(
     forward: &Forward,
@@ -328,7 +329,7 @@ fn verified_by(
     client::config(trust, inputs.provider)
 }
 
-/// The first line of the file, `user:password`, as the value of a field.
+/// Value of `Proxy-Authorization`, from the first line (`user:password`) of the file.
 fn credentials(file: &std::path::Path, place: Span, problems: &mut Vec<Problem>) -> Option<Secret> {
     let help = "the file has one line: USER:PASSWORD";
     let read = SecretFile::read(file).map_err(|error| format!("cannot be read: {error}"));

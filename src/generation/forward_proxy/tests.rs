@@ -10,7 +10,7 @@ use crate::tls;
 
 const LISTENER: &str = "[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n";
 
-/// Compiles a directory; or what is wrong with it.
+/// Compiles a directory and returns the generation or its problems.
 fn compiled(dir: &Path, previous: Option<&Generation>) -> Result<Generation, Vec<String>> {
     let config = config::load(dir, &|_| None)
         .unwrap_or_else(|r| panic!("{}", config::draw(&r.sources, &r.problems, false)))

@@ -1,4 +1,5 @@
-//! Spellings of denied paths, against components that normalise as Tomcat, Spring, Express and IIS.
+//! Tests with spellings of denied paths, against models of components that normalise paths like
+//! Tomcat, Spring, Express and IIS.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +15,7 @@ use crate::tls;
 
 use super::*;
 
-/// The recipe of `internet.toml`: closed paths, and a wide route to see what else is asked for.
+/// The recipe of `internet.toml`: denied paths below a wide route in report mode.
 const RECIPE: &str = r#"
 [[profile.internet.route]]
 path = "/ccm/"
@@ -34,7 +35,7 @@ upstream = "ccm"
 strip-prefix = "/ccm"
 "#;
 
-/// The same with everything admitted that can be.
+/// Settings that allow every ambiguous spelling.
 const LAX: &str =
     "allow-empty-segments = true\nallow-path-parameters = true\nallow-encoded-slash = true\n";
 
@@ -67,7 +68,7 @@ component = "ccm"
     loaded.map(|compiled| compiled.generation).map_err(|refused| refused.problems).unwrap()
 }
 
-/// What a component is sent for this target, or why it gets nothing.
+/// The target that a component receives for this target, or the reason for a rejection.
 fn sent(virtual_server: &VirtualServer, method: &Method, target: &str) -> Result<Vec<u8>, Reason> {
     let head = format!("{method} {target} HTTP/1.1\r\nHost: chat.example.com\r\n\r\n");
     let head = RequestHead::parse(&Bytes::from(head.into_bytes()), 100)?;
@@ -83,7 +84,7 @@ fn sent(virtual_server: &VirtualServer, method: &Method, target: &str) -> Result
 
 // --- Components ---------------------------------------------------------------------------------
 
-/// How a component reads the target of a request; `None` if it refuses it.
+/// Path that a component derives from a request target; `None` if it rejects the target.
 type Reads = fn(&str) -> Option<String>;
 
 fn path_of(target: &str) -> &str {
@@ -106,7 +107,7 @@ fn without_dots(path: &str) -> String {
     out.iter().fold(String::new(), |path, segment| path + "/" + segment)
 }
 
-/// Parameters are cut before the path is decoded; empty segments merged; case matters.
+/// Tomcat cuts path parameters before decoding and merges empty segments; case matters.
 fn tomcat(target: &str) -> Option<String> {
     let path = path_of(target);
     if path.to_ascii_lowercase().contains("%2f") || path.contains('\\') {
@@ -116,7 +117,8 @@ fn tomcat(target: &str) -> Option<String> {
     Some(without_dots(&decoded(&cut.join("/"))))
 }
 
-/// In Tomcat; parameters are cut again once decoded, and endings of exact mappings are optional.
+/// Spring on Tomcat: parameters are cut again after decoding, and extensions of exact mappings are
+/// optional.
 fn spring(target: &str) -> Option<String> {
     let path = tomcat(target)?;
     let cut: Vec<_> = path.split('/').map(|segment| segment.split(';').next().unwrap()).collect();
@@ -126,14 +128,15 @@ fn spring(target: &str) -> Option<String> {
     Some(dot.map_or(path.clone(), |at| path[..start + at].to_owned()))
 }
 
-/// Case is folded, and a slash at the end optional; nothing else. Node trims the target.
+/// Express ignores case and one slash at the end, and normalises nothing else. Node trims the
+/// target.
 #[expect(clippy::unnecessary_wraps, reason = "the stand-ins share a signature")]
 fn express(target: &str) -> Option<String> {
     let path = path_of(target.trim());
     Some(decoded(path.strip_suffix('/').unwrap_or(path)).to_lowercase())
 }
 
-/// Everything a Windows file name does; parameters are part of a name.
+/// IIS applies all rules of Windows file names; parameters are part of a name.
 #[expect(clippy::unnecessary_wraps, reason = "the stand-ins share a signature")]
 fn iis(target: &str) -> Option<String> {
     let path = decoded(path_of(target)).replace('\\', "/").to_lowercase();
@@ -156,13 +159,13 @@ fn iis(target: &str) -> Option<String> {
 const COMPONENTS: [(&str, Reads); 4] =
     [("Tomcat", tomcat), ("Spring", spring), ("Express", express), ("IIS", iis)];
 
-/// Whether a component serves what is denied, as it knows its paths.
+/// Whether a component would serve a denied resource for this path, given without the prefix.
 fn is_denied(path: &str) -> bool {
     let below = path.strip_prefix("/actuator").is_some_and(|r| r.is_empty() || r.starts_with('/'));
     below || path == "/metrics"
 }
 
-/// As the component knows them; the gateway's are the same below `/ccm`.
+/// Spellings as the component sees them; the gateway sees them below `/ccm`.
 const SPELLINGS: &[&str] = &[
     "/actuator/env",
     "/actuator",
@@ -201,7 +204,7 @@ const SPELLINGS: &[&str] = &[
     "/metrics//",
     "/;//actuator/env",
     "//;x/actuator/env",
-    // Letters.
+    // Case.
     "/ACTUATOR/env",
     "/Actuator/env",
     "/actuatoR/env",
@@ -214,7 +217,7 @@ const SPELLINGS: &[&str] = &[
     "/METRIC%53",
     "/METRICS?x",
     "/metric%C5%BF",
-    // Ends.
+    // Endings.
     "/metrics/",
     "/metrics/?x",
     "/metrics.json",
@@ -263,11 +266,11 @@ const SPELLINGS: &[&str] = &[
     "/%2Factuator/env",
 ];
 
-/// What the recipe lets in at all.
+/// Paths that the recipe allows.
 const OPEN: &[&str] =
     &["/webhook", "/webhook?a=/actuator", "/sms/send", "/actuators", "/metrics/x"];
 
-/// The components that serve what is denied, for this target; they know it below `mount`.
+/// The components that would serve a denied resource for this target. They are mounted at `mount`.
 fn reached(target: &[u8], mount: &str) -> Vec<&'static str> {
     let target = String::from_utf8_lossy(target);
     let reaches = |reads: Reads| {
@@ -279,7 +282,7 @@ fn reached(target: &[u8], mount: &str) -> Vec<&'static str> {
 #[test]
 fn no_spelling_of_a_denied_path_reaches_a_component_that_takes_it_for_one() {
     let lax = RECIPE.replace("report-only", &format!("{LAX}report-only"));
-    // A component that has its prefix itself, below a route for everything.
+    // The third recipe has a component that keeps its prefix, below a route for every path.
     let whole = RECIPE.replace("\"/ccm/\"", "\"/\"").replace("strip-prefix", "#");
     for (recipe, mount) in [(RECIPE, ""), (&lax, ""), (&whole, "/ccm")] {
         let generation = generation(recipe);
@@ -307,7 +310,8 @@ fn no_spelling_of_a_denied_path_reaches_a_component_that_takes_it_for_one() {
 fn each_of_these_spellings_is_one_for_some_component() {
     assert!(SPELLINGS.len() >= 60);
     for spelling in SPELLINGS {
-        // What the gateway refuses for other reasons, and Windows' own ends, need no witness.
+        // These spellings are rejected for other reasons or are specific to Windows, so no model
+        // needs to decode them.
         let known = ["%c5%bf", "..%20", "\u{a0}", "%2f", ":$DATA"];
         let is_known = known
             .iter()
@@ -358,7 +362,7 @@ fn oddities_are_refused_unless_the_route_admits_them() {
         let passed = sent(lax, &Method::POST, target);
         assert_eq!(passed.map(|p| String::from_utf8(p).unwrap()), Ok(component.to_owned()));
     }
-    // A path that no route takes in any spelling is as ambiguous.
+    // An ambiguous path is reported as ambiguous even if no spelling of it matches a route.
     assert_eq!(sent(strict, &Method::GET, "//other"), Err(Reason::AmbiguousPath));
     assert_eq!(sent(strict, &Method::GET, "/other"), Err(Reason::NoRoute));
 }
