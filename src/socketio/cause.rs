@@ -1,10 +1,10 @@
-//! Why a session has no WebSocket: a closed list, with what each means and what to do.
+//! Causes for which a session has no WebSocket: a closed list with explanations and remedies.
 
 use std::time::Duration;
 
 use super::packet::Heartbeat;
 
-/// Where an idle timer is.
+/// Location of an idle timer.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TimerSide {
     /// Between the client and the gateway.
@@ -16,7 +16,7 @@ pub enum TimerSide {
 }
 
 impl TimerSide {
-    /// Where that is, in words.
+    /// The location in words.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -29,29 +29,29 @@ impl TimerSide {
 
 macro_rules! causes {
     ($($(#[doc = $doc:literal])+ $name:ident => $word:literal, $sentence:literal, $next:literal;)+) => {
-        /// See the module.
+        /// Cause for which a session has no WebSocket.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub enum Cause {
             $($(#[doc = $doc])+ $name,)+
         }
 
         impl Cause {
-            /// All of them.
+            /// All causes.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The word for it, in metrics and reports.
+            /// The stable word, in metrics and reports.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$name => $word,)+ }
             }
 
-            /// What it means.
+            /// Explanation of the cause, one sentence.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => $sentence,)+ }
             }
 
-            /// What to do.
+            /// Remedy.
             #[must_use]
             pub const fn next(self) -> &'static str {
                 match self { $(Self::$name => $next,)+ }
@@ -61,23 +61,23 @@ macro_rules! causes {
 }
 
 causes! {
-    /// It was never asked for.
+    /// The client did not request a WebSocket.
     NeverTried => "never_tried",
         "The client never asked for a WebSocket, though the session offers one.",
         "Look at the client: `transports: ['polling']` or `upgrade: false` in its options, a browser or proxy that blocks WebSockets before they leave. Or something in front answers upgrade requests itself and passes on the polls only.";
-    /// The server does not offer it.
+    /// The server does not offer a WebSocket.
     NotOffered => "not_offered",
         "The chat server does not offer a WebSocket: `upgrades` in its open packet is empty.",
         "Look at the chat server's options: `allowUpgrades` must not be false, and `transports` must have `websocket`.";
-    /// What makes it an upgrade was taken off.
+    /// Fields of the upgrade were removed before the gateway.
     UpgradeStripped => "upgrade_stripped",
         "The request for a WebSocket came without what makes it one: something in front of the gateway takes off `Upgrade` or `Connection`.",
         "In the proxy or firewall in front, pass the upgrade on. nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";` F5: a WebSocket profile on the virtual server. Firewalls: no TLS inspection for this host, or its WebSocket option.";
-    /// It came over HTTP/2 as if it were a page.
+    /// The request was a plain GET over HTTP/2.
     Http2 => "http2_without_websocket",
         "The request for a WebSocket came over HTTP/2 as a plain GET: what stands in front speaks HTTP/2 to the gateway, without WebSockets (RFC 8441).",
         "Have the proxy in front speak HTTP/1.1 to the gateway for this path, or turn on its Extended CONNECT. Or set `http2 = false` on this listener.";
-    /// The gateway refused it.
+    /// The gateway rejected the request.
     GatewayRefused => "gateway_refused",
         "The gateway itself refused the WebSocket.",
         "The reason word says why: `websocket_not_allowed` is `websocket = false` on the route; `upstream_...` is that the chat server could not be reached for this request.";
@@ -85,33 +85,33 @@ causes! {
     SessionUnknown => "session_unknown",
         "The chat server answered that it does not know the session (Engine.IO code 1).",
         "Was the chat server restarted? Does a balancer behind the gateway spread one session over several servers? Then it must be sticky. A client that had slept for longer than the heartbeat allows gets this answer too, and opens another session.";
-    /// The server called the request bad.
+    /// The server rejected the request as malformed.
     BadRequest => "bad_request",
         "The chat server refused the WebSocket as a bad request (Engine.IO code 3).",
         "Something behind the gateway takes off `Upgrade`, or client and server disagree about the version (`EIO`). From the gateway's host, ask the chat server itself for a WebSocket (docs/guide/socketio.md).";
-    /// The server refused it in another way.
+    /// The upstream rejected the request in another way.
     UpstreamRefused => "upstream_refused",
         "The upstream answered the request for a WebSocket with something else than 101.",
         "Its status and Engine.IO code are in the evidence: 0 unknown transport (`transports` without `websocket`), 4 forbidden (`allowRequest`), 5 the version is not supported (`allowEIO3`). A page of HTML comes from a proxy between the gateway and the chat server.";
-    /// It came about and carried nothing.
+    /// The WebSocket was opened, but the probe messages were not exchanged.
     NoFrames => "no_frames",
         "The WebSocket was answered with 101, and then the probe did not get through.",
         "Something on the way lets the upgrade pass and not what follows: a proxy that buffers, a firewall that inspects. The evidence says on which side frames were missing.";
-    /// Its requests went to another server.
+    /// Requests of the session reached another endpoint.
     EndpointChanged => "endpoint_changed",
         "Requests of the session went to another endpoint than the one it was opened on.",
         "Socket.IO needs one endpoint per session: keep `sticky` on for this upstream, and see whether its endpoint went down (`app-gateway status`). A balancer that hides several chat servers behind one address must be sticky too.";
-    /// Something cut it because it was silent.
+    /// An idle timer ended the session.
     IdleTimer => "idle_timer",
         "An idle timer on the way is shorter than the heartbeat: it cut what was waiting.",
         "Raise that timer above pingInterval + pingTimeout. nginx: `proxy_read_timeout`; F5: idle timeout of the TCP profile; firewalls: session timeout of TCP; here: `tunnel-idle`, `first-byte-timeout`.";
-    /// There is no telling.
+    /// The beginning of the session was not seen.
     Unknown => "unknown",
         "How the session began was not seen: its handshake was before the gateway's start, was compressed, or came another way.",
         "Sessions opened from now on will show it. An answer to a handshake that is compressed cannot be read: look whether something behind the gateway compresses.";
 }
 
-/// One of our own timers that a heartbeat does not fit into.
+/// A warning if a timeout of the gateway is shorter than the heartbeat needs.
 pub(super) fn too_short(heartbeat: Heartbeat, key: &str, set: Duration) -> Option<String> {
     (set < heartbeat.need()).then(|| {
         format!(

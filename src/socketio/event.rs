@@ -1,4 +1,4 @@
-//! What a worker notices of a session: plain facts, each with its time and its request.
+//! Events that workers record about sessions: plain facts, each with its time and request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,138 +11,138 @@ use crate::telemetry::websockets::WebSocketClose;
 use super::key::SessionKey;
 use super::packet::Heartbeat;
 
-/// One thing that was noticed.
+/// One recorded event.
 #[derive(Clone)]
 pub struct SessionEvent {
-    /// Of the session.
+    /// The session.
     pub key: SessionKey,
-    /// When.
+    /// Time of the event.
     pub at: Instant,
-    /// The route that took it.
+    /// Labels of the route.
     pub place: Arc<SocketIoLabels>,
-    /// The TCP peer.
+    /// TCP peer.
     pub client: SocketAddr,
-    /// Of HTTP, on the client's side.
+    /// HTTP version on the client's side.
     pub version: Version,
-    /// The endpoint that was asked.
+    /// Endpoint of the request; `None` if none was selected.
     pub endpoint: Option<Arc<str>>,
-    /// Id of the request, as in its log line.
+    /// Request id, as in the access log.
     pub request: Box<str>,
-    /// What it was.
+    /// Kind and details.
     pub what: EventKind,
 }
 
-/// See [`SessionEvent`].
+/// Kind of a [`SessionEvent`].
 #[derive(Clone, Copy, Debug)]
 pub enum EventKind {
-    /// It was opened by polling.
+    /// A session was opened by polling.
     Opened(SessionOpened),
-    /// A poll, or a message that was posted, is over.
+    /// A poll or post ended.
     Polled(PollEnded),
-    /// A WebSocket was asked for, for this session or from the start, and none came of it.
+    /// A request for a WebSocket failed, for this session or for a new one.
     Tried(UpgradeFailed),
-    /// A WebSocket was asked for and answered with 101.
+    /// A request for a WebSocket was answered with 101.
     Switched {
-        /// It is a session of its own.
+        /// Whether the WebSocket opens a new session.
         direct: bool,
     },
-    /// The client and the upstream have agreed on the WebSocket.
+    /// Probe and upgrade messages were exchanged on the WebSocket.
     Upgraded,
-    /// Its WebSocket has ended.
+    /// The WebSocket ended.
     Cut(SocketEnded),
 }
 
-/// What the open packet says, and what is set here.
+/// Content of the open packet, and the gateway's timeouts that apply to the session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOpened {
-    /// Version of Engine.IO.
+    /// Engine.IO version.
     pub engine: u8,
-    /// Whether it may go on by WebSocket.
+    /// Whether the open packet offers a WebSocket; `None` if it lists no upgrades.
     pub offers: Option<bool>,
-    /// Its heartbeat.
+    /// Heartbeat of the session.
     pub heartbeat: Option<Heartbeat>,
-    /// Our limit on the wait for an answer's first byte, which a poll makes use of.
+    /// The gateway's limit on the wait for the first byte of a response, such as that of a poll.
     pub first_byte: Duration,
-    /// Our limit on the silence of its WebSocket.
+    /// The gateway's idle timeout for WebSockets.
     pub tunnel_idle: Duration,
 }
 
-/// How a poll ended.
+/// End of a poll or post.
 #[derive(Clone, Copy, Debug)]
 pub struct PollEnded {
-    /// It brought something (POST), and waited for nothing.
+    /// Whether it was a POST, which sends messages and does not wait.
     pub post: bool,
-    /// Of the answer.
+    /// Response status.
     pub status: u16,
-    /// Why the gateway ended it.
+    /// Reason word, if the gateway ended the request.
     pub reason: Option<Reason>,
-    /// Engine.IO's, of a refusal.
+    /// Engine.IO error code in the response.
     pub code: Option<u8>,
-    /// How long it had waited when its answer began, or when it ended without one.
+    /// Time until the response began, or until the request ended without one.
     pub waited: Duration,
-    /// The answer had begun.
+    /// Whether the response had begun.
     pub answered: bool,
-    /// One of the two has said goodbye.
+    /// Whether one side sent a close packet.
     pub goodbye: bool,
 }
 
-/// A WebSocket that was asked for in vain.
+/// A failed request for a WebSocket.
 #[derive(Clone, Copy, Debug)]
 pub struct UpgradeFailed {
-    /// In which way it was asked for.
+    /// Form of the request.
     pub way: UpgradePath,
-    /// It was to be a session of its own.
+    /// Whether the WebSocket would have opened a new session.
     pub direct: bool,
-    /// Of the answer.
+    /// Response status.
     pub status: u16,
-    /// Why the gateway ended it.
+    /// Reason word, if the gateway ended the request.
     pub reason: Option<Reason>,
-    /// Engine.IO's.
+    /// Engine.IO error code in the response.
     pub code: Option<u8>,
 }
 
-/// How a WebSocket is asked for.
+/// Form of a request for a WebSocket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UpgradePath {
-    /// As it should be.
+    /// A valid upgrade.
     Upgrade,
-    /// Over HTTP/2 like a page, without RFC 8441's `:protocol`.
+    /// A plain GET over HTTP/2, without the `:protocol` of RFC 8441.
     Http2,
-    /// Over HTTP/1 without what makes it an upgrade.
+    /// An HTTP/1 request in which fields of the upgrade are missing.
     Stripped(StrippedFields),
 }
 
-/// What is there all the same.
+/// The upgrade fields that an incomplete request still has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one head")]
 pub struct StrippedFields {
-    /// It came as HTTP/1.0, which has no upgrades.
+    /// Whether it is HTTP/1.0, which has no upgrades.
     pub http10: bool,
-    /// `Upgrade: websocket`.
+    /// Whether it has `Upgrade: websocket`.
     pub upgrade: bool,
-    /// `PooledConn: upgrade`.
+    /// Whether it has `Connection: upgrade`.
     pub connection: bool,
-    /// `Sec-WebSocket-SessionKey`.
+    /// Whether it has `Sec-WebSocket-Key`.
     pub key: bool,
 }
 
-/// How a WebSocket ended.
+/// End of a WebSocket.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketEnded {
-    /// Who ended it.
+    /// Side that ended it, or the gateway's reason.
     pub how: WebSocketClose,
-    /// How long nothing had moved.
+    /// Time since the last byte in either direction.
     pub silent: Duration,
-    /// One of the two had said Close.
+    /// Whether either side had sent a Close frame.
     pub close_sent: bool,
-    /// It was a session of its own.
+    /// Whether the WebSocket had opened the session.
     pub direct: bool,
-    /// From the client, from the upstream; up to 255.
+    /// Number of messages from the client and from the upstream, saturating at 255.
     pub messages: [u8; 2],
 }
 
 impl SocketEnded {
-    /// As far as its relay knows; the rest is for the ticket to say.
+    /// The part that the tunnel knows. [`RequestProbe`](super::RequestProbe) adds the other fields.
     #[must_use]
     pub fn new(how: WebSocketClose, silent: Duration, close_sent: bool) -> Self {
         Self { how, silent, close_sent, direct: false, messages: [0, 0] }

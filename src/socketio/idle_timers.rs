@@ -1,5 +1,5 @@
-//! Idle timers that others have set, found by what they do: what waits is cut after the same time
-//! again and again.
+//! Detection of idle timers of other devices on the path: they cut waiting requests after the same
+//! time again and again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,34 +7,34 @@ use std::time::{Duration, Instant};
 
 use super::cause::TimerSide;
 
-/// Times remembered of each place and side.
+/// Limit on the samples kept per upstream and side.
 const MAX_WAITS: usize = 16;
 
-/// So many alike make a timer, if they are two thirds of all that were cut: people leave at any
-/// moment, and by chance three of many would be alike.
+/// Smallest number of similar samples that indicate a timer. They must also be two thirds of all
+/// samples, because users leave at any time and three of many samples are similar by chance.
 const MIN_ALIKE: usize = 3;
 
-/// Shorter waits say nothing: people leave pages all the time.
+/// Shorter waits are ignored, because users often leave pages early.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// Places that are remembered; more than any configuration has chat servers.
+/// Limit on the number of keys, larger than the number of chat servers in any configuration.
 const MAX_PLACES: usize = 1000;
 
-/// What was cut longer ago is forgotten: somebody may have set the timer right.
+/// Age at which samples are dropped, because the timer may have been corrected since.
 const WAIT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// When it was cut, and how long it had waited.
+/// Time at which a wait was cut, and its length.
 type WaitSample = (Instant, Duration);
 
-/// Profile, upstream, and where.
+/// Profile, upstream and side.
 type TimerKey = (String, Arc<str>, TimerSide);
 
-/// See the module.
+/// Lengths of recent waits that were cut, by profile, upstream and side.
 #[derive(Default)]
 pub(super) struct IdleTimers(HashMap<TimerKey, VecDeque<WaitSample>>);
 
 impl IdleTimers {
-    /// Notes that something was cut after it had waited so long.
+    /// Adds the length of a wait that was cut.
     pub(super) fn note(
         &mut self,
         (profile, upstream): (&str, &Arc<str>),
@@ -52,7 +52,7 @@ impl IdleTimers {
         all.push_back((at, waited));
     }
 
-    /// Whether a wait that was cut is one of several of that length.
+    /// Whether a wait of this length was cut by a detected timer.
     pub(super) fn explains(
         &self,
         profile: &str,
@@ -60,7 +60,7 @@ impl IdleTimers {
         side: TimerSide,
         waited: Duration,
     ) -> bool {
-        // The gateway knows what it did.
+        // The gateway's own timers are known and need no detection.
         side == TimerSide::Ours
             || self
                 .0
@@ -68,7 +68,7 @@ impl IdleTimers {
                 .is_some_and(|all| waited >= MIN_WAIT && is_timer(all, waited))
     }
 
-    /// All that were found: profile, upstream, where, and how long.
+    /// All detected timers: profile, upstream, side and timeout.
     pub(super) fn found(&self) -> Vec<(&str, &str, TimerSide, Duration)> {
         let mut found = Vec::new();
         for ((profile, upstream, side), all) in &self.0 {
@@ -82,7 +82,7 @@ impl IdleTimers {
         found
     }
 
-    /// Forgets what is long ago.
+    /// Drops old samples.
     pub(super) fn forget(&mut self, now: Instant) {
         self.0.retain(|_, all| {
             all.retain(|(at, _)| now.saturating_duration_since(*at) < WAIT_LIFETIME);
@@ -96,7 +96,8 @@ fn is_timer(all: &VecDeque<WaitSample>, waited: Duration) -> bool {
     alike >= MIN_ALIKE && alike * 3 >= all.len() * 2
 }
 
-/// How many are as long as this one: timers are kept to a few hundred milliseconds.
+/// Number of samples of about this length. The tolerance covers the accuracy of timers, which is a
+/// few hundred milliseconds.
 fn alike(all: &VecDeque<WaitSample>, waited: Duration) -> usize {
     let slack = (waited / 25).max(Duration::from_millis(300));
     all.iter().filter(|(_, one)| one.abs_diff(waited) <= slack).count()

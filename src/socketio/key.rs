@@ -1,24 +1,25 @@
-//! What a session is called where others may read it. Its id is a credential: whoever has it can
-//! read the chat.
+//! Public names of sessions. The id of a session is a credential, because anyone who has it can
+//! read the chat; logs and reports use a hash of it.
 
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// The first 64 bits of the SHA-256 of a session's id: the same in every gateway, so that lines of
-/// two of them can be compared, and no way back to the id, of which 120 bits are random.
+/// The first 64 bits of the SHA-256 of a session id. It is the same on every gateway, so log lines
+/// of several gateways can be matched. The id cannot be recovered, because 120 of its bits are
+/// random.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey(u64);
 
 impl SessionKey {
-    /// Of a session's id.
+    /// The key of a session id.
     #[must_use]
     pub fn of(sid: &[u8]) -> Self {
         let digest = digest(&SHA256, sid);
         Self(digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
     }
 
-    /// Reads what [`SessionKey`] shows: 16 hexadecimal digits.
+    /// Parses the format of its `Display`: 16 hexadecimal digits.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());

@@ -1,14 +1,15 @@
-//! What becomes of Socket.IO sessions: from polling to a WebSocket, or why not.
+//! Tracking of Socket.IO sessions: whether a session changes from polling to a WebSocket, and the
+//! cause if it does not.
 //!
 //! ```text
-//! each worker: request -> Ticket -> Event -> Lens ─┐
-//!                                                  ├─> Book (control runtime) -> report, metrics
-//! each worker: …                                   ┘
+//! each worker: RequestProbe -> SessionEvent -> EventSink ─┐
+//!                                                         ├─> SessionTable -> report, metrics
+//! each worker: …                                          ┘   (control runtime)
 //! ```
 //!
-//! In: heads, and bodies as they pass. Out: for each session one state, and for each that stays on
-//! polling one [`Cause`]. Never: changes or delays a byte, decides about a request, keeps the id of a
-//! session.
+//! In: request heads, and bodies as they pass. Out: one state per session, and one [`Cause`] per
+//! session that stays on polling. Never: changes or delays a byte, influences a request, stores a
+//! session id.
 
 mod cause;
 mod event;
@@ -36,25 +37,25 @@ pub use key::SessionKey;
 pub use probe::{RequestOutcome, RequestProbe};
 pub use session_table::SessionTable;
 
-/// Most that is noticed and not handed over yet, per worker.
+/// Limit on events that a worker has not handed over yet.
 const MAX_PENDING_EVENTS: usize = 8192;
 
-/// What is noticed is handed over after this time.
+/// Delay before pending events are handed over, so that they go in batches.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Batches on their way, of all workers.
+/// Limit on batches that the session table has not received yet, over all workers.
 const MAX_BATCHES: usize = 8;
 
-/// How often the book is looked through.
+/// Interval between sweeps of the session table.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Workers' end and the book's end of what is noticed.
+/// Channel from the workers to the session table.
 #[must_use]
 pub fn path() -> (Sender<Vec<SessionEvent>>, Receiver<Vec<SessionEvent>>) {
     channel(MAX_BATCHES)
 }
 
-/// What a worker has noticed, until it is handed over.
+/// Pending events of one worker.
 pub struct EventSink {
     noticed: RefCell<Vec<SessionEvent>>,
     something: Notify,
@@ -63,14 +64,14 @@ pub struct EventSink {
 }
 
 impl EventSink {
-    /// One that hands over to `out`.
+    /// An empty sink that hands over to `out`.
     #[must_use]
     pub fn new(out: Sender<Vec<SessionEvent>>, metrics: Arc<Metrics>) -> Rc<Self> {
         Rc::new(Self { noticed: RefCell::default(), something: Notify::new(), out, metrics })
     }
 
-    /// Takes note. If there is too much of it, polls that went well go first: they say only that a
-    /// session lives.
+    /// Adds an event. When the sink is half full, successful polls are dropped, because they only
+    /// show that a session is alive; when it is full, all events are.
     pub fn note(&self, event: SessionEvent) {
         let mut noticed = self.noticed.borrow_mut();
         let plain = matches!(event.what, EventKind::Polled(polled) if polled.reason.is_none());
@@ -85,19 +86,19 @@ impl EventSink {
         }
     }
 
-    /// Hands over what is noticed, for as long as it is polled.
+    /// Hands over pending events in batches. Returns when the receiver is gone.
     pub async fn run(self: Rc<Self>) {
         loop {
             self.something.notified().await;
             tokio::time::sleep(FLUSH_INTERVAL).await;
-            // Nobody there any more: the process ends.
+            // The receiver was dropped, because the process ends.
             let Ok(place) = self.out.reserve().await else { return };
             place.send(self.noticed.take());
         }
     }
 }
 
-/// Keeps the book, for as long as it is polled.
+/// Feeds the session table with events and sweeps it regularly. Returns when all senders are gone.
 pub async fn keep(book: Rc<RefCell<SessionTable>>, mut noticed: Receiver<Vec<SessionEvent>>) {
     let mut swept = Instant::now();
     loop {

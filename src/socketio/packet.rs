@@ -1,20 +1,20 @@
-//! As much of Engine.IO's packets as it takes to follow a session: the open packet, refusals, and
-//! whether somebody says goodbye. Versions 3 and 4, JSONP included.
+//! Parser for the parts of Engine.IO packets that session tracking needs: open packets, rejections
+//! and close packets. Supports versions 3 and 4, including JSONP.
 //!
-//! In: the beginning or the end of a body. Out: what it says, or nothing: a body that is compressed,
-//! or not Engine.IO's, is not guessed at.
+//! In: the beginning or the end of a body. Out: its meaning, or nothing for a body that is
+//! compressed or not Engine.IO.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Most bytes of an answer that are looked at.
+/// Bytes of a response that are read.
 const MAX_SCANNED: usize = 512;
 
-/// Longest id that is taken for one, in bytes; they have 20.
+/// Longest accepted session id, in bytes; real ones have 20.
 const MAX_SID_LEN: usize = 128;
 
-/// How often a session shows that it lives, and how late that may be.
+/// Heartbeat of a session: the interval between pings, and how late an answer may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Heartbeat {
     /// `pingInterval`.
@@ -24,21 +24,21 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// What an idle timer on the way has to allow.
+    /// Smallest idle timeout that a proxy between client and server must allow.
     #[must_use]
     pub fn need(self) -> Duration {
         self.interval + self.timeout
     }
 }
 
-/// An open packet.
+/// Content of an open packet.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct OpenPacket {
-    /// The session's id.
+    /// The session id.
     pub(super) sid: String,
-    /// Whether it may go on by WebSocket; `None`: it does not say.
+    /// Whether it offers a WebSocket; `None` if it does not list upgrades.
     pub(super) offers: Option<bool>,
-    /// Its heartbeat, if both numbers are there and sensible.
+    /// The heartbeat, if both of its numbers are present and plausible.
     pub(super) heartbeat: Option<Heartbeat>,
 }
 
@@ -56,22 +56,23 @@ struct RefusalText {
     code: u8,
 }
 
-/// The beginning of a body, which comes in pieces.
+/// The beginning of a body that arrives in pieces.
 #[derive(Debug, Default)]
 pub(super) struct BodyHead(Vec<u8>);
 
 impl BodyHead {
-    /// Takes a piece; whether there is enough: the first object has ended, or there is no room.
+    /// Adds a piece. Returns true if no more are needed: the first JSON object is complete or the
+    /// limit is reached.
     pub(super) fn read(&mut self, piece: &[u8]) -> bool {
         let room = MAX_SCANNED - self.0.len();
         self.0.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
         self.0.len() == MAX_SCANNED || self.object().is_some()
     }
 
-    /// The session that the answer to a handshake opens.
+    /// The open packet in the response to a handshake.
     pub(super) fn open(&self) -> Option<OpenPacket> {
         let (before, text) = self.object()?;
-        // A packet's type goes before what it says; 0 is open.
+        // The packet type precedes the JSON; type 0 is `open`.
         if before.last() != Some(&b'0') {
             return None;
         }
@@ -80,7 +81,7 @@ impl BodyHead {
         if !plain || open.sid.is_empty() || open.sid.len() > MAX_SID_LEN {
             return None;
         }
-        // A day is a sensible bound, and keeps sums of them from overflowing.
+        // Larger values are not plausible, and their sum could overflow.
         let time = |milliseconds: u64| {
             (1..=86_400_000).contains(&milliseconds).then(|| Duration::from_millis(milliseconds))
         };
@@ -92,14 +93,14 @@ impl BodyHead {
         })
     }
 
-    /// The code of a refusal: `{"code":1,"message":"SessionUse ID unknown"}`.
+    /// The code of a rejection: `{"code":1,"message":"Session ID unknown"}`.
     pub(super) fn code(&self) -> Option<u8> {
         let (before, text) = self.object()?;
         let refusal: RefusalText = serde_json::from_slice(&text).ok()?;
         before.is_empty().then_some(refusal.code)
     }
 
-    /// What stands before the first object, and the object; JSONP's quotes are put right.
+    /// The text before the first JSON object, and the object with JSONP's escapes removed.
     fn object(&self) -> Option<(&[u8], Vec<u8>)> {
         let start = memchr::memchr(b'{', &self.0)?;
         let (before, rest) = self.0.split_at_checked(start)?;
@@ -111,7 +112,7 @@ impl BodyHead {
     }
 }
 
-/// The end of a body, which comes in pieces.
+/// The end of a body that arrives in pieces.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BodyTail {
     last: [u8; 4],
@@ -119,7 +120,7 @@ pub(super) struct BodyTail {
 }
 
 impl BodyTail {
-    /// Takes a piece.
+    /// Adds a piece.
     pub(super) fn read(&mut self, piece: &[u8]) {
         self.length = self.length.saturating_add(piece.len() as u64);
         for byte in piece.iter().rev().take(4).rev() {
@@ -128,14 +129,15 @@ impl BodyTail {
         }
     }
 
-    /// Whether the last packet is `close`, in the framing of this version of Engine.IO.
+    /// Whether the last packet is `close`, in the framing of this Engine.IO version.
     pub(super) fn sends_close(&self, version: u8) -> bool {
         let last = &self.last;
         if version >= 4 {
-            // Packets are separated by RS.
+            // Packets are separated by the byte 0x1e (RS).
             return (self.length == 1 && last[3] == b'1') || last[2..] == [0x1e, b'1'];
         }
-        // By their lengths: in digits, or, with binary ones among them, as 0, 1, 255.
+        // Packets are preceded by their length: in decimal digits, or as the bytes 0, 1, 255 if the
+        // body contains binary packets.
         last[1..] == *b"1:1" || *last == [0, 1, 255, b'1']
     }
 }

@@ -1,6 +1,7 @@
-//! What one request has to do with a Socket.IO session, from its head to its end.
+//! Observation of one request of a Socket.IO session, from its head to its end.
 //!
-//! In: a head, and the bodies as they pass. Out: [`SessionEvent`]s. Never: changes or holds back a byte.
+//! In: a head, and the bodies as they pass. Out: [`SessionEvent`]s. Never: changes or delays a
+//! byte.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -22,10 +23,11 @@ use super::event::{
 use super::key::SessionKey;
 use super::packet::{BodyHead, BodyTail, OpenPacket};
 
-/// Messages of a client after which its WebSocket is agreed on: the probe and the upgrade.
+/// Messages from client and server that complete an upgrade: the client's probe and upgrade
+/// packets, and the server's answer to the probe.
 const UPGRADE_MESSAGES: [u8; 2] = [2, 1];
 
-/// See the module.
+/// Observes one request and creates its events.
 pub struct RequestProbe {
     ask: RequestKind,
     engine: u8,
@@ -40,42 +42,42 @@ pub struct RequestProbe {
     messages: Cell<[u8; 2]>,
 }
 
-/// What a request asks for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RequestKind {
-    /// To open a session.
+    /// Opens a session.
     Open,
-    /// What there is for the session, or that it be brought something.
+    /// Receives messages of a session, or sends some if `post`.
     Poll { post: bool },
-    /// A WebSocket: for the session there is, or as one of its own.
+    /// Requests a WebSocket for an existing session, or for a new one if `direct`.
     WebSocket { way: UpgradePath, direct: bool },
 }
 
-/// What became of the request.
+/// Result of a request, as input for its events.
 pub struct RequestOutcome<'a> {
-    /// Its id.
+    /// Request id.
     pub request: &'a str,
-    /// The TCP peer.
+    /// TCP peer.
     pub client: SocketAddr,
-    /// Who was asked.
+    /// Selected endpoint.
     pub endpoint: Option<&'a Arc<str>>,
-    /// Of the answer.
+    /// Response status.
     pub status: u16,
-    /// Why the gateway ended it.
+    /// Reason word, if the gateway ended the request.
     pub reason: Option<Reason>,
-    /// Until the answer began, if it did; until the end otherwise.
+    /// Time until the response began, or until the request ended without one.
     pub waited: Duration,
-    /// The answer had begun.
+    /// Whether the response had begun.
     pub answered: bool,
 }
 
 impl RequestProbe {
-    /// Of a request; `None` if it is not Engine.IO's.
+    /// A probe for this request; `None` if it is not an Engine.IO request.
     #[must_use]
     pub fn of(head: &RequestHead) -> Option<Rc<Self>> {
         let parameters = engine_io::parameters(&head.target)?;
         let ask = match (&head.method, parameters.sid, parameters.is_websocket()) {
-            // A WebSocket over HTTP/2 is a CONNECT.
+            // A WebSocket over HTTP/2 is an extended CONNECT.
             (&Method::GET | &Method::CONNECT, sid, true) => {
                 RequestKind::WebSocket { way: way(head), direct: sid.is_none() }
             }
@@ -100,19 +102,19 @@ impl RequestProbe {
         }))
     }
 
-    /// Notes the route that takes it, and the route's limit on the wait for a first byte.
+    /// Sets the labels of the route, and its limit on the wait for the first byte of a response.
     pub fn at(&self, place: &Arc<SocketIoLabels>, first_byte: Duration) {
-        // A request has one route.
+        // The value is set once, because a request has one route.
         let _ = self.place.set((Arc::clone(place), first_byte));
     }
 
-    /// What the session is called, once that is known.
+    /// Key of the session, once it is known.
     #[must_use]
     pub fn key(&self) -> Option<SessionKey> {
         self.key.get()
     }
 
-    /// Somebody to look at an answer with this status, if there is anything to see.
+    /// A body tap for a response with this status, if the body can contain information.
     #[must_use]
     pub fn body_tap(self: &Rc<Self>, status: u16) -> Option<Box<dyn BodyTap>> {
         let probe = Rc::clone(self);
@@ -128,14 +130,15 @@ impl RequestProbe {
         }
     }
 
-    /// Looks at a piece of the request's body.
+    /// Adds a piece of the request body.
     pub fn sends(&self, piece: &[u8]) {
         let mut sent = self.sent.get();
         sent.read(piece);
         self.sent.set(sent);
     }
 
-    /// What is to be told when the request is over, or has become a WebSocket.
+    /// The event for a request that ended without becoming a WebSocket; `None` if there is nothing
+    /// to record.
     #[must_use]
     pub fn over(
         &self,
@@ -167,7 +170,8 @@ impl RequestProbe {
                 way,
                 direct,
                 status: outcome.status,
-                // Clients hang up as soon as they see that it is no 101.
+                // Clients disconnect as soon as they get a response other than 101, which is not
+                // the cause.
                 reason: outcome
                     .reason
                     .filter(|reason| !outcome.answered || *reason != Reason::ClientGone),
@@ -177,14 +181,15 @@ impl RequestProbe {
         self.event(outcome, what)
     }
 
-    /// What is to be told when it has become a WebSocket.
+    /// The event for a request that became a WebSocket.
     #[must_use]
     pub fn switched(&self, outcome: &RequestOutcome<'_>) -> Option<SessionEvent> {
         let RequestKind::WebSocket { direct, .. } = self.ask else { return None };
         self.event(outcome, EventKind::Switched { direct })
     }
 
-    /// Notes how many messages the two of a WebSocket have sent; whether with these it is agreed on.
+    /// Sets the number of messages on the WebSocket, from client and upstream. Returns true once,
+    /// when they complete the upgrade.
     pub fn moved(&self, messages: [u8; 2]) -> bool {
         self.messages.set(messages);
         let agreed = messages[0] >= UPGRADE_MESSAGES[0] && messages[1] >= UPGRADE_MESSAGES[1];
@@ -192,13 +197,13 @@ impl RequestProbe {
         waits && agreed && !self.upgraded.replace(true)
     }
 
-    /// What is to be told when its WebSocket is agreed on.
+    /// The event for a completed upgrade.
     #[must_use]
     pub fn upgraded(&self, outcome: &RequestOutcome<'_>) -> Option<SessionEvent> {
         self.event(outcome, EventKind::Upgraded)
     }
 
-    /// What is to be told when its WebSocket has ended.
+    /// The event for a WebSocket that ended.
     #[must_use]
     pub fn cut(&self, outcome: &RequestOutcome<'_>, mut cut: SocketEnded) -> Option<SessionEvent> {
         let RequestKind::WebSocket { direct, .. } = self.ask else { return None };
@@ -208,7 +213,7 @@ impl RequestProbe {
 
     fn event(&self, outcome: &RequestOutcome<'_>, what: EventKind) -> Option<SessionEvent> {
         let (place, _) = self.place.get()?;
-        // What has no id yet is called by its request.
+        // Without a session id, the request id identifies the session.
         let key = self.key.get().unwrap_or_else(|| SessionKey::of(outcome.request.as_bytes()));
         self.key.set(Some(key));
         Some(SessionEvent {
@@ -224,7 +229,7 @@ impl RequestProbe {
     }
 }
 
-/// How a request asks for a WebSocket.
+/// Form of a request for a WebSocket.
 fn way(head: &RequestHead) -> UpgradePath {
     if head.upgrade {
         return UpgradePath::Upgrade;
@@ -243,7 +248,7 @@ fn way(head: &RequestHead) -> UpgradePath {
     })
 }
 
-/// Looks at the beginning of an answer.
+/// Tap that reads the beginning of a response.
 struct HeadScan {
     probe: Rc<RequestProbe>,
     begun: BodyHead,
@@ -265,7 +270,7 @@ impl BodyTap for HeadScan {
     }
 }
 
-/// Looks at the end of an answer.
+/// Tap that reads the end of a response.
 struct TailScan {
     probe: Rc<RequestProbe>,
     end: BodyTail,

@@ -1,73 +1,73 @@
-//! What is told of sessions, as the admin listener sends it and `why-polling` and the status page
-//! show it. No id of a session is in here, only its short form.
+//! Reports about sessions, which the admin listener sends and `why-polling` and the status page
+//! show. They contain the short form of session ids, never the ids.
 
 use serde::{Deserialize, Serialize};
 
-/// All sessions at one moment.
+/// All sessions at one time.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct SessionReport {
-    /// How many are followed, by state.
+    /// Number of tracked sessions, by state.
     pub counts: SessionCounts,
-    /// The causes that there are, most frequent first.
+    /// Causes that occurred, most frequent first.
     pub causes: Vec<CauseReport>,
-    /// Those that are stuck on polling, oldest first; at most 100.
+    /// Sessions stuck on polling, oldest first; at most 100.
     pub stuck: Vec<SessionRow>,
-    /// Those that ended lately and had a cause, latest first; at most 50.
+    /// Recently ended sessions that had a cause, latest first; at most 50.
     pub ended: Vec<SessionRow>,
-    /// Idle timers on the way that were found by what they cut.
+    /// Idle timers on the path, detected by the connections that they cut.
     pub timers: Vec<IdleTimerReport>,
-    /// Timers of the gateway that a heartbeat does not fit into.
+    /// Warnings about timeouts of the gateway that are shorter than a heartbeat needs.
     pub warnings: Vec<String>,
-    /// Sessions that found no room.
+    /// Sessions dropped because the table was full.
     pub skipped_sessions: u64,
-    /// What was noticed and found no room.
+    /// Events dropped because a buffer or the table was full.
     pub skipped_events: u64,
 }
 
-/// How many sessions are in which state.
+/// Number of sessions in each state.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SessionCounts {
-    /// On polling, too young to say.
+    /// On polling, too new to be judged.
     pub polling: usize,
-    /// On polling, and they stay there.
+    /// On polling, without a prospect of a WebSocket.
     pub stuck: usize,
     /// On a WebSocket, after polling.
     pub upgraded: usize,
     /// On a WebSocket from the start.
     pub direct: usize,
-    /// Over, of late.
+    /// Ended recently.
     pub ended: usize,
 }
 
 impl SessionCounts {
-    /// Those that are open.
+    /// Number of open sessions.
     #[must_use]
     pub fn open(&self) -> usize {
         self.polling + self.stuck + self.upgraded + self.direct
     }
 }
 
-/// One cause.
+/// Number of sessions with one cause.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct CauseReport {
-    /// The word for it.
+    /// The cause, as a stable word.
     pub cause: String,
-    /// Sessions stuck because of it.
+    /// Open sessions with this cause.
     pub stuck: usize,
-    /// Sessions that ended of late without a WebSocket because of it.
+    /// Recently ended sessions with this cause.
     pub ended: usize,
-    /// What it means.
+    /// Explanation of the cause.
     pub meaning: String,
-    /// What to do.
+    /// Remedy.
     pub next: String,
 }
 
 /// One session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SessionRow {
-    /// The short form of its id: the first 16 digits of its SHA-256.
+    /// Short form of the session id: the first 16 digits of its SHA-256.
     pub session: String,
-    /// The TCP peer.
+    /// TCP peer.
     pub client: String,
     /// Name of the profile.
     pub profile: String,
@@ -77,74 +77,74 @@ pub struct SessionRow {
     pub upstream: String,
     /// Host and port of the endpoint it was opened on.
     pub endpoint: Option<String>,
-    /// Of the latest request, on the client's side.
+    /// HTTP version of the latest request, on the client's side.
     pub protocol: String,
     /// `polling`, `stuck`, `upgraded`, `direct`, `closed`, `lost` or `idle_timer`.
     pub state: String,
-    /// Since when it is known, as RFC 3339 writes it.
+    /// Time of its first event, in RFC 3339 format.
     pub since: String,
-    /// For how long it has been, or was, there.
+    /// Age of an open session, or duration of an ended one.
     pub seconds: u64,
-    /// Polls that are over.
+    /// Number of completed polls.
     pub polls: u32,
-    /// Messages that were posted.
+    /// Number of completed posts.
     pub posts: u32,
-    /// Why it has no WebSocket.
+    /// Cause for which it has no WebSocket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// What supports that.
+    /// Evidence for the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
-    /// Ids of the requests to look for in the access log, in their order.
+    /// Ids of important requests, as in the access log, in chronological order.
     pub requests: Vec<String>,
 }
 
-/// An idle timer that was found.
+/// A detected idle timer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct IdleTimerReport {
     /// Name of the profile.
     pub profile: String,
     /// Name of the upstream.
     pub upstream: String,
-    /// Where it is.
+    /// Location of the timer, in words.
     pub place: String,
-    /// What it is set to, about.
+    /// Approximate timeout.
     pub seconds: f64,
 }
 
-/// One session and what happened to it.
+/// One session with its events.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Timeline {
     /// The session.
     pub session: SessionRow,
-    /// What the cause means.
+    /// Explanation of the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meaning: Option<String>,
-    /// What to do.
+    /// Remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// Version of Engine.IO.
+    /// Engine.IO version.
     pub engine: Option<u8>,
-    /// `pingInterval`, in milliseconds; `None`: not known.
+    /// `pingInterval`, in milliseconds; `None` if unknown.
     pub ping_interval_ms: Option<u64>,
-    /// `pingTimeout`, in milliseconds; `None`: not known.
+    /// `pingTimeout`, in milliseconds; `None` if unknown.
     pub ping_timeout_ms: Option<u64>,
-    /// What happened, in its order.
+    /// Events in chronological order.
     pub moments: Vec<TimelineEntry>,
 }
 
-/// One thing that happened.
+/// One event of a timeline.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TimelineEntry {
-    /// When, as RFC 3339 writes it.
+    /// Time in RFC 3339 format.
     pub time: String,
-    /// What, in words.
+    /// Description of the event.
     pub what: String,
-    /// Id of the request.
+    /// Request id.
     pub request: String,
-    /// The TCP peer.
+    /// TCP peer.
     pub client: String,
-    /// Who was asked.
+    /// Endpoint of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
 }

@@ -1,7 +1,7 @@
-//! One session, put together from what the workers have noticed, and judged.
+//! State of one session, computed from the events of the workers.
 //!
-//! Workers tell what they notice at different moments, so facts come in any order; what they come to
-//! is the same in all of them.
+//! Workers hand over their events at different times, so events arrive in any order. The resulting
+//! state does not depend on the order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,77 +17,78 @@ use super::event::{
 };
 use super::idle_timers::IdleTimers;
 
-/// A client that wants a WebSocket asks for it as soon as its session is open.
+/// Time within which a client requests a WebSocket after it opened a session, if it wants one.
 pub(super) const UPGRADE_GRACE: Duration = Duration::from_secs(5);
 
-/// How long a session whose heartbeat is not known may be silent: the defaults of Engine.IO, with
-/// time to spare.
+/// Longest silence of a session with an unknown heartbeat: the defaults of Engine.IO, with a
+/// margin.
 const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
 
-/// Beyond the heartbeat, for what is on its way.
+/// Margin added to the heartbeat for requests in transit.
 const HEARTBEAT_SLACK: Duration = Duration::from_secs(5);
 
-/// Requests of one session are side by side: what ends after the one that ended it.
+/// Requests of one session overlap, so others may end this long after the one that ended the
+/// session.
 const OVERLAP_GRACE: Duration = Duration::from_secs(2);
 
-/// Most moments remembered of a session.
+/// Limit on the events kept for the timeline.
 pub(super) const MAX_TIMELINE: usize = 16;
 
-/// See the module.
+/// Facts about one session.
 pub(super) struct TrackedSession {
     pub(super) place: Arc<SocketIoLabels>,
     pub(super) client: SocketAddr,
     pub(super) version: Version,
     first: Instant,
-    /// The last time that it showed life.
+    /// Time of the last event that shows the session alive.
     last: Instant,
     pub(super) opened: Option<(Instant, SessionOpened)>,
-    /// By WebSocket, from the start.
+    /// Whether the session was opened by a WebSocket.
     direct: bool,
     pub(super) polls: u32,
     pub(super) posts: u32,
-    /// The endpoint that was asked first, and when.
+    /// Endpoint of the first request, and the time of that request.
     home: Option<(Instant, Arc<str>)>,
-    /// Another one that was asked.
+    /// Another endpoint that got a request of the session.
     away: Option<Arc<str>>,
     tried: Option<(Instant, UpgradeFailed)>,
     switched: Option<Instant>,
     upgraded: Option<Instant>,
     cut: Option<(Instant, SocketEnded)>,
-    /// A request that ended the session: the last one.
+    /// The last request that ended the session with an error.
     fatal: Option<(Instant, PollEnded)>,
     goodbye: Option<Instant>,
     pub(super) story: Vec<SessionEvent>,
-    /// Its end has been counted.
+    /// Whether its end has been counted in the metrics.
     pub(super) counted: bool,
 }
 
-/// How a session is.
+/// State of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SessionState {
-    /// On polling, too young to say.
+    /// On polling, too new to be judged.
     Polling,
-    /// On polling, and it stays there.
+    /// On polling, without a prospect of a WebSocket.
     Stuck(Cause),
     /// On a WebSocket, after polling.
     Upgraded,
     /// On a WebSocket from the start.
     Direct,
-    /// Over.
+    /// Ended.
     Ended(SessionEnd),
 }
 
-/// How a session ended.
+/// End of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct SessionEnd {
     pub(super) at: Instant,
     pub(super) on_websocket: bool,
     pub(super) how: EndKind,
-    /// Why it never had a WebSocket, if it should have had one.
+    /// Cause for which it never had a WebSocket; `None` if it had one or did not live long enough.
     pub(super) cause: Option<Cause>,
 }
 
-/// Whether it was meant.
+/// Kind of end: intended, unexpected, or by an idle timer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum EndKind {
     Closed,
@@ -106,7 +107,7 @@ impl EndKind {
 }
 
 impl TrackedSession {
-    /// Of which this is known first.
+    /// A session of which `event` is the first known event. The event itself is not added.
     pub(super) fn new(event: &SessionEvent) -> Self {
         Self {
             place: Arc::clone(&event.place),
@@ -131,7 +132,7 @@ impl TrackedSession {
         }
     }
 
-    /// Takes note.
+    /// Adds an event.
     pub(super) fn learn(&mut self, event: SessionEvent) {
         let at = event.at;
         self.first = self.first.min(at);
@@ -189,7 +190,7 @@ impl TrackedSession {
         }
     }
 
-    /// Keeps what is worth telling: all but polls that went well, of which the last one.
+    /// Adds an event to the timeline. Of the successful polls, only the last is kept.
     fn remember(&mut self, event: SessionEvent) {
         let is_plain =
             |what: &EventKind| matches!(what, EventKind::Polled(p) if !is_fatal(p) && !p.goodbye);
@@ -207,12 +208,12 @@ impl TrackedSession {
             }
         }
         if self.story.len() > MAX_TIMELINE {
-            // How it began is worth more than what came in between.
+            // The beginning is kept, because it explains more than the middle.
             self.story.remove(MAX_TIMELINE / 2);
         }
     }
 
-    /// How it is. `timers` are those that are known of.
+    /// Current state of the session, given the idle timers that were detected.
     pub(super) fn judge(&self, now: Instant, timers: &IdleTimers) -> SessionState {
         if let Some(at) = self.on_websocket() {
             let ended = self.cut.filter(|(cut, _)| *cut >= at);
@@ -238,7 +239,7 @@ impl TrackedSession {
         }
     }
 
-    /// Since when it is on a WebSocket.
+    /// Time at which the session changed to a WebSocket, or was opened on one.
     fn on_websocket(&self) -> Option<Instant> {
         if self.direct { self.switched } else { self.upgraded }
     }
@@ -251,10 +252,10 @@ impl TrackedSession {
         }
     }
 
-    /// When its polling ended, and how.
+    /// Time and kind of the end of polling; `None` while it continues.
     fn ended(&self, now: Instant, timers: &IdleTimers) -> Option<(Instant, EndKind)> {
         if self.direct {
-            // What was to be a WebSocket from the start, and is none, is nothing.
+            // A failed WebSocket that would have opened the session leaves nothing to continue.
             return self.tried.map(|(at, _)| (at, EndKind::Lost));
         }
         if let Some(at) = self.goodbye {
@@ -272,7 +273,8 @@ impl TrackedSession {
         (silent > patience).then_some((self.last, EndKind::Lost))
     }
 
-    /// Why it is not on a WebSocket at this moment; `None`: it may still be on its way to one.
+    /// Cause for which the session is not on a WebSocket at `now`; `None` while it may still change
+    /// to one.
     fn cause(&self, now: Instant, timers: &IdleTimers) -> Option<Cause> {
         if let Some((_, fatal)) = self.fatal()
             && let Some(cause) = self.fatal_cause(&fatal, timers)
@@ -296,7 +298,8 @@ impl TrackedSession {
         }
     }
 
-    /// The request that ended it, if nothing came after it but what was on its way already.
+    /// The request that ended the session with an error, unless later requests show the session
+    /// alive. Requests that were already in progress do not count.
     fn fatal(&self) -> Option<(Instant, PollEnded)> {
         self.fatal.filter(|(at, _)| *at + OVERLAP_GRACE >= self.last)
     }
@@ -312,12 +315,13 @@ impl TrackedSession {
         self.explained(side, fatal.waited, timers).then_some(Cause::IdleTimer)
     }
 
-    /// Of a server that did not know the session.
+    /// Cause for a response that the session is unknown.
     fn unknown_there(&self) -> Cause {
         if self.away.is_some() { Cause::EndpointChanged } else { Cause::SessionUnknown }
     }
 
-    /// Of a WebSocket that came about, and when that was.
+    /// Time of the last 101 response, with its cause: `None` while the WebSocket is open and
+    /// recent.
     fn switch_cause(&self, now: Instant) -> Option<(Instant, Option<Cause>)> {
         let at = self.switched?;
         let open = self.cut.is_none_or(|(cut, _)| cut < at);
@@ -339,7 +343,7 @@ impl TrackedSession {
         }
     }
 
-    /// What the end of a WebSocket says about idle timers.
+    /// Side of the idle timer that may have cut a WebSocket; `None` if it ended for another reason.
     pub(super) fn cut_side(&self, cut: &SocketEnded) -> Option<TimerSide> {
         match cut.how {
             WebSocketClose::Idle => Some(TimerSide::Ours),
@@ -350,7 +354,8 @@ impl TrackedSession {
         }
     }
 
-    /// Whether a wait was shorter than the heartbeat's: then nothing of the heartbeat was missing.
+    /// Whether a wait was shorter than the ping interval. A longer silence is a missed ping, not an
+    /// idle timer.
     pub(super) fn is_within(&self, waited: Duration) -> bool {
         let heartbeat = self.opened.and_then(|(_, opened)| opened.heartbeat);
         heartbeat.is_none_or(|heartbeat| waited < heartbeat.interval)
@@ -361,17 +366,17 @@ impl TrackedSession {
         within && timers.explains(&self.place.profile, &self.place.upstream, side, waited)
     }
 
-    /// Since when it is known.
+    /// Time of the first event.
     pub(super) fn since(&self) -> Instant {
         self.first
     }
 
-    /// The endpoint it was opened on.
+    /// The endpoint that the session was opened on.
     pub(super) fn home(&self) -> Option<&Arc<str>> {
         self.home.as_ref().map(|(_, home)| home)
     }
 
-    /// What supports the cause, in a sentence.
+    /// Evidence for the cause, in one sentence.
     pub(super) fn evidence(&self, cause: Cause, now: Instant) -> String {
         let age = now.saturating_duration_since(self.first).as_secs();
         match cause {
@@ -417,12 +422,12 @@ fn set_latest<T>(slot: &mut Option<(Instant, T)>, at: Instant, value: T) {
     }
 }
 
-/// Whether a poll that ended like this has ended the session: Engine.IO forgives none.
+/// Whether a poll ended the session. Engine.IO closes a session after any failed request.
 fn is_fatal(polled: &PollEnded) -> bool {
     polled.reason.is_some() || !(200..300).contains(&polled.status)
 }
 
-/// What the end of a poll says about idle timers: who cut it.
+/// Side of the idle timer that may have cut a poll; `None` if it ended for another reason.
 pub(super) fn poll_side(polled: &PollEnded) -> Option<TimerSide> {
     if polled.post || polled.answered && polled.reason.is_some() {
         return None;
@@ -446,7 +451,7 @@ fn no_frames([client, upstream]: [u8; 2]) -> String {
     .to_owned()
 }
 
-/// A WebSocket that was asked for in vain, in words.
+/// Description of a failed request for a WebSocket.
 pub(super) fn tried_words(tried: &UpgradeFailed) -> String {
     let code = tried.code.map_or(String::new(), |code| format!(", Engine.IO code {code}"));
     let answer = match tried.reason {

@@ -1,8 +1,8 @@
-//! All sessions, as the control runtime keeps them from what the workers notice.
+//! Table of all sessions, kept by the control runtime from the events of the workers.
 //!
-//! A session's requests come to whichever worker accepted their connection. So workers judge nothing:
-//! they hand over what they notice, and here it is put together. What is kept is bounded; what finds
-//! no room is counted.
+//! The requests of one session may arrive at different workers. Workers therefore only record
+//! events, and the session table combines them. Its size is bounded; sessions and events beyond the
+//! bounds are counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,33 +25,34 @@ use super::report::{
 };
 use super::session::{SessionState, TrackedSession, poll_side, tried_words};
 
-/// Most sessions kept, ended ones included.
+/// Limit on sessions, ended ones included.
 const MAX_SESSIONS: usize = 16_384;
 
-/// How long a session that has ended can be asked after.
+/// How long an ended session is kept for reports.
 const ENDED_RETENTION: Duration = Duration::from_secs(600);
 
-/// Rows of a report.
+/// Limits on the rows of a report.
 const MAX_STUCK_ROWS: usize = 100;
 const MAX_ENDED_ROWS: usize = 50;
 
-/// Most warnings kept.
+/// Limit on warnings.
 const MAX_WARNINGS: usize = 100;
 
-/// See the module.
+/// All tracked sessions, the idle timers that were detected, and warnings.
 pub struct SessionTable {
     metrics: Arc<Metrics>,
     sessions: HashMap<SessionKey, TrackedSession>,
     timers: IdleTimers,
-    /// What each is about, and its sentence.
+    /// Subject and sentence of each warning.
     warnings: Vec<(String, String)>,
     most: usize,
-    /// Nothing has ended since room was last made.
+    /// Whether the table was full of open sessions when it was last swept, so that sweeping again
+    /// before the next interval is useless.
     full: bool,
 }
 
 impl SessionTable {
-    /// An empty one.
+    /// An empty table.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
@@ -64,13 +65,13 @@ impl SessionTable {
         }
     }
 
-    /// Whether there is nothing to look after.
+    /// Whether no sessions are tracked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
 
-    /// Takes note of what was noticed.
+    /// Adds events.
     pub fn fold(&mut self, events: Vec<SessionEvent>, now: Instant) {
         for event in events {
             self.learn(event, now);
@@ -118,7 +119,7 @@ impl SessionTable {
         session.learn(event);
     }
 
-    /// Says once for each of our own timers that it is shorter than a heartbeat needs.
+    /// Warns once for each timeout of the gateway that is shorter than the heartbeat needs.
     fn warn(&mut self, event: &SessionEvent, opened: &SessionOpened) {
         let Some(heartbeat) = opened.heartbeat else { return };
         let place = &event.place;
@@ -143,7 +144,7 @@ impl SessionTable {
         }
     }
 
-    /// Counts what has ended, and forgets what ended long ago.
+    /// Counts sessions that have ended, and removes those that ended long ago.
     pub fn sweep(&mut self, now: Instant) {
         self.timers.forget(now);
         let timers = &self.timers;
@@ -167,7 +168,7 @@ impl SessionTable {
         }
     }
 
-    /// Forgets what has ended, if there is any.
+    /// Removes all ended sessions.
     fn make_room(&mut self, now: Instant) {
         if self.full {
             return;
@@ -179,7 +180,7 @@ impl SessionTable {
         self.full = self.sessions.len() >= self.most;
     }
 
-    /// Puts what there is into the metrics.
+    /// Sets the gauges of session states.
     pub fn tell(&self, now: Instant) {
         self.metrics.socketio.update_gauges(self.sessions.values().filter_map(|session| {
             let (state, cause) = match session.judge(now, &self.timers) {
@@ -193,7 +194,7 @@ impl SessionTable {
         }));
     }
 
-    /// How many are in which state.
+    /// Number of sessions in each state.
     #[must_use]
     pub fn counts(&self, now: Instant) -> SessionCounts {
         let mut counts = SessionCounts::default();
@@ -209,13 +210,13 @@ impl SessionTable {
         counts
     }
 
-    /// Our own timers that are too short.
+    /// Warnings about timeouts of the gateway that are too short.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.iter().map(|(_, sentence)| sentence.clone()).collect()
     }
 
-    /// Everything at this moment.
+    /// Report about all sessions.
     #[must_use]
     pub fn report(&self, now: Instant) -> SessionReport {
         let mut by_cause: HashMap<Cause, (usize, usize)> = HashMap::new();
@@ -263,7 +264,7 @@ impl SessionTable {
         }
     }
 
-    /// What happened to one session.
+    /// Timeline of one session.
     #[must_use]
     pub fn story(&self, key: SessionKey, now: Instant) -> Option<Timeline> {
         let session = self.sessions.get(&key)?;
@@ -299,7 +300,7 @@ impl SessionTable {
             SessionState::Ended(end) => (end.how.word(), end.at),
         };
         let cause = self.cause(session, now);
-        // How it began, what was tried, and the latest.
+        // Requests to show: the first, the last attempt to use a WebSocket, and the latest.
         let (first, last) = (session.story.first(), session.story.last());
         let tried = session.story.iter().rev().find(|event| {
             matches!(
@@ -353,7 +354,7 @@ fn timer((profile, upstream, side, waited): (&str, &str, TimerSide, Duration)) -
     }
 }
 
-/// A moment of the past as RFC 3339 writes it, to the millisecond.
+/// A time in the past in RFC 3339 format, with milliseconds.
 fn time(at: Instant, now: Instant) -> String {
     let ago = SignedDuration::try_from(now.saturating_duration_since(at)).unwrap_or_default();
     let then = Timestamp::now().checked_sub(ago).unwrap_or_default();
@@ -370,7 +371,7 @@ fn moment(event: &SessionEvent, session: &TrackedSession, now: Instant) -> Timel
     }
 }
 
-/// What happened, in words.
+/// Description of an event.
 fn words(event: &SessionEvent, session: &TrackedSession) -> String {
     match event.what {
         EventKind::Opened(opened) => {

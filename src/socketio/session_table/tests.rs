@@ -1,4 +1,4 @@
-//! Sessions as events make them: one state each, whatever the order in which workers tell.
+//! Tests of session states: each session has one state, in whatever order its events arrive.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use crate::telemetry::exposition::ExpositionFormat;
 use crate::telemetry::socketio::SocketIoLabels;
 use crate::telemetry::websockets::WebSocketClose;
 
-/// A book, and who writes it.
+/// A session table with the inputs for its events.
 struct World {
     book: SessionTable,
     metrics: Arc<Metrics>,
@@ -101,7 +101,7 @@ impl World {
         (row.state, row.cause)
     }
 
-    /// The cause of a session that is stuck.
+    /// The cause of a stuck session.
     fn stuck(&self, session: &str, seconds: f64) -> String {
         let (state, cause) = self.told(session, seconds);
         assert_eq!(state, "stuck");
@@ -253,7 +253,7 @@ fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
     assert_eq!(report.timers.len(), 1);
     assert!((report.timers[0].seconds - 20.0).abs() < 0.2, "{report:?}");
     assert_eq!(report.timers[0].place, "in front of the gateway");
-    // What waits longer than the heartbeat has missed it: that is no timer's doing.
+    // A wait longer than the ping interval means a missed ping, not an idle timer.
     let mut world = World::new();
     for name in ["a", "b", "c"] {
         world.note(name, 0.0, opened());
@@ -304,7 +304,7 @@ fn silence_ends_a_session_that_polls() {
     assert_eq!(world.told("s", 76.0), ("lost".to_owned(), Some("never_tried".to_owned())));
     world.note("bye", 0.0, opened());
     world.note("bye", 1.0, EventKind::Polled(PollEnded { post: true, goodbye: true, ..POLL }));
-    // The poll that waited meanwhile.
+    // The poll that was open when the client posted its close packet.
     world.note("bye", 1.1, EventKind::Polled(POLL));
     assert_eq!(world.told("bye", 1.2), ("closed".to_owned(), None), "too soon to blame anybody");
 }
@@ -336,7 +336,7 @@ fn is_bounded_and_counts_what_found_no_room() {
     }
     assert_eq!(world.book.counts(world.start).open(), 10);
     assert_eq!(world.metric("socketio_skipped_total{what=\"sessions\"}"), 5);
-    // Those that have ended make room.
+    // Ended sessions make room for new ones.
     world.note("3", 1.0, EventKind::Polled(PollEnded { goodbye: true, ..POLL }));
     world.book.sweep(world.after(2.0));
     world.note("new", 2.0, opened());
@@ -363,7 +363,7 @@ fn causes_are_one_list_with_a_remedy_each() {
 }
 
 proptest! {
-    /// Workers tell of one session in any order.
+    /// Workers hand over events of one session in any order.
     #[test]
     fn the_order_makes_no_difference(order in Just((0..7_usize).collect::<Vec<_>>()).prop_shuffle(), which in 0..4_usize) {
         let mut world = World::new();
