@@ -1,5 +1,5 @@
-//! Commands that answer a question answer it whatever else is wrong with the configuration, and what
-//! the gateway says when it starts.
+//! Commands that print an answer, such as `explain`, in a configuration with unrelated faults, and
+//! the messages of the gateway when it starts.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_app-gateway");
 
-/// A directory in which many things are wrong, none of which the questions are about.
+/// A directory whose configuration has many faults, none of them related to the commands under
+/// test.
 fn broken() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = r#"
@@ -73,9 +74,9 @@ fn run(dir: &TempDir, arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn questions_are_answered_whatever_else_is_wrong() {
+fn commands_answer_despite_unrelated_faults_in_the_configuration() {
     let dir = broken();
-    let asked = [
+    let cases = [
         (
             vec!["explain", "GET", "https://a.test:8443/chat/x"],
             vec!["passed on to chat", "https://10.0.0.5:8444"],
@@ -87,12 +88,12 @@ fn questions_are_answered_whatever_else_is_wrong() {
         (vec!["explain", "tcp", "site.example.com:7443"], vec!["chat"]),
         (vec!["ports"], vec!["8443", "10.0.0.5", "7443"]),
     ];
-    for (arguments, expected) in asked {
+    for (arguments, expected) in cases {
         let (_, out, err) = run(&dir, &arguments);
         for part in expected {
             assert!(out.contains(part), "{arguments:?}: no `{part}` in\n{out}\n{err}");
         }
-        // The rest is summarised: a line for each kind, and no drawing.
+        // Other problems are summarised, one line for each kind, without excerpts of the file.
         assert!(err.contains("would be rejected") && err.contains("app-gateway check"), "{err}");
         assert!(!err.contains("-->") && err.lines().count() <= 9, "{err}");
     }
@@ -101,7 +102,7 @@ fn questions_are_answered_whatever_else_is_wrong() {
 }
 
 #[test]
-fn check_judges_certificates_while_other_things_are_wrong() {
+fn check_reports_certificate_problems_beside_other_problems() {
     let dir = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
@@ -151,23 +152,23 @@ listen = "127.0.0.1:3128"
     ] {
         assert!(codes.contains(&wanted), "{wanted} is not among {codes:?}");
     }
-    // A syntax error in another file hides nothing of this one's.
+    // A syntax error in another file does not hide the problems of this file.
     fs::write(dir.path().join("other.toml"), "[doctor]\nfqdn = \n").unwrap();
     let (_, _, err) = run(&dir, &["check"]);
     assert!(err.contains("certificate.bad-key") && err.contains("toml.syntax"), "{err}");
 }
 
-struct Running(Child);
+struct RunningGateway(Child);
 
-impl Drop for Running {
+impl Drop for RunningGateway {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A gateway that redirects on this port, started by a shell that runs `before` first.
-fn start(dir: &TempDir, port: u16, before: &str) -> Running {
+/// A gateway that redirects on `port`, started by a shell that first runs `before`.
+fn start(dir: &TempDir, port: u16, before: &str) -> RunningGateway {
     let text = format!(
         "[admin]\nsocket = \"off\"\n[profile.p]\n[[profile.p.listener]]\nlisten = \"127.0.0.1:{port}\"\n\
          redirect-to-https = 443\n[[profile.p.route]]\npath = \"/\"\ndeny = true\n"
@@ -183,10 +184,10 @@ fn start(dir: &TempDir, port: u16, before: &str) -> Running {
         .stderr(log)
         .spawn()
         .unwrap();
-    Running(child)
+    RunningGateway(child)
 }
 
-/// The log, once it says this.
+/// The log, once it contains `part`.
 fn log(dir: &TempDir, part: &str) -> String {
     let patience = Instant::now() + Duration::from_mins(1);
     loop {
@@ -200,7 +201,7 @@ fn log(dir: &TempDir, part: &str) -> String {
 }
 
 #[test]
-fn an_address_that_is_taken_is_not_said_to_be_listened_on() {
+fn an_address_that_cannot_be_bound_is_not_logged_as_listening() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -215,7 +216,7 @@ fn an_address_that_is_taken_is_not_said_to_be_listened_on() {
 }
 
 #[test]
-fn a_low_limit_on_open_files_is_warned_of() {
+fn a_low_limit_on_open_files_is_logged_as_a_warning() {
     let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let low = tempfile::tempdir().unwrap();
     let _running = start(&low, port(), "ulimit -n 300; ");

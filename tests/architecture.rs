@@ -1,7 +1,9 @@
-//! What `ARCHITECTURE.md` promises, checked: the layers, the size of files, documents in step with the code.
+//! Checks the promises of `ARCHITECTURE.md`: layers of modules, sizes of files, and documents that
+//! agree with the code.
 //!
-//! Reads text, not types, so it asks for the one spelling it can read: `crate::module::Item`, no `crate::{..}` groups and
-//! no `super::super`. Every message says what to do about it.
+//! The checks read text, not types, so they require one spelling of imports: `crate::module::Item`,
+//! without `crate::{..}` groups and without `super::super`. Every failure message states the
+//! remedy.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +23,7 @@ use app_gateway::telemetry::endpoints::{EndpointSample, UpstreamSample};
 use app_gateway::telemetry::exposition::ExpositionFormat;
 use app_gateway::telemetry::socketio;
 
-/// Lines of a file without its tests: what a newcomer reads in one sitting.
+/// Lines of a file without its unit tests: as much as a newcomer reads in one sitting.
 const LONGEST_FILE: usize = 500;
 
 // --- Layers -----------------------------------------------------------------------------------
@@ -70,7 +72,8 @@ fn modules_name_only_lower_layers() {
         let Some(owner) = owner(&path) else { continue };
         let layer = layer_of(&owner)
             .unwrap_or_else(|| panic!("{} belongs to no module of src/lib.rs", path.display()));
-        // Only in these files does `super` leave the module.
+        // In files of `src` itself, `super` is the crate root, so only there does it leave the
+        // module.
         let top = path.parent() == Some(Path::new("src"))
             || path == Path::new("src").join(&owner).join("mod.rs");
         let text = read(&path);
@@ -174,12 +177,12 @@ fn files_are_short_and_say_what_they_are() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Whether a file is nothing but tests: `tests.rs`, or anything below a directory `tests`.
+/// Whether a file holds only tests: `tests.rs`, or a file below a directory `tests`.
 fn is_test(path: &Path) -> bool {
     path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests")
 }
 
-/// A file up to its unit tests, which stand at its end.
+/// The text of a file up to its unit tests, which are at its end.
 fn without_tests(text: &str) -> &str {
     text.find("\n#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at])
 }
@@ -190,7 +193,7 @@ fn without_tests(text: &str) -> &str {
 fn files_that_may_hold_secrets_are_read_in_one_way() {
     const OTHER_WAYS: [&str; 6] =
         ["fs::read", "read_to_string", "File::open", "pem_file", "pem_reader", "from_pem_slice"];
-    // Files are hashed there, and no parser sees them.
+    // This module hashes the files; no parser sees their contents.
     let hashed = Path::new("src/generation/config_version.rs");
     for layer in ["src/tls", "src/egress", "src/generation", "src/forward"] {
         for path in sources(Path::new(layer)) {
@@ -221,7 +224,7 @@ fn the_reference_lists_every_reason_and_its_status() {
         .collect();
     let mut wrong = Vec::new();
     for reason in Reason::ALL {
-        // No status is logged for connections that end before there is a request.
+        // The log has status `-` for connections that end before there is a request.
         let status = if reason.code() == 0 { "-".to_owned() } else { reason.code().to_string() };
         let status = format!("{status} | {}", reason.flag().letters());
         match rows.get(reason.word()) {
@@ -289,7 +292,7 @@ fn the_reference_lists_every_metric() {
     );
 }
 
-/// Names of all metric families, as a scrape of a gateway with one of everything shows them.
+/// Names of all metric families, from a scrape of a gateway that uses every feature.
 fn families() -> BTreeSet<String> {
     let metrics = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())).unwrap();
     let names = metrics.allot(1);
@@ -406,7 +409,7 @@ fn links_between_documents_lead_somewhere() {
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
 }
 
-/// What the headings of a document are linked as.
+/// The link targets of the headings of a document.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter_map(|line| {
         line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#'))
@@ -439,7 +442,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The module of `lib.rs` a file belongs to; none for `lib.rs` and `main.rs`.
+/// The module of `lib.rs` that a file belongs to; `None` for `lib.rs` and `main.rs`.
 fn owner(path: &Path) -> Option<String> {
     let first = Path::new(path.strip_prefix("src").ok()?.components().next()?.as_os_str());
     let name = first.with_extension("").to_str()?.to_owned();
@@ -459,7 +462,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files of a directory with this ending, sorted.
+/// The files in `dir` whose names end with `.ending`, sorted.
 fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -470,7 +473,7 @@ fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// All Markdown files below a directory, sorted; build output and hidden directories excepted.
+/// All Markdown files below a directory, sorted. Build output and hidden directories are skipped.
 fn documents(dir: &Path) -> Vec<PathBuf> {
     const SKIPPED: [&str; 2] = ["target", "node_modules"];
     let mut found = files(dir, "md");
@@ -503,7 +506,7 @@ fn names_after(line: &str, prefix: &str) -> impl Iterator<Item = String> {
         .into_iter()
 }
 
-/// `text` with comments and the contents of strings taken out, lines where they were.
+/// `text` without comments and the contents of strings; lines keep their numbers.
 fn code(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -543,7 +546,8 @@ fn string(text: &str) -> usize {
     text.len()
 }
 
-/// The length of the raw string literal at the front of `text`; `None` if it is something else, such as `r#type`.
+/// The length of the raw string literal at the front of `text`; `None` for other text, such as
+/// `r#type`.
 fn raw_string(text: &str) -> Option<usize> {
     let hashes = text[1..].chars().take_while(|c| *c == '#').count();
     let body = text[1 + hashes..].strip_prefix('"')?;

@@ -1,6 +1,6 @@
-//! What `app-gateway check` says about certificates that will not do.
+//! Diagnostics of `app-gateway check` for unusable certificates.
 //!
-//! Every certificate here is made for the test, wrong in one way, and judged by the program itself.
+//! Each test makes a certificate that is wrong in one way and runs the program on it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A directory with a gateway of one listener and one certificate.
-struct Site {
+struct ConfigDir {
     dir: TempDir,
 }
 
@@ -42,7 +42,7 @@ fn intermediate(name: &str, above: &Authority) -> Authority {
     CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), above).unwrap()
 }
 
-impl Site {
+impl ConfigDir {
     fn new(listen: &str, hosts: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let hosts = if hosts.is_empty() { String::new() } else { format!("hosts = [{hosts}]") };
@@ -74,11 +74,12 @@ upstream = "chat"
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.dir.path().join(name);
         fs::write(&path, text).unwrap();
-        // A key that others can read is warned about.
+        // `check` warns about a key that others can read.
         fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Signs a certificate with `above` and installs it with its key and these further links.
+    /// Signs a certificate with `above` and installs it with its key and the further certificates
+    /// `links`.
     fn install(&self, params: &CertificateParams, above: &Authority, links: &[&Authority]) {
         let key = KeyPair::generate().unwrap();
         let mut chain = params.signed_by(&key, above).unwrap().pem();
@@ -89,7 +90,8 @@ upstream = "chat"
         self.write("site.key", key.serialize_pem());
     }
 
-    /// The verdict, and the codes of all problems but the one about plain HTTP to the upstream.
+    /// Whether the check passed, and the codes of all problems except the one about plain HTTP to
+    /// the upstream.
     fn check(&self) -> (bool, Vec<String>) {
         let output = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
             .args(["check", "--format", "json"])
@@ -108,96 +110,96 @@ upstream = "chat"
 }
 
 #[track_caller]
-fn refused(site: &Site, code: &str) {
-    let (ok, codes) = site.check();
+fn assert_rejected(config: &ConfigDir, code: &str) {
+    let (ok, codes) = config.check();
     assert!(!ok && codes.iter().any(|found| found == code), "{code} is not among {codes:?}");
 }
 
 #[track_caller]
-fn warned(site: &Site, code: &str) {
-    let (ok, codes) = site.check();
+fn assert_warned(config: &ConfigDir, code: &str) {
+    let (ok, codes) = config.check();
     assert!(ok && codes == [code], "{codes:?}");
 }
 
-fn good() -> CertificateParams {
+fn valid_params() -> CertificateParams {
     named("chat", &["chat.example.com"])
 }
 
 #[test]
-fn a_good_one_is_accepted() {
-    let (root, site) = (authority("root"), Site::usual());
+fn a_valid_chain_is_accepted() {
+    let (root, config) = (authority("root"), ConfigDir::usual());
     let below = intermediate("intermediate", &root);
-    site.install(&good(), &below, &[&below, &root]);
-    assert_eq!(site.check(), (true, vec![]));
+    config.install(&valid_params(), &below, &[&below, &root]);
+    assert_eq!(config.check(), (true, vec![]));
 }
 
 #[test]
 fn a_wildcard_covers_one_label() {
-    let (root, site) = (authority("root"), Site::usual());
-    site.install(&named("chat", &["*.example.com"]), &root, &[&root]);
-    assert_eq!(site.check(), (true, vec![]));
-    let site = Site::new("127.0.0.1:8443", r#""a.chat.example.com""#);
-    site.install(&named("chat", &["*.example.com"]), &root, &[&root]);
-    refused(&site, "certificate.host-not-covered");
+    let (root, config) = (authority("root"), ConfigDir::usual());
+    config.install(&named("chat", &["*.example.com"]), &root, &[&root]);
+    assert_eq!(config.check(), (true, vec![]));
+    let config = ConfigDir::new("127.0.0.1:8443", r#""a.chat.example.com""#);
+    config.install(&named("chat", &["*.example.com"]), &root, &[&root]);
+    assert_rejected(&config, "certificate.host-not-covered");
 }
 
 #[test]
-fn a_key_of_another_certificate_is_refused() {
-    let (root, site) = (authority("root"), Site::usual());
-    site.install(&good(), &root, &[&root]);
-    site.write("site.key", KeyPair::generate().unwrap().serialize_pem());
-    refused(&site, "certificate.key-mismatch");
+fn a_key_of_another_certificate_is_rejected() {
+    let (root, config) = (authority("root"), ConfigDir::usual());
+    config.install(&valid_params(), &root, &[&root]);
+    config.write("site.key", KeyPair::generate().unwrap().serialize_pem());
+    assert_rejected(&config, "certificate.key-mismatch");
 }
 
 #[test]
-fn dates_are_looked_at() {
-    let (root, site) = (authority("root"), Site::usual());
-    let mut params = good();
+fn certificates_that_are_expired_or_not_yet_valid_are_rejected() {
+    let (root, config) = (authority("root"), ConfigDir::usual());
+    let mut params = valid_params();
     params.not_after = date_time_ymd(2021, 1, 1);
-    site.install(&params, &root, &[&root]);
-    refused(&site, "certificate.expired");
-    let mut params = good();
+    config.install(&params, &root, &[&root]);
+    assert_rejected(&config, "certificate.expired");
+    let mut params = valid_params();
     params.not_before = date_time_ymd(2098, 1, 1);
-    site.install(&params, &root, &[&root]);
-    refused(&site, "certificate.not-yet-valid");
-    let mut params = good();
-    // Ten days from now, by the clock of whoever runs this.
+    config.install(&params, &root, &[&root]);
+    assert_rejected(&config, "certificate.not-yet-valid");
+    let mut params = valid_params();
+    // Ten days from now, by the clock of the machine that runs the test.
     params.not_after =
         (std::time::SystemTime::now() + std::time::Duration::from_secs(10 * 86_400)).into();
-    site.install(&params, &root, &[&root]);
-    warned(&site, "certificate.expires-soon");
+    config.install(&params, &root, &[&root]);
+    assert_warned(&config, "certificate.expires-soon");
 }
 
 #[test]
-fn the_chain_is_looked_at() {
-    let (root, other, site) = (authority("root"), authority("other"), Site::usual());
+fn a_chain_in_the_wrong_order_is_rejected() {
+    let (root, other, config) = (authority("root"), authority("other"), ConfigDir::usual());
     let below = intermediate("intermediate", &root);
-    site.install(&good(), &below, &[&root, &below]);
-    refused(&site, "certificate.chain-order");
-    site.install(&good(), &below, &[&other]);
-    refused(&site, "certificate.chain-order");
+    config.install(&valid_params(), &below, &[&root, &below]);
+    assert_rejected(&config, "certificate.chain-order");
+    config.install(&valid_params(), &below, &[&other]);
+    assert_rejected(&config, "certificate.chain-order");
     if !rustls_native_certs::load_native_certs().certs.is_empty() {
-        site.install(&good(), &below, &[]);
-        warned(&site, "certificate.chain-incomplete");
+        config.install(&valid_params(), &below, &[]);
+        assert_warned(&config, "certificate.chain-incomplete");
     }
 }
 
 #[test]
-fn hosts_must_be_covered() {
-    let (root, site) = (authority("root"), Site::usual());
-    site.install(&named("chat", &["www.example.com"]), &root, &[&root]);
-    refused(&site, "certificate.host-not-covered");
-    let site = Site::new("127.0.0.1:8443", "");
-    site.install(&named("chat", &[]), &root, &[&root]);
-    warned(&site, "certificate.no-names");
+fn the_certificate_must_cover_the_hosts() {
+    let (root, config) = (authority("root"), ConfigDir::usual());
+    config.install(&named("chat", &["www.example.com"]), &root, &[&root]);
+    assert_rejected(&config, "certificate.host-not-covered");
+    let config = ConfigDir::new("127.0.0.1:8443", "");
+    config.install(&named("chat", &[]), &root, &[&root]);
+    assert_warned(&config, "certificate.no-names");
 }
 
 #[test]
-fn files_that_are_not_what_they_should_be_are_told_apart() {
-    let (root, site) = (authority("root"), Site::usual());
-    site.install(&good(), &root, &[&root]);
-    let key = fs::read(site.dir.path().join("site.key")).unwrap();
-    let chain = fs::read(site.dir.path().join("site.crt")).unwrap();
+fn unreadable_chains_and_unusable_keys_have_different_codes() {
+    let (root, config) = (authority("root"), ConfigDir::usual());
+    config.install(&valid_params(), &root, &[&root]);
+    let key = fs::read(config.dir.path().join("site.key")).unwrap();
+    let chain = fs::read(config.dir.path().join("site.crt")).unwrap();
     for (name, text) in [
         ("site.crt", &b""[..]),
         ("site.crt", b"not PEM"),
@@ -206,27 +208,27 @@ fn files_that_are_not_what_they_should_be_are_told_apart() {
         ("site.crt", &chain[..chain.len() / 3]),
         ("site.crt", &[0xff; 64]),
     ] {
-        site.write(name, text);
-        refused(&site, "certificate.unreadable");
+        config.write(name, text);
+        assert_rejected(&config, "certificate.unreadable");
     }
-    site.write("site.crt", &chain);
+    config.write("site.crt", &chain);
     for text in [&b""[..], b"not PEM", &chain, &key[..key.len() / 2], &[0xff; 64]] {
-        site.write("site.key", text);
-        refused(&site, "certificate.bad-key");
+        config.write("site.key", text);
+        assert_rejected(&config, "certificate.bad-key");
     }
     let encrypted =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    site.write("site.key", encrypted);
-    refused(&site, "certificate.bad-key");
+    config.write("site.key", encrypted);
+    assert_rejected(&config, "certificate.bad-key");
 }
 
 #[test]
-fn client_and_upstream_authorities_are_read() {
-    let (root, site) = (authority("root"), Site::usual());
-    site.install(&good(), &root, &[&root]);
-    let path = site.dir.path().join("gateway.toml");
+fn unreadable_files_of_client_and_upstream_cas_are_rejected() {
+    let (root, config) = (authority("root"), ConfigDir::usual());
+    config.install(&valid_params(), &root, &[&root]);
+    let path = config.dir.path().join("gateway.toml");
     let text = fs::read_to_string(&path).unwrap();
-    site.write("ca.crt", "not PEM");
+    config.write("ca.crt", "not PEM");
     fs::write(
         &path,
         text.replace(
@@ -235,20 +237,20 @@ fn client_and_upstream_authorities_are_read() {
         ),
     )
     .unwrap();
-    refused(&site, "listener.client-ca");
+    assert_rejected(&config, "listener.client-ca");
     fs::write(
         &path,
         text.replace("http://127.0.0.2:1\"]", "https://127.0.0.2:1\"]\nca-file = \"ca.crt\""),
     )
     .unwrap();
-    refused(&site, "upstream.ca-file");
-    site.write("ca.crt", root.pem());
-    assert_eq!(site.check(), (true, vec![]));
+    assert_rejected(&config, "upstream.ca-file");
+    config.write("ca.crt", root.pem());
+    assert_eq!(config.check(), (true, vec![]));
 }
 
 #[test]
 #[cfg(feature = "demo")]
-fn development_certificates_stay_on_this_host() {
+fn development_certificates_are_rejected_beyond_loopback() {
     let made = tempfile::tempdir().unwrap();
     let certificates = app_gateway::demo::ensure(made.path()).unwrap();
     for (listen, ok) in [
@@ -257,14 +259,14 @@ fn development_certificates_stay_on_this_host() {
         ("0.0.0.0:8443", false),
         ("192.0.2.1:8443", false),
     ] {
-        let site = Site::new(listen, r#""localhost""#);
-        let copy = |from: &std::path::Path, to: &str| site.write(to, fs::read(from).unwrap());
+        let config = ConfigDir::new(listen, r#""localhost""#);
+        let copy = |from: &std::path::Path, to: &str| config.write(to, fs::read(from).unwrap());
         copy(&certificates.gateway.chain, "site.crt");
         copy(&certificates.gateway.key, "site.key");
         if ok {
-            assert_eq!(site.check(), (true, vec![]), "{listen}");
+            assert_eq!(config.check(), (true, vec![]), "{listen}");
         } else {
-            refused(&site, "certificate.development");
+            assert_rejected(&config, "certificate.development");
         }
     }
 }

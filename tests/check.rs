@@ -1,8 +1,10 @@
-//! What the operator reads when the configuration is wrong, and that the shipped one is not.
+//! The diagnostics of `app-gateway check` for a wrong configuration, and a check that the shipped
+//! configuration is valid.
 //!
-//! Every directory in `tests/check` holds one mistake, named after it, and `NAME.out` beside it
-//! what `app-gateway check` says. `UPDATE_GOLDEN=1 cargo test --test check` writes the `.out` files
-//! anew; read the difference as if it were three in the morning.
+//! Every directory in `tests/check` contains one mistake and is named after it. `NAME.out` beside
+//! it is the expected output of `app-gateway check`. `UPDATE_GOLDEN=1 cargo test --test check`
+//! rewrites the `.out` files; review the difference as an operator would read it at three in the
+//! morning.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 use app_gateway::config::{self, Action, Config, ListenerMode, LoadedConfig, PathPattern, Verify};
 use proptest::prelude::*;
 
-/// The environment of the corpus: nothing of the machine the tests run on.
+/// The environment variables of the corpus; none come from the machine that runs the tests.
 fn corpus_env(name: &str) -> Option<String> {
     match name {
         "HOST" => Some("127.0.0.2".to_owned()),
@@ -24,14 +26,15 @@ fn corpus_env(name: &str) -> Option<String> {
     }
 }
 
-/// A checkout makes every file readable for everybody, which most cases are not about.
+/// Removes the read permission of others, which a checkout gives to every file. Otherwise most
+/// cases would have an additional warning.
 fn protect_secrets() {
     for file in secrets(Path::new("tests/check")) {
         fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap();
     }
 }
 
-/// The files of the corpus that are neither configuration nor golden.
+/// The files of the corpus that are neither configuration nor expected output.
 fn secrets(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -46,7 +49,7 @@ fn secrets(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_mistake_is_explained() {
+fn every_mistake_gives_the_expected_diagnostics() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     protect_secrets();
     let mut wrong = Vec::new();
@@ -60,7 +63,7 @@ fn every_mistake_is_explained() {
             Err(refused) => config::draw(&refused.sources, &refused.problems, false),
             Ok(loaded) => config::draw(&loaded.config.sources, &loaded.warnings, false),
         };
-        // A case is refused, unless its name says that it is only warned about.
+        // A case must be rejected, unless its name begins with `warning`.
         let warning = case.file_name().unwrap().to_string_lossy().starts_with("warning");
         if drawn.contains("error[") == warning || drawn.starts_with("no problems") {
             wrong.push(format!("{}:\n{drawn}", case.display()));
@@ -76,7 +79,7 @@ fn every_mistake_is_explained() {
 }
 
 #[test]
-fn a_missing_directory_is_explained() {
+fn a_missing_directory_gives_a_diagnostic() {
     for (path, code) in [("tests/check/none", "does not exist"), ("tests/check.rs", "name `tests`")]
     {
         let refused = config::load(Path::new(path), &corpus_env).unwrap_err();
@@ -86,7 +89,7 @@ fn a_missing_directory_is_explained() {
 }
 
 #[test]
-fn colour_changes_nothing_but_the_colour() {
+fn coloured_output_has_the_same_text() {
     protect_secrets();
     let refused = config::load(Path::new("tests/check/route-path"), &corpus_env).unwrap_err();
     let coloured = config::draw(&refused.sources, &refused.problems, true);
@@ -95,7 +98,7 @@ fn colour_changes_nothing_but_the_colour() {
     assert_eq!(json["errors"].as_u64(), Some(refused.problems.len() as u64));
 }
 
-/// The shipped configuration, with certificates that exist and components on another host.
+/// The shipped configuration, with certificates that exist and with the components on another host.
 fn shipped() -> Config {
     let LoadedConfig { config, warnings } = shipped_with(Some("10.0.0.5"));
     assert!(warnings.is_empty(), "{}", config::draw(&config.sources, &warnings, false));
@@ -121,7 +124,7 @@ fn shipped_with(host: Option<&str>) -> LoadedConfig {
 }
 
 #[test]
-fn on_one_host_the_shipped_configuration_warns_of_the_ports_it_shares() {
+fn the_shipped_configuration_warns_of_port_conflicts_with_components_on_the_same_host() {
     let LoadedConfig { warnings, .. } = shipped_with(None);
     let codes: Vec<_> = warnings.iter().map(|problem| problem.code).collect();
     assert_eq!(codes, ["upstream.own-address"; 5]);
@@ -160,7 +163,7 @@ fn the_shipped_configuration_has_every_port_of_the_prerequisites() {
 }
 
 #[test]
-fn the_shipped_configuration_opens_nothing_by_accident() {
+fn the_shipped_configuration_exposes_only_the_listed_paths() {
     let config = shipped();
     let internet = config.profiles.iter().find(|profile| profile.name == "internet").unwrap();
     for route in &internet.routes {
@@ -217,7 +220,7 @@ fn the_shipped_forward_proxy_opens_the_platforms_hosts_to_this_host_alone() {
 }
 
 #[test]
-fn files_from_windows_are_read_too() {
+fn files_with_crlf_and_byte_order_mark_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{feff}[gateway]\nworkers = 2\n[admin]\nlisten = \"0.0.0.0:9145\"\n";
     fs::write(dir.path().join("a.toml"), text.replace('\n', "\r\n")).unwrap();
@@ -235,9 +238,9 @@ fn is_code(comment: &str) -> bool {
     comment.starts_with('[') || bare && key != comment
 }
 
-/// Commented-out settings are the part of a shipped file that rots unseen.
+/// Commented-out settings of a shipped file rot unseen unless a test enables them.
 #[test]
-fn what_is_commented_out_works_too() {
+fn commented_out_settings_of_shipped_files_are_valid() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::copy("tests/check/dummy.pem", at("partners-ca.crt")).unwrap();
@@ -297,12 +300,12 @@ fn the_schema_knows_every_key_that_is_used() {
         let path = entry.unwrap().path();
         let file: toml::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         let file = serde_json::to_value(file).unwrap();
-        known(&schema, &schema, &file, &path.display().to_string());
+        assert_described(&schema, &schema, &file, &path.display().to_string());
     }
 }
 
 #[test]
-fn what_is_not_written_has_the_documented_default() {
+fn omitted_settings_have_the_documented_defaults() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     write("x.pem", "");
@@ -318,7 +321,7 @@ fn what_is_not_written_has_the_documented_default() {
         response-headers = { X-Frame-Options = "SAMEORIGIN", Server = "" }
         "#,
     );
-    // A profile may be spread over files, its settings may not.
+    // Several files may define parts of one profile, but its settings belong in one of them.
     write(
         "b.toml",
         r#"
@@ -367,15 +370,15 @@ fn what_is_not_written_has_the_documented_default() {
     assert!(at.ends_with("b.toml:5"), "{at}");
 }
 
-/// Every key of `value` has a description in `schema`, all the way down.
-fn known(
+/// Asserts that `schema` describes every key of `value`, at every depth.
+fn assert_described(
     root: &serde_json::Value,
     schema: &serde_json::Value,
     value: &serde_json::Value,
     at: &str,
 ) {
     if let Some(reference) = schema["$ref"].as_str() {
-        return known(root, root.pointer(&reference[1..]).unwrap(), value, at);
+        return assert_described(root, root.pointer(&reference[1..]).unwrap(), value, at);
     }
     match value {
         serde_json::Value::Object(keys) => {
@@ -387,20 +390,20 @@ fn known(
                 assert!(schema.is_object(), "{at} is not in the schema: {schema}");
                 let described = rest.is_object() || property["description"].is_string();
                 assert!(described, "{at} has no description");
-                known(root, schema, value, &at);
+                assert_described(root, schema, value, &at);
             }
         }
         serde_json::Value::Array(items) => {
             for item in items {
-                known(root, &schema["items"], item, at);
+                assert_described(root, &schema["items"], item, at);
             }
         }
         _ => {}
     }
 }
 
-/// Loads and draws one file of these bytes.
-fn survive(bytes: &[u8]) {
+/// Loads one file with these bytes and renders its problems.
+fn load_and_render(bytes: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.toml"), bytes).unwrap();
     if let Err(refused) = config::load(dir.path(), &corpus_env) {
@@ -420,17 +423,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn random_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        survive(&bytes);
+    fn random_bytes_never_panic_the_loader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        load_and_render(&bytes);
     }
 
     #[test]
-    fn random_toml_is_survived(text in "([a-z.\\[\\]{}=\"'#0-9 \n$é-]|\\[\\[profile.a.route\\]\\]\n|path = \"|= \\[){0,60}") {
-        survive(text.as_bytes());
+    fn random_toml_never_panics_the_loader(text in "([a-z.\\[\\]{}=\"'#0-9 \n$é-]|\\[\\[profile.a.route\\]\\]\n|path = \"|= \\[){0,60}") {
+        load_and_render(text.as_bytes());
     }
 
     #[test]
-    fn mutated_configurations_are_survived(
+    fn mutated_configurations_never_panic_the_loader(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..40, "[a-z\\[\\]{}=\"'/.:$ \n0-9]{0,4}"), 1..6),
     ) {
         let mut text = shipped_text();
@@ -439,11 +442,11 @@ proptest! {
             let end = (start + length).min(text.len());
             text.splice(start..end, new.bytes());
         }
-        survive(&text);
+        load_and_render(&text);
     }
 
     #[test]
-    fn any_value_is_survived(
+    fn random_values_never_panic_the_loader(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), "[^\"\\\\\\pC]{0,8}|/\\PC{0,4}|\\$\\{[A-Z:-]{0,4}\\}?|https://[a-z:@/\\[\\]0-9]{0,8}"), 1..4),
     ) {
         let text = String::from_utf8(shipped_text()).unwrap();
@@ -452,6 +455,6 @@ proptest! {
             let value = 1 + 2 * index.index(pieces.len() / 2);
             pieces[value] = new;
         }
-        survive(pieces.join("\"").as_bytes());
+        load_and_render(pieces.join("\"").as_bytes());
     }
 }

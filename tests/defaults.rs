@@ -1,7 +1,7 @@
-//! The defaults that the schema and the documents name are those of the code.
+//! Checks that the defaults in the schema and in the documents are those of the code.
 //!
-//! Where a description says "Default `"60s"`", writing that value must change nothing in the
-//! configuration that comes of it. What the tables of `docs/` call a default stands in the schema.
+//! Where a description contains "Default `"60s"`", writing that value must not change the loaded
+//! configuration. A default in a table of `docs/` must be the same as in the schema.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -18,12 +18,12 @@ const UPSTREAM: &str = "[upstream.u]\nendpoints = [\"https://10.0.0.5:1\"]\n";
 const PROFILE: &str = "[profile.internet]\ncertificates = [\"c\"]\n";
 const LISTENER: &str = "[[profile.internet.listener]]\nlisten = \"127.0.0.1:8443\"\n";
 const ROUTE: &str = "[[profile.internet.route]]\npath = \"/\"\nupstream = \"u\"\n";
-const OUTLET: &str = "[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n";
-const PASSAGE: &str = "[[tcp.t.listener]]\nlisten = \"127.0.0.1:7443\"\n";
-const PASSAGE_ROUTE: &str = "[[tcp.t.route]]\nupstream = \"u\"\n";
+const FORWARD_LISTENER: &str = "[[forward.listener]]\nlisten = \"127.0.0.1:3128\"\n";
+const PASSTHROUGH_LISTENER: &str = "[[tcp.t.listener]]\nlisten = \"127.0.0.1:7443\"\n";
+const PASSTHROUGH_ROUTE: &str = "[[tcp.t.route]]\nupstream = \"u\"\n";
 
-/// A whole configuration in which a key of a table can be written in place of `@`; `None` if this
-/// test does not know the table.
+/// A complete configuration with a key of `table` in place of `@`; `None` if this test does not
+/// know the table.
 fn template(table: &str, key: &str) -> Option<String> {
     let base = [CERTIFICATE, UPSTREAM, PROFILE, LISTENER, ROUTE];
     let upstream = |more: &str| [&base[..2], &[more], &base[2..]].concat().concat();
@@ -55,30 +55,32 @@ fn template(table: &str, key: &str) -> Option<String> {
             "[[profile.internet.route]]\npath = \"/t/\"\n[profile.internet.route.self-test]\n@",
         ]),
         "DoctorFile" => last(&["[doctor]\n@"]),
-        "ForwardFile" => last(&["[forward]\n@", OUTLET]),
-        "SniFile" => last(&["[forward.sni]\n@", OUTLET]),
-        "ForwardLimitsFile" => last(&["[forward.limits]\n@", OUTLET]),
-        "ForwardTimeoutsFile" => last(&["[forward.timeouts]\n@", OUTLET]),
+        "ForwardFile" => last(&["[forward]\n@", FORWARD_LISTENER]),
+        "SniFile" => last(&["[forward.sni]\n@", FORWARD_LISTENER]),
+        "ForwardLimitsFile" => last(&["[forward.limits]\n@", FORWARD_LISTENER]),
+        "ForwardTimeoutsFile" => last(&["[forward.timeouts]\n@", FORWARD_LISTENER]),
         "ForwardListenerFile" => {
-            last(&[OUTLET, "certificates = [\"c\"]\nclient-ca = \"dummy.pem\"\n@"])
+            last(&[FORWARD_LISTENER, "certificates = [\"c\"]\nclient-ca = \"dummy.pem\"\n@"])
         }
         "RuleFile" => last(&[
-            OUTLET,
+            FORWARD_LISTENER,
             "[[forward.rule]]\nname = \"r\"\nclients = [\"10.0.0.5\"]\nallow = [\"a.test\"]\n@",
         ]),
         "ParentFile" => {
             let rule = "[forward]\nvia = \"e\"\n";
             last(&[
                 rule,
-                OUTLET,
+                FORWARD_LISTENER,
                 "[[forward.parent]]\nname = \"e\"\nendpoints = [\"http://10.0.0.9:1\"]\n@",
             ])
         }
-        "TcpFile" => last(&["[tcp.t]\n@", PASSAGE, PASSAGE_ROUTE]),
-        "TcpLimitsFile" => last(&["[tcp.t.limits]\n@", PASSAGE, PASSAGE_ROUTE]),
-        "TcpTimeoutsFile" => last(&["[tcp.t.timeouts]\n@", PASSAGE, PASSAGE_ROUTE]),
-        "TcpListenerFile" => last(&[PASSAGE, "@", PASSAGE_ROUTE]),
-        "TcpRouteFile" => last(&[PASSAGE, PASSAGE_ROUTE, "@"]),
+        "TcpFile" => last(&["[tcp.t]\n@", PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE]),
+        "TcpLimitsFile" => last(&["[tcp.t.limits]\n@", PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE]),
+        "TcpTimeoutsFile" => {
+            last(&["[tcp.t.timeouts]\n@", PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE])
+        }
+        "TcpListenerFile" => last(&[PASSTHROUGH_LISTENER, "@", PASSTHROUGH_ROUTE]),
+        "TcpRouteFile" => last(&[PASSTHROUGH_LISTENER, PASSTHROUGH_ROUTE, "@"]),
         "UpstreamFile" => upstream("@"),
         "CheckFile" => upstream("[upstream.u.check]\npath = \"/health\"\n@"),
         "EjectFile" => upstream("[upstream.u.eject]\n@"),
@@ -87,7 +89,7 @@ fn template(table: &str, key: &str) -> Option<String> {
     })
 }
 
-/// The value after "Default", as it would be written: `"60s"`, `[443]`, `256`, `true`.
+/// The value after "Default" as it would be written in TOML: `"60s"`, `[443]`, `256`, `true`.
 fn documented(description: &str) -> Option<String> {
     let text = description.split_whitespace().collect::<Vec<_>>().join(" ");
     let (_, rest) = text.split_once("Default ")?;
@@ -99,7 +101,7 @@ fn documented(description: &str) -> Option<String> {
     (literal.starts_with(['"', '[']) || value(literal)).then(|| literal.to_owned())
 }
 
-/// Table, key and default of every key that has one.
+/// Table, key and default of every key that has a default.
 fn defaults() -> Vec<(String, String, String)> {
     let schema = config::schema();
     let mut all = Vec::new();
@@ -115,8 +117,8 @@ fn defaults() -> Vec<(String, String, String)> {
     all
 }
 
-/// What comes of a configuration, but for where things are written.
-fn meaning(dir: &Path, text: &str) -> String {
+/// The debug output of the loaded configuration, without positions in files.
+fn loaded_without_spans(dir: &Path, text: &str) -> String {
     fs::write(dir.join("a.toml"), text).unwrap();
     let loaded = config::load(dir, &|_| None).unwrap_or_else(|refused| {
         panic!("{}\n{text}", config::draw(&refused.sources, &refused.problems, false))
@@ -140,8 +142,9 @@ fn writing_a_documented_default_changes_nothing() {
         let Some(template) = template(&table, &key) else {
             panic!("`{table}` has a default (`{key}`): add it to `template` in tests/defaults.rs");
         };
-        let without = meaning(dir.path(), &template.replace('@', ""));
-        let with = meaning(dir.path(), &template.replace('@', &format!("{key} = {value}\n")));
+        let without = loaded_without_spans(dir.path(), &template.replace('@', ""));
+        let with =
+            loaded_without_spans(dir.path(), &template.replace('@', &format!("{key} = {value}\n")));
         if with != without {
             wrong.push(format!("{table}: `{key}` is not {value} if it is left out"));
         }
@@ -150,7 +153,7 @@ fn writing_a_documented_default_changes_nothing() {
 }
 
 #[test]
-fn the_documents_name_the_same_defaults() {
+fn the_documents_state_the_defaults_of_the_schema() {
     let known: BTreeSet<(String, String)> =
         defaults().into_iter().map(|(_, key, value)| (key, value)).collect();
     let (mut wrong, mut compared) = (Vec::new(), 0);
@@ -195,7 +198,7 @@ fn the_documents_name_the_same_defaults() {
 }
 
 #[test]
-fn reads_defaults_of_descriptions() {
+fn defaults_are_extracted_from_descriptions() {
     for (description, value) in [
         ("Longest.\nDefault\n`\"60s\"`.", Some("\"60s\"")),
         ("Default 256.", Some("256")),

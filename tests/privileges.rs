@@ -1,6 +1,6 @@
-//! A gateway that is started as root: it goes on as another user, or does not start.
+//! A gateway that is started as root: it continues as another user, or does not start.
 //!
-//! Where the tests do not run as root there is nothing to try, and each says so.
+//! These tests need root. Without it each test prints that it was skipped and passes.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
-/// `nobody` and `nogroup`, by number.
-const OTHER: &str = "65534:65534";
+/// User and group IDs of the accounts `nobody` and `nogroup`.
+const UNPRIVILEGED: &str = "65534:65534";
 
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -28,14 +28,14 @@ fn is_root() -> bool {
     root
 }
 
-/// A configuration and a copy of the program that everybody can read.
-struct Place {
+/// A configuration and a copy of the program that every user can read.
+struct Installation {
     dir: TempDir,
     program: PathBuf,
     address: Ipv4Addr,
 }
 
-impl Place {
+impl Installation {
     fn new(third: u8) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
@@ -78,21 +78,21 @@ impl Place {
         command
     }
 
-    fn does(&self, verb: &str) -> Output {
+    fn run(&self, verb: &str) -> Output {
         self.command(verb).output().unwrap()
     }
 }
 
-struct Running(Child);
+struct RunningGateway(Child);
 
-impl Running {
-    fn start(place: &Place) -> Self {
-        let log = fs::File::create(place.dir.path().join("log")).unwrap();
-        Self(place.command("run").stdout(Stdio::null()).stderr(log).spawn().unwrap())
+impl RunningGateway {
+    fn start(installation: &Installation) -> Self {
+        let log = fs::File::create(installation.dir.path().join("log")).unwrap();
+        Self(installation.command("run").stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningGateway {
     fn drop(&mut self) {
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
@@ -115,7 +115,7 @@ fn redirects(address: SocketAddr) -> bool {
     false
 }
 
-/// What `/proc` says of every thread of a process.
+/// `/proc/PID/task/TID/status` of every thread of a process.
 fn threads(pid: u32) -> Vec<String> {
     let all = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     all.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok()).collect()
@@ -131,84 +131,84 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn root_does_not_run_it_without_a_word() {
+fn root_is_rejected_without_user_or_allow_root() {
     if !is_root() {
         return;
     }
-    let place = Place::new(1);
-    place.write("", &[8080]);
-    let refused = place.does("run");
+    let installation = Installation::new(1);
+    installation.write("", &[8080]);
+    let refused = installation.run("run");
     assert_eq!(refused.status.code(), Some(78));
     assert!(
         text(&refused).contains("app-gateway does not run as root: set `user`"),
         "{}",
         text(&refused)
     );
-    place.write("allow-root = true", &[8080]);
-    let running = Running::start(&place);
-    assert!(redirects((place.address, 8080).into()));
+    installation.write("allow-root = true", &[8080]);
+    let running = RunningGateway::start(&installation);
+    assert!(redirects((installation.address, 8080).into()));
     assert!(threads(running.0.id()).iter().all(|thread| field(thread, "Uid") == ["0"; 4]));
-    place.write("user = \"no-such-user\"", &[8080]);
-    let refused = place.does("run");
+    installation.write("user = \"no-such-user\"", &[8080]);
+    let refused = installation.run("run");
     assert_eq!(refused.status.code(), Some(78));
     assert!(text(&refused).contains("there is no user `no-such-user`"), "{}", text(&refused));
 }
 
 #[test]
-fn another_user_runs_it_and_still_binds_low_ports() {
+fn the_configured_user_still_binds_low_ports_on_reload_and_upgrade() {
     if !is_root() {
         return;
     }
-    let place = Place::new(2);
-    let user = format!("user = \"{OTHER}\"");
-    place.write(&user, &[81]);
-    let running = Running::start(&place);
-    assert!(redirects((place.address, 81).into()));
+    let installation = Installation::new(2);
+    let user = format!("user = \"{UNPRIVILEGED}\"");
+    installation.write(&user, &[81]);
+    let running = RunningGateway::start(&installation);
+    assert!(redirects((installation.address, 81).into()));
     for thread in threads(running.0.id()) {
         assert_eq!(field(&thread, "Uid"), ["65534"; 4], "{thread}");
         assert_eq!(field(&thread, "Gid"), ["65534"; 4], "{thread}");
         assert_eq!(field(&thread, "Groups"), ["65534"], "{thread}");
-        // CAP_NET_BIND_SERVICE, and nothing else.
+        // CAP_NET_BIND_SERVICE only.
         assert_eq!(field(&thread, "CapPrm"), ["0000000000000400"], "{thread}");
         assert_eq!(field(&thread, "NoNewPrivs"), ["1"], "{thread}");
         assert_eq!(field(&thread, "Name").len(), 1, "{thread}");
     }
     let first = threads(running.0.id()).remove(0);
     assert_eq!(field(&first, "Name"), ["app-gateway"]);
-    // A reload binds one more.
-    place.write(&user, &[81, 82]);
-    let reloaded = place.does("reload");
+    // A reload binds a further low port.
+    installation.write(&user, &[81, 82]);
+    let reloaded = installation.run("reload");
     assert!(reloaded.status.success(), "{}", text(&reloaded));
-    assert!(redirects((place.address, 82).into()));
-    // And so does the process after an upgrade.
-    place.write(&user, &[81, 82, 83]);
-    let upgraded = place.does("upgrade");
+    assert!(redirects((installation.address, 82).into()));
+    // The new process after an upgrade binds a further low port.
+    installation.write(&user, &[81, 82, 83]);
+    let upgraded = installation.run("upgrade");
     assert!(upgraded.status.success(), "{}", text(&upgraded));
     let said = text(&upgraded);
     let pid = said.split("process ").nth(1).unwrap().split(' ').next().unwrap();
     let pid: u32 = pid.parse().unwrap();
-    assert!(redirects((place.address, 83).into()));
+    assert!(redirects((installation.address, 83).into()));
     assert!(threads(pid).iter().all(|thread| field(thread, "Uid") == ["65534"; 4]));
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
 }
 
 #[test]
-fn what_the_user_cannot_read_is_found_by_check_and_at_the_start() {
+fn files_that_the_user_cannot_read_fail_the_check_and_the_start() {
     if !is_root() {
         return;
     }
-    let place = Place::new(3);
-    place.write(&format!("user = \"{OTHER}\""), &[8080]);
-    let token = place.dir.path().join("secret");
+    let installation = Installation::new(3);
+    installation.write(&format!("user = \"{UNPRIVILEGED}\""), &[8080]);
+    let token = installation.dir.path().join("secret");
     fs::write(&token, "x".repeat(40)).unwrap();
     fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
     assert_eq!(fs::metadata(&token).unwrap().uid(), 0);
-    let file = place.config().join("gateway.toml");
+    let file = installation.config().join("gateway.toml");
     let more = fs::read_to_string(&file).unwrap();
     let with = format!("[gateway]\nshared-secret-file = \"{}\"", token.display());
     fs::write(&file, more.replacen("[gateway]", &with, 1)).unwrap();
     for (verb, code) in [("check", 1), ("run", 78)] {
-        let refused = place.does(verb);
+        let refused = installation.run(verb);
         assert_eq!(refused.status.code(), Some(code), "{verb}: {}", text(&refused));
         let said = text(&refused);
         assert!(said.contains("permission denied"), "{verb}: {said}");
@@ -217,7 +217,7 @@ fn what_the_user_cannot_read_is_found_by_check_and_at_the_start() {
 }
 
 #[test]
-fn a_key_that_others_can_change_is_refused_and_one_they_can_read_is_warned_of() {
+fn a_key_writable_by_others_is_rejected_and_a_readable_one_gives_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let key = dir.path().join("key.pem");
@@ -244,7 +244,7 @@ fn a_key_that_others_can_change_is_refused_and_one_they_can_read_is_warned_of() 
     assert!(said(&key, 0o646).contains("error[file.writable-by-others]"));
     assert!(said(&key, 0o644).contains("warning[file.readable-by-others]"));
     assert!(!said(&key, 0o640).contains("by-others"));
-    // A directory that others may not enter protects it.
+    // A directory that others may not enter protects the key.
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     assert!(!said(dir.path(), 0o750).contains("by-others"));
 }

@@ -1,5 +1,5 @@
-//! No byte of a file that may hold secrets reaches anything the gateway prints, however malformed
-//! the file is: what `check` says, the log, the answers of the commands, the admin listener.
+//! Files that may hold secrets: no byte of them appears in the output of `check`, the log, the
+//! answers of commands or the admin listener, however malformed the files are.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -20,11 +20,11 @@ const GATEWAY: &str = env!("CARGO_BIN_EXE_app-gateway");
 /// Longest run of bytes of a file that may be printed by chance.
 const WINDOW: usize = 8;
 
-/// Text of PEM that every file has, and messages may have.
+/// PEM text that is not secret: it is in every such file and may be in messages.
 const ARMOUR: &str = "-----BEGIN PRIVATE KEY----- -----END PRIVATE KEY----- \
     -----BEGIN CERTIFICATE----- -----END CERTIFICATE----- -----BEGIN ENCRYPTED PRIVATE KEY-----";
 
-/// Every file that may hold a secret, by the key that names it.
+/// Every file that may hold a secret, with the key that names it.
 const FILES: [&str; 9] = [
     "chain.pem",
     "key.pem",
@@ -37,13 +37,13 @@ const FILES: [&str; 9] = [
     "shared",
 ];
 
-/// A configuration that names all of them.
-struct Site {
+/// A configuration that names all these files.
+struct SecretFiles {
     dir: TempDir,
     admin: u16,
-    /// The file that is malformed, and its good contents.
+    /// Names and valid contents of the files that are replaced by malformed ones.
     good: Vec<(&'static str, String)>,
-    /// A private key, for malformed files.
+    /// A private key, from which malformed files are made.
     key: String,
 }
 
@@ -51,7 +51,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-impl Site {
+impl SecretFiles {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
@@ -113,11 +113,11 @@ credentials-file = "login"
 "#
         );
         fs::write(dir.path().join("gateway.toml"), text).unwrap();
-        let site = Self { dir, admin, good, key: key.serialize_pem() };
+        let configured = Self { dir, admin, good, key: key.serialize_pem() };
         for name in FILES {
-            site.restore(name);
+            configured.restore(name);
         }
-        site
+        configured
     }
 
     fn path(&self) -> &Path {
@@ -158,7 +158,7 @@ credentials-file = "login"
     }
 }
 
-/// What people make of a private key and of a password file.
+/// Common mistakes in a private key and in a password file.
 fn malformed(key: &str) -> Vec<(&'static str, Vec<u8>)> {
     let body: String = key.lines().filter(|line| !line.starts_with("---")).collect();
     let lower = key.to_ascii_lowercase();
@@ -198,8 +198,9 @@ fn malformed(key: &str) -> Vec<(&'static str, Vec<u8>)> {
     all
 }
 
-/// Asserts that no window of `secret` is in `printed`: as it is, as decimal or as hexadecimal bytes.
-fn hidden(secret: &[u8], printed: &[u8], case: &str) {
+/// Asserts that `printed` contains no window of `secret`, neither verbatim nor as decimal or
+/// hexadecimal bytes.
+fn assert_hidden(secret: &[u8], printed: &[u8], case: &str) {
     let mut numbers = String::new();
     for window in secret.windows(WINDOW) {
         let armour = memchr::memmem::find(ARMOUR.as_bytes(), window).is_some()
@@ -227,31 +228,33 @@ fn hidden(secret: &[u8], printed: &[u8], case: &str) {
 
 #[test]
 fn check_prints_nothing_of_a_malformed_file() {
-    let site = Site::new();
-    let fine = site.run(&["check"]);
+    let configured = SecretFiles::new();
+    let fine = configured.run(&["check"]);
     assert!(
         String::from_utf8_lossy(&fine).contains("successful"),
         "{}",
         String::from_utf8_lossy(&fine)
     );
     for name in FILES {
-        // CA files are all read by the same code.
+        // The same code reads all CA files, so fewer cases of them are enough.
         let step = if name.ends_with("-ca.pem") { 4 } else { 1 };
-        for (index, (how, bytes)) in malformed(&site.key).into_iter().step_by(step).enumerate() {
-            site.write(name, &bytes);
-            let mut printed = site.run(&["check"]);
+        for (index, (how, bytes)) in
+            malformed(&configured.key).into_iter().step_by(step).enumerate()
+        {
+            configured.write(name, &bytes);
+            let mut printed = configured.run(&["check"]);
             if index % 3 == 0 {
-                printed.extend(site.run(&["check", "--format", "json"]));
+                printed.extend(configured.run(&["check", "--format", "json"]));
             }
-            hidden(&bytes, &printed, &format!("{name}, {how}"));
+            assert_hidden(&bytes, &printed, &format!("{name}, {how}"));
         }
-        site.restore(name);
+        configured.restore(name);
     }
 }
 
-struct Running(Child);
+struct RunningGateway(Child);
 
-impl Drop for Running {
+impl Drop for RunningGateway {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -260,42 +263,42 @@ impl Drop for Running {
 
 #[test]
 fn a_running_gateway_prints_nothing_of_a_malformed_file() {
-    let site = Site::new();
-    let log = site.path().join("log");
+    let configured = SecretFiles::new();
+    let log = configured.path().join("log");
     let out = File::create(&log).unwrap();
     let child = Command::new(GATEWAY)
         .args(["run", "-c"])
-        .arg(site.path())
+        .arg(configured.path())
         .env("APP_GATEWAY_ALLOW_ROOT", "1")
         .stdin(Stdio::null())
         .stdout(out.try_clone().unwrap())
         .stderr(out)
         .spawn()
         .unwrap();
-    let running = Running(child);
+    let running = RunningGateway(child);
     let patience = Instant::now() + Duration::from_mins(1);
-    while TcpStream::connect(("127.0.0.1", site.admin)).is_err() {
+    while TcpStream::connect(("127.0.0.1", configured.admin)).is_err() {
         assert!(Instant::now() < patience, "{}", fs::read_to_string(&log).unwrap());
         thread::sleep(Duration::from_millis(50));
     }
     for name in FILES {
         let (mut printed, mut secrets) = (Vec::new(), Vec::new());
-        for (how, bytes) in malformed(&site.key).into_iter().step_by(4) {
-            site.write(name, &bytes);
-            printed.extend(site.run(&["reload"]));
+        for (how, bytes) in malformed(&configured.key).into_iter().step_by(4) {
+            configured.write(name, &bytes);
+            printed.extend(configured.run(&["reload"]));
             secrets.push((how, bytes));
         }
-        printed.extend(site.run(&["plan"]));
-        printed.extend(site.run(&["status"]));
-        printed.extend(site.run(&["status", "--json"]));
+        printed.extend(configured.run(&["plan"]));
+        printed.extend(configured.run(&["status"]));
+        printed.extend(configured.run(&["status", "--json"]));
         for path in ["/status", "/reloads", "/ui"] {
-            printed.extend(site.get(path));
+            printed.extend(configured.get(path));
         }
         printed.extend(fs::read(&log).unwrap());
         for (how, bytes) in secrets {
-            hidden(&bytes, &printed, &format!("{name}, {how}"));
+            assert_hidden(&bytes, &printed, &format!("{name}, {how}"));
         }
-        site.restore(name);
+        configured.restore(name);
     }
     drop(running);
 }

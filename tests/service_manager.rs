@@ -1,6 +1,6 @@
-//! The program under a service manager: what systemd is told, and the sockets it passes.
+//! The program under a service manager: its notifications to systemd, and socket activation.
 //!
-//! The test is the service manager: it has the socket that `NOTIFY_SOCKET` names, and starts the
+//! The test acts as the service manager: it owns the socket in `NOTIFY_SOCKET` and starts the
 //! program with listening sockets from descriptor 3 on.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
@@ -33,9 +33,9 @@ impl Service {
         let dir = tempfile::tempdir().unwrap();
         let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         notify.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
-        // An address of its own: a port that was free a moment ago stays so.
+        // An address of its own, so that a port that was free a moment ago stays free.
         let [.., a, b] = std::process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, 0x60 | a & 0x1f, b, next());
+        let address = Ipv4Addr::new(127, 0x60 | a & 0x1f, b, next_number());
         let listen = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
         let service = Self { dir, notify, listen, child: None };
         service.write("drain-timeout = \"2s\"");
@@ -54,7 +54,7 @@ impl Service {
         fs::write(config.join("gateway.toml"), text).unwrap();
     }
 
-    /// The program, told where to report.
+    /// The program, with `NOTIFY_SOCKET` set to the socket of the test.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -80,8 +80,8 @@ impl Service {
         self.child.as_ref().unwrap().id()
     }
 
-    /// Waits for a message with this in it; those before it are skipped.
-    fn told(&self, what: &str) -> String {
+    /// Waits for a message that contains `what`, and skips those before it.
+    fn notification(&self, what: &str) -> String {
         let deadline = Instant::now() + IO_TIMEOUT;
         let mut said = Vec::new();
         while Instant::now() < deadline {
@@ -106,7 +106,7 @@ impl Service {
         answer.lines().next().unwrap_or_default().to_owned()
     }
 
-    fn ends(&mut self) {
+    fn wait_for_exit(&mut self) {
         let deadline = Instant::now() + IO_TIMEOUT;
         let child = self.child.as_mut().unwrap();
         while Instant::now() < deadline {
@@ -129,8 +129,8 @@ impl Drop for Service {
     }
 }
 
-/// Counts the services of this process.
-fn next() -> u8 {
+/// A number for each service of this test process.
+fn next_number() -> u8 {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
@@ -140,68 +140,69 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 #[test]
-fn is_told_of_start_reload_and_end() {
+fn systemd_is_notified_of_start_reload_and_stop() {
     let mut service = Service::new();
     service.start(&[]);
-    assert!(service.told("READY=1").contains("generation 1"));
+    assert!(service.notification("READY=1").contains("generation 1"));
     assert!(service.redirect().starts_with("HTTP/1.1 308"), "{}", service.redirect());
     service.write("drain-timeout = \"3s\"");
     signal(service.pid(), Signal::HUP);
-    // Units of Type=notify-reload need both in one message.
-    assert!(service.told("RELOADING=1").contains("MONOTONIC_USEC="));
-    assert!(service.told("READY=1").contains("generation 2"));
+    // Units of `Type=notify-reload` need both fields in one message.
+    assert!(service.notification("RELOADING=1").contains("MONOTONIC_USEC="));
+    assert!(service.notification("READY=1").contains("generation 2"));
     signal(service.pid(), Signal::TERM);
-    service.told("STOPPING=1");
-    // 3 s of drain and ten for good measure.
-    service.told("EXTEND_TIMEOUT_USEC=13000000");
-    service.ends();
+    service.notification("STOPPING=1");
+    // The drain timeout of 3 s and a margin of 10 s.
+    service.notification("EXTEND_TIMEOUT_USEC=13000000");
+    service.wait_for_exit();
 }
 
 #[test]
-fn a_watchdog_hears_from_it() {
+fn the_watchdog_is_notified_repeatedly() {
     let mut service = Service::new();
     service.start(&[("WATCHDOG_USEC", "400000")]);
-    service.told("READY=1");
+    service.notification("READY=1");
     for _ in 0..3 {
-        service.told("WATCHDOG=1");
+        service.notification("WATCHDOG=1");
     }
     signal(service.pid(), Signal::TERM);
-    service.ends();
+    service.wait_for_exit();
 }
 
 #[test]
-fn without_a_watchdog_nothing_is_said_to_one() {
+fn a_watchdog_of_another_process_is_not_notified() {
     let mut service = Service::new();
-    // Meant for another process, as after an upgrade.
+    // The variables are for another process, as after an upgrade.
     service.start(&[("WATCHDOG_USEC", "100000"), ("WATCHDOG_PID", "1")]);
-    service.told("READY=1");
+    service.notification("READY=1");
     signal(service.pid(), Signal::TERM);
-    let last = service.told("STOPPING=1");
+    let last = service.notification("STOPPING=1");
     assert!(!last.contains("WATCHDOG"));
-    service.ends();
+    service.wait_for_exit();
 }
 
 #[test]
 fn an_upgrade_names_the_new_main_process() {
     let mut service = Service::new();
     service.start(&[]);
-    service.told("READY=1");
+    service.notification("READY=1");
     signal(service.pid(), Signal::USR2);
-    let said = service.told("MAINPID=");
+    let said = service.notification("MAINPID=");
     let line = said.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap();
     let successor: u32 = line.parse().unwrap();
     assert_ne!(successor, service.pid());
-    service.told("READY=1");
-    // Nothing is open, so the old process is done.
-    service.ends();
+    service.notification("READY=1");
+    // No connection is open, so the old process ends.
+    service.wait_for_exit();
     assert!(service.redirect().starts_with("HTTP/1.1 308"));
     signal(successor, Signal::TERM);
-    service.told("STOPPING=1");
+    service.notification("STOPPING=1");
 }
 
-/// Starts the program with these sockets as its descriptors from 3 on.
+/// Starts the program with `sockets` as its descriptors from 3 on.
 fn activate(service: &mut Service, sockets: &[TcpListener]) {
-    // By way of high numbers: one socket may have the number that another is to get.
+    // The script first copies the sockets to high numbers, because one socket may have the number
+    // that another one needs.
     let mut steps = Vec::new();
     for (index, socket) in sockets.iter().enumerate() {
         fcntl_setfd(socket, FdFlags::empty()).unwrap();
@@ -219,13 +220,13 @@ fn activate(service: &mut Service, sockets: &[TcpListener]) {
 }
 
 #[test]
-fn sockets_that_are_passed_are_used() {
+fn passed_sockets_are_accepted_on() {
     let mut service = Service::new();
     let socket = TcpListener::bind(service.listen).unwrap();
-    // Waits in the queue since before the program was started.
+    // A client that was in the accept queue before the program started.
     let mut early = TcpStream::connect(service.listen).unwrap();
     activate(&mut service, &[socket]);
-    service.told("READY=1");
+    service.notification("READY=1");
     write!(early, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     early.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
     let mut answer = String::new();
@@ -235,30 +236,30 @@ fn sockets_that_are_passed_are_used() {
         assert!(service.redirect().starts_with("HTTP/1.1 308"));
     }
     signal(service.pid(), Signal::TERM);
-    service.ends();
+    service.wait_for_exit();
 }
 
 #[test]
-fn a_passed_socket_goes_on_to_the_next_process() {
+fn a_passed_socket_is_handed_to_the_new_process() {
     let mut service = Service::new();
     let socket = TcpListener::bind(service.listen).unwrap();
     activate(&mut service, &[socket]);
-    service.told("READY=1");
+    service.notification("READY=1");
     signal(service.pid(), Signal::USR2);
-    let said = service.told("MAINPID=");
+    let said = service.notification("MAINPID=");
     let line = said.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap();
     let successor: u32 = line.parse().unwrap();
-    service.told("READY=1");
-    service.ends();
+    service.notification("READY=1");
+    service.wait_for_exit();
     for _ in 0..20 {
         assert!(service.redirect().starts_with("HTTP/1.1 308"));
     }
     signal(successor, Signal::TERM);
-    service.told("STOPPING=1");
+    service.notification("STOPPING=1");
 }
 
 #[test]
-fn the_shipped_units_are_understood_and_confined() {
+fn the_shipped_units_are_valid_and_sandboxed() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         eprintln!("skipped: systemd-analyze is not installed");
         return;
@@ -266,7 +267,7 @@ fn the_shipped_units_are_understood_and_confined() {
     let dir = tempfile::tempdir().unwrap();
     let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
     let service = fs::read_to_string(shipped.join("app-gateway.service")).unwrap();
-    // The program and the user of the unit are not installed here.
+    // The program and the user of the unit are not installed on the machine of the tests.
     let service = service
         .replace("/usr/local/bin/app-gateway ", concat!(env!("CARGO_BIN_EXE_app-gateway"), " "))
         .replace("\nUser=app-gateway\nGroup=app-gateway\n", "\nUser=daemon\nGroup=daemon\n");
@@ -278,7 +279,7 @@ fn the_shipped_units_are_understood_and_confined() {
     let said = said.unwrap();
     let complaints = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.status.success() && complaints.is_empty(), "{complaints}");
-    // 0 is best, 10 worst.
+    // The scale of `systemd-analyze security`: 0 is best, 10 is worst.
     let security = ["security", "--offline=yes", "--threshold=25"];
     let said = Command::new("systemd-analyze").args(security).arg(&unit).output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));

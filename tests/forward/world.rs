@@ -13,7 +13,7 @@ use app_gateway::demo::certificates::{DevelopmentCertificates, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::wire::{IO_TIMEOUT, Wire, text};
 
 /// What differs from world to world; pieces of the configuration. `ADDRESS` stands for the loopback
@@ -84,7 +84,7 @@ impl World {
 
     /// The same, with files put into the directory first.
     pub(crate) fn prepared(setup: Setup, prepare: impl FnOnce(&Path)) -> Self {
-        let address = own_address();
+        let address = unique_address();
         let origin = TcpListener::bind((address, 0)).unwrap();
         origin.set_nonblocking(true).unwrap();
         let (listen, admin) = (free_port(address), free_port(address));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::frames::{END_HEADERS, Frames, Outcome};
 use crate::wire::{Wire, text};
 use crate::world::{Setup, World};
@@ -45,7 +45,7 @@ fn limited(client: &mut Wire, status: u16, reason: &str) {
 
 #[test]
 fn requests_of_one_client_count_over_protocols_and_listeners() {
-    let second = free_port(own_address());
+    let second = free_port(unique_address());
     let listener = format!("[[profile.edge.listener]]\nlisten = \"{second}\"").leak();
     let limits = "requests-per-client = 4";
     let mut world = World::with(Setup { limits, listener, ..Setup::default() });

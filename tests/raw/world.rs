@@ -26,7 +26,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::wire::{IO_TIMEOUT, Wire, text};
 
 /// `O_NONBLOCK`.
@@ -126,7 +126,7 @@ impl World {
 
     /// Starts the program and waits until it is ready.
     pub(crate) fn with(setup: Setup) -> Self {
-        let address = own_address();
+        let address = unique_address();
         let stage = TcpListener::bind((address, 0)).unwrap();
         Self::on_stage(setup, stage, address)
     }

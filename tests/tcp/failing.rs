@@ -1,6 +1,6 @@
 //! Sites that fail and come back.
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::client::Client;
 use crate::site::{READY, Site};
 use crate::world::{World, sites, two_sites};
@@ -16,8 +16,8 @@ fn balancer(a: &Site, b: &Site, more: &str) -> String {
 
 /// Two sites whose ports are the same, and whose addresses are not.
 fn pair() -> [Site; 2] {
-    let a = Site::start("a", own_address());
-    let b = Site::like("b", &a, own_address());
+    let a = Site::start("a", unique_address());
+    let b = Site::like("b", &a, unique_address());
     [a, b]
 }
 
@@ -33,7 +33,7 @@ fn new_ones_go_to(world: &mut World, site: &Site) -> Client {
 
 #[test]
 fn the_next_endpoint_is_tried_before_anything_is_sent() {
-    let address = own_address();
+    let address = unique_address();
     let dead = free_port(address);
     let [a] = sites(["a"]);
     let text = format!(
@@ -49,7 +49,7 @@ fn the_next_endpoint_is_tried_before_anything_is_sent() {
 
 #[test]
 fn nobody_to_connect_to_is_told() {
-    let address = own_address();
+    let address = unique_address();
     let dead = free_port(address);
     let upstream = |more: &str| {
         format!(

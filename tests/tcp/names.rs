@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::client::{Client, UNRECOGNIZED_NAME, hello};
 use crate::site::Site;
 use crate::world::{IO_TIMEOUT, World, endpoints, sites};
@@ -165,7 +165,7 @@ fn an_upstream_takes_so_many_connections_and_so_many_of_one_client() {
 
 #[test]
 fn without_names_everything_passes_and_connects_to_the_same_port() {
-    let (address, other) = (own_address(), own_address());
+    let (address, other) = (unique_address(), unique_address());
     let site = Site::start("a", other);
     let listen = (address, site.address.port()).into();
     let admin = free_port(address);
@@ -214,7 +214,7 @@ fn retry_request() -> Vec<u8> {
 
 #[test]
 fn a_second_hello_must_not_change_the_name() {
-    let own = TcpListener::bind((own_address(), 0)).unwrap();
+    let own = TcpListener::bind((unique_address(), 0)).unwrap();
     let endpoint = format!("endpoints = [\"http://{}\"]", own.local_addr().unwrap());
     let text = format!(
         "[upstream.one]\n{endpoint}\n[tcp.edge]\nlistener = [{{ listen = \"LISTEN\" }}]\n\

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::address::own_address;
+use crate::address::unique_address;
 use crate::client::hello;
 use crate::site::Site;
 use crate::world::{World, endpoints, sites};
@@ -51,9 +51,9 @@ fn a_listener_that_goes_leaves_its_connections_and_a_table_that_goes_does_not() 
     let mut world = World::with(&two(&a, &b, BOTH));
     let mut client = world.begin_at(&a, &hello("a.example.com"));
     let at = |ip: Ipv4Addr| BOTH.replace("LISTEN", &format!("{ip}:{}", world.listen.port()));
-    world.reload(&two(&a, &b, &at(own_address())));
+    world.reload(&two(&a, &b, &at(unique_address())));
     client.is_alive();
-    let text = two(&a, &b, &at(own_address())).replace("[tcp.edge]", "[tcp.other]");
+    let text = two(&a, &b, &at(unique_address())).replace("[tcp.edge]", "[tcp.other]");
     world.reload(&text);
     assert_eq!(client.rest(), b"");
     world.line("end", "policy");

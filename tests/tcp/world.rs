@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::client::Client;
 use crate::site::{READY, Site};
 
@@ -27,7 +27,7 @@ pub(crate) struct World {
 
 /// Sites of these names, on an address of their own.
 pub(crate) fn sites<const N: usize>(names: [&'static str; N]) -> [Site; N] {
-    let address = own_address();
+    let address = unique_address();
     names.map(|name| Site::start(name, address))
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn two_sites(first: &Site, second: &Site) -> String {
 impl World {
     /// Starts the program. `LISTEN` in the text is its address.
     pub(crate) fn with(text: &str) -> Self {
-        let address = own_address();
+        let address = unique_address();
         Self::at(free_port(address), free_port(address), text)
     }
 

@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
-use crate::address::{free_port, own_address};
+use crate::address::{free_port, unique_address};
 use crate::origin::Origin;
 
 /// How long anything may take before a test has failed.
@@ -78,7 +78,7 @@ fn client_config() -> Arc<ClientConfig> {
 
 /// Origins of these names, on an address of their own.
 pub(crate) fn origins<const N: usize>(names: [&'static str; N]) -> [Origin; N] {
-    let address = own_address();
+    let address = unique_address();
     names.map(|name| Origin::start(name, address))
 }
 
@@ -97,7 +97,7 @@ impl World {
     /// The same, with more of the profile, and ready with this status. What stands before a `---`
     /// are keys of the admin table.
     pub(crate) fn ready_with(upstream: &str, more: &str, ready: u16) -> Self {
-        let address = own_address();
+        let address = unique_address();
         let (listen, admin) = (free_port(address), free_port(address));
         let dir = tempfile::tempdir().unwrap();
         let mut world = Self { gateway: idle(), dir, listen, admin };
