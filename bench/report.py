@@ -234,7 +234,7 @@ def conditions(lines):
 
 INTRODUCTION = """# Results
 
-Written by `bench/run` from [figures.jsonl](figures.jsonl); [README.md](../README.md) says what is measured and how.
+Written by `bench/run` from [figures.jsonl](figures.jsonl); [README.md](../README.md) describes the workloads and the method.
 Median (least–most) of the rounds; less is better everywhere. The best peer is bold; the last column is app-gateway's
 figure divided by that peer's, of each round. **Only ratios are to be quoted**, and of CPU and memory rather than of
 latency: load, proxies and origin share the cores.
@@ -266,7 +266,7 @@ def put(path, mark, part):
 
 def summary(found):
     """What the gateway takes beside the best peer."""
-    out = ["| what | unit | app-gateway | best peer | to the best peer |", "|---|---|---|---|---|"]
+    out = ["| workload | unit | app-gateway | best peer | ratio |", "|---|---|---|---|---|"]
     for name, figure, what, unit in HEADLINES:
         if name not in found or figure not in found[name].rows:
             continue
@@ -275,7 +275,7 @@ def summary(found):
         if not ours:
             continue
         theirs = f"{short(statistics.median(table.values(figure, best)))} ({best})" if best else "-"
-        ratio = f"**{spread(ratios)}**" if ratios else "-"
+        ratio = spread(ratios) if ratios else "-"
         out.append(f"| {what} | {unit} | {short(statistics.median(ours))} | {theirs} | {ratio} |")
     foreign = [cores for table in found.values() for cores in table.foreign]
     rounds = sorted({table.rounds for table in found.values()})
@@ -317,7 +317,7 @@ def sizes(found):
 | 50 agents, {small} chats | {small} / 3,000 × {busy:.0f} ms = {small * per_chat:.0f} ms/s, {small * per_chat / 10:.1f} % of a core | {base:.0f} MB + {small} × {kb:.1f} KB = {base + small * kb / 1e3:.0f} MB |
 | 3,000 chats | {busy:.0f} ms/s, {busy / 10:.1f} % of a core | {memory:.0f} MB + 3,000 × {kernel:.1f} KB = {memory + 3 * kernel:.0f} MB |
 | all of 3,000 come back in 10 s | {busy:.0f} ms/s + 300 × 2 × {shake:.0f} µs = {busy + 0.6 * shake:.0f} ms/s, {(busy + 0.6 * shake) / 10:.0f} % of a core | as above |
-| what 2 vCPU and 2 GB can carry | half of 2 cores: 1,000 ms/s / {per_chat:.3f} ms = {by_cpu:,.0f} chats | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} chats |"""
+| capacity of 2 vCPU and 2 GB | half of 2 cores: 1,000 ms/s / {per_chat:.3f} ms = {by_cpu:,.0f} chats | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} chats |"""
 
 
 def balancer_sizes(found):
@@ -343,5 +343,5 @@ connection takes {each:.1f} KB in the process and {kernel:.1f} KB in the kernel,
 | 3,000 chats | {busy:.0f} ms/s, {busy / 10:.1f} % of a core | {base:.0f} MB + 3,000 × {kb:.1f} KB = {base + 3 * kb:.0f} MB |
 | all of 3,000 come back in 10 s | {busy:.0f} ms/s + 300 × 2 × {connection:.0f} µs = {busy + 0.6 * connection:.0f} ms/s, {(busy + 0.6 * connection) / 10:.0f} % of a core | as above |
 | a download of 100 MB/s | 0.1 GB/s × {gigabyte:.2f} s = {gigabyte * 100:.0f} ms/s, {gigabyte * 10:.1f} % of a core | |
-| what 2 vCPU and 2 GB can carry, chats | half of 2 cores: 1,000 ms/s / {per_chat:.4f} ms = {1000 / per_chat:,.0f} | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} connections |
+| capacity of 2 vCPU and 2 GB, chats | half of 2 cores: 1,000 ms/s / {per_chat:.4f} ms = {1000 / per_chat:,.0f} | half of 2 GB: (1,024 MB − {base:.0f} MB) / {kb:.1f} KB = {by_memory:,.0f} connections |
 | the same, new connections | 1,000 ms/s / {connection:.0f} µs = {1e6 / connection:,.0f} a second | |"""

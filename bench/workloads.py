@@ -299,7 +299,7 @@ def idle(turn, proxy, kind, count, *arguments):
 
 @workload("in", 2, 65)
 def mix(turn):
-    """3,000 chats as the product makes them (bench/load/src/mix.rs says what they do), at fixed rates."""
+    """3,000 chats as the product makes them (described in bench/load/src/mix.rs), at fixed rates."""
     with turn.started(access_log=True) as proxies:
         return mix_of(turn, proxies)
 
