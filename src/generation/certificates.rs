@@ -73,7 +73,7 @@ pub(super) fn judge(
                 place: Some(*place),
                 label: "clients that ask for this host would be shown a certificate for another".to_owned(),
                 related: None,
-                help: Some("add a certificate whose subjectAltName has this host to the profile's `certificates`, or take the host out".to_owned()),
+                help: Some("add a certificate whose subjectAltName has this host to the profile's `certificates`, or remove the host".to_owned()),
             });
         }
     }
@@ -117,7 +117,5 @@ pub fn judge_exposed(
 
 fn loopback_help(ip: IpAddr) -> String {
     let loopback = if ip.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-    format!(
-        "install the certificate of your site, or listen on {loopback} to try things out on this host"
-    )
+    format!("install your own certificate, or listen on {loopback} to try things out on this host")
 }

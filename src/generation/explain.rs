@@ -189,14 +189,14 @@ impl<'a> Explanation<'a> {
             self.ambiguous(refusal.route.is_some(), virtual_server, target);
         }
         if reason == Reason::NoRoute {
-            self.line("way out", &format!("add a [[profile.{}.route]] whose `path` takes it; what no route takes is denied", virtual_server.names.profile), "");
+            self.line("to fix", &format!("add a [[profile.{}.route]] whose `path` matches; requests without a route are denied", virtual_server.names.profile), "");
         }
     }
 
     /// Adds the ambiguous parts of a path and the settings that would allow them.
     fn ambiguous(&mut self, has_route: bool, virtual_server: &VirtualServer, target: &str) {
         let Ok(read) = path::matchable(path::raw(target.as_bytes())) else {
-            self.line("way out", "none: no setting admits such a path", "");
+            self.line("to fix", "not possible: no setting allows such a path", "");
             return;
         };
         let oddities = read.oddities;
@@ -207,17 +207,17 @@ impl<'a> Explanation<'a> {
         ];
         let odd = || odd.iter().filter(|(is_there, ..)| *is_there);
         let found: Vec<_> = odd().map(|(_, found, _)| *found).collect();
-        self.line("because", &format!("there is {} in the path", found.join(" and ")), "");
+        self.line("because", &format!("the path has {}", found.join(" and ")), "");
         let keys: Vec<_> = odd().map(|(.., key)| format!("{key} = true")).collect();
         let keys = keys.join(" and ");
         let compared = String::from_utf8_lossy(&read.path);
         let out = if has_route {
-            format!("add {keys} to this route; the path is passed on as it came")
+            format!("add {keys} to this route; the path is forwarded unchanged")
         } else {
             let profile = &virtual_server.names.profile;
-            format!("add a [[profile.{profile}.route]] that takes `{compared}`, with {keys}")
+            format!("add a [[profile.{profile}.route]] that matches `{compared}`, with {keys}")
         };
-        self.line("way out", &out, "");
+        self.line("to fix", &out, "");
     }
 
     fn route(
@@ -241,7 +241,7 @@ impl<'a> Explanation<'a> {
             }
             RouteAction::Drift(_) => {
                 self.verdict(
-                    "answered to gateways with the same shared secret; 404 no_route to others",
+                    "answers gateways with the same shared secret; others get 404 no_route",
                 );
             }
             RouteAction::Redirect { to, status } => self.verdict(&format!("{status} to {to}")),
@@ -251,7 +251,7 @@ impl<'a> Explanation<'a> {
                 let rewritten = stripped_target(&head.target, strip_prefix.as_deref());
                 let note = strip_prefix
                     .as_deref()
-                    .map_or("unchanged".to_owned(), |p| format!("`{p}` taken off"));
+                    .map_or("unchanged".to_owned(), |p| format!("`{p}` removed"));
                 self.line("path sent", &String::from_utf8_lossy(&rewritten), &note);
                 self.limits(route, virtual_server, upstream, &display_duration(*first_byte));
                 self.fields(
@@ -268,7 +268,7 @@ impl<'a> Explanation<'a> {
                     },
                 );
                 let report = if route.account.report_only {
-                    ", but only reported: without this route it would be denied"
+                    ", report only: without this route it would be denied"
                 } else {
                     ""
                 };
@@ -323,7 +323,7 @@ impl<'a> Explanation<'a> {
             self.line("", &verify, "");
         }
         if upstream.announces {
-            self.line("", "told who the client is: PROXY protocol v2", "");
+            self.line("", "gets the client address in a PROXY protocol v2 header", "");
         }
     }
 
@@ -335,7 +335,7 @@ impl<'a> Explanation<'a> {
         first_byte: &str,
     ) {
         let limits = format!(
-            "body {}, connect {}, first byte {first_byte}, silence in the answer {}",
+            "body {}, connect {}, first byte {first_byte}, idle {}",
             display_size(route.max_body),
             display_duration(upstream.limits.connect),
             display_duration(upstream.limits.idle),
@@ -343,7 +343,7 @@ impl<'a> Explanation<'a> {
         self.line("limits", &limits, "");
         let websocket = if route.websocket {
             format!(
-                "allowed, closed after {} of silence",
+                "allowed, idle timeout {}",
                 display_duration(virtual_server.timeouts.tunnel_idle)
             )
         } else {
@@ -379,8 +379,8 @@ impl<'a> Explanation<'a> {
 fn said(balancers: &ProxyProtocol) -> String {
     let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
     let others = match balancers.others {
-        UnlistedPeers::Refuse => "others are refused",
-        UnlistedPeers::Direct => "others come directly",
+        UnlistedPeers::Refuse => "other peers are refused",
+        UnlistedPeers::Direct => "other peers are direct clients",
     };
     format!("{} name the client; {others}", from.join(", "))
 }
@@ -440,7 +440,7 @@ fn choose<'a>(
     }
     if generation.virtual_servers.is_empty() {
         return Err(
-            "no profile listens anywhere; for the forward proxy ask `explain egress`, for what is passed through `explain tcp`".to_owned()
+            "no profile has a listener; use `explain egress` for the forward proxy and `explain tcp` for passthrough".to_owned()
         );
     }
     let listeners: Vec<_> = generation
@@ -449,7 +449,7 @@ fn choose<'a>(
         .map(|s| format!("{} ({})", s.names.listener, s.names.profile))
         .collect();
     Err(format!(
-        "no listener has port {port}; there are {}.\nName the port in the URL, or the profile with --profile if a firewall maps the port",
+        "no listener has port {port}; the listeners are {}.\nUse one of their ports in the URL, or name the profile with --profile if a firewall maps the port",
         listeners.join(", ")
     ))
 }

@@ -52,7 +52,7 @@ pub(super) fn load(
                 "gateway.shared-secret",
                 written.place,
                 format!("anyone on this host can change the shared secret `{path}`"),
-                "take it as known to others: make a new one with `app-gateway secret new FILE`",
+                "treat it as compromised: make a new one with `app-gateway secret new FILE`",
             ));
         } else if mode & 0o004 != 0 {
             problems.push(

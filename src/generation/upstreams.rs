@@ -142,7 +142,7 @@ impl EndpointInputs<'_> {
                 problems.push(error(
                     "upstream.server-name",
                     endpoint.place,
-                    format!("`{name}` is not a name a certificate could carry"),
+                    format!("`{name}` is not a name that a certificate can contain"),
                     "set `server-name` to the name in the component's certificate",
                 ));
                 None

@@ -64,18 +64,18 @@ causes! {
     /// The client did not request a WebSocket.
     NeverTried => "never_tried",
         "The client never asked for a WebSocket, though the session offers one.",
-        "Look at the client: `transports: ['polling']` or `upgrade: false` in its options, a browser or proxy that blocks WebSockets before they leave. Or something in front answers upgrade requests itself and passes on the polls only.";
+        "Look at the client: `transports: ['polling']` or `upgrade: false` in its options, a browser or proxy that blocks WebSockets before they leave. Or a proxy in front answers upgrade requests itself and forwards only the polls.";
     /// The server does not offer a WebSocket.
     NotOffered => "not_offered",
         "The chat server does not offer a WebSocket: `upgrades` in its open packet is empty.",
         "Look at the chat server's options: `allowUpgrades` must not be false, and `transports` must have `websocket`.";
     /// Fields of the upgrade were removed before the gateway.
     UpgradeStripped => "upgrade_stripped",
-        "The request for a WebSocket came without what makes it one: something in front of the gateway takes off `Upgrade` or `Connection`.",
+        "The request for a WebSocket arrived without the fields of an upgrade: a proxy in front of the gateway removes `Upgrade` or `Connection`.",
         "In the proxy or firewall in front, pass the upgrade on. nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";` F5: a WebSocket profile on the virtual server. Firewalls: no TLS inspection for this host, or its WebSocket option.";
     /// The request was a plain GET over HTTP/2.
     Http2 => "http2_without_websocket",
-        "The request for a WebSocket came over HTTP/2 as a plain GET: what stands in front speaks HTTP/2 to the gateway, without WebSockets (RFC 8441).",
+        "The request for a WebSocket came over HTTP/2 as a plain GET: the proxy in front speaks HTTP/2 to the gateway, without WebSockets (RFC 8441).",
         "Have the proxy in front speak HTTP/1.1 to the gateway for this path, or turn on its Extended CONNECT. Or set `http2 = false` on this listener.";
     /// The gateway rejected the request.
     GatewayRefused => "gateway_refused",
@@ -88,27 +88,27 @@ causes! {
     /// The server rejected the request as malformed.
     BadRequest => "bad_request",
         "The chat server refused the WebSocket as a bad request (Engine.IO code 3).",
-        "Something behind the gateway takes off `Upgrade`, or client and server disagree about the version (`EIO`). From the gateway's host, ask the chat server itself for a WebSocket (docs/guide/socketio.md).";
+        "A proxy behind the gateway removes `Upgrade`, or client and server disagree about the version (`EIO`). From the gateway's host, ask the chat server itself for a WebSocket (docs/guide/socketio.md).";
     /// The upstream rejected the request in another way.
     UpstreamRefused => "upstream_refused",
-        "The upstream answered the request for a WebSocket with something else than 101.",
+        "The upstream answered the request for a WebSocket with a status other than 101.",
         "Its status and Engine.IO code are in the evidence: 0 unknown transport (`transports` without `websocket`), 4 forbidden (`allowRequest`), 5 the version is not supported (`allowEIO3`). A page of HTML comes from a proxy between the gateway and the chat server.";
     /// The WebSocket was opened, but the probe messages were not exchanged.
     NoFrames => "no_frames",
-        "The WebSocket was answered with 101, and then the probe did not get through.",
-        "Something on the way lets the upgrade pass and not what follows: a proxy that buffers, a firewall that inspects. The evidence says on which side frames were missing.";
+        "The WebSocket was answered with 101, but the probe messages did not get through.",
+        "A device on the path forwards the upgrade but not the frames that follow: a proxy that buffers, a firewall that inspects. The evidence says on which side frames were missing.";
     /// Requests of the session reached another endpoint.
     EndpointChanged => "endpoint_changed",
         "Requests of the session went to another endpoint than the one it was opened on.",
         "Socket.IO needs one endpoint per session: keep `sticky` on for this upstream, and see whether its endpoint went down (`app-gateway status`). A balancer that hides several chat servers behind one address must be sticky too.";
     /// An idle timer ended the session.
     IdleTimer => "idle_timer",
-        "An idle timer on the way is shorter than the heartbeat: it cut what was waiting.",
+        "An idle timer on the path is shorter than the heartbeat and cut a waiting request.",
         "Raise that timer above pingInterval + pingTimeout. nginx: `proxy_read_timeout`; F5: idle timeout of the TCP profile; firewalls: session timeout of TCP; here: `tunnel-idle`, `first-byte-timeout`.";
     /// The beginning of the session was not seen.
     Unknown => "unknown",
-        "How the session began was not seen: its handshake was before the gateway's start, was compressed, or came another way.",
-        "Sessions opened from now on will show it. An answer to a handshake that is compressed cannot be read: look whether something behind the gateway compresses.";
+        "The beginning of the session was not seen: its handshake was before the gateway's start, was compressed, or took another path.",
+        "Sessions opened from now on will show the cause. A compressed answer to a handshake cannot be read: check whether a proxy behind the gateway compresses.";
 }
 
 /// A warning if a timeout of the gateway is shorter than the heartbeat needs.

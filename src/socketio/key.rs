@@ -1,4 +1,4 @@
-//! Public names of sessions. The id of a session is a credential, because anyone who has it can
+//! Public names of sessions. The id of a session is a credential, because anyone with the id can
 //! read the chat; logs and reports use a hash of it.
 
 use std::fmt;

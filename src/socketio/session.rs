@@ -387,7 +387,7 @@ impl TrackedSession {
             Cause::Unknown => format!("known for {age} s, without its open packet"),
             Cause::NoFrames => match self.cut {
                 Some((_, cut)) => no_frames(cut.messages),
-                None => "answered with 101, and still not agreed on".to_owned(),
+                None => "answered with 101, but the upgrade is not complete".to_owned(),
             },
             Cause::EndpointChanged | Cause::SessionUnknown => self.where_it_went(),
             Cause::IdleTimer => self.fatal.map_or(String::new(), |(_, fatal)| {
@@ -405,13 +405,13 @@ impl TrackedSession {
     }
 
     fn where_it_went(&self) -> String {
-        let home = self.home().map_or("an endpoint that is not known", |home| home);
+        let home = self.home().map_or("an unknown endpoint", |home| home);
         match &self.away {
-            Some(away) => format!("opened on {home}, then asked for at {away}"),
+            Some(away) => format!("opened on {home}, then requested from {away}"),
             None if self.fatal.is_some_and(|(_, p)| p.reason == Some(Reason::SessionLost)) => {
-                format!("opened on {home}, which is gone")
+                format!("opened on {home}, which is no longer available")
             }
-            None => format!("{home} does not know it any more"),
+            None => format!("{home} no longer knows the session"),
         }
     }
 }
@@ -442,11 +442,11 @@ pub(super) fn poll_side(polled: &PollEnded) -> Option<TimerSide> {
 
 fn no_frames([client, upstream]: [u8; 2]) -> String {
     match (client, upstream) {
-        (0, 0) => "101, and then no message from either side: the client's probe did not get here",
-        (0, _) => "101, and then messages of the chat server only: the client's probe did not get here",
-        (_, 0) => "the client's probe went to the chat server, and nothing came back",
-        (1, _) => "the probe was answered, and the client did not go on: the answer did not get to it, or its last poll is held up on the way",
-        _ => "both sides sent messages, and the WebSocket was not agreed on",
+        (0, 0) => "101, then no message from either side: the client's probe did not reach the gateway",
+        (0, _) => "101, then only messages of the chat server: the client's probe did not reach the gateway",
+        (_, 0) => "the client's probe was sent to the chat server, but no answer came back",
+        (1, _) => "the probe was answered, but the client did not continue: the answer did not reach it, or its last poll is delayed on the path",
+        _ => "both sides sent messages, but the upgrade is not complete",
     }
     .to_owned()
 }
@@ -469,10 +469,10 @@ pub(super) fn tried_words(tried: &UpgradeFailed) -> String {
                 (false, false) => "Upgrade and Connection: upgrade",
                 (false, true) => "Upgrade",
                 (true, false) => "Connection: upgrade",
-                (true, true) => "a version that has upgrades",
+                (true, true) => "a version with upgrades",
             };
             let key = if stripped.key {
-                "; Sec-WebSocket-Key is there, so the client had asked properly"
+                "; Sec-WebSocket-Key is present, so the client sent a valid upgrade"
             } else {
                 ""
             };

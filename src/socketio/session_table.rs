@@ -388,7 +388,7 @@ fn words(event: &SessionEvent, session: &TrackedSession) -> String {
         EventKind::Polled(polled) => {
             let what = if polled.post { "a post" } else { "a poll" };
             let answer = answer(polled.status, polled.reason.map(Reason::word), polled.code);
-            let bye = if polled.goodbye { "; one side said goodbye" } else { "" };
+            let bye = if polled.goodbye { "; one side sent a close packet" } else { "" };
             let count = if polled.post { session.posts } else { session.polls };
             format!(
                 "{what} ended after {:.1} s, {answer}{bye} (of {count})",
@@ -396,11 +396,11 @@ fn words(event: &SessionEvent, session: &TrackedSession) -> String {
             )
         }
         EventKind::Tried(tried) => {
-            format!("asked for a WebSocket in vain: {}", tried_words(&tried))
+            format!("requested a WebSocket without success: {}", tried_words(&tried))
         }
         EventKind::Switched { direct: true } => "opened by WebSocket".to_owned(),
-        EventKind::Switched { direct: false } => "asked for a WebSocket: 101".to_owned(),
-        EventKind::Upgraded => "on the WebSocket: probe and upgrade have passed".to_owned(),
+        EventKind::Switched { direct: false } => "requested a WebSocket: 101".to_owned(),
+        EventKind::Upgraded => "on the WebSocket: probe and upgrade completed".to_owned(),
         EventKind::Cut(cut) => {
             let close = if cut.close_sent { "after a Close" } else { "without a Close" };
             format!(

@@ -152,7 +152,7 @@ for (const major of [2, 4]) {
       const story = await session(sid, (s) => s.state === 'upgraded');
       assert.deepEqual([story.engine, story.ping_interval_ms, story.ping_timeout_ms], [major === 2 ? 3 : 4, 3000, 6000]);
       const what = story.moments.map((moment) => moment.what).join('\n');
-      assert.match(what, /opened by polling[^]*asked for a WebSocket: 101[^]*on the WebSocket/);
+      assert.match(what, /opened by polling[^]*requested a WebSocket: 101[^]*on the WebSocket/);
       assert.ok(!JSON.stringify(story).includes(sid), 'the id is a credential');
       client.close();
       const over = await session(sid, (s) => s.state === 'closed');
@@ -211,7 +211,7 @@ for (const major of [2, 4]) {
 
     test('something behind that swallows frames', async () => {
       const { session: row } = await stuck(`deaf${major}`, 'no_frames');
-      assert.match(row.evidence, /nothing came back|still not agreed on/);
+      assert.match(row.evidence, /no answer came back|the upgrade is not complete/);
     });
 
     test('something in front that swallows frames of the client', () => stuck(`mute${major}`, 'no_frames', { via: fronts.mute }));
@@ -220,12 +220,12 @@ for (const major of [2, 4]) {
 
     test('two endpoints without stickiness', async () => {
       const { row } = await ended(`two${major}`, 'endpoint_changed');
-      assert.match(row.evidence, /^opened on .*, then asked for at /);
+      assert.match(row.evidence, /^opened on .*, then requested from /);
     });
 
     test('a balancer behind one address that is not sticky', async () => {
       const { row } = await ended(`hidden${major}`, 'session_unknown', { transports: ['polling'] });
-      assert.match(row.evidence, /does not know it any more/);
+      assert.match(row.evidence, /no longer knows the session/);
     });
 
     test('an idle timer in front', async () => {

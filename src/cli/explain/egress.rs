@@ -139,7 +139,7 @@ impl EgressExplanation<'_> {
             self.lines.line("addresses", "not looked up: denied names never are", "");
         }
         if let Some(way_out) = denial.way_out(client, destination) {
-            self.lines.line("way out", &way_out, "");
+            self.lines.line("to fix", &way_out, "");
         }
     }
 
@@ -265,7 +265,7 @@ impl EgressExplanation<'_> {
             self.lines.line("verdict", &verdict, "");
         }
         if let Some(way_out) = way_out {
-            self.lines.line("way out", &format!("if that is meant, {way_out}"), "");
+            self.lines.line("to fix", &format!("if that is meant, {way_out}"), "");
         }
         open
     }

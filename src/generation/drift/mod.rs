@@ -141,9 +141,9 @@ impl ConfigDigest {
             .iter()
             .filter(|(pattern, _)| !self.items.iter().any(|item| covers(pattern, &item.what)));
         idle.map(|(pattern, place)| {
-            Problem::warning("drift.differs", *place, format!("nothing is called `{pattern}`"))
-                .with_label("this lets nothing differ")
-                .with_help("`app-gateway drift` shows the names; `*` stands for anything")
+            Problem::warning("drift.differs", *place, format!("no item matches `{pattern}`"))
+                .with_label("this pattern has no effect")
+                .with_help("`app-gateway drift` shows the names; `*` matches any text")
         })
     }
 

@@ -35,7 +35,7 @@ impl<'a> Explanation<'a> {
         let passthrough_listener = listener(generation, asked.port)?;
         let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
         let name = asked.server_name.as_deref();
-        explained.line("asks for", name.unwrap_or("(no server name)"), "");
+        explained.line("sni", name.unwrap_or("(no server name)"), "");
         explained.line("from", &asked.from.to_string(), "");
         let locate = |place| generation.config.sources.locate(place);
         let table =
@@ -65,20 +65,21 @@ impl<'a> Explanation<'a> {
                 explained.upstream(&route.upstream);
                 if route.same_port {
                     let port = passthrough_listener.address.port();
-                    explained.line("to port", &format!("{port}, as the client came"), "");
+                    explained.line("to port", &format!("{port}, the same as the listener's"), "");
                 }
                 let timeouts = passthrough_listener.timeouts;
                 let total = match timeouts.total {
-                    total if total.is_zero() => "any time".to_owned(),
+                    total if total.is_zero() => "unlimited".to_owned(),
                     total => display_duration(total),
                 };
                 let limits = format!(
-                    "connect {}, silence {}, at most {total}",
+                    "connect {}, idle {}, total {total}",
                     display_duration(route.upstream.limits.connect),
                     display_duration(timeouts.idle),
                 );
                 explained.line("limits", &limits, "");
-                let verdict = format!("passed through to {}, TLS unopened", route.upstream.name);
+                let verdict =
+                    format!("passed through to {}, TLS not terminated", route.upstream.name);
                 explained.line("verdict", &verdict, "");
             }
         }
@@ -94,9 +95,9 @@ fn listener(generation: &Generation, port: u16) -> Result<&Arc<PassthroughListen
         let all: Vec<_> =
             generation.passthrough_listeners.iter().map(|p| p.names.listener.as_str()).collect();
         if all.is_empty() {
-            "nothing is passed through: no file has a [tcp.NAME] table".to_owned()
+            "there is no passthrough listener: no file has a [tcp.NAME] table".to_owned()
         } else {
-            format!("nothing is passed through on port {port}; there are {}", all.join(", "))
+            format!("no passthrough listener has port {port}; the listeners are {}", all.join(", "))
         }
     })
 }

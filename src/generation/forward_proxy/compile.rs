@@ -110,7 +110,7 @@ fn wrong(code: &'static str, place: Span, message: String, help: &str) -> Proble
 }
 
 /// The users file. `None` if it is invalid, `Some(None)` if none is configured.
-#[expect(clippy::option_option, reason = "wrong, none and some are three things")]
+#[expect(clippy::option_option, reason = "invalid, absent and present are three cases")]
 fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Users>>> {
     let Some(written) = &forward.users else { return Some(None) };
     let path = written.file.display();
@@ -149,7 +149,7 @@ fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Us
             let help = format!("add the user with `htpasswd -B {path} {user}`");
             problems.push(
                 Problem::error("forward.unknown-user", rule.place, message)
-                    .with_label("nobody can log in as that")
+                    .with_label("no such user can log in")
                     .with_related(written.place, "the users file")
                     .with_help(help),
             );
@@ -249,7 +249,7 @@ fn parent(
             Some(tls) if endpoint.tls => {
                 let Ok(name) = ServerName::try_from(endpoint.host.clone()) else {
                     let message =
-                        format!("`{}` is not a name a certificate could carry", endpoint.host);
+                        format!("`{}` is not a name that a certificate can contain", endpoint.host);
                     let help = "name the parent as its certificate does";
                     problems.push(wrong("forward.parent-name", endpoint.place, message, help));
                     inputs.or_default(None::<()>)?;
@@ -296,7 +296,7 @@ fn trust(
 }
 
 /// TLS settings towards origins. `None` if they are invalid, `Some(None)` if none are configured.
-#[expect(clippy::option_option, reason = "wrong, none and some are three things")]
+#[expect(clippy::option_option, reason = "invalid, absent and present are three cases")]
 fn origin_tls(
     forward: &Forward,
     inputs: &ForwardInputs<'_>,

@@ -406,8 +406,8 @@ fn explain_names_the_setting_that_a_path_needs_and_check_takes_it() {
     }
     let said = explained(&strict, "//other");
     assert!(
-        said.contains("route]] that takes `/other`, with allow-empty-segments = true"),
+        said.contains("route]] that matches `/other`, with allow-empty-segments = true"),
         "{said}"
     );
-    assert!(explained(&strict, "/a/../b").contains("no setting admits such a path"));
+    assert!(explained(&strict, "/a/../b").contains("no setting allows such a path"));
 }

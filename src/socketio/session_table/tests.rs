@@ -189,9 +189,11 @@ fn without_an_attempt_it_depends_on_what_was_offered_and_seen() {
 
 #[test]
 fn a_switch_without_frames_says_on_which_side_they_are_missing() {
-    for (messages, where_to_look) in
-        [([0, 0], "did not get here"), ([1, 0], "nothing came back"), ([1, 1], "did not go on")]
-    {
+    for (messages, where_to_look) in [
+        ([0, 0], "did not reach the gateway"),
+        ([1, 0], "no answer came back"),
+        ([1, 1], "did not continue"),
+    ] {
         let mut world = World::new();
         world.note("s", 0.0, opened());
         world.note("s", 1.0, EventKind::Switched { direct: false });

@@ -88,7 +88,7 @@ inside      TLS that asks for this host, or it is closed
 limits      connect 10s, silence 10min, at most 24h, 1MiB per second
 address     8.8.8.8                                       may be dialled
 address     10.9.9.9                                      BARRED: 10.9.9.9 is private (RFC 1918), in 10.0.0.0/8
-way out     if that is meant, add \"10.9.9.9\" to `addresses` of rule `platforms` in forward.toml:5
+to fix      if that is meant, add \"10.9.9.9\" to `addresses` of rule `platforms` in forward.toml:5
 ";
     assert_eq!(explained("API.twilio.com.:443", "10.0.0.5"), (expected.to_owned(), true));
 }
@@ -102,7 +102,7 @@ rule        platforms (the nearest)                       forward.toml:5
 verdict     denied: 403 egress_port
             rule `platforms` allows api.twilio.com, but not CONNECT to port 8443
 addresses   not looked up: denied names never are
-way out     add 8443 to `connect-ports` of rule `platforms` in forward.toml:5
+to fix      add 8443 to `connect-ports` of rule `platforms` in forward.toml:5
 ";
     assert_eq!(explained("api.twilio.com:8443", "10.0.0.5"), (expected.to_owned(), false));
 }
