@@ -138,7 +138,7 @@ users-file = "users"
 listen = "127.0.0.1:3128"
 "#;
     fs::write(dir.path().join("gateway.toml"), text).unwrap();
-    let (code, out, _) = run(&dir, &["check", "--format", "json"]);
+    let (code, out, _) = run(&dir, &["check", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     let problems = report["problems"].as_array().unwrap();
     let codes: Vec<_> = problems.iter().map(|one| one["code"].as_str().unwrap()).collect();

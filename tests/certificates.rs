@@ -94,7 +94,7 @@ upstream = "chat"
     /// the upstream.
     fn check(&self) -> (bool, Vec<String>) {
         let output = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
-            .args(["check", "--format", "json"])
+            .args(["check", "--json"])
             .arg(self.dir.path())
             .output()
             .unwrap();

@@ -244,7 +244,7 @@ fn check_prints_nothing_of_a_malformed_file() {
             configured.write(name, &bytes);
             let mut printed = configured.run(&["check"]);
             if index % 3 == 0 {
-                printed.extend(configured.run(&["check", "--format", "json"]));
+                printed.extend(configured.run(&["check", "--json"]));
             }
             assert_hidden(&bytes, &printed, &format!("{name}, {how}"));
         }

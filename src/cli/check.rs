@@ -13,15 +13,15 @@ use crate::supervisor::privileges::{self, UserAccount};
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{OutputFormat, colour, environment, say, say_wrong};
+use super::{colour, environment, say, say_wrong};
 
-pub(super) fn check(directory: &Path, format: OutputFormat) -> ExitCode {
+pub(super) fn check(directory: &Path, json: bool) -> ExitCode {
     if let Err(message) = become_user(directory) {
         say_wrong(&message);
         return ExitCode::FAILURE;
     }
-    match (examine(directory), format) {
-        (CheckResult { generation: Some(generation), problems, .. }, OutputFormat::Text) => {
+    match (examine(directory), json) {
+        (CheckResult { generation: Some(generation), problems, .. }, false) => {
             draw(&generation.config.sources, &problems);
             say(&format!(
                 "configuration {} test is successful: {}\n",
@@ -30,12 +30,12 @@ pub(super) fn check(directory: &Path, format: OutputFormat) -> ExitCode {
             ));
             ExitCode::SUCCESS
         }
-        (CheckResult { sources, problems, .. }, OutputFormat::Text) => {
+        (CheckResult { sources, problems, .. }, false) => {
             draw(&sources, &problems);
             say_wrong(&format!("configuration {} test failed", directory.display()));
             ExitCode::FAILURE
         }
-        (CheckResult { generation, sources, problems }, OutputFormat::Json) => {
+        (CheckResult { generation, sources, problems }, true) => {
             let sources = generation.as_ref().map_or(&sources, |g| &g.config.sources);
             let mut report = config::to_json(sources, &problems);
             if let Value::Object(report) = &mut report {

@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 use crate::tls;
 
 use super::admin_client::ask;
-use super::{colour, environment, load_quietly, say, say_wrong};
+use super::{Exit, colour, environment, load_quietly, say, say_wrong};
 
 /// Limit for the running gateway to identify itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,7 +44,7 @@ pub(super) fn doctor(directory: &Path, asked: &DoctorArgs) -> ExitCode {
     let config = Arc::new(config);
     let Some(groups) = groups(&asked.only) else {
         say_wrong(&unknown(&asked.only, &[]));
-        return ExitCode::from(2);
+        return Exit::Usage.into();
     };
     let known = known(directory);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -62,7 +62,7 @@ pub(super) fn doctor(directory: &Path, asked: &DoctorArgs) -> ExitCode {
     let missing: Vec<_> = missing.cloned().collect();
     if !missing.is_empty() {
         say_wrong(&unknown(&missing, &rows));
-        return ExitCode::from(2);
+        return Exit::Usage.into();
     }
     if !asked.only.is_empty() {
         rows.retain(|row| row.is_unfinished() || asked.only.iter().any(|name| is(row, name)));

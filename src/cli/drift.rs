@@ -11,22 +11,17 @@ use crate::generation::drift::{DriftPeer, PeerState};
 use crate::units::display_timestamp;
 
 use super::admin_client::ask;
-use super::{say_escaped, say_wrong_escaped};
+use super::{Exit, say_escaped, say_wrong_escaped};
 
 /// For the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Exit code: something differs.
-const EXIT_DIFFERENT: u8 = 1;
-/// Exit code: it is not known whether something differs. Not 2, which is a wrong command line.
-const EXIT_UNKNOWN: u8 = 4;
 
 pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
     let answer = ask(directory, "GET /status", &CommandOptions::default(), ANSWER_TIMEOUT);
     match answer.and_then(|answer| answer.json::<Status>()) {
         Err(message) => {
             say_wrong_escaped(&message);
-            ExitCode::from(EXIT_UNKNOWN)
+            Exit::Unknown.into()
         }
         Ok(status) => {
             if json {
@@ -34,19 +29,19 @@ pub(super) fn drift(directory: &Path, json: bool) -> ExitCode {
             } else {
                 say_escaped(&text(&status.peers));
             }
-            ExitCode::from(code(&status.peers))
+            code(&status.peers).into()
         }
     }
 }
 
 /// A known difference takes precedence over an unknown state.
-fn code(peers: &[DriftPeer]) -> u8 {
+fn code(peers: &[DriftPeer]) -> Exit {
     if peers.iter().any(|peer| peer.state == PeerState::Differs) {
-        EXIT_DIFFERENT
+        Exit::Failed
     } else if peers.is_empty() || peers.iter().any(|peer| peer.state != PeerState::Alike) {
-        EXIT_UNKNOWN
+        Exit::Unknown
     } else {
-        0
+        Exit::Done
     }
 }
 
@@ -92,14 +87,14 @@ mod tests {
             let peer = |state: &PeerState| DriftPeer { state: *state, ..DriftPeer::default() };
             code(&states.iter().map(peer).collect::<Vec<_>>())
         };
-        assert_eq!(of(&[PeerState::Alike, PeerState::Alike]), 0);
-        assert_eq!(of(&[PeerState::Unreachable, PeerState::Differs]), 1);
+        assert_eq!(of(&[PeerState::Alike, PeerState::Alike]), Exit::Done);
+        assert_eq!(of(&[PeerState::Unreachable, PeerState::Differs]), Exit::Failed);
         for other in
             [PeerState::Waiting, PeerState::Unreachable, PeerState::Unverified, PeerState::Clock]
         {
-            assert_eq!(of(&[PeerState::Alike, other]), 4);
+            assert_eq!(of(&[PeerState::Alike, other]), Exit::Unknown);
         }
-        assert_eq!(of(&[PeerState::Itself]), 4);
-        assert_eq!(of(&[]), 4);
+        assert_eq!(of(&[PeerState::Itself]), Exit::Unknown);
+        assert_eq!(of(&[]), Exit::Unknown);
     }
 }

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::admin::CommandOptions;
 
 use super::admin_client::{ask, told};
-use super::say_wrong;
+use super::{Exit, say_wrong};
 
 /// For the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub(super) fn endpoint(
             EndpointAction::Return => "`return` is about the upstream as a whole: name no endpoint",
             _ => "which endpoint? `app-gateway status` shows those that there are",
         });
-        return ExitCode::from(2);
+        return Exit::Usage.into();
     }
     let duty = match wish {
         EndpointAction::Drain => "drain",

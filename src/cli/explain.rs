@@ -21,7 +21,7 @@ use crate::message::Reason;
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{complain, environment, say, say_wrong, summarise};
+use super::{Exit, complain, environment, say, say_wrong, summarise};
 
 /// `explain METHOD URL`, `explain egress HOST:PORT`, or `explain tcp NAME:PORT`.
 #[derive(Args)]
@@ -64,7 +64,7 @@ pub(super) fn explain(directory: &Path, asked: &Explain) -> ExitCode {
         (Some(ProfileChoice::Tcp(asked)), _) => tcp::explain(directory, asked),
         (None, Some(asked)) => request(directory, asked),
         // clap demands one of them.
-        (None, None) => ExitCode::from(2),
+        (None, None) => Exit::Usage.into(),
     }
 }
 
@@ -105,7 +105,7 @@ fn told(explained: Result<Explanation<'_>, String>) -> ExitCode {
         }
         Err(message) => {
             say_wrong(&message);
-            ExitCode::from(2)
+            Exit::Usage.into()
         }
     }
 }

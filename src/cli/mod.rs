@@ -1,18 +1,20 @@
 //! The command line: parses arguments, runs commands, sets exit codes.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap), 3 `plan` found changes, 78 (`EX_CONFIG`) when `run` is
-//! given a bad configuration, so that a service manager need not try again.
+//! [`Exit`] lists the exit codes.
 
 mod admin_client;
 mod check;
+mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
 mod drift;
 mod egress;
 mod endpoint;
+mod exit;
 mod explain;
 mod healthcheck;
+mod man;
 mod plan;
 mod ports;
 mod reload;
@@ -29,16 +31,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+pub use exit::Exit;
 
 use crate::config::{self, Config, RejectedConfig};
 use crate::units;
-
-/// Bad configuration at start, from sysexits.h.
-const EX_CONFIG: u8 = 78;
-
-/// `plan` found that something would change.
-const EX_CHANGES: u8 = 3;
 
 /// Reverse proxy at the edge of Hybrid Chat.
 #[derive(Parser)]
@@ -71,9 +69,12 @@ enum Command {
     Check {
         /// The directory; the same as -c
         directory: Option<PathBuf>,
-        /// Output format
-        #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
-        format: OutputFormat,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The old spelling of `--json`
+        #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", value_parser = format_is_json)]
+        format: Option<String>,
     },
     /// Explain how a request would be decided, and by which line of which file
     Explain(explain::Explain),
@@ -148,8 +149,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Compare the configuration of other gateways with the running one: exit code 0 if they are
-    /// equal, 1 if they differ, 2 if that is unknown
+    /// Compare the configuration of other gateways with the running one
+    ///
+    /// Exit code 0: they are equal, 1: they differ, 4: that is unknown.
     Drift {
         /// Print JSON
         #[arg(long)]
@@ -167,14 +169,26 @@ enum Command {
     },
     /// Ask the running gateway whether it is ready (exit code 0) or not (1)
     Healthcheck,
+    /// Print a completion script for a shell
+    ///
+    /// For example: app-gateway completions bash > /etc/bash_completion.d/app-gateway
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: completions::Shell,
+    },
+    /// Write the manual pages, one for each command
+    Man {
+        /// Directory for the pages, e.g. /usr/local/share/man/man1; it is created if missing
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum OutputFormat {
-    /// For people: each problem shown in its file
-    Text,
-    /// For programs
-    Json,
+/// The command line of the program, for its completions, its manual and its reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program with these arguments, the first being its name.
@@ -184,20 +198,21 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Printing help fails only if standard output is closed.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            // 0 for help, 2 for mistakes.
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
     let directory = cli.directory.config.clone();
     match cli.command {
-        None if cli.test => check::check(&chosen(directory), OutputFormat::Text),
+        None if cli.test => check::check(&chosen(directory), false),
         None if let Some(signal) = cli.signal => signal::signal(&chosen(directory), signal),
         None => {
-            let _ = <Cli as clap::CommandFactory>::command().print_help();
-            ExitCode::from(2)
+            let _ = command().print_help();
+            Exit::Usage.into()
         }
         Some(Command::Run) => run::run(&chosen(directory)),
-        Some(Command::Check { directory: named, format }) => {
-            check::check(&chosen(named.or(directory)), format)
+        Some(Command::Check { directory: named, json, format: _ }) => {
+            check::check(&chosen(named.or(directory)), json)
         }
         Some(Command::Explain(asked)) => explain::explain(&chosen(directory), &asked),
         Some(Command::Doctor(asked)) => doctor::doctor(&chosen(directory), &asked),
@@ -230,6 +245,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             why_polling::why_polling(&chosen(directory), session.as_deref(), json)
         }
         Some(Command::Healthcheck) => healthcheck::healthcheck(&chosen(directory)),
+        Some(Command::Completions { shell }) => completions::completions(shell),
+        Some(Command::Man { out }) => man::man(&out),
     }
 }
 
@@ -239,6 +256,11 @@ fn time(text: &str) -> Result<String, String> {
         1..=86_400 => Ok(text.to_owned()),
         _ => Err("from 1s to 24h".to_owned()),
     }
+}
+
+/// Rejects `--format`, which had one name among many.
+fn format_is_json(_: &str) -> Result<String, String> {
+    Err("`--format json` is now `--json`; text is the default".to_owned())
 }
 
 /// The beginning of a text, if it has more than `most` characters.

@@ -9,7 +9,7 @@ use crate::admin::CommandOptions;
 use crate::admin::report::{ApplyMode, DiffKind, ItemDiff, KeyDiff, OpenCounts, Plan};
 
 use super::admin_client::ask;
-use super::{EX_CHANGES, say_escaped, say_wrong_escaped, shortened};
+use super::{Exit, say_escaped, say_wrong_escaped, shortened};
 
 /// For the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ pub(super) fn plan(directory: &Path, named: Option<PathBuf>, json: bool) -> Exit
     match (plan.refused, plan.items.is_empty()) {
         (true, _) => ExitCode::FAILURE,
         (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::from(EX_CHANGES),
+        (false, false) => Exit::Changes.into(),
     }
 }
 

@@ -18,13 +18,13 @@ use crate::supervisor::{
 use crate::telemetry::{Logging, Metrics};
 use crate::tls;
 
-use super::{EX_CONFIG, check, colour, environment, say_wrong};
+use super::{Exit, check, colour, environment, say_wrong};
 
 pub(super) fn run(directory: &Path) -> ExitCode {
     // Before there is another thread.
     if let Err(message) = leave_root(directory) {
         say_wrong(&message);
-        return ExitCode::from(EX_CONFIG);
+        return Exit::Config.into();
     }
     let logging = Logging::init();
     let code = start_from(directory, &logging);
@@ -87,7 +87,7 @@ fn start_from(directory: &Path, logging: &Logging) -> ExitCode {
                 "app-gateway does not start: the configuration in {} is refused",
                 directory.display()
             ));
-            return ExitCode::from(EX_CONFIG);
+            return Exit::Config.into();
         }
     };
     // The files may have become whole since this was asked.
@@ -95,7 +95,7 @@ fn start_from(directory: &Path, logging: &Logging) -> ExitCode {
         let said = privileges::refusal(directory);
         inheritance.refuse(&said);
         logging.say(&said);
-        return ExitCode::from(EX_CONFIG);
+        return Exit::Config.into();
     }
     let origin = ConfigSource {
         directory: directory.to_owned(),
@@ -128,7 +128,7 @@ pub(super) fn serve(
             inheritance.refuse(&config::draw(&config.sources, &problems, false));
             complain(&logging, &config.sources, &problems);
             logging.say("app-gateway does not start: the configuration is refused");
-            return ExitCode::from(EX_CONFIG);
+            return Exit::Config.into();
         }
     };
     let generation = compiled.generation;

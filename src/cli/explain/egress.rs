@@ -20,7 +20,7 @@ use crate::generation::{ForwardProxy, Generation};
 use crate::message::{Reason, RequestForm};
 use crate::units::{display_duration, display_size};
 
-use super::{ExplanationLines, generation};
+use super::{Exit, ExplanationLines, generation};
 
 #[derive(Args)]
 pub(in crate::cli) struct EgressArgs {
@@ -44,7 +44,7 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &EgressArgs) -> ExitCode 
     let Some(forward_proxy) = &generation.forward_proxy else {
         say_wrong("there is no forward proxy: no file has a [forward] table");
         summarise(&generation.config.sources, &problems);
-        return ExitCode::from(2);
+        return Exit::Usage.into();
     };
     let mut explained = EgressExplanation {
         forward_proxy,

@@ -12,7 +12,7 @@ use clap::Args;
 use crate::cli::{say_wrong, summarise};
 use crate::generation::explain::{ConnectionQuery, Explanation};
 
-use super::{generation, told};
+use super::{Exit, generation, told};
 
 #[derive(Args)]
 pub(in crate::cli) struct TcpArgs {
@@ -29,7 +29,7 @@ pub(in crate::cli) fn explain(directory: &Path, asked: &TcpArgs) -> ExitCode {
     let parts = asked.connection.rsplit_once(':');
     let Some((name, Ok(port))) = parts.map(|(name, port)| (name, port.parse())) else {
         say_wrong("write NAME:PORT, e.g. chat.example.com:8443, or :8443 without a name");
-        return ExitCode::from(2);
+        return Exit::Usage.into();
     };
     // Normalised like the server name of a ClientHello.
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
