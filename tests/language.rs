@@ -34,7 +34,7 @@ const LIMITS: [ProseLimits; 4] = [
     ProseLimits { tree: "src", ending: "rs", headless: 7.0, vague: 1.0 },
     ProseLimits { tree: "tests", ending: "rs", headless: 13.0, vague: 4.0 },
     ProseLimits { tree: "bench", ending: "rs", headless: 11.0, vague: 2.0 },
-    ProseLimits { tree: ".", ending: "md", headless: 4.5, vague: 0.8 },
+    ProseLimits { tree: ".", ending: "md", headless: 1.0, vague: 0.2 },
 ];
 
 const QUESTION_WORDS: [&str; 5] = ["what", "who", "whoever", "whose", "whom"];
