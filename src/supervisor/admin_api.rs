@@ -1,4 +1,5 @@
-//! Answering those who run the gateway: the admin listener and socket, and what comes in over them.
+//! Supervisor side of the admin API: serves the admin listener and the admin socket, and carries
+//! out their commands.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use crate::telemetry::access_log::LogReopener;
 use super::{RunningGateway, plan};
 
 impl RunningGateway {
-    /// Takes the admin socket, which a predecessor had until now. Without one the gateway serves all
-    /// the same.
+    /// Opens the admin socket, which the parent of a binary upgrade held until now. A failure is
+    /// logged, and the gateway serves without an admin socket.
     pub fn take_socket(&mut self) {
         let config = &self.reloader.generation.config;
         match socket::open(&config.socket, &self.reloader.origin.directory) {
@@ -27,8 +28,8 @@ impl RunningGateway {
         }
     }
 
-    /// Starts answering on the admin listener and the admin socket, in tasks that may be aborted.
-    /// What is passed on comes out of the channel.
+    /// Serves the admin listener and the admin socket in the returned tasks, which may be aborted.
+    /// Commands for the supervisor arrive on the returned channel.
     pub(super) fn open_admin_api(
         &mut self,
     ) -> std::io::Result<(mpsc::UnboundedReceiver<AdminCommand>, Vec<JoinHandle<()>>)> {
@@ -74,8 +75,8 @@ impl RunningGateway {
         }
     }
 
-    /// Does what was asked for over the admin listener. Whoever asked may have gone; the log has
-    /// what came of it.
+    /// Carries out a command of the admin API. Failed replies are ignored: the client may have
+    /// disconnected, and the log has the result.
     pub(super) async fn answer(&mut self, ask: AdminCommand) {
         match ask {
             AdminCommand::Reload(confirm, reply) => {
@@ -102,8 +103,8 @@ impl RunningGateway {
         }
     }
 
-    /// Goes back to what was confirmed last. The files that were tried stay known, so that they are
-    /// not tried again until they change.
+    /// Returns to the last confirmed generation. The watcher still remembers the files that were
+    /// tried, so they are not applied again until they change.
     pub(super) async fn roll_back(&mut self) -> ReloadOutcome {
         let outcome = self.reloader.roll_back().await;
         self.checks.follow(&self.reloader.generation);
@@ -114,7 +115,7 @@ impl RunningGateway {
     }
 }
 
-/// Opens the access log anew on every USR1, also while draining.
+/// Reopens the access log on every USR1, also while draining.
 fn reopen_on_signal(reopener: LogReopener) -> std::io::Result<impl Future<Output = ()>> {
     let mut asked = signal(SignalKind::user_defined1())?;
     Ok(async move {

@@ -1,4 +1,4 @@
-//! What is different between two generations, in the operator's words.
+//! Differences between two generations, in the terms of the configuration files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,13 +9,13 @@ use crate::config::{AdminSocket, Config, RootPolicy};
 use crate::generation::Generation;
 use crate::units::{display_hex, display_timestamp};
 
-/// Keys shown of one change in a line of the log.
+/// Maximum number of keys that one log line shows of a change.
 const MAX_KEYS_PER_LINE: usize = 3;
 
-/// Most lines told of one reload.
+/// Maximum number of log lines per reload.
 const MAX_LINES: usize = 100;
 
-/// What only a start can set, as it was at the start: item, key, value in effect.
+/// Settings that only a start can change, with the values of this start: item, key, value.
 #[derive(Clone)]
 pub(super) struct StartupOnly(Vec<(&'static str, &'static str, String)>);
 
@@ -41,7 +41,7 @@ impl StartupOnly {
         ])
     }
 
-    /// What is different now, as `gateway.workers`.
+    /// Names of the settings that need a restart, such as `gateway.workers`.
     pub(super) fn outdated(&self, config: &Config) -> Vec<String> {
         let now = Self::of(config);
         let pairs = self.0.iter().zip(&now.0).filter(|(old, new)| old != new);
@@ -83,19 +83,22 @@ impl StartupOnly {
     }
 }
 
-/// An item of one or both sides.
+/// An item of the old generation, the new one, or both.
 struct ItemPair<'a> {
     old: Option<(&'a ItemName, &'a OutlineItem)>,
     new: Option<(&'a ItemName, &'a OutlineItem)>,
 }
 
-/// What is different, and the item of the old generation it is about.
+/// A difference, with its item in the old generation.
 pub(super) struct ConfigDifference<'a> {
     pub(super) change: ItemDiff,
     pub(super) old: Option<(&'a ItemName, &'a OutlineItem)>,
 }
 
-/// Compares two generations. Differences are ordered by what they take, then by name. The second result is how many items of each kind are the same.
+/// Compares two generations.
+///
+/// Differences are ordered by the way in which they are applied, then by name. The second result is
+/// the number of unchanged items of each kind.
 pub(super) fn between<'a>(
     started: &StartupOnly,
     old: &'a Generation,
@@ -109,7 +112,7 @@ pub(super) fn between<'a>(
             (None, _) => DiffKind::Added,
             (_, None) => DiffKind::Removed,
             (Some((before, _)), Some(_)) if keys.is_empty() => {
-                // Of `gateway` and the like there is only one, which is not worth counting.
+                // Only named items are counted: of `gateway` and the like there is only one.
                 if !before.name.is_empty() {
                     *kept.entry(before.kind.to_string()).or_default() += 1;
                 }
@@ -140,10 +143,10 @@ pub(super) fn between<'a>(
     (found, kept)
 }
 
-/// One line per difference, for logs; of very many only the first, and how many there are.
+/// One log line per difference. After [`MAX_LINES`] lines only the number of further ones follows.
 pub(super) fn lines(differences: &[ConfigDifference<'_>]) -> Vec<String> {
     let mut changes: Vec<_> = differences.iter().map(|difference| &difference.change).collect();
-    // What a reload does not do must not be among what is left out.
+    // Differences that need a restart come first, so that they are never cut off.
     changes.sort_by_key(|change| change.means != ApplyMode::NeedsRestart);
     let mut lines: Vec<_> = changes.into_iter().take(MAX_LINES).map(line).collect();
     if differences.len() > MAX_LINES {
@@ -170,14 +173,14 @@ fn line(change: &ItemDiff) -> String {
     }
 }
 
-/// `max-body "1MiB" -> "2MiB"`.
+/// Formats a change of a key, such as `max-body "1MiB" -> "2MiB"`.
 fn told(key: &KeyDiff) -> String {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "(default)".to_owned());
     format!("{} {} -> {}", key.key, value(&key.old), value(&key.new))
 }
 
-/// All items, those of both sides together: by name, and what is left by what is most alike: a
-/// route whose methods changed, a listener that moved.
+/// Pairs the items of both generations by name. Items without a partner are then paired by
+/// [`alike`], which finds a route whose methods changed and a listener whose address changed.
 fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<ItemPair<'a>> {
     let (before, after) = (&old.config.outline, &new.config.outline);
     let gone = alike(before.items().filter(|(name, _)| after.item(name).is_none()));
@@ -203,7 +206,8 @@ fn pairs<'a>(old: &'a Generation, new: &'a Generation) -> Vec<ItemPair<'a>> {
     pairs
 }
 
-/// Items by the part of their name that stays when a route's methods or a listener's address change.
+/// Groups items by the part of their name that stays the same when the methods of a route or the
+/// address of a listener change.
 fn alike<'a>(
     items: impl Iterator<Item = (&'a ItemName, &'a OutlineItem)>,
 ) -> BTreeMap<ItemName, Vec<(&'a ItemName, &'a OutlineItem)>> {
@@ -218,7 +222,7 @@ fn alike<'a>(
     groups
 }
 
-/// Whether two listeners differ in their address alone.
+/// Whether two listeners differ only in their address.
 fn moved(old: &OutlineItem, new: &OutlineItem) -> bool {
     let others = |item: &OutlineItem| -> Vec<(String, String)> {
         let others = item.keys().filter(|(key, _)| *key != "listen");
@@ -227,7 +231,7 @@ fn moved(old: &OutlineItem, new: &OutlineItem) -> bool {
     others(old) == others(new)
 }
 
-/// The keys of an item that are different, contents of files they name included.
+/// Keys of an item whose value, or the content of the file they name, has changed.
 fn keys(
     pair: &ItemPair<'_>,
     started: &StartupOnly,
@@ -271,7 +275,7 @@ fn keys(
     found
 }
 
-/// The beginning of the hash of the file that a value names.
+/// Start of the SHA-256 hash of the file that a value names.
 fn content(generation: &Generation, value: &OutlineValue) -> Option<String> {
     let path = generation.config.outline.file(value)?;
     let content = generation.contents.get(&path)?;

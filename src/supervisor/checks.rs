@@ -1,4 +1,5 @@
-//! Checking endpoints, on the control runtime: one small task for each that is to be checked.
+//! Health checks and fail-over, on the control runtime: one task per checked endpoint, and one per
+//! upstream with backups.
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -14,13 +15,13 @@ use crate::telemetry::Metrics;
 use crate::upstream::check::{FaultKind, ask};
 use crate::upstream::{Endpoint, HealthCheck, Upstream};
 
-/// The least time between two checks of an endpoint, however many requests find it wanting.
+/// Minimum time between two checks of an endpoint, however many requests to it fail.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often it is decided which tier of an upstream is used.
+/// Interval between decisions which tier of an upstream is used.
 const TIER_INTERVAL: Duration = Duration::from_millis(200);
 
-/// See the module.
+/// Runs the health checks and fail-over decisions of the current generation.
 pub(super) struct HealthChecker {
     metrics: Arc<Metrics>,
     serving: Rc<RefCell<Option<Arc<Generation>>>>,
@@ -41,17 +42,17 @@ impl HealthChecker {
         Self { metrics, serving, upstreams, needed, tasks: Vec::new() }
     }
 
-    /// The generation that serves, once one does.
+    /// The current generation; `None` before the first [`HealthChecker::follow`].
     pub(super) fn serving(&self) -> Rc<RefCell<Option<Arc<Generation>>>> {
         Rc::clone(&self.serving)
     }
 
-    /// The upstreams of the generation that serves.
+    /// Upstreams of the current generation.
     pub(super) fn upstreams(&self) -> Rc<RefCell<Vec<Arc<Upstream>>>> {
         Rc::clone(&self.upstreams)
     }
 
-    /// Those of them that must be up for the gateway to be ready.
+    /// Upstreams that must be up for the gateway to be ready.
     pub(super) fn needed(&self) -> Rc<RefCell<Vec<Arc<Upstream>>>> {
         Rc::clone(&self.needed)
     }
@@ -62,8 +63,8 @@ impl HealthChecker {
         }
     }
 
-    /// Checks the endpoints of this generation from now on, and no others. What is known of
-    /// endpoints that stay is kept, and so is the time of their next check.
+    /// Checks the endpoints of this generation from now on, and no others. Endpoints that both
+    /// generations have keep their state and the time of their next check.
     pub(super) fn follow(&mut self, generation: &Arc<Generation>) {
         self.serving.replace(Some(Arc::clone(generation)));
         let all = &generation.upstreams;
@@ -105,7 +106,7 @@ impl HealthChecker {
     }
 }
 
-/// An endpoint that is checked.
+/// An endpoint with a health check, and everything that its task needs.
 struct CheckedEndpoint {
     upstream: Arc<str>,
     endpoint: Arc<Endpoint>,
@@ -114,7 +115,7 @@ struct CheckedEndpoint {
     local: Rc<WorkerLocal>,
 }
 
-/// Decides for ever which tier of an upstream is used.
+/// Decides periodically which tier of an upstream is used. Never ends.
 async fn mind(upstream: Arc<Upstream>) {
     let Some(settings) = upstream.policy.fail_over else { return };
     let tiers = &upstream.upstream_state.tiers;
@@ -137,7 +138,8 @@ async fn mind(upstream: Arc<Upstream>) {
     }
 }
 
-/// Checks for ever. A request that could not connect brings the next check forward.
+/// Checks an endpoint periodically. A request that could not connect brings the next check forward.
+/// Never ends.
 async fn watch(own: CheckedEndpoint) {
     let health = &own.endpoint.health;
     loop {
@@ -153,7 +155,7 @@ async fn watch(own: CheckedEndpoint) {
     }
 }
 
-/// Ends once a request has found something wrong and the last check is long enough ago.
+/// Waits until a failed request asks for a check and `least` has passed.
 async fn early(own: &CheckedEndpoint, least: Duration) {
     own.endpoint.health.check_requested().await;
     tokio::time::sleep(least).await;
@@ -179,9 +181,9 @@ impl CheckedEndpoint {
     }
 }
 
-/// Give or take a tenth, so that checks spread out.
+/// Changes `pause` by a random value of up to ±10 %, so that checks spread out.
 pub(super) fn jittered(pause: Duration) -> Duration {
-    // A new hasher is differently keyed each time, which is all the chance that is needed.
+    // Every `RandomState` has other keys, which is random enough for jitter.
     let chance = RandomState::new().build_hasher().finish() % 201;
     let tenths = u32::try_from(chance).unwrap_or(100);
     pause * (900 + tenths) / 1000

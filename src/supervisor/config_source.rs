@@ -1,4 +1,4 @@
-//! What a gateway is started with besides its configuration.
+//! Inputs of a start or reload: the configuration directory and its environment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use crate::telemetry::Logging;
 
 use super::upgrade_parent::ProgramArgs;
 
-/// Looks up environment variables.
+/// Function that looks up an environment variable.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Where the configuration comes from, each time anew.
+/// Source of the configuration, read again by every reload.
 #[derive(Clone)]
 pub struct ConfigSource {
-    /// The directory.
+    /// Configuration directory.
     pub directory: PathBuf,
-    /// The environment its `${NAME}`s are looked up in.
+    /// Environment for the variables `${NAME}` in the configuration.
     pub environment: Environment,
-    /// For what is compiled from it.
+    /// Provider of the cryptography for TLS.
     pub provider: Arc<CryptoProvider>,
-    /// How to start this program anew; `None` where that makes no sense.
+    /// Command line for the child of a binary upgrade; `None` if upgrades are not possible.
     pub program: Option<ProgramArgs>,
-    /// Speaks about the gateway.
+    /// Log of the gateway, reconfigured by reloads.
     pub logging: Logging,
 }

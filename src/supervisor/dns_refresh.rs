@@ -1,8 +1,8 @@
-//! Looking the names of endpoints up again: as often as is configured, and when `/etc/hosts` was
-//! edited, which is how sites fail over by hand.
+//! Periodic name resolution of endpoints, at the configured interval, and at once after an edit of
+//! `/etc/hosts`, with which operators fail over between sites by hand.
 //!
-//! Each name has a time of its own, so a resolver that hangs over one does not hold the others up,
-//! and names do not come in one burst.
+//! Each name has its own schedule. A resolver that hangs on one name does not delay the others, and
+//! look-ups do not come in bursts.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,44 +17,46 @@ use crate::upstream::{Endpoint, resolve};
 
 use super::checks::jittered;
 
-/// The file that operators edit.
+/// The hosts file, which operators edit to fail over.
 const HOSTS_FILE: &str = "/etc/hosts";
 
-/// How often it is looked at, and which endpoints could not be connected to.
+/// Interval between checks of the hosts file and of endpoints with failed connections.
 const HOSTS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A name whose endpoint could not be connected to is looked up again after this, at first and at most.
+/// First and longest delay before the next look-up of a name after a failed connection to its
+/// endpoint.
 const EARLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
-/// A look-up that failed is made again after this at the latest.
+/// Longest delay before a failed look-up is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Look-ups under way at once, each on a thread that may block.
+/// Maximum number of concurrent look-ups, each on a blocking thread.
 const MAX_LOOKUPS: usize = 16;
 
-/// When names are due.
+/// Schedule of the name look-ups of all endpoints.
 pub(super) struct DnsRefresher {
     file: PathBuf,
     hosts: Option<SystemTime>,
-    /// By the endpoint's identity.
+    /// Schedules by the identity of the endpoint.
     times: HashMap<u64, DueTime>,
-    /// Identity, and whether it failed.
+    /// Look-ups in progress; each returns the identity of its endpoint, and `true` if it failed.
     under_way: JoinSet<(u64, bool)>,
 }
 
-/// When a name is due; not while it is being looked up.
+/// Schedule of one name.
 struct DueTime {
     next: Instant,
+    /// Whether a look-up is in progress.
     asked: bool,
-    /// When it was looked up last.
+    /// Start of the previous look-up.
     last: Instant,
-    /// Look-ups in a row that failed connections brought forward.
+    /// Number of consecutive look-ups that were brought forward by failed connections.
     early: u32,
 }
 
 impl DueTime {
-    /// Brings the look-up forward after a failed connection; each time a little later, as the endpoint
-    /// may just be down.
+    /// Brings the look-up forward after a failed connection. The delay doubles each time, because the
+    /// endpoint may be down although its address is right.
     fn request_check(&mut self) {
         let (first, most) = EARLY;
         let pause = first.saturating_mul(1 << self.early.min(8)).min(most);
@@ -67,7 +69,8 @@ impl DueTime {
 }
 
 impl DnsRefresher {
-    /// For names that were looked up just now.
+    /// An empty schedule. The first look-up of each name comes one interval later, because the start
+    /// has just resolved all names.
     pub(super) fn new() -> Self {
         Self::of(Path::new(HOSTS_FILE))
     }
@@ -81,11 +84,11 @@ impl DnsRefresher {
         }
     }
 
-    /// Looks names up whenever they are due, for ever.
+    /// Looks up every name when it is due. Never ends.
     ///
     /// # Cancellation
     ///
-    /// Safe: call it again, with the generation that serves then.
+    /// Safe: the schedule is kept. Call it again with the current generation.
     pub(super) async fn keep(&mut self, generation: &Generation) {
         let all: Vec<_> = generation.named().collect();
         self.keep_by(&all, look_up).await;
@@ -103,14 +106,15 @@ impl DnsRefresher {
         }
     }
 
-    /// What may be out of date: a generation that served a while ago.
+    /// Makes all names due now. A rollback needs this, because the addresses of the previous
+    /// generation may be out of date.
     pub(super) fn all_due(&mut self) {
         for time in self.times.values_mut() {
             time.next = Instant::now();
         }
     }
 
-    /// Starts what is due.
+    /// Starts all look-ups that are due.
     fn turn(&mut self, all: &[(Arc<Endpoint>, Duration)], look_up: fn(&Endpoint) -> bool) {
         let now = Instant::now();
         let hosts = edited(&self.file);
@@ -127,7 +131,7 @@ impl DnsRefresher {
                 DueTime { next: now + pause, asked: false, last: now, early: 0 }
             };
             let time = self.times.entry(identity).or_insert_with(fresh);
-            // It may have been configured to come more often. Jitter adds up to a tenth.
+            // A reload may have shortened the interval. Jitter adds up to a tenth.
             time.next = if changed { now } else { time.next.min(now + *every + *every / 10) };
             if !time.asked && endpoint.rotation.take_stale() {
                 time.request_check();
@@ -135,7 +139,7 @@ impl DnsRefresher {
             if time.asked || now < time.next || self.under_way.len() >= MAX_LOOKUPS {
                 continue;
             }
-            // One that came at its regular time ends a series of early ones.
+            // A look-up at the regular time ends a series of early ones.
             let early = if now < time.last + *every - *every / 10 { time.early } else { 0 };
             *time = DueTime { next: now + jittered(*every), asked: true, last: now, early };
             let endpoint = Arc::clone(endpoint);
@@ -145,7 +149,7 @@ impl DnsRefresher {
 
     fn done(&mut self, done: Option<(u64, bool)>) {
         let Some((identity, failed)) = done else {
-            // One has panicked, and nobody knows which.
+            // A look-up has panicked. Its endpoint is unknown, so all schedules start anew.
             self.times.clear();
             return;
         };
@@ -161,11 +165,11 @@ fn edited(file: &Path) -> Option<SystemTime> {
     file.metadata().and_then(|hosts| hosts.modified()).ok()
 }
 
-/// Looks a name up; whether there was an answer. Blocks.
+/// Looks up the name of an endpoint and returns whether that succeeded. Blocks.
 fn look_up(endpoint: &Endpoint) -> bool {
     let answer = resolve::refresh(endpoint);
     if let Err(error) = &answer {
-        tracing::warn!("{error}; the addresses it had are kept");
+        tracing::warn!("{error}; keeping the known addresses");
     }
     answer.is_ok()
 }
@@ -176,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// An endpoint with an address; its look-ups are counted in `resolved`.
+    /// An endpoint with an address. Its `resolved` counts the look-ups.
     fn endpoint(identity: u64) -> Arc<Endpoint> {
         let endpoint = Endpoint::new("127.0.0.1".to_owned(), 1, None, identity);
         resolve::refresh(&endpoint).unwrap();
@@ -220,7 +224,7 @@ mod tests {
             (0, 0),
             "they were looked up at the start"
         );
-        // Interrupted by other events again and again, which changes nothing.
+        // Frequent cancellation by other events must not change the schedule.
         for _ in 0..400 {
             after(&mut names, &all, Duration::from_millis(700), good).await;
         }
@@ -245,7 +249,7 @@ mod tests {
         all[0].0.rotation.mark_stale();
         after(&mut names, &all, seconds(1), good).await;
         assert_eq!((asked(&all[0].0), asked(&all[1].0)), (1, 0), "within a second");
-        // One that stays down is asked for more rarely.
+        // An endpoint that stays down causes look-ups less and less often.
         for _ in 0..100 {
             all[0].0.rotation.mark_stale();
             after(&mut names, &all, Duration::from_millis(300), good).await;

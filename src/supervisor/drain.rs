@@ -12,13 +12,15 @@ use crate::net::Phase;
 use super::signals::{SignalAction, SignalStream};
 use super::{GatewayEnd, RunningGateway, systemd};
 
-/// After cutting, how long workers get to write their last log lines.
+/// Time for workers to write their last log lines after all connections were closed.
 const LOG_FLUSH_WAIT: Duration = Duration::from_secs(2);
 
 impl RunningGateway {
-    /// Finishes what is open while another process serves. Still follows the configuration, so
-    /// that a WebSocket that is not allowed any more is closed here too. `None` if nothing is left,
-    /// otherwise the time that a drain may take then.
+    /// Finishes open connections after the child of a binary upgrade has taken over.
+    ///
+    /// Reloads are still applied, so that a WebSocket that the new configuration forbids is closed
+    /// in this process too. Returns `None` once all connections are closed, and otherwise the time
+    /// limit of the drain that has to follow.
     pub(super) async fn drain_after_handover(
         &mut self,
         signals: &mut SignalStream,
@@ -28,7 +30,7 @@ impl RunningGateway {
             let limit = self.reloader.generation.config.gateway.drain_timeout;
             tokio::select! {
                 () = emptied(&mut self.ended, &mut self.left) => {
-                    tracing::info!("everything is finished; the new process goes on alone");
+                    tracing::info!("all connections are closed; exiting, the new process has taken over");
                     return None;
                 }
                 () = tokio::time::sleep_until(until) => return Some(Some(limit)),
@@ -36,7 +38,7 @@ impl RunningGateway {
                     SignalAction::End => return Some(Some(limit)),
                     SignalAction::EndWithoutLimit => return Some(None),
                     SignalAction::Reload => { self.reload("HUP", None).await; }
-                    SignalAction::Upgrade => tracing::warn!("USR2: another process serves already; send it there"),
+                    SignalAction::Upgrade => tracing::warn!("USR2 ignored: a new process has taken over; send the signal to that process"),
                 },
                 () = self.watch.changed(), if self.reloader.follows_files() => {
                     self.reload("files", None).await;
@@ -45,7 +47,7 @@ impl RunningGateway {
         }
     }
 
-    /// Takes nothing new and waits for what is open, at most `limit`.
+    /// Stops accepting and waits for open connections to finish, for at most `limit`.
     pub(super) async fn drain(
         &mut self,
         limit: Option<Duration>,
@@ -57,7 +59,7 @@ impl RunningGateway {
         systemd::stopping(limit.map(|limit| limit + delay));
         let mut impatient = false;
         if !delay.is_zero() {
-            tracing::info!("not ready any more; connections are still taken for {delay:?}");
+            tracing::info!("not ready any more; still accepting connections for {delay:?}");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = signals.second() => impatient = true,
@@ -65,14 +67,15 @@ impl RunningGateway {
         }
         if let Some(limit) = limit {
             tracing::info!(
-                "draining: no new connections, {limit:?} for what is open; a second signal cuts it"
+                "draining: no new connections, open ones have {limit:?}; a second signal closes them"
             );
         } else {
-            tracing::info!("draining without a time limit; TERM cuts what is open");
+            tracing::info!("draining without a time limit; TERM closes all open connections");
         }
-        // Duplicates first: as long as there is one, connections wait where nobody takes them.
+        // Close the duplicates of the listening sockets first, or the kernel would keep queueing
+        // connections on sockets from which no worker accepts.
         self.reloader.held = None;
-        // WebSockets close in the first half, so that what their clients do next has the second.
+        // WebSockets close in the first half. Requests that their clients send next have the second.
         self.tell(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
         let drained = !impatient
             && tokio::select! {
@@ -84,7 +87,7 @@ impl RunningGateway {
             tracing::info!("drained");
             return GatewayEnd::Drained;
         }
-        tracing::warn!("cutting the connections that are still open");
+        tracing::warn!("closing the connections that are still open");
         self.tell(Phase::Cutting, Duration::ZERO);
         let last = emptied(&mut self.ended, &mut self.left);
         let _ = tokio::time::timeout(LOG_FLUSH_WAIT, last).await;
@@ -92,23 +95,24 @@ impl RunningGateway {
     }
 }
 
-/// Waits for the worker threads, at most [`LOG_FLUSH_WAIT`]: one that hangs does not keep the process.
+/// Waits for the worker threads, for at most [`LOG_FLUSH_WAIT`], so that a thread that hangs does not
+/// keep the process alive.
 pub(super) fn join(workers: &[JoinHandle<()>]) {
     let deadline = Instant::now() + LOG_FLUSH_WAIT;
     while workers.iter().any(|worker| !worker.is_finished()) {
         if Instant::now() >= deadline {
-            tracing::error!("a worker thread does not end; the process ends without it");
+            tracing::error!("a worker thread does not end; exiting without it");
             return;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Waits until every worker has said that it has ended.
+/// Waits until every worker has reported its end.
 ///
 /// # Cancellation
 ///
-/// Safe: those who have are counted.
+/// Safe: `left` keeps count of the reports received so far.
 async fn emptied(ended: &mut mpsc::UnboundedReceiver<()>, left: &mut usize) {
     while *left > 0 {
         ended.recv().await;

@@ -1,5 +1,5 @@
-//! Comparing this gateway with others that should act like it, on the control runtime: one small
-//! task for each of them.
+//! Drift monitor: compares the configuration of this gateway with that of its peers, in one task
+//! per peer on the control runtime.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,19 +20,19 @@ use crate::upstream::check::fetch;
 
 use super::checks::jittered;
 
-/// From a start or a reload to the first comparison.
+/// Delay between a start or reload and the first comparison.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a comparison may take.
+/// Time limit of one comparison.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Differences named in a line of the log.
+/// Maximum number of differences that one log line names.
 const MAX_NAMED_PER_LINE: usize = 5;
 
-/// Most differences that are kept of a peer. Metrics count all.
+/// Maximum number of differences kept per peer. The metrics count all of them.
 const MAX_DIFFERENCES: usize = 200;
 
-/// See the module.
+/// Runs the comparisons of the current generation with its peers.
 pub(super) struct DriftMonitor {
     metrics: Arc<Metrics>,
     status: Rc<RefCell<Status>>,
@@ -50,15 +50,16 @@ impl DriftMonitor {
         Self { metrics, status, tasks: Vec::new() }
     }
 
-    /// Compares nobody any more.
+    /// Ends all comparisons.
     pub(super) fn stop(&mut self) {
         for task in self.tasks.drain(..) {
             task.abort();
         }
     }
 
-    /// Compares this generation from now on, soon and then as often as it says. What is known of
-    /// gateways that stay is kept, and so are their metrics: a gap in those is taken for news.
+    /// Compares this generation from now on: once after [`FIRST_DELAY`], then at its own interval.
+    /// Peers that both generations have keep their state and metrics, because a gap in a metric
+    /// would look like a change.
     pub(super) fn follow(&mut self, generation: &Arc<Generation>) {
         self.stop();
         let before = std::mem::take(&mut self.status.borrow_mut().peers);
@@ -70,7 +71,7 @@ impl DriftMonitor {
         }
     }
 
-    /// Starts the tasks. `before`: what is known from the generation before.
+    /// Starts one task per peer. `before` is the state of the peers of the previous generation.
     fn compare(&mut self, generation: &Arc<Generation>, before: &[DriftPeer]) {
         let Some(drift) = &generation.config.drift else { return };
         let local = WorkerLocal::new();
@@ -94,7 +95,7 @@ impl DriftMonitor {
     }
 }
 
-/// A gateway that is compared.
+/// A peer, and everything that the task of its comparisons needs.
 struct ComparedPeer {
     generation: Arc<Generation>,
     endpoint: Arc<Endpoint>,
@@ -104,7 +105,7 @@ struct ComparedPeer {
     local: Rc<WorkerLocal>,
 }
 
-/// Compares for ever.
+/// Compares periodically. Ends if this gateway has no digest.
 async fn watch(own: ComparedPeer) {
     let Some(drift) = &own.generation.config.drift else { return };
     let host = drift.host.as_deref().unwrap_or(&own.endpoint.label);
@@ -156,7 +157,7 @@ impl ComparedPeer {
         }
     }
 
-    /// Takes up what came of a comparison, and says what is new about it.
+    /// Stores the result of a comparison in status and metrics, and logs it if it has changed.
     fn take(&self, mut now: DriftPeer) {
         let mut status = self.status.borrow_mut();
         let Some(known) = status.peers.iter_mut().find(|peer| peer.peer == now.peer) else {
@@ -167,7 +168,7 @@ impl ComparedPeer {
             .map(|class| (class, now.differences.iter().filter(|one| one.class == class).count()));
         now.differences.truncate(MAX_DIFFERENCES);
         if !came_about {
-            // What was known last is all that is known.
+            // Keep the differences of the last comparison that succeeded.
             now.compared = known.compared;
             now.differences.clone_from(&known.differences);
         }

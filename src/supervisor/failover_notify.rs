@@ -1,8 +1,8 @@
-//! Telling the workers when new work goes to other endpoints than before, so that what is passed
-//! through to the others can be closed.
+//! Notifies the workers when passthrough upstreams fail over or back, so that they can close
+//! connections to endpoints that are no longer in use.
 //!
-//! Looked at on the control runtime several times a second, and only where something is passed
-//! through: workers are told rarely, and look at nothing by themselves.
+//! A task of the control runtime compares the state of these upstreams several times a second. The
+//! workers do not poll.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use crate::generation::Generation;
 
 use super::worker::WorkerCommand;
 
-/// How often it is looked at.
+/// Interval between two comparisons.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Looks for ever.
+/// Sends [`WorkerCommand::Shifted`] after every change. Never ends.
 pub(super) async fn tell(
     serving: Rc<RefCell<Option<Arc<Generation>>>>,
     workers: Vec<UnboundedSender<WorkerCommand>>,
@@ -30,14 +30,14 @@ pub(super) async fn tell(
         let now = serving.borrow().as_deref().map(routing_states).unwrap_or_default();
         if known.replace(now.clone()).is_some_and(|known| known != now) {
             for worker in &workers {
-                // A worker that is gone is noticed by the control loop.
+                // The send fails if the worker has ended, which the control loop notices.
                 let _ = worker.send(WorkerCommand::Shifted);
             }
         }
     }
 }
 
-/// Where new work goes, by the names of upstreams that something is passed through to.
+/// Routing states of all upstreams with passthrough routes, by name.
 fn routing_states(generation: &Generation) -> BTreeMap<Arc<str>, (u64, u64, bool)> {
     let routes = generation
         .passthrough_listeners

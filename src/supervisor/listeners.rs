@@ -1,7 +1,7 @@
-//! What is served at each listening address: a site on the way in, a stand on the way out, a passage
-//! where TLS stays closed.
+//! Listeners of the three services: reverse proxy, forward proxy and passthrough.
 //!
-//! The rest of the supervisor binds, holds, swaps and closes without asking which.
+//! The rest of the supervisor binds, replaces and closes listeners without knowing which service
+//! they belong to.
 
 use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
@@ -20,7 +20,7 @@ use crate::net::admission::Admission;
 use crate::passthrough;
 use crate::reverse;
 
-/// What one address serves in one generation.
+/// Service of one listening address in one generation.
 #[derive(Clone)]
 pub(super) enum ListenerSlot {
     In(Arc<VirtualServer>),
@@ -28,7 +28,7 @@ pub(super) enum ListenerSlot {
     Through(Arc<PassthroughListener>),
 }
 
-/// What serves at one address, and what the workers share of it.
+/// State of a listener that all workers share: its current service and its open connections.
 #[derive(Clone)]
 pub(super) struct SharedListener {
     served: ListenerState,
@@ -42,7 +42,7 @@ enum ListenerState {
     Through(Arc<ArcSwap<PassthroughListener>>),
 }
 
-/// What a listener that was removed served.
+/// Service of a removed listener, which lives as long as connections of that listener are open.
 pub(super) enum RetiredListener {
     In(Weak<ArcSwap<VirtualServer>>),
     Out(Weak<ArcSwap<ForwardListenerState>>, Arc<ForwardShared>),
@@ -50,7 +50,7 @@ pub(super) enum RetiredListener {
 }
 
 impl RetiredListener {
-    /// What it serves, if a connection of it is left.
+    /// The service, or `None` once all connections of the listener are closed.
     pub(super) fn upgrade(&self) -> Option<SharedListener> {
         let served = match self {
             Self::In(virtual_server) => ListenerState::In(virtual_server.upgrade()?),
@@ -65,7 +65,7 @@ impl RetiredListener {
     }
 }
 
-/// All of a generation, in the order of its spots.
+/// Services of all listeners, in the order of [`Generation::listener_addrs`].
 pub(super) fn posts(
     generation: &Generation,
     way: Option<&Arc<ForwardRuntime>>,
@@ -105,7 +105,7 @@ impl ListenerSlot {
 }
 
 impl SharedListener {
-    /// For a listener that is new.
+    /// State of a new listener, without connections.
     pub(super) fn new(post: &ListenerSlot, forward_shared: &Arc<ForwardShared>) -> Self {
         let served = match post {
             ListenerSlot::In(virtual_server) => {
@@ -122,8 +122,8 @@ impl SharedListener {
         Self { served, admission: Arc::default() }
     }
 
-    /// Serves what stands at the same address now; if nothing does, connections that are left are
-    /// judged by what is nearest.
+    /// Replaces the service by that of the same address in the new generation. If that generation
+    /// has no such listener, the remaining connections get the closest replacement.
     pub(super) fn swap(
         &self,
         generation: &Generation,
@@ -155,7 +155,7 @@ impl SharedListener {
         }
     }
 
-    /// For as long as a listener that was removed has connections.
+    /// Weak reference to the service of a listener that was removed.
     pub(super) fn downgrade(&self) -> RetiredListener {
         match &self.served {
             ListenerState::In(virtual_server) => {
@@ -170,7 +170,7 @@ impl SharedListener {
         }
     }
 
-    /// Takes connections from a socket, as a task of this worker.
+    /// Accepts connections from a socket, in a task of this worker.
     pub(super) fn listen(self, worker: &Rc<Worker>, socket: TcpListener) -> Option<ListenerHandle> {
         let (worker, closing) = (Rc::clone(worker), Rc::new(Cell::new(false)));
         let mark = Rc::clone(&closing);
@@ -221,11 +221,11 @@ fn run<D: Acceptor>(acceptor: Rc<D>, socket: TcpListener) {
             let local = Rc::clone(&acceptor.worker().local);
             local.spawn(accept::run(acceptor, listener));
         }
-        Err(error) => tracing::error!("a worker cannot take connections from a socket: {error}"),
+        Err(error) => tracing::error!("a worker cannot accept connections from a socket: {error}"),
     }
 }
 
-/// A listener of a worker, for closing it.
+/// Handle that closes a listener of a worker.
 pub(super) struct ListenerHandle {
     kind: ListenerKind,
     address: SocketAddr,
@@ -233,7 +233,7 @@ pub(super) struct ListenerHandle {
 }
 
 impl ListenerHandle {
-    /// Whether it is the one to close; then it takes no more.
+    /// Closes the listener if it has this kind and address, and returns whether it has.
     pub(super) fn close(&self, kind: ListenerKind, address: SocketAddr) -> bool {
         let closes = self.kind == kind && self.address == address;
         if closes {

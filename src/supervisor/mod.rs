@@ -1,12 +1,12 @@
-//! Starts the gateway, reloads it, hands it over, drains it.
+//! Supervisor of the gateway process: start, reload, binary upgrade and drain.
 //!
 //! ```text
-//! main thread     control runtime: signals, admin listener, name look-ups
+//! main thread     control runtime: signals, admin listener, health checks, name resolution
 //! worker-0..N     one LocalRuntime each: listeners, clients, upstream pools
-//! access-log      writes
+//! access-log      writes the access log
 //! ```
 //!
-//! In: a compiled configuration. Out: when it has ended, and how.
+//! [`RunningGateway`] runs one compiled configuration until the process ends.
 
 mod admin_api;
 mod changes;
@@ -63,10 +63,10 @@ use upgrade_parent::{ReadyChild, StartingChild, UpgradeError};
 use watch::ConfigWatcher;
 use worker::WorkerCommand;
 
-/// How long the answer to whoever asked for an upgrade gets to be sent.
+/// Time for the admin API to send the result of an upgrade before the process may exit.
 const ANSWER_FLUSH_WAIT: Duration = Duration::from_millis(200);
 
-/// A gateway that serves.
+/// A gateway with running workers.
 pub struct RunningGateway {
     reloader: Reloader,
     watch: ConfigWatcher,
@@ -74,39 +74,39 @@ pub struct RunningGateway {
     admin: Option<std::net::TcpListener>,
     socket: Option<AdminSocketFile>,
     ended: mpsc::UnboundedReceiver<()>,
-    /// Workers that have not said that they have ended.
+    /// Number of workers that are still running.
     left: usize,
     workers: Vec<JoinHandle<()>>,
     pulses: Vec<systemd::BeatReply>,
     checks: HealthChecker,
     drift: DriftMonitor,
     names: DnsRefresher,
-    /// What is known of Socket.IO sessions, and where it comes from.
+    /// Socket.IO sessions, kept up to date from the events of the workers.
     book: Rc<RefCell<socketio::SessionTable>>,
     noticed: Option<mpsc::Receiver<Vec<socketio::SessionEvent>>>,
-    /// A successor that is getting ready.
+    /// A binary upgrade in progress.
     upgrade: Option<(StartingChild, Option<UpgradeReply>)>,
 }
 
-/// Tells whoever asked for an upgrade what came of it.
+/// Sends the result of an upgrade to the client of the admin API that requested it.
 type UpgradeReply = oneshot::Sender<UpgradeOutcome>;
 
-/// How a gateway ended.
+/// Result of a gateway's run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum GatewayEnd {
-    /// Everything was finished in time.
+    /// All connections were finished in time.
     Drained,
-    /// The rest was cut.
+    /// The remaining connections were closed at the end of the drain.
     Cut,
-    /// A worker thread died.
+    /// A worker thread ended unexpectedly.
     WorkerDied,
 }
 
-/// Why a gateway stops taking connections.
+/// Reason why a gateway stops accepting connections.
 enum StopReason {
-    /// It ends; what is open may take this long.
+    /// The process was told to exit. The value limits the drain; `None` is no limit.
     End(Option<Duration>),
-    /// Another process serves; who asked for that waits to hear it.
+    /// The child of a binary upgrade is ready to take over.
     Succeeded(ReadyChild, Option<UpgradeReply>),
     WorkerDied,
 }
@@ -208,10 +208,10 @@ impl RunningGateway {
         })
     }
 
-    /// Serves until told to end by a signal.
+    /// Runs the gateway until a signal or a binary upgrade ends it.
     ///
-    /// TERM and INT drain, bounded by the configured time; a second one cuts. QUIT drains without
-    /// limit. USR2 starts the program anew and drains once that serves.
+    /// TERM and INT drain for at most `drain-timeout`; a second one closes all connections. QUIT
+    /// drains without a limit. USR2 starts a binary upgrade and drains once the child is ready.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl RunningGateway {
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())?;
         let end = runtime.block_on(self.control())?;
-        // Look-ups that hang must not hold up the end.
+        // Does not wait for blocking tasks: a name look-up that hangs must not delay the exit.
         runtime.shutdown_background();
         if end != GatewayEnd::WorkerDied {
             join(&self.workers);
@@ -255,8 +255,8 @@ impl RunningGateway {
                 if let Some(reply) = reply {
                     let _ = reply
                         .send(UpgradeOutcome { pid: Some(successor.pid), problems: String::new() });
-                    // The answer is written by a task of its own, and there may be nothing else
-                    // that keeps this process.
+                    // A task of the admin API writes the answer. Without open connections the
+                    // process would exit before it has done so.
                     tokio::time::sleep(ANSWER_FLUSH_WAIT).await;
                 }
                 match self.drain_after_handover(&mut signals).await {
@@ -268,7 +268,7 @@ impl RunningGateway {
         Ok(self.drain(limit, &mut signals).await)
     }
 
-    /// Serves, until there is a reason to stop.
+    /// Handles signals, admin commands, file changes and timers until the gateway has to stop.
     async fn serve(
         &mut self,
         signals: &mut SignalStream,
@@ -289,7 +289,7 @@ impl RunningGateway {
                     SignalAction::Upgrade => self.upgrade(None),
                 },
                 Some(ask) = asked.recv() => self.answer(ask).await,
-                // Until it is confirmed or undone, what is on trial is what the files are about.
+                // During a trial file changes are ignored until the trial is confirmed or reverted.
                 () = self.watch.changed(), if self.reloader.follows_files() => {
                     self.reload("files", None).await;
                 }
@@ -303,7 +303,7 @@ impl RunningGateway {
         }
     }
 
-    /// Starts a successor, unless there is one already. `reply`: somebody waits for the outcome.
+    /// Starts a binary upgrade, unless one is in progress. The result is sent to `reply`.
     fn upgrade(&mut self, reply: Option<UpgradeReply>) {
         let begun = if self.upgrade.is_some() {
             Err(UpgradeError::UnderWay)
@@ -321,16 +321,16 @@ impl RunningGateway {
         }
     }
 
-    /// The sockets a successor gets.
+    /// Duplicates of all listening sockets, the admin listener included, for the upgrade child.
     fn listening_fds(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
         let held = self.reloader.held.iter().flat_map(|held| held.values().flatten());
         held.chain(&self.admin).map(std::net::TcpListener::try_clone).collect()
     }
 
-    /// Leaves the sockets to the successor.
+    /// Stops accepting and tells the upgrade child to take over.
     fn hand_over(&mut self, successor: &ReadyChild) {
         tracing::info!(
-            "upgrade: process {} serves; this one finishes what is open and then ends",
+            "upgrade: process {} has taken over; this process drains and then exits",
             successor.pid
         );
         self.health.draining.store(true, Ordering::Relaxed);
@@ -367,13 +367,13 @@ impl RunningGateway {
 
     fn tell(&self, phase: Phase, spread: Duration) {
         for worker in &self.reloader.workers {
-            // One that is gone has ended.
+            // The send fails if the worker has ended, which the control loop notices.
             let _ = worker.send(WorkerCommand::Enter(phase, spread));
         }
     }
 }
 
-/// Waits for an upgrade that is under way, and takes it away.
+/// Waits until the upgrade in progress is ready or has failed, and removes it from `upgrade`.
 async fn finished(
     upgrade: &mut Option<(StartingChild, Option<UpgradeReply>)>,
 ) -> (Result<ReadyChild, UpgradeError>, Option<UpgradeReply>) {
@@ -387,9 +387,9 @@ async fn finished(
 }
 
 fn refused(error: &UpgradeError, reply: Option<UpgradeReply>) {
-    tracing::error!("upgrade refused, this process goes on serving: {error}");
+    tracing::error!("upgrade refused, this process continues to serve: {error}");
     if let Some(reply) = reply {
-        // Whoever asked may have gone; the log has it.
+        // The send fails if the client of the admin API has disconnected; the log has the error.
         let _ = reply.send(UpgradeOutcome { pid: None, problems: error.to_string() });
     }
 }

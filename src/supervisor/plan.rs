@@ -1,10 +1,9 @@
-//! What a directory would change, told without changing anything: `app-gateway plan`.
+//! Dry run of a reload (`app-gateway plan`): the effects of a configuration directory on the running
+//! gateway.
 //!
-//! The same steps as a reload, up to the point where sockets would be bound; then every open tunnel
-//! and the latest requests are judged by the new configuration, on a thread that may block.
-//!
-//! In: a directory, and what the workers have open. Out: a [`Plan`]. Never: binds, looks up a name,
-//! or touches a metric.
+//! A plan compiles the configuration like a reload. It then evaluates every open tunnel and the
+//! most recent requests against the new configuration, on a blocking thread. It never binds a
+//! socket, resolves a name or changes a metric.
 
 use std::collections::{HashMap, hash_map};
 use std::path::PathBuf;
@@ -29,16 +28,16 @@ use super::changes::{self, ConfigDifference};
 use super::config_source::ConfigSource;
 use super::worker::{WorkerCommand, WorkerSnapshot};
 
-/// How long workers may take to say what they have open.
+/// Time limit for the workers to report their tunnels and recent requests.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most kinds of requests that are told.
+/// Maximum number of request groups in a plan.
 const MAX_KINDS: usize = 100;
 
-/// Everything that a plan is made from.
+/// Inputs of a plan.
 pub(super) struct PlanInputs {
     pub(super) origin: ConfigSource,
-    /// In place of the origin's own.
+    /// Directory to plan; `None` is the directory of the running gateway.
     pub(super) directory: Option<PathBuf>,
     pub(super) generation: Arc<Generation>,
     pub(super) started: changes::StartupOnly,
@@ -73,7 +72,7 @@ impl PlanInputs {
     fn judge(self, snapshot: &WorkerSnapshot) -> Plan {
         let environment = |name: &str| (self.origin.environment)(name);
         let directory = self.directory.as_ref().unwrap_or(&self.origin.directory);
-        // Not the running gateway's: a plan must not add routes to its metrics.
+        // Metrics of its own, because a plan must not add series to those of the gateway.
         let Ok(metrics) = Metrics::new(Reason::ALL.iter().map(|reason| reason.word())) else {
             return self.empty("the plan failed: two metrics have one name\n".to_owned());
         };
@@ -108,7 +107,7 @@ impl PlanInputs {
     }
 }
 
-/// What all workers have open. One that does not answer is left out.
+/// Tunnels and recent requests of all workers. Workers that do not answer in time are left out.
 async fn snapshot(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot {
     let (sender, mut answers) = unbounded_channel();
     for worker in workers {
@@ -127,7 +126,7 @@ async fn snapshot(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot 
     all
 }
 
-/// Whether a reload would close the tunnel, as the tunnel itself finds out after one.
+/// Whether a reload would close the tunnel, by the same rule that the tunnel applies after a reload.
 fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
     let asked = (&*tunnel.host, &*tunnel.target);
     let carries = |virtual_server: &Arc<VirtualServer>| {
@@ -137,22 +136,22 @@ fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
     !new.replacement(&tunnel.place.load()).is_some_and(carries)
 }
 
-/// What is open in the running gateway, by where it is.
+/// Open connections, tunnels and requests of the running gateway, by configuration item.
 #[derive(Default)]
 struct OpenNow {
     all: OpenCounts,
-    /// By where a route's `path`, or else its `upstream`, is written.
+    /// Counts by the place of the route's `path` key in the files, or else of its `upstream` key.
     routes: HashMap<Span, OpenCounts>,
-    /// By name.
+    /// Counts by the name of the upstream.
     upstreams: HashMap<String, OpenCounts>,
-    /// By address.
+    /// Counts by the label of the listener.
     listeners: HashMap<String, OpenCounts>,
 }
 
 impl OpenNow {
     fn new(generation: &Generation, tunnels: &[TunnelInfo], new: &Generation) -> Self {
         let mut now = Self::default();
-        // A tunnel may have been opened under an earlier generation of its route.
+        // Tunnels are assigned by name, because an earlier generation may have opened them.
         let mut places = HashMap::new();
         for virtual_server in &generation.virtual_servers {
             let connections = gauge(&virtual_server.metrics.active);
@@ -195,7 +194,7 @@ impl OpenNow {
         now
     }
 
-    /// Adds what is passed through.
+    /// Adds passthrough connections.
     fn add_passing(
         &mut self,
         generation: &Generation,
@@ -233,7 +232,7 @@ impl OpenNow {
         }
     }
 
-    /// Adds connections whose client may have to make a new handshake.
+    /// Adds connections whose client may need a new TLS handshake.
     fn add_outdated(&mut self, generation: &Generation, new: &Generation) {
         for virtual_server in &generation.virtual_servers {
             let replacement = new
@@ -274,7 +273,7 @@ impl OpenNow {
         self.listeners.entry(listener.to_owned()).or_default().outdated = connections;
     }
 
-    /// The change, with what is open at its item.
+    /// Adds the counts of its item to a difference.
     fn at(&self, difference: ConfigDifference<'_>) -> ItemDiff {
         let ConfigDifference { mut change, old } = difference;
         let Some((name, item)) = old else { return change };
@@ -292,7 +291,7 @@ impl OpenNow {
     }
 }
 
-/// Whether a client that is connected may have to make a new handshake.
+/// Whether a connected client may need a new TLS handshake.
 fn may_outdate(before: Option<&ServerTls>, now: Option<&ServerTls>) -> bool {
     let of = |tls: Option<&ServerTls>| tls.and_then(|tls| tls.client_auth.clone());
     before.is_some() != now.is_some()
@@ -303,7 +302,7 @@ fn gauge(gauge: &prometheus::IntGauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or_default()
 }
 
-/// Asks both generations about every request.
+/// Decides every recent request with both generations, and groups those that differ.
 fn rerouted(recent: &[RecentRequest], old: &Generation, new: &Generation) -> ReplayedRequests {
     let mut kinds = HashMap::<(String, String, String, String), usize>::new();
     let mut different = 0;
@@ -328,7 +327,7 @@ fn rerouted(recent: &[RecentRequest], old: &Generation, new: &Generation) -> Rep
     ReplayedRequests { looked_at: recent.len(), different, kinds }
 }
 
-/// What a generation does with a request, in words.
+/// Description of the decision of a generation about a request.
 fn decided(seen: &RecentRequest, generation: &Generation) -> String {
     let Some(virtual_server) = generation
         .virtual_servers
@@ -337,7 +336,7 @@ fn decided(seen: &RecentRequest, generation: &Generation) -> String {
     else {
         return "no listener".to_owned();
     };
-    // A WebSocket over HTTP/2 is a CONNECT, and a GET to everyone behind us.
+    // Over HTTP/2 a WebSocket is opened with CONNECT. Routes and upstreams see it as a GET.
     let method = if seen.upgrade { &http::Method::GET } else { &seen.method };
     let asked =
         RouteQuery { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
@@ -351,9 +350,9 @@ fn decided(seen: &RecentRequest, generation: &Generation) -> String {
             }
             RouteAction::Redirect { to, status } => format!("{status} to {to}"),
             RouteAction::Deny => format!("refused {}", Reason::RouteDenied.word()),
-            RouteAction::Ready(_) => "whether the gateway is ready".to_owned(),
+            RouteAction::Ready(_) => "the readiness of the gateway".to_owned(),
             RouteAction::SelfTest(..) => "the self-test".to_owned(),
-            RouteAction::Drift(_) => "what it is compared by".to_owned(),
+            RouteAction::Drift(_) => "the drift report".to_owned(),
         },
         Ok(RouteDecision::AddSlash) => "308 to the same path with /".to_owned(),
         Ok(RouteDecision::ToHttps(port)) => format!("308 to https, port {port}"),

@@ -1,4 +1,5 @@
-//! The part of a reload that can fail: reading, checking, compiling, name look-ups, binding.
+//! Preparation of a reload, the part that can fail: reading, checking, compiling, name resolution
+//! and binding.
 
 use std::sync::Arc;
 
@@ -14,20 +15,20 @@ use super::start::{
 };
 use super::upgrade_child::InheritedState;
 
-/// A generation that only needs to be committed.
+/// A prepared generation, ready to be committed.
 pub(super) struct PreparedReload {
     pub(super) generation: Arc<Generation>,
     pub(super) hash: String,
-    /// By worker; each with its number among the new listeners.
+    /// New sockets of each worker, numbered by the new listeners.
     pub(super) sockets: Vec<WorkerSockets>,
     pub(super) held: HeldSockets,
-    /// Where the access log goes from now on, if that is another place.
+    /// New access log, if its target changes.
     pub(super) log: Option<LogWriter>,
     pub(super) changes: Vec<String>,
     pub(super) warnings: String,
 }
 
-/// A reload that is not carried out.
+/// Reason why a reload is not carried out.
 pub(super) enum PrepareError {
     Unchanged,
     Refused(String),
@@ -39,7 +40,7 @@ impl From<StartError> for PrepareError {
     }
 }
 
-/// Those of `now` that were not there before.
+/// Listeners of `now` that are not in `before`.
 pub(super) fn added(before: &[ListenerAddr], now: &[ListenerAddr]) -> Vec<ListenerAddr> {
     now.iter()
         .filter(|listener_addr| !before.iter().any(|known| same(known, listener_addr)))
@@ -47,19 +48,20 @@ pub(super) fn added(before: &[ListenerAddr], now: &[ListenerAddr]) -> Vec<Listen
         .collect()
 }
 
-/// Whether two listeners are the same address of one kind.
+/// Whether two listeners have the same address and kind.
 pub(super) fn same(a: &ListenerAddr, b: &ListenerAddr) -> bool {
     (a.kind, a.address) == (b.kind, b.address)
 }
 
-/// What a thread needs to prepare a reload.
+/// Inputs of the preparation, which runs on a blocking thread.
 pub(super) struct PrepareInputs {
     pub(super) origin: ConfigSource,
     pub(super) metrics: Arc<Metrics>,
     pub(super) previous: Arc<Generation>,
     pub(super) started: changes::StartupOnly,
-    /// Those that take connections.
+    /// Number of workers to bind sockets for; 0 if a new process has taken over.
     pub(super) workers: usize,
+    /// Ports of removed listeners, whose sockets workers may not have closed yet.
     pub(super) leaving: Vec<u16>,
     pub(super) log: LogOpener,
 }
@@ -97,7 +99,7 @@ impl PrepareInputs {
         Ok(PreparedReload { generation, hash, sockets, held, log, changes, warnings })
     }
 
-    /// Prepares a generation that served before.
+    /// Prepares the return to an earlier generation, without reading files.
     pub(super) fn prepare_again(
         self,
         generation: Arc<Generation>,

@@ -1,10 +1,11 @@
-//! Leaving root: a gateway that is started as root goes on as another user.
+//! Drops root privileges: a gateway that is started as root runs as another user.
 //!
-//! Credentials belong to threads in Linux, and an allocator may have started some before `main`. So this
-//! thread takes the other user's credentials and executes the program again: that ends all other threads,
-//! and everything in the new image, from the first read of a key on, happens as that user. A file that a
-//! reload could not read is found at the start. `CAP_NET_BIND_SERVICE` is kept as an ambient capability,
-//! so that a reload and an upgrade in place can still bind ports below 1024.
+//! In Linux, credentials belong to a thread, and an allocator may have started threads before `main`.
+//! The current thread therefore changes its credentials and executes the program again, which ends
+//! all other threads. The new image does everything as that user, from the first read of a key. A
+//! file that only root can read is thus found at the start and not by a later reload.
+//! `CAP_NET_BIND_SERVICE` is kept as an ambient capability, so that reloads and binary upgrades can
+//! still bind ports below 1024.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,19 +16,19 @@ use std::process::Command;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
-/// Set by who wants a gateway to run as root without a word in its configuration, as tests do.
+/// Environment variable that allows a gateway to run as root without `allow-root`. Used by tests.
 const ALLOW_ROOT: &str = "APP_GATEWAY_ALLOW_ROOT";
 
-/// A user of the system.
+/// A user of the system, with the groups that a process of this user gets.
 #[derive(Debug, Eq, PartialEq)]
 pub struct UserAccount {
     uid: u32,
     gid: u32,
-    /// Supplementary groups, the primary one included.
+    /// Supplementary groups, including the primary group.
     groups: Vec<u32>,
 }
 
-/// Whether this process is root, and nobody has set the variable that allows it.
+/// Whether this process is root and `APP_GATEWAY_ALLOW_ROOT` is not set.
 #[must_use]
 pub fn is_unwanted_root() -> bool {
     let allowed = std::env::var_os(ALLOW_ROOT).is_some_and(|value| !value.is_empty());
@@ -35,11 +36,11 @@ pub fn is_unwanted_root() -> bool {
 }
 
 impl UserAccount {
-    /// Looks up `USER` or `USER:GROUP`, by name or number, in the files of the system.
+    /// Looks up `USER` or `USER:GROUP`, by name or number, in `/etc/passwd` and `/etc/group`.
     ///
     /// # Errors
     ///
-    /// What is not found, and the way out.
+    /// A sentence that names the missing user or group and a remedy.
     pub fn find(written: &str) -> Result<Self, String> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self::find_in(written, &read("/etc/passwd"), &read("/etc/group"))
@@ -85,22 +86,22 @@ impl UserAccount {
         Ok(Self { uid, gid, groups: all })
     }
 
-    /// User and group, as `chown` takes them.
+    /// User and group number, for `chown`.
     #[must_use]
     pub fn owner(&self) -> (u32, u32) {
         (self.uid, self.gid)
     }
 
-    /// Goes on as this user, from the beginning of the program, with the same arguments. Returns only if
-    /// that fails; this process must then end, as it may be the other user already.
+    /// Executes the program again as this user, with the same arguments. Returns an error message, and
+    /// only if that fails. The process must then exit, because it may already have changed its user.
     #[must_use]
     pub fn execute(&self, arguments: impl Iterator<Item = OsString>) -> String {
         let mut arguments = arguments.fuse();
-        // By its path rather than /proc/self/exe, which would be the process's name in `ps`.
+        // The path is preferred to /proc/self/exe, which `ps` would show as the process name.
         let program = std::env::current_exe().ok().filter(|path| path.exists());
         let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         if let Err(error) = self.take() {
-            return format!("cannot go on as user {}: {error}", self.uid);
+            return format!("cannot change to user {}: {error}", self.uid);
         }
         let mut command = Command::new(&program);
         if let Some(name) = arguments.next() {
@@ -114,7 +115,7 @@ impl UserAccount {
         )
     }
 
-    /// Gives this thread the user's credentials, with no way back.
+    /// Changes the credentials of this thread to those of the user. This cannot be undone.
     fn take(&self) -> rustix::io::Result<()> {
         let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
@@ -123,7 +124,7 @@ impl UserAccount {
         thread::set_thread_groups(&groups)?;
         thread::set_thread_res_gid(gid, gid, gid)?;
         thread::set_thread_res_uid(uid, uid, uid)?;
-        // A container may have taken it away; then low ports cannot be bound, which is said later.
+        // A container may not grant this capability. Binding a low port then fails with an error.
         let kept = thread::capabilities(None)?.permitted & CapabilitySet::NET_BIND_SERVICE;
         let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };
         thread::set_capabilities(None, sets)?;
@@ -134,13 +135,13 @@ impl UserAccount {
     }
 }
 
-/// The lines of a file such as /etc/passwd that have at least four fields.
+/// Fields of the lines of a file such as `/etc/passwd`. Lines with fewer than four are left out.
 fn entries(text: &str) -> Vec<Vec<&str>> {
     let fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
     fields.filter(|fields| fields.len() >= 4).collect()
 }
 
-/// Why root does not run the gateway, and the way out.
+/// Error message for a gateway that is started as root.
 #[must_use]
 pub fn refusal(directory: &Path) -> String {
     format!(
