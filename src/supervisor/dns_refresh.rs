@@ -55,8 +55,8 @@ struct DueTime {
 }
 
 impl DueTime {
-    /// Brings the look-up forward after a failed connection. The delay doubles each time, because the
-    /// endpoint may be down although its address is right.
+    /// Brings the look-up forward after a failed connection. The delay doubles each time, because
+    /// the endpoint may be down although its address is right.
     fn request_check(&mut self) {
         let (first, most) = EARLY;
         let pause = first.saturating_mul(1 << self.early.min(8)).min(most);
@@ -69,8 +69,8 @@ impl DueTime {
 }
 
 impl DnsRefresher {
-    /// An empty schedule. The first look-up of each name comes one interval later, because the start
-    /// has just resolved all names.
+    /// An empty schedule. The first look-up of each name comes one interval later, because the
+    /// start has just resolved all names.
     pub(super) fn new() -> Self {
         Self::of(Path::new(HOSTS_FILE))
     }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_failed_comes_again_soon() {
+    async fn a_failed_look_up_is_repeated_soon() {
         let dir = tempfile::tempdir().unwrap();
         let mut names = DnsRefresher::of(&dir.path().join("none"));
         let seconds = Duration::from_secs;

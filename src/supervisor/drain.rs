@@ -75,7 +75,8 @@ impl RunningGateway {
         // Close the duplicates of the listening sockets first, or the kernel would keep queueing
         // connections on sockets from which no worker accepts.
         self.reloader.held = None;
-        // WebSockets close in the first half. Requests that their clients send next have the second.
+        // WebSockets close in the first half. Requests that their clients send next have the
+        // second.
         self.tell(Phase::Draining, limit.map_or(Duration::ZERO, |limit| limit / 2));
         let drained = !impatient
             && tokio::select! {
@@ -95,8 +96,8 @@ impl RunningGateway {
     }
 }
 
-/// Waits for the worker threads, for at most [`LOG_FLUSH_WAIT`], so that a thread that hangs does not
-/// keep the process alive.
+/// Waits for the worker threads, for at most [`LOG_FLUSH_WAIT`], so that a thread that hangs does
+/// not keep the process alive.
 pub(super) fn join(workers: &[JoinHandle<()>]) {
     let deadline = Instant::now() + LOG_FLUSH_WAIT;
     while workers.iter().any(|worker| !worker.is_finished()) {

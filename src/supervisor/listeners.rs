@@ -122,8 +122,9 @@ impl SharedListener {
         Self { served, admission: Arc::default() }
     }
 
-    /// Replaces the service by that of the same address in the new generation. If that generation
-    /// has no such listener, the remaining connections get the closest replacement.
+    /// Replaces the service by that of the same address in the new generation. If there is none,
+    /// remaining connections are served by another listener of the same profile or table, and
+    /// without one they are denied everything.
     pub(super) fn swap(
         &self,
         generation: &Generation,

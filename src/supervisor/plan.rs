@@ -1,5 +1,5 @@
-//! Dry run of a reload (`app-gateway plan`): the effects of a configuration directory on the running
-//! gateway.
+//! Dry run of a reload (`app-gateway plan`): the effects of a configuration directory on the
+//! running gateway.
 //!
 //! A plan compiles the configuration like a reload. It then evaluates every open tunnel and the
 //! most recent requests against the new configuration, on a blocking thread. It never binds a
@@ -126,7 +126,8 @@ async fn snapshot(workers: &[UnboundedSender<WorkerCommand>]) -> WorkerSnapshot 
     all
 }
 
-/// Whether a reload would close the tunnel, by the same rule that the tunnel applies after a reload.
+/// Whether a reload would close the tunnel, by the same rule that the tunnel applies after a
+/// reload.
 fn is_closed(tunnel: &TunnelInfo, new: &Generation) -> bool {
     let asked = (&*tunnel.host, &*tunnel.target);
     let carries = |virtual_server: &Arc<VirtualServer>| {
@@ -232,7 +233,7 @@ impl OpenNow {
         }
     }
 
-    /// Adds connections whose client may need a new TLS handshake.
+    /// Adds connections that may need a new TLS handshake.
     fn add_outdated(&mut self, generation: &Generation, new: &Generation) {
         for virtual_server in &generation.virtual_servers {
             let replacement = new

@@ -1,9 +1,9 @@
 //! Drops root privileges: a gateway that is started as root runs as another user.
 //!
-//! In Linux, credentials belong to a thread, and an allocator may have started threads before `main`.
-//! The current thread therefore changes its credentials and executes the program again, which ends
-//! all other threads. The new image does everything as that user, from the first read of a key. A
-//! file that only root can read is thus found at the start and not by a later reload.
+//! In Linux, credentials belong to a thread, and an allocator may have started threads before
+//! `main`. The current thread therefore changes its credentials and executes the program again,
+//! which ends all other threads. The new image does everything as that user, from the first read of
+//! a key. A file that only root can read is thus found at the start and not by a later reload.
 //! `CAP_NET_BIND_SERVICE` is kept as an ambient capability, so that reloads and binary upgrades can
 //! still bind ports below 1024.
 
@@ -92,8 +92,9 @@ impl UserAccount {
         (self.uid, self.gid)
     }
 
-    /// Executes the program again as this user, with the same arguments. Returns an error message, and
-    /// only if that fails. The process must then exit, because it may already have changed its user.
+    /// Executes the program again as this user, with the same arguments. Returns an error message,
+    /// and only if that fails. The process must then exit, because it may already have changed its
+    /// user.
     #[must_use]
     pub fn execute(&self, arguments: impl Iterator<Item = OsString>) -> String {
         let mut arguments = arguments.fuse();

@@ -1,11 +1,11 @@
-//! Reloading: everything that can fail, then one commit that cannot.
+//! Reload, rollback and trial: every step that can fail, followed by a commit that cannot.
 //!
 //! ```text
-//! read -> check -> compile -> look names up -> bind what is new | COMMIT | swap, accept, retire
+//! read -> check -> compile -> resolve names -> bind new listeners | COMMIT | swap, accept, retire
 //! ```
 //!
-//! In: the directory the gateway was started on. Out: an [`ReloadOutcome`] for whoever asked.
-//! Never: closes a connection that the new configuration still allows.
+//! The configuration is read from the directory with which the gateway was started. A reload never
+//! closes a connection that the new configuration still allows.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -31,56 +31,56 @@ use super::prepare::{PrepareError, PrepareInputs, PreparedReload, added, same};
 use super::start::HeldSockets;
 use super::worker::WorkerCommand;
 
-/// A roll-back that cannot have its sockets is tried again after this time.
+/// Delay before an automatic rollback is tried again if it cannot bind its sockets.
 const ROLLBACK_RETRY: Duration = Duration::from_secs(5);
 
-/// How long after the watcher has applied a change `reload --confirm` still means that change: whoever
-/// saved a file had no time to ask first.
+/// Time after an automatic reload in which `reload --confirm` still puts that reload on trial. An
+/// operator who saves a file cannot run the command before the watcher applies the change.
 const CONFIRM_WINDOW: Duration = Duration::from_mins(5);
 
-/// What the running gateway is made of, for changing it.
+/// State of the running gateway that a reload reads or replaces.
 pub(super) struct Reloader {
     pub(super) origin: ConfigSource,
     pub(super) metrics: Arc<Metrics>,
     pub(super) generation: Arc<Generation>,
     pub(super) listeners: Vec<(ListenerAddr, SharedListener)>,
-    /// Of the forward proxy, for the whole life of the process.
+    /// State of the forward proxy that all generations share.
     pub(super) forward_shared: Arc<ForwardShared>,
-    /// The way out at present, if there is one.
+    /// Forward proxy of the current generation, if it has one.
     pub(super) way: Option<Arc<ForwardRuntime>>,
-    /// The listening sockets once more; `None` once another process has them.
+    /// Duplicates of the listening sockets; `None` once a new process has taken over.
     pub(super) held: Option<HeldSockets>,
-    /// What listeners that were removed served, for as long as they have connections.
+    /// Removed listeners that may still have connections.
     pub(super) retired: Vec<(SocketAddr, RetiredListener)>,
     pub(super) workers: Vec<UnboundedSender<WorkerCommand>>,
     pub(super) started: changes::StartupOnly,
-    /// The highest number given to a generation so far.
+    /// Highest generation number so far.
     pub(super) number: u64,
-    /// The generation that serves waits for its confirmation.
+    /// Trial of the current generation, until it is confirmed or reverted.
     pub(super) trial: Option<ConfigTrial>,
-    /// What served before.
+    /// Generation before the current one.
     pub(super) previous: Option<PreviousGeneration>,
     pub(super) status: Rc<RefCell<Status>>,
     pub(super) log: AccessLogWriter,
 }
 
-/// A configuration on trial.
+/// A trial of the current generation.
 pub(super) struct ConfigTrial {
-    /// The last one that was not.
+    /// Last confirmed generation, to which the gateway returns without a confirmation.
     back: Arc<Generation>,
     until: Instant,
-    /// `until`, in seconds since 1970.
+    /// `until` as Unix time, in seconds.
     until_seconds: i64,
 }
 
-/// The generation that served before the present one.
+/// The generation before the current one.
 pub(super) struct PreviousGeneration {
     generation: Arc<Generation>,
-    /// When the present one took its place, if the watcher did that.
+    /// Time of the reload that replaced it, if the file watcher triggered that reload.
     by_itself: Option<Instant>,
 }
 
-/// What came of an attempt, before it is told.
+/// Result of a reload, rollback or confirmation, before it is recorded.
 struct AttemptResult {
     result: ReloadResult,
     changes: Vec<String>,
@@ -94,8 +94,8 @@ impl AttemptResult {
 }
 
 impl Reloader {
-    /// Tries the directory's present contents. `trigger` is for the log. With `confirm` it is undone
-    /// after that time, unless [`Reloader::confirm`] comes first.
+    /// Reloads the configuration directory. `trigger` is a log field. With `confirm` the reload is
+    /// reverted after that time, unless [`Reloader::confirm`] is called before.
     pub(super) async fn reload(
         &mut self,
         trigger: &str,
@@ -129,7 +129,7 @@ impl Reloader {
             Err(PrepareError::Refused(problems)) => {
                 tracing::error!(
                     trigger,
-                    "reload refused; generation {} goes on serving\n{problems}",
+                    "reload refused; generation {} continues to serve\n{problems}",
                     self.generation.config_version.number()
                 );
                 self.metrics.record_reload("refused", false);
@@ -142,8 +142,8 @@ impl Reloader {
         self.tell(trigger, begun, came)
     }
 
-    /// Sets the time by which what serves has to be confirmed. What was confirmed last is what it
-    /// goes back to, however many configurations were tried since.
+    /// Starts or extends the trial of the current generation. The trial returns to the last
+    /// confirmed generation, even if several reloads were tried since.
     fn try_out(&mut self, result: ReloadResult, confirm: Duration) {
         let just_now = |since: Instant| since.elapsed() < CONFIRM_WINDOW;
         let before = self.previous.as_ref().filter(|previous| match result {
@@ -152,14 +152,14 @@ impl Reloader {
             _ => false,
         });
         let back = match (&self.trial, before) {
-            // One that is refused changes nothing, the time included.
+            // A refused reload changes nothing, not even the time limit of a trial.
             _ if result == ReloadResult::Refused => return,
             (Some(trial), _) => Arc::clone(&trial.back),
             (None, Some(before)) => Arc::clone(&before.generation),
             (None, None) => return,
         };
         tracing::warn!(
-            "generation {} is undone in {} unless it is confirmed: app-gateway confirm",
+            "generation {} will be reverted in {} unless it is confirmed: app-gateway confirm",
             self.generation.config_version.number(),
             display_duration(confirm)
         );
@@ -171,17 +171,17 @@ impl Reloader {
         });
     }
 
-    /// Whether the generation that serves waits for its confirmation.
+    /// Whether the current generation waits for its confirmation.
     pub(super) fn is_on_trial(&self) -> bool {
         self.trial.is_some()
     }
 
-    /// Whether files that change are applied by themselves.
+    /// Whether changed files are applied automatically.
     pub(super) fn follows_files(&self) -> bool {
         self.trial.is_none() && self.generation.config.gateway.reload_on_change
     }
 
-    /// Waits until the time for a confirmation is over; for ever without one.
+    /// Waits until the trial expires. Never returns without a trial.
     ///
     /// # Cancellation
     ///
@@ -193,7 +193,7 @@ impl Reloader {
         }
     }
 
-    /// Keeps what is on trial.
+    /// Ends the trial and keeps the current generation.
     pub(super) fn confirm(&mut self) -> ReloadOutcome {
         let begun = Instant::now();
         let came = if self.trial.take().is_some() {
@@ -208,32 +208,34 @@ impl Reloader {
                 problems: String::new(),
             }
         } else {
-            AttemptResult::refused("nothing waits for a confirmation\n".to_owned())
+            AttemptResult::refused(
+                "nothing waits for a confirmation: no reload is on trial\n".to_owned(),
+            )
         };
         self.tell("confirm", begun, came)
     }
 
-    /// Undoes what is on trial, or without a trial the latest change. Files are not looked at: what
-    /// served before is still in memory. What is undone becomes what served before.
+    /// Reverts the trial, or without a trial the latest reload. No files are read, because the
+    /// previous generation is kept in memory. The reverted generation becomes the previous one.
     pub(super) async fn roll_back(&mut self) -> ReloadOutcome {
         let begun = Instant::now();
         let on_trial = self.trial.as_ref().map(|trial| &trial.back);
         let Some(back) = on_trial.or(self.previous.as_ref().map(|before| &before.generation))
         else {
-            let why = "the gateway has had no other configuration since it was started\n";
+            let why = "there is no previous configuration since the start of the gateway\n";
             return self.tell("rollback", begun, AttemptResult::refused(why.to_owned()));
         };
         let (attempt, back) = (self.attempt(), Arc::clone(back));
         let number = back.config_version.number();
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare_again(back)).await;
-        let failed = |error| Err(PrepareError::Refused(format!("the roll-back failed: {error}\n")));
+        let failed = |error| Err(PrepareError::Refused(format!("the rollback failed: {error}\n")));
         let came = match prepared.unwrap_or_else(failed) {
             Ok(prepared) => {
                 self.trial = None;
                 self.commit(prepared, "rollback")
             }
             Err(PrepareError::Refused(problems)) => {
-                tracing::error!("cannot go back to generation {number}: {problems}");
+                tracing::error!("cannot return to generation {number}: {problems}");
                 self.metrics.record_reload("refused", false);
                 if let Some(trial) = &mut self.trial {
                     trial.until = Instant::now() + ROLLBACK_RETRY;
@@ -249,7 +251,7 @@ impl Reloader {
         self.tell("rollback", begun, came)
     }
 
-    /// Remembers an attempt, and makes the answer for whoever asked for it.
+    /// Records an attempt in the status, and returns the outcome for the client of the admin API.
     fn tell(&self, trigger: &str, begun: Instant, came: AttemptResult) -> ReloadOutcome {
         let config_version = &self.generation.config_version;
         let pending = self.trial.as_ref().map(|trial| PendingConfirmation {
@@ -281,7 +283,7 @@ impl Reloader {
         }
     }
 
-    /// Remembers the start, which is the first attempt.
+    /// Records the start as the first attempt.
     pub(super) fn remember_start(&self) {
         let came = AttemptResult {
             result: ReloadResult::Applied,
@@ -303,7 +305,7 @@ impl Reloader {
         }
     }
 
-    /// Reading and key loading block; health checks go on meanwhile.
+    /// Prepares a reload on a blocking thread, so that health checks continue meanwhile.
     async fn prepare(&self) -> Result<PreparedReload, PrepareError> {
         let attempt = self.attempt();
         let prepared = tokio::task::spawn_blocking(move || attempt.prepare()).await;
@@ -311,7 +313,7 @@ impl Reloader {
         prepared.unwrap_or_else(failed)
     }
 
-    /// Puts a generation into force. Nothing here can fail.
+    /// Makes a prepared generation the current one. No step of this can fail.
     fn commit(&mut self, prepared: PreparedReload, trigger: &str) -> AttemptResult {
         let PreparedReload { generation, hash, sockets, held, log, changes, warnings } = prepared;
         if generation.config_version.number() == 0 {
@@ -335,12 +337,13 @@ impl Reloader {
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             for (number, socket) in sockets {
                 let Some((_, shared)) = fresh.get(number) else { continue };
-                // A worker that is gone is noticed by the control loop.
+                // The send fails if the worker has ended, which the control loop notices.
                 let _ = worker.send(WorkerCommand::Listen(socket, shared.clone()));
             }
         }
         if let Some(all) = &mut self.held {
-            // Before workers close theirs: in a socket that is still open connections would wait.
+            // Close the duplicates before the workers close their sockets, or the kernel would keep
+            // queueing connections on them.
             all.retain(|address, _| {
                 listener_addrs.iter().any(|listener_addr| listener_addr.address == *address)
             });
@@ -388,7 +391,7 @@ impl Reloader {
         AttemptResult { result: ReloadResult::Applied, changes, problems: warnings }
     }
 
-    /// Ports that workers may still be about to let go.
+    /// Ports of removed listeners, whose sockets workers may not have closed yet.
     fn leaving(&self) -> Vec<u16> {
         let open = self.retired.iter().filter(|(_, place)| place.upgrade().is_some());
         open.map(|(address, _)| address.port()).collect()
@@ -397,7 +400,7 @@ impl Reloader {
 
 fn tell(workers: &[UnboundedSender<WorkerCommand>], command: impl Fn() -> WorkerCommand) {
     for worker in workers {
-        // A worker that is gone is noticed by the control loop.
+        // The send fails if the worker has ended, which the control loop notices.
         let _ = worker.send(command());
     }
 }

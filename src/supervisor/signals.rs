@@ -1,17 +1,17 @@
-//! What signals ask for.
+//! Unix signals that control the gateway.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// Action that a signal requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SignalAction {
-    /// TERM, INT: finish within the drain timeout.
+    /// TERM, INT: drain for at most `drain-timeout`.
     End,
-    /// QUIT: finish, however long it takes.
+    /// QUIT: drain without a time limit.
     EndWithoutLimit,
-    /// HUP.
+    /// HUP: reload the configuration.
     Reload,
-    /// USR2: start the program anew and hand over.
+    /// USR2: start a binary upgrade.
     Upgrade,
 }
 
@@ -34,7 +34,7 @@ impl SignalStream {
         })
     }
 
-    /// The next signal that asks for something.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
             _ = self.terminate.recv() => SignalAction::End,
@@ -45,7 +45,7 @@ impl SignalStream {
         }
     }
 
-    /// A signal to stop draining.
+    /// Waits for a signal that ends a drain: TERM or INT.
     pub(super) async fn second(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! Everything that can fail before the first connection is taken.
+//! Start of the gateway: binding sockets, opening the access log and resolving names.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,42 +18,42 @@ use crate::upstream::resolve;
 
 use super::upgrade_child::InheritedState;
 
-/// A worker's sockets, each with the number of its spot.
+/// Listening sockets of a worker, each with the index of its listener in the generation.
 pub(super) type WorkerSockets = Vec<(usize, TcpListener)>;
 
-/// The listening sockets once more, by address: what a successor is handed.
+/// Duplicates of the listening sockets by address, kept for a binary upgrade.
 pub(super) type HeldSockets = HashMap<SocketAddr, Vec<TcpListener>>;
 
-/// Sockets, bound and listening.
+/// Bound and listening sockets of a gateway that has not started yet.
 pub struct BoundSockets {
-    /// By worker; spots are numbered as in the generation.
+    /// Sockets of each worker.
     pub(super) workers: Vec<WorkerSockets>,
     pub(super) admin: Option<TcpListener>,
     pub(super) socket: Option<AdminSocketFile>,
 }
 
-/// Why the gateway does not start.
+/// Reason why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address} ({place}): {source}{}", hint(source, *address))]
     Bind {
-        /// The address.
+        /// Address of the listener.
         address: SocketAddr,
-        /// Where it is written.
+        /// Place of the address in the configuration.
         place: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The access log cannot be opened.
     #[error("cannot open the access log {path}: {source}")]
     AccessLog {
-        /// Its path.
+        /// Path of the log file.
         path: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The admin socket cannot be had.
+    /// The admin socket cannot be opened.
     #[error(transparent)]
     Socket(SocketError),
     /// A thread cannot be started.
@@ -79,12 +79,14 @@ fn hint(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// Binds every listener once per worker, and the admin listener. What was inherited is used as it
-/// is, because connections may wait in it; what is not needed of it is left in `inheritance`.
+/// Binds every listener once per worker, and the admin listener.
+///
+/// Inherited sockets are used as they are, because connections may be queued in them. Inherited
+/// sockets without a listener stay in `inheritance`.
 ///
 /// # Errors
 ///
-/// [`StartError::Bind`] for the first address that cannot be had.
+/// [`StartError::Bind`] for the first address that cannot be bound.
 pub fn bind(
     generation: &Generation,
     inheritance: &mut InheritedState,
@@ -105,7 +107,7 @@ pub fn bind(
         })
     });
     let admin = admin.transpose()?;
-    // A predecessor still has it.
+    // The parent of a binary upgrade still holds the admin socket.
     let socket = if inheritance.succeeds() {
         None
     } else {
@@ -116,12 +118,14 @@ pub fn bind(
     Ok(bound)
 }
 
-/// Binds these listeners once per worker. Another program that has a port is looked for, unless
-/// the port is `ours` or inherited.
+/// Binds these listeners once per worker.
+///
+/// A port that is neither `ours` nor inherited is probed first, because with `SO_REUSEPORT` the
+/// bind would succeed although another program uses the port.
 ///
 /// # Errors
 ///
-/// [`StartError::Bind`] for the first address that cannot be had; what was bound is let go.
+/// [`StartError::Bind`] for the first address that cannot be bound. All new sockets are closed.
 pub(super) fn bind_listeners(
     generation: &Generation,
     listener_addrs: &[ListenerAddr],
@@ -148,7 +152,8 @@ pub(super) fn bind_listeners(
                     .map_err(|error| failed(listener_addr, error))?,
             );
         }
-        // There may be more than workers, and each may have connections waiting in it.
+        // There may be more inherited sockets than workers. All are used, because connections may
+        // be queued in each.
         for (index, socket) in sockets.into_iter().enumerate() {
             if let Some(worker) = by_worker.get_mut(index % workers) {
                 worker.push((number, socket));
@@ -158,7 +163,7 @@ pub(super) fn bind_listeners(
     Ok(by_worker)
 }
 
-/// Duplicates of sockets, by the addresses of their spots.
+/// Duplicates the sockets of all workers.
 pub(super) fn hold(
     listener_addrs: &[ListenerAddr],
     workers: &[WorkerSockets],
@@ -172,8 +177,8 @@ pub(super) fn hold(
     Ok(held)
 }
 
-/// One more socket for an address. Where a service manager opened the first without
-/// `SO_REUSEPORT`, workers share it.
+/// Opens a further socket for an address. If a service manager opened the first one without
+/// `SO_REUSEPORT`, the result is a duplicate of that socket, and the workers share it.
 fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListener> {
     match sockets.first() {
         Some(first) if !socket2::SockRef::from(first).reuse_port()? => first.try_clone(),
@@ -181,20 +186,21 @@ fn another(address: SocketAddr, sockets: &[TcpListener]) -> io::Result<TcpListen
     }
 }
 
-/// How long the start, or a reload, waits for name servers.
+/// Time limit for name resolution during a start or reload.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Looks up the name of every endpoint that has no address yet, for two seconds at most. Those that
-/// cannot be resolved are logged, and tried again later: a component that is not there yet, or a name
-/// server that is silent, is no reason not to serve the others.
+/// Looks up the name of every endpoint that has no address yet, for at most [`RESOLVE_TIMEOUT`].
+///
+/// Failures are logged and retried later, so that a missing component or a silent name server does
+/// not keep the gateway from serving the others.
 pub fn resolve_names(generation: &Generation) {
     let unknown = generation.endpoints().filter(|endpoint| endpoint.addresses.load().is_empty());
     for problem in resolve::refresh_all(unknown, RESOLVE_TIMEOUT) {
-        tracing::warn!("{problem}; it is looked up again and again");
+        tracing::warn!("{problem}; retrying in the background");
     }
 }
 
-/// How the gateway is before it has done anything.
+/// Status of a gateway that has just started.
 pub(super) fn first_status(directory: &Path) -> Status {
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     Status {
@@ -206,7 +212,7 @@ pub(super) fn first_status(directory: &Path) -> Status {
     }
 }
 
-/// Opens the access log.
+/// Opens the access log of the first generation.
 pub(super) fn open_log(
     config: &config::AccessLog,
     metrics: &Metrics,
@@ -217,7 +223,7 @@ pub(super) fn open_log(
     opened.map_err(|source| no_log(config, source))
 }
 
-/// Opens the log of another generation, if the present one goes elsewhere.
+/// Opens the access log of a new generation, if its target differs from the current one.
 pub(super) fn open_next_log(
     opener: &LogOpener,
     generation: &Generation,

@@ -1,7 +1,7 @@
-//! What systemd is told (`sd_notify(3)`), if it asked to be: ready, reloading, stopping, who the
-//! main process is, and that every worker is alive.
+//! Notifications for systemd (`sd_notify(3)`): ready, reloading, stopping, the main process and the
+//! watchdog.
 //!
-//! Without `NOTIFY_SOCKET` nothing here does anything.
+//! Without `NOTIFY_SOCKET` all functions do nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,23 +12,23 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::worker::WorkerCommand;
 
-/// One worker's answers to [`WorkerCommand::Beat`].
+/// Number of the last [`WorkerCommand::Beat`] that a worker has answered.
 pub(super) type BeatReply = Arc<AtomicU64>;
 
-/// Everything listens and all workers serve; `status` is shown by `systemctl status`.
+/// Reports that the gateway serves. `systemctl status` shows `status`.
 pub(super) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A reload begins. [`ready`] ends it.
+/// Reports the start of a reload. [`ready`] reports its end.
 pub(super) fn reloading() {
-    // Both are wanted in one message, by units of `Type=notify-reload`.
+    // Units of `Type=notify-reload` require both in one message.
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
 }
 
-/// The drain begins. `limit`: how long it may take, so that systemd waits as long.
+/// Reports the start of a drain, and asks systemd to wait as long as `limit`.
 pub(super) fn stopping(limit: Option<Duration>) {
     notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     if let Some(limit) = limit {
@@ -37,7 +37,7 @@ pub(super) fn stopping(limit: Option<Duration>) {
     }
 }
 
-/// Another process is the gateway now.
+/// Reports that the child of a binary upgrade is the main process now.
 pub(super) fn succeeded_by(pid: u32) {
     notify(&[NotifyState::MainPid(pid)]);
 }
@@ -48,15 +48,15 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells systemd's watchdog that the gateway is well, as long as every worker answers. For ever;
-/// ends at once if there is no watchdog.
+/// Feeds the watchdog of systemd as long as every worker answers. Returns at once if the unit has
+/// no watchdog, and otherwise never.
 pub(super) async fn watchdog(workers: Vec<(UnboundedSender<WorkerCommand>, BeatReply)>) {
-    // Half of it, as sd_watchdog_enabled(3) recommends.
+    // Half of the watchdog's time, as sd_watchdog_enabled(3) recommends.
     let Some(period) = sd_notify::watchdog_enabled().map(|limit| limit / 2) else { return };
     let mut beat = 0;
     loop {
         tokio::time::sleep(period).await;
-        // One that has ended says so elsewhere.
+        // The control loop notices workers that have ended.
         let behind = |(worker, pulse): &&(UnboundedSender<WorkerCommand>, BeatReply)| {
             !worker.is_closed() && pulse.load(Ordering::Relaxed) < beat
         };

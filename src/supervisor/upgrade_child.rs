@@ -1,8 +1,8 @@
-//! Sockets that were listening before this process began: from the process it succeeds, or from a
-//! service manager.
+//! Child side of a binary upgrade, and socket activation: listening sockets inherited from the
+//! parent process or a service manager.
 //!
-//! In: standard input, if [`CHILD_VARIABLE`] is set; `LISTEN_FDS`. Out: sockets by their address, and
-//! a word to the predecessor when we serve, or why we do not.
+//! The parent passes its sockets over standard input if [`CHILD_VARIABLE`] is set, and is told when
+//! this process serves, or why it cannot. A service manager passes sockets with `LISTEN_FDS`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,27 +16,27 @@ use crate::net::activation;
 use crate::net::handover::HandoverChannel;
 use crate::tls::tickets::LocalKeys;
 
-/// Set in the environment of a process that is started to succeed this one.
+/// Environment variable that marks the child of a binary upgrade.
 pub(super) const CHILD_VARIABLE: &str = "APP_GATEWAY_SUCCEEDING";
-/// First message of the predecessor. Another version of the program may say something else.
+/// First message of the parent. Identifies the version of the handover protocol.
 pub(super) const GREETING: &str = "app-gateway handover 1";
-/// A listening socket comes with this.
+/// Message of the parent that carries a listening socket.
 pub(super) const SOCKET: &str = "socket";
-/// Keys of session tickets follow on the next line.
+/// Message of the parent with the keys of TLS session tickets on the next line.
 pub(super) const TICKETS: &str = "tickets";
-/// No more sockets.
+/// Message of the parent after the last socket.
 pub(super) const ALL: &str = "all";
-/// The successor serves.
+/// Message of the child: it serves.
 pub(super) const READY: &str = "ready";
-/// The successor does not serve; why follows on the next lines.
+/// Message of the child: it cannot serve. The reason follows on the next lines.
 pub(super) const REFUSED: &str = "refused";
-/// The predecessor has stopped accepting, also on its admin listener.
+/// Last message of the parent: it has stopped accepting, also on its admin listener.
 pub(super) const GO: &str = "go";
 
-/// How long a predecessor may take for each message.
+/// Time limit for each message of the parent.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What this process was given.
+/// Sockets and ticket keys that this process has inherited.
 #[derive(Default)]
 pub struct InheritedState {
     predecessor: Option<HandoverChannel>,
@@ -45,19 +45,19 @@ pub struct InheritedState {
 }
 
 impl InheritedState {
-    /// Takes over what there is; mostly that is nothing.
+    /// Receives the sockets of a parent or service manager. Without either, the result is empty.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in words.
+    /// An error message, if the parent breaks the protocol or a socket cannot be used.
     pub fn receive() -> Result<Self, String> {
         let mut found = Self::default();
         let predecessor =
             std::env::var_os(CHILD_VARIABLE).is_some().then(HandoverChannel::from_stdin);
-        // The variable may come from a predecessor that is long gone, by way of a shell.
+        // The variable alone proves nothing: a shell may have inherited it from a former parent.
         if let Some(Ok(channel)) = predecessor {
             found.succeed(&channel).map_err(|error| {
-                format!("the process to succeed does not hand its sockets over: {error}")
+                format!("the parent process did not hand over its sockets: {error}")
             })?;
             found.predecessor = Some(channel);
         }
@@ -74,7 +74,9 @@ impl InheritedState {
     fn succeed(&mut self, channel: &HandoverChannel) -> io::Result<()> {
         let (greeting, _) = channel.receive(MESSAGE_TIMEOUT)?;
         if greeting != GREETING {
-            let words = format!("it speaks another language ({greeting:?}): restart instead");
+            let words = format!(
+                "it uses another version of the handover protocol ({greeting:?}): restart instead"
+            );
             return Err(io::Error::other(words));
         }
         loop {
@@ -84,12 +86,12 @@ impl InheritedState {
                 (words, None) if words.starts_with(TICKETS) => {
                     self.tickets = words.split_once('\n').map(|(_, keys)| keys.to_owned());
                 }
-                (word, _) => return Err(io::Error::other(format!("it said {word:?}"))),
+                (word, _) => return Err(io::Error::other(format!("unexpected message {word:?}"))),
             }
         }
     }
 
-    /// Keeps a listening TCP socket. Others are refused: nothing here would serve them.
+    /// Keeps a listening TCP socket. Other sockets are an error, because no listener can use them.
     fn keep(&mut self, descriptor: OwnedFd) -> io::Result<()> {
         let domain = socket_domain(&descriptor)?;
         let tcp = domain == AddressFamily::INET || domain == AddressFamily::INET6;
@@ -116,22 +118,22 @@ impl InheritedState {
         found.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// Takes the ticket keys of the predecessor over, so that its clients can go on here.
+    /// Adds the ticket keys of the parent to `to`, so that its clients can resume their sessions.
     pub fn hand_tickets(&mut self, to: &LocalKeys) {
         if self.tickets.take().is_some_and(|keys| !to.inherit(&keys)) {
             tracing::warn!(
-                "the ticket keys of the process before cannot be read; clients make full handshakes"
+                "cannot read the ticket keys of the parent process; clients make full handshakes"
             );
         }
     }
 
-    /// Whether another process already listens on this port in our stead.
+    /// Whether an inherited socket listens on this port.
     pub(super) fn knows(&self, port: u16) -> bool {
         self.sockets.iter().any(|(address, _)| address.port() == port)
     }
 
-    /// Says which sockets of a service manager nothing is configured for. A predecessor's are no
-    /// news: their listener was removed.
+    /// Logs unused sockets of a service manager. Unused sockets of a parent are normal, because
+    /// their listeners were removed from the configuration.
     pub(super) fn complain(&self) {
         if self.predecessor.is_some() {
             return;
@@ -143,30 +145,30 @@ impl InheritedState {
         }
     }
 
-    /// Tells the predecessor that we serve, and waits until it has stopped to.
+    /// Tells the parent that this process serves, and waits until the parent has stopped accepting.
     ///
     /// # Errors
     ///
-    /// If it has gone or changed its mind.
+    /// If the parent has exited or given up the upgrade.
     pub fn ready(&self) -> io::Result<()> {
         let Some(channel) = &self.predecessor else { return Ok(()) };
         channel.send(READY, None)?;
         match channel.receive(MESSAGE_TIMEOUT)? {
             (word, _) if word == GO => Ok(()),
-            (word, _) => Err(io::Error::other(format!("it said {word:?}"))),
+            (word, _) => Err(io::Error::other(format!("unexpected message {word:?}"))),
         }
     }
 
-    /// Whether this process succeeds another.
+    /// Whether this process is the child of a binary upgrade.
     #[must_use]
     pub fn succeeds(&self) -> bool {
         self.predecessor.is_some()
     }
 
-    /// Tells the predecessor why we do not serve.
+    /// Tells the parent why this process cannot serve.
     pub fn refuse(&self, why: &str) {
         if let Some(channel) = &self.predecessor {
-            // If it has gone, there is nobody to tell.
+            // The send fails only if the parent has exited.
             let _ = channel.send(&format!("{REFUSED}\n{why}"), None);
         }
     }

@@ -1,18 +1,18 @@
-//! Upgrading in place: a new process takes the listening sockets, and once it serves, this one
-//! stops to.
+//! Parent side of a binary upgrade: starts a new process, hands over the listening sockets, and
+//! stops accepting once the new process serves.
 //!
 //! ```text
-//! this process                              the new one, started from the same path
-//! start it ------------------------------->
-//! greeting, sockets, keys, all ---------->  reads, checks, compiles, adopts, starts its workers
-//!          <------------------------------- ready (or: refused, and why)
+//! parent                                    child, started from the same path
+//! starts the child ----------------------->
+//! greeting, sockets, keys, all ----------->  reads, checks, compiles, adopts, starts its workers
+//!          <-------------------------------  ready (or: refused, and the reason)
 //! stops accepting; go -------------------->  opens its admin listener
-//! finishes what is open
+//! drains
 //! ```
 //!
-//! The sockets are the same ones in both, so no connection that waits in a queue is lost, and for a
-//! moment both accept. Until `ready` nothing here changes: a new program or configuration that
-//! fails leaves everything as it was.
+//! Both processes share the sockets, so no queued connection is lost, and for a moment both accept.
+//! The parent changes nothing before `ready`: if the new program or configuration fails, it
+//! continues to serve as before.
 
 use std::ffi::OsString;
 use std::io;
@@ -28,17 +28,17 @@ use crate::net::handover::HandoverChannel;
 
 use super::upgrade_child::{ALL, CHILD_VARIABLE, GO, GREETING, READY, REFUSED, SOCKET, TICKETS};
 
-/// How long a successor may take until it serves: certificates, route tables, names to look up.
+/// Time limit for the child to get ready: certificates, route tables, name resolution.
 const CHILD_READY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How this process was started, for starting another in the same way.
+/// Command line of this process, with which an upgrade starts the child.
 #[derive(Clone, Debug)]
 pub struct ProgramArgs {
     path: PathBuf,
     arguments: Vec<OsString>,
 }
 
-/// Why the new process does not take over.
+/// Reason why an upgrade failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UpgradeError {
     #[error(
@@ -52,51 +52,51 @@ pub(super) enum UpgradeError {
     #[error("another upgrade is under way")]
     UnderWay,
     #[error(
-        "the configuration waits for its confirmation, which the new process would not know of: `app-gateway confirm` or `rollback` first"
+        "the configuration waits for its confirmation, and the new process could not revert it: run `app-gateway confirm` or `rollback` first"
     )]
     OnTrial,
     #[error("{} cannot be started: {source}", path.display())]
     Spawn { path: PathBuf, source: io::Error },
-    #[error("the new process does not serve: {0}")]
+    #[error("the new process cannot serve: {0}")]
     Refused(String),
     #[error(
-        "the new process ended before it served ({0}); what it said is in this log, above. An older version of the program cannot be handed sockets: restart instead"
+        "the new process ended before it served ({0}); its messages are in this log, above. An older version of the program cannot take over sockets: restart instead"
     )]
     Ended(ExitStatus),
     #[error("the new process did not serve within {} s and was ended", CHILD_READY_TIMEOUT.as_secs())]
     TimedOut,
-    #[error("talking to the new process failed: {0}")]
+    #[error("communication with the new process failed: {0}")]
     Channel(#[from] io::Error),
 }
 
 impl ProgramArgs {
-    /// As this process was started. A path in the first argument is kept as it is, not resolved:
-    /// it may be a link that is turned to a new version.
+    /// Command line of this process. A path in the first argument is not resolved, because it may
+    /// be a symbolic link that an installation changes to the new version.
     #[must_use]
     pub fn of_this_process() -> Option<Self> {
         let mut arguments = std::env::args_os();
         let path = PathBuf::from(arguments.next()?);
-        // A bare name is looked up in PATH, as it was the first time.
+        // A bare name is looked up in PATH again, as at the first start.
         let path =
             if path.components().count() > 1 { std::path::absolute(path).ok()? } else { path };
         Some(Self { path, arguments: arguments.collect() })
     }
 }
 
-/// A new process that is getting ready.
+/// A child process that is getting ready.
 pub(super) struct StartingChild {
     child: Option<Child>,
     talk: JoinHandle<Result<HandoverChannel, UpgradeError>>,
 }
 
-/// A new process that serves.
+/// A child process that serves.
 pub(super) struct ReadyChild {
     pub(super) pid: u32,
     channel: HandoverChannel,
 }
 
 impl StartingChild {
-    /// Starts a successor and hands it these sockets and ticket keys, on a thread that may block.
+    /// Starts the child and hands over these sockets and ticket keys, on a blocking thread.
     pub(super) fn begin(
         program: Option<&ProgramArgs>,
         sockets: Vec<TcpListener>,
@@ -109,7 +109,7 @@ impl StartingChild {
         let (channel, theirs) = HandoverChannel::pair()?;
         let child = program.start(theirs)?;
         tracing::info!(
-            "upgrade: {} started as process {}; it gets {} sockets and {} s",
+            "upgrade: {} started as process {}, with {} sockets and {} s to get ready",
             program.path.display(),
             child.id(),
             sockets.len(),
@@ -120,11 +120,11 @@ impl StartingChild {
         Ok(Self { child: Some(child), talk })
     }
 
-    /// Waits until the successor serves or has failed, and then is over.
+    /// Waits until the child serves or has failed. Must not be called again after that.
     ///
     /// # Cancellation
     ///
-    /// Safe: nothing is lost until it is ready.
+    /// Safe: the conversation with the child continues, and the next call returns its result.
     pub(super) async fn finished(&mut self) -> Result<ReadyChild, UpgradeError> {
         let talked = (&mut self.talk).await;
         let talked = talked.unwrap_or_else(|error| Err(io::Error::other(error).into()));
@@ -141,7 +141,7 @@ impl StartingChild {
 }
 
 impl Drop for StartingChild {
-    /// Whoever gives up an upgrade ends the new process.
+    /// Kills the child of an upgrade that is given up.
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             end(child);
@@ -150,9 +150,9 @@ impl Drop for StartingChild {
 }
 
 impl ReadyChild {
-    /// Tells the successor that it is alone now.
+    /// Tells the child that this process has stopped accepting.
     pub(super) fn go(&self) {
-        // It serves; if it has ended meanwhile, its supervisor's log says so.
+        // The send fails only if the child has ended, which its service manager reports.
         let _ = self.channel.send(GO, None);
     }
 }
@@ -161,7 +161,8 @@ impl ProgramArgs {
     fn start(&self, stdin: OwnedFd) -> Result<Child, UpgradeError> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env(CHILD_VARIABLE, "1").stdin(Stdio::from(stdin));
-        // Meant for this process alone; under systemd the successor becomes the main process.
+        // These variables are for this process only. Under systemd the child becomes the main
+        // process.
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
             command.env_remove(name);
         }
@@ -194,9 +195,9 @@ fn hand_over(
     }
 }
 
-/// The conversation broke off: mostly because the child has ended.
+/// Error for a broken connection to the child, which usually means that the child has ended.
 fn ended(child: &mut Child, error: io::Error) -> UpgradeError {
-    // Its end of the conversation closes a moment before it can be waited for.
+    // The socket of the child closes shortly before its exit status is available.
     for _ in 0..20 {
         if let Ok(Some(status)) = child.try_wait() {
             return UpgradeError::Ended(status);
@@ -208,7 +209,7 @@ fn ended(child: &mut Child, error: io::Error) -> UpgradeError {
 }
 
 fn end(child: &mut Child) {
-    // One that has ended cannot be killed, and is waited for all the same.
+    // The kill fails if the child has ended. The wait is needed in both cases, against a zombie.
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -1,10 +1,10 @@
-//! Notices that the configuration was edited, so that nobody has to say so.
+//! File watcher: notices edits of the configuration, for automatic reloads.
 //!
-//! In: the configuration directory and the files it names. Out: [`ConfigWatcher::changed`], once what was
-//! written is complete. Never: reads events as facts. An event, or five seconds without one, only
-//! says when to look; whether something changed is decided by the content alone. So a `touch` is
-//! no change, and a file that is mounted, on an overlay or on a network, where the kernel reports
-//! nothing, is still noticed.
+//! It watches the configuration directory and the files that the configuration names.
+//! [`ConfigWatcher::changed`] resolves once an edit is complete. Only the content of the files
+//! decides whether there was a change; events of the kernel, or five seconds without one, only
+//! cause a comparison. A `touch` is therefore no change, and edits on mounts, overlays and network
+//! file systems are noticed although the kernel reports no events for them.
 
 mod content;
 mod inotify;
@@ -21,25 +21,26 @@ use tokio::time::{Instant, sleep_until};
 use content::{ContentSnapshot, WatchedPaths};
 use inotify::Inotify;
 
-/// How long nothing may happen before what is there counts as complete.
+/// Time without events after which an edit counts as complete.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Longest wait for quiet. In a directory where something else writes all the time there is none.
+/// Longest wait for such a time, because another program may write to the directory all the time.
 const MAX_SETTLE: Duration = Duration::from_secs(1);
 
-/// How often to look without an event.
+/// Interval between comparisons without an event.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Watches a configuration directory, and the files that the configuration in it names.
+/// Watches a configuration directory and the files that its configuration names.
 pub struct ConfigWatcher {
     subject: WatchedPaths,
-    /// What the last reload has seen.
+    /// Content at the time of the last reload.
     known: ContentSnapshot,
-    /// What the reload in progress will at least see.
+    /// Content before the reload in progress, which reads this or something newer.
     seen: Option<ContentSnapshot>,
-    /// Differs from `known`, found without waiting for quiet: counts if it is the same later.
+    /// Content that differs from `known` and may be incomplete. It counts as a change if the next
+    /// comparison finds the same content.
     candidate: Option<(ContentSnapshot, Instant)>,
-    /// First and last event since the last look.
+    /// First and last event since the last comparison.
     heard: Option<(Instant, Instant)>,
     poll: Duration,
     next_poll: Instant,
@@ -48,9 +49,10 @@ pub struct ConfigWatcher {
 }
 
 impl ConfigWatcher {
-    /// Watches the `*.toml` files of `directory`. What is in them now is known. Blocks to read it.
+    /// Watches the `*.toml` files of `directory`. Their current content counts as known. Blocks
+    /// while it reads them.
     ///
-    /// Call it before the configuration is read, so that no change falls between.
+    /// Must be called before the configuration is read, so that no change in between is missed.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         let bell = Arc::<Notify>::default();
@@ -73,8 +75,8 @@ impl ConfigWatcher {
         }
     }
 
-    /// Watches these files too, in place of the ones of an earlier call. What is in those that were
-    /// not watched before is known. Blocks to read them.
+    /// Watches these files too, in place of those of an earlier call. The current content of newly
+    /// watched files counts as known. Blocks while it reads them.
     pub fn also(&mut self, mut files: Vec<PathBuf>) {
         files.sort();
         files.dedup();
@@ -85,12 +87,12 @@ impl ConfigWatcher {
         self.look_again();
     }
 
-    /// Resolves when the content differs from what is known and nothing has happened for 200 ms.
-    /// Without [`ConfigWatcher::settle`] it resolves again.
+    /// Waits until the content differs from the known one and there was no event for
+    /// [`SETTLE_TIME`]. Returns the same change again until [`ConfigWatcher::settle`] is called.
     ///
     /// # Cancellation
     ///
-    /// Safe: what was noticed is kept for the next call.
+    /// Safe: events and comparisons so far are kept for the next call.
     pub async fn changed(&mut self) {
         loop {
             self.due().await;
@@ -102,7 +104,7 @@ impl ConfigWatcher {
                 self.candidate = None;
                 continue;
             };
-            // An event while files were read may mean that they were read half written.
+            // After an event during the comparison, a file may have been read half written.
             let complete = (quiet && !self.rang().await)
                 || self.candidate.as_ref().is_some_and(|(candidate, _)| *candidate == found);
             if complete {
@@ -115,35 +117,37 @@ impl ConfigWatcher {
         }
     }
 
-    /// Remembers the present content as what the reload that follows will read. For reloads that
-    /// were asked for: with this, what changes while they run is not lost.
+    /// Records the current content before a reload that a command or signal requested, so that
+    /// changes during the reload are noticed.
     ///
     /// # Cancellation
     ///
-    /// Safe: it has happened or not.
+    /// Safe: the content is either recorded or not.
     pub async fn remember(&mut self) {
         if let Some(found) = self.look().await {
             self.seen = Some(found);
         }
     }
 
-    /// Takes the content as known, after a reload was tried: a refused configuration is not tried
-    /// again until it changes.
+    /// Marks the content as known after a reload, even a refused one: a refused configuration is
+    /// not tried again until it changes.
     ///
-    /// That is the content at the last [`ConfigWatcher::changed`] or [`ConfigWatcher::remember`], so a change
-    /// since then is reported; without either, what is there now, and this blocks to read it.
+    /// This is the content at the last [`ConfigWatcher::changed`] or [`ConfigWatcher::remember`],
+    /// so that later changes are still reported. Without either it is the current content, and this
+    /// blocks while it reads it.
     pub fn settle(&mut self) {
         self.known = self.seen.take().unwrap_or_else(|| self.subject.read());
         self.look_again();
     }
 
-    /// Looks at the next opportunity, without an event.
+    /// Makes a comparison due now, without an event.
     fn look_again(&mut self) {
         self.candidate = None;
         self.next_poll = Instant::now();
     }
 
-    /// Waits until it is time to look. All it learns is in `self` before it waits again.
+    /// Waits until a comparison is due. Events are stored in `self` before each wait, so that a
+    /// dropped future loses none.
     async fn due(&mut self) {
         loop {
             let at = match (self.heard, &self.candidate) {
@@ -165,7 +169,7 @@ impl ConfigWatcher {
         self.heard = Some((first, now));
     }
 
-    /// Whether there was an event since the last one that was heard.
+    /// Whether there was an event since the last call of `hear`.
     async fn rang(&mut self) -> bool {
         tokio::select! {
             biased;
@@ -176,11 +180,11 @@ impl ConfigWatcher {
         true
     }
 
-    /// Reads everything, on a thread of its own. `None` if the runtime is going away.
+    /// Reads all watched files on a blocking thread. `None` if the runtime is shutting down.
     async fn look(&self) -> Option<ContentSnapshot> {
         let (subject, watcher) = (self.subject.clone(), Arc::clone(&self.watcher));
         let looking = tokio::task::spawn_blocking(move || {
-            // Listen first: what is written after that, the reading below may miss.
+            // Add the watches before reading, so that edits which the read misses cause an event.
             watcher.lock().unwrap_or_else(PoisonError::into_inner).watch_only(&subject.places());
             subject.read()
         });

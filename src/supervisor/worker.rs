@@ -1,4 +1,4 @@
-//! One data worker: a thread, its runtime, its listeners.
+//! Worker thread: its runtime, its listeners and the commands of the supervisor.
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -21,30 +21,30 @@ use crate::telemetry::recent::RecentRequest;
 use super::listeners::{ListenerHandle, SharedListener};
 use super::systemd::BeatReply;
 
-/// How long tasks get to end by themselves when a worker cuts.
+/// Time for tasks to write their log lines and end after all connections were closed.
 const FINAL_LOG_WAIT: Duration = Duration::from_millis(200);
 
-/// What a worker is told.
+/// Command of the supervisor to a worker.
 pub(super) enum WorkerCommand {
-    /// Where it is in its life, and the time over which tunnels close.
+    /// Enter this phase. Tunnels close spread over the given time.
     Enter(Phase, Duration),
-    /// Take connections from a further socket.
+    /// Accept connections from a further socket.
     Listen(TcpListener, SharedListener),
-    /// Take no more from this address.
+    /// Stop accepting at this address.
     Close(ListenerKind, SocketAddr),
-    /// Write the access log there.
+    /// Write the access log to another target.
     Log(LogHandle),
-    /// The configuration has changed; the identities of its endpoints, sorted.
+    /// Apply a new generation. The value holds the identities of all its endpoints, sorted.
     Reloaded(Arc<[u64]>),
-    /// New work goes to other endpoints than before.
+    /// A passthrough upstream has failed over or back; close its connections as configured.
     Shifted,
-    /// Say what is open.
+    /// Send a snapshot of open tunnels and recent requests.
     Census(mpsc::UnboundedSender<WorkerSnapshot>),
-    /// Show with this number that you are alive.
+    /// Store this number as a sign of life, for the watchdog.
     Beat(u64),
 }
 
-/// What a worker has open, and what it was asked of late.
+/// Open tunnels and recent requests of a worker.
 #[derive(Default)]
 pub(super) struct WorkerSnapshot {
     pub(super) tunnels: Vec<TunnelInfo>,
@@ -52,31 +52,31 @@ pub(super) struct WorkerSnapshot {
     pub(super) recent: Vec<RecentRequest>,
 }
 
-/// What a worker thread is started with.
+/// Arguments of a worker thread.
 pub(super) struct WorkerArgs {
     pub(super) sockets: Vec<(TcpListener, SharedListener)>,
     pub(super) lines: LogHandle,
     pub(super) metrics: Arc<Metrics>,
-    /// Where it hands over what it notices of Socket.IO sessions.
+    /// Channel for events of Socket.IO sessions, to the session table.
     pub(super) noticed: mpsc::Sender<Vec<socketio::SessionEvent>>,
-    /// How many requests it remembers.
+    /// Number of recent requests to keep.
     pub(super) recent: usize,
     pub(super) commands: mpsc::UnboundedReceiver<WorkerCommand>,
     pub(super) ending: mpsc::UnboundedSender<()>,
     pub(super) pulse: BeatReply,
 }
 
-/// Says that the worker has ended, also when it panics.
+/// Reports the end of the worker when dropped, also after a panic.
 struct EndNotice(mpsc::UnboundedSender<()>);
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
-        // Closed means that nobody waits any more.
+        // The send fails if the supervisor has stopped waiting for workers.
         let _ = self.0.send(());
     }
 }
 
-/// The life of a worker thread.
+/// Runs a worker thread until its drain ends.
 pub(super) fn run(args: WorkerArgs) {
     let ending = EndNotice(args.ending.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -109,8 +109,8 @@ async fn work(mut args: WorkerArgs) {
             Some(WorkerCommand::Enter(phase, spread)) => {
                 local.enter(phase, spread);
                 if phase == Phase::Cutting {
-                    // Tunnels write their lines; what is still open after that goes with the
-                    // runtime.
+                    // Gives tunnels time to write their log lines. Remaining tasks are dropped with
+                    // the runtime.
                     let _ = tokio::time::timeout(FINAL_LOG_WAIT, local.emptied()).await;
                     break;
                 }
@@ -134,7 +134,7 @@ async fn work(mut args: WorkerArgs) {
                     passthrough_conn: worker.passthrough_conn.all(),
                     recent: worker.recent.all(),
                 };
-                // Whoever asked may have lost patience.
+                // The send fails if the plan has given up waiting.
                 let _ = answer.send(snapshot);
             }
             Some(WorkerCommand::Beat(beat)) => args.pulse.store(beat, Ordering::Relaxed),

@@ -1,8 +1,8 @@
-//! What is in the watched files, small enough to keep and to compare.
+//! Content of the watched files, as fingerprints that can be kept and compared.
 //!
-//! In: a directory and the files named by its configuration. Out: [`ContentSnapshot`], and the directories
-//! where a change to it would show. Never: fails. A file that cannot be read is content too: that it
-//! vanished is a change, that it is back is another.
+//! The input is a directory and the files that its configuration names. The output is a
+//! [`ContentSnapshot`], and the directories to watch for changes. Reading never fails: an error is
+//! part of the snapshot, so that a file that vanishes or returns is a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,32 +13,32 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config;
 
-/// Longest part of a file that is read, in bytes; of what is longer, the size is compared as well.
-/// The same as the longest configuration file that is accepted.
+/// Maximum number of bytes read of a file, equal to the size limit of configuration files. Further
+/// bytes count only through the size, which is part of the fingerprint.
 const MAX_FILE_READ: u64 = 4 << 20;
 
-/// Most files of the directory that are read: one more than a configuration may have.
+/// Maximum number of files read in the directory: one more than a configuration may have.
 const MAX_FILES_READ: usize = 1001;
 
-/// Most symbolic links followed for one path, as in the kernel.
+/// Maximum number of symbolic links followed for one path, as in the kernel.
 const MAX_SYMLINKS: usize = 40;
 
-/// What is watched.
+/// The watched directory and files.
 #[derive(Clone)]
 pub(super) struct WatchedPaths {
     pub(super) directory: PathBuf,
     pub(super) files: Vec<PathBuf>,
 }
 
-/// What was in it at some time.
+/// Fingerprints of all watched files at one time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ContentSnapshot {
-    /// The `*.toml` files, or why there is no list of them.
+    /// The `*.toml` files, or the error of listing the directory.
     listed: Result<BTreeMap<PathBuf, FileFingerprint>, io::ErrorKind>,
     named: BTreeMap<PathBuf, FileFingerprint>,
 }
 
-/// One file.
+/// Size and hash of a file, or the error of reading it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum FileFingerprint {
     Read { size: u64, hash: [u8; 32] },
@@ -53,8 +53,8 @@ impl WatchedPaths {
         ContentSnapshot { listed, named: self.files.iter().cloned().map(printed).collect() }
     }
 
-    /// The directories in which something happens when a file is changed, replaced, or becomes
-    /// another because a symbolic link on the way to it does. Canonical. Blocks.
+    /// Directories with an event for every change of a watched file, including changes of symbolic
+    /// links on its path. The paths are canonical. Blocks.
     pub(super) fn places(&self) -> BTreeSet<PathBuf> {
         let mut places = BTreeSet::new();
         add_places(&self.directory, &mut places);
@@ -66,7 +66,8 @@ impl WatchedPaths {
 }
 
 impl ContentSnapshot {
-    /// Makes `files` the named ones. What was known of them stays; the others are read. Blocks.
+    /// Replaces the set of named files. Known files keep their fingerprint; new ones are read.
+    /// Blocks.
     pub(super) fn name(&mut self, files: &[PathBuf]) {
         let mut before = std::mem::take(&mut self.named);
         let entry =
@@ -75,7 +76,7 @@ impl ContentSnapshot {
     }
 }
 
-/// The files that are configuration, as many as are looked at.
+/// Configuration files of a directory, at most [`MAX_FILES_READ`].
 fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = config::list(directory)?;
     paths.truncate(MAX_FILES_READ);
@@ -88,7 +89,7 @@ fn printed(path: PathBuf) -> (PathBuf, FileFingerprint) {
 }
 
 fn print(path: &Path) -> io::Result<FileFingerprint> {
-    // Opening a named pipe would wait for somebody to write into it.
+    // Opening a named pipe would block until another program writes to it.
     if !fs::metadata(path)?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -100,8 +101,8 @@ fn print(path: &Path) -> io::Result<FileFingerprint> {
     Ok(FileFingerprint::Read { size: file.metadata()?.len(), hash })
 }
 
-/// Adds the directory of every symbolic link on the way to `path`, and the one where it ends:
-/// `path` itself if it is a directory, else the nearest one above that exists.
+/// Adds the directory of every symbolic link in `path`, and the directory of its target: `path`
+/// itself if it is a directory, else the nearest parent that exists.
 fn add_places(path: &Path, places: &mut BTreeSet<PathBuf>) {
     let Ok(mut path) = std::path::absolute(path) else { return };
     for _ in 0..MAX_SYMLINKS {

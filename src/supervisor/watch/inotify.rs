@@ -1,10 +1,10 @@
-//! Hears from the kernel that something happens in a directory.
+//! Watches directories with inotify, and wakes the watcher on any event.
 //!
-//! In: directories. Out: a ring of the bell. Never: says what happened, or fails. Where the kernel
-//! does not tell, the regular look finds out.
+//! Events carry no detail, and failures are only logged: the periodic comparison finds changes that
+//! the kernel does not report.
 //!
-//! Directories and not files are watched: an editor, `sed -i` and Kubernetes put another file in
-//! the place of the old one, and a watch on a file stays with the old one and is silent for ever.
+//! The watches are on directories because an editor, `sed -i` and Kubernetes replace a file. A
+//! watch on a file would stay with the old file and never fire again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,14 +17,14 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// Device and number of a directory. Its path may come to mean another one.
+/// Device and inode number of a directory. A path may later refer to another directory.
 type DirectoryId = (u64, u64);
 
-/// The inotify watches.
+/// Set of inotify watches.
 pub(super) struct Inotify {
     state: InotifyState,
     bell: Arc<Notify>,
-    /// Something was removed or renamed, so a watch may be gone, or on what is now elsewhere.
+    /// Set after a removal or rename: a watch may be gone, or on a directory that was moved away.
     moved: Arc<AtomicBool>,
     watched: BTreeMap<PathBuf, DirectoryId>,
     complained: bool,
@@ -37,7 +37,7 @@ enum InotifyState {
 }
 
 impl Inotify {
-    /// Nothing is watched before [`Inotify::watch_only`].
+    /// An empty set. The inotify instance is opened by [`Inotify::watch_only`].
     pub(super) fn new(bell: Arc<Notify>) -> Self {
         Self {
             state: InotifyState::Unused,
@@ -48,13 +48,14 @@ impl Inotify {
         }
     }
 
-    /// As if the system had no inotify instance left.
+    /// A set that never sees events, as on a system without inotify instances left.
     #[cfg(test)]
     pub(super) fn deaf() -> Self {
         Self { state: InotifyState::Deaf, ..Self::new(Arc::default()) }
     }
 
-    /// Watches these directories and no others. Waits for the watching thread, shortly.
+    /// Watches these directories and no others. Blocks briefly, for the thread of the `notify`
+    /// crate.
     pub(super) fn watch_only(&mut self, places: &BTreeSet<PathBuf>) {
         if matches!(self.state, InotifyState::Unused) {
             self.open();
@@ -65,7 +66,7 @@ impl Inotify {
             let keep =
                 !all_again && places.contains(place) && identify(place).as_ref() == Some(identity);
             if !keep {
-                // It fails if the directory is gone, and the watch with it.
+                // Fails if the directory was removed, which also removed the watch.
                 let _ = watcher.unwatch(place);
             }
             keep
@@ -74,7 +75,8 @@ impl Inotify {
             if self.watched.contains_key(place) {
                 continue;
             }
-            // Before the watch: if the directory is replaced in between, the next look sees that.
+            // Identify the directory before watching it. If it is replaced in between, the next
+            // call notices the difference.
             let Some(identity) = identify(place) else { continue };
             match watcher.watch(place, RecursiveMode::NonRecursive) {
                 Ok(()) => {
@@ -125,7 +127,7 @@ impl Inotify {
     }
 }
 
-/// An event that can mean a change. Reading causes events too, and our own must not wake us.
+/// Filters events that cannot mean a change, such as those of the watcher's own reads.
 fn telling(kind: EventKind) -> Option<EventKind> {
     let silent =
         matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
@@ -136,7 +138,7 @@ fn identify(place: &Path) -> Option<DirectoryId> {
     fs::metadata(place).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Why inotify failed, with the way out where there is one.
+/// Description of an inotify error, with a remedy if there is one.
 fn words(error: &notify::Error) -> String {
     match &error.kind {
         ErrorKind::MaxFilesWatch => "too many watches (sysctl fs.inotify.max_user_watches)".into(),

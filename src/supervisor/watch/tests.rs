@@ -1,5 +1,5 @@
-//! Edits as editors, shells and Kubernetes make them. Where events are meant, the poll is too rare to
-//! help; where the poll is meant, there are no events.
+//! Edits as editors, shells and Kubernetes make them. Tests of events have a poll interval of an
+//! hour; tests of the poll have no inotify.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -50,7 +50,7 @@ impl World {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Waits until inotify is in place and nothing is due.
+    /// Waits until the inotify watches are in place and no comparison is due.
     async fn listening(&mut self) {
         self.unchanged().await;
     }
@@ -64,7 +64,7 @@ impl World {
         assert!(changed.is_err(), "there is no change");
     }
 
-    /// One change, and no second one.
+    /// Expects exactly one change.
     async fn changed_once(&mut self) {
         self.changed().await;
         self.watch.settle();
@@ -82,7 +82,7 @@ fn deaf(directory: PathBuf) -> ConfigWatcher {
     ConfigWatcher::with(directory, Duration::from_millis(50), Arc::default(), Inotify::deaf())
 }
 
-/// The runtime of the control thread.
+/// Runs a test on a runtime like that of the control thread.
 fn run<F: Future>(story: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -91,7 +91,7 @@ fn run<F: Future>(story: F) -> F::Output {
         .block_on(story)
 }
 
-/// Makes `link` point to `target` as Kubernetes does: at once.
+/// Points `link` to `target` atomically, as Kubernetes does.
 fn swap(target: &str, link: &Path) {
     let temporary = link.with_file_name("..data_tmp");
     symlink(target, &temporary).unwrap();
@@ -155,7 +155,7 @@ fn a_file_completed_after_it_was_truncated_is_seen_complete() {
             world.listening().await;
             world.write("conf/a.toml", "");
             world.changed().await;
-            // While the reload of the half refuses it.
+            // Written while a reload of the incomplete file is running.
             world.write("conf/a.toml", "a = 2");
             world.watch.settle();
             world.changed_once().await;
@@ -179,7 +179,7 @@ fn two_writes_within_the_quiet_time_are_one_change() {
 }
 
 #[test]
-fn what_changes_while_a_reload_runs_is_not_lost() {
+fn changes_during_a_reload_are_not_lost() {
     run(async {
         let mut world = World::hearing();
         world.write("conf/a.toml", "a = 2");
@@ -188,7 +188,7 @@ fn what_changes_while_a_reload_runs_is_not_lost() {
         world.watch.settle();
         world.changed_once().await;
 
-        // A reload that was asked for.
+        // A reload requested by a command.
         world.watch.remember().await;
         world.write("conf/a.toml", "a = 4");
         world.watch.settle();
@@ -197,7 +197,7 @@ fn what_changes_while_a_reload_runs_is_not_lost() {
 }
 
 #[test]
-fn what_is_settled_is_known() {
+fn settled_content_is_known() {
     run(async {
         let mut world = World::hearing();
         world.listening().await;
@@ -225,7 +225,7 @@ fn dropped_futures_lose_nothing() {
         let mut world = World::hearing();
         world.listening().await;
         world.write("conf/a.toml", "a = 2");
-        // Shorter than the quiet time: each is dropped wherever it happens to wait.
+        // Shorter than `SETTLE_TIME`: each future is dropped at another point of its wait.
         let patience = async {
             while timeout(Duration::from_millis(7), world.watch.changed()).await.is_err() {}
         };
@@ -289,7 +289,7 @@ fn an_unreadable_file_is_a_change_at_most() {
         world.listening().await;
         let path = world.path("conf/a.toml");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-        // Root reads it all the same.
+        // Root can read the file despite its mode.
         if File::open(&path).is_err() {
             world.changed_once().await;
         } else {
@@ -323,7 +323,7 @@ fn a_replaced_directory_is_watched_again() {
         fs::create_dir(world.path("conf")).unwrap();
         world.write("conf/a.toml", "a = 2");
         world.changed_once().await;
-        // The watch that was left on the old one must not take the new one with it.
+        // Losing the watch on the old directory must not remove the watch on the new one.
         fs::remove_dir_all(world.path("old")).unwrap();
         world.unchanged().await;
         world.write("conf/a.toml", "a = 3");
@@ -375,7 +375,7 @@ fn a_config_map_is_swapped() {
 fn a_certificate_elsewhere_is_watched_as_long_as_it_is_named() {
     run(async {
         let mut world = World::hearing();
-        // As a secret: below a link that is swapped, and itself linked to.
+        // As a Kubernetes secret: below a swapped link, and itself the target of a link.
         for (version, text) in [("1", "old"), ("2", "new")] {
             fs::create_dir_all(world.path("secret").join(version)).unwrap();
             world.write(&format!("secret/{version}/tls.crt"), text);
@@ -417,7 +417,7 @@ fn idle_means_no_looks() {
     run(async {
         let mut world = World::hearing();
         world.listening().await;
-        // Our own reading causes events too.
+        // The watcher's own reads cause events too.
         world.watch.look().await.unwrap();
         let due = timeout(SETTLE_TIME * 5, world.watch.due()).await;
         assert!(due.is_err(), "nothing wakes it");
