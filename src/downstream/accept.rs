@@ -1,4 +1,4 @@
-//! Taking connections: the accept loop, admission, and what to do when descriptors run out.
+//! Accept loop of a listener, with admission limits and handling of exhausted file descriptors.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -22,58 +22,59 @@ use crate::telemetry::series_guard::SeriesGuard;
 use super::Worker;
 use super::balancer::PeerKind;
 
-/// How long a listener that was removed waits for the last word of handshakes: that of TCP, which
-/// takes one way there and back. A client turned away in this time tries again after a second, and
-/// is refused then.
+/// Time for which a removed listener waits for TCP handshakes in progress, which take one round
+/// trip. New SYNs are dropped in this time; their clients retry after a second and are refused.
 const FINAL_HANDSHAKE_WAIT: Duration = Duration::from_millis(500);
-/// Pause after the system could not give us a connection.
+/// Pause after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// One listener on one worker.
 pub trait Acceptor: 'static {
-    /// The worker.
+    /// Worker on which this listener runs.
     fn worker(&self) -> &Rc<Worker>;
 
     /// Whether the listener is being removed.
     fn is_closing(&self) -> bool;
 
-    /// Whether nothing new is taken: the worker drains, or the listener is being removed.
+    /// Whether new connections and requests are no longer accepted, because the worker drains or
+    /// the listener is being removed.
     fn is_draining(&self) -> bool {
         self.is_closing() || self.worker().local.phase() != Phase::Serving
     }
 
-    /// Whether a kept connection is closed without waiting for its next request. Not if another
-    /// process has taken over: there is time, and a request may be on its way.
+    /// Whether an idle keep-alive connection is closed without waiting for its next request. After
+    /// a binary upgrade it is not, because there is time and a request may be on its way.
     fn closes_idle_connections(&self) -> bool {
         self.is_draining() && self.worker().local.phase() != Phase::Succeeded
     }
 
-    /// Lets a connection in, as a task of the worker, or refuses it.
+    /// Serves a connection in a task of the worker, or rejects it.
     fn admit(self: &Rc<Self>, stream: TcpStream, client: ClientAddr);
 
-    /// Notes that a client was turned away because the system has no more descriptors.
+    /// Records that a client was rejected because the process has no file descriptors left.
     fn reject_out_of_fds(self: &Rc<Self>, client: ClientAddr);
 }
 
-/// A connection that was let in.
+/// Permit and gauges of an admitted connection, released on drop.
 pub(crate) struct AdmittedConn {
     permit: Permit,
-    /// Connections each client may have.
+    /// Maximum number of connections per client.
     each: usize,
-    /// It is a balancer's, and has yet to say whose it is.
+    /// The connection is from a listed balancer, whose PROXY header names the client.
     pub(crate) is_balancers: bool,
     active: IntGauge,
     _guard: Arc<SeriesGuard>,
 }
 
 impl AdmittedConn {
-    /// Lets a connection in if there are fewer than `most`, and fewer than `each` of this client; `metrics` are the
-    /// listener's. How many a balancer has is not limited: they are counted as its clients' once it has said whose
-    /// they are ([`AdmittedConn::pass_to`]).
+    /// Admits a connection if the listener has fewer than `most` and this client fewer than `each`.
+    ///
+    /// A balancer has no limit of its own. Its connections are counted for their clients once the
+    /// PROXY header is read ([`AdmittedConn::pass_to`]).
     ///
     /// # Errors
     ///
-    /// Which limit is reached, or that only balancers may connect.
+    /// The reason word of the limit that is reached, or of a peer that is not a listed balancer.
     pub(crate) fn new(
         admission: &Arc<Admission>,
         peer: ClientAddr,
@@ -95,11 +96,11 @@ impl AdmittedConn {
         Ok(Self { permit, each, is_balancers, active, _guard: guard })
     }
 
-    /// Counts the connection as this client's, for whom a balancer made it.
+    /// Counts the connection for this client, which a balancer has named.
     ///
     /// # Errors
     ///
-    /// The client has too many.
+    /// If the client has too many connections.
     pub(crate) fn pass_to(
         &mut self,
         client: ClientAddr,
@@ -128,9 +129,11 @@ impl Drop for AdmittedConn {
     }
 }
 
-/// Takes connections from `listener` until the worker drains or the listener is removed; those that already wait in the
-/// kernel's queue then are taken too, because closing the socket would reset them. A listener that is removed first
-/// turns new clients away, and gives those whose handshake has begun the time to end it.
+/// Accepts connections from `listener` until the worker drains or the listener is removed.
+///
+/// Connections that are then still in the queue of the kernel are accepted too, because closing the
+/// socket would reset them. A removed listener first drops new SYNs, and gives handshakes in
+/// progress time to finish.
 pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
     let local = &acceptor.worker().local;
     let timer = local.clock.timer();
@@ -138,7 +141,8 @@ pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
     listen::accept_new_syns(&listener);
     loop {
         let accepted = poll_fn(|cx| {
-            // A socket that another process has taken over is not ours to close to anybody.
+            // After a binary upgrade the child uses the same socket, which must keep accepting
+            // SYNs.
             let serving = local.phase() == Phase::Serving;
             let removed = serving && acceptor.is_closing();
             if removed && leaves.is_none() && listen::drop_new_syns(&listener).is_ok() {
@@ -165,13 +169,13 @@ pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
             Some(Err(error)) if Shortage::of(&error) == Some(Shortage::Descriptors) => {
                 reject_out_of_fds(&acceptor, &listener).await;
             }
-            // The client was gone before we came to it.
+            // The client closed the connection before it was accepted.
             Some(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-/// Takes what waits in the kernel's queue without the poller having told of it yet.
+/// Accepts connections in the queue of the kernel that the runtime has not reported yet.
 fn take_the_rest<D: Acceptor>(acceptor: &Rc<D>, listener: TcpListener) {
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
@@ -182,11 +186,12 @@ fn take_the_rest<D: Acceptor>(acceptor: &Rc<D>, listener: TcpListener) {
     }
 }
 
-/// Sees to it that the worker has its spare descriptor, before it takes `stream` in.
+/// Makes sure that the worker has its spare descriptor, before it serves `stream`.
 ///
-/// While [`reject_out_of_fds`] has given the spare one up for a moment, others of the process may take it (a configuration that is
-/// read, another worker). Then nobody could be turned away, and clients would wait in the kernel's queue; so the
-/// connection that gets the next free descriptor is closed for it (`None`).
+/// While [`reject_out_of_fds`] has closed the spare descriptor, another thread of the process may
+/// take it. Without a spare descriptor no further client could be rejected, and clients would wait
+/// in the queue of the kernel. The connection with the next free descriptor is then closed for it
+/// (`None`).
 fn reserve_fd(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
     let mut spare = worker.spare.borrow_mut();
     if spare.is_some() {
@@ -201,9 +206,9 @@ fn reserve_fd(worker: &Worker, stream: TcpStream) -> Option<TcpStream> {
     None
 }
 
-/// Out of file descriptors: gives up idle upstream connections; failing that, takes one waiting
-/// client only to close its connection, so that the queue does not fill with clients who wait for
-/// nothing.
+/// Handles exhausted file descriptors: closes idle upstream connections, or if there are none,
+/// accepts one client with the spare descriptor and closes its connection, so that clients fail
+/// fast and do not fill the queue of the kernel.
 async fn reject_out_of_fds<D: Acceptor>(acceptor: &Rc<D>, listener: &TcpListener) {
     let worker = acceptor.worker();
     if !worker.pool.is_empty() {

@@ -1,9 +1,7 @@
-//! Connections that come through a balancer: who is a balancer, and what it says about a connection
-//! before its first byte (PROXY protocol).
+//! PROXY protocol on listeners behind a balancer.
 //!
-//! Who may send a header is asked before one is read: a listed balancer must, nobody else can.
-//!
-//! Never: guesses from the bytes whether there is a header.
+//! The address of the peer decides whether a header is expected: a listed balancer must send one,
+//! and no other peer may. The first bytes of a connection are never used to guess.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -22,22 +20,22 @@ use crate::telemetry::listeners::ProxyHeaderResult;
 use super::accept::AdmittedConn;
 use super::handshake::until;
 
-/// Longest name of a connection that is kept (section 2.2.5), in bytes.
+/// Maximum length of a unique connection id (PROXY protocol section 2.2.5), in bytes.
 const MAX_UNIQUE_ID: usize = 128;
 
-/// Who a TCP peer is to a listener.
+/// Kind of a TCP peer, by the settings of the listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum PeerKind {
-    /// A client that came directly.
+    /// A client that connects directly.
     Client,
-    /// A balancer, which says who the client is.
+    /// A listed balancer, which names the client in a PROXY header.
     Balancer,
-    /// Somebody who is not to come directly.
+    /// A peer that may not connect directly.
     Stranger,
 }
 
 impl PeerKind {
-    /// By the settings of the listener.
+    /// Kind of `peer`; without settings every peer is a client.
     pub(crate) fn of(peer: ClientAddr, settings: Option<&ProxyProtocol>) -> Self {
         let Some(settings) = settings else { return Self::Client };
         let ip = peer.ip();
@@ -49,21 +47,21 @@ impl PeerKind {
     }
 }
 
-/// What a balancer said about a connection.
+/// PROXY protocol header of a connection.
 #[derive(Debug)]
 pub(crate) struct ProxyHeader {
-    /// The balancer: the TCP peer.
+    /// Address of the balancer, which is the TCP peer.
     peer: SocketAddr,
     origin: HeaderSource,
-    /// What the balancer calls the connection.
+    /// Unique connection id given by the balancer.
     id: Option<Box<[u8]>>,
 }
 
 impl ProxyHeader {
-    /// Who the client is: the balancer itself, if it speaks for nobody.
+    /// Address of the client. Without a proxied address it is the balancer.
     pub(crate) fn client(&self) -> ClientAddr {
         match self.origin {
-            // As which it would have come directly, where IPv4 is never carried in IPv6.
+            // Canonicalise IPv4-mapped addresses, as for direct connections.
             HeaderSource::Proxied { source, .. } => {
                 ClientAddr(SocketAddr::new(source.ip().to_canonical(), source.port()))
             }
@@ -71,7 +69,7 @@ impl ProxyHeader {
         }
     }
 
-    /// Where the client connected to, if the balancer says so.
+    /// Address that the client connected to, if the header has it.
     pub(crate) fn destination(&self) -> Option<SocketAddr> {
         match self.origin {
             HeaderSource::Proxied { destination, .. } => Some(destination),
@@ -79,12 +77,12 @@ impl ProxyHeader {
         }
     }
 
-    /// Whether the client is somebody else than the balancer.
+    /// Whether the header names a client other than the balancer.
     fn is_for_another(&self) -> bool {
         matches!(self.origin, HeaderSource::Proxied { .. })
     }
 
-    /// Whether a handshake that failed so only ends a check of the balancer's, which has seen enough.
+    /// Whether a failed handshake is the normal end of a health check by the balancer.
     pub(crate) fn was_a_check(&self, failed: &io::Error) -> bool {
         let gone = [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe];
         self.origin == HeaderSource::Local && gone.contains(&failed.kind())
@@ -98,7 +96,7 @@ impl ProxyHeader {
         }
     }
 
-    /// Tells its fields of a log line.
+    /// Writes the fields of the header to a log line.
     pub(crate) fn tell(&self, line: &mut impl LineWriter) {
         line.address(Key::Peer, self.peer);
         line.text(Key::ProxyProtocol, self.counted().word().as_bytes());
@@ -108,20 +106,20 @@ impl ProxyHeader {
     }
 }
 
-/// Why a balancer's connection is not served.
+/// Reason why the connection of a balancer is not served.
 pub(crate) enum BalancerError {
-    /// The balancer wanted to know whether somebody is here, and has gone.
+    /// A health check by the balancer, which has closed the connection.
     Probe,
-    /// It is refused; with what the balancer said, and for the operator what is wrong with that.
+    /// The connection is rejected. Has the header, if it was read, and a detail for the access log.
     Refused(Option<Box<ProxyHeader>>, Reason, Option<String>),
 }
 
-/// Finds out whose a connection is, and counts it as theirs; `None`: it came directly. If it is a
-/// balancer's, its header is taken off, until the alarm goes off; `metrics` are the listener's.
+/// Reads the PROXY header of a balancer's connection until `timer` expires, and counts the
+/// connection for its client. Returns `None` for a direct connection.
 ///
 /// # Errors
 ///
-/// [`BalancerError`].
+/// [`BalancerError`] for a health check, a bad or missing header, or too many connections.
 pub(crate) async fn identify(
     stream: &mut TcpStream,
     peer: ClientAddr,
@@ -132,7 +130,8 @@ pub(crate) async fn identify(
     if !admitted.is_balancers {
         return Ok(None);
     }
-    // Boxed: most listeners have no balancer.
+    // Boxed, because every connection reserves space for this future and most listeners have no
+    // balancer.
     let (via, counted) = Box::pin(header(stream, peer, timer)).await;
     metrics.balanced(counted);
     let via = Box::new(via?);
@@ -144,8 +143,7 @@ pub(crate) async fn identify(
     Ok(Some(via))
 }
 
-/// Takes the header off a balancer's connection, until the alarm goes off, and says what it is
-/// counted as.
+/// Reads the header until `timer` expires. Also returns the result for the metrics.
 async fn header(
     stream: &mut TcpStream,
     peer: ClientAddr,
@@ -153,7 +151,7 @@ async fn header(
 ) -> (Result<ProxyHeader, BalancerError>, ProxyHeaderResult) {
     let refused = |reason, detail: String| Err(BalancerError::Refused(None, reason, Some(detail)));
     let Some(received) = until(timer, receive(stream)).await else {
-        let detail = "no whole PROXY protocol header in time".to_owned();
+        let detail = "no complete PROXY protocol header in time".to_owned();
         return (refused(Reason::BalancerTimeout, detail), ProxyHeaderResult::TimedOut);
     };
     let header = match received {
@@ -171,7 +169,7 @@ async fn header(
     };
     let via = via(peer, &header);
     let counted = via.counted();
-    // A health check may end with the header that says it is one, or say nothing after it.
+    // A balancer's health check sends LOCAL and then closes the connection or stays silent.
     if via.origin == HeaderSource::Local
         && !matches!(until(timer, stream.peek(&mut [0])).await, Some(Ok(1)))
     {
@@ -183,7 +181,7 @@ async fn header(
 fn via(peer: ClientAddr, header: &Header) -> ProxyHeader {
     let id = header.tlv(Tlv::UniqueId).filter(|id| (1..=MAX_UNIQUE_ID).contains(&id.len()));
     let origin = match header.origin {
-        // Version 1 has no LOCAL: a check then names the balancer's own address (section 2.1).
+        // Version 1 has no LOCAL. A health check names the balancer's own address (section 2.1).
         HeaderSource::Proxied { source, .. } if source == peer.0 => HeaderSource::Local,
         origin => origin,
     };
@@ -195,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_balancer_is_who_is_listed_however_its_address_is_carried() {
+    fn listed_networks_match_ipv4_mapped_addresses_too() {
         let peer = |text: &str| ClientAddr(text.parse().unwrap());
         let from = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8::5/128".parse().unwrap()];
         let mut settings = ProxyProtocol { from, others: UnlistedPeers::Refuse };

@@ -1,5 +1,5 @@
-//! The TLS hello a client begins with, where we do not answer it ourselves: read, and kept to be
-//! sent on as it came.
+//! ClientHello of connections whose TLS the gateway does not terminate. It is read for its server
+//! name and forwarded unchanged.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -14,21 +14,21 @@ use crate::tls::retry::{RetryWatch, Watch};
 
 use super::Conn;
 
-/// How long a client may take to read an alert.
+/// Time limit for sending a TLS alert to a client.
 pub(crate) const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A fatal alert in a record of its own (RFC 8446 section 6): `unrecognized_name`.
+/// TLS record with the fatal alert `unrecognized_name` (RFC 8446 section 6).
 pub(crate) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// Why there is no hello to judge.
+/// Reason why no ClientHello was read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ClientHelloError {
-    /// The client went away, before its first byte or with an error.
+    /// The client closed the connection before its first byte, or reading failed.
     Gone,
-    /// It took too long.
+    /// The time limit expired.
     TimedOut,
 }
 
-/// Tells a client in TLS that its tunnel ends here; `out` is on its way to it.
+/// Sends a TLS alert to a client, after the bytes in `out`, and closes the connection.
 pub(crate) async fn refuse<T: Io>(local: &Rc<WorkerLocal>, io: T, out: WriteBuffer) {
     let mut conn = Conn::new(io, local);
     conn.out = out;
@@ -36,20 +36,20 @@ pub(crate) async fn refuse<T: Io>(local: &Rc<WorkerLocal>, io: T, out: WriteBuff
     conn.linger(ALERT_TIMEOUT).await;
 }
 
-/// The first bytes of a client.
+/// Result of reading the first bytes of a client.
 pub(crate) struct First {
-    /// [`HelloProgress::NeedMore`] is a client that ended before its hello did.
+    /// [`HelloProgress::NeedMore`] if the client closed within its ClientHello.
     pub(crate) progress: HelloProgress,
-    /// Where the hello ends, if a server may ask for a second one.
+    /// Length of the ClientHello, if the server may request a second one (TLS 1.3).
     pub(crate) retried_from: Option<usize>,
 }
 
-/// Reads until there is a whole hello, or something that is none; at most `within`. What was read
-/// stays in the connection.
+/// Reads until there is a complete ClientHello, or bytes that cannot be one. The bytes stay in the
+/// input buffer of the connection.
 ///
 /// # Errors
 ///
-/// [`ClientHelloError`].
+/// [`ClientHelloError`] if the client closes or takes longer than `within`.
 pub(crate) async fn read<T: Io>(
     conn: &mut Conn<T>,
     within: Duration,
@@ -76,7 +76,7 @@ async fn read_with<T: Io>(
                 done => return Poll::Ready(Ok(done)),
             }
             match conn.poll_fill(cx) {
-                // A client that closes at once has used the connection for nothing.
+                // The client closed without sending anything, as port scans and health checks do.
                 Poll::Ready(Ok(0)) if conn.input.is_empty() => {
                     return Poll::Ready(Err(ClientHelloError::Gone));
                 }
@@ -91,24 +91,24 @@ async fn read_with<T: Io>(
     .await
 }
 
-/// Screen of a tunnel whose server may ask for a second hello. `judge` decides about that; an error
+/// Tunnel screen that inspects a second ClientHello after a HelloRetryRequest. An error of `judge`
 /// closes the tunnel.
 pub(crate) struct SecondHello<J> {
     watch: RetryWatch,
     judge: J,
     /// The reason why the second hello was refused.
     pub(crate) refused: Option<Reason>,
-    /// The name it asks for, if it was refused.
+    /// Server name in the refused ClientHello.
     pub(crate) name: Option<String>,
 }
 
 impl<J> SecondHello<J> {
-    /// A screen for a tunnel whose first hello is on its way.
+    /// A screen for a tunnel that has sent the first ClientHello to the server.
     pub(crate) fn new(judge: J) -> Box<Self> {
         Box::new(Self { watch: RetryWatch::new(), judge, refused: None, name: None })
     }
 
-    /// The detail for the access log.
+    /// Detail for the access log.
     pub(crate) fn detail(&self) -> String {
         match &self.name {
             Some(name) => format!("the second TLS hello, after a HelloRetryRequest, names {name}"),

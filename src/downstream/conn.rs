@@ -1,4 +1,4 @@
-//! A client's HTTP/1 connection: waiting for heads, reading ahead, closing without losing the answer.
+//! HTTP/1 connection of a client: reading request heads, reading ahead, and a lingering close.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,34 +17,35 @@ use crate::message::request::judge_line;
 use crate::message::scan::{HeadProgress, HeadScanner};
 use crate::net::{Io, Timer, WorkerLocal, WriteBuffer};
 
-/// Bytes read ahead while an answer is awaited: pipelined requests, early `WebSocket` frames.
+/// Maximum number of bytes read ahead while a response is pending, such as pipelined requests and
+/// early `WebSocket` frames.
 const READ_AHEAD: usize = 64 * 1024;
-/// How long what a client still sends is read after the connection has been closed for writing.
+/// Time for which input is still read after the connection was closed for writing.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a head may take.
+/// Limits of a request head.
 pub(crate) struct HeadLimits {
-    /// Until it begins.
+    /// Time until the first byte.
     pub(crate) keep_alive: Duration,
-    /// From its first byte to its last.
+    /// Time from the first byte to the last.
     pub(crate) header: Duration,
-    /// Bytes.
+    /// Size in bytes.
     pub(crate) size: usize,
 }
 
-/// A client's connection.
+/// Connection of a client, with its input and output buffers.
 pub(crate) struct Conn<T> {
     pub(crate) io: T,
     pub(crate) input: BytesMut,
     pub(crate) out: WriteBuffer,
     pub(crate) timer: Timer,
     pub(crate) local: Rc<WorkerLocal>,
-    /// When the first byte of the present head came.
+    /// Time of the first byte of the current head.
     pub(crate) head_began: Option<Instant>,
 }
 
 impl<T: Io> Conn<T> {
-    /// A connection that has not said anything yet.
+    /// A connection with empty buffers.
     pub(crate) fn new(io: T, local: &Rc<WorkerLocal>) -> Self {
         Self {
             io,
@@ -56,14 +57,14 @@ impl<T: Io> Conn<T> {
         }
     }
 
-    /// Waits for a whole head; `None` if the client closed or the worker drains before one began.
+    /// Waits for a complete request head.
     ///
-    /// `closes_idle_connections` says whether one that has not begun is no longer
-    /// waited for.
+    /// Returns `None` if no head has begun when the client closes, `keep_alive` expires, or
+    /// `closes_idle_connections` returns true.
     ///
     /// # Errors
     ///
-    /// What is wrong with the head or its sender.
+    /// The reason word of a malformed, oversized or incomplete head.
     pub(crate) async fn read_head(
         &mut self,
         limits: &HeadLimits,
@@ -133,11 +134,11 @@ impl<T: Io> Conn<T> {
         })
     }
 
-    /// Sends what is staged, within the time a client may take.
+    /// Sends the staged output.
     ///
     /// # Errors
     ///
-    /// The client's socket's, or that time ran out.
+    /// The error of the socket, or `TimedOut` if the client takes longer than `within`.
     pub(crate) async fn flush(&mut self, within: Duration) -> io::Result<()> {
         if self.out.is_empty() && self.try_flush().await? {
             return Ok(());
@@ -160,7 +161,9 @@ impl<T: Io> Conn<T> {
         .await
     }
 
-    /// Sends what is staged, says that nothing follows, and reads on for a moment.
+    /// Lingering close: sends the staged output, closes for writing, and reads the remaining input
+    /// for [`LINGER_TIMEOUT`], because closing a socket with unread input would reset the
+    /// connection and could destroy the response.
     pub(crate) async fn linger(&mut self, within: Duration) {
         if self.flush(within).await.is_err() {
             return;
@@ -184,7 +187,7 @@ impl<T: Io> Conn<T> {
         .await;
     }
 
-    /// Closes the connection for writing; a client that takes nothing is not waited for.
+    /// Closes the connection for writing, for at most [`LINGER_TIMEOUT`].
     pub(crate) async fn close(&mut self) {
         self.timer.set(LINGER_TIMEOUT);
         poll_fn(|cx| match Pin::new(&mut self.io).poll_shutdown(cx) {
@@ -194,7 +197,8 @@ impl<T: Io> Conn<T> {
         .await;
     }
 
-    /// Ready when the client has closed. Reads ahead, up to a limit, to find out.
+    /// Ready when the client has closed the connection. Reads up to [`READ_AHEAD`] bytes to notice
+    /// it.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.input.len() < READ_AHEAD {
             if matches!(ready!(self.poll_fill(cx)), Ok(0) | Err(_)) {

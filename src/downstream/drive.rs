@@ -1,5 +1,5 @@
-//! The part of an exchange that is the same for HTTP/1 and HTTP/2 clients: sending the request
-//! while waiting for the head of the answer.
+//! Exchange with an upstream, common to HTTP/1 and HTTP/2 clients: sends the request while waiting
+//! for the head of the response.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -18,24 +18,25 @@ use crate::upstream::{Exchange, ResponseHeadPoll};
 
 use super::min_rate::MinRate;
 
-/// The body of a request on its way to the upstream.
+/// State of a request body that is sent to the upstream.
 pub(crate) struct Upload {
-    /// Cuts an HTTP/1 body out of the connection; unused for HTTP/2.
+    /// Decoder of an HTTP/1 body; unused for HTTP/2.
     pub(crate) decoder: BodyDecoder,
     pub(crate) bytes: u64,
     pub(crate) pace: MinRate,
     max: u64,
-    /// Set while the client waits to be told to go on.
+    /// Set while the client waits for `100 Continue`.
     pub(crate) held: bool,
-    /// The client may still be sent a 100.
+    /// Whether a 100 may still be sent to the client.
     pub(crate) asks: bool,
     ended: bool,
-    /// Who looks at the pieces.
+    /// Observer of the body for Socket.IO tracking.
     probe: Option<Rc<RequestProbe>>,
 }
 
 impl Upload {
-    /// Of this request, of at most `max` bytes, with a client's patience `idle` and `min_rate`.
+    /// Upload of at most `max` bytes. The client may be silent for `idle`, and must otherwise send
+    /// `min_rate` bytes per second.
     pub(crate) fn new(
         head: &RequestHead,
         max: u64,
@@ -59,11 +60,11 @@ impl Upload {
         self.ended
     }
 
-    /// Counts a piece and passes it on.
+    /// Counts a piece of the body and sends it to the upstream.
     ///
     /// # Errors
     ///
-    /// [`Reason::BodyTooLarge`] if it goes over the route's limit.
+    /// [`Reason::BodyTooLarge`] if the body exceeds the limit of the route.
     pub(crate) fn pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -83,11 +84,11 @@ impl Upload {
         Ok(())
     }
 
-    /// Starts waiting for more of it.
+    /// Starts waiting for more of the body.
     ///
     /// # Errors
     ///
-    /// [`Reason::BodyTooSlow`] if what came so far took too long.
+    /// [`Reason::BodyTooSlow`] if the average rate so far is too low.
     pub(crate) fn wait(&mut self, now: Instant) -> Result<(), Reason> {
         if !self.pace.keeps_up() {
             return Err(Reason::BodyTooSlow);
@@ -96,19 +97,18 @@ impl Upload {
         Ok(())
     }
 
-    /// Passes the end on.
+    /// Sends the end of the body to the upstream.
     pub(crate) fn end(&mut self, cx: &mut Context<'_>, trailers: &[u8], exchange: &mut Exchange) {
         self.ended = true;
         exchange.finish(cx, trailers);
     }
 }
 
-/// Moves what can be moved of the request, from the client and to the upstream, until one of them
-/// has to be waited for.
+/// Moves the request body from the client to the upstream until one of them blocks.
 ///
 /// # Errors
 ///
-/// What is wrong with the body or its sender.
+/// The reason word of a bad, oversized or slow body, or of a client that has closed.
 pub(crate) fn push<C: RequestSource>(
     client: &mut C,
     cx: &mut Context<'_>,
@@ -116,7 +116,7 @@ pub(crate) fn push<C: RequestSource>(
 ) -> Result<(), Reason> {
     loop {
         client.poll_upload(cx, exchange)?;
-        // If more would be taken, it is the client that has none.
+        // If the exchange accepts more, the client has no further bytes at present.
         let starved = exchange.takes_more() || client.upload().is_done() || client.upload().held;
         if exchange.poll_flush(cx).is_pending() || starved || !exchange.takes_more() {
             return Ok(());
@@ -124,44 +124,45 @@ pub(crate) fn push<C: RequestSource>(
     }
 }
 
-/// Where request bodies come from and interim answers go to.
+/// Source of request bodies and destination of interim responses: the connection of a client.
 pub(crate) trait RequestSource {
-    /// Moves as much of the request body as can be moved now.
+    /// Moves available bytes of the request body to the exchange.
     ///
     /// # Errors
     ///
-    /// What is wrong with the body or its sender.
+    /// The reason word of a bad, oversized or slow body, or of a client that has closed.
     fn poll_upload(&mut self, cx: &mut Context<'_>, exchange: &mut Exchange) -> Result<(), Reason>;
-    /// The upload's state.
+    /// State of the upload.
     fn upload(&mut self) -> &mut Upload;
-    /// Passes on a 1xx answer, or our own 100 if there is none.
+    /// Forwards a 1xx response, or sends a 100 of the gateway if `head` is `None`.
     fn interim(&mut self, cx: &mut Context<'_>, head: Option<&ResponseHead>);
-    /// Ready when the client has gone; also sends what is staged for it.
+    /// Ready when the client has closed the connection. Also sends the staged output.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Why there is no answer.
+/// Reason why an exchange has no response.
 pub(crate) enum ExchangeError {
-    /// The client's doing.
+    /// Caused by the client.
     Client(Reason),
-    /// The upstream's.
+    /// Caused by the upstream.
     Upstream(ExchangeFailure),
 }
 
 impl ExchangeError {
-    /// Whether a kept connection had been closed before the request arrived.
+    /// Whether the upstream had closed a reused connection before the request arrived.
     pub(crate) fn is_stale(&self, exchange: &Exchange) -> bool {
         matches!(self, Self::Upstream(failure) if is_stale(*failure, exchange))
     }
 }
 
-/// Sends the request and waits for the head of the answer, whichever ends first.
+/// Sends the request until the head of the response arrives, which may be before the end of the
+/// request body.
 ///
-/// `first_byte` runs while only the upstream can make progress.
+/// `first_byte` limits the time in which only the upstream can make progress.
 ///
 /// # Cancellation
 ///
-/// Dropping the future leaves a half-sent request behind; the exchange must be dropped too.
+/// Dropping the future may leave a partly sent request. The exchange must be dropped too.
 pub(crate) async fn await_head<C: RequestSource>(
     client: &mut C,
     exchange: &mut Exchange,
@@ -176,7 +177,7 @@ pub(crate) async fn await_head<C: RequestSource>(
         if let Err(reason) = push(client, cx, exchange) {
             return Poll::Ready(Err(ExchangeError::Client(reason)));
         }
-        // A client that sends its body all the same is not told to go on.
+        // A client that sends its body without waiting for the 100 needs none.
         go_on = go_on.filter(|_| client.upload().held);
         loop {
             match exchange.poll_head(cx, local) {
@@ -217,7 +218,7 @@ pub(crate) async fn await_head<C: RequestSource>(
             let failure = ExchangeFailure { reason, silent: false, detail: None };
             return Poll::Ready(Err(ExchangeError::Upstream(failure)));
         }
-        // The upstream does not know about 100-continue, as many do not: go on without it.
+        // Many upstreams do not send `100 Continue`. The gateway sends its own.
         go_on = None;
         if std::mem::take(&mut client.upload().held) {
             client.interim(cx, None);
@@ -228,7 +229,7 @@ pub(crate) async fn await_head<C: RequestSource>(
     .await
 }
 
-/// How long we have been waiting for the upstream alone.
+/// Time for which only the upstream has been able to make progress.
 struct UpstreamWait {
     limit: Duration,
     since: Option<Instant>,
@@ -250,16 +251,16 @@ impl UpstreamWait {
     }
 }
 
-/// Whether this failure is one to send the request again after: a kept connection that the upstream
-/// had closed, with not one byte of an answer seen.
+/// Whether the request may be sent again after this failure: the upstream closed a reused
+/// connection without sending a byte of a response.
 pub(crate) fn is_stale(failure: ExchangeFailure, exchange: &Exchange) -> bool {
     failure.silent && failure.reason == Reason::UpstreamClosed && exchange.is_reused()
 }
 
-/// Whether a request may be sent again when a kept connection proves closed before any answer.
+/// Whether a request may be repeated on a stale connection.
 ///
-/// Only if doing it twice is the same as doing it once (RFC 9110 section 9.2.2), there is no body
-/// to read again, and it is no Socket.IO poll: two polls of one session at once end the session.
+/// It must be idempotent (RFC 9110 section 9.2.2), have no body, and not be a Socket.IO poll,
+/// because two concurrent polls of one session end that session.
 pub(crate) fn may_repeat(head: &RequestHead, allowed: bool) -> bool {
     let idempotent = matches!(
         head.method,
@@ -271,13 +272,13 @@ pub(crate) fn may_repeat(head: &RequestHead, allowed: bool) -> bool {
         && (head.upgrade || !is_poll(&head.target))
 }
 
-/// Whether this is an Engine.IO request, by the parameter all of them carry.
+/// Whether this is an Engine.IO request. All of them have the parameter `EIO`.
 fn is_poll(target: &[u8]) -> bool {
     memchr::memmem::find(target, b"?EIO=").is_some()
         || memchr::memmem::find(target, b"&EIO=").is_some()
 }
 
-/// Whether a 101 is the switch that was asked for.
+/// Whether the response switches the protocol to WebSocket.
 pub(crate) fn is_switch(head: &ResponseHead) -> bool {
     head.status == 101
         && field::tokens(head.fields.all(KnownField::Upgrade))

@@ -1,4 +1,4 @@
-//! TLS with a client, within the time it may take.
+//! TLS handshake with a client, within a time limit.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,25 +21,25 @@ use crate::tls::{ClientHandshake, ServerTls};
 
 use super::client_hello::UNRECOGNIZED_NAME;
 
-/// Why there is no TLS.
+/// Reason why a TLS handshake failed.
 pub(crate) enum HandshakeError {
-    /// The first bytes are letters: somebody typed `http://`.
+    /// The first byte is a capital letter: plain HTTP on a TLS port.
     PlainHttp(TcpStream),
-    /// The client asks for a server name without a certificate, and such names are refused.
+    /// No certificate has the server name of the client, and such names are refused.
     UnknownName(TcpStream, String),
-    /// It took too long.
+    /// The time limit expired.
     TimedOut,
-    /// What TLS or the socket said.
+    /// Error of the TLS library or the socket.
     Failed(io::Error),
 }
 
-/// Finishes the handshake of a connection, until the alarm goes off; `metrics` are the listener's.
+/// Runs the TLS handshake of a connection until `timer` expires, and counts the result.
 ///
-/// Boxed: the stream is large, and moves a few times before it has found its place.
+/// The stream is boxed because it is large and is moved several times.
 ///
 /// # Errors
 ///
-/// [`HandshakeError`].
+/// [`HandshakeError`] if the client does not complete a handshake.
 pub(crate) async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
@@ -50,7 +50,7 @@ pub(crate) async fn handshake(
     let result = tls_handshake(stream, tls, timer).await;
     match &result {
         Ok(stream) => metrics.handshake_done(counted(stream), begun.elapsed()),
-        // That was none.
+        // Not counted, because the client did not start a handshake.
         Err(HandshakeError::PlainHttp(_)) => {}
         Err(HandshakeError::TimedOut) => metrics.handshake_failed(HandshakeResult::TimedOut),
         Err(HandshakeError::Failed(_) | HandshakeError::UnknownName(..)) => {
@@ -74,8 +74,8 @@ async fn tls_handshake(
         Err(error) => return Err(HandshakeError::Failed(error)),
     }
     let accepting = if tls.refuses_names() {
-        // Only on these listeners is the ClientHello read first: left to itself, the TLS library
-        // would send `access_denied`, which says nothing about the name.
+        // Reads the ClientHello first, because the TLS library would send the alert `access_denied`
+        // for an unknown name and not `unrecognized_name`.
         let reading = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
         let reading = until(timer, reading).await.ok_or(HandshakeError::TimedOut)?;
         let hello = reading.map_err(HandshakeError::Failed)?;
@@ -94,19 +94,20 @@ async fn tls_handshake(
         .map_err(HandshakeError::Failed)
 }
 
-/// A finished handshake, as a later configuration judges it; `tls` is what it was made with.
+/// Facts of a finished handshake by which later generations decide whether it is still valid. `tls`
+/// is the configuration it was made with.
 pub(crate) fn finished(stream: &TlsStream<ReadAhead>, tls: &ServerTls) -> ClientHandshake {
     let presented = stream.get_ref().1.peer_certificates().is_some_and(|all| !all.is_empty());
     ClientHandshake { tls: true, verified_by: tls.client_auth.clone().filter(|_| presented) }
 }
 
-/// Refuses a client for the server name it asks for. Returns the detail for the access log.
+/// Rejects a client with an unknown server name. Returns the detail for the access log.
 pub(crate) async fn refuse_name(stream: TcpStream, name: &str, timer: &Timer) -> String {
     part(stream, &UNRECOGNIZED_NAME, timer).await;
     format!("no certificate for the server name {name:?}")
 }
 
-/// The version a finished handshake agreed on, as it is written in logs.
+/// Negotiated TLS version, as written in logs.
 pub(crate) fn version(stream: &TlsStream<ReadAhead>) -> &'static str {
     match stream.get_ref().1.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -114,7 +115,7 @@ pub(crate) fn version(stream: &TlsStream<ReadAhead>) -> &'static str {
     }
 }
 
-/// What a finished handshake is counted as.
+/// Result of a finished handshake for the metrics.
 fn counted(stream: &TlsStream<ReadAhead>) -> HandshakeResult {
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -126,7 +127,7 @@ fn counted(stream: &TlsStream<ReadAhead>) -> HandshakeResult {
     }
 }
 
-/// Runs `future` until the alarm goes off.
+/// Runs `future` until `timer` expires; then the result is `None`.
 pub(crate) async fn until<F: Future>(timer: &Timer, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -136,13 +137,14 @@ pub(crate) async fn until<F: Future>(timer: &Timer, future: F) -> Option<F::Outp
     .await
 }
 
-/// Says a last thing to a client that will not be served, and closes.
+/// Sends a last message to a client that is not served, and closes the connection.
 pub(crate) async fn part(mut stream: TcpStream, said: &[u8], timer: &Timer) {
     timer.set(Duration::from_secs(1));
     let _ = until(timer, async {
         stream.write_all(said).await?;
         stream.shutdown().await?;
-        // What it sent is read, because closing on unread bytes would reset the answer away.
+        // Read the remaining input, because closing a socket with unread input resets the
+        // connection and could destroy the message.
         let mut rest = [0; 1024];
         while stream.read(&mut rest).await? > 0 {}
         io::Result::Ok(())

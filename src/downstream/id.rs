@@ -1,10 +1,10 @@
-//! Request ids: the thread from a client's answer to the log line.
+//! Request ids, which connect the response that a client received with the line in the access log.
 
 use std::cell::Cell;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
-/// An id for one request, 32 hexadecimal digits or what a trusted proxy sent.
+/// Id of one request: 32 hexadecimal digits, or the id that a trusted proxy sent.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestId {
     text: [u8; Self::MAX_LEN],
@@ -19,12 +19,12 @@ impl RequestId {
         std::str::from_utf8(text).unwrap_or_default()
     }
 
-    /// The digits of an id of our own.
+    /// The 32 digits of a generated id.
     pub(crate) fn digits(&self) -> [u8; 32] {
         self.text.first_chunk().copied().unwrap_or([b'0'; 32])
     }
 
-    /// Takes over an id if it is short and harmless in logs and fields.
+    /// Accepts the id of a trusted proxy if it is short and safe in logs and header fields.
     pub(crate) fn from_proxy(text: &[u8]) -> Option<Self> {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:=+/".contains(b);
         if text.is_empty() || text.len() > Self::MAX_LEN || !text.iter().all(plain) {
@@ -36,7 +36,7 @@ impl RequestId {
     }
 }
 
-/// Makes request ids: unique, not secret.
+/// Generator of request ids. They are unique but not secret.
 pub(crate) struct RequestIds {
     seed: u64,
     count: Cell<u64>,
@@ -45,7 +45,7 @@ pub(crate) struct RequestIds {
 impl RequestIds {
     pub(crate) fn new() -> Self {
         let mut seed = [0; 8];
-        // Without randomness ids are still unique within the worker.
+        // If the system has no random numbers, ids are still unique within the worker.
         let _ = SystemRandom::new().fill(&mut seed);
         Self { seed: u64::from_ne_bytes(seed), count: Cell::new(0) }
     }
@@ -63,7 +63,7 @@ impl RequestIds {
         id
     }
 
-    /// An id for what one request is in its trace: another for each call of [`RequestIds::next`].
+    /// Span id for trace context. It changes with each call of [`RequestIds::next`].
     pub(crate) fn span(&self) -> u64 {
         mixed(self.seed.rotate_left(16) ^ self.count.get())
     }

@@ -1,20 +1,21 @@
-//! Whether a client keeps up: `body-idle` and `min-rate`, both directions, both protocol versions.
+//! Protection against slow clients (`body-idle` and `min-rate`), for both directions and both
+//! versions of HTTP.
 //!
-//! Only time spent waiting for the client counts: a body held up by its upstream is not the
-//! client's fault. A client may be silent for `idle`. The rate is an average over at least `idle` of
-//! waiting, so one silence that is shorter than that is never too slow, and a byte now and then
-//! does not keep a connection. A body that is complete is not judged.
+//! Only time spent waiting for the client counts, so that a slow upstream is not held against it. A
+//! client may be silent for `idle`. The rate is an average over at least `idle` of waiting: a
+//! shorter silence alone is never too slow, and single bytes do not keep a connection open. A
+//! complete body is not checked.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Progress of one body, or of what one connection is sent.
+/// Progress of one body, or of the output of one HTTP/2 connection.
 #[derive(Debug)]
 pub(crate) struct MinRate {
-    /// Longest silence, and shortest time that the average rate is taken over.
+    /// Longest silence, and shortest time over which the average rate is computed.
     idle: Duration,
-    /// Bytes per second.
+    /// Minimum rate in bytes per second.
     rate: u64,
     since: Option<Instant>,
     waited: Duration,
@@ -26,12 +27,12 @@ impl MinRate {
         Self { idle, rate: min_rate, since: None, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Starts waiting for the client, unless it is waited for already.
+    /// Starts to count waiting time, if that has not started yet.
     pub(crate) fn wait(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }
 
-    /// Stops waiting: the client has moved `bytes`, or something else holds the body up.
+    /// Stops to count waiting time, because the client has moved `bytes` or something else blocks.
     pub(crate) fn moved(&mut self, now: Instant, bytes: u64) {
         if let Some(since) = self.since.take() {
             self.waited += now.saturating_duration_since(since);
@@ -39,7 +40,7 @@ impl MinRate {
         self.bytes += bytes;
     }
 
-    /// Whether the average rate was high enough; called before the client is waited for again.
+    /// Whether the average rate is high enough. Called before each wait for the client.
     pub(crate) fn keeps_up(&mut self) -> bool {
         if self.waited < self.idle {
             return true;
@@ -50,7 +51,7 @@ impl MinRate {
         keeps_up
     }
 
-    /// When the present silence will have lasted too long.
+    /// Time at which the current silence is too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.since.map(|since| since + self.idle)
     }

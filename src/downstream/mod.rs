@@ -1,13 +1,12 @@
-//! How a client is met: what every listener does, whatever it serves.
+//! Client side of all listeners: accepting, PROXY protocol, TLS handshake, HTTP/1 connections and
+//! bodies. Used by the reverse proxy, the forward proxy and passthrough.
 //!
 //! ```text
-//! accept -> (balancer) -> handshake -> Conn (heads in, replies out) -> upload, download
+//! accept -> (balancer) -> handshake -> Conn (heads in, replies out) -> request and response bodies
 //! ```
 //!
-//! A listener is a [`accept::Acceptor`]: it says how a connection is let in and what is done with it.
-//! What it decides about a request is its own affair.
-//!
-//! Never: decides anything about a request.
+//! A listener implements [`accept::Acceptor`], which admits and serves its connections. This module
+//! makes no decision about a request.
 
 pub mod accept;
 pub(crate) mod balancer;
@@ -30,7 +29,7 @@ pub(crate) use id::RequestId;
 pub(crate) use reply::LocalReply;
 pub use worker::Worker;
 
-/// Reads per poll before others get their turn.
+/// Maximum number of reads per poll, so that other tasks of the worker are not starved.
 const MAX_READS_PER_POLL: usize = 16;
-/// How long we wait for an upstream's `100 Continue` before we send our own.
+/// Time to wait for `100 Continue` from the upstream before the gateway sends its own.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);

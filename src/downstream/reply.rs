@@ -1,4 +1,4 @@
-//! Replies the gateway makes itself.
+//! Local replies: responses of the gateway itself, such as errors and redirects.
 
 use std::sync::Arc;
 
@@ -9,31 +9,31 @@ use crate::message::forward::{ResponseEdits, field, number_field, status_line};
 
 use super::{RequestId, Worker};
 
-/// Media type of replies for people.
+/// Media type of replies in plain text.
 const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 
-/// A reply of our own, for either protocol version.
+/// A response of the gateway itself, for HTTP/1 and HTTP/2.
 pub(crate) struct LocalReply {
     pub(crate) status: StatusCode,
-    /// The word in `gateway-reason`; `None` for redirects that a configuration asks for.
+    /// Reason word in the field `gateway-reason`, if the reply has one.
     pub(crate) reason: Option<Reason>,
     pub(crate) location: Option<Vec<u8>>,
     pub(crate) allow: Option<String>,
     /// Media type of the body.
     pub(crate) kind: &'static str,
-    /// Further fields.
+    /// Further header fields.
     pub(crate) more: Vec<(&'static str, String)>,
     pub(crate) body: String,
-    /// What the configuration sets on answers.
+    /// Response headers that the configuration sets or removes.
     pub(crate) edits: Option<Arc<ResponseEdits>>,
 }
 
 impl LocalReply {
-    /// For a refusal. The client learns the word and what it means, nothing about what is behind
-    /// the gateway.
+    /// Error response for a rejection. It contains the reason word and its sentence, and nothing
+    /// about the upstreams.
     pub(crate) fn refusal(reason: Reason, id: &RequestId) -> Self {
         let status = match reason.code() {
-            // Ends that have no status of their own are answered, if they can be, as a timeout.
+            // Reasons without a status are answered, where that is possible, as a timeout.
             0 | 499 => StatusCode::REQUEST_TIMEOUT,
             _ => reason.status(),
         };
@@ -57,7 +57,7 @@ impl LocalReply {
         }
     }
 
-    /// All is well.
+    /// A 200 with this text.
     pub(crate) fn good(body: &str) -> Self {
         Self {
             status: StatusCode::OK,
@@ -71,7 +71,7 @@ impl LocalReply {
         }
     }
 
-    /// Sends the client elsewhere.
+    /// A redirect to `location`.
     pub(crate) fn redirect(status: StatusCode, location: Vec<u8>) -> Self {
         let body = format!("Moved to {}\n", String::from_utf8_lossy(&location));
         Self {
@@ -86,7 +86,7 @@ impl LocalReply {
         }
     }
 
-    /// Writes the reply for an HTTP/1 client; `asked` is the request's method, if it was read.
+    /// Writes the reply for an HTTP/1 client. `asked` is the method of the request, if it was read.
     pub(crate) fn write(
         &self,
         out: &mut Vec<u8>,
@@ -113,8 +113,8 @@ impl LocalReply {
         }
     }
 
-    /// The fields both versions carry. Where the configuration decides about a field, its word
-    /// holds, except about what this very answer means and that it is not to be kept.
+    /// Calls `add` for each header field that both versions of HTTP send. The configuration may
+    /// change these fields, except those that carry the meaning of the reply and `Cache-Control`.
     pub(crate) fn each_field(&self, mut add: impl FnMut(&str, &[u8])) {
         let edits = self.edits.as_deref();
         let is_ours = |name: &str| edits.is_none_or(|edits| !edits.drops(name.as_bytes()));

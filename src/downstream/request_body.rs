@@ -1,4 +1,4 @@
-//! The request body of an HTTP/1 client, on its way to the upstream.
+//! Request bodies of HTTP/1 clients, from the client to the upstream.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use super::MAX_READS_PER_POLL;
 use super::conn::Conn;
 use super::drive::{RequestSource, Upload};
 
-/// A connection with the request body that is being read from it.
+/// A client connection with the request body that is read from it.
 pub(crate) struct RequestBody<'a, T> {
     pub(crate) conn: &'a mut Conn<T>,
     pub(crate) upload: Upload,
@@ -69,7 +69,7 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
                 Poll::Pending => return upload.wait(local.clock.now()),
             }
         }
-        // Held up by the upstream, or done: the client is not waited for.
+        // The upstream blocks or the body is complete, so waiting time does not count.
         upload.pace.moved(local.clock.now(), 0);
         Ok(())
     }
@@ -84,7 +84,8 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
         }
         let out = self.conn.out.staged();
         let is_continue = head.is_none_or(|head| head.status == 100);
-        // One that the client has not asked for would be taken for something else.
+        // A client that has not sent `Expect: 100-continue` could take the 100 for the final
+        // response.
         if is_continue && !std::mem::take(&mut self.upload.asks) {
             return;
         }
@@ -104,7 +105,7 @@ impl<T: Io> RequestSource for RequestBody<'_, T> {
     }
 }
 
-/// Cuts body out of `input` and passes it on.
+/// Decodes the body in `input` and sends it to the upstream.
 fn feed(
     upload: &mut Upload,
     cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! An answer on its way to an HTTP/1 client: framed anew, with back-pressure and deadlines.
+//! Response bodies for HTTP/1 clients: framing, back-pressure and timeouts.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,10 +18,10 @@ use super::drive::{Upload, push};
 use super::min_rate::MinRate;
 use super::request_body::RequestBody;
 
-/// Chunks smaller than this are copied so that they leave together with what follows.
+/// Chunks smaller than this are copied to the output buffer, to be sent together with later ones.
 const COALESCE_BELOW: usize = 4 * 1024;
 
-/// An answer and what applies to it.
+/// A response head with the settings of its route.
 pub(crate) struct ResponseParts<'a> {
     pub(crate) head: &'a ResponseHead,
     pub(crate) edits: &'a ResponseEdits,
@@ -29,7 +29,7 @@ pub(crate) struct ResponseParts<'a> {
 }
 
 impl ResponseParts<'_> {
-    /// How its body is framed for this client.
+    /// Framing of the body for a client of this HTTP version.
     pub(crate) fn sent(&self, version: Version) -> ResponseFraming {
         let stated = || {
             let length = self.head.fields.first(KnownField::ContentLength)?;
@@ -37,7 +37,7 @@ impl ResponseParts<'_> {
         };
         match self.head.framing {
             Framing::Length(length) => ResponseFraming::Length(length),
-            // To HEAD, and in 304, the length is that of what is not sent.
+            // In responses to HEAD, and in a 304, the length describes a body that is not sent.
             Framing::None if self.head.status >= 200 && self.head.status != 204 => {
                 stated().map_or(ResponseFraming::Nothing, ResponseFraming::Length)
             }
@@ -50,10 +50,10 @@ impl ResponseParts<'_> {
     }
 }
 
-/// The body of an answer on its way to the client.
+/// State of a response body that is sent to the client.
 pub(crate) struct ResponseBody {
     chunked: bool,
-    /// The head is staged and may leave with the first of the body.
+    /// The head is in the output buffer and can be sent together with the start of the body.
     staged: bool,
     ended: bool,
     pub(crate) bytes: u64,
@@ -63,8 +63,8 @@ pub(crate) struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// Of an answer whose head is staged; `pace` is for the client, `idle` the longest silence of the
-    /// upstream.
+    /// Body of a response whose head is in the output buffer. `pace` checks the client; `idle` is
+    /// the longest silence of the upstream.
     pub(crate) fn new(sent: ResponseFraming, pace: MinRate, idle: Duration) -> Self {
         Self {
             chunked: sent == ResponseFraming::Chunked,
@@ -103,7 +103,7 @@ impl ResponseBody {
         }
         let now = sender.conn.local.clock.now();
         let moved = self.taken(sender.conn).saturating_sub(before);
-        // A look at the clock is no progress: a client that takes nothing is waited for as before.
+        // A poll without progress must not reset the waiting time of a client that reads nothing.
         if !blocked || moved > 0 {
             self.pace.moved(now, moved);
         }
@@ -121,7 +121,7 @@ impl ResponseBody {
         self.look_at_clock(cx, &sender.upload, timer, now)
     }
 
-    /// Bytes of the body that have left.
+    /// Number of body bytes that were sent to the client.
     fn taken<T>(&self, conn: &Conn<T>) -> u64 {
         self.bytes.saturating_sub(conn.out.len() as u64)
     }
@@ -150,7 +150,7 @@ impl ResponseBody {
         Poll::Pending
     }
 
-    /// Moves what can be moved. Pending: the client does not take it.
+    /// Moves bytes from the upstream to the client. Pending if the client does not read.
     fn advance<T: Io>(
         &mut self,
         cx: &mut Context<'_>,
@@ -223,12 +223,12 @@ impl ResponseBody {
     }
 }
 
-/// What a turn of moving bytes came to.
+/// Result of one round of moving bytes.
 enum Flow {
-    /// All of it has been sent.
+    /// The whole response has been sent.
     Done,
-    /// The upstream has no more at present.
+    /// The upstream has no more bytes at present.
     Waiting,
-    /// There may be more; others get their turn first.
+    /// There may be more bytes, but other tasks of the worker run first.
     Again,
 }

@@ -1,9 +1,9 @@
-//! The open tunnels of a worker, for whoever asks what a new configuration would do to them.
+//! Registry of the open tunnels of a worker, which plans evaluate against a new configuration.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-/// See the module.
+/// Registry of the open tunnels of a worker.
 pub struct TunnelRegistry<T> {
     open: RefCell<HashMap<u64, T>>,
     next: Cell<u64>,
@@ -16,7 +16,7 @@ impl<T> Default for TunnelRegistry<T> {
 }
 
 impl<T: Clone> TunnelRegistry<T> {
-    /// Lists one; the result is its number.
+    /// Adds a tunnel and returns its number.
     pub(crate) fn add(&self, tunnel: T) -> u64 {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
@@ -24,18 +24,18 @@ impl<T: Clone> TunnelRegistry<T> {
         number
     }
 
-    /// Takes one off the list.
+    /// Removes a tunnel.
     pub(crate) fn remove(&self, number: u64) {
         let mut open = self.open.borrow_mut();
         let gone = open.remove(&number);
-        // After a crowd has left, its room is given back.
+        // Return memory after many tunnels have closed.
         if open.capacity() > 64 && open.len() < open.capacity() / 8 {
             open.shrink_to_fit();
         }
         drop((open, gone));
     }
 
-    /// All of them.
+    /// All open tunnels.
     #[must_use]
     pub fn all(&self) -> Vec<T> {
         self.open.borrow().values().cloned().collect()

@@ -1,4 +1,4 @@
-//! What all connections of one worker share.
+//! State of a worker that all of its connections share.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -17,34 +17,34 @@ use crate::upstream::Pool;
 use super::id::RequestIds;
 use super::tunnel_registry::TunnelRegistry;
 
-/// What all connections of one worker share.
+/// State of a worker that all of its connections share.
 pub struct Worker {
-    /// Clock, scratch buffer, tasks.
+    /// Clock, scratch buffer and tasks.
     pub local: Rc<WorkerLocal>,
     /// Idle upstream connections.
     pub pool: Rc<Pool>,
-    /// The access log.
+    /// Lines for the access log.
     pub lines: Rc<WorkerLines>,
-    /// Counters that have no listener or route.
+    /// Metrics of the process, such as those without a listener or route.
     pub metrics: Arc<Metrics>,
-    /// Open tunnels of the way in.
+    /// Open WebSockets of the reverse proxy.
     pub tunnels: TunnelRegistry<TunnelInfo>,
-    /// Open connections that are passed through.
+    /// Open passthrough connections.
     pub passthrough_conn: TunnelRegistry<PassthroughConn>,
-    /// The latest requests of the way in.
+    /// Most recent requests of the reverse proxy.
     pub recent: RecentRequests,
-    /// What is noticed of Socket.IO sessions.
+    /// Sink for events of Socket.IO sessions.
     pub event_sink: Rc<EventSink>,
-    /// The present time as text.
+    /// Current time as text.
     pub(crate) stamp: TimestampCache,
     pub(crate) ids: RequestIds,
-    /// Held so that there is one to give up when none is left.
+    /// Spare file descriptor, closed to accept and reject a client when no other is left.
     pub(crate) spare: RefCell<Option<File>>,
 }
 
 impl Worker {
-    /// For the current thread, whose runtime must run local tasks. `recent` is how many requests it
-    /// remembers.
+    /// State of the worker on the current thread, whose runtime must run local tasks. `recent` is
+    /// the number of requests to keep.
     #[must_use]
     pub fn new(
         lines: Rc<WorkerLines>,
@@ -72,7 +72,7 @@ impl Worker {
         worker
     }
 
-    /// A descriptor to be given up later, if there is one left.
+    /// Opens a spare file descriptor, if one is left.
     pub(crate) fn open_spare() -> Option<File> {
         File::open("/dev/null").ok()
     }
