@@ -1,4 +1,4 @@
-//! A connection until it is passed on: let in, its hello read, an endpoint found.
+//! Passthrough connections before the tunnel: admission, ClientHello, route and endpoint.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ async fn connection(
         record.start = began;
         record
     };
-    // Small messages pass at once; a socket that refuses is already closed.
+    // Send small messages at once. The call fails only if the client has already closed.
     if stream.set_nodelay(true).is_err() {
         return record(None).refused(Reason::ClientGone, None);
     }
@@ -116,7 +116,7 @@ async fn connection(
             Err(reason) => {
                 record.refused(reason, None);
                 if matches!(reason, Reason::TcpSniMissing | Reason::TcpSniUnknown) {
-                    // Whoever speaks TLS is told in TLS.
+                    // A TLS client gets a TLS alert.
                     refuse(&service.worker.local, conn.io, conn.out).await;
                 }
                 return;
@@ -144,15 +144,15 @@ async fn connection(
     }
 }
 
-/// The client's socket, and what goes to the endpoint before anything else of it: what was read,
-/// after who it is, if the endpoint is to be told. How much of it is not the client's is noted.
+/// Splits a connection into the socket of the client and the first bytes for the endpoint: a PROXY
+/// header, if the upstream wants one, and the bytes read so far. Records the length of the header.
 fn client_side(
     route: &PassthroughRoute,
     conn: Conn<TcpStream>,
     record: &mut PassthroughLog,
 ) -> (TcpStream, Bytes) {
     let Conn { io, input, .. } = conn;
-    // Only then is the system asked for the address.
+    // Avoids a system call for upstreams without PROXY headers.
     let announced = route.upstream.announces.then(|| io.local_addr().ok()).flatten();
     let Some(destination) = announced else { return (io, input.freeze()) };
     let name = record.server_name.as_deref().map(|name| (Tlv::Authority, name.as_bytes()));
@@ -162,26 +162,26 @@ fn client_side(
     let source = record.client.0;
     v2::announce(&mut early, &RelayedConn { source, destination, tlvs: &tlvs });
     record.header = early.len() as u64;
-    // In one piece with the hello, as receivers like it best.
+    // Header and ClientHello are sent in one segment, as the PROXY protocol recommends.
     early.extend_from_slice(&input);
     (io, early.into())
 }
 
-/// Where the connection goes.
+/// Route chosen for a connection.
 struct Chosen {
     passthrough_listener: Arc<PassthroughListener>,
     route: Arc<PassthroughRoute>,
-    /// Where its hello ends, if the endpoint may ask for a second one.
+    /// Length of the ClientHello, if the endpoint may request a second one (TLS 1.3).
     retried_from: Option<usize>,
 }
 
-/// Chooses where the connection goes.
+/// Reads the ClientHello, if the listener needs it, and chooses the route.
 async fn chosen(
     service: &Rc<PassthroughService>,
     conn: &mut Conn<TcpStream>,
     record: &mut PassthroughLog,
 ) -> Result<Chosen, Reason> {
-    // Copied: a connection that waits must not keep a configuration alive.
+    // Copied, so that a waiting connection does not keep an old generation alive.
     let (reads, within) = {
         let passthrough_listener = service.passthrough_listener.load();
         (passthrough_listener.reads_hello(), passthrough_listener.timeouts.hello)
@@ -202,13 +202,14 @@ async fn chosen(
         Some(First { progress, retried_from }) => (Some(progress), retried_from),
         None => (None, None),
     };
-    // What is in force now decides, not what was when the client began.
+    // The current generation decides, which may be newer than the one that admitted the client.
     let passthrough_listener = service.passthrough_listener.load_full();
     let route = Arc::clone(passthrough_listener.judge(read.as_ref())?);
     Ok(Chosen { passthrough_listener, route, retried_from })
 }
 
-/// A connection to an endpoint of the route's upstream, and what counts it among those in use.
+/// Connects to an endpoint of the route's upstream. Also returns the reservation that counts the
+/// connection for the limits of the upstream.
 async fn dial(
     passthrough_listener: &PassthroughListener,
     route: &PassthroughRoute,

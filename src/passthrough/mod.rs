@@ -1,15 +1,13 @@
-//! The way through: connections passed to an upstream as they are, chosen by the name in the
-//! client's TLS hello, or by the port alone.
+//! Passthrough: forwards connections without terminating TLS, to an upstream selected by server
+//! name or by port.
 //!
 //! ```text
-//! accept -> clients -> hello -> Passage -> an endpoint, dialled -> hello sent on, joined
+//! accept -> check client -> read ClientHello -> choose route -> connect to endpoint -> tunnel
 //! ```
 //!
-//! Nothing is sent before there is a connection to send it on, so the next endpoint is tried as
-//! long as there is one. One task per client connection; once it is joined it moves on into a
-//! small one of its own.
-//!
-//! Never: opens TLS, changes a byte.
+//! Nothing is sent to an endpoint before the connection is open, so all endpoints can be tried in
+//! turn. Each client connection has one task. The tunnel runs in a second, smaller task that
+//! replaces the first. No byte of the client is changed.
 
 mod accept;
 mod record;
@@ -27,12 +25,12 @@ use crate::net::admission::Admission;
 
 /// One listener on one worker.
 pub struct PassthroughService {
-    /// The worker.
+    /// Worker on which this listener runs.
     pub worker: Rc<Worker>,
-    /// What the listener serves at present.
+    /// Configuration of the listener in the current generation.
     pub passthrough_listener: Arc<ArcSwap<PassthroughListener>>,
-    /// Its open connections, on all workers.
+    /// Open connections of the listener on all workers.
     pub admission: Arc<Admission>,
-    /// The listener is being removed.
+    /// Set when the listener is removed.
     pub closing: Rc<Cell<bool>>,
 }

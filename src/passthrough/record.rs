@@ -1,7 +1,7 @@
-//! What became of one connection: its log line and its counters.
+//! Access-log line and metrics of a passthrough connection.
 //!
-//! Made when the connection is accepted, written when it is dropped, so that no way out can forget
-//! it and none can write it twice.
+//! The record is created when the connection is accepted and written when it is dropped. So there
+//! is exactly one line on every code path.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use crate::telemetry::line::{Key, LineWriter, LogEvent};
 use crate::telemetry::tcp::PassthroughEnd;
 use crate::upstream::Endpoint;
 
-/// See the module.
+/// Record of one passthrough connection.
 pub(super) struct PassthroughLog {
     worker: Rc<Worker>,
     names: Arc<ListenerLabels>,
@@ -33,25 +33,25 @@ pub(super) struct PassthroughLog {
     pub(super) id: RequestId,
     pub(super) start: Instant,
     pub(super) client: ClientAddr,
-    /// The balancer it came through, if one said who the client is.
+    /// PROXY header of the connection, if a listed balancer sent one.
     pub(super) via: Option<Box<ProxyHeader>>,
-    /// The name in its hello.
+    /// Server name in the ClientHello.
     pub(super) server_name: Option<Arc<str>>,
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
     dialled: Option<SocketAddr>,
     connect: Option<Duration>,
     reason: Option<Reason>,
-    /// What the system said, for the operator.
+    /// Detail of the reason, for the operator.
     detail: Option<Box<str>>,
-    /// Bytes to the upstream that are not the client's.
+    /// Length of the PROXY header sent to the upstream, in bytes.
     pub(super) header: u64,
-    /// Bytes to the upstream.
+    /// Bytes of the client sent to the upstream.
     pub(super) sent: u64,
-    /// Bytes from the upstream.
+    /// Bytes received from the upstream.
     pub(super) received: u64,
     end: Option<PassthroughEnd>,
-    /// Its number among the worker's, once it is passed on.
+    /// Number in the registry of the worker, once the tunnel is open.
     listed: Option<u64>,
 }
 
@@ -85,27 +85,27 @@ impl PassthroughLog {
         }
     }
 
-    /// Notes which route takes it.
+    /// Records the route of the connection.
     pub(super) fn on_route(&mut self, route: &PassthroughRoute) {
         self.tally = Arc::clone(&route.tally);
         self.upstream = Some(Arc::clone(&route.upstream.name));
     }
 
-    /// Notes why it is not passed on.
+    /// Records that the connection is rejected.
     pub(super) fn refused(&mut self, reason: Reason, detail: Option<String>) {
         self.reason = Some(reason);
         self.detail = detail.map(String::into_boxed_str);
     }
 
-    /// Notes that there is a connection to an endpoint.
+    /// Records the connection to an endpoint.
     pub(super) fn connected(&mut self, endpoint: &Endpoint, dialled: Option<SocketAddr>) {
         self.endpoint = Some(Arc::clone(&endpoint.label));
         self.dialled = dialled;
         self.connect = Some(self.start.elapsed());
     }
 
-    /// Notes that it is passed on, and lists it among the worker's. The result is what a
-    /// configuration judges it by.
+    /// Records that the tunnel is open, and adds it to the registry of the worker. Returns the
+    /// facts by which later generations decide whether it is still allowed.
     pub(super) fn opened(&mut self, place: &Arc<ArcSwap<PassthroughListener>>) -> PassthroughConn {
         let passthrough_conn = PassthroughConn {
             place: Arc::clone(place),
@@ -123,7 +123,7 @@ impl PassthroughLog {
         passthrough_conn
     }
 
-    /// Notes how it ended.
+    /// Records the end of the tunnel.
     pub(super) fn ended(&mut self, how: PassthroughEnd) {
         self.end = Some(how);
     }
@@ -132,7 +132,7 @@ impl PassthroughLog {
         let metrics = &self.tally.metrics;
         if let Some(reason) = self.reason {
             self.worker.metrics.refused(reason as usize);
-            // One that was passed on has been counted as such.
+            // A connection with an open tunnel was already counted by `opened`.
             if self.end.is_none() {
                 metrics.refused(reason as usize, reason.word());
             }
@@ -196,7 +196,7 @@ impl LogEvent for PassthroughLog {
 
 impl Drop for PassthroughLog {
     fn drop(&mut self) {
-        // Nobody said how it ended: the task was dropped, because a worker was stopped.
+        // Neither an end nor a reason was recorded: the task was dropped with its worker.
         if self.end.is_none() && self.reason.is_none() {
             let draining = self.worker.local.phase() == Phase::Cutting;
             self.reason = Some(if draining { Reason::Draining } else { Reason::ClientGone });

@@ -1,8 +1,8 @@
-//! Client and endpoint joined: bytes we do not read, in a task of its own, which is small.
+//! Tunnel of a passthrough connection, in a small task of its own.
 //!
-//! TLS passed through pins a client to an endpoint for as long as its connection lives, and a
-//! browser keeps one connection for everything. So a connection whose endpoint is not the one to
-//! use any more is closed, if that is what is configured, at a moment of its own.
+//! A passthrough connection keeps its client on one endpoint, and a browser may use one connection
+//! for all requests. After a fail-over, connections to endpoints that are no longer in use are
+//! therefore closed, as configured, each after its own random delay.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -34,22 +34,22 @@ use crate::upstream::InFlight;
 use super::PassthroughService;
 use super::record::PassthroughLog;
 
-/// A connection that only needs to be joined.
+/// An accepted connection with an open connection to its endpoint.
 pub(super) struct OpenedConn {
     pub(super) upstream: TcpStream,
-    /// Read of the client after its hello, if the endpoint may ask for a second one.
+    /// Bytes of the client after the ClientHello, if the endpoint may request a second one.
     pub(super) ahead: Option<Bytes>,
     pub(super) seat: ConnGauge,
     pub(super) busy: Option<InFlight>,
     pub(super) timeouts: TcpTimeouts,
     pub(super) record: PassthroughLog,
-    /// Counts it among the connections in use.
+    /// Reservation that counts the connection for the limits of the upstream.
     pub(super) reserved: Use,
-    /// What let it in.
+    /// Listener configuration that chose the route.
     pub(super) passthrough_listener: Arc<PassthroughListener>,
 }
 
-/// Joins client and upstream; what was read of the client goes first.
+/// Starts the tunnel between client and upstream. Bytes already read of the client are sent first.
 pub(super) fn spawn(
     service: &Rc<PassthroughService>,
     client: (TcpStream, Bytes),
@@ -67,7 +67,7 @@ pub(super) fn spawn(
         passthrough_listener,
     } = opened;
     let passthrough_conn = record.opened(&service.passthrough_listener);
-    // A change of configuration while an endpoint was connected to: nobody has asked it yet.
+    // A reload during the connect has not evaluated this connection.
     let now = service.passthrough_listener.load_full();
     if !Arc::ptr_eq(&now, &passthrough_listener)
         && now.outlook(&passthrough_conn) == ReloadVerdict::Forbidden
@@ -121,18 +121,18 @@ pub(super) fn spawn(
     });
 }
 
-/// When a connection is closed because its endpoint is not the one to use any more.
+/// Delayed close of a connection to an endpoint that is no longer in use.
 #[derive(Default)]
 struct CloseSchedule {
-    /// The shift after which it was asked last.
+    /// Number of the fail-over event that was evaluated last.
     asked: Option<u64>,
-    /// Its moment, if it has to go.
+    /// Time of the close, if the connection has to be closed.
     timer: Option<Timer>,
 }
 
 impl CloseSchedule {
-    /// Ready once it is to be closed. When work shifts, the task is woken through the alarm that
-    /// every tunnel has.
+    /// Ready when the connection has to be closed. After a fail-over the worker wakes this task
+    /// through the timer that every tunnel has.
     fn poll(
         &mut self,
         cx: &Context<'_>,
@@ -149,7 +149,7 @@ impl CloseSchedule {
                         timer
                     });
                 }
-                // The endpoint may be well again before the moment has come.
+                // The endpoint may be in use again before the delay is over.
                 ReloadVerdict::Stays | ReloadVerdict::Forbidden => self.timer = None,
             }
         }
@@ -157,8 +157,8 @@ impl CloseSchedule {
     }
 }
 
-/// Whether a second hello asks for the name that the connection was passed on for. Clients must not
-/// change it (RFC 8446 section 4.1.2).
+/// Checks that a second ClientHello has the server name by which the connection was routed. Clients
+/// must not change it (RFC 8446 section 4.1.2).
 fn same_name(passthrough_conn: &PassthroughConn, second: &HelloProgress) -> Result<(), Reason> {
     match second {
         HelloProgress::Hello(hello)
