@@ -28,6 +28,10 @@ rust:
 docs:
     scripts/test.sh docs
 
+# Build the documentation site in target/site and check its links
+site:
+    scripts/site
+
 # Check licences, sources and advisories of the dependencies
 deny:
     scripts/test.sh deny
