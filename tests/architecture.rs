@@ -34,7 +34,7 @@ struct Layer {
     modules: Vec<String>,
 }
 
-/// The blocks of `src/lib.rs` in their order. A block ends at an empty line; attributes may stand between its modules.
+/// The blocks of `src/lib.rs` in their order. A block ends at an empty line; attributes may be between its modules.
 fn layers() -> Vec<Layer> {
     let lib = read("src/lib.rs");
     let mut layers = Vec::new();

@@ -1,4 +1,4 @@
-//! Whoever gives up is felt on the other side at once.
+//! Aborts: when a client or an upstream leaves, the gateway closes the other side at once.
 
 use std::time::{Duration, Instant};
 
@@ -6,35 +6,35 @@ use crate::frames::{END_STREAM, Frames, Outcome};
 use crate::wire::{End, Wire, find};
 use crate::world::World;
 
-/// "At once": the machine may be busy, but no timer of the gateway's is this short.
+/// Limit for "at once": long enough for a busy machine, shorter than every timer of the gateway.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
 const POLL: &str = "GET /socket.io/?EIO=4&transport=polling&sid=x HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// The upstream notices that the gateway has given up.
-fn feels(upstream: &mut Wire, since: Instant) {
+/// Asserts that the gateway closes the upstream connection soon after `since`.
+fn assert_closed_at_once(upstream: &mut Wire, since: Instant) {
     upstream.end();
-    let felt = since.elapsed();
-    assert!(felt < AT_ONCE, "after {felt:?}");
+    let elapsed = since.elapsed();
+    assert!(elapsed < AT_ONCE, "after {elapsed:?}");
 }
 
 #[test]
-fn a_poll_whose_client_leaves() {
+fn a_poll_is_aborted_when_its_client_leaves() {
     let world = World::plain();
-    for how in [Wire::reset as fn(Wire), Wire::cut, drop, |mut wire: Wire| wire.finish()] {
+    for leave in [Wire::reset as fn(Wire), Wire::cut, drop, |mut wire: Wire| wire.finish()] {
         let client = world.sent(POLL);
         let mut upstream = world.accept();
         upstream.message(true);
         upstream.is_silent();
         let since = Instant::now();
-        how(client);
-        feels(&mut upstream, since);
+        leave(client);
+        assert_closed_at_once(&mut upstream, since);
     }
     world.ends_with(&["request GET 499 client_gone"; 4]);
 }
 
 #[test]
-fn a_poll_that_is_cancelled_over_http_2() {
+fn a_poll_cancelled_over_http_2_is_aborted_upstream() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let other = client.get("/other");
@@ -45,17 +45,17 @@ fn a_poll_that_is_cancelled_over_http_2() {
     upstream.message(true);
     let since = Instant::now();
     client.cancel(poll);
-    feels(&mut upstream, since);
-    // The connection and its other streams are none the worse for it.
+    assert_closed_at_once(&mut upstream, since);
+    // The connection and its other streams continue.
     others.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     assert_eq!(client.outcome(other), Outcome::Answer(200, b"ok".to_vec()));
     world.ends_with(&["request GET 200", "request GET 499 client_gone"]);
 }
 
 #[test]
-fn polls_whose_http_2_connection_breaks() {
+fn polls_are_aborted_when_their_http_2_connection_breaks() {
     let world = World::plain();
-    for how in [Wire::reset as fn(Wire), drop] {
+    for leave in [Wire::reset as fn(Wire), drop] {
         let mut client = Frames::client(&world);
         client.get("/one");
         let mut one = world.accept();
@@ -64,17 +64,17 @@ fn polls_whose_http_2_connection_breaks() {
         let mut two = world.accept();
         two.message(true);
         let since = Instant::now();
-        how(client.wire);
-        feels(&mut one, since);
-        feels(&mut two, since);
+        leave(client.wire);
+        assert_closed_at_once(&mut one, since);
+        assert_closed_at_once(&mut two, since);
     }
     world.ends_with(&["request GET 499 client_gone"; 4]);
 }
 
 #[test]
-fn an_upload_that_breaks_off_stays_unfinished() {
+fn an_aborted_upload_is_never_completed_upstream() {
     let world = World::plain();
-    for how in [Wire::reset as fn(Wire), Wire::cut, drop] {
+    for leave in [Wire::reset as fn(Wire), Wire::cut, drop] {
         for framing in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
             let mut client = world.sent(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
             client.send("4\r\nabcd\r\n".get(..5).unwrap());
@@ -82,8 +82,8 @@ fn an_upload_that_breaks_off_stays_unfinished() {
             upstream.head();
             upstream.until("some of the body", |input| find(input, b"a"));
             let since = Instant::now();
-            how(client);
-            feels(&mut upstream, since);
+            leave(client);
+            assert_closed_at_once(&mut upstream, since);
             assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None, "{framing}");
             assert!(upstream.input.len() < 9, "{framing}");
         }
@@ -92,7 +92,7 @@ fn an_upload_that_breaks_off_stays_unfinished() {
 }
 
 #[test]
-fn an_upload_cancelled_over_http_2_stays_unfinished() {
+fn an_upload_cancelled_over_http_2_is_never_completed_upstream() {
     let world = World::plain();
     for length in [&[][..], &[("content-length", "9")]] {
         let mut client = Frames::client(&world);
@@ -103,14 +103,14 @@ fn an_upload_cancelled_over_http_2_stays_unfinished() {
         upstream.until("some of the body", |input| find(input, b"abc"));
         let since = Instant::now();
         client.cancel(stream);
-        feels(&mut upstream, since);
+        assert_closed_at_once(&mut upstream, since);
         assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);
     }
     world.ends_with(&["request POST 499 client_gone"; 2]);
 }
 
 #[test]
-fn a_download_whose_client_leaves() {
+fn a_download_is_aborted_when_its_client_leaves() {
     let world = World::plain();
     for body in [
         "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -124,7 +124,7 @@ fn a_download_whose_client_leaves() {
         client.until("start of the body", |input| find(input, b"abc"));
         let since = Instant::now();
         client.reset();
-        feels(&mut upstream, since);
+        assert_closed_at_once(&mut upstream, since);
     }
     let mut client = Frames::client(&world);
     let stream = client.get("/");
@@ -134,12 +134,12 @@ fn a_download_whose_client_leaves() {
     client.wire.until("start of the body", |input| find(input, b"abc"));
     let since = Instant::now();
     client.cancel(stream);
-    feels(&mut upstream, since);
+    assert_closed_at_once(&mut upstream, since);
     world.ends_with(&["request GET 200 client_gone"; 4]);
 }
 
 #[test]
-fn an_upstream_that_leaves_is_felt_by_the_client() {
+fn a_download_is_cut_when_its_upstream_leaves() {
     let world = World::plain();
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
@@ -164,7 +164,7 @@ fn an_upstream_that_leaves_is_felt_by_the_client() {
 }
 
 #[test]
-fn an_upstream_that_leaves_during_an_upload() {
+fn an_upload_is_answered_502_when_its_upstream_leaves() {
     let world = World::plain();
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc");
     let mut upstream = world.accept();
@@ -181,7 +181,7 @@ fn an_upstream_that_leaves_during_an_upload() {
     upstream.head();
     upstream.reset();
     assert!(matches!(client.outcome(stream), Outcome::Answer(502, _)));
-    // Too late, and harmless.
+    // DATA for a stream that has already ended does no harm.
     client.data(stream, b"more", END_STREAM);
     let next = client.get("/next");
     let mut upstream = world.accept();
@@ -196,8 +196,9 @@ fn an_upstream_that_leaves_during_an_upload() {
 }
 
 #[test]
-fn a_client_that_leaves_while_the_upstream_is_dialled() {
-    // Nobody answers, so the TLS handshake with the upstream does not get on.
+fn a_client_that_leaves_during_the_upstream_connect_is_logged() {
+    // The test accepts the connection but never answers, so the TLS handshake with the upstream
+    // stalls.
     let world = World::with(crate::world::Setup { tls: true, ..Default::default() });
     let client = world.sent(POLL);
     let mut world = world;

@@ -1,10 +1,10 @@
-//! Heads that two readers could read differently: refused, never forwarded, and what stands behind
-//! them on the connection is not served.
+//! Ambiguous request heads, which two parsers could read differently. The gateway rejects them,
+//! never forwards them, and does not serve the bytes that follow them on the connection.
 
 use crate::wire::{End, text};
 use crate::world::World;
 
-/// A request head, the status and the reason it is refused with.
+/// A request head, with the status and reason of its rejection.
 type Case = (&'static [u8], u16, &'static str);
 
 const FRAMING: &str = "ambiguous_framing";
@@ -12,7 +12,7 @@ const BAD: &str = "bad_request";
 const HOST: &str = "bad_host";
 const TARGET: &str = "bad_target";
 
-/// Where the body ends (RFC 9112 section 6.3).
+/// Ambiguous message framing (RFC 9112 section 6.3).
 const BODY_ENDS: &[Case] = &[
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400, FRAMING),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n", 400, FRAMING),
@@ -67,7 +67,7 @@ const BODY_ENDS: &[Case] = &[
     (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue, x\r\nContent-Length: 3\r\n\r\n", 417, "expectation_failed"),
 ];
 
-/// What a line is (RFC 9112 sections 2.2, 3 and 5).
+/// Malformed lines (RFC 9112 sections 2.2, 3 and 5).
 const LINES: &[Case] = &[
     (b"GET / HTTP/1.1\nHost: a\r\n\r\n", 400, "bare_lf"),
     (b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400, "bare_lf"),
@@ -120,7 +120,7 @@ const LINES: &[Case] = &[
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", 505, "http_version"),
 ];
 
-/// Whom it is for and what it asks for (RFC 9112 section 3.2).
+/// Malformed or ambiguous targets and hosts (RFC 9112 section 3.2).
 const TARGETS: &[Case] = &[
     (b"GET / HTTP/1.1\r\n\r\n", 400, HOST),
     (b"GET https://a/ HTTP/1.1\r\n\r\n", 400, HOST),
@@ -170,13 +170,14 @@ const TARGETS: &[Case] = &[
     (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, "method_not_allowed"),
 ];
 
-/// Refusals after which the connection goes on: the message was read, where it ends is known.
+/// Whether the connection continues after the rejection, because the end of the message is known.
 fn is_understood((request, _, reason): &Case) -> bool {
     *reason == "ambiguous_path" || request.starts_with(b"TRACE")
 }
 
-/// Sends each case with a second request behind it.
-fn refuses(cases: &[Case]) {
+/// Asserts that each case is rejected, and that a second request behind it is served only if the
+/// first was understood.
+fn assert_rejected(cases: &[Case]) {
     let mut world = World::plain();
     let (mut wrong, mut clients) = (Vec::new(), Vec::new());
     for case in cases {
@@ -224,22 +225,22 @@ fn refuses(cases: &[Case]) {
 }
 
 #[test]
-fn where_a_body_ends() {
-    refuses(BODY_ENDS);
+fn ambiguous_framing_is_rejected() {
+    assert_rejected(BODY_ENDS);
 }
 
 #[test]
-fn what_a_line_is() {
-    refuses(LINES);
+fn malformed_lines_are_rejected() {
+    assert_rejected(LINES);
 }
 
 #[test]
-fn whom_it_is_for() {
-    refuses(TARGETS);
+fn ambiguous_targets_and_hosts_are_rejected() {
+    assert_rejected(TARGETS);
 }
 
 #[test]
-fn heads_that_are_too_large() {
+fn heads_above_the_limits_are_rejected() {
     let world = World::plain();
     let long = "x".repeat(33_000);
     let many = "X: y\r\n".repeat(100);
@@ -259,7 +260,7 @@ fn heads_that_are_too_large() {
 }
 
 #[test]
-fn heads_that_are_just_small_enough() {
+fn heads_at_the_limits_are_forwarded() {
     let world = World::plain();
     let start = "GET / HTTP/1.1\r\nHost: a\r\n";
     for request in [

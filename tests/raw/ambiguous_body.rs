@@ -1,10 +1,10 @@
-//! Bodies that are malformed on the way: the upstream must be left with a request that is visibly
-//! unfinished, and the client's next bytes are not taken for a request.
+//! Malformed request bodies. The gateway leaves the upstream with a visibly incomplete request, and
+//! never parses the client's following bytes as a request.
 
 use crate::wire::{End, find, text};
 use crate::world::World;
 
-/// What follows a good head; `A` is in front of some, to see that what was good may have passed.
+/// Bodies that follow a valid head. Some begin with a valid chunk `A`, which may be forwarded.
 const CHUNKS: &[&[u8]] = &[
     b"g\r\nA\r\n0\r\n\r\n",
     b"-1\r\nA\r\n0\r\n\r\n",
@@ -43,7 +43,7 @@ const CHUNKS: &[&[u8]] = &[
 ];
 
 #[test]
-fn chunks_that_are_malformed() {
+fn malformed_chunks_are_never_completed_upstream() {
     let mut flood = b"1;".to_vec();
     flood.resize(9000, b'x');
     let mut trailers = b"1\r\nA\r\n0\r\nX: ".to_vec();
@@ -74,7 +74,7 @@ fn chunks_that_are_malformed() {
 }
 
 #[test]
-fn a_body_ends_where_its_length_says_and_the_rest_is_the_next_request() {
+fn bytes_after_the_stated_length_are_the_next_request() {
     let world = World::plain();
     let mut client = world.sent(
         "POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /POST /two HTTP/1.1\r\nHost: a\r\n\

@@ -1,5 +1,5 @@
-//! What HTTP/2 makes of the same ideas: its framing is sound, but what it says in fields must not
-//! come out as two requests on the other side (RFC 9113 sections 8.1.1, 8.2 and 8.3).
+//! Ambiguous requests over HTTP/2. Its framing is unambiguous, but field values must not become two
+//! requests in HTTP/1 (RFC 9113 sections 8.1.1, 8.2 and 8.3).
 
 use crate::frames::{END, END_STREAM, Frames, Outcome};
 use crate::wire::{find, text};
@@ -12,7 +12,7 @@ const S: (&str, &str) = (":scheme", "https");
 const A: (&str, &str) = (":authority", "a");
 const P: (&str, &str) = (":path", "/");
 
-/// Heads without a body.
+/// Malformed heads without a body.
 const HEADS: &[Fields] = &[
     &[M, S, A, P, ("connection", "close")],
     &[M, S, A, P, ("transfer-encoding", "chunked")],
@@ -81,21 +81,22 @@ const HEADS: &[Fields] = &[
     &[(":method", "TRACE"), S, A, P],
 ];
 
-/// Whether an outcome is a refusal.
-fn is_refusal(outcome: &Outcome) -> bool {
+/// Whether an outcome is a rejection.
+fn is_rejection(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Answer(status, body) => {
             matches!(status, 400 | 403 | 405 | 413 | 417 | 421 | 431 | 501)
                 && (body.is_empty() || find(body, b"reason: ").is_some())
         }
-        // PROTOCOL_ERROR and its like; not INTERNAL_ERROR, which would be ours.
+        // Protocol errors of the client. INTERNAL_ERROR would be a fault of the gateway.
         Outcome::Reset(code) | Outcome::GoAway(code) => matches!(code, 1 | 6 | 9 | 11),
     }
 }
 
 #[test]
-fn heads_that_are_malformed() {
-    // Whatever is forwarded all the same is answered 504 soon, and so listed.
+fn malformed_heads_are_rejected() {
+    // The upstream never answers. A head that is forwarded by mistake therefore ends with 504,
+    // which is not a rejection, and is listed.
     let world =
         World::with(Setup { upstream: "first-byte-timeout = \"500ms\"", ..Setup::default() });
     let mut wrong = Vec::new();
@@ -103,7 +104,7 @@ fn heads_that_are_malformed() {
         let mut client = Frames::client(&world);
         let stream = client.open(fields, END);
         let outcome = client.outcome(stream);
-        if !is_refusal(&outcome) {
+        if !is_rejection(&outcome) {
             wrong.push(format!("{fields:?}: {outcome:?}"));
         }
         if world.was_dialled() {
@@ -114,14 +115,14 @@ fn heads_that_are_malformed() {
 }
 
 #[test]
-fn a_refused_stream_leaves_the_others_alone() {
+fn a_rejected_stream_does_not_disturb_other_streams() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let slow = client.get("/slow");
     let mut upstream = world.accept();
     upstream.message(false);
     let bad = client.open(&[M, S, (":authority", "u@a"), P], END);
-    assert!(is_refusal(&client.outcome(bad)));
+    assert!(is_rejection(&client.outcome(bad)));
     let bad = client.get("/a/../b");
     assert!(matches!(client.outcome(bad), Outcome::Answer(400, _)));
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
@@ -130,7 +131,7 @@ fn a_refused_stream_leaves_the_others_alone() {
 }
 
 #[test]
-fn bodies_that_are_not_as_long_as_they_say() {
+fn bodies_of_another_length_than_stated_are_rejected() {
     let world = World::plain();
     for (length, data, rest) in
         [("5", "abc", ""), ("3", "abcde", ""), ("3", "abc", "GET / HTTP/1.1")]
@@ -144,9 +145,9 @@ fn bodies_that_are_not_as_long_as_they_say() {
             client.data(stream, rest.as_bytes(), END_STREAM);
         }
         let outcome = client.outcome(stream);
-        assert!(is_refusal(&outcome), "{length} {data}: {outcome:?}");
-        // The head may have passed; what must not is a body that looks complete and is not, or
-        // bytes beyond it.
+        assert!(is_rejection(&outcome), "{length} {data}: {outcome:?}");
+        // The gateway may have forwarded the head. It must not forward a body that looks complete,
+        // or bytes beyond the stated length.
         if let Some(mut upstream) = world.try_accept() {
             upstream.end();
             let got = std::mem::take(&mut upstream.input);
@@ -159,7 +160,7 @@ fn bodies_that_are_not_as_long_as_they_say() {
 }
 
 #[test]
-fn what_is_sound_arrives_as_http_1() {
+fn valid_requests_are_forwarded_as_http_1() {
     let route = "allow-empty-segments = true\nallow-path-parameters = true";
     let world = World::with(Setup { route, ..Setup::default() });
     let mut client = Frames::client(&world);
@@ -210,7 +211,7 @@ fn what_is_sound_arrives_as_http_1() {
 }
 
 #[test]
-fn heads_that_are_too_large() {
+fn heads_above_the_limits_are_rejected() {
     let world = World::with(Setup {
         limits: "header-count = 20\nheader-size = \"2KiB\"",
         ..Setup::default()
@@ -222,13 +223,13 @@ fn heads_that_are_too_large() {
         let fields = [&[M, S, A, P][..], more].concat();
         let stream = client.open(&fields, END);
         let outcome = client.outcome(stream);
-        assert!(is_refusal(&outcome), "{outcome:?}");
+        assert!(is_rejection(&outcome), "{outcome:?}");
         assert!(!world.was_dialled());
     }
 }
 
 #[test]
-fn a_head_without_end_is_given_up() {
+fn an_endless_head_closes_the_connection() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let stream = client.open(&[M, S, A, P], END_STREAM);

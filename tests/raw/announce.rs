@@ -1,5 +1,5 @@
-//! Upstreams that are told who the client is before the first byte: a header on every connection,
-//! and no connection for two clients.
+//! Upstreams with `proxy-protocol`: the gateway sends a header with the client's address on every
+//! connection, and never shares a connection between clients.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::world::{Setup, World};
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Takes the header off the gateway's connection.
+/// Reads the PROXY header from the gateway's connection.
 fn header(upstream: &mut Wire) -> Header {
     let mut reader = HeaderReader::new();
     loop {
@@ -24,14 +24,14 @@ fn header(upstream: &mut Wire) -> Header {
     }
 }
 
-/// What the gateway says of its next connection, without TLS.
-fn announced(world: &World) -> (Wire, Header) {
+/// The gateway's next connection, without TLS, and its PROXY header.
+fn accept_with_header(world: &World) -> (Wire, Header) {
     let mut upstream = world.accept();
     let header = header(&mut upstream);
     (upstream, header)
 }
 
-fn ends(header: &Header) -> (SocketAddr, SocketAddr) {
+fn addresses(header: &Header) -> (SocketAddr, SocketAddr) {
     match header.origin {
         HeaderSource::Proxied { source, destination } => (source, destination),
         other => panic!("{other:?}"),
@@ -46,11 +46,11 @@ fn exchange(client: &mut Wire, upstream: &mut Wire) {
 }
 
 #[test]
-fn a_connection_says_whose_it_is_and_is_nobody_elses() {
+fn a_connection_names_its_client_and_serves_no_other() {
     let world = World::with(Setup { upstream: "proxy-protocol = \"v2\"", ..Setup::default() });
     let mut first = world.sent(GET);
-    let (mut upstream, header) = announced(&world);
-    assert_eq!(ends(&header), (first.local(), first.tcp().peer_addr().unwrap()));
+    let (mut upstream, header) = accept_with_header(&world);
+    assert_eq!(addresses(&header), (first.local(), first.tcp().peer_addr().unwrap()));
     assert_eq!(header.tlv(Tlv::Authority), Some(&b"localhost"[..]));
     assert_eq!(header.tlv(Tlv::Alpn), None);
     let request = upstream.message(true);
@@ -59,25 +59,27 @@ fn a_connection_says_whose_it_is_and_is_nobody_elses() {
     upstream.send(OK);
     assert_eq!(first.answered(200), "ok");
 
-    // The client's next request goes on the same connection, without another header.
+    // The next request of the client reuses the connection, without another header.
     exchange(&mut first, &mut upstream);
 
-    // Another client's does not, though that connection is idle; nor another connection of this one's.
+    // A request of another client does not reuse it, although it is idle; nor does a request on
+    // another connection of the same client.
     let mut second = world.client();
     second.send(GET);
-    let (mut other, header) = announced(&world);
-    assert_eq!(ends(&header).0, second.local());
+    let (mut other, header) = accept_with_header(&world);
+    assert_eq!(addresses(&header).0, second.local());
     other.message(true);
     other.send(OK);
     assert_eq!(second.answered(200), "ok");
     exchange(&mut second, &mut other);
     exchange(&mut first, &mut upstream);
 
-    // Streams of one HTTP/2 connection are one client's.
+    // All streams of one HTTP/2 connection have the same client, so they share an upstream
+    // connection.
     let mut frames = Frames::client(&world);
     let stream = frames.get("/");
-    let (mut third, header) = announced(&world);
-    assert_eq!(ends(&header).0, frames.wire.local());
+    let (mut third, header) = accept_with_header(&world);
+    assert_eq!(addresses(&header).0, frames.wire.local());
     third.message(true);
     third.send(OK);
     assert_eq!(frames.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
@@ -104,13 +106,13 @@ fn the_header_comes_before_tls() {
     let tcp = tcp.unwrap();
     tcp.set_nonblocking(false).unwrap();
     let mut upstream = Wire::plain(tcp);
-    assert_eq!(ends(&header(&mut upstream)).0, client.local());
+    assert_eq!(addresses(&header(&mut upstream)).0, client.local());
     assert_eq!(upstream.take(2), [22, 3], "a TLS record");
     drop(client);
 }
 
 #[test]
-fn what_a_balancer_said_is_passed_on() {
+fn the_client_named_by_a_balancer_is_passed_on() {
     let world = World::with(Setup {
         upstream: "proxy-protocol = \"v2\"",
         listener: "proxy-protocol = { from = [\"127.0.0.1\"] }",
@@ -119,22 +121,22 @@ fn what_a_balancer_said_is_passed_on() {
     let header = b"PROXY TCP6 2001:db8::7 2001:db8::9 4660 443\r\n";
     let mut client = World::over_after(world.tcp(), header);
     client.send(GET);
-    let (_upstream, header) = announced(&world);
+    let (_upstream, header) = accept_with_header(&world);
     let said = ("[2001:db8::7]:4660".parse().unwrap(), "[2001:db8::9]:443".parse().unwrap());
-    assert_eq!(ends(&header), said);
+    assert_eq!(addresses(&header), said);
 }
 
 #[test]
-fn few_connections_are_kept_and_the_oldest_goes_first() {
+fn at_most_max_idle_connections_are_kept_and_the_oldest_is_closed_first() {
     let upstream = "proxy-protocol = \"v2\"\nmax-idle = 1";
     let world = World::with(Setup { upstream, ..Setup::default() });
     let mut first = world.sent(GET);
-    let (mut old, _) = announced(&world);
+    let (mut old, _) = accept_with_header(&world);
     old.message(true);
     old.send(OK);
     assert_eq!(first.answered(200), "ok");
     let mut second = world.sent(GET);
-    let (mut new, _) = announced(&world);
+    let (mut new, _) = accept_with_header(&world);
     new.message(true);
     new.send(OK);
     assert_eq!(second.answered(200), "ok");
@@ -143,11 +145,11 @@ fn few_connections_are_kept_and_the_oldest_goes_first() {
 }
 
 #[test]
-fn checks_are_the_gateways_own() {
+fn health_checks_send_a_local_header() {
     for kind in ["kind = \"tcp\"", "path = \"/health\""] {
         let upstream = format!("proxy-protocol = \"v2\"\ncheck = {{ {kind}, every = \"1s\" }}");
         let world = World::with(Setup { upstream: upstream.leak(), ..Setup::default() });
-        let (mut upstream, header) = announced(&world);
+        let (mut upstream, header) = accept_with_header(&world);
         assert_eq!(header.origin, HeaderSource::Local);
         if kind.starts_with("path") {
             let head = String::from_utf8(upstream.message(true).head).unwrap();
@@ -160,7 +162,7 @@ fn checks_are_the_gateways_own() {
 }
 
 #[test]
-fn a_reload_that_turns_it_on_uses_no_connection_of_before() {
+fn connections_from_before_a_reload_that_enables_the_header_are_not_reused() {
     let world = World::plain();
     let mut client = world.sent(GET);
     let mut before = world.accept();
@@ -169,8 +171,8 @@ fn a_reload_that_turns_it_on_uses_no_connection_of_before() {
     assert_eq!(client.answered(200), "ok");
     world.rewrite("[profile.edge]", "proxy-protocol = \"v2\"\n[profile.edge]");
     client.send(GET);
-    let (mut upstream, header) = announced(&world);
-    assert_eq!(ends(&header), (client.local(), client.tcp().peer_addr().unwrap()));
+    let (mut upstream, header) = accept_with_header(&world);
+    assert_eq!(addresses(&header), (client.local(), client.tcp().peer_addr().unwrap()));
     upstream.message(true);
     upstream.send(OK);
     assert_eq!(client.answered(200), "ok");

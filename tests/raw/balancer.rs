@@ -1,4 +1,5 @@
-//! Behind a balancer: who the client is, what is refused, and that nobody else is believed.
+//! Listeners behind a load balancer: the client's address from the PROXY header, malformed headers,
+//! and headers from unlisted peers.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -16,7 +17,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\
 const V1: &str = "PROXY TCP4 192.0.2.7 198.51.100.9 4660 443\r\n";
 const CLIENT: &str = "192.0.2.7:4660";
 
-/// Tests connect from 127.0.0.1, unless they choose another address.
+/// Tests connect from 127.0.0.1, which is a listed balancer, unless they bind another address.
 const BALANCED: Setup = Setup {
     profile: "",
     limits: "",
@@ -31,9 +32,9 @@ const BALANCED: Setup = Setup {
     piped_log: false,
 };
 
-const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 9, 9, 9);
+const UNLISTED: Ipv4Addr = Ipv4Addr::new(127, 9, 9, 9);
 
-/// A header of version 2 with everything in it.
+/// A version 2 header with TLVs.
 fn v2(source: &str) -> Vec<u8> {
     let (source, destination) = (source.parse().unwrap(), "198.51.100.9:443".parse().unwrap());
     let tlvs = [(Tlv::Authority, &b"chat.example.com"[..]), (Tlv::UniqueId, b"lb-1-42")];
@@ -42,15 +43,15 @@ fn v2(source: &str) -> Vec<u8> {
     header
 }
 
-/// A connection that begins with this.
-fn begun(world: &World, header: impl AsRef<[u8]>) -> TcpStream {
+/// A connection that begins with `header`.
+fn connect_with(world: &World, header: impl AsRef<[u8]>) -> TcpStream {
     let mut tcp = world.tcp();
     tcp.write_all(header.as_ref()).unwrap();
     tcp
 }
 
-/// A request gets through, and its upstream is told this client.
-fn is_passed_on(world: &World, mut wire: Wire, client: &str) {
+/// Asserts that a request is answered and that its upstream receives the address of `client`.
+fn assert_forwarded(world: &World, mut wire: Wire, client: &str) {
     wire.send(GET);
     let mut upstream = world.accept();
     assert_eq!(upstream.message(true).field("x-forwarded-for").as_deref(), Some(client));
@@ -58,31 +59,31 @@ fn is_passed_on(world: &World, mut wire: Wire, client: &str) {
     assert_eq!(wire.answered(200), "ok");
 }
 
-/// The same, and so is the log; its line.
-fn is_served(world: &mut World, tcp: TcpStream, client: &str) -> serde_json::Value {
+/// Asserts the same and that the log names `client`; returns the line of the log.
+fn assert_served(world: &mut World, tcp: TcpStream, client: &str) -> serde_json::Value {
     let client: SocketAddr = client.parse().unwrap();
-    is_passed_on(world, World::over(tcp, b"http/1.1"), &client.ip().to_string());
+    assert_forwarded(world, World::over(tcp, b"http/1.1"), &client.ip().to_string());
     world.lines_of(client, 1).remove(0)
 }
 
 #[test]
-fn the_client_is_whom_the_balancer_names() {
+fn the_client_is_the_one_that_the_balancer_names() {
     let mut world = World::with(BALANCED);
-    let tcp = begun(&world, V1);
+    let tcp = connect_with(&world, V1);
     let peer = tcp.local_addr().unwrap().to_string();
-    let line = is_served(&mut world, tcp, CLIENT);
+    let line = assert_served(&mut world, tcp, CLIENT);
     assert_eq!((&line["peer"], &line["proxy_protocol"]), (&peer.into(), &"proxied".into()));
 
-    let tcp = begun(&world, v2("[2001:db8::7]:9"));
-    let line = is_served(&mut world, tcp, "[2001:db8::7]:9");
+    let tcp = connect_with(&world, v2("[2001:db8::7]:9"));
+    let line = assert_served(&mut world, tcp, "[2001:db8::7]:9");
     assert_eq!(line["peer_id"], "lb-1-42");
 
-    // IPv4 carried in IPv6 is IPv4.
-    let tcp = begun(&world, "PROXY TCP6 ::ffff:192.0.2.8 ::ffff:192.0.2.9 5 443\r\n");
-    is_served(&mut world, tcp, "192.0.2.8:5");
+    // An IPv4-mapped IPv6 address is logged as IPv4.
+    let tcp = connect_with(&world, "PROXY TCP6 ::ffff:192.0.2.8 ::ffff:192.0.2.9 5 443\r\n");
+    assert_served(&mut world, tcp, "192.0.2.8:5");
 
-    // And so over HTTP/2.
-    let tcp = begun(&world, v2("203.0.113.5:6"));
+    // The header also names the client of HTTP/2 requests.
+    let tcp = connect_with(&world, v2("203.0.113.5:6"));
     let mut client = Frames::over(World::over(tcp, b"h2"));
     let stream = client.get("/");
     let mut upstream = world.accept();
@@ -94,7 +95,7 @@ fn the_client_is_whom_the_balancer_names() {
 }
 
 #[test]
-fn a_header_may_come_in_pieces_and_not_a_byte_behind_it_is_lost() {
+fn a_header_in_pieces_is_parsed_and_no_byte_behind_it_is_lost() {
     let world = World::with(BALANCED);
     let v2 = v2(CLIENT);
     for header in [V1.as_bytes(), &v2] {
@@ -103,17 +104,17 @@ fn a_header_may_come_in_pieces_and_not_a_byte_behind_it_is_lost() {
         for byte in header {
             tcp.write_all(&[*byte]).unwrap();
         }
-        is_passed_on(&world, World::over(tcp, b"http/1.1"), "192.0.2.7");
+        assert_forwarded(&world, World::over(tcp, b"http/1.1"), "192.0.2.7");
     }
-    // Header and TLS hello in one segment.
+    // Header and ClientHello in one segment.
     for header in [V1.as_bytes(), &v2] {
-        is_passed_on(&world, World::over_after(world.tcp(), header), "192.0.2.7");
+        assert_forwarded(&world, World::over_after(world.tcp(), header), "192.0.2.7");
     }
     world.ends_with(&["request GET 200"; 4]);
 }
 
 #[test]
-fn what_is_no_header_is_refused() {
+fn malformed_headers_are_rejected() {
     let table: [(&[u8], &str); 9] = [
         (b"\x16\x03\x01\x02\x00\x01\x00", "begins with TLS"),
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "begins with something else"),
@@ -133,7 +134,7 @@ fn what_is_no_header_is_refused() {
         let mut wire = Wire::plain(world.tcp());
         wire.send(bytes);
         if said.is_empty() {
-            // Cut short, and over.
+            // The connection ends in the middle of the header.
             wire.finish();
         }
         wire.end();
@@ -143,7 +144,7 @@ fn what_is_no_header_is_refused() {
         assert_eq!((&line["event"], &line["status"]), (&"refused".into(), &0.into()));
         assert!(line["detail"].as_str().unwrap().contains(said), "{line}");
     }
-    // 200 bytes of a line without an end.
+    // A line of 200 bytes without an end.
     let mut wire = Wire::plain(world.tcp());
     wire.send(format!("PROXY UNKNOWN {}", "x".repeat(186)));
     wire.end();
@@ -166,8 +167,8 @@ fn a_header_has_a_time_limit() {
         let line = world.lines_of(wire.local(), 1).remove(0);
         assert_eq!(line["reason"], "proxy_protocol_timeout", "{line}");
     }
-    // What is left of the time is the handshake's.
-    let mut late = Wire::plain(begun(&world, V1));
+    // The handshake has only the time that the header left over.
+    let mut late = Wire::plain(connect_with(&world, V1));
     late.end();
     let line = world.lines_of(CLIENT.parse().unwrap(), 1).remove(0);
     assert_eq!(line["reason"], "tls_handshake_timeout", "{line}");
@@ -175,11 +176,11 @@ fn a_header_has_a_time_limit() {
 }
 
 #[test]
-fn nobody_else_is_believed() {
+fn headers_of_unlisted_peers_are_rejected() {
     let mut world = World::with(BALANCED);
     for header in [V1.as_bytes(), &v2(CLIENT), b""] {
-        let mut wire = Wire::plain(world.tcp_from(STRANGER, None));
-        // It may be closed before it is sent.
+        let mut wire = Wire::plain(world.tcp_from(UNLISTED, None));
+        // The gateway may close the connection before the header is sent.
         let _ = wire.try_send(header);
         wire.end();
         assert!(wire.input.is_empty());
@@ -192,24 +193,24 @@ fn nobody_else_is_believed() {
 }
 
 #[test]
-fn others_may_come_directly_if_the_operator_says_so_and_are_still_not_believed() {
+fn unlisted_peers_may_connect_directly_if_configured_but_their_headers_are_rejected() {
     let listener = "proxy-protocol = { from = [\"127.0.0.1\"], others = \"direct\" }";
     let mut world = World::with(Setup { listener, ..BALANCED });
-    let tcp = world.tcp_from(STRANGER, None);
+    let tcp = world.tcp_from(UNLISTED, None);
     let own = tcp.local_addr().unwrap().to_string();
-    let line = is_served(&mut world, tcp, &own);
+    let line = assert_served(&mut world, tcp, &own);
     assert!(line["peer"].is_null(), "{line}");
     for (header, reason) in
         [(V1.as_bytes(), "plain_http_on_tls_port"), (&v2(CLIENT), "tls_handshake_failed")]
     {
-        let mut wire = Wire::plain(world.tcp_from(STRANGER, None));
+        let mut wire = Wire::plain(world.tcp_from(UNLISTED, None));
         wire.send(header);
         wire.finish();
         wire.end();
         let line = world.lines_of(wire.local(), 1).remove(0);
         assert_eq!(line["reason"], reason, "{line}");
     }
-    // A balancer must send one all the same.
+    // A listed balancer must still send a header.
     let mut bare = World::over(world.tcp(), b"http/1.1");
     assert!(bare.handshake().is_err());
     assert!(!world.log().contains("192.0.2.7"));
@@ -217,16 +218,16 @@ fn others_may_come_directly_if_the_operator_says_so_and_are_still_not_believed()
 }
 
 #[test]
-fn a_balancer_that_looks_whether_somebody_is_here_leaves_no_line() {
+fn tcp_probes_of_a_balancer_are_counted_but_not_logged() {
     let mut world = World::with(BALANCED);
     let mut own = Vec::new();
     announce_own(&mut own);
-    // Connected and gone; a header that says what it is, and gone.
+    // A connection without a byte, and a connection with only a header of the balancer's own.
     drop(world.tcp());
-    let mut wire = Wire::plain(begun(&world, &own));
+    let mut wire = Wire::plain(connect_with(&world, &own));
     wire.finish();
     wire.end();
-    // A header of version 1 can only name the balancer's own address.
+    // Version 1 has no LOCAL command, so a balancer names its own address.
     let mut wire = Wire::plain(world.tcp());
     let (own_port, port) = (wire.local().port(), wire.tcp().peer_addr().unwrap().port());
     wire.send(format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own_port} {port}\r\n"));
@@ -236,39 +237,39 @@ fn a_balancer_that_looks_whether_somebody_is_here_leaves_no_line() {
         metrics.contains("result=\"probe\"} 1\n") && metrics.contains("result=\"local\"} 2\n")
     });
     assert_eq!(world.log(), "");
-    // A whole check is served as what it is: the balancer's own.
-    let tcp = begun(&world, &own);
+    // A complete health check is served, with the balancer as the client.
+    let tcp = connect_with(&world, &own);
     let peer = tcp.local_addr().unwrap().to_string();
-    let line = is_served(&mut world, tcp, &peer);
+    let line = assert_served(&mut world, tcp, &peer);
     assert_eq!((&line["peer"], &line["proxy_protocol"]), (&peer.clone().into(), &"local".into()));
-    // And so is a client that the balancer cannot name.
-    let tcp = begun(&world, "PROXY UNKNOWN\r\n");
+    // A client whose address the balancer does not know is served in the same way.
+    let tcp = connect_with(&world, "PROXY UNKNOWN\r\n");
     let peer = tcp.local_addr().unwrap().to_string();
-    let line = is_served(&mut world, tcp, &peer);
+    let line = assert_served(&mut world, tcp, &peer);
     assert_eq!(line["proxy_protocol"], "unknown");
     world.ends_with(&["request GET 200"; 2]);
 }
 
 #[test]
-fn clients_are_limited_and_not_their_balancer() {
+fn connection_limits_count_clients_and_not_their_balancer() {
     let mut world = World::with(Setup { limits: "connections-per-client = 1", ..BALANCED });
-    let mut first = World::over(begun(&world, V1), b"http/1.1");
+    let mut first = World::over(connect_with(&world, V1), b"http/1.1");
     first.handshake().unwrap();
-    let mut second = World::over(begun(&world, v2("192.0.2.7:1")), b"http/1.1");
+    let mut second = World::over(connect_with(&world, v2("192.0.2.7:1")), b"http/1.1");
     assert!(second.handshake().is_err());
     let line = world.lines_of("192.0.2.7:1".parse().unwrap(), 1).remove(0);
     assert_eq!(line["reason"], "too_many_connections_from_client", "{line}");
-    let mut other = World::over(begun(&world, v2("192.0.2.8:1")), b"http/1.1");
+    let mut other = World::over(connect_with(&world, v2("192.0.2.8:1")), b"http/1.1");
     other.handshake().unwrap();
     drop(first);
     world.wait("room for the client", |world| {
-        World::over(begun(world, v2("192.0.2.7:2")), b"http/1.1").handshake().is_ok()
+        World::over(connect_with(world, v2("192.0.2.7:2")), b"http/1.1").handshake().is_ok()
     });
     world.stop();
 }
 
 #[test]
-fn a_reload_asks_new_connections_for_a_header_and_leaves_old_ones_alone() {
+fn a_reload_requires_the_header_of_new_connections_only() {
     let mut world = World::plain();
     let mut before = world.client();
     world.rewrite(
@@ -282,13 +283,13 @@ fn a_reload_asks_new_connections_for_a_header_and_leaves_old_ones_alone() {
     assert_eq!(before.answered(200), "ok");
     let mut bare = World::over(world.tcp(), b"http/1.1");
     assert!(bare.handshake().is_err());
-    let tcp = begun(&world, V1);
-    is_served(&mut world, tcp, CLIENT);
+    let tcp = connect_with(&world, V1);
+    assert_served(&mut world, tcp, CLIENT);
     world.stop();
 }
 
 #[test]
-fn a_header_that_does_not_come_says_how_long_it_was_waited_for() {
+fn a_missing_header_is_logged_with_the_time_waited() {
     let mut world = World::with(Setup { timeouts: "handshake = \"1s\"", ..BALANCED });
     let tcp = world.tcp();
     let local = tcp.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! A reload that asks more of a client's handshake reaches connections that are open.
+//! A reload that changes the CAs of client certificates also applies to open connections.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::world::{Setup, World, trusting};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-/// The table behind the keys of the listener.
+/// The table that follows the keys of the listener in the file; new keys are inserted before it.
 const NEXT: &str = "[[profile.edge.route]]";
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -32,7 +32,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A client with a certificate of this CA.
+    /// A TLS client with a certificate of this CA.
     fn client(&self, protocol: &[u8]) -> Arc<ClientConfig> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -46,20 +46,20 @@ impl Authority {
     }
 }
 
-/// A file with these CAs; its name.
-fn file(name: &str, authorities: &[&Authority]) -> String {
+/// Writes a file with the certificates of these CAs and returns its name.
+fn ca_file(name: &str, authorities: &[&Authority]) -> String {
     let name = format!("{name}-{}.pem", std::process::id());
-    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::write(&file, authorities.iter().map(|one| one.0.pem()).collect::<String>()).unwrap();
-    file.display().to_string()
+    let ca_file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&ca_file, authorities.iter().map(|one| one.0.pem()).collect::<String>()).unwrap();
+    ca_file.display().to_string()
 }
 
-fn demand(world: &World, file: &str) {
-    world.rewrite(NEXT, &format!("client-ca = \"{file}\"\n{NEXT}"));
+fn require_client_ca(world: &World, ca_file: &str) {
+    world.rewrite(NEXT, &format!("client-ca = \"{ca_file}\"\n{NEXT}"));
 }
 
-/// Has one request answered.
-fn served(world: &World, client: &mut Wire) {
+/// Asserts that one request is answered.
+fn assert_served(world: &World, client: &mut Wire) {
     client.send(GET);
     let mut upstream = world.accept();
     upstream.message(true);
@@ -68,11 +68,11 @@ fn served(world: &World, client: &mut Wire) {
 }
 
 #[test]
-fn connections_end_once_their_client_would_have_to_show_a_certificate() {
+fn a_reload_that_requires_client_certificates_closes_connections_without_one() {
     let authority = Authority::new("clients");
     let mut world = World::plain();
     let (mut idle, mut halfway) = (world.client(), world.client());
-    served(&world, &mut idle);
+    assert_served(&world, &mut idle);
     let mut idle_h2 = Frames::client(&world);
     let stream = idle_h2.get("/");
     let mut upstream = world.accept();
@@ -84,18 +84,18 @@ fn connections_end_once_their_client_would_have_to_show_a_certificate() {
     halfway.send("GET /later HTTP/1.1\r\nHost: a\r\n");
     world.rewrite("[profile.edge.limits]", "[profile.edge.limits]\nconnections = 9000");
     idle.is_silent();
-    demand(&world, &file("demanded", &[&authority]));
+    require_client_ca(&world, &ca_file("demanded", &[&authority]));
 
     assert_eq!(idle.end(), End::Clean, "a kept connection");
     assert!(idle.input.is_empty());
     let goaway = 7;
     while idle_h2.next().0 != goaway {}
-    // What was asked for before is answered; and is the last.
+    // The request that was pending is answered, and the connection then closes.
     upstream.send(OK);
     let answer = waiting.answer();
     assert_eq!((answer.status(), answer.field("connection").as_deref()), (200, Some("close")));
     assert_eq!(waiting.end(), End::Clean);
-    // What is asked for afterwards is not.
+    // A request that arrives after the reload is rejected.
     halfway.send("\r\n");
     halfway.refused(421, "handshake_outdated");
     assert_eq!(halfway.end(), End::Clean);
@@ -103,7 +103,8 @@ fn connections_end_once_their_client_would_have_to_show_a_certificate() {
     assert_eq!((&line["path"], &line["flags"]), (&"/later".into(), &"AC".into()));
 
     let mut without = World::over(world.tcp(), b"http/1.1");
-    // In TLS 1.3 a client may have finished before the server has looked.
+    // In TLS 1.3 the client may complete its handshake before the server has checked the
+    // certificate.
     let _ = without.handshake().and_then(|()| without.try_send(GET.as_bytes()));
     without.end();
     assert!(without.input.is_empty());
@@ -115,35 +116,35 @@ fn connections_end_once_their_client_would_have_to_show_a_certificate() {
 }
 
 #[test]
-fn a_further_ca_ends_nothing_and_one_that_is_taken_away_does() {
+fn adding_a_ca_closes_no_connection_and_removing_one_does() {
     let (first, second) = (Authority::new("first"), Authority::new("second"));
-    let (one, both) = (file("one", &[&first]), file("both", &[&second, &first]));
-    let (other, off) = (file("other", &[&second]), "\n");
+    let (one, both) = (ca_file("one", &[&first]), ca_file("both", &[&second, &first]));
+    let (other, off) = (ca_file("other", &[&second]), "\n");
     let world = World::plain();
-    demand(&world, &one);
+    require_client_ca(&world, &one);
     let mut client = World::over_with(world.tcp(), first.client(b"http/1.1"));
-    served(&world, &mut client);
-    let key = |file: &str| format!("client-ca = \"{file}\"\n");
+    assert_served(&world, &mut client);
+    let key = |ca_file: &str| format!("client-ca = \"{ca_file}\"\n");
     world.rewrite(&key(&one), &key(&both));
-    served(&world, &mut client);
-    // A certificate that nobody asks for any more does no harm.
+    assert_served(&world, &mut client);
+    // A client certificate that is no longer requested does no harm.
     world.rewrite(&key(&both), off);
-    served(&world, &mut client);
+    assert_served(&world, &mut client);
     world.rewrite(&format!("{off}{NEXT}"), &format!("{off}{}{NEXT}", key(&other)));
     assert_eq!(client.end(), End::Clean);
     let mut client = World::over_with(world.tcp(), second.client(b"http/1.1"));
-    served(&world, &mut client);
+    assert_served(&world, &mut client);
 }
 
 #[test]
-fn websockets_are_closed_with_a_close_frame() {
+fn websockets_without_a_certificate_get_a_close_frame() {
     const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let authority = Authority::new("clients");
-    let file = file("websockets", &[&authority]);
-    let listener = format!("client-certificate = \"optional\"\nclient-ca = \"{file}\"");
+    let ca_file = ca_file("websockets", &[&authority]);
+    let listener = format!("client-certificate = \"optional\"\nclient-ca = \"{ca_file}\"");
     let mut world = World::with(Setup { listener: listener.leak(), ..Setup::default() });
     let mut open = Vec::new();
     for wire in [
@@ -174,7 +175,7 @@ fn websockets_are_closed_with_a_close_frame() {
 }
 
 #[test]
-fn websockets_over_http2_are_closed_and_their_connection_with_them() {
+fn websockets_over_http2_without_a_certificate_are_closed_with_their_connection() {
     const CONNECT: &[(&str, &str)] = &[
         (":method", "CONNECT"),
         (":protocol", "websocket"),
@@ -206,7 +207,7 @@ fn websockets_over_http2_are_closed_and_their_connection_with_them() {
     let mut goes = false;
     assert_eq!(said(&mut client, &mut goes), b"\x01\x02hi");
     assert!(!goes);
-    demand(&world, &file("over-http2", &[&authority]));
+    require_client_ca(&world, &ca_file("over-http2", &[&authority]));
     assert_eq!(said(&mut client, &mut goes), b"\x88\x14\x03\xe9handshake_outdated");
     assert!(goes, "no stream may be opened any more");
     upstream.take(2 + 4 + 20);

@@ -1,11 +1,11 @@
-//! What is forwarded, compared as whole text: nothing changed, nothing lost, in the same order.
+//! Forwarded messages compared as complete text: no field or byte is changed, lost or reordered.
 
 use crate::wire::{Message, Wire, text};
 use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Sends a request; what the upstream got of it.
+/// Sends a request and returns the message that the upstream received.
 fn forwarded(world: &World, request: impl AsRef<[u8]>) -> Message {
     let mut client = world.sent(request);
     let mut upstream = world.accept();
@@ -15,7 +15,7 @@ fn forwarded(world: &World, request: impl AsRef<[u8]>) -> Message {
     message
 }
 
-/// Bytes without a pattern, the same each time.
+/// Bytes without a pattern, the same in every run.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -28,7 +28,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn path_query_host_and_fields() {
+fn path_query_host_and_fields_are_forwarded_unchanged() {
     let route = "allow-empty-segments = true\nallow-path-parameters = true";
     let world = World::with(Setup { route, ..Setup::default() });
     let message = forwarded(
@@ -77,7 +77,7 @@ Content-Length: 0
 }
 
 #[test]
-fn what_a_stranger_says_about_himself_is_dropped() {
+fn forwarding_fields_of_untrusted_clients_are_dropped() {
     let world = World::plain();
     let message = forwarded(
         &world,
@@ -96,7 +96,7 @@ fn what_a_stranger_says_about_himself_is_dropped() {
     world.ends_with(&["request GET 200"]);
 }
 
-/// Fields that a component may believe, from a client that nobody vouches for.
+/// Fields that a component might trust, sent by an untrusted client.
 const CLAIMS: &str = "X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\nX-HTTP-Method-Override: DELETE\r\n\
     X-Method-Override: DELETE\r\nX-HTTP-Method: DELETE\r\nProxy: http://evil\r\nX-Client-Cert: x\r\n\
     X-SSL-Client-Verify: SUCCESS\r\nTrue-Client-IP: 10.0.0.1\r\nX-Client-IP: 10.0.0.1\r\n\
@@ -104,7 +104,7 @@ const CLAIMS: &str = "X-Original-URL: /admin\r\nX-Rewrite-URL: /admin\r\nX-HTTP-
     Fastly-Client-IP: 10.0.0.1\r\napi_key: 1\r\nContent_Length: 7\r\n";
 
 #[test]
-fn what_a_component_may_believe_is_dropped() {
+fn fields_that_a_component_might_trust_are_dropped() {
     let world = World::plain();
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{CLAIMS}Keep: me\r\n\r\n");
     assert_eq!(
@@ -116,7 +116,7 @@ fn what_a_component_may_believe_is_dropped() {
 }
 
 #[test]
-fn what_a_route_names_is_passed_on() {
+fn fields_in_pass_request_headers_are_forwarded() {
     let world = World::with(Setup {
         profile: "pass-request-headers = [\"API_Key\"]",
         route: "pass-request-headers = [\"x-http-method-override\"]",
@@ -133,7 +133,7 @@ fn what_a_route_names_is_passed_on() {
 }
 
 #[test]
-fn an_upstream_does_not_lead_clients_elsewhere() {
+fn alt_svc_of_an_upstream_is_dropped() {
     let world = World::plain();
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
@@ -149,7 +149,7 @@ fn an_upstream_does_not_lead_clients_elsewhere() {
 }
 
 #[test]
-fn what_a_trusted_proxy_says_is_passed_on() {
+fn forwarding_fields_of_a_trusted_proxy_are_forwarded() {
     let world =
         World::with(Setup { profile: "trusted-proxies = [\"127.0.0.1\"]", ..Setup::default() });
     let message = forwarded(
@@ -167,7 +167,7 @@ fn what_a_trusted_proxy_says_is_passed_on() {
     world.ends_with(&["request GET 200"]);
 }
 
-/// The `traceparent` of a forwarded head: its parts after the version.
+/// The parts of the `traceparent` field after the version.
 fn trace_of(message: &Message) -> [String; 3] {
     let value = message.field("traceparent").unwrap();
     let rest = value.strip_prefix("00-").unwrap().to_owned();
@@ -180,12 +180,12 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 
 #[test]
-fn a_trace_goes_on_and_its_state_with_it() {
+fn a_valid_trace_is_continued_with_its_state() {
     let request = format!(
         "GET / HTTP/1.1\r\nHost: a\r\ntracestate: a=1\r\nTraceParent: 00-{TRACE}-{SPAN}-01\r\n\
          TraceState: b=2\r\n\r\n"
     );
-    // Whether to record is not for a stranger to say.
+    // An untrusted client does not decide whether its trace is sampled.
     for (profile, sampled) in [("", "00"), ("trusted-proxies = [\"127.0.0.1\"]", "01")] {
         let world = World::with(Setup { profile, ..Setup::default() });
         let message = forwarded(&world, &request);
@@ -199,7 +199,7 @@ fn a_trace_goes_on_and_its_state_with_it() {
 }
 
 #[test]
-fn a_trace_that_is_not_valid_is_begun_anew() {
+fn an_invalid_trace_is_replaced_by_a_new_one() {
     let world = World::plain();
     for came in [
         format!("traceparent: 00-{TRACE}-{SPAN}-1\r\n"),
@@ -210,7 +210,7 @@ fn a_trace_that_is_not_valid_is_begun_anew() {
         let message = forwarded(&world, &request);
         let [trace, _, flags] = trace_of(&message);
         assert_ne!(trace, TRACE);
-        // One id finds both.
+        // The trace and the log line have the same ID.
         assert_eq!(Some(trace), message.field("x-request-id"));
         assert_eq!((&*flags, message.field("tracestate")), ("00", None));
     }
@@ -218,7 +218,7 @@ fn a_trace_that_is_not_valid_is_begun_anew() {
 }
 
 #[test]
-fn fields_for_one_hop_stay_on_it() {
+fn hop_by_hop_fields_are_not_forwarded() {
     let world = World::plain();
     let message = forwarded(
         &world,
@@ -236,7 +236,7 @@ fn fields_for_one_hop_stay_on_it() {
 }
 
 #[test]
-fn a_prefix_is_taken_off_and_nothing_else() {
+fn strip_prefix_removes_only_the_prefix() {
     let routes = "[[profile.edge.route]]\npath = \"/ccm/\"\nupstream = \"stage\"\nstrip-prefix = \"/ccm\"\n\
                   allow-empty-segments = true\nallow-path-parameters = true";
     let world = World::with(Setup { routes, ..Setup::default() });
@@ -246,7 +246,7 @@ fn a_prefix_is_taken_off_and_nothing_else() {
         ("/ccm/?x", "/?x"),
         ("/c%63m/%2541", "/%2541"),
         ("/%63%63%6D/x//y;z", "/x//y;z"),
-        // What is empty beside the prefix goes with it.
+        // Empty segments and path parameters beside the prefix are removed with it.
         ("//ccm;a//x;y", "/x;y"),
         ("/ccm/ccm/", "/ccm/"),
     ] {
@@ -275,7 +275,7 @@ fn the_absolute_form_becomes_a_path_and_a_host() {
         let head = text(&message.head);
         let lines: Vec<_> = head.lines().take(2).collect();
         assert_eq!(lines[0], format!("GET {path} HTTP/1.1"));
-        // RFC 9112 section 3.2.2: the target's authority is the one that counts.
+        // The authority of the target overrides `Host` (RFC 9112 section 3.2.2).
         let authority = &target[target.find("//").unwrap() + 2..];
         let authority = authority.split(['/', '?']).next().unwrap();
         assert_eq!(lines[1], format!("Host: {authority}"));
@@ -284,7 +284,7 @@ fn the_absolute_form_becomes_a_path_and_a_host() {
 }
 
 #[test]
-fn any_method_that_is_a_token() {
+fn any_method_that_is_a_token_is_forwarded() {
     let world = World::plain();
     for method in ["PUT", "PATCH", "OPTIONS", "PROPFIND", "m-search", "X!"] {
         let message = forwarded(&world, format!("{method} /x HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -301,7 +301,7 @@ fn any_method_that_is_a_token() {
 }
 
 #[test]
-fn a_megabyte_with_its_length() {
+fn a_megabyte_with_a_length_arrives_unchanged() {
     let world = World::plain();
     let body = noise(1 << 20);
     let head = "POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n";
@@ -312,7 +312,7 @@ fn a_megabyte_with_its_length() {
 }
 
 #[test]
-fn a_megabyte_in_chunks() {
+fn a_megabyte_in_chunks_arrives_unchanged() {
     let world = World::plain();
     let body = noise(1 << 20);
     let mut request =
@@ -321,7 +321,8 @@ fn a_megabyte_in_chunks() {
     let (mut rest, mut size) = (&body[..], 1);
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(size.min(rest.len()));
-        // Sizes in both cases, with zeros before and extensions after: none of it is data.
+        // Chunk sizes in both cases, with leading zeros and with extensions, none of which are
+        // data.
         request.extend_from_slice(format!("{:04X};a=\"b\";c\r\n", chunk.len()).as_bytes());
         request.extend_from_slice(chunk);
         request.extend_from_slice(b"\r\n");
@@ -335,7 +336,7 @@ fn a_megabyte_in_chunks() {
     world.ends_with(&["request POST 200"]);
 }
 
-/// Has the upstream answer; what the client got.
+/// Sends a request, answers it with `answer`, and returns the message that the client received.
 fn relayed(world: &World, answer: &[u8]) -> (Message, Wire) {
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
@@ -345,7 +346,7 @@ fn relayed(world: &World, answer: &[u8]) -> (Message, Wire) {
 }
 
 #[test]
-fn answers_pass_as_they_are() {
+fn answers_are_relayed_without_hop_by_hop_fields() {
     let world = World::plain();
     let (message, _client) = relayed(
         &world,
@@ -364,7 +365,7 @@ fn answers_pass_as_they_are() {
 }
 
 #[test]
-fn an_answer_in_chunks_keeps_its_bytes() {
+fn a_chunked_answer_keeps_its_bytes() {
     let world = World::plain();
     let (message, _client) = relayed(
         &world,

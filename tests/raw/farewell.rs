@@ -1,5 +1,5 @@
-//! WebSockets that the gateway ends: a Close frame each way, between two frames of the peers, never
-//! inside one.
+//! WebSockets that the gateway closes: it sends a Close frame in each direction, between two frames
+//! of the peers and never inside one.
 
 use crate::wire::{End, Wire};
 use crate::world::{Setup, World};
@@ -9,12 +9,12 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConn
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// 1008, as a server says it.
-const POLICY: &[u8] = b"\x88\x08\x03\xf0policy";
-/// A client's answer to it.
-const CLIENTS: &[u8] = b"\x88\x82\0\0\0\0\x03\xf0";
-/// A server's.
-const SERVERS: &[u8] = b"\x88\x02\x03\xf0";
+/// The gateway's unmasked Close frame to the client, with code 1008 and a reason.
+const POLICY_CLOSE: &[u8] = b"\x88\x08\x03\xf0policy";
+/// The client's answer to the Close frame.
+const CLIENT_CLOSE: &[u8] = b"\x88\x82\0\0\0\0\x03\xf0";
+/// The server's answer to the Close frame.
+const SERVER_CLOSE: &[u8] = b"\x88\x02\x03\xf0";
 
 fn opened(world: &World) -> (Wire, Wire) {
     let mut client = world.sent(UPGRADE);
@@ -25,7 +25,7 @@ fn opened(world: &World) -> (Wire, Wire) {
     (client, upstream)
 }
 
-/// Takes a masked Close; its payload.
+/// Reads a masked Close frame and returns its payload.
 fn close_of_client(upstream: &mut Wire) -> Vec<u8> {
     let head = upstream.take(6);
     assert_eq!(head[0], 0x88, "{head:x?}");
@@ -35,7 +35,7 @@ fn close_of_client(upstream: &mut Wire) -> Vec<u8> {
 }
 
 #[test]
-fn frames_cut_at_every_byte_are_made_whole_first() {
+fn a_frame_in_progress_is_completed_before_the_close_frame() {
     let (up, down) = (b"\x82\xfe\0\x05\x01\x02\x03\x04hello", b"\x01\x7e\0\x05hello");
     let mut world = World::with(Setup { tls: true, ..Setup::default() });
     let mut open: Vec<_> = (0..=up.len()).map(|cut| (cut, opened(&world))).collect();
@@ -64,9 +64,9 @@ fn frames_cut_at_every_byte_are_made_whole_first() {
         if cut > 0 && cut < down.len() {
             assert_eq!(client.take(down.len() - cut), down[cut..], "cut at {cut}");
         }
-        assert_eq!(client.take(POLICY.len()), POLICY, "cut at {cut}");
-        client.send(CLIENTS);
-        upstream.send(SERVERS);
+        assert_eq!(client.take(POLICY_CLOSE.len()), POLICY_CLOSE, "cut at {cut}");
+        client.send(CLIENT_CLOSE);
+        upstream.send(SERVER_CLOSE);
         assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean), "cut at {cut}");
         assert!(client.input.is_empty() && upstream.input.is_empty(), "cut at {cut}");
     }
@@ -77,7 +77,7 @@ fn frames_cut_at_every_byte_are_made_whole_first() {
 }
 
 #[test]
-fn a_frame_that_is_not_finished_is_not_waited_for_long() {
+fn an_unfinished_frame_delays_the_close_only_briefly() {
     let mut world = World::plain();
     let (mut client, mut upstream) = opened(&world);
     upstream.send(b"\x82\x7f\0\0\0\0\0\0\x01\0half");
@@ -92,7 +92,7 @@ fn a_frame_that_is_not_finished_is_not_waited_for_long() {
 }
 
 #[test]
-fn what_is_no_websocket_is_closed_without_a_word() {
+fn a_tunnel_without_websocket_frames_is_closed_without_a_close_frame() {
     let world = World::plain();
     let (mut client, mut upstream) = opened(&world);
     client.send("no frames");
@@ -107,7 +107,7 @@ fn what_is_no_websocket_is_closed_without_a_word() {
 }
 
 #[test]
-fn early_frames_count() {
+fn frames_sent_with_the_handshake_are_tracked() {
     let world = World::plain();
     let mut client = world.sent([UPGRADE.as_bytes(), b"\x81\x85\0\0\0\0he"].concat());
     let mut upstream = world.accept();
@@ -122,22 +122,22 @@ fn early_frames_count() {
     upstream.expect("llo");
     assert_eq!(close_of_client(&mut upstream), b"\x03\xf0policy");
     client.expect("ye");
-    assert_eq!(client.take(POLICY.len()), POLICY);
-    client.send(CLIENTS);
-    upstream.send(SERVERS);
+    assert_eq!(client.take(POLICY_CLOSE.len()), POLICY_CLOSE);
+    client.send(CLIENT_CLOSE);
+    upstream.send(SERVER_CLOSE);
     assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean));
     world.ends_with(&["tunnel GET 101 policy"]);
 }
 
 #[test]
-fn silence_is_told_to_both() {
+fn an_idle_websocket_is_closed_with_a_close_frame_to_both_peers() {
     let world = World::with(Setup { timeouts: "tunnel-idle = \"1s\"", ..Setup::default() });
     let (mut client, mut upstream) = opened(&world);
     let said = b"\x88\x0d\x03\xe9tunnel_idle";
     assert_eq!(client.take(said.len()), said);
     assert_eq!(close_of_client(&mut upstream), b"\x03\xe9tunnel_idle");
-    client.send(CLIENTS);
-    upstream.send(SERVERS);
+    client.send(CLIENT_CLOSE);
+    upstream.send(SERVER_CLOSE);
     assert_eq!((client.end(), upstream.end()), (End::Clean, End::Clean));
     world.ends_with(&["tunnel GET 101 tunnel_idle"]);
 }

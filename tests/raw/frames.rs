@@ -1,15 +1,15 @@
-//! HTTP/2 by hand: frames no library would send.
+//! A hand-written HTTP/2 client, for frames that no library would send.
 //!
-//! Field lists go out as literals (RFC 7541 section 6.2.2), so what a test writes is what is sent.
-//! Of an answer only the status is read, from the static table where most have their place; what
-//! else it says is in the access log.
+//! Field lists are sent as literals (RFC 7541 section 6.2.2), so the bytes sent are those in the
+//! test. Of a response only `:status` is decoded, usually from the static table; the rest is
+//! checked through the access log.
 
 use crate::wire::Wire;
 use crate::world::World;
 
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
-/// Both.
+/// END_STREAM and END_HEADERS.
 pub(crate) const END: u8 = END_STREAM | END_HEADERS;
 
 const DATA: u8 = 0;
@@ -20,35 +20,35 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// What became of a stream.
+/// The end of a stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Outcome {
-    /// An answer, with its body; complete.
+    /// A complete answer with its body.
     Answer(u16, Vec<u8>),
-    /// It was reset with this code.
+    /// RST_STREAM with this code.
     Reset(u32),
-    /// The connection was given up with this code.
+    /// GOAWAY with this code.
     GoAway(u32),
 }
 
 /// An HTTP/2 client connection.
 pub(crate) struct Frames {
     pub(crate) wire: Wire,
-    /// The stream opened last.
+    /// Number of the stream that was opened last.
     stream: u32,
 }
 
 impl Frames {
-    /// Connects and says hello.
+    /// Connects and sends the connection preface.
     pub(crate) fn client(world: &World) -> Self {
         Self::over(World::over(world.tcp(), b"h2"))
     }
 
-    /// Says hello on a connection.
+    /// Sends the connection preface on a connection.
     pub(crate) fn over(mut wire: Wire) -> Self {
         wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let mut frames = Self { wire, stream: 0 };
-        // SETTINGS_HEADER_TABLE_SIZE 0: whoever answers cannot refer to earlier answers.
+        // SETTINGS_HEADER_TABLE_SIZE 0, so that answers do not refer to a dynamic table.
         frames.frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]);
         frames
     }
@@ -58,14 +58,14 @@ impl Frames {
         self.wire.send(framed(kind, flags, stream, payload));
     }
 
-    /// Opens a stream with these fields; its number.
+    /// Opens a stream with these fields and returns its number.
     pub(crate) fn open(&mut self, fields: &[(&str, &str)], flags: u8) -> u32 {
         self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };
         self.frame(HEADERS, flags, self.stream, &block(fields));
         self.stream
     }
 
-    /// A GET of `path` on a stream of its own.
+    /// Opens a stream with a GET of `path`.
     pub(crate) fn get(&mut self, path: &str) -> u32 {
         self.open(
             &[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)],
@@ -73,7 +73,7 @@ impl Frames {
         )
     }
 
-    /// Opens streams with these fields and gives each up, all in one piece.
+    /// Opens `count` streams with these fields and resets each one, in one write.
     pub(crate) fn open_and_cancel(&mut self, fields: &[(&str, &str)], count: usize) {
         let mut all = Vec::new();
         for _ in 0..count {
@@ -84,7 +84,7 @@ impl Frames {
         self.wire.send(all);
     }
 
-    /// Begins a POST to `/`.
+    /// Opens a stream with a POST to `/`, without its end.
     pub(crate) fn post(&mut self, more: &[(&str, &str)]) -> u32 {
         let mut fields =
             vec![(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
@@ -92,7 +92,7 @@ impl Frames {
         self.open(&fields, END_HEADERS)
     }
 
-    /// Sends some body.
+    /// Sends DATA.
     pub(crate) fn data(&mut self, stream: u32, data: &[u8], flags: u8) {
         self.frame(DATA, flags, stream, data);
     }
@@ -102,7 +102,7 @@ impl Frames {
         self.frame(HEADERS, END, stream, &block(fields));
     }
 
-    /// Gives a stream up.
+    /// Resets a stream.
     pub(crate) fn cancel(&mut self, stream: u32) {
         self.frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
     }
@@ -115,7 +115,7 @@ impl Frames {
             match kind {
                 HEADERS if on == stream && status == 0 => {
                     status = status_of(&payload);
-                    // An interim answer is followed by the real one.
+                    // An interim answer precedes the final one.
                     if (100..200).contains(&status) && flags & END_STREAM == 0 {
                         status = 0;
                     }
@@ -131,12 +131,12 @@ impl Frames {
         }
     }
 
-    /// Makes room for more of an answer.
-    pub(crate) fn make_room(&mut self, stream: u32, bytes: u32) {
+    /// Sends WINDOW_UPDATE.
+    pub(crate) fn window_update(&mut self, stream: u32, bytes: u32) {
         self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
     }
 
-    /// The next frame; acknowledges settings and pings.
+    /// The next frame. SETTINGS and PING frames are acknowledged.
     pub(crate) fn next(&mut self) -> (u8, u8, u32, Vec<u8>) {
         let head = self.wire.take(9);
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -163,7 +163,7 @@ fn code(payload: &[u8]) -> u32 {
     u32::from_be_bytes(payload[..4].try_into().unwrap())
 }
 
-/// Writes a field list.
+/// Encodes a field list.
 pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -175,7 +175,7 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// A string literal without Huffman coding, its length with a prefix of seven bits.
+/// Encodes a string literal without Huffman coding; its length has a prefix of seven bits.
 fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     let low = |length: usize| u8::try_from(length & 0x7f).unwrap();
     let mut length = bytes.len();
@@ -193,9 +193,9 @@ fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads `:status`, the first field: from the static table, or as a literal of three digits.
+/// Decodes `:status`, the first field, from the static table or a literal of three digits.
 fn status_of(block: &[u8]) -> u16 {
-    // A change of the table's size may come first.
+    // A dynamic table size update may come first.
     let start = block.iter().position(|byte| byte & 0xe0 != 0x20).unwrap();
     let block = &block[start..];
     let known = [200, 204, 206, 304, 400, 404, 500];
@@ -212,7 +212,7 @@ fn status_of(block: &[u8]) -> u16 {
     digits.parse().unwrap()
 }
 
-/// Digits in the Huffman code of RFC 7541: `0`, `1` and `2` have five bits, the others six.
+/// Decodes digits in the Huffman code of RFC 7541: `0`, `1` and `2` have five bits, the others six.
 fn digits(coded: &[u8]) -> String {
     let bits: Vec<u8> =
         coded.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();

@@ -1,12 +1,12 @@
-//! A pipe that nobody reads, as standard error or as the access log: requests, health and the end of
-//! the program do not wait for it.
+//! Standard error or the access log is a full pipe that is never read. Requests, health endpoints
+//! and the end of the program do not wait for it.
 
 use crate::world::{Setup, World};
 
 #[test]
-fn a_full_standard_error_stops_nothing() {
+fn a_full_standard_error_does_not_block_requests() {
     let mut world = World::with(Setup { full_stderr: true, ..Setup::default() });
-    // Each failure is one more line for the log.
+    // Each failed connection adds a line to the log.
     world.leave_stage();
     for _ in 0..20 {
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -18,10 +18,10 @@ fn a_full_standard_error_stops_nothing() {
 }
 
 #[test]
-fn a_named_pipe_as_access_log_does_not_keep_the_program() {
+fn a_full_named_pipe_as_access_log_does_not_block_requests_or_exit() {
     let mut world = World::with(Setup { piped_log: true, ..Setup::default() });
     let target = "x".repeat(900);
-    // More than a pipe holds.
+    // More lines than a pipe holds.
     for _ in 0..200 {
         let mut client =
             world.sent(format!("GET /{target} HTTP/1.1\r\nHost: a@b\r\nConnection: close\r\n\r\n"));

@@ -1,5 +1,5 @@
-//! Upstreams that answer what no upstream should: the client gets a refusal, or an answer that is
-//! visibly broken, never one that can be misread; and the connection is not used again.
+//! Malformed answers of upstreams. The client gets a 502, or an answer that is visibly incomplete
+//! and cannot be misread; the upstream connection is not reused.
 
 use crate::frames::{Frames, Outcome};
 use crate::wire::{End, Wire, find, text};
@@ -7,8 +7,8 @@ use crate::world::{Setup, World};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Answers a GET is refused for, with 502 `upstream_bad_answer`.
-const BAD: &[&[u8]] = &[
+/// Answers to a GET that the gateway replaces by 502 `upstream_bad_answer`.
+const BAD_ANSWERS: &[&[u8]] = &[
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x05hello",
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -58,8 +58,8 @@ const BAD: &[&[u8]] = &[
     b"HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
 ];
 
-/// Has another client ask; it must be served on a new connection.
-fn next_is_served_afresh(world: &World) {
+/// Asserts that the next request, of another client, is served on a new connection.
+fn assert_next_on_new_connection(world: &World) {
     let mut client = world.sent("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
     assert!(upstream.message(false).head.starts_with(b"GET /next "));
@@ -67,7 +67,7 @@ fn next_is_served_afresh(world: &World) {
     assert_eq!(client.answered(200), "fresh");
 }
 
-/// Sends a request and has the upstream answer it; both ends.
+/// Sends a request and has the upstream answer it; returns both connections.
 fn answered_with(world: &World, request: &str, answer: &[u8]) -> (Wire, Wire) {
     let client = world.sent(request);
     let mut upstream = world.accept();
@@ -77,7 +77,7 @@ fn answered_with(world: &World, request: &str, answer: &[u8]) -> (Wire, Wire) {
 }
 
 #[test]
-fn heads_no_upstream_should_send() {
+fn malformed_heads_are_answered_502() {
     let fields = |count| {
         format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "X: y\r\n".repeat(count))
     };
@@ -89,7 +89,7 @@ fn heads_no_upstream_should_send() {
     let floods = [fields(300), large, interims.replace("102", "100")];
     let world = World::plain();
     let mut wrong = Vec::new();
-    let cases = || BAD.iter().copied().chain(floods.iter().map(String::as_bytes));
+    let cases = || BAD_ANSWERS.iter().copied().chain(floods.iter().map(String::as_bytes));
     for answer in cases() {
         let (mut client, mut upstream) = answered_with(&world, GET, answer);
         let head = text(&client.head());
@@ -102,7 +102,7 @@ fn heads_no_upstream_should_send() {
         }
         client.until("the reason", |input| find(input, b"reason: upstream_bad_answer"));
         upstream.end();
-        next_is_served_afresh(&world);
+        assert_next_on_new_connection(&world);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let count = cases().count();
@@ -113,10 +113,10 @@ fn heads_no_upstream_should_send() {
 }
 
 #[test]
-fn the_same_heads_for_an_http_2_client() {
+fn malformed_heads_are_answered_502_over_http_2() {
     let world = World::plain();
     let mut client = Frames::client(&world);
-    for answer in BAD {
+    for answer in BAD_ANSWERS {
         let stream = client.get("/");
         let mut upstream = world.accept();
         upstream.message(false);
@@ -128,11 +128,11 @@ fn the_same_heads_for_an_http_2_client() {
             other => panic!("{}: {other:?}", text(answer)),
         }
     }
-    world.ends_with(&vec!["request GET 502 upstream_bad_answer"; BAD.len()]);
+    world.ends_with(&vec!["request GET 502 upstream_bad_answer"; BAD_ANSWERS.len()]);
 }
 
-/// Bodies that break off, and whether the upstream ends the connection after them.
-const BROKEN: &[(&[u8], bool)] = &[
+/// Incomplete or malformed bodies, and whether the upstream then closes the connection.
+const BROKEN_BODIES: &[(&[u8], bool)] = &[
     (b"Content-Length: 5\r\n\r\nabc", true),
     (b"Content-Length: 5\r\n\r\n", true),
     (b"Transfer-Encoding: chunked\r\n\r\n", true),
@@ -157,7 +157,7 @@ const BROKEN: &[(&[u8], bool)] = &[
     (b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\n\n", false),
 ];
 
-/// Whether these bytes end as a complete answer would.
+/// Whether these bytes end like a complete answer.
 fn is_complete(got: &[u8]) -> bool {
     let Some(head) = find(got, b"\r\n\r\n") else { return false };
     got.ends_with(b"\r\n0\r\n\r\n")
@@ -165,16 +165,16 @@ fn is_complete(got: &[u8]) -> bool {
 }
 
 #[test]
-fn bodies_that_break_off() {
+fn broken_bodies_never_look_complete() {
     let world = World::plain();
     let mut words = Vec::new();
-    for (rest, closes) in BROKEN {
+    for (rest, closes) in BROKEN_BODIES {
         let answer = [b"HTTP/1.1 200 OK\r\n", *rest].concat();
         let (mut client, mut upstream) = answered_with(&world, GET, &answer);
         if *closes {
             upstream.finish();
         }
-        // With nothing of the body sent yet there is time for a 502.
+        // If the client has received no byte of the body yet, the gateway can still answer 502.
         let head = client.head();
         let status = if head.starts_with(b"HTTP/1.1 502 ") { 502 } else { 200 };
         if status == 200 {
@@ -186,7 +186,7 @@ fn bodies_that_break_off() {
             client.until("the reason", |input| find(input, b"reason: upstream_"));
         }
         upstream.end();
-        next_is_served_afresh(&world);
+        assert_next_on_new_connection(&world);
         words.push("request GET 200".to_owned());
         let reason = if *closes { "upstream_cut" } else { "upstream_bad_answer" };
         words.push(format!("request GET {status} {reason}"));
@@ -195,11 +195,11 @@ fn bodies_that_break_off() {
 }
 
 #[test]
-fn the_same_bodies_for_an_http_2_client() {
+fn broken_bodies_never_look_complete_over_http_2() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let mut lines = Vec::new();
-    for (rest, closes) in BROKEN {
+    for (rest, closes) in BROKEN_BODIES {
         let stream = client.get("/");
         let mut upstream = world.accept();
         upstream.message(false);
@@ -208,7 +208,7 @@ fn the_same_bodies_for_an_http_2_client() {
             upstream.finish();
         }
         let outcome = client.outcome(stream);
-        // With nothing of the body sent yet there is time for a 502.
+        // If the client has received no byte of the body yet, the gateway can still answer 502.
         let status = match outcome {
             Outcome::Reset(_) => 200,
             Outcome::Answer(502, _) => 502,
@@ -222,7 +222,7 @@ fn the_same_bodies_for_an_http_2_client() {
 }
 
 #[test]
-fn an_answer_that_ends_with_a_reset() {
+fn an_answer_cut_by_a_reset_never_looks_complete() {
     let world = World::plain();
     for body in [
         "Content-Length: 5\r\n\r\nabc",
@@ -240,20 +240,20 @@ fn an_answer_that_ends_with_a_reset() {
 }
 
 #[test]
-fn an_answer_until_the_end_of_the_connection() {
+fn an_answer_that_ends_with_the_connection_is_relayed() {
     let world = World::plain();
     for version in ["1.1", "1.0"] {
         let (mut client, mut upstream) =
             answered_with(&world, GET, format!("HTTP/{version} 200 OK\r\n\r\nabc").as_bytes());
         upstream.finish();
         assert_eq!(client.answered(200), "abc");
-        next_is_served_afresh(&world);
+        assert_next_on_new_connection(&world);
     }
     world.ends_with(&["request GET 200"; 4]);
 }
 
 #[test]
-fn with_tls_that_end_has_to_be_said() {
+fn an_answer_over_tls_ends_only_with_close_notify() {
     let world = World::with(Setup { tls: true, ..Setup::default() });
     let (mut client, mut upstream) = answered_with(&world, GET, b"HTTP/1.1 200 OK\r\n\r\nabc");
     upstream.finish();
@@ -268,7 +268,7 @@ fn with_tls_that_end_has_to_be_said() {
 }
 
 #[test]
-fn an_end_instead_of_an_answer() {
+fn a_connection_closed_before_an_answer_gives_502() {
     let world = World::plain();
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 100 Continue\r\n\r\n"] {
         let (mut client, mut upstream) = answered_with(&world, GET, answer.as_bytes());
@@ -283,11 +283,11 @@ fn an_end_instead_of_an_answer() {
 }
 
 #[test]
-fn an_endless_head_is_given_up() {
+fn an_endless_head_is_ended_by_the_first_byte_timeout() {
     let world = World::with(Setup { upstream: "first-byte-timeout = \"1s\"", ..Setup::default() });
     let (mut client, mut upstream) = answered_with(&world, GET, b"HTTP/1.1 200 OK\r\nX: ");
     let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
-    // A byte now and then must not count as progress.
+    // Single bytes must not restart the timer.
     while !client.fill(std::time::Instant::now() + std::time::Duration::from_millis(100)) {
         assert!(std::time::Instant::now() < deadline, "the gateway waits for ever");
         let _ = upstream.try_send(b"x");

@@ -1,5 +1,5 @@
-//! Connections to upstreams that carry one request after another: nothing of one exchange may
-//! reach the client of the next, and no request is sent twice that must not be.
+//! Reuse of upstream connections: no byte of one exchange reaches the client of the next, and no
+//! request is repeated that must not be.
 
 use crate::wire::{Wire, find};
 use crate::world::{Setup, World};
@@ -7,7 +7,7 @@ use crate::world::{Setup, World};
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
-/// One exchange of `request`; the upstream's end, which the gateway has kept.
+/// Makes one exchange and returns the upstream's end of the connection, which the gateway has kept.
 fn kept(world: &World) -> Wire {
     let mut client = world.sent("GET /first HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
@@ -17,8 +17,9 @@ fn kept(world: &World) -> Wire {
     upstream
 }
 
-/// Another client asks; it is served on a new connection and gets the answer meant for it.
-fn next_is_served_afresh(world: &World) {
+/// Asserts that the next request, of another client, is served on a new connection with its own
+/// answer.
+fn assert_next_on_new_connection(world: &World) {
     let mut client = world.sent("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
     assert!(upstream.message(false).head.starts_with(b"GET /next "));
@@ -27,7 +28,7 @@ fn next_is_served_afresh(world: &World) {
 }
 
 #[test]
-fn it_is_kept_at_all() {
+fn a_connection_is_reused_for_later_requests() {
     let world = World::plain();
     let mut upstream = kept(&world);
     for _ in 0..3 {
@@ -41,7 +42,7 @@ fn it_is_kept_at_all() {
 }
 
 #[test]
-fn bytes_behind_an_answer_are_nobodys() {
+fn bytes_behind_an_answer_reach_no_client() {
     let world = World::plain();
     let cases: &[(&str, &str, &[u8])] = &[
         ("GET", "Content-Length: 2\r\n\r\nok", EVIL),
@@ -62,7 +63,7 @@ fn bytes_behind_an_answer_are_nobodys() {
         assert!(got.body == b"ok" || got.body.is_empty());
         client.is_silent();
         upstream.end();
-        next_is_served_afresh(&world);
+        assert_next_on_new_connection(&world);
     }
     for status in ["204 No Content", "304 Not Modified"] {
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -72,7 +73,7 @@ fn bytes_behind_an_answer_are_nobodys() {
         assert_eq!(client.answer().status().to_string(), status[..3]);
         client.is_silent();
         upstream.end();
-        next_is_served_afresh(&world);
+        assert_next_on_new_connection(&world);
     }
     let mut lines = vec!["request GET 200"; cases.len() + 2];
     lines.extend(["request GET 200"; 5]);
@@ -81,40 +82,41 @@ fn bytes_behind_an_answer_are_nobodys() {
 }
 
 #[test]
-fn bytes_that_come_while_it_is_idle_are_nobodys() {
+fn bytes_on_an_idle_connection_reach_no_client() {
     let world = World::plain();
     let mut upstream = kept(&world);
     upstream.send(EVIL);
-    next_is_served_afresh(&world);
+    assert_next_on_new_connection(&world);
     upstream.end();
     world.ends_with(&["request GET 200"; 2]);
 }
 
 #[test]
-fn bytes_that_come_while_it_is_idle_with_tls() {
+fn bytes_on_an_idle_tls_connection_reach_no_client() {
     let world = World::with(Setup { tls: true, ..Setup::default() });
     let mut upstream = kept(&world);
     upstream.send(EVIL);
-    next_is_served_afresh(&world);
+    assert_next_on_new_connection(&world);
     upstream.end();
     world.ends_with(&["request GET 200"; 2]);
 }
 
 #[test]
-fn an_answer_before_its_request_is_refused() {
+fn an_answer_before_its_request_is_rejected() {
     let world = World::with(Setup { tls: true, ..Setup::default() });
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    // Sent inside the handshake: it is there when the gateway's connection is.
+    // Sent during the handshake, so that it is in the receive buffer when the gateway sends the
+    // request.
     let mut upstream = world.accept_and_send(EVIL);
     client.refused(502, "upstream_bad_answer");
     upstream.end();
     assert_eq!(find(&upstream.input, b"GET"), None);
-    next_is_served_afresh(&world);
+    assert_next_on_new_connection(&world);
     world.ends_with(&["request GET 200", "request GET 502 upstream_bad_answer"]);
 }
 
 #[test]
-fn one_closed_while_idle_is_noticed() {
+fn a_connection_closed_while_idle_is_not_reused() {
     for tls in [false, true] {
         let world = World::with(Setup { tls, ..Setup::default() });
         for request in [
@@ -137,7 +139,8 @@ fn one_closed_while_idle_is_noticed() {
     }
 }
 
-/// Sends `request` on a kept connection, which the upstream closes once it has it; the client.
+/// Sends `request` on a kept connection, which the upstream closes after reading it; returns the
+/// client.
 fn closed_on(world: &World, request: &str) -> Wire {
     let mut upstream = kept(world);
     let client = world.sent(request);
@@ -147,7 +150,7 @@ fn closed_on(world: &World, request: &str) -> Wire {
 }
 
 #[test]
-fn what_is_harmless_is_repeated_once_on_a_new_connection() {
+fn idempotent_requests_are_repeated_once_on_a_new_connection() {
     let world = World::plain();
     for line in ["GET /", "HEAD /", "DELETE /a", "PUT /a", "OPTIONS /"] {
         let mut client = closed_on(&world, &format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -175,7 +178,7 @@ fn what_is_harmless_is_repeated_once_on_a_new_connection() {
 }
 
 #[test]
-fn what_is_not_harmless_is_never_repeated() {
+fn other_requests_are_never_repeated() {
     let routes = "[[profile.edge.route]]\npath = \"/once/\"\nupstream = \"stage\"\nretry = false";
     for request in [
         "POST / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -188,7 +191,7 @@ fn what_is_not_harmless_is_never_repeated() {
         "GET /chat/socket.io/?transport=polling&EIO=3 HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /once/ HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
-        // Each its own: after the first, the gateway would use new connections.
+        // A new gateway for each case: after the first failure it would use new connections.
         let world = World::with(Setup { routes, ..Setup::default() });
         let mut client = closed_on(&world, request);
         client.refused(502, "upstream_closed");
@@ -200,7 +203,7 @@ fn what_is_not_harmless_is_never_repeated() {
 }
 
 #[test]
-fn nothing_is_repeated_once_an_answer_has_begun() {
+fn a_request_is_not_repeated_once_an_answer_has_begun() {
     let world = World::plain();
     for begun in ["H", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"]
     {
@@ -217,7 +220,7 @@ fn nothing_is_repeated_once_an_answer_has_begun() {
 }
 
 #[test]
-fn one_that_is_not_to_be_kept_is_not() {
+fn a_connection_is_not_reused_against_the_upstreams_wish() {
     let world = World::plain();
     for head in [
         "HTTP/1.1 200 OK\r\nConnection: x, Close\r\n",
@@ -230,7 +233,7 @@ fn one_that_is_not_to_be_kept_is_not() {
         upstream.send(format!("{head}Content-Length: 2\r\n\r\nok"));
         assert_eq!(client.answered(200), "ok");
         upstream.end();
-        next_is_served_afresh(&world);
+        assert_next_on_new_connection(&world);
     }
     world.ends_with(&["request GET 200"; 6]);
 }

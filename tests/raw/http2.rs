@@ -1,4 +1,4 @@
-//! What HTTP/2 has ways of its own for: flow control, expectations, WebSockets by CONNECT.
+//! Features of HTTP/2 itself: flow control, expectations and WebSockets by CONNECT.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Begins a large answer on a stream; the upstream's end.
+/// Begins a large answer on a stream and returns the upstream's end with the stream's number.
 fn large_answer(world: &World, client: &mut Frames, path: &str) -> (Wire, u32) {
     let stream = client.get(path);
     let mut upstream = world.accept();
@@ -18,7 +18,7 @@ fn large_answer(world: &World, client: &mut Frames, path: &str) -> (Wire, u32) {
     (upstream, stream)
 }
 
-/// Sends until it is not taken any more.
+/// Sends until the gateway closes the connection.
 fn pour(upstream: &mut Wire) {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
@@ -28,15 +28,15 @@ fn pour(upstream: &mut Wire) {
 }
 
 #[test]
-fn a_stream_that_makes_no_room_is_ended_and_no_other() {
+fn a_stream_whose_window_stays_full_is_reset_alone() {
     for timeouts in ["body-idle = \"1s\"", "body-idle = \"1s\"\nmin-rate = 0"] {
         let world = World::with(Setup { timeouts, ..Setup::default() });
         let mut client = Frames::client(&world);
         let (mut upstream, full) = large_answer(&world, &mut client, "/full");
         let start = Instant::now();
         let pouring = thread::spawn(move || pour(&mut upstream));
-        // The connection as a whole has room.
-        client.make_room(0, 1 << 20);
+        // Only the window of the stream is full, not that of the connection.
+        client.window_update(0, 1 << 20);
         assert!(matches!(client.outcome(full), Outcome::Reset(_)));
         let waited = start.elapsed();
         assert!((800..3500).contains(&waited.as_millis()), "{waited:?}");
@@ -52,16 +52,16 @@ fn a_stream_that_makes_no_room_is_ended_and_no_other() {
 }
 
 #[test]
-fn a_stream_that_makes_a_little_room_now_and_then() {
+fn a_stream_read_below_the_minimum_rate_is_reset() {
     let timeouts = "body-idle = \"3s\"\nmin-rate = 100000";
     let world = World::with(Setup { timeouts, ..Setup::default() });
     let mut client = Frames::client(&world);
     let (mut upstream, stream) = large_answer(&world, &mut client, "/");
     let pouring = thread::spawn(move || pour(&mut upstream));
-    client.make_room(0, 1 << 20);
+    client.window_update(0, 1 << 20);
     let start = Instant::now();
     while !pouring.is_finished() {
-        client.make_room(stream, 100);
+        client.window_update(stream, 100);
         thread::sleep(Duration::from_millis(200));
         assert!(start.elapsed() < IO_TIMEOUT, "the gateway puts up with it");
     }
@@ -72,14 +72,14 @@ fn a_stream_that_makes_a_little_room_now_and_then() {
 }
 
 #[test]
-fn a_connection_that_is_not_read() {
+fn a_connection_that_is_not_read_is_closed_with_its_streams() {
     let world = World::with(Setup { timeouts: "body-idle = \"2s\"", ..Setup::default() });
     let mut client = Frames::client(&world);
-    client.make_room(0, 1 << 30);
+    client.window_update(0, 1 << 30);
     let (mut upstream, stream) = large_answer(&world, &mut client, "/");
-    client.make_room(stream, 1 << 30);
+    client.window_update(stream, 1 << 30);
     pour(&mut upstream);
-    // Cut once: stream and connection at the same time.
+    // Stream and connection are closed at the same time.
     let cut = Instant::now();
     let mut world = world;
     let lines = world.lines_of(client.wire.local(), 1);
@@ -96,7 +96,7 @@ fn a_connection_that_is_not_read() {
 }
 
 #[test]
-fn a_body_that_stops() {
+fn a_stalled_body_is_answered_408() {
     let timeouts = "body-idle = \"1s\"\nmin-rate = 0";
     let world = World::with(Setup { timeouts, ..Setup::default() });
     let mut client = Frames::client(&world);
@@ -110,9 +110,10 @@ fn a_body_that_stops() {
 }
 
 #[test]
-fn an_expectation_is_not_passed_on() {
-    // hyper's server cannot send 100, so the upstream is not made to wait for what nobody says; a
-    // client that waits goes on after a while (RFC 9110 section 10.1.1).
+fn an_expectation_is_not_forwarded() {
+    // hyper's server cannot send 100, so the upstream is not made to wait for a body that the
+    // client holds back. A client that waits sends its body after a while anyway (RFC 9110 section
+    // 10.1.1).
     let world = World::plain();
     let mut client = Frames::client(&world);
     let stream = client.post(&[("expect", "100-continue"), ("content-length", "5")]);
@@ -128,7 +129,7 @@ fn an_expectation_is_not_passed_on() {
 }
 
 #[test]
-fn an_answer_before_the_body_has_come() {
+fn an_early_answer_ends_the_upstream_connection() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let stream = client.post(&[]);
@@ -137,7 +138,8 @@ fn an_answer_before_the_body_has_come() {
     upstream.head();
     upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
     assert_eq!(client.outcome(stream), Outcome::Answer(413, b"big".to_vec()));
-    // Half a request: the upstream must not wait for the rest, nor get another behind it.
+    // The upstream has received half a request: it must not wait for the rest, nor receive another
+    // request on the connection.
     client.data(stream, b"def", END_STREAM);
     let next = client.get("/next");
     let mut fresh = world.accept();
@@ -160,7 +162,7 @@ const CONNECT: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_websocket_by_connect_begins_as_an_upgrade() {
+fn a_websocket_by_connect_is_forwarded_as_an_upgrade() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let stream = client.open(CONNECT, END_HEADERS);
@@ -186,11 +188,11 @@ fn a_websocket_by_connect_begins_as_an_upgrade() {
 }
 
 #[test]
-fn a_switch_that_does_not_fit_is_refused() {
+fn a_101_that_does_not_match_the_handshake_is_rejected() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     for fields in [
-        // Not the answer to our key: somebody answers who has not read it.
+        // The answer to another key, from a server that has not read the request.
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
         "Upgrade: websocket\r\nConnection: Upgrade\r\n",
         "Upgrade: h2c\r\nConnection: Upgrade\r\n",

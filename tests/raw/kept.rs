@@ -1,4 +1,5 @@
-//! Kept connections that the upstream closes when they have been idle for a while, without saying so.
+//! Kept connections that the upstream closes after an idle timeout of its own, without announcing
+//! it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
 
-/// A GET over a new upstream connection.
+/// Makes a GET over a new upstream connection and returns the upstream's end.
 fn first(world: &World) -> Wire {
     let mut client = world.sent(GET);
     let mut upstream = world.accept();
@@ -21,10 +22,11 @@ fn first(world: &World) -> Wire {
 }
 
 #[test]
-fn a_post_is_not_sent_where_connections_of_that_age_are_closed() {
+fn a_post_does_not_use_connections_older_than_the_learned_idle_timeout() {
     let world = World::plain();
     let upstream = first(&world);
-    // The upstream closes what has been idle for 1.5 s; the gateway looks once a second.
+    // The upstream has an idle timeout of 1.5 s. The gateway checks its idle connections once a
+    // second.
     thread::sleep(Duration::from_millis(1500));
     drop(upstream);
     thread::sleep(Duration::from_millis(1200));
@@ -35,14 +37,14 @@ fn a_post_is_not_sent_where_connections_of_that_age_are_closed() {
     fresh.message(false);
     fresh.send(OK);
     assert_eq!(client.answered(200), "ok");
-    // What may be repeated goes on using it.
+    // A GET may be repeated, so it still uses the connection.
     drop(fresh);
     let mut client = world.sent(GET);
     let deadline = Instant::now() + Duration::from_secs(2);
     while kept.input.is_empty() && Instant::now() < deadline {
         kept.fill(Instant::now() + Duration::from_millis(20));
         if let Some(mut other) = world.try_accept() {
-            // The connection of the POST was taken, and found closed.
+            // The gateway tried the connection of the POST first and found it closed.
             other.message(true);
             other.send(OK);
             break;

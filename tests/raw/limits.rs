@@ -1,5 +1,5 @@
-//! Too many connections, and too few file descriptors for them: what is new is turned away, what
-//! is there goes on, and it passes.
+//! Limits of connections and of file descriptors: new clients are rejected, existing ones are
+//! served, and the gateway recovers.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,13 @@ use crate::world::{Setup, World};
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// Whether this client is served; if not, it was told why, or its connection closed.
+/// Whether this client is served. Otherwise it was answered 503 with `reason`, or its connection
+/// was closed.
 fn is_served(world: &World, client: &mut Wire, reason: &str) -> bool {
     if client.handshake().is_err() || client.try_send(GET.as_bytes()).is_err() {
         return false;
     }
-    // The gateway dials the upstream, or answers, or closes.
+    // The gateway connects to the upstream, answers or closes.
     let deadline = std::time::Instant::now() + crate::wire::IO_TIMEOUT;
     while std::time::Instant::now() < deadline {
         if let Some(mut upstream) = world.try_accept() {
@@ -53,7 +54,7 @@ fn from(world: &World, last: u8) -> Wire {
 }
 
 #[test]
-fn connections_of_one_client() {
+fn connections_per_client_are_limited() {
     let mut world = World::with(Setup { limits: "connections-per-client = 3", ..Setup::default() });
     let reason = "too_many_connections_from_client";
     let mut clients: Vec<Wire> = (0..3).map(|_| from(&world, 5)).collect();
@@ -73,7 +74,7 @@ fn connections_of_one_client() {
 }
 
 #[test]
-fn connections_of_all_clients() {
+fn connections_of_a_profile_are_limited() {
     let mut world = World::with(Setup { limits: "connections = 2", ..Setup::default() });
     let reason = "too_many_connections";
     let mut clients = vec![from(&world, 5), from(&world, 6)];
@@ -89,16 +90,16 @@ fn connections_of_all_clients() {
 }
 
 #[test]
-fn descriptors() {
+fn clients_are_rejected_at_once_without_free_descriptors() {
     let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
     let mut first = world.client();
     assert!(is_served(&world, &mut first, ""));
-    // More than there can be, all kept open.
+    // More connections than descriptors, all kept open.
     let mut crowd: Vec<Wire> = (0..100).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
     let served = crowd.iter_mut().filter_map(|client| client.handshake().ok()).count();
     assert!((10..64).contains(&served), "{served} of 100 were admitted");
-    // Whoever was turned away was turned away at once, not left to wait: each handshake above has
-    // succeeded or failed. While it lasts, more are turned away as well.
+    // Rejected clients are closed at once, so each handshake above has succeeded or failed. While
+    // the shortage lasts, further clients are rejected as well.
     assert!(World::over(world.tcp(), b"http/1.1").handshake().is_err());
     drop(crowd);
     recovers(&mut world);
@@ -108,9 +109,10 @@ fn descriptors() {
     assert!(log.contains("out_of_descriptors"), "{log}");
 }
 
-/// While one client is turned away, whatever else opens a file may take the descriptor that was given up for that.
+/// While the gateway rejects a client with its reserve descriptor, another file may take the
+/// descriptor that it gave up.
 #[test]
-fn descriptors_that_others_take() {
+fn a_reserve_descriptor_taken_by_another_file_is_regained() {
     let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
     let mut crowd: Vec<Wire> = (0..200).map(|_| World::over(world.tcp(), b"http/1.1")).collect();
     let gone = AtomicBool::new(false);
@@ -125,7 +127,8 @@ fn descriptors_that_others_take() {
         gone.store(true, Ordering::Relaxed);
         served
     });
-    // Who waits for as long as a handshake may take makes room for others, and more are served.
+    // Connections without a request are closed after the handshake timeout, so further clients are
+    // admitted.
     assert!((10..64).contains(&served), "{served} of 200 were admitted");
     drop(crowd);
     recovers(&mut world);
@@ -133,9 +136,10 @@ fn descriptors_that_others_take() {
 }
 
 #[test]
-fn descriptors_for_upstreams() {
+fn upstream_connections_without_free_descriptors_are_rejected() {
     let mut world = World::with(Setup { descriptors: Some(64), ..Setup::default() });
-    // Each client's request takes a connection to the upstream as well, so these run out too.
+    // Each request also takes a descriptor for its upstream connection, so descriptors run out
+    // there too.
     let mut crowd = Vec::new();
     let mut held = Vec::new();
     for _ in 0..40 {

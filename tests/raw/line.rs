@@ -1,4 +1,4 @@
-//! An endpoint is asked for so many connections at once; other requests wait in line before it.
+//! The connect queue: connection attempts per endpoint are limited, and other requests wait.
 
 use std::net::TcpStream;
 
@@ -8,7 +8,7 @@ use crate::world::{Setup, World};
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Clients who have sent a request each, of whom so many have to wait.
+/// Sends a request from each of `clients`, and waits until `waiting` of them are in the queue.
 fn crowded(upstream: &'static str, clients: usize, waiting: usize) -> (World, Vec<Wire>) {
     let mut world = World::with(Setup { upstream, tls: true, ..Setup::default() });
     let clients = (0..clients).map(|_| world.sent(GET)).collect();
@@ -27,7 +27,7 @@ fn dialled(world: &mut World) -> TcpStream {
 }
 
 #[test]
-fn the_next_has_its_turn_when_one_is_made_or_fails() {
+fn the_next_request_connects_when_an_attempt_succeeds_or_fails() {
     let (mut world, clients) = crowded("max-connecting = 2", 4, 2);
     let (first, second) = (dialled(&mut world), dialled(&mut world));
     assert!(!world.was_dialled(), "not more than two");
@@ -50,12 +50,12 @@ fn the_next_has_its_turn_when_one_is_made_or_fails() {
 }
 
 #[test]
-fn who_waits_takes_a_connection_that_another_is_done_with() {
+fn a_queued_request_takes_a_connection_that_becomes_idle() {
     let (mut world, clients) = crowded("max-connecting = 1", 3, 2);
     let mut first = world.accept();
     first.message(true);
     let second = dialled(&mut world);
-    // The third has no turn as long as the second is in the making.
+    // No permit for the third request as long as the attempt of the second is in progress.
     first.send(OK);
     first.message(true);
     first.send(OK);
@@ -69,7 +69,7 @@ fn who_waits_takes_a_connection_that_another_is_done_with() {
 }
 
 #[test]
-fn who_waits_for_too_long_is_told_so() {
+fn a_request_queued_for_too_long_fails_with_a_connect_timeout() {
     let upstream = "max-connecting = 1\nconnect-timeout = \"1s\"";
     let (world, mut clients) = crowded(upstream, 5, 4);
     for client in &mut clients {

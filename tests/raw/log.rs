@@ -1,7 +1,6 @@
-//! The access log: one line for everything that was asked for or refused, none for anything else,
-//! and no secret in any.
+//! The access log: exactly one line for each request or rejected connection, and no secrets.
 //!
-//! That the counts are right is checked at the end of nearly every other test as well.
+//! Nearly every other test also checks the number of lines at its end.
 
 use crate::frames::{Frames, Outcome};
 use crate::wire::Wire;
@@ -11,7 +10,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SECRET: &str = "s3cr3t";
 
 #[test]
-fn secrets_stay_out_of_it() {
+fn secrets_are_masked() {
     let mut world = World::plain();
     let parameters = [
         "hub.verify_token",
@@ -46,7 +45,7 @@ fn secrets_stay_out_of_it() {
     );
     upstream.send(format!("HTTP/1.1 302 Found\r\nLocation: /?token={SECRET}\r\nSet-Cookie: a={SECRET}\r\nContent-Length: 0\r\n\r\n"));
     client.answered(302);
-    // A request that is refused is logged with its path as well.
+    // The line of a rejected request also contains its path.
     client.send(format!("GET /a/../b?token={SECRET} HTTP/1.1\r\nHost: a\r\n\r\n"));
     client.refused(400, "ambiguous_path");
     client.send(format!("GET /a HTTP/1.1\r\nAuthorization: {SECRET}\r\nHost: {SECRET}@a\r\n\r\n"));
@@ -60,7 +59,7 @@ fn secrets_stay_out_of_it() {
 }
 
 #[test]
-fn what_a_line_says() {
+fn a_line_has_the_documented_fields() {
     let mut world = World::plain();
     let mut client = world.sent(
         "POST /a?b=\"c\\d HTTP/1.1\r\nHost: Chat.Example:8443\r\nUser-Agent: x\"y\\zé\r\nContent-Length: 5\r\n\r\nhello",
@@ -97,9 +96,9 @@ fn what_a_line_says() {
 }
 
 #[test]
-fn one_line_for_each_and_none_for_nothing() {
+fn each_request_or_rejected_connection_has_exactly_one_line() {
     let world = World::plain();
-    // A kept connection with three requests, one of them refused.
+    // A kept connection with three requests, of which one is rejected.
     let mut client = world.client();
     for (request, status) in [("GET /1", 200), ("GET /a/../b", 400), ("HEAD /2", 200)] {
         client.send(format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -111,7 +110,7 @@ fn one_line_for_each_and_none_for_nothing() {
         assert_eq!(client.message(request.starts_with("HEAD")).status(), status);
     }
     drop(client);
-    // Streams of one connection, one cancelled.
+    // Two streams of one connection, of which one is cancelled.
     let mut client = Frames::client(&world);
     let (one, two) = (client.get("/1"), client.get("/2"));
     let (mut first, mut second) = (world.accept(), world.accept());
@@ -121,18 +120,18 @@ fn one_line_for_each_and_none_for_nothing() {
     first.send(OK);
     assert_eq!(client.outcome(one), Outcome::Answer(200, b"ok".to_vec()));
     drop(client);
-    // Part of a head, and then nothing more.
+    // An incomplete head.
     let mut client = world.sent("GET / HT");
     client.finish();
     client.end();
-    // Not TLS; TLS that goes no further.
+    // Plain HTTP, and bytes that are neither HTTP nor TLS.
     let mut plain = Wire::plain(world.tcp());
     plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     plain.refused(400, "plain_http_on_tls_port");
     let mut noise = Wire::plain(world.tcp());
     noise.send(b"\x00\x01\x02\x03\x04\x05\x06\x07");
     noise.end();
-    // Connections on which nobody asks for anything.
+    // Connections without a request.
     drop(world.client());
     drop(Frames::client(&world));
     world.ends_with(&[

@@ -1,11 +1,11 @@
-//! The gateway on raw sockets: what exactly it forwards, and what it never does.
+//! The gateway on raw sockets: the exact bytes that it forwards, and those that it never forwards.
 //!
-//! Every HTTP library repairs what it reads and writes, so none stands between these tests and the
-//! program: clients and upstreams are sockets, the requests and answers text in the test. A test is
-//! a world, one act, and what is now true; each has the real program, on addresses of its own, and
-//! ends by naming every line the access log must hold, no more and no less.
+//! Every HTTP library normalises messages, so these tests use none: clients and upstreams are
+//! sockets, and requests and answers are text in the test. Each test starts the real program on
+//! addresses of its own, performs one action, and ends by naming every line that the access log
+//! must contain.
 //!
-//! Nothing sleeps to wait for something: every wait is for a condition, bounded by [`wire::IO_TIMEOUT`].
+//! Tests wait for conditions, bounded by [`wire::IO_TIMEOUT`]. A sleep models a slow peer.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What real components and monitors send that the RFCs did not have in mind.
+//! Unusual messages of real components and monitoring tools, which the RFCs do not foresee.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[test]
-fn chunk_sizes_of_answers_may_be_padded_and_those_of_requests_not() {
+fn padded_chunk_sizes_are_accepted_in_answers_only() {
     let world = World::plain();
     let answer =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5  \r\nhello\r\n0 \t;x\r\n\r\n";
@@ -32,7 +32,7 @@ fn chunk_sizes_of_answers_may_be_padded_and_those_of_requests_not() {
 }
 
 #[test]
-fn a_204_ends_with_its_head_whatever_that_says() {
+fn a_204_ends_with_its_head_despite_framing_fields() {
     let world = World::plain();
     for fields in ["Transfer-Encoding: chunked", "Content-Length: 5"] {
         let mut client = world.sent(GET);
@@ -40,14 +40,14 @@ fn a_204_ends_with_its_head_whatever_that_says() {
         upstream.message(true);
         upstream.send(format!("HTTP/1.1 204 No Content\r\n{fields}\r\n\r\n"));
         assert_eq!(client.answered(204), "");
-        // What may still come on that connection is nobody's answer.
+        // Later bytes on that connection belong to no answer.
         upstream.end();
     }
     world.ends_with(&["request GET 204", "request GET 204"]);
 }
 
 #[test]
-fn a_switch_that_speaks_of_chunks_is_a_switch() {
+fn a_101_with_transfer_encoding_is_accepted() {
     let world = World::plain();
     let mut client = world.sent(
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -68,7 +68,7 @@ fn a_switch_that_speaks_of_chunks_is_a_switch() {
 }
 
 #[test]
-fn a_bad_answer_says_what_is_bad() {
+fn the_log_states_the_fault_of_a_bad_answer() {
     let mut world = World::plain();
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n";
     for (answer, detail) in [
@@ -113,7 +113,7 @@ fn a_bad_answer_says_what_is_bad() {
 }
 
 #[test]
-fn a_date_is_added_where_there_is_none() {
+fn a_missing_date_is_added() {
     let world = World::plain();
     for (date, shown) in [("", 1), ("Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n", 1)] {
         let mut client = world.sent(GET);
@@ -129,7 +129,7 @@ fn a_date_is_added_where_there_is_none() {
 }
 
 #[test]
-fn hops_are_counted_down_and_the_last_is_here() {
+fn max_forwards_is_decremented_and_zero_is_answered_here() {
     let world = World::plain();
     let ask = |method: &str, hops: &str| {
         world.sent(format!("{method} / HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"))
@@ -152,7 +152,7 @@ fn hops_are_counted_down_and_the_last_is_here() {
 }
 
 #[test]
-fn http_1_0_without_a_host_gets_the_first_of_the_profile() {
+fn http_1_0_without_a_host_uses_the_first_host_of_the_profile() {
     let world = World::with(Setup { profile: "hosts = [\"localhost\"]", ..Setup::default() });
     let mut client = world.sent("GET / HTTP/1.0\r\n\r\n");
     let mut upstream = world.accept();
@@ -196,7 +196,7 @@ fn methods_have_at_most_32_letters() {
 }
 
 #[test]
-fn a_websocket_key_from_http_2_is_not_passed_on() {
+fn a_websocket_key_from_http_2_is_not_forwarded() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     client.open(
@@ -217,7 +217,7 @@ fn a_websocket_key_from_http_2_is_not_passed_on() {
 }
 
 #[test]
-fn a_body_that_is_there_is_not_waited_for() {
+fn a_body_sent_without_waiting_for_100_is_forwarded_at_once() {
     let world = World::plain();
     let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     for later in [false, true] {

@@ -1,4 +1,4 @@
-//! One message after the other: pipelining, `100 Continue`, HTTP/1.0, trailers, HEAD.
+//! The order of messages: pipelining, `100 Continue`, HTTP/1.0, trailers and HEAD.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn requests_in_one_write_are_answered_in_order() {
     for n in 1..=3 {
         let message = upstream.message(n != 2);
         assert!(text(&message.head).split(' ').nth(1) == Some(&format!("/{n}")));
-        // The next is not begun before this one is answered.
+        // The next request is not forwarded before this one is answered.
         upstream.is_silent();
         assert!(!world.was_dialled());
         client.is_silent();
@@ -33,7 +33,7 @@ fn requests_in_one_write_are_answered_in_order() {
 }
 
 #[test]
-fn a_refusal_in_the_middle_does_not_stop_the_rest() {
+fn a_rejected_request_does_not_stop_the_pipeline() {
     let world = World::plain();
     let mut client = world.sent(
         "GET /a/../b HTTP/1.1\r\nHost: a\r\n\r\nGET /1 HTTP/1.1\r\nHost: a\r\n\r\nHEAD /a/../b HTTP/1.1\r\nHost: a\r\n\r\n\
@@ -59,7 +59,7 @@ fn a_refusal_in_the_middle_does_not_stop_the_rest() {
 }
 
 #[test]
-fn the_upstream_says_continue() {
+fn a_100_of_the_upstream_is_relayed() {
     let world = World::plain();
     let mut client = world.sent(EXPECTING);
     let mut upstream = world.accept();
@@ -80,7 +80,7 @@ fn the_upstream_says_continue() {
 }
 
 #[test]
-fn a_silent_upstream_is_not_waited_for_long() {
+fn the_gateway_sends_100_after_a_second_without_an_answer() {
     let world = World::plain();
     let start = Instant::now();
     let mut client = world.sent(EXPECTING);
@@ -91,14 +91,14 @@ fn a_silent_upstream_is_not_waited_for_long() {
     assert!((900..3000).contains(&waited.as_millis()), "{waited:?}");
     client.send("hello");
     upstream.expect("hello");
-    // One that comes late is nobody's any more.
+    // A late 100 is dropped.
     upstream.send("HTTP/1.1 100 Continue\r\n\r\n").send(OK);
     assert_eq!(client.answered(200), "ok");
     world.ends_with(&["request POST 200"]);
 }
 
 #[test]
-fn an_answer_instead_of_continue() {
+fn a_final_answer_instead_of_100_closes_both_connections() {
     let world = World::plain();
     let mut client = world.sent(EXPECTING);
     let mut upstream = world.accept();
@@ -106,7 +106,7 @@ fn an_answer_instead_of_continue() {
     upstream.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno");
     let answer = client.answer();
     assert_eq!((answer.status(), answer.field("connection").as_deref()), (401, Some("close")));
-    // Whether the body still comes nobody knows: neither side can be used again.
+    // The body may or may not still follow, so neither connection can be reused.
     upstream.end();
     assert_eq!(text(&upstream.input), "");
     assert_eq!(client.end(), End::Clean);
@@ -114,7 +114,7 @@ fn an_answer_instead_of_continue() {
 }
 
 #[test]
-fn a_body_that_does_not_wait_to_be_asked_for() {
+fn a_body_sent_without_waiting_for_100_is_forwarded() {
     let world = World::plain();
     let mut client = world.sent(format!("{EXPECTING}hello"));
     let mut upstream = world.accept();
@@ -128,19 +128,19 @@ fn a_body_that_does_not_wait_to_be_asked_for() {
 }
 
 #[test]
-fn interim_answers() {
+fn interim_answers_are_relayed_to_http_1_1_only() {
     let world = World::plain();
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
     upstream.message(true);
-    // Nobody asked whether to continue.
+    // A 100 that was not asked for is dropped.
     upstream.send("HTTP/1.1 100 Continue\r\n\r\n");
     upstream.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X\r\nX: hop\r\n\r\n");
     assert_eq!(text(&client.head()), "HTTP/1.1 103 Early Hints\nLink: </a>\n\n");
     upstream.send(OK);
     assert_eq!(client.answered(200), "ok");
 
-    // HTTP/1.0 has none.
+    // HTTP/1.0 has no interim answers.
     let mut client = world.sent("GET / HTTP/1.0\r\n\r\n");
     upstream.message(true);
     upstream.send("HTTP/1.1 103 Early Hints\r\n\r\n").send(OK);
@@ -149,12 +149,12 @@ fn interim_answers() {
 }
 
 #[test]
-fn http_1_0() {
+fn http_1_0_is_forwarded_as_http_1_1_and_answered_without_chunks() {
     let world = World::plain();
     let mut client = world.sent("GET /x HTTP/1.0\r\nConnection: keep-alive\r\nKeep-Alive: 300\r\nExpect: 100-continue\r\n\r\n");
     let mut upstream = world.accept();
     let got = upstream.message(true).golden();
-    // It named no host, except in TLS.
+    // The request has no host, so the server name of TLS is used.
     assert_eq!(
         got,
         "GET /x HTTP/1.1\nHost: localhost\nX-Real-IP: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\nX-Forwarded-Proto: https\nX-Forwarded-Host: localhost\nX-Forwarded-Port: 443\nX-Request-Id: ID\n\n"
@@ -171,7 +171,7 @@ fn http_1_0() {
 }
 
 #[test]
-fn an_answer_to_http_1_0_that_breaks_off_has_no_clean_end() {
+fn a_broken_answer_to_http_1_0_has_no_clean_end() {
     let world = World::plain();
     let mut client = world.sent("GET /x HTTP/1.0\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();
@@ -182,7 +182,7 @@ fn an_answer_to_http_1_0_that_breaks_off_has_no_clean_end() {
 }
 
 #[test]
-fn trailers_both_ways() {
+fn trailers_are_forwarded_both_ways_without_framing_fields() {
     let world = World::plain();
     let mut client = world.sent(
         "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\
@@ -210,7 +210,7 @@ fn trailers_both_ways() {
 }
 
 #[test]
-fn head() {
+fn answers_to_head_keep_their_length_and_have_no_body() {
     let world = World::plain();
     let mut client = world.client();
     let mut first = None;
@@ -252,7 +252,7 @@ fn a_304_keeps_its_length_and_has_no_body() {
 }
 
 #[test]
-fn an_answer_before_the_body_has_come() {
+fn an_answer_before_the_end_of_the_body_reaches_the_client() {
     let world = World::plain();
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n");
     client.send(vec![b'x'; 100_000]);
@@ -263,7 +263,7 @@ fn an_answer_before_the_body_has_come() {
         "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
     );
     drop(upstream);
-    // The client has not read yet, and sends on.
+    // The client has not read the answer yet and continues to send.
     for _ in 0..10 {
         if client.try_send(&vec![b'x'; 100_000]).is_err() {
             break;
@@ -275,7 +275,7 @@ fn an_answer_before_the_body_has_come() {
 }
 
 #[test]
-fn an_answer_that_streams_while_the_body_comes() {
+fn answer_and_body_stream_at_the_same_time() {
     let world = World::plain();
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     let mut upstream = world.accept();

@@ -1,4 +1,4 @@
-//! Fields of `response-headers` on answers of the gateway's own.
+//! Fields of `response-headers` on the gateway's own answers.
 
 use crate::world::{Setup, World};
 
@@ -17,7 +17,7 @@ fn world() -> World {
 }
 
 #[test]
-fn refusals_and_redirects_have_the_fields_of_their_route_or_profile() {
+fn rejections_and_redirects_have_the_fields_of_their_route_or_profile() {
     let world = world();
     for (request, status, route) in [
         ("GET /go HTTP/1.1\r\nHost: a\r\n", 302, Some("go")),
@@ -34,7 +34,8 @@ fn refusals_and_redirects_have_the_fields_of_their_route_or_profile() {
         assert_eq!(field("strict-transport-security").as_deref(), Some("max-age=1"), "{request}");
         assert_eq!(field("access-control-allow-origin").as_deref(), Some("https://site"));
         assert_eq!(field("x-route").as_deref(), route, "{request}");
-        // How long a component's answer is kept says nothing about ours.
+        // The configured `Cache-Control` is for answers of the component, not for those of the
+        // gateway.
         assert_eq!(field("cache-control").as_deref(), Some("no-store"));
         assert_eq!((field("content-language"), field("x-content-type-options")), (None, None));
     }
@@ -49,7 +50,7 @@ fn refusals_and_redirects_have_the_fields_of_their_route_or_profile() {
 }
 
 #[test]
-fn a_failure_of_the_upstream_can_be_read_by_the_page_that_asked() {
+fn a_502_has_the_cors_fields_of_its_route() {
     let world = world();
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut upstream = world.accept();

@@ -1,4 +1,4 @@
-//! Behind proxies that speak HTTP: whom they may name as the client, in the log and to the upstream.
+//! Listeners behind trusted HTTP proxies: the client's address in the log and in forwarded fields.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -9,14 +9,14 @@ use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// Tests connect from 127.0.0.1.
+/// Tests connect from 127.0.0.1, which is a trusted proxy here.
 const TRUSTED: &str = "trusted-proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
 const BY_FORWARDED: &str =
     "trusted-proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]\nclient-address = \"forwarded\"";
-const BY_NOTHING: &str = "trusted-proxies = [\"127.0.0.1\"]\nclient-address = \"off\"";
-const STRANGERS: &str = "trusted-proxies = [\"10.0.0.0/8\"]";
+const CLIENT_ADDRESS_OFF: &str = "trusted-proxies = [\"127.0.0.1\"]\nclient-address = \"off\"";
+const UNTRUSTED: &str = "trusted-proxies = [\"10.0.0.0/8\"]";
 
-const SAID: [(&str, &str); 4] = [
+const FIELDS: [(&str, &str); 4] = [
     ("x-forwarded-for", "203.0.113.66, 192.0.2.7, 10.0.0.9"),
     ("x-forwarded-proto", "http"),
     ("forwarded", "for=203.0.113.66"),
@@ -27,9 +27,10 @@ fn world(profile: &'static str) -> World {
     World::with(Setup { profile, ..Setup::default() })
 }
 
-/// What the upstream gets of a request with these fields over HTTP/1.1, and of one over HTTP/2.
-fn both_ways(world: &World, tcp: impl Fn() -> TcpStream) -> [Message; 2] {
-    let fields: Vec<_> = SAID.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+/// The messages that the upstream receives for requests with these fields over HTTP/1.1 and HTTP/2.
+fn over_http_1_and_2(world: &World, tcp: impl Fn() -> TcpStream) -> [Message; 2] {
+    let fields: Vec<_> =
+        FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let fields = fields.concat();
     let mut client = World::over(tcp(), b"http/1.1");
     client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
@@ -40,7 +41,7 @@ fn both_ways(world: &World, tcp: impl Fn() -> TcpStream) -> [Message; 2] {
 
     let mut client = Frames::over(World::over(tcp(), b"h2"));
     let pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
-    let stream = client.open(&[&pseudo[..], &SAID].concat(), END);
+    let stream = client.open(&[&pseudo[..], &FIELDS].concat(), END);
     let mut upstream = world.accept();
     let second = upstream.message(true);
     upstream.send(OK);
@@ -48,13 +49,13 @@ fn both_ways(world: &World, tcp: impl Fn() -> TcpStream) -> [Message; 2] {
     [first, second]
 }
 
-/// HEADERS that end their block and their stream.
+/// Flags of HEADERS that end the field block and the stream.
 const END: u8 = 0x5;
 
-/// What the upstream is told, and what the log says: the client, and whether somebody else is the peer.
-fn is_told(profile: &'static str, hops: &str, proto: &str, client: Option<&str>) {
+/// Asserts the forwarded fields and the log: the client, and the peer if it is not the client.
+fn assert_client(profile: &'static str, hops: &str, proto: &str, client: Option<&str>) {
     let mut world = world(profile);
-    for message in both_ways(&world, || world.tcp()) {
+    for message in over_http_1_and_2(&world, || world.tcp()) {
         assert_eq!(message.field("x-forwarded-for").as_deref(), Some(hops), "{profile}");
         assert_eq!(message.field("x-forwarded-proto").as_deref(), Some(proto), "{profile}");
         assert_eq!(message.field("forwarded"), None, "{profile}");
@@ -76,26 +77,26 @@ fn is_told(profile: &'static str, hops: &str, proto: &str, client: Option<&str>)
 }
 
 #[test]
-fn x_forwarded_for_of_a_trusted_proxy() {
+fn x_forwarded_for_of_a_trusted_proxy_names_the_client() {
     let hops = "203.0.113.66, 192.0.2.7, 10.0.0.9, 127.0.0.1";
-    is_told(TRUSTED, hops, "http", Some("192.0.2.7"));
+    assert_client(TRUSTED, hops, "http", Some("192.0.2.7"));
 }
 
 #[test]
-fn forwarded_of_a_trusted_proxy() {
-    // It is the only field that is believed then.
-    is_told(BY_FORWARDED, "2001:db8::7, 127.0.0.1", "https", Some("[2001:db8::7]:99"));
+fn forwarded_of_a_trusted_proxy_names_the_client() {
+    // With this setting `X-Forwarded-For` is not trusted.
+    assert_client(BY_FORWARDED, "2001:db8::7, 127.0.0.1", "https", Some("[2001:db8::7]:99"));
 }
 
 #[test]
-fn nothing_names_the_client() {
-    is_told(BY_NOTHING, "203.0.113.66, 192.0.2.7, 10.0.0.9, 127.0.0.1", "http", None);
+fn no_field_names_the_client_when_client_address_is_off() {
+    assert_client(CLIENT_ADDRESS_OFF, "203.0.113.66, 192.0.2.7, 10.0.0.9, 127.0.0.1", "http", None);
 }
 
 #[test]
-fn who_is_not_trusted_names_nobody() {
-    is_told(STRANGERS, "127.0.0.1", "https", None);
-    is_told("", "127.0.0.1", "https", None);
+fn fields_of_untrusted_peers_are_ignored() {
+    assert_client(UNTRUSTED, "127.0.0.1", "https", None);
+    assert_client("", "127.0.0.1", "https", None);
 }
 
 #[test]

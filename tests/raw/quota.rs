@@ -1,4 +1,4 @@
-//! Requests, WebSockets and upstream connections that one client, and all together, may have.
+//! Limits of requests, WebSockets and upstream connections, per client and in total.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// An HTTP/1 client of this address, at one of the gateway's listeners, that has asked for `path`.
-fn asks(from: u8, at: SocketAddr, path: &str) -> Wire {
+/// An HTTP/1 client from 127.0.0.`from` that has sent a request for `path` to the listener `at`.
+fn client_with_request(from: u8, at: SocketAddr, path: &str) -> Wire {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, from), 0).into()).unwrap();
     socket.connect(&at.into()).unwrap();
@@ -29,14 +29,14 @@ fn h2(world: &World, from: u8) -> Frames {
     Frames::over(World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, from), None), b"h2"))
 }
 
-/// Has an upstream connection with a request on it.
+/// Accepts an upstream connection and reads the request on it.
 fn accepted(world: &World) -> Wire {
     let mut upstream = world.accept();
     upstream.message(true);
     upstream
 }
 
-fn limited(client: &mut Wire, status: u16, reason: &str) {
+fn assert_limited(client: &mut Wire, status: u16, reason: &str) {
     let answer = client.answer();
     let said = answer.field("gateway-reason").unwrap_or_default();
     assert_eq!((answer.status(), &*said), (status, reason), "{}", text(&answer.head));
@@ -44,7 +44,7 @@ fn limited(client: &mut Wire, status: u16, reason: &str) {
 }
 
 #[test]
-fn requests_of_one_client_count_over_protocols_and_listeners() {
+fn requests_per_client_are_limited_across_protocols_and_listeners() {
     let second = free_port(unique_address());
     let listener = format!("[[profile.edge.listener]]\nlisten = \"{second}\"").leak();
     let limits = "requests-per-client = 4";
@@ -52,7 +52,7 @@ fn requests_of_one_client_count_over_protocols_and_listeners() {
     let mut over_h2 = h2(&world, 5);
     let streams = [over_h2.get("/one"), over_h2.get("/two")];
     let mut held = vec![accepted(&world), accepted(&world)];
-    let _third = asks(5, second, "/three");
+    let _third = client_with_request(5, second, "/three");
     held.push(accepted(&world));
     let mut socket = World::over(world.tcp_from(Ipv4Addr::new(127, 0, 0, 5), None), b"http/1.1");
     socket.handshake().unwrap();
@@ -63,21 +63,21 @@ fn requests_of_one_client_count_over_protocols_and_listeners() {
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
     );
     assert!(text(&socket.head()).starts_with("HTTP/1.1 101"));
-    // Four are open, whatever they came by: the fifth is refused, on both listeners.
-    let mut fifth = asks(5, second, "/five");
-    limited(&mut fifth, 429, "too_many_requests_of_client");
+    // Four requests are open over different protocols. The fifth is rejected on both listeners.
+    let mut fifth = client_with_request(5, second, "/five");
+    assert_limited(&mut fifth, 429, "too_many_requests_of_client");
     let fifth = over_h2.get("/five");
     assert!(matches!(over_h2.outcome(fifth), Outcome::Answer(429, _)));
     // Another client is served.
-    let mut other = asks(6, second, "/other");
+    let mut other = client_with_request(6, second, "/other");
     accepted(&world).send(OK);
     assert_eq!(other.answered(200), "ok");
-    // A reload applies another limit to a connection that is open already.
+    // A reload also changes the limit of connections that are already open.
     world.rewrite("requests-per-client = 4", "requests-per-client = 5");
     let again = over_h2.get("/again");
     accepted(&world).send(OK);
     assert_eq!(over_h2.outcome(again), Outcome::Answer(200, b"ok".to_vec()));
-    // What ends makes room.
+    // A request that ends makes room for another.
     world.rewrite("requests-per-client = 5", "requests-per-client = 4");
     let refused = over_h2.get("/refused");
     assert!(matches!(over_h2.outcome(refused), Outcome::Answer(429, _)));
@@ -89,7 +89,7 @@ fn requests_of_one_client_count_over_protocols_and_listeners() {
     drop((held, switched));
 }
 
-/// The outcome of a stream, whose request is answered if it comes through.
+/// The outcome of a stream. Its request is answered if it reaches the upstream.
 fn next(world: &World, client: &mut Frames, stream: u32) -> Outcome {
     let deadline = Instant::now() + Duration::from_millis(300);
     while Instant::now() < deadline {
@@ -103,19 +103,20 @@ fn next(world: &World, client: &mut Frames, stream: u32) -> Outcome {
 }
 
 #[test]
-fn all_requests_of_a_profile_are_limited() {
+fn requests_of_a_profile_are_limited() {
     let world = World::with(Setup { limits: "requests = 2", ..Setup::default() });
-    let mut clients: Vec<Wire> = (1..=2).map(|from| asks(from, world.listen(), "/held")).collect();
+    let mut clients: Vec<Wire> =
+        (1..=2).map(|from| client_with_request(from, world.listen(), "/held")).collect();
     let mut held = [accepted(&world), accepted(&world)];
-    limited(&mut asks(3, world.listen(), "/third"), 503, "too_many_requests");
+    assert_limited(&mut client_with_request(3, world.listen(), "/third"), 503, "too_many_requests");
     for upstream in &mut held {
         upstream.send(OK);
     }
     for client in &mut clients {
         assert_eq!(client.answered(200), "ok");
     }
-    // One of the kept connections carries it.
-    let mut third = asks(3, world.listen(), "/third");
+    // The request uses one of the kept connections.
+    let mut third = client_with_request(3, world.listen(), "/third");
     let deadline = Instant::now() + Duration::from_secs(5);
     while held.iter().all(|upstream| upstream.input.is_empty()) && Instant::now() < deadline {
         for upstream in &mut held {
@@ -129,17 +130,17 @@ fn all_requests_of_a_profile_are_limited() {
 }
 
 #[test]
-fn an_upstream_has_so_many_connections_and_requests_wait_for_one() {
+fn connections_of_an_upstream_are_limited_and_requests_queue_for_them() {
     let upstream = "max-connections = 2\nclient-share = 50\nqueue-timeout = \"1s\"";
     let mut world = World::with(Setup { upstream, ..Setup::default() });
     let at = world.listen();
-    let _first = asks(1, at, "/first");
+    let _first = client_with_request(1, at, "/first");
     let _held = accepted(&world);
-    // Half of two is all that one client gets.
-    limited(&mut asks(1, at, "/more"), 429, "upstream_share_of_client");
-    let mut second = asks(2, at, "/second");
+    // `client-share` gives one client half of the two connections.
+    assert_limited(&mut client_with_request(1, at, "/more"), 429, "upstream_share_of_client");
+    let mut second = client_with_request(2, at, "/second");
     let mut busy = accepted(&world);
-    let mut third = asks(3, at, "/third");
+    let mut third = client_with_request(3, at, "/third");
     let queued = |world: &World| {
         let metrics = world.admin("/metrics").unwrap();
         let line = metrics.lines().find(|l| l.starts_with("app_gateway_upstream_queued_total"));
@@ -148,16 +149,16 @@ fn an_upstream_has_so_many_connections_and_requests_wait_for_one() {
     world.wait("the third to wait", |world| queued(world));
     busy.send(OK);
     assert_eq!(second.answered(200), "ok");
-    // The connection that has become free carries the request that waited.
+    // The queued request uses the connection that became idle.
     busy.message(true);
     let began = Instant::now();
-    limited(&mut asks(4, at, "/fourth"), 503, "upstream_full");
+    assert_limited(&mut client_with_request(4, at, "/fourth"), 503, "upstream_full");
     let waited = began.elapsed();
     assert!(waited >= Duration::from_millis(900), "{waited:?}");
     busy.send(OK);
     assert_eq!(third.answered(200), "ok");
     world.rewrite("max-connections = 2", "max-connections = 4");
-    let mut more = asks(1, at, "/more");
+    let mut more = client_with_request(1, at, "/more");
     busy.message(true);
     busy.send(OK);
     assert_eq!(more.answered(200), "ok");
@@ -167,11 +168,11 @@ fn an_upstream_has_so_many_connections_and_requests_wait_for_one() {
 }
 
 #[test]
-fn others_are_served_as_fast_as_ever_while_one_client_takes_all_it_gets() {
+fn a_client_at_its_limits_does_not_slow_other_clients() {
     let limits = "requests-per-client = 40";
     let upstream = "max-connections = 60\nmax-connecting = 64";
     let world = World::with(Setup { limits, upstream, ..Setup::default() });
-    // WebSockets and requests that hang, over a few connections of HTTP/2, again and again.
+    // Hanging requests and WebSockets over a few HTTP/2 connections, repeatedly.
     let mut attackers: Vec<Frames> = (0..4).map(|_| h2(&world, 66)).collect();
     let mut held = Vec::new();
     let (mut slowest, mut served) = (Duration::ZERO, 0);
@@ -193,7 +194,7 @@ fn others_are_served_as_fast_as_ever_while_one_client_takes_all_it_gets() {
             );
         }
         let began = Instant::now();
-        let mut client = asks(7, world.listen(), "/quick");
+        let mut client = client_with_request(7, world.listen(), "/quick");
         loop {
             let mut upstream = accepted_head(&world);
             if upstream.1.starts_with("GET /quick ") {
@@ -212,7 +213,7 @@ fn others_are_served_as_fast_as_ever_while_one_client_takes_all_it_gets() {
     eprintln!("slowest of {served} requests during the attack: {slowest:?}");
 }
 
-/// An upstream connection, and the head of the request on it.
+/// Accepts an upstream connection and reads the head of the request on it.
 fn accepted_head(world: &World) -> (Wire, String) {
     let mut upstream = world.accept();
     let head = text(&upstream.head());

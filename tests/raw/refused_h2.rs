@@ -1,5 +1,5 @@
-//! What the HTTP/2 library refuses by itself has a line, a reason and a count, and hurts no other
-//! stream.
+//! Streams and connections that the HTTP/2 library rejects by itself: each has a log line, a reason
+//! and a count, and other streams continue.
 
 use crate::frames::{END, END_HEADERS, END_STREAM, Frames, Outcome};
 use crate::wire::find;
@@ -9,8 +9,8 @@ const GET: &[(&str, &str)] =
     &[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// How often the gateway says that it refused for this reason.
-fn refused(world: &World, reason: &str) -> u64 {
+/// The metric of rejections for `reason`.
+fn rejections(world: &World, reason: &str) -> u64 {
     let metrics = world.admin("/metrics").unwrap();
     let series = format!("app_gateway_refused_total{{reason=\"{reason}\"}} ");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
@@ -18,7 +18,7 @@ fn refused(world: &World, reason: &str) -> u64 {
 }
 
 #[test]
-fn a_connect_with_a_body_ends_no_other_stream() {
+fn a_connect_with_a_body_does_not_disturb_other_streams() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let slow = client.get("/slow");
@@ -48,7 +48,7 @@ fn a_connect_with_a_body_ends_no_other_stream() {
 }
 
 #[test]
-fn a_malformed_stream_has_a_line_and_a_count() {
+fn a_malformed_stream_is_logged_and_counted() {
     let mut world = World::plain();
     let mut client = Frames::client(&world);
     let slow = client.get("/slow");
@@ -59,7 +59,7 @@ fn a_malformed_stream_has_a_line_and_a_count() {
     let lines = world.lines_of(client.wire.local(), 1);
     assert_eq!(lines[0]["reason"], "http2_protocol_error");
     assert!(lines[0]["detail"].as_str().unwrap().starts_with("stream 3: RST_STREAM 1: "));
-    assert_eq!(refused(&world, "http2_protocol_error"), 1);
+    assert_eq!(rejections(&world, "http2_protocol_error"), 1);
     upstream.send(OK);
     assert_eq!(client.outcome(slow), Outcome::Answer(200, b"ok".to_vec()));
     drop(client);
@@ -67,7 +67,7 @@ fn a_malformed_stream_has_a_line_and_a_count() {
 }
 
 #[test]
-fn a_body_that_is_longer_than_stated_is_the_clients_fault() {
+fn a_body_longer_than_stated_is_logged_as_a_client_error() {
     let world = World::plain();
     let mut client = Frames::client(&world);
     let stream = client.post(&[("content-length", "3")]);
@@ -80,7 +80,7 @@ fn a_body_that_is_longer_than_stated_is_the_clients_fault() {
 }
 
 #[test]
-fn an_oversized_head_says_so() {
+fn an_oversized_head_is_answered_431() {
     let world = World::with(Setup { limits: "header-size = \"2KiB\"", ..Setup::default() });
     let mut client = Frames::client(&world);
     let (large, larger) = ("x".repeat(3000), "x".repeat(6000));
@@ -89,7 +89,7 @@ fn an_oversized_head_says_so() {
         Outcome::Answer(431, body) => assert!(find(&body, b"header_too_large").is_some()),
         other => panic!("{other:?}"),
     }
-    // So large that it is not kept to be looked at.
+    // So large that the HTTP/2 library does not store it.
     let stream = client.open(&[GET, &[("x", &larger)]].concat(), END);
     assert!(matches!(client.outcome(stream), Outcome::Answer(431, _)));
     let stream = client.get("/");
@@ -97,7 +97,7 @@ fn an_oversized_head_says_so() {
     upstream.message(true);
     upstream.send(OK);
     assert_eq!(client.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
-    assert_eq!(refused(&world, "header_too_large"), 2);
+    assert_eq!(rejections(&world, "header_too_large"), 2);
     drop(client);
     world.ends_with(&[
         "refused 431 header_too_large",
@@ -107,7 +107,7 @@ fn an_oversized_head_says_so() {
 }
 
 #[test]
-fn a_flood_is_one_line() {
+fn a_flood_of_resets_gives_one_log_line() {
     let mut world = World::plain();
     let mut client = Frames::client(&world);
     client.open_and_cancel(GET, 100);
@@ -121,7 +121,7 @@ fn a_flood_is_one_line() {
 }
 
 #[test]
-fn requests_that_are_withdrawn_at_once_share_a_line() {
+fn requests_cancelled_at_once_share_a_log_line() {
     let mut world = World::plain();
     let mut client = Frames::client(&world);
     client.open_and_cancel(GET, 10);
@@ -133,12 +133,12 @@ fn requests_that_are_withdrawn_at_once_share_a_line() {
     let lines = world.lines_of(client.wire.local(), 2);
     let line = lines.iter().find(|line| line["reason"] == "client_gone").unwrap();
     assert!(line["detail"].as_str().unwrap().starts_with("10 requests "), "{line}");
-    assert_eq!(refused(&world, "client_gone"), 10);
+    assert_eq!(rejections(&world, "client_gone"), 10);
     world.ends_with(&["refused 499 client_gone", "request GET 200"]);
 }
 
 #[test]
-fn more_streams_than_allowed_share_a_line() {
+fn streams_above_the_limit_share_a_log_line() {
     let mut world = World::with(Setup { limits: "streams = 2", ..Setup::default() });
     let mut client = Frames::client(&world);
     let (one, two) = (client.get("/"), client.get("/"));
@@ -158,7 +158,7 @@ fn more_streams_than_allowed_share_a_line() {
 }
 
 #[test]
-fn a_preface_that_is_none_is_logged() {
+fn an_invalid_preface_is_logged() {
     let world = World::plain();
     let mut wire = World::over(world.tcp(), b"h2");
     wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

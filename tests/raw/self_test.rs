@@ -1,4 +1,4 @@
-//! The self-test: what it answers, and that whoever asks for more gets no more.
+//! The self-test route: its answers and its limits.
 
 use crate::frames::{END_HEADERS, Frames, Outcome};
 use crate::wire::{End, Wire, find, text};
@@ -6,7 +6,7 @@ use crate::world::{Setup, World};
 
 const ROUTES: &str =
     "[[profile.edge.route]]\npath = \"/t/\"\nself-test = { idle = \"5s\", socket-io = \"/\" }";
-/// Kind of a frame of HTTP/2.
+/// Type of an HTTP/2 GOAWAY frame.
 const GOAWAY: u8 = 7;
 
 fn world() -> World {
@@ -20,7 +20,7 @@ fn upgrade(query: &str) -> String {
     )
 }
 
-/// A frame of a client; its key is zero.
+/// A masked client frame, with a masking key of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match u8::try_from(payload.len()) {
@@ -35,7 +35,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A frame of a server: its first byte and its payload.
+/// The first byte and the payload of a server frame.
 fn unframe(wire: &mut Wire) -> (u8, Vec<u8>) {
     let head = wire.take(2);
     let length = match head[1] {
@@ -45,7 +45,7 @@ fn unframe(wire: &mut Wire) -> (u8, Vec<u8>) {
     (head[0], wire.take(length))
 }
 
-/// An open WebSocket, and what it was told first.
+/// An open WebSocket and the first message that the gateway sent on it.
 fn opened(world: &World) -> (Wire, String) {
     let mut client = world.sent(upgrade("test=1"));
     let answer = client.answer();
@@ -57,7 +57,7 @@ fn opened(world: &World) -> (Wire, String) {
 }
 
 #[test]
-fn the_parts_of_the_page_may_do_little_and_nothing_else_is_there() {
+fn the_page_has_a_strict_content_security_policy_and_other_paths_are_404() {
     let world = world();
     let mut client = world.client();
     for (path, kind) in [
@@ -90,7 +90,7 @@ fn the_parts_of_the_page_may_do_little_and_nothing_else_is_there() {
 }
 
 #[test]
-fn a_client_is_told_what_was_seen_of_itself() {
+fn seen_reports_the_client_as_the_gateway_sees_it() {
     let world = World::with(Setup {
         routes: ROUTES,
         profile: "hosts = [\"localhost\"]",
@@ -119,7 +119,7 @@ fn a_client_is_told_what_was_seen_of_itself() {
 }
 
 #[test]
-fn where_proxies_of_the_operators_are_is_not_told() {
+fn addresses_of_trusted_proxies_are_not_disclosed() {
     let profile = "trusted-proxies = [\"127.0.0.1\"]";
     let world = World::with(Setup { routes: ROUTES, profile, ..Setup::default() });
     let told = world.sent("GET /t/seen HTTP/1.1\r\nHost: a\r\n\r\n").answered(200);
@@ -127,7 +127,7 @@ fn where_proxies_of_the_operators_are_is_not_told() {
 }
 
 #[test]
-fn bodies_come_back_up_to_a_limit() {
+fn bodies_are_echoed_up_to_a_limit() {
     let world = world();
     let mut client = world.client();
     let post = |length: usize| {
@@ -143,7 +143,7 @@ fn bodies_come_back_up_to_a_limit() {
 }
 
 #[test]
-fn a_websocket_echoes_and_is_closed_as_it_should_be() {
+fn a_websocket_echoes_and_completes_the_close_handshake() {
     let mut world = world();
     let (mut client, hello) = opened(&world);
     assert!(hello.contains("\"protocol\":\"HTTP/1.1\""), "{hello}");
@@ -166,7 +166,7 @@ fn a_websocket_echoes_and_is_closed_as_it_should_be() {
 }
 
 #[test]
-fn what_is_too_much_for_a_websocket_ends_it() {
+fn a_websocket_above_its_limits_is_closed_with_a_code() {
     let world = world();
     for (sent, code) in [
         (frame(0x82, &[0; 4097]), 1009_u16),
@@ -192,7 +192,7 @@ fn what_is_too_much_for_a_websocket_ends_it() {
 }
 
 #[test]
-fn whoever_watches_learns_how_an_attempt_came() {
+fn watch_reports_how_an_attempt_arrived() {
     let world = world();
     let plain = upgrade("attempt=a1").replace("Upgrade: websocket\r\nConnection: Upgrade\r\n", "");
     for (attempt, upgraded) in [(plain, false), (upgrade("attempt=a1"), true)] {
@@ -208,7 +208,7 @@ fn whoever_watches_learns_how_an_attempt_came() {
 }
 
 #[test]
-fn over_http2_a_websocket_says_so_and_a_connection_can_be_left() {
+fn over_http2_a_websocket_reports_the_protocol_and_leave_sends_goaway() {
     let world = world();
     let mut client = Frames::client(&world);
     let connect = |path| {
@@ -243,10 +243,10 @@ fn over_http2_a_websocket_says_so_and_a_connection_can_be_left() {
         }
     }
     assert!(told, "the client is told before it is answered");
-    // What is open stays open.
+    // Open streams continue after GOAWAY.
     client.data(socket, &frame(0x81, b"still here"), 0);
     assert_eq!(data(&mut client, socket), b"\x81\x0astill here");
-    // A path that only looks like it does nothing of the kind.
+    // Paths that only resemble `/t/leave` send no GOAWAY.
     let mut other = Frames::client(&world);
     for path in ["/leave", "/t/leave/", "/t/x/leave"] {
         let _ = other.get(path);
@@ -261,7 +261,7 @@ fn outcome_of(client: &mut Frames, path: &str) -> Outcome {
     client.outcome(stream)
 }
 
-/// The next bytes of a stream.
+/// The payload of the next DATA frame of a stream.
 fn data(client: &mut Frames, stream: u32) -> Vec<u8> {
     loop {
         let (kind, _, on, payload) = client.next();
@@ -272,7 +272,7 @@ fn data(client: &mut Frames, stream: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_drain_says_goodbye() {
+fn a_drain_closes_websockets_and_held_requests() {
     let mut world = world();
     let (mut client, _) = opened(&world);
     let mut held = world.sent("GET /t/hold?seconds=1 HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -283,11 +283,11 @@ fn a_drain_says_goodbye() {
 }
 
 #[test]
-fn one_client_gets_so_much_and_no_more() {
+fn held_requests_per_client_are_limited() {
     let mut world = world();
     let mut held: Vec<_> = (0..64)
         .map(|_| {
-            // More at once would come too fast.
+            // The pause keeps below the request rate that is allowed.
             std::thread::sleep(std::time::Duration::from_millis(12));
             world.sent("GET /t/hold?seconds=60 HTTP/1.1\r\nHost: a\r\n\r\n")
         })
@@ -296,9 +296,9 @@ fn one_client_gets_so_much_and_no_more() {
     let refused = one_more.answer();
     assert_eq!(refused.field("gateway-reason").unwrap(), "self_test_busy");
     assert_eq!((refused.status(), refused.field("retry-after").unwrap().as_str()), (429, "5"));
-    // Nobody is held longer than the silence that is tried.
+    // The gateway holds a request no longer than the self-test needs.
     held.remove(0).answered(200);
-    // Who goes makes room.
+    // Room is made when held requests end.
     drop(held);
     world.wait("room", |world| {
         world.sent("GET /t/seen HTTP/1.1\r\nHost: a\r\n\r\n").answer().status() == 200

@@ -1,4 +1,4 @@
-//! Answers that an HTTP/2 client does not take: how much of them is held.
+//! Answers that an HTTP/2 client does not read: the memory that the gateway holds for them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::frames::{Frames, Outcome};
 use crate::wire::Wire;
 use crate::world::{Setup, World};
 
-/// Of each answer; more than the gateway reads ahead.
+/// Bytes of each answer; more than the gateway reads ahead.
 const LENGTH: usize = 200 * 1024;
 const STREAMS: usize = 100;
 
@@ -16,14 +16,14 @@ fn held(world: &World) -> usize {
     line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// The upstream's end of a request.
+/// Accepts an upstream connection and reads the request on it.
 fn accepted(world: &World) -> Wire {
     let mut upstream = world.accept();
     upstream.message(true);
     upstream
 }
 
-/// Sends a long answer.
+/// Sends an answer of [`LENGTH`] bytes.
 fn answer(upstream: &mut Wire) {
     let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n").into_bytes();
     answer.resize(answer.len() + LENGTH, b'x');
@@ -31,36 +31,36 @@ fn answer(upstream: &mut Wire) {
 }
 
 #[test]
-fn a_client_that_takes_nothing_makes_the_gateway_hold_little_and_others_notice_nothing() {
+fn a_client_that_does_not_read_is_limited_in_memory_and_does_not_disturb_others() {
     let limits = "http2-send-buffer = \"512KiB\"";
     let mut world = World::with(Setup { limits, ..Setup::default() });
     let mut stalled = Frames::client(&world);
-    // The client never makes room for more than the 64 KiB that a connection begins with.
+    // The client never enlarges the initial window of 64 KiB.
     let streams: Vec<u32> = (0..STREAMS).map(|_| stalled.get("/long")).collect();
     let mut upstreams: Vec<Wire> = streams.iter().map(|_| accepted(&world)).collect();
     upstreams.iter_mut().for_each(answer);
     world.wait("the budget to be used up", |world| held(world) >= 512 << 10);
     std::thread::sleep(Duration::from_millis(300));
-    // What they have read with the head of the answer, and a small piece.
-    let most = STREAMS * (8 + 4) * 1024;
-    assert!(held(&world) <= most, "{} bytes are held", held(&world));
+    // Per stream: the bytes read together with the head of the answer, and one small read.
+    let max_held = STREAMS * (8 + 4) * 1024;
+    assert!(held(&world) <= max_held, "{} bytes are held", held(&world));
     stalled.get("/more");
     world.wait("the refusal of a new stream", |world| {
         let log = world.log();
         let line = log.lines().find(|line| line.contains("http2_send_buffer_full"));
         line.is_some_and(|line| line.contains("\"status\":503"))
     });
-    // Another connection has a budget of its own, and moves at full speed.
+    // Another connection has a budget of its own and full speed.
     let mut other = Frames::client(&world);
-    other.make_room(0, 1 << 20);
+    other.window_update(0, 1 << 20);
     let stream = other.get("/long");
-    other.make_room(stream, 1 << 20);
+    other.window_update(stream, 1 << 20);
     let mut upstream = accepted(&world);
     answer(&mut upstream);
     assert!(matches!(other.outcome(stream), Outcome::Answer(200, body) if body.len() == LENGTH));
-    // Once the client takes what is there, the rest arrives.
-    stalled.make_room(0, 1 << 30);
-    stalled.make_room(streams[0], 1 << 20);
+    // The rest arrives once the client reads.
+    stalled.window_update(0, 1 << 30);
+    stalled.window_update(streams[0], 1 << 20);
     let first = stalled.outcome(streams[0]);
     assert!(matches!(first, Outcome::Answer(200, body) if body.len() == LENGTH));
     drop((stalled, upstreams));

@@ -1,7 +1,7 @@
-//! A host that runs out of local ports: the gateway's own shortage, not the endpoint's fault.
+//! A host that runs out of local ports: the failure is not counted against the endpoint.
 //!
-//! The test runs itself again in a network namespace with few local ports, which needs the right to
-//! make one (root, or unprivileged user namespaces).
+//! The test runs itself again in a network namespace with few local ports, which needs the
+//! permission to create one (root, or unprivileged user namespaces).
 
 use std::env;
 use std::process::Command;
@@ -13,10 +13,10 @@ use crate::world::{Setup, World};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const INSIDE: &str = "APP_GATEWAY_TEST_FEW_PORTS";
-/// Local ports in the namespace; listeners of the test have theirs among them.
+/// Local ports in the namespace, which include those of the test's listeners.
 const PORTS: usize = 64;
 
-/// Runs the named test again with few local ports; `true` if this is that run.
+/// Runs the named test again with few local ports; `true` inside that second run.
 fn has_few_ports(test: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         return true;
@@ -56,14 +56,14 @@ fn ports_that_run_out_are_not_the_endpoints_fault() {
                     [upstream.stage.check]\nkind = \"tcp\"\nevery = \"500ms\"\nfall = 2\n\
                     [upstream.stage.fail-over]\nfailures = 2";
     let mut world = World::with(Setup { upstream, ..Setup::default() });
-    // Hanging requests of one client take every local port towards the endpoint.
+    // Hanging requests of one client occupy every local port towards the endpoint.
     let mut client = Frames::client(&world);
     let streams: Vec<u32> = (0..PORTS + 20).map(|_| client.get("/hang")).collect();
     let errors = "app_gateway_upstream_connect_errors_total{reason=\"out_of_ports\"";
     world.wait("ports to run out", |world| metric(world, errors) > 5);
     let checks = "app_gateway_upstream_checks_total{result=\"internal\"";
     world.wait("checks to find no port", |world| metric(world, checks) >= 4);
-    // Nothing is held against the endpoint: it is up, not left out, and its tier is used.
+    // The endpoint is up, is not ejected, and its tier is used.
     let metrics = world.admin("/metrics").unwrap();
     let mut up = metrics.lines().filter(|l| l.starts_with("app_gateway_upstream_endpoint_up{"));
     assert!(up.any(|line| !line.contains("\"127.0.0.1:9\"") && line.ends_with(" 1")), "{metrics}");
@@ -79,7 +79,7 @@ fn ports_that_run_out_are_not_the_endpoints_fault() {
     assert_eq!(answer.status(), 503);
     assert_eq!(answer.field("gateway-reason").unwrap(), "out_of_ports");
     assert_eq!(answer.field("retry-after").unwrap(), "1");
-    // Once there are ports again, the next request is served by the same endpoint.
+    // Once ports are free again, the same endpoint serves the next request.
     for stream in streams {
         client.cancel(stream);
     }
@@ -88,7 +88,7 @@ fn ports_that_run_out_are_not_the_endpoints_fault() {
         let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let deadline = Instant::now() + Duration::from_secs(2);
         while Instant::now() < deadline {
-            // Checks connect too, and say nothing.
+            // Health checks connect too, without a request.
             let Some(mut upstream) = world.try_accept() else { continue };
             upstream.fill(Instant::now() + Duration::from_millis(200));
             if upstream.try_send(OK.as_bytes()).is_ok() && upstream.input.starts_with(b"GET / ") {

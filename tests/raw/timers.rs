@@ -1,4 +1,4 @@
-//! What takes too long is ended, and only that.
+//! Timeouts: each ends the exchanges that exceed it, and no others.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -19,7 +19,7 @@ fn with_timeouts(timeouts: &'static str) -> World {
     World::with(Setup { timeouts, ..Setup::default() })
 }
 
-/// Sends `piece` again and again until the peer says or does something; how long that took.
+/// Sends `piece` at an interval until the peer answers or closes; returns the elapsed time.
 fn drip(wire: &mut Wire, piece: &str, every: Duration) -> Duration {
     let start = Instant::now();
     while wire.ended.is_none() && wire.input.is_empty() {
@@ -30,17 +30,17 @@ fn drip(wire: &mut Wire, piece: &str, every: Duration) -> Duration {
     start.elapsed()
 }
 
-fn is_about(waited: Duration, seconds: u64) {
+fn assert_about(waited: Duration, seconds: u64) {
     let (least, most) =
         (Duration::from_millis(seconds * 1000 - 100), Duration::from_millis(seconds * 1000 + 1900));
     assert!((least..most).contains(&waited), "{waited:?} instead of {seconds} s");
 }
 
 #[test]
-fn a_head_that_is_dripped() {
+fn a_slow_head_is_answered_408() {
     let world = with_timeouts("header = \"1s\"");
     let mut client = world.sent("GET / HTTP/1.1\r\nHost: a\r\nX: ");
-    is_about(drip(&mut client, "x", Duration::from_millis(100)), 1);
+    assert_about(drip(&mut client, "x", Duration::from_millis(100)), 1);
     client.refused(408, "header_timeout");
     assert_eq!(client.end(), End::Clean);
     assert!(!world.was_dialled());
@@ -48,7 +48,7 @@ fn a_head_that_is_dripped() {
 }
 
 #[test]
-fn a_second_head_that_is_dripped() {
+fn a_slow_second_head_is_answered_408() {
     let world = with_timeouts("header = \"1s\"");
     let mut client = world.sent(GET);
     let mut upstream = world.accept();
@@ -56,25 +56,25 @@ fn a_second_head_that_is_dripped() {
     upstream.send(OK);
     client.answered(200);
     client.send("G");
-    is_about(drip(&mut client, "E", Duration::from_millis(100)), 1);
+    assert_about(drip(&mut client, "E", Duration::from_millis(100)), 1);
     client.refused(408, "header_timeout");
     world.ends_with(&["request GET 200", "refused 408 header_timeout"]);
 }
 
 #[test]
-fn a_body_that_is_dripped() {
+fn a_body_below_the_minimum_rate_is_answered_408() {
     let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
     let mut upstream = world.accept();
-    // The rate is an average over `body-idle`.
-    is_about(drip(&mut client, "x", Duration::from_millis(200)), 3);
+    // The minimum rate is an average over `body-idle`.
+    assert_about(drip(&mut client, "x", Duration::from_millis(200)), 3);
     client.refused(408, "body_too_slow");
     upstream.end();
     world.ends_with(&["request POST 408 body_too_slow"]);
 }
 
 #[test]
-fn a_body_that_is_dripped_over_http_2() {
+fn a_body_below_the_minimum_rate_is_answered_408_over_http_2() {
     let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
     let mut client = Frames::client(&world);
     let stream = client.post(&[]);
@@ -89,13 +89,13 @@ fn a_body_that_is_dripped_over_http_2() {
         }
         assert!(start.elapsed() < IO_TIMEOUT);
     };
-    is_about(start.elapsed(), 3);
+    assert_about(start.elapsed(), 3);
     assert!(matches!(outcome, Outcome::Answer(408, _)), "{outcome:?}");
     world.ends_with(&["request POST 408 body_too_slow"]);
 }
 
 #[test]
-fn a_body_that_is_slow_and_honest() {
+fn a_body_at_the_minimum_rate_is_forwarded() {
     let world =
         with_timeouts("body-idle = \"1s\"\nmin-rate = 200\nheader = \"1s\"\nkeep-alive = \"1s\"");
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n");
@@ -112,21 +112,21 @@ fn a_body_that_is_slow_and_honest() {
 }
 
 #[test]
-fn a_body_that_stops() {
+fn a_stalled_body_is_answered_408() {
     let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 0");
     let mut client =
         world.sent("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
     let mut upstream = world.accept();
     let start = Instant::now();
     client.refused(408, "body_too_slow");
-    is_about(start.elapsed(), 1);
+    assert_about(start.elapsed(), 1);
     upstream.end();
     assert_eq!(find(&upstream.input, b"\r\n0\r\n\r\n"), None);
     world.ends_with(&["request POST 408 body_too_slow"]);
 }
 
 #[test]
-fn a_connection_that_is_not_used() {
+fn an_idle_connection_is_closed_after_keep_alive() {
     let world = with_timeouts("keep-alive = \"1s\"");
     let mut client = world.sent(GET);
     let mut upstream = world.accept();
@@ -135,7 +135,7 @@ fn a_connection_that_is_not_used() {
     client.answered(200);
     let start = Instant::now();
     assert_eq!(client.end(), End::Clean);
-    is_about(start.elapsed(), 1);
+    assert_about(start.elapsed(), 1);
     assert!(client.input.is_empty());
     let mut client = world.client();
     assert_eq!(client.end(), End::Clean);
@@ -143,7 +143,7 @@ fn a_connection_that_is_not_used() {
 }
 
 #[test]
-fn an_answer_that_takes_its_time_is_waited_for() {
+fn client_timeouts_do_not_apply_while_an_answer_is_pending() {
     let world = with_timeouts(
         "keep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"\nhandshake = \"1s\"",
     );
@@ -161,16 +161,16 @@ fn an_answer_that_takes_its_time_is_waited_for() {
 }
 
 #[test]
-fn a_handshake_that_does_not_get_on() {
+fn a_slow_handshake_is_closed() {
     let world = with_timeouts("handshake = \"1s\"");
     let start = Instant::now();
     let mut silent = Wire::plain(world.tcp());
     let mut dripping = Wire::plain(world.tcp());
-    // The start of a ClientHello that never ends.
+    // The start of a ClientHello without an end.
     dripping.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
-    is_about(drip(&mut dripping, "x", Duration::from_millis(100)), 1);
+    assert_about(drip(&mut dripping, "x", Duration::from_millis(100)), 1);
     silent.end();
-    is_about(start.elapsed(), 1);
+    assert_about(start.elapsed(), 1);
     assert!(silent.input.is_empty());
     let mut world = world;
     for wire in [&silent, &dripping] {
@@ -180,7 +180,7 @@ fn a_handshake_that_does_not_get_on() {
     world.stop();
 }
 
-/// A client asks for a lot and reads nothing of it.
+/// A client that requests a large answer and reads nothing; returns both connections.
 fn unread(world: &World, window: Option<usize>) -> (Wire, Wire) {
     let tcp = world.tcp_from(Ipv4Addr::LOCALHOST, window);
     let mut client = World::over(tcp, b"http/1.1");
@@ -191,7 +191,7 @@ fn unread(world: &World, window: Option<usize>) -> (Wire, Wire) {
     (client, upstream)
 }
 
-/// Sends until it is not taken any more, for ever; how long that lasted.
+/// Sends until the gateway closes the connection; returns the elapsed time.
 fn pour(upstream: &mut Wire) -> Duration {
     let start = Instant::now();
     let piece = vec![b'x'; 64 * 1024];
@@ -202,13 +202,13 @@ fn pour(upstream: &mut Wire) -> Duration {
 }
 
 #[test]
-fn a_download_that_is_not_read() {
-    // With and without a rate: silence is a reason of its own.
+fn a_download_that_is_not_read_is_ended() {
+    // With and without a minimum rate: `body-idle` applies by itself.
     for timeouts in ["body-idle = \"1s\"", "body-idle = \"1s\"\nmin-rate = 0"] {
         let world = with_timeouts(timeouts);
         let (client, mut upstream) = unread(&world, None);
         let lasted = pour(&mut upstream);
-        // The kernels' buffers take more now and then, and that is progress.
+        // The buffers of the kernel take more data now and then, which counts as progress.
         assert!((900..6000).contains(&lasted.as_millis()), "{lasted:?}");
         drop(client);
         world.ends_with(&["request GET 200 client_too_slow"]);
@@ -216,7 +216,7 @@ fn a_download_that_is_not_read() {
 }
 
 #[test]
-fn a_download_that_is_read_too_slowly() {
+fn a_download_read_below_the_minimum_rate_is_ended() {
     let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 100000");
     let (mut client, mut upstream) = unread(&world, Some(4096));
     let pouring = thread::spawn(move || pour(&mut upstream));
@@ -231,14 +231,14 @@ fn a_download_that_is_read_too_slowly() {
 }
 
 #[test]
-fn an_upstream_that_cannot_be_connected_to() {
+fn a_slow_connect_gives_504() {
     let address = Ipv4Addr::new(127, 127, 1, 1);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddrV4::new(address, 0).into()).unwrap();
     socket.listen(0).unwrap();
     let stage: std::net::TcpListener = socket.into();
     let target = stage.local_addr().unwrap();
-    // Fill the backlog: what comes after that is neither accepted nor refused.
+    // Fill the backlog. Further connections are neither accepted nor refused.
     let mut full = Vec::new();
     while let Ok(tcp) = std::net::TcpStream::connect_timeout(&target, Duration::from_millis(200)) {
         full.push(tcp);
@@ -255,7 +255,7 @@ fn an_upstream_that_cannot_be_connected_to() {
 }
 
 #[test]
-fn an_upstream_that_does_not_answer() {
+fn an_upstream_without_an_answer_gives_504() {
     let setup = Setup { upstream: "first-byte-timeout = \"1s\"", ..Setup::default() };
     let world = World::with(setup);
     let mut client = world.sent(GET);
@@ -263,10 +263,10 @@ fn an_upstream_that_does_not_answer() {
     upstream.message(true);
     let start = Instant::now();
     client.refused(504, "upstream_first_byte_timeout");
-    is_about(start.elapsed(), 1);
+    assert_about(start.elapsed(), 1);
     upstream.end();
 
-    // A route may have more patience; an upload is not counted while it lasts.
+    // The timeout does not run during an upload.
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n");
     let mut upstream = world.accept();
     upstream.head();
@@ -281,7 +281,7 @@ fn an_upstream_that_does_not_answer() {
 }
 
 #[test]
-fn an_upstream_whose_tls_does_not_get_on() {
+fn a_slow_tls_handshake_with_the_upstream_gives_504() {
     let world = World::with(Setup {
         tls: true,
         upstream: "connect-timeout = \"500ms\"",
@@ -294,7 +294,7 @@ fn an_upstream_whose_tls_does_not_get_on() {
 }
 
 #[test]
-fn an_answer_that_stops() {
+fn a_stalled_answer_is_cut() {
     let world = World::with(Setup { upstream: "idle-timeout = \"1s\"", ..Setup::default() });
     let mut client = world.sent(GET);
     let mut upstream = world.accept();
@@ -307,14 +307,15 @@ fn an_answer_that_stops() {
     let start = Instant::now();
     assert_eq!(client.end(), End::Cut);
     assert!(start.elapsed() < Duration::from_secs(3));
-    // With the line end before it: a request id that ends in 0 ends the head in the same bytes.
+    // The pattern includes the line end before the last chunk, because the head of a request ID
+    // that ends in 0 would match the rest of it.
     assert_eq!(find(&client.input, b"\r\n0\r\n\r\n"), None);
     upstream.end();
     world.ends_with(&["request GET 200 upstream_stalled"]);
 }
 
 #[test]
-fn a_tunnel_in_which_nothing_moves() {
+fn an_idle_tunnel_is_closed() {
     let world = with_timeouts(
         "tunnel-idle = \"1s\"\nkeep-alive = \"1s\"\nheader = \"1s\"\nbody-idle = \"1s\"",
     );
@@ -325,7 +326,7 @@ fn a_tunnel_in_which_nothing_moves() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     );
     client.answered(101);
-    // Either direction is a sign of life.
+    // Bytes in either direction restart the timer.
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(600));
         client.send("x");
@@ -336,13 +337,13 @@ fn a_tunnel_in_which_nothing_moves() {
     }
     let start = Instant::now();
     client.end();
-    is_about(start.elapsed(), 1);
+    assert_about(start.elapsed(), 1);
     upstream.end();
     world.ends_with(&["tunnel GET 101 tunnel_idle"]);
 }
 
 #[test]
-fn a_body_that_comes_late_and_complete_is_in_time() {
+fn a_late_but_complete_body_is_forwarded() {
     let world = with_timeouts("body-idle = \"3s\"\nmin-rate = 200");
     let mut client = world.sent("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
     let mut other = Frames::client(&world);
@@ -362,19 +363,19 @@ fn a_body_that_comes_late_and_complete_is_in_time() {
 }
 
 #[test]
-fn a_download_at_the_minimum_rate_goes_on_over_http_2() {
+fn a_download_at_the_minimum_rate_continues_over_http_2() {
     let world = with_timeouts("body-idle = \"1s\"\nmin-rate = 1000");
     let mut client = Frames::client(&world);
     let stream = client.get("/");
     let mut upstream = world.accept();
     upstream.message(true);
-    // More than clients begin with room for, by what two seconds are to bring.
+    // Longer than the initial window by the bytes that the client allows in two seconds.
     let body = "x".repeat(65_535 + 4000);
     upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     let start = Instant::now();
     for _ in 0..10 {
-        client.make_room(0, 400);
-        client.make_room(stream, 400);
+        client.window_update(0, 400);
+        client.window_update(stream, 400);
         thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(client.outcome(stream), Outcome::Answer(200, body.into_bytes()));
@@ -384,7 +385,7 @@ fn a_download_at_the_minimum_rate_goes_on_over_http_2() {
 }
 
 #[test]
-fn a_time_out_says_how_long_it_took() {
+fn a_timeout_is_logged_with_the_time_waited() {
     let mut world = with_timeouts("header = \"1s\"\nhandshake = \"1s\"");
     let mut silent = Wire::plain(world.tcp());
     let mut half = world.sent("GET / HTTP/1.1\r\nHost: ");

@@ -1,4 +1,4 @@
-//! The upgrade to a WebSocket: nothing is relayed before it, nothing is lost by it.
+//! The upgrade to a WebSocket: no byte is relayed before the 101, and none is lost.
 
 use crate::wire::{End, text};
 use crate::world::{Setup, World};
@@ -11,7 +11,7 @@ const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
 #[test]
-fn what_each_side_sees_of_it() {
+fn an_upgrade_is_forwarded_and_frames_pass_both_ways() {
     let world = World::plain();
     let mut client = world.sent(UPGRADE);
     let mut upstream = world.accept();
@@ -43,7 +43,7 @@ fn what_each_side_sees_of_it() {
 }
 
 #[test]
-fn bytes_that_come_early_wait_for_the_switch() {
+fn early_bytes_are_relayed_after_the_101() {
     let world = World::plain();
     let mut client = world.sent([UPGRADE.as_bytes(), b"\x81\x85\0\0\0\0one"].concat());
     let mut upstream = world.accept();
@@ -64,7 +64,7 @@ fn bytes_that_come_early_wait_for_the_switch() {
 }
 
 #[test]
-fn nothing_is_relayed_if_the_upstream_refuses() {
+fn no_byte_is_relayed_if_the_upstream_refuses_the_upgrade() {
     let world = World::plain();
     for (answer, status) in [
         ("403 Forbidden\r\nContent-Length: 2\r\n\r\nno", 403),
@@ -78,17 +78,18 @@ fn nothing_is_relayed_if_the_upstream_refuses() {
         assert_eq!(client.answered(status), "no");
         upstream.is_silent();
         drop(client);
-        // The connection may be kept or not; what matters is that it carries nothing of that.
+        // The gateway may close the connection or keep it, but must not send the client's early
+        // bytes on it.
         upstream.finish();
         upstream.end();
         assert_eq!(text(&upstream.input), "");
     }
-    // The client's half of a next request is none: the connection ends with the answer.
+    // The client's early bytes are not parsed as a request: the connection ends with the answer.
     world.ends_with(&["request GET 403", "request GET 200", "request GET 426"]);
 }
 
 #[test]
-fn a_switch_to_something_else_is_refused() {
+fn a_101_for_another_protocol_is_rejected() {
     let world = World::plain();
     for fields in [
         "Upgrade: h2c\r\nConnection: Upgrade\r\n",
@@ -104,12 +105,12 @@ fn a_switch_to_something_else_is_refused() {
         upstream.end();
         assert_eq!(text(&upstream.input), "");
     }
-    // What the client sent too early is never read as a next request.
+    // The client's early bytes are never parsed as a request.
     world.ends_with(&["request GET 502 upstream_bad_answer"; 4]);
 }
 
 #[test]
-fn a_switch_with_a_body_is_refused() {
+fn a_101_with_a_body_is_rejected() {
     let world = World::plain();
     for field in ["Transfer-Encoding: chunked", "Content-Length: 5"] {
         let mut client = world.sent(UPGRADE);
@@ -117,7 +118,8 @@ fn a_switch_with_a_body_is_refused() {
         upstream.message(true);
         upstream.send(SWITCH.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n")));
         let answer = client.answer();
-        // RFC 9110 section 8.6: no length in a 1xx. Refusing it and leaving it out are both sound.
+        // A 101 has no length (RFC 9110 section 8.6). Rejecting the answer and removing the field
+        // are both correct.
         assert!(
             answer.status() == 502 || answer.field("content-length").is_none(),
             "{}",
@@ -128,9 +130,10 @@ fn a_switch_with_a_body_is_refused() {
 }
 
 #[test]
-fn an_upgrade_that_is_none() {
+fn incomplete_upgrades_are_ordinary_requests() {
     let world = World::plain();
-    // No `PooledConn: StartingChild`, an HTTP/1.0 client, another protocol: ordinary requests.
+    // Without `Connection: Upgrade`, over HTTP/1.0, or for another protocol, the request is an
+    // ordinary one.
     for request in [
         UPGRADE.replace("keep-alive, Upgrade", "keep-alive"),
         UPGRADE.replace("HTTP/1.1", "HTTP/1.0"),
@@ -147,7 +150,7 @@ fn an_upgrade_that_is_none() {
 }
 
 #[test]
-fn a_route_without_websockets_says_so_without_asking() {
+fn a_route_without_websockets_rejects_upgrades_without_connecting() {
     let world = World::with(Setup { route: "websocket = false", ..Setup::default() });
     let mut client = world.sent(UPGRADE);
     client.refused(403, "websocket_not_allowed");
@@ -157,7 +160,7 @@ fn a_route_without_websockets_says_so_without_asking() {
 }
 
 #[test]
-fn whoever_breaks_off_takes_the_other_along() {
+fn a_reset_of_one_side_closes_the_other() {
     let world = World::plain();
     for client_breaks in [true, false] {
         let mut client = world.sent(UPGRADE);

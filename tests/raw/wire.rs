@@ -1,5 +1,5 @@
-//! One end of a connection, client's or upstream's, with or without TLS: bytes out, bytes in, and
-//! how it ended.
+//! One end of a connection, of a client or an upstream, with or without TLS: sends and receives
+//! bytes, and records how the connection ended.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use socket2::SockRef;
 
-/// How long anything may take that is to happen at once.
+/// Limit for every operation that a test waits for.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
-    /// The peer said that it was done: `close_notify`, or FIN without TLS.
+    /// The peer sent `close_notify`, or FIN without TLS.
     Clean,
     /// A TLS connection ended without `close_notify`.
     Cut,
-    /// The peer's host refused what was sent.
+    /// The peer sent RST.
     Reset,
 }
 
@@ -28,38 +28,38 @@ enum Io {
     Server(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
-/// See the module.
+/// One end of a connection; see the module.
 pub(crate) struct Wire {
     io: Io,
-    /// Received and not yet asked for.
+    /// Bytes received and not yet consumed.
     pub(crate) input: Vec<u8>,
-    /// How it ended, once it has.
+    /// How the connection ended, once it has.
     pub(crate) ended: Option<End>,
 }
 
-/// A message as it was received.
+/// A received message.
 #[derive(Debug)]
 pub(crate) struct Message {
-    /// Down to the empty line, byte for byte.
+    /// The head up to and including the empty line, byte for byte.
     pub(crate) head: Vec<u8>,
-    /// Taken out of its chunks, if there were any.
+    /// The body, without chunk framing.
     pub(crate) body: Vec<u8>,
-    /// Trailer fields, as text.
+    /// Trailer fields as text.
     pub(crate) trailers: String,
 }
 
 impl Wire {
-    /// Without TLS.
+    /// A connection without TLS.
     pub(crate) fn plain(tcp: TcpStream) -> Self {
         Self::new(Io::Plain(tcp))
     }
 
-    /// The client's end of a TLS connection; the handshake is made with the first bytes.
+    /// The client's end of a TLS connection. The handshake is made with the first bytes.
     pub(crate) fn client(tls: ClientConnection, tcp: TcpStream) -> Self {
         Self::new(Io::Client(Box::new(StreamOwned::new(tls, tcp))))
     }
 
-    /// The server's end of one.
+    /// The server's end of a TLS connection.
     pub(crate) fn server(tls: ServerConnection, tcp: TcpStream) -> Self {
         Self::new(Io::Server(Box::new(StreamOwned::new(tls, tcp))))
     }
@@ -71,7 +71,6 @@ impl Wire {
         wire
     }
 
-    /// The socket.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match &self.io {
             Io::Plain(tcp) => tcp,
@@ -80,7 +79,7 @@ impl Wire {
         }
     }
 
-    /// Our address.
+    /// The local address.
     pub(crate) fn local(&self) -> SocketAddr {
         self.tcp().local_addr().unwrap()
     }
@@ -104,7 +103,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends; the peer takes it within [`IO_TIMEOUT`].
+    /// Sends, and panics if the peer does not take the bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let bytes = bytes.as_ref();
         self.try_send(bytes)
@@ -112,7 +111,7 @@ impl Wire {
         self
     }
 
-    /// Sends, if the peer still takes it.
+    /// Sends, unless the peer has closed the connection.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.io {
             Io::Plain(tcp) => tcp.write_all(bytes),
@@ -121,7 +120,7 @@ impl Wire {
         }
     }
 
-    /// Says that nothing more follows, and reads on.
+    /// Ends the sending direction; reading remains possible.
     pub(crate) fn finish(&mut self) {
         match &mut self.io {
             Io::Plain(_) => {}
@@ -137,17 +136,17 @@ impl Wire {
         let _ = self.tcp().shutdown(Shutdown::Write);
     }
 
-    /// Closes the way a process that dies does: with a reset.
+    /// Closes with a RST, like a process that dies.
     pub(crate) fn reset(self) {
         SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// Ends TCP without ending TLS.
+    /// Closes TCP without `close_notify`.
     pub(crate) fn cut(self) {
         self.tcp().shutdown(Shutdown::Both).unwrap();
     }
 
-    /// Reads what comes until `deadline`; false if nothing came, or the end.
+    /// Reads once, until `deadline`; false if no byte arrived.
     pub(crate) fn fill(&mut self, deadline: Instant) -> bool {
         if self.ended.is_some() {
             return false;
@@ -173,7 +172,7 @@ impl Wire {
         matches!(read, Ok(1..))
     }
 
-    /// Reads until `found` says how many bytes it is about, and takes those out.
+    /// Reads until `found` returns a length, and consumes that many bytes of the input.
     pub(crate) fn until(&mut self, what: &str, found: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
         let deadline = Instant::now() + IO_TIMEOUT;
         loop {
@@ -186,23 +185,24 @@ impl Wire {
         }
     }
 
-    /// Takes the next `length` bytes.
+    /// Consumes the next `length` bytes.
     pub(crate) fn take(&mut self, length: usize) -> Vec<u8> {
         self.until(&format!("{length} bytes"), |input| (input.len() >= length).then_some(length))
     }
 
-    /// Takes exactly this text.
+    /// Consumes exactly this text.
     pub(crate) fn expect(&mut self, expected: &str) {
         let taken = self.take(expected.len());
         assert_eq!(text(&taken), text(expected.as_bytes()));
     }
 
-    /// Takes a head.
+    /// Consumes a head.
     pub(crate) fn head(&mut self) -> Vec<u8> {
         self.until("end of a head", |input| Some(find(input, b"\r\n\r\n")? + 4))
     }
 
-    /// Takes a message whose head says where it ends. `bodyless`: it has no body, whatever it says.
+    /// Consumes a message, delimited by its head. A `bodyless` message has no body despite its
+    /// fields.
     pub(crate) fn message(&mut self, bodyless: bool) -> Message {
         let mut message = Message { head: self.head(), body: Vec::new(), trailers: String::new() };
         if bodyless || matches!(message.status(), 100..200 | 204 | 304) {
@@ -235,19 +235,19 @@ impl Wire {
         message
     }
 
-    /// Takes an answer.
+    /// Consumes an answer.
     pub(crate) fn answer(&mut self) -> Message {
         self.message(false)
     }
 
-    /// Takes an answer with a body that it hands over; checks the status.
+    /// Consumes an answer, checks its status and returns its body.
     pub(crate) fn answered(&mut self, status: u16) -> String {
         let answer = self.answer();
         assert_eq!(answer.status(), status, "{}", text(&answer.head));
         text(&answer.body)
     }
 
-    /// Takes a refusal of the gateway's own; checks status and reason, the body's included.
+    /// Consumes a rejection by the gateway, and checks its status and its reason in head and body.
     pub(crate) fn refused(&mut self, status: u16, reason: &str) {
         let answer = self.answer();
         let said = answer.field("gateway-reason").unwrap_or_default();
@@ -255,7 +255,7 @@ impl Wire {
         assert!(text(&answer.body).contains(&format!("reason: {reason}")));
     }
 
-    /// Reads to the end of the connection; what came stays in `input`.
+    /// Reads to the end of the connection; received bytes stay in `input`.
     pub(crate) fn end(&mut self) -> End {
         let deadline = Instant::now() + IO_TIMEOUT;
         while self.ended.is_none() {
@@ -265,7 +265,7 @@ impl Wire {
         self.ended.unwrap()
     }
 
-    /// Checks that nothing comes for a moment, neither bytes nor the end.
+    /// Asserts that neither bytes nor the end arrive for a moment.
     pub(crate) fn is_silent(&mut self) {
         let deadline = Instant::now() + Duration::from_millis(150);
         while Instant::now() < deadline {
@@ -277,7 +277,7 @@ impl Wire {
 }
 
 impl Message {
-    /// Of an answer; 0 of a request.
+    /// The status of an answer; 0 for a request.
     pub(crate) fn status(&self) -> u16 {
         if !self.head.starts_with(b"HTTP/") {
             return 0;
@@ -289,7 +289,7 @@ impl Message {
             .unwrap_or_default()
     }
 
-    /// The value of a field, any case.
+    /// The value of a field, by its case-insensitive name.
     pub(crate) fn field(&self, name: &str) -> Option<String> {
         let head = text(&self.head);
         let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
@@ -297,8 +297,8 @@ impl Message {
         values.next().map(|(_, value)| value.trim().to_owned())
     }
 
-    /// The head as text, with what differs from run to run replaced, and without the trace that every
-    /// request is given (`exact.rs` looks at that).
+    /// The head as text. Values that differ in each run are replaced, and the trace field is left
+    /// out (`exact.rs` tests it).
     pub(crate) fn golden(&self) -> String {
         let head = text(&self.head);
         let line = |line: &str| match line.split_once(": ") {
@@ -313,12 +313,12 @@ impl Message {
     }
 }
 
-/// Where `wanted` begins.
+/// The position of `wanted`.
 pub(crate) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Bytes as readable text: CRLF is a line end, everything else that is not printable is escaped.
+/// Bytes as readable text: CRLF is a line end, other bytes that are not printable are escaped.
 pub(crate) fn text(bytes: &[u8]) -> String {
     bytes
         .escape_ascii()

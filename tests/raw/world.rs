@@ -1,8 +1,8 @@
-//! The real program between a client that is a socket and an upstream that is a test.
+//! The real program between a client socket and an upstream that the test plays.
 //!
-//! The test plays the upstream itself, in the order of its own lines: it sends a request, accepts
-//! the gateway's connection, looks at what was forwarded, answers. Nothing is recorded by a thread
-//! at the side, so nothing has to be waited for that the test did not ask for.
+//! The test does every step in the order of its own lines: it sends a request, accepts the
+//! gateway's connection, inspects the forwarded message, and answers. No thread records anything in
+//! the background.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -29,37 +29,37 @@ use tempfile::TempDir;
 use crate::address::{free_port, unique_address};
 use crate::wire::{IO_TIMEOUT, Wire, text};
 
-/// `O_NONBLOCK`.
+/// `O_NONBLOCK` as an `i32`.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
-/// What differs from world to world; pieces of the configuration file.
+/// Parts of the configuration file that a test changes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Setup {
     /// Keys of the profile.
     pub(crate) profile: &'static str,
-    /// Keys of its limits.
+    /// Keys of the profile's limits.
     pub(crate) limits: &'static str,
-    /// Keys of its timeouts.
+    /// Keys of the profile's timeouts.
     pub(crate) timeouts: &'static str,
-    /// Keys of the listener, and more listeners.
+    /// Keys of the listener, and further listeners.
     pub(crate) listener: &'static str,
     /// Keys of the upstream.
     pub(crate) upstream: &'static str,
     /// Keys of the route for `/`.
     pub(crate) route: &'static str,
-    /// More routes, as `[[profile.edge.route]]` tables; their upstream is `stage`.
+    /// Further routes, as `[[profile.edge.route]]` tables; their upstream is `stage`.
     pub(crate) routes: &'static str,
-    /// Whether the upstream speaks TLS.
+    /// Whether the upstream uses TLS.
     pub(crate) tls: bool,
-    /// File descriptors the program may have.
+    /// Limit of file descriptors of the program.
     pub(crate) descriptors: Option<u32>,
-    /// Whether standard error is a full pipe that nobody reads.
+    /// Whether standard error is a full pipe without a reader.
     pub(crate) full_stderr: bool,
-    /// Whether the access log is a named pipe that nobody reads.
+    /// Whether the access log is a named pipe without a reader.
     pub(crate) piped_log: bool,
 }
 
-/// See the module.
+/// A running gateway and its upstream; see the module.
 pub(crate) struct World {
     dir: TempDir,
     gateway: Child,
@@ -67,7 +67,7 @@ pub(crate) struct World {
     admin: SocketAddr,
     stage: TcpListener,
     tls: bool,
-    /// Ends of pipes that nobody reads; kept open.
+    /// Reading ends of pipes, kept open and never read.
     pipes: Vec<File>,
 }
 
@@ -111,7 +111,7 @@ fn server_config() -> Arc<ServerConfig> {
             .with_no_client_auth()
             .with_single_cert(chain, PrivateKeyDer::from_pem_file(&pair.key).unwrap())
             .unwrap();
-        // Lets a test answer inside the handshake, before there is a request.
+        // Lets a test answer during the handshake, before it has received a request.
         config.send_half_rtt_data = true;
         Arc::new(config)
     });
@@ -119,7 +119,7 @@ fn server_config() -> Arc<ServerConfig> {
 }
 
 impl World {
-    /// With everything as it is by default.
+    /// The default configuration.
     pub(crate) fn plain() -> Self {
         Self::with(Setup::default())
     }
@@ -131,7 +131,7 @@ impl World {
         Self::on_stage(setup, stage, address)
     }
 
-    /// With an upstream of the test's own making.
+    /// Starts the program with the upstream `stage`, which the test has opened.
     pub(crate) fn on_stage(setup: Setup, stage: TcpListener, address: Ipv4Addr) -> Self {
         stage.set_nonblocking(true).unwrap();
         let (listen, admin) = (free_port(address), free_port(address));
@@ -177,7 +177,7 @@ impl World {
         world
     }
 
-    /// Asks the admin listener.
+    /// Sends a GET to the admin listener.
     pub(crate) fn admin(&self, path: &str) -> Option<String> {
         let mut admin = TcpStream::connect(self.admin).ok()?;
         admin.set_read_timeout(Some(IO_TIMEOUT)).ok()?;
@@ -188,12 +188,12 @@ impl World {
         Some(answer)
     }
 
-    /// Denies what the route for `/` took, by a reload.
+    /// Denies the requests of the route for `/`, by a reload.
     pub(crate) fn deny(&self) {
         self.rewrite("path = \"/\"\nupstream = \"stage\"", "path = \"/\"\ndeny = true");
     }
 
-    /// Changes a piece of the configuration, by a reload.
+    /// Replaces a part of the configuration file and reloads.
     pub(crate) fn rewrite(&self, piece: &str, new: &str) {
         let file = self.dir.path().join("gateway.toml");
         let before = fs::read_to_string(&file).unwrap();
@@ -208,7 +208,7 @@ impl World {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
-    /// Looks until something is true.
+    /// Waits until `is_so` returns true.
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + IO_TIMEOUT;
         while !is_so(self) {
@@ -227,7 +227,7 @@ impl World {
         TcpStream::connect(self.listen).unwrap()
     }
 
-    /// A TCP connection from an address of the client's choice, with a small window if it says so.
+    /// A TCP connection from this address, optionally with a small receive window.
     pub(crate) fn tcp_from(&self, from: Ipv4Addr, window: Option<usize>) -> TcpStream {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         if let Some(window) = window {
@@ -238,18 +238,18 @@ impl World {
         socket.into()
     }
 
-    /// TLS over a connection, with this one protocol offered.
+    /// A TLS client on a connection that offers one protocol.
     pub(crate) fn over(tcp: TcpStream, protocol: &[u8]) -> Wire {
         Self::over_with(tcp, client_config(protocol))
     }
 
-    /// TLS over a connection, as configured.
+    /// A TLS client on a connection, with this configuration.
     pub(crate) fn over_with(tcp: TcpStream, config: Arc<ClientConfig>) -> Wire {
         let tls = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
         Wire::client(tls, tcp)
     }
 
-    /// The same, its hello in one piece with what comes before it.
+    /// A TLS client that sends `first` and its ClientHello in one segment.
     pub(crate) fn over_after(mut tcp: TcpStream, first: &[u8]) -> Wire {
         let name = "localhost".try_into().unwrap();
         let mut tls = ClientConnection::new(client_config(b"http/1.1"), name).unwrap();
@@ -266,14 +266,14 @@ impl World {
         wire
     }
 
-    /// An HTTP/1 client that has sent this.
+    /// An HTTP/1 client that has sent `bytes`.
     pub(crate) fn sent(&self, bytes: impl AsRef<[u8]>) -> Wire {
         let mut wire = self.client();
         wire.send(bytes);
         wire
     }
 
-    /// The next connection the gateway makes to the upstream, handshake included.
+    /// The next connection of the gateway to the upstream, after its handshake.
     pub(crate) fn accept(&self) -> Wire {
         let deadline = Instant::now() + IO_TIMEOUT;
         loop {
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    /// As [`World::accept`], sending `early` before anything can have been received.
+    /// As [`World::accept`], but sends `early` before any byte can have been received.
     pub(crate) fn accept_and_send(&self, early: &[u8]) -> Wire {
         let deadline = Instant::now() + IO_TIMEOUT;
         loop {
@@ -296,7 +296,7 @@ impl World {
         }
     }
 
-    /// A connection the gateway has made already, if there is one.
+    /// A connection that the gateway has already made, if any.
     pub(crate) fn try_accept(&self) -> Option<Wire> {
         self.accepted(b"")
     }
@@ -315,28 +315,28 @@ impl World {
         Some(wire)
     }
 
-    /// Closes the upstream's port: connections to it are refused from now on.
+    /// Closes the upstream's port, so that further connections to it are refused.
     pub(crate) fn leave_stage(&mut self) {
         let address = self.stage.local_addr().unwrap().ip();
         self.stage = TcpListener::bind((address, 0)).unwrap();
     }
 
-    /// Whether the gateway has made a connection to the upstream that was not accepted yet.
+    /// Whether the gateway has made an upstream connection that was not accepted yet.
     pub(crate) fn was_dialled(&self) -> bool {
         self.dialled().is_some()
     }
 
-    /// A connection of the gateway to the upstream, on which nothing is said.
+    /// A connection of the gateway to the upstream, without a TLS handshake.
     pub(crate) fn dialled(&self) -> Option<TcpStream> {
         Some(self.stage.accept().ok()?.0)
     }
 
-    /// The lines of the access log about one client connection, once there are `count`.
+    /// The lines of the access log about one client connection, once there are `count` of them.
     pub(crate) fn lines_of(&mut self, client: SocketAddr, count: usize) -> Vec<serde_json::Value> {
         self.lines_as(&client.to_string(), count)
     }
 
-    /// The line of the log about this client, as it is written there.
+    /// The line of the access log about `client`, in the spelling of the log.
     pub(crate) fn line_of(&mut self, client: &str) -> serde_json::Value {
         self.lines_as(client, 1).remove(0)
     }
@@ -359,13 +359,14 @@ impl World {
         whole.lines().map(parse).collect()
     }
 
-    /// The access log as it stands.
+    /// The current contents of the access log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
     }
 
-    /// Ends the program; the access log must then hold exactly these lines, in any order. One is
-    /// written `EVENT METHOD STATUS WORD`, the word being the reason or a tunnel's end.
+    /// Stops the program and asserts that the access log contains exactly these lines, in any
+    /// order. A line is written `EVENT METHOD STATUS WORD`; the word is the reason or the end of a
+    /// tunnel.
     pub(crate) fn ends_with(mut self, expected: &[&str]) {
         self.stop();
         let mut lines: Vec<String> = self.lines().iter().map(summary).collect();
@@ -380,7 +381,7 @@ impl World {
         kill_process(Pid::from_child(&self.gateway), signal).unwrap();
     }
 
-    /// Ends the program cleanly.
+    /// Stops the program and asserts a clean exit.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::TERM);
         let mut code = None;
@@ -392,13 +393,13 @@ impl World {
     }
 }
 
-/// A named pipe, open for reading so that writers find a reader; nothing is read.
+/// A named pipe, open for reading so that a writer can open it; it is never read.
 fn named_pipe(path: &Path) -> File {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     File::options().read(true).custom_flags(NONBLOCK).open(path).unwrap()
 }
 
-/// Writes to a named pipe until it takes no more.
+/// Writes to a named pipe until it is full.
 fn fill(path: &Path) {
     let mut pipe = File::options().write(true).custom_flags(NONBLOCK).open(path).unwrap();
     for piece in [4096, 1] {
@@ -417,7 +418,7 @@ fn summary(line: &serde_json::Value) -> String {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Ours, and it may have ended already.
+        // The process is a child of this test and may have ended already.
         let _ = self.gateway.kill();
         let _ = self.gateway.wait();
         if thread::panicking() && self.pipes.is_empty() {
