@@ -293,7 +293,7 @@ fn sessions(path: &str, api: &AdminApi) -> Response<Full<Bytes>> {
         return json(StatusCode::OK, &book.report(now));
     }
     let key = named.strip_prefix('/').and_then(SessionKey::read);
-    match key.and_then(|key| book.story(key, now)) {
+    match key.and_then(|key| book.timeline(key, now)) {
         Some(story) => json(StatusCode::OK, &story),
         None => text(StatusCode::NOT_FOUND, "no such session is known\n"),
     }
@@ -335,7 +335,7 @@ fn tell(api: &AdminApi) {
         })
     });
     api.metrics.endpoints.update_gauges(upstreams, told);
-    api.book.borrow().tell(Instant::now());
+    api.book.borrow().update_gauges(Instant::now());
 }
 
 /// In the format the scraper prefers. Written on another thread: with thousands of series it takes

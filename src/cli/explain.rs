@@ -90,7 +90,7 @@ fn request(directory: &Path, asked: &ExplainArgs) -> ExitCode {
         profile: asked.profile.clone(),
         headers: asked.headers.clone(),
     };
-    let code = told(Explanation::of(&generation, &question));
+    let code = told(Explanation::of_request(&generation, &question));
     summarise(&generation.config.sources, &problems);
     code
 }

@@ -78,7 +78,7 @@ impl Upload {
         }
         self.pace.moved(now, data.len() as u64);
         if let Some(probe) = &self.probe {
-            probe.sends(data);
+            probe.read_request(data);
         }
         exchange.send(cx, data);
         Ok(())

@@ -103,7 +103,7 @@ impl ForwardListenerState {
     #[must_use]
     pub fn closed(&self) -> Self {
         let way = ForwardRuntime {
-            forward_proxy: Arc::new(self.way.forward_proxy.closed()),
+            forward_proxy: Arc::new(self.way.forward_proxy.without_rules()),
             rules: HashMap::new(),
             no_rule: Arc::clone(&self.way.no_rule),
         };

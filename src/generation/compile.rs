@@ -61,7 +61,7 @@ pub fn compile(
         return Err(Box::new((generation.config, problems)));
     }
     generation.contents = config_version::read(generation.files());
-    problems.extend(compared(&generation));
+    problems.extend(compute_digest(&generation));
     Ok(Compiled { generation, warnings: problems })
 }
 
@@ -115,7 +115,7 @@ pub(super) fn build(
         http2_send_buffers: config.gateway.http2_send_buffers,
     };
     for profile in &config.profiles {
-        let requests = requests(profile, previous);
+        let requests = open_requests(profile, previous);
         for listener in &profile.listeners {
             let virtual_server =
                 compiler.virtual_server(profile, listener, &requests, &mut problems);
@@ -176,7 +176,7 @@ pub(super) fn build(
 }
 
 /// The open requests of a profile. The counter is kept across reloads.
-fn requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
+fn open_requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
     let mut virtual_servers = previous.into_iter().flat_map(|previous| &previous.virtual_servers);
     let before =
         virtual_servers.find(|virtual_server| virtual_server.names.profile == profile.name);
@@ -185,14 +185,16 @@ fn requests(profile: &Profile, previous: Option<&Generation>) -> Arc<Quota> {
 
 /// Computes the digest for drift comparison if it is configured, and returns warnings about unused
 /// `differs` patterns.
-fn compared(generation: &Generation) -> Vec<Problem> {
+fn compute_digest(generation: &Generation) -> Vec<Problem> {
     let config = &generation.config;
     let routes = config.profiles.iter().flat_map(|profile| &profile.routes);
     let answers = routes.map(|route| &route.action).any(|a| *a == config::Action::Drift);
     match &generation.shared.secrets {
-        Some(secrets) if answers || config.drift.is_some() => {
-            generation.digest.get_or_init(|| ConfigDigest::of(generation, secrets)).idle().collect()
-        }
+        Some(secrets) if answers || config.drift.is_some() => generation
+            .digest
+            .get_or_init(|| ConfigDigest::new(generation, secrets))
+            .unused_patterns()
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -244,7 +246,7 @@ impl Compiler<'_> {
             ListenerService::Routes { .. } if self.purpose == Purpose::Explain => None,
             ListenerService::Routes { .. } => Some(self.tls(profile, listener, problems)?),
         };
-        let edits = edits_of(&profile.response_headers);
+        let edits = response_edits(&profile.response_headers);
         Some(VirtualServer {
             address: listener.listen,
             metrics: match listener.proxy_protocol {
@@ -315,7 +317,7 @@ impl Compiler<'_> {
     /// All routes of a profile, or those that apply on the port of one component.
     fn routes(&self, profile: &Profile, component: Option<UpstreamId>) -> ListenerService {
         let (mut rules, mut routes) = (Vec::new(), Vec::new());
-        let mut shared = RouteCommon::of(profile);
+        let mut shared = RouteCommon::new(profile);
         let prefixes: Vec<Option<&str>> = component.map_or(vec![None], |id| prefixes(profile, id));
         for route in &profile.routes {
             let seen = match (component, &route.action) {
@@ -374,7 +376,7 @@ impl Compiler<'_> {
             },
             config::Action::Drift => RouteAction::Drift(Arc::clone(self.digest)),
             config::Action::SelfTest(test) => {
-                let upstream = Arc::new(upstreams::own(test.idle));
+                let upstream = Arc::new(upstreams::self_test(test.idle));
                 let way = ProxyTarget {
                     counters: self.names.upstream(&upstream.name),
                     first_byte: upstream.limits.first_byte,
@@ -421,7 +423,7 @@ struct RouteCommon {
 }
 
 impl RouteCommon {
-    fn of(profile: &Profile) -> Self {
+    fn new(profile: &Profile) -> Self {
         Self { profile: profile.name.as_str().into(), edits: None, sessions: HashMap::new() }
     }
 
@@ -433,7 +435,7 @@ impl RouteCommon {
         {
             return Arc::clone(edits);
         }
-        let edits = Arc::new(edits_of(list));
+        let edits = Arc::new(response_edits(list));
         self.edits = Some((Arc::clone(list), Arc::clone(&edits)));
         edits
     }
@@ -456,7 +458,7 @@ impl RouteCommon {
     }
 }
 
-fn edits_of(list: &[ResponseHeader]) -> ResponseEdits {
+fn response_edits(list: &[ResponseHeader]) -> ResponseEdits {
     ResponseEdits::new(list.iter().map(|header| (header.name.clone(), header.value.clone())))
 }
 

@@ -74,35 +74,36 @@ impl<'a> Explanation<'a> {
     /// # Errors
     ///
     /// A message about an invalid query or a port without a listener.
-    pub fn of(generation: &'a Generation, asked: &RequestQuery) -> Result<Self, String> {
-        let (authority, port, target) = split(&asked.url)?;
-        let virtual_server = choose(generation, port, asked.profile.as_deref())?;
-        let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
-        explained.line("request", &format!("{} {}", asked.method, asked.url), "");
-        let client = ClientAddr(SocketAddr::new(asked.from, 0));
-        let trusted = match virtual_server.proxy(client) {
+    pub fn of_request(generation: &'a Generation, query: &RequestQuery) -> Result<Self, String> {
+        let (authority, port, target) = split(&query.url)?;
+        let virtual_server = select_listener(generation, port, query.profile.as_deref())?;
+        let mut explanation =
+            Self { generation, lines: ExplanationLines::default(), served: false };
+        explanation.line("request", &format!("{} {}", query.method, query.url), "");
+        let client = ClientAddr(SocketAddr::new(query.from, 0));
+        let trusted = match virtual_server.trusted_proxy(client) {
             None => "not a trusted proxy",
             Some(TrustedProxy { believed: true, .. }) => {
                 "a trusted proxy: its X-Forwarded-* are believed"
             }
             Some(_) => "a trusted proxy: its Forwarded is believed",
         };
-        explained.line("from", &format!("{} ({trusted})", asked.from), "");
-        explained.line(
+        explanation.line("from", &format!("{} ({trusted})", query.from), "");
+        explanation.line(
             "profile",
             &virtual_server.names.profile,
-            &explained.place_of_profile(virtual_server),
+            &explanation.place_of_profile(virtual_server),
         );
-        explained.line(
+        explanation.line(
             "listener",
             &virtual_server.names.listener,
             &generation.config.sources.locate(virtual_server.place),
         );
         if let Some(balancers) = &virtual_server.proxy_protocol {
-            explained.line("balancers", &said(balancers), "");
+            explanation.line("balancers", &balancers_text(balancers), "");
         }
-        let mut text = format!("{} {target} HTTP/1.1\r\nHost: {authority}\r\n", asked.method);
-        for field in &asked.headers {
+        let mut text = format!("{} {target} HTTP/1.1\r\nHost: {authority}\r\n", query.method);
+        for field in &query.headers {
             if field.contains(['\r', '\n']) || !field.contains(':') {
                 return Err(format!("`{field}` is not a field; write it as `Name: value`"));
             }
@@ -116,32 +117,32 @@ impl<'a> Explanation<'a> {
         text.push_str("\r\n");
         match RequestHead::parse(&Bytes::from(text), virtual_server.limits.header_count) {
             Err(reason) => {
-                explained.refused(
+                explanation.refused(
                     &RouteRejection { reason, route: None, allow: None },
                     virtual_server,
                     &target,
                 );
             }
             Ok(head) => {
-                explained.client(&head, virtual_server, client);
+                explanation.client(&head, virtual_server, client);
                 match virtual_server.decide(&head) {
-                    Err(refusal) => match virtual_server.hidden(&head) {
-                        Some(route) => explained.route(&route, &head, virtual_server, client),
-                        None => explained.refused(&refusal, virtual_server, &target),
+                    Err(refusal) => match virtual_server.hidden_route(&head) {
+                        Some(route) => explanation.route(&route, &head, virtual_server, client),
+                        None => explanation.refused(&refusal, virtual_server, &target),
                     },
                     Ok(RouteDecision::AddSlash) => {
-                        explained.verdict("308 to the same path with `/` at its end");
+                        explanation.verdict("308 to the same path with `/` at its end");
                     }
                     Ok(RouteDecision::ToHttps(port)) => {
-                        explained.verdict(&format!("308 to the same URL on https, port {port}"));
+                        explanation.verdict(&format!("308 to the same URL on https, port {port}"));
                     }
                     Ok(RouteDecision::Route(route)) => {
-                        explained.route(&route, &head, virtual_server, client);
+                        explanation.route(&route, &head, virtual_server, client);
                     }
                 }
             }
         }
-        Ok(explained)
+        Ok(explanation)
     }
 
     fn line(&mut self, name: &str, value: &str, place: &str) {
@@ -260,7 +261,7 @@ impl<'a> Explanation<'a> {
                     &ClientOrigin {
                         sticky_cookie_value: None,
                         client: virtual_server.client_of(client, &head.fields).ip(),
-                        proxy: virtual_server.proxy(client),
+                        proxy: virtual_server.trusted_proxy(client),
                         strip_prefix: strip_prefix.as_deref(),
                         request_id: "(made for each request)",
                         trace: None,
@@ -376,7 +377,7 @@ impl<'a> Explanation<'a> {
 }
 
 /// Text for the `balancers` line.
-fn said(balancers: &ProxyProtocol) -> String {
+fn balancers_text(balancers: &ProxyProtocol) -> String {
     let from: Vec<_> = balancers.from.iter().map(ToString::to_string).collect();
     let others = match balancers.others {
         UnlistedPeers::Refuse => "other peers are refused",
@@ -407,7 +408,7 @@ fn split(url: &str) -> Result<(&str, u16, String), String> {
 
 /// The virtual server that a request to this port reaches. Without one, falls back to the main
 /// listener of `profile`.
-fn choose<'a>(
+fn select_listener<'a>(
     generation: &'a Generation,
     port: u16,
     profile: Option<&str>,

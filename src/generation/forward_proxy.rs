@@ -102,7 +102,7 @@ impl fmt::Debug for Secret {
 impl ForwardProxy {
     /// A copy without rules, for connections that remain after `[forward]` was removed.
     #[must_use]
-    pub fn closed(&self) -> Self {
+    pub fn without_rules(&self) -> Self {
         Self {
             listeners: Vec::new(),
             policy: EgressPolicy::default(),

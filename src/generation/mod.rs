@@ -71,11 +71,11 @@ pub struct Generation {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ListenerKind {
     /// Reverse proxy: a virtual server that forwards to the components.
-    In,
+    Reverse,
     /// Forward proxy: outgoing connections of the components.
-    Out,
+    Forward,
     /// Passthrough: connections forwarded to an upstream without terminating TLS.
-    Through,
+    Passthrough,
 }
 
 /// Address and service of one listener.
@@ -124,20 +124,20 @@ impl Generation {
     pub fn listener_addrs(&self) -> Vec<ListenerAddr> {
         let virtual_servers = self.virtual_servers.iter();
         let virtual_servers = virtual_servers.map(|virtual_server| ListenerAddr {
-            kind: ListenerKind::In,
+            kind: ListenerKind::Reverse,
             address: virtual_server.address,
             place: virtual_server.place,
         });
         let forward_proxy =
             self.forward_proxy.iter().flat_map(|forward_proxy| &forward_proxy.listeners);
         let forward_proxy = forward_proxy.map(|l| ListenerAddr {
-            kind: ListenerKind::Out,
+            kind: ListenerKind::Forward,
             address: l.address,
             place: l.place,
         });
         let passthrough_listeners = self.passthrough_listeners.iter();
         let passthrough_listeners = passthrough_listeners.map(|p| ListenerAddr {
-            kind: ListenerKind::Through,
+            kind: ListenerKind::Passthrough,
             address: p.address,
             place: p.place,
         });
@@ -172,7 +172,7 @@ impl Generation {
 
     /// Endpoints configured by host name, each once, with the shortest interval between its DNS
     /// lookups.
-    pub fn named(&self) -> impl Iterator<Item = (Arc<Endpoint>, Duration)> {
+    pub fn named_endpoints(&self) -> impl Iterator<Item = (Arc<Endpoint>, Duration)> {
         let mut all: BTreeMap<u64, (Arc<Endpoint>, Duration)> = BTreeMap::new();
         let every = self.config.upstreams.iter().map(|upstream| upstream.resolve_every);
         let upstreams = self.upstreams.iter().zip(every);
@@ -192,7 +192,7 @@ impl Generation {
     /// End of a certificate's validity, in seconds since 1970. `key` is the outline key of the
     /// chain (see [`crate::config::outline`]), for example `pairs.1.chain`.
     #[must_use]
-    pub fn ends(&self, certificate: &str, key: &str) -> Option<i64> {
+    pub fn certificate_expiry(&self, certificate: &str, key: &str) -> Option<i64> {
         let pair: usize = key.strip_prefix("pairs.")?.strip_suffix(".chain")?.parse().ok()?;
         let mut all = self.certificates.iter();
         let shown = all.find(|shown| shown.name == certificate && shown.pair + 1 == pair)?;
@@ -245,7 +245,7 @@ impl Generation {
     }
 
     /// Sets the metrics that describe certificates and upstreams.
-    pub fn tell(&self, metrics: &Metrics) {
+    pub fn update_metrics(&self, metrics: &Metrics) {
         let verified = |u: &crate::config::Upstream| !matches!(u.verify, Verify::None { .. });
         let upstreams: Vec<_> =
             self.config.upstreams.iter().map(|u| (u.name.clone(), verified(u))).collect();

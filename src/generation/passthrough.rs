@@ -56,9 +56,9 @@ struct PassthroughTable {
     /// Exact server names, mapped to indices of routes.
     by_name: HashMap<String, usize>,
     /// Wildcard names without their `*.`, mapped to indices of routes.
-    below: HashMap<String, usize>,
+    by_wildcard: HashMap<String, usize>,
     /// Index of the catch-all route.
-    rest: Option<usize>,
+    catch_all: Option<usize>,
 }
 
 /// One compiled route.
@@ -133,8 +133,8 @@ pub(super) fn compile<'a>(
         close_over: tcp.close_over,
         routes: Vec::new(),
         by_name: HashMap::new(),
-        below: HashMap::new(),
-        rest: None,
+        by_wildcard: HashMap::new(),
+        catch_all: None,
     };
     let tally = |name: &str| {
         Arc::new(PassthroughRouteStats {
@@ -147,12 +147,12 @@ pub(super) fn compile<'a>(
         let index = table.routes.len();
         for name in &route.server_names {
             match name.as_str().strip_prefix("*.") {
-                Some(above) => table.below.insert(above.to_owned(), index),
+                Some(above) => table.by_wildcard.insert(above.to_owned(), index),
                 None => table.by_name.insert(name.as_str().to_owned(), index),
             };
         }
         if route.server_names.is_empty() {
-            table.rest = Some(index);
+            table.catch_all = Some(index);
         }
         table.routes.push(Arc::new(PassthroughRoute {
             tally: tally(&route.name),
@@ -211,7 +211,7 @@ impl PassthroughListener {
     /// Whether routing depends on the server name in the ClientHello.
     #[must_use]
     pub fn reads_hello(&self) -> bool {
-        !self.table.by_name.is_empty() || !self.table.below.is_empty()
+        !self.table.by_name.is_empty() || !self.table.by_wildcard.is_empty()
     }
 
     /// Routes a connection by its ClientHello. Pass `None` if it was not read, because
@@ -239,21 +239,22 @@ impl PassthroughListener {
     /// route.
     #[must_use]
     pub fn route(&self, name: Option<&str>) -> Option<&Arc<PassthroughRoute>> {
-        let PassthroughTable { routes, by_name, below, rest, .. } = &*self.table;
+        let PassthroughTable { routes, by_name, by_wildcard, catch_all, .. } = &*self.table;
         let index = name
             .and_then(|name| {
-                let above =
-                    || below.get(name.split_once('.').filter(|(label, _)| !label.is_empty())?.1);
+                let above = || {
+                    by_wildcard.get(name.split_once('.').filter(|(label, _)| !label.is_empty())?.1)
+                };
                 by_name.get(name).or_else(above).copied()
             })
-            .or(*rest)?;
+            .or(*catch_all)?;
         routes.get(index)
     }
 
     /// Decides about an open connection. A connection whose ClientHello was not read is treated
     /// like one without a server name.
     #[must_use]
-    pub fn outlook(&self, passthrough_conn: &PassthroughConn) -> ReloadVerdict {
+    pub fn reload_verdict(&self, passthrough_conn: &PassthroughConn) -> ReloadVerdict {
         if !self.admits(passthrough_conn.client) {
             return ReloadVerdict::Forbidden;
         }
@@ -266,12 +267,12 @@ impl PassthroughListener {
         let Some(index) = index.filter(|_| upstream.name == passthrough_conn.upstream) else {
             return ReloadVerdict::Forbidden;
         };
-        let fate = match upstream.left(index) {
+        let on_change = match upstream.left(index) {
             None => OnEndpointChange::Keep,
             Some(Demotion::Down) => self.table.on_down,
             Some(Demotion::Returned) => self.table.on_return,
         };
-        match fate {
+        match on_change {
             OnEndpointChange::Keep => ReloadVerdict::Stays,
             OnEndpointChange::Close => ReloadVerdict::Superseded(self.table.close_over),
         }
@@ -279,7 +280,7 @@ impl PassthroughListener {
 
     /// A copy without routes, for connections that remain after their table was removed.
     #[must_use]
-    pub fn emptied(&self) -> Self {
+    pub fn without_routes(&self) -> Self {
         let table = PassthroughTable {
             clients: self.table.clients.clone(),
             on_down: self.table.on_down,
@@ -287,8 +288,8 @@ impl PassthroughListener {
             close_over: self.table.close_over,
             routes: Vec::new(),
             by_name: HashMap::new(),
-            below: HashMap::new(),
-            rest: None,
+            by_wildcard: HashMap::new(),
+            catch_all: None,
         };
         Self {
             names: Arc::clone(&self.names),

@@ -83,10 +83,10 @@ impl SelfTestServer {
     }
 
     /// Reports the arrival of an attempt to the request that waits for it, if there is one.
-    pub fn saw(&self, attempt: &str, what: String) {
-        let told = self.watches().remove(attempt).map(|watch| watch.send(what));
+    pub fn report_arrival(&self, attempt: &str, what: String) {
+        let sent = self.watches().remove(attempt).map(|watch| watch.send(what));
         // The send fails if the waiting request was dropped.
-        let _ = told;
+        let _ = sent;
     }
 
     fn watches(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<String>>> {
@@ -145,9 +145,9 @@ mod tests {
     fn a_watch_is_told_once_and_leaves_nothing_behind() {
         let test = test();
         let (mut first, mut other) = (test.watch("a"), test.watch("b"));
-        test.saw("a", "came".to_owned());
-        test.saw("a", "came again".to_owned());
-        test.saw("nobody", "came".to_owned());
+        test.report_arrival("a", "came".to_owned());
+        test.report_arrival("a", "came again".to_owned());
+        test.report_arrival("nobody", "came".to_owned());
         assert_eq!(first.seen.try_recv().unwrap(), "came");
         assert!(other.seen.try_recv().is_err());
         let again = test.watch("b");

@@ -82,7 +82,7 @@ pub(super) fn compile(
 
 /// The internal upstream of a self-test. It has no address, because the self-test runs in this
 /// process. `idle` is how long a self-test connection may be silent.
-pub(super) fn own(idle: Duration) -> Upstream {
+pub(super) fn self_test(idle: Duration) -> Upstream {
     const NAME: &str = "self-test";
     const SELF_TEST_TIMEOUT: Duration = Duration::from_mins(1);
     let endpoint = Endpoint { label: NAME.into(), ..Endpoint::new(String::new(), 0, None, 0) };

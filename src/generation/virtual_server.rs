@@ -101,8 +101,8 @@ impl ListenerService {
     /// Whether at least one upstream of its routes gets a PROXY header.
     pub(super) fn announces(&self) -> bool {
         let Self::Routes { routes, .. } = self else { return false };
-        let ways = routes.iter().filter_map(|route| route.action.way());
-        ways.map(|way| &way.upstream).any(|upstream| upstream.announces)
+        let targets = routes.iter().filter_map(|route| route.action.proxy_target());
+        targets.map(|target| &target.upstream).any(|upstream| upstream.announces)
     }
 }
 
@@ -178,7 +178,7 @@ pub struct ProxyTarget {
 impl RouteAction {
     /// The proxy target, if the action forwards requests.
     #[must_use]
-    pub fn way(&self) -> Option<&ProxyTarget> {
+    pub fn proxy_target(&self) -> Option<&ProxyTarget> {
         match self {
             Self::Proxy(way) | Self::SelfTest(way, _) => Some(way),
             Self::Redirect { .. } | Self::Deny | Self::Ready(_) | Self::Drift(_) => None,
@@ -240,31 +240,31 @@ pub struct RouteRejection {
 }
 
 impl RouteRejection {
-    fn of(reason: Reason) -> Self {
+    fn new(reason: Reason) -> Self {
         Self { reason, route: None, allow: None }
     }
 
-    fn by(reason: Reason, route: &Arc<CompiledRoute>) -> Self {
+    fn by_route(reason: Reason, route: &Arc<CompiledRoute>) -> Self {
         Self { reason, route: Some(Arc::clone(route)), allow: None }
     }
 }
 
 /// Converts the rejection of a path that narrower rules reject in another spelling.
-fn refusal_of(
+fn reject_spelling(
     refused: RouteError,
     table: &RouteTable,
     routes: &[Arc<CompiledRoute>],
 ) -> RouteRejection {
     let by = |reason, rule: usize| RouteRejection {
         route: routes.get(rule).cloned(),
-        ..RouteRejection::of(reason)
+        ..RouteRejection::new(reason)
     };
     match refused {
         RouteError::Denied(rule) => by(Reason::RouteDenied, rule),
         RouteError::WebSocket(rule) => by(Reason::WebSocketDenied, rule),
         RouteError::Method(rules) => {
             let allow = Some(table.allow(&rules));
-            RouteRejection { allow, ..RouteRejection::of(Reason::MethodNotAllowed) }
+            RouteRejection { allow, ..RouteRejection::new(Reason::MethodNotAllowed) }
         }
     }
 }
@@ -279,23 +279,23 @@ impl VirtualServer {
     pub fn decide(&self, head: &RequestHead) -> Result<RouteDecision, RouteRejection> {
         // A WebSocket over HTTP/2 is an extended CONNECT; the upstream gets it as a GET.
         let method = if head.upgrade { &Method::GET } else { &head.method };
-        let asked = RouteQuery {
+        let query = RouteQuery {
             host: head.host_name(),
             target: &head.target,
             method,
             upgrade: head.upgrade,
         };
-        let decision = self.decide_asked(&asked)?;
+        let decision = self.decide_query(&query)?;
         if let RouteDecision::Route(route) = &decision
             && let RouteAction::Drift(digest) = &route.action
-            && !digest.get().is_some_and(|digest| digest.is_for(head))
+            && !digest.get().is_some_and(|digest| digest.is_authenticated(head))
         {
-            return Err(RouteRejection::of(Reason::NoRoute));
+            return Err(RouteRejection::new(Reason::NoRoute));
         }
         if let (RouteDecision::Route(route), Framing::Length(length)) = (&decision, head.framing)
             && length > route.max_body
         {
-            return Err(RouteRejection::by(Reason::BodyTooLarge, route));
+            return Err(RouteRejection::by_route(Reason::BodyTooLarge, route));
         }
         Ok(decision)
     }
@@ -303,10 +303,10 @@ impl VirtualServer {
     /// The route of a request that is hidden from this client, for explanations to operators. Only
     /// drift routes are hidden.
     #[must_use]
-    pub fn hidden(&self, head: &RequestHead) -> Option<Arc<CompiledRoute>> {
+    pub fn hidden_route(&self, head: &RequestHead) -> Option<Arc<CompiledRoute>> {
         let (host, target, method) = (head.host_name(), &*head.target, &head.method);
-        let asked = RouteQuery { host, target, method, upgrade: head.upgrade };
-        let Ok(RouteDecision::Route(route)) = self.decide_asked(&asked) else { return None };
+        let query = RouteQuery { host, target, method, upgrade: head.upgrade };
+        let Ok(RouteDecision::Route(route)) = self.decide_query(&query) else { return None };
         matches!(route.action, RouteAction::Drift(_)).then_some(route)
     }
 
@@ -315,38 +315,38 @@ impl VirtualServer {
     /// # Errors
     ///
     /// A [`RouteRejection`] by the first check that fails.
-    pub fn decide_asked(&self, asked: &RouteQuery<'_>) -> Result<RouteDecision, RouteRejection> {
-        let host = asked.host;
+    pub fn decide_query(&self, query: &RouteQuery<'_>) -> Result<RouteDecision, RouteRejection> {
+        let host = query.host;
         if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.covers(host)) {
-            return Err(RouteRejection::of(Reason::UnknownHost));
+            return Err(RouteRejection::new(Reason::UnknownHost));
         }
         let (table, routes) = match &self.served {
             ListenerService::RedirectToHttps(port) => return Ok(RouteDecision::ToHttps(*port)),
             ListenerService::Routes { table, routes } => (table, routes),
         };
-        let matchable = path::matchable(path::raw(asked.target)).map_err(RouteRejection::of)?;
+        let matchable = path::matchable(path::raw(query.target)).map_err(RouteRejection::new)?;
         let (path, oddities) = (&*matchable.path, matchable.oddities);
-        let route = match table.find(path, asked.method) {
+        let route = match table.find(path, query.method) {
             PathMatch::Rule(index) => {
                 let route =
-                    routes.get(index).ok_or_else(|| RouteRejection::of(Reason::Internal))?;
-                let refused = table.refusal(index, path, asked.method, asked.upgrade);
+                    routes.get(index).ok_or_else(|| RouteRejection::new(Reason::Internal))?;
+                let refused = table.refusal(index, path, query.method, query.upgrade);
                 if let Some(refused) = refused {
-                    return Err(refusal_of(refused, table, routes));
+                    return Err(reject_spelling(refused, table, routes));
                 }
                 let denies = matches!(route.action, RouteAction::Deny);
                 if !denies && !oddities.is_within(route.admits) {
-                    return Err(RouteRejection::by(Reason::AmbiguousPath, route));
+                    return Err(RouteRejection::by_route(Reason::AmbiguousPath, route));
                 }
                 route
             }
             // The path may match a route in its unambiguous spelling, so the reason is the
             // ambiguity.
-            _ if !oddities.is_none() => return Err(RouteRejection::of(Reason::AmbiguousPath)),
+            _ if !oddities.is_none() => return Err(RouteRejection::new(Reason::AmbiguousPath)),
             PathMatch::Slash => {
                 // If `path/` is denied, `path` is denied too, rather than redirected to it.
                 let below = [path, b"/"].concat();
-                let PathMatch::Rule(index) = table.find(&below, asked.method) else {
+                let PathMatch::Rule(index) = table.find(&below, query.method) else {
                     return Ok(RouteDecision::AddSlash);
                 };
                 match routes.get(index) {
@@ -354,22 +354,22 @@ impl VirtualServer {
                     _ => return Ok(RouteDecision::AddSlash),
                 }
             }
-            PathMatch::Nothing => return Err(RouteRejection::of(Reason::NoRoute)),
+            PathMatch::Nothing => return Err(RouteRejection::new(Reason::NoRoute)),
             PathMatch::Method(allow) => {
                 return Err(RouteRejection {
                     allow: Some(allow),
-                    ..RouteRejection::of(Reason::MethodNotAllowed)
+                    ..RouteRejection::new(Reason::MethodNotAllowed)
                 });
             }
         };
         if matches!(route.action, RouteAction::Deny) {
-            return Err(RouteRejection::by(Reason::RouteDenied, route));
+            return Err(RouteRejection::by_route(Reason::RouteDenied, route));
         }
-        if asked.upgrade && matches!(route.action, RouteAction::Drift(_)) {
-            return Err(RouteRejection::of(Reason::NoRoute));
+        if query.upgrade && matches!(route.action, RouteAction::Drift(_)) {
+            return Err(RouteRejection::new(Reason::NoRoute));
         }
-        if asked.upgrade && !(route.websocket && route.action.way().is_some()) {
-            return Err(RouteRejection::by(Reason::WebSocketDenied, route));
+        if query.upgrade && !(route.websocket && route.action.proxy_target().is_some()) {
+            return Err(RouteRejection::by_route(Reason::WebSocketDenied, route));
         }
         Ok(RouteDecision::Route(Arc::clone(route)))
     }
@@ -383,14 +383,16 @@ impl VirtualServer {
         upstream: &str,
         endpoint: Option<&str>,
     ) -> bool {
-        let asked = RouteQuery {
+        let query = RouteQuery {
             host: host::parse(host).map_or("", |h| h.host),
             target,
             method: &Method::GET,
             upgrade: true,
         };
-        let Ok(RouteDecision::Route(route)) = self.decide_asked(&asked) else { return false };
-        let Some(ProxyTarget { upstream: now, .. }) = route.action.way() else { return false };
+        let Ok(RouteDecision::Route(route)) = self.decide_query(&query) else { return false };
+        let Some(ProxyTarget { upstream: now, .. }) = route.action.proxy_target() else {
+            return false;
+        };
         // Compared by label, because an endpoint whose CA settings changed is still the same
         // endpoint.
         *now.name == *upstream && now.endpoints.iter().any(|e| Some(&*e.label) == endpoint)
@@ -404,7 +406,7 @@ impl VirtualServer {
 
     /// A copy without routes, for connections that remain after their profile was removed.
     #[must_use]
-    pub fn emptied(&self) -> Self {
+    pub fn without_routes(&self) -> Self {
         let served = ListenerService::Routes { table: RouteTable::default(), routes: Vec::new() };
         Self {
             served,
@@ -437,7 +439,7 @@ impl VirtualServer {
     /// Details of the trusted proxy that is connected, for the upstream; `None` if the peer is not
     /// one.
     #[must_use]
-    pub fn proxy(&self, connected: ClientAddr) -> Option<TrustedProxy> {
+    pub fn trusted_proxy(&self, connected: ClientAddr) -> Option<TrustedProxy> {
         let believed = self.named_by != ClientAddressField::Forwarded;
         self.trusts(connected).then(|| TrustedProxy { address: connected.ip(), believed })
     }

@@ -70,7 +70,7 @@ pub(super) fn spawn(
     // A reload during the connect has not evaluated this connection.
     let now = service.passthrough_listener.load_full();
     if !Arc::ptr_eq(&now, &passthrough_listener)
-        && now.outlook(&passthrough_conn) == ReloadVerdict::Forbidden
+        && now.reload_verdict(&passthrough_conn) == ReloadVerdict::Forbidden
     {
         return record.ended(PassthroughEnd::Policy);
     }
@@ -78,8 +78,10 @@ pub(super) fn spawn(
     let local = Rc::clone(&service.worker.local);
     local.clone().spawn(async move {
         let moved = ByteCounts::default();
-        let allowed =
-            || passthrough_conn.place.load().outlook(&passthrough_conn) != ReloadVerdict::Forbidden;
+        let allowed = || {
+            passthrough_conn.place.load().reload_verdict(&passthrough_conn)
+                != ReloadVerdict::Forbidden
+        };
         let total = timeouts.total;
         let terms = TunnelLimits {
             idle: timeouts.idle,
@@ -141,7 +143,7 @@ impl CloseSchedule {
     ) -> Poll<()> {
         let shifts = local.shifts();
         if self.asked.replace(shifts) != Some(shifts) {
-            match passthrough_conn.place.load().outlook(passthrough_conn) {
+            match passthrough_conn.place.load().reload_verdict(passthrough_conn) {
                 ReloadVerdict::Superseded(within) => {
                     self.timer.get_or_insert_with(|| {
                         let timer = local.clock.timer();

@@ -133,7 +133,7 @@ impl ClientConn {
     ) -> ClientOrigin<'a> {
         ClientOrigin {
             client: client.ip(),
-            proxy: virtual_server.proxy(self.client),
+            proxy: virtual_server.trusted_proxy(self.client),
             strip_prefix: way.strip_prefix.as_deref(),
             sticky_cookie_value: way.upstream.sticky_cookie_value(),
             request_id: id.as_str(),

@@ -113,7 +113,7 @@ impl RequestLog {
             path: path::raw(&head.target),
         });
         if virtual_server.follows {
-            record.probe = RequestProbe::of(head);
+            record.probe = RequestProbe::new(head);
         }
         record.request = Some(RequestLogFields {
             version: head.version,
@@ -167,10 +167,10 @@ impl RequestLog {
     /// Notes the route.
     pub(super) fn on_route(&mut self, route: &CompiledRoute) {
         if let Some(probe) = &self.probe
-            && let Some(way) = route.action.way()
+            && let Some(way) = route.action.proxy_target()
             && let Some(sessions) = &way.sessions
         {
-            probe.at(sessions, way.first_byte);
+            probe.set_route(sessions, way.first_byte);
         }
         let route = &route.account;
         route.metrics.in_flight.inc();
@@ -274,7 +274,7 @@ impl RequestLog {
 
     /// Notes how many messages the two sides of a tunnel have sent.
     pub(super) fn talked(&self, messages: [u8; 2]) {
-        if self.probe.as_ref().is_some_and(|probe| probe.moved(messages)) {
+        if self.probe.as_ref().is_some_and(|probe| probe.count_messages(messages)) {
             self.notice(RequestProbe::upgraded);
         }
     }
@@ -298,7 +298,7 @@ impl RequestLog {
             },
         );
         if let Some(event) = event {
-            self.worker.event_sink.note(event);
+            self.worker.event_sink.record(event);
         }
     }
 
@@ -459,7 +459,7 @@ impl Drop for RequestLog {
             self.worker.tunnels.remove(number);
         }
         if self.tunnel.is_none() {
-            self.notice(|probe, outcome| probe.over(outcome, self.tunnel_idle));
+            self.notice(|probe, outcome| probe.ended(outcome, self.tunnel_idle));
         }
         self.count();
         if self.names.logs {

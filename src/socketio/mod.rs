@@ -51,14 +51,14 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Channel from the workers to the session table.
 #[must_use]
-pub fn path() -> (Sender<Vec<SessionEvent>>, Receiver<Vec<SessionEvent>>) {
+pub fn event_channel() -> (Sender<Vec<SessionEvent>>, Receiver<Vec<SessionEvent>>) {
     channel(MAX_BATCHES)
 }
 
 /// Pending events of one worker.
 pub struct EventSink {
-    noticed: RefCell<Vec<SessionEvent>>,
-    something: Notify,
+    pending: RefCell<Vec<SessionEvent>>,
+    wake: Notify,
     out: Sender<Vec<SessionEvent>>,
     metrics: Arc<Metrics>,
 }
@@ -67,45 +67,48 @@ impl EventSink {
     /// An empty sink that hands over to `out`.
     #[must_use]
     pub fn new(out: Sender<Vec<SessionEvent>>, metrics: Arc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { noticed: RefCell::default(), something: Notify::new(), out, metrics })
+        Rc::new(Self { pending: RefCell::default(), wake: Notify::new(), out, metrics })
     }
 
     /// Adds an event. When the sink is half full, successful polls are dropped, because they only
     /// show that a session is alive; when it is full, all events are.
-    pub fn note(&self, event: SessionEvent) {
-        let mut noticed = self.noticed.borrow_mut();
+    pub fn record(&self, event: SessionEvent) {
+        let mut pending = self.pending.borrow_mut();
         let plain = matches!(event.what, EventKind::Polled(polled) if polled.reason.is_none());
-        if noticed.len() >= MAX_PENDING_EVENTS || (plain && noticed.len() >= MAX_PENDING_EVENTS / 2)
+        if pending.len() >= MAX_PENDING_EVENTS || (plain && pending.len() >= MAX_PENDING_EVENTS / 2)
         {
             self.metrics.socketio.skipped_events(1);
             return;
         }
-        noticed.push(event);
-        if noticed.len() == 1 {
-            self.something.notify_one();
+        pending.push(event);
+        if pending.len() == 1 {
+            self.wake.notify_one();
         }
     }
 
     /// Hands over pending events in batches. Returns when the receiver is gone.
     pub async fn run(self: Rc<Self>) {
         loop {
-            self.something.notified().await;
+            self.wake.notified().await;
             tokio::time::sleep(FLUSH_INTERVAL).await;
             // The receiver was dropped, because the process ends.
             let Ok(place) = self.out.reserve().await else { return };
-            place.send(self.noticed.take());
+            place.send(self.pending.take());
         }
     }
 }
 
 /// Feeds the session table with events and sweeps it regularly. Returns when all senders are gone.
-pub async fn keep(book: Rc<RefCell<SessionTable>>, mut noticed: Receiver<Vec<SessionEvent>>) {
+pub async fn keep_table(
+    table: Rc<RefCell<SessionTable>>,
+    mut batches: Receiver<Vec<SessionEvent>>,
+) {
     let mut swept = Instant::now();
     loop {
-        let empty = book.borrow().is_empty();
+        let empty = table.borrow().is_empty();
         tokio::select! {
-            events = noticed.recv() => match events {
-                Some(events) => book.borrow_mut().fold(events, Instant::now()),
+            events = batches.recv() => match events {
+                Some(events) => table.borrow_mut().record(events, Instant::now()),
                 None => return,
             },
             () = tokio::time::sleep(SWEEP_INTERVAL), if !empty => {}
@@ -113,7 +116,7 @@ pub async fn keep(book: Rc<RefCell<SessionTable>>, mut noticed: Receiver<Vec<Ses
         let now = Instant::now();
         if now.saturating_duration_since(swept) >= SWEEP_INTERVAL {
             swept = now;
-            book.borrow_mut().sweep(now);
+            table.borrow_mut().sweep(now);
         }
     }
 }

@@ -29,7 +29,7 @@ const UPGRADE_MESSAGES: [u8; 2] = [2, 1];
 
 /// Observes one request and creates its events.
 pub struct RequestProbe {
-    ask: RequestKind,
+    kind: RequestKind,
     engine: u8,
     version: Version,
     key: Cell<Option<SessionKey>>,
@@ -74,9 +74,9 @@ pub struct RequestOutcome<'a> {
 impl RequestProbe {
     /// A probe for this request; `None` if it is not an Engine.IO request.
     #[must_use]
-    pub fn of(head: &RequestHead) -> Option<Rc<Self>> {
+    pub fn new(head: &RequestHead) -> Option<Rc<Self>> {
         let parameters = engine_io::parameters(&head.target)?;
-        let ask = match (&head.method, parameters.sid, parameters.is_websocket()) {
+        let kind = match (&head.method, parameters.sid, parameters.is_websocket()) {
             // A WebSocket over HTTP/2 is an extended CONNECT.
             (&Method::GET | &Method::CONNECT, sid, true) => {
                 RequestKind::WebSocket { way: way(head), direct: sid.is_none() }
@@ -88,7 +88,7 @@ impl RequestProbe {
         };
         let digits = std::str::from_utf8(parameters.version).ok();
         Some(Rc::new(Self {
-            ask,
+            kind,
             engine: digits.and_then(|digits| digits.parse().ok()).unwrap_or(0),
             version: head.version,
             key: Cell::new(parameters.sid.map(SessionKey::of)),
@@ -103,7 +103,7 @@ impl RequestProbe {
     }
 
     /// Sets the labels of the route, and its limit on the wait for the first byte of a response.
-    pub fn at(&self, place: &Arc<SocketIoLabels>, first_byte: Duration) {
+    pub fn set_route(&self, place: &Arc<SocketIoLabels>, first_byte: Duration) {
         // The value is set once, because a request has one route.
         let _ = self.place.set((Arc::clone(place), first_byte));
     }
@@ -118,7 +118,7 @@ impl RequestProbe {
     #[must_use]
     pub fn body_tap(self: &Rc<Self>, status: u16) -> Option<Box<dyn BodyTap>> {
         let probe = Rc::clone(self);
-        match self.ask {
+        match self.kind {
             RequestKind::Poll { post: false } if status == 200 => {
                 Some(Box::new(TailScan { probe, end: BodyTail::default() }))
             }
@@ -131,7 +131,7 @@ impl RequestProbe {
     }
 
     /// Adds a piece of the request body.
-    pub fn sends(&self, piece: &[u8]) {
+    pub fn read_request(&self, piece: &[u8]) {
         let mut sent = self.sent.get();
         sent.read(piece);
         self.sent.set(sent);
@@ -140,12 +140,12 @@ impl RequestProbe {
     /// The event for a request that ended without becoming a WebSocket; `None` if there is nothing
     /// to record.
     #[must_use]
-    pub fn over(
+    pub fn ended(
         &self,
         outcome: &RequestOutcome<'_>,
         tunnel_idle: Duration,
     ) -> Option<SessionEvent> {
-        let what = match self.ask {
+        let what = match self.kind {
             RequestKind::Open => {
                 let open = self.open.borrow();
                 let open = open.as_ref()?;
@@ -184,16 +184,16 @@ impl RequestProbe {
     /// The event for a request that became a WebSocket.
     #[must_use]
     pub fn switched(&self, outcome: &RequestOutcome<'_>) -> Option<SessionEvent> {
-        let RequestKind::WebSocket { direct, .. } = self.ask else { return None };
+        let RequestKind::WebSocket { direct, .. } = self.kind else { return None };
         self.event(outcome, EventKind::Switched { direct })
     }
 
     /// Sets the number of messages on the WebSocket, from client and upstream. Returns true once,
     /// when they complete the upgrade.
-    pub fn moved(&self, messages: [u8; 2]) -> bool {
+    pub fn count_messages(&self, messages: [u8; 2]) -> bool {
         self.messages.set(messages);
         let agreed = messages[0] >= UPGRADE_MESSAGES[0] && messages[1] >= UPGRADE_MESSAGES[1];
-        let waits = matches!(self.ask, RequestKind::WebSocket { direct: false, .. });
+        let waits = matches!(self.kind, RequestKind::WebSocket { direct: false, .. });
         waits && agreed && !self.upgraded.replace(true)
     }
 
@@ -206,7 +206,7 @@ impl RequestProbe {
     /// The event for a WebSocket that ended.
     #[must_use]
     pub fn cut(&self, outcome: &RequestOutcome<'_>, mut cut: SocketEnded) -> Option<SessionEvent> {
-        let RequestKind::WebSocket { direct, .. } = self.ask else { return None };
+        let RequestKind::WebSocket { direct, .. } = self.kind else { return None };
         (cut.direct, cut.messages) = (direct, self.messages.get());
         self.event(outcome, EventKind::Cut(cut))
     }
@@ -259,7 +259,7 @@ impl BodyTap for HeadScan {
         if !self.begun.read(piece) {
             return false;
         }
-        if self.probe.ask == RequestKind::Open
+        if self.probe.kind == RequestKind::Open
             && let Some(open) = self.begun.open()
         {
             self.probe.key.set(Some(SessionKey::of(open.sid.as_bytes())));

@@ -48,9 +48,9 @@ pub(super) struct TrackedSession {
     pub(super) polls: u32,
     pub(super) posts: u32,
     /// Endpoint of the first request, and the time of that request.
-    home: Option<(Instant, Arc<str>)>,
+    first_endpoint: Option<(Instant, Arc<str>)>,
     /// Another endpoint that got a request of the session.
-    away: Option<Arc<str>>,
+    other_endpoint: Option<Arc<str>>,
     tried: Option<(Instant, UpgradeFailed)>,
     switched: Option<Instant>,
     upgraded: Option<Instant>,
@@ -58,7 +58,7 @@ pub(super) struct TrackedSession {
     /// The last request that ended the session with an error.
     fatal: Option<(Instant, PollEnded)>,
     goodbye: Option<Instant>,
-    pub(super) story: Vec<SessionEvent>,
+    pub(super) timeline: Vec<SessionEvent>,
     /// Whether its end has been counted in the metrics.
     pub(super) counted: bool,
 }
@@ -119,25 +119,25 @@ impl TrackedSession {
             direct: false,
             polls: 0,
             posts: 0,
-            home: None,
-            away: None,
+            first_endpoint: None,
+            other_endpoint: None,
             tried: None,
             switched: None,
             upgraded: None,
             cut: None,
             fatal: None,
             goodbye: None,
-            story: Vec::new(),
+            timeline: Vec::new(),
             counted: false,
         }
     }
 
     /// Adds an event.
-    pub(super) fn learn(&mut self, event: SessionEvent) {
+    pub(super) fn apply(&mut self, event: SessionEvent) {
         let at = event.at;
         self.first = self.first.min(at);
         if let Some(endpoint) = &event.endpoint {
-            self.asked(at, endpoint);
+            self.record_endpoint(at, endpoint);
         }
         let mut lives = true;
         match event.what {
@@ -172,49 +172,49 @@ impl TrackedSession {
             self.last = self.last.max(at);
             self.client = event.client;
         }
-        self.remember(event);
+        self.add_to_timeline(event);
     }
 
-    fn asked(&mut self, at: Instant, endpoint: &Arc<str>) {
-        match &mut self.home {
-            None => self.home = Some((at, Arc::clone(endpoint))),
-            Some((_, home)) if home == endpoint => {}
-            Some((since, home)) if at < *since => {
-                self.away = Some(std::mem::replace(home, Arc::clone(endpoint)));
+    fn record_endpoint(&mut self, at: Instant, endpoint: &Arc<str>) {
+        match &mut self.first_endpoint {
+            None => self.first_endpoint = Some((at, Arc::clone(endpoint))),
+            Some((_, first_endpoint)) if first_endpoint == endpoint => {}
+            Some((since, first_endpoint)) if at < *since => {
+                self.other_endpoint = Some(std::mem::replace(first_endpoint, Arc::clone(endpoint)));
                 *since = at;
             }
-            Some(_) => self.away = Some(Arc::clone(endpoint)),
+            Some(_) => self.other_endpoint = Some(Arc::clone(endpoint)),
         }
-        if let Some((since, _)) = &mut self.home {
+        if let Some((since, _)) = &mut self.first_endpoint {
             *since = (*since).min(at);
         }
     }
 
     /// Adds an event to the timeline. Of the successful polls, only the last is kept.
-    fn remember(&mut self, event: SessionEvent) {
+    fn add_to_timeline(&mut self, event: SessionEvent) {
         let is_plain =
             |what: &EventKind| matches!(what, EventKind::Polled(p) if !is_fatal(p) && !p.goodbye);
-        let at = self.story.partition_point(|one| one.at <= event.at);
+        let at = self.timeline.partition_point(|one| one.at <= event.at);
         let plain = is_plain(&event.what);
-        self.story.insert(at, event);
+        self.timeline.insert(at, event);
         if plain {
-            let mut plain = self.story.iter().rposition(|one| is_plain(&one.what));
+            let mut plain = self.timeline.iter().rposition(|one| is_plain(&one.what));
             if let Some(last) = plain.take() {
                 let mut index = 0;
-                self.story.retain(|one| {
+                self.timeline.retain(|one| {
                     index += 1;
                     index - 1 == last || !is_plain(&one.what)
                 });
             }
         }
-        if self.story.len() > MAX_TIMELINE {
+        if self.timeline.len() > MAX_TIMELINE {
             // The beginning is kept, because it explains more than the middle.
-            self.story.remove(MAX_TIMELINE / 2);
+            self.timeline.remove(MAX_TIMELINE / 2);
         }
     }
 
     /// Current state of the session, given the idle timers that were detected.
-    pub(super) fn judge(&self, now: Instant, timers: &IdleTimers) -> SessionState {
+    pub(super) fn state(&self, now: Instant, timers: &IdleTimers) -> SessionState {
         if let Some(at) = self.on_websocket() {
             let ended = self.cut.filter(|(cut, _)| *cut >= at);
             return match ended {
@@ -223,7 +223,7 @@ impl TrackedSession {
                 Some((at, cut)) => SessionState::Ended(SessionEnd {
                     at,
                     on_websocket: true,
-                    how: self.how_cut(&cut, timers),
+                    how: self.socket_end_kind(&cut, timers),
                     cause: None,
                 }),
             };
@@ -244,9 +244,9 @@ impl TrackedSession {
         if self.direct { self.switched } else { self.upgraded }
     }
 
-    fn how_cut(&self, cut: &SocketEnded, timers: &IdleTimers) -> EndKind {
+    fn socket_end_kind(&self, cut: &SocketEnded, timers: &IdleTimers) -> EndKind {
         match self.cut_side(cut) {
-            Some(side) if self.explained(side, cut.silent, timers) => EndKind::IdleTimer,
+            Some(side) if self.is_idle_timer(side, cut.silent, timers) => EndKind::IdleTimer,
             _ if cut.close_sent => EndKind::Closed,
             _ => EndKind::Lost,
         }
@@ -263,14 +263,14 @@ impl TrackedSession {
         }
         if let Some((at, fatal)) = self.fatal() {
             let side = poll_side(&fatal);
-            let timer = side.is_some_and(|side| self.explained(side, fatal.waited, timers));
+            let timer = side.is_some_and(|side| self.is_idle_timer(side, fatal.waited, timers));
             return Some((at, if timer { EndKind::IdleTimer } else { EndKind::Lost }));
         }
-        let patience = self.opened.and_then(|(_, opened)| opened.heartbeat);
-        let patience =
-            patience.map_or(DEFAULT_SILENCE, |heartbeat| heartbeat.need() + HEARTBEAT_SLACK);
+        let longest_silence = self.opened.and_then(|(_, opened)| opened.heartbeat);
+        let longest_silence =
+            longest_silence.map_or(DEFAULT_SILENCE, |heartbeat| heartbeat.need() + HEARTBEAT_SLACK);
         let silent = now.saturating_duration_since(self.last);
-        (silent > patience).then_some((self.last, EndKind::Lost))
+        (silent > longest_silence).then_some((self.last, EndKind::Lost))
     }
 
     /// Cause for which the session is not on a WebSocket at `now`; `None` while it may still change
@@ -309,15 +309,15 @@ impl TrackedSession {
             return Some(Cause::EndpointChanged);
         }
         if fatal.code == Some(1) {
-            return Some(self.unknown_there());
+            return Some(self.unknown_session_cause());
         }
         let side = poll_side(fatal)?;
-        self.explained(side, fatal.waited, timers).then_some(Cause::IdleTimer)
+        self.is_idle_timer(side, fatal.waited, timers).then_some(Cause::IdleTimer)
     }
 
     /// Cause for a response that the session is unknown.
-    fn unknown_there(&self) -> Cause {
-        if self.away.is_some() { Cause::EndpointChanged } else { Cause::SessionUnknown }
+    fn unknown_session_cause(&self) -> Cause {
+        if self.other_endpoint.is_some() { Cause::EndpointChanged } else { Cause::SessionUnknown }
     }
 
     /// Time of the last 101 response, with its cause: `None` while the WebSocket is open and
@@ -336,7 +336,7 @@ impl TrackedSession {
             (_, Some(Reason::SessionLost)) => Cause::EndpointChanged,
             (_, Some(_)) => Cause::GatewayRefused,
             (..) => match tried.code {
-                Some(1) => self.unknown_there(),
+                Some(1) => self.unknown_session_cause(),
                 Some(3) => Cause::BadRequest,
                 _ => Cause::UpstreamRefused,
             },
@@ -361,7 +361,7 @@ impl TrackedSession {
         heartbeat.is_none_or(|heartbeat| waited < heartbeat.interval)
     }
 
-    fn explained(&self, side: TimerSide, waited: Duration, timers: &IdleTimers) -> bool {
+    fn is_idle_timer(&self, side: TimerSide, waited: Duration, timers: &IdleTimers) -> bool {
         let within = side == TimerSide::Ours || self.is_within(waited);
         within && timers.explains(&self.place.profile, &self.place.upstream, side, waited)
     }
@@ -372,8 +372,8 @@ impl TrackedSession {
     }
 
     /// The endpoint that the session was opened on.
-    pub(super) fn home(&self) -> Option<&Arc<str>> {
-        self.home.as_ref().map(|(_, home)| home)
+    pub(super) fn first_endpoint(&self) -> Option<&Arc<str>> {
+        self.first_endpoint.as_ref().map(|(_, first_endpoint)| first_endpoint)
     }
 
     /// Evidence for the cause, in one sentence.
@@ -386,10 +386,10 @@ impl TrackedSession {
             Cause::NotOffered => "the open packet's `upgrades` has no `websocket`".to_owned(),
             Cause::Unknown => format!("known for {age} s, without its open packet"),
             Cause::NoFrames => match self.cut {
-                Some((_, cut)) => no_frames(cut.messages),
+                Some((_, cut)) => no_frames_evidence(cut.messages),
                 None => "answered with 101, but the upgrade is not complete".to_owned(),
             },
-            Cause::EndpointChanged | Cause::SessionUnknown => self.where_it_went(),
+            Cause::EndpointChanged | Cause::SessionUnknown => self.endpoint_evidence(),
             Cause::IdleTimer => self.fatal.map_or(String::new(), |(_, fatal)| {
                 let side = poll_side(&fatal).unwrap_or(TimerSide::Front).words();
                 format!("a poll was cut after {:.1} s, {side}", fatal.waited.as_secs_f64())
@@ -399,19 +399,22 @@ impl TrackedSession {
             | Cause::GatewayRefused
             | Cause::BadRequest
             | Cause::UpstreamRefused => {
-                self.tried.map_or(String::new(), |(_, tried)| tried_words(&tried))
+                self.tried.map_or(String::new(), |(_, tried)| describe_failure(&tried))
             }
         }
     }
 
-    fn where_it_went(&self) -> String {
-        let home = self.home().map_or("an unknown endpoint", |home| home);
-        match &self.away {
-            Some(away) => format!("opened on {home}, then requested from {away}"),
-            None if self.fatal.is_some_and(|(_, p)| p.reason == Some(Reason::SessionLost)) => {
-                format!("opened on {home}, which is no longer available")
+    fn endpoint_evidence(&self) -> String {
+        let first_endpoint =
+            self.first_endpoint().map_or("an unknown endpoint", |first_endpoint| first_endpoint);
+        match &self.other_endpoint {
+            Some(other_endpoint) => {
+                format!("opened on {first_endpoint}, then requested from {other_endpoint}")
             }
-            None => format!("{home} no longer knows the session"),
+            None if self.fatal.is_some_and(|(_, p)| p.reason == Some(Reason::SessionLost)) => {
+                format!("opened on {first_endpoint}, which is no longer available")
+            }
+            None => format!("{first_endpoint} no longer knows the session"),
         }
     }
 }
@@ -440,7 +443,7 @@ pub(super) fn poll_side(polled: &PollEnded) -> Option<TimerSide> {
     }
 }
 
-fn no_frames([client, upstream]: [u8; 2]) -> String {
+fn no_frames_evidence([client, upstream]: [u8; 2]) -> String {
     match (client, upstream) {
         (0, 0) => "101, then no message from either side: the client's probe did not reach the gateway",
         (0, _) => "101, then only messages of the chat server: the client's probe did not reach the gateway",
@@ -452,7 +455,7 @@ fn no_frames([client, upstream]: [u8; 2]) -> String {
 }
 
 /// Description of a failed request for a WebSocket.
-pub(super) fn tried_words(tried: &UpgradeFailed) -> String {
+pub(super) fn describe_failure(tried: &UpgradeFailed) -> String {
     let code = tried.code.map_or(String::new(), |code| format!(", Engine.IO code {code}"));
     let answer = match tried.reason {
         Some(reason) => format!("{} {}", tried.status, reason.word()),

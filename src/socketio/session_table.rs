@@ -23,7 +23,7 @@ use super::key::SessionKey;
 use super::report::{
     CauseReport, IdleTimerReport, SessionCounts, SessionReport, SessionRow, Timeline, TimelineEntry,
 };
-use super::session::{SessionState, TrackedSession, poll_side, tried_words};
+use super::session::{SessionState, TrackedSession, describe_failure, poll_side};
 
 /// Limit on sessions, ended ones included.
 const MAX_SESSIONS: usize = 16_384;
@@ -72,13 +72,13 @@ impl SessionTable {
     }
 
     /// Adds events.
-    pub fn fold(&mut self, events: Vec<SessionEvent>, now: Instant) {
+    pub fn record(&mut self, events: Vec<SessionEvent>, now: Instant) {
         for event in events {
-            self.learn(event, now);
+            self.apply(event, now);
         }
     }
 
-    fn learn(&mut self, event: SessionEvent, now: Instant) {
+    fn apply(&mut self, event: SessionEvent, now: Instant) {
         if self.sessions.len() >= self.most && !self.sessions.contains_key(&event.key) {
             self.make_room(now);
             if self.sessions.len() >= self.most {
@@ -116,7 +116,7 @@ impl SessionTable {
             let place = &event.place;
             self.timers.note((&place.profile, &place.upstream), side, (event.at, waited));
         }
-        session.learn(event);
+        session.apply(event);
     }
 
     /// Warns once for each timeout of the gateway that is shorter than the heartbeat needs.
@@ -150,7 +150,7 @@ impl SessionTable {
         let timers = &self.timers;
         let mut forgotten = false;
         self.sessions.retain(|_, session| {
-            let SessionState::Ended(end) = session.judge(now, timers) else { return true };
+            let SessionState::Ended(end) = session.state(now, timers) else { return true };
             if !std::mem::replace(&mut session.counted, true) {
                 let metrics = &session.place.metrics;
                 metrics.ended(end.on_websocket, end.how.word());
@@ -176,14 +176,14 @@ impl SessionTable {
         self.sweep(now);
         let timers = &self.timers;
         self.sessions
-            .retain(|_, session| !matches!(session.judge(now, timers), SessionState::Ended(_)));
+            .retain(|_, session| !matches!(session.state(now, timers), SessionState::Ended(_)));
         self.full = self.sessions.len() >= self.most;
     }
 
     /// Sets the gauges of session states.
-    pub fn tell(&self, now: Instant) {
+    pub fn update_gauges(&self, now: Instant) {
         self.metrics.socketio.update_gauges(self.sessions.values().filter_map(|session| {
-            let (state, cause) = match session.judge(now, &self.timers) {
+            let (state, cause) = match session.state(now, &self.timers) {
                 SessionState::Polling => ("polling", None),
                 SessionState::Stuck(cause) => ("stuck", Some(cause.word())),
                 SessionState::Upgraded => ("upgraded", None),
@@ -199,7 +199,7 @@ impl SessionTable {
     pub fn counts(&self, now: Instant) -> SessionCounts {
         let mut counts = SessionCounts::default();
         for session in self.sessions.values() {
-            *match session.judge(now, &self.timers) {
+            *match session.state(now, &self.timers) {
                 SessionState::Polling => &mut counts.polling,
                 SessionState::Stuck(_) => &mut counts.stuck,
                 SessionState::Upgraded => &mut counts.upgraded,
@@ -222,7 +222,7 @@ impl SessionTable {
         let mut by_cause: HashMap<Cause, (usize, usize)> = HashMap::new();
         let (mut stuck, mut ended) = (Vec::new(), Vec::new());
         for (key, session) in &self.sessions {
-            match session.judge(now, &self.timers) {
+            match session.state(now, &self.timers) {
                 SessionState::Stuck(cause) => {
                     by_cause.entry(cause).or_default().0 += 1;
                     stuck.push((session.since(), *key, session));
@@ -245,7 +245,7 @@ impl SessionTable {
             counts: self.counts(now),
             causes: causes
                 .into_iter()
-                .map(|(cause, (stuck, ended))| told(cause, stuck, ended))
+                .map(|(cause, (stuck, ended))| cause_report(cause, stuck, ended))
                 .collect(),
             stuck: stuck
                 .iter()
@@ -257,7 +257,7 @@ impl SessionTable {
                 .take(MAX_ENDED_ROWS)
                 .map(|(_, key, one)| self.row(*key, one, now))
                 .collect(),
-            timers: self.timers.found().into_iter().map(timer).collect(),
+            timers: self.timers.found().into_iter().map(timer_report).collect(),
             warnings: self.warnings(),
             skipped_sessions,
             skipped_events,
@@ -266,7 +266,7 @@ impl SessionTable {
 
     /// Timeline of one session.
     #[must_use]
-    pub fn story(&self, key: SessionKey, now: Instant) -> Option<Timeline> {
+    pub fn timeline(&self, key: SessionKey, now: Instant) -> Option<Timeline> {
         let session = self.sessions.get(&key)?;
         let cause = self.cause(session, now);
         let opened = session.opened.map(|(_, opened)| opened);
@@ -279,12 +279,16 @@ impl SessionTable {
             engine: opened.map(|opened| opened.engine),
             ping_interval_ms: heartbeat.map(|heartbeat| milliseconds(heartbeat.interval)),
             ping_timeout_ms: heartbeat.map(|heartbeat| milliseconds(heartbeat.timeout)),
-            moments: session.story.iter().map(|event| moment(event, session, now)).collect(),
+            moments: session
+                .timeline
+                .iter()
+                .map(|event| timeline_entry(event, session, now))
+                .collect(),
         })
     }
 
     fn cause(&self, session: &TrackedSession, now: Instant) -> Option<Cause> {
-        match session.judge(now, &self.timers) {
+        match session.state(now, &self.timers) {
             SessionState::Stuck(cause) => Some(cause),
             SessionState::Ended(end) => end.cause,
             SessionState::Polling | SessionState::Upgraded | SessionState::Direct => None,
@@ -292,7 +296,7 @@ impl SessionTable {
     }
 
     fn row(&self, key: SessionKey, session: &TrackedSession, now: Instant) -> SessionRow {
-        let (state, until) = match session.judge(now, &self.timers) {
+        let (state, until) = match session.state(now, &self.timers) {
             SessionState::Polling => ("polling", now),
             SessionState::Stuck(_) => ("stuck", now),
             SessionState::Upgraded => ("upgraded", now),
@@ -301,8 +305,8 @@ impl SessionTable {
         };
         let cause = self.cause(session, now);
         // Requests to show: the first, the last attempt to use a WebSocket, and the latest.
-        let (first, last) = (session.story.first(), session.story.last());
-        let tried = session.story.iter().rev().find(|event| {
+        let (first, last) = (session.timeline.first(), session.timeline.last());
+        let tried = session.timeline.iter().rev().find(|event| {
             matches!(
                 event.what,
                 EventKind::Tried(_) | EventKind::Switched { .. } | EventKind::Cut(_)
@@ -321,7 +325,7 @@ impl SessionTable {
             profile: place.profile.to_string(),
             route: place.route.to_string(),
             upstream: place.upstream.to_string(),
-            endpoint: session.home().map(ToString::to_string),
+            endpoint: session.first_endpoint().map(ToString::to_string),
             protocol: session.version.as_str().to_owned(),
             state: state.to_owned(),
             since: time(session.since(), now),
@@ -335,7 +339,7 @@ impl SessionTable {
     }
 }
 
-fn told(cause: Cause, stuck: usize, ended: usize) -> CauseReport {
+fn cause_report(cause: Cause, stuck: usize, ended: usize) -> CauseReport {
     CauseReport {
         cause: cause.word().to_owned(),
         stuck,
@@ -345,7 +349,9 @@ fn told(cause: Cause, stuck: usize, ended: usize) -> CauseReport {
     }
 }
 
-fn timer((profile, upstream, side, waited): (&str, &str, TimerSide, Duration)) -> IdleTimerReport {
+fn timer_report(
+    (profile, upstream, side, waited): (&str, &str, TimerSide, Duration),
+) -> IdleTimerReport {
     IdleTimerReport {
         profile: profile.to_owned(),
         upstream: upstream.to_owned(),
@@ -361,10 +367,10 @@ fn time(at: Instant, now: Instant) -> String {
     format!("{then:.3}")
 }
 
-fn moment(event: &SessionEvent, session: &TrackedSession, now: Instant) -> TimelineEntry {
+fn timeline_entry(event: &SessionEvent, session: &TrackedSession, now: Instant) -> TimelineEntry {
     TimelineEntry {
         time: time(event.at, now),
-        what: words(event, session),
+        what: describe(event, session),
         request: event.request.to_string(),
         client: event.client.to_string(),
         endpoint: event.endpoint.as_ref().map(ToString::to_string),
@@ -372,7 +378,7 @@ fn moment(event: &SessionEvent, session: &TrackedSession, now: Instant) -> Timel
 }
 
 /// Description of an event.
-fn words(event: &SessionEvent, session: &TrackedSession) -> String {
+fn describe(event: &SessionEvent, session: &TrackedSession) -> String {
     match event.what {
         EventKind::Opened(opened) => {
             let heartbeat = opened.heartbeat.map_or("not readable".to_owned(), |heartbeat| {
@@ -396,7 +402,7 @@ fn words(event: &SessionEvent, session: &TrackedSession) -> String {
             )
         }
         EventKind::Tried(tried) => {
-            format!("requested a WebSocket without success: {}", tried_words(&tried))
+            format!("requested a WebSocket without success: {}", describe_failure(&tried))
         }
         EventKind::Switched { direct: true } => "opened by WebSocket".to_owned(),
         EventKind::Switched { direct: false } => "requested a WebSocket: 101".to_owned(),

@@ -262,7 +262,8 @@ fn keys(
         let (held, holds) = (content(old, was), content(new, is));
         if held != holds {
             let ends = |generation: &Generation| {
-                let end = (&*name.kind == "certificate").then(|| generation.ends(&name.name, key));
+                let end = (&*name.kind == "certificate")
+                    .then(|| generation.certificate_expiry(&name.name, key));
                 let end = end.flatten().map(display_timestamp);
                 end.map_or(String::new(), |end| format!(", valid until {end}"))
             };

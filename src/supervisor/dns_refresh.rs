@@ -90,7 +90,7 @@ impl DnsRefresher {
     ///
     /// Safe: the schedule is kept. Call it again with the current generation.
     pub(super) async fn keep(&mut self, generation: &Generation) {
-        let all: Vec<_> = generation.named().collect();
+        let all: Vec<_> = generation.named_endpoints().collect();
         self.keep_by(&all, look_up).await;
     }
 

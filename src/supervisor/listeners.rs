@@ -86,17 +86,17 @@ impl ListenerSlot {
     pub(super) fn listener_addr(&self) -> ListenerAddr {
         match self {
             Self::In(virtual_server) => ListenerAddr {
-                kind: ListenerKind::In,
+                kind: ListenerKind::Reverse,
                 address: virtual_server.address,
                 place: virtual_server.place,
             },
             Self::Out(listener_state) => ListenerAddr {
-                kind: ListenerKind::Out,
+                kind: ListenerKind::Forward,
                 address: listener_state.listener.address,
                 place: listener_state.listener.place,
             },
             Self::Through(passthrough_listener) => ListenerAddr {
-                kind: ListenerKind::Through,
+                kind: ListenerKind::Passthrough,
                 address: passthrough_listener.address,
                 place: passthrough_listener.place,
             },
@@ -135,7 +135,7 @@ impl SharedListener {
             ListenerState::In(virtual_server) => {
                 let old = virtual_server.load_full();
                 let replacement = generation.replacement(&old).cloned();
-                virtual_server.store(replacement.unwrap_or_else(|| Arc::new(old.emptied())));
+                virtual_server.store(replacement.unwrap_or_else(|| Arc::new(old.without_routes())));
             }
             ListenerState::Out(listener_state, _) => {
                 let old = listener_state.load_full();
@@ -151,7 +151,8 @@ impl SharedListener {
             ListenerState::Through(passthrough_listener) => {
                 let old = passthrough_listener.load_full();
                 let replacement = generation.passthrough_replacement(&old).cloned();
-                passthrough_listener.store(replacement.unwrap_or_else(|| Arc::new(old.emptied())));
+                passthrough_listener
+                    .store(replacement.unwrap_or_else(|| Arc::new(old.without_routes())));
             }
         }
     }
@@ -182,7 +183,7 @@ impl SharedListener {
                 let service =
                     reverse::ReverseService { worker, virtual_server, admission, closing };
                 run(Rc::new(service), socket);
-                ListenerKind::In
+                ListenerKind::Reverse
             }
             ListenerState::Out(listener_state, forward_shared) => {
                 let service = forward::ForwardService {
@@ -193,7 +194,7 @@ impl SharedListener {
                     closing,
                 };
                 run(Rc::new(service), socket);
-                ListenerKind::Out
+                ListenerKind::Forward
             }
             ListenerState::Through(passthrough_listener) => {
                 let service = passthrough::PassthroughService {
@@ -203,7 +204,7 @@ impl SharedListener {
                     closing,
                 };
                 run(Rc::new(service), socket);
-                ListenerKind::Through
+                ListenerKind::Passthrough
             }
         };
         Some(ListenerHandle { kind, address, closing: mark })

@@ -138,7 +138,7 @@ impl RunningGateway {
         let listeners: Vec<_> =
             posts.iter().map(|post| SharedListener::new(post, &forward_shared)).collect();
         let count = bound.workers.len().max(1);
-        let (noticing, noticed) = socketio::path();
+        let (noticing, noticed) = socketio::event_channel();
         let (mut workers, mut commands, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for (index, sockets) in bound.workers.into_iter().enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -161,7 +161,7 @@ impl RunningGateway {
             workers.push(thread.spawn(move || worker::run(args)).map_err(StartError::Thread)?);
         }
         let hash = generation.hash();
-        generation.tell(&metrics);
+        generation.update_metrics(&metrics);
         metrics.set_generation(1, &hash);
         metrics.record_load();
         generation.config_version.name(1, hash);
@@ -234,7 +234,7 @@ impl RunningGateway {
         let mut signals = SignalStream::new()?;
         let (asked, api) = self.open_admin_api()?;
         if let Some(noticed) = self.noticed.take() {
-            tokio::task::spawn_local(socketio::keep(Rc::clone(&self.book), noticed));
+            tokio::task::spawn_local(socketio::keep_table(Rc::clone(&self.book), noticed));
         }
         let pulses = self.reloader.workers.iter().cloned().zip(self.pulses.iter().cloned());
         tokio::task::spawn_local(systemd::watchdog(pulses.collect()));

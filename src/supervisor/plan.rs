@@ -217,8 +217,9 @@ impl OpenNow {
         }
         for one in passthrough_conn {
             let replacement = new.passthrough_replacement(&one.place.load());
-            let closes = replacement
-                .is_none_or(|replacement| replacement.outlook(one) == ReloadVerdict::Forbidden);
+            let closes = replacement.is_none_or(|replacement| {
+                replacement.reload_verdict(one) == ReloadVerdict::Forbidden
+            });
             let count = |open: &mut OpenCounts| {
                 open.passed_through += 1;
                 open.passed_closing += u64::from(closes);
@@ -341,7 +342,7 @@ fn decided(seen: &RecentRequest, generation: &Generation) -> String {
     let method = if seen.upgrade { &http::Method::GET } else { &seen.method };
     let asked =
         RouteQuery { host: seen.host(), target: seen.path(), method, upgrade: seen.upgrade };
-    match virtual_server.decide_asked(&asked) {
+    match virtual_server.decide_query(&asked) {
         Ok(RouteDecision::Route(route)) => match &route.action {
             RouteAction::Proxy(ProxyTarget { upstream, strip_prefix: Some(prefix), .. }) => {
                 format!("route {} to {} without {prefix}", route.account.name, upstream.name)

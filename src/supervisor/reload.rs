@@ -376,7 +376,7 @@ impl Reloader {
         let endpoints = self.generation.identities();
         tell(&self.workers, || WorkerCommand::Reloaded(Arc::clone(&endpoints)));
         let config_version = &self.generation.config_version;
-        self.generation.tell(&self.metrics);
+        self.generation.update_metrics(&self.metrics);
         self.metrics.set_generation(config_version.number(), config_version.hash());
         self.metrics.record_reload("applied", true);
         tracing::info!(

@@ -77,7 +77,7 @@ impl ExplainForm {
             (_, None) => return Some("nothing serves yet".to_owned()),
         };
         let explain = move || {
-            Explanation::of(&generation, &question)
+            Explanation::of_request(&generation, &question)
                 .map_or_else(|message| message, |explained| explained.lines.text)
         };
         tokio::task::spawn_blocking(explain).await.ok()

@@ -33,10 +33,10 @@ pub(super) struct DriftItem {
 }
 
 /// All items, sorted by name.
-pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftItem> {
+pub(super) fn collect(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftItem> {
     let config = &generation.config;
     let lines = config.sources.lines();
-    let numbers = numbers(generation);
+    let numbers = listener_numbers(generation);
     let mut others = generation.contents.clone();
     let pairs = config.certificates.iter().flat_map(|certificate| &certificate.pairs);
     for pair in pairs.filter(|pair| pair.key != pair.chain) {
@@ -58,7 +58,7 @@ pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftI
         others.remove(&shared.file);
     }
     for (name, item) in config.outline.items().filter(|(name, _)| !is_peer(generation, name)) {
-        let called = called(name, numbers.get(name));
+        let item_name = item_name(name, numbers.get(name));
         for (key, value) in item.keys() {
             let content = config.outline.file(value).and_then(|path| others.remove(&path));
             let own = |own: &(&str, &str)| (&*name.kind, key) == *own;
@@ -67,14 +67,14 @@ pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Vec<DriftI
             {
                 continue;
             }
-            let what = format!("{called}.{key}");
+            let what = format!("{item_name}.{key}");
             let place = lines.locate(value.place);
             if let Some(content) = content {
                 all.push(DriftItem {
                     class: class(key),
                     what: format!("{what}.{CONTENTS_NAME}"),
                     value: content.map_or_else(Vec::new, |hash| hash.to_vec()),
-                    here: ends(generation, name, key, value, &place),
+                    here: shown_file(generation, name, key, value, &place),
                 });
             }
             all.push(DriftItem {
@@ -106,7 +106,7 @@ fn is_peer(generation: &Generation, name: &ItemName) -> bool {
 
 /// Numbers of listeners within their profiles. Their names are addresses, which differ between
 /// hosts.
-fn numbers(generation: &Generation) -> BTreeMap<&ItemName, usize> {
+fn listener_numbers(generation: &Generation) -> BTreeMap<&ItemName, usize> {
     let items = generation.config.outline.items();
     let mut listeners: Vec<(&ItemName, &outline::OutlineItem)> =
         items.filter(|(name, _)| &*name.kind == "listener").collect();
@@ -121,7 +121,7 @@ fn numbers(generation: &Generation) -> BTreeMap<&ItemName, usize> {
 }
 
 /// Name of an item, for example `route.lan./x/ GET`, `profile.lan` or `gateway`.
-fn called(name: &ItemName, number: Option<&usize>) -> String {
+fn item_name(name: &ItemName, number: Option<&usize>) -> String {
     let own = match number {
         Some(number) => number.to_string(),
         None if name.further.is_empty() => name.name.to_string(),
@@ -144,14 +144,16 @@ fn class(key: &str) -> &'static str {
 }
 
 /// Description of a file: its path, and the expiry of a certificate of the gateway.
-fn ends(
+fn shown_file(
     generation: &Generation,
     name: &ItemName,
     key: &str,
     value: &OutlineValue,
     place: &str,
 ) -> String {
-    let ends = (&*name.kind == "certificate").then(|| generation.ends(&name.name, key)).flatten();
+    let ends = (&*name.kind == "certificate")
+        .then(|| generation.certificate_expiry(&name.name, key))
+        .flatten();
     let until = ends.map_or(String::new(), |ends| format!(", until {}", display_timestamp(ends)));
     format!("{}{until} ({place})", value.shown())
 }

@@ -41,9 +41,9 @@ pub const CLASSES: [&str; 5] = ["configuration", "certificates", "secrets", "use
 pub struct ConfigDigest {
     items: Vec<DriftItem>,
     /// One per secret.
-    pages: Vec<KeyedDigest>,
+    by_secret: Vec<KeyedDigest>,
     /// Patterns of items that are allowed to differ.
-    differs: Vec<(String, Span)>,
+    allowed: Vec<(String, Span)>,
 }
 
 /// The digest keyed with one secret, for gateways that know this secret.
@@ -125,22 +125,22 @@ pub struct DriftPeer {
 
 impl ConfigDigest {
     /// Computes the digest of a generation. Blocks: hashes every key of the configuration.
-    pub(super) fn of(generation: &Generation, secrets: &SharedSecrets) -> Self {
-        let items = items::of(generation, secrets);
+    pub(super) fn new(generation: &Generation, secrets: &SharedSecrets) -> Self {
+        let items = items::collect(generation, secrets);
         let keys = secrets.keys(KEY_PURPOSE, &[b"wire"]).zip(secrets.keys(KEY_PURPOSE, &[b"item"]));
-        let pages = keys.map(|(wire, item)| KeyedDigest::new(&items, &wire, &item)).collect();
+        let by_secret = keys.map(|(wire, item)| KeyedDigest::new(&items, &wire, &item)).collect();
         let drift = generation.config.drift.as_ref();
-        let differs = drift.map_or(Vec::new(), |drift| drift.differs.clone());
-        Self { items, pages, differs }
+        let allowed = drift.map_or(Vec::new(), |drift| drift.differs.clone());
+        Self { items, by_secret, allowed }
     }
 
     /// Warnings about `differs` patterns that match no item.
-    pub(super) fn idle(&self) -> impl Iterator<Item = Problem> {
-        let idle = self
-            .differs
+    pub(super) fn unused_patterns(&self) -> impl Iterator<Item = Problem> {
+        let unused = self
+            .allowed
             .iter()
-            .filter(|(pattern, _)| !self.items.iter().any(|item| covers(pattern, &item.what)));
-        idle.map(|(pattern, place)| {
+            .filter(|(pattern, _)| !self.items.iter().any(|item| matches(pattern, &item.what)));
+        unused.map(|(pattern, place)| {
             Problem::warning("drift.differs", *place, format!("no item matches `{pattern}`"))
                 .with_label("this pattern has no effect")
                 .with_help("`app-gateway drift` shows the names; `*` matches any text")
@@ -154,23 +154,25 @@ impl ConfigDigest {
     }
 
     fn answer_at(&self, question: &[u8], now: i64) -> Option<String> {
-        self.pages.iter().find_map(|page| {
-            let time = page.wire.asked(question)?;
-            Some(page.wire.answer((question, time), now, (&page.body, &page.digest)))
+        self.by_secret.iter().find_map(|keyed| {
+            let time = keyed.wire.verify_question(question)?;
+            Some(keyed.wire.answer((question, time), now, (&keyed.body, &keyed.digest)))
         })
     }
 
     /// Whether a request is authenticated with a secret of this gateway.
     #[must_use]
-    pub fn is_for(&self, head: &RequestHead) -> bool {
+    pub fn is_authenticated(&self, head: &RequestHead) -> bool {
         let question = head.fields.named(REQUEST_FIELD);
-        question.is_some_and(|text| self.pages.iter().any(|page| page.wire.asked(text).is_some()))
+        question.is_some_and(|text| {
+            self.by_secret.iter().any(|keyed| keyed.wire.verify_question(text).is_some())
+        })
     }
 
     /// A new question for another gateway; `None` if the system has no random numbers.
     #[must_use]
     pub fn question(&self) -> Option<String> {
-        self.pages.first()?.wire.question(now())
+        self.by_secret.first()?.wire.question(now())
     }
 
     /// Evaluates the answer to a question: state, explanation, differences.
@@ -180,25 +182,25 @@ impl ConfigDigest {
         question: &str,
         answer: &[u8],
     ) -> (PeerState, String, Vec<DriftDifference>) {
-        let without = |state, why: &str| (state, why.to_owned(), Vec::new());
+        let failed = |state, why: &str| (state, why.to_owned(), Vec::new());
         let unverified = "its answer was not made with the same secret";
-        let Some(page) = self.pages.first() else {
-            return without(PeerState::Unverified, unverified);
+        let Some(keyed) = self.by_secret.first() else {
+            return failed(PeerState::Unverified, unverified);
         };
-        match page.wire.heard(question, answer, now()) {
-            None => without(PeerState::Unverified, unverified),
+        match keyed.wire.verify_answer(question, answer, now()) {
+            None => failed(PeerState::Unverified, unverified),
             Some(DriftAnswer::Itself) => {
-                without(PeerState::Itself, "the address leads back to this gateway")
+                failed(PeerState::Itself, "the address leads back to this gateway")
             }
             Some(DriftAnswer::Clock(ahead)) => {
                 let way = if ahead < 0 { "behind" } else { "ahead" };
-                without(PeerState::Clock, &format!("its clock is {} s {way}", ahead.unsigned_abs()))
+                failed(PeerState::Clock, &format!("its clock is {} s {way}", ahead.unsigned_abs()))
             }
             Some(DriftAnswer::Sheet(body)) => {
                 match serde_json::from_slice::<Vec<DigestRow>>(body) {
-                    Err(_) => without(PeerState::Unverified, "its answer cannot be read"),
+                    Err(_) => failed(PeerState::Unverified, "its answer cannot be read"),
                     Ok(rows) => {
-                        let differences = self.compare(page, rows);
+                        let differences = self.compare(keyed, rows);
                         let alike = differences.is_empty();
                         let state = if alike { PeerState::Alike } else { PeerState::Differs };
                         (state, String::new(), differences)
@@ -208,8 +210,8 @@ impl ConfigDigest {
         }
     }
 
-    fn compare(&self, page: &KeyedDigest, theirs: Vec<DigestRow>) -> Vec<DriftDifference> {
-        let ours: Vec<DigestRow> = serde_json::from_str(&page.body).unwrap_or_default();
+    fn compare(&self, keyed: &KeyedDigest, theirs: Vec<DigestRow>) -> Vec<DriftDifference> {
+        let ours: Vec<DigestRow> = serde_json::from_str(&keyed.body).unwrap_or_default();
         // Only known classes are kept, because they become metric labels. Names are cleaned below,
         // because they are written to the log.
         let theirs = theirs.into_iter().filter(|(class, ..)| CLASSES.contains(&class.as_str()));
@@ -231,7 +233,7 @@ impl ConfigDigest {
             how: "only there".to_owned(),
             here: String::new(),
         }));
-        found.retain(|one| !self.differs.iter().any(|(pattern, _)| covers(pattern, &one.what)));
+        found.retain(|one| !self.allowed.iter().any(|(pattern, _)| matches(pattern, &one.what)));
         found
     }
 }
@@ -242,8 +244,8 @@ impl KeyedDigest {
         let row = |item: &DriftItem| -> DigestRow {
             let name = [item.class, "\0", &item.what, "\0"].concat();
             let hash = sign(&key, &[name.as_bytes(), &item.value].concat());
-            let told = hash.as_ref().get(..HASH_LEN).unwrap_or_default();
-            (item.class.to_owned(), item.what.clone(), display_hex(told))
+            let sent = hash.as_ref().get(..HASH_LEN).unwrap_or_default();
+            (item.class.to_owned(), item.what.clone(), display_hex(sent))
         };
         let rows: Vec<DigestRow> = items.iter().map(row).collect();
         let body = serde_json::json!(rows).to_string();
@@ -257,7 +259,7 @@ fn now() -> i64 {
 }
 
 /// Whether a pattern matches a name; `*` matches any text.
-fn covers(pattern: &str, name: &str) -> bool {
+fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
         return false;

@@ -38,15 +38,19 @@ fn digest(text: &str, secrets: &[&str]) -> (Generation, Vec<&'static str>) {
 }
 
 /// Differences of the first gateway from the second, as the first reports them.
-fn told(one: &Generation, two: &Generation) -> Option<Vec<String>> {
+fn differences(one: &Generation, two: &Generation) -> Option<Vec<String>> {
     let (one, two) = (one.digest.get().unwrap(), two.digest.get().unwrap());
-    let page = &one.pages[0];
+    let keyed = &one.by_secret[0];
     // Called directly, because `judge` recognises answers of its own process.
     let question = one.question().unwrap();
     two.answer_at(question.as_bytes(), now())?;
-    let other = two.pages.iter().find(|p| p.wire.asked(question.as_bytes()).is_some()).unwrap();
+    let other = two
+        .by_secret
+        .iter()
+        .find(|p| p.wire.verify_question(question.as_bytes()).is_some())
+        .unwrap();
     assert_eq!(one.judge(&question, b"1 sheet 0 x y\n[]").0, PeerState::Unverified);
-    let found = one.compare(page, serde_json::from_str(&other.body).unwrap());
+    let found = one.compare(keyed, serde_json::from_str(&other.body).unwrap());
     Some(found.iter().map(|d| format!("{}: {} {}: {}", d.class, d.what, d.how, d.here)).collect())
 }
 
@@ -56,7 +60,7 @@ fn two_that_say_the_same_are_alike() {
     assert!(warned.contains(&"drift.differs"), "{warned:?}");
     let moved = PROFILE.replace("a.test", "b.test").replace(":8080", ":8081").replace(":9'", ":7'");
     let (two, _) = digest(&format!("# a comment\n{moved}"), &[SECRET]);
-    assert_eq!(told(&one, &two), Some(vec![]));
+    assert_eq!(differences(&one, &two), Some(vec![]));
     let digest = one.digest.get().unwrap();
     let question = digest.question().unwrap();
     let answer = digest.answer_at(question.as_bytes(), now()).unwrap();
@@ -70,7 +74,7 @@ fn what_differs_is_named_and_shown_on_its_own_side() {
         .replace("'10s'", "'11s', keep-alive = '60s'")
         .replace("path = '/',", "path = '/x/',");
     let (two, _) = digest(&other, &[SECRET]);
-    let found = told(&one, &two).unwrap();
+    let found = differences(&one, &two).unwrap();
     assert_eq!(
         found.iter().map(|line| line.split(" (").next().unwrap()).collect::<Vec<_>>(),
         [
@@ -91,16 +95,16 @@ fn a_secret_that_is_half_replaced_is_told() {
     let (two, _) = digest(PROFILE, &[OTHER, SECRET]);
     let (stranger, _) = digest(PROFILE, &[OTHER]);
     let said = vec!["secrets: gateway.shared-secret-file.contents differs: ".to_owned()];
-    assert_eq!(told(&one, &two), Some(said.clone()));
-    assert_eq!(told(&stranger, &two), Some(said));
-    assert_eq!(told(&one, &stranger), None);
+    assert_eq!(differences(&one, &two), Some(said.clone()));
+    assert_eq!(differences(&stranger, &two), Some(said));
+    assert_eq!(differences(&one, &stranger), None);
 }
 
 #[test]
 fn nothing_that_is_told_is_a_value_or_a_plain_hash() {
     let (one, _) = digest(PROFILE, &[SECRET]);
     let (two, _) = digest(PROFILE, &[OTHER]);
-    let body = |generation: &Generation| generation.digest.get().unwrap().pages[0].body.clone();
+    let body = |generation: &Generation| generation.digest.get().unwrap().by_secret[0].body.clone();
     let rows = |generation: &Generation| -> Vec<DigestRow> {
         serde_json::from_str(&body(generation)).unwrap()
     };
@@ -122,7 +126,7 @@ fn patterns() {
         ("a*b*c", "abbc"),
         ("a**b", "ab"),
     ] {
-        assert!(covers(pattern, name), "{pattern} {name}");
+        assert!(matches(pattern, name), "{pattern} {name}");
     }
     for (pattern, name) in [
         ("a.b", "a.b.c"),
@@ -132,6 +136,6 @@ fn patterns() {
         ("", "a"),
         ("a*b*b", "ab"),
     ] {
-        assert!(!covers(pattern, name), "{pattern} {name}");
+        assert!(!matches(pattern, name), "{pattern} {name}");
     }
 }

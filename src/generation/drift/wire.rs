@@ -80,7 +80,7 @@ impl DriftKey {
     }
 
     /// Time of a question; `None` if it was not made with this secret.
-    pub(super) fn asked(&self, question: &[u8]) -> Option<i64> {
+    pub(super) fn verify_question(&self, question: &[u8]) -> Option<i64> {
         if question.len() > MAX_LINE {
             return None;
         }
@@ -101,10 +101,10 @@ impl DriftKey {
         now: i64,
         (body, digest): (&str, &[u8]),
     ) -> String {
-        self.said(question, &PROCESS, (now, now.abs_diff(time)), (body, digest))
+        self.answer_as(question, &PROCESS, (now, now.abs_diff(time)), (body, digest))
     }
 
-    fn said(
+    fn answer_as(
         &self,
         question: &[u8],
         process: &str,
@@ -122,7 +122,7 @@ impl DriftKey {
     }
 
     /// Content of an answer to this question; `None` if it was not made with this secret.
-    pub(super) fn heard<'a>(
+    pub(super) fn verify_answer<'a>(
         &self,
         question: &str,
         answer: &'a [u8],
@@ -155,10 +155,10 @@ mod tests {
     use super::*;
 
     fn answer(wire: &DriftKey, question: &str, now: i64) -> Option<String> {
-        let time = wire.asked(question.as_bytes())?;
+        let time = wire.verify_question(question.as_bytes())?;
         let hash = digest(&SHA256, b"[]");
         let moment = (now, now.abs_diff(time));
-        Some(wire.said(question.as_bytes(), "another", moment, ("[]", hash.as_ref())))
+        Some(wire.answer_as(question.as_bytes(), "another", moment, ("[]", hash.as_ref())))
     }
 
     #[test]
@@ -166,14 +166,23 @@ mod tests {
         let wire = DriftKey::new(&[7; 32]);
         let question = wire.question(1000).unwrap();
         let told = answer(&wire, &question, 1100).unwrap();
-        assert_eq!(wire.heard(&question, told.as_bytes(), 1000), Some(DriftAnswer::Sheet(b"[]")));
+        assert_eq!(
+            wire.verify_answer(&question, told.as_bytes(), 1000),
+            Some(DriftAnswer::Sheet(b"[]"))
+        );
         let late = answer(&wire, &question, 1121).unwrap();
-        assert_eq!(wire.heard(&question, late.as_bytes(), 1000), Some(DriftAnswer::Clock(121)));
+        assert_eq!(
+            wire.verify_answer(&question, late.as_bytes(), 1000),
+            Some(DriftAnswer::Clock(121))
+        );
         let early = answer(&wire, &question, 800).unwrap();
-        assert_eq!(wire.heard(&question, early.as_bytes(), 1000), Some(DriftAnswer::Clock(-200)));
+        assert_eq!(
+            wire.verify_answer(&question, early.as_bytes(), 1000),
+            Some(DriftAnswer::Clock(-200))
+        );
         let hash = digest(&SHA256, b"[]");
         let own = wire.answer((question.as_bytes(), 1000), 1000, ("[]", hash.as_ref()));
-        assert_eq!(wire.heard(&question, own.as_bytes(), 1000), Some(DriftAnswer::Itself));
+        assert_eq!(wire.verify_answer(&question, own.as_bytes(), 1000), Some(DriftAnswer::Itself));
     }
 
     #[test]
@@ -181,14 +190,14 @@ mod tests {
         let (wire, other) = (DriftKey::new(&[7; 32]), DriftKey::new(&[8; 32]));
         let question = wire.question(1000).unwrap();
         assert_ne!(question, wire.question(1000).unwrap(), "each is new");
-        assert_eq!(other.asked(question.as_bytes()), None);
+        assert_eq!(other.verify_question(question.as_bytes()), None);
         for index in 0..question.len() {
             let mut bent = question.clone().into_bytes();
             bent[index] ^= 1;
-            assert_eq!(wire.asked(&bent), None, "{}", String::from_utf8_lossy(&bent));
+            assert_eq!(wire.verify_question(&bent), None, "{}", String::from_utf8_lossy(&bent));
         }
         for other in ["", "1", "1 1000", "1 1000 x ", &" ".repeat(300)] {
-            assert_eq!(wire.asked(other.as_bytes()), None);
+            assert_eq!(wire.verify_question(other.as_bytes()), None);
         }
     }
 
@@ -197,16 +206,16 @@ mod tests {
         let (wire, other) = (DriftKey::new(&[7; 32]), DriftKey::new(&[8; 32]));
         let question = wire.question(1000).unwrap();
         let told = answer(&wire, &question, 1000).unwrap();
-        assert_eq!(other.heard(&question, told.as_bytes(), 1000), None);
+        assert_eq!(other.verify_answer(&question, told.as_bytes(), 1000), None);
         let second = wire.question(1000).unwrap();
-        assert_eq!(wire.heard(&second, told.as_bytes(), 1000), None);
+        assert_eq!(wire.verify_answer(&second, told.as_bytes(), 1000), None);
         for index in 0..told.len() {
             let mut bent = told.clone().into_bytes();
             bent[index] ^= 1;
-            assert_eq!(wire.heard(&question, &bent, 1000), None);
+            assert_eq!(wire.verify_answer(&question, &bent, 1000), None);
         }
         for other in [&b""[..], b"\n", b"404 Not Found\n", question.as_bytes()] {
-            assert_eq!(wire.heard(&question, other, 1000), None);
+            assert_eq!(wire.verify_answer(&question, other, 1000), None);
         }
     }
 }

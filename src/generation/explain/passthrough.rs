@@ -30,42 +30,43 @@ impl<'a> Explanation<'a> {
     /// No passthrough listener has this port.
     pub fn of_connection(
         generation: &'a Generation,
-        asked: &ConnectionQuery,
+        query: &ConnectionQuery,
     ) -> Result<Self, String> {
-        let passthrough_listener = listener(generation, asked.port)?;
-        let mut explained = Self { generation, lines: ExplanationLines::default(), served: false };
-        let name = asked.server_name.as_deref();
-        explained.line("sni", name.unwrap_or("(no server name)"), "");
-        explained.line("from", &asked.from.to_string(), "");
+        let passthrough_listener = listener(generation, query.port)?;
+        let mut explanation =
+            Self { generation, lines: ExplanationLines::default(), served: false };
+        let name = query.server_name.as_deref();
+        explanation.line("sni", name.unwrap_or("(no server name)"), "");
+        explanation.line("from", &query.from.to_string(), "");
         let locate = |place| generation.config.sources.locate(place);
         let table =
             generation.config.tcp.iter().find(|tcp| tcp.name == passthrough_listener.names.profile);
         let place = table.map(|tcp| locate(tcp.place)).unwrap_or_default();
-        explained.line("table", &format!("tcp.{}", passthrough_listener.names.profile), &place);
-        explained.line(
+        explanation.line("table", &format!("tcp.{}", passthrough_listener.names.profile), &place);
+        explanation.line(
             "listener",
             &passthrough_listener.names.listener,
             &locate(passthrough_listener.place),
         );
-        let refused = |explained: &mut Self, reason: Reason| {
-            explained.line("verdict", &format!("refused: {}", reason.word()), "");
-            explained.line("", reason.sentence(), "");
+        let refused = |explanation: &mut Self, reason: Reason| {
+            explanation.line("verdict", &format!("refused: {}", reason.word()), "");
+            explanation.line("", reason.sentence(), "");
         };
-        if !passthrough_listener.admits(ClientAddr(SocketAddr::new(asked.from, 0))) {
-            refused(&mut explained, Reason::TcpClient);
-            return Ok(explained);
+        if !passthrough_listener.admits(ClientAddr(SocketAddr::new(query.from, 0))) {
+            refused(&mut explanation, Reason::TcpClient);
+            return Ok(explanation);
         }
         let hello =
-            HelloProgress::Hello(ClientHello { sni: asked.server_name.clone(), ech: false });
+            HelloProgress::Hello(ClientHello { sni: query.server_name.clone(), ech: false });
         match passthrough_listener.judge(passthrough_listener.reads_hello().then_some(&hello)) {
-            Err(reason) => refused(&mut explained, reason),
+            Err(reason) => refused(&mut explanation, reason),
             Ok(route) => {
-                explained.served = true;
-                explained.line("route", &route.tally.name, &locate(route.place));
-                explained.upstream(&route.upstream);
+                explanation.served = true;
+                explanation.line("route", &route.tally.name, &locate(route.place));
+                explanation.upstream(&route.upstream);
                 if route.same_port {
                     let port = passthrough_listener.address.port();
-                    explained.line("to port", &format!("{port}, the same as the listener's"), "");
+                    explanation.line("to port", &format!("{port}, the same as the listener's"), "");
                 }
                 let timeouts = passthrough_listener.timeouts;
                 let total = match timeouts.total {
@@ -77,13 +78,13 @@ impl<'a> Explanation<'a> {
                     display_duration(route.upstream.limits.connect),
                     display_duration(timeouts.idle),
                 );
-                explained.line("limits", &limits, "");
+                explanation.line("limits", &limits, "");
                 let verdict =
                     format!("passed through to {}, TLS not terminated", route.upstream.name);
-                explained.line("verdict", &verdict, "");
+                explanation.line("verdict", &verdict, "");
             }
         }
-        Ok(explained)
+        Ok(explanation)
     }
 }
 

@@ -75,7 +75,7 @@ pub fn compile(
     Some(ForwardProxy {
         listeners: inputs.or_default(listeners.into_iter().collect::<Option<_>>())?,
         policy: EgressPolicy::new(rules.collect()),
-        guard: Guard::new(own(inputs.config)).behind(forward.nat64.clone()),
+        guard: Guard::new(own_addresses(inputs.config)).behind(forward.nat64.clone()),
         users: inputs.or_default(users)?,
         parents: parents.into_iter().collect::<Option<_>>()?,
         origin_tls: inputs.or_default(origin_tls)?,
@@ -89,7 +89,7 @@ pub fn compile(
 
 /// Every address the gateway listens on. The forward proxy never connects to its own listeners,
 /// which would be a loop, or to the admin listener.
-fn own(config: &Config) -> Vec<OwnAddress> {
+fn own_addresses(config: &Config) -> Vec<OwnAddress> {
     let virtual_servers = config.profiles.iter().flat_map(|profile| &profile.listeners);
     let virtual_servers = virtual_servers
         .map(|listener| OwnAddress { address: listener.listen, may_be_listed: true });
@@ -105,7 +105,7 @@ fn own(config: &Config) -> Vec<OwnAddress> {
         .collect()
 }
 
-fn wrong(code: &'static str, place: Span, message: String, help: &str) -> Problem {
+fn config_error(code: &'static str, place: Span, message: String, help: &str) -> Problem {
     Problem::error(code, place, message).with_label("named here").with_help(help)
 }
 
@@ -124,7 +124,7 @@ fn users(forward: &Forward, problems: &mut Vec<Problem>) -> Option<Option<Arc<Us
         Err(error) => {
             let message = format!("the users file `{path}` cannot be read: {error}");
             let help = "it is written by `htpasswd -B FILE USER`";
-            problems.push(wrong("forward.users-file", written.place, message, help));
+            problems.push(config_error("forward.users-file", written.place, message, help));
             return None;
         }
     };
@@ -199,7 +199,7 @@ fn tls(
             Ok(authorities) => Some((authorities, required)),
             Err(error) => {
                 let help = error.help().unwrap_or(help);
-                problems.push(wrong("listener.client-ca", place, error.to_string(), help));
+                problems.push(config_error("listener.client-ca", place, error.to_string(), help));
                 return None;
             }
         },
@@ -220,7 +220,7 @@ fn tls(
     match server::config(settings, inputs.provider) {
         Ok(tls) => Some(tls),
         Err(message) => {
-            problems.push(wrong("listener.client-ca", place, message, help));
+            problems.push(config_error("listener.client-ca", place, message, help));
             None
         }
     }
@@ -251,7 +251,12 @@ fn parent(
                     let message =
                         format!("`{}` is not a name that a certificate can contain", endpoint.host);
                     let help = "name the parent as its certificate does";
-                    problems.push(wrong("forward.parent-name", endpoint.place, message, help));
+                    problems.push(config_error(
+                        "forward.parent-name",
+                        endpoint.place,
+                        message,
+                        help,
+                    ));
                     inputs.or_default(None::<()>)?;
                     continue;
                 };
@@ -290,7 +295,7 @@ fn trust(
     let place = if let Verify::Ca { place, .. } = written.verify { place } else { written.place };
     let refuse = |message| {
         let help = "the file must be PEM, with the CA certificate that issued the parent's";
-        problems.push(wrong("forward.parent-trust", place, message, help));
+        problems.push(config_error("forward.parent-trust", place, message, help));
     };
     built.map_err(refuse).ok()
 }
@@ -306,7 +311,7 @@ fn origin_tls(
     let place = if let Verify::Ca { place, .. } = verify { *place } else { forward.place };
     let refuse = |message| {
         let help = "the file must be PEM, with the CA certificates that issue those of the origins";
-        problems.push(wrong("forward.https-trust", place, message, help));
+        problems.push(config_error("forward.https-trust", place, message, help));
     };
     verified_by(verify, inputs, &mut DefaultHasher::new()).map(Some).map_err(refuse).ok()
 }
@@ -336,7 +341,7 @@ fn credentials(file: &std::path::Path, place: Span, problems: &mut Vec<Problem>)
     let parsed = read.and_then(|file| login(&file).map_err(ToOwned::to_owned));
     let refuse = |error| {
         let message = format!("the credentials file `{}` {error}", file.display());
-        problems.push(wrong("forward.credentials", place, message, help));
+        problems.push(config_error("forward.credentials", place, message, help));
     };
     parsed.map_err(refuse).ok()
 }

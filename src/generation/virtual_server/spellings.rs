@@ -74,7 +74,7 @@ fn sent(virtual_server: &VirtualServer, method: &Method, target: &str) -> Result
     let head = RequestHead::parse(&Bytes::from(head.into_bytes()), 100)?;
     match virtual_server.decide(&head) {
         Ok(RouteDecision::Route(route)) => {
-            let way = route.action.way().unwrap();
+            let way = route.action.proxy_target().unwrap();
             Ok(stripped_target(&head.target, way.strip_prefix.as_deref()))
         }
         Ok(_) => Err(Reason::NoRoute),
@@ -380,14 +380,14 @@ fn a_method_is_refused_in_every_spelling() {
 #[test]
 fn explain_names_the_setting_that_a_path_needs_and_check_takes_it() {
     let explained = |generation: &Generation, path: &str| {
-        let asked = RequestQuery {
+        let query = RequestQuery {
             method: "POST".to_owned(),
             url: format!("https://chat.example.com:8443{path}"),
             from: [192, 0, 2, 1].into(),
             profile: None,
             headers: Vec::new(),
         };
-        Explanation::of(generation, &asked).unwrap().lines.text
+        Explanation::of_request(generation, &query).unwrap().lines.text
     };
     let strict = generation(RECIPE);
     for (path, key) in [

@@ -186,7 +186,7 @@ impl H1Request<'_> {
         let Some(route) = self.route.get() else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
-        let Some(way) = route.action.way() else {
+        let Some(way) = route.action.proxy_target() else {
             return self.refuse(conn, record, Reason::Internal, None);
         };
         let (id, trace) = (record.id, record.trace);

@@ -190,7 +190,7 @@ impl H2Request {
         asked: &RoutedRequest<'_>,
     ) -> Result<AnsweredRequest, CheckoutError> {
         let worker = &self.service.worker;
-        let Some(way) = asked.route.action.way() else {
+        let Some(way) = asked.route.action.proxy_target() else {
             return Err(Reason::Internal.into());
         };
         let ProxyTarget { upstream, counters, first_byte, .. } = way;

@@ -166,7 +166,7 @@ impl SelfTestOrigin {
         switched: &RefCell<Option<OnUpgrade>>,
     ) -> OriginAnswer {
         if let Some(attempt) = parameter(&request, "attempt") {
-            self.test.saw(&attempt, json!(self.seen).to_string());
+            self.test.report_arrival(&attempt, json!(self.seen).to_string());
         }
         let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
         let accept = key.and_then(|key| key.to_str().ok()).map(accept_for);

@@ -15,7 +15,7 @@ use crate::telemetry::websockets::WebSocketClose;
 
 /// A session table with the inputs for its events.
 struct World {
-    book: SessionTable,
+    table: SessionTable,
     metrics: Arc<Metrics>,
     place: Arc<SocketIoLabels>,
     start: Instant,
@@ -67,8 +67,8 @@ impl World {
             upstream: "chat".into(),
             metrics: Arc::new(LazyLock::new(Box::new(counters))),
         };
-        let book = SessionTable::new(Arc::clone(&metrics));
-        Self { book, metrics, place: Arc::new(place), start: Instant::now() }
+        let table = SessionTable::new(Arc::clone(&metrics));
+        Self { table, metrics, place: Arc::new(place), start: Instant::now() }
     }
 
     fn after(&self, seconds: f64) -> Instant {
@@ -91,25 +91,25 @@ impl World {
     fn note(&mut self, session: &str, seconds: f64, what: EventKind) {
         let event = self.event(session, seconds, what);
         let now = event.at;
-        self.book.fold(vec![event], now);
+        self.table.record(vec![event], now);
     }
 
     /// State and cause of a session at this second.
-    fn told(&self, session: &str, seconds: f64) -> (String, Option<String>) {
+    fn state_and_cause(&self, session: &str, seconds: f64) -> (String, Option<String>) {
         let key = SessionKey::of(session.as_bytes());
-        let row = self.book.story(key, self.after(seconds)).unwrap().session;
+        let row = self.table.timeline(key, self.after(seconds)).unwrap().session;
         (row.state, row.cause)
     }
 
     /// The cause of a stuck session.
     fn stuck(&self, session: &str, seconds: f64) -> String {
-        let (state, cause) = self.told(session, seconds);
+        let (state, cause) = self.state_and_cause(session, seconds);
         assert_eq!(state, "stuck");
         cause.unwrap()
     }
 
     fn metric(&self, name: &str) -> u64 {
-        self.book.tell(self.start);
+        self.table.update_gauges(self.start);
         let text = String::from_utf8(self.metrics.render(ExpositionFormat::Text)).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("app_gateway_{name} ")));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
@@ -133,21 +133,21 @@ fn cut(how: WebSocketClose, silent: f64, messages: [u8; 2], close_sent: bool) ->
 fn a_session_that_upgrades_is_never_stuck() {
     let mut world = World::new();
     world.note("s", 0.0, opened());
-    assert_eq!(world.told("s", 1.0), ("polling".to_owned(), None));
+    assert_eq!(world.state_and_cause("s", 1.0), ("polling".to_owned(), None));
     world.note("s", 1.0, EventKind::Switched { direct: false });
-    assert_eq!(world.told("s", 2.0), ("polling".to_owned(), None), "it is on its way");
+    assert_eq!(world.state_and_cause("s", 2.0), ("polling".to_owned(), None), "it is on its way");
     world.note("s", 1.2, EventKind::Upgraded);
     world.note("s", 1.3, EventKind::Polled(POLL));
-    assert_eq!(world.told("s", 9999.0), ("upgraded".to_owned(), None));
+    assert_eq!(world.state_and_cause("s", 9999.0), ("upgraded".to_owned(), None));
     world.note("s", 5000.0, cut(WebSocketClose::ByClient, 3.0, [9, 9], true));
-    assert_eq!(world.told("s", 5001.0), ("closed".to_owned(), None));
-    world.book.sweep(world.after(5001.0));
-    world.book.sweep(world.after(5002.0));
+    assert_eq!(world.state_and_cause("s", 5001.0), ("closed".to_owned(), None));
+    world.table.sweep(world.after(5001.0));
+    world.table.sweep(world.after(5002.0));
     let end = "socketio_ended_total{end=\"closed\",profile=\"internet\",transport=\"websocket\",upstream=\"chat\"}";
     assert_eq!(world.metric(end), 1, "once");
     assert_eq!(world.metric("socketio_upgrades_total{profile=\"internet\",upstream=\"chat\"}"), 1);
-    world.book.sweep(world.after(6000.0));
-    assert!(world.book.is_empty(), "and then it is forgotten");
+    world.table.sweep(world.after(6000.0));
+    assert!(world.table.is_empty(), "and then it is forgotten");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn each_attempt_that_fails_has_its_cause() {
         assert_eq!(world.stuck("s", 0.2), cause);
         world.note("s", 0.3, EventKind::Polled(POLL));
         assert_eq!(world.stuck("s", 20.0), cause, "and it stays so");
-        let row = world.book.report(world.after(20.0)).stuck.remove(0);
+        let row = world.table.report(world.after(20.0)).stuck.remove(0);
         assert!(!row.evidence.unwrap().is_empty(), "{cause}");
         assert_eq!(row.requests, ["s-0", "s-0.1", "s-0.3"]);
     }
@@ -179,7 +179,7 @@ fn each_attempt_that_fails_has_its_cause() {
 fn without_an_attempt_it_depends_on_what_was_offered_and_seen() {
     let mut world = World::new();
     world.note("quiet", 0.0, opened());
-    assert_eq!(world.told("quiet", 4.9).0, "polling", "it may still ask");
+    assert_eq!(world.state_and_cause("quiet", 4.9).0, "polling", "it may still ask");
     assert_eq!(world.stuck("quiet", 5.0), "never_tried");
     world.note("none", 0.0, EventKind::Opened(SessionOpened { offers: Some(false), ..OPENED }));
     assert_eq!(world.stuck("none", 0.1), "not_offered");
@@ -197,11 +197,11 @@ fn a_switch_without_frames_says_on_which_side_they_are_missing() {
         let mut world = World::new();
         world.note("s", 0.0, opened());
         world.note("s", 1.0, EventKind::Switched { direct: false });
-        assert_eq!(world.told("s", 5.9).0, "polling");
+        assert_eq!(world.state_and_cause("s", 5.9).0, "polling");
         assert_eq!(world.stuck("s", 6.0), "no_frames", "while it is open");
         world.note("s", 11.0, cut(WebSocketClose::ByUpstream, 10.0, messages, true));
         assert_eq!(world.stuck("s", 11.1), "no_frames");
-        let row = world.book.report(world.after(12.0)).stuck.remove(0);
+        let row = world.table.report(world.after(12.0)).stuck.remove(0);
         assert!(row.evidence.as_ref().unwrap().contains(where_to_look), "{row:?}");
     }
 }
@@ -218,16 +218,16 @@ fn a_server_that_does_not_know_the_session_is_another_one_or_a_new_one() {
         endpoint: Some("10.0.0.6:8444".into()),
         ..world.event("moved", 1.0, unknown)
     };
-    world.book.fold(vec![elsewhere], world.after(1.0));
+    world.table.record(vec![elsewhere], world.after(1.0));
     let lost = |cause: &str| ("lost".to_owned(), Some(cause.to_owned()));
-    assert_eq!(world.told("restarted", 2.0), lost("session_unknown"));
-    assert_eq!(world.told("moved", 2.0), lost("endpoint_changed"));
+    assert_eq!(world.state_and_cause("restarted", 2.0), lost("session_unknown"));
+    assert_eq!(world.state_and_cause("moved", 2.0), lost("endpoint_changed"));
     world.note("gone", 0.0, opened());
     let gone =
         PollEnded { status: 400, reason: Some(Reason::SessionLost), answered: false, ..POLL };
     world.note("gone", 1.0, EventKind::Polled(gone));
-    assert_eq!(world.told("gone", 2.0), lost("endpoint_changed"));
-    world.book.sweep(world.after(3.0));
+    assert_eq!(world.state_and_cause("gone", 2.0), lost("endpoint_changed"));
+    world.table.sweep(world.after(3.0));
     let series = "socketio_not_upgraded_total{cause=\"endpoint_changed\",profile=\"internet\",upstream=\"chat\"}";
     assert_eq!(world.metric(series), 2);
 }
@@ -249,9 +249,12 @@ fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
         world.note(&name, 0.0, opened());
         world.note(&name, waited, left(waited));
     }
-    assert_eq!(world.told("0", 30.0), ("idle_timer".to_owned(), Some("idle_timer".to_owned())));
-    assert_eq!(world.told("2", 30.0).0, "lost");
-    let report = world.book.report(world.after(30.0));
+    assert_eq!(
+        world.state_and_cause("0", 30.0),
+        ("idle_timer".to_owned(), Some("idle_timer".to_owned()))
+    );
+    assert_eq!(world.state_and_cause("2", 30.0).0, "lost");
+    let report = world.table.report(world.after(30.0));
     assert_eq!(report.timers.len(), 1);
     assert!((report.timers[0].seconds - 20.0).abs() < 0.2, "{report:?}");
     assert_eq!(report.timers[0].place, "in front of the gateway");
@@ -261,7 +264,7 @@ fn equal_waits_that_are_cut_are_an_idle_timer_and_others_are_not() {
         world.note(name, 0.0, opened());
         world.note(name, 30.0, left(30.0));
     }
-    assert!(world.book.report(world.after(31.0)).timers.is_empty());
+    assert!(world.table.report(world.after(31.0)).timers.is_empty());
 }
 
 #[test]
@@ -273,19 +276,22 @@ fn a_websocket_that_is_cut_in_its_silence_is_told_from_one_that_is_closed() {
         world.note(name, 0.2, EventKind::Upgraded);
         world.note(name, 15.0, cut(WebSocketClose::ByUpstream, 15.0, [9, 9], name == "closed"));
     }
-    assert_eq!(world.told("a", 16.0), ("idle_timer".to_owned(), None));
-    assert_eq!(world.told("closed", 16.0).0, "closed");
-    assert_eq!(world.book.report(world.after(16.0)).timers[0].place, "behind the gateway");
+    assert_eq!(world.state_and_cause("a", 16.0), ("idle_timer".to_owned(), None));
+    assert_eq!(world.state_and_cause("closed", 16.0).0, "closed");
+    assert_eq!(world.table.report(world.after(16.0)).timers[0].place, "behind the gateway");
 }
 
 #[test]
 fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
     let mut world = World::new();
     world.note("d", 0.0, EventKind::Switched { direct: true });
-    assert_eq!(world.told("d", 100.0), ("direct".to_owned(), None));
+    assert_eq!(world.state_and_cause("d", 100.0), ("direct".to_owned(), None));
     let vain = UpgradeFailed { way: STRIPPED, direct: true, ..TRIED };
     world.note("vain", 0.0, EventKind::Tried(vain));
-    assert_eq!(world.told("vain", 1.0), ("lost".to_owned(), Some("upgrade_stripped".to_owned())));
+    assert_eq!(
+        world.state_and_cause("vain", 1.0),
+        ("lost".to_owned(), Some("upgrade_stripped".to_owned()))
+    );
     world.note(
         "d",
         50.0,
@@ -294,7 +300,7 @@ fn direct_sessions_are_counted_apart_also_when_nothing_comes_of_them() {
             ..SocketEnded::new(WebSocketClose::ClientBroke, Duration::ZERO, false)
         }),
     );
-    assert_eq!(world.told("d", 100.0).0, "lost");
+    assert_eq!(world.state_and_cause("d", 100.0).0, "lost");
 }
 
 #[test]
@@ -302,13 +308,20 @@ fn silence_ends_a_session_that_polls() {
     let mut world = World::new();
     world.note("s", 0.0, opened());
     world.note("s", 25.0, EventKind::Polled(POLL));
-    assert_eq!(world.told("s", 74.0).0, "stuck");
-    assert_eq!(world.told("s", 76.0), ("lost".to_owned(), Some("never_tried".to_owned())));
+    assert_eq!(world.state_and_cause("s", 74.0).0, "stuck");
+    assert_eq!(
+        world.state_and_cause("s", 76.0),
+        ("lost".to_owned(), Some("never_tried".to_owned()))
+    );
     world.note("bye", 0.0, opened());
     world.note("bye", 1.0, EventKind::Polled(PollEnded { post: true, goodbye: true, ..POLL }));
     // The poll that was open when the client posted its close packet.
     world.note("bye", 1.1, EventKind::Polled(POLL));
-    assert_eq!(world.told("bye", 1.2), ("closed".to_owned(), None), "too soon to blame anybody");
+    assert_eq!(
+        world.state_and_cause("bye", 1.2),
+        ("closed".to_owned(), None),
+        "too soon to blame anybody"
+    );
 }
 
 #[test]
@@ -318,35 +331,35 @@ fn our_own_timers_are_warned_of_once_until_they_are_raised() {
     for name in ["a", "b"] {
         world.note(name, 0.0, EventKind::Opened(short));
     }
-    let warnings = world.book.warnings();
+    let warnings = world.table.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("upstream chat: `tunnel-idle` is 30s, and the heartbeat"));
     assert!(warnings[0].contains("needs 45s"), "{warnings:?}");
     world.note("c", 1.0, opened());
-    assert!(world.book.warnings().is_empty());
+    assert!(world.table.warnings().is_empty());
     let unreadable = SessionOpened { heartbeat: None, ..short };
     world.note("d", 2.0, EventKind::Opened(unreadable));
-    assert!(world.book.warnings().is_empty(), "nothing is known, nothing is said");
+    assert!(world.table.warnings().is_empty(), "nothing is known, nothing is said");
 }
 
 #[test]
 fn is_bounded_and_counts_what_found_no_room() {
     let mut world = World::new();
-    world.book.most = 10;
+    world.table.most = 10;
     for number in 0..15 {
         world.note(&number.to_string(), 0.0, opened());
     }
-    assert_eq!(world.book.counts(world.start).open(), 10);
+    assert_eq!(world.table.counts(world.start).open(), 10);
     assert_eq!(world.metric("socketio_skipped_total{what=\"sessions\"}"), 5);
     // Ended sessions make room for new ones.
     world.note("3", 1.0, EventKind::Polled(PollEnded { goodbye: true, ..POLL }));
-    world.book.sweep(world.after(2.0));
+    world.table.sweep(world.after(2.0));
     world.note("new", 2.0, opened());
-    assert_eq!(world.told("new", 2.0).0, "polling");
+    assert_eq!(world.state_and_cause("new", 2.0).0, "polling");
     for number in 0..1000 {
         world.note("new", 2.0 + f64::from(number), tried(UpgradePath::Upgrade, 400, None, None));
     }
-    let story = world.book.story(SessionKey::of(b"new"), world.after(2000.0)).unwrap();
+    let story = world.table.timeline(SessionKey::of(b"new"), world.after(2000.0)).unwrap();
     assert!(story.moments.len() <= crate::socketio::session::MAX_TIMELINE);
     assert!(story.moments[0].what.starts_with("opened by polling"), "how it began is kept");
 }
@@ -379,11 +392,11 @@ proptest! {
         let whats = [opened(), EventKind::Polled(POLL), tried(UpgradePath::Upgrade, 502, None, None), EventKind::Switched { direct: false }, EventKind::Polled(POLL), EventKind::Polled(POLL), last];
         let now = world.after(41.0);
         let events: Vec<_> = seconds.iter().zip(whats).map(|(at, what)| world.event("s", *at, what)).collect();
-        world.book.fold(events.clone(), now);
-        let expected = world.told("s", 41.0);
-        let mut other = World { book: SessionTable::new(Arc::clone(&world.metrics)), ..world };
-        other.book.fold(order.iter().map(|index| events[*index].clone()).collect(), now);
-        prop_assert_eq!(other.told("s", 41.0), expected);
+        world.table.record(events.clone(), now);
+        let expected = world.state_and_cause("s", 41.0);
+        let mut other = World { table: SessionTable::new(Arc::clone(&world.metrics)), ..world };
+        other.table.record(order.iter().map(|index| events[*index].clone()).collect(), now);
+        prop_assert_eq!(other.state_and_cause("s", 41.0), expected);
     }
 }
 
