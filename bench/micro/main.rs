@@ -334,7 +334,7 @@ fn websocket_frames() -> Box<dyn FnMut()> {
     let mut from_server = vec![0x82, 126, 4, 0];
     from_server.resize(1028, b'x');
     let (mut client, mut server) =
-        (FrameTracker::of(FrameSender::Client), FrameTracker::of(FrameSender::Server));
+        (FrameTracker::new(FrameSender::Client), FrameTracker::new(FrameSender::Server));
     Box::new(move || {
         for _ in 0..2 {
             client.pass(black_box(&from_client));

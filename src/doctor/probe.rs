@@ -167,7 +167,7 @@ impl ProbeError {
         if let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             return of_tls(error);
         }
-        if Shortage::of(error).is_some() {
+        if Shortage::from_error(error).is_some() {
             return Self::Shortage(error.to_string());
         }
         match error.kind() {

@@ -106,7 +106,7 @@ impl AdmittedConn {
         client: ClientAddr,
         metrics: &ListenerMetrics,
     ) -> Result<(), Reason> {
-        self.permit.pass_to(client, self.each).map_err(|full| rejected(full, metrics))
+        self.permit.count_for(client, self.each).map_err(|full| rejected(full, metrics))
     }
 }
 
@@ -166,7 +166,7 @@ pub async fn run<D: Acceptor>(acceptor: Rc<D>, listener: TcpListener) {
                 Some(stream) => acceptor.admit(stream, ClientAddr(peer)),
                 None => acceptor.reject_out_of_fds(ClientAddr(peer)),
             },
-            Some(Err(error)) if Shortage::of(&error) == Some(Shortage::Descriptors) => {
+            Some(Err(error)) if Shortage::from_error(&error) == Some(Shortage::Descriptors) => {
                 reject_out_of_fds(&acceptor, &listener).await;
             }
             // The client closed the connection before it was accepted.

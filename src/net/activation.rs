@@ -1,21 +1,21 @@
-//! Listening sockets that a service manager opened for us (`sd_listen_fds(3)`).
+//! Listening sockets opened by a service manager (`sd_listen_fds(3)`).
 //!
-//! The one place of the gateway that needs `unsafe`: a descriptor that comes with the process is a
-//! number, and only the protocol says that it is ours.
+//! This is the only use of `unsafe` in the gateway: the protocol passes inherited descriptors as
+//! plain numbers, and only the protocol guarantees that they belong to this process.
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes over what `LISTEN_FDS` announces, if it is meant for this process (`LISTEN_PID`). The
-/// second call finds nothing.
+/// Takes ownership of the descriptors announced in `LISTEN_FDS`, if `LISTEN_PID` names this
+/// process. A second call returns an empty list.
 ///
 /// # Errors
 ///
-/// If the variables are malformed, or a descriptor is not open.
+/// The variables are malformed, or a descriptor is not open.
 #[expect(unsafe_code, reason = "descriptors of the socket activation protocol come as numbers")]
 pub fn take() -> io::Result<Vec<OwnedFd>> {
-    // Each number may get one owner only.
+    // Each descriptor must have exactly one owner.
     static SOCKETS_TAKEN: AtomicBool = AtomicBool::new(false);
     if SOCKETS_TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
@@ -23,7 +23,7 @@ pub fn take() -> io::Result<Vec<OwnedFd>> {
     let numbers = sd_notify::listen_fds()?;
     // SAFETY: `listen_fds` has checked that the variables name this process and has set a flag on
     // every descriptor, so all are open. By the protocol they were opened for this process before
-    // its first instruction, hence nothing else in it owns them: this runs once, and whatever the
-    // process opened itself has other numbers, because these were taken.
+    // its first instruction, hence nothing else in the process owns them: this code runs once, and
+    // descriptors opened by the process itself have other numbers, because these were in use.
     Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }

@@ -1,7 +1,7 @@
-//! How many connections may be open, in all and per client.
+//! Limits on open connections, in all and per client network.
 //!
-//! Shared by the workers of one listener and touched when a connection opens and closes, never by
-//! a request.
+//! One [`Admission`] is shared by the workers of a listener. Its lock is taken when a connection
+//! opens and closes, never by a request.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::addr::ClientAddr;
 
-/// The open connections of one listener.
+/// Counts the open connections of one listener.
 #[derive(Debug, Default)]
 pub struct Admission {
     open: Mutex<OpenConns>,
@@ -21,19 +21,19 @@ struct OpenConns {
     clients: HashMap<IpAddr, usize>,
 }
 
-/// One open connection; dropping it makes room.
+/// A permit for one open connection. Dropping it makes room for another.
 #[derive(Debug)]
 pub struct Permit {
     admission: Arc<Admission>,
     client: IpAddr,
 }
 
-/// Why a connection is not admitted.
+/// The limit that a new connection would exceed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AdmissionError {
-    /// The listener has as many as it may.
+    /// The connection limit of the listener.
     Listener,
-    /// This client has.
+    /// The connection limit of the client's network.
     Client,
 }
 
@@ -43,7 +43,7 @@ impl Admission {
     ///
     /// # Errors
     ///
-    /// Which limit is reached.
+    /// The limit that is reached.
     pub fn admit(
         self: &Arc<Self>,
         client: ClientAddr,
@@ -63,7 +63,7 @@ impl Admission {
 
 impl OpenConns {
     fn enter(&mut self, client: IpAddr, most: usize) -> Result<(), AdmissionError> {
-        // Not `entry`: a client that is turned away must not leave a zero behind.
+        // Not `entry`, because a rejected client must not leave a count of zero in the map.
         let of_client = self.clients.get(&client).copied().unwrap_or_default();
         if of_client >= most {
             return Err(AdmissionError::Client);
@@ -84,13 +84,13 @@ impl OpenConns {
 }
 
 impl Permit {
-    /// Counts the connection as this client's from now on, if the client has fewer than `most`: it
-    /// came through a balancer, which has only now said whose it is.
+    /// Counts the connection for another client from now on, if that client has fewer than `most`.
+    /// Used for connections through a balancer, once its PROXY header has named the client.
     ///
     /// # Errors
     ///
-    /// [`AdmissionError::Client`]; it is still counted as it was.
-    pub fn pass_to(&mut self, client: ClientAddr, most: usize) -> Result<(), AdmissionError> {
+    /// [`AdmissionError::Client`]; the connection stays counted for its previous client.
+    pub fn count_for(&mut self, client: ClientAddr, most: usize) -> Result<(), AdmissionError> {
         let client = client.network();
         let mut open = self.admission.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.enter(client, most)?;
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_all_and_each_client_and_forgets_who_has_left() {
+    fn connections_are_counted_in_all_and_per_client_until_they_close() {
         let admission = Arc::new(Admission::default());
         let (a, b) = (
             ClientAddr("192.0.2.1:1".parse().unwrap()),
@@ -133,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn what_came_through_a_balancer_is_counted_as_the_clients() {
+    fn a_connection_through_a_balancer_is_counted_for_its_client() {
         let admission = Arc::new(Admission::default());
         let address = |text: &str| ClientAddr(text.parse().unwrap());
         let (balancer, client) = (address("10.0.0.9:1"), address("192.0.2.1:1"));
         let mut first = admission.admit(balancer, 3, usize::MAX).unwrap();
         let mut second = admission.admit(balancer, 3, usize::MAX).unwrap();
-        first.pass_to(client, 1).unwrap();
-        assert_eq!(second.pass_to(client, 1), Err(AdmissionError::Client));
+        first.count_for(client, 1).unwrap();
+        assert_eq!(second.count_for(client, 1), Err(AdmissionError::Client));
         assert_eq!(admission.admit(client, 3, 1).unwrap_err(), AdmissionError::Client);
         drop(first);
-        second.pass_to(client, 1).unwrap();
+        second.count_for(client, 1).unwrap();
         let open = admission.open.lock().unwrap().clients.clone();
         assert_eq!(open, HashMap::from([(client.network(), 1)]));
         drop(second);

@@ -1,10 +1,9 @@
-//! Coarse time for deadlines that are set often and rarely reached.
+//! A coarse clock for deadlines that are set often and rarely reached.
 //!
-//! A tokio timer costs a look at the clock, a place in its wheel and sometimes a wake-up of the
-//! poller each time it is set. Here setting a deadline is a store; one task per worker looks over
-//! the table four times a second, and only while a deadline is set and somebody asks for the time.
-//! Where nobody does nothing moves, and it sleeps until the next deadline: a thousand WebSockets that
-//! say nothing do not keep a worker awake.
+//! Setting a tokio timer reads the clock, takes a place in the timer wheel and sometimes wakes the
+//! poller. Setting a deadline here is one store. One task per worker checks the table of deadlines
+//! four times a second, but only while a deadline is set and the time is read. Otherwise the task
+//! sleeps until the next deadline, so that a thousand silent WebSockets do not keep a worker awake.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,10 +13,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How late a deadline may be noticed.
+/// Resolution of the clock: a deadline is noticed at most this late.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// A worker's clock.
+/// The coarse clock of a worker. Clones share their state.
 #[derive(Clone)]
 pub struct CoarseClock(Rc<TimerTable>);
 
@@ -26,9 +25,9 @@ struct TimerTable {
     slots: RefCell<Vec<TimerSlot>>,
     free: RefCell<Vec<usize>>,
     armed: Cell<usize>,
-    /// Somebody has asked for the time since the last look.
-    asked: Cell<bool>,
-    /// `now` stands still until somebody asks or a deadline comes.
+    /// The time was read since the last tick.
+    is_used: Cell<bool>,
+    /// The clock task sleeps until the next deadline, so `now` may be out of date.
     asleep: Cell<bool>,
     started: Notify,
 }
@@ -40,7 +39,7 @@ struct TimerSlot {
 }
 
 impl CoarseClock {
-    /// A clock that stands still until [`CoarseClock::run`] is polled.
+    /// Creates a clock. Its deadlines are noticed only while [`CoarseClock::run`] is polled.
     #[must_use]
     pub fn new() -> Self {
         Self(Rc::new(TimerTable {
@@ -48,24 +47,24 @@ impl CoarseClock {
             slots: RefCell::default(),
             free: RefCell::default(),
             armed: Cell::new(0),
-            asked: Cell::new(false),
+            is_used: Cell::new(false),
             asleep: Cell::new(false),
             started: Notify::new(),
         }))
     }
 
-    /// The time, at most [`TICK`] old while any deadline is set.
+    /// The current time, at most [`TICK`] old while any deadline is set.
     #[must_use]
     pub fn now(&self) -> Instant {
         if self.0.armed.get() == 0 {
             self.0.now.set(Instant::now());
         } else {
-            self.0.stir();
+            self.0.mark_used();
         }
         self.0.now.get()
     }
 
-    /// A deadline to be set later; it belongs to one task.
+    /// Creates a timer without a deadline, for use by one task.
     #[must_use]
     pub fn timer(&self) -> Timer {
         let slot = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
@@ -76,33 +75,33 @@ impl CoarseClock {
         Timer { clock: self.clone(), slot }
     }
 
-    /// Wakes every task that waits on an alarm, so that it looks at what has changed.
+    /// Wakes every task that polls a timer, so that it notices a change of the worker's state.
     pub fn wake_all(&self) {
         self.wake(|_| true);
     }
 
-    /// Ticks for ever; a worker runs this as one of its tasks.
+    /// Ticks for ever. A worker runs this future as one of its tasks.
     pub async fn run(self) {
         loop {
             if self.0.armed.get() == 0 {
                 self.0.started.notified().await;
             }
-            self.0.asked.set(false);
+            self.0.is_used.set(false);
             tokio::time::sleep(TICK).await;
-            self.look();
-            if self.0.asked.get() {
+            self.tick();
+            if self.0.is_used.get() {
                 continue;
             }
             if let Some(next) = self.0.next() {
                 self.0.asleep.set(true);
                 let _ = tokio::time::timeout_at(next, self.0.started.notified()).await;
                 self.0.asleep.set(false);
-                self.look();
+                self.tick();
             }
         }
     }
 
-    fn look(&self) {
+    fn tick(&self) {
         let now = Instant::now();
         self.0.now.set(now);
         self.wake(|slot| slot.deadline.is_some_and(|deadline| deadline <= now));
@@ -120,9 +119,9 @@ impl CoarseClock {
 }
 
 impl TimerTable {
-    /// Notes that the time is asked for, and sees to it that it is the present one.
-    fn stir(&self) {
-        self.asked.set(true);
+    /// Marks the clock as in use. Updates the time first if the clock task is asleep.
+    fn mark_used(&self) {
+        self.is_used.set(true);
         if self.asleep.replace(false) {
             self.now.set(Instant::now());
             self.started.notify_one();
@@ -141,14 +140,14 @@ impl Default for CoarseClock {
     }
 }
 
-/// One deadline. Dropping it forgets it.
+/// One deadline. Dropping the timer clears it.
 pub struct Timer {
     clock: CoarseClock,
     slot: usize,
 }
 
 impl Timer {
-    /// Sets the deadline to `after` from now, give or take [`TICK`], never early.
+    /// Sets the deadline to `after` from now. It is reached up to [`TICK`] late and never early.
     pub fn set(&self, after: Duration) {
         self.set_at(self.clock.now() + after + TICK);
     }
@@ -158,7 +157,7 @@ impl Timer {
         self.change(Some(deadline));
     }
 
-    /// Takes the deadline away. The task is still woken by [`CoarseClock::wake_all`].
+    /// Clears the deadline. The task is still woken by [`CoarseClock::wake_all`].
     pub fn clear(&self) {
         self.change(None);
     }
@@ -166,7 +165,7 @@ impl Timer {
     fn change(&self, deadline: Option<Instant>) {
         let table = &self.clock.0;
         if deadline.is_some() {
-            table.stir();
+            table.mark_used();
         }
         let mut slots = table.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.slot) else { return };
@@ -184,7 +183,8 @@ impl Timer {
         slot.deadline = deadline;
     }
 
-    /// Ready once the deadline has passed; otherwise the task is woken when it has.
+    /// Ready once the deadline has passed; until then, registers the task to be woken at the
+    /// deadline.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut slots = self.clock.0.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.slot) else { return Poll::Pending };
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_goes_off_after_its_time_and_not_before() {
+    fn a_timer_is_ready_at_its_deadline_and_not_before() {
         run(async {
             let clock = CoarseClock::new();
             tokio::task::spawn_local(clock.clone().run());
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_nobody_asks_sleeps_and_is_right_when_asked() {
+    fn an_unused_clock_sleeps_and_is_accurate_when_read() {
         run(async {
             let clock = CoarseClock::new();
             tokio::task::spawn_local(clock.clone().run());
@@ -251,7 +251,7 @@ mod tests {
             assert!(clock.0.asleep.get());
             assert_eq!(clock.now(), Instant::now());
             tokio::time::sleep(Duration::from_secs(100)).await;
-            // One that is nearer than what it sleeps for.
+            // This deadline is earlier than the one that the clock task sleeps for.
             let start = Instant::now();
             let near = clock.timer();
             near.set(Duration::from_secs(3));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_alarm_leaves_nothing_armed() {
+    fn a_dropped_timer_leaves_no_deadline() {
         run(async {
             let clock = CoarseClock::new();
             let timer = clock.timer();
@@ -281,20 +281,20 @@ mod tests {
     }
 
     #[test]
-    fn wakes_everyone_when_asked() {
+    fn wake_all_wakes_tasks_without_a_deadline() {
         run(async {
             let clock = CoarseClock::new();
             let timer = clock.timer();
-            let told = Rc::new(Cell::new(false));
+            let is_set = Rc::new(Cell::new(false));
             let waiting = tokio::task::spawn_local({
-                let told = Rc::clone(&told);
+                let is_set = Rc::clone(&is_set);
                 poll_fn(move |cx| {
                     let _ = timer.poll(cx);
-                    if told.get() { Poll::Ready(()) } else { Poll::Pending }
+                    if is_set.get() { Poll::Ready(()) } else { Poll::Pending }
                 })
             });
             tokio::task::yield_now().await;
-            told.set(true);
+            is_set.set(true);
             clock.wake_all();
             waiting.await.unwrap();
         });

@@ -1,4 +1,4 @@
-//! Connecting, to checked addresses only.
+//! Outbound TCP connections, to checked addresses only.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,21 +12,21 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Shortage;
 
-/// An address somebody has answered for.
+/// An address that was checked.
 ///
-/// Only the crate can make one, so what takes it cannot be handed an address that skipped the
-/// check.
+/// Only this crate can construct one, so a function that takes a `CheckedAddr` cannot be given an
+/// address that skipped the check.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct CheckedAddr(SocketAddr);
 
 impl CheckedAddr {
-    /// Vouches for `addr`. Call sites are the resolver of configured endpoints and, for the
-    /// forward proxy, its guard; no other.
+    /// Marks `addr` as checked. The only callers are the resolver of configured endpoints and the
+    /// guard of the forward proxy.
     pub(crate) const fn vouched(addr: SocketAddr) -> Self {
         Self(addr)
     }
 
-    /// The same host's address with another port, which the operator wrote down too.
+    /// The same IP address with another port, which the operator configured too.
     pub(crate) const fn at(self, port: u16) -> Self {
         let mut addr = self.0;
         addr.set_port(port);
@@ -40,21 +40,21 @@ impl CheckedAddr {
     }
 }
 
-/// Connects to the first address that answers; the stream has `TCP_NODELAY` set.
+/// Connects to the first address that accepts; the stream has `TCP_NODELAY` set.
 ///
-/// Addresses are tried in the order given. `budget` covers all of them together: wall time from
-/// this call to an established connection, TLS excluded.
+/// Addresses are tried in the given order. `budget` is the limit for all of them together: wall
+/// time from this call to an established connection, TLS excluded.
 ///
 /// # Errors
 ///
 /// - [`DialError::NoAddress`] if `addrs` is empty.
-/// - [`DialError::Shortage`] if this host lacked something to try one of them.
+/// - [`DialError::Shortage`] if this host lacked a resource to try one of them.
 /// - [`DialError::Refused`] with the error of the last address tried.
-/// - [`DialError::TimedOut`] if `budget` ran out first.
+/// - [`DialError::TimedOut`] if `budget` was used up first.
 ///
 /// # Cancellation
 ///
-/// Dropping the future closes the socket being tried.
+/// Dropping the future closes the socket of the current attempt.
 pub async fn dial(addrs: &[CheckedAddr], budget: Duration) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + budget;
     let mut failure = DialError::NoAddress;
@@ -63,30 +63,32 @@ pub async fn dial(addrs: &[CheckedAddr], budget: Duration) -> Result<TcpStream, 
         let attempt = TcpStream::connect(addr);
         match timeout_at(deadline, attempt).await {
             Ok(Ok(stream)) => {
-                stream.set_nodelay(true).map_err(|error| DialError::of(error, *addr))?;
+                stream.set_nodelay(true).map_err(|error| DialError::from_connect(error, *addr))?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => failure = failure.then(DialError::of(error, *addr)),
+            Ok(Err(error)) => failure = failure.then(DialError::from_connect(error, *addr)),
             Err(_) => return Err(failure.then(DialError::TimedOut { budget })),
         }
     }
     Err(failure)
 }
 
-/// How long an attempt may take before the next address is tried beside it (RFC 8305 section 8).
+/// Time after which the next address is tried in parallel with a pending attempt (RFC 8305 section
+/// 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to whichever address answers first, and says which (RFC 8305 section 5): the families
-/// take turns, and an address is tried beside the ones before it once they have failed or been
-/// silent for a moment. Losers are closed. `TCP_NODELAY` is set.
+/// Connects to the address that accepts first and returns that address too (RFC 8305 section 5).
+/// The address families alternate. The next address is tried in parallel when all earlier attempts
+/// have failed or the latest has been pending for [`ATTEMPT_DELAY`]. The other attempts are closed.
+/// The stream has `TCP_NODELAY` set.
 ///
 /// # Errors
 ///
-/// As [`dial`]; `budget` covers all attempts together.
+/// As [`dial`]; `budget` is the limit for all attempts together.
 ///
 /// # Cancellation
 ///
-/// Dropping the future closes all sockets being tried.
+/// Dropping the future closes the sockets of all attempts.
 pub async fn race(
     addrs: &[CheckedAddr],
     budget: Duration,
@@ -109,7 +111,7 @@ pub async fn race(
         };
         match timeout_at(pause, first(&mut attempts)).await {
             Ok(Ok((stream, addr))) => {
-                stream.set_nodelay(true).map_err(|error| DialError::of(error, addr))?;
+                stream.set_nodelay(true).map_err(|error| DialError::from_connect(error, addr))?;
                 return Ok((stream, addr));
             }
             Ok(Err(error)) => failure = failure.then(error),
@@ -126,12 +128,13 @@ type DialAttempt = Pin<Box<dyn Future<Output = Result<(TcpStream, SocketAddr), D
 fn attempt(addr: SocketAddr) -> DialAttempt {
     Box::pin(async move {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that dials")]
-        let stream = TcpStream::connect(addr).await.map_err(|error| DialError::of(error, addr))?;
+        let stream =
+            TcpStream::connect(addr).await.map_err(|error| DialError::from_connect(error, addr))?;
         Ok((stream, addr))
     })
 }
 
-/// The result of the attempt that ends first; it is taken out. Waits for ever if there is none.
+/// The result of the attempt that ends first, which is removed. Waits for ever if there is none.
 async fn first(attempts: &mut Vec<DialAttempt>) -> Result<(TcpStream, SocketAddr), DialError> {
     poll_fn(|cx| {
         for index in 0..attempts.len() {
@@ -146,7 +149,7 @@ async fn first(attempts: &mut Vec<DialAttempt>) -> Result<(TcpStream, SocketAddr
     .await
 }
 
-/// The addresses with their families taking turns, the family of the first going first.
+/// The addresses with alternating families, beginning with the family of the first one.
 #[must_use]
 pub fn in_turns(addrs: &[CheckedAddr]) -> Vec<CheckedAddr> {
     let Some(leader) = addrs.first() else { return Vec::new() };
@@ -161,36 +164,36 @@ pub fn in_turns(addrs: &[CheckedAddr]) -> Vec<CheckedAddr> {
     order
 }
 
-/// Why no connection was made.
+/// The reason why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// There was nothing to try.
+    /// The list of addresses was empty.
     #[error("no address to connect to")]
     NoAddress,
-    /// The last address tried said no.
+    /// The last address tried failed.
     #[error("{0}")]
     Refused(#[source] io::Error),
-    /// This host lacks something that a connection needs, so an address could not be tried.
+    /// This host lacked a resource for a connection, so an address could not be tried.
     #[error("{1}")]
     Shortage(Shortage, #[source] io::Error),
-    /// Time ran out.
+    /// No connection was established within the budget.
     #[error("no connection within {budget:?}")]
     TimedOut {
-        /// What the caller allowed.
+        /// The time allowed by the caller.
         budget: Duration,
     },
 }
 
 impl DialError {
-    fn of(error: io::Error, peer: SocketAddr) -> Self {
-        match Shortage::of_connect(&error, peer) {
+    fn from_connect(error: io::Error, peer: SocketAddr) -> Self {
+        match Shortage::from_connect_error(&error, peer) {
             Some(shortage) => Self::Shortage(shortage, error),
             None => Self::Refused(error),
         }
     }
 
-    /// The error of several attempts, of which `next` ended last. A shortage stays: an address that
-    /// could not be tried may be a good one.
+    /// Combines the errors of several attempts, of which `next` ended last. A shortage takes
+    /// precedence, because the address that could not be tried may be a good one.
     fn then(self, next: Self) -> Self {
         if matches!(self, Self::Shortage(..)) { self } else { next }
     }
@@ -217,7 +220,7 @@ mod tests {
     fn a_shortage_outlasts_the_errors_of_other_addresses() {
         let addr = "127.0.0.1:9".parse().unwrap();
         let error = |code: rustix::io::Errno| {
-            DialError::of(io::Error::from_raw_os_error(code.raw_os_error()), addr)
+            DialError::from_connect(io::Error::from_raw_os_error(code.raw_os_error()), addr)
         };
         let (refused, short) =
             (|| error(rustix::io::Errno::CONNREFUSED), || error(rustix::io::Errno::NOBUFS));
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_refuses_is_passed_over_at_once() {
+    async fn an_address_that_refuses_is_skipped_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let gone = TcpListener::bind("127.0.0.2:0").await.unwrap().local_addr().unwrap();
@@ -245,8 +248,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_silent_is_overtaken() {
-        // A listener whose queue is full answers no SYN.
+    async fn a_silent_address_does_not_delay_the_next() {
+        // A listener whose accept queue is full does not answer a SYN.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let socket = socket.unwrap();
         socket.bind(&"127.0.0.3:0".parse::<SocketAddr>().unwrap().into()).unwrap();

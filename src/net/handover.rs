@@ -1,9 +1,9 @@
-//! Passing sockets to another process, with a word about each.
+//! Passes sockets to another process, each with a text message.
 //!
-//! A pair of connected `SOCK_SEQPACKET` sockets: one packet is one message, at most one descriptor
-//! travels with it (`SCM_RIGHTS`, unix(7)), and the end of either process is the end of the
-//! conversation for the other. One end becomes the other process's standard input, because that is
-//! the one descriptor that can be given to a new process without a number having to be agreed on.
+//! The channel is a pair of connected `SOCK_SEQPACKET` sockets. One packet is one message, at most
+//! one descriptor travels with it (`SCM_RIGHTS`, unix(7)), and each process sees end of file when
+//! the other exits. One end becomes the standard input of the other process, because that
+//! descriptor can be passed to a new process without agreeing on a number.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,12 +18,12 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 
-/// Longest message, in bytes; what is longer is cut off.
+/// Longest message, in bytes. Longer messages are truncated.
 const MAX_MESSAGE: usize = 60 * 1024;
-/// How long the other side may take to read what is sent.
+/// Time limit for a send, in case the other process does not read.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One end of a conversation. Its calls block.
+/// One end of a handover channel. All calls block.
 #[derive(Debug)]
 pub struct HandoverChannel(OwnedFd);
 
@@ -32,32 +32,34 @@ impl HandoverChannel {
     ///
     /// # Errors
     ///
-    /// The system's: out of descriptors.
+    /// Error of the system, for example no free descriptor.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         Ok((Self(ours), theirs))
     }
 
-    /// The end that was given to this process as its standard input, which is empty from then on.
+    /// Takes the end that this process received as its standard input, and replaces standard input
+    /// with `/dev/null`.
     ///
     /// # Errors
     ///
-    /// If standard input is something else.
+    /// Standard input is not such a socket.
     pub fn from_stdin() -> io::Result<Self> {
         let end = io::stdin().as_fd().try_clone_to_owned()?;
         if socket_type(&end)? != SocketType::SEQPACKET {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a handover's socket"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a handover socket"));
         }
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         Ok(Self(end))
     }
 
-    /// Sends a message, and a descriptor with it.
+    /// Sends a message, with a descriptor if one is given.
     ///
     /// # Errors
     ///
-    /// The system's; `BrokenPipe` if the other process has gone, `WouldBlock` if it does not read.
+    /// Error of the system; `BrokenPipe` if the other process has exited, `WouldBlock` if it does
+    /// not read in time.
     pub fn send(&self, words: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let words = words.as_bytes();
         let words = words.get(..MAX_MESSAGE).unwrap_or(words);
@@ -65,19 +67,19 @@ impl HandoverChannel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let rights = descriptor.as_slice();
-        // There is room for the one descriptor that there can be.
+        // The buffer has room for one descriptor, and there is at most one.
         let fits = rights.is_empty() || control.push(SendAncillaryMessage::ScmRights(rights));
         debug_assert!(fits);
         sendmsg(&self.0, &[IoSlice::new(words)], &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
-    /// The next message, and the descriptor that came with it.
+    /// Receives the next message, and the descriptor sent with it.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` if the other process has gone, `WouldBlock` if nothing came `within` that
-    /// time.
+    /// `UnexpectedEof` if the other process has exited, `WouldBlock` if no message arrives `within`
+    /// the given time.
     pub fn receive(&self, within: Duration) -> io::Result<(String, Option<OwnedFd>)> {
         set_socket_timeout(&self.0, Timeout::Recv, Some(within))?;
         let mut words = vec![0; MAX_MESSAGE];
@@ -92,8 +94,9 @@ impl HandoverChannel {
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
-            // What does not fit is closed by the kernel: out of descriptors here.
-            return Err(io::Error::other("a descriptor was lost on the way"));
+            // The kernel closes descriptors that it cannot install. The buffer has room for one, so
+            // this process has no free descriptor.
+            return Err(io::Error::other("a descriptor was lost: this process has no free one"));
         }
         if received.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listening_socket_goes_over_and_still_listens() {
+    fn a_received_listening_socket_still_listens() {
         let (here, there) = pair();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_keep_their_bounds_and_the_end_is_told() {
+    fn messages_keep_their_boundaries_and_the_end_is_reported() {
         let (here, there) = pair();
         here.send("one", None).unwrap();
         here.send(&"x".repeat(100_000), None).unwrap();
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_has_an_end() {
+    fn receiving_from_a_silent_peer_times_out() {
         let (_here, there) = pair();
         let silence = there.receive(Duration::from_millis(20)).unwrap_err();
         assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);

@@ -1,4 +1,4 @@
-//! What belongs to one data worker.
+//! State of one data worker, which no other thread touches.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -14,25 +14,25 @@ use super::splice::SparePipes;
 /// Size of the scratch buffer, in bytes: four TLS records.
 const SCRATCH_SIZE: usize = 64 * 1024;
 
-/// Where a worker is in its life.
+/// The phase of a worker, from start to exit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
-    /// Takes connections.
+    /// Accepts connections.
     Serving,
-    /// Another process takes them. Answers what comes on those it has, each for the last time, and
-    /// leaves tunnels alone.
+    /// The child of a binary upgrade accepts connections. This worker answers one more request on
+    /// each connection, then closes it, and leaves tunnels open.
     Succeeded,
-    /// Takes no more and finishes what it has.
+    /// Accepts no connections and finishes those it has.
     Draining,
-    /// Cuts what is left.
+    /// Closes all remaining connections at once.
     Cutting,
 }
 
-/// A worker's own things: nothing in here is shared with another thread.
+/// Worker-local state. It is not shared with other threads.
 pub struct WorkerLocal {
-    /// Deadlines.
+    /// The clock for deadlines.
     pub clock: CoarseClock,
-    /// Empty pipes, for splicing.
+    /// Empty pipes for splicing.
     pub pipes: SparePipes,
     scratch: RefCell<Box<[u8]>>,
     phase: Cell<Phase>,
@@ -44,7 +44,7 @@ pub struct WorkerLocal {
 }
 
 impl WorkerLocal {
-    /// For the current thread.
+    /// Creates the state of the current thread.
     #[must_use]
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
@@ -60,67 +60,68 @@ impl WorkerLocal {
         })
     }
 
-    /// Lends the scratch buffer for the length of one call. Its contents are left over from
-    /// others; only what `use_it` writes may be read.
+    /// Lends the scratch buffer for the duration of one call. It contains data of earlier uses, so
+    /// `use_it` may read only the bytes it has written.
     ///
     /// # Panics
     ///
-    /// Never, as long as `use_it` does not itself borrow the buffer; nothing that runs inside a
-    /// poll of a socket does.
+    /// Panics if `use_it` borrows the buffer again. Code that runs inside a poll of a socket does
+    /// not.
     pub fn with_scratch<T>(&self, use_it: impl FnOnce(&mut [u8]) -> T) -> T {
         use_it(&mut self.scratch.borrow_mut())
     }
 
-    /// Where the worker is in its life.
+    /// The current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
 
-    /// Moves on and tells every task that waits on an alarm. `spread` is the time over which
-    /// tunnels are closed while draining; zero: they are left alone.
+    /// Enters a phase and wakes every task that polls a timer. While draining, tunnels are closed
+    /// spread over `spread`; if it is zero, they stay open.
     pub fn enter(&self, phase: Phase, spread: Duration) {
         self.phase.set(phase);
         self.spread.set(spread);
         self.clock.wake_all();
     }
 
-    /// Number of configuration changes this worker has heard of.
+    /// Number of configuration changes that this worker has applied.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.get()
     }
 
-    /// Tells every task that waits on an alarm that the configuration has changed.
+    /// Counts a configuration change and wakes every task that polls a timer.
     pub fn reloaded(&self) {
         self.generation.set(self.generation.get() + 1);
         self.clock.wake_all();
     }
 
-    /// Number of times this worker has heard that new work goes elsewhere than before.
+    /// Number of failover notifications that this worker has received: new work of some upstream
+    /// goes to other endpoints than before.
     #[must_use]
     pub fn shifts(&self) -> u64 {
         self.shifts.get()
     }
 
-    /// Tells every task that waits on an alarm that new work goes elsewhere than before.
+    /// Counts a failover notification and wakes every task that polls a timer.
     pub fn shifted(&self) {
         self.shifts.set(self.shifts.get() + 1);
         self.clock.wake_all();
     }
 
-    /// A moment for a tunnel to close while draining, somewhere in the time over which all are
-    /// closed: clients that reconnect must not all come at once. `None`: it is left alone.
+    /// A random time until a tunnel closes while draining, within the time over which all tunnels
+    /// are closed, so that clients do not all reconnect at once. `None`: the tunnel stays open.
     #[must_use]
     pub fn closing_time(&self) -> Option<Duration> {
         let spread = self.spread.get();
         (!spread.is_zero()).then(|| moment_within(spread))
     }
 
-    /// Runs a task that a drain waits for.
+    /// Spawns a task that a drain waits for.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let open = OpenTasks::new(Rc::clone(self));
-        // Boxed: a future that awaits one it was given holds room for it twice.
+        // Boxed, because an async block that awaits a captured future reserves space for it twice.
         let task = Box::pin(task);
         tokio::task::spawn_local(async move {
             let _open = open;
@@ -128,7 +129,7 @@ impl WorkerLocal {
         });
     }
 
-    /// Number of tasks that a drain waits for.
+    /// Number of running tasks that a drain waits for.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.get()
@@ -142,31 +143,32 @@ impl WorkerLocal {
     }
 }
 
-/// Any moment within `spread`: what is closed at such moments does not come back all at once.
+/// A random duration below `spread`, for closing connections spread over that time so that they do
+/// not all come back at once.
 #[must_use]
 pub fn moment_within(spread: Duration) -> Duration {
-    // A new hasher is differently keyed each time, which is all the chance that is needed.
+    // Each new `RandomState` has different keys, which is random enough here.
     let chance = RandomState::new().build_hasher().finish();
     let share = u32::from(u16::try_from(chance & 0xffff).unwrap_or_default());
     spread * share / 0x1_0000
 }
 
-/// What draining means for one tunnel.
+/// The time at which a tunnel closes because the worker drains.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum DrainDeadline {
-    /// It has not begun.
+    /// The drain has not begun.
     #[default]
     NotYet,
-    /// It is left alone.
+    /// The tunnel stays open.
     Never,
-    /// It closes then.
+    /// The tunnel closes at this time.
     At(Instant),
 }
 
 impl DrainDeadline {
-    /// Notices once that the worker drains; the moment at which the tunnel closes, if it is now that
-    /// this was decided.
-    pub fn notice(&mut self, local: &WorkerLocal, now: Instant) -> Option<Instant> {
+    /// Decides once, when the worker begins to drain, at what time the tunnel closes. Returns that
+    /// time on the call that decides it.
+    pub fn decide(&mut self, local: &WorkerLocal, now: Instant) -> Option<Instant> {
         if local.phase() != Phase::Draining || !matches!(self, Self::NotYet) {
             return None;
         }
@@ -174,7 +176,7 @@ impl DrainDeadline {
         self.at()
     }
 
-    /// The moment at which the tunnel closes, if there is one.
+    /// The time at which the tunnel closes, if that is decided.
     #[must_use]
     pub fn at(&self) -> Option<Instant> {
         if let Self::At(at) = self { Some(*at) } else { None }

@@ -1,10 +1,10 @@
-//! How bytes move: listening, dialling, waiting, copying.
+//! Sockets and byte streams: listening, dialling, timers, buffers and relays.
 //!
 //! A data worker is one thread with one [`WorkerLocal`]: its clock, its scratch buffer and its open
 //! tasks. Only limits are shared between threads: [`admission`] and [`quota`], locked once per
 //! connection.
 //!
-//! Never: knows a route, an upstream or a configuration file.
+//! Modules of `net` know no routes, upstreams or configuration files.
 
 pub mod activation;
 pub mod admission;
@@ -34,7 +34,7 @@ pub use write_buffer::WriteBuffer;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A byte stream in both directions.
+/// A bidirectional byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}

@@ -1,8 +1,8 @@
-//! Concurrent uses of one resource: in all and per client network, with a queue for what is full.
+//! Limits on concurrent uses of a resource, in all and per client network, with a queue.
 //!
-//! One [`Quota`] is shared by all workers, and outlives reloads. An [`Account`] is a client's entry in
-//! it; looking one up takes a lock, so a connection keeps those it needs ([`Accounts`]). Taking and
-//! returning a [`Use`] takes atomics only, unless something is queued.
+//! One [`Quota`] is shared by all workers and outlives reloads. An [`Account`] is the entry of a
+//! client in it. Finding one takes a lock, so a connection keeps its accounts ([`Accounts`]).
+//! Taking and returning a [`Use`] takes only atomic operations, unless requests are queued.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -17,18 +17,18 @@ use tokio::time::timeout;
 
 use crate::addr::ClientAddr;
 
-/// Parts of the table of clients, each with its own lock.
+/// Number of parts of the client table, each with its own lock.
 const SHARDS: usize = 16;
 
-/// Accounts that a connection keeps: as many as it has upstreams, unless a trusted proxy sends
-/// requests of many clients on it.
+/// Maximum number of accounts that a connection keeps. It needs one per upstream, unless a trusted
+/// proxy sends requests of many clients on it.
 const MAX_KEPT_ACCOUNTS: usize = 8;
 
-/// Concurrent uses of one resource.
+/// Counts the concurrent uses of one resource.
 #[derive(Debug, Default)]
 pub struct Quota {
     used: AtomicUsize,
-    /// The limit in force, for queued requests: that of the latest request.
+    /// The current limit for queued requests, which is that of the latest request.
     most: AtomicUsize,
     /// Length of `queue`.
     queued: AtomicUsize,
@@ -36,11 +36,11 @@ pub struct Quota {
     clients: [Mutex<HashMap<IpAddr, Entry>>; SHARDS],
 }
 
-/// The uses of one client network, and the memory they hold.
+/// Uses of one client network, and the memory they hold.
 #[derive(Debug, Default)]
 pub struct ClientUses {
     count: AtomicUsize,
-    /// Bytes of answers that it has not taken yet, where somebody counts them.
+    /// Bytes of buffered responses, if the owner of the quota counts them.
     pub bytes: AtomicUsize,
 }
 
@@ -53,18 +53,18 @@ struct Entry {
 /// Limits on concurrent uses.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaLimits {
-    /// In all.
+    /// Limit on all uses.
     pub total: usize,
-    /// Of one client network.
+    /// Limit on the uses of one client network.
     pub per_client: usize,
 }
 
 /// The limit that is reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QuotaError {
-    /// All uses are taken, and none became free in time.
+    /// The total limit is reached, and no use was returned in time.
     Full,
-    /// The client network has as many as it may.
+    /// The limit of the client network is reached.
     ClientFull,
 }
 
@@ -76,19 +76,19 @@ pub struct Account {
     uses: Arc<ClientUses>,
 }
 
-/// One use; dropping it makes room.
+/// One use. Dropping it returns it.
 #[derive(Debug)]
 pub struct Use {
     account: Rc<Account>,
-    /// It is counted among all uses, and not only among those of its client.
+    /// It counts towards the total, and not only for its client.
     admitted: bool,
 }
 
-/// One of all uses, without its client; dropping it makes room.
+/// One use that counts towards the total, not yet assigned to a client. Dropping it returns it.
 #[derive(Debug)]
 struct Slot(Option<Arc<Quota>>);
 
-/// Accounts of the clients of one connection.
+/// Cache of the accounts that one connection needs.
 #[derive(Debug, Default)]
 pub struct Accounts(RefCell<Vec<Rc<Account>>>);
 
@@ -104,7 +104,7 @@ impl Quota {
         Rc::new(Account { quota: Arc::clone(self), client, uses: Arc::clone(&entry.uses) })
     }
 
-    /// Uses at present.
+    /// Number of current uses.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -129,7 +129,7 @@ impl Quota {
         self.serve_queue();
     }
 
-    /// Gives free uses to queued requests, in their order.
+    /// Gives free uses to queued requests, in the order of the queue.
     fn serve_queue(self: &Arc<Self>) {
         while self.queued.load(Ordering::SeqCst) > 0 {
             let mut queue = self.queue();
@@ -142,7 +142,8 @@ impl Quota {
             self.queued.store(queue.len(), Ordering::SeqCst);
             drop(queue);
             let sent = next.map(|next| next.send(Slot(Some(Arc::clone(self)))));
-            // The request has left since: the next turn of the loop takes the slot for another.
+            // The request was cancelled in the meantime. The next iteration gives the use to
+            // another one.
             if let Some(Err(mut slot)) = sent {
                 slot.0 = None;
                 self.used.fetch_sub(1, Ordering::SeqCst);
@@ -150,7 +151,7 @@ impl Quota {
         }
     }
 
-    /// Enters the queue; `None` if it is as long as there are uses.
+    /// Enters the queue. `None` if the queue is full: it is as long as the total limit.
     fn enqueue(self: &Arc<Self>, most: usize) -> Option<Receiver<Slot>> {
         let (slot, place) = channel();
         let mut queue = self.queue();
@@ -163,7 +164,7 @@ impl Quota {
         queue.push_back(slot);
         self.queued.store(queue.len(), Ordering::SeqCst);
         drop(queue);
-        // One may have become free since it was looked for.
+        // A use may have been returned since the last attempt to take one.
         self.serve_queue();
         Some(place)
     }
@@ -174,7 +175,7 @@ impl Quota {
 }
 
 impl Account {
-    /// Takes a use, if there is one now.
+    /// Takes a use without waiting.
     ///
     /// # Errors
     ///
@@ -186,8 +187,8 @@ impl Account {
         if taken.admitted { Ok(taken) } else { Err(QuotaError::Full) }
     }
 
-    /// Waits for a use for as long as `patience`, behind those who wait already. Those who wait count
-    /// as uses of their client.
+    /// Waits for a use for up to `max_wait`, behind the requests queued already. Queued requests
+    /// count as uses of their client.
     ///
     /// # Errors
     ///
@@ -199,11 +200,11 @@ impl Account {
     pub async fn wait(
         self: &Rc<Self>,
         limits: QuotaLimits,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Use, QuotaError> {
         let mut taken = self.count(limits)?;
         let place = self.quota.enqueue(limits.total).ok_or(QuotaError::Full)?;
-        match timeout(patience, place).await {
+        match timeout(max_wait, place).await {
             Ok(Ok(mut slot)) => {
                 slot.0 = None;
                 taken.admitted = true;
@@ -213,12 +214,12 @@ impl Account {
         }
     }
 
-    /// Whether it is the account of `client` in `quota`.
+    /// Whether this is the account of `client` in `quota`.
     fn is_of(&self, quota: &Arc<Quota>, client: IpAddr) -> bool {
         Arc::ptr_eq(&self.quota, quota) && self.client == client
     }
 
-    /// A use that is counted for its client only.
+    /// Counts a use for the client, but not yet towards the total.
     fn count(self: &Rc<Self>, limits: QuotaLimits) -> Result<Use, QuotaError> {
         if self.quota.most.load(Ordering::Relaxed) != limits.total {
             self.quota.most.store(limits.total, Ordering::Relaxed);
@@ -242,7 +243,7 @@ impl Drop for Account {
 }
 
 impl Use {
-    /// All uses of its client.
+    /// The uses of the same client network.
     #[must_use]
     pub fn client(&self) -> &Arc<ClientUses> {
         &self.account.uses
@@ -267,8 +268,8 @@ impl Drop for Slot {
 }
 
 impl Accounts {
-    /// The account of a client in a quota: one that the connection has, or a new one.
-    pub fn of(&self, quota: &Arc<Quota>, client: ClientAddr) -> Rc<Account> {
+    /// The account of a client in a quota, from the cache or new.
+    pub fn account(&self, quota: &Arc<Quota>, client: ClientAddr) -> Rc<Account> {
         let mut kept = self.0.borrow_mut();
         let network = client.network();
         if let Some(account) = kept.iter().find(|account| account.is_of(quota, network)) {

@@ -1,33 +1,33 @@
-//! A limit in bytes per second, shared by whatever counts towards it.
+//! A limit in bytes per second, shared by several streams.
 //!
-//! The generic cell rate algorithm: one number says until when what has already moved would take
-//! at the allowed rate. While that is less than `MAX_BURST` ahead of the clock, more may move; a
-//! piece may overshoot and is then waited for.
+//! Implements the generic cell rate algorithm. One number holds the time until which the bytes
+//! moved so far use up the allowed rate. While that time is less than `MAX_BURST` ahead of the
+//! clock, more bytes may move. A chunk may exceed the limit; the next one then waits longer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How far ahead of the rate bytes may run; longer than a coarse clock's tick.
+/// Largest burst, as time ahead of the allowed rate. Longer than a tick of the coarse clock.
 const MAX_BURST: Duration = Duration::from_millis(500);
 
-/// Fewest bytes worth a system call.
+/// Smallest chunk that is worth a system call, in bytes.
 const MIN_CHUNK: usize = 512;
 
-/// One limit. Shared between workers; touched once per piece moved.
+/// One rate limit, shared by workers and updated once per chunk.
 #[derive(Debug)]
 pub struct Rate {
-    /// Nanoseconds that one byte takes, times 1024.
+    /// Time of one byte at the allowed rate, in nanoseconds times 1024.
     cost: u64,
     piece: usize,
     epoch: Instant,
-    /// Nanoseconds after `epoch`.
+    /// Time until which the rate is used up, in nanoseconds after `epoch`.
     paid_until: AtomicU64,
 }
 
 impl Rate {
-    /// A limit of this many bytes per second, at least 1.
+    /// A limit of `bytes_per_second`; 0 counts as 1.
     #[must_use]
     pub fn new(bytes_per_second: u64) -> Self {
         let cost = (1_000_000_000_u128 << 10) / u128::from(bytes_per_second.max(1));
@@ -39,13 +39,13 @@ impl Rate {
         }
     }
 
-    /// Bytes that should move at a time, at most: a larger piece would have to be waited for long.
+    /// Largest chunk that should be moved at once, in bytes. A larger one would cause a long wait.
     #[must_use]
     pub const fn piece(&self) -> usize {
         self.piece
     }
 
-    /// Notes that `bytes` have moved.
+    /// Counts `bytes` that have moved.
     pub fn moved(&self, now: Instant, bytes: usize) {
         let cost = (u128::from(self.cost) * bytes as u128) >> 10;
         let cost = u64::try_from(cost).unwrap_or(u64::MAX);
@@ -55,7 +55,7 @@ impl Rate {
         });
     }
 
-    /// When more may move; `None`: now.
+    /// The time at which more bytes may move. `None`: now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Option<Instant> {
         let until = self.epoch + Duration::from_nanos(self.paid_until.load(Ordering::Relaxed));
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn lets_a_burst_through_and_then_holds_the_rate() {
+    async fn a_burst_passes_and_then_the_rate_is_kept() {
         let rate = Rate::new(1000);
         let start = Instant::now();
         let (mut now, mut moved) = (start, 0);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_silence_is_not_saved_up() {
+    async fn idle_time_does_not_add_up_to_a_larger_burst() {
         let rate = Rate::new(1000);
         let now = Instant::now() + Duration::from_secs(3600);
         rate.moved(now, 10_000);

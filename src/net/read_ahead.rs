@@ -1,9 +1,9 @@
-//! Reading ahead where much comes.
+//! Read-ahead for bulk transfers over TLS, which saves system calls.
 //!
-//! A TLS session reads what it has room for, a record at a time. Each such read is a system call, and an
-//! acknowledgement that the kernel sends and whose answer it takes in; while a long body comes, that is a third of all
-//! the work. So once whole records are seen to follow each other, as much is read as is there, and handed on from
-//! memory. Whoever sends little is read as before, and nothing is held between bodies.
+//! A TLS session reads one record at a time. Each read is a system call and may make the kernel
+//! send an acknowledgement, which together cost a third of the work of receiving a large body. Once
+//! reads fill their buffer, this wrapper reads as much as the socket has and serves later reads
+//! from memory. Small messages are read as without it, and no buffer is held between bodies.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -13,29 +13,30 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes read ahead at most: four TLS records.
+/// Size of a read-ahead buffer, in bytes: four TLS records.
 const MAX_READ_AHEAD: usize = 64 * 1024;
-/// What a TLS session reads first, in bytes; it asks for more only while a record is longer than that.
+/// Size of the first read of a TLS session, in bytes. It reads more at once only within a record
+/// that is longer.
 const FIRST_READ: usize = 4 * 1024;
-/// Rooms a thread keeps for the next body.
+/// Number of unused buffers that a thread keeps.
 const MAX_SPARE_BUFFERS: usize = 4;
 
 thread_local! {
     static SPARE_BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A socket that is read ahead. Writing is as without.
+/// A socket with read-ahead. Writes pass through unchanged.
 #[derive(Debug)]
 pub struct ReadAhead<T = TcpStream> {
     io: T,
     kept: Option<Box<BufferedBytes>>,
-    /// The latest read took all there was room for.
+    /// The latest read filled its buffer.
     is_bulk: bool,
-    /// Nothing is read ahead, however much comes.
+    /// Read-ahead is disabled.
     is_frugal: bool,
 }
 
-/// Bytes that have been read and not yet been asked for: `room[at..end]`.
+/// Bytes that have been read and not yet requested: `room[at..end]`.
 #[derive(Debug)]
 struct BufferedBytes {
     room: Box<[u8]>,
@@ -44,13 +45,13 @@ struct BufferedBytes {
 }
 
 impl<T> ReadAhead<T> {
-    /// Over a socket that nothing has been read from ahead.
+    /// Wraps a socket.
     pub const fn new(io: T) -> Self {
         Self { io, kept: None, is_bulk: false, is_frugal: false }
     }
 
-    /// Reads ahead from now on, or only what is asked for: what is read ahead for somebody who does not
-    /// take it is memory that nobody counts.
+    /// Disables or enables read-ahead. It is disabled while the reader does not consume the bytes,
+    /// because their memory is not counted anywhere.
     pub const fn set_frugal(&mut self, is_frugal: bool) {
         self.is_frugal = is_frugal;
         if is_frugal && self.kept.is_none() {
@@ -58,19 +59,20 @@ impl<T> ReadAhead<T> {
         }
     }
 
-    /// The socket. Bytes that were read ahead are not in it any more.
+    /// The socket. Buffered bytes are no longer in it.
     pub const fn socket(&self) -> &T {
         &self.io
     }
 
-    /// The socket alone. Bytes that were read ahead are dropped.
+    /// The socket. Buffered bytes are dropped.
     pub fn into_socket(self) -> T {
         self.io
     }
 }
 
 impl<T: AsyncRead + Unpin> ReadAhead<T> {
-    /// Fills `buffer` from what is kept; if nothing is, from a room that is filled first.
+    /// Fills `buffer` from the buffered bytes; if there are none, reads into a read-ahead buffer
+    /// first.
     #[inline(never)]
     fn poll_ahead(
         &mut self,
@@ -154,7 +156,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAhead<T> {
     }
 }
 
-/// A room of the thread's, or a new one.
+/// An unused buffer of this thread, or a new one.
 fn spare() -> Box<[u8]> {
     let spare = SPARE_BUFFERS.with_borrow_mut(Vec::pop);
     spare.unwrap_or_else(|| vec![0; MAX_READ_AHEAD].into_boxed_slice())
@@ -174,7 +176,7 @@ mod tests {
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-    /// A TLS session's way to read: into so much room.
+    /// Reads as a TLS session does, into a buffer of `room` bytes.
     async fn read<T: AsyncRead + Unpin>(io: &mut ReadAhead<T>, room: usize) -> Vec<u8> {
         let mut room = vec![0; room];
         let length = io.read(&mut room).await.unwrap();
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn short_messages_are_read_as_before() {
+    async fn short_messages_are_not_read_ahead() {
         let (near, mut far) = duplex(1 << 20);
         let mut near = ReadAhead::new(near);
         for length in [1, 5, FIRST_READ, FIRST_READ + 1] {
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_lost_or_held_of_much() {
+    async fn bulk_data_is_complete_and_its_buffer_is_returned() {
         let all = bytes(3 * MAX_READ_AHEAD + 12_345);
         let (near, mut far) = duplex(1 << 20);
         let mut near = ReadAhead::new(near);
@@ -214,7 +216,7 @@ mod tests {
         }
         assert!(got == all, "as it was sent");
         assert!(most > 4 * FIRST_READ, "it was read ahead: {most}");
-        assert!(near.kept.is_none(), "and the room was given back");
+        assert!(near.kept.is_none(), "the buffer was returned");
         let waits = poll_fn(|cx| {
             let mut room = [0; FIRST_READ];
             Poll::Ready(
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_comes_after_what_was_read_ahead() {
+    async fn end_of_stream_follows_the_buffered_bytes() {
         let all = bytes(MAX_READ_AHEAD / 2);
         let (near, mut far) = duplex(1 << 20);
         let mut near = ReadAhead::new(near);

@@ -1,8 +1,8 @@
-//! Two streams joined: what comes out of one goes into the other.
+//! Bidirectional relay between two streams, for WebSockets and upgraded connections.
 //!
-//! While nothing moves, a relay holds no buffer. Bytes are read into the worker's scratch buffer
-//! and written straight on; only what the far side does not take is kept, and while it is kept
-//! nothing more is read.
+//! An idle relay holds no buffer. Bytes are read into the worker's scratch buffer and written on at
+//! once. Only bytes that the receiver does not take are kept, and until it has taken them nothing
+//! more is read.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,49 +21,49 @@ use super::{DrainDeadline, Io, Phase, Timer, WorkerLocal, WriteBuffer};
 
 mod close_handshake;
 
-/// Reads per poll before others get their turn.
+/// Reads per poll before other tasks run.
 const MAX_READS_PER_POLL: usize = 16;
 
-/// How a relay ended.
+/// The reason why a relay ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RelayEnd {
     /// Side A closed first.
     ClosedByA,
     /// Side B closed first.
     ClosedByB,
-    /// Side A broke.
+    /// The connection of side A failed.
     BrokenA,
-    /// Side B broke.
+    /// The connection of side B failed.
     BrokenB,
-    /// Nothing moved for too long.
+    /// No bytes moved for the idle timeout.
     Idle,
-    /// The gateway shuts down.
+    /// The gateway is shutting down.
     Draining,
-    /// A new configuration does not allow it any more.
+    /// The configuration changed and no longer allows it.
     Forbidden,
-    /// A new configuration asks more of the handshake of side A.
+    /// The configuration changed and requires more of the TLS handshake of side A.
     Outdated,
 }
 
-/// What a relay did.
+/// Result and byte counts of a relay.
 #[derive(Clone, Copy, Debug)]
 pub struct RelaySummary {
-    /// How it ended.
+    /// The reason why it ended.
     pub end: RelayEnd,
     /// Bytes from A to B.
     pub a_to_b: u64,
     /// Bytes from B to A.
     pub b_to_a: u64,
-    /// The code of the Close frame that side A was sent, if it was sent one.
+    /// Code of the Close frame that the gateway sent to side A, if it sent one.
     pub close_code: Option<u16>,
-    /// Of a WebSocket: one of the sides had said Close.
+    /// For a WebSocket: one of the sides had sent a Close frame.
     pub close_sent: bool,
-    /// How long nothing had moved when it ended.
+    /// Time between the last bytes and the end.
     pub silent: Duration,
 }
 
 impl RelayEnd {
-    /// What the peers of a WebSocket are told, if it is we who end it.
+    /// The Close frame for both peers of a WebSocket, if the gateway ends it.
     fn close(self) -> Option<CloseFrame> {
         match self {
             Self::ClosedByA | Self::ClosedByB | Self::BrokenA | Self::BrokenB => None,
@@ -75,21 +75,21 @@ impl RelayEnd {
     }
 }
 
-/// Whoever a relay belongs to.
+/// The owner of a relay, which decides whether it may continue and observes its bytes.
 pub trait RelayOwner {
-    /// Whether it may go on under a configuration that has changed.
+    /// Whether the relay may continue after a change of configuration.
     fn standing(&self) -> Standing;
 
-    /// Told of bytes as they move.
+    /// Called when bytes have moved.
     fn moved(&self, moved: RelayedBytes) {
         let _ = moved;
     }
 }
 
-/// The state of a relay under a configuration that has changed.
+/// The fate of a relay after a change of configuration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// It goes on.
+    /// It continues.
     Stays,
     /// It ends at a random moment within this time, with [`RelayEnd::Outdated`].
     Leaves(Duration),
@@ -97,14 +97,14 @@ pub enum Standing {
     Forbidden,
 }
 
-/// What has moved.
+/// Progress of a relay.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayedBytes {
-    /// Bytes since the last time.
+    /// Bytes since the last call.
     pub a_to_b: u64,
-    /// Bytes since the last time.
+    /// Bytes since the last call.
     pub b_to_a: u64,
-    /// Of a WebSocket: messages so far from A and from B, up to 255 each.
+    /// For a WebSocket: total messages from A and from B, up to 255 each.
     pub messages: [u8; 2],
 }
 
@@ -114,17 +114,17 @@ impl<F: Fn() -> bool> RelayOwner for F {
     }
 }
 
-/// One end of a relay: a stream, and what was already read from it.
+/// One end of a relay: a stream, and the bytes already read from it.
 pub struct RelaySide<T> {
     /// The stream.
     pub io: T,
-    /// Read from it before the relay began; goes first.
+    /// Bytes read from the stream before the relay began. They are sent first.
     pub early: Bytes,
 }
 
-/// Joins `a` and `b` until both have closed, one breaks, nothing moves for `idle`, or the worker
-/// cuts what is left. One side's end of stream is passed on to the other. `owner` is asked once
-/// after each change of configuration whether it may go on.
+/// Relays between `a` and `b` until both have closed, one fails, nothing moves for `idle`, or the
+/// worker closes all connections. End of stream on one side is passed on to the other. `owner` is
+/// asked once after each change of configuration whether the relay may continue.
 ///
 /// # Cancellation
 ///
@@ -139,9 +139,9 @@ pub fn relay<A: Io, B: Io>(
     join(local, (a, None), (b, None), idle, owner)
 }
 
-/// As [`relay`], for a WebSocket that `a` asked `b` for: if it is ended from here, both are sent a
-/// Close frame (RFC 6455 section 5.5.1) where one of their frames ends, and get a moment to answer
-/// it. What does not look like frames is closed without.
+/// As [`relay`], for a WebSocket that `a` requested from `b`. If the gateway ends it, both sides
+/// are sent a Close frame at a frame boundary (RFC 6455 section 5.5.1) and get a moment to answer
+/// it. A direction whose bytes are not valid frames is closed without one.
 ///
 /// # Cancellation
 ///
@@ -153,7 +153,7 @@ pub fn relay_websocket<A: Io, B: Io>(
     idle: Duration,
     owner: &dyn RelayOwner,
 ) -> impl Future<Output = RelaySummary> {
-    let frames = |sender| Some(FrameTracker::of(sender));
+    let frames = |sender| Some(FrameTracker::new(sender));
     join(local, (a, frames(FrameSender::Client)), (b, frames(FrameSender::Server)), idle, owner)
 }
 
@@ -178,13 +178,13 @@ async fn join<A: Io, B: Io>(
         leave: DrainDeadline::NotYet,
         outdated: None,
         generation: local.generation(),
-        told: (0, 0),
+        reported: (0, 0),
     };
     let end = poll_fn(|cx| {
         let polled = (ab.poll(cx, local, &mut a, &mut b), ba.poll(cx, local, &mut b, &mut a));
-        if (ab.bytes, ba.bytes) != watch.told {
+        if (ab.bytes, ba.bytes) != watch.reported {
             watch.moved = local.clock.now();
-            watch.tell(owner, &ab, &ba);
+            watch.report(owner, &ab, &ba);
         }
         match polled.0 {
             Poll::Ready(Err(RelayError::From)) => return Poll::Ready(RelayEnd::BrokenA),
@@ -216,38 +216,39 @@ async fn join<A: Io, B: Io>(
     let close_sent = ab.close_sent() || ba.close_sent();
     let mut close_code = None;
     if let Some(close) = end.close() {
-        // Boxed: a tunnel that is open has no room for how it ends.
-        let told = Box::pin(close_handshake::say(
+        // Boxed, because every open tunnel would reserve space for this future.
+        let closing = Box::pin(close_handshake::run(
             local,
             &watch.timer,
             (&mut ab, &mut a),
             (&mut ba, &mut b),
             close,
         ));
-        close_code = told.await.then_some(close.code);
+        close_code = closing.await.then_some(close.code);
     }
-    watch.tell(owner, &ab, &ba);
+    watch.report(owner, &ab, &ba);
     RelaySummary { end, a_to_b: ab.bytes, b_to_a: ba.bytes, close_code, close_sent, silent }
 }
 
-/// Looks after the idle time without touching the alarm for each message.
+/// Deadlines of a relay. They are checked when the timer fires, so that moving a message does not
+/// set the timer.
 struct IdleWatch {
     timer: Timer,
     idle: Duration,
     moved: Instant,
     first: Option<RelayEnd>,
     leave: DrainDeadline,
-    /// When it ends because the handshake of side A does not suffice any more.
+    /// Time at which the relay ends because the TLS handshake of side A no longer suffices.
     outdated: Option<Instant>,
     generation: u64,
-    /// Bytes either way that the owner has been told of.
-    told: (u64, u64),
+    /// Bytes of each direction that were reported to the owner.
+    reported: (u64, u64),
 }
 
 impl IdleWatch {
-    /// Tells of bytes that have moved since the last time.
-    fn tell(&mut self, owner: &dyn RelayOwner, ab: &RelayDirection, ba: &RelayDirection) {
-        let (a_to_b, b_to_a) = std::mem::replace(&mut self.told, (ab.bytes, ba.bytes));
+    /// Reports the bytes moved since the last call to the owner.
+    fn report(&mut self, owner: &dyn RelayOwner, ab: &RelayDirection, ba: &RelayDirection) {
+        let (a_to_b, b_to_a) = std::mem::replace(&mut self.reported, (ab.bytes, ba.bytes));
         owner.moved(RelayedBytes {
             a_to_b: ab.bytes - a_to_b,
             b_to_a: ba.bytes - b_to_a,
@@ -255,7 +256,7 @@ impl IdleWatch {
         });
     }
 
-    /// Ends the relay at a random moment, unless that is set already.
+    /// Schedules the end of the relay at a random time, unless one is already set.
     fn leave_within(&mut self, within: Duration, local: &WorkerLocal) {
         let now = local.clock.now();
         let at = *self.outdated.get_or_insert_with(|| now + moment_within(within));
@@ -267,7 +268,7 @@ impl IdleWatch {
         if local.phase() == Phase::Cutting {
             return Poll::Ready(RelayEnd::Draining);
         }
-        if let Some(at) = self.leave.notice(local, now) {
+        if let Some(at) = self.leave.decide(local, now) {
             self.timer.set_at(at);
         }
         if self.timer.poll(cx).is_pending() {
@@ -300,7 +301,7 @@ enum RelayError {
 struct RelayDirection {
     out: WriteBuffer,
     bytes: u64,
-    /// Of a WebSocket.
+    /// Frame positions, for a WebSocket.
     frames: Option<FrameTracker>,
     ended: bool,
     closed: bool,
@@ -339,7 +340,8 @@ impl RelayDirection {
                 ready!(self.out.poll_flush(cx, to)).map_err(|_| RelayError::To)?;
             }
             if self.ended {
-                // The far side may already have gone; that is no failure of this direction.
+                // The receiver may already have disconnected, which is no failure of this
+                // direction.
                 let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                 self.closed = true;
                 continue;
@@ -368,7 +370,7 @@ impl RelayDirection {
         let mut buffer = ReadBuf::new(scratch);
         match ready!(Pin::new(from).poll_read(cx, &mut buffer)) {
             Ok(()) => {}
-            // A peer that closes TCP without TLS's close_notify has closed all the same.
+            // A peer that closes TCP without a TLS close_notify has closed all the same.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(_) => return Poll::Ready(Err(RelayError::From)),
         }

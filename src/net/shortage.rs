@@ -1,8 +1,8 @@
-//! Shortages of this host: the errors that say nothing about the peer of a connection.
+//! Shortages of this host: I/O errors that are no fault of the peer.
 //!
-//! A connection that cannot be made because the gateway has no descriptor, port or memory left must
-//! not be held against the peer. Every place that judges an I/O error of a socket asks
-//! [`Shortage::of`].
+//! If the gateway has no descriptor, port or memory left for a connection, the failure must not
+//! count against the peer. Code that classifies the I/O error of a socket calls
+//! [`Shortage::from_error`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,32 +22,32 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// The shortage behind an error of a socket; `None` if the error is about the peer or the path
-    /// to it.
+    /// The shortage that caused an error of a socket. `None` if the error is about the peer or the
+    /// path to it.
     #[must_use]
-    pub fn of(error: &io::Error) -> Option<Self> {
+    pub fn from_error(error: &io::Error) -> Option<Self> {
         match Errno::from_raw_os_error(error.raw_os_error()?) {
             Errno::MFILE | Errno::NFILE => Some(Self::Descriptors),
-            // AGAIN is what some kernels answer to connect(2) instead of ADDRNOTAVAIL.
+            // Some kernels return AGAIN from connect(2) instead of ADDRNOTAVAIL.
             Errno::ADDRNOTAVAIL | Errno::AGAIN => Some(Self::Ports),
             Errno::NOBUFS | Errno::NOMEM => Some(Self::Memory),
             _ => None,
         }
     }
 
-    /// The shortage behind an error of connecting to `peer`. As [`Shortage::of`], but a host without
-    /// an address to connect from, for example to `::1` where IPv6 is turned off, has no shortage:
-    /// `peer` is unreachable from it.
+    /// The shortage that caused an error of connecting to `peer`. Like [`Shortage::from_error`],
+    /// except that a host without a source address for `peer` has no shortage: `peer` is then
+    /// unreachable. An example is `::1` where IPv6 is disabled.
     #[must_use]
-    pub fn of_connect(error: &io::Error, peer: SocketAddr) -> Option<Self> {
-        let shortage = Self::of(error)?;
+    pub fn from_connect_error(error: &io::Error, peer: SocketAddr) -> Option<Self> {
+        let shortage = Self::from_error(error)?;
         (shortage != Self::Ports || has_source_address(peer)).then_some(shortage)
     }
 }
 
-/// Whether this host has an address to connect to `peer` from. Sends nothing.
+/// Whether this host has a source address for connections to `peer`. Sends nothing.
 fn has_source_address(peer: SocketAddr) -> bool {
-    // Connecting a datagram socket chooses the source address and takes no TCP port.
+    // Connecting a datagram socket selects the source address and uses no TCP port.
     let connected = Socket::new(Domain::for_address(peer), Type::DGRAM, None)
         .and_then(|socket| socket.connect(&peer.into()));
     let code = connected.err().and_then(|error| error.raw_os_error());
@@ -60,11 +60,11 @@ mod tests {
     use super::*;
 
     fn shortage(code: Errno) -> Option<Shortage> {
-        Shortage::of(&io::Error::from_raw_os_error(code.raw_os_error()))
+        Shortage::from_error(&io::Error::from_raw_os_error(code.raw_os_error()))
     }
 
     #[test]
-    fn every_local_shortage_is_told_from_an_error_of_the_peer() {
+    fn local_shortages_are_distinguished_from_errors_of_the_peer() {
         for (code, expected) in [
             (Errno::MFILE, Shortage::Descriptors),
             (Errno::NFILE, Shortage::Descriptors),
@@ -85,15 +85,15 @@ mod tests {
         ] {
             assert_eq!(shortage(code), None, "{code}");
         }
-        assert_eq!(Shortage::of(&io::Error::other("TLS")), None);
+        assert_eq!(Shortage::from_error(&io::Error::other("TLS")), None);
     }
 
     #[test]
     fn ports_run_out_only_where_there_is_an_address_to_connect_from() {
         let error = io::Error::from_raw_os_error(Errno::ADDRNOTAVAIL.raw_os_error());
         let loopback = "127.0.0.1:9".parse().unwrap();
-        assert_eq!(Shortage::of_connect(&error, loopback), Some(Shortage::Ports));
+        assert_eq!(Shortage::from_connect_error(&error, loopback), Some(Shortage::Ports));
         let error = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
-        assert_eq!(Shortage::of_connect(&error, loopback), None);
+        assert_eq!(Shortage::from_connect_error(&error, loopback), None);
     }
 }

@@ -1,7 +1,7 @@
-//! Moving bytes from socket to socket inside the kernel (splice(2)), through a pipe that is held
-//! only while bytes are in it.
+//! Zero-copy transfer between sockets inside the kernel (splice(2)), through a pipe that is held
+//! only while it contains bytes.
 //!
-//! Safe to use as it is: file descriptors are owned, and no byte passes through our memory.
+//! No `unsafe` is needed: file descriptors are owned, and no byte passes through process memory.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,13 +12,13 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Size asked for a pipe, in bytes. A pipe holds a fixed number of pieces, and a piece from a
-/// network card is a packet, so the default of 64 KiB would carry a third of that at a time.
+/// Requested size of a pipe, in bytes. A pipe holds a fixed number of segments, and a segment from
+/// a network card is one packet, so the default of 64 KiB would hold a third of that.
 const PIPE_SIZE: usize = 256 * 1024;
-/// Empty pipes a worker keeps for the next use.
+/// Number of empty pipes that a worker keeps.
 const MAX_SPARE_PIPES: usize = 16;
 
-/// A pipe and how many bytes are in it.
+/// A pipe and the number of bytes in it.
 #[derive(Debug)]
 pub struct SplicePipe {
     read: OwnedFd,
@@ -26,27 +26,28 @@ pub struct SplicePipe {
     held: usize,
 }
 
-/// A worker's empty pipes.
+/// The empty pipes of a worker.
 #[derive(Debug, Default)]
 pub struct SparePipes(RefCell<Vec<SplicePipe>>);
 
 impl SparePipes {
-    /// An empty pipe.
+    /// Takes an empty pipe, or creates one.
     ///
     /// # Errors
     ///
-    /// The system's, if there is none at hand and none to be had.
+    /// Error of the system, if no pipe can be created.
     pub fn take(&self) -> io::Result<SplicePipe> {
         if let Some(pipe) = self.0.borrow_mut().pop() {
             return Ok(pipe);
         }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // A user may hold so many pages in pipes; beyond that the default size has to do.
+        // The kernel limits the pipe pages of a user. Beyond that limit the default size is used.
         let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
         Ok(SplicePipe { read, write, held: 0 })
     }
 
-    /// Takes an empty pipe back. One that still holds bytes is closed: they belong to somebody.
+    /// Returns a pipe for reuse. One that still contains bytes is closed, because they belong to
+    /// another connection.
     pub fn put(&self, pipe: SplicePipe) {
         let mut kept = self.0.borrow_mut();
         if pipe.held == 0 && kept.len() < MAX_SPARE_PIPES {
@@ -56,34 +57,34 @@ impl SparePipes {
 }
 
 impl SplicePipe {
-    /// Bytes in it.
+    /// Number of bytes in the pipe.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Takes up to `most` bytes out of a socket; 0 at its end. To be called with an empty pipe, so
-    /// that `WouldBlock` can only mean the socket.
+    /// Moves up to `most` bytes from a socket into the pipe; 0 at the end of the stream. The pipe
+    /// must be empty, so that `WouldBlock` can only refer to the socket.
     ///
     /// # Errors
     ///
-    /// The socket's; `InvalidInput` if the system cannot splice it.
+    /// Error of the socket; `InvalidInput` if the system cannot splice from it.
     pub fn fill(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
         let moved = from.try_io(Interest::READABLE, || {
-            again(|| splice(from, None, &self.write, None, most, flags()))
+            retry_interrupted(|| splice(from, None, &self.write, None, most, flags()))
         })?;
         self.held += moved;
         Ok(moved)
     }
 
-    /// Gives what it holds to a socket, as much as that takes.
+    /// Moves bytes from the pipe to a socket, as many as the socket takes.
     ///
     /// # Errors
     ///
-    /// The socket's.
+    /// Error of the socket.
     pub fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
         let moved = to.try_io(Interest::WRITABLE, || {
-            again(|| splice(&self.read, None, to, None, self.held, flags()))
+            retry_interrupted(|| splice(&self.read, None, to, None, self.held, flags()))
         })?;
         self.held -= moved.min(self.held);
         Ok(moved)
@@ -94,7 +95,7 @@ fn flags() -> SpliceFlags {
     SpliceFlags::NONBLOCK | SpliceFlags::MOVE
 }
 
-fn again(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+fn retry_interrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

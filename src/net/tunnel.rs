@@ -1,8 +1,8 @@
-//! Two connections joined for as long as their terms allow: bytes we do not read.
+//! Bidirectional copy between two connections, within limits, without interpreting their bytes.
 //!
-//! While nothing moves, a tunnel holds no buffer and no pipe. Bytes pass through the worker's
-//! scratch buffer until reads fill it; between two TCP sockets they then move inside the kernel,
-//! until the flood is over. One side's end of stream is passed on to the other.
+//! An idle tunnel holds no buffer and no pipe. Bytes pass through the worker's scratch buffer. When
+//! reads keep filling it, bytes between two TCP sockets move inside the kernel until the bulk
+//! transfer is over. End of stream on one side is passed on to the other.
 
 use std::future::poll_fn;
 use std::io;
@@ -27,18 +27,18 @@ mod screen;
 
 pub use screen::{Screen, ScreenRejection, Step};
 
-/// Reads per poll before others get their turn.
+/// Reads per poll before other tasks run.
 const MAX_READS_PER_POLL: usize = 8;
-/// Reads in a row that must fill the scratch buffer before bytes are spliced.
+/// Consecutive reads that must fill the scratch buffer before splicing begins.
 const FULL_READS_BEFORE_SPLICE: u8 = 2;
-/// A flood is over when the socket is empty after fewer bytes than this.
+/// A bulk transfer is over when the socket is empty after fewer bytes than this.
 const MIN_SPLICE_BURST: usize = 32 * 1024;
-/// Bytes spliced at once, at most.
+/// Maximum number of bytes of one splice.
 const MAX_SPLICE: usize = 1 << 20;
 
-/// One end of a tunnel.
+/// A stream at one end of a tunnel.
 pub trait TunnelStream: Io {
-    /// The bare socket, if there is nothing between it and the bytes.
+    /// The TCP socket, if the stream adds no layer such as TLS to it.
     fn socket(&self) -> Option<&TcpStream> {
         None
     }
@@ -52,21 +52,21 @@ impl TunnelStream for TcpStream {
 
 impl TunnelStream for Box<tokio_rustls::server::TlsStream<ReadAhead>> {}
 
-/// What a tunnel may do.
+/// Limits of a tunnel.
 pub struct TunnelLimits<'a> {
-    /// Longest silence, both directions together.
+    /// Idle timeout, for both directions together.
     pub idle: Duration,
-    /// When it ends whatever happens.
+    /// Time at which the tunnel ends in any case.
     pub ends_at: Option<Instant>,
     /// Limits on bytes per second, both directions together.
     pub rates: [Option<Arc<Rate>>; 2],
-    /// Where bytes are counted while it is open.
+    /// Counters that are updated while the tunnel is open.
     pub moved: &'a ByteCounts,
-    /// Asked once after each change of configuration.
+    /// Whether the tunnel is still allowed. Called once after each change of configuration.
     pub allowed: &'a dyn Fn() -> bool,
 }
 
-/// Bytes moved so far; may be looked at from other threads.
+/// Bytes moved so far. Other threads may read them.
 #[derive(Debug, Default)]
 pub struct ByteCounts {
     /// From A to B.
@@ -75,32 +75,33 @@ pub struct ByteCounts {
     pub b_to_a: AtomicU64,
 }
 
-/// How a tunnel ended.
+/// The reason why a tunnel ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TunnelEnd {
     /// Side A closed first.
     ClosedByA,
     /// Side B closed first.
     ClosedByB,
-    /// Side A broke.
+    /// The connection of side A failed.
     BrokenA,
-    /// Side B broke.
+    /// The connection of side B failed.
     BrokenB,
-    /// Nothing moved for too long.
+    /// No bytes moved for the idle timeout.
     Idle,
-    /// It was open for as long as it may be.
+    /// The tunnel reached its maximum lifetime.
     Expired,
-    /// The gateway shuts down.
+    /// The gateway is shutting down.
     Draining,
-    /// A new configuration does not allow it any more.
+    /// The configuration changed and no longer allows it.
     Forbidden,
 }
 
-/// Joins `a` and `b`; the bytes with each were read from it already, and go to the other first.
+/// Copies between `a` and `b` until the tunnel ends. The bytes beside each stream were already read
+/// from it and are sent to the other side first.
 ///
 /// # Cancellation
 ///
-/// Dropping the future closes both.
+/// Dropping the future closes both streams.
 pub async fn join<A: TunnelStream, B: TunnelStream>(
     local: &Rc<WorkerLocal>,
     (a, of_a): (A, Bytes),
@@ -113,16 +114,16 @@ pub async fn join<A: TunnelStream, B: TunnelStream>(
     go_on(local, (a, b), (ab, ba), watch, terms).await
 }
 
-/// As [`join`], with `screen` judging what both sides send first. `ahead` was read from A after
-/// `of_a`, and is judged too.
+/// As [`join`], with `screen` inspecting the first bytes of both sides. `ahead` was read from A
+/// after `of_a` and is inspected too.
 ///
 /// # Errors
 ///
-/// [`ScreenRejection`]: the screen does not let it go on. B is closed, and A is not.
+/// [`ScreenRejection`] if the screen rejects the tunnel. B is then closed, and A is still open.
 ///
 /// # Cancellation
 ///
-/// Dropping the future closes both.
+/// Dropping the future closes both streams.
 pub async fn join_screened<A: TunnelStream, B: TunnelStream, S: Screen>(
     local: &Rc<WorkerLocal>,
     (mut a, of_a): (A, Bytes),
@@ -132,7 +133,7 @@ pub async fn join_screened<A: TunnelStream, B: TunnelStream, S: Screen>(
 ) -> Result<TunnelEnd, ScreenRejection<S, A>> {
     let (mut ab, mut ba) = (CopyDirection::new(&of_a), CopyDirection::new(&[]));
     let mut watch = TunnelTimers::new(local, &terms);
-    // Boxed: a tunnel that is open has no room for how it began.
+    // Boxed, because every open tunnel would reserve space for this future.
     let screened = Box::pin(async {
         let mut pair = screen::Pair { a: &mut a, b: &mut b, ab: &mut ab, ba: &mut ba };
         pair.pass(local, &mut *screen, (&mut watch, &terms), (&ahead, &of_b)).await
@@ -194,7 +195,8 @@ async fn go_on<A: TunnelStream, B: TunnelStream>(
     .await
 }
 
-/// When to look again, and whether it is over, without touching the alarm for each piece.
+/// Deadlines of a tunnel. They are checked when the timer fires, so that moving bytes does not set
+/// the timer.
 struct TunnelTimers {
     timer: Timer,
     moved: Instant,
@@ -218,7 +220,7 @@ impl TunnelTimers {
         watch
     }
 
-    /// The earliest moment at which something is to be done.
+    /// The earliest deadline.
     fn due(&self, terms: &TunnelLimits<'_>, held_until: Option<Instant>) -> Instant {
         let idle = self.moved + terms.idle;
         [self.leave.at(), terms.ends_at, held_until].into_iter().flatten().fold(idle, Instant::min)
@@ -241,7 +243,7 @@ impl TunnelTimers {
         if local.phase() == Phase::Cutting {
             return Poll::Ready(TunnelEnd::Draining);
         }
-        if let Some(at) = self.leave.notice(local, now) {
+        if let Some(at) = self.leave.decide(local, now) {
             self.timer.set_at(at);
         }
         if let Some(until) = held_until {
@@ -261,7 +263,7 @@ impl TunnelTimers {
         }
         self.timer.set_at(self.due(terms, held_until) + TICK);
         if held_until.is_some() {
-            // What was held back may go on.
+            // The rate limit allows reading again.
             cx.waker().wake_by_ref();
         }
         let _ = self.timer.poll(cx);
@@ -274,24 +276,25 @@ enum TunnelError {
     To,
 }
 
-/// What applies to one look at both directions.
+/// Parameters of one poll of both directions.
 struct PollPass<'a> {
     local: &'a WorkerLocal,
-    /// Nothing more may be read for now.
+    /// A rate limit forbids reading for now.
     held: bool,
-    /// Bytes that may be read before the rates are asked again.
+    /// Maximum number of bytes to read before the rate limits are checked again.
     piece: Option<usize>,
-    /// The other direction has ended: the sockets are about to be closed.
+    /// The other direction has ended, so the sockets are about to be closed.
     last: bool,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum CopyMode {
-    /// Through the scratch buffer; so many reads in a row have filled it.
+    /// Through the scratch buffer, with the number of consecutive reads that filled it.
     Copy(u8),
     /// Inside the kernel.
     Splice,
-    /// Through the scratch buffer for good: the kernel cannot splice these.
+    /// Through the scratch buffer for the rest of the tunnel, because the kernel cannot splice
+    /// these sockets.
     CopyOnly,
 }
 
@@ -299,7 +302,7 @@ struct CopyDirection {
     out: WriteBuffer,
     pipe: Option<SplicePipe>,
     way: CopyMode,
-    /// Spliced since the socket was last empty.
+    /// Bytes spliced since the socket was last empty.
     run: usize,
     bytes: u64,
     ended: bool,
@@ -321,7 +324,7 @@ impl CopyDirection {
         }
     }
 
-    /// Moves what can be moved; ready when the far side has been told that nothing follows.
+    /// Moves available bytes. Ready when end of stream has been passed on to the receiver.
     fn poll<R: TunnelStream, W: TunnelStream>(
         &mut self,
         cx: &mut Context<'_>,
@@ -338,8 +341,8 @@ impl CopyDirection {
                 ready!(self.out.poll_flush(cx, to)).map_err(|_| TunnelError::To)?;
             }
             if self.ended && self.pipe.is_none() {
-                // Closing a bare socket says the same; and the far side may already have gone, which
-                // is no failure of this direction.
+                // Closing a plain socket signals end of stream too. The receiver may already have
+                // disconnected, which is no failure of this direction.
                 if !(pass.last && to.socket().is_some()) {
                     let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                 }
@@ -379,7 +382,7 @@ impl CopyDirection {
         let mut buffer = ReadBuf::new(scratch);
         match ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)) {
             Ok(()) => {}
-            // A peer that closes TCP without TLS's close_notify has closed all the same.
+            // A peer that closes TCP without a TLS close_notify has closed all the same.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(_) => return Poll::Ready(Err(TunnelError::From)),
         }
@@ -404,7 +407,7 @@ impl CopyDirection {
         Poll::Ready(Ok(()))
     }
 
-    /// One filling and emptying of the pipe. Ready: there may be more to do.
+    /// Fills and empties the pipe once. Ready: there may be more to do.
     fn splice(
         &mut self,
         cx: &mut Context<'_>,
@@ -418,7 +421,7 @@ impl CopyDirection {
             None if pass.held => return Poll::Pending,
             None => match pipes.take() {
                 Ok(pipe) => pipe,
-                // Out of descriptors: the scratch buffer is always there.
+                // No descriptors are left for a pipe. The scratch buffer needs none.
                 Err(_) => return self.back_to(CopyMode::Copy(0)),
             },
         };
@@ -454,7 +457,7 @@ impl CopyDirection {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes bytes out of `from`, or notes that it has ended.
+    /// Moves bytes from `from` into the pipe, or records its end of stream.
     fn fill(
         &mut self,
         cx: &mut Context<'_>,

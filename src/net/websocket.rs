@@ -1,29 +1,29 @@
-//! Where frames begin and end in the bytes of a WebSocket (RFC 6455 section 5.2), and the one frame
-//! we send ourselves: Close.
+//! Tracks the frame boundaries of a WebSocket (RFC 6455 section 5.2), and builds the one frame that
+//! the gateway sends itself: Close.
 //!
-//! Nothing is kept or copied: sixteen bytes of state for each direction, and a look at each header
-//! as it passes. What the frames say is nobody's business here.
+//! Nothing is buffered or copied: the tracker has sixteen bytes of state per direction and reads
+//! the frame headers as they pass. It does not interpret payloads.
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
-/// Who sends; clients mask what they send, servers do not (section 5.3).
+/// The sender of frames. Clients mask their frames, servers do not (section 5.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FrameSender {
-    /// The one that asked for the WebSocket.
+    /// The side that requested the WebSocket.
     Client,
-    /// The one that was asked.
+    /// The side that accepted the WebSocket.
     Server,
 }
 
-/// Follows the frames of one direction.
+/// Tracks the frames of one direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FrameTracker {
-    /// Bytes of the frame that are still to come, once its header is there; before that, its
-    /// length as far as it is known.
+    /// Bytes left in the frame, once its header is complete; before that, the part of its length
+    /// received so far.
     left: u64,
     at: FramePosition,
     sender: FrameSender,
-    /// Of the frame that passes.
+    /// Opcode of the current frame.
     opcode: u8,
     closed: bool,
     messages: u8,
@@ -35,11 +35,11 @@ enum FramePosition {
     Between,
     /// Before the second byte of a header.
     Second,
-    /// In an extended length of which so many bytes are missing.
+    /// In an extended length, with the number of bytes missing.
     Length(u8),
     /// In a masking key or a payload.
     Body,
-    /// These are no frames.
+    /// The bytes are not valid frames.
     Lost,
 }
 
@@ -50,21 +50,21 @@ const MASKED: u8 = 0x80;
 const MAX_CONTROL_PAYLOAD: u8 = 125;
 
 impl FrameTracker {
-    /// Before the first frame.
+    /// A tracker positioned before the first frame.
     #[must_use]
-    pub const fn of(sender: FrameSender) -> Self {
+    pub const fn new(sender: FrameSender) -> Self {
         Self { left: 0, at: FramePosition::Between, sender, opcode: 0, closed: false, messages: 0 }
     }
 
-    /// Takes note of bytes that pass.
+    /// Tracks bytes that pass.
     pub fn pass(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             data = self.step(data);
         }
     }
 
-    /// Takes note of bytes up to the end of the frame that has begun, and says how many those are;
-    /// `None` if it does not end in `data`, of which then all are noted.
+    /// Tracks bytes up to the end of the current frame and returns their number. `None` if the
+    /// frame does not end in `data`, all of which is then tracked.
     pub fn pass_one(&mut self, data: &[u8]) -> Option<usize> {
         let mut rest = data;
         while !self.is_between() {
@@ -76,31 +76,31 @@ impl FrameTracker {
         Some(data.len() - rest.len())
     }
 
-    /// Whether a frame of ours may be put here.
+    /// Whether the position is between two frames, so that a frame may be inserted.
     #[must_use]
     pub fn is_between(&self) -> bool {
         self.at == FramePosition::Between
     }
 
-    /// Whether these are no frames: where one would end is then unknown for good.
+    /// Whether the bytes are not valid frames, so that frame boundaries are unknown for good.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.at == FramePosition::Lost
     }
 
-    /// Whether a Close has passed; nothing may follow it.
+    /// Whether a Close frame has passed. No frame may follow it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// How many messages have begun with a whole frame, up to 255.
+    /// Number of messages whose first frame is complete, up to 255.
     #[must_use]
     pub fn messages(&self) -> u8 {
         self.messages
     }
 
-    /// Takes at least one byte.
+    /// Consumes at least one byte and returns the rest.
     fn step<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
         if self.at == FramePosition::Body {
             let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len());
@@ -117,7 +117,7 @@ impl FrameTracker {
             FramePosition::Length(missing) => {
                 self.left = self.left << 8 | u64::from(*byte);
                 match missing - 1 {
-                    // The highest bit of a length is 0.
+                    // The most significant bit of a length must be 0.
                     0 if self.left >> 63 != 0 => self.at = FramePosition::Lost,
                     0 => self.body(self.left),
                     missing => self.at = FramePosition::Length(missing),
@@ -134,7 +134,7 @@ impl FrameTracker {
         self.at = match self.opcode {
             // Extensions may use the three reserved bits of data frames.
             0..=2 => FramePosition::Second,
-            // Control frames are whole, and no extension that exists changes them.
+            // Control frames are never fragmented, and no registered extension changes them.
             CLOSE..=10 if byte & 0xf0 == FINAL => FramePosition::Second,
             _ => FramePosition::Lost,
         };
@@ -155,7 +155,7 @@ impl FrameTracker {
     }
 
     fn body(&mut self, length: u64) {
-        // No overflow: the highest bit of a length is 0.
+        // No overflow, because the most significant bit of a length is 0.
         self.left = length + if self.sender == FrameSender::Client { 4 } else { 0 };
         self.at = FramePosition::Body;
         if self.left == 0 {
@@ -172,17 +172,17 @@ impl FrameTracker {
     }
 }
 
-/// Why we close, for whoever is at the other end.
+/// Code and reason of a Close frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CloseFrame {
-    /// RFC 6455 section 7.4.1.
+    /// Status code (RFC 6455 section 7.4.1).
     pub code: u16,
-    /// A word for it, of at most 123 bytes.
+    /// Reason word, at most 123 bytes long.
     pub word: &'static str,
 }
 
 impl CloseFrame {
-    /// The frame as `sender` sends it.
+    /// Encodes the frame as `sender` sends it.
     #[must_use]
     pub fn frame(self, sender: FrameSender) -> Vec<u8> {
         let mut payload = self.code.to_be_bytes().to_vec();
@@ -194,8 +194,8 @@ impl CloseFrame {
             FrameSender::Server => frame.push(length),
             FrameSender::Client => {
                 let mut key = [0; 4];
-                // Without randomness the key is zero, which is a key too: this payload is no
-                // secret, and none that a client chose.
+                // Without randomness the key is zero, which is acceptable: this payload is not
+                // secret and not chosen by a client.
                 let _ = SystemRandom::new().fill(&mut key);
                 frame.push(MASKED | length);
                 frame.extend_from_slice(&key);

@@ -1,7 +1,7 @@
-//! Bytes on their way out.
+//! Write buffer for one direction of a connection.
 //!
-//! What a sink takes at once is never copied; only what it does not take is kept, and given back
-//! once it has gone.
+//! Bytes that the sink takes at once are never copied. Only the rest is buffered, and the memory is
+//! freed once it has been sent.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,48 +9,49 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// The unsent bytes of one direction.
+/// Holds the unsent bytes of one direction.
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
     pending: Vec<u8>,
     at: usize,
     unflushed: bool,
-    /// Bytes the sink has taken so far.
+    /// Total number of bytes that the sink has taken.
     taken: u64,
 }
 
 impl WriteBuffer {
-    /// Nothing to send.
+    /// Creates an empty buffer.
     #[must_use]
     pub const fn new() -> Self {
         Self { pending: Vec::new(), at: 0, unflushed: false, taken: 0 }
     }
 
-    /// Where bytes may be appended that go out with the next [`WriteBuffer::write`] or
+    /// The staged bytes. Bytes appended here are sent by the next [`WriteBuffer::write`] or
     /// [`WriteBuffer::poll_flush`].
     pub fn staged(&mut self) -> &mut Vec<u8> {
         &mut self.pending
     }
 
-    /// Whether everything has been taken by the sink.
+    /// Whether the sink has taken all bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.at == self.pending.len()
     }
 
-    /// Bytes not yet taken by the sink.
+    /// Number of bytes that the sink has not taken.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pending.len() - self.at
     }
 
-    /// Bytes the sink has taken so far.
+    /// Total number of bytes that the sink has taken.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Takes back what is staged, if the sink has taken nothing since `taken` was [`WriteBuffer::taken`].
+    /// Discards the staged bytes, if the sink has taken none since `taken` was returned by
+    /// [`WriteBuffer::taken`]. Returns whether it did.
     pub fn take_back(&mut self, taken: u64) -> bool {
         let nothing_left = self.taken == taken;
         if nothing_left {
@@ -59,12 +60,12 @@ impl WriteBuffer {
         nothing_left
     }
 
-    /// Sends what is staged and then `parts`, as one piece if the sink can; keeps what it does not
-    /// take.
+    /// Sends the staged bytes and then `parts`, in one vectored write if the sink supports it.
+    /// Bytes that the sink does not take are buffered.
     ///
     /// # Errors
     ///
-    /// The sink's.
+    /// Error of the sink.
     pub fn write<W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -106,11 +107,11 @@ impl WriteBuffer {
         }
     }
 
-    /// Sends what is left and flushes the sink.
+    /// Sends the unsent bytes and flushes the sink.
     ///
     /// # Errors
     ///
-    /// The sink's.
+    /// Error of the sink.
     pub fn poll_flush<W>(&mut self, cx: &mut Context<'_>, sink: &mut W) -> Poll<io::Result<()>>
     where
         W: AsyncWrite + Unpin,
@@ -128,7 +129,7 @@ impl WriteBuffer {
         Poll::Ready(Ok(()))
     }
 
-    /// Gives the memory back.
+    /// Frees the memory.
     fn release(&mut self) {
         self.pending = Vec::new();
         self.at = 0;
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_back_what_has_not_left() {
+    fn staged_bytes_that_were_not_sent_can_be_discarded() {
         let mut out = WriteBuffer::new();
         let before = out.taken();
         out.staged().extend_from_slice(b"HTTP/1.1 200 OK");

@@ -161,7 +161,7 @@ pub(super) fn admit(
         total: virtual_server.limits.requests,
         per_client: virtual_server.limits.requests_per_client,
     };
-    accounts.of(&virtual_server.requests, client).take(limits).map_err(|error| {
+    accounts.account(&virtual_server.requests, client).take(limits).map_err(|error| {
         CheckoutError::limited(match error {
             QuotaError::Full => Reason::TooManyRequests,
             QuotaError::ClientFull => Reason::TooManyRequestsOfClient,
@@ -203,7 +203,7 @@ pub(super) async fn acquire(
         None
     } else {
         let ClientInfo { client, accounts, .. } = checkout.client;
-        let reserving = failover::reserve(checkout.to, |quota| accounts.of(quota, client));
+        let reserving = failover::reserve(checkout.to, |quota| accounts.account(quota, client));
         Some(reserving.await.map_err(CheckoutError::limited)?)
     };
     let acquired = find(worker, &checkout).await?;

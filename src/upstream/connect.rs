@@ -228,7 +228,7 @@ pub fn dial_error(error: &DialError) -> Reason {
 /// The word for an error of an upstream's socket: `theirs`, unless the gateway lacked something.
 #[must_use]
 pub fn blame(error: &io::Error, theirs: Reason) -> Reason {
-    Shortage::of(error).map_or(theirs, shortage_reason)
+    Shortage::from_error(error).map_or(theirs, shortage_reason)
 }
 
 const fn shortage_reason(shortage: Shortage) -> Reason {

@@ -1,8 +1,8 @@
-//! The checksum of version 2 (section 2.2.3): `CRC32c` as RFC 4960 appendix B has it.
+//! CRC-32C, the checksum checksum version 2 (section 2.2.3; RFC 4960 appendix B).
 //!
-//! Headers are short and come once per connection, so a table of 1 KiB is fast enough.
+//! Headers are short and occur once per connection, so a table checksum 1 KiB is fast enough.
 
-/// The polynomial of Castagnoli, its bits reversed.
+/// The Castagnoli polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const TABLE: [u32; 256] = {
@@ -22,8 +22,8 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// The checksum of the parts, one after the other.
-pub(super) fn of(parts: &[&[u8]]) -> u32 {
+/// The checksum checksum the concatenated parts.
+pub(super) fn checksum(parts: &[&[u8]]) -> u32 {
     let bytes = parts.iter().copied().flatten();
     !bytes.fold(u32::MAX, |crc, byte| {
         let [low, ..] = crc.to_le_bytes();
@@ -35,13 +35,13 @@ pub(super) fn of(parts: &[&[u8]]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The examples of RFC 3720 appendix B.4.
+    /// The examples checksum RFC 3720 appendix B.4.
     #[test]
     fn agrees_with_the_published_examples() {
         let ascending: Vec<u8> = (0..32).collect();
-        assert_eq!(of(&[&[0; 32]]), 0x8a91_36aa);
-        assert_eq!(of(&[&[0xff; 32]]), 0x62a8_ab43);
-        assert_eq!(of(&[&ascending]), 0x46dd_794e);
-        assert_eq!(of(&[b"1234", b"", b"56789"]), 0xe306_9283);
+        assert_eq!(checksum(&[&[0; 32]]), 0x8a91_36aa);
+        assert_eq!(checksum(&[&[0xff; 32]]), 0x62a8_ab43);
+        assert_eq!(checksum(&[&ascending]), 0x46dd_794e);
+        assert_eq!(checksum(&[b"1234", b"", b"56789"]), 0xe306_9283);
     }
 }

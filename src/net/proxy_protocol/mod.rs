@@ -1,11 +1,13 @@
-//! The PROXY protocol: what a balancer says about the connection it relays, before its first byte.
+//! The PROXY protocol, by which a load balancer passes on the addresses of the connection it
+//! relays.
 //!
-//! Source of every rule: "The PROXY protocol, versions 1 & 2" (`proxy-protocol.txt` of `HAProxy`, revision
-//! of 2020/03/05); sections are named where they are applied. Both versions are read, version 2 is written.
+//! Source of every rule: "The PROXY protocol, versions 1 & 2" (`proxy-protocol.txt` of `HAProxy`,
+//! revision of 2020/03/05). Comments name the sections. Both versions are read, version 2 is
+//! written.
 //!
-//! In: bytes as they come. Out: a [`Header`], or what is wrong with it. Never: takes a byte that
-//! follows the header, holds more than [`MAX_HEADER`] bytes, believes a header because it is there: who may
-//! send one is for the caller to ask first (section 2, "MUST not try to guess").
+//! A [`HeaderReader`] turns the bytes of a connection into a [`Header`] or a [`HeaderError`]. It
+//! consumes no byte after the header and stores at most [`MAX_HEADER`] bytes. The caller must first
+//! check that the peer is allowed to send a header (section 2, "MUST not try to guess").
 
 mod crc32c;
 mod receive;
@@ -17,38 +19,41 @@ use std::net::SocketAddr;
 pub use receive::{ReceiveError, receive};
 pub use v2::{RelayedConn, Tlv};
 
-/// Longest header that is read, in bytes. The specification has senders stay below 536 (section 2);
-/// what balancers add about certificates can be longer.
+/// Longest header that is accepted, in bytes. By the specification senders stay below 536 (section
+/// 2), but some balancers add longer fields about certificates.
 pub const MAX_HEADER: usize = 4096;
 
-/// What a header says.
+/// A complete PROXY protocol header.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
-    /// Whose connection it is.
+    /// Addresses of the relayed connection.
     pub origin: HeaderSource,
-    /// What follows the addresses in version 2, as it came: whole TLVs, the checksum judged.
+    /// The TLVs after the addresses in version 2, as received. All are complete and the checksum is
+    /// verified.
     tlvs: Box<[u8]>,
 }
 
-/// Whose connection it is.
+/// Addresses of the relayed connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HeaderSource {
-    /// The sender's own: a health check (`LOCAL`, section 2.2). Its own address is to be used.
+    /// A connection of the sender itself, such as a health check (`LOCAL`, section 2.2). The
+    /// address of the sender applies.
     Local,
-    /// Somebody's whose address the sender does not know, or cannot say: `UNKNOWN` of version 1;
-    /// `UNSPEC`, a UNIX socket or datagrams in version 2. The sender's own address is to be used.
+    /// A connection whose client address the sender does not know or cannot express: `UNKNOWN` in
+    /// version 1; `UNSPEC`, a UNIX socket or datagrams in version 2. The address of the sender
+    /// applies.
     Unknown,
-    /// A client's.
+    /// A connection of a client.
     Proxied {
-        /// Where the client connected from.
+        /// The address of the client.
         source: SocketAddr,
-        /// Where it connected to.
+        /// The address that the client connected to.
         destination: SocketAddr,
     },
 }
 
 impl Header {
-    /// The value of the first TLV of this type; `None` too if the header is of version 1.
+    /// The value of the first TLV of this type. `None` also for a header of version 1.
     #[must_use]
     pub fn tlv(&self, kind: Tlv) -> Option<&[u8]> {
         v2::tlvs(&self.tlvs)
@@ -58,107 +63,108 @@ impl Header {
     }
 }
 
-/// Why bytes are not a header. The connection ends (sections 2.1 and 2.2).
+/// The reason why bytes are not a valid header. The connection must be closed (sections 2.1 and
+/// 2.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HeaderError {
-    /// A TLS record.
+    /// The connection begins with a TLS record.
     #[error("no PROXY protocol header: the connection begins with TLS")]
     Tls,
-    /// Something else.
+    /// The connection begins with other bytes.
     #[error("no PROXY protocol header: the connection begins with something else")]
     NotProxyProtocol,
     /// No CRLF in the first 107 bytes.
     #[error("a version 1 header of more than 107 bytes")]
     LineTooLong,
-    /// CR or LF alone.
+    /// A CR or LF that is not part of CRLF.
     #[error("a line of a version 1 header that does not end in CRLF")]
     LineEnd,
-    /// Neither of `TCP4`, `TCP6`, `UNKNOWN`.
-    #[error("a version 1 header that names no protocol it may (TCP4, TCP6 or UNKNOWN)")]
+    /// The protocol is none of `TCP4`, `TCP6`, `UNKNOWN`.
+    #[error("a version 1 header whose protocol is not TCP4, TCP6 or UNKNOWN")]
     Protocol,
-    /// Not four more words with one space before each.
+    /// The protocol is not followed by exactly four words, each after one space.
     #[error(
         "a version 1 header without exactly two addresses and two ports, one space before each"
     )]
     Fields,
-    /// Not written as its family writes addresses.
-    #[error("an address in a version 1 header that is not written as one of its family")]
+    /// An address that is not in the notation of its family.
+    #[error("an address in a version 1 header that is not valid for its protocol")]
     Address,
-    /// Not a number of 0 to 65535, or with a leading zero.
+    /// A port that is not a number from 0 to 65535, or has a leading zero.
     #[error(
         "a port in a version 1 header that is not a number from 0 to 65535 without leading zeros"
     )]
     Port,
-    /// Neither LOCAL nor PROXY, or another version.
-    #[error("a version 2 header with version and command {0:#04x}, which are not known")]
+    /// The command is neither LOCAL nor PROXY, or the version is not 2.
+    #[error("a version 2 header with unknown version or command {0:#04x}")]
     Command(u8),
-    /// Address family or transport that there is none of.
-    #[error("a version 2 header with address family and transport {0:#04x}, which are not known")]
+    /// An undefined address family or transport.
+    #[error("a version 2 header with unknown address family or transport {0:#04x}")]
     Family(u8),
     /// Longer than [`MAX_HEADER`].
-    #[error("a version 2 header that says it has {0} bytes after the first 16; {most} are read", most = MAX_HEADER - v2::FIXED_LEN)]
+    #[error("a version 2 header with {0} bytes after the first 16; at most {most} are accepted", most = MAX_HEADER - v2::FIXED_LEN)]
     TooLong(u16),
-    /// No room for the addresses its family has.
+    /// A header too short for the addresses of its family.
     #[error("a version 2 header too short for the addresses of its family")]
     NoRoom,
-    /// A TLV that goes on after the end of the header.
+    /// A TLV that extends past the end of the header.
     #[error("a version 2 header with a field (TLV) longer than the header")]
     TlvCut,
-    /// A checksum that is not four bytes, or there twice.
-    #[error("a version 2 header whose checksum is not one of four bytes")]
+    /// A checksum that does not have four bytes, or occurs twice.
+    #[error("a version 2 header with a checksum that is repeated or not four bytes long")]
     ChecksumForm,
-    /// The checksum is another.
-    #[error("a version 2 header whose checksum is wrong")]
+    /// The checksum does not match.
+    #[error("a version 2 header with a wrong checksum")]
     Checksum,
 }
 
-/// The reader of one connection's header.
+/// Incremental parser for the header of one connection.
 #[derive(Debug, Default)]
 pub struct HeaderReader {
     bytes: Vec<u8>,
 }
 
 impl HeaderReader {
-    /// A reader that has seen nothing.
+    /// A reader without input.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many bytes of the header are here.
+    /// Number of header bytes received so far.
     #[must_use]
-    pub fn taken(&self) -> usize {
+    pub fn consumed(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Reads on. Returns how many of `bytes` belong to the header, and the header once its last
-    /// byte is there; bytes behind it are not looked at.
+    /// Parses more bytes. Returns how many of `bytes` belong to the header, and the header once it
+    /// is complete. Bytes after the header are not consumed.
     ///
     /// # Errors
     ///
-    /// [`HeaderError`], as soon as no further byte could make it right.
+    /// [`HeaderError`], as soon as no further byte could make the header valid.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, Option<Header>), HeaderError> {
-        let mut taken = 0;
-        while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+        let mut consumed = 0;
+        while let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) {
             let part = rest.get(..self.wanted()).unwrap_or(rest);
-            // In a line, only its end says where it ends.
+            // The length of a line is unknown until its LF.
             let end = memchr::memchr(b'\n', part).filter(|_| self.is_line());
             let part = end.map_or(part, |end| &part[..=end]);
-            taken += part.len();
+            consumed += part.len();
             self.bytes.extend_from_slice(part);
-            if let Some(header) = self.judge()? {
-                return Ok((taken, Some(header)));
+            if let Some(header) = self.parse()? {
+                return Ok((consumed, Some(header)));
             }
         }
-        Ok((taken, None))
+        Ok((consumed, None))
     }
 
-    /// Whether this can only be version 1.
+    /// Whether the first byte is that of version 1.
     fn is_line(&self) -> bool {
         self.bytes.first() == Some(&v1::PREFIX[0])
     }
 
-    /// How many more bytes can be taken without taking one too many; at least 1.
+    /// Number of bytes that can be consumed without going past the header; at least 1.
     fn wanted(&self) -> usize {
         let have = self.bytes.len();
         if have == 0 {
@@ -170,7 +176,7 @@ impl HeaderReader {
         }
     }
 
-    fn judge(&self) -> Result<Option<Header>, HeaderError> {
+    fn parse(&self) -> Result<Option<Header>, HeaderError> {
         match self.bytes.first() {
             None => Ok(None),
             Some(&first) if first == v1::PREFIX[0] => v1::read(&self.bytes),
@@ -181,10 +187,10 @@ impl HeaderReader {
     }
 }
 
-/// Content type of the TLS record a client begins with (RFC 8446 section 5.1).
+/// Content type of a TLS handshake record, the first one of a client (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
-/// Whether `bytes` and `whole` agree as far as there are bytes.
+/// Whether one of `bytes` and `whole` is a prefix of the other.
 fn begins(bytes: &[u8], whole: &[u8]) -> bool {
     bytes.iter().zip(whole).all(|(a, b)| a == b)
 }

@@ -5,33 +5,34 @@ use tokio::net::{TcpListener, TcpStream};
 use super::v2::{MAX_TLV_VALUE, announce, announce_own};
 use super::*;
 
-/// What one reader makes of all the bytes, and how many of them it took.
+/// Result of a reader that gets all bytes at once, and the number of bytes it consumed.
 fn read(bytes: &[u8]) -> Result<(usize, Option<Header>), HeaderError> {
     HeaderReader::new().feed(bytes)
 }
 
-/// The same when they come one by one.
+/// Result of a reader that gets the bytes one by one.
 fn drip(bytes: &[u8]) -> Result<(usize, Option<Header>), HeaderError> {
     let mut reader = HeaderReader::new();
     for (at, byte) in bytes.iter().enumerate() {
-        if let (taken, Some(header)) = reader.feed(&[*byte])? {
-            assert_eq!(taken, 1);
+        if let (consumed, Some(header)) = reader.feed(&[*byte])? {
+            assert_eq!(consumed, 1);
             return Ok((at + 1, Some(header)));
         }
     }
     Ok((bytes.len(), None))
 }
 
-/// The origin of a header that must be complete, however it comes.
+/// The origin of a complete header, checked for whole and split input.
 fn origin(bytes: &[u8]) -> HeaderSource {
-    let (taken, header) = read(bytes).unwrap();
+    let (consumed, header) = read(bytes).unwrap();
     let header = header.expect("a whole header");
-    assert_eq!(taken, bytes.len());
-    assert_eq!(drip(bytes), Ok((taken, Some(header.clone()))));
+    assert_eq!(consumed, bytes.len());
+    assert_eq!(drip(bytes), Ok((consumed, Some(header.clone()))));
     header.origin
 }
 
-/// Why it is refused, however it comes. What follows the fault makes no difference.
+/// The error of an invalid header, checked for whole and split input. Bytes after the fault make no
+/// difference.
 fn fault(bytes: &[u8]) -> HeaderError {
     let fault = read(bytes).unwrap_err();
     assert_eq!(drip(bytes).unwrap_err(), fault, "{bytes:?}");
@@ -45,13 +46,13 @@ fn proxied(source: &str, destination: &str) -> HeaderSource {
     }
 }
 
-/// A version 2 header by hand.
+/// Builds a version 2 header by hand.
 fn header(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     let length = u16::try_from(block.len()).unwrap().to_be_bytes();
     [v2::SIGNATURE, &[command, family], &length, block].concat()
 }
 
-/// 192.0.2.7:4660 to 198.51.100.9:443.
+/// An address block: 192.0.2.7:4660 to 198.51.100.9:443.
 const IPV4: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 9, 0x12, 0x34, 0x01, 0xbb];
 
 fn with_fields(fields: &[u8]) -> Vec<u8> {
@@ -78,7 +79,7 @@ fn version_1_says_who_connected() {
             "PROXY TCP6 2001:0db8:0000:0000:0000:0000:0000:0001 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
             proxied("[2001:db8::1]:65535", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
         ),
-        // What nginx makes of an IPv4 client on a socket for both.
+        // The form that nginx writes for an IPv4 client on a dual-stack socket.
         (
             "PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.9 1 2\r\n",
             proxied("[::ffff:192.0.2.7]:1", "[::ffff:198.51.100.9]:2"),
@@ -160,7 +161,7 @@ fn version_2_says_who_connected() {
     let table = [
         (header(0x21, 0x11, IPV4), proxied("192.0.2.7:4660", "198.51.100.9:443")),
         (header(0x21, 0x21, &ipv6), proxied("[2001:db8::1]:1", "[2001:db8::2]:2")),
-        // No TCP connection has datagrams at its other end.
+        // A TCP connection cannot relay datagrams.
         (header(0x21, 0x12, IPV4), HeaderSource::Unknown),
         (header(0x21, 0x22, &ipv6), HeaderSource::Unknown),
         (header(0x21, 0x31, &[0; 216]), HeaderSource::Unknown),
@@ -169,7 +170,7 @@ fn version_2_says_who_connected() {
         (header(0x21, 0x10, &[1, 2, 3]), HeaderSource::Unknown),
         (header(0x21, 0x01, IPV4), HeaderSource::Unknown),
         (header(0x20, 0x00, &[]), HeaderSource::Local),
-        // Everything after the command is to be discarded.
+        // Receivers discard everything after the command.
         (header(0x20, 0x11, IPV4), HeaderSource::Local),
         (header(0x20, 0xff, b"whatever"), HeaderSource::Local),
     ];
@@ -244,8 +245,8 @@ fn a_header_goes_in_one_segment_whatever_it_carries() {
     announce(&mut out, &RelayedConn { source, destination, tlvs: &tlvs });
     let bytes = &out[6..];
     assert!(bytes.len() <= 536, "{}", bytes.len());
-    let (taken, header) = read(bytes).unwrap();
-    assert_eq!(taken, bytes.len());
+    let (consumed, header) = read(bytes).unwrap();
+    assert_eq!(consumed, bytes.len());
     let header = header.unwrap();
     assert_eq!(header.tlv(Tlv::Authority), Some(&long[..]));
     assert_eq!(header.tlv(Tlv::Alpn), None, "left out");
@@ -272,7 +273,7 @@ fn addresses_of_two_families_go_as_ipv6() {
     assert_eq!(origin(&out), proxied("192.0.2.7:1", "192.0.2.8:2"), "and need not, if mapped");
 }
 
-/// Bytes as a client could send them: anything, or a header with something changed.
+/// Arbitrary bytes, or a valid header with a modification.
 fn near_headers() -> impl Strategy<Value = Vec<u8>> {
     let text = "PROXY (TCP4|TCP6|UNKNOWN)( [0-9a-f:.]{0,20}){0,5} ?\r?\n?.{0,20}";
     let binary = (any::<u8>(), any::<u8>(), any::<u16>(), any::<Vec<u8>>()).prop_map(
@@ -287,7 +288,8 @@ fn near_headers() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Never a panic, never more than fits, and the same however the bytes are cut.
+    /// Parsing never panics, never consumes too much, and does not depend on how the bytes are
+    /// split.
     #[test]
     fn any_bytes_are_judged_alike_however_they_come(bytes in near_headers(), cut in any::<prop::sample::Index>()) {
         let whole = read(&bytes);
@@ -295,17 +297,17 @@ proptest! {
         let mut reader = HeaderReader::new();
         let (first, rest) = bytes.split_at(cut.index(bytes.len() + 1));
         let pieces = match reader.feed(first) {
-            Ok((taken, None)) => {
-                prop_assert_eq!(taken, first.len());
-                reader.feed(rest).map(|(more, header)| (taken + more, header))
+            Ok((consumed, None)) => {
+                prop_assert_eq!(consumed, first.len());
+                reader.feed(rest).map(|(more, header)| (consumed + more, header))
             }
             ended => ended,
         };
         prop_assert_eq!(pieces, whole);
-        prop_assert!(reader.taken() <= MAX_HEADER);
+        prop_assert!(reader.consumed() <= MAX_HEADER);
     }
 
-    /// What is written is read, to its last byte and no further.
+    /// A written header is parsed again, to its last byte and no further.
     #[test]
     fn what_is_announced_is_read_back(
         source in any::<SocketAddr>(),
@@ -319,8 +321,8 @@ proptest! {
         announce(&mut bytes, &RelayedConn { source, destination, tlvs: &tlvs });
         let length = bytes.len();
         bytes.extend_from_slice(&follows);
-        let (taken, header) = read(&bytes).unwrap();
-        prop_assert_eq!(taken, length);
+        let (consumed, header) = read(&bytes).unwrap();
+        prop_assert_eq!(consumed, length);
         let header = header.unwrap();
         prop_assert_eq!(header.tlv(Tlv::UniqueId), Some(&id[..]));
         prop_assert_eq!(header.tlv(Tlv::Authority), Some(name.as_bytes()));
@@ -331,7 +333,7 @@ proptest! {
         prop_assert!(same(s, source) && same(d, destination));
     }
 
-    /// Whatever bit of the addresses or fields is damaged on the way, the checksum tells.
+    /// The checksum detects any damaged bit of the addresses or fields.
     #[test]
     fn a_damaged_header_is_not_believed(at in 16_usize..28, bit in 0_u32..8) {
         let (source, destination) = ("192.0.2.7:1".parse().unwrap(), "192.0.2.8:2".parse().unwrap());
@@ -342,7 +344,7 @@ proptest! {
     }
 }
 
-/// Both ends of a connection.
+/// Both ends of a TCP connection.
 async fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "the address is this test's own")]

@@ -4,19 +4,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Header, HeaderError, HeaderSource, begins};
 
-/// What every line begins with.
+/// The first bytes of every header of version 1.
 pub(super) const PREFIX: &[u8] = b"PROXY ";
 
 /// Longest line, CRLF included.
 pub(super) const MAX_LINE: usize = 107;
 
-/// Judges a line as far as it is there; [`super::HeaderReader`] gives no byte behind its LF.
+/// Parses the line received so far. [`super::HeaderReader`] passes no byte after its LF.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     if !begins(bytes, PREFIX) {
         return Err(HeaderError::NotProxyProtocol);
     }
     let Some(line) = bytes.strip_suffix(b"\n") else {
-        // CR may be the last byte so far, nothing before it.
+        // CR is allowed only as the last byte so far.
         let before = bytes.split_last().map_or(bytes, |(_, before)| before);
         if before.contains(&b'\r') {
             return Err(HeaderError::LineEnd);
@@ -35,7 +35,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
 fn origin(line: &[u8]) -> Result<HeaderSource, HeaderError> {
     let mut words = line.split(|byte| *byte == b' ');
     let parse: fn(&str) -> Option<IpAddr> = match words.next() {
-        // Whatever follows is to be ignored.
+        // Receivers ignore the rest of the line.
         Some(b"UNKNOWN") => return Ok(HeaderSource::Unknown),
         Some(b"TCP4") => |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::from),
         Some(b"TCP6") => |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::from),
@@ -53,7 +53,7 @@ fn origin(line: &[u8]) -> Result<HeaderSource, HeaderError> {
     })
 }
 
-/// A port in the one way to write it: no sign, no leading zero.
+/// Parses a port without sign or leading zero.
 fn port(word: &[u8]) -> Result<u16, HeaderError> {
     let plain = word.iter().all(u8::is_ascii_digit) && (word.len() == 1 || word[0] != b'0');
     let text = std::str::from_utf8(word).ok().filter(|_| plain);

@@ -1,13 +1,14 @@
-//! Version 2: bytes (section 2.2), read and written.
+//! Version 2: the binary format (section 2.2), read and written.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Header, HeaderError, HeaderSource, MAX_HEADER, begins, crc32c};
 
-/// What every header begins with. It is made so that no HTTP or TLS begins like it.
+/// The first bytes of every header of version 2. They are chosen so that no HTTP or TLS client
+/// sends them.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Bytes that say how many more there are, those included that say it.
+/// Length of the fixed part, which ends with the length of the rest.
 pub(super) const FIXED_LEN: usize = 16;
 
 const LOCAL: u8 = 0x20;
@@ -16,42 +17,42 @@ const PROXY: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
-/// Bytes of both addresses and ports.
+/// Length of both addresses and ports.
 const IPV4_BLOCK_LEN: usize = 12;
 const IPV6_BLOCK_LEN: usize = 36;
 const UNIX_BLOCK_LEN: usize = 216;
 
-/// Bytes of a TLV before its value.
+/// Length of type and length of a TLV.
 const TLV_HEAD_LEN: usize = 3;
 
-/// Bytes of the checksum.
+/// Length of the checksum.
 const CHECKSUM_LEN: usize = 4;
 
-/// A type of the fields after the addresses that the gateway reads or writes.
+/// Types of TLVs that the gateway reads or writes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Tlv {
-    /// The protocol the client asked for by ALPN, without its length (section 2.2.1).
+    /// The ALPN protocol of the client, without its length byte (section 2.2.1).
     Alpn = 0x01,
-    /// The host the client asked for: the server name of its TLS hello (section 2.2.2).
+    /// The host name requested by the client: the server name in its ClientHello (section 2.2.2).
     Authority = 0x02,
-    /// Names the connection on both sides: up to 128 bytes (section 2.2.5).
+    /// Unique id of the connection, up to 128 bytes (section 2.2.5).
     UniqueId = 0x05,
 }
 
-/// The type of the checksum, which only this module reads and writes.
+/// The TLV type of the checksum, used only in this module.
 const CRC32C: u8 = 0x03;
 
-/// Length of the whole header, once it is said.
+/// Length of the whole header, once its length field has arrived.
 pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
-    Some(FIXED_LEN + usize::from(said(bytes)?))
+    Some(FIXED_LEN + usize::from(announced_length(bytes)?))
 }
 
-fn said(bytes: &[u8]) -> Option<u16> {
+fn announced_length(bytes: &[u8]) -> Option<u16> {
     bytes.get(FIXED_LEN - 2..FIXED_LEN)?.try_into().ok().map(u16::from_be_bytes)
 }
 
-/// Judges a header as far as it is there; [`super::HeaderReader`] gives no byte behind its end.
+/// Parses the header received so far. [`super::HeaderReader`] passes no byte after its end.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     if !begins(bytes, SIGNATURE) {
         return Err(HeaderError::NotProxyProtocol);
@@ -65,7 +66,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     if let Some(family) = family.filter(|_| command == Some(PROXY)) {
         addresses_length(family)?;
     }
-    let (Some(command), Some(family), Some(length)) = (command, family, said(bytes)) else {
+    let (Some(command), Some(family), Some(length)) = (command, family, announced_length(bytes))
+    else {
         return Ok(None);
     };
     if usize::from(length) > MAX_HEADER - FIXED_LEN {
@@ -75,17 +77,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     if block.len() < length.into() {
         return Ok(None);
     }
-    // "Must discard the protocol block including the family": nothing in it is an error.
+    // "Must discard the protocol block including the family": its contents are not validated.
     if command == LOCAL {
         return Ok(Some(Header { origin: HeaderSource::Local, tlvs: Box::default() }));
     }
     relayed(bytes, family, block).map(Some)
 }
 
-/// Reads the whole header of a connection that is relayed.
+/// Parses the complete header of a relayed connection.
 fn relayed(bytes: &[u8], family: u8, block: &[u8]) -> Result<Header, HeaderError> {
     let Some(length) = addresses_length(family)? else {
-        // What stands in the block of an unspecified family is not specified.
+        // The content of the block is undefined for an unspecified family.
         return Ok(Header { origin: HeaderSource::Unknown, tlvs: Box::default() });
     };
     let (addresses, fields) = block.split_at_checked(length).ok_or(HeaderError::NoRoom)?;
@@ -93,15 +95,14 @@ fn relayed(bytes: &[u8], family: u8, block: &[u8]) -> Result<Header, HeaderError
     let origin = match family {
         TCP_OVER_IPV4 => pair::<4>(addresses, |ip| Ipv4Addr::from(ip).into()),
         TCP_OVER_IPV6 => pair::<16>(addresses, |ip| Ipv6Addr::from(ip).into()),
-        // UNIX sockets have no address a client could be told apart by, and what comes over TCP was
-        // no datagram: both fall back to unspecified, as they may.
+        // UNIX sockets have no client address, and a TCP connection cannot relay datagrams. The
+        // specification allows both to be treated as unspecified.
         _ => Some(HeaderSource::Unknown),
     };
     Ok(Header { origin: origin.ok_or(HeaderError::NoRoom)?, tlvs: fields.into() })
 }
 
-/// How many bytes the addresses of a family take; `None` if the family or the transport is
-/// unspecified.
+/// Length of the addresses of a family. `None` if the family or the transport is unspecified.
 fn addresses_length(family: u8) -> Result<Option<usize>, HeaderError> {
     let length = match family >> 4 {
         0 => 0,
@@ -117,7 +118,7 @@ fn addresses_length(family: u8) -> Result<Option<usize>, HeaderError> {
     }
 }
 
-/// Source and destination out of addresses of `N` bytes each and two ports.
+/// Parses source and destination: two addresses of `N` bytes each and two ports.
 fn pair<const N: usize>(addresses: &[u8], ip: fn([u8; N]) -> IpAddr) -> Option<HeaderSource> {
     let (source, rest) = addresses.split_first_chunk::<N>()?;
     let (destination, rest) = rest.split_first_chunk::<N>()?;
@@ -129,7 +130,8 @@ fn pair<const N: usize>(addresses: &[u8], ip: fn([u8; N]) -> IpAddr) -> Option<H
     })
 }
 
-/// The fields after the addresses, type and value; an error, the last item, if one is cut short.
+/// Iterates over the TLVs after the addresses as type and value. If one is truncated, the last item
+/// is an error.
 pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]), HeaderError>> {
     std::iter::from_fn(move || {
         let (&kind, rest) = bytes.split_first()?;
@@ -145,8 +147,8 @@ pub(super) fn tlvs(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u8, &[u8]),
     })
 }
 
-/// Whether all fields are whole and the checksum, if there is one, is that of `header`, of which
-/// `fields` is the end.
+/// Checks that all TLVs are complete and that the checksum, if there is one, matches `header`, of
+/// which `fields` is the end.
 fn verify(header: &[u8], fields: &[u8]) -> Result<(), HeaderError> {
     let (mut at, mut found) = (header.len() - fields.len(), None);
     for field in tlvs(fields) {
@@ -160,33 +162,33 @@ fn verify(header: &[u8], fields: &[u8]) -> Result<(), HeaderError> {
         }
         at += value.len();
     }
-    let Some((at, said)) = found else { return Ok(()) };
+    let Some((at, expected)) = found else { return Ok(()) };
     let (before, rest) = header.split_at_checked(at).ok_or(HeaderError::ChecksumForm)?;
     let after = rest.get(CHECKSUM_LEN..).unwrap_or_default();
-    let right = crc32c::of(&[before, &[0; CHECKSUM_LEN], after]) == said;
+    let right = crc32c::checksum(&[before, &[0; CHECKSUM_LEN], after]) == expected;
     if right { Ok(()) } else { Err(HeaderError::Checksum) }
 }
 
-/// What is said about a connection that is relayed.
+/// Contents of a header for a relayed connection.
 #[derive(Clone, Copy, Debug)]
 pub struct RelayedConn<'a> {
-    /// Where the client connected from.
+    /// The address of the client.
     pub source: SocketAddr,
-    /// Where it connected to.
+    /// The address that the client connected to.
     pub destination: SocketAddr,
-    /// What else is said, in this order. A value beyond [`MAX_TLV_VALUE`] bytes is left out: it
-    /// would push the header over what receivers must take.
+    /// TLVs, in this order. A value longer than [`MAX_TLV_VALUE`] is omitted, because it could make
+    /// the header longer than receivers must accept.
     pub tlvs: &'a [(Tlv, &'a [u8])],
 }
 
-/// Longest value of a TLV that is written, in bytes: a DNS name has 253 at most, a unique id 128.
+/// Longest TLV value that is written, in bytes. A DNS name has at most 253, a unique id 128.
 pub const MAX_TLV_VALUE: usize = 255;
 
-/// Writes a header with its checksum. At most 536 bytes come of up to one TLV of each [`Tlv`], so
-/// that it always goes in one segment (section 2).
+/// Writes a header with its checksum. With up to one TLV of each [`Tlv`] it has at most 536 bytes,
+/// so that it always fits into one segment (section 2).
 ///
-/// Addresses of two families are both written as IPv6, the other one mapped (RFC 4291 section
-/// 2.5.5.2).
+/// If the addresses are of different families, both are written as IPv6, with the IPv4 address
+/// mapped (RFC 4291 section 2.5.5.2).
 pub fn announce(out: &mut Vec<u8>, announced: &RelayedConn<'_>) {
     let begin = out.len();
     let RelayedConn { source, destination, tlvs } = announced;
@@ -213,8 +215,8 @@ pub fn announce(out: &mut Vec<u8>, announced: &RelayedConn<'_>) {
     seal(&mut out[begin..]);
 }
 
-/// Writes the header of a connection that is the gateway's own: a health check. It is accepted with
-/// the gateway's own address (section 2.2, LOCAL).
+/// Writes the header of a connection of the gateway itself, such as a health check. The receiver
+/// uses the gateway's own address (section 2.2, LOCAL).
 pub fn announce_own(out: &mut Vec<u8>) {
     out.extend_from_slice(SIGNATURE);
     out.extend_from_slice(&[LOCAL, 0, 0, 0]);
@@ -234,11 +236,12 @@ fn tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// Puts length and checksum, the last four bytes, into a header that is otherwise complete.
+/// Fills in the length and the checksum, the last four bytes, of a header that is otherwise
+/// complete.
 fn seal(header: &mut [u8]) {
     let length = u16::try_from(header.len() - FIXED_LEN).unwrap_or(u16::MAX);
     header[FIXED_LEN - 2..FIXED_LEN].copy_from_slice(&length.to_be_bytes());
-    let checksum = crc32c::of(&[header]).to_be_bytes();
+    let checksum = crc32c::checksum(&[header]).to_be_bytes();
     if let Some(place) = header.last_chunk_mut::<CHECKSUM_LEN>() {
         *place = checksum;
     }

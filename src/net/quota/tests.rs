@@ -31,7 +31,7 @@ fn uses_are_limited_in_all_and_per_client_network() {
 }
 
 #[test]
-fn ipv6_clients_share_what_their_network_has() {
+fn ipv6_clients_of_one_network_share_its_limit() {
     let quota = Arc::<Quota>::default();
     let [one, other, apart] = ["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8:0:1::1]:1"]
         .map(|text| quota.account(ClientAddr(text.parse().unwrap())));
@@ -45,11 +45,11 @@ fn ipv6_clients_share_what_their_network_has() {
 fn a_connection_keeps_a_few_accounts() {
     let (quota, another) = (Arc::<Quota>::default(), Arc::<Quota>::default());
     let accounts = Accounts::default();
-    let first = accounts.of(&quota, client(1));
-    assert!(Rc::ptr_eq(&first, &accounts.of(&quota, client(1))));
-    assert!(!Rc::ptr_eq(&first, &accounts.of(&another, client(1))));
+    let first = accounts.account(&quota, client(1));
+    assert!(Rc::ptr_eq(&first, &accounts.account(&quota, client(1))));
+    assert!(!Rc::ptr_eq(&first, &accounts.account(&another, client(1))));
     for last in 0..200 {
-        drop(accounts.of(&quota, client(last)));
+        drop(accounts.account(&quota, client(last)));
     }
     assert!(accounts.0.borrow().len() <= MAX_KEPT_ACCOUNTS);
     drop((first, accounts));
@@ -57,7 +57,7 @@ fn a_connection_keeps_a_few_accounts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_queued_is_served_in_its_order_and_not_for_ever() {
+async fn queued_requests_are_served_in_order_and_time_out() {
     let quota = Arc::<Quota>::default();
     let limits = QuotaLimits { total: 1, per_client: 9 };
     let (a, b) = (quota.account(client(1)), quota.account(client(2)));
@@ -69,12 +69,12 @@ async fn what_is_queued_is_served_in_its_order_and_not_for_ever() {
     let mut early = Box::pin(a.wait(limits, second));
     let mut late = Box::pin(b.wait(limits, second));
     assert!(futures(&mut early).await.is_none());
-    // The queue is as long as there are uses.
+    // The queue is limited to the total limit.
     assert_eq!(late.as_mut().await.unwrap_err(), QuotaError::Full);
     drop(first);
-    assert_eq!(b.take(limits).unwrap_err(), QuotaError::Full, "those who wait come first");
+    assert_eq!(b.take(limits).unwrap_err(), QuotaError::Full, "queued requests come first");
     let served = early.await.unwrap();
-    // One that leaves the queue, or the room it was just given, leaves it to the next.
+    // A cancelled request leaves its place, or a use it was just given, to the next one.
     let mut leaves = Box::pin(a.wait(limits, second));
     assert!(futures(&mut leaves).await.is_none());
     drop(served);
@@ -84,7 +84,7 @@ async fn what_is_queued_is_served_in_its_order_and_not_for_ever() {
     assert!(is_forgotten(&quota));
 }
 
-/// The output of a future that has one now.
+/// Polls a future once and returns its output if it is ready.
 async fn futures<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         let polled = std::pin::Pin::new(&mut *future).poll(cx);
@@ -101,7 +101,7 @@ fn workers_take_and_return_without_losing_any() {
     let quota = Arc::<Quota>::default();
     let limits = QuotaLimits { total: 2, per_client: 9 };
     let over = AtomicBool::new(false);
-    let patience = Duration::from_secs(20);
+    let max_wait = Duration::from_secs(20);
     thread::scope(|scope| {
         for worker in 0..4 {
             let (quota, over) = (&quota, &over);
@@ -113,9 +113,10 @@ fn workers_take_and_return_without_losing_any() {
                     for _ in 0..500 {
                         let taken = match account.take(limits) {
                             Ok(taken) => Ok(taken),
-                            Err(_) => account.wait(limits, patience).await,
+                            Err(_) => account.wait(limits, max_wait).await,
                         };
-                        // Four workers, and a queue of two: all are served, unless it is full.
+                        // With four workers and a queue of two, all are served unless the queue is
+                        // full.
                         if taken.is_ok() && quota.used() > limits.total {
                             over.store(true, Ordering::Relaxed);
                         }

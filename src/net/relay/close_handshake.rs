@@ -1,5 +1,5 @@
-//! How a WebSocket that we end is ended: with a Close frame each way, where a frame of the peers
-//! ends, and a moment for their answers (RFC 6455 section 7).
+//! The closing handshake of a WebSocket that the gateway ends (RFC 6455 section 7): a Close frame
+//! in each direction, inserted at a frame boundary, and a moment for the peers to answer.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,13 +13,13 @@ use super::{CloseFrame, MAX_READS_PER_POLL, RelayDirection};
 use crate::net::websocket::{FrameSender, FrameTracker};
 use crate::net::{Io, Phase, Timer, WorkerLocal};
 
-/// How long the peers get, for the rest of a frame and for their answers together.
+/// Time for the peers to finish a frame and to answer, together.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tells both sides and waits for their answers, for [`CLOSE_TIMEOUT`] at most, or for as long as the
-/// worker does not cut. Returns whether side A was told. `ab` carries what comes from A, `ba` what
-/// comes from B.
-pub(super) async fn say<A: Io, B: Io>(
+/// Sends Close frames to both sides and waits for their answers, for at most [`CLOSE_TIMEOUT`] and
+/// not after the worker begins to close all connections. Returns whether side A was sent its Close
+/// frame. `ab` is the direction from A to B, `ba` that from B to A.
+pub(super) async fn run<A: Io, B: Io>(
     local: &WorkerLocal,
     timer: &Timer,
     (ab, a): (&mut RelayDirection, &mut A),
@@ -40,23 +40,23 @@ pub(super) async fn say<A: Io, B: Io>(
             return Poll::Ready(());
         }
         ready!(timer.poll(cx));
-        // No answer came; they are told all the same that this is all.
+        // No answer came in time. The end of the stream is sent all the same.
         let _ = (to_a.poll_shut(cx, true, a), to_b.poll_shut(cx, true, b));
         Poll::Ready(())
     })
     .await;
-    to_a.is_told()
+    to_a.is_sent()
 }
 
-/// The end of one direction.
+/// Closing state of one direction.
 struct Closing<'a> {
     direction: &'a mut RelayDirection,
-    /// Until it is on its way.
+    /// The Close frame, until it is staged.
     close: Option<Vec<u8>>,
-    /// What its sender has said so far; counted on after our Close too, to see theirs.
+    /// Frame position of the sender. Tracked after our Close too, to detect the sender's.
     frames: FrameTracker,
-    said: bool,
-    /// Nothing can be sent in this direction any more, or nothing that would be understood.
+    staged: bool,
+    /// Nothing more can be sent in this direction, or the receiver would not understand it.
     mute: bool,
 }
 
@@ -66,14 +66,14 @@ impl<'a> Closing<'a> {
         let over = direction.closed || frames.is_none_or(|frames| frames.is_closed());
         Self {
             close: (!over).then(|| close.frame(sender)),
-            frames: frames.unwrap_or(FrameTracker::of(sender)),
-            said: false,
+            frames: frames.unwrap_or(FrameTracker::new(sender)),
+            staged: false,
             mute: frames.is_none_or(|frames| frames.is_lost()),
             direction,
         }
     }
 
-    /// Moves what can be moved; true if there may be more at once.
+    /// Moves available bytes. Returns true if there may be more at once.
     fn poll<R: Io, W: Io>(
         &mut self,
         cx: &mut Context<'_>,
@@ -87,7 +87,7 @@ impl<'a> Closing<'a> {
                 self.mute = true;
             }
             if self.direction.ended {
-                // What ended in the middle of a frame can only be cut.
+                // A stream that ended within a frame can only be cut off.
                 self.mute |= self.close.is_some();
                 return false;
             }
@@ -103,21 +103,21 @@ impl<'a> Closing<'a> {
         true
     }
 
-    /// Puts our Close behind what is on its way, if a frame ends there.
+    /// Appends our Close to the unsent bytes, if they end at a frame boundary.
     fn stage(&mut self) {
         if self.mute || !self.frames.is_between() {
             return;
         }
-        // After a Close of their own nothing may follow.
+        // Nothing may follow a Close frame of the sender.
         if let Some(close) = self.close.take()
             && !self.frames.is_closed()
         {
             self.direction.out.staged().extend_from_slice(&close);
-            self.said = true;
+            self.staged = true;
         }
     }
 
-    /// Reads once: passes on what still belongs before our Close, and drops the rest.
+    /// Reads once. Bytes of the frame in progress are passed on, the rest is dropped.
     fn step<R: Io, W: Io>(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,17 +144,17 @@ impl<'a> Closing<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the sender of this direction has answered the Close it was sent, or has gone.
+    /// Whether the sender of this direction has answered its Close frame or disconnected.
     fn answered(&self) -> bool {
         self.frames.is_closed() || self.direction.ended
     }
 
-    /// Whether the receiver of this direction has been sent our Close, all of it.
-    fn is_told(&self) -> bool {
-        self.said && !self.mute && self.direction.out.is_empty()
+    /// Whether our whole Close frame was sent to the receiver of this direction.
+    fn is_sent(&self) -> bool {
+        self.staged && !self.mute && self.direction.out.is_empty()
     }
 
-    /// Closes the receiver's stream once it has been told, and has `answered`.
+    /// Closes the receiver's stream once our Close is sent and the receiver has `answered`.
     fn poll_shut<W: Io>(&mut self, cx: &mut Context<'_>, answered: bool, to: &mut W) -> Poll<()> {
         if self.mute || self.direction.closed {
             return Poll::Ready(());
@@ -162,7 +162,7 @@ impl<'a> Closing<'a> {
         if self.close.is_some() || !self.direction.out.is_empty() || !answered {
             return Poll::Pending;
         }
-        // It may already have gone.
+        // The receiver may already have disconnected.
         let _ = ready!(Pin::new(to).poll_shutdown(cx));
         self.direction.closed = true;
         Poll::Ready(())

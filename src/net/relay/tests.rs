@@ -124,7 +124,7 @@ mod websocket {
     use crate::net::websocket::FrameTracker;
     use tokio::io::DuplexStream;
 
-    /// A WebSocket through a relay, in memory.
+    /// Relays a WebSocket in memory.
     struct Joined {
         local: Rc<WorkerLocal>,
         client: DuplexStream,
@@ -147,7 +147,7 @@ mod websocket {
         Joined { local, client, server, relaying }
     }
 
-    /// Waits until the relay has taken what was written to it.
+    /// Waits until the relay has read the bytes written to it.
     async fn settle() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -158,7 +158,7 @@ mod websocket {
         all
     }
 
-    /// The payload of a masked frame of fewer than 126 bytes.
+    /// Unmasks the payload of a masked frame of fewer than 126 bytes.
     fn unmasked(frame: &[u8]) -> Vec<u8> {
         let key = frame[2..6].iter().cycle();
         frame[6..].iter().zip(key).map(|(byte, key)| byte ^ key).collect()
@@ -181,7 +181,7 @@ mod websocket {
             on.server.read_exact(&mut seen).await.unwrap();
             assert_eq!(seen[..10], *b"\x81\x82\0\0\0\0hi\x88\x88");
             assert_eq!(unmasked(&seen[8..]), b"\x03\xf0policy");
-            // What they said before they knew goes nowhere; what they answer ends it.
+            // Data sent before the peer has seen the Close is dropped. Its answer ends the relay.
             on.client.write_all(b"\x81\x80\0\0\0\0").await.unwrap();
             on.client.write_all(ANSWER).await.unwrap();
             assert_eq!(all_of(&mut on.client).await, b"");
@@ -231,7 +231,7 @@ mod websocket {
             settle().await;
             on.local.reloaded();
             assert_eq!(all_of(on.client).await, [0x82, 100, 1, 2, 3]);
-            // The other side was between two frames.
+            // The other direction was between two frames.
             assert_eq!(all_of(on.server).await[0], 0x88);
             let summary = on.relaying.await.unwrap();
             assert_eq!((summary.end, summary.close_code), (RelayEnd::Forbidden, None));

@@ -1,4 +1,4 @@
-//! The beginning of a tunnel whose first bytes are judged as they pass, before they move unread.
+//! Inspection of the first bytes of a tunnel, before the rest is copied without interpretation.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,42 +12,43 @@ use super::{CopyDirection, TunnelEnd, TunnelLimits, TunnelTimers};
 use crate::net::{Io, WorkerLocal, WriteBuffer};
 
 /// Reads of each side per poll, before other tasks run.
-const TURNS: u32 = 8;
+const MAX_READS_PER_SIDE: u32 = 8;
 
-/// Judges the first bytes of both directions.
+/// Inspects the first bytes of both directions and decides whether the tunnel may continue.
 pub trait Screen {
-    /// Takes bytes of A in their order; those that may pass to B are added to `out`.
+    /// Inspects the next bytes of A. Those that may pass to B are appended to `out`.
     fn on_a(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step;
 
-    /// Takes bytes of B, which pass to A; bytes of A that may pass now are added to `out`.
+    /// Inspects the next bytes of B, which pass to A. Bytes of A that may now pass are appended to
+    /// `out`.
     fn on_b(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step;
 
     /// Whether A must not be read until B has sent more.
     fn holds_a(&self) -> bool;
 }
 
-/// The answer of a [`Screen`].
+/// The decision of a [`Screen`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// It has to see more.
+    /// It needs more bytes.
     More,
-    /// It has seen enough, and holds nothing.
+    /// It needs no more bytes and holds none.
     Done,
-    /// The tunnel must not go on.
+    /// The tunnel must be closed.
     Refuse,
 }
 
-/// A tunnel that its screen refused.
+/// A tunnel that its screen rejected.
 pub struct ScreenRejection<S, A> {
-    /// The screen, which knows why.
+    /// The screen, which holds the reason.
     pub screen: Box<S>,
     /// Side A, still open.
     pub a: A,
-    /// Bytes on their way to it.
+    /// Unsent bytes for A.
     pub out: WriteBuffer,
 }
 
-/// An end before the screen had seen enough.
+/// The end of a tunnel during its inspection.
 pub(super) enum Over {
     Refused,
     Ended(TunnelEnd),
@@ -64,8 +65,8 @@ pub(super) struct Pair<'a, A, B> {
 }
 
 impl<A: Io, B: Io> Pair<'_, A, B> {
-    /// Passes bytes until `screen` has seen enough, or one side has ended, which leaves nothing to
-    /// judge. `of_a` and `of_b` were read already.
+    /// Passes bytes until `screen` needs no more, or one side has ended, which leaves nothing to
+    /// inspect. `of_a` and `of_b` were read already.
     pub(super) async fn pass<S: Screen>(
         &mut self,
         local: &WorkerLocal,
@@ -89,7 +90,7 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
         poll_fn(|cx| {
             let before = self.ab.bytes + self.ba.bytes;
             let mut turns = 0;
-            while step == Step::More && turns < TURNS {
+            while step == Step::More && turns < MAX_READS_PER_SIDE {
                 turns += 1;
                 step = match self.turn(cx, local, screen) {
                     Poll::Ready(Ok(step)) => step,
@@ -107,7 +108,7 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
             match step {
                 Step::Refuse => return Poll::Ready(Some(Over::Refused)),
                 Step::Done => return Poll::Ready(None),
-                Step::More if turns == TURNS => cx.waker().wake_by_ref(),
+                Step::More if turns == MAX_READS_PER_SIDE => cx.waker().wake_by_ref(),
                 Step::More => {}
             }
             watch.poll(cx, local, terms, None).map(|end| Some(Over::Ended(end)))
@@ -115,7 +116,7 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
         .await
     }
 
-    /// Reads each side once; B first, because its answer decides whether A is judged at all.
+    /// Reads each side once. B is first, because its answer decides whether A is inspected at all.
     fn turn<S: Screen>(
         &mut self,
         cx: &mut Context<'_>,
@@ -166,7 +167,7 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
         step
     }
 
-    /// Reads B once, when what came before is on its way.
+    /// Reads B once, after sending its earlier bytes.
     fn poll_b<S: Screen>(
         &mut self,
         cx: &mut Context<'_>,
@@ -187,7 +188,7 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
         })
     }
 
-    /// Reads A once, unless the screen holds it.
+    /// Reads A once, unless the screen forbids it.
     fn poll_a<S: Screen>(
         &mut self,
         cx: &mut Context<'_>,
@@ -212,7 +213,7 @@ impl<A: Io, B: Io> Pair<'_, A, B> {
     }
 }
 
-/// Reads once; nothing is the end.
+/// Reads once. An empty result is the end of the stream.
 fn read<'a, R: Io>(
     cx: &mut Context<'_>,
     from: &mut R,
@@ -221,7 +222,7 @@ fn read<'a, R: Io>(
     let mut buffer = ReadBuf::new(scratch);
     match ready!(Pin::new(from).poll_read(cx, &mut buffer)) {
         Ok(()) => {}
-        // A peer that closes TCP without TLS's close_notify has closed all the same.
+        // A peer that closes TCP without a TLS close_notify has closed all the same.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
         Err(error) => return Poll::Ready(Err(error)),
     }

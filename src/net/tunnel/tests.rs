@@ -30,7 +30,7 @@ fn terms(moved: &ByteCounts) -> TunnelLimits<'_> {
     }
 }
 
-/// Two connected sockets.
+/// A pair of connected sockets.
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "a test")]
@@ -39,7 +39,7 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near.unwrap(), far.unwrap().0)
 }
 
-/// Bytes that differ from place to place.
+/// Bytes whose value depends on their position.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_u32;
     let mut next = || {
@@ -106,7 +106,7 @@ fn a_reader_that_stops_holds_the_writer_and_no_byte_is_lost() {
             let moved = ByteCounts::default();
             join(&own, (a, Bytes::new()), (b, Bytes::new()), terms(&moved)).await
         });
-        // Far more than the sockets and a pipe hold: it cannot end before somebody reads.
+        // More than the sockets and a pipe hold, so the copy cannot end before the receiver reads.
         for _ in 0..200 {
             tokio::task::yield_now().await;
         }
@@ -184,7 +184,7 @@ fn a_rate_is_kept() {
         );
         assert_eq!(reader.await.unwrap(), 10_000);
         let took = start.elapsed();
-        // Ten seconds' worth, less the burst, and a tick each time it was held.
+        // Ten seconds at the allowed rate, less the burst, plus a tick for each wait.
         assert!(took >= Duration::from_secs(7) && took < Duration::from_secs(30), "{took:?}");
     });
 }

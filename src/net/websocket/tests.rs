@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// One frame, from this first byte, of so many bytes.
+/// Builds one frame with this first byte and payload length.
 fn frame(sender: FrameSender, first: u8, length: usize) -> Vec<u8> {
     let mask = if sender == FrameSender::Client { MASKED } else { 0 };
     let mut frame = vec![first];
@@ -20,14 +20,14 @@ fn frame(sender: FrameSender, first: u8, length: usize) -> Vec<u8> {
     if mask != 0 {
         frame.extend([1, 2, 3, 4]);
     }
-    // Bytes that would be headers if they were taken for such.
+    // Payload bytes that look like frame headers.
     frame.extend((0..length).map(|i| [0x88, 0x02, 0xff, 0x7f][i % 4]));
     frame
 }
 
-/// Every place in `bytes` between two frames, the start included.
+/// All positions in `bytes` between two frames, including the start.
 fn boundaries(sender: FrameSender, bytes: &[u8]) -> Vec<usize> {
-    let mut frames = FrameTracker::of(sender);
+    let mut frames = FrameTracker::new(sender);
     let mut found = vec![0];
     for (index, byte) in bytes.iter().enumerate() {
         frames.pass(&[*byte]);
@@ -50,7 +50,7 @@ fn finds_the_end_of_frames_of_every_length_and_kind() {
                 let two = [one.clone(), one.clone()].concat();
                 let found = boundaries(sender, &two);
                 assert_eq!(found, [0, one.len(), two.len()], "{sender:?} {first:x} {length}");
-                let mut frames = FrameTracker::of(sender);
+                let mut frames = FrameTracker::new(sender);
                 frames.pass(&two);
                 assert!(frames.is_between() && !frames.is_closed());
             }
@@ -66,7 +66,7 @@ fn a_length_in_more_bytes_than_it_needs_is_a_length() {
 
 #[test]
 fn a_frame_may_be_as_long_as_lengths_go() {
-    let mut frames = FrameTracker::of(FrameSender::Client);
+    let mut frames = FrameTracker::new(FrameSender::Client);
     frames.pass(&[0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4, 5]);
     assert!(!frames.is_between() && !frames.is_lost());
     assert_eq!(frames.left, (1 << 63) - 1 - 1);
@@ -77,14 +77,14 @@ fn says_when_a_close_has_passed_and_not_before() {
     for sender in [FrameSender::Client, FrameSender::Server] {
         let close = CloseFrame { code: 1001, word: "draining" }.frame(sender);
         let (last, most) = close.split_last().unwrap();
-        let mut frames = FrameTracker::of(sender);
+        let mut frames = FrameTracker::new(sender);
         frames.pass(most);
         assert!(!frames.is_closed() && !frames.is_between());
         frames.pass(&[*last]);
         assert!(frames.is_closed() && frames.is_between());
     }
-    // Without a body (section 5.5.1: it may have one).
-    let mut frames = FrameTracker::of(FrameSender::Server);
+    // A Close frame without a body (section 5.5.1 makes it optional).
+    let mut frames = FrameTracker::new(FrameSender::Server);
     frames.pass(&[0x88, 0]);
     assert!(frames.is_closed());
 }
@@ -102,14 +102,14 @@ fn what_is_not_a_frame_is_noticed_and_stays_so() {
         &[0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 0], // longer than lengths go
     ];
     for bytes in server {
-        let mut frames = FrameTracker::of(FrameSender::Server);
+        let mut frames = FrameTracker::new(FrameSender::Server);
         frames.pass(bytes);
         assert!(frames.is_lost(), "{bytes:x?}");
         frames.pass(&[0x81, 0]);
         assert!(frames.is_lost() && !frames.is_between());
         assert_eq!(frames.pass_one(&[0x81, 0]), None);
     }
-    let mut frames = FrameTracker::of(FrameSender::Client);
+    let mut frames = FrameTracker::new(FrameSender::Client);
     frames.pass(&[0x81, 0x05]); // not masked
     assert!(frames.is_lost());
 }
@@ -141,7 +141,7 @@ fn any_length() -> impl Strategy<Value = usize> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// However the bytes are cut, the frames are where they are.
+    /// Frame boundaries do not depend on how the bytes are split.
     #[test]
     fn boundaries_do_not_depend_on_the_pieces(
         sender in any_sender(),
@@ -155,14 +155,14 @@ proptest! {
             ends.push(ends.last().unwrap() + one.len());
         }
         let bytes = all.concat();
-        let mut frames = FrameTracker::of(sender);
+        let mut frames = FrameTracker::new(sender);
         let (mut at, mut cut) = (0, cuts.iter().cycle());
         while at < bytes.len() {
             let next = (at + cut.next().unwrap()).min(bytes.len());
             let mut finishing = frames;
             frames.pass(&bytes[at..next]);
             prop_assert_eq!(frames.is_between(), ends.contains(&next));
-            // The end of the frame that had begun is the first one from there on.
+            // The end of the current frame is the first boundary from there on.
             let end = *ends.iter().find(|end| **end >= at).unwrap();
             let found = finishing.pass_one(&bytes[at..next]);
             prop_assert_eq!(found, (end <= next).then(|| end - at));
@@ -171,16 +171,16 @@ proptest! {
         prop_assert!(frames.is_between() && !frames.is_lost());
     }
 
-    /// Whatever comes, nothing is taken twice and nothing panics; pieces make no difference.
+    /// Arbitrary bytes never panic, no byte is consumed twice, and splitting makes no difference.
     #[test]
     fn any_bytes_in_any_pieces(
         sender in any_sender(),
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
         cuts in proptest::collection::vec(1_usize..30, 1..20),
     ) {
-        let mut whole = FrameTracker::of(sender);
+        let mut whole = FrameTracker::new(sender);
         whole.pass(&bytes);
-        let mut pieces = FrameTracker::of(sender);
+        let mut pieces = FrameTracker::new(sender);
         let (mut rest, mut cut) = (&bytes[..], cuts.iter().cycle());
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.len().min(*cut.next().unwrap()));
