@@ -73,13 +73,13 @@ async fn tls_handshake(
         Ok(_) => {}
         Err(error) => return Err(HandshakeError::Failed(error)),
     }
-    let accepting = if tls.refuses_names() {
+    let accepting = if tls.may_reject() {
         // Reads the ClientHello first, because the TLS library would send the alert `access_denied`
         // for an unknown name and not `unrecognized_name`.
         let reading = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(stream));
         let reading = until(timer, reading).await.ok_or(HandshakeError::TimedOut)?;
         let hello = reading.map_err(HandshakeError::Failed)?;
-        if let Some(name) = hello.client_hello().server_name().filter(|name| tls.refuses(name)) {
+        if let Some(name) = hello.client_hello().server_name().filter(|name| tls.rejects(name)) {
             let name = name.to_owned();
             return Err(HandshakeError::UnknownName(hello.io.into_socket(), name));
         }

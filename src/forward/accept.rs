@@ -99,7 +99,7 @@ async fn connection(
         Ok(stream) => {
             let tls = version(&stream);
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-            let names = shown.map(peer::names_of).unwrap_or_default();
+            let names = shown.map(peer::certificate_names).unwrap_or_default();
             let client_conn =
                 ForwardConn { tls, names, handshake: finished(&stream, settings), ..client_conn };
             drop((timer, listener_state));

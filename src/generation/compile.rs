@@ -305,7 +305,7 @@ impl Compiler<'_> {
         let chosen = profile.certificates.iter();
         let settings = server::TlsSettings {
             identities: chosen.filter_map(|id| self.loaded.get(id.0).cloned()).collect(),
-            refuse_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
+            reject_unknown: profile.unknown_sni == config::UnknownSni::Refuse,
             http2: listener.http2,
             clients,
             tickets: self.shared.tickets(scope),

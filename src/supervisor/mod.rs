@@ -311,7 +311,7 @@ impl RunningGateway {
             Err(UpgradeError::OnTrial)
         } else {
             self.listening_fds().map_err(UpgradeError::from).and_then(|sockets| {
-                let tickets = self.reloader.generation.shared.local.legacy();
+                let tickets = self.reloader.generation.shared.local.export();
                 StartingChild::begin(self.reloader.origin.program.as_ref(), sockets, tickets)
             })
         };

@@ -120,7 +120,7 @@ impl InheritedState {
 
     /// Adds the ticket keys of the parent to `to`, so that its clients can resume their sessions.
     pub fn hand_tickets(&mut self, to: &LocalKeys) {
-        if self.tickets.take().is_some_and(|keys| !to.inherit(&keys)) {
+        if self.tickets.take().is_some_and(|keys| !to.import(&keys)) {
             tracing::warn!(
                 "cannot read the ticket keys of the parent process; clients make full handshakes"
             );

@@ -1,8 +1,8 @@
-//! Certificates as they lie on disk: read, checked, ready to be shown.
+//! Server certificates: loading from files, validation and findings.
 //!
-//! In: a chain file and a key file. Out: an [`CertifiedPair`], with [`CertificateFinding`]s that an operator can
-//! act on. What makes a certificate unusable is an error; what will soon, or only for some
-//! clients, is a warning.
+//! [`load`] turns a chain file and a key file into a [`CertifiedPair`] with
+//! [`CertificateFinding`]s, each with its remedy. A fault that makes a certificate unusable is an
+//! error. A fault that concerns only some clients, or will matter soon, is a warning.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -20,30 +20,30 @@ use crate::addr::HostPattern;
 use super::DEVELOPMENT_ORGANIZATION;
 use super::pem::{self, PemError};
 
-/// A certificate this close to its end, in days, is warned about.
+/// Days before its expiry in which a certificate causes a warning.
 const WARN_DAYS: i64 = 21;
 
-/// Which of the two files a finding is about.
+/// The file that a finding refers to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FindingSubject {
-    /// The chain.
+    /// The certificate chain.
     Chain,
-    /// The key.
+    /// The private key.
     Key,
 }
 
-/// Something wrong with a certificate or key.
+/// A fault of a certificate or key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateFinding {
     /// The certificate cannot be used.
     pub fatal: bool,
-    /// Stable name, `certificate.what`.
+    /// Stable code of the form `certificate.FAULT`.
     pub code: &'static str,
-    /// Which file.
+    /// The file.
     pub subject: FindingSubject,
-    /// What is wrong, one line.
+    /// Description of the fault, one line.
     pub message: String,
-    /// The way out.
+    /// The remedy.
     pub help: String,
 }
 
@@ -68,23 +68,23 @@ impl CertificateFinding {
     }
 }
 
-/// A certificate chain with its key, and what it says about itself.
+/// A certificate chain with its key, and the properties of its leaf.
 #[derive(Clone, Debug)]
 pub struct CertifiedPair {
-    /// For the handshake.
+    /// Chain and signing key for handshakes.
     pub key: Arc<CertifiedKey>,
-    /// Host names it covers, wildcards included.
+    /// Host names of the certificate, wildcards included.
     pub names: Vec<HostPattern>,
-    /// Addresses it covers.
+    /// IP addresses of the certificate.
     pub addresses: Vec<IpAddr>,
     /// End of validity, in seconds since 1970.
     pub not_after: i64,
-    /// Made for development.
+    /// The certificate was made by `app-gateway demo`.
     pub development: bool,
 }
 
 impl CertifiedPair {
-    /// Whether a client that asks for `host` would accept it.
+    /// Whether the certificate is valid for `host`.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
         host.parse::<IpAddr>().map_or_else(
@@ -94,10 +94,10 @@ impl CertifiedPair {
     }
 }
 
-/// Reads and checks a chain and its key.
+/// Loads and validates a chain and its key.
 ///
-/// `roots` are the subjects (DER) of CAs clients are assumed to know, to tell whether a chain
-/// is complete.
+/// `roots` are the subjects (DER) of the CAs that clients are assumed to trust. They show whether a
+/// chain is complete.
 ///
 /// # Errors
 ///
@@ -113,7 +113,7 @@ pub fn load(
     let key = read_key(key).map_err(|finding| findings.push(finding)).ok();
     let (Some(chain), Some(key)) = (chain, key) else { return Err(findings) };
     let facts = inspect(&chain, roots, &mut findings);
-    // The words of the library are not repeated: they are about the bytes of the key.
+    // The library's message is omitted, because it is about the bytes of the key.
     let signing = provider.key_provider.load_private_key(key).map_err(|_| {
         findings.push(CertificateFinding::fatal(
             "certificate.bad-key",
@@ -142,7 +142,7 @@ pub fn load(
 ///
 /// # Errors
 ///
-/// [`PemError`]: not PEM, or no certificate in it.
+/// [`PemError`]: the file is not PEM, or contains no certificate.
 pub fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     pem::certificates(path)
 }
@@ -170,7 +170,8 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateFinding> {
     })
 }
 
-/// What the chain says, checked; `None` if the leaf is no certificate. The key is filled in later.
+/// Validates the chain and collects the properties of its leaf. `None` if the leaf is no
+/// certificate. The key is a placeholder.
 fn inspect(
     chain: &[CertificateDer<'static>],
     roots: &[Vec<u8>],
@@ -288,8 +289,8 @@ fn subject_names(leaf: &X509Certificate<'_>) -> (Vec<HostPattern>, Vec<IpAddr>) 
     (names, addresses)
 }
 
-/// Subjects of the system's roots, for telling whether a chain is complete. Empty if they cannot be
-/// read.
+/// Subjects (DER) of the system's root certificates, for checking whether a chain is complete.
+/// Empty if they cannot be read.
 #[must_use]
 pub fn system_root_subjects() -> Vec<Vec<u8>> {
     let loaded = rustls_native_certs::load_native_certs();
@@ -301,7 +302,7 @@ pub fn system_root_subjects() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Stands in until the real key has been loaded.
+/// Placeholder until the real key has been loaded.
 #[derive(Debug)]
 struct PlaceholderKey;
 

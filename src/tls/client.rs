@@ -1,4 +1,4 @@
-//! The client side: how an upstream proves who it is.
+//! TLS settings for connections to upstreams, and verification of their certificates.
 
 use std::sync::Arc;
 
@@ -11,23 +11,24 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::listed::{self, Listed};
 
-/// How an upstream's certificate is judged.
+/// Verification of an upstream's certificate.
 pub enum UpstreamTrust {
-    /// By the system's roots, name included.
+    /// By the system's root certificates; the name must match.
     System,
-    /// By these certificates only, name included: as issuers, or one of them itself.
+    /// By these certificates only, as issuers or as the upstream's own; the name must match.
     Authorities(Vec<CertificateDer<'static>>),
     /// By the SHA-256 of its public key, and nothing else.
     Pins(Vec<[u8; 32]>),
-    /// Not at all.
+    /// No verification.
     Nothing,
 }
 
-/// Builds the configuration for connections to one upstream. HTTP/1.1 only; sessions are resumed.
+/// Builds the TLS configuration for connections to one upstream. HTTP/1.1 only; sessions are
+/// resumed.
 ///
 /// # Errors
 ///
-/// A sentence: no usable root.
+/// A message, if there is no usable root certificate.
 pub fn config(
     trust: UpstreamTrust,
     provider: &Arc<CryptoProvider>,
@@ -38,11 +39,11 @@ pub fn config(
     let algorithms = provider.signature_verification_algorithms;
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
         UpstreamTrust::System => {
-            Arc::new(Named::new(system_roots()?, Listed::default(), provider)?)
+            Arc::new(ChainVerifier::new(system_roots()?, Listed::default(), provider)?)
         }
         UpstreamTrust::Authorities(authorities) => {
             let (roots, listed) = Listed::new(authorities)?;
-            Arc::new(Named::new(roots, listed, provider)?)
+            Arc::new(ChainVerifier::new(roots, listed, provider)?)
         }
         UpstreamTrust::Pins(pins) => Arc::new(PinVerifier { pins: Some(pins), algorithms }),
         UpstreamTrust::Nothing => Arc::new(PinVerifier { pins: None, algorithms }),
@@ -65,16 +66,16 @@ fn system_roots() -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Verifies a chain and a name, by issuers or by a certificate that is listed itself.
+/// Verifies chain and name, by trusted issuers or by comparison with listed certificates.
 #[derive(Debug)]
-struct Named {
-    /// `None`: none of the listed certificates can issue others.
+struct ChainVerifier {
+    /// `None` if none of the listed certificates can issue others.
     issuers: Option<Arc<WebPkiServerVerifier>>,
     listed: Listed,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Named {
+impl ChainVerifier {
     fn new(
         roots: RootCertStore,
         listed: Listed,
@@ -92,7 +93,7 @@ impl Named {
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for ChainVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -116,8 +117,8 @@ impl ServerCertVerifier for Named {
     listed::verify_signatures!();
 }
 
-/// Compares the key with a list of pins, or accepts any. Signatures are always checked: the peer
-/// must hold the key it shows.
+/// Compares the public key with a list of pins, or accepts any. Signatures are always verified: the
+/// peer must hold the private key.
 #[derive(Debug)]
 struct PinVerifier {
     pins: Option<Vec<[u8; 32]>>,
@@ -148,7 +149,8 @@ impl ServerCertVerifier for PinVerifier {
     listed::verify_signatures!();
 }
 
-/// SHA-256 of a certificate's SubjectPublicKeyInfo, as in RFC 7469. `None` if it is damaged.
+/// SHA-256 of a certificate's SubjectPublicKeyInfo, as in RFC 7469. `None` if the certificate is
+/// damaged.
 #[must_use]
 pub fn pin_of(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

@@ -1,8 +1,8 @@
 //! Client authentication of a listener, compared with that of a finished handshake.
 //!
-//! A client proves who it is once, in its handshake. A reload may then demand more: a certificate
-//! where none was needed, or one of another CA. Each connection keeps the settings that its
-//! client's certificate was verified by, so that the change is noticed.
+//! A client authenticates once, in its handshake. A reload may then require more: a certificate
+//! where none was needed, or one of another CA. Each connection keeps the settings under which its
+//! client's certificate was verified, so that the change is noticed.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::ServerTls;
 
-/// The CAs that client certificates are verified by, and whether a certificate is required.
+/// The CAs that verify client certificates, and whether a certificate is required.
 #[derive(Debug, Eq, PartialEq)]
 pub struct ClientAuth {
     /// SHA-256 of each CA certificate, sorted.
@@ -34,11 +34,12 @@ impl ClientAuth {
         Arc::new(Self { authorities: hashes.into(), required })
     }
 
-    /// Whether a finished handshake meets the settings `now` in force. `verified_by`: the settings
-    /// under which the client's certificate was verified; `None`: the client presented none.
+    /// Whether a finished handshake meets the current settings `now`. `verified_by`: the settings
+    /// under which the client's certificate was verified, or `None` if the client presented none.
     ///
-    /// A further CA invalidates nothing. When a CA is removed, all certificates verified under the
-    /// larger set count as unverified: which of the CAs issued them is not kept.
+    /// An added CA invalidates nothing. When a CA is removed, all certificates verified under the
+    /// larger set count as unverified, because a connection does not record which CA issued its
+    /// certificate.
     #[must_use]
     pub fn accepts(now: Option<&Self>, verified_by: Option<&Self>) -> bool {
         match (now, verified_by) {
@@ -63,12 +64,12 @@ impl ClientAuth {
 pub struct ClientHandshake {
     /// The client speaks TLS.
     pub tls: bool,
-    /// The settings its certificate was verified by; `None`: it presented none.
+    /// The settings under which its certificate was verified, or `None` if it presented none.
     pub verified_by: Option<Arc<ClientAuth>>,
 }
 
 impl ClientHandshake {
-    /// Whether it would succeed under these settings too; `None` is plain HTTP.
+    /// Whether the handshake would succeed under these settings too. `None` is plain HTTP.
     #[must_use]
     pub fn is_accepted_by(&self, now: Option<&ServerTls>) -> bool {
         let client_auth = now.and_then(|tls| tls.client_auth.as_deref());
@@ -92,7 +93,7 @@ mod tests {
         let required = Some(settings(&[b"a"], true));
         let more = Some(settings(&[b"b", b"a"], true));
         let other = Some(settings(&[b"b"], true));
-        // Before, now, valid without a certificate, valid with one, may invalidate.
+        // Columns: before, now, valid without a certificate, valid with one, may invalidate.
         let cases = [
             (&off, &off, true, None, false),
             (&off, &optional, true, None, false),

@@ -1,13 +1,13 @@
-//! Reads the name out of a TLS `ClientHello` (RFC 8446 section 4.1.2) without decrypting anything.
+//! Parser for the server name in a TLS `ClientHello` (RFC 8446 section 4.1.2).
 //!
-//! The message may come in many packets and in many records, and with post-quantum key shares it is
-//! longer than one packet. The reader keeps the message, not the records; what is sent on to the
-//! destination are the bytes the caller holds.
+//! The message may be split into many packets and records, and with post-quantum key shares it is
+//! longer than one packet. The reader stores the message without record headers; the caller keeps
+//! the original bytes for forwarding.
 //!
-//! In: bytes as they come. Out: the name, or that it is no TLS. Never: holds more than
-//! [`MAX_HELLO`] bytes, reads on after its answer.
+//! The reader stores at most [`MAX_HELLO`] bytes and consumes none after its result.
 
-/// Bytes read before giving up. A hello with two post-quantum key shares is about 3 KiB.
+/// Limit on the bytes of a `ClientHello`, record headers included. One with two post-quantum key
+/// shares has about 3 KiB.
 pub const MAX_HELLO: usize = 16 * 1024;
 
 /// Content type of handshake records (RFC 8446 section 5.1).
@@ -16,7 +16,7 @@ const HANDSHAKE: u8 = 22;
 /// Handshake type of the `ClientHello`.
 const CLIENT_HELLO: u8 = 1;
 
-/// Longest record.
+/// Longest record, in bytes.
 const MAX_RECORD: usize = 1 << 14;
 
 const SERVER_NAME: u16 = 0;
@@ -25,55 +25,55 @@ const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
 const TLS13: usize = 0x0304;
 
-/// What is known so far.
+/// Result of the parser so far.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum HelloProgress {
-    /// Nothing yet.
+    /// More bytes are needed.
     NeedMore,
-    /// The whole message.
+    /// The complete message.
     Hello(ClientHello),
     /// The bytes do not begin like TLS.
     NotTls,
-    /// They begin like TLS and go on like nothing.
+    /// The bytes begin like TLS and are not a valid `ClientHello`.
     Malformed,
-    /// The message is longer than [`MAX_HELLO`], or comes in so many records that they are.
+    /// The message, with its record headers, is longer than [`MAX_HELLO`].
     TooLarge,
 }
 
-/// What a `ClientHello` says openly.
+/// The unencrypted parts of a `ClientHello` that the gateway uses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientHello {
     /// The server name: lower case, without trailing dot.
     pub sni: Option<String>,
-    /// Whether it carries an encrypted hello, or something made to look like one (browsers always
-    /// send it).
+    /// Whether it contains an `encrypted_client_hello` extension. Browsers always send one, with
+    /// random content (GREASE) if they have no configuration for the server.
     pub ech: bool,
 }
 
-/// The reader of one tunnel's first bytes.
+/// Incremental parser for the `ClientHello` of one connection.
 #[derive(Debug, Default)]
 pub struct HelloReader {
-    /// Bytes of the record header seen so far.
+    /// The record header received so far.
     header: [u8; 5],
     header_length: usize,
-    /// Bytes of the record still to come.
+    /// Bytes left in the record.
     record_left: usize,
     /// The handshake message.
     message: Vec<u8>,
-    /// Everything read, record headers included.
+    /// Number of bytes consumed, record headers included.
     read: usize,
     offers_tls13: bool,
     done: Option<HelloProgress>,
 }
 
 impl HelloReader {
-    /// A reader that has seen nothing.
+    /// A reader without input.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads on. Once the answer is not [`HelloProgress::NeedMore`], it stays what it is.
+    /// Parses more bytes. Any result other than [`HelloProgress::NeedMore`] is final.
     pub fn feed(&mut self, bytes: &[u8]) -> HelloProgress {
         if let Some(done) = &self.done {
             return done.clone();
@@ -86,13 +86,14 @@ impl HelloReader {
         progress
     }
 
-    /// Bytes read so far, record headers included; after [`HelloProgress::Hello`] those of the message.
+    /// Number of bytes consumed, record headers included. After [`HelloProgress::Hello`] this is
+    /// the length of the message.
     #[must_use]
     pub fn length(&self) -> usize {
         self.read
     }
 
-    /// Whether the hello that was read offers TLS 1.3, in which a server may ask for a second one.
+    /// Whether the `ClientHello` offers TLS 1.3, in which the server may request a second one.
     #[must_use]
     pub fn offers_tls13(&self) -> bool {
         self.offers_tls13
@@ -128,7 +129,7 @@ impl HelloReader {
         HelloProgress::NeedMore
     }
 
-    /// Judges the record header as far as it is there; at its end, its record begins.
+    /// Checks the record header received so far. When it is complete, the record begins.
     fn header_so_far(&mut self) -> Result<(), HelloProgress> {
         let first_record = self.message.is_empty();
         let otherwise = if first_record { HelloProgress::NotTls } else { HelloProgress::Malformed };
@@ -158,7 +159,7 @@ impl HelloReader {
             return HelloProgress::TooLarge;
         }
         let Some(body) = reader.take(length) else { return HelloProgress::NeedMore };
-        // A second message in the same record would be one that nobody judges.
+        // A second message in the same record would pass without inspection.
         let Some((hello, offers_tls13)) =
             client_hello(body).filter(|_| reader.0.is_empty() && self.record_left == 0)
         else {
@@ -169,7 +170,8 @@ impl HelloReader {
     }
 }
 
-/// Reads the body of the message, and whether it offers TLS 1.3. `None` if it is malformed.
+/// Parses the body of the message. Returns also whether it offers TLS 1.3. `None` if it is
+/// malformed.
 fn client_hello(body: &[u8]) -> Option<(ClientHello, bool)> {
     let mut body = ByteReader(body);
     body.take(2 + 32)?; // version, random
@@ -192,7 +194,8 @@ fn client_hello(body: &[u8]) -> Option<(ClientHello, bool)> {
         let kind = u16::try_from(extensions.number::<2>()?).ok()?;
         let content = extensions.list::<2>()?;
         match kind {
-            // Twice is forbidden (RFC 8446 section 4.2), and two readers might take one each.
+            // A repeated extension is forbidden (RFC 8446 section 4.2), and the gateway and the
+            // server might each use a different one.
             SERVER_NAME if hello.sni.is_some() => return None,
             SERVER_NAME => hello.sni = Some(server_name(content)?),
             ENCRYPTED_CLIENT_HELLO => hello.ech = true,
@@ -203,14 +206,15 @@ fn client_hello(body: &[u8]) -> Option<(ClientHello, bool)> {
     Some((hello, offers_tls13))
 }
 
-/// Whether a list of versions (RFC 8446 section 4.2.1) has TLS 1.3, a later one, or cannot be read.
+/// Whether a list of versions (RFC 8446 section 4.2.1) contains TLS 1.3 or later, or cannot be
+/// parsed.
 fn lists_tls13(mut extension: ByteReader<'_>) -> bool {
     let Some(mut versions) = extension.list::<1>() else { return true };
     std::iter::from_fn(|| versions.number::<2>()).any(|version| version >= TLS13)
 }
 
-/// The one name of the extension (RFC 6066 section 3). Any other number of them, or another kind
-/// of name, is malformed.
+/// Parses the server name extension (RFC 6066 section 3). It is malformed unless it contains
+/// exactly one host name.
 fn server_name(mut extension: ByteReader<'_>) -> Option<String> {
     let mut names = extension.list::<2>()?;
     if !extension.0.is_empty() || names.number::<1>()? != 0 {
@@ -225,7 +229,7 @@ fn server_name(mut extension: ByteReader<'_>) -> Option<String> {
     std::str::from_utf8(name).ok().map(str::to_ascii_lowercase)
 }
 
-/// Takes bytes off the front, never more than there are.
+/// Reads from the front of a slice, with bounds checks.
 #[derive(Clone, Copy)]
 pub(super) struct ByteReader<'a>(pub(super) &'a [u8]);
 
@@ -236,13 +240,13 @@ impl<'a> ByteReader<'a> {
         Some(taken)
     }
 
-    /// A number of `N` bytes.
+    /// Reads a big-endian number of `N` bytes.
     fn number<const N: usize>(&mut self) -> Option<usize> {
         let bytes = self.take(N)?;
         Some(bytes.iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
     }
 
-    /// What follows a length of `N` bytes.
+    /// Reads a length of `N` bytes and then so many bytes.
     fn list<const N: usize>(&mut self) -> Option<Self> {
         let length = self.number::<N>()?;
         self.take(length).map(Self)

@@ -1,11 +1,11 @@
-//! Certificates that an operator lists themselves, beside those of authorities.
+//! Trust in individual certificates that an operator lists in a CA file.
 //!
-//! Self-made certificates are usually made with `openssl req -x509`, which says CA:TRUE, or with
-//! `openssl x509 -req`, which writes X.509 version 1. The verifier of rustls takes neither for a
-//! peer's. A certificate that stands in the file byte for byte needs no issuer: it is trusted for
-//! its own names, within its validity, and for nothing else. Go and curl do the same.
+//! Self-signed certificates are usually made with `openssl req -x509`, which sets CA:TRUE, or with
+//! `openssl x509 -req`, which writes X.509 version 1. The verifier of rustls accepts neither as the
+//! certificate of a peer. A certificate that is byte for byte in the file needs no issuer: it is
+//! trusted for its own names, within its validity, and for nothing else. Go and curl do the same.
 //!
-//! Never: makes an authority of a certificate that says it is none.
+//! A certificate that is not a CA certificate never becomes a trusted issuer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,11 +28,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 pub(super) struct Listed(Vec<CertificateDer<'static>>);
 
 impl Listed {
-    /// Splits a CA file into the roots that may issue certificates, and the certificates themselves.
+    /// Splits a CA file into the roots that may issue certificates, and the list of all
+    /// certificates.
     ///
     /// # Errors
     ///
-    /// Number, from 1, of a certificate that is damaged.
+    /// A message with the number, from 1, of a damaged certificate.
     pub(super) fn new(
         certificates: Vec<CertificateDer<'static>>,
     ) -> Result<(RootCertStore, Self), String> {
@@ -47,14 +48,14 @@ impl Listed {
         Ok((roots, Self(certificates)))
     }
 
-    /// Whether this very certificate is listed.
+    /// Whether this certificate is listed, byte for byte.
     pub(super) fn contains(&self, leaf: &CertificateDer<'_>) -> bool {
         self.0.iter().any(|listed| listed.as_ref() == leaf.as_ref())
     }
 }
 
-/// Whether a certificate is that of an authority (RFC 5280 section 4.2.1.9). One of version 1 cannot
-/// say it; roots of that time are self-issued.
+/// Whether a certificate is a CA certificate (RFC 5280 section 4.2.1.9). Version 1 has no extension
+/// for it; a root of that version is self-issued.
 fn may_issue(certificate: &X509Certificate<'_>) -> bool {
     if certificate.version() == X509Version::V1 {
         return certificate.subject() == certificate.issuer();
@@ -66,7 +67,7 @@ fn may_issue(certificate: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// Checks that a certificate is valid now.
+/// Checks the validity period of a certificate.
 pub(super) fn verify_validity(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let certificate = parse(leaf)?;
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -81,7 +82,7 @@ pub(super) fn verify_validity(leaf: &CertificateDer<'_>, now: UnixTime) -> Resul
 }
 
 /// Checks that a certificate is for `name`. One without a subjectAltName, as `openssl req -x509`
-/// makes it unless told otherwise, is for its common name.
+/// makes by default, is for its common name.
 pub(super) fn verify_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
     let certificate = parse(leaf)?;
     if matches!(certificate.subject_alternative_name(), Ok(None)) {
@@ -94,8 +95,8 @@ pub(super) fn verify_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> R
     verify_server_name(&ParsedCertificate::try_from(leaf)?, name)
 }
 
-/// The error of rustls for a certificate that is not listed, in words that fit its cause: a
-/// self-signed certificate with CA:TRUE has an issuer that is not trusted.
+/// Replaces the error of rustls for a certificate that is not listed by one that fits the cause.
+/// For a self-signed certificate with CA:TRUE that is an unknown issuer.
 pub(super) fn not_listed(leaf: &CertificateDer<'_>, error: Error) -> Error {
     let Error::InvalidCertificate(CertificateError::Other(_) | CertificateError::BadEncoding) =
         &error
@@ -113,20 +114,20 @@ pub(super) fn not_listed(leaf: &CertificateDer<'_>, error: Error) -> Error {
     }
 }
 
-/// The certificate is X.509 version 1, and has an issuer.
+/// The certificate is X.509 version 1 and not self-issued.
 #[derive(Debug)]
 struct FirstVersion;
 
 impl fmt::Display for FirstVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is X.509 version 1, which is trusted only if it is listed itself or pinned")
+        f.write_str("it is X.509 version 1, which is trusted only if the certificate itself is listed or pinned")
     }
 }
 
 impl std::error::Error for FirstVersion {}
 
-/// The signature methods of a rustls certificate verifier with a field `algorithms`: they accept the
-/// key of any X.509 certificate, version 1 included.
+/// The signature methods of a rustls certificate verifier with a field `algorithms`. They accept
+/// the key of any X.509 certificate, version 1 included.
 macro_rules! verify_signatures {
     () => {
         fn verify_tls12_signature(
@@ -203,7 +204,7 @@ fn key_algorithm(key: &[u8]) -> Option<&[u8]> {
     sequence(sequence(key)?)
 }
 
-/// Contents of the SEQUENCE that DER begins with.
+/// Contents of the SEQUENCE at the start of DER data.
 fn sequence(der: &[u8]) -> Option<&[u8]> {
     let (&length, rest) = der.strip_prefix(&[0x30])?.split_first()?;
     if length < 0x80 {

@@ -1,9 +1,9 @@
-//! TLS on both sides: certificates, who is shown which, and how upstreams are verified.
+//! TLS for clients and upstreams: certificates, certificate selection and verification.
 //!
-//! One provider (aws-lc-rs), built once by [`provider`] and handed around; nothing is installed
-//! process-wide.
+//! [`provider`] builds the one cryptography provider (aws-lc-rs), which is passed to its users.
+//! Nothing is installed process-wide.
 //!
-//! Never: knows a route.
+//! Modules of `tls` know no routes.
 
 pub mod certificate;
 pub mod client;
@@ -27,10 +27,10 @@ pub use secret::SharedSecrets;
 pub use server::ServerTls;
 
 /// Organization in the subject of every certificate made by `app-gateway demo`. A listener that
-/// can be reached from another host refuses them: their keys lie about on a developer's disk.
+/// other hosts can reach refuses them, because their keys are unprotected files of a developer.
 pub const DEVELOPMENT_ORGANIZATION: &str = "app-gateway development certificate";
 
-/// The cryptography everything here uses: aws-lc-rs, X25519MLKEM768 preferred, TLS 1.2 and 1.3.
+/// The cryptography provider: aws-lc-rs, TLS 1.2 and 1.3, X25519MLKEM768 preferred.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())

@@ -1,12 +1,12 @@
-//! Who a client says it is, by a certificate that has been verified.
+//! Names of a client, from its verified certificate.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// Names in a client's certificate: the common names of its subject, and its DNS and e-mail
-/// alternative names. None if it is damaged.
+/// alternative names. Empty if the certificate is damaged.
 #[must_use]
-pub fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+pub fn certificate_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
     let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
     let mut names: Vec<String> = common.map(str::to_owned).collect();
@@ -29,7 +29,7 @@ mod tests {
         params.distinguished_name.push(rcgen::DnType::CommonName, "file-engine");
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        assert_eq!(names_of(certificate.der()), ["file-engine", "files.chat.internal"]);
-        assert!(names_of(&CertificateDer::from(vec![1, 2, 3])).is_empty());
+        assert_eq!(certificate_names(certificate.der()), ["file-engine", "files.chat.internal"]);
+        assert!(certificate_names(&CertificateDer::from(vec![1, 2, 3])).is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! PEM as people have it: with a byte order mark, Windows line ends, indented, or with text around
-//! the sections (RFC 7468 allows the last).
+//! Parser for PEM files as they occur in practice: with a byte order mark, Windows line ends,
+//! indentation, or text around the sections (RFC 7468 allows the last).
 //!
-//! In: a [`SecretFile`]. Out: certificates or a private key. Errors name what is wrong with the
-//! form of the file and never hold any of its bytes: the file may be a private key.
+//! It reads certificates or a private key from a [`SecretFile`]. Errors describe the form of the
+//! file and never contain its bytes, because the file may be a private key.
 
 use std::path::Path;
 
@@ -14,19 +14,19 @@ use crate::config::{BYTE_ORDER_MARK, SecretFile};
 /// Reason a PEM file cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PemError {
-    /// The file cannot be read; the system's words.
+    /// The file cannot be read, with the system's message.
     #[error("the file cannot be read: {0}")]
     Unreadable(String),
-    /// Saved as UTF-16.
+    /// The file is UTF-16.
     #[error("the file is text in UTF-16, not in UTF-8")]
     Utf16,
-    /// Line ends are written as a backslash and an `n`.
+    /// The line ends are written as a backslash and an `n`.
     #[error("the line ends of the file are written as `\\n`")]
     EscapedLineEnds,
     /// The text of a section is on the line of its `BEGIN`.
     #[error("the lines of the PEM text are joined into one")]
     JoinedLines,
-    /// DER, or another binary format.
+    /// The file is DER or another binary format.
     #[error("the file is binary (DER or PKCS#12), not PEM")]
     Binary,
     /// The end of a section is missing.
@@ -35,21 +35,21 @@ pub enum PemError {
         /// Number of the section in the file, from 1.
         section: usize,
     },
-    /// Characters that are not base64 in a section.
+    /// A section contains characters that are not base64.
     #[error("section {section} of the file is damaged: it is not base64")]
     NotBase64 {
         /// Number of the section in the file, from 1.
         section: usize,
     },
-    /// Nothing that begins like PEM.
+    /// The file has no `-----BEGIN` line.
     #[error("there is no `-----BEGIN` line in the file")]
     NotPem,
-    /// PEM, but nothing of the kind that is needed.
+    /// The file is PEM, but has no section of the needed kind.
     #[error("there is no {wanted} in the file; it has {found}")]
     Missing {
-        /// What is needed.
+        /// The needed kind.
         wanted: &'static str,
-        /// What the file has instead.
+        /// The kind that the file has instead.
         found: &'static str,
     },
     /// The private key is encrypted.
@@ -58,7 +58,7 @@ pub enum PemError {
 }
 
 impl PemError {
-    /// The way out.
+    /// The remedy.
     #[must_use]
     pub const fn help(&self) -> Option<&'static str> {
         match self {
@@ -81,7 +81,7 @@ impl PemError {
     }
 }
 
-/// Reads all certificates of a file, at least one.
+/// Reads all certificates of a file, of which there must be at least one.
 ///
 /// # Errors
 ///
@@ -115,8 +115,8 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 }
 
 fn private_key_of(file: &SecretFile) -> Result<PrivateKeyDer<'static>, PemError> {
-    // The traditional encryption of OpenSSL has a field before the base64; a PKCS#8 key has a label
-    // of its own.
+    // The traditional encryption of OpenSSL adds a header field before the base64; an encrypted
+    // PKCS#8 key has its own label.
     if memchr::memmem::find(file.expose(), b"ENCRYPTED").is_some() {
         return Err(PemError::Encrypted);
     }
@@ -131,13 +131,13 @@ fn read(path: &Path) -> Result<SecretFile, PemError> {
     SecretFile::read(path).map_err(PemError::Unreadable)
 }
 
-/// Every section of the file that is known.
+/// All sections of known kinds in the file.
 fn sections(file: &SecretFile) -> Result<Vec<(SectionKind, Vec<u8>)>, PemError> {
     let text = plain(file.expose())?;
     let mut all = Vec::new();
     for found in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text) {
         let section = all.len() + 1;
-        // The errors of the library quote the line they are about.
+        // The library's errors quote the line with the fault, so they are not passed on.
         all.push(found.map_err(|error| match error {
             rustls_pki_types::pem::Error::IllegalSectionStart { .. } => PemError::JoinedLines,
             rustls_pki_types::pem::Error::Base64Decode(_) => PemError::NotBase64 { section },
@@ -156,7 +156,7 @@ fn plain(bytes: &[u8]) -> Result<Vec<u8>, PemError> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") || has(b"-\0-\0-\0") {
         return Err(PemError::Utf16);
     }
-    // A SEQUENCE of more than 127 bytes, as every certificate, key and PKCS#12 file begins.
+    // A SEQUENCE of more than 127 bytes, the start of every certificate, key and PKCS#12 file.
     if matches!(bytes, [0x30, 0x81..=0x84, ..]) {
         return Err(PemError::Binary);
     }
@@ -165,7 +165,7 @@ fn plain(bytes: &[u8]) -> Result<Vec<u8>, PemError> {
     }
     let mut text = Vec::with_capacity(bytes.len() + 1);
     for line in bytes.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        // Also between files that were concatenated, each with a mark.
+        // Concatenated files may each begin with a byte order mark.
         let line = line.trim_ascii();
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
         if line.starts_with(b"-----BEGIN") && !line.ends_with(b"-----")
@@ -183,7 +183,7 @@ fn has_end(line: &[u8]) -> bool {
     memchr::memmem::find(line, b"-----END").is_some()
 }
 
-/// What a file has, in words from a closed list.
+/// Describes the contents of a file, in words from a closed list.
 fn name(file: &SecretFile, kinds: &[SectionKind]) -> &'static str {
     match kinds.first() {
         Some(SectionKind::Certificate) => "certificates only",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_pem_as_people_have_it() {
+    fn common_variants_of_pem_are_accepted() {
         let (certificate, key) = pair();
         let der = certificates_of(&file(certificate.as_str())).unwrap();
         for (case, text) in [
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_with_the_form() {
+    fn errors_describe_the_form_of_the_file() {
         let (certificate, key) = pair();
         let wide = |text: &str, mark: &[u8], swap: bool| {
             let units = text.encode_utf16();

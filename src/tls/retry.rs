@@ -1,13 +1,14 @@
-//! The second `ClientHello`, which a server asks for with a `HelloRetryRequest` (RFC 8446 section
-//! 4.1.4).
+//! Inspection of the second `ClientHello`, which a server requests with a `HelloRetryRequest` (RFC
+//! 8446 section 4.1.4).
 //!
-//! A server may choose by the second hello, so it has to be judged like the first. Both are sent in
-//! clear. From the first hello on the client may send early data and `change_cipher_spec`; a
-//! handshake record is held until the server's first message shows whether it was asked for. That
-//! message also ends the watch, if it is no `HelloRetryRequest`.
+//! A server may select the certificate by the second hello, so it must be inspected like the first.
+//! Both are sent in clear. After the first hello the client may send early data and
+//! `change_cipher_spec`. A handshake record is held until the server's first message shows whether
+//! a second hello was requested. If that message is no `HelloRetryRequest`, the inspection ends.
 //!
-//! In: bytes of both sides as they come. Out: those of the client that may pass, and the second
-//! hello. Never: holds more than [`super::hello::MAX_HELLO`] bytes and one read, changes what passes.
+//! [`RetryWatch`] consumes the bytes of both sides, and returns the bytes of the client that may
+//! pass and the second hello. It stores at most [`super::hello::MAX_HELLO`] bytes and one read, and
+//! changes no bytes.
 
 use super::hello::{HelloProgress, HelloReader};
 
@@ -15,74 +16,75 @@ use super::hello::{HelloProgress, HelloReader};
 const HANDSHAKE: u8 = 22;
 /// Handshake type of the `ServerHello`.
 const SERVER_HELLO: u8 = 2;
-/// Bytes of a `ServerHello` down to the end of its random: type, length, version, random.
+/// Length of a `ServerHello` up to the end of its random: type, length, version, random.
 const SERVER_HELLO_START: usize = 1 + 3 + 2 + 32;
 /// The random that marks a `ServerHello` as `HelloRetryRequest` (RFC 8446 section 4.1.3).
 const RETRY_RANDOM: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
-/// Early data that passes before the server has answered. More has to wait.
+/// Limit on early data that passes before the server has answered. The rest waits.
 const EARLY_DATA_LIMIT: usize = 64 * 1024;
-/// Early data that passes between the `HelloRetryRequest` and the second hello. Servers discard it.
+/// Limit on early data that passes between the `HelloRetryRequest` and the second hello. Servers
+/// discard it.
 const LATE_DATA_LIMIT: usize = 2 * EARLY_DATA_LIMIT;
 
 /// Progress of the watch.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Watch {
-    /// Nothing is decided yet.
+    /// More bytes are needed.
     Going,
-    /// The server did not ask for a second hello; what was held has been let through.
+    /// The server did not request a second hello. The held bytes have been released.
     Over,
-    /// The second hello, which is still held. [`HelloProgress::NeedMore`] is never in it.
+    /// The second hello, which is still held. Never [`HelloProgress::NeedMore`].
     Second(HelloProgress),
 }
 
-/// The watch over one handshake, from the end of its first hello on.
+/// Watches one handshake, from the end of its first hello.
 #[derive(Debug, Default)]
 pub struct RetryWatch {
     server: ServerStart,
-    /// The server has asked for a second hello.
-    is_asked: bool,
-    /// Bytes of the client's record header seen so far, without the type.
+    /// The server has requested a second hello.
+    is_requested: bool,
+    /// The client's record header received so far, without the type.
     header: [u8; 5],
     header_length: usize,
-    /// Bytes of the client's record still to come.
+    /// Bytes left in the client's record.
     record_left: usize,
-    /// Bytes of the client that have passed.
+    /// Number of bytes of the client that have passed.
     passed: usize,
-    /// From the client's first handshake record on.
+    /// Held bytes, from the client's first handshake record on.
     held: Vec<u8>,
     second: HelloReader,
 }
 
 impl RetryWatch {
-    /// A watch over a handshake whose first hello has passed.
+    /// A watch for a handshake after its first hello.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes of the client in their order; those that may pass are added to `out`.
+    /// Consumes the next bytes of the client. Those that may pass are appended to `out`.
     pub fn client(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Watch {
         while self.held.is_empty() && !bytes.is_empty() {
             let at_start = self.record_left == 0 && self.header_length == 0;
             if at_start && bytes.first() == Some(&HANDSHAKE) {
                 break;
             }
-            let passthrough_conn = self.next_part(bytes);
-            let (part, rest) = bytes.split_at_checked(passthrough_conn).unwrap_or((bytes, &[]));
+            let length = self.next_part(bytes);
+            let (part, rest) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
             out.extend_from_slice(part);
             self.passed += part.len();
             bytes = rest;
         }
         if !bytes.is_empty() {
             self.held.extend_from_slice(bytes);
-            if self.is_asked {
+            if self.is_requested {
                 return self.read_second(bytes);
             }
         }
-        if self.is_asked && self.passed > LATE_DATA_LIMIT {
+        if self.is_requested && self.passed > LATE_DATA_LIMIT {
             return Watch::Second(HelloProgress::TooLarge);
         }
         Watch::Going
@@ -91,13 +93,13 @@ impl RetryWatch {
     /// Whether the client must not be read until the server has sent its first message.
     #[must_use]
     pub fn holds_client(&self) -> bool {
-        !self.is_asked && (!self.held.is_empty() || self.passed > EARLY_DATA_LIMIT)
+        !self.is_requested && (!self.held.is_empty() || self.passed > EARLY_DATA_LIMIT)
     }
 
-    /// Takes bytes of the server, which pass; bytes of the client that may pass now are added to
-    /// `out`.
+    /// Consumes the next bytes of the server, which always pass. Bytes of the client that may now
+    /// pass are appended to `out`.
     pub fn server(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Watch {
-        if self.is_asked {
+        if self.is_requested {
             return Watch::Going;
         }
         match self.server.read(bytes) {
@@ -107,7 +109,7 @@ impl RetryWatch {
                 Watch::Over
             }
             Some(true) => {
-                self.is_asked = true;
+                self.is_requested = true;
                 if self.held.is_empty() {
                     return Watch::Going;
                 }
@@ -119,12 +121,13 @@ impl RetryWatch {
         }
     }
 
-    /// What is held, once it may pass.
+    /// Appends the held bytes to `out`, when they may pass.
     pub fn release(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.held);
     }
 
-    /// How many of these bytes, which begin no handshake record, belong to one piece of a record.
+    /// Number of bytes up to the next change of position within a record. `bytes` do not begin a
+    /// handshake record.
     fn next_part(&mut self, bytes: &[u8]) -> usize {
         if self.record_left > 0 {
             let part = self.record_left.min(bytes.len());
@@ -174,7 +177,7 @@ impl Default for ServerStart {
 }
 
 impl ServerStart {
-    /// Whether the message is a `HelloRetryRequest`, as soon as that is certain.
+    /// Whether the message is a `HelloRetryRequest`. `None` while that is uncertain.
     fn read(&mut self, bytes: &[u8]) -> Option<bool> {
         for byte in bytes {
             if self.record_left == 0 {

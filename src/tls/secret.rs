@@ -1,8 +1,8 @@
-//! The secret that gateways share: read from its file, and what is derived from it.
+//! Shared secrets of several gateways, and keys derived from them.
 //!
-//! In: the bytes of a file, with one secret or several. Out: keys, each for one purpose, by HKDF
-//! with SHA-256 (RFC 5869). The bytes themselves are not kept. Never: shown, logged or compared
-//! with anything but by a keyed hash.
+//! [`SharedSecrets`] is read from the bytes of a file with one or more secrets. Each derived key
+//! has one purpose (HKDF with SHA-256, RFC 5869). The secrets themselves are not kept. They are
+//! never displayed or logged, and compared only by a keyed hash.
 
 use std::fmt;
 
@@ -12,62 +12,61 @@ use aws_lc_rs::rand;
 use crate::base64;
 use crate::config::BYTE_ORDER_MARK;
 
-/// Shortest secret, in bytes: as much as what is derived from it.
+/// Shortest secret, in bytes: the length of the keys derived from it.
 const MIN_SECRET: usize = 32;
 
-/// Largest file, in bytes, and most secrets in it. A rotation needs two.
+/// Largest file, in bytes, and largest number of secrets in it. A rotation needs two.
 const MAX_SECRET_FILE: usize = 16 * 1024;
 const MAX_SECRETS: usize = 8;
 
-/// Different bytes that a random secret has at least: 32 random bytes have fewer than this once in
-/// 10^14.
+/// Smallest number of distinct bytes in a random secret. 32 random bytes have fewer once in 10^14.
 const MIN_DISTINCT_BYTES: usize = 16;
 
-/// Sets what is derived here apart from what others derive from the same bytes.
+/// Separates keys of this program from keys that other programs derive from the same bytes.
 const SALT: &[u8] = b"app-gateway shared secret 1";
 
-/// One secret or several; the first is used for everything new, all for what is already there.
+/// One or more secrets. The first creates new keys, all verify existing data.
 #[derive(Clone)]
 pub struct SharedSecrets(Vec<Prk>);
 
-/// Reason a file of secrets cannot be used. Holds numbers only, and no text of the file.
+/// Reason a file of secrets cannot be used. Contains numbers only, and no text of the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SecretError {
-    /// Larger than a file of secrets can be.
+    /// The file is too large.
     #[error("it is larger than {MAX_SECRET_FILE} bytes")]
     TooLarge,
-    /// Nothing but comments.
+    /// The file has no secret.
     #[error("there is no secret in it")]
     Empty,
-    /// More secrets than a rotation needs.
-    #[error("there are {count} secrets in it; {MAX_SECRETS} are the most")]
+    /// The file has too many secrets.
+    #[error("there are {count} secrets in it; at most {MAX_SECRETS} are allowed")]
     TooMany {
         /// Number of secrets.
         count: usize,
     },
-    /// A line in another encoding.
+    /// A line is in another encoding.
     #[error("line {line} is neither base64 nor hexadecimal digits")]
     NotText {
         /// Number of the line, from 1.
         line: usize,
     },
-    /// Too few bytes.
-    #[error("{at} has {length} bytes; {MIN_SECRET} are the least")]
+    /// A secret is too short.
+    #[error("{at} has {length} bytes; at least {MIN_SECRET} are required")]
     TooShort {
-        /// Its line.
+        /// Location of the secret.
         at: At,
-        /// Its length in bytes.
+        /// Length of the secret, in bytes.
         length: usize,
     },
-    /// Too few different bytes.
+    /// A secret has too few distinct bytes.
     #[error("{at} is not random")]
     NotRandom {
-        /// Its line.
+        /// Location of the secret.
         at: At,
     },
 }
 
-/// Number of a line, from 1; `None` for a file that is one secret.
+/// Location of a secret: the number of its line, from 1, or `None` for a file that is one secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct At(Option<usize>);
 
@@ -87,9 +86,9 @@ impl fmt::Debug for SharedSecrets {
 }
 
 impl SharedSecrets {
-    /// Reads the contents of a file: lines of base64 or hexadecimal digits, empty ones and comments
-    /// (`#`) aside; or, if it is no text, one secret of raw bytes. What could be both is taken for
-    /// hexadecimal digits.
+    /// Parses the contents of a file. A text file has one secret per line, in base64 or hexadecimal
+    /// digits; empty lines and comments (`#`) are skipped. Any other file is one secret of raw
+    /// bytes. A line that could be both encodings is parsed as hexadecimal digits.
     ///
     /// # Errors
     ///
@@ -101,7 +100,7 @@ impl SharedSecrets {
         let unmarked = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         let text = unmarked.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace());
         if !text {
-            return judged(bytes, None).map(|prk| Self(vec![prk]));
+            return check(bytes, None).map(|prk| Self(vec![prk]));
         }
         let bytes = unmarked;
         let lines = bytes.split(|byte| *byte == b'\n').enumerate();
@@ -111,7 +110,7 @@ impl SharedSecrets {
             let secret = from_hex(line)
                 .or_else(|| base64::decode(line))
                 .ok_or(SecretError::NotText { line: number })?;
-            all.push(judged(&secret, Some(number))?);
+            all.push(check(&secret, Some(number))?);
         }
         match all.len() {
             0 => Err(SecretError::Empty),
@@ -120,60 +119,60 @@ impl SharedSecrets {
         }
     }
 
-    /// A new secret, as a line for such a file.
+    /// Generates a new secret, as a line for such a file.
     ///
     /// # Errors
     ///
-    /// If the system has no random numbers.
+    /// The system has no random numbers.
     pub fn random_line() -> Result<String, String> {
         Ok(base64::encode(&random()?))
     }
 
-    /// The key of the first secret for a purpose.
+    /// Derives a key for a purpose from the first secret. For `context` see [`Self::keys`].
     #[must_use]
-    pub fn key(&self, purpose: &str, of: &[&[u8]]) -> [u8; 32] {
-        self.keys(purpose, of).next().unwrap_or_default()
+    pub fn key(&self, purpose: &str, context: &[&[u8]]) -> [u8; 32] {
+        self.keys(purpose, context).next().unwrap_or_default()
     }
 
-    /// The keys of all secrets for a purpose, the first secret's first. `of`: what else tells keys
-    /// apart; each part has a fixed length.
+    /// Derives a key for a purpose from each secret, the first secret's first. `context` further
+    /// distinguishes keys; each of its parts has a fixed length.
     pub fn keys<'a>(
         &'a self,
         purpose: &'a str,
-        of: &'a [&'a [u8]],
+        context: &'a [&'a [u8]],
     ) -> impl Iterator<Item = [u8; 32]> + 'a {
-        self.0.iter().map(move |secret| expand(secret, purpose, of))
+        self.0.iter().map(move |secret| expand(secret, purpose, context))
     }
 }
 
-/// 32 random bytes.
+/// Generates 32 random bytes.
 ///
 /// # Errors
 ///
-/// If the system has none.
+/// The system has no random numbers.
 pub(super) fn random() -> Result<[u8; 32], String> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| "the system has no random numbers".to_owned())?;
     Ok(bytes)
 }
 
-/// A key for a purpose from one that is already random.
-pub(super) fn derived(from: &[u8; 32], purpose: &str, of: &[&[u8]]) -> [u8; 32] {
-    expand(&Prk::new_less_safe(HKDF_SHA256, from), purpose, of)
+/// Derives a key for a purpose from a random key.
+pub(super) fn derived(from: &[u8; 32], purpose: &str, context: &[&[u8]]) -> [u8; 32] {
+    expand(&Prk::new_less_safe(HKDF_SHA256, from), purpose, context)
 }
 
-fn expand(secret: &Prk, purpose: &str, of: &[&[u8]]) -> [u8; 32] {
+fn expand(secret: &Prk, purpose: &str, context: &[&[u8]]) -> [u8; 32] {
     let mut parts = vec![purpose.as_bytes(), &[0]];
-    parts.extend(of);
+    parts.extend(context);
     let mut key = [0; 32];
-    // Cannot fail: HKDF gives up to 255 times as much.
+    // Cannot fail: HKDF provides up to 255 times as much.
     let filled = secret.expand(&parts, HKDF_SHA256).and_then(|okm| okm.fill(&mut key));
     debug_assert!(filled.is_ok());
     key
 }
 
-/// `line`: the number of its line; `None` if it is the whole file.
-fn judged(secret: &[u8], line: Option<usize>) -> Result<Prk, SecretError> {
+/// Checks the quality of a secret. `line` is the number of its line, or `None` for the whole file.
+fn check(secret: &[u8], line: Option<usize>) -> Result<Prk, SecretError> {
     if secret.len() < MIN_SECRET {
         return Err(SecretError::TooShort { at: At(line), length: secret.len() });
     }
@@ -210,18 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn one_secret_may_be_written_in_three_ways() {
+    fn a_secret_may_have_three_encodings() {
         let hex = crate::units::display_hex(&BYTES);
         let text = base64::encode(&BYTES);
         assert_eq!(key(&BYTES), key(hex.as_bytes()));
         assert_eq!(key(&BYTES), key(hex.to_uppercase().as_bytes()));
         assert_eq!(key(&BYTES), key(text.as_bytes()));
         assert_eq!(key(&BYTES), key(format!("\u{feff}{text}\n").as_bytes()));
-        assert_eq!(key(&BYTES), key(format!("# of both sites\r\n\r\n  {text}\r\n").as_bytes()));
+        assert_eq!(key(&BYTES), key(format!("# of both gateways\r\n\r\n  {text}\r\n").as_bytes()));
     }
 
     #[test]
-    fn the_first_is_for_what_is_new() {
+    fn the_first_secret_creates_new_keys() {
         let (one, two) =
             (SharedSecrets::random_line().unwrap(), SharedSecrets::random_line().unwrap());
         let both = SharedSecrets::parse(format!("{one}\n{two}\n").as_bytes()).unwrap();
@@ -236,20 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_and_not_repeated() {
+    fn invalid_secrets_are_rejected_and_not_quoted() {
         let many = format!("{}\n", base64::encode(&BYTES)).repeat(9);
         for (text, said) in [
             ("", "there is no secret in it"),
             ("# only a comment\n", "there is no secret in it"),
             ("correct horse battery staple!", "line 1 is neither base64 nor hexadecimal digits"),
-            ("\nc2hvcnQ=", "line 2 has 5 bytes; 32 are the least"),
+            ("\nc2hvcnQ=", "line 2 has 5 bytes; at least 32 are required"),
             (&"0".repeat(64), "line 1 is not random"),
-            (many.as_str(), "there are 9 secrets in it; 8 are the most"),
+            (many.as_str(), "there are 9 secrets in it; at most 8 are allowed"),
         ] {
             assert_eq!(SharedSecrets::parse(text.as_bytes()).unwrap_err().to_string(), said);
         }
         let said = |bytes: &[u8]| SharedSecrets::parse(bytes).unwrap_err().to_string();
-        assert_eq!(said(&[0xff; 31]), "it has 31 bytes; 32 are the least");
+        assert_eq!(said(&[0xff; 31]), "it has 31 bytes; at least 32 are required");
         assert_eq!(said(&[0xff; 32]), "it is not random");
         assert!(SharedSecrets::parse(&vec![b'\n'; MAX_SECRET_FILE + 1]).is_err());
         assert_eq!(format!("{:?}", SharedSecrets::parse(&BYTES).unwrap()), "1 secrets");

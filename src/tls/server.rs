@@ -1,4 +1,4 @@
-//! The server side: which certificate a client is shown, and the settings of a listener.
+//! TLS settings of listeners, and selection of the certificate for each client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,52 +19,54 @@ use super::listed::{self, Listed};
 use super::tickets::SessionTickets;
 use super::{CertifiedPair, ClientAuth};
 
-/// What a listener wants of TLS.
+/// TLS settings of a listener.
 pub struct TlsSettings {
-    /// Identities in order; the first is the default. Each has at least one pair.
+    /// Certificates in order of the configuration; the first is the default. Each has at least one
+    /// pair.
     pub identities: Vec<Vec<CertifiedPair>>,
-    /// Clients whose SNI none covers are refused instead of shown the default.
-    pub refuse_unknown: bool,
-    /// Offer HTTP/2.
+    /// ClientVerifier whose SNI is in no certificate are rejected. Otherwise they get the default
+    /// certificate.
+    pub reject_unknown: bool,
+    /// Whether to offer HTTP/2.
     pub http2: bool,
-    /// CAs of client certificates, and whether one is demanded.
+    /// CAs of client certificates, and whether a certificate is required.
     pub clients: Option<(Vec<CertificateDer<'static>>, bool)>,
-    /// Seals sessions, so that clients can come back without a full handshake.
+    /// Seals session tickets, so that clients can reconnect without a full handshake.
     pub tickets: Arc<SessionTickets>,
 }
 
-/// TLS of a listener.
+/// Compiled TLS settings of a listener.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// What the TLS library is configured with.
+    /// Configuration for rustls.
     pub config: Arc<ServerConfig>,
-    /// Client authentication; `None`: no certificate is asked for.
+    /// Client authentication. `None` if no certificate is requested.
     pub client_auth: Option<Arc<ClientAuth>>,
-    /// Server names with a certificate, if clients that ask for another one are refused.
+    /// Server names with a certificate, if clients with another server name are rejected.
     known: Option<Arc<SniResolver>>,
 }
 
 impl ServerTls {
-    /// Whether the server name of a `ClientHello` may have to be refused.
+    /// Whether a `ClientHello` may be rejected for its server name.
     #[must_use]
-    pub const fn refuses_names(&self) -> bool {
+    pub const fn may_reject(&self) -> bool {
         self.known.is_some()
     }
 
-    /// Whether a client that asks for this server name is refused.
+    /// Whether a client with this server name is rejected.
     #[must_use]
-    pub fn refuses(&self, name: &str) -> bool {
+    pub fn rejects(&self, name: &str) -> bool {
         self.known.as_ref().is_some_and(|known| known.by_name(name).is_none())
     }
 }
 
-/// Builds the TLS of a listener.
+/// Builds the TLS settings of a listener.
 ///
-/// TLS 1.2 and 1.3; session tickets; no early data, which could be replayed.
+/// TLS 1.2 and 1.3, with session tickets. Early data is disabled, because it can be replayed.
 ///
 /// # Errors
 ///
-/// A sentence, if the client CAs cannot be used.
+/// A message, if the client CAs cannot be used.
 pub fn config(settings: TlsSettings, provider: &Arc<CryptoProvider>) -> Result<ServerTls, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -83,12 +85,12 @@ pub fn config(settings: TlsSettings, provider: &Arc<CryptoProvider>) -> Result<S
                 Some(all.build().map_err(|error| error.to_string())?)
             };
             let algorithms = provider.signature_verification_algorithms;
-            let clients = Clients { issuers, listed, required, algorithms };
+            let clients = ClientVerifier { issuers, listed, required, algorithms };
             builder.with_client_cert_verifier(Arc::new(clients))
         }
     };
-    let resolver = Arc::new(SniResolver::new(settings.identities, settings.refuse_unknown));
-    let known = settings.refuse_unknown.then(|| Arc::clone(&resolver));
+    let resolver = Arc::new(SniResolver::new(settings.identities, settings.reject_unknown));
+    let known = settings.reject_unknown.then(|| Arc::clone(&resolver));
     let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = if settings.http2 {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
@@ -96,23 +98,23 @@ pub fn config(settings: TlsSettings, provider: &Arc<CryptoProvider>) -> Result<S
         vec![b"http/1.1".to_vec()]
     };
     config.ticketer = settings.tickets;
-    // Tickets serve both versions; a table of sessions would be memory per connection.
+    // Tickets work for both versions. A session table would cost memory per connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     Ok(ServerTls { config: Arc::new(config), client_auth, known })
 }
 
-/// Verifies certificates of clients, by issuers or by a certificate that is listed itself.
+/// Verifies client certificates, by trusted issuers or by comparison with listed certificates.
 #[derive(Debug)]
-struct Clients {
-    /// `None`: none of the listed certificates can issue others.
+struct ClientVerifier {
+    /// `None` if none of the listed certificates can issue others.
     issuers: Option<Arc<dyn ClientCertVerifier>>,
     listed: Listed,
     required: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ClientCertVerifier for Clients {
+impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         self.required
     }
@@ -141,22 +143,23 @@ impl ClientCertVerifier for Clients {
     listed::verify_signatures!();
 }
 
-/// Chooses by SNI, then by what the client can verify.
+/// Selects a certificate by SNI, then by the signature schemes, cipher suites and curves of the
+/// client.
 #[derive(Debug)]
 struct SniResolver {
     identities: Vec<Vec<Arc<CertifiedKey>>>,
     exact: HashMap<String, usize>,
-    /// Keyed by what follows `*.`.
+    /// Keyed by the part after `*.`.
     wildcard: HashMap<String, usize>,
-    refuse_unknown: bool,
+    reject_unknown: bool,
 }
 
 impl SniResolver {
-    fn new(identities: Vec<Vec<CertifiedPair>>, refuse_unknown: bool) -> Self {
+    fn new(identities: Vec<Vec<CertifiedPair>>, reject_unknown: bool) -> Self {
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
         for (index, pairs) in identities.iter().enumerate() {
             for name in pairs.iter().flat_map(|pair| &pair.names) {
-                // The first identity in the configuration that covers a name is shown for it.
+                // If several certificates cover a name, the first in the configuration is used.
                 match name.as_str().strip_prefix("*.") {
                     Some(suffix) => _ = wildcard.entry(suffix.to_owned()).or_insert(index),
                     None => _ = exact.entry(name.as_str().to_owned()).or_insert(index),
@@ -167,7 +170,7 @@ impl SniResolver {
             .into_iter()
             .map(|pairs| pairs.into_iter().map(|p| p.key).collect())
             .collect();
-        Self { identities, exact, wildcard, refuse_unknown }
+        Self { identities, exact, wildcard, reject_unknown }
     }
 
     fn by_name(&self, sni: &str) -> Option<usize> {
@@ -182,7 +185,7 @@ impl ResolvesServerCert for SniResolver {
             None => 0,
             Some(sni) => match self.by_name(sni) {
                 Some(index) => index,
-                None if self.refuse_unknown => return None,
+                None if self.reject_unknown => return None,
                 None => 0,
             },
         };
@@ -193,13 +196,15 @@ impl ResolvesServerCert for SniResolver {
                     && curve_offered(signer.scheme(), &hello)
             })
         };
-        // None usable: the handshake fails either way, and fails clearest on the first.
+        // If no pair is usable, the handshake fails in any case; the first pair gives the clearest
+        // error.
         pairs.iter().find(usable).or_else(|| pairs.first()).cloned()
     }
 }
 
-/// Whether a TLS 1.2 client that would verify with this scheme takes the key's curve: there its list
-/// of groups speaks for certificates too (RFC 8422 section 5.1.1). TLS 1.3 tells the two apart.
+/// Whether a TLS 1.2 client that verifies with this scheme supports the curve of the key. In TLS
+/// 1.2 the list of groups applies to certificates too (RFC 8422 section 5.1.1); in TLS 1.3 it does
+/// not.
 fn curve_offered(scheme: SignatureScheme, hello: &ClientHello<'_>) -> bool {
     let curve = match scheme {
         SignatureScheme::ECDSA_NISTP256_SHA256 => NamedGroup::secp256r1,
@@ -212,8 +217,8 @@ fn curve_offered(scheme: SignatureScheme, hello: &ClientHello<'_>) -> bool {
         || hello.named_groups().is_none_or(|groups| groups.contains(&curve))
 }
 
-/// Whether a cipher suite the client offers goes with a key of this kind. In TLS 1.3 all do; in
-/// 1.2 the suite names the kind.
+/// Whether one of the client's cipher suites works with a key of this kind. In TLS 1.3 all do; in
+/// TLS 1.2 the suite names the kind.
 fn suits(algorithm: SignatureAlgorithm, offered: &[CipherSuite]) -> bool {
     offered.iter().any(|suite| {
         let name = suite.as_str().unwrap_or_default();

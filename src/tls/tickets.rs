@@ -1,19 +1,20 @@
-//! Session tickets: keys that change with the time of day, without a lock.
+//! TLS session tickets, sealed with keys that rotate by the clock, without a lock.
 //!
-//! Time is cut into epochs of equal length, counted from 1970. Each has a key of its own. Gateways
-//! with a shared secret derive it ([`SharedSecrets`]), so each opens what another sealed, today's and that
-//! of the epochs before and after, for clocks that do not agree. Without one the key is random, that
-//! of the epoch before is kept beside it, and older ones are forgotten ([`LocalKeys`]).
+//! Time is divided into epochs of equal length, counted from 1970, and each epoch has its own key.
+//! Gateways with a shared secret derive the key from it ([`SharedSecrets`]), so each can open
+//! tickets of another: those of the current epoch, and of the epochs before and after, in case
+//! their clocks differ. Without a shared secret the key is random; that of the previous epoch is
+//! kept, and older ones are discarded ([`LocalKeys`]).
 //!
 //! ```text
 //! ticket = name (16) | salt (16) | nonce (12) | AES-256-GCM(session) | tag (16)
 //! ```
 //!
-//! Each ticket is sealed with a key of its own, HMAC-SHA256(key of the epoch, salt), so no number
-//! of tickets comes near the bound that random nonces put on one key (NIST SP 800-38D section 8.3).
+//! Each ticket is sealed with its own key, HMAC-SHA256(key of the epoch, salt), so no number of
+//! tickets comes near the limit of one key with random nonces (NIST SP 800-38D section 8.3).
 //!
-//! Never: opens a ticket of another context. Who has to show a certificate on one listener must not
-//! get around that with a ticket of another.
+//! A ticket is valid only in the scope it was sealed for. A client must not avoid the client
+//! certificate of one listener with a ticket of another.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::base64;
 
 use super::secret::{SharedSecrets, derived, random};
 
-/// Lengths of the parts of a ticket.
+/// Lengths of the parts of a ticket, in bytes.
 const NAME_LEN: usize = 16;
 const SALT_LEN: usize = 16;
 const HEAD_LEN: usize = NAME_LEN + SALT_LEN + NONCE_LEN;
@@ -41,21 +42,21 @@ const KEY_PURPOSE: &str = "tickets";
 /// Seconds since 1970.
 type EpochClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// Where keys come from.
+/// Source of the keys.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// A secret that other gateways have too.
+    /// A secret shared with other gateways.
     Shared(Arc<SharedSecrets>),
-    /// This process, and the one before that it succeeded.
+    /// Random keys of this process, or those it received from its parent in a binary upgrade.
     Local(Arc<LocalKeys>),
 }
 
-/// Who may resume what: tickets of one context are nothing in another.
+/// The set of listeners and clients for which a ticket is valid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TicketScope([u8; 32]);
 
 impl TicketScope {
-    /// Of the listeners of a profile, or of the forward proxy, that let the same clients in.
+    /// The scope of a profile or the forward proxy, with its settings for client certificates.
     #[must_use]
     pub fn new(profile: &str, clients: Option<&(Vec<CertificateDer<'static>>, bool)>) -> Self {
         let mut hash = Context::new(&SHA256);
@@ -80,13 +81,13 @@ impl TicketScope {
 pub struct SessionTickets {
     source: KeySource,
     scope: TicketScope,
-    /// Length of an epoch, in seconds; never 0.
+    /// Length of an epoch, in seconds; at least 1.
     length: u64,
     clock: EpochClock,
     held: ArcSwapOption<EpochKeys>,
 }
 
-/// The keys of an epoch and its neighbours. The first seals.
+/// The keys of an epoch and its neighbours. The first one seals new tickets.
 struct EpochKeys {
     epoch: u64,
     keys: Vec<TicketKey>,
@@ -98,7 +99,7 @@ struct TicketKey {
 }
 
 impl SessionTickets {
-    /// For a scope; `epoch` is the length of one, at least a second.
+    /// Tickets for a scope. `epoch` is the length of an epoch, at least a second.
     #[must_use]
     pub fn new(source: KeySource, scope: TicketScope, epoch: Duration) -> Arc<Self> {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |past| past.as_secs());
@@ -115,7 +116,8 @@ impl SessionTickets {
         Arc::new(Self { source, scope, length, clock, held: ArcSwapOption::empty() })
     }
 
-    /// The keys of now. Two workers that find them outdated at once make the same ones.
+    /// The keys of the current epoch. If two workers replace outdated keys at once, both compute
+    /// the same.
     fn held(&self) -> Arc<EpochKeys> {
         let epoch = (self.clock)() / self.length;
         if let Some(held) = &*self.held.load()
@@ -135,9 +137,9 @@ impl SessionTickets {
                 .flatten()
                 .flat_map(|epoch| {
                     let number = epoch.to_be_bytes();
-                    let of: [&[u8]; 2] = [&self.scope.0, &number];
+                    let context: [&[u8]; 2] = [&self.scope.0, &number];
                     secrets
-                        .keys(KEY_PURPOSE, &of)
+                        .keys(KEY_PURPOSE, &context)
                         .map(|key| TicketKey::new(&key))
                         .collect::<Vec<_>>()
                 })
@@ -160,8 +162,8 @@ impl TicketKey {
         Self { name, sealing: hmac::Key::new(hmac::HMAC_SHA256, &derived(key, "sealing", &[])) }
     }
 
-    /// The key of one ticket.
-    fn of(&self, salt: &[u8]) -> Option<LessSafeKey> {
+    /// Derives the key of one ticket.
+    fn ticket_key(&self, salt: &[u8]) -> Option<LessSafeKey> {
         let key = hmac::sign(&self.sealing, salt);
         Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).ok()?))
     }
@@ -178,8 +180,8 @@ impl ProducesTickets for SessionTickets {
         true
     }
 
-    /// What every ticket is good for at least: one that is sealed in the last second of its epoch is
-    /// opened for one epoch more.
+    /// The guaranteed lifetime of a ticket, in seconds: a ticket sealed in the last second of an
+    /// epoch can be opened for one more epoch.
     fn lifetime(&self) -> u32 {
         u32::try_from(self.length).unwrap_or(u32::MAX)
     }
@@ -190,7 +192,7 @@ impl ProducesTickets for SessionTickets {
         let mut ticket = vec![0; HEAD_LEN];
         ticket.get_mut(..NAME_LEN)?.copy_from_slice(&key.name);
         rand::fill(ticket.get_mut(NAME_LEN..)?).ok()?;
-        let sealing = key.of(ticket.get(NAME_LEN..NAME_LEN + SALT_LEN)?)?;
+        let sealing = key.ticket_key(ticket.get(NAME_LEN..NAME_LEN + SALT_LEN)?)?;
         let nonce = Nonce::try_assume_unique_for_key(ticket.get(NAME_LEN + SALT_LEN..)?).ok()?;
         let mut sealed = plain.to_vec();
         let aad = Aad::from(ticket.get(..NAME_LEN)?);
@@ -205,7 +207,7 @@ impl ProducesTickets for SessionTickets {
         let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
         let held = self.held();
         let same = |key: &&TicketKey| verify_slices_are_equal(&key.name, name).is_ok();
-        let opening = held.keys.iter().find(same)?.of(salt)?;
+        let opening = held.keys.iter().find(same)?.ticket_key(salt)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut plain = sealed.to_vec();
         let length = opening.open_in_place(nonce, Aad::from(name), &mut plain).ok()?.len();
@@ -214,8 +216,8 @@ impl ProducesTickets for SessionTickets {
     }
 }
 
-/// Random keys of this process: of the present epoch and of the one before. In memory only, and
-/// given to a process that succeeds this one.
+/// Random keys of this process, of the current and the previous epoch. They are kept only in
+/// memory, and passed to the child of a binary upgrade.
 #[derive(Default)]
 pub struct LocalKeys(ArcSwap<RandomKey>);
 
@@ -233,15 +235,16 @@ impl fmt::Debug for LocalKeys {
 }
 
 impl LocalKeys {
-    /// The keys of an epoch; new ones if it has just begun. Time that goes back a little changes
-    /// nothing; further, and keys are new, so that none is used for longer than it may be.
+    /// The keys of an epoch, which are generated when it begins. If the clock goes back by up to
+    /// one epoch, the keys stay. If it goes back further, they are replaced, so that no key is used
+    /// for too long.
     fn at(&self, epoch: u64) -> RandomKey {
         let goes_on = |held: &RandomKey| {
             held.current.is_some()
                 && (held.epoch == epoch || epoch.checked_add(1) == Some(held.epoch))
         };
         if !goes_on(&self.0.load()) {
-            // Who is not first takes what the first has made.
+            // A worker that is not the first uses the keys generated by the first.
             self.0.rcu(|held| {
                 if goes_on(held) {
                     return Arc::clone(held);
@@ -257,18 +260,19 @@ impl LocalKeys {
         **self.0.load()
     }
 
-    /// For a successor, one line; `None` if no ticket was sealed yet.
+    /// Encodes the keys in one line, for the child of a binary upgrade. `None` if no ticket was
+    /// sealed yet.
     #[must_use]
-    pub fn legacy(&self) -> Option<String> {
+    pub fn export(&self) -> Option<String> {
         let held = **self.0.load();
         let keys = [held.current, held.previous].into_iter().flatten();
         let keys: Vec<_> = keys.map(|key| base64::encode(&key)).collect();
         (!keys.is_empty()).then(|| format!("{} {}", held.epoch, keys.join(" ")))
     }
 
-    /// Goes on with the keys of a predecessor; whether they could be read.
-    pub fn inherit(&self, legacy: &str) -> bool {
-        let mut words = legacy.split(' ');
+    /// Takes over the keys of the parent of a binary upgrade. Returns whether they could be parsed.
+    pub fn import(&self, exported: &str) -> bool {
+        let mut words = exported.split(' ');
         let epoch = words.next().and_then(|word| word.parse().ok());
         let mut key =
             || words.next().and_then(|word| base64::decode(word.as_bytes())?.try_into().ok());

@@ -114,7 +114,7 @@ describe('the secret', { skip }, () => {
     assert.equal((await gateway.check()).code, 0);
     for (const [lines, said] of [
       [['not-really-a-secret!'], /line 1 is neither base64 nor hexadecimal/],
-      [['c2hvcnQ='], /line 1 has 5 bytes; 32 are the least/],
+      [['c2hvcnQ='], /line 1 has 5 bytes; at least 32 are required/],
       [['0'.repeat(64)], /line 1 is not random/],
       [[], /there is no secret in it/],
     ]) {

@@ -212,7 +212,7 @@ fn tls(
     }
     let settings = server::TlsSettings {
         identities,
-        refuse_unknown: false,
+        reject_unknown: false,
         http2: false,
         tickets: inputs.shared.tickets(TicketScope::new("forward", clients.as_ref())),
         clients,

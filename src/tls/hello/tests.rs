@@ -28,14 +28,14 @@ fn config(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// A hello as long as they come: TLS 1.3 with a post-quantum key share.
+/// A `ClientHello` of TLS 1.3 with a post-quantum key share, the longest kind in use.
 fn post_quantum() -> Vec<u8> {
     let bytes = flight(config(&[&version::TLS13, &version::TLS12]), "graph.facebook.com");
     assert!(bytes.len() > 1400, "one packet would hold it: {}", bytes.len());
     bytes
 }
 
-/// The same message in records of `length` bytes.
+/// Splits a message into records of `length` bytes.
 fn cut_into_records(hello: &[u8], length: usize) -> Vec<u8> {
     let message = &hello[5..];
     let records = message.chunks(length).map(|part| {
@@ -45,12 +45,12 @@ fn cut_into_records(hello: &[u8], length: usize) -> Vec<u8> {
     records.collect::<Vec<_>>().concat()
 }
 
-/// What a reader says of all the bytes at once.
+/// Result of a reader that gets all bytes at once.
 fn read(bytes: &[u8]) -> HelloProgress {
     HelloReader::new().feed(bytes)
 }
 
-/// What a reader says when the bytes come one by one.
+/// Result of a reader that gets the bytes one by one.
 fn drip(bytes: &[u8]) -> HelloProgress {
     let mut reader = HelloReader::new();
     let mut said = HelloProgress::NeedMore;
@@ -67,7 +67,7 @@ fn named(name: &str) -> HelloProgress {
     HelloProgress::Hello(ClientHello { sni: Some(name.to_owned()), ech: false })
 }
 
-/// A hello made by hand with these extensions.
+/// Builds a `ClientHello` by hand, with these extensions.
 fn with_extensions(extensions: &[(u16, &[u8])]) -> Vec<u8> {
     let list: Vec<u8> = extensions
         .iter()
@@ -81,14 +81,14 @@ fn with_extensions(extensions: &[(u16, &[u8])]) -> Vec<u8> {
     message(&[&fixed[..], &size, &list].concat())
 }
 
-/// A `ClientHello` of this body, in one record.
+/// Puts the body of a `ClientHello` into one record.
 fn message(body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(body.len()).unwrap().to_be_bytes();
     let record = u16::try_from(body.len() + 4).unwrap().to_be_bytes();
     [&[22, 3, 1][..], &record, &[1], &size[1..], body].concat()
 }
 
-/// The content of a server-name extension.
+/// Builds the content of a server name extension.
 fn names(names: &[(u8, &[u8])]) -> Vec<u8> {
     let list: Vec<u8> = names
         .iter()
@@ -124,7 +124,7 @@ fn a_hello_may_come_byte_by_byte_and_in_any_number_of_records() {
 }
 
 #[test]
-fn what_comes_after_the_hello_is_not_looked_at() {
+fn bytes_after_the_hello_are_not_consumed() {
     let mut reader = HelloReader::new();
     let hello = [post_quantum(), vec![0xff; 100_000]].concat();
     assert_eq!(reader.feed(&hello), named("graph.facebook.com"));
@@ -178,7 +178,7 @@ fn with_ech(mode: EchMode) -> ClientConfig {
 }
 
 #[test]
-fn encrypted_hello_shows_the_name_in_front() {
+fn an_encrypted_hello_has_the_name_of_its_outer_hello() {
     let hello = flight(with_ech(ech_of_front()), "hidden.example.com");
     let said = read(&hello);
     assert_eq!(
@@ -188,7 +188,7 @@ fn encrypted_hello_shows_the_name_in_front() {
 }
 
 #[test]
-fn what_only_looks_like_an_encrypted_hello_keeps_its_name() {
+fn a_grease_encrypted_hello_keeps_its_name() {
     let (public, _) = suite().generate_key_pair().unwrap();
     let grease = EchMode::Grease(EchGreaseConfig::new(suite(), public));
     let said = read(&flight(with_ech(grease), "api.twilio.com"));
@@ -199,7 +199,7 @@ fn what_only_looks_like_an_encrypted_hello_keeps_its_name() {
 }
 
 #[test]
-fn what_is_not_tls_is_seen_at_its_first_bytes() {
+fn other_protocols_are_detected_by_their_first_bytes() {
     for bytes in [
         &b"GET / HTTP/1.1\r\n"[..],
         b"SSH-2.0-OpenSSH_9.9\r\n",
@@ -219,7 +219,7 @@ fn what_is_not_tls_is_seen_at_its_first_bytes() {
 }
 
 #[test]
-fn what_can_be_read_in_two_ways_is_malformed() {
+fn ambiguous_hellos_are_malformed() {
     let name = names(&[(0, b"a.example.com")]);
     let two = names(&[(0, b"a.example.com"), (0, b"b.example.com")]);
     let mut after = name.clone();
@@ -259,10 +259,10 @@ fn what_can_be_read_in_two_ways_is_malformed() {
 }
 
 #[test]
-fn a_hello_is_bounded() {
+fn the_length_of_a_hello_is_limited() {
     let announced = [22, 3, 1, 0x10, 0, 1, 0x01, 0, 0];
     assert_eq!(read(&announced), HelloProgress::TooLarge);
-    // Within the bound by itself, and not with a record for every byte.
+    // Within the limit by itself, but not if every byte has its own record header.
     let padding = vec![0; 4000];
     let hello = with_extensions(&[(21, &padding), (0, &names(&[(0, b"a.example.com")]))]);
     assert_eq!(read(&hello), named("a.example.com"));
@@ -281,14 +281,14 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+    fn random_bytes_never_panic_the_parser(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         read(&bytes);
         read(&[&[22, 3, 1][..], &bytes].concat());
         read(&message(&bytes));
     }
 
     #[test]
-    fn a_changed_hello_is_survived_however_it_is_cut(
+    fn a_modified_hello_never_panics_however_it_is_split(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cuts in proptest::collection::vec(1_usize..700, 1..8),
     ) {

@@ -36,7 +36,7 @@ fn made(params: &CertificateParams) -> Made {
     Made { der, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() }
 }
 
-/// As `openssl x509 -req -signkey` makes it: version 1.
+/// A certificate of version 1, as made by `openssl x509 -req -signkey`.
 fn first_version() -> Made {
     let dir = tempfile::tempdir().unwrap();
     let script = "openssl req -newkey rsa:2048 -nodes -keyout key -out csr -subj /CN=common.test && \
@@ -49,7 +49,7 @@ fn first_version() -> Made {
     Made { der, key: PrivateKeyDer::from_pem_file(dir.path().join("key")).unwrap() }
 }
 
-/// Whether a client that trusts so accepts the server in a handshake; the error if not.
+/// Runs a handshake and returns the client's error if it rejects the server.
 fn handshake(
     trust: UpstreamTrust,
     server: &Made,
@@ -120,7 +120,7 @@ fn without_alternative_names_the_common_name_counts() {
 }
 
 #[test]
-fn version_1_is_taken_with_a_pin_or_unverified() {
+fn version_1_is_accepted_with_a_pin_or_unverified() {
     let server = first_version();
     let pin = pin_of(&server.der).unwrap();
     both(|| UpstreamTrust::Pins(vec![pin]), &server, "a.test").unwrap();
@@ -130,7 +130,7 @@ fn version_1_is_taken_with_a_pin_or_unverified() {
 }
 
 #[test]
-fn whoever_shows_a_certificate_has_to_have_its_key() {
+fn a_listed_certificate_needs_its_private_key() {
     for real in [first_version(), made(&params(&["a.test"], ca()))] {
         let thief = Made { der: real.der.clone(), key: first_version().key };
         let pin = pin_of(&real.der).unwrap();
@@ -198,7 +198,7 @@ fn lists_a_damaged_certificate() {
 }
 
 #[test]
-fn validity_is_judged_by_the_given_time() {
+fn validity_is_checked_at_the_given_time() {
     let server = made(&params(&["a.test"], ca()));
     let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     verify_validity(&server.der, at(1_800_000_000)).unwrap();

@@ -3,19 +3,19 @@ use proptest::prelude::*;
 use super::*;
 use crate::tls::hello::ClientHello;
 
-/// A record of this type.
+/// Builds a record of this type.
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     let size = u16::try_from(content.len()).unwrap().to_be_bytes();
     [&[kind, 3, 3], &size[..], content].concat()
 }
 
-/// A handshake message of this type.
+/// Builds a handshake message of this type.
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let size = u32::try_from(body.len()).unwrap().to_be_bytes();
     [&[kind][..], &size[1..], body].concat()
 }
 
-/// A hello that asks for this name.
+/// Builds a `ClientHello` for this name.
 fn hello(name: &str) -> Vec<u8> {
     let size = |length: usize| u16::try_from(length).unwrap().to_be_bytes();
     let entry = [&[0][..], &size(name.len()), name.as_bytes()].concat();
@@ -24,7 +24,7 @@ fn hello(name: &str) -> Vec<u8> {
     message(1, &[&fixed[..], &size(extension.len()), &extension].concat())
 }
 
-/// The server's first message, with this random.
+/// Builds the server's first message, with this random.
 fn server_hello(random: [u8; 32]) -> Vec<u8> {
     message(2, &[&[3, 3][..], &random, &[0; 40]].concat())
 }
@@ -34,7 +34,7 @@ fn second(name: &str) -> Watch {
 }
 
 #[test]
-fn the_second_hello_is_held_until_it_is_judged() {
+fn the_second_hello_is_held_until_it_is_inspected() {
     let (mut watch, mut out) = (RetryWatch::new(), Vec::new());
     assert_eq!(watch.server(&record(22, &server_hello(RETRY_RANDOM)), &mut out), Watch::Going);
     let before = [record(20, &[1]), record(23, b"early")].concat();
@@ -52,16 +52,16 @@ fn the_second_hello_is_held_until_it_is_judged() {
 }
 
 #[test]
-fn a_hello_that_nobody_has_asked_for_waits() {
+fn a_hello_that_was_not_requested_is_held() {
     let sent = record(22, &hello("b.example.com"));
-    // The server asks for it after all: the client knew that it would.
+    // The server requests it after all; the client anticipated that.
     let (mut watch, mut out) = (RetryWatch::new(), Vec::new());
     assert_eq!(watch.client(&sent, &mut out), Watch::Going);
     assert!(watch.holds_client() && out.is_empty());
     let retry = record(22, &server_hello(RETRY_RANDOM));
     assert_eq!(watch.server(&retry, &mut out), second("b.example.com"));
     assert!(!watch.holds_client() && out.is_empty());
-    // It does not.
+    // The server does not request it.
     let (mut watch, mut out) = (RetryWatch::new(), Vec::new());
     watch.client(&sent, &mut out);
     assert_eq!(watch.server(&record(22, &server_hello([9; 32])), &mut out), Watch::Over);
@@ -69,7 +69,7 @@ fn a_hello_that_nobody_has_asked_for_waits() {
 }
 
 #[test]
-fn servers_are_read_however_their_message_is_cut() {
+fn server_messages_may_be_split_anywhere() {
     for (random, over) in [(RETRY_RANDOM, Watch::Going), ([9; 32], Watch::Over)] {
         let said = server_hello(random);
         for size in [1, 3, 37, 38, 1000] {
@@ -82,7 +82,7 @@ fn servers_are_read_however_their_message_is_cut() {
                     break;
                 }
             }
-            assert_eq!((&last, watch.is_asked), (&over, random == RETRY_RANDOM), "{size}");
+            assert_eq!((&last, watch.is_requested), (&over, random == RETRY_RANDOM), "{size}");
         }
     }
     for other in [
@@ -96,7 +96,7 @@ fn servers_are_read_however_their_message_is_cut() {
 }
 
 #[test]
-fn early_data_is_bounded() {
+fn early_data_is_limited() {
     let (mut watch, mut out) = (RetryWatch::new(), Vec::new());
     let early = record(23, &[0; 16_000]);
     let mut sent = 0;
@@ -118,7 +118,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn bytes_are_survived_and_pass_in_order(
+    fn random_bytes_never_panic_and_pass_in_order(
         steps in proptest::collection::vec(
             (any::<bool>(), proptest::collection::vec(any::<u8>(), 0..80)), 0..20,
         ),

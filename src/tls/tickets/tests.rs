@@ -15,7 +15,7 @@ use crate::tls;
 const HOUR: u64 = 3600;
 const EPOCH: Duration = Duration::from_secs(8 * HOUR);
 
-/// The clock of one gateway.
+/// A settable clock of one gateway.
 #[derive(Clone)]
 struct Hands(Arc<AtomicU64>);
 
@@ -53,7 +53,7 @@ const fn epoch(number: u64) -> u64 {
 }
 
 #[test]
-fn two_gateways_open_what_the_other_sealed_for_an_epoch_and_more() {
+fn two_gateways_open_tickets_of_each_other_for_more_than_an_epoch() {
     let secret = SharedSecrets::random_line().unwrap();
     let (here, there) = (Hands::at(epoch(10) + 5), Hands::at(epoch(10) + 5));
     let (a, b) = (tickets(secrets(&[&secret]), &here), tickets(secrets(&[&secret]), &there));
@@ -75,7 +75,7 @@ fn two_gateways_open_what_the_other_sealed_for_an_epoch_and_more() {
 }
 
 #[test]
-fn no_two_tickets_are_alike_and_none_can_be_changed() {
+fn tickets_are_unique_and_cannot_be_modified() {
     let secret = SharedSecrets::random_line().unwrap();
     let tickets = tickets(secrets(&[&secret]), &Hands::at(epoch(3)));
     let (one, two) = (tickets.encrypt(b"session").unwrap(), tickets.encrypt(b"session").unwrap());
@@ -108,7 +108,7 @@ fn a_secret_is_replaced_in_three_steps() {
 }
 
 #[test]
-fn tickets_of_another_scope_or_secret_are_nothing() {
+fn tickets_of_another_scope_or_secret_are_rejected() {
     let secret = SharedSecrets::random_line().unwrap();
     let hands = Hands::at(epoch(3));
     let of =
@@ -132,10 +132,10 @@ fn tickets_of_another_scope_or_secret_are_nothing() {
 }
 
 #[test]
-fn local_keys_are_forgotten_and_handed_over() {
+fn local_keys_are_discarded_and_can_be_exported() {
     let hands = Hands::at(epoch(5));
     let local = Arc::<LocalKeys>::default();
-    assert_eq!(local.legacy(), None);
+    assert_eq!(local.export(), None);
     let before = tickets(KeySource::Local(Arc::clone(&local)), &hands);
     let old = before.encrypt(b"old").unwrap();
     hands.set(epoch(6));
@@ -143,7 +143,7 @@ fn local_keys_are_forgotten_and_handed_over() {
     assert!(before.decrypt(&old).is_some());
 
     let replacement = Arc::<LocalKeys>::default();
-    assert!(replacement.inherit(&local.legacy().unwrap()));
+    assert!(replacement.import(&local.export().unwrap()));
     let after = tickets(KeySource::Local(replacement), &hands);
     assert_eq!(after.decrypt(&old).as_deref(), Some(&b"old"[..]));
     assert_eq!(after.decrypt(&new).as_deref(), Some(&b"new"[..]));
@@ -161,12 +161,12 @@ fn local_keys_are_forgotten_and_handed_over() {
     assert!(after.decrypt(&newest).is_none(), "far back: new keys");
     assert!(after.encrypt(b"still").is_some());
     for bad in ["", "x", "1", "1 AAAA", "-1 AAAA", "1 =="] {
-        assert!(!LocalKeys::default().inherit(bad), "{bad}");
+        assert!(!LocalKeys::default().import(bad), "{bad}");
     }
 }
 
 #[test]
-fn workers_that_turn_the_epoch_together_have_one_key() {
+fn workers_that_begin_an_epoch_together_have_one_key() {
     let hands = Hands::at(0);
     let local = Arc::<LocalKeys>::default();
     let tickets = tickets(KeySource::Local(local), &hands);
@@ -181,7 +181,7 @@ fn workers_that_turn_the_epoch_together_have_one_key() {
     }
 }
 
-/// Both ends of real handshakes.
+/// Client and server of real handshakes.
 struct Ends {
     client: Arc<ClientConfig>,
     certificate: (CertificateDer<'static>, Vec<u8>),
