@@ -158,7 +158,7 @@ fn head(text: &'static str) -> Box<dyn FnMut()> {
         assert!(matches!(scanned, HeadProgress::Ends(end) if end == bytes.len()));
         let head = RequestHead::parse(&bytes, 100).unwrap();
         let origin = ClientOrigin {
-            sticky_cookie_value: None,
+            sticky_cookie_name: None,
             client,
             proxy: None,
             strip_prefix: None,

@@ -259,7 +259,7 @@ impl<'a> Explanation<'a> {
                     route,
                     head,
                     &ClientOrigin {
-                        sticky_cookie_value: None,
+                        sticky_cookie_name: None,
                         client: virtual_server.client_of(client, &head.fields).ip(),
                         proxy: virtual_server.trusted_proxy(client),
                         strip_prefix: strip_prefix.as_deref(),

@@ -28,7 +28,7 @@ pub struct ClientOrigin<'a> {
     /// Id of the request.
     pub request_id: &'a str,
     /// Name of the sticky cookie, which is not forwarded to the upstream.
-    pub sticky_cookie_value: Option<&'a str>,
+    pub sticky_cookie_name: Option<&'a str>,
     /// Trace context of the request; `None` if tracing is off.
     pub trace: Option<&'a TraceParent>,
     /// Names of [`KnownField::Claim`] fields that the route forwards.
@@ -102,7 +102,7 @@ pub fn write_request(
             KnownField::Trailer => head.framing == Framing::Chunked,
             _ => false,
         };
-        match origin.sticky_cookie_value.filter(|_| known == KnownField::Cookie) {
+        match origin.sticky_cookie_name.filter(|_| known == KnownField::Cookie) {
             _ if !passed => {}
             _ if known == KnownField::MaxForwards && hops.is_some() => {
                 number_field(out, "Max-Forwards", hops.unwrap_or_default());

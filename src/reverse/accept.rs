@@ -1,4 +1,4 @@
-//! Connections of a listener: admission, handshake, and which protocol it is to be.
+//! Accepted connections: admission, TLS handshake and selection of HTTP/1 or HTTP/2.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Acceptor for ReverseService {
                 });
             }
             Err(reason) => {
-                refuse(self, &virtual_server, ClientConn::of(peer, None), (reason, None));
+                reject(self, &virtual_server, ClientConn::new(peer, None), (reason, None));
             }
         }
     }
@@ -51,19 +51,19 @@ impl Acceptor for ReverseService {
     fn reject_out_of_fds(self: &Rc<Self>, peer: ClientAddr) {
         let virtual_server = self.virtual_server.load_full();
         virtual_server.metrics.reject(AdmissionRejection::Descriptors);
-        refuse(self, &virtual_server, ClientConn::of(peer, None), (Reason::NoDescriptors, None));
+        reject(self, &virtual_server, ClientConn::new(peer, None), (Reason::NoDescriptors, None));
     }
 }
 
-/// Notes a connection that ends before its first request.
-fn refuse(
+/// Logs a connection that is rejected before its first request.
+fn reject(
     service: &Rc<ReverseService>,
     virtual_server: &Arc<VirtualServer>,
     client_conn: ClientConn,
     (reason, detail): (Reason, Option<String>),
 ) {
     let began = client_conn.began;
-    let mut record = RequestLog::refused(&service.worker, &Rc::new(client_conn), virtual_server);
+    let mut record = RequestLog::rejected(&service.worker, &Rc::new(client_conn), virtual_server);
     record.start = began;
     record.reason = Some(reason);
     record.detail = detail;
@@ -76,10 +76,11 @@ async fn connection(
     (peer, mut admitted): (ClientAddr, AdmittedConn),
 ) {
     let began = Instant::now();
-    let client_conn = |via| ClientConn { began, ..ClientConn::of(peer, via) };
-    // Without it answers wait for acknowledgements; a socket that refuses is already closed.
+    let client_conn = |via| ClientConn { began, ..ClientConn::new(peer, via) };
+    // Without TCP_NODELAY, answers would wait for acknowledgements. The call fails only on a socket
+    // that is already closed.
     if stream.set_nodelay(true).is_err() {
-        return refuse(&service, &virtual_server, client_conn(None), (Reason::ClientGone, None));
+        return reject(&service, &virtual_server, client_conn(None), (Reason::ClientGone, None));
     }
     let timer = service.worker.local.clock.timer();
     timer.set(virtual_server.timeouts.handshake);
@@ -88,7 +89,7 @@ async fn connection(
             Ok(via) => client_conn(via),
             Err(BalancerError::Probe) => return,
             Err(BalancerError::Refused(via, reason, detail)) => {
-                return refuse(&service, &virtual_server, client_conn(via), (reason, detail));
+                return reject(&service, &virtual_server, client_conn(via), (reason, detail));
             }
         };
     if virtual_server.announces && client_conn.destination.is_none() {
@@ -108,27 +109,27 @@ async fn connection(
             let is_h2 = session.alpn_protocol() == Some(b"h2");
             drop((timer, virtual_server));
             if is_h2 {
-                // Boxed: its state is large, and most connections are not HTTP/2.
+                // Boxed, because its state is large and most connections are not HTTP/2.
                 Box::pin(h2::serve(&service, client_conn, stream, admitted)).await;
             } else {
                 Box::pin(h1::serve(&service, client_conn, stream, admitted)).await;
             }
         }
         Err(HandshakeError::PlainHttp(stream)) => {
-            explain(&service, &virtual_server, client_conn, stream).await;
+            reject_plain_http(&service, &virtual_server, client_conn, stream).await;
         }
         Err(HandshakeError::UnknownName(stream, name)) => {
             let detail = refuse_name(stream, &name, &timer).await;
             let client_conn = ClientConn { sni: Some(name), ..client_conn };
-            refuse(&service, &virtual_server, client_conn, (Reason::TlsHandshake, Some(detail)));
+            reject(&service, &virtual_server, client_conn, (Reason::TlsHandshake, Some(detail)));
         }
         Err(HandshakeError::TimedOut) => {
-            refuse(&service, &virtual_server, client_conn, (Reason::HandshakeTimeout, None));
+            reject(&service, &virtual_server, client_conn, (Reason::HandshakeTimeout, None));
         }
         Err(HandshakeError::Failed(error))
             if client_conn.via.as_ref().is_some_and(|via| via.was_a_check(&error)) => {}
         Err(HandshakeError::Failed(error)) => {
-            refuse(
+            reject(
                 &service,
                 &virtual_server,
                 client_conn,
@@ -138,14 +139,14 @@ async fn connection(
     }
 }
 
-/// Tells somebody who speaks plain HTTP to a TLS port what is wrong.
-async fn explain(
+/// Sends an error to a client that speaks plain HTTP on a TLS port.
+async fn reject_plain_http(
     service: &Rc<ReverseService>,
     virtual_server: &Arc<VirtualServer>,
     client_conn: ClientConn,
     stream: TcpStream,
 ) {
-    let mut record = RequestLog::refused(&service.worker, &Rc::new(client_conn), virtual_server);
+    let mut record = RequestLog::rejected(&service.worker, &Rc::new(client_conn), virtual_server);
     record.reason = Some(Reason::PlainHttp);
     let reply = LocalReply::refusal(Reason::PlainHttp, &record.id);
     record.status = reply.status.as_u16();

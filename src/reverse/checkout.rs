@@ -1,4 +1,5 @@
-//! A connection to an upstream: a kept one, or a new one to the endpoint that is chosen.
+//! Checkout of an upstream connection for a request: an idle one from the pool, or a new one to the
+//! selected endpoint.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,42 +26,42 @@ use crate::upstream::{
 
 use super::self_test::{self, SelfTestRequest};
 
-/// `Retry-After` where a limit is reached, or the gateway lacks something, in seconds.
+/// `Retry-After` in seconds, when a limit is reached or the gateway lacks a resource.
 const RETRY_SOON: u64 = 1;
 
-/// Who asks for a connection, and what for.
+/// Parameters of one checkout.
 pub(super) struct Checkout<'a> {
     pub(super) to: ConnectTarget<'a>,
     pub(super) head: &'a RequestHead,
     pub(super) client: ClientInfo<'a>,
-    /// Kept connections are passed over.
+    /// Idle connections must not be used.
     pub(super) fresh: bool,
-    /// It may be sent again if a kept connection proves closed.
+    /// The request may be sent again if an idle connection proves to be closed.
     pub(super) repeats: bool,
-    /// It is for the self-test.
+    /// Set if the request is for the self-test.
     pub(super) own: Option<SelfTestRequest<'a>>,
 }
 
-/// Whom it is for, as an upstream may be told.
+/// Client information that is sent to the upstream in the PROXY header.
 #[derive(Clone, Copy)]
 pub(super) struct ClientInfo<'a> {
-    /// The client.
+    /// The address of the client.
     pub(super) client: ClientAddr,
-    /// The connection it came on: its own, or that of a proxy.
+    /// Addresses of the client connection, which may be that of a trusted proxy.
     pub(super) ends: ConnAddrs,
-    /// The name it asked for in TLS.
+    /// The server name of its ClientHello.
     pub(super) sni: Option<&'a str>,
     /// Id of the request.
     pub(super) id: &'a RequestId,
-    /// What the clients of the connection have open.
+    /// Quota accounts of the clients on the connection.
     pub(super) accounts: &'a Accounts,
 }
 
 impl ClientInfo<'_> {
-    /// The header that says so.
-    fn announced(&self) -> Vec<u8> {
+    /// The PROXY header with this information.
+    fn proxy_header(&self) -> Vec<u8> {
         let (sni, id) = (self.sni.map(str::as_bytes), self.id.as_str().as_bytes());
-        // Not ALPN: whatever the client speaks, what follows is HTTP/1.1.
+        // ALPN is omitted: the upstream connection is HTTP/1.1, whatever the client speaks.
         let tlvs = [(Tlv::UniqueId, id), (Tlv::Authority, sni.unwrap_or_default())];
         let tlvs = if sni.is_some() { &tlvs[..] } else { &tlvs[..1] };
         let ConnAddrs { source, destination } = self.ends;
@@ -70,51 +71,51 @@ impl ClientInfo<'_> {
     }
 }
 
-/// A connection and whose it is.
+/// A connection and the endpoint it belongs to.
 pub(super) struct CheckedOut {
     pub(super) connection: PooledConn,
     pub(super) selected: SelectedEndpoint,
-    /// Counts it among the connections in use, unless the request has had one before.
+    /// Counts the connection as in use, unless an earlier attempt of the request does already.
     pub(super) reserved: Option<Use>,
 }
 
-/// Whose a connection is, and what came of the request on it.
+/// The endpoint of a connection, which also receives the result of the request.
 pub(super) struct SelectedEndpoint {
     pub(super) endpoint: Arc<Endpoint>,
-    /// Under which the pool keeps the connection.
+    /// Key of the connection in the pool.
     pub(super) identity: u64,
     index: usize,
-    /// How long the connection was idle; `None`: it is new.
+    /// Time for which the connection was idle. `None` for a new connection.
     idle: Option<Duration>,
-    /// What the answer says about a session.
+    /// The session information in the answer.
     session_hint: SessionHint,
-    /// What the client's cookie says.
+    /// Content of the client's sticky cookie.
     cookie: Option<StickyTarget>,
 }
 
-/// What there is to learn from an answer.
+/// Session information that an answer can confirm.
 #[derive(Clone, Copy)]
 enum SessionHint {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// The id of the session it opens.
+    /// The id of a new session.
     Opened,
-    /// That a session of this key, which was opened by way of another gateway, is there: nobody else
-    /// answers it with 200.
+    /// A session with this key, opened through another gateway, is on this endpoint: only the right
+    /// endpoint answers 200.
     Known(u64),
 }
 
-/// Why there is none.
+/// The reason why no connection is available.
 pub(super) struct CheckoutError {
     pub(super) reason: Reason,
-    /// For the operator.
+    /// Detail for the log.
     pub(super) detail: Option<String>,
-    /// Seconds after which the client may ask again.
+    /// Value for `Retry-After`, in seconds.
     pub(super) retry_after: Option<u64>,
 }
 
 impl CheckoutError {
-    /// A limit is reached.
+    /// The error for a limit that is reached.
     pub(super) fn limited(reason: Reason) -> Self {
         Self { reason, detail: None, retry_after: Some(RETRY_SOON) }
     }
@@ -147,7 +148,7 @@ impl From<ConnectError> for CheckoutError {
     }
 }
 
-/// Counts a request among those of its client and profile, until the result is dropped.
+/// Counts a request for its client and profile until the result is dropped.
 ///
 /// # Errors
 ///
@@ -169,15 +170,15 @@ pub(super) fn admit(
     })
 }
 
-/// Gets a connection.
+/// Checks out a connection.
 ///
-/// A session goes where it is, or nowhere. Everything else goes to the endpoint that is chosen, and
-/// if that cannot be connected to, to the next. Connecting is the only thing that is ever repeated
-/// without asking what the request is: nothing of it has been sent.
+/// A request of a session goes to the endpoint of the session, or fails. Any other request goes to
+/// the selected endpoint and, if that cannot be connected to, to the next one. A failed connection
+/// attempt can always be repeated, because nothing of the request has been sent.
 ///
 /// # Errors
 ///
-/// That of the last endpoint tried; [`Reason::UpstreamDown`] if there is none to try;
+/// The error of the last endpoint tried; [`Reason::UpstreamDown`] if there is none to try;
 /// [`Reason::SessionLost`] for a session whose endpoint is gone.
 pub(super) async fn acquire(
     worker: &Rc<Worker>,
@@ -198,7 +199,7 @@ pub(super) async fn acquire(
         };
         return Ok(CheckedOut { connection, selected, reserved: None });
     }
-    // A request that is sent once more has one already.
+    // A repeated request already holds a reservation.
     let reserved = if checkout.fresh {
         None
     } else {
@@ -210,7 +211,7 @@ pub(super) async fn acquire(
     Ok(CheckedOut { reserved, ..acquired })
 }
 
-/// The connection to the endpoint of the request's session, or to one that is chosen.
+/// Checks out a connection to the endpoint of the request's session, or to a selected one.
 async fn find(worker: &Rc<Worker>, checkout: &Checkout<'_>) -> Result<CheckedOut, CheckoutError> {
     let (upstream, _) = checkout.to;
     let session = if upstream.has_sessions() {
@@ -230,13 +231,15 @@ async fn find(worker: &Rc<Worker>, checkout: &Checkout<'_>) -> Result<CheckedOut
             Affinity::Gone => return Err(Reason::SessionLost.into()),
         };
         let acquired = try_one(worker, checkout, at).await;
-        return acquired.map(|acquired| acquired.of(session_hint, cookie)).map_err(|error| {
-            // The session is still there; only this request cannot reach it.
-            if error.reason.is_shortage() {
-                return error.into();
-            }
-            CheckoutError { detail: Some(error.to_string()), ..Reason::SessionLost.into() }
-        });
+        return acquired.map(|acquired| acquired.with_session(session_hint, cookie)).map_err(
+            |error| {
+                // The session still exists; only this request cannot reach it.
+                if error.reason.is_shortage() {
+                    return error.into();
+                }
+                CheckoutError { detail: Some(error.to_string()), ..Reason::SessionLost.into() }
+            },
+        );
     }
     let session_hint = match session {
         SessionUse::None => SessionHint::Nothing,
@@ -248,13 +251,13 @@ async fn find(worker: &Rc<Worker>, checkout: &Checkout<'_>) -> Result<CheckedOut
         try_one(worker, checkout, chosen).await
     });
     match reached.await {
-        Ok(acquired) => Ok(acquired.of(session_hint, cookie)),
+        Ok(acquired) => Ok(acquired.with_session(session_hint, cookie)),
         Err(Some(error)) => Err(error.into()),
         Err(None) => Err(CheckoutError::down(upstream)),
     }
 }
 
-/// A connection to this endpoint.
+/// Checks out a connection to this endpoint.
 async fn try_one(
     worker: &Rc<Worker>,
     checkout: &Checkout<'_>,
@@ -284,7 +287,7 @@ async fn try_one(
     let (identity, most) = (endpoint.identity, upstream.limits.max_connecting);
     let permit = match worker.pool.permit(identity, most) {
         Some(permit) => permit,
-        // Boxed: it is rare, and every request has room for this future.
+        // Boxed, because every request reserves space for this rarely used future.
         None => match Box::pin(wait(worker, checkout, ends, (index, endpoint))).await? {
             Granted::Turn(permit) => permit,
             Granted::Kept(connection) => {
@@ -293,7 +296,7 @@ async fn try_one(
             }
         },
     };
-    let first = if ends.is_some() { checkout.client.announced() } else { Vec::new() };
+    let first = if ends.is_some() { checkout.client.proxy_header() } else { Vec::new() };
     let connecting = connect(endpoint, key, upstream.limits.connect, &first);
     let stream = failover::try_one(checkout.to, (index, endpoint), connecting).await?;
     drop(permit);
@@ -302,7 +305,7 @@ async fn try_one(
     Ok(CheckedOut { connection, selected, reserved: None })
 }
 
-/// Waits for a turn to connect, or for a connection that another request is done with.
+/// Waits for a permit to connect, or for a connection that another request returns.
 async fn wait(
     worker: &Rc<Worker>,
     checkout: &Checkout<'_>,
@@ -316,23 +319,23 @@ async fn wait(
 }
 
 impl CheckedOut {
-    fn of(mut self, session_hint: SessionHint, cookie: Option<StickyTarget>) -> Self {
+    fn with_session(mut self, session_hint: SessionHint, cookie: Option<StickyTarget>) -> Self {
         (self.selected.session_hint, self.selected.cookie) = (session_hint, cookie);
         self
     }
 }
 
 impl SelectedEndpoint {
-    /// Counts the request, or the WebSocket it becomes, as open there.
-    pub(super) fn busy(&self, upstream: &Upstream) -> Option<InFlight> {
+    /// Counts the request, or the WebSocket it becomes, as in flight at the endpoint.
+    pub(super) fn in_flight(&self, upstream: &Upstream) -> Option<InFlight> {
         (upstream.endpoints.len() > 1).then(|| InFlight::new(&self.endpoint.health))
     }
 
-    /// Notes the answer.
+    /// Records the answer for failure detection and sessions.
     pub(super) fn answered(&self, status: u16, exchange: &mut Exchange, to: ConnectTarget<'_>) {
         let (upstream, _) = to;
         if upstream.policy.eject.counts(status) {
-            self.met(FailureKind::Status, to);
+            self.count_failure(FailureKind::Status, to);
         } else if self.endpoint.health.circuit.close() {
             let (upstream, endpoint) = (&*upstream.name, &*self.endpoint.label);
             tracing::info!(upstream, endpoint, "the endpoint answers again");
@@ -350,31 +353,34 @@ impl SelectedEndpoint {
         }
     }
 
-    /// The `Set-Cookie` that tells the client where it is, if its cookie does not.
-    pub(super) fn seat(&self, upstream: &Upstream) -> Option<String> {
+    /// The `Set-Cookie` with the sticky cookie, if the client has no current one for this endpoint.
+    pub(super) fn sticky_cookie(&self, upstream: &Upstream) -> Option<String> {
         let cookie = upstream.policy.cookie.as_ref().filter(|_| upstream.endpoints.len() > 1)?;
-        let says_so = self.cookie.is_some_and(|seat| seat.index == self.index && !seat.stale);
-        if says_so { None } else { cookie.set(self.index) }
+        let is_current = self.cookie.is_some_and(|seat| seat.index == self.index && !seat.stale);
+        if is_current { None } else { cookie.set(self.index) }
     }
 
-    /// Notes that a kept connection had been closed before the request arrived.
+    /// Records that an idle connection had been closed before the request arrived.
     pub(super) fn was_stale(&self, pool: &Pool) {
         if let Some(idle) = self.idle {
             pool.closed(self.identity, idle);
         }
     }
 
-    /// Notes that there was none. A kept connection that was closed says nothing.
+    /// Records a request without an answer. An idle connection that was closed does not count as a
+    /// failure.
     pub(super) fn failed(&self, failure: ExchangeFailure, reused: bool, to: ConnectTarget<'_>) {
         match failure.reason {
             Reason::UpstreamClosed if reused && failure.silent => {}
-            Reason::UpstreamClosed | Reason::UpstreamBadAnswer => self.met(FailureKind::Reset, to),
-            Reason::UpstreamFirstByteTimeout => self.met(FailureKind::Timeout, to),
+            Reason::UpstreamClosed | Reason::UpstreamBadAnswer => {
+                self.count_failure(FailureKind::Reset, to);
+            }
+            Reason::UpstreamFirstByteTimeout => self.count_failure(FailureKind::Timeout, to),
             _ => {}
         }
     }
 
-    fn met(&self, trouble: FailureKind, to: ConnectTarget<'_>) {
-        failover::met(trouble, to, (self.index, &self.endpoint));
+    fn count_failure(&self, failure: FailureKind, to: ConnectTarget<'_>) {
+        failover::met(failure, to, (self.index, &self.endpoint));
     }
 }

@@ -1,11 +1,11 @@
-//! The reverse proxy: who serves a client.
+//! The reverse proxy, from an accepted connection to the access-log line of each request.
 //!
 //! ```text
-//! accept -> TLS -> h1 or h2 -> Site::decide -> acquire -> Exchange -> answer or tunnel -> Record
+//! accept -> TLS -> h1 or h2 -> VirtualServer::decide -> acquire -> Exchange -> answer or tunnel
 //! ```
 //!
-//! One task per client connection drives everything that belongs to it, upstream included. Each
-//! request ends in exactly one `RequestLog`, which is the log line and the counters.
+//! One task per client connection drives its requests, including their upstream connections. Each
+//! request has exactly one `RequestLog`, which writes its log line and updates the counters.
 
 mod accept;
 mod checkout;
@@ -38,45 +38,45 @@ use crate::upstream::ConnAddrs;
 
 use checkout::ClientInfo;
 
-/// One listener on one worker.
+/// A listener of the reverse proxy, on one worker.
 pub struct ReverseService {
     /// The worker.
     pub worker: Rc<Worker>,
-    /// What the listener serves at present.
+    /// The virtual server of the current generation.
     pub virtual_server: Arc<ArcSwap<VirtualServer>>,
-    /// Its open connections, on all workers.
+    /// Open connections of the listener, on all workers.
     pub admission: Arc<Admission>,
     /// The listener is being removed.
     pub closing: Rc<Cell<bool>>,
 }
 
-/// What is known about a client connection, from its handshake on.
+/// Properties of a client connection, known from its handshake on.
 struct ClientConn {
-    /// Who is connected, as a balancer says: the client, or a proxy that says of each request whose
-    /// it is.
+    /// The peer, after the PROXY header of a balancer: the client, or a trusted proxy that names
+    /// the client of each request.
     client: ClientAddr,
-    /// Where it connected to; `None` if nobody is told.
+    /// The address that the client connected to. `None` if no upstream is sent it.
     destination: Option<SocketAddr>,
-    /// The balancer it came through. Boxed: most come through none.
+    /// The PROXY header of the balancer. Boxed, because most connections have none.
     via: Option<Box<ProxyHeader>>,
     tls: &'static str,
     sni: Option<String>,
     handshake: ClientHandshake,
-    /// The configuration change after which `handshake` was judged last.
-    judged: Cell<u64>,
-    /// The present configuration does not accept `handshake`.
+    /// The configuration change after which `handshake` was last checked.
+    checked: Cell<u64>,
+    /// The current configuration does not accept `handshake`.
     outdated: Cell<bool>,
-    /// When it was accepted.
+    /// Time at which the connection was accepted.
     began: Instant,
-    /// Why the gateway has given the connection up, for the requests that end with it.
+    /// The reason why the gateway closed the connection, for the requests that end with it.
     ended: Cell<Option<Reason>>,
-    /// What its clients have open.
+    /// Quota accounts of the clients on this connection.
     accounts: Accounts,
 }
 
 impl ClientConn {
-    /// Of a connection on which the client itself has said nothing yet.
-    fn of(peer: ClientAddr, via: Option<Box<ProxyHeader>>) -> Self {
+    /// A new connection, before its TLS handshake.
+    fn new(peer: ClientAddr, via: Option<Box<ProxyHeader>>) -> Self {
         let client = via.as_ref().map_or(peer, |via| via.client());
         let destination = via.as_ref().and_then(|via| via.destination());
         Self {
@@ -86,7 +86,7 @@ impl ClientConn {
             tls: "",
             sni: None,
             handshake: ClientHandshake::default(),
-            judged: Cell::new(u64::MAX),
+            checked: Cell::new(u64::MAX),
             outdated: Cell::new(false),
             began: Instant::now(),
             ended: Cell::new(None),
@@ -94,48 +94,48 @@ impl ClientConn {
         }
     }
 
-    /// Whether the connection is to be closed, because what its listener asks of clients in their
-    /// handshake has changed. Looks at the site only after a change of configuration.
+    /// Whether the connection must be closed because its listener now requires more of the TLS
+    /// handshake. The virtual server is consulted only after a change of configuration.
     fn is_outdated(&self, service: &ReverseService) -> bool {
         let generation = service.worker.local.generation();
-        if self.judged.replace(generation) != generation {
+        if self.checked.replace(generation) != generation {
             self.outdated.set(!service.virtual_server.load().accepts(&self.handshake));
         }
         self.outdated.get()
     }
 
-    /// Whether a request that has just been read may be served under `virtual_server`. If not, the connection
-    /// is outdated: workers hear of a change a moment after it.
+    /// Whether a request that has just been read may be served under `virtual_server`. If not, the
+    /// connection is outdated; workers learn of a change a moment after it.
     fn serves(&self, virtual_server: &VirtualServer) -> bool {
         let accepted = virtual_server.accepts(&self.handshake);
         self.outdated.set(!accepted);
         accepted
     }
 
-    /// Whom a request of this connection is for.
+    /// Client information for the upstream connection of a request.
     fn client_info<'a>(
         &'a self,
         virtual_server: &VirtualServer,
         (client, id): (ClientAddr, &'a RequestId),
     ) -> ClientInfo<'a> {
-        // It was not asked for if no upstream was to be told when the client connected.
+        // The destination is unset if no upstream needed it when the client connected.
         let destination = self.destination.unwrap_or(virtual_server.address);
         let ends = ConnAddrs { source: self.client.0, destination };
         ClientInfo { client, ends, sni: self.sni.as_deref(), id, accounts: &self.accounts }
     }
 
-    /// What an upstream is told about where a request of this client's on this connection came from.
+    /// Parameters for the fields that tell an upstream where a request came from.
     fn origin<'a>(
         &self,
         (virtual_server, client): (&VirtualServer, ClientAddr),
-        (route, way): (&'a CompiledRoute, &'a ProxyTarget),
+        (route, proxy_target): (&'a CompiledRoute, &'a ProxyTarget),
         (id, trace): (&'a RequestId, Option<&'a TraceParent>),
     ) -> ClientOrigin<'a> {
         ClientOrigin {
             client: client.ip(),
             proxy: virtual_server.trusted_proxy(self.client),
-            strip_prefix: way.strip_prefix.as_deref(),
-            sticky_cookie_value: way.upstream.sticky_cookie_value(),
+            strip_prefix: proxy_target.strip_prefix.as_deref(),
+            sticky_cookie_name: proxy_target.upstream.sticky_cookie_name(),
             request_id: id.as_str(),
             trace,
             passes: &route.passes,

@@ -1,7 +1,7 @@
-//! What became of one request or connection: its log line and its counters.
+//! Access-log record and counters of one request or connection.
 //!
-//! A [`RequestLog`] is made when a request's head is there and written when it is dropped, so that no
-//! way out can forget it and none can write it twice.
+//! A [`RequestLog`] is created when the head of a request has arrived, and written when it is
+//! dropped. So every path through the code writes it exactly once.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,46 +33,46 @@ use super::ClientConn;
 use super::checkout::CheckedOut;
 use super::tunnel::OUTDATED_CLOSE_SPREAD;
 
-/// See the module.
+/// Collects the log fields of one request or connection.
 pub(super) struct RequestLog {
     worker: Rc<Worker>,
     client_conn: Rc<ClientConn>,
-    /// Who the client is, by the word of trusted proxies.
+    /// The client, as named by trusted proxies.
     pub(super) client: ClientAddr,
     names: Arc<ListenerLabels>,
     config_version: Arc<ConfigVersion>,
     pub(super) id: RequestId,
-    /// As it is passed on.
+    /// The trace context sent to the upstream.
     pub(super) trace: Option<TraceParent>,
     pub(super) start: Instant,
     request: Option<RequestLogFields>,
     route: Option<Arc<RouteStats>>,
-    /// Name of the upstream, and of the endpoint.
+    /// Names of the upstream and the endpoint.
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
-    /// 0 until an answer has begun.
+    /// Status of the answer; 0 until it has begun.
     pub(super) status: u16,
     pub(super) reason: Option<Reason>,
-    /// What the system or TLS said, for the operator.
+    /// Error message of the system or of TLS.
     pub(super) detail: Option<String>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
-    /// After `start`: there was a connection to send the request on.
+    /// Time from `start` until a connection was available.
     connected: Duration,
     first_byte: Option<Duration>,
     tunnel: Option<WebSocketClose>,
-    /// Counts it among what is open at the endpoint.
+    /// Counts the request as in flight at the endpoint.
     busy: Option<InFlight>,
-    /// Count it among the requests of its profile, and the connections in use of its upstream.
+    /// Count the request for its profile, and its connection as in use at the upstream.
     pub(super) admitted: Option<Use>,
     reserved: Option<Use>,
-    /// Of a tunnel: counts the upstream's connection.
+    /// For a tunnel: counts the upstream connection.
     seat: Option<ConnGauge>,
-    /// Its number among the worker's tunnels.
+    /// Number of the tunnel in the worker's registry.
     listed: Option<u64>,
-    /// Of the Close frame the client of a WebSocket was sent by us.
+    /// Code of the Close frame that the gateway sent to the client of a WebSocket.
     pub(super) close_code: Option<u16>,
-    /// What it has to do with a Socket.IO session.
+    /// Socket.IO tracking of the request.
     pub(super) probe: Option<Rc<RequestProbe>>,
     tunnel_idle: Duration,
 }
@@ -87,8 +87,8 @@ struct RequestLogFields {
 }
 
 impl RequestLog {
-    /// For a request.
-    pub(super) fn of(
+    /// The record of a request.
+    pub(super) fn for_request(
         worker: &Rc<Worker>,
         client_conn: &Rc<ClientConn>,
         virtual_server: &Arc<VirtualServer>,
@@ -96,11 +96,11 @@ impl RequestLog {
     ) -> Self {
         let trusted = virtual_server.trusts(client_conn.client);
         let known = if trusted { head.fields.first(KnownField::RequestId) } else { None };
-        let mut record = Self::refused(worker, client_conn, virtual_server);
+        let mut record = Self::rejected(worker, client_conn, virtual_server);
         record.client = virtual_server.client_of(client_conn.client, &head.fields);
         record.trace = virtual_server.traces.then(|| {
             let (came, span) = (head.fields.all(KnownField::TraceParent), worker.ids.span());
-            // A new trace is called as its first request.
+            // A new trace gets the id of its first request.
             TraceParent::next(came, span, trusted)
                 .unwrap_or_else(|| TraceParent::new(record.id.digits(), span))
         });
@@ -126,8 +126,8 @@ impl RequestLog {
         record
     }
 
-    /// For a connection or request that was refused before its head could be read.
-    pub(super) fn refused(
+    /// The record of a connection or request that is rejected before its head is parsed.
+    pub(super) fn rejected(
         worker: &Rc<Worker>,
         client_conn: &Rc<ClientConn>,
         virtual_server: &Arc<VirtualServer>,
@@ -164,7 +164,7 @@ impl RequestLog {
         }
     }
 
-    /// Notes the route.
+    /// Records the route.
     pub(super) fn on_route(&mut self, route: &CompiledRoute) {
         if let Some(probe) = &self.probe
             && let Some(way) = route.action.proxy_target()
@@ -180,25 +180,25 @@ impl RequestLog {
         self.route = Some(Arc::clone(route));
     }
 
-    /// Notes whom the request goes to.
+    /// Records the upstream.
     pub(super) fn on_upstream(&mut self, upstream: &Upstream) {
         self.upstream = Some(Arc::clone(&upstream.name));
     }
 
-    /// Notes the connection it is sent on.
+    /// Records the upstream connection.
     pub(super) fn on_connection(&mut self, acquired: &mut CheckedOut, upstream: &Upstream) {
         let selected = &acquired.selected;
         if let Some(reserved) = acquired.reserved.take() {
             self.reserved = Some(reserved);
         }
         self.endpoint = Some(Arc::clone(&selected.endpoint.label));
-        self.busy = selected.busy(upstream);
+        self.busy = selected.in_flight(upstream);
         if !acquired.connection.reused {
             self.connected = self.start.elapsed();
         }
     }
 
-    /// Notes that the upstream's answer has begun.
+    /// Records the start of the upstream's answer.
     pub(super) fn answered(&mut self, status: u16, counters: &UpstreamMetrics) {
         let first_byte = self.start.elapsed();
         counters.answered(status, first_byte.saturating_sub(self.connected));
@@ -206,21 +206,21 @@ impl RequestLog {
         self.first_byte = Some(first_byte);
     }
 
-    /// Has the lens look at the answer's body, if it wants to.
+    /// Attaches the body tap of Socket.IO tracking to the answer, if there is one.
     pub(super) fn shown(&self, status: u16, exchange: &mut Exchange) {
         if let Some(body_tap) = self.probe.as_ref().and_then(|probe| probe.body_tap(status)) {
             exchange.shown_to(body_tap);
         }
     }
 
-    /// The record of the tunnel that the request becomes; its end is set when it ends.
-    /// `seat` counts the upstream's connection.
+    /// Turns the record of a request into that of its tunnel, whose end is recorded later. `seat`
+    /// counts the upstream connection.
     pub(super) fn into_tunnel(mut self, seat: Option<ConnGauge>) -> Self {
-        self.notice(RequestProbe::switched);
+        self.report(RequestProbe::switched);
         self.tunnel = Some(WebSocketClose::Unknown);
         self.seat = seat;
         if let Some(asked) = &mut self.request {
-            // Slices of the head would keep all of it for as long as the tunnel lives.
+            // Copied, because slices would keep the whole head in memory while the tunnel is open.
             asked.host = Bytes::copy_from_slice(&asked.host);
             asked.target = Bytes::copy_from_slice(&asked.target);
             for field in [&mut asked.agent, &mut asked.referrer] {
@@ -234,8 +234,8 @@ impl RequestLog {
         self
     }
 
-    /// Whether the tunnel may go on: it would be passed on to the same endpoint today, and its
-    /// client's handshake would succeed today.
+    /// Whether the tunnel may continue: today it would be forwarded to the same endpoint, and its
+    /// client's handshake would succeed.
     pub(super) fn standing(&self, virtual_server: &VirtualServer) -> Standing {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else {
             return Standing::Stays;
@@ -251,7 +251,7 @@ impl RequestLog {
         }
     }
 
-    /// Lists the tunnel that the request has become; `place` is what its listener serves.
+    /// Adds the tunnel to the worker's registry. `place` holds the virtual server of its listener.
     pub(super) fn list(&mut self, place: &Arc<ArcSwap<VirtualServer>>) {
         let (Some(asked), Some(upstream)) = (&self.request, &self.upstream) else { return };
         self.listed = Some(self.worker.tunnels.add(TunnelInfo {
@@ -266,26 +266,26 @@ impl RequestLog {
         }));
     }
 
-    /// Notes how a tunnel ended.
+    /// Records the end of a tunnel.
     pub(super) fn tunnel_ended(&mut self, cut: SocketEnded) {
         self.tunnel = Some(cut.how);
-        self.notice(|probe, outcome| probe.cut(outcome, cut));
+        self.report(|probe, outcome| probe.cut(outcome, cut));
     }
 
-    /// Notes how many messages the two sides of a tunnel have sent.
+    /// Records the number of messages from both sides of a tunnel.
     pub(super) fn talked(&self, messages: [u8; 2]) {
         if self.probe.as_ref().is_some_and(|probe| probe.count_messages(messages)) {
-            self.notice(RequestProbe::upgraded);
+            self.report(RequestProbe::upgraded);
         }
     }
 
-    /// Tells the lens, if it is interested.
-    fn notice(
+    /// Reports an event to Socket.IO tracking, if the request is tracked.
+    fn report(
         &self,
-        what: impl FnOnce(&RequestProbe, &RequestOutcome<'_>) -> Option<socketio::SessionEvent>,
+        event_of: impl FnOnce(&RequestProbe, &RequestOutcome<'_>) -> Option<socketio::SessionEvent>,
     ) {
         let Some(probe) = &self.probe else { return };
-        let event = what(
+        let event = event_of(
             probe,
             &RequestOutcome {
                 request: self.id.as_str(),
@@ -302,22 +302,22 @@ impl RequestLog {
         }
     }
 
-    /// Why it ends with its connection, or with its stream.
+    /// The reason for a request that ends with its connection or stream.
     pub(super) fn gone(&self) -> Reason {
         self.client_conn.ended.get().unwrap_or(Reason::ClientGone)
     }
 
-    /// What counts a tunnel.
+    /// Counters for the tunnel.
     pub(super) fn websockets(&self) -> Option<&WebSocketMetrics> {
         self.route.as_ref()?.metrics.websockets.as_deref()
     }
 
-    /// Appends the present time as `Date` wants it.
+    /// Appends the current time in the format of `Date`.
     pub(super) fn write_date(&self, out: &mut Vec<u8>) {
         self.worker.stamp.write_http(out);
     }
 
-    /// Whether the request is HEAD.
+    /// Whether the method is HEAD.
     pub(super) fn is_head(&self) -> bool {
         self.request.as_ref().is_some_and(|asked| asked.method == http::Method::HEAD)
     }
@@ -351,7 +351,7 @@ impl RequestLog {
             .or_else(|| self.tunnel.and_then(|end| Flag::of_end(end.word())))
     }
 
-    fn tell_served(&self, line: &mut impl LineWriter) {
+    fn write_outcome(&self, line: &mut impl LineWriter) {
         if let Some(route) = &self.route {
             line.text(Key::Route, route.name.as_bytes());
             if route.report_only {
@@ -426,7 +426,7 @@ impl LogEvent for RequestLog {
         if let Some(key) = self.probe.as_ref().and_then(|probe| probe.key()) {
             line.text(Key::Session, key.to_string().as_bytes());
         }
-        self.tell_served(line);
+        self.write_outcome(line);
         line.number(Key::Generation, self.config_version.number());
         line.text(Key::Config, self.config_version.hash().as_bytes());
         line.text(Key::Tls, self.client_conn.tls.as_bytes());
@@ -436,15 +436,15 @@ impl LogEvent for RequestLog {
     }
 }
 
-/// The value of a field, for as long as the head is kept.
+/// The value of a field, as a slice that shares the memory of the head.
 fn kept(head: &RequestHead, known: KnownField) -> Option<Bytes> {
     head.fields.first(known).map(|value| head.fields.bytes().slice_ref(value))
 }
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        // Nobody said how it ended: the task was dropped, because the client had gone or a worker
-        // was stopped.
+        // No end was recorded, so the task was dropped: the client disconnected, or the worker was
+        // stopped.
         if self.status == 0 && self.reason.is_none() {
             self.reason = Some(self.gone());
             self.status = self.gone().code();
@@ -459,7 +459,7 @@ impl Drop for RequestLog {
             self.worker.tunnels.remove(number);
         }
         if self.tunnel.is_none() {
-            self.notice(|probe, outcome| probe.ended(outcome, self.tunnel_idle));
+            self.report(|probe, outcome| probe.ended(outcome, self.tunnel_idle));
         }
         self.count();
         if self.names.logs {

@@ -1,4 +1,4 @@
-//! Replies that a configuration asks for, redirects; and those to requests that reach nobody.
+//! Replies of the gateway itself: redirects, readiness, and errors when no upstream is reachable.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::upstream::Upstream;
 
 use super::checkout::CheckoutError;
 
-/// What Engine.IO says to a session it does not know; its clients then open another.
+/// Answer of Engine.IO for an unknown session. Its clients then open a new one.
 const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
-/// For a request that no connection could be had for.
+/// The reply to a request for which no upstream connection is available.
 pub(super) fn unreachable(why: &CheckoutError, id: &RequestId, head: &RequestHead) -> LocalReply {
     let mut reply = LocalReply::refusal(why.reason, id);
     if let Some(seconds) = why.retry_after {
@@ -25,7 +25,7 @@ pub(super) fn unreachable(why: &CheckoutError, id: &RequestId, head: &RequestHea
     if why.reason == Reason::SessionLost {
         reply.kind = "application/json";
         SESSION_UNKNOWN.clone_into(&mut reply.body);
-        // As Engine.IO does, so that the page that asked can read it.
+        // CORS fields as in Engine.IO, so that the requesting page can read the answer.
         let named = |(_, name, _): &(_, &[u8], &[u8])| name.eq_ignore_ascii_case(b"origin");
         let origin = head.fields.iter().find(named).map(|(.., origin)| origin);
         match origin.map(|origin| String::from_utf8_lossy(origin).into_owned()) {
@@ -40,7 +40,7 @@ pub(super) fn unreachable(why: &CheckoutError, id: &RequestId, head: &RequestHea
     reply
 }
 
-/// For a balancer that asks whether new work may come here.
+/// The answer to a balancer's readiness check.
 fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> LocalReply {
     if phase != Phase::Serving {
         return LocalReply::refusal(Reason::Draining, id);
@@ -51,7 +51,7 @@ fn ready(upstreams: &[Arc<Upstream>], phase: Phase, id: &RequestId) -> LocalRepl
     }
 }
 
-/// For a decision that is not an upstream's to answer.
+/// The reply for a decision that involves no upstream. `None` if the request must be forwarded.
 pub(super) fn for_decision(
     decision: &RouteDecision,
     head: &RequestHead,
@@ -60,11 +60,12 @@ pub(super) fn for_decision(
     match decision {
         RouteDecision::Route(route) => for_route(route, head, (phase, id)),
         RouteDecision::AddSlash => {
-            // Relative to the host the client used: behind a firewall our port is not its port.
+            // Relative to the client's host, because behind a firewall the external port may
+            // differ.
             let mut parts = head.target.splitn(2, |b| *b == b'?');
             let mut to = parts.next().unwrap_or_default().to_vec();
             if to.starts_with(b"//") {
-                // `Location: //x/` would name a host.
+                // `Location: //x/` would be a reference to a host.
                 to.insert(0, b'.');
                 to.insert(0, b'/');
             }
@@ -85,7 +86,7 @@ pub(super) fn for_decision(
     }
 }
 
-/// For an OPTIONS that may go no further (RFC 9110 section 7.6.2). No route takes TRACE.
+/// The reply to OPTIONS with `Max-Forwards: 0` (RFC 9110 section 7.6.2). No route accepts TRACE.
 fn last_hop(head: &RequestHead) -> Option<LocalReply> {
     (head.hops_left() == Some(0)).then(|| LocalReply::good(""))
 }

@@ -1,4 +1,4 @@
-//! After the upstream's 101: bytes we no longer read.
+//! WebSocket tunnels, after the upstream's 101.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::upstream::Stream;
 use super::ReverseService;
 use super::record::RequestLog;
 
-/// Time over which WebSockets are closed whose clients have to authenticate again: they must not
-/// all reconnect at once.
+/// Time over which WebSockets are closed if their clients must authenticate again, so that they do
+/// not all reconnect at once.
 pub(super) const OUTDATED_CLOSE_SPREAD: Duration = Duration::from_secs(5);
 
-/// Joins client and upstream in a task of its own, which is small: the state of the request that
-/// became the tunnel is gone.
+/// Relays between client and upstream in a new task, which is small: the state of the request that
+/// became the tunnel has been freed.
 pub(super) fn spawn<T: Io>(
     service: &Rc<ReverseService>,
     client: RelaySide<T>,
@@ -52,7 +52,7 @@ pub(super) fn spawn<T: Io>(
     });
 }
 
-/// A tunnel as its relay asks after it.
+/// The owner of a WebSocket relay.
 struct WebSocketTunnel<'a> {
     record: &'a RequestLog,
     service: &'a ReverseService,
@@ -70,15 +70,15 @@ impl RelayOwner for WebSocketTunnel<'_> {
     }
 }
 
-/// A `Sec-WebSocket-Key` (RFC 6455 section 4.1), for WebSockets that came over HTTP/2.
+/// Generates a `Sec-WebSocket-Key` (RFC 6455 section 4.1), for WebSockets over HTTP/2.
 pub(super) fn new_key() -> String {
     let mut nonce = [0; 16];
-    // Not a secret: it only shows that the answer is to this request.
+    // The key is not secret. It only ties the answer to the request.
     let _ = SystemRandom::new().fill(&mut nonce);
     base64::encode(&nonce)
 }
 
-/// The `Sec-WebSocket-Accept` that belongs to `key` (RFC 6455 section 4.2.2).
+/// The `Sec-WebSocket-Accept` for `key` (RFC 6455 section 4.2.2).
 pub(super) fn accept_for(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     base64::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref())
@@ -89,12 +89,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agrees_with_the_example_of_rfc_6455() {
+    fn accept_for_matches_the_example_of_rfc_6455() {
         assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn keys_are_of_sixteen_bytes() {
+    fn keys_have_sixteen_bytes() {
         assert_eq!(new_key().len(), 24);
     }
 }

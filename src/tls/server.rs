@@ -24,7 +24,7 @@ pub struct TlsSettings {
     /// Certificates in order of the configuration; the first is the default. Each has at least one
     /// pair.
     pub identities: Vec<Vec<CertifiedPair>>,
-    /// ClientVerifier whose SNI is in no certificate are rejected. Otherwise they get the default
+    /// Clients whose SNI is in no certificate are rejected. Otherwise they get the default
     /// certificate.
     pub reject_unknown: bool,
     /// Whether to offer HTTP/2.

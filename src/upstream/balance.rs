@@ -137,7 +137,7 @@ impl Upstream {
 
     /// The cookie of its clients, if it has one.
     #[must_use]
-    pub fn sticky_cookie_value(&self) -> Option<&str> {
+    pub fn sticky_cookie_name(&self) -> Option<&str> {
         self.policy.cookie.as_ref().map(StickyCookie::name)
     }
 

@@ -169,7 +169,7 @@ test('on a phone, by keyboard, and the result can be copied', { skip }, async (t
   assert.equal(await page.evaluate(() => navigator.clipboard.readText()), text);
   // Screen readers are told by name and by what changes.
   await page.getByRole('heading', { level: 1, name: 'Connection test' }).waitFor();
-  await page.getByRole('list', { name: 'What is tried' }).waitFor();
+  await page.getByRole('list', { name: 'Steps' }).waitFor();
   assert.equal(await page.getByRole('status').first().textContent(), await page.locator('#verdict').textContent());
   await page.getByRole('button', { name: 'Test again' }).click();
   const again = await result(page);

@@ -1,7 +1,7 @@
 //! `[upstream.NAME]`: load balancing and ejection of endpoints.
 //!
-//! In: the table and its endpoints. Out: the same endpoints with weights and administrative states,
-//! and the settings for all of them. Never: knows the health of an endpoint.
+//! Adds weights and administrative states to the endpoints, and produces the settings for all of
+//! them. The health of an endpoint is unknown here.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Checker<'_> {
     }
 
     /// The name of the sticky cookie. `None`: it is invalid.
-    pub(super) fn sticky_cookie_value(
+    pub(super) fn sticky_cookie_name(
         &mut self,
         written: &Written<String>,
         gateway: &Gateway,

@@ -1,6 +1,6 @@
 //! `[upstream.NAME]`: addresses of the components, and verification of their identity.
 //!
-//! In: the table. Out: an [`Upstream`]. Never: resolves a name, connects.
+//! Produces an [`Upstream`]. No name is resolved and nothing is connected to.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -91,7 +91,7 @@ impl Checker<'_> {
             cookie: body
                 .sticky_cookie
                 .as_ref()
-                .and_then(|name| self.sticky_cookie_value(name, gateway)),
+                .and_then(|name| self.sticky_cookie_name(name, gateway)),
             retries: self.number_u32(body.retries.as_ref(), 100, 0..=1_000_000),
             eject: self.eject(body),
             fail_over: self.fail_over(body),

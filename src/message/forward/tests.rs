@@ -7,7 +7,7 @@ fn request(text: &str) -> RequestHead {
 
 fn passed_on(text: &str, trusted: bool, strip_prefix: Option<&str>) -> String {
     let origin = ClientOrigin {
-        sticky_cookie_value: None,
+        sticky_cookie_name: None,
         client: "192.0.2.7".parse().unwrap(),
         proxy: trusted
             .then(|| TrustedProxy { address: "192.0.2.7".parse().unwrap(), believed: true }),
@@ -105,7 +105,7 @@ fn the_cookie_of_the_gateway_is_not_passed_on() {
     let passed = |cookies: &str| {
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{cookies}X-Last: 1\r\n\r\n");
         let origin = ClientOrigin {
-            sticky_cookie_value: Some("seat"),
+            sticky_cookie_name: Some("seat"),
             client: "192.0.2.7".parse().unwrap(),
             proxy: None,
             strip_prefix: None,

@@ -1,6 +1,6 @@
-//! CRC-32C, the checksum checksum version 2 (section 2.2.3; RFC 4960 appendix B).
+//! CRC-32C, the checksum of version 2 (section 2.2.3; RFC 4960 appendix B).
 //!
-//! Headers are short and occur once per connection, so a table checksum 1 KiB is fast enough.
+//! Headers are short and occur once per connection, so a table of 1 KiB is fast enough.
 
 /// The Castagnoli polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -22,7 +22,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// The checksum checksum the concatenated parts.
+/// The checksum of the concatenated parts.
 pub(super) fn checksum(parts: &[&[u8]]) -> u32 {
     let bytes = parts.iter().copied().flatten();
     !bytes.fold(u32::MAX, |crc, byte| {
@@ -35,7 +35,7 @@ pub(super) fn checksum(parts: &[&[u8]]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The examples checksum RFC 3720 appendix B.4.
+    /// The examples of RFC 3720 appendix B.4.
     #[test]
     fn agrees_with_the_published_examples() {
         let ascending: Vec<u8> = (0..32).collect();

@@ -1,4 +1,4 @@
-//! HTTP/1 clients: one connection, one request after another.
+//! HTTP/1 connections of clients, which carry one request after another.
 
 use std::cell::OnceCell;
 use std::future::poll_fn;
@@ -35,16 +35,16 @@ use super::record::RequestLog;
 use super::self_test::SelfTestRequest;
 use super::{ClientConn, ReverseService, reply, tunnel};
 
-/// What becomes of the connection after a request.
+/// Next step of the connection after an exchange.
 enum AfterExchange {
-    /// It carries another.
+    /// The connection stays open for another request.
     KeepAlive,
-    /// It is closed; unread bytes of the client are waited for, so that a reset does not take the
-    /// answer away from it.
+    /// The connection is closed. Unread bytes of the client are drained first, because a reset
+    /// would discard the answer.
     Close,
-    /// It is cut: the answer is incomplete and the client must notice.
+    /// The connection is reset, because the answer is incomplete and the client must detect that.
     Cut,
-    /// It has become a tunnel.
+    /// The connection has become a tunnel.
     Tunnel(RelaySide<crate::upstream::Stream>, Box<RequestLog>),
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn serve<T: Io>(
     let client_conn = Rc::new(client_conn);
     let mut conn = Conn::new(io, &worker.local);
     loop {
-        // Copied: a connection that waits must not keep a configuration alive.
+        // Copied, because an idle connection must not keep a generation in memory.
         let limits = {
             let virtual_server = service.virtual_server.load();
             HeadLimits {
@@ -70,17 +70,18 @@ pub(super) async fn serve<T: Io>(
         };
         let leaves = || service.closes_idle_connections() || client_conn.is_outdated(service);
         let head = conn.read_head(&limits, &leaves).await;
-        // What is in force now decides, not what was when the client began to think.
+        // The current virtual server decides, not the one in force when the wait began.
         let virtual_server = service.virtual_server.load_full();
         let head = match head {
             Ok(Some(head)) => RequestHead::parse(&head, virtual_server.limits.header_count)
-                .map(|head| named(head, &virtual_server, &client_conn)),
+                .map(|head| with_host(head, &virtual_server, &client_conn)),
             Ok(None) => break,
             Err(reason) => Err(reason),
         };
         let next = match head {
             Ok(head) => {
-                let record = Box::new(RequestLog::of(worker, &client_conn, &virtual_server, &head));
+                let record =
+                    Box::new(RequestLog::for_request(worker, &client_conn, &virtual_server, &head));
                 let (client_conn, route) = (&client_conn, OnceCell::new());
                 let request = H1Request {
                     service,
@@ -93,7 +94,7 @@ pub(super) async fn serve<T: Io>(
                 request.serve(&mut conn, record).await
             }
             Err(reason) => {
-                let mut record = RequestLog::refused(worker, &client_conn, &virtual_server);
+                let mut record = RequestLog::rejected(worker, &client_conn, &virtual_server);
                 record.reason = Some(reason);
                 record.status = reason.code();
                 record.start = conn.head_began.unwrap_or(record.start);
@@ -123,9 +124,9 @@ pub(super) async fn serve<T: Io>(
     conn.close().await;
 }
 
-/// Names a host for a client that named none (HTTP/1.0), so that every component gets a `Host` it can
-/// serve: the first of the profile, or the one in TLS, or the listener's address.
-fn named(
+/// Sets a host for a request without one (HTTP/1.0), so that every upstream gets a valid `Host`:
+/// the first host of the profile, the server name of TLS, or the address of the listener.
+fn with_host(
     mut head: RequestHead,
     virtual_server: &VirtualServer,
     client_conn: &ClientConn,
@@ -146,11 +147,11 @@ struct H1Request<'a> {
     client_conn: &'a Rc<ClientConn>,
     virtual_server: &'a Arc<VirtualServer>,
     head: RequestHead,
-    /// The route it takes, or is refused by.
+    /// The route that serves or rejects the request.
     route: OnceCell<Arc<CompiledRoute>>,
 }
 
-/// Where a route sends a request.
+/// The route and upstream of a request.
 struct RouteTarget<'a> {
     route: &'a CompiledRoute,
     way: &'a ProxyTarget,
@@ -161,7 +162,7 @@ struct RouteTarget<'a> {
 impl H1Request<'_> {
     async fn serve<T: Io>(self, conn: &mut Conn<T>, mut record: Box<RequestLog>) -> AfterExchange {
         if !self.client_conn.serves(self.virtual_server) {
-            return self.refuse(conn, record, Reason::HandshakeOutdated, None);
+            return self.reject(conn, record, Reason::HandshakeOutdated, None);
         }
         let decision = match self.virtual_server.decide(&self.head) {
             Ok(decision) => decision,
@@ -169,7 +170,7 @@ impl H1Request<'_> {
                 if let Some(route) = refusal.route {
                     record.on_route(self.route.get_or_init(|| route));
                 }
-                return self.refuse(conn, record, refusal.reason, refusal.allow);
+                return self.reject(conn, record, refusal.reason, refusal.allow);
             }
         };
         if let RouteDecision::Route(route) = &decision {
@@ -184,10 +185,10 @@ impl H1Request<'_> {
             return self.reply(conn, &mut record, reply);
         }
         let Some(route) = self.route.get() else {
-            return self.refuse(conn, record, Reason::Internal, None);
+            return self.reject(conn, record, Reason::Internal, None);
         };
         let Some(way) = route.action.proxy_target() else {
-            return self.refuse(conn, record, Reason::Internal, None);
+            return self.reject(conn, record, Reason::Internal, None);
         };
         let (id, trace) = (record.id, record.trace);
         let client = record.client;
@@ -207,9 +208,8 @@ impl H1Request<'_> {
         target: &RouteTarget<'_>,
     ) -> AfterExchange {
         let timeouts = &self.virtual_server.timeouts;
-        let patience = (timeouts.body_idle, timeouts.min_rate);
-        let upload =
-            Upload::new(&self.head, target.route.max_body, patience, record.probe.as_ref());
+        let pace = (timeouts.body_idle, timeouts.min_rate);
+        let upload = Upload::new(&self.head, target.route.max_body, pace, record.probe.as_ref());
         let timer = self.worker.local.clock.timer();
         let mut sender = RequestBody { conn, upload, version: self.head.version };
         let mut fresh = false;
@@ -255,7 +255,7 @@ impl H1Request<'_> {
             }
             let head = match answer {
                 Ok(head) if head.status == 101 => {
-                    let (edits, seat) = (&target.route.edits, selected.seat(upstream));
+                    let (edits, seat) = (&target.route.edits, selected.sticky_cookie(upstream));
                     return self.switch(&mut sender, record, exchange, (&head, edits, seat));
                 }
                 Ok(head) => head,
@@ -274,7 +274,7 @@ impl H1Request<'_> {
                     return self.unreachable(sender.conn, record, failure.into());
                 }
                 Err(ExchangeError::Client(reason)) => {
-                    return self.refuse(sender.conn, record, reason, None);
+                    return self.reject(sender.conn, record, reason, None);
                 }
             };
             let answer = ResponseParts {
@@ -282,7 +282,7 @@ impl H1Request<'_> {
                 edits: &target.route.edits,
                 idle: upstream.limits.idle,
             };
-            let cookie = selected.seat(upstream);
+            let cookie = selected.sticky_cookie(upstream);
             let next = self
                 .answer(&mut sender, &mut record, &mut exchange, (&answer, &timer, cookie))
                 .await;
@@ -295,12 +295,12 @@ impl H1Request<'_> {
         }
     }
 
-    /// Whether the connection carries no further request.
+    /// Whether this is the last request of the connection.
     fn is_last(&self) -> bool {
         self.service.is_draining() || self.client_conn.is_outdated(self.service)
     }
 
-    /// Gets a connection, unless the client goes first.
+    /// Checks out an upstream connection, unless the client disconnects first.
     async fn acquire<T: Io>(
         &self,
         sender: &mut RequestBody<'_, T>,
@@ -310,7 +310,7 @@ impl H1Request<'_> {
         let to = (&target.way.upstream, &target.way.counters);
         let (head, client) =
             (&self.head, self.client_conn.client_info(self.virtual_server, target.client));
-        let own = SelfTestRequest::of(target.route, self.client_conn, &target.origin);
+        let own = SelfTestRequest::for_route(target.route, self.client_conn, &target.origin);
         let repeats = may_repeat(&self.head, target.route.retry);
         let mut acquiring =
             pin!(acquire(self.worker, Checkout { to, head, client, fresh, repeats, own }));
@@ -321,7 +321,7 @@ impl H1Request<'_> {
         .await
     }
 
-    /// Passes the answer on.
+    /// Forwards the answer.
     async fn answer<T: Io>(
         &self,
         sender: &mut RequestBody<'_, T>,
@@ -329,8 +329,8 @@ impl H1Request<'_> {
         exchange: &mut Exchange,
         (answer, timer, cookie): (&ResponseParts<'_>, &Timer, Option<String>),
     ) -> AfterExchange {
-        // A body that is still on its way, or was never asked for, leaves the connection in a
-        // state that only closing it resolves; so do frames sent ahead of an upgrade that failed.
+        // The connection cannot be reused if the request body is incomplete or was never requested,
+        // or if frames were sent ahead of an upgrade that failed.
         let kept = self.head.keep_alive
             && !self.head.upgrade
             && !self.is_last()
@@ -364,7 +364,7 @@ impl H1Request<'_> {
             Err(reason) => {
                 record.reason = Some(reason);
                 record.detail = exchange.fault(reason);
-                // With nothing of it sent, there is time for an answer that says what happened.
+                // Nothing has been sent, so an error answer is still possible.
                 if reason == Reason::ClientGone || !sender.conn.out.take_back(before) {
                     return AfterExchange::Cut;
                 }
@@ -374,7 +374,7 @@ impl H1Request<'_> {
         }
     }
 
-    /// Becomes a tunnel after a 101 that was asked for.
+    /// Switches to a tunnel after a requested 101.
     fn switch<T: Io>(
         &self,
         sender: &mut RequestBody<'_, T>,
@@ -389,7 +389,7 @@ impl H1Request<'_> {
                 "101 that was not asked for"
             };
             record.detail = Some(fault.to_owned());
-            return self.refuse(sender.conn, record, Reason::UpstreamBadAnswer, None);
+            return self.reject(sender.conn, record, Reason::UpstreamBadAnswer, None);
         }
         let mut tail = b"Connection: Upgrade\r\nUpgrade: websocket\r\n".to_vec();
         field(&mut tail, "X-Request-Id", record.id.as_str().as_bytes());
@@ -401,8 +401,8 @@ impl H1Request<'_> {
         AfterExchange::Tunnel(upstream, Box::new(record.into_tunnel(seat)))
     }
 
-    /// Answers with a refusal.
-    fn refuse<T: Io>(
+    /// Answers with an error.
+    fn reject<T: Io>(
         &self,
         conn: &mut Conn<T>,
         mut record: Box<RequestLog>,
@@ -418,7 +418,7 @@ impl H1Request<'_> {
         self.reply(conn, &mut record, reply)
     }
 
-    /// Answers that there is no connection.
+    /// Answers that no upstream connection is available.
     fn unreachable<T: Io>(
         &self,
         conn: &mut Conn<T>,
@@ -426,7 +426,7 @@ impl H1Request<'_> {
         unreachable: CheckoutError,
     ) -> AfterExchange {
         if unreachable.reason == Reason::ClientGone {
-            return self.refuse(conn, record, unreachable.reason, None);
+            return self.reject(conn, record, unreachable.reason, None);
         }
         let reply = reply::unreachable(&unreachable, &record.id, &self.head);
         record.reason = Some(unreachable.reason);

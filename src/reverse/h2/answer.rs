@@ -1,4 +1,4 @@
-//! An answer on its way to an HTTP/2 stream: as fast as the client makes room, and no faster.
+//! Sends an answer on an HTTP/2 stream, at the speed of the client.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,7 +27,7 @@ use crate::upstream::{BodyStep, Exchange};
 use super::Switched;
 use super::body::StreamRequestBody;
 use super::budget::StreamBudget;
-use super::own::refuse;
+use super::local_reply::reject;
 use super::streams::OpenStream;
 
 /// The body of an answer.
@@ -35,11 +35,11 @@ pub(super) enum ResponseStream {
     Empty,
     Own(Bytes),
     Relay(Box<ResponseRelay>),
-    /// There is none: the stream becomes a tunnel.
+    /// No body: the stream becomes a tunnel.
     Tunnel(Box<Switched>),
 }
 
-/// Sends an answer on its stream; `open` counts the stream.
+/// Sends an answer on its stream. `open` counts the stream.
 pub(super) async fn deliver(
     response: Response<ResponseStream>,
     mut respond: SendResponse<Bytes>,
@@ -48,7 +48,7 @@ pub(super) async fn deliver(
     let (parts, body) = response.into_parts();
     let head = Response::from_parts(parts, ());
     match body {
-        // A stream that takes no answer has been reset by its client: its record is written.
+        // If sending fails, the client has reset the stream. The record is already written.
         ResponseStream::Empty => drop(respond.send_response(head, true)),
         ResponseStream::Own(body) => {
             if let Ok(mut send) = respond.send_response(head, false) {
@@ -64,7 +64,7 @@ pub(super) async fn deliver(
     }
 }
 
-/// An answer on its way, and the rest of the request if there is any.
+/// An answer that is being forwarded, and the rest of the request if there is any.
 pub(super) struct ResponseRelay {
     pub(super) exchange: Option<Exchange>,
     pub(super) budget: Arc<StreamBudget>,
@@ -72,11 +72,11 @@ pub(super) struct ResponseRelay {
     pub(super) record: Box<RequestLog>,
     pub(super) worker: Rc<Worker>,
     pub(super) timer: Timer,
-    /// Fields of an answer of the gateway's own, should there have to be one.
+    /// Field edits for an error answer of the gateway, if one is needed.
     pub(super) edits: Arc<ResponseEdits>,
-    /// The client's.
+    /// Minimum rate of the client.
     pub(super) pace: MinRate,
-    /// Longest silence of the upstream.
+    /// Idle timeout of the upstream.
     pub(super) idle: Duration,
     pub(super) identity: u64,
     pub(super) keep: Duration,
@@ -84,18 +84,18 @@ pub(super) struct ResponseRelay {
     pub(super) ready: VecDeque<Bytes>,
     pub(super) trailers: Option<Vec<u8>>,
     pub(super) ended: bool,
-    /// All of it has been handed to the stream.
+    /// The whole answer has been passed to the stream.
     pub(super) delivered: bool,
     pub(super) silent_since: Option<Instant>,
 }
 
 impl ResponseRelay {
     async fn run(mut self: Box<Self>, head: Response<()>, mut respond: SendResponse<Bytes>) {
-        // The first of the body goes with the head; if that is malformed already, there is still
-        // time for a 502.
+        // The first part of the body is read before the head is sent. If it is malformed, a 502 is
+        // still possible.
         let first = poll_fn(|cx| Poll::Ready(self.advance(cx))).await;
         if let Poll::Ready(Err(reason)) = first {
-            return self.refuse(reason, respond);
+            return self.reject(reason, respond);
         }
         let is_over = self.is_over();
         let Ok(mut send) = respond.send_response(head, is_over) else {
@@ -111,16 +111,16 @@ impl ResponseRelay {
         send.send_reset(if is_clients { Code::CANCEL } else { Code::INTERNAL_ERROR });
     }
 
-    /// Notes why the answer ends early, and lets the upstream go.
+    /// Records why the answer ends early, and drops the upstream connection.
     fn fail(&mut self, reason: Reason) {
         self.record.detail = self.exchange.take().and_then(|exchange| exchange.fault(reason));
         self.record.reason = Some(reason);
     }
 
-    /// Answers with a refusal instead.
-    fn refuse(mut self: Box<Self>, reason: Reason, mut respond: SendResponse<Bytes>) {
+    /// Answers with an error instead.
+    fn reject(mut self: Box<Self>, reason: Reason, mut respond: SendResponse<Bytes>) {
         self.fail(reason);
-        let (parts, body) = refuse(&mut self.record, &self.edits, reason, None).into_parts();
+        let (parts, body) = reject(&mut self.record, &self.edits, reason, None).into_parts();
         let head = Response::from_parts(parts, ());
         let ResponseStream::Own(body) = body else {
             return drop(respond.send_response(head, true));
@@ -130,7 +130,7 @@ impl ResponseRelay {
         }
     }
 
-    /// Whether nothing is left to be sent.
+    /// Whether everything has been sent.
     fn is_over(&self) -> bool {
         self.ended && self.ready.is_empty() && self.trailers.is_none()
     }
@@ -141,7 +141,7 @@ impl ResponseRelay {
         send: &mut SendStream<Bytes>,
     ) -> Poll<Result<(), Reason>> {
         loop {
-            match self.give(cx, send) {
+            match self.send_ready(cx, send) {
                 Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
@@ -160,8 +160,8 @@ impl ResponseRelay {
         }
     }
 
-    /// Hands over what the client has room for; whether that was all of the answer.
-    fn give(
+    /// Sends what fits into the client's window. Returns whether that was the end of the answer.
+    fn send_ready(
         &mut self,
         cx: &mut Context<'_>,
         send: &mut SendStream<Bytes>,
@@ -201,7 +201,7 @@ impl ResponseRelay {
         Poll::Ready(ended.map(|()| true).map_err(|_| self.record.gone()))
     }
 
-    /// Reads on from the upstream, and moves what is left of the request.
+    /// Reads more from the upstream, and sends more of the request.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         if self.ended {
             return Poll::Ready(Ok(()));
@@ -222,7 +222,7 @@ impl ResponseRelay {
         Poll::Ready(Ok(()))
     }
 
-    /// The client has made no room for what is there.
+    /// Waits for the client to open its window, within its minimum rate.
     fn wait_for_client(
         &mut self,
         cx: &mut Context<'_>,
@@ -240,17 +240,17 @@ impl ResponseRelay {
         }
         self.silent_since = None;
         self.pace.wait(self.worker.local.clock.now());
-        self.look_at_clock(cx)
+        self.check_deadlines(cx)
     }
 
     fn wait_for_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let now = self.worker.local.clock.now();
         self.pace.moved(now, 0);
         self.silent_since.get_or_insert(now);
-        self.look_at_clock(cx)
+        self.check_deadlines(cx)
     }
 
-    fn look_at_clock(&self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    fn check_deadlines(&self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let limits = [
             (self.pace.deadline(), Reason::ClientTooSlow),
             (self.sender.upload.pace.deadline(), Reason::BodyTooSlow),

@@ -14,19 +14,19 @@ use crate::net::CoarseClock;
 use crate::reverse::ClientConn;
 use crate::upstream::Exchange;
 
-/// The request body of a stream.
+/// Reads the request body of a stream.
 pub(super) struct StreamRequestBody {
     pub(super) body: RecvStream,
     pub(super) upload: Upload,
     pub(super) stated: Option<u64>,
-    /// Trailer fields as text, as they came.
+    /// Trailer fields as text, as received.
     pub(super) trailers: Vec<u8>,
     pub(super) clock: CoarseClock,
     pub(super) client_conn: Rc<ClientConn>,
 }
 
 impl StreamRequestBody {
-    /// The next piece of the body; `None`: its trailers have come too.
+    /// The next piece of the body. `None` after the end of the body and its trailers.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(piece) = ready!(self.body.poll_data(cx)) {
             return Poll::Ready(Some(piece));
@@ -48,13 +48,13 @@ impl StreamRequestBody {
         data: &[u8],
         exchange: &mut Exchange,
     ) -> Result<(), Reason> {
-        // Compared before it is sent: an upstream never gets more than it was told of.
+        // Checked before sending, so that an upstream never gets more than the announced length.
         let sum = self.upload.bytes + data.len() as u64;
         if self.stated.is_some_and(|stated| sum > stated) {
             return Err(Reason::AmbiguousFraming);
         }
         self.upload.pass(cx, self.clock.now(), data, exchange)?;
-        // It has been taken: the client may send as much again.
+        // The data has been consumed, so the client may send as much again.
         let released = self.body.flow_control().release_capacity(data.len());
         released.map_err(|_| Reason::Internal)
     }
@@ -80,7 +80,7 @@ impl RequestSource for StreamRequestBody {
                 Poll::Ready(None) => self.end(cx, exchange)?,
             }
         }
-        // Held up by the upstream, or done: the client is not waited for.
+        // The upload waits for the upstream, or is complete, so the client is not too slow.
         self.upload.pace.moved(self.clock.now(), 0);
         Ok(())
     }
@@ -92,12 +92,13 @@ impl RequestSource for StreamRequestBody {
     fn interim(&mut self, _: &mut Context<'_>, _: Option<&ResponseHead>) {}
 
     fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        // The stream's task ends the request when its stream is reset.
+        // The task of the stream ends the request when the stream is reset.
         Poll::Pending
     }
 }
 
-/// Why a stream ended before its request did: by the client, or by a fault that h2 saw in it.
+/// The reason why a stream ended before its request: the client, or a protocol error detected by
+/// h2.
 pub(super) fn ended_by(error: &h2::Error, client_conn: &ClientConn) -> Reason {
     if error.is_library() && error.is_reset() {
         return Reason::Http2Protocol;

@@ -1,9 +1,9 @@
-//! Memory for answers that HTTP/2 clients have not taken yet: bounded per connection, per client and
-//! for the whole process.
+//! Memory limits for buffered answers of HTTP/2 clients: per connection, per client and for the
+//! process.
 //!
-//! Every piece of an answer is charged from the moment it is read from the upstream until h2 has
-//! written its last byte. Above a limit a stream still has one small piece at a time, so none starves
-//! while others stall, and new streams are refused.
+//! Every piece of an answer is charged from the time it is read from the upstream until h2 has
+//! written its last byte. Above a limit each stream may still have one small piece at a time, so
+//! that no stream starves while others stall, and new streams are rejected.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,56 +14,56 @@ use prometheus::IntGauge;
 
 use crate::net::quota::ClientUses;
 
-/// Bytes read from an upstream at a time while there is room: the size of a worker's scratch buffer.
+/// Bytes read at a time within the limits: the size of a worker's scratch buffer.
 const MAX_PIECE: usize = 64 * 1024;
 /// Bytes that a stream may always have.
 const MIN_PIECE: usize = 4 * 1024;
-/// Part of what is left that one piece may take, so that the last streams get some of it too.
+/// Divisor of the remaining budget that limits one piece, so that the last streams get a share too.
 const PIECE_SHARE: usize = 4;
-/// Answers up to this length are not charged: counting them costs more than they hold.
+/// Pieces up to this length are not charged, because counting costs more than they hold.
 const UNCHARGED: usize = 1024;
-/// Part of the process's memory for answers that one client network may have.
+/// Divisor of the process limit that gives the limit of one client network.
 const CLIENT_SHARE: usize = 8;
 
-/// Bytes of answers that may be held.
+/// Limits on buffered bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SendLimits {
     pub(super) connection: usize,
     pub(super) process: usize,
 }
 
-/// The bytes that one connection holds, and those of the process.
+/// Counters for the buffered bytes of one connection and of the process.
 #[derive(Debug)]
 pub(super) struct SendBudget {
     held: AtomicUsize,
     process: IntGauge,
 }
 
-/// The part of one stream.
+/// The budget of one stream.
 #[derive(Debug)]
 pub(super) struct StreamBudget {
     connection: Arc<SendBudget>,
     client: Option<Arc<ClientUses>>,
     limits: SendLimits,
     held: AtomicUsize,
-    /// The stream's task, while it waits for its own bytes to be sent.
+    /// The task of the stream, while it waits for its own bytes to be sent.
     waits: Mutex<Option<Waker>>,
 }
 
-/// A piece of an answer; dropping it releases its charge.
+/// A piece of an answer. Dropping it releases its charge.
 struct Charged {
     data: Box<[u8]>,
     stream: Arc<StreamBudget>,
 }
 
 impl SendBudget {
-    /// Of a connection that holds nothing yet; `process` counts all of them.
+    /// The budget of a new connection. `process` counts all connections.
     pub(super) fn new(process: &IntGauge) -> Arc<Self> {
         Arc::new(Self { held: AtomicUsize::new(0), process: process.clone() })
     }
 
-    /// Whether the connection's part is used up, or that of the process while this connection has more
-    /// than a piece of it.
+    /// Whether the limit of the connection is reached, or that of the process while this connection
+    /// has more than a piece.
     pub(super) fn is_full(&self, limits: SendLimits) -> bool {
         let held = self.held.load(Ordering::Relaxed);
         held >= limits.connection || (held > MAX_PIECE && self.process() >= limits.process)
@@ -75,7 +75,7 @@ impl SendBudget {
 }
 
 impl StreamBudget {
-    /// Of a stream that holds nothing yet, and the client whose request it carries.
+    /// The budget of a new stream, and the client of its request.
     pub(super) fn new(
         connection: &Arc<SendBudget>,
         client: Option<Arc<ClientUses>>,
@@ -86,17 +86,17 @@ impl StreamBudget {
         Arc::new(Self { connection, client, limits, held, waits: Mutex::default() })
     }
 
-    /// Bytes that may be read from the upstream now.
+    /// Number of bytes that may be read from the upstream now.
     pub(super) fn piece(&self) -> usize {
         (self.left() / PIECE_SHARE).clamp(MIN_PIECE, MAX_PIECE)
     }
 
-    /// Bytes of the stream that have not been sent.
+    /// Number of bytes of the stream that have not been sent.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Waits while nothing is left and the stream has bytes that have not been sent.
+    /// Waits while the budget is used up and the stream has unsent bytes.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         if self.left() > 0 || self.held() == 0 {
             return Poll::Ready(());
@@ -114,7 +114,7 @@ impl StreamBudget {
         Bytes::from_owner(Charged { data: data.into(), stream: Arc::clone(self) })
     }
 
-    /// What the smallest of the limits leaves.
+    /// The smallest remainder of the limits.
     fn left(&self) -> usize {
         let SendLimits { connection, process } = self.limits;
         let client = self.client.as_ref().map_or(0, |client| client.bytes.load(Ordering::Relaxed));
@@ -167,7 +167,7 @@ mod tests {
 
     const LIMITS: SendLimits = SendLimits { connection: 1 << 20, process: 16 << 20 };
 
-    /// Fills the streams of a connection by turns, as clients do that take nothing.
+    /// Fills the streams of a connection in turn, as with clients that read nothing.
     fn fill(streams: &[Arc<StreamBudget>]) -> Vec<Bytes> {
         let mut held = Vec::new();
         let cx = Context::from_waker(Waker::noop());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_holds_its_budget_and_a_small_piece_per_stream() {
+    fn a_connection_is_limited_to_its_budget_and_a_small_piece_per_stream() {
         let process = IntGauge::new("a", "b").unwrap();
         let connection = SendBudget::new(&process);
         let streams: Vec<_> =
@@ -197,7 +197,7 @@ mod tests {
         let bytes: usize = held.iter().map(Bytes::len).sum();
         assert!((1 << 20..=(1 << 20) + 128 * MIN_PIECE).contains(&bytes), "{bytes}");
         assert_eq!(process.get(), i64::try_from(bytes).unwrap());
-        // A stream that has nothing may read on all the same.
+        // A stream without buffered bytes may read all the same.
         let late = StreamBudget::new(&connection, None, LIMITS);
         let cx = Context::from_waker(Waker::noop());
         assert!(late.poll_room(&cx).is_ready());
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_has_a_part_of_the_process_and_leaves_the_rest_to_others() {
+    fn one_client_is_limited_to_its_share_of_the_process() {
         let process = IntGauge::new("a", "b").unwrap();
         let client = Arc::<ClientUses>::default();
         let connections: Vec<_> = (0..64).map(|_| SendBudget::new(&process)).collect();

@@ -1,7 +1,8 @@
-//! What a connection writes in one turn, gathered.
+//! Write coalescing: the frames that a connection writes in one poll are sent together.
 //!
-//! h2 writes and flushes each frame on its own; each would be a TLS record and a system call. The frames of all streams
-//! that had something to say in a turn of the connection's task leave together at the end of it.
+//! h2 writes and flushes each frame separately, and each would become a TLS record and a system
+//! call. Here the frames of all streams are sent together at the end of each poll of the
+//! connection's task.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -18,19 +19,20 @@ use crate::net::write_buffer::WriteBuffer;
 
 use super::frames::{Refusal, Refusals};
 
-/// Most bytes that are gathered: four TLS records (RFC 8446 section 5.1), which rustls encrypts and sends in one go.
+/// Largest number of coalesced bytes: four TLS records (RFC 8446 section 5.1), which rustls
+/// encrypts and sends at once.
 const MAX_COALESCED: usize = 64 * 1024;
-/// Bytes that are room for what a turn usually writes.
+/// Initial size of the buffer, in bytes, enough for most polls.
 const INITIAL_CAPACITY: usize = 4 * 1024;
 
-/// The stream of a connection; both clones are the same one.
+/// The stream of a connection. Clones share it.
 pub(super) struct CoalescedIo<T>(Rc<RefCell<CoalescedInner<T>>>);
 
 struct CoalescedInner<T> {
     io: T,
     out: WriteBuffer,
     clock: CoarseClock,
-    /// The client's, while it does not take all of it.
+    /// Minimum rate of the client, while it does not read fast enough.
     pace: MinRate,
     too_slow: bool,
     refusals: Refusals,
@@ -43,7 +45,7 @@ impl<T> Clone for CoalescedIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> CoalescedIo<T> {
-    /// Over `io`, whose client has to take what it is sent at this pace.
+    /// Wraps `io`. The client must read at the rate `pace`.
     pub(super) fn new(io: T, clock: CoarseClock, pace: MinRate) -> Self {
         Self(Rc::new(RefCell::new(CoalescedInner {
             io,
@@ -55,33 +57,33 @@ impl<T: AsyncWrite + Unpin> CoalescedIo<T> {
         })))
     }
 
-    /// When the client will have taken nothing for too long, while it takes nothing.
+    /// The deadline for the client to read more, if it reads nothing.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.borrow().pace.deadline()
     }
 
-    /// Whether the client takes what it is sent too slowly.
+    /// Whether the client reads too slowly.
     pub(super) fn is_too_slow(&self, now: Instant) -> bool {
         let inner = self.0.borrow();
         inner.too_slow || inner.pace.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Notes that a stream was handed over; see [`Refusals`].
+    /// Records that a stream was accepted; see [`Refusals`].
     pub(super) fn accepted(&self, stream: u32) {
         self.0.borrow_mut().refusals.accepted(stream);
     }
 
-    /// What h2 has refused by itself since the last call.
+    /// The streams that h2 has refused by itself since the last call.
     pub(super) fn refusals(&self) -> Vec<Refusal> {
         self.0.borrow_mut().refusals.take()
     }
 
-    /// Sends what has been gathered; to be called at the end of each turn. If it is pending, the task is woken when
-    /// more can be sent.
+    /// Sends the coalesced bytes. Called at the end of each poll. If it is pending, the task is
+    /// woken when more can be sent.
     ///
     /// # Errors
     ///
-    /// The stream's.
+    /// Error of the stream.
     pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_send(cx)
     }
@@ -154,7 +156,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<T> {
         true
     }
 
-    /// Does nothing: the task sends at the end of its turn.
+    /// Does nothing, because the task sends at the end of its poll.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -173,19 +175,19 @@ mod tests {
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
-    fn gathered(near: DuplexStream) -> CoalescedIo<DuplexStream> {
+    fn coalesced(near: DuplexStream) -> CoalescedIo<DuplexStream> {
         CoalescedIo::new(near, CoarseClock::new(), MinRate::new(Duration::from_secs(30), 200))
     }
 
-    async fn is_sent(gathered: &CoalescedIo<DuplexStream>) -> bool {
-        poll_fn(|cx| Poll::Ready(gathered.poll_send(cx).is_ready())).await
+    async fn is_sent(coalesced: &CoalescedIo<DuplexStream>) -> bool {
+        poll_fn(|cx| Poll::Ready(coalesced.poll_send(cx).is_ready())).await
     }
 
     #[tokio::test]
-    async fn what_a_turn_writes_leaves_at_its_end() {
+    async fn frames_are_sent_together_at_the_end_of_a_poll() {
         let (near, mut far) = duplex(1000);
-        let gathered = gathered(near);
-        let mut writer = gathered.clone();
+        let coalesced = coalesced(near);
+        let mut writer = coalesced.clone();
         for piece in ["one ", "two ", "three"] {
             writer.write_all(piece.as_bytes()).await.unwrap();
             writer.flush().await.unwrap();
@@ -196,39 +198,39 @@ mod tests {
             Poll::Ready(Pin::new(&mut far).poll_read(cx, &mut buffer).is_pending())
         });
         assert!(nothing.await);
-        assert!(is_sent(&gathered).await);
+        assert!(is_sent(&coalesced).await);
         let length = far.read(&mut seen).await.unwrap();
         assert_eq!(&seen[..length], b"one two three");
         writer.write_all(b"bye").await.unwrap();
         writer.shutdown().await.unwrap();
-        drop((writer, gathered));
+        drop((writer, coalesced));
         let mut rest = Vec::new();
         far.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"bye");
     }
 
     #[tokio::test]
-    async fn takes_no_more_than_it_has_room_for() {
+    async fn the_buffer_is_limited() {
         let (near, mut far) = duplex(1000);
-        let gathered = gathered(near);
-        let mut writer = gathered.clone();
+        let coalesced = coalesced(near);
+        let mut writer = coalesced.clone();
         let all: Vec<u8> = (0..3 * MAX_COALESCED).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let taken = writer.write(&all).await.unwrap();
         assert_eq!(taken, MAX_COALESCED);
-        assert!(gathered.deadline().is_none(), "nobody has tried yet");
+        assert!(coalesced.deadline().is_none(), "no write has been tried yet");
         let more = poll_fn(|cx| {
             let more = [IoSlice::new(&all)];
             Poll::Ready(Pin::new(&mut writer).poll_write_vectored(cx, &more).is_pending())
         });
         assert!(more.await);
-        assert!(gathered.deadline().is_some());
-        assert!(!is_sent(&gathered).await);
+        assert!(coalesced.deadline().is_some());
+        assert!(!is_sent(&coalesced).await);
         let sending = async {
             writer.write_all(all.get(taken..).unwrap()).await.unwrap();
             writer.shutdown().await.unwrap();
             drop(writer);
-            assert!(gathered.deadline().is_none());
-            drop(gathered);
+            assert!(coalesced.deadline().is_none());
+            drop(coalesced);
         };
         let mut read = Vec::new();
         let ((), length) = tokio::join!(sending, far.read_to_end(&mut read));

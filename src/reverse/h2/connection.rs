@@ -1,4 +1,4 @@
-//! One HTTP/2 connection: its streams are started, and it ends in time.
+//! Drives one HTTP/2 connection: starts its streams, and closes it in time.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -25,24 +25,23 @@ use super::coalesce::CoalescedIo;
 use super::frames::Refusal;
 use super::streams::{OpenStream, StreamSet};
 
-/// Receive window of a connection: enough to keep a fast uploader busy, shared by its streams.
+/// Receive window of a connection, shared by its streams: enough for a fast upload.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Receive window of a stream.
 const STREAM_WINDOW: u32 = 256 << 10;
-/// Bytes that h2 may hold for a stream before it takes the next piece of an answer, or more of a
-/// WebSocket.
+/// Bytes that h2 may buffer per stream before it accepts the next piece of an answer or WebSocket.
 const SEND_BUFFER: usize = 16 << 10;
-/// Turns a connection gets when the worker cuts, for the Close frames of its tunnels: theirs and its
-/// own, and as many again.
+/// Polls of a connection when the worker closes all connections: enough for the Close frames of its
+/// tunnels in both directions, twice over.
 const FINAL_POLLS: u32 = 8;
-/// How long a connection that has been told to go may take to do so.
+/// Time for a connection to close after GOAWAY.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Times `header-size` that h2 lets a head grow before it answers with a bare 431 of its own; up to
-/// there the refusal is ours, and says why.
+/// Factor of `header-size` up to which h2 accepts a head. Beyond it h2 answers with a bare 431; up
+/// to it the gateway rejects the request with a reason.
 const HEAD_ROOM: u32 = 2;
 
-/// How h2 is set up.
+/// Settings for h2.
 fn settings(limits: &Limits) -> Builder {
     let header_size = u32::try_from(limits.header_size).unwrap_or(u32::MAX);
     let mut builder = Builder::new();
@@ -58,13 +57,14 @@ fn settings(limits: &Limits) -> Builder {
 
 /// A connection, before and after its preface.
 enum Link<T> {
-    /// Also whether it is to take no streams.
+    /// The handshake, and whether the connection must accept no streams.
     Opening(Box<Handshake<CoalescedIo<T>, Bytes>>, bool),
     Open(Box<Connection<CoalescedIo<T>, Bytes>>),
 }
 
 impl<T: Io> Link<T> {
-    /// Reads and writes frames, and hands streams to `start`; ready when the connection has ended.
+    /// Reads and writes frames, and passes new streams to `start`. Ready when the connection has
+    /// ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -88,7 +88,7 @@ impl<T: Io> Link<T> {
         }
     }
 
-    /// Lets it end once its streams have.
+    /// Sends GOAWAY, so that the connection ends after its streams.
     fn leave(&mut self) {
         match self {
             Self::Opening(_, leaves) => *leaves = true,
@@ -97,7 +97,7 @@ impl<T: Io> Link<T> {
     }
 }
 
-/// Parts of a connection that its streams need.
+/// State of a connection that its streams need.
 struct Shared<'a, T> {
     service: &'a Rc<ReverseService>,
     client_conn: Rc<ClientConn>,
@@ -106,7 +106,7 @@ struct Shared<'a, T> {
 }
 
 impl<T: Io> Shared<'_, T> {
-    /// Serves a stream in a task of its own; whether its client has not withdrawn it already.
+    /// Serves a stream in a new task. Returns false if its client has already reset it.
     fn start(
         &self,
         cx: &mut Context<'_>,
@@ -128,7 +128,7 @@ impl<T: Io> Shared<'_, T> {
         true
     }
 
-    /// Whether a stream that was reset before it was served was reset by h2, whose frame says so.
+    /// Whether a stream that was reset before it was served was reset by h2 and not by the client.
     fn is_refused(
         &self,
         cx: &mut Context<'_>,
@@ -147,7 +147,8 @@ impl<T: Io> Shared<'_, T> {
         }
     }
 
-    /// Writes a line for each kind of refusal of this turn, and for requests that were withdrawn.
+    /// Writes a log line for each kind of refusal in this poll, and one for requests that were
+    /// reset by the client.
     fn report(&self, withdrawn: u32) {
         for refusal in self.io.refusals() {
             self.refused(&refusal);
@@ -166,10 +167,10 @@ impl<T: Io> Shared<'_, T> {
         self.note((refusal.reason, refusal.streams.max(1)), refusal.status(), refusal.detail());
     }
 
-    /// Writes one line that stands for `count` streams, or for the connection.
+    /// Writes one log line for `count` streams, or for the connection.
     fn note(&self, (reason, count): (Reason, u32), status: u16, detail: String) {
         let worker = &self.service.worker;
-        let mut record = RequestLog::refused(
+        let mut record = RequestLog::rejected(
             worker,
             &self.client_conn,
             &self.service.virtual_server.load_full(),
@@ -191,7 +192,7 @@ pub(in crate::reverse) async fn serve<T: Io>(
     _admitted: AdmittedConn,
 ) {
     let clock = service.worker.local.clock.clone();
-    // Copied: a connection that waits must not keep a configuration alive.
+    // Copied, because an idle connection must not keep a generation in memory.
     let (limits, timeouts) = {
         let virtual_server = service.virtual_server.load();
         (virtual_server.limits.clone(), virtual_server.timeouts.clone())
@@ -201,14 +202,14 @@ pub(in crate::reverse) async fn serve<T: Io>(
     let mut link = Link::Opening(Box::new(settings(&limits).handshake(io.clone())), false);
     let streams = StreamSet::new(&clock, &service.worker.metrics.http2_send_buffer);
     let shared = Shared { service, client_conn: Rc::new(client_conn), streams, io };
-    let mut ending = Ending { going: None, turns: FINAL_POLLS, idle: timeouts.keep_alive };
+    let mut ending = Ending { leaving_since: None, turns: FINAL_POLLS, idle: timeouts.keep_alive };
     shared.streams.timer.set(timeouts.keep_alive);
     poll_fn(|cx| {
         let mut withdrawn = 0;
         let ended = link.poll(cx, |cx, request, respond| {
             withdrawn += u32::from(!shared.start(cx, request, respond));
         });
-        // If the stream takes no more now, it wakes the task for another turn when it does.
+        // If the stream is not writable now, it wakes the task later.
         let sent = shared.io.poll_send(cx);
         shared.report(withdrawn);
         match (ended, sent) {
@@ -225,15 +226,15 @@ pub(in crate::reverse) async fn serve<T: Io>(
     .await;
 }
 
-/// What a connection has been told about its end.
+/// Shutdown state of a connection.
 struct Ending {
-    going: Option<Instant>,
+    leaving_since: Option<Instant>,
     turns: u32,
     idle: Duration,
 }
 
 impl Ending {
-    /// Ready when the connection is not to be waited for any longer.
+    /// Ready when the connection must be closed now.
     fn poll<T: Io>(
         &mut self,
         cx: &mut Context<'_>,
@@ -241,21 +242,22 @@ impl Ending {
         link: &mut Link<T>,
     ) -> Poll<()> {
         let Shared { service, client_conn, streams, io } = shared;
-        let rung = streams.timer.poll(cx).is_ready();
+        let fired = streams.timer.poll(cx).is_ready();
         let now = service.worker.local.clock.now();
-        let unused = rung && streams.is_idle() && now >= streams.used() + self.idle;
+        let unused = fired && streams.is_idle() && now >= streams.used() + self.idle;
         let leaves = || {
             unused || streams.leaves() || service.is_draining() || client_conn.is_outdated(service)
         };
-        if self.going.is_none() && leaves() {
-            self.going = Some(now);
+        if self.leaving_since.is_none() && leaves() {
+            self.leaving_since = Some(now);
             link.leave();
             cx.waker().wake_by_ref();
         }
-        let gone =
-            self.going.is_some_and(|since| streams.is_idle() && now >= since + GOAWAY_TIMEOUT);
+        let gone = self
+            .leaving_since
+            .is_some_and(|since| streams.is_idle() && now >= since + GOAWAY_TIMEOUT);
         if io.is_too_slow(now) {
-            // For the answers that end with the connection.
+            // The reason for the requests that end with the connection.
             client_conn.ended.set(Some(Reason::ClientTooSlow));
             return Poll::Ready(());
         }
@@ -271,13 +273,13 @@ impl Ending {
         }
         if let Some(deadline) = io.deadline() {
             streams.timer.set_at(deadline);
-        } else if rung && self.going.is_some() {
+        } else if fired && self.leaving_since.is_some() {
             streams.timer.set(GOAWAY_TIMEOUT);
-        } else if rung {
+        } else if fired {
             let since = if streams.is_idle() { streams.used() } else { now };
             streams.timer.set_at(since + self.idle + TICK);
         }
-        if rung {
+        if fired {
             let _ = streams.timer.poll(cx);
         }
         Poll::Pending

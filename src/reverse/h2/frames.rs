@@ -1,16 +1,16 @@
-//! What h2 refuses by itself, found in the frames it writes.
+//! Detects streams and connections that h2 refuses by itself, from the frames it writes.
 //!
-//! h2 resets malformed requests, answers oversized heads with a bare 431 and gives connections up
-//! without a word to its user (RFC 9113 sections 5.4 and 8.1.1). Its frames are the only place to
-//! see that. A stream that was handed over is the business of its own record.
+//! h2 resets malformed requests, answers oversized heads with a bare 431 and closes connections
+//! without notifying its user (RFC 9113 sections 5.4 and 8.1.1). Its frames are the only evidence.
+//! Streams that were accepted have their own record and are ignored here.
 
 use crate::message::Reason;
 
 /// Length of a frame header (RFC 9113 section 4.1).
 const FRAME_HEADER: usize = 9;
-/// Bytes of a payload that are looked at: of GOAWAY two numbers and the words of h2's limits.
+/// Bytes of a payload that are inspected: for GOAWAY two numbers and the debug data of h2's limits.
 const MAX_PAYLOAD: usize = 48;
-/// Ranges of skipped stream identifiers that are remembered.
+/// Maximum number of remembered ranges of skipped stream identifiers.
 const MAX_GAPS: usize = 64;
 
 const HEADERS: u8 = 1;
@@ -26,7 +26,7 @@ mod code {
     pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 }
 
-/// Splits written bytes into frames; keeps what it looks at, skips the rest.
+/// Splits written bytes into frames. Keeps the inspected part and skips the rest.
 #[derive(Debug)]
 struct Scanner {
     seen: [u8; FRAME_HEADER + MAX_PAYLOAD],
@@ -42,7 +42,7 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Calls `found` with kind, stream and the start of the payload of each frame of interest.
+    /// Calls `found` with kind, stream and the start of the payload of each inspected frame.
     fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(u8, u32, &[u8])) {
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -77,27 +77,27 @@ impl Scanner {
     }
 }
 
-/// Streams that h2 refused for the same reason, or the connection.
+/// Streams that h2 refused for the same reason, or a refused connection.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Refusal {
     pub(super) reason: Reason,
-    /// Number of streams; 0: the connection.
+    /// Number of streams; 0 for the connection.
     pub(super) streams: u32,
-    /// The first of them.
+    /// The first of these streams.
     first: u32,
-    /// The code of `RST_STREAM` or `GOAWAY`; `None`: it was answered with 431.
+    /// The code of `RST_STREAM` or `GOAWAY`. `None` for an answer with 431.
     code: Option<u32>,
     /// The debug data of GOAWAY.
     debug: String,
 }
 
 impl Refusal {
-    /// The status the client was answered with; 0: none.
+    /// The status sent to the client; 0 for none.
     pub(super) fn status(&self) -> u16 {
         if self.code.is_none() { self.reason.code() } else { 0 }
     }
 
-    /// A text for the operator.
+    /// Text for the log.
     pub(super) fn detail(&self) -> String {
         let streams = match self.streams {
             1 => format!("stream {}", self.first),
@@ -113,21 +113,21 @@ impl Refusal {
     }
 }
 
-/// Which streams were handed over, and which h2 refused instead.
+/// Tracks which streams were accepted, and which h2 refused.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     scanner: Scanner,
-    /// The highest stream that was handed over.
+    /// The highest accepted stream.
     last: u32,
-    /// Ranges of lower streams that were not.
+    /// Ranges of lower streams that were not accepted.
     gaps: Vec<(u32, u32)>,
-    /// The stream that was answered with 431: its reset belongs to that.
+    /// The stream that was answered with 431. Its reset belongs to that answer.
     answered: u32,
     found: Vec<Refusal>,
 }
 
 impl Refusals {
-    /// Notes that a stream was handed over. Streams of a client come in ascending order.
+    /// Records that a stream was accepted. Stream identifiers of a client are in ascending order.
     pub(super) fn accepted(&mut self, stream: u32) {
         if stream > self.last + 2 && self.gaps.len() < MAX_GAPS {
             self.gaps.push((self.last + 1, stream - 1));
@@ -135,7 +135,7 @@ impl Refusals {
         self.last = self.last.max(stream);
     }
 
-    /// Looks at bytes that h2 has written.
+    /// Inspects bytes written by h2.
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
         let Self { scanner, last, gaps, answered, found } = self;
         scanner.scan(bytes, |kind, stream, payload| {
@@ -149,7 +149,10 @@ impl Refusals {
                 let code = number(4).unwrap_or_default();
                 if code != code::NO_ERROR {
                     let debug = payload.get(8..).unwrap_or_default();
-                    found.push(gone(code, String::from_utf8_lossy(debug).into_owned()));
+                    found.push(refused_connection(
+                        code,
+                        String::from_utf8_lossy(debug).into_owned(),
+                    ));
                 }
                 return;
             }
@@ -164,7 +167,7 @@ impl Refusals {
                     *answered = stream;
                     Reason::HeaderTooLarge
                 }
-                // These end streams that were well, or that have ended already.
+                // These codes end streams that were valid or had already ended.
                 Some(code::NO_ERROR | code::CANCEL | code::STREAM_CLOSED) => return,
                 Some(code::REFUSED_STREAM) => Reason::TooManyStreams,
                 Some(_) => Reason::Http2Protocol,
@@ -183,14 +186,14 @@ impl Refusals {
         });
     }
 
-    /// What was refused since the last call.
+    /// The refusals since the last call.
     pub(super) fn take(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.found)
     }
 }
 
-/// A connection that is given up with this code.
-fn gone(code: u32, debug: String) -> Refusal {
+/// The refusal of a connection with this code.
+fn refused_connection(code: u32, debug: String) -> Refusal {
     let reason = match code {
         code::ENHANCE_YOUR_CALM if debug == "header_list_way_too_large" => Reason::HeaderTooLarge,
         code::ENHANCE_YOUR_CALM => Reason::Http2Flood,
@@ -215,7 +218,7 @@ mod tests {
         frame(RST_STREAM, stream, &code.to_be_bytes())
     }
 
-    /// Reason, streams and detail of what is found, however the bytes are cut up.
+    /// Reason, streams and detail of the refusals found, checked for all ways to split the bytes.
     fn found(accepted: &[u32], written: &[Vec<u8>]) -> Vec<(Reason, u32, String)> {
         let bytes = written.concat();
         let run = |size: usize| {
@@ -226,8 +229,8 @@ mod tests {
             for piece in bytes.chunks(size) {
                 refusals.wrote(piece);
             }
-            let told = |refusal: &Refusal| (refusal.reason, refusal.streams, refusal.detail());
-            refusals.take().iter().map(told).collect::<Vec<_>>()
+            let summary = |refusal: &Refusal| (refusal.reason, refusal.streams, refusal.detail());
+            refusals.take().iter().map(summary).collect::<Vec<_>>()
         };
         let whole = run(bytes.len().max(1));
         (1..40).for_each(|size| assert_eq!(run(size), whole));
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_were_not_handed_over_are_found_and_counted() {
+    fn streams_that_were_not_accepted_are_found_and_counted() {
         let one = vec![frame(0, 1, &[7; 300]), reset(3, 1), frame(4, 0, &[0; 6])];
         let detail = "stream 3: RST_STREAM 1: unspecific protocol error detected".to_owned();
         assert_eq!(found(&[1], &one), [(Reason::Http2Protocol, 1, detail.clone())]);
@@ -249,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_gave_is_a_431_and_its_reset_belongs_to_it() {
+    fn an_unknown_answer_is_a_431_and_its_reset_belongs_to_it() {
         let written = [frame(HEADERS, 1, &[8; 20]), frame(HEADERS, 3, &[8; 20]), reset(3, 1)];
         let detail = "stream 3: answered with 431".to_owned();
         assert_eq!(found(&[1], &written), [(Reason::HeaderTooLarge, 1, detail)]);
     }
 
     #[test]
-    fn a_connection_that_is_given_up_says_why() {
+    fn a_refused_connection_has_a_reason() {
         let goaway = |code: u32, debug: &str| {
             frame(
                 GOAWAY,
@@ -264,12 +267,12 @@ mod tests {
                 &[&5_u32.to_be_bytes(), &code.to_be_bytes(), debug.as_bytes()].concat(),
             )
         };
-        let told =
+        let summary =
             |code, debug| found(&[1], &[goaway(code, debug)]).pop().map(|one| (one.0, one.1));
-        assert_eq!(told(0, ""), None);
-        assert_eq!(told(1, ""), Some((Reason::Http2Protocol, 0)));
-        assert_eq!(told(11, "too_many_resets"), Some((Reason::Http2Flood, 0)));
-        assert_eq!(told(11, "header_list_way_too_large"), Some((Reason::HeaderTooLarge, 0)));
-        assert_eq!(told(11, &"x".repeat(1000)), Some((Reason::Http2Flood, 0)));
+        assert_eq!(summary(0, ""), None);
+        assert_eq!(summary(1, ""), Some((Reason::Http2Protocol, 0)));
+        assert_eq!(summary(11, "too_many_resets"), Some((Reason::Http2Flood, 0)));
+        assert_eq!(summary(11, "header_list_way_too_large"), Some((Reason::HeaderTooLarge, 0)));
+        assert_eq!(summary(11, &"x".repeat(1000)), Some((Reason::Http2Flood, 0)));
     }
 }

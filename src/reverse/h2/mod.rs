@@ -1,5 +1,5 @@
-//! HTTP/2 clients; each stream becomes one HTTP/1.1 exchange upstream. h2 does frames, HPACK and flow
-//! control (docs/decisions/0021).
+//! HTTP/2 connections of clients. Each stream becomes one HTTP/1.1 exchange with an upstream. The
+//! h2 crate handles frames, HPACK and flow control (docs/decisions/0021).
 
 mod answer;
 mod body;
@@ -7,7 +7,7 @@ mod budget;
 mod coalesce;
 mod connection;
 mod frames;
-mod own;
+mod local_reply;
 mod streams;
 mod tunnel;
 
@@ -46,12 +46,12 @@ use answer::{ResponseRelay, ResponseStream, deliver};
 use body::StreamRequestBody;
 use budget::{SendLimits, StreamBudget};
 pub(super) use connection::serve;
-use own::{bad_answer, own, refuse, refused, tell_date, tell_id};
+use local_reply::{append_date, append_request_id, bad_answer, local_reply, reject, reject_with};
 use streams::{OpenStream, StreamSet};
 use tunnel::StreamIo;
 
-/// Bytes that are read at a time until the head of an answer is there. All streams of a connection may
-/// do so at once, before anything is charged.
+/// Bytes read at a time until the head of an answer is complete. All streams of a connection may
+/// read that much at once before anything is charged to the budget.
 const HEAD_READ: usize = 8 << 10;
 
 /// One request being served.
@@ -63,7 +63,7 @@ struct H2Request {
 }
 
 impl H2Request {
-    /// Serves it to its end, or until the client resets its stream.
+    /// Serves the request to its end, or until the client resets its stream.
     async fn run(
         self,
         request: Request<RecvStream>,
@@ -105,15 +105,19 @@ impl H2Request {
             Ok(head) => head,
             Err(reason) => {
                 let mut record =
-                    RequestLog::refused(&worker, &self.client_conn, &self.virtual_server);
-                return refuse(&mut record, &self.virtual_server.edits, reason, None);
+                    RequestLog::rejected(&worker, &self.client_conn, &self.virtual_server);
+                return reject(&mut record, &self.virtual_server.edits, reason, None);
             }
         };
-        let mut record =
-            Box::new(RequestLog::of(&worker, &self.client_conn, &self.virtual_server, &head));
+        let mut record = Box::new(RequestLog::for_request(
+            &worker,
+            &self.client_conn,
+            &self.virtual_server,
+            &head,
+        ));
         if !self.client_conn.serves(&self.virtual_server) {
             self.streams.leave();
-            return refuse(
+            return reject(
                 &mut record,
                 &self.virtual_server.edits,
                 Reason::HandshakeOutdated,
@@ -128,7 +132,7 @@ impl H2Request {
                     record.on_route(route);
                     edits = &route.edits;
                 }
-                return refuse(&mut record, edits, refusal.reason, refusal.allow);
+                return reject(&mut record, edits, refusal.reason, refusal.allow);
             }
         };
         if let RouteDecision::Route(route) = &decision {
@@ -144,10 +148,10 @@ impl H2Request {
                 RouteDecision::Route(route) => &route.edits,
                 RouteDecision::AddSlash | RouteDecision::ToHttps(_) => &self.virtual_server.edits,
             };
-            return own(&mut record, edits, reply);
+            return local_reply(&mut record, edits, reply);
         }
         let RouteDecision::Route(route) = decision else {
-            return refuse(&mut record, &self.virtual_server.edits, Reason::Internal, None);
+            return reject(&mut record, &self.virtual_server.edits, Reason::Internal, None);
         };
         let timeouts = &self.virtual_server.timeouts;
         let mut sender = StreamRequestBody {
@@ -172,7 +176,7 @@ impl H2Request {
             Err(unreachable) => {
                 let reply = reply::unreachable(&unreachable, &record.id, &head);
                 record.detail = unreachable.detail;
-                refused(&mut record, &route.edits, unreachable.reason, reply)
+                reject_with(&mut record, &route.edits, unreachable.reason, reply)
             }
             Ok(answered) if answered.head.status == 101 => match key {
                 Some(key) => self.switch(sender.body, &key, record, answered, &route),
@@ -213,7 +217,7 @@ impl H2Request {
         loop {
             let (to, head) = ((upstream, counters), asked.head);
             let client = self.client_conn.client_info(&self.virtual_server, (client, &id));
-            let own = SelfTestRequest::of(asked.route, &self.client_conn, &origin);
+            let own = SelfTestRequest::for_route(asked.route, &self.client_conn, &origin);
             let mut acquired =
                 acquire(worker, Checkout { to, head, client, fresh, repeats, own }).await?;
             record.on_connection(&mut acquired, upstream);
@@ -248,7 +252,7 @@ impl H2Request {
                         identity,
                         timer,
                         budget,
-                        seat: selected.seat(upstream),
+                        seat: selected.sticky_cookie(upstream),
                     });
                 }
                 Err(ExchangeError::Upstream(failure))
@@ -276,7 +280,7 @@ impl H2Request {
         }
     }
 
-    /// The answer, with a body that goes on driving the exchange.
+    /// The answer, with a body that continues to drive the exchange.
     fn relay(
         &self,
         sender: StreamRequestBody,
@@ -332,7 +336,7 @@ impl H2Request {
         response
     }
 
-    /// Becomes a tunnel: 200 here for the upstream's 101 (RFC 8441 section 5).
+    /// Switches to a tunnel. The upstream's 101 becomes a 200 (RFC 8441 section 5).
     fn switch(
         &self,
         receive: RecvStream,
@@ -375,7 +379,7 @@ fn websocket_protocol(request: &Request<RecvStream>) -> Option<bool> {
     Some(protocol.as_str().eq_ignore_ascii_case("websocket"))
 }
 
-/// A WebSocket whose 200 is on its way.
+/// A WebSocket whose 200 is about to be sent.
 struct Switched {
     service: Rc<ReverseService>,
     receive: RecvStream,
@@ -385,7 +389,7 @@ struct Switched {
 }
 
 impl Switched {
-    /// Joins the two sides in a task of their own; `open` counts the stream.
+    /// Relays between both sides in a new task. `open` counts the stream.
     fn begin(self, send: SendStream<Bytes>, open: OpenStream) {
         let io = StreamIo::new(send, self.receive, open);
         let client = RelaySide { io, early: Bytes::new() };
@@ -394,14 +398,14 @@ impl Switched {
     }
 }
 
-/// A request and where it goes.
+/// A request and its route.
 struct RoutedRequest<'a> {
     head: &'a RequestHead,
     route: &'a CompiledRoute,
     key: Option<&'a str>,
 }
 
-/// An exchange whose answer has begun.
+/// An exchange for which the head of the answer has arrived.
 struct AnsweredRequest {
     head: ResponseHead,
     exchange: Exchange,
@@ -409,11 +413,11 @@ struct AnsweredRequest {
     identity: u64,
     timer: Timer,
     budget: Arc<StreamBudget>,
-    /// A `Set-Cookie` of ours.
+    /// The `Set-Cookie` with the sticky cookie.
     seat: Option<String>,
 }
 
-/// Adds a `Set-Cookie` of ours.
+/// Appends the `Set-Cookie` with the sticky cookie.
 fn append_sticky_cookie(to: &mut HeaderMap, seat: Option<String>) {
     if let Some(seat) = seat.and_then(|seat| HeaderValue::try_from(seat).ok()) {
         to.append(header::SET_COOKIE, seat);
@@ -428,7 +432,8 @@ fn copy_fields(
 ) {
     to.reserve(head.fields.len() + 4);
     for (_, name, value) in passed_fields(head, edits) {
-        // Both were parsed; a name HTTP/2 cannot carry is one nobody could have asked for.
+        // Name and value were parsed before. The conversion fails only for names that HTTP/2 cannot
+        // carry, which no client can have requested.
         let shared = head.fields.bytes().slice_ref(value);
         if let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(shared))
@@ -440,7 +445,7 @@ fn copy_fields(
         to.insert(name.clone(), value.clone());
     }
     if lacks_date(head, edits) {
-        tell_date(to, record);
+        append_date(to, record);
     }
-    tell_id(to, record);
+    append_request_id(to, record);
 }

@@ -1,4 +1,4 @@
-//! State that the streams of one HTTP/2 connection share with the connection's own task.
+//! State shared by the streams of one HTTP/2 connection and the connection's task.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,21 +11,22 @@ use crate::net::{CoarseClock, Timer};
 
 use super::budget::SendBudget;
 
-/// State that the streams of one connection share.
+/// State shared by the streams of one connection.
 pub(super) struct StreamSet {
     clock: CoarseClock,
     open: Cell<usize>,
     used: Cell<Instant>,
-    /// The connection's own.
+    /// Timer of the connection.
     pub(super) timer: Timer,
-    /// The connection is to carry no new streams.
+    /// The connection must accept no new streams.
     leaves: Cell<bool>,
-    /// Memory for answers that the client has not taken yet.
+    /// Memory budget for buffered answers.
     pub(super) budget: Arc<SendBudget>,
 }
 
 impl StreamSet {
-    /// Of a connection that has none yet; `unsent` counts the bytes that all connections hold.
+    /// The state of a connection without streams. `unsent` counts the buffered bytes of all
+    /// connections.
     pub(super) fn new(clock: &CoarseClock, unsent: &IntGauge) -> Rc<Self> {
         Rc::new(Self {
             open: Cell::new(0),
@@ -37,22 +38,22 @@ impl StreamSet {
         })
     }
 
-    /// Whether none is open.
+    /// Whether no stream is open.
     pub(super) fn is_idle(&self) -> bool {
         self.open.get() == 0
     }
 
-    /// When the last one ended, or the connection began.
+    /// Time at which the last stream ended, or the connection began.
     pub(super) fn used(&self) -> Instant {
         self.used.get()
     }
 
-    /// Whether the connection is to carry no new streams.
+    /// Whether the connection must accept no new streams.
     pub(super) fn leaves(&self) -> bool {
         self.leaves.get()
     }
 
-    /// Lets the connection end once its streams have; its client is told within a tick.
+    /// Requests that the connection ends after its streams. GOAWAY is sent within a tick.
     pub(super) fn leave(&self) {
         self.leaves.set(true);
         self.timer.set_at(self.clock.now());

@@ -1,4 +1,4 @@
-//! The two directions of a stream that has become a tunnel, as one byte stream.
+//! Byte stream over an HTTP/2 stream that has become a tunnel.
 
 use std::io;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use super::streams::OpenStream;
 pub(super) struct StreamIo {
     send: SendStream<Bytes>,
     receive: RecvStream,
-    /// Received, and not yet read.
+    /// Received bytes that have not been read.
     unread: Bytes,
-    /// The end has been sent.
+    /// End of stream has been sent.
     ended: bool,
-    /// Counts it among the connection's streams.
+    /// Counts the stream as open.
     _open: OpenStream,
 }
 
@@ -29,8 +29,8 @@ impl StreamIo {
 }
 
 impl Drop for StreamIo {
-    /// Ends the stream after what was sent on it, a Close frame for example; a reset would take that
-    /// back.
+    /// Ends the stream after the bytes sent on it, for example a Close frame. A reset would discard
+    /// them.
     fn drop(&mut self) {
         if !self.ended {
             drop(self.send.send_data(Bytes::new(), true));
@@ -38,7 +38,7 @@ impl Drop for StreamIo {
     }
 }
 
-/// The error of a direction that does not go on.
+/// Converts the error of a failed direction.
 fn broken(error: h2::Error) -> io::Error {
     if error.is_io() {
         return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
@@ -56,7 +56,8 @@ impl AsyncRead for StreamIo {
             match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(data)) => self.unread = data,
                 None => return Poll::Ready(Ok(())),
-                // A client that closes both directions at once resets its stream (RFC 8441 section 5).
+                // A client that closes both directions at once resets its stream (RFC 8441 section
+                // 5).
                 Some(Err(error))
                     if matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) =>
                 {
@@ -98,7 +99,7 @@ impl AsyncWrite for StreamIo {
         Poll::Ready(sent.map(|()| piece.len()).map_err(broken))
     }
 
-    /// Does nothing: the connection's task sends what its streams have given it.
+    /// Does nothing, because the connection's task sends the bytes of its streams.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

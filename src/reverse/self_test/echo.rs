@@ -1,8 +1,8 @@
-//! The far end of a WebSocket of the self-test: says how it arrived, and sends back what it gets.
+//! Echo server for the WebSockets of the self-test. It first reports how the request arrived.
 //!
-//! As little of RFC 6455 as that takes: whole frames of a few KiB, no extensions. What is more is
-//! closed with the code that says so. What it sends is never longer than what it was sent, but for
-//! the first message.
+//! It implements the necessary part of RFC 6455: unfragmented messages of a few KiB, no extensions.
+//! Other frames are answered with the appropriate Close code. Apart from the first message, it
+//! never sends more than it received.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,11 +18,11 @@ use crate::net::{Io, Timer};
 
 use super::origin::SelfTestOrigin;
 
-/// How long a WebSocket may last, besides the time it is left silent.
+/// Longest lifetime of a WebSocket, in addition to the silence under test.
 const MAX_LIFETIME: Duration = Duration::from_mins(1);
-/// How long the answer to our Close is waited for.
+/// Time to wait for the answer to our Close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes it may send in all, headers of frames included.
+/// Bytes that a client may send in all, frame headers included.
 const MAX_BYTES: usize = 64 << 10;
 
 const TEXT: u8 = 1;
@@ -42,7 +42,7 @@ const UNSUPPORTED: u16 = 1003;
 const POLICY: u16 = 1008;
 const TOO_BIG: u16 = 1009;
 
-/// Echoes until the client closes, has sent what it may, or its time is over.
+/// Echoes until the client closes, its byte limit is reached or its time is over.
 ///
 /// # Cancellation
 ///
@@ -61,14 +61,14 @@ pub(super) async fn serve<T: Io>(mut io: T, origin: &SelfTestOrigin) {
         .await
     };
     if let Some(code) = code {
-        // Whoever has gone need not be told.
-        let _ = part(&mut io, code, &timer).await;
+        // An error means that the client has disconnected.
+        let _ = send_close(&mut io, code, &timer).await;
     }
 }
 
-/// The code to close with.
+/// Echoes messages. Returns the code to close with.
 async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
-    io.write_all(&written(TEXT, hello)).await?;
+    io.write_all(&encode(TEXT, hello)).await?;
     let (mut input, mut left) = (BytesMut::new(), MAX_BYTES);
     loop {
         match take(&mut input) {
@@ -77,8 +77,8 @@ async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
                 let Some(rest) = left.checked_sub(payload.len() + 6) else { return Ok(POLICY) };
                 left = rest;
                 match opcode {
-                    TEXT | BINARY => io.write_all(&written(opcode, &payload)).await?,
-                    PING => io.write_all(&written(PONG, &payload)).await?,
+                    TEXT | BINARY => io.write_all(&encode(opcode, &payload)).await?,
+                    PING => io.write_all(&encode(PONG, &payload)).await?,
                     CLOSE => return Ok(NORMAL),
                     _ => {}
                 }
@@ -92,10 +92,10 @@ async fn session<T: Io>(io: &mut T, hello: &[u8]) -> io::Result<u16> {
     }
 }
 
-/// Says Close, and waits a moment for the client to close.
-async fn part<T: Io>(io: &mut T, code: u16, timer: &Timer) -> io::Result<()> {
+/// Sends a Close frame, and waits a moment for the client to close.
+async fn send_close<T: Io>(io: &mut T, code: u16, timer: &Timer) -> io::Result<()> {
     timer.set(CLOSE_TIMEOUT);
-    let frame = written(CLOSE, &code.to_be_bytes());
+    let frame = encode(CLOSE, &code.to_be_bytes());
     let mut parting = pin!(async {
         io.write_all(&frame).await?;
         io.shutdown().await?;
@@ -110,16 +110,16 @@ async fn part<T: Io>(io: &mut T, code: u16, timer: &Timer) -> io::Result<()> {
     .await
 }
 
-/// Takes a whole frame of a client off `input`: its opcode and its payload.
+/// Takes a complete frame of a client from `input`. Returns opcode and payload.
 ///
 /// # Errors
 ///
-/// The code to close with.
+/// Echoes messages. Returns the code to close with.
 fn take(input: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>, u16> {
     let [first, second, ..] = **input else { return Ok(None) };
     let opcode = first & 0x0f;
     match opcode {
-        // No extension was agreed on that would use the reserved bits.
+        // No extension was negotiated, so the reserved bits must be 0.
         _ if first & 0x70 != 0 || second & MASKED == 0 => return Err(PROTOCOL),
         0 => return Err(UNSUPPORTED),
         TEXT | BINARY if first & FINAL == 0 => return Err(UNSUPPORTED),
@@ -148,13 +148,13 @@ fn take(input: &mut BytesMut) -> Result<Option<(u8, Vec<u8>)>, u16> {
     Ok(Some((opcode, payload.iter().zip(key.iter().cycle()).map(|(a, b)| a ^ b).collect())))
 }
 
-/// A frame as a server sends it.
-fn written(opcode: u8, payload: &[u8]) -> Vec<u8> {
+/// Encodes an unmasked frame.
+fn encode(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![FINAL | opcode];
     match u8::try_from(payload.len()) {
         Ok(length) if usize::from(length) <= MAX_CONTROL_PAYLOAD => frame.push(length),
         _ => {
-            // Nothing of ours is longer than what sixteen bits count.
+            // Payloads of the gateway fit into sixteen bits.
             let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
             frame.push(126);
             frame.extend_from_slice(&length.to_be_bytes());
@@ -170,7 +170,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut frame = written(0, payload);
+        let mut frame = encode(0, payload);
         frame[0] = first;
         frame[1] |= MASKED;
         let at = frame.len() - payload.len();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_whole_frames_and_waits_for_the_rest_of_others() {
+    fn complete_frames_are_taken_and_partial_ones_wait() {
         for payload in [vec![], vec![7; 125], vec![7; 126], vec![7; 4096]] {
             let frame = masked(FINAL | BINARY, &payload);
             assert_eq!(taken(&frame), Ok(Some((BINARY, payload))));
@@ -197,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_do_is_closed_with_the_code_for_it() {
-        assert_eq!(taken(&written(TEXT, b"not masked")), Err(PROTOCOL));
+    fn unsupported_frames_are_closed_with_the_right_code() {
+        assert_eq!(taken(&encode(TEXT, b"not masked")), Err(PROTOCOL));
         assert_eq!(taken(&masked(FINAL | 0x40 | TEXT, b"compressed")), Err(PROTOCOL));
         assert_eq!(taken(&masked(FINAL | 3, b"")), Err(PROTOCOL));
         assert_eq!(taken(&masked(PING, b"")), Err(PROTOCOL));
@@ -211,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken_or_refused(bytes: Vec<u8>) {
+        fn random_bytes_never_panic(bytes: Vec<u8>) {
             let mut input = BytesMut::from(&*bytes);
             while let Ok(Some((_, payload))) = take(&mut input) {
                 prop_assert!(payload.len() <= bytes.len());

@@ -1,11 +1,11 @@
-//! The self-test: a page that tries, from where a browser is, what web chat needs of the way to the
-//! gateway, and says who has to change what.
+//! The self-test: a page that checks from the user's browser whether the network lets web chat
+//! through, and reports which party must change something.
 //!
-//! It is served by a small origin inside the gateway, at the far end of a pipe where an upstream
-//! would be. So its requests and WebSockets take the way of all others, over HTTP/1.1 and HTTP/2,
-//! with the same limits, log lines, drains and reloads; nothing here knows how a client is met.
+//! It is served by a small origin inside the gateway, connected by a pipe in place of an upstream
+//! connection. So its requests and WebSockets take the usual path, over HTTP/1.1 and HTTP/2, with
+//! the same limits, log lines, drains and reloads.
 //!
-//! Never: tells a client about anybody but itself; keeps anything once a request is over.
+//! A client learns only about its own request, and nothing is stored after a request.
 
 mod echo;
 mod origin;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::downstream::Worker;
 use crate::generation::virtual_server::RouteAction;
 use crate::generation::{CompiledRoute, SelfTestServer};
-use crate::message::forward::ClientOrigin as From;
+use crate::message::forward::ClientOrigin;
 use crate::message::{KnownField, Reason, RequestHead, path};
 use crate::upstream::{PooledConn, Stream};
 
@@ -28,49 +28,49 @@ use super::ClientConn;
 use super::checkout::CheckoutError;
 use origin::SelfTestOrigin;
 
-/// Bytes that the pipe holds each way.
+/// Capacity of the pipe, in bytes per direction.
 const PIPE_CAPACITY: usize = 8 << 10;
-/// Longest value of a field that is shown to its sender, in bytes.
+/// Longest field value that is returned to its sender, in bytes.
 const MAX_SHOWN_VALUE: usize = 200;
-/// Seconds after which whoever found no room may ask again.
+/// `Retry-After` in seconds for a client that is over the limits.
 const RETRY_AFTER: u64 = 5;
-/// Asking for this below the test's path ends an HTTP/2 connection.
+/// A request for this path below that of the test shuts down its HTTP/2 connection.
 const LEAVE_PATH: &str = "/leave";
 
-/// What the self-test is told of a request besides the request.
+/// Context of a self-test request.
 pub(super) struct SelfTestRequest<'a> {
     test: &'a Arc<SelfTestServer>,
     client_conn: &'a Rc<ClientConn>,
     id: &'a str,
-    /// It comes from a proxy of the operator's.
+    /// The peer is a trusted proxy.
     trusted: bool,
 }
 
-/// How a request arrived here, for the one who sent it.
+/// The request as it arrived here, reported to its sender.
 #[derive(Clone, Debug, Serialize)]
 struct ArrivedRequest {
     protocol: &'static str,
     tls: &'static str,
-    /// The TCP peer: the browser's host, or the last proxy before us. Not told of proxies that are
-    /// trusted: where those are is nobody's business.
+    /// The TCP peer: the browser's host, or the last proxy before the gateway. Not reported for
+    /// trusted proxies, whose addresses are internal.
     client: Option<IpAddr>,
     host: String,
-    /// What proxies say about themselves.
+    /// The `Via` field, in which proxies identify themselves.
     via: Option<String>,
-    /// Somebody has added where the request came from, as proxies do.
+    /// A proxy has added the origin of the request.
     forwarded: bool,
-    /// It asks for a WebSocket.
+    /// It is a WebSocket request.
     upgrade: bool,
-    /// In the access log.
+    /// Its id in the access log.
     id: String,
 }
 
 impl<'a> SelfTestRequest<'a> {
-    /// For a request from there, if its route is a self-test.
-    pub(super) fn of(
+    /// The context of a request, if its route is a self-test.
+    pub(super) fn for_route(
         route: &'a CompiledRoute,
         client_conn: &'a Rc<ClientConn>,
-        from: &From<'a>,
+        from: &ClientOrigin<'a>,
     ) -> Option<Self> {
         let RouteAction::SelfTest(_, test) = &route.action else { return None };
         Some(Self { test, client_conn, id: from.request_id, trusted: from.proxy.is_some() })
@@ -82,7 +82,7 @@ impl<'a> SelfTestRequest<'a> {
             let text = String::from_utf8_lossy(value);
             text.chars().take(MAX_SHOWN_VALUE).collect::<String>()
         };
-        let of_proxies =
+        let proxy_fields =
             [KnownField::ForwardedFor, KnownField::ForwardedOther, KnownField::ForwardedHost];
         ArrivedRequest {
             protocol: head.version.as_str(),
@@ -90,14 +90,14 @@ impl<'a> SelfTestRequest<'a> {
             client: (!self.trusted).then(|| self.client_conn.client.ip()),
             host: shown(&head.host),
             via: via.map(|(.., value)| shown(value)),
-            forwarded: of_proxies.iter().any(|known| head.fields.first(*known).is_some()),
+            forwarded: proxy_fields.iter().any(|known| head.fields.first(*known).is_some()),
             upgrade: head.upgrade,
             id: self.id.to_owned(),
         }
     }
 }
 
-/// A connection to the self-test, for this one request.
+/// Opens a connection to the self-test for one request.
 ///
 /// # Errors
 ///
@@ -123,9 +123,9 @@ pub(super) fn connect(
     Ok(PooledConn { stream: Stream::Within(ours), reused: false, seat: None, ends: None })
 }
 
-/// Whether the connection that this came on is to take no more requests. Browsers open a WebSocket
-/// over the HTTP/2 connection they have; without one they open it over HTTP/1.1. What is open on
-/// the connection stays open.
+/// Whether the HTTP/2 connection of this request must accept no more requests. Browsers open a
+/// WebSocket over their HTTP/2 connection, and over HTTP/1.1 if they have none. Open streams
+/// continue.
 pub(super) fn ends_connection(route: &CompiledRoute, head: &RequestHead) -> bool {
     let RouteAction::SelfTest(way, _) = &route.action else { return false };
     let prefix = way.strip_prefix.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The origin of the self-test: the page, and the little that it asks for.
+//! HTTP origin of the self-test: the page, and the endpoints that it requests.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -30,10 +30,10 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What the page may do in a browser: show itself, and ask where it came from.
+/// The policy for the page: it loads its own resources and connects to its own origin.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-/// On every answer.
+/// Fields of every answer.
 const COMMON_FIELDS: [(HeaderName, &str); 7] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::CACHE_CONTROL, "no-store"),
@@ -45,20 +45,20 @@ const COMMON_FIELDS: [(HeaderName, &str); 7] = [
 ];
 
 const JSON: &str = "application/json";
-/// Of what a client sent and gets back: nothing a browser would show.
+/// Content type of echoed bytes, which a browser must not render.
 const BYTES: &str = "application/octet-stream";
 
-/// How long it is watched for an attempt to arrive.
+/// Time to wait for a watched attempt to arrive.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client is kept waiting while its HTTP/2 connection is told to go: longer than a tick.
+/// Delay of the answer while the HTTP/2 connection is shut down: longer than a tick.
 const GOAWAY_WAIT: Duration = Duration::from_millis(750);
-/// The pieces of an answer that comes in pieces, and the time between them.
+/// Number of pieces of a piecewise answer, and the time between them.
 const PIECE_COUNT: u8 = 4;
 const PIECE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest name of an attempt, in bytes.
 const MAX_ATTEMPT_NAME: usize = 64;
 
-/// Answers one request, and becomes the far end of a WebSocket if that was asked for.
+/// Answers one request, and serves its WebSocket if it requested one.
 pub(super) struct SelfTestOrigin {
     pub(super) test: Arc<SelfTestServer>,
     pub(super) seen: ArrivedRequest,
@@ -81,7 +81,7 @@ pub(super) async fn serve(pipe: DuplexStream, origin: SelfTestOrigin) {
     });
     let connection =
         http1::Builder::new().serve_connection(TokioIo::new(pipe), answer).with_upgrades();
-    // Whoever asked may go at any time.
+    // The client may disconnect at any time.
     let _ = connection.await;
     if let Some(upgrade) = switched.take()
         && let Ok(stream) = upgrade.await
@@ -101,16 +101,16 @@ impl SelfTestOrigin {
             (true, "/") => text("text/html; charset=utf-8", PAGE),
             (true, "/page.css") => text("text/css; charset=utf-8", STYLE),
             (true, "/page.js") => text("text/javascript; charset=utf-8", SCRIPT),
-            (true, "/seen") => self.told(),
+            (true, "/seen") => self.report(),
             (true, "/hold") => {
                 let seconds = parameter(&request, "seconds").and_then(|text| text.parse().ok());
                 let hold = Duration::from_secs(seconds.unwrap_or(0)).min(self.test.idle);
                 self.wait(hold).await;
-                self.told()
+                self.report()
             }
             (true, "/pieces") => {
                 let timer = self.clock.timer();
-                dressed(
+                respond(
                     StatusCode::OK,
                     BYTES,
                     Either::Right(PiecewiseBody { left: PIECE_COUNT, timer }),
@@ -122,33 +122,35 @@ impl SelfTestOrigin {
                 let most = usize::try_from(SelfTestServer::LONGEST_BODY).unwrap_or_default();
                 match Limited::new(request.into_body(), most).collect().await {
                     Ok(body) => whole(StatusCode::OK, BYTES, body.to_bytes()),
-                    Err(_) => text_of(StatusCode::BAD_REQUEST, "no whole body\n"),
+                    Err(_) => text_with_status(StatusCode::BAD_REQUEST, "no whole body\n"),
                 }
             }
             (false, LEAVE_PATH) => {
                 self.wait(GOAWAY_WAIT).await;
-                self.told()
+                self.report()
             }
-            (true, _) | (false, "/") => text_of(StatusCode::NOT_FOUND, "not found\n"),
-            (false, _) => text_of(StatusCode::METHOD_NOT_ALLOWED, "not with this method\n"),
+            (true, _) | (false, "/") => text_with_status(StatusCode::NOT_FOUND, "not found\n"),
+            (false, _) => {
+                text_with_status(StatusCode::METHOD_NOT_ALLOWED, "not with this method\n")
+            }
         }
     }
 
-    /// How the request arrived, and what the page has to know besides.
-    fn told(&self) -> OriginAnswer {
-        let told = json!({
+    /// The request as it arrived, and the parameters of the page.
+    fn report(&self) -> OriginAnswer {
+        let report = json!({
             "self_test": true,
             "seen": self.seen,
             "idle": self.test.idle.as_secs(),
             "socket_io": self.test.socket_io,
         });
-        whole(StatusCode::OK, JSON, told.to_string())
+        whole(StatusCode::OK, JSON, report.to_string())
     }
 
-    /// How an attempt arrived that is made at the same time, on another connection.
+    /// The request of an attempt that is made at the same time on another connection.
     async fn watched(&self, attempt: Option<String>) -> OriginAnswer {
         let Some(attempt) = attempt else {
-            return text_of(StatusCode::BAD_REQUEST, "no attempt\n");
+            return text_with_status(StatusCode::BAD_REQUEST, "no attempt\n");
         };
         let mut watch = self.test.watch(&attempt);
         let mut over = pin!(self.wait(WATCH_TIMEOUT));
@@ -159,7 +161,7 @@ impl SelfTestOrigin {
         whole(StatusCode::OK, JSON, seen.await.unwrap_or_else(|| "null".to_owned()))
     }
 
-    /// A WebSocket, if what came is a request for one.
+    /// Accepts a WebSocket, if the request is for one.
     fn socket(
         &self,
         mut request: Request<Incoming>,
@@ -174,7 +176,8 @@ impl SelfTestOrigin {
         let (Some(accept), true, true) =
             (accept, self.seen.upgrade, version.is_some_and(|version| version == "13"))
         else {
-            let mut refused = text_of(StatusCode::UPGRADE_REQUIRED, "this is for WebSockets\n");
+            let mut refused =
+                text_with_status(StatusCode::UPGRADE_REQUIRED, "this is for WebSockets\n");
             let ours = HeaderValue::from_static("13");
             refused.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, ours);
             return refused;
@@ -189,7 +192,7 @@ impl SelfTestOrigin {
         agreed
     }
 
-    /// What the page is told first over a WebSocket.
+    /// The first message over a WebSocket.
     pub(super) fn hello(&self) -> String {
         json!({ "self_test": true, "seen": self.seen }).to_string()
     }
@@ -201,7 +204,7 @@ impl SelfTestOrigin {
     }
 }
 
-/// An answer that comes a line at a time, the first at once.
+/// A body that is sent one line at a time, the first at once.
 struct PiecewiseBody {
     left: u8,
     timer: Timer,
@@ -223,13 +226,13 @@ impl Body for PiecewiseBody {
         }
         self.left -= 1;
         self.timer.set(PIECE_INTERVAL);
-        // The waker has to be known before the time is over.
+        // Registers the waker for the next piece.
         let _ = self.timer.poll(cx);
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"piece\n")))))
     }
 }
 
-/// A parameter of the query, if it is short and plain.
+/// A query parameter, if it is short and alphanumeric.
 fn parameter(request: &Request<Incoming>, name: &str) -> Option<String> {
     let mut pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(found, _)| *found == name)?;
@@ -241,15 +244,15 @@ fn text(kind: &'static str, body: &'static str) -> OriginAnswer {
     whole(StatusCode::OK, kind, body)
 }
 
-fn text_of(status: StatusCode, body: &'static str) -> OriginAnswer {
+fn text_with_status(status: StatusCode, body: &'static str) -> OriginAnswer {
     whole(status, "text/plain; charset=utf-8", body)
 }
 
 fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> OriginAnswer {
-    dressed(status, kind, Either::Left(Full::new(body.into())))
+    respond(status, kind, Either::Left(Full::new(body.into())))
 }
 
-fn dressed(
+fn respond(
     status: StatusCode,
     kind: &'static str,
     body: Either<Full<Bytes>, PiecewiseBody>,

@@ -1,5 +1,5 @@
-// The connection test. Each step is tried once, says what it found, and if something is wrong: where, and what to ask of
-// whom. Nothing is stored and nothing is sent anywhere but back to where this page came from.
+// The connection test. Each step runs once and reports its result and, on a failure, the place of the fault and the
+// remedy. Nothing is stored, and nothing is sent except to the origin of this page.
 'use strict';
 
 const element = (id) => document.getElementById(id);
@@ -7,27 +7,27 @@ const sleep = (ms) => new Promise((done) => { setTimeout(done, ms); });
 const seconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`);
 const random = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 
-/** How a step can end. */
-const WORDS = { running: 'running …', passed: 'passed', noted: 'look at this', failed: 'failed', skipped: 'not tried' };
+/** Labels of the states of a step. */
+const WORDS = { running: 'running …', passed: 'passed', noted: 'note', failed: 'failed', skipped: 'not tried' };
 
-/** Who can be asked. */
+/** Parties that can be at fault. */
 const BROWSER = 'this computer: its browser, its extensions, its antivirus program';
 const BETWEEN = 'the network between this computer and the gateway: a proxy, firewall or load balancer';
 const GATEWAY = 'the gateway';
 const BEHIND = 'the chat server behind the gateway';
 
-/** Where the gateway saw something come from: not told of proxies that it trusts. */
-const whence = (seen) => seen.client ?? 'a proxy that it trusts';
+/** The address from which the gateway received a request. It does not report the addresses of trusted proxies. */
+const peerAddress = (seen) => seen.client ?? 'a trusted proxy';
 
-/** A wait of so long is called a failure. */
-const PATIENCE = 10_000;
+/** Time limit for an answer or for opening a WebSocket, in milliseconds. */
+const ANSWER_TIMEOUT_MS = 10_000;
 
-// One run of the test. `id` is in the path of every request, so that it finds them in the logs.
+// One run of the test. `id` is in the path of every request, so that the requests can be found in the logs.
 let test;
 
 const at = (path, more = '') => `${path}?test=${test.id}${more}`;
 
-/** What a step found. `hop` is where something is wrong, `ask` what to ask of whoever runs that. */
+/** Results of a step. `hop` is the place of the fault, `ask` the advice for the party that runs it. */
 const passed = (says) => ({ state: 'passed', says });
 const skipped = (says) => ({ state: 'skipped', says });
 const noted = (says, hop, ask) => ({ state: 'noted', says, hop, ask });
@@ -35,40 +35,40 @@ const failed = (says, hop, ask) => ({ state: 'failed', says, hop, ask });
 
 // --- Requests -----------------------------------------------------------------------------------------------------------
 
-/** One request: `{ status, text, told, took, protocol }`, or `{ error, took }`. `told` is set if the gateway's test answered. */
-async function ask(url, { within = PATIENCE, ...options } = {}) {
+/** Sends one request: `{ status, text, gatewayReport, took, protocol }`, or `{ error, took }`. `gatewayReport` is the report of the gateway, if it answered. */
+async function ask(url, { within = ANSWER_TIMEOUT_MS, ...options } = {}) {
   const begun = performance.now();
   try {
     const answer = await fetch(url, { cache: 'no-store', signal: AbortSignal.timeout(within), ...options });
     const text = await answer.text();
     const took = performance.now() - begun;
-    let told = null;
-    try { told = JSON.parse(text); } catch { /* not ours */ }
+    let gatewayReport = null;
+    try { gatewayReport = JSON.parse(text); } catch { /* not an answer of the self-test */ }
     const entry = performance.getEntriesByName(new URL(url, location.href).href).at(-1);
     const reason = answer.headers.get('gateway-reason');
-    return { status: answer.status, text, told: told?.self_test ? told : null, took, reason, protocol: entry?.nextHopProtocol ?? '' };
+    return { status: answer.status, text, gatewayReport: gatewayReport?.self_test ? gatewayReport : null, took, reason, protocol: entry?.nextHopProtocol ?? '' };
   } catch (error) {
     return { error: error.name === 'TimeoutError' ? `no answer within ${seconds(within)}` : 'the connection failed or was cut', took: performance.now() - begun };
   }
 }
 
-/** What is wrong if this is no answer of the test's; `null` if it is one. */
+/** The failure, if the gateway did not answer or rejected the request; otherwise `null`. */
 function wrong(answer, what, advice = 'Ask the network team whether HTTPS to this address is blocked or cut.') {
   if (answer.error) {
     return failed(`${what}: ${answer.error} after ${seconds(answer.took)}.`, BETWEEN, advice);
   }
   if (answer.reason === 'self_test_busy') {
-    return failed('The gateway has no room for another test just now.', GATEWAY, 'Wait a minute and test again.');
+    return failed('The gateway serves too many tests at the moment.', GATEWAY, 'Wait a minute and test again.');
   }
   if (answer.reason) {
-    return failed(`The gateway refused it: ${answer.reason} (status ${answer.status}).`, GATEWAY, 'Ask those who run the gateway; the id below finds this in its log.');
+    return failed(`The gateway rejected it: ${answer.reason} (status ${answer.status}).`, GATEWAY, 'Ask the operators of the gateway; the id below finds this request in its log.');
   }
   return null;
 }
 
-/** Something in between answered instead of the test. */
+/** The failure for an answer that does not come from the self-test. */
 const strange = (answer, what) => failed(`${what}: something else answered, with status ${answer.status}, after ${seconds(answer.took)}.`,
-  BETWEEN, proxyTimesOut(answer) ? LONGER : 'Ask the network team what answers for this address: a sign-in page, a filter, a proxy that cannot reach the gateway?');
+  BETWEEN, proxyTimesOut(answer) ? LONGER : 'Ask the network team which system answers for this address: a sign-in page, a filter, a proxy that cannot reach the gateway?');
 
 const LONGER = 'Ask for longer read timeouts there: 75 s or more (nginx: proxy_read_timeout; HAProxy: timeout server; firewalls: their session timers).';
 
@@ -76,20 +76,20 @@ const proxyTimesOut = (answer) => [502, 504].includes(answer.status) && answer.t
 
 async function https() {
   const answer = await ask(at('seen'));
-  const problem = wrong(answer, 'A plain request') ?? (answer.told ? null : strange(answer, 'A plain request'));
+  const problem = wrong(answer, 'A plain request') ?? (answer.gatewayReport ? null : strange(answer, 'A plain request'));
   if (problem) return problem;
-  test.told = answer.told;
+  test.gatewayReport = answer.gatewayReport;
   test.rtt = answer.took;
   test.browser = { h2: 'HTTP/2', 'http/1.1': 'HTTP/1.1', h3: 'HTTP/3' }[answer.protocol] ?? '';
-  const { seen } = answer.told;
+  const { seen } = answer.gatewayReport;
   test.seen = seen;
   test.between = Boolean(seen.via || seen.forwarded || !seen.client || (test.browser && test.browser !== seen.protocol));
-  const says = `Answered in ${seconds(answer.took)}. This browser speaks ${test.browser || 'an unknown version'}; the gateway sees ${seen.protocol}, ${seen.tls || 'no TLS'}, from ${whence(seen)}.`;
+  const says = `Answered in ${seconds(answer.took)}. This browser speaks ${test.browser || 'an unknown version'}; the gateway sees ${seen.protocol}, ${seen.tls || 'no TLS'}, from ${peerAddress(seen)}.`;
   if (seen.host !== location.host) {
     return noted(`${says} But it sees the host ${seen.host}, and the address bar says ${location.host}.`, BETWEEN,
       'Ask for the Host field to be passed on unchanged (nginx: proxy_set_header Host $http_host;).');
   }
-  if (test.between) return passed(`${says} A proxy${seen.via ? ` (${seen.via})` : ''} in between opens the connection and makes one of its own.`);
+  if (test.between) return passed(`${says} A proxy${seen.via ? ` (${seen.via})` : ''} in between terminates the connection and opens its own to the gateway.`);
   return passed(says);
 }
 
@@ -99,11 +99,11 @@ async function bodies() {
   const problem = wrong(answer, 'A request with a body');
   if (problem) return problem;
   if (answer.status !== 200) return strange(answer, 'A request with a body');
-  if (answer.text !== sent) return failed('What came back is not what was sent.', BETWEEN, 'Ask the network team which proxy changes the contents of requests or answers.');
-  return passed(`2 KiB there and back in ${seconds(answer.took)}.`);
+  if (answer.text !== sent) return failed('The bytes that came back differ from those sent.', BETWEEN, 'Ask the network team which proxy changes the contents of requests or answers.');
+  return passed(`2 KiB in both directions in ${seconds(answer.took)}.`);
 }
 
-/** A request that is held for so long, and a body the other way while it is: as Socket.IO polls. */
+/** A request that is held, and a request with a body at the same time, as in Socket.IO polling. */
 async function poll() {
   const hold = 5;
   const held = ask(at('hold', `&seconds=${hold}`), { within: (hold + 10) * 1000 });
@@ -111,11 +111,11 @@ async function poll() {
   const beside = await ask(at('echo', '&beside=1'), { method: 'POST', body: '40' });
   const answer = await held;
   const what = `A request held for ${hold} s`;
-  const problem = wrong(answer, what, LONGER) ?? (answer.told ? null : strange(answer, what));
+  const problem = wrong(answer, what, LONGER) ?? (answer.gatewayReport ? null : strange(answer, what));
   if (problem) return problem;
-  if (beside.status !== 200 || beside.text !== '40') return failed('A second request was not answered while the first was held.', BETWEEN, 'Ask whether a proxy there lets one request at a time through.');
-  if (beside.took > (hold - 1) * 1000) return failed('A second request had to wait until the first was answered.', BETWEEN, 'Ask whether a proxy there lets one request at a time through.');
-  return passed(`Held for ${seconds(answer.took)}, with another request beside it.`);
+  if (beside.status !== 200 || beside.text !== '40') return failed('A second request was not answered while the first was held.', BETWEEN, 'Ask whether a proxy there allows only one request at a time.');
+  if (beside.took > (hold - 1) * 1000) return failed('A second request had to wait until the first was answered.', BETWEEN, 'Ask whether a proxy there allows only one request at a time.');
+  return passed(`Held for ${seconds(answer.took)}, with another request at the same time.`);
 }
 
 /** An answer in pieces, a second apart. */
@@ -131,20 +131,20 @@ async function pieces() {
       times.push(performance.now() - begun);
     }
   } catch {
-    return failed(`An answer in pieces was cut after ${seconds(performance.now() - begun)}.`, BETWEEN, 'Ask the network team which proxy cuts answers that take their time.');
+    return failed(`An answer in pieces was cut after ${seconds(performance.now() - begun)}.`, BETWEEN, 'Ask the network team which proxy cuts slow answers.');
   }
   const spread = times.at(-1) - times[0];
   if (times.length === 0) return failed('An answer in pieces came empty.', BETWEEN, 'Ask the network team which proxy removes it.');
   if (spread < 1500) {
-    return noted(`An answer sent in pieces over 3 s came all at once, after ${seconds(times[0])}: something collects answers before it passes them on.`, BETWEEN,
-      'Ask for buffering to be turned off for this address (nginx: proxy_buffering off;). WebSockets do not suffer from it; what is sent bit by bit does.');
+    return noted(`An answer sent in pieces over 3 s arrived at once, after ${seconds(times[0])}: a proxy buffers answers.`, BETWEEN,
+      'Ask for buffering to be turned off for this address (nginx: proxy_buffering off;). WebSockets are not affected; answers that are sent in pieces are.');
   }
-  return passed(`${times.length} pieces over ${seconds(spread)}: nothing collects them.`);
+  return passed(`${times.length} pieces over ${seconds(spread)}, without buffering.`);
 }
 
 // --- WebSockets ---------------------------------------------------------------------------------------------------------
 
-/** A WebSocket whose messages can be waited for. */
+/** A WebSocket with an awaitable queue of messages. */
 class Socket {
   constructor(url) {
     this.messages = [];
@@ -163,7 +163,7 @@ class Socket {
     });
   }
 
-  /** The next message; `null` if it closes first or none comes within `ms`. */
+  /** The next message; `null` if the WebSocket closes first or no message arrives within `ms`. */
   async next(ms) {
     const due = performance.now() + ms;
     while (this.messages.length === 0 && !this.end && performance.now() < due) {
@@ -179,48 +179,48 @@ class Socket {
 
 const socketUrl = (path) => Object.assign(new URL(path, location.href), { protocol: 'wss:' }).href;
 
-/** Opens one, while the gateway is asked what it sees of that: `{ socket, hello }`, or what is wrong. */
+/** Opens a WebSocket while the gateway watches for its request: `{ socket, hello }`, or `{ problem }`. */
 async function open(prepare = async () => {}) {
   const attempt = random();
   const watch = ask(at('watch', `&attempt=${attempt}`), { within: 15_000 });
-  // The gateway must be watching before there is something to see.
+  // The gateway must be watching before the request arrives.
   await sleep(Math.max(500, 3 * test.rtt));
   await prepare();
   const socket = new Socket(socketUrl(at('socket', `&attempt=${attempt}`)));
-  const isOpen = await Promise.race([socket.opened, sleep(PATIENCE)]);
+  const isOpen = await Promise.race([socket.opened, sleep(ANSWER_TIMEOUT_MS)]);
   if (isOpen) {
     const first = await socket.next(5000);
     let hello = null;
-    try { hello = JSON.parse(first)?.seen ?? null; } catch { /* not ours */ }
+    try { hello = JSON.parse(first)?.seen ?? null; } catch { /* not an answer of the self-test */ }
     if (hello) return { socket, hello };
     socket.close();
-    return { problem: failed(first === null ? 'It opens, but nothing that the gateway sends over it arrives.' : 'It opens, but somebody else is at the other end.', BETWEEN,
-      'Ask which proxy or filter there accepts WebSockets and does not pass on what goes over them.') };
+    return { problem: failed(first === null ? 'It opens, but no message of the gateway arrives.' : 'It opens, but the other end is not the gateway.', BETWEEN,
+      'Ask which proxy or filter there accepts WebSockets and does not forward their messages.') };
   }
   const took = seconds(performance.now() - socket.begun);
   socket.close();
   const answer = await watch;
   let seen = null;
-  try { seen = JSON.parse(answer.text); } catch { /* nobody watched */ }
+  try { seen = JSON.parse(answer.text); } catch { /* the gateway did not watch */ }
   return { problem: notOpened(seen, took, Boolean(answer.error)) };
 }
 
 function notOpened(seen, took, blind) {
   if (seen && !seen.upgrade) {
-    const who = seen.via ? ` (${seen.via})` : `: ${whence(seen)}`;
-    return failed(`The request for it reached the gateway as an ordinary one: the Upgrade field had been removed by the proxy${who}.`, BETWEEN,
-      'Ask those who run it to let WebSockets through (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";).');
+    const who = seen.via ? ` (${seen.via})` : `: ${peerAddress(seen)}`;
+    return failed(`The request reached the gateway as a plain request: the Upgrade field had been removed by the proxy${who}.`, BETWEEN,
+      'Ask its operators to forward WebSockets (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";).');
   }
   if (seen) {
-    return failed(`The gateway agreed to it after it came from ${whence(seen)}, but its answer did not arrive here within ${took}.`, BETWEEN,
-      'Ask which proxy or firewall there does not pass on the answer 101 Switching Protocols.');
+    return failed(`The gateway accepted the request from ${peerAddress(seen)}, but its answer did not arrive here within ${took}.`, BETWEEN,
+      'Ask which proxy or firewall there does not forward the answer 101 Switching Protocols.');
   }
-  if (blind) return failed(`It did not open within ${took}, and the gateway could not be asked whether it came.`, BETWEEN, 'Ask the network team whether WebSockets (wss) are let through.');
-  return failed(`The request for it never reached the gateway; plain requests do.`, `${BROWSER}; or ${BETWEEN}`,
-    'Try another browser without extensions, and without the antivirus program looking into HTTPS. If that changes nothing, ask the network team to let WebSockets (wss) through.');
+  if (blind) return failed(`It did not open within ${took}, and the gateway could not report whether the request arrived.`, BETWEEN, 'Ask the network team whether WebSockets (wss) are allowed.');
+  return failed(`The request never reached the gateway; plain requests do.`, `${BROWSER}; or ${BETWEEN}`,
+    'Try another browser without extensions, and without HTTPS inspection by the antivirus program. If that changes nothing, ask the network team to allow WebSockets (wss).');
 }
 
-/** Sends text and bytes, and wants them back. */
+/** Sends text and bytes, and checks that they come back unchanged. */
 async function echoes(socket) {
   const long = 'x'.repeat(2048);
   for (const sent of ['hello', long, new Uint8Array(1024).fill(7).buffer]) {
@@ -228,14 +228,14 @@ async function echoes(socket) {
     const back = await socket.next(5000);
     const same = typeof sent === 'string' ? back === sent : back instanceof ArrayBuffer && back.byteLength === sent.byteLength;
     if (!same) {
-      return failed(socket.end ? `It opens, and was closed (code ${socket.end.code}) when something was sent.` : 'It opens, but what is sent over it does not come back.', BETWEEN,
-        'Ask which proxy or filter there accepts WebSockets and does not pass on what goes over them.');
+      return failed(socket.end ? `It opens, and was closed (code ${socket.end.code}) when a message was sent.` : 'It opens, but messages do not come back.', BETWEEN,
+        'Ask which proxy or filter there accepts WebSockets and does not forward their messages.');
     }
   }
   return null;
 }
 
-/** Tries a WebSocket until it comes over `wanted`, as the gateway sees it; the browser chooses. */
+/** Opens WebSockets until the gateway sees one over HTTP version `wanted`; the browser selects the version. */
 async function websocket(wanted, prepare) {
   let other = null;
   for (let i = 0; i < 3; i += 1) {
@@ -245,25 +245,25 @@ async function websocket(wanted, prepare) {
     socket.close();
     if (trouble) return trouble;
     test.works = true;
-    if (hello.protocol === wanted) return passed(`Text and bytes there and back. The gateway sees ${hello.protocol} from ${whence(hello)}.`);
+    if (hello.protocol === wanted) return passed(`Text and bytes in both directions. The gateway sees ${hello.protocol} from ${peerAddress(hello)}.`);
     other = hello.protocol;
   }
-  return skipped(`WebSockets pass, but this browser and what is between it and the gateway chose ${other}; ${wanted} was not used.`);
+  return skipped(`WebSockets work, but this browser or a proxy in between selected ${other}; ${wanted} was not used.`);
 }
 
 function overH2() {
   if (test.browser && test.browser !== 'HTTP/2') return skipped(`This browser speaks ${test.browser} here, so its WebSockets do not use HTTP/2. That is fine.`);
-  if (test.seen.protocol !== 'HTTP/2') return skipped('A proxy in between ends HTTP/2, so WebSockets reach the gateway over HTTP/1.1. That is fine.');
+  if (test.seen.protocol !== 'HTTP/2') return skipped('A proxy in between terminates HTTP/2, so WebSockets reach the gateway over HTTP/1.1. That is fine.');
   return websocket('HTTP/2', async () => { await ask(at('seen', '&before=h2')); });
 }
 
-/** Browsers put a WebSocket on the HTTP/2 connection they have. So the gateway is asked to end it first. */
+/** Browsers open a WebSocket over their HTTP/2 connection, so the gateway is asked to shut that down first. */
 const overH1 = () => websocket('HTTP/1.1', async () => { await ask(at('leave'), { method: 'POST' }); });
 
-/** Nothing is sent for as long as a heartbeat of Socket.IO may take; then something is. */
+/** Leaves a WebSocket silent for a heartbeat interval of Socket.IO, and then sends a message. */
 async function silence() {
-  if (!test.works) return skipped('There is no WebSocket to leave silent.');
-  const idle = test.told.idle * 1000;
+  if (!test.works) return skipped('No WebSocket could be opened.');
+  const idle = test.gatewayReport.idle * 1000;
   const { socket, problem } = await open();
   if (problem) return problem;
   const begun = performance.now();
@@ -273,52 +273,52 @@ async function silence() {
     socket.send('heartbeat');
     if (await socket.next(5000) === 'heartbeat') {
       socket.close();
-      return passed(`A WebSocket was silent for ${seconds(idle)} and carries messages still.`);
+      return passed(`A WebSocket was silent for ${seconds(idle)} and still forwards messages.`);
     }
   }
   const after = (socket.end?.at ?? performance.now()) - begun;
   const { code, reason } = socket.end ?? {};
   if (code === 1001 && ['tunnel_idle', 'draining'].includes(reason)) {
-    return failed(`${what(after)}, by the gateway (${reason}).`, GATEWAY, reason === 'draining' ? 'It is being restarted: test again.' : 'Ask those who run it for a longer tunnel-idle: a minute or more.');
+    return failed(`${what(after)}, by the gateway (${reason}).`, GATEWAY, reason === 'draining' ? 'It is being restarted: test again.' : 'Ask its operators for a longer tunnel-idle: a minute or more.');
   }
   if (socket.end && after < idle - 500) {
     return failed(`${what(after)}. The gateway does not do that.`, BETWEEN,
       `Ask for longer idle timeouts: 75 s or more (nginx: proxy_read_timeout; HAProxy: timeout tunnel; firewalls: their session timers). It is now about ${seconds(after)}.`);
   }
-  return failed(`After ${seconds(idle)} of silence nothing passes over a WebSocket any more, and nobody was told.`, BETWEEN,
-    'Ask for longer idle timeouts for established connections: firewalls forget them silently. 75 s or more.');
+  return failed(`After ${seconds(idle)} of silence a WebSocket is dead, and neither end was notified.`, BETWEEN,
+    'Ask for longer idle timeouts for established connections: firewalls drop them silently. 75 s or more.');
 }
 
-/** A poll as long as a heartbeat, for browsers that cannot use WebSockets. */
+/** A poll as long as a heartbeat interval, as needed by browsers that cannot use WebSockets. */
 async function longPoll() {
-  const idle = test.told.idle;
+  const idle = test.gatewayReport.idle;
   const answer = await ask(at('hold', `&seconds=${idle}&long=1`), { within: (idle + 15) * 1000 });
   const what = `A request held for ${idle} s`;
-  const problem = wrong(answer, what, LONGER) ?? (answer.told ? null : strange(answer, what));
+  const problem = wrong(answer, what, LONGER) ?? (answer.gatewayReport ? null : strange(answer, what));
   if (problem) return problem;
   return passed(`Held for ${seconds(answer.took)} and answered.`);
 }
 
 // --- The chat server ----------------------------------------------------------------------------------------------------
 
-/** The packets of an Engine.IO answer, of version 3 (`96:0{…}`) and of version 4 (`0{…}`). */
+/** The handshake in an Engine.IO answer, of version 3 (`96:0{…}`) or version 4 (`0{…}`). */
 const handshakeOf = (text) => { try { return JSON.parse(/^(?:\d+:)?0(\{[^}]*\})/.exec(text)[1]); } catch { return null; } };
 
 async function chat() {
-  const path = test.told.socket_io;
+  const path = test.gatewayReport.socket_io;
   if (!path) return skipped('The gateway has no Socket.IO route here.');
   const query = `EIO=4&test=${test.id}`;
   const begun = await ask(`${path}?${query}&transport=polling`);
   if (begun.reason) {
     return failed(`The gateway could not get an answer from the chat server: ${begun.reason} (status ${begun.status}).`, `${GATEWAY}, or ${BEHIND}`,
-      'Ask those who run the chat server whether it is up; the id below finds this in the log of the gateway.');
+      'Ask the operators of the chat server whether it is running; the id below finds this request in the log of the gateway.');
   }
-  if (begun.error) return failed(`A Socket.IO handshake: ${begun.error}.`, `${BEHIND}; or ${BETWEEN}`, 'Ask those who run the chat server whether it answers.');
+  if (begun.error) return failed(`A Socket.IO handshake: ${begun.error}.`, `${BEHIND}; or ${BETWEEN}`, 'Ask the operators of the chat server whether it answers.');
   const handshake = begun.status === 200 ? handshakeOf(begun.text) : null;
-  if (!handshake?.sid) return failed(`What answers at ${path} (status ${begun.status}) is no Socket.IO server.`, BEHIND, 'Ask those who run the chat server whether Socket.IO is at this path.');
+  if (!handshake?.sid) return failed(`The server at ${path} (status ${begun.status}) is not a Socket.IO server.`, BEHIND, 'Ask the operators of the chat server whether Socket.IO is at this path.');
   const says = `Session opened by polling in ${seconds(begun.took)}, heartbeat ${seconds(handshake.pingInterval)} + ${seconds(handshake.pingTimeout)}`;
   const socket = new Socket(socketUrl(`${path}?${query}&transport=websocket&sid=${encodeURIComponent(handshake.sid)}`));
-  const isOpen = await Promise.race([socket.opened, sleep(PATIENCE)]);
+  const isOpen = await Promise.race([socket.opened, sleep(ANSWER_TIMEOUT_MS)]);
   socket.send('2probe');
   const probed = isOpen ? await socket.next(5000) : null;
   // Completing the upgrade ends the session with the WebSocket.
@@ -327,15 +327,15 @@ async function chat() {
   if (probed === '3probe') return passed(`${says}; moved to a WebSocket.`);
   await ask(`${path}?${query}&transport=polling&sid=${encodeURIComponent(handshake.sid)}`, { method: 'POST', body: '1' });
   return test.works
-    ? failed(`${says}; but it does not move to a WebSocket, though WebSockets to the gateway work.`, `${BEHIND}, or the gateway's route to it`, 'Ask whether its transports include websocket, and whether the route at the gateway says websocket = false.')
-    : failed(`${says}; but it does not move to a WebSocket.`, BETWEEN, 'Chat goes on with polling, slower. See above for WebSockets.');
+    ? failed(`${says}; but it does not move to a WebSocket, though WebSockets to the gateway work.`, `${BEHIND}, or the gateway's route to it`, 'Ask whether its transports include websocket, and whether the route of the gateway has websocket = false.')
+    : failed(`${says}; but it does not move to a WebSocket.`, BETWEEN, 'Chat works with polling, only slower. See the WebSocket steps above.');
 }
 
 // --- The run ------------------------------------------------------------------------------------------------------------
 
 const STEPS = [
   ['https', 'HTTPS request', https],
-  ['bodies', 'Bodies both ways', bodies],
+  ['bodies', 'Bodies in both directions', bodies],
   ['poll', 'Long poll', poll],
   ['pieces', 'Answer in pieces', pieces],
   ['h2', 'WebSocket over HTTP/2', overH2],
@@ -345,8 +345,8 @@ const STEPS = [
   ['chat', 'Socket.IO', chat],
 ];
 
-/** Those that take long run beside each other. */
-const BESIDE = { silence: ['silence', 'long-poll'] };
+/** Long steps that run in parallel. */
+const PARALLEL = { silence: ['silence', 'long-poll'] };
 
 function show(step) {
   const line = step.line ?? document.createElement('li');
@@ -374,7 +374,7 @@ async function take(step, run) {
   return step.state;
 }
 
-/** The first thing that is wrong, in words. */
+/** Shows and returns the verdict: the first failure, or else the first note. */
 function conclude() {
   const steps = test.steps;
   const bad = steps.find((step) => step.state === 'failed');
@@ -382,7 +382,7 @@ function conclude() {
   const worst = bad ?? odd;
   const verdict = element('verdict');
   verdict.className = `verdict ${worst?.state ?? 'passed'}`;
-  if (bad) verdict.textContent = bad.id === 'chat' && test.works ? 'The way to the gateway works from here; the chat server behind it does not.' : `${bad.name}: this does not work from here.`;
+  if (bad) verdict.textContent = bad.id === 'chat' && test.works ? 'The connection to the gateway works from here; the chat server behind it does not.' : `${bad.name}: this does not work from here.`;
   else verdict.textContent = odd ? 'Chat works from here; one thing deserves a look.' : 'Everything that chat needs works from here.';
   const advice = element('advice');
   advice.replaceChildren();
@@ -399,7 +399,7 @@ function conclude() {
 function report(conclusion) {
   const lines = [
     'Connection test', `Id: ${test.id}`, `Address: ${location.href.split('?')[0]}`, `Begun: ${test.begun.toISOString()}`, `Browser: ${navigator.userAgent}`,
-    test.seen ? `As the gateway saw it: ${whence(test.seen)}, ${test.seen.protocol}, ${test.seen.tls}, host ${test.seen.host}${test.seen.via ? `, via ${test.seen.via}` : ''}` : 'The gateway was not reached.',
+    test.seen ? `As seen by the gateway: ${peerAddress(test.seen)}, ${test.seen.protocol}, ${test.seen.tls}, host ${test.seen.host}${test.seen.via ? `, via ${test.seen.via}` : ''}` : 'The gateway was not reached.',
     '', conclusion, '',
     ...test.steps.map((step) => `[${WORDS[step.state]}] ${step.name}: ${[step.says, step.ask].filter(Boolean).join(' ')}`),
   ];
@@ -420,11 +420,11 @@ async function run() {
   const done = new Set();
   for (const [id] of STEPS) {
     if (done.has(id)) continue;
-    const together = BESIDE[id] ?? [id];
+    const together = PARALLEL[id] ?? [id];
     await Promise.all(together.map((name) => take(step(name), STEPS.find(([known]) => known === name)[2])));
     for (const name of together) done.add(name);
-    // Without an answer of ours nothing else can be told apart.
-    if (id === 'https' && !test.told) break;
+    // Without an answer of the gateway the causes of later failures cannot be distinguished.
+    if (id === 'https' && !test.gatewayReport) break;
   }
   for (const one of test.steps) if (!one.line) show(Object.assign(one, skipped('The first step failed.')));
   report(conclude());
@@ -439,7 +439,7 @@ element('copy').addEventListener('click', async () => {
     element('copied').textContent = 'Copied.';
   } catch {
     getSelection().selectAllChildren(element('text'));
-    element('copied').textContent = 'Press Ctrl+C to copy what is marked.';
+    element('copied').textContent = 'Press Ctrl+C to copy the selected text.';
   }
 });
 run();

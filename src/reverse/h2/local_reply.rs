@@ -1,4 +1,4 @@
-//! Answers of the gateway's own, over HTTP/2.
+//! Replies of the gateway itself, over HTTP/2.
 
 use std::sync::Arc;
 
@@ -12,46 +12,46 @@ use crate::message::forward::ResponseEdits;
 use super::answer::ResponseStream;
 use crate::reverse::record::RequestLog;
 
-/// The refusal of an answer of an upstream.
+/// An error for a faulty answer of an upstream.
 pub(super) fn bad_answer(
     record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     fault: &str,
 ) -> Response<ResponseStream> {
     record.detail = Some(fault.to_owned());
-    refuse(record, edits, Reason::UpstreamBadAnswer, None)
+    reject(record, edits, Reason::UpstreamBadAnswer, None)
 }
 
-/// A refusal. `edits` are those of the route that was found, else of the site.
-pub(super) fn refuse(
+/// An error answer. `edits` are those of the route, or of the virtual server if there is none.
+pub(super) fn reject(
     record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reason: Reason,
     allow: Option<String>,
 ) -> Response<ResponseStream> {
     let reply = LocalReply { allow, ..LocalReply::refusal(reason, &record.id) };
-    refused(record, edits, reason, reply)
+    reject_with(record, edits, reason, reply)
 }
 
-/// The refusal that `reply` is.
-pub(super) fn refused(
+/// An error answer with the content of `reply`.
+pub(super) fn reject_with(
     record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reason: Reason,
     reply: LocalReply,
 ) -> Response<ResponseStream> {
     record.reason = Some(reason);
-    let response = own(record, edits, reply);
+    let response = local_reply(record, edits, reply);
     if reason == Reason::ClientGone {
-        // Nobody gets this answer, and the log does not say that somebody did.
+        // The client has disconnected, so the log must not report a delivered answer.
         record.status = reason.code();
         record.response_bytes = 0;
     }
     response
 }
 
-/// A reply that the gateway makes itself.
-pub(super) fn own(
+/// A reply of the gateway itself.
+pub(super) fn local_reply(
     record: &mut RequestLog,
     edits: &Arc<ResponseEdits>,
     reply: LocalReply,
@@ -71,8 +71,8 @@ pub(super) fn own(
     });
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
-    tell_date(headers, record);
-    tell_id(headers, record);
+    append_date(headers, record);
+    append_request_id(headers, record);
     if !record.is_head() {
         *response.body_mut() = ResponseStream::Own(Bytes::from(reply.body));
     }
@@ -81,17 +81,18 @@ pub(super) fn own(
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Adds the present time.
-pub(super) fn tell_date(to: &mut HeaderMap, record: &RequestLog) {
+/// Appends the current time.
+pub(super) fn append_date(to: &mut HeaderMap, record: &RequestLog) {
     let mut date = Vec::with_capacity(32);
     record.write_date(&mut date);
     to.extend(HeaderValue::from_bytes(&date).map(|date| (header::DATE, date)));
 }
 
-/// Adds the request's id.
-pub(super) fn tell_id(to: &mut HeaderMap, record: &RequestLog) {
+/// Appends the id of the request.
+pub(super) fn append_request_id(to: &mut HeaderMap, record: &RequestLog) {
     if let Ok(mut id) = HeaderValue::from_str(record.id.as_str()) {
-        // Each answer has another, which would only push the others out of the table of HPACK (RFC 7541 section 7.1.3).
+        // Each id is different and would only evict other fields from the HPACK table (RFC 7541
+        // section 7.1.3).
         id.set_sensitive(true);
         to.append(X_REQUEST_ID, id);
     }
