@@ -1,7 +1,7 @@
 //! The configuration after all checks.
 //!
-//! Every value here is usable as it stands: names are resolved to ids, defaults are filled in, and
-//! no `Option` means "use the default". Certificates are read and judged later, by `generation`,
+//! Every value here is ready for use: names are resolved to ids, defaults are filled in, and no
+//! `Option` means "use the default". Certificates are read and validated later, by `generation`,
 //! which reports problems against the same [`Span`]s.
 
 mod balancers;
@@ -136,9 +136,9 @@ pub struct NamedFile {
 pub enum AdminSocket {
     /// In the system's runtime directory, under a name derived from the configuration directory's.
     Usual,
-    /// No socket.
+    /// There is no socket.
     Off,
-    /// This path.
+    /// A configured path.
     At {
         /// Absolute, or relative to the working directory; at most 90 bytes.
         path: PathBuf,
@@ -183,11 +183,12 @@ pub struct Certificate {
 /// A PEM certificate chain and its private key.
 #[derive(Debug)]
 pub struct CertificatePair {
-    /// Leaf first, then intermediates. Absolute, or relative to the working directory.
+    /// PEM file with the leaf first, then intermediates. Absolute, or relative to the working
+    /// directory.
     pub chain: PathBuf,
     /// Position of `chain`.
     pub chain_place: Span,
-    /// PKCS#8, PKCS#1 or SEC1, unencrypted.
+    /// PEM file with the key in PKCS#8, PKCS#1 or SEC1, unencrypted.
     pub key: PathBuf,
     /// Position of `key`.
     pub key_place: Span,
@@ -217,13 +218,13 @@ pub struct Profile {
     pub max_body: u64,
     /// Whether access-log lines are written. Default true.
     pub access_log: bool,
-    /// Limits on what a client may do.
+    /// Limits on the resources of clients.
     pub limits: Limits,
     /// Limits of the time a client may take.
     pub timeouts: Timeouts,
-    /// At least one.
+    /// Listeners; at least one.
     pub listeners: Vec<Listener>,
-    /// In the order of the file. At least one.
+    /// Routes in the order of the file; at least one.
     pub routes: Box<[Route]>,
 }
 
@@ -258,7 +259,7 @@ pub struct Listener {
     pub serve: ListenerMode,
     /// Whether HTTP/2 is offered in ALPN. Default true.
     pub http2: bool,
-    /// Whether clients are asked for certificates.
+    /// Whether clients must present certificates.
     pub client_certificates: ClientCertificates,
     /// Balancers that name the client; `None`: the peer of every connection is the client.
     pub proxy_protocol: Option<ProxyProtocol>,
@@ -280,19 +281,19 @@ pub enum ListenerMode {
     },
 }
 
-/// Whether clients are asked for certificates.
+/// Whether clients must present certificates.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ClientCertificates {
-    /// Clients are not asked.
+    /// No certificate is requested.
     Off,
-    /// Clients are asked; one without a certificate is served, one with an invalid one is not.
+    /// A certificate is requested. A client without one is served, one with an invalid one is not.
     Optional {
         /// PEM file with the CAs that must have issued them.
         ca: PathBuf,
         /// Position of the path.
         place: Span,
     },
-    /// Clients must present one.
+    /// A certificate is required.
     Required {
         /// PEM file with the CAs that must have issued them.
         ca: PathBuf,

@@ -4,8 +4,7 @@
 //! position and the tree is read again, until no mistake is left or none can be removed. The keys
 //! that an item lost are recorded, so that later steps do not report them as missing.
 //!
-//! In: one file. Out: [`ParsedFiles`], to which files are added one by one. Never: decides the
-//! meaning of a value.
+//! Files are added to [`ParsedFiles`] one by one. The meaning of values is decided later.
 
 use std::collections::HashSet;
 use std::ops::Range;

@@ -3,8 +3,7 @@
 //! Works on the parsed tree and not on the text, so that positions stay correct and a value with a
 //! quote or a line break cannot become configuration.
 //!
-//! In: a parsed file and the environment. Out: the same tree with its strings expanded. Never:
-//! changes keys or comments, or expands the result again.
+//! Keys and comments are not changed, and the result is not expanded again.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};

@@ -4,7 +4,7 @@
 //! the operator. House rule: no `flatten`, no `untagged`, no internally tagged enums. All three go
 //! through serde's buffer, which loses the position of a value.
 //!
-//! In: TOML tables. Out: types with positions, without any decision. Never: a default, a meaning.
+//! The types keep positions. They contain no defaults and decide no meaning.
 
 mod balancers;
 mod doctor;
@@ -227,7 +227,7 @@ pub struct ProfileFile {
     pub pass_request_headers: Maybe<Vec<Written<String>>>,
     /// Write access-log lines for this profile. Default true.
     pub access_log: Maybe<bool>,
-    /// Limits of what a client may use.
+    /// Limits on the resources of clients.
     pub limits: Maybe<LimitsFile>,
     /// Limits of the time a client may take.
     pub timeouts: Maybe<TimeoutsFile>,
@@ -259,7 +259,7 @@ pub enum UnknownSniFile {
     Refuse,
 }
 
-/// Limits of what a client may use.
+/// Limits on the resources of clients.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LimitsFile {

@@ -1,17 +1,17 @@
 //! Loads a directory of TOML files into a valid [`Config`].
 //!
 //! ```text
-//! directory --read--> texts --shape--> files as written --check--> Config
-//!                            +expand                         |
-//!                                                            +--> problems --draw--> text
+//! directory --read--> texts --deserialize--> files as written --check--> Config
+//!                              + expand                             |
+//!                                                                  +--> problems --render--> text
 //! ```
 //!
 //! `file` defines the syntax and `check` the meaning. Both report every problem, not only the
 //! first. Nothing past this module sees a `*File` type, an `Option` that only means "use the
 //! default", or a string that refers to something by name.
 //!
-//! In: a directory and the environment. Out: a [`Config`], or problems with their positions. Never:
-//! opens a socket, parses a certificate, resolves a name.
+//! The input is a directory and the environment, the result a [`Config`] or problems with their
+//! positions. Loading opens no socket, parses no certificate and resolves no name.
 
 mod admin_addresses;
 mod check;

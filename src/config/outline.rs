@@ -6,7 +6,7 @@
 //! directories with equal contents have equal outlines, regardless of comments, order and file
 //! names.
 //!
-//! In: parsed files. Out: named items with their keys. Never: interprets a key.
+//! It contains named items with their keys, built from parsed files. Keys are not interpreted.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,8 +3,7 @@
 //! A problem that only follows from another distracts the operator, so the steps of loading share
 //! `Findings`, which records the values that have already been reported.
 //!
-//! In: findings of each step. Out: a list in reading order. Never: decides whether something is
-//! wrong.
+//! The result is a list in reading order. The steps decide what is wrong, not this module.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -41,7 +40,7 @@ pub struct Sources {
 pub struct SourceFile {
     /// Path as shown to the operator, e.g. `config/internet.toml`.
     pub name: String,
-    /// Its text.
+    /// Text of the file.
     pub text: String,
 }
 
@@ -102,7 +101,7 @@ pub enum Severity {
 pub struct Problem {
     /// Error or warning.
     pub severity: Severity,
-    /// Stable name, `area.what`.
+    /// Stable code of the form `area.fault`.
     pub code: &'static str,
     /// Description in one line, without full stop.
     pub message: String,

@@ -1,7 +1,7 @@
 //! Reads the text of the files of a configuration directory.
 //!
-//! In: a directory. Out: [`Sources`], sorted by name. Never: reads subdirectories, or files that
-//! editors or Kubernetes leave beside the configuration (`x.toml~`, `.x.toml.swp`, `..data`).
+//! The result is [`Sources`], sorted by name. Subdirectories are not read, nor files that editors
+//! or Kubernetes leave beside the configuration (`x.toml~`, `.x.toml.swp`, `..data`).
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

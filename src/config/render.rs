@@ -3,8 +3,7 @@
 //! The text for people shows the offending line with the mistake underlined and a correction below,
 //! like the messages of a compiler, so that an engineer need not count lines.
 //!
-//! In: problems and their files. Out: text or JSON. Never: renders an unreadable number of
-//! problems; the rest is counted.
+//! Renders text or JSON. The number of rendered problems is limited; the rest is counted.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

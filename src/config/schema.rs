@@ -1,7 +1,7 @@
 //! The JSON Schema of the configuration files, for editors.
 //!
-//! In: the file types and their doc comments. Out: JSON Schema 2020-12 of one file. Never:
-//! describes more than the structure; the rest is the work of `check`.
+//! It is generated from the file types and their doc comments, as JSON Schema 2020-12 of one file.
+//! It describes only the structure; `check` validates the rest.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};

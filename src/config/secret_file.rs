@@ -1,7 +1,7 @@
 //! Contents of files that may hold secrets: private keys, certificate chains and CA files (which
 //! people concatenate with keys), password files, credentials, shared secrets.
 //!
-//! In: a path. Out: [`SecretFile`]. Never: text that could reach a log line, a report or an error.
+//! No text of a [`SecretFile`] can reach a log line, a report or an error.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -1,7 +1,7 @@
 //! Messages for TOML syntax errors.
 //!
-//! In: errors of the parser. Out: [`Problem`]s, without those that only follow from an earlier
-//! error. Never: decides whether text is valid TOML.
+//! Converts the errors of the parser to [`Problem`]s, without those that only follow from an
+//! earlier error. Whether text is valid TOML is decided by the parser.
 
 use toml::de::Error;
 

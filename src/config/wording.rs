@@ -3,7 +3,7 @@
 //! The errors of the libraries address programmers (`invalid type: sequence, expected a map`); the
 //! readers of these messages configure networks.
 //!
-//! In: an error of serde. Out: a [`Problem`]. Never: decides whether something is wrong.
+//! Converts an error of serde to a [`Problem`]. serde decides what is wrong.
 
 use super::problem::{Problem, Span};
 

@@ -1,8 +1,8 @@
 //! The customer channel manager, which Facebook, Viber and Twilio call.
 //!
-//! Webhooks are signed over their raw bytes, so the answer carries what a signature covers (body
-//! digest, target, Host) as it looked on arrival. The subscription handshake is answered as the
-//! platforms demand: the challenge, byte for byte, and nothing else.
+//! Webhooks are signed over their raw bytes, so the answer contains the signed parts (body digest,
+//! target, Host) as they arrived. The subscription handshake is answered as the platforms require,
+//! with the challenge, byte for byte, and nothing else.
 
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;

@@ -26,13 +26,15 @@ use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 use crate::demo::server;
 
 const PATH: &str = "/socket.io";
-/// The product's, not the library's: a gateway that stalls for six seconds loses every chat.
+/// The interval of the product, not the library's default: a gateway that stalls for six seconds
+/// loses every chat.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 const PING_TIMEOUT: Duration = Duration::from_secs(6);
-/// The most one polling request or WebSocket message may carry, in bytes.
+/// Largest polling request or WebSocket message, in bytes.
 const MAX_PAYLOAD: u32 = 1_000_000;
 
-/// The rooms everybody of one side is in; a customer is also in the room of their conversation.
+/// The rooms of all agents and of all customers. A customer is also in the room of their
+/// conversation.
 const AGENTS: &str = "agents";
 const CUSTOMERS: &str = "customers";
 
@@ -111,7 +113,7 @@ struct Join {
     role: Party,
     #[serde(default)]
     name: String,
-    /// A customer's secret, the same when they come back.
+    /// Secret of a customer, which stays the same when they return.
     #[serde(default)]
     key: String,
 }
@@ -154,7 +156,7 @@ fn listen(socket: &SocketRef, chat: &SharedChat) {
         async move { open(&socket, &chat, &asked.conversation) }
     });
     socket.on("echo", async |socket: SocketRef, Data(value): Data<Value>| {
-        // A socket that is gone by now cannot be told anything, here and below.
+        // The socket may be closed; the error is ignored, here and below.
         let _ = socket.emit("echo", &value);
     });
     let shared = chat.clone();
@@ -219,7 +221,7 @@ async fn announce(io: &SocketIo, chat: &SharedChat, session: &Participant) {
 async fn say(socket: &SocketRef, io: &SocketIo, chat: &SharedChat, said: NewMessage) {
     let message = lock(chat).say(socket.id, said);
     let Some(message) = message else { return };
-    // The sender hears it too: that is how they know it was kept.
+    // The message is sent to its sender too, as a confirmation that it was stored.
     let rooms = vec![AGENTS.to_owned(), message.conversation.clone()];
     let _ = io.to(rooms).emit("message", &message).await;
 }
@@ -260,7 +262,7 @@ async fn leave(socket: &SocketRef, io: &SocketIo, chat: &SharedChat) {
 }
 
 fn lock(chat: &SharedChat) -> MutexGuard<'_, Chat> {
-    // A chat after a panic half-way is still good enough to look at.
+    // The state of the chat is still usable after a panic.
     chat.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -15,7 +15,7 @@ use crate::demo::chat_server::ChatServer;
 use crate::demo::file_engine::FileEngine;
 use crate::demo::server;
 
-/// One component of Hybrid Chat that the gateway stands in front of.
+/// One component of Hybrid Chat behind the gateway.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(missing_docs, reason = "these are the product's own names")]
 pub enum Component {
@@ -35,7 +35,7 @@ pub enum Component {
 }
 
 impl Component {
-    /// All of them.
+    /// All components.
     pub const ALL: [Self; 13] = [
         Self::ChatServer,
         Self::Mre,
@@ -52,19 +52,19 @@ impl Component {
         Self::CustomerChannelManager,
     ];
 
-    /// The name it has in the shipped configuration.
+    /// Its name in the shipped configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.facts().0
     }
 
-    /// The port it is published on.
+    /// Its published port.
     #[must_use]
     pub const fn port(self) -> u16 {
         self.facts().1
     }
 
-    /// The path that says it is well.
+    /// Its health check path.
     #[must_use]
     pub const fn health(self) -> &'static str {
         self.facts().2
@@ -139,7 +139,7 @@ impl StandIn {
         counter.map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    /// Stops, and returns once the ports are free again.
+    /// Stops all components. Returns when their ports are free again.
     pub async fn stop(self) {
         let Self { running, mut listeners, .. } = self;
         drop(running);
@@ -209,13 +209,13 @@ async fn start_at(
     Ok(StandIn { addresses, world, running, listeners })
 }
 
-/// Why there is no stand-in.
+/// The reason why the stand-in cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StandInError {
-    /// A port could not be had.
+    /// A port could not be bound.
     #[error("cannot listen on {address} for the stand-in of {component}")]
     Bind {
-        /// Which component.
+        /// The component.
         component: &'static str,
         /// Address that the component could not bind.
         address: SocketAddr,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::demo::components::Component;
 use crate::demo::reply::{self, ComponentBodyError, ComponentReply};
 
-/// The longest a caller can have an answer put off.
+/// Longest delay of an answer that a caller may request.
 const MAX_DELAY: Duration = Duration::from_mins(2);
 
 /// The component that received the request, and the connection.
@@ -32,7 +32,7 @@ pub(crate) struct EchoedRequest {
 ///
 /// # Errors
 ///
-/// When the body breaks off, or the caller asked for the connection to be closed.
+/// The body ends early, or the caller requested that the connection be closed.
 pub(crate) async fn answer(
     seen: EchoedRequest,
     request: Request<Incoming>,
@@ -56,14 +56,14 @@ pub(crate) async fn answer_also(
     }
     let status = match with.as_deref() {
         Some("nothing") => return Err(ComponentBodyError::AsAsked),
-        // A status below 200 is no answer, and hyper would refuse to send it.
+        // hyper refuses to send a final answer with a status below 200.
         Some(text) => text.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200),
         None => None,
     };
     Ok(reply::json(status.unwrap_or(StatusCode::OK), &Value::Object(document)))
 }
 
-/// Everything about the request, its body as length and SHA-256. The body is read, not kept.
+/// Describes the request; the body as length and SHA-256. The body is read and not kept.
 async fn describe(
     seen: &EchoedRequest,
     request: Request<Incoming>,
@@ -99,7 +99,7 @@ async fn describe(
     Ok(document)
 }
 
-/// The value of a query parameter, percent-decoded, `+` as it stands.
+/// The value of a query parameter, percent-decoded; `+` is not decoded.
 pub(crate) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;

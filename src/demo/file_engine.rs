@@ -109,7 +109,7 @@ impl FileEngine {
     }
 }
 
-/// The whole body, growing as it arrives: a length that is only announced reserves nothing.
+/// Reads the whole body. Memory grows with the received bytes, not with the announced length.
 async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, ComponentBodyError> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -120,7 +120,7 @@ async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, ComponentBodyErro
     Ok(bytes.freeze())
 }
 
-/// The file or the part asked for. hyper leaves the body out for HEAD and keeps the length.
+/// The file or the requested part. hyper omits the body for HEAD and keeps the length.
 fn serve(file: &StoredFile, fields: &HeaderMap) -> ComponentReply {
     let field = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let length = file.content.len();
@@ -160,7 +160,7 @@ fn serve(file: &StoredFile, fields: &HeaderMap) -> ComponentReply {
     reply
 }
 
-/// The name twice: plain for old clients, and as it was (RFC 6266, RFC 8187).
+/// The name in two forms: ASCII for old clients, and the original (RFC 6266, RFC 8187).
 fn disposition(file: &StoredFile) -> String {
     let kind = if INLINE_TYPES.contains(&&*file.media_type) { "inline" } else { "attachment" };
     let plain: String = file
@@ -190,7 +190,7 @@ fn facts(file: &StoredFile) -> Value {
     })
 }
 
-/// A type that can stand in a header field, or the one that promises nothing.
+/// The claimed type if it is valid in a header field, or else `application/octet-stream`.
 fn media_type_of(claimed: &str) -> &str {
     let plausible = claimed.contains('/')
         && claimed.len() <= 100

@@ -5,7 +5,7 @@ use std::ops::Range;
 /// Range requested by a `Range` field.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum RangeRequest {
-    /// The whole file: no range, several, or one that cannot be understood, which is to be ignored.
+    /// The whole file, for no range, several ranges, or an invalid one, which must be ignored.
     Whole,
     /// These bytes.
     Part(Range<usize>),

@@ -30,7 +30,7 @@ pub(crate) fn json(status: StatusCode, value: &Value) -> ComponentReply {
     content(status, HeaderValue::from_static("application/json"), text.into())
 }
 
-/// One sentence, for people.
+/// Plain text for human readers.
 pub(crate) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> ComponentReply {
     content(status, HeaderValue::from_static("text/plain; charset=utf-8"), sentence.into())
 }
@@ -51,7 +51,7 @@ pub(crate) fn empty(status: StatusCode) -> ComponentReply {
     reply
 }
 
-/// A body that is all there.
+/// A complete body.
 pub(crate) fn full(bytes: Bytes) -> ComponentBody {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }

@@ -28,7 +28,7 @@ use crate::demo::{channels, gadgets};
 use crate::tls::pem;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a failed accept, which is nearly always "too many open files".
+/// Pause after a failed accept, which is nearly always "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// State of one listener.
@@ -39,7 +39,7 @@ pub(crate) struct ComponentListener {
     pub(crate) tls: TlsAcceptor,
 }
 
-/// TLS as the components speak it.
+/// TLS settings of the components.
 pub(crate) fn acceptor(identity: &CertificateFiles) -> Result<TlsAcceptor, StandInError> {
     let chain =
         pem::certificates(&identity.chain).map_err(|error| StandInError::Identity(error.into()))?;
@@ -54,7 +54,7 @@ pub(crate) fn acceptor(identity: &CertificateFiles) -> Result<TlsAcceptor, Stand
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves until the sender of `running` is gone.
+/// Serves until the sender of `running` is dropped.
 pub(crate) async fn serve(
     listener: TcpListener,
     virtual_server: Arc<ComponentListener>,
@@ -62,7 +62,7 @@ pub(crate) async fn serve(
 ) {
     loop {
         let accepted = tokio::select! {
-            // Nothing is ever sent: an answer means the sender is gone.
+            // Nothing is ever sent: a result means that the sender was dropped.
             _ = running.changed() => return,
             accepted = listener.accept() => accepted,
         };
@@ -75,7 +75,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// One connection. Whatever ends it is the peer's business: a stand-in keeps no log.
+/// Serves one connection. Its end is not logged.
 async fn converse(
     stream: KillableSocket,
     peer: SocketAddr,
@@ -128,7 +128,7 @@ fn named(mut reply: ComponentReply, component: Component) -> ComponentReply {
     reply
 }
 
-/// Brings a response of another library into our shape.
+/// Converts a response of another library.
 pub(crate) fn boxed<B>(reply: Response<B>) -> ComponentReply
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
@@ -137,7 +137,7 @@ where
     reply.map(|body| body.map_err(|error| ComponentBodyError::Other(error.into())).boxed_unsync())
 }
 
-/// A socket that dies with the stand-in, even after the Socket.IO server has taken it over.
+/// A socket that is closed with the stand-in, even after the Socket.IO server has taken it over.
 struct KillableSocket {
     socket: TcpStream,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -173,8 +173,8 @@ impl AsyncWrite for KillableSocket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // Only reading asks whether the end has come. A task that writes also reads, and the
-        // wake-up can be kept for one of them only.
+        // Only reads check for the end. A task that writes also reads, and only one waker can be
+        // stored.
         if self.ended {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }

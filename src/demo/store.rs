@@ -8,17 +8,17 @@ use bytes::Bytes;
 
 use crate::demo::echo::hex;
 
-/// The most one file may hold.
+/// Largest file, in bytes.
 pub(crate) const MAX_FILE: usize = 40 * 1024 * 1024;
-/// The most all files may hold together.
+/// Limit on the bytes of all files.
 const MAX_ALL: usize = 64 * 1024 * 1024;
-/// Also bounded in number, for the sake of empty files.
+/// Limit on the number of files, because files may be empty.
 const MAX_FILES: usize = 1000;
 
 /// A stored file.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredFile {
-    /// Unique, safe in a URL, ends as the original name ends.
+    /// A unique name, safe in a URL, with the extension of the original name.
     pub(crate) name: String,
     pub(crate) original: String,
     pub(crate) media_type: String,
@@ -68,17 +68,17 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Files> {
-        // The lock is never held across anything that can panic half-way.
+        // No code panics while it holds the lock.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A name without anything that means something to a path, a header or a shell.
+/// A name without characters that are special in a path, a header or a shell.
 fn plain(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let safe = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
     let name: Vec<char> = last.chars().map(safe).collect();
-    // The end is kept, because that is where the extension is.
+    // The end is kept, because it contains the extension.
     let text: String = name.iter().skip(name.len().saturating_sub(80)).collect();
     let text = text.trim_matches('.');
     if text.is_empty() { "file".to_owned() } else { text.to_owned() }

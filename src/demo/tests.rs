@@ -192,7 +192,8 @@ async fn the_file_engine_refuses_what_it_must() {
     let world = World::new().await;
     let huge = request(Method::POST, "/api/uploadFileStream", &"x".repeat(42 * 1024 * 1024));
     let address = world.stand_in.address(Component::FileEngine);
-    // It answers before it has read all of it, so the client may see the end of the connection.
+    // The server answers before it has read the whole body, so the client may see the end of the
+    // connection.
     if let Ok(answer) = ask(address, &world.certificates, huge).await {
         assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
@@ -202,7 +203,7 @@ async fn the_file_engine_refuses_what_it_must() {
     assert_eq!(none.status(), StatusCode::NOT_FOUND);
 }
 
-/// Opens a Socket.IO session by long polling and gives its id.
+/// Opens a Socket.IO session by long polling and returns its id.
 async fn connect(world: &World) -> String {
     let opened = world.get(Component::ChatServer, "/socket.io/?EIO=4&transport=polling").await;
     let opened: Value = serde_json::from_slice(&opened.body()[1..]).unwrap();
@@ -210,7 +211,7 @@ async fn connect(world: &World) -> String {
     opened["sid"].as_str().unwrap().to_owned()
 }
 
-/// Polls until something with `wanted` in it has come.
+/// Polls until an answer contains `wanted`.
 async fn poll_for(world: &World, sid: &str, wanted: &str) -> String {
     let target = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
     let polling = async {
@@ -258,7 +259,7 @@ async fn stopping_frees_the_port_and_cuts_what_is_open() {
     let world = World::new().await;
     let address = world.stand_in.address(Component::ChatServer);
     let sid = connect(&world).await;
-    // The first heartbeat comes at once; after it there is nothing to say for three seconds.
+    // The first heartbeat arrives at once; after it there is nothing to send for three seconds.
     poll_for(&world, &sid, "2").await;
     let before = world.stand_in.requests(Component::ChatServer);
     let waiting = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");

@@ -17,7 +17,7 @@ pub struct BasicCredentials {
 }
 
 impl BasicCredentials {
-    /// Reads the value of the field; `None` if it is anything else.
+    /// Parses the value of the field. `None` if it is anything else.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (scheme, rest) = value.split_at_checked(5)?;
@@ -39,7 +39,7 @@ impl BasicCredentials {
 }
 
 impl BasicCredentials {
-    /// The value of the field, to log in with.
+    /// Formats the value of the field.
     #[must_use]
     pub fn to_field(&self) -> String {
         let pair = [self.user.as_bytes(), b":", &self.password].concat();

@@ -17,14 +17,14 @@ use crate::message::{Reason, RequestForm};
 use super::guard::Blocked;
 use super::{EgressClient, EgressRule};
 
-/// Why a client may not connect to a destination.
+/// The reason why a client may not connect to a destination.
 #[derive(Clone, Debug)]
 pub struct Denial {
-    /// The word.
+    /// The reason word.
     pub reason: Reason,
     /// The rule that denies it, or that nearly allows it.
     pub rule: Option<Arc<EgressRule>>,
-    /// The address that is barred.
+    /// The barred address.
     pub barred: Option<Blocked>,
     /// Form of the request: CONNECT or absolute-form.
     pub form: RequestForm,
@@ -167,7 +167,7 @@ impl Denial {
         }
     }
 
-    /// The denial as the client gets it, for people.
+    /// The answer to the client, as text.
     #[must_use]
     pub fn text(&self, client: &EgressClient<'_>, destination: &Destination, id: &str) -> String {
         let mut text = format!("{}: {}\n\n", self.reason.word(), self.reason.sentence());
@@ -187,7 +187,7 @@ impl Denial {
         text
     }
 
-    /// The same for programs.
+    /// The answer to the client, as JSON.
     #[must_use]
     pub fn json(&self, client: &EgressClient<'_>, destination: &Destination, id: &str) -> Value {
         json!({
@@ -224,7 +224,7 @@ fn admit(client: &EgressClient<'_>, rule: &EgressRule) -> Option<String> {
     Some(format!("add \"{what}\" to `{key}` of rule `{}` in {}", settings.name, rule.at))
 }
 
-/// A client, as shown.
+/// Describes a client.
 fn shown(client: &EgressClient<'_>) -> String {
     match client.user {
         Some(user) => format!("{} ({user})", client.ip),
@@ -232,7 +232,7 @@ fn shown(client: &EgressClient<'_>) -> String {
     }
 }
 
-/// When a rule holds.
+/// The period in which a rule is valid.
 fn period(rule: &EgressRule) -> String {
     match (rule.settings.from, rule.settings.until) {
         (Some(from), Some(until)) => format!("from {from} until {until}"),

@@ -31,7 +31,7 @@ pub struct OwnAddress {
     pub may_be_listed: bool,
 }
 
-/// The judge of addresses.
+/// Checks addresses.
 #[derive(Debug)]
 pub struct Guard {
     own: Vec<OwnAddress>,
@@ -41,7 +41,7 @@ pub struct Guard {
     is_local: fn(IpAddr) -> bool,
 }
 
-/// Why an address is not dialled.
+/// The reason why an address is not dialled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Blocked {
     /// A special address that the rule does not list.
@@ -53,7 +53,7 @@ pub enum Blocked {
         /// Kind of the block.
         what: Special,
     },
-    /// The gateway listens there.
+    /// The gateway listens on this address.
     Own {
         /// The address.
         ip: IpAddr,
@@ -110,15 +110,15 @@ impl Guard {
         Self { own, nat64: Vec::new(), is_local }
     }
 
-    /// Judges one address under a rule.
+    /// Checks one address under a rule.
     ///
     /// # Errors
     ///
-    /// Why it must not be dialled.
+    /// The reason why it must not be dialled.
     pub fn check(&self, rule: &EgressRule, ip: IpAddr, port: u16) -> Result<CheckedAddr, Blocked> {
         let translated = self.translated(ip);
         let inside = translated.or_else(|| embedded(ip)).map(IpAddr::V4);
-        // A translator of the network's own leads to the address inside, and nowhere else.
+        // A NAT64 translator of this network leads only to the embedded address.
         let outside = translated.is_none().then_some(ip);
         for ip in inside.into_iter().chain(outside) {
             if let Some((block, what)) = special(ip)
@@ -135,7 +135,7 @@ impl Guard {
         Ok(CheckedAddr::vouched(SocketAddr::new(ip.to_canonical(), port)))
     }
 
-    /// The IPv4 address that one of the network's own translators makes of it.
+    /// The IPv4 address to which a NAT64 translator of this network maps `ip`.
     fn translated(&self, ip: IpAddr) -> Option<Ipv4Addr> {
         let IpAddr::V6(ip) = ip else { return None };
         self.nat64.iter().find_map(|prefix| translated(*prefix, ip))

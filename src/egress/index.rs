@@ -1,7 +1,7 @@
-//! From a destination to the rules that list it, without looking at the others.
+//! Index from a destination to the rules that list it.
 //!
-//! A look-up costs one hash of the name, one for each domain it lies below, or for an address one
-//! for each length of network that is used; how many names there are makes no difference.
+//! A look-up costs one hash of the name and one for each parent domain, or, for an address, one for
+//! each prefix length in use. The number of rules makes no difference.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::addr::{Host, HostName, Pattern};
 /// Number of a rule.
 type RuleIndex = usize;
 
-/// Which rules list which destinations.
+/// Index of the destinations of all rules.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     exact: HashMap<Box<str>, Vec<RuleIndex>>,

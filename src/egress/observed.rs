@@ -16,10 +16,10 @@ use crate::message::RequestForm;
 
 use super::EgressClient;
 
-/// Pairs of client and destination kept.
+/// Maximum number of pairs of client and destination.
 pub const MAX_OBSERVATIONS: usize = 10_000;
 
-/// Everything seen since the start.
+/// All observations since the start.
 #[derive(Debug, Default)]
 pub struct Observations(Mutex<ObservationTable>);
 
@@ -58,12 +58,12 @@ impl From<RequestForm> for How {
     }
 }
 
-/// A destination a client has asked for.
+/// A destination requested by a client.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Observation {
     /// The client.
     pub client: IpAddr,
-    /// The user it had logged in as.
+    /// The authenticated user.
     pub user: Option<String>,
     /// The host.
     pub host: String,
@@ -74,9 +74,9 @@ pub struct Observation {
     pub how: How,
     /// Number of requests.
     pub count: u64,
-    /// For the first time.
+    /// Time of the first request.
     pub first: Timestamp,
-    /// For the last time.
+    /// Time of the last request.
     pub last: Timestamp,
 }
 
@@ -85,7 +85,7 @@ pub struct Observation {
 pub struct ObservationReport {
     /// Sorted by client, then by destination.
     pub sightings: Vec<Observation>,
-    /// Requests for which there was no room.
+    /// Requests that were not recorded because the table was full.
     pub unkept: u64,
 }
 
@@ -112,7 +112,7 @@ impl Observations {
         }
     }
 
-    /// All of it.
+    /// All observations.
     #[must_use]
     pub fn report(&self) -> ObservationReport {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +188,7 @@ impl ObservationReport {
     }
 }
 
-/// One host, and how often and when it was asked for.
+/// Formats one host, with the number and times of its requests.
 fn line(text: &mut String, sightings: &[&Observation]) {
     let Some(any) = sightings.first() else { return };
     let count: u64 = sightings.iter().map(|sighting| sighting.count).sum();

@@ -27,16 +27,16 @@ const RIGHT_KEPT: Duration = Duration::from_secs(600);
 /// Lifetime of a wrong pair.
 const WRONG_KEPT: Duration = Duration::from_secs(60);
 
-/// Answers kept of each kind.
+/// Cached results of each kind.
 const MAX_CACHED: usize = 4096;
 
-/// Longest password looked at, in bytes. bcrypt sees 72 of them.
+/// Longest accepted password, in bytes. bcrypt uses 72 of them.
 const MAX_PASSWORD_LEN: usize = 512;
 
-/// Most rounds of sha-crypt taken: one verification is then about a second.
+/// Largest accepted number of sha-crypt rounds; one verification then takes about a second.
 const MAX_ROUNDS: u32 = 1_000_000;
 
-/// Highest bcrypt cost taken: one verification is then about a second.
+/// Highest accepted bcrypt cost; one verification then takes about a second.
 const MAX_COST: u32 = 14;
 
 /// Users that may log in.
@@ -49,7 +49,7 @@ pub struct Users {
     wrong: Mutex<AnswerCache>,
 }
 
-/// A hash as it stands in the file.
+/// A password hash from the file.
 enum PasswordHash {
     /// `$2y$`
     Bcrypt(String),
@@ -58,7 +58,7 @@ enum PasswordHash {
 }
 
 impl PasswordHash {
-    /// Whether it is the hash of this password. Slow.
+    /// Whether this is the hash of the password. Slow.
     fn is_of(&self, password: &[u8]) -> bool {
         match self {
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
@@ -128,7 +128,7 @@ pub enum LineError {
 /// Remedy for an unusable hash.
 const REHASH_HELP: &str = "write the line anew with `htpasswd -B FILE USER`";
 
-/// Answers of the last while, in two halves: when the younger is full, the older goes.
+/// Recent results, in two halves: when the newer one is full, the older one is discarded.
 #[derive(Default)]
 struct AnswerCache {
     young: HashMap<[u8; 32], Instant>,
@@ -136,7 +136,7 @@ struct AnswerCache {
 }
 
 impl AnswerCache {
-    /// When a pair is forgotten; `None` if it is not there any more.
+    /// The time at which a pair expires. `None` if it is not cached.
     fn until(&self, tag: &[u8; 32], now: Instant) -> Option<Instant> {
         let kept = self.young.get(tag).or_else(|| self.old.get(tag)).copied();
         kept.filter(|until| now < *until)
@@ -149,8 +149,8 @@ impl AnswerCache {
         self.young.insert(tag, until);
     }
 
-    /// Keeps a pair that is used for longer, once half of its time is over or it is with the older
-    /// ones.
+    /// Extends the lifetime of a pair in use, when half of its time is over or it is in the older
+    /// half.
     fn renew(&mut self, tag: [u8; 32], (until, now): (Instant, Instant)) {
         if until < now + RIGHT_KEPT / 2 || !self.young.contains_key(&tag) {
             self.keep(tag, now + RIGHT_KEPT);
@@ -159,11 +159,11 @@ impl AnswerCache {
 }
 
 impl Users {
-    /// Reads an htpasswd file: `user:hash` lines, empty ones and ones that begin with `#`.
+    /// Parses an htpasswd file: lines of `user:hash`, empty lines, and comments (`#`).
     ///
     /// # Errors
     ///
-    /// Every line that cannot be used; a single one of number 0 if there is no user at all.
+    /// All unusable lines; a single one with number 0 if there is no user at all.
     pub fn parse(text: &str) -> Result<Self, Vec<BadLine>> {
         let (mut hashes, mut by_name, mut bad) = (Vec::new(), HashMap::new(), Vec::new());
         let mut lines: Vec<usize> = Vec::new();
@@ -216,8 +216,8 @@ impl Users {
         self.hashes.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Whether the pair is right, if that was found out a short while ago. Fast; holds a lock for a
-    /// look into a table.
+    /// Whether the pair is right, if that is in the cache. Fast; holds a lock for one table
+    /// look-up.
     #[must_use]
     pub fn known(&self, user: &str, password: &[u8], now: Instant) -> Option<bool> {
         let tag = self.tag(user, password);
@@ -231,13 +231,14 @@ impl Users {
         wrong.until(&tag, now).map(|_| false)
     }
 
-    /// Whether the pair is right. Takes a core for up to a second: for a thread that may block, and
-    /// for few callers at a time.
+    /// Whether the pair is right. Uses a core for up to a second, so it must run on a thread that
+    /// may block, for few callers at a time.
     #[must_use]
     pub fn verify(&self, user: &str, password: &[u8]) -> bool {
         let tag = self.tag(user, password);
         let own = self.by_name.get(user).copied();
-        // For a name that is not there, always the same stand-in, as a real user has one hash.
+        // An unknown name always uses the same hash of another user, as a known user always uses
+        // one hash.
         let stand_in = tag_number(&self.tag(user, b"")) % self.hashes.len().max(1);
         let hash = self.hashes.get(own.unwrap_or(stand_in)).map(|(_, hash)| hash);
         let fits = password.len() <= MAX_PASSWORD_LEN && hash.is_some_and(|h| h.is_of(password));

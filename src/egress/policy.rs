@@ -17,23 +17,23 @@ use crate::message::{Reason, RequestForm};
 use super::Denial;
 use super::index::Index;
 
-/// Client of the forward proxy, as the rules see it.
+/// Properties of a client that rules test.
 #[derive(Clone, Copy, Debug)]
 pub struct EgressClient<'a> {
     /// Source address.
     pub ip: IpAddr,
     /// Authenticated user; the password has been verified.
     pub user: Option<&'a str>,
-    /// Names in the certificate the client has shown; it has been verified.
+    /// Names in the client's certificate, which has been verified.
     pub names: &'a [String],
 }
 
-/// A rule, ready to be asked.
+/// A compiled rule.
 #[derive(Debug)]
 pub struct EgressRule {
     /// Settings of the rule from the configuration.
     pub settings: ForwardRule,
-    /// Where, as `file:line`.
+    /// Location of the rule, as `file:line`.
     pub at: String,
 }
 
@@ -51,27 +51,27 @@ pub struct EgressPolicy {
 /// Effect that the user name of a client would have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Login {
-    /// Nothing: credentials are not looked at.
+    /// None: credentials are ignored.
     Ignored,
-    /// The words of a denial only: wrong credentials are passed over.
+    /// Only the text of a denial depends on it: wrong credentials are ignored.
     Explains,
-    /// The verdict: wrong credentials are refused.
+    /// The decision depends on it: wrong credentials are rejected.
     Decides,
 }
 
 /// Decision about a client and a destination.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// Go on, under this rule.
+    /// Allowed by this rule.
     Allowed(Grant),
-    /// Do not.
+    /// Denied.
     Denied(Denial),
 }
 
-/// A permission. [`super::Guard::check`] still has to agree to each address.
+/// A permission. [`super::Guard::check`] must still accept each address.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// The rule that gives it, with its limits, its parent and its SNI settings.
+    /// The rule that grants it, with its limits, its parent and its SNI settings.
     pub rule: Arc<EgressRule>,
     /// Denial that report mode suppressed: to be logged, and counted in [`super::Observations`].
     pub reported: Option<Denial>,
@@ -81,13 +81,13 @@ pub struct Grant {
 /// comes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum RuleMismatch {
-    /// It would to a user who logs in.
+    /// The rule would apply after a login.
     Login,
-    /// Its time has not come, or is over.
+    /// The rule is not valid yet, or no longer valid.
     Time,
-    /// Another port.
+    /// The rule lists other ports.
     Port,
-    /// Another client.
+    /// The rule is for other clients.
     Client,
 }
 
@@ -114,21 +114,21 @@ impl EgressRule {
             && (client_names.is_empty() || client.names.iter().any(named))
     }
 
-    /// Whether a client would be one of the rule's, if only it logged in.
+    /// Whether the rule would be for the client after a login.
     fn wants_login(&self, client: &EgressClient<'_>) -> bool {
         client.user.is_none()
             && !self.settings.users.is_empty()
             && self.admits_but_for_login(client)
     }
 
-    /// Whether it is the rule's time.
+    /// Whether the rule is valid at this time.
     #[must_use]
     pub fn is_time(&self, now: Timestamp) -> bool {
         self.settings.from.is_none_or(|from| from <= now)
             && self.settings.until.is_none_or(|until| now < until)
     }
 
-    /// Its ports for requests of this form; empty: any.
+    /// The ports of the rule for requests of this form. Empty: any port.
     #[must_use]
     pub fn ports(&self, form: RequestForm) -> &[u16] {
         match form {
@@ -164,7 +164,7 @@ impl EgressRule {
 }
 
 impl EgressPolicy {
-    /// A policy of these rules, the first first.
+    /// A policy of these rules, in order.
     #[must_use]
     pub fn new(rules: Vec<EgressRule>) -> Self {
         let mut policy = Self::default();
@@ -227,9 +227,9 @@ impl EgressPolicy {
         }
     }
 
-    /// Says whether `client` may connect to `destination`, asked for in this form, at the moment
-    /// `now`. Looks at the rules that list the destination only; when it is denied, at all of them,
-    /// to say why.
+    /// Decides whether `client` may connect to `destination` with a request of this form at the
+    /// time `now`. Checks only the rules that list the destination and, for a denial, all rules to
+    /// find its reason.
     #[must_use]
     pub fn decide(
         &self,
@@ -272,8 +272,8 @@ impl EgressPolicy {
         }
     }
 
-    /// The first rule in report mode that is for this client, and whether that is so already
-    /// (`true`) or once it has logged in.
+    /// The first rule in report mode that is for this client, and whether it applies already
+    /// (`true`) or only after a login.
     fn reporting(
         &self,
         client: &EgressClient<'_>,
@@ -294,7 +294,7 @@ impl EgressPolicy {
         (form, nearest): (RequestForm, Option<(RuleMismatch, usize)>),
     ) -> Denial {
         let near = nearest.and_then(|(miss, id)| Some((miss, self.rules.get(id)?)));
-        // For whom something else is allowed, the line to add is in that rule.
+        // A client with a rule of its own gets the advice to extend that rule.
         let own = || {
             let mut allowing =
                 self.rules.iter().filter(|rule| rule.settings.effect == RuleEffect::Allow);

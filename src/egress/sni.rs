@@ -14,22 +14,22 @@ use crate::tls::hello::{ClientHello, HelloProgress};
 /// Decision about a tunnel after its first bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SniVerdict {
-    /// It goes on.
+    /// It continues.
     Pass,
-    /// It goes on, and its log line has this reason.
+    /// It continues, and its log line has this reason.
     Logged(Reason),
     /// It is closed.
     Refused(Reason),
 }
 
-/// Whether the first bytes have to be looked at.
+/// Whether the first bytes must be inspected.
 #[must_use]
 pub fn wants_hello(sni: SniPolicy) -> bool {
     sni != SniPolicy::OFF
 }
 
-/// Judges the first bytes of a tunnel. `read` is the result of
-/// [`crate::tls::hello::HelloReader::feed`]; [`HelloProgress::NeedMore`] stands for a client that
+/// Checks the first bytes of a tunnel. `read` is the result of
+/// [`crate::tls::hello::HelloReader::feed`]. [`HelloProgress::NeedMore`] means that the client
 /// closed before its ClientHello was complete.
 #[must_use]
 pub fn judge(sni: SniPolicy, destination: &Destination, read: &HelloProgress) -> SniVerdict {
@@ -67,7 +67,7 @@ fn named(destination: &Destination, hello: &ClientHello) -> Option<Reason> {
     match (&destination.host, hello.sni.as_deref()) {
         (Host::Name(name), Some(sni)) => (name.as_str() != sni).then_some(Reason::SniMismatch),
         (Host::Name(_), None) => Some(Reason::SniMissing),
-        // Addresses have no place in SNI (RFC 6066 section 3), so there is nothing to compare.
+        // SNI contains no addresses (RFC 6066 section 3), so there is nothing to compare.
         (Host::Addr(_), None) => None,
         (Host::Addr(ip), Some(sni)) => (ip.to_string() != sni).then_some(Reason::SniMismatch),
     }

@@ -11,7 +11,7 @@ use crate::addr::Pattern;
 use crate::config::{ForwardRule, RuleEffect, RuleMode, SniPolicy, Span};
 use crate::message::RequestForm;
 
-/// A rule that allows these destinations on any port to anybody.
+/// A rule that allows these destinations on any port for all clients.
 pub(super) fn rule(name: &str, destinations: &[&str]) -> ForwardRule {
     ForwardRule {
         name: name.to_owned(),
@@ -55,7 +55,7 @@ pub(super) fn now() -> Timestamp {
     "2026-06-01T12:00:00Z".parse().unwrap()
 }
 
-/// Look-ups of a test: what each name leads to, at the first look-up and at the next.
+/// Look-up results of a test: the addresses of each name, at the first look-up and at the next.
 struct Resolver(HashMap<&'static str, Vec<Vec<IpAddr>>>);
 
 impl Resolver {
@@ -121,7 +121,7 @@ mod hostile;
 
 #[test]
 fn every_hostile_destination_has_its_verdict() {
-    // The widest rule there can be: from here on only spelling and guard stand in the way.
+    // The widest possible rule: only spelling and guard can deny from here on.
     let policy = policy(vec![
         rule("all", &["0.0.0.0/0", "::/0", "*.example.com", "example.com", "localhost", "*.test"]),
         ForwardRule { effect: RuleEffect::Deny, ..rule("never", &["denied.example.com"]) },
@@ -165,7 +165,7 @@ fn a_name_that_leads_elsewhere_at_the_next_look_up_is_judged_again() {
 #[test]
 fn what_is_denied_is_never_looked_up() {
     let policy = policy(vec![rule("one", &["example.com"])]);
-    // This resolver panics when it is asked.
+    // This resolver panics when it is called.
     let mut resolver = Resolver::new(&[]);
     let guard = guard();
     for target in ["other.example.com:443", "2130706433:443", "127.1:443", "0x7f.1:443"] {

@@ -1,6 +1,7 @@
 //! `proxy-protocol` of a listener: its balancers.
 //!
-//! In: the table. Out: [`ProxyProtocol`]. Never: an empty list, which would reject all connections.
+//! Produces a [`ProxyProtocol`]. An empty list is rejected, because it would reject all
+//! connections.
 
 use crate::config::checked::{ProxyProtocol, UnlistedPeers};
 use crate::config::file::{OthersFile, ProxyProtocolFile, Written};

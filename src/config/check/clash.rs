@@ -1,7 +1,7 @@
 //! Conflicts between items: addresses bound twice, duplicate routes, endpoints that are listeners,
 //! redirect loops.
 //!
-//! In: all items of all files. Out: problems that show both positions. Never: resolves a conflict.
+//! Compares all items of all files. Each problem shows both positions; conflicts are not resolved.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

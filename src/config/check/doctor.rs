@@ -1,7 +1,7 @@
 //! `[doctor]`: further targets to test.
 //!
-//! In: the table. Out: a [`Doctor`], which is empty without a table. Never: resolves a name,
-//! connects.
+//! Produces a [`Doctor`], which is empty without a table. No name is resolved and nothing is
+//! connected to.
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! `[gateway.drift]`, and routes with `drift = true`: the peers of the comparison, and the routes
 //! that answer them.
 //!
-//! In: the table, and the profiles. Out: a [`Drift`], if configured. Never: accepts a comparison
-//! without a shared secret.
+//! Produces a [`Drift`], if configured. A comparison without a shared secret is rejected.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! Like a profile it may be spread over files: one has the settings, any may add listeners, rules
 //! and parents.
 //!
-//! In: all parts of the table. Out: a [`Forward`]. Never: reads the users file, looks a name up.
+//! Combines all parts to a [`Forward`]. The users file is not read, and no name is looked up.
 
 mod hosts;
 mod nat64;

@@ -3,8 +3,8 @@
 //! `framed-by` sets two fields, `X-Frame-Options` for old browsers and `frame-ancestors` of
 //! `Content-Security-Policy` for new ones, so that they agree.
 //!
-//! In: tables as written. Out: one list per route; later settings take precedence. Never: changes a
-//! field that belongs to the connection or to the gateway itself.
+//! Produces one list per route; later settings take precedence. Fields that belong to the
+//! connection or to the gateway itself are rejected.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! `[upstream.NAME.check]`: health checks of the endpoints.
 //!
-//! In: the table and its endpoints. Out: a [`HealthCheck`]. Never: performs a check.
+//! Produces a [`HealthCheck`]. No check is performed.
 
 use std::time::Duration;
 

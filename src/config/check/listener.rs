@@ -1,6 +1,6 @@
 //! `[[profile.NAME.listener]]`: an address and its function.
 //!
-//! In: the table. Out: a [`Listener`]. Never: binds.
+//! Produces a [`Listener`]. Nothing is bound.
 
 use crate::config::checked::{ClientCertificates, Listener, ListenerMode, UpstreamId};
 use crate::config::file::{ClientCertificateFile, ListenerFile, Written};

@@ -1,7 +1,7 @@
 //! Checks the meaning of the files: resolves names, fills in defaults and reports mistakes.
 //!
-//! In: [`ParsedFiles`]. Out: a configuration without its sources, complete or partial, and
-//! problems. Never: stops at the first problem, opens a socket, reads a certificate.
+//! Converts [`ParsedFiles`] to a configuration without its sources, complete or partial, and
+//! reports all problems, not only the first. No socket is opened and no certificate is read.
 
 mod balance;
 mod balancers;

@@ -3,8 +3,8 @@
 //! A profile may be spread over files: one of them has the settings, any of them may add listeners
 //! and routes.
 //!
-//! In: all parts of a profile. Out: [`Profile`]s in the order of their names. Never: accepts a
-//! profile without listeners or routes.
+//! Combines the parts to [`Profile`]s in the order of their names. A profile without listeners or
+//! routes is rejected.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! `ready`: upstreams that must be up for the gateway to be ready.
 //!
-//! In: lists of names. Out: upstreams. Never: knows their health.
+//! Resolves names to upstreams. Their health is unknown here.
 
 use crate::config::checked::{Action, Profile, Upstream, UpstreamId};
 use crate::config::deserialize::NamedTable;

@@ -1,6 +1,6 @@
 //! `[[profile.NAME.route]]`: matched requests and their action.
 //!
-//! In: the table and the defaults of its profile. Out: a [`Route`]. Never: matches a request.
+//! Produces a [`Route`] from the table and the defaults of its profile.
 
 use std::sync::Arc;
 use std::time::Duration;

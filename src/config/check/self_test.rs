@@ -1,7 +1,7 @@
 //! `self-test`: the page that tests the path from a browser to the gateway.
 //!
-//! In: a route with that key. Out: a [`SelfTest`], with the Socket.IO route to test. Never: accepts
-//! a page with parts that no path reaches.
+//! Produces a [`SelfTest`], with the Socket.IO route to test. A page with unreachable parts is
+//! rejected.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Checker<'_> {
         Some(SelfTest { idle, socket_io: socket_io? })
     }
 
-    /// The page consists of several resources, each with a path of its own below the route.
+    /// The page consists of several resources, each at its own path below the route.
     fn has_room_below(&mut self, file: &RouteFile, written: &Written<SelfTestFile>) -> Option<()> {
         let path = &file.path.value;
         let exact = file.exact.as_ref().filter(|exact| exact.value);

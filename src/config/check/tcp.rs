@@ -1,6 +1,6 @@
 //! `[tcp.NAME]`: passthrough listeners and routes.
 //!
-//! In: the tables. Out: [`Tcp`]s. Never: accepts a server name with two routes, or a table without
+//! Produces [`Tcp`]s. A server name with two routes is rejected, and so is a table without
 //! listeners or routes.
 
 use std::collections::HashMap;

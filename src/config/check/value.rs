@@ -1,7 +1,7 @@
 //! Single values: durations, sizes, numbers, files, addresses.
 //!
-//! In: a value as written, its default and its bounds. Out: the value, or the default after a
-//! problem, so that the check can go on. Never: clamps a value silently.
+//! A problem of a value is reported, and its default is used so that the check can go on. No value
+//! is clamped silently.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;

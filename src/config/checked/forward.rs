@@ -32,7 +32,7 @@ pub struct Forward {
     pub hosts: Vec<PinnedHost>,
     /// Prefixes of the network's own NAT64 translators, of a length of RFC 6052.
     pub nat64: Vec<Ipv6Net>,
-    /// Limits of what a client may use.
+    /// Limits on the resources of clients.
     pub limits: ForwardLimits,
     /// Time limits.
     pub timeouts: ForwardTimeouts,
@@ -194,7 +194,7 @@ pub enum SniAction {
     Allow,
 }
 
-/// Limits of what a client of the forward proxy may use.
+/// Limits on the resources of clients of the forward proxy.
 #[derive(Clone, Debug)]
 pub struct ForwardLimits {
     /// Open client connections, tunnels included. Default 10,000.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Limits of what a client may use.
+/// Limits on the resources of clients.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Fields in a request head. Default 100, 1 to 256.

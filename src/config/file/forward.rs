@@ -37,7 +37,7 @@ pub struct ForwardFile {
     pub mode: Maybe<ModeFile>,
     /// Treatment of the server name in TLS on port 443, for rules without `sni`.
     pub sni: Maybe<SniFile>,
-    /// Limits of what a client may use.
+    /// Limits on the resources of clients.
     pub limits: Maybe<ForwardLimitsFile>,
     /// Time limits.
     pub timeouts: Maybe<ForwardTimeoutsFile>,
@@ -167,7 +167,7 @@ pub struct ParentFile {
     pub connect_timeout: Maybe<String>,
 }
 
-/// Limits of what a client of the forward proxy may use.
+/// Limits on the resources of clients of the forward proxy.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardLimitsFile {

@@ -164,7 +164,8 @@ pub enum BalanceFile {
     Weighted,
     /// The endpoint with the fewest open requests and WebSockets for its weight.
     LeastConnections,
-    /// By the client's address, as nginx does with `hash $remote_addr consistent`.
+    /// The endpoint is selected by the client's address, as with `hash $remote_addr consistent` in
+    /// nginx.
     Hash,
 }
 
@@ -172,7 +173,7 @@ pub enum BalanceFile {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StickyFile {
-    /// By the session's id, learnt from the response that opens it.
+    /// The id of the session, learnt from the response that opens it.
     Sid,
     /// Disabled.
     Off,

@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::{CertificateFiles, DevelopmentCertificates, files, issue};
 
-/// A set that expires sooner than this is replaced.
+/// Remaining validity below which a set is replaced.
 const HEADROOM: Duration = Duration::from_hours(24);
 
 pub(super) fn is_good(set: &DevelopmentCertificates) -> bool {
@@ -49,7 +49,7 @@ fn every_pair_verifies(set: &DevelopmentCertificates) -> Option<()> {
     for (pair, names) in served {
         let chain = load(pair, &provider)?;
         let (leaf, issuers) = chain.split_first()?;
-        // A wildcard is not a name to ask for; the others stand for it.
+        // A wildcard is not a server name, and the other names cover it.
         for name in names.iter().filter(|name| !name.starts_with('*')) {
             let name = ServerName::try_from(*name).ok()?;
             servers.verify_server_cert(leaf, issuers, &name, &[], tomorrow).ok()?;

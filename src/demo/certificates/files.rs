@@ -35,7 +35,8 @@ pub(super) fn write(
 }
 
 fn replace(new: &Path, path: &Path, text: &str, readers: FileReaders) -> io::Result<()> {
-    // A leftover may have wider permissions, and `mode` counts only for a file that is created.
+    // A leftover file may have wider permissions, and `mode` applies only to a file that is
+    // created.
     match fs::remove_file(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -30,7 +30,7 @@ const CLIENT_NAMES: &[&str] = &["client.localhost"];
 const BACKDATED: Duration = Duration::from_hours(1);
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
 
-/// Writes a whole new set over whatever is there.
+/// Writes a new set, and replaces existing files.
 pub(super) fn issue(set: &DevelopmentCertificates) -> Result<(), DevelopmentCertificateError> {
     let authority = authority()?;
     let server = ExtendedKeyUsagePurpose::ServerAuth;
@@ -44,7 +44,7 @@ pub(super) fn issue(set: &DevelopmentCertificates) -> Result<(), DevelopmentCert
     for (pair, names, algorithm, purpose) in identities {
         let mut params = leaf(names, purpose)?;
         if std::ptr::eq(algorithm, &raw const PKCS_RSA_SHA256) {
-            // Suites without ephemeral keys are off, but some old clients look for the bit.
+            // Suites without ephemeral keys are disabled, but some old clients check for this bit.
             params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
         }
         write_pair(pair, &params, algorithm, &authority)?;
@@ -89,7 +89,7 @@ fn leaf(
 }
 
 fn dated() -> CertificateParams {
-    // The epoch plus a duration spares us a date library of our own.
+    // The epoch plus a duration, which avoids a dependency on a date library.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();

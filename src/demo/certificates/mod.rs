@@ -18,7 +18,7 @@ mod issue;
 
 pub use crate::tls::DEVELOPMENT_ORGANIZATION;
 
-/// Held while a set is written, so that two programs never write one set between them.
+/// Lock file, held while a set is written, so that two programs never write to one set at once.
 const LOCK: &str = ".development-certificates.lock";
 
 /// One identity on disk.
@@ -39,11 +39,11 @@ pub struct DevelopmentCertificates {
     pub ca: PathBuf,
     /// Certificate and key of the gateway: ECDSA P-256.
     pub gateway: CertificateFiles,
-    /// The same names for clients that know RSA only: RSA-2048.
+    /// The same names, for clients that support only RSA: RSA-2048.
     pub gateway_rsa: CertificateFiles,
     /// Certificate and key of the Hybrid Chat components.
     pub components: CertificateFiles,
-    /// A client certificate, for listeners that ask for one.
+    /// A client certificate, for listeners that request one.
     pub client: CertificateFiles,
 }
 
@@ -70,10 +70,10 @@ impl DevelopmentCertificates {
     }
 }
 
-/// Makes sure `directory` holds a development set that is whole and good for another day.
+/// Ensures that `directory` contains a complete development set that is valid for another day.
 ///
-/// A set that already is one is left untouched; otherwise all of it is replaced. Blocks while
-/// another program writes the same directory, and for the second or so an RSA key takes.
+/// A complete set is left untouched; otherwise all of it is replaced. Blocks while another program
+/// writes the same directory, and for about a second to generate an RSA key.
 ///
 /// # Errors
 ///
@@ -83,7 +83,7 @@ pub fn ensure(directory: &Path) -> Result<DevelopmentCertificates, DevelopmentCe
     let directory =
         std::path::absolute(directory).map_err(DevelopmentCertificateError::file(directory))?;
     let set = DevelopmentCertificates::within(directory);
-    // A good set in a directory that is read-only is still a good set, so look before locking.
+    // A good set may be in a read-only directory, so check before locking.
     if check::is_good(&set) {
         return Ok(set);
     }
@@ -101,7 +101,7 @@ pub fn ensure(directory: &Path) -> Result<DevelopmentCertificates, DevelopmentCe
     Ok(set)
 }
 
-/// Why there is no development set.
+/// The reason why there is no development set.
 #[derive(Debug, thiserror::Error)]
 pub enum DevelopmentCertificateError {
     /// The path of one of our files holds a certificate or key of another origin.

@@ -76,7 +76,7 @@ fn every_denial_says_what_to_write_and_where() {
         let said = denial.way_out(&client, &to(destination)).unwrap();
         assert_eq!(said, way_out, "{destination}");
     }
-    // Rule `over` is for anybody; without it these have no rule of their own.
+    // Rule `over` is for all clients; without it these have no rule of their own.
     let policy =
         self::policy(rules().rules()[..3].iter().map(|rule| rule.settings.clone()).collect());
     for (client, destination, way_out) in [

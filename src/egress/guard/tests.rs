@@ -23,7 +23,7 @@ fn a_block_is_listed_by_naming_it_or_a_part_of_it() {
         ("10.1.2.4/32", "10.1.2.3", false),
         ("0.0.0.0/0", "10.1.2.3", false),
         ("8.0.0.0/5", "10.1.2.3", false),
-        // Metadata is a block of its own inside link-local.
+        // Metadata is a separate block inside link-local.
         ("169.254.0.0/16", "169.254.1.1", true),
         ("169.254.0.0/16", "169.254.169.254", false),
         ("169.254.169.254/32", "169.254.169.254", true),
@@ -102,7 +102,7 @@ fn behind_a_translator_of_ones_own_the_address_inside_counts() {
         // 8.8.8.8 and 10.0.0.1 in a prefix of 48 bits.
         ("2001:db8:64:808:8:800::", true),
         ("2001:db8:64:a00:0:100::", false),
-        // Not of the network's own.
+        // Not a translator of this network.
         ("64:ff9b:1::8.8.8.8", false),
         ("fd00:65::8.8.8.8", false),
     ] {

@@ -1,6 +1,6 @@
 use super::*;
 
-/// The hash of the specification of SHA-crypt for the password `ClientHello world!`.
+/// The example of the SHA-crypt specification, for the password `Hello world!`.
 const SHA_512: &str = "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
 const SHA_256: &str = "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5";
 
@@ -52,7 +52,7 @@ fn an_answer_is_remembered_for_a_while_right_or_wrong() {
     assert_eq!(users.known("ccm", b"geheim", now), Some(true));
     assert_eq!(users.known("ccm", b"falsch", now), Some(false));
     assert_eq!(users.known("ccm", b"anders", now), None);
-    // The same bytes with the border between user and password elsewhere.
+    // The same bytes, split differently between user and password.
     assert_eq!(users.known("ccmg", b"eheim", now), None);
     assert_eq!(users.known("ccm", b"geheim", now + 2 * RIGHT_KEPT), None);
 }
@@ -95,7 +95,7 @@ fn a_right_pair_is_known_for_as_long_as_it_is_used() {
 #[test]
 fn an_unknown_user_is_given_a_hash_to_fail_against() {
     let users = users(&[format!("ccm:{}", bcrypt("geheim"))]);
-    // Even with the very password of the stand-in.
+    // Even with the right password of the substituted user.
     assert!(!users.verify("nobody", b"geheim"));
     assert_eq!(users.known("nobody", b"geheim", Instant::now()), Some(false));
 }
@@ -134,8 +134,8 @@ fn secrets_are_not_shown() {
     let users = users(&[format!("ccm:{SHA_512}")]);
     let shown = format!("{users:?}");
     assert!(!shown.contains("ccm") && !shown.contains("saltstring"), "{shown}");
-    // Nor when a line is wrong: it may be a password in the clear.
+    // An invalid line must not be quoted: it may be a password in clear text.
     assert!(!said("ccm:geheim").contains("geheim"));
-    // Nor a name: people write `password:` and `user password` too.
+    // A name must not be quoted: users also write `password:` and `user password`.
     assert!(!said("geheim:ccm").contains("geheim") && !said("geheim").contains("geheim"));
 }

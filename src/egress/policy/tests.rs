@@ -7,7 +7,7 @@ fn networks(list: &[&str]) -> Vec<ipnet::IpNet> {
     list.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// The rule that allows it, or the word that denies it.
+/// The name of the allowing rule, or the reason word of the denial.
 fn said(policy: &EgressPolicy, client: &EgressClient<'_>, destination: &str) -> String {
     match policy.decide(client, &to(destination), RequestForm::Connect, now()) {
         Verdict::Allowed(Grant { rule, reported: None }) => rule.settings.name.clone(),
@@ -105,7 +105,7 @@ fn the_nearest_miss_is_the_one_that_is_told() {
     for (ip, destination, expected) in [
         ("10.0.0.5", "cdn.example.com:443", "files"),
         ("10.0.0.5", "cdn.example.com:8443", "egress_port"),
-        // Rule `soon` is for anybody, so this client has one that could list it.
+        // Rule `soon` is for all clients, so this client has one that could list it.
         ("10.0.0.6", "cdn.example.com:443", "egress_denied"),
         ("10.0.0.6", "old.example.com:443", "egress_time"),
         ("10.0.0.6", "new.example.com:443", "egress_time"),
@@ -263,7 +263,7 @@ fn how_many_names_there_are_makes_no_difference() {
     let policy = policy(rules);
     assert_eq!(policy.rules().iter().map(|r| r.settings.destinations.len()).sum::<usize>(), 60_000);
     let looked_at = |destination: &str| policy.index.rules(&to(destination).host).count();
-    // Only the rules that list the name are looked at: one of 50, none, or all that have it.
+    // Only the rules that list the name are checked: one of 50, none, or all that have it.
     assert_eq!(looked_at("host-7123.example-23.com:443"), 1);
     assert_eq!(looked_at("host-7123.example-24.com:443"), 0);
     assert_eq!(looked_at("a.b.c.d.e.f.below-999.net:443"), 50);
@@ -329,7 +329,7 @@ fn credentials_are_looked_at_only_where_a_rule_asks() {
         // The rule before it is open.
         (inside, "b.example:443", Login::Ignored),
         (inside, "c.example:443", Login::Decides),
-        // Denied to everybody: only the words differ.
+        // Denied to all clients: only the texts differ.
         (inside, "d.example:443", Login::Explains),
         (inside, "other.example:443", Login::Explains),
     ] {

@@ -31,7 +31,7 @@ pub(super) const NAMES: &[(&str, &[&str])] = &[
     ("ownmix.example.com", &["8.8.4.4 1.1.1.1"]),
 ];
 
-/// Request targets of CONNECT, and the outcome under a rule that allows all it can.
+/// Request targets of CONNECT, and the outcome under a rule that allows as much as possible.
 #[rustfmt::skip]
 pub(super) const DESTINATIONS: &[(&[u8], &str)] = &[
     ("2130706433:443".as_bytes(), "bad Numeric"),
