@@ -1,10 +1,10 @@
-//! Requests with the whole URL in them.
+//! Requests in absolute form.
 
 use crate::wire::text;
 use crate::world::{FACEBOOK, Setup, World, certificates};
 
 #[test]
-fn the_origin_gets_the_request_without_what_was_for_the_proxy() {
+fn proxy_fields_are_removed_from_forwarded_requests() {
     let world = World::plain();
     let mut client = world.sent(
         "POST http://graph.facebook.com:PORT/v10.0/me?access_token=secret HTTP/1.1\r\n\
@@ -29,7 +29,7 @@ fn the_origin_gets_the_request_without_what_was_for_the_proxy() {
     for gone in ["gateway-reason", "x-hop", "connection"] {
         assert_eq!(answer.field(gone), None, "{gone}");
     }
-    // The same connection carries another.
+    // The client's connection carries a second request.
     client.send(format!("GET http://graph.facebook.com:{port} HTTP/1.1\r\n\r\n"));
     let mut origin = world.accept();
     assert!(text(&origin.head()).starts_with("GET / HTTP/1.1\n"));
@@ -41,7 +41,7 @@ fn the_origin_gets_the_request_without_what_was_for_the_proxy() {
 }
 
 #[test]
-fn what_goes_wrong_with_the_origin_is_told_apart() {
+fn failures_of_the_origin_have_different_reasons() {
     let setup = Setup { timeouts: "first-byte = \"1s\"", ..Setup::default() };
     let world = World::with(setup);
     let request = "GET http://graph.facebook.com:PORT/ HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -70,7 +70,7 @@ fn what_goes_wrong_with_the_origin_is_told_apart() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_cut_and_a_client_that_leaves_is_noticed() {
+fn a_broken_answer_is_cut_and_a_client_that_leaves_is_logged() {
     let world = World::plain();
     let request = "GET http://graph.facebook.com:PORT/ HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut client = world.sent(request);
@@ -90,7 +90,7 @@ fn an_answer_that_breaks_off_is_cut_and_a_client_that_leaves_is_noticed() {
 }
 
 #[test]
-fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
+fn https_urls_are_fetched_over_verified_tls_if_configured() {
     let ca = certificates().ca.display().to_string();
     let ca: &'static str = ca.leak();
     let forward: &'static str =
@@ -100,7 +100,7 @@ fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
         .leak();
     let hosts = "\"localhost\" = [\"ADDRESS\"]";
     let world = World::with(Setup { forward, hosts, rules, ..Setup::default() });
-    // The demo's certificates are for localhost.
+    // The demo's certificates are valid for localhost.
     let mut client =
         world.sent("GET https://localhost:PORT/me HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let mut origin = crate::tls::as_origin(&world.accept());
@@ -111,7 +111,7 @@ fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
     );
     origin.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     assert_eq!(text(&client.answer().body), "ok");
-    // A name the certificate does not have.
+    // A host that the certificate does not cover.
     let port = world.port();
     client.send(format!("GET https://graph.facebook.com:{port}/ HTTP/1.1\r\nHost: a\r\n\r\n"));
     let origin = world.accept();
@@ -123,7 +123,7 @@ fn https_urls_are_fetched_over_verified_tls_where_that_is_wanted() {
 }
 
 #[test]
-fn hops_are_counted_down_and_the_last_is_here() {
+fn max_forwards_is_decremented_and_zero_is_answered_here() {
     let world = World::plain();
     let ask = |method: &str, hops: u8| {
         world.sent(&format!(
@@ -147,7 +147,7 @@ fn hops_are_counted_down_and_the_last_is_here() {
 }
 
 #[test]
-fn a_port_for_urls_opens_no_tunnel() {
+fn a_port_outside_connect_ports_allows_no_tunnel() {
     let rules: &'static str = FACEBOOK.replace("connect-ports = [PORT]\n", "").leak();
     let world = World::with(Setup { rules, ..Setup::default() });
     let answer = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n").answer();

@@ -1,4 +1,4 @@
-//! CONNECT: the 200, and the bytes after it.
+//! CONNECT: the answer, and the bytes of the tunnel.
 
 use std::io::Read as _;
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use crate::wire::{IO_TIMEOUT, text};
 use crate::world::{Setup, World};
 
 #[test]
-fn the_answer_is_200_without_a_body_and_bytes_pass_as_they_are() {
+fn the_answer_has_no_body_and_bytes_pass_unchanged() {
     let world = World::plain();
     let mut client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: graph.facebook.com:PORT\r\nUser-Agent: okhttp/3.14.9\r\nProxy-Connection: Keep-Alive\r\n\r\n");
     let mut origin = world.accept();
@@ -19,7 +19,7 @@ fn the_answer_is_200_without_a_body_and_bytes_pass_as_they_are() {
     origin.expect("\x16\x03\x01 not really\0");
     origin.send("and back\r\n\r\n");
     client.expect("and back\r\n\r\n");
-    // One direction ends, the other does not.
+    // The client half-closes; the other direction stays open.
     client.finish();
     origin.end();
     origin.send("still here");
@@ -39,7 +39,7 @@ fn the_answer_is_200_without_a_body_and_bytes_pass_as_they_are() {
 }
 
 #[test]
-fn the_head_comes_in_one_piece_and_before_anything_the_origin_says() {
+fn the_head_arrives_in_one_segment_before_bytes_of_the_origin() {
     let world = World::plain();
     let client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut origin = world.accept();
@@ -60,10 +60,11 @@ fn the_head_comes_in_one_piece_and_before_anything_the_origin_says() {
 }
 
 #[test]
-fn what_clients_write_around_it_does_not_matter() {
+fn variants_of_connect_by_real_clients_are_accepted() {
     let world = World::plain();
     for rest in [
-        // https-proxy-agent 5: no port, and `close`, which is not about the tunnel.
+        // https-proxy-agent 5 sends no port in `Host`, and a `close` that does not apply to the
+        // tunnel.
         "HTTP/1.1\r\nHost: graph.facebook.com\r\nConnection: close\r\n",
         // tunnel-agent.
         "HTTP/1.1\r\nHost: graph.facebook.com:PORT\r\nConnection: close\r\nuser-agent: x\r\n",
@@ -83,7 +84,7 @@ fn what_clients_write_around_it_does_not_matter() {
 }
 
 #[test]
-fn bytes_sent_before_the_answer_reach_the_origin_after_it() {
+fn early_bytes_are_relayed_after_the_200() {
     let world = World::plain();
     let mut client =
         world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\neager ");
@@ -94,10 +95,10 @@ fn bytes_sent_before_the_answer_reach_the_origin_after_it() {
 }
 
 #[test]
-fn much_passes_both_ways_while_another_client_reads_nothing() {
+fn a_client_that_does_not_read_does_not_slow_other_tunnels() {
     let world = World::plain();
     let (stopped, flooding) = world.tunnel("video.xx.fbcdn.net");
-    // As much as both sockets take, and more: it stays in the origin's own buffers.
+    // Fill both sockets, so that further bytes stay in the origin's own buffers.
     flooding.tcp().set_nonblocking(true).unwrap();
     let piece = vec![7; 1 << 20];
     let mut flooded = 0;
@@ -122,7 +123,7 @@ fn much_passes_both_ways_while_another_client_reads_nothing() {
 }
 
 #[test]
-fn a_destination_that_cannot_be_reached_is_told_before_any_200() {
+fn an_unreachable_destination_gives_502() {
     let setup = Setup {
         hosts: "\"gone.fbcdn.net\" = [\"127.0.0.254\"]",
         timeouts: "connect = \"2s\"",
@@ -137,10 +138,10 @@ fn a_destination_that_cannot_be_reached_is_told_before_any_200() {
         answer.field("proxy-status").as_deref(),
         Some("app-gateway; error=destination_unavailable; details=\"upstream_connect_failed\"")
     );
-    // Where the name leads is for the operator.
+    // The client must not learn the resolved address.
     assert!(!text(&answer.body).contains("127.0.0.254"));
     let local = client.local();
-    // The connection is good for another request.
+    // The connection can be used for another request.
     client.send(format!("CONNECT graph.facebook.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port()));
     assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
     let mut origin = world.accept();
@@ -157,7 +158,7 @@ fn a_destination_that_cannot_be_reached_is_told_before_any_200() {
 }
 
 #[test]
-fn a_reset_on_one_side_ends_the_other() {
+fn a_reset_of_one_side_closes_the_other() {
     let world = World::plain();
     let (client, mut origin) = world.tunnel("graph.facebook.com");
     client.reset();

@@ -1,9 +1,9 @@
-//! What is denied, and what is said about it; who logs in, and how.
+//! Denied requests and their explanations, and authentication by user and password.
 
 use crate::wire::{Message, text};
 use crate::world::{FACEBOOK, Setup, World};
 
-/// Two rules: one for a user, one for everybody.
+/// One rule for a single user and one for every client.
 const USERS: Setup = Setup {
     forward: "users-file = \"DIR/users\"",
     hosts: "",
@@ -29,7 +29,7 @@ fn users() -> World {
 }
 
 fn basic(pair: &str) -> String {
-    // RFC 4648, on three bytes at a time.
+    // Base64 (RFC 4648) of text whose length is a multiple of three bytes.
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     assert_eq!(pair.len() % 3, 0, "no padding here");
     let digits = pair.as_bytes().chunks(3).flat_map(|three| {
@@ -48,7 +48,7 @@ fn check(answer: &Message, status: u16, reason: &str, error: &str) {
 }
 
 #[test]
-fn a_denial_explains_itself_with_one_id_everywhere() {
+fn a_denial_has_the_same_id_in_answer_and_log() {
     let mut world = World::plain();
     let mut client = world.sent("CONNECT chatapi.viber.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
     let answer = client.answer();
@@ -71,7 +71,7 @@ fn a_denial_explains_itself_with_one_id_everywhere() {
 }
 
 #[test]
-fn programs_get_the_denial_as_json() {
+fn a_denial_is_json_for_clients_that_accept_it() {
     let world = World::plain();
     let mut client = world.sent(
         "GET http://chatapi.viber.com:PORT/ HTTP/1.1\r\nHost: a\r\nAccept: application/json, text/plain, */*\r\n\r\n",
@@ -82,13 +82,13 @@ fn programs_get_the_denial_as_json() {
     assert_eq!(body["reason"], "egress_denied");
     assert_eq!(body["rule"], "facebook");
     assert_eq!(body["id"].as_str(), answer.field("x-request-id").as_deref());
-    // Kept: a denial is no reason to close.
+    // A denial keeps the connection open.
     client.send("GET http://chatapi.viber.com/ HTTP/1.1\r\nHost: a\r\n\r\n");
     check(&client.answer(), 403, "egress_denied", "http_request_denied");
 }
 
 #[test]
-fn what_is_not_for_a_proxy_gets_a_clear_answer() {
+fn requests_that_are_not_for_a_proxy_are_rejected_with_an_explanation() {
     let world = World::plain();
     for (request, status, reason) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "not_a_proxy_request"),
@@ -145,7 +145,7 @@ fn a_password_in_a_url_is_not_in_the_log() {
 }
 
 #[test]
-fn who_has_to_log_in_is_asked_to_on_a_connection_that_stays_open() {
+fn a_407_keeps_the_connection_open() {
     let mut world = users();
     let connect = "CONNECT api.twilio.com:PORT HTTP/1.1\r\nHost: api.twilio.com:PORT\r\n";
     let mut client = world.sent(&format!("{connect}\r\n"));
@@ -176,15 +176,15 @@ fn who_has_to_log_in_is_asked_to_on_a_connection_that_stays_open() {
     assert!(!lines.contains("wing") && !lines.contains("Basic"), "{lines}");
     world.stop();
     assert!(world.log().contains("\"user\":\"file-engine\""));
-    world_ends(&world, 3);
+    assert_log_lines(&world, 3);
 }
 
-fn world_ends(world: &World, lines: usize) {
+fn assert_log_lines(world: &World, lines: usize) {
     assert_eq!(world.log().lines().count(), lines, "{}", world.log());
 }
 
 #[test]
-fn a_request_in_absolute_form_logs_in_the_same_way_and_the_origin_never_sees_it() {
+fn credentials_in_absolute_form_requests_are_not_forwarded() {
     let world = users();
     let head = format!(
         "GET http://api.twilio.com:PORT/ HTTP/1.1\r\nHost: a\r\n{}\r\n",
@@ -199,9 +199,9 @@ fn a_request_in_absolute_form_logs_in_the_same_way_and_the_origin_never_sees_it(
 }
 
 #[test]
-fn passwords_are_verified_beside_the_worker() {
+fn password_verification_does_not_block_the_worker() {
     let world = World::prepared(USERS, |dir| {
-        // Seconds of work for one password.
+        // Verification of one password takes seconds.
         let hash = bcrypt::hash("wing beat", 13).unwrap();
         std::fs::write(dir.join("users"), format!("file-engine:{hash}\n")).unwrap();
     });
@@ -214,7 +214,7 @@ fn passwords_are_verified_beside_the_worker() {
             ))
         })
         .collect();
-    // There is one worker, and it answers others meanwhile.
+    // The only worker answers other clients meanwhile.
     let mut other = world.sent("CONNECT chatapi.viber.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(other.answer().status(), 403);
     for mut client in slow {
@@ -223,14 +223,14 @@ fn passwords_are_verified_beside_the_worker() {
 }
 
 #[test]
-fn credentials_that_no_rule_asks_for_are_not_looked_at() {
+fn credentials_are_not_verified_if_no_rule_requires_them() {
     let rules: &'static str = format!(
         "{FACEBOOK}{}",
         USERS.rules.replace("users =", "clients = [\"10.0.0.0/8\"]\nusers =")
     )
     .leak();
     let world = World::prepared(Setup { rules, ..USERS }, |dir| {
-        // A second or more for each password that is hashed.
+        // Verification of one password takes a second or more.
         let hash = bcrypt::hash("wing beat", 14).unwrap();
         std::fs::write(dir.join("users"), format!("file-engine:{hash}\n")).unwrap();
     });
@@ -241,7 +241,7 @@ fn credentials_that_no_rule_asks_for_are_not_looked_at() {
     ));
     assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
     drop(world.accept());
-    // The rule that asks is for other clients.
+    // The rule with `users` is for other clients.
     for guess in 10..30 {
         let mut client = world.sent(&format!(
             "CONNECT api.twilio.com:PORT HTTP/1.1\r\nHost: a\r\n{}\r\n",
@@ -253,7 +253,7 @@ fn credentials_that_no_rule_asks_for_are_not_looked_at() {
 }
 
 #[test]
-fn guessing_has_to_pause_and_who_is_logged_in_goes_on() {
+fn password_guesses_are_limited_and_authenticated_clients_continue() {
     let world = users();
     let log_in = |pair: &str| {
         let request =
@@ -280,7 +280,7 @@ fn guessing_has_to_pause_and_who_is_logged_in_goes_on() {
 }
 
 #[test]
-fn report_mode_lets_through_what_would_be_denied_and_says_so() {
+fn report_mode_allows_and_logs_requests_that_would_be_denied() {
     let setup = Setup {
         rules: r#"
 [[forward.rule]]

@@ -1,11 +1,12 @@
-//! Nothing reaches an address the rules do not list, whatever it is called and whenever it changes.
+//! The guard: no connection to an address that the rules do not list, however it is spelled and
+//! whenever the resolution of a name changes.
 
 use std::net::TcpListener;
 
 use crate::wire::text;
 use crate::world::{Setup, World};
 
-/// A rule that lists no address: names may lead to the internet only.
+/// A rule without listed addresses, so that names may only resolve to public addresses.
 const UNLISTED: Setup = Setup {
     forward: "",
     hosts: "\"mixed.fbcdn.net\" = [\"169.254.169.254\", \"10.0.0.1\", \"ADDRESS\"]",
@@ -21,7 +22,7 @@ ports = []
 "#,
 };
 
-/// A listener on another address of this host, which nobody may ever connect to.
+/// A listener on another address of this host, to which the gateway must never connect.
 fn trap(world: &World) -> TcpListener {
     let [a, b, c, d] = world.address.octets();
     let trap = TcpListener::bind((std::net::Ipv4Addr::new(a, b, c, d ^ 1), world.port())).unwrap();
@@ -30,10 +31,10 @@ fn trap(world: &World) -> TcpListener {
 }
 
 #[test]
-fn a_name_that_leads_to_this_host_is_not_followed() {
+fn a_name_that_resolves_to_this_host_is_denied() {
     let setup = Setup { rules: with_ports(UNLISTED.rules), ..UNLISTED };
     let world = World::with(setup);
-    // By the table, and by the system's own resolver.
+    // Resolved by `[forward.hosts]`, and by the system's resolver.
     for host in ["graph.facebook.com", "localhost"] {
         for request in [
             format!("CONNECT {host}:PORT HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -57,7 +58,7 @@ fn with_ports(rules: &str) -> &'static str {
 }
 
 #[test]
-fn no_spelling_of_an_address_gets_through() {
+fn no_spelling_of_an_address_evades_the_guard() {
     let setup = Setup { rules: with_ports(UNLISTED.rules), ..UNLISTED };
     let world = World::with(setup);
     let trap = trap(&world);
@@ -110,7 +111,7 @@ fn no_spelling_of_an_address_gets_through() {
 }
 
 #[test]
-fn of_a_mixed_answer_only_the_good_addresses_are_dialled() {
+fn only_allowed_addresses_of_a_mixed_resolution_are_used() {
     let rules: &'static str = UNLISTED
         .rules
         .replace("ports = []", "ports = [PORT]\nconnect-ports = [PORT]\naddresses = [\"ADDRESS\"]")
@@ -129,7 +130,7 @@ fn of_a_mixed_answer_only_the_good_addresses_are_dialled() {
 }
 
 #[test]
-fn an_answer_that_changes_between_two_look_ups_is_judged_anew() {
+fn a_changed_resolution_is_checked_again() {
     let listed: &'static str = UNLISTED
         .rules
         .replace("ports = []", "ports = [PORT]\nconnect-ports = [PORT]\naddresses = [\"ADDRESS\"]")
@@ -142,7 +143,7 @@ fn an_answer_that_changes_between_two_look_ups_is_judged_anew() {
         format!("\"rebind.fbcdn.net\" = [\"{}\"]", trap.local_addr().unwrap().ip()).leak();
     let at = world.listen;
     world.reload(Setup { hosts: trapped, ..first }, at);
-    // What is open stays where it is; what is new is judged by where it would lead.
+    // Open tunnels stay. New ones are checked against the new address.
     client.send("still the same origin");
     origin.expect("still the same origin");
     for request in [
@@ -156,7 +157,7 @@ fn an_answer_that_changes_between_two_look_ups_is_judged_anew() {
 }
 
 #[test]
-fn the_gateway_itself_is_never_the_destination() {
+fn connections_to_the_gateways_own_listeners_are_denied() {
     let rules: &'static str = UNLISTED
         .rules
         .replace("ports = []", "connect-ports = [1, 65535]\naddresses = [\"127.0.0.0/8\"]")
@@ -184,13 +185,13 @@ fn the_gateway_itself_is_never_the_destination() {
 }
 
 #[test]
-fn a_name_nobody_knows_is_said_to_be_unknown() {
+fn an_unknown_name_gives_upstream_unresolved() {
     let rules: &'static str =
         with_ports(UNLISTED.rules).replace("\"localhost\"", "\"*.invalid\"").leak();
     let world = World::with(Setup { rules, ..UNLISTED });
     let mut client = world.sent("CONNECT nowhere.invalid:443 HTTP/1.1\r\nHost: a\r\n\r\n");
     let answer = client.answer();
-    // Where no name server answers at all, it is the time that runs out.
+    // Without any reachable name server the request ends by timeout.
     let reason = answer.field("gateway-reason").unwrap();
     assert!(
         matches!(reason.as_str(), "upstream_unresolved" | "upstream_connect_timeout"),

@@ -1,4 +1,4 @@
-//! How many, how fast, how long.
+//! Limits of tunnels in number, rate and time.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::world::{FACEBOOK, Setup, World};
 const CONNECT: &str = "CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
-fn tunnels_are_limited_per_client_and_room_is_made_when_one_closes() {
+fn tunnels_per_client_are_limited_until_one_closes() {
     let world = World::with(Setup { limits: "tunnels-per-client = 2", ..Setup::default() });
     let (first, origin) = world.tunnel("graph.facebook.com");
     let (_second, _other) = world.tunnel("graph.facebook.com");
@@ -24,7 +24,7 @@ fn tunnels_are_limited_per_client_and_room_is_made_when_one_closes() {
 }
 
 #[test]
-fn tunnels_are_limited_in_all() {
+fn tunnels_are_limited_in_total() {
     let world = World::with(Setup { limits: "tunnels = 1", ..Setup::default() });
     let _open = world.tunnel("graph.facebook.com");
     let answer = world.sent(CONNECT).answer();
@@ -48,7 +48,7 @@ fn new_tunnels_are_limited_per_second() {
 }
 
 #[test]
-fn a_tunnel_ends_when_it_is_silent_or_old() {
+fn idle_and_total_timeouts_close_a_tunnel() {
     let mut world = World::with(Setup { timeouts: "idle = \"1s\"", ..Setup::default() });
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     client.end();
@@ -63,12 +63,12 @@ fn a_tunnel_ends_when_it_is_silent_or_old() {
 }
 
 #[test]
-fn a_rule_may_limit_the_bytes_per_second() {
+fn rate_limits_the_bytes_per_second() {
     let rules: &'static str = format!("{FACEBOOK}rate = \"64KiB\"\n").leak();
     let world = World::with(Setup { rules, ..Setup::default() });
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     let start = Instant::now();
-    // Three seconds' worth; half a second may go ahead.
+    // Three seconds' worth of data. The limit allows a burst of half a second.
     let data = vec![1; 192 << 10];
     let sending = std::thread::spawn(move || {
         origin.send(&data);
@@ -80,7 +80,7 @@ fn a_rule_may_limit_the_bytes_per_second() {
 }
 
 #[test]
-fn connections_that_never_ask_are_closed_and_slow_heads_are_told() {
+fn idle_connections_are_closed_and_slow_heads_are_rejected() {
     let timeouts = "header = \"1s\"\nkeep-alive = \"1s\"";
     let mut world = World::with(Setup { timeouts, ..Setup::default() });
     let mut silent = world.client();
@@ -96,11 +96,11 @@ fn connections_that_never_ask_are_closed_and_slow_heads_are_told() {
 }
 
 #[test]
-fn rules_are_for_the_client_that_a_listed_balancer_names() {
+fn rules_apply_to_the_client_that_a_listed_balancer_names() {
     let rules = r#"
 [[forward.rule]]
 name = "facebook"
-# As an address of IPv4 is carried in IPv6: the same network.
+# The IPv4-mapped form of 10.7.0.0/16.
 clients = ["::ffff:10.7.0.0/112"]
 allow = ["graph.facebook.com"]
 ports = [PORT]

@@ -1,11 +1,12 @@
-//! The forward proxy on raw sockets: what exactly it says, what it passes on, what it never dials.
+//! The forward proxy on raw sockets: its answers, the bytes that it forwards, and the addresses to
+//! which it never connects.
 //!
-//! As in the tests of the way in, no HTTP library stands between the test and the program: the
-//! client, the origin and the parent proxy are sockets, played in the order of the test's own
-//! lines. Destinations have the names of the platforms; `[forward.hosts]` leads them to loopback
-//! addresses of the test's own.
+//! As in the tests of the reverse proxy, no HTTP library normalises the messages: the client, the
+//! origin and the parent proxy are sockets, used in the order of the test's own lines. Destinations
+//! have the names of real platforms; `[forward.hosts]` resolves them to loopback addresses of the
+//! test.
 //!
-//! Nothing sleeps to wait for something: every wait is for a condition, bounded by [`wire::IO_TIMEOUT`].
+//! Tests wait for conditions, bounded by [`wire::IO_TIMEOUT`]. A sleep models a slow peer.
 
 #![allow(
     clippy::unwrap_used,

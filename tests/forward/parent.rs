@@ -1,4 +1,4 @@
-//! Through an enterprise proxy.
+//! Tunnels through a parent proxy.
 
 use std::net::TcpListener;
 
@@ -6,9 +6,9 @@ use crate::address::free_port;
 use crate::wire::{Wire, text};
 use crate::world::{Setup, World, accept};
 
-/// A world whose one rule goes through a parent: the test's own, played here.
+/// A gateway with one rule that uses a parent proxy, which the test plays.
 fn world(more: &str) -> (World, TcpListener) {
-    // Any free address of this host will do.
+    // Any free address of this host.
     let parent = TcpListener::bind("127.0.0.1:0").unwrap();
     parent.set_nonblocking(true).unwrap();
     let dead = free_port("127.0.0.1".parse().unwrap());
@@ -44,19 +44,19 @@ connect-timeout = "2s"
 
 const LISTED: &str = "addresses = [\"127.0.0.0/8\", \"192.0.2.0/24\"]";
 
-fn asked(parent: &TcpListener) -> (Wire, String) {
+fn accept_with_head(parent: &TcpListener) -> (Wire, String) {
     let mut wire = accept(parent);
     let head = text(&wire.head());
     (wire, head)
 }
 
 #[test]
-fn the_parent_is_asked_with_credentials_and_its_first_words_come_after_the_200() {
+fn the_parent_receives_credentials_and_its_early_bytes_follow_the_200() {
     let (world, parent) = world(LISTED);
     let mut client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut wire, head) = asked(&parent);
+    let (mut wire, head) = accept_with_head(&parent);
     let port = world.port();
-    // base64 of `gateway:opensesame`.
+    // `Z2F0…` is base64 of `gateway:opensesame`.
     assert_eq!(
         head,
         format!(
@@ -80,10 +80,10 @@ fn the_parent_is_asked_with_credentials_and_its_first_words_come_after_the_200()
 }
 
 #[test]
-fn what_the_parent_refuses_is_told_and_not_tried_elsewhere() {
+fn a_refusal_of_the_parent_is_reported_and_final() {
     let (world, parent) = world(LISTED);
     let mut client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut wire, _) = asked(&parent);
+    let (mut wire, _) = accept_with_head(&parent);
     wire.send("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
     let answer = client.answer();
     assert_eq!(answer.status(), 502);
@@ -91,19 +91,19 @@ fn what_the_parent_refuses_is_told_and_not_tried_elsewhere() {
     let body = text(&answer.body);
     assert!(body.contains("parent `enterprise` answered 407 Proxy Authentication"), "{body}");
     assert!(!body.contains(&parent.local_addr().unwrap().to_string()), "{body}");
-    // One that closes without an answer was not heard; there is no other.
+    // A parent that closes without an answer counts as unreachable, and there is no other parent.
     let mut client = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
-    drop(asked(&parent));
+    drop(accept_with_head(&parent));
     let answer = client.answer();
     assert!(matches!(answer.status(), 502), "{}", text(&answer.head));
     assert!(!world.was_dialled());
 }
 
 #[test]
-fn requests_in_absolute_form_go_through_a_tunnel_too() {
+fn requests_in_absolute_form_use_a_tunnel_through_the_parent() {
     let (world, parent) = world(LISTED);
     let mut client = world.sent("GET http://graph.facebook.com:PORT/a HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut wire, head) = asked(&parent);
+    let (mut wire, head) = accept_with_head(&parent);
     assert!(head.starts_with("CONNECT graph.facebook.com:"), "{head}");
     wire.send("HTTP/1.1 200 OK\r\n\r\n");
     assert!(text(&wire.head()).starts_with("GET /a HTTP/1.1\n"));
@@ -112,14 +112,14 @@ fn requests_in_absolute_form_go_through_a_tunnel_too() {
 }
 
 #[test]
-fn no_proxy_is_reached_directly_and_the_guard_holds_before_a_parent() {
+fn no_proxy_destinations_are_reached_directly_and_the_guard_applies_before_a_parent() {
     let (world, parent) = world("addresses = [\"ADDRESS\"]");
     let mut client = world.sent("CONNECT api.twilio.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(text(&client.head()).starts_with("HTTP/1.1 200 "));
     let mut origin = world.accept();
     client.send("direct");
     origin.expect("direct");
-    // 192.0.2.1 is no address of the internet, and the rule does not list it.
+    // 192.0.2.1 is not a public address, and the rule does not list it.
     let answer =
         world.sent("CONNECT known-to-the-parent.invalid:PORT HTTP/1.1\r\nHost: a\r\n\r\n").answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("egress_address"));

@@ -1,4 +1,4 @@
-//! Configurations change; what is open stays, unless it is not allowed any more.
+//! Reloads: open tunnels stay unless the new configuration denies them.
 
 use crate::address::free_port;
 use crate::wire::text;
@@ -22,7 +22,7 @@ addresses = ["127.0.0.0/8"]
 "#;
 
 #[test]
-fn tunnels_survive_a_reload_and_those_of_a_rule_that_is_gone_are_closed() {
+fn a_reload_closes_only_the_tunnels_of_a_removed_rule() {
     let mut world = World::with(Setup { rules: TWO, ..Setup::default() });
     let (mut kept, mut kept_origin) = world.tunnel("graph.facebook.com");
     let (mut gone, mut gone_origin) = world.tunnel("chatapi.viber.com");
@@ -36,7 +36,7 @@ fn tunnels_survive_a_reload_and_those_of_a_rule_that_is_gone_are_closed() {
     kept_origin.expect("up");
     kept_origin.send("down");
     kept.expect("down");
-    // A connection from before asks under what is in force now.
+    // A connection from before the reload is subject to the new rules.
     waiting.send(format!("CONNECT chatapi.viber.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port()));
     assert_eq!(waiting.answer().status(), 403);
     drop((kept, waiting));
@@ -50,7 +50,7 @@ fn tunnels_survive_a_reload_and_those_of_a_rule_that_is_gone_are_closed() {
 }
 
 #[test]
-fn a_listener_moves_and_its_tunnels_stay() {
+fn tunnels_survive_a_changed_listener_address() {
     let mut world = World::plain();
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     let old = world.listen;
@@ -68,7 +68,7 @@ fn a_listener_moves_and_its_tunnels_stay() {
 }
 
 #[test]
-fn without_a_forward_proxy_everything_of_it_is_closed() {
+fn removing_the_forward_proxy_closes_its_tunnels_and_listeners() {
     let mut world = World::plain();
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     let listen = world.listen;
@@ -77,7 +77,7 @@ fn without_a_forward_proxy_everything_of_it_is_closed() {
     origin.end();
     assert_eq!(world.lines_of(client.local(), 1)[0]["end"], "policy");
     world.wait("the address to be closed", |_| std::net::TcpStream::connect(listen).is_err());
-    // And it comes back.
+    // A forward proxy that is added again works.
     world.reload(Setup::default(), listen);
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     client.send("again");
@@ -85,7 +85,7 @@ fn without_a_forward_proxy_everything_of_it_is_closed() {
 }
 
 #[test]
-fn a_drain_takes_nothing_new_and_closes_tunnels() {
+fn a_drain_closes_tunnels_and_idle_connections() {
     let world = World::plain();
     let (mut client, mut origin) = world.tunnel("graph.facebook.com");
     let mut idle = world.client();

@@ -1,4 +1,4 @@
-//! The name inside TLS has to be the one the tunnel was asked for.
+//! Comparison of the server name in TLS with the host of the CONNECT request.
 
 use std::sync::Arc;
 use std::thread;
@@ -30,7 +30,7 @@ sni = { mismatch = "refuse", missing = "refuse", not-tls = "refuse" }
 "#,
 };
 
-/// The first message of a client that wants to speak to `name`, post-quantum key share included.
+/// The ClientHello for `name`, with a post-quantum key share.
 fn hello(name: &'static str) -> Vec<u8> {
     let mut tls = ClientConnection::new(client_config(None), name.try_into().unwrap()).unwrap();
     let mut bytes = Vec::new();
@@ -38,7 +38,7 @@ fn hello(name: &'static str) -> Vec<u8> {
     bytes
 }
 
-/// The same message, in records of this many bytes each.
+/// The same message in records of `size` bytes each.
 fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
     let pieces = hello[5..].chunks(size);
     pieces
@@ -49,21 +49,21 @@ fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
         .collect()
 }
 
-fn opened(world: &World) -> (Wire, Wire) {
+fn open_tunnel(world: &World) -> (Wire, Wire) {
     world.tunnel("graph.facebook.com")
 }
 
 #[test]
-fn a_hello_with_the_right_name_passes_byte_for_byte_however_it_comes() {
+fn a_client_hello_with_the_right_name_passes_unchanged() {
     let world = World::with(STRICT);
     let whole = hello("graph.facebook.com");
     for sent in [whole.clone(), in_records(&whole, 7), in_records(&whole, 400)] {
-        let (mut client, mut origin) = opened(&world);
+        let (mut client, mut origin) = open_tunnel(&world);
         client.send(&sent);
         assert_eq!(origin.take(sent.len()), sent);
     }
-    // A byte at a time, with what follows it in the last piece.
-    let (mut client, mut origin) = opened(&world);
+    // One byte at a time; the last write also contains bytes behind the ClientHello.
+    let (mut client, mut origin) = open_tunnel(&world);
     let (last, first) = whole.split_last().unwrap();
     for byte in first {
         client.send([*byte]);
@@ -79,21 +79,21 @@ fn a_hello_with_the_right_name_passes_byte_for_byte_however_it_comes() {
 }
 
 #[test]
-fn everything_else_is_closed_before_the_origin_has_a_byte_of_it() {
+fn other_first_bytes_close_the_tunnel_and_never_reach_the_origin() {
     let mut world = World::with(STRICT);
     let whole = hello("graph.facebook.com");
     let garbage: Vec<u8> = [&whole[..5], &[0xff; 600]].concat();
     let cases: [(Vec<u8>, &str, bool); 6] = [
         (hello("evil.example"), "egress_sni_mismatch", true),
         (hello("facebook.com"), "egress_sni_mismatch", true),
-        // rustls sends no name for an address.
+        // rustls sends no SNI for an IP address.
         (hello("192.0.2.1"), "egress_sni_missing", true),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "egress_not_tls", false),
         (b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), "egress_not_tls", false),
         (garbage, "egress_bad_hello", false),
     ];
     for (sent, reason, alerted) in cases {
-        let (mut client, mut origin) = opened(&world);
+        let (mut client, mut origin) = open_tunnel(&world);
         client.send(&sent);
         client.end();
         let alert = [21, 3, 3, 0, 2, 2, 112];
@@ -108,10 +108,10 @@ fn everything_else_is_closed_before_the_origin_has_a_byte_of_it() {
 }
 
 #[test]
-fn a_hello_that_drips_or_never_comes_is_waited_for_once() {
+fn a_slow_or_missing_client_hello_times_out() {
     let mut world = World::with(STRICT);
-    let (mut silent, _origin) = opened(&world);
-    let (mut dripping, mut origin) = opened(&world);
+    let (mut silent, _origin) = open_tunnel(&world);
+    let (mut dripping, mut origin) = open_tunnel(&world);
     let whole = hello("graph.facebook.com");
     dripping.send(&whole[..whole.len() / 2]);
     silent.end();
@@ -121,8 +121,8 @@ fn a_hello_that_drips_or_never_comes_is_waited_for_once() {
     for local in [silent.local(), dripping.local()] {
         assert_eq!(world.lines_of(local, 1)[0]["reason"], "egress_hello_timeout");
     }
-    // Half a hello and then the end is none.
-    let (mut half, mut origin) = opened(&world);
+    // A ClientHello that ends half way is malformed.
+    let (mut half, mut origin) = open_tunnel(&world);
     half.send(&whole[..9]);
     half.finish();
     origin.end();
@@ -131,11 +131,11 @@ fn a_hello_that_drips_or_never_comes_is_waited_for_once() {
 }
 
 #[test]
-fn a_setting_may_let_it_pass_and_have_it_logged() {
+fn a_mismatch_may_be_allowed_and_logged() {
     let rules: &'static str =
         STRICT.rules.replace("mismatch = \"refuse\"", "mismatch = \"log\"").leak();
     let mut world = World::with(Setup { rules, ..STRICT });
-    let (mut client, mut origin) = opened(&world);
+    let (mut client, mut origin) = open_tunnel(&world);
     let sent = hello("video.xx.fbcdn.net");
     client.send(&sent);
     assert_eq!(origin.take(sent.len()), sent);
@@ -161,16 +161,16 @@ fn retry_request() -> Vec<u8> {
 }
 
 #[test]
-fn the_second_hello_is_judged_too() {
+fn the_second_client_hello_is_checked_too() {
     let mut world = World::with(STRICT);
     let (good, evil) = (hello("graph.facebook.com"), hello("evil.example"));
     let retry = retry_request();
     let alert = [21, 3, 3, 0, 2, 2, 112];
     for (early, cut) in [(false, 0), (false, 3), (true, 0)] {
-        let (mut client, mut origin) = opened(&world);
+        let (mut client, mut origin) = open_tunnel(&world);
         client.send(&good);
         if early {
-            // It knows that it will be asked again.
+            // A client that expects a HelloRetryRequest.
             client.send(&evil);
         }
         assert_eq!(origin.take(good.len()), good);
@@ -191,8 +191,8 @@ fn the_second_hello_is_judged_too() {
         assert_eq!((&line["end"], &line["status"]), (&"refused".into(), &200.into()));
         assert!(line["detail"].as_str().unwrap().ends_with("names evil.example"), "{line}");
     }
-    // The right name passes as it is, and so does all that follows.
-    let (mut client, mut origin) = opened(&world);
+    // A second ClientHello with the same name passes, and so do the bytes behind it.
+    let (mut client, mut origin) = open_tunnel(&world);
     client.send(&good);
     assert_eq!(origin.take(good.len()), good);
     origin.send(&retry);
@@ -210,12 +210,12 @@ fn the_second_hello_is_judged_too() {
 }
 
 #[test]
-fn a_message_behind_the_hello_in_one_record_is_refused() {
+fn a_message_behind_the_client_hello_in_one_record_is_rejected() {
     let mut world = World::with(STRICT);
     let (good, evil) = (hello("graph.facebook.com"), hello("evil.example"));
     let both = [&good[5..], &evil[5..]].concat();
     let length = u16::try_from(both.len()).unwrap().to_be_bytes();
-    let (mut client, mut origin) = opened(&world);
+    let (mut client, mut origin) = open_tunnel(&world);
     client.send([&[22, 3, 1][..], &length, &both].concat());
     client.end();
     origin.end();
@@ -228,9 +228,9 @@ fn offering(groups: &[&'static dyn SupportedKxGroup]) -> Arc<CryptoProvider> {
 }
 
 #[test]
-fn a_handshake_with_a_retry_succeeds() {
+fn a_handshake_with_a_hello_retry_request_succeeds() {
     let world = World::with(STRICT);
-    let (client, origin) = opened(&world);
+    let (client, origin) = open_tunnel(&world);
     let serving = thread::spawn(move || {
         let mut origin = Wire::server(
             server_with(offering(&[kx_group::X25519])),
@@ -241,7 +241,7 @@ fn a_handshake_with_a_retry_succeeds() {
         origin.send("pong");
         origin
     });
-    // The first group is the one it guesses; the server takes only the second.
+    // The client sends a key share of its first group; the server accepts only the second.
     let config = client_with(offering(&[kx_group::SECP256R1, kx_group::X25519]));
     let mut tls = ClientConnection::new(config, "graph.facebook.com".try_into().unwrap()).unwrap();
     let mut tcp = client.tcp().try_clone().unwrap();
@@ -257,7 +257,7 @@ fn a_handshake_with_a_retry_succeeds() {
 }
 
 #[test]
-fn an_encrypted_hello_may_be_refused_or_logged() {
+fn an_encrypted_client_hello_may_be_rejected_or_logged() {
     let sent = {
         let (public, _) = hpke().generate_key_pair().unwrap();
         let grease = EchMode::Grease(EchGreaseConfig::new(hpke(), public));
@@ -276,7 +276,7 @@ fn an_encrypted_hello_may_be_refused_or_logged() {
     {
         let rules = STRICT.rules.replace("not-tls =", &format!("ech = \"{act}\", not-tls ="));
         let mut world = World::with(Setup { rules: rules.leak(), ..STRICT });
-        let (mut client, mut origin) = opened(&world);
+        let (mut client, mut origin) = open_tunnel(&world);
         client.send(&sent);
         if act == "refuse" {
             client.end();

@@ -1,4 +1,4 @@
-//! TLS between client and proxy, and what the tests need of TLS elsewhere.
+//! TLS between client and proxy, and helpers for TLS in other tests.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The origin's end of a connection, with the demo's certificate.
+/// The origin's end of a connection, as a TLS server with the demo's certificate.
 pub(crate) fn as_origin(wire: &Wire) -> Wire {
     try_as_origin(wire).unwrap()
 }
@@ -32,7 +32,7 @@ pub(crate) fn try_as_origin(wire: &Wire) -> std::io::Result<Wire> {
     Ok(wire)
 }
 
-/// A server with the demo's certificate.
+/// A TLS server with the demo's certificate.
 pub(crate) fn server_with(provider: Arc<rustls::crypto::CryptoProvider>) -> ServerConnection {
     let pair = &certificates().components;
     let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
@@ -45,7 +45,7 @@ pub(crate) fn server_with(provider: Arc<rustls::crypto::CryptoProvider>) -> Serv
     ServerConnection::new(Arc::new(config)).unwrap()
 }
 
-/// A client that takes any certificate.
+/// A TLS client that accepts any certificate.
 pub(crate) fn client_with(provider: Arc<rustls::crypto::CryptoProvider>) -> Arc<ClientConfig> {
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
     let config = ClientConfig::builder_with_provider(provider)
@@ -95,7 +95,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// What a client trusts, and shows.
+/// A TLS client that trusts the gateway's CA and optionally has a client certificate.
 pub(crate) fn client_config(
     shown: Option<(CertificateDer<'static>, &KeyPair)>,
 ) -> Arc<ClientConfig> {
@@ -132,7 +132,7 @@ const SECURED: Setup = Setup {
 };
 
 #[test]
-fn a_client_may_speak_tls_to_the_proxy() {
+fn a_client_may_use_tls_to_the_proxy() {
     let world = World::with(SECURED);
     let mut client = over_tls(&world, client_config(None)).unwrap();
     client.send(format!("CONNECT graph.facebook.com:{} HTTP/1.1\r\nHost: a\r\n\r\n", world.port()));
@@ -150,7 +150,7 @@ fn a_client_may_speak_tls_to_the_proxy() {
     assert!(reading.join().unwrap());
     client.end();
     drop(client);
-    // Somebody who does not is told so.
+    // A client without TLS is answered in plain HTTP.
     let mut plain = world.sent("CONNECT graph.facebook.com:PORT HTTP/1.1\r\nHost: a\r\n\r\n");
     let answer = plain.answer();
     assert_eq!(answer.field("gateway-reason").as_deref(), Some("plain_http_on_tls_port"));
@@ -158,14 +158,14 @@ fn a_client_may_speak_tls_to_the_proxy() {
     world.ends_with(&["tunnel CONNECT 200 upstream_closed", "refused 400 plain_http_on_tls_port"]);
 }
 
-/// A CA of clients.
+/// A CA of client certificates.
 fn client_ca() -> CertifiedIssuer<'static, KeyPair> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A client with a certificate for this name.
+/// A TLS client with a certificate for this name.
 fn named(name: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Arc<ClientConfig> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
@@ -175,7 +175,7 @@ fn named(name: &str, ca: &CertifiedIssuer<'static, KeyPair>) -> Arc<ClientConfig
     client_config(Some((certificate.der().clone(), &key)))
 }
 
-/// Facebook for a component with a certificate.
+/// A rule for the component with a certificate for `file-engine`.
 const FOR_FILES: &str = r#"
 [[forward.rule]]
 name = "files"
@@ -187,7 +187,7 @@ addresses = ["127.0.0.0/8"]
 "#;
 
 #[test]
-fn a_rule_may_be_for_the_name_in_a_client_certificate() {
+fn a_rule_may_name_a_client_certificate() {
     let ca = client_ca();
     let setup = Setup {
         listener: "certificates = [\"own\"]\nclient-ca = \"DIR/clients.pem\"",
@@ -208,7 +208,7 @@ fn a_rule_may_be_for_the_name_in_a_client_certificate() {
 }
 
 #[test]
-fn a_ca_that_is_taken_away_ends_what_its_clients_have_open() {
+fn removing_a_client_ca_closes_the_tunnels_of_its_clients() {
     let (first, second) = (client_ca(), client_ca());
     let setup = Setup {
         listener: "certificates = [\"own\"]\nclient-ca = \"DIR/first.pem\"",

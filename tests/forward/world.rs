@@ -1,4 +1,4 @@
-//! The real program, its one client and its one origin.
+//! The real program with one client and one origin, both played by the test.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,25 +16,25 @@ use tempfile::TempDir;
 use crate::address::{free_port, unique_address};
 use crate::wire::{IO_TIMEOUT, Wire, text};
 
-/// What differs from world to world; pieces of the configuration. `ADDRESS` stands for the loopback
-/// address all of this world is on, `PORT` for the origin's port, `DIR` for the directory.
+/// Parts of the configuration that a test changes. `ADDRESS` stands for the loopback address of the
+/// gateway and the origin, `PORT` for the origin's port, `DIR` for the directory.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
     /// Keys of `[forward]`.
     pub(crate) forward: &'static str,
-    /// Keys of its `hosts`, besides those of the platforms.
+    /// Keys of `[forward.hosts]`, besides those of the platforms.
     pub(crate) hosts: &'static str,
-    /// Keys of its `limits`.
+    /// Keys of `[forward.limits]`.
     pub(crate) limits: &'static str,
-    /// Keys of its `timeouts`.
+    /// Keys of `[forward.timeouts]`.
     pub(crate) timeouts: &'static str,
-    /// More keys of the listener.
+    /// Further keys of the listener.
     pub(crate) listener: &'static str,
-    /// All rules, and parents.
+    /// All rules and parents.
     pub(crate) rules: &'static str,
 }
 
-/// Facebook for everybody, on the origin's port, with this machine listed.
+/// A rule that allows every client Facebook on the origin's port at this host's addresses.
 pub(crate) const FACEBOOK: &str = r#"
 [[forward.rule]]
 name = "facebook"
@@ -51,7 +51,7 @@ impl Default for Setup {
     }
 }
 
-/// See the module.
+/// A running gateway and its origin; see the module.
 pub(crate) struct World {
     pub(crate) dir: TempDir,
     gateway: Child,
@@ -62,7 +62,7 @@ pub(crate) struct World {
     generation: u32,
 }
 
-/// Certificates of the demo, made once.
+/// The demo's certificates, made once per test process.
 pub(crate) fn certificates() -> &'static DevelopmentCertificates {
     static MADE: OnceLock<DevelopmentCertificates> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -72,7 +72,7 @@ pub(crate) fn certificates() -> &'static DevelopmentCertificates {
 }
 
 impl World {
-    /// With one rule.
+    /// The default configuration, with one rule.
     pub(crate) fn plain() -> Self {
         Self::with(Setup::default())
     }
@@ -82,7 +82,7 @@ impl World {
         Self::prepared(setup, |_| {})
     }
 
-    /// The same, with files put into the directory first.
+    /// Starts the program after `prepare` has written further files into the directory.
     pub(crate) fn prepared(setup: Setup, prepare: impl FnOnce(&Path)) -> Self {
         let address = unique_address();
         let origin = TcpListener::bind((address, 0)).unwrap();
@@ -90,7 +90,7 @@ impl World {
         let (listen, admin) = (free_port(address), free_port(address));
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
-        let places = Places { dir: dir.path(), address, listen, admin, origin: &origin };
+        let places = Addresses { dir: dir.path(), address, listen, admin, origin: &origin };
         fs::write(dir.path().join("gateway.toml"), places.written(&setup)).unwrap();
         let gateway = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
             .env("APP_GATEWAY_ALLOW_ROOT", "1")
@@ -109,10 +109,10 @@ impl World {
         world
     }
 
-    /// Puts another configuration into force; the address of the listener stays unless given.
+    /// Reloads with another configuration and this listening address.
     pub(crate) fn reload(&mut self, setup: Setup, listen: SocketAddr) {
         self.listen = listen;
-        let places = Places {
+        let places = Addresses {
             dir: self.dir.path(),
             address: self.address,
             listen,
@@ -122,7 +122,7 @@ impl World {
         self.write_and_reload(&places.written(&setup));
     }
 
-    /// The same without a forward proxy.
+    /// Reloads with a configuration without a forward proxy.
     pub(crate) fn reload_without(&mut self) {
         let (admin, other) = (self.admin, free_port(self.address));
         let text = format!(
@@ -148,7 +148,7 @@ deny = true
     fn write_and_reload(&mut self, text: &str) {
         self.generation += 1;
         let file = self.dir.path().join("gateway.toml");
-        // In one step: half a file would be refused, and looked at again later.
+        // In one step, because half a file would be rejected and read again later.
         fs::write(self.dir.path().join("next"), text).unwrap();
         fs::rename(self.dir.path().join("next"), file).unwrap();
         kill_process(Pid::from_child(&self.gateway), Signal::HUP).unwrap();
@@ -156,7 +156,7 @@ deny = true
         self.wait("the reload", |world| world.metrics().contains(&now));
     }
 
-    /// What the program says to a command about this gateway.
+    /// The output of a command of the program for this gateway.
     pub(crate) fn command(&self, arguments: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_app-gateway"))
             .args(arguments)
@@ -168,12 +168,12 @@ deny = true
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// All metrics, as text.
+    /// The text of `/metrics`.
     pub(crate) fn metrics(&self) -> String {
         self.ask_admin("/metrics").unwrap_or_default()
     }
 
-    /// Asks the admin listener.
+    /// Sends a GET to the admin listener.
     pub(crate) fn ask_admin(&self, path: &str) -> Option<String> {
         let mut admin = TcpStream::connect(self.admin).ok()?;
         admin.set_read_timeout(Some(IO_TIMEOUT)).ok()?;
@@ -184,7 +184,7 @@ deny = true
         Some(answer)
     }
 
-    /// Looks until something is true.
+    /// Waits until `is_so` returns true.
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + IO_TIMEOUT;
         while !is_so(self) {
@@ -193,24 +193,22 @@ deny = true
         }
     }
 
-    /// The origin's port.
     pub(crate) fn port(&self) -> u16 {
         self.origin.local_addr().unwrap().port()
     }
 
-    /// A client of the proxy.
     pub(crate) fn client(&self) -> Wire {
         Wire::plain(TcpStream::connect(self.listen).unwrap())
     }
 
-    /// A client that has sent this; `PORT` is the origin's.
+    /// A client that has sent `request`, with the origin's port for `PORT`.
     pub(crate) fn sent(&self, request: &str) -> Wire {
         let mut wire = self.client();
         wire.send(request.replace("PORT", &self.port().to_string()));
         wire
     }
 
-    /// A client whose tunnel to this host is open, and the origin's end of it.
+    /// A client with an open tunnel to this host, and the origin's end of the tunnel.
     pub(crate) fn tunnel(&self, host: &str) -> (Wire, Wire) {
         let mut client =
             self.sent(&format!("CONNECT {host}:PORT HTTP/1.1\r\nHost: {host}\r\n\r\n"));
@@ -219,7 +217,7 @@ deny = true
         (client, self.accept())
     }
 
-    /// The next connection the gateway makes to the origin.
+    /// The next connection of the gateway to the origin.
     pub(crate) fn accept(&self) -> Wire {
         accept(&self.origin)
     }
@@ -229,7 +227,7 @@ deny = true
         self.origin.accept().is_ok()
     }
 
-    /// The lines of the access log about one client connection, once there are `count`.
+    /// The lines of the access log about one client connection, once there are `count` of them.
     pub(crate) fn lines_of(&mut self, client: SocketAddr, count: usize) -> Vec<serde_json::Value> {
         let client = client.to_string();
         let mut found = Vec::new();
@@ -249,13 +247,14 @@ deny = true
         whole.lines().map(parse).collect()
     }
 
-    /// The access log as it stands.
+    /// The current contents of the access log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
     }
 
-    /// Ends the program; the access log must then hold exactly these lines, in any order. One is
-    /// written `EVENT METHOD STATUS WORD`, the word being the reason or a tunnel's end.
+    /// Stops the program and asserts that the access log contains exactly these lines, in any
+    /// order. A line is written `EVENT METHOD STATUS WORD`; the word is the reason or the end of a
+    /// tunnel.
     pub(crate) fn ends_with(mut self, expected: &[&str]) {
         self.stop();
         let mut lines: Vec<String> = self.lines().iter().map(summary).collect();
@@ -265,18 +264,18 @@ deny = true
         assert_eq!(lines, expected, "\n{}", self.log());
     }
 
-    /// Tells the program to end.
+    /// Sends SIGTERM to the program.
     pub(crate) fn terminate(&self) {
         kill_process(Pid::from_child(&self.gateway), Signal::TERM).unwrap();
     }
 
-    /// Ends the program cleanly.
+    /// Stops the program and asserts a clean exit.
     pub(crate) fn stop(&mut self) {
         self.terminate();
         self.stop_after();
     }
 
-    /// Waits until it has ended, cleanly.
+    /// Waits for a clean exit of the program.
     pub(crate) fn stop_after(&mut self) {
         let mut code = None;
         self.wait("the program to end", |world| {
@@ -287,7 +286,7 @@ deny = true
     }
 }
 
-/// The next connection that comes to a listener which does not block.
+/// Accepts the next connection of a non-blocking listener.
 pub(crate) fn accept(listener: &TcpListener) -> Wire {
     let deadline = Instant::now() + IO_TIMEOUT;
     loop {
@@ -311,7 +310,7 @@ fn summary(line: &serde_json::Value) -> String {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Ours, and it may have ended already.
+        // The process is a child of this test and may have ended already.
         let _ = self.gateway.kill();
         let _ = self.gateway.wait();
         if thread::panicking() {
@@ -321,7 +320,7 @@ impl Drop for World {
     }
 }
 
-struct Places<'a> {
+struct Addresses<'a> {
     dir: &'a Path,
     address: Ipv4Addr,
     listen: SocketAddr,
@@ -329,7 +328,7 @@ struct Places<'a> {
     origin: &'a TcpListener,
 }
 
-impl Places<'_> {
+impl Addresses<'_> {
     fn written(&self, setup: &Setup) -> String {
         let set = certificates();
         let (chain, key) = (set.gateway.chain.display(), set.gateway.key.display());

@@ -1,4 +1,4 @@
-//! What passes once a connection is joined: every byte, and each side's end.
+//! Bytes of passthrough connections: each one arrives, and each side's end is forwarded.
 
 use std::io::{Read as _, Write as _};
 use std::thread;
@@ -13,7 +13,7 @@ fn plain(upstream: &str, more: &str) -> String {
 }
 
 #[test]
-fn each_side_may_end_before_the_other() {
+fn either_side_may_half_close_first() {
     let [a] = sites(["a"]);
     let mut world = World::with(&plain(&endpoints(&a), ""));
     let mut client = world.begin_at(&a, b"x");
@@ -32,7 +32,7 @@ fn each_side_may_end_before_the_other() {
 }
 
 #[test]
-fn floods_pass_unchanged_both_ways() {
+fn bulk_data_passes_unchanged_both_ways() {
     const SIZE: usize = 24 << 20;
     let [a] = sites(["a"]);
     let mut world = World::with(&plain(&endpoints(&a), ""));
@@ -57,7 +57,7 @@ fn floods_pass_unchanged_both_ways() {
 }
 
 #[test]
-fn silence_and_old_age_end_a_connection() {
+fn idle_and_total_timeouts_close_a_connection() {
     let [a] = sites(["a"]);
     let mut world = World::with(&plain(&endpoints(&a), "timeouts = { idle = \"1s\" }"));
     let mut client = world.begin_at(&a, b"x");
@@ -70,7 +70,7 @@ fn silence_and_old_age_end_a_connection() {
 }
 
 #[test]
-fn a_drain_closes_what_is_open_and_the_program_ends() {
+fn a_drain_closes_open_connections_and_the_program_exits() {
     let [a] = sites(["a"]);
     let mut world = World::with(&plain(&endpoints(&a), ""));
     let mut client = world.begin_at(&a, b"x");

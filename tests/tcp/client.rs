@@ -1,4 +1,4 @@
-//! A client: hellos as they are sent, and what comes back.
+//! A client of passthrough listeners, and the bytes of ClientHellos.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use crate::world::IO_TIMEOUT;
 /// A fatal alert: `unrecognized_name`.
 pub(crate) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// The first bytes of a TLS client that asks for this name; an address is no name.
+/// A ClientHello for this server name. For an IP address it has no SNI.
 pub(crate) fn hello(name: &str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -29,7 +29,6 @@ pub(crate) fn hello(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// A connection.
 pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
@@ -44,15 +43,15 @@ impl Client {
         self.0.write_all(bytes).unwrap();
     }
 
-    /// The next `N` bytes, as text.
+    /// The next `length` bytes, as text.
     #[track_caller]
-    pub(crate) fn hear(&mut self, length: usize) -> String {
+    pub(crate) fn take_text(&mut self, length: usize) -> String {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The next bytes.
+    /// The next `length` bytes.
     #[track_caller]
     pub(crate) fn take(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
@@ -60,23 +59,23 @@ impl Client {
         bytes
     }
 
-    /// Everything until the end.
+    /// All bytes until the end of the connection.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        // A reset is an end too.
+        // A reset also ends the connection.
         let _ = self.0.read_to_end(&mut bytes);
         bytes
     }
 
-    /// Says that nothing follows.
+    /// Ends the sending direction.
     pub(crate) fn finish(&self) {
         self.0.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Sends a word and hears it again.
+    /// Asserts that bytes are still echoed.
     #[track_caller]
     pub(crate) fn is_alive(&mut self) {
         self.send(b"ping");
-        assert_eq!(self.hear(4), "ping");
+        assert_eq!(self.take_text(4), "ping");
     }
 }

@@ -1,11 +1,11 @@
-//! Sites that fail and come back.
+//! Failover between two sites, and back.
 
 use crate::address::{free_port, unique_address};
 use crate::client::Client;
 use crate::site::{READY, Site};
 use crate::world::{World, sites, two_sites};
 
-/// Two sites on one port, asked on another one; whatever a client sends is passed through.
+/// Two sites on the same port, with health checks on another; one catch-all route.
 fn balancer(a: &Site, b: &Site, more: &str) -> String {
     format!(
         "[upstream.sites]\n{}\n[tcp.edge]\n{more}\n\
@@ -14,14 +14,14 @@ fn balancer(a: &Site, b: &Site, more: &str) -> String {
     )
 }
 
-/// Two sites whose ports are the same, and whose addresses are not.
+/// Two sites with equal ports and different addresses.
 fn pair() -> [Site; 2] {
     let a = Site::start("a", unique_address());
     let b = Site::like("b", &a, unique_address());
     [a, b]
 }
 
-fn new_ones_go_to(world: &mut World, site: &Site) -> Client {
+fn wait_for_new_connections_at(world: &mut World, site: &Site) -> Client {
     let mut found = None;
     world.wait(&format!("{} to be used", site.name), |world| {
         let (client, name) = world.begin(b"x");
@@ -32,7 +32,7 @@ fn new_ones_go_to(world: &mut World, site: &Site) -> Client {
 }
 
 #[test]
-fn the_next_endpoint_is_tried_before_anything_is_sent() {
+fn an_unreachable_endpoint_is_skipped() {
     let address = unique_address();
     let dead = free_port(address);
     let [a] = sites(["a"]);
@@ -48,7 +48,7 @@ fn the_next_endpoint_is_tried_before_anything_is_sent() {
 }
 
 #[test]
-fn nobody_to_connect_to_is_told() {
+fn a_connection_without_a_reachable_endpoint_is_closed_and_logged() {
     let address = unique_address();
     let dead = free_port(address);
     let upstream = |more: &str| {
@@ -69,21 +69,24 @@ fn nobody_to_connect_to_is_told() {
 }
 
 #[test]
-fn connections_leave_a_site_that_is_down_and_the_backup_once_it_has_returned() {
+fn connections_are_closed_on_failover_and_on_failback() {
     let [a, b] = pair();
     let mut world = World::with(&balancer(&a, &b, "close-over = \"300ms\""));
     let mut old = world.begin_at(&a, b"x");
     old.is_alive();
-    a.feel(false);
-    let mut there = new_ones_go_to(&mut world, &b);
+    a.set_ready(false);
+    let mut there = wait_for_new_connections_at(&mut world, &b);
     assert_eq!(old.rest(), b"", "it has to leave");
     let line = world.line("end", "failed_over");
     assert_eq!((&line["flags"], &line["endpoint"]), (&"UH".into(), &a.address.to_string().into()));
     there.is_alive();
-    assert!(a.asked()[0].starts_with(&format!("GET {READY} HTTP/1.1\r\nHost: {}\r\n", a.health)));
+    assert!(
+        a.check_requests()[0]
+            .starts_with(&format!("GET {READY} HTTP/1.1\r\nHost: {}\r\n", a.health))
+    );
 
-    a.feel(true);
-    let mut back = new_ones_go_to(&mut world, &a);
+    a.set_ready(true);
+    let mut back = wait_for_new_connections_at(&mut world, &a);
     assert_eq!(there.rest(), b"", "chat is on one site at a time");
     back.is_alive();
     let name = "tcp_ends_total{end=\"failed_over\",profile=\"edge\",tcp_route=\"any\"}";
@@ -91,71 +94,72 @@ fn connections_leave_a_site_that_is_down_and_the_backup_once_it_has_returned() {
 }
 
 #[test]
-fn connections_are_kept_where_that_is_asked_for() {
+fn connections_are_kept_on_failover_if_configured() {
     let [a, b] = pair();
     let more = "on-down = \"keep\"\non-return = \"keep\"\nclose-over = \"0s\"";
     let mut world = World::with(&balancer(&a, &b, more));
     let mut old = world.begin_at(&a, b"x");
-    a.feel(false);
-    let mut there = new_ones_go_to(&mut world, &b);
-    a.feel(true);
-    new_ones_go_to(&mut world, &a);
+    a.set_ready(false);
+    let mut there = wait_for_new_connections_at(&mut world, &b);
+    a.set_ready(true);
+    wait_for_new_connections_at(&mut world, &a);
     old.is_alive();
     there.is_alive();
-    // From now on they are not, and the one on the primary site may stay.
+    // After the reload connections are closed again, but the one to the primary site may stay.
     world.reload(&balancer(&a, &b, "close-over = \"0s\""));
     assert_eq!(there.rest(), b"");
     old.is_alive();
 }
 
 #[test]
-fn nothing_is_closed_while_there_is_nowhere_else_to_go() {
+fn connections_stay_while_no_other_endpoint_is_up() {
     let [a, b] = pair();
     let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
-    b.feel(false);
+    b.set_ready(false);
     world.wait("b to be down", |world| {
-        world.says(&["status"], 0).lines().any(|line| line.contains("down"))
+        world.output_of(&["status"], 0).lines().any(|line| line.contains("down"))
     });
     let mut old = world.begin_at(&a, b"x");
-    a.feel(false);
+    a.set_ready(false);
     world.wait("both to be down", |world| {
-        world.says(&["status"], 0).lines().filter(|line| line.contains("  down  ")).count() == 2
+        world.output_of(&["status"], 0).lines().filter(|line| line.contains("  down  ")).count()
+            == 2
     });
     old.is_alive();
-    b.feel(true);
-    new_ones_go_to(&mut world, &b);
+    b.set_ready(true);
+    wait_for_new_connections_at(&mut world, &b);
     assert_eq!(old.rest(), b"");
 }
 
 #[test]
-fn an_endpoint_that_is_taken_out_keeps_what_it_has() {
+fn a_draining_endpoint_keeps_its_connections() {
     let [a, b] = pair();
     let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
     let mut old = world.begin_at(&a, b"x");
-    world.says(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
-    world.says(&["endpoint", "drain", "sites", &b.address.to_string()], 0);
+    world.output_of(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
+    world.output_of(&["endpoint", "drain", "sites", &b.address.to_string()], 0);
     assert_eq!(world.begin(b"x").1, "", "nothing new");
     old.is_alive();
-    world.says(&["endpoint", "up", "sites", &a.address.to_string()], 0);
-    new_ones_go_to(&mut world, &a);
+    world.output_of(&["endpoint", "up", "sites", &a.address.to_string()], 0);
+    wait_for_new_connections_at(&mut world, &a);
     old.is_alive();
 }
 
 #[test]
-fn maintenance_moves_what_is_open_and_draining_does_not() {
+fn maintenance_closes_open_connections_and_draining_does_not() {
     let [a, b] = pair();
     let mut world = World::with(&balancer(&a, &b, "close-over = \"0s\""));
     let mut old = world.begin_at(&a, b"x");
-    world.says(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
-    new_ones_go_to(&mut world, &b);
+    world.output_of(&["endpoint", "drain", "sites", &a.address.to_string()], 0);
+    wait_for_new_connections_at(&mut world, &b);
     old.is_alive();
-    world.says(&["endpoint", "maintenance", "sites", &a.address.to_string()], 0);
+    world.output_of(&["endpoint", "maintenance", "sites", &a.address.to_string()], 0);
     assert_eq!(old.rest(), b"");
     world.line("end", "failed_over");
 }
 
 #[test]
-fn endpoints_share_the_work_by_what_is_open() {
+fn least_connections_balances_by_open_connections() {
     let [a, b] = sites(["a", "b"]);
     let text = format!(
         "[upstream.sites]\nendpoints = [\"http://{}\", \"http://{}\"]\nbalance = \"least-connections\"\n\

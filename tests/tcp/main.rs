@@ -1,8 +1,6 @@
-//! Connections passed through: the real program between clients and sites that are threads of the
-//! test.
+//! Passthrough listeners: the real program between clients and sites that are threads of the test.
 //!
-//! Nothing sleeps to wait for something: every wait is for a condition, bounded by
-//! [`world::IO_TIMEOUT`].
+//! Tests wait for conditions, bounded by [`world::IO_TIMEOUT`], and do not sleep.
 
 #![allow(
     clippy::unwrap_used,

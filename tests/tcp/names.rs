@@ -1,4 +1,4 @@
-//! Which name leads where, and what is refused.
+//! Routing by server name, and rejected connections.
 
 use std::net::TcpListener;
 
@@ -7,7 +7,7 @@ use crate::client::{Client, UNRECOGNIZED_NAME, hello};
 use crate::site::Site;
 use crate::world::{IO_TIMEOUT, World, endpoints, sites};
 
-/// Two upstreams, by name.
+/// Two upstreams, selected by server name.
 fn by_name(a: &Site, b: &Site, more: &str) -> String {
     format!(
         r#"
@@ -33,7 +33,7 @@ name = "others"
 }
 
 #[test]
-fn names_lead_to_their_upstreams_and_the_bytes_stay_as_they_are() {
+fn server_names_select_the_upstream_and_bytes_pass_unchanged() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&by_name(&a, &b, ""));
     let sent = hello("chat.example.com");
@@ -62,7 +62,7 @@ fn names_lead_to_their_upstreams_and_the_bytes_stay_as_they_are() {
 }
 
 #[test]
-fn a_hello_may_come_in_pieces() {
+fn a_client_hello_in_pieces_is_parsed() {
     let [a, b] = sites(["a", "b"]);
     let world = World::with(&by_name(&a, &b, ""));
     let sent = hello("chat.example.com");
@@ -70,15 +70,15 @@ fn a_hello_may_come_in_pieces() {
     for piece in sent.chunks(97) {
         client.send(piece);
     }
-    assert_eq!(client.hear(1), "a");
+    assert_eq!(client.take_text(1), "a");
     assert_eq!(a.first().concat(), sent);
 }
 
-/// What a client sends, what it is answered, and the word for it.
+/// The reason word, the bytes that the client sends, and the bytes that it receives.
 type Case = (&'static str, Vec<u8>, &'static [u8]);
 
 #[test]
-fn what_no_route_takes_is_refused_and_says_why() {
+fn connections_without_a_route_are_rejected_with_a_reason() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&by_name(&a, &b, "timeouts = { hello = \"1s\" }"));
     let cases: [Case; 7] = [
@@ -87,7 +87,7 @@ fn what_no_route_takes_is_refused_and_says_why() {
         ("tcp_sni_missing", hello("192.0.2.1"), &UNRECOGNIZED_NAME),
         ("tcp_not_tls", b"GET / HTTP/1.1\r\nHost: chat.example.com\r\n\r\n".to_vec(), b""),
         ("tcp_bad_hello", [&[22, 3, 1, 0, 4, 1, 0, 0, 0][..], &[0; 8]].concat(), b""),
-        // A message that says it is longer than any is read.
+        // A message longer than the gateway reads.
         ("tcp_bad_hello", vec![22, 3, 1, 0x40, 0, 1, 1, 0, 0], b""),
         ("tcp_hello_timeout", vec![22, 3, 1], b""),
     ];
@@ -96,7 +96,7 @@ fn what_no_route_takes_is_refused_and_says_why() {
         client.send(sent);
         assert_eq!(client.rest(), *answer, "{word}");
     }
-    // A client that ends in the middle of its hello.
+    // A client that closes in the middle of its ClientHello.
     let mut client = world.client();
     client.send(&hello("chat.example.com")[..40]);
     client.finish();
@@ -121,7 +121,7 @@ fn what_no_route_takes_is_refused_and_says_why() {
 }
 
 #[test]
-fn only_listed_clients_and_only_so_many_get_in() {
+fn clients_are_limited_by_network_and_count() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&by_name(&a, &b, "clients = [\"192.0.2.0/24\"]"));
     assert_eq!(world.client().rest(), b"");
@@ -137,15 +137,15 @@ fn only_listed_clients_and_only_so_many_get_in() {
 }
 
 #[test]
-fn an_upstream_takes_so_many_connections_and_so_many_of_one_client() {
+fn connections_of_an_upstream_are_limited_in_total_and_per_client() {
     let [a, b] = sites(["a", "b"]);
     let limited =
         |more: &str| by_name(&a, &b, "").replacen("[tcp.edge]", &format!("{more}\n[tcp.edge]"), 1);
-    // A key of the upstream before: `two`, which takes agents.
+    // `limited` puts the keys at the end of the table of upstream `two`, which serves agents.
     let mut world = World::with(&limited("max-connections = 2\nqueue-timeout = \"0s\""));
     let agents = hello("agents.example.com");
     let one = world.begin_at(&b, &agents);
-    // Half of two is all that one client gets, whatever the listener lets in.
+    // The default `client-share` gives one client half of the two connections.
     let mut client = world.client();
     client.send(&agents);
     assert_eq!(client.rest(), b"");
@@ -155,16 +155,16 @@ fn an_upstream_takes_so_many_connections_and_so_many_of_one_client() {
     client.send(&agents);
     assert_eq!(client.rest(), b"");
     world.line("reason", "upstream_full");
-    // With a queue it is served once there is room.
+    // With a queue the connection is served once another one ends.
     world.reload(&limited("max-connections = 1\nclient-share = 100\nqueue-timeout = \"20s\""));
     let mut waits = world.client();
     waits.send(&agents);
     drop(one);
-    assert_eq!(waits.hear(1), "b");
+    assert_eq!(waits.take_text(1), "b");
 }
 
 #[test]
-fn without_names_everything_passes_and_connects_to_the_same_port() {
+fn a_catch_all_route_takes_any_bytes_and_same_port_keeps_the_port() {
     let (address, other) = (unique_address(), unique_address());
     let site = Site::start("a", other);
     let listen = (address, site.address.port()).into();
@@ -183,20 +183,21 @@ fn without_names_everything_passes_and_connects_to_the_same_port() {
 }
 
 #[test]
-fn explain_says_which_line_decides() {
+fn explain_names_the_line_that_decides() {
     let [a, b] = sites(["a", "b"]);
     let world = World::with(&by_name(&a, &b, "clients = [\"10.0.0.0/8\"]"));
     let port = world.listen.port();
     let of = |name: &str| format!("{name}:{port}");
-    let said = world.says(&["explain", "tcp", &of("X.example.com"), "--client", "10.0.0.1"], 0);
+    let said =
+        world.output_of(&["explain", "tcp", &of("X.example.com"), "--client", "10.0.0.1"], 0);
     for part in ["others", "gateway.toml:", &b.address.to_string(), "passed through to two"] {
         assert!(said.contains(part), "{part} is not in:\n{said}");
     }
-    let said = world.says(&["explain", "tcp", &of(""), "--client", "10.0.0.1"], 1);
+    let said = world.output_of(&["explain", "tcp", &of(""), "--client", "10.0.0.1"], 1);
     assert!(said.contains("refused: tcp_sni_missing"), "{said}");
-    let said = world.says(&["explain", "tcp", &of("chat.example.com")], 1);
+    let said = world.output_of(&["explain", "tcp", &of("chat.example.com")], 1);
     assert!(said.contains("refused: tcp_client_denied"), "{said}");
-    world.says(&["explain", "tcp", "chat.example.com:1"], 2);
+    world.output_of(&["explain", "tcp", "chat.example.com:1"], 2);
 }
 
 /// A `HelloRetryRequest` for X25519 (RFC 8446 section 4.1.4).
@@ -213,7 +214,7 @@ fn retry_request() -> Vec<u8> {
 }
 
 #[test]
-fn a_second_hello_must_not_change_the_name() {
+fn a_second_client_hello_with_another_name_is_rejected() {
     let own = TcpListener::bind((unique_address(), 0)).unwrap();
     let endpoint = format!("endpoints = [\"http://{}\"]", own.local_addr().unwrap());
     let text = format!(
@@ -234,7 +235,7 @@ fn a_second_hello_must_not_change_the_name() {
         if passes {
             assert_eq!(endpoint.take(second.len()), second);
             endpoint.send(b"back");
-            assert_eq!(client.hear(4), "back");
+            assert_eq!(client.take_text(4), "back");
         } else {
             assert_eq!(client.rest(), UNRECOGNIZED_NAME);
             assert_eq!(endpoint.rest(), b"");

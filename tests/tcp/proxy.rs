@@ -1,4 +1,4 @@
-//! Who the client is, told to sites by the PROXY protocol.
+//! PROXY headers to endpoints, which name the client.
 
 use app_gateway::net::proxy_protocol::{Header, HeaderReader, HeaderSource, Tlv};
 
@@ -6,14 +6,14 @@ use crate::client::hello;
 use crate::site::READY;
 use crate::world::{World, endpoints, sites};
 
-/// The header at the beginning, and what follows it.
-fn parted(bytes: &[u8]) -> (Header, Vec<u8>) {
+/// The PROXY header at the start, and the bytes that follow it.
+fn split_header(bytes: &[u8]) -> (Header, Vec<u8>) {
     let (taken, header) = HeaderReader::new().feed(bytes).unwrap();
     (header.unwrap(), bytes[taken..].to_vec())
 }
 
 #[test]
-fn sites_are_told_who_the_client_is_and_what_is_a_check() {
+fn endpoints_receive_the_client_and_checks_send_local_headers() {
     let [a] = sites(["a"]);
     let text = format!(
         "[upstream.sites]\n{}\nproxy-protocol = \"v2\"\n\
@@ -27,7 +27,7 @@ fn sites_are_told_who_the_client_is_and_what_is_a_check() {
     let sent = hello("chat.example.com");
     let mut client = world.begin_at(&a, &sent);
     client.is_alive();
-    let (header, rest) = parted(&a.first()[0]);
+    let (header, rest) = split_header(&a.first()[0]);
     let source = client.0.local_addr().unwrap();
     assert_eq!(header.origin, HeaderSource::Proxied { source, destination: world.listen });
     assert_eq!(header.tlv(Tlv::Authority), Some(&b"chat.example.com"[..]));
@@ -38,14 +38,14 @@ fn sites_are_told_who_the_client_is_and_what_is_a_check() {
     assert_eq!(header.tlv(Tlv::UniqueId), line["id"].as_str().map(str::as_bytes));
     assert_eq!(line["request_bytes"], sent.len() + 4, "the header is not the client's");
 
-    world.wait("a check", |_| !a.asked().is_empty());
-    let (header, rest) = parted(a.asked()[0].as_bytes());
+    world.wait("a check", |_| !a.check_requests().is_empty());
+    let (header, rest) = split_header(a.check_requests()[0].as_bytes());
     assert_eq!(header.origin, HeaderSource::Local);
     assert!(rest.starts_with(b"GET "));
 }
 
 #[test]
-fn a_balancer_behind_a_balancer_passes_on_whose_a_connection_is() {
+fn a_second_gateway_passes_on_the_client_of_the_first() {
     let [a] = sites(["a"]);
     let table = |upstream: &str, more: &str| {
         format!(
@@ -59,14 +59,14 @@ fn a_balancer_behind_a_balancer_passes_on_whose_a_connection_is() {
     let mut first = World::with(&table(&next, ""));
     let mut client = first.begin_at(&a, b"x");
     let source = client.0.local_addr().unwrap();
-    let (header, _) = parted(&a.first()[0]);
+    let (header, _) = split_header(&a.first()[0]);
     assert_eq!(header.origin, HeaderSource::Proxied { source, destination: second.listen });
     client.finish();
     client.rest();
     let (here, there) = (first.line("end", "client_closed"), second.line("end", "client_closed"));
     assert_eq!(there["client"], source.to_string());
     assert_eq!((&there["peer_id"], &there["proxy_protocol"]), (&here["id"], &"proxied".into()));
-    // Who says nothing of the kind is not passed on.
+    // A connection without a header is rejected.
     assert_eq!(second.begin(b"GET / HTTP/1.1\r\n\r\n").1, "");
     second.line("reason", "proxy_protocol_malformed");
 }

@@ -1,4 +1,4 @@
-//! Changes of configuration while connections are open.
+//! Reloads while connections are open.
 
 use std::net::Ipv4Addr;
 
@@ -24,29 +24,29 @@ route = [
 "#;
 
 #[test]
-fn what_is_still_allowed_stays_and_what_is_not_is_closed() {
+fn a_reload_closes_only_connections_that_are_no_longer_allowed() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&two(&a, &b, BOTH));
     let mut at_a = world.begin_at(&a, &hello("a.example.com"));
     let mut at_b = world.begin_at(&b, &hello("b.example.com"));
-    // The name leads elsewhere now.
+    // The server name selects another upstream after the reload.
     let changed = BOTH.replace("\"two\"", "\"one\"");
     world.write(&two(&a, &b, &changed));
-    let plan = world.says(&["plan"], 3);
+    let plan = world.output_of(&["plan"], 3);
     assert!(plan.contains("2 passed through (1 would be closed)"), "{plan}");
     assert!(plan.contains("route b.example.com (edge)"), "{plan}");
-    world.says(&["reload"], 0);
+    world.output_of(&["reload"], 0);
     assert_eq!(at_b.rest(), b"");
     assert_eq!(world.line("end", "policy")["sni"], "b.example.com");
     at_a.is_alive();
     drop(world.begin_at(&a, &hello("b.example.com")));
-    // Its client may not connect any more.
+    // The client's network is no longer allowed.
     world.reload(&two(&a, &b, &format!("clients = [\"192.0.2.0/24\"]\n{BOTH}")));
     assert_eq!(at_a.rest(), b"");
 }
 
 #[test]
-fn a_listener_that_goes_leaves_its_connections_and_a_table_that_goes_does_not() {
+fn removing_a_listener_keeps_its_connections_and_removing_a_table_closes_them() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&two(&a, &b, BOTH));
     let mut client = world.begin_at(&a, &hello("a.example.com"));
@@ -60,7 +60,7 @@ fn a_listener_that_goes_leaves_its_connections_and_a_table_that_goes_does_not() 
 }
 
 #[test]
-fn series_of_a_route_end_with_it() {
+fn the_series_of_a_removed_route_end() {
     let [a, b] = sites(["a", "b"]);
     let mut world = World::with(&two(&a, &b, BOTH));
     drop(world.begin_at(&b, &hello("b.example.com")));

@@ -1,5 +1,5 @@
-//! A site: it says its name to the first bytes of a connection, and then everything again that it
-//! hears. On a port of its own it says whether it is ready.
+//! A site: a server that answers the first bytes of a connection with its name and echoes all
+//! further bytes. On a second port it answers health checks.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// The path that checks ask for.
+/// The path of health checks.
 pub(crate) const READY: &str = "/readyz";
 
-/// See the module. Its threads end with the test.
+/// The server of one site; see the module. Its threads end with the test process.
 pub(crate) struct Site {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -21,8 +21,8 @@ pub(crate) struct Site {
 struct Shared {
     name: &'static str,
     ready: AtomicBool,
-    /// What the checks sent, and each connection's first bytes.
-    asked: Mutex<Vec<String>>,
+    /// The requests of health checks, and the first bytes of each connection.
+    check_requests: Mutex<Vec<String>>,
     first: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -31,7 +31,7 @@ impl Site {
         Self::start_at(name, (address, 0).into(), (address, 0).into())
     }
 
-    /// On the same two ports as another one, on an address of its own.
+    /// Starts a site on the ports of `other`, on another address.
     pub(crate) fn like(name: &'static str, other: &Self, address: Ipv4Addr) -> Self {
         let ports = (other.address.port(), other.health.port());
         Self::start_at(name, (address, ports.0).into(), (address, ports.1).into())
@@ -43,7 +43,7 @@ impl Site {
         let shared = Arc::new(Shared {
             name,
             ready: AtomicBool::new(true),
-            asked: Mutex::default(),
+            check_requests: Mutex::default(),
             first: Mutex::default(),
         });
         let site = Self {
@@ -53,21 +53,21 @@ impl Site {
             shared: Arc::clone(&shared),
         };
         accept(serving, Arc::clone(&shared), serve);
-        accept(health, shared, say_whether_ready);
+        accept(health, shared, answer_check);
         site
     }
 
-    /// What checks are told from now on.
-    pub(crate) fn feel(&self, ready: bool) {
+    /// Sets the answer of health checks.
+    pub(crate) fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::SeqCst);
     }
 
-    /// What checks have sent so far.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.shared.asked.lock().unwrap().clone()
+    /// The requests of all health checks so far.
+    pub(crate) fn check_requests(&self) -> Vec<String> {
+        self.shared.check_requests.lock().unwrap().clone()
     }
 
-    /// What connections began with so far.
+    /// The first bytes of all connections so far.
     pub(crate) fn first(&self) -> Vec<Vec<u8>> {
         self.shared.first.lock().unwrap().clone()
     }
@@ -92,18 +92,22 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
             return;
         }
         if bytes[..count].ends_with(b"quit") {
-            // Nothing more is said, but more is heard.
+            // Half-closes and continues to read.
             let _ = stream.shutdown(Shutdown::Write);
         }
     }
-    // The client has said that nothing follows; we have more to say.
+    // The client has half-closed; the other direction is still open.
     let _ = stream.write_all(b"bye");
 }
 
-fn say_whether_ready(mut stream: TcpStream, shared: &Shared) {
+fn answer_check(mut stream: TcpStream, shared: &Shared) {
     let mut bytes = [0; 1024];
     let Ok(count) = stream.read(&mut bytes) else { return };
-    shared.asked.lock().unwrap().push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+    shared
+        .check_requests
+        .lock()
+        .unwrap()
+        .push(String::from_utf8_lossy(&bytes[..count]).into_owned());
     let status = if shared.ready.load(Ordering::SeqCst) { "200 OK" } else { "503 No" };
     let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
 }

@@ -1,4 +1,4 @@
-//! The program, on addresses of its own.
+//! A running gateway with addresses of its own.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -14,10 +14,10 @@ use crate::address::{free_port, unique_address};
 use crate::client::Client;
 use crate::site::{READY, Site};
 
-/// How long anything may take before a test has failed.
+/// Limit for every condition that a test waits for.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// See the module.
+/// A running gateway; see the module.
 pub(crate) struct World {
     dir: TempDir,
     gateway: Child,
@@ -25,18 +25,19 @@ pub(crate) struct World {
     admin: SocketAddr,
 }
 
-/// Sites of these names, on an address of their own.
+/// Sites with these names, each on an address of its own.
 pub(crate) fn sites<const N: usize>(names: [&'static str; N]) -> [Site; N] {
     let address = unique_address();
     names.map(|name| Site::start(name, address))
 }
 
-/// `endpoints = ["http://…"]`
+/// `endpoints = ["http://…"]` with the address of `site`.
 pub(crate) fn endpoints(site: &Site) -> String {
     format!("endpoints = [\"http://{}\"]", site.address)
 }
 
-/// The two sites of a balancer, of which the second is the backup, both asked on one port.
+/// Keys of an upstream with two sites, of which the second is the backup, and health checks on one
+/// port.
 pub(crate) fn two_sites(first: &Site, second: &Site) -> String {
     format!(
         "{}\nbackup = [\"http://{}\"]\n\
@@ -49,13 +50,13 @@ pub(crate) fn two_sites(first: &Site, second: &Site) -> String {
 }
 
 impl World {
-    /// Starts the program. `LISTEN` in the text is its address.
+    /// Starts the program. `LISTEN` in `text` stands for its listening address.
     pub(crate) fn with(text: &str) -> Self {
         let address = unique_address();
         Self::at(free_port(address), free_port(address), text)
     }
 
-    /// The same, on a certain address.
+    /// Starts the program on this address.
     pub(crate) fn at(listen: SocketAddr, admin: SocketAddr, text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let idle = Command::new("true").spawn().unwrap();
@@ -77,7 +78,7 @@ impl World {
         world
     }
 
-    /// Writes another configuration.
+    /// Writes another configuration file.
     pub(crate) fn write(&self, text: &str) {
         let socket = self.dir.path().join("admin.sock");
         let text = format!(
@@ -90,15 +91,15 @@ impl World {
         fs::write(self.dir.path().join("gateway.toml"), text).unwrap();
     }
 
-    /// Runs the program as an operator does.
+    /// Runs the program with a command of the operator.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_app-gateway"));
         command.args(["-c"]).arg(self.dir.path()).args(arguments).output().unwrap()
     }
 
-    /// What a command says.
+    /// The output of a command, whose exit code must be `code`.
     #[track_caller]
-    pub(crate) fn says(&self, arguments: &[&str], code: i32) -> String {
+    pub(crate) fn output_of(&self, arguments: &[&str], code: i32) -> String {
         let output = self.command(arguments);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let wrong = String::from_utf8_lossy(&output.stderr);
@@ -106,11 +107,11 @@ impl World {
         said
     }
 
-    /// Has another configuration applied.
+    /// Writes another configuration and reloads.
     #[track_caller]
     pub(crate) fn reload(&self, text: &str) {
         self.write(text);
-        self.says(&["reload"], 0);
+        self.output_of(&["reload"], 0);
     }
 
     fn try_admin(&self, path: &str) -> Option<String> {
@@ -123,7 +124,7 @@ impl World {
         Some(text)
     }
 
-    /// The value of a metric, labels included in its name; 0 if it is not there.
+    /// The value of a metric, whose name includes its labels; 0 if it is missing.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = self.try_admin("/metrics").unwrap();
         let name = format!("app_gateway_{name} ");
@@ -131,16 +132,16 @@ impl World {
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// The lines of the access log in which a field is this.
+    /// The lines of the access log in which `field` has this value.
     pub(crate) fn lines(&self, field: &str, value: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();
-        // The last line may be being written.
+        // The last line may be incomplete.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole).lines();
         let lines = whole.map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.filter(|line| line[field] == value).collect()
     }
 
-    /// Waits for a line of the access log in which a field is this.
+    /// Waits for a line of the access log in which `field` has this value.
     #[track_caller]
     pub(crate) fn line(&mut self, field: &str, value: &str) -> Value {
         self.wait(&format!("a line with {field} {value}"), |world| {
@@ -149,7 +150,7 @@ impl World {
         self.lines(field, value).remove(0)
     }
 
-    /// Looks until something is true.
+    /// Waits until `is_so` returns true.
     #[track_caller]
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + IO_TIMEOUT;
@@ -159,13 +160,12 @@ impl World {
         }
     }
 
-    /// A connection.
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.listen)
     }
 
-    /// A connection that has begun, and the name of the site that it has come to; empty if it was
-    /// closed instead.
+    /// A connection that has sent `first`, and the name of the site that answered; empty if the
+    /// connection was closed instead.
     pub(crate) fn begin(&self, first: &[u8]) -> (Client, String) {
         let mut client = self.client();
         client.send(first);
@@ -177,7 +177,7 @@ impl World {
         (client, said)
     }
 
-    /// A connection to this site.
+    /// A connection that has sent `first`, which must reach this site.
     #[track_caller]
     pub(crate) fn begin_at(&self, site: &Site, first: &[u8]) -> Client {
         let (client, name) = self.begin(first);
@@ -185,7 +185,6 @@ impl World {
         client
     }
 
-    /// Sends a signal.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.gateway.id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
@@ -199,7 +198,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Ours, and it may have ended already.
+        // The process is a child of this test and may have ended already.
         let _ = self.gateway.kill();
         let _ = self.gateway.wait();
         if thread::panicking() {

@@ -1,4 +1,4 @@
-//! Active checks: an endpoint that is not well gets nothing, and everybody can see why.
+//! Health checks: an endpoint that is down receives no requests, and its state is visible.
 
 use crate::origin::HEALTH;
 use crate::world::{World, listed, origins};
@@ -11,11 +11,11 @@ fn checked(endpoints: &str) -> String {
 }
 
 #[test]
-fn an_endpoint_that_is_unwell_is_left_and_comes_back() {
+fn an_endpoint_that_fails_its_checks_gets_no_requests_until_it_passes() {
     let [a, b] = origins(["a", "b"]);
     let mut world = World::with(&checked(&listed(&[&a, &b])));
     world.get("/1").is_from(&a);
-    a.feel(false);
+    a.set_healthy(false);
     world.until(&a, "down");
     world.get("/2").is_from(&b);
     let up = |origin: &crate::origin::Origin| {
@@ -27,15 +27,15 @@ fn an_endpoint_that_is_unwell_is_left_and_comes_back() {
     let status = world.command(&["status"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("down") && status.contains("answered with status 503"), "{status}");
-    a.feel(true);
+    a.set_healthy(true);
     world.until(&a, "up");
     world.get("/3").is_from(&a);
-    assert_eq!(a.asked(), ["GET /1", "GET /3"]);
-    assert_eq!(b.asked(), ["GET /2"]);
+    assert_eq!(a.requests(), ["GET /1", "GET /3"]);
+    assert_eq!(b.requests(), ["GET /2"]);
 }
 
 #[test]
-fn when_all_are_down_clients_are_told_when_to_come_again() {
+fn clients_get_a_retry_after_when_all_endpoints_are_down() {
     let [mut a] = origins(["a"]);
     let mut world = World::with(&checked(&listed(&[&a])));
     a.kill();
@@ -46,13 +46,13 @@ fn when_all_are_down_clients_are_told_when_to_come_again() {
     a.revive();
     world.until(&a, "up");
     world.get("/").is_from(&a);
-    assert_eq!(a.asked(), ["GET /"], "nothing was kept for later");
+    assert_eq!(a.requests(), ["GET /"], "nothing was kept for later");
 }
 
 #[test]
-fn a_reload_keeps_what_is_known() {
+fn a_reload_keeps_the_state_of_endpoints() {
     let [a, b] = origins(["a", "b"]);
-    a.feel(false);
+    a.set_healthy(false);
     let mut world = World::with(&checked(&listed(&[&a, &b])));
     world.until(&a, "down");
     let slow = checked(&listed(&[&b, &a])).replace("100ms", "1h");
@@ -60,7 +60,7 @@ fn a_reload_keeps_what_is_known() {
     world.reload();
     assert_eq!(world.state(&a), "down", "and it is not asked again before its time");
     world.get("/").is_from(&b);
-    // Without checks nothing is known.
+    // Without checks an endpoint counts as up.
     world.write(&format!("endpoints = [{}]", listed(&[&a, &b])), "");
     world.reload();
     assert_eq!(world.state(&a), "up");
@@ -68,13 +68,13 @@ fn a_reload_keeps_what_is_known() {
 }
 
 #[test]
-fn initially_down_means_that_nothing_is_sent_before_the_first_good_checks() {
+fn an_initially_down_endpoint_gets_no_requests_before_its_checks_pass() {
     let [a] = origins(["a"]);
-    a.feel(false);
+    a.set_healthy(false);
     let upstream = checked(&listed(&[&a])).replace("rise", "initial = \"down\", rise");
     let mut world = World::with(&upstream);
     assert_eq!(world.get("/").field("gateway-reason"), Some("upstream_down"));
-    a.feel(true);
+    a.set_healthy(true);
     world.until(&a, "up");
     world.get("/").is_from(&a);
     assert!(a.checks() >= 2);

@@ -1,11 +1,11 @@
-//! Endpoints that the operator takes out, by command and by configuration.
+//! Endpoints that the operator drains or puts into maintenance, by command or in the configuration.
 
 use std::io::{Read as _, Write as _};
 
 use crate::world::{World, listed, origins};
 
 #[test]
-fn an_endpoint_is_drained_and_put_back_by_command() {
+fn commands_drain_an_endpoint_and_end_the_drain() {
     let [a, b] = origins(["a", "b"]);
     let world = World::with(&format!("endpoints = [{}]", listed(&[&a, &b])));
     let mut tunnel = world.websocket("/ws");
@@ -15,7 +15,7 @@ fn an_endpoint_is_drained_and_put_back_by_command() {
     assert_eq!(said, format!("{label} gets nothing new; 1 requests and WebSockets are open\n"));
     assert_eq!(world.state(&a), "drain");
     world.get("/").is_from(&b);
-    // A reload does not put it back.
+    // A reload does not end the drain.
     world.write(&format!("endpoints = [{}]\nkeep-alive = \"7s\"", listed(&[&a, &b])), "");
     world.reload();
     world.get("/").is_from(&b);
@@ -27,7 +27,7 @@ fn an_endpoint_is_drained_and_put_back_by_command() {
 }
 
 #[test]
-fn the_configuration_counts_too() {
+fn maintenance_in_the_configuration_overrides_commands() {
     let [a, b] = origins(["a", "b"]);
     let (all, first) = (listed(&[&a, &b]), listed(&[&a]));
     let world = World::with(&format!("endpoints = [{all}]\nmaintenance = [{first}]"));
@@ -43,7 +43,7 @@ fn the_configuration_counts_too() {
 }
 
 #[test]
-fn mistakes_are_explained() {
+fn wrong_arguments_of_endpoint_commands_are_explained() {
     let [a] = origins(["a"]);
     let world = World::with(&format!("endpoints = [{}]", listed(&[&a])));
     let said = |arguments: &[&str], code: i32| {
@@ -56,7 +56,7 @@ fn mistakes_are_explained() {
     let unknown = said(&["endpoint", "drain", "stage", "x"], 1);
     assert!(unknown.contains("`x` is no endpoint of `stage`; there is 127."), "{unknown}");
     assert!(said(&["endpoint", "drain", "stage"], 2).contains("which endpoint?"));
-    // All of them may be taken out, and clients hear of it.
+    // All endpoints may be in maintenance; clients then get 503.
     let label = a.address.to_string();
     assert!(world.command(&["endpoint", "maintenance", "stage", &label]).status.success());
     let answer = world.get("/");

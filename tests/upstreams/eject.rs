@@ -1,11 +1,12 @@
-//! Endpoints that requests have trouble with are left out, and tried again by one request.
+//! Passive failure detection: endpoints are ejected after failed requests, and readmitted by one
+//! successful request.
 
 use std::time::Duration;
 
 use crate::world::{World, listed, origins};
 
 #[test]
-fn an_endpoint_that_cannot_be_connected_to_is_left_out_until_one_request_gets_through() {
+fn an_unreachable_endpoint_is_ejected_until_one_request_succeeds() {
     let [mut a, b] = origins(["a", "b"]);
     let eject = "eject = { time = \"300ms\", longest = \"300ms\" }";
     let mut world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
@@ -21,7 +22,7 @@ fn an_endpoint_that_cannot_be_connected_to_is_left_out_until_one_request_gets_th
 }
 
 #[test]
-fn statuses_count_if_the_configuration_says_so() {
+fn statuses_eject_an_endpoint_if_configured() {
     let [a, b] = origins(["a", "b"]);
     let eject = "eject = { on = [\"5xx\"], errors = 3, time = \"200ms\", longest = \"200ms\" }";
     let mut world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
@@ -37,7 +38,7 @@ fn statuses_count_if_the_configuration_says_so() {
 }
 
 #[test]
-fn resets_count_and_what_was_sent_is_sent_once() {
+fn resets_eject_an_endpoint_and_requests_are_not_repeated() {
     let [a, b] = origins(["a", "b"]);
     let eject = "eject = { on = [\"reset\"], errors = 2 }";
     let world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a, &b])));
@@ -47,12 +48,12 @@ fn resets_count_and_what_was_sent_is_sent_once() {
         assert_eq!(answer.field("gateway-reason"), Some("upstream_closed"));
     }
     world.ask("POST /w3").is_from(&b);
-    assert_eq!(a.asked(), ["POST /w1", "POST /w2"]);
-    assert_eq!(b.asked(), ["POST /w3"], "nothing came twice");
+    assert_eq!(a.requests(), ["POST /w1", "POST /w2"]);
+    assert_eq!(b.requests(), ["POST /w3"], "nothing came twice");
 }
 
 #[test]
-fn the_last_one_is_never_left_out() {
+fn the_last_endpoint_is_never_ejected() {
     let [a] = origins(["a"]);
     let eject = "eject = { on = [\"5xx\", \"reset\"], time = \"1h\", longest = \"1h\" }";
     let world = World::with(&format!("endpoints = [{}]\n{eject}", listed(&[&a])));
@@ -65,7 +66,7 @@ fn the_last_one_is_never_left_out() {
 }
 
 #[test]
-fn no_answer_in_time_counts_if_the_configuration_says_so() {
+fn timeouts_eject_an_endpoint_if_configured() {
     let [a, b] = origins(["a", "b"]);
     let more = "eject = { on = [\"timeout\"] }\nfirst-byte-timeout = \"200ms\"";
     let world = World::with(&format!("endpoints = [{}]\n{more}", listed(&[&a, &b])));
@@ -75,11 +76,11 @@ fn no_answer_in_time_counts_if_the_configuration_says_so() {
 }
 
 #[test]
-fn retries_have_a_budget() {
+fn a_request_is_not_retried_without_a_retry_budget() {
     let [mut a, b] = origins(["a", "b"]);
     let more = "retries = 0\neject = { on = [] }";
     let world = World::with(&format!("endpoints = [{}]\n{more}", listed(&[&a, &b])));
     a.kill();
     assert_eq!(world.get("/").field("gateway-reason"), Some("upstream_connect_failed"));
-    assert!(b.asked().is_empty());
+    assert!(b.requests().is_empty());
 }

@@ -1,8 +1,8 @@
-//! Upstreams of several endpoints that fail and come back: the real program between clients and
+//! Upstreams with several endpoints that fail and recover: the real program between clients and
 //! origins that are threads of the test.
 //!
-//! Nothing sleeps to wait for something: every wait is for a condition, bounded by
-//! [`world::IO_TIMEOUT`]. Origins count every request, so that a test can say that nothing came twice.
+//! Tests wait for conditions, bounded by [`world::IO_TIMEOUT`], and do not sleep. Origins record
+//! every request, so that a test can assert that none was sent twice.
 
 #![allow(
     clippy::unwrap_used,

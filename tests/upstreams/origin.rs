@@ -1,4 +1,4 @@
-//! An endpoint: an HTTP server in threads, which can die, come back, and feel unwell.
+//! An endpoint: an HTTP server in threads that can be stopped, restarted and made unhealthy.
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The path that checks ask for.
+/// The path of health checks.
 pub(crate) const HEALTH: &str = "/health";
 
-/// See the module.
+/// An endpoint's server; see the module.
 pub(crate) struct Origin {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
@@ -23,10 +23,10 @@ struct Shared {
     name: &'static str,
     stopping: AtomicBool,
     healthy: AtomicBool,
-    /// Answered to everything but checks.
+    /// Status of all answers except those to checks; 0 closes the connection without an answer.
     status: AtomicU16,
-    /// What was asked but for checks, `METHOD target`.
-    asked: Mutex<Vec<String>>,
+    /// All requests except checks, as `METHOD target`.
+    requests: Mutex<Vec<String>>,
     checks: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
     sessions: Mutex<HashSet<String>>,
@@ -41,7 +41,7 @@ impl Origin {
             stopping: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
             status: AtomicU16::new(200),
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             checks: AtomicUsize::new(0),
             open: Mutex::default(),
             sessions: Mutex::default(),
@@ -52,32 +52,32 @@ impl Origin {
         Self { name, address, shared, acceptor }
     }
 
-    /// What was asked so far, checks left out.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.shared.asked.lock().unwrap().clone()
+    /// All requests so far except checks, as `METHOD target`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
-    /// How many checks there were.
+    /// Number of checks so far.
     pub(crate) fn checks(&self) -> usize {
         self.shared.checks.load(Ordering::SeqCst)
     }
 
-    /// What checks are told from now on.
-    pub(crate) fn feel(&self, healthy: bool) {
+    /// Sets the answer of health checks.
+    pub(crate) fn set_healthy(&self, healthy: bool) {
         self.shared.healthy.store(healthy, Ordering::SeqCst);
     }
 
-    /// What everything else is answered with from now on; 0: the connection is closed unanswered.
+    /// Sets the status of all other answers; 0 closes the connection without an answer.
     pub(crate) fn answer(&self, status: u16) {
         self.shared.status.store(status, Ordering::SeqCst);
     }
 
-    /// How long an answer takes from now on.
+    /// Sets the time before each answer.
     pub(crate) fn take(&self, time: Duration) {
         *self.shared.delay.lock().unwrap() = time;
     }
 
-    /// Dies: nobody listens, and every connection is cut. Sessions are forgotten.
+    /// Closes the port and all connections, and forgets the sessions.
     pub(crate) fn kill(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
@@ -90,7 +90,7 @@ impl Origin {
         self.shared.sessions.lock().unwrap().clear();
     }
 
-    /// Comes back at the same address.
+    /// Listens again on the same address.
     pub(crate) fn revive(&mut self) {
         self.shared.stopping.store(false, Ordering::SeqCst);
         let listener = TcpListener::bind(self.address).unwrap();
@@ -140,7 +140,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
             answer(&mut stream, status, "health");
             continue;
         }
-        shared.asked.lock().unwrap().push(format!("{method} {target}"));
+        shared.requests.lock().unwrap().push(format!("{method} {target}"));
         thread::sleep(*shared.delay.lock().unwrap());
         let status = shared.status.load(Ordering::SeqCst);
         if status == 0 {
@@ -154,15 +154,16 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
             return;
         }
         if target.contains("EIO=") {
-            engine(&mut stream, target, shared);
+            answer_poll(&mut stream, target, shared);
         } else {
             answer(&mut stream, status, shared.name);
         }
     }
 }
 
-/// Polls as Engine.IO answers them: an open packet, `6` to a session that is known, 400 to others.
-fn engine(stream: &mut TcpStream, target: &str, shared: &Shared) {
+/// Answers polls like Engine.IO: an open packet, packet `6` for a known session, and 400 for
+/// others.
+fn answer_poll(stream: &mut TcpStream, target: &str, shared: &Shared) {
     let parameter = |name: &str| {
         let query = target.split_once('?').unwrap().1;
         query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
@@ -193,7 +194,7 @@ fn answer(stream: &mut TcpStream, status: u16, body: &str) {
     let _ = write!(stream, "HTTP/1.1 {status} Said\r\nContent-Length: {length}\r\n\r\n{body}");
 }
 
-/// The request line and the fields of the next head; nothing if the connection closes.
+/// The request line and the fields of the next head; `None` if the connection closes.
 fn head(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<String>)> {
     let mut lines = Vec::new();
     loop {

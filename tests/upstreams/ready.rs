@@ -1,4 +1,4 @@
-//! Readiness that a balancer can trust: a site whose chat server is stopped is passed over.
+//! Readiness for load balancers: a site whose chat server is down is not ready.
 
 use crate::origin::HEALTH;
 use crate::world::{World, listed, origins};
@@ -6,7 +6,7 @@ use crate::world::{World, listed, origins};
 const ROUTE: &str = "[[profile.edge.route]]\npath = \"/ready\"\nready = [\"stage\"]";
 
 #[test]
-fn a_site_that_has_not_taken_over_is_not_ready_and_becomes_so_when_it_has() {
+fn a_site_is_ready_only_while_a_primary_endpoint_is_up() {
     let [mut a, b] = origins(["a", "b"]);
     a.kill();
     let upstream = format!(
@@ -26,9 +26,9 @@ fn a_site_that_has_not_taken_over_is_not_ready_and_becomes_so_when_it_has() {
 }
 
 #[test]
-fn it_is_not_ready_before_a_check_was_good() {
+fn a_site_is_not_ready_before_the_first_good_check() {
     let [a] = origins(["a"]);
-    a.feel(false);
+    a.set_healthy(false);
     let upstream = format!(
         "endpoints = [{}]\ncheck = {{ path = \"{HEALTH}\", every = \"1h\", fall = 100 }}",
         listed(&[&a])
@@ -39,7 +39,7 @@ fn it_is_not_ready_before_a_check_was_good() {
 }
 
 #[test]
-fn the_admin_listener_says_it_too() {
+fn the_admin_listener_reports_the_same_readiness() {
     let [mut a] = origins(["a"]);
     a.kill();
     let upstream = format!(

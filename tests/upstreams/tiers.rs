@@ -1,5 +1,5 @@
-//! Two sites: the backups are used when no primary endpoint is well, and not any longer than needed,
-//! nor any shorter.
+//! Two sites: backups are used only while no primary endpoint is up, and for the time of
+//! `return-after` afterwards.
 
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn sites(primary: &str, backup: &str, more: &str) -> String {
 const RETURN: &str = "fail-over = { return-after = \"1500ms\" }";
 
 #[test]
-fn fails_over_and_returns_after_a_stable_time() {
+fn an_upstream_fails_over_and_back_after_a_stable_time() {
     let [mut a, b] = origins(["a", "b"]);
     let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
     world.get("/1").is_from(&a);
@@ -31,17 +31,17 @@ fn fails_over_and_returns_after_a_stable_time() {
     world.until(&a, "up");
     let up = Instant::now();
     world.get("/3").is_from(&b);
-    // It flaps: the time begins anew.
-    a.feel(false);
+    // The endpoint flaps, so the stable time begins again.
+    a.set_healthy(false);
     world.until(&a, "down");
-    a.feel(true);
+    a.set_healthy(true);
     world.until(&a, "up");
     world.wait("a to be used again", |world| world.get("/4").body == "a");
     assert!(up.elapsed() > Duration::from_millis(1500), "{:?}", up.elapsed());
-    // Both were never used at once.
-    let asked = a.asked();
-    assert!(asked.iter().all(|line| line == "GET /1" || line == "GET /4"), "{asked:?}");
-    // What was open stays where it is.
+    // The two sites were never used at the same time.
+    let requests = a.requests();
+    assert!(requests.iter().all(|line| line == "GET /1" || line == "GET /4"), "{requests:?}");
+    // Open WebSockets stay on the backup.
     tunnel.write_all(b"still here").unwrap();
     let mut echo = [0; 10];
     tunnel.read_exact(&mut echo).unwrap();
@@ -51,7 +51,7 @@ fn fails_over_and_returns_after_a_stable_time() {
 }
 
 #[test]
-fn requests_that_cannot_connect_bring_it_about_before_the_checks_do() {
+fn failed_connects_cause_a_failover_before_the_checks_do() {
     let [mut a, b] = origins(["a", "b"]);
     let upstream = sites(&listed(&[&a]), &listed(&[&b]), "fail-over = { failures = 2 }");
     let mut world = World::with(&upstream.replace("100ms", "1h"));
@@ -66,7 +66,7 @@ fn requests_that_cannot_connect_bring_it_about_before_the_checks_do() {
 }
 
 #[test]
-fn when_both_sites_are_down_clients_are_told_so() {
+fn clients_get_a_503_when_both_sites_are_down() {
     let [mut a, mut b] = origins(["a", "b"]);
     let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
     a.kill();
@@ -81,7 +81,7 @@ fn when_both_sites_are_down_clients_are_told_so() {
 }
 
 #[test]
-fn only_a_command_returns_if_the_configuration_says_so() {
+fn only_a_command_fails_back_if_configured() {
     let [mut a, b] = origins(["a", "b"]);
     let never = "fail-over = { return-after = \"never\" }";
     let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), never));
@@ -97,7 +97,7 @@ fn only_a_command_returns_if_the_configuration_says_so() {
 }
 
 #[test]
-fn a_backup_brings_a_check_by_connecting_along() {
+fn a_backup_enables_tcp_checks_by_default() {
     let [mut a, b] = origins(["a", "b"]);
     let upstream = format!("endpoints = [{}]\nbackup = [{}]", listed(&[&a]), listed(&[&b]));
     let mut world = World::with(&upstream);
@@ -107,7 +107,7 @@ fn a_backup_brings_a_check_by_connecting_along() {
 }
 
 #[test]
-fn which_site_is_used_survives_a_reload() {
+fn the_active_tier_survives_a_reload() {
     let [mut a, b] = origins(["a", "b"]);
     let mut world = World::with(&sites(&listed(&[&a]), &listed(&[&b]), RETURN));
     a.kill();

@@ -1,4 +1,4 @@
-//! The program, on addresses of its own, and clients of it.
+//! A running gateway with addresses of its own, and its clients.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -18,10 +18,10 @@ use tempfile::TempDir;
 use crate::address::{free_port, unique_address};
 use crate::origin::Origin;
 
-/// How long anything may take before a test has failed.
+/// Limit for every condition that a test waits for.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// See the module.
+/// A running gateway; see the module.
 pub(crate) struct World {
     dir: TempDir,
     pub(crate) gateway: Child,
@@ -29,7 +29,7 @@ pub(crate) struct World {
     admin: SocketAddr,
 }
 
-/// An answer to a client.
+/// An answer that a client received.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -38,13 +38,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The value of a field, any case.
+    /// The value of a field, by its case-insensitive name.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// Which origin it came from.
+    /// Asserts that the answer came from this origin.
     #[track_caller]
     pub(crate) fn is_from(&self, origin: &Origin) {
         assert_eq!((self.status, &*self.body), (200, origin.name), "{}", self.head);
@@ -76,26 +76,26 @@ fn client_config() -> Arc<ClientConfig> {
     Arc::clone(CONFIG.get_or_init(make))
 }
 
-/// Origins of these names, on an address of their own.
+/// Origins with these names, on one address of their own.
 pub(crate) fn origins<const N: usize>(names: [&'static str; N]) -> [Origin; N] {
     let address = unique_address();
     names.map(|name| Origin::start(name, address))
 }
 
-/// `"http://…", "http://…"`, for a list of the configuration.
+/// `"http://…", "http://…"`, for a list in the configuration.
 pub(crate) fn listed(origins: &[&Origin]) -> String {
     let urls = origins.iter().map(|origin| format!("\"http://{}\"", origin.address));
     urls.collect::<Vec<_>>().join(", ")
 }
 
 impl World {
-    /// Starts the program; `upstream` is the body of the table of the one upstream.
+    /// Starts the program; `upstream` contains the keys of its only upstream.
     pub(crate) fn with(upstream: &str) -> Self {
         Self::ready_with(upstream, "", 200)
     }
 
-    /// The same, with more of the profile, and ready with this status. What stands before a `---`
-    /// are keys of the admin table.
+    /// Starts the program with `more` keys of the profile, and waits until readiness has the status
+    /// `ready`. The part of `more` before a `---` contains keys of the admin table.
     pub(crate) fn ready_with(upstream: &str, more: &str, ready: u16) -> Self {
         let address = unique_address();
         let (listen, admin) = (free_port(address), free_port(address));
@@ -118,7 +118,7 @@ impl World {
         world
     }
 
-    /// Writes another configuration.
+    /// Writes another configuration file.
     pub(crate) fn write(&self, upstream: &str, more: &str) {
         let set = certificates();
         let (chain, key) = (set.gateway.chain.display(), set.gateway.key.display());
@@ -160,13 +160,12 @@ upstream = "stage"
         fs::write(self.dir.path().join("gateway.toml"), text).unwrap();
     }
 
-    /// Runs the program as an operator does.
+    /// Runs the program with a command of the operator.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_app-gateway"));
         command.args(["-c"]).arg(self.dir.path()).args(arguments).output().unwrap()
     }
 
-    /// Has the configuration read again.
     #[track_caller]
     pub(crate) fn reload(&self) {
         let output = self.command(&["reload"]);
@@ -183,12 +182,12 @@ upstream = "stage"
         Some(parsed(&bytes))
     }
 
-    /// Asks the admin listener.
+    /// Sends a GET to the admin listener.
     pub(crate) fn admin(&self, path: &str) -> Answer {
         self.try_admin(path).unwrap()
     }
 
-    /// The value of a metric, labels included in its name; 0 if it is not there.
+    /// The value of a metric, whose name includes its labels; 0 if it is missing.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = self.admin("/metrics").body;
         let name = format!("app_gateway_{name} ");
@@ -196,7 +195,7 @@ upstream = "stage"
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// The state of an endpoint, as the status says it.
+    /// The state of an endpoint as `status` reports it.
     pub(crate) fn state(&self, origin: &Origin) -> String {
         let text = self.admin("/upstreams").body;
         let all: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -206,13 +205,13 @@ upstream = "stage"
         found.unwrap()["state"].as_str().unwrap().to_owned()
     }
 
-    /// Waits until an endpoint is in this state.
+    /// Waits until the endpoint is in this state.
     #[track_caller]
     pub(crate) fn until(&mut self, origin: &Origin, state: &str) {
         self.wait(&format!("{} to be {state}", origin.name), |world| world.state(origin) == state);
     }
 
-    /// Looks until something is true.
+    /// Waits until `is_so` returns true.
     #[track_caller]
     pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + IO_TIMEOUT;
@@ -222,7 +221,6 @@ upstream = "stage"
         }
     }
 
-    /// A TLS connection.
     pub(crate) fn client(&self) -> Tls {
         let tcp = TcpStream::connect(self.listen).unwrap();
         tcp.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
@@ -230,33 +228,32 @@ upstream = "stage"
         StreamOwned::new(ClientConnection::new(client_config(), name).unwrap(), tcp)
     }
 
-    /// Sends a request of its own connection and reads the answer.
+    /// Sends a request on a new connection and reads the answer.
     pub(crate) fn ask(&self, request: &str) -> Answer {
         self.ask_with(request, "")
     }
 
-    /// The same, with more fields, each with its CRLF.
+    /// Sends a request with further fields, each with its CRLF.
     pub(crate) fn ask_with(&self, request: &str, fields: &str) -> Answer {
         let mut client = self.client();
         let line = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n");
         client.write_all(line.as_bytes()).unwrap();
         let mut bytes = Vec::new();
-        // A peer that goes without a word has still said what it has said.
+        // A peer that closes without `close_notify` may have sent a complete answer.
         let _ = client.read_to_end(&mut bytes);
         parsed(&bytes)
     }
 
-    /// `GET`.
+    /// Sends a GET on a new connection.
     pub(crate) fn get(&self, target: &str) -> Answer {
         self.ask(&format!("GET {target}"))
     }
 
-    /// What the program said to standard error.
+    /// The program's standard error so far.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
-    /// A WebSocket, opened.
     pub(crate) fn websocket(&self, target: &str) -> Tls {
         let mut client = self.client();
         let request = format!(
@@ -276,7 +273,7 @@ upstream = "stage"
     }
 }
 
-/// Something to stand in for the program before it is started.
+/// A placeholder process until the program is started.
 fn idle() -> Child {
     Command::new("true").spawn().unwrap()
 }
@@ -290,7 +287,7 @@ fn parsed(bytes: &[u8]) -> Answer {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Ours, and it may have ended already.
+        // The process is a child of this test and may have ended already.
         let _ = self.gateway.kill();
         let _ = self.gateway.wait();
         if thread::panicking() {
