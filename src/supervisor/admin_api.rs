@@ -121,7 +121,7 @@ fn reopen_on_signal(reopener: LogReopener) -> std::io::Result<impl Future<Output
     Ok(async move {
         while asked.recv().await.is_some() {
             match reopener.reopen() {
-                Ok(()) => tracing::info!("USR1: the access log is open anew"),
+                Ok(()) => tracing::info!("USR1: the access log was reopened"),
                 Err(message) => tracing::error!("USR1: {message}"),
             }
         }

@@ -126,10 +126,10 @@ async fn mind(upstream: Arc<Upstream>) {
         let Some(moved) = moved else { continue };
         let name = &*upstream.name;
         if moved.to_backup {
-            tracing::warn!(upstream = name, "the backups are used: {}", moved.why);
+            tracing::warn!(upstream = name, "failed over to the backups: {}", moved.why);
             continue;
         }
-        tracing::info!(upstream = name, "the primary endpoints are used again: {}", moved.why);
+        tracing::info!(upstream = name, "failed back to the primary endpoints: {}", moved.why);
         for (endpoint, role) in upstream.endpoints.iter().zip(&upstream.ranks) {
             if !role.backup {
                 endpoint.health.rise();

@@ -121,7 +121,7 @@ impl DnsRefresher {
         let changed = hosts != self.hosts;
         if changed {
             self.hosts = hosts;
-            tracing::info!("{} has changed: names are looked up again", self.file.display());
+            tracing::info!("{} has changed; looking up all names again", self.file.display());
         }
         for (endpoint, every) in all {
             let identity = endpoint.identity;

@@ -188,7 +188,7 @@ fn say(peer: &DriftPeer) {
     let name = &*peer.peer;
     match peer.state {
         PeerState::Waiting => {}
-        PeerState::Alike => tracing::info!(peer = name, "the other gateway is like this one"),
+        PeerState::Alike => tracing::info!(peer = name, "the configuration of the peer is equal"),
         PeerState::Differs => {
             let first = peer.differences.iter().take(MAX_NAMED_PER_LINE);
             let first: Vec<_> = first.map(|one| format!("{} {}", one.what, one.how)).collect();
@@ -196,14 +196,14 @@ fn say(peer: &DriftPeer) {
             let more = if more > 0 { format!(", and {more} more") } else { String::new() };
             tracing::warn!(
                 peer = name,
-                "the other gateway is not like this one: {}{more} (app-gateway drift)",
+                "the configuration of the peer differs: {}{more} (app-gateway drift)",
                 first.join(", ")
             );
         }
         PeerState::Unreachable | PeerState::Unverified | PeerState::Clock | PeerState::Itself => {
             tracing::warn!(
                 peer = name,
-                "the other gateway cannot be compared ({}): {}",
+                "the peer cannot be compared ({}): {}",
                 peer.state.word(),
                 peer.detail
             );

@@ -65,7 +65,7 @@ pub(super) async fn watchdog(workers: Vec<(UnboundedSender<WorkerCommand>, BeatR
             notify(&[NotifyState::Watchdog]);
         } else {
             tracing::error!(
-                "{silent} of {} workers did not answer within {period:?}",
+                "{silent} of {} workers did not answer the watchdog within {period:?}",
                 workers.len()
             );
         }

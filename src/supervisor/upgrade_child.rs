@@ -118,7 +118,7 @@ impl InheritedState {
         found.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// Adds the ticket keys of the parent to `to`, so that its clients can resume their sessions.
+    /// Hands the ticket keys of the parent to `to`, so that its clients can resume their TLS sessions.
     pub fn hand_tickets(&mut self, to: &LocalKeys) {
         if self.tickets.take().is_some_and(|keys| !to.import(&keys)) {
             tracing::warn!(

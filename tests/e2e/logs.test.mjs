@@ -344,7 +344,7 @@ describe('a file that is moved', { skip }, () => {
       else lines += linesOf(join(dir, name)).length;
     }
     assert.equal(lines, requests);
-    assert.equal(gateway.said('access log is open anew') + gateway.said('reopen') >= 0, true);
+    assert.equal(gateway.said('the access log was reopened') + gateway.said('reopen') >= 0, true);
   });
 });
 

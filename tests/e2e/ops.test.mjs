@@ -280,7 +280,7 @@ describe('what nginx has taught', { skip }, () => {
     '-s reopen': (gateway) => gateway.does(['-s', 'reopen']),
     USR1: async (gateway) => {
       gateway.process.child.kill('SIGUSR1');
-      await until('the log to say so', () => gateway.stderr.includes('the access log is open anew'));
+      await until('the log to say so', () => gateway.stderr.includes('the access log was reopened'));
     },
   })) {
     test(`${how}: the log goes on in a new file, and no line is lost`, async (t) => {

@@ -317,7 +317,7 @@ describe('two gateways that compare themselves', { skip }, () => {
   test('are alike, and say so', async () => {
     for (const gateway of [a, b]) {
       await says(gateway, /alike, compared 20/, 0);
-      assert.match(gateway.stderr, /the other gateway is like this one/);
+      assert.match(gateway.stderr, /the configuration of the peer is equal/);
       assert.deepEqual(await labelled(gateway, 'reachable'), ['app_gateway_peer_reachable{} 1']);
     }
     const told = JSON.parse((await drift(a, '--json')).out);
@@ -339,7 +339,7 @@ describe('two gateways that compare themselves', { skip }, () => {
     b.write(before);
     await says(a, /alike/, 0);
     await says(b, /alike/, 0);
-    const warned = a.stderr.split('\n').filter((l) => l.includes('is not like this one'));
+    const warned = a.stderr.split('\n').filter((l) => l.includes('configuration of the peer differs'));
     assert.equal(warned.length, 1, 'once for one change');
     assert.match(warned[0], /profile\.internet\.timeouts\.header differs/);
   });
@@ -433,7 +433,7 @@ describe('two gateways that compare themselves', { skip }, () => {
         return /its clock is (599|600|601) s behind/.test(said.out) && said;
       }, { within: 20_000 });
       assert.equal(here.code, 4);
-      assert.match(a.stderr, /the other gateway cannot be compared \(clock\): its clock is \d+ s ahead/);
+      assert.match(a.stderr, /the peer cannot be compared \(clock\): its clock is \d+ s ahead/);
       assert.deepEqual(await labelled(a, 'reachable'), ['app_gateway_peer_reachable{} 0'], 'what the alert is made from');
       // What was known last stays known, and when that was.
       const compared = (await labelled(a, 'compared_timestamp_seconds'))[0];

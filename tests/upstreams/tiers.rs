@@ -46,8 +46,8 @@ fn an_upstream_fails_over_and_back_after_a_stable_time() {
     let mut echo = [0; 10];
     tunnel.read_exact(&mut echo).unwrap();
     assert_eq!(&echo, b"still here");
-    assert!(world.said().contains("the backups are used: "), "{}", world.said());
-    assert!(world.said().contains("the primary endpoints are used again: "));
+    assert!(world.said().contains("failed over to the backups: "), "{}", world.said());
+    assert!(world.said().contains("failed back to the primary endpoints: "));
 }
 
 #[test]
